@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error tree. Everything that clearpod raises on purpose is one of these.
+
+    PodError                  INTERNAL             exit 1
+    |- BadRequest             INVALID_ARGUMENT     exit 2
+    |- NotFound               NOT_FOUND            exit 4
+    |- AlreadyExists          ALREADY_EXISTS       exit 5
+    |- WrongState             FAILED_PRECONDITION  exit 6
+    |- Unsupported            UNIMPLEMENTED        exit 7
+    |- NoSpace                RESOURCE_EXHAUSTED   exit 8
+    |- TimedOut               DEADLINE_EXCEEDED    exit 9
+    |- Unavailable            UNAVAILABLE          exit 10
+    |- KernelError            INTERNAL             exit 1
+    |- VmFailed               UNKNOWN              exit 11
+    |- AgentFailed            UNKNOWN              exit 12
+       |- NoCommand           UNKNOWN              exit 127
+
+Library code raises and never prints or exits; `cri/server.py` turns `grpc_code` into a status and the
+commands turn `exit_code` into theirs. A message is one sentence: what was wrong, where, what to do.
+"""
+
+import errno as _errno
+import os
+
+
+class PodError(Exception):
+    """Base of all; `grpc_code` is a name of grpc.StatusCode, `exit_code` a process exit code."""
+
+    grpc_code = "INTERNAL"
+    exit_code = 1
+
+
+class BadRequest(PodError):
+    """The caller asked for something that makes no sense."""
+
+    grpc_code, exit_code = "INVALID_ARGUMENT", 2
+
+
+class NotFound(PodError):
+    """The thing that was named does not exist."""
+
+    grpc_code, exit_code = "NOT_FOUND", 4
+
+
+class AlreadyExists(PodError):
+    """The name or id is taken."""
+
+    grpc_code, exit_code = "ALREADY_EXISTS", 5
+
+
+class WrongState(PodError):
+    """The thing exists but is not in a state that allows the call."""
+
+    grpc_code, exit_code = "FAILED_PRECONDITION", 6
+
+
+class Unsupported(PodError):
+    """A valid request that clearpod does not do."""
+
+    grpc_code, exit_code = "UNIMPLEMENTED", 7
+
+
+class NoSpace(PodError):
+    """A disk, a pool or a limit is exhausted."""
+
+    grpc_code, exit_code = "RESOURCE_EXHAUSTED", 8
+
+
+class TimedOut(PodError):
+    """A deadline passed."""
+
+    grpc_code, exit_code = "DEADLINE_EXCEEDED", 9
+
+
+class Unavailable(PodError):
+    """An outside service (a registry) can't be reached now; trying again may help."""
+
+    grpc_code, exit_code = "UNAVAILABLE", 10
+
+
+class KernelError(PodError):
+    """A system call failed. `call` names it, `what` names the object and the flags."""
+
+    def __init__(self, call: str, number: int, what: str) -> None:
+        self.call, self.errno = call, number
+        super().__init__(f"{call}: {what}: {os.strerror(number)} ({_errno.errorcode.get(number, number)})")
+
+
+class VmFailed(PodError):
+    """The VM did not start, died, or its agent never answered. The console's last lines belong into the message."""
+
+    grpc_code, exit_code = "UNKNOWN", 11
+
+
+class AgentFailed(PodError):
+    """The guest's agent refused or failed a request; the text is the agent's."""
+
+    grpc_code, exit_code = "UNKNOWN", 12
+
+
+class NoCommand(AgentFailed):
+    """The container's command is missing or not executable."""
+
+    exit_code = 127

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods and containers as values. Both front doors translate into these; everything below reads only these.
+
+Sizes are bytes unless the name says otherwise, durations are microseconds where the kernel's files want them.
+Zero and empty mean "not said".
+"""
+
+from typing import NamedTuple
+
+PRIVATE, HOST_TO_CONTAINER = "private", "host-to-container"
+
+
+class Limits(NamedTuple):
+    """cgroup v2 limits inside the guest, named after CRI LinuxContainerResources and OCI linux.resources."""
+
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_quota_us: int = 0
+    cpu_period_us: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids: int = 0
+    unified: tuple[tuple[str, str], ...] = ()
+
+
+class Mount(NamedTuple):
+    """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side."""
+
+    source: str
+    target: str
+    read_only: bool = False
+    propagation: str = PRIVATE
+
+
+class User(NamedTuple):
+    """Numeric identity of a process in the guest. `groups` are supplementary, without `gid`."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+class Security(NamedTuple):
+    """CRI LinuxContainerSecurityContext, as far as the OCI document needs it. Capability names carry CAP_."""
+
+    privileged: bool = False
+    no_new_privs: bool = False
+    read_only_root: bool = False
+    add_capabilities: tuple[str, ...] = ()
+    drop_capabilities: tuple[str, ...] = ()
+    ambient_capabilities: tuple[str, ...] = ()
+    masked_paths: tuple[str, ...] = ()
+    readonly_paths: tuple[str, ...] = ()
+    seccomp: str = ""
+    """OCI linux.seccomp as JSON text; empty is unconfined."""
+    pid_namespace: str = "pod"
+    """pod, container, node; or "target:CONTAINER-ID"."""
+
+
+class Process(NamedTuple):
+    """What runs: argv, environment (KEY=VALUE), working directory, identity."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = "/"
+    user: User = User()
+    tty: bool = False
+    stdin: bool = False
+
+
+class Container(NamedTuple):
+    """One container of a pod. `image` is the image id whose merged root is exported to the guest under that name."""
+
+    id: str
+    name: str
+    image: str
+    process: Process
+    mounts: tuple[Mount, ...] = ()
+    limits: Limits = Limits()
+    security: Security = Security()
+    stop_signal: int = 15
+    oom_score_adj: int = 0
+
+
+class Pod(NamedTuple):
+    """One pod, one VM."""
+
+    id: str
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    attempt: int = 0
+    hostname: str = ""
+    memory_mib: int = 128
+    vcpus: int = 1
+    sysctls: tuple[tuple[str, str], ...] = ()
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    hypervisor: str = "auto"

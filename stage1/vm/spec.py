@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a VM is, as data. Made by the engine, read by the drivers `kvmtool.py` and `qemu.py`. No I/O here.
+
+Paths are absolute host paths without commas (both VMMs split their options at commas; `check` refuses others).
+"""
+
+from typing import NamedTuple
+
+from stage1.errors import BadRequest
+
+
+class Share(NamedTuple):
+    """A directory exported to the guest by virtio-9p under `tag`."""
+
+    tag: str
+    path: str
+    read_only: bool
+
+
+class Nic(NamedTuple):
+    """A virtio-net device on the host's tap device `tap`."""
+
+    tap: str
+    mac: str
+
+
+class SerialLink(NamedTuple):
+    """The agent's link as a virtio-serial port; the VMM listens on the unix socket `socket`."""
+
+    socket: str
+
+
+class VsockLink(NamedTuple):
+    """The agent's link as a vsock connection from guest `cid` to `port` of the host."""
+
+    cid: int
+    port: int
+
+
+class VmSpec(NamedTuple):
+    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` are appended to the kernel command line."""
+
+    name: str
+    binary: str
+    run_dir: str
+    kernel: str
+    initramfs: str
+    system_image: str
+    memory_mib: int
+    vcpus: int
+    link: SerialLink | VsockLink
+    shares: tuple[Share, ...] = ()
+    scratch: str = ""
+    nics: tuple[Nic, ...] = ()
+    accel: str = "tcg"
+    words: tuple[str, ...] = ()
+
+
+def check(vm: VmSpec) -> None:
+    """Raise BadRequest when a value could be read by a VMM as something else."""
+    paths = [vm.run_dir, vm.kernel, vm.initramfs, vm.system_image, vm.scratch, *(s.path for s in vm.shares)]
+    for path in paths:
+        if path and (not path.startswith("/") or "," in path):
+            raise BadRequest(f"{path!r} can't be given to a VMM: it must be absolute and without a comma")
+    for word in vm.words:
+        if any(c.isspace() or c in '"\'' for c in word):
+            raise BadRequest(f"{word!r} can't be a word of a kernel command line")
