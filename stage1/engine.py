@@ -18,9 +18,10 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import json
 import os
+import stat
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, NotFound
+from stage1.errors import BadRequest, KernelError, NotFound
 from stage1.linux import files, mount
 from stage1.pod import files as texts
 from stage1.pod import oci
@@ -103,6 +104,19 @@ def add_image(directory: str, image: ImageFiles) -> str:
         files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
     mount_image(image, target)
     return name
+
+
+def read_image_file(directory: str, name: str, path: str) -> str:
+    """A text file of the mounted image `name`, as a process chrooted into it would read it; empty when it is absent.
+
+    At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
+    """
+    try:
+        fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
+    except KernelError:
+        return ""
+    with open(fd, "rb") as file:
+        return file.read(MIB).decode(errors="replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
 
 
 def add_container(directory: str, pod: Pod, container: Container, *, target_pid: int = 0) -> str:
