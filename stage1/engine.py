@@ -10,7 +10,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     vm.json        the VMM's pid and start time, for adoption
     console.log    what the VMM and the guest's kernel wrote
     agent.sock     QEMU's end of the link
-    scratch.img    sparse ext4: the writable layers
+    scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
                    Images and volumes are mounted below it.
@@ -26,9 +26,8 @@ from stage1.linux import files, mount
 from stage1.pod import files as texts
 from stage1.pod import oci
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
-from stage1.rootfs.layers import ImageFiles
 from stage1.rootfs.scratch import make_scratch
-from stage1.rootfs.share import mount_image
+from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
 from stage1.vm.spec import SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.vmm import Vmm, VmProcess
@@ -77,7 +76,7 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     try:
         _make_share(pod, directory)
         if vm.scratch:
-            make_scratch(vm.scratch, host.scratch_mib * MIB, f"{host.state_dir}/templates")
+            _make_scratch(vm.scratch, directory, host)
     except BaseException:
         collect(directory)
         raise
@@ -176,6 +175,7 @@ def collect(directory: str) -> None:
     if vm is not None:
         vm.kill()
     _unmount_below(directory)
+    _remove_scratch(directory)
     files.remove_tree(directory)
 
 
@@ -214,7 +214,7 @@ def _vm_spec(pod: Pod, host: Host, directory: str) -> VmSpec:
             Share("layers", f"{directory}/share/layers", read_only=True),
             Share("volumes", f"{directory}/share/volumes", read_only=False),
         ),
-        scratch=f"{directory}/scratch.img" if host.scratch_mib else "",
+        scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
     )
 
@@ -229,6 +229,19 @@ def _artefact(host: Host, name: str) -> str:
     if not os.path.exists(path):
         raise NotFound(f"the guest's {name} is not in {host.guest_dir}; build it with `clearpod images build`")
     return os.path.realpath(path)
+
+
+def _make_scratch(path: str, directory: str, host: Host) -> None:
+    files.make_dirs(os.path.dirname(path), 0o700)
+    os.symlink(path, f"{directory}/scratch.img")
+    make_scratch(path, host.scratch_mib * MIB, f"{host.state_dir}/templates")
+
+
+def _remove_scratch(directory: str) -> None:
+    try:
+        os.unlink(os.readlink(f"{directory}/scratch.img"))
+    except FileNotFoundError:
+        pass
 
 
 def _make_share(pod: Pod, directory: str) -> None:

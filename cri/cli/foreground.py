@@ -24,7 +24,7 @@ from stage1.guest.client import GuestClient
 from stage1.guest.link import DataSeen, EventSeen, Incoming
 from stage1.pod import users
 from stage1.pod.model import Container, Pod
-from stage1.rootfs.layers import ImageFiles
+from stage1.rootfs.share import ImageFiles
 from stage1.vm.vmm import ProcessVmm, VmProcess
 
 STDIN, STDOUT, STDERR = 1, 2, 3

@@ -19,7 +19,7 @@ from stage1.errors import BadRequest
 from stage1.linux.host import host_facts
 from stage1.pod import oci
 from stage1.pod.model import Container, Pod, Process, Security
-from stage1.rootfs.layers import ImageFiles
+from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
 
 
