@@ -10,7 +10,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     vm.json        the VMM's pid and start time, for adoption
     console.log    what the VMM and the guest's kernel wrote
     agent.sock     QEMU's end of the link
-    scratch.img    sparse ext4: the writable layers
+    scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
                    Images and volumes are mounted below it.
@@ -18,16 +18,16 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import json
 import os
+import stat
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, NotFound
+from stage1.errors import BadRequest, KernelError, NotFound
 from stage1.linux import files, mount
 from stage1.pod import files as texts
 from stage1.pod import oci
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
-from stage1.rootfs.layers import ImageFiles
 from stage1.rootfs.scratch import make_scratch
-from stage1.rootfs.share import mount_image
+from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
 from stage1.vm.spec import SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.vmm import Vmm, VmProcess
@@ -76,7 +76,7 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     try:
         _make_share(pod, directory)
         if vm.scratch:
-            make_scratch(vm.scratch, host.scratch_mib * MIB, f"{host.state_dir}/templates")
+            _make_scratch(vm.scratch, directory, host)
     except BaseException:
         collect(directory)
         raise
@@ -103,6 +103,19 @@ def add_image(directory: str, image: ImageFiles) -> str:
         files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
     mount_image(image, target)
     return name
+
+
+def read_image_file(directory: str, name: str, path: str) -> str:
+    """A text file of the mounted image `name`, as a process chrooted into it would read it; empty when it is absent.
+
+    At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
+    """
+    try:
+        fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
+    except KernelError:
+        return ""
+    with open(fd, "rb") as file:
+        return file.read(MIB).decode(errors="replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
 
 
 def add_container(directory: str, pod: Pod, container: Container, *, target_pid: int = 0) -> str:
@@ -162,6 +175,7 @@ def collect(directory: str) -> None:
     if vm is not None:
         vm.kill()
     _unmount_below(directory)
+    _remove_scratch(directory)
     files.remove_tree(directory)
 
 
@@ -200,7 +214,7 @@ def _vm_spec(pod: Pod, host: Host, directory: str) -> VmSpec:
             Share("layers", f"{directory}/share/layers", read_only=True),
             Share("volumes", f"{directory}/share/volumes", read_only=False),
         ),
-        scratch=f"{directory}/scratch.img" if host.scratch_mib else "",
+        scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
     )
 
@@ -215,6 +229,19 @@ def _artefact(host: Host, name: str) -> str:
     if not os.path.exists(path):
         raise NotFound(f"the guest's {name} is not in {host.guest_dir}; build it with `clearpod images build`")
     return os.path.realpath(path)
+
+
+def _make_scratch(path: str, directory: str, host: Host) -> None:
+    files.make_dirs(os.path.dirname(path), 0o700)
+    os.symlink(path, f"{directory}/scratch.img")
+    make_scratch(path, host.scratch_mib * MIB, f"{host.state_dir}/templates")
+
+
+def _remove_scratch(directory: str) -> None:
+    try:
+        os.unlink(os.readlink(f"{directory}/scratch.img"))
+    except FileNotFoundError:
+        pass
 
 
 def _make_share(pod: Pod, directory: str) -> None:
