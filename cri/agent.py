@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from stage1.errors import TimedOut, VmFailed
+from stage1.errors import AgentFailed, TimedOut, VmFailed
 from stage1.guest import messages
-from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, ReplySeen
+from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, ReplySeen
 from stage1.linux import vsock
 from stage1.vm.spec import SerialLink, VsockLink
 
@@ -23,6 +23,9 @@ log = logging.getLogger("clearpod.agent")
 READ_BYTES = 1 << 18
 RETRY_S = 0.02
 """Between tries to connect: the VMM makes its socket within milliseconds."""
+
+FAULT_RETRY_S = 0.5
+"""After a fault, which a new connection may or may not mend."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -103,7 +106,10 @@ class Agent:
         """
         if self._lost:
             raise VmFailed(self._lost)
-        number = self._link.request(op)
+        try:
+            number = self._link.request(op)
+        except LinkFault as fault:
+            raise AgentFailed(f"the link to {self._who.name} is broken: {fault}") from None
         answer: asyncio.Future[messages.Reply] = asyncio.get_running_loop().create_future()
         self._calls[number] = answer
         self._flush()
@@ -115,6 +121,7 @@ class Agent:
             raise TimedOut(f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s") from None
         finally:
             self._calls.pop(number, None)
+            self._link.forget(number)
         return messages.check_reply(reply, op)
 
     def listen(self, stream: int, consumer: Consumer) -> None:
@@ -125,6 +132,7 @@ class Agent:
     def forget(self, stream: int) -> None:
         """Nobody wants the stream any more; what still comes is dropped."""
         self._consumers.pop(stream, None)
+        self._link.close_stream(stream)
 
     def consumed(self, stream: int, count: int) -> None:
         """Give the guest credit for `count` bytes that a consumer took later than `feed`."""
@@ -133,7 +141,7 @@ class Agent:
 
     def send(self, stream: int, data: bytes, *, end: bool = False) -> int:
         """Send to the guest what its credit allows; returns how many bytes were accepted."""
-        accepted: int = self._link.send_data(stream, data, end)
+        accepted = self._link.send_data(stream, data, end=end)
         self._flush()
         return accepted
 
@@ -170,12 +178,14 @@ class Agent:
                 self._flush()
                 while data := await reader.read(READ_BYTES):
                     self._take(data)
-            except OSError as error:
+                pause_s = RETRY_S
+            except (OSError, LinkFault) as error:
                 log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
+                pause_s = FAULT_RETRY_S
             finally:
                 self._writer = None
                 writer.close()
-            await asyncio.sleep(RETRY_S)
+            await asyncio.sleep(pause_s)
 
     async def _connect(self) -> Connection | None:
         link = self._who.link
@@ -220,5 +230,13 @@ class Agent:
             self._hello.set_result(seen.hello)
 
     def _flush(self) -> None:
-        if self._writer is not None and (data := self._link.outgoing()):
+        """Write what the link has to say; a broken link is noticed, and said, by who reads from it."""
+        if self._writer is None:
+            return
+        try:
+            data = self._link.outgoing()
+        except LinkFault:
+            self._writer.close()
+            return
+        if data:
             self._writer.write(data)

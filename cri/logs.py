@@ -68,6 +68,8 @@ class LogWriter:
         if path:
             self._restore()
             self._open()
+            self._is_dirty = True  # from here on, what the file has beyond the record is known to be uncommitted
+            self.commit()
 
     def feed(self, stream: str, data: bytes, seq: int, *, end: bool = False, unix_ns: int | None = None) -> None:
         """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
@@ -127,7 +129,8 @@ class LogWriter:
 
     def _restore(self) -> None:
         try:
-            record = json.loads(files.read(self._record_path))
+            with open(self._record_path, "rb") as opened:
+                record = json.loads(opened.read())
         except FileNotFoundError:
             return
         self._seq, self._inode, self._size = record["seq"], record["inode"], record["size"]
