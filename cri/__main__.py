@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `clearpod` command: finds the sub-command's module, loads only that one, and turns errors into exit codes.
+"""The `clearpod` command: finds the sub-command's module, loads only that one, and turns errors into exit
+codes.
 
-Called by the console script and by `python -m cri`. It must not do work of its own. An error of ours is one line
-on stderr; a traceback is shown only when CLEARPOD_DEBUG is set, or when it is a fault of the program itself.
+Called by the console script and by `python -m cri`. It must not do work of its own. An error of ours is one
+line on stderr; a traceback is shown only when CLEARPOD_DEBUG is set, or when it is a fault of the program
+itself.
 """
 
 import argparse
@@ -33,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="clearpod", description="Each pod in its own small virtual machine.")
+    parser = argparse.ArgumentParser(
+        prog="clearpod", description="Each pod in its own small virtual machine."
+    )
     parser.add_argument("--version", action="version", version=f"clearpod {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     chosen = next((word for word in words if not word.startswith("-")), None)

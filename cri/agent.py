@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's end of the link to one guest: an asyncio client over `stage1.guest.link.HostLink`.
 
-Owned by a pod. It connects again when the connection is cut, hands frames to those who wait for them, and acknowledges
-a frame only after it was handed over and committed. It must not know what a container is: streams have consumers,
-exits go to one function.
+Owned by a pod. It connects again when the connection is cut, hands frames to those who wait for them, and
+acknowledges a frame only after it was handed over and committed. It must not know what a container is:
+streams have consumers, exits go to one function.
 """
 
 import asyncio
@@ -31,7 +31,10 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Consumer(Protocol):
-    """Takes one stream's data. `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`."""
+    """Takes one stream's data.
+
+    `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`.
+    """
 
     def feed(self, data: bytes, seq: int, end: bool) -> int: ...
 
@@ -39,7 +42,8 @@ class Consumer(Protocol):
 
 
 class Identity(NamedTuple):
-    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process."""
+    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process.
+    """
 
     name: str
     link: SerialLink | VsockLink
@@ -78,7 +82,9 @@ class VsockPort:
 
 
 class Agent:
-    """One guest's agent. `open` once, then `call`; `close` in the end. `exited` is called for each Exited event."""
+    """One guest's agent. `open` once, then `call`; `close` in the end. `exited` is called for each Exited
+    event.
+    """
 
     def __init__(
         self, who: Identity, exited: Callable[[messages.Exited], None], port: VsockPort | None = None
@@ -102,7 +108,8 @@ class Agent:
     async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
         """Ask the agent and wait for its answer.
 
-        Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is gone.
+        Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is
+        gone.
         """
         if self._lost:
             raise VmFailed(self._lost)
@@ -118,7 +125,9 @@ class Agent:
                 reply = await answer
         except TimeoutError:
             what = type(op).__name__
-            raise TimedOut(f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s") from None
+            raise TimedOut(
+                f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s"
+            ) from None
         finally:
             self._calls.pop(number, None)
             self._link.forget(number)

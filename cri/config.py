@@ -28,7 +28,10 @@ class _Table(BaseModel):
 
 
 class Socket(_Table):
-    """The unix socket of the CRI. Whoever can open it is root on this machine, so the mode is the protection."""
+    """The unix socket of the CRI.
+
+    Whoever can open it is root on this machine, so the mode is the protection.
+    """
 
     path: str = Field(default="", pattern=r"^(/.*)?$")
     mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
@@ -100,7 +103,9 @@ class Config(_Table):
 
     @property
     def guest_dir(self) -> str:
-        """The guest's files: the configured directory, CLEARPOD_GUEST_DIR, the checkout's build, or the state directory."""
+        """The guest's files: the configured directory, CLEARPOD_GUEST_DIR, the checkout's build, or the state
+        directory.
+        """
         checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         built = f"{checkout}/build/guest"
         return (
@@ -192,7 +197,9 @@ def find_line(text: str, where: tuple[int | str, ...]) -> int:
 
 
 def _assigns(line: str, key: str, table: str, current: str) -> bool:
-    """Whether `line`, below the header `current`, sets `key` of `table`: plainly, dotted or in an inline table."""
+    """Whether `line`, below the header `current`, sets `key` of `table`: plainly, dotted or in an inline
+    table.
+    """
     plain = re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line)
     if not plain:
         return False

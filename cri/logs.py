@@ -5,11 +5,12 @@ One `LogWriter` per container, fed by `cri.pods` with the frames of its streams.
 
     <RFC3339Nano> <stdout|stderr> <F|P> <text>\\n
 
-F ends a line; P is a piece of a line that goes on: after 16 KiB, or at the end of the stream. Each entry is one write().
+F ends a line; P is a piece of a line that goes on: after 16 KiB, or at the end of the stream. Each entry is
+one write().
 
-Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the acknowledgement, a commit
-record {sequence number, size of the file, unfinished lines} replaces the old one. After a crash the file is cut to the
-recorded size and frames up to the recorded number are dropped.
+Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
+acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.
+After a crash the file is cut to the recorded size and frames up to the recorded number are dropped.
 """
 
 import base64
@@ -32,7 +33,9 @@ def timestamp(unix_ns: int) -> bytes:
 
 
 def entries(stream: bytes, data: bytes, stamp: bytes, *, final: bool) -> tuple[list[bytes], bytes]:
-    """Cut `data` into entries; returns them and the unfinished line. `final`: nothing follows, so that becomes a P entry."""
+    """Cut `data` into entries; returns them and the unfinished line. `final`: nothing follows, so that
+    becomes a P entry.
+    """
     head = stamp + b" " + stream
     lines = data.split(b"\n")
     found = []
@@ -52,7 +55,8 @@ def _pieces(line: bytes) -> list[bytes]:
 
 
 class LogWriter:
-    """One log file. `record_path` is where the commit record lies; an empty `path` means that output is dropped.
+    """One log file. `record_path` is where the commit record lies; an empty `path` means that output is
+    dropped.
 
     Faults of the disk must not stop the container: output is dropped while they last, and `fault` says why.
     """
@@ -68,11 +72,16 @@ class LogWriter:
         if path:
             self._restore()
             self._open()
-            self._is_dirty = True  # from here on, what the file has beyond the record is known to be uncommitted
+            self._is_dirty = (
+                True  # from here on, what the file has beyond the record is known to be uncommitted
+            )
             self.commit()
 
-    def feed(self, stream: str, data: bytes, seq: int, *, end: bool = False, unix_ns: int | None = None) -> None:
-        """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
+    def feed(
+        self, stream: str, data: bytes, seq: int, *, end: bool = False, unix_ns: int | None = None
+    ) -> None:
+        """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped.
+        """
         if not self._path or seq <= self._seq:
             return
         stamp = timestamp(time.time_ns() if unix_ns is None else unix_ns)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node: everything that an RPC may use, gathered in one object.
 
-Made by `clearpod serve` and by tests (which put fakes in), handed to every RPC by the server. It only holds things
-and the calls in progress; what is done with them is in `cri.runtime`, `cri.image` and `cri.pods`.
+Made by `clearpod serve` and by tests (which put fakes in), handed to every RPC by the server. It only holds
+things and the calls in progress; what is done with them is in `cri.runtime`, `cri.image` and `cri.pods`.
 """
 
 import asyncio
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from stage1.engine import Host
     from stage1.vm.vmm import Vmm
 
+VSOCK_PORT = 1024
+"""Where guests on vsock look for the daemon."""
+
 log = logging.getLogger("clearpod.node")
 
 
@@ -36,6 +39,31 @@ class Node:
         self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
         self.is_ready = False
 
+    @classmethod
+    def of_this_machine(cls, config: Config) -> "Node":
+        """The node that `config` describes, on this machine.
+
+        Raises PodError when no hypervisor can run here.
+        """
+        from cri.store.images import ImageStore
+        from stage1.engine import Host
+        from stage1.linux.host import host_facts
+        from stage1.vm.choose import choose
+        from stage1.vm.vmm import ProcessVmm
+
+        choice = choose(config.vm.hypervisor, host_facts())
+        if choice.warning:
+            log.warning("hypervisor", extra={"warning": choice.warning})
+        host = Host(
+            run_dir=config.run_dir,
+            guest_dir=config.guest_dir,
+            state_dir=config.state_dir,
+            choice=choice,
+            scratch_mib=config.vm.scratch_mib,
+            vsock_port=VSOCK_PORT,
+        )
+        return cls(config, host=host, vmm=ProcessVmm(), images=ImageStore(config.state_dir))
+
     @property
     def hypervisor(self) -> str:
         """Which VMM runs the pods, and how, for people."""
@@ -43,7 +71,7 @@ class Node:
 
     def config_json(self) -> str:
         """The configuration in force, with `stateDir` as critest wants it, as a JSON object."""
-        import json  # noqa: PLC0415
+        import json
 
         return json.dumps({"stateDir": self.config.state_dir, **self.config.model_dump(mode="json")})
 

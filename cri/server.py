@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gRPC server: one unix socket, one table of RPCs, one interceptor.
 
-Called by `clearpod serve` and by tests. The interceptor checks readiness, keeps multi-step calls going when their
-client gives up, logs one line per call, and turns errors into status codes; RPC bodies do none of that. It must
-not know what any RPC does.
+Called by `clearpod serve` and by tests. The interceptor checks readiness, keeps multi-step calls going when
+their client gives up, logs one line per call, and turns errors into status codes; RPC bodies do none of that.
+It must not know what any RPC does.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ def _method(node: Node, service: str, package: str, name: str) -> Any:
     )
 
 
-class Interceptor(aio.ServerInterceptor):  # type: ignore[misc]
+class Interceptor(aio.ServerInterceptor):
     """What every call gets, whatever it does."""
 
     def __init__(self, node: Node) -> None:
@@ -96,14 +96,18 @@ class Interceptor(aio.ServerInterceptor):  # type: ignore[misc]
             return await self._call(name, handler.unary_unary(request, context), context)
 
         return grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
         )
 
     async def _call(self, name: str, body: Any, context: Any) -> Any:
         begun = time.monotonic()
         if not self._node.is_ready and name not in ALWAYS:
             body.close()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "clearpod is still taking over the pods of its predecessor")
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "clearpod is still taking over the pods of its predecessor"
+            )
         task = self._node.own(body)
         try:
             response = await (task if name in DROPPED_WITH_CLIENT else asyncio.shield(task))
@@ -133,7 +137,10 @@ def _status(name: str, error: BaseException) -> tuple[str, str]:
         return error.grpc_code, str(error)
     mark = secrets.token_hex(4)
     log.error("rpc.fault", extra={"rpc": name, "fault": mark}, exc_info=error)
-    return "INTERNAL", f"{name} failed by a fault of clearpod's own; its log has the details under fault={mark}"
+    return (
+        "INTERNAL",
+        f"{name} failed by a fault of clearpod's own; its log has the details under fault={mark}",
+    )
 
 
 def _note(name: str, begun: float, code: str, sentence: str = "") -> None:
@@ -153,7 +160,9 @@ class Listener:
             self._server.add_generic_rpc_handlers((handler,))
 
     async def start(self) -> None:
-        """Bind and serve. Raises AlreadyExists when another daemon answers there, BadRequest for a path that can't be."""
+        """Bind and serve. Raises AlreadyExists when another daemon answers there, BadRequest for a path that
+        can't be.
+        """
         claim_path(self._path)
         old = os.umask(0o177)  # never, not even for a moment, open to more than its mode says
         try:
@@ -196,17 +205,23 @@ def claim_path(path: str) -> None:
         raise BadRequest(f"{path} exists and is not a socket; remove it or set socket.path to another place")
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(path) == 0:
-            raise AlreadyExists(f"another daemon already listens on {path}; stop it or set socket.path to another place")
+            raise AlreadyExists(
+                f"another daemon already listens on {path}; stop it or set socket.path to another place"
+            )
     os.unlink(path)
 
 
 def lock_run_dir(run_dir: str) -> int:
-    """Take the lock that makes this process the only daemon of `run_dir`; returns the descriptor to close at the end."""
+    """Take the lock that makes this process the only daemon of `run_dir`; returns the descriptor to close at
+    the end.
+    """
     os.makedirs(run_dir, mode=0o711, exist_ok=True)
     descriptor = os.open(f"{run_dir}/daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise AlreadyExists(f"another daemon already owns the pods in {run_dir}; stop it or set run_dir") from None
+        raise AlreadyExists(
+            f"another daemon already owns the pods in {run_dir}; stop it or set run_dir"
+        ) from None
     return descriptor

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of `clearpod`, one module each, with `add_arguments(parser)` and `main(args) -> exit code`.
 
-Only `cri.__main__` calls them. This file must stay free of imports, so that one command does not pay for another's.
+Only `cri.__main__` calls them. This file must stay free of imports, so that one command does not pay for
+another's.
 """
 
 COMMANDS = {

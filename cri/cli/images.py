@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod images build`: hands over to images/build, which makes the guest's kernel, agent and system image.
+"""`clearpod images build`: hands over to images/build, which makes the guest's kernel, agent and system
+image.
 
-Called by `cri.__main__`. It builds nothing itself: the recipe is part of the source tree, not of this package.
+Called by `cri.__main__`. It builds nothing itself: the recipe is part of the source tree, not of this
+package.
 """
 
 import argparse
@@ -32,5 +34,6 @@ def find_build() -> str:
         if place and os.access(program, os.X_OK):
             return program
     raise NotFound(
-        "images/build is in none of the usual places; run this in a checkout of clearpod, or set CLEARPOD_SOURCE to one"
+        "images/build is in none of the usual places; "
+        "run this in a checkout of clearpod, or set CLEARPOD_SOURCE to one"
     )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod serve`: the daemon. Wires the node together, serves until SIGTERM or SIGINT, and leaves the pods running.
+"""`clearpod serve`: the daemon. Wires the node together, serves until SIGTERM or SIGINT, and leaves the pods
+running.
 
 Called by `cri.__main__`. Logging is set up here and nowhere else.
 """
@@ -20,8 +21,14 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `clearpod serve`."""
-    parser.add_argument("--config", metavar="FILE", help=f"configuration (default: {configuration.DEFAULT_PATH}, if it exists)")
-    parser.add_argument("--check-config", action="store_true", help="only check the configuration and say what it means")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"configuration (default: {configuration.DEFAULT_PATH}, if it exists)",
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="only check the configuration and say what it means"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,8 +44,8 @@ def main(args: argparse.Namespace) -> int:
 
 async def serve(config: Config) -> int:
     """Serve until a signal; raises PodError when the daemon can't start."""
-    from cri import server  # noqa: PLC0415 - grpc is loaded when the configuration is known to be good
-    from cri.node import Node  # noqa: PLC0415
+    from cri import server
+    from cri.node import Node
 
     log = logging.getLogger("clearpod")
     stop = asyncio.Event()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to one container: create, start, stop, remove. Contract section 4 has the table of what is allowed when.
+"""What is done to one container: create, start, stop, remove. Contract section 4 has the table of what is
+allowed when.
 
 Called by the RPCs with a pod of the table. Each function finishes or leaves things as they were.
 """
@@ -38,12 +39,17 @@ Plan = Callable[[Accounts], ContainerRecord]
 
 
 async def create(pod: LivePod, image: ImageFiles, plan: Plan) -> str:
-    """Make a container from `plan` (which gets the image's accounts) and return its id. Nothing stays when it fails."""
+    """Make a container from `plan` (which gets the image's accounts) and return its id.
+
+    Nothing stays when it fails.
+    """
     pod.require_ready()
     lower, accounts = await asyncio.to_thread(_add_image, pod.directory, image)
     record = _with_streams(plan(accounts), pod)
     target = _target_pid(pod, record)
-    await asyncio.to_thread(engine.add_container, pod.directory, pod.record.pod, record.container, target_pid=target)
+    await asyncio.to_thread(
+        engine.add_container, pod.directory, pod.record.pod, record.container, target_pid=target
+    )
     container = LiveContainer(record, pod.directory)
     for stream, consumer in container.consumers().items():
         pod.agent.listen(stream, consumer)
@@ -60,10 +66,13 @@ async def create(pod: LivePod, image: ImageFiles, plan: Plan) -> str:
 
 
 async def start(pod: LivePod, container: LiveContainer) -> None:
-    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError."""
+    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError.
+    """
     async with container.lock:
         if container.status.state != states.CREATED:
-            raise WrongState(f"container {container.id} is {container.status.state}; only a created one can be started")
+            raise WrongState(
+                f"container {container.id} is {container.status.state}; only a created one can be started"
+            )
         pod.require_ready()
         try:
             reply = await pod.call(messages.Start(container.id))
@@ -75,7 +84,10 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
         container.guest_pid = reply.pid
         container.started()
         pod.save()
-        log.info("container.started", extra={"container": container.id, "pod": pod.id, "name": container.record.container.name})
+        log.info(
+            "container.started",
+            extra={"container": container.id, "pod": pod.id, "name": container.record.container.name},
+        )
 
 
 async def stop(pod: LivePod, container: LiveContainer, grace_s: float) -> None:
@@ -140,15 +152,16 @@ def _target_pid(pod: LivePod, record: ContainerRecord) -> int:
 
 
 async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = False) -> None:
-    """Undo `create`. The agent is asked first, since it still uses the bundle; a dead VM has nothing to undo."""
-    if pod.is_ready:
-        try:
-            await pod.call(messages.Delete(container.id))
-        except PodError as error:
-            if is_known and pod.is_ready and not isinstance(error, NotFound):
-                raise
+    """Undo `create`. The agent is asked first, since it still uses the bundle."""
+    try:
+        await pod.call(messages.Delete(container.id))
+    except NotFound:
+        pass
+    except PodError:
+        if is_known and pod.is_ready:  # a dead VM has nothing to undo
+            raise
     for stream in container.consumers():
-        pod.agent.forget(stream)
+        pod.forget(stream)
     container.log.remove_record()
     await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
 

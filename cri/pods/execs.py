@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A command in a running container, to its end, with its output collected (ExecSync).
 
-Called by the RPC. Streaming execs will share `_spawn`. Whatever happens, the process does not outlive the call.
+Called by the RPC. Streaming execs will share `_spawn`. Whatever happens, the process does not outlive the
+call.
 """
 
 import asyncio
@@ -31,7 +32,9 @@ class Output(NamedTuple):
 
 
 class Capture:
-    """A consumer (`cri.agent.Consumer`) that keeps data in memory while `room` lasts; `room` is shared by two streams."""
+    """A consumer (`cri.agent.Consumer`) that keeps data in memory while `room` lasts; `room` is shared by two
+    streams.
+    """
 
     def __init__(self, room: list[int]) -> None:
         self._room, self._parts = room, bytearray()
@@ -52,23 +55,26 @@ class Capture:
 
 
 async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], timeout_s: float) -> Output:
-    """Run `argv` as the container's own process is run, without terminal and with no input; `timeout_s` 0 is no limit.
+    """Run `argv` as the container's own process is run, without terminal and with no input; `timeout_s` 0 is
+    no limit.
 
     Raises NoCommand when it can't be run, TimedOut after killing it, WrongState unless the container runs.
     """
     if not argv:
         raise BadRequest("the command to run in the container is empty")
     if not container.is_running:
-        raise WrongState(f"container {container.id} is {container.status.state}; commands run only in a running one")
-    number = pod.next_id()
+        raise WrongState(
+            f"container {container.id} is {container.status.state}; commands run only in a running one"
+        )
+    number, stdout, stderr = pod.next_id(), pod.next_id(), pod.next_id()
     room = [CAP_BYTES]
-    streams = {pod.next_id(): Capture(room), pod.next_id(): Capture(room)}
-    out, err = streams.values()
+    out, err = Capture(room), Capture(room)
+    streams = {stdout: out, stderr: err}
     ended = pod.execs[number] = asyncio.get_running_loop().create_future()
     for stream, capture in streams.items():
         pod.agent.listen(stream, capture)
     try:
-        await _spawn(pod, container, argv, number, messages.Stdio(0, *streams))
+        await _spawn(pod, container, argv, number, messages.Stdio(stdout=stdout, stderr=stderr))
         async with asyncio.timeout(timeout_s or None):
             event = await asyncio.shield(ended)
         return Output(out.data(), err.data(), event.exit_code)
@@ -78,7 +84,7 @@ async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], tim
         if not ended.done():
             await asyncio.shield(_kill(pod, container, number, ended))
         for stream in streams:
-            pod.agent.forget(stream)
+            pod.forget(stream)
         del pod.execs[number]
         engine.remove_exec(pod.directory, container.id, number)
 

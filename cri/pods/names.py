@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that can be taken once: of pods (name, namespace, uid, attempt) and of a pod's containers (name, attempt).
+"""Names that can be taken once: of pods (name, namespace, uid, attempt) and of a pod's containers (name,
+attempt).
 
-Used by the table and the pods. Kubelet repeats a call with the same name after its deadline, while the first one
-still works: the first owns the name until it has finished or rolled back, and a repetition of a call whose answer
-nobody got is given that answer.
+Used by the table and the pods. Kubelet repeats a call with the same name after its deadline, while the first
+one still works: the first owns the name until it has finished or rolled back, and a repetition of a call
+whose answer nobody got is given that answer.
 """
 
 import asyncio
@@ -31,7 +32,8 @@ class Names:
     async def make(self, name: Hashable, request: bytes, work: Callable[[], Awaitable[str]]) -> str:
         """Do `work` under the name, and keep the name for the id that it returns; its failure frees the name.
 
-        Raises AlreadyExists when the name is taken, unless by the same request whose client never got the answer.
+        Raises AlreadyExists when the name is taken, unless by the same request whose client never got the
+        answer.
         """
         if held := self._held.get(name):
             return await self._again(name, held, request)
@@ -41,7 +43,9 @@ class Names:
             result = await work()
         except BaseException as error:
             del self._held[name]
-            made.set_exception(error if isinstance(error, Exception) else AlreadyExists("the call was cancelled"))
+            made.set_exception(
+                error if isinstance(error, Exception) else AlreadyExists("the call was cancelled")
+            )
             made.exception()  # nobody has to be waiting for it
             raise
         made.set_result(result)
@@ -55,8 +59,12 @@ class Names:
                 self._held[name] = held._replace(task=asyncio.current_task())
             return answer
         if not held.made.done():
-            raise AlreadyExists(f"the {self._what} name {shown} is reserved by a call in progress; ask again when it is done")
-        raise AlreadyExists(f"the {self._what} {shown} exists as {held.made.result()}; remove it or use another attempt")
+            raise AlreadyExists(
+                f"the {self._what} name {shown} is reserved by a call in progress; ask again when it is done"
+            )
+        raise AlreadyExists(
+            f"the {self._what} {shown} exists as {held.made.result()}; remove it or use another attempt"
+        )
 
     def take(self, name: Hashable, made: str) -> None:
         """Recovery: the name belongs to the finished object `made`."""

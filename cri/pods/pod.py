@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One live pod: its VM, the link to its agent, its containers, and its file.
 
-Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else happens
-in the calls that ask for it, ordered by locks. Not here: what is done to single containers (`containers`, `execs`).
+Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else
+happens in the calls that ask for it, ordered by locks. Not here: what is done to single containers
+(`containers`, `execs`).
 """
 
 import asyncio
@@ -71,7 +72,8 @@ class LivePod:
     async def boot(self) -> None:
         """From nothing to READY; when it fails nothing stays.
 
-        Raises VmFailed with the console's last lines when the VM dies or never answers, and whatever `prepare` raises.
+        Raises VmFailed with the console's last lines when the VM dies or never answers, and whatever
+        `prepare` raises.
         """
         begun = time.monotonic()
         prepared = await asyncio.to_thread(engine.prepare, self.record.pod, self.tools.host)
@@ -86,10 +88,16 @@ class LivePod:
             await asyncio.to_thread(engine.collect, self.directory)
             raise
         self.boot_ms = round((time.monotonic() - begun) * 1000)
-        log.info("pod.ready", extra={"pod": self.id, "name": self.title, "boot_ms": self.boot_ms, "kernel": self.kernel})
+        log.info(
+            "pod.ready",
+            extra={"pod": self.id, "name": self.title, "boot_ms": self.boot_ms, "kernel": self.kernel},
+        )
 
     async def stop(self) -> None:
-        """Kill all containers, end the VM, release the volumes. Again is fine, and so is a VM that is gone already."""
+        """Kill all containers, end the VM, release the volumes.
+
+        Again is fine, and so is a VM that is gone already.
+        """
         async with self.lock:
             if self.status.state != states.DEAD:
                 self._move("stop")
@@ -125,7 +133,9 @@ class LivePod:
             self.containers[one.record.container.id] = LiveContainer(one.record, self.directory, one.status)
 
     async def adopt(self) -> None:
-        """The VM lives: watch it, meet its agent again, and learn what happened meanwhile; if that fails, bury it."""
+        """The VM lives: watch it, meet its agent again, and learn what happened meanwhile; if that fails,
+        bury it.
+        """
         vm = engine.find_vm(self.directory)
         try:
             if vm is None:
@@ -138,7 +148,9 @@ class LivePod:
             return await self.bury()
         await self._reconcile({container.id: container for container in reply.containers})
         self.save()
-        log.info("pod.adopted", extra={"pod": self.id, "name": self.title, "containers": len(self.containers)})
+        log.info(
+            "pod.adopted", extra={"pod": self.id, "name": self.title, "containers": len(self.containers)}
+        )
         return None
 
     async def bury(self) -> None:
@@ -190,6 +202,11 @@ class LivePod:
         if self._agent is None:
             raise WrongState(f"{self.title} has no running VM")
         return self._agent
+
+    def forget(self, stream: int) -> None:
+        """Nobody wants the stream any more."""
+        if self._agent is not None:
+            self._agent.forget(stream)
 
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""
@@ -270,7 +287,9 @@ class LivePod:
 
     def _silence(self, limit_s: float) -> str:
         what = (
-            "ended before its agent answered" if self.gone.is_set() else f"said no hello within {limit_s:g} s of its start"
+            "ended before its agent answered"
+            if self.gone.is_set()
+            else f"said no hello within {limit_s:g} s of its start"
         )
         console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
         return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"

@@ -16,7 +16,7 @@ from cri.pods.names import Names
 from cri.pods.pod import LivePod
 from cri.pods.tools import Tools
 from cri.store import pods as store
-from cri.store import recover
+from cri.store import recover as recovery
 from stage1 import engine
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError
 from stage1.rootfs.layers import ImageFiles
@@ -66,11 +66,16 @@ class PodTable:
     # -- changing --------------------------------------------------------------------------------------------
 
     async def run(self, record: store.PodRecord, request: bytes) -> str:
-        """Boot a pod and list it. Raises AlreadyExists for a name that is taken (see `names`), NoSpace at the limit."""
+        """Boot a pod and list it.
+
+        Raises AlreadyExists for a name that is taken (see `names`), NoSpace at the limit.
+        """
 
         async def work() -> str:
             if self._max_pods and len(self._pods) >= self._max_pods:
-                raise NoSpace(f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more")
+                raise NoSpace(
+                    f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more"
+                )
             pod = LivePod(record, self._tools, self._port)
             await pod.boot()
             self._pods[pod.id] = pod
@@ -90,7 +95,9 @@ class PodTable:
         self, pod: LivePod, image: ImageFiles, plan: containers.Plan, name: tuple[str, int], request: bytes
     ) -> str:
         """Make a container; `name` is its name and attempt. Raises AlreadyExists as `run`."""
-        return await self._container_names.make((pod.id, *name), request, lambda: containers.create(pod, image, plan))
+        return await self._container_names.make(
+            (pod.id, *name), request, lambda: containers.create(pod, image, plan)
+        )
 
     async def remove_container(self, pod: LivePod, container: LiveContainer) -> None:
         """Kill, remove and forget it."""
@@ -100,19 +107,21 @@ class PodTable:
     # -- recovery --------------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Take over what a previous daemon left (`cri.store.recover`): adopt, bury or collect each pod directory."""
-        found = await asyncio.to_thread(recover.survey, self._tools.host)
+        """Take over what a previous daemon left (`cri.store.recover`): adopt, bury or collect each pod
+        directory.
+        """
+        found = await asyncio.to_thread(recovery.survey, self._tools.host)
         await asyncio.gather(*(self._recover(one) for one in found))
 
-    async def _recover(self, found: recover.Found) -> None:
+    async def _recover(self, found: recovery.Found) -> None:
         try:
-            if found.stored is None or found.verdict == recover.COLLECT:
+            if found.stored is None or found.verdict == recovery.COLLECT:
                 await asyncio.to_thread(engine.collect, found.directory)
                 log.info("pod.collected", extra={"directory": found.directory})
                 return
             pod = LivePod(found.stored.record, self._tools, self._port)
             pod.restore(found.stored)
-            await (pod.adopt() if found.verdict == recover.ADOPT else pod.bury())
+            await (pod.adopt() if found.verdict == recovery.ADOPT else pod.bury())
         except (PodError, OSError) as error:
             log.error("pod.unrecovered", extra={"directory": found.directory, "error": str(error)})
             return

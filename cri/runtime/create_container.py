@@ -10,7 +10,10 @@ from stage1.errors import BadRequest, NotFound
 
 
 async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
-    """The sandbox must be ready and the image present. Failure frees the name; the request's sandbox_config is ignored."""
+    """The sandbox must be ready and the image present.
+
+    Failure frees the name; the request's sandbox_config is ignored.
+    """
     pod = node.pods.get(request.pod_sandbox_id)
     pod.require_ready()
     config = request.config

@@ -12,6 +12,8 @@ async def reopen_container_log(
     """Only for a running container; the new file exists when this returns."""
     _, container = node.pods.get_container(request.container_id)
     if not container.is_running:
-        raise WrongState(f"container {container.id} is {container.status.state}; only a running one's log can be reopened")
+        raise WrongState(
+            f"container {container.id} is {container.status.state}; only a running one's log can be reopened"
+        )
     container.log.reopen()
     return pb.ReopenContainerLogResponse()

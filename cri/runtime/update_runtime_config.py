@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UpdateRuntimeConfig: kubelet pushes the node's pod CIDR. CNI's own configuration decides here, so it is ignored."""
+"""UpdateRuntimeConfig: kubelet pushes the node's pod CIDR.
+
+CNI's own configuration decides here, so it is ignored.
+"""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

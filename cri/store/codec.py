@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """NamedTuples to JSON values and back, by their annotations. Used by the stores only. Pure.
 
-Bytes become base64. Unknown keys are ignored and missing ones get their defaults, so that a file can be read by the
-version before and after.
+Bytes become base64. Unknown keys are ignored and missing ones get their defaults, so that a file can be read
+by the version before and after.
 """
 
 import base64

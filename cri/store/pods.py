@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`state.json` in a pod's directory: what the daemon must know again after it was killed.
 
-Written by `cri.pods` at each change of state, read by `cri.store.recover`. What never changes (records) and what does
-(states) are apart. What other places know better is not here: the VMM's pid is in vm.json, a log's position beside
-the log, whether a container runs is asked of the agent.
+Written by `cri.pods` at each change of state, read by `cri.store.recover`. What never changes (records) and
+what does (states) are apart. What other places know better is not here: the VMM's pid is in vm.json, a log's
+position beside the log, whether a container runs is asked of the agent.
 """
 
 import json
@@ -18,7 +18,10 @@ VERSION = 1
 
 
 class PodRecord(NamedTuple):
-    """A pod as it was asked for. `config` is the PodSandboxConfig's bytes, since fields must be echoed exactly."""
+    """A pod as it was asked for.
+
+    `config` is the PodSandboxConfig's bytes, since fields must be echoed exactly.
+    """
 
     pod: Pod
     config: bytes
@@ -28,7 +31,8 @@ class PodRecord(NamedTuple):
 
 
 class PodState(NamedTuple):
-    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest."""
+    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
+    """
 
     state: str = states.NEW
     link_key: bytes = b""
@@ -36,7 +40,10 @@ class PodState(NamedTuple):
 
 
 class ContainerRecord(NamedTuple):
-    """A container as it was asked for. `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none."""
+    """A container as it was asked for.
+
+    `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none.
+    """
 
     container: Container
     config: bytes
@@ -88,5 +95,7 @@ def load(directory: str) -> Stored:
         envelope = json.loads(opened.read())
     version = envelope.pop("v", None)
     if version != VERSION:
-        raise ValueError(f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}")
+        raise ValueError(
+            f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}"
+        )
     return codec.load(Stored, envelope)

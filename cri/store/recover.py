@@ -7,10 +7,11 @@ Assumptions this rests on:
 2. The run directory is on tmpfs: after a reboot of the machine there is nothing to recover.
 3. A pod's directory is made before anything else of the pod and removed after everything else, so a directory
    listing finds every VM, mount and file; `engine.collect` undoes all of it from the directory alone.
-4. state.json is replaced in one step. It says BOOTING until RunPodSandbox has answered: then the client was never told
-   an id, will ask again, and the remains can go.
+4. state.json is replaced in one step. It says BOOTING until RunPodSandbox has answered: then the client was
+   never told an id, will ask again, and the remains can go.
 5. pid and start time in vm.json identify the VMM; a pid alone does not.
-6. The guest keeps unacknowledged output and exits (docs/link.md); nothing was acknowledged before it was written.
+6. The guest keeps unacknowledged output and exits (docs/link.md); nothing was acknowledged before it was
+   written.
 7. A container that only the agent knows is a half-done create; one that only state.json knows was lost.
 
 This module only looks and decides; `cri.pods.table` acts.

@@ -23,8 +23,13 @@ if TYPE_CHECKING:
 ENV_BYTES = 1 << 20
 
 
-def record(config: pb.ContainerConfig, pod: PodRecord, image: "Image", *, passwd: str, group: str) -> ContainerRecord:
-    """The container that the request asks for, with a new id and no streams. Raises BadRequest, NotFound, Unsupported."""
+def record(
+    config: pb.ContainerConfig, pod: PodRecord, image: "Image", *, passwd: str, group: str
+) -> ContainerRecord:
+    """The container that the request asks for, with a new id and no streams.
+
+    Raises BadRequest, NotFound, Unsupported.
+    """
     check(config)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
     image_config: Mapping[str, Any] = image.config.get("config") or {}
@@ -67,11 +72,16 @@ def check(config: pb.ContainerConfig) -> None:
         raise Unsupported("devices of the host can't be handed to a container in a VM")
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
-            raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")
+            raise BadRequest(
+                f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte"
+            )
 
 
 def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
-    """`command` replaces Entrypoint and drops Cmd, `args` replaces Cmd. Raises BadRequest when nothing is left."""
+    """`command` replaces Entrypoint and drops Cmd, `args` replaces Cmd.
+
+    Raises BadRequest when nothing is left.
+    """
     entrypoint = list(config.command) or list(image.get("Entrypoint") or [])
     cmd = list(config.args) or ([] if config.command else list(image.get("Cmd") or []))
     if not entrypoint + cmd:
@@ -98,7 +108,9 @@ def signal_number(name: str) -> int:
     text = name.upper().replace("PLUS", "+").replace("MINUS", "-")
     base, sign, offset = text.partition("+") if "+" in text else text.partition("-")
     try:
-        number = int(base) if base.isdigit() else int(signal.Signals[base if base[:3] == "SIG" else f"SIG{base}"])
+        number = (
+            int(base) if base.isdigit() else int(signal.Signals[base if base[:3] == "SIG" else f"SIG{base}"])
+        )
         number += int(f"{sign}{offset}") if sign else 0
     except (KeyError, ValueError):
         raise BadRequest(f"{name!r} is not a signal") from None
@@ -107,7 +119,7 @@ def signal_number(name: str) -> int:
     return number
 
 
-def signal_enum(number: int) -> "pb.Signal":
+def signal_enum(number: int) -> "pb.Signal.ValueType":
     """The CRI's value for the kernel's number."""
     name = signal.Signals(number).name if number in signal.Signals.__members__.values() else ""
     low, high = int(signal.SIGRTMIN), int(signal.SIGRTMAX)
@@ -134,7 +146,10 @@ def limits(given: pb.LinuxContainerResources) -> Limits:
 
 
 def log_path(directory: str, path: str) -> str:
-    """Absolute, or empty when the output is to be dropped. Raises BadRequest for one that leaves the directory."""
+    """Absolute, or empty when the output is to be dropped.
+
+    Raises BadRequest for one that leaves the directory.
+    """
     if not directory or not path:
         return ""
     joined = os.path.normpath(os.path.join(directory, path))
@@ -149,14 +164,22 @@ def _mount(given: pb.Mount) -> Mount:
     if given.uidMappings or given.gidMappings:
         raise Unsupported("id-mapped mounts are not offered, since user namespaces are not")
     if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:
-        raise Unsupported(f"the mount {given.container_path} can't be BIDIRECTIONAL: mounts made in a VM can't reach the host")
+        raise Unsupported(
+            f"the mount {given.container_path} can't be BIDIRECTIONAL: what a VM mounts can't reach the host"
+        )
     if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
-        raise BadRequest(f"recursive_read_only of {given.container_path} needs readonly and PROPAGATION_PRIVATE")
+        raise BadRequest(
+            f"recursive_read_only of {given.container_path} needs readonly and PROPAGATION_PRIVATE"
+        )
     if not given.container_path.startswith("/") or not given.host_path.startswith("/"):
-        raise BadRequest(f"a mount needs absolute paths, but has {given.host_path!r} and {given.container_path!r}")
+        raise BadRequest(
+            f"a mount needs absolute paths, but has {given.host_path!r} and {given.container_path!r}"
+        )
     source = os.path.realpath(given.host_path)
     if not os.path.exists(source):
-        raise NotFound(f"the volume source {given.host_path} for {given.container_path} does not exist on the host")
+        raise NotFound(
+            f"the volume source {given.host_path} for {given.container_path} does not exist on the host"
+        )
     return Mount(
         source=source,
         target=os.path.normpath(given.container_path),

@@ -18,7 +18,7 @@ CONTAINER_STATES = {
 }
 
 
-def sandbox_state(pod: LivePod) -> "pb.PodSandboxState":
+def sandbox_state(pod: LivePod) -> "pb.PodSandboxState.ValueType":
     """READY or NOTREADY."""
     return pb.SANDBOX_READY if pod.is_ready else pb.SANDBOX_NOTREADY
 
@@ -64,7 +64,11 @@ def sandbox_info(pod: LivePod) -> dict[str, str]:
         "runtimeHandler": pod.record.handler,
         "kernel": pod.kernel,
         "bootMs": pod.boot_ms,
-        "vm": {"memoryMib": model.memory_mib, "vcpus": model.vcpus, "hypervisor": pod.tools.host.choice.driver},
+        "vm": {
+            "memoryMib": model.memory_mib,
+            "vcpus": model.vcpus,
+            "hypervisor": pod.tools.host.choice.driver,
+        },
     }
     return {"info": json.dumps(info)}
 
@@ -93,7 +97,9 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
         log_path=record.log_path,
         resources=pb.ContainerResources(linux=config.linux.resources),
         user=pb.ContainerUser(
-            linux=pb.LinuxContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=sorted({user.gid, *user.groups}))
+            linux=pb.LinuxContainerUser(
+                uid=user.uid, gid=user.gid, supplemental_groups=sorted({user.gid, *user.groups})
+            )
         ),
         stop_signal=signal_enum(record.container.stop_signal),
     )

@@ -20,7 +20,8 @@ def record(request: pb.RunPodSandboxRequest, config: Config, handlers: tuple[str
     """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
     wanted = request.config
     if request.runtime_handler not in handlers:
-        raise NotFound(f'no runtime for "{request.runtime_handler}" is configured; known: {", ".join(filter(None, handlers))}')
+        known = ", ".join(filter(None, handlers))
+        raise NotFound(f'no runtime for "{request.runtime_handler}" is configured; known: {known}')
     if not wanted.metadata.name or not wanted.metadata.namespace:
         raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
     _check_namespaces(wanted.linux.security_context.namespace_options)
@@ -55,10 +56,11 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
 
 
 def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
-    """Memory (MiB) and vCPUs of the VM: an annotation, else the default plus what the pod's limits and overhead say.
+    """Memory (MiB) and vCPUs of the VM: an annotation, else the default plus what the pod's limits and
+    overhead say.
 
-    The limits come on top of the default, which feeds the guest itself: else the guest as a whole would run out of
-    memory before a container meets its own limit. Raises BadRequest beyond limits.max_pod_memory_mib.
+    The limits come on top of the default, which feeds the guest itself: else the guest as a whole would run
+    out of memory before a container meets its own limit. Raises BadRequest beyond limits.max_pod_memory_mib.
     """
     limits, overhead = wanted.linux.resources, wanted.linux.overhead
     extra = max(limits.memory_limit_in_bytes, 0) + max(overhead.memory_limit_in_bytes, 0)
@@ -67,7 +69,9 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     vcpus = _number(wanted, VCPUS_WORD) or max(config.vm.vcpus, cpus)
     most = config.limits.max_pod_memory_mib
     if most and memory_mib > most:
-        raise BadRequest(f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
+        raise BadRequest(
+            f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB"
+        )
     return memory_mib, min(vcpus, os.cpu_count() or 1)
 
 
@@ -82,7 +86,9 @@ def _check_namespaces(options: pb.NamespaceOption) -> None:
     """A VM has no namespaces of the host to give."""
     for name in ("network", "pid", "ipc"):
         if getattr(options, name) == pb.NODE:
-            raise BadRequest(f"the pod asks for the host's {name} namespace, which a pod in its own VM can't have")
+            raise BadRequest(
+                f"the pod asks for the host's {name} namespace, which a pod in its own VM can't have"
+            )
     if options.network not in (pb.POD, pb.NODE) or options.ipc not in (pb.POD, pb.NODE):
         raise BadRequest("the network and ipc namespaces of a sandbox can only be of mode POD")
     if options.HasField("userns_options") and options.userns_options.mode != pb.NODE:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`. Contract section 5. Pure but for
-reading a Localhost seccomp profile.
+"""LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`. Contract section 5.
+Pure but for reading a Localhost seccomp profile.
 """
 
 import json
+from collections.abc import Iterable
 
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest, NotFound, Unsupported
@@ -20,7 +21,9 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
     if given.privileged and not sandbox.linux.security_context.privileged:
         raise BadRequest("a privileged container needs a privileged sandbox")
     _check_apparmor(given)
-    masks = (tuple(given.masked_paths), tuple(given.readonly_paths)) if is_given else (oci.MASKED, oci.READONLY)
+    masks = (
+        (tuple(given.masked_paths), tuple(given.readonly_paths)) if is_given else (oci.MASKED, oci.READONLY)
+    )
     if given.privileged:
         masks = ((), ())
     return Security(
@@ -56,7 +59,7 @@ def user(config: pb.ContainerConfig, image_user: str, passwd: str, group: str) -
     return found
 
 
-def _capabilities(names: "list[str] | pb.Capability") -> tuple[str, ...]:
+def _capabilities(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.upper() if name.upper().startswith("CAP_") else f"CAP_{name.upper()}" for name in names)
 
 
@@ -71,7 +74,11 @@ def _pid_namespace(options: pb.NamespaceOption) -> str:
 def _check_apparmor(given: pb.LinuxContainerSecurityContext) -> None:
     name = given.apparmor_profile
     if given.HasField("apparmor"):
-        name = given.apparmor.localhost_ref if given.apparmor.profile_type == pb.SecurityProfile.Localhost else ""
+        name = (
+            given.apparmor.localhost_ref
+            if given.apparmor.profile_type == pb.SecurityProfile.Localhost
+            else ""
+        )
     if name and name not in ("runtime/default", "unconfined"):
         raise Unsupported(f"the AppArmor profile {name!r} can't be used: the guest's kernel has no AppArmor")
 
@@ -81,7 +88,9 @@ def _seccomp(given: pb.LinuxContainerSecurityContext) -> str:
     if not given.HasField("seccomp") or given.seccomp.profile_type == pb.SecurityProfile.Unconfined:
         return ""
     if given.seccomp.profile_type == pb.SecurityProfile.RuntimeDefault:
-        raise Unsupported("the seccomp profile RuntimeDefault is not offered yet; use Unconfined or a Localhost profile")
+        raise Unsupported(
+            "the seccomp profile RuntimeDefault is not offered yet; use Unconfined or a Localhost profile"
+        )
     path = given.seccomp.localhost_ref
     if not path.startswith("/"):
         raise BadRequest(f"seccomp.localhost_ref must be an absolute path, but it is {path!r}")
@@ -100,5 +109,11 @@ def _oci_profile(profile: dict[str, object]) -> dict[str, object]:
     if not isinstance(calls, list) or "defaultAction" not in profile:
         raise ValueError("defaultAction or syscalls is missing")
     keys = ("names", "action", "args", "errnoRet")
-    kept = {key: profile[key] for key in ("defaultAction", "defaultErrnoRet", "architectures", "flags") if profile.get(key)}
-    return kept | {"syscalls": [{key: call[key] for key in keys if call.get(key) is not None} for call in calls]}
+    kept = {
+        key: profile[key]
+        for key in ("defaultAction", "defaultErrnoRet", "architectures", "flags")
+        if profile.get(key)
+    }
+    return kept | {
+        "syscalls": [{key: call[key] for key in keys if call.get(key) is not None} for call in calls]
+    }

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Container logs: the CRI's format, and nothing lost or written twice when the daemon is killed between any two steps."""
+"""Container logs: the CRI's format, and nothing lost or written twice when the daemon is killed between any
+two steps.
+"""
 
 import os
 import re
@@ -91,8 +93,12 @@ FRAMES = [(b"a\nb", 5), (b"c\n", 6), (b"d\ne", 9), (b"f\n", 12)]
 
 @pytest.mark.parametrize("acknowledged", range(len(FRAMES) + 1))
 @pytest.mark.parametrize("written", range(len(FRAMES) + 1))
-def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(log: Path, acknowledged: int, written: int) -> None:
-    """The first daemon commits some frames, writes more without committing, and is killed; the guest repeats from anywhere."""
+def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
+    log: Path, acknowledged: int, written: int
+) -> None:
+    """The first daemon commits some frames, writes more without committing, and is killed; the guest repeats
+    from anywhere.
+    """
     first = _writer(log)
     for number, (data, seq) in enumerate(FRAMES[:written]):
         first.feed("stdout", data, seq)
