@@ -74,6 +74,11 @@ class Splitter:
         self._mark = -1  # the next marker
         self._hello = False  # the frame at _at follows a marker
 
+    def expect(self, *markers: bytes) -> None:
+        """Look for these markers from here on, also in what was already fed."""
+        self.markers = markers
+        self._find(self._at)
+
     def lose(self, why: str) -> None:
         """Fall back to unsynchronised."""
         self.synced, self.lost = False, why

@@ -300,7 +300,7 @@ class HostLink:
         self._guest_has(hello.received)
         if self.hello is None:
             self._received = hello.first - 1
-            self._split.markers = (self._key,)
+            self._split.expect(self._key)
         self.hello, self.open = hello, True
         self._acknowledged = 0  # our last ACK may be lost: say it again
         self._out = [frame for _, frame in self._sent]
