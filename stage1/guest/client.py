@@ -7,6 +7,7 @@ thread at a time. It reconnects and resumes by itself as long as it has a factor
 
 import _socket
 import errno
+import os
 import select
 import time
 from collections import deque
@@ -67,11 +68,12 @@ class GuestClient:
     """One conversation with an agent. Close it, or use it as a context manager.
 
     `connection` is a factory (see above) or a connected socket, which then can't be replaced when it breaks.
-    `key` and `epoch` as for HostLink. `link` is there for streams: open_stream, credit_of, ...
+    `key` and `epoch` as for HostLink; 0 is a new, random epoch. `link` is there for streams: open_stream,
+    credit_of, ...
     """
 
-    def __init__(self, connection: "_socket.socket | Factory", key: bytes, epoch: int) -> None:
-        self.link = HostLink(key, epoch)
+    def __init__(self, connection: "_socket.socket | Factory", key: bytes, epoch: int = 0) -> None:
+        self.link = HostLink(key, epoch or int.from_bytes(os.urandom(8), "little") | 1)
         self._factory: Factory | None = None
         self._socket: _socket.socket | None = None
         if isinstance(connection, _socket.socket):
@@ -145,6 +147,10 @@ class GuestClient:
             self.link.consumed(item.stream, len(item.data))
         if isinstance(item, DataSeen | EventSeen):
             self.link.settle(item.seq)
+
+    def open_stream(self, stream: int) -> None:
+        """Expect data on `stream`, or prepare to send there (HostLink.open_stream)."""
+        self.link.open_stream(stream)
 
     def send_data(self, stream: int, data: bytes, *, end: bool = False) -> int:
         """Send as much as credit allows and return that many bytes (HostLink.send_data)."""

@@ -126,8 +126,7 @@ class HostLink:
         """Begin on a new connection; `unix_ns` is the wall clock, to which the guest sets its own."""
         self._unix_ns, self._fault, self._resyncs = unix_ns, None, 0
         self._split.restart(*((self._key,) if self.hello else (START, self._key)))
-        # Until the guest has answered once we can't know whether it has our key.
-        self._greet(b"" if self.hello else START)
+        self._greet()
 
     def receive(self, data: bytes) -> list[Incoming]:
         """Take bytes from the guest, return what they say. Raises LinkFault."""
@@ -158,13 +157,15 @@ class HostLink:
         self._out.clear()
         return out
 
-    def _greet(self, first_marker: bytes) -> None:
+    def _greet(self) -> None:
         self.open = False
         hello = pack(HELLO, messages.encode(
             Hello(key=self._key, epoch=self._epoch, received=self._received, unix_ns=self._unix_ns)
         ))  # fmt: skip
-        first = [first_marker, hello] if first_marker else []
-        self._out = [*first, self._key, hello]
+        again = [self._key, hello]
+        # Until the guest has answered we can't know whether it has our key. One that has it must see the key first
+        # (else its half frame would swallow the other marker), and again behind what is no frame to it.
+        self._out = again if self.hello else [*again, START, hello, *again]
 
     def _resync(self) -> None:
         """The stream of frames broke: ask the guest to begin again from where we are."""
@@ -172,7 +173,7 @@ class HostLink:
         if self._resyncs > MAX_RESYNCS:
             raise LinkFault(f"the guest's agent sends what is not a frame: {self._split.lost}")
         self._split.lost = ""
-        self._greet(b"" if self.hello else START)
+        self._greet()
 
     def _raise_fault(self) -> None:
         if self._fault is not None:
