@@ -2,7 +2,8 @@
 """Files that must be whole or absent, and trees that must go without taking a mounted volume along.
 
 Called by everything that keeps state in the run directory. No fsync: what lies there dies with the boot.
-All functions raise KernelError, or NoSpace when a disk or quota is full.
+All functions raise KernelError (one that is a FileNotFoundError too when something is absent), or NoSpace
+when a disk or quota is full.
 """
 
 import errno
@@ -28,7 +29,7 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
         try:
             _write_new(beside, data, mode)
             os.rename(beside, path)
-        except OSError:
+        except BaseException:
             _unlink_if_there(beside)
             raise
 
