@@ -67,7 +67,7 @@ def tail(path: str, lines: int) -> str:
 
 
 def forget_head(path: str, keep_bytes: int) -> None:
-    """Free the space of all but the last `keep_bytes` of `path`; its length stays and it reads as zeros there.
+    """Free the space of all but the last `keep_bytes` of `path`; its length stays, zeros are read there.
 
     Safe while others append. See fallocate(2), FALLOC_FL_PUNCH_HOLE.
     """

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which hypervisor runs a pod. Pure: host facts in, a choice with its reasons out.
 
-Called by `clearpod run`, `serve` and `check`, which prints the reasons. `auto` is kvmtool where it can run, else QEMU with KVM, else QEMU's emulator.
+Called by `clearpod run`, `serve` and `check`, which prints the reasons. `auto` is kvmtool where it can run,
+else QEMU with KVM, else QEMU's emulator.
 """
 
 from typing import NamedTuple

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM as a command line of kvmtool's `lkvm run`. Pure: called by vmm.ProcessVmm and the golden tests.
 
-The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only option
-here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, so HOME is the
-pod's own directory and the name, which is the socket's, a short one: a unix socket's path has 107 bytes.
+The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only
+option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, so
+HOME is the pod's own directory and the name, which is the socket's, a short one: a unix socket's path has 107
+bytes.
 """
 
 from stage1.errors import BadRequest

@@ -2,8 +2,8 @@
 """A VM as a command line of QEMU's microvm machine. Pure: called by vmm.ProcessVmm and the golden tests.
 
 The kernel is the uncompressed vmlinux, entered by PVH. All devices are virtio-mmio, without PCI and ACPI; the
-machine's timers stay at their defaults, since without pit, pic or rtc it hangs now and then. `-no-reboot` with
-the guest's `reboot=t` makes the end of the guest the end of QEMU.
+machine's timers stay at their defaults, since without pit, pic or rtc it hangs now and then. `-no-reboot`
+with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 """
 
 from stage1.vm import words

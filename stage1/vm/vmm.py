@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts a VMM as a process of its own session and knows it again later, also from another process.
 
-Called by the engine; `Vmm` is the seam that tests fill with an instant fake. It must not wait for the guest: that
-is the link's business, and only an early death (a bad option, no memory) is noticed here.
+Called by the engine; `Vmm` is the seam that tests fill with an instant fake. It must not wait for the guest:
+that is the link's business, and only an early death (a bad option, no memory) is noticed here.
 
-console.log holds what the VMM and the guest's console write, and a guest may write for ever. RLIMIT_FSIZE would
-hit the scratch disk and the volumes too, a pipe needs a resident reader; so whoever owns the pod calls
+console.log holds what the VMM and the guest's console write, and a guest may write for ever. RLIMIT_FSIZE
+would hit the scratch disk and the volumes too, a pipe needs a resident reader; so whoever owns the pod calls
 `trim_console` now and then, which frees all but the file's end.
 """
 
@@ -18,7 +18,6 @@ from stage1.linux.libc import Guard
 from stage1.vm import kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
-EARLY_S = 0.03
 CONSOLE_KEEP_BYTES = 1 << 20
 _DEATH_S = 10.0
 
@@ -43,7 +42,7 @@ class VmProcess(NamedTuple):
             return handle.wait(timeout_s)
 
     def kill(self) -> None:
-        """End it at once and wait for its end; fine when it has ended. The guest gets no chance to say goodbye.
+        """End it at once and wait for its end; fine when it has ended. The guest is not asked.
 
         Raises VmFailed when the kernel can't end it, which a disk that does not answer may cause.
         """
@@ -64,7 +63,7 @@ class VmProcess(NamedTuple):
         return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
     def trim_console(self) -> None:
-        """Give the space of all but the console's end back; the file's length stays. Fine while the VMM writes."""
+        """Give back the space of all but the console's end; its length stays. Fine while the VMM writes."""
         try:
             files.forget_head(self.console, CONSOLE_KEEP_BYTES)
         except FileNotFoundError:
@@ -94,8 +93,12 @@ class Vmm(Protocol):
 class ProcessVmm:
     """The real one: QEMU or kvmtool, told apart by the name of the binary."""
 
+    def __init__(self, early_s: float = 0.08) -> None:
+        """A VMM that ends within `early_s` makes `start` fail; the guest boots in that time."""
+        self._early_s = early_s
+
     def start(self, vm: VmSpec) -> VmProcess:
-        """Start the VMM: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
+        """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
         driver = kvmtool if is_kvmtool(vm.binary) else qemu
         argv, env = driver.argv(vm), driver.environment(vm)
         console = f"{vm.run_dir}/console.log"
@@ -107,7 +110,7 @@ class ProcessVmm:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        return _survive_start(pid, console)
+        return _survive_start(pid, console, self._early_s)
 
 
 def is_kvmtool(binary: str) -> bool:
@@ -115,7 +118,7 @@ def is_kvmtool(binary: str) -> bool:
     return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")
 
 
-def _survive_start(pid: int, console: str) -> VmProcess:
+def _survive_start(pid: int, console: str, early_s: float) -> VmProcess:
     # The process is our child and not reaped yet, so the pid is still its own.
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
         try:
@@ -123,7 +126,7 @@ def _survive_start(pid: int, console: str) -> VmProcess:
         except NotFound:
             started = 0
         vm = VmProcess(pid, started, console)
-        if handle.wait(EARLY_S):
+        if handle.wait(early_s):
             said = vm.console_tail() or "it wrote nothing"
             raise VmFailed(f"the VMM ended at once with code {handle.exit_code}; its last lines:\n{said}")
     return vm

@@ -32,7 +32,7 @@ def for_agent(vm: VmSpec, *, system: str, scratch: str) -> list[str]:
 
 
 def join(words: list[str], *, added_bytes: int) -> str:
-    """One line. Raises BadRequest when it, with what the VMM adds to it, is longer than the guest's kernel takes."""
+    """One line. Raises BadRequest when it, with what the VMM adds, is longer than the kernel takes."""
     line = " ".join(words)
     length = len(line.encode()) + added_bytes + 1
     if length > LIMIT_BYTES:
