@@ -2,7 +2,8 @@
 """Files that must be whole or absent, and trees that must go without taking a mounted volume along.
 
 Called by everything that keeps state in the run directory. No fsync: what lies there dies with the boot.
-All functions raise KernelError, or NoSpace when a disk or quota is full.
+All functions raise KernelError (one that is a FileNotFoundError too when something is absent), or NoSpace
+when a disk or quota is full.
 """
 
 import errno
@@ -28,7 +29,7 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
         try:
             _write_new(beside, data, mode)
             os.rename(beside, path)
-        except OSError:
+        except BaseException:
             _unlink_if_there(beside)
             raise
 
@@ -63,6 +64,22 @@ def tail(path: str, lines: int) -> str:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
         text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
     return "\n".join(text.splitlines()[-lines:]) if lines > 0 else ""
+
+
+def forget_head(path: str, keep_bytes: int) -> None:
+    """Free the space of all but the last `keep_bytes` of `path`; its length stays, zeros are read there.
+
+    Safe while others append. See fallocate(2), FALLOC_FL_PUNCH_HOLE.
+    """
+    with Guard("open", path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        excess = os.fstat(fd).st_size - keep_bytes
+        if excess > 0:
+            how = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE
+            libc.call("fallocate", fd, how, 0, excess, what=f"{path} punch {excess} bytes")
+    finally:
+        os.close(fd)
 
 
 def make_dirs(path: str, mode: int) -> None:

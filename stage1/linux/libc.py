@@ -20,15 +20,28 @@ NR_OPENAT2 = 437
 NR_MOUNT_SETATTR = 442
 
 AT_FDCWD = -100
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
 _handle: "Any" = None
 
 
+class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.errno may be None, ours not
+    """ENOENT. Also a FileNotFoundError, so that callers for whom absence is an answer can say just that."""
+
+    def __init__(self, call: str, number: int, what: str) -> None:
+        super().__init__(call, number, what)
+        # OSError's own __init__, further up, has set it to None.
+        self.errno = number
+
+
 def failure(call: str, number: int, what: str) -> PodError:
-    """The error for errno `number` of `call` on `what`: NoSpace for a full disk or quota, or KernelError."""
+    """The error for errno `number` of `call` on `what`: NoSpace for a full disk or quota, or KernelError.
+
+    For ENOENT that is a Missing, which is a FileNotFoundError too.
+    """
     if number in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{call}: {what}: {os.strerror(number)}; free some space there and try again")
-    return KernelError(call, number, what)
+    return Missing(call, number, what) if number == errno.ENOENT else KernelError(call, number, what)
 
 
 class Guard:
@@ -43,7 +56,7 @@ class Guard:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, PodError):
             raise failure(self._call, error.errno or errno.EIO, self._what) from error
 
 
@@ -66,4 +79,4 @@ def syscall(name: str, number: int, *args: int | bytes | None, what: str) -> int
     try:
         return call("syscall", number, *args, what=what)
     except KernelError as error:
-        raise KernelError(name, error.errno, what) from None
+        raise failure(name, error.errno, what) from None

@@ -15,7 +15,7 @@ InNamespace = Callable[[str], str]
 
 _PROLOGUE = """
 import os, sys
-from stage1.errors import PodError
+from stage1.errors import KernelError, PodError
 from stage1.linux import files, mount, namespace
 namespace.unshare(namespace.NEW_NS)
 mount.set_propagation("/", mount.MS_PRIVATE | mount.MS_REC)
