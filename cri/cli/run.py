@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run [IMAGE] [-- CMD...]`: one pod in the foreground, without a daemon.
+
+Brings the image here, boots a VM, runs one container in it, passes its streams and signals through, and returns its
+exit code. Everything that was made is gone when it ends; the image stays in the store.
+"""
+
+import argparse
+import os
+import sys
+
+from cri.cli.foreground import Foreground
+from cri.cli.timeline import Timeline
+from cri.config import Config, load
+from cri.image.pull import pull_blocking
+from cri.store.images import Image, ImageStore
+from stage1 import engine
+from stage1.errors import BadRequest
+from stage1.linux.host import host_facts
+from stage1.pod import oci
+from stage1.pod.model import Container, Pod, Process, Security
+from stage1.rootfs.share import ImageFiles
+from stage1.vm.choose import choose
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `clearpod run`."""
+    parser.add_argument("image", nargs="?", metavar="IMAGE", default="",
+                        help="a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image")  # fmt: skip
+    parser.add_argument("command", nargs="*", metavar="CMD", help="replaces the image's command; put -- before it")
+    parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
+    parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
+    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: what the configuration says")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
+    parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="working directory in the container")
+    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")
+    parser.add_argument("-t", "--tty", action="store_true", help="give the container a terminal")
+    parser.add_argument("--timeline", action="store_true", help="say on standard error where the time went")
+    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the pod; the result is the container's exit code, 128 + signal when it was killed."""
+    timeline = Timeline()
+    config = load(args.config)
+    host = _host(config, args)
+    image, files = _bring(config, host, args.image)
+    timeline.mark("image", "the image is in the store")
+    pod, container = _describe(config, args, image)
+    try:
+        return Foreground(host, pod, container, files, timeline).run()
+    finally:
+        if args.timeline:
+            sys.stderr.write(timeline.text())
+
+
+def _host(config: Config, args: argparse.Namespace) -> engine.Host:
+    choice = choose(args.hypervisor or config.vm.hypervisor, host_facts())
+    if choice.warning:
+        sys.stderr.write(f"clearpod: warning: {choice.warning}\n")
+    return engine.Host(config.run_dir, config.guest_dir, config.state_dir, choice, config.vm.scratch_mib)
+
+
+def _bring(config: Config, host: engine.Host, reference: str) -> tuple[Image, ImageFiles]:
+    store = ImageStore(config.state_dir)
+    image = pull_blocking(store, reference or f"oci:{host.guest_dir}/sample:sample", config)
+    return image, store.files(image)
+
+
+def _describe(config: Config, args: argparse.Namespace, image: Image) -> tuple[Pod, Container]:
+    pod_id = os.urandom(32).hex()
+    pod = Pod(
+        id=pod_id,
+        name=f"run-{pod_id[:6]}",
+        hostname=f"run-{pod_id[:6]}",
+        memory_mib=config.vm.memory_mib if args.memory is None else args.memory,
+        vcpus=config.vm.vcpus if args.cpus is None else args.cpus,
+    )
+    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY, pid_namespace="container")
+    container = Container(
+        id="main", name="main", image=image.id, process=_process(args, image), security=security
+    )
+    return pod, container
+
+
+def _process(args: argparse.Namespace, image: Image) -> Process:
+    """The image's config with the command line's changes. The user is resolved later, in the mounted image."""
+    said = image.config.get("config") or {}
+    argv = tuple(said.get("Entrypoint") or ()) + tuple(args.command or said.get("Cmd") or ())
+    if not argv:
+        raise BadRequest("the image names no command; give one after --")
+    for entry in args.env:
+        if "=" not in entry:
+            raise BadRequest(f"--env {entry} is not KEY=VALUE")
+    env = {entry.partition("=")[0]: entry for entry in (*(said.get("Env") or ()), *args.env)}
+    return Process(
+        argv=argv,
+        env=tuple(env.values()),
+        cwd=args.workdir or said.get("WorkingDir") or "/",
+        tty=args.tty,
+        stdin=args.stdin or args.tty,
+    )
