@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in tests.
+"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in
+tests.
 
-Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError where a
-host breaks the rules. The real one is C (images/agent).
+Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError
+where a host breaks the rules. The real one is C (images/agent).
 """
 
 from collections import deque
@@ -34,9 +35,11 @@ class EpochBegan(NamedTuple):
 
 
 class GuestLink:
-    """`boot` is what the guest says of itself in every HELLO. `connected` and `disconnected` come from the transport.
+    """`boot` is what the guest says of itself in every HELLO. `connected` and `disconnected` come from the
+    transport.
 
-    A transport that does not tell (a serial port whose host is back at once) calls neither: the key in the stream does.
+    A transport that does not tell (a serial port whose host is back at once) calls neither: the key in the
+    stream does.
     """
 
     def __init__(self, boot: Hello) -> None:
