@@ -148,8 +148,6 @@ class GuestLink:
         self._key = hello.key or self._key
         self._split.expect(self._key)
         again_frames = [frame for seq, _, frame in self._ring if seq > received]
-        answer = self._boot._replace(
-            epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1
-        )
+        answer = self._boot._replace(epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1)
         self._out = [marker, f.pack(f.HELLO, messages.encode(answer)), *again_frames]
         self._acknowledged, self.open = 0, True
