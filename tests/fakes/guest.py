@@ -161,10 +161,10 @@ class FakeGuest:
         self._listener.close()
         shutil.rmtree(self._temp, ignore_errors=True)
         if self._vmm_pidfd >= 0:
-            signal.pidfd_send_signal(self._vmm_pidfd, signal.SIGKILL)
             try:
+                signal.pidfd_send_signal(self._vmm_pidfd, signal.SIGKILL)
                 os.waitid(os.P_PIDFD, self._vmm_pidfd, os.WEXITED)
-            except ChildProcessError:
+            except (ProcessLookupError, ChildProcessError):
                 pass  # whoever waited for the VM was faster
             os.close(self._vmm_pidfd)
 
