@@ -234,7 +234,7 @@ def _artefact(host: Host, name: str) -> str:
 def _make_scratch(path: str, directory: str, host: Host) -> None:
     files.make_dirs(os.path.dirname(path), 0o700)
     os.symlink(path, f"{directory}/scratch.img")
-    make_scratch(path, host.scratch_mib * MIB, f"{host.state_dir}/templates")
+    make_scratch(path, host.scratch_mib * MIB, template_dir=f"{host.state_dir}/templates")
 
 
 def _remove_scratch(directory: str) -> None:
