@@ -91,8 +91,7 @@ def test_spawn_gives_what_was_asked_for_and_no_more(tmp_path: Path) -> None:
     os.set_inheritable(hidden, False)
     out = os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT)
     script = (
-        "pwd; echo $ONLY$HOME; ls /proc/self/fd; cut -d' ' -f6 /proc/$$/stat; "
-        f"echo $$; readlink /proc/self/fd/{kept}"
+        f"pwd; echo $ONLY$HOME; ls /proc/self/fd; cut -d' ' -f6 /proc/$$/stat; echo $$; readlink /proc/self/fd/{kept}"
     )
     argv, env = ["/bin/sh", "-c", script], {"ONLY": "this", "PATH": "/bin"}
     pid = process.spawn(argv, stdout=out, env=env, cwd="/usr", pass_fds=[kept])
@@ -109,9 +108,7 @@ def test_spawn_gives_what_was_asked_for_and_no_more(tmp_path: Path) -> None:
 
 
 def test_signals_that_python_ignores_are_at_their_defaults_in_a_child() -> None:
-    mask = next(
-        line for line in sh("cat /proc/self/status").stdout.splitlines() if line.startswith(b"SigIgn")
-    )
+    mask = next(line for line in sh("cat /proc/self/status").stdout.splitlines() if line.startswith(b"SigIgn"))
     assert int(mask.split()[1], 16) & (1 << 12 | 1 << 24) == 0
 
 
