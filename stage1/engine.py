@@ -162,11 +162,8 @@ def remove_container(directory: str, container_id: str) -> None:
 
 def find_vm(directory: str) -> VmProcess | None:
     """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted."""
-    try:
-        record = json.loads(files.read(f"{directory}/vm.json"))
-    except FileNotFoundError:
-        return None
-    return VmProcess.from_json(record)
+    path = f"{directory}/vm.json"
+    return VmProcess.from_json(json.loads(files.read(path))) if os.path.exists(path) else None
 
 
 def collect(directory: str) -> None:
@@ -253,10 +250,8 @@ def _make_share(pod: Pod, directory: str) -> None:
 
 
 def _write_identity(pod: Pod, where: str) -> None:
-    try:
-        host_dns = files.read("/etc/resolv.conf").decode(errors="replace")
-    except FileNotFoundError:
-        host_dns = ""
+    path = "/etc/resolv.conf"
+    host_dns = files.read(path).decode(errors="replace") if os.path.exists(path) else ""
     for name, text in (
         ("hosts", texts.hosts(pod)),
         ("hostname", texts.hostname(pod)),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in tests.
+"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in
+tests.
 
-Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError where a
-host breaks the rules. The real one is C (images/agent).
+Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError
+where a host breaks the rules. The real one is C (images/agent).
 """
 
 from collections import deque
@@ -34,9 +35,11 @@ class EpochBegan(NamedTuple):
 
 
 class GuestLink:
-    """`boot` is what the guest says of itself in every HELLO. `connected` and `disconnected` come from the transport.
+    """`boot` is what the guest says of itself in every HELLO. `connected` and `disconnected` come from the
+    transport.
 
-    A transport that does not tell (a serial port whose host is back at once) calls neither: the key in the stream does.
+    A transport that does not tell (a serial port whose host is back at once) calls neither: the key in the
+    stream does.
     """
 
     def __init__(self, boot: Hello) -> None:
@@ -145,8 +148,6 @@ class GuestLink:
         self._key = hello.key or self._key
         self._split.expect(self._key)
         again_frames = [frame for seq, _, frame in self._ring if seq > received]
-        answer = self._boot._replace(
-            epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1
-        )
+        answer = self._boot._replace(epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1)
         self._out = [marker, f.pack(f.HELLO, messages.encode(answer)), *again_frames]
         self._acknowledged, self.open = 0, True
