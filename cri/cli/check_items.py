@@ -33,7 +33,7 @@ def judge(facts: Facts) -> list[Item]:
         _user(facts),
         _config(facts),
         _kvm(facts),
-        _device("vsock", facts.host.vsock_error, "/dev/vhost-vsock", "vhost_vsock", "kvmtool needs it"),
+        _device("vsock", facts.host.vsock_error),
         _lkvm(facts),
         _qemu(facts),
         _hypervisor(facts),
@@ -43,7 +43,7 @@ def judge(facts: Facts) -> list[Item]:
         *_mounts(facts),
         _plugins(facts),
         _network(facts),
-        _device("tun", facts.tun_error, "/dev/net/tun", "tun", "pods have no network without it"),
+        _device("tun", facts.tun_error),
         _cgroup(facts),
         _space(facts),
     ]
@@ -72,7 +72,15 @@ def _kvm(facts: Facts) -> Item:
     return Item("KVM", OK, f"/dev/kvm opens and the CPU has {host.cpu_virtualization}")
 
 
-def _device(name: str, error: str, path: str, module: str, why: str) -> Item:
+# name -> (path, kernel module, what it is for)
+_DEVICES = {
+    "vsock": ("/dev/vhost-vsock", "vhost_vsock", "kvmtool needs it"),
+    "tun": ("/dev/net/tun", "tun", "pods have no network without it"),
+}
+
+
+def _device(name: str, error: str) -> Item:
+    path, module, why = _DEVICES[name]
     if error:
         return Item(name, WARN, f"{path}: {error}; {why}", f"modprobe {module}")
     return Item(name, OK, f"{path} opens")
@@ -104,10 +112,10 @@ def _hypervisor(facts: Facts) -> Item:
 def _guest(facts: Facts) -> list[Item]:
     kernel = "bzImage" if facts.choice and facts.choice.driver == "kvmtool" else "vmlinux"
     wanted = (("kernel image", kernel), ("initramfs", "initramfs"), ("system image", "system.erofs"))
-    return [_guest_file(facts, name, file) for name, file in wanted]
+    return [_guest_file(facts, name, file=file) for name, file in wanted]
 
 
-def _guest_file(facts: Facts, name: str, file: str) -> Item:
+def _guest_file(facts: Facts, name: str, *, file: str) -> Item:
     path = f"{facts.guest_dir}/{file}"
     if file in facts.guest_files:
         return Item(name, OK, path)
@@ -116,11 +124,11 @@ def _guest_file(facts: Facts, name: str, file: str) -> Item:
 
 def _tools(facts: Facts) -> list[Item]:
     paths = dict(facts.tools)
-    return [_tool(name, paths.get(name, ""), *_TOOLS[name]) for name in _TOOLS]
+    return [_tool(name, paths.get(name, "")) for name in _TOOLS]
 
 
-def _tool(name: str, path: str, status: str, *about: str) -> Item:
-    package, purpose = about
+def _tool(name: str, path: str) -> Item:
+    status, package, purpose = _TOOLS[name]
     if path:
         return Item(name, OK, path)
     return Item(name, status, f"not on PATH; {purpose}", f"apt install {package}")

@@ -54,10 +54,10 @@ def kernel_line(vm: VmSpec, devices: int) -> str:
 
 
 def _devices(vm: VmSpec) -> list[str]:
-    argv = _disk("system", vm.system_image, "readonly=on")
+    argv = _disk("system", f"{vm.system_image},readonly=on")
     if vm.scratch:
         # The disk dies with the pod: nothing needs to be flushed, and what the guest frees is given back.
-        argv += _disk("scratch", vm.scratch, "cache=unsafe,discard=unmap,detect-zeroes=unmap")
+        argv += _disk("scratch", f"{vm.scratch},cache=unsafe,discard=unmap,detect-zeroes=unmap")
     for share in vm.shares:
         argv += _share(share)
     argv += _link(vm.link)
@@ -66,9 +66,9 @@ def _devices(vm: VmSpec) -> list[str]:
     return [*argv, "-device", "virtio-rng-device"]
 
 
-def _disk(name: str, path: str, options: str) -> list[str]:
+def _disk(name: str, file: str) -> list[str]:
     return [
-        *("-drive", f"id={name},if=none,format=raw,file={path},{options}"),
+        *("-drive", f"id={name},if=none,format=raw,file={file}"),
         *("-device", f"virtio-blk-device,drive={name}"),
     ]
 

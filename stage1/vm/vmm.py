@@ -113,7 +113,7 @@ class ProcessVmm:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        return _survive_start(pid, console, self._early_s)
+        return _survive_start(pid, console, early_s=self._early_s)
 
 
 def is_kvmtool(binary: str) -> bool:
@@ -121,7 +121,7 @@ def is_kvmtool(binary: str) -> bool:
     return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")
 
 
-def _survive_start(pid: int, console: str, early_s: float) -> VmProcess:
+def _survive_start(pid: int, console: str, *, early_s: float) -> VmProcess:
     # The process is our child and not reaped yet, so the pid is still its own.
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
         try:
