@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of things for one pod: prepare, boot, add images and containers, collect.
 
-Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies below
-the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any process, at
-any time, twice. What talks to the agent is not here.
+Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies
+below the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any
+process, at any time, twice. What talks to the agent is not here.
 
 The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
@@ -37,7 +37,10 @@ LEAST_MEMORY_MIB = 48
 
 
 class Host(NamedTuple):
-    """What all pods of this host share. Directories are absolute; `scratch_mib` 0 keeps writable layers in guest memory."""
+    """What all pods of this host share. Directories are absolute.
+
+    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory.
+    """
 
     run_dir: str
     guest_dir: str

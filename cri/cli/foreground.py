@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One pod run in the foreground: booted, its streams and signals passed through, and collected, by this process.
 
-Used by `clearpod run`. The pod is the daemon's own LivePod, in a run directory of its own that no daemon looks at. Should
-this process be killed, the kernel kills the VMM with it, and the next `clearpod run` removes the rest.
+Used by `clearpod run`. The pod is the daemon's own LivePod, in a run directory of its own that no daemon looks at.
+Should this process be killed, the kernel kills the VMM with it, and the next `clearpod run` removes the rest.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Output:
     def __init__(self, descriptor: int, first: Callable[[], None]) -> None:
         self._descriptor, self._first, self._is_silent = descriptor, first, True
 
-    def feed(self, data: bytes, seq: int, end: bool) -> int:  # noqa: ARG002  the link's numbers are the log's business
+    def feed(self, data: bytes, seq: int, end: bool) -> int:
         """Write it all; a reader that went away stops nothing but the writing."""
         if data and self._is_silent:
             self._is_silent = False
@@ -86,8 +86,8 @@ class Foreground:
             self._pass_signals(container)
             await containers.start(self._pod, container)
             self._timeline.mark("container started")
-            pumps = asyncio.ensure_future(self._feed(container)), asyncio.ensure_future(self._resize(container, terminal))
-            undo.callback(lambda: [pump.cancel() for pump in pumps])
+            for pump in (self._feed(container), self._resize(container, terminal)):
+                undo.callback(asyncio.ensure_future(pump).cancel)
             await container.ended.wait()
             self._timeline.mark("container exited")
         self._timeline.mark("everything is removed")

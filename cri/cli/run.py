@@ -31,12 +31,12 @@ VSOCK_PORT = 0x70D
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `clearpod run`."""
-    parser.add_argument("image", nargs="?", metavar="IMAGE", default="",
-                        help="a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image")  # fmt: skip
+    what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
+    parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
     parser.add_argument("command", nargs="*", metavar="CMD", help="replaces the image's command; put -- before it")
     parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
     parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
-    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: what the configuration says")
+    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: as configured")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
     parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="working directory in the container")
     parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")

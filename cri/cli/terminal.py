@@ -15,7 +15,7 @@ class Terminal:
 
     def __init__(self, wanted: bool) -> None:
         self._is_ours = wanted and os.isatty(0)
-        self._before: list[object] = []
+        self._before: list[int | list[bytes | int]] = []
 
     def __enter__(self) -> "Terminal":
         if self._is_ours:
