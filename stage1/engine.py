@@ -117,8 +117,11 @@ def read_image_file(directory: str, name: str, path: str) -> str:
         fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
     except KernelError:
         return ""
-    with open(fd, "rb") as file:
-        return file.read(MIB).decode(errors="replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    try:
+        is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return os.read(fd, MIB).decode(errors="replace") if is_regular else ""
+    finally:
+        os.close(fd)
 
 
 def add_container(directory: str, pod: Pod, container: Container, *, target_pid: int = 0) -> str:
@@ -170,7 +173,7 @@ def find_vm(directory: str) -> VmProcess | None:
 
 
 def collect(directory: str) -> None:
-    """Kill the VMM if it lives, unmount, remove everything. Works from the directory alone; calling it again is fine."""
+    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine."""
     vm = find_vm(directory)
     if vm is not None:
         vm.kill()
@@ -264,7 +267,7 @@ def _write_identity(pod: Pod, where: str) -> None:
 
 
 def _add_volume(directory: str, name: str, volume: Mount) -> None:
-    """Bind the source; propagation and read-only are settled here, since the guest's 9p server just walks the result."""
+    """Bind the source. Propagation and read-only are settled here: the 9p server just walks the result."""
     if not os.path.exists(volume.source):
         raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
     tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
