@@ -110,7 +110,7 @@ class Splitter:
             end = self._mark if self._mark >= 0 else len(self._buffer)
             if self._at + HEADER_BYTES <= end:
                 length, kind, flags, zero, stream, seq = _HEADER.unpack_from(self._buffer, self._at)
-                if why := self._wrong(length, kind, flags | zero):
+                if why := self._wrong(length, kind, bits=flags | zero):
                     self.lose(why)
                     continue
                 body = self._at + HEADER_BYTES
@@ -122,7 +122,7 @@ class Splitter:
             self.synced = False  # a marker inside a frame: the frame was cut off
         return None
 
-    def _wrong(self, length: int, kind: int, bits: int) -> str:
+    def _wrong(self, length: int, kind: int, *, bits: int) -> str:
         if length > MAX_PAYLOAD:
             return f"a frame of {length} bytes"
         if not HELLO <= kind <= CREDIT or bits > END or (bits and kind != DATA):
