@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of things for one pod: prepare, boot, add images and containers, collect.
 
-Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies below
-the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any process, at
-any time, twice. What talks to the agent is not here.
+Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies
+below the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any
+process, at any time, twice. What talks to the agent is not here.
 
 The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
@@ -37,7 +37,10 @@ LEAST_MEMORY_MIB = 48
 
 
 class Host(NamedTuple):
-    """What all pods of this host share. Directories are absolute; `scratch_mib` 0 keeps writable layers in guest memory."""
+    """What all pods of this host share. Directories are absolute.
+
+    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory.
+    """
 
     run_dir: str
     guest_dir: str
@@ -114,8 +117,11 @@ def read_image_file(directory: str, name: str, path: str) -> str:
         fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
     except KernelError:
         return ""
-    with open(fd, "rb") as file:
-        return file.read(MIB).decode(errors="replace") if stat.S_ISREG(os.fstat(fd).st_mode) else ""
+    try:
+        is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return os.read(fd, MIB).decode(errors="replace") if is_regular else ""
+    finally:
+        os.close(fd)
 
 
 def add_container(directory: str, pod: Pod, container: Container, *, target_pid: int = 0) -> str:
@@ -167,7 +173,7 @@ def find_vm(directory: str) -> VmProcess | None:
 
 
 def collect(directory: str) -> None:
-    """Kill the VMM if it lives, unmount, remove everything. Works from the directory alone; calling it again is fine."""
+    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine."""
     vm = find_vm(directory)
     if vm is not None:
         vm.kill()
@@ -261,7 +267,7 @@ def _write_identity(pod: Pod, where: str) -> None:
 
 
 def _add_volume(directory: str, name: str, volume: Mount) -> None:
-    """Bind the source; propagation and read-only are settled here, since the guest's 9p server just walks the result."""
+    """Bind the source. Propagation and read-only are settled here: the 9p server just walks the result."""
     if not os.path.exists(volume.source):
         raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
     tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"

@@ -17,7 +17,7 @@ from cri.store.pods import ContainerRecord
 from stage1 import engine
 from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
-from stage1.linux import files, process
+from stage1.linux import process
 from stage1.pod import states
 from stage1.rootfs.share import ImageFiles
 
@@ -25,7 +25,6 @@ log = logging.getLogger("clearpod.container")
 
 KILL_S = 10.0
 """How long a container may take to end after SIGKILL."""
-ACCOUNT_BYTES = 1 << 20
 
 
 class Accounts(NamedTuple):
@@ -118,17 +117,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
 
 def _add_image(directory: str, image: ImageFiles) -> tuple[str, Accounts]:
     lower = engine.add_image(directory, image)
-    root = f"{directory}/share/layers/{lower}"
-    return lower, Accounts(_read_text(root, "etc/passwd"), _read_text(root, "etc/group"))
-
-
-def _read_text(root: str, path: str) -> str:
-    """A file of the image, which may be a symbolic link that points out of it."""
-    try:
-        with open(files.open_beneath(root, path), "rb") as opened:
-            return opened.read(ACCOUNT_BYTES).decode(errors="replace")
-    except (OSError, PodError):
-        return ""
+    return lower, Accounts(*(engine.read_image_file(directory, lower, f"etc/{name}") for name in ("passwd", "group")))
 
 
 def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:

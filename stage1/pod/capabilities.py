@@ -24,8 +24,11 @@ DEFAULT = tuple(
 
 
 def bounding(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = False) -> tuple[str, ...]:
-    """The bounding set, in kernel order. `CAP_ALL` is allowed in both; drops win over adds of the default set,
-    adds by name win over a dropped `CAP_ALL` (CRI Capability). Raises BadRequest for a name the kernel does not have."""
+    """The bounding set, in kernel order (CRI Capability).
+
+    `CAP_ALL` is allowed in both. A drop wins over the default set, an add by name wins over a dropped `CAP_ALL`.
+    Raises BadRequest for a name that the kernel does not have.
+    """
     for name in (*add, *drop):
         if name not in ALL and name != "CAP_ALL":
             raise BadRequest(f"{name!r} is not a Linux capability")

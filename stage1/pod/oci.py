@@ -2,7 +2,7 @@
 """The OCI runtime documents that crun reads in the guest, made from the pod model.
 
 Called by the engine. Pure: returns plain dictionaries. Guest paths are those of docs/link.md. The containers of a pod
-share the guest's own network, IPC and UTS namespaces: the VM is the pod. Reference: OCI runtime-spec 1.2, config-linux.md.
+share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OCI runtime-spec 1.2, config-linux.md.
 """
 
 import json
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GUEST = "/run/clearpod"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1 << 20
+PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 
 MASKED = (
     "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
@@ -122,7 +123,7 @@ def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
     return [
         _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        _mount("/dev/pts", "devpts", "devpts", *PTS_OPTIONS),
         _mount("/dev/shm", "bind", f"{GUEST}/shm", "rbind", "rw"),
         _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
         _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in tests.
+"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in
+tests.
 
-Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError where a
-host breaks the rules. The real one is C (images/agent).
+Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError
+where a host breaks the rules. The real one is C (images/agent).
 """
 
 from collections import deque
@@ -12,6 +13,7 @@ from stage1.guest import frame as f
 from stage1.guest import messages
 from stage1.guest.frame import Frame, Splitter
 from stage1.guest.messages import Exited, Hello, Op, Reply
+from stage1.guest.wire import WireError
 
 
 class Asked(NamedTuple):
@@ -34,9 +36,11 @@ class EpochBegan(NamedTuple):
 
 
 class GuestLink:
-    """`boot` is what the guest says of itself in every HELLO. `connected` and `disconnected` come from the transport.
+    """`boot` is what the guest says of itself in every HELLO. `connected` and `disconnected` come from the
+    transport.
 
-    A transport that does not tell (a serial port whose host is back at once) calls neither: the key in the stream does.
+    A transport that does not tell (a serial port whose host is back at once) calls neither: the key in the
+    stream does.
     """
 
     def __init__(self, boot: Hello) -> None:
@@ -64,6 +68,8 @@ class GuestLink:
         self._split.feed(data)
         while (frame := self._split.take()) is not None:
             self._on_frame(frame, items)
+        if self._split.lost:
+            self.open = False
         return items
 
     def outgoing(self) -> bytes:
@@ -114,14 +120,16 @@ class GuestLink:
 
     def _on_frame(self, frame: Frame, items: list[Asked | Input | EpochBegan]) -> None:
         if frame.kind == f.HELLO:
-            self._on_hello(messages.decode_hello(frame.payload), items)
+            try:
+                self._on_hello(messages.decode_hello(frame.payload), items)
+            except WireError:
+                self._split.reject_hello()
         elif frame.kind == f.ACK:
             assert frame.seq <= self._seq, "the host acknowledged what we never sent"
             while self._ring and self._ring[0][0] <= frame.seq:
                 self._ring_bytes -= len(self._ring.popleft()[2])
         elif frame.seq > self._received + 1:
             self._split.lose("a frame is missing")
-            self.open = False
         elif frame.seq == self._received + 1:
             self._received += 1
             self._on_new(frame, items)
@@ -145,8 +153,6 @@ class GuestLink:
         self._key = hello.key or self._key
         self._split.expect(self._key)
         again_frames = [frame for seq, _, frame in self._ring if seq > received]
-        answer = self._boot._replace(
-            epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1
-        )
+        answer = self._boot._replace(epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1)
         self._out = [marker, f.pack(f.HELLO, messages.encode(answer)), *again_frames]
         self._acknowledged, self.open = 0, True

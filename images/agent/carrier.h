@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Moves bytes between the link and what carries it; opens it again when it broke. Called by main's loop only. */
+#ifndef CLEARPOD_CARRIER_H
+#define CLEARPOD_CARRIER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Open or connect if it is time to. */
+void carrier_open(void);
+/* epoll has something to say about it. Edges only: a port without a host would be readable for ever. */
+void carrier_event(uint32_t events);
+void carrier_read(void);
+void carrier_write(void);
+/* Nothing is left to write, or there is no way to. */
+bool carrier_is_idle(void);
+/* Until the next carrier_open or read has something to do; -1: only an event can tell. */
+int carrier_timeout_ms(void);
+
+#endif

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See cgroup.h. */
+#include "cgroup.h"
+
+#include "files.h"
+#include "scope.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define ROOT "/sys/fs/cgroup"
+
+enum { DEPTH = 16, PATH_ROOM = 512 };
+
+static void path_of(char path[PATH_ROOM], const char *container, uint32_t exec, const char *file)
+{
+    char part[24] = "";
+    if (exec)
+        snprintf(part, sizeof part, "/exec-%u", exec);
+    snprintf(path, PATH_ROOM, ROOT "/clearpod/%s%s%s%s", container, part, *file ? "/" : "", file);
+}
+
+static int enable_all(const char *dir, struct fault *why)
+{
+    char path[PATH_ROOM], names[256], words[320] = "";
+    snprintf(path, sizeof path, "%s/cgroup.controllers", dir);
+    if (file_read(path, names, sizeof names) < 0)
+        return fault_errno(why, "read %s", path);
+    char *rest = names;
+    for (char *name; (name = strtok_r(rest, " \n", &rest));)
+        if (strlen(words) + strlen(name) + 3 < sizeof words)
+            sprintf(words + strlen(words), "+%s ", name);
+    snprintf(path, sizeof path, "%s/cgroup.subtree_control", dir);
+    return *words && file_write(path, words) < 0 ? fault_errno(why, "write '%s' to %s", words, path) : 0;
+}
+
+int cgroup_boot(struct fault *why)
+{
+    if (enable_all(ROOT, why) < 0)
+        return -1;
+    if (make_dir(ROOT "/clearpod", 0755) < 0)
+        return fault_errno(why, "mkdir " ROOT "/clearpod");
+    return enable_all(ROOT "/clearpod", why);
+}
+
+void cgroup_kill(const char *container, uint32_t exec)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "cgroup.kill");
+    file_write(path, "1");
+}
+
+static int signal_procs(const char *dir, int signal)
+{
+    char path[PATH_ROOM], line[32];
+    int sent = 0;
+    snprintf(path, sizeof path, "%.480s/cgroup.procs", dir);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file))
+        sent += kill((pid_t)atoi(line), signal) == 0;
+    if (file)
+        fclose(file);
+    return sent;
+}
+
+/* Containers may make cgroups below their own. */
+static int signal_tree(const char *dir, int signal, int depth)
+{
+    int sent = signal_procs(dir, signal);
+    scoped_dir DIR *list = depth < DEPTH ? opendir(dir) : NULL;
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        char path[PATH_ROOM];
+        if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+            continue;
+        if (snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_ROOM)
+            sent += signal_tree(path, signal, depth + 1);
+    }
+    return sent;
+}
+
+int cgroup_signal(const char *container, uint32_t exec, int signal)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "");
+    return signal_tree(path, signal, 0) ? 0 : -1;
+}
+
+bool cgroup_wait_empty(const char *container, int limit_ms)
+{
+    char path[PATH_ROOM], text[256];
+    path_of(path, container, 0, "cgroup.events");
+    for (int waited = 0; waited <= limit_ms; waited++) {
+        if (file_read(path, text, sizeof text) < 0 || !keyed_number(text, "populated"))
+            return true;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return false;
+}
+
+bool cgroup_oom_killed(const char *container)
+{
+    char path[PATH_ROOM], text[512];
+    path_of(path, container, 0, "memory.events");
+    return file_read(path, text, sizeof text) > 0 && keyed_number(text, "oom_kill") > 0;
+}
+
+int cgroup_add_exec(const char *container, uint32_t exec)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "");
+    return make_dir(path, 0755);
+}
+
+void cgroup_remove_exec(const char *container, uint32_t exec)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "");
+    rmdir(path);
+}
+
+unsigned long keyed_number(const char *text, const char *key)
+{
+    size_t length = strlen(key);
+    for (const char *line = text; line && *line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (!strncmp(line, key, length) && line[length] == ' ')
+            return strtoul(line + length + 1, NULL, 10);
+    }
+    return 0;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Configure: the pod-wide settings, all quick system calls, done at once in the loop. */
+#ifndef CLEARPOD_CONFIGURE_H
+#define CLEARPOD_CONFIGURE_H
+
+#include "message.h"
+
+int configure(const clearpod_agent_Configure *settings, struct fault *why);
+/* The body of the pod pid namespace's first process; never returns. */
+void pause_forever(void) __attribute__((noreturn));
+
+/* network.c */
+int network_configure(const clearpod_agent_Configure *settings, struct fault *why);
+
+#endif

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Helpers at work: forked to run a task (task.h), reaped, their result collected for requests.c. */
+#ifndef CLEARPOD_JOBS_H
+#define CLEARPOD_JOBS_H
+
+#include "process.h"
+#include "task.h"
+
+enum { MAX_JOBS = 32 };
+
+struct job {
+    bool used, done;
+    enum task_kind kind;
+    uint32_t request;
+    uint64_t epoch; /* of the request: nobody waits for the reply in another */
+    struct process *process;
+    int socket;
+    bool failed;
+    struct fault fault;
+    struct outcome outcome;
+};
+
+extern struct job jobs[MAX_JOBS];
+
+/* Fork a helper. `job` names what it is for; the task's stdio stays the caller's. */
+int job_begin(const struct job *job, const struct task *task, struct fault *why);
+/* The helper's socket has something: fill in its result. */
+void job_ready(struct job *job);
+
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See link.h. */
+#include "link.h"
+
+#include "message.h"
+
+#include <string.h>
+
+static const uint8_t *marker(const struct link *link)
+{
+    return link->has_key ? link->key : first_marker;
+}
+
+void link_init(struct link *link, const struct link_user *user)
+{
+    link->state = LINK_HUNT;
+    link->user = user;
+    link->reply_marker = first_marker;
+    ring_init(&link->ring);
+}
+
+struct iovec link_room(struct link *link)
+{
+    size_t keep = link->base < MARKER_BYTES - 1 ? link->base : MARKER_BYTES - 1;
+    size_t from = link->base - keep;
+    if (from) {
+        memmove(link->in, link->in + from, link->end - from);
+        link->base = keep;
+        link->end -= from;
+    }
+    return (struct iovec){link->in + link->end, LINK_IN_BYTES - link->end};
+}
+
+void link_fault(struct link *link)
+{
+    link->state = LINK_HUNT;
+    link->base = link->end;
+    link->answered = false;
+    link->fault_due = true;
+}
+
+/* Look for the last marker at or after `from`: a HELLO follows it, and nothing before it counts any more. */
+static void hunt(struct link *link, size_t from)
+{
+    const uint8_t *found;
+    while ((found = memmem(link->in + from, link->end - from, marker(link), MARKER_BYTES))) {
+        from = (size_t)(found - link->in) + MARKER_BYTES;
+        link->base = from;
+        link->state = LINK_HELLO;
+    }
+    if (link->state == LINK_HUNT)
+        link->base = link->end;
+}
+
+static bool on_hello(struct link *link, const uint8_t *payload, size_t size)
+{
+    struct hello_in hello;
+    if (!message_hello_in(payload, size, &hello))
+        return false;
+    link->reply_marker = link->has_key ? link->key : first_marker;
+    memcpy(link->key, hello.key, MARKER_BYTES);
+    link->has_key = true;
+    if (hello.epoch == link->epoch) {
+        if (!ring_acknowledge(&link->ring, hello.received))
+            return false;
+    } else {
+        link->epoch = hello.epoch;
+        link->received = 0;
+        ring_void_credits(&link->ring);
+        link->user->epoch();
+    }
+    link->user->clock(hello.unix_ns);
+    link->state = LINK_OPEN;
+    link->acknowledged = link->received;
+    link->hello_due = true;
+    link->fault_due = false;
+    link->answered = false;
+    return true;
+}
+
+static bool on_sequenced(struct link *link, const struct frame *frame, const uint8_t *payload)
+{
+    if (frame->seq <= link->received)
+        return true; /* resent; we have it */
+    if (frame->seq != link->received + 1)
+        return false;
+    link->received++;
+    switch (frame->kind) {
+    case K_REQUEST:
+        link->user->request(frame->stream, payload, frame->length);
+        return link->state == LINK_OPEN;
+    case K_DATA:
+        link->user->data(frame->stream, frame->flags & FLAG_END, payload, frame->length);
+        return true;
+    case K_CREDIT:
+        if (frame->length == 4)
+            link->user->credit(frame->stream, get_u32(payload));
+        return frame->length == 4;
+    default:
+        return false; /* the host neither replies nor reports events */
+    }
+}
+
+static bool on_frame(struct link *link, const struct frame *frame, const uint8_t *payload)
+{
+    if ((link->state == LINK_HELLO) != (frame->kind == K_HELLO))
+        return false;
+    if (frame->kind == K_HELLO)
+        return on_hello(link, payload, frame->length);
+    if (frame->kind == K_ACK)
+        return ring_acknowledge(&link->ring, frame->seq);
+    return on_sequenced(link, frame, payload);
+}
+
+void link_received(struct link *link, size_t size)
+{
+    size_t known = link->end < MARKER_BYTES - 1 ? link->end : MARKER_BYTES - 1;
+    size_t from = link->end - known;
+    link->end += size;
+    hunt(link, from);
+    while (link->state != LINK_HUNT && link->end - link->base >= FRAME_HEADER) {
+        struct frame frame;
+        const uint8_t *payload = link->in + link->base + FRAME_HEADER;
+        if (!frame_unpack(link->in + link->base, &frame)) {
+            link_fault(link);
+            return;
+        }
+        if (link->end - link->base - FRAME_HEADER < frame.length)
+            return;
+        bool had_key = link->has_key;
+        link->base += FRAME_HEADER + frame.length;
+        if (!on_frame(link, &frame, payload)) {
+            link_fault(link);
+            return;
+        }
+        if (!had_key && link->has_key)
+            hunt(link, link->base); /* a host that can't know whether we are new says hello twice */
+    }
+}
+
+/* An impossible header: it makes the host start again at its marker. */
+static void write_fault(struct link *link)
+{
+    memset(link->out, 0xff, FRAME_HEADER);
+    link->out_end = FRAME_HEADER;
+    link->fault_due = false;
+}
+
+static void write_hello(struct link *link)
+{
+    memcpy(link->out, link->reply_marker, MARKER_BYTES);
+    struct hello_out hello = {link->epoch, link->received, link->ring.first_seq, &link->facts};
+    size_t size = message_hello_out(&hello, link->out + MARKER_BYTES + FRAME_HEADER,
+                                    LINK_OUT_BYTES - MARKER_BYTES - FRAME_HEADER);
+    frame_pack(link->out + MARKER_BYTES, &(struct frame){.length = (uint32_t)size, .kind = K_HELLO});
+    link->out_end = MARKER_BYTES + FRAME_HEADER + size;
+    link->hello_due = false;
+    link->answered = true;
+    ring_rewind(&link->ring);
+}
+
+static void write_ack(struct link *link)
+{
+    link->acknowledged = link->received;
+    frame_pack(link->out, &(struct frame){.kind = K_ACK, .seq = link->received});
+    link->out_end = FRAME_HEADER;
+}
+
+int link_output(struct link *link, struct iovec piece[2])
+{
+    if (link->out_at == link->out_end) {
+        link->out_at = link->out_end = 0;
+        if (link->ring.frame_left)
+            return ring_unsent(&link->ring, true, piece);
+        if (link->fault_due)
+            write_fault(link);
+        else if (link->hello_due)
+            write_hello(link);
+        else if (link->answered && link->received != link->acknowledged)
+            write_ack(link);
+        else
+            return link->answered ? ring_unsent(&link->ring, false, piece) : 0;
+    }
+    piece[0] = (struct iovec){link->out + link->out_at, link->out_end - link->out_at};
+    return 1;
+}
+
+void link_written(struct link *link, size_t size)
+{
+    if (link->out_at < link->out_end)
+        link->out_at += size;
+    else
+        ring_written(&link->ring, size);
+}
+
+void link_reconnected(struct link *link)
+{
+    link->state = LINK_HUNT;
+    link->base = link->end = link->out_at = link->out_end = 0;
+    link->hello_due = link->fault_due = link->answered = false;
+    ring_rewind(&link->ring);
+}
+
+bool link_send(struct link *link, const struct frame *frame, const void *payload)
+{
+    return ring_put(&link->ring, frame, payload);
+}

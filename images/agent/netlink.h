@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Builds rtnetlink messages and reads addresses. Pure; network.c sends them. */
+#ifndef CLEARPOD_NETLINK_H
+#define CLEARPOD_NETLINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { NL_ROOM = 512 };
+
+/* One message under construction; aligned for struct nlmsghdr. */
+struct nl_message {
+    _Alignas(4) uint8_t bytes[NL_ROOM];
+};
+
+/* An address with its prefix length; family 0: none. */
+struct address {
+    int family;
+    uint8_t bytes[16], size, prefix;
+};
+
+/* "10.88.0.5/16", "fd00::5"; without a prefix it is the whole length. */
+bool address_parse(const char *text, struct address *address);
+bool mac_parse(const char *text, uint8_t mac[6]);
+size_t nl_size(const struct nl_message *message);
+/* Rename, set the mtu (0: leave) and set up, in this order (the kernel's own). */
+void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu);
+void nl_address(struct nl_message *message, int index, const struct address *address);
+void nl_route(struct nl_message *message, int index, const struct address *to, const struct address *gateway);
+void nl_neighbour(struct nl_message *message, int index, const struct address *address, const uint8_t mac[6]);
+
+#endif

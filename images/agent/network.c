@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Applies the network part of Configure by rtnetlink. Part of configure.h; the messages are netlink.c's. */
+#include "configure.h"
+
+#include "files.h"
+#include "netlink.h"
+#include "scope.h"
+#include "words.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Send one message and wait for the kernel's verdict; -1 with errno. */
+static int ask(int netlink, const struct nl_message *message)
+{
+    _Alignas(4) uint8_t room[1024];
+    const struct nlmsghdr *header = (const struct nlmsghdr *)(const void *)room;
+    if (send(netlink, message->bytes, nl_size(message), 0) < 0)
+        return -1;
+    if (recv(netlink, room, sizeof room, 0) < (ssize_t)NLMSG_LENGTH(sizeof(struct nlmsgerr)))
+        return -1;
+    const struct nlmsgerr *verdict = NLMSG_DATA(header);
+    errno = header->nlmsg_type == NLMSG_ERROR ? -verdict->error : EPROTO;
+    return errno ? -1 : 0;
+}
+
+static int open_netlink(struct fault *why)
+{
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    return fd < 0 ? fault_errno(why, "open a netlink socket") : fd;
+}
+
+/* The index of the device with this hardware address, 0 when there is none. */
+static int index_by_mac(const char *mac)
+{
+    scoped_dir DIR *list = opendir("/sys/class/net");
+    uint8_t wanted[6], seen[6];
+    for (struct dirent *entry; list && mac_parse(mac, wanted) && (entry = readdir(list));) {
+        char path[300], text[32];
+        snprintf(path, sizeof path, "/sys/class/net/%s/address", entry->d_name);
+        if (entry->d_name[0] == '.' || file_read(path, text, sizeof text) < 0)
+            continue;
+        text[strcspn(text, "\n")] = 0;
+        if (mac_parse(text, seen) && !memcmp(wanted, seen, sizeof seen))
+            return (int)if_nametoindex(entry->d_name);
+    }
+    return 0;
+}
+
+static int index_of(const char *device, struct fault *why)
+{
+    int index = (int)if_nametoindex(device);
+    return index ? index : fault_set(why, FAULT_NOT_FOUND, "no network device '%s'", device);
+}
+
+static int set_interface(int netlink, const clearpod_agent_Interface *interface, struct fault *why)
+{
+    struct nl_message message;
+    struct address address;
+    int index = index_by_mac(interface->mac);
+    if (!index)
+        return fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", interface->mac);
+    if (!is_file_name(interface->name))
+        return fault_set(why, FAULT_INVALID, "'%s' can't be the name of a network device", interface->name);
+    nl_link(&message, index, interface->name, interface->mtu);
+    if (ask(netlink, &message) < 0)
+        return fault_errno(why, "set up %s", interface->name);
+    for (unsigned i = 0; i < interface->addresses_count; i++) {
+        if (!address_parse(interface->addresses[i], &address))
+            return fault_set(why, FAULT_INVALID, "'%s' is no address", interface->addresses[i]);
+        nl_address(&message, index, &address);
+        if (ask(netlink, &message) < 0)
+            return fault_errno(why, "give %s the address %s", interface->name, interface->addresses[i]);
+    }
+    return 0;
+}
+
+static int set_route(int netlink, const clearpod_agent_Route *route, struct fault *why)
+{
+    struct nl_message message;
+    struct address to, gateway = {0};
+    int index = index_of(route->device, why);
+    if (index < 0)
+        return -1;
+    if (!address_parse(route->destination, &to))
+        return fault_set(why, FAULT_INVALID, "'%s' is no destination of a route", route->destination);
+    if (*route->gateway && (!address_parse(route->gateway, &gateway) || gateway.family != to.family))
+        return fault_set(why, FAULT_INVALID, "'%s' is no gateway to %s", route->gateway, route->destination);
+    nl_route(&message, index, &to, &gateway);
+    if (ask(netlink, &message) < 0)
+        return fault_errno(why, "add the route to %s by %s", route->destination, route->device);
+    return 0;
+}
+
+static int set_neighbour(int netlink, const clearpod_agent_Neighbour *neighbour, struct fault *why)
+{
+    struct nl_message message;
+    struct address address;
+    uint8_t mac[6];
+    int index = index_of(neighbour->device, why);
+    if (index < 0)
+        return -1;
+    if (!address_parse(neighbour->address, &address) || !mac_parse(neighbour->mac, mac))
+        return fault_set(why, FAULT_INVALID, "'%s at %s' is no neighbour", neighbour->address, neighbour->mac);
+    nl_neighbour(&message, index, &address, mac);
+    if (ask(netlink, &message) < 0)
+        return fault_errno(why, "add the neighbour %s", neighbour->address);
+    return 0;
+}
+
+static int loopback_up(int netlink, struct fault *why)
+{
+    struct nl_message message;
+    nl_link(&message, 1, "", 0); /* lo is always number 1 */
+    return ask(netlink, &message) < 0 ? fault_errno(why, "set up lo") : 0;
+}
+
+int network_configure(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    scoped_fd int netlink = open_netlink(why);
+    if (netlink < 0 || loopback_up(netlink, why) < 0)
+        return -1;
+    for (unsigned i = 0; i < settings->interfaces_count; i++)
+        if (set_interface(netlink, &settings->interfaces[i], why) < 0)
+            return -1;
+    for (unsigned i = 0; i < settings->routes_count; i++)
+        if (set_route(netlink, &settings->routes[i], why) < 0)
+            return -1;
+    for (unsigned i = 0; i < settings->neighbours_count; i++)
+        if (set_neighbour(netlink, &settings->neighbours[i], why) < 0)
+            return -1;
+    return 0;
+}

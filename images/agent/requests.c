@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See requests.h. What may block goes to a helper (jobs.h), the rest is done at once. */
+#include "requests.h"
+
+#include "agent.h"
+#include "cgroup.h"
+#include "configure.h"
+#include "scope.h"
+#include "streams.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static clearpod_agent_Request request;
+
+static void answer(uint32_t id, const struct reply *reply)
+{
+    static uint8_t payload[FRAME_MAX];
+    bool fits;
+    size_t size = message_reply(reply, payload, sizeof payload, &fits);
+    struct frame frame = {.length = (uint32_t)size, .kind = K_REPLY, .stream = id};
+    /* Output leaves RING_RESERVE for replies. A host that lets even that fill up has broken the rules. */
+    if (!fits || !link_send(&agent.link, &frame, payload))
+        link_fault(&agent.link);
+}
+
+static struct process *find(const char *container, uint32_t exec, struct fault *why)
+{
+    struct process *process = process_find(container, exec);
+    if (process)
+        return process;
+    if (exec)
+        fault_set(why, FAULT_NOT_FOUND, "no exec %u in container '%s'", exec, container);
+    else
+        fault_set(why, FAULT_NOT_FOUND, "no container '%s'", container);
+    return NULL;
+}
+
+static struct process *find_idle(const char *id, struct fault *why)
+{
+    struct process *process = find(id, 0, why);
+    if (!process || !process->busy)
+        return process;
+    fault_set(why, FAULT_STATE, "container %s is busy with another request", id);
+    return NULL;
+}
+
+static int begin(uint32_t id, struct process *process, struct task *task, struct fault *why)
+{
+    struct job job = {.kind = task->kind, .request = id, .epoch = agent.link.epoch, .process = process};
+    task->words = &agent.words;
+    task->id = process->container;
+    if (job_begin(&job, task, why) < 0)
+        return -1;
+    process->busy = true;
+    return 0;
+}
+
+static int check_stdio(const clearpod_agent_Stdio *stdio, struct fault *why)
+{
+    if (stdio->tty && !stdio->stdout)
+        return fault_set(why, FAULT_INVALID, "a terminal needs a stdout stream");
+    return 0;
+}
+
+static int on_create(uint32_t id, struct fault *why)
+{
+    const clearpod_agent_Create *create = &request.op.create;
+    struct task task = {.kind = TASK_CREATE, .lower = create->lower, .tmpfs = create->tmpfs, .stdio = {-1, -1, -1}};
+    if (!is_id(create->id))
+        return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);
+    if (!is_path_beneath(create->lower))
+        return fault_set(why, FAULT_INVALID, "'%s' is no path below the layers share", create->lower);
+    if (check_stdio(&create->stdio, why) < 0)
+        return -1;
+    if (process_find(create->id, 0))
+        return fault_set(why, FAULT_EXISTS, "container %s exists", create->id);
+    struct process *process = process_add(create->id, 0);
+    if (!process)
+        return fault_set(why, FAULT_FAILED, "too many containers in this pod");
+    if (streams_open(process, &create->stdio, why) == 0 && begin(id, process, &task, why) == 0)
+        return 0;
+    streams_close(process);
+    process_free(process);
+    return -1;
+}
+
+/* Pipes for the streams that are wanted: [0] is the agent's end, [1] the process's. */
+static int make_pipes(const struct process *process, int ends[2][3], struct fault *why)
+{
+    const uint32_t ids[3] = {process->in.id, process->out[0].id, process->out[1].id};
+    for (int i = 0; i < 3; i++) {
+        int pair[2];
+        if (!ids[i] || process->stdio.tty)
+            continue;
+        if (pipe2(pair, O_CLOEXEC) < 0)
+            return fault_errno(why, "pipe for %s", process->container);
+        ends[0][i] = pair[i == 0];
+        ends[1][i] = pair[i != 0];
+    }
+    return 0;
+}
+
+static void close_all(int ends[3])
+{
+    for (int i = 0; i < 3; i++)
+        close_fd(&ends[i]);
+}
+
+/* Start a helper that runs the process; its output is read once crun has succeeded. */
+static int launch(uint32_t id, struct process *process, struct task *task, struct fault *why)
+{
+    int ends[2][3] = {{-1, -1, -1}, {-1, -1, -1}};
+    task->tty = process->stdio.tty;
+    task->width = (uint16_t)process->stdio.width;
+    task->height = (uint16_t)process->stdio.height;
+    int result = make_pipes(process, ends, why);
+    memcpy(task->stdio, ends[1], sizeof task->stdio);
+    if (result == 0)
+        result = begin(id, process, task, why);
+    close_all(ends[1]);
+    if (result == 0)
+        streams_attach(process, ends[0]);
+    close_all(ends[0]);
+    if (result == 0)
+        process->state = P_STARTING;
+    return result;
+}
+
+static int on_start(uint32_t id, struct fault *why)
+{
+    struct task task = {.kind = TASK_START};
+    struct process *process = find_idle(request.op.start.id, why);
+    if (!process)
+        return -1;
+    if (process->state != P_CREATED)
+        return fault_set(why, FAULT_STATE, "container %s was started already", process->container);
+    return launch(id, process, &task, why);
+}
+
+static int on_exec(uint32_t id, struct fault *why)
+{
+    const clearpod_agent_Exec *exec = &request.op.exec;
+    struct task task = {.kind = TASK_EXEC, .exec = exec->exec, .file = exec->process};
+    struct process *container = find(exec->container, 0, why);
+    if (!container)
+        return -1;
+    if (container->state != P_RUNNING)
+        return fault_set(why, FAULT_STATE, "container %s is not running", exec->container);
+    if (!exec->exec || !is_file_name(exec->process))
+        return fault_set(why, FAULT_INVALID, "exec %u of '%s' makes no sense", exec->exec, exec->process);
+    if (process_find(exec->container, exec->exec))
+        return fault_set(why, FAULT_EXISTS, "exec %u of container %s exists", exec->exec, exec->container);
+    if (check_stdio(&exec->stdio, why) < 0)
+        return -1;
+    struct process *process = process_add(exec->container, exec->exec);
+    if (!process)
+        return fault_set(why, FAULT_FAILED, "too many processes in this pod");
+    process->epoch = agent.link.epoch;
+    if (streams_open(process, &exec->stdio, why) == 0 && launch(id, process, &task, why) == 0)
+        return 0;
+    streams_close(process);
+    process_free(process);
+    return -1;
+}
+
+static int on_signal(struct fault *why)
+{
+    const clearpod_agent_Signal *wanted = &request.op.signal;
+    struct process *process = find(wanted->container, wanted->exec, why);
+    if (!process)
+        return -1;
+    if (wanted->signal < 1 || wanted->signal > 64)
+        return fault_set(why, FAULT_INVALID, "there is no signal %u", wanted->signal);
+    if (process->state != P_RUNNING)
+        return fault_set(why, FAULT_STATE, "container %s is not running", wanted->container);
+    if (wanted->all && wanted->signal == SIGKILL)
+        cgroup_kill(wanted->container, wanted->exec);
+    else if (wanted->all)
+        cgroup_signal(wanted->container, wanted->exec, (int)wanted->signal);
+    else if (kill(process->pid, (int)wanted->signal) < 0)
+        return fault_errno(why, "send signal %u to container %s", wanted->signal, wanted->container);
+    return 0;
+}
+
+static int on_delete(uint32_t id, struct fault *why)
+{
+    struct task task = {.kind = TASK_DELETE, .stdio = {-1, -1, -1}};
+    struct process *process = find_idle(request.op.delete.id, why);
+    if (!process)
+        return -1;
+    task.was_started = process->state != P_CREATED;
+    return begin(id, process, &task, why);
+}
+
+static int on_update(uint32_t id, struct fault *why)
+{
+    struct task task = {.kind = TASK_UPDATE, .file = request.op.update.resources, .stdio = {-1, -1, -1}};
+    struct process *process = find_idle(request.op.update.id, why);
+    if (!process)
+        return -1;
+    if (!is_file_name(task.file))
+        return fault_set(why, FAULT_INVALID, "'%s' is no file of the bundle", task.file);
+    if (process->state != P_RUNNING)
+        return fault_set(why, FAULT_STATE, "container %s is not running", process->container);
+    return begin(id, process, &task, why);
+}
+
+static int on_resize(struct fault *why)
+{
+    const clearpod_agent_Resize *resize = &request.op.resize;
+    struct winsize size = {.ws_col = (uint16_t)resize->width, .ws_row = (uint16_t)resize->height};
+    struct process *process = find(resize->container, resize->exec, why);
+    if (!process)
+        return -1;
+    if (!process->stdio.tty || process->out[0].fd < 0)
+        return fault_set(why, FAULT_STATE, "there is no terminal in container %s", resize->container);
+    if (ioctl(process->out[0].fd, TIOCSWINSZ, &size) < 0)
+        return fault_errno(why, "resize the terminal of container %s", resize->container);
+    process->stdio.width = resize->width;
+    process->stdio.height = resize->height;
+    return 0;
+}
+
+static clearpod_agent_State state_of(const struct process *process)
+{
+    if (process->state == P_EXITED)
+        return clearpod_agent_State_EXITED;
+    return process->state == P_CREATED || process->state == P_STARTING ? clearpod_agent_State_CREATED
+                                                                       : clearpod_agent_State_RUNNING;
+}
+
+static bool list_at(unsigned index, clearpod_agent_Container *to)
+{
+    for (unsigned i = 0; i < process_count(); i++) {
+        const struct process *process = &processes[i];
+        if (process->state == P_FREE || process->exec || index-- > 0)
+            continue;
+        *to = (clearpod_agent_Container){
+            .state = state_of(process), .has_stdio = true, .stdio = process->stdio, .pid = (uint32_t)process->pid,
+            .exit_code = process->exit_code, .oom_killed = process->oom_killed,
+            .started_ns = process->started_ns, .finished_ns = process->finished_ns};
+        memcpy(to->id, process->container, sizeof to->id);
+        return true;
+    }
+    return false;
+}
+
+/* Returns 0 when the reply is due now, 1 when a helper will give it. */
+static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
+{
+    switch (request.which_op) {
+    case clearpod_agent_Request_configure_tag:
+        return configure(&request.op.configure, why);
+    case clearpod_agent_Request_create_tag:
+        return on_create(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_start_tag:
+        return on_start(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_exec_tag:
+        return on_exec(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_delete_tag:
+        return on_delete(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_update_tag:
+        return on_update(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_signal_tag:
+        return on_signal(why);
+    case clearpod_agent_Request_resize_tag:
+        return on_resize(why);
+    case clearpod_agent_Request_list_tag:
+        reply->containers = list_at;
+        return 0;
+    case clearpod_agent_Request_shutdown_tag:
+        agent.stopping = true;
+        return 0;
+    default:
+        return fault_set(why, FAULT_INVALID, "an operation that this agent does not know");
+    }
+}
+
+void request_arrived(uint32_t id, const uint8_t *payload, size_t size)
+{
+    struct fault why = {0};
+    struct reply reply = {0};
+    int result = message_request(payload, size, &request, &why);
+    if (result == 0)
+        result = dispatch(id, &reply, &why);
+    if (result < 0)
+        reply.fault = &why;
+    if (result <= 0)
+        answer(id, &reply);
+}
+
+void requests_new_epoch(void)
+{
+    for (unsigned i = 0; i < process_count(); i++)
+        if (processes[i].state == P_RUNNING && processes[i].exec && processes[i].epoch != agent.link.epoch)
+            cgroup_kill(processes[i].container, processes[i].exec);
+}
+
+static void forget(struct process *process)
+{
+    streams_close(process);
+    process_free(process);
+}
+
+static void launched(struct job *job)
+{
+    struct process *process = job->process;
+    if (!job->failed && job->outcome.tty >= 0)
+        job->failed = streams_attach_tty(process, job->outcome.tty, &job->fault) < 0;
+    if (!job->failed) {
+        process_started(process, job->outcome.pid);
+        if (process->exec && process->epoch != agent.link.epoch)
+            cgroup_kill(process->container, process->exec);
+    } else if (process->exec) {
+        forget(process);
+    } else {
+        streams_retract(process);
+        process->state = P_CREATED;
+    }
+}
+
+/* False: the last output and the exit of the container must be told first. */
+static bool deleted(struct job *job)
+{
+    struct process *process = job->process;
+    if (job->failed)
+        return true;
+    if (process->state == P_RUNNING || process->state == P_DRAINING) {
+        streams_abandon(process);
+        return false;
+    }
+    forget(process);
+    return true;
+}
+
+static void finish(struct job *job)
+{
+    if (job->kind == TASK_DELETE && !deleted(job))
+        return;
+    job->process->busy = false;
+    if (job->kind == TASK_CREATE && job->failed)
+        forget(job->process);
+    if (job->kind == TASK_START || job->kind == TASK_EXEC)
+        launched(job);
+    struct reply reply = {.fault = job->failed ? &job->fault : NULL, .pid = (uint32_t)job->outcome.pid};
+    job->used = false;
+    if (job->epoch == agent.link.epoch)
+        answer(job->request, &reply);
+}
+
+void jobs_sync(void)
+{
+    for (int i = 0; i < MAX_JOBS; i++)
+        if (jobs[i].used && jobs[i].done)
+            finish(&jobs[i]);
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A container's root: an overlay whose lower is the image in the layers share and whose upper is on the scratch disk
+ * or in a tmpfs. Runs in a helper (task.h).
+ */
+#include "task.h"
+
+#include "files.h"
+#include "scope.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define RUN "/run/clearpod"
+#define SCRATCH RUN "/scratch"
+
+enum { PATH_ROOM = 400 };
+
+struct places {
+    char base[PATH_ROOM], root[PATH_ROOM]; /* of the container, in RUN/containers */
+    char layer[PATH_ROOM];                 /* where the tmpfs for its upper goes */
+    char store[PATH_ROOM];                 /* its directory on the scratch disk */
+};
+
+static void places_of(struct places *at, const char *id)
+{
+    snprintf(at->base, PATH_ROOM, RUN "/containers/%s", id);
+    snprintf(at->root, PATH_ROOM, RUN "/containers/%s/rootfs", id);
+    snprintf(at->layer, PATH_ROOM, RUN "/containers/%s/layer", id);
+    snprintf(at->store, PATH_ROOM, SCRATCH "/%s", id);
+}
+
+/* Mounted when first needed: a pod that only uses tmpfs never pays for it. */
+static int scratch_mount(const char *device, struct fault *why)
+{
+    struct stat here, above;
+    if (stat(SCRATCH, &here) == 0 && stat(RUN, &above) == 0 && here.st_dev != above.st_dev)
+        return 0;
+    if (mount(device, SCRATCH, "ext4", MS_NOATIME, "noinit_itable") == 0 || errno == EBUSY)
+        return 0; /* EBUSY: another helper was faster */
+    return fault_errno(why, "mount the scratch disk %s on " SCRATCH, device);
+}
+
+/* The directory that holds upper and work. */
+static int writable_place(const struct task *task, const struct places *at, const char **place, struct fault *why)
+{
+    *place = at->layer;
+    if (task->tmpfs || !task->words->scratch[0]) {
+        if (make_dir(at->layer, 0700) < 0 || mount("clearpod", at->layer, "tmpfs", 0, "mode=700") < 0)
+            return fault_errno(why, "mount a tmpfs on %s", at->layer);
+        return 0;
+    }
+    if (scratch_mount(task->words->scratch, why) < 0)
+        return -1;
+    *place = at->store;
+    return mkdir(at->store, 0700) < 0 ? fault_errno(why, "mkdir %s", at->store) : 0;
+}
+
+/* The overlay's root looks like the upper directory: give it the image's owner and mode. */
+static int make_upper(const char *place, int lower, struct fault *why)
+{
+    char path[PATH_ROOM + 8];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/work", place);
+    if (mkdir(path, 0700) < 0)
+        return fault_errno(why, "mkdir %s", path);
+    snprintf(path, sizeof path, "%s/upper", place);
+    if (mkdir(path, 0755) < 0)
+        return fault_errno(why, "mkdir %s", path);
+    if (fstat(lower, &st) < 0 || chown(path, st.st_uid, st.st_gid) < 0 || chmod(path, st.st_mode & 07777) < 0)
+        return fault_errno(why, "give %s the mode of the image's root", path);
+    return 0;
+}
+
+static int open_lower(const char *lower, struct fault *why)
+{
+    scoped_fd int layers = open(RUN "/layers", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (layers < 0)
+        return fault_errno(why, "open " RUN "/layers");
+    int fd = open_below(layers, lower, O_RDONLY | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+    if (fd < 0)
+        return fault_errno(why, "no image %s in the layers share", lower);
+    return fd;
+}
+
+static int mount_overlay(const struct places *at, const char *place, int lower, struct fault *why)
+{
+    char options[3 * PATH_ROOM];
+    /* The descriptor stands in for a path that may have ':' or ',' in it. */
+    snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=%s/upper,workdir=%s/work", lower, place,
+             place);
+    if (make_dir(at->root, 0755) < 0)
+        return fault_errno(why, "mkdir %s", at->root);
+    if (mount("overlay", at->root, "overlay", 0, options) < 0)
+        return fault_errno(why, "mount the overlay %s (%s)", at->root, options);
+    return 0;
+}
+
+static int create(const struct task *task, const struct places *at, struct fault *why)
+{
+    char list[PATH_ROOM];
+    const char *place;
+    scoped_fd int lower = open_lower(task->lower, why);
+    if (lower < 0 || writable_place(task, at, &place, why) < 0)
+        return -1;
+    if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)
+        return -1;
+    snprintf(list, sizeof list, RUN "/layers/%s.filecaps", task->lower);
+    return filecaps_apply(at->root, list, why);
+}
+
+int rootfs_create(const struct task *task, struct fault *why)
+{
+    struct places at;
+    struct fault ignored;
+    places_of(&at, task->id);
+    if (mkdir(at.base, 0711) < 0)
+        return fault_errno(why, "mkdir %s", at.base);
+    if (create(task, &at, why) == 0)
+        return 0;
+    rootfs_destroy(task->id, &ignored);
+    return -1;
+}
+
+int rootfs_destroy(const char *id, struct fault *why)
+{
+    struct places at;
+    places_of(&at, id);
+    /* Lazily: somebody in another mount namespace may still look. Not mounted is fine. */
+    umount2(at.root, MNT_DETACH);
+    umount2(at.layer, MNT_DETACH);
+    if (remove_tree(at.store, why) < 0)
+        return -1;
+    return remove_tree(at.base, why);
+}

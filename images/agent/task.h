@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Work that may block (mounts, crun, removing trees): plain sequential code, run by a forked helper so that the
+ * agent's loop never waits. jobs.c forks and collects.
+ */
+#ifndef CLEARPOD_TASK_H
+#define CLEARPOD_TASK_H
+
+#include "fault.h"
+#include "words.h"
+
+#include <sys/types.h>
+
+enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE };
+
+struct task {
+    enum task_kind kind;
+    const struct words *words;
+    const char *id;
+    uint32_t exec;
+    const char *lower;  /* Create: below the layers share */
+    const char *file;   /* Exec, Update: in the bundle */
+    bool tmpfs;         /* Create */
+    bool was_started;   /* Delete: crun knows it */
+    bool tty;
+    uint16_t width, height;
+    int stdio[3];       /* the process's ends of its pipes; -1: /dev/null */
+};
+
+/* What a helper found out: the pid of what it started, its terminal (owned by the receiver, -1: none). */
+struct outcome {
+    pid_t pid;
+    int tty;
+};
+
+int task_run(const struct task *task, struct outcome *outcome, struct fault *why);
+
+/* The parts of it. */
+int rootfs_create(const struct task *task, struct fault *why);
+int rootfs_destroy(const char *id, struct fault *why);
+int filecaps_apply(const char *root, const char *list, struct fault *why);
+int crun_start(const struct task *task, struct outcome *outcome, struct fault *why);
+int crun_exec(const struct task *task, struct outcome *outcome, struct fault *why);
+int crun_update(const struct task *task, struct fault *why);
+int crun_delete(const struct task *task, struct fault *why);
+
+#endif

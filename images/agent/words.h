@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Texts from outside that must be checked before use: kernel words, ids, file names, crun's complaints. Pure. */
+#ifndef CLEARPOD_WORDS_H
+#define CLEARPOD_WORDS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The agent's words of the kernel command line (docs/link.md). */
+struct words {
+    char system[64], scratch[64];
+    unsigned vsock_port; /* 0: virtio-serial */
+    bool mark, bench;
+};
+
+/* False: a word of ours makes no sense; `bad` gets it. */
+bool words_parse(const char *line, struct words *words, char bad[64]);
+/* Letters, digits, '.', '_', '-', not starting with '.' or '-'; at most 99 bytes. */
+bool is_id(const char *text);
+/* One component of a path: not empty, no '/', not "." or "..", no control characters. */
+bool is_file_name(const char *text);
+/* A relative path of such components. */
+bool is_path_beneath(const char *text);
+/* net.ipv4.ip_forward -> /proc/sys/net/ipv4/ip_forward */
+bool sysctl_path(const char *key, char *to, size_t room);
+/* Does crun say that the command is missing or can't be executed? */
+bool is_command_error(const char *text);
+/* crun's log as one line: the last message, without what only warns. */
+void crun_message(const char *log, char *to, size_t room);
+
+#endif
