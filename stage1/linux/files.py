@@ -66,6 +66,22 @@ def tail(path: str, lines: int) -> str:
     return "\n".join(text.splitlines()[-lines:]) if lines > 0 else ""
 
 
+def forget_head(path: str, keep_bytes: int) -> None:
+    """Free the space of all but the last `keep_bytes` of `path`; its length stays, zeros are read there.
+
+    Safe while others append. See fallocate(2), FALLOC_FL_PUNCH_HOLE.
+    """
+    with Guard("open", path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        excess = os.fstat(fd).st_size - keep_bytes
+        if excess > 0:
+            how = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE
+            libc.call("fallocate", fd, how, 0, excess, what=f"{path} punch {excess} bytes")
+    finally:
+        os.close(fd)
+
+
 def make_dirs(path: str, mode: int) -> None:
     """Make `path` and what is missing above it; the directories made get `mode`, whatever the umask is."""
     if os.path.isdir(path):

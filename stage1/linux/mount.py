@@ -41,7 +41,7 @@ def bind(source: str, target: str, *, recursive: bool = False, read_only: bool =
 
 
 def set_read_only(target: str, *, recursive: bool = False) -> None:
-    """Make the mount at `target`, and those below when `recursive`, read-only: the mount, not the file system."""
+    """Make the mount at `target`, and those below if `recursive`, read-only: not the file system."""
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd. It changes every mount of the tree, which
     # MS_REMOUNT can't.
     attr = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)

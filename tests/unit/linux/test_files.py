@@ -82,6 +82,17 @@ def test_tail_reads_no_more_than_the_end_of_a_huge_file(tmp_path: Path) -> None:
     assert len(files.tail(str(tmp_path / "log"), 5)) <= 65536
 
 
+def test_forget_head_gives_space_back_and_keeps_the_end_while_others_append(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "ab", buffering=0) as writer:
+        writer.write(b"x" * 400_000 + b"\nlast\n")
+        files.forget_head(str(tmp_path / "log"), 8192)
+        writer.write(b"more\n")
+        assert os.stat(tmp_path / "log").st_blocks * 512 < 40_000
+        assert files.tail(str(tmp_path / "log"), 2) == "last\nmore"
+        files.forget_head(str(tmp_path / "log"), 1 << 30)
+        assert files.tail(str(tmp_path / "log"), 1) == "more"
+
+
 def test_make_dirs_gives_each_new_directory_the_mode_and_leaves_old_ones(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     old = os.umask(0o077)
