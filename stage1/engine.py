@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order of things for one pod: prepare, boot, add images and containers, collect.
 
-Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies below
-the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any process, at
-any time, twice. What talks to the agent is not here.
+Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies
+below the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any
+process, at any time, twice. What talks to the agent is not here.
 
 The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
@@ -37,7 +37,10 @@ LEAST_MEMORY_MIB = 48
 
 
 class Host(NamedTuple):
-    """What all pods of this host share. Directories are absolute; `scratch_mib` 0 keeps writable layers in guest memory."""
+    """What all pods of this host share. Directories are absolute.
+
+    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory.
+    """
 
     run_dir: str
     guest_dir: str
@@ -162,11 +165,8 @@ def remove_container(directory: str, container_id: str) -> None:
 
 def find_vm(directory: str) -> VmProcess | None:
     """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted."""
-    try:
-        record = json.loads(files.read(f"{directory}/vm.json"))
-    except FileNotFoundError:
-        return None
-    return VmProcess.from_json(record)
+    path = f"{directory}/vm.json"
+    return VmProcess.from_json(json.loads(files.read(path))) if os.path.exists(path) else None
 
 
 def collect(directory: str) -> None:
@@ -253,10 +253,8 @@ def _make_share(pod: Pod, directory: str) -> None:
 
 
 def _write_identity(pod: Pod, where: str) -> None:
-    try:
-        host_dns = files.read("/etc/resolv.conf").decode(errors="replace")
-    except FileNotFoundError:
-        host_dns = ""
+    path = "/etc/resolv.conf"
+    host_dns = files.read(path).decode(errors="replace") if os.path.exists(path) else ""
     for name, text in (
         ("hosts", texts.hosts(pod)),
         ("hostname", texts.hostname(pod)),

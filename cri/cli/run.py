@@ -6,31 +6,37 @@ exit code. Everything that was made is gone when it ends; the image stays in the
 """
 
 import argparse
+import asyncio
 import os
 import sys
+import time
 
 from cri.cli.foreground import Foreground
 from cri.cli.timeline import Timeline
 from cri.config import Config, load
-from cri.image.pull import pull_blocking
+from cri.image.pull import pull
+from cri.pods.containers import Accounts
 from cri.store.images import Image, ImageStore
 from stage1 import engine
 from stage1.errors import BadRequest
 from stage1.linux.host import host_facts
-from stage1.pod import oci
+from stage1.pod import oci, users
 from stage1.pod.model import Container, Pod, Process, Security
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
 
+VSOCK_PORT = 0x70D
+"""Where this process listens for its guest when the link is a vsock; the guest's context id tells it apart."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `clearpod run`."""
-    parser.add_argument("image", nargs="?", metavar="IMAGE", default="",
-                        help="a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image")  # fmt: skip
+    what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
+    parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
     parser.add_argument("command", nargs="*", metavar="CMD", help="replaces the image's command; put -- before it")
     parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
     parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
-    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: what the configuration says")
+    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: as configured")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
     parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="working directory in the container")
     parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")
@@ -41,50 +47,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the pod; the result is the container's exit code, 128 + signal when it was killed."""
-    timeline = Timeline()
-    config = load(args.config)
-    host = _host(config, args)
-    image, files = _bring(config, host, args.image)
-    timeline.mark("image", "the image is in the store")
-    pod, container = _describe(config, args, image)
+    timeline = Timeline(time.monotonic())
     try:
-        return Foreground(host, pod, container, files, timeline).run()
+        return asyncio.run(_run(args, timeline))
     finally:
         if args.timeline:
             sys.stderr.write(timeline.text())
+
+
+async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
+    config = load(args.config)
+    host = _host(config, args)
+    pod = _pod(config, args)
+    image, files = await _bring(config, host, args.image)
+    timeline.mark("the image is in the store")
+    base = _process(args, image)
+    foreground = Foreground(host, pod, timeline, boot_timeout_s=config.vm.boot_timeout_s)
+    return await foreground.run(files, lambda accounts: _container(image, base, accounts))
 
 
 def _host(config: Config, args: argparse.Namespace) -> engine.Host:
     choice = choose(args.hypervisor or config.vm.hypervisor, host_facts())
     if choice.warning:
         sys.stderr.write(f"clearpod: warning: {choice.warning}\n")
-    return engine.Host(config.run_dir, config.guest_dir, config.state_dir, choice, config.vm.scratch_mib)
+    return engine.Host(
+        run_dir=config.run_dir,
+        guest_dir=config.guest_dir,
+        state_dir=config.state_dir,
+        choice=choice,
+        scratch_mib=config.vm.scratch_mib,
+        vsock_port=VSOCK_PORT,
+    )
 
 
-def _bring(config: Config, host: engine.Host, reference: str) -> tuple[Image, ImageFiles]:
+async def _bring(config: Config, host: engine.Host, reference: str) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
-    image = pull_blocking(store, reference or f"oci:{host.guest_dir}/sample:sample", config)
-    return image, store.files(image)
+    try:
+        image = await pull(store, reference or f"oci:{host.guest_dir}/sample:sample", config=config)
+        return image, store.files(image)
+    finally:
+        store.close()
 
 
-def _describe(config: Config, args: argparse.Namespace, image: Image) -> tuple[Pod, Container]:
+def _pod(config: Config, args: argparse.Namespace) -> Pod:
     pod_id = os.urandom(32).hex()
-    pod = Pod(
+    return Pod(
         id=pod_id,
         name=f"run-{pod_id[:6]}",
         hostname=f"run-{pod_id[:6]}",
         memory_mib=config.vm.memory_mib if args.memory is None else args.memory,
         vcpus=config.vm.vcpus if args.cpus is None else args.cpus,
     )
-    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY, pid_namespace="container")
-    container = Container(
-        id="main", name="main", image=image.id, process=_process(args, image), security=security
-    )
-    return pod, container
+
+
+def _container(image: Image, what: Process, accounts: Accounts) -> Container:
+    user = users.resolve((image.config.get("config") or {}).get("User") or "", accounts.passwd, accounts.group)
+    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
+    return Container(id="main", name="main", image=image.id, process=what._replace(user=user), security=security)
 
 
 def _process(args: argparse.Namespace, image: Image) -> Process:
-    """The image's config with the command line's changes. The user is resolved later, in the mounted image."""
+    """The image's config with the command line's changes."""
     said = image.config.get("config") or {}
     argv = tuple(said.get("Entrypoint") or ()) + tuple(args.command or said.get("Cmd") or ())
     if not argv:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of one pod's start went. Filled by `clearpod run`, shown with --timeline. Pure but for the clock."""
+"""Where the time of one pod went. Filled by `clearpod run`, shown with --timeline."""
 
 import time
 
@@ -7,16 +7,17 @@ WIDTH = 32
 
 
 class Timeline:
-    """Marks in milliseconds since it was made; `text` draws them, one line each."""
+    """Marks in milliseconds since the process began; `text` draws them, one line each."""
 
-    def __init__(self) -> None:
-        self._start_s = time.monotonic()
-        self._marks: list[tuple[float, str, str]] = []
+    def __init__(self, start_s: float) -> None:
+        """`start_s` is of time.monotonic."""
+        self._start_s = start_s
+        self._marks: list[tuple[float, str]] = []
         self._notes: list[str] = []
 
-    def mark(self, name: str, what: str) -> None:
+    def mark(self, what: str) -> None:
         """Something was reached now."""
-        self._marks.append(((time.monotonic() - self._start_s) * 1000, name, what))
+        self._marks.append(((time.monotonic() - self._start_s) * 1000, what))
 
     def note(self, text: str) -> None:
         """A line below the table, for times of other clocks."""
@@ -24,12 +25,12 @@ class Timeline:
 
     def text(self) -> str:
         """The table: when, how long since the line before, a bar in proportion, what."""
-        total_ms = max((at for at, _, _ in self._marks), default=1.0)
-        lines = [f"{'at ms':>9} {'took ms':>9}  {'':{WIDTH}}  phase"]
+        total_ms = max((at_ms for at_ms, _ in self._marks), default=1.0)
+        lines = [f"{'at ms':>9} {'took ms':>9}  {'':{WIDTH}}  reached"]
         before_ms = 0.0
-        for at_ms, name, what in self._marks:
+        for at_ms, what in self._marks:
             left, right = (round(x / total_ms * WIDTH) for x in (before_ms, at_ms))
-            bar = " " * left + "#" * max(1, right - left)
-            lines.append(f"{at_ms:9.1f} {at_ms - before_ms:9.1f}  {bar[:WIDTH]:{WIDTH}}  {name}: {what}")
+            bar = " " * min(left, WIDTH - 1) + "#" * max(1, right - left)
+            lines.append(f"{at_ms:9.1f} {at_ms - before_ms:9.1f}  {bar:{WIDTH}}  {what}")
             before_ms = at_ms
         return "\n".join([*lines, *self._notes]) + "\n"

@@ -19,7 +19,7 @@ from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.linux import files, process
 from stage1.pod import states
-from stage1.rootfs.layers import ImageFiles
+from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.container")
 

@@ -45,7 +45,7 @@ class LivePod:
         self.gone = asyncio.Event()
         self.lock = asyncio.Lock()
         self.boot_ms = 0
-        self.kernel = ""
+        self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self._agent: Agent | None = None
         self._port = port
@@ -90,7 +90,7 @@ class LivePod:
         self.boot_ms = round((time.monotonic() - begun) * 1000)
         log.info(
             "pod.ready",
-            extra={"pod": self.id, "name": self.title, "boot_ms": self.boot_ms, "kernel": self.kernel},
+            extra={"pod": self.id, "name": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel},
         )
 
     async def stop(self) -> None:
@@ -280,7 +280,7 @@ class LivePod:
             await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not hello.done():
                 raise VmFailed(self._silence(limit_s))
-            self.kernel = hello.result().kernel
+            self.hello = hello.result()
         finally:
             hello.cancel()
             gone.cancel()

@@ -19,7 +19,7 @@ from cri.store import pods as store
 from cri.store import recover as recovery
 from stage1 import engine
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError
-from stage1.rootfs.layers import ImageFiles
+from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.pods")
 

@@ -62,7 +62,7 @@ def sandbox_info(pod: LivePod) -> dict[str, str]:
         "state": pod.status.state,
         "directory": pod.directory,
         "runtimeHandler": pod.record.handler,
-        "kernel": pod.kernel,
+        "kernel": pod.hello.kernel,
         "bootMs": pod.boot_ms,
         "vm": {
             "memoryMib": model.memory_mib,

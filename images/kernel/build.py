@@ -32,7 +32,7 @@ USUAL_STEPS = 1560
 
 
 def build(cache_dir: Path) -> Path:
-    """The directory with vmlinux, bzImage, config and release."""
+    """The directory with vmlinux, bzImage, config, System.map and release."""
     tools.need(PROGRAMS)
     if not SOURCE.exists():
         raise cache.BuildFailed(f"{SOURCE} is missing; install it with: apt-get install linux-source-6.12")
@@ -59,6 +59,7 @@ def _build(out: Path) -> None:
     shutil.copy(tree / "arch/x86/boot/bzImage", out / "bzImage")
     tools.run(["strip", "-o", out / "vmlinux", tree / "vmlinux"])
     shutil.copy(tree / ".config", out / "config")
+    shutil.copy(tree / "System.map", out / "System.map")
     (out / "release").write_text((tree / "include/config/kernel.release").read_text())
     shutil.rmtree(work)
 

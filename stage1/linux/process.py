@@ -16,7 +16,7 @@ from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 # The signal module costs an import of enum. These numbers hold on x86 and arm.
@@ -43,38 +43,27 @@ def spawn(
     stdout: int | None = None,
     stderr: int | None = None,
     env: "Mapping[str, str] | None" = None,
-    cwd: str | None = None,
-    pass_fds: "Iterable[int]" = (),
-    new_session: bool = True,
 ) -> int:
-    """Start argv[0] (looked up on PATH when it has no slash) and return the pid, a child the caller reaps.
+    """Start argv[0] (looked up on PATH when it has no slash) in a session of its own; its pid, for the caller to reap.
 
-    stdin None is /dev/null, stdout and stderr None are ours; the descriptors stay the caller's. Those of
-    `pass_fds` keep their numbers; nothing else is inherited. Signals have their defaults. Raises KernelError.
+    stdin None is /dev/null, stdout and stderr None are ours; the descriptors stay the caller's and no others are
+    inherited. Signals have their defaults. Raises KernelError.
     """
-    command = ["/usr/bin/env", "-C", cwd, "--", *argv] if cwd else list(argv)
-    with Guard("posix_spawn", argv[0]):
-        return os.posix_spawnp(
-            command[0],
-            command,
-            os.environ if env is None else env,
-            file_actions=_file_actions(stdin, stdout, stderr, pass_fds),
-            setsid=new_session,
-            setsigmask=(),
-            setsigdef=(_SIGPIPE, _SIGXFSZ),
-        )
-
-
-def _file_actions(
-    stdin: int | None, stdout: int | None, stderr: int | None, pass_fds: "Iterable[int]"
-) -> list[tuple[int, ...] | tuple[int, int, str, int, int]]:
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     if stdin is None:
         actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
-    given = ((stdin, 0), (stdout, 1), (stderr, 2), *((fd, fd) for fd in pass_fds))
-    # Duplicating a descriptor onto itself clears its close-on-exec flag, posix_spawn(3) promises.
+    given = ((stdin, 0), (stdout, 1), (stderr, 2))
     actions += [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in given if fd is not None]
-    return actions
+    with Guard("posix_spawn", argv[0]):
+        return os.posix_spawnp(
+            argv[0],
+            list(argv),
+            os.environ if env is None else env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(_SIGPIPE, _SIGXFSZ),
+        )
 
 
 class PidHandle:

@@ -46,9 +46,7 @@ def kvm_lacks(facts: HostFacts) -> list[str]:
     """What keeps hardware virtualisation from being used, each with its mending; empty when it works."""
     lacks = []
     if not facts.cpu_virtualization:
-        lacks.append(
-            "the CPU shows neither vmx nor svm (turn virtualisation on in the firmware or the outer host)"
-        )
+        lacks.append("the CPU shows neither vmx nor svm (turn virtualisation on in the firmware or the outer host)")
     if facts.kvm_error:
         lacks.append(f"/dev/kvm: {facts.kvm_error} (modprobe kvm_intel or kvm_amd, and run as root)")
     return lacks

@@ -93,9 +93,12 @@ class Vmm(Protocol):
 class ProcessVmm:
     """The real one: QEMU or kvmtool, told apart by the name of the binary."""
 
-    def __init__(self, early_s: float = 0.08) -> None:
-        """A VMM that ends within `early_s` makes `start` fail; the guest boots in that time."""
-        self._early_s = early_s
+    def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = ()) -> None:
+        """A VMM that ends within `early_s` makes `start` fail; the guest boots in that time.
+
+        `prefix` is a program, with its arguments, that becomes the VMM: a wrapper such as setpriv.
+        """
+        self._early_s, self._prefix = early_s, prefix
 
     def start(self, vm: VmSpec) -> VmProcess:
         """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
@@ -105,12 +108,12 @@ class ProcessVmm:
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            pid = process.spawn(argv, stdout=log, stderr=log, env=env)
+            pid = process.spawn([*self._prefix, *argv], stdout=log, stderr=log, env=env)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        return _survive_start(pid, console, self._early_s)
+        return _survive_start(pid, console, early_s=self._early_s)
 
 
 def is_kvmtool(binary: str) -> bool:
@@ -118,7 +121,7 @@ def is_kvmtool(binary: str) -> bool:
     return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")
 
 
-def _survive_start(pid: int, console: str, early_s: float) -> VmProcess:
+def _survive_start(pid: int, console: str, *, early_s: float) -> VmProcess:
     # The process is our child and not reaped yet, so the pid is still its own.
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
         try:

@@ -37,9 +37,7 @@ def probe_initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("needs musl-gcc: apt install musl-tools")
     source = Path(__file__).with_name("probe.c")
     subprocess.run([compiler, "-static", "-Os", "-s", "-o", where / "init", source], check=True, timeout=60)
-    (where / "initramfs").write_bytes(
-        newc([("dev", 0o040755, b""), ("init", 0o100755, (where / "init").read_bytes())])
-    )
+    (where / "initramfs").write_bytes(newc([("dev", 0o040755, b""), ("init", 0o100755, (where / "init").read_bytes())]))
     return where / "initramfs"
 
 

@@ -42,9 +42,7 @@ def tap() -> Iterator[str]:
     process.run(["ip", "link", "del", name], timeout_s=10)
 
 
-def test_the_guest_finds_every_device_where_the_words_say(
-    vm: VmSpec, boot: Boot, tmp_path: Path, tap: str
-) -> None:
+def test_the_guest_finds_every_device_where_the_words_say(vm: VmSpec, boot: Boot, tmp_path: Path, tap: str) -> None:
     for tag in ("layers", "volumes"):
         (tmp_path / tag).mkdir()
         (tmp_path / tag / "hello").write_text(f"hello-{tag}")

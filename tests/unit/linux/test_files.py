@@ -52,9 +52,7 @@ def test_write_atomic_on_a_full_disk_keeps_the_old_file_and_no_other(tiny_tmpfs:
 
 
 def test_read_of_a_missing_file_says_which(tmp_path: Path) -> None:
-    with pytest.raises(
-        KernelError, match=r"^read: \S+/nothing-here: No such file or directory \(ENOENT\)$"
-    ) as caught:
+    with pytest.raises(KernelError, match=r"^read: \S+/nothing-here: No such file or directory \(ENOENT\)$") as caught:
         files.read(str(tmp_path / "nothing-here"))
     assert isinstance(caught.value, FileNotFoundError)
     assert caught.value.errno == errno.ENOENT

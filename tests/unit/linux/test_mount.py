@@ -108,9 +108,7 @@ print(os.path.exists(T + "/volume/precious"))
         ('os.setgroups([]); os.setgid(65534); os.setuid(65534); mount.mount("x", "/tmp", "tmpfs")', "EPERM"),
     ],
 )
-def test_a_failing_mount_names_the_object_and_the_reason(
-    in_namespace: InNamespace, code: str, errno: str
-) -> None:
+def test_a_failing_mount_names_the_object_and_the_reason(in_namespace: InNamespace, code: str, errno: str) -> None:
     said = in_namespace(f"try: {code}\nexcept PodError as e: print(isinstance(e, KernelError), e)")
     assert said.startswith("True ")
     assert errno in said

@@ -78,7 +78,8 @@ def test_another_process_can_adopt_it_from_json(running: VmProcess) -> None:
     assert adopted == running
     code = (
         "import json, sys\nfrom stage1.vm.vmm import VmProcess\n"
-        "vm = VmProcess.from_json(json.loads(sys.argv[1]))\nprint(vm.alive(), vm.wait(0.01)); vm.kill(); print(vm.alive())"
+        "vm = VmProcess.from_json(json.loads(sys.argv[1]))\nprint(vm.alive(), vm.wait(0.01))\n"
+        "vm.kill()\nprint(vm.alive())"
     )
     argv = ["/usr/bin/python3", "-c", code, json.dumps(record)]
     result = process.run(argv, timeout_s=20, env={"PYTHONPATH": os.getcwd()})
@@ -114,13 +115,15 @@ def test_a_binary_that_can_not_start_is_named(make: Make, mode: int | None, reas
     vm = make("exit 0")
     os.chmod(vm.binary, mode) if mode else os.unlink(vm.binary)
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(VmFailed, match=rf"{vm.binary}.*{reason}"):
+    with pytest.raises(VmFailed) as caught:
         ProcessVmm().start(vm)
+    assert vm.binary in str(caught.value)
+    assert reason in str(caught.value)
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_missing_run_directory_is_named(make: Make) -> None:
-    with pytest.raises(KernelError, match="/nonexistent/console.log"):
+    with pytest.raises(KernelError, match=r"/nonexistent/console\.log"):
         ProcessVmm().start(make("exit 0")._replace(run_dir="/nonexistent"))
 
 
