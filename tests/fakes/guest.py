@@ -6,6 +6,7 @@ in a thread of this process. `Faults` makes them misbehave. Held to the real age
 tests/contract/test_guest_link.py. It isolates nothing: only give it commands that may run on the host.
 """
 
+import contextlib
 import os
 import select
 import shutil
@@ -161,7 +162,8 @@ class FakeGuest:
         self._listener.close()
         shutil.rmtree(self._temp, ignore_errors=True)
         if self._vmm_pidfd >= 0:
-            signal.pidfd_send_signal(self._vmm_pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was killed first
+                signal.pidfd_send_signal(self._vmm_pidfd, signal.SIGKILL)
             try:
                 os.waitid(os.P_PIDFD, self._vmm_pidfd, os.WEXITED)
             except ChildProcessError:
