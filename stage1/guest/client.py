@@ -11,17 +11,14 @@ import os
 import select
 import time
 from collections import deque
+from collections.abc import Callable
 
 from stage1.errors import KernelError, TimedOut, VmFailed
 from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
 from stage1.guest.messages import Hello, Op, Reply, check_reply
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    # Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain.
-    Factory = Callable[[float], _socket.socket | None]
+# Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain.
+Factory = Callable[[float], _socket.socket | None]
 
 READ_BYTES = 256 * 1024
 RETRY_S = 0.002  # between attempts to connect; a VMM needs tens of milliseconds to make its socket
@@ -29,10 +26,10 @@ LOOK_S = 0.2  # between looks at whether the VM lives
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 
 
-def unix_factory(path: str) -> "Factory":
+def unix_factory(path: str) -> Factory:
     """Return a factory that connects to the unix socket `path`, which may appear a little later."""
 
-    def connect(until: float) -> "_socket.socket | None":
+    def connect(until: float) -> _socket.socket | None:
         while True:
             sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
@@ -49,10 +46,10 @@ def unix_factory(path: str) -> "Factory":
     return connect
 
 
-def accept_factory(listener: _socket.socket) -> "Factory":
+def accept_factory(listener: _socket.socket) -> Factory:
     """Return a factory that accepts the guest's next connection on `listener` (vsock), which stays yours."""
 
-    def accept(until: float) -> "_socket.socket | None":
+    def accept(until: float) -> _socket.socket | None:
         wait_ms = max(0, int((until - time.monotonic()) * 1000))
         poll = select.poll()
         poll.register(listener.fileno(), select.POLLIN)
@@ -72,7 +69,7 @@ class GuestClient:
     credit_of, ...
     """
 
-    def __init__(self, connection: "_socket.socket | Factory", key: bytes, epoch: int = 0) -> None:
+    def __init__(self, connection: _socket.socket | Factory, key: bytes, epoch: int = 0) -> None:
         self.link = HostLink(key, epoch or int.from_bytes(os.urandom(8), "little") | 1)
         self._factory: Factory | None = None
         self._socket: _socket.socket | None = None
@@ -95,7 +92,11 @@ class GuestClient:
         self._factory = None
         self._detach()
 
-    def hello(self, deadline_s: float, alive: "Callable[[], bool]" = lambda: True) -> Hello:
+    def drop(self) -> None:
+        """Drop the connection; with a factory the next call or pump makes a new one and resumes."""
+        self._detach()
+
+    def hello(self, deadline_s: float, alive: Callable[[], bool] = lambda: True) -> Hello:
         """Wait until the guest has answered and return its Hello.
 
         `alive` tells whether the VM's process lives; it is asked a few times a second, here and later. Raises

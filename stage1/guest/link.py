@@ -310,9 +310,7 @@ class HostLink:
 
     def _check_hello(self, hello: Hello) -> None:
         if hello.version != messages.VERSION:
-            raise LinkFault(
-                f"the guest's agent speaks version {hello.version} of the link, not {messages.VERSION}"
-            )
+            raise LinkFault(f"the guest's agent speaks version {hello.version} of the link, not {messages.VERSION}")
         if not hello.first:
             raise LinkFault("the guest's agent does not say which frame comes first")
         if self.hello is None:

@@ -17,7 +17,9 @@ from stage1.rootfs.corrupt import Corrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
+
+    Chunks = Generator[bytes, None, None]
 
 _CHUNK_BYTES = 1 << 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -49,8 +51,13 @@ def unpack(blob: Blob, tar_path: str, *, stop: "Callable[[], bool]" = never) -> 
     it.
     """
     _check("layer", blob.digest, _digest_of(_read_chunks(blob.path, stop)))
-    with Guard("write", tar_path), open(tar_path, "wb", buffering=0) as out:
-        unpacked = _digest_of(_copied(_unpacked_chunks(blob, stop), out.fileno()))
+    chunks = _unpacked_chunks(blob, stop)
+    try:
+        with Guard("write", tar_path), open(tar_path, "wb", buffering=0) as out:
+            unpacked = _digest_of(_copied(chunks, out.fileno()))
+    finally:
+        # A generator would else live, and keep its file open, as long as the error that interrupted it.
+        chunks.close()
     _check("unpacked layer", blob.diff_id, unpacked)
 
 
@@ -70,7 +77,7 @@ def _digest_of(chunks: "Iterator[bytes]") -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _read_chunks(path: str, stop: "Callable[[], bool]") -> "Iterator[bytes]":
+def _read_chunks(path: str, stop: "Callable[[], bool]") -> "Chunks":
     with Guard("read", path), open(path, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             if stop():
@@ -86,7 +93,7 @@ def _copied(chunks: "Iterator[bytes]", fd: int) -> "Iterator[bytes]":
         yield chunk
 
 
-def _unpacked_chunks(blob: Blob, stop: "Callable[[], bool]") -> "Iterator[bytes]":
+def _unpacked_chunks(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
     with Guard("read", blob.path), open(blob.path, "rb") as file:
         magic = file.read(4)
     if magic.startswith(_GZIP):
@@ -96,7 +103,7 @@ def _unpacked_chunks(blob: Blob, stop: "Callable[[], bool]") -> "Iterator[bytes]
     return _read_chunks(blob.path, stop)
 
 
-def _gunzipped(blob: Blob, stop: "Callable[[], bool]") -> "Iterator[bytes]":
+def _gunzipped(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
     from gzip import BadGzipFile, GzipFile
     from zlib import error as ZlibError
 
@@ -110,7 +117,7 @@ def _gunzipped(blob: Blob, stop: "Callable[[], bool]") -> "Iterator[bytes]":
         raise Corrupt(f"the layer {blob.digest} is not valid gzip: {error}; push it again") from None
 
 
-def _unzstded(blob: Blob, stop: "Callable[[], bool]") -> "Iterator[bytes]":
+def _unzstded(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
     # Python has zstd since 3.14 only.
     read_end, write_end = os.pipe()
     try:

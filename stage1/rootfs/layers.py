@@ -28,6 +28,16 @@ _LAYER = ("--tar=f", "--aufs", "-Enoinline_data")
 _FULL_BELOW_BYTES = 1 << 20
 
 
+class ImageFiles(NamedTuple):
+    """What an image consists of on disk, as absolute paths."""
+
+    id: str
+    layers: tuple[str, ...]
+    """The erofs blobs, lowest first, in the order in which `merged` refers to them."""
+    merged: str
+    config: str
+
+
 class Place(NamedTuple):
     """Where layers are kept and made. `work_dir` is the caller's own, on the same file system."""
 

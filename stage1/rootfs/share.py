@@ -7,23 +7,13 @@ reads the files and their attributes; the guest sees them unchanged.
 
 import errno
 import os
-from typing import NamedTuple
 
 from stage1.errors import KernelError, Unsupported
 from stage1.linux import mount
 from stage1.linux.libc import Guard
+from stage1.rootfs.layers import ImageFiles as ImageFiles
 
 _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
-
-
-class ImageFiles(NamedTuple):
-    """What an image consists of on disk, as absolute paths."""
-
-    id: str
-    layers: tuple[str, ...]
-    """The erofs blobs, lowest first, in the order in which `merged` refers to them."""
-    merged: str
-    config: str
 
 
 def mount_image(files: ImageFiles, target: str) -> None:
