@@ -65,7 +65,7 @@ def clearpod_argv(directory: str) -> list[str]:
 def debian_argv(kernel: Path) -> list[str]:
     """Debian's cloud kernel at its defaults on q35, with our agent as its init: it marks PID 1 and gives up."""
     guest = guest_dir()
-    line = "console=ttyS0 quiet panic=-1 reboot=t clearpod.mark clearpod.bench"
+    line = "console=ttyS0 quiet panic=-1 reboot=t clearpod.link=serial clearpod.system=/dev/vda clearpod.mark"
     return [
         which("qemu-system-x86_64"), *("-M", "q35"), *("-accel", "tcg"), *("-cpu", "max"), *("-m", "128"),
         *("-kernel", str(kernel)), *("-initrd", str(guest / "initramfs")), *("-append", line),
@@ -94,8 +94,9 @@ def debian_kernel(cache: Path) -> Path:
     place = cache / "debian-kernel" / package
     if not place.is_dir():
         with tempfile.TemporaryDirectory() as work:
-            subprocess.run(["apt-get", "download", "-qq", package], cwd=work, check=True, stdout=sys.stderr)
+            subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package], cwd=work, check=True, stdout=sys.stderr)
             deb = next(Path(work).glob("*.deb"))
+            place.parent.mkdir(parents=True, exist_ok=True)
             beside = place.with_name(f"{package}.new")
             subprocess.run(["dpkg-deb", "-x", deb, beside], check=True)
             beside.rename(place)
