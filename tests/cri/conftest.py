@@ -116,21 +116,28 @@ class Client:
             await self(name, **fields)
         return caught.value.code().name, str(caught.value.details())
 
-    async def pod(self, name: str = "web", **fields: Any) -> str:
+    def sandbox(self, name: str = "web", **fields: Any) -> pb.PodSandboxConfig:
+        """A PodSandboxConfig."""
         names = pb.PodSandboxMetadata(name=name, namespace="default", uid=f"uid-{name}")
-        config = pb.PodSandboxConfig(**{"metadata": names, **fields})
-        return str((await self("RunPodSandbox", config=config)).pod_sandbox_id)
+        return pb.PodSandboxConfig(**{"metadata": names, **fields})
+
+    async def pod(self, name: str = "web", **fields: Any) -> str:
+        """Run a sandbox and return its id."""
+        return str((await self("RunPodSandbox", config=self.sandbox(name, **fields))).pod_sandbox_id)
+
+    def config(self, *command: str, name: str = "c", **fields: Any) -> pb.ContainerConfig:
+        """A ContainerConfig; its log is NAME.log."""
+        given = {
+            "metadata": pb.ContainerMetadata(name=name),
+            "image": pb.ImageSpec(image=self.image),
+            "command": command,
+            "log_path": f"{name}.log",
+        }
+        return pb.ContainerConfig(**given | fields)
 
     async def container(self, pod: str, *command: str, name: str = "c", **fields: Any) -> str:
-        config = pb.ContainerConfig(
-            **{
-                "metadata": pb.ContainerMetadata(name=name),
-                "image": pb.ImageSpec(image=self.image),
-                "command": command,
-                "log_path": f"{name}.log",
-                **fields,
-            }
-        )
+        """Create a container and return its id."""
+        config = self.config(*command, name=name, **fields)
         return str((await self("CreateContainer", pod_sandbox_id=pod, config=config)).container_id)
 
     async def status(self, container: str) -> pb.ContainerStatus:

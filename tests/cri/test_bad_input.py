@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: one clear sentence, the right code, and nothing left behind."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.server import Listener, claim_path, lock_run_dir
+from stage1.errors import AlreadyExists, BadRequest
+from stage1.guest import messages
+
+from .conftest import World
+
+UNKNOWN = "f" * 64
+
+UNKNOWN_IDS = [
+    ("PodSandboxStatus", {"pod_sandbox_id": UNKNOWN}, "NOT_FOUND"),
+    ("PodSandboxStatus", {"pod_sandbox_id": ""}, "NOT_FOUND"),
+    ("ContainerStatus", {"container_id": UNKNOWN}, "NOT_FOUND"),
+    ("StartContainer", {"container_id": UNKNOWN}, "NOT_FOUND"),
+    ("ExecSync", {"container_id": UNKNOWN, "cmd": ["true"]}, "NOT_FOUND"),
+    ("ReopenContainerLog", {"container_id": UNKNOWN}, "NOT_FOUND"),
+    ("CreateContainer", {"pod_sandbox_id": UNKNOWN}, "NOT_FOUND"),
+    ("StopPodSandbox", {"pod_sandbox_id": UNKNOWN}, ""),
+    ("RemovePodSandbox", {"pod_sandbox_id": UNKNOWN}, ""),
+    ("StopContainer", {"container_id": UNKNOWN}, ""),
+    ("RemoveContainer", {"container_id": UNKNOWN}, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "code"), UNKNOWN_IDS)
+async def test_unknown_ids(world: World, name: str, fields: dict[str, Any], code: str) -> None:
+    async with world.daemon() as cri:
+        if code:
+            assert (await cri.refused(name, **fields))[0] == code
+        else:
+            await cri(name, **fields)
+
+
+async def test_what_is_not_done_is_unimplemented(world: World) -> None:
+    async with world.daemon() as cri:
+        for name in ("ListMetricDescriptors", "UpdatePodSandboxResources", "CheckpointContainer"):
+            assert await cri.refused(name) == ("UNIMPLEMENTED", f"clearpod does not offer {name}")
+
+
+async def test_a_sandbox_name_is_taken_once_and_free_after_removal(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod("web")
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox("web"))
+        assert code == "ALREADY_EXISTS"
+        assert pod in sentence
+        assert len((await cri("ListPodSandbox")).items) == 1
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.pod("web")
+
+
+async def test_a_container_name_is_taken_once_and_free_after_removal(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, "true")
+        code, _ = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert code == "ALREADY_EXISTS"
+        await cri("RemoveContainer", container_id=c)
+        await cri.container(pod, "true")
+
+
+CREATES = [
+    ({"image": pb.ImageSpec(image="no/such:image")}, "NOT_FOUND", "is not on this machine; pull it first"),
+    ({"image": pb.ImageSpec()}, "INVALID_ARGUMENT", "needs image.image"),
+    ({"metadata": pb.ContainerMetadata()}, "INVALID_ARGUMENT", "needs metadata.name"),
+    ({"log_path": "../../x"}, "INVALID_ARGUMENT", "leaves the sandbox's log directory"),
+    ({"mounts": [pb.Mount(container_path="/m", host_path="/no/such")]}, "NOT_FOUND", "/no/such"),
+    ({"devices": [pb.Device(host_path="/dev/null")]}, "UNIMPLEMENTED", "devices of the host"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "sentence"), CREATES)
+async def test_creates_that_can_not_be(world: World, fields: dict[str, Any], code: str, sentence: str) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{world.root}/logs")
+        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", **fields))
+        assert found[0] == code
+        assert sentence in found[1]
+        assert (await cri("ListContainers")).containers == []
+        bundles = Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers")
+        assert list(bundles.iterdir()) == []
+        await cri.container(pod, "true", name="good")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert world.left_over() == []
+
+
+async def test_a_create_that_the_guest_refuses_leaves_nothing_and_frees_the_name(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        world.faults.refuse[messages.Create] = messages.Reply(code=messages.FAILED, error="the disk is full")
+        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert found == ("UNKNOWN", "the disk is full")
+        assert list(Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers").iterdir()) == []
+        world.faults.refuse.clear()
+        await cri.container(pod, "true")
+
+
+@pytest.mark.parametrize("kind", ["missing", "not executable"])
+async def test_a_command_that_can_not_run_leaves_a_start_error(world: World, kind: str) -> None:
+    command = world.root / "command"
+    if kind == "not executable":
+        command.write_text("no program")
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, str(command))
+        code, sentence = await cri.refused("StartContainer", container_id=c)
+        assert code == "UNKNOWN"
+        assert str(command) in sentence
+        status = await cri.status(c)
+        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+        assert status.message == sentence
+        assert status.finished_at > 0
+        assert (await cri.refused("StartContainer", container_id=c))[0] == "FAILED_PRECONDITION"
+
+
+async def test_calls_in_the_wrong_state_are_refused(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, "sleep", "1000")
+        assert (await cri.refused("ExecSync", container_id=c, cmd=["true"]))[0] == "FAILED_PRECONDITION"
+        await cri("StopContainer", container_id=c, timeout=1)
+        assert (await cri.status(c)).state == pb.CONTAINER_CREATED
+        await cri("StartContainer", container_id=c)
+        assert (await cri.refused("StartContainer", container_id=c))[0] == "FAILED_PRECONDITION"
+        assert (await cri.refused("ExecSync", container_id=c, cmd=[]))[0] == "INVALID_ARGUMENT"
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="d")))[
+            0
+        ] == "FAILED_PRECONDITION"
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_command_that_takes_too_long_is_killed(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=c)
+        code, sentence = await cri.refused("ExecSync", container_id=c, cmd=["sleep", "500.5"], timeout=1)
+        assert code == "DEADLINE_EXCEEDED"
+        assert "did not end within 1 s" in sentence
+        assert not await _runs("500.5")
+        code, sentence = await cri.refused("ExecSync", container_id=c, cmd=["/no/such"], timeout=1)
+        assert code == "UNKNOWN"
+        assert list(Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers/{c}").glob("exec*")) == []
+
+
+async def test_a_command_whose_client_goes_away_is_killed(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=c)
+        call = asyncio.create_task(cri("ExecSync", container_id=c, cmd=["sleep", "600.5"]))
+        await asyncio.sleep(0.3)
+        assert await _runs("600.5")
+        call.cancel()
+        async with asyncio.timeout(5):
+            while await _runs("600.5"):
+                await asyncio.sleep(0.05)
+
+
+async def _runs(word: str) -> bool:
+    found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return any(f"sleep\0{word}\0".encode() in line for line in found)
+
+
+BOOTS = [
+    ("memory", {"annotations": {"clearpod/memory-mib": "8"}}, "INVALID_ARGUMENT", "less than a guest needs"),
+    ("kernel", {}, "NOT_FOUND", "vmlinux"),
+    ("silent", {}, "UNKNOWN", "said no hello within 1.5 s"),
+    ("dies", {}, "UNKNOWN", "virtual machine"),
+    ("handler", {}, "NOT_FOUND", 'no runtime for "x" is configured'),
+    ("host", {"linux": pb.LinuxPodSandboxConfig()}, "INVALID_ARGUMENT", "the host's network namespace"),
+]
+
+
+@pytest.mark.parametrize(("fault", "fields", "code", "sentence"), BOOTS, ids=[case[0] for case in BOOTS])
+async def test_a_sandbox_that_does_not_come_up_leaves_nothing_and_can_be_tried_again(
+    world: World, fault: str, fields: dict[str, Any], code: str, sentence: str
+) -> None:
+    kernel = world.root / "guest" / "vmlinux"
+    request: dict[str, Any] = {}
+    async with world.daemon() as cri:
+        if fault == "kernel":
+            kernel.unlink()
+        if fault == "handler":
+            request["runtime_handler"] = "x"
+        world.faults.silent = fault == "silent"
+        world.faults.die_on = messages.Configure if fault == "dies" else None
+        config = cri.sandbox("web", **fields)
+        if fault == "host":
+            config.linux.security_context.namespace_options.network = pb.NODE
+        found = await cri.refused("RunPodSandbox", config=config, **request)
+        assert found[0] == code
+        assert sentence in found[1]
+        if fault == "silent":
+            assert "fake guest: Linux version" in found[1], "the console's last lines belong into the error"
+        assert (await cri("ListPodSandbox")).items == []
+        assert world.left_over() == []
+        kernel.touch()
+        world.faults.silent, world.faults.die_on = False, None
+        await cri.pod("web")
+
+
+async def test_a_call_whose_client_gave_up_is_finished_and_its_repetition_gets_the_answer(world: World) -> None:
+    world.faults.boot_s = 0.6
+    async with world.daemon() as cri:
+        config = cri.sandbox("slow")
+        with pytest.raises(Exception, match="DEADLINE_EXCEEDED"):
+            await cri("RunPodSandbox", deadline_s=0.2, config=config)
+        other = cri.sandbox("slow", hostname="other")
+        code, sentence = await cri.refused("RunPodSandbox", config=other)
+        assert code == "ALREADY_EXISTS"
+        assert "reserved by a call in progress" in sentence
+        again = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
+        assert [pod.id for pod in (await cri("ListPodSandbox")).items] == [again]
+        assert (await cri.refused("RunPodSandbox", config=config))[0] == "ALREADY_EXISTS"
+
+
+async def test_an_ambiguous_beginning_of_an_id_is_refused(world: World) -> None:
+    async with world.daemon() as cri:
+        pods = [await cri.pod(f"p{number}") for number in range(17)]
+        first = next(pod[0] for pod in pods if sum(other[0] == pod[0] for other in pods) > 1)
+        code, sentence = await cri.refused("PodSandboxStatus", pod_sandbox_id=first)
+        assert code == "INVALID_ARGUMENT"
+        assert "give more of it" in sentence
+
+
+async def test_the_socket_of_a_living_daemon_is_refused_and_a_dead_ones_is_replaced(world: World) -> None:
+    path = world.config.socket_path
+    Path(path).parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    async with world.daemon() as cri:
+        await cri("Version")
+        with pytest.raises(AlreadyExists, match="another daemon already listens on"):
+            await Listener(cri.node, world.config).start()
+        await cri("Version")
+
+
+def test_a_file_in_the_place_of_the_socket_stays(tmp_path: Path) -> None:
+    file = tmp_path / "sock"
+    file.write_text("precious")
+    with pytest.raises(BadRequest, match="is not a socket"):
+        claim_path(str(file))
+    assert file.read_text() == "precious"
+
+
+def test_a_run_directory_belongs_to_one_daemon(tmp_path: Path) -> None:
+    import os
+
+    lock = lock_run_dir(f"{tmp_path}/run")
+    with pytest.raises(AlreadyExists, match="already owns the pods in"):
+        lock_run_dir(f"{tmp_path}/run")
+    os.close(lock)
+    os.close(lock_run_dir(f"{tmp_path}/run"))
+
+
+async def test_an_unexpected_fault_is_internal_with_a_mark_for_the_log(world: World) -> None:
+    async with world.daemon() as cri:
+        cri.node.pods.pods = lambda: 1 / 0
+        code, sentence = await cri.refused("ListPodSandbox")
+        assert code == "INTERNAL"
+        assert "fault=" in sentence
+        assert "ZeroDivision" not in sentence
+
+
+async def test_until_the_daemon_is_ready_only_probes_are_answered(world: World) -> None:
+    async with world.daemon() as cri:
+        cri.node.is_ready = False
+        await cri("Version")
+        assert not (await cri("Status")).status.conditions[0].status
+        assert (await cri.refused("ListPodSandbox"))[0] == "UNAVAILABLE"
