@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pod needs from outside, in one value, so that tests can put fakes in. No behaviour."""
 
-import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Tools(NamedTuple):
-    """`epoch` names this daemon process on every link (docs/link.md); it is random and never 0."""
+    """`epoch` names this daemon on every link (docs/link.md); it is random and never 0."""
 
     host: "Host"
     vmm: "Vmm"
+    epoch: int
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0
-    epoch: int = secrets.randbits(63) | 1

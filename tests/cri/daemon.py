@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon to be killed: `python -m tests.cri.daemon ROOT STATE_DIR`, with each fake guest in a process of its own.
+
+Used by test_recovery.py. With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+
+from stage1.linux.process import spawn, start_time
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.vmm import VmProcess
+
+
+class ForkingVmm:
+    """A Vmm whose guests outlive this process."""
+
+    def start(self, vm: VmSpec) -> VmProcess:
+        """Start the guest and return at once."""
+        assert isinstance(vm.link, SerialLink)
+        volumes = next(share.path for share in vm.shares if share.tag == "volumes")
+        console = f"{vm.run_dir}/console.log"
+        argv = [sys.executable, "-m", "tests.cri.daemon", "guest", vm.link.socket, volumes]
+        output = os.open(console, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        pid = spawn(argv, stdout=output, stderr=output, env=dict(os.environ))
+        os.close(output)
+        return VmProcess(pid, start_time(pid), console)
+
+
+def guest(path: str, volumes: str) -> None:
+    """Serve as a guest until the host says Shutdown or kills us."""
+    from stage1.guest import messages
+    from tests.fakes.guest import FakeGuest
+
+    with FakeGuest(path, volumes) as running:
+        while not running.join(0.05):
+            if os.getppid() < 0 or messages.Shutdown() in running.asked:
+                time.sleep(0.05)
+                break
+
+
+async def daemon(root: str, state_dir: str) -> None:
+    """Serve until SIGTERM."""
+    from cri.config import parse
+    from cri.node import Node
+    from cri.server import Listener, lock_run_dir
+    from cri.store.images import ImageStore
+    from stage1.engine import Host
+    from stage1.vm.choose import Choice
+
+    config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
+    host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    lock_run_dir(config.run_dir)
+    node = Node(config, host=host, vmm=ForkingVmm(), images=ImageStore(state_dir))
+    listener = Listener(node, config)
+    await listener.start()
+    await node.open()
+    await stop.wait()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "guest":
+        guest(*sys.argv[2:])
+    else:
+        logging.basicConfig(level=logging.INFO)
+        asyncio.run(daemon(*sys.argv[1:]))
