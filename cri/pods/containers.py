@@ -85,7 +85,7 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
         pod.save()
         log.info(
             "container.started",
-            extra={"container": container.id, "pod": pod.id, "name": container.record.container.name},
+            extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},
         )
 
 

@@ -90,7 +90,7 @@ class LivePod:
         self.boot_ms = round((time.monotonic() - begun) * 1000)
         log.info(
             "pod.ready",
-            extra={"pod": self.id, "name": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel},
+            extra={"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel},
         )
 
     async def stop(self) -> None:
@@ -111,7 +111,7 @@ class LivePod:
         await self.stop()
         await self.let_go()
         await asyncio.to_thread(engine.collect, self.directory)
-        log.info("pod.removed", extra={"pod": self.id, "name": self.title})
+        log.info("pod.removed", extra={"pod": self.id, "title": self.title})
 
     async def let_go(self) -> None:
         """Close descriptors and tasks, and leave the VM as it is."""
@@ -144,12 +144,12 @@ class LivePod:
             await self._meet(self._known_link(), self.tools.call_timeout_s)
             reply = await self.call(messages.List())
         except PodError as error:
-            log.error("pod.lost", extra={"pod": self.id, "name": self.title, "error": str(error)})
+            log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
             return await self.bury()
         await self._reconcile({container.id: container for container in reply.containers})
         self.save()
         log.info(
-            "pod.adopted", extra={"pod": self.id, "name": self.title, "containers": len(self.containers)}
+            "pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)}
         )
         return None
 
@@ -263,7 +263,7 @@ class LivePod:
         for container in self.containers.values():
             container.vm_gone(why)
         if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
-            log.info("pod.dead", extra={"pod": self.id, "name": self.title, "was": self.status.state})
+            log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
             self._move("vm_exit")
         self.gone.set()
 

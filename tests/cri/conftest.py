@@ -5,6 +5,7 @@ A test talks gRPC through `Client`, as kubelet does, and looks at the machine to
 """
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -31,6 +32,9 @@ from stage1.vm.choose import Choice
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.registry import Registry
+
+
+logging.getLogger("clearpod").setLevel(logging.DEBUG)  # so that every log line is really made
 
 
 class Registered(NamedTuple):
