@@ -38,7 +38,9 @@ def unix_factory(path: str) -> Factory:
             except OSError as error:
                 sock.close()
                 if error.errno not in _NOT_YET:
-                    raise KernelError("connect", error.errno or 0, f"the agent's socket {path}") from None
+                    raise KernelError(
+                        "connect", error.errno or errno.ENAMETOOLONG, f"the agent's socket {path}"
+                    ) from None
             if time.monotonic() >= until:
                 return None
             time.sleep(RETRY_S)

@@ -73,6 +73,7 @@ class Splitter:
         self._at = 0  # where the next frame begins
         self._mark = -1  # the next marker
         self._hello = False  # the frame at _at follows a marker
+        self._hello_at = 0  # payload of the frame that was taken last
 
     def expect(self, *markers: bytes) -> None:
         """Look for these markers from here on, also in what was already fed."""
@@ -82,6 +83,14 @@ class Splitter:
     def lose(self, why: str) -> None:
         """Fall back to unsynchronised."""
         self.synced, self.lost = False, why
+
+    def reject_hello(self) -> None:
+        """The HELLO that `take` just returned is none, or not for us: look on behind its marker.
+
+        It may be half of one, with the marker of the next in what was taken for its payload.
+        """
+        self.synced, self._at = False, self._hello_at
+        self._find(self._at)
 
     def feed(self, data: bytes) -> None:
         """Append received bytes; call `take` until it returns None."""
@@ -101,19 +110,19 @@ class Splitter:
             end = self._mark if self._mark >= 0 else len(self._buffer)
             if self._at + HEADER_BYTES <= end:
                 length, kind, flags, zero, stream, seq = _HEADER.unpack_from(self._buffer, self._at)
-                if why := self._wrong(length, kind, flags | zero):
+                if why := self._wrong(length, kind, bits=flags | zero):
                     self.lose(why)
                     continue
                 body = self._at + HEADER_BYTES
                 if body + length <= end:
-                    self._at, self._hello = body + length, False
+                    self._hello_at, self._at, self._hello = body, body + length, False
                     return Frame(kind, flags, stream, seq, bytes(memoryview(self._buffer)[body : self._at]))
             if self._mark < 0:
                 return None
             self.synced = False  # a marker inside a frame: the frame was cut off
         return None
 
-    def _wrong(self, length: int, kind: int, bits: int) -> str:
+    def _wrong(self, length: int, kind: int, *, bits: int) -> str:
         if length > MAX_PAYLOAD:
             return f"a frame of {length} bytes"
         if not HELLO <= kind <= CREDIT or bits > END or (bits and kind != DATA):

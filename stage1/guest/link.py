@@ -292,11 +292,10 @@ class HostLink:
     def _on_hello(self, payload: bytes, items: list[Incoming]) -> None:
         try:
             hello = messages.decode_hello(payload)
-        except WireError as error:
-            return self._split.lose(f"a HELLO that is no Hello: {error}")
+        except WireError:
+            return self._split.reject_hello()
         if hello.epoch != self._epoch:  # an answer to somebody before us that was still in the pipe
-            self._split.synced = False
-            return None
+            return self._split.reject_hello()
         self._check_hello(hello)
         self._guest_has(hello.received)
         if self.hello is None:

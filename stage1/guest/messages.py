@@ -238,7 +238,7 @@ def encode_event(what: Exited) -> bytes:
 
 def _encode_oneof(number: int, member: Op | Exited) -> bytes:
     out = bytearray()
-    wire.put_bytes(out, number, wire.encode(member, TABLES))
+    wire.put_bytes(out, number, data=wire.encode(member, TABLES))
     return bytes(out)
 
 

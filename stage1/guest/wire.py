@@ -45,27 +45,26 @@ def encode(message: tuple[object, ...], tables: Tables) -> bytes:
     for number, (field, value) in enumerate(zip(tables[type(message)], message, strict=True), 1):
         if field.many:
             for item in value:  # type: ignore[attr-defined]
-                _put(out, number, (field, item), tables)
+                _put(out, number, field=field, value=item, tables=tables)
         elif value is not None if field.message else value:
-            _put(out, number, (field, value), tables)
+            _put(out, number, field=field, value=value, tables=tables)
     return bytes(out)
 
 
-def put_bytes(out: bytearray, number: int, data: bytes) -> None:
+def put_bytes(out: bytearray, number: int, *, data: bytes) -> None:
     """Append a length-delimited field."""
     _put_varint(out, number << 3 | LENGTH)
     _put_varint(out, len(data))
     out += data
 
 
-def _put(out: bytearray, number: int, what: tuple[Field, Any], tables: Tables) -> None:
-    field, value = what
+def _put(out: bytearray, number: int, *, field: Field, value: Any, tables: Tables) -> None:
     if field.kind == MESSAGE:
-        put_bytes(out, number, encode(value, tables))
+        put_bytes(out, number, data=encode(value, tables))
     elif field.kind == STR:
-        put_bytes(out, number, _utf8(value))
+        put_bytes(out, number, data=_utf8(value))
     elif field.kind == BYTES:
-        put_bytes(out, number, value)
+        put_bytes(out, number, data=value)
     else:
         low, high = _RANGES[field.kind]
         if not low <= value <= high:
@@ -96,7 +95,7 @@ def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
         if number > len(table):
             continue
         field = table[number - 1]
-        value = _value(field, wire, raw, tables)
+        value = _value(field, wire, raw=raw, tables=tables)
         if field.many:
             values[number - 1].append(value)
         else:
@@ -104,7 +103,7 @@ def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
     return cls(*(tuple(v) if f.many else v for f, v in zip(table, values, strict=True)))
 
 
-def _value(field: Field, wire: int, raw: int | bytes, tables: Tables) -> object:
+def _value(field: Field, wire: int, *, raw: int | bytes, tables: Tables) -> object:
     if isinstance(raw, int):
         if field.kind not in _RANGES or wire != VARINT:
             raise WireError("a field has the wrong wire type")

@@ -6,7 +6,6 @@ in a thread of this process. `Faults` makes them misbehave. Held to the real age
 tests/contract/test_guest_link.py. It isolates nothing: only give it commands that may run on the host.
 """
 
-import contextlib
 import os
 import select
 import shutil
@@ -162,11 +161,10 @@ class FakeGuest:
         self._listener.close()
         shutil.rmtree(self._temp, ignore_errors=True)
         if self._vmm_pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):  # it was killed first
-                signal.pidfd_send_signal(self._vmm_pidfd, signal.SIGKILL)
             try:
+                signal.pidfd_send_signal(self._vmm_pidfd, signal.SIGKILL)
                 os.waitid(os.P_PIDFD, self._vmm_pidfd, os.WEXITED)
-            except ChildProcessError:
+            except (ProcessLookupError, ChildProcessError):
                 pass  # whoever waited for the VM was faster
             os.close(self._vmm_pidfd)
 

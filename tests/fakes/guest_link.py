@@ -13,6 +13,7 @@ from stage1.guest import frame as f
 from stage1.guest import messages
 from stage1.guest.frame import Frame, Splitter
 from stage1.guest.messages import Exited, Hello, Op, Reply
+from stage1.guest.wire import WireError
 
 
 class Asked(NamedTuple):
@@ -67,6 +68,8 @@ class GuestLink:
         self._split.feed(data)
         while (frame := self._split.take()) is not None:
             self._on_frame(frame, items)
+        if self._split.lost:
+            self.open = False
         return items
 
     def outgoing(self) -> bytes:
@@ -117,14 +120,16 @@ class GuestLink:
 
     def _on_frame(self, frame: Frame, items: list[Asked | Input | EpochBegan]) -> None:
         if frame.kind == f.HELLO:
-            self._on_hello(messages.decode_hello(frame.payload), items)
+            try:
+                self._on_hello(messages.decode_hello(frame.payload), items)
+            except WireError:
+                self._split.reject_hello()
         elif frame.kind == f.ACK:
             assert frame.seq <= self._seq, "the host acknowledged what we never sent"
             while self._ring and self._ring[0][0] <= frame.seq:
                 self._ring_bytes -= len(self._ring.popleft()[2])
         elif frame.seq > self._received + 1:
             self._split.lose("a frame is missing")
-            self.open = False
         elif frame.seq == self._received + 1:
             self._received += 1
             self._on_new(frame, items)

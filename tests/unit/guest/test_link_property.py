@@ -34,9 +34,7 @@ class World:
     """Two links and the pipes between them; `step` does one thing that a draw chose."""
 
     def __init__(self, size: int, told: bool) -> None:
-        self.told = (
-            told  # whether the guest's transport tells of a disconnection (vsock) or not (serial port)
-        )
+        self.told = told  # whether the guest's transport tells of a disconnection (vsock) or not (serial port)
         self.guest = GuestLink(Hello(boot_id=1))
         self.guest.open_stream(OUT)
         self.guest.open_stream(IN)
@@ -144,11 +142,7 @@ class World:
             self.host_writes(65536)
             self.guest_reads(10**9)
             self.host_reads(10**9, True)
-            if (
-                not (self.to_host.bytes or self.to_guest.bytes)
-                and self.ended
-                and self.sent_in == len(self.input)
-            ):
+            if not (self.to_host.bytes or self.to_guest.bytes) and self.ended and self.sent_in == len(self.input):
                 break
 
 
