@@ -230,17 +230,23 @@ class ImageStore:
 
     @contextlib.contextmanager
     def workshop(self) -> Iterator[str]:
-        """A directory of one's own on the file system of the store, removed in the end, by a sweep if
-        need be.
-        """
-        path = f"{self._tmp}/{secrets.token_hex(8)}"
-        with Lock(f"{path}.lock"):
+        """A directory of one's own on the file system of the store, removed in the end, by a sweep if need be."""
+        with contextlib.ExitStack() as scope:
+            path = self._claim(scope)
             try:
                 fs.make_dirs(path, 0o700)
                 yield path
             finally:
                 fs.remove_tree(path)
                 _unlink(f"{path}.lock")
+
+    def _claim(self, scope: contextlib.ExitStack) -> str:
+        while True:
+            path = f"{self._tmp}/{secrets.token_hex(8)}"
+            scope.enter_context(Lock(f"{path}.lock"))
+            # A sweep may have taken the file between its making and its locking.
+            if os.path.exists(f"{path}.lock"):
+                return path
 
     def sweep(self) -> None:
         """Remove what dead processes left: half done work, files without rows, rows without files."""
