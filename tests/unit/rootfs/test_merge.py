@@ -117,6 +117,7 @@ def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         ([[file("bin/ping", xattrs=CAPABLE)], [Entry("bin", "s", link="/usr/bin")]], []),
         ([[file("a b\\c", xattrs=CAPABLE)]], ["/a b\\c"]),
         ([[file("a\nb", xattrs=CAPABLE)]], []),
+        ([[file("a", xattrs=(("security.capability", b"rubbish"),))]], []),
         ([[file(f"x{n}", xattrs=CAPABLE) for n in range(5)]], [f"/x{n}" for n in range(5)]),
     ],
 )
