@@ -103,6 +103,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         self._hello = loop.create_future()
         self._task = loop.create_task(self._run(), name=f"link of {self._who.name}")
+        self._task.add_done_callback(self._ended)
         return await asyncio.shield(self._hello)
 
     async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
@@ -174,6 +175,14 @@ class Agent:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Who waits for the hello must hear of a fault."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("link.ended", extra={"pod": self._who.name}, exc_info=error)
+            if self._hello is not None and not self._hello.done():
+                self._hello.set_exception(error)
 
     async def _run(self) -> None:
         while not self._lost:

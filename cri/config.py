@@ -20,6 +20,9 @@ DEFAULT_PATH = "/etc/clearpod/config.toml"
 MEMORY_MIN_MIB = 48
 """What the guest needs to boot and to run one small container, with some air."""
 
+RUN_DIR_BYTES = 26
+"""A unix socket's path has at most 107 bytes, and a pod's is run_dir/pods/<64 digits>/agent.sock."""
+
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^,\n]*$")]
 
 
@@ -95,6 +98,13 @@ class Config(_Table):
     registries: tuple[Registry, ...] = Field(default=(), strict=False)
     log: Log = Log()
     limits: Limits = Limits()
+
+    @field_validator("run_dir")
+    @classmethod
+    def _leaves_room(cls, path: str) -> str:
+        if len(os.fsencode(path)) > RUN_DIR_BYTES:
+            raise ValueError(f"may have at most {RUN_DIR_BYTES} bytes, since the pods' sockets are below it")
+        return path
 
     @property
     def socket_path(self) -> str:
