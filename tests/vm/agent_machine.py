@@ -138,9 +138,11 @@ class Machine:
         with self.console.open("wb") as log:
             self.vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def connect(self, epoch: int) -> GuestClient:
-        """A new client; what an earlier one had is only kept by the guest."""
+    def connect(self, epoch: int, *streams: int) -> GuestClient:
+        """A new client that knows these streams; what an earlier one had is only kept by the guest."""
         client = GuestClient(unix_factory(str(self.work / "agent.sock")), KEY, epoch)
+        for stream in streams:
+            client.link.open_stream(stream)
         client.hello(60, lambda: self.vm.poll() is None)
         return client
 
@@ -166,7 +168,11 @@ class Machine:
         bundle = self.volumes / "containers" / name
         bundle.mkdir(parents=True)
         memory, tmpfs = how.get("memory", 0), how.get("tmpfs", False)
-        (bundle / "config.json").write_text(json.dumps(config_of(name, argv, tty=tty, memory=memory)))
+        config = config_of(name, argv, tty=tty, memory=memory)
+        config["process"]["user"]["uid"] = uid = how.get("uid", 0)
+        if uid:
+            config["process"]["capabilities"] = {"bounding": CAPABILITIES}
+        (bundle / "config.json").write_text(json.dumps(config))
         stdio = self._stdio(tty=tty, stdin=stdin)
         self.client.call(Create(id=name, lower=how.get("lower", "image"), tmpfs=tmpfs, stdio=stdio))
         return stdio
