@@ -47,11 +47,22 @@ def _dispatch(words: list[str]) -> int:
             module = importlib.import_module(f"cri.cli.{name}")
             module.add_arguments(sub)
             sub.set_defaults(main=module.main)
+    words, rest = _split(words)
     args = parser.parse_args(words)
     if args.command is None:
         parser.print_help()
         return 2
+    if rest and "rest" not in args:
+        parser.error(f"clearpod {args.command} takes nothing after --")
+    if rest:
+        args.rest = rest
     return int(args.main(args))
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What is before and after the first --. argparse would give a command after it to the optional IMAGE."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
 
 
 if __name__ == "__main__":

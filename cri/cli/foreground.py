@@ -76,9 +76,9 @@ class Foreground:
         sweep(self._host)
         async with AsyncExitStack() as undo:
             undo.enter_context(_hold(self._host, self._pod.id))
-            undo.push_async_callback(self._pod.remove)
             self._timeline.mark("ready to boot")
             await self._pod.boot()
+            undo.push_async_callback(self._pod.remove)
             self._say_booted()
             container = await self._create(image, plan)
             self._timeline.mark("container created: its image is mounted in the guest")

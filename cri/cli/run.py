@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `clearpod run`."""
     what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
     parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
-    parser.add_argument("command", nargs="*", metavar="CMD", help="replaces the image's command; put -- before it")
+    parser.set_defaults(rest=[])
+    parser.usage = "clearpod run [OPTIONS] [IMAGE] [-- CMD...]"
+    parser.epilog = "What follows -- replaces the image's command (its Cmd; the Entrypoint stays)."
     parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
     parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
     parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: as configured")
@@ -109,7 +111,7 @@ def _container(image: Image, what: Process, accounts: Accounts) -> Container:
 def _process(args: argparse.Namespace, image: Image) -> Process:
     """The image's config with the command line's changes."""
     said = image.config.get("config") or {}
-    argv = tuple(said.get("Entrypoint") or ()) + tuple(args.command or said.get("Cmd") or ())
+    argv = tuple(said.get("Entrypoint") or ()) + tuple(args.rest or said.get("Cmd") or ())
     if not argv:
         raise BadRequest("the image names no command; give one after --")
     for entry in args.env:

@@ -4,12 +4,15 @@ quick.
 """
 
 import time
+from typing import TYPE_CHECKING
 
-from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 
+if TYPE_CHECKING:
+    from cri.node import Node
 
-async def image_fs_info(node: Node, request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
+
+async def image_fs_info(node: "Node", request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
     """The same entry for images and for containers' writable layers: both are in the state directory."""
     used, inodes = node.images.usage()
     usage = pb.FilesystemUsage(

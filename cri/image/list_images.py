@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """ListImages: all images, or the one that the filter names; the newest first."""
 
+from typing import TYPE_CHECKING
+
 from cri.image.describe import describe
-from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 
+if TYPE_CHECKING:
+    from cri.node import Node
 
-async def list_images(node: Node, request: pb.ListImagesRequest) -> pb.ListImagesResponse:
+
+async def list_images(node: "Node", request: pb.ListImagesRequest) -> pb.ListImagesResponse:
     """The filter takes every form of a reference."""
     if wanted := request.filter.image.image:
         image = node.images.find(wanted)

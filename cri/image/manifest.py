@@ -58,9 +58,7 @@ def digest_of(data: bytes) -> str:
 def verified(data: bytes, digest: str) -> bytes:
     """`data`, if that is what `digest` names. Raises Corrupt."""
     if digest_of(data) != digest:
-        raise Corrupt(
-            f"digest mismatch: {digest} has the content of {digest_of(data)}; pull again, or push again"
-        )
+        raise Corrupt(f"digest mismatch: {digest} has the content of {digest_of(data)}; pull again, or push again")
     return data
 
 
@@ -96,9 +94,7 @@ def choose(data: bytes, architecture: str, *, name: str) -> str | None:
             if platform[:2] == ("linux", architecture) and platform[2] in (variant, ""):
                 return _digest(entry, f"the index of {name}")
     there = ", ".join(sorted({"/".join(_platform(e)[:2]) for e in found} - {"unknown/unknown"})) or "nothing"
-    raise BadRequest(
-        f"the image {name} is for {there} and this host is linux/{architecture}; build it for this host"
-    )
+    raise BadRequest(f"the image {name} is for {there} and this host is linux/{architecture}; build it for this host")
 
 
 def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
@@ -110,9 +106,7 @@ def read_manifest(data: bytes, *, name: str) -> Manifest:
     """The manifest in `data`. Raises Unsupported for what is no container image, Corrupt."""
     document = _document(data, f"the manifest of {name}")
     if document.get("schemaVersion") != 2 or "config" not in document:
-        raise Unsupported(
-            f"{name} has a manifest that is neither OCI nor Docker schema 2; push it with a newer tool"
-        )
+        raise Unsupported(f"{name} has a manifest that is neither OCI nor Docker schema 2; push it with a newer tool")
     config, layers = document["config"], document.get("layers")
     kind = config.get("mediaType") if isinstance(config, dict) else None
     if kind not in _CONFIGS:
@@ -123,9 +117,7 @@ def read_manifest(data: bytes, *, name: str) -> Manifest:
         if not isinstance(layer, dict) or not _LAYER.fullmatch(str(layer.get("mediaType"))):
             kind = layer.get("mediaType") if isinstance(layer, dict) else None
             raise Unsupported(f"the image {name} has a layer of the type {kind}, which clearpod can't unpack")
-    return Manifest(
-        _digest(config, f"the config of {name}"), tuple(_digest(x, f"a layer of {name}") for x in layers)
-    )
+    return Manifest(_digest(config, f"the config of {name}"), tuple(_digest(x, f"a layer of {name}") for x in layers))
 
 
 def read_config(data: bytes, manifest: Manifest, *, name: str, architecture: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ async def pull(store: ImageStore, reference: str, *, config: Config, auth: Auth 
     flights = _flights.setdefault(store, {})
     flight = flights.get(key)
     if flight is None:
-        flight = flights[key] = _Flight(asyncio.create_task(_pull(store, key, config)))
+        flight = flights[key] = _Flight(asyncio.create_task(_pull(store, key, config=config)))
         flight.task.add_done_callback(lambda task: _landed(flights, key, task=task))
     flight.waiters += 1
     try:
@@ -78,14 +78,12 @@ def pull_blocking(store: ImageStore, reference: str, *, config: Config) -> Image
     return asyncio.run(pull(store, reference, config=config))
 
 
-async def _pull(store: ImageStore, key: _Key, config: Config) -> Image:
+async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
     reference, auth = key
     for attempt in range(_ATTEMPTS):
         try:
             with _disk_errors(store), store.workshop() as work_dir:
-                return await _bring(
-                    store, source_of(reference, work_dir, config=config, auth=auth), work_dir=work_dir
-                )
+                return await _bring(store, source_of(reference, work_dir, config=config, auth=auth), work_dir=work_dir)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -98,9 +96,7 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
         yield
     except NoSpace as error:
         free = os.statvfs(store.state_dir)
-        raise NoSpace(
-            f"{error} ({free.f_bavail * free.f_frsize} bytes are free in {store.state_dir})"
-        ) from None
+        raise NoSpace(f"{error} ({free.f_bavail * free.f_frsize} bytes are free in {store.state_dir})") from None
 
 
 async def _bring(store: ImageStore, source: Source, *, work_dir: str) -> Image:

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """PullImage: brings an image from its registry. Names the image by its id, as all other calls do."""
 
+from typing import TYPE_CHECKING
+
 from cri.image.pull import pull
 from cri.image.registries import Auth
-from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 
+if TYPE_CHECKING:
+    from cri.node import Node
 
-async def pull_image(node: Node, request: pb.PullImageRequest) -> pb.PullImageResponse:
+
+async def pull_image(node: "Node", request: pb.PullImageRequest) -> pb.PullImageResponse:
     """An image that is here already is looked up again: its tag may have moved. Raises what `pull` raises."""
     reference = request.image.image
     if not reference:

@@ -33,9 +33,7 @@ def registries_conf(registries: Sequence[Registry], reference: Reference) -> str
     """
     lines = ["unqualified-search-registries = []"]
     known = list(registries)
-    if _is_loopback(reference.registry) and not any(
-        _host(r.location or r.prefix) == reference.registry for r in known
-    ):
+    if _is_loopback(reference.registry) and not any(_host(r.location or r.prefix) == reference.registry for r in known):
         known.append(Registry(prefix=reference.registry, insecure=True))
     for registry in known:
         lines += ["[[registry]]", f"prefix = {_text(registry.prefix)}"]
@@ -74,7 +72,7 @@ def location_of(reference: Reference, registries: Sequence[Registry]) -> str:
     return _host(best.location or best.prefix) if best else reference.registry
 
 
-def authfile(auth: Auth | None, reference: Reference, registries: Sequence[Registry]) -> str:
+def authfile(auth: Auth | None, reference: Reference, *, registries: Sequence[Registry]) -> str:
     """JSON for `--authfile`. Credentials for another registry (`server_address`) are left out.
 
     Raises BadRequest, Unsupported (bearer tokens).

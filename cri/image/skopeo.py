@@ -82,9 +82,7 @@ _NOT_THERE = re.compile(
     "|opening file .*: no such file|index.json: no such file|Tag .* not found"
 )
 _LOGIN = re.compile("unauthorized|denied|authentication required|invalid username/password|403 ")
-_BROKEN = re.compile(
-    "[Dd]igest did not match|does not match|blob unknown|invalid tar header|invalid character"
-)
+_BROKEN = re.compile("[Dd]igest did not match|does not match|blob unknown|invalid tar header|invalid character")
 _UNREACHABLE = re.compile(
     "pinging container registry|connection re|no such host|timeout|deadline exceeded|EOF|toomanyrequests"
     "|unexpected HTTP status|x509|tls:|server gave HTTP response|network is unreachable|no route to host"

@@ -78,7 +78,7 @@ class RegistrySource:
         self._reference, self._work_dir = reference, work_dir
         known = config.registries
         _write(f"{work_dir}/registries.conf", registries.registries_conf(known, reference))
-        _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, known))
+        _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name)
 
     async def resolve(self) -> Resolved:
@@ -88,9 +88,7 @@ class RegistrySource:
         digest = self._reference.digest or manifest.digest_of(raw)
         manifest.verified(raw, digest)
         if chosen := manifest.choose(raw, architecture, name=self.name):
-            raw = manifest.verified(
-                await self._skopeo.inspect(f"docker://{self._reference.name}@{chosen}"), chosen
-            )
+            raw = manifest.verified(await self._skopeo.inspect(f"docker://{self._reference.name}@{chosen}"), chosen)
         found = manifest.read_manifest(raw, name=self.name)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), found.config)

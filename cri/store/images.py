@@ -61,13 +61,15 @@ class ImageStore:
     def __init__(self, state_dir: str) -> None:
         """Raises WrongState (a newer clearpod's), NoSpace, KernelError."""
         self.state_dir = state_dir
-        self.layers_dir, self._images_dir, self._tmp = (
-            f"{state_dir}/{n}" for n in ("layers", "images", "tmp")
-        )
+        self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
         for path in (self.layers_dir, self._images_dir, self._tmp):
             fs.make_dirs(path, 0o700)
         self._db = Database(f"{state_dir}/images.db")
-        self.sweep()
+        try:
+            self.sweep()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the database."""
@@ -137,12 +139,7 @@ class ImageStore:
         with self._db.read() as db:
             row = db.execute("SELECT size_bytes, config FROM images WHERE id = ?", (image_id,)).fetchone()
             tags, digests = (
-                tuple(
-                    r[0]
-                    for r in db.execute(
-                        f"SELECT name FROM {table} WHERE image = ? ORDER BY name", (image_id,)
-                    )
-                )
+                tuple(r[0] for r in db.execute(f"SELECT name FROM {table} WHERE image = ? ORDER BY name", (image_id,)))
                 for table in ("tags", "digests")
             )
         if row is None:
@@ -233,17 +230,23 @@ class ImageStore:
 
     @contextlib.contextmanager
     def workshop(self) -> Iterator[str]:
-        """A directory of one's own on the file system of the store, removed in the end, by a sweep if
-        need be.
-        """
-        path = f"{self._tmp}/{secrets.token_hex(8)}"
-        with Lock(f"{path}.lock"):
+        """A directory of one's own on the file system of the store, removed in the end, by a sweep if need be."""
+        with contextlib.ExitStack() as scope:
+            path = self._claim(scope)
             try:
                 fs.make_dirs(path, 0o700)
                 yield path
             finally:
                 fs.remove_tree(path)
                 _unlink(f"{path}.lock")
+
+    def _claim(self, scope: contextlib.ExitStack) -> str:
+        while True:
+            path = f"{self._tmp}/{secrets.token_hex(8)}"
+            scope.enter_context(Lock(f"{path}.lock"))
+            # A sweep may have taken the file between its making and its locking.
+            if os.path.exists(f"{path}.lock"):
+                return path
 
     def sweep(self) -> None:
         """Remove what dead processes left: half done work, files without rows, rows without files."""
@@ -262,9 +265,7 @@ class ImageStore:
                 # A pull in progress has layers already that no image has yet.
                 known = {layout.hex_of(row[0]) for row in db.execute("SELECT diff_id FROM layers")}
                 _remove_others(self.layers_dir, known)
-            _remove_others(
-                self._images_dir, {layout.hex_of(row[0]) for row in db.execute("SELECT id FROM images")}
-            )
+            _remove_others(self._images_dir, {layout.hex_of(row[0]) for row in db.execute("SELECT id FROM images")})
 
     def _drop_broken(self) -> None:
         with self._db.read() as db:

@@ -43,15 +43,11 @@ def parse(text: str) -> Reference:
     """The full reference that `text` stands for. Raises BadRequest that says what is wrong."""
     rest, at, digest = text.partition("@")
     if at and not _DIGEST.fullmatch(digest):
-        raise BadRequest(
-            f"{_shown(text)}: {_shown(digest)} is not a digest; it should be sha256: and 64 hex digits"
-        )
+        raise BadRequest(f"{_shown(text)}: {_shown(digest)} is not a digest; it should be sha256: and 64 hex digits")
     registry, path = _split_registry(rest)
     path, colon, tag = path.partition(":")
     if colon and not _TAG.fullmatch(tag):
-        raise BadRequest(
-            f"{_shown(text)}: {_shown(tag)} is not a tag; letters, digits, _ . and - are, at most 128"
-        )
+        raise BadRequest(f"{_shown(text)}: {_shown(tag)} is not a tag; letters, digits, _ . and - are, at most 128")
     if not _REGISTRY.fullmatch(registry):
         raise BadRequest(f"{_shown(text)}: {_shown(registry)} is not a registry's host name")
     if registry == _DEFAULT_REGISTRY and path and "/" not in path:

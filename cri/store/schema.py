@@ -40,10 +40,10 @@ class Database:
         self._lock = threading.RLock()
         with self._explained():
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
         try:
+            with self._explained():
+                for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+                    self._db.execute(f"PRAGMA {setting}")
             self._create()
         except BaseException:
             self._db.close()
@@ -53,9 +53,7 @@ class Database:
         with self.change() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > VERSION:
-                raise WrongState(
-                    f"{self._path} is of a newer clearpod (version {version}); upgrade, or remove it"
-                )
+                raise WrongState(f"{self._path} is of a newer clearpod (version {version}); upgrade, or remove it")
             if version == 0:
                 for statement in _TABLES.split(";\n"):
                     db.execute(statement)
@@ -87,9 +85,7 @@ class Database:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
                 raise NoSpace(f"{self._path}: the disk is full; free some space") from None
-            raise PodError(
-                f"{self._path}: {error}; if it is damaged, remove it and pull the images again"
-            ) from error
+            raise PodError(f"{self._path}: {error}; if it is damaged, remove it and pull the images again") from error
 
     def close(self) -> None:
         """Let go of the file."""

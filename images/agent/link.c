@@ -21,7 +21,7 @@ void link_init(struct link *link, const struct link_user *user)
 
 struct iovec link_room(struct link *link)
 {
-    size_t keep = link->base < MARKER_BYTES - 1 ? link->base : MARKER_BYTES - 1;
+    size_t keep = link->base < LINK_MARK - 1 ? link->base : LINK_MARK - 1;
     size_t from = link->base - keep;
     if (from) {
         memmove(link->in, link->in + from, link->end - from);
@@ -39,17 +39,33 @@ void link_fault(struct link *link)
     link->fault_due = true;
 }
 
-/* Look for the last marker at or after `from`: a HELLO follows it, and nothing before it counts any more. */
-static void hunt(struct link *link, size_t from)
+/* Do these bytes (as many as there are) begin the header of a HELLO? All but its first two and its kind are 0, and a
+ * protobuf message has no such zeros, so the key inside of a HELLO is never taken for a marker. */
+static bool is_hello(const uint8_t *raw, size_t size)
+{
+    for (size_t i = 2; i < size && i < FRAME_HEADER; i++)
+        if (raw[i] != (i == 4 ? K_HELLO : 0))
+            return false;
+    return true;
+}
+
+/* Look for the last marker at or after `from`: a HELLO follows it, and nothing before it counts any more. Returns
+ * how far frames may be parsed: not into a marker whose header has not arrived yet. */
+static size_t hunt(struct link *link, size_t from)
 {
     const uint8_t *found;
     while ((found = memmem(link->in + from, link->end - from, marker(link), MARKER_BYTES))) {
-        from = (size_t)(found - link->in) + MARKER_BYTES;
-        link->base = from;
-        link->state = LINK_HELLO;
+        size_t at = (size_t)(found - link->in);
+        bool counts = is_hello(found + MARKER_BYTES, link->end - at - MARKER_BYTES);
+        if (counts && link->end - at < LINK_MARK)
+            return at;
+        if (counts) {
+            link->base = at + MARKER_BYTES;
+            link->state = LINK_HELLO;
+        }
+        from = at + 1;
     }
-    if (link->state == LINK_HUNT)
-        link->base = link->end;
+    return link->end;
 }
 
 static bool on_hello(struct link *link, const uint8_t *payload, size_t size)
@@ -112,30 +128,40 @@ static bool on_frame(struct link *link, const struct frame *frame, const uint8_t
     return on_sequenced(link, frame, payload);
 }
 
+/* Parse one frame. False: there is no whole one below `limit`. */
+static bool step(struct link *link, size_t *limit)
+{
+    struct frame frame;
+    const uint8_t *payload = link->in + link->base + FRAME_HEADER;
+    if (link->state == LINK_HUNT || link->base + FRAME_HEADER > *limit)
+        return false;
+    if (!frame_unpack(link->in + link->base, &frame)) {
+        link_fault(link);
+        return false;
+    }
+    if (link->base + FRAME_HEADER + frame.length > *limit)
+        return false;
+    bool had_key = link->has_key;
+    link->base += FRAME_HEADER + frame.length;
+    if (!on_frame(link, &frame, payload)) {
+        link_fault(link);
+        return false;
+    }
+    if (!had_key && link->has_key) /* a host that can't know whether we are new says hello twice */
+        *limit = hunt(link, link->base);
+    return true;
+}
+
 void link_received(struct link *link, size_t size)
 {
-    size_t known = link->end < MARKER_BYTES - 1 ? link->end : MARKER_BYTES - 1;
+    size_t known = link->end < LINK_MARK - 1 ? link->end : LINK_MARK - 1;
     size_t from = link->end - known;
     link->end += size;
-    hunt(link, from);
-    while (link->state != LINK_HUNT && link->end - link->base >= FRAME_HEADER) {
-        struct frame frame;
-        const uint8_t *payload = link->in + link->base + FRAME_HEADER;
-        if (!frame_unpack(link->in + link->base, &frame)) {
-            link_fault(link);
-            return;
-        }
-        if (link->end - link->base - FRAME_HEADER < frame.length)
-            return;
-        bool had_key = link->has_key;
-        link->base += FRAME_HEADER + frame.length;
-        if (!on_frame(link, &frame, payload)) {
-            link_fault(link);
-            return;
-        }
-        if (!had_key && link->has_key)
-            hunt(link, link->base); /* a host that can't know whether we are new says hello twice */
-    }
+    size_t limit = hunt(link, from);
+    while (step(link, &limit))
+        continue;
+    if (link->state == LINK_HUNT)
+        link->base = link->end;
 }
 
 /* An impossible header: it makes the host start again at its marker. */

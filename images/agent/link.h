@@ -25,6 +25,8 @@ struct link_facts {
     char kernel[65];
 };
 
+/* A marker only counts with a HELLO's header behind it: the key is also inside of the host's HELLO. */
+enum { LINK_MARK = MARKER_BYTES + FRAME_HEADER };
 enum { LINK_IN_BYTES = 2 * (FRAME_MAX + FRAME_HEADER), LINK_OUT_BYTES = 512 };
 
 struct link {
@@ -37,7 +39,7 @@ struct link {
     uint8_t key[MARKER_BYTES];
     const uint8_t *reply_marker;     /* which marker our next HELLO follows */
     uint64_t epoch, received, acknowledged;
-    size_t base, end;                /* in[base..end) is not parsed; up to 15 bytes before base are kept for the hunt */
+    size_t base, end;                /* in[base..end) is not parsed; up to LINK_MARK - 1 before base are kept for the hunt */
     size_t out_at, out_end;
     struct ring ring;
     uint8_t in[LINK_IN_BYTES];

@@ -50,7 +50,7 @@ def unpack(blob: Blob, tar_path: str, *, stop: "Callable[[], bool]" = never) -> 
     Raises Corrupt, NoSpace, KernelError, Stopped; `tar_path` may then be there in part: the caller removes
     it.
     """
-    _check("layer", blob.digest, _digest_of(_read_chunks(blob.path, stop)))
+    _check("layer", wanted=blob.digest, found=_digest_of(_read_chunks(blob.path, stop)))
     chunks = _unpacked_chunks(blob, stop)
     try:
         with Guard("write", tar_path), open(tar_path, "wb", buffering=0) as out:
@@ -58,14 +58,12 @@ def unpack(blob: Blob, tar_path: str, *, stop: "Callable[[], bool]" = never) -> 
     finally:
         # A generator would else live, and keep its file open, as long as the error that interrupted it.
         chunks.close()
-    _check("unpacked layer", blob.diff_id, unpacked)
+    _check("unpacked layer", wanted=blob.diff_id, found=unpacked)
 
 
-def _check(what: str, wanted: str, found: str) -> None:
+def _check(what: str, *, wanted: str, found: str) -> None:
     if wanted != found:
-        raise Corrupt(
-            f"digest mismatch: the {what} {wanted} has the content of {found}; pull again, or push again"
-        )
+        raise Corrupt(f"digest mismatch: the {what} {wanted} has the content of {found}; pull again, or push again")
 
 
 def _digest_of(chunks: "Iterator[bytes]") -> str:
@@ -126,9 +124,7 @@ def _unzstded(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
-            raise NotFound(
-                "a layer is compressed by zstd and there is no `zstd` program; install zstd"
-            ) from None
+            raise NotFound("a layer is compressed by zstd and there is no `zstd` program; install zstd") from None
         finally:
             os.close(write_end)
         with process.PidHandle(pid, os.pidfd_open(pid)) as child:

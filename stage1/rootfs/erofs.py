@@ -121,9 +121,7 @@ class Image:
         uid, gid = (field[7], field[8]) if extended else (field[8], field[9])
         mtime = field[9] if extended else self._built
         xattrs = 12 + 4 * (field[1] - 1) if field[1] else 0
-        return Inode(
-            offset, offset + form.size, xattrs, layout, field[2], uid, gid, mtime, field[4], field[5]
-        )
+        return Inode(offset, offset + form.size, xattrs, layout, field[2], uid, gid, mtime, field[4], field[5])
 
     def children(self, number: int) -> "Iterator[tuple[str, int, bool]]":
         """Name, number, and whether it is a directory, of everything in the directory `number`."""
@@ -140,9 +138,7 @@ class Image:
 
     def _blocks(self, inode: Inode) -> "Iterator[bytes]":
         if inode.layout not in (_FLAT_PLAIN, _FLAT_INLINE):
-            raise Corrupt(
-                f"{self._path} has a directory in an unknown layout ({inode.layout}); pull the image again"
-            )
+            raise Corrupt(f"{self._path} has a directory in an unknown layout ({inode.layout}); pull the image again")
         for position in range(0, inode.size, self._block):
             size = min(self._block, inode.size - position)
             inline = inode.layout == _FLAT_INLINE and position + self._block >= inode.size
@@ -194,9 +190,7 @@ class Image:
         layout = _FLAT_INLINE if len(blocks) > full else _FLAT_PLAIN
         for number, block in enumerate(blocks):
             inline = number >= full
-            start = (
-                directory.body + directory.xattr_bytes if inline else (directory.start + number) * self._block
-            )
+            start = directory.body + directory.xattr_bytes if inline else (directory.start + number) * self._block
             os.pwrite(self._fd, block if inline else block.ljust(self._block, b"\0"), start)
         field = list(_EXTENDED.unpack(self._read(directory.offset, _EXTENDED.size)))
         field[0] = field[0] & ~0xE | layout << 1

@@ -86,9 +86,7 @@ def _append(tar_path: str, scan: _Scan) -> None:
     try:
         # The reader stops silently at a header that it can't read; only zeros may follow the last entry.
         if os.pread(fd, _BLOCK, scan.end).strip(b"\0"):
-            raise Corrupt(
-                f"a layer is not a valid tar archive: garbage at byte {scan.end}; push the image again"
-            )
+            raise Corrupt(f"a layer is not a valid tar archive: garbage at byte {scan.end}; push the image again")
         os.ftruncate(fd, scan.end)
         os.lseek(fd, scan.end, os.SEEK_SET)
         view = memoryview(b"".join(_directory(path) for path in scan.implicit) + bytes(2 * _BLOCK))

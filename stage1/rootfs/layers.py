@@ -128,9 +128,7 @@ def _failure(image: str, reason: str) -> PodError:
     free_bytes = free.f_bavail * free.f_frsize
     # A full disk reads as "Bad message" there.
     if "No space left" in reason or free_bytes < _FULL_BELOW_BYTES or not free.f_favail:
-        return NoSpace(
-            f"{directory} is full ({free_bytes} bytes free) while an image was written; free some space"
-        )
+        return NoSpace(f"{directory} is full ({free_bytes} bytes free) while an image was written; free some space")
     return Corrupt(f"mkfs.erofs could not read a layer: {reason}; push the image again")
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     Stack = Sequence[tuple[Image, facts.LayerFacts]]
 
+# Revisions 1 to 3 of struct vfs_cap_data; the kernel takes nothing else, and one bad line would stop the agent.
+_CAPABILITY_BYTES = (12, 20, 24)
+
 
 def merge(image_id: str, place: layers.Place, *, diff_ids: "Sequence[str]", out_dir: str) -> None:
     """Write `merged.erofs` and `filecaps` into `out_dir`; `diff_ids` are lowest first, their blobs exist.
@@ -76,6 +79,7 @@ def _filecaps(image: Image, candidates: "Sequence[str]") -> bytes:
         inode = image.find(path)
         if inode is None or not stat.S_ISREG(inode.mode) or "\n" in path:
             continue
-        if value := image.xattr(inode, "security.capability"):
+        value = image.xattr(inode, "security.capability")
+        if value and len(value) in _CAPABILITY_BYTES:
             lines.append(f"{value.hex()} /{path}\n")
     return "".join(lines).encode("utf-8", "surrogateescape")

@@ -29,9 +29,7 @@ def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:
     KernelError; no `path` is left then.
     """
     if size_bytes < _SMALLEST_BYTES:
-        raise BadRequest(
-            f"a scratch disk of {size_bytes} bytes is too small; give it {_SMALLEST_BYTES} or more"
-        )
+        raise BadRequest(f"a scratch disk of {size_bytes} bytes is too small; give it {_SMALLEST_BYTES} or more")
     size = (size_bytes + 4095) & ~4095
     template = f"{template_dir}/ext4-{size}.img"
     if not os.path.exists(template):

@@ -65,9 +65,7 @@ def tar(entries: list[Entry]) -> bytes:
             info = tarfile.TarInfo(entry.name)
             info.type, info.mode, info.mtime = KINDS[entry.kind], entry.mode, entry.mtime
             info.uid, info.gid, info.linkname, info.size = entry.uid, entry.gid, entry.link, len(entry.data)
-            info.pax_headers = {
-                f"SCHILY.xattr.{k}": v.decode("utf-8", "surrogateescape") for k, v in entry.xattrs
-            }
+            info.pax_headers = {f"SCHILY.xattr.{k}": v.decode("utf-8", "surrogateescape") for k, v in entry.xattrs}
             archive.addfile(info, io.BytesIO(entry.data))
     return out.getvalue()
 
@@ -90,9 +88,7 @@ class Layer(NamedTuple):
 
     def blob(self) -> bytes:
         """The bytes in the registry."""
-        return {"gzip": lambda b: gzip.compress(b, mtime=0), "zstd": zstd, "": bytes}[self.compression](
-            self.tar
-        )
+        return {"gzip": lambda b: gzip.compress(b, mtime=0), "zstd": zstd, "": bytes}[self.compression](self.tar)
 
     def media_type(self) -> str:
         """The media type in the manifest."""

@@ -129,9 +129,7 @@ def test_one_image_from_two_registries_is_one_image_with_two_tags(
     registry: Registry, layout: Layout, store: ImageStore
 ) -> None:
     registry.push(layout.tag("a", layout.image([BASE])), "pause:3.9")
-    entries = [
-        Entry_(prefix=p, location=registry.host, insecure=True) for p in ("registry.k8s.io", "k8s.gcr.io")
-    ]
+    entries = [Entry_(prefix=p, location=registry.host, insecure=True) for p in ("registry.k8s.io", "k8s.gcr.io")]
     ids = {pull_blocking(store, f"{e.prefix}/pause:3.9", config=config(*entries)).id for e in entries}
     assert len(ids) == 1
     assert len(store.list()) == 1
@@ -242,9 +240,7 @@ def test_what_can_not_be_pulled_is_told_in_one_sentence_and_leaves_nothing(
     assert store.list() == ()
 
 
-def test_credentials_are_used_and_only_for_their_registry(
-    tmp_path: Path, layout: Layout, store: ImageStore
-) -> None:
+def test_credentials_are_used_and_only_for_their_registry(tmp_path: Path, layout: Layout, store: ImageStore) -> None:
     with Registry(tmp_path / "registry", htpasswd=ME_SECRET) as registry:
         name = registry.push(layout.tag("a", layout.image([BASE])), "p/a:1", "--dest-creds=me:secret")
         for auth in (
@@ -272,9 +268,7 @@ def test_an_archive_of_docker_save_and_a_layout_give_the_same_layers(
     assert leftovers(store) == []
 
 
-async def test_pulls_of_one_reference_share_the_work(
-    registry: Registry, layout: Layout, store: ImageStore
-) -> None:
+async def test_pulls_of_one_reference_share_the_work(registry: Registry, layout: Layout, store: ImageStore) -> None:
     name = registry.push(layout.tag("a", layout.image([BASE, TOP])), "t/shared:1")
     pulls = [asyncio.create_task(pull(store, name, config=config())) for _ in range(5)]
     await asyncio.sleep(0.01)

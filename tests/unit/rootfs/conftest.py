@@ -13,9 +13,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A tmpfs with 512 KiB, unmounted afterwards. Needs root."""
     path = tmp_path / "tiny"
     path.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tiny", str(path)], stderr=subprocess.PIPE
-    )
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tiny", str(path)], stderr=subprocess.PIPE)
     if made.returncode:
         pytest.skip(f"can't mount a tmpfs: {made.stderr.decode().strip()}")
     try:

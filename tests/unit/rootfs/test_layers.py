@@ -187,9 +187,7 @@ def test_a_stopped_conversion_leaves_nothing(place: Place, tmp_path: Path) -> No
     assert left_behind(place) == []
 
 
-@pytest.mark.parametrize(
-    "diff_id", ["", "sha256:", "sha256:../../x", "md5:" + "0" * 64, "sha256:" + "A" * 64]
-)
+@pytest.mark.parametrize("diff_id", ["", "sha256:", "sha256:../../x", "md5:" + "0" * 64, "sha256:" + "A" * 64])
 def test_a_diff_id_that_is_no_digest_never_becomes_a_file_name(diff_id: str, place: Place) -> None:
     with pytest.raises(BadRequest):
         convert(Blob("/nonexistent", "sha256:" + "0" * 64, diff_id), place)

@@ -86,9 +86,7 @@ def test_the_root_of_a_single_layer_is_no_longer_open_to_all(tmp_path: Path) -> 
 
 
 def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path) -> None:
-    image = merged(
-        tmp_path, [directory("d/"), file(".wh.gone", b""), file("d/.wh..wh..opq", b""), file("d/f")]
-    )
+    image = merged(tmp_path, [directory("d/"), file(".wh.gone", b""), file("d/.wh..wh..opq", b""), file("d/f")])
     with Image(str(image / "merged.erofs")) as opened:
         assert opened.find("gone") is None
         assert opened.find(".wh.gone") is None
@@ -119,6 +117,7 @@ def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         ([[file("bin/ping", xattrs=CAPABLE)], [Entry("bin", "s", link="/usr/bin")]], []),
         ([[file("a b\\c", xattrs=CAPABLE)]], ["/a b\\c"]),
         ([[file("a\nb", xattrs=CAPABLE)]], []),
+        ([[file("a", xattrs=(("security.capability", b"rubbish"),))]], []),
         ([[file(f"x{n}", xattrs=CAPABLE) for n in range(5)]], [f"/x{n}" for n in range(5)]),
     ],
 )

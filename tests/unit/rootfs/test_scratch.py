@@ -21,18 +21,12 @@ def test_a_scratch_disk_is_a_sound_sparse_ext4_of_its_size(size: int, real: int,
     assert disk.stat().st_size == real
     assert disk.stat().st_blocks * 512 <= 2 << 20
     assert disk.stat().st_mode & 0o777 == 0o600
-    subprocess.run(
-        ["e2fsck", "-fn", str(disk)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    told = subprocess.run(
-        ["dumpe2fs", str(disk)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    subprocess.run(["e2fsck", "-fn", str(disk)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = subprocess.run(["dumpe2fs", str(disk)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert "has_journal" not in told.stdout
     assert "Reserved block count:     0\n" in told.stdout
     assert [
-        line
-        for line in told.stdout.splitlines()
-        if "csum" in line and "Group" in line and "ITABLE_ZEROED" not in line
+        line for line in told.stdout.splitlines() if "csum" in line and "Group" in line and "ITABLE_ZEROED" not in line
     ] == []
 
 

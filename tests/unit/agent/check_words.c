@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Cases about texts from outside, addresses, netlink messages, the process table and small files. */
+#include "cgroup.h"
+#include "check.h"
+#include "files.h"
+#include "netlink.h"
+#include "process.h"
+#include "words.h"
+
+#include <fcntl.h>
+#include <linux/rtnetlink.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+CASE(the_kernel_line_is_understood)
+{
+    struct words words;
+    char bad[64];
+    CHECK(words_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &words, bad));
+    CHECK(words.vsock_port == 5000 && !strcmp(words.system, "/dev/pmem0") && words.mark && !words.bench);
+    CHECK(words_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
+    CHECK(words.vsock_port == 0 && !strcmp(words.scratch, "/dev/vdb") && words.bench && !words.mark);
+    CHECK(words_parse("", &words, bad));
+}
+
+CASE(kernel_words_that_make_no_sense_are_named)
+{
+    static const char *const lines[] = {"clearpod.link=vsock:0", "clearpod.link=vsock:x", "clearpod.link=tcp",
+                                        "clearpod.link=vsock:99999999999", "clearpod.system=vda",
+                                        "clearpod.system=/dev/../etc/passwd", "clearpod.scratch=/dev/"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        struct words words;
+        char bad[64];
+        CHECK(!words_parse(lines[i], &words, bad) && !strcmp(bad, lines[i]));
+    }
+}
+
+CASE(ids_and_file_names_stay_in_their_directory)
+{
+    static const struct {
+        const char *text;
+        bool id, file, path;
+    } rows[] = {
+        {"abc", true, true, true},      {"a-b_c.9", true, true, true}, {"", false, false, false},
+        {".", false, false, false},     {"..", false, false, false},   {"a/b", false, false, true},
+        {"a/../b", false, false, false}, {"/a", false, false, false},   {"a/", false, false, false},
+        {"a//b", false, false, false},  {"-a", false, true, true},     {".a", false, true, true},
+        {"a b", false, true, true},     {"a\nb", false, false, false}, {"..a/b..", false, false, true},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        CHECK(is_id(rows[i].text) == rows[i].id);
+        CHECK(is_file_name(rows[i].text) == rows[i].file);
+        CHECK(is_path_beneath(rows[i].text) == rows[i].path);
+    }
+}
+
+CASE(sysctls_become_paths_below_proc_sys)
+{
+    char path[64];
+    CHECK(sysctl_path("net.ipv4.ip_forward", path, sizeof path) && !strcmp(path, "/proc/sys/net/ipv4/ip_forward"));
+    CHECK(!sysctl_path("net/ipv4", path, sizeof path) && !sysctl_path("", path, sizeof path));
+    CHECK(!sysctl_path("..", path, sizeof path) && !sysctl_path("a..b", path, sizeof path));
+    CHECK(!sysctl_path("kernel.a_name_that_is_much_longer_than_the_room_that_there_is", path, sizeof path));
+}
+
+CASE(crun_says_which_failures_are_the_commands)
+{
+    CHECK(is_command_error("executable file `nope` not found in $PATH: No such file or directory"));
+    CHECK(is_command_error("the path `/etc/passwd` exists but it is not executable: Permission denied"));
+    CHECK(!is_command_error("mount `proc` to `proc`: Operation not permitted"));
+    char line[64];
+    crun_message("a warning\nthe error\n\n", line, sizeof line);
+    CHECK(!strcmp(line, "the error"));
+    crun_message("", line, sizeof line);
+    CHECK(!*line);
+}
+
+CASE(addresses_are_parsed_strictly)
+{
+    struct address a;
+    CHECK(address_parse("10.88.0.5/16", &a) && a.prefix == 16 && a.size == 4 && a.bytes[3] == 5);
+    CHECK(address_parse("fd00::5", &a) && a.prefix == 128 && a.size == 16);
+    CHECK(address_parse("0.0.0.0/0", &a) && a.prefix == 0);
+    static const char *const bad[] = {"", "10.88.0.5/33", "10.88.0/8", "10.0.0.1/", "10.0.0.1/-1", "::/129", "x", "1.2.3.4/8x"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(!address_parse(bad[i], &a));
+    uint8_t mac[6];
+    CHECK(mac_parse("52:54:00:12:34:ff", mac) && mac[5] == 0xff);
+    CHECK(!mac_parse("52:54:00:12:34", mac) && !mac_parse("52:54:00:12:34:5", mac) && !mac_parse("52-54-00-12-34-56", mac));
+}
+
+static struct rtattr *find(struct nl_message *message, size_t body, uint16_t type)
+{
+    for (size_t at = NLMSG_LENGTH(body); at < nl_size(message);) {
+        struct rtattr *attribute = (void *)(message->bytes + at);
+        if (attribute->rta_type == type)
+            return attribute;
+        at += RTA_ALIGN(attribute->rta_len);
+    }
+    return NULL;
+}
+
+CASE(a_route_names_its_gateway_and_calls_it_on_link)
+{
+    struct nl_message message;
+    struct address to, gateway, none = {0};
+    CHECK(address_parse("0.0.0.0/0", &to) && address_parse("169.254.1.1", &gateway));
+    nl_route(&message, 3, &to, &gateway);
+    const struct rtmsg *body = (const void *)(message.bytes + NLMSG_HDRLEN);
+    CHECK(body->rtm_flags & RTNH_F_ONLINK && !find(&message, sizeof *body, RTA_DST));
+    CHECK(!memcmp(RTA_DATA(find(&message, sizeof *body, RTA_GATEWAY)), gateway.bytes, 4));
+    CHECK(address_parse("10.1.0.0/16", &to));
+    nl_route(&message, 3, &to, &none);
+    CHECK(body->rtm_scope == RT_SCOPE_LINK && find(&message, sizeof *body, RTA_DST));
+}
+
+CASE(an_ipv6_address_skips_duplicate_detection_and_an_ipv4_one_gets_its_broadcast)
+{
+    struct nl_message message;
+    struct address a;
+    const struct ifaddrmsg *body = (const void *)(message.bytes + NLMSG_HDRLEN);
+    CHECK(address_parse("fd00::5/64", &a));
+    nl_address(&message, 2, &a);
+    CHECK(body->ifa_flags == IFA_F_NODAD && body->ifa_prefixlen == 64);
+    CHECK(address_parse("10.88.1.5/16", &a));
+    nl_address(&message, 2, &a);
+    CHECK(!memcmp(RTA_DATA(find(&message, sizeof *body, IFA_BROADCAST)), "\x0a\x58\xff\xff", 4));
+}
+
+CASE(the_table_of_processes_has_its_limits)
+{
+    char name[16];
+    for (int i = 0; i < MAX_CONTAINERS; i++) {
+        snprintf(name, sizeof name, "c%d", i);
+        CHECK(process_add(name, 0));
+    }
+    CHECK(!process_add("more", 0));
+    for (uint32_t i = 1; i <= MAX_PROCESSES - MAX_CONTAINERS; i++)
+        CHECK(process_add("c1", i));
+    CHECK(!process_add("c1", 9999) && process_find("c1", 5) && !process_find("c2", 5));
+    process_free(process_find("c1", 5));
+    CHECK(process_add("c2", 7) == process_find("c2", 7));
+    for (unsigned i = 0; i < process_count(); i++)
+        process_free(&processes[i]);
+}
+
+CASE(an_exit_that_nobody_waited_for_yet_is_remembered)
+{
+    struct early_exit early;
+    early_remember(77, 3 << 8, 5);
+    CHECK(!early_take(78, &early) && early_take(77, &early) && exit_code_of(early.status) == 3);
+    CHECK(!early_take(77, &early));
+    CHECK(exit_code_of(9) == 137 && exit_code_of(15) == 143 && exit_code_of(0) == 0);
+}
+
+CASE(numbers_are_found_behind_their_whole_key)
+{
+    static const char text[] = "low 0\nhigh 3\noom 1\noom_kill 12\noom_group_kill 0\n";
+    CHECK(keyed_number(text, "oom_kill") == 12 && keyed_number(text, "oom") == 1);
+    CHECK(keyed_number(text, "kill") == 0 && keyed_number("", "oom") == 0);
+}
+
+CASE(a_tree_is_removed_however_deep_it_is)
+{
+    char top[] = "/tmp/check-agent-XXXXXX", way[8];
+    struct fault why;
+    CHECK(mkdtemp(top));
+    int dir = open(top, O_RDONLY | O_DIRECTORY);
+    for (int i = 0; i < 300; i++) {
+        snprintf(way, sizeof way, "d%d", i);
+        CHECK(mkdirat(dir, way, 0755) == 0 && symlinkat("/etc", dir, "link") == 0);
+        int next = openat(dir, way, O_RDONLY | O_DIRECTORY);
+        close(dir);
+        dir = next;
+    }
+    close(dir);
+    CHECK(remove_tree(top, &why) == 0 && access(top, F_OK) < 0 && access("/etc/passwd", F_OK) == 0);
+    CHECK(remove_tree(top, &why) == 0);
+}
