@@ -35,9 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="clearpod", description="Each pod in its own small virtual machine."
-    )
+    parser = argparse.ArgumentParser(prog="clearpod", description="Each pod in its own small virtual machine.")
     parser.add_argument("--version", action="version", version=f"clearpod {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
     chosen = next((word for word in words if not word.startswith("-")), None)

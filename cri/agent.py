@@ -36,14 +36,13 @@ class Consumer(Protocol):
     `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`.
     """
 
-    def feed(self, data: bytes, seq: int, end: bool) -> int: ...
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int: ...
 
     def commit(self) -> None: ...
 
 
 class Identity(NamedTuple):
-    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process.
-    """
+    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process."""
 
     name: str
     link: SerialLink | VsockLink
@@ -86,9 +85,7 @@ class Agent:
     event.
     """
 
-    def __init__(
-        self, who: Identity, exited: Callable[[messages.Exited], None], port: VsockPort | None = None
-    ) -> None:
+    def __init__(self, who: Identity, exited: Callable[[messages.Exited], None], port: VsockPort | None = None) -> None:
         self._who, self._exited, self._port = who, exited, port
         self._link = HostLink(who.key, who.epoch)
         self._consumers: dict[int, Consumer] = {}
@@ -126,9 +123,7 @@ class Agent:
                 reply = await answer
         except TimeoutError:
             what = type(op).__name__
-            raise TimedOut(
-                f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s"
-            ) from None
+            raise TimedOut(f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s") from None
         finally:
             self._calls.pop(number, None)
             self._link.forget(number)
@@ -236,7 +231,7 @@ class Agent:
             consumer = self._consumers.get(seen.stream)
             if consumer is not None:
                 touched[id(consumer)] = consumer
-                self._link.consumed(seen.stream, consumer.feed(seen.data, seen.seq, seen.end))
+                self._link.consumed(seen.stream, consumer.feed(seen.data, seq=seen.seq, end=seen.end))
         elif isinstance(seen, ReplySeen):
             answer = self._calls.get(seen.id)
             if answer is not None and not answer.done():

@@ -201,12 +201,14 @@ def find_line(text: str, where: tuple[int | str, ...]) -> int:
             seen[current] = seen.get(current, -1) + 1
             if current in (table, f"{table}.{key}".lstrip(".")) and seen[current] == nth:
                 best = number
-        elif _assigns(line, key, table, current) and seen.get(current, 0) == (nth if current == table else 0):
+        elif seen.get(current, 0) != (nth if current == table else 0):
+            continue
+        elif _assigns(line, key, table=table, current=current):
             return number
     return best
 
 
-def _assigns(line: str, key: str, table: str, current: str) -> bool:
+def _assigns(line: str, key: str, *, table: str, current: str) -> bool:
     """Whether `line`, below the header `current`, sets `key` of `table`: plainly, dotted or in an inline
     table.
     """

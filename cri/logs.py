@@ -32,7 +32,7 @@ def timestamp(unix_ns: int) -> bytes:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z".encode()
 
 
-def entries(stream: bytes, data: bytes, stamp: bytes, *, final: bool) -> tuple[list[bytes], bytes]:
+def entries(stream: bytes, data: bytes, *, stamp: bytes, final: bool) -> tuple[list[bytes], bytes]:
     """Cut `data` into entries; returns them and the unfinished line. `final`: nothing follows, so that
     becomes a P entry.
     """
@@ -72,21 +72,16 @@ class LogWriter:
         if path:
             self._restore()
             self._open()
-            self._is_dirty = (
-                True  # from here on, what the file has beyond the record is known to be uncommitted
-            )
+            self._is_dirty = True  # from here on, what the file has beyond the record is known to be uncommitted
             self.commit()
 
-    def feed(
-        self, stream: str, data: bytes, seq: int, *, end: bool = False, unix_ns: int | None = None
-    ) -> None:
-        """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped.
-        """
+    def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False, unix_ns: int | None = None) -> None:
+        """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
         if not self._path or seq <= self._seq:
             return
         stamp = timestamp(time.time_ns() if unix_ns is None else unix_ns)
         whole = self._pending[stream] + data
-        found, self._pending[stream] = entries(stream.encode(), whole, stamp, final=end)
+        found, self._pending[stream] = entries(stream.encode(), whole, stamp=stamp, final=end)
         for entry in found:
             self._write(entry)
         self._seq, self._is_dirty = seq, True
@@ -108,7 +103,7 @@ class LogWriter:
     def flush(self) -> None:
         """Write unfinished lines as P entries: the process is gone and no END will come."""
         for stream, rest in self._pending.items():
-            found, _ = entries(stream.encode(), rest, timestamp(time.time_ns()), final=True)
+            found, _ = entries(stream.encode(), rest, stamp=timestamp(time.time_ns()), final=True)
             for entry in found:
                 self._write(entry)
             self._pending[stream] = b""

@@ -7,7 +7,6 @@ things and the calls in progress; what is done with them is in `cri.runtime`, `c
 
 import asyncio
 import logging
-import secrets
 import weakref
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ class Node:
         self.config, self.host, self.vmm, self.images = config, host, vmm, images
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.tools = Tools(host=host, vmm=vmm, epoch=secrets.randbits(63) | 1, boot_timeout_s=config.vm.boot_timeout_s)
+        self.tools = Tools(host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s)
         self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
         self.is_ready = False
 

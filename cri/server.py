@@ -60,12 +60,12 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
     """One generic handler per service, from the table `RPCS`."""
     found = []
     for (service, package), names in RPCS.items():
-        methods = {name: _method(node, service, package, name) for name in names.split()}
+        methods = {name: _method(node, service, package=package, name=name) for name in names.split()}
         found.append(grpc.method_handlers_generic_handler(f"runtime.v1.{service}", methods))
     return found
 
 
-def _method(node: Node, service: str, package: str, name: str) -> Any:
+def _method(node: Node, service: str, *, package: str, name: str) -> Any:
     function: Handler = getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
     method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[name]
 
@@ -93,7 +93,7 @@ class Interceptor(aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(_refuse(name))
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._call(name, handler.unary_unary(request, context), context)
+            return await self._call(name, handler.unary_unary(request, context), context=context)
 
         return grpc.unary_unary_rpc_method_handler(
             call,
@@ -101,7 +101,7 @@ class Interceptor(aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    async def _call(self, name: str, body: Any, context: Any) -> Any:
+    async def _call(self, name: str, body: Any, *, context: Any) -> Any:
         begun = time.monotonic()
         if not self._node.is_ready and name not in ALWAYS:
             body.close()
@@ -113,14 +113,14 @@ class Interceptor(aio.ServerInterceptor):
             response = await (task if name in DROPPED_WITH_CLIENT else asyncio.shield(task))
         except asyncio.CancelledError:
             self._node.abandon(task)
-            _note(name, begun, "CANCELLED", "the client went away")
+            _note(name, begun, code="CANCELLED", sentence="the client went away")
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
             code, sentence = _status(name, error)
-            _note(name, begun, code, sentence)
+            _note(name, begun, code=code, sentence=sentence)
             await context.abort(grpc.StatusCode[code], sentence)
         else:
-            _note(name, begun, "OK")
+            _note(name, begun, code="OK")
             return response
 
 
@@ -143,7 +143,7 @@ def _status(name: str, error: BaseException) -> tuple[str, str]:
     )
 
 
-def _note(name: str, begun: float, code: str, sentence: str = "") -> None:
+def _note(name: str, begun: float, *, code: str, sentence: str = "") -> None:
     level = logging.DEBUG if code == "OK" and QUIET.match(name) else logging.INFO
     if log.isEnabledFor(level):
         fields = {"rpc": name, "code": code, "ms": round((time.monotonic() - begun) * 1000, 1)}
@@ -221,7 +221,5 @@ def lock_run_dir(run_dir: str) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise AlreadyExists(
-            f"another daemon already owns the pods in {run_dir}; stop it or set run_dir"
-        ) from None
+        raise AlreadyExists(f"another daemon already owns the pods in {run_dir}; stop it or set run_dir") from None
     return descriptor

@@ -43,7 +43,7 @@ class Output:
     def __init__(self, descriptor: int, first: Callable[[], None]) -> None:
         self._descriptor, self._first, self._is_silent = descriptor, first, True
 
-    def feed(self, data: bytes, seq: int, end: bool) -> int:
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """Write it all; a reader that went away stops nothing but the writing."""
         if data and self._is_silent:
             self._is_silent = False
@@ -97,7 +97,7 @@ class Foreground:
         def record(accounts: containers.Accounts) -> ContainerRecord:
             return ContainerRecord(plan(accounts), b"", 0, time.time_ns(), image.id, image.id)
 
-        found = self._pod.containers[await containers.create(self._pod, image, record)]
+        found = self._pod.containers[await containers.create(self._pod, image, plan=record)]
         streams = {found.record.stdout: 1, found.record.stderr: 2}
         for stream, descriptor in streams.items():
             if stream:

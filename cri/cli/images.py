@@ -34,6 +34,5 @@ def find_build() -> str:
         if place and os.access(program, os.X_OK):
             return program
     raise NotFound(
-        "images/build is in none of the usual places; "
-        "run this in a checkout of clearpod, or set CLEARPOD_SOURCE to one"
+        "images/build is in none of the usual places; run this in a checkout of clearpod, or set CLEARPOD_SOURCE to one"
     )

@@ -23,9 +23,9 @@ class LogStream:
     def __init__(self, writer: LogWriter, stream: str) -> None:
         self._writer, self._stream = writer, stream
 
-    def feed(self, data: bytes, seq: int, end: bool) -> int:
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """Everything is done with at once: it is in the page cache."""
-        self._writer.feed(self._stream, data, seq, end=end)
+        self._writer.feed(self._stream, data, seq=seq, end=end)
         return len(data)
 
     def commit(self) -> None:
@@ -75,9 +75,7 @@ class LiveContainer:
     def start_failed(self, why: str) -> None:
         """Contract section 4: a failed start leaves EXITED, 128, StartError."""
         if self.status.state == states.CREATED:
-            self._move(
-                "start_failed", finished_ns=time.time_ns(), exit_code=128, reason="StartError", message=why
-            )
+            self._move("start_failed", finished_ns=time.time_ns(), exit_code=128, reason="StartError", message=why)
 
     def exited(self, event: Exited) -> None:
         """Its process ended, after the last byte of its output. Heard twice is fine."""

@@ -37,7 +37,7 @@ class Accounts(NamedTuple):
 Plan = Callable[[Accounts], ContainerRecord]
 
 
-async def create(pod: LivePod, image: ImageFiles, plan: Plan) -> str:
+async def create(pod: LivePod, image: ImageFiles, *, plan: Plan) -> str:
     """Make a container from `plan` (which gets the image's accounts) and return its id.
 
     Nothing stays when it fails.
@@ -46,9 +46,7 @@ async def create(pod: LivePod, image: ImageFiles, plan: Plan) -> str:
     lower, accounts = await asyncio.to_thread(_add_image, pod.directory, image)
     record = _with_streams(plan(accounts), pod)
     target = _target_pid(pod, record)
-    await asyncio.to_thread(
-        engine.add_container, pod.directory, pod.record.pod, record.container, target_pid=target
-    )
+    await asyncio.to_thread(engine.add_container, pod.directory, pod.record.pod, record.container, target_pid=target)
     container = LiveContainer(record, pod.directory)
     for stream, consumer in container.consumers().items():
         pod.agent.listen(stream, consumer)
@@ -65,13 +63,10 @@ async def create(pod: LivePod, image: ImageFiles, plan: Plan) -> str:
 
 
 async def start(pod: LivePod, container: LiveContainer) -> None:
-    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError.
-    """
+    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError."""
     async with container.lock:
         if container.status.state != states.CREATED:
-            raise WrongState(
-                f"container {container.id} is {container.status.state}; only a created one can be started"
-            )
+            raise WrongState(f"container {container.id} is {container.status.state}; only a created one can be started")
         pod.require_ready()
         try:
             reply = await pod.call(messages.Start(container.id))
@@ -89,17 +84,17 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
         )
 
 
-async def stop(pod: LivePod, container: LiveContainer, grace_s: float) -> None:
+async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> None:
     """Return when it is EXITED: the stop signal, once, then `grace_s`, then SIGKILL. Not running is fine."""
     deadline = time.monotonic() + grace_s
     if not container.is_running or not pod.is_ready:
         return
     if grace_s > 0 and not container.was_asked_to_stop:
         container.was_asked_to_stop = True
-        await _signal(pod, container, container.record.container.stop_signal, everything=False)
+        await _signal(pod, container, number=container.record.container.stop_signal, everything=False)
     if grace_s > 0 and await _has_ended(container, deadline - time.monotonic()):
         return
-    await _signal(pod, container, process.SIGKILL, everything=True)
+    await _signal(pod, container, number=process.SIGKILL, everything=True)
     if not await _has_ended(container, KILL_S):
         raise TimedOut(f"container {container.id} did not end within {KILL_S:g} s of SIGKILL")
 
@@ -109,7 +104,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
     async with container.lock:
         if pod.containers.get(container.id) is not container:
             return  # another call has done it meanwhile
-        await stop(pod, container, 0)
+        await stop(pod, container, grace_s=0)
         await _discard(pod, container, is_known=True)
         del pod.containers[container.id]
         pod.save()
@@ -155,7 +150,7 @@ async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = F
     await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
 
 
-async def _signal(pod: LivePod, container: LiveContainer, number: int, *, everything: bool) -> None:
+async def _signal(pod: LivePod, container: LiveContainer, *, number: int, everything: bool) -> None:
     try:
         await pod.call(messages.Signal(container.id, 0, number, everything))
     except PodError:

@@ -39,7 +39,7 @@ class Capture:
     def __init__(self, room: list[int]) -> None:
         self._room, self._parts = room, bytearray()
 
-    def feed(self, data: bytes, seq: int, end: bool) -> int:
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """Keep what fits, drop the rest."""
         kept = data[: self._room[0]]
         self._room[0] -= len(kept)
@@ -54,7 +54,7 @@ class Capture:
         return bytes(self._parts)
 
 
-async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], timeout_s: float) -> Output:
+async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], timeout_s: float) -> Output:
     """Run `argv` as the container's own process is run, without terminal and with no input; `timeout_s` 0 is
     no limit.
 
@@ -63,9 +63,7 @@ async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], tim
     if not argv:
         raise BadRequest("the command to run in the container is empty")
     if not container.is_running:
-        raise WrongState(
-            f"container {container.id} is {container.status.state}; commands run only in a running one"
-        )
+        raise WrongState(f"container {container.id} is {container.status.state}; commands run only in a running one")
     number, stdout, stderr = pod.next_id(), pod.next_id(), pod.next_id()
     room = [CAP_BYTES]
     out, err = Capture(room), Capture(room)
@@ -74,7 +72,7 @@ async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], tim
     for stream, capture in streams.items():
         pod.agent.listen(stream, capture)
     try:
-        await _spawn(pod, container, argv, number, messages.Stdio(stdout=stdout, stderr=stderr))
+        await _spawn(pod, container, argv=argv, number=number, stdio=messages.Stdio(stdout=stdout, stderr=stderr))
         async with asyncio.timeout(timeout_s or None):
             event = await asyncio.shield(ended)
         return Output(out.data(), err.data(), event.exit_code)
@@ -82,7 +80,7 @@ async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], tim
         raise TimedOut(f"the command {argv[0]!r} was killed: it did not end within {timeout_s:g} s") from None
     finally:
         if not ended.done():
-            await asyncio.shield(_kill(pod, container, number, ended))
+            await asyncio.shield(_kill(pod, container, number=number, ended=ended))
         for stream in streams:
             pod.forget(stream)
         del pod.execs[number]
@@ -90,7 +88,7 @@ async def run(pod: LivePod, container: LiveContainer, argv: tuple[str, ...], tim
 
 
 async def _spawn(
-    pod: LivePod, container: LiveContainer, argv: tuple[str, ...], number: int, stdio: messages.Stdio
+    pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], number: int, stdio: messages.Stdio
 ) -> None:
     own = container.record.container
     what = own.process._replace(argv=argv, tty=False, stdin=False)
@@ -103,7 +101,7 @@ async def _spawn(
 
 
 async def _kill(
-    pod: LivePod, container: LiveContainer, number: int, ended: "asyncio.Future[messages.Exited]"
+    pod: LivePod, container: LiveContainer, *, number: int, ended: "asyncio.Future[messages.Exited]"
 ) -> None:
     try:
         await pod.call(messages.Signal(container.id, number, process.SIGKILL, True), timeout_s=CLEAN_UP_S)

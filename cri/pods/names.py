@@ -29,29 +29,27 @@ class Names:
         self._what, self._is_abandoned = what, is_abandoned
         self._held: dict[Hashable, Held] = {}
 
-    async def make(self, name: Hashable, request: bytes, work: Callable[[], Awaitable[str]]) -> str:
+    async def make(self, name: Hashable, request: bytes, *, work: Callable[[], Awaitable[str]]) -> str:
         """Do `work` under the name, and keep the name for the id that it returns; its failure frees the name.
 
         Raises AlreadyExists when the name is taken, unless by the same request whose client never got the
         answer.
         """
         if held := self._held.get(name):
-            return await self._again(name, held, request)
+            return await self._again(name, held, request=request)
         made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._held[name] = Held(asyncio.current_task(), request, made)
         try:
             result = await work()
         except BaseException as error:
             del self._held[name]
-            made.set_exception(
-                error if isinstance(error, Exception) else AlreadyExists("the call was cancelled")
-            )
+            made.set_exception(error if isinstance(error, Exception) else AlreadyExists("the call was cancelled"))
             made.exception()  # nobody has to be waiting for it
             raise
         made.set_result(result)
         return result
 
-    async def _again(self, name: Hashable, held: Held, request: bytes) -> str:
+    async def _again(self, name: Hashable, held: Held, *, request: bytes) -> str:
         shown = "/".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
         if held.request and held.request == request and held.task and self._is_abandoned(held.task):
             answer = await asyncio.shield(held.made)

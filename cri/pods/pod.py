@@ -9,6 +9,7 @@ happens in the calls that ask for it, ordered by locks. Not here: what is done t
 import asyncio
 import logging
 import os
+import secrets
 import time
 
 from cri.agent import Agent, Identity, VsockPort
@@ -50,6 +51,7 @@ class LivePod:
         self._agent: Agent | None = None
         self._port = port
         self._next_id = 1
+        self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/link.md
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -148,9 +150,7 @@ class LivePod:
             return await self.bury()
         await self._reconcile({container.id: container for container in reply.containers})
         self.save()
-        log.info(
-            "pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)}
-        )
+        log.info("pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)})
         return None
 
     async def bury(self) -> None:
@@ -173,9 +173,7 @@ class LivePod:
             if seen.state != messages.CREATED:
                 container.started(seen.started_ns)
             if seen.state == messages.EXITED:
-                container.exited(
-                    messages.Exited(container.id, 0, seen.exit_code, seen.oom_killed, seen.finished_ns)
-                )
+                container.exited(messages.Exited(container.id, 0, seen.exit_code, seen.oom_killed, seen.finished_ns))
         for half_done in known:
             await self.call(messages.Delete(half_done))
         bundles = set(os.listdir(f"{self.directory}/tree/volumes/containers"))
@@ -269,7 +267,7 @@ class LivePod:
 
     async def _meet(self, link: SerialLink | VsockLink, limit_s: float) -> None:
         """Wait for the agent's hello, not longer than the VM lives."""
-        who = Identity(self.title, link, self.status.link_key, self.tools.epoch)
+        who = Identity(self.title, link, self.status.link_key, self._epoch)
         agent = self._agent = Agent(who, self._exited, self._port)
         for container in self.containers.values():
             for stream, consumer in container.consumers().items():

@@ -6,7 +6,7 @@ Lists come from memory alone: kubelet asks each second.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cri.agent import VsockPort
@@ -44,7 +44,7 @@ class PodTable:
 
     def find(self, pod_id: str) -> LivePod | None:
         """By id or unique beginning of one. Raises BadRequest when several begin so."""
-        return _pick("sandbox", self._pods, pod_id)
+        return _pick("sandbox", self._pods, wanted=pod_id)
 
     def get(self, pod_id: str) -> LivePod:
         """As `find`, but raises NotFound."""
@@ -55,7 +55,7 @@ class PodTable:
     def find_container(self, container_id: str) -> tuple[LivePod, LiveContainer] | None:
         """The container and its pod, by id or unique beginning of one."""
         everything = {c.id: (pod, c) for pod in self._pods.values() for c in pod.containers.values()}
-        return _pick("container", everything, container_id)
+        return _pick("container", everything, wanted=container_id)
 
     def get_container(self, container_id: str) -> tuple[LivePod, LiveContainer]:
         """As `find_container`, but raises NotFound."""
@@ -73,15 +73,13 @@ class PodTable:
 
         async def work() -> str:
             if self._max_pods and len(self._pods) >= self._max_pods:
-                raise NoSpace(
-                    f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more"
-                )
+                raise NoSpace(f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more")
             pod = LivePod(record, self._tools, self._port)
             await pod.boot()
             self._pods[pod.id] = pod
             return pod.id
 
-        return await self._pod_names.make(_pod_name(record), request, work)
+        return await self._pod_names.make(_pod_name(record), request, work=work)
 
     async def remove(self, pod: LivePod) -> None:
         """Stop and forget it; another call may have done so already."""
@@ -92,12 +90,14 @@ class PodTable:
             self._pod_names.release(_pod_name(pod.record))
 
     async def create_container(
-        self, pod: LivePod, image: ImageFiles, plan: containers.Plan, name: tuple[str, int], request: bytes
+        self, pod: LivePod, image: ImageFiles, *, plan: containers.Plan, name: tuple[str, int], request: bytes
     ) -> str:
         """Make a container; `name` is its name and attempt. Raises AlreadyExists as `run`."""
-        return await self._container_names.make(
-            (pod.id, *name), request, lambda: containers.create(pod, image, plan)
-        )
+
+        async def work() -> str:
+            return await containers.create(pod, image, plan=plan)
+
+        return await self._container_names.make((pod.id, *name), request, work=work)
 
     async def remove_container(self, pod: LivePod, container: LiveContainer) -> None:
         """Kill, remove and forget it."""
@@ -145,15 +145,10 @@ def _container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, s
     return pod.id, record.container.name, record.attempt
 
 
-def _pick(what: str, things: dict[str, Thing], wanted: str) -> Thing | None:
+def _pick(what: str, things: dict[str, Thing], *, wanted: str) -> Thing | None:
     if wanted in things or not wanted:
         return things.get(wanted)
     found = [key for key in things if key.startswith(wanted)]
     if len(found) > 1:
         raise BadRequest(f"{len(found)} {what} ids begin with {wanted!r}; give more of it")
     return things[found[0]] if found else None
-
-
-def matching(things: Iterable[Thing], wanted: str, key: Callable[[Thing], str]) -> list[Thing]:
-    """Those whose id begins with `wanted`; all when it is empty."""
-    return [thing for thing in things if key(thing).startswith(wanted)]

@@ -9,10 +9,9 @@ if TYPE_CHECKING:
 
 
 class Tools(NamedTuple):
-    """`epoch` names this daemon on every link (docs/link.md); it is random and never 0."""
+    """The host, who starts VMs, and how long a guest may take to boot and to answer a call."""
 
     host: "Host"
     vmm: "Vmm"
-    epoch: int
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0

@@ -24,13 +24,13 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
 
     def plan(accounts: Accounts) -> ContainerRecord:
-        return container.record(config, pod.record, image, passwd=accounts.passwd, group=accounts.group)
+        return container.record(config, pod.record, image=image, passwd=accounts.passwd, group=accounts.group)
 
     made = await node.pods.create_container(
         pod,
         node.images.files(image),
-        plan,
-        (config.metadata.name, config.metadata.attempt),
-        request.SerializeToString(deterministic=True),
+        plan=plan,
+        name=(config.metadata.name, config.metadata.attempt),
+        request=request.SerializeToString(deterministic=True),
     )
     return pb.CreateContainerResponse(container_id=made)

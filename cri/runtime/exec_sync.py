@@ -12,5 +12,5 @@ async def exec_sync(node: Node, request: pb.ExecSyncRequest) -> pb.ExecSyncRespo
     if request.timeout < 0:
         raise BadRequest(f"the timeout must not be negative, but it is {request.timeout}")
     pod, container = node.pods.get_container(request.container_id)
-    output = await execs.run(pod, container, tuple(request.cmd), request.timeout)
+    output = await execs.run(pod, container, argv=tuple(request.cmd), timeout_s=request.timeout)
     return pb.ExecSyncResponse(stdout=output.stdout, stderr=output.stderr, exit_code=output.exit_code)

@@ -6,9 +6,7 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import WrongState
 
 
-async def reopen_container_log(
-    node: Node, request: pb.ReopenContainerLogRequest
-) -> pb.ReopenContainerLogResponse:
+async def reopen_container_log(node: Node, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:
     """Only for a running container; the new file exists when this returns."""
     _, container = node.pods.get_container(request.container_id)
     if not container.is_running:

@@ -8,6 +8,6 @@ from cri.translate import sandbox
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
     """Make the pod. On any failure nothing of it remains and the same request can be made again."""
-    record = sandbox.record(request, node.config, node.handlers)
+    record = sandbox.record(request, node.config, handlers=node.handlers)
     made = await node.pods.run(record, request.SerializeToString(deterministic=True))
     return pb.RunPodSandboxResponse(pod_sandbox_id=made)

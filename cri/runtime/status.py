@@ -8,18 +8,14 @@ from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 
-NO_NETWORK = (
-    "pods have no network but their own loopback, because this version of clearpod does not run CNI plugins"
-)
+NO_NETWORK = "pods have no network but their own loopback, because this version of clearpod does not run CNI plugins"
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     """Conditions and features; with verbose also the configuration and the choice of hypervisor."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready()]),
-        runtime_handlers=[
-            pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures()) for name in node.handlers
-        ],
+        runtime_handlers=[pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures()) for name in node.handlers],
         features=pb.RuntimeFeatures(supplemental_groups_policy=True),
     )
     if request.verbose:

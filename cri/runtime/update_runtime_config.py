@@ -8,8 +8,6 @@ from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 
 
-async def update_runtime_config(
-    node: Node, request: pb.UpdateRuntimeConfigRequest
-) -> pb.UpdateRuntimeConfigResponse:
+async def update_runtime_config(node: Node, request: pb.UpdateRuntimeConfigRequest) -> pb.UpdateRuntimeConfigResponse:
     """Accept and ignore, as the contract allows."""
     return pb.UpdateRuntimeConfigResponse()

@@ -31,8 +31,7 @@ class PodRecord(NamedTuple):
 
 
 class PodState(NamedTuple):
-    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
-    """
+    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest."""
 
     state: str = states.NEW
     link_key: bytes = b""
@@ -95,7 +94,5 @@ def load(directory: str) -> Stored:
         envelope = json.loads(opened.read())
     version = envelope.pop("v", None)
     if version != VERSION:
-        raise ValueError(
-            f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}"
-        )
+        raise ValueError(f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}")
     return codec.load(Stored, envelope)

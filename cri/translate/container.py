@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 ENV_BYTES = 1 << 20
 
 
-def record(
-    config: pb.ContainerConfig, pod: PodRecord, image: "Image", *, passwd: str, group: str
-) -> ContainerRecord:
+def record(config: pb.ContainerConfig, pod: PodRecord, *, image: "Image", passwd: str, group: str) -> ContainerRecord:
     """The container that the request asks for, with a new id and no streams.
 
     Raises BadRequest, NotFound, Unsupported.
@@ -33,7 +31,7 @@ def record(
     check(config)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
     image_config: Mapping[str, Any] = image.config.get("config") or {}
-    user = security.user(config, image.user, passwd, group)
+    user = security.user(config, image.user, passwd=passwd, group=group)
     process = Process(
         argv=argv(config, image_config),
         env=environment(config, image_config),
@@ -72,9 +70,7 @@ def check(config: pb.ContainerConfig) -> None:
         raise Unsupported("devices of the host can't be handed to a container in a VM")
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
-            raise BadRequest(
-                f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte"
-            )
+            raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")
 
 
 def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
@@ -108,9 +104,7 @@ def signal_number(name: str) -> int:
     text = name.upper().replace("PLUS", "+").replace("MINUS", "-")
     base, sign, offset = text.partition("+") if "+" in text else text.partition("-")
     try:
-        number = (
-            int(base) if base.isdigit() else int(signal.Signals[base if base[:3] == "SIG" else f"SIG{base}"])
-        )
+        number = int(base) if base.isdigit() else int(signal.Signals[base if base[:3] == "SIG" else f"SIG{base}"])
         number += int(f"{sign}{offset}") if sign else 0
     except (KeyError, ValueError):
         raise BadRequest(f"{name!r} is not a signal") from None
@@ -168,18 +162,12 @@ def _mount(given: pb.Mount) -> Mount:
             f"the mount {given.container_path} can't be BIDIRECTIONAL: what a VM mounts can't reach the host"
         )
     if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
-        raise BadRequest(
-            f"recursive_read_only of {given.container_path} needs readonly and PROPAGATION_PRIVATE"
-        )
+        raise BadRequest(f"recursive_read_only of {given.container_path} needs readonly and PROPAGATION_PRIVATE")
     if not given.container_path.startswith("/") or not given.host_path.startswith("/"):
-        raise BadRequest(
-            f"a mount needs absolute paths, but has {given.host_path!r} and {given.container_path!r}"
-        )
+        raise BadRequest(f"a mount needs absolute paths, but has {given.host_path!r} and {given.container_path!r}")
     source = os.path.realpath(given.host_path)
     if not os.path.exists(source):
-        raise NotFound(
-            f"the volume source {given.host_path} for {given.container_path} does not exist on the host"
-        )
+        raise NotFound(f"the volume source {given.host_path} for {given.container_path} does not exist on the host")
     return Mount(
         source=source,
         target=os.path.normpath(given.container_path),

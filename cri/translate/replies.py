@@ -149,7 +149,7 @@ def sandbox_passes(pod: LivePod, wanted: pb.PodSandboxFilter) -> bool:
     )
 
 
-def container_passes(pod: LivePod, container: LiveContainer, wanted: pb.ContainerFilter) -> bool:
+def container_passes(pod: LivePod, container: LiveContainer, *, wanted: pb.ContainerFilter) -> bool:
     """All parts of the filter at once; ids may be beginnings of them."""
     return (
         container.id.startswith(wanted.id)

@@ -16,7 +16,7 @@ MEMORY_WORD, VCPUS_WORD = "clearpod/memory-mib", "clearpod/vcpus"
 MIB = 1 << 20
 
 
-def record(request: pb.RunPodSandboxRequest, config: Config, handlers: tuple[str, ...]) -> PodRecord:
+def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[str, ...]) -> PodRecord:
     """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
     wanted = request.config
     if request.runtime_handler not in handlers:
@@ -69,9 +69,7 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     vcpus = _number(wanted, VCPUS_WORD) or max(config.vm.vcpus, cpus)
     most = config.limits.max_pod_memory_mib
     if most and memory_mib > most:
-        raise BadRequest(
-            f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB"
-        )
+        raise BadRequest(f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
     return memory_mib, min(vcpus, os.cpu_count() or 1)
 
 
@@ -86,9 +84,7 @@ def _check_namespaces(options: pb.NamespaceOption) -> None:
     """A VM has no namespaces of the host to give."""
     for name in ("network", "pid", "ipc"):
         if getattr(options, name) == pb.NODE:
-            raise BadRequest(
-                f"the pod asks for the host's {name} namespace, which a pod in its own VM can't have"
-            )
+            raise BadRequest(f"the pod asks for the host's {name} namespace, which a pod in its own VM can't have")
     if options.network not in (pb.POD, pb.NODE) or options.ipc not in (pb.POD, pb.NODE):
         raise BadRequest("the network and ipc namespaces of a sandbox can only be of mode POD")
     if options.HasField("userns_options") and options.userns_options.mode != pb.NODE:

@@ -21,9 +21,7 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
     if given.privileged and not sandbox.linux.security_context.privileged:
         raise BadRequest("a privileged container needs a privileged sandbox")
     _check_apparmor(given)
-    masks = (
-        (tuple(given.masked_paths), tuple(given.readonly_paths)) if is_given else (oci.MASKED, oci.READONLY)
-    )
+    masks = (tuple(given.masked_paths), tuple(given.readonly_paths)) if is_given else (oci.MASKED, oci.READONLY)
     if given.privileged:
         masks = ((), ())
     return Security(
@@ -40,7 +38,7 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
     )
 
 
-def user(config: pb.ContainerConfig, image_user: str, passwd: str, group: str) -> User:
+def user(config: pb.ContainerConfig, image_user: str, *, passwd: str, group: str) -> User:
     """Who the container runs as: the request, else the image's `User`. Raises BadRequest."""
     given = config.linux.security_context
     name = str(given.run_as_user.value) if given.HasField("run_as_user") else given.run_as_username
@@ -74,11 +72,7 @@ def _pid_namespace(options: pb.NamespaceOption) -> str:
 def _check_apparmor(given: pb.LinuxContainerSecurityContext) -> None:
     name = given.apparmor_profile
     if given.HasField("apparmor"):
-        name = (
-            given.apparmor.localhost_ref
-            if given.apparmor.profile_type == pb.SecurityProfile.Localhost
-            else ""
-        )
+        name = given.apparmor.localhost_ref if given.apparmor.profile_type == pb.SecurityProfile.Localhost else ""
     if name and name not in ("runtime/default", "unconfined"):
         raise Unsupported(f"the AppArmor profile {name!r} can't be used: the guest's kernel has no AppArmor")
 
@@ -110,10 +104,6 @@ def _oci_profile(profile: dict[str, object]) -> dict[str, object]:
         raise ValueError("defaultAction or syscalls is missing")
     keys = ("names", "action", "args", "errnoRet")
     kept = {
-        key: profile[key]
-        for key in ("defaultAction", "defaultErrnoRet", "architectures", "flags")
-        if profile.get(key)
+        key: profile[key] for key in ("defaultAction", "defaultErrnoRet", "architectures", "flags") if profile.get(key)
     }
-    return kept | {
-        "syscalls": [{key: call[key] for key in keys if call.get(key) is not None} for call in calls]
-    }
+    return kept | {"syscalls": [{key: call[key] for key in keys if call.get(key) is not None} for call in calls]}

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grpc
 import pytest
 from grpc import aio
 
@@ -28,11 +27,9 @@ from stage1 import engine
 from stage1.engine import Host
 from stage1.linux import mount
 from stage1.vm.choose import Choice
-
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.registry import Registry
-
 
 logging.getLogger("clearpod").setLevel(logging.DEBUG)  # so that every log line is really made
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cri.pb import runtime_pb2 as pb
 
-from .conftest import World
+from .conftest import Client, World
 
 
 async def _read_until(path: str, text: str, limit_s: float = 5) -> str:
@@ -20,21 +20,26 @@ async def _read_until(path: str, text: str, limit_s: float = 5) -> str:
     return found
 
 
+async def _introduce(world: World, cri: Client) -> str:
+    """What every client asks first, and the pull; returns the image's id."""
+    version = await cri("Version")
+    assert (version.version, version.runtime_name, version.runtime_api_version) == ("0.1.0", "clearpod", "v1")
+    status = await cri("Status", verbose=True)
+    conditions = {one.type: (one.status, one.reason) for one in status.status.conditions}
+    assert conditions == {"RuntimeReady": (True, ""), "NetworkReady": (False, "NetworkPluginNotReady")}
+    assert json.loads(status.info["config"])["stateDir"] == world.config.state_dir
+    assert (await cri("RuntimeConfig")).linux.cgroup_driver == pb.CGROUPFS
+    assert os.stat(world.config.socket_path).st_mode & 0o777 == 0o660
+
+    image = pb.ImageSpec(image=world.image)
+    image_id = (await cri("PullImage", image=image)).image_ref
+    assert image_id in [one.id for one in (await cri("ListImages")).images]
+    return str(image_id)
+
+
 async def test_a_pod_lives_from_run_to_remove(world: World) -> None:
     async with world.daemon() as cri:
-        version = await cri("Version")
-        assert (version.version, version.runtime_name, version.runtime_api_version) == ("0.1.0", "clearpod", "v1")
-        status = await cri("Status", verbose=True)
-        conditions = {one.type: (one.status, one.reason) for one in status.status.conditions}
-        assert conditions == {"RuntimeReady": (True, ""), "NetworkReady": (False, "NetworkPluginNotReady")}
-        assert json.loads(status.info["config"])["stateDir"] == world.config.state_dir
-        assert (await cri("RuntimeConfig")).linux.cgroup_driver == pb.CGROUPFS
-        assert os.stat(world.config.socket_path).st_mode & 0o777 == 0o660
-
-        image = pb.ImageSpec(image=world.image)
-        image_id = (await cri("PullImage", image=image)).image_ref
-        assert image_id in [one.id for one in (await cri("ListImages")).images]
-
+        image, image_id = pb.ImageSpec(image=world.image), await _introduce(world, cri)
         pod = await cri.pod(log_directory=f"{world.root}/logs", labels={"app": "web"}, annotations={"a": ""})
         script = "echo out; echo err >&2; trap 'echo bye; exit 5' TERM; while :; do sleep 0.05; done"
         one = await cri.container(pod, "sh", "-c", script, labels={"k": "v"})
@@ -43,7 +48,9 @@ async def test_a_pod_lives_from_run_to_remove(world: World) -> None:
 
         listed = (await cri("ListContainers", filter=pb.ContainerFilter(pod_sandbox_id=pod[:13]))).containers
         assert [(c.id, c.state, c.pod_sandbox_id) for c in listed] == [(one, pb.CONTAINER_RUNNING, pod)]
-        ready = pb.PodSandboxFilter(state=pb.PodSandboxStateValue(state=pb.SANDBOX_READY), label_selector={"app": "web"})
+        ready = pb.PodSandboxFilter(
+            state=pb.PodSandboxStateValue(state=pb.SANDBOX_READY), label_selector={"app": "web"}
+        )
         assert [p.id for p in (await cri("ListPodSandbox", filter=ready)).items] == [pod]
         seen = await cri.status(one[:13])
         assert (seen.id, seen.image_id, dict(seen.labels)) == (one, image_id, {"k": "v"})
@@ -136,7 +143,9 @@ async def test_the_end_of_a_vm_is_seen_without_any_call(world: World) -> None:
         assert (status.exit_code, status.reason) == (137, "Error")
         assert "virtual machine" in status.message
         assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_NOTREADY
-        assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true")))[0] == "FAILED_PRECONDITION"
+        assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true")))[
+            0
+        ] == "FAILED_PRECONDITION"
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []

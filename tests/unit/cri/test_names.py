@@ -21,9 +21,9 @@ async def _id() -> str:
 
 async def test_a_taken_name_is_refused_and_the_owner_named() -> None:
     names = _names(set())
-    assert await names.make(NAME, b"r", _id) == "id-1"
+    assert await names.make(NAME, b"r", work=_id) == "id-1"
     with pytest.raises(AlreadyExists, match="default/web/uid/0 exists as id-1; remove it or use another attempt"):
-        await names.make(NAME, b"r", _id)
+        await names.make(NAME, b"r", work=_id)
 
 
 async def test_a_name_in_progress_is_refused_until_it_is_done() -> None:
@@ -33,10 +33,10 @@ async def test_a_name_in_progress_is_refused_until_it_is_done() -> None:
         await go.wait()
         return "id-1"
 
-    first = asyncio.create_task(names.make(NAME, b"r", slow))
+    first = asyncio.create_task(names.make(NAME, b"r", work=slow))
     await asyncio.sleep(0)
     with pytest.raises(AlreadyExists, match="is reserved by a call in progress"):
-        await names.make(NAME, b"r", _id)
+        await names.make(NAME, b"r", work=_id)
     go.set()
     assert await first == "id-1"
 
@@ -48,16 +48,16 @@ async def test_failure_frees_the_name() -> None:
         raise VmFailed("no")
 
     with pytest.raises(VmFailed):
-        await names.make(NAME, b"r", fails)
-    assert await names.make(NAME, b"r", _id) == "id-1"
+        await names.make(NAME, b"r", work=fails)
+    assert await names.make(NAME, b"r", work=_id) == "id-1"
 
 
 async def test_release_frees_the_name() -> None:
     names = _names(set())
-    await names.make(NAME, b"r", _id)
+    await names.make(NAME, b"r", work=_id)
     names.release(NAME)
     names.release(NAME)
-    assert await names.make(NAME, b"r", _id) == "id-1"
+    assert await names.make(NAME, b"r", work=_id) == "id-1"
 
 
 @pytest.mark.parametrize("still_running", [True, False])
@@ -69,20 +69,20 @@ async def test_an_abandoned_call_gives_its_answer_once_to_the_same_request(still
         await go.wait()
         return "id-1"
 
-    first = asyncio.create_task(names.make(NAME, b"r", slow))
+    first = asyncio.create_task(names.make(NAME, b"r", work=slow))
     abandoned.add(first)
     await asyncio.sleep(0)
     if not still_running:
         go.set()
         await first
     with pytest.raises(AlreadyExists):
-        await names.make(NAME, b"another request", _id)
-    again = asyncio.create_task(names.make(NAME, b"r", _id))
+        await names.make(NAME, b"another request", work=_id)
+    again = asyncio.create_task(names.make(NAME, b"r", work=_id))
     await asyncio.sleep(0)
     go.set()
     assert await again == "id-1"
     with pytest.raises(AlreadyExists, match="exists as id-1"):
-        await names.make(NAME, b"r", _id)
+        await names.make(NAME, b"r", work=_id)
 
 
 async def test_who_waits_for_an_abandoned_call_hears_of_its_failure() -> None:
@@ -93,21 +93,21 @@ async def test_who_waits_for_an_abandoned_call_hears_of_its_failure() -> None:
         await go.wait()
         raise VmFailed("the console's last line")
 
-    first = asyncio.create_task(names.make(NAME, b"r", fails))
+    first = asyncio.create_task(names.make(NAME, b"r", work=fails))
     abandoned.add(first)
     await asyncio.sleep(0)
-    again = asyncio.create_task(names.make(NAME, b"r", _id))
+    again = asyncio.create_task(names.make(NAME, b"r", work=_id))
     await asyncio.sleep(0)
     go.set()
     with pytest.raises(VmFailed, match="last line"):
         await again
     with pytest.raises(VmFailed):
         await first
-    assert await names.make(NAME, b"r", _id) == "id-1"
+    assert await names.make(NAME, b"r", work=_id) == "id-1"
 
 
 async def test_a_name_taken_over_at_recovery_is_refused() -> None:
     names = _names(set())
     names.take(NAME, "id-0")
     with pytest.raises(AlreadyExists, match="exists as id-0"):
-        await names.make(NAME, b"", _id)
+        await names.make(NAME, b"", work=_id)

@@ -34,12 +34,24 @@ def test_no_command_at_all_is_refused() -> None:
 
 
 def test_variables_of_the_request_override_those_of_the_image() -> None:
-    envs = [pb.KeyValue(key="A", value=b"mine"), pb.KeyValue(key="B", value=b"x=y"), pb.KeyValue(key="C", value=b"\xff")]
+    envs = [
+        pb.KeyValue(key="A", value=b"mine"),
+        pb.KeyValue(key="B", value=b"x=y"),
+        pb.KeyValue(key="C", value=b"\xff"),
+    ]
     found = container.environment(pb.ContainerConfig(envs=envs), IMAGE)
     assert found == ("PATH=/bin", "A=mine", "B=x=y", "C=\udcff")
 
 
-SIGNALS = [("SIGTERM", 15), ("TERM", 15), ("9", 9), ("sigint", 2), ("SIGRTMIN+3", 37), ("SIGRTMAX-1", 63), ("SIGRTMINPLUS15", 49)]
+SIGNALS = [
+    ("SIGTERM", 15),
+    ("TERM", 15),
+    ("9", 9),
+    ("sigint", 2),
+    ("SIGRTMIN+3", 37),
+    ("SIGRTMAX-1", 63),
+    ("SIGRTMINPLUS15", 49),
+]
 
 
 @pytest.mark.parametrize(("name", "number"), SIGNALS)
@@ -71,7 +83,12 @@ def test_the_images_stop_signal_counts_when_the_request_has_none(image: dict[str
     assert container.stop_signal(pb.ContainerConfig(), image) == wanted
 
 
-LOGS = [("/var/log", "a/0.log", "/var/log/a/0.log"), ("", "a.log", ""), ("/var/log", "", ""), ("/var/log/", "a", "/var/log/a")]
+LOGS = [
+    ("/var/log", "a/0.log", "/var/log/a/0.log"),
+    ("", "a.log", ""),
+    ("/var/log", "", ""),
+    ("/var/log/", "a", "/var/log/a"),
+]
 
 
 @pytest.mark.parametrize(("directory", "path", "wanted"), LOGS)
@@ -131,13 +148,15 @@ USERS = [
 
 
 @pytest.mark.parametrize(("config", "image_user", "wanted"), USERS)
-def test_who_a_container_runs_as(config: pb.ContainerConfig, image_user: str, wanted: tuple[int, int, tuple[int, ...]]) -> None:
-    assert security.user(config, image_user, PASSWD, GROUP) == wanted
+def test_who_a_container_runs_as(
+    config: pb.ContainerConfig, image_user: str, wanted: tuple[int, int, tuple[int, ...]]
+) -> None:
+    assert security.user(config, image_user, passwd=PASSWD, group=GROUP) == wanted
 
 
 def test_a_group_needs_a_user() -> None:
     with pytest.raises(BadRequest, match="run_as_group needs"):
-        security.user(_linux(run_as_group=pb.Int64Value(value=1)), "", PASSWD, GROUP)
+        security.user(_linux(run_as_group=pb.Int64Value(value=1)), "", passwd=PASSWD, group=GROUP)
 
 
 def test_default_masks_are_only_for_who_says_nothing() -> None:
@@ -190,14 +209,14 @@ def test_sandboxes_that_can_not_be_are_refused(
     request_: pb.RunPodSandboxRequest, error: type[PodError], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        sandbox.record(request_, Config(), ("",))
+        sandbox.record(request_, Config(), handlers=("",))
 
 
 def test_an_unknown_handler_is_named() -> None:
     request = _sandbox()
     request.runtime_handler = "gvisor"
     with pytest.raises(NotFound, match='no runtime for "gvisor" is configured'):
-        sandbox.record(request, Config(), ("", "clearpod"))
+        sandbox.record(request, Config(), handlers=("", "clearpod"))
 
 
 def _limits(memory: int = 0, quota: int = 0, overhead: int = 0) -> pb.PodSandboxConfig:
