@@ -26,7 +26,9 @@ from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.engine import Host
 from stage1.linux import mount
-from stage1.vm.choose import Choice
+from stage1.linux.host import host_facts
+from stage1.vm.choose import Choice, choose
+from stage1.vm.vmm import ProcessVmm
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.registry import Registry
@@ -146,7 +148,7 @@ class Client:
         status: pb.ContainerStatus = reply.status
         return status
 
-    async def ended(self, container: str, limit_s: float = 10) -> pb.ContainerStatus:
+    async def ended(self, container: str, limit_s: float = 30) -> pb.ContainerStatus:
         """The container's status once it is EXITED, seen by asking only."""
         async with asyncio.timeout(limit_s):
             while (status := await self.status(container)).state != pb.CONTAINER_EXITED:
@@ -155,6 +157,50 @@ class Client:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+class VmWorld(World):
+    """The same machine with real virtual machines (QEMU) and the sample image in the registry."""
+
+    def __init__(self, root: Path, registered: Registered, guest_dir: Path) -> None:
+        super().__init__(root, registered)
+        choice = choose("qemu", host_facts())
+        self.vmm: Any = ProcessVmm()
+        text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
+        self.config = parse(text)
+        self.host = Host(self.config.run_dir, str(guest_dir), self.config.state_dir, choice, scratch_mib=64)
+
+    def left_over(self) -> list[str]:
+        """As for the fakes; a VMM is found by the run directory on its command line."""
+        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        mine = [line.decode(errors="replace") for line in lines if str(self.root).encode() in line]
+        pods = f"{self.config.run_dir}/pods"
+        return [*os.listdir(pods), *mount.mounts_below(str(self.root)), *mine]
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterator[Registered]:
+    """The sample image in a registry."""
+    place = tmp_path_factory.mktemp("sample")
+    with Registry(place / "registry") as registry:
+        reference = registry.push(f"oci:{guest_dir}/sample:sample", "t/busybox:1")
+        ImageStore(f"{place}/state").close()
+        yield Registered(reference, f"{place}/state")
+
+
+@pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])
+def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Fake guests, then real ones, for what both must do."""
+    if request.param == "fake":
+        yield request.getfixturevalue("world")
+        return
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        made = VmWorld(Path(root), request.getfixturevalue("sample"), request.getfixturevalue("guest_dir"))
+        try:
+            yield made
+        finally:
+            for place in engine.pod_directories(made.host):
+                engine.collect(place)
 
 
 @pytest.fixture
