@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clearpod's engine: turns one pod into one VM. Standard library only; never imports `cri`."""
+"""Turns one pod into one virtual machine. Standard library only.
+
+Used by rkt's entry points, which start afresh for every pod, and by `cri`, which never goes away. It must
+not import `cri` nor any module that takes milliseconds to load: its start-up is on the critical path.
+"""

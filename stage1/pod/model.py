@@ -25,11 +25,15 @@ class Limits(NamedTuple):
 
 
 class Mount(NamedTuple):
-    """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side."""
+    """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side.
+
+    `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount).
+    """
 
     source: str
     target: str
     read_only: bool = False
+    recursive_read_only: bool = False
     propagation: str = PRIVATE
 
 

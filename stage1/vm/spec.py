@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a VM is, as data. Made by the engine, read by the drivers `kvmtool.py` and `qemu.py`. No I/O here.
 
-Paths are absolute host paths without commas (both VMMs split their options at commas; `check` refuses others).
+Paths are absolute host paths without commas (both VMMs split their options there; `check` refuses others).
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class VsockLink(NamedTuple):
 
 
 class VmSpec(NamedTuple):
-    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` are appended to the kernel command line."""
+    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line."""
 
     name: str
     binary: str
@@ -63,5 +63,5 @@ def check(vm: VmSpec) -> None:
         if path and (not path.startswith("/") or "," in path):
             raise BadRequest(f"{path!r} can't be given to a VMM: it must be absolute and without a comma")
     for word in vm.words:
-        if any(c.isspace() or c in '"\'' for c in word):
+        if any(c.isspace() or c in "\"'" for c in word):
             raise BadRequest(f"{word!r} can't be a word of a kernel command line")

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's end of the link to one guest: an asyncio client over `stage1.guest.link.HostLink`.
+
+Owned by a pod. It connects again when the connection is cut, hands frames to those who wait for them, and
+acknowledges a frame only after it was handed over and committed. It must not know what a container is:
+streams have consumers, exits go to one function.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from stage1.errors import AgentFailed, TimedOut, VmFailed
+from stage1.guest import messages
+from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, ReplySeen
+from stage1.linux import vsock
+from stage1.vm.spec import SerialLink, VsockLink
+
+log = logging.getLogger("clearpod.agent")
+
+READ_BYTES = 1 << 18
+RETRY_S = 0.02
+"""Between tries to connect: the VMM makes its socket within milliseconds."""
+
+FAULT_RETRY_S = 0.5
+"""After a fault, which a new connection may or may not mend."""
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Consumer(Protocol):
+    """Takes one stream's data.
+
+    `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`.
+    """
+
+    def feed(self, data: bytes, seq: int, end: bool) -> int: ...
+
+    def commit(self) -> None: ...
+
+
+class Identity(NamedTuple):
+    """Who is at the other end: the pod's name for errors, its link and its secret; `epoch` is this process.
+    """
+
+    name: str
+    link: SerialLink | VsockLink
+    key: bytes
+    epoch: int
+
+
+class VsockPort:
+    """Guests connect to the host's vsock port; each waits here for the agent with its context id."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._waiting = port, {}  # type: int, dict[int, asyncio.Queue[Connection]]
+        self._server: asyncio.Server | None = None
+
+    async def accept(self, cid: int) -> Connection:
+        """The next connection of the guest `cid`; the listener is opened at the first call."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._arrived, sock=vsock.listen(self._port))
+        return await self._waiting.setdefault(cid, asyncio.Queue()).get()
+
+    async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cid = writer.get_extra_info("peername")[0]
+        if cid in self._waiting:
+            self._waiting[cid].put_nowait((reader, writer))
+        else:
+            writer.close()  # not a guest of ours
+
+    def forget(self, cid: int) -> None:
+        """The guest is gone."""
+        self._waiting.pop(cid, None)
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.close()
+
+
+class Agent:
+    """One guest's agent. `open` once, then `call`; `close` in the end. `exited` is called for each Exited
+    event.
+    """
+
+    def __init__(
+        self, who: Identity, exited: Callable[[messages.Exited], None], port: VsockPort | None = None
+    ) -> None:
+        self._who, self._exited, self._port = who, exited, port
+        self._link = HostLink(who.key, who.epoch)
+        self._consumers: dict[int, Consumer] = {}
+        self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
+        self._hello: asyncio.Future[messages.Hello] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._lost = ""
+
+    async def open(self) -> messages.Hello:
+        """Connect and wait for the guest's hello, for ever: the caller sets the limit and watches the VMM."""
+        loop = asyncio.get_running_loop()
+        self._hello = loop.create_future()
+        self._task = loop.create_task(self._run(), name=f"link of {self._who.name}")
+        self._task.add_done_callback(self._ended)
+        return await asyncio.shield(self._hello)
+
+    async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
+        """Ask the agent and wait for its answer.
+
+        Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is
+        gone.
+        """
+        if self._lost:
+            raise VmFailed(self._lost)
+        try:
+            number = self._link.request(op)
+        except LinkFault as fault:
+            raise AgentFailed(f"the link to {self._who.name} is broken: {fault}") from None
+        answer: asyncio.Future[messages.Reply] = asyncio.get_running_loop().create_future()
+        self._calls[number] = answer
+        self._flush()
+        try:
+            async with asyncio.timeout(timeout_s):
+                reply = await answer
+        except TimeoutError:
+            what = type(op).__name__
+            raise TimedOut(
+                f"the agent of {self._who.name} did not answer {what} within {timeout_s:g} s"
+            ) from None
+        finally:
+            self._calls.pop(number, None)
+            self._link.forget(number)
+        return messages.check_reply(reply, op)
+
+    def listen(self, stream: int, consumer: Consumer) -> None:
+        """Deliver the stream's data to `consumer` from now on."""
+        self._link.open_stream(stream)
+        self._consumers[stream] = consumer
+
+    def forget(self, stream: int) -> None:
+        """Nobody wants the stream any more; what still comes is dropped."""
+        self._consumers.pop(stream, None)
+        self._link.close_stream(stream)
+
+    def consumed(self, stream: int, count: int) -> None:
+        """Give the guest credit for `count` bytes that a consumer took later than `feed`."""
+        self._link.consumed(stream, count)
+        self._flush()
+
+    def send(self, stream: int, data: bytes, *, end: bool = False) -> int:
+        """Send to the guest what its credit allows; returns how many bytes were accepted."""
+        accepted = self._link.send_data(stream, data, end=end)
+        self._flush()
+        return accepted
+
+    def lose(self, why: str) -> None:
+        """The VM is gone: every waiting and later call fails with this sentence."""
+        self._lost = why
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(VmFailed(why))
+
+    async def drain(self, timeout_s: float) -> None:
+        """After the VMM's end: take in what it had already sent, until the connection ends."""
+        if self._task is not None:
+            self._lost = self._lost or "ended"
+            await asyncio.wait({self._task}, timeout=timeout_s)
+
+    async def close(self) -> None:
+        """Cut the connection and end. The guest keeps what we did not acknowledge."""
+        if isinstance(self._who.link, VsockLink) and self._port is not None:
+            self._port.forget(self._who.link.cid)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Who waits for the hello must hear of a fault."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("link.ended", extra={"pod": self._who.name}, exc_info=error)
+            if self._hello is not None and not self._hello.done():
+                self._hello.set_exception(error)
+
+    async def _run(self) -> None:
+        while not self._lost:
+            connection = await self._connect()
+            if connection is None:
+                return
+            reader, writer = connection
+            self._writer = writer
+            try:
+                self._link.connect(time.time_ns())
+                self._flush()
+                while data := await reader.read(READ_BYTES):
+                    self._take(data)
+                pause_s = RETRY_S
+            except (OSError, LinkFault) as error:
+                log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
+                pause_s = FAULT_RETRY_S
+            finally:
+                self._writer = None
+                writer.close()
+            await asyncio.sleep(pause_s)
+
+    async def _connect(self) -> Connection | None:
+        link = self._who.link
+        if isinstance(link, VsockLink):
+            if self._port is None:
+                raise VmFailed("this process has no vsock port for guests")
+            return await self._port.accept(link.cid)
+        while not self._lost:
+            try:
+                return await asyncio.open_unix_connection(link.socket, limit=READ_BYTES)
+            except (FileNotFoundError, ConnectionRefusedError):
+                await asyncio.sleep(RETRY_S)
+        return None
+
+    def _take(self, data: bytes) -> None:
+        """Hand over one batch, commit it, acknowledge it, in this order."""
+        touched: dict[int, Consumer] = {}
+        last = 0
+        for seen in self._link.receive(data):
+            last = max(last, getattr(seen, "seq", 0))
+            self._hand_over(seen, touched)
+        for consumer in touched.values():
+            consumer.commit()
+        if last:
+            self._link.acknowledge(last)
+        self._flush()
+
+    def _hand_over(self, seen: Any, touched: dict[int, Consumer]) -> None:
+        if isinstance(seen, DataSeen):
+            consumer = self._consumers.get(seen.stream)
+            if consumer is not None:
+                touched[id(consumer)] = consumer
+                self._link.consumed(seen.stream, consumer.feed(seen.data, seen.seq, seen.end))
+        elif isinstance(seen, ReplySeen):
+            answer = self._calls.get(seen.id)
+            if answer is not None and not answer.done():
+                answer.set_result(seen.reply)
+        elif isinstance(seen, EventSeen):
+            if isinstance(seen.event, messages.Exited):
+                self._exited(seen.event)
+        elif isinstance(seen, HelloSeen) and self._hello is not None and not self._hello.done():
+            self._hello.set_result(seen.hello)
+
+    def _flush(self) -> None:
+        """Write what the link has to say; a broken link is noticed, and said, by who reads from it."""
+        if self._writer is None:
+            return
+        try:
+            data = self._link.outgoing()
+        except LinkFault:
+            self._writer.close()
+            return
+        if data:
+            self._writer.write(data)

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `clearpod`, one module each, with `add_arguments(parser)` and `main(args) -> exit code`.
+
+Only `cri.__main__` calls them. This file must stay free of imports, so that one command does not pay for
+another's.
+"""
+
+COMMANDS = {
+    "serve": "run the daemon that kubelet and crictl talk to",
+    "run": "run one container in its own virtual machine, without a daemon",
+    "check": "say whether this machine can run pods, and what to mend",
+    "images": "build the guest's kernel, agent and system image",
+}
+"""Name of the command and its one line in `clearpod --help`."""

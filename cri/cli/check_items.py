@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdicts of `clearpod check`. Pure: facts in, one Item for each thing out, in the order of printing."""
+
+from typing import NamedTuple
+
+from cri.cli.check_facts import CNI_BIN_DIRS, CNI_CONFIG_DIR, Facts
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+GIB = 1 << 30
+LEAST_BYTES, ENOUGH_BYTES = 1 * GIB, 8 * GIB
+
+# tool -> (status when it is missing, Debian's package, what it is for)
+_TOOLS = {
+    "skopeo": (FAIL, "skopeo", "pulls images"),
+    "mkfs.erofs": (FAIL, "erofs-utils", "stores image layers"),
+    "mkfs.ext4": (FAIL, "e2fsprogs", "makes scratch disks"),
+    "zstd": (WARN, "zstd", "unpacks layers with zstd compression"),
+}
+
+
+class Item(NamedTuple):
+    """One line: `status` ok, warn or fail; `remedy` empty when there is nothing to do."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+def judge(facts: Facts) -> list[Item]:
+    """All items. A fail means that no pod can run; a warn, that something is slower or missing."""
+    return [
+        _user(facts),
+        _config(facts),
+        _kvm(facts),
+        _device("vsock", facts.host.vsock_error),
+        _lkvm(facts),
+        _qemu(facts),
+        _hypervisor(facts),
+        *_guest(facts),
+        *_tools(facts),
+        _crun(facts),
+        *_mounts(facts),
+        _plugins(facts),
+        _network(facts),
+        _device("tun", facts.tun_error),
+        _cgroup(facts),
+        _space(facts),
+    ]
+
+
+def _user(facts: Facts) -> Item:
+    if facts.is_root:
+        return Item("user", OK, "root")
+    return Item("user", FAIL, "not root: clearpod mounts and makes devices", "run it with sudo")
+
+
+def _config(facts: Facts) -> Item:
+    if facts.config_error:
+        return Item("configuration", FAIL, facts.config_error, "mend the file")
+    return Item("configuration", OK, f"state in {facts.state_dir}, guest in {facts.guest_dir}")
+
+
+def _kvm(facts: Facts) -> Item:
+    host = facts.host
+    if not host.cpu_virtualization:
+        remedy = "turn virtualisation on in the firmware, or nesting on the outer host"
+        return Item("KVM", WARN, "the CPU shows neither vmx nor svm", remedy)
+    if host.kvm_error:
+        module = "kvm_intel" if host.cpu_virtualization == "vmx" else "kvm_amd"
+        return Item("KVM", WARN, f"/dev/kvm: {host.kvm_error}", f"modprobe {module}")
+    return Item("KVM", OK, f"/dev/kvm opens and the CPU has {host.cpu_virtualization}")
+
+
+# name -> (path, kernel module, what it is for)
+_DEVICES = {
+    "vsock": ("/dev/vhost-vsock", "vhost_vsock", "kvmtool needs it"),
+    "tun": ("/dev/net/tun", "tun", "pods have no network without it"),
+}
+
+
+def _device(name: str, error: str) -> Item:
+    path, module, why = _DEVICES[name]
+    if error:
+        return Item(name, WARN, f"{path}: {error}; {why}", f"modprobe {module}")
+    return Item(name, OK, f"{path} opens")
+
+
+def _lkvm(facts: Facts) -> Item:
+    if facts.host.lkvm:
+        return Item("lkvm", OK, facts.host.lkvm)
+    return Item("lkvm", WARN, "not on PATH", "build kvmtool and install lkvm (Debian has no package)")
+
+
+def _qemu(facts: Facts) -> Item:
+    if facts.host.qemu:
+        return Item("QEMU", OK, facts.host.qemu)
+    status = WARN if facts.choice else FAIL
+    return Item("QEMU", status, "qemu-system-x86_64 is not on PATH", "apt install qemu-system-x86")
+
+
+def _hypervisor(facts: Facts) -> Item:
+    choice = facts.choice
+    if choice is None:
+        return Item("hypervisor", FAIL, facts.choice_error)
+    detail = f"{choice.driver} with {choice.accel}: {'; '.join(choice.reasons)}"
+    if choice.warning:
+        return Item("hypervisor", WARN, f"{detail}; {choice.warning}")
+    return Item("hypervisor", OK, detail)
+
+
+def _guest(facts: Facts) -> list[Item]:
+    kernel = "bzImage" if facts.choice and facts.choice.driver == "kvmtool" else "vmlinux"
+    wanted = (("kernel image", kernel), ("initramfs", "initramfs"), ("system image", "system.erofs"))
+    return [_guest_file(facts, name, file=file) for name, file in wanted]
+
+
+def _guest_file(facts: Facts, name: str, *, file: str) -> Item:
+    path = f"{facts.guest_dir}/{file}"
+    if file in facts.guest_files:
+        return Item(name, OK, path)
+    return Item(name, FAIL, f"{path} does not exist", "clearpod images build")
+
+
+def _tools(facts: Facts) -> list[Item]:
+    paths = dict(facts.tools)
+    return [_tool(name, paths.get(name, "")) for name in _TOOLS]
+
+
+def _tool(name: str, path: str) -> Item:
+    status, package, purpose = _TOOLS[name]
+    if path:
+        return Item(name, OK, path)
+    return Item(name, status, f"not on PATH; {purpose}", f"apt install {package}")
+
+
+def _crun(facts: Facts) -> Item:
+    path = dict(facts.tools).get("crun", "")
+    return Item("crun", OK, f"in the guest's system image; on this host {path or 'absent, and not needed'}")
+
+
+def _mounts(facts: Facts) -> list[Item]:
+    errors = dict(facts.mount_errors)
+    remedies = {
+        "erofs": (FAIL, "use Linux 6.12 or later, and a state_dir on a disk"),
+        "overlay": (WARN, "modprobe overlay"),
+    }
+    return [
+        Item(name, status, errors[name], remedy) if errors.get(name) else Item(name, OK, _MOUNTED[name])
+        for name, (status, remedy) in remedies.items()
+    ]
+
+
+_MOUNTED = {"erofs": "this kernel mounts it from a file", "overlay": "this kernel mounts it"}
+
+
+def _plugins(facts: Facts) -> Item:
+    where = " or ".join(CNI_BIN_DIRS)
+    if not facts.missing_plugins:
+        return Item("CNI plugins", OK, f"in {where}")
+    missing = ", ".join(facts.missing_plugins)
+    remedy = "apt install containernetworking-plugins"
+    return Item("CNI plugins", WARN, f"{missing} not in {where}; pods get no network", remedy)
+
+
+def _network(facts: Facts) -> Item:
+    if facts.networks:
+        return Item("CNI network", OK, f"{CNI_CONFIG_DIR}/{facts.networks[0]}")
+    remedy = "put a .conflist there, as your cluster's network says"
+    return Item("CNI network", WARN, f"nothing in {CNI_CONFIG_DIR}; pods get no network", remedy)
+
+
+def _cgroup(facts: Facts) -> Item:
+    if facts.cgroup == "v2":
+        return Item("cgroup", OK, "version 2")
+    detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so VMMs get no limits of their own"
+    return Item("cgroup", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
+
+
+def _space(facts: Facts) -> Item:
+    detail = f"{facts.free_bytes / GIB:.1f} GiB free for {facts.state_dir}"
+    if facts.free_bytes >= ENOUGH_BYTES:
+        return Item("disk space", OK, detail)
+    status = FAIL if facts.free_bytes < LEAST_BYTES else WARN
+    return Item("disk space", status, detail, "free some, or set state_dir to a larger disk")

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pod run in the foreground: booted, its streams and signals passed through, and collected, by this process.
+
+Used by `clearpod run`. The pod is the daemon's own LivePod, in a run directory of its own that no daemon looks at.
+Should this process be killed, the kernel kills the VMM with it, and the next `clearpod run` removes the rest.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from cri.agent import VsockPort
+from cri.cli.terminal import Terminal
+from cri.cli.timeline import Timeline
+from cri.pods import containers
+from cri.pods.container import LiveContainer
+from cri.pods.pod import LivePod
+from cri.pods.tools import Tools
+from cri.store.pods import ContainerRecord, PodRecord
+from stage1 import engine
+from stage1.errors import PodError, WrongState
+from stage1.guest import messages
+from stage1.linux.flock import Lock
+from stage1.pod.model import Container, Pod
+from stage1.rootfs.share import ImageFiles
+from stage1.vm.vmm import ProcessVmm
+
+CHUNK_BYTES = 16384
+CREDIT_RETRY_S = 0.01
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+
+Plan = Callable[[containers.Accounts], Container]
+
+
+class Output:
+    """A consumer (`cri.agent.Consumer`) that writes a stream to a descriptor, at the descriptor's speed."""
+
+    def __init__(self, descriptor: int, first: Callable[[], None]) -> None:
+        self._descriptor, self._first, self._is_silent = descriptor, first, True
+
+    def feed(self, data: bytes, seq: int, end: bool) -> int:
+        """Write it all; a reader that went away stops nothing but the writing."""
+        if data and self._is_silent:
+            self._is_silent = False
+            self._first()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except BrokenPipeError:
+            pass
+        return len(data)
+
+    def commit(self) -> None:
+        """Nothing to make durable."""
+
+
+class Foreground:
+    """Runs one container in a pod of its own."""
+
+    def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
+        self._host = host._replace(run_dir=f"{host.run_dir}/run")
+        self._timeline = timeline
+        tools = Tools(host=self._host, vmm=ProcessVmm(prefix=WITH_US), boot_timeout_s=boot_timeout_s)
+        record = PodRecord(pod, b"", "", time.time_ns())
+        self._port = VsockPort(self._host.vsock_port)
+        self._pod = LivePod(record, tools, self._port)
+
+    async def run(self, image: ImageFiles, plan: Plan) -> int:
+        """The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run."""
+        sweep(self._host)
+        async with AsyncExitStack() as undo:
+            undo.enter_context(_hold(self._host, self._pod.id))
+            self._timeline.mark("ready to boot")
+            await self._pod.boot()
+            undo.push_async_callback(self._pod.remove)
+            self._say_booted()
+            container = await self._create(image, plan)
+            self._timeline.mark("container created: its image is mounted in the guest")
+            terminal = undo.enter_context(Terminal(container.record.container.process.tty))
+            self._pass_signals(container)
+            await containers.start(self._pod, container)
+            self._timeline.mark("container started")
+            for pump in (self._feed(container), self._resize(container, terminal)):
+                undo.callback(asyncio.ensure_future(pump).cancel)
+            await container.ended.wait()
+            self._timeline.mark("container exited")
+        self._timeline.mark("everything is removed")
+        return container.status.exit_code
+
+    async def _create(self, image: ImageFiles, plan: Plan) -> LiveContainer:
+        def record(accounts: containers.Accounts) -> ContainerRecord:
+            return ContainerRecord(plan(accounts), b"", 0, time.time_ns(), image.id, image.id)
+
+        found = self._pod.containers[await containers.create(self._pod, image, record)]
+        streams = {found.record.stdout: 1, found.record.stderr: 2}
+        for stream, descriptor in streams.items():
+            if stream:
+                self._pod.agent.listen(stream, Output(descriptor, lambda: self._timeline.mark("first output")))
+        return found
+
+    def _say_booted(self) -> None:
+        hello = self._pod.hello
+        self._timeline.mark("the guest's agent said hello")
+        self._timeline.note(
+            f"the guest's own clock: kernel to PID 1 {hello.init_ns / 1e6:.1f} ms, PID 1 to agent ready "
+            f"{(hello.ready_ns - hello.init_ns) / 1e6:.1f} ms; kernel {hello.kernel}; {self._host.choice.driver}"
+            f" with {self._host.choice.accel}"
+        )
+
+    def _pass_signals(self, container: LiveContainer) -> None:
+        loop = asyncio.get_running_loop()
+        tasks: set[asyncio.Task[None]] = set()
+
+        def passed(number: int) -> None:
+            task = loop.create_task(self._signal(container, number))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        for number in PASSED_ON:
+            loop.add_signal_handler(number, passed, number)
+
+    async def _signal(self, container: LiveContainer, number: int) -> None:
+        try:
+            await self._pod.call(messages.Signal(container.id, 0, number, False))
+        except PodError as error:
+            if container.is_running:
+                sys.stderr.write(f"clearpod: signal {number} was not delivered: {error}\n")
+
+    async def _feed(self, container: LiveContainer) -> None:
+        """Standard input to the container, until it ends."""
+        if not container.record.stdin:
+            return
+        while data := await _read_input():
+            while data:
+                data = data[self._pod.agent.send(container.record.stdin, data) :]
+                if data:
+                    await asyncio.sleep(CREDIT_RETRY_S)
+        self._pod.agent.send(container.record.stdin, b"", end=True)
+
+    async def _resize(self, container: LiveContainer, terminal: Terminal) -> None:
+        """The terminal's size now, and each time it changes."""
+        async for width, height in terminal.sizes():
+            await self._pod.call(messages.Resize(container.id, 0, width, height))
+
+
+async def _read_input() -> bytes:
+    """The next bytes of standard input; empty at its end. A thread blocked in read could not be ended with us."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(0, ready.set)
+    except PermissionError:  # a regular file, which is always ready
+        return os.read(0, CHUNK_BYTES)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(0)
+    return os.read(0, CHUNK_BYTES)
+
+
+def _hold(host: engine.Host, pod_id: str) -> Lock:
+    """While this is held, the pod is ours; the kernel lets go of it when we die."""
+    os.makedirs(f"{host.run_dir}/locks", 0o700, exist_ok=True)
+    return Lock(_lock_path(host, pod_id), wait=False)
+
+
+def _lock_path(host: engine.Host, pod_id: str) -> str:
+    return f"{host.run_dir}/locks/{pod_id}"
+
+
+def sweep(host: engine.Host) -> None:
+    """Remove the pods whose `clearpod run` was killed, and locks that nobody holds."""
+    try:
+        names = os.listdir(f"{host.run_dir}/locks")
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            with Lock(_lock_path(host, name), wait=False):
+                engine.collect(engine.pod_directory(host, name))
+                os.unlink(_lock_path(host, name))
+        except (WrongState, FileNotFoundError):
+            continue  # it lives, or somebody else swept it
+        except PodError as error:
+            sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
+
+

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run [IMAGE] [-- CMD...]`: one pod in the foreground, without a daemon.
+
+Brings the image here, boots a VM, runs one container in it, passes its streams and signals through, and returns its
+exit code. Everything that was made is gone when it ends; the image stays in the store.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+
+from cri.cli.foreground import Foreground
+from cri.cli.timeline import Timeline
+from cri.config import Config, load
+from cri.image.pull import pull
+from cri.pods.containers import Accounts
+from cri.store.images import Image, ImageStore
+from stage1 import engine
+from stage1.errors import BadRequest
+from stage1.linux.host import host_facts
+from stage1.pod import oci, users
+from stage1.pod.model import Container, Pod, Process, Security
+from stage1.rootfs.share import ImageFiles
+from stage1.vm.choose import choose
+
+VSOCK_PORT = 0x70D
+"""Where this process listens for its guest when the link is a vsock; the guest's context id tells it apart."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `clearpod run`."""
+    what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
+    parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
+    parser.set_defaults(rest=[])
+    parser.usage = "clearpod run [OPTIONS] [IMAGE] [-- CMD...]"
+    parser.epilog = "What follows -- replaces the image's command (its Cmd; the Entrypoint stays)."
+    parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
+    parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
+    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: as configured")
+    parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
+    parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="working directory in the container")
+    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")
+    parser.add_argument("-t", "--tty", action="store_true", help="give the container a terminal")
+    parser.add_argument("--timeline", action="store_true", help="say on standard error where the time went")
+    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the pod; the result is the container's exit code, 128 + signal when it was killed."""
+    timeline = Timeline(time.monotonic())
+    try:
+        return asyncio.run(_run(args, timeline))
+    finally:
+        if args.timeline:
+            sys.stderr.write(timeline.text())
+
+
+async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
+    config = load(args.config)
+    host = _host(config, args)
+    pod = _pod(config, args)
+    image, files = await _bring(config, host, args.image)
+    timeline.mark("the image is in the store")
+    base = _process(args, image)
+    foreground = Foreground(host, pod, timeline, boot_timeout_s=config.vm.boot_timeout_s)
+    return await foreground.run(files, lambda accounts: _container(image, base, accounts))
+
+
+def _host(config: Config, args: argparse.Namespace) -> engine.Host:
+    choice = choose(args.hypervisor or config.vm.hypervisor, host_facts())
+    if choice.warning:
+        sys.stderr.write(f"clearpod: warning: {choice.warning}\n")
+    return engine.Host(
+        run_dir=config.run_dir,
+        guest_dir=config.guest_dir,
+        state_dir=config.state_dir,
+        choice=choice,
+        scratch_mib=config.vm.scratch_mib,
+        vsock_port=VSOCK_PORT,
+    )
+
+
+async def _bring(config: Config, host: engine.Host, reference: str) -> tuple[Image, ImageFiles]:
+    store = ImageStore(config.state_dir)
+    try:
+        image = await pull(store, reference or f"oci:{host.guest_dir}/sample:sample", config=config)
+        return image, store.files(image)
+    finally:
+        store.close()
+
+
+def _pod(config: Config, args: argparse.Namespace) -> Pod:
+    pod_id = os.urandom(32).hex()
+    return Pod(
+        id=pod_id,
+        name=f"run-{pod_id[:6]}",
+        hostname=f"run-{pod_id[:6]}",
+        memory_mib=config.vm.memory_mib if args.memory is None else args.memory,
+        vcpus=config.vm.vcpus if args.cpus is None else args.cpus,
+    )
+
+
+def _container(image: Image, what: Process, accounts: Accounts) -> Container:
+    user = users.resolve((image.config.get("config") or {}).get("User") or "", accounts.passwd, accounts.group)
+    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
+    return Container(id="main", name="main", image=image.id, process=what._replace(user=user), security=security)
+
+
+def _process(args: argparse.Namespace, image: Image) -> Process:
+    """The image's config with the command line's changes."""
+    said = image.config.get("config") or {}
+    argv = tuple(said.get("Entrypoint") or ()) + tuple(args.rest or said.get("Cmd") or ())
+    if not argv:
+        raise BadRequest("the image names no command; give one after --")
+    for entry in args.env:
+        if "=" not in entry:
+            raise BadRequest(f"--env {entry} is not KEY=VALUE")
+    env = {entry.partition("=")[0]: entry for entry in (*(said.get("Env") or ()), *args.env)}
+    return Process(
+        argv=argv,
+        env=tuple(env.values()),
+        cwd=args.workdir or said.get("WorkingDir") or "/",
+        tty=args.tty,
+        stdin=args.stdin or args.tty,
+    )

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod serve`: the daemon. Wires the node together, serves until SIGTERM or SIGINT, and leaves the pods
+running.
+
+Called by `cri.__main__`. Logging is set up here and nowhere else.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+
+from cri import config as configuration
+from cri.config import Config
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `clearpod serve`."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"configuration (default: {configuration.DEFAULT_PATH}, if it exists)",
+    )
+    parser.add_argument(
+        "--check-config", action="store_true", help="only check the configuration and say what it means"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the daemon; returns when it was told to end."""
+    config = configuration.load(args.config)
+    if args.check_config:
+        print(json.dumps(config.model_dump(mode="json"), indent=2))
+        return 0
+    _set_up_logging(config)
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
+    return asyncio.run(serve(config))
+
+
+async def serve(config: Config) -> int:
+    """Serve until a signal; raises PodError when the daemon can't start."""
+    from cri import server
+    from cri.node import Node
+
+    log = logging.getLogger("clearpod")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    lock = server.lock_run_dir(config.run_dir)
+    try:
+        node = Node.of_this_machine(config)
+        listener = server.Listener(node, config)
+        await listener.start()
+        try:
+            await node.open()
+            log.info("serving", extra={"socket": config.socket_path, "hypervisor": node.hypervisor})
+            await stop.wait()
+        finally:
+            log.info("ending")
+            await listener.stop(grace_s=2)
+            await node.close()
+    finally:
+        os.close(lock)
+    return 0
+
+
+class TextFormat(logging.Formatter):
+    """`TIME LEVEL event key=value ...`, one line per event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and the traceback when there is one."""
+        fields = " ".join(f"{key}={_word(value)}" for key, value in _fields(record).items())
+        line = f"{self.formatTime(record)} {record.levelname:<7} {record.getMessage()} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormat(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The event's fields beside time, level and event."""
+        head = {"time": record.created, "level": record.levelname.lower(), "event": record.getMessage()}
+        trace = {"traceback": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({**head, **_fields(record), **trace}, default=str)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return json.dumps(text) if not text or any(c.isspace() or c in '"=' for c in text) else text
+
+
+def _set_up_logging(config: Config) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormat() if config.log.format == "json" else TextFormat())
+    logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration: one TOML file, checked before anything starts.
+
+Read by `clearpod serve`, `clearpod run` and `clearpod check`; the rest of `cri` receives the frozen `Config`.
+It must not look at the host: whether a directory exists or a hypervisor runs is for those who use it.
+An error names the file and the line, since the reader is a person with an editor open.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stage1.errors import BadRequest, NotFound
+
+DEFAULT_PATH = "/etc/clearpod/config.toml"
+MEMORY_MIN_MIB = 48
+"""What the guest needs to boot and to run one small container, with some air."""
+
+RUN_DIR_BYTES = 26
+"""A unix socket's path has at most 107 bytes, and a pod's is run_dir/pods/<64 digits>/agent.sock."""
+
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^,\n]*$")]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Socket(_Table):
+    """The unix socket of the CRI.
+
+    Whoever can open it is root on this machine, so the mode is the protection.
+    """
+
+    path: str = Field(default="", pattern=r"^(/.*)?$")
+    mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
+    group: str = "root"
+
+    @field_validator("path")
+    @classmethod
+    def _fits(cls, path: str) -> str:
+        if len(os.fsencode(path)) > 107:
+            raise ValueError("is longer than the 107 bytes that a unix socket's path can have")
+        return path
+
+
+class Guest(_Table):
+    """Where the guest's kernel, initramfs and system image are; empty: found as `guest_dir` says."""
+
+    dir: str = Field(default="", pattern=r"^(/[^,\n]*)?$")
+
+
+class Vm(_Table):
+    """The virtual machine of a pod that does not say otherwise."""
+
+    hypervisor: Literal["auto", "kvmtool", "qemu"] = "auto"
+    memory_mib: int = Field(default=128, ge=MEMORY_MIN_MIB, le=1 << 20)
+    vcpus: int = Field(default=1, ge=1, le=256)
+    boot_timeout_s: float = Field(default=60.0, gt=0, le=3600, strict=False)
+    scratch_mib: int = Field(default=10240, ge=16)
+
+
+class Registry(_Table):
+    """Where images whose name begins with `prefix` really come from; mirrors are tried first, in order."""
+
+    prefix: str = Field(min_length=1)
+    location: str = ""
+    mirrors: tuple[str, ...] = Field(default=(), strict=False)
+    insecure: bool = False
+
+
+class Log(_Table):
+    """The daemon's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Limits(_Table):
+    """What one node allows. 0: no limit."""
+
+    max_pods: int = Field(default=0, ge=0)
+    max_pod_memory_mib: int = Field(default=0, ge=0)
+
+
+class Config(_Table):
+    """The whole file; every key has a default."""
+
+    run_dir: AbsolutePath = "/run/clearpod"
+    state_dir: AbsolutePath = "/var/lib/clearpod"
+    socket: Socket = Socket()
+    guest: Guest = Guest()
+    vm: Vm = Vm()
+    registries: tuple[Registry, ...] = Field(default=(), strict=False)
+    log: Log = Log()
+    limits: Limits = Limits()
+
+    @field_validator("run_dir")
+    @classmethod
+    def _leaves_room(cls, path: str) -> str:
+        if len(os.fsencode(path)) > RUN_DIR_BYTES:
+            raise ValueError(f"may have at most {RUN_DIR_BYTES} bytes, since the pods' sockets are below it")
+        return path
+
+    @property
+    def socket_path(self) -> str:
+        """The socket's path, by default in the run directory."""
+        return self.socket.path or f"{self.run_dir}/clearpod.sock"
+
+    @property
+    def guest_dir(self) -> str:
+        """The guest's files: the configured directory, CLEARPOD_GUEST_DIR, the checkout's build, or the state
+        directory.
+        """
+        checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        built = f"{checkout}/build/guest"
+        return (
+            self.guest.dir
+            or os.environ.get("CLEARPOD_GUEST_DIR", "")
+            or (built if os.path.isdir(built) else f"{self.state_dir}/guest")
+        )
+
+
+def load(path: str | None) -> Config:
+    """Read the file at `path`; None is the default path, where a missing file means all defaults.
+
+    Raises NotFound for a missing file that was asked for, BadRequest with "file:line: sentence" otherwise.
+    """
+    file = path or DEFAULT_PATH
+    try:
+        with open(file, encoding="utf-8") as opened:
+            text = opened.read()
+    except FileNotFoundError:
+        if path is None:
+            return Config()
+        raise NotFound(f"{file}: there is no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{file}: can't be read as a configuration file: {error}") from None
+    return parse(text, file)
+
+
+def parse(text: str, file: str = "config") -> Config:
+    """Check `text`; `file` is only its name in errors. Raises BadRequest with "file:line: sentence"."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error))
+        sentence, line = (found[1], int(found[2])) if found else (str(error), text.count("\n") + 1)
+        raise BadRequest(f"{file}:{line}: this is not TOML: {sentence}") from None
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = tuple(problem["loc"])
+        raise BadRequest(f"{file}:{find_line(text, where)}: {_sentence(problem, where)}") from None
+
+
+def _sentence(problem: Any, where: tuple[int | str, ...]) -> str:
+    name = _dotted(where)
+    if problem["type"] == "extra_forbidden":
+        guess = difflib.get_close_matches(str(where[-1]), _known_keys(where[:-1]), n=1)
+        hint = f'did you mean "{guess[0]}"?' if guess else f"known here: {', '.join(_known_keys(where[:-1]))}"
+        return f'unknown key "{name}"; {hint}'
+    if problem["type"] == "missing":
+        return f'the key "{name}" is missing'
+    said = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("String ", "")
+    return f'"{name}" {said}, but it is {problem["input"]!r}'
+
+
+def _dotted(where: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in where if isinstance(part, str))
+
+
+def _known_keys(table: tuple[int | str, ...]) -> list[str]:
+    """The keys that the table at this path may have."""
+    model: type[BaseModel] = Config
+    for part in table:
+        if isinstance(part, str):
+            model = {"registries": Registry}.get(part) or type(Config.model_fields[part].default)
+    return list(model.model_fields)
+
+
+def find_line(text: str, where: tuple[int | str, ...]) -> int:
+    """The line, from 1, of the key at the path `where` ("vm", "vcpus" or "registries", 0, "prefix").
+
+    tomllib keeps no positions, so this looks for the key below its table's header; for a key that is missing
+    it is the header's line, and 1 when there is no header either.
+    """
+    table = ".".join(str(part) for part in where[:-1] if isinstance(part, str))
+    key, nth = str(where[-1]), next((part for part in where if isinstance(part, int)), 0)
+    if isinstance(where[-1], int):
+        table, key = ".".join(p for p in where[:-2] if isinstance(p, str)), str(where[-2])
+    best, current, seen = 1, "", {"": 0}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
+            current = header[1].replace('"', "")
+            seen[current] = seen.get(current, -1) + 1
+            if current in (table, f"{table}.{key}".lstrip(".")) and seen[current] == nth:
+                best = number
+        elif _assigns(line, key, table, current) and seen.get(current, 0) == (nth if current == table else 0):
+            return number
+    return best
+
+
+def _assigns(line: str, key: str, table: str, current: str) -> bool:
+    """Whether `line`, below the header `current`, sets `key` of `table`: plainly, dotted or in an inline
+    table.
+    """
+    plain = re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line)
+    if not plain:
+        return False
+    full = f"{current}.{plain[1]}".lstrip(".")
+    wanted = f"{table}.{key}".lstrip(".")
+    return full == wanted or (full == table and re.search(rf"\b{re.escape(key)}\b\s*=", line) is not None)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image of the store as the CRI's message. Used by ListImages and ImageStatus, so that they agree."""
+
+from cri.pb import runtime_pb2 as pb
+from cri.store.images import Image
+
+
+def describe(image: Image) -> pb.Image:
+    """`uid` when the image's user is a number, else `username`; a group is dropped, as kubelet wants it."""
+    user = image.user.partition(":")[0]
+    number = pb.Int64Value(value=int(user)) if user.isascii() and user.isdigit() else None
+    return pb.Image(
+        id=image.id,
+        repo_tags=image.repo_tags,
+        repo_digests=image.repo_digests,
+        size=image.size_bytes,
+        uid=number,
+        username="" if number else user,
+        spec=pb.ImageSpec(image=image.id),
+    )

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manifests, indexes and configs of images: bytes in, what the pull needs to know out. Pure.
+
+Knows the OCI image-spec and Docker's schema 2, which say the same in other words. Everything here comes
+from a registry, so nothing is taken for granted.
+"""
+
+import hashlib
+import json
+import os
+import re
+from typing import Any, NamedTuple
+
+from stage1.errors import BadRequest, Unsupported
+from stage1.rootfs.corrupt import Corrupt
+
+_INDEXES = {
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+}
+_CONFIGS = {
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+}
+_LAYER = re.compile(
+    r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1\.tar([+.](gzip|zstd))?"
+    r"|docker\.image\.rootfs\.(foreign\.)?diff\.tar([+.](gzip|zstd))?)"
+)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MACHINES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "riscv64": "riscv64",
+    "ppc64le": "ppc64le",
+    "s390x": "s390x",
+}
+_VARIANTS = {"amd64": ("", "v1"), "arm64": ("", "v8")}
+
+
+class Manifest(NamedTuple):
+    """One image for one platform: the digest of its config, and the layers' blobs, lowest first."""
+
+    config: str
+    layers: tuple[str, ...]
+
+
+def host_architecture() -> str:
+    """This machine, in the words of Go and OCI."""
+    machine = os.uname().machine
+    return _MACHINES.get(machine, machine)
+
+
+def digest_of(data: bytes) -> str:
+    """sha256:..."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def verified(data: bytes, digest: str) -> bytes:
+    """`data`, if that is what `digest` names. Raises Corrupt."""
+    if digest_of(data) != digest:
+        raise Corrupt(f"digest mismatch: {digest} has the content of {digest_of(data)}; pull again, or push again")
+    return data
+
+
+def _document(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise Corrupt(f"{what} is not a JSON object; push the image again")
+    return document
+
+
+def _digest(descriptor: Any, what: str) -> str:
+    found = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    if not isinstance(found, str) or not _DIGEST.fullmatch(found):
+        raise Corrupt(f"{what} has no sha256 digest but {found!r}; push the image again")
+    return found
+
+
+def choose(data: bytes, architecture: str, *, name: str) -> str | None:
+    """The digest of the manifest for linux on `architecture` if `data` is an index, None if it is a manifest.
+
+    Raises BadRequest when the index has nothing for this platform.
+    """
+    document = _document(data, f"the manifest of {name}")
+    if document.get("mediaType") not in _INDEXES and "manifests" not in document:
+        return None
+    found = [entry for entry in document.get("manifests") or () if isinstance(entry, dict)]
+    for variant in _VARIANTS.get(architecture, ("",)):
+        for entry in found:
+            platform = _platform(entry)
+            if platform[:2] == ("linux", architecture) and platform[2] in (variant, ""):
+                return _digest(entry, f"the index of {name}")
+    there = ", ".join(sorted({"/".join(_platform(e)[:2]) for e in found} - {"unknown/unknown"})) or "nothing"
+    raise BadRequest(f"the image {name} is for {there} and this host is linux/{architecture}; build it for this host")
+
+
+def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
+    said = entry.get("platform") or {}
+    return said.get("os", "unknown"), said.get("architecture", "unknown"), said.get("variant", "")
+
+
+def read_manifest(data: bytes, *, name: str) -> Manifest:
+    """The manifest in `data`. Raises Unsupported for what is no container image, Corrupt."""
+    document = _document(data, f"the manifest of {name}")
+    if document.get("schemaVersion") != 2 or "config" not in document:
+        raise Unsupported(f"{name} has a manifest that is neither OCI nor Docker schema 2; push it with a newer tool")
+    config, layers = document["config"], document.get("layers")
+    kind = config.get("mediaType") if isinstance(config, dict) else None
+    if kind not in _CONFIGS:
+        raise Unsupported(f"{name} is no container image: its config is of the type {kind}")
+    if not isinstance(layers, list) or not layers:
+        raise Unsupported(f"the image {name} has no layers; clearpod needs at least one")
+    for layer in layers:
+        if not isinstance(layer, dict) or not _LAYER.fullmatch(str(layer.get("mediaType"))):
+            kind = layer.get("mediaType") if isinstance(layer, dict) else None
+            raise Unsupported(f"the image {name} has a layer of the type {kind}, which clearpod can't unpack")
+    return Manifest(_digest(config, f"the config of {name}"), tuple(_digest(x, f"a layer of {name}") for x in layers))
+
+
+def read_config(data: bytes, manifest: Manifest, *, name: str, architecture: str) -> dict[str, Any]:
+    """The image's config, checked against its manifest and this host. Raises BadRequest (platform),
+    Corrupt.
+    """
+    document = _document(data, f"the config of {name}")
+    platform = f"{document.get('os') or 'linux'}/{document.get('architecture') or architecture}"
+    if platform != f"linux/{architecture}":
+        raise BadRequest(f"the image {name} is for {platform} and this host is linux/{architecture}; "
+                         "build it for this host")  # fmt: skip
+    if len(diff_ids(document)) != len(manifest.layers):
+        counts = f"{len(manifest.layers)} layers and {len(diff_ids(document))} diff ids"
+        raise Corrupt(f"the image {name} has {counts}; push it again")
+    return document
+
+
+def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:
+    """Digests of the unpacked layers, lowest first. Raises Corrupt."""
+    found = (config.get("rootfs") or {}).get("diff_ids") or ()
+    for digest in found:
+        if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise Corrupt(f"an image's config has the diff id {digest!r}, which is no sha256 digest")
+    return tuple(found)

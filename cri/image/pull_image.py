@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PullImage: brings an image from its registry. Names the image by its id, as all other calls do."""
+
+from typing import TYPE_CHECKING
+
+from cri.image.pull import pull
+from cri.image.registries import Auth
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import BadRequest
+
+if TYPE_CHECKING:
+    from cri.node import Node
+
+
+async def pull_image(node: "Node", request: pb.PullImageRequest) -> pb.PullImageResponse:
+    """An image that is here already is looked up again: its tag may have moved. Raises what `pull` raises."""
+    reference = request.image.image
+    if not reference:
+        raise BadRequest("PullImage needs image.image")
+    if reference.startswith(("oci:", "docker-archive:")):
+        raise BadRequest(f"{reference} is a file of this machine; the CRI pulls from registries only")
+    auth = _auth(request.auth) if request.HasField("auth") else None
+    image = await pull(node.images, reference, config=node.config, auth=auth)
+    return pb.PullImageResponse(image_ref=image.id)
+
+
+def _auth(said: pb.AuthConfig) -> Auth:
+    return Auth(
+        username=said.username,
+        password=said.password,
+        auth=said.auth,
+        server_address=said.server_address,
+        identity_token=said.identity_token,
+        registry_token=said.registry_token,
+    )

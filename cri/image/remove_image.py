@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RemoveImage: an image with all its names, by any of them; one that is not there is fine."""
+
+from typing import TYPE_CHECKING
+
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import BadRequest
+
+if TYPE_CHECKING:
+    from cri.node import Node
+
+
+async def remove_image(node: "Node", request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:
+    """Containers that use the image go on: their pod has it mounted."""
+    if not request.image.image:
+        raise BadRequest("RemoveImage needs image.image")
+    node.images.remove(request.image.image)
+    return pb.RemoveImageResponse()

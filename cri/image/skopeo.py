@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs skopeo, and says in our words why it failed. Called by the pull only.
+
+skopeo dies with us (even by kill -9) and with the coroutine that waits for it. What it wrote is the caller's.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+
+from stage1.errors import NoSpace, NotFound, PodError, Unavailable
+from stage1.rootfs.corrupt import Corrupt
+
+_INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
+_LARGEST_OUTPUT_BYTES = 4 << 20
+
+
+class RegistryUnavailable(Unavailable):
+    """kubelet reads the prefix of the message, and reads messages of UNKNOWN only."""
+
+    grpc_code = "UNKNOWN"
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(f"RegistryUnavailable: {sentence}")
+
+
+class LoginNeeded(PodError):
+    """The registry does not show the image to us, whoever we said we are."""
+
+    grpc_code = "UNAUTHENTICATED"
+
+
+class Skopeo:
+    """skopeo with the files of one pull in `work_dir`: registries.conf, auth.json, tmp/."""
+
+    def __init__(self, work_dir: str, *, name: str) -> None:
+        self._name = name
+        self._common = ["--insecure-policy", "--tmpdir", work_dir]
+        self._auth = []
+        if os.path.exists(f"{work_dir}/registries.conf"):
+            self._common += ["--registries-conf", f"{work_dir}/registries.conf"]
+            self._auth = ["--authfile", f"{work_dir}/auth.json"]
+
+    async def inspect(self, source: str, *, config: bool = False) -> bytes:
+        """The manifest or index that `source` names, or the config of the image, byte for byte."""
+        options = ["--raw", *(["--config"] if config else []), *self._auth]
+        return await self._run(["--command-timeout", _INSPECT_TIMEOUT, "inspect", *options, source])
+
+    async def copy(self, source: str, layout: str, *, blobs: str) -> None:
+        """Copy an image into a new OCI layout, its blobs into `blobs`; those that are there by name are
+        not fetched.
+        """
+        options = ["-q", "--preserve-digests", *(["--src-authfile", self._auth[1]] if self._auth else [])]
+        target = ["--dest-shared-blob-dir", blobs, source, f"oci:{layout}:image"]
+        await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target])
+
+    async def _run(self, words: list[str]) -> bytes:
+        argv = ["setpriv", "--pdeathsig", "KILL", "skopeo", *self._common, *words]
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+            )
+        except FileNotFoundError:
+            raise NotFound("there is no setpriv program; install util-linux") from None
+        try:
+            out, err = await process.communicate()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            raise
+        if process.returncode == 0 and len(out) <= _LARGEST_OUTPUT_BYTES:
+            return out
+        raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name)
+
+
+_NOT_THERE = re.compile(
+    "manifest unknown|name unknown|StatusCode: 404|no descriptor found|more than one image in oci"
+    "|opening file .*: no such file|index.json: no such file|Tag .* not found"
+)
+_LOGIN = re.compile("unauthorized|denied|authentication required|invalid username/password|403 ")
+_BROKEN = re.compile("[Dd]igest did not match|does not match|blob unknown|invalid tar header|invalid character")
+_UNREACHABLE = re.compile(
+    "pinging container registry|connection re|no such host|timeout|deadline exceeded|EOF|toomanyrequests"
+    "|unexpected HTTP status|x509|tls:|server gave HTTP response|network is unreachable|no route to host"
+    "|StatusCode: 5"
+)
+
+
+def explain(stderr: str, code: int, *, name: str) -> PodError:
+    """The error that skopeo's last words stand for. `name` is the image as the user knows it."""
+    reason = last_words(stderr)
+    if "No such file or directory" in stderr and "setpriv" in stderr:
+        return NotFound("there is no skopeo program; install skopeo")
+    if "no space left on device" in reason or "disk quota exceeded" in reason:
+        return NoSpace(f"the disk is full while {name} was downloaded ({reason}); free some space")
+    if _LOGIN.search(reason):
+        return LoginNeeded(f"the registry wants other credentials for {name}, or does not have it ({reason})")
+    if code == 2 or _NOT_THERE.search(reason):
+        return NotFound(f"there is no image {name} ({reason})")
+    if _BROKEN.search(reason):
+        return Corrupt(f"the registry's copy of {name} is damaged ({reason}); pull again, or push again")
+    if _UNREACHABLE.search(reason):
+        return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
+    return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
+
+
+def last_words(stderr: str) -> str:
+    """The reason in skopeo's log, without its frame and without what it repeats of the command."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    fatal = [line for line in lines if "level=fatal" in line] or lines[-1:]
+    if not fatal:
+        return ""
+    found = re.search(r'msg="(.*)"$', fatal[-1]) or re.search(r"msg=(.*)$", fatal[-1])
+    text = found[1].replace('\\"', '"').replace("\\\\", "\\") if found else fatal[-1]
+    text = re.sub(r'^(Error parsing image name|(initializing|Invalid) source( name)?) "?\S+?"?: ', "", text)
+    return re.sub(r"\s+", " ", text)[:500]

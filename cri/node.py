@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node: everything that an RPC may use, gathered in one object.
+
+Made by `clearpod serve` and by tests (which put fakes in), handed to every RPC by the server. It only holds
+things and the calls in progress; what is done with them is in `cri.runtime`, `cri.image` and `cri.pods`.
+"""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from cri.config import Config
+from cri.pods.table import PodTable
+from cri.pods.tools import Tools
+
+if TYPE_CHECKING:
+    from cri.store.images import ImageStore
+    from stage1.engine import Host
+    from stage1.vm.vmm import Vmm
+
+VSOCK_PORT = 1024
+"""Where guests on vsock look for the daemon."""
+
+log = logging.getLogger("clearpod.node")
+
+
+class Node:
+    """`handlers` are the RuntimeClass handlers that are served; the empty name is the default one."""
+
+    handlers = ("", "clearpod")
+
+    def __init__(self, config: Config, *, host: "Host", vmm: "Vmm", images: "ImageStore") -> None:
+        self.config, self.host, self.vmm, self.images = config, host, vmm, images
+        self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.tools = Tools(host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s)
+        self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
+        self.is_ready = False
+
+    @classmethod
+    def of_this_machine(cls, config: Config) -> "Node":
+        """The node that `config` describes, on this machine.
+
+        Raises PodError when no hypervisor can run here.
+        """
+        from cri.store.images import ImageStore
+        from stage1.engine import Host
+        from stage1.linux.host import host_facts
+        from stage1.vm.choose import choose
+        from stage1.vm.vmm import ProcessVmm
+
+        choice = choose(config.vm.hypervisor, host_facts())
+        if choice.warning:
+            log.warning("hypervisor", extra={"warning": choice.warning})
+        host = Host(
+            run_dir=config.run_dir,
+            guest_dir=config.guest_dir,
+            state_dir=config.state_dir,
+            choice=choice,
+            scratch_mib=config.vm.scratch_mib,
+            vsock_port=VSOCK_PORT,
+        )
+        return cls(config, host=host, vmm=ProcessVmm(), images=ImageStore(config.state_dir))
+
+    @property
+    def hypervisor(self) -> str:
+        """Which VMM runs the pods, and how, for people."""
+        return f"{self.host.choice.driver} ({self.host.choice.accel}), {self.host.choice.binary}"
+
+    def config_json(self) -> str:
+        """The configuration in force, with `stateDir` as critest wants it, as a JSON object."""
+        import json
+
+        return json.dumps({"stateDir": self.config.state_dir, **self.config.model_dump(mode="json")})
+
+    async def open(self) -> None:
+        """Take over what the previous daemon left, then answer calls."""
+        await self.pods.recover()
+        self.is_ready = True
+
+    async def close(self) -> None:
+        """Let calls in progress finish for a moment, then let go of the pods, which live on."""
+        self.is_ready = False
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        for task in list(self._tasks):
+            task.cancel()
+        await self.pods.close()
+
+    def own(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run `body` as a task of the node's, which lives on when the client of the call goes away."""
+        task = asyncio.get_running_loop().create_task(body)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def abandon(self, task: asyncio.Task[Any]) -> None:
+        """Remember that nobody got this call's answer: the same request may ask for it again."""
+        self._abandoned.add(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and task in self._abandoned:
+            log.warning("call.abandoned", extra={"error": str(error)})

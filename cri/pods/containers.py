@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done to one container: create, start, stop, remove. Contract section 4 has the table of what is
+allowed when.
+
+Called by the RPCs with a pod of the table. Each function finishes or leaves things as they were.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from cri.pods.container import LiveContainer
+from cri.pods.pod import LivePod
+from cri.store.pods import ContainerRecord
+from stage1 import engine
+from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
+from stage1.guest import messages
+from stage1.linux import process
+from stage1.pod import states
+from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.container")
+
+KILL_S = 10.0
+"""How long a container may take to end after SIGKILL."""
+
+
+class Accounts(NamedTuple):
+    """The image's /etc/passwd and /etc/group, empty where it has none."""
+
+    passwd: str = ""
+    group: str = ""
+
+
+Plan = Callable[[Accounts], ContainerRecord]
+
+
+async def create(pod: LivePod, image: ImageFiles, plan: Plan) -> str:
+    """Make a container from `plan` (which gets the image's accounts) and return its id.
+
+    Nothing stays when it fails.
+    """
+    pod.require_ready()
+    lower, accounts = await asyncio.to_thread(_add_image, pod.directory, image)
+    record = _with_streams(plan(accounts), pod)
+    target = _target_pid(pod, record)
+    await asyncio.to_thread(
+        engine.add_container, pod.directory, pod.record.pod, record.container, target_pid=target
+    )
+    container = LiveContainer(record, pod.directory)
+    for stream, consumer in container.consumers().items():
+        pod.agent.listen(stream, consumer)
+    try:
+        stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
+        await pod.call(messages.Create(record.container.id, lower, not pod.tools.host.scratch_mib, stdio))
+        pod.require_ready()
+        pod.containers[container.id] = container
+        pod.save()
+    except BaseException:
+        await _discard(pod, container)
+        raise
+    return container.id
+
+
+async def start(pod: LivePod, container: LiveContainer) -> None:
+    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError.
+    """
+    async with container.lock:
+        if container.status.state != states.CREATED:
+            raise WrongState(
+                f"container {container.id} is {container.status.state}; only a created one can be started"
+            )
+        pod.require_ready()
+        try:
+            reply = await pod.call(messages.Start(container.id))
+        except PodError as error:
+            if isinstance(error, NoCommand) or pod.is_ready:
+                container.start_failed(str(error))
+                pod.save()
+            raise
+        container.guest_pid = reply.pid
+        container.started()
+        pod.save()
+        log.info(
+            "container.started",
+            extra={"container": container.id, "pod": pod.id, "name": container.record.container.name},
+        )
+
+
+async def stop(pod: LivePod, container: LiveContainer, grace_s: float) -> None:
+    """Return when it is EXITED: the stop signal, once, then `grace_s`, then SIGKILL. Not running is fine."""
+    deadline = time.monotonic() + grace_s
+    if not container.is_running or not pod.is_ready:
+        return
+    if grace_s > 0 and not container.was_asked_to_stop:
+        container.was_asked_to_stop = True
+        await _signal(pod, container, container.record.container.stop_signal, everything=False)
+    if grace_s > 0 and await _has_ended(container, deadline - time.monotonic()):
+        return
+    await _signal(pod, container, process.SIGKILL, everything=True)
+    if not await _has_ended(container, KILL_S):
+        raise TimedOut(f"container {container.id} did not end within {KILL_S:g} s of SIGKILL")
+
+
+async def remove(pod: LivePod, container: LiveContainer) -> None:
+    """Kill it if it runs and remove all of it but its log file."""
+    async with container.lock:
+        if pod.containers.get(container.id) is not container:
+            return  # another call has done it meanwhile
+        await stop(pod, container, 0)
+        await _discard(pod, container, is_known=True)
+        del pod.containers[container.id]
+        pod.save()
+
+
+def _add_image(directory: str, image: ImageFiles) -> tuple[str, Accounts]:
+    lower = engine.add_image(directory, image)
+    return lower, Accounts(*(engine.read_image_file(directory, lower, f"etc/{name}") for name in ("passwd", "group")))
+
+
+def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:
+    what = record.container.process
+    return record._replace(
+        stdin=pod.next_id() if what.stdin else 0,
+        stdout=pod.next_id(),
+        stderr=0 if what.tty else pod.next_id(),
+    )
+
+
+def _target_pid(pod: LivePod, record: ContainerRecord) -> int:
+    """The guest's pid of the container whose pid namespace is joined; 0 when none is asked for."""
+    kind, _, wanted = record.container.security.pid_namespace.partition(":")
+    if kind != "target":
+        return 0
+    target = pod.containers.get(wanted)
+    if target is None or not target.is_running:
+        raise WrongState(f"container {wanted}, whose processes should be shared, is not running in this pod")
+    return target.guest_pid
+
+
+async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = False) -> None:
+    """Undo `create`. The agent is asked first, since it still uses the bundle."""
+    try:
+        await pod.call(messages.Delete(container.id))
+    except NotFound:
+        pass
+    except PodError:
+        if is_known and pod.is_ready:  # a dead VM has nothing to undo
+            raise
+    for stream in container.consumers():
+        pod.forget(stream)
+    container.log.remove_record()
+    await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
+
+
+async def _signal(pod: LivePod, container: LiveContainer, number: int, *, everything: bool) -> None:
+    try:
+        await pod.call(messages.Signal(container.id, 0, number, everything))
+    except PodError:
+        if container.is_running and pod.is_ready:  # else it ended by itself just now
+            raise
+
+
+async def _has_ended(container: LiveContainer, limit_s: float) -> bool:
+    try:
+        async with asyncio.timeout(max(limit_s, 0)):
+            await container.ended.wait()
+    except TimeoutError:
+        return False
+    return True

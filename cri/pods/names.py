@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that can be taken once: of pods (name, namespace, uid, attempt) and of a pod's containers (name,
+attempt).
+
+Used by the table and the pods. Kubelet repeats a call with the same name after its deadline, while the first
+one still works: the first owns the name until it has finished or rolled back, and a repetition of a call
+whose answer nobody got is given that answer.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, NamedTuple
+
+from stage1.errors import AlreadyExists
+
+
+class Held(NamedTuple):
+    """Who has a name. `request` is the request's bytes, `made` becomes the id or the error."""
+
+    task: "asyncio.Task[Any] | None"
+    request: bytes
+    made: "asyncio.Future[str]"
+
+
+class Names:
+    """`what` is the word for errors: sandbox, container."""
+
+    def __init__(self, what: str, is_abandoned: Callable[[Any], bool]) -> None:
+        self._what, self._is_abandoned = what, is_abandoned
+        self._held: dict[Hashable, Held] = {}
+
+    async def make(self, name: Hashable, request: bytes, work: Callable[[], Awaitable[str]]) -> str:
+        """Do `work` under the name, and keep the name for the id that it returns; its failure frees the name.
+
+        Raises AlreadyExists when the name is taken, unless by the same request whose client never got the
+        answer.
+        """
+        if held := self._held.get(name):
+            return await self._again(name, held, request)
+        made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._held[name] = Held(asyncio.current_task(), request, made)
+        try:
+            result = await work()
+        except BaseException as error:
+            del self._held[name]
+            made.set_exception(
+                error if isinstance(error, Exception) else AlreadyExists("the call was cancelled")
+            )
+            made.exception()  # nobody has to be waiting for it
+            raise
+        made.set_result(result)
+        return result
+
+    async def _again(self, name: Hashable, held: Held, request: bytes) -> str:
+        shown = "/".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
+        if held.request and held.request == request and held.task and self._is_abandoned(held.task):
+            answer = await asyncio.shield(held.made)
+            if name in self._held:  # the answer is given once; a third call meets an ordinary object
+                self._held[name] = held._replace(task=asyncio.current_task())
+            return answer
+        if not held.made.done():
+            raise AlreadyExists(
+                f"the {self._what} name {shown} is reserved by a call in progress; ask again when it is done"
+            )
+        raise AlreadyExists(
+            f"the {self._what} {shown} exists as {held.made.result()}; remove it or use another attempt"
+        )
+
+    def take(self, name: Hashable, made: str) -> None:
+        """Recovery: the name belongs to the finished object `made`."""
+        done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        done.set_result(made)
+        self._held[name] = Held(None, b"", done)
+
+    def release(self, name: Hashable) -> None:
+        """The object is gone; not taken is fine."""
+        self._held.pop(name, None)

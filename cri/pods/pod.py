@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One live pod: its VM, the link to its agent, its containers, and its file.
+
+Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else
+happens in the calls that ask for it, ordered by locks. Not here: what is done to single containers
+(`containers`, `execs`).
+"""
+
+import asyncio
+import logging
+import os
+import time
+
+from cri.agent import Agent, Identity, VsockPort
+from cri.pods.container import LiveContainer
+from cri.pods.tools import Tools
+from cri.store import pods as store
+from stage1 import engine
+from stage1.errors import PodError, VmFailed, WrongState
+from stage1.guest import messages
+from stage1.linux import process
+from stage1.pod import states
+from stage1.vm.spec import SerialLink, VsockLink
+from stage1.vm.vmm import VmProcess
+
+log = logging.getLogger("clearpod.pod")
+
+IDS_AT_ONCE = 1024
+"""Ids are claimed in the file in portions, so that most calls do not write it."""
+END_S = 2.0
+"""How long the guest gets to end by itself."""
+KILL_S = 20.0
+CONSOLE_LINES = 12
+
+
+class LivePod:
+    """`gone` is set once the VM has ended and everybody knows. `lock` orders stop and remove."""
+
+    def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
+        self.record, self.tools = record, tools
+        self.status = store.PodState()
+        self.containers: dict[str, LiveContainer] = {}
+        self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
+        self.directory = engine.pod_directory(tools.host, record.pod.id)
+        self.gone = asyncio.Event()
+        self.lock = asyncio.Lock()
+        self.boot_ms = 0
+        self.hello = messages.Hello()
+        self.vm: VmProcess | None = None
+        self._agent: Agent | None = None
+        self._port = port
+        self._next_id = 1
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The pod's id, 64 hexadecimal digits."""
+        return self.record.pod.id
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether containers can be made in it."""
+        return self.status.state == states.READY
+
+    @property
+    def title(self) -> str:
+        """The pod as people call it."""
+        return f"pod {self.record.pod.namespace}/{self.record.pod.name}"
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def boot(self) -> None:
+        """From nothing to READY; when it fails nothing stays.
+
+        Raises VmFailed with the console's last lines when the VM dies or never answers, and whatever
+        `prepare` raises.
+        """
+        begun = time.monotonic()
+        prepared = await asyncio.to_thread(engine.prepare, self.record.pod, self.tools.host)
+        try:
+            self._move("boot", link_key=prepared.link_key)
+            self._watch(await asyncio.to_thread(engine.boot, prepared, self.tools.vmm))
+            await self._meet(prepared.vm.link, self.tools.boot_timeout_s)
+            await self.call(self._configure())
+            self._move("agent_up")
+        except BaseException:
+            await self.let_go()
+            await asyncio.to_thread(engine.collect, self.directory)
+            raise
+        self.boot_ms = round((time.monotonic() - begun) * 1000)
+        log.info(
+            "pod.ready",
+            extra={"pod": self.id, "name": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel},
+        )
+
+    async def stop(self) -> None:
+        """Kill all containers, end the VM, release the volumes.
+
+        Again is fine, and so is a VM that is gone already.
+        """
+        async with self.lock:
+            if self.status.state != states.DEAD:
+                self._move("stop")
+                await self._kill_containers()
+                await self._end_vm()
+            for container_id in self.containers:
+                await asyncio.to_thread(engine.remove_container, self.directory, container_id)
+
+    async def remove(self) -> None:
+        """Stop if needed, then remove everything of the pod but its log files."""
+        await self.stop()
+        await self.let_go()
+        await asyncio.to_thread(engine.collect, self.directory)
+        log.info("pod.removed", extra={"pod": self.id, "name": self.title})
+
+    async def let_go(self) -> None:
+        """Close descriptors and tasks, and leave the VM as it is."""
+        if self._agent is not None:
+            await self._agent.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        for container in self.containers.values():
+            container.log.close()
+
+    # -- recovery --------------------------------------------------------------------------------------------
+
+    def restore(self, stored: store.Stored) -> None:
+        """Take the state from the file of the previous daemon."""
+        self.status = stored.status
+        self._next_id = stored.status.ids + 1
+        for one in stored.containers:
+            self.containers[one.record.container.id] = LiveContainer(one.record, self.directory, one.status)
+
+    async def adopt(self) -> None:
+        """The VM lives: watch it, meet its agent again, and learn what happened meanwhile; if that fails,
+        bury it.
+        """
+        vm = engine.find_vm(self.directory)
+        try:
+            if vm is None:
+                raise VmFailed(f"the VM of {self.title} is not known any more")
+            self._watch(vm)
+            await self._meet(self._known_link(), self.tools.call_timeout_s)
+            reply = await self.call(messages.List())
+        except PodError as error:
+            log.error("pod.lost", extra={"pod": self.id, "name": self.title, "error": str(error)})
+            return await self.bury()
+        await self._reconcile({container.id: container for container in reply.containers})
+        self.save()
+        log.info(
+            "pod.adopted", extra={"pod": self.id, "name": self.title, "containers": len(self.containers)}
+        )
+        return None
+
+    async def bury(self) -> None:
+        """The VM is gone, or must go: the pod stays listed as not ready, with the exit of its containers."""
+        vm = engine.find_vm(self.directory)
+        if vm is not None:
+            await asyncio.to_thread(vm.kill)
+        await self.let_go()
+        self._mark_dead("the pod's virtual machine had ended when clearpod started again")
+        for container_id in self.containers:
+            await asyncio.to_thread(engine.remove_container, self.directory, container_id)
+
+    async def _reconcile(self, known: dict[str, messages.Container]) -> None:
+        for container in self.containers.values():
+            seen = known.pop(container.id, None)
+            if seen is None:
+                container.lost()
+                continue
+            container.guest_pid = seen.pid
+            if seen.state != messages.CREATED:
+                container.started(seen.started_ns)
+            if seen.state == messages.EXITED:
+                container.exited(
+                    messages.Exited(container.id, 0, seen.exit_code, seen.oom_killed, seen.finished_ns)
+                )
+        for half_done in known:
+            await self.call(messages.Delete(half_done))
+        bundles = set(os.listdir(f"{self.directory}/tree/volumes/containers"))
+        for bundle in bundles - set(self.containers):
+            await asyncio.to_thread(engine.remove_container, self.directory, bundle)
+
+    def _known_link(self) -> SerialLink | VsockLink:
+        path = f"{self.directory}/agent.sock"
+        if os.path.exists(path):
+            return SerialLink(path)
+        return VsockLink(engine.vsock_cid(self.id), self.tools.host.vsock_port)
+
+    # -- for the operations on containers --------------------------------------------------------------------
+
+    async def call(self, op: messages.Op, timeout_s: float = 0) -> messages.Reply:
+        """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
+        if self._agent is None:
+            raise WrongState(f"{self.title} has no running VM")
+        return await self._agent.call(op, timeout_s=timeout_s or self.tools.call_timeout_s)
+
+    @property
+    def agent(self) -> Agent:
+        """The link's client; only for a pod that was booted."""
+        if self._agent is None:
+            raise WrongState(f"{self.title} has no running VM")
+        return self._agent
+
+    def forget(self, stream: int) -> None:
+        """Nobody wants the stream any more."""
+        if self._agent is not None:
+            self._agent.forget(stream)
+
+    def require_ready(self) -> None:
+        """Raise WrongState unless the pod is READY."""
+        if not self.is_ready:
+            raise WrongState(f"{self.title} is not ready ({self.status.state}); make a new sandbox")
+
+    def next_id(self) -> int:
+        """A stream or exec id that the guest has never seen."""
+        number = self._next_id
+        self._next_id += 1
+        if number > self.status.ids:
+            self.status = self.status._replace(ids=number + IDS_AT_ONCE)
+            self.save()
+        return number
+
+    def save(self) -> None:
+        """Write the pod's file."""
+        containers = tuple(container.stored() for container in self.containers.values())
+        store.save(self.directory, store.Stored(self.record, self.status, containers))
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _move(self, event: str, **changes: bytes) -> None:
+        state = states.move(states.POD_MOVES, self.status.state, event)
+        self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
+        self.save()
+
+    def _configure(self) -> messages.Configure:
+        pod = self.record.pod
+        sysctls = tuple(messages.Sysctl(key, value) for key, value in pod.sysctls)
+        return messages.Configure(hostname=pod.hostname, sysctls=sysctls)
+
+    def _watch(self, vm: VmProcess) -> None:
+        self.vm = vm
+        self._task = asyncio.get_running_loop().create_task(self._live(vm), name=self.title)
+
+    async def _live(self, vm: VmProcess) -> None:
+        """The pod's own task: wait for the VM's end, then let everybody know."""
+        handle = process.open_process(vm.pid, vm.start_time)
+        if handle is not None:
+            with handle:
+                await _readable(handle.fileno())
+                handle.wait(0)
+        why = f"the virtual machine of {self.title} has ended"
+        if self._agent is not None:
+            await self._agent.drain(END_S)
+            self._agent.lose(why)
+        self._mark_dead(why)
+
+    def _mark_dead(self, why: str) -> None:
+        for waiting in self.execs.values():
+            if not waiting.done():
+                waiting.set_exception(VmFailed(why))
+        for container in self.containers.values():
+            container.vm_gone(why)
+        if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
+            log.info("pod.dead", extra={"pod": self.id, "name": self.title, "was": self.status.state})
+            self._move("vm_exit")
+        self.gone.set()
+
+    async def _meet(self, link: SerialLink | VsockLink, limit_s: float) -> None:
+        """Wait for the agent's hello, not longer than the VM lives."""
+        who = Identity(self.title, link, self.status.link_key, self.tools.epoch)
+        agent = self._agent = Agent(who, self._exited, self._port)
+        for container in self.containers.values():
+            for stream, consumer in container.consumers().items():
+                agent.listen(stream, consumer)
+        hello = asyncio.ensure_future(agent.open())
+        gone = asyncio.ensure_future(self.gone.wait())
+        try:
+            await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not hello.done():
+                raise VmFailed(self._silence(limit_s))
+            self.hello = hello.result()
+        finally:
+            hello.cancel()
+            gone.cancel()
+
+    def _silence(self, limit_s: float) -> str:
+        what = (
+            "ended before its agent answered"
+            if self.gone.is_set()
+            else f"said no hello within {limit_s:g} s of its start"
+        )
+        console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
+        return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"
+
+    def _exited(self, event: messages.Exited) -> None:
+        if event.exec:
+            waiting = self.execs.get(event.exec)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(event)
+        elif container := self.containers.get(event.container):
+            container.exited(event)
+            self.save()
+            log.info(
+                "container.exited",
+                extra={"container": container.id, "code": event.exit_code, "reason": container.status.reason},
+            )
+
+    async def _kill_containers(self) -> None:
+        running = [container for container in self.containers.values() if container.is_running]
+        for container in running:
+            try:
+                await self.call(messages.Signal(container.id, 0, process.SIGKILL, True), timeout_s=END_S)
+            except PodError:
+                return  # no agent any more: the VM's end will end them
+        waits = [asyncio.ensure_future(container.ended.wait()) for container in running]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=END_S)
+            for wait in late:
+                wait.cancel()
+
+    async def _end_vm(self) -> None:
+        try:
+            await self.call(messages.Shutdown(), timeout_s=END_S)
+        except PodError:
+            pass  # it may be gone before it could answer
+        if not await self._is_gone_within(END_S) and self.vm is not None:
+            await asyncio.to_thread(self.vm.kill)
+            if not await self._is_gone_within(KILL_S):
+                raise VmFailed(f"the virtual machine of {self.title} (pid {self.vm.pid}) can't be killed")
+
+    async def _is_gone_within(self, limit_s: float) -> bool:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+async def _readable(descriptor: int) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All live pods, by id and by name; made once per node. The RPCs find pods and containers here.
+
+Lists come from memory alone: kubelet asks each second.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from cri.agent import VsockPort
+from cri.pods import containers
+from cri.pods.container import LiveContainer
+from cri.pods.names import Names
+from cri.pods.pod import LivePod
+from cri.pods.tools import Tools
+from cri.store import pods as store
+from cri.store import recover as recovery
+from stage1 import engine
+from stage1.errors import BadRequest, NoSpace, NotFound, PodError
+from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.pods")
+
+Thing = TypeVar("Thing")
+
+
+class PodTable:
+    """`is_abandoned` tells whether a call's client went away before its answer (see `names`)."""
+
+    def __init__(self, tools: Tools, *, is_abandoned: Callable[[Any], bool], max_pods: int = 0) -> None:
+        self._tools, self._max_pods = tools, max_pods
+        self._pods: dict[str, LivePod] = {}
+        self._pod_names = Names("sandbox", is_abandoned)
+        self._container_names = Names("container", is_abandoned)
+        self._port = VsockPort(tools.host.vsock_port)
+
+    # -- finding ---------------------------------------------------------------------------------------------
+
+    def pods(self) -> list[LivePod]:
+        """All pods, oldest first."""
+        return list(self._pods.values())
+
+    def find(self, pod_id: str) -> LivePod | None:
+        """By id or unique beginning of one. Raises BadRequest when several begin so."""
+        return _pick("sandbox", self._pods, pod_id)
+
+    def get(self, pod_id: str) -> LivePod:
+        """As `find`, but raises NotFound."""
+        if pod := self.find(pod_id):
+            return pod
+        raise NotFound(f"there is no sandbox {pod_id!r}; `crictl pods` lists those that exist")
+
+    def find_container(self, container_id: str) -> tuple[LivePod, LiveContainer] | None:
+        """The container and its pod, by id or unique beginning of one."""
+        everything = {c.id: (pod, c) for pod in self._pods.values() for c in pod.containers.values()}
+        return _pick("container", everything, container_id)
+
+    def get_container(self, container_id: str) -> tuple[LivePod, LiveContainer]:
+        """As `find_container`, but raises NotFound."""
+        if found := self.find_container(container_id):
+            return found
+        raise NotFound(f"there is no container {container_id!r}; `crictl ps -a` lists those that exist")
+
+    # -- changing --------------------------------------------------------------------------------------------
+
+    async def run(self, record: store.PodRecord, request: bytes) -> str:
+        """Boot a pod and list it.
+
+        Raises AlreadyExists for a name that is taken (see `names`), NoSpace at the limit.
+        """
+
+        async def work() -> str:
+            if self._max_pods and len(self._pods) >= self._max_pods:
+                raise NoSpace(
+                    f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more"
+                )
+            pod = LivePod(record, self._tools, self._port)
+            await pod.boot()
+            self._pods[pod.id] = pod
+            return pod.id
+
+        return await self._pod_names.make(_pod_name(record), request, work)
+
+    async def remove(self, pod: LivePod) -> None:
+        """Stop and forget it; another call may have done so already."""
+        await pod.remove()
+        if self._pods.pop(pod.id, None) is pod:
+            for container in pod.containers.values():
+                self._container_names.release(_container_name(pod, container.record))
+            self._pod_names.release(_pod_name(pod.record))
+
+    async def create_container(
+        self, pod: LivePod, image: ImageFiles, plan: containers.Plan, name: tuple[str, int], request: bytes
+    ) -> str:
+        """Make a container; `name` is its name and attempt. Raises AlreadyExists as `run`."""
+        return await self._container_names.make(
+            (pod.id, *name), request, lambda: containers.create(pod, image, plan)
+        )
+
+    async def remove_container(self, pod: LivePod, container: LiveContainer) -> None:
+        """Kill, remove and forget it."""
+        await containers.remove(pod, container)
+        self._container_names.release(_container_name(pod, container.record))
+
+    # -- recovery --------------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Take over what a previous daemon left (`cri.store.recover`): adopt, bury or collect each pod
+        directory.
+        """
+        found = await asyncio.to_thread(recovery.survey, self._tools.host)
+        await asyncio.gather(*(self._recover(one) for one in found))
+
+    async def _recover(self, found: recovery.Found) -> None:
+        try:
+            if found.stored is None or found.verdict == recovery.COLLECT:
+                await asyncio.to_thread(engine.collect, found.directory)
+                log.info("pod.collected", extra={"directory": found.directory})
+                return
+            pod = LivePod(found.stored.record, self._tools, self._port)
+            pod.restore(found.stored)
+            await (pod.adopt() if found.verdict == recovery.ADOPT else pod.bury())
+        except (PodError, OSError) as error:
+            log.error("pod.unrecovered", extra={"directory": found.directory, "error": str(error)})
+            return
+        self._pods[pod.id] = pod
+        self._pod_names.take(_pod_name(pod.record), pod.id)
+        for container in pod.containers.values():
+            self._container_names.take(_container_name(pod, container.record), container.id)
+
+    async def close(self) -> None:
+        """Let go of all pods; they live on."""
+        await asyncio.gather(*(pod.let_go() for pod in self._pods.values()))
+        self._port.close()
+
+
+def _pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:
+    pod = record.pod
+    return pod.namespace, pod.name, pod.uid, pod.attempt
+
+
+def _container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, str, int]:
+    return pod.id, record.container.name, record.attempt
+
+
+def _pick(what: str, things: dict[str, Thing], wanted: str) -> Thing | None:
+    if wanted in things or not wanted:
+        return things.get(wanted)
+    found = [key for key in things if key.startswith(wanted)]
+    if len(found) > 1:
+        raise BadRequest(f"{len(found)} {what} ids begin with {wanted!r}; give more of it")
+    return things[found[0]] if found else None
+
+
+def matching(things: Iterable[Thing], wanted: str, key: Callable[[Thing], str]) -> list[Thing]:
+    """Those whose id begins with `wanted`; all when it is empty."""
+    return [thing for thing in things if key(thing).startswith(wanted)]

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CreateContainer: mounts the image, writes the bundle, and lets the guest make the container's root."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pods.containers import Accounts
+from cri.store.pods import ContainerRecord
+from cri.translate import container
+from stage1.errors import BadRequest, NotFound
+
+
+async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
+    """The sandbox must be ready and the image present.
+
+    Failure frees the name; the request's sandbox_config is ignored.
+    """
+    pod = node.pods.get(request.pod_sandbox_id)
+    pod.require_ready()
+    config = request.config
+    if not config.image.image:
+        raise BadRequest("a container needs image.image")
+    image = node.images.find(config.image.image)
+    if image is None:
+        raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
+
+    def plan(accounts: Accounts) -> ContainerRecord:
+        return container.record(config, pod.record, image, passwd=accounts.passwd, group=accounts.group)
+
+    made = await node.pods.create_container(
+        pod,
+        node.images.files(image),
+        plan,
+        (config.metadata.name, config.metadata.attempt),
+        request.SerializeToString(deterministic=True),
+    )
+    return pb.CreateContainerResponse(container_id=made)

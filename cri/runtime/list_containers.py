@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ListContainers, from memory: kubelet asks each second."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.translate import replies
+
+
+async def list_containers(node: Node, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
+    """Those that pass the filter, newest first."""
+    everything = [(pod, container) for pod in node.pods.pods() for container in pod.containers.values()]
+    found = [pair for pair in everything if replies.container_passes(*pair, request.filter)]
+    found.sort(key=lambda pair: pair[1].record.created_ns, reverse=True)
+    return pb.ListContainersResponse(containers=[replies.container_item(*pair) for pair in found])

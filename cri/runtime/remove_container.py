@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RemoveContainer: kills if needed and removes everything but the log file, which is kubelet's."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+
+async def remove_container(node: Node, request: pb.RemoveContainerRequest) -> pb.RemoveContainerResponse:
+    """Unknown is fine."""
+    if found := node.pods.find_container(request.container_id):
+        await node.pods.remove_container(*found)
+    return pb.RemoveContainerResponse()

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RemovePodSandbox: stops if needed, then removes the pod, its containers and its files."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+
+async def remove_pod_sandbox(node: Node, request: pb.RemovePodSandboxRequest) -> pb.RemovePodSandboxResponse:
+    """Unknown is fine."""
+    if pod := node.pods.find(request.pod_sandbox_id):
+        await node.pods.remove(pod)
+    return pb.RemovePodSandboxResponse()

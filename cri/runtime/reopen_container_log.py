@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ReopenContainerLog: kubelet has renamed the file; go on in a new one."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import WrongState
+
+
+async def reopen_container_log(
+    node: Node, request: pb.ReopenContainerLogRequest
+) -> pb.ReopenContainerLogResponse:
+    """Only for a running container; the new file exists when this returns."""
+    _, container = node.pods.get_container(request.container_id)
+    if not container.is_running:
+        raise WrongState(
+            f"container {container.id} is {container.status.state}; only a running one's log can be reopened"
+        )
+    container.log.reopen()
+    return pb.ReopenContainerLogResponse()

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RunPodSandbox: boots a VM. The pod is listed, and its name answers, only when its agent has."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.translate import sandbox
+
+
+async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
+    """Make the pod. On any failure nothing of it remains and the same request can be made again."""
+    record = sandbox.record(request, node.config, node.handlers)
+    made = await node.pods.run(record, request.SerializeToString(deterministic=True))
+    return pb.RunPodSandboxResponse(pod_sandbox_id=made)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Status: whether the node can run pods, asked by kubelet each 5 seconds. Touches no guest and no disk.
+
+Pods have loopback only until the network arrives, and NetworkReady says so; pods are run nevertheless.
+"""
+
+from cri import __version__
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+NO_NETWORK = (
+    "pods have no network but their own loopback, because this version of clearpod does not run CNI plugins"
+)
+
+
+async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
+    """Conditions and features; with verbose also the configuration and the choice of hypervisor."""
+    response = pb.StatusResponse(
+        status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready()]),
+        runtime_handlers=[
+            pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures()) for name in node.handlers
+        ],
+        features=pb.RuntimeFeatures(supplemental_groups_policy=True),
+    )
+    if request.verbose:
+        response.info["config"] = node.config_json()
+        response.info["version"] = __version__
+        response.info["hypervisor"] = node.hypervisor
+    return response
+
+
+def _runtime_ready(node: Node) -> pb.RuntimeCondition:
+    if node.is_ready:
+        return pb.RuntimeCondition(type="RuntimeReady", status=True)
+    return pb.RuntimeCondition(
+        type="RuntimeReady",
+        reason="Recovering",
+        message="the pods of the previous daemon are being taken over",
+    )
+
+
+def _network_ready() -> pb.RuntimeCondition:
+    return pb.RuntimeCondition(type="NetworkReady", reason="NetworkPluginNotReady", message=NO_NETWORK)

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StopContainer: the stop signal, the grace, SIGKILL; returns when it is EXITED."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pods import containers
+
+
+async def stop_container(node: Node, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
+    """Not running, or unknown: fine."""
+    if found := node.pods.find_container(request.container_id):
+        await containers.stop(*found, grace_s=max(request.timeout, 0))
+    return pb.StopContainerResponse()

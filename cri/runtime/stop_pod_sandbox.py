@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""StopPodSandbox: kills what runs and ends the VM; the pod stays listed as not ready."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+
+async def stop_pod_sandbox(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+    """Again, unknown, or with a VM that is gone already: fine."""
+    if pod := node.pods.find(request.pod_sandbox_id):
+        await pod.stop()
+    return pb.StopPodSandboxResponse()

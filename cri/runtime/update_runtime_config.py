@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UpdateRuntimeConfig: kubelet pushes the node's pod CIDR.
+
+CNI's own configuration decides here, so it is ignored.
+"""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+
+
+async def update_runtime_config(
+    node: Node, request: pb.UpdateRuntimeConfigRequest
+) -> pb.UpdateRuntimeConfigResponse:
+    """Accept and ignore, as the contract allows."""
+    return pb.UpdateRuntimeConfigResponse()

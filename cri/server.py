@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC server: one unix socket, one table of RPCs, one interceptor.
+
+Called by `clearpod serve` and by tests. The interceptor checks readiness, keeps multi-step calls going when
+their client gives up, logs one line per call, and turns errors into status codes; RPC bodies do none of that.
+It must not know what any RPC does.
+"""
+
+import asyncio
+import fcntl
+import grp
+import importlib
+import logging
+import os
+import re
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from cri.config import Config
+from cri.node import Node
+from cri.pb import runtime_pb2
+from stage1.errors import AlreadyExists, BadRequest, PodError
+
+log = logging.getLogger("clearpod.rpc")
+
+RPCS = {
+    ("RuntimeService", "cri.runtime"): """Version Status RuntimeConfig UpdateRuntimeConfig
+        RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox
+        CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers
+        ReopenContainerLog ExecSync""",
+    ("ImageService", "cri.image"): "ListImages ImageStatus PullImage RemoveImage ImageFsInfo",
+}
+"""Service and package -> what is done. Everything else of the contract answers UNIMPLEMENTED."""
+ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
+"""Answered while the daemon still recovers; clients call these to see whether anybody is there."""
+QUIET = re.compile("^(Version|Status|List.*|.*Status|ImageFsInfo|RuntimeConfig)$")
+"""Polled each second by kubelet: logged at debug unless they fail."""
+DROPPED_WITH_CLIENT = {"ExecSync"}
+"""Calls that end when the client goes away; all others finish, since the client will ask again."""
+
+LIMIT_BYTES = 16 << 20
+OPTIONS = [("grpc.max_receive_message_length", LIMIT_BYTES), ("grpc.max_send_message_length", LIMIT_BYTES)]
+
+Handler = Callable[[Node, Any], Awaitable[Any]]
+
+
+def snake(name: str) -> str:
+    """RunPodSandbox -> run_pod_sandbox."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
+    """One generic handler per service, from the table `RPCS`."""
+    found = []
+    for (service, package), names in RPCS.items():
+        methods = {name: _method(node, service, package, name) for name in names.split()}
+        found.append(grpc.method_handlers_generic_handler(f"runtime.v1.{service}", methods))
+    return found
+
+
+def _method(node: Node, service: str, package: str, name: str) -> Any:
+    function: Handler = getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
+    method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[name]
+
+    async def call(request: Any, context: Any) -> Any:
+        return await function(node, request)
+
+    return grpc.unary_unary_rpc_method_handler(
+        call,
+        request_deserializer=getattr(runtime_pb2, method.input_type.name).FromString,
+        response_serializer=getattr(runtime_pb2, method.output_type.name).SerializeToString,
+    )
+
+
+class Interceptor(aio.ServerInterceptor):
+    """What every call gets, whatever it does."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
+        """Wrap the handler of one call; an RPC that is not in the table is refused by name."""
+        name = details.method.rpartition("/")[2]
+        handler = await continuation(details)
+        if handler is None:
+            return grpc.unary_unary_rpc_method_handler(_refuse(name))
+
+        async def call(request: Any, context: Any) -> Any:
+            return await self._call(name, handler.unary_unary(request, context), context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    async def _call(self, name: str, body: Any, context: Any) -> Any:
+        begun = time.monotonic()
+        if not self._node.is_ready and name not in ALWAYS:
+            body.close()
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE, "clearpod is still taking over the pods of its predecessor"
+            )
+        task = self._node.own(body)
+        try:
+            response = await (task if name in DROPPED_WITH_CLIENT else asyncio.shield(task))
+        except asyncio.CancelledError:
+            self._node.abandon(task)
+            _note(name, begun, "CANCELLED", "the client went away")
+            raise
+        except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
+            code, sentence = _status(name, error)
+            _note(name, begun, code, sentence)
+            await context.abort(grpc.StatusCode[code], sentence)
+        else:
+            _note(name, begun, "OK")
+            return response
+
+
+def _refuse(name: str) -> Any:
+    async def call(request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"clearpod does not offer {name}")
+
+    return call
+
+
+def _status(name: str, error: BaseException) -> tuple[str, str]:
+    """The status code's name and the sentence for the client."""
+    if isinstance(error, PodError):
+        return error.grpc_code, str(error)
+    mark = secrets.token_hex(4)
+    log.error("rpc.fault", extra={"rpc": name, "fault": mark}, exc_info=error)
+    return (
+        "INTERNAL",
+        f"{name} failed by a fault of clearpod's own; its log has the details under fault={mark}",
+    )
+
+
+def _note(name: str, begun: float, code: str, sentence: str = "") -> None:
+    level = logging.DEBUG if code == "OK" and QUIET.match(name) else logging.INFO
+    if log.isEnabledFor(level):
+        fields = {"rpc": name, "code": code, "ms": round((time.monotonic() - begun) * 1000, 1)}
+        log.log(level, "rpc", extra=fields | ({"error": sentence} if sentence else {}))
+
+
+class Listener:
+    """The socket and the server behind it. `start` acquires, `stop` gives everything back."""
+
+    def __init__(self, node: Node, config: Config) -> None:
+        self._config, self._path = config, config.socket_path
+        self._server = aio.server(interceptors=[Interceptor(node)], options=OPTIONS)
+        for handler in handlers(node):
+            self._server.add_generic_rpc_handlers((handler,))
+
+    async def start(self) -> None:
+        """Bind and serve. Raises AlreadyExists when another daemon answers there, BadRequest for a path that
+        can't be.
+        """
+        claim_path(self._path)
+        old = os.umask(0o177)  # never, not even for a moment, open to more than its mode says
+        try:
+            self._server.add_insecure_port(f"unix:{self._path}")
+        except RuntimeError as error:
+            raise BadRequest(f"{self._path}: can't listen there: {error}") from None
+        finally:
+            os.umask(old)
+        os.chown(self._path, -1, _group(self._config.socket.group))
+        os.chmod(self._path, int(self._config.socket.mode, 8))
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, give those in progress `grace_s`, remove the socket."""
+        await self._server.stop(grace_s)
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+
+
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise BadRequest(f'the group "{name}" of socket.group does not exist on this machine') from None
+
+
+def claim_path(path: str) -> None:
+    """Make the parent directory, and remove the socket of a dead daemon.
+
+    Raises AlreadyExists when somebody answers on it, BadRequest when it is something else than a socket.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise BadRequest(f"{path} exists and is not a socket; remove it or set socket.path to another place")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(path) == 0:
+            raise AlreadyExists(
+                f"another daemon already listens on {path}; stop it or set socket.path to another place"
+            )
+    os.unlink(path)
+
+
+def lock_run_dir(run_dir: str) -> int:
+    """Take the lock that makes this process the only daemon of `run_dir`; returns the descriptor to close at
+    the end.
+    """
+    os.makedirs(run_dir, mode=0o711, exist_ok=True)
+    descriptor = os.open(f"{run_dir}/daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AlreadyExists(
+            f"another daemon already owns the pods in {run_dir}; stop it or set run_dir"
+        ) from None
+    return descriptor

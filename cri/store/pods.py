@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`state.json` in a pod's directory: what the daemon must know again after it was killed.
+
+Written by `cri.pods` at each change of state, read by `cri.store.recover`. What never changes (records) and
+what does (states) are apart. What other places know better is not here: the VMM's pid is in vm.json, a log's
+position beside the log, whether a container runs is asked of the agent.
+"""
+
+import json
+from typing import NamedTuple
+
+from cri.store import codec
+from stage1.linux import files
+from stage1.pod import states
+from stage1.pod.model import Container, Pod
+
+VERSION = 1
+
+
+class PodRecord(NamedTuple):
+    """A pod as it was asked for.
+
+    `config` is the PodSandboxConfig's bytes, since fields must be echoed exactly.
+    """
+
+    pod: Pod
+    config: bytes
+    handler: str
+    created_ns: int
+    log_directory: str = ""
+
+
+class PodState(NamedTuple):
+    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
+    """
+
+    state: str = states.NEW
+    link_key: bytes = b""
+    ids: int = 0
+
+
+class ContainerRecord(NamedTuple):
+    """A container as it was asked for.
+
+    `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none.
+    """
+
+    container: Container
+    config: bytes
+    attempt: int
+    created_ns: int
+    image_id: str
+    image_ref: str
+    log_path: str = ""
+    stdin: int = 0
+    stdout: int = 0
+    stderr: int = 0
+
+
+class ContainerState(NamedTuple):
+    """Times are ns since 1970, 0 for not yet. `reason` and `message` are CRI's."""
+
+    state: str = states.CREATED
+    started_ns: int = 0
+    finished_ns: int = 0
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class StoredContainer(NamedTuple):
+    """One container in the file."""
+
+    record: ContainerRecord
+    status: ContainerState
+
+
+class Stored(NamedTuple):
+    """The whole file."""
+
+    record: PodRecord
+    status: PodState
+    containers: tuple[StoredContainer, ...] = ()
+
+
+def save(directory: str, stored: Stored) -> None:
+    """Replace the file in one step."""
+    text = json.dumps({"v": VERSION, **codec.dump(stored)}, separators=(",", ":"))
+    files.write_atomic(f"{directory}/state.json", text.encode())
+
+
+def load(directory: str) -> Stored:
+    """Read the file. Raises FileNotFoundError, or ValueError with the reason when it can't be understood."""
+    with open(f"{directory}/state.json", "rb") as opened:
+        envelope = json.loads(opened.read())
+    version = envelope.pop("v", None)
+    if version != VERSION:
+        raise ValueError(
+            f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}"
+        )
+    return codec.load(Stored, envelope)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ContainerConfig and the image's configuration -> ContainerRecord. Called by CreateContainer.
+
+The rules are those of contract sections 4 and 6. What a VM can't do, or this version doesn't, is refused.
+"""
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cri.pb import runtime_pb2 as pb
+from cri.store.pods import ContainerRecord, PodRecord
+from cri.translate import security
+from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, Container, Limits, Mount, Process
+
+if TYPE_CHECKING:
+    from cri.store.images import Image
+
+ENV_BYTES = 1 << 20
+
+
+def record(
+    config: pb.ContainerConfig, pod: PodRecord, image: "Image", *, passwd: str, group: str
+) -> ContainerRecord:
+    """The container that the request asks for, with a new id and no streams.
+
+    Raises BadRequest, NotFound, Unsupported.
+    """
+    check(config)
+    sandbox = pb.PodSandboxConfig.FromString(pod.config)
+    image_config: Mapping[str, Any] = image.config.get("config") or {}
+    user = security.user(config, image.user, passwd, group)
+    process = Process(
+        argv=argv(config, image_config),
+        env=environment(config, image_config),
+        cwd=config.working_dir or image_config.get("WorkingDir") or "/",
+        user=user,
+        tty=config.tty,
+        stdin=config.stdin,
+    )
+    container = Container(
+        id=secrets.token_hex(32),
+        name=config.metadata.name,
+        image=image.id,
+        process=process,
+        mounts=tuple(_mount(mount) for mount in config.mounts),
+        limits=limits(config.linux.resources),
+        security=security.security(config, sandbox),
+        stop_signal=stop_signal(config, image_config),
+        oom_score_adj=config.linux.resources.oom_score_adj,
+    )
+    return ContainerRecord(
+        container=container,
+        config=config.SerializeToString(),
+        attempt=config.metadata.attempt,
+        created_ns=time.time_ns(),
+        image_id=image.id,
+        image_ref=image.repo_digests[0] if image.repo_digests else image.id,
+        log_path=log_path(pod.log_directory, config.log_path),
+    )
+
+
+def check(config: pb.ContainerConfig) -> None:
+    """Raise for what is missing and for what is not offered."""
+    if not config.metadata.name:
+        raise BadRequest("a container needs metadata.name")
+    if config.devices or config.CDI_devices:
+        raise Unsupported("devices of the host can't be handed to a container in a VM")
+    for env in config.envs:
+        if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
+            raise BadRequest(
+                f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte"
+            )
+
+
+def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
+    """`command` replaces Entrypoint and drops Cmd, `args` replaces Cmd.
+
+    Raises BadRequest when nothing is left.
+    """
+    entrypoint = list(config.command) or list(image.get("Entrypoint") or [])
+    cmd = list(config.args) or ([] if config.command else list(image.get("Cmd") or []))
+    if not entrypoint + cmd:
+        raise BadRequest("neither the request nor the image says which command to run; set command or args")
+    return tuple(entrypoint + cmd)
+
+
+def environment(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
+    """The image's variables, overridden by the request's, in order of first appearance."""
+    found = dict(entry.partition("=")[::2] for entry in image.get("Env") or [])
+    found |= {env.key: env.value.decode(errors="surrogateescape") for env in config.envs}
+    return tuple(f"{key}={value}" for key, value in found.items())
+
+
+def stop_signal(config: pb.ContainerConfig, image: Mapping[str, Any]) -> int:
+    """The kernel's number: the request's, else the image's, else SIGTERM."""
+    if config.stop_signal:
+        return signal_number(pb.Signal.Name(config.stop_signal).removeprefix("SIGNAL_"))
+    return signal_number(image.get("StopSignal") or "SIGTERM")
+
+
+def signal_number(name: str) -> int:
+    """SIGTERM, TERM, 15, SIGRTMIN+3, SIGRTMINPLUS3. Raises BadRequest."""
+    text = name.upper().replace("PLUS", "+").replace("MINUS", "-")
+    base, sign, offset = text.partition("+") if "+" in text else text.partition("-")
+    try:
+        number = (
+            int(base) if base.isdigit() else int(signal.Signals[base if base[:3] == "SIG" else f"SIG{base}"])
+        )
+        number += int(f"{sign}{offset}") if sign else 0
+    except (KeyError, ValueError):
+        raise BadRequest(f"{name!r} is not a signal") from None
+    if not 1 <= number <= 64:
+        raise BadRequest(f"{name!r} is not a signal between 1 and 64")
+    return number
+
+
+def signal_enum(number: int) -> "pb.Signal.ValueType":
+    """The CRI's value for the kernel's number."""
+    name = signal.Signals(number).name if number in signal.Signals.__members__.values() else ""
+    low, high = int(signal.SIGRTMIN), int(signal.SIGRTMAX)
+    if not name:
+        near_low = number - low <= 15
+        name = f"SIGRTMINPLUS{number - low}" if near_low else f"SIGRTMAXMINUS{high - number}"
+    return pb.Signal.Value(f"SIGNAL_{name}")
+
+
+def limits(given: pb.LinuxContainerResources) -> Limits:
+    """Zero and empty mean "not said". Raises Unsupported for huge pages."""
+    if any(page.limit for page in given.hugepage_limits):
+        raise Unsupported("huge pages are not offered in the guest; leave hugepage_limits empty")
+    return Limits(
+        memory=max(given.memory_limit_in_bytes, 0),
+        memory_swap=max(given.memory_swap_limit_in_bytes, 0),
+        cpu_shares=given.cpu_shares,
+        cpu_quota_us=given.cpu_quota,
+        cpu_period_us=given.cpu_period,
+        cpuset_cpus=given.cpuset_cpus,
+        cpuset_mems=given.cpuset_mems,
+        unified=tuple(sorted(given.unified.items())),
+    )
+
+
+def log_path(directory: str, path: str) -> str:
+    """Absolute, or empty when the output is to be dropped.
+
+    Raises BadRequest for one that leaves the directory.
+    """
+    if not directory or not path:
+        return ""
+    joined = os.path.normpath(os.path.join(directory, path))
+    if not joined.startswith(directory.rstrip("/") + "/"):
+        raise BadRequest(f"log_path {path!r} leaves the sandbox's log directory {directory}")
+    return joined
+
+
+def _mount(given: pb.Mount) -> Mount:
+    if given.image.image:
+        raise Unsupported("image volumes are not offered yet")
+    if given.uidMappings or given.gidMappings:
+        raise Unsupported("id-mapped mounts are not offered, since user namespaces are not")
+    if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:
+        raise Unsupported(
+            f"the mount {given.container_path} can't be BIDIRECTIONAL: what a VM mounts can't reach the host"
+        )
+    if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
+        raise BadRequest(
+            f"recursive_read_only of {given.container_path} needs readonly and PROPAGATION_PRIVATE"
+        )
+    if not given.container_path.startswith("/") or not given.host_path.startswith("/"):
+        raise BadRequest(
+            f"a mount needs absolute paths, but has {given.host_path!r} and {given.container_path!r}"
+        )
+    source = os.path.realpath(given.host_path)
+    if not os.path.exists(source):
+        raise NotFound(
+            f"the volume source {given.host_path} for {given.container_path} does not exist on the host"
+        )
+    return Mount(
+        source=source,
+        target=os.path.normpath(given.container_path),
+        read_only=given.readonly,
+        recursive_read_only=given.recursive_read_only,
+        propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
+    )

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live pods and containers -> the CRI's answers and filters. Called by the RPCs. Pure; asks no guest."""
+
+import json
+from collections.abc import Mapping
+
+from cri.pb import runtime_pb2 as pb
+from cri.pods.container import LiveContainer
+from cri.pods.pod import LivePod
+from cri.store.pods import ContainerRecord, PodRecord
+from cri.translate.container import signal_enum
+from stage1.pod import oci, states
+
+CONTAINER_STATES = {
+    states.CREATED: pb.CONTAINER_CREATED,
+    states.RUNNING: pb.CONTAINER_RUNNING,
+    states.EXITED: pb.CONTAINER_EXITED,
+}
+
+
+def sandbox_state(pod: LivePod) -> "pb.PodSandboxState.ValueType":
+    """READY or NOTREADY."""
+    return pb.SANDBOX_READY if pod.is_ready else pb.SANDBOX_NOTREADY
+
+
+def sandbox_status(pod: LivePod) -> pb.PodSandboxStatus:
+    """PodSandboxStatus; there is no address until pods have a network."""
+    config = _sandbox_config(pod.record)
+    options = config.linux.security_context.namespace_options
+    return pb.PodSandboxStatus(
+        id=pod.id,
+        metadata=config.metadata,
+        state=sandbox_state(pod),
+        created_at=pod.record.created_ns,
+        network=pb.PodSandboxNetworkStatus(),
+        linux=pb.LinuxPodSandboxStatus(namespaces=pb.Namespace(options=options)),
+        labels=config.labels,
+        annotations=config.annotations,
+        runtime_handler=pod.record.handler,
+    )
+
+
+def sandbox_item(pod: LivePod) -> pb.PodSandbox:
+    """An entry of ListPodSandbox."""
+    config = _sandbox_config(pod.record)
+    return pb.PodSandbox(
+        id=pod.id,
+        metadata=config.metadata,
+        state=sandbox_state(pod),
+        created_at=pod.record.created_ns,
+        labels=config.labels,
+        annotations=config.annotations,
+        runtime_handler=pod.record.handler,
+    )
+
+
+def sandbox_info(pod: LivePod) -> dict[str, str]:
+    """Verbose: one JSON object under `info`, as the peers do."""
+    model = pod.record.pod
+    info = {
+        "pid": pod.vm.pid if pod.vm else 0,
+        "state": pod.status.state,
+        "directory": pod.directory,
+        "runtimeHandler": pod.record.handler,
+        "kernel": pod.hello.kernel,
+        "bootMs": pod.boot_ms,
+        "vm": {
+            "memoryMib": model.memory_mib,
+            "vcpus": model.vcpus,
+            "hypervisor": pod.tools.host.choice.driver,
+        },
+    }
+    return {"info": json.dumps(info)}
+
+
+def container_status(container: LiveContainer) -> pb.ContainerStatus:
+    """ContainerStatus, with the request's fields echoed."""
+    record, status = container.record, container.status
+    config = _container_config(record)
+    user = record.container.process.user
+    return pb.ContainerStatus(
+        id=container.id,
+        metadata=config.metadata,
+        state=CONTAINER_STATES[status.state],
+        created_at=record.created_ns,
+        started_at=status.started_ns,
+        finished_at=status.finished_ns,
+        exit_code=status.exit_code,
+        image=config.image,
+        image_ref=record.image_ref,
+        image_id=record.image_id,
+        reason=status.reason,
+        message=status.message,
+        labels=config.labels,
+        annotations=config.annotations,
+        mounts=config.mounts,
+        log_path=record.log_path,
+        resources=pb.ContainerResources(linux=config.linux.resources),
+        user=pb.ContainerUser(
+            linux=pb.LinuxContainerUser(
+                uid=user.uid, gid=user.gid, supplemental_groups=sorted({user.gid, *user.groups})
+            )
+        ),
+        stop_signal=signal_enum(record.container.stop_signal),
+    )
+
+
+def container_item(pod: LivePod, container: LiveContainer) -> pb.Container:
+    """An entry of ListContainers."""
+    config = _container_config(container.record)
+    return pb.Container(
+        id=container.id,
+        pod_sandbox_id=pod.id,
+        metadata=config.metadata,
+        image=config.image,
+        image_ref=container.record.image_ref,
+        image_id=container.record.image_id,
+        state=CONTAINER_STATES[container.status.state],
+        created_at=container.record.created_ns,
+        labels=config.labels,
+        annotations=config.annotations,
+    )
+
+
+def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
+    """Verbose: one JSON object under `info`, with the OCI document that crun got."""
+    own = container.record.container
+    info = {
+        "sandboxID": pod.id,
+        "pid": container.guest_pid,
+        "pidIsOf": "guest",
+        "logFault": container.log.fault,
+        "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
+    }
+    return {"info": json.dumps(info)}
+
+
+def has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether all labels of the selector are there with its values."""
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def sandbox_passes(pod: LivePod, wanted: pb.PodSandboxFilter) -> bool:
+    """All parts of the filter at once; an id may be a beginning of one."""
+    return (
+        pod.id.startswith(wanted.id)
+        and (not wanted.HasField("state") or wanted.state.state == sandbox_state(pod))
+        and has_labels(_sandbox_config(pod.record).labels, wanted.label_selector)
+    )
+
+
+def container_passes(pod: LivePod, container: LiveContainer, wanted: pb.ContainerFilter) -> bool:
+    """All parts of the filter at once; ids may be beginnings of them."""
+    return (
+        container.id.startswith(wanted.id)
+        and pod.id.startswith(wanted.pod_sandbox_id)
+        and (not wanted.HasField("state") or wanted.state.state == CONTAINER_STATES[container.status.state])
+        and has_labels(_container_config(container.record).labels, wanted.label_selector)
+    )
+
+
+def _sandbox_config(record: PodRecord) -> pb.PodSandboxConfig:
+    return pb.PodSandboxConfig.FromString(record.config)
+
+
+def _container_config(record: ContainerRecord) -> pb.ContainerConfig:
+    return pb.ContainerConfig.FromString(record.config)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PodSandboxConfig -> PodRecord. Called by RunPodSandbox. Pure."""
+
+import os
+import secrets
+import time
+
+from cri.config import Config
+from cri.pb import runtime_pb2 as pb
+from cri.store.pods import PodRecord
+from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.pod.model import Pod
+
+MEMORY_WORD, VCPUS_WORD = "clearpod/memory-mib", "clearpod/vcpus"
+"""Annotations of a pod that set the size of its VM."""
+MIB = 1 << 20
+
+
+def record(request: pb.RunPodSandboxRequest, config: Config, handlers: tuple[str, ...]) -> PodRecord:
+    """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
+    wanted = request.config
+    if request.runtime_handler not in handlers:
+        known = ", ".join(filter(None, handlers))
+        raise NotFound(f'no runtime for "{request.runtime_handler}" is configured; known: {known}')
+    if not wanted.metadata.name or not wanted.metadata.namespace:
+        raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
+    _check_namespaces(wanted.linux.security_context.namespace_options)
+    _check_log_directory(wanted.log_directory)
+    return PodRecord(
+        pod=_pod(wanted, config),
+        config=wanted.SerializeToString(),
+        handler=request.runtime_handler,
+        created_ns=time.time_ns(),
+        log_directory=wanted.log_directory,
+    )
+
+
+def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
+    names, dns = wanted.metadata, wanted.dns_config
+    memory_mib, vcpus = size(wanted, config)
+    return Pod(
+        id=secrets.token_hex(32),
+        name=names.name,
+        namespace=names.namespace,
+        uid=names.uid,
+        attempt=names.attempt,
+        hostname=wanted.hostname or names.name[:63],
+        memory_mib=memory_mib,
+        vcpus=vcpus,
+        sysctls=tuple(sorted(wanted.linux.sysctls.items())),
+        dns_servers=tuple(dns.servers),
+        dns_searches=tuple(dns.searches),
+        dns_options=tuple(dns.options),
+        hypervisor=config.vm.hypervisor,
+    )
+
+
+def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
+    """Memory (MiB) and vCPUs of the VM: an annotation, else the default plus what the pod's limits and
+    overhead say.
+
+    The limits come on top of the default, which feeds the guest itself: else the guest as a whole would run
+    out of memory before a container meets its own limit. Raises BadRequest beyond limits.max_pod_memory_mib.
+    """
+    limits, overhead = wanted.linux.resources, wanted.linux.overhead
+    extra = max(limits.memory_limit_in_bytes, 0) + max(overhead.memory_limit_in_bytes, 0)
+    cpus = -(-limits.cpu_quota // limits.cpu_period) if limits.cpu_quota > 0 and limits.cpu_period > 0 else 0
+    memory_mib = _number(wanted, MEMORY_WORD) or config.vm.memory_mib + -(-extra // MIB)
+    vcpus = _number(wanted, VCPUS_WORD) or max(config.vm.vcpus, cpus)
+    most = config.limits.max_pod_memory_mib
+    if most and memory_mib > most:
+        raise BadRequest(
+            f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB"
+        )
+    return memory_mib, min(vcpus, os.cpu_count() or 1)
+
+
+def _number(wanted: pb.PodSandboxConfig, word: str) -> int:
+    text = wanted.annotations.get(word, "")
+    if text and not (text.isascii() and text.isdigit()):
+        raise BadRequest(f"the annotation {word} must be a whole number, but it is {text!r}")
+    return int(text or 0)
+
+
+def _check_namespaces(options: pb.NamespaceOption) -> None:
+    """A VM has no namespaces of the host to give."""
+    for name in ("network", "pid", "ipc"):
+        if getattr(options, name) == pb.NODE:
+            raise BadRequest(
+                f"the pod asks for the host's {name} namespace, which a pod in its own VM can't have"
+            )
+    if options.network not in (pb.POD, pb.NODE) or options.ipc not in (pb.POD, pb.NODE):
+        raise BadRequest("the network and ipc namespaces of a sandbox can only be of mode POD")
+    if options.HasField("userns_options") and options.userns_options.mode != pb.NODE:
+        raise Unsupported("user namespaces are not offered; leave hostUsers unset")
+
+
+def _check_log_directory(path: str) -> None:
+    if path and (not path.startswith("/") or ".." in path.split("/")):
+        raise BadRequest(f"log_directory must be an absolute path without '..', but it is {path!r}")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The initramfs: the agent as /init and a console for it. Not compressed: unpacking costs more than reading."""
+
+import os
+from pathlib import Path
+
+from lib import cache, tools
+from lib.cpio import S_CHAR, S_DIR, S_FILE, Entry, archive
+
+AGENT_SOURCE = Path(__file__).parent.parent / "agent"
+PROTO = Path(__file__).parent.parent.parent / "proto" / "agent"
+
+
+def build_agent(cache_dir: Path) -> Path:
+    """The directory with `agent`: PID 1, static, stripped."""
+    tools.need({"make": "make", "musl-gcc": "musl-tools", "nanopb_generator": "nanopb"})
+    versions = [tools.package_version(name) for name in ("musl-tools", "nanopb", "libnanopb-dev")]
+    key = cache.hash_of([*versions, tools.run(["musl-gcc", "--version"]), AGENT_SOURCE, PROTO])
+
+    def build(out: Path) -> None:
+        tools.run(["make", "-C", AGENT_SOURCE, f"OUT={out / 'work'}"], env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+        os.rename(out / "work" / "agent", out / "agent")
+
+    return cache.built(cache_dir, "agent", key, build)
+
+
+def pack(agent: Path, out: Path) -> None:
+    """Write the archive to `out`."""
+    out.write_bytes(
+        archive(
+            [
+                Entry("dev", S_DIR | 0o755),
+                Entry("dev/console", S_CHAR | 0o600, device=(5, 1)),
+                Entry("root", S_DIR | 0o755),
+                Entry("init", S_FILE | 0o755, agent.read_bytes()),
+            ]
+        )
+    )

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Things that are built once per machine, kept by the hash of what they are made from.
+
+Used by the builders. A build happens beside its place and is renamed into it, under a lock, so that two builders do the
+work once and a crash leaves nothing half made.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def say(text: str) -> None:
+    """One line for the person who waits."""
+    print(f"images: {text}", file=sys.stderr, flush=True)
+
+
+class BuildFailed(Exception):
+    """One sentence: what could not be built, why, what to do."""
+
+
+def hash_of(parts: Iterable[str | bytes | Path]) -> str:
+    """16 hex digits of texts, bytes, and the content and mode of files; a directory stands for all below it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for chunk in _chunks(part):
+            digest.update(len(chunk).to_bytes(8, "little") + chunk)
+    return digest.hexdigest()[:16]
+
+
+def _chunks(part: str | bytes | Path) -> Iterable[bytes]:
+    if isinstance(part, Path):
+        for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path.name.encode()
+                yield path.read_bytes()
+    else:
+        yield part.encode() if isinstance(part, str) else part
+
+
+def built(cache: Path, kind: str, key: str, build: Callable[[Path], None]) -> Path:
+    """The directory `<cache>/<kind>/<key>`; when it is absent, `build` is called with an empty one to fill."""
+    place = cache / kind / key
+    if place.is_dir():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with open(place.parent / f"{key}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():
+            _build_beside(place, build)
+    return place
+
+
+def _build_beside(place: Path, build: Callable[[Path], None]) -> None:
+    beside = place.with_name(f"{place.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        build(beside)
+        os.rename(beside, place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def publish(source: Path, target: Path) -> bool:
+    """Put a copy of `source` at `target` in one step unless the bytes are there already; true when it did."""
+    if target.is_file() and target.stat().st_size == source.stat().st_size and same_bytes(source, target):
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.new")
+    shutil.copy2(source, beside)
+    os.replace(beside, target)
+    return True
+
+
+def same_bytes(a: Path, b: Path) -> bool:
+    """Whether two files hold the same."""
+    return sha256(a) == sha256(b)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that the builders call: found or asked for by their Debian package, run quietly, quoted when they fail."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lib.cache import BuildFailed
+
+TAIL_LINES = 30
+
+
+def need(packages: Mapping[str, str]) -> None:
+    """Raise BuildFailed with the Debian packages of what is missing: need({"mkfs.erofs": "erofs-utils"})."""
+    path = f"/usr/local/sbin:/usr/sbin:/sbin:{os.environ.get('PATH', os.defpath)}"
+    missing = {package for name, package in packages.items() if not shutil.which(name, path=path)}
+    if missing:
+        raise BuildFailed(f"programs are missing; install them with: apt-get install {' '.join(sorted(missing))}")
+
+
+def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+    """Standard output of a program that must succeed."""
+    done = subprocess.run(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-TAIL_LINES:])
+        raise BuildFailed(f"{argv[0]} failed with exit status {done.returncode}:\n{tail}")
+    return done.stdout
+
+
+def package_version(name: str) -> str:
+    """Of an installed Debian package; empty when it is not installed or this is not Debian."""
+    if not shutil.which("dpkg-query"):
+        return ""
+    done = subprocess.run(
+        ["dpkg-query", "-W", "-f=${Version}", name], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    return done.stdout if done.returncode == 0 else ""

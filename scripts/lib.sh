@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+# What scripts/test, run and lint share: packages from Debian, the Python environment, the generated code, the
+# guest. Sourced, never run. Every step is silent when there is nothing to do and says what it installs.
+# shellcheck disable=SC2034  # the lists are used by those who source this
+
+# To build the guest and to run pods.
+RUN_PACKAGES=(
+    ca-certificates python3-venv                              # the Python environment
+    gcc libc6-dev make flex bison bc libelf-dev perl cpio     # the guest's kernel
+    linux-source-6.12 xz-utils lz4 zstd
+    musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
+    busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
+    qemu-system-x86 skopeo iproute2                           # at run time
+    containernetworking-plugins
+)
+# To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer.
+TEST_PACKAGES=(git docker-registry shellcheck clang-19 libclang-rt-19-dev)
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# Goes to the root of the checkout, and starts over as root when it is not: mounts, namespaces and taps need it.
+enter() {
+    local self
+    self=$(readlink -f "$0")
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || { say "needs root, and there is no sudo"; exit 1; }
+        say "needs root, asking sudo"
+        exec sudo --preserve-env=CI,CLEARPOD_GUEST_DIR,RESULTS "$self" "$@"
+    fi
+    cd "$(dirname "$self")/.." || exit
+}
+
+# need_packages NAME...: installs what is missing from Debian.
+need_packages() {
+    local missing
+    missing=$(comm -13 <(dpkg-query -W -f='${db:Status-Status} ${Package}\n' 2>/dev/null |
+        sed -n 's/^installed //p' | sort -u) <(printf '%s\n' "$@" | sort -u) | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || { say "not Debian: please install what these packages hold: $missing"; return 0; }
+    say "installing from Debian: $missing"
+    apt_get update
+    # shellcheck disable=SC2086  # a list of words
+    apt_get install --no-install-recommends $missing
+}
+
+apt_get() {
+    DEBIAN_FRONTEND=noninteractive apt-get -y -qq -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@" \
+        </dev/null >build/apt.log 2>&1 || { cat build/apt.log >&2; say "apt-get $1 failed"; return 1; }
+}
+
+# Makes .venv anew when setup.cfg (or what else decides its content) changed, and compiles our own modules: where
+# PYTHONDONTWRITEBYTECODE is set, nobody else would, and every start would pay for it.
+need_venv() {
+    local python=/usr/bin/python3 want
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "$python is older than 3.11"; return 1; }
+    want=$({ echo "$PWD"; "$python" --version; cat setup.cfg pyproject.toml tests/contract/peers.txt; } | sha256sum)
+    if [ "$(cat .venv/.made-from 2>/dev/null)" != "$want" ]; then
+        say "making .venv: clearpod[build,test,lint] and what it depends on, from PyPI"
+        "$python" -m venv --clear .venv
+        .venv/bin/pip install -q --disable-pip-version-check -e '.[build,test,lint]'
+        .venv/bin/pip install -q --disable-pip-version-check --no-deps -r tests/contract/peers.txt
+        echo "$want" > .venv/.made-from
+    fi
+    scripts/gen-proto
+    .venv/bin/python -m compileall -q stage1 cri
+}
+
+# Everything a script needs before it can do its own work.
+need_all() {
+    mkdir -p build
+    need_packages "$@"
+    need_venv
+    images/build all
+}

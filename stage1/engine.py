@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of things for one pod: prepare, boot, add images and containers, collect.
+
+Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies
+below the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any
+process, at any time, twice. What talks to the agent is not here.
+
+The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
+
+    vm.json        the VMM's pid and start time, for adoption
+    console.log    what the VMM and the guest's kernel wrote
+    agent.sock     QEMU's end of the link
+    scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
+    tree/          what the guest sees; written here by the host
+    share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
+                   Images and volumes are mounted below it.
+"""
+
+import json
+import os
+import stat
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, KernelError, NotFound
+from stage1.linux import files, mount
+from stage1.pod import files as texts
+from stage1.pod import oci
+from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
+from stage1.rootfs.scratch import make_scratch
+from stage1.rootfs.share import ImageFiles, mount_image
+from stage1.vm.choose import Choice
+from stage1.vm.spec import SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.vmm import Vmm, VmProcess
+
+MIB = 1 << 20
+LEAST_MEMORY_MIB = 48
+
+
+class Host(NamedTuple):
+    """What all pods of this host share. Directories are absolute.
+
+    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory.
+    """
+
+    run_dir: str
+    guest_dir: str
+    state_dir: str
+    choice: Choice
+    scratch_mib: int = 4096
+    vsock_port: int = 0
+
+
+class Prepared(NamedTuple):
+    """A pod that can be booted. `link_key` is the secret of docs/link.md."""
+
+    pod: Pod
+    directory: str
+    vm: VmSpec
+    link_key: bytes
+
+
+def pod_directory(host: Host, pod_id: str) -> str:
+    """The pod's directory, whether it exists or not."""
+    return f"{host.run_dir}/pods/{pod_id}"
+
+
+def prepare(pod: Pod, host: Host) -> Prepared:
+    """Make the pod's directory, share and scratch disk, and decide on its VM. Nothing stays when it fails.
+
+    Raises:
+        BadRequest: the pod asks for less memory than a guest needs.
+        NotFound: the guest's kernel or images are not built.
+    """
+    _check_size(pod)
+    directory = pod_directory(host, pod.id)
+    vm = _vm_spec(pod, host, directory)
+    files.make_dirs(f"{host.run_dir}/pods", 0o711)
+    os.mkdir(directory, 0o700)
+    try:
+        _make_share(pod, directory)
+        if vm.scratch:
+            _make_scratch(vm.scratch, directory, host)
+    except BaseException:
+        collect(directory)
+        raise
+    return Prepared(pod, directory, vm, os.urandom(16))
+
+
+def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
+    """Start the VMM and write down who it is. The agent answers later, over the link."""
+    started = vmm.start(prepared.vm)
+    record = json.dumps({"v": 1, **started.to_json()}).encode()
+    files.write_atomic(f"{prepared.directory}/vm.json", record)
+    return started
+
+
+def add_image(directory: str, image: ImageFiles) -> str:
+    """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`."""
+    name = image.id.removeprefix("sha256:")
+    target = f"{directory}/share/layers/{name}"
+    if mount.is_mount_point(target):
+        return name
+    files.make_dirs(f"{directory}/tree/layers/{name}", 0o755)
+    capabilities = os.path.join(os.path.dirname(image.merged), "filecaps")
+    if os.path.exists(capabilities):
+        files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
+    mount_image(image, target)
+    return name
+
+
+def read_image_file(directory: str, name: str, path: str) -> str:
+    """A text file of the mounted image `name`, as a process chrooted into it would read it; empty when it is absent.
+
+    At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
+    """
+    try:
+        fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
+    except KernelError:
+        return ""
+    try:
+        is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return os.read(fd, MIB).decode(errors="replace") if is_regular else ""
+    finally:
+        os.close(fd)
+
+
+def add_container(directory: str, pod: Pod, container: Container, *, target_pid: int = 0) -> str:
+    """Write the container's bundle and mount its volumes into it; returns the bundle's path on the host.
+
+    Raises:
+        NotFound: a volume's source does not exist.
+    """
+    bundle = _bundle(directory, container.id)
+    os.mkdir(bundle, 0o700)
+    try:
+        os.mkdir(f"{bundle}/mounts", 0o755)
+        for number, volume in enumerate(container.mounts):
+            _add_volume(directory, f"volumes/containers/{container.id}/mounts/{number}", volume)
+        document = oci.config(pod, container, target_pid=target_pid)
+        files.write_atomic(f"{bundle}/config.json", json.dumps(document).encode())
+    except BaseException:
+        remove_container(directory, container.id)
+        raise
+    return bundle
+
+
+def add_exec(directory: str, pod: Pod, container: Container, what: Process, *, number: int) -> str:
+    """Write the process document of exec `number`; returns its name in the bundle, for the agent."""
+    name = f"exec-{number}.json"
+    document = oci.process(pod, container, what)
+    files.write_atomic(f"{_bundle(directory, container.id)}/{name}", json.dumps(document).encode())
+    return name
+
+
+def remove_exec(directory: str, container_id: str, number: int) -> None:
+    """Remove what `add_exec` wrote; gone already is fine."""
+    try:
+        os.unlink(f"{_bundle(directory, container_id)}/exec-{number}.json")
+    except FileNotFoundError:
+        pass
+
+
+def remove_container(directory: str, container_id: str) -> None:
+    """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
+    _unmount_below(f"{directory}/share/volumes/containers/{container_id}")
+    files.remove_tree(_bundle(directory, container_id))
+
+
+def find_vm(directory: str) -> VmProcess | None:
+    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted."""
+    path = f"{directory}/vm.json"
+    return VmProcess.from_json(json.loads(files.read(path))) if os.path.exists(path) else None
+
+
+def collect(directory: str) -> None:
+    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine."""
+    vm = find_vm(directory)
+    if vm is not None:
+        vm.kill()
+    _unmount_below(directory)
+    _remove_scratch(directory)
+    files.remove_tree(directory)
+
+
+def pod_directories(host: Host) -> list[str]:
+    """All pod directories that exist; recovery compares them with what it knows."""
+    try:
+        return [f"{host.run_dir}/pods/{name}" for name in sorted(os.listdir(f"{host.run_dir}/pods"))]
+    except FileNotFoundError:
+        return []
+
+
+def _check_size(pod: Pod) -> None:
+    if pod.memory_mib < LEAST_MEMORY_MIB:
+        raise BadRequest(
+            f"{pod.memory_mib} MiB of memory is less than a guest needs; give the pod at least {LEAST_MEMORY_MIB} MiB"
+        )
+    if pod.vcpus < 1:
+        raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
+
+
+def _vm_spec(pod: Pod, host: Host, directory: str) -> VmSpec:
+    on_kvmtool = host.choice.driver == "kvmtool"
+    kernel = _artefact(host, "bzImage" if on_kvmtool else "vmlinux")
+    link = VsockLink(vsock_cid(pod.id), host.vsock_port) if on_kvmtool else SerialLink(f"{directory}/agent.sock")
+    return VmSpec(
+        name=f"clearpod-{pod.id[:13]}",
+        binary=host.choice.binary,
+        run_dir=directory,
+        kernel=kernel,
+        initramfs=_artefact(host, "initramfs"),
+        system_image=_artefact(host, "system.erofs"),
+        memory_mib=pod.memory_mib,
+        vcpus=pod.vcpus,
+        link=link,
+        shares=(
+            Share("layers", f"{directory}/share/layers", read_only=True),
+            Share("volumes", f"{directory}/share/volumes", read_only=False),
+        ),
+        scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
+        accel=host.choice.accel,
+    )
+
+
+def vsock_cid(pod_id: str) -> int:
+    """A guest CID for the pod: 3 to 2^31, from its id (hexadecimal)."""
+    return 3 + int(pod_id[:8], 16) % (2**31 - 3)
+
+
+def _artefact(host: Host, name: str) -> str:
+    path = f"{host.guest_dir}/{name}"
+    if not os.path.exists(path):
+        raise NotFound(f"the guest's {name} is not in {host.guest_dir}; build it with `clearpod images build`")
+    return os.path.realpath(path)
+
+
+def _make_scratch(path: str, directory: str, host: Host) -> None:
+    files.make_dirs(os.path.dirname(path), 0o700)
+    os.symlink(path, f"{directory}/scratch.img")
+    make_scratch(path, host.scratch_mib * MIB, template_dir=f"{host.state_dir}/templates")
+
+
+def _remove_scratch(directory: str) -> None:
+    try:
+        os.unlink(os.readlink(f"{directory}/scratch.img"))
+    except FileNotFoundError:
+        pass
+
+
+def _make_share(pod: Pod, directory: str) -> None:
+    for name in ("layers", "volumes", "volumes/pod", "volumes/containers"):
+        files.make_dirs(f"{directory}/tree/{name}", 0o755)
+    _write_identity(pod, f"{directory}/tree/volumes/pod")
+    os.mkdir(f"{directory}/share")
+    mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
+
+
+def _write_identity(pod: Pod, where: str) -> None:
+    path = "/etc/resolv.conf"
+    host_dns = files.read(path).decode(errors="replace") if os.path.exists(path) else ""
+    for name, text in (
+        ("hosts", texts.hosts(pod)),
+        ("hostname", texts.hostname(pod)),
+        ("resolv.conf", texts.resolv_conf(pod, host_dns)),
+    ):
+        files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
+
+
+def _add_volume(directory: str, name: str, volume: Mount) -> None:
+    """Bind the source. Propagation and read-only are settled here: the 9p server just walks the result."""
+    if not os.path.exists(volume.source):
+        raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
+    tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
+    if os.path.isdir(volume.source):
+        os.mkdir(tree)
+    else:
+        os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    mount.bind(volume.source, target, recursive=True)
+    flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
+    mount.set_propagation(target, flow | mount.MS_REC)
+    if volume.read_only:
+        mount.set_read_only(target, recursive=volume.recursive_read_only)
+
+
+def _unmount_below(path: str) -> None:
+    for target in mount.mounts_below(path):
+        mount.umount(target, lazy=True)
+
+
+def _bundle(directory: str, container_id: str) -> str:
+    return f"{directory}/tree/volumes/containers/{container_id}"

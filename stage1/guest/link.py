@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's end of the link, without I/O: bytes in, things that happened out. docs/link.md is the rule book.
+
+Used by `client.py` (blocking) and by the daemon (asyncio). The caller moves bytes: it gives what it read to
+`receive`, writes all of `outgoing()` after that, and calls `connect` whenever it has a new connection.
+Nothing here blocks or reads a clock. The guest is not trusted: what breaks the rules raises LinkFault or is
+thrown away, and what is kept for it has a limit.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, PodError
+from stage1.guest import messages
+from stage1.guest.frame import (
+    ACK,
+    CREDIT,
+    DATA,
+    END,
+    EVENT,
+    HEADER_BYTES,
+    HELLO,
+    MAX_DATA,
+    MAX_PAYLOAD,
+    REPLY,
+    REQUEST,
+    RING,
+    START,
+    WINDOW,
+    Frame,
+    Splitter,
+    credit_amount,
+    credit_payload,
+    pack,
+)
+from stage1.guest.messages import Exited, Hello, Op, Reply
+from stage1.guest.wire import WireError
+
+GIVE_BACK = 16384  # credit is given back in portions of at least this
+HELD_LIMIT = 2 * RING  # of what the guest sends ahead of our acknowledgement
+SENT_LIMIT = 4 * RING  # of what the guest has not acknowledged
+SENT_FRAMES = 8192
+MAX_CREDIT = 2**30
+MAX_RESYNCS = 8  # faults in a row
+
+
+class LinkFault(PodError):
+    """The guest broke the rules of the link. Only a new connection can help, and not for sure."""
+
+    grpc_code, exit_code = "UNKNOWN", 12
+
+
+class HelloSeen(NamedTuple):
+    """The guest answered: the link works (again)."""
+
+    hello: Hello
+
+
+class ReplySeen(NamedTuple):
+    """The answer to request `id`."""
+
+    id: int
+    reply: Reply
+
+
+class EventSeen(NamedTuple):
+    """Something happened in the guest. Acknowledge `seq` when it is safe with you."""
+
+    event: Exited
+    seq: int
+
+
+class DataSeen(NamedTuple):
+    """Output on a stream; `end` means that nothing follows. Acknowledge `seq`, and give the bytes back by
+    `consumed`."""
+
+    stream: int
+    data: bytes
+    end: bool
+    seq: int
+
+
+Incoming = HelloSeen | ReplySeen | EventSeen | DataSeen
+
+
+class _Port:
+    """Flow control of one stream: what the guest may still send, what we owe it, what we may send."""
+
+    __slots__ = ("credit", "ended", "owed", "window")
+
+    def __init__(self) -> None:
+        self.window, self.owed, self.credit, self.ended = WINDOW, 0, WINDOW, False
+
+
+class HostLink:
+    """One guest's link. `key` is 16 secret bytes of the pod, `epoch` a random number (not 0) of this host
+    process.
+
+    Streams that may have output already (the daemon was restarted) must be opened before the first `receive`:
+    data for a stream that is not open is dropped for good.
+    """
+
+    def __init__(self, key: bytes, epoch: int) -> None:
+        if len(key) != len(START) or not 0 < epoch < 2**64:
+            raise BadRequest("a link needs a key of 16 bytes and an epoch from 1 to 2^64 - 1")
+        self.hello: Hello | None = None  # the guest's latest
+        self.open = False  # hellos were exchanged on this connection
+        self._key, self._epoch = key, epoch
+        # Replies that the guest still owed to another epoch are told from ours by where we begin to count.
+        self._next_id = epoch % 0x7FFFFFFF + 1
+        self._waiting: set[int] = set()
+        self._ports: dict[int, _Port] = {}
+        self._split = Splitter()
+        self._out: list[bytes] = []
+        self._sent: deque[tuple[int, bytes]] = deque()  # not acknowledged by the guest
+        self._sent_bytes = self._sent_seq = 0
+        self._received = self._acknowledged = 0
+        self._held: dict[int, int] = {}  # seq -> size of what the caller has not acknowledged
+        self._held_bytes = self._resyncs = 0
+        self._unix_ns = 0
+        self._fault: LinkFault | None = None
+
+    # The connection
+
+    def connect(self, unix_ns: int) -> None:
+        """Begin on a new connection; `unix_ns` is the wall clock, to which the guest sets its own."""
+        self._unix_ns, self._fault, self._resyncs = unix_ns, None, 0
+        self._split.restart(*((self._key,) if self.hello else (START, self._key)))
+        self._greet()
+
+    def receive(self, data: bytes) -> list[Incoming]:
+        """Take bytes from the guest, return what they say. Raises LinkFault."""
+        self._raise_fault()
+        items: list[Incoming] = []
+        self._split.feed(data)
+        try:
+            while (frame := self._split.take()) is not None:
+                self._on_frame(frame, items)
+            if self._split.lost:
+                self._resync()
+        except LinkFault as fault:
+            if not items:
+                raise
+            self._fault = fault  # what came before it is good, and was counted as received
+        return items
+
+    def outgoing(self) -> bytes:
+        """Return the bytes to write now, all of them in this order; b"" when there is nothing. Raises
+        LinkFault."""
+        self._raise_fault()
+        if self.open:
+            done = next(iter(self._held)) - 1 if self._held else self._received
+            if done > self._acknowledged:
+                self._acknowledged = done
+                self._out.append(pack(ACK, seq=done))
+        out = b"".join(self._out)
+        self._out.clear()
+        return out
+
+    def _greet(self) -> None:
+        self.open = False
+        hello = pack(HELLO, messages.encode(
+            Hello(key=self._key, epoch=self._epoch, received=self._received, unix_ns=self._unix_ns)
+        ))  # fmt: skip
+        again = [self._key, hello]
+        # Until the guest has answered we can't know whether it has our key. One that has it must see the key first
+        # (else its half frame would swallow the other marker), and again behind what is no frame to it.
+        self._out = again if self.hello else [*again, START, hello, *again]
+
+    def _resync(self) -> None:
+        """The stream of frames broke: ask the guest to begin again from where we are."""
+        self._resyncs += 1
+        if self._resyncs > MAX_RESYNCS:
+            raise LinkFault(f"the guest's agent sends what is not a frame: {self._split.lost}")
+        self._split.lost = ""
+        self._greet()
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    # Requests
+
+    def request(self, op: Op) -> int:
+        """Send a request, now or when the link is open; return its id. Raises BadRequest, LinkFault."""
+        payload = messages.encode_request(op)
+        if len(payload) > MAX_PAYLOAD:
+            raise BadRequest(f"{type(op).__name__} has {len(payload)} bytes, the agent takes {MAX_PAYLOAD}")
+        number = self._next_id
+        self._next_id = number % 0xFFFFFFFF + 1
+        self._waiting.add(number)
+        self._send(REQUEST, payload, stream=number)
+        return number
+
+    def forget(self, request: int) -> None:
+        """Throw the reply to `request` away when it comes."""
+        self._waiting.discard(request)
+
+    # Streams
+
+    def open_stream(self, stream: int) -> None:
+        """Expect data on `stream`, or prepare to send there. Doing it again changes nothing."""
+        self._ports.setdefault(stream, _Port())
+
+    def close_stream(self, stream: int) -> None:
+        """Drop whatever still comes for `stream`."""
+        self._ports.pop(stream, None)
+
+    def credit_of(self, stream: int) -> int:
+        """Return how many bytes `send_data` would accept now; 0 for a stream that is not open."""
+        port = self._ports.get(stream)
+        return 0 if port is None else max(0, min(port.credit, RING - self._sent_bytes))
+
+    def send_data(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> int:
+        """Send as much of `data` as credit allows and return that many bytes; `end` goes out with the last
+        byte.
+
+        The rest is the caller's to offer again when the guest has given credit. An empty `data` with `end`
+        always goes.
+        """
+        size = min(len(data), self.credit_of(stream))
+        view, last = memoryview(data), end and size == len(data)
+        for at in range(0, size, MAX_DATA):
+            part = view[at : min(at + MAX_DATA, size)]
+            self._send(DATA, bytes(part), stream=stream, flags=END if last and at + len(part) == size else 0)
+        if last and not size and stream in self._ports:
+            self._send(DATA, b"", stream=stream, flags=END)
+        if size:
+            self._ports[stream].credit -= size
+        return size
+
+    def consumed(self, stream: int, count: int) -> None:
+        """Say that `count` bytes of the stream were used up, so the guest may send that many more. Raises
+        LinkFault."""
+        port = self._ports.get(stream)
+        if port is None or port.ended:
+            return
+        port.owed += count
+        if port.owed >= GIVE_BACK:
+            port.window += port.owed
+            self._send(CREDIT, credit_payload(port.owed), stream=stream)
+            port.owed = 0
+
+    def acknowledge(self, seq: int) -> None:
+        """Everything up to `seq` is safe: the guest may forget it."""
+        held = self._held
+        while held and (first := next(iter(held))) <= seq:
+            self._held_bytes -= held.pop(first)
+
+    def settle(self, seq: int) -> None:
+        """Only `seq` is safe. For callers that finish out of order; the guest hears of it once all before are
+        too."""
+        self._held_bytes -= self._held.pop(seq, 0)
+
+    # Sending
+
+    def _send(self, kind: int, payload: bytes, *, stream: int, flags: int = 0) -> None:
+        if self._sent_bytes > SENT_LIMIT or len(self._sent) > SENT_FRAMES:
+            raise LinkFault("the guest's agent has stopped taking what we send")
+        self._sent_seq += 1
+        frame = pack(kind, payload, stream=stream, seq=self._sent_seq, flags=flags)
+        self._sent.append((self._sent_seq, frame))
+        self._sent_bytes += len(frame)
+        if self.open:
+            self._out.append(frame)
+
+    def _guest_has(self, seq: int) -> None:
+        if seq > self._sent_seq:
+            raise LinkFault(f"the guest's agent says that it has frame {seq}, and we sent {self._sent_seq}")
+        while self._sent and self._sent[0][0] <= seq:
+            self._sent_bytes -= len(self._sent.popleft()[1])
+
+    # Receiving
+
+    def _on_frame(self, frame: Frame, items: list[Incoming]) -> None:
+        kind, _, _, seq, payload = frame
+        if kind == HELLO:
+            self._on_hello(payload, items)
+        elif kind == ACK:
+            self._guest_has(seq)
+        elif seq > self._received + 1:
+            self._split.lose(f"frame {seq} after frame {self._received}")
+        elif seq == self._received + 1:
+            self._received, self._resyncs = seq, 0
+            if kind == DATA:
+                self._on_data(frame, items)
+            elif kind == CREDIT:
+                self._on_credit(frame)
+            else:
+                self._on_message(frame, items)
+
+    def _on_hello(self, payload: bytes, items: list[Incoming]) -> None:
+        try:
+            hello = messages.decode_hello(payload)
+        except WireError:
+            return self._split.reject_hello()
+        if hello.epoch != self._epoch:  # an answer to somebody before us that was still in the pipe
+            return self._split.reject_hello()
+        self._check_hello(hello)
+        self._guest_has(hello.received)
+        if self.hello is None:
+            self._received = hello.first - 1
+            self._split.expect(self._key)
+        self.hello, self.open = hello, True
+        self._acknowledged = 0  # our last ACK may be lost: say it again
+        self._out = [frame for _, frame in self._sent]
+        items.append(HelloSeen(hello))
+        return None
+
+    def _check_hello(self, hello: Hello) -> None:
+        if hello.version != messages.VERSION:
+            raise LinkFault(f"the guest's agent speaks version {hello.version} of the link, not {messages.VERSION}")
+        if not hello.first:
+            raise LinkFault("the guest's agent does not say which frame comes first")
+        if self.hello is None:
+            return
+        if hello.boot_id != self.hello.boot_id:
+            raise LinkFault("the guest was booted anew: what ran in it is gone")
+        if hello.first > self._received + 1:
+            raise LinkFault(f"the guest's agent lost frames {self._received + 1} to {hello.first - 1}")
+
+    def _on_data(self, frame: Frame, items: list[Incoming]) -> None:
+        port = self._ports.get(frame.stream)
+        if port is None or port.ended:
+            return
+        size = len(frame.payload)
+        port.window -= size
+        if size > MAX_DATA or port.window < 0:
+            raise LinkFault(f"the guest's agent sent more on stream {frame.stream} than it may")
+        port.ended = frame.flags & END != 0
+        self._hold(frame.seq, size)
+        items.append(DataSeen(frame.stream, frame.payload, port.ended, frame.seq))
+
+    def _hold(self, seq: int, size: int) -> None:
+        self._held[seq] = size + HEADER_BYTES
+        self._held_bytes += size + HEADER_BYTES
+        if self._held_bytes > HELD_LIMIT:
+            raise LinkFault("the guest's agent sends without waiting for acknowledgements")
+
+    def _on_credit(self, frame: Frame) -> None:
+        amount = credit_amount(frame.payload)
+        port = self._ports.get(frame.stream)
+        if not amount or (port is not None and port.credit + amount > MAX_CREDIT):
+            raise LinkFault(f"the guest's agent gave credit on stream {frame.stream} that makes no sense")
+        if port is not None:
+            port.credit += amount
+
+    def _on_message(self, frame: Frame, items: list[Incoming]) -> None:
+        try:
+            if frame.kind == REPLY:
+                reply = messages.decode_reply(frame.payload)
+                if frame.stream in self._waiting:
+                    self._waiting.discard(frame.stream)
+                    items.append(ReplySeen(frame.stream, reply))
+            elif frame.kind == EVENT:
+                event = messages.decode_event(frame.payload)
+                if event is not None:
+                    self._hold(frame.seq, len(frame.payload))
+                    items.append(EventSeen(event, frame.seq))
+            else:
+                raise LinkFault("the guest's agent sent a request; only the host does that")
+        except WireError as error:
+            raise LinkFault(f"the guest's agent sent a message that can't be read: {error}") from None

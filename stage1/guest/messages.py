@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The messages of proto/agent/agent.proto as values; names and order of fields are the proto's. Pure.
+
+Used by both ends of the link and by everybody who asks the agent for something. A oneof is its member: a
+request is its operation, an event is what happened.
+"""
+
+from typing import Any, NamedTuple
+
+from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, PodError, WrongState
+from stage1.guest import wire
+from stage1.guest.wire import Field
+
+VERSION = 1
+
+OK, INVALID, NOT_FOUND, EXISTS, WRONG_STATE, NO_COMMAND, FAILED = range(7)
+CREATED, RUNNING, EXITED = range(3)
+
+
+class Hello(NamedTuple):
+    """First message of each side on every connection."""
+
+    version: int = VERSION
+    key: bytes = b""
+    epoch: int = 0
+    received: int = 0
+    first: int = 0
+    boot_id: int = 0
+    unix_ns: int = 0
+    init_ns: int = 0
+    ready_ns: int = 0
+    kernel: str = ""
+
+
+class Stdio(NamedTuple):
+    """Stream ids of a process; 0 is /dev/null. `width` and `height` are the terminal's, in characters."""
+
+    stdin: int = 0
+    stdout: int = 0
+    stderr: int = 0
+    tty: bool = False
+    width: int = 0
+    height: int = 0
+
+
+class Sysctl(NamedTuple):
+    """`key` is dotted."""
+
+    key: str = ""
+    value: str = ""
+
+
+class Interface(NamedTuple):
+    """`mac` finds the device, `name` is what it will be called; addresses are 10.88.0.5/16, fd00::5/64."""
+
+    mac: str = ""
+    name: str = ""
+    mtu: int = 0
+    addresses: tuple[str, ...] = ()
+
+
+class Route(NamedTuple):
+    """`destination` is a prefix; an empty gateway means on link."""
+
+    destination: str = ""
+    gateway: str = ""
+    device: str = ""
+
+
+class Neighbour(NamedTuple):
+    """A fixed entry of the neighbour table."""
+
+    address: str = ""
+    mac: str = ""
+    device: str = ""
+
+
+class Configure(NamedTuple):
+    """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB."""
+
+    hostname: str = ""
+    domainname: str = ""
+    shm_bytes: int = 0
+    sysctls: tuple[Sysctl, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    routes: tuple[Route, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+class Create(NamedTuple):
+    """Makes a container's root; `lower` is below /run/clearpod/layers."""
+
+    id: str = ""
+    lower: str = ""
+    tmpfs: bool = False
+    stdio: Stdio | None = None
+
+
+class Start(NamedTuple):
+    """Starts the process of a created container."""
+
+    id: str = ""
+
+
+class Exec(NamedTuple):
+    """Another process; `process` is a file in the container's bundle, `exec` is unique in the pod and not
+    0."""
+
+    container: str = ""
+    exec: int = 0
+    process: str = ""
+    stdio: Stdio | None = None
+
+
+class Signal(NamedTuple):
+    """`exec` 0 is the container itself; `all` means everything below it too."""
+
+    container: str = ""
+    exec: int = 0
+    signal: int = 0
+    all: bool = False
+
+
+class Delete(NamedTuple):
+    """Removes a container and kills what is left of it."""
+
+    id: str = ""
+
+
+class Update(NamedTuple):
+    """`resources` is a file in the bundle: OCI linux.resources."""
+
+    id: str = ""
+    resources: str = ""
+
+
+class Resize(NamedTuple):
+    """New size of a terminal, in characters."""
+
+    container: str = ""
+    exec: int = 0
+    width: int = 0
+    height: int = 0
+
+
+class List(NamedTuple):
+    """Asks for all containers."""
+
+
+class Shutdown(NamedTuple):
+    """Ends the VM."""
+
+
+class Container(NamedTuple):
+    """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or
+    EXITED."""
+
+    id: str = ""
+    state: int = CREATED
+    stdio: Stdio | None = None
+    pid: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    started_ns: int = 0
+    finished_ns: int = 0
+
+
+class Reply(NamedTuple):
+    """Answer to a request; `code` is OK, INVALID, ..."""
+
+    code: int = OK
+    error: str = ""
+    pid: int = 0
+    containers: tuple[Container, ...] = ()
+
+
+class Exited(NamedTuple):
+    """A process ended; comes after the last byte of its streams. `exit_code` is 128 + n after signal n."""
+
+    container: str = ""
+    exec: int = 0
+    exit_code: int = 0
+    oom_killed: bool = False
+    unix_ns: int = 0
+
+
+Op = Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown
+OPS = (Configure, Create, Start, Exec, Signal, Delete, Update, Resize, List, Shutdown)
+EVENTS = (Exited,)
+
+_U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Field(wire.BOOL)
+_STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
+_ENUM = Field(wire.I32)  # open, as in proto3: a value that we do not know is kept
+_STDIO = Field(wire.MESSAGE, Stdio)
+
+
+def _many(message: type[NamedTuple]) -> Field:
+    return Field(wire.MESSAGE, message, many=True)
+
+
+TABLES: wire.Tables = {
+    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR),
+    Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32),
+    Sysctl: (_STR, _STR),
+    Interface: (_STR, _STR, _U32, _STRS),
+    Route: (_STR, _STR, _STR),
+    Neighbour: (_STR, _STR, _STR),
+    Configure: (_STR, _STR, _U64, _many(Sysctl), _many(Interface), _many(Route), _many(Neighbour)),
+    Create: (_STR, _STR, _BOOL, _STDIO),
+    Start: (_STR,),
+    Exec: (_STR, _U32, _STR, _STDIO),
+    Signal: (_STR, _U32, _U32, _BOOL),
+    Delete: (_STR,),
+    Update: (_STR, _STR),
+    Resize: (_STR, _U32, _U32, _U32),
+    List: (),
+    Shutdown: (),
+    Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
+    Reply: (_ENUM, _STR, _U32, _many(Container)),
+    Exited: (_STR, _U32, _I32, _BOOL, _U64),
+}
+
+
+def encode(message: NamedTuple) -> bytes:
+    """Return the bytes of `message` itself. Raises WireError for a number that does not fit."""
+    return wire.encode(message, TABLES)
+
+
+def encode_request(op: Op) -> bytes:
+    """Return a Request that holds `op`. Raises WireError."""
+    return _encode_oneof(OPS.index(type(op)) + 1, op)
+
+
+def encode_event(what: Exited) -> bytes:
+    """Return an Event that holds `what`. Raises WireError."""
+    return _encode_oneof(EVENTS.index(type(what)) + 1, what)
+
+
+def _encode_oneof(number: int, member: Op | Exited) -> bytes:
+    out = bytearray()
+    wire.put_bytes(out, number, data=wire.encode(member, TABLES))
+    return bytes(out)
+
+
+def decode_hello(data: bytes) -> Hello:
+    """Raises WireError."""
+    hello: Hello = wire.decode(Hello, data, TABLES)
+    return hello
+
+
+def decode_reply(data: bytes) -> Reply:
+    """Raises WireError."""
+    reply: Reply = wire.decode(Reply, data, TABLES)
+    return reply
+
+
+def decode_request(data: bytes) -> Op | None:
+    """Return the operation; None when it is one that we do not know. Raises WireError."""
+    op: Op | None = _decode_oneof(OPS, data)
+    return op
+
+
+def decode_event(data: bytes) -> Exited | None:
+    """Return what happened; None when it is something that we do not know. Raises WireError."""
+    what: Exited | None = _decode_oneof(EVENTS, data)
+    return what
+
+
+def _decode_oneof(members: tuple[type[NamedTuple], ...], data: bytes) -> Any:
+    found = None
+    for number, kind, raw in wire.fields(data):
+        if number <= len(members):
+            if kind != wire.LENGTH or isinstance(raw, int):
+                raise wire.WireError("a field has the wrong wire type")
+            found = wire.decode(members[number - 1], raw, TABLES)
+    return found
+
+
+_ERRORS: dict[int, type[PodError]] = {
+    INVALID: BadRequest,
+    NOT_FOUND: NotFound,
+    EXISTS: AlreadyExists,
+    WRONG_STATE: WrongState,
+    NO_COMMAND: NoCommand,
+}
+
+
+def check_reply(reply: Reply, op: Op) -> Reply:
+    """Return `reply` when it is OK; else raise what its code means, AgentFailed for FAILED and unknown
+    codes."""
+    if reply.code == OK:
+        return reply
+    error = _ERRORS.get(reply.code, AgentFailed)
+    raise error(reply.error or f"the agent answered {type(op).__name__} with code {reply.code} and no text")

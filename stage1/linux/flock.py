@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lock between processes on a file, as flock(2). Held until the block ends or the process dies."""
+
+import fcntl
+import os
+
+from stage1.errors import WrongState
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class Lock:
+    """`with Lock(path):` holds the lock. The file is made when absent and never removed."""
+
+    def __init__(self, path: str, *, wait: bool = True) -> None:
+        """With `wait` false, entering raises WrongState when another process holds the lock."""
+        self._path, self._wait, self._fd = path, wait, -1
+
+    def __enter__(self) -> "Lock":
+        with Guard("open", self._path):
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._take(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return self
+
+    def _take(self, fd: int) -> None:
+        with Guard("flock", self._path):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                raise WrongState(f"{self._path} is locked by another process; stop that first") from None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        os.close(self._fd)
+        self._fd = -1

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System calls that `os` lacks, by ctypes, and the one translation of errno into our errors.
+
+Used by the other files of stage1.linux only. Must not import ctypes before the first call: it costs
+milliseconds that programs which only read and write files do not owe.
+"""
+
+import errno
+import os
+
+from stage1.errors import KernelError, NoSpace, PodError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
+# The same on every architecture: system calls since number 424 are.
+NR_OPENAT2 = 437
+NR_MOUNT_SETATTR = 442
+
+AT_FDCWD = -100
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+
+_handle: "Any" = None
+
+
+class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.errno may be None, ours not
+    """ENOENT. Also a FileNotFoundError, so that callers for whom absence is an answer can say just that."""
+
+    def __init__(self, call: str, number: int, what: str) -> None:
+        super().__init__(call, number, what)
+        # OSError's own __init__, further up, has set it to None.
+        self.errno = number
+
+
+def failure(call: str, number: int, what: str) -> PodError:
+    """The error for errno `number` of `call` on `what`: NoSpace for a full disk or quota, or KernelError.
+
+    For ENOENT that is a Missing, which is a FileNotFoundError too.
+    """
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{call}: {what}: {os.strerror(number)}; free some space there and try again")
+    return Missing(call, number, what) if number == errno.ENOENT else KernelError(call, number, what)
+
+
+class Guard:
+    """`with Guard("open", path):` turns an OSError of the block into our error, naming call and object."""
+
+    def __init__(self, call: str, what: str) -> None:
+        self._call, self._what = call, what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, PodError):
+            raise failure(self._call, error.errno or errno.EIO, self._what) from error
+
+
+def call(name: str, *args: int | bytes | None, what: str) -> int:
+    """Call libc's `name` and return its result; raise what `failure` makes of errno when it is negative."""
+    import ctypes
+
+    global _handle  # noqa: PLW0603  bound once, on first use
+    if _handle is None:
+        _handle = ctypes.CDLL(None, use_errno=True)
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    result: int = getattr(_handle, name)(*words)
+    if result < 0:
+        raise failure(name, ctypes.get_errno(), what)
+    return result
+
+
+def syscall(name: str, number: int, *args: int | bytes | None, what: str) -> int:
+    """Like `call`, for a system call that libc has no function for."""
+    try:
+        return call("syscall", number, *args, what=what)
+    except KernelError as error:
+        raise failure(name, error.errno, what) from None

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mounts: make, bind, change, remove, list. Called by the engine and rootfs. Never decides what to mount.
+
+Paths are the host's own; a path that a guest can influence must be opened by `files.open_beneath` first and
+given here as /proc/self/fd/N. See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
+"""
+
+import os
+import struct
+
+from stage1.errors import PodError
+from stage1.linux import libc
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_MOVE, MS_REC = 0x1000, 0x2000, 0x4000
+MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+
+_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_MOUNT_ATTR_RDONLY = 1
+_AT_RECURSIVE = 0x8000
+
+
+def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
+    """mount(2). `flags` are MS_*, `data` the file system's own options. Raises KernelError, NoSpace."""
+    what = f"{fstype or 'mount'} {source} on {target} flags={flags:#x}" + (f" options {data}" if data else "")
+    args = (_path(source), _path(target), _path(fstype) or None, flags, _path(data) or None)
+    libc.call("mount", *args, what=what)
+
+
+def bind(source: str, target: str, *, recursive: bool = False, read_only: bool = False) -> None:
+    """Show `source` at `target`, with the mounts below it when `recursive`; nothing stays if this raises."""
+    flags = MS_BIND | (MS_REC if recursive else 0)
+    libc.call("mount", _path(source), _path(target), None, flags, None, what=f"bind {source} on {target}")
+    if not read_only:
+        return
+    try:
+        set_read_only(target, recursive=recursive)
+    except PodError:
+        umount(target, lazy=True)
+        raise
+
+
+def set_read_only(target: str, *, recursive: bool = False) -> None:
+    """Make the mount at `target`, and those below if `recursive`, read-only: not the file system."""
+    # struct mount_attr: attr_set, attr_clr, propagation, userns_fd. It changes every mount of the tree, which
+    # MS_REMOUNT can't.
+    attr = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    flags = _AT_RECURSIVE if recursive else 0
+    args = (libc.AT_FDCWD, _path(target), flags, attr, len(attr))
+    libc.syscall("mount_setattr", libc.NR_MOUNT_SETATTR, *args, what=f"read-only {target} flags={flags:#x}")
+
+
+def set_propagation(target: str, flag: int) -> None:
+    """Make the mount at `target` MS_PRIVATE, _SLAVE, _SHARED or _UNBINDABLE (| MS_REC for those below)."""
+    libc.call("mount", None, _path(target), None, flag, None, what=f"propagation {flag:#x} of {target}")
+
+
+def umount(target: str, *, lazy: bool = False) -> None:
+    """Remove the topmost mount at `target`; `lazy` also one in use. Raises KernelError (EINVAL: no mount)."""
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    libc.call("umount2", _path(target), flags, what=f"{target} flags={flags:#x}")
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether something, a bind of the same file system included, is mounted exactly at `path`."""
+    return os.path.realpath(path) in _mount_points()
+
+
+def mounts_below(path: str) -> list[str]:
+    """Mount points at and below `path`, deepest first, so that unmounting in this order works.
+
+    A point with several mounts on top of each other is listed once for each.
+    """
+    root = os.path.realpath(path)
+    prefix = root.rstrip("/") + "/"
+    points = [p for p in _mount_points() if p == root or p.startswith(prefix)]
+    return sorted(points, key=lambda p: p.count("/"), reverse=True)
+
+
+def _mount_points() -> list[str]:
+    with libc.Guard("read", "/proc/self/mountinfo"), open("/proc/self/mountinfo", "rb") as file:
+        return [_unescape(line.split(b" ", 5)[4]) for line in file]
+
+
+def _unescape(field: bytes) -> str:
+    # The kernel writes space, tab, newline and backslash as \ooo, so each backslash starts an octal escape.
+    return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
+
+
+def _path(text: str) -> bytes:
+    return os.fsencode(text)

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes: start one, know it again, wait, kill; run a tool to its end within a time limit.
+
+Called by vm, rootfs, net and the engine. A process is a pid with its start time (or a pidfd), never a pid
+alone, which the kernel gives to somebody else. Must not fork: the daemon has threads.
+"""
+
+import errno
+import os
+import select
+import time
+from typing import NamedTuple
+
+from stage1.errors import KernelError, NotFound, TimedOut
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+# The signal module costs an import of enum. These numbers hold on x86 and arm.
+SIGKILL, SIGTERM, _SIGPIPE, _SIGXFSZ = 9, 15, 13, 25
+
+_OUTPUT_LIMIT_BYTES = 16 << 20
+_DRAIN_S = 0.5
+
+
+def start_time(pid: int) -> int:
+    """When `pid` started, in clock ticks since boot (field 22 of proc_pid_stat(5)). Raises NotFound."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is the name in parentheses and may itself hold spaces and parentheses.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        raise NotFound(f"there is no process {pid}") from None
+
+
+def spawn(
+    argv: "Sequence[str]",
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    env: "Mapping[str, str] | None" = None,
+) -> int:
+    """Start argv[0] (looked up on PATH when it has no slash) in a session of its own; its pid, for the caller to reap.
+
+    stdin None is /dev/null, stdout and stderr None are ours; the descriptors stay the caller's and no others are
+    inherited. Signals have their defaults. Raises KernelError.
+    """
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    if stdin is None:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
+    given = ((stdin, 0), (stdout, 1), (stderr, 2))
+    actions += [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in given if fd is not None]
+    with Guard("posix_spawn", argv[0]):
+        return os.posix_spawnp(
+            argv[0],
+            list(argv),
+            os.environ if env is None else env,
+            file_actions=actions,
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(_SIGPIPE, _SIGXFSZ),
+        )
+
+
+class PidHandle:
+    """A process that can't be mistaken for another: owns a pidfd. Close it, or use it in a `with`."""
+
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid = pid
+        self.exit_code: int | None = None
+        """Known after it ended, and only if it was our child: the exit status, or 128 + the signal."""
+        self._fd = fd
+
+    def __enter__(self) -> "PidHandle":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; the process goes on. Calling it again is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def fileno(self) -> int:
+        """The pidfd, readable once the process has ended; for poll."""
+        return self._fd
+
+    def alive(self) -> bool:
+        """Whether it still runs; a zombie does not."""
+        return not self.wait(0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended, at most `timeout_s`; true if it has. A child of ours is reaped."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(max(0, timeout_s) * 1000):
+            return False
+        self._reap()
+        return True
+
+    def _reap(self) -> None:
+        try:
+            ended = os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return
+        if ended is not None:
+            killed = ended.si_code != os.CLD_EXITED
+            self.exit_code = ended.si_status + (128 if killed else 0)
+
+    def kill(self, signal: int = SIGKILL) -> None:
+        """Send `signal` to it; fine when it has ended."""
+        from signal import pidfd_send_signal
+
+        with Guard("pidfd_send_signal", f"process {self.pid} signal {signal}"):
+            try:
+                pidfd_send_signal(self._fd, signal)
+            except ProcessLookupError:
+                pass
+
+
+def open_process(pid: int, started: int) -> PidHandle | None:
+    """The process that has `pid` and started at `started` (`start_time`); None when it has gone."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError as error:
+        # EINVAL: a pid of 0 or less, out of a damaged state file.
+        if error.errno in (errno.ESRCH, errno.EINVAL):
+            return None
+        raise KernelError("pidfd_open", error.errno or errno.EIO, f"process {pid}") from error
+    try:
+        # After pidfd_open: a match now says that the descriptor is of that process, and not of a later one.
+        if start_time(pid) == started:
+            return PidHandle(pid, fd)
+    except NotFound:
+        pass
+    os.close(fd)
+    return None
+
+
+class Result(NamedTuple):
+    """How a tool ended: exit status (128 + signal when killed) and what it wrote."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+def run(
+    argv: "Sequence[str]",
+    *,
+    timeout_s: float,
+    input: bytes | None = None,  # noqa: A002  the name that subprocess.run made common
+    env: "Mapping[str, str] | None" = None,
+) -> Result:
+    """Run a tool to its end. Raises KernelError when it can't start, TimedOut when it was killed for time."""
+    pipes = _Pipes(input)
+    try:
+        pid = spawn(argv, stdin=pipes.child[0], stdout=pipes.child[1], stderr=pipes.child[2], env=env)
+        with PidHandle(pid, os.pidfd_open(pid)) as process:
+            pipes.close_child()
+            return _finish(process, pipes, argv[0], timeout_s)
+    finally:
+        pipes.close()
+
+
+def _finish(process: PidHandle, pipes: "_Pipes", name: str, timeout_s: float) -> Result:
+    deadline = time.monotonic() + timeout_s
+    try:
+        pipes.pump(process, deadline)
+        if not process.wait(deadline - time.monotonic()):
+            raise TimedOut(f"{name} did not finish within {timeout_s:g} s and was killed")
+    except BaseException:
+        _kill_session(process)
+        raise
+    out, err = (bytes(b) for b in pipes.output)
+    return Result(-1 if process.exit_code is None else process.exit_code, out, err)
+
+
+def _kill_session(process: PidHandle) -> None:
+    # Not yet reaped, so the group's number is still its own.
+    try:
+        os.killpg(process.pid, SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(5)
+
+
+class _Pipes:
+    """The three pipes of `run`, pumped together so that none of them can block the tool."""
+
+    def __init__(self, given: bytes | None) -> None:
+        self.child: list[int] = []
+        self.output = (bytearray(), bytearray())
+        self._given = memoryview(given or b"")
+        self._ours: list[int] = []
+        with Guard("pipe2", "the pipes of a tool"):
+            try:
+                self._make(given is not None)
+            except OSError:
+                self.close()
+                raise
+
+    def _make(self, with_input: bool) -> None:
+        for number in range(3):
+            if number == 0 and not with_input:
+                self._add(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1)
+                continue
+            read_end, write_end = os.pipe()
+            mine, theirs = (write_end, read_end) if number == 0 else (read_end, write_end)
+            self._add(theirs, mine)
+            os.set_blocking(mine, False)
+
+    def _add(self, theirs: int, mine: int) -> None:
+        self.child.append(theirs)
+        self._ours.append(mine)
+
+    def pump(self, process: PidHandle, deadline: float) -> None:
+        """Move bytes until both outputs end; a grandchild that keeps them open is not waited for."""
+        ended = False
+        while time.monotonic() < deadline and any(fd >= 0 for fd in self._ours[1:]):
+            ready = self._poll(-1 if ended else process.fileno(), deadline)
+            if not ended and process.fileno() in ready:
+                ended, deadline = True, min(deadline, time.monotonic() + _DRAIN_S)
+            for number, fd in enumerate(self._ours):
+                if fd in ready:
+                    self._move(number, fd)
+
+    def _poll(self, pidfd: int, deadline: float) -> set[int]:
+        poll = select.poll()
+        for number, fd in enumerate((*self._ours, pidfd)):
+            if fd >= 0:
+                poll.register(fd, select.POLLOUT if number == 0 else select.POLLIN)
+        return {fd for fd, _ in poll.poll(max(0, deadline - time.monotonic()) * 1000)}
+
+    def _move(self, number: int, fd: int) -> None:
+        done = self._feed(fd) if number == 0 else self._drain(fd, self.output[number - 1])
+        if done:
+            os.close(fd)
+            self._ours[number] = -1
+
+    def _feed(self, fd: int) -> bool:
+        try:
+            self._given = self._given[os.write(fd, self._given[:65536]) :]
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            return True
+        return not self._given
+
+    def _drain(self, fd: int, into: bytearray) -> bool:
+        data = os.read(fd, 65536)
+        into += data[: _OUTPUT_LIMIT_BYTES - len(into)]
+        return not data
+
+    def close_child(self) -> None:
+        """Close the tool's ends, so that the outputs end with it."""
+        while self.child:
+            os.close(self.child.pop())
+
+    def close(self) -> None:
+        """Close whatever is open."""
+        self.close_child()
+        for fd in self._ours:
+            if fd >= 0:
+                os.close(fd)
+        self._ours = []

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI runtime documents that crun reads in the guest, made from the pod model.
+
+Called by the engine. Pure: returns plain dictionaries. Guest paths are those of docs/link.md. The containers of a pod
+share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OCI runtime-spec 1.2, config-linux.md.
+"""
+
+import json
+
+from stage1.pod.capabilities import bounding
+from stage1.pod.model import Container, Limits, Mount, Pod, Process, Security
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+GUEST = "/run/clearpod"
+PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OPEN_FILES = 1 << 20
+PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
+
+MASKED = (
+    "/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+    "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)  # fmt: skip
+READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, "Any"]:
+    """The bundle's config.json.
+
+    Args:
+        target_pid: guest pid whose pid namespace is joined when the container asks for a target's.
+    """
+    security = container.security
+    return {
+        "ociVersion": "1.2.0",
+        "process": process(pod, container, container.process),
+        "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
+        "mounts": [*_standard_mounts(security), *_identity_mounts(container.mounts), *_volumes(container)],
+        "linux": {
+            "namespaces": _namespaces(security, target_pid),
+            "cgroupsPath": f"/clearpod/{container.id}",
+            "resources": {"devices": _device_rules(security), **resources(container.limits)},
+            "maskedPaths": list(security.masked_paths),
+            "readonlyPaths": list(security.readonly_paths),
+            "rootfsPropagation": "rprivate",
+            **({"seccomp": json.loads(security.seccomp)} if security.seccomp else {}),
+        },
+    }
+
+
+def process(pod: Pod, container: Container, what: Process) -> dict[str, "Any"]:
+    """An OCI process object: of the container itself, or of an exec in it (which gets the same confinement)."""
+    security = container.security
+    held = list(bounding(security.add_capabilities, security.drop_capabilities, privileged=security.privileged))
+    ambient = list(security.ambient_capabilities)
+    return {
+        "terminal": what.tty,
+        "user": {"uid": what.user.uid, "gid": what.user.gid, "additionalGids": list(what.user.groups)},
+        "args": list(what.argv),
+        "env": environment(pod, what),
+        "cwd": what.cwd or "/",
+        "capabilities": {
+            "bounding": held,
+            "effective": held,
+            "permitted": held,
+            "inheritable": ambient,
+            "ambient": ambient,
+        },
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
+        "noNewPrivileges": security.no_new_privs,
+        "oomScoreAdj": container.oom_score_adj,
+    }
+
+
+def environment(pod: Pod, what: Process) -> list[str]:
+    """The process's environment with what every container expects in front: PATH, HOSTNAME, with a terminal TERM."""
+    given = {entry.partition("=")[0] for entry in what.env}
+    first = [PATH, f"HOSTNAME={pod.hostname}", *(["TERM=xterm"] if what.tty else [])]
+    return [entry for entry in first if entry.partition("=")[0] not in given] + list(what.env)
+
+
+def resources(limits: Limits) -> dict[str, "Any"]:
+    """OCI linux.resources of the limits that were said; also what `crun update` is given."""
+    memory = {"limit": limits.memory, "swap": limits.memory_swap}
+    cpu = {
+        "shares": limits.cpu_shares,
+        "quota": limits.cpu_quota_us,
+        "period": limits.cpu_period_us,
+        "cpus": limits.cpuset_cpus,
+        "mems": limits.cpuset_mems,
+    }
+    parts: dict[str, Any] = {
+        "memory": {key: value for key, value in memory.items() if value},
+        "cpu": {key: value for key, value in cpu.items() if value},
+        "pids": {"limit": limits.pids} if limits.pids else {},
+        "unified": dict(limits.unified),
+    }
+    return {key: value for key, value in parts.items() if value}
+
+
+def _namespaces(security: Security, target_pid: int) -> list[dict[str, str]]:
+    spaces = [{"type": "mount"}]
+    if not security.privileged:
+        spaces.append({"type": "cgroup"})
+    if security.pid_namespace == "container":
+        spaces.append({"type": "pid"})
+    elif security.pid_namespace == "pod":
+        spaces.append({"type": "pid", "path": f"{GUEST}/pause.pid-ns"})
+    elif security.pid_namespace.startswith("target:"):
+        spaces.append({"type": "pid", "path": f"/proc/{target_pid}/ns/pid"})
+    return spaces
+
+
+def _mount(target: str, kind: str, source: str, *options: str) -> dict[str, "Any"]:
+    return {"destination": target, "type": kind, "source": source, "options": list(options)}
+
+
+def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
+    access = "rw" if security.privileged else "ro"
+    return [
+        _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev/pts", "devpts", "devpts", *PTS_OPTIONS),
+        _mount("/dev/shm", "bind", f"{GUEST}/shm", "rbind", "rw"),
+        _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access),
+        _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", access),
+    ]
+
+
+def _identity_mounts(given: tuple[Mount, ...]) -> list[dict[str, "Any"]]:
+    """hosts, hostname and resolv.conf of the pod, unless the request mounts its own."""
+    taken = {mount.target for mount in given}
+    files = ("hosts", "hostname", "resolv.conf")
+    return [
+        _mount(f"/etc/{name}", "bind", f"{GUEST}/volumes/pod/{name}", "rbind", "rw")
+        for name in files
+        if f"/etc/{name}" not in taken
+    ]
+
+
+def _volumes(container: Container) -> list[dict[str, "Any"]]:
+    """Shorter targets first, so that no mount hides another. Read-only is on the host's side of the mount."""
+    base = f"{GUEST}/volumes/containers/{container.id}/mounts"
+    numbered = sorted(enumerate(container.mounts), key=lambda item: (item[1].target.count("/"), item[0]))
+    return [_mount(mount.target, "bind", f"{base}/{number}", "rbind", "rw") for number, mount in numbered]
+
+
+def _device_rules(security: Security) -> list[dict[str, "Any"]]:
+    return [{"allow": security.privileged, "access": "rwm"}]

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk that a pod's containers write to: a sparse file with an empty ext4. Called by the engine for
+every pod.
+
+mkfs.ext4 runs once per size; each pod gets a copy of that template, which has data for some hundred KiB
+only. No journal: the disk dies with its VM, so there is nothing to recover. No reserved blocks: the size is
+the quota.
+"""
+
+import errno
+import fcntl
+import os
+
+from stage1.errors import BadRequest, KernelError, NotFound, PodError
+from stage1.linux import files, process
+from stage1.linux.flock import Lock
+from stage1.linux.libc import Guard
+
+_SMALLEST_BYTES = 1 << 20
+_FICLONE = 0x40049409
+# Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
+_OPTIONS = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=0,nodiscard")
+
+
+def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:
+    """Make `path`, mode 0600, a file of `size_bytes` (rounded up to 4 KiB) with an empty ext4 in it.
+
+    `template_dir` (made when absent) keeps the templates. Raises BadRequest below 1 MiB, NoSpace,
+    KernelError; no `path` is left then.
+    """
+    if size_bytes < _SMALLEST_BYTES:
+        raise BadRequest(f"a scratch disk of {size_bytes} bytes is too small; give it {_SMALLEST_BYTES} or more")
+    size = (size_bytes + 4095) & ~4095
+    template = f"{template_dir}/ext4-{size}.img"
+    if not os.path.exists(template):
+        files.make_dirs(template_dir, 0o700)
+        _make_template(template, size)
+    copy_sparse(template, path)
+
+
+def _make_template(template: str, size: int) -> None:
+    with Lock(f"{template}.lock"):
+        if os.path.exists(template):
+            return
+        full, sparse = f"{template}.full", f"{template}.new"
+        try:
+            _format(full, size)
+            # mkfs.ext4 allocates the inode tables; the copy leaves them out.
+            copy_sparse(full, sparse)
+            with Guard("rename", sparse):
+                os.rename(sparse, template)
+        finally:
+            for path in (full, sparse):
+                if os.path.exists(path):
+                    os.unlink(path)
+
+
+def _format(path: str, size: int) -> None:
+    with Guard("write", path):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+    try:
+        result = process.run(["mkfs.ext4", *_OPTIONS, path], timeout_s=60)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            raise NotFound("there is no mkfs.ext4 program; install e2fsprogs") from None
+        raise
+    if result.code != 0:
+        reason = result.stderr.decode("utf-8", "replace").strip() or f"exit status {result.code}"
+        raise PodError(f"mkfs.ext4 could not make a scratch disk of {size} bytes at {path}: {reason}")
+
+
+def copy_sparse(source: str, target: str) -> None:
+    """Copy a file without its holes; shares the data where the file system can. No `target` is left if
+    this raises.
+    """
+    with Guard("copy", f"{source} to {target}"):
+        read_fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            write_fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                _copy(read_fd, write_fd)
+            except BaseException:
+                os.unlink(target)
+                raise
+            finally:
+                os.close(write_fd)
+        finally:
+            os.close(read_fd)
+
+
+def _copy(read_fd: int, write_fd: int) -> None:
+    try:
+        fcntl.ioctl(write_fd, _FICLONE, read_fd)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.EXDEV, errno.ENOTTY, errno.ENOSYS):
+            raise
+    size = os.fstat(read_fd).st_size
+    os.ftruncate(write_fd, size)
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(read_fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(read_fd, start, os.SEEK_HOLE)
+        _copy_range(read_fd, write_fd, start=start, end=end)
+
+
+def _copy_range(read_fd: int, write_fd: int, *, start: int, end: int) -> None:
+    while start < end:
+        data = os.pread(read_fd, min(end - start, 1 << 20), start)
+        start += os.pwrite(write_fd, data, start)

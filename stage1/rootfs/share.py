@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image as a directory on the host, read-only, for the layers export of a pod. Called by the engine.
+
+Mounted so that nothing of the image can act on the host: no device, no set-uid, no program. The VMM only
+reads the files and their attributes; the guest sees them unchanged.
+"""
+
+import errno
+import os
+
+from stage1.errors import KernelError, Unsupported
+from stage1.linux import mount
+from stage1.linux.libc import Guard
+from stage1.rootfs.layers import ImageFiles as ImageFiles
+
+_FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
+
+
+def mount_image(files: ImageFiles, target: str) -> None:
+    """Mount the image's root at the directory `target`. Raises Unsupported (kernel), KernelError; nothing
+    stays then.
+
+    The files may be removed while they are mounted.
+    """
+    opened: list[int] = []
+    try:
+        with Guard("open", f"a layer of image {files.id}"):
+            for path in files.layers:
+                opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        # Short names: all options together must fit into one page, and 127 paths would not.
+        options = ",".join(f"device=/proc/self/fd/{fd}" for fd in opened)
+        mount.mount(files.merged, target, "erofs", _FLAGS, options)
+    except KernelError as error:
+        raise _explained(error) from None
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _explained(error: KernelError) -> Exception:
+    # ENODEV: no erofs at all. ENOTBLK: an erofs that takes nothing but block devices.
+    if error.errno in (errno.ENODEV, errno.ENOTBLK):
+        return Unsupported(
+            "this kernel can't mount an erofs file: Linux 6.12 or newer with CONFIG_EROFS_FS and "
+            "CONFIG_EROFS_FS_BACKED_BY_FILE is needed"
+        )
+    return error
+
+
+def unmount_image(target: str) -> None:
+    """Undo `mount_image`, also when a VMM still has files of it open. Nothing there is fine."""
+    try:
+        mount.umount(target)
+    except KernelError as error:
+        if error.errno == errno.EBUSY:
+            mount.umount(target, lazy=True)
+        elif error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise

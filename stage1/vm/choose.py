@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which hypervisor runs a pod. Pure: host facts in, a choice with its reasons out.
+
+Called by `clearpod run`, `serve` and `check`, which prints the reasons. `auto` is kvmtool where it can run,
+else QEMU with KVM, else QEMU's emulator.
+"""
+
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, NotFound
+from stage1.linux.host import HostFacts
+
+SLOW = "isolation is by emulation and slow"
+
+
+class Choice(NamedTuple):
+    """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty."""
+
+    driver: str
+    accel: str
+    binary: str
+    warning: str
+    reasons: tuple[str, ...]
+
+
+def choose(wanted: str, facts: HostFacts) -> Choice:
+    """Decide for `wanted`: auto, kvmtool or qemu.
+
+    Raises:
+        BadRequest: no such hypervisor, or not on this CPU architecture.
+        NotFound: what it needs is missing here; the message says what, and how to mend it.
+    """
+    if wanted not in ("auto", "kvmtool", "qemu"):
+        raise BadRequest(f"there is no hypervisor {wanted!r}; it is auto, kvmtool or qemu")
+    if facts.machine != "x86_64":
+        raise BadRequest(f"pods run on x86_64 only, and this machine is {facts.machine}")
+    lacks = kvmtool_lacks(facts)
+    if wanted == "kvmtool" and lacks:
+        raise NotFound(f"kvmtool can't run here: {'; '.join(lacks)}")
+    if wanted != "qemu" and not lacks:
+        return Choice("kvmtool", "kvm", facts.lkvm, "", ("kvmtool: lkvm, KVM and vhost-vsock are here",))
+    return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
+
+
+def kvm_lacks(facts: HostFacts) -> list[str]:
+    """What keeps hardware virtualisation from being used, each with its mending; empty when it works."""
+    lacks = []
+    if not facts.cpu_virtualization:
+        lacks.append("the CPU shows neither vmx nor svm (turn virtualisation on in the firmware or the outer host)")
+    if facts.kvm_error:
+        lacks.append(f"/dev/kvm: {facts.kvm_error} (modprobe kvm_intel or kvm_amd, and run as root)")
+    return lacks
+
+
+def kvmtool_lacks(facts: HostFacts) -> list[str]:
+    """What keeps kvmtool from running, each with its mending; empty when it can."""
+    lacks = kvm_lacks(facts)
+    if not facts.lkvm:
+        lacks.insert(0, "lkvm is not on PATH (Debian has no package: build kvmtool and install lkvm)")
+    if facts.vsock_error:
+        lacks.append(f"/dev/vhost-vsock: {facts.vsock_error} (modprobe vhost_vsock)")
+    return lacks
+
+
+def _qemu(facts: HostFacts, why: list[str]) -> Choice:
+    if not facts.qemu:
+        raise NotFound(
+            "qemu-system-x86_64 is not on PATH: apt install qemu-system-x86"
+            + (f" (kvmtool can't run either: {'; '.join(why)})" if why != ["QEMU was asked for"] else "")
+        )
+    missing = kvm_lacks(facts)
+    if not missing:
+        return Choice("qemu", "kvm", facts.qemu, "", (*why, "QEMU with KVM: the CPU and /dev/kvm allow it"))
+    reasons = tuple(dict.fromkeys((*why, *missing, "QEMU with emulation (TCG): nothing else is left")))
+    return Choice("qemu", "tcg", facts.qemu, SLOW, reasons)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM as a command line of kvmtool's `lkvm run`. Pure: called by vmm.ProcessVmm and the golden tests.
+
+The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only
+option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, so
+HOME is the pod's own directory and the name, which is the socket's, a short one: a unix socket's path has 107
+bytes.
+"""
+
+from stage1.errors import BadRequest
+from stage1.vm import words
+from stage1.vm.spec import Nic, VmSpec, VsockLink, check
+
+# What kvmtool puts before our words, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
+_OWN_WORDS = (
+    "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 "
+    "earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw  "
+)
+
+
+def argv(vm: VmSpec) -> list[str]:
+    """The whole command line. Raises BadRequest when `vm` has what kvmtool can't do."""
+    check(vm)
+    if not isinstance(vm.link, VsockLink):
+        raise BadRequest("kvmtool has no serial link to the agent: give the VM a vsock link, or use QEMU")
+    disks = [f"{vm.system_image},ro", *([vm.scratch] if vm.scratch else [])]
+    return [
+        vm.binary,
+        "run",
+        *("--name", "vm"),
+        *("--kernel", vm.kernel),
+        *("--initrd", vm.initramfs),
+        *("--mem", f"{vm.memory_mib}M"),
+        *("--cpus", str(vm.vcpus)),
+        *("--console", "serial"),
+        "--rng",
+        *("--vsock", str(vm.link.cid)),
+        *(word for disk in disks for word in ("--disk", disk)),
+        *(word for share in vm.shares for word in ("--9p", f"{share.path},{share.tag}")),
+        *_network(vm.nics),
+        *("--params", kernel_line(vm)),
+    ]
+
+
+def environment(vm: VmSpec) -> dict[str, str]:
+    """What kvmtool's environment must be: a HOME of the pod's own."""
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
+
+
+def kernel_line(vm: VmSpec) -> str:
+    """Our part of the kernel command line. Raises BadRequest when the whole line is too long."""
+    line = ["panic=-1", *words.SPEED, *words.for_agent(vm, system="/dev/vda", scratch="/dev/vdb"), *vm.words]
+    return words.join(line, added_bytes=len(_OWN_WORDS))
+
+
+def _network(nics: tuple[Nic, ...]) -> list[str]:
+    if not nics:
+        # Without it there would be a user-mode network.
+        return ["--network", "mode=none"]
+    options = [f"mode=tap,tapif={nic.tap},guest_mac={nic.mac},script=none" for nic in nics]
+    return [word for option in options for word in ("--network", option)]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM as a command line of QEMU's microvm machine. Pure: called by vmm.ProcessVmm and the golden tests.
+
+The kernel is the uncompressed vmlinux, entered by PVH. All devices are virtio-mmio, without PCI and ACPI; the
+machine's timers stay at their defaults, since without pit, pic or rtc it hangs now and then. `-no-reboot`
+with the guest's `reboot=t` makes the end of the guest the end of QEMU.
+"""
+
+from stage1.vm import words
+from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink, check
+
+# QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
+_MMIO_WORD_BYTES = 40
+
+
+def argv(vm: VmSpec) -> list[str]:
+    """The whole command line. Raises BadRequest when a value of `vm` can't be put into one."""
+    check(vm)
+    devices = _devices(vm)
+    return [
+        vm.binary,
+        *("-name", vm.name),
+        *("-machine", "microvm,acpi=off"),
+        *("-accel", vm.accel),
+        *("-cpu", "host" if vm.accel == "kvm" else "max"),
+        *("-m", str(vm.memory_mib)),
+        *("-smp", str(vm.vcpus)),
+        *("-kernel", vm.kernel),
+        *("-initrd", vm.initramfs),
+        *("-append", kernel_line(vm, devices.count("-device"))),
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        *("-display", "none"),
+        *("-serial", "stdio"),
+        *devices,
+    ]
+
+
+def environment(vm: VmSpec) -> dict[str, str]:
+    """What QEMU's environment must be, the least there is."""
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
+
+
+def kernel_line(vm: VmSpec, devices: int) -> str:
+    """The kernel command line of a VM with so many virtio devices. Raises BadRequest if it is too long."""
+    # microvm has no PCI; without the word the kernel complains on the console.
+    line = ["console=ttyS0", "panic=-1", "reboot=t", "pci=off", *words.SPEED]
+    if vm.accel == "tcg":
+        # TCG has no TSC-deadline timer, and to calibrate the other one takes 200 ms.
+        line.append("nolapic_timer")
+    line += words.for_agent(vm, system="/dev/vda", scratch="/dev/vdb")
+    return words.join([*line, *vm.words], added_bytes=devices * _MMIO_WORD_BYTES)
+
+
+def _devices(vm: VmSpec) -> list[str]:
+    argv = _disk("system", f"{vm.system_image},readonly=on")
+    if vm.scratch:
+        # The disk dies with the pod: nothing needs to be flushed, and what the guest frees is given back.
+        argv += _disk("scratch", f"{vm.scratch},cache=unsafe,discard=unmap,detect-zeroes=unmap")
+    for share in vm.shares:
+        argv += _share(share)
+    argv += _link(vm.link)
+    for number, nic in enumerate(vm.nics):
+        argv += _nic(f"nic{number}", nic)
+    return [*argv, "-device", "virtio-rng-device"]
+
+
+def _disk(name: str, file: str) -> list[str]:
+    return [
+        *("-drive", f"id={name},if=none,format=raw,file={file}"),
+        *("-device", f"virtio-blk-device,drive={name}"),
+    ]
+
+
+def _share(share: Share) -> list[str]:
+    read_only = ",readonly=on" if share.read_only else ""
+    # remap: below one share lie many file systems, whose inode numbers would otherwise collide in the guest.
+    options = f"id={share.tag},path={share.path},security_model=none,multidevs=remap{read_only}"
+    return [
+        *("-fsdev", f"local,{options}"),
+        *("-device", f"virtio-9p-device,fsdev={share.tag},mount_tag={share.tag}"),
+    ]
+
+
+def _link(link: SerialLink | VsockLink) -> list[str]:
+    if isinstance(link, VsockLink):
+        return ["-device", f"vhost-vsock-device,guest-cid={link.cid}"]
+    return [
+        *("-chardev", f"socket,id=link,path={link.socket},server=on,wait=off"),
+        *("-device", "virtio-serial-device"),
+        *("-device", "virtserialport,chardev=link,name=clearpod.agent"),
+    ]
+
+
+def _nic(name: str, nic: Nic) -> list[str]:
+    return [
+        *("-netdev", f"tap,id={name},ifname={nic.tap},script=no,downscript=no"),
+        *("-device", f"virtio-net-device,netdev={name},mac={nic.mac}"),
+    ]

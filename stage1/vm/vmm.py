@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts a VMM as a process of its own session and knows it again later, also from another process.
+
+Called by the engine; `Vmm` is the seam that tests fill with an instant fake. It must not wait for the guest:
+that is the link's business, and only an early death (a bad option, no memory) is noticed here.
+
+console.log holds what the VMM and the guest's console write, and a guest may write for ever. RLIMIT_FSIZE
+would hit the scratch disk and the volumes too, a pipe needs a resident reader; so whoever owns the pod calls
+`trim_console` now and then, which frees all but the file's end.
+"""
+
+import os
+from typing import NamedTuple, Protocol
+
+from stage1.errors import NotFound, PodError, VmFailed
+from stage1.linux import files, process
+from stage1.linux.libc import Guard
+from stage1.vm import kvmtool, qemu
+from stage1.vm.spec import VmSpec
+
+CONSOLE_KEEP_BYTES = 1 << 20
+_DEATH_S = 10.0
+
+
+class VmProcess(NamedTuple):
+    """A VMM: its pid, when it started (clock ticks since boot), and the file with its console."""
+
+    pid: int
+    start_time: int
+    console: str
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return not self.wait(0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended, at most `timeout_s`; true if it has."""
+        handle = process.open_process(self.pid, self.start_time)
+        if handle is None:
+            return True
+        with handle:
+            return handle.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End it at once and wait for its end; fine when it has ended. The guest is not asked.
+
+        Raises VmFailed when the kernel can't end it, which a disk that does not answer may cause.
+        """
+        handle = process.open_process(self.pid, self.start_time)
+        if handle is None:
+            return
+        with handle:
+            handle.kill(process.SIGKILL)
+            if not handle.wait(_DEATH_S):
+                raise VmFailed(f"the VMM (pid {self.pid}) did not end within {_DEATH_S:g} s of SIGKILL")
+
+    def console_tail(self, lines: int = 20) -> str:
+        """The console's last lines, what can not be printed replaced: a guest wrote them."""
+        try:
+            text = files.tail(self.console, lines)
+        except PodError:
+            return ""
+        return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+    def trim_console(self) -> None:
+        """Give back the space of all but the console's end; its length stays. Fine while the VMM writes."""
+        try:
+            files.forget_head(self.console, CONSOLE_KEEP_BYTES)
+        except FileNotFoundError:
+            return
+
+    def to_json(self) -> dict[str, int | str]:
+        """For vm.json, so that another process can adopt the VMM."""
+        return {"pid": self.pid, "start_time": self.start_time, "console": self.console}
+
+    @classmethod
+    def from_json(cls, record: dict[str, object]) -> "VmProcess":
+        """What `to_json` gave, other keys ignored. Raises VmFailed when the record is damaged."""
+        pid, started, console = (record.get(key) for key in ("pid", "start_time", "console"))
+        if not (isinstance(pid, int) and isinstance(started, int) and isinstance(console, str)):
+            raise VmFailed(f"the record of a VMM is damaged: {str(record)[:200]}")
+        return cls(pid, started, console)
+
+
+class Vmm(Protocol):
+    """Whatever can start a VM."""
+
+    def start(self, vm: VmSpec) -> VmProcess:
+        """Start it and return at once; the guest boots meanwhile. Raises VmFailed, BadRequest."""
+        ...
+
+
+class ProcessVmm:
+    """The real one: QEMU or kvmtool, told apart by the name of the binary."""
+
+    def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = ()) -> None:
+        """A VMM that ends within `early_s` makes `start` fail; the guest boots in that time.
+
+        `prefix` is a program, with its arguments, that becomes the VMM: a wrapper such as setpriv.
+        """
+        self._early_s, self._prefix = early_s, prefix
+
+    def start(self, vm: VmSpec) -> VmProcess:
+        """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
+        driver = kvmtool if is_kvmtool(vm.binary) else qemu
+        argv, env = driver.argv(vm), driver.environment(vm)
+        console = f"{vm.run_dir}/console.log"
+        with Guard("open", console):
+            log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            pid = process.spawn([*self._prefix, *argv], stdout=log, stderr=log, env=env)
+        except PodError as error:
+            raise VmFailed(f"the VMM can't be started: {error}") from error
+        finally:
+            os.close(log)
+        return _survive_start(pid, console, early_s=self._early_s)
+
+
+def is_kvmtool(binary: str) -> bool:
+    """Whether the VMM at this path is kvmtool; what has another name is taken for QEMU."""
+    return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")
+
+
+def _survive_start(pid: int, console: str, *, early_s: float) -> VmProcess:
+    # The process is our child and not reaped yet, so the pid is still its own.
+    with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
+        try:
+            started = process.start_time(pid)
+        except NotFound:
+            started = 0
+        vm = VmProcess(pid, started, console)
+        if handle.wait(early_s):
+            said = vm.console_tail() or "it wrote nothing"
+            raise VmFailed(f"the VMM ended at once with code {handle.exit_code}; its last lines:\n{said}")
+    return vm

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's kernel command line, as far as both hypervisors share it. Pure; for `qemu.py` and `kvmtool.py`.
+
+Each word of SPEED takes time out of the boot; the words for the agent are those of docs/link.md.
+"""
+
+from stage1.errors import BadRequest
+from stage1.vm.spec import SerialLink, VmSpec
+
+LIMIT_BYTES = 2048
+"""COMMAND_LINE_SIZE of x86, the terminating zero included; kvmtool's own buffer is as long."""
+
+SPEED = (
+    "quiet",
+    "tsc=reliable",
+    "no_timer_check",
+    "noreplace-smp",
+    "cryptomgr.notests",
+    "8250.nr_uarts=1",
+    "rcupdate.rcu_expedited=1",
+    "random.trust_cpu=on",
+)
+
+
+def for_agent(vm: VmSpec, *, system: str, scratch: str) -> list[str]:
+    """Where the agent finds its link and its disks; `system` and `scratch` are the guest's device names."""
+    link = "serial" if isinstance(vm.link, SerialLink) else f"vsock:{vm.link.port}"
+    words = [f"clearpod.link={link}", f"clearpod.system={system}"]
+    if vm.scratch:
+        words.append(f"clearpod.scratch={scratch}")
+    return words
+
+
+def join(words: list[str], *, added_bytes: int) -> str:
+    """One line. Raises BadRequest when it, with what the VMM adds, is longer than the kernel takes."""
+    line = " ".join(words)
+    length = len(line.encode()) + added_bytes + 1
+    if length > LIMIT_BYTES:
+        raise BadRequest(
+            f"the guest's kernel command line would have {length} bytes of at most {LIMIT_BYTES}; "
+            f"give the VM fewer or shorter words than {line[:60]!r}..."
+        )
+    return line

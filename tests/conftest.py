@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every test may use: coroutines, the built guest, a place for evidence, a watch for leaked processes.
+
+Loaded by pytest. It must not import `stage1` or `cri`: the style tests run even when those do not import.
+"""
+
+import asyncio
+import ctypes
+import inspect
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
+NEEDS = {"kvmtool": "lkvm", "crictl": "crictl"}
+FAILED = pytest.StashKey[bool]()
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests, each in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True
+
+
+def _rank(item: pytest.Item) -> tuple[bool, int]:
+    folder = item.path.relative_to(ROOT).parts[1]
+    return bool(item.get_closest_marker("vm")), ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what answers at once first, and what boots virtual machines last."""
+    items.sort(key=_rank)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a program that Debian does not have, and say which."""
+    for marker, program in NEEDS.items():
+        if item.get_closest_marker(marker) and not shutil.which(program):
+            pytest.skip(f"needs {program} on PATH")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Remember whether a test failed, for the fixtures that keep evidence."""
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+@pytest.fixture(scope="session")
+def guest_dir() -> Path:
+    """The built guest (kernel, initramfs, system image, sample): $CLEARPOD_GUEST_DIR, else build/guest."""
+    path = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
+    if not path.is_dir():
+        pytest.fail(f"no guest in {path}: run images/build all, or scripts/test, which does")
+    return path
+
+
+@pytest.fixture
+def results(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty directory for consoles, argv, states; kept in $RESULTS (build/results) if the test fails."""
+    base = Path(os.environ.get("RESULTS", ROOT / "build" / "results"))
+    path = base / re.sub(r"[^\w.-]+", "_", request.node.name)[:100]
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    yield path
+    if request.node.stash.get(FAILED, False):
+        print(f"evidence: {path}")
+    else:
+        shutil.rmtree(path)
+
+
+def _children() -> dict[int, str]:
+    """Living descendants that have no other parent left: pid -> command line."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        for pid in task.joinpath("children").read_text().split():
+            try:
+                command = Path("/proc", pid, "cmdline").read_text().replace("\0", " ").strip()
+            except OSError:
+                continue
+            if command:  # a zombie has none
+                found[int(pid)] = command
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_process_outlives_the_tests() -> Iterator[None]:
+    """Adopt orphans, and fail at the end when one is still there (a VM that nobody stopped, say)."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    before = _children()
+    yield
+    deadline = time.monotonic() + 2  # what was told to go may need a moment
+    while _children().keys() - before.keys() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = {pid: command for pid, command in _children().items() if pid not in before}
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if left:
+        pytest.fail("left running: " + "; ".join(f"{pid} {command[:200]}" for pid, command in left.items()))

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What host and guest promise each other, against every guest that there is: the fake and the real agent."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import AlreadyExists, NoCommand, NotFound, WrongState
+from stage1.guest import messages as m
+from stage1.guest.client import GuestClient
+from stage1.guest.link import DataSeen, EventSeen
+from tests.contract.guest_rigs import RIGS, Rig
+
+TIMEOUT_S = 60.0
+MIB = 1 << 20
+# 1 MiB with a rule that shows what is missing: 131072 lines of 7 digits, whose beginnings a shell can write fast.
+COUNT = ["sh", "-c", "seq 1000000 1131071"]
+COUNTED = b"".join(b"%d\n" % n for n in range(1_000_000, 1_131_072))
+
+
+class Host:
+    """A host process that talks to a guest. It remembers what arrived, and how far it acknowledged."""
+
+    def __init__(self, rig: Rig, key: bytes, streams: tuple[int, ...] = ()) -> None:
+        self.rig, self.key = rig, key
+        self.client = GuestClient(rig.factory, key)
+        for stream in streams:
+            self.client.open_stream(stream)
+        self.hello = self.client.hello(rig.hello_s, alive=rig.alive)
+        self.data: dict[int, bytearray] = {}
+        self.ended: set[int] = set()
+        self.exits: dict[tuple[str, int], m.Exited] = {}
+        self.last_seq = 0
+
+    def create(self, name: str, argv: list[str], *, stdin: int = 0, tty: bool = False) -> m.Stdio:
+        """Create a container with streams of its own."""
+        self.rig.bundle(name, argv, tty=tty)
+        stdio = self.streams(len(self.data) * 3 + 1, stdin=bool(stdin), tty=tty)
+        self.client.call(m.Create(name, self.rig.lower, True, stdio))
+        return stdio
+
+    def streams(self, first: int, *, stdin: bool = False, tty: bool = False) -> m.Stdio:
+        """Open streams for a process."""
+        stdio = m.Stdio(first if stdin else 0, first + 1, 0 if tty else first + 2, tty, 80, 24)
+        for stream in (stdio.stdin, stdio.stdout, stdio.stderr):
+            if stream:
+                self.client.open_stream(stream)
+                self.data[stream] = bytearray()
+        return stdio
+
+    def run(self, name: str, argv: list[str], *, stdin: int = 0, tty: bool = False) -> m.Stdio:
+        """Create and start."""
+        stdio = self.create(name, argv, stdin=stdin, tty=tty)
+        assert self.client.call(m.Start(name)).pid > 0
+        return stdio
+
+    def take(self, *, acknowledge: bool = True, timeout_s: float = 0.2) -> int:
+        """Take in what arrives; return how many bytes of data that was."""
+        count = 0
+        for item in self.client.pump(timeout_s):
+            assert isinstance(item, DataSeen | EventSeen)
+            assert item.seq > self.last_seq, "a frame came twice"
+            self.last_seq = item.seq
+            if isinstance(item, DataSeen):
+                assert item.stream not in self.ended, "data after the end"
+                self.data.setdefault(item.stream, bytearray()).extend(item.data)
+                self.ended |= {item.stream} if item.end else set()
+                count += len(item.data)
+            else:
+                key = item.event.container, item.event.exec
+                assert key not in self.exits, "an exit came twice"
+                self.exits[key] = item.event
+            if acknowledge:
+                self.client.done(item)
+        return count
+
+    def until(self, done: Callable[[], bool], *, acknowledge: bool = True) -> None:
+        """Take until `done()`."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not done():
+            assert time.monotonic() < deadline, f"still waiting; so far {self.exits} {self.ended}"
+            self.take(acknowledge=acknowledge)
+
+    def exit_of(self, name: str, number: int = 0) -> m.Exited:
+        """Wait for the end of a process."""
+        self.until(lambda: (name, number) in self.exits)
+        return self.exits[name, number]
+
+
+def lives(host: Host, name: str, number: int) -> bool:
+    """Whether an exec that was killed is still there after a moment."""
+    for _ in range(100):
+        try:
+            host.client.call(m.Signal(name, number, 18))
+        except NotFound:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@pytest.fixture(params=RIGS)
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """A guest."""
+    yield from request.param(tmp_path)
+
+
+@pytest.fixture
+def host(rig: Rig) -> Iterator[Host]:
+    """A host that has said hello and configured the pod."""
+    host = Host(rig, os.urandom(16))
+    host.client.call(m.Configure(hostname="pod"))
+    yield host
+    host.client.close()
+
+
+def test_the_guest_says_who_it_is(host: Host) -> None:
+    assert host.hello.version == 1
+    assert host.hello.boot_id != 0
+    assert host.hello.kernel
+
+
+def test_a_container_that_nobody_made_is_not_found(host: Host) -> None:
+    for op in (m.Start("nobody"), m.Signal("nobody", 0, 15), m.Delete("nobody"), m.Exec("nobody", 1, "exec-1.json")):
+        with pytest.raises(NotFound, match="nobody"):
+            host.client.call(op)
+
+
+def test_output_errors_and_exit_code_come_apart(host: Host) -> None:
+    stdio = host.run("c1", ["sh", "-c", "echo out; echo err >&2; exit 7"])
+    assert host.exit_of("c1").exit_code == 7
+    assert bytes(host.data[stdio.stdout]) == b"out\n"
+    assert bytes(host.data[stdio.stderr]) == b"err\n"
+    assert {stdio.stdout, stdio.stderr} <= host.ended, "streams end before the exit is told"
+
+
+def test_standard_input_is_echoed_until_its_end(host: Host) -> None:
+    stdio = host.run("c1", ["cat"], stdin=1)
+    assert host.client.send_data(stdio.stdin, b"hello ") == 6
+    assert host.client.send_data(stdio.stdin, b"world", end=True) == 5
+    assert host.exit_of("c1").exit_code == 0
+    assert bytes(host.data[stdio.stdout]) == b"hello world"
+
+
+def test_a_mebibyte_of_input_comes_back_as_it_was(host: Host) -> None:
+    stdio = host.run("c1", ["cat"], stdin=1)
+    sent = 0
+    while sent < len(COUNTED):
+        sent += host.client.send_data(stdio.stdin, COUNTED[sent:], end=True)
+        host.take(timeout_s=0.01)
+    assert host.exit_of("c1").exit_code == 0
+    assert bytes(host.data[stdio.stdout]) == COUNTED
+
+
+def test_an_exec_runs_beside_its_container(host: Host, rig: Rig) -> None:
+    host.run("c1", ["sleep", "1000"])
+    rig.process("c1", "exec-5.json", ["sh", "-c", "echo from exec; exit 3"])
+    stdio = host.streams(50)
+    assert host.client.call(m.Exec("c1", 5, "exec-5.json", stdio)).pid > 0
+    assert host.exit_of("c1", 5).exit_code == 3
+    assert bytes(host.data[stdio.stdout]) == b"from exec\n"
+    assert ("c1", 0) not in host.exits
+
+
+@pytest.mark.parametrize("argv", [["no-such-command"], ["/no/such/command"], ["/etc"]])
+def test_a_command_that_is_missing_is_told_as_such(host: Host, argv: list[str]) -> None:
+    host.create("c1", argv)
+    with pytest.raises(NoCommand, match=argv[0]):
+        host.client.call(m.Start("c1"))
+
+
+def test_an_exec_whose_command_is_missing_is_told_as_such(host: Host, rig: Rig) -> None:
+    host.run("c1", ["sleep", "1000"])
+    rig.process("c1", "exec-1.json", ["no-such-command"])
+    with pytest.raises(NoCommand, match="no-such-command"):
+        host.client.call(m.Exec("c1", 1, "exec-1.json", host.streams(50)))
+
+
+@pytest.mark.parametrize("number", [9, 15])
+def test_a_signal_ends_a_container_with_128_and_its_number(host: Host, number: int) -> None:
+    # PID 1 of a namespace only sees signals that it handles: a shell that traps stands for a program that does.
+    host.run("c1", ["sh", "-c", "trap 'exit 143' TERM; echo ready; while :; do sleep 0.05; done"])
+    host.until(lambda: any(host.data.values()))
+    host.client.call(m.Signal("c1", 0, number))
+    assert host.exit_of("c1").exit_code == 128 + number
+    with pytest.raises(WrongState):
+        host.client.call(m.Signal("c1", 0, number))
+
+
+def test_a_terminal_joins_both_outputs_and_can_be_resized(host: Host) -> None:
+    stdio = host.run("c1", ["sh", "-c", "read go; stty size; echo err >&2"], stdin=1, tty=True)
+    host.client.call(m.Resize("c1", 0, 132, 50))
+    host.client.send_data(stdio.stdin, b"go\n")
+    assert host.exit_of("c1").exit_code == 0
+    assert b"50 132\r\n" in host.data[stdio.stdout]
+    assert b"err\r\n" in host.data[stdio.stdout]
+
+
+def test_a_reader_that_pauses_slows_the_process_and_loses_nothing(host: Host) -> None:
+    stdio = host.run("c1", COUNT)
+    for _ in range(3):
+        host.take(acknowledge=False, timeout_s=0.2)
+    assert 0 < len(host.data[stdio.stdout]) <= 65536, "more than the credit came, or nothing"
+    with pytest.raises(WrongState):
+        host.client.call(m.Start("c1"))  # other things go on
+    # What was taken without saying so is said now.
+    host.client.link.consumed(stdio.stdout, len(host.data[stdio.stdout]))
+    host.client.link.acknowledge(host.last_seq)
+    assert host.exit_of("c1").exit_code == 0
+    assert bytes(host.data[stdio.stdout]) == COUNTED
+
+
+def test_a_link_that_is_cut_while_output_flows_resumes_without_loss_or_double(host: Host) -> None:
+    stdio = host.run("c1", COUNT)
+    cuts = 0
+    while ("c1", 0) not in host.exits:
+        if cuts < 5 and len(host.data[stdio.stdout]) > cuts * 150_000:
+            host.client.drop()
+            cuts += 1
+        host.take(timeout_s=0.5)
+    assert cuts == 5
+    assert host.exits["c1", 0].exit_code == 0
+    assert bytes(host.data[stdio.stdout]) == COUNTED
+
+
+def test_a_request_that_was_cut_off_is_answered_once(host: Host) -> None:
+    stdio = host.create("c1", ["sh", "-c", "echo once"])
+    host.client.drop()
+    assert host.client.call(m.Start("c1")).pid > 0
+    host.exit_of("c1")
+    assert bytes(host.data[stdio.stdout]) == b"once\n"
+
+
+def test_another_host_process_gets_what_was_not_acknowledged_and_the_containers_live(host: Host, rig: Rig) -> None:
+    first = host.run("c1", ["sh", "-c", "echo one; read go; echo two; exit 4"], stdin=1)
+    host.until(lambda: bytes(host.data[first.stdout]) == b"one\n", acknowledge=False)
+    host.client.close()
+
+    second = Host(rig, host.key, streams=(first.stdin, first.stdout, first.stderr))
+    assert second.hello.boot_id == host.hello.boot_id
+    found = {c.id: c for c in second.client.call(m.List()).containers}
+    assert found["c1"].state == m.RUNNING
+    assert found["c1"].stdio is not None
+    assert found["c1"].stdio[:3] == first[:3]
+    second.client.send_data(first.stdin, b"go\n")
+    assert second.exit_of("c1").exit_code == 4
+    assert bytes(second.data[first.stdout]) == b"one\ntwo\n"
+    second.client.close()
+
+
+def test_what_was_acknowledged_does_not_come_again(host: Host, rig: Rig) -> None:
+    first = host.run("c1", ["sh", "-c", "echo one; read go; echo two"], stdin=1)
+    host.until(lambda: bytes(host.data[first.stdout]) == b"one\n")
+    host.client.call(m.List())  # the acknowledgement went before this
+    host.client.close()
+    second = Host(rig, host.key, streams=(first.stdin, first.stdout, first.stderr))
+    second.client.send_data(first.stdin, b"go\n")
+    second.exit_of("c1")
+    assert bytes(second.data[first.stdout]) == b"two\n"
+    second.client.close()
+
+
+def test_a_container_that_ends_while_no_host_is_there_is_told_later(host: Host, rig: Rig) -> None:
+    first = host.run("c1", ["sh", "-c", "sleep 0.3; seq 1000000 1013106; exit 5"])
+    host.client.close()
+    time.sleep(0.6)
+    second = Host(rig, host.key, streams=(first.stdout, first.stderr))
+    assert second.exit_of("c1").exit_code == 5
+    assert bytes(second.data[first.stdout]) == COUNTED[: 13107 * 8]
+    second.client.close()
+
+
+def test_an_exec_of_another_host_process_is_killed_and_its_container_is_not(host: Host, rig: Rig) -> None:
+    host.run("c1", ["sleep", "1000"])
+    rig.process("c1", "exec-9.json", ["sleep", "1001"])
+    host.client.call(m.Exec("c1", 9, "exec-9.json", host.streams(50)))
+    host.client.close()
+    second = Host(rig, host.key)
+    assert not lives(second, "c1", 9)
+    assert second.client.call(m.List()).containers[0].state == m.RUNNING
+    second.client.close()
+
+
+def test_the_list_tells_states_and_exit_codes(host: Host) -> None:
+    assert host.client.call(m.List()).containers == ()
+    host.create("made", ["true"])
+    host.run("runs", ["sleep", "1000"])
+    host.run("ended", ["sh", "-c", "exit 9"])
+    host.exit_of("ended")
+    found = {c.id: c for c in host.client.call(m.List()).containers}
+    assert {name: c.state for name, c in found.items()} == {
+        "made": m.CREATED,
+        "runs": m.RUNNING,
+        "ended": m.EXITED,
+    }
+    assert found["ended"].exit_code == 9
+    assert 0 < found["ended"].started_ns <= found["ended"].finished_ns
+    assert found["runs"].pid > 0
+
+
+def test_a_deleted_container_is_gone_and_its_name_is_free(host: Host) -> None:
+    host.run("c1", ["sleep", "1000"])
+    with pytest.raises(AlreadyExists):
+        host.client.call(m.Create("c1", host.rig.lower, True))
+    host.client.call(m.Delete("c1"))
+    assert host.client.call(m.List()).containers == ()
+    host.client.call(m.Create("c1", host.rig.lower, True))
+
+
+def test_a_shutdown_is_answered_and_ends_the_guest(host: Host, rig: Rig) -> None:
+    host.run("c1", ["sleep", "1000"])
+    host.client.call(m.Shutdown())
+    deadline = time.monotonic() + TIMEOUT_S
+    while rig.alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

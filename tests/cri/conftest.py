@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node under test: a real server on a real socket, in front of instant fake virtual machines.
+
+A test talks gRPC through `Client`, as kubelet does, and looks at the machine to see what is left.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from grpc import aio
+
+from cri.config import Config, parse
+from cri.image.pull import pull_blocking
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pb import runtime_pb2_grpc as rpc
+from cri.server import OPTIONS, Listener
+from cri.store.images import ImageStore
+from stage1 import engine
+from stage1.engine import Host
+from stage1.linux import mount
+from stage1.vm.choose import Choice
+
+from tests.fakes.guest import FakeVmm, Faults
+from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.registry import Registry
+
+
+class Registered(NamedTuple):
+    """An image in a registry on loopback, already pulled into the store at `state_dir`."""
+
+    reference: str
+    state_dir: str
+
+
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]:
+    """The registry runs for the session; the image has a passwd with a user, and the command `true`."""
+    place = tmp_path_factory.mktemp("images")
+    passwd = file("etc/passwd", b"root:x:0:0::/:\nweb:x:33:33::/:\n")
+    layout = Layout(place / "layout")
+    tagged = layout.tag("1", layout.image([Layer(tar([directory("./"), directory("etc/"), passwd]))]))
+    with Registry(place / "registry") as registry:
+        reference = registry.push(tagged, "t/sample:1")
+        store = ImageStore(f"{place}/state")
+        pull_blocking(store, reference, config=Config())
+        store.close()
+        yield Registered(reference, f"{place}/state")
+
+
+class World:
+    """A machine on which daemons come and go: directories, the fake VMM, the image store."""
+
+    def __init__(self, root: Path, registered: Registered) -> None:
+        self.root, self.image = root, registered.reference
+        self.faults = Faults()
+        self.vmm = FakeVmm(self.faults)
+        guest = root / "guest"
+        guest.mkdir()
+        for name in ("vmlinux", "initramfs", "system.erofs"):
+            (guest / name).write_bytes(b"")
+        text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[guest]\ndir = "{guest}"'
+        self.config = parse(text + "\n[vm]\nboot_timeout_s = 1.5\nscratch_mib = 16")
+        choice = Choice("qemu", "tcg", "/bin/true", "", ())
+        self.host = Host(self.config.run_dir, str(guest), self.config.state_dir, choice, scratch_mib=16)
+
+    @asynccontextmanager
+    async def daemon(self) -> AsyncIterator["Client"]:
+        """A daemon that ends in an orderly way; the pods live on."""
+        store = ImageStore(self.config.state_dir)
+        node = Node(self.config, host=self.host, vmm=self.vmm, images=store)
+        listener = Listener(node, self.config)
+        await listener.start()
+        await node.open()
+        client = Client(self.config.socket_path, node, self.image)
+        try:
+            yield client
+        finally:
+            await client.close()
+            await listener.stop(grace_s=1)
+            await node.close()
+            store.close()
+
+    def left_over(self) -> list[str]:
+        """What pods have left on the machine: directories, mounts, processes."""
+        pods = f"{self.config.run_dir}/pods"
+        found = os.listdir(pods) if os.path.isdir(pods) else []
+        found += mount.mounts_below(str(self.root))
+        found += [f"guest {name}" for name, guest in self.vmm.guests.items() if not guest.join(2)]
+        return found
+
+
+class Client:
+    """One gRPC client of both services: `await client("RunPodSandbox", config=...)`."""
+
+    def __init__(self, path: str, node: Node, image: str) -> None:
+        self.node, self.image = node, image
+        self._channel = aio.insecure_channel(f"unix:{path}", options=OPTIONS)
+        self._stubs = (rpc.RuntimeServiceStub(self._channel), rpc.ImageServiceStub(self._channel))
+
+    async def __call__(self, name: str, *, deadline_s: float | None = 30, **fields: Any) -> Any:
+        stub = next(stub for stub in self._stubs if hasattr(stub, name))
+        request = getattr(pb, f"{name}Request")(**fields)
+        return await getattr(stub, name)(request, timeout=deadline_s)
+
+    async def refused(self, name: str, **fields: Any) -> tuple[str, str]:
+        """Code and sentence of a call that must fail."""
+        with pytest.raises(aio.AioRpcError) as caught:
+            await self(name, **fields)
+        return caught.value.code().name, str(caught.value.details())
+
+    async def pod(self, name: str = "web", **fields: Any) -> str:
+        names = pb.PodSandboxMetadata(name=name, namespace="default", uid=f"uid-{name}")
+        config = pb.PodSandboxConfig(**{"metadata": names, **fields})
+        return str((await self("RunPodSandbox", config=config)).pod_sandbox_id)
+
+    async def container(self, pod: str, *command: str, name: str = "c", **fields: Any) -> str:
+        config = pb.ContainerConfig(
+            **{
+                "metadata": pb.ContainerMetadata(name=name),
+                "image": pb.ImageSpec(image=self.image),
+                "command": command,
+                "log_path": f"{name}.log",
+                **fields,
+            }
+        )
+        return str((await self("CreateContainer", pod_sandbox_id=pod, config=config)).container_id)
+
+    async def status(self, container: str) -> pb.ContainerStatus:
+        reply = await self("ContainerStatus", container_id=container)
+        status: pb.ContainerStatus = reply.status
+        return status
+
+    async def ended(self, container: str, limit_s: float = 10) -> pb.ContainerStatus:
+        """The container's status once it is EXITED, seen by asking only."""
+        async with asyncio.timeout(limit_s):
+            while (status := await self.status(container)).state != pb.CONTAINER_EXITED:
+                await asyncio.sleep(0.02)
+        return status
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+@pytest.fixture
+def world(registered: Registered) -> Iterator[World]:
+    """A place with a short name: unix sockets have 107 bytes for their path."""
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        made = World(Path(root), registered)
+        try:
+            yield made
+        finally:
+            made.vmm.stop()
+            for place in engine.pod_directories(made.host):
+                engine.collect(place)

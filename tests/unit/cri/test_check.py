@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod check`: every verdict from facts alone, then the real host once."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cri.cli import check, check_facts
+from cri.cli.check_facts import Facts
+from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
+from stage1.errors import PodError
+from stage1.linux.host import HostFacts
+from stage1.vm.choose import choose
+
+HOST = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
+GOOD = Facts(
+    host=HOST,
+    choice=choose("auto", HOST),
+    guest_dir="/g",
+    state_dir="/s",
+    guest_files=("vmlinux", "bzImage", "initramfs", "system.erofs"),
+    tools=tuple((tool, f"/bin/{tool}") for tool in check_facts.TOOLS),
+    mount_errors=(("erofs", ""), ("overlay", "")),
+    networks=("10-net.conflist",),
+    cgroup="v2",
+    free_bytes=100 * GIB,
+)
+
+
+def host(**changes: str) -> Facts:
+    """A good host but for these facts, with the choice that follows from them."""
+    changed = HOST._replace(**changes)
+    try:
+        return GOOD._replace(host=changed, choice=choose("auto", changed))
+    except PodError as error:
+        return GOOD._replace(host=changed, choice=None, choice_error=str(error))
+
+
+def test_a_good_host_has_nothing_to_mend() -> None:
+    items = judge(GOOD)
+    assert {item.status for item in items} == {OK}
+    assert all(item.detail and not item.remedy for item in items)
+    assert len({item.name for item in items}) == len(items)
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "status", "detail", "remedy"),
+    [
+        (GOOD._replace(is_root=False), "user", FAIL, "not root", "sudo"),
+        (GOOD._replace(config_error="f:3: no such key"), "configuration", FAIL, "f:3: no such key", "mend"),
+        (host(cpu_virtualization=""), "KVM", WARN, "neither vmx nor svm", "firmware"),
+        (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "modprobe kvm_intel"),
+        (host(kvm_error="x", cpu_virtualization="svm"), "KVM", WARN, "/dev/kvm: x", "modprobe kvm_amd"),
+        (host(vsock_error="No such file"), "vsock", WARN, "No such file", "modprobe vhost_vsock"),
+        (host(lkvm=""), "lkvm", WARN, "not on PATH", "build kvmtool"),
+        (host(qemu=""), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
+        (host(qemu="", lkvm=""), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),
+        (host(qemu="", lkvm=""), "hypervisor", FAIL, "kvmtool can't run either", ""),
+        (host(lkvm=""), "hypervisor", OK, "qemu with kvm: lkvm is not on PATH", ""),
+        (host(cpu_virtualization=""), "hypervisor", WARN, "isolation is by emulation and slow", ""),
+        (host(machine="riscv64"), "hypervisor", FAIL, "riscv64", ""),
+        (GOOD._replace(guest_files=("vmlinux",)), "kernel image", FAIL, "/g/bzImage", "clearpod images build"),
+        (host(lkvm="")._replace(guest_files=()), "kernel image", FAIL, "/g/vmlinux", "clearpod images build"),
+        (GOOD._replace(guest_files=()), "initramfs", FAIL, "/g/initramfs", "clearpod images build"),
+        (GOOD._replace(guest_files=()), "system image", FAIL, "/g/system.erofs", "clearpod images build"),
+        (GOOD._replace(tools=()), "skopeo", FAIL, "pulls images", "apt install skopeo"),
+        (GOOD._replace(tools=()), "mkfs.erofs", FAIL, "layers", "apt install erofs-utils"),
+        (GOOD._replace(tools=()), "mkfs.ext4", FAIL, "scratch", "apt install e2fsprogs"),
+        (GOOD._replace(tools=()), "zstd", WARN, "zstd", "apt install zstd"),
+        (GOOD._replace(tools=()), "crun", OK, "absent, and not needed", ""),
+        (GOOD._replace(mount_errors=(("erofs", "ENOTBLK"),)), "erofs", FAIL, "ENOTBLK", "Linux 6.12"),
+        (GOOD._replace(mount_errors=(("overlay", "ENODEV"),)), "overlay", WARN, "ENODEV", "modprobe overlay"),
+        (GOOD._replace(missing_plugins=("bridge",)), "CNI plugins", WARN, "bridge not in", "apt install container"),
+        (GOOD._replace(networks=()), "CNI network", WARN, "/etc/cni/net.d", "conflist"),
+        (GOOD._replace(tun_error="No such device"), "tun", WARN, "No such device", "modprobe tun"),
+        (GOOD._replace(cgroup="hybrid"), "cgroup", WARN, "hybrid", "unified_cgroup_hierarchy"),
+        (GOOD._replace(cgroup=""), "cgroup", WARN, "nothing", "unified_cgroup_hierarchy"),
+        (GOOD._replace(free_bytes=2 * GIB), "disk space", WARN, "2.0 GiB free for /s", "free some"),
+        (GOOD._replace(free_bytes=0), "disk space", FAIL, "0.0 GiB free for /s", "free some"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_way_to_mend_it(
+    facts: Facts, name: str, status: str, detail: str, remedy: str
+) -> None:
+    (item,) = [item for item in judge(facts) if item.name == name]
+    assert item.status == status
+    assert detail in item.detail
+    assert remedy in item.remedy
+    assert bool(remedy) == bool(item.remedy)
+    assert "\n" not in check.text([item])
+
+
+def test_each_item_is_one_line_with_aligned_columns() -> None:
+    lines = check.text(judge(GOOD._replace(cgroup="v1"))).splitlines()
+    assert len(lines) == len(judge(GOOD))
+    assert lines[0] == "ok    user           root"
+    (cgroup,) = [line for line in lines if "cgroup" in line]
+    assert cgroup.startswith("warn  cgroup         v1 mounted")
+    assert cgroup.endswith("; boot with systemd.unified_cgroup_hierarchy=1")
+
+
+def test_networks_are_the_configurations_in_order(tmp_path: Path) -> None:
+    for name in ("20-b.conf", "10-a.conflist", "README", "30-c.json"):
+        (tmp_path / name).touch()
+    assert check_facts.networks(str(tmp_path)) == ("10-a.conflist", "20-b.conf", "30-c.json")
+    assert check_facts.networks(str(tmp_path / "absent")) == ()
+
+
+def test_free_space_is_that_of_where_the_directory_would_be_made(tmp_path: Path) -> None:
+    assert check_facts.existing(str(tmp_path / "not/yet")) == str(tmp_path)
+    assert check_facts.existing("/not/here/at/all") == "/"
+    assert check_facts.free_bytes(str(tmp_path)) > 0
+
+
+def test_mounting_is_tried_for_real_and_leaves_nothing(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    before = Path("/proc/self/mountinfo").read_text()
+    assert dict(check_facts.mount_errors(str(tmp_path))) == {"erofs": "", "overlay": ""}
+    assert os.listdir(tmp_path) == []
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_a_directory_that_can_not_hold_images_is_said(tmp_path: Path) -> None:
+    reasons = dict(check_facts.mount_errors(str(tmp_path / "absent")))
+    assert "absent" in reasons["erofs"]
+
+
+def test_the_command_prints_every_item_and_its_exit_code_tells_of_a_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CLEARPOD_GUEST_DIR", str(tmp_path / "empty"))
+    parser = argparse.ArgumentParser()
+    check.add_arguments(parser)
+    assert check.main(parser.parse_args(["--json"])) == 1
+    items = json.loads(capsys.readouterr().out)
+    assert all(set(item) == {"name", "status", "detail", "remedy"} for item in items)
+    assert {item["name"]: item["status"] for item in items}["initramfs"] == FAIL
+    check.main(parser.parse_args([]))
+    assert len(capsys.readouterr().out.splitlines()) == len(items)
+
+
+def test_a_broken_configuration_is_one_item_and_hides_no_other(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("no_such_key = 1\n")
+    items = judge(check_facts.gather(str(tmp_path / "c.toml")))
+    (item,) = [item for item in items if item.name == "configuration"]
+    assert item.status == FAIL
+    assert "c.toml:1" in item.detail
+    assert len(items) == len(judge(GOOD))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: errors name the line, the example is complete, the documentation has every key."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from cri import config
+from stage1.errors import BadRequest, NotFound
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+WRONG = [
+    ("[vm]\nmemroy_mib = 3", 2, 'unknown key "vm.memroy_mib"; did you mean "memory_mib"?'),
+    ("\n\nrundir = '/x'", 3, 'unknown key "rundir"; did you mean "run_dir"?'),
+    ("[vmm]\nvcpus = 1", 1, 'unknown key "vmm"; did you mean "vm"?'),
+    ("[log]\nzzz = 1", 2, 'unknown key "log.zzz"; known here: level, format'),
+    (
+        "[socket]\nmode = '0660'\n[vm]\n# vcpus = 2\nvcpus = '1'",
+        5,
+        "\"vm.vcpus\" should be a valid integer, but it is '1'",
+    ),
+    ("[vm]\nmemory_mib = 4", 2, '"vm.memory_mib" should be greater than or equal to 48, but it is 4'),
+    (
+        "[vm]\nhypervisor = 'xen'",
+        2,
+        "\"vm.hypervisor\" should be 'auto', 'kvmtool' or 'qemu', but it is 'xen'",
+    ),
+    ("vm = { vcpus = 0 }", 1, '"vm.vcpus" should be greater than or equal to 1, but it is 0'),
+    ("log.level = 'loud'", 1, '"log.level" should be'),
+    ("run_dir = 'relative'", 1, '"run_dir" should match pattern'),
+    ("run_dir = '/run/a/directory/that/is/too/long'", 1, '"run_dir" may have at most 26 bytes'),
+    ("[socket]\nmode = '660'", 2, '"socket.mode" should match pattern'),
+    (f"[socket]\npath = '/{'x' * 120}'", 2, '"socket.path" is longer than the 107 bytes'),
+    (
+        "[[registries]]\nprefix = 'a'\n[[registries]]\nprefix = 'b'\nlocaton = 'x'",
+        5,
+        'did you mean "location"?',
+    ),
+    (
+        "[[registries]]\nprefix = 'a'\n\n[[registries]]\nlocation = 'x'",
+        4,
+        'the key "registries.prefix" is missing',
+    ),
+    (
+        "[[registries]]\nprefix = 'a'\nmirrors = [1]",
+        3,
+        '"registries.mirrors" should be a valid string, but it is 1',
+    ),
+    ("a = 1\nb = = 2", 2, "this is not TOML"),
+    ("[vm", 1, "this is not TOML"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "sentence"), WRONG, ids=[case[2][:40] for case in WRONG])
+def test_a_mistake_is_named_with_its_line(text: str, line: int, sentence: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        config.parse(text, "c.toml")
+    assert str(caught.value).startswith(f"c.toml:{line}: ")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_file_is_all_defaults() -> None:
+    assert config.parse("") == config.Config()
+    assert config.parse("").socket_path == "/run/clearpod/clearpod.sock"
+
+
+def test_a_missing_file_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="there is no such configuration file"):
+        config.load(f"{tmp_path}/absent.toml")
+    assert os.path.exists(config.DEFAULT_PATH) or config.load(None) == config.Config()
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadRequest, match="can't be read as a configuration file"):
+        config.load(str(file))
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        if name == "registries":
+            found |= _keys(config.Registry, "registries.")
+        elif isinstance(field.default, BaseModel):
+            found |= _keys(type(field.default), f"{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+def _values(table: dict[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in table.items():
+        inner = value[0] if key == "registries" and isinstance(value, list) else value
+        found |= _values(inner, f"{key}.") if isinstance(inner, dict) else {prefix + key: value}
+    return found
+
+
+def test_the_example_has_every_key_with_its_default() -> None:
+    text = (DOCS / "config.example.toml").read_text(encoding="utf-8")
+    values = _values(tomllib.loads(text))
+    assert set(values) == _keys(config.Config)
+    parsed = config.parse(text)
+    assert parsed.model_copy(update={"registries": ()}) == config.Config()
+    assert parsed.registries == (config.Registry(prefix="registry.example"),)
+
+
+def test_the_documentation_has_every_key() -> None:
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert {key for key in _keys(config.Config) if f"| `{key}` |" not in text} == set()

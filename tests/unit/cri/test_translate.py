@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between protobuf and the model: the CRI's rules as tables, and refusals for what a VM can't do."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.config import Config, Limits, Vm
+from cri.pb import runtime_pb2 as pb
+from cri.translate import container, sandbox, security
+from stage1.errors import BadRequest, NotFound, PodError, Unsupported
+from stage1.pod import oci
+
+IMAGE = {"Entrypoint": ["/entry"], "Cmd": ["a", "b"], "Env": ["PATH=/bin", "A=image"]}
+
+MERGES = [
+    ([], [], ("/entry", "a", "b")),
+    (["/c"], [], ("/c",)),
+    ([], ["x"], ("/entry", "x")),
+    (["/c"], ["x", ""], ("/c", "x", "")),
+]
+
+
+@pytest.mark.parametrize(("command", "args", "wanted"), MERGES)
+def test_command_drops_cmd_and_args_replace_it(command: list[str], args: list[str], wanted: tuple[str, ...]) -> None:
+    assert container.argv(pb.ContainerConfig(command=command, args=args), IMAGE) == wanted
+
+
+def test_no_command_at_all_is_refused() -> None:
+    with pytest.raises(BadRequest, match="which command to run"):
+        container.argv(pb.ContainerConfig(), {})
+
+
+def test_variables_of_the_request_override_those_of_the_image() -> None:
+    envs = [pb.KeyValue(key="A", value=b"mine"), pb.KeyValue(key="B", value=b"x=y"), pb.KeyValue(key="C", value=b"\xff")]
+    found = container.environment(pb.ContainerConfig(envs=envs), IMAGE)
+    assert found == ("PATH=/bin", "A=mine", "B=x=y", "C=\udcff")
+
+
+SIGNALS = [("SIGTERM", 15), ("TERM", 15), ("9", 9), ("sigint", 2), ("SIGRTMIN+3", 37), ("SIGRTMAX-1", 63), ("SIGRTMINPLUS15", 49)]
+
+
+@pytest.mark.parametrize(("name", "number"), SIGNALS)
+def test_signals_have_names_and_numbers(name: str, number: int) -> None:
+    assert container.signal_number(name) == number
+
+
+@pytest.mark.parametrize("name", ["", "SIGNOPE", "0", "65", "-1", "SIGRTMIN+x"])
+def test_what_is_no_signal_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest):
+        container.signal_number(name)
+
+
+def test_every_signal_of_the_interface_survives_the_way_in_and_out() -> None:
+    aliases = {"SIGNAL_SIGCLD", "SIGNAL_SIGIOT", "SIGNAL_SIGPOLL"}
+    for name, value in pb.Signal.items():
+        if value == 0:
+            continue
+        number = container.stop_signal(pb.ContainerConfig(stop_signal=value), {})
+        assert 1 <= number <= 64
+        back = pb.Signal.Name(container.signal_enum(number))
+        assert back == name or name in aliases
+
+
+@pytest.mark.parametrize(
+    ("image", "wanted"), [({}, signal.SIGTERM), ({"StopSignal": "SIGQUIT"}, signal.SIGQUIT), ({"StopSignal": "3"}, 3)]
+)
+def test_the_images_stop_signal_counts_when_the_request_has_none(image: dict[str, Any], wanted: int) -> None:
+    assert container.stop_signal(pb.ContainerConfig(), image) == wanted
+
+
+LOGS = [("/var/log", "a/0.log", "/var/log/a/0.log"), ("", "a.log", ""), ("/var/log", "", ""), ("/var/log/", "a", "/var/log/a")]
+
+
+@pytest.mark.parametrize(("directory", "path", "wanted"), LOGS)
+def test_log_paths_are_joined(directory: str, path: str, wanted: str) -> None:
+    assert container.log_path(directory, path) == wanted
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "."])
+def test_a_log_path_can_not_leave_its_directory(path: str) -> None:
+    with pytest.raises(BadRequest, match="leaves the sandbox's log directory"):
+        container.log_path("/var/log/pods", path)
+
+
+def _mount(**fields: Any) -> pb.Mount:
+    return pb.Mount(**{"container_path": "/m", "host_path": "/tmp", **fields})
+
+
+MOUNTS_REFUSED = [
+    (_mount(host_path="/no/such/place"), NotFound),
+    (_mount(host_path="relative"), BadRequest),
+    (_mount(container_path="relative"), BadRequest),
+    (_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), Unsupported),
+    (_mount(recursive_read_only=True), BadRequest),
+    (_mount(recursive_read_only=True, readonly=True, propagation=pb.PROPAGATION_HOST_TO_CONTAINER), BadRequest),
+    (_mount(image=pb.ImageSpec(image="x")), Unsupported),
+    (_mount(uidMappings=[pb.IDMapping()]), Unsupported),
+]
+
+
+@pytest.mark.parametrize(("mount", "error"), MOUNTS_REFUSED)
+def test_mounts_that_can_not_be_are_refused(mount: pb.Mount, error: type[PodError]) -> None:
+    with pytest.raises(error):
+        container._mount(mount)
+
+
+def test_a_link_on_the_host_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert container._mount(_mount(host_path=f"{tmp_path}/link")).source == f"{tmp_path}/real"
+
+
+def _linux(**fields: Any) -> pb.ContainerConfig:
+    context = pb.LinuxContainerSecurityContext(**fields)
+    return pb.ContainerConfig(linux=pb.LinuxContainerConfig(security_context=context))
+
+
+PASSWD, GROUP = "root:x:0:0::/:\nweb:x:33:33::/:", "root:x:0:\nweb:x:33:\nextra:x:44:web"
+
+USERS = [
+    (_linux(), "", (0, 0, ())),
+    (_linux(), "web", (33, 33, (44,))),
+    (_linux(run_as_user=pb.Int64Value(value=7)), "web", (7, 0, ())),
+    (_linux(run_as_username="web"), "", (33, 33, (44,))),
+    (_linux(run_as_user=pb.Int64Value(value=33), run_as_group=pb.Int64Value(value=44)), "", (33, 44, ())),
+    (_linux(run_as_username="web", supplemental_groups=[5], supplemental_groups_policy=pb.Strict), "", (33, 33, (5,))),
+]
+
+
+@pytest.mark.parametrize(("config", "image_user", "wanted"), USERS)
+def test_who_a_container_runs_as(config: pb.ContainerConfig, image_user: str, wanted: tuple[int, int, tuple[int, ...]]) -> None:
+    assert security.user(config, image_user, PASSWD, GROUP) == wanted
+
+
+def test_a_group_needs_a_user() -> None:
+    with pytest.raises(BadRequest, match="run_as_group needs"):
+        security.user(_linux(run_as_group=pb.Int64Value(value=1)), "", PASSWD, GROUP)
+
+
+def test_default_masks_are_only_for_who_says_nothing() -> None:
+    nothing, said = pb.ContainerConfig(), _linux(masked_paths=["/proc/x"])
+    assert security.security(nothing, pb.PodSandboxConfig()).masked_paths == oci.MASKED
+    assert security.security(said, pb.PodSandboxConfig()).masked_paths == ("/proc/x",)
+    assert security.security(said, pb.PodSandboxConfig()).readonly_paths == ()
+
+
+SECURITY_REFUSED = [
+    (_linux(privileged=True), BadRequest),
+    (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault)), Unsupported),
+    (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="x")), BadRequest),
+    (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="/no/x")), NotFound),
+    (_linux(apparmor_profile="localhost/mine"), Unsupported),
+    (_linux(namespace_options=pb.NamespaceOption(pid=pb.TARGET)), BadRequest),
+]
+
+
+@pytest.mark.parametrize(("config", "error"), SECURITY_REFUSED)
+def test_security_that_can_not_be_kept_is_refused(config: pb.ContainerConfig, error: type[PodError]) -> None:
+    with pytest.raises(error):
+        security.security(config, pb.PodSandboxConfig())
+
+
+def _sandbox(**fields: Any) -> pb.RunPodSandboxRequest:
+    names = pb.PodSandboxMetadata(name="web", namespace="default", uid="u")
+    return pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(**{"metadata": names, **fields}))
+
+
+def _namespaces(**options: Any) -> pb.RunPodSandboxRequest:
+    context = pb.LinuxSandboxSecurityContext(namespace_options=pb.NamespaceOption(**options))
+    return _sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))
+
+
+SANDBOXES_REFUSED = [
+    (_sandbox(metadata=pb.PodSandboxMetadata(name="web")), BadRequest, "metadata.namespace"),
+    (_sandbox(log_directory="logs"), BadRequest, "absolute"),
+    (_sandbox(log_directory="/var/../etc"), BadRequest, r"without '\.\.'"),
+    (_sandbox(annotations={sandbox.MEMORY_WORD: "lots"}), BadRequest, "whole number"),
+    (_namespaces(network=pb.NODE), BadRequest, "host's network namespace"),
+    (_namespaces(pid=pb.NODE), BadRequest, "host's pid namespace"),
+    (_namespaces(ipc=pb.NODE), BadRequest, "host's ipc namespace"),
+    (_namespaces(userns_options=pb.UserNamespace(mode=pb.POD)), Unsupported, "user namespaces"),
+]
+
+
+@pytest.mark.parametrize(("request_", "error", "sentence"), SANDBOXES_REFUSED)
+def test_sandboxes_that_can_not_be_are_refused(
+    request_: pb.RunPodSandboxRequest, error: type[PodError], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        sandbox.record(request_, Config(), ("",))
+
+
+def test_an_unknown_handler_is_named() -> None:
+    request = _sandbox()
+    request.runtime_handler = "gvisor"
+    with pytest.raises(NotFound, match='no runtime for "gvisor" is configured'):
+        sandbox.record(request, Config(), ("", "clearpod"))
+
+
+def _limits(memory: int = 0, quota: int = 0, overhead: int = 0) -> pb.PodSandboxConfig:
+    resources = pb.LinuxContainerResources(memory_limit_in_bytes=memory, cpu_quota=quota, cpu_period=100_000)
+    return pb.PodSandboxConfig(
+        linux=pb.LinuxPodSandboxConfig(
+            resources=resources, overhead=pb.LinuxContainerResources(memory_limit_in_bytes=overhead)
+        )
+    )
+
+
+SIZES = [
+    (pb.PodSandboxConfig(), (128, 1)),
+    (_limits(memory=64 << 20), (192, 1)),
+    (_limits(memory=1), (129, 1)),
+    (_limits(memory=64 << 20, overhead=16 << 20), (208, 1)),
+    (_limits(quota=150_000), (128, 2)),
+    (_limits(quota=-1), (128, 1)),
+    (pb.PodSandboxConfig(annotations={sandbox.MEMORY_WORD: "64", sandbox.VCPUS_WORD: "1"}), (64, 1)),
+]
+
+
+@pytest.mark.parametrize(("config", "wanted"), SIZES)
+def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxConfig, wanted: tuple[int, int]) -> None:
+    assert sandbox.size(config, Config(vm=Vm(memory_mib=128))) == wanted
+
+
+def test_a_pod_beyond_the_nodes_limit_is_refused() -> None:
+    with pytest.raises(BadRequest, match="max_pod_memory_mib allows 100 MiB"):
+        sandbox.size(_limits(memory=64 << 20), Config(limits=Limits(max_pod_memory_mib=100)))

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine with an instant fake VM: what it makes, and that nothing of it stays. Mounts, so it needs root."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1 import engine
+from stage1.errors import BadRequest, NotFound, PodError
+from stage1.linux import mount
+from stage1.pod.model import Container, Mount, Pod, Process
+from stage1.vm.choose import Choice
+from stage1.vm.spec import SerialLink, VsockLink
+from tests.fakes.guest import FakeVmm
+
+POD = Pod(id="5e" * 32, name="web", hostname="web-0", dns_servers=("10.0.0.1",))
+CONTAINER = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("true",)))
+QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[engine.Host]:
+    """The run directory has a short name: a unix socket's path in it has 107 bytes at most."""
+    guest = tmp_path / "guest"
+    guest.mkdir()
+    for name in ("vmlinux", "bzImage", "initramfs", "system.erofs"):
+        (guest / name).write_bytes(b"x")
+    with tempfile.TemporaryDirectory() as run_dir:
+        yield engine.Host(run_dir, str(guest), f"{tmp_path}/state", QEMU, scratch_mib=16)
+
+
+@pytest.fixture
+def directory(host: engine.Host) -> Iterator[str]:
+    prepared = engine.prepare(POD, host)
+    yield prepared.directory
+    engine.collect(prepared.directory)
+
+
+def everything_below(path: str) -> list[str]:
+    return [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+
+
+def test_a_prepared_pod_can_be_booted_and_its_vm_is_found_again(host: engine.Host) -> None:
+    vmm = FakeVmm()
+    prepared = engine.prepare(POD, host)
+    try:
+        started = engine.boot(prepared, vmm)
+        assert engine.find_vm(prepared.directory) == started and started.alive()
+        assert engine.pod_directories(host) == [prepared.directory]
+    finally:
+        engine.collect(prepared.directory)
+        vmm.stop()
+    assert not started.alive()
+
+
+def test_collect_leaves_no_process_mount_directory_or_scratch_disk(host: engine.Host, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    prepared = engine.prepare(POD, host)
+    engine.add_container(prepared.directory, POD, CONTAINER._replace(mounts=(Mount(f"{tmp_path}/data", "/data"),)))
+    assert os.path.exists(prepared.vm.scratch)
+    engine.collect(prepared.directory)
+    engine.collect(prepared.directory)
+    assert mount.mounts_below(str(tmp_path)) == []
+    assert not os.path.exists(prepared.directory) and not os.path.exists(prepared.vm.scratch)
+    assert (tmp_path / "data").is_dir()
+
+
+@pytest.mark.parametrize(
+    "change, kind, sentence",
+    [
+        ({"memory_mib": 16}, BadRequest, "16 MiB of memory is less than a guest needs; give the pod at least 48 MiB"),
+        ({"vcpus": 0}, BadRequest, "0 vCPUs make no VM"),
+    ],
+)
+def test_a_pod_that_can_be_no_vm_is_refused_and_leaves_nothing(
+    host: engine.Host, change: dict[str, int], kind: type[PodError], sentence: str
+) -> None:
+    with pytest.raises(kind, match=sentence):
+        engine.prepare(POD._replace(**change), host)
+    assert engine.pod_directories(host) == []
+
+
+def test_a_missing_kernel_is_named_with_the_remedy(host: engine.Host) -> None:
+    os.unlink(f"{host.guest_dir}/vmlinux")
+    with pytest.raises(NotFound, match=r"vmlinux is not in .*; build it with `clearpod images build`"):
+        engine.prepare(POD, host)
+    assert engine.pod_directories(host) == []
+
+
+def test_a_scratch_disk_that_can_not_be_made_leaves_nothing(host: engine.Host) -> None:
+    os.makedirs(os.path.dirname(host.state_dir), exist_ok=True)
+    Path(host.state_dir).write_text("a file where a directory is needed")
+    with pytest.raises(PodError):
+        engine.prepare(POD, host)
+    assert engine.pod_directories(host) == [] and mount.mounts_below(host.run_dir) == []
+
+
+def test_the_guest_sees_the_bundle_but_can_make_nothing_of_its_own(directory: str) -> None:
+    bundle = engine.add_container(directory, POD, CONTAINER)
+    seen = f"{directory}/share/volumes/containers/c1/config.json"
+    assert json.loads(Path(seen).read_text())["process"]["args"] == ["true"]
+    assert bundle == f"{directory}/tree/volumes/containers/c1"
+    with pytest.raises(OSError, match="Read-only file system"):
+        Path(f"{directory}/share/volumes/mine").write_text("x")
+
+
+def test_the_pods_own_files_say_what_the_pod_says(directory: str) -> None:
+    where = Path(directory, "share/volumes/pod")
+    assert (where / "resolv.conf").read_text() == "nameserver 10.0.0.1\n"
+    assert (where / "hostname").read_text() == "web-0\n"
+    assert "web-0" in (where / "hosts").read_text()
+
+
+def volumes(tmp_path: Path, **changes: bool) -> Container:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "below").mkdir()
+    (tmp_path / "file").write_text("hello")
+    mount.mount("tmpfs", f"{tmp_path}/data/below", "tmpfs")
+    mounts = (Mount(f"{tmp_path}/data", "/data", **changes), Mount(f"{tmp_path}/file", "/etc/app.conf"))
+    return CONTAINER._replace(mounts=mounts)
+
+
+@pytest.mark.parametrize(
+    "changes, top, below",
+    [
+        ({}, True, True),
+        ({"read_only": True}, False, True),
+        ({"read_only": True, "recursive_read_only": True}, False, False),
+    ],
+)
+def test_read_only_reaches_as_far_as_asked(
+    directory: str, tmp_path: Path, changes: dict[str, bool], top: bool, below: bool
+) -> None:
+    try:
+        engine.add_container(directory, POD, volumes(tmp_path, **changes))
+        seen = f"{directory}/share/volumes/containers/c1/mounts/0"
+        assert os.access(seen, os.W_OK) is top
+        assert os.access(f"{seen}/below", os.W_OK) is below
+    finally:
+        engine.remove_container(directory, "c1")
+        mount.umount(f"{tmp_path}/data/below", lazy=True)
+
+
+def test_removing_a_container_twice_is_fine_and_keeps_its_volumes_content(directory: str, tmp_path: Path) -> None:
+    engine.add_container(directory, POD, CONTAINER._replace(mounts=(Mount(f"{tmp_path}", "/all"),)))
+    (tmp_path / "kept").write_text("kept")
+    engine.remove_container(directory, "c1")
+    engine.remove_container(directory, "c1")
+    assert (tmp_path / "kept").read_text() == "kept"
+    assert everything_below(f"{directory}/tree/volumes/containers") == []
+
+
+def test_a_missing_volume_is_named_and_the_container_does_not_half_exist(directory: str) -> None:
+    with pytest.raises(NotFound, match="the volume source /no/such/dir for /data does not exist on the host"):
+        engine.add_container(directory, POD, CONTAINER._replace(mounts=(Mount("/no/such/dir", "/data"),)))
+    assert os.listdir(f"{directory}/tree/volumes/containers") == []
+
+
+def test_an_exec_document_comes_and_goes(directory: str) -> None:
+    engine.add_container(directory, POD, CONTAINER)
+    name = engine.add_exec(directory, POD, CONTAINER, Process(argv=("id",)), number=7)
+    assert json.loads(Path(f"{directory}/share/volumes/containers/c1/{name}").read_text())["args"] == ["id"]
+    for _ in range(2):
+        engine.remove_exec(directory, "c1", 7)
+    assert not os.path.exists(f"{directory}/tree/volumes/containers/c1/{name}")
+
+
+@pytest.mark.parametrize("content", ["a link out", "a fifo", "a directory"])
+def test_what_an_image_puts_in_the_place_of_a_file_can_not_harm(directory: str, tmp_path: Path, content: str) -> None:
+    place = Path(directory, "tree/layers/img/etc")
+    place.mkdir(parents=True)
+    if content == "a link out":
+        os.symlink("/etc/hostname", place / "passwd")
+    elif content == "a fifo":
+        os.mkfifo(place / "passwd")
+    else:
+        (place / "passwd").mkdir()
+    assert engine.read_image_file(directory, "img", "etc/passwd") == ""
+
+
+def test_kvmtool_gets_a_vsock_and_a_bzimage(host: engine.Host) -> None:
+    kvmtool = host._replace(choice=QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm"), vsock_port=99)
+    prepared = engine.prepare(POD, kvmtool)
+    try:
+        assert prepared.vm.link == VsockLink(engine.vsock_cid(POD.id), 99)
+        assert prepared.vm.kernel.endswith("bzImage")
+    finally:
+        engine.collect(prepared.directory)
+
+
+def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
+    prepared = engine.prepare(POD, host)
+    try:
+        assert prepared.vm.link == SerialLink(f"{prepared.directory}/agent.sock")
+        assert prepared.vm.kernel.endswith("vmlinux")
+    finally:
+        engine.collect(prepared.directory)
+
+
+@pytest.mark.parametrize("pod_id", ["0" * 64, "f" * 64, "00000001" + "0" * 56])
+def test_a_guests_cid_is_one_that_a_guest_may_have(pod_id: str) -> None:
+    assert 3 <= engine.vsock_cid(pod_id) < 2**31
+
+

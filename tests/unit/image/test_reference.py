@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image names, by docker's rules."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cri.store.reference import Reference, parse
+from stage1.errors import BadRequest
+
+D = "sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("busybox", "docker.io/library/busybox:latest"),
+        ("busybox:1.36", "docker.io/library/busybox:1.36"),
+        ("user/app", "docker.io/user/app:latest"),
+        ("docker.io/busybox", "docker.io/library/busybox:latest"),
+        ("index.docker.io/a/b:c", "docker.io/a/b:c"),
+        ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9"),
+        ("registry.k8s.io/pause", "registry.k8s.io/pause:latest"),
+        ("localhost/a", "localhost/a:latest"),
+        ("localhost:5000/a:b", "localhost:5000/a:b"),
+        ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
+        ("[::1]:5000/a", "[::1]:5000/a:latest"),
+        ("HOST/a", "HOST/a:latest"),
+        ("a__b/c-d.e", "docker.io/a__b/c-d.e:latest"),
+        ("a:UPPER_tag.1", "docker.io/library/a:UPPER_tag.1"),
+        (f"a@{D}", f"docker.io/library/a@{D}"),
+        (f"x.io/a:tag@{D}", f"x.io/a@{D}"),
+        ("host:5000", "docker.io/library/host:5000"),
+        ("a" * 240, "docker.io/library/" + "a" * 237 + ":latest" if False else None),
+    ],
+)
+def test_a_name_is_completed_as_docker_does(text: str, full: str | None) -> None:
+    if full is None:
+        with pytest.raises(BadRequest, match="longer than 255"):
+            parse(text)
+    else:
+        assert str(parse(text)) == full
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is not an image name"),
+        ("/a", "not an image name"),
+        ("a/", "not an image name"),
+        ("a//b", "not an image name"),
+        ("Busybox", "names are lowercase"),
+        ("a b", "not an image name"),
+        ("-a", "not an image name"),
+        ("a-", "not an image name"),
+        ("a...b", "not an image name"),
+        ("a___b", "not an image name"),
+        ("../../etc", "not a registry's host"),
+        ("x.io/", "not an image name"),
+        (".x/a", "not a registry's host"),
+        ("x.io:port/a", "not a registry's host"),
+        ("a:", "is not a tag"),
+        ("a:-x", "is not a tag"),
+        ("a:b:c", "is not a tag"),
+        ("a:" + "t" * 129, "is not a tag"),
+        ("a@", "not a digest"),
+        ("a@sha256:xyz", "not a digest"),
+        ("a@md5:" + "0" * 32, "not a digest"),
+        (f"a@{D}0", "not a digest"),
+        ("ab" * 32, "is an image id"),
+        ("бox", "not an image name"),
+        ("a\n", "not an image name"),
+        ("a:b\n", "is not a tag"),
+        ("--flag", "not an image name"),
+        ("x.io/a?b", "not an image name"),
+        ("q" * 5000, "longer than 255"),
+    ],
+)
+def test_what_is_no_name_is_refused_with_a_short_reason(text: str, says: str) -> None:
+    with pytest.raises(BadRequest, match=says) as caught:
+        parse(text)
+    assert len(str(caught.value)) < 300
+
+
+@given(st.text(max_size=40) | st.from_regex(r"[a-z.:/@-]{1,30}", fullmatch=True))
+def test_any_text_is_refused_or_stable(text: str) -> None:
+    try:
+        once = parse(text)
+    except BadRequest:
+        return
+    assert parse(str(once)) == once
+    assert isinstance(once, Reference)
+    assert bool(once.tag) != bool(once.digest)
+    assert not str(once).startswith("-")
+    assert not set(str(once)) & set(" \t\n'\"\\")

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""stage1.linux.mount against the real kernel."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import KernelError
+from stage1.linux import mount
+
+InNamespace = Callable[[str], str]
+
+
+def test_a_bind_shows_the_source_and_goes_away(in_namespace: InNamespace) -> None:
+    code = """
+os.mkdir(T + "/a"); os.mkdir(T + "/b, c"); open(T + "/a/f", "w").close()
+mount.bind(T + "/a", T + "/b, c")
+print(os.listdir(T + "/b, c"), mount.is_mount_point(T + "/b, c"), mount.is_mount_point(T + "/a"))
+mount.umount(T + "/b, c")
+print(os.listdir(T + "/b, c"), mount.mounts_below(T) == [T])
+"""
+    assert in_namespace(code) == "['f'] True False\n[] True"
+
+
+@pytest.mark.parametrize("recursive", [False, True])
+def test_a_read_only_bind_refuses_writes_and_the_source_still_takes_them(
+    in_namespace: InNamespace, recursive: bool
+) -> None:
+    code = f"""
+for d in ("/a", "/a/sub", "/b"): os.mkdir(T + d)
+mount.mount("s", T + "/a/sub", "tmpfs")
+mount.bind(T + "/a", T + "/b", recursive={recursive}, read_only=True)
+for path in ("/a/f", "/b/f", "/b/sub/f"):
+    try: open(T + path, "w").close(); print("ok")
+    except OSError as e: print(e.errno)
+"""
+    assert in_namespace(code).split() == ["ok", "30", "30"]
+
+
+def test_a_bind_that_fails_half_way_leaves_no_mount(in_namespace: InNamespace) -> None:
+    code = """
+from stage1.linux import libc
+for d in ("/a", "/b"): os.mkdir(T + d)
+libc.NR_MOUNT_SETATTR = 100000
+try: mount.bind(T + "/a", T + "/b", read_only=True)
+except PodError as e: print(e)
+print(mount.mounts_below(T + "/b"))
+"""
+    said, left = in_namespace(code).splitlines()
+    assert "mount_setattr: read-only" in said
+    assert "ENOSYS" in said
+    assert left == "[]"
+
+
+def test_mounts_below_are_listed_deepest_first_and_not_those_beside(in_namespace: InNamespace) -> None:
+    code = r"""
+for d in ("/p", "/p/q r", "/p/q r/s\\040\t", "/pp"): os.mkdir(T + d); mount.mount("x", T + d, "tmpfs")
+mount.mount("again", T + "/p", "tmpfs")
+print([p[len(T):] for p in mount.mounts_below(T + "/p")])
+mount.umount(T + "/p")
+for p in mount.mounts_below(T + "/p"): mount.umount(p)
+print(mount.mounts_below(T + "/p"), mount.is_mount_point(T + "/pp"))
+"""
+    first, last = in_namespace(code).splitlines()
+    assert first == repr(["/p/q r/s\\040\t", "/p/q r", "/p", "/p"])
+    assert last == "[] True"
+
+
+def test_a_busy_mount_needs_lazy(in_namespace: InNamespace) -> None:
+    code = """
+os.mkdir(T + "/m"); mount.mount("x", T + "/m", "tmpfs")
+held = open(T + "/m/f", "w")
+try: mount.umount(T + "/m")
+except PodError as e: print(e.errno)
+mount.umount(T + "/m", lazy=True)
+print(mount.mounts_below(T + "/m"))
+"""
+    assert in_namespace(code).splitlines() == ["16", "[]"]
+
+
+def test_remove_tree_refuses_a_tree_with_a_mount_and_touches_nothing(in_namespace: InNamespace) -> None:
+    code = """
+os.makedirs(T + "/tree/a/m"); os.mkdir(T + "/volume")
+for f in ("/tree/1", "/volume/precious"): open(T + f, "w").close()
+mount.bind(T + "/volume", T + "/tree/a/m")
+for victim in ("/tree", "/tree/a/m"):
+    try: files.remove_tree(T + victim)
+    except PodError as e: print("still mounted" in str(e))
+print(os.path.exists(T + "/tree/1"), os.path.exists(T + "/volume/precious"))
+files.mounts_below = lambda path: []    # a mount that appears after the first look
+try: files.remove_tree(T + "/tree")
+except PodError as e: print(e.errno)
+print(os.path.exists(T + "/volume/precious"))
+"""
+    assert in_namespace(code).splitlines() == ["True", "True", "True True", "18", "True"]
+
+
+@pytest.mark.parametrize(
+    ("code", "errno"),
+    [
+        ('mount.mount("x", T + "/absent", "tmpfs")', "ENOENT"),
+        ('mount.mount("x", T, "nosuchfs")', "ENODEV"),
+        ('mount.mount("x", T, "tmpfs", 0, "size=lots")', "EINVAL"),
+        ('mount.bind(T + "/absent", T)', "ENOENT"),
+        ('os.mkdir(T + "/d"); mount.umount(T + "/d")', "EINVAL"),
+        ('mount.set_propagation(T + "/absent", mount.MS_SHARED)', "ENOENT"),
+        ('os.setgroups([]); os.setgid(65534); os.setuid(65534); mount.mount("x", "/tmp", "tmpfs")', "EPERM"),
+    ],
+)
+def test_a_failing_mount_names_the_object_and_the_reason(in_namespace: InNamespace, code: str, errno: str) -> None:
+    said = in_namespace(f"try: {code}\nexcept PodError as e: print(isinstance(e, KernelError), e)")
+    assert said.startswith("True ")
+    assert errno in said
+    assert "/" in said
+
+
+def test_an_unreadable_file_says_so(in_namespace: InNamespace) -> None:
+    code = """
+files.write_atomic(T + "/private", b"x"); os.chmod(T, 0o755)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try: files.read(T + "/private")
+except PodError as e: print(e)
+"""
+    assert "EACCES" in in_namespace(code)
+
+
+def test_a_missing_mount_point_is_none(tmp_path: Path) -> None:
+    assert not mount.is_mount_point(str(tmp_path / "absent"))
+    assert mount.mounts_below(str(tmp_path / "absent")) == []
+    assert mount.is_mount_point("/proc")
+
+
+def test_umount_does_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/proc")
+    with pytest.raises(KernelError):
+        mount.umount(str(tmp_path / "link"))
+    assert mount.is_mount_point("/proc")

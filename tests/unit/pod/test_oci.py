@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OCI documents."""
+
+import json
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.pod import capabilities, oci
+from stage1.pod.model import Container, Limits, Mount, Pod, Process, Security, User
+
+POD = Pod(id="ab" * 32, name="web", hostname="web-0")
+
+
+def container(**changes):
+    base = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("sh",)))
+    return base._replace(**changes)
+
+
+def mounts_of(document):
+    return {mount["destination"]: mount for mount in document["mounts"]}
+
+
+def test_the_document_is_json_and_points_to_the_guests_paths():
+    document = json.loads(json.dumps(oci.config(POD, container())))
+    assert document["root"] == {"path": "/run/clearpod/containers/c1/rootfs", "readonly": False}
+    assert document["linux"]["cgroupsPath"] == "/clearpod/c1"
+    assert mounts_of(document)["/etc/resolv.conf"]["source"] == "/run/clearpod/volumes/pod/resolv.conf"
+
+
+@pytest.mark.parametrize(
+    "mode, expected",
+    [
+        ("pod", {"type": "pid", "path": "/run/clearpod/pause.pid-ns"}),
+        ("container", {"type": "pid"}),
+        ("node", None),
+        ("target:abc", {"type": "pid", "path": "/proc/42/ns/pid"}),
+    ],
+)
+def test_pid_namespace_modes(mode, expected):
+    document = oci.config(POD, container(security=Security(pid_namespace=mode)), target_pid=42)
+    spaces = [space for space in document["linux"]["namespaces"] if space["type"] == "pid"]
+    assert spaces == ([expected] if expected else [])
+
+
+def test_a_volume_over_a_pods_own_file_replaces_it():
+    document = oci.config(POD, container(mounts=(Mount("/tmp/hosts", "/etc/hosts"),)))
+    sources = [m["source"] for m in document["mounts"] if m["destination"] == "/etc/hosts"]
+    assert sources == ["/run/clearpod/volumes/containers/c1/mounts/0"]
+
+
+def test_shorter_targets_are_mounted_first_and_keep_their_number():
+    document = oci.config(POD, container(mounts=(Mount("/a", "/data/inner"), Mount("/b", "/data"))))
+    order = [(m["destination"], m["source"][-1]) for m in document["mounts"] if m["destination"].startswith("/data")]
+    assert order == [("/data", "1"), ("/data/inner", "0")]
+
+
+def test_only_what_was_said_becomes_a_limit():
+    assert oci.resources(Limits()) == {}
+    assert oci.resources(Limits(memory=1 << 20, cpu_quota_us=5000, pids=9)) == {
+        "memory": {"limit": 1 << 20},
+        "cpu": {"quota": 5000},
+        "pids": {"limit": 9},
+    }
+
+
+def test_an_exec_gets_the_confinement_of_its_container():
+    confined = container(security=Security(no_new_privs=True, drop_capabilities=("CAP_ALL",)))
+    document = oci.process(POD, confined, Process(argv=("id",), user=User(5, 6, (7,))))
+    assert document["noNewPrivileges"] is True
+    assert document["capabilities"]["bounding"] == []
+    assert document["user"] == {"uid": 5, "gid": 6, "additionalGids": [7]}
+
+
+@pytest.mark.parametrize(
+    "env, tty, expected",
+    [
+        ((), False, [oci.PATH, "HOSTNAME=web-0"]),
+        (("PATH=/x",), True, ["HOSTNAME=web-0", "TERM=xterm", "PATH=/x"]),
+        (("TERM=vt100", "A="), True, [oci.PATH, "HOSTNAME=web-0", "TERM=vt100", "A="]),
+    ],
+)
+def test_what_every_container_expects_is_added_unless_given(env, tty, expected):
+    assert oci.environment(POD, Process(argv=("sh",), env=env, tty=tty)) == expected
+
+
+@pytest.mark.parametrize(
+    "add, drop, has, has_not",
+    [
+        ((), (), "CAP_CHOWN", "CAP_SYS_ADMIN"),
+        (("CAP_SYS_ADMIN",), (), "CAP_SYS_ADMIN", "CAP_BPF"),
+        ((), ("CAP_CHOWN",), "CAP_KILL", "CAP_CHOWN"),
+        (("CAP_ALL",), ("CAP_BPF",), "CAP_SYS_ADMIN", "CAP_BPF"),
+        (("CAP_KILL",), ("CAP_ALL",), "CAP_KILL", "CAP_CHOWN"),
+        (("CAP_ALL",), ("CAP_ALL",), "CAP_BPF", "CAP_NONE"),
+    ],
+)
+def test_capabilities_are_added_and_dropped(add, drop, has, has_not):
+    held = capabilities.bounding(add, drop)
+    assert has in held and has_not not in held
+
+
+def test_dropping_all_leaves_none():
+    assert capabilities.bounding((), ("CAP_ALL",)) == ()
+
+
+def test_an_unknown_capability_is_refused():
+    with pytest.raises(BadRequest, match="'CAP_FLY' is not a Linux capability"):
+        capabilities.bounding(("CAP_FLY",), ())
+
+
+def test_a_privileged_container_has_everything_writable():
+    document = oci.config(POD, container(security=Security(privileged=True)))
+    assert "rw" in mounts_of(document)["/sys"]["options"]
+    assert document["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    assert {"type": "cgroup"} not in document["linux"]["namespaces"]

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who a container runs as."""
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.pod.model import User
+from stage1.pod.users import resolve
+
+PASSWD = """root:x:0:0:root:/root:/bin/sh
+# a comment
+www-data:x:33:33:www:/var/www:/bin/false
+default-user:x:1000:1000::/home/default-user:/bin/sh
+broken:x:not-a-number:1::/:/bin/sh
+short:x
+"""
+GROUP = """root:x:0:
+www-data:x:33:
+group-defined-in-image:x:50000:default-user
+video:x:44:root,default-user
+"""
+
+
+@pytest.mark.parametrize(
+    "user, expected",
+    [
+        ("", User(0, 0, (44,))),
+        ("root", User(0, 0, (44,))),
+        ("1002", User(1002, 0)),
+        ("1003:1004", User(1003, 1004)),
+        ("www-data", User(33, 33)),
+        ("www-data:1004", User(33, 1004)),
+        ("1000", User(1000, 1000, (50000, 44))),
+        ("default-user:video", User(1000, 44)),
+    ],
+)
+def test_names_and_numbers_are_resolved_in_the_images_own_files(user, expected):
+    assert resolve(user, PASSWD, GROUP) == expected
+
+
+@pytest.mark.parametrize(
+    "user, sentence",
+    [
+        ("nobody", "user 'nobody' is not in the image's /etc/passwd"),
+        ("broken", "user 'broken' is not in"),
+        ("short", "user 'short' is not in"),
+        ("root:nogroup", "group 'nogroup' is not in the image's /etc/group"),
+        ("4294967296", "out of range"),
+        ("1:99999999999", "out of range"),
+        ("-1", "user '-1' is not in"),
+        ("²", "user '²' is not in"),
+    ],
+)
+def test_what_cannot_be_resolved_is_refused_with_one_sentence(user, sentence):
+    with pytest.raises(BadRequest, match=sentence):
+        resolve(user, PASSWD, GROUP)
+
+
+def test_strict_policy_takes_only_the_groups_of_the_request():
+    assert resolve("1000", PASSWD, GROUP, extra=(7,), merge=False) == User(1000, 1000, (7,))
+
+
+def test_merge_policy_adds_the_groups_of_the_request_without_doubles():
+    assert resolve("1000", PASSWD, GROUP, extra=(44, 7, 1000)) == User(1000, 1000, (50000, 44, 7))
+
+
+def test_an_image_without_passwd_runs_numbers():
+    assert resolve("12", "", "") == User(12, 0)

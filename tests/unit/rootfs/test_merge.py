@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An image's layers merged: what is visible, with which owner and mode. Read with our reader and with
+dump.erofs.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stage1.rootfs.erofs import Attributes, Image
+from stage1.rootfs.layers import Place, convert
+from stage1.rootfs.merge import merge
+from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, digest, directory, file, tar
+from tests.unit.rootfs.test_layers import blob_of
+
+IMAGE_ID = "sha256:" + "ab" * 32
+CAPABLE = (("security.capability", CAP_NET_RAW),)
+
+
+def merged(tmp_path: Path, *layers: list[Entry]) -> Path:
+    """The directory with merged.erofs and filecaps of an image of `layers`, lowest first."""
+    place = Place(str(tmp_path / "layers"), str(tmp_path / "tmp"))
+    for path in (place.layers_dir, place.work_dir, str(tmp_path / "out")):
+        Path(path).mkdir()
+    contents = [tar(layer) for layer in layers]
+    for content in contents:
+        convert(blob_of(Layer(content), tmp_path), place)
+    merge(IMAGE_ID, place, diff_ids=[digest(c) for c in contents], out_dir=str(tmp_path / "out"))
+    return tmp_path / "out"
+
+
+def attributes(image: Path, path: str) -> Attributes | None:
+    with Image(str(image / "merged.erofs")) as opened:
+        inode = opened.find(path)
+        return inode.attributes() if inode else None
+
+
+def mode(image: Path, path: str) -> str:
+    found = attributes(image, path)
+    return oct(found.mode) if found else "absent"
+
+
+BASE = [
+    directory("./", 0o755, mtime=77),
+    directory("tmp/", 0o1777, mtime=5),
+    directory("home/", 0o755),
+    directory("home/me/", 0o700, uid=1000, gid=100000),
+    file("home/me/old"),
+    file("sub/x"),
+]
+
+
+@pytest.mark.parametrize(
+    ("upper", "path", "expected"),
+    [
+        ([file("tmp/f")], "tmp", Attributes(0o1777, 0, 0, 5)),
+        ([file("tmp/f")], "", Attributes(0o755, 0, 0, 77)),
+        ([directory("./", 0o711), file("tmp/f")], "", Attributes(0o711, 0, 0, 1000)),
+        ([file("home/me/f")], "home/me", Attributes(0o700, 1000, 100000, 1000)),
+        ([directory("tmp/", 0o700)], "tmp", Attributes(0o700, 0, 0, 1000)),
+        ([file("new/dir/f")], "new/dir", Attributes(0o755, 0, 0, 0)),
+        ([file("sub/y")], "sub", Attributes(0o755, 0, 0, 0)),
+        ([file("tmp/.wh..wh..opq", b""), file("tmp/f")], "tmp", Attributes(0o1777, 0, 0, 5)),
+        ([file("home/.wh..wh..opq", b""), file("home/me/f")], "home/me", Attributes(0o755, 0, 0, 0)),
+        ([file(".wh.home", b"")], "home", None),
+        ([file("home", b"now a file", 0o640)], "home", Attributes(0o640, 0, 0, 1000)),
+    ],
+)
+def test_a_directory_without_entry_looks_as_in_the_layer_below(
+    upper: list[Entry], path: str, expected: Attributes | None, tmp_path: Path
+) -> None:
+    assert attributes(merged(tmp_path, BASE, upper), path) == expected
+
+
+@pytest.mark.parametrize("middle", [[file(".wh.home", b"")], [file("home", b"a file")]])
+def test_what_a_middle_layer_removed_does_not_shine_through(middle: list[Entry], tmp_path: Path) -> None:
+    image = merged(tmp_path, BASE, middle, [file("home/me/f")])
+    assert attributes(image, "home/me") == Attributes(0o755, 0, 0, 0)
+    assert attributes(image, "home/me/old") is None
+
+
+def test_the_root_of_a_single_layer_is_no_longer_open_to_all(tmp_path: Path) -> None:
+    assert mode(merged(tmp_path, [file("a")]), "") == "0o755"
+
+
+def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path) -> None:
+    image = merged(tmp_path, [directory("d/"), file(".wh.gone", b""), file("d/.wh..wh..opq", b""), file("d/f")])
+    with Image(str(image / "merged.erofs")) as opened:
+        assert opened.find("gone") is None
+        assert opened.find(".wh.gone") is None
+        assert opened.find("d/f") is not None
+        found = opened.find("d")
+        assert found is not None
+        assert not opened.is_opaque(found)
+
+
+def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    images = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        images.append((merged(tmp_path / name, BASE, [file("tmp/f")]) / "merged.erofs").read_bytes())
+    assert images[0] == images[1]
+
+
+@pytest.mark.parametrize(
+    ("layers", "lines"),
+    [
+        ([[file("bin/ping", xattrs=CAPABLE)]], ["/bin/ping"]),
+        ([[file("bin/ping", xattrs=CAPABLE), Entry("bin/p", "l", link="bin/ping")]], ["/bin/p", "/bin/ping"]),
+        ([[file("bin/ping", xattrs=CAPABLE)], [file("bin/other")]], ["/bin/ping"]),
+        ([[file("bin/ping", xattrs=CAPABLE)], [file("bin/ping")]], []),
+        ([[file("bin/ping")], [file("bin/ping", xattrs=CAPABLE)]], ["/bin/ping"]),
+        ([[file("bin/ping", xattrs=CAPABLE)], [file("bin/.wh.ping", b"")]], []),
+        ([[file("bin/ping", xattrs=CAPABLE)], [file("bin/.wh..wh..opq", b"")]], []),
+        ([[file("bin/ping", xattrs=CAPABLE)], [Entry("bin", "s", link="/usr/bin")]], []),
+        ([[file("a b\\c", xattrs=CAPABLE)]], ["/a b\\c"]),
+        ([[file("a\nb", xattrs=CAPABLE)]], []),
+        ([[file("a", xattrs=(("security.capability", b"rubbish"),))]], []),
+        ([[file(f"x{n}", xattrs=CAPABLE) for n in range(5)]], [f"/x{n}" for n in range(5)]),
+    ],
+)
+def test_filecaps_lists_what_is_in_force_in_the_end(
+    layers: list[list[Entry]], lines: list[str], tmp_path: Path
+) -> None:
+    text = (merged(tmp_path, *layers) / "filecaps").read_text()
+    assert text == "".join(f"{CAP_NET_RAW.hex()} {line}\n" for line in lines)
+
+
+def test_our_reader_agrees_with_dump_erofs(tmp_path: Path) -> None:
+    many = [file(f"dir/file-{n:04}", b"1" * n, 0o600 + n % 8, uid=n, gid=70000 + n) for n in range(700)]
+    image = merged(tmp_path, [directory("dir/"), *many]) / "merged.erofs"
+    for path in ("dir", "dir/file-0000", "dir/file-0333", "dir/file-0699"):
+        argv = ["dump.erofs", f"--path=/{path}", str(image)]
+        text = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
+        uid, gid, bits = re.findall(r"Uid: (\d+) +Gid: (\d+) +Access: (\d+)", text)[0]
+        found = attributes(tmp_path / "out", path)
+        assert found is not None
+        assert (found.uid, found.gid, found.mode) == (int(uid), int(gid), int(bits, 8))
+
+
+@pytest.mark.parametrize("path", ["nothing", "dir/nothing", "dir/f/below", "dir/f/"])
+def test_a_path_that_is_not_there_is_not_found(path: str, tmp_path: Path) -> None:
+    assert attributes(merged(tmp_path, [file("dir/f")]), path) is None

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scratch disks: a proper ext4, sparse, each pod its own. Real mkfs.ext4; nothing is mounted."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import BadRequest, NoSpace
+from stage1.rootfs import scratch
+from stage1.rootfs.scratch import copy_sparse, make_scratch
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(("size", "real"), [(1 << 20, 1 << 20), (5_000_001, 5_001_216), (10 * GIB, 10 * GIB)])
+def test_a_scratch_disk_is_a_sound_sparse_ext4_of_its_size(size: int, real: int, tmp_path: Path) -> None:
+    disk = tmp_path / "scratch.img"
+    make_scratch(str(disk), size, template_dir=str(tmp_path / "templates"))
+    assert disk.stat().st_size == real
+    assert disk.stat().st_blocks * 512 <= 2 << 20
+    assert disk.stat().st_mode & 0o777 == 0o600
+    subprocess.run(["e2fsck", "-fn", str(disk)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = subprocess.run(["dumpe2fs", str(disk)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert "has_journal" not in told.stdout
+    assert "Reserved block count:     0\n" in told.stdout
+    assert [
+        line for line in told.stdout.splitlines() if "csum" in line and "Group" in line and "ITABLE_ZEROED" not in line
+    ] == []
+
+
+def test_one_template_serves_all_disks_of_a_size(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_scratch(str(tmp_path / name), 64 << 20, template_dir=str(tmp_path / "t"))
+    (tmp_path / "a").write_bytes(b"scribbled over")
+    make_scratch(str(tmp_path / "c"), 64 << 20, template_dir=str(tmp_path / "t"))
+    assert (tmp_path / "c").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sorted(n for n in os.listdir(tmp_path / "t") if not n.endswith(".lock")) == ["ext4-67108864.img"]
+
+
+@pytest.mark.parametrize("size", [-1, 0, 4096, (1 << 20) - 1])
+def test_a_size_that_holds_nothing_is_refused(size: int, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="too small"):
+        make_scratch(str(tmp_path / "x"), size, template_dir=str(tmp_path / "t"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_copy_keeps_holes_and_data(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        for offset in (0, 1 << 20, 5 << 20):
+            file.seek(offset)
+            file.write(os.urandom(3000))
+        file.truncate(8 << 20)
+    copy_sparse(str(source), str(tmp_path / "target"))
+    assert (tmp_path / "target").read_bytes() == source.read_bytes()
+    assert (tmp_path / "target").stat().st_blocks <= 64
+
+
+def test_a_full_disk_leaves_no_half_scratch_disk(tmp_path: Path, tiny_disk: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(1 << 20))
+    with pytest.raises(NoSpace, match="target"):
+        copy_sparse(str(source), str(tiny_disk / "target"))
+    assert os.listdir(tiny_disk) == []
+
+
+def test_a_failing_mkfs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "_OPTIONS", ("--no-such-option",))
+    with pytest.raises(Exception, match=r"mkfs\.ext4 could not make"):
+        make_scratch(str(tmp_path / "x"), 64 << 20, template_dir=str(tmp_path / "t"))
+    assert not (tmp_path / "x").exists()
+    assert [n for n in os.listdir(tmp_path / "t") if not n.endswith(".lock")] == []

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VmSpec to argv, held to golden files: one option with its value on each line, seen as a reviewer would.
+
+After a wanted change: `CLEARPOD_REGOLD=1 python -m pytest tests/unit/vm/test_argv.py`, then read the diff.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.vm import kvmtool, qemu
+from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink
+
+GOLDEN = Path(__file__).parent / "golden"
+POD = "/run/clearpod/pods/0123"
+VSOCK = VsockLink(4711, 1024)
+
+QEMU = VmSpec(
+    name="clearpod-0123",
+    binary="/usr/bin/qemu-system-x86_64",
+    run_dir=POD,
+    kernel="/g/vmlinux",
+    initramfs="/g/initramfs",
+    system_image="/g/system.erofs",
+    memory_mib=128,
+    vcpus=1,
+    link=SerialLink(f"{POD}/agent.sock"),
+)
+LKVM = QEMU._replace(binary="/usr/local/bin/lkvm", kernel="/g/bzImage", link=VSOCK, accel="kvm")
+SHARES = (
+    Share("layers", f"{POD}/share/layers", read_only=True),
+    Share("volumes", f"{POD}/share/volumes", read_only=False),
+)
+NICS = (Nic("cp0", "02:00:00:00:00:01"), Nic("cp1", "02:00:00:00:00:02"))
+ALL = {
+    "shares": SHARES,
+    "scratch": "/var/lib/clearpod/scratch/0123.img",
+    "nics": NICS,
+    "words": ("clearpod.mark",),
+}
+
+CASES = {
+    "qemu-minimal": QEMU,
+    "qemu-kvm": QEMU._replace(accel="kvm"),
+    "qemu-vsock": QEMU._replace(link=VSOCK),
+    "qemu-scratch": QEMU._replace(scratch=f"{POD}/scratch.img"),
+    "qemu-tap": QEMU._replace(nics=NICS[:1]),
+    "qemu-shares": QEMU._replace(shares=SHARES),
+    "qemu-all": QEMU._replace(**ALL, memory_mib=4096, vcpus=8),
+    "kvmtool-minimal": LKVM,
+    "kvmtool-scratch": LKVM._replace(scratch=f"{POD}/scratch.img"),
+    "kvmtool-tap": LKVM._replace(nics=NICS[:1]),
+    "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
+}
+
+
+def lines(argv: list[str]) -> str:
+    """Options begin a line, their values follow on it."""
+    text = argv[0]
+    for word in argv[1:]:
+        text += ("\n" if word.startswith("-") else " ") + word
+    return text + "\n"
+
+
+def argv_of(vm: VmSpec) -> list[str]:
+    return kvmtool.argv(vm) if vm.binary.endswith("lkvm") else qemu.argv(vm)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_argv_is_the_golden_one(name: str) -> None:
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("CLEARPOD_REGOLD"):
+        golden.write_text(lines(argv_of(CASES[name])))
+    assert lines(argv_of(CASES[name])) == golden.read_text()
+
+
+def test_every_golden_file_has_a_case() -> None:
+    assert {path.stem for path in GOLDEN.iterdir()} == set(CASES)
+
+
+@pytest.mark.parametrize("base", [QEMU, LKVM], ids=["qemu", "kvmtool"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scratch": "/a,readonly=on"},
+        {"system_image": "relative"},
+        {"run_dir": "/run/a,b"},
+        {"shares": (Share("t", "/x,y", read_only=False),)},
+        {"words": ("two words",)},
+        {"words": ('quo"ted',)},
+        {"words": ("x" * 2000,)},
+        {"words": ("é" * 1000,)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_vmm_would_misread_is_refused(base: VmSpec, change: dict[str, str]) -> None:
+    with pytest.raises(BadRequest):
+        argv_of(base._replace(**change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("base", [QEMU, LKVM], ids=["qemu", "kvmtool"])
+def test_the_longest_kernel_line_fits_and_one_byte_more_does_not(base: VmSpec) -> None:
+    def fits(length: int) -> bool:
+        try:
+            argv_of(base._replace(words=("x" * length,)))
+        except BadRequest as error:
+            assert "of at most 2048" in str(error)  # noqa: PT017  both outcomes are wanted
+            return False
+        return True
+
+    most = max(length for length in range(1, 2048) if fits(length))
+    assert not fits(most + 1)
+    assert most > 1400
+
+
+def test_kvmtool_without_vsock_is_refused() -> None:
+    with pytest.raises(BadRequest, match="kvmtool has no serial link"):
+        kvmtool.argv(LKVM._replace(link=SerialLink("/x")))
+
+
+@pytest.mark.parametrize("module", [qemu, kvmtool])
+def test_the_environment_has_the_pods_directory_as_home_and_nothing_of_ours(
+    module: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "x")
+    environment = (qemu if module is qemu else kvmtool).environment(LKVM)
+    assert environment == {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": POD}

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ProcessVmm and VmProcess with a shell script in the VMM's place: it obeys or misbehaves as told."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import KernelError, VmFailed
+from stage1.linux import process
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.vmm import ProcessVmm, VmProcess, is_kvmtool
+
+Make = Callable[[str], VmSpec]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A VmSpec whose VMM is the given shell script."""
+
+    def spec(script: str) -> VmSpec:
+        binary = tmp_path / "qemu"
+        binary.write_text(f"#!/bin/sh\n{script}\n")
+        binary.chmod(0o755)
+        return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, SerialLink("/l"))
+
+    return spec
+
+
+@pytest.fixture
+def start(make: Make) -> Iterator[Callable[[str], VmProcess]]:
+    """Starts a VMM that does not outlive the test."""
+    started: list[VmProcess] = []
+
+    def start(script: str) -> VmProcess:
+        started.append(ProcessVmm().start(make(script)))
+        return started[-1]
+
+    yield start
+    for vm in started:
+        vm.kill()
+
+
+@pytest.fixture
+def running(start: Callable[[str], VmProcess]) -> VmProcess:
+    """A VMM that has said something and stays."""
+    vm = start("echo booting; echo oops >&2; exec sleep 60")
+    while vm.console_tail() != "booting\noops":
+        assert vm.alive()
+        time.sleep(0.01)
+    return vm
+
+
+def test_it_runs_in_its_own_session_with_a_private_console(running: VmProcess, tmp_path: Path) -> None:
+    assert running.alive()
+    assert os.getsid(running.pid) == running.pid != os.getsid(0)
+    assert os.readlink(f"/proc/{running.pid}/fd/0") == "/dev/null"
+    assert running.console == str(tmp_path / "console.log")
+    assert os.stat(running.console).st_mode & 0o777 == 0o600
+    environment = Path(f"/proc/{running.pid}/environ").read_text()
+    assert f"HOME={tmp_path}" in environment.split("\0")
+
+
+def test_killing_ends_it_and_again_is_fine(running: VmProcess) -> None:
+    running.kill()
+    assert not running.alive()
+    assert running.wait(0)
+    running.kill()
+    assert not Path(f"/proc/{running.pid}").exists()
+
+
+def test_another_process_can_adopt_it_from_json(running: VmProcess) -> None:
+    record = json.loads(json.dumps({"v": 1, **running.to_json()}))
+    adopted = VmProcess.from_json(record)
+    assert adopted == running
+    code = (
+        "import json, sys\nfrom stage1.vm.vmm import VmProcess\n"
+        "vm = VmProcess.from_json(json.loads(sys.argv[1]))\nprint(vm.alive(), vm.wait(0.01))\n"
+        "vm.kill()\nprint(vm.alive())"
+    )
+    argv = ["/usr/bin/python3", "-c", code, json.dumps(record)]
+    result = process.run(argv, timeout_s=20, env={"PYTHONPATH": os.getcwd()})
+    assert (result.stdout, result.stderr) == (b"True False\nFalse\n", b"")
+    assert running.wait(5)
+
+
+def test_a_reused_pid_is_not_taken_for_the_vmm_and_not_killed(running: VmProcess) -> None:
+    stale = running._replace(start_time=running.start_time - 1)
+    assert not stale.alive()
+    stale.kill()
+    assert running.alive()
+
+
+def test_a_wrapper_that_becomes_the_vmm_is_the_vmm(make: Make) -> None:
+    vm = ProcessVmm(prefix=("/usr/bin/env", "WRAPPED=yes")).start(make("echo $WRAPPED; exec sleep 60"))
+    try:
+        while vm.console_tail() != "yes":
+            assert vm.alive()
+            time.sleep(0.01)
+        assert vm.start_time == process.start_time(vm.pid)
+    finally:
+        vm.kill()
+    assert not vm.alive()
+
+
+@pytest.mark.parametrize("record", [{}, {"pid": "1"}, {"pid": 1, "start_time": None, "console": "/x"}])
+def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
+    with pytest.raises(VmFailed, match="damaged"):
+        VmProcess.from_json(record)
+
+
+def test_an_early_death_carries_its_last_words(make: Make) -> None:
+    with pytest.raises(VmFailed, match=r"ended at once with code 3; its last lines:\nbad option \ufffd\[31m"):
+        ProcessVmm(early_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
+
+
+def test_a_silent_early_death_says_that_too(make: Make) -> None:
+    with pytest.raises(VmFailed, match=r"code 137.*\nit wrote nothing"):
+        ProcessVmm(early_s=20).start(make("kill -9 $$"))
+
+
+@pytest.mark.parametrize(("mode", "reason"), [(0o644, "EACCES"), (None, "ENOENT")])
+def test_a_binary_that_can_not_start_is_named(make: Make, mode: int | None, reason: str) -> None:
+    vm = make("exit 0")
+    os.chmod(vm.binary, mode) if mode else os.unlink(vm.binary)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(VmFailed) as caught:
+        ProcessVmm().start(vm)
+    assert vm.binary in str(caught.value)
+    assert reason in str(caught.value)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_missing_run_directory_is_named(make: Make) -> None:
+    with pytest.raises(KernelError, match=r"/nonexistent/console\.log"):
+        ProcessVmm().start(make("exit 0")._replace(run_dir="/nonexistent"))
+
+
+def test_the_console_is_appended_to_and_its_end_survives_trimming(
+    start: Callable[[str], VmProcess], tmp_path: Path
+) -> None:
+    (tmp_path / "console.log").write_text("earlier\n")
+    vm = start("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last; exec sleep 60")
+    while vm.console_tail(1) != "last":
+        time.sleep(0.01)
+    assert Path(vm.console).read_bytes().startswith(b"earlier\n")
+    vm.trim_console()
+    assert os.stat(vm.console).st_blocks * 512 <= (1 << 20) + 65536
+    assert vm.console_tail(1) == "last"
+    assert vm._replace(console="/nonexistent").console_tail() == ""
+    vm._replace(console="/nonexistent").trim_console()
+
+
+@pytest.mark.parametrize(
+    ("binary", "expected"),
+    [("/usr/bin/lkvm", True), ("/opt/kvmtool", True), ("/usr/bin/qemu-system-x86_64", False)],
+)
+def test_the_driver_follows_the_binary(binary: str, expected: bool) -> None:
+    assert is_kvmtool(binary) is expected

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real VMs. A probe of ours is PID 1 in these, so that the argv is tested without the agent."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.linux.host import QEMU, host_facts, which
+from stage1.vm.choose import choose
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.vmm import ProcessVmm, VmProcess
+
+Boot = Callable[[VmSpec], VmProcess]
+
+
+def newc(entries: list[tuple[str, int, bytes]]) -> bytes:
+    """A cpio archive in the kernel's newc format of (name, mode, content)."""
+    blob = b""
+    for number, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
+        raw = name.encode() + b"\0"
+        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(raw), 0)
+        blob += b"070701" + b"".join(b"%08X" % field for field in fields) + raw
+        blob += b"\0" * (-len(blob) % 4) + content
+        blob += b"\0" * (-len(blob) % 4)
+    return blob
+
+
+@pytest.fixture(scope="session")
+def probe_initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initramfs with probe.c as its only program."""
+    where = tmp_path_factory.mktemp("probe")
+    compiler = which("musl-gcc")
+    if not compiler:
+        pytest.skip("needs musl-gcc: apt install musl-tools")
+    source = Path(__file__).with_name("probe.c")
+    subprocess.run([compiler, "-static", "-Os", "-s", "-o", where / "init", source], check=True, timeout=60)
+    (where / "initramfs").write_bytes(newc([("dev", 0o040755, b""), ("init", 0o100755, (where / "init").read_bytes())]))
+    return where / "initramfs"
+
+
+@pytest.fixture
+def vm(tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
+    """A VM that this host can run, with two disks whose first bytes say which is which."""
+    if not which(QEMU):
+        pytest.skip(f"needs {QEMU}: apt install qemu-system-x86")
+    choice = choose("qemu", host_facts())
+    (tmp_path / "system").write_bytes(b"I-am-the-system!".ljust(1 << 20, b"\0"))
+    with open(tmp_path / "scratch", "wb") as file:
+        file.write(b"I-am-the-scratch")
+        file.truncate(64 << 20)
+    return VmSpec(
+        name="probe",
+        binary=choice.binary,
+        run_dir=str(tmp_path),
+        kernel=str(guest_dir / "vmlinux"),
+        initramfs=str(probe_initramfs),
+        system_image=str(tmp_path / "system"),
+        memory_mib=96,
+        vcpus=1,
+        link=SerialLink(f"{tmp_path}/agent.sock"),
+        scratch=str(tmp_path / "scratch"),
+        accel=choice.accel,
+    )
+
+
+@pytest.fixture
+def boot(results: Path) -> Iterator[Boot]:
+    """Starts a VM that does not outlive the test; its console is kept when the test fails."""
+    started: list[VmProcess] = []
+
+    def start(vm: VmSpec) -> VmProcess:
+        started.append(ProcessVmm().start(vm))
+        return started[-1]
+
+    yield start
+    for number, process in enumerate(started):
+        process.kill()
+        if os.path.exists(process.console):
+            (results / f"console-{number}.log").write_bytes(Path(process.console).read_bytes())

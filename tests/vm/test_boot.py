@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The argv of QEMU, as a booted guest sees it: order of disks, shares, the link's port, network, the end."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.linux import process
+from stage1.vm import qemu
+from stage1.vm.spec import Nic, Share, VmSpec
+from stage1.vm.vmm import ProcessVmm, VmProcess
+
+Boot = Callable[[VmSpec], VmProcess]
+pytestmark = pytest.mark.vm
+BOOT_S = 60.0
+
+
+def lines_of(vm: VmProcess, until: str) -> list[str]:
+    """What the probe said, without its prefix, once `until` is on the console."""
+    deadline = time.monotonic() + BOOT_S
+    while until not in (text := Path(vm.console).read_text(errors="replace")):
+        assert time.monotonic() < deadline, text[-2000:]
+        assert vm.alive(), text[-2000:]
+        time.sleep(0.05)
+    said = [line.partition("probe ") for line in text.splitlines()]
+    return [line[2].rstrip() for line in said if line[1]]
+
+
+@pytest.fixture
+def tap() -> Iterator[str]:
+    """A tap device of this test."""
+    name = f"cptest{os.getpid() % 100000}"
+    made = process.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], timeout_s=10)
+    if made.code != 0:
+        pytest.skip(f"can't make a tap device: {made.stderr.decode()}")
+    yield name
+    process.run(["ip", "link", "del", name], timeout_s=10)
+
+
+def test_the_guest_finds_every_device_where_the_words_say(vm: VmSpec, boot: Boot, tmp_path: Path, tap: str) -> None:
+    for tag in ("layers", "volumes"):
+        (tmp_path / tag).mkdir()
+        (tmp_path / tag / "hello").write_text(f"hello-{tag}")
+    shares = (
+        Share("layers", str(tmp_path / "layers"), read_only=True),
+        Share("volumes", str(tmp_path / "volumes"), read_only=False),
+    )
+    full = vm._replace(shares=shares, nics=(Nic(tap, "02:00:00:00:00:2a"),), words=("probe=reboot",), vcpus=2)
+    running = boot(full)
+    assert running.wait(BOOT_S), "the guest's reboot must end the VMM"
+    said = [line.partition("probe ")[2].rstrip() for line in Path(running.console).read_text().splitlines()]
+    for expected in (
+        "cpus 2",
+        "head /dev/vda I-am-the-system!",
+        "head /dev/vdb I-am-the-scratch",
+        "/sys/block/vda 2048 1",
+        "/sys/block/vdb 131072 0",
+        "write /dev/vda refused",
+        "write /dev/vdb ok",
+        "share layers hello-layers read-only",
+        "share volumes hello-volumes writable",
+        "rng virtio_rng.0",
+        "done",
+    ):
+        assert expected in said
+    assert any(line.startswith("/sys/class/virtio-ports/vport") and "clearpod.agent" in line for line in said)
+    assert any(line.startswith("/sys/class/net/eth0 02:00:00:00:00:2a") for line in said)
+    assert (tmp_path / "system").read_bytes().count(b"written") == 0
+    assert (tmp_path / "scratch").read_bytes().find(b"written-by-guest") == 4096
+    assert os.stat(tmp_path / "volumes/from-guest").st_mode & 0o777 == 0o640
+    assert not (tmp_path / "layers/from-guest").exists()
+
+
+def test_a_minimal_guest_has_one_disk_and_an_open_link(vm: VmSpec, boot: Boot) -> None:
+    running = boot(vm._replace(scratch=""))
+    said = lines_of(running, "probe done")
+    assert "/sys/block/vda 2048 1" in said
+    assert not any("vdb " in line and line.startswith("/sys/block") for line in said)
+    cmdline = next(line for line in said if line.startswith("cmdline"))
+    assert "clearpod.link=serial clearpod.system=/dev/vda" in cmdline
+    assert len(cmdline) < 2048
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(f"{vm.run_dir}/agent.sock")
+    adopted = VmProcess.from_json(dict(running.to_json()))
+    assert adopted.alive()
+    assert os.stat(running.console).st_mode & 0o777 == 0o600
+    adopted.kill()
+    assert not running.alive()
+
+
+def test_a_panic_of_the_guest_ends_the_vmm_and_is_on_the_console(vm: VmSpec, boot: Boot) -> None:
+    running = boot(vm._replace(words=("probe=panic",)))
+    assert running.wait(BOOT_S)
+    assert "Kernel panic - not syncing: Attempted to kill init!" in running.console_tail(40)
+
+
+def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_words(vm: VmSpec) -> None:
+    with pytest.raises(VmFailed, match=r"ended at once with code 1.*\n.*no-such-tap"):
+        ProcessVmm(early_s=BOOT_S).start(vm._replace(nics=(Nic("no-such-tap/", "02:00:00:00:00:01"),)))
+
+
+def test_the_longest_line_we_allow_arrives_whole(vm: VmSpec, boot: Boot) -> None:
+    devices = qemu.argv(vm).count("-device")
+    room = 2048 - 1 - len(qemu.kernel_line(vm, devices)) - 40 * devices - len(" x=") - len(" last=word")
+    running = boot(vm._replace(words=("x=" + "y" * room, "last=word")))
+    assert "last=word" in next(line for line in lines_of(running, "probe done") if line.startswith("cmdline"))
