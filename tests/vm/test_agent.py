@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_machine import Machine, missing
+from tests.vm.agent_machine import Machine, missing
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, VmFailed, WrongState
 from stage1.guest.messages import (
     EXITED,
