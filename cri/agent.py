@@ -141,6 +141,10 @@ class Agent:
         self._consumers.pop(stream, None)
         self._link.close_stream(stream)
 
+    def open_input(self, stream: int) -> None:
+        """Make `send` possible on the stream: the guest gave its credit when the process was made."""
+        self._link.open_stream(stream)
+
     def consumed(self, stream: int, count: int) -> None:
         """Give the guest credit for `count` bytes that a consumer took later than `feed`."""
         self._link.consumed(stream, count)

@@ -76,6 +76,7 @@ class Foreground:
         sweep(self._host)
         async with AsyncExitStack() as undo:
             undo.enter_context(_hold(self._host, self._pod.id))
+            undo.callback(os.unlink, _lock_path(self._host, self._pod.id))
             self._timeline.mark("ready to boot")
             await self._pod.boot()
             undo.push_async_callback(self._pod.remove)
@@ -136,6 +137,7 @@ class Foreground:
         """Standard input to the container, until it ends."""
         if not container.record.stdin:
             return
+        self._pod.agent.open_input(container.record.stdin)
         while data := await _read_input():
             while data:
                 data = data[self._pod.agent.send(container.record.stdin, data) :]

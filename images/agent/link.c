@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+enum { HELLO_MAX = 1024 };
+
 static const uint8_t *marker(const struct link *link)
 {
     return link->has_key ? link->key : first_marker;
@@ -43,6 +45,8 @@ void link_fault(struct link *link)
  * protobuf message has no such zeros, so the key inside of a HELLO is never taken for a marker. */
 static bool is_hello(const uint8_t *raw, size_t size)
 {
+    if (size > 1 && raw[0] + 256 * raw[1] > HELLO_MAX)
+        return false;
     for (size_t i = 2; i < size && i < FRAME_HEADER; i++)
         if (raw[i] != (i == 4 ? K_HELLO : 0))
             return false;
@@ -73,14 +77,15 @@ static bool on_hello(struct link *link, const uint8_t *payload, size_t size)
     struct hello_in hello;
     if (!message_hello_in(payload, size, &hello))
         return false;
+    if (hello.epoch == link->epoch && hello.received >= link->ring.next_seq)
+        return false;
     link->reply_marker = link->has_key ? link->key : first_marker;
     memcpy(link->key, hello.key, MARKER_BYTES);
     link->has_key = true;
-    if (hello.epoch == link->epoch) {
-        if (!ring_acknowledge(&link->ring, hello.received))
-            return false;
-    } else {
+    link->host_has = hello.received;
+    if (hello.epoch != link->epoch) {
         link->epoch = hello.epoch;
+        link->host_has = 0;
         link->received = 0;
         ring_void_credits(&link->ring);
         link->user->epoch();
@@ -175,14 +180,14 @@ static void write_fault(struct link *link)
 static void write_hello(struct link *link)
 {
     memcpy(link->out, link->reply_marker, MARKER_BYTES);
-    struct hello_out hello = {link->epoch, link->received, link->ring.first_seq, &link->facts};
+    ring_rewind(&link->ring, link->host_has);
+    struct hello_out hello = {link->epoch, link->received, link->ring.again_seq, &link->facts};
     size_t size = message_hello_out(&hello, link->out + MARKER_BYTES + FRAME_HEADER,
                                     LINK_OUT_BYTES - MARKER_BYTES - FRAME_HEADER);
     frame_pack(link->out + MARKER_BYTES, &(struct frame){.length = (uint32_t)size, .kind = K_HELLO});
     link->out_end = MARKER_BYTES + FRAME_HEADER + size;
     link->hello_due = false;
     link->answered = true;
-    ring_rewind(&link->ring);
 }
 
 static void write_ack(struct link *link)
@@ -224,7 +229,7 @@ void link_reconnected(struct link *link)
     link->state = LINK_HUNT;
     link->base = link->end = link->out_at = link->out_end = 0;
     link->hello_due = link->fault_due = link->answered = false;
-    ring_rewind(&link->ring);
+    ring_rewind(&link->ring, 0);
 }
 
 bool link_send(struct link *link, const struct frame *frame, const void *payload)

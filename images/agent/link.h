@@ -39,6 +39,7 @@ struct link {
     uint8_t key[MARKER_BYTES];
     const uint8_t *reply_marker;     /* which marker our next HELLO follows */
     uint64_t epoch, received, acknowledged;
+    uint64_t host_has;               /* what the host's HELLO called received: where to go on, not an ACK */
     size_t base, end;                /* in[base..end) is not parsed; up to LINK_MARK - 1 before base are kept for the hunt */
     size_t out_at, out_end;
     struct ring ring;

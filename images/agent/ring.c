@@ -35,7 +35,7 @@ static struct frame header_at(const struct ring *ring, uint64_t at)
 void ring_init(struct ring *ring)
 {
     ring->tail = ring->sent = ring->head = ring->frame_start = 0;
-    ring->first_seq = ring->next_seq = 1;
+    ring->first_seq = ring->next_seq = ring->again_seq = 1;
     ring->frame_left = 0;
 }
 
@@ -104,10 +104,17 @@ void ring_written(struct ring *ring, size_t size)
     }
 }
 
-void ring_rewind(struct ring *ring)
+bool ring_rewind(struct ring *ring, uint64_t seq)
 {
-    ring->sent = ring->frame_start = ring->tail;
+    if (seq >= ring->next_seq)
+        return false;
+    ring->sent = ring->tail;
+    ring->again_seq = ring->first_seq;
     ring->frame_left = 0;
+    for (; ring->again_seq <= seq; ring->again_seq++)
+        ring->sent += FRAME_HEADER + header_at(ring, ring->sent).length;
+    ring->frame_start = ring->sent;
+    return true;
 }
 
 size_t ring_data_of(const struct ring *ring, uint32_t stream)

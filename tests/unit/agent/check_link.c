@@ -255,7 +255,10 @@ CASE(frames_are_sent_again_until_acknowledged_and_no_longer)
     greet(key, 1, 3, 512);
     size_t all = collect(20000);
     CHECK(frame_at(all - FRAME_HEADER - 10).seq == 5 && frame_at(all - 2 * (FRAME_HEADER + 10)).seq == 4);
-    CHECK(link_.ring.first_seq == 4);
+    CHECK(link_.ring.first_seq == 3 && link_.ring.again_seq == 4); /* received is no ACK */
+    greet(key, 1, 6, 512);
+    CHECK(link_.state == LINK_HUNT);
+    greet(key, 1, 3, 512);
     send_frame(K_ACK, 0, 5, 0);
     CHECK(ring_free(&link_.ring) == RING_BYTES);
     send_frame(K_ACK, 0, 6, 0);
@@ -274,8 +277,7 @@ CASE(a_frame_that_is_half_written_is_finished_before_the_hello)
     wire_size = 0;
     collect(100000);
     CHECK(!memcmp(wire + FRAME_HEADER + 1000 - 300, key, MARKER_BYTES));
-    CHECK(frame_at(wire_size - FRAME_HEADER - 1000).seq == 1);
-    CHECK(hello > 0);
+    CHECK(frame_at(FRAME_HEADER + 1000 - 300 + MARKER_BYTES).kind == K_HELLO && hello > 0);
     send_frame(K_ACK, 0, 1, 0);
     CHECK(ring_free(&link_.ring) == RING_BYTES);
 }
