@@ -73,13 +73,13 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     """
     _check_size(pod)
     directory = pod_directory(host, pod.id)
-    vm = _vm_spec(pod, host, directory)
+    vm = _vm_spec(pod, host, directory=directory)
     files.make_dirs(f"{host.run_dir}/pods", 0o711)
     os.mkdir(directory, 0o700)
     try:
         _make_share(pod, directory)
         if vm.scratch:
-            _make_scratch(vm.scratch, directory, host)
+            _make_scratch(vm.scratch, directory, host=host)
     except BaseException:
         collect(directory)
         raise
@@ -110,7 +110,7 @@ def add_image(directory: str, image: ImageFiles) -> str:
     return name
 
 
-def read_image_file(directory: str, name: str, path: str) -> str:
+def read_image_file(directory: str, name: str, *, path: str) -> str:
     """A text file of the mounted image `name`, as a process chrooted into it would read it; empty when it is absent.
 
     At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
@@ -126,7 +126,7 @@ def read_image_file(directory: str, name: str, path: str) -> str:
         os.close(fd)
 
 
-def add_container(directory: str, pod: Pod, container: Container, *, target_pid: int = 0) -> str:
+def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0) -> str:
     """Write the container's bundle and mount its volumes into it; returns the bundle's path on the host.
 
     Raises:
@@ -137,7 +137,7 @@ def add_container(directory: str, pod: Pod, container: Container, *, target_pid:
     try:
         os.mkdir(f"{bundle}/mounts", 0o755)
         for number, volume in enumerate(container.mounts):
-            _add_volume(directory, f"volumes/containers/{container.id}/mounts/{number}", volume)
+            _add_volume(directory, f"volumes/containers/{container.id}/mounts/{number}", volume=volume)
         document = oci.config(pod, container, target_pid=target_pid)
         files.write_atomic(f"{bundle}/config.json", json.dumps(document).encode())
     except BaseException:
@@ -146,15 +146,15 @@ def add_container(directory: str, pod: Pod, container: Container, *, target_pid:
     return bundle
 
 
-def add_exec(directory: str, pod: Pod, container: Container, what: Process, *, number: int) -> str:
+def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, number: int) -> str:
     """Write the process document of exec `number`; returns its name in the bundle, for the agent."""
     name = f"exec-{number}.json"
-    document = oci.process(pod, container, what)
+    document = oci.process(pod, container, what=what)
     files.write_atomic(f"{_bundle(directory, container.id)}/{name}", json.dumps(document).encode())
     return name
 
 
-def remove_exec(directory: str, container_id: str, number: int) -> None:
+def remove_exec(directory: str, container_id: str, *, number: int) -> None:
     """Remove what `add_exec` wrote; gone already is fine."""
     try:
         os.unlink(f"{_bundle(directory, container_id)}/exec-{number}.json")
@@ -213,7 +213,7 @@ def _check_size(pod: Pod) -> None:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
 
 
-def _vm_spec(pod: Pod, host: Host, directory: str) -> VmSpec:
+def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     on_kvmtool = host.choice.driver == "kvmtool"
     kernel = _artefact(host, "bzImage" if on_kvmtool else "vmlinux")
     return VmSpec(
@@ -248,7 +248,7 @@ def _artefact(host: Host, name: str) -> str:
     return os.path.realpath(path)
 
 
-def _make_scratch(path: str, directory: str, host: Host) -> None:
+def _make_scratch(path: str, directory: str, *, host: Host) -> None:
     files.make_dirs(os.path.dirname(path), 0o700)
     os.symlink(path, f"{directory}/scratch.img")
     make_scratch(path, host.scratch_mib * MIB, template_dir=f"{host.state_dir}/templates")
@@ -282,7 +282,7 @@ def _write_identity(pod: Pod, where: str) -> None:
         files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
 
 
-def _add_volume(directory: str, name: str, volume: Mount) -> None:
+def _add_volume(directory: str, name: str, *, volume: Mount) -> None:
     """Bind the source. Propagation and read-only are settled here: the 9p server just walks the result."""
     if not os.path.exists(volume.source):
         raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")

@@ -58,11 +58,11 @@ async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
     config = load(args.config)
     host = _host(config, args)
     pod = _pod(config, args)
-    image, files = await _bring(config, host, args.image)
+    image, files = await _bring(config, host, reference=args.image)
     timeline.mark("the image is in the store")
     base = _process(args, image)
     foreground = Foreground(host, pod, timeline, boot_timeout_s=config.vm.boot_timeout_s)
-    return await foreground.run(files, lambda accounts: _container(image, base, accounts))
+    return await foreground.run(files, lambda accounts: _container(image, base, accounts=accounts))
 
 
 def _host(config: Config, args: argparse.Namespace) -> engine.Host:
@@ -78,7 +78,7 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
     )
 
 
-async def _bring(config: Config, host: engine.Host, reference: str) -> tuple[Image, ImageFiles]:
+async def _bring(config: Config, host: engine.Host, *, reference: str) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
     try:
         image = await pull(store, reference or f"oci:{host.guest_dir}/sample:sample", config=config)
@@ -98,8 +98,9 @@ def _pod(config: Config, args: argparse.Namespace) -> Pod:
     )
 
 
-def _container(image: Image, what: Process, accounts: Accounts) -> Container:
-    user = users.resolve((image.config.get("config") or {}).get("User") or "", accounts.passwd, accounts.group)
+def _container(image: Image, what: Process, *, accounts: Accounts) -> Container:
+    said = image.config.get("config") or {}
+    user = users.resolve(said.get("User") or "", passwd=accounts.passwd, group=accounts.group)
     security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
     return Container(id="main", name="main", image=image.id, process=what._replace(user=user), security=security)
 

@@ -98,7 +98,7 @@ class LiveContainer:
             self._move("vm_exit", finished_ns=time.time_ns(), exit_code=255, reason="Unknown", message=why)
 
     def _move(self, event: str, **changes: int | str) -> None:
-        state = states.move(states.CONTAINER_MOVES, self.status.state, event)
+        state = states.move(states.CONTAINER_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         if state == states.EXITED:
             self.log.flush()

@@ -46,7 +46,9 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan) -> str:
     lower, accounts = await asyncio.to_thread(_add_image, pod.directory, image)
     record = _with_streams(plan(accounts), pod)
     target = _target_pid(pod, record)
-    await asyncio.to_thread(engine.add_container, pod.directory, pod.record.pod, record.container, target_pid=target)
+    await asyncio.to_thread(
+        engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target
+    )
     container = LiveContainer(record, pod.directory)
     for stream, consumer in container.consumers().items():
         pod.agent.listen(stream, consumer)
@@ -112,7 +114,8 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
 
 def _add_image(directory: str, image: ImageFiles) -> tuple[str, Accounts]:
     lower = engine.add_image(directory, image)
-    return lower, Accounts(*(engine.read_image_file(directory, lower, f"etc/{name}") for name in ("passwd", "group")))
+    paths = ("etc/passwd", "etc/group")
+    return lower, Accounts(*(engine.read_image_file(directory, lower, path=path) for path in paths))
 
 
 def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:

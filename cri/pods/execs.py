@@ -84,7 +84,7 @@ async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], 
         for stream in streams:
             pod.forget(stream)
         del pod.execs[number]
-        engine.remove_exec(pod.directory, container.id, number)
+        engine.remove_exec(pod.directory, container.id, number=number)
 
 
 async def _spawn(
@@ -92,7 +92,7 @@ async def _spawn(
 ) -> None:
     own = container.record.container
     what = own.process._replace(argv=argv, tty=False, stdin=False)
-    name = engine.add_exec(pod.directory, pod.record.pod, own, what, number=number)
+    name = engine.add_exec(pod.directory, pod.record.pod, container=own, what=what, number=number)
     try:
         await pod.call(messages.Exec(container.id, number, name, stdio))
     except PodError:

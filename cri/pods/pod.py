@@ -222,7 +222,7 @@ class LivePod:
     # -- inside ----------------------------------------------------------------------------------------------
 
     def _move(self, event: str, **changes: bytes) -> None:
-        state = states.move(states.POD_MOVES, self.status.state, event)
+        state = states.move(states.POD_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         self.save()
 

@@ -50,7 +50,7 @@ def user(config: pb.ContainerConfig, image_user: str, *, passwd: str, group: str
     if any(number < 0 for number in extra):
         raise BadRequest("supplemental_groups must not be negative")
     merge = given.supplemental_groups_policy != pb.Strict
-    found = users.resolve(name or image_user, passwd, group, extra=extra, merge=merge)
+    found = users.resolve(name or image_user, passwd=passwd, group=group, extra=extra, merge=merge)
     if given.HasField("run_as_group"):
         gid = given.run_as_group.value
         return found._replace(gid=gid, groups=tuple(g for g in found.groups if g != gid))

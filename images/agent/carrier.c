@@ -66,14 +66,13 @@ void carrier_event(uint32_t events)
     carrier.writable |= (events & EPOLLOUT) != 0;
 }
 
-/* The host's end is gone. A vsock is made anew; a port stays and gets an edge when the next host comes. */
+/* The host's end is gone. A vsock is made anew. A port stays, gets an edge when the next host comes, and the link must
+ * not be touched: news of the host going and coming may reach us later than the first bytes of the next one. */
 static void hung_up(void)
 {
     carrier.readable = false;
     if (agent.words.vsock_port)
         retry_later();
-    else
-        link_reconnected(&agent.link);
 }
 
 void carrier_read(void)

@@ -176,6 +176,8 @@ static int on_signal(struct fault *why)
         return -1;
     if (wanted->signal < 1 || wanted->signal > 64)
         return fault_set(why, FAULT_INVALID, "there is no signal %u", wanted->signal);
+    if (process->exec && process->state == P_DRAINING)
+        return fault_set(why, FAULT_NOT_FOUND, "exec %u of container %s is over", wanted->exec, wanted->container);
     if (process->state != P_RUNNING)
         return fault_set(why, FAULT_STATE, "container %s is not running", wanted->container);
     if (wanted->all && wanted->signal == SIGKILL)

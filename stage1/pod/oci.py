@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 GUEST = "/run/clearpod"
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OPEN_FILES = 1 << 20
+BOUND = ("rbind", "rw")
 PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 
 MASKED = (
@@ -36,7 +37,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
     security = container.security
     return {
         "ociVersion": "1.2.0",
-        "process": process(pod, container, container.process),
+        "process": process(pod, container, what=container.process),
         "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
         "mounts": [*_standard_mounts(security), *_identity_mounts(container.mounts), *_volumes(container)],
         "linux": {
@@ -51,7 +52,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
     }
 
 
-def process(pod: Pod, container: Container, what: Process) -> dict[str, "Any"]:
+def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"]:
     """An OCI process object: of the container itself, or of an exec in it (which gets the same confinement)."""
     security = container.security
     held = list(bounding(security.add_capabilities, security.drop_capabilities, privileged=security.privileged))
@@ -114,20 +115,20 @@ def _namespaces(security: Security, target_pid: int) -> list[dict[str, str]]:
     return spaces
 
 
-def _mount(target: str, kind: str, source: str, *options: str) -> dict[str, "Any"]:
-    return {"destination": target, "type": kind, "source": source, "options": list(options)}
+def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, "Any"]:
+    return {"destination": target, "type": kind, "source": source or kind, "options": list(options)}
 
 
 def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
     access = "rw" if security.privileged else "ro"
     return [
-        _mount("/proc", "proc", "proc", "nosuid", "noexec", "nodev"),
-        _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        _mount("/dev/pts", "devpts", "devpts", *PTS_OPTIONS),
-        _mount("/dev/shm", "bind", f"{GUEST}/shm", "rbind", "rw"),
-        _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", access),
-        _mount("/sys/fs/cgroup", "cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", access),
+        _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        _mount("/dev/pts", "devpts", *PTS_OPTIONS),
+        _mount("/dev/shm", "bind", *BOUND, source=f"{GUEST}/shm"),
+        _mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", access),
+        _mount("/sys/fs/cgroup", "cgroup", "nosuid", "noexec", "nodev", "relatime", access),
     ]
 
 
@@ -136,7 +137,7 @@ def _identity_mounts(given: tuple[Mount, ...]) -> list[dict[str, "Any"]]:
     taken = {mount.target for mount in given}
     files = ("hosts", "hostname", "resolv.conf")
     return [
-        _mount(f"/etc/{name}", "bind", f"{GUEST}/volumes/pod/{name}", "rbind", "rw")
+        _mount(f"/etc/{name}", "bind", *BOUND, source=f"{GUEST}/volumes/pod/{name}")
         for name in files
         if f"/etc/{name}" not in taken
     ]
@@ -146,7 +147,7 @@ def _volumes(container: Container) -> list[dict[str, "Any"]]:
     """Shorter targets first, so that no mount hides another. Read-only is on the host's side of the mount."""
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
     numbered = sorted(enumerate(container.mounts), key=lambda item: (item[1].target.count("/"), item[0]))
-    return [_mount(mount.target, "bind", f"{base}/{number}", "rbind", "rw") for number, mount in numbered]
+    return [_mount(mount.target, "bind", *BOUND, source=f"{base}/{number}") for number, mount in numbered]
 
 
 def _device_rules(security: Security) -> list[dict[str, "Any"]]:

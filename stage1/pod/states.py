@@ -33,7 +33,7 @@ CONTAINER_MOVES = {
 }
 
 
-def move(moves: dict[tuple[str, str], str], state: str, event: str) -> str:
+def move(moves: dict[tuple[str, str], str], state: str, *, event: str) -> str:
     """The state that follows; raises WrongState when `event` is not allowed in `state`."""
     try:
         return moves[state, event]

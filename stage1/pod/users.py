@@ -11,7 +11,7 @@ from stage1.pod.model import User
 MAX_ID = 2**31 - 1
 
 
-def resolve(user: str, passwd: str, group: str, *, extra: tuple[int, ...] = (), merge: bool = True) -> User:
+def resolve(user: str, *, passwd: str, group: str, extra: tuple[int, ...] = (), merge: bool = True) -> User:
     """Resolve `uid`, `uid:gid`, `name` or `name:group`; empty is root.
 
     Args:

@@ -94,7 +94,8 @@ def debian_kernel(cache: Path) -> Path:
     place = cache / "debian-kernel" / package
     if not place.is_dir():
         with tempfile.TemporaryDirectory() as work:
-            subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package], cwd=work, check=True, stdout=sys.stderr)
+            fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
+            subprocess.run(fetch, cwd=work, check=True, stdout=sys.stderr)
             deb = next(Path(work).glob("*.deb"))
             place.parent.mkdir(parents=True, exist_ok=True)
             beside = place.with_name(f"{package}.new")

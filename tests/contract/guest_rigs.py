@@ -16,6 +16,7 @@ import pytest
 from stage1.guest.client import Factory, unix_factory
 from stage1.vm.spec import SerialLink, Share, VmSpec
 from tests.fakes.guest import FakeVmm
+from tests.vm import agent_machine
 
 ENV = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
 
@@ -23,25 +24,25 @@ ENV = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
 class Rig(NamedTuple):
     """A guest: how to reach it, whether it lives, where its bundles are, the image's name for Create.
 
-    `document` makes a container's config.json from its OCI process object.
+    `document` makes a container's config.json from its id and its OCI process object.
     """
 
     factory: Factory
     alive: Callable[[], bool]
     bundles: Path
     lower: str
-    document: Callable[[dict[str, Any]], dict[str, Any]]
+    document: Callable[[str, dict[str, Any]], dict[str, Any]]
     hello_s: float
 
     def bundle(self, name: str, argv: list[str], *, tty: bool = False) -> None:
         """Write a container's bundle."""
         (self.bundles / name).mkdir()
-        document = self.document({"args": argv, "env": ENV, "cwd": "/", "terminal": tty})
+        document = self.document(name, {"args": argv, "env": ENV, "cwd": "/", "terminal": tty})
         (self.bundles / name / "config.json").write_text(json.dumps(document))
 
     def process(self, name: str, file: str, argv: list[str]) -> None:
         """Write an exec's process file into the bundle."""
-        document = self.document({"args": argv, "env": ENV, "cwd": "/", "terminal": False})
+        document = self.document(name, {"args": argv, "env": ENV, "cwd": "/", "terminal": False})
         (self.bundles / name / file).write_text(json.dumps(document["process"]))
 
 
@@ -60,12 +61,36 @@ def fake(tmp_path: Path) -> Iterator[Rig]:
             alive=vm.alive,
             bundles=tmp_path / "volumes/containers",
             lower="image",
-            document=lambda process: {"process": process},
+            document=lambda _, process: {"process": process},
             hello_s=5.0,
         )
     finally:
         vmm.stop()
 
 
-# The agent in QEMU joins here with marks=pytest.mark.vm.
-RIGS = [pytest.param(fake, id="fake")]
+def agent(tmp_path: Path) -> Iterator[Rig]:
+    """The real agent in QEMU."""
+    if reason := agent_machine.missing():
+        pytest.skip(reason)
+    machine = agent_machine.Machine(tmp_path, talk=False)
+    (machine.volumes / "containers").mkdir()
+
+    def document(name: str, process: dict[str, Any]) -> dict[str, Any]:
+        config = agent_machine.config_of(name, process["args"], tty=process["terminal"])
+        config["process"]["env"] = process["env"]
+        return config
+
+    try:
+        yield Rig(
+            factory=unix_factory(str(tmp_path / "agent.sock")),
+            alive=lambda: machine.vm.poll() is None,
+            bundles=machine.volumes / "containers",
+            lower="image",
+            document=document,
+            hello_s=60.0,
+        )
+    finally:
+        machine.kill()
+
+
+RIGS = [pytest.param(fake, id="fake"), pytest.param(agent, id="agent", marks=pytest.mark.vm)]

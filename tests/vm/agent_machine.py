@@ -24,6 +24,7 @@ CHECKOUT = Path(__file__).parents[2]
 GUEST_DIR = Path(os.environ.get("CLEARPOD_GUEST_DIR", CHECKOUT / "build" / "guest"))
 AGENT = os.environ.get("CLEARPOD_AGENT", "")
 KEY = bytes(range(16))
+COMMANDS = "sh cat echo sleep stty kill head tail id ls dd yes ip hostname seq true false".split()
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN"]
 
 
@@ -53,7 +54,7 @@ def make_image(root: Path) -> None:
     for name in ("bin", "dev", "proc", "sys", "tmp", "etc", "root"):
         (root / name).mkdir(parents=True)
     shutil.copy2(shutil.which("busybox") or "", root / "bin" / "busybox")
-    for name in ("sh", "cat", "echo", "sleep", "stty", "kill", "head", "tail", "id", "ls", "dd", "yes", "ip", "hostname"):
+    for name in COMMANDS:
         (root / "bin" / name).symlink_to("busybox")
     listing = subprocess.run(["ldd", root / "bin" / "busybox"], capture_output=True, text=True, check=False).stdout
     for library in re.findall(r"(/\S+) \(0x", listing):
@@ -70,7 +71,7 @@ def process_of(argv: list[str], *, tty: bool = False) -> dict[str, Any]:
         "args": argv,
         "env": ["PATH=/bin", "TERM=xterm"],
         "cwd": "/",
-        "capabilities": {name: CAPABILITIES for name in ("bounding", "effective", "permitted")},
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), CAPABILITIES),
     }
 
 
@@ -97,7 +98,7 @@ def config_of(name: str, argv: list[str], *, tty: bool = False, memory: int = 0)
 class Machine:
     """One VM and the client that talks to its agent. `output` and `exits` collect what came in."""
 
-    def __init__(self, work: Path, *words: str) -> None:
+    def __init__(self, work: Path, *words: str, talk: bool = True) -> None:
         self.work, self.console = work, work / "console.log"
         self.layers, self.volumes = work / "layers", work / "volumes"
         make_image(self.layers / "image")
@@ -107,10 +108,12 @@ class Machine:
         self.exits: list[Exited] = []
         self._next_stream = 1
         self._start(words)
+        if not talk:
+            return
         try:
             self.client = self.connect(1)
         except BaseException:
-            self._kill()
+            self.kill()
             raise
 
     def _start(self, words: tuple[str, ...]) -> None:
@@ -148,10 +151,12 @@ class Machine:
 
     def close(self) -> None:
         """End the VM, whatever its state."""
-        self.client.close()
-        self._kill()
+        if hasattr(self, "client"):
+            self.client.close()
+        self.kill()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End the VM without a word."""
         self.vm.kill()
         self.vm.wait()
 
@@ -200,7 +205,7 @@ class Machine:
         end = time.monotonic() + limit_s
         while not until():
             if time.monotonic() > end:
-                raise AssertionError(f"nothing of the kind came: {self.exits} {self.output}\n{self.console.read_text()}")
+                raise AssertionError(f"it did not come: {self.exits} {self.output}\n{self.console.read_text()}")
             for item in self.client.pump(0.2):
                 self._take(item)
                 self.client.done(item)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.vm.agent_machine import Machine, missing
+
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, VmFailed, WrongState
 from stage1.guest.messages import (
     EXITED,
@@ -27,6 +27,7 @@ from stage1.guest.messages import (
     Sysctl,
     Update,
 )
+from tests.vm.agent_machine import Machine, missing
 
 pytestmark = [
     pytest.mark.vm,
@@ -106,7 +107,8 @@ def test_a_deleted_containers_name_can_be_used_again_and_its_files_are_gone(mach
 
 
 def test_megabytes_go_through_without_a_byte_lost(machine: Machine) -> None:
-    stdio = machine.run("big", ["sh", "-c", "i=0; while [ $i -lt 20000 ]; do echo line $i of the long output; i=$((i+1)); done"])
+    script = "i=0; while [ $i -lt 20000 ]; do echo line $i of the long output; i=$((i+1)); done"
+    stdio = machine.run("big", ["sh", "-c", script])
     assert machine.exit_of("big").exit_code == 0
     assert machine.output[stdio.stdout] == b"".join(b"line %d of the long output\n" % i for i in range(20000))
 
@@ -243,7 +245,7 @@ def test_a_cut_link_loses_and_repeats_nothing(machine: Machine) -> None:
     for _ in range(5):
         seen = len(machine.output.get(stdio.stdout, b""))
         machine.pump(lambda seen=seen: len(machine.output.get(stdio.stdout, b"")) > seen)  # type: ignore[misc]
-        machine.client._detach()  # noqa: SLF001  the cut; the client connects again by itself
+        machine.client._detach()  # the cut; the client connects again by itself
     assert machine.exit_of("cut").exit_code == 0
     assert machine.output[stdio.stdout] == b"".join(b"line %d\n" % i for i in range(20000))
 
@@ -271,5 +273,6 @@ def test_a_boot_that_fails_says_why_and_ends(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(VmFailed):
         Machine(tmp_path, "clearpod.link=nonsense")
-    assert "clearpod-agent: the kernel word 'clearpod.link=nonsense' makes no sense" in (tmp_path / "console.log").read_text()
+    console = (tmp_path / "console.log").read_text()
+    assert "clearpod-agent: the kernel word 'clearpod.link=nonsense' makes no sense" in console
     assert time.monotonic() - began < 30

@@ -68,6 +68,7 @@ CASE(crun_says_which_failures_are_the_commands)
 {
     CHECK(is_command_error("executable file `nope` not found in $PATH: No such file or directory"));
     CHECK(is_command_error("the path `/etc/passwd` exists but it is not executable: Permission denied"));
+    CHECK(is_command_error("the path `/etc` is not a regular file: Operation not permitted"));
     CHECK(!is_command_error("mount `proc` to `proc`: Operation not permitted"));
     char line[64];
     crun_message("a warning\nthe error\n\n", line, sizeof line);

@@ -69,7 +69,8 @@ def test_a_prepared_pod_can_be_booted_and_its_vm_is_found_again(host: engine.Hos
 def test_collect_leaves_no_process_mount_directory_or_scratch_disk(host: engine.Host, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     prepared = engine.prepare(POD, host)
-    engine.add_container(prepared.directory, POD, CONTAINER._replace(mounts=(Mount(f"{tmp_path}/data", "/data"),)))
+    with_data = CONTAINER._replace(mounts=(Mount(f"{tmp_path}/data", "/data"),))
+    engine.add_container(prepared.directory, POD, container=with_data)
     assert os.path.exists(prepared.vm.scratch)
     engine.collect(prepared.directory)
     engine.collect(prepared.directory)
@@ -109,7 +110,7 @@ def test_a_scratch_disk_that_can_not_be_made_leaves_nothing(host: engine.Host) -
 
 
 def test_the_guest_sees_the_bundle_but_can_make_nothing_of_its_own(directory: str) -> None:
-    bundle = engine.add_container(directory, POD, CONTAINER)
+    bundle = engine.add_container(directory, POD, container=CONTAINER)
     seen = f"{directory}/share/volumes/containers/c1/config.json"
     assert json.loads(Path(seen).read_text())["process"]["args"] == ["true"]
     assert bundle == f"{directory}/tree/volumes/containers/c1"
@@ -145,7 +146,7 @@ def test_read_only_reaches_as_far_as_asked(
     directory: str, tmp_path: Path, changes: dict[str, bool], top: bool, below: bool
 ) -> None:
     try:
-        engine.add_container(directory, POD, volumes(tmp_path, **changes))
+        engine.add_container(directory, POD, container=volumes(tmp_path, **changes))
         seen = f"{directory}/share/volumes/containers/c1/mounts/0"
         assert os.access(seen, os.W_OK) is top
         assert os.access(f"{seen}/below", os.W_OK) is below
@@ -155,7 +156,7 @@ def test_read_only_reaches_as_far_as_asked(
 
 
 def test_removing_a_container_twice_is_fine_and_keeps_its_volumes_content(directory: str, tmp_path: Path) -> None:
-    engine.add_container(directory, POD, CONTAINER._replace(mounts=(Mount(f"{tmp_path}", "/all"),)))
+    engine.add_container(directory, POD, container=CONTAINER._replace(mounts=(Mount(f"{tmp_path}", "/all"),)))
     (tmp_path / "kept").write_text("kept")
     engine.remove_container(directory, "c1")
     engine.remove_container(directory, "c1")
@@ -165,16 +166,16 @@ def test_removing_a_container_twice_is_fine_and_keeps_its_volumes_content(direct
 
 def test_a_missing_volume_is_named_and_the_container_does_not_half_exist(directory: str) -> None:
     with pytest.raises(NotFound, match="the volume source /no/such/dir for /data does not exist on the host"):
-        engine.add_container(directory, POD, CONTAINER._replace(mounts=(Mount("/no/such/dir", "/data"),)))
+        engine.add_container(directory, POD, container=CONTAINER._replace(mounts=(Mount("/no/such/dir", "/data"),)))
     assert os.listdir(f"{directory}/tree/volumes/containers") == []
 
 
 def test_an_exec_document_comes_and_goes(directory: str) -> None:
-    engine.add_container(directory, POD, CONTAINER)
-    name = engine.add_exec(directory, POD, CONTAINER, Process(argv=("id",)), number=7)
+    engine.add_container(directory, POD, container=CONTAINER)
+    name = engine.add_exec(directory, POD, container=CONTAINER, what=Process(argv=("id",)), number=7)
     assert json.loads(Path(f"{directory}/share/volumes/containers/c1/{name}").read_text())["args"] == ["id"]
     for _ in range(2):
-        engine.remove_exec(directory, "c1", 7)
+        engine.remove_exec(directory, "c1", number=7)
     assert not os.path.exists(f"{directory}/tree/volumes/containers/c1/{name}")
 
 
@@ -188,7 +189,7 @@ def test_what_an_image_puts_in_the_place_of_a_file_can_not_harm(directory: str, 
         os.mkfifo(place / "passwd")
     else:
         (place / "passwd").mkdir()
-    assert engine.read_image_file(directory, "img", "etc/passwd") == ""
+    assert engine.read_image_file(directory, "img", path="etc/passwd") == ""
 
 
 def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(

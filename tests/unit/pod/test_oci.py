@@ -66,7 +66,7 @@ def test_only_what_was_said_becomes_a_limit():
 
 def test_an_exec_gets_the_confinement_of_its_container():
     confined = container(security=Security(no_new_privs=True, drop_capabilities=("CAP_ALL",)))
-    document = oci.process(POD, confined, Process(argv=("id",), user=User(5, 6, (7,))))
+    document = oci.process(POD, confined, what=Process(argv=("id",), user=User(5, 6, (7,))))
     assert document["noNewPrivileges"] is True
     assert document["capabilities"]["bounding"] == []
     assert document["user"] == {"uid": 5, "gid": 6, "additionalGids": [7]}

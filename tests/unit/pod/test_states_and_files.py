@@ -11,7 +11,7 @@ from stage1.pod.model import Pod
 def test_every_state_that_can_be_reached_survives_the_vms_end():
     for moves in (states.POD_MOVES, states.CONTAINER_MOVES):
         for state in set(moves.values()) - {states.NEW}:
-            assert states.move(moves, state, "vm_exit") in (states.DEAD, states.EXITED)
+            assert states.move(moves, state, event="vm_exit") in (states.DEAD, states.EXITED)
 
 
 def test_nothing_leads_back_to_ready_or_running():
@@ -22,7 +22,7 @@ def test_nothing_leads_back_to_ready_or_running():
 @pytest.mark.parametrize("state", [states.RUNNING, states.EXITED])
 def test_a_container_starts_once(state):
     with pytest.raises(WrongState, match=f"start is not possible in state {state}"):
-        states.move(states.CONTAINER_MOVES, state, "start")
+        states.move(states.CONTAINER_MOVES, state, event="start")
 
 
 @pytest.mark.parametrize(

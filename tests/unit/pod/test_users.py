@@ -35,7 +35,7 @@ video:x:44:root,default-user
     ],
 )
 def test_names_and_numbers_are_resolved_in_the_images_own_files(user, expected):
-    assert resolve(user, PASSWD, GROUP) == expected
+    assert resolve(user, passwd=PASSWD, group=GROUP) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,16 +53,16 @@ def test_names_and_numbers_are_resolved_in_the_images_own_files(user, expected):
 )
 def test_what_cannot_be_resolved_is_refused_with_one_sentence(user, sentence):
     with pytest.raises(BadRequest, match=sentence):
-        resolve(user, PASSWD, GROUP)
+        resolve(user, passwd=PASSWD, group=GROUP)
 
 
 def test_strict_policy_takes_only_the_groups_of_the_request():
-    assert resolve("1000", PASSWD, GROUP, extra=(7,), merge=False) == User(1000, 1000, (7,))
+    assert resolve("1000", passwd=PASSWD, group=GROUP, extra=(7,), merge=False) == User(1000, 1000, (7,))
 
 
 def test_merge_policy_adds_the_groups_of_the_request_without_doubles():
-    assert resolve("1000", PASSWD, GROUP, extra=(44, 7, 1000)) == User(1000, 1000, (50000, 44, 7))
+    assert resolve("1000", passwd=PASSWD, group=GROUP, extra=(44, 7, 1000)) == User(1000, 1000, (50000, 44, 7))
 
 
 def test_an_image_without_passwd_runs_numbers():
-    assert resolve("12", "", "") == User(12, 0)
+    assert resolve("12", passwd="", group="") == User(12, 0)
