@@ -227,6 +227,13 @@ def test_tools_are_found_on_path_only(tmp_path: Path, monkeypatch: pytest.Monkey
     assert host.which("dir") == ""
 
 
+@pytest.mark.parametrize(("content", "expected"), [(b"\0libseccomp.so.2\0", True), (b"#!/bin/sh", False), (b"", False)])
+def test_a_text_is_found_in_a_file(tmp_path: Path, content: bytes, expected: bool) -> None:
+    (tmp_path / "program").write_bytes(content)
+    assert host.has_text(str(tmp_path / "program"), b"libseccomp.so") is expected
+    assert not host.has_text(str(tmp_path / "absent"), b"libseccomp.so")
+
+
 def test_the_facts_of_this_host_can_be_gathered() -> None:
     facts = host.host_facts()
     assert facts.machine == os.uname().machine
