@@ -239,3 +239,15 @@ def test_the_facts_of_this_host_can_be_gathered() -> None:
     assert facts.machine == os.uname().machine
     assert host.device_error("/dev/null") == ""
     assert "No such file" in host.device_error("/dev/absent")
+
+
+def test_a_descriptor_that_we_were_given_open_is_not_passed_on() -> None:
+    ours, other = os.pipe()
+    os.set_inheritable(ours, True)
+    try:
+        script = f"readlink /proc/$$/fd/{ours} || echo closed"
+        assert process.run(["sh", "-c", script], timeout_s=10).stdout == b"closed\n"
+        assert os.get_inheritable(ours), "ours stays as it was"
+    finally:
+        os.close(ours)
+        os.close(other)
