@@ -129,3 +129,18 @@ def test_both_lose_privileges_and_only_qemu_is_fenced_in(tmp_path: Path, vm: VmS
     with pytest.raises(VmFailed, match=r"NoNewPrivs:\t1") as caught:
         ProcessVmm(early_s=20).start(vm)
     assert ("content" in str(caught.value)) is not fenced
+
+
+def test_a_vmm_that_shall_die_with_its_starter_does_so_confined_or_not(vm: VmSpec) -> None:
+    Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
+    os.chmod(vm.binary, 0o755)
+    code = (
+        "from stage1.vm.spec import *\nfrom stage1.vm.vmm import ProcessVmm\n"
+        f"vm = ProcessVmm(prefix=('setpriv', '--pdeathsig', 'KILL', '--')).start({vm!r})\n"
+        "print(vm.pid, vm.start_time, vm.alive())"
+    )
+    result = process.run(["/usr/bin/python3", "-c", code], timeout_s=20, env={"PYTHONPATH": os.getcwd()})
+    pid, start_time, alive = result.stdout.split()
+    assert alive == b"True", result.stderr
+    handle = process.open_process(int(pid), int(start_time))
+    assert handle is None or handle.wait(5), "it outlived its starter"
