@@ -143,11 +143,17 @@ async def test_containers_and_volumes_made_after_boot_work_as_for_root(machine: 
         assert not (machine.volume / "device").exists()
 
 
-async def test_what_the_host_mounts_into_a_volume_later_is_not_fenced_off(machine: Machine) -> None:
+async def test_no_volume_is_fenced_off_not_even_what_the_host_mounts_later(machine: Machine) -> None:
     (machine.volume / "late").mkdir()
+    (machine.volume / "single").write_text("one\n")
     async with booted(machine) as pod:
         volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
-        container = await started(pod, machine.image, volume)
+        single, fixed = Mount(f"{machine.volume}/single", "/single"), Mount("/etc", "/fixed", read_only=True)
+        container = await started(pod, machine.image, volume, single, fixed)
+        await said(pod, container, "cat /fixed/passwd; echo two >>/single")
+        assert (machine.volume / "single").read_text() == "one\ntwo\n"
+        with pytest.raises(AssertionError, match="Read-only file system"):
+            await said(pod, container, "echo x >/fixed/new")
         mount.mount("late", str(machine.volume / "late"), "tmpfs")
         (machine.volume / "late/file").write_text("from the host")
         script = "cat /data/late/file; echo from the guest >/data/late/reply"
