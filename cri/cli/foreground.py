@@ -190,5 +190,3 @@ def sweep(host: engine.Host) -> None:
             continue  # it lives, or somebody else swept it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
-
-

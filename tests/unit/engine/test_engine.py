@@ -205,5 +205,3 @@ def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
 @pytest.mark.parametrize("pod_id", ["0" * 64, "f" * 64, "00000001" + "0" * 56])
 def test_a_guests_cid_is_one_that_a_guest_may_have(pod_id: str) -> None:
     assert 3 <= engine.vsock_cid(pod_id) < 2**31
-
-
