@@ -232,6 +232,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
+        sandbox=host.choice.sandbox,
     )
 
 
