@@ -174,7 +174,8 @@ def measure(repeat: int) -> dict[str, Any]:
         for prefix, argv in (("", ours), ("bzimage_", packed), ("debian_", theirs), ("debian_tuned_", tuned)):
             figures |= columns(prefix, [boot(argv, directory) for _ in range(repeat)])
             figures[f"{prefix}argv"] = argv
-    sizes = {f"{name}_bytes": (guest_dir() / name).stat().st_size for name in ("initramfs", "agent", "vmlinux", "bzImage")}
+    names = ("initramfs", "agent", "vmlinux", "bzImage")
+    sizes = {f"{name}_bytes": (guest_dir() / name).stat().st_size for name in names}
     return figures | sizes | {"machine": machine(), "debian_kernel": debian.name.removeprefix("vmlinuz-")}
 
 

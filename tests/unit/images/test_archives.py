@@ -64,7 +64,8 @@ def test_an_image_comes_out_the_same_twice_and_its_digests_are_true(tmp_path, co
     digests = []
     for name in ("one", "two"):
         layout = oci.Layout(tmp_path / name)
-        digests.append(layout.add("ref", [oci.tar(FILES), oci.tar(FILES[:1])], {"Cmd": ["sh"]}, compression=compression))
+        layers = [oci.tar(FILES), oci.tar(FILES[:1])]
+        digests.append(layout.add("ref", layers, {"Cmd": ["sh"]}, compression=compression))
     assert digests[0] == digests[1]
     blobs = list((tmp_path / "one" / "blobs" / "sha256").iterdir())
     assert len(blobs) == 4 and all(oci.digest(blob.read_bytes()) == f"sha256:{blob.name}" for blob in blobs)
