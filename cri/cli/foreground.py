@@ -140,6 +140,7 @@ class Foreground:
             if self._asked_to_end == PATIENCE and self._pod.vm is not None:
                 sys.stderr.write("clearpod: the container is killed: it was asked to end three times\n")
                 self._pod.vm.kill()
+                self._left_alone.set()
                 return
             task = loop.create_task(self._signal(container, number))
             tasks.add(task)
