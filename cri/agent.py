@@ -24,6 +24,8 @@ READ_BYTES = 1 << 18
 RETRY_S = 0.02
 """Between tries to connect: the VMM makes its socket within milliseconds."""
 
+GREETING_S = 2.0
+"""A serial port may lose a greeting while the guest has more to send than the port takes: greet anew."""
 FAULT_RETRY_S = 0.5
 """After a fault, which a new connection may or may not mend."""
 
@@ -193,7 +195,7 @@ class Agent:
             try:
                 self._link.connect(time.time_ns())
                 self._flush()
-                while data := await reader.read(READ_BYTES):
+                while data := await self._read(reader):
                     self._take(data)
                 pause_s = RETRY_S
             except (OSError, LinkFault) as error:
@@ -203,6 +205,15 @@ class Agent:
                 self._writer = None
                 writer.close()
             await asyncio.sleep(pause_s)
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        """What has arrived. Nothing, as at the connection's end, when a greeting on a serial port stays unanswered."""
+        limit_s = None if self._link.open or isinstance(self._who.link, VsockLink) else GREETING_S
+        try:
+            async with asyncio.timeout(limit_s):
+                return await reader.read(READ_BYTES)
+        except TimeoutError:
+            return b""
 
     async def _connect(self) -> Connection | None:
         link = self._who.link

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import HostFacts
 
-SLOW = "isolation is by emulation and slow"
+SLOW = "no usable hardware virtualisation: the VM is emulated (QEMU TCG), so isolation is by emulation and slow"
 
 
 class Choice(NamedTuple):

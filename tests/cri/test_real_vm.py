@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only a real guest can show: its kernel's OOM killer, and `clearpod serve` killed under a real VM."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1 import engine
+
+from .conftest import Registered, VmWorld
+from .test_recovery import _client, _numbers
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture
+def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        made = VmWorld(Path(root), sample, guest_dir)
+        try:
+            yield made
+        finally:
+            for place in engine.pod_directories(made.host):
+                engine.collect(place)
+
+
+async def test_the_guests_oom_killer_is_reported(machine: VmWorld) -> None:
+    limit = pb.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod()
+        hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
+        c = await cri.container(pod, *hog, linux=pb.LinuxContainerConfig(resources=limit))
+        await cri("StartContainer", container_id=c)
+        status = await cri.ended(c)
+        assert (status.exit_code, status.reason) == (137, "OOMKilled")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+@contextmanager
+def _serve(machine: VmWorld, guest_dir: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    config = machine.root / "config.toml"
+    config.write_text(
+        f'run_dir = "{machine.config.run_dir}"\nstate_dir = "{machine.config.state_dir}"\n'
+        f'[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = "qemu"\nscratch_mib = 64\n'
+    )
+    log = (machine.root / "serve.log").open("ab")
+    argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    log.close()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_serve_is_killed_under_a_real_vm_and_no_output_is_lost_or_doubled(
+    machine: VmWorld, guest_dir: Path
+) -> None:
+    with _serve(machine, guest_dir):
+        cri = await _client(machine)
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 3"
+        c = await cri.container(pod, "sh", "-c", script)
+        await cri("StartContainer", container_id=c)
+        await cri.close()
+    for _ in range(3):
+        with _serve(machine, guest_dir):
+            cri = await _client(machine)
+            await cri.status(c)
+            await cri.close()
+    with _serve(machine, guest_dir):
+        cri = await _client(machine)
+        status = await cri.ended(c, limit_s=60)
+        assert status.exit_code == 3
+        assert _numbers(status.log_path) == list(range(1, 20001))
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
