@@ -24,7 +24,7 @@ def test_the_sample_runs_on_a_kernel_of_its_own_and_its_exit_code_comes_back(cle
     kernel, identity, memory = ended.out.decode().splitlines()
     assert (ended.code, ended.err) == (7, "no\n")
     assert kernel != os.uname().release and kernel.endswith("-clearpod")
-    assert identity == "uid=0(root) gid=0(root)"
+    assert identity == "uid=0(root) gid=0(root) groups=0(root)"
     assert memory.startswith("MemTotal:") and 90_000 < int(memory.split()[1]) < 131_072
 
 
