@@ -96,8 +96,8 @@ def shared_root() -> Iterator[Path]:
 def clearpod(shared_root: Path, guest_dir: Path) -> Iterator[Command]:
     """The command. When the test is over, the machine must be as before."""
     command = Command(shared_root, guest_dir, "[vm]\nscratch_mib = 64")
-    (shared_root / "run/run/pods").mkdir(parents=True, exist_ok=True)
-    (shared_root / "run/run/locks").mkdir(parents=True, exist_ok=True)
+    for name in ("run/pods", "run/run/pods", "run/run/locks"):
+        (shared_root / name).mkdir(parents=True, exist_ok=True)
     before = command.leavings.seen()
     yield command
     left = command.leavings.added(before, within_s=1)
