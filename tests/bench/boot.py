@@ -43,6 +43,7 @@ BARE = ("-nostdlib", "-static", "-Wl,--build-id=none")
 PVH_ENTRY = ("-m32", "-DPVH", "-Wl,-Ttext=0x1000000", "-Wl,--section-start=.note.Xen=0x1001000")
 REAL_MODE_ENTRY = ("-m32", "-Wl,-Ttext=0", "-Wl,--oformat=binary")
 LIMIT_S = 120
+SIZED = ("initramfs", "agent", "vmlinux", "bzImage")
 MEMORY_MIB = 128
 
 
@@ -174,7 +175,7 @@ def measure(repeat: int) -> dict[str, Any]:
         for prefix, argv in (("", ours), ("bzimage_", packed), ("debian_", theirs), ("debian_tuned_", tuned)):
             figures |= columns(prefix, [boot(argv, directory) for _ in range(repeat)])
             figures[f"{prefix}argv"] = argv
-    sizes = {f"{name}_bytes": (guest_dir() / name).stat().st_size for name in ("initramfs", "agent", "vmlinux", "bzImage")}
+    sizes = {f"{name}_bytes": (guest_dir() / name).stat().st_size for name in SIZED}
     return figures | sizes | {"machine": machine(), "debian_kernel": debian.name.removeprefix("vmlinuz-")}
 
 
@@ -206,7 +207,7 @@ def show(figures: dict[str, Any]) -> None:
     print(f"guest time by instruction count, {MEMORY_MIB} MiB, 1 CPU, median of {figures['repeat']} (spread)")
     for name in [name.removesuffix("_spread_ms") for name in figures if name.endswith("_spread_ms")]:
         print(f"{name:36} {figures[name + '_ms']:9.3f} ms   ({figures[name + '_spread_ms']:.3f})")
-    for name in ("initramfs", "agent", "vmlinux", "bzImage"):
+    for name in SIZED:
         print(f"{name:36} {figures[name + '_bytes']:12,} bytes")
     print(f"debian is {figures['debian_kernel']} on q35; tuned: with our kernel command line")
 
