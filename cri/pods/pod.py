@@ -14,6 +14,7 @@ import time
 
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.threads import to_the_end
 from cri.pods.tools import Tools
 from cri.store import pods as store
 from stage1 import engine
@@ -80,10 +81,10 @@ class LivePod:
         `prepare` raises.
         """
         begun = time.monotonic()
-        prepared = await asyncio.to_thread(engine.prepare, self.record.pod, self.tools.host)
         try:
+            prepared = await to_the_end(engine.prepare, self.record.pod, self.tools.host)
             self._move("boot", link_key=prepared.link_key)
-            self._watch(await asyncio.to_thread(engine.boot, prepared, self.tools.vmm))
+            self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
             await self._meet(prepared.vm.link, self.tools.boot_timeout_s)
             await self.call(self._configure())
             self._move("agent_up")
@@ -145,7 +146,7 @@ class LivePod:
             if vm is None:
                 raise VmFailed(f"the VM of {self.title} is not known any more")
             self._watch(vm)
-            await self._meet(self._known_link(), self.tools.call_timeout_s)
+            await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.call_timeout_s)
             reply = await self.call(messages.List())
         except PodError as error:
             log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
@@ -181,12 +182,6 @@ class LivePod:
         bundles = set(os.listdir(f"{self.directory}/tree/volumes/containers"))
         for bundle in bundles - set(self.containers):
             await asyncio.to_thread(engine.remove_container, self.directory, bundle)
-
-    def _known_link(self) -> SerialLink | VsockLink:
-        path = f"{self.directory}/agent.sock"
-        if os.path.exists(path):
-            return SerialLink(path)
-        return VsockLink(engine.vsock_cid(self.id), self.tools.host.vsock_port)
 
     # -- for the operations on containers --------------------------------------------------------------------
 
