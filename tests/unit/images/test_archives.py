@@ -63,8 +63,8 @@ def test_another_tar_reads_the_layer(tmp_path):
 def test_an_image_comes_out_the_same_twice_and_its_digests_are_true(tmp_path, compression):
     digests = []
     for name in ("one", "two"):
-        layout = oci.Layout(tmp_path / name)
         layers = [oci.tar(FILES), oci.tar(FILES[:1])]
+        layout = oci.Layout(tmp_path / name)
         digests.append(layout.add("ref", layers, {"Cmd": ["sh"]}, compression=compression))
     assert digests[0] == digests[1]
     blobs = list((tmp_path / "one" / "blobs" / "sha256").iterdir())
