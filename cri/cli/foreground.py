@@ -72,8 +72,8 @@ class Foreground:
             container = await self._create(image, plan)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
-            self._pass_signals(container)
             await containers.start(self._pod, container)
+            self._pass_signals(container)  # until here they undo everything: nobody else could take them
             self._timeline.mark("container started")
             for pump in (self._feed(container), self._resize(container, terminal)):
                 undo.callback(asyncio.ensure_future(pump).cancel)

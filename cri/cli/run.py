@@ -9,13 +9,12 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Coroutine
 from typing import Any
 
-from cri.cli.foreground import Foreground
+from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.timeline import Timeline
 from cri.config import Config, load
 from cri.image.pull import pull
@@ -29,7 +28,6 @@ from stage1.pod.model import Container, Pod, Process, Security
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `clearpod run`."""
@@ -73,7 +71,7 @@ async def _until_interrupted(body: Coroutine[Any, Any, int]) -> int:
             task.cancel()
         got.append(number)
 
-    for number in INTERRUPTS:
+    for number in PASSED_ON:
         asyncio.get_running_loop().add_signal_handler(number, interrupted, number)
     try:
         return await task

@@ -142,7 +142,7 @@ def find_unrecorded(directory: str) -> VmProcess | None:
             try:
                 return VmProcess(int(name), process.start_time(int(name)), f"{directory}/console.log")
             except NotFound:
-                return None
+                continue
     return None
 
 

@@ -7,6 +7,7 @@ the machine does not count.
 """
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -28,9 +29,16 @@ class Leavings:
             "state_dir/tmp": _below(self.root / "state/tmp"),
             "state_dir/scratch": _below(self.root / "state/scratch"),
             "temporary files": _below(self.root / "tmp"),
-            "network namespaces": _names("/run/netns", "/var/run/netns"),
+            "network namespaces": self._namespaces(),
             "cgroups": _cgroups(),
         }
+
+    def _namespaces(self) -> list[str]:
+        """Those with the id of a pod that a daemon of this root has logged; others on the machine have some too."""
+        log = self.root / "serve.log"
+        said = log.read_text(encoding="utf-8") if log.exists() else ""
+        names = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
+        return sorted(name for name in names if (pod := re.search("[0-9a-f]{64}", name)) and pod[0] in said)
 
     def processes(self) -> dict[int, str]:
         """Processes whose command line names the root: VMMs, skopeo and clearpod itself; pid -> command line."""
@@ -66,10 +74,6 @@ def _lines(path: str) -> list[str]:
 
 def _below(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*")) if root.is_dir() else []
-
-
-def _names(*directories: str) -> list[str]:
-    return sorted({name for directory in directories if os.path.isdir(directory) for name in os.listdir(directory)})
 
 
 def _cgroups() -> list[str]:

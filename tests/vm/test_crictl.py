@@ -78,8 +78,8 @@ def _bring(crictl: Crictl, image: str) -> None:
     assert {c["type"]: c["status"] for c in info["status"]["conditions"]}["RuntimeReady"] is True
     assert "Image is up to date" in crictl("pull", image)
     listed = crictl.json("images", "-o", "json")["images"]
-    assert [one["repoTags"] for one in listed if image in one["repoTags"]] == [[image]]
-    assert crictl.json("inspecti", image)["status"]["repoTags"] == [image]
+    found = [one["id"] for one in listed if image in one["repoTags"]]
+    assert [crictl.json("inspecti", image)["status"]["id"]] == found
 
 
 def _pod(crictl: Crictl) -> str:
