@@ -54,6 +54,8 @@ class VmSpec(NamedTuple):
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
     words: tuple[str, ...] = ()
+    netns: str = ""
+    """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
 
 
 def check(vm: VmSpec) -> None:
