@@ -61,6 +61,7 @@ class Node:
             choice=choice,
             scratch_mib=config.vm.scratch_mib,
             vsock_port=VSOCK_PORT,
+            network=config.networks,
         )
         return cls(config, host=host, vmm=ProcessVmm(), images=ImageStore(config.state_dir))
 

@@ -64,7 +64,7 @@ class Foreground:
     """Runs one container in a pod of its own."""
 
     def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
-        self._host = host._replace(run_dir=f"{host.run_dir}/run")
+        self._host = _apart(host)
         self._timeline = timeline
         tools = Tools(host=self._host, vmm=ProcessVmm(prefix=WITH_US), boot_timeout_s=boot_timeout_s)
         record = PodRecord(pod, b"", "", time.time_ns())
@@ -165,6 +165,12 @@ async def _read_input() -> bytes:
     return os.read(0, CHUNK_BYTES)
 
 
+def _apart(host: engine.Host) -> engine.Host:
+    """The same host with our own directories: no daemon takes our pods for its own."""
+    network = host.network and host.network._replace(cache_dir=f"{host.network.cache_dir}/run")
+    return host._replace(run_dir=f"{host.run_dir}/run", network=network)
+
+
 def _hold(host: engine.Host, pod_id: str) -> Lock:
     """While this is held, the pod is ours; the kernel lets go of it when we die."""
     os.makedirs(f"{host.run_dir}/locks", 0o700, exist_ok=True)
@@ -176,7 +182,9 @@ def _lock_path(host: engine.Host, pod_id: str) -> str:
 
 
 def sweep(host: engine.Host) -> None:
-    """Remove the pods whose `clearpod run` was killed, and locks that nobody holds."""
+    """Remove the pods whose `clearpod run` was killed, networks from before a reboot, and locks that nobody holds."""
+    for problem in engine.sweep_networks(host):
+        sys.stderr.write(f"clearpod: {problem}\n")
     try:
         names = os.listdir(f"{host.run_dir}/locks")
     except FileNotFoundError:
@@ -190,5 +198,3 @@ def sweep(host: engine.Host) -> None:
             continue  # it lives, or somebody else swept it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
-
-

@@ -79,6 +79,7 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
         choice=choice,
         scratch_mib=config.vm.scratch_mib,
         vsock_port=VSOCK_PORT,
+        network=config.networks,
     )
 
 

@@ -112,6 +112,8 @@ class PodTable:
         """
         found = await asyncio.to_thread(recovery.survey, self._tools.host)
         await asyncio.gather(*(self._recover(one) for one in found))
+        for problem in await asyncio.to_thread(engine.sweep_networks, self._tools.host):
+            log.error("network.unswept", extra={"error": problem})
 
     async def _recover(self, found: recovery.Found) -> None:
         try:
