@@ -7,6 +7,7 @@ so a test makes it fail, hang or crash.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ SCRIPT = """#!/bin/sh
 here={here}
 name=${{0##*/}}
 cat > $here/stdin-$name-$CNI_COMMAND
-echo "$CNI_COMMAND $name ${{CNI_NETNS:+netns}}" >> $here/calls
+echo "$CNI_COMMAND $name" >> $here/calls
+echo "$CNI_CONTAINERID" >> $here/pods
 lease=$here/leases/$name-$CNI_CONTAINERID
 [ $CNI_COMMAND = DEL ] && [ -e $CNI_NETNS/. -o -e "$CNI_NETNS" ] && nsenter --net=$CNI_NETNS ip -o -4 addr > $here/seen
 [ $CNI_COMMAND = ADD ] && : > $lease
@@ -77,7 +79,7 @@ class FakeCni:
         path = self.root / "calls"
         found = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return [line.removesuffix(" netns").strip() for line in found]
+        return found
 
     def given(self, plugin: str, verb: str) -> Any:
         """The document that `plugin` had on its standard input at its last `verb`."""
@@ -86,4 +88,7 @@ class FakeCni:
     def left_over(self) -> list[str]:
         """Leases, records and namespaces that pods left behind."""
         places = (self.root / "leases", self.root / "cache")
-        return [str(path) for place in places if place.exists() for path in place.iterdir()]
+        found = [str(path) for place in places if place.exists() for path in place.iterdir()]
+        pods = self.root / "pods"
+        ids = set(pods.read_text().split()) if pods.exists() else set()
+        return found + [path for path in map("/run/netns/clearpod-{}".format, ids) if os.path.exists(path)]
