@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from grpc import aio
 
 from cri.config import Config
 from cri.image.pull import pull_blocking
@@ -97,6 +98,19 @@ async def test_a_pod_whose_network_fails_leaves_nothing_and_can_be_asked_for_aga
         assert cni.left_over() == [] and world.left_over() == []
         cni.trouble("second", "ADD", "")
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod())
+
+
+async def test_a_host_port_is_refused_while_another_pod_has_it(world: World, cni: FakeCni) -> None:
+    mappings = [pb.PortMapping(container_port=80, host_port=8080)]
+    async with world.daemon() as cri:
+        both = [cri("RunPodSandbox", config=cri.sandbox(name, port_mappings=mappings)) for name in ("one", "two")]
+        done = await asyncio.gather(*both, return_exceptions=True)
+        (failure,) = [one for one in done if isinstance(one, aio.AioRpcError)]
+        assert failure.code().name == "ALREADY_EXISTS"
+        assert "every address, tcp port 8080 of the host is taken by the pod default/" in str(failure.details())
+        (pod,) = [one.pod_sandbox_id for one in done if not isinstance(one, BaseException)]
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        await cri.pod("three", port_mappings=mappings)
 
 
 async def test_a_guest_that_does_not_boot_gives_its_addresses_back(world: World, cni: FakeCni) -> None:

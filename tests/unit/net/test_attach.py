@@ -11,7 +11,7 @@ import pytest
 
 from stage1.errors import BadRequest, NetworkFailed, PodError
 from stage1.linux import namespace
-from stage1.net import attach, record
+from stage1.net import attach, plugins, record
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, Neighbour, Route
 from tests.fakes.cni import FakeCni
@@ -163,6 +163,32 @@ def test_whatever_the_step_of_death_the_directory_is_enough_to_remove_all(
     for path in attach.recorded(cni.settings.cache_dir).values() if step < 2 else ():
         attach.detach_recorded(path)  # as the sweep does
     attach.detach(directory)
+    attach.detach(directory)
+    assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_whatever_the_step_of_death_in_del_another_call_removes_all(
+    cni: FakeCni, pod: Pod, directory: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    count = 0
+
+    def dying(real):  # type: ignore[no-untyped-def]
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            nonlocal count
+            count += 1
+            if count == step + 1:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for where, name in ((plugins.process, "run"), (namespace, "remove_net"), (record, "forget")):
+            patch.setattr(where, name, dying(getattr(where, name)))
+        with pytest.raises(Killed):
+            attach.detach(directory)
     attach.detach(directory)
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
 
