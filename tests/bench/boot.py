@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 from stage1.linux.host import which
 from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
+from tests.lab.debian_kernel import debian_kernel, default_cache
 
 ROOT = Path(__file__).parent.parent.parent
-DEBIAN_PACKAGE = "linux-image-cloud-amd64"
 ICOUNT = ("-icount", "shift=0,sleep=off")
 MARK = re.compile(rb"clearpod\.mark (\w+) (\d+) (\d+)")
 LIMIT_S = 120
@@ -85,32 +85,12 @@ def boot(argv: list[str]) -> Boot:
     return Boot(init_ns / 1e6, init_tsc / 1e6, (ready_ns - init_ns) / 1e6)
 
 
-def debian_kernel(cache: Path) -> Path:
-    """Debian's cloud kernel, taken from its package once."""
-    depends = subprocess.run(
-        ["apt-cache", "depends", DEBIAN_PACKAGE], capture_output=True, text=True, check=True
-    ).stdout
-    package = next(iter(re.findall(r"Depends: (linux-image-\S+)", depends)), DEBIAN_PACKAGE)
-    place = cache / "debian-kernel" / package
-    if not place.is_dir():
-        with tempfile.TemporaryDirectory() as work:
-            fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
-            subprocess.run(fetch, cwd=work, check=True, stdout=sys.stderr)
-            deb = next(Path(work).glob("*.deb"))
-            place.parent.mkdir(parents=True, exist_ok=True)
-            beside = place.with_name(f"{package}.new")
-            subprocess.run(["dpkg-deb", "-x", deb, beside], check=True)
-            beside.rename(place)
-    return next((place / "boot").glob("vmlinuz-*"))
-
-
 def measure(repeat: int) -> dict[str, Any]:
     """All figures. `*_spread_ms` is the largest minus the smallest of the repeats."""
     with tempfile.TemporaryDirectory() as directory:
         argv = clearpod_argv(directory)
         ours = [boot(argv) for _ in range(repeat)]
-    cache = Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod"))
-    theirs_argv = debian_argv(debian_kernel(cache))
+    theirs_argv = debian_argv(debian_kernel(default_cache()).image)
     theirs = [boot(theirs_argv) for _ in range(repeat)]
     return {
         **_column("kernel_to_init_ms", [one.init_ms for one in ours]),

@@ -87,7 +87,7 @@ mount --make-rshared $new
 umount /proc /dev
 # shellcheck disable=SC3045  # busybox has it
 ulimit -n 65536
-export PATH="$LAB_PATH" HOME=/root LANG=C.UTF-8 LAB=1 LAB_CHECKOUT
+export PATH="$LAB_PATH" HOME=/root LANG=C.UTF-8 LAB=1 LAB_CHECKOUT LAB_DETERMINISTIC
 # The machine goes off when the agent ends.
 # shellcheck disable=SC2016  # expanded by the shell out there
 exec switch_root -c /dev/console $new /bin/sh -c '

@@ -25,6 +25,9 @@ def main(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     try:
         return int(globals()[f"do_{args.verb}"](args))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at its end
+        return 141
     except (LabError, PodError, OSError) as error:
         print(f"lab: {error}", file=sys.stderr)
         return error.code if isinstance(error, LabError) else 1
