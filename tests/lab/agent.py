@@ -50,7 +50,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=self._enter,
+            preexec_fn=self._enter,  # noqa: PLW1509  there is one thread
         )
         self._pidfd = os.pidfd_open(self._process.pid)
         assert self._process.stdout and self._process.stderr

@@ -120,9 +120,12 @@ class _Talk:
             self._stdin = -1
 
     def _receive(self) -> int | None:
-        piece = self._link.recv(CHUNK_BYTES)
+        try:
+            piece = self._link.recv(CHUNK_BYTES)
+        except OSError:
+            piece = b""
         if not piece:
-            raise LabError("the lab went away while the command ran; see `lab console`", protocol.LAB_FAILED)
+            raise LabError("the lab went away while the command ran; see scripts/lab console", protocol.LAB_FAILED)
         for message in self._lines.feed(piece):
             if message["id"] != self._id:
                 continue

@@ -3,7 +3,7 @@
 
 Started by start.py with a plan on its standard input; runs in the lab's state directory. It holds the lock on
 `keeper` as long as it lives, which is how others know that there is a lab. Until it reads "keep" it ends when its
-starter does, so that a killed `lab up` leaves nothing; any child that ends, ends all. A SIGKILL of it kills the children.
+starter does, so that a killed `lab up` leaves nothing; any child that ends, ends all; a SIGKILL of it kills them.
 """
 
 import ctypes
@@ -94,7 +94,12 @@ def _start_all(plan: dict[str, Any], children: dict[str, Child], lock: int) -> N
 def _start(name: str, argv: list[str]) -> Child:
     with open(f"{name}.log", "wb") as log:
         return subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_us
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_die_with_us,  # noqa: PLW1509  there is one thread
         )
 
 

@@ -21,6 +21,7 @@ STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPLETS = tuple("chmod hostname insmod ip mkdir mknod mount poweroff rm sh sleep switch_root umount uname".split())
 """What init.sh calls."""
 S_LINK = 0o120000
+KERNEL_LINE = "console=ttyS0 quiet panic=-1 mitigations=off"
 MODULES = (
     "overlay", "kvm", "kvm-amd", "vhost", "vhost_net", "vhost_vsock", "tun", "tap", "veth", "bridge", "br_netfilter",
     "macvtap", "dummy", "loop", "erofs", "ext4", "virtio_blk", "virtio_net", "nf_tables", "nft_chain_nat",
@@ -83,7 +84,7 @@ def machine_argv(lab: Lab, qemu: str) -> list[str]:
     argv = [
         qemu, *("-M", "q35"), *("-cpu", "max,+svm,+npt"), *_clock(lab),
         *("-m", str(lab.memory_mib)), *("-object", memory), *("-numa", "node,memdev=ram"),
-        *("-kernel", lab.kernel), *("-initrd", "initramfs"), *("-append", "console=ttyS0 quiet panic=-1 mitigations=off"),
+        *("-kernel", lab.kernel), *("-initrd", "initramfs"), *("-append", KERNEL_LINE),
         "-nodefaults", "-no-reboot", *("-display", "none"), *("-serial", f"file:{CONSOLE}"),
         *("-drive", f"file={DISK},if=none,id=disk,format=raw,cache=unsafe,discard=unmap"),
         *("-device", "virtio-blk-pci,drive=disk"), *("-device", "virtio-rng-pci"),
@@ -133,9 +134,7 @@ def _module_name(path: str) -> str:
 
 def initramfs(lab: Lab, *, busybox: bytes, init: bytes, modules: dict[str, bytes]) -> list[Entry]:
     """The entries of the lab's initramfs; `modules` are uncompressed and in the order to load them."""
-    table = "".join(
-        f"{share.tag}\t{'rw' if share.writable else 'ro'}\t{share.target}\n" for share in shares(lab)[1:]
-    )
+    table = "".join(f"{share.tag}\t{'rw' if share.writable else 'ro'}\t{share.target}\n" for share in shares(lab)[1:])
     return [
         *(Entry(name, S_DIR | 0o755) for name in ("bin", "dev", "modules", "proc")),
         Entry("dev/console", S_CHAR | 0o600, device=(5, 1)),

@@ -107,9 +107,8 @@ def _prepare(lab: plan.Lab) -> None:
     disk.unlink(missing_ok=True)
     with disk.open("wb") as file:
         file.truncate(plan.DISK_BYTES)
-    made = subprocess.run(
-        [which("mkfs.ext4"), "-q", "-O", "^has_journal", "-E", "lazy_itable_init=1", disk], capture_output=True, text=True
-    )
+    mkfs = [which("mkfs.ext4"), "-q", "-O", "^has_journal", "-E", "lazy_itable_init=1", disk]
+    made = subprocess.run(mkfs, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if made.returncode:
         raise LabError(f"mkfs.ext4 of {disk} failed: {made.stderr.strip()}")
 

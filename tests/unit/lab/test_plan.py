@@ -12,7 +12,8 @@ import pytest
 from tests.lab import debian_kernel, plan
 
 GOLDEN = Path(__file__).parent / "golden"
-LAB = plan.Lab(checkout="/src/pods", state="/src/pods/build/lab", cache="/var/cache/c", kernel="/k/vmlinuz", modules="/k/m")
+SRC = "/src/pods"
+LAB = plan.Lab(checkout=SRC, state=f"{SRC}/build/lab", cache="/var/cache/c", kernel="/k/vmlinuz", modules="/k/m")
 FULL = LAB._replace(
     memory_mib=1024, deterministic=True, paths=("/opt/lkvm", "/mnt/x y"), apart=("/mnt/x y",), cache="/src/pods/c"
 )
