@@ -115,10 +115,10 @@ def do_test(args: argparse.Namespace) -> int:
         print("lab: there is no lkvm on PATH, so the kvmtool tests are skipped; docs/lab.md says how to get one")
         return 0
     args.path.append(os.path.dirname(lkvm))
-    python = str(ROOT / ".venv/bin/python")
-    python = python if os.path.exists(python) else sys.executable
-    wanted = args.pytest or ["tests/vm"]
-    pytest = [python, "-m", "pytest", "-rs", "-m", "kvmtool", *wanted]
+    python = ROOT / ".venv/bin/python"
+    if not python.exists():
+        raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
+    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", *(args.pytest or ["tests/vm"])]
     # Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine.
     subprocess.run([*pytest, "--collect-only", "-q"], cwd=ROOT, check=False)
     was_up = state.read(directory()).word != "down"
