@@ -14,8 +14,8 @@ RUN_PACKAGES=(
     qemu-system-x86 skopeo iproute2                           # at run time
     containernetworking-plugins
 )
-# To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer.
-TEST_PACKAGES=(git docker-registry shellcheck clang-19 libclang-rt-19-dev)
+# To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer, the lab.
+TEST_PACKAGES=(git docker-registry shellcheck clang-19 libclang-rt-19-dev virtiofsd kmod)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 

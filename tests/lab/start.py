@@ -100,6 +100,8 @@ def up(lab: plan.Lab) -> str:
 def _prepare(lab: plan.Lab) -> None:
     directory = Path(lab.state)
     busybox, init = Path(BUSYBOX).read_bytes(), (HERE / "init.sh").read_bytes()
+    if b"/ld-linux" in busybox[:4096]:
+        raise LabError(f"{BUSYBOX} is not the static one; install it with: apt-get install busybox-static")
     entries = plan.initramfs(lab, busybox=busybox, init=init, modules=_modules(Path(lab.modules)))
     (directory / "initramfs").write_bytes(cpio.archive(entries))
     (directory / plan.CONSOLE).write_bytes(b"")
