@@ -40,6 +40,7 @@ def main() -> int:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     children: dict[str, Child] = {}
     try:
+        _remove_sockets()  # of a keeper that was killed: theirs would be taken for ours
         plan = json.loads(sys.stdin.buffer.readline())
         _write_record(lock, children)
         _see_root_alone(plan["root_bind"])
@@ -52,10 +53,14 @@ def main() -> int:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _end(children)
-        for name in os.listdir():
-            if name.endswith((".sock", ".sock.pid")):
-                os.unlink(name)
+        _remove_sockets()
     return 0
+
+
+def _remove_sockets() -> None:
+    for name in os.listdir():
+        if name.endswith((".sock", ".sock.pid")):
+            os.unlink(name)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

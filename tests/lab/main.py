@@ -118,13 +118,18 @@ def do_test(args: argparse.Namespace) -> int:
     python = ROOT / ".venv/bin/python"
     if not python.exists():
         raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
-    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", *(args.pytest or ["tests/vm"])]
+    wanted = [word for word in args.pytest if word != "--"]
+    if not any(word.startswith("tests") for word in wanted):
+        wanted.insert(0, "tests/vm")
+    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", *wanted]
     # Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine.
     subprocess.run([*pytest, "--collect-only", "-q"], cwd=ROOT, check=False)
     was_up = state.read(directory()).word != "down"
     do_up(args)
     try:
-        return client.run(directory(), client.Order(pytest, cwd=str(ROOT)))
+        # The lab that was up already may have another PATH.
+        path = f"PATH={os.path.dirname(lkvm)}:{plan.STANDARD_PATH}"
+        return client.run(directory(), client.Order(["env", path, *pytest], cwd=str(ROOT)))
     finally:
         if not was_up:
             start.down(directory())

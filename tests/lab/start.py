@@ -29,7 +29,7 @@ BOOT_S = 180.0
 STOP_S = 8.0
 PACKAGES = {
     QEMU: "qemu-system-x86", plan.VIRTIOFSD: "virtiofsd", "mkfs.ext4": "e2fsprogs", BUSYBOX: "busybox-static",
-    "depmod": "kmod", "apt-get": "apt", "ip": "iproute2",
+    "depmod": "kmod",
 }  # fmt: skip
 
 
@@ -42,6 +42,9 @@ def describe(directory: Path, options: dict[str, object], paths: list[str]) -> p
     """The lab that was asked for. Fetches its kernel when that is not in the cache. Raises LabError."""
     if packages := missing(PACKAGES):
         raise LabError(f"programs are missing; install them with: apt-get install {' '.join(packages)}")
+    real = [os.path.realpath(path) for path in paths]
+    if absent := [path for path in real if not os.path.isdir(path)]:
+        raise LabError(f"--path: there is no directory {absent[0]}")
     cache = debian_kernel.default_cache()
     cache.mkdir(parents=True, exist_ok=True)
     try:
@@ -49,9 +52,6 @@ def describe(directory: Path, options: dict[str, object], paths: list[str]) -> p
         debian_kernel.need_dependencies(kernel.modules)
     except BuildFailed as error:
         raise LabError(str(error)) from None
-    real = [os.path.realpath(path) for path in paths]
-    if absent := [path for path in real if not os.path.isdir(path)]:
-        raise LabError(f"--path: there is no directory {absent[0]}")
     lab = plan.Lab(
         checkout=str(ROOT),
         state=str(directory.resolve()),
@@ -87,9 +87,9 @@ def up(lab: plan.Lab) -> str:
     with keeper.stdin:  # the keeper ends when this is closed before "keep"
         try:
             _await(lab, keeper)
+            state.mark_ready(state.read(directory))
             keeper.stdin.write(b"keep\n")
             keeper.stdin.flush()
-            state.mark_ready(state.read(directory))
         except BaseException:
             keeper.stdin.close()
             keeper.wait(STOP_S)

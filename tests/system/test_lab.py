@@ -160,7 +160,6 @@ def starting(place: Path) -> "subprocess.Popen[bytes]":
 
 @pytest.mark.parametrize("whom", ["up", "keeper", "down"])
 def test_a_start_that_is_cut_short_leaves_nothing(place: Path, whom: str) -> None:
-    command(place, "down")
     up = starting(place)
     record = state.read(place).record
     assert {"root", "checkout", "cache", "results", "machine"} == record["children"].keys()
