@@ -26,16 +26,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from images.lib import cpio
 from stage1.linux.host import which
 from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
+from tests.lab.debian_kernel import debian_kernel, default_cache
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path.append(str(ROOT / "images"))
-from lib import cpio  # noqa: E402
-
-DEBIAN_PACKAGE = "linux-image-cloud-amd64"
 ICOUNT = ("-icount", "shift=0,sleep=off")
 MARK = re.compile(rb"clearpod\.mark (\w+) (\d+) (\d+)")
 ENTERED = re.compile(rb"TSC(.{8})", re.DOTALL)
@@ -59,11 +57,6 @@ class Boot(NamedTuple):
 def guest_dir() -> Path:
     """Where the guest was built."""
     return Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
-
-
-def cache_dir() -> Path:
-    """Where Debian's kernel is kept."""
-    return Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod"))
 
 
 def clearpod_argv(directory: str) -> list[str]:
@@ -148,28 +141,13 @@ def with_pid1(directory: str) -> Path:
     return out
 
 
-def debian_kernel() -> Path:
-    """Debian's cloud kernel, taken from its package once."""
-    depends = subprocess.run(["apt-cache", "depends", DEBIAN_PACKAGE], capture_output=True, text=True, check=True)
-    package = next(iter(re.findall(r"Depends: (linux-image-\S+)", depends.stdout)), DEBIAN_PACKAGE)
-    place = cache_dir() / "debian-kernel" / package
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as work:
-            download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package]
-            subprocess.run(download, cwd=work, check=True, stdout=sys.stderr)
-            subprocess.run(["dpkg-deb", "-x", next(Path(work).glob("*.deb")), f"{work}/root"], check=True)
-            Path(work, "root").rename(place)
-    return next((place / "boot").glob("vmlinuz-*"))
-
-
 def measure(repeat: int) -> dict[str, Any]:
     """All figures: the least of the repeats; `*_spread_ms` is how much more the largest was."""
     figures: dict[str, Any] = {"repeat": repeat, "unit": "milliseconds of guest time, one instruction a nanosecond"}
     with tempfile.TemporaryDirectory() as directory:
         ours = clearpod_argv(directory)
         packed = replace(ours, "-kernel", str(guest_dir() / "bzImage"))
-        debian, pid1 = debian_kernel(), with_pid1(directory)
+        debian, pid1 = debian_kernel(default_cache()).image, with_pid1(directory)
         theirs = debian_argv(debian, pid1)
         tuned = debian_argv(debian, pid1, ours[ours.index("-append") + 1])
         for prefix, argv in (("", ours), ("bzimage_", packed), ("debian_", theirs), ("debian_tuned_", tuned)):

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one command in a lab that is up: takes a free port, sends the order, passes input and output on.
+
+Called by the commands and by start.py, which asks this way whether the lab answers. When this process ends, for
+whatever reason, the agent kills the command.
+"""
+
+import fcntl
+import os
+import select
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from tests.lab import plan, protocol
+from tests.lab.state import LabError
+
+CHUNK_BYTES = 32 * 1024
+
+
+class Order(NamedTuple):
+    """What to run. Without `cwd` it is ours, if the lab has it, else /. `stdin` is passed on if given."""
+
+    argv: list[str]
+    cwd: str = ""
+    stdin: int = -1
+    timeout_s: float = 0.0
+
+
+def run(directory: Path, order: Order) -> int:
+    """The command's exit code; its output is on our standard output and error. Raises LabError."""
+    deadline = time.monotonic() + order.timeout_s if order.timeout_s else None
+    with _connection(directory, deadline) as link:
+        return _Talk(link, order, deadline).finish()
+
+
+@contextmanager
+def _connection(directory: Path, deadline: float | None) -> Iterator[socket.socket]:
+    number, lock = _take_port(directory, deadline)
+    with lock, socket.socket(socket.AF_UNIX) as link:
+        place = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            link.connect(f"/proc/self/fd/{place}/{plan.port(number)}")
+        except OSError as error:
+            raise LabError(f"the lab in {directory} does not answer: {error}", protocol.LAB_FAILED) from None
+        finally:
+            os.close(place)
+        yield link
+
+
+def _take_port(directory: Path, deadline: float | None) -> tuple[int, IO[bytes]]:
+    locks = [(directory / f"port{number}.lock").open("wb") for number in range(protocol.PORTS)]
+    while True:
+        for number, lock in enumerate(locks):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return number, lock
+            except BlockingIOError:
+                pass
+        if deadline and time.monotonic() > deadline:
+            raise LabError(f"{protocol.PORTS} commands run in the lab, and none ended in time", protocol.TIMED_OUT)
+        time.sleep(0.05)
+
+
+class _Talk:
+    """One conversation."""
+
+    def __init__(self, link: socket.socket, order: Order, deadline: float | None) -> None:
+        self._link, self._order, self._deadline = link, order, deadline
+        self._id = uuid.uuid4().hex
+        self._stdin = order.stdin
+        self._lines = protocol.Lines()
+
+    def finish(self) -> int:
+        self._send(
+            argv=self._order.argv,
+            cwd=self._order.cwd or os.getcwd(),
+            anywhere=not self._order.cwd,
+            env=plan.passed_on(dict(os.environ)),
+            input=self._stdin >= 0,
+        )
+        while True:
+            ready = self._poll()
+            if self._stdin in ready:
+                self._pass_input()
+            if self._link.fileno() in ready:
+                code = self._receive()
+                if code is not None:
+                    return protocol.exit_code(code)
+
+    def _send(self, **message: Any) -> None:
+        try:
+            self._link.sendall(protocol.encode(id=self._id, **message))
+        except OSError as error:
+            raise LabError(f"the lab went away: {error}", protocol.LAB_FAILED) from None
+
+    def _poll(self) -> set[int]:
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        if self._stdin >= 0:
+            poll.register(self._stdin, select.POLLIN)
+        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
+        ready = {fd for fd, _ in poll.poll(left)}
+        if not ready:
+            text = f"{self._order.argv[0]} did not end within {self._order.timeout_s:g} s and was killed"
+            raise LabError(text, protocol.TIMED_OUT)
+        return ready
+
+    def _pass_input(self) -> None:
+        piece = os.read(self._stdin, CHUNK_BYTES)
+        if piece:
+            self._send(**{"in": piece})
+        else:
+            self._send(end=True)
+            self._stdin = -1
+
+    def _receive(self) -> int | None:
+        try:
+            piece = self._link.recv(CHUNK_BYTES)
+        except OSError:
+            piece = b""
+        if not piece:
+            raise LabError("the lab went away while the command ran; see scripts/lab console", protocol.LAB_FAILED)
+        for message in self._lines.feed(piece):
+            if message["id"] != self._id:
+                continue
+            for key, stream in (("out", sys.stdout), ("err", sys.stderr)):
+                if key in message:
+                    stream.buffer.write(protocol.data(message, key))
+                    stream.flush()
+            if "code" in message:
+                return int(message["code"])
+        return None

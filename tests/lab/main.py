@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of `scripts/lab`: a machine with working KVM for those who have none.
+
+Called by scripts/lab as root. See docs/lab.md.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from stage1.errors import PodError
+from stage1.linux.host import which
+from tests.lab import client, plan, protocol, start, state
+from tests.lab.state import LabError
+
+ROOT = start.ROOT
+NOT_UP = "the lab is {word}; bring it up with: scripts/lab up"
+
+
+def main(argv: list[str]) -> int:
+    """Run one verb; its exit code, or that of the command in the lab."""
+    args = parser().parse_args(argv)
+    try:
+        return int(globals()[f"do_{args.verb}"](args))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes at its end
+        return 141
+    except (LabError, PodError, OSError) as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return error.code if isinstance(error, LabError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="scripts/lab", description="A machine with working KVM. See docs/lab.md.")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    machine = argparse.ArgumentParser(add_help=False)
+    machine.add_argument("--path", action="append", default=[], metavar="DIR", help="put DIR first on PATH inside")
+    machine.add_argument("--memory", type=int, default=3072, metavar="MIB")
+    machine.add_argument("--cpus", type=int, default=2, metavar="N")
+    machine.add_argument("--deterministic", action="store_true", help="one instruction is one nanosecond (slow)")
+    verbs.add_parser("up", parents=[machine], help="boot it; fine when it is up")
+    run = verbs.add_parser("run", help="run a command in it")
+    run.add_argument("-i", dest="stdin", action="store_true", help="pass standard input on")
+    run.add_argument("-C", dest="cwd", default="", metavar="DIR", help="directory (default: this one, else /)")
+    run.add_argument("--timeout", type=float, default=0, metavar="S", help="kill it after so many seconds (code 124)")
+    run.add_argument("argv", nargs=argparse.REMAINDER, metavar="COMMAND...")
+    verbs.add_parser("status", help="tell whether it is up")
+    verbs.add_parser("console", help="print what its kernel said")
+    verbs.add_parser("down", help="end it")
+    test = verbs.add_parser("test", parents=[machine], help="run the kvmtool tests in it")
+    test.add_argument("pytest", nargs=argparse.REMAINDER, metavar="PYTEST-ARGUMENT...")
+    return top
+
+
+def directory() -> Path:
+    """Where the lab keeps its state: $CLEARPOD_LAB_DIR, else build/lab."""
+    return Path(os.environ.get("CLEARPOD_LAB_DIR", ROOT / "build" / "lab")).resolve()
+
+
+def do_up(args: argparse.Namespace) -> int:
+    """Boot the lab."""
+    given = [*args.path, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":"))]
+    options = {"memory_mib": args.memory, "vcpus": args.cpus, "deterministic": args.deterministic}
+    print(f"lab: {start.up(start.describe(directory(), options, given))}")
+    return 0
+
+
+def do_run(args: argparse.Namespace) -> int:
+    """Run a command in the lab."""
+    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    if not argv:
+        raise LabError("run what? scripts/lab run COMMAND...", 2)
+    found = state.read(directory())
+    if found.word != "up":
+        raise LabError(NOT_UP.format(word=found.word), protocol.LAB_FAILED)
+    return client.run(directory(), client.Order(argv, args.cwd, 0 if args.stdin else -1, args.timeout))
+
+
+def do_status(args: argparse.Namespace) -> int:
+    """Print one word, and the processes if there are any; 1 unless up."""
+    found = state.read(directory())
+    print(found.word)
+    if found.record:
+        print(f"keeper {found.record['pid']}")
+        for name, (pid, _) in found.record["children"].items():
+            print(f"{name} {pid}")
+    return 0 if found.word == "up" else 1
+
+
+def do_console(args: argparse.Namespace) -> int:
+    """Print the console, also that of a lab that has ended."""
+    console = directory() / plan.CONSOLE
+    if not console.exists():
+        raise LabError(f"there is no {console}: no lab was up here")
+    sys.stdout.buffer.write(console.read_bytes())
+    return 0
+
+
+def do_down(args: argparse.Namespace) -> int:
+    """End the lab."""
+    start.down(directory())
+    return 0
+
+
+def do_test(args: argparse.Namespace) -> int:
+    """Run the tests that need the real kvmtool, in a lab that is brought up for them if need be."""
+    lkvm = which("lkvm") or next((found for path in args.path if (found := shutil.which("lkvm", path=path))), "")
+    if not lkvm:
+        print("lab: there is no lkvm on PATH, so the kvmtool tests are skipped; docs/lab.md says how to get one")
+        return 0
+    args.path.append(os.path.dirname(lkvm))
+    python = ROOT / ".venv/bin/python"
+    if not python.exists():
+        raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
+    wanted = [word for word in args.pytest if word != "--"]
+    if not any(word.startswith("tests") for word in wanted):
+        wanted.insert(0, "tests/vm")
+    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", *wanted]
+    # Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine.
+    subprocess.run([*pytest, "--collect-only", "-q"], cwd=ROOT, check=False)
+    was_up = state.read(directory()).word != "down"
+    do_up(args)
+    try:
+        # The lab that was up already may have another PATH.
+        path = f"PATH={os.path.dirname(lkvm)}:{plan.STANDARD_PATH}"
+        return client.run(directory(), client.Order(["env", path, *pytest], cwd=str(ROOT)))
+    finally:
+        if not was_up:
+            start.down(directory())
