@@ -64,19 +64,21 @@ class Foreground:
     """Runs one container in a pod of its own."""
 
     def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
-        self._host = host._replace(run_dir=f"{host.run_dir}/run")
+        self._port = VsockPort(0)
+        port = self._port.listen() if host.choice.driver == "kvmtool" else 0
+        self._host = host._replace(run_dir=f"{host.run_dir}/run", vsock_port=port)
         self._timeline = timeline
         tools = Tools(host=self._host, vmm=ProcessVmm(prefix=WITH_US), boot_timeout_s=boot_timeout_s)
         record = PodRecord(pod, b"", "", time.time_ns())
-        self._port = VsockPort(self._host.vsock_port)
         self._pod = LivePod(record, tools, self._port)
 
     async def run(self, image: ImageFiles, plan: Plan) -> int:
         """The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run."""
         sweep(self._host)
         async with AsyncExitStack() as undo:
+            undo.callback(self._port.close)
             undo.enter_context(_hold(self._host, self._pod.id))
-            undo.callback(os.unlink, _lock_path(self._host, self._pod.id))
+            undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
             await self._pod.boot()
             undo.push_async_callback(self._pod.remove)
@@ -175,6 +177,12 @@ def _lock_path(host: engine.Host, pod_id: str) -> str:
     return f"{host.run_dir}/locks/{pod_id}"
 
 
+def _forget_lock(host: engine.Host, pod_id: str) -> None:
+    """Remove the lock's file, unless something of the pod stayed: the next run's sweep finds it by its lock."""
+    if not os.path.exists(engine.pod_directory(host, pod_id)):
+        os.unlink(_lock_path(host, pod_id))
+
+
 def sweep(host: engine.Host) -> None:
     """Remove the pods whose `clearpod run` was killed, and locks that nobody holds."""
     try:
@@ -190,5 +198,3 @@ def sweep(host: engine.Host) -> None:
             continue  # it lives, or somebody else swept it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
-
-

@@ -25,9 +25,6 @@ from stage1.pod.model import Container, Pod, Process, Security
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
 
-VSOCK_PORT = 0x70D
-"""Where this process listens for its guest when the link is a vsock; the guest's context id tells it apart."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `clearpod run`."""
@@ -78,7 +75,6 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
         state_dir=config.state_dir,
         choice=choice,
         scratch_mib=config.vm.scratch_mib,
-        vsock_port=VSOCK_PORT,
     )
 
 

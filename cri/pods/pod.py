@@ -143,7 +143,7 @@ class LivePod:
             if vm is None:
                 raise VmFailed(f"the VM of {self.title} is not known any more")
             self._watch(vm)
-            await self._meet(self._known_link(), self.tools.call_timeout_s)
+            await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.call_timeout_s)
             reply = await self.call(messages.List())
         except PodError as error:
             log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
@@ -179,12 +179,6 @@ class LivePod:
         bundles = set(os.listdir(f"{self.directory}/tree/volumes/containers"))
         for bundle in bundles - set(self.containers):
             await asyncio.to_thread(engine.remove_container, self.directory, bundle)
-
-    def _known_link(self) -> SerialLink | VsockLink:
-        path = f"{self.directory}/agent.sock"
-        if os.path.exists(path):
-            return SerialLink(path)
-        return VsockLink(engine.vsock_cid(self.id), self.tools.host.vsock_port)
 
     # -- for the operations on containers --------------------------------------------------------------------
 
