@@ -62,7 +62,10 @@ class Node:
             scratch_mib=config.vm.scratch_mib,
             vsock_port=VSOCK_PORT,
         )
-        return cls(config, host=host, vmm=ProcessVmm(), images=ImageStore(config.state_dir))
+        vmm = ProcessVmm()
+        if vmm.confinement.lacks:
+            log.warning("confinement", extra={"warning": vmm.confinement.lacks})
+        return cls(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
 
     @property
     def hypervisor(self) -> str:

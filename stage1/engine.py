@@ -237,6 +237,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
         dax=_dax(host, directory) if on_kvmtool else None,
+        sandbox=host.choice.sandbox,
     )
 
 

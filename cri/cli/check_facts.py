@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import HostFacts, device_error, host_facts, which
+from stage1.vm import confine
 from stage1.vm.choose import Choice, choose
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
@@ -38,6 +39,7 @@ class Facts(NamedTuple):
     missing_plugins: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     cgroup: str = ""
+    confinement: confine.Confinement = confine.Confinement("setpriv", True)
     tun_error: str = ""
     free_bytes: int = 0
     is_root: bool = True
@@ -52,6 +54,7 @@ def gather(config: str | None) -> Facts:
         missing_plugins=missing_plugins(),
         networks=networks(CNI_CONFIG_DIR),
         cgroup=cgroup_version(),
+        confinement=confine.find(),
         tun_error=device_error("/dev/net/tun"),
         is_root=os.geteuid() == 0,
     )

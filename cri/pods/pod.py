@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One live pod: its VM, the link to its agent, its containers, and its file.
 
-Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else
-happens in the calls that ask for it, ordered by locks. Not here: what is done to single containers
-(`containers`, `execs`).
+Made by the table. One task of its own waits for the VM's end, which may come at any moment, and trims the
+console meanwhile; everything else happens in the calls that ask for it, ordered by locks. Not here: what is
+done to single containers (`containers`, `execs`).
 """
 
 import asyncio
@@ -32,6 +32,8 @@ END_S = 2.0
 """How long the guest gets to end by itself."""
 KILL_S = 20.0
 CONSOLE_LINES = 12
+TRIM_S = 10.0
+"""How often the console's file is cut down: a guest may write without end, and `/run` is memory."""
 
 
 class LivePod:
@@ -240,13 +242,20 @@ class LivePod:
         handle = process.open_process(vm.pid, vm.start_time)
         if handle is not None:
             with handle:
-                await _readable(handle.fileno())
+                while not await _is_readable_within(TRIM_S, handle.fileno()):
+                    await self._trim_console(vm)
                 handle.wait(0)
         why = f"the virtual machine of {self.title} has ended"
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)
         self._mark_dead(why)
+
+    async def _trim_console(self, vm: VmProcess) -> None:
+        try:
+            await asyncio.to_thread(vm.trim_console)
+        except PodError as error:
+            log.warning("pod.console", extra={"pod": self.id, "title": self.title, "error": str(error)})
 
     def _mark_dead(self, why: str) -> None:
         for waiting in self.execs.values():
@@ -331,10 +340,14 @@ class LivePod:
         return True
 
 
-async def _readable(descriptor: int) -> None:
+async def _is_readable_within(limit_s: float, descriptor: int) -> bool:
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, ready.set)
     try:
-        await ready.wait()
+        async with asyncio.timeout(limit_s):
+            await ready.wait()
+    except TimeoutError:
+        return False
     finally:
         loop.remove_reader(descriptor)
+    return True

@@ -57,7 +57,10 @@ class Dax(NamedTuple):
 
 
 class VmSpec(NamedTuple):
-    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line."""
+    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
+
+    `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can.
+    """
 
     name: str
     binary: str
@@ -74,6 +77,7 @@ class VmSpec(NamedTuple):
     accel: str = "tcg"
     words: tuple[str, ...] = ()
     dax: Dax | None = None
+    sandbox: bool = False
 
 
 def check(vm: VmSpec) -> None:

@@ -63,6 +63,7 @@ def vm(tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
         link=SerialLink(f"{tmp_path}/agent.sock"),
         scratch=str(tmp_path / "scratch"),
         accel=choice.accel,
+        sandbox=choice.sandbox,
     )
 
 
