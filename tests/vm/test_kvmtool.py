@@ -23,7 +23,7 @@ from stage1.vm.vmm import ProcessVmm
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
 
 CHECKOUT = Path(__file__).parents[2]
-RUN_S = 120
+RUN_S = 200
 SET_GUEST_CID = 0x4008AF60  # linux/vhost.h
 TAKEN_CID = 4242
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds and runs the C tests of kvmtool's shim (check_*.c beside this file), and preloads the library into programs."""
+"""Builds and runs the C tests of kvmtool's shim (check_*.c beside this file), and preloads the library."""
 
 import os
 import shutil
