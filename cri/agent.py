@@ -30,6 +30,9 @@ GREETING_S = 2.0
 FAULT_RETRY_S = 0.5
 """After a fault, which a new connection may or may not mend."""
 
+OLD_GREETING_NS = 20_000_000
+"""A guest sets its clock by the host's greeting: so much later it is worth another."""
+
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -121,6 +124,7 @@ class Agent:
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
         self._hello: asyncio.Future[messages.Hello] | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._greeted_ns = 0
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
 
@@ -224,7 +228,7 @@ class Agent:
             reader, writer = connection
             self._writer = writer
             try:
-                self._link.connect(time.time_ns())
+                self._greet()
                 self._flush()
                 while data := await self._read(reader):
                     self._take(data)
@@ -238,6 +242,17 @@ class Agent:
                 self._writer = None
                 writer.close()
             await asyncio.sleep(pause_s)
+
+    def _greet(self) -> None:
+        self._greeted_ns = time.time_ns()
+        self._link.connect(self._greeted_ns)
+
+    def _met(self, hello: messages.Hello) -> None:
+        """The guest's first answer. A guest that was still booting has read the time out of an old greeting."""
+        assert self._hello is not None
+        if time.time_ns() - self._greeted_ns > OLD_GREETING_NS:
+            self._greet()
+        self._hello.set_result(hello)
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         """What has arrived. Nothing, as at the connection's end, when a greeting on a serial port stays unanswered."""
@@ -288,7 +303,7 @@ class Agent:
             if isinstance(seen.event, messages.Exited):
                 self._exited(seen.event)
         elif isinstance(seen, HelloSeen) and self._hello is not None and not self._hello.done():
-            self._hello.set_result(seen.hello)
+            self._met(seen.hello)
 
     def _flush(self) -> None:
         """Write what the link has to say; a broken link is noticed, and said, by who reads from it."""

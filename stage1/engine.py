@@ -31,7 +31,7 @@ from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink
-from stage1.vm.vmm import Vmm, VmProcess
+from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
 LEAST_MEMORY_MIB = 48
@@ -192,9 +192,9 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
 
 def collect(directory: str) -> None:
     """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine."""
-    vm = find_vm(directory)
-    if vm is not None:
-        vm.kill()
+    for vm in (find_vm(directory), find_unrecorded(directory)):
+        if vm is not None:
+            vm.kill()
     _unmount_below(directory)
     _remove_scratch(directory)
     files.remove_tree(directory)

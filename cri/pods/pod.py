@@ -14,6 +14,7 @@ import time
 
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.threads import to_the_end
 from cri.pods.tools import Tools
 from cri.store import pods as store
 from stage1 import engine
@@ -80,10 +81,10 @@ class LivePod:
         `prepare` raises.
         """
         begun = time.monotonic()
-        prepared = await asyncio.to_thread(engine.prepare, self.record.pod, self.tools.host)
         try:
+            prepared = await to_the_end(engine.prepare, self.record.pod, self.tools.host)
             self._move("boot", link_key=prepared.link_key)
-            self._watch(await asyncio.to_thread(engine.boot, prepared, self.tools.vmm))
+            self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
             await self._meet(prepared.vm.link, self.tools.boot_timeout_s)
             await self.call(self._configure())
             self._move("agent_up")

@@ -25,7 +25,7 @@ class Refused(NamedTuple):
 
 
 def asked(fragments: Iterable[str]) -> dict[str, str]:
-    """Name to value of all fragments' lines, in order. Raises Fault for a name that is given twice or a strange line."""
+    """Name to value of all the fragments. Raises Fault for a name that is given twice and for a strange line."""
     wanted: dict[str, str] = {}
     for line in "\n".join(fragments).splitlines():
         if not line.strip() or line.startswith("#"):

@@ -129,6 +129,35 @@ class ProcessVmm:
         return _survive_start(pid, console, early_s=self._early_s)
 
 
+def find_unrecorded(directory: str) -> VmProcess | None:
+    """The VMM that has files below `directory` on its command line; None when there is none.
+
+    That is how to find one whose starter was killed before it could write down who it is.
+    """
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        words = _command_line(name)
+        if _is_vmm(words[0]) and any(f"{directory}/" in word for word in words[1:]):
+            try:
+                return VmProcess(int(name), process.start_time(int(name)), f"{directory}/console.log")
+            except NotFound:
+                continue
+    return None
+
+
+def _command_line(pid: str) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return os.fsdecode(file.read()).split("\0")
+    except OSError:
+        return [""]
+
+
+def _is_vmm(binary: str) -> bool:
+    return is_kvmtool(binary) or os.path.basename(binary).startswith("qemu-system-")
+
+
 def is_kvmtool(binary: str) -> bool:
     """Whether the VMM at this path is kvmtool; what has another name is taken for QEMU."""
     return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")

@@ -63,8 +63,9 @@ def test_another_tar_reads_the_layer(tmp_path):
 def test_an_image_comes_out_the_same_twice_and_its_digests_are_true(tmp_path, compression):
     digests = []
     for name in ("one", "two"):
+        layers = [oci.tar(FILES), oci.tar(FILES[:1])]
         layout = oci.Layout(tmp_path / name)
-        digests.append(layout.add("ref", [oci.tar(FILES), oci.tar(FILES[:1])], {"Cmd": ["sh"]}, compression=compression))
+        digests.append(layout.add("ref", layers, {"Cmd": ["sh"]}, compression=compression))
     assert digests[0] == digests[1]
     blobs = list((tmp_path / "one" / "blobs" / "sha256").iterdir())
     assert len(blobs) == 4 and all(oci.digest(blob.read_bytes()) == f"sha256:{blob.name}" for blob in blobs)
