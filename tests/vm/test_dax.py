@@ -168,6 +168,12 @@ def test_images_are_mounted_with_dax_at_boot_and_in_the_running_vm(
     assert "outside" in guest.window(f"map {64 * MIB} {third.size}", third)
 
 
+def test_the_system_image_is_one_that_can_be_mounted_with_dax(start: Start, guest_dir: Path) -> None:
+    system = guest_dir / "system.erofs"
+    guest = start(Dax(f"{guest_dir}/lkvm-shim.so", (DaxImage(str(system), system.stat().st_size),)))
+    assert "dax=always" in guest.ask("mount 0")
+
+
 def test_an_image_that_is_cut_short_reads_as_zeros_and_the_vm_lives(
     start: Start, tmp_path: Path, guest_dir: Path
 ) -> None:
