@@ -11,6 +11,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     console.log    what the VMM and the guest's kernel wrote
     cni.json       symbolic link to the record of the pod's network, which must survive a reboot
     agent.sock     QEMU's end of the link
+    dax.sock       kvmtool's window: images are mapped into the running VM here
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
@@ -32,18 +33,19 @@ from stage1.pod.network import PodNetwork
 from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
-from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
 LEAST_MEMORY_MIB = 48
+SHIM = "lkvm-shim.so"
 
 
 class Host(NamedTuple):
     """What all pods of this host share. Directories are absolute.
 
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network`
-    pods have only their loopback.
+    pods have only their loopback. `window_mib` is what a kvmtool guest reserves for images that come while it runs.
     """
 
     run_dir: str
@@ -53,6 +55,7 @@ class Host(NamedTuple):
     scratch_mib: int = 4096
     vsock_port: int = 0
     network: net.Settings | None = None
+    window_mib: int = 0
 
 
 class Prepared(NamedTuple):
@@ -279,8 +282,18 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
+        dax=_dax(host, directory) if on_kvmtool else None,
         sandbox=host.choice.sandbox,
     )
+
+
+def _dax(host: Host, directory: str) -> Dax | None:
+    """None where the shim was not built: the system image is a disk then."""
+    library, system = f"{host.guest_dir}/{SHIM}", _artefact(host, "system.erofs")
+    if not os.path.exists(library):
+        return None
+    images = (DaxImage(system, os.path.getsize(system)),)
+    return Dax(os.path.realpath(library), images, host.window_mib * MIB, f"{directory}/dax.sock")
 
 
 def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:

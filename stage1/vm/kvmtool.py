@@ -5,10 +5,12 @@ The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci.
 option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, so
 HOME is the pod's own directory and the name, which is the socket's, a short one: a unix socket's path has 107
 bytes.
+
+With `vm.dax` the system image is no disk but memory: see `dax.py`.
 """
 
 from stage1.errors import BadRequest
-from stage1.vm import words
+from stage1.vm import dax, words
 from stage1.vm.spec import Nic, VmSpec, VsockLink, check
 
 # What kvmtool puts before our words, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
@@ -23,7 +25,6 @@ def argv(vm: VmSpec) -> list[str]:
     check(vm)
     if not isinstance(vm.link, VsockLink):
         raise BadRequest("kvmtool has no serial link to the agent: give the VM a vsock link, or use QEMU")
-    disks = [f"{vm.system_image},ro", *([vm.scratch] if vm.scratch else [])]
     return [
         vm.binary,
         "run",
@@ -35,7 +36,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("--console", "serial"),
         "--rng",
         *("--vsock", str(vm.link.cid)),
-        *(word for disk in disks for word in ("--disk", disk)),
+        *(word for disk in _disks(vm) for word in ("--disk", disk)),
         *(word for share in vm.shares for word in ("--9p", f"{share.path},{share.tag}")),
         *_network(vm.nics),
         *("--params", kernel_line(vm)),
@@ -43,14 +44,22 @@ def argv(vm: VmSpec) -> list[str]:
 
 
 def environment(vm: VmSpec) -> dict[str, str]:
-    """What kvmtool's environment must be: a HOME of the pod's own."""
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
+    """What kvmtool's environment must be: a HOME of the pod's own, and the library for DAX."""
+    own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
+    return own | (dax.environment(vm.dax, vm.memory_mib) if vm.dax else {})
 
 
 def kernel_line(vm: VmSpec) -> str:
     """Our part of the kernel command line. Raises BadRequest when the whole line is too long."""
-    line = ["panic=-1", *words.SPEED, *words.for_agent(vm, system="/dev/vda", scratch="/dev/vdb"), *vm.words]
+    memory = dax.words(vm.dax, vm.memory_mib) if vm.dax else []
+    system, scratch = ("/dev/pmem0", "/dev/vda") if vm.dax else ("/dev/vda", "/dev/vdb")
+    line = ["panic=-1", *words.SPEED, *memory, *words.for_agent(vm, system=system, scratch=scratch), *vm.words]
     return words.join(line, added_bytes=len(_OWN_WORDS))
+
+
+def _disks(vm: VmSpec) -> list[str]:
+    system = [] if vm.dax else [f"{vm.system_image},ro"]
+    return [*system, *([vm.scratch] if vm.scratch else [])]
 
 
 def _network(nics: tuple[Nic, ...]) -> list[str]:

@@ -37,6 +37,25 @@ class VsockLink(NamedTuple):
     port: int
 
 
+class DaxImage(NamedTuple):
+    """A file of `size` bytes (whole pages) whose page cache the guest reads in place."""
+
+    path: str
+    size: int
+
+
+class Dax(NamedTuple):
+    """For kvmtool: its preloaded `library`, and what it maps; the first of `images` is the system image.
+
+    With `window_bytes` there is a window too, which is filled through the unix socket `socket`.
+    """
+
+    library: str
+    images: tuple[DaxImage, ...]
+    window_bytes: int = 0
+    socket: str = ""
+
+
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
 
@@ -57,6 +76,7 @@ class VmSpec(NamedTuple):
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
     words: tuple[str, ...] = ()
+    dax: Dax | None = None
     sandbox: bool = False
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
@@ -65,9 +85,18 @@ class VmSpec(NamedTuple):
 def check(vm: VmSpec) -> None:
     """Raise BadRequest when a value could be read by a VMM as something else."""
     paths = [vm.run_dir, vm.kernel, vm.initramfs, vm.system_image, vm.scratch, *(s.path for s in vm.shares)]
+    if vm.dax:
+        paths += [vm.dax.socket, *(image.path for image in vm.dax.images)]
+        _check_library(vm.dax.library)
     for path in paths:
         if path and (not path.startswith("/") or "," in path):
             raise BadRequest(f"{path!r} can't be given to a VMM: it must be absolute and without a comma")
     for word in vm.words:
         if any(c.isspace() or c in "\"'" for c in word):
             raise BadRequest(f"{word!r} can't be a word of a kernel command line")
+
+
+def _check_library(path: str) -> None:
+    """The dynamic loader splits LD_PRELOAD, and has no quotes."""
+    if not path.startswith("/") or any(c.isspace() or c == ":" for c in path):
+        raise BadRequest(f"{path!r} can't be preloaded: it must be absolute and without colons and spaces")

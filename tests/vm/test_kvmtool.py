@@ -97,6 +97,17 @@ def test_the_sample_pod_runs_in_a_vm_of_kvmtool_and_nothing_stays(place: Place) 
     assert place.left_over() == []
 
 
+def test_the_system_image_is_memory_that_is_never_read_as_a_disk(place: Place, guest_dir: Path) -> None:
+    if not (guest_dir / "lkvm-shim.so").exists():
+        pytest.skip(f"no lkvm-shim.so in {guest_dir}: images/build shim")
+    script = "ls /sys/block; cat /sys/block/pmem0/stat"
+    argv = place.command("--hypervisor", "kvmtool", "--", "sh", "-c", script)
+    done = subprocess.run(argv, cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_S)
+    said = done.stdout.decode().split()
+    assert said[:2] == ["pmem0", "vda"], done.stderr.decode()
+    assert set(said[2:]) == {"0"}, "reads by DAX are no requests to the block device"
+
+
 def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place) -> None:
     sizes = {"one": ("-m", "80", "-c", "1"), "two": ("-m", "200", "-c", "2")}
     script = "nproc; grep MemTotal /proc/meminfo; echo $NAME"

@@ -14,7 +14,7 @@ from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import mount
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.vm.choose import Choice
-from stage1.vm.spec import SerialLink, VmSpec, VsockLink
+from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
 from stage1.vm.vmm import VmProcess
 from tests.fakes.guest import FakeVmm
 
@@ -219,6 +219,24 @@ def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
         assert engine.find_link(prepared.directory, host) == prepared.vm.link
     finally:
         engine.collect(prepared.directory)
+
+
+@pytest.mark.parametrize("window_mib", [0, 256])
+def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
+    host: engine.Host, monkeypatch: pytest.MonkeyPatch, window_mib: int
+) -> None:
+    monkeypatch.setattr(engine.vsock, "choose_cid", lambda _: 77)
+    choice = QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm")
+    kvmtool = host._replace(choice=choice, vsock_port=99, window_mib=window_mib)
+    for driver, is_built in ((kvmtool, False), (kvmtool, True), (host, True)):
+        if is_built:
+            Path(host.guest_dir, "lkvm-shim.so").write_bytes(b"x")
+        prepared = engine.prepare(POD, driver)
+        engine.collect(prepared.directory)
+        system = DaxImage(f"{host.guest_dir}/system.erofs", 1)
+        socket = f"{prepared.directory}/dax.sock"
+        dax = Dax(f"{host.guest_dir}/lkvm-shim.so", (system,), window_mib << 20, socket)
+        assert prepared.vm.dax == (dax if driver is kvmtool and is_built else None)
 
 
 def test_on_a_host_with_shared_mounts_nothing_shows_up_twice_and_all_goes(host: engine.Host) -> None:

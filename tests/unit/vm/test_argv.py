@@ -11,7 +11,7 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.vm import kvmtool, qemu
-from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 
 GOLDEN = Path(__file__).parent / "golden"
 POD = "/run/clearpod/pods/0123"
@@ -35,6 +35,9 @@ SHARES = (
     Share("volumes", f"{POD}/share/volumes", read_only=False),
 )
 NICS = (Nic("cp0", "02:00:00:00:00:01"), Nic("cp1", "02:00:00:00:00:02"))
+SYSTEM = DaxImage("/g/system.erofs", 6 << 20)
+DAX = Dax("/g/lkvm-shim.so", (SYSTEM,))
+WINDOW = Dax("/g/lkvm-shim.so", (SYSTEM, DaxImage("/i/app.erofs", 4096)), 256 << 20, f"{POD}/dax.sock")
 ALL = {
     "shares": SHARES,
     "scratch": "/var/lib/clearpod/scratch/0123.img",
@@ -54,6 +57,8 @@ CASES = {
     "kvmtool-minimal": LKVM,
     "kvmtool-scratch": LKVM._replace(scratch=f"{POD}/scratch.img"),
     "kvmtool-tap": LKVM._replace(nics=NICS[:1]),
+    "kvmtool-dax": LKVM._replace(dax=DAX, scratch=f"{POD}/scratch.img"),
+    "kvmtool-dax-window": LKVM._replace(**ALL, memory_mib=4096, vcpus=8, dax=WINDOW),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }
 
@@ -90,6 +95,11 @@ def test_every_golden_file_has_a_case() -> None:
         {"system_image": "relative"},
         {"run_dir": "/run/a,b"},
         {"shares": (Share("t", "/x,y", read_only=False),)},
+        {"dax": DAX._replace(images=(DaxImage("/a,b", 4096),))},
+        {"dax": DAX._replace(socket="relative")},
+        {"dax": DAX._replace(library="/with space.so")},
+        {"dax": DAX._replace(library="/with:colon.so")},
+        {"dax": DAX._replace(library="lkvm-shim.so")},
         {"words": ("two words",)},
         {"words": ('quo"ted',)},
         {"words": ("x" * 2000,)},
@@ -129,3 +139,16 @@ def test_the_environment_has_the_pods_directory_as_home_and_nothing_of_ours(
     monkeypatch.setenv("SECRET", "x")
     environment = (qemu if module is qemu else kvmtool).environment(LKVM)
     assert environment == {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": POD}
+
+
+def test_kvmtool_is_preloaded_only_where_there_is_something_to_map() -> None:
+    environment = kvmtool.environment(LKVM._replace(dax=WINDOW))
+    assert environment["LD_PRELOAD"] == "/g/lkvm-shim.so"
+    assert environment["CLEARPOD_DAX_IMAGES"] == "0x100000000:6291456:/g/system.erofs,0x100600000:4096:/i/app.erofs"
+    assert environment["CLEARPOD_DAX_WINDOW"] == f"0x100800000:268435456:{POD}/dax.sock"
+    assert set(environment) == {"PATH", "HOME", "LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_DAX_WINDOW"}
+
+
+def test_an_image_that_is_no_whole_pages_is_refused() -> None:
+    with pytest.raises(BadRequest, match="not whole pages"):
+        kvmtool.argv(LKVM._replace(dax=DAX._replace(images=(DaxImage("/g/system.erofs", 1),))))

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds and runs the C tests of kvmtool's shim (check_*.c beside this file), and preloads the library."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[3]
+SOURCES = CHECKOUT / "images" / "lkvm-shim"
+OUT = CHECKOUT / "build" / "lkvm-shim"  # kept between runs: make rebuilds only what changed
+ABSENT = [tool for tool in ("make", "gcc") if not shutil.which(tool)]
+LIMIT_BYTES = 32 * 1024
+
+pytestmark = [
+    pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)}"),
+    pytest.mark.timeout(120),
+]
+
+# The request of KVM_SET_USER_MEMORY_REGION to a file that is no VM: the shim must leave it at the kernel's answer.
+NOT_A_VM = """
+import fcntl
+try:
+    fcntl.ioctl(open("/dev/null"), 0x4020AE46, bytes(32))
+except OSError as error:
+    print(error.errno)
+"""
+
+
+def make(*targets: str) -> str:
+    """Run make; its output is the failure's text."""
+    command = ["make", "-C", SOURCES, f"OUT={OUT}", *targets]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    """The library as it is shipped."""
+    make("all")
+    return OUT / "lkvm-shim.so"
+
+
+def test_the_shim_keeps_its_promises_before_a_fake_kvm() -> None:
+    assert " cases\n" in make("check")
+
+
+def test_the_library_is_small_shows_one_function_and_needs_only_libc(library: Path) -> None:
+    assert library.stat().st_size <= LIMIT_BYTES
+    shown = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in shown.splitlines()] == ["ioctl"]
+    needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    assert [line.split()[-1] for line in needed.splitlines() if "NEEDED" in line] == ["[libc.so.6]"]
+
+
+@pytest.mark.parametrize("variables", [{}, {"CLEARPOD_DAX_IMAGES": "0x100000000:4096:/absent"}], ids=["bare", "with"])
+def test_other_programs_do_not_notice_it(library: Path, variables: dict[str, str]) -> None:
+    environment = {**os.environ, "LD_PRELOAD": str(library), **variables}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", NOT_A_VM], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "25\n", "")
