@@ -58,6 +58,8 @@ class VmSpec(NamedTuple):
     accel: str = "tcg"
     words: tuple[str, ...] = ()
     sandbox: bool = False
+    netns: str = ""
+    """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
 
 
 def check(vm: VmSpec) -> None:
