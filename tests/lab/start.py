@@ -109,7 +109,7 @@ def _prepare(lab: plan.Lab) -> None:
     disk.unlink(missing_ok=True)
     with disk.open("wb") as file:
         file.truncate(plan.DISK_BYTES)
-    mkfs = [which("mkfs.ext4"), "-q", "-O", "^has_journal", "-E", "lazy_itable_init=1", disk]
+    mkfs = [which("mkfs.ext4"), "-q", "-O", "^has_journal", "-E", "lazy_itable_init=1", str(disk)]
     made = subprocess.run(mkfs, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if made.returncode:
         raise LabError(f"mkfs.ext4 of {disk} failed: {made.stderr.strip()}")
