@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stage1.errors import BadRequest, NotFound
+from stage1.net.attach import Settings
 
 DEFAULT_PATH = "/etc/clearpod/config.toml"
 MEMORY_MIN_MIB = 48
@@ -81,6 +82,23 @@ class Log(_Table):
     format: Literal["text", "json"] = "text"
 
 
+class Network(_Table):
+    """Where the CNI's configuration and plugins are. `cache` keeps what must be undone: empty, cni in state_dir."""
+
+    conf_dir: str = Field(default="/etc/cni/net.d", pattern=r"^/")
+    bin_dirs: tuple[str, ...] = Field(default=("/opt/cni/bin", "/usr/lib/cni"), min_length=1, strict=False)
+    cache: str = Field(default="", pattern=r"^(/.*)?$")
+    plugin_timeout_s: float = Field(default=30.0, gt=0, le=600, strict=False)
+
+    @field_validator("bin_dirs")
+    @classmethod
+    def _are_absolute(cls, bin_dirs: tuple[str, ...]) -> tuple[str, ...]:
+        for path in bin_dirs:
+            if not path.startswith("/") or ":" in path:
+                raise ValueError(f"must be absolute paths without a colon, and {path!r} is not")
+        return bin_dirs
+
+
 class Limits(_Table):
     """What one node allows. 0: no limit."""
 
@@ -96,6 +114,7 @@ class Config(_Table):
     socket: Socket = Socket()
     guest: Guest = Guest()
     vm: Vm = Vm()
+    network: Network = Network()
     registries: tuple[Registry, ...] = Field(default=(), strict=False)
     log: Log = Log()
     limits: Limits = Limits()
@@ -111,6 +130,13 @@ class Config(_Table):
     def socket_path(self) -> str:
         """The socket's path, by default in the run directory."""
         return self.socket.path or f"{self.run_dir}/clearpod.sock"
+
+    @property
+    def networks(self) -> Settings:
+        """The network's settings as the engine wants them."""
+        cache_dir = self.network.cache or f"{self.state_dir}/cni"
+        said = self.network
+        return Settings(said.conf_dir, said.bin_dirs, cache_dir, limit_s=said.plugin_timeout_s)
 
     @property
     def guest_dir(self) -> str:

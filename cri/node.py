@@ -61,6 +61,7 @@ class Node:
             choice=choice,
             scratch_mib=config.vm.scratch_mib,
             vsock_port=VSOCK_PORT,
+            network=config.networks,
         )
         vmm = ProcessVmm()
         if vmm.confinement.lacks:

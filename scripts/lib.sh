@@ -11,8 +11,7 @@ RUN_PACKAGES=(
     linux-source-6.12 xz-utils lz4 zstd
     musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
     busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
-    qemu-system-x86 skopeo iproute2                           # at run time
-    containernetworking-plugins
+    qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
 )
 # To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer.
 TEST_PACKAGES=(git docker-registry shellcheck clang-19 libclang-rt-19-dev)

@@ -9,6 +9,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
     vm.json        the VMM's pid and start time, and the guest's vsock context id if it has one, for adoption
     console.log    what the VMM and the guest's kernel wrote
+    cni.json       symbolic link to the record of the pod's network, which must survive a reboot
     agent.sock     QEMU's end of the link
     dax.sock       kvmtool's window: images are mapped into the running VM here
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
@@ -22,15 +23,17 @@ import os
 import stat
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, KernelError, NotFound
+from stage1.errors import BadRequest, KernelError, NotFound, PodError
 from stage1.linux import files, mount, vsock
+from stage1.net import attach as net
 from stage1.pod import files as texts
 from stage1.pod import oci
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
+from stage1.pod.network import PodNetwork
 from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
-from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
@@ -42,7 +45,7 @@ class Host(NamedTuple):
     """What all pods of this host share. Directories are absolute.
 
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. `window_mib` is what a
-    kvmtool guest reserves for images that come while it runs.
+    kvmtool guest reserves for images that come while it runs. Without `network` pods have only their loopback.
     """
 
     run_dir: str
@@ -52,15 +55,17 @@ class Host(NamedTuple):
     scratch_mib: int = 4096
     vsock_port: int = 0
     window_mib: int = 0
+    network: net.Settings | None = None
 
 
 class Prepared(NamedTuple):
-    """A pod that can be booted. `link_key` is the secret of docs/link.md."""
+    """A pod that can be booted. `link_key` is the secret of docs/link.md; `network` None is loopback only."""
 
     pod: Pod
     directory: str
     vm: VmSpec
     link_key: bytes
+    network: PodNetwork | None = None
 
 
 def pod_directory(host: Host, pod_id: str) -> str:
@@ -69,11 +74,12 @@ def pod_directory(host: Host, pod_id: str) -> str:
 
 
 def prepare(pod: Pod, host: Host) -> Prepared:
-    """Make the pod's directory, share and scratch disk, and decide on its VM. Nothing stays when it fails.
+    """Make the pod's directory, share, scratch disk and network, and decide on its VM. Nothing stays when it fails.
 
     Raises:
         BadRequest: the pod asks for less memory than a guest needs.
         NotFound: the guest's kernel or images are not built.
+        NetworkFailed: a CNI plugin failed.
     """
     _check_size(pod)
     directory = pod_directory(host, pod.id)
@@ -84,10 +90,12 @@ def prepare(pod: Pod, host: Host) -> Prepared:
         _make_share(pod, directory)
         if vm.scratch:
             _make_scratch(vm.scratch, directory, host=host)
-    except BaseException:
-        collect(directory)
+        network = net.attach(pod, directory, settings=host.network) if host.network else None
+        _write_identity(pod, f"{directory}/tree/volumes/pod", network=network)
+    except BaseException as error:
+        _collect_after(error, directory)
         raise
-    return Prepared(pod, directory, vm, os.urandom(16))
+    return Prepared(pod, directory, _with_network(vm, pod, host=host, network=network), os.urandom(16), network)
 
 
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
@@ -191,13 +199,51 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
 
 
 def collect(directory: str) -> None:
-    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine."""
-    for vm in (find_vm(directory), find_unrecorded(directory)):
-        if vm is not None:
-            vm.kill()
+    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine.
+
+    Raises NetworkFailed when a CNI plugin fails at DEL; the directory then stays, for another try.
+    """
+    vm = find_vm(directory) or find_unrecorded(directory)
+    if vm is not None:
+        vm.kill()
     _unmount_below(directory)
     _remove_scratch(directory)
+    net.detach(directory)
     files.remove_tree(directory)
+
+
+def _collect_after(error: BaseException, directory: str) -> None:
+    """What can't be removed now stays for the next start, and does not hide the error that led here."""
+    try:
+        collect(directory)
+    except PodError as second:
+        error.add_note(f"and {directory} could not be removed: {second}")
+
+
+def network(directory: str) -> PodNetwork | None:
+    """The network of the pod, as written down by `prepare`; None when it has none (any more)."""
+    return net.read(directory)
+
+
+def remove_network(directory: str) -> None:
+    """Give the pod's addresses and rules back; gone already is fine. Its VM must have ended.
+
+    Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again.
+    """
+    net.detach(directory)
+
+
+def sweep_networks(host: Host) -> list[str]:
+    """Remove networks whose pod's directory is gone, as after a reboot; a sentence for each that could not be."""
+    problems = []
+    records = net.recorded(host.network.cache_dir) if host.network else {}
+    for pod_id, record in records.items():
+        if not os.path.exists(pod_directory(host, pod_id)):
+            try:
+                net.detach_recorded(record)
+            except PodError as error:
+                problems.append(f"the network of pod {pod_id} could not be removed: {error}")
+    return problems
 
 
 def pod_directories(host: Host) -> list[str]:
@@ -256,6 +302,13 @@ def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
     return VsockLink(vsock.choose_cid(int(pod.id[:8], 16)), host.vsock_port)
 
 
+def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec:
+    if network is None or host.network is None:
+        return vm
+    nics = tuple(Nic(one.tap, one.mac) for one in network.interfaces)
+    return vm._replace(nics=nics, netns=net.netns_path(host.network, pod))
+
+
 def _artefact(host: Host, name: str) -> str:
     path = f"{host.guest_dir}/{name}"
     if not os.path.exists(path):
@@ -279,20 +332,19 @@ def _remove_scratch(directory: str) -> None:
 def _make_share(pod: Pod, directory: str) -> None:
     for name in ("layers", "volumes", "volumes/pod", "volumes/containers"):
         files.make_dirs(f"{directory}/tree/{name}", 0o755)
-    _write_identity(pod, f"{directory}/tree/volumes/pod")
     os.mkdir(f"{directory}/share")
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
     # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
     mount.set_propagation(f"{directory}/share", mount.MS_PRIVATE)
 
 
-def _write_identity(pod: Pod, where: str) -> None:
+def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None:
     path = "/etc/resolv.conf"
     host_dns = files.read(path).decode(errors="replace") if os.path.exists(path) else ""
     for name, text in (
-        ("hosts", texts.hosts(pod)),
+        ("hosts", texts.hosts(pod, network.ips if network else ())),
         ("hostname", texts.hostname(pod)),
-        ("resolv.conf", texts.resolv_conf(pod, host_dns)),
+        ("resolv.conf", texts.resolv_conf(pod, host_dns, network=network)),
     ):
         files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
 

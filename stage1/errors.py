@@ -12,6 +12,7 @@
     |- Unavailable            UNAVAILABLE          exit 10
     |- KernelError            INTERNAL             exit 1
     |- VmFailed               UNKNOWN              exit 11
+    |- NetworkFailed          UNKNOWN              exit 13
     |- AgentFailed            UNKNOWN              exit 12
        |- NoCommand           UNKNOWN              exit 127
 
@@ -90,6 +91,12 @@ class VmFailed(PodError):
     """The VM did not start, died, or its agent never answered. The console's last lines belong into the message."""
 
     grpc_code, exit_code = "UNKNOWN", 11
+
+
+class NetworkFailed(PodError):
+    """A CNI plugin failed; the text is the plugin's, with the name of the plugin and of the network."""
+
+    grpc_code, exit_code = "UNKNOWN", 13
 
 
 class AgentFailed(PodError):

@@ -13,15 +13,14 @@ from typing import NamedTuple, TypeVar
 from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import HostFacts, device_error, host_facts, which
+from stage1.net.conflist import find, find_plugin, lacks
 from stage1.vm import confine
 from stage1.vm.choose import Choice, choose
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
 GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
-CNI_BIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 Value = TypeVar("Value")
-CNI_CONFIG_DIR = "/etc/cni/net.d"
 
 
 class Facts(NamedTuple):
@@ -37,7 +36,9 @@ class Facts(NamedTuple):
     tools: tuple[tuple[str, str], ...] = ()
     mount_errors: tuple[tuple[str, str], ...] = ()
     missing_plugins: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
+    bin_dirs: tuple[str, ...] = ()
+    network: str = ""
+    network_error: str = ""
     cgroup: str = ""
     confinement: confine.Confinement = confine.Confinement("setpriv", True)
     tun_error: str = ""
@@ -51,8 +52,6 @@ def gather(config: str | None) -> Facts:
     facts = Facts(
         host=host,
         tools=tuple((tool, which(tool)) for tool in TOOLS),
-        missing_plugins=missing_plugins(),
-        networks=networks(CNI_CONFIG_DIR),
         cgroup=cgroup_version(),
         confinement=confine.find(),
         tun_error=device_error("/dev/net/tun"),
@@ -80,6 +79,10 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(existing(config.state_dir)),
         free_bytes=free_bytes(existing(config.state_dir)),
+        missing_plugins=tuple(name for name in CNI_PLUGINS if not find_plugin(name, config.network.bin_dirs)),
+        bin_dirs=config.network.bin_dirs,
+        network=network_name(config.network.conf_dir),
+        network_error=lacks(config.network.conf_dir, config.network.bin_dirs),
     )
 
 
@@ -105,20 +108,13 @@ def mount_errors(directory: str) -> tuple[tuple[str, str], ...]:
     return (("erofs", said), ("overlay", said))
 
 
-def missing_plugins() -> tuple[str, ...]:
-    """The CNI plugins of a usual network that are in none of the usual directories."""
-    return tuple(
-        name for name in CNI_PLUGINS if not any(os.access(f"{directory}/{name}", os.X_OK) for directory in CNI_BIN_DIRS)
-    )
-
-
-def networks(directory: str) -> tuple[str, ...]:
-    """The CNI configurations in `directory`, in the order in which they count."""
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError:
-        return ()
-    return tuple(name for name in names if name.endswith((".conf", ".conflist", ".json")))
+def network_name(conf_dir: str) -> str:
+    """The network that pods get, with its plugins and the files that were passed over; empty when there is none."""
+    network, problems = find(conf_dir)
+    if network is None:
+        return ""
+    passed = f"; passed over: {'; '.join(problems)}" if problems else ""
+    return f"{network.name} ({', '.join(network.types())}) in {network.file}{passed}"
 
 
 def cgroup_version() -> str:

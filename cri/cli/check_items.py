@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from cri.cli.check_facts import CNI_BIN_DIRS, CNI_CONFIG_DIR, Facts
+from cri.cli.check_facts import Facts
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 1 << 30
@@ -156,7 +156,7 @@ _MOUNTED = {"erofs": "this kernel mounts it from a file", "overlay": "this kerne
 
 
 def _plugins(facts: Facts) -> Item:
-    where = " or ".join(CNI_BIN_DIRS)
+    where = " or ".join(facts.bin_dirs)
     if not facts.missing_plugins:
         return Item("CNI plugins", OK, f"in {where}")
     missing = ", ".join(facts.missing_plugins)
@@ -165,10 +165,10 @@ def _plugins(facts: Facts) -> Item:
 
 
 def _network(facts: Facts) -> Item:
-    if facts.networks:
-        return Item("CNI network", OK, f"{CNI_CONFIG_DIR}/{facts.networks[0]}")
+    if not facts.network_error:
+        return Item("CNI network", WARN if "passed over" in facts.network else OK, facts.network)
     remedy = "put a .conflist there, as your cluster's network says"
-    return Item("CNI network", WARN, f"nothing in {CNI_CONFIG_DIR}; pods get no network", remedy)
+    return Item("CNI network", WARN, f"{facts.network_error}; pods have loopback only", remedy)
 
 
 def _cgroup(facts: Facts) -> Item:

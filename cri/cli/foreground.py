@@ -49,7 +49,7 @@ class Foreground:
     def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
         self._port = VsockPort(0)
         port = self._port.listen() if host.choice.driver == "kvmtool" else 0
-        self._host = host._replace(run_dir=f"{host.run_dir}/run", vsock_port=port)
+        self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
         tools = Tools(host=self._host, vmm=ProcessVmm(prefix=WITH_US), boot_timeout_s=boot_timeout_s)
         record = PodRecord(pod, b"", "", time.time_ns())
@@ -209,6 +209,12 @@ def _explain(container: LiveContainer) -> None:
         sys.stderr.write(f"clearpod: {container.status.message}\n")
 
 
+def _apart(host: engine.Host) -> engine.Host:
+    """The same host with our own directories: no daemon takes our pods for its own."""
+    network = host.network and host.network._replace(cache_dir=f"{host.network.cache_dir}/run")
+    return host._replace(run_dir=f"{host.run_dir}/run", network=network)
+
+
 def _hold(host: engine.Host, pod_id: str) -> Lock:
     """While this is held, the pod is ours; the kernel lets go of it when we die."""
     os.makedirs(f"{host.run_dir}/locks", 0o700, exist_ok=True)
@@ -226,7 +232,9 @@ def _forget_lock(host: engine.Host, pod_id: str) -> None:
 
 
 def sweep(host: engine.Host) -> None:
-    """Remove the pods whose `clearpod run` was killed, and locks that nobody holds."""
+    """Remove the pods whose `clearpod run` was killed, networks from before a reboot, and locks that nobody holds."""
+    for problem in engine.sweep_networks(host):
+        sys.stderr.write(f"clearpod: {problem}\n")
     try:
         names = os.listdir(f"{host.run_dir}/locks")
     except FileNotFoundError:

@@ -100,6 +100,7 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
         state_dir=config.state_dir,
         choice=choice,
         scratch_mib=config.vm.scratch_mib,
+        network=config.networks,
     )
 
 

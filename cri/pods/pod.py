@@ -22,6 +22,7 @@ from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.linux import process
 from stage1.pod import states
+from stage1.pod.network import PodNetwork
 from stage1.vm.spec import SerialLink, VsockLink
 from stage1.vm.vmm import VmProcess
 
@@ -51,6 +52,7 @@ class LivePod:
         self.boot_ms = 0
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
+        self.network: PodNetwork | None = None
         self._agent: Agent | None = None
         self._port = port
         self._next_id = 1
@@ -83,6 +85,7 @@ class LivePod:
         begun = time.monotonic()
         try:
             prepared = await to_the_end(engine.prepare, self.record.pod, self.tools.host)
+            self.network = prepared.network
             self._move("boot", link_key=prepared.link_key)
             self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
             await self._meet(prepared.vm.link, self.tools.boot_timeout_s)
@@ -90,7 +93,7 @@ class LivePod:
             self._move("agent_up")
         except BaseException:
             await self.let_go()
-            await asyncio.to_thread(engine.collect, self.directory)
+            await self._collect_after_failure()
             raise
         self.boot_ms = round((time.monotonic() - begun) * 1000)
         log.info(
@@ -99,7 +102,7 @@ class LivePod:
         )
 
     async def stop(self) -> None:
-        """Kill all containers, end the VM, release the volumes.
+        """Kill all containers, end the VM, release the volumes and the network.
 
         Again is fine, and so is a VM that is gone already.
         """
@@ -110,6 +113,8 @@ class LivePod:
                 await self._end_vm()
             for container_id in self.containers:
                 await asyncio.to_thread(engine.remove_container, self.directory, container_id)
+            await asyncio.to_thread(engine.remove_network, self.directory)
+            self.network = None
 
     async def remove(self) -> None:
         """Stop if needed, then remove everything of the pod but its log files."""
@@ -134,6 +139,7 @@ class LivePod:
         """Take the state from the file of the previous daemon."""
         self.status = stored.status
         self._next_id = stored.status.ids + 1
+        self.network = engine.network(self.directory)
         for one in stored.containers:
             self.containers[one.record.container.id] = LiveContainer(one.record, self.directory, one.status)
 
@@ -232,7 +238,23 @@ class LivePod:
     def _configure(self) -> messages.Configure:
         pod = self.record.pod
         sysctls = tuple(messages.Sysctl(key, value) for key, value in pod.sysctls)
-        return messages.Configure(hostname=pod.hostname, sysctls=sysctls)
+        network = self.network or PodNetwork()
+        return messages.Configure(
+            hostname=pod.hostname,
+            sysctls=sysctls,
+            interfaces=tuple(
+                messages.Interface(one.mac, one.name, one.mtu, one.addresses) for one in network.interfaces
+            ),
+            routes=tuple(messages.Route(*route) for route in network.routes),
+            neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in network.neighbours),
+        )
+
+    async def _collect_after_failure(self) -> None:
+        """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
+        try:
+            await asyncio.to_thread(engine.collect, self.directory)
+        except PodError as error:
+            log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
 
     def _watch(self, vm: VmProcess) -> None:
         self.vm = vm

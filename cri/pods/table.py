@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from cri.agent import VsockPort
-from cri.pods import containers
+from cri.pods import containers, ports
 from cri.pods.container import LiveContainer
 from cri.pods.names import Names
 from cri.pods.pod import LivePod
@@ -19,6 +19,7 @@ from cri.store import pods as store
 from cri.store import recover as recovery
 from stage1 import engine
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError
+from stage1.pod.model import Pod
 from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.pods")
@@ -32,6 +33,7 @@ class PodTable:
     def __init__(self, tools: Tools, *, is_abandoned: Callable[[Any], bool], max_pods: int = 0) -> None:
         self._tools, self._max_pods = tools, max_pods
         self._pods: dict[str, LivePod] = {}
+        self._booting: dict[str, LivePod] = {}
         self._pod_names = Names("sandbox", is_abandoned)
         self._container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
@@ -68,18 +70,28 @@ class PodTable:
     async def run(self, record: store.PodRecord, request: bytes) -> str:
         """Boot a pod and list it.
 
-        Raises AlreadyExists for a name that is taken (see `names`), NoSpace at the limit.
+        Raises AlreadyExists for a name (see `names`) or a host port that is taken, NoSpace at the limit.
         """
 
         async def work() -> str:
             if self._max_pods and len(self._pods) >= self._max_pods:
                 raise NoSpace(f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more")
-            pod = LivePod(record, self._tools, self._port)
-            await pod.boot()
-            self._pods[pod.id] = pod
+            if self._tools.host.network:
+                ports.require_free(record.pod, self._publishing())
+            pod = self._booting[record.pod.id] = LivePod(record, self._tools, self._port)
+            try:
+                await pod.boot()
+                self._pods[pod.id] = pod
+            finally:
+                del self._booting[pod.id]
             return pod.id
 
         return await self._pod_names.make(_pod_name(record), request, work=work)
+
+    def _publishing(self) -> list[Pod]:
+        """Pods that have host ports or are about to."""
+        attached = [pod for pod in self._pods.values() if pod.network is not None]
+        return [pod.record.pod for pod in (*self._booting.values(), *attached)]
 
     async def remove(self, pod: LivePod) -> None:
         """Stop and forget it; another call may have done so already."""
@@ -112,6 +124,8 @@ class PodTable:
         """
         found = await asyncio.to_thread(recovery.survey, self._tools.host)
         await asyncio.gather(*(self._recover(one) for one in found))
+        for problem in await asyncio.to_thread(engine.sweep_networks, self._tools.host):
+            log.error("network.unswept", extra={"error": problem})
 
     async def _recover(self, found: recovery.Found) -> None:
         try:

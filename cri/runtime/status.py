@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Status: whether the node can run pods, asked by kubelet each 5 seconds. Touches no guest and no disk.
+"""Status: whether the node can run pods, asked by kubelet each 5 seconds. Touches no guest.
 
-Pods have loopback only until the network arrives, and NetworkReady says so; pods are run nevertheless.
+Without a CNI configuration pods have loopback only, and NetworkReady says so; they are run nevertheless.
 """
 
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
+from stage1.net import conflist
 
-NO_NETWORK = "pods have no network but their own loopback, because this version of clearpod does not run CNI plugins"
+LOOPBACK_ONLY = "pods have no network but their own loopback"
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     """Conditions and features; with verbose also the configuration and the choice of hypervisor."""
     response = pb.StatusResponse(
-        status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready()]),
+        status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=pb.RuntimeHandlerFeatures()) for name in node.handlers],
         features=pb.RuntimeFeatures(supplemental_groups_policy=True),
     )
@@ -35,5 +36,11 @@ def _runtime_ready(node: Node) -> pb.RuntimeCondition:
     )
 
 
-def _network_ready() -> pb.RuntimeCondition:
-    return pb.RuntimeCondition(type="NetworkReady", reason="NetworkPluginNotReady", message=NO_NETWORK)
+def _network_ready(node: Node) -> pb.RuntimeCondition:
+    """The configuration is read each time, which is a file or two: so a change counts at once."""
+    settings = node.host.network
+    why = conflist.lacks(settings.conf_dir, settings.bin_dirs) if settings else "networks are turned off"
+    if not why:
+        return pb.RuntimeCondition(type="NetworkReady", status=True)
+    message = f"{LOOPBACK_ONLY}: {why}"
+    return pb.RuntimeCondition(type="NetworkReady", reason="NetworkPluginNotReady", message=message)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from cri.pb import runtime_pb2 as pb
 from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
+from cri.store import codec
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
@@ -24,7 +25,7 @@ def sandbox_state(pod: LivePod) -> "pb.PodSandboxState.ValueType":
 
 
 def sandbox_status(pod: LivePod) -> pb.PodSandboxStatus:
-    """PodSandboxStatus; there is no address until pods have a network."""
+    """PodSandboxStatus."""
     config = _sandbox_config(pod.record)
     options = config.linux.security_context.namespace_options
     return pb.PodSandboxStatus(
@@ -32,12 +33,17 @@ def sandbox_status(pod: LivePod) -> pb.PodSandboxStatus:
         metadata=config.metadata,
         state=sandbox_state(pod),
         created_at=pod.record.created_ns,
-        network=pb.PodSandboxNetworkStatus(),
+        network=_network_status(pod),
         linux=pb.LinuxPodSandboxStatus(namespaces=pb.Namespace(options=options)),
         labels=config.labels,
         annotations=config.annotations,
         runtime_handler=pod.record.handler,
     )
+
+
+def _network_status(pod: LivePod) -> pb.PodSandboxNetworkStatus:
+    first, *others = (pod.network.ips if pod.network else ()) or ("",)
+    return pb.PodSandboxNetworkStatus(ip=first, additional_ips=[pb.PodIP(ip=ip) for ip in others])
 
 
 def sandbox_item(pod: LivePod) -> pb.PodSandbox:
@@ -64,6 +70,7 @@ def sandbox_info(pod: LivePod) -> dict[str, str]:
         "runtimeHandler": pod.record.handler,
         "kernel": pod.hello.kernel,
         "bootMs": pod.boot_ms,
+        "network": codec.dump(pod.network),
         "vm": {
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,

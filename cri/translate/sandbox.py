@@ -8,6 +8,7 @@ import time
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
+from cri.translate import network
 from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.pod.model import Pod
 
@@ -52,6 +53,9 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         dns_searches=tuple(dns.searches),
         dns_options=tuple(dns.options),
         hypervisor=config.vm.hypervisor,
+        ports=network.ports(wanted),
+        ingress_bits=network.bandwidth(wanted, network.INGRESS_WORD),
+        egress_bits=network.bandwidth(wanted, network.EGRESS_WORD),
     )
 
 

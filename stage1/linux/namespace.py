@@ -1,10 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Namespaces: leave, join. Python 3.11 has neither call. Used by tests, network set-up and the jail."""
+"""Namespaces: leave, join, keep by name. Python 3.11 has no calls for it. Used by net, vm and tests.
 
-from stage1.linux import libc
+A namespace belongs to a thread: all of this acts on the calling one only, and a process that it starts begins there.
+"""
+
+import errno
+import fcntl
+import os
+
+from stage1.errors import KernelError
+from stage1.linux import files, libc, mount
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
 
 NEW_NS = 0x00020000
 NEW_NET = 0x40000000
+_OWN_NET = "/proc/thread-self/ns/net"
 
 
 def unshare(flags: int) -> None:
@@ -15,3 +29,89 @@ def unshare(flags: int) -> None:
 def setns(fd: int, kind: int) -> None:
     """Move the calling thread into the namespace (or pidfd) `fd`; `kind` as in NEW_*, 0 for any."""
     libc.call("setns", fd, kind, what=f"descriptor {fd} kind={kind:#x}")
+
+
+class _Home:
+    """`with _Home():` the calling thread is back in its own netns afterwards."""
+
+    def __enter__(self) -> None:
+        with Guard("open", _OWN_NET):
+            self._fd = os.open(_OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        try:
+            setns(self._fd, NEW_NET)
+        finally:
+            os.close(self._fd)
+
+
+class inside_net(_Home):
+    """`with inside_net(path):` the calling thread is in the netns kept at `path`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        with Guard("open", self._path):
+            there = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            super().__enter__()
+            try:
+                setns(there, NEW_NET)
+            except BaseException:
+                os.close(self._fd)
+                raise
+        finally:
+            os.close(there)
+
+
+def make_net(path: str) -> None:
+    """Make a netns and keep it at `path`, as `ip netns add` does: for /run/netns that tool then lists it.
+
+    Its loopback is down. Undo: `remove_net`. Raises KernelError, with nothing left, also when `path` exists.
+    """
+    _share(os.path.dirname(path))
+    with Guard("make", path):
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    try:
+        with _Home():
+            unshare(NEW_NET)
+            mount.bind(_OWN_NET, path)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def remove_net(path: str) -> None:
+    """Let go of the netns at `path`: it ends with its last process. Gone already is fine."""
+    try:
+        while True:
+            mount.umount(path, lazy=True)
+    except KernelError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def is_net(path: str) -> bool:
+    """Whether a netns is kept at `path`."""
+    return os.path.exists(path) and mount.is_mount_point(path)
+
+
+def _share(directory: str) -> None:
+    """What is mounted below `directory` appears in all mount namespaces that have it: plugins may live in another."""
+    files.make_dirs(directory, 0o755)
+    with Guard("open", directory):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # as `ip netns` does, so that only one makes the mount
+        if not mount.is_mount_point(directory):
+            mount.bind(directory, directory, recursive=True)
+            mount.set_propagation(directory, mount.MS_SHARED | mount.MS_REC)
+    finally:
+        os.close(fd)

@@ -2,6 +2,7 @@
 """The text of the pod's own /etc/hosts, /etc/hostname and /etc/resolv.conf. Pure."""
 
 from stage1.pod.model import Pod
+from stage1.pod.network import PodNetwork
 
 
 def hosts(pod: Pod, addresses: tuple[str, ...] = ()) -> str:
@@ -16,11 +17,16 @@ def hostname(pod: Pod) -> str:
     return f"{pod.hostname or 'localhost'}\n"
 
 
-def resolv_conf(pod: Pod, host_text: str) -> str:
-    """The pod's DNS configuration (CRI DNSConfig); the host's file when the pod says nothing."""
-    if not (pod.dns_servers or pod.dns_searches or pod.dns_options):
-        return host_text
-    lines = [f"search {' '.join(pod.dns_searches)}"] if pod.dns_searches else []
-    lines += [f"nameserver {server}" for server in pod.dns_servers]
-    lines += [f"options {' '.join(pod.dns_options)}"] if pod.dns_options else []
+def resolv_conf(pod: Pod, host_text: str, *, network: PodNetwork | None = None) -> str:
+    """The pod's DNS configuration: the pod's own (CRI DNSConfig), else its network's, else the host's file."""
+    for said in (pod, network):
+        if said and (said.dns_servers or said.dns_searches or said.dns_options):
+            return _resolver_lines(said)
+    return host_text
+
+
+def _resolver_lines(said: Pod | PodNetwork) -> str:
+    lines = [f"search {' '.join(said.dns_searches)}"] if said.dns_searches else []
+    lines += [f"nameserver {server}" for server in said.dns_servers]
+    lines += [f"options {' '.join(said.dns_options)}"] if said.dns_options else []
     return "\n".join(lines) + "\n"

@@ -87,8 +87,17 @@ class Container(NamedTuple):
     oom_score_adj: int = 0
 
 
+class Port(NamedTuple):
+    """A port of the pod that the host publishes. `protocol` is tcp, udp or sctp; an empty host_ip is every address."""
+
+    container_port: int
+    host_port: int
+    protocol: str = "tcp"
+    host_ip: str = ""
+
+
 class Pod(NamedTuple):
-    """One pod, one VM."""
+    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives."""
 
     id: str
     name: str
@@ -103,3 +112,6 @@ class Pod(NamedTuple):
     dns_searches: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     hypervisor: str = "auto"
+    ports: tuple[Port, ...] = ()
+    ingress_bits: int = 0
+    egress_bits: int = 0

@@ -78,6 +78,8 @@ class VmSpec(NamedTuple):
     words: tuple[str, ...] = ()
     dax: Dax | None = None
     sandbox: bool = False
+    netns: str = ""
+    """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
 
 
 def check(vm: VmSpec) -> None:

@@ -14,7 +14,7 @@ import os
 from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError, VmFailed
-from stage1.linux import files, process
+from stage1.linux import files, namespace, process
 from stage1.linux.libc import Guard, failure
 from stage1.vm import confine, kvmtool, qemu
 from stage1.vm.spec import VmSpec
@@ -121,12 +121,20 @@ class ProcessVmm:
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            pid = process.spawn(wrapped, stdout=log, stderr=log, env=env)
+            pid = _spawn(wrapped, vm.netns, log=log, env=env)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
         return _survive_start(pid, console, early_s=self._early_s)
+
+
+def _spawn(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
+    """A process begins in the netns of the thread that starts it, so no wrapper is needed to enter one."""
+    if not netns:
+        return process.spawn(argv, stdout=log, stderr=log, env=env)
+    with namespace.inside_net(netns):
+        return process.spawn(argv, stdout=log, stderr=log, env=env)
 
 
 def find_unrecorded(directory: str) -> VmProcess | None:

@@ -25,7 +25,8 @@ GOOD = Facts(
     guest_files=("vmlinux", "bzImage", "initramfs", "system.erofs"),
     tools=tuple((tool, f"/bin/{tool}") for tool in check_facts.TOOLS),
     mount_errors=(("erofs", ""), ("overlay", "")),
-    networks=("10-net.conflist",),
+    bin_dirs=("/opt/cni/bin", "/usr/lib/cni"),
+    network="pods (bridge, portmap) in /etc/cni/net.d/10-net.conflist",
     cgroup="v2",
     free_bytes=100 * GIB,
 )
@@ -84,7 +85,8 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(mount_errors=(("erofs", "ENOTBLK"),)), "erofs", FAIL, "ENOTBLK", "Linux 6.12"),
         (GOOD._replace(mount_errors=(("overlay", "ENODEV"),)), "overlay", WARN, "ENODEV", "modprobe overlay"),
         (GOOD._replace(missing_plugins=("bridge",)), "CNI plugins", WARN, "bridge not in", "apt install container"),
-        (GOOD._replace(networks=()), "CNI network", WARN, "/etc/cni/net.d", "conflist"),
+        (GOOD._replace(network_error="there is none"), "CNI network", WARN, "there is none; pods have loo", "conflist"),
+        (GOOD._replace(network="a; passed over: b"), "CNI network", WARN, "passed over: b", ""),
         (GOOD._replace(tun_error="No such device"), "tun", WARN, "No such device", "modprobe tun"),
         (GOOD._replace(cgroup="hybrid"), "cgroup", WARN, "hybrid", "unified_cgroup_hierarchy"),
         (GOOD._replace(cgroup=""), "cgroup", WARN, "nothing", "unified_cgroup_hierarchy"),
@@ -112,11 +114,12 @@ def test_each_item_is_one_line_with_aligned_columns() -> None:
     assert cgroup.endswith("; boot with systemd.unified_cgroup_hierarchy=1")
 
 
-def test_networks_are_the_configurations_in_order(tmp_path: Path) -> None:
-    for name in ("20-b.conf", "10-a.conflist", "README", "30-c.json"):
-        (tmp_path / name).touch()
-    assert check_facts.networks(str(tmp_path)) == ("10-a.conflist", "20-b.conf", "30-c.json")
-    assert check_facts.networks(str(tmp_path / "absent")) == ()
+def test_the_network_is_named_with_its_plugins_and_with_what_was_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "10-a.conf").write_text("{")
+    assert check_facts.network_name(str(tmp_path)) == ""
+    (tmp_path / "20-b.conf").write_text('{"cniVersion": "1.0.0", "name": "b", "type": "ptp"}')
+    said = check_facts.network_name(str(tmp_path))
+    assert said.startswith(f"b (ptp) in {tmp_path}/20-b.conf; passed over: {tmp_path}/10-a.conf is not JSON: ")
 
 
 def test_free_space_is_that_of_where_the_directory_would_be_made(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import KernelError, VmFailed
-from stage1.linux import process
+from stage1.linux import namespace, process
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.vmm import ProcessVmm, VmProcess, find_unrecorded, is_kvmtool
 
@@ -53,6 +53,24 @@ def running(start: Callable[[str], VmProcess]) -> VmProcess:
         assert vm.alive()
         time.sleep(0.01)
     return vm
+
+
+def test_it_begins_in_the_pods_netns_and_we_stay_in_ours(make: Make) -> None:
+    home, path = os.readlink("/proc/thread-self/ns/net"), f"/run/netns/t-{os.urandom(6).hex()}"
+    namespace.make_net(path)
+    try:
+        vm = ProcessVmm().start(make("exec sleep 60")._replace(netns=path))
+        try:
+            with namespace.inside_net(path):
+                there = os.readlink("/proc/thread-self/ns/net")
+            assert os.readlink(f"/proc/{vm.pid}/ns/net") == there != home
+            assert os.readlink("/proc/thread-self/ns/net") == home
+        finally:
+            vm.kill()
+    finally:
+        namespace.remove_net(path)
+    with pytest.raises(VmFailed, match=f"{path}: No such file"):
+        ProcessVmm().start(make("exec sleep 60")._replace(netns=path))
 
 
 def test_it_runs_in_its_own_session_with_a_private_console(running: VmProcess, tmp_path: Path) -> None:

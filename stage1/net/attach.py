@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of things for a pod's network: record, netns, plugins, taps; and the way back. Called by the engine.
+
+Each step is known to the record before it is made, so `detach` undoes all of it in any process, at any time, twice,
+whatever the step at which the maker was killed.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, NetworkFailed, PodError
+from stage1.linux import files, namespace, process
+from stage1.net import conflist, protocol, record, tap
+from stage1.net.plugins import LIMIT_S, Runner
+from stage1.net.protocol import Document
+from stage1.net.record import Attachment, Record
+from stage1.pod.model import Pod
+from stage1.pod.network import Interface, PodNetwork
+
+IFNAME = "eth0"
+_TOOL_S = 10.0
+
+
+class Settings(NamedTuple):
+    """Where the node's networks come from. `cache_dir` must survive a reboot."""
+
+    conf_dir: str
+    bin_dirs: tuple[str, ...]
+    cache_dir: str
+    netns_dir: str = "/run/netns"
+    limit_s: float = LIMIT_S
+
+
+def netns_path(settings: Settings, pod: Pod) -> str:
+    """The file that keeps the pod's netns."""
+    return f"{settings.netns_dir}/clearpod-{pod.id}"
+
+
+def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None:
+    """Give the pod the node's network; None when none is configured. Nothing stays when it fails.
+
+    Raises:
+        BadRequest: the configuration can't be understood, or names a plugin that is not there.
+        NetworkFailed: a plugin failed or did not end in time.
+    """
+    found = conflist.find(settings.conf_dir)
+    if found.network is None:
+        if found.problems:
+            raise BadRequest(f"the pod can get no network: {'; '.join(found.problems)}")
+        return None
+    conflist.require_plugins(found.network, settings.bin_dirs)
+    call = protocol.call_for(pod, netns_path(settings, pod), ifname=IFNAME)
+    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, (Attachment(found.network, call),))
+    files.make_dirs(settings.cache_dir, 0o700)
+    path = record.place(settings.cache_dir, pod.id)
+    record.save(path, plan)
+    try:
+        record.link(directory, path)
+        namespace.make_net(plan.netns)
+        return _fill(path, plan)
+    except BaseException as error:
+        _undo(directory, error)
+        raise
+
+
+def _undo(directory: str, error: BaseException) -> None:
+    """What can't be undone now stays recorded for `detach`, and is said with the error that led here."""
+    try:
+        detach(directory)
+    except PodError as second:
+        error.add_note(f"and what was made of the network could not be removed: {second}")
+
+
+def _fill(path: str, plan: Record) -> PodNetwork:
+    runner, made = Runner(plan.bin_dirs, plan.limit_s), plan
+    results = []
+    for number, one in enumerate(plan.attachments):
+
+        def done(result: Document, number: int = number) -> None:
+            nonlocal made
+            attachments = list(made.attachments)
+            attachments[number] = attachments[number]._replace(result=result)
+            made = made._replace(attachments=tuple(attachments))
+            record.save(path, made)
+
+        results.append(runner.add(one.network, one.call, done=done))
+    with namespace.inside_net(plan.netns):
+        seen = _with_results(_bridge_to_taps(), results)
+    record.save(path, made._replace(seen=seen))
+    return seen
+
+
+def _bridge_to_taps() -> PodNetwork:
+    """In the current netns: a tap for each device, redirects, and what the guest is to be told."""
+    links, routes, neighbours = _ask(["ip", "-json", "-batch", "-"], tap.LOOK)
+    found = tap.interfaces(links)
+    (routes6,) = _ask(["ip", "-6", "-json", "-batch", "-"], tap.link_batch(found))
+    if found:
+        _ask(["tc", "-batch", "-"], tap.redirect_batch(found))
+    return tap.network(found, tap.Seen(links, routes, neighbours, routes6))
+
+
+def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:
+    """The addresses as the plugins reported them, else as they are; DNS of the first network that has some."""
+    reported = [address for result in results for address in protocol.ips(result)]
+    there = [address.partition("/")[0] for one in seen.interfaces for address in one.addresses]
+    servers, searches, options = next((said for said in map(protocol.dns, results) if any(said)), ((), (), ()))
+    ips = tuple(dict.fromkeys(reported or there))
+    return seen._replace(ips=ips, dns_servers=servers, dns_searches=searches, dns_options=options)
+
+
+def _ask(argv: list[str], batch: str) -> list[list[Document]]:
+    """Run `ip` or `tc` with a batch; the JSON documents that it wrote."""
+    ended = process.run(argv, timeout_s=_TOOL_S, input=batch.encode())
+    if ended.code != 0:
+        said = ended.stderr.decode("utf-8", "replace").strip()
+        raise NetworkFailed(f"{' '.join(argv)} failed in the pod's network namespace: {said}")
+    return _documents(ended.stdout.decode("utf-8", "replace"))
+
+
+def _documents(text: str) -> list[list[Document]]:
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(text.rstrip()):
+        if text[at].isspace():
+            at += 1
+            continue
+        document, at = decoder.raw_decode(text, at)
+        found.append(document)
+    return found
+
+
+def read(directory: str) -> PodNetwork | None:
+    """The network of the pod in `directory`, from its record; None when it has none."""
+    path = record.linked(directory)
+    known = record.load(path) if path else None
+    return known.seen if known else None
+
+
+def detach(directory: str) -> None:
+    """DEL by all plugins, then the netns with its taps, then the record; again is fine. The VM must have ended.
+
+    Raises NetworkFailed when a plugin fails at DEL: then the record stays, and another call tries again.
+    """
+    path = record.linked(directory)
+    if not path:
+        return
+    detach_recorded(path)
+    record.forget(f"{directory}/{record.LINK}")
+
+
+def detach_recorded(path: str) -> None:
+    """As `detach`, from the record alone: for pods whose directory did not survive a reboot."""
+    known = record.load(path)
+    if known is not None:
+        _delete_all(known)
+        namespace.remove_net(known.netns)
+    record.forget(path)
+
+
+def _delete_all(known: Record) -> None:
+    runner = Runner(known.bin_dirs, known.limit_s)
+    is_there = _stand_in(known)
+    for one in reversed(known.attachments):
+        call = one.call if is_there else one.call._replace(netns="")
+        runner.delete(one.network, call, previous=one.result)
+
+
+def _stand_in(known: Record) -> bool:
+    """Whether there is a netns for DEL; one that was lost is replaced by one with the same addresses.
+
+    Without it plugins would not find the addresses whose rules they must remove.
+    """
+    if namespace.is_net(known.netns):
+        return True
+    found: tuple[Interface, ...] = known.seen.interfaces if known.seen else ()
+    if not found:
+        return False
+    namespace.remove_net(known.netns)
+    namespace.make_net(known.netns)
+    with namespace.inside_net(known.netns):
+        _ask(["ip", "-batch", "-"], tap.stand_in_batch(found))
+    return True
+
+
+def recorded(cache_dir: str) -> dict[str, str]:
+    """Pod id -> record, of all pods with a network, whether they live or not."""
+    try:
+        names = sorted(os.listdir(cache_dir))
+    except FileNotFoundError:
+        return {}
+    return {name.removesuffix(".json"): f"{cache_dir}/{name}" for name in names if name.endswith(".json")}

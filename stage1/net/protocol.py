@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CNI plugins are given and what they answer. Pure: called by plugins and attach.
+
+See the CNI specification 1.1.0, sections 2 to 5.
+"""
+
+import json
+from typing import NamedTuple
+
+from stage1.errors import NetworkFailed
+from stage1.net.conflist import Network
+from stage1.pod.model import Pod
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Document = dict[str, "Any"]
+
+_SAID_BYTES = 500
+_NO_BURST_BITS = (1 << 32) - 1
+"""As much as the bandwidth plugin takes: the rate alone limits."""
+
+
+class Call(NamedTuple):
+    """Whom plugins act for. `args` become CNI_ARGS, `runtime` is offered to plugins by capability."""
+
+    container: str
+    netns: str
+    ifname: str
+    args: tuple[tuple[str, str], ...]
+    runtime: Document
+
+
+def call_for(pod: Pod, netns: str, *, ifname: str) -> Call:
+    """The call for an interface of `pod`, with the arguments that kubelet's plugins look for."""
+    args = (
+        ("IgnoreUnknown", "1"),
+        ("K8S_POD_NAMESPACE", pod.namespace),
+        ("K8S_POD_NAME", pod.name),
+        ("K8S_POD_INFRA_CONTAINER_ID", pod.id),
+        ("K8S_POD_UID", pod.uid),
+    )
+    return Call(pod.id, netns, ifname, args, _runtime(pod))
+
+
+def _runtime(pod: Pod) -> Document:
+    """Values of the well-known capabilities (the CNI conventions)."""
+    ports = [
+        {
+            "hostPort": port.host_port,
+            "containerPort": port.container_port,
+            "protocol": port.protocol,
+            **({"hostIP": port.host_ip} if port.host_ip else {}),
+        }
+        for port in pod.ports
+        if port.host_port
+    ]
+    rates = {"ingress": pod.ingress_bits, "egress": pod.egress_bits}
+    bandwidth: Document = {}
+    for way, bits in rates.items():
+        if bits:
+            bandwidth |= {f"{way}Rate": bits, f"{way}Burst": _NO_BURST_BITS}
+    dns = {"servers": pod.dns_servers, "searches": pod.dns_searches, "options": pod.dns_options}
+    values = {
+        "portMappings": ports,
+        "bandwidth": bandwidth,
+        "dns": {key: list(value) for key, value in dns.items() if value},
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def environment(verb: str, call: Call, *, bin_dirs: tuple[str, ...]) -> dict[str, str]:
+    """The plugin's whole environment; `verb` is ADD, DEL or CHECK."""
+    return {
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": call.container,
+        "CNI_NETNS": call.netns,
+        "CNI_IFNAME": call.ifname,
+        "CNI_ARGS": ";".join(f"{key}={value}" for key, value in call.args),
+        "CNI_PATH": ":".join(bin_dirs),
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    }
+
+
+def request(network: Network, plugin: Document, *, call: Call, previous: Document | None) -> bytes:
+    """The plugin's standard input: its document with what the runtime adds."""
+    kept = {key: value for key, value in plugin.items() if key not in ("capabilities", "prevResult", "cniVersions")}
+    wanted = plugin.get("capabilities") or {}
+    offered = {key: value for key, value in call.runtime.items() if wanted.get(key)}
+    document = {**kept, "cniVersion": network.version, "name": network.name}
+    if offered:
+        document["runtimeConfig"] = offered
+    if previous is not None:
+        document["prevResult"] = previous
+    return json.dumps(document).encode()
+
+
+def result(text: bytes, who: str) -> Document:
+    """The result that ADD wrote; `who` names plugin and network. Raises NetworkFailed when it is none."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        raise NetworkFailed(f"{who} answered ADD with something that is not JSON: {_printable(text)}") from None
+    if not isinstance(document, dict):
+        raise NetworkFailed(f"{who} answered ADD with JSON that is no object: {_printable(text)}")
+    for key in ("interfaces", "ips", "routes"):
+        entries = [] if document.get(key) is None else document[key]
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise NetworkFailed(f'{who} answered ADD with "{key}" that is no list of objects: {_printable(text)}')
+    return document
+
+
+def complaint(stdout: bytes, stderr: bytes, *, code: int) -> str:
+    """Why a plugin failed, for people: its error document, else what it wrote, else its exit status."""
+    try:
+        document = json.loads(stdout)
+        said = ": ".join(str(document[key]) for key in ("msg", "details") if document.get(key))
+        return f"{said} (code {document.get('code', code)})" if said else f"exit status {code}"
+    except (ValueError, AttributeError, TypeError):
+        return _printable(stderr) or _printable(stdout) or f"it ended with status {code} and said nothing"
+
+
+def ips(document: Document) -> tuple[str, ...]:
+    """The pod's own addresses in the result, without prefix lengths, in its order.
+
+    An address that belongs to no interface is the pod's; so is one of an interface in a sandbox.
+    """
+    interfaces = document.get("interfaces") or []
+    found = []
+    for entry in document.get("ips") or []:
+        index = entry.get("interface")
+        is_known = isinstance(index, int) and 0 <= index < len(interfaces)
+        if not is_known or interfaces[index].get("sandbox"):
+            found.append(str(entry.get("address", "")).partition("/")[0])
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+def dns(document: Document) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Name servers, search domains and options in the result."""
+    said = document.get("dns") or {}
+    search = list(said.get("search") or [])
+    domain = said.get("domain")
+    if domain and domain not in search:
+        search.insert(0, domain)
+    return tuple(said.get("nameservers") or ()), tuple(search), tuple(said.get("options") or ())
+
+
+def _printable(text: bytes) -> str:
+    said = text[:_SAID_BYTES].decode("utf-8", "replace").strip()
+    return "".join(c if c.isprintable() else " " for c in said)

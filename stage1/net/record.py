@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be known to undo a pod's network: one versioned JSON file per pod, written before anything is made.
+
+Called by attach. The file lies in the cache directory, which survives a reboot as the plugins' leases do; the pod's
+directory has a symbolic link `cni.json` to it, so that the directory alone leads to everything.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+from stage1.errors import PodError
+from stage1.linux import files
+from stage1.net.conflist import Network
+from stage1.net.protocol import Call, Document
+from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
+
+VERSION = 1
+LINK = "cni.json"
+
+
+class Attachment(NamedTuple):
+    """One network of the pod. `result` is that of the last plugin that finished ADD, None before the first."""
+
+    network: Network
+    call: Call
+    result: Document | None = None
+
+
+class Record(NamedTuple):
+    """The whole file. `seen` is None until the taps are there."""
+
+    netns: str
+    bin_dirs: tuple[str, ...]
+    limit_s: float
+    attachments: tuple[Attachment, ...]
+    seen: PodNetwork | None = None
+
+
+def save(path: str, record: Record) -> None:
+    """Replace the file at `path` in one step."""
+    document = {
+        "v": VERSION,
+        "netns": record.netns,
+        "bin_dirs": record.bin_dirs,
+        "limit_s": record.limit_s,
+        "attachments": [
+            {"network": one.network._asdict(), "call": one.call._asdict(), "result": one.result}
+            for one in record.attachments
+        ],
+        "seen": _plain(record.seen) if record.seen else None,
+    }
+    files.write_atomic(path, json.dumps(document).encode())
+
+
+def load(path: str) -> Record | None:
+    """The record at `path`, None when there is none. Raises PodError when it can't be understood."""
+    try:
+        document = json.loads(files.read(path))
+        if document["v"] != VERSION:
+            raise PodError(f"{path} has version {document['v']}; this clearpod reads version {VERSION}")
+        return _record(document)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise PodError(f"the record of a pod's network, {path}, is damaged: {error!r}") from None
+
+
+def place(cache_dir: str, pod_id: str) -> str:
+    """Where the pod's file is."""
+    return f"{cache_dir}/{pod_id}.json"
+
+
+def link(directory: str, path: str) -> None:
+    """Make the pod's directory lead to the file at `path`."""
+    os.symlink(path, f"{directory}/{LINK}")
+
+
+def linked(directory: str) -> str:
+    """The file that the pod's directory leads to; empty when the pod never had a network."""
+    try:
+        return os.readlink(f"{directory}/{LINK}")
+    except FileNotFoundError:
+        return ""
+
+
+def forget(path: str) -> None:
+    """Remove the file; gone already is fine."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _plain(seen: PodNetwork) -> Document:
+    lists = {key: [one._asdict() for one in getattr(seen, key)] for key in ("interfaces", "routes", "neighbours")}
+    return {**seen._asdict(), **lists}
+
+
+def _record(document: Document) -> Record:
+    attachments = tuple(
+        Attachment(_network(one["network"]), _call(one["call"]), one["result"]) for one in document["attachments"]
+    )
+    seen = _seen(document["seen"]) if document["seen"] else None
+    bin_dirs = tuple(document["bin_dirs"])
+    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen)
+
+
+def _network(document: Document) -> Network:
+    return Network(**{**document, "plugins": tuple(document["plugins"])})
+
+
+def _call(document: Document) -> Call:
+    return Call(**{**document, "args": tuple((key, value) for key, value in document["args"])})
+
+
+def _seen(document: Document) -> PodNetwork:
+    tuples = {key: tuple(value) for key, value in document.items()}
+    tuples["interfaces"] = tuple(
+        Interface(**{**one, "addresses": tuple(one["addresses"])}) for one in document["interfaces"]
+    )
+    tuples["routes"] = tuple(Route(**one) for one in document["routes"])
+    tuples["neighbours"] = tuple(Neighbour(**one) for one in document["neighbours"])
+    return PodNetwork(**tuples)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the plugins left in the pod's netns to taps and to what the guest is told. Pure: called by attach.
+
+Each Ethernet device of the netns gets a tap, and each of the two sends what it receives out of the other; so the
+guest, with the device's MAC, MTU, addresses, routes and neighbours, takes its place. The device keeps its addresses:
+plugins look for them at DEL, and leave rules behind when they don't find them. The plugins' results are not enough:
+some set up routes and neighbours that they do not report.
+"""
+
+from typing import NamedTuple
+
+from stage1.errors import NetworkFailed
+from stage1.net.protocol import Document
+from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
+
+LOOK = "addr show\nroute show table main\nneigh show nud permanent\n"
+"""For `ip -json -batch -`: three documents."""
+
+_DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
+_LIMITS = {"interfaces": 8, "addresses": 16, "routes": 64, "neighbours": 64}
+"""What the agent takes: proto/agent/agent.options."""
+
+
+class Seen(NamedTuple):
+    """The documents that LOOK gave, and the IPv6 routes."""
+
+    links: list[Document]
+    routes: list[Document]
+    neighbours: list[Document]
+    routes6: list[Document]
+
+
+def interfaces(links: list[Document]) -> tuple[Interface, ...]:
+    """The guest's devices: all Ethernet devices but those that belong to another one and taps of ours."""
+    wanted = [link for link in links if link.get("link_type") == "ether" and not link.get("master")]
+    return tuple(
+        Interface(
+            name=link["ifname"],
+            mac=link["address"],
+            mtu=link.get("mtu", 0),
+            addresses=_addresses(link),
+            tap=f"tap{link['ifindex']}",
+        )
+        for link in sorted(wanted, key=lambda link: int(link["ifindex"]))
+    )
+
+
+def _addresses(link: Document) -> tuple[str, ...]:
+    """All but the link-local IPv6 address, which the guest's kernel makes of the same MAC."""
+    return tuple(
+        f"{entry['local']}/{32 if 'address' in entry and entry['family'] == 'inet' else entry['prefixlen']}"
+        for entry in link.get("addr_info") or []
+        if entry.get("local") and not (entry.get("family") == "inet6" and entry.get("scope") == "link")
+    )
+
+
+def link_batch(found: tuple[Interface, ...]) -> str:
+    """For `ip -6 -json -batch -`: makes the taps and shows the IPv6 routes. The taps end with the netns.
+
+    A tap has no IPv6 address of its own, with which the netns would talk to the guest.
+    """
+    lines = ["link set dev lo up"]
+    for one in found:
+        lines += [
+            f"tuntap add dev {one.tap} mode tap",
+            f"link set dev {one.tap} mtu {one.mtu} addrgenmode none",
+            f"link set dev {one.tap} up",
+        ]
+    return "\n".join([*lines, "route show table main"]) + "\n"
+
+
+def redirect_batch(found: tuple[Interface, ...]) -> str:
+    """For `tc -batch -`: whatever comes in at one end goes out at the other. Ends with the devices."""
+    lines = []
+    for one in found:
+        lines += [f"qdisc add dev {device} ingress" for device in (one.name, one.tap)]
+        for here, there in ((one.name, one.tap), (one.tap, one.name)):
+            action = f"action mirred egress redirect dev {there}"
+            lines.append(f"filter add dev {here} parent ffff: protocol all u32 match u8 0 0 {action}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def stand_in_batch(found: tuple[Interface, ...]) -> str:
+    """For `ip -batch -`, in a fresh netns when the pod's own was lost: devices that DEL can find and delete."""
+    lines = []
+    for one in found:
+        lines.append(f"tuntap add dev {one.name} mode tap")
+        lines += [f"addr add {address} dev {one.name} nodad" for address in one.addresses if ":" in address]
+        lines += [f"addr add {address} dev {one.name}" for address in one.addresses if ":" not in address]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def network(found: tuple[Interface, ...], seen: Seen) -> PodNetwork:
+    """What the guest is told. Raises NetworkFailed when that is more than its agent takes."""
+    names = {one.name for one in found}
+    routes = (*_routes(seen.routes, names, family=4), *_routes(seen.routes6, names, family=6))
+    neighbours = tuple(
+        Neighbour(entry["dst"], entry["lladdr"], entry["dev"])
+        for entry in seen.neighbours
+        if entry.get("dev") in names and entry.get("lladdr")
+    )
+    counts = {"interfaces": len(found), "routes": len(routes), "neighbours": len(neighbours)}
+    counts["addresses"] = max((len(one.addresses) for one in found), default=0)
+    for what, count in counts.items():
+        if count > _LIMITS[what]:
+            raise NetworkFailed(f"the pod's network has {count} {what}; a guest takes at most {_LIMITS[what]}")
+    return PodNetwork(found, routes, neighbours)
+
+
+def _routes(entries: list[Document], names: set[str], *, family: int) -> tuple[Route, ...]:
+    """Those that the guest's kernel does not make by itself, gateways last: they must be reachable first."""
+    kept = [
+        Route(_prefix(entry["dst"], family), str(entry.get("gateway", "")), entry["dev"])
+        for entry in entries
+        if entry.get("dev") in names
+        and entry.get("protocol") not in ("kernel", "ra")
+        and entry.get("type", "unicast") == "unicast"
+    ]
+    return tuple(sorted(kept, key=lambda route: bool(route.gateway)))
+
+
+def _prefix(text: str, family: int) -> str:
+    if text == "default":
+        return _DEFAULTS[family]
+    return text if "/" in text else f"{text}/{32 if family == 4 else 128}"

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's network as values: what the guest is told, and what people are shown. Pure.
+
+Made by `stage1.net` from what the CNI plugins did, kept in the pod's record, turned into the agent's Configure by
+whoever talks to the guest.
+"""
+
+from typing import NamedTuple
+
+
+class Interface(NamedTuple):
+    """A network device of the guest. `addresses` carry their prefix length; `tap` is its other end on the host."""
+
+    name: str
+    mac: str
+    mtu: int = 0
+    addresses: tuple[str, ...] = ()
+    tap: str = ""
+
+
+class Route(NamedTuple):
+    """`destination` is a prefix, 0.0.0.0/0 or ::/0 for the default; an empty gateway is on link."""
+
+    destination: str
+    gateway: str
+    device: str
+
+
+class Neighbour(NamedTuple):
+    """A permanent entry of the neighbour table."""
+
+    address: str
+    mac: str
+    device: str
+
+
+class PodNetwork(NamedTuple):
+    """All of it. `ips` are the pod's addresses for people and for kubelet, the first one is the primary."""
+
+    interfaces: tuple[Interface, ...] = ()
+    routes: tuple[Route, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    ips: tuple[str, ...] = ()
+    dns_servers: tuple[str, ...] = ()
+    dns_searches: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A CNI plugin as a shell script, and a place with a configuration for it.
+
+The plugin writes each call to `calls` and keeps a lease per container and plugin name. ADD makes a veth pair in the
+pod's netns (for the plugin `first` only) and answers with `answer`; a file `trouble-<name>-<verb>` is sourced first,
+so a test makes it fail, hang or crash.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stage1.net.attach import Settings
+
+SCRIPT = """#!/bin/sh
+here={here}
+name=${{0##*/}}
+cat > $here/stdin-$name-$CNI_COMMAND
+echo "$CNI_COMMAND $name" >> $here/calls
+echo "$CNI_CONTAINERID" >> $here/pods
+lease=$here/leases/$name-$CNI_CONTAINERID
+[ $CNI_COMMAND = DEL ] && [ -e $CNI_NETNS/. -o -e "$CNI_NETNS" ] && nsenter --net=$CNI_NETNS ip -o -4 addr > $here/seen
+[ $CNI_COMMAND = ADD ] && : > $lease
+if [ -e $here/trouble-$name-$CNI_COMMAND ]; then . $here/trouble-$name-$CNI_COMMAND; fi
+case $CNI_COMMAND in
+DEL)
+    rm -f $lease
+    [ $name != first ] || [ ! -e "$CNI_NETNS" ] || nsenter --net=$CNI_NETNS ip link del $CNI_IFNAME 2> /dev/null
+    exit 0 ;;
+ADD)
+    [ $name != first ] || nsenter --net=$CNI_NETNS ip -batch - < $here/batch || exit 1
+    cat $here/answer ;;
+esac
+"""
+BATCH = """link add eth0 type veth peer name peer0
+link set peer0 up
+link set eth0 mtu 1450 up
+addr add 10.9.0.5/24 dev eth0
+addr add fd09::5/64 dev eth0 nodad
+route add default via 10.9.0.1
+neigh add 10.9.0.1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent
+"""
+
+
+class FakeCni:
+    """`settings` for the engine; a chain of the plugins `first` and `second`."""
+
+    def __init__(self, root: Path, *, limit_s: float = 10.0) -> None:
+        self.root = root
+        for name in ("net.d", "bin", "leases"):
+            (root / name).mkdir(parents=True)
+        for name in ("first", "second"):
+            path = root / "bin" / name
+            path.write_text(SCRIPT.format(here=root))
+            path.chmod(0o755)
+        self.settings = Settings(f"{root}/net.d", (f"{root}/bin",), f"{root}/cache", limit_s=limit_s)
+        self.configure([{"type": "first"}, {"type": "second"}])
+        self.answer({"ips": [{"address": "10.9.0.5/24"}, {"address": "fd09::5/64"}]})
+        (root / "batch").write_text(BATCH)
+
+    def configure(self, plugins: list[dict[str, Any]]) -> None:
+        """Replace the configuration."""
+        document = {"cniVersion": "1.0.0", "name": "fake", "plugins": plugins}
+        (self.root / "net.d" / "10.conflist").write_text(json.dumps(document))
+
+    def answer(self, document: Any) -> None:
+        """What ADD answers."""
+        text = document if isinstance(document, str) else json.dumps({"cniVersion": "1.0.0", **document})
+        (self.root / "answer").write_text(text)
+
+    def trouble(self, plugin: str, verb: str, script: str) -> None:
+        """Shell code that `plugin` runs at `verb`; empty: none any more."""
+        path = self.root / f"trouble-{plugin}-{verb}"
+        path.write_text(script)
+
+    def calls(self) -> list[str]:
+        """All calls since the last time, as "VERB plugin"."""
+        path = self.root / "calls"
+        found = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return found
+
+    def given(self, plugin: str, verb: str) -> Any:
+        """The document that `plugin` had on its standard input at its last `verb`."""
+        return json.loads((self.root / f"stdin-{plugin}-{verb}").read_text())
+
+    def left_over(self) -> list[str]:
+        """Leases, records and namespaces that pods left behind."""
+        places = (self.root / "leases", self.root / "cache")
+        found = [str(path) for place in places if place.exists() for path in place.iterdir()]
+        pods = self.root / "pods"
+        ids = set(pods.read_text().split()) if pods.exists() else set()
+        return found + [path for path in map("/run/netns/clearpod-{}".format, ids) if os.path.exists(path)]

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host of our own for real CNI plugins: a netns in which their bridge, rules and sysctls stay.
+
+The calling thread is in it, with all threads and processes that it starts.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stage1.linux import namespace, process
+from stage1.net.attach import Settings
+
+BIN_DIR = "/usr/lib/cni"
+
+
+def conflist(root: Path, *more: dict[str, Any], mtu: int = 1400) -> dict[str, Any]:
+    """A bridge `ct0` with IPv4 and IPv6 and leases in `root`, host ports, and more plugins."""
+    ipam = {
+        "type": "host-local",
+        "dataDir": f"{root}/leases",
+        "ranges": [[{"subnet": "10.77.0.0/24"}], [{"subnet": "fd77::/64"}]],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    }
+    bridge = {"type": "bridge", "bridge": "ct0", "isGateway": True, "ipMasq": True, "hairpinMode": True, "mtu": mtu}
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "1.0.0", "name": "test", "plugins": [{**bridge, "ipam": ipam}, portmap, *more]}
+
+
+class OuterNet:
+    """`settings` for the engine, and what is in the netns."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = Settings(f"{root}/net.d", (BIN_DIR,), f"{root}/cache")
+        (root / "net.d").mkdir(parents=True)
+        self.configure(conflist(root))
+
+    def configure(self, document: dict[str, Any]) -> None:
+        """Replace the configuration."""
+        (self.root / "net.d" / "10.conflist").write_text(json.dumps(document))
+
+    def look(self) -> str:
+        """Links, rules, leases and records: to be compared. What plugins keep for the next pod is the bridge, three
+        chains, and the names of host-local's last addresses.
+        """
+        script = "ip -o link | sed 's/@.*//;s/<.*//'; iptables-save | grep -v '^[#:]'; ip6tables-save | grep -v '^[#:]'"
+        said = process.run(["sh", "-c", script], timeout_s=20).stdout.decode()
+        kept = sorted(str(path) for name in ("leases", "cache") for path in (self.root / name).rglob("*"))
+        return "\n".join([said, *kept])
+
+
+@contextmanager
+def outer_net(root: Path) -> Iterator[OuterNet]:
+    """Be in a new netns, with its loopback up, until the block ends."""
+    path = f"/run/netns/t-outer-{os.urandom(4).hex()}"
+    namespace.make_net(path)
+    try:
+        with namespace.inside_net(path):
+            process.run(["ip", "link", "set", "lo", "up"], timeout_s=5)
+            yield OuterNet(root)
+    finally:
+        namespace.remove_net(path)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The network with Debian's CNI plugins, in a netns that stands for the host. Needs root, iptables and the plugins."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.errors import NetworkFailed
+from stage1.linux import namespace, process
+from stage1.net import attach
+from stage1.pod.model import Pod, Port
+from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
+
+if not os.path.exists(f"{BIN_DIR}/bridge"):
+    pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables", allow_module_level=True)
+
+
+@pytest.fixture
+def outer(tmp_path: Path) -> Iterator[OuterNet]:
+    with outer_net(tmp_path / "host") as made:
+        yield made
+
+
+class Pods:
+    """Pods without VMs, each with a directory."""
+
+    def __init__(self, outer: OuterNet) -> None:
+        self.outer, self.made = outer, list[str]()
+
+    def warm_up(self) -> str:
+        """The plugins make a bridge and chains for the first pod, and keep them; what the host looks like then."""
+        attach.detach(self.attach(ports=(Port(1, 1),))[0])
+        return self.outer.look()
+
+    def attach(self, **fields: Any) -> tuple[str, attach.PodNetwork]:
+        pod = Pod(os.urandom(32).hex(), "web", **fields)
+        directory = f"{self.outer.root}/{pod.id}"
+        os.mkdir(directory)
+        self.made.append(directory)
+        seen = attach.attach(pod, directory, settings=self.outer.settings)
+        assert seen is not None
+        return directory, seen
+
+
+@pytest.fixture
+def pods(outer: OuterNet) -> Iterator[Pods]:
+    """Those that a test forgets are detached."""
+    made = Pods(outer)
+    yield made
+    for directory in made.made:
+        attach.detach(directory)
+
+
+def in_pod(directory: str, *argv: str) -> str:
+    with namespace.inside_net(f"/run/netns/clearpod-{os.path.basename(directory)}"):
+        return process.run(argv, timeout_s=10).stdout.decode()
+
+
+def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, pods: Pods) -> None:
+    before = pods.warm_up()
+    directory, seen = pods.attach(ports=(Port(80, 8080), Port(53, 5353, "udp", "127.0.0.1")))
+    (eth0,) = seen.interfaces
+    assert (eth0.name, eth0.mtu, len(seen.ips)) == ("eth0", 1400, 2)
+    assert [address.partition("/")[0] for address in eth0.addresses] == list(seen.ips)
+    assert {(route.destination, route.gateway) for route in seen.routes} == {
+        ("0.0.0.0/0", "10.77.0.1"),
+        ("::/0", "fd77::1"),
+    }
+    during = outer.look()
+    assert seen.ips[0] in during and "8080" in during and "5353" in during
+    assert "inet " in in_pod(directory, "ip", "addr", "show", "eth0"), "DEL needs the addresses"
+    attach.detach(directory)
+    attach.detach(directory)
+    assert outer.look() == before
+
+
+def test_the_netns_deleted_under_our_feet_leaks_no_rule(outer: OuterNet, pods: Pods) -> None:
+    before = pods.warm_up()
+    directory, _ = pods.attach(ports=(Port(80, 8080),))
+    assert process.run(["ip", "netns", "del", f"clearpod-{os.path.basename(directory)}"], timeout_s=5).code == 0
+    attach.detach(directory)
+    assert outer.look() == before
+
+
+def test_an_exhausted_pool_is_said_and_nothing_of_the_pod_stays(outer: OuterNet, pods: Pods) -> None:
+    document = conflist(outer.root)
+    document["plugins"][0]["ipam"]["ranges"] = [[{"subnet": "10.77.0.0/30"}]]
+    outer.configure(document)
+    pods.attach()
+    before = outer.look()
+    with pytest.raises(NetworkFailed, match=r"'bridge' of network 'test' failed at ADD: .*no IP addresses available"):
+        pods.attach()
+    assert outer.look() == before
+
+
+def test_bandwidth_tuning_and_firewall_in_the_chain_work_and_go(outer: OuterNet, pods: Pods) -> None:
+    bandwidth = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+    outer.configure(conflist(outer.root, bandwidth, {"type": "firewall"}, {"type": "tuning", "mtu": 1300}))
+    before = pods.warm_up()
+    directory, seen = pods.attach(ingress_bits=8_000_000, egress_bits=4_000_000)
+    shaped = process.run(["tc", "qdisc", "show"], timeout_s=5).stdout.decode()
+    assert "rate 8Mbit" in shaped and "rate 4Mbit" in shaped
+    assert [one.mtu for one in seen.interfaces] == [1300]
+    attach.detach(directory)
+    assert outer.look() == before
+
+
+def test_ptp_and_a_network_without_addresses_are_understood(outer: OuterNet, pods: Pods) -> None:
+    ipam = conflist(outer.root)["plugins"][0]["ipam"]
+    outer.configure({"cniVersion": "0.4.0", "name": "p", "plugins": [{"type": "ptp", "ipMasq": True, "ipam": ipam}]})
+    _, seen = pods.attach()
+    assert len(seen.ips) == 2 and ("0.0.0.0/0", "10.77.0.1") in [(r.destination, r.gateway) for r in seen.routes]
+    outer.configure({"cniVersion": "1.0.0", "name": "q", "plugins": [{"type": "bridge", "bridge": "ct1"}]})
+    _, bare = pods.attach()
+    assert (bare.ips, bare.routes, [one.addresses for one in bare.interfaces]) == ((), (), [()])

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A netns kept by name, and a thread that visits it. Needs root."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from stage1.errors import KernelError
+from stage1.linux import namespace, process
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    name = f"/run/netns/t-{os.urandom(6).hex()}"
+    yield name
+    namespace.remove_net(name)
+
+
+def own() -> str:
+    return os.readlink("/proc/thread-self/ns/net")
+
+
+def test_a_netns_is_made_found_and_removed_and_the_thread_stays_at_home(path: str) -> None:
+    home = own()
+    namespace.make_net(path)
+    assert own() == home and namespace.is_net(path)
+    namespace.remove_net(path)
+    namespace.remove_net(path)
+    assert not namespace.is_net(path) and not os.path.exists(path)
+
+
+def test_a_name_that_is_taken_is_refused_and_its_netns_stays(path: str) -> None:
+    namespace.make_net(path)
+    with pytest.raises(KernelError, match="EEXIST"):
+        namespace.make_net(path)
+    assert namespace.is_net(path)
+
+
+def test_inside_a_process_begins_there_and_afterwards_the_thread_is_home(path: str) -> None:
+    home = own()
+    namespace.make_net(path)
+    with namespace.inside_net(path):
+        there = own()
+        child = process.run(["readlink", "/proc/self/ns/net"], timeout_s=5).stdout.decode().strip()
+    assert there == child != home == own()
+
+
+def test_the_thread_comes_home_from_an_error(path: str) -> None:
+    home = own()
+    namespace.make_net(path)
+    with pytest.raises(ZeroDivisionError), namespace.inside_net(path):
+        raise ZeroDivisionError
+    assert own() == home
+
+
+def test_a_file_that_keeps_no_netns_can_not_be_entered(path: str) -> None:
+    home = own()
+    with pytest.raises(KernelError, match="ENOENT"), namespace.inside_net(path):
+        pass
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    with pytest.raises(KernelError, match="setns"), namespace.inside_net(path):
+        pass
+    assert own() == home and not namespace.is_net(path)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach and detach with fake plugins: the order, what the guest is told, and that nothing stays. Needs root."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import BadRequest, NetworkFailed, PodError
+from stage1.linux import namespace
+from stage1.net import attach, plugins, record
+from stage1.pod.model import Pod
+from stage1.pod.network import Interface, Neighbour, Route
+from tests.fakes.cni import FakeCni
+
+ORDER = ["ADD first", "ADD second", "DEL second", "DEL first"]
+
+
+@pytest.fixture
+def cni(tmp_path: Path) -> FakeCni:
+    return FakeCni(tmp_path / "cni")
+
+
+@pytest.fixture
+def pod() -> Iterator[Pod]:
+    """A pod of which no netns stays, whatever the test did."""
+    made = Pod(os.urandom(32).hex(), "web")
+    yield made
+    namespace.remove_net(netns(made))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> str:
+    (tmp_path / "pod").mkdir()
+    return f"{tmp_path}/pod"
+
+
+def netns(pod: Pod) -> str:
+    return f"/run/netns/clearpod-{pod.id}"
+
+
+def test_the_guest_is_told_what_the_plugins_made_and_nothing_stays(cni: FakeCni, pod: Pod, directory: str) -> None:
+    seen = attach.attach(pod, directory, settings=cni.settings)
+    assert seen is not None
+    (eth0,) = [one for one in seen.interfaces if one.name == "eth0"]
+    assert eth0 == Interface("eth0", eth0.mac, 1450, ("10.9.0.5/24", "fd09::5/64"), eth0.tap)
+    assert seen.routes == (Route("0.0.0.0/0", "10.9.0.1", "eth0"),)
+    assert seen.neighbours == (Neighbour("10.9.0.1", "02:00:00:00:00:01", "eth0"),)
+    assert seen.ips == ("10.9.0.5", "fd09::5")
+    assert attach.read(directory) == seen
+    attach.detach(directory)
+    attach.detach(directory)
+    assert cni.calls() == ORDER
+    assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+def test_each_plugin_gets_the_result_of_the_one_before_and_del_the_last(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    attach.detach(directory)
+    result = json.loads((cni.root / "answer").read_text())
+    assert "prevResult" not in cni.given("first", "ADD")
+    for plugin, verb in (("second", "ADD"), ("second", "DEL"), ("first", "DEL")):
+        assert cni.given(plugin, verb)["prevResult"] == result
+
+
+def test_without_a_configuration_there_is_no_network_and_a_broken_one_is_an_error(
+    cni: FakeCni, pod: Pod, directory: str
+) -> None:
+    (file,) = (cni.root / "net.d").iterdir()
+    file.write_text("{")
+    with pytest.raises(BadRequest, match=r"the pod can get no network: .* is not JSON"):
+        attach.attach(pod, directory, settings=cni.settings)
+    file.unlink()
+    assert attach.attach(pod, directory, settings=cni.settings) is None
+    assert os.listdir(directory) == [] and attach.read(directory) is None
+
+
+def test_a_plugin_that_is_missing_is_named_before_anything_is_made(cni: FakeCni, pod: Pod, directory: str) -> None:
+    (cni.root / "bin" / "second").unlink()
+    with pytest.raises(BadRequest, match=r"the CNI plugin 'second' of network 'fake' .* install it there"):
+        attach.attach(pod, directory, settings=cni.settings)
+    assert cni.calls() == [] and cni.left_over() == [] and os.listdir(directory) == []
+
+
+@pytest.mark.parametrize(
+    "script, sentence",
+    [
+        ('echo \'{"code": 11, "msg": "no address is left"}\'; exit 1', "failed at ADD: no address is left .code 11.$"),
+        ("echo panic >&2; kill -SEGV $$", "failed at ADD: panic$"),
+        ("exit 3", "ended with status 3 and said nothing$"),
+        ("sleep 60", "did not finish ADD within 0.5 s and was killed$"),
+        ("(sleep 60 &) ; sleep 60", "did not finish ADD within 0.5 s and was killed$"),
+        ("echo '{\"ips\": 7}'; exit 0", 'answered ADD with "ips" that is no list'),
+        ("echo '{'; exit 0", "answered ADD with something that is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("plugin", ["first", "second"])
+def test_when_a_plugin_fails_the_whole_chain_is_undone(
+    cni: FakeCni, pod: Pod, directory: str, plugin: str, script: str, sentence: str
+) -> None:
+    cni.trouble(plugin, "ADD", script)
+    settings = cni.settings._replace(limit_s=0.5)
+    with pytest.raises(NetworkFailed, match=f"the CNI plugin '{plugin}' of network 'fake' .*{sentence}"):
+        attach.attach(pod, directory, settings=settings)
+    assert cni.calls() == ORDER[: 1 + (plugin == "second")] + ORDER[2:]
+    assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+def test_a_del_that_fails_is_said_and_can_be_tried_again(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    cni.trouble("second", "DEL", 'echo \'{"code": 5, "msg": "not now"}\'; exit 1')
+    with pytest.raises(NetworkFailed, match=r"the CNI plugin 'second' .* failed at DEL: not now .code 5."):
+        attach.detach(directory)
+    assert "DEL first" in cni.calls(), "the others are done all the same"
+    assert os.path.exists(netns(pod)), "the netns is needed for another try"
+    cni.trouble("second", "DEL", "")
+    attach.detach(directory)
+    assert cni.left_over() == [] and not os.path.exists(netns(pod))
+
+
+def test_a_failed_undo_is_told_with_the_first_error_and_stays_recorded(cni: FakeCni, pod: Pod, directory: str) -> None:
+    cni.trouble("second", "ADD", "exit 1")
+    cni.trouble("second", "DEL", "exit 1")
+    with pytest.raises(NetworkFailed, match="failed at ADD") as caught:
+        attach.attach(pod, directory, settings=cni.settings)
+    assert "could not be removed" in caught.value.__notes__[0]
+    assert list(attach.recorded(cni.settings.cache_dir)) == [pod.id]
+    cni.trouble("second", "DEL", "")
+    attach.detach(directory)
+    assert cni.left_over() == []
+
+
+class Killed(BaseException):
+    """Stands for the death of the process: nothing may catch it and undo."""
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_whatever_the_step_of_death_the_directory_is_enough_to_remove_all(
+    cni: FakeCni, pod: Pod, directory: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step that changes something is a call of one of these four; the process dies before the n-th."""
+    count = 0
+
+    def dying(real):  # type: ignore[no-untyped-def]
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            nonlocal count
+            count += 1
+            if count == step + 1:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attach, "_undo", lambda *_: None)
+        for where, name in ((record, "save"), (record, "link"), (namespace, "make_net"), (attach, "_ask")):
+            patch.setattr(where, name, dying(getattr(where, name)))
+        with pytest.raises(Killed):
+            attach.attach(pod, directory, settings=cni.settings)
+    for path in attach.recorded(cni.settings.cache_dir).values() if step < 2 else ():
+        attach.detach_recorded(path)  # as the sweep does
+    attach.detach(directory)
+    attach.detach(directory)
+    assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_whatever_the_step_of_death_in_del_another_call_removes_all(
+    cni: FakeCni, pod: Pod, directory: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    count = 0
+
+    def dying(real):  # type: ignore[no-untyped-def]
+        def call(*args, **kwargs):  # type: ignore[no-untyped-def]
+            nonlocal count
+            count += 1
+            if count == step + 1:
+                raise Killed
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for where, name in ((plugins.process, "run"), (namespace, "remove_net"), (record, "forget")):
+            patch.setattr(where, name, dying(getattr(where, name)))
+        with pytest.raises(Killed):
+            attach.detach(directory)
+    attach.detach(directory)
+    assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+def test_the_record_alone_is_enough_after_a_reboot(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    namespace.remove_net(netns(pod))
+    os.unlink(f"{directory}/cni.json")
+    for path in attach.recorded(cni.settings.cache_dir).values():
+        attach.detach_recorded(path)
+    assert cni.calls() == ORDER and cni.left_over() == [] and not os.path.exists(netns(pod))
+
+
+def test_a_netns_that_was_deleted_is_replaced_for_del_with_the_same_addresses(
+    cni: FakeCni, pod: Pod, directory: str
+) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    namespace.remove_net(netns(pod))
+    attach.detach(directory)
+    assert "eth0    inet 10.9.0.5/24" in (cni.root / "seen").read_text() and cni.left_over() == []
+
+
+def test_a_record_that_is_damaged_is_an_error_that_names_it(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    (path,) = attach.recorded(cni.settings.cache_dir).values()
+    good = Path(path).read_text()
+    for bad, sentence in (("{", "damaged"), ("{}", "damaged"), ('{"v": 9}', "has version 9")):
+        Path(path).write_text(bad)
+        with pytest.raises(PodError, match=f"{path}.*{sentence}"):
+            attach.detach(directory)
+    Path(path).write_text(good)
+    attach.detach(directory)
+    assert cni.left_over() == []
+
+
+def test_odd_but_valid_results_are_understood(cni: FakeCni, pod: Pod, directory: str) -> None:
+    """No result's addresses at all: then those on the device count; a second device is the guest's too."""
+    cni.answer({"interfaces": None, "ips": None, "routes": None, "dns": {"nameservers": ["10.9.0.2"]}, "more": 1})
+    seen = attach.attach(pod, directory, settings=cni.settings)
+    assert seen is not None and seen.ips == ("10.9.0.5", "fd09::5") and seen.dns_servers == ("10.9.0.2",)
+    assert {one.name for one in seen.interfaces} == {"eth0", "peer0"}
+    attach.detach(directory)
+
+
+def test_twenty_pods_at_once_get_networks_and_leave_nothing(cni: FakeCni, tmp_path: Path) -> None:
+    pods = [Pod(os.urandom(32).hex(), f"p{n}") for n in range(20)]
+    seen: list[object] = []
+
+    def one(pod: Pod) -> None:
+        place = tmp_path / pod.id
+        place.mkdir()
+        seen.append(attach.attach(pod, str(place), settings=cni.settings))
+        attach.detach(str(place))
+
+    threads = [threading.Thread(target=one, args=(pod,)) for pod in pods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([network for network in seen if network]) == 20
+    assert cni.left_over() == [] and not any(os.path.exists(netns(pod)) for pod in pods)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CNI configurations: which file counts, which are refused and why."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.net import conflist
+
+
+def text(**changes: Any) -> str:
+    return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}], **changes})
+
+
+def plugin(directory: Path, name: str) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text("#!/bin/sh\n")
+    (directory / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "changes, version",
+    [
+        ({}, "1.0.0"),
+        ({"cniVersion": "0.4.0"}, "0.4.0"),
+        ({"cniVersion": "1.1.0"}, "1.1.0"),
+        ({"cniVersions": ["0.4.0", "1.1.0", "9.0.0"]}, "1.1.0"),
+        ({"cniVersions": ["9.0.0"], "cniVersion": "0.3.1"}, "0.3.1"),
+    ],
+)
+def test_the_newest_version_that_both_speak_is_used(changes: dict[str, Any], version: str) -> None:
+    assert conflist.parse(text(**changes), "f").version == version
+
+
+def test_a_single_plugin_is_a_list_of_one() -> None:
+    network = conflist.parse('{"cniVersion": "0.4.0", "name": "old", "type": "ptp", "mtu": 1400}', "f")
+    assert (network.name, network.types(), network.plugins[0]["mtu"]) == ("old", ("ptp",), 1400)
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ("", "f is not JSON: Expecting value"),
+        ("{", "f is not JSON"),
+        ("[1]", "it must be a JSON object"),
+        (text(name="../etc"), r"the network's name '\.\./etc' must be letters"),
+        (text(name=""), "the network's name '' must be letters"),
+        (text(name=None), "the network's name None must be letters"),
+        (text(name=7), "the network's name 7 must be letters"),
+        (text(plugins=[]), "must be a list with at least one plugin"),
+        (text(plugins={}), "must be a list with at least one plugin"),
+        (text(plugins=[{"type": "../../bin/sh"}]), r"the name of a program, but it is '\.\./\.\./bin/sh'"),
+        (text(plugins=["bridge"]), "the name of a program, but it is None"),
+        (text(plugins=[{"type": "a", "capabilities": []}]), "\"capabilities\" of the plugin 'a' must be an object"),
+        (text(cniVersion="0.2.0"), "cniVersion '0.2.0' is not one that clearpod speaks: 0.3.0, "),
+        (text(cniVersion=None), "cniVersion None is not one"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused_with_its_file(given: str, sentence: str) -> None:
+    with pytest.raises(BadRequest, match=sentence) as caught:
+        conflist.parse(given, "f")
+    assert str(caught.value).startswith("f")
+
+
+def test_the_first_file_by_name_counts_and_a_broken_one_is_passed_over_and_reported(tmp_path: Path) -> None:
+    (tmp_path / "00-readme.txt").write_text("no configuration")
+    (tmp_path / "20-b.conf").write_text(text(name="b"))
+    (tmp_path / "30-c.json").write_text(text(name="c"))
+    (tmp_path / "10-a.conflist").write_text("{")
+    found = conflist.find(str(tmp_path))
+    assert found.network is not None and found.network.name == "b"
+    assert len(found.problems) == 1 and found.problems[0].startswith(f"{tmp_path}/10-a.conflist is not JSON")
+    (tmp_path / "10-a.conflist").write_text(text(name="a"))
+    again = conflist.find(str(tmp_path))
+    assert again.network is not None and (again.network.name, again.problems) == ("a", ())
+
+
+def test_why_there_is_no_network_is_a_sentence_and_follows_each_change(tmp_path: Path) -> None:
+    conf, bins = tmp_path / "net.d", (str(tmp_path / "one"), str(tmp_path / "two"))
+
+    def why() -> str:
+        return conflist.lacks(str(conf), bins)
+
+    assert why() == f"there is no CNI configuration in {conf}"
+    conf.mkdir()
+    (conf / "10.conflist").write_text("{")
+    assert why().startswith(f"{conf}/10.conflist is not JSON")
+    (conf / "10.conflist").write_text(text())
+    assert why() == (
+        f"the CNI plugin 'bridge' of network 'pods' ({conf}/10.conflist) is not in {bins[0]} or {bins[1]}; "
+        "install it there"
+    )
+    plugin(tmp_path / "two", "bridge")
+    assert why() == ""
+
+
+def test_a_plugin_that_is_no_program_does_not_count(tmp_path: Path) -> None:
+    plugin(tmp_path / "bin", "bridge")
+    (tmp_path / "bin" / "bridge").chmod(0o644)
+    (tmp_path / "bin" / "ptp").mkdir()
+    for name in ("bridge", "ptp"):
+        assert conflist.find_plugin(name, (f"{tmp_path}/bin",)) == ""
