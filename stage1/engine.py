@@ -44,8 +44,8 @@ SHIM = "lkvm-shim.so"
 class Host(NamedTuple):
     """What all pods of this host share. Directories are absolute.
 
-    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network`
-    pods have only their loopback. `window_mib` is what a kvmtool guest reserves for images that come while it runs.
+    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. `window_mib` is what a
+    kvmtool guest reserves for images that come while it runs. Without `network` pods have only their loopback.
     """
 
     run_dir: str
@@ -54,8 +54,8 @@ class Host(NamedTuple):
     choice: Choice
     scratch_mib: int = 4096
     vsock_port: int = 0
-    network: net.Settings | None = None
     window_mib: int = 0
+    network: net.Settings | None = None
 
 
 class Prepared(NamedTuple):

@@ -90,7 +90,7 @@ def test_the_sample_pod_runs_in_a_vm_of_kvmtool_and_nothing_stays(place: Place) 
     done = subprocess.run(argv, cwd=CHECKOUT, input=b"from standard input", capture_output=True, timeout=RUN_S)
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == 7, err
-    assert out.splitlines() == ["6.12.118-clearpod", "uid=0(root) gid=0(root)", "from standard input"]
+    assert out.splitlines() == ["6.12.118-clearpod", "uid=0(root) gid=0(root) groups=0(root)", "from standard input"]
     assert "to standard error\n" in err
     assert "kvmtool with kvm" in err
     assert "link.cut" not in err
