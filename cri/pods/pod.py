@@ -11,6 +11,8 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
@@ -26,6 +28,8 @@ from stage1.vm.spec import SerialLink, VsockLink
 from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
+
+Result = TypeVar("Result")
 
 IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
@@ -80,7 +84,7 @@ class LivePod:
         `prepare` raises.
         """
         begun = time.monotonic()
-        prepared = await asyncio.to_thread(engine.prepare, self.record.pod, self.tools.host)
+        prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
         try:
             self.network = prepared.network
             self._move("boot", link_key=prepared.link_key)
@@ -110,14 +114,14 @@ class LivePod:
                 await self._end_vm()
             for container_id in self.containers:
                 await asyncio.to_thread(engine.remove_container, self.directory, container_id)
-            await asyncio.to_thread(engine.remove_network, self.directory)
+            await self._in_turn(engine.remove_network, self.directory)
             self.network = None
 
     async def remove(self) -> None:
         """Stop if needed, then remove everything of the pod but its log files."""
         await self.stop()
         await self.let_go()
-        await asyncio.to_thread(engine.collect, self.directory)
+        await self._in_turn(engine.collect, self.directory)
         log.info("pod.removed", extra={"pod": self.id, "title": self.title})
 
     async def let_go(self) -> None:
@@ -252,10 +256,14 @@ class LivePod:
             neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in network.neighbours),
         )
 
+    async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:
+        """Run what may wait for CNI plugins in the pool that is for it."""
+        return await asyncio.get_running_loop().run_in_executor(self.tools.pool, function, *args)
+
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
         try:
-            await asyncio.to_thread(engine.collect, self.directory)
+            await self._in_turn(engine.collect, self.directory)
         except PodError as error:
             log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
 
