@@ -23,7 +23,7 @@ from stage1.guest import messages
 from stage1.linux.host import which
 from stage1.net import attach
 from tests.fakes.cni import FakeCni
-from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
+from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 
 from .conftest import Client, Registered, VmWorld, World
 
@@ -217,10 +217,12 @@ def _echoed(address: str, data: bytes) -> bytes:
 
 
 @pytest.mark.vm
+@pytest.mark.parametrize("mtu", [1400, 9000])
 async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
-    outer: tuple[VmWorld, OuterNet], tools: str
+    outer: tuple[VmWorld, OuterNet], tools: str, mtu: int
 ) -> None:
     world, net = outer
+    net.configure(conflist(net.root, mtu=mtu))
     mapping = pb.PortMapping(protocol=pb.TCP, container_port=80, host_port=8080)
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", port_mappings=[mapping]))
@@ -242,7 +244,7 @@ async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
         payload = os.urandom(8192)
         for address in (v4, v6):
             assert await asyncio.to_thread(_echoed, address, payload) == payload
-        assert "mtu 1400" in await _said(cri, server, "ip", "addr", "show", "eth0")
+        assert f"mtu {mtu}" in await _said(cri, server, "ip", "addr", "show", "eth0")
         for pod in (one, two):
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert net.look() == before
