@@ -20,6 +20,7 @@ from stage1.errors import PodError
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    _fill_standard_streams()
     try:
         return _dispatch(words)
     except PodError as error:
@@ -30,8 +31,18 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at exit
         return 141
+
+
+def _fill_standard_streams() -> None:
+    """Open /dev/null for each of descriptors 0 to 2 that is closed, or the next file would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
 def _dispatch(words: list[str]) -> int:

@@ -8,6 +8,7 @@ streams have consumers, exits go to one function.
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -28,6 +29,9 @@ GREETING_S = 2.0
 """A serial port may lose a greeting while the guest has more to send than the port takes: greet anew."""
 FAULT_RETRY_S = 0.5
 """After a fault, which a new connection may or may not mend."""
+
+OLD_GREETING_NS = 20_000_000
+"""A guest sets its clock by the host's greeting: so much later it is worth another."""
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -53,33 +57,59 @@ class Identity(NamedTuple):
 
 
 class VsockPort:
-    """Guests connect to the host's vsock port; each waits here for the agent with its context id."""
+    """Guests connect to this port of the host; `accept` waits for the agent with a given context id.
+
+    Any process of a guest can connect, so a connection that nobody waits for is closed at once: while the agent's own
+    lasts there is no other. An agent that comes too early tries again within milliseconds.
+    """
 
     def __init__(self, port: int) -> None:
-        self._port, self._waiting = port, {}  # type: int, dict[int, asyncio.Queue[Connection]]
+        """`port` 0: the kernel chooses one, see `listen`. Nothing is opened yet."""
+        self._port = port
+        self._waiting: dict[int, asyncio.Future[Connection | None]] = {}
+        self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
+        self._opening = asyncio.Lock()
 
-    async def accept(self, cid: int) -> Connection:
-        """The next connection of the guest `cid`; the listener is opened at the first call."""
-        if self._server is None:
-            self._server = await asyncio.start_server(self._arrived, sock=vsock.listen(self._port))
-        return await self._waiting.setdefault(cid, asyncio.Queue()).get()
+    def listen(self) -> int:
+        """Listen, if not done yet, and return the port. Raises KernelError."""
+        if self._listener is None:
+            self._listener = vsock.listen(self._port)
+            self._port = self._listener.getsockname()[1]
+        return self._port
+
+    async def accept(self, cid: int) -> Connection | None:
+        """The next connection of the guest `cid`; None when it was forgotten meanwhile."""
+        arrival: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting[cid] = arrival
+        try:
+            async with self._opening:
+                if self._server is None:
+                    self.listen()
+                    self._server = await asyncio.start_server(self._arrived, sock=self._listener, limit=READ_BYTES)
+            return await arrival
+        finally:
+            self._waiting.pop(cid, None)
 
     async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        cid = writer.get_extra_info("peername")[0]
-        if cid in self._waiting:
-            self._waiting[cid].put_nowait((reader, writer))
+        arrival = self._waiting.get(writer.get_extra_info("peername")[0])
+        if arrival is None or arrival.done():
+            writer.close()
         else:
-            writer.close()  # not a guest of ours
+            arrival.set_result((reader, writer))
 
     def forget(self, cid: int) -> None:
-        """The guest is gone."""
-        self._waiting.pop(cid, None)
+        """The guest is gone: who waits for it gets None."""
+        arrival = self._waiting.get(cid)
+        if arrival is not None and not arrival.done():
+            arrival.set_result(None)
 
     def close(self) -> None:
         """Stop listening."""
         if self._server is not None:
             self._server.close()
+        elif self._listener is not None:
+            self._listener.close()
 
 
 class Agent:
@@ -94,6 +124,7 @@ class Agent:
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
         self._hello: asyncio.Future[messages.Hello] | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._greeted_ns = 0
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
 
@@ -167,15 +198,19 @@ class Agent:
         """After the VMM's end: take in what it had already sent, until the connection ends."""
         if self._task is not None:
             self._lost = self._lost or "ended"
+            self._expect_nothing()
             await asyncio.wait({self._task}, timeout=timeout_s)
 
     async def close(self) -> None:
         """Cut the connection and end. The guest keeps what we did not acknowledge."""
-        if isinstance(self._who.link, VsockLink) and self._port is not None:
-            self._port.forget(self._who.link.cid)
+        self._expect_nothing()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+
+    def _expect_nothing(self) -> None:
+        if isinstance(self._who.link, VsockLink) and self._port is not None:
+            self._port.forget(self._who.link.cid)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Who waits for the hello must hear of a fault."""
@@ -193,11 +228,13 @@ class Agent:
             reader, writer = connection
             self._writer = writer
             try:
-                self._link.connect(time.time_ns())
+                self._greet()
                 self._flush()
                 while data := await self._read(reader):
                     self._take(data)
                 pause_s = RETRY_S
+            except ConnectionResetError:
+                pause_s = RETRY_S  # the end of a guest with a vsock, and nothing to speak of
             except (OSError, LinkFault) as error:
                 log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
                 pause_s = FAULT_RETRY_S
@@ -205,6 +242,17 @@ class Agent:
                 self._writer = None
                 writer.close()
             await asyncio.sleep(pause_s)
+
+    def _greet(self) -> None:
+        self._greeted_ns = time.time_ns()
+        self._link.connect(self._greeted_ns)
+
+    def _met(self, hello: messages.Hello) -> None:
+        """The guest's first answer. A guest that was still booting has read the time out of an old greeting."""
+        assert self._hello is not None
+        if time.time_ns() - self._greeted_ns > OLD_GREETING_NS:
+            self._greet()
+        self._hello.set_result(hello)
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         """What has arrived. Nothing, as at the connection's end, when a greeting on a serial port stays unanswered."""
@@ -255,7 +303,7 @@ class Agent:
             if isinstance(seen.event, messages.Exited):
                 self._exited(seen.event)
         elif isinstance(seen, HelloSeen) and self._hello is not None and not self._hello.done():
-            self._hello.set_result(seen.hello)
+            self._met(seen.hello)
 
     def _flush(self) -> None:
         """Write what the link has to say; a broken link is noticed, and said, by who reads from it."""

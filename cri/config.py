@@ -21,8 +21,9 @@ DEFAULT_PATH = "/etc/clearpod/config.toml"
 MEMORY_MIN_MIB = 48
 """What the guest needs to boot and to run one small container, with some air."""
 
-RUN_DIR_BYTES = 26
-"""A unix socket's path has at most 107 bytes, and a pod's is run_dir/pods/<64 digits>/agent.sock."""
+RUN_DIR_BYTES = 22
+"""A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
+run_dir/run/pods/<64 digits>/agent.sock."""
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^,\n]*$")]
 

@@ -67,7 +67,10 @@ class Node:
             vsock_port=VSOCK_PORT,
             network=config.networks,
         )
-        return cls(config, host=host, vmm=ProcessVmm(), images=ImageStore(config.state_dir))
+        vmm = ProcessVmm()
+        if vmm.confinement.lacks:
+            log.warning("confinement", extra={"warning": vmm.confinement.lacks})
+        return cls(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
 
     @property
     def hypervisor(self) -> str:

@@ -7,7 +7,7 @@ process, at any time, twice. What talks to the agent is not here.
 
 The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
-    vm.json        the VMM's pid and start time, for adoption
+    vm.json        the VMM's pid and start time, and the guest's vsock context id if it has one, for adoption
     console.log    what the VMM and the guest's kernel wrote
     cni.json       symbolic link to the record of the pod's network, which must survive a reboot
     agent.sock     QEMU's end of the link
@@ -23,7 +23,7 @@ import stat
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, mount
+from stage1.linux import files, mount, vsock
 from stage1.net import attach as net
 from stage1.pod import files as texts
 from stage1.pod import oci
@@ -33,7 +33,7 @@ from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink
-from stage1.vm.vmm import Vmm, VmProcess
+from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
 LEAST_MEMORY_MIB = 48
@@ -97,9 +97,11 @@ def prepare(pod: Pod, host: Host) -> Prepared:
 
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over the link."""
-    started = vmm.start(prepared.vm)
-    record = json.dumps({"v": 1, **started.to_json()}).encode()
-    files.write_atomic(f"{prepared.directory}/vm.json", record)
+    started, link = vmm.start(prepared.vm), prepared.vm.link
+    record = {"v": 1, **started.to_json()}
+    if isinstance(link, VsockLink):
+        record["cid"] = link.cid
+    files.write_atomic(f"{prepared.directory}/vm.json", json.dumps(record).encode())
     return started
 
 
@@ -181,12 +183,24 @@ def find_vm(directory: str) -> VmProcess | None:
     return VmProcess.from_json(json.loads(files.read(path))) if os.path.exists(path) else None
 
 
+def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
+    """The link to the agent of a pod that `boot` wrote down, maybe in an earlier process.
+
+    Raises NotFound when the pod was never booted.
+    """
+    path = f"{directory}/vm.json"
+    if not os.path.exists(path):
+        raise NotFound(f"{path} is missing: this pod has no virtual machine")
+    cid = json.loads(files.read(path)).get("cid")
+    return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(int(cid), host.vsock_port)
+
+
 def collect(directory: str) -> None:
     """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine.
 
     Raises NetworkFailed when a CNI plugin fails at DEL; the directory then stays, for another try.
     """
-    vm = find_vm(directory)
+    vm = find_vm(directory) or find_unrecorded(directory)
     if vm is not None:
         vm.kill()
     _unmount_below(directory)
@@ -249,7 +263,6 @@ def _check_size(pod: Pod) -> None:
 def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     on_kvmtool = host.choice.driver == "kvmtool"
     kernel = _artefact(host, "bzImage" if on_kvmtool else "vmlinux")
-    link = VsockLink(vsock_cid(pod.id), host.vsock_port) if on_kvmtool else SerialLink(f"{directory}/agent.sock")
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         binary=host.choice.binary,
@@ -259,14 +272,21 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         system_image=_artefact(host, "system.erofs"),
         memory_mib=pod.memory_mib,
         vcpus=pod.vcpus,
-        link=link,
+        link=_link(pod, host, directory=directory),
         shares=(
             Share("layers", f"{directory}/share/layers", read_only=True),
             Share("volumes", f"{directory}/share/volumes", read_only=False),
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
+        sandbox=host.choice.sandbox,
     )
+
+
+def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
+    if host.choice.driver != "kvmtool":
+        return SerialLink(f"{directory}/agent.sock")
+    return VsockLink(vsock.choose_cid(int(pod.id[:8], 16)), host.vsock_port)
 
 
 def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec:
@@ -274,11 +294,6 @@ def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | Non
         return vm
     nics = tuple(Nic(one.tap, one.mac) for one in network.interfaces)
     return vm._replace(nics=nics, netns=net.netns_path(host.network, pod))
-
-
-def vsock_cid(pod_id: str) -> int:
-    """A guest CID for the pod: 3 to 2^31, from its id (hexadecimal)."""
-    return 3 + int(pod_id[:8], 16) % (2**31 - 3)
 
 
 def _artefact(host: Host, name: str) -> str:
@@ -306,6 +321,8 @@ def _make_share(pod: Pod, directory: str) -> None:
         files.make_dirs(f"{directory}/tree/{name}", 0o755)
     os.mkdir(f"{directory}/share")
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
+    # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
+    mount.set_propagation(f"{directory}/share", mount.MS_PRIVATE)
 
 
 def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None:
@@ -337,7 +354,11 @@ def _add_volume(directory: str, name: str, *, volume: Mount) -> None:
 
 def _unmount_below(path: str) -> None:
     for target in mount.mounts_below(path):
-        mount.umount(target, lazy=True)
+        try:
+            mount.umount(target, lazy=True)
+        except KernelError:
+            if mount.is_mount_point(target):
+                raise  # else it went with a mount that it was a copy of
 
 
 def _bundle(directory: str, container_id: str) -> str:

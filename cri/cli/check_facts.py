@@ -14,6 +14,7 @@ from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import HostFacts, device_error, host_facts, which
 from stage1.net.conflist import find, find_plugin, lacks
+from stage1.vm import confine
 from stage1.vm.choose import Choice, choose
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
@@ -39,6 +40,7 @@ class Facts(NamedTuple):
     network: str = ""
     network_error: str = ""
     cgroup: str = ""
+    confinement: confine.Confinement = confine.Confinement("setpriv", True)
     tun_error: str = ""
     free_bytes: int = 0
     is_root: bool = True
@@ -51,6 +53,7 @@ def gather(config: str | None) -> Facts:
         host=host,
         tools=tuple((tool, which(tool)) for tool in TOOLS),
         cgroup=cgroup_version(),
+        confinement=confine.find(),
         tun_error=device_error("/dev/net/tun"),
         is_root=os.geteuid() == 0,
     )

@@ -45,6 +45,7 @@ def judge(facts: Facts) -> list[Item]:
         _network(facts),
         _device("tun", facts.tun_error),
         _cgroup(facts),
+        _confinement(facts),
         _space(facts),
     ]
 
@@ -175,6 +176,18 @@ def _cgroup(facts: Facts) -> Item:
         return Item("cgroup", OK, "version 2")
     detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so VMMs get no limits of their own"
     return Item("cgroup", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
+
+
+def _confinement(facts: Facts) -> Item:
+    if facts.confinement.lacks:
+        remedy = "use util-linux 2.40 or later, and a kernel that was booted with Landlock"
+        return Item("confinement", WARN, facts.confinement.lacks, remedy)
+    sandbox = facts.choice is None or facts.choice.driver != "qemu" or facts.choice.sandbox
+    if not sandbox:
+        detail = f"{facts.host.qemu} was built without seccomp, so it may make any system call"
+        return Item("confinement", WARN, detail, "use Debian's QEMU")
+    fence = ", Landlock" if facts.choice is not None and facts.choice.driver == "qemu" else ""
+    return Item("confinement", OK, f"VMMs get few capabilities and no new privileges{fence}")
 
 
 def _space(facts: Facts) -> Item:

@@ -6,14 +6,17 @@ Should this process be killed, the kernel kills the VMM with it, and the next `c
 """
 
 import asyncio
+import functools
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 from cri.agent import VsockPort
+from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.cli.timeline import Timeline
 from cri.pods import containers
@@ -25,6 +28,7 @@ from stage1 import engine
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
+from stage1.pod import states
 from stage1.pod.model import Container, Pod
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.vmm import ProcessVmm
@@ -32,51 +36,35 @@ from stage1.vm.vmm import ProcessVmm
 CHUNK_BYTES = 16384
 CREDIT_RETRY_S = 0.01
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+PATIENCE = 3
+"""The third SIGINT or SIGTERM is not passed on: it ends the VM."""
 WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 Plan = Callable[[containers.Accounts], Container]
-
-
-class Output:
-    """A consumer (`cri.agent.Consumer`) that writes a stream to a descriptor, at the descriptor's speed."""
-
-    def __init__(self, descriptor: int, first: Callable[[], None]) -> None:
-        self._descriptor, self._first, self._is_silent = descriptor, first, True
-
-    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Write it all; a reader that went away stops nothing but the writing."""
-        if data and self._is_silent:
-            self._is_silent = False
-            self._first()
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-        except BrokenPipeError:
-            pass
-        return len(data)
-
-    def commit(self) -> None:
-        """Nothing to make durable."""
 
 
 class Foreground:
     """Runs one container in a pod of its own."""
 
     def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
-        self._host = _apart(host)
+        self._port = VsockPort(0)
+        port = self._port.listen() if host.choice.driver == "kvmtool" else 0
+        self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
         tools = Tools(host=self._host, vmm=ProcessVmm(prefix=WITH_US), boot_timeout_s=boot_timeout_s)
         record = PodRecord(pod, b"", "", time.time_ns())
-        self._port = VsockPort(self._host.vsock_port)
         self._pod = LivePod(record, tools, self._port)
+        self._outputs: list[Output] = []
+        self._asked_to_end = 0
+        self._left_alone = asyncio.Event()
 
     async def run(self, image: ImageFiles, plan: Plan) -> int:
         """The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run."""
         sweep(self._host)
         async with AsyncExitStack() as undo:
+            undo.callback(self._port.close)
             undo.enter_context(_hold(self._host, self._pod.id))
-            undo.callback(os.unlink, _lock_path(self._host, self._pod.id))
+            undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
             await self._pod.boot()
             undo.push_async_callback(self._pod.remove)
@@ -84,15 +72,37 @@ class Foreground:
             container = await self._create(image, plan)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
-            self._pass_signals(container)
             await containers.start(self._pod, container)
+            self._pass_signals(container)  # until here they undo everything: nobody else could take them
             self._timeline.mark("container started")
             for pump in (self._feed(container), self._resize(container, terminal)):
                 undo.callback(asyncio.ensure_future(pump).cancel)
-            await container.ended.wait()
+            await self._end_of(container)
             self._timeline.mark("container exited")
         self._timeline.mark("everything is removed")
+        _explain(container)
         return container.status.exit_code
+
+    async def _end_of(self, container: LiveContainer) -> None:
+        """Wait for it, and until its output is written. Raises what made the output impossible."""
+
+        async def whole() -> None:
+            await container.ended.wait()
+            for output in self._outputs:
+                await output.drained()
+
+        ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(end) for end in (whole(), self._left_alone.wait())]
+        faults = [output.fault for output in self._outputs]
+        try:
+            await asyncio.wait([*ends, *faults], return_when=asyncio.FIRST_COMPLETED)
+            for fault in faults:
+                if fault.done():
+                    fault.result()
+        finally:
+            for end in ends:
+                end.cancel()
+            for output in self._outputs:
+                output.close()
 
     async def _create(self, image: ImageFiles, plan: Plan) -> LiveContainer:
         def record(accounts: containers.Accounts) -> ContainerRecord:
@@ -102,8 +112,15 @@ class Foreground:
         streams = {found.record.stdout: 1, found.record.stderr: 2}
         for stream, descriptor in streams.items():
             if stream:
-                self._pod.agent.listen(stream, Output(descriptor, lambda: self._timeline.mark("first output")))
+                self._listen(stream, descriptor)
         return found
+
+    def _listen(self, stream: int, descriptor: int) -> None:
+        agent = self._pod.agent
+        say = functools.partial(self._timeline.mark, "first output")
+        output = Output(descriptor, stream=stream, consumed=agent.consumed, first=say)
+        self._outputs.append(output)
+        agent.listen(stream, output)
 
     def _say_booted(self) -> None:
         hello = self._pod.hello
@@ -119,6 +136,14 @@ class Foreground:
         tasks: set[asyncio.Task[None]] = set()
 
         def passed(number: int) -> None:
+            self._asked_to_end += number in (signal.SIGINT, signal.SIGTERM)
+            if container.status.state == states.EXITED:
+                self._left_alone.set()  # only a reader who does not read keeps us here
+            if self._asked_to_end == PATIENCE and self._pod.vm is not None:
+                sys.stderr.write("clearpod: the container is killed: it was asked to end three times\n")
+                self._pod.vm.kill()
+                self._left_alone.set()
+                return
             task = loop.create_task(self._signal(container, number))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
@@ -139,7 +164,7 @@ class Foreground:
             return
         self._pod.agent.open_input(container.record.stdin)
         while data := await _read_input():
-            while data:
+            while data and container.is_running:
                 data = data[self._pod.agent.send(container.record.stdin, data) :]
                 if data:
                     await asyncio.sleep(CREDIT_RETRY_S)
@@ -148,7 +173,10 @@ class Foreground:
     async def _resize(self, container: LiveContainer, terminal: Terminal) -> None:
         """The terminal's size now, and each time it changes."""
         async for width, height in terminal.sizes():
-            await self._pod.call(messages.Resize(container.id, 0, width, height))
+            try:
+                await self._pod.call(messages.Resize(container.id, 0, width, height))
+            except PodError:
+                return  # it has ended just now
 
 
 async def _read_input() -> bytes:
@@ -157,12 +185,28 @@ async def _read_input() -> bytes:
     try:
         loop.add_reader(0, ready.set)
     except PermissionError:  # a regular file, which is always ready
-        return os.read(0, CHUNK_BYTES)
+        return _read_now()
     try:
         await ready.wait()
     finally:
         loop.remove_reader(0)
-    return os.read(0, CHUNK_BYTES)
+    return _read_now()
+
+
+def _read_now() -> bytes:
+    try:
+        return os.read(0, CHUNK_BYTES)
+    except OSError as error:  # a directory, a terminal that went away: nothing to read there
+        sys.stderr.write(f"clearpod: standard input can't be read: {error.strerror}\n")
+        return b""
+
+
+def _explain(container: LiveContainer) -> None:
+    """What its exit code alone does not say."""
+    if container.status.reason == "OOMKilled":
+        sys.stderr.write("clearpod: the container was killed because its memory was used up; see --memory\n")
+    elif container.status.message:
+        sys.stderr.write(f"clearpod: {container.status.message}\n")
 
 
 def _apart(host: engine.Host) -> engine.Host:
@@ -179,6 +223,12 @@ def _hold(host: engine.Host, pod_id: str) -> Lock:
 
 def _lock_path(host: engine.Host, pod_id: str) -> str:
     return f"{host.run_dir}/locks/{pod_id}"
+
+
+def _forget_lock(host: engine.Host, pod_id: str) -> None:
+    """Remove the lock's file, unless something of the pod stayed: the next run's sweep finds it by its lock."""
+    if not os.path.exists(engine.pod_directory(host, pod_id)):
+        os.unlink(_lock_path(host, pod_id))
 
 
 def sweep(host: engine.Host) -> None:

@@ -7,26 +7,26 @@ exit code. Everything that was made is gone when it ends; the image stays in the
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 import time
+from collections.abc import Coroutine
+from typing import Any
 
-from cri.cli.foreground import Foreground
+from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.timeline import Timeline
 from cri.config import Config, load
 from cri.image.pull import pull
 from cri.pods.containers import Accounts
 from cri.store.images import Image, ImageStore
 from stage1 import engine
-from stage1.errors import BadRequest
+from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import host_facts
 from stage1.pod import oci, users
 from stage1.pod.model import Container, Pod, Process, Security
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
-
-VSOCK_PORT = 0x70D
-"""Where this process listens for its guest when the link is a vsock; the guest's context id tells it apart."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +50,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the pod; the result is the container's exit code, 128 + signal when it was killed."""
     timeline = Timeline(time.monotonic())
+    logging.getLogger("clearpod").addHandler(logging.NullHandler())  # standard error is the container's
     try:
-        return asyncio.run(_run(args, timeline))
+        return asyncio.run(_until_interrupted(_run(args, timeline)))
     finally:
         if args.timeline:
             sys.stderr.write(timeline.text())
+
+
+async def _until_interrupted(body: Coroutine[Any, Any, int]) -> int:
+    """The result of `body`. A signal undoes what was done so far, and gives 128 + its number.
+
+    That is for the time before the container runs; then `Foreground` handles them.
+    """
+    got: list[int] = []
+    task = asyncio.ensure_future(body)
+
+    def interrupted(number: int) -> None:
+        if not got:  # the clean-up is not to be interrupted
+            task.cancel()
+        got.append(number)
+
+    for number in PASSED_ON:
+        asyncio.get_running_loop().add_signal_handler(number, interrupted, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return 128 + got[0]
 
 
 async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
@@ -78,7 +100,6 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
         state_dir=config.state_dir,
         choice=choice,
         scratch_mib=config.vm.scratch_mib,
-        vsock_port=VSOCK_PORT,
         network=config.networks,
     )
 
@@ -86,10 +107,17 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
 async def _bring(config: Config, host: engine.Host, *, reference: str) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
     try:
-        image = await pull(store, reference or f"oci:{host.guest_dir}/sample:sample", config=config)
+        image = await pull(store, reference or _sample(host), config=config)
         return image, store.files(image)
     finally:
         store.close()
+
+
+def _sample(host: engine.Host) -> str:
+    layout = f"{host.guest_dir}/sample"
+    if not os.path.exists(layout):
+        raise NotFound(f"there is no sample image in {host.guest_dir}; build it with `clearpod images build`")
+    return f"oci:{layout}:sample"
 
 
 def _pod(config: Config, args: argparse.Namespace) -> Pod:

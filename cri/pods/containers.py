@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
+from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord
 from stage1 import engine
 from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
@@ -43,12 +44,10 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan) -> str:
     Nothing stays when it fails.
     """
     pod.require_ready()
-    lower, accounts = await asyncio.to_thread(_add_image, pod.directory, image)
+    lower, accounts = await to_the_end(_add_image, pod.directory, image)
     record = _with_streams(plan(accounts), pod)
     target = _target_pid(pod, record)
-    await asyncio.to_thread(
-        engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target
-    )
+    await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
     container = LiveContainer(record, pod.directory)
     for stream, consumer in container.consumers().items():
         pod.agent.listen(stream, consumer)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One live pod: its VM, the link to its agent, its containers, and its file.
 
-Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else
-happens in the calls that ask for it, ordered by locks. Not here: what is done to single containers
-(`containers`, `execs`).
+Made by the table. One task of its own waits for the VM's end, which may come at any moment, and trims the
+console meanwhile; everything else happens in the calls that ask for it, ordered by locks. Not here: what is
+done to single containers (`containers`, `execs`).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
 from stage1 import engine
@@ -37,6 +38,8 @@ END_S = 2.0
 """How long the guest gets to end by itself."""
 KILL_S = 20.0
 CONSOLE_LINES = 12
+TRIM_S = 10.0
+"""How often the console's file is cut down: a guest may write without end, and `/run` is memory."""
 
 
 class LivePod:
@@ -84,11 +87,11 @@ class LivePod:
         `prepare` raises.
         """
         begun = time.monotonic()
-        prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
         try:
+            prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
             self._move("boot", link_key=prepared.link_key)
-            self._watch(await asyncio.to_thread(engine.boot, prepared, self.tools.vmm))
+            self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
             await self._meet(prepared.vm.link, self.tools.boot_timeout_s)
             await self.call(self._configure())
             self._move("agent_up")
@@ -153,7 +156,7 @@ class LivePod:
             if vm is None:
                 raise VmFailed(f"the VM of {self.title} is not known any more")
             self._watch(vm)
-            await self._meet(self._known_link(), self.tools.call_timeout_s)
+            await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.call_timeout_s)
             reply = await self.call(messages.List())
         except PodError as error:
             log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
@@ -189,12 +192,6 @@ class LivePod:
         bundles = set(os.listdir(f"{self.directory}/tree/volumes/containers"))
         for bundle in bundles - set(self.containers):
             await asyncio.to_thread(engine.remove_container, self.directory, bundle)
-
-    def _known_link(self) -> SerialLink | VsockLink:
-        path = f"{self.directory}/agent.sock"
-        if os.path.exists(path):
-            return SerialLink(path)
-        return VsockLink(engine.vsock_cid(self.id), self.tools.host.vsock_port)
 
     # -- for the operations on containers --------------------------------------------------------------------
 
@@ -258,7 +255,7 @@ class LivePod:
 
     async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
-        return await asyncio.get_running_loop().run_in_executor(self.tools.pool, function, *args)
+        return await to_the_end_in(self.tools.pool, function, *args)
 
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
@@ -276,13 +273,20 @@ class LivePod:
         handle = process.open_process(vm.pid, vm.start_time)
         if handle is not None:
             with handle:
-                await _readable(handle.fileno())
+                while not await _is_readable_within(TRIM_S, handle.fileno()):
+                    await self._trim_console(vm)
                 handle.wait(0)
         why = f"the virtual machine of {self.title} has ended"
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)
         self._mark_dead(why)
+
+    async def _trim_console(self, vm: VmProcess) -> None:
+        try:
+            await asyncio.to_thread(vm.trim_console)
+        except PodError as error:
+            log.warning("pod.console", extra={"pod": self.id, "title": self.title, "error": str(error)})
 
     def _mark_dead(self, why: str) -> None:
         for waiting in self.execs.values():
@@ -367,10 +371,14 @@ class LivePod:
         return True
 
 
-async def _readable(descriptor: int) -> None:
+async def _is_readable_within(limit_s: float, descriptor: int) -> bool:
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, ready.set)
     try:
-        await ready.wait()
+        async with asyncio.timeout(limit_s):
+            await ready.wait()
+    except TimeoutError:
+        return False
     finally:
         loop.remove_reader(descriptor)
+    return True

@@ -7,6 +7,7 @@ from pathlib import Path
 from lib import cache, tools
 from lib.cpio import S_CHAR, S_DIR, S_FILE, Entry, archive
 
+LIB = Path(__file__).parent.parent / "lib"
 AGENT_SOURCE = Path(__file__).parent.parent / "agent"
 PROTO = Path(__file__).parent.parent.parent / "proto" / "agent"
 
@@ -24,15 +25,19 @@ def build_agent(cache_dir: Path) -> Path:
     return cache.built(cache_dir, "agent", key, build)
 
 
+def build(cache_dir: Path) -> Path:
+    """The directory with `initramfs`."""
+    agent = build_agent(cache_dir) / "agent"
+    key = cache.hash_of([agent, Path(__file__), LIB / "cpio.py"])
+    return cache.built(cache_dir, "initramfs", key, lambda out: pack(agent, out / "initramfs"))
+
+
 def pack(agent: Path, out: Path) -> None:
-    """Write the archive to `out`."""
-    out.write_bytes(
-        archive(
-            [
-                Entry("dev", S_DIR | 0o755),
-                Entry("dev/console", S_CHAR | 0o600, device=(5, 1)),
-                Entry("root", S_DIR | 0o755),
-                Entry("init", S_FILE | 0o755, agent.read_bytes()),
-            ]
-        )
-    )
+    """Write the archive to `out`. The console is there before devtmpfs is, so that an early failure can be seen."""
+    entries = [
+        Entry("dev", S_DIR | 0o755),
+        Entry("dev/console", S_CHAR | 0o600, device=(5, 1)),
+        Entry("root", S_DIR | 0o755),
+        Entry("init", S_FILE | 0o755, agent.read_bytes()),
+    ]
+    out.write_bytes(archive(entries))

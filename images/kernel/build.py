@@ -8,15 +8,15 @@ kvmtool loads). No modules. Takes five to nine minutes on two cores, once per ma
 import os
 import shutil
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-from lib import cache, tools
+from lib import cache, changes, kconfig, tools
+from lib.progress import Progress
 
 HERE = Path(__file__).parent
 SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 FRAGMENTS = ("base", "virtio", "storage", "containers", "net")
+CHANGES = HERE / "changes.toml"
 PROGRAMS = {
     "make": "make",
     "gcc": "gcc",
@@ -25,18 +25,20 @@ PROGRAMS = {
     "bc": "bc",
     "lz4": "lz4",
     "xz": "xz-utils",
+    "perl": "perl",
     "strip": "binutils",
 }
-USUAL_STEPS = 1560
-"""Lines that make prints for a whole build; only for the progress line."""
+HEADERS = {"/usr/include/libelf.h": "libelf-dev"}
+USUAL_OBJECTS = 1300
+"""Objects of a whole build; only for the progress line."""
+OBJECT_LINES = ("  CC  ", "  AS  ")
 
 
 def build(cache_dir: Path) -> Path:
     """The directory with vmlinux, bzImage, config, System.map and release."""
-    tools.need(PROGRAMS)
-    if not SOURCE.exists():
-        raise cache.BuildFailed(f"{SOURCE} is missing; install it with: apt-get install linux-source-6.12")
-    key = cache.hash_of([_version(), tools.run(["gcc", "--version"]), *_fragments(), Path(__file__)])
+    tools.need(PROGRAMS, HEADERS | {str(SOURCE): "linux-source-6.12"})
+    compiler = [tools.run([name, "--version"]) for name in ("gcc", "ld")]
+    key = cache.hash_of([_version(), *compiler, *_fragments(), CHANGES, Path(__file__)])
     return cache.built(cache_dir, "kernel", key, _build)
 
 
@@ -49,19 +51,25 @@ def _fragments() -> list[Path]:
 
 
 def _build(out: Path) -> None:
-    cache.say(f"building the guest's kernel (minutes, once per machine); log: {out.parent}/build.log")
+    log = out.with_suffix(".log")
+    cache.say(f"building the guest's kernel (minutes, once per machine); log: {log}")
     work = out / "work"
     work.mkdir()
     tools.run(["tar", "-xf", SOURCE, "-C", work])
     tree = next(work.iterdir())
+    changes.apply(tree, changes.read(CHANGES))
     _configure(tree)
-    _make(tree, out.parent / "build.log")
+    _make(tree, log)
+    _keep(tree, out)
+    shutil.rmtree(work)
+
+
+def _keep(tree: Path, out: Path) -> None:
     shutil.copy(tree / "arch/x86/boot/bzImage", out / "bzImage")
     tools.run(["strip", "-o", out / "vmlinux", tree / "vmlinux"])
-    shutil.copy(tree / ".config", out / "config")
     shutil.copy(tree / "System.map", out / "System.map")
+    shutil.copy(tree / ".config", out / "config")
     (out / "release").write_text((tree / "include/config/kernel.release").read_text())
-    shutil.rmtree(work)
 
 
 def _environment() -> dict[str, str]:
@@ -72,40 +80,30 @@ def _environment() -> dict[str, str]:
 
 def _configure(tree: Path) -> None:
     """allnoconfig, which is what tinyconfig starts from, with our lines; every one of them must have been taken."""
-    asked = "\n".join(path.read_text() for path in _fragments())
-    (tree / "clearpod.config").write_text(asked)
+    try:
+        wanted = kconfig.asked(path.read_text() for path in _fragments())
+    except kconfig.Fault as fault:
+        raise cache.BuildFailed(f"{fault}; mend them in images/kernel") from fault
+    (tree / "clearpod.config").write_text(kconfig.render(wanted))
     tools.run(["make", "allnoconfig"], cwd=tree, env=_environment() | {"KCONFIG_ALLCONFIG": "clearpod.config"})
-    got = set((tree / ".config").read_text().splitlines())
-    ignored = [line for line in asked.splitlines() if line.startswith("CONFIG_") and line not in got]
-    if ignored:
-        raise cache.BuildFailed(f"Kconfig ignored {', '.join(ignored)}; mend the fragments in images/kernel")
+    if refused := kconfig.refused(wanted, (tree / ".config").read_text()):
+        lines = ", ".join(str(one) for one in refused)
+        raise cache.BuildFailed(f"Kconfig did not take {lines}; mend the fragments in images/kernel")
 
 
 def _make(tree: Path, log: Path) -> None:
-    argv = ["make", f"-j{os.cpu_count() or 1}", "bzImage", "vmlinux"]
-    with open(log, "w") as sink:
-        started = time.monotonic()
-        with subprocess.Popen(argv, cwd=tree, env=_environment(), text=True, stdin=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as make:  # fmt: skip
-            assert make.stdout is not None
-            for step, line in enumerate(make.stdout):
-                sink.write(line)
-                _progress(step, time.monotonic() - started)
+    argv = ["make", f"-j{len(os.sched_getaffinity(0))}", "bzImage", "vmlinux"]
+    with (
+        open(log, "w") as sink,
+        Progress("kernel", USUAL_OBJECTS) as progress,
+        subprocess.Popen(argv, cwd=tree, env=_environment(), text=True, stdin=subprocess.DEVNULL,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as make,
+    ):  # fmt: skip
+        assert make.stdout is not None
+        for line in make.stdout:
+            sink.write(line)
+            if line.startswith(OBJECT_LINES):
+                progress.step()
     if make.returncode != 0:
-        tail = "\n".join(log.read_text().splitlines()[-tools.TAIL_LINES:])
-        raise cache.BuildFailed(f"the kernel did not build:\n{tail}\nthe whole log is {log}")
-    _progress_end()
-
-
-def _progress(step: int, passed_s: float) -> None:
-    """One line that is refreshed on a terminal, a line now and then elsewhere."""
-    text = f"images: kernel: step {step} of about {USUAL_STEPS}, {passed_s // 60:.0f} min {passed_s % 60:02.0f} s"
-    if sys.stderr.isatty():
-        print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
-    elif step and step % 300 == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
-def _progress_end() -> None:
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+        tail = "\n".join(log.read_text().splitlines()[-tools.TAIL_LINES :])
+        raise cache.BuildFailed(f"the kernel did not build; its log {log} ends with:\n{tail}")

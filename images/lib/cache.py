@@ -51,8 +51,20 @@ def built(cache: Path, kind: str, key: str, build: Callable[[Path], None]) -> Pa
     with open(place.parent / f"{key}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.is_dir():
+            _sweep(place.parent)
             _build_beside(place, build)
     return place
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what builders left that were killed: beside-directories whose lock nobody holds."""
+    for beside in directory.glob("*.new"):
+        with open(beside.with_suffix(".lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def _build_beside(place: Path, build: Callable[[Path], None]) -> None:
@@ -71,10 +83,23 @@ def publish(source: Path, target: Path) -> bool:
     if target.is_file() and target.stat().st_size == source.stat().st_size and same_bytes(source, target):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.new")
+    beside = _beside(target)
     shutil.copy2(source, beside)
     os.replace(beside, target)
     return True
+
+
+def write_beside(target: Path, text: str) -> None:
+    """Give `target` this content in one step; nothing happens when it has it."""
+    if not target.exists() or target.read_text() != text:
+        beside = _beside(target)
+        beside.write_text(text)
+        os.replace(beside, target)
+
+
+def _beside(target: Path) -> Path:
+    """A name of this process's own, so that two builders do not write into one file."""
+    return target.with_name(f".{target.name}.{os.getpid()}.new")
 
 
 def same_bytes(a: Path, b: Path) -> bool:

@@ -12,12 +12,17 @@ from lib.cache import BuildFailed
 TAIL_LINES = 30
 
 
-def need(packages: Mapping[str, str]) -> None:
-    """Raise BuildFailed with the Debian packages of what is missing: need({"mkfs.erofs": "erofs-utils"})."""
+def need(packages: Mapping[str, str], files: Mapping[str, str] | None = None) -> None:
+    """Raise BuildFailed with the Debian packages of programs and files that are missing.
+
+    need({"mkfs.erofs": "erofs-utils"}, {"/usr/include/libelf.h": "libelf-dev"})
+    """
     path = f"/usr/local/sbin:/usr/sbin:/sbin:{os.environ.get('PATH', os.defpath)}"
-    missing = {package for name, package in packages.items() if not shutil.which(name, path=path)}
+    missing = {name: package for name, package in packages.items() if not shutil.which(name, path=path)}
+    missing |= {name: package for name, package in (files or {}).items() if not os.path.exists(name)}
     if missing:
-        raise BuildFailed(f"programs are missing; install them with: apt-get install {' '.join(sorted(missing))}")
+        names, debian = " ".join(sorted(missing)), " ".join(sorted(set(missing.values())))
+        raise BuildFailed(f"missing: {names}; install with: apt-get install --no-install-recommends {debian}")
 
 
 def run(argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:

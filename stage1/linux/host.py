@@ -20,6 +20,8 @@ class HostFacts(NamedTuple):
     vsock_error: str = ""
     lkvm: str = ""
     qemu: str = ""
+    qemu_sandbox: bool = False
+    """Whether this QEMU was built with seccomp, which its option -sandbox needs."""
     skopeo: str = ""
     mkfs_erofs: str = ""
     crun: str = ""
@@ -27,13 +29,15 @@ class HostFacts(NamedTuple):
 
 def host_facts() -> HostFacts:
     """Ask the host. Takes about a millisecond and changes nothing."""
+    qemu = which(QEMU)
     return HostFacts(
         machine=os.uname().machine,
         cpu_virtualization=cpu_virtualization(_cpuinfo()),
         kvm_error=device_error("/dev/kvm"),
         vsock_error=device_error("/dev/vhost-vsock"),
         lkvm=which("lkvm"),
-        qemu=which(QEMU),
+        qemu=qemu,
+        qemu_sandbox=bool(qemu) and has_text(qemu, b"libseccomp.so"),
         skopeo=which("skopeo"),
         mkfs_erofs=which("mkfs.erofs"),
         crun=which("crun"),
@@ -48,6 +52,17 @@ def which(name: str) -> str:
         if os.path.isabs(candidate) and os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate
     return ""
+
+
+def has_text(path: str, text: bytes) -> bool:
+    """Whether the file has `text` in it: the libraries that a program wants are named in it. False if unreadable."""
+    import mmap
+
+    try:
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+            return content.find(text) >= 0
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False
 
 
 def cpu_virtualization(cpuinfo: str) -> str:

@@ -54,6 +54,7 @@ def spawn(
         actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
     given = ((stdin, 0), (stdout, 1), (stderr, 2))
     actions += [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in given if fd is not None]
+    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
     with Guard("posix_spawn", argv[0]):
         return os.posix_spawnp(
             argv[0],
@@ -64,6 +65,18 @@ def spawn(
             setsigmask=(),
             setsigdef=(_SIGPIPE, _SIGXFSZ),
         )
+
+
+def _inheritable() -> list[int]:
+    """Descriptors past the first three that a program started by us would get: whoever started us left them open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+        except OSError:
+            continue  # closed meanwhile, such as the one that listed the directory
+    return found
 
 
 class PidHandle:

@@ -57,9 +57,11 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
     security = container.security
     held = list(bounding(security.add_capabilities, security.drop_capabilities, privileged=security.privileged))
     ambient = list(security.ambient_capabilities)
+    # The primary group too: a program that changes its gid would else lose, with the membership, what files deny to it.
+    groups = list(dict.fromkeys((what.user.gid, *what.user.groups)))
     return {
         "terminal": what.tty,
-        "user": {"uid": what.user.uid, "gid": what.user.gid, "additionalGids": list(what.user.groups)},
+        "user": {"uid": what.user.uid, "gid": what.user.gid, "additionalGids": groups},
         "args": list(what.argv),
         "env": environment(pod, what),
         "cwd": what.cwd or "/",

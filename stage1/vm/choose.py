@@ -14,13 +14,17 @@ SLOW = "no usable hardware virtualisation: the VM is emulated (QEMU TCG), so iso
 
 
 class Choice(NamedTuple):
-    """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty."""
+    """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty.
+
+    `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU).
+    """
 
     driver: str
     accel: str
     binary: str
     warning: str
     reasons: tuple[str, ...]
+    sandbox: bool = False
 
 
 def choose(wanted: str, facts: HostFacts) -> Choice:
@@ -70,6 +74,7 @@ def _qemu(facts: HostFacts, why: list[str]) -> Choice:
         )
     missing = kvm_lacks(facts)
     if not missing:
-        return Choice("qemu", "kvm", facts.qemu, "", (*why, "QEMU with KVM: the CPU and /dev/kvm allow it"))
+        reasons = (*why, "QEMU with KVM: the CPU and /dev/kvm allow it")
+        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox)
     reasons = tuple(dict.fromkeys((*why, *missing, "QEMU with emulation (TCG): nothing else is left")))
-    return Choice("qemu", "tcg", facts.qemu, SLOW, reasons)
+    return Choice("qemu", "tcg", facts.qemu, SLOW, reasons, facts.qemu_sandbox)

@@ -9,6 +9,10 @@ with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 from stage1.vm import words
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink, check
 
+# Each has to be named. elevateprivileges denies setuid and its like, which 9p with security_model=none never
+# calls: it changes owners by chown.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
 _MMIO_WORD_BYTES = 40
 
@@ -20,6 +24,7 @@ def argv(vm: VmSpec) -> list[str]:
     return [
         vm.binary,
         *("-name", vm.name),
+        *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
         *("-machine", "microvm,acpi=off"),
         *("-accel", vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),

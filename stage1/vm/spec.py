@@ -38,7 +38,10 @@ class VsockLink(NamedTuple):
 
 
 class VmSpec(NamedTuple):
-    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line."""
+    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
+
+    `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can.
+    """
 
     name: str
     binary: str
@@ -54,6 +57,7 @@ class VmSpec(NamedTuple):
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
     words: tuple[str, ...] = ()
+    sandbox: bool = False
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
 

@@ -9,13 +9,14 @@ would hit the scratch disk and the volumes too, a pipe needs a resident reader; 
 `trim_console` now and then, which frees all but the file's end.
 """
 
+import errno
 import os
 from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import files, namespace, process
-from stage1.linux.libc import Guard
-from stage1.vm import kvmtool, qemu
+from stage1.linux.libc import Guard, failure
+from stage1.vm import confine, kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
 CONSOLE_KEEP_BYTES = 1 << 20
@@ -96,19 +97,31 @@ class ProcessVmm:
     def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = ()) -> None:
         """A VMM that ends within `early_s` makes `start` fail; the guest boots in that time.
 
-        `prefix` is a program, with its arguments, that becomes the VMM: a wrapper such as setpriv.
+        `prefix` is a program, with its arguments, that becomes the VMM and has all privileges: a wrapper such
+        as nsenter.
         """
         self._early_s, self._prefix = early_s, prefix
+        self._confinement: confine.Confinement | None = None
+
+    @property
+    def confinement(self) -> confine.Confinement:
+        """How VMMs are confined on this host; found out on first use."""
+        if self._confinement is None:
+            self._confinement = confine.find()
+        return self._confinement
 
     def start(self, vm: VmSpec) -> VmProcess:
         """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
         driver = kvmtool if is_kvmtool(vm.binary) else qemu
         argv, env = driver.argv(vm), driver.environment(vm)
+        _check_binary(vm.binary)
+        # What kvmtool opens could not be tried yet, so no fence around it.
+        wrapped = [*self._prefix, *confine.command(self.confinement, vm, fence=driver is qemu), *argv]
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            pid = _spawn([*self._prefix, *argv], vm.netns, log=log, env=env)
+            pid = _spawn(wrapped, vm.netns, log=log, env=env)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
@@ -124,9 +137,45 @@ def _spawn(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int
         return process.spawn(argv, stdout=log, stderr=log, env=env)
 
 
+def find_unrecorded(directory: str) -> VmProcess | None:
+    """The VMM that has files below `directory` on its command line; None when there is none.
+
+    That is how to find one whose starter was killed before it could write down who it is.
+    """
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        words = _command_line(name)
+        if _is_vmm(words[0]) and any(f"{directory}/" in word for word in words[1:]):
+            try:
+                return VmProcess(int(name), process.start_time(int(name)), f"{directory}/console.log")
+            except NotFound:
+                continue
+    return None
+
+
+def _command_line(pid: str) -> list[str]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return os.fsdecode(file.read()).split("\0")
+    except OSError:
+        return [""]
+
+
+def _is_vmm(binary: str) -> bool:
+    return is_kvmtool(binary) or os.path.basename(binary).startswith("qemu-system-")
+
+
 def is_kvmtool(binary: str) -> bool:
     """Whether the VMM at this path is kvmtool; what has another name is taken for QEMU."""
     return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")
+
+
+def _check_binary(path: str) -> None:
+    """Raise what starting it would raise: the error of a wrapper says less."""
+    if not os.access(path, os.X_OK):
+        number = errno.EACCES if os.path.exists(path) else errno.ENOENT
+        raise VmFailed(f"the VMM can't be started: {failure('exec', number, path)}")
 
 
 def _survive_start(pid: int, console: str, *, early_s: float) -> VmProcess:

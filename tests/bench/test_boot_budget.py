@@ -18,21 +18,35 @@ pytestmark = pytest.mark.vm
 
 KERNEL_TO_INIT_MS = 30
 INIT_TO_READY_MS = 10
+REPEATS_WITHIN_MS = 1
+BOOTS = 3
 INITRAMFS_BYTES = 1 << 20
 AGENT_BYTES = 150 * 1000
 
 
 @pytest.fixture(scope="module")
-def boot(tmp_path_factory, guest_dir):
-    return bench.boot(bench.clearpod_argv(str(tmp_path_factory.mktemp("bench"))))
+def boots(tmp_path_factory, guest_dir):
+    """A busy host can add to a boot (see boot.py), never take away: the least of some is what the guest needs."""
+    directory = str(tmp_path_factory.mktemp("bench"))
+    return [bench.boot(bench.clearpod_argv(directory), directory) for _ in range(BOOTS)]
 
 
-def test_the_kernel_reaches_pid_1_within_its_budget(boot):
-    assert 0 < boot.init_ms <= KERNEL_TO_INIT_MS
+def test_the_kernel_reaches_pid_1_within_its_budget(boots):
+    assert 0 < min(boot.init_ms for boot in boots) <= KERNEL_TO_INIT_MS
 
 
-def test_the_agent_is_ready_within_its_budget(boot):
-    assert 0 < boot.ready_ms <= INIT_TO_READY_MS
+def test_the_agent_is_ready_within_its_budget(boots):
+    assert 0 < min(boot.ready_ms for boot in boots) <= INIT_TO_READY_MS
+
+
+def test_a_boot_takes_as_many_instructions_as_another(boots):
+    least, next_least = sorted(boot.init_ms for boot in boots)[:2]
+    assert next_least - least < REPEATS_WITHIN_MS
+
+
+def test_the_kernels_own_clock_misses_the_beginning_of_the_boot(boots):
+    """Or the budget would be measured from the wrong place."""
+    assert all(2 < boot.init_ms - boot.clock_ms < 15 for boot in boots)
 
 
 def test_what_is_booted_stays_small(guest_dir):

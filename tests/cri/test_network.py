@@ -25,6 +25,7 @@ from stage1.net import attach
 from tests.fakes.cni import FakeCni
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 
+from . import test_recovery as recovery
 from .conftest import Client, Registered, VmWorld, World
 
 PING_S = 5
@@ -144,6 +145,32 @@ async def test_after_a_reboot_the_daemon_gives_back_what_no_pod_holds(world: Wor
     async with world.daemon() as cri:
         assert cni.calls() == ["DEL second", "DEL first"] and not os.path.exists(path)
         assert await addresses(cri, kept) == ("10.9.0.5", "fd09::5")
+
+
+@pytest.mark.parametrize("when", ["ADD first", "ADD second", "DEL second", "DEL first"])
+async def test_a_daemon_that_dies_while_a_plugin_works_leaves_nothing_to_the_next(
+    world: World, cni: FakeCni, when: str
+) -> None:
+    """The plugin kills its parent, once; it has its lease by then, and itself goes on."""
+    verb, plugin = when.split()
+    once = cni.root / "once"
+    once.touch()
+    cni.trouble(plugin, verb, f"rm {once} 2> /dev/null && kill -9 $PPID")
+    pod = ""
+    with recovery._process(world) as process:
+        cri = await recovery._client(world)
+        if verb == "DEL":
+            pod = await cri.pod()
+        with pytest.raises(aio.AioRpcError):
+            await (cri("RemovePodSandbox", pod_sandbox_id=pod) if pod else cri.pod())
+        assert process.wait(5) == -9 and not once.exists()
+        await cri.close()
+    with recovery._process(world):
+        cri = await recovery._client(world)
+        pod = pod or await cri.pod()
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
+    assert cni.left_over() == [] and os.listdir(f"{world.config.run_dir}/pods") == []
 
 
 @pytest.fixture

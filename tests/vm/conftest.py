@@ -2,7 +2,9 @@
 """Real VMs. A probe of ours is PID 1 in these, so that the argv is tested without the agent."""
 
 import os
+import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from stage1.linux.host import QEMU, host_facts, which
 from stage1.vm.choose import choose
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.vmm import ProcessVmm, VmProcess
+from tests.fakes.command import Command
 
 Boot = Callable[[VmSpec], VmProcess]
 
@@ -63,6 +66,7 @@ def vm(tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
         link=SerialLink(f"{tmp_path}/agent.sock"),
         scratch=str(tmp_path / "scratch"),
         accel=choice.accel,
+        sandbox=choice.sandbox,
     )
 
 
@@ -80,3 +84,24 @@ def boot(results: Path) -> Iterator[Boot]:
         process.kill()
         if os.path.exists(process.console):
             (results / f"console-{number}.log").write_bytes(Path(process.console).read_bytes())
+
+
+@pytest.fixture(scope="session")
+def shared_root() -> Iterator[Path]:
+    """A root with a short name (unix sockets have 107 bytes for their path); its images stay for the session."""
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        yield Path(root)
+
+
+@pytest.fixture
+def clearpod(shared_root: Path, guest_dir: Path) -> Iterator[Command]:
+    """The command. When the test is over, the machine must be as before."""
+    command = Command(shared_root, guest_dir, "[vm]\nscratch_mib = 64")
+    for name in ("run/pods", "run/run/pods", "run/run/locks"):
+        (shared_root / name).mkdir(parents=True, exist_ok=True)
+    before = command.leavings.seen()
+    yield command
+    left = command.leavings.added(before, within_s=1)
+    for pid in command.leavings.vmms():
+        os.kill(pid, signal.SIGKILL)
+    assert left == {}

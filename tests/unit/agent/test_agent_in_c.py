@@ -22,9 +22,7 @@ pytestmark = [
 
 def make(*targets: str) -> str:
     """Run make; its output is the failure's text."""
-    done = subprocess.run(
-        ["make", "-C", SOURCES, f"OUT={OUT}", *targets], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["make", "-C", SOURCES, f"OUT={OUT}", *targets], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 

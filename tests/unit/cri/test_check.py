@@ -14,6 +14,7 @@ from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
 from stage1.errors import PodError
 from stage1.linux.host import HostFacts
 from stage1.vm.choose import choose
+from stage1.vm.confine import Confinement
 
 HOST = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
 GOOD = Facts(
@@ -31,9 +32,9 @@ GOOD = Facts(
 )
 
 
-def host(**changes: str) -> Facts:
+def host(**changes: str | bool) -> Facts:
     """A good host but for these facts, with the choice that follows from them."""
-    changed = HOST._replace(**changes)
+    changed = HOST._replace(**changes)  # type: ignore[arg-type]
     try:
         return GOOD._replace(host=changed, choice=choose("auto", changed))
     except PodError as error:
@@ -56,6 +57,15 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "modprobe kvm_intel"),
         (host(kvm_error="x", cpu_virtualization="svm"), "KVM", WARN, "/dev/kvm: x", "modprobe kvm_amd"),
         (host(vsock_error="No such file"), "vsock", WARN, "No such file", "modprobe vhost_vsock"),
+        (
+            GOOD._replace(confinement=Confinement("", False, "setpriv is not on PATH")),
+            "confinement",
+            WARN,
+            "setpriv is not on PATH",
+            "Landlock",
+        ),
+        (host(lkvm=""), "confinement", WARN, "/q/qemu-system-x86_64 was built without seccomp", "Debian's QEMU"),
+        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no new privileges, Landlock", ""),
         (host(lkvm=""), "lkvm", WARN, "not on PATH", "build kvmtool"),
         (host(qemu=""), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
         (host(qemu="", lkvm=""), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),

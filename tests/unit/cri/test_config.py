@@ -32,7 +32,7 @@ WRONG = [
     ("vm = { vcpus = 0 }", 1, '"vm.vcpus" should be greater than or equal to 1, but it is 0'),
     ("log.level = 'loud'", 1, '"log.level" should be'),
     ("run_dir = 'relative'", 1, '"run_dir" should match pattern'),
-    ("run_dir = '/run/a/directory/that/is/too/long'", 1, '"run_dir" may have at most 26 bytes'),
+    ("run_dir = '/run/a/directory/that/is/too/long'", 1, '"run_dir" may have at most 22 bytes'),
     ("[socket]\nmode = '660'", 2, '"socket.mode" should match pattern'),
     (f"[socket]\npath = '/{'x' * 120}'", 2, '"socket.path" is longer than the 107 bytes'),
     (

@@ -14,7 +14,8 @@ from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import mount
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.vm.choose import Choice
-from stage1.vm.spec import SerialLink, VsockLink
+from stage1.vm.spec import SerialLink, VmSpec, VsockLink
+from stage1.vm.vmm import VmProcess
 from tests.fakes.guest import FakeVmm
 
 POD = Pod(id="5e" * 32, name="web", hostname="web-0", dns_servers=("10.0.0.1",))
@@ -38,6 +39,14 @@ def directory(host: engine.Host) -> Iterator[str]:
     prepared = engine.prepare(POD, host)
     yield prepared.directory
     engine.collect(prepared.directory)
+
+
+class DeadVmm:
+    """Says that it started what has ended since."""
+
+    def start(self, vm: VmSpec) -> VmProcess:
+        """See `Vmm`."""
+        return VmProcess(2**30, 1, f"{vm.run_dir}/console.log")
 
 
 def everything_below(path: str) -> list[str]:
@@ -183,12 +192,20 @@ def test_what_an_image_puts_in_the_place_of_a_file_can_not_harm(directory: str, 
     assert engine.read_image_file(directory, "img", path="etc/passwd") == ""
 
 
-def test_kvmtool_gets_a_vsock_and_a_bzimage(host: engine.Host) -> None:
+def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
+    host: engine.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed = int(POD.id[:8], 16)
+    monkeypatch.setattr(engine.vsock, "choose_cid", lambda seen: 77 if seen == seed else 0)
     kvmtool = host._replace(choice=QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm"), vsock_port=99)
     prepared = engine.prepare(POD, kvmtool)
     try:
-        assert prepared.vm.link == VsockLink(engine.vsock_cid(POD.id), 99)
+        assert prepared.vm.link == VsockLink(77, 99)
         assert prepared.vm.kernel.endswith("bzImage")
+        with pytest.raises(NotFound, match=r"has no virtual machine"):
+            engine.find_link(prepared.directory, kvmtool)
+        engine.boot(prepared, DeadVmm())
+        assert engine.find_link(prepared.directory, kvmtool) == VsockLink(77, 99)
     finally:
         engine.collect(prepared.directory)
 
@@ -198,12 +215,37 @@ def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
     try:
         assert prepared.vm.link == SerialLink(f"{prepared.directory}/agent.sock")
         assert prepared.vm.kernel.endswith("vmlinux")
+        engine.boot(prepared, DeadVmm())
+        assert engine.find_link(prepared.directory, host) == prepared.vm.link
     finally:
         engine.collect(prepared.directory)
 
 
-@pytest.mark.parametrize("pod_id", ["0" * 64, "f" * 64, "00000001" + "0" * 56])
-def test_a_guests_cid_is_one_that_a_guest_may_have(pod_id: str) -> None:
-    assert 3 <= engine.vsock_cid(pod_id) < 2**31
+def test_on_a_host_with_shared_mounts_nothing_shows_up_twice_and_all_goes(host: engine.Host) -> None:
+    mount.mount("tmpfs", host.run_dir, "tmpfs")
+    try:
+        mount.set_propagation(host.run_dir, mount.MS_SHARED)
+        prepared = engine.prepare(POD, host)
+        mount.mount("tmpfs", f"{prepared.directory}/share/volumes/pod", "tmpfs")
+        assert len(mount.mounts_below(prepared.directory)) == 2
+        engine.collect(prepared.directory)
+        assert mount.mounts_below(host.run_dir) == [os.path.realpath(host.run_dir)]
+    finally:
+        for target in mount.mounts_below(host.run_dir):
+            mount.umount(target, lazy=True)
 
 
+def test_a_mount_that_goes_with_its_twin_does_not_stop_collect(host: engine.Host) -> None:
+    mount.mount("tmpfs", host.run_dir, "tmpfs")
+    try:
+        mount.set_propagation(host.run_dir, mount.MS_SHARED)
+        directory = engine.prepare(POD, host).directory
+        mount.umount(f"{directory}/share")
+        mount.bind(f"{directory}/tree", f"{directory}/share")
+        mount.mount("tmpfs", f"{directory}/share/volumes/pod", "tmpfs")
+        assert len(mount.mounts_below(directory)) == 3
+        engine.collect(directory)
+        assert not os.path.exists(directory)
+    finally:
+        for target in mount.mounts_below(host.run_dir):
+            mount.umount(target, lazy=True)

@@ -227,8 +227,27 @@ def test_tools_are_found_on_path_only(tmp_path: Path, monkeypatch: pytest.Monkey
     assert host.which("dir") == ""
 
 
+@pytest.mark.parametrize(("content", "expected"), [(b"\0libseccomp.so.2\0", True), (b"#!/bin/sh", False), (b"", False)])
+def test_a_text_is_found_in_a_file(tmp_path: Path, content: bytes, expected: bool) -> None:
+    (tmp_path / "program").write_bytes(content)
+    assert host.has_text(str(tmp_path / "program"), b"libseccomp.so") is expected
+    assert not host.has_text(str(tmp_path / "absent"), b"libseccomp.so")
+
+
 def test_the_facts_of_this_host_can_be_gathered() -> None:
     facts = host.host_facts()
     assert facts.machine == os.uname().machine
     assert host.device_error("/dev/null") == ""
     assert "No such file" in host.device_error("/dev/absent")
+
+
+def test_a_descriptor_that_we_were_given_open_is_not_passed_on() -> None:
+    ours, other = os.pipe()
+    os.set_inheritable(ours, True)
+    try:
+        script = f"readlink /proc/$$/fd/{ours} || echo closed"
+        assert process.run(["sh", "-c", script], timeout_s=10).stdout == b"closed\n"
+        assert os.get_inheritable(ours), "ours stays as it was"
+    finally:
+        os.close(ours)
+        os.close(other)

@@ -69,7 +69,7 @@ def test_an_exec_gets_the_confinement_of_its_container():
     document = oci.process(POD, confined, what=Process(argv=("id",), user=User(5, 6, (7,))))
     assert document["noNewPrivileges"] is True
     assert document["capabilities"]["bounding"] == []
-    assert document["user"] == {"uid": 5, "gid": 6, "additionalGids": [7]}
+    assert document["user"] == {"uid": 5, "gid": 6, "additionalGids": [6, 7]}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ QEMU = VmSpec(
     memory_mib=128,
     vcpus=1,
     link=SerialLink(f"{POD}/agent.sock"),
+    sandbox=True,
 )
 LKVM = QEMU._replace(binary="/usr/local/bin/lkvm", kernel="/g/bzImage", link=VSOCK, accel="kvm")
 SHARES = (
@@ -43,6 +44,7 @@ ALL = {
 
 CASES = {
     "qemu-minimal": QEMU,
+    "qemu-without-sandbox": QEMU._replace(sandbox=False),
     "qemu-kvm": QEMU._replace(accel="kvm"),
     "qemu-vsock": QEMU._replace(link=VSOCK),
     "qemu-scratch": QEMU._replace(scratch=f"{POD}/scratch.img"),

@@ -78,3 +78,10 @@ def test_what_can_not_run_is_refused_with_the_way_to_mend_it(
 ) -> None:
     with pytest.raises(error, match=sentence):
         choose(wanted, facts)
+
+
+@pytest.mark.parametrize("facts", [NO_LKVM, NO_CPU])
+@pytest.mark.parametrize("able", [True, False])
+def test_qemu_is_asked_to_confine_itself_if_it_was_built_so(facts: HostFacts, able: bool) -> None:
+    assert choose("qemu", facts._replace(qemu_sandbox=able)).sandbox is able
+    assert not choose("auto", FULL._replace(qemu_sandbox=able)).sandbox, "kvmtool has no such thing"

@@ -3,6 +3,7 @@
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from stage1.errors import KernelError, VmFailed
 from stage1.linux import namespace, process
 from stage1.vm.spec import SerialLink, VmSpec
-from stage1.vm.vmm import ProcessVmm, VmProcess, is_kvmtool
+from stage1.vm.vmm import ProcessVmm, VmProcess, find_unrecorded, is_kvmtool
 
 Make = Callable[[str], VmSpec]
 
@@ -178,3 +179,14 @@ def test_the_console_is_appended_to_and_its_end_survives_trimming(
 )
 def test_the_driver_follows_the_binary(binary: str, expected: bool) -> None:
     assert is_kvmtool(binary) is expected
+
+
+def test_a_vmm_that_nobody_wrote_down_is_found_by_its_command_line(tmp_path: Path) -> None:
+    argv = ["/x/qemu-system-fake", "-c", "read line", f"path={tmp_path}/pod/agent.sock"]
+    with subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE) as vmm:
+        with subprocess.Popen(["less", *argv[1:]], executable="/bin/sh", stdin=subprocess.PIPE):
+            found = find_unrecorded(f"{tmp_path}/pod")
+            assert found is not None and (found.pid, found.alive()) == (vmm.pid, True)
+            assert find_unrecorded(f"{tmp_path}/po") is None
+        found.kill()
+    assert find_unrecorded(f"{tmp_path}/pod") is None

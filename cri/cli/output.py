@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stream of the container on a descriptor of ours, at the speed of whoever reads it.
+
+Used by `clearpod run` for standard output and standard error. It must not block: while a reader sleeps, signals
+still have to reach the container. What is not written yet is not given back as credit, so at most one window
+of the link (docs/link.md) is in memory.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Protocol
+
+from stage1.errors import KernelError
+
+PIPE_BUF = 4096
+"""So much can be written without blocking to a pipe that poll calls writable. The descriptor itself is shared
+with others, who may not expect it to be made non-blocking."""
+NAMES = {1: "standard output", 2: "standard error"}
+
+
+class Consumed(Protocol):
+    """`Agent.consumed`: gives credit back for so many bytes of the stream."""
+
+    def __call__(self, stream: int, count: int) -> None: ...
+
+
+class Output:
+    """A consumer (`cri.agent.Consumer`) of `stream`. `first` is called at its first byte.
+
+    `fault` gets an exception when the descriptor takes nothing any more: BrokenPipeError when its reader went
+    away, KernelError otherwise. Later data is dropped then.
+    """
+
+    def __init__(self, descriptor: int, *, stream: int, consumed: Consumed, first: Callable[[], None]) -> None:
+        self._descriptor, self._stream, self._consumed, self._first = descriptor, stream, consumed, first
+        self._is_silent = True
+        self._waiting = bytearray()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.fault: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
+        """Keep it and write it when the reader is ready; a file always is."""
+        if self.fault.done() or not data:
+            return len(data)
+        if self._is_silent:
+            self._is_silent = False
+            self._first()
+        self._waiting += data
+        if self._idle.is_set():
+            self._begin()
+        return 0
+
+    def commit(self) -> None:
+        """Nothing to make durable."""
+
+    async def drained(self) -> None:
+        """Everything is written, or nothing can be written any more."""
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """Write no more."""
+        if not self._idle.is_set():
+            asyncio.get_running_loop().remove_writer(self._descriptor)
+            self._idle.set()
+
+    def _begin(self) -> None:
+        self._idle.clear()
+        loop = asyncio.get_running_loop()
+        try:
+            loop.add_writer(self._descriptor, self._write)
+        except PermissionError:  # a regular file, which is always ready
+            loop.call_soon(self._write_all)
+
+    def _write(self) -> None:
+        """The reader is ready: write a piece. Called again as long as there is one."""
+        try:
+            count = os.write(self._descriptor, self._waiting[:PIPE_BUF])
+        except BlockingIOError:  # somebody made it non-blocking, and poll promised too much
+            return
+        except OSError as error:
+            self._fail(error)
+            return
+        del self._waiting[:count]
+        self._consumed(self._stream, count)
+        if not self._waiting:
+            self.close()
+
+    def _write_all(self) -> None:
+        while self._waiting and not self.fault.done():
+            self._write()
+        self._idle.set()
+
+    def _fail(self, error: OSError) -> None:
+        what = NAMES.get(self._descriptor, f"descriptor {self._descriptor}")
+        gone = isinstance(error, BrokenPipeError)
+        self.fault.set_exception(error if gone else KernelError("write", error.errno or 0, what))
+        self.fault.exception()  # who waits for it may have left already
+        self._waiting.clear()
+        self.close()

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clearpod has on this machine at a moment, so that a test can say that afterwards it is as before.
+
+Used by every test that runs real pods. It looks with its own eyes at /proc and at the disk, never through clearpod's
+code. A test has one root for run directory, state directory and temporary files; what others do elsewhere on
+the machine does not count.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+Seen = dict[str, list[str]]
+
+
+class Leavings:
+    """Looks below `root`, which is to have `run`, `state` and `tmp`, and at processes and mounts that name it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def seen(self) -> Seen:
+        """Everything that a pod may leave, by kind."""
+        return {
+            "processes": sorted(self.processes().values()),
+            "mounts": [line for line in _lines("/proc/self/mountinfo") if f"{self.root}/" in line],
+            "run_dir": _below(self.root / "run"),
+            "state_dir/tmp": _below(self.root / "state/tmp"),
+            "state_dir/scratch": _below(self.root / "state/scratch"),
+            "temporary files": _below(self.root / "tmp"),
+            "network namespaces": self._namespaces(),
+            "cgroups": _cgroups(),
+        }
+
+    def _namespaces(self) -> list[str]:
+        """Those with the id of a pod that a daemon of this root has logged; others on the machine have some too."""
+        log = self.root / "serve.log"
+        said = log.read_text(encoding="utf-8") if log.exists() else ""
+        names = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
+        return sorted(name for name in names if (pod := re.search("[0-9a-f]{64}", name)) and pod[0] in said)
+
+    def processes(self) -> dict[int, str]:
+        """Processes whose command line names the root: VMMs, skopeo and clearpod itself; pid -> command line."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if f"{self.root}/" in command and int(path.parent.name) != os.getpid():
+                found[int(path.parent.name)] = command
+        return found
+
+    def vmms(self) -> list[int]:
+        """Pids of the QEMUs that run a guest of this root."""
+        return [pid for pid, command in self.processes().items() if command.startswith("/") and "qemu" in command[:60]]
+
+    def added(self, before: Seen, *, within_s: float = 0) -> dict[str, list[str]]:
+        """What is there now and was not `before`, empty when all is as it was; waits for that `within_s`."""
+        deadline = time.monotonic() + within_s
+        while True:
+            now = self.seen()
+            new = {kind: [one for one in found if one not in before[kind]] for kind, found in now.items()}
+            new = {kind: found for kind, found in new.items() if found}
+            if not new or time.monotonic() >= deadline:
+                return new
+            time.sleep(0.05)
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text(encoding="utf-8").splitlines()
+
+
+def _below(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*")) if root.is_dir() else []
+
+
+def _cgroups() -> list[str]:
+    return sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("*clearpod*"))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's fragments, the check that Kconfig took them, and the changed lines of its source."""
+
+from pathlib import Path
+
+import pytest
+from lib import changes, kconfig
+from lib.cache import BuildFailed
+
+KERNEL = Path(__file__).parents[3] / "images" / "kernel"
+CONFIG = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="text"\nCONFIG_D=m\n'
+
+
+@pytest.mark.parametrize(
+    "wanted, complaints",
+    [
+        ({"CONFIG_A": "y"}, []),
+        ({"CONFIG_A": "n"}, ["CONFIG_A=n (it is y)"]),
+        ({"CONFIG_B": "n"}, []),
+        ({"CONFIG_B": "y"}, ["CONFIG_B=y (it is n)"]),
+        ({"CONFIG_C": '"text"'}, []),
+        ({"CONFIG_C": '"other"'}, ['CONFIG_C="other" (it is "text")']),
+        ({"CONFIG_D": "y"}, ["CONFIG_D=y (it is m)"]),
+        ({"CONFIG_ABSENT": "n"}, []),
+        ({"CONFIG_ABSENT": "y", "CONFIG_A": "y"}, ["CONFIG_ABSENT=y (it is n)"]),
+        ({"CONFIG_": "n"}, []),
+    ],
+)
+def test_a_line_that_kconfig_did_not_take_is_reported(wanted, complaints):
+    assert [str(one) for one in kconfig.refused(wanted, CONFIG)] == complaints
+
+
+@pytest.mark.parametrize(
+    "fragments, words",
+    [
+        (["CONFIG_A=y\n", "CONFIG_A=y\n"], "CONFIG_A twice"),
+        (["CONFIG_A=y\nCONFIG_A=n\n"], "CONFIG_A twice"),
+        (["CONFIG_A\n"], "neither comment"),
+        (["A=y\n"], "neither comment"),
+        (["  CONFIG_A=y"], "neither comment"),
+    ],
+)
+def test_a_fragment_that_makes_no_sense_is_named(fragments, words):
+    with pytest.raises(kconfig.Fault, match=words):
+        kconfig.asked(fragments)
+
+
+def test_comments_and_empty_lines_ask_for_nothing():
+    assert kconfig.asked(["# a\n\nCONFIG_A=y\n", 'CONFIG_B="x=y"\n']) == {"CONFIG_A": "y", "CONFIG_B": '"x=y"'}
+
+
+@pytest.fixture(scope="module")
+def fragments(builder) -> dict[str, str]:
+    return kconfig.asked(path.read_text() for path in builder("kernel")._fragments())
+
+
+def test_every_fragment_in_the_folder_is_used(builder):
+    assert sorted(KERNEL.glob("*.config")) == sorted(builder("kernel")._fragments())
+
+
+@pytest.mark.parametrize("name", ["MODULES", "LEGACY_PTYS", "IP_PNP", "IKCONFIG", "ACPI", "RANDOMIZE_BASE"])
+def test_what_costs_boot_time_is_refused_by_name(fragments, name):
+    assert fragments[f"CONFIG_{name}"] == "n"
+
+
+@pytest.mark.parametrize("name", ["BPF_SYSCALL", "CGROUP_BPF", "MEMCG", "SECCOMP_FILTER", "USER_NS", "PROC_CHILDREN"])
+def test_what_crun_and_the_agent_can_not_do_without_is_on(fragments, name):
+    assert fragments[f"CONFIG_{name}"] == "y"
+
+
+def test_every_change_of_the_source_has_a_reason():
+    found = changes.read(KERNEL / "changes.toml")
+    assert found and all(len(change.why.split()) > 5 and change.old != change.new for change in found)
+
+
+def a_change(**other: str) -> changes.Change:
+    return changes.Change(**{"file": "a.c", "old": "int x;", "new": "int y;", "why": ""} | other)
+
+
+def test_a_change_replaces_the_one_line_it_names(tmp_path):
+    (tmp_path / "a.c").write_text("int w;\nint x;\n")
+    changes.apply(tmp_path, [a_change()])
+    assert (tmp_path / "a.c").read_text() == "int w;\nint y;\n"
+
+
+@pytest.mark.parametrize("text, times", [("int w;\n", 0), ("int x;int x;\n", 2), (None, 0)])
+def test_a_change_whose_line_is_not_there_once_stops_the_build(tmp_path, text, times):
+    if text is not None:
+        (tmp_path / "a.c").write_text(text)
+    with pytest.raises(BuildFailed, match=rf"a\.c has {times} times.*mend images/kernel/changes\.toml"):
+        changes.apply(tmp_path, [a_change()])

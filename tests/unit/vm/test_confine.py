@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Confinement with a shell script in the VMM's place: what it can still reach, and hosts where it can't be had."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.linux import process
+from stage1.vm import confine
+from stage1.vm.confine import Confinement, find
+from stage1.vm.spec import SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.vmm import ProcessVmm
+
+OLD = 'case "$*" in *landlock*) echo "setpriv: unrecognized option" >&2; exit 1;; esac'
+NEVER = "echo 'setpriv: apply bounding set: Operation not permitted' >&2; exit 1"
+PASS_ON = 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"'
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> VmSpec:
+    """A VM with files of its own, in `pod`, and `secret` beside that."""
+    pod = tmp_path / "pod"
+    for name in ("bin", "layers", "volumes"):
+        (pod / name).mkdir(parents=True)
+    for path in (pod / "kernel", pod / "initramfs", pod / "system", pod / "scratch", tmp_path / "secret"):
+        path.write_text("content")
+    (pod / "layers/file").write_text("content")
+    shares = (Share("l", f"{pod}/layers", read_only=True), Share("v", f"{pod}/volumes", read_only=False))
+    kernel, initramfs, system = (f"{pod}/{name}" for name in ("kernel", "initramfs", "system"))
+    link = SerialLink(f"{pod}/agent.sock")
+    binary = f"{pod}/bin/qemu"
+    return VmSpec("n", binary, str(pod), kernel, initramfs, system, 64, 1, link, shares, f"{pod}/scratch")
+
+
+@pytest.fixture
+def fake_setpriv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a script in setpriv's place."""
+
+    def put(script: str) -> None:
+        path = tmp_path / "setpriv"
+        path.write_text(f"#!/bin/sh\n{script}\n{PASS_ON}\n")
+        path.chmod(0o755)
+        monkeypatch.setattr(confine, "which", lambda name: str(path) if name == "setpriv" else f"/bin/{name}")
+
+    return put
+
+
+def succeeds(vm: VmSpec, script: str, found: Confinement, *, fence: bool = True) -> bool:
+    """Whether the script ends well, confined as the VMM of `vm`."""
+    Path(vm.binary).write_text(f"#!/bin/sh\n{script}\n")
+    Path(vm.binary).chmod(0o755)
+    return process.run([*confine.command(found, vm, fence=fence), vm.binary], timeout_s=10).code == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "allowed"),
+    [
+        ("cat layers/file && ls layers", True),
+        ("echo x >layers/file", False),
+        ("echo x >volumes/file && mkdir volumes/d && mv volumes/file volumes/d/file && rm -r volumes/d", True),
+        ("ln -s /etc volumes/way && cat volumes/way/shadow", False),
+        ("echo x >scratch && cat scratch", True),
+        ("cat kernel initramfs system", True),
+        ("echo x >kernel", False),
+        ("cat ../secret", False),
+        ("ls ..", False),
+        ("echo x >../secret", False),
+        ("echo x >file", False),
+        ("rm kernel", False),
+        ("cp /bin/true volumes/true && volumes/true", False),
+        ("cat /etc/shadow", False),
+        ("cat /proc/1/environ", False),
+        ("mknod volumes/null c 1 3", False),
+        ("chown 5:6 volumes && chmod 2700 volumes && : >volumes/x", True),
+        ("mount -t tmpfs none volumes", False),
+        ("kill -0 1", True),  # waits for a pid namespace; say so here when it has one
+    ],
+)
+def test_a_confined_vmm_reaches_what_is_the_pods(vm: VmSpec, script: str, allowed: bool) -> None:
+    found = find()
+    if not found.landlock:
+        pytest.skip(f"needs Landlock: {found.lacks}")
+    assert succeeds(vm, f"cd {vm.run_dir}; {script}", found) is allowed
+
+
+@pytest.mark.parametrize(("script", "allowed"), [("mknod volumes/null c 1 3", False), ("cat ../secret", True)])
+def test_without_the_fence_the_capabilities_are_few_all_the_same(vm: VmSpec, script: str, allowed: bool) -> None:
+    assert succeeds(vm, f"cd {vm.run_dir}; {script}", find(), fence=False) is allowed
+
+
+def test_where_all_of_it_works_nothing_is_lacking_and_where_not_it_is_said() -> None:
+    found = find()
+    assert bool(found.lacks) is not (bool(found.setpriv) and found.landlock)
+
+
+def test_an_old_setpriv_or_kernel_costs_the_fence_only(vm: VmSpec, fake_setpriv: Callable[[str], None]) -> None:
+    fake_setpriv(OLD)
+    found = find()
+    assert (bool(found.setpriv), found.landlock) == (True, False)
+    assert "can't use Landlock (setpriv: unrecognized option), so VMMs can reach files" in found.lacks
+    words = confine.command(found, vm, fence=True)
+    assert "--no-new-privs" in words and words[-1] == "--"
+    assert not any("landlock" in word for word in words)
+
+
+def test_where_nothing_can_be_given_up_a_vmm_still_starts(vm: VmSpec, fake_setpriv: Callable[[str], None]) -> None:
+    fake_setpriv(NEVER)
+    found = find()
+    assert found == Confinement("", False, found.lacks)
+    assert "apply bounding set: Operation not permitted" in found.lacks
+    assert confine.command(found, vm, fence=True) == []
+
+
+def test_without_setpriv_a_vmm_still_starts(vm: VmSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confine, "which", lambda _: "")
+    found = find()
+    assert found == Confinement("", False, "setpriv is not on PATH, so VMMs keep all of root's privileges")
+    assert confine.command(found, vm, fence=True) == []
+
+
+@pytest.mark.parametrize(("name", "fenced"), [("qemu", True), ("lkvm", False)])
+def test_both_lose_privileges_and_only_qemu_is_fenced_in(tmp_path: Path, vm: VmSpec, name: str, fenced: bool) -> None:
+    vm = vm._replace(binary=f"{vm.run_dir}/bin/{name}", link=VsockLink(4711, 1024))
+    Path(vm.binary).write_text(f"#!/bin/sh\ngrep NoNewPrivs /proc/$$/status\ncat {tmp_path}/secret\nexit 3\n")
+    os.chmod(vm.binary, 0o755)
+    with pytest.raises(VmFailed, match=r"NoNewPrivs:\t1") as caught:
+        ProcessVmm(early_s=20).start(vm)
+    assert ("content" in str(caught.value)) is not fenced
+
+
+def test_a_vmm_that_shall_die_with_its_starter_does_so_confined_or_not(vm: VmSpec) -> None:
+    Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
+    os.chmod(vm.binary, 0o755)
+    code = (
+        "from stage1.vm.spec import *\nfrom stage1.vm.vmm import ProcessVmm\n"
+        f"vm = ProcessVmm(prefix=('setpriv', '--pdeathsig', 'KILL', '--')).start({vm!r})\n"
+        "print(vm.pid, vm.start_time, vm.alive())"
+    )
+    result = process.run(["/usr/bin/python3", "-c", code], timeout_s=20, env={"PYTHONPATH": os.getcwd()})
+    pid, start_time, alive = result.stdout.split()
+    assert alive == b"True", result.stderr
+    handle = process.open_process(int(pid), int(start_time))
+    assert handle is None or handle.wait(5), "it outlived its starter"

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running pod's VMM may still do, as the kernel says it, and that containers lose nothing by it."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from cri.agent import VsockPort
+from cri.config import Config
+from cri.image.pull import pull_blocking
+from cri.pods import containers, execs
+from cri.pods.container import LiveContainer
+from cri.pods.pod import LivePod
+from cri.pods.tools import Tools
+from cri.store.images import ImageStore
+from cri.store.pods import ContainerRecord, PodRecord
+from stage1.engine import Host, collect
+from stage1.linux import mount
+from stage1.linux.host import host_facts
+from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
+from stage1.rootfs.share import ImageFiles
+from stage1.vm.choose import choose
+from stage1.vm.vmm import ProcessVmm
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
+
+# CAP_CHOWN 0, CAP_DAC_OVERRIDE 1, CAP_FOWNER 3, CAP_FSETID 4.
+FEW = f"{0b11011:016x}"
+
+
+class Machine(NamedTuple):
+    """A host with the sample image. `volume` is a directory for volumes, and a shared mount."""
+
+    host: Host
+    image: ImageFiles
+    volume: Path
+
+
+@pytest.fixture
+def machine(guest_dir: Path) -> Iterator[Machine]:
+    """Directories with short names: unix sockets have 107 bytes for their path."""
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        store = ImageStore(f"{root}/state")
+        image = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
+        store.close()
+        host = Host(f"{root}/run", str(guest_dir), f"{root}/state", choose("qemu", host_facts()), scratch_mib=64)
+        volume = Path(root, "volume")
+        volume.mkdir()
+        mount.bind(str(volume), str(volume))
+        try:
+            mount.set_propagation(str(volume), mount.MS_SHARED)
+            yield Machine(host, image, volume)
+        finally:
+            for point in mount.mounts_below(str(volume)):
+                mount.umount(point, lazy=True)
+
+
+@asynccontextmanager
+async def booted(machine: Machine) -> AsyncIterator[LivePod]:
+    """A pod that does not outlive the block."""
+    given = Pod(id=os.urandom(32).hex(), name="web", hostname="web", memory_mib=128, vcpus=1)
+    port = VsockPort(0)
+    tools = Tools(host=machine.host, vmm=ProcessVmm())
+    pod = LivePod(PodRecord(given, b"", "", time.time_ns()), tools, port)
+    try:
+        await pod.boot()
+        yield pod
+    finally:
+        await pod.remove()
+        port.close()
+        collect(pod.directory)
+
+
+async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContainer:
+    """A container that waits for execs."""
+    what = Process(("sleep", "1000"), env=("PATH=/bin:/sbin:/usr/bin:/usr/sbin",))
+    made = Container(id="main", name="main", image=image.id, process=what, mounts=mounts)
+    record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
+    found = pod.containers[await containers.create(pod, image, plan=lambda _: record)]
+    await containers.start(pod, found)
+    return found
+
+
+async def said(pod: LivePod, container: LiveContainer, script: str) -> str:
+    """What the script writes; it must succeed."""
+    ran = await execs.run(pod, container, argv=("sh", "-ec", script), timeout_s=30)
+    assert ran.exit_code == 0, (script, ran)
+    return ran.stdout.decode().strip()
+
+
+def pid_of(pod: LivePod) -> int:
+    assert pod.vm is not None
+    return pod.vm.pid
+
+
+async def test_the_vmm_has_few_capabilities_a_filter_and_only_its_own_descriptors(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        place = Path("/proc", str(pid_of(pod)))
+        assert os.path.basename(os.readlink(place / "exe")).startswith("qemu-system"), "it is the VMM, no wrapper"
+        for task in (place / "task").iterdir():
+            status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
+            wanted = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
+            assert {name: status[name].strip() for name in wanted} == wanted
+            assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+        environment = {one.partition("=")[0] for one in (place / "environ").read_text().split("\0") if one}
+        assert environment == {"PATH", "HOME"}
+
+        expected = re.compile(
+            rf"/dev/null|{pod.directory}/(console\.log|share/(layers|volumes)(/.*)?)|.*/scratch/{pod.id}\.img"
+            rf"|{machine.host.guest_dir}/system\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/urandom"
+        )
+        links = [os.readlink(link) for link in (place / "fd").iterdir()]
+        assert [link for link in links if not expected.fullmatch(link)] == []
+
+
+async def test_containers_and_volumes_made_after_boot_work_as_for_root(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
+        container = await started(pod, machine.image, volume)
+        on_root = "cp /bin/busybox /x; chown 7:8 /x; chmod 6755 /x; mknod /n c 1 3; mkfifo /f; stat -c %u:%g:%a /x"
+        assert await said(pod, container, on_root) == "7:8:6755"
+
+        on_volume = (
+            "cd /data; mkdir a b; echo one >a/x; echo two >>a/x; ln a/x b/hard; ln -s a/x link; mv a/x b/moved; "
+            "chown 1000:2000 b/moved; chmod 6750 b/moved; mkfifo p; : >b/t; truncate -s 9 b/t; rmdir a; "
+            "mkdir s; chown 0:2000 s; chmod 2770 s; touch s/f; chown 5 s/f; chmod 600 s/f; echo z >>s/f"
+        )
+        await said(pod, container, on_volume)
+        moved = os.stat(machine.volume / "b/moved")
+        assert (moved.st_uid, moved.st_gid, moved.st_mode & 0o7777, moved.st_nlink) == (1000, 2000, 0o6750, 2)
+        assert (machine.volume / "b/hard").read_text() == "one\ntwo\n"
+        assert os.stat(machine.volume / "s/f").st_uid == 5
+        assert os.stat(machine.volume / "b/t").st_size == 9
+        with pytest.raises(AssertionError, match=r"Permission denied|Operation not permitted"):
+            await said(pod, container, "mknod /data/device c 1 3")
+        assert not (machine.volume / "device").exists()
+
+
+async def test_no_volume_is_fenced_off_not_even_what_the_host_mounts_later(machine: Machine) -> None:
+    (machine.volume / "late").mkdir()
+    (machine.volume / "single").write_text("one\n")
+    async with booted(machine) as pod:
+        volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
+        single, fixed = Mount(f"{machine.volume}/single", "/single"), Mount("/etc", "/fixed", read_only=True)
+        container = await started(pod, machine.image, volume, single, fixed)
+        await said(pod, container, "cat /fixed/passwd; echo two >>/single")
+        assert (machine.volume / "single").read_text() == "one\ntwo\n"
+        with pytest.raises(AssertionError, match="Read-only file system"):
+            await said(pod, container, "echo x >/fixed/new")
+        mount.mount("late", str(machine.volume / "late"), "tmpfs")
+        (machine.volume / "late/file").write_text("from the host")
+        script = "cat /data/late/file; echo from the guest >/data/late/reply"
+        assert await said(pod, container, script) == "from the host"
+        assert (machine.volume / "late/reply").read_text() == "from the guest\n"

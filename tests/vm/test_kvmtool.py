@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real kvmtool: `clearpod run` in a VM with hardware virtualisation, its link a vsock. Skipped where KVM is not."""
+
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.linux import mount, vsock
+from stage1.linux.host import host_facts
+from stage1.vm.choose import choose, kvmtool_lacks
+from stage1.vm.spec import VmSpec, VsockLink
+from stage1.vm.vmm import ProcessVmm
+
+pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
+
+CHECKOUT = Path(__file__).parents[2]
+RUN_S = 200
+SET_GUEST_CID = 0x4008AF60  # linux/vhost.h
+TAKEN_CID = 4242
+
+
+@pytest.fixture(autouse=True)
+def _can_run_kvmtool() -> None:
+    if lacks := kvmtool_lacks(host_facts()):
+        pytest.skip("; ".join(lacks))
+
+
+class Place(NamedTuple):
+    """Directories of this test only, and the configuration that names them."""
+
+    run_dir: Path
+    state_dir: Path
+    config: Path
+
+    def command(self, *words: str) -> list[str]:
+        """The command line of `clearpod run`."""
+        return [sys.executable, "-m", "cri", "run", "--config", str(self.config), "--timeline", *words]
+
+    def left_over(self) -> list[str]:
+        """What pods left behind: files, mounts, VMMs."""
+        files = [*self.run_dir.glob("run/*/*"), *self.state_dir.glob("scratch/*")]
+        vmms = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(self.run_dir) in _text(path)]
+        return [*map(str, [*files, *vmms]), *mount.mounts_below(str(self.run_dir))]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.fixture
+def place(tmp_path: Path, guest_dir: Path) -> Iterator[Place]:
+    """The state directory is a small ext4 of its own: an image can't be mounted from a file in memory."""
+    state, disk = tmp_path / "state", tmp_path / "state.img"
+    state.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(256 << 20)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True, timeout=RUN_S)
+    subprocess.run(["mount", "-o", "loop", disk, state], check=True, timeout=RUN_S)
+    try:
+        with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as run_dir:
+            config = tmp_path / "config.toml"
+            config.write_text(
+                f'run_dir = "{run_dir}"\nstate_dir = "{state}"\n[guest]\ndir = "{guest_dir}"\n[vm]\nscratch_mib = 64\n'
+            )
+            yield Place(Path(run_dir), state, config)
+    finally:
+        mount.umount(str(state), lazy=True)
+
+
+def test_auto_is_kvmtool_here() -> None:
+    choice = choose("auto", host_facts())
+    assert (choice.driver, choice.accel, choice.warning) == ("kvmtool", "kvm", "")
+
+
+def test_the_sample_pod_runs_in_a_vm_of_kvmtool_and_nothing_stays(place: Place) -> None:
+    script = "uname -r; id; cat; echo to standard error >&2; exit 7"
+    argv = place.command("--hypervisor", "kvmtool", "-i", "--", "sh", "-c", script)
+    done = subprocess.run(argv, cwd=CHECKOUT, input=b"from standard input", capture_output=True, timeout=RUN_S)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == 7, err
+    assert out.splitlines() == ["6.12.118-clearpod", "uid=0(root) gid=0(root)", "from standard input"]
+    assert "to standard error\n" in err
+    assert "kvmtool with kvm" in err
+    assert "link.cut" not in err
+    assert place.left_over() == []
+
+
+def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place) -> None:
+    sizes = {"one": ("-m", "80", "-c", "1"), "two": ("-m", "200", "-c", "2")}
+    script = "nproc; grep MemTotal /proc/meminfo; echo $NAME"
+    pods = {
+        name: subprocess.Popen(
+            place.command(*size, "-e", f"NAME={name}", "--", "sh", "-c", script),
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        for name, size in sizes.items()
+    }
+    said = {name: pod.communicate(timeout=RUN_S)[0].decode().split() for name, pod in pods.items()}
+    assert [pod.returncode for pod in pods.values()] == [0, 0]
+    for name, (memory, cpus) in {"one": (80, "1"), "two": (200, "2")}.items():
+        assert said[name][0] == cpus
+        assert memory * 0.6 < int(said[name][2]) / 1024 < memory
+        assert said[name][-1] == name
+    assert place.left_over() == []
+
+
+def test_a_vm_whose_context_id_is_taken_fails_with_the_words_of_lkvm(tmp_path: Path, guest_dir: Path) -> None:
+    device = os.open(vsock.DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(device, SET_GUEST_CID, struct.pack("=Q", TAKEN_CID))
+        assert not vsock.cid_is_free(TAKEN_CID)
+        assert vsock.choose_cid(TAKEN_CID - vsock.FIRST_CID) == TAKEN_CID + 1
+        vm = VmSpec(
+            name="taken",
+            binary=choose("kvmtool", host_facts()).binary,
+            run_dir=str(tmp_path),
+            kernel=f"{guest_dir}/bzImage",
+            initramfs=f"{guest_dir}/initramfs",
+            system_image=f"{guest_dir}/system.erofs",
+            memory_mib=64,
+            vcpus=1,
+            link=VsockLink(TAKEN_CID, 1024),
+        )
+        with pytest.raises(VmFailed, match=r"SET_GUEST_CID failed: Address already in use"):
+            ProcessVmm(early_s=RUN_S).start(vm)
+    finally:
+        os.close(device)
+    assert vsock.cid_is_free(TAKEN_CID)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run` as a user has it: what goes in, what comes out, how it ends. Each test starts real VMs.
+
+The fixture `clearpod` checks after each test that nothing is left behind.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.command import Command, finish
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
+
+TRAP = "trap 'echo {0}; exit 9' {0}; echo ready; while :; do sleep 0.1; done"
+
+
+def test_the_sample_runs_on_a_kernel_of_its_own_and_its_exit_code_comes_back(clearpod: Command) -> None:
+    ended = clearpod.run("--", "sh", "-c", "uname -r; id; head -1 /proc/meminfo; echo no >&2; exit 7")
+    kernel, identity, memory = ended.out.decode().splitlines()
+    assert (ended.code, ended.err) == (7, "no\n")
+    assert kernel != os.uname().release and kernel.endswith("-clearpod")
+    assert identity == "uid=0(root) gid=0(root) groups=0(root)"
+    assert memory.startswith("MemTotal:") and 90_000 < int(memory.split()[1]) < 131_072
+
+
+def test_the_guests_clock_is_right(clearpod: Command) -> None:
+    script = "a=$(date +%s); while [ $(date +%s) = $a ]; do usleep 5000; done; date +%s"
+    process = clearpod.start("run", "--", "sh", "-c", script)
+    said = int(_read_until(process, b"\n"))
+    assert abs(time.time() - said) < 0.5, "a second began in the guest"
+    finish(process)
+
+
+def test_memory_and_cpus_are_what_was_asked_for(clearpod: Command) -> None:
+    ended = clearpod.run("-m", "300", "-c", "2", "--", "sh", "-c", "nproc; head -1 /proc/meminfo")
+    cpus, memory = ended.out.decode().splitlines()
+    assert (ended.code, cpus) == (0, "2"), ended.err
+    assert 260_000 < int(memory.split()[1]) < 307_200
+
+
+def test_the_timeline_names_the_phases_on_standard_error(clearpod: Command) -> None:
+    ended = clearpod.run("--timeline", "--", "echo", "hi")
+    assert (ended.code, ended.out) == (0, b"hi\n")
+    phases = ("image is in the store", "said hello", "container created", "container started", "first output", "exited")
+    places = [ended.err.find(phase) for phase in phases]
+    assert places == sorted(places) and places[0] > 0, ended.err
+    assert "kernel to PID 1" in ended.err
+
+
+def test_variables_and_the_working_directory(clearpod: Command) -> None:
+    words = ("-e", "A=1 2", "-e", "PATH=/bin:/x", "-w", "/made/for/this", "--", "sh", "-c", 'pwd; echo "$A:$PATH"')
+    ended = clearpod.run(*words)
+    assert (ended.code, ended.out, ended.err) == (0, b"/made/for/this\n1 2:/bin:/x\n", "")
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_megabyte_goes_in_and_comes_out_byte_for_byte(clearpod: Command, tmp_path: Path, from_file: bool) -> None:
+    data = os.urandom(1 << 20)
+    words = ("-i", "--", "sh", "-c", "cat; exit 3")
+    if from_file:
+        (tmp_path / "in").write_bytes(data)
+        with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as target:
+            code = clearpod.run(*words, stdin=source, stdout=target).code
+        found = (tmp_path / "out").read_bytes()
+    else:
+        code, found, _ = clearpod.run(*words, feed=data)
+    assert code == 3
+    assert found == data
+
+
+def test_without_i_the_container_gets_no_input(clearpod: Command) -> None:
+    assert clearpod.run("--", "wc", "-c", feed=b"not for you").out.split() == [b"0"]
+
+
+def test_a_slow_reader_gets_everything_and_loses_nothing(clearpod: Command) -> None:
+    size = 256 << 10
+    script = f"yes 0123456789abcde | head -c {size}; echo done >&2"
+    process = clearpod.start("run", "--", "sh", "-c", script)
+    assert process.stdout is not None
+    found = b""
+    while piece := os.read(process.stdout.fileno(), 20_000):
+        found += piece
+        time.sleep(0.05)
+    assert finish(process).code == 0
+    assert found == b"0123456789abcde\n" * (size // 16)
+
+
+def test_a_reader_that_sleeps_does_not_keep_signals_away(clearpod: Command) -> None:
+    process = clearpod.start("run", "--", "sh", "-c", "echo go >&2; yes")
+    _read_until(process, b"go\n", stream=process.stderr)
+    for _ in range(3):  # the first ends the program, but what it wrote before waits to be read
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 137
+    finish(process)
+
+
+def test_a_reader_that_went_away_ends_the_pod(clearpod: Command) -> None:
+    process = clearpod.start("run", "--", "yes")
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 10)
+    process.stdout.close()
+    process.stdout = None
+    assert finish(process, limit_s=20)[::2] == (141, "")
+
+
+@pytest.mark.parametrize("closed", ["1", "2", "0 1 2"])
+def test_closed_descriptors_are_like_dev_null(clearpod: Command, closed: str) -> None:
+    shell = " ".join(f"{number}>&-" for number in closed.split())
+    argv = ["bash", "-c", f'exec "$@" {shell}', "-", *clearpod.argv("run", "-i", "--", "sh", "-c", "echo out; exit 4")]
+    ended = finish(subprocess.Popen(argv, env=clearpod.env, stdin=subprocess.PIPE, stdout=-1, stderr=-1), feed=b"")
+    assert (ended.code, ended.out, ended.err) == (4, b"" if "1" in closed else b"out\n", "")
+
+
+def test_a_full_disk_under_the_output_is_said_once(clearpod: Command) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = clearpod.run("--", "sh", "-c", "echo out; sleep 100", stdout=full)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert "standard output: No space left on device" in ended.err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_ends_a_program_that_does_not_catch_it(clearpod: Command, number: int, code: int) -> None:
+    process = clearpod.start("run", "--", "sh", "-c", "echo ready; exec sleep 100")
+    _read_until(process, b"ready\n")
+    process.send_signal(number)
+    assert finish(process, limit_s=20) == (code, b"", "")
+
+
+def test_a_signal_reaches_a_program_that_catches_it(clearpod: Command) -> None:
+    process = clearpod.start("run", "--", "sh", "-c", TRAP.format("USR1"))
+    _read_until(process, b"ready\n")
+    process.send_signal(signal.SIGUSR1)
+    assert finish(process, limit_s=20) == (9, b"USR1\n", "")
+
+
+def test_the_third_request_to_end_is_not_passed_on(clearpod: Command) -> None:
+    script = "trap 'echo no' TERM INT; echo ready; while :; do sleep 0.1; done"
+    process = clearpod.start("run", "--", "sh", "-c", script)
+    _read_until(process, b"ready\n")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process.send_signal(number)
+        _read_until(process, b"no\n")
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process, limit_s=20)
+    assert ended.code == 137
+    assert "asked to end three times" in ended.err
+
+
+@pytest.mark.parametrize("after_s", [0.9, 1.2, 1.6])
+def test_a_signal_during_the_boot_undoes_it(clearpod: Command, after_s: float) -> None:
+    process = clearpod.start("run", "--", "sleep", "100")
+    time.sleep(after_s)
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, limit_s=20) == (143, b"", "")
+
+
+def test_kill_9_takes_the_vm_along_and_the_next_run_sweeps(clearpod: Command) -> None:
+    process = clearpod.start("run", "--", "sh", "-c", "echo ready; sleep 100")
+    _read_until(process, b"ready\n")
+    assert clearpod.leavings.vmms()
+    process.kill()
+    finish(process)
+    deadline = time.monotonic() + 5
+    while clearpod.leavings.vmms() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert clearpod.leavings.vmms() == []
+    assert os.listdir(clearpod.root / "run/run/pods") != []
+    assert clearpod.run("--", "echo", "next")[:2] == (0, b"next\n")
+
+
+def test_a_vm_that_dies_is_told_apart_from_a_program_that_does(clearpod: Command) -> None:
+    process = clearpod.start("run", "--", "sh", "-c", "echo ready; sleep 100")
+    _read_until(process, b"ready\n")
+    for pid in clearpod.leavings.vmms():
+        os.kill(pid, signal.SIGKILL)
+    ended = finish(process, limit_s=20)
+    assert (ended.code, ended.err.count("\n")) == (137, 1)
+    assert "virtual machine" in ended.err
+
+
+def test_a_program_that_uses_up_its_memory_is_said_to(clearpod: Command) -> None:
+    ended = clearpod.run("-m", "64", "--", "sh", "-c", "x=a; while :; do x=$x$x; done")
+    assert (ended.code, ended.err.count("\n")) == (137, 1), ended.err
+    assert "its memory was used up" in ended.err
+
+
+def _read_until(process: "subprocess.Popen[bytes]", text: bytes, stream: object = None, limit_s: float = 30) -> bytes:
+    """What it wrote until `text` came."""
+    source = stream or process.stdout
+    descriptor, found = source.fileno(), b""  # type: ignore[attr-defined]
+    deadline = time.monotonic() + limit_s
+    while text not in found:
+        piece = os.read(descriptor, 4096)
+        assert piece and time.monotonic() < deadline, (found, finish(process, limit_s=5))
+        found += piece
+    return found

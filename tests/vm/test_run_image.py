@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run` and its image: where it comes from, and what its config says about the process; and terminals.
+
+The fixture `clearpod` checks after each test that nothing is left behind.
+"""
+
+import os
+import pty
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from fcntl import ioctl
+from pathlib import Path
+from struct import pack
+
+import pytest
+
+from tests.fakes import sample
+from tests.fakes.command import Command, finish
+from tests.fakes.oci_layout import Layer, directory, file, tar
+from tests.fakes.registry import Registry
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
+
+ACCOUNTS = [
+    file("etc/passwd", b"root:x:0:0::/:\nweb:x:33:34:Web:/srv:/bin/sh\n"),
+    file("etc/group", b"root:x:0:\nweb:x:34:\nmore:x:77:web\n"),
+]
+
+
+@pytest.fixture(scope="module")
+def layers(guest_dir: Path) -> list[Layer]:
+    """busybox and two accounts."""
+    return [sample.busybox(guest_dir), Layer(tar([directory("etc/"), *ACCOUNTS]))]
+
+
+@pytest.mark.parametrize(
+    "user, identity",
+    [
+        ("33", "uid=33(web) gid=34(web) groups=34(web),77(more)"),
+        ("web", "uid=33(web) gid=34(web) groups=34(web),77(more)"),
+        ("4000:5000", "uid=4000 gid=5000 groups=5000"),
+        ("web:root", "uid=33(web) gid=0(root) groups=0(root)"),
+    ],
+)
+def test_the_images_user_runs_it(
+    clearpod: Command, tmp_path: Path, layers: list[Layer], user: str, identity: str
+) -> None:
+    image = sample.image(tmp_path / "image", layers, Cmd=["id"], User=user)
+    assert clearpod.run(image) == (0, f"{identity}\n".encode(), "")
+
+
+@pytest.mark.parametrize(
+    "config, words, printed",
+    [
+        ({"Cmd": ["echo", "cmd"]}, (), "cmd"),
+        ({"Cmd": ["echo", "cmd"]}, ("echo", "own"), "own"),
+        ({"Entrypoint": ["echo", "entry"], "Cmd": ["cmd"]}, (), "entry cmd"),
+        ({"Entrypoint": ["echo", "entry"], "Cmd": ["cmd"]}, ("own", "two"), "entry own two"),
+        ({"Entrypoint": ["pwd"], "WorkingDir": "/srv/new"}, (), "/srv/new"),
+        ({"Cmd": ["sh", "-c", "echo $A"], "Env": ["A=of the image", "PATH=/bin"]}, (), "of the image"),
+    ],
+)
+def test_entrypoint_command_directory_and_variables(
+    clearpod: Command, tmp_path: Path, layers: list[Layer], config: dict[str, object], words: tuple[str, ...],
+    printed: str,
+) -> None:  # fmt: skip
+    image = sample.image(tmp_path / "image", layers, **config)
+    ended = clearpod.run(image, *(["--", *words] if words else []))
+    assert (ended.code, ended.out.decode(), ended.err) == (0, f"{printed}\n", "")
+
+
+def test_an_image_comes_from_an_archive_and_from_a_registry(
+    clearpod: Command, tmp_path: Path, layers: list[Layer]
+) -> None:
+    image = sample.image(tmp_path / "image", layers, Cmd=["echo", "here"])
+    archive = f"docker-archive:{tmp_path}/image.tar"
+    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", image, f"{archive}:t/here:1"], check=True, timeout=60)
+    assert clearpod.run(archive) == (0, b"here\n", "")
+    with Registry(tmp_path / "registry") as registry:
+        name = registry.push(image, "t/here:1")
+        assert clearpod.run(name) == (0, b"here\n", "")
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal of 77 columns and 33 lines: ours, the program's."""
+    ours, theirs = pty.openpty()
+    _resize(theirs, 77, 33)
+    yield ours, theirs
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_terminal_has_its_size_is_raw_meanwhile_and_is_put_back(clearpod: Command, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    before = termios.tcgetattr(theirs)
+    script = "tty; read line; stty size; echo [$line]; trap 'stty size; exit 5' WINCH; while :; do sleep 0.1; done"
+    process = clearpod.start("run", "-t", "--", "sh", "-c", script, stdin=theirs, stdout=theirs, start_new_session=True)
+    _read_until(ours, "/dev/")
+    assert not termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
+    os.write(ours, b"typed\r")
+    assert "33 77\r\n[typed]\r\n" in _read_until(ours, "[typed]\r\n")
+    _resize(theirs, 100, 40)
+    process.send_signal(signal.SIGWINCH)
+    assert "40 100" in _read_until(ours, "100")
+    assert finish(process, limit_s=20)[::2] == (5, "")
+    assert termios.tcgetattr(theirs) == before
+
+
+def test_control_c_on_the_terminal_is_the_containers(clearpod: Command, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    process = clearpod.start(
+        "run", "-t", "--", "sh", "-c", "echo go; sleep 100", stdin=theirs, stdout=theirs, start_new_session=True
+    )
+    _read_until(ours, "go")
+    os.write(ours, b"\x03")
+    assert finish(process, limit_s=20)[::2] == (130, "")
+
+
+def _resize(terminal: int, columns: int, lines: int) -> None:
+    ioctl(terminal, termios.TIOCSWINSZ, pack("HHHH", lines, columns, 0, 0))
+
+
+def _read_until(descriptor: int, text: str, limit_s: float = 30) -> str:
+    found, deadline = "", time.monotonic() + limit_s
+    os.set_blocking(descriptor, False)
+    while text not in found:
+        assert time.monotonic() < deadline, found
+        try:
+            found += os.read(descriptor, 4096).decode()
+        except BlockingIOError:
+            time.sleep(0.02)
+    return found
