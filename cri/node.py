@@ -9,6 +9,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cri.config import Config
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from stage1.engine import Host
     from stage1.vm.vmm import Vmm
 
+NETWORKS_AT_ONCE = 8
+"""Pods whose CNI plugins run at the same time; more wait for their turn."""
 VSOCK_PORT = 1024
 """Where guests on vsock look for the daemon."""
 
@@ -35,7 +38,8 @@ class Node:
         self.config, self.host, self.vmm, self.images = config, host, vmm, images
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.tools = Tools(host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s)
+        self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
+        self.tools = Tools(host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool)
         self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
         self.is_ready = False
 
@@ -92,6 +96,7 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await self.pods.close()
+        self._pool.shutdown(wait=False)
 
     def own(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `body` as a task of the node's, which lives on when the client of the call goes away."""

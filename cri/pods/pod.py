@@ -11,10 +11,12 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
-from cri.pods.threads import to_the_end
+from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
 from stage1 import engine
@@ -27,6 +29,8 @@ from stage1.vm.spec import SerialLink, VsockLink
 from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
+
+Result = TypeVar("Result")
 
 IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
@@ -84,7 +88,7 @@ class LivePod:
         """
         begun = time.monotonic()
         try:
-            prepared = await to_the_end(engine.prepare, self.record.pod, self.tools.host)
+            prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
             self._move("boot", link_key=prepared.link_key)
             self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
@@ -113,14 +117,14 @@ class LivePod:
                 await self._end_vm()
             for container_id in self.containers:
                 await asyncio.to_thread(engine.remove_container, self.directory, container_id)
-            await asyncio.to_thread(engine.remove_network, self.directory)
+            await self._in_turn(engine.remove_network, self.directory)
             self.network = None
 
     async def remove(self) -> None:
         """Stop if needed, then remove everything of the pod but its log files."""
         await self.stop()
         await self.let_go()
-        await asyncio.to_thread(engine.collect, self.directory)
+        await self._in_turn(engine.collect, self.directory)
         log.info("pod.removed", extra={"pod": self.id, "title": self.title})
 
     async def let_go(self) -> None:
@@ -249,10 +253,14 @@ class LivePod:
             neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in network.neighbours),
         )
 
+    async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:
+        """Run what may wait for CNI plugins in the pool that is for it."""
+        return await to_the_end_in(self.tools.pool, function, *args)
+
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
         try:
-            await asyncio.to_thread(engine.collect, self.directory)
+            await self._in_turn(engine.collect, self.directory)
         except PodError as error:
             log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
 

@@ -7,6 +7,8 @@ of whoever cleans up.
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -15,7 +17,12 @@ T = TypeVar("T")
 
 async def to_the_end(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
     """As asyncio.to_thread; when cancelled, raises CancelledError only after `work` has ended."""
-    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **options))
+    return await to_the_end_in(None, work, *args, **options)
+
+
+async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As `to_the_end`, in a thread of `pool`, or of the loop's own when that is None."""
+    thread = asyncio.get_running_loop().run_in_executor(pool, partial(work, *args, **options))
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:

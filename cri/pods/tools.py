@@ -4,14 +4,21 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from stage1.engine import Host
     from stage1.vm.vmm import Vmm
 
 
 class Tools(NamedTuple):
-    """The host, who starts VMs, and how long a guest may take to boot and to answer a call."""
+    """The host, who starts VMs, and how long a guest may take to boot and to answer a call.
+
+    `pool` runs what waits for CNI plugins (None: the loop's own), so that those that hang delay other pods' networks
+    only; and since it is small, many pods at once take their turns instead of fighting for the rules' lock.
+    """
 
     host: "Host"
     vmm: "Vmm"
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0
+    pool: "Executor | None" = None

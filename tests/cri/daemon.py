@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon to be killed: `python -m tests.cri.daemon ROOT STATE_DIR`, with each fake guest in a process of its own.
 
-Used by test_recovery.py. With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
+Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni.
+With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
 """
 
 import asyncio
@@ -50,10 +51,13 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.server import Listener, lock_run_dir
     from cri.store.images import ImageStore
     from stage1.engine import Host
+    from stage1.net.attach import Settings
     from stage1.vm.choose import Choice
 
     config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
     host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
+    if os.path.isdir(f"{root}/cni"):
+        host = host._replace(network=Settings(f"{root}/cni/net.d", (f"{root}/cni/bin",), f"{root}/cni/cache"))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     lock_run_dir(config.run_dir)

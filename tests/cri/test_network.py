@@ -23,8 +23,9 @@ from stage1.guest import messages
 from stage1.linux.host import which
 from stage1.net import attach
 from tests.fakes.cni import FakeCni
-from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
+from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 
+from . import test_recovery as recovery
 from .conftest import Client, Registered, VmWorld, World
 
 PING_S = 5
@@ -146,6 +147,32 @@ async def test_after_a_reboot_the_daemon_gives_back_what_no_pod_holds(world: Wor
         assert await addresses(cri, kept) == ("10.9.0.5", "fd09::5")
 
 
+@pytest.mark.parametrize("when", ["ADD first", "ADD second", "DEL second", "DEL first"])
+async def test_a_daemon_that_dies_while_a_plugin_works_leaves_nothing_to_the_next(
+    world: World, cni: FakeCni, when: str
+) -> None:
+    """The plugin kills its parent, once; it has its lease by then, and itself goes on."""
+    verb, plugin = when.split()
+    once = cni.root / "once"
+    once.touch()
+    cni.trouble(plugin, verb, f"rm {once} 2> /dev/null && kill -9 $PPID")
+    pod = ""
+    with recovery._process(world) as process:
+        cri = await recovery._client(world)
+        if verb == "DEL":
+            pod = await cri.pod()
+        with pytest.raises(aio.AioRpcError):
+            await (cri("RemovePodSandbox", pod_sandbox_id=pod) if pod else cri.pod())
+        assert process.wait(5) == -9 and not once.exists()
+        await cri.close()
+    with recovery._process(world):
+        cri = await recovery._client(world)
+        pod = pod or await cri.pod()
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
+    assert cni.left_over() == [] and os.listdir(f"{world.config.run_dir}/pods") == []
+
+
 @pytest.fixture
 def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
     """Real VMs in a netns that stands for the host; the image is in the store before, while there is a registry."""
@@ -217,10 +244,12 @@ def _echoed(address: str, data: bytes) -> bytes:
 
 
 @pytest.mark.vm
+@pytest.mark.parametrize("mtu", [1400, 9000])
 async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
-    outer: tuple[VmWorld, OuterNet], tools: str
+    outer: tuple[VmWorld, OuterNet], tools: str, mtu: int
 ) -> None:
     world, net = outer
+    net.configure(conflist(net.root, mtu=mtu))
     mapping = pb.PortMapping(protocol=pb.TCP, container_port=80, host_port=8080)
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", port_mappings=[mapping]))
@@ -242,7 +271,7 @@ async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
         payload = os.urandom(8192)
         for address in (v4, v6):
             assert await asyncio.to_thread(_echoed, address, payload) == payload
-        assert "mtu 1400" in await _said(cri, server, "ip", "addr", "show", "eth0")
+        assert f"mtu {mtu}" in await _said(cri, server, "ip", "addr", "show", "eth0")
         for pod in (one, two):
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert net.look() == before
