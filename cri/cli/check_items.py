@@ -90,7 +90,7 @@ def _device(name: str, error: str) -> Item:
 def _lkvm(facts: Facts) -> Item:
     if facts.host.lkvm:
         return Item("lkvm", OK, facts.host.lkvm)
-    return Item("lkvm", WARN, "not on PATH", "build kvmtool and install lkvm (Debian has no package)")
+    return Item("lkvm", WARN, "not on PATH", "install kvmtool yourself, lkvm on PATH (Debian has no package)")
 
 
 def _qemu(facts: Facts) -> Item:

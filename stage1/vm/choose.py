@@ -60,7 +60,7 @@ def kvmtool_lacks(facts: HostFacts) -> list[str]:
     """What keeps kvmtool from running, each with its mending; empty when it can."""
     lacks = kvm_lacks(facts)
     if not facts.lkvm:
-        lacks.insert(0, "lkvm is not on PATH (Debian has no package: build kvmtool and install lkvm)")
+        lacks.insert(0, "lkvm is not on PATH (Debian has no package: install kvmtool yourself)")
     if facts.vsock_error:
         lacks.append(f"/dev/vhost-vsock: {facts.vsock_error} (modprobe vhost_vsock)")
     return lacks

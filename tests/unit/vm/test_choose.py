@@ -51,7 +51,7 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
 @pytest.mark.parametrize(
     ("wanted", "facts", "error", "sentence"),
     [
-        ("kvmtool", NO_LKVM, NotFound, r"kvmtool can't run here: lkvm is not on PATH \(.*install lkvm\)$"),
+        ("kvmtool", NO_LKVM, NotFound, r"kvmtool can't run here: lkvm is not on PATH \(.*install kvmtool yourself\)$"),
         ("kvmtool", NO_CPU, NotFound, "neither vmx nor svm"),
         ("kvmtool", NO_KVM, NotFound, "/dev/kvm: Permission denied"),
         ("kvmtool", NO_VSOCK, NotFound, "modprobe vhost_vsock"),
