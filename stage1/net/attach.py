@@ -137,6 +137,18 @@ def read(directory: str) -> PodNetwork | None:
     return known.seen if known else None
 
 
+def check(directory: str) -> None:
+    """CHECK by all plugins: is the pod's network still as they made it? Raises NetworkFailed when one says no.
+
+    Only for those who ask: portmap 1.1 says no to every pod with addresses of both families.
+    """
+    path = record.linked(directory)
+    known = record.load(path) if path else None
+    for one in known.attachments if known else ():
+        if known and one.result is not None:
+            Runner(known.bin_dirs, known.limit_s).check(one.network, one.call, previous=one.result)
+
+
 def detach(directory: str) -> None:
     """DEL by all plugins, then the netns with its taps, then the record; again is fine. The VM must have ended.
 

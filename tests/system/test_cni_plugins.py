@@ -116,3 +116,14 @@ def test_ptp_and_a_network_without_addresses_are_understood(outer: OuterNet, pod
     outer.configure({"cniVersion": "1.0.0", "name": "q", "plugins": [{"type": "bridge", "bridge": "ct1"}]})
     _, bare = pods.attach()
     assert (bare.ips, bare.routes, [one.addresses for one in bare.interfaces]) == ((), (), [()])
+
+
+def test_check_finds_a_network_as_made_and_one_whose_address_is_gone(outer: OuterNet, pods: Pods) -> None:
+    document = conflist(outer.root)
+    document["plugins"] = document["plugins"][:1]
+    outer.configure(document)
+    directory, seen = pods.attach()
+    attach.check(directory)
+    in_pod(directory, "ip", "addr", "del", seen.interfaces[0].addresses[0], "dev", "eth0")
+    with pytest.raises(NetworkFailed, match=r"'bridge' of network 'test' failed at CHECK: "):
+        attach.check(directory)

@@ -109,6 +109,28 @@ def test_when_a_plugin_fails_the_whole_chain_is_undone(
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
 
 
+def test_check_asks_each_plugin_with_the_result_unless_the_configuration_forbids_it(
+    cni: FakeCni, pod: Pod, directory: str
+) -> None:
+    attach.check(directory)
+    attach.attach(pod, directory, settings=cni.settings)
+    cni.calls()
+    attach.check(directory)
+    assert cni.calls() == ["CHECK first", "CHECK second"]
+    assert cni.given("second", "CHECK")["prevResult"] == json.loads((cni.root / "answer").read_text())
+    cni.trouble("second", "CHECK", 'echo \'{"code": 4, "msg": "route is gone"}\'; exit 1')
+    with pytest.raises(NetworkFailed, match=r"'second' of network 'fake' failed at CHECK: route is gone .code 4."):
+        attach.check(directory)
+    attach.detach(directory)
+    file = cni.root / "net.d" / "10.conflist"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "disableCheck": True}))
+    attach.attach(pod, directory, settings=cni.settings)
+    cni.calls()
+    attach.check(directory)
+    assert cni.calls() == []
+    attach.detach(directory)
+
+
 def test_a_del_that_fails_is_said_and_can_be_tried_again(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     cni.trouble("second", "DEL", 'echo \'{"code": 5, "msg": "not now"}\'; exit 1')
