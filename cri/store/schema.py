@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stage1.errors import NoSpace, PodError, WrongState
+from stage1.linux.flock import Lock
 
 VERSION = 1
 _TABLES = """
@@ -41,10 +42,11 @@ class Database:
         with self._explained():
             self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
         try:
-            with self._explained():
+            # Two processes that turn a new database to WAL at once do not wait for each other: one is refused.
+            with Lock(f"{path}.lock"), self._explained():
                 for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
                     self._db.execute(f"PRAGMA {setting}")
-            self._create()
+                self._create()
         except BaseException:
             self._db.close()
             raise

@@ -218,3 +218,23 @@ def test_a_damaged_database_is_told_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "images.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(PodError, match="remove it and pull the images again"):
         ImageStore(str(tmp_path))
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_new_store_may_be_opened_by_many_at_once(tmp_path: Path, attempt: int) -> None:
+    """Each thread has a connection of its own, as a process would."""
+    together, faults = threading.Barrier(8), []
+
+    def open_it() -> None:
+        together.wait()
+        try:
+            ImageStore(str(tmp_path / "state")).close()
+        except PodError as error:
+            faults.append(str(error))
+
+    threads = [threading.Thread(target=open_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
