@@ -63,9 +63,14 @@ def directory() -> Path:
     return Path(os.environ.get("CLEARPOD_LAB_DIR", ROOT / "build" / "lab")).resolve()
 
 
+def paths(args: argparse.Namespace) -> list[str]:
+    """Directories that go on PATH inside: --path, then $CLEARPOD_LAB_PATH."""
+    return [*args.path, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":"))]
+
+
 def do_up(args: argparse.Namespace) -> int:
     """Boot the lab."""
-    given = [*args.path, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":"))]
+    given = paths(args)
     options = {"memory_mib": args.memory, "vcpus": args.cpus, "deterministic": args.deterministic}
     print(f"lab: {start.up(start.describe(directory(), options, given))}")
     return 0
@@ -110,7 +115,7 @@ def do_down(args: argparse.Namespace) -> int:
 
 def do_test(args: argparse.Namespace) -> int:
     """Run the tests that need the real kvmtool, in a lab that is brought up for them if need be."""
-    lkvm = which("lkvm") or next((found for path in args.path if (found := shutil.which("lkvm", path=path))), "")
+    lkvm = which("lkvm") or next((found for path in paths(args) if (found := shutil.which("lkvm", path=path))), "")
     if not lkvm:
         print("lab: there is no lkvm on PATH, so the kvmtool tests are skipped; docs/lab.md says how to get one")
         return 0
