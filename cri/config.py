@@ -16,10 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stage1.errors import BadRequest, NotFound
 from stage1.net.attach import Settings
+from stage1.pod.model import LEAST_MEMORY_MIB
 
 DEFAULT_PATH = "/etc/clearpod/config.toml"
-MEMORY_MIN_MIB = 48
-"""What the guest needs to boot and to run one small container, with some air."""
 
 RUN_DIR_BYTES = 22
 """A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
@@ -60,7 +59,7 @@ class Vm(_Table):
     """The virtual machine of a pod that does not say otherwise."""
 
     hypervisor: Literal["auto", "kvmtool", "qemu"] = "auto"
-    memory_mib: int = Field(default=128, ge=MEMORY_MIN_MIB, le=1 << 20)
+    memory_mib: int = Field(default=128, ge=LEAST_MEMORY_MIB, le=1 << 20)
     vcpus: int = Field(default=1, ge=1, le=256)
     boot_timeout_s: float = Field(default=60.0, gt=0, le=3600, strict=False)
     scratch_mib: int = Field(default=10240, ge=16)

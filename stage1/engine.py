@@ -28,7 +28,7 @@ from stage1.linux import files, mount, vsock
 from stage1.net import attach as net
 from stage1.pod import files as texts
 from stage1.pod import oci
-from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
+from stage1.pod.model import HOST_TO_CONTAINER, LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
@@ -37,7 +37,6 @@ from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockL
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
-LEAST_MEMORY_MIB = 48
 SHIM = "lkvm-shim.so"
 
 

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 PRIVATE, HOST_TO_CONTAINER = "private", "host-to-container"
 
+LEAST_MEMORY_MIB = 48
+"""What a guest needs to boot and to run one small container, with some air."""
+
 
 class Limits(NamedTuple):
     """cgroup v2 limits inside the guest, named after CRI LinuxContainerResources and OCI linux.resources."""
