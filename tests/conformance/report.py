@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What critest's own JSON report says, as a table and as our JSON. Pure."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+BAD = ("failed", "panicked", "timedout", "interrupted", "aborted")
+
+CANT_PASS = {
+    "public image with digest should be pulled": "it names a digest of upstream's image, which no stand-in can have",
+    "HostIpc is true": "a segment of the host's shared memory can't be seen in a virtual machine",
+    "HostNetwork is true": "the host's network can't be had in a virtual machine",
+    "rshared": "a mount that is made in a virtual machine can't appear on the host",
+    "portforward in host network": "the host's network can't be had in a virtual machine",
+}
+"""Specs that are left out: a part of the name, and why no virtual machine can pass it."""
+
+
+class Spec(NamedTuple):
+    """One spec. `reason` is empty for what passed."""
+
+    name: str
+    state: str
+    reason: str
+    seconds: float
+
+
+def skip_expression() -> str:
+    """For --ginkgo.skip."""
+    return "|".join(re.escape(part) for part in CANT_PASS)
+
+
+def specs(report: Sequence[dict[str, Any]]) -> list[Spec]:
+    """The validation specs of ginkgo's JSON report, in order of their names.
+
+    Benchmarks are none, nor is what was not asked for: ginkgo lists it as skipped, without a message.
+    """
+    found = [_spec(each) for suite in report for each in suite.get("SpecReports") or () if _is_wanted(each)]
+    return sorted(spec for spec in found if spec.state != SKIPPED or spec.reason)
+
+
+def _is_wanted(spec: dict[str, Any]) -> bool:
+    return spec.get("LeafNodeType") == "It" and not str(spec["LeafNodeText"]).startswith("benchmark ")
+
+
+def _spec(spec: dict[str, Any]) -> Spec:
+    name = " ".join([*(spec.get("ContainerHierarchyTexts") or ()), spec["LeafNodeText"]]).removeprefix("[k8s.io] ")
+    state = spec["State"]
+    said = str((spec.get("Failure") or {}).get("Message", "")).strip()
+    seconds = round(spec.get("RunTime", 0) / 1e9, 1)
+    if state == PASSED:
+        return Spec(name, PASSED, "", seconds)
+    if state in BAD:
+        return Spec(name, FAILED, said or state, seconds)
+    why = next((reason for part, reason in CANT_PASS.items() if part in name), "")
+    return Spec(name, SKIPPED, said or why, seconds)
+
+
+def summary(found: Sequence[Spec]) -> dict[str, Any]:
+    """The document of --json."""
+    counts = {state: sum(spec.state == state for spec in found) for state in (PASSED, FAILED, SKIPPED)}
+    return {**counts, "specs": [spec._asdict() for spec in found]}
+
+
+def table(found: Sequence[Spec]) -> str:
+    """For people: what failed last, where the eye is."""
+    order = sorted(found, key=lambda spec: ((PASSED, SKIPPED, FAILED).index(spec.state), spec.name))
+    lines = [f"{spec.state:8}{spec.seconds:6.1f} s  {spec.name}{_why(spec)}" for spec in order]
+    counts = summary(found)
+    return "\n".join([*lines, "", ", ".join(f"{counts[state]} {state}" for state in (PASSED, FAILED, SKIPPED))])
+
+
+def _why(spec: Spec) -> str:
+    return f"\n{'':18}{spec.reason.splitlines()[0]}" if spec.reason else ""
