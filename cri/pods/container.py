@@ -7,7 +7,9 @@ Owned by the pod, which talks to the agent. Moves follow stage1.pod.states; ther
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
+from cri import events
 from cri.logs import LogWriter
 from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
 from stage1.guest.messages import Exited
@@ -34,7 +36,10 @@ class LogStream:
 
 
 class LiveContainer:
-    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove."""
+    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove.
+
+    `tell` hears of its moves (`cri.events`).
+    """
 
     def __init__(self, record: ContainerRecord, directory: str, status: ContainerState | None = None) -> None:
         self.record = record
@@ -43,6 +48,7 @@ class LiveContainer:
         self.ended = asyncio.Event()
         self.was_asked_to_stop = False
         self.guest_pid = 0
+        self.tell: Callable[[int, str], None] = lambda kind, subject: None
         os.makedirs(f"{directory}/logs", 0o700, exist_ok=True)
         self.log = LogWriter(record.log_path, f"{directory}/logs/{record.container.id}.json")
         if self.status.state == states.EXITED:
@@ -103,6 +109,7 @@ class LiveContainer:
         if state == states.EXITED:
             self.log.flush()
             self.ended.set()
+        self.tell(events.STOPPED if state == states.EXITED else events.STARTED, self.id)
 
 
 def reason_of(event: Exited) -> str:

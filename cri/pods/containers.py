@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from cri import events
 from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.pods.threads import to_the_end
@@ -55,8 +56,9 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan) -> str:
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
         await pod.call(messages.Create(record.container.id, lower, not pod.tools.host.scratch_mib, stdio))
         pod.require_ready()
-        pod.containers[container.id] = container
+        pod.containers[container.id], container.tell = container, pod.tell
         pod.save()
+        pod.tell(events.CREATED, container.id)
     except BaseException:
         await _discard(pod, container)
         raise
@@ -109,6 +111,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
         await _discard(pod, container, is_known=True)
         del pod.containers[container.id]
         pod.save()
+        pod.tell(events.DELETED, container.id)
 
 
 def _add_image(directory: str, image: ImageFiles) -> tuple[str, Accounts]:

@@ -229,9 +229,13 @@ TABLES: wire.Tables = {
     Shutdown: (),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
     Reply: (
-        _ENUM, _STR, _U32, _many(Container),
-        Field(wire.MESSAGE, ContainerStats, many=True, number=7), Field(wire.MESSAGE, PodStats, number=8),
-    ),  # fmt: skip
+        _ENUM,
+        _STR,
+        _U32,
+        _many(Container),
+        Field(wire.MESSAGE, ContainerStats, many=True, number=7),
+        Field(wire.MESSAGE, PodStats, number=8),
+    ),
     Exited: (_STR, _U32, _I32, _BOOL, _U64),
     **numbers.TABLES,
 }

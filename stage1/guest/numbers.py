@@ -112,6 +112,12 @@ TABLES: wire.Tables = {
     ContainerStats: (_STR, _U64, _CPU, _MEMORY, *(_U64,) * 11),
     InterfaceStats: (_STR, *(_U64,) * 8),
     PodStats: (
-        _U64, _CPU, _MEMORY, _U64, Field(wire.MESSAGE, InterfaceStats, many=True), *(_U64,) * 4, _U32,
-    ),  # fmt: skip
+        _U64,
+        _CPU,
+        _MEMORY,
+        _U64,
+        Field(wire.MESSAGE, InterfaceStats, many=True),
+        *(_U64,) * 4,
+        _U32,
+    ),
 }

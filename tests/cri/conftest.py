@@ -113,6 +113,17 @@ class Client:
         request = getattr(pb, f"{name}Request")(**fields)
         return await getattr(stub, name)(request, timeout=deadline_s)
 
+    async def listed(self, name: str, *, deadline_s: float = 30, **fields: Any) -> list[Any]:
+        """All items of a streamed list."""
+        call = self.stream(name, deadline_s=deadline_s, **fields)
+        return [item for piece in [piece async for piece in call] for item in piece.ListFields()[0][1]]
+
+    def stream(self, name: str, *, deadline_s: float | None = 30, **fields: Any) -> Any:
+        """A call whose answers can be iterated over."""
+        stub = next(stub for stub in self._stubs if hasattr(stub, name))
+        request = pb.GetEventsRequest() if name == "GetContainerEvents" else getattr(pb, f"{name}Request")(**fields)
+        return getattr(stub, name)(request, timeout=deadline_s)
+
     async def refused(self, name: str, **fields: Any) -> tuple[str, str]:
         """Code and sentence of a call that must fail."""
         with pytest.raises(aio.AioRpcError) as caught:
