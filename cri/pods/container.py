@@ -11,28 +11,13 @@ from collections.abc import Callable
 
 from cri import events
 from cri.logs import LogWriter
+from cri.pods.log_feed import Consumed, LogFeed, LogStream
 from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
 from stage1.guest.messages import Exited
 from stage1.pod import states
 
 KILLED = 137
 """Exit code of what died with its VM: as by SIGKILL."""
-
-
-class LogStream:
-    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log."""
-
-    def __init__(self, writer: LogWriter, stream: str) -> None:
-        self._writer, self._stream = writer, stream
-
-    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Everything is done with at once: it is in the page cache."""
-        self._writer.feed(self._stream, data, seq=seq, end=end)
-        return len(data)
-
-    def commit(self) -> None:
-        """Before the acknowledgement."""
-        self._writer.commit()
 
 
 class LiveContainer:
@@ -51,6 +36,7 @@ class LiveContainer:
         self.tell: Callable[[int, str], None] = lambda kind, subject: None
         os.makedirs(f"{directory}/logs", 0o700, exist_ok=True)
         self.log = LogWriter(record.log_path, f"{directory}/logs/{record.container.id}.json")
+        self._feed = LogFeed(self.log, record.container.id)
         if self.status.state == states.EXITED:
             self.ended.set()
 
@@ -68,10 +54,14 @@ class LiveContainer:
         """What goes into the pod's file."""
         return StoredContainer(self.record, self.status)
 
-    def consumers(self) -> dict[int, LogStream]:
+    def consumers(self, consumed: Consumed) -> dict[int, LogStream]:
         """The log's consumer for each stream of the container; with a terminal there is only stdout."""
-        streams = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
-        return {stream: LogStream(self.log, name) for stream, name in streams.items() if stream}
+        return {stream: self._feed.stream(name, stream, consumed) for stream, name in self.streams().items()}
+
+    def streams(self) -> dict[int, str]:
+        """The container's output streams and their names."""
+        found = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
+        return {stream: name for stream, name in found.items() if stream}
 
     def started(self, unix_ns: int = 0) -> None:
         """The agent started it. An exit that came before the answer has already said so."""
@@ -108,6 +98,7 @@ class LiveContainer:
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         if state == states.EXITED:
             self.log.flush()
+            self._feed.watch()
             self.ended.set()
         self.tell(events.STOPPED if state == states.EXITED else events.STARTED, self.id)
 

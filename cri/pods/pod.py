@@ -315,7 +315,7 @@ class LivePod:
         who = Identity(self.title, link, self.status.link_key, self._epoch)
         agent = self._agent = Agent(who, self._exited, self._port)
         for container in self.containers.values():
-            for stream, consumer in container.consumers().items():
+            for stream, consumer in container.consumers(agent.consumed).items():
                 agent.listen(stream, consumer)
         hello = asyncio.ensure_future(agent.open())
         gone = asyncio.ensure_future(self.gone.wait())

@@ -8,6 +8,8 @@ from stage1.pod import oci
 from stage1.pod.model import Limits
 
 RESOURCES = "resources.json"
+PERIOD_US = 100_000
+"""The kernel's own."""
 
 
 def change_limits(bundle: str, limits: Limits) -> None:
@@ -21,5 +23,13 @@ def change_limits(bundle: str, limits: Limits) -> None:
 
 def write_resources(bundle: str, limits: Limits) -> str:
     """For `crun update`: returns the file's name in the bundle."""
-    files.write_atomic(f"{bundle}/{RESOURCES}", json.dumps(oci.resources(limits)).encode())
+    document = oci.resources(_without_quota(limits) if limits.cpu_quota_us < 0 else limits)
+    files.write_atomic(f"{bundle}/{RESOURCES}", json.dumps(document).encode())
     return RESOURCES
+
+
+def _without_quota(limits: Limits) -> Limits:
+    """crun leaves a quota as it is when it is told -1, so that the kernel's file is written by its name."""
+    lifted = ("cpu.max", f"max {limits.cpu_period_us or PERIOD_US}")
+    others = tuple(item for item in limits.unified if item[0] != lifted[0])
+    return limits._replace(cpu_quota_us=0, unified=(*others, lifted))

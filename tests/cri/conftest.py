@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,19 +199,26 @@ def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterato
         yield Registered(reference, f"{place}/state")
 
 
+@contextmanager
+def vm_world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    """A machine whose VMs do not outlive the block."""
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        made = VmWorld(Path(root), sample, guest_dir)
+        try:
+            yield made
+        finally:
+            for place in engine.pod_directories(made.host):
+                engine.collect(place)
+
+
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])
 def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Fake guests, then real ones, for what both must do."""
     if request.param == "fake":
         yield request.getfixturevalue("world")
         return
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
-        made = VmWorld(Path(root), request.getfixturevalue("sample"), request.getfixturevalue("guest_dir"))
-        try:
-            yield made
-        finally:
-            for place in engine.pod_directories(made.host):
-                engine.collect(place)
+    with vm_world(request.getfixturevalue("sample"), request.getfixturevalue("guest_dir")) as made:
+        yield made
 
 
 @pytest.fixture
