@@ -44,7 +44,7 @@ class Node:
         self.tools = Tools(
             host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool, events=self.events
         )
-        self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
+        self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
         self.is_ready = False
 
     @classmethod
@@ -112,6 +112,10 @@ class Node:
     def abandon(self, task: asyncio.Task[Any]) -> None:
         """Remember that nobody got this call's answer: the same request may ask for it again."""
         self._abandoned.add(task)
+
+    def is_abandoned(self, task: asyncio.Task[Any]) -> bool:
+        """Whether nobody got the answer of this call."""
+        return task in self._abandoned
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

@@ -33,6 +33,7 @@ class LiveContainer:
         self.ended = asyncio.Event()
         self.was_asked_to_stop = False
         self.guest_pid = 0
+        self.starter: asyncio.Task[object] | None = None
         self.tell: Callable[[int, str], None] = lambda kind, subject: None
         os.makedirs(f"{directory}/logs", 0o700, exist_ok=True)
         self.log = LogWriter(record.log_path, f"{directory}/logs/{record.container.id}.json")
