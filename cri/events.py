@@ -9,7 +9,7 @@ they say what was true at that moment; without subscribers nothing is made.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from stage1.errors import NoSpace
 
@@ -17,8 +17,17 @@ CREATED, STARTED, STOPPED, DELETED = range(4)
 """Kinds, with the CRI's numbers."""
 ROOM = 1000
 
-Render = Callable[[int, Any, str], Any]
-"""Kind, pod, id of the container or of the pod itself -> message."""
+
+class Happening(NamedTuple):
+    """What happened, to which pod; `subject` is the id of the container, or of the pod itself."""
+
+    kind: int
+    pod: Any
+    subject: str
+
+
+Render = Callable[[Happening], Any]
+"""Makes a subscriber's message."""
 
 
 class Subscription:
@@ -30,12 +39,12 @@ class Subscription:
         self._arrived = asyncio.Event()
         self._is_behind = False
 
-    def put(self, kind: int, pod: Any, subject: str) -> None:
+    def put(self, what: Happening) -> None:
         """Take one event, or note that there are too many."""
         if len(self._waiting) >= ROOM:
             self._is_behind = True
         if not self._is_behind:
-            self._waiting.append(self._render(kind, pod, subject))
+            self._waiting.append(self._render(what))
         self._arrived.set()
 
     async def __aiter__(self) -> AsyncIterator[Any]:
@@ -65,7 +74,7 @@ class Bus:
         self._subscriptions.add(subscription)
         return subscription
 
-    def publish(self, kind: int, pod: Any, subject: str) -> None:
+    def publish(self, what: Happening) -> None:
         """Tell everybody; never waits."""
         for subscription in self._subscriptions:
-            subscription.put(kind, pod, subject)
+            subscription.put(what)

@@ -57,7 +57,7 @@ class LiveContainer:
 
     def consumers(self, consumed: Consumed) -> dict[int, LogStream]:
         """The log's consumer for each stream of the container; with a terminal there is only stdout."""
-        return {stream: self._feed.stream(name, stream, consumed) for stream, name in self.streams().items()}
+        return {stream: self._feed.stream(name, stream, consumed=consumed) for stream, name in self.streams().items()}
 
     def streams(self) -> dict[int, str]:
         """The container's output streams and their names."""

@@ -20,7 +20,7 @@ from stage1.rootfs import bundle
 log = logging.getLogger("clearpod.limits")
 
 
-async def update(pod: LivePod, container: LiveContainer, record: ContainerRecord) -> None:
+async def update(pod: LivePod, container: LiveContainer, *, record: ContainerRecord) -> None:
     """Put the record's limits in force. Raises WrongState when it has ended, or uses more memory than it may then."""
     async with container.lock:
         limits = record.container.limits
@@ -28,8 +28,8 @@ async def update(pod: LivePod, container: LiveContainer, record: ContainerRecord
             raise WrongState(f"container {container.id} has ended; its limits can't be changed any more")
         pod.require_ready()
         if container.is_running:
-            await _require_room(pod, container, limits)
-            await _apply(pod, container, limits)
+            await _require_room(pod, container, limits=limits)
+            await _apply(pod, container, limits=limits)
         else:
             await asyncio.to_thread(bundle.change_limits, engine.bundle(pod.directory, container.id), limits)
         container.record = record
@@ -37,7 +37,7 @@ async def update(pod: LivePod, container: LiveContainer, record: ContainerRecord
     log.info("container.updated", extra={"container": container.id, "pod": pod.id})
 
 
-async def _require_room(pod: LivePod, container: LiveContainer, limits: Limits) -> None:
+async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
     """The kernel would kill what does not fit."""
     if limits.memory <= 0 or limits.memory == container.record.container.limits.memory:
         return
@@ -51,9 +51,9 @@ async def _require_room(pod: LivePod, container: LiveContainer, limits: Limits) 
         )
 
 
-async def _apply(pod: LivePod, container: LiveContainer, limits: Limits) -> None:
+async def _apply(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
     try:
-        await _ask(pod, container, limits)
+        await _ask(pod, container, limits=limits)
     except PodError:
         await _undo(pod, container)
         raise
@@ -63,13 +63,14 @@ async def _undo(pod: LivePod, container: LiveContainer) -> None:
     """crun may have got half way. What was not said before gets the kernel's own value."""
     old = container.record.container.limits
     memory, quota, shares = old.memory or -1, old.cpu_quota_us or -1, old.cpu_shares or 1024
+    former = old._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares)
     try:
-        await _ask(pod, container, old._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares))
+        await _ask(pod, container, limits=former)
     except PodError as error:
         log.warning("container.limits", extra={"container": container.id, "error": str(error)})
 
 
-async def _ask(pod: LivePod, container: LiveContainer, limits: Limits) -> None:
+async def _ask(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
     where = engine.bundle(pod.directory, container.id)
     name = await asyncio.to_thread(bundle.write_resources, where, limits)
     await pod.call(messages.Update(container.id, name))

@@ -54,7 +54,7 @@ class LogFeed:
         self._streams: list[LogStream] = []
         self._timer: asyncio.TimerHandle | None = None
 
-    def stream(self, name: str, number: int, consumed: Consumed) -> LogStream:
+    def stream(self, name: str, number: int, *, consumed: Consumed) -> LogStream:
         """The consumer of the stream `number`."""
         made = LogStream(self, name, give=lambda count: consumed(number, count))
         self._streams.append(made)

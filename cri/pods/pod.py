@@ -221,7 +221,7 @@ class LivePod:
     def tell(self, kind: int, subject: str = "") -> None:
         """Say what happened to the container `subject`, or to the pod itself."""
         if self.tools.events is not None:
-            self.tools.events.publish(kind, self, subject or self.id)
+            self.tools.events.publish(events.Happening(kind, self, subject or self.id))
 
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""

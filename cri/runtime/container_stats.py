@@ -11,4 +11,4 @@ async def container_stats(node: Node, request: pb.ContainerStatsRequest) -> pb.C
     """NOT_FOUND for an unknown id; zeros for a container that does not run; DEADLINE_EXCEEDED for a stuck guest."""
     pod, container = node.pods.get_container(request.container_id)
     sample = await sample_of(pod) if container.is_running else None
-    return pb.ContainerStatsResponse(stats=stats.container_stats(pod, container, sample))
+    return pb.ContainerStatsResponse(stats=stats.container_stats(pod, container, sample=sample))

@@ -16,5 +16,5 @@ async def update_container_resources(
         raise BadRequest("the request has no new limits in linux, and a Linux guest has no others")
     pod, container = node.pods.get_container(request.container_id)
     record = resources.updated_container(container.record, request.linux, pod=pod.record.pod)
-    await limits.update(pod, container, record)
+    await limits.update(pod, container, record=record)
     return pb.UpdateContainerResourcesResponse()

@@ -4,6 +4,7 @@
 import time
 
 from cri import events
+from cri.events import Happening
 from cri.pb import runtime_pb2 as pb
 from cri.pods.pod import LivePod
 from cri.translate import replies
@@ -16,8 +17,10 @@ KINDS = {
 }
 
 
-def event(kind: int, pod: LivePod, subject: str) -> pb.ContainerEventResponse:
+def event(what: Happening) -> pb.ContainerEventResponse:
     """The pod as it is now, unless it is what was deleted, and all its containers."""
+    kind, subject = what.kind, what.subject
+    pod: LivePod = what.pod
     is_gone = kind == events.DELETED and subject == pod.id
     return pb.ContainerEventResponse(
         container_id=subject,

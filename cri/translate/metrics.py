@@ -43,11 +43,17 @@ class Entry(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-def _one(name: str, text: str, kind: "pb.MetricType.ValueType", value: Callable[[Facts], int]) -> Entry:
+Row = tuple[str, str, "pb.MetricType.ValueType", Callable[[Facts], int]]
+"""Name without the prefix, help, kind, value."""
+
+
+def _plain(row: Row) -> Entry:
+    name, text, kind, value = row
     return Entry(f"container_{name}", text, kind, lambda facts: iter([((), value(facts))]))
 
 
-def _of_disk(name: str, text: str, kind: "pb.MetricType.ValueType", value: Callable[[Facts], int]) -> Entry:
+def _of_disk(row: Row) -> Entry:
+    name, text, kind, value = row
     return Entry(f"container_{name}", text, kind, lambda facts: iter([((DEVICE,), value(facts))]), labels=("device",))
 
 
@@ -61,50 +67,57 @@ def _block_io(facts: Facts) -> Iterator[tuple[tuple[str, ...], int]]:
     yield (DEVICE, "", "", "Write"), facts.one.written_bytes
 
 
+PLAIN: tuple[Row, ...] = (
+    ("cpu_usage_seconds_total", "CPU time used", COUNTER, lambda f: f.cpu.usage_us // 1_000_000),
+    ("cpu_user_seconds_total", "CPU time in user mode", COUNTER, lambda f: f.cpu.user_us // 1_000_000),
+    ("cpu_system_seconds_total", "CPU time in the guest's kernel", COUNTER, lambda f: f.cpu.system_us // 1_000_000),
+    ("cpu_cfs_periods_total", "Periods of the CPU quota", COUNTER, lambda f: f.cpu.periods),
+    ("cpu_cfs_throttled_periods_total", "Periods cut by the quota", COUNTER, lambda f: f.cpu.throttled_periods),
+    ("cpu_cfs_throttled_seconds_total", "Time lost to quota", COUNTER, lambda f: f.cpu.throttled_us // 1_000_000),
+    ("memory_cache", "Page cache", GAUGE, lambda f: f.memory.cache),
+    ("memory_failcnt", "Times the memory limit was met", COUNTER, lambda f: f.memory.limit_hits),
+    ("memory_kernel_usage", "Memory of the guest's kernel for it", GAUGE, lambda f: f.memory.kernel),
+    ("memory_mapped_file", "Mapped files", GAUGE, lambda f: f.memory.mapped),
+    ("memory_max_usage_bytes", "The most memory ever used", GAUGE, lambda f: f.memory.peak),
+    ("memory_rss", "Anonymous memory", GAUGE, lambda f: f.memory.anonymous),
+    ("memory_swap", "Swap", GAUGE, lambda f: f.memory.swap),
+    ("memory_usage_bytes", "Memory with all caches", GAUGE, lambda f: f.memory.usage),
+    ("memory_working_set_bytes", "Memory that can't easily be freed", GAUGE, lambda f: f.memory.working_set),
+    ("processes", "Processes", GAUGE, lambda f: f.one.processes),
+    ("threads", "Threads", GAUGE, lambda f: f.one.threads),
+    ("threads_max", "Most threads allowed, 0 for no limit", GAUGE, lambda f: f.one.threads_max),
+    ("sockets", "Open sockets", GAUGE, lambda f: f.one.sockets),
+    ("file_descriptors", "Open files", GAUGE, lambda f: f.one.files),
+    ("last_seen", "When this was seen, in seconds since 1970", GAUGE, lambda f: f.unix_ns // 1_000_000_000),
+    ("start_time_seconds", "When it started", GAUGE, lambda f: f.live.status.started_ns // 1_000_000_000),
+    ("oom_events_total", "Kills by the out-of-memory killer", COUNTER, lambda f: f.memory.oom_kills),
+    ("spec_cpu_period", "Period of the CPU quota, in microseconds", GAUGE, lambda f: _limits(f)[0]),
+    ("spec_cpu_shares", "Weight of the CPU", GAUGE, lambda f: _limits(f)[1]),
+    ("spec_memory_limit_bytes", "Memory limit, 0 for none", GAUGE, lambda f: _limits(f)[2]),
+    ("spec_memory_swap_limit_bytes", "Limit of memory and swap, 0 for none", GAUGE, lambda f: _limits(f)[3]),
+)
+OF_DISKS: tuple[Row, ...] = (
+    ("fs_inodes_free", "Free inodes of the writable layers", GAUGE, lambda f: f.guest.disk_inodes_free),
+    ("fs_inodes_total", "Inodes of the writable layers", GAUGE, lambda f: f.guest.disk_inodes),
+    ("fs_limit_bytes", "Size of the pod's scratch disk", GAUGE, lambda f: f.guest.disk_bytes),
+    ("fs_usage_bytes", "Size of the container's writable layer", GAUGE, lambda f: f.disk.used_bytes),
+    ("fs_reads_bytes_total", "Bytes read from disks", COUNTER, lambda f: f.one.read_bytes),
+    ("fs_reads_total", "Reads from disks", COUNTER, lambda f: f.one.reads),
+    ("fs_writes_bytes_total", "Bytes written to disks", COUNTER, lambda f: f.one.written_bytes),
+    ("fs_writes_total", "Writes to disks", COUNTER, lambda f: f.one.writes),
+)
 OF_CONTAINERS = (
-    _one("cpu_usage_seconds_total", "CPU time used", COUNTER, lambda f: f.cpu.usage_us // 1_000_000),
-    _one("cpu_user_seconds_total", "CPU time in user mode", COUNTER, lambda f: f.cpu.user_us // 1_000_000),
-    _one("cpu_system_seconds_total", "CPU time in the guest's kernel", COUNTER, lambda f: f.cpu.system_us // 1_000_000),
-    _one("cpu_cfs_periods_total", "Periods of the CPU quota", COUNTER, lambda f: f.cpu.periods),
-    _one("cpu_cfs_throttled_periods_total", "Periods cut by the quota", COUNTER, lambda f: f.cpu.throttled_periods),
-    _one("cpu_cfs_throttled_seconds_total", "Time lost to quota", COUNTER, lambda f: f.cpu.throttled_us // 1_000_000),
-    _of_disk("fs_inodes_free", "Free inodes of the writable layers", GAUGE, lambda f: f.guest.disk_inodes_free),
-    _of_disk("fs_inodes_total", "Inodes of the writable layers", GAUGE, lambda f: f.guest.disk_inodes),
-    _of_disk("fs_limit_bytes", "Size of the pod's scratch disk", GAUGE, lambda f: f.guest.disk_bytes),
-    _of_disk("fs_usage_bytes", "Size of the container's writable layer", GAUGE, lambda f: f.disk.used_bytes),
-    _of_disk("fs_reads_bytes_total", "Bytes read from disks", COUNTER, lambda f: f.one.read_bytes),
-    _of_disk("fs_reads_total", "Reads from disks", COUNTER, lambda f: f.one.reads),
-    _of_disk("fs_writes_bytes_total", "Bytes written to disks", COUNTER, lambda f: f.one.written_bytes),
-    _of_disk("fs_writes_total", "Writes to disks", COUNTER, lambda f: f.one.writes),
+    *map(_plain, PLAIN),
+    *map(_of_disk, OF_DISKS),
+    Entry("container_memory_failures_total", "Page faults", COUNTER, _failures, labels=("failure_type", "scope")),
     Entry(
-        "container_blkio_device_usage_total", "Bytes moved between the container and disks", COUNTER, _block_io,
+        "container_blkio_device_usage_total",
+        "Bytes moved between the container and disks",
+        COUNTER,
+        _block_io,
         labels=("device", "major", "minor", "operation"),
     ),
-    _one("memory_cache", "Page cache", GAUGE, lambda f: f.memory.cache),
-    _one("memory_failcnt", "Times the memory limit was met", COUNTER, lambda f: f.memory.limit_hits),
-    Entry(
-        "container_memory_failures_total", "Page faults", COUNTER, _failures, labels=("failure_type", "scope")
-    ),
-    _one("memory_kernel_usage", "Memory of the guest's kernel for it", GAUGE, lambda f: f.memory.kernel),
-    _one("memory_mapped_file", "Mapped files", GAUGE, lambda f: f.memory.mapped),
-    _one("memory_max_usage_bytes", "The most memory ever used", GAUGE, lambda f: f.memory.peak),
-    _one("memory_rss", "Anonymous memory", GAUGE, lambda f: f.memory.anonymous),
-    _one("memory_swap", "Swap", GAUGE, lambda f: f.memory.swap),
-    _one("memory_usage_bytes", "Memory with all caches", GAUGE, lambda f: f.memory.usage),
-    _one("memory_working_set_bytes", "Memory that can't easily be freed", GAUGE, lambda f: f.memory.working_set),
-    _one("processes", "Processes", GAUGE, lambda f: f.one.processes),
-    _one("threads", "Threads", GAUGE, lambda f: f.one.threads),
-    _one("threads_max", "Most threads allowed, 0 for no limit", GAUGE, lambda f: f.one.threads_max),
-    _one("sockets", "Open sockets", GAUGE, lambda f: f.one.sockets),
-    _one("file_descriptors", "Open files", GAUGE, lambda f: f.one.files),
-    _one("last_seen", "When this was seen, in seconds since 1970", GAUGE, lambda f: f.unix_ns // 1_000_000_000),
-    _one("start_time_seconds", "When it started", GAUGE, lambda f: f.live.status.started_ns // 1_000_000_000),
-    _one("oom_events_total", "Kills by the out-of-memory killer", COUNTER, lambda f: f.memory.oom_kills),
-    _one("spec_cpu_period", "Period of the CPU quota, in microseconds", GAUGE, lambda f: _limits(f)[0]),
-    _one("spec_cpu_shares", "Weight of the CPU", GAUGE, lambda f: _limits(f)[1]),
-    _one("spec_memory_limit_bytes", "Memory limit, 0 for none", GAUGE, lambda f: _limits(f)[2]),
-    _one("spec_memory_swap_limit_bytes", "Limit of memory and swap, 0 for none", GAUGE, lambda f: _limits(f)[3]),
-)  # fmt: skip
+)
 
 OF_INTERFACES: tuple[tuple[str, str, Callable[[InterfaceStats], int]], ...] = (
     ("receive_bytes_total", "Bytes received", lambda one: one.rx_bytes),
@@ -137,7 +150,7 @@ def sandbox_metrics(pod: LivePod, sample: Sample) -> pb.PodSandboxMetrics:
         pod_sandbox_id=pod.id,
         metrics=_network((names.name, names.namespace, "POD", pod.id, ""), sample),
         container_metrics=[
-            pb.ContainerMetrics(container_id=one.id, metrics=_container(pod, one, sample)) for one in running
+            pb.ContainerMetrics(container_id=one.id, metrics=_container(pod, one, sample=sample)) for one in running
         ],
     )
 
@@ -156,7 +169,7 @@ def _network(labels: tuple[str, ...], sample: Sample) -> list[pb.Metric]:
     ]
 
 
-def _container(pod: LivePod, live: LiveContainer, sample: Sample) -> list[pb.Metric]:
+def _container(pod: LivePod, live: LiveContainer, *, sample: Sample) -> list[pb.Metric]:
     one, names = sample.containers[live.id], pod.record.pod
     disk = pod.meter.disks.get(live.id) or Disk()
     facts = Facts(

@@ -20,7 +20,7 @@ def number(value: int) -> pb.UInt64Value:
     return pb.UInt64Value(value=value)
 
 
-def container_stats(pod: LivePod, container: LiveContainer, sample: Sample | None) -> pb.ContainerStats:
+def container_stats(pod: LivePod, container: LiveContainer, *, sample: Sample | None) -> pb.ContainerStats:
     """All zero, but with a time, for a container that does not run (`sample` None or without it)."""
     config = pb.ContainerConfig.FromString(container.record.config)
     at = sample.unix_ns if sample else time.time_ns()
@@ -61,7 +61,7 @@ def sandbox_stats(pod: LivePod, sample: Sample | None) -> pb.PodSandboxStats:
         memory=_memory(guest.memory or MemoryStats(), at=at),
         network=_network(guest.interfaces, at=at),
         process=pb.ProcessUsage(timestamp=at, process_count=number(guest.threads)),
-        containers=[container_stats(pod, container, sample) for container in running],
+        containers=[container_stats(pod, container, sample=sample) for container in running],
     )
     return pb.PodSandboxStats(attributes=attributes, linux=linux)
 

@@ -98,7 +98,7 @@ async def test_a_daemon_that_is_killed_while_logs_are_rotated_loses_and_doubles_
 
 
 async def test_lines_of_any_length_and_a_last_one_without_end_come_whole(any_world: World) -> None:
-    script = "head -c 100000 /dev/zero | tr '\\0' a; echo; echo; head -c 16384 /dev/zero | tr '\\0' b; echo; echo -n end"
+    script = "head -c 100000 /dev/zero | tr '\\0' a; echo; echo; head -c 16384 /dev/zero | tr '\\0' b; echo; printf end"
     async with any_world.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=any_world.image))
         pod = await cri.pod(log_directory=f"{any_world.root}/logs")

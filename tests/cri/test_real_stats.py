@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers and limits in a real guest: as its kernel has them, within 5 percent, and never waiting for one that hangs."""
+"""Numbers and limits in a real guest: as its kernel has them, within 5 percent, never waiting for one that hangs."""
 
 import asyncio
 import os
@@ -119,11 +119,13 @@ async def test_limits_are_changed_in_the_guest_or_not_at_all(machine: VmWorld) -
 
     files = [f"/sys/fs/cgroup/{name}" for name in ("memory.max", "cpu.max", "cpu.weight")]
     async with _busy(machine, memory_limit_in_bytes=64 * MIB) as (cri, _, c):
-        await cri("UpdateContainerResources", **wanted(memory_limit_in_bytes=80 * MIB, cpu_quota=50_000, cpu_shares=512))
+        new = wanted(memory_limit_in_bytes=80 * MIB, cpu_quota=50_000, cpu_shares=512)
+        await cri("UpdateContainerResources", **new)
         found = await _read(cri, c, *files)
         assert int(found[0]) == 80 * MIB
         assert found[1].split() == ["50000", "100000"]
-        code, sentence = await cri.refused("UpdateContainerResources", **wanted(memory_limit_in_bytes=MIB, cpu_shares=2))
+        small = wanted(memory_limit_in_bytes=MIB, cpu_shares=2)
+        code, sentence = await cri.refused("UpdateContainerResources", **small)
         assert code == "FAILED_PRECONDITION"
         assert "nothing was changed" in sentence
         code, _ = await cri.refused("UpdateContainerResources", **wanted(cpu_shares=300, unified={"no.such": "1"}))
@@ -134,3 +136,34 @@ async def test_limits_are_changed_in_the_guest_or_not_at_all(machine: VmWorld) -
         await cri("UpdateContainerResources", **wanted(cpu_quota=-1, memory_limit_in_bytes=-1))
         found = await _read(cri, c, *files)
         assert (found[0].strip(), found[1].split()[0]) == ("max", "max")
+
+
+async def test_a_pod_whose_guest_hangs_is_stopped_and_removed(machine: VmWorld) -> None:
+    async with _busy(machine) as (cri, pod, c):
+        os.kill(cri.node.pods.get(pod).vm.pid, signal.SIGSTOP)
+        call = asyncio.create_task(cri("ExecSync", container_id=c, cmd=["true"], timeout=1))
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(30):
+            await cri("StopPodSandbox", pod_sandbox_id=pod)
+        with pytest.raises(Exception, match="has ended"):
+            await call
+        assert (await cri.status(c)).state == pb.CONTAINER_EXITED
+
+
+async def test_numbers_of_many_containers_come_in_pages(machine: VmWorld) -> None:
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod(annotations={"clearpod/memory-mib": "512"})
+        made = set()
+        for number in range(40):
+            c = await cri.container(pod, "sleep", "1000", name=f"c{number}")
+            await cri("StartContainer", container_id=c)
+            made.add(c)
+        found = (await cri("ListContainerStats")).stats
+        if len(found) < 40:  # the first answer may take longer than its caller waits
+            await asyncio.sleep(5)
+            found = (await cri("ListContainerStats")).stats
+        assert {one.attributes.id for one in found} == made
+        assert all(one.memory.usage_bytes.value > 0 for one in found)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert machine.left_over() == []

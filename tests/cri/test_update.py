@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New limits: checked, put in force in the guest, recorded. What a real guest makes of them is in test_real_stats.py."""
+"""New limits: checked, put in force in the guest, recorded. For a real guest see test_real_stats.py."""
 
 import json
 from pathlib import Path

@@ -3,6 +3,7 @@
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,16 @@ __all__ = ["crictl"]
 pytestmark = [pytest.mark.vm, pytest.mark.crictl, pytest.mark.timeout(240)]
 
 SCRIPT = "n=0; while [ $n -lt 60 ]; do n=$((n+1)); echo $n; sleep 0.1; done; sleep 1000"
+CLEAR = "\x1b[2J\x1b[H"
+"""crictl clears the screen, also when it is none."""
 
 
 def test_numbers_events_updates_and_followed_logs(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> None:
     with Registry(tmp_path / "registry") as registry:
         image = registry.push(f"oci:{guest_dir}/sample:sample", "t/busybox:1")
         crictl("pull", image)
-    with crictl.start("events") as listener:
+    with crictl.start("events") as listener, ExitStack() as later:
+        later.callback(listener.kill)  # or leaving would wait for ever when something fails
         time.sleep(1)
         pod = crictl("runp", _pod(crictl))
         container = crictl("create", pod, _container(crictl, image, "one", SCRIPT), _pod(crictl))
@@ -42,7 +46,8 @@ def test_numbers_events_updates_and_followed_logs(crictl: Crictl, tmp_path: Path
 def _follows(crictl: Crictl, container: str) -> None:
     """Every number once and in order, while kubelet rotates the file under the reader."""
     log = Path(crictl.json("inspect", container)["status"]["logPath"])
-    with crictl.start("logs", "-f", container) as follower:
+    with crictl.start("logs", "-f", container) as follower, ExitStack() as later:
+        later.callback(follower.kill)
         assert follower.stdout is not None
         lines = []
         for number in range(1, 61):
@@ -59,10 +64,10 @@ def _counts(crictl: Crictl, pod: str, container: str) -> None:
     (one,) = crictl.json("stats", "-o", "json", container)["stats"]
     assert one["attributes"]["id"] == container
     assert int(one["memory"]["workingSetBytes"]["value"]) > 0
-    table = crictl("stats").splitlines()
+    table = crictl("stats").removeprefix(CLEAR).splitlines()
     assert table[0].split() == ["CONTAINER", "NAME", "CPU", "%", "MEM", "DISK", "INODES", "SWAP"]
     assert table[1].split()[:2] == [container[:13], "one"]
-    pods = crictl("statsp").splitlines()
+    pods = crictl("statsp").removeprefix(CLEAR).splitlines()
     assert pods[1].split()[:2] == ["web", pod[:13]]
     names = {one["name"] for one in crictl.json("metricdescs")["descriptors"]}
     (found,) = crictl.json("metricsp")["podMetrics"]
