@@ -2,6 +2,7 @@
 """Stats and metrics of containers and pods, over gRPC in front of fake guests; real ones are in test_real_stats.py."""
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -104,6 +105,19 @@ async def test_a_pods_numbers_are_its_guests(world: World) -> None:
             assert (default.name, default.rx_bytes.value, default.tx_bytes.value) == ("eth0", 1000, 2000)
             assert linux.process.process_count.value == 1
             assert [one.attributes.id for one in linux.containers] == [c]
+
+
+async def test_a_verbose_status_says_what_the_vmm_takes_and_lists_the_containers(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await _running(cri, pod, "sleep", "1000")
+        reply = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+        assert json.loads(reply.info["info"])["vm"]["pssBytes"] > 4096
+        assert [(one.id, one.state) for one in reply.containers_statuses] == [(c, pb.CONTAINER_RUNNING)]
+        assert reply.timestamp > 0
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        reply = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+        assert json.loads(reply.info["info"])["vm"]["pssBytes"] == 0
 
 
 async def test_a_guest_that_does_not_answer_delays_nobody_for_long_and_is_left_out(world: World) -> None:
