@@ -140,11 +140,12 @@ class LogWriter:
         """Write unfinished lines as P entries: the process is gone and no END will come."""
         if not self._path:
             return
-        now = time.time_ns()
+        now, was_closed = time.time_ns(), self.is_closed
         self._held += [Frame(stream, b"", True, now) for stream in self._pending]
-        self._is_dirty = True
-        self._work()
+        self.retry()
         self.commit()
+        if was_closed:
+            self.close()
 
     def reopen(self) -> None:
         """The file was renamed: go on in a new one, which exists when this returns.

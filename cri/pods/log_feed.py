@@ -60,6 +60,14 @@ class LogFeed:
         self._streams.append(made)
         return made
 
+    def finish(self) -> None:
+        """The process is gone: write unfinished lines."""
+        try:
+            self.writer.flush()
+        except PodError as error:  # the record can't be written now, and the next daemon will write them again
+            log.warning("container.log", extra={"container": self._container_id, "error": str(error)})
+        self.watch()
+
     def watch(self) -> None:
         """If the log is stuck, try again until it is not, or until it is closed."""
         if self.writer.is_stuck and self._timer is None:

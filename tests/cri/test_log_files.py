@@ -148,6 +148,19 @@ async def test_a_full_log_disk_slows_its_container_and_nobody_else(world: World,
         assert _joined(log) == _numbers(LONG)
 
 
+async def test_a_commit_record_that_can_not_be_written_loses_and_doubles_nothing(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{world.root}/logs")
+        c = await cri.container(pod, "sh", "-c", _counting(LONG))
+        records = Path(f"{world.config.run_dir}/pods/{pod}/logs")
+        await cri("StartContainer", container_id=c)
+        records.rename(f"{records}.away")
+        await asyncio.sleep(1)
+        Path(f"{records}.away").rename(records)
+        assert (await cri.ended(c)).exit_code == 3
+        assert _joined(Path(f"{world.root}/logs/c.log")) == _numbers(LONG)
+
+
 async def test_a_log_that_can_not_be_made_is_said_at_once_and_leaves_nothing(world: World) -> None:
     place = world.root / "logs"
     place.write_text("a file in the place of the directory")

@@ -153,6 +153,15 @@ def test_a_file_that_was_rotated_while_no_daemon_ran_is_not_cut(log: Path) -> No
     assert len(_texts(log)) == 2
 
 
+def test_an_unfinished_line_is_written_also_when_the_writer_was_closed(log: Path) -> None:
+    writer = _writer(log)
+    writer.feed("stdout", b"one\ntwo", seq=1)
+    writer.close()
+    writer.flush()
+    assert [(tag, text) for _, tag, text in _texts(log)] == [(b"F", b"one"), (b"P", b"two")]
+    assert not any(os.path.realpath(f"/proc/self/fd/{fd}") == str(log) for fd in os.listdir("/proc/self/fd"))
+
+
 def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
     writer = LogWriter("", str(tmp_path / "record.json"))
     writer.feed("stdout", b"x\n", seq=1)
