@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from stage1.errors import AgentFailed, TimedOut, VmFailed
+from stage1.errors import AgentFailed, PodError, TimedOut, VmFailed
 from stage1.guest import messages
 from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, ReplySeen
 from stage1.linux import vsock
@@ -235,7 +235,7 @@ class Agent:
                 pause_s = RETRY_S
             except ConnectionResetError:
                 pause_s = RETRY_S  # the end of a guest with a vsock, and nothing to speak of
-            except (OSError, LinkFault) as error:
+            except (OSError, PodError) as error:  # a log's record that can't be written, too
                 log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
                 pause_s = FAULT_RETRY_S
             finally:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cri.config import Config
+from cri.events import Bus
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 
@@ -39,8 +40,11 @@ class Node:
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
-        self.tools = Tools(host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool)
-        self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
+        self.events = Bus()
+        self.tools = Tools(
+            host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool, events=self.events
+        )
+        self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
         self.is_ready = False
 
     @classmethod
@@ -108,6 +112,10 @@ class Node:
     def abandon(self, task: asyncio.Task[Any]) -> None:
         """Remember that nobody got this call's answer: the same request may ask for it again."""
         self._abandoned.add(task)
+
+    def is_abandoned(self, task: asyncio.Task[Any]) -> bool:
+        """Whether nobody got the answer of this call."""
+        return task in self._abandoned
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

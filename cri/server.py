@@ -7,6 +7,7 @@ It must not know what any RPC does.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import grp
 import importlib
@@ -17,7 +18,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
@@ -32,23 +33,27 @@ log = logging.getLogger("clearpod.rpc")
 
 RPCS = {
     ("RuntimeService", "cri.runtime"): """Version Status RuntimeConfig UpdateRuntimeConfig
-        RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox
-        CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers
-        ReopenContainerLog ExecSync""",
-    ("ImageService", "cri.image"): "ListImages ImageStatus PullImage RemoveImage ImageFsInfo",
+        RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox StreamPodSandboxes
+        UpdatePodSandboxResources CheckpointPod RestorePod
+        CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers StreamContainers
+        UpdateContainerResources CheckpointContainer ReopenContainerLog ExecSync
+        ContainerStats ListContainerStats StreamContainerStats
+        PodSandboxStats ListPodSandboxStats StreamPodSandboxStats
+        ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics GetContainerEvents""",
+    ("ImageService", "cri.image"): "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo",
 }
 """Service and package -> what is done. Everything else of the contract answers UNIMPLEMENTED."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-QUIET = re.compile("^(Version|Status|List.*|.*Status|ImageFsInfo|RuntimeConfig)$")
+QUIET = re.compile("^(Version|Status|List.*|Stream.*|.*Status|.*Stats|ImageFsInfo|RuntimeConfig)$")
 """Polled each second by kubelet: logged at debug unless they fail."""
 DROPPED_WITH_CLIENT = {"ExecSync"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
+RECOVERING = "clearpod is still taking over the pods of its predecessor"
+
 LIMIT_BYTES = 16 << 20
 OPTIONS = [("grpc.max_receive_message_length", LIMIT_BYTES), ("grpc.max_send_message_length", LIMIT_BYTES)]
-
-Handler = Callable[[Node, Any], Awaitable[Any]]
 
 
 def snake(name: str) -> str:
@@ -66,17 +71,21 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
 
 
 def _method(node: Node, service: str, *, package: str, name: str) -> Any:
-    function: Handler = getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
+    function: Any = getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
     method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[name]
+    reads = getattr(runtime_pb2, method.input_type.name).FromString
+    writes = getattr(runtime_pb2, method.output_type.name).SerializeToString
 
     async def call(request: Any, context: Any) -> Any:
         return await function(node, request)
 
-    return grpc.unary_unary_rpc_method_handler(
-        call,
-        request_deserializer=getattr(runtime_pb2, method.input_type.name).FromString,
-        response_serializer=getattr(runtime_pb2, method.output_type.name).SerializeToString,
-    )
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        async for response in function(node, request):
+            yield response
+
+    if method.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream, request_deserializer=reads, response_serializer=writes)
+    return grpc.unary_unary_rpc_method_handler(call, request_deserializer=reads, response_serializer=writes)
 
 
 class Interceptor(aio.ServerInterceptor):
@@ -95,19 +104,42 @@ class Interceptor(aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             return await self._call(name, handler.unary_unary(request, context), context=context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            call,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            responses = self._stream(name, handler.unary_stream(request, context), context=context)
+            async with contextlib.aclosing(responses):
+                async for response in responses:
+                    yield response
+
+        reads, writes = handler.request_deserializer, handler.response_serializer
+        if handler.unary_unary is None:
+            return grpc.unary_stream_rpc_method_handler(stream, request_deserializer=reads, response_serializer=writes)
+        return grpc.unary_unary_rpc_method_handler(call, request_deserializer=reads, response_serializer=writes)
+
+    async def _stream(self, name: str, body: Any, *, context: Any) -> AsyncGenerator[Any, None]:
+        """As `_call`, for a call that answers many times; it ends with its client."""
+        begun = time.monotonic()
+        if not self._node.is_ready:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, RECOVERING)
+        try:
+            async for response in body:
+                yield response
+        except (asyncio.CancelledError, GeneratorExit):
+            _note(name, begun, code="CANCELLED", sentence="the client went away")
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_call`
+            code, sentence = _status(name, error)
+            _note(name, begun, code=code, sentence=sentence)
+            await context.abort(grpc.StatusCode[code], sentence)
+        else:
+            _note(name, begun, code="OK")
+        finally:
+            await body.aclose()
 
     async def _call(self, name: str, body: Any, *, context: Any) -> Any:
         begun = time.monotonic()
         if not self._node.is_ready and name not in ALWAYS:
             body.close()
-            await context.abort(
-                grpc.StatusCode.UNAVAILABLE, "clearpod is still taking over the pods of its predecessor"
-            )
+            await context.abort(grpc.StatusCode.UNAVAILABLE, RECOVERING)
         task = self._node.own(body)
         try:
             response = await (task if name in DROPPED_WITH_CLIENT else asyncio.shield(task))

@@ -143,32 +143,32 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     Raises:
         NotFound: a volume's source does not exist.
     """
-    bundle = _bundle(directory, container.id)
-    os.mkdir(bundle, 0o700)
+    place = bundle(directory, container.id)
+    os.mkdir(place, 0o700)
     try:
-        os.mkdir(f"{bundle}/mounts", 0o755)
+        os.mkdir(f"{place}/mounts", 0o755)
         for number, volume in enumerate(container.mounts):
             _add_volume(directory, f"volumes/containers/{container.id}/mounts/{number}", volume=volume)
         document = oci.config(pod, container, target_pid=target_pid)
-        files.write_atomic(f"{bundle}/config.json", json.dumps(document).encode())
+        files.write_atomic(f"{place}/config.json", json.dumps(document).encode())
     except BaseException:
         remove_container(directory, container.id)
         raise
-    return bundle
+    return place
 
 
 def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, number: int) -> str:
     """Write the process document of exec `number`; returns its name in the bundle, for the agent."""
     name = f"exec-{number}.json"
     document = oci.process(pod, container, what=what)
-    files.write_atomic(f"{_bundle(directory, container.id)}/{name}", json.dumps(document).encode())
+    files.write_atomic(f"{bundle(directory, container.id)}/{name}", json.dumps(document).encode())
     return name
 
 
 def remove_exec(directory: str, container_id: str, *, number: int) -> None:
     """Remove what `add_exec` wrote; gone already is fine."""
     try:
-        os.unlink(f"{_bundle(directory, container_id)}/exec-{number}.json")
+        os.unlink(f"{bundle(directory, container_id)}/exec-{number}.json")
     except FileNotFoundError:
         pass
 
@@ -176,7 +176,7 @@ def remove_exec(directory: str, container_id: str, *, number: int) -> None:
 def remove_container(directory: str, container_id: str) -> None:
     """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
     _unmount_below(f"{directory}/share/volumes/containers/{container_id}")
-    files.remove_tree(_bundle(directory, container_id))
+    files.remove_tree(bundle(directory, container_id))
 
 
 def find_vm(directory: str) -> VmProcess | None:
@@ -373,5 +373,6 @@ def _unmount_below(path: str) -> None:
                 raise  # else it went with a mount that it was a copy of
 
 
-def _bundle(directory: str, container_id: str) -> str:
+def bundle(directory: str, container_id: str) -> str:
+    """The container's bundle on the host, which the guest sees through the share."""
     return f"{directory}/tree/volumes/containers/{container_id}"

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 async def list_images(node: "Node", request: pb.ListImagesRequest) -> pb.ListImagesResponse:
     """The filter takes every form of a reference."""
-    if wanted := request.filter.image.image:
-        image = node.images.find(wanted)
-        return pb.ListImagesResponse(images=[describe(image)] if image else [])
-    return pb.ListImagesResponse(images=map(describe, node.images.list()))
+    return pb.ListImagesResponse(images=found(node, request.filter))
+
+
+def found(node: "Node", wanted: pb.ImageFilter) -> list[pb.Image]:
+    """The list, also for the streamed twin of this call."""
+    if wanted.image.image:
+        image = node.images.find(wanted.image.image)
+        return [describe(image)] if image else []
+    return [describe(image) for image in node.images.list()]

@@ -7,8 +7,11 @@ Owned by the pod, which talks to the agent. Moves follow stage1.pod.states; ther
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
+from cri import events
 from cri.logs import LogWriter
+from cri.pods.log_feed import Consumed, LogFeed, LogStream
 from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
 from stage1.guest.messages import Exited
 from stage1.pod import states
@@ -17,24 +20,11 @@ KILLED = 137
 """Exit code of what died with its VM: as by SIGKILL."""
 
 
-class LogStream:
-    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log."""
-
-    def __init__(self, writer: LogWriter, stream: str) -> None:
-        self._writer, self._stream = writer, stream
-
-    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Everything is done with at once: it is in the page cache."""
-        self._writer.feed(self._stream, data, seq=seq, end=end)
-        return len(data)
-
-    def commit(self) -> None:
-        """Before the acknowledgement."""
-        self._writer.commit()
-
-
 class LiveContainer:
-    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove."""
+    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove.
+
+    `tell` hears of its moves (`cri.events`).
+    """
 
     def __init__(self, record: ContainerRecord, directory: str, status: ContainerState | None = None) -> None:
         self.record = record
@@ -43,8 +33,11 @@ class LiveContainer:
         self.ended = asyncio.Event()
         self.was_asked_to_stop = False
         self.guest_pid = 0
+        self.starter: asyncio.Task[object] | None = None
+        self.tell: Callable[[int, str], None] = lambda kind, subject: None
         os.makedirs(f"{directory}/logs", 0o700, exist_ok=True)
         self.log = LogWriter(record.log_path, f"{directory}/logs/{record.container.id}.json")
+        self._feed = LogFeed(self.log, record.container.id)
         if self.status.state == states.EXITED:
             self.ended.set()
 
@@ -62,10 +55,14 @@ class LiveContainer:
         """What goes into the pod's file."""
         return StoredContainer(self.record, self.status)
 
-    def consumers(self) -> dict[int, LogStream]:
+    def consumers(self, consumed: Consumed) -> dict[int, LogStream]:
         """The log's consumer for each stream of the container; with a terminal there is only stdout."""
-        streams = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
-        return {stream: LogStream(self.log, name) for stream, name in streams.items() if stream}
+        return {stream: self._feed.stream(name, stream, consumed=consumed) for stream, name in self.streams().items()}
+
+    def streams(self) -> dict[int, str]:
+        """The container's output streams and their names."""
+        found = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
+        return {stream: name for stream, name in found.items() if stream}
 
     def started(self, unix_ns: int = 0) -> None:
         """The agent started it. An exit that came before the answer has already said so."""
@@ -101,8 +98,9 @@ class LiveContainer:
         state = states.move(states.CONTAINER_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         if state == states.EXITED:
-            self.log.flush()
-            self.ended.set()
+            self.ended.set()  # who waits is served later: nobody sees the end before the log has it all
+            self._feed.finish()
+        self.tell(events.STOPPED if state == states.EXITED else events.STARTED, self.id)
 
 
 def reason_of(event: Exited) -> str:

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from cri import events
 from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord
 from stage1 import engine
-from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
+from stage1.errors import NoCommand, NoSpace, NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.linux import process
 from stage1.pod import states
@@ -49,14 +50,17 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan) -> str:
     target = _target_pid(pod, record)
     await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
     container = LiveContainer(record, pod.directory)
-    for stream, consumer in container.consumers().items():
-        pod.agent.listen(stream, consumer)
     try:
+        if container.log.fault:
+            raise NoSpace(container.log.fault)
+        for stream, consumer in container.consumers(pod.agent.consumed).items():
+            pod.agent.listen(stream, consumer)
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
         await pod.call(messages.Create(record.container.id, lower, not pod.tools.host.scratch_mib, stdio))
         pod.require_ready()
-        pod.containers[container.id] = container
+        pod.containers[container.id], container.tell = container, pod.tell
         pod.save()
+        pod.tell(events.CREATED, container.id)
     except BaseException:
         await _discard(pod, container)
         raise
@@ -109,6 +113,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
         await _discard(pod, container, is_known=True)
         del pod.containers[container.id]
         pod.save()
+        pod.tell(events.DELETED, container.id)
 
 
 def _add_image(directory: str, image: ImageFiles) -> tuple[str, Accounts]:
@@ -146,7 +151,7 @@ async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = F
     except PodError:
         if is_known and pod.is_ready:  # a dead VM has nothing to undo
             raise
-    for stream in container.consumers():
+    for stream in container.streams():
         pod.forget(stream)
     container.log.remove_record()
     await asyncio.to_thread(engine.remove_container, pod.directory, container.id)

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from cri import events
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.meter import Meter
 from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -57,6 +59,7 @@ class LivePod:
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
+        self.meter = Meter(self.call)
         self._agent: Agent | None = None
         self._port = port
         self._next_id = 1
@@ -129,6 +132,7 @@ class LivePod:
 
     async def let_go(self) -> None:
         """Close descriptors and tasks, and leave the VM as it is."""
+        await self.meter.close()
         if self._agent is not None:
             await self._agent.close()
         if self._task is not None:
@@ -145,7 +149,8 @@ class LivePod:
         self._next_id = stored.status.ids + 1
         self.network = engine.network(self.directory)
         for one in stored.containers:
-            self.containers[one.record.container.id] = LiveContainer(one.record, self.directory, one.status)
+            container = LiveContainer(one.record, self.directory, one.status)
+            self.containers[container.id], container.tell = container, self.tell
 
     async def adopt(self) -> None:
         """The VM lives: watch it, meet its agent again, and learn what happened meanwhile; if that fails,
@@ -212,6 +217,11 @@ class LivePod:
         """Nobody wants the stream any more."""
         if self._agent is not None:
             self._agent.forget(stream)
+
+    def tell(self, kind: int, subject: str = "") -> None:
+        """Say what happened to the container `subject`, or to the pod itself."""
+        if self.tools.events is not None:
+            self.tools.events.publish(events.Happening(kind, self, subject or self.id))
 
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""
@@ -297,6 +307,7 @@ class LivePod:
         if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
             log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
             self._move("vm_exit")
+            self.tell(events.STOPPED)
         self.gone.set()
 
     async def _meet(self, link: SerialLink | VsockLink, limit_s: float) -> None:
@@ -304,7 +315,7 @@ class LivePod:
         who = Identity(self.title, link, self.status.link_key, self._epoch)
         agent = self._agent = Agent(who, self._exited, self._port)
         for container in self.containers.values():
-            for stream, consumer in container.consumers().items():
+            for stream, consumer in container.consumers(agent.consumed).items():
                 agent.listen(stream, consumer)
         hello = asyncio.ensure_future(agent.open())
         gone = asyncio.ensure_future(self.gone.wait())

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from cri import events
 from cri.agent import VsockPort
 from cri.pods import containers, ports
 from cri.pods.container import LiveContainer
@@ -84,6 +85,8 @@ class PodTable:
                 self._pods[pod.id] = pod
             finally:
                 del self._booting[pod.id]
+            pod.tell(events.CREATED)
+            pod.tell(events.STARTED)
             return pod.id
 
         return await self._pod_names.make(_pod_name(record), request, work=work)
@@ -99,7 +102,10 @@ class PodTable:
         if self._pods.pop(pod.id, None) is pod:
             for container in pod.containers.values():
                 self._container_names.release(_container_name(pod, container.record))
+                pod.tell(events.DELETED, container.id)
+            pod.containers.clear()
             self._pod_names.release(_pod_name(pod.record))
+            pod.tell(events.DELETED)
 
     async def create_container(
         self, pod: LivePod, image: ImageFiles, *, plan: containers.Plan, name: tuple[str, int], request: bytes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from cri.events import Bus
     from stage1.engine import Host
     from stage1.vm.vmm import Vmm
 
@@ -15,6 +16,7 @@ class Tools(NamedTuple):
 
     `pool` runs what waits for CNI plugins (None: the loop's own), so that those that hang delay other pods' networks
     only; and since it is small, many pods at once take their turns instead of fighting for the rules' lock.
+    `events` hears what happens (None: nobody does).
     """
 
     host: "Host"
@@ -22,3 +24,4 @@ class Tools(NamedTuple):
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0
     pool: "Executor | None" = None
+    events: "Bus | None" = None

@@ -8,5 +8,10 @@ from cri.translate import replies
 
 async def list_pod_sandbox(node: Node, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
     """Those that pass the filter, newest first."""
-    found = [pod for pod in reversed(node.pods.pods()) if replies.sandbox_passes(pod, request.filter)]
-    return pb.ListPodSandboxResponse(items=[replies.sandbox_item(pod) for pod in found])
+    return pb.ListPodSandboxResponse(items=found(node, request.filter))
+
+
+def found(node: Node, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
+    """The list, also for the streamed twin of this call."""
+    passing = [pod for pod in reversed(node.pods.pods()) if replies.sandbox_passes(pod, wanted)]
+    return [replies.sandbox_item(pod) for pod in passing]

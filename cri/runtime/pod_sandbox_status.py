@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """PodSandboxStatus, from memory."""
 
+import asyncio
+import time
+
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.translate import replies
+from stage1.vm.usage import Usage, usage
 
 
 async def pod_sandbox_status(node: Node, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
-    """NOT_FOUND for an unknown id; verbose adds the VM."""
+    """NOT_FOUND for an unknown id; verbose adds the VM, and what its VMM takes on the host."""
     pod = node.pods.get(request.pod_sandbox_id)
-    info = replies.sandbox_info(pod) if request.verbose else {}
-    return pb.PodSandboxStatusResponse(status=replies.sandbox_status(pod), info=info)
+    info = {}
+    if request.verbose:
+        taken = await asyncio.to_thread(usage, pod.vm.pid) if pod.vm and pod.is_ready else Usage()
+        info = replies.sandbox_info(pod, taken)
+    return pb.PodSandboxStatusResponse(
+        status=replies.sandbox_status(pod),
+        info=info,
+        containers_statuses=[replies.container_status(one) for one in pod.containers.values()],
+        timestamp=time.time_ns(),
+    )

@@ -11,6 +11,7 @@ from cri.store import codec
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
+from stage1.vm.usage import Usage
 
 CONTAINER_STATES = {
     states.CREATED: pb.CONTAINER_CREATED,
@@ -60,7 +61,7 @@ def sandbox_item(pod: LivePod) -> pb.PodSandbox:
     )
 
 
-def sandbox_info(pod: LivePod) -> dict[str, str]:
+def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
     """Verbose: one JSON object under `info`, as the peers do."""
     model = pod.record.pod
     info = {
@@ -75,6 +76,8 @@ def sandbox_info(pod: LivePod) -> dict[str, str]:
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
             "hypervisor": pod.tools.host.choice.driver,
+            "pssBytes": taken.pss_bytes,
+            "cpuMs": taken.cpu_ms,
         },
     }
     return {"info": json.dumps(info)}

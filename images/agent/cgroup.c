@@ -123,6 +123,11 @@ void cgroup_remove_exec(const char *container, uint32_t exec)
     rmdir(path);
 }
 
+void cgroup_path(char *to, size_t room, const char *container)
+{
+    snprintf(to, room, ROOT "/clearpod%s%s", *container ? "/" : "", container);
+}
+
 unsigned long keyed_number(const char *text, const char *key)
 {
     size_t length = strlen(key);

@@ -6,6 +6,7 @@
 #include "fault.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Enable every controller for the children of the root and of /clearpod. */
@@ -19,6 +20,8 @@ bool cgroup_wait_empty(const char *container, int limit_ms);
 bool cgroup_oom_killed(const char *container);
 int cgroup_add_exec(const char *container, uint32_t exec);
 void cgroup_remove_exec(const char *container, uint32_t exec);
+/* Where the cgroup of a container is; "" for all containers together. */
+void cgroup_path(char *to, size_t room, const char *container);
 /* The number behind `key` in a file of "key number" lines; 0 when absent. Pure. */
 unsigned long keyed_number(const char *text, const char *key);
 

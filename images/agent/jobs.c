@@ -13,7 +13,10 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
+enum { MAX_NUMBERS = 4 };
+
 struct job jobs[MAX_JOBS];
+static struct numbers numbers[MAX_NUMBERS]; /* memory only once it is used */
 
 /* One packet from the helper; the terminal travels as SCM_RIGHTS. */
 struct packet {
@@ -27,11 +30,11 @@ union control {
     char room[CMSG_SPACE(sizeof(int))];
 };
 
-static void send_packet(int socket, const struct packet *packet, int tty)
+static void send_packet(int socket, const struct packet *packet, const struct numbers *found, int tty)
 {
     union control control = {0};
-    struct iovec piece = {(void *)(uintptr_t)packet, sizeof *packet};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+    struct iovec pieces[2] = {{(void *)(uintptr_t)packet, sizeof *packet}, {(void *)(uintptr_t)found, sizeof *found}};
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = found ? 2 : 1};
     if (tty >= 0) {
         message.msg_control = control.room;
         message.msg_controllen = sizeof control.room;
@@ -67,8 +70,20 @@ static void help(const struct task *task, int socket)
     close_others(socket, task->stdio);
     packet.failed = task_run(task, &outcome, &packet.fault) < 0;
     packet.pid = outcome.pid;
-    send_packet(socket, &packet, packet.failed ? -1 : outcome.tty);
+    send_packet(socket, &packet, packet.failed ? NULL : task->numbers, packet.failed ? -1 : outcome.tty);
     _exit(0);
+}
+
+struct numbers *job_numbers(void)
+{
+    for (struct numbers *room = numbers; room < numbers + MAX_NUMBERS; room++) {
+        const struct job *job = jobs;
+        while (job < jobs + MAX_JOBS && !(job->used && job->numbers == room))
+            job++;
+        if (job == jobs + MAX_JOBS)
+            return room;
+    }
+    return NULL;
 }
 
 int job_begin(const struct job *wanted, const struct task *task, struct fault *why)
@@ -97,12 +112,12 @@ void job_ready(struct job *job)
 {
     struct packet packet = {.failed = true};
     union control control = {0};
-    struct iovec piece = {&packet, sizeof packet};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room,
+    struct iovec pieces[2] = {{&packet, sizeof packet}, {job->numbers, sizeof *job->numbers}};
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = job->numbers ? 2 : 1, .msg_control = control.room,
                              .msg_controllen = sizeof control.room};
     if (!job->used || job->done)
         return;
-    if (recvmsg(job->socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) != (ssize_t)sizeof packet) {
+    if (recvmsg(job->socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < (ssize_t)sizeof packet) {
         packet.failed = true;
         fault_set(&packet.fault, FAULT_FAILED, "the agent's helper was killed");
     }

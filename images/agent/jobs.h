@@ -13,15 +13,18 @@ struct job {
     enum task_kind kind;
     uint32_t request;
     uint64_t epoch; /* of the request: nobody waits for the reply in another */
-    struct process *process;
+    struct process *process; /* NULL: of none */
     int socket;
     bool failed;
     struct fault fault;
     struct outcome outcome;
+    struct numbers *numbers; /* Stats: where they come; NULL: none are wanted */
 };
 
 extern struct job jobs[MAX_JOBS];
 
+/* Room for the numbers of one more job; NULL when all is taken. */
+struct numbers *job_numbers(void);
 /* Fork a helper. `job` names what it is for; the task's stdio stays the caller's. */
 int job_begin(const struct job *job, const struct task *task, struct fault *why);
 /* The helper's socket has something: fill in its result. */

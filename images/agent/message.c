@@ -61,12 +61,28 @@ static bool encode_containers(pb_ostream_t *out, const pb_field_t *field, void *
     return true;
 }
 
+static bool encode_stats(pb_ostream_t *out, const pb_field_t *field, void *const *arg)
+{
+    const struct numbers *numbers = ((const struct reply *)*arg)->numbers;
+    for (unsigned i = 0; numbers && i < numbers->count; i++) {
+        if (!pb_encode_tag_for_field(out, field))
+            return false;
+        if (!pb_encode_submessage(out, clearpod_agent_ContainerStats_fields, &numbers->containers[i]))
+            return false;
+    }
+    return true;
+}
+
 size_t message_reply(const struct reply *reply, uint8_t *to, size_t room, bool *fits)
 {
     clearpod_agent_Reply message = clearpod_agent_Reply_init_zero;
     message.pid = reply->pid;
     message.containers.funcs.encode = encode_containers;
     message.containers.arg = (void *)(uintptr_t)reply;
+    message.stats.funcs.encode = encode_stats;
+    message.stats.arg = (void *)(uintptr_t)reply;
+    if ((message.has_pod = reply->numbers))
+        message.pod = reply->numbers->pod;
     if (reply->fault) {
         message.code = (clearpod_agent_Code)reply->fault->code;
         snprintf(message.error, sizeof message.error, "%s", reply->fault->text);

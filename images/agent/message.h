@@ -16,7 +16,7 @@
 #include "fault.h"
 #include "link.h"
 
-enum { LINK_VERSION = 1 };
+enum { LINK_VERSION = 1, STATS_AT_ONCE = 32 };
 
 struct hello_in {
     uint8_t key[MARKER_BYTES];
@@ -31,10 +31,18 @@ struct hello_out {
 /* Gives container number `index`; false after the last. */
 typedef bool (*container_at)(unsigned index, clearpod_agent_Container *container);
 
+/* Numbers, as Stats asks for them. */
+struct numbers {
+    clearpod_agent_PodStats pod;
+    unsigned count;
+    clearpod_agent_ContainerStats containers[STATS_AT_ONCE];
+};
+
 struct reply {
     const struct fault *fault; /* NULL: OK */
     uint32_t pid;
     container_at containers;   /* NULL: none */
+    const struct numbers *numbers; /* NULL: none */
 };
 
 bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello);

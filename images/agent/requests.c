@@ -51,12 +51,14 @@ static struct process *find_idle(const char *id, struct fault *why)
 
 static int begin(uint32_t id, struct process *process, struct task *task, struct fault *why)
 {
-    struct job job = {.kind = task->kind, .request = id, .epoch = agent.link.epoch, .process = process};
+    struct job job = {.kind = task->kind, .request = id, .epoch = agent.link.epoch, .process = process,
+                      .numbers = task->numbers};
     task->words = &agent.words;
-    task->id = process->container;
+    task->id = process ? process->container : NULL;
     if (job_begin(&job, task, why) < 0)
         return -1;
-    process->busy = true;
+    if (process)
+        process->busy = true;
     return 0;
 }
 
@@ -228,6 +230,16 @@ static int on_resize(struct fault *why)
     return 0;
 }
 
+static int on_stats(uint32_t id, struct fault *why)
+{
+    const clearpod_agent_Stats *stats = &request.op.stats;
+    struct task task = {.kind = TASK_STATS, .first = stats->first, .disk = stats->disk, .files = stats->files,
+                        .numbers = job_numbers(), .stdio = {-1, -1, -1}};
+    if (!task.numbers)
+        return fault_set(why, FAULT_FAILED, "numbers are being collected several times already");
+    return begin(id, NULL, &task, why);
+}
+
 static clearpod_agent_State state_of(const struct process *process)
 {
     if (process->state == P_EXITED)
@@ -268,6 +280,8 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
         return on_delete(id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_update_tag:
         return on_update(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_stats_tag:
+        return on_stats(id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_signal_tag:
         return on_signal(why);
     case clearpod_agent_Request_resize_tag:
@@ -344,12 +358,14 @@ static void finish(struct job *job)
 {
     if (job->kind == TASK_DELETE && !deleted(job))
         return;
-    job->process->busy = false;
+    if (job->process)
+        job->process->busy = false;
     if (job->kind == TASK_CREATE && job->failed)
         forget(job->process);
     if (job->kind == TASK_START || job->kind == TASK_EXEC)
         launched(job);
-    struct reply reply = {.fault = job->failed ? &job->fault : NULL, .pid = (uint32_t)job->outcome.pid};
+    struct reply reply = {.fault = job->failed ? &job->fault : NULL, .pid = (uint32_t)job->outcome.pid,
+                          .numbers = job->failed ? NULL : job->numbers};
     job->used = false;
     if (job->epoch == agent.link.epoch)
         answer(job->request, &reply);

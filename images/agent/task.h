@@ -11,7 +11,9 @@
 
 #include <sys/types.h>
 
-enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE };
+struct numbers;
+
+enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS };
 
 struct task {
     enum task_kind kind;
@@ -21,6 +23,9 @@ struct task {
     const char *lower;  /* Create: below the layers share */
     const char *file;   /* Exec, Update: in the bundle */
     bool tmpfs;         /* Create */
+    uint32_t first;     /* Stats: the three of the request */
+    bool disk, files;
+    struct numbers *numbers; /* Stats: filled in, and sent to the agent */
     bool was_started;   /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;
@@ -42,6 +47,7 @@ int filecaps_apply(const char *root, const char *list, struct fault *why);
 int crun_start(const struct task *task, struct outcome *outcome, struct fault *why);
 int crun_exec(const struct task *task, struct outcome *outcome, struct fault *why);
 int crun_update(const struct task *task, struct fault *why);
+int stats_collect(const struct task *task, struct fault *why);
 int crun_delete(const struct task *task, struct fault *why);
 
 #endif

@@ -8,8 +8,15 @@ request is its operation, an event is what happened.
 from typing import Any, NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, PodError, WrongState
-from stage1.guest import wire
+from stage1.guest import numbers, wire
+from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats
 from stage1.guest.wire import Field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats"]
 
 VERSION = 1
 
@@ -172,6 +179,8 @@ class Reply(NamedTuple):
     error: str = ""
     pid: int = 0
     containers: tuple[Container, ...] = ()
+    stats: tuple[ContainerStats, ...] = ()
+    pod: PodStats | None = None
 
 
 class Exited(NamedTuple):
@@ -184,9 +193,12 @@ class Exited(NamedTuple):
     unix_ns: int = 0
 
 
-Op = Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown
-OPS = (Configure, Create, Start, Exec, Signal, Delete, Update, Resize, List, Shutdown)
-EVENTS = (Exited,)
+Op = Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | Stats
+OPS: dict[int, type[Op]] = {
+    1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
+    16: Stats,
+}  # fmt: skip
+EVENTS: dict[int, type[Exited]] = {1: Exited}
 
 _U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Field(wire.BOOL)
 _STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
@@ -216,8 +228,16 @@ TABLES: wire.Tables = {
     List: (),
     Shutdown: (),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
-    Reply: (_ENUM, _STR, _U32, _many(Container)),
+    Reply: (
+        _ENUM,
+        _STR,
+        _U32,
+        _many(Container),
+        Field(wire.MESSAGE, ContainerStats, many=True, number=7),
+        Field(wire.MESSAGE, PodStats, number=8),
+    ),
     Exited: (_STR, _U32, _I32, _BOOL, _U64),
+    **numbers.TABLES,
 }
 
 
@@ -228,16 +248,17 @@ def encode(message: NamedTuple) -> bytes:
 
 def encode_request(op: Op) -> bytes:
     """Return a Request that holds `op`. Raises WireError."""
-    return _encode_oneof(OPS.index(type(op)) + 1, op)
+    return _encode_oneof(OPS, op)
 
 
 def encode_event(what: Exited) -> bytes:
     """Return an Event that holds `what`. Raises WireError."""
-    return _encode_oneof(EVENTS.index(type(what)) + 1, what)
+    return _encode_oneof(EVENTS, what)
 
 
-def _encode_oneof(number: int, member: Op | Exited) -> bytes:
+def _encode_oneof(members: "Mapping[int, type[Any]]", member: Op | Exited) -> bytes:
     out = bytearray()
+    number = next(number for number, kind in members.items() if kind is type(member))
     wire.put_bytes(out, number, data=wire.encode(member, TABLES))
     return bytes(out)
 
@@ -266,13 +287,13 @@ def decode_event(data: bytes) -> Exited | None:
     return what
 
 
-def _decode_oneof(members: tuple[type[NamedTuple], ...], data: bytes) -> Any:
+def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
     found = None
     for number, kind, raw in wire.fields(data):
-        if number <= len(members):
+        if number in members:
             if kind != wire.LENGTH or isinstance(raw, int):
                 raise wire.WireError("a field has the wrong wire type")
-            found = wire.decode(members[number - 1], raw, TABLES)
+            found = wire.decode(members[number], raw, TABLES)
     return found
 
 

@@ -26,11 +26,12 @@ class WireError(PodError):
 
 
 class Field(NamedTuple):
-    """One field; its number is its place in the table, from 1. `many` is repeated (a tuple here)."""
+    """One field; `number` 0: its place in the table, from 1. `many` is repeated (a tuple here)."""
 
     kind: int
     message: type[Any] | None = None
     many: bool = False
+    number: int = 0
 
 
 Tables = dict[type[Any], tuple[Field, ...]]
@@ -42,7 +43,8 @@ def encode(message: tuple[object, ...], tables: Tables) -> bytes:
     Raises WireError for a number that does not fit.
     """
     out = bytearray()
-    for number, (field, value) in enumerate(zip(tables[type(message)], message, strict=True), 1):
+    for place, (field, value) in enumerate(zip(tables[type(message)], message, strict=True), 1):
+        number = field.number or place
         if field.many:
             for item in value:  # type: ignore[attr-defined]
                 _put(out, number, field=field, value=item, tables=tables)
@@ -91,15 +93,17 @@ def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
     """Return a `cls` from its bytes. Unknown fields are skipped. Raises WireError."""
     table = tables[cls]
     values: list[Any] = [[] if f.many else _EMPTY[f.kind] for f in table]
+    places = {field.number or place: place - 1 for place, field in enumerate(table, 1)}
     for number, wire, raw in fields(data):
-        if number > len(table):
+        place = places.get(number, -1)
+        if place < 0:
             continue
-        field = table[number - 1]
+        field = table[place]
         value = _value(field, wire, raw=raw, tables=tables)
         if field.many:
-            values[number - 1].append(value)
+            values[place].append(value)
         else:
-            values[number - 1] = value
+            values[place] = value
     return cls(*(tuple(v) if f.many else v for f, v in zip(table, values, strict=True)))
 
 

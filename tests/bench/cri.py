@@ -27,7 +27,7 @@ from tests.fakes.oci_layout import Layer, Layout, directory, tar  # noqa: E402
 BUDGET_MS = 60
 
 
-async def _image(place: Path) -> Registered:
+async def make_image(place: Path) -> Registered:
     layout = Layout(place / "layout")
     tagged = layout.tag("1", layout.image([Layer(tar([directory("./"), directory("etc/")]))]))
     store = ImageStore(f"{place}/state")
@@ -54,7 +54,7 @@ async def measure(place: Path, rounds: int) -> dict[str, object]:
     """Run `rounds` pods one after the other, after a few to warm up."""
     root = place / "w"
     root.mkdir()
-    world = World(root, await _image(place))
+    world = World(root, await make_image(place))
     async with world.daemon() as cri:
         for number in range(3):
             await _pod(cri, f"warm-{number}")
@@ -82,14 +82,16 @@ def _of(samples: list[dict[str, float]], step: str) -> dict[str, float]:
 def main() -> int:
     """Print the figures; the exit code says whether the median is within the budget."""
     parser = argparse.ArgumentParser(prog="scripts/bench cri", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="one JSON object, with what `cri_load` measures")
     parser.add_argument("--pods", type=int, default=30, help="how many (30)")
     args = parser.parse_args()
     found = asyncio.run(measure_here(args.pods))
     overhead = found["pod_start_overhead_ms"]
     assert isinstance(overhead, dict)
     if args.json:
-        print(json.dumps(found))
+        from tests.bench import cri_load
+
+        print(json.dumps(found | {"load": asyncio.run(cri_load.measure(args.pods))}))
     else:
         for step in ("run", "create", "start"):
             print(f"{step:<8} {found[f'{step}_ms']}")

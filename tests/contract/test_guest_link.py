@@ -309,6 +309,26 @@ def test_a_deleted_container_is_gone_and_its_name_is_free(host: Host) -> None:
     host.client.call(m.Create("c1", host.rig.lower, True))
 
 
+def test_numbers_of_containers_and_guest_are_told(host: Host) -> None:
+    host.create("created", ["sleep", "1000"])
+    host.run("spins", ["sh", "-c", "while :; do :; done"])
+    first = host.client.call(m.Stats(), TIMEOUT_S)
+    time.sleep(1)
+    second = host.client.call(m.Stats(disk=True, files=True), TIMEOUT_S)
+    assert first.pod and second.pod
+    assert second.pod.next == 0
+    assert 0 < first.pod.at_ns < second.pod.at_ns
+    assert 0 < second.pod.memory.usage <= second.pod.memory.limit
+    (one,), (two,) = first.stats, second.stats
+    assert (one.id, two.id) == ("spins", "spins"), "a container that was not started has no numbers"
+    assert one.cpu.usage_us < two.cpu.usage_us
+    assert one.at_ns < two.at_ns
+    assert two.memory.usage > 0
+    assert (one.files, one.disk_inodes) == (0, 0), "they were not asked for"
+    assert two.files >= 3
+    assert (two.threads, two.processes) == (1, 1)
+
+
 def test_a_shutdown_is_answered_and_ends_the_guest(host: Host, rig: Rig) -> None:
     host.run("c1", ["sleep", "1000"])
     host.client.call(m.Shutdown())

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,6 +113,17 @@ class Client:
         request = getattr(pb, f"{name}Request")(**fields)
         return await getattr(stub, name)(request, timeout=deadline_s)
 
+    async def listed(self, name: str, *, deadline_s: float = 30, **fields: Any) -> list[Any]:
+        """All items of a streamed list."""
+        call = self.stream(name, deadline_s=deadline_s, **fields)
+        return [item for piece in [piece async for piece in call] for item in piece.ListFields()[0][1]]
+
+    def stream(self, name: str, *, deadline_s: float | None = 30, **fields: Any) -> Any:
+        """A call whose answers can be iterated over."""
+        stub = next(stub for stub in self._stubs if hasattr(stub, name))
+        request = pb.GetEventsRequest() if name == "GetContainerEvents" else getattr(pb, f"{name}Request")(**fields)
+        return getattr(stub, name)(request, timeout=deadline_s)
+
     async def refused(self, name: str, **fields: Any) -> tuple[str, str]:
         """Code and sentence of a call that must fail."""
         with pytest.raises(aio.AioRpcError) as caught:
@@ -188,19 +199,26 @@ def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterato
         yield Registered(reference, f"{place}/state")
 
 
+@contextmanager
+def vm_world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    """A machine whose VMs do not outlive the block."""
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        made = VmWorld(Path(root), sample, guest_dir)
+        try:
+            yield made
+        finally:
+            for place in engine.pod_directories(made.host):
+                engine.collect(place)
+
+
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])
 def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
     """Fake guests, then real ones, for what both must do."""
     if request.param == "fake":
         yield request.getfixturevalue("world")
         return
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
-        made = VmWorld(Path(root), request.getfixturevalue("sample"), request.getfixturevalue("guest_dir"))
-        try:
-            yield made
-        finally:
-            for place in engine.pod_directories(made.host):
-                engine.collect(place)
+    with vm_world(request.getfixturevalue("sample"), request.getfixturevalue("guest_dir")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ async def test_unknown_ids(world: World, name: str, fields: dict[str, Any], code
             await cri(name, **fields)
 
 
-async def test_what_is_not_done_is_unimplemented(world: World) -> None:
-    async with world.daemon() as cri:
-        for name in ("ListMetricDescriptors", "UpdatePodSandboxResources", "CheckpointContainer"):
-            assert await cri.refused(name) == ("UNIMPLEMENTED", f"clearpod does not offer {name}")
-
-
 async def test_a_sandbox_name_is_taken_once_and_free_after_removal(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod("web")

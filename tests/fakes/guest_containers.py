@@ -15,6 +15,7 @@ from typing import Any
 from stage1.guest import messages as m
 from tests.fakes.guest_jobs import CommandMissing, Job
 from tests.fakes.guest_link import GuestLink
+from tests.fakes.guest_numbers import numbers_of, numbers_of_guest
 
 
 @dataclass
@@ -199,6 +200,11 @@ class Containers:
 
     def _op_list(self, _: m.List) -> m.Reply:
         return m.Reply(containers=tuple(c.as_message() for c in self._containers.values()))
+
+    def _op_stats(self, op: m.Stats) -> m.Reply:
+        running = [c for c in self._containers.values() if c.state == m.RUNNING and c.job is not None]
+        found = tuple(numbers_of(c.create.id, c.job.pid, op) for c in running if c.job)
+        return m.Reply(stats=found, pod=numbers_of_guest(found))
 
     def _op_shutdown(self, _: m.Shutdown) -> m.Reply:
         self.kill_all()

@@ -61,6 +61,15 @@ static bool take_container(pb_istream_t *in, const pb_field_t *field, void **arg
     return pb_decode(in, clearpod_agent_Container_fields, &containers[container_count++]);
 }
 
+static struct numbers numbers;
+
+static bool take_stats(pb_istream_t *in, const pb_field_t *field, void **arg)
+{
+    (void)field, (void)arg;
+    CHECK(numbers.count < STATS_AT_ONCE);
+    return pb_decode(in, clearpod_agent_ContainerStats_fields, &numbers.containers[numbers.count++]);
+}
+
 static bool give_container(unsigned index, clearpod_agent_Container *to)
 {
     if (index >= container_count)
@@ -76,13 +85,16 @@ static bool reply_again(uint8_t *to, size_t *size)
     bool fits;
     clearpod_agent_Reply reply = clearpod_agent_Reply_init_zero;
     pb_istream_t in = pb_istream_from_buffer(row.bytes, row.size);
-    container_count = 0;
+    container_count = numbers.count = 0;
     reply.containers.funcs.decode = take_container;
+    reply.stats.funcs.decode = take_stats;
     if (!pb_decode(&in, clearpod_agent_Reply_fields, &reply))
         return false;
     fault.code = (enum fault_code)reply.code;
     memcpy(fault.text, reply.error, sizeof fault.text);
-    struct reply ours = {reply.code ? &fault : NULL, reply.pid, container_count ? give_container : NULL};
+    numbers.pod = reply.pod;
+    struct reply ours = {reply.code ? &fault : NULL, reply.pid, container_count ? give_container : NULL,
+                         reply.has_pod ? &numbers : NULL};
     *size = message_reply(&ours, to, ROOM, &fits);
     return fits;
 }

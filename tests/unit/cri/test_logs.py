@@ -3,14 +3,21 @@
 two steps.
 """
 
+import contextlib
+import itertools
 import os
+import random
 import re
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cri.logs import ENTRY_BYTES, LogWriter, entries, timestamp
+from stage1.errors import NoSpace
+from stage1.linux import mount
 
 STAMP = b"2026-01-02T03:04:05.000000006Z"
 BIG = b"x" * (ENTRY_BYTES + 5)
@@ -146,12 +153,13 @@ def test_a_file_that_was_rotated_while_no_daemon_ran_is_not_cut(log: Path) -> No
     assert len(_texts(log)) == 2
 
 
-def test_a_full_disk_drops_output_and_leaves_whole_entries(log: Path, tmp_path: Path) -> None:
-    log.parent.mkdir(parents=True)
-    log.symlink_to("/dev/full")
-    writer = LogWriter(str(log), str(tmp_path / "record.json"))
-    writer.feed("stdout", b"lost\n", seq=1)
-    assert "No space left" in writer.fault
+def test_an_unfinished_line_is_written_also_when_the_writer_was_closed(log: Path) -> None:
+    writer = _writer(log)
+    writer.feed("stdout", b"one\ntwo", seq=1)
+    writer.close()
+    writer.flush()
+    assert [(tag, text) for _, tag, text in _texts(log)] == [(b"F", b"one"), (b"P", b"two")]
+    assert not any(os.path.realpath(f"/proc/self/fd/{fd}") == str(log) for fd in os.listdir("/proc/self/fd"))
 
 
 def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
@@ -160,3 +168,145 @@ def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
     writer.commit()
     writer.flush()
     assert list(tmp_path.iterdir()) == []
+
+
+class Disk:
+    """A disk that is full at will: a tmpfs of a few pages, filled up to the last byte."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._ballast = place / "ballast"
+
+    def fill(self, *, leave: int = 0) -> None:
+        """Take all of it but `leave` bytes."""
+        with self._ballast.open("ab") as file, contextlib.suppress(OSError):
+            while file.write(b"\0" * 4096):
+                file.flush()
+        if leave:
+            os.truncate(self._ballast, self._ballast.stat().st_size - leave)
+
+    def free(self) -> None:
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount.mount("tmpfs", str(place), "tmpfs", data="size=64k")
+    yield Disk(place)
+    mount.umount(str(place), lazy=True)
+
+
+def test_a_full_disk_holds_output_back_and_loses_nothing(disk: Disk, tmp_path: Path) -> None:
+    log, record = disk.place / "0.log", str(tmp_path / "record.json")
+    writer = LogWriter(str(log), record)
+    writer.feed("stdout", b"1\n2", seq=1)
+    disk.fill(leave=4096)
+    lines = b"".join(b"%d\n" % n for n in range(3, 1000))
+    writer.feed("stdout", b"\n" + lines, seq=2)
+    assert writer.is_stuck
+    assert "the container waits until it can" in writer.fault
+    writer.feed("stdout", b"1000\n", seq=3)
+    writer.feed("stderr", b"oops", seq=4, end=True)
+    assert not writer.retry(), "it is still full"
+    writer.commit()
+    writer.close()
+    again = LogWriter(str(log), record)  # a daemon that starts while the disk is still full
+    assert again.is_stuck
+    again.feed("stdout", b"1000\n", seq=3)
+    disk.free()
+    assert again.retry()
+    again.commit()
+    assert again.fault == ""
+    texts = _texts(log)
+    assert [text for stream, _, text in texts if stream == b"stdout"] == [b"%d" % n for n in range(1, 1001)]
+    assert texts[-1] == (b"stderr", b"P", b"oops")
+
+
+def test_a_log_that_can_not_be_opened_holds_output_until_it_can(tmp_path: Path) -> None:
+    place = tmp_path / "logs"
+    place.write_text("a file in the place of the directory")
+    writer = LogWriter(str(place / "0.log"), str(tmp_path / "record.json"))
+    assert "can't be opened" in writer.fault
+    writer.feed("stdout", b"one\n", seq=1)
+    assert writer.is_stuck
+    place.unlink()
+    assert writer.retry()
+    assert [text for _, _, text in _texts(place / "0.log")] == [b"one"]
+
+
+def test_a_reopen_that_fails_says_so_and_goes_on_in_the_old_file(log: Path) -> None:
+    writer = _writer(log)
+    writer.feed("stdout", b"one\n", seq=1)
+    rotated = log.with_suffix(".1")
+    log.rename(rotated)
+    log.mkdir()
+    with pytest.raises(NoSpace, match="can't be opened anew, the old file is still in use"):
+        writer.reopen()
+    writer.feed("stdout", b"two\n", seq=2)
+    assert [text for _, _, text in _texts(rotated)] == [b"one", b"two"]
+    log.rmdir()
+    writer.reopen()
+    writer.feed("stdout", b"three\n", seq=3)
+    assert [text for _, _, text in _texts(log)] == [b"three"]
+
+
+def test_a_directory_that_vanished_is_made_anew(log: Path) -> None:
+    writer = _writer(log)
+    shutil.rmtree(log.parent)
+    writer.feed("stdout", b"nobody can read this\n", seq=1)
+    writer.reopen()
+    writer.feed("stdout", b"two\n", seq=2)
+    assert [text for _, _, text in _texts(log)] == [b"two"]
+
+
+@pytest.mark.parametrize("acknowledged", range(len(FRAMES) + 1))
+def test_a_kill_between_the_rename_and_the_reopen_loses_and_doubles_nothing(log: Path, acknowledged: int) -> None:
+    """Kubelet has renamed the file; what was written to it, but not committed, comes again to the next daemon."""
+    first = _writer(log)
+    for number, (data, seq) in enumerate(FRAMES):
+        first.feed("stdout", data, seq=seq)
+        if number < acknowledged:
+            first.commit()
+    rotated = log.with_name("0.log.20261126-010203")
+    log.rename(rotated)
+    first.close()
+    second = _writer(log)
+    for data, seq in FRAMES[acknowledged:]:
+        second.feed("stdout", data, seq=seq)
+        second.commit()
+    assert [text for _, _, text in _texts(rotated) + _texts(log)] == [b"a", b"bc", b"d", b"ef"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, seed: int) -> None:
+    """Output, commits, rotations, renames alone and kills in any order, over files that are never removed."""
+    dice = random.Random(seed)
+    log, record = tmp_path / "0.log", str(tmp_path / "record.json")
+    text = b"".join(b"%d:%s\n" % (n, b"x" * dice.choice([0, 1, 70, 20_000])) for n in range(12))
+    cuts = sorted(dice.randrange(len(text)) for _ in range(dice.randrange(1, 12)))
+    frames = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
+    writer, sent, kept, rotations = LogWriter(str(log), record), 0, 0, 0
+    while kept < len(frames):
+        step = dice.choice(["send", "send", "send", "commit", "rotate", "rename", "kill"])
+        if step == "send" and sent < len(frames):
+            writer.feed("stdout", frames[sent], seq=sent + 1)
+            sent += 1
+        elif step == "commit":
+            writer.commit()
+            kept = max(kept, sent)
+        elif step in ("rotate", "rename") and log.exists():
+            log.rename(tmp_path / f"0.log.{rotations:03}")
+            rotations += 1
+            if step == "rotate":
+                writer.commit()  # the daemon reopens between two batches
+                kept = max(kept, sent)
+                writer.reopen()
+        elif step == "kill":
+            writer.close()
+            writer, sent = LogWriter(str(log), record), dice.randint(0, kept)
+    writer.close()
+    files = [*sorted(tmp_path.glob("0.log.*")), *([log] if log.exists() else [])]
+    joined = b"".join(text + (b"\n" if tag == b"F" else b"") for path in files for _, tag, text in _texts(path))
+    assert joined == text

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to containers and pods, told to whoever listens. Used by the pods (publish) and GetContainerEvents.
+
+Nobody waits for a subscriber: one that falls behind by `ROOM` events is dropped, and told so. What happened before a
+subscription is not repeated. A subscriber brings the function that makes its messages, called at once, so that
+they say what was true at that moment; without subscribers nothing is made.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple
+
+from stage1.errors import NoSpace
+
+CREATED, STARTED, STOPPED, DELETED = range(4)
+"""Kinds, with the CRI's numbers."""
+ROOM = 1000
+
+
+class Happening(NamedTuple):
+    """What happened, to which pod; `subject` is the id of the container, or of the pod itself."""
+
+    kind: int
+    pod: Any
+    subject: str
+
+
+Render = Callable[[Happening], Any]
+"""Makes a subscriber's message."""
+
+
+class Subscription:
+    """One listener's queue; iterate over it. `close` gives it back."""
+
+    def __init__(self, render: Render, leave: Callable[["Subscription"], None]) -> None:
+        self._render, self._leave = render, leave
+        self._waiting: deque[Any] = deque()
+        self._arrived = asyncio.Event()
+        self._is_behind = False
+
+    def put(self, what: Happening) -> None:
+        """Take one event, or note that there are too many."""
+        if len(self._waiting) >= ROOM:
+            self._is_behind = True
+        if not self._is_behind:
+            self._waiting.append(self._render(what))
+        self._arrived.set()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        """All events until the subscriber is too far behind, which raises NoSpace after what it still got."""
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            if self._is_behind:
+                raise NoSpace(f"this listener was more than {ROOM} events behind; list everything and listen again")
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def close(self) -> None:
+        """Listen no more; again is fine."""
+        self._leave(self)
+
+
+class Bus:
+    """All subscriptions of the node."""
+
+    def __init__(self) -> None:
+        self._subscriptions: set[Subscription] = set()
+
+    def subscribe(self, render: Render) -> Subscription:
+        """Listen from now on."""
+        subscription = Subscription(render, self._subscriptions.discard)
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def publish(self, what: Happening) -> None:
+        """Tell everybody; never waits."""
+        for subscription in self._subscriptions:
+            subscription.put(what)

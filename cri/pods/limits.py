@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New limits for a container that exists. Called by UpdateContainerResources with a record made by `cri.translate`.
+
+Either all limits are in force, recorded and survive the daemon, or none of them.
+"""
+
+import asyncio
+import logging
+
+from cri.pods.container import LiveContainer
+from cri.pods.pod import LivePod
+from cri.store.pods import ContainerRecord
+from stage1 import engine
+from stage1.errors import PodError, WrongState
+from stage1.guest import messages
+from stage1.pod import states
+from stage1.pod.model import Limits
+from stage1.rootfs import bundle
+
+log = logging.getLogger("clearpod.limits")
+
+
+async def update(pod: LivePod, container: LiveContainer, *, record: ContainerRecord) -> None:
+    """Put the record's limits in force. Raises WrongState when it has ended, or uses more memory than it may then."""
+    async with container.lock:
+        limits = record.container.limits
+        if container.status.state == states.EXITED:
+            raise WrongState(f"container {container.id} has ended; its limits can't be changed any more")
+        pod.require_ready()
+        if container.is_running:
+            await _require_room(pod, container, limits=limits)
+            await _apply(pod, container, limits=limits)
+        else:
+            await asyncio.to_thread(bundle.change_limits, engine.bundle(pod.directory, container.id), limits)
+        container.record = record
+        pod.save()
+    log.info("container.updated", extra={"container": container.id, "pod": pod.id})
+
+
+async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    """The kernel would kill what does not fit."""
+    if limits.memory <= 0 or limits.memory == container.record.container.limits.memory:
+        return
+    sample = await pod.meter.sample()
+    one = sample.containers.get(container.id)
+    used = one.memory.working_set if one and one.memory else 0
+    if used > limits.memory:
+        raise WrongState(
+            f"container {container.id} uses {used} bytes of memory, more than the new limit of {limits.memory};"
+            " nothing was changed"
+        )
+
+
+async def _apply(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    try:
+        await _ask(pod, container, limits=limits)
+    except PodError:
+        await _undo(pod, container)
+        raise
+
+
+async def _undo(pod: LivePod, container: LiveContainer) -> None:
+    """crun may have got half way. What was not said before gets the kernel's own value."""
+    old = container.record.container.limits
+    memory, quota, shares = old.memory or -1, old.cpu_quota_us or -1, old.cpu_shares or 1024
+    former = old._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares)
+    try:
+        await _ask(pod, container, limits=former)
+    except PodError as error:
+        log.warning("container.limits", extra={"container": container.id, "error": str(error)})
+
+
+async def _ask(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    where = engine.bundle(pod.directory, container.id)
+    name = await asyncio.to_thread(bundle.write_resources, where, limits)
+    await pod.call(messages.Update(container.id, name))

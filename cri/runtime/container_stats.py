@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ContainerStats: what one container uses, as its guest's kernel counts it."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pods.samples import sample_of
+from cri.translate import stats
+
+
+async def container_stats(node: Node, request: pb.ContainerStatsRequest) -> pb.ContainerStatsResponse:
+    """NOT_FOUND for an unknown id; zeros for a container that does not run; DEADLINE_EXCEEDED for a stuck guest."""
+    pod, container = node.pods.get_container(request.container_id)
+    sample = await sample_of(pod) if container.is_running else None
+    return pb.ContainerStatsResponse(stats=stats.container_stats(pod, container, sample=sample))

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UpdateContainerResources: new limits for a created or running container (`crictl update`, in-place resize)."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pods import limits
+from cri.translate import resources
+from stage1.errors import BadRequest
+
+
+async def update_container_resources(
+    node: Node, request: pb.UpdateContainerResourcesRequest
+) -> pb.UpdateContainerResourcesResponse:
+    """All or nothing. A new oom_score_adj is recorded and counts from the next exec on."""
+    if not request.HasField("linux"):
+        raise BadRequest("the request has no new limits in linux, and a Linux guest has no others")
+    pod, container = node.pods.get_container(request.container_id)
+    record = resources.updated_container(container.record, request.linux, pod=pod.record.pod)
+    await limits.update(pod, container, record=record)
+    return pb.UpdateContainerResourcesResponse()

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The numbers that Stats asks for, as the kernel counts them. Runs in a helper (task.h), which has a copy of the table of
+ * processes of its own; what is missing, as when a container just ended, is 0.
+ */
+#include "task.h"
+
+#include "cgroup.h"
+#include "files.h"
+#include "process.h"
+#include "scope.h"
+#include "usage.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <time.h>
+
+#define RUN "/run/clearpod"
+
+enum { PATH_ROOM = 512, TEXT_ROOM = 8192, DEPTH = 8 };
+
+static char text[TEXT_ROOM];
+
+/* The file's text; "" when it can't be read. */
+static const char *content(const char *dir, const char *file)
+{
+    char path[PATH_ROOM];
+    if (snprintf(path, sizeof path, "%s/%s", dir, file) >= PATH_ROOM || file_read(path, text, sizeof text) < 0)
+        text[0] = 0;
+    return text;
+}
+
+static uint64_t boottime_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static void cpu_of(const char *dir, clearpod_agent_CpuStats *to)
+{
+    const char *stat = content(dir, "cpu.stat");
+    *to = (clearpod_agent_CpuStats){
+        .usage_us = keyed_number(stat, "usage_usec"), .user_us = keyed_number(stat, "user_usec"),
+        .system_us = keyed_number(stat, "system_usec"), .periods = keyed_number(stat, "nr_periods"),
+        .throttled_periods = keyed_number(stat, "nr_throttled"), .throttled_us = keyed_number(stat, "throttled_usec")};
+}
+
+static void memory_of(const char *dir, clearpod_agent_MemoryStats *to)
+{
+    const char *stat = content(dir, "memory.stat");
+    *to = (clearpod_agent_MemoryStats){
+        .inactive_file = keyed_number(stat, "inactive_file"), .active_file = keyed_number(stat, "active_file"),
+        .anonymous = keyed_number(stat, "anon"), .cache = keyed_number(stat, "file"),
+        .kernel = keyed_number(stat, "kernel"), .mapped = keyed_number(stat, "file_mapped"),
+        .faults = keyed_number(stat, "pgfault"), .major_faults = keyed_number(stat, "pgmajfault")};
+    to->usage = plain_number(content(dir, "memory.current"));
+    to->peak = plain_number(content(dir, "memory.peak"));
+    to->limit = plain_number(content(dir, "memory.max"));
+    to->swap = plain_number(content(dir, "memory.swap.current"));
+    to->limit_hits = keyed_number(content(dir, "memory.events"), "max");
+    to->oom_kills = keyed_number(text, "oom_kill");
+}
+
+/* Lines of /proc/meminfo are "Key:    number kB". */
+static uint64_t info_bytes(const char *info, const char *key)
+{
+    const char *line = strstr(info, key);
+    return line ? plain_number(line + strlen(key)) * 1024 : 0;
+}
+
+static void memory_of_guest(clearpod_agent_MemoryStats *to)
+{
+    const char *info = content("/proc", "meminfo");
+    to->limit = info_bytes(info, "MemTotal:");
+    to->usage = to->limit - info_bytes(info, "MemFree:");
+    to->inactive_file = info_bytes(info, "Inactive(file):");
+    to->active_file = info_bytes(info, "Active(file):");
+    to->anonymous = info_bytes(info, "AnonPages:");
+    to->cache = info_bytes(info, "\nCached:");
+    to->kernel = info_bytes(info, "\nSlab:") + info_bytes(info, "KernelStack:") + info_bytes(info, "PageTables:");
+    to->mapped = info_bytes(info, "\nMapped:");
+    const char *counts = content("/proc", "vmstat");
+    to->faults = keyed_number(counts, "pgfault");
+    to->major_faults = keyed_number(counts, "pgmajfault");
+    to->oom_kills = keyed_number(counts, "oom_kill");
+}
+
+static void files_of(const char *pid, clearpod_agent_ContainerStats *to)
+{
+    char path[PATH_ROOM], target[16];
+    snprintf(path, sizeof path, "/proc/%.20s/fd", pid);
+    scoped_dir DIR *list = opendir(path);
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        if (entry->d_name[0] == '.')
+            continue;
+        ssize_t got = readlinkat(dirfd(list), entry->d_name, target, sizeof target);
+        to->files++;
+        to->sockets += got > 7 && !memcmp(target, "socket:", 7);
+    }
+}
+
+/* The processes in the cgroup and in those below it. */
+static void processes_of(const char *dir, bool files, int depth, clearpod_agent_ContainerStats *to)
+{
+    char path[PATH_ROOM], pid[24];
+    snprintf(path, sizeof path, "%.480s/cgroup.procs", dir);
+    FILE *procs = fopen(path, "re");
+    while (procs && fgets(pid, sizeof pid, procs)) {
+        pid[strcspn(pid, "\n")] = 0;
+        to->processes++;
+        if (files)
+            files_of(pid, to);
+    }
+    if (procs)
+        fclose(procs);
+    scoped_dir DIR *list = depth < DEPTH ? opendir(dir) : NULL;
+    for (struct dirent *entry; list && (entry = readdir(list));)
+        if (entry->d_type == DT_DIR && entry->d_name[0] != '.' &&
+            snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_ROOM)
+            processes_of(path, files, depth + 1, to);
+}
+
+static void disk_of(const char *id, clearpod_agent_ContainerStats *to)
+{
+    char path[PATH_ROOM];
+    struct usage on_disk, in_memory;
+    snprintf(path, sizeof path, RUN "/scratch/%s/upper", id);
+    usage_of(path, &on_disk);
+    snprintf(path, sizeof path, RUN "/containers/%s/layer/upper", id);
+    usage_of(path, &in_memory);
+    to->disk_bytes = on_disk.bytes + in_memory.bytes;
+    to->disk_inodes = on_disk.inodes + in_memory.inodes;
+}
+
+static void container_of(const struct task *task, const char *id, clearpod_agent_ContainerStats *to)
+{
+    char dir[PATH_ROOM];
+    memset(to, 0, sizeof *to);
+    cgroup_path(dir, sizeof dir, id);
+    snprintf(to->id, sizeof to->id, "%s", id);
+    to->has_cpu = to->has_memory = true;
+    cpu_of(dir, &to->cpu);
+    to->at_ns = boottime_ns();
+    memory_of(dir, &to->memory);
+    to->threads = plain_number(content(dir, "pids.current"));
+    to->threads_max = plain_number(content(dir, "pids.max"));
+    const char *io = content(dir, "io.stat");
+    to->read_bytes = summed_number(io, "rbytes");
+    to->reads = summed_number(io, "rios");
+    to->written_bytes = summed_number(io, "wbytes");
+    to->writes = summed_number(io, "wios");
+    processes_of(dir, task->files, 0, to);
+    if (task->disk)
+        disk_of(id, to);
+}
+
+static void interfaces_of(clearpod_agent_PodStats *to)
+{
+    char line[512];
+    FILE *dev = fopen("/proc/net/dev", "re");
+    while (dev && to->interfaces_count < sizeof to->interfaces / sizeof *to->interfaces && fgets(line, sizeof line, dev))
+        to->interfaces_count += interface_line(line, &to->interfaces[to->interfaces_count]);
+    if (dev)
+        fclose(dev);
+}
+
+static void pod_of(const struct task *task, clearpod_agent_PodStats *to)
+{
+    char dir[PATH_ROOM];
+    struct statvfs disk;
+    cgroup_path(dir, sizeof dir, "");
+    to->has_cpu = to->has_memory = true;
+    cpu_of("/sys/fs/cgroup", &to->cpu);
+    to->at_ns = boottime_ns();
+    memory_of_guest(&to->memory);
+    to->threads = plain_number(content(dir, "pids.current"));
+    interfaces_of(to);
+    if (statvfs(task->words->scratch[0] ? RUN "/scratch" : RUN, &disk) < 0)
+        return;
+    to->disk_bytes = (uint64_t)disk.f_blocks * disk.f_frsize;
+    to->disk_free = (uint64_t)disk.f_bavail * disk.f_frsize;
+    to->disk_inodes = disk.f_files;
+    to->disk_inodes_free = disk.f_favail;
+}
+
+int stats_collect(const struct task *task, struct fault *why)
+{
+    struct numbers *numbers = task->numbers;
+    (void)why;
+    memset(numbers, 0, sizeof *numbers);
+    pod_of(task, &numbers->pod);
+    for (uint32_t i = task->first; i < process_count(); i++) {
+        if (processes[i].exec || (processes[i].state != P_RUNNING && processes[i].state != P_DRAINING))
+            continue;
+        if (numbers->count == STATS_AT_ONCE) {
+            numbers->pod.next = i;
+            break;
+        }
+        container_of(task, processes[i].container, &numbers->containers[numbers->count++]);
+    }
+    return 0;
+}

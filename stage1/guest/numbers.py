@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of proto/agent/agent.proto that counts: Stats and what answers it. Pure.
+
+Used through `messages`, which has the rest. Sizes are bytes, CPU times microseconds; what the guest can't say is 0.
+"""
+
+from typing import NamedTuple
+
+from stage1.guest import wire
+from stage1.guest.wire import Field
+
+
+class Stats(NamedTuple):
+    """Asks for numbers, from entry `first` of the agent's table; `disk` and `files` for those that take longer."""
+
+    first: int = 0
+    disk: bool = False
+    files: bool = False
+
+
+class CpuStats(NamedTuple):
+    """Since the beginning; `periods` are those of the quota."""
+
+    usage_us: int = 0
+    user_us: int = 0
+    system_us: int = 0
+    periods: int = 0
+    throttled_periods: int = 0
+    throttled_us: int = 0
+
+
+class MemoryStats(NamedTuple):
+    """`limit` 0 is none; `limit_hits` and `oom_kills` are counts, as the faults are."""
+
+    usage: int = 0
+    peak: int = 0
+    limit: int = 0
+    inactive_file: int = 0
+    active_file: int = 0
+    anonymous: int = 0
+    cache: int = 0
+    kernel: int = 0
+    mapped: int = 0
+    swap: int = 0
+    faults: int = 0
+    major_faults: int = 0
+    limit_hits: int = 0
+    oom_kills: int = 0
+
+    @property
+    def working_set(self) -> int:
+        """What the kernel can't give back easily."""
+        return max(self.usage - self.inactive_file, 0)
+
+
+class ContainerStats(NamedTuple):
+    """One started container; `at_ns` is of the guest's boot clock, for rates."""
+
+    id: str = ""
+    at_ns: int = 0
+    cpu: CpuStats | None = None
+    memory: MemoryStats | None = None
+    threads: int = 0
+    threads_max: int = 0
+    processes: int = 0
+    files: int = 0
+    sockets: int = 0
+    read_bytes: int = 0
+    reads: int = 0
+    written_bytes: int = 0
+    writes: int = 0
+    disk_bytes: int = 0
+    disk_inodes: int = 0
+
+
+class InterfaceStats(NamedTuple):
+    """One network interface of the guest."""
+
+    name: str = ""
+    rx_bytes: int = 0
+    rx_packets: int = 0
+    rx_errors: int = 0
+    rx_dropped: int = 0
+    tx_bytes: int = 0
+    tx_packets: int = 0
+    tx_errors: int = 0
+    tx_dropped: int = 0
+
+
+class PodStats(NamedTuple):
+    """The guest as a whole. `next` is where the next Stats goes on, 0 after the last container."""
+
+    at_ns: int = 0
+    cpu: CpuStats | None = None
+    memory: MemoryStats | None = None
+    threads: int = 0
+    interfaces: tuple[InterfaceStats, ...] = ()
+    disk_bytes: int = 0
+    disk_free: int = 0
+    disk_inodes: int = 0
+    disk_inodes_free: int = 0
+    next: int = 0
+
+
+_U32, _U64, _BOOL, _STR = Field(wire.U32), Field(wire.U64), Field(wire.BOOL), Field(wire.STR)
+_CPU, _MEMORY = Field(wire.MESSAGE, CpuStats), Field(wire.MESSAGE, MemoryStats)
+
+TABLES: wire.Tables = {
+    Stats: (_U32, _BOOL, _BOOL),
+    CpuStats: (_U64,) * 6,
+    MemoryStats: (_U64,) * 14,
+    ContainerStats: (_STR, _U64, _CPU, _MEMORY, *(_U64,) * 11),
+    InterfaceStats: (_STR, *(_U64,) * 8),
+    PodStats: (
+        _U64,
+        _CPU,
+        _MEMORY,
+        _U64,
+        Field(wire.MESSAGE, InterfaceStats, many=True),
+        *(_U64,) * 4,
+        _U32,
+    ),
+}

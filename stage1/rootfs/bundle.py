@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New limits in a container's bundle, whose other files the engine writes. Called by the daemon; blocking."""
+
+import json
+
+from stage1.linux import files
+from stage1.pod import oci
+from stage1.pod.model import Limits
+
+RESOURCES = "resources.json"
+PERIOD_US = 100_000
+"""The kernel's own."""
+
+
+def change_limits(bundle: str, limits: Limits) -> None:
+    """For a container that was not started yet: crun will read them in config.json."""
+    path = f"{bundle}/config.json"
+    document = json.loads(files.read(path))
+    linux = document["linux"]
+    linux["resources"] = {"devices": linux["resources"]["devices"], **oci.resources(limits)}
+    files.write_atomic(path, json.dumps(document).encode())
+
+
+def write_resources(bundle: str, limits: Limits) -> str:
+    """For `crun update`: returns the file's name in the bundle."""
+    document = oci.resources(_without_quota(limits) if limits.cpu_quota_us < 0 else limits)
+    files.write_atomic(f"{bundle}/{RESOURCES}", json.dumps(document).encode())
+    return RESOURCES
+
+
+def _without_quota(limits: Limits) -> Limits:
+    """crun leaves a quota as it is when it is told -1, so that the kernel's file is written by its name."""
+    lifted = ("cpu.max", f"max {limits.cpu_period_us or PERIOD_US}")
+    others = tuple(item for item in limits.unified if item[0] != lifted[0])
+    return limits._replace(cpu_quota_us=0, unified=(*others, lifted))

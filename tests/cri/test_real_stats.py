@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers and limits in a real guest: as its kernel has them, within 5 percent, never waiting for one that hangs."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+
+from .conftest import Client, Registered, VmWorld, vm_world
+from .test_stats import REQUIRED
+
+pytestmark = pytest.mark.vm
+MIB = 1 << 20
+
+
+@pytest.fixture
+def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    with vm_world(sample, guest_dir) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _busy(machine: VmWorld, **resources: int) -> AsyncIterator[tuple[Client, str, str]]:
+    """A pod with a container that has written 16 MiB and spins slowly."""
+    script = "dd if=/dev/zero of=/data bs=1M count=16; sync; echo ready; while :; do i=$((i+1)); done"
+    limits = pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(**resources))
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        c = await cri.container(pod, "sh", "-c", script, linux=limits)
+        await cri("StartContainer", container_id=c)
+        log = Path((await cri.status(c)).log_path)
+        async with asyncio.timeout(60):
+            while "ready" not in log.read_text(encoding="utf-8"):
+                await asyncio.sleep(0.1)
+        yield cri, pod, c
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert machine.left_over() == []
+
+
+async def _read(cri: Client, c: str, *files: str) -> list[str]:
+    return [(await cri("ExecSync", container_id=c, cmd=["cat", file])).stdout.decode() for file in files]
+
+
+def _keyed(text: str, key: str) -> int:
+    return next(int(line.split()[1]) for line in text.splitlines() if line.split()[0] == key)
+
+
+def _near(value: int, before: int, after: int, *, spare: int = 0) -> bool:
+    """Between two readings around it, within 5 percent; `spare` for what the reading itself costs."""
+    low, high = min(before, after), max(before, after)
+    return low * 0.95 - spare <= value <= high * 1.05 + spare
+
+
+async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> None:
+    files = [f"/sys/fs/cgroup/{name}" for name in ("cpu.stat", "memory.current", "memory.stat")] + ["/proc/meminfo"]
+    async with _busy(machine, cpu_quota=50_000, cpu_period=100_000, memory_limit_in_bytes=64 * MIB) as (cri, pod, c):
+        await cri("ContainerStats", container_id=c)
+        await asyncio.sleep(2)
+        before = await _read(cri, c, *files)
+        stats = (await cri("ContainerStats", container_id=c)).stats
+        whole = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux
+        after = await _read(cri, c, *files)
+        used = [_keyed(text[0], "usage_usec") * 1000 for text in (before, after)]
+        assert _near(stats.cpu.usage_core_nano_seconds.value, *used)
+        assert 0.2e9 < stats.cpu.usage_nano_cores.value < 0.8e9, "it has half a CPU"
+        memory = [int(text[1]) for text in (before, after)]
+        assert _near(stats.memory.usage_bytes.value, *memory, spare=MIB)
+        rss = [_keyed(text[2], "anon") for text in (before, after)]
+        assert _near(stats.memory.rss_bytes.value, *rss, spare=MIB // 2)
+        inactive = _keyed(after[2], "inactive_file")
+        assert abs(stats.memory.working_set_bytes.value - (memory[1] - inactive)) < MIB
+        assert stats.memory.available_bytes.value == 64 * MIB - stats.memory.working_set_bytes.value
+        assert 16 * MIB <= stats.writable_layer.used_bytes.value < 16.8 * MIB
+        assert stats.writable_layer.inodes_used.value >= 1
+        guest = [(_keyed(t[3], "MemTotal:") - _keyed(t[3], "MemFree:")) * 1024 for t in (before, after)]
+        assert _near(whole.memory.usage_bytes.value, *guest, spare=MIB)
+        assert whole.cpu.usage_core_nano_seconds.value > stats.cpu.usage_core_nano_seconds.value
+        assert whole.process.process_count.value >= 1
+        metrics = (await cri("ListPodSandboxMetrics")).pod_metrics[0].container_metrics[0].metrics
+        values = {metric.name.removeprefix("container_"): metric.value.value for metric in metrics}
+        assert {name for name in REQUIRED if not name.startswith("network")} <= values.keys()
+        assert values["file_descriptors"] >= 3
+        assert values["processes"] >= 1
+        assert values["cpu_cfs_periods_total"] > 0
+        assert values["fs_limit_bytes"] > 40 * MIB
+
+
+async def test_a_guest_that_hangs_is_left_out_at_once_and_comes_back(machine: VmWorld) -> None:
+    async with _busy(machine) as (cri, pod, c):
+        assert len((await cri("ListContainerStats")).stats) == 1
+        vmm = cri.node.pods.get(pod).vm.pid
+        cri.node.pods.get(pod).meter._last.clear()
+        os.kill(vmm, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            assert (await cri("ListContainerStats", deadline_s=2)).stats == []
+            assert (await cri("ListPodSandboxMetrics", deadline_s=2)).pod_metrics == []
+            assert (await cri.refused("ContainerStats", container_id=c))[0] == "DEADLINE_EXCEEDED"
+            assert time.monotonic() - begun < 4
+            assert len((await cri("ListContainers")).containers) == 1
+        finally:
+            os.kill(vmm, signal.SIGCONT)
+        async with asyncio.timeout(20):
+            while not (await cri("ListContainerStats")).stats:
+                await asyncio.sleep(0.1)
+
+
+async def test_limits_are_changed_in_the_guest_or_not_at_all(machine: VmWorld) -> None:
+    def wanted(**fields: object) -> dict[str, object]:
+        return {"container_id": c, "linux": pb.LinuxContainerResources(**fields)}
+
+    files = [f"/sys/fs/cgroup/{name}" for name in ("memory.max", "cpu.max", "cpu.weight")]
+    async with _busy(machine, memory_limit_in_bytes=64 * MIB) as (cri, _, c):
+        new = wanted(memory_limit_in_bytes=80 * MIB, cpu_quota=50_000, cpu_shares=512)
+        await cri("UpdateContainerResources", **new)
+        found = await _read(cri, c, *files)
+        assert int(found[0]) == 80 * MIB
+        assert found[1].split() == ["50000", "100000"]
+        small = wanted(memory_limit_in_bytes=MIB, cpu_shares=2)
+        code, sentence = await cri.refused("UpdateContainerResources", **small)
+        assert code == "FAILED_PRECONDITION"
+        assert "nothing was changed" in sentence
+        code, _ = await cri.refused("UpdateContainerResources", **wanted(cpu_shares=300, unified={"no.such": "1"}))
+        assert code == "UNKNOWN"
+        assert await _read(cri, c, *files) == found
+        said = (await cri.status(c)).resources.linux
+        assert (said.memory_limit_in_bytes, said.cpu_quota, said.cpu_shares) == (80 * MIB, 50_000, 512)
+        await cri("UpdateContainerResources", **wanted(cpu_quota=-1, memory_limit_in_bytes=-1))
+        found = await _read(cri, c, *files)
+        assert (found[0].strip(), found[1].split()[0]) == ("max", "max")
+
+
+async def test_a_pod_whose_guest_hangs_is_stopped_and_removed(machine: VmWorld) -> None:
+    async with _busy(machine) as (cri, pod, c):
+        os.kill(cri.node.pods.get(pod).vm.pid, signal.SIGSTOP)
+        call = asyncio.create_task(cri("ExecSync", container_id=c, cmd=["true"], timeout=1))
+        await asyncio.sleep(0.3)
+        async with asyncio.timeout(30):
+            await cri("StopPodSandbox", pod_sandbox_id=pod)
+        with pytest.raises(Exception, match="has ended"):
+            await call
+        assert (await cri.status(c)).state == pb.CONTAINER_EXITED
+
+
+async def test_numbers_of_many_containers_come_in_pages(machine: VmWorld) -> None:
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod(annotations={"clearpod/memory-mib": "512"})
+        made = set()
+        for number in range(40):
+            c = await cri.container(pod, "sleep", "1000", name=f"c{number}")
+            await cri("StartContainer", container_id=c)
+            made.add(c)
+        found = (await cri("ListContainerStats")).stats
+        if len(found) < 40:  # the first answer may take longer than its caller waits
+            await asyncio.sleep(5)
+            found = (await cri("ListContainerStats")).stats
+        assert {one.attributes.id for one in found} == made
+        assert all(one.memory.usage_bytes.value > 0 for one in found)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert machine.left_over() == []

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stats and metrics of containers and pods, over gRPC in front of fake guests; real ones are in test_real_stats.py."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.pods import meter
+from stage1.guest import messages
+
+from .conftest import Client, World
+
+SPIN = ("sh", "-c", "while :; do :; done")
+
+
+async def _running(cri: Client, pod: str, *command: str, name: str = "c", **fields: Any) -> str:
+    container = await cri.container(pod, *command, name=name, **fields)
+    await cri("StartContainer", container_id=container)
+    return container
+
+
+async def test_a_running_container_has_fresh_numbers(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await _running(cri, pod, *SPIN, labels={"a": "b"})
+        first = (await cri("ContainerStats", container_id=c)).stats
+        await asyncio.sleep(0.6)
+        second = (await cri("ContainerStats", container_id=c[:13])).stats
+        assert first.attributes.id == c
+        assert (first.attributes.metadata.name, dict(first.attributes.labels)) == ("c", {"a": "b"})
+        assert time.time_ns() - second.cpu.timestamp < 5e9
+        assert first.cpu.timestamp < second.cpu.timestamp == second.memory.timestamp
+        assert first.cpu.usage_core_nano_seconds.value < second.cpu.usage_core_nano_seconds.value
+        assert not first.cpu.HasField("usage_nano_cores"), "one sample has no rate"
+        assert 1e8 < second.cpu.usage_nano_cores.value < 2e9, "it spins on one CPU that it shares"
+        assert second.memory.working_set_bytes.value > 0
+        assert second.memory.rss_bytes.value > 0
+        assert second.writable_layer.used_bytes.value == 8192
+        assert second.writable_layer.fs_id.mountpoint == world.host.state_dir
+
+
+async def test_a_container_that_does_not_run_has_zeros_and_is_in_no_list(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        created = await cri.container(pod, "true", name="created")
+        ended = await _running(cri, pod, "true", name="ended")
+        await cri.ended(ended)
+        for container in (created, ended):
+            stats = (await cri("ContainerStats", container_id=container)).stats
+            assert stats.attributes.id == container
+            assert stats.cpu.timestamp > 0
+            assert stats.memory.timestamp > 0
+            assert stats.cpu.usage_core_nano_seconds.value == 0
+        assert (await cri("ListContainerStats")).stats == []
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        assert (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.attributes.id == pod
+        assert (await cri("ListPodSandboxStats")).stats == []
+
+
+FILTERS = [
+    ({}, {"a", "b", "c"}),
+    ({"id": "ID-a"}, {"a"}),
+    ({"pod_sandbox_id": "POD"}, {"a", "b"}),
+    ({"label_selector": {"app": "x"}}, {"b", "c"}),
+    ({"pod_sandbox_id": "POD", "label_selector": {"app": "x"}}, {"b"}),
+    ({"id": "f" * 64}, set()),
+]
+
+
+async def test_filters_of_container_stats_are_anded(world: World) -> None:
+    async with world.daemon() as cri:
+        pod, other = await cri.pod("one"), await cri.pod("two")
+        ids = {"a": await _running(cri, pod, "sleep", "1000", name="a")}
+        ids["b"] = await _running(cri, pod, "sleep", "1000", name="b", labels={"app": "x"})
+        ids["c"] = await _running(cri, other, "sleep", "1000", name="c", labels={"app": "x"})
+        for wanted, names in FILTERS:
+            given = {key: {"ID-a": ids["a"], "POD": pod[:20]}.get(str(value), value) for key, value in wanted.items()}
+            wanted_filter = pb.ContainerStatsFilter(**given)
+            listed = (await cri("ListContainerStats", filter=wanted_filter)).stats
+            streamed = await cri.listed("StreamContainerStats", filter=wanted_filter)
+            for found in (listed, streamed):
+                assert {stats.attributes.metadata.name for stats in found} == names, wanted
+
+
+async def test_a_pods_numbers_are_its_guests(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(labels={"x": "y"})
+        c = await _running(cri, pod, "sleep", "1000")
+        await cri.pod("other")
+        for stats in (
+            (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats,
+            (await cri("ListPodSandboxStats", filter=pb.PodSandboxStatsFilter(id=pod[:9]))).stats[0],
+            (await cri.listed("StreamPodSandboxStats", filter=pb.PodSandboxStatsFilter(label_selector={"x": "y"})))[0],
+        ):
+            assert stats.attributes.id == pod
+            linux = stats.linux
+            assert linux.cpu.timestamp > 0
+            assert linux.memory.usage_bytes.value > 0
+            assert linux.memory.available_bytes.value > 0
+            default = linux.network.default_interface
+            assert (default.name, default.rx_bytes.value, default.tx_bytes.value) == ("eth0", 1000, 2000)
+            assert linux.process.process_count.value == 1
+            assert [one.attributes.id for one in linux.containers] == [c]
+
+
+async def test_a_verbose_status_says_what_the_vmm_takes_and_lists_the_containers(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await _running(cri, pod, "sleep", "1000")
+        reply = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+        assert json.loads(reply.info["info"])["vm"]["pssBytes"] > 4096
+        assert [(one.id, one.state) for one in reply.containers_statuses] == [(c, pb.CONTAINER_RUNNING)]
+        assert reply.timestamp > 0
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        reply = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+        assert json.loads(reply.info["info"])["vm"]["pssBytes"] == 0
+
+
+async def test_a_guest_that_does_not_answer_delays_nobody_for_long_and_is_left_out(world: World) -> None:
+    async with world.daemon() as cri:
+        stuck, well = await cri.pod("stuck"), await cri.pod("well")
+        lost = await _running(cri, stuck, "sleep", "1000", name="lost")
+        world.faults.ignore = messages.Stats
+        begun = time.monotonic()
+        assert (await cri.refused("ContainerStats", container_id=lost))[0] == "DEADLINE_EXCEEDED"
+        assert (await cri.refused("PodSandboxStats", pod_sandbox_id=stuck))[0] == "DEADLINE_EXCEEDED"
+        assert time.monotonic() - begun < 2 * meter.PATIENCE_S, "the second one does not wait all over again"
+        asked = sum(isinstance(op, messages.Stats) for guest in world.vmm.guests.values() for op in guest.asked)
+        assert asked <= 2, "a stuck guest gets no pile of questions"
+        world.faults.ignore = None
+        assert [one.attributes.id for one in (await cri("ListPodSandboxStats")).stats] == [well]
+        await cri("Version")
+
+
+async def test_a_sample_serves_for_a_while_when_its_guest_is_busy(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await _running(cri, pod, "sleep", "1000")
+        known = (await cri("ContainerStats", container_id=c)).stats
+        world.faults.ignore = messages.Stats
+        again = (await cri("ContainerStats", container_id=c)).stats
+        assert again.cpu.timestamp == known.cpu.timestamp, "it says how old it is"
+
+
+async def test_a_guest_that_dies_while_it_is_asked_is_an_error_and_its_pod_is_not_ready(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await _running(cri, pod, "sleep", "1000")
+        world.faults.die_on = messages.Stats
+        assert (await cri.refused("ContainerStats", container_id=c))[0] in ("UNKNOWN", "FAILED_PRECONDITION")
+        await cri.ended(c)
+        assert (await cri("ListContainerStats")).stats == []
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_NOTREADY
+
+
+REQUIRED = """
+cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total
+cpu_usage_seconds_total cpu_user_seconds_total fs_inodes_free fs_inodes_total fs_limit_bytes fs_usage_bytes
+fs_reads_bytes_total fs_reads_total fs_writes_bytes_total fs_writes_total blkio_device_usage_total memory_cache
+memory_failcnt memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss
+memory_swap memory_usage_bytes memory_working_set_bytes network_receive_bytes_total network_receive_errors_total
+network_receive_packets_dropped_total network_receive_packets_total network_transmit_bytes_total
+network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total processes threads
+threads_max sockets file_descriptors last_seen start_time_seconds oom_events_total spec_cpu_period spec_cpu_shares
+spec_memory_limit_bytes spec_memory_swap_limit_bytes
+""".split()
+
+
+async def test_every_metric_that_is_announced_is_given(world: World) -> None:
+    limits = pb.LinuxContainerResources(cpu_shares=512, cpu_period=100000, memory_limit_in_bytes=64 << 20)
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        await _running(cri, pod, "sleep", "1000", linux=pb.LinuxContainerConfig(resources=limits))
+        keys = {one.name: list(one.label_keys) for one in (await cri("ListMetricDescriptors")).descriptors}
+        assert {f"container_{name}" for name in REQUIRED} <= keys.keys()
+        assert len(REQUIRED) == 45
+        for found in ((await cri("ListPodSandboxMetrics")).pod_metrics, await cri.listed("StreamPodSandboxMetrics")):
+            (one,) = found
+            assert one.pod_sandbox_id == pod
+            given = [*one.metrics, *one.container_metrics[0].metrics]
+            assert {metric.name for metric in given} == keys.keys()
+            for metric in given:
+                assert len(metric.label_values) == len(keys[metric.name]), metric.name
+                assert metric.timestamp > 0
+                assert metric.HasField("value")
+            values = {metric.name: metric.value.value for metric in given}
+            assert values["container_spec_cpu_shares"] == 512
+            assert values["container_spec_memory_limit_bytes"] == 64 << 20
+            assert values["container_file_descriptors"] == 4
+
+
+@pytest.mark.parametrize("rpc", ["StreamPodSandboxes", "StreamContainers", "StreamImages"])
+async def test_streamed_lists_say_what_their_twins_say(world: World, rpc: str) -> None:
+    twin = {"StreamPodSandboxes": "ListPodSandbox", "StreamContainers": "ListContainers", "StreamImages": "ListImages"}
+    async with world.daemon() as cri:
+        if rpc != "StreamImages":
+            assert await cri.listed(rpc) == []
+        for number in range(3):
+            await cri.container(await cri.pod(f"p{number}"), "true")
+        reply = await cri(twin[rpc])
+        wanted = list(getattr(reply, reply.ListFields()[0][0].name))
+        assert await cri.listed(rpc) == wanted
+        assert wanted

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fake guest answers to Stats: the host's numbers of the one process that stands for a container."""
+
+import os
+import time
+
+from stage1.guest import messages as m
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGESIZE")
+MEMORY_BYTES = 128 << 20
+
+
+def numbers_of(name: str, pid: int, op: m.Stats) -> m.ContainerStats:
+    """CPU and memory of `pid`; what was not asked for is left out, as the real agent does."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as text:
+            words = text.read().rpartition(")")[2].split()
+    except OSError:
+        words = ["0"] * 50  # it just ended
+    used_us = (int(words[11]) + int(words[12])) * 1_000_000 // TICKS
+    memory = m.MemoryStats(usage=int(words[21]) * PAGE, anonymous=int(words[21]) * PAGE, faults=int(words[7]))
+    return m.ContainerStats(
+        name, time.monotonic_ns(), m.CpuStats(used_us, used_us), memory, threads=1, processes=1,
+        files=4 if op.files else 0, disk_bytes=8192 if op.disk else 0, disk_inodes=2 if op.disk else 0,
+    )  # fmt: skip
+
+
+def numbers_of_guest(containers: tuple[m.ContainerStats, ...]) -> m.PodStats:
+    """Their sums, and a network interface."""
+    used_us = sum(one.cpu.usage_us for one in containers if one.cpu)
+    usage = sum(one.memory.usage for one in containers if one.memory)
+    return m.PodStats(
+        at_ns=time.monotonic_ns(),
+        cpu=m.CpuStats(used_us, used_us),
+        memory=m.MemoryStats(usage=usage, limit=MEMORY_BYTES, anonymous=usage),
+        threads=len(containers),
+        interfaces=(m.InterfaceStats("eth0", rx_bytes=1000, rx_packets=10, tx_bytes=2000, tx_packets=20),),
+        disk_bytes=1 << 30,
+        disk_free=1 << 29,
+        disk_inodes=65536,
+        disk_inodes_free=65000,
+    )

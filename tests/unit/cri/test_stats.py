@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rates from samples, questions to a guest that is slow or lies, and lists in pieces."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.pods import meter
+from cri.pods.meter import Meter
+from cri.stats import Rates
+from cri.translate.chunks import chunks
+from stage1.errors import PodError, TimedOut
+from stage1.guest.messages import ContainerStats, CpuStats, PodStats, Reply, Stats
+
+MS, S = 1_000_000, 1_000_000_000
+
+
+def _one(name: str, at_ns: int, used_us: int) -> ContainerStats:
+    return ContainerStats(name, at_ns, CpuStats(used_us))
+
+
+RATES = [
+    ([(0, 0)], None),
+    ([(0, 0), (1 * S, 500_000)], 500_000_000),
+    ([(0, 0), (1 * S, 2_000_000)], 2_000_000_000),
+    ([(0, 0), (400 * MS, 400_000)], None),
+    ([(0, 0), (400 * MS, 400_000), (800 * MS, 400_000)], 500_000_000),
+    ([(0, 0), (1 * S, 500_000), (1 * S + MS, 500_000)], 500_000_000),
+    ([(0, 0), (1 * S, 500_000), (3 * S, 500_000)], 0),
+    ([(9 * S, 900), (1 * S, 0)], None),
+    ([(1 * S, 900), (2 * S, 0), (3 * S, 100_000)], 100_000_000),
+    ([(1 * S, 0), (1 * S, 0)], None),
+]
+
+
+@pytest.mark.parametrize(("samples", "rate"), RATES)
+def test_rates_are_taken_between_samples_that_are_far_enough_apart(
+    samples: list[tuple[int, int]], rate: int | None
+) -> None:
+    rates = Rates()
+    found: dict[str, int] = {}
+    for at_ns, used_us in samples:
+        found = rates.update(PodStats(at_ns, CpuStats(used_us)), [_one("c", at_ns, used_us)])
+    assert found.get("c") == found.get("") == rate
+
+
+def test_who_is_gone_has_no_rate_any_more() -> None:
+    rates = Rates()
+    rates.update(PodStats(0), [_one("c", 0, 0)])
+    assert "c" in rates.update(PodStats(S), [_one("c", S, 1)])
+    assert "c" not in rates.update(PodStats(2 * S), [])
+
+
+def _answers(pages: list[Reply]) -> Callable[[Stats, float], Awaitable[Reply]]:
+    waiting = list(pages)
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        return waiting.pop(0) if len(waiting) > 1 else waiting[0]
+
+    return ask
+
+
+async def test_the_pages_of_an_answer_are_put_together() -> None:
+    asked: list[Stats] = []
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        asked.append(op)
+        names = [f"c{number}" for number in range(op.first, min(op.first + 2, 5))]
+        stats = tuple(ContainerStats(name) for name in names)
+        return Reply(stats=stats, pod=PodStats(next=op.first + 2 if op.first + 2 < 5 else 0))
+
+    sample = await Meter(ask).sample()
+    assert list(sample.containers) == ["c0", "c1", "c2", "c3", "c4"]
+    assert sorted(op.first for op in asked if not op.disk) == [0, 2, 4]
+
+
+async def test_a_guest_that_never_says_that_it_is_done_is_not_believed() -> None:
+    sample = await Meter(_answers([Reply(pod=PodStats(next=1))])).sample()
+    assert sample.containers == {}
+
+
+async def test_an_answer_without_numbers_is_an_error() -> None:
+    with pytest.raises(PodError, match="without numbers"):
+        await Meter(_answers([Reply()])).sample()
+
+
+async def test_many_who_ask_at_once_share_one_question() -> None:
+    asked: list[Stats] = []
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        asked.append(op)
+        await asyncio.sleep(0.01)
+        return Reply(pod=PodStats())
+
+    one = Meter(ask)
+    await asyncio.gather(*(one.sample() for _ in range(20)))
+    assert sorted(asked) == [Stats(), Stats(disk=True)]
+
+
+async def test_a_slow_walk_of_the_disk_delays_only_the_first_one() -> None:
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        if op.disk:
+            await asyncio.sleep(1000)
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    one = Meter(ask)
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await one.sample()
+    first = loop.time() - begun
+    for _ in range(5):
+        await one.sample()
+    assert loop.time() - begun - first < meter.PATIENCE_S <= first + 0.1
+    await one.close()
+
+
+async def test_a_closed_meter_leaves_no_task_behind() -> None:
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        await asyncio.sleep(1000)
+        return Reply()
+
+    one = Meter(ask)
+    with pytest.raises(TimedOut, match="did not say its numbers"):
+        await one.sample()
+    await one.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("sizes", [[], [1], [10, 10, 10], [100], [100, 1, 100], [1] * 50])
+def test_lists_are_cut_into_pieces_of_a_size(sizes: list[int]) -> None:
+    items = [pb.Container(id="x" * size) for size in sizes]
+    pieces = list(chunks(items, 40))
+    assert [item for piece in pieces for item in piece] == items
+    assert all(piece for piece in pieces)
+    assert all(sum(item.ByteSize() for item in piece) <= 40 or len(piece) == 1 for piece in pieces)
