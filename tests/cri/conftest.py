@@ -31,6 +31,7 @@ from stage1.vm.choose import Choice, choose
 from stage1.vm.vmm import ProcessVmm
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 logging.getLogger("clearpod").setLevel(logging.DEBUG)  # so that every log line is really made
@@ -111,7 +112,7 @@ class Client:
     async def __call__(self, name: str, *, deadline_s: float | None = 30, **fields: Any) -> Any:
         stub = next(stub for stub in self._stubs if hasattr(stub, name))
         request = getattr(pb, f"{name}Request")(**fields)
-        return await getattr(stub, name)(request, timeout=deadline_s)
+        return await getattr(stub, name)(request, timeout=deadline_s and deadline_s * PATIENCE)
 
     async def refused(self, name: str, **fields: Any) -> tuple[str, str]:
         """Code and sentence of a call that must fail."""
@@ -150,7 +151,7 @@ class Client:
 
     async def ended(self, container: str, limit_s: float = 30) -> pb.ContainerStatus:
         """The container's status once it is EXITED, seen by asking only."""
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s * PATIENCE):
             while (status := await self.status(container)).state != pb.CONTAINER_EXITED:
                 await asyncio.sleep(0.02)
         return status

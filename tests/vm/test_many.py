@@ -18,6 +18,7 @@ from grpc import aio
 from cri.pb import runtime_pb2 as pb
 from tests.cri.conftest import Client
 from tests.fakes.command import Command
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
@@ -44,10 +45,10 @@ class NodeRig:
         finally:
             await client.close()
             process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(process.wait, 30)
+            await asyncio.to_thread(process.wait, 30 * PATIENCE)
 
     async def _ready(self, client: Client) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30 * PATIENCE):
             while True:
                 try:
                     await client("ListPodSandbox")
@@ -58,7 +59,7 @@ class NodeRig:
     async def restart_after_kill(self, process: "subprocess.Popen[bytes]") -> None:
         """kill -9, and wait for its end."""
         process.kill()
-        await asyncio.to_thread(process.wait, 10)
+        await asyncio.to_thread(process.wait, 10 * PATIENCE)
 
 
 @pytest.fixture(scope="module")

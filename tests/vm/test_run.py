@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.command import Command, finish
+from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
@@ -96,7 +97,7 @@ def test_a_reader_that_sleeps_does_not_keep_signals_away(clearpod: Command) -> N
     for _ in range(3):  # the first ends the program, but what it wrote before waits to be read
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 137
+    assert process.wait(20 * PATIENCE) == 137
     finish(process)
 
 
@@ -166,7 +167,7 @@ def test_kill_9_takes_the_vm_along_and_the_next_run_sweeps(clearpod: Command) ->
     assert clearpod.leavings.vmms()
     process.kill()
     finish(process)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 5 * PATIENCE
     while clearpod.leavings.vmms() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert clearpod.leavings.vmms() == []
@@ -194,7 +195,7 @@ def _read_until(process: "subprocess.Popen[bytes]", text: bytes, stream: object 
     """What it wrote until `text` came."""
     source = stream or process.stdout
     descriptor, found = source.fileno(), b""  # type: ignore[attr-defined]
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + limit_s * PATIENCE
     while text not in found:
         piece = os.read(descriptor, 4096)
         assert piece and time.monotonic() < deadline, (found, finish(process, limit_s=5))
