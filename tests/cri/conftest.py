@@ -168,7 +168,7 @@ class VmWorld(World):
         choice = choose("qemu", host_facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
-        self.config = parse(text)
+        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}")
         self.host = Host(self.config.run_dir, str(guest_dir), self.config.state_dir, choice, scratch_mib=64)
 
     def left_over(self) -> list[str]:

@@ -46,7 +46,7 @@ def end_of(vm: VmProcess) -> int:
 def tap() -> Iterator[str]:
     """A tap device of this test."""
     name = f"cptest{os.getpid() % 100000}"
-    made = process.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], timeout_s=10)
+    made = process.run(["ip", "tuntap", "add", "dev", name, "mode", "tap", "user", "0"], timeout_s=10)
     if made.code != 0:
         pytest.skip(f"can't make a tap device: {made.stderr.decode()}")
     yield name
