@@ -138,7 +138,7 @@ def test_the_whole_list(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> None
     assert failed.returncode != 0 and "3" in failed.stderr
     assert crictl("exec", "-s", container, "uname", "-r").endswith("-clearpod")
 
-    crictl("stop", "--timeout", "10", container)
+    crictl("stop", "--timeout", str(10 * PATIENCE), container)
     ended = crictl.json("inspect", container)["status"]
     assert (ended["state"], ended["exitCode"], ended["reason"]) == ("CONTAINER_EXITED", 5, "Error")
     assert crictl("logs", container).endswith("\nbye")
