@@ -128,7 +128,7 @@ class ProcessVmm:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        return _survive_start(pid, vm, console, early_s=self._early_s)
+        return _survive_start(pid, vm, console=console, early_s=self._early_s)
 
 
 def _spawn(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
@@ -180,7 +180,7 @@ def _check_binary(path: str) -> None:
         raise VmFailed(f"the VMM can't be started: {failure('exec', number, path)}")
 
 
-def _survive_start(pid: int, spec: VmSpec, console: str, *, early_s: float) -> VmProcess:
+def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> VmProcess:
     # The process is our child and not reaped yet, so the pid is still its own.
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
         try:
