@@ -34,6 +34,7 @@ from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.start import start
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
@@ -98,8 +99,8 @@ def prepare(pod: Pod, host: Host) -> Prepared:
 
 
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
-    """Start the VMM and write down who it is. The agent answers later, over the link."""
-    started, link = vmm.start(prepared.vm), prepared.vm.link
+    """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
+    started, link = start(prepared.vm, vmm)
     record = {"v": 1, **started.to_json()}
     if isinstance(link, VsockLink):
         record["cid"] = link.cid
@@ -281,7 +282,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
-        dax=_dax(host, directory) if on_kvmtool else None,
+        dax=_dax(host, directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
     )
 

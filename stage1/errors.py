@@ -12,6 +12,7 @@
     |- Unavailable            UNAVAILABLE          exit 10
     |- KernelError            INTERNAL             exit 1
     |- VmFailed               UNKNOWN              exit 11
+    |  |- CidTaken            UNKNOWN              exit 11
     |- NetworkFailed          UNKNOWN              exit 13
     |- AgentFailed            UNKNOWN              exit 12
        |- NoCommand           UNKNOWN              exit 127
@@ -91,6 +92,10 @@ class VmFailed(PodError):
     """The VM did not start, died, or its agent never answered. The console's last lines belong into the message."""
 
     grpc_code, exit_code = "UNKNOWN", 11
+
+
+class CidTaken(VmFailed):
+    """Another VM took the vsock context id between its choice and the VMM's start; another id may be free."""
 
 
 class NetworkFailed(PodError):

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.patience import PATIENCE
+
 ROOT = Path(__file__).parent.parent
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl"}
@@ -40,8 +42,12 @@ def _rank(item: pytest.Item) -> tuple[bool, int]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what answers at once first, and what boots virtual machines last."""
+    """Put what answers at once first, and what boots virtual machines last. Limits are longer in the lab."""
     items.sort(key=_rank)
+    for item in items if PATIENCE > 1 else ():
+        given = item.get_closest_marker("timeout")
+        limit_s = given.args[0] if given else float(item.config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(limit_s * PATIENCE), append=False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

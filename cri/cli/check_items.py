@@ -4,6 +4,7 @@
 from typing import NamedTuple
 
 from cri.cli.check_facts import Facts
+from stage1.vm.choose import kvm_remedy
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 1 << 30
@@ -68,8 +69,7 @@ def _kvm(facts: Facts) -> Item:
         remedy = "turn virtualisation on in the firmware, or nesting on the outer host"
         return Item("KVM", WARN, "the CPU shows neither vmx nor svm", remedy)
     if host.kvm_error:
-        module = "kvm_intel" if host.cpu_virtualization == "vmx" else "kvm_amd"
-        return Item("KVM", WARN, f"/dev/kvm: {host.kvm_error}", f"modprobe {module}")
+        return Item("KVM", WARN, f"/dev/kvm: {host.kvm_error}", kvm_remedy(host))
     return Item("KVM", OK, f"/dev/kvm opens and the CPU has {host.cpu_virtualization}")
 
 
@@ -88,9 +88,15 @@ def _device(name: str, error: str) -> Item:
 
 
 def _lkvm(facts: Facts) -> Item:
-    if facts.host.lkvm:
-        return Item("lkvm", OK, facts.host.lkvm)
-    return Item("lkvm", WARN, "not on PATH", "install kvmtool yourself, lkvm on PATH (Debian has no package)")
+    path = facts.host.lkvm
+    if not path:
+        return Item("lkvm", WARN, "not on PATH", "install kvmtool yourself, lkvm on PATH (Debian has no package)")
+    if facts.host.lkvm_old:
+        return Item("lkvm", WARN, f"{path} is too old: it has no option --vsock", "install a newer kvmtool")
+    if facts.host.lkvm_static:
+        detail = f"{path} is linked statically, so guests have copies of images: DAX needs a preloaded library"
+        return Item("lkvm", WARN, detail, "build kvmtool without LDFLAGS=-static")
+    return Item("lkvm", OK, path)
 
 
 def _qemu(facts: Facts) -> Item:

@@ -95,7 +95,7 @@ class LivePod:
             self.network = prepared.network
             self._move("boot", link_key=prepared.link_key)
             self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
-            await self._meet(prepared.vm.link, self.tools.boot_timeout_s)
+            await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.boot_timeout_s)
             await self.call(self._configure())
             self._move("agent_up")
         except BaseException:

@@ -5,6 +5,7 @@ import os
 from typing import NamedTuple
 
 QEMU = "qemu-system-x86_64"
+_PT_INTERP = 3  # elf(5)
 
 
 class HostFacts(NamedTuple):
@@ -19,6 +20,10 @@ class HostFacts(NamedTuple):
     kvm_error: str = ""
     vsock_error: str = ""
     lkvm: str = ""
+    lkvm_static: bool = False
+    """It is linked statically, so that nothing can be preloaded into it."""
+    lkvm_old: bool = False
+    """It is a program without vsock. Of a script that starts it nothing is known."""
     qemu: str = ""
     qemu_sandbox: bool = False
     """Whether this QEMU was built with seccomp, which its option -sandbox needs."""
@@ -29,13 +34,15 @@ class HostFacts(NamedTuple):
 
 def host_facts() -> HostFacts:
     """Ask the host. Takes about a millisecond and changes nothing."""
-    qemu = which(QEMU)
+    qemu, lkvm = which(QEMU), which("lkvm")
     return HostFacts(
         machine=os.uname().machine,
         cpu_virtualization=cpu_virtualization(_cpuinfo()),
         kvm_error=device_error("/dev/kvm"),
         vsock_error=device_error("/dev/vhost-vsock"),
-        lkvm=which("lkvm"),
+        lkvm=lkvm,
+        lkvm_static=is_static(lkvm),
+        lkvm_old=has_text(lkvm, b"\x7fELF") and not has_text(lkvm, b"/dev/vhost-vsock"),
         qemu=qemu,
         qemu_sandbox=bool(qemu) and has_text(qemu, b"libseccomp.so"),
         skopeo=which("skopeo"),
@@ -63,6 +70,24 @@ def has_text(path: str, text: bytes) -> bool:
             return content.find(text) >= 0
     except (OSError, ValueError):  # ValueError: an empty file
         return False
+
+
+def is_static(path: str) -> bool:
+    """Whether the file is a program for x86-64 that asks for no dynamic loader. False if unreadable."""
+    import struct
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+            if len(head) < 64 or head[:5] != b"\x7fELF\x02":
+                return False
+            table, size, count = struct.unpack_from("<Q14xHH", head, 32)
+            file.seek(table)
+            headers = file.read(size * count)
+    except OSError:
+        return False
+    kinds = [struct.unpack_from("<I", headers, at)[0] for at in range(0, len(headers) - 3, size)] if size else []
+    return bool(kinds) and _PT_INTERP not in kinds
 
 
 def cpu_virtualization(cpuinfo: str) -> str:

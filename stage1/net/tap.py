@@ -57,12 +57,13 @@ def _addresses(link: Document) -> tuple[str, ...]:
 def link_batch(found: tuple[Interface, ...]) -> str:
     """For `ip -6 -json -batch -`: makes the taps and shows the IPv6 routes. The taps end with the netns.
 
-    A tap has no IPv6 address of its own, with which the netns would talk to the guest.
+    A tap has no IPv6 address of its own, with which the netns would talk to the guest. It belongs to root, or the VMM,
+    which has no CAP_NET_ADMIN, could not attach to it: some kernels (6.12) let nobody else attach to what has no owner.
     """
     lines = ["link set dev lo up"]
     for one in found:
         lines += [
-            f"tuntap add dev {one.tap} mode tap",
+            f"tuntap add dev {one.tap} mode tap user 0",
             f"link set dev {one.tap} mtu {one.mtu} addrgenmode none",
             f"link set dev {one.tap} up",
         ]

@@ -5,6 +5,8 @@ Called by `clearpod run`, `serve` and `check`, which prints the reasons. `auto` 
 else QEMU with KVM, else QEMU's emulator.
 """
 
+import errno
+import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound
@@ -16,7 +18,8 @@ SLOW = "no usable hardware virtualisation: the VM is emulated (QEMU TCG), so iso
 class Choice(NamedTuple):
     """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty.
 
-    `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU).
+    `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU). `preload`: the library for DAX can be
+    preloaded into it.
     """
 
     driver: str
@@ -25,6 +28,7 @@ class Choice(NamedTuple):
     warning: str
     reasons: tuple[str, ...]
     sandbox: bool = False
+    preload: bool = True
 
 
 def choose(wanted: str, facts: HostFacts) -> Choice:
@@ -42,7 +46,8 @@ def choose(wanted: str, facts: HostFacts) -> Choice:
     if wanted == "kvmtool" and lacks:
         raise NotFound(f"kvmtool can't run here: {'; '.join(lacks)}")
     if wanted != "qemu" and not lacks:
-        return Choice("kvmtool", "kvm", facts.lkvm, "", ("kvmtool: lkvm, KVM and vhost-vsock are here",))
+        reasons = ("kvmtool: lkvm, KVM and vhost-vsock are here",)
+        return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=not facts.lkvm_static)
     return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
 
 
@@ -52,8 +57,17 @@ def kvm_lacks(facts: HostFacts) -> list[str]:
     if not facts.cpu_virtualization:
         lacks.append("the CPU shows neither vmx nor svm (turn virtualisation on in the firmware or the outer host)")
     if facts.kvm_error:
-        lacks.append(f"/dev/kvm: {facts.kvm_error} (modprobe kvm_intel or kvm_amd, and run as root)")
+        lacks.append(f"/dev/kvm: {facts.kvm_error} ({kvm_remedy(facts)})")
     return lacks
+
+
+def kvm_remedy(facts: HostFacts) -> str:
+    """What to do about `facts.kvm_error`."""
+    if facts.kvm_error == os.strerror(errno.EBUSY):
+        return "end the other hypervisor that has the CPU's virtualisation"
+    if facts.kvm_error in map(os.strerror, (errno.EACCES, errno.EPERM)):
+        return "run as root, in a container with this device allowed"
+    return f"modprobe {'kvm_intel' if facts.cpu_virtualization == 'vmx' else 'kvm_amd'}"
 
 
 def kvmtool_lacks(facts: HostFacts) -> list[str]:
@@ -61,6 +75,8 @@ def kvmtool_lacks(facts: HostFacts) -> list[str]:
     lacks = kvm_lacks(facts)
     if not facts.lkvm:
         lacks.insert(0, "lkvm is not on PATH (Debian has no package: install kvmtool yourself)")
+    elif facts.lkvm_old:
+        lacks.insert(0, f"{facts.lkvm} is too old: it has no option --vsock (install a newer kvmtool)")
     if facts.vsock_error:
         lacks.append(f"/dev/vhost-vsock: {facts.vsock_error} (modprobe vhost_vsock)")
     return lacks

@@ -18,6 +18,8 @@ _OWN_WORDS = (
     "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 "
     "earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw  "
 )
+_KEPT_BACK_BYTES = 1
+"""It counts the terminating zero twice, and would cut off the last letter of the longest line."""
 
 
 def argv(vm: VmSpec) -> list[str]:
@@ -54,7 +56,7 @@ def kernel_line(vm: VmSpec) -> str:
     memory = dax.words(vm.dax, vm.memory_mib) if vm.dax else []
     system, scratch = ("/dev/pmem0", "/dev/vda") if vm.dax else ("/dev/vda", "/dev/vdb")
     line = ["panic=-1", *words.SPEED, *memory, *words.for_agent(vm, system=system, scratch=scratch), *vm.words]
-    return words.join(line, added_bytes=len(_OWN_WORDS))
+    return words.join(line, added_bytes=len(_OWN_WORDS) + _KEPT_BACK_BYTES)
 
 
 def _disks(vm: VmSpec) -> list[str]:

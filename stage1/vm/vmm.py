@@ -16,11 +16,13 @@ from typing import NamedTuple, Protocol
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import files, namespace, process
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, kvmtool, qemu
+from stage1.vm import confine, early, kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
 CONSOLE_KEEP_BYTES = 1 << 20
 _DEATH_S = 10.0
+_USAGE_LINES = 100
+"""What kvmtool says about a wrong option stands above all its options."""
 
 
 class VmProcess(NamedTuple):
@@ -95,7 +97,7 @@ class ProcessVmm:
     """The real one: QEMU or kvmtool, told apart by the name of the binary."""
 
     def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = ()) -> None:
-        """A VMM that ends within `early_s` makes `start` fail; the guest boots in that time.
+        """A QEMU that ends within `early_s` makes `start` fail; the guest boots in that time. See `early.ends`.
 
         `prefix` is a program, with its arguments, that becomes the VMM and has all privileges: a wrapper such
         as nsenter.
@@ -126,7 +128,7 @@ class ProcessVmm:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        return _survive_start(pid, console, early_s=self._early_s)
+        return _survive_start(pid, vm, console=console, early_s=self._early_s)
 
 
 def _spawn(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
@@ -178,7 +180,7 @@ def _check_binary(path: str) -> None:
         raise VmFailed(f"the VMM can't be started: {failure('exec', number, path)}")
 
 
-def _survive_start(pid: int, console: str, *, early_s: float) -> VmProcess:
+def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> VmProcess:
     # The process is our child and not reaped yet, so the pid is still its own.
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
         try:
@@ -186,7 +188,6 @@ def _survive_start(pid: int, console: str, *, early_s: float) -> VmProcess:
         except NotFound:
             started = 0
         vm = VmProcess(pid, started, console)
-        if handle.wait(early_s):
-            said = vm.console_tail() or "it wrote nothing"
-            raise VmFailed(f"the VMM ended at once with code {handle.exit_code}; its last lines:\n{said}")
+        if early.ends(handle, early_s=early_s, on_kvmtool=is_kvmtool(spec.binary)):
+            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES))
     return vm

@@ -31,6 +31,7 @@ from stage1.vm.choose import Choice, choose
 from stage1.vm.vmm import ProcessVmm
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 logging.getLogger("clearpod").setLevel(logging.DEBUG)  # so that every log line is really made
@@ -111,7 +112,7 @@ class Client:
     async def __call__(self, name: str, *, deadline_s: float | None = 30, **fields: Any) -> Any:
         stub = next(stub for stub in self._stubs if hasattr(stub, name))
         request = getattr(pb, f"{name}Request")(**fields)
-        return await getattr(stub, name)(request, timeout=deadline_s)
+        return await getattr(stub, name)(request, timeout=deadline_s and deadline_s * PATIENCE)
 
     async def listed(self, name: str, *, deadline_s: float = 30, **fields: Any) -> list[Any]:
         """All items of a streamed list."""
@@ -161,7 +162,7 @@ class Client:
 
     async def ended(self, container: str, limit_s: float = 30) -> pb.ContainerStatus:
         """The container's status once it is EXITED, seen by asking only."""
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s * PATIENCE):
             while (status := await self.status(container)).state != pb.CONTAINER_EXITED:
                 await asyncio.sleep(0.02)
         return status
@@ -178,7 +179,7 @@ class VmWorld(World):
         choice = choose("qemu", host_facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
-        self.config = parse(text)
+        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}")
         self.host = Host(self.config.run_dir, str(guest_dir), self.config.state_dir, choice, scratch_mib=64)
 
     def left_over(self) -> list[str]:

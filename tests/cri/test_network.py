@@ -24,6 +24,7 @@ from stage1.linux.host import which
 from stage1.net import attach
 from tests.fakes.cni import FakeCni
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
+from tests.fakes.patience import PATIENCE
 
 from . import test_recovery as recovery
 from .conftest import Client, Registered, VmWorld, World
@@ -215,19 +216,19 @@ async def _serving(cri: Client, name: str, *, tools: str, **fields: object) -> t
 
 
 async def _said(cri: Client, container: str, *command: str) -> str:
-    reply = await cri("ExecSync", container_id=container, cmd=command, timeout=60, deadline_s=90)
+    reply = await cri("ExecSync", container_id=container, cmd=command, timeout=60 * PATIENCE, deadline_s=90)
     assert reply.exit_code == 0, (command, reply.stdout, reply.stderr)
     return str(reply.stdout.decode())
 
 
 def _get(host: str, path: str) -> bytes:
-    with urllib.request.urlopen(f"http://{host}/{path}", timeout=60) as reply:
+    with urllib.request.urlopen(f"http://{host}/{path}", timeout=60 * PATIENCE) as reply:
         return bytes(reply.read())
 
 
 async def _until(attempt: Callable[[], bytes]) -> bytes:
     """What `attempt` returns as soon as it raises no OSError: the server may not listen yet."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(60 * PATIENCE):
         while True:
             try:
                 return await asyncio.to_thread(attempt)

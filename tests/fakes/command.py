@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.fakes.leavings import Leavings
+from tests.fakes.patience import PATIENCE
 
 CHECKOUT = Path(__file__).parent.parent.parent
 SLOW = re.compile("^clearpod: warning: .* by emulation .*\n", re.M)
@@ -23,10 +24,10 @@ class Result(NamedTuple):
 
 
 class Command:
-    """`root` gets config.toml, run, state and tmp. `more` is added to the configuration."""
+    """`root` gets config.toml, run, state and tmp. `more` is added to the configuration, as is the hypervisor."""
 
-    def __init__(self, root: Path, guest_dir: Path, more: str = "") -> None:
-        self.root, self.leavings = root, Leavings(root)
+    def __init__(self, root: Path, guest_dir: Path, more: str = "", *, hypervisor: str = "auto") -> None:
+        self.root, self.leavings, self.hypervisor = root, Leavings(root), hypervisor
         self.config = root / "config.toml"
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CLEARPOD_")},
@@ -38,9 +39,12 @@ class Command:
         self.configure(more)
 
     def configure(self, more: str) -> None:
-        """Write the configuration: the directories, and `more`."""
+        """Write the configuration: the directories, and `more`, whose last table is [vm]."""
         top = f'run_dir = "{self.root}/run"\nstate_dir = "{self.root}/state"\n'
-        self.config.write_text(f"{top}{more}\n", encoding="utf-8")
+        vm = "" if "[vm]" in more else "[vm]\n"
+        if "boot_timeout_s" not in more:
+            vm += f"boot_timeout_s = {60 * PATIENCE}\n"
+        self.config.write_text(f'{top}{more}\n{vm}hypervisor = "{self.hypervisor}"\n', encoding="utf-8")
 
     def argv(self, command: str, *words: str) -> list[str]:
         """The command line of `clearpod COMMAND`."""
@@ -59,11 +63,13 @@ class Command:
 
 
 def finish(process: "subprocess.Popen[bytes]", *, feed: bytes | None = None, limit_s: float = 60) -> Result:
-    """Wait for its end and collect what it wrote; it is killed when it takes too long."""
+    """Wait for its end and collect what it wrote; it is killed when it takes too long, in the lab much later."""
     try:
-        out, err = process.communicate(feed, timeout=limit_s)
+        out, err = process.communicate(feed, timeout=limit_s * PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"no end within {limit_s:g} s; it wrote {out[-500:]!r} and {err[-2000:]!r}") from None
+        raise AssertionError(
+            f"no end within {limit_s * PATIENCE:g} s; it wrote {out[-500:]!r} and {err[-2000:]!r}"
+        ) from None
     return Result(process.returncode, out or b"", SLOW.sub("", (err or b"").decode()))

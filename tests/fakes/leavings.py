@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 Seen = dict[str, list[str]]
+VMM = re.compile(r"/\S*/(qemu-system-x86_64|lkvm) ")
 
 
 class Leavings:
@@ -53,8 +54,8 @@ class Leavings:
         return found
 
     def vmms(self) -> list[int]:
-        """Pids of the QEMUs that run a guest of this root."""
-        return [pid for pid, command in self.processes().items() if command.startswith("/") and "qemu" in command[:60]]
+        """Pids of the hypervisors that run a guest of this root."""
+        return [pid for pid, command in self.processes().items() if VMM.match(command)]
 
     def added(self, before: Seen, *, within_s: float = 0) -> dict[str, list[str]]:
         """What is there now and was not `before`, empty when all is as it was; waits for that `within_s`."""

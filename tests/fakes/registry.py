@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.fakes.patience import PATIENCE
+
 CONFIG = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -49,7 +51,7 @@ class Registry:
         return self
 
     def _wait(self) -> None:
-        for _ in range(200):
+        for _ in range(200 * PATIENCE):
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from stage1.errors import PodError
@@ -17,6 +18,12 @@ from tests.lab import client, plan, protocol, start, state
 from tests.lab.state import LabError
 
 ROOT = start.ROOT
+# The checkout is read-only in there, and each command would compile all modules anew.
+IN_MEMORY = (
+    "PYTHONDONTWRITEBYTECODE=",
+    "PYTHONPYCACHEPREFIX=/tmp/pycache",
+    "HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis",
+)
 NOT_UP = "the lab is {word}; bring it up with: scripts/lab up"
 
 
@@ -126,15 +133,17 @@ def do_test(args: argparse.Namespace) -> int:
     wanted = [word for word in args.pytest if word != "--"]
     if not any(word.startswith("tests") for word in wanted):
         wanted.insert(0, "tests/vm")
-    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", *wanted]
+    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", "--durations=10", *wanted]
     # Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine.
     subprocess.run([*pytest, "--collect-only", "-q"], cwd=ROOT, check=False)
     was_up = state.read(directory()).word != "down"
     do_up(args)
+    begun = time.monotonic()
     try:
         # The lab that was up already may have another PATH.
         path = f"PATH={os.path.dirname(lkvm)}:{plan.STANDARD_PATH}"
-        return client.run(directory(), client.Order(["env", path, *pytest], cwd=str(ROOT)))
+        return client.run(directory(), client.Order(["env", path, *IN_MEMORY, *pytest], cwd=str(ROOT)))
     finally:
+        print(f"lab: the tests took {time.monotonic() - begun:.0f} s in it")
         if not was_up:
             start.down(directory())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smallest machine that the guest's agent runs in: QEMU, a kernel, the system image, two shares, a scratch disk.
+"""The smallest machine that the guest's agent runs in: a VMM, a kernel, the system image, two shares, a scratch disk.
 
 Used by test_agent.py. It knows nothing of pods or of the engine, so a fault found here is the agent's. Guest files
 come from $CLEARPOD_GUEST_DIR or build/guest; $CLEARPOD_AGENT names an agent that is packed into an initramfs of its
@@ -16,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage1.guest.client import GuestClient, unix_factory
+from stage1.guest.client import Factory, GuestClient, accept_factory, unix_factory
 from stage1.guest.link import DataSeen, EventSeen
-from stage1.guest.messages import Create, Exec, Exited, Start, Stdio
+from stage1.guest.messages import Create, Exec, Exited, Op, Reply, Start, Stdio
+from stage1.linux import vsock
+from tests.fakes.patience import PATIENCE
 
 CHECKOUT = Path(__file__).parents[2]
 GUEST_DIR = Path(os.environ.get("CLEARPOD_GUEST_DIR", CHECKOUT / "build" / "guest"))
@@ -30,11 +32,16 @@ CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGI
 
 def missing() -> str:
     """Why no machine can be made here; empty when it can."""
-    wanted = [GUEST_DIR / "vmlinux", GUEST_DIR / "system.erofs", *([] if AGENT else [GUEST_DIR / "initramfs"])]
+    wanted = [
+        GUEST_DIR / "vmlinux",
+        GUEST_DIR / "bzImage",
+        GUEST_DIR / "system.erofs",
+        *([] if AGENT else [GUEST_DIR / "initramfs"]),
+    ]
     for path in wanted:
         if not path.exists():
             return f"{path} is missing: build the guest's images first"
-    tools = ("qemu-system-x86_64", "busybox", "mke2fs")
+    tools = ("busybox", "mke2fs")
     return next((f"{tool} is not installed" for tool in tools if not shutil.which(tool)), "")
 
 
@@ -95,10 +102,19 @@ def config_of(name: str, argv: list[str], *, tty: bool = False, memory: int = 0)
     }  # fmt: skip
 
 
+class PatientClient(GuestClient):
+    """It waits longer in the lab."""
+
+    def call(self, op: Op, timeout_s: float = 30.0) -> Reply:
+        """As GuestClient."""
+        return super().call(op, timeout_s * PATIENCE)
+
+
 class Machine:
     """One VM and the client that talks to its agent. `output` and `exits` collect what came in."""
 
-    def __init__(self, work: Path, *words: str, talk: bool = True) -> None:
+    def __init__(self, work: Path, *words: str, hypervisor: str = "qemu", talk: bool = True) -> None:
+        self.listener = vsock.listen(0) if hypervisor == "kvmtool" else None
         self.work, self.console = work, work / "console.log"
         self.layers, self.volumes = work / "layers", work / "volumes"
         make_image(self.layers / "image")
@@ -123,9 +139,27 @@ class Machine:
             initramfs.write_bytes(cpio_of(Path(AGENT).read_bytes()))
         scratch = self.work / "scratch.img"
         subprocess.run(["mke2fs", "-q", "-t", "ext4", scratch, "64M"], check=True, capture_output=True)
-        line = ["console=ttyS0", "panic=-1", "reboot=t", "quiet", "tsc=reliable", "no_timer_check",
-                "random.trust_cpu=on", "clearpod.link=serial", "clearpod.system=/dev/vda",
-                "clearpod.scratch=/dev/vdb", "clearpod.mark", *words]  # fmt: skip
+        line = ["panic=-1", "quiet", "tsc=reliable", "no_timer_check", "random.trust_cpu=on",
+                "clearpod.system=/dev/vda", "clearpod.scratch=/dev/vdb", "clearpod.mark"]  # fmt: skip
+        if self.listener:
+            port = self.listener.getsockname()[1]
+            argv = self._kvmtool(initramfs, scratch, [*line, f"clearpod.link=vsock:{port}", *words])
+        else:
+            argv = self._qemu(initramfs, scratch, [*line, "console=ttyS0", "reboot=t", "clearpod.link=serial", *words])
+        env = {**os.environ, "HOME": str(self.work)}
+        with self.console.open("wb") as log:
+            self.vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)
+
+    def _kvmtool(self, initramfs: Path, scratch: Path, line: list[str]) -> list[str | Path]:
+        argv: list[str | Path] = ["lkvm", "run", "--name", "vm", "--mem", "160M", "--cpus", "1", "--console", "serial"]
+        argv += ["--kernel", GUEST_DIR / "bzImage", "--initrd", initramfs, "--params", " ".join(line), "--rng"]
+        argv += ["--vsock", str(vsock.choose_cid(os.getpid()))]
+        argv += ["--disk", f"{GUEST_DIR}/system.erofs,ro", "--disk", scratch]
+        for tag, path in (("layers", self.layers), ("volumes", self.volumes)):
+            argv += ["--9p", f"{path},{tag}"]
+        return [*argv, "--network", "mode=user,guest_mac=52:54:00:12:34:56"]
+
+    def _qemu(self, initramfs: Path, scratch: Path, line: list[str]) -> list[str | Path]:
         argv: list[str | Path] = ["qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max"]
         argv += ["-m", "160", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]
         argv += ["-kernel", GUEST_DIR / "vmlinux", "-initrd", initramfs, "-append", " ".join(line)]
@@ -137,16 +171,23 @@ class Machine:
             argv += ["-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}"]
         argv += ["-chardev", f"socket,id=link,path={self.work}/agent.sock,server=on,wait=off"]
         argv += ["-device", "virtio-serial-device", "-device", "virtserialport,chardev=link,name=clearpod.agent"]
-        argv += ["-netdev", "user,id=n,restrict=on", "-device", "virtio-net-device,netdev=n,mac=52:54:00:12:34:56"]
-        with self.console.open("wb") as log:
-            self.vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return [
+            *argv,
+            "-netdev",
+            "user,id=n,restrict=on",
+            "-device",
+            "virtio-net-device,netdev=n,mac=52:54:00:12:34:56",
+        ]
+
+    def _factory(self) -> Factory:
+        return accept_factory(self.listener) if self.listener else unix_factory(f"{self.work}/agent.sock")
 
     def connect(self, epoch: int, *streams: int) -> GuestClient:
         """A new client that knows these streams; what an earlier one had is only kept by the guest."""
-        client = GuestClient(unix_factory(str(self.work / "agent.sock")), KEY, epoch)
+        client = PatientClient(self._factory(), KEY, epoch)
         for stream in streams:
             client.link.open_stream(stream)
-        client.hello(60, lambda: self.vm.poll() is None)
+        client.hello(60 * PATIENCE, lambda: self.vm.poll() is None)
         return client
 
     def close(self) -> None:
@@ -159,6 +200,8 @@ class Machine:
         """End the VM without a word."""
         self.vm.kill()
         self.vm.wait()
+        if self.listener:
+            self.listener.close()
 
     def streams(self, count: int = 2) -> list[int]:
         """So many new stream ids, open on the client."""
@@ -202,7 +245,7 @@ class Machine:
 
     def pump(self, until: Callable[[], Any], limit_s: float = 30) -> None:
         """Collect what comes until the condition holds; fails after `limit_s`."""
-        end = time.monotonic() + limit_s
+        end = time.monotonic() + limit_s * PATIENCE
         while not until():
             if time.monotonic() > end:
                 raise AssertionError(f"it did not come: {self.exits} {self.output}\n{self.console.read_text()}")
@@ -221,6 +264,7 @@ class Machine:
 
     def exit_of(self, name: str, exec_number: int = 0) -> Exited:
         """Wait for the exit event; all output is in by then."""
+
         def found() -> list[Exited]:
             return [e for e in self.exits if (e.container, e.exec) == (name, exec_number)]
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real VMs. A probe of ours is PID 1 in these, so that the argv is tested without the agent."""
+"""Real VMs, each test on both hypervisors: kvmtool where there is KVM, as in the lab, QEMU everywhere.
+
+A test that is for one of them says which and why with the mark `only_on`. A probe of ours is PID 1 in some VMs, so that
+the argv is tested without the agent.
+"""
 
 import os
 import signal
@@ -10,13 +14,39 @@ from pathlib import Path
 
 import pytest
 
+from stage1.linux import vsock
 from stage1.linux.host import QEMU, host_facts, which
-from stage1.vm.choose import choose
-from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.choose import choose, kvmtool_lacks
+from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.vmm import ProcessVmm, VmProcess
 from tests.fakes.command import Command
 
 Boot = Callable[[VmSpec], VmProcess]
+HYPERVISORS = {"qemu": (), "kvmtool": (pytest.mark.kvmtool,)}
+NO_VM = "it ends before there is a VM"
+"""Why a test is `only_on` QEMU, which is there without a lab."""
+VSOCK_PORT = 1024
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test that has to do with a hypervisor, once for each of the two."""
+    if "hypervisor" not in metafunc.fixturenames:
+        return
+    only = metafunc.definition.get_closest_marker("only_on")
+    names = [only.args[0]] if only else list(HYPERVISORS)
+    params = [pytest.param(name, marks=HYPERVISORS[name]) for name in names]
+    metafunc.parametrize("hypervisor", params, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def hypervisor(request: pytest.FixtureRequest) -> str:
+    """Its name, qemu or kvmtool, and that it runs here."""
+    name = str(request.param)
+    if name == "kvmtool" and (lacks := kvmtool_lacks(host_facts())):
+        pytest.skip("; ".join(lacks))
+    if name == "qemu" and not which(QEMU):
+        pytest.skip(f"needs {QEMU}: apt install qemu-system-x86")
+    return name
 
 
 def newc(entries: list[tuple[str, int, bytes]]) -> bytes:
@@ -45,11 +75,10 @@ def probe_initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def vm(tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
+def vm(hypervisor: str, tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
     """A VM that this host can run, with two disks whose first bytes say which is which."""
-    if not which(QEMU):
-        pytest.skip(f"needs {QEMU}: apt install qemu-system-x86")
-    choice = choose("qemu", host_facts())
+    on_kvmtool = hypervisor == "kvmtool"
+    choice = choose(hypervisor, host_facts())
     (tmp_path / "system").write_bytes(b"I-am-the-system!".ljust(1 << 20, b"\0"))
     with open(tmp_path / "scratch", "wb") as file:
         file.write(b"I-am-the-scratch")
@@ -58,16 +87,20 @@ def vm(tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
         name="probe",
         binary=choice.binary,
         run_dir=str(tmp_path),
-        kernel=str(guest_dir / "vmlinux"),
+        kernel=str(guest_dir / ("bzImage" if on_kvmtool else "vmlinux")),
         initramfs=str(probe_initramfs),
         system_image=str(tmp_path / "system"),
         memory_mib=96,
         vcpus=1,
-        link=SerialLink(f"{tmp_path}/agent.sock"),
+        link=_vsock_link() if on_kvmtool else SerialLink(f"{tmp_path}/agent.sock"),
         scratch=str(tmp_path / "scratch"),
         accel=choice.accel,
         sandbox=choice.sandbox,
     )
+
+
+def _vsock_link() -> VsockLink:
+    return VsockLink(vsock.choose_cid(os.getpid()), VSOCK_PORT)
 
 
 @pytest.fixture
@@ -94,9 +127,9 @@ def shared_root() -> Iterator[Path]:
 
 
 @pytest.fixture
-def clearpod(shared_root: Path, guest_dir: Path) -> Iterator[Command]:
+def clearpod(hypervisor: str, shared_root: Path, guest_dir: Path) -> Iterator[Command]:
     """The command. When the test is over, the machine must be as before."""
-    command = Command(shared_root, guest_dir, "[vm]\nscratch_mib = 64")
+    command = Command(shared_root, guest_dir, "[vm]\nscratch_mib = 64", hypervisor=hypervisor)
     for name in ("run/pods", "run/run/pods", "run/run/locks"):
         (shared_root / name).mkdir(parents=True, exist_ok=True)
     before = command.leavings.seen()

@@ -27,6 +27,7 @@ from stage1.guest.messages import (
     Sysctl,
     Update,
 )
+from tests.fakes.patience import PATIENCE
 from tests.vm.agent_machine import Machine, missing
 
 pytestmark = [
@@ -37,9 +38,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def machine(hypervisor: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """One configured VM for the tests that leave it usable."""
-    vm = Machine(tmp_path_factory.mktemp("agent"))
+    vm = Machine(tmp_path_factory.mktemp("agent"), hypervisor=hypervisor)
     vm.client.call(
         Configure(
             hostname="pod-1",
@@ -156,7 +157,7 @@ def test_a_background_child_of_an_exec_does_not_delay_its_exit(machine: Machine)
     stdio = machine.exec("host", 4, ["sh", "-c", "sleep 1000 & echo started; exit 4"])
     began = time.monotonic()
     assert machine.exit_of("host", 4).exit_code == 4
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * PATIENCE
     assert machine.output[stdio.stdout] == b"started\n" and stdio.stdout in machine.ended
 
 
@@ -266,13 +267,13 @@ def test_a_new_host_process_finds_containers_and_their_output(machine: Machine) 
 
 def test_shutdown_ends_the_vm(machine: Machine) -> None:
     machine.client.call(Shutdown())
-    assert machine.vm.wait(10) == 0
+    assert machine.vm.wait(10 * PATIENCE) == 0
 
 
-def test_a_boot_that_fails_says_why_and_ends(tmp_path: Path) -> None:
+def test_a_boot_that_fails_says_why_and_ends(hypervisor: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(VmFailed):
-        Machine(tmp_path, "clearpod.link=nonsense")
+        Machine(tmp_path, "clearpod.link=nonsense", hypervisor=hypervisor)
     console = (tmp_path / "console.log").read_text()
     assert "clearpod-agent: the kernel word 'clearpod.link=nonsense' makes no sense" in console
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 30 * PATIENCE

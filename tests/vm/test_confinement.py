@@ -28,6 +28,7 @@ from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
 from stage1.vm.vmm import ProcessVmm
+from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
@@ -44,13 +45,13 @@ class Machine(NamedTuple):
 
 
 @pytest.fixture
-def machine(guest_dir: Path) -> Iterator[Machine]:
+def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
     """Directories with short names: unix sockets have 107 bytes for their path."""
     with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
         store = ImageStore(f"{root}/state")
         image = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
         store.close()
-        host = Host(f"{root}/run", str(guest_dir), f"{root}/state", choose("qemu", host_facts()), scratch_mib=64)
+        host = Host(f"{root}/run", str(guest_dir), f"{root}/state", choose(hypervisor, host_facts()), scratch_mib=64)
         volume = Path(root, "volume")
         volume.mkdir()
         mount.bind(str(volume), str(volume))
@@ -67,7 +68,10 @@ async def booted(machine: Machine) -> AsyncIterator[LivePod]:
     """A pod that does not outlive the block."""
     given = Pod(id=os.urandom(32).hex(), name="web", hostname="web", memory_mib=128, vcpus=1)
     port = VsockPort(0)
-    tools = Tools(host=machine.host, vmm=ProcessVmm())
+    host = machine.host
+    if host.choice.driver == "kvmtool":
+        host = host._replace(vsock_port=port.listen())
+    tools = Tools(host=host, vmm=ProcessVmm(), boot_timeout_s=60 * PATIENCE, call_timeout_s=60 * PATIENCE)
     pod = LivePod(PodRecord(given, b"", "", time.time_ns()), tools, port)
     try:
         await pod.boot()
@@ -90,7 +94,7 @@ async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContai
 
 async def said(pod: LivePod, container: LiveContainer, script: str) -> str:
     """What the script writes; it must succeed."""
-    ran = await execs.run(pod, container, argv=("sh", "-ec", script), timeout_s=30)
+    ran = await execs.run(pod, container, argv=("sh", "-ec", script), timeout_s=30 * PATIENCE)
     assert ran.exit_code == 0, (script, ran)
     return ran.stdout.decode().strip()
 
@@ -103,18 +107,23 @@ def pid_of(pod: LivePod) -> int:
 async def test_the_vmm_has_few_capabilities_a_filter_and_only_its_own_descriptors(machine: Machine) -> None:
     async with booted(machine) as pod:
         place = Path("/proc", str(pid_of(pod)))
-        assert os.path.basename(os.readlink(place / "exe")).startswith("qemu-system"), "it is the VMM, no wrapper"
+        driver = machine.host.choice.driver
+        name = {"qemu": "qemu-system-x86_64", "kvmtool": "lkvm"}[driver]
+        assert os.path.basename(os.readlink(place / "exe")) == name, "it is the VMM, no wrapper"
+        filtered = {"qemu": "2", "kvmtool": "0"}[driver]
         for task in (place / "task").iterdir():
             status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
-            wanted = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
+            wanted = {"NoNewPrivs": "1", "Seccomp": filtered, "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
             assert {name: status[name].strip() for name in wanted} == wanted
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
         environment = {one.partition("=")[0] for one in (place / "environ").read_text().split("\0") if one}
-        assert environment == {"PATH", "HOME"}
+        shim = {"LD_PRELOAD", "CLEARPOD_DAX_IMAGES"} if driver == "kvmtool" else set()
+        assert environment == {"PATH", "HOME"} | shim
 
         expected = re.compile(
             rf"/dev/null|{pod.directory}/(console\.log|share/(layers|volumes)(/.*)?)|.*/scratch/{pod.id}\.img"
-            rf"|{machine.host.guest_dir}/system\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/urandom"
+            rf"|{machine.host.guest_dir}/system\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/u?random"
+            r"|/dev/kvm|/dev/vhost-vsock|pipe:\[\d+\]"
         )
         links = [os.readlink(link) for link in (place / "fd").iterdir()]
         assert [link for link in links if not expected.fullmatch(link)] == []

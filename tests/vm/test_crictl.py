@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.command import Command, finish
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 pytestmark = [pytest.mark.vm, pytest.mark.crictl, pytest.mark.timeout(240)]
@@ -23,7 +24,7 @@ class Crictl:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._argv = ["crictl", "--config", str(root / "crictl.yaml"), "-t", "60s"]
+        self._argv = ["crictl", "--config", str(root / "crictl.yaml"), "-t", f"{60 * PATIENCE}s"]
         text = f"runtime-endpoint: unix://{root}/run/clearpod.sock\nimage-endpoint: unix://{root}/run/clearpod.sock\n"
         (root / "crictl.yaml").write_text(text, encoding="utf-8")
 
@@ -35,7 +36,7 @@ class Crictl:
 
     def ends(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """However it ends."""
-        return subprocess.run([*self._argv, *words], capture_output=True, text=True, timeout=90)
+        return subprocess.run([*self._argv, *words], capture_output=True, text=True, timeout=90 * PATIENCE)
 
     def json(self, *words: str) -> Any:
         """What it says in JSON."""
@@ -59,7 +60,7 @@ def crictl(clearpod: Command) -> Iterator[Crictl]:
     with (clearpod.root / "serve.log").open("wb") as log:
         daemon = clearpod.start("serve", stdout=log, stderr=log)
     tool = Crictl(clearpod.root)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 30 * PATIENCE
     while tool.ends("pods").returncode:
         assert daemon.poll() is None and time.monotonic() < deadline, (clearpod.root / "serve.log").read_text()
         time.sleep(0.1)
@@ -110,7 +111,7 @@ def _looks(crictl: Crictl, pod: str, container: str) -> None:
 
 def _reads_logs(crictl: Crictl, container: str) -> None:
     """All of it, then as it comes."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * PATIENCE
     while "3\n" not in (said := crictl.ends("logs", container)).stdout and time.monotonic() < deadline:
         time.sleep(0.2)
     assert said.stdout.startswith("out\n1\n2\n3\n") and said.stderr == "err\n"
@@ -137,7 +138,7 @@ def test_the_whole_list(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> None
     assert failed.returncode != 0 and "3" in failed.stderr
     assert crictl("exec", "-s", container, "uname", "-r").endswith("-clearpod")
 
-    crictl("stop", "--timeout", "10", container)
+    crictl("stop", "--timeout", str(10 * PATIENCE), container)
     ended = crictl.json("inspect", container)["status"]
     assert (ended["state"], ended["exitCode"], ended["reason"]) == ("CONTAINER_EXITED", 5, "Error")
     assert crictl("logs", container).endswith("\nbye")

@@ -3,6 +3,7 @@
 
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,18 +12,21 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import VmFailed
+from stage1.linux import vsock
 from stage1.linux.host import host_facts, which
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import Dax, DaxImage, Share, VmSpec, VsockLink
 from stage1.vm.vmm import ProcessVmm, VmProcess
+from tests.fakes.patience import PATIENCE
 from tests.vm.conftest import newc
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
 
 MIB = 1 << 20
-ANSWER_S = 60.0
+ANSWER_S = 60.0 * PATIENCE
 DATA = 8 * MIB
 """Of the one file in an image."""
+PODS, LARGE = 5, 100 * MIB
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +38,11 @@ def _can_run_kvmtool(guest_dir: Path) -> None:
 
 
 def image_of(path: Path, fill: bytes) -> DaxImage:
-    """An erofs image with the file `data`."""
+    """An erofs image with the file `data`, of DATA bytes or of what `fill` has."""
     tree = path.with_suffix(".tree")
     tree.mkdir()
-    (tree / "data").write_bytes(fill * DATA)
-    subprocess.run(["mkfs.erofs", "--quiet", "-Enoinline_data", path, tree], check=True, timeout=60)
+    (tree / "data").write_bytes(fill * DATA if len(fill) == 1 else fill)
+    subprocess.run(["mkfs.erofs", "--quiet", "-Enoinline_data", path, tree], check=True, timeout=60 * PATIENCE)
     return DaxImage(str(path), path.stat().st_size)
 
 
@@ -99,33 +103,34 @@ Start = Callable[..., Guest]
 
 @pytest.fixture
 def start(tmp_path: Path, guest_dir: Path, probe: Path, results: Path) -> Iterator[Start]:
-    """Boots a guest with these images, watched for `early_s`; it does not outlive the test."""
+    """Boots a guest with these images; it does not outlive the test."""
     (tmp_path / "initramfs").write_bytes(newc([("init", 0o100755, probe.read_bytes())]))
-    (tmp_path / "share").mkdir()
     started: list[VmProcess] = []
 
-    def boot(dax: Dax, early_s: float = 0.08) -> Guest:
+    def boot(dax: Dax) -> Guest:
+        place = tmp_path / f"vm{len(started)}"
+        (place / "share").mkdir(parents=True)
         vm = VmSpec(
             name="dax",
             binary=choose("kvmtool", host_facts()).binary,
-            run_dir=str(tmp_path),
+            run_dir=str(place),
             kernel=f"{guest_dir}/bzImage",
             initramfs=f"{tmp_path}/initramfs",
             system_image="/none",
             memory_mib=96,
             vcpus=2,
-            link=VsockLink(4243, 1024),
-            shares=(Share("share", f"{tmp_path}/share", read_only=False),),
+            link=VsockLink(vsock.choose_cid(4240), 1024),
+            shares=(Share("share", f"{place}/share", read_only=False),),
             accel="kvm",
             dax=dax,
         )
-        started.append(ProcessVmm(early_s).start(vm))
+        started.append(ProcessVmm().start(vm))
         return Guest(vm, started[-1])
 
     yield boot
-    for process in started:
+    for number, process in enumerate(started):
         process.kill()
-        (results / "console.log").write_bytes(Path(process.console).read_bytes())
+        (results / f"console-{number}.log").write_bytes(Path(process.console).read_bytes())
 
 
 def full(letter: str) -> str:
@@ -152,7 +157,8 @@ def test_images_are_mounted_with_dax_at_boot_and_in_the_running_vm(
         assert cached_kib(said) < DATA / 1024 / 4
         assert guest.ask("umount") == "umount 0"
 
-    guest.ask("write 1")
+    for number in ("1", "2"):
+        guest.ask(f"write {number}")
     assert Path(second.path).read_bytes() == original
     assert guest.ask("head 2") == "head /dev/pmem2 zeros"
     assert guest.ask("mount 2").startswith("mount refused")
@@ -196,4 +202,51 @@ def test_a_vm_whose_image_is_not_as_promised_does_not_start(
     else:
         os.truncate(image.path, image.size + 4096)
     with pytest.raises(VmFailed, match=r"(?s)code 78; its last lines:.*\nlkvm-shim: .*/a\.erofs"):
-        start(Dax(f"{guest_dir}/lkvm-shim.so", (image,)), ANSWER_S)
+        start(Dax(f"{guest_dir}/lkvm-shim.so", (image,)))
+
+
+def test_behind_an_image_are_zeros_then_an_end_and_an_image_that_is_deleted_stays_readable(
+    start: Start, tmp_path: Path, guest_dir: Path
+) -> None:
+    image = image_of(tmp_path / "a.erofs", b"a")
+    guest = start(Dax(f"{guest_dir}/lkvm-shim.so", (image,)))
+    region = -(-image.size // (2 * MIB)) * 2 * MIB
+    assert image.size < region
+    assert guest.ask(f"beyond {image.size}") == f"beyond 4096 sum 0 end 0 of {region}"
+    os.unlink(image.path)
+    assert "dax=always" in guest.ask("mount 0")
+    assert guest.ask("read").startswith(full("a"))
+
+
+def test_what_five_pods_read_of_one_image_is_in_memory_once(start: Start, tmp_path: Path, guest_dir: Path) -> None:
+    data = os.urandom(LARGE)
+    total = sum(struct.unpack(f"<{LARGE // 8}Q", data)) % (1 << 64)
+    image = image_of(tmp_path / "large.erofs", data)
+    _forget_cached(image.path)
+    assert _cached_bytes(image.path) == 0
+    guests = [start(Dax(f"{guest_dir}/lkvm-shim.so", (image,))) for _ in range(PODS)]
+    copies = 0
+    for guest in guests:
+        assert "dax=always" in guest.ask("mount 0")
+        said = guest.ask("words")
+        assert said.startswith(f"words /image/data sum {total} bytes {LARGE} ")
+        copies += 1024 * cached_kib(said)
+    once = _cached_bytes(image.path)
+    print(f"\nimage {image.size} bytes; page cache of the host {once}, of {PODS} guests {copies}")
+    assert once >= LARGE
+    assert once + copies <= 1.05 * image.size
+
+
+def _forget_cached(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
+def _cached_bytes(path: str) -> int:
+    """What of the file is in the host's page cache."""
+    argv = ["fincore", "--bytes", "--noheadings", "--raw", "--output", "RES", path]
+    return int(subprocess.run(argv, check=True, capture_output=True, timeout=60 * PATIENCE).stdout)

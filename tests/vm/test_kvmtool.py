@@ -13,17 +13,19 @@ from typing import NamedTuple
 
 import pytest
 
-from stage1.errors import VmFailed
+from stage1.errors import CidTaken
 from stage1.linux import mount, vsock
 from stage1.linux.host import host_facts
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import VmSpec, VsockLink
+from stage1.vm.start import start
 from stage1.vm.vmm import ProcessVmm
+from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
 
 CHECKOUT = Path(__file__).parents[2]
-RUN_S = 200
+RUN_S = 200 * PATIENCE
 SET_GUEST_CID = 0x4008AF60  # linux/vhost.h
 TAKEN_CID = 4242
 
@@ -129,7 +131,7 @@ def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place)
     assert place.left_over() == []
 
 
-def test_a_vm_whose_context_id_is_taken_fails_with_the_words_of_lkvm(tmp_path: Path, guest_dir: Path) -> None:
+def test_a_vm_whose_context_id_is_taken_at_the_last_moment_gets_another(tmp_path: Path, guest_dir: Path) -> None:
     device = os.open(vsock.DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.ioctl(device, SET_GUEST_CID, struct.pack("=Q", TAKEN_CID))
@@ -146,8 +148,11 @@ def test_a_vm_whose_context_id_is_taken_fails_with_the_words_of_lkvm(tmp_path: P
             vcpus=1,
             link=VsockLink(TAKEN_CID, 1024),
         )
-        with pytest.raises(VmFailed, match=r"SET_GUEST_CID failed: Address already in use"):
-            ProcessVmm(early_s=RUN_S).start(vm)
+        with pytest.raises(CidTaken, match=r"SET_GUEST_CID failed: Address already in use"):
+            ProcessVmm().start(vm)
+        started, link = start(vm, ProcessVmm())
+        assert link == VsockLink(TAKEN_CID + 1, 1024) and not vsock.cid_is_free(TAKEN_CID + 1)
+        started.kill()
     finally:
         os.close(device)
     assert vsock.cid_is_free(TAKEN_CID)

@@ -18,6 +18,7 @@ from grpc import aio
 from cri.pb import runtime_pb2 as pb
 from tests.cri.conftest import Client
 from tests.fakes.command import Command
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
@@ -44,10 +45,10 @@ class NodeRig:
         finally:
             await client.close()
             process.send_signal(signal.SIGTERM)
-            await asyncio.to_thread(process.wait, 30)
+            await asyncio.to_thread(process.wait, 30 * PATIENCE)
 
     async def _ready(self, client: Client) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30 * PATIENCE):
             while True:
                 try:
                     await client("ListPodSandbox")
@@ -58,7 +59,7 @@ class NodeRig:
     async def restart_after_kill(self, process: "subprocess.Popen[bytes]") -> None:
         """kill -9, and wait for its end."""
         process.kill()
-        await asyncio.to_thread(process.wait, 10)
+        await asyncio.to_thread(process.wait, 10 * PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ async def test_an_exit_that_nobody_watched_has_its_code_times_and_complete_log(n
         asked = time.time_ns()
         await cri("StartContainer", container_id=c)
         await asyncio.sleep(3)
-        status = await cri.status(c)
+        status = await cri.ended(c)
         assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 42, "Error")
         assert asked <= status.started_at <= status.finished_at - 300_000_000
         assert asked + 1_000_000_000 <= status.finished_at <= time.time_ns()
@@ -157,7 +158,9 @@ async def test_kill_9_of_the_daemon_loses_no_pod_no_line_and_no_exit(node: NodeR
         count = "n=0; while :; do n=$((n+1)); echo $n; usleep 2000; done"
         made = [
             await cri.container(pod, "sh", "-c", count, name="counts"),
-            await cri.container(pod, "sh", "-c", "seq 1 500; sleep 1.5; seq 501 1000; exit 9", name="ends"),
+            await cri.container(
+                pod, "sh", "-c", f"seq 1 500; sleep {1.5 * PATIENCE}; seq 501 1000; exit 9", name="ends"
+            ),
             await cri.container(pod, "true", name="waits"),
         ]
         counts, ends, waits = made
@@ -167,11 +170,11 @@ async def test_kill_9_of_the_daemon_loses_no_pod_no_line_and_no_exit(node: NodeR
         started_at = (await cri.status(counts)).started_at
         await node.restart_after_kill(process)
     killed = time.time_ns()
-    await asyncio.sleep(2.5)
+    await asyncio.sleep(2.5 * PATIENCE)
     async with node.daemon() as (cri, process):
         ended = await cri.status(ends)
         assert (ended.state, ended.exit_code, ended.reason) == (pb.CONTAINER_EXITED, 9, "Error")
-        assert killed < ended.finished_at < killed + 2_500_000_000
+        assert killed < ended.finished_at < killed + 2_500_000_000 * PATIENCE
         assert _texts(ended.log_path) == [*map(str, range(1, 1001))]
         counting = await cri.status(counts)
         assert (counting.state, counting.started_at) == (pb.CONTAINER_RUNNING, started_at)

@@ -20,6 +20,7 @@ import pytest
 from tests.fakes import sample
 from tests.fakes.command import Command, finish
 from tests.fakes.oci_layout import Layer, directory, file, tar
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
@@ -77,7 +78,9 @@ def test_an_image_comes_from_an_archive_and_from_a_registry(
 ) -> None:
     image = sample.image(tmp_path / "image", layers, Cmd=["echo", "here"])
     archive = f"docker-archive:{tmp_path}/image.tar"
-    subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", image, f"{archive}:t/here:1"], check=True, timeout=60)
+    subprocess.run(
+        ["skopeo", "--insecure-policy", "copy", "-q", image, f"{archive}:t/here:1"], check=True, timeout=60 * PATIENCE
+    )
     assert clearpod.run(archive) == (0, b"here\n", "")
     with Registry(tmp_path / "registry") as registry:
         name = registry.push(image, "t/here:1")
@@ -125,7 +128,7 @@ def _resize(terminal: int, columns: int, lines: int) -> None:
 
 
 def _read_until(descriptor: int, text: str, limit_s: float = 30) -> str:
-    found, deadline = "", time.monotonic() + limit_s
+    found, deadline = "", time.monotonic() + limit_s * PATIENCE
     os.set_blocking(descriptor, False)
     while text not in found:
         assert time.monotonic() < deadline, found

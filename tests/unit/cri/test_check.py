@@ -54,7 +54,11 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(is_root=False), "user", FAIL, "not root", "sudo"),
         (GOOD._replace(config_error="f:3: no such key"), "configuration", FAIL, "f:3: no such key", "mend"),
         (host(cpu_virtualization=""), "KVM", WARN, "neither vmx nor svm", "firmware"),
-        (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "modprobe kvm_intel"),
+        (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "run as root"),
+        (host(kvm_error="No such file or directory"), "KVM", WARN, "/dev/kvm: No such", "modprobe kvm_intel"),
+        (host(kvm_error="Device or resource busy"), "KVM", WARN, "/dev/kvm: Device", "end the other hypervisor"),
+        (host(lkvm_static=True), "lkvm", WARN, "/l/lkvm is linked statically, so guests have copies", "-static"),
+        (host(lkvm_old=True), "lkvm", WARN, "/l/lkvm is too old: it has no option --vsock", "install a newer kvmtool"),
         (host(kvm_error="x", cpu_virtualization="svm"), "KVM", WARN, "/dev/kvm: x", "modprobe kvm_amd"),
         (host(vsock_error="No such file"), "vsock", WARN, "No such file", "modprobe vhost_vsock"),
         (

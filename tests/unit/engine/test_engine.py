@@ -228,7 +228,8 @@ def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
     monkeypatch.setattr(engine.vsock, "choose_cid", lambda _: 77)
     choice = QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm")
     kvmtool = host._replace(choice=choice, vsock_port=99, window_mib=window_mib)
-    for driver, is_built in ((kvmtool, False), (kvmtool, True), (host, True)):
+    static = kvmtool._replace(choice=choice._replace(preload=False))
+    for driver, is_built in ((kvmtool, False), (kvmtool, True), (static, True), (host, True)):
         if is_built:
             Path(host.guest_dir, "lkvm-shim.so").write_bytes(b"x")
         prepared = engine.prepare(POD, driver)

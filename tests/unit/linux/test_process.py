@@ -2,6 +2,7 @@
 """stage1.linux.process, flock, vsock and host: real processes, real locks."""
 
 import os
+import struct
 import threading
 import time
 from pathlib import Path
@@ -232,6 +233,30 @@ def test_a_text_is_found_in_a_file(tmp_path: Path, content: bytes, expected: boo
     (tmp_path / "program").write_bytes(content)
     assert host.has_text(str(tmp_path / "program"), b"libseccomp.so") is expected
     assert not host.has_text(str(tmp_path / "absent"), b"libseccomp.so")
+
+
+def _elf(*kinds: int) -> bytes:
+    """A program with these program headers (elf(5)): 3 names the loader, 1 is loaded, 2 is for the loader."""
+    head = struct.pack("<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 3, 62, 1, 0, 64, 0, 0, 64, 56, len(kinds), 0, 0, 0)
+    return head + b"".join(struct.pack("<I52x", kind) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (_elf(1, 1), True),
+        (_elf(2, 1), True),
+        (_elf(6, 3, 1, 2), False),
+        (_elf(), False),
+        (_elf(1)[:60], False),
+        (b"#!/bin/sh\nexec lkvm\n".ljust(100), False),
+        (b"", False),
+    ],
+)
+def test_a_static_program_is_told_by_its_headers(tmp_path: Path, content: bytes, expected: bool) -> None:
+    (tmp_path / "program").write_bytes(content)
+    assert host.is_static(str(tmp_path / "program")) is expected
+    assert not host.is_static(str(tmp_path / "absent"))
 
 
 def test_the_facts_of_this_host_can_be_gathered() -> None:

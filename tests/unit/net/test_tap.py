@@ -58,7 +58,7 @@ def test_addresses_are_told_but_not_the_link_local_one(address: Any, told_as: tu
 def test_the_taps_are_made_with_the_devices_mtu_and_no_address_of_their_own() -> None:
     assert tap.link_batch((ETH0,)) == (
         "link set dev lo up\n"
-        "tuntap add dev tap2 mode tap\n"
+        "tuntap add dev tap2 mode tap user 0\n"
         "link set dev tap2 mtu 1400 addrgenmode none\n"
         "link set dev tap2 up\n"
         "route show table main\n"

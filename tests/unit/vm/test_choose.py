@@ -57,6 +57,13 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
         ("kvmtool", NO_VSOCK, NotFound, "modprobe vhost_vsock"),
         (
             "kvmtool",
+            FULL._replace(lkvm_old=True),
+            NotFound,
+            r"run here: /l/lkvm is too old: it has no option --vsock \(",
+        ),
+        ("kvmtool", FULL._replace(kvm_error="Device or resource busy"), NotFound, "busy .end the other hypervisor"),
+        (
+            "kvmtool",
             HostFacts(kvm_error="x", vsock_error="y"),
             NotFound,
             "lkvm.*; the CPU.*; /dev/kvm.*; /dev/vhost",
@@ -85,3 +92,9 @@ def test_what_can_not_run_is_refused_with_the_way_to_mend_it(
 def test_qemu_is_asked_to_confine_itself_if_it_was_built_so(facts: HostFacts, able: bool) -> None:
     assert choose("qemu", facts._replace(qemu_sandbox=able)).sandbox is able
     assert not choose("auto", FULL._replace(qemu_sandbox=able)).sandbox, "kvmtool has no such thing"
+
+
+def test_a_static_lkvm_is_used_without_what_would_be_preloaded() -> None:
+    assert choose("auto", FULL).preload
+    choice = choose("auto", FULL._replace(lkvm_static=True))
+    assert (choice.driver, choice.preload) == ("kvmtool", False)
