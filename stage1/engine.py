@@ -28,8 +28,9 @@ from stage1.linux import files, mount, vsock
 from stage1.net import attach as net
 from stage1.pod import files as texts
 from stage1.pod import oci
-from stage1.pod.model import HOST_TO_CONTAINER, LEAST_MEMORY_MIB, Container, Mount, Pod, Process
+from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
+from stage1.rootfs import volumes
 from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
@@ -141,14 +142,17 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     """Write the container's bundle and mount its volumes into it; returns the bundle's path on the host.
 
     Raises:
-        NotFound: a volume's source does not exist.
+        NotFound: a volume's source does not exist, on the host or in its image (which `add_image` has added).
     """
     bundle = _bundle(directory, container.id)
+    container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
     os.mkdir(bundle, 0o700)
     try:
         os.mkdir(f"{bundle}/mounts", 0o755)
         for number, volume in enumerate(container.mounts):
-            _add_volume(directory, f"volumes/containers/{container.id}/mounts/{number}", volume=volume)
+            if not volume.image:
+                name = f"volumes/containers/{container.id}/mounts/{number}"
+                volumes.attach(volume, f"{directory}/tree/{name}", target=f"{directory}/share/{name}")
         document = oci.config(pod, container, target_pid=target_pid)
         files.write_atomic(f"{bundle}/config.json", json.dumps(document).encode())
     except BaseException:
@@ -348,20 +352,11 @@ def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None
         files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
 
 
-def _add_volume(directory: str, name: str, *, volume: Mount) -> None:
-    """Bind the source. Propagation and read-only are settled here: the 9p server just walks the result."""
-    if not os.path.exists(volume.source):
-        raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
-    tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
-    if os.path.isdir(volume.source):
-        os.mkdir(tree)
-    else:
-        os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    mount.bind(volume.source, target, recursive=True)
-    flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
-    mount.set_propagation(target, flow | mount.MS_REC)
-    if volume.read_only:
-        mount.set_read_only(target, recursive=volume.recursive_read_only)
+def _located(directory: str, volume: Mount) -> Mount:
+    if not volume.image:
+        return volume
+    root = f"{directory}/share/layers/{volume.image.removeprefix('sha256:')}"
+    return volume._replace(source=volumes.path_in_image(root, volume))
 
 
 def _unmount_below(path: str) -> None:
