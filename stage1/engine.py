@@ -15,7 +15,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
-                   Images and volumes are mounted below it.
+                   Images are mounted below it, and, in the VMM's own mount namespace, volumes.
 """
 
 import json
@@ -24,7 +24,7 @@ import stat
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, mount, vsock
+from stage1.linux import files, mount, namespace, vsock
 from stage1.net import attach as net
 from stage1.pod import files as texts
 from stage1.pod import oci
@@ -144,7 +144,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     Raises:
         NotFound: a volume's source does not exist, on the host or in its image (which `add_image` has added).
     """
-    bundle = _bundle(directory, container.id)
+    bundle, pid = _bundle(directory, container.id), _living_pid(directory)
     container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
     os.mkdir(bundle, 0o700)
     try:
@@ -152,7 +152,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
                 name = f"volumes/containers/{container.id}/mounts/{number}"
-                volumes.attach(volume, f"{directory}/tree/{name}", target=f"{directory}/share/{name}")
+                volumes.attach(volume, f"{directory}/tree/{name}", target=f"{directory}/share/{name}", pid=pid)
         document = oci.config(pod, container, target_pid=target_pid)
         files.write_atomic(f"{bundle}/config.json", json.dumps(document).encode())
     except BaseException:
@@ -179,7 +179,11 @@ def remove_exec(directory: str, container_id: str, *, number: int) -> None:
 
 def remove_container(directory: str, container_id: str) -> None:
     """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
-    _unmount_below(f"{directory}/share/volumes/containers/{container_id}")
+    place = f"{directory}/share/volumes/containers/{container_id}"
+    try:
+        namespace.in_mounts_of(_living_pid(directory) or os.getpid(), lambda: _unmount_below(place))
+    except FileNotFoundError:
+        pass  # the VMM has ended just now, and its mounts with it
     files.remove_tree(_bundle(directory, container_id))
 
 
@@ -339,6 +343,8 @@ def _make_share(pod: Pod, directory: str) -> None:
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
     # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
     mount.set_propagation(f"{directory}/share", mount.MS_PRIVATE)
+    # Images are mounted here, and appear in the namespace of the VMM, where the volumes are.
+    mount.set_propagation(f"{directory}/share", mount.MS_SHARED)
 
 
 def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None:
@@ -357,6 +363,12 @@ def _located(directory: str, volume: Mount) -> Mount:
         return volume
     root = f"{directory}/share/layers/{volume.image.removeprefix('sha256:')}"
     return volume._replace(source=volumes.path_in_image(root, volume))
+
+
+def _living_pid(directory: str) -> int:
+    """The VMM's pid; 0 when there is none. Volumes are mounted in its namespace, and end with it."""
+    vm = find_vm(directory)
+    return vm.pid if vm is not None and vm.alive() else 0
 
 
 def _unmount_below(path: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cri.store.images import Image
 
 ENV_BYTES = 1 << 20
+OOM_SCORE = 1000
 
 
 def record(
@@ -84,6 +85,9 @@ def check(config: pb.ContainerConfig) -> None:
     """Raise for what is missing and for what is not offered."""
     if not config.metadata.name:
         raise BadRequest("a container needs metadata.name")
+    if abs(config.linux.resources.oom_score_adj) > OOM_SCORE:
+        given = config.linux.resources.oom_score_adj
+        raise BadRequest(f"oom_score_adj must be from -{OOM_SCORE} to {OOM_SCORE}, but it is {given}")
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
             raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")

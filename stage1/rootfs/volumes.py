@@ -9,15 +9,16 @@ import errno
 import os
 
 from stage1.errors import KernelError, NotFound, Unsupported
-from stage1.linux import files, mount
+from stage1.linux import files, mount, namespace
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
 
 
-def attach(volume: Mount, tree: str, *, target: str) -> None:
+def attach(volume: Mount, tree: str, *, target: str, pid: int = 0) -> None:
     """Bind the volume's source at `target`, which is made as `tree` on its writable side. Undone by unmounting.
 
-    Raises NotFound when the source does not exist; Unsupported with the word that kubelet looks for when the kernel
-    can't make a mount tree read-only.
+    With `pid` it is mounted in that process's namespace alone: while the host sees a copy of its mounts, it can't
+    remove the directories that they are on (EBUSY), even when its own are gone. Raises NotFound when the source does
+    not exist; Unsupported with the word that kubelet looks for when the kernel can't make a mount tree read-only.
     """
     if not os.path.exists(volume.source):
         raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
@@ -25,7 +26,15 @@ def attach(volume: Mount, tree: str, *, target: str) -> None:
         os.mkdir(tree)
     else:
         os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    mount.bind(volume.source, target, recursive=True)
+    fd = mount.open_tree(volume.source)
+    try:
+        namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, target=target))
+    finally:
+        os.close(fd)
+
+
+def _place(volume: Mount, fd: int, *, target: str) -> None:
+    mount.move_tree(fd, target)
     flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
     mount.set_propagation(target, flow | mount.MS_REC)
     if volume.read_only:

@@ -74,6 +74,11 @@ CREATES = [
     ({"metadata": pb.ContainerMetadata()}, "INVALID_ARGUMENT", "needs metadata.name"),
     ({"log_path": "../../x"}, "INVALID_ARGUMENT", "leaves the sandbox's log directory"),
     ({"mounts": [pb.Mount(container_path="/m", host_path="/no/such")]}, "NOT_FOUND", "/no/such"),
+    (
+        {"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(oom_score_adj=1001))},
+        "INVALID_ARGUMENT",
+        "oom_score_adj must be from -1000 to 1000",
+    ),
     ({"devices": [pb.Device(host_path="/dev/sda")]}, "UNIMPLEMENTED", "the device /dev/sda of the host"),
     ({"CDI_devices": [pb.CDIDevice(name="x.com/y=z")]}, "NOT_FOUND", "no CDI spec in"),
 ]
