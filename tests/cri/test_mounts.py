@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from stage1 import engine
 from stage1.linux import mount
 
 from .conftest import Client, VmWorld
@@ -152,6 +153,11 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
             context = pb.LinuxSandboxSecurityContext(privileged=True)
             linux = pb.LinuxPodSandboxConfig(security_context=context)
             pod = await cri.pod(log_directory=log_directory(world), linux=linux)
+            early = await cri.container(pod, "true", name="early", mounts=[_mount(base / "dir", "/v")])
+            assert _mounted(world, early)
+        async with world.daemon() as cri:
+            await cri("RemoveContainer", container_id=early)
+            assert not _mounted(world, early), "a daemon finds what the one before has mounted"
             host = asyncio.ensure_future(_meanwhile(base, cri))
             opened = os.open(base / "dir" / "sub" / "one", os.O_PATH)  # as kubelet names a subPath
             runs = _runs(base, world, opened)
@@ -164,6 +170,16 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
             assert not Path("/etc/sub").exists()
             _look(base)
     return seen
+
+
+def _mounted(world: VmWorld, container: str) -> list[str]:
+    """The container's volumes, as the VMM sees them; we do not."""
+    (place,) = engine.pod_directories(world.host)
+    assert not mount.mounts_below(f"{place}/share/volumes")
+    vm = engine.find_vm(place)
+    assert vm is not None
+    lines = Path(f"/proc/{vm.pid}/mountinfo").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if f"/share/volumes/containers/{container}/" in line]
 
 
 def _look(base: Path) -> None:

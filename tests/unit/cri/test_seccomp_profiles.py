@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cri.pb import runtime_pb2 as pb
 from cri.translate import seccomp
@@ -78,6 +80,26 @@ def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str, sentenc
     (tmp_path / "p.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(BadRequest, match=f"the seccomp profile {tmp_path}/p.json .*{sentence}"):
         seccomp.profile(_given(tmp_path / "p.json"))
+
+
+WORDS = st.sampled_from(["names", "action", "args", "op", "index", "value", "SCMP_ACT_ERRNO", "SCMP_CMP_EQ", "x"])
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+)
+
+
+@given(ANY, ANY)
+def test_whatever_is_in_a_file_it_is_a_profile_or_said_not_to_be_one(
+    tmp_path_factory: Any, rule: Any, more: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps({**LEAST, "syscalls": [rule, more], "flags": more}))
+    try:
+        kept = json.loads(seccomp.profile(_given(path)))
+    except BadRequest:
+        return
+    assert all(rule["names"] and rule["action"] in seccomp.ACTIONS for rule in kept["syscalls"])
 
 
 @pytest.mark.parametrize(("path", "error"), [("p.json", BadRequest), ("/no/such", NotFound), ("/tmp", NotFound)])
