@@ -110,6 +110,7 @@ class Config(_Table):
 
     run_dir: AbsolutePath = "/run/clearpod"
     state_dir: AbsolutePath = "/var/lib/clearpod"
+    cdi_dirs: tuple[AbsolutePath, ...] = Field(default=("/etc/cdi", "/var/run/cdi"), strict=False)
     socket: Socket = Socket()
     guest: Guest = Guest()
     vm: Vm = Vm()

@@ -15,7 +15,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
-                   Images and volumes are mounted below it.
+                   Images are mounted below it, and, in the VMM's own mount namespace, volumes.
 """
 
 import json
@@ -24,12 +24,13 @@ import stat
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, mount, vsock
+from stage1.linux import files, mount, namespace, vsock
 from stage1.net import attach as net
 from stage1.pod import files as texts
 from stage1.pod import oci
-from stage1.pod.model import HOST_TO_CONTAINER, LEAST_MEMORY_MIB, Container, Mount, Pod, Process
+from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
+from stage1.rootfs import volumes
 from stage1.rootfs.scratch import make_scratch
 from stage1.rootfs.share import ImageFiles, mount_image
 from stage1.vm.choose import Choice
@@ -142,14 +143,17 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     """Write the container's bundle and mount its volumes into it; returns the bundle's path on the host.
 
     Raises:
-        NotFound: a volume's source does not exist.
+        NotFound: a volume's source does not exist, on the host or in its image (which `add_image` has added).
     """
-    place = bundle(directory, container.id)
+    place, pid = bundle(directory, container.id), _living_pid(directory)
+    container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
     os.mkdir(place, 0o700)
     try:
         os.mkdir(f"{place}/mounts", 0o755)
         for number, volume in enumerate(container.mounts):
-            _add_volume(directory, f"volumes/containers/{container.id}/mounts/{number}", volume=volume)
+            if not volume.image:
+                name = f"volumes/containers/{container.id}/mounts/{number}"
+                volumes.attach(volume, f"{directory}/tree/{name}", target=f"{directory}/share/{name}", pid=pid)
         document = oci.config(pod, container, target_pid=target_pid)
         files.write_atomic(f"{place}/config.json", json.dumps(document).encode())
     except BaseException:
@@ -176,7 +180,11 @@ def remove_exec(directory: str, container_id: str, *, number: int) -> None:
 
 def remove_container(directory: str, container_id: str) -> None:
     """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
-    _unmount_below(f"{directory}/share/volumes/containers/{container_id}")
+    place = f"{directory}/share/volumes/containers/{container_id}"
+    try:
+        namespace.in_mounts_of(_living_pid(directory) or os.getpid(), lambda: _unmount_below(place))
+    except FileNotFoundError:
+        pass  # the VMM has ended just now, and its mounts with it
     files.remove_tree(bundle(directory, container_id))
 
 
@@ -336,6 +344,8 @@ def _make_share(pod: Pod, directory: str) -> None:
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
     # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
     mount.set_propagation(f"{directory}/share", mount.MS_PRIVATE)
+    # Images are mounted here, and appear in the namespace of the VMM, where the volumes are.
+    mount.set_propagation(f"{directory}/share", mount.MS_SHARED)
 
 
 def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None:
@@ -349,20 +359,17 @@ def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None
         files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
 
 
-def _add_volume(directory: str, name: str, *, volume: Mount) -> None:
-    """Bind the source. Propagation and read-only are settled here: the 9p server just walks the result."""
-    if not os.path.exists(volume.source):
-        raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
-    tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
-    if os.path.isdir(volume.source):
-        os.mkdir(tree)
-    else:
-        os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    mount.bind(volume.source, target, recursive=True)
-    flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
-    mount.set_propagation(target, flow | mount.MS_REC)
-    if volume.read_only:
-        mount.set_read_only(target, recursive=volume.recursive_read_only)
+def _located(directory: str, volume: Mount) -> Mount:
+    if not volume.image:
+        return volume
+    root = f"{directory}/share/layers/{volume.image.removeprefix('sha256:')}"
+    return volume._replace(source=volumes.path_in_image(root, volume))
+
+
+def _living_pid(directory: str) -> int:
+    """The VMM's pid; 0 when there is none. Volumes are mounted in its namespace, and end with it."""
+    vm = find_vm(directory)
+    return vm.pid if vm is not None and vm.alive() else 0
 
 
 def _unmount_below(path: str) -> None:

@@ -39,13 +39,15 @@ class Accounts(NamedTuple):
 Plan = Callable[[Accounts], ContainerRecord]
 
 
-async def create(pod: LivePod, image: ImageFiles, *, plan: Plan) -> str:
+async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[ImageFiles, ...] = ()) -> str:
     """Make a container from `plan` (which gets the image's accounts) and return its id.
 
-    Nothing stays when it fails.
+    `volumes` are the images that are mounted into it. Nothing stays when it fails.
     """
     pod.require_ready()
     lower, accounts = await to_the_end(_add_image, pod.directory, image)
+    for volume in volumes:
+        await to_the_end(engine.add_image, pod.directory, volume)
     record = _with_streams(plan(accounts), pod)
     target = _target_pid(pod, record)
     await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)

@@ -255,6 +255,7 @@ class LivePod:
         network = self.network or PodNetwork()
         return messages.Configure(
             hostname=pod.hostname,
+            shm_bytes=pod.shm_bytes,
             sysctls=sysctls,
             interfaces=tuple(
                 messages.Interface(one.mac, one.name, one.mtu, one.addresses) for one in network.interfaces

@@ -108,12 +108,21 @@ class PodTable:
             pod.tell(events.DELETED)
 
     async def create_container(
-        self, pod: LivePod, image: ImageFiles, *, plan: containers.Plan, name: tuple[str, int], request: bytes
+        self,
+        pod: LivePod,
+        images: tuple[ImageFiles, ...],
+        *,
+        plan: containers.Plan,
+        name: tuple[str, int],
+        request: bytes,
     ) -> str:
-        """Make a container; `name` is its name and attempt. Raises AlreadyExists as `run`."""
+        """Make a container from the first of `images`; the others are its volumes, `name` its name and attempt.
+
+        Raises AlreadyExists as `run`.
+        """
 
         async def work() -> str:
-            return await containers.create(pod, image, plan=plan)
+            return await containers.create(pod, images[0], plan=plan, volumes=images[1:])
 
         return await self._container_names.make((pod.id, *name), request, work=work)
 

@@ -5,7 +5,7 @@ from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods.containers import Accounts
 from cri.store.pods import ContainerRecord
-from cri.translate import container
+from cri.translate import cdi, container
 from stage1.errors import BadRequest, NotFound
 
 
@@ -19,16 +19,19 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     config = request.config
     if not config.image.image:
         raise BadRequest("a container needs image.image")
-    image = node.images.find(config.image.image)
-    if image is None:
+    names = dict.fromkeys((config.image.image, *(one.image.image for one in config.mounts if one.image.image)))
+    images = {name: image for name in names if (image := node.images.find(name))}
+    if config.image.image not in images:
         raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
 
+    added = cdi.edits((one.name for one in config.CDI_devices), node.config.cdi_dirs)
+
     def plan(accounts: Accounts) -> ContainerRecord:
-        return container.record(config, pod.record, image=image, passwd=accounts.passwd, group=accounts.group)
+        return container.record(config, pod.record, images=images, accounts=accounts, added=added)
 
     made = await node.pods.create_container(
         pod,
-        node.images.files(image),
+        tuple(node.images.files(image) for image in images.values()),
         plan=plan,
         name=(config.metadata.name, config.metadata.attempt),
         request=request.SerializeToString(deterministic=True),

@@ -2,6 +2,7 @@
 """ContainerConfig and the image's configuration -> ContainerRecord. Called by CreateContainer.
 
 The rules are those of contract sections 4 and 6. What a VM can't do, or this version doesn't, is refused.
+Not here: whom the container runs as and what confines it (`security`), volumes (`mounts`), CDI (`cdi`).
 """
 
 import os
@@ -12,29 +13,43 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cri.pb import runtime_pb2 as pb
+from cri.pods.containers import Accounts
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import security
-from stage1.errors import BadRequest, NotFound, Unsupported
-from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, Container, Limits, Mount, Process
+from cri.translate import cdi, mounts, security
+from stage1.errors import BadRequest, Unsupported
+from stage1.pod.devices import device
+from stage1.pod.model import Container, Limits, Process
 
 if TYPE_CHECKING:
     from cri.store.images import Image
 
 ENV_BYTES = 1 << 20
+OOM_SCORE = 1000
 
 
-def record(config: pb.ContainerConfig, pod: PodRecord, *, image: "Image", passwd: str, group: str) -> ContainerRecord:
+def record(
+    config: pb.ContainerConfig,
+    pod: PodRecord,
+    *,
+    images: Mapping[str, "Image"],
+    accounts: Accounts,
+    added: cdi.Edits = cdi.Edits(),  # noqa: B008 - a constant
+) -> ContainerRecord:
     """The container that the request asks for, with a new id and no streams.
 
-    Raises BadRequest, NotFound, Unsupported.
+    `images` has those that the request names, by the name that it uses; `accounts` are of its own, `added` is what its
+    CDI devices bring. Raises BadRequest, NotFound, Unsupported.
     """
     check(config)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
+    image = images[config.image.image]
     image_config: Mapping[str, Any] = image.config.get("config") or {}
-    user = security.user(config, image.user, passwd=passwd, group=group)
+    ids = {name: one.id for name, one in images.items()}
+    user = security.user(config, image.user, passwd=accounts.passwd, group=accounts.group)
+    user = user._replace(groups=tuple(dict.fromkeys((*user.groups, *added.groups))))
     process = Process(
         argv=argv(config, image_config),
-        env=environment(config, image_config),
+        env=environment(config, image_config, more=added.env),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
         tty=config.tty,
@@ -45,7 +60,11 @@ def record(config: pb.ContainerConfig, pod: PodRecord, *, image: "Image", passwd
         name=config.metadata.name,
         image=image.id,
         process=process,
-        mounts=tuple(_mount(mount) for mount in config.mounts),
+        mounts=(*(mounts.mount(one, ids) for one in config.mounts), *added.mounts),
+        devices=(
+            *(device(d.host_path, d.container_path, access=d.permissions) for d in config.devices),
+            *added.devices,
+        ),
         limits=limits(config.linux.resources),
         security=security.security(config, sandbox),
         stop_signal=stop_signal(config, image_config),
@@ -66,8 +85,9 @@ def check(config: pb.ContainerConfig) -> None:
     """Raise for what is missing and for what is not offered."""
     if not config.metadata.name:
         raise BadRequest("a container needs metadata.name")
-    if config.devices or config.CDI_devices:
-        raise Unsupported("devices of the host can't be handed to a container in a VM")
+    if abs(config.linux.resources.oom_score_adj) > OOM_SCORE:
+        given = config.linux.resources.oom_score_adj
+        raise BadRequest(f"oom_score_adj must be from -{OOM_SCORE} to {OOM_SCORE}, but it is {given}")
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
             raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")
@@ -85,10 +105,11 @@ def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...
     return tuple(entrypoint + cmd)
 
 
-def environment(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
-    """The image's variables, overridden by the request's, in order of first appearance."""
+def environment(config: pb.ContainerConfig, image: Mapping[str, Any], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The image's variables, overridden by the request's and then by `more`, in order of first appearance."""
     found = dict(entry.partition("=")[::2] for entry in image.get("Env") or [])
     found |= {env.key: env.value.decode(errors="surrogateescape") for env in config.envs}
+    found |= dict(entry.partition("=")[::2] for entry in more)
     return tuple(f"{key}={value}" for key, value in found.items())
 
 
@@ -150,28 +171,3 @@ def log_path(directory: str, path: str) -> str:
     if not joined.startswith(directory.rstrip("/") + "/"):
         raise BadRequest(f"log_path {path!r} leaves the sandbox's log directory {directory}")
     return joined
-
-
-def _mount(given: pb.Mount) -> Mount:
-    if given.image.image:
-        raise Unsupported("image volumes are not offered yet")
-    if given.uidMappings or given.gidMappings:
-        raise Unsupported("id-mapped mounts are not offered, since user namespaces are not")
-    if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:
-        raise Unsupported(
-            f"the mount {given.container_path} can't be BIDIRECTIONAL: what a VM mounts can't reach the host"
-        )
-    if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
-        raise BadRequest(f"recursive_read_only of {given.container_path} needs readonly and PROPAGATION_PRIVATE")
-    if not given.container_path.startswith("/") or not given.host_path.startswith("/"):
-        raise BadRequest(f"a mount needs absolute paths, but has {given.host_path!r} and {given.container_path!r}")
-    source = os.path.realpath(given.host_path)
-    if not os.path.exists(source):
-        raise NotFound(f"the volume source {given.host_path} for {given.container_path} does not exist on the host")
-    return Mount(
-        source=source,
-        target=os.path.normpath(given.container_path),
-        read_only=given.readonly,
-        recursive_read_only=given.recursive_read_only,
-        propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
-    )

@@ -103,7 +103,7 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
         message=status.message,
         labels=config.labels,
         annotations=config.annotations,
-        mounts=config.mounts,
+        mounts=_mounts(config, record),
         log_path=record.log_path,
         resources=pb.ContainerResources(linux=config.linux.resources),
         user=pb.ContainerUser(
@@ -113,6 +113,15 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
         ),
         stop_signal=signal_enum(record.container.stop_signal),
     )
+
+
+def _mounts(config: pb.ContainerConfig, record: ContainerRecord) -> list[pb.Mount]:
+    """The request's, with the id of the image where it is an image volume. What CDI added comes after them."""
+    echoed = [pb.Mount.FromString(one.SerializeToString()) for one in config.mounts]
+    for one, made in zip(echoed, record.container.mounts, strict=False):
+        if made.image:
+            one.image.image_ref = made.image
+    return echoed
 
 
 def container_item(pod: LivePod, container: LiveContainer) -> pb.Container:

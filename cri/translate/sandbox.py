@@ -4,16 +4,21 @@
 import os
 import secrets
 import time
+from collections.abc import Mapping
 
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
-from cri.translate import network
-from stage1.errors import BadRequest, NotFound, Unsupported
+from cri.translate import network, security
+from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import Pod
 
 MEMORY_WORD, VCPUS_WORD = "clearpod/memory-mib", "clearpod/vcpus"
 """Annotations of a pod that set the size of its VM."""
+SHM_WORD = "clearpod/shm-mib"
+"""Annotation of a pod that sets the size of /dev/shm, for all of its containers together."""
+SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
+"""What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""
 MIB = 1 << 20
 
 
@@ -48,7 +53,8 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         hostname=wanted.hostname or names.name[:63],
         memory_mib=memory_mib,
         vcpus=vcpus,
-        sysctls=tuple(sorted(wanted.linux.sysctls.items())),
+        sysctls=_sysctls(wanted.linux.sysctls),
+        shm_bytes=_number(wanted, SHM_WORD) * MIB,
         dns_servers=tuple(dns.servers),
         dns_searches=tuple(dns.searches),
         dns_options=tuple(dns.options),
@@ -85,14 +91,19 @@ def _number(wanted: pb.PodSandboxConfig, word: str) -> int:
 
 
 def _check_namespaces(options: pb.NamespaceOption) -> None:
-    """A VM has no namespaces of the host to give."""
-    for name in ("network", "pid", "ipc"):
-        if getattr(options, name) == pb.NODE:
-            raise BadRequest(f"the pod asks for the host's {name} namespace, which a pod in its own VM can't have")
-    if options.network not in (pb.POD, pb.NODE) or options.ipc not in (pb.POD, pb.NODE):
+    security.check_namespaces(options, who="pod")
+    if options.network != pb.POD or options.ipc != pb.POD:
         raise BadRequest("the network and ipc namespaces of a sandbox can only be of mode POD")
-    if options.HasField("userns_options") and options.userns_options.mode != pb.NODE:
-        raise Unsupported("user namespaces are not offered; leave hostUsers unset")
+
+
+def _sysctls(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """In the order of their names. Which of them exist only the guest's kernel knows, and it is asked at the start."""
+    if len(given) > SYSCTLS:
+        raise BadRequest(f"a pod can set at most {SYSCTLS} sysctls, but this one has {len(given)}")
+    for key, value in given.items():
+        if not 0 < len(key.encode()) < SYSCTL_KEY_BYTES or len(value.encode()) >= SYSCTL_VALUE_BYTES:
+            raise BadRequest(f"the sysctl {key[:40]!r} is too long, or has no name")
+    return tuple(sorted(given.items()))
 
 
 def _check_log_directory(path: str) -> None:

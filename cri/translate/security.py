@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`. Contract section 5.
-Pure but for reading a Localhost seccomp profile.
+Pure but for reading a Localhost seccomp profile (`seccomp`). docs/security.md says the same for operators.
 """
 
-import json
 from collections.abc import Iterable
 
 from cri.pb import runtime_pb2 as pb
-from stage1.errors import BadRequest, NotFound, Unsupported
+from cri.translate import seccomp
+from stage1.errors import BadRequest, Unsupported
 from stage1.pod import oci, users
 from stage1.pod.model import Security, User
-
-PROFILE_BYTES = 1 << 20
 
 
 def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Security:
@@ -21,9 +19,17 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
     if given.privileged and not sandbox.linux.security_context.privileged:
         raise BadRequest("a privileged container needs a privileged sandbox")
     _check_apparmor(given)
-    masks = (tuple(given.masked_paths), tuple(given.readonly_paths)) if is_given else (oci.MASKED, oci.READONLY)
+    check_namespaces(given.namespace_options, who="container")
+    masks: tuple[tuple[str, ...], tuple[str, ...]] = (oci.MASKED, oci.READONLY)
+    if is_given:
+        masks = (
+            _check_paths(given.masked_paths, what="masked_paths"),
+            _check_paths(given.readonly_paths, what="readonly_paths"),
+        )
     if given.privileged:
         masks = ((), ())
+    # No message at all is unconfined: the kubelet always sends one, RuntimeDefault where its seccompDefault is set.
+    is_confined = given.HasField("seccomp") and not given.privileged
     return Security(
         privileged=given.privileged,
         no_new_privs=given.no_new_privs,
@@ -33,7 +39,7 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
         ambient_capabilities=_capabilities(given.capabilities.add_ambient_capabilities),
         masked_paths=masks[0],
         readonly_paths=masks[1],
-        seccomp="" if given.privileged else _seccomp(given),
+        seccomp=seccomp.profile(given.seccomp) if is_confined else "",
         pid_namespace=_pid_namespace(given.namespace_options),
     )
 
@@ -44,11 +50,14 @@ def user(config: pb.ContainerConfig, image_user: str, *, passwd: str, group: str
     name = str(given.run_as_user.value) if given.HasField("run_as_user") else given.run_as_username
     if given.HasField("run_as_group") and not name:
         raise BadRequest("run_as_group needs run_as_user or run_as_username")
-    if given.HasField("run_as_user") and given.run_as_user.value < 0:
-        raise BadRequest(f"run_as_user must not be negative, but it is {given.run_as_user.value}")
     extra = tuple(given.supplemental_groups)
-    if any(number < 0 for number in extra):
-        raise BadRequest("supplemental_groups must not be negative")
+    for what, number in (
+        ("run_as_user", given.run_as_user.value),
+        ("run_as_group", given.run_as_group.value),
+        *(("supplemental_groups", group) for group in extra),
+    ):
+        if not 0 <= number <= users.MAX_ID:
+            raise BadRequest(f"{what} must be a number from 0 to {users.MAX_ID}, but it is {number}")
     merge = given.supplemental_groups_policy != pb.Strict
     found = users.resolve(name or image_user, passwd=passwd, group=group, extra=extra, merge=merge)
     if given.HasField("run_as_group"):
@@ -66,44 +75,33 @@ def _pid_namespace(options: pb.NamespaceOption) -> str:
         if not options.target_id:
             raise BadRequest("namespace_options.pid is TARGET, but target_id is empty")
         return f"target:{options.target_id}"
-    return {pb.POD: "pod", pb.CONTAINER: "container", pb.NODE: "node"}[options.pid]
+    return {pb.POD: "pod", pb.CONTAINER: "container"}[options.pid]
+
+
+def check_namespaces(options: pb.NamespaceOption, *, who: str) -> None:
+    """A VM has no namespaces of the host to give. Raises BadRequest, Unsupported (user namespaces)."""
+    for name in ("network", "pid", "ipc"):
+        mode = getattr(options, name)
+        if mode == pb.NODE:
+            raise BadRequest(f"the {who} asks for the host's {name} namespace, which a pod in its own VM can't have")
+        if mode not in pb.NamespaceMode.values():
+            raise BadRequest(f"namespace_options.{name} of the {who} is {mode}, which is no mode")
+    if options.HasField("userns_options") and options.userns_options.mode != pb.NODE:
+        raise Unsupported("user namespaces are not offered; leave hostUsers unset")
 
 
 def _check_apparmor(given: pb.LinuxContainerSecurityContext) -> None:
+    """The new field wins over the old one. RuntimeDefault asks for what is there, which is nothing."""
     name = given.apparmor_profile
     if given.HasField("apparmor"):
-        name = given.apparmor.localhost_ref if given.apparmor.profile_type == pb.SecurityProfile.Localhost else ""
-    if name and name not in ("runtime/default", "unconfined"):
+        is_local = given.apparmor.profile_type == pb.SecurityProfile.Localhost
+        name = given.apparmor.localhost_ref or "localhost/" if is_local else ""
+    if name not in ("", "runtime/default", "unconfined"):
         raise Unsupported(f"the AppArmor profile {name!r} can't be used: the guest's kernel has no AppArmor")
 
 
-def _seccomp(given: pb.LinuxContainerSecurityContext) -> str:
-    """OCI linux.seccomp as JSON text; empty is unconfined."""
-    if not given.HasField("seccomp") or given.seccomp.profile_type == pb.SecurityProfile.Unconfined:
-        return ""
-    if given.seccomp.profile_type == pb.SecurityProfile.RuntimeDefault:
-        raise Unsupported(
-            "the seccomp profile RuntimeDefault is not offered yet; use Unconfined or a Localhost profile"
-        )
-    path = given.seccomp.localhost_ref
-    if not path.startswith("/"):
-        raise BadRequest(f"seccomp.localhost_ref must be an absolute path, but it is {path!r}")
-    try:
-        with open(path, encoding="utf-8") as opened:
-            return json.dumps(_oci_profile(json.loads(opened.read(PROFILE_BYTES))))
-    except OSError as error:
-        raise NotFound(f"the seccomp profile {path} can't be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BadRequest(f"the seccomp profile {path} is not one: {error}") from None
-
-
-def _oci_profile(profile: dict[str, object]) -> dict[str, object]:
-    """The OCI form of a profile in Docker's style: what crun knows of it."""
-    calls = profile.get("syscalls") or []
-    if not isinstance(calls, list) or "defaultAction" not in profile:
-        raise ValueError("defaultAction or syscalls is missing")
-    keys = ("names", "action", "args", "errnoRet")
-    kept = {
-        key: profile[key] for key in ("defaultAction", "defaultErrnoRet", "architectures", "flags") if profile.get(key)
-    }
-    return kept | {"syscalls": [{key: call[key] for key in keys if call.get(key) is not None} for call in calls]}
+def _check_paths(paths: Iterable[str], *, what: str) -> tuple[str, ...]:
+    for path in (given := tuple(paths)):
+        if not path.startswith("/") or "\0" in path:
+            raise BadRequest(f"{what} must be absolute, but has {path!r}")
+    return given

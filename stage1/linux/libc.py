@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 # The same on every architecture: system calls since number 424 are.
+NR_OPEN_TREE = 428
+NR_MOVE_MOUNT = 429
 NR_OPENAT2 = 437
 NR_MOUNT_SETATTR = 442
 

@@ -15,9 +15,12 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_MOVE, MS_REC = 0x1000, 0x2000, 0x4000
 MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 
+_MOUNTS = "/proc/thread-self/mountinfo"
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MOUNT_ATTR_RDONLY = 1
 _AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
@@ -38,6 +41,22 @@ def bind(source: str, target: str, *, recursive: bool = False, read_only: bool =
     except PodError:
         umount(target, lazy=True)
         raise
+
+
+def open_tree(source: str) -> int:
+    """A descriptor of a copy of the mounts at and below `source` that is mounted nowhere; see open_tree(2).
+
+    It ends with the descriptor unless `move_tree` has put it somewhere.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    args = (libc.AT_FDCWD, _path(source), flags)
+    return libc.syscall("open_tree", libc.NR_OPEN_TREE, *args, what=f"{source} flags={flags:#x}")
+
+
+def move_tree(fd: int, target: str) -> None:
+    """Mount what `open_tree` gave, in any mount namespace before, at `target` in that of the calling thread."""
+    args = (fd, b"", libc.AT_FDCWD, _path(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    libc.syscall("move_mount", libc.NR_MOVE_MOUNT, *args, what=f"descriptor {fd} to {target}")
 
 
 def set_read_only(target: str, *, recursive: bool = False) -> None:
@@ -78,7 +97,8 @@ def mounts_below(path: str) -> list[str]:
 
 
 def _mount_points() -> list[str]:
-    with libc.Guard("read", "/proc/self/mountinfo"), open("/proc/self/mountinfo", "rb") as file:
+    # The thread's: it may be in a mount namespace of its own (`namespace.in_mounts_of`).
+    with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
         return [_unescape(line.split(b" ", 5)[4]) for line in file]
 
 

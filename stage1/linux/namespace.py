@@ -14,10 +14,15 @@ from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
 
 NEW_NS = 0x00020000
 NEW_NET = 0x40000000
+_OWN_FS = 0x00000200
 _OWN_NET = "/proc/thread-self/ns/net"
 
 
@@ -65,6 +70,46 @@ class inside_net(_Home):
                 raise
         finally:
             os.close(there)
+
+
+def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
+    """What `function` returns, or raises, in the mount namespace of process `pid`.
+
+    A thread of its own runs it, since a thread that went there can't come back. Where we are in that namespace
+    already, it is just called. The caller makes sure that `pid` is who it should be. Raises KernelError, which is a
+    FileNotFoundError too when `pid` has ended.
+    """
+    there = f"/proc/{pid}/ns/mnt"
+    with Guard("open", there):
+        fd = os.open(there, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.path.samestat(os.fstat(fd), os.stat("/proc/thread-self/ns/mnt")):
+            return function()
+        return _in_thread(fd, function)
+    finally:
+        os.close(fd)
+
+
+def _in_thread(fd: int, function: "Callable[[], Result]") -> "Result":
+    import threading
+
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            unshare(_OWN_FS)  # else the kernel does not let one thread go alone
+            setns(fd, NEW_NS)
+            results.append(function())
+        except BaseException as error:  # noqa: BLE001 - raised by the caller
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="mounts")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def make_net(path: str) -> None:

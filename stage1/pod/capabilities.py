@@ -37,3 +37,8 @@ def bounding(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = 
         wanted = set(ALL) if "CAP_ALL" in add else set()
     wanted = (wanted - set(drop)) | (set(add) - {"CAP_ALL"})
     return tuple(name for name in ALL if name in wanted)
+
+
+def ambient(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The ambient set, in kernel order; `CAP_ALL` is every capability. Raises BadRequest as `bounding` does."""
+    return bounding(names, ("CAP_ALL",))

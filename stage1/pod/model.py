@@ -30,7 +30,8 @@ class Limits(NamedTuple):
 class Mount(NamedTuple):
     """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side.
 
-    `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount).
+    `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount). With `image`,
+    an image id, the source is a path inside that image, relative to its root, and what is seen is read-only.
     """
 
     source: str
@@ -38,6 +39,15 @@ class Mount(NamedTuple):
     read_only: bool = False
     recursive_read_only: bool = False
     propagation: str = PRIVATE
+    image: str = ""
+
+
+class Device(NamedTuple):
+    """The guest's own device `source` as `path` in the container. `access` is made of r, w and m (mknod)."""
+
+    source: str
+    path: str
+    access: str = "rwm"
 
 
 class User(NamedTuple):
@@ -60,7 +70,7 @@ class Security(NamedTuple):
     masked_paths: tuple[str, ...] = ()
     readonly_paths: tuple[str, ...] = ()
     seccomp: str = ""
-    """OCI linux.seccomp as JSON text; empty is unconfined."""
+    """OCI linux.seccomp as JSON text, or `seccomp.DEFAULT`; empty is unconfined."""
     pid_namespace: str = "pod"
     """pod, container, node; or "target:CONTAINER-ID"."""
 
@@ -84,6 +94,7 @@ class Container(NamedTuple):
     image: str
     process: Process
     mounts: tuple[Mount, ...] = ()
+    devices: tuple[Device, ...] = ()
     limits: Limits = Limits()
     security: Security = Security()
     stop_signal: int = 15
@@ -118,3 +129,4 @@ class Pod(NamedTuple):
     ports: tuple[Port, ...] = ()
     ingress_bits: int = 0
     egress_bits: int = 0
+    shm_bytes: int = 0

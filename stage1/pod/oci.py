@@ -7,7 +7,8 @@ share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OC
 
 import json
 
-from stage1.pod.capabilities import bounding
+from stage1.pod import devices, seccomp
+from stage1.pod.capabilities import ambient, bounding
 from stage1.pod.model import Container, Limits, Mount, Pod, Process, Security
 
 TYPE_CHECKING = False
@@ -43,11 +44,15 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         "linux": {
             "namespaces": _namespaces(security, target_pid),
             "cgroupsPath": f"/clearpod/{container.id}",
-            "resources": {"devices": _device_rules(security), **resources(container.limits)},
+            "devices": devices.nodes(container.devices, privileged=security.privileged),
+            "resources": {
+                "devices": devices.rules(container.devices, privileged=security.privileged),
+                **resources(container.limits),
+            },
             "maskedPaths": list(security.masked_paths),
             "readonlyPaths": list(security.readonly_paths),
             "rootfsPropagation": "rprivate",
-            **({"seccomp": json.loads(security.seccomp)} if security.seccomp else {}),
+            **({"seccomp": _seccomp(security)} if security.seccomp else {}),
         },
     }
 
@@ -55,8 +60,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
 def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"]:
     """An OCI process object: of the container itself, or of an exec in it (which gets the same confinement)."""
     security = container.security
-    held = list(bounding(security.add_capabilities, security.drop_capabilities, privileged=security.privileged))
-    ambient = list(security.ambient_capabilities)
+    held, raised = list(_held(security)), list(ambient(security.ambient_capabilities))
     # The primary group too: a program that changes its gid would else lose, with the membership, what files deny to it.
     groups = list(dict.fromkeys((what.user.gid, *what.user.groups)))
     return {
@@ -69,8 +73,8 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
             "bounding": held,
             "effective": held,
             "permitted": held,
-            "inheritable": ambient,
-            "ambient": ambient,
+            "inheritable": raised,
+            "ambient": raised,
         },
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
         "noNewPrivileges": security.no_new_privs,
@@ -149,8 +153,25 @@ def _volumes(container: Container) -> list[dict[str, "Any"]]:
     """Shorter targets first, so that no mount hides another. Read-only is on the host's side of the mount."""
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
     numbered = sorted(enumerate(container.mounts), key=lambda item: (item[1].target.count("/"), item[0]))
-    return [_mount(mount.target, "bind", *BOUND, source=f"{base}/{number}") for number, mount in numbered]
+    return [
+        _image_volume(mount) if mount.image else _mount(mount.target, "bind", *BOUND, source=f"{base}/{number}")
+        for number, mount in numbered
+    ]
 
 
-def _device_rules(security: Security) -> list[dict[str, "Any"]]:
-    return [{"allow": security.privileged, "access": "rwm"}]
+def _image_volume(mount: Mount) -> dict[str, "Any"]:
+    root = f"{GUEST}/layers/{mount.image.removeprefix('sha256:')}"
+    return _mount(mount.target, "bind", "rbind", "ro", source=f"{root}/{mount.source}".rstrip("/"))
+
+
+def _held(security: Security) -> tuple[str, ...]:
+    """What is to be ambient has to be held as well."""
+    added = security.add_capabilities + ambient(security.ambient_capabilities)
+    return bounding(added, security.drop_capabilities, privileged=security.privileged)
+
+
+def _seccomp(security: Security) -> dict[str, "Any"]:
+    if security.seccomp == seccomp.DEFAULT:
+        return seccomp.profile(_held(security))
+    stored: dict[str, Any] = json.loads(security.seccomp)
+    return stored

@@ -68,7 +68,13 @@ def command(found: Confinement, vm: VmSpec, *, fence: bool) -> list[str]:
     if not found.setpriv:
         return []
     rules = _fence(_rules(vm)) if fence and found.landlock else []
-    return [*_privileges(found.setpriv), *rules, "--"]
+    return [*_own_mounts(), *_privileges(found.setpriv), *rules, "--"]
+
+
+def _own_mounts() -> list[str]:
+    """A mount namespace that still sees what the host mounts later; the engine mounts the pod's volumes in it."""
+    unshare = which("unshare")
+    return [unshare, "--mount", "--propagation=slave", "--"] if unshare else []
 
 
 def _privileges(setpriv: str) -> list[str]:

@@ -68,7 +68,13 @@ CREATES = [
     ({"metadata": pb.ContainerMetadata()}, "INVALID_ARGUMENT", "needs metadata.name"),
     ({"log_path": "../../x"}, "INVALID_ARGUMENT", "leaves the sandbox's log directory"),
     ({"mounts": [pb.Mount(container_path="/m", host_path="/no/such")]}, "NOT_FOUND", "/no/such"),
-    ({"devices": [pb.Device(host_path="/dev/null")]}, "UNIMPLEMENTED", "devices of the host"),
+    (
+        {"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(oom_score_adj=1001))},
+        "INVALID_ARGUMENT",
+        "oom_score_adj must be from -1000 to 1000",
+    ),
+    ({"devices": [pb.Device(host_path="/dev/sda")]}, "UNIMPLEMENTED", "the device /dev/sda of the host"),
+    ({"CDI_devices": [pb.CDIDevice(name="x.com/y=z")]}, "NOT_FOUND", "no CDI spec in"),
 ]
 
 
@@ -85,6 +91,57 @@ async def test_creates_that_can_not_be(world: World, fields: dict[str, Any], cod
         await cri.container(pod, "true", name="good")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
+
+
+IMAGE_VOLUMES = [
+    pytest.param({"readonly": False}, "INVALID_ARGUMENT", "must be readonly", id="61 Readonly false"),
+    pytest.param({"image_sub_path": "no/such"}, "NOT_FOUND", "ImageVolumeMountFailed: /i ", id="63 no such subPath"),
+    pytest.param({"image_sub_path": "etc/passwd/x"}, "NOT_FOUND", "ImageVolumeMountFailed", id="63 below a file"),
+    pytest.param({"image_sub_path": "../../etc"}, "INVALID_ARGUMENT", "relative", id="63 out of the image"),
+    pytest.param({"host_path": "/tmp"}, "INVALID_ARGUMENT", "only one of them", id="6 both kinds of source"),
+    pytest.param({"image": pb.ImageSpec(image="no/such:1")}, "NOT_FOUND", "pull it first", id="6 image not here"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "sentence"), IMAGE_VOLUMES)
+async def test_image_volumes_that_can_not_be(world: World, fields: dict[str, Any], code: str, sentence: str) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        good = {"image": pb.ImageSpec(image=world.image), "container_path": "/i", "readonly": True}
+        config = cri.config("true", mounts=[pb.Mount(**good | fields)])
+        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+        assert found[0] == code
+        assert sentence in found[1]
+        await cri.container(pod, "true", mounts=[pb.Mount(**good)])
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert world.left_over() == []
+
+
+RECURSIVE = [
+    pytest.param({"propagation": pb.PROPAGATION_HOST_TO_CONTAINER}, id="34 HOST_TO_CONTAINER"),
+    pytest.param({"propagation": pb.PROPAGATION_BIDIRECTIONAL}, id="35 BIDIRECTIONAL"),
+    pytest.param({"readonly": False}, id="36 ReadOnly false"),
+]
+
+
+@pytest.mark.parametrize("fields", RECURSIVE)
+async def test_recursive_read_only_needs_read_only_and_private(world: World, fields: dict[str, Any]) -> None:
+    async with world.daemon() as cri:
+        features = (await cri("Status")).runtime_handlers[0].features
+        assert (features.recursive_read_only_mounts, features.user_namespaces) == (True, False)
+        pod = await cri.pod()
+        given = {"host_path": "/tmp", "container_path": "/m", "readonly": True, "recursive_read_only": True}
+        config = cri.config("true", mounts=[pb.Mount(**given | fields)])
+        assert await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+
+
+async def test_row_105_a_group_without_a_user_is_refused(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        context = pb.LinuxContainerSecurityContext(run_as_group=pb.Int64Value(value=1002))
+        config = cri.config("true", linux=pb.LinuxContainerConfig(security_context=context))
+        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+        assert found == ("INVALID_ARGUMENT", "run_as_group needs run_as_user or run_as_username")
 
 
 async def test_a_create_that_the_guest_refuses_leaves_nothing_and_frees_the_name(world: World) -> None:

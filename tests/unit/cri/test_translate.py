@@ -9,9 +9,10 @@ import pytest
 
 from cri.config import Config, Limits, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.translate import container, sandbox, security
+from cri.translate import container, mounts, sandbox, security
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
+from stage1.pod.model import Mount
 
 IMAGE = {"Entrypoint": ["/entry"], "Cmd": ["a", "b"], "Env": ["PATH=/bin", "A=image"]}
 
@@ -106,6 +107,11 @@ def _mount(**fields: Any) -> pb.Mount:
     return pb.Mount(**{"container_path": "/m", "host_path": "/tmp", **fields})
 
 
+def _image(name: str = "gone", **fields: Any) -> pb.Mount:
+    given = {"container_path": "/i", "readonly": True, "image": pb.ImageSpec(image=name)}
+    return pb.Mount(**given | fields)
+
+
 MOUNTS_REFUSED = [
     (_mount(host_path="/no/such/place"), NotFound),
     (_mount(host_path="relative"), BadRequest),
@@ -113,21 +119,46 @@ MOUNTS_REFUSED = [
     (_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), Unsupported),
     (_mount(recursive_read_only=True), BadRequest),
     (_mount(recursive_read_only=True, readonly=True, propagation=pb.PROPAGATION_HOST_TO_CONTAINER), BadRequest),
-    (_mount(image=pb.ImageSpec(image="x")), Unsupported),
+    (_mount(recursive_read_only=True, readonly=True, propagation=pb.PROPAGATION_BIDIRECTIONAL), Unsupported),
+    (_mount(container_path="/"), BadRequest),
+    (_mount(container_path="//"), BadRequest),
+    (_mount(container_path="/a/.."), BadRequest),
+    (_mount(container_path="/a\0"), BadRequest),
+    (_mount(mount_options=["noatime"]), Unsupported),
+    (_mount(image=pb.ImageSpec(image="here"), readonly=True), BadRequest),
+    (_image(), NotFound),
+    (_image("here", readonly=False), BadRequest),
+    (_image("here", image_sub_path="../etc"), BadRequest),
+    (_image("here", image_sub_path="/etc"), BadRequest),
     (_mount(uidMappings=[pb.IDMapping()]), Unsupported),
 ]
+IMAGES = {"here": "sha256:" + "1" * 64}
 
 
 @pytest.mark.parametrize(("mount", "error"), MOUNTS_REFUSED)
 def test_mounts_that_can_not_be_are_refused(mount: pb.Mount, error: type[PodError]) -> None:
     with pytest.raises(error):
-        container._mount(mount)
+        mounts.mount(mount, IMAGES)
+
+
+TARGETS = [("/a", "/a"), ("/a/", "/a"), ("//a//b/../c", "/a/c"), ("/../a", "/a")]
+
+
+@pytest.mark.parametrize(("given", "wanted"), TARGETS)
+def test_places_in_the_container_are_made_plain(given: str, wanted: str) -> None:
+    assert mounts.target(given) == wanted
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("", ""), ("etc", "etc"), ("./etc//x/", "etc/x")])
+def test_an_image_volume_is_known_by_the_images_id(given: str, wanted: str) -> None:
+    found = mounts.mount(_image("here", image_sub_path=given), IMAGES)
+    assert found == Mount(wanted, "/i", read_only=True, image=IMAGES["here"])
 
 
 def test_a_link_on_the_host_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    assert container._mount(_mount(host_path=f"{tmp_path}/link")).source == f"{tmp_path}/real"
+    assert mounts.mount(_mount(host_path=f"{tmp_path}/link"), {}).source == f"{tmp_path}/real"
 
 
 def _linux(**fields: Any) -> pb.ContainerConfig:
@@ -166,13 +197,22 @@ def test_default_masks_are_only_for_who_says_nothing() -> None:
     assert security.security(said, pb.PodSandboxConfig()).readonly_paths == ()
 
 
+LOCAL = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="localhost/mine")
 SECURITY_REFUSED = [
     (_linux(privileged=True), BadRequest),
-    (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault)), Unsupported),
     (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="x")), BadRequest),
     (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="/no/x")), NotFound),
     (_linux(apparmor_profile="localhost/mine"), Unsupported),
+    (_linux(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost)), Unsupported),
+    (_linux(apparmor=LOCAL, apparmor_profile="unconfined"), Unsupported),
+    (_linux(masked_paths=["proc/x"]), BadRequest),
+    (_linux(readonly_paths=[""]), BadRequest),
     (_linux(namespace_options=pb.NamespaceOption(pid=pb.TARGET)), BadRequest),
+    (_linux(namespace_options=pb.NamespaceOption(pid=pb.NODE)), BadRequest),
+    (_linux(namespace_options=pb.NamespaceOption(ipc=pb.NODE)), BadRequest),
+    (_linux(namespace_options=pb.NamespaceOption(network=pb.NODE)), BadRequest),
+    (_linux(namespace_options=pb.NamespaceOption(pid=9)), BadRequest),
+    (_linux(namespace_options=pb.NamespaceOption(userns_options=pb.UserNamespace())), Unsupported),
 ]
 
 
@@ -180,6 +220,34 @@ SECURITY_REFUSED = [
 def test_security_that_can_not_be_kept_is_refused(config: pb.ContainerConfig, error: type[PodError]) -> None:
     with pytest.raises(error):
         security.security(config, pb.PodSandboxConfig())
+
+
+APPARMOR_ALLOWED = [
+    _linux(apparmor_profile="runtime/default"),
+    _linux(apparmor=pb.SecurityProfile(), apparmor_profile="localhost/mine"),
+    _linux(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)),
+]
+
+
+@pytest.mark.parametrize("config", APPARMOR_ALLOWED)
+def test_what_needs_no_apparmor_is_allowed(config: pb.ContainerConfig) -> None:
+    assert security.security(config, pb.PodSandboxConfig()).seccomp == ""
+
+
+USERS_REFUSED = [
+    _linux(run_as_user=pb.Int64Value(value=-1)),
+    _linux(run_as_user=pb.Int64Value(value=1 << 31)),
+    _linux(run_as_user=pb.Int64Value(value=1), run_as_group=pb.Int64Value(value=-1)),
+    _linux(run_as_user=pb.Int64Value(value=1), run_as_group=pb.Int64Value(value=1 << 40)),
+    _linux(supplemental_groups=[-1]),
+    _linux(run_as_username="nobody-here"),
+]
+
+
+@pytest.mark.parametrize("config", USERS_REFUSED)
+def test_ids_that_can_not_be_are_refused(config: pb.ContainerConfig) -> None:
+    with pytest.raises(BadRequest):
+        security.user(config, "", passwd=PASSWD, group=GROUP)
 
 
 def _sandbox(**fields: Any) -> pb.RunPodSandboxRequest:
@@ -192,6 +260,10 @@ def _namespaces(**options: Any) -> pb.RunPodSandboxRequest:
     return _sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))
 
 
+def _sysctls(given: dict[str, str]) -> pb.RunPodSandboxRequest:
+    return _sandbox(linux=pb.LinuxPodSandboxConfig(sysctls=given))
+
+
 SANDBOXES_REFUSED = [
     (_sandbox(metadata=pb.PodSandboxMetadata(name="web")), BadRequest, "metadata.namespace"),
     (_sandbox(log_directory="logs"), BadRequest, "absolute"),
@@ -201,6 +273,11 @@ SANDBOXES_REFUSED = [
     (_namespaces(pid=pb.NODE), BadRequest, "host's pid namespace"),
     (_namespaces(ipc=pb.NODE), BadRequest, "host's ipc namespace"),
     (_namespaces(userns_options=pb.UserNamespace(mode=pb.POD)), Unsupported, "user namespaces"),
+    (_namespaces(network=pb.CONTAINER), BadRequest, "can only be of mode POD"),
+    (_sysctls({f"a.{number}": "1" for number in range(65)}), BadRequest, "at most 64 sysctls"),
+    (_sysctls({"": "1"}), BadRequest, "too long, or has no name"),
+    (_sysctls({"a": "1" * 256}), BadRequest, "too long, or has no name"),
+    (_sandbox(annotations={sandbox.SHM_WORD: "1g"}), BadRequest, "whole number"),
 ]
 
 

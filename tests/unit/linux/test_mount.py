@@ -136,3 +136,27 @@ def test_umount_does_not_follow_a_link(tmp_path: Path) -> None:
     with pytest.raises(KernelError):
         mount.umount(str(tmp_path / "link"))
     assert mount.is_mount_point("/proc")
+
+
+def test_a_copied_tree_can_be_attached_in_another_namespace_and_the_host_may_clear_away_its_own(
+    in_namespace: InNamespace,
+) -> None:
+    code = """
+from stage1.linux import process
+for d in ("/a", "/a/sub", "/b"): os.mkdir(T + d)
+mount.mount("s", T + "/a/sub", "tmpfs"); open(T + "/a/sub/f", "w").close()
+other = process.spawn(["/bin/unshare", "--mount", "--propagation=slave", "--", "sleep", "60"])
+while os.readlink(f"/proc/{other}/ns/mnt") == os.readlink("/proc/self/ns/mnt"): pass
+fd = mount.open_tree(T + "/a")
+namespace.in_mounts_of(other, lambda: mount.move_tree(fd, T + "/b"))
+os.close(fd)
+print(os.listdir(T + "/b"), namespace.in_mounts_of(other, lambda: os.listdir(T + "/b/sub")))
+print(len(mount.mounts_below(T + "/b")), namespace.in_mounts_of(other, lambda: len(mount.mounts_below(T + "/b"))))
+mount.umount(T + "/a/sub"); os.rmdir(T + "/a/sub")
+try: namespace.in_mounts_of(other, lambda: mount.umount(T + "/nothing"))
+except FileNotFoundError as e: print("raised here")
+os.kill(other, 9); os.waitpid(other, 0)
+try: namespace.in_mounts_of(other, list)
+except FileNotFoundError: print("gone")
+"""
+    assert in_namespace(code) == "[] ['f']\n0 2\nraised here\ngone"

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from stage1.errors import BadRequest
-from stage1.pod import capabilities, oci
-from stage1.pod.model import Container, Limits, Mount, Pod, Process, Security, User
+from stage1.errors import BadRequest, Unsupported
+from stage1.pod import capabilities, devices, oci
+from stage1.pod.model import Container, Device, Limits, Mount, Pod, Process, Security, User
 
 POD = Pod(id="ab" * 32, name="web", hostname="web-0")
 
@@ -114,3 +114,61 @@ def test_a_privileged_container_has_everything_writable():
     assert "rw" in mounts_of(document)["/sys"]["options"]
     assert document["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
     assert {"type": "cgroup"} not in document["linux"]["namespaces"]
+    assert "/dev/fuse" in [node["path"] for node in document["linux"]["devices"]]
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [((), ()), (("CAP_KILL", "CAP_CHOWN"), ("CAP_CHOWN", "CAP_KILL")), (("CAP_ALL",), capabilities.ALL)],
+)
+def test_ambient_capabilities_are_in_the_kernels_order(names, expected):
+    assert capabilities.ambient(names) == expected
+
+
+def test_what_is_to_be_ambient_is_held_too():
+    raised = Security(ambient_capabilities=("CAP_SYS_TIME",), drop_capabilities=("CAP_ALL",))
+    sets = oci.process(POD, container(security=raised), what=Process(("sh",)))["capabilities"]
+    assert all(held == ["CAP_SYS_TIME"] for held in sets.values())
+
+
+@pytest.mark.parametrize(
+    "source, expected",
+    [("", "/run/clearpod/layers/" + "11" * 32), ("etc/a", "/run/clearpod/layers/" + "11" * 32 + "/etc/a")],
+)
+def test_an_image_volume_is_a_read_only_bind_of_the_layers_share(source, expected):
+    volume = Mount(source, "/i", read_only=True, image="sha256:" + "11" * 32)
+    document = oci.config(POD, container(mounts=(Mount("/a", "/b"), volume)))
+    found = mounts_of(document)
+    assert (found["/i"]["source"], found["/i"]["options"]) == (expected, ["rbind", "ro"])
+    assert found["/b"]["source"].endswith("/mounts/0")
+
+
+def test_a_device_is_made_and_allowed_as_it_was_asked_for():
+    document = oci.config(
+        POD, container(devices=(Device("/dev/fuse", "/dev/mine", "rw"), Device("/dev/null", "/dev/null")))
+    )
+    (node,) = document["linux"]["devices"]
+    assert (node["path"], node["type"], node["major"], node["minor"]) == ("/dev/mine", "c", 10, 229)
+    assert document["linux"]["resources"]["devices"][:2] == [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rw"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "source, path, access, error",
+    [
+        ("/dev/sda", "", "", Unsupported),
+        ("/dev/vda", "/dev/fuse", "r", Unsupported),
+        ("/dev/../dev/fuse", "", "", Unsupported),
+        ("/dev/fuse", "fuse", "", BadRequest),
+        ("/dev/fuse", "", "rx", BadRequest),
+    ],
+)
+def test_devices_that_the_guest_does_not_have_are_refused(source, path, access, error):
+    with pytest.raises(error, match="device"):
+        devices.device(source, path, access=access)
+
+
+def test_a_device_is_by_default_at_its_own_place_with_every_right():
+    assert devices.device("/dev/fuse", "", access="") == Device("/dev/fuse", "/dev/fuse", "rwm")

@@ -106,6 +106,12 @@ def test_an_old_setpriv_or_kernel_costs_the_fence_only(vm: VmSpec, fake_setpriv:
     assert not any("landlock" in word for word in words)
 
 
+@pytest.mark.parametrize("fence", [True, False])
+def test_a_vmm_has_mounts_of_its_own(vm: VmSpec, fence: bool) -> None:
+    ours = os.readlink("/proc/self/ns/mnt")
+    assert succeeds(vm, f'test "$(readlink /proc/self/ns/mnt)" != "{ours}"', find(), fence=fence)
+
+
 def test_where_nothing_can_be_given_up_a_vmm_still_starts(vm: VmSpec, fake_setpriv: Callable[[str], None]) -> None:
     fake_setpriv(NEVER)
     found = find()

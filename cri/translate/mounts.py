@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mount -> stage1.pod.model.Mount: volumes of the host and of images. Called by `container`. Contract section 6.
+Looks at the host's files, for links and for what does not exist; mounts nothing.
+"""
+
+import os
+from collections.abc import Mapping
+
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, Mount
+
+
+def mount(given: pb.Mount, images: Mapping[str, str]) -> Mount:
+    """What the request asks for; `images` has the id of every image on this node that is named in it.
+
+    Raises BadRequest, NotFound, Unsupported.
+    """
+    _check(given)
+    if given.image.image:
+        return _image_volume(given, images)
+    if not given.host_path.startswith("/"):
+        raise BadRequest(f"the mount {given.container_path} needs an absolute host_path, but it is {given.host_path!r}")
+    source = os.path.realpath(given.host_path)
+    if not os.path.exists(source):
+        raise NotFound(f"the volume source {given.host_path} for {given.container_path} does not exist on the host")
+    return Mount(
+        source=source,
+        target=target(given.container_path),
+        read_only=given.readonly,
+        recursive_read_only=given.recursive_read_only,
+        propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
+    )
+
+
+def target(path: str) -> str:
+    """The place in the container, without `..` and double slashes. Raises BadRequest for the root, and for no path."""
+    if not path.startswith("/") or "\0" in path:
+        raise BadRequest(f"a mount needs an absolute container_path, but it is {path!r}")
+    clean = "/" + os.path.normpath(path).lstrip("/")
+    if clean == "/":
+        raise BadRequest("a mount can't be at /, which is the container's own root")
+    return clean
+
+
+def _check(given: pb.Mount) -> None:
+    where = given.container_path
+    if given.uidMappings or given.gidMappings:
+        raise Unsupported("id-mapped mounts are not offered, since user namespaces are not")
+    if given.mount_options:
+        raise Unsupported(f"mount_options of {where} are not offered; leave them empty")
+    if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:
+        raise Unsupported(f"the mount {where} can't be BIDIRECTIONAL: what a VM mounts can't reach the host")
+    if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
+        raise BadRequest(f"recursive_read_only of {where} needs readonly and PROPAGATION_PRIVATE")
+
+
+def _image_volume(given: pb.Mount, images: Mapping[str, str]) -> Mount:
+    name, where, path = given.image.image, given.container_path, given.image_sub_path
+    if given.host_path:
+        raise BadRequest(f"the mount {where} has a host_path and an image; it can have only one of them")
+    if not given.readonly:
+        raise BadRequest(f"the image volume {where} must be readonly: an image can't be written to")
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise BadRequest(f"image_sub_path of {where} must be relative and without '..', but it is {path!r}")
+    if name not in images:
+        raise NotFound(f"the image {name} of the volume {where} is not on this machine; pull it first")
+    return Mount(
+        source=os.path.normpath(path) if path else "", target=target(where), read_only=True, image=images[name]
+    )

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What no shell can ask of a kernel, asked from inside of a container: `/probe WORD...` prints a line for each word.
+ * Built static and put into an image by test_security.py and test_mounts.py.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static void said(const char *word, long result)
+{
+    const char *names[] = {[EPERM] = "EPERM", [ENOSYS] = "ENOSYS", [EINVAL] = "EINVAL", [ENODEV] = "ENODEV",
+                           [EAFNOSUPPORT] = "EAFNOSUPPORT", [EFAULT] = "EFAULT", [EROFS] = "EROFS"};
+    if (result >= 0)
+        printf("%s ok\n", word);
+    else if ((size_t)errno < sizeof names / sizeof *names && names[errno])
+        printf("%s %s\n", word, names[errno]);
+    else
+        printf("%s %s\n", word, strerror(errno));
+}
+
+static long clone_with(unsigned long flags)
+{
+    long pid = syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+    if (pid == 0)
+        _exit(0);
+    return pid;
+}
+
+static int open_file(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CREAT, 0644);
+    if (fd < 0 || ftruncate(fd, 4096) < 0)
+        exit(9);
+    return fd;
+}
+
+static long map_shared(const char *path)
+{
+    char *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, open_file(path), 0);
+    return at == MAP_FAILED ? -1 : (at[0] = 'm', 0);
+}
+
+static long map_private(const char *path)
+{
+    return mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, open_file(path), 0) == MAP_FAILED ? -1 : 0;
+}
+
+static long lock(const char *path)
+{
+    struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+    return fcntl(open_file(path), F_SETLK, &range);
+}
+
+/* The names of what happens in the directory in half a second, of which we do one thing ourselves. */
+static void watch(const char *directory)
+{
+    char events[4096], own[512];
+    int fd = inotify_init1(IN_NONBLOCK);
+    inotify_add_watch(fd, directory, IN_CREATE);
+    printf("watching\n");
+    fflush(stdout);
+    for (int i = 0; i < 50 && access("/watch/host", F_OK); i++)
+        usleep(100000);
+    snprintf(own, sizeof own, "%s/guest", directory);
+    close(open(own, O_CREAT | O_WRONLY, 0644));
+    usleep(300000);
+    ssize_t size = read(fd, events, sizeof events);
+    for (ssize_t at = 0; at < size;) {
+        struct inotify_event *event = (struct inotify_event *)(events + at);
+        printf("event %s\n", event->name);
+        at += (ssize_t)(sizeof *event + event->len);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i], *path = strchr(word, '/');
+        if (!strcmp(word, "uid"))
+            printf("Effective uid: %d\n", (int)geteuid());
+        else if (!strcmp(word, "vsock"))
+            said(word, socket(AF_VSOCK, SOCK_STREAM, 0));
+        else if (!strcmp(word, "unix"))
+            said(word, socket(AF_UNIX, SOCK_STREAM, 0));
+        else if (!strcmp(word, "clone3"))
+            said(word, syscall(SYS_clone3, NULL, 0));
+        else if (!strcmp(word, "future"))
+            said(word, syscall(1000));
+        else if (!strcmp(word, "keyctl"))
+            said(word, syscall(SYS_keyctl, 0, 0, 0, 0, 0));
+        else if (!strcmp(word, "io_uring"))
+            said(word, syscall(SYS_io_uring_setup, 1, NULL));
+        else if (!strcmp(word, "unshare"))
+            said(word, unshare(CLONE_NEWUSER));
+        else if (!strcmp(word, "clone"))
+            said(word, clone_with(0));
+        else if (!strcmp(word, "clone-user"))
+            said(word, clone_with(CLONE_NEWUSER));
+        else if (!strncmp(word, "shared:", 7))
+            said("shared", map_shared(path));
+        else if (!strncmp(word, "private:", 8))
+            said("private", map_private(path));
+        else if (!strncmp(word, "lock:", 5))
+            said("lock", lock(path));
+        else if (!strncmp(word, "watch:", 6))
+            watch(path);
+        else
+            return 8;
+        fflush(stdout);
+    }
+    return 0;
+}

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What confines a container, seen from inside of real guests. Each case is named after its row of critest's table.
+
+One pod for all of them; its sandbox is privileged, which changes nothing for a container that is not.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1.pod import capabilities
+
+from .one_pod import Run, Seen, log_directory, machine, run
+
+pytestmark = pytest.mark.vm
+
+SYSCTLS = {"kernel.shm_rmid_forced": "1", "fs.mqueue.msg_max": "100"}
+NO_CHMOD = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["chmod", "fchmod", "fchmodat"], "action": "SCMP_ACT_ERRNO"}],
+}
+NO_HOSTNAME = {
+    "defaultAction": "SCMP_ACT_ALLOW",
+    "syscalls": [{"names": ["sethostname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
+}
+ADMIN = {"capabilities": pb.Capability(add_capabilities=["SYS_ADMIN"])}
+DEFAULT = {"seccomp": pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault)}
+UNCONFINED = {"seccomp": pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)}
+MODE = ("sh", "-c", "grep -o 'Seccomp:.*' /proc/self/status | tr -d '[:space:]'")
+BRIDGE = "brctl addbr {0} && echo made; brctl delbr {0}"
+PROBE = "/probe vsock unix clone3 future keyctl io_uring clone clone-user unshare"
+
+
+def _number(value: int) -> pb.Int64Value:
+    return pb.Int64Value(value=value)
+
+
+def _caps(**words: list[str]) -> dict[str, Any]:
+    return {"capabilities": pb.Capability(**words)}
+
+
+def _pid(mode: "pb.NamespaceMode.ValueType") -> dict[str, Any]:
+    return {"namespace_options": pb.NamespaceOption(pid=mode)}
+
+
+def _local(path: Path) -> dict[str, Any]:
+    return {"seccomp": pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref=str(path))}
+
+
+def _runs(place: Path) -> dict[str, Run]:
+    groups = {"run_as_user": _number(1000), "supplemental_groups": [1234]}
+    (place / "chmod.json").write_text(json.dumps(NO_CHMOD))
+    (place / "hostname.json").write_text(json.dumps(NO_HOSTNAME))
+    return {
+        "sysctls": Run("cat /proc/sys/kernel/shm_rmid_forced /proc/sys/fs/mqueue/msg_max"),
+        "pod-pid": Run("tr '\\0' ' ' < /proc/1/cmdline; echo; ls -d /proc/[0-9]* | wc -l"),
+        "own-pid": Run("tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$", _pid(pb.CONTAINER)),
+        "user": Run(security={"run_as_user": _number(1001)}, execs=(("id", "-u"),)),
+        "user-name": Run(security={"run_as_username": "nobody"}, execs=(("id", "-nu"),)),
+        "group": Run("echo $(id -u):$(id -g)", {"run_as_user": _number(1001), "run_as_group": _number(1002)}),
+        "groups": Run(security={"supplemental_groups": [1234, 5678]}, execs=(("id", "-G"),)),
+        "merge": Run("id -G", groups),
+        "merge-exec": Run(security=groups, execs=(("id", "-G"),)),
+        "strict": Run("id -G", {**groups, "supplemental_groups_policy": pb.Strict}),
+        "writable-root": Run("echo hello > /test.go && echo Found"),
+        "read-only-root": Run("touch test.go; echo x > /dev/shm/x && echo shm", {"readonly_rootfs": True}),
+        "privileged": Run(BRIDGE.format("one") + "; ls /dev/fuse /dev/net/tun; grep Seccomp: /proc/self/status; "
+                          "mkdir /sys/fs/cgroup/mine && echo cgroup", {"privileged": True, **_local(place / "no")}),
+        "not-privileged": Run(BRIDGE.format("two")),
+        "net-admin": Run(BRIDGE.format("three"), _caps(add_capabilities=["NET_ADMIN"])),
+        "no-net-raw": Run("ping -c 1 -W 1 127.0.0.1", _caps(drop_capabilities=["NET_RAW"])),
+        "net-raw": Run("ping -c 1 -W 1 127.0.0.1 > /dev/null && echo pong"),
+        "all": Run("grep CapBnd /proc/self/status", _caps(add_capabilities=["ALL"])),
+        "none": Run("grep CapBnd /proc/self/status", _caps(drop_capabilities=["ALL"])),
+        "none-exec": Run(security=_caps(drop_capabilities=["ALL"]), execs=(("grep", "CapBnd", "/proc/self/status"),)),
+        "ambient": Run("grep -E 'CapAmb|CapEff' /proc/self/status",
+                       {"run_as_user": _number(1001), **_caps(add_ambient_capabilities=["NET_BIND_SERVICE"])}),
+        "masked": Run("/bin/ls; ls /proc/acpi /sys/firmware; cat /proc/keys", {
+            "masked_paths": ["/bin/ls", "/proc/keys", "/sys/firmware", "/no/such/path"]}),
+        "unmasked": Run("cat /proc/keys > /dev/null && echo seen", {"masked_paths": []}),
+        "read-only-path": Run("touch /tmp/test", {"readonly_paths": ["/tmp"]}),
+        "unconfined": Run(security=UNCONFINED, execs=(MODE,)),
+        "nothing-said": Run(execs=(MODE,)),
+        "default": Run(PROBE + "; grep Seccomp: /proc/self/status", DEFAULT),
+        "default-exec": Run(security=DEFAULT, execs=(MODE, ("/probe", "vsock", "unshare"))),
+        "default-admin": Run(PROBE, {**DEFAULT, **ADMIN}),
+        "no-chmod": Run(security=_local(place / "chmod.json"), execs=(("chmod", "400", "/"),)),
+        "no-hostname": Run("hostname other", {**ADMIN, **_local(place / "hostname.json")}),
+        "hostname": Run("hostname ANewHostName && hostname", {**ADMIN, **UNCONFINED}),
+        "privileged-hostname": Run(
+            "hostname Another && hostname", {"privileged": True, **_local(place / "hostname.json")}),
+        "no-new-privs": Run("/nnp uid", {"run_as_user": _number(1000), "no_new_privs": True}),
+        "new-privs": Run("/nnp uid", {"run_as_user": _number(1000), "no_new_privs": False}),
+        "devices": Run("echo > /dev/given && ls -l /dev/fuse", fields={"devices": [
+            pb.Device(host_path="/dev/fuse", container_path="/dev/fuse", permissions="rw"),
+            pb.Device(host_path="/dev/null", container_path="/dev/given", permissions="w")]}),
+        "no-device": Run("mknod /tmp/vda b 254 0; cat /tmp/vda"),
+        "oom": Run("cat /proc/self/oom_score_adj", fields={
+            "linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(oom_score_adj=321))}),
+        "limits": Run("ulimit -n; df -k /dev/shm | tail -n 1"),
+        "apparmor": Run("echo runs", {"apparmor": pb.SecurityProfile(), "selinux_options": pb.SELinuxOption(type="t")}),
+    }  # fmt: skip
+
+
+async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
+    with machine(place, guest_dir) as world:
+        async with world.daemon() as cri:
+            await cri("PullImage", image=pb.ImageSpec(image=world.image))
+            context = pb.LinuxSandboxSecurityContext(privileged=True)
+            linux = pb.LinuxPodSandboxConfig(security_context=context, sysctls=SYSCTLS)
+            annotations = {"clearpod/shm-mib": "3", "clearpod/memory-mib": "192"}
+            pod = await cri.pod(log_directory=log_directory(world), linux=linux, annotations=annotations)
+            seen = await run(cri, pod, _runs(place))
+            target = await cri.container(pod, "sh", "-c", "sleep 1000", name="target")
+            await cri("StartContainer", container_id=target)
+            options = pb.NamespaceOption(pid=pb.TARGET, target_id=target)
+            join = {"join": Run("cat /proc/[0-9]*/cmdline | tr '\\0' ' '", {"namespace_options": options})}
+            seen |= await run(cri, pod, join)
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert world.left_over() == []
+    return seen
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> dict[str, Seen]:
+    return asyncio.run(_all(tmp_path_factory.mktemp("security"), guest_dir))
+
+
+CONFINED = "vsock EAFNOSUPPORT\nunix ok\nclone3 ENOSYS\nfuture ENOSYS\nkeyctl EPERM\nio_uring EPERM\n"
+DROPPED_ALL = f"CapBnd:\t{0:016x}\n"
+HELD_ALL = f"CapBnd:\t{(1 << len(capabilities.ALL)) - 1:016x}\n"
+BIND = f"{1 << 10:016x}"
+
+ROWS = [
+    ("90 and 91 sysctls", "sysctls", "1\n100\n"),
+    ("98 ContainerPID", "own-pid", "sh -c tr '\\0' ' ' < /proc/1/cmdline; echo; echo $$ \n1\n"),
+    ("101 SupplementalGroups", "groups", "0 1234 5678\n"),
+    ("102 RunAsUser", "user", "1001\n"),
+    ("103 RunAsUserName", "user-name", "nobody\n"),
+    ("104 RunAsGroup", "group", "1001:1002\n"),
+    ("106 ReadOnlyRootfs is false", "writable-root", "Found\n"),
+    ("107 ReadOnlyRootfs is true", "read-only-root", "shm\n"),
+    ("108 Privileged is true", "privileged", "made\n/dev/fuse\n/dev/net/tun\nSeccomp:\t0\ncgroup\n"),
+    ("109 Privileged is false", "not-privileged", ""),
+    ("110 adding capability", "net-admin", "made\n"),
+    ("111 dropping capability", "no-net-raw", "PING 127.0.0.1 (127.0.0.1): 56 data bytes\n"),
+    ("111 not dropping it", "net-raw", "pong\n"),
+    ("112 adding ALL capabilities", "all", HELD_ALL),
+    ("113 dropping ALL capabilities", "none", DROPPED_ALL),
+    ("113 in an exec", "none-exec", DROPPED_ALL),
+    ("5 ambient capabilities", "ambient", f"CapEff:\t{BIND}\nCapAmb:\t{BIND}\n"),
+    ("114 MaskedPaths given empty", "unmasked", "seen\n"),
+    ("116 Merge", "merge", "1000 1234 50000\n"),
+    ("116 Merge in an exec", "merge-exec", "1000 1234 50000\n"),
+    ("117 Strict", "strict", "1000 1234\n"),
+    ("118 seccomp unconfined", "unconfined", "Seccomp:0"),
+    ("120 seccomp default", "default", CONFINED + "clone ok\nclone-user EPERM\nunshare EPERM\nSeccomp:\t2\n"),
+    ("120 in an exec", "default-exec", "Seccomp:2vsock EAFNOSUPPORT\nunshare EPERM\n"),
+    ("121 nil profile", "nothing-said", "Seccomp:0"),
+    ("122 hostname unconfined", "hostname", "ANewHostName\n"),
+    ("123 hostname blocked", "no-hostname", ""),
+    ("124 hostname privileged", "privileged-hostname", "Another\n"),
+    ("125 NoNewPrivs", "no-new-privs", "Effective uid: 1000\n"),
+    ("126 NoNewPrivs false", "new-privs", "Effective uid: 0\n"),
+    ("5 oom_score_adj", "oom", "321\n"),
+    ("5 apparmor and selinux where the host has none", "apparmor", "runs\n"),
+    ("5 no device but those given", "no-device", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_a_container_may_do(seen: dict[str, Seen], name: str, wanted: str) -> None:
+    assert seen[name].out == wanted, seen[name]
+
+
+COMPLAINTS = [
+    ("107 ReadOnlyRootfs is true", "read-only-root", "touch: test.go: Read-only file system"),
+    ("111 dropping capability", "no-net-raw", "permission denied"),
+    ("114 MaskedPaths", "masked", "/bin/ls: Permission denied"),
+    ("115 ReadonlyPaths", "read-only-path", "touch: /tmp/test: Read-only file system"),
+    ("119 seccomp localhost profile", "no-chmod", "Operation not permitted"),
+    ("123 hostname blocked", "no-hostname", "Operation not permitted"),
+    ("5 no device but those given", "no-device", "Operation not permitted"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
+def test_a_container_may_not(seen: dict[str, Seen], name: str, wanted: str) -> None:
+    assert wanted in seen[name].err, seen[name]
+
+
+def test_row_97_the_first_process_of_a_pod_is_not_the_workload(seen: dict[str, Seen]) -> None:
+    first, count = seen["pod-pid"].out.splitlines()
+    assert first.strip() == "pause"
+    assert int(count) > 2
+
+
+def test_row_116_and_117_the_status_names_user_and_groups(seen: dict[str, Seen]) -> None:
+    for name, groups in (("merge", [1000, 1234, 50000]), ("strict", [1000, 1234])):
+        user = seen[name].status.user.linux
+        assert (user.uid, user.gid, list(user.supplemental_groups)) == (1000, 1000, groups)
+
+
+def test_the_processes_of_a_target_are_seen(seen: dict[str, Seen]) -> None:
+    assert "sleep 1000" in seen["join"].out, seen["join"]
+
+
+def test_with_sys_admin_the_default_profile_allows_namespaces_but_not_the_link_to_the_host(
+    seen: dict[str, Seen],
+) -> None:
+    said = dict(line.split() for line in seen["default-admin"].out.splitlines())
+    assert (said["vsock"], said["unshare"], said["clone"], said["clone-user"]) == ("EAFNOSUPPORT", "ok", "ok", "ok")
+    assert said["clone3"] != "ENOSYS"
+
+
+def test_devices_of_the_guest_are_there_when_asked_for(seen: dict[str, Seen]) -> None:
+    assert seen["devices"].status.exit_code == 0, seen["devices"]
+    assert "10, 229" in seen["devices"].out
+
+
+def test_limits_that_a_pod_gets_by_itself_or_by_annotation(seen: dict[str, Seen]) -> None:
+    files, shm = seen["limits"].out.splitlines()
+    assert files == str(1 << 20)
+    assert shm.split()[1] == str(3 << 10)

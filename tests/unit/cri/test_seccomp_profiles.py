@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles from files: what is kept of them, and a sentence for each that is none."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cri.pb import runtime_pb2 as pb
+from cri.translate import seccomp
+from stage1.errors import BadRequest, NotFound
+from stage1.pod.seccomp import DEFAULT
+
+RULE = {"names": ["chmod"], "action": "SCMP_ACT_ERRNO"}
+LEAST = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [RULE]}
+
+
+def _given(path: object) -> pb.SecurityProfile:
+    return pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref=str(path))
+
+
+def test_kinds_of_profile_are_kept_apart() -> None:
+    assert seccomp.profile(pb.SecurityProfile()) == DEFAULT
+    assert seccomp.profile(pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)) == ""
+
+
+KEPT = [
+    (LEAST, LEAST),
+    ({**LEAST, "listenerPath": "/x", "archMap": [{}], "comment": "?"}, LEAST),
+    ({"defaultAction": "SCMP_ACT_LOG"}, {"defaultAction": "SCMP_ACT_LOG", "syscalls": []}),
+    ({**LEAST, "defaultErrnoRet": 0}, {**LEAST, "defaultErrnoRet": 0}),
+    ({**LEAST, "syscalls": [{**RULE, "includes": {}, "excludes": {}, "comment": ""}]}, LEAST),
+    ({**LEAST, "syscalls": [{"name": "chmod", "action": "SCMP_ACT_ERRNO", "args": None}]}, LEAST),
+    (
+        {**LEAST, "syscalls": [{**RULE, "errnoRet": 1, "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_EQ"}]}]},
+        {
+            **LEAST,
+            "syscalls": [
+                {**RULE, "errnoRet": 1, "args": [{"index": 0, "value": 2, "valueTwo": 0, "op": "SCMP_CMP_EQ"}]}
+            ],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "wanted"), KEPT)
+def test_what_crun_knows_of_a_profile_is_kept(tmp_path: Path, given: Any, wanted: Any) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(given))
+    assert json.loads(seccomp.profile(_given(tmp_path / "p.json"))) == wanted
+    assert json.loads(seccomp.profile(_given(f"localhost/{tmp_path}/p.json"))) == wanted
+
+
+BAD = [
+    ("", "Expecting value"),
+    ("[]", "not a JSON object"),
+    ("[" * 100_000, "recursion depth"),
+    ("{}", "defaultAction is None"),
+    ('{"defaultAction": "ALLOW"}', "defaultAction is 'ALLOW', not one of SCMP_ACT_ALLOW"),
+    ('{"defaultAction": "SCMP_ACT_NOTIFY"}', "SCMP_ACT_NOTIFY"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": {}}', "syscalls must be a list"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [1]}', "has no attribute"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{}]}', "names no system call"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["x"]}]}', "action of x is None"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["FAST"]}', "a flag is 'FAST'"),
+    ('{"defaultAction": "SCMP_ACT_ALLOW", "defaultErrnoRet": -1}', "defaultErrnoRet must be a whole number"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "args": [{"index": 6, "op": "SCMP_CMP_EQ"}]}]}), "no argument 6"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "args": [{"op": "EQ"}]}]}), "op of chmod is 'EQ'"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "includes": {"caps": ["CAP_BPF"]}}]}), "only Docker itself"),
+    (json.dumps({**LEAST, "syscalls": [{**RULE, "names": [7]}]}), "must be text"),
+    ("x" * ((1 << 20) + 1), "more than 1 MiB"),
+    ("\ud800", "not text"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), BAD)
+def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "p.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(BadRequest, match=f"the seccomp profile {tmp_path}/p.json .*{sentence}"):
+        seccomp.profile(_given(tmp_path / "p.json"))
+
+
+WORDS = st.sampled_from(["names", "action", "args", "op", "index", "value", "SCMP_ACT_ERRNO", "SCMP_CMP_EQ", "x"])
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=4),
+)
+
+
+@given(ANY, ANY)
+def test_whatever_is_in_a_file_it_is_a_profile_or_said_not_to_be_one(
+    tmp_path_factory: Any, rule: Any, more: Any
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps({**LEAST, "syscalls": [rule, more], "flags": more}))
+    try:
+        kept = json.loads(seccomp.profile(_given(path)))
+    except BadRequest:
+        return
+    assert all(rule["names"] and rule["action"] in seccomp.ACTIONS for rule in kept["syscalls"])
+
+
+@pytest.mark.parametrize(("path", "error"), [("p.json", BadRequest), ("/no/such", NotFound), ("/tmp", NotFound)])
+def test_a_path_without_a_profile_is_refused(path: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        seccomp.profile(_given(path))
