@@ -7,7 +7,7 @@ Without a CNI configuration pods have loopback only, and NetworkReady says so; t
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from stage1.net import conflist
+from stage1.net import networks
 
 LOOPBACK_ONLY = "pods have no network but their own loopback"
 
@@ -39,8 +39,8 @@ def _runtime_ready(node: Node) -> pb.RuntimeCondition:
 def _network_ready(node: Node) -> pb.RuntimeCondition:
     """The configuration is read each time, which is a file or two: so a change counts at once."""
     settings = node.host.network
-    why = conflist.lacks(settings.conf_dir, settings.bin_dirs) if settings else "networks are turned off"
-    if not why:
-        return pb.RuntimeCondition(type="NetworkReady", status=True)
+    why = networks.lacks(settings) if settings else "networks are turned off"
+    if settings and not why:
+        return pb.RuntimeCondition(type="NetworkReady", status=True, message=networks.note(settings))
     message = f"{LOOPBACK_ONLY}: {why}"
     return pb.RuntimeCondition(type="NetworkReady", reason="NetworkPluginNotReady", message=message)

@@ -7,29 +7,20 @@ whatever the step at which the maker was killed.
 
 import json
 import os
-from typing import NamedTuple
 
-from stage1.errors import BadRequest, NetworkFailed, PodError
+from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, namespace, process
-from stage1.net import conflist, protocol, record, tap
-from stage1.net.plugins import LIMIT_S, Runner
+from stage1.net import networks, protocol, record, tap
+from stage1.net.plugins import Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
+from stage1.net.settings import Settings as Settings
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 
 IFNAME = "eth0"
+"""Of the first network; the others are eth1 and so on."""
 _TOOL_S = 10.0
-
-
-class Settings(NamedTuple):
-    """Where the node's networks come from. `cache_dir` must survive a reboot."""
-
-    conf_dir: str
-    bin_dirs: tuple[str, ...]
-    cache_dir: str
-    netns_dir: str = "/run/netns"
-    limit_s: float = LIMIT_S
 
 
 def netns_path(settings: Settings, pod: Pod) -> str:
@@ -38,22 +29,27 @@ def netns_path(settings: Settings, pod: Pod) -> str:
 
 
 def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None:
-    """Give the pod the node's network; None when none is configured. Nothing stays when it fails.
+    """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
 
     Raises:
-        BadRequest: the configuration can't be understood, or names a plugin that is not there.
+        BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
         NetworkFailed: a plugin failed or did not end in time.
     """
-    found = conflist.find(settings.conf_dir)
-    if found.network is None:
-        if found.problems:
-            raise BadRequest(f"the pod can get no network: {'; '.join(found.problems)}")
+    wanted = networks.chosen(pod.networks, settings)
+    if not wanted:
         return None
-    conflist.require_plugins(found.network, settings.bin_dirs)
     call = protocol.call_for(pod, netns_path(settings, pod), ifname=IFNAME)
-    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, (Attachment(found.network, call),))
+    # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
+    rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
+    return make(directory, tuple(map(Attachment, wanted, (call, *rest))), settings=settings)
+
+
+def make(directory: str, attachments: tuple[Attachment, ...], *, settings: Settings) -> PodNetwork:
+    """Give the pod in `directory` a netns and these networks, in this order. Undo: `detach`. Raises as `attach`."""
+    call = attachments[0].call
+    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments)
     files.make_dirs(settings.cache_dir, 0o700)
-    path = record.place(settings.cache_dir, pod.id)
+    path = record.place(settings.cache_dir, call.container)
     record.save(path, plan)
     try:
         record.link(directory, path)
@@ -87,6 +83,7 @@ def _fill(path: str, plan: Record) -> PodNetwork:
         results.append(runner.add(one.network, one.call, done=done))
     with namespace.inside_net(plan.netns):
         seen = _with_results(_bridge_to_taps(), results)
+    seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
     record.save(path, made._replace(seen=seen))
     return seen
 
@@ -103,11 +100,20 @@ def _bridge_to_taps() -> PodNetwork:
 
 def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:
     """The addresses as the plugins reported them, else as they are; DNS of the first network that has some."""
-    reported = [address for result in results for address in protocol.ips(result)]
+    reported = _addresses([protocol.ips(result) for result in results])
     there = [address.partition("/")[0] for one in seen.interfaces for address in one.addresses]
     servers, searches, options = next((said for said in map(protocol.dns, results) if any(said)), ((), (), ()))
     ips = tuple(dict.fromkeys(reported or there))
     return seen._replace(ips=ips, dns_servers=servers, dns_searches=searches, dns_options=options)
+
+
+def _addresses(reported: list[tuple[str, ...]]) -> list[str]:
+    """The first network's first. One of a family that the first network lacks is left out: kubelet takes the first of
+    each family for an address of the pod in the cluster.
+    """
+    first, *others = reported
+    families = {":" in address for address in first}
+    return [*first, *(a for addresses in others for a in addresses if not first or (":" in a) in families)]
 
 
 def _ask(argv: list[str], batch: str) -> list[list[Document]]:

@@ -9,12 +9,11 @@ from stage1.linux import process
 from stage1.net import protocol
 from stage1.net.conflist import Network, find_plugin
 from stage1.net.protocol import Call, Document
+from stage1.net.settings import LIMIT_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-LIMIT_S = 30.0
 
 
 class Runner:

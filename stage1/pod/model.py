@@ -100,7 +100,10 @@ class Port(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives."""
+    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives.
+
+    `networks` are names of networks that it gets beside the node's own.
+    """
 
     id: str
     name: str
@@ -118,3 +121,4 @@ class Pod(NamedTuple):
     ports: tuple[Port, ...] = ()
     ingress_bits: int = 0
     egress_bits: int = 0
+    networks: tuple[str, ...] = ()

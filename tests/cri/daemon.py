@@ -51,7 +51,7 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.server import Listener, lock_run_dir
     from cri.store.images import ImageStore
     from stage1.engine import Host
-    from stage1.net.attach import Settings
+    from stage1.net.settings import Settings
     from stage1.vm.choose import Choice
 
     config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')

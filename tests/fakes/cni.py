@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stage1.net.attach import Settings
+from stage1.net.settings import Settings
 
 SCRIPT = """#!/bin/sh
 here={here}

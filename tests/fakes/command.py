@@ -38,8 +38,8 @@ class Command:
         self.configure(more)
 
     def configure(self, more: str) -> None:
-        """Write the configuration: the directories, and `more`."""
-        top = f'run_dir = "{self.root}/run"\nstate_dir = "{self.root}/state"\n'
+        """Write the configuration: the directories, no bridge on this machine, and `more`."""
+        top = f'run_dir = "{self.root}/run"\nstate_dir = "{self.root}/state"\nnetwork.default = false\n'
         self.config.write_text(f"{top}{more}\n", encoding="utf-8")
 
     def argv(self, command: str, *words: str) -> list[str]:

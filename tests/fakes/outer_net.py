@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1.linux import namespace, process
-from stage1.net.attach import Settings
+from stage1.net.settings import Settings
 
 BIN_DIR = "/usr/lib/cni"
 
