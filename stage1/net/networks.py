@@ -73,9 +73,18 @@ def chosen(names: tuple[str, ...], settings: Settings) -> tuple[Network, ...]:
     if len(names) >= MOST:
         raise BadRequest(f"the pod asks for {len(names)} more networks; it can have {MOST - 1}")
     networks = (*first, *_named(names, settings, first=found.network))
+    _require_different(networks)
     for network in networks:
         conflist.require_plugins(network, settings.bin_dirs)
     return networks
+
+
+def _require_different(networks: tuple[Network, ...]) -> None:
+    """Plugins name their rules after pod and network, so a second device in one network would break them at DEL."""
+    names = [network.name for network in networks]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadRequest(f"the pod would be in the network {name!r} twice; a pod can be in a network once")
 
 
 def _named(names: tuple[str, ...], settings: Settings, *, first: Network | None) -> tuple[Network, ...]:

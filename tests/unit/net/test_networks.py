@@ -101,17 +101,27 @@ def test_the_embedded_network_has_the_families_that_the_host_has() -> None:
     assert single.types() == ("bridge", "portmap", "firewall")
 
 
-def test_named_networks_come_after_the_nodes_own_and_may_repeat(node: Node) -> None:
+def test_named_networks_come_after_the_nodes_own_in_order(node: Node) -> None:
     node.plugins("bridge")
     for file, name in (("20.conflist", "storage"), ("10.conflist", "pods"), ("30.conflist", "late")):
         node.configure(file, name=name)
     assert node.names() == ["pods"]
-    assert node.names("storage", "late", "storage") == ["pods", "storage", "late", "storage"]
+    assert node.names("storage", "late") == ["pods", "storage", "late"]
 
 
-def test_the_embedded_network_can_be_named_again(node: Node) -> None:
+@pytest.mark.parametrize("names", [("storage", "late", "storage"), ("pods",)])
+def test_a_pod_is_in_a_network_once(node: Node, names: tuple[str, ...]) -> None:
+    node.plugins("bridge")
+    for file, name in (("20.conflist", "storage"), ("10.conflist", "pods"), ("30.conflist", "late")):
+        node.configure(file, name=name)
+    with pytest.raises(BadRequest, match="in the network '(storage|pods)' twice; a pod can be in a network once"):
+        node.names(*names)
+
+
+def test_the_embedded_network_can_not_be_named_again(node: Node) -> None:
     node.plugins(*EMBEDDED_KINDS)
-    assert node.names("clearpod") == ["clearpod", "clearpod"]
+    with pytest.raises(BadRequest, match="in the network 'clearpod' twice"):
+        node.names("clearpod")
 
 
 @pytest.mark.parametrize(
