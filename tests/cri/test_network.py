@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -173,8 +174,8 @@ async def test_a_daemon_that_dies_while_a_plugin_works_leaves_nothing_to_the_nex
     assert cni.left_over() == [] and os.listdir(f"{world.config.run_dir}/pods") == []
 
 
-@pytest.fixture
-def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
+@contextmanager
+def outer_world(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
     """Real VMs in a netns that stands for the host; the image is in the store before, while there is a registry."""
     if not os.path.exists(f"{BIN_DIR}/bridge"):
         pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
@@ -189,6 +190,12 @@ def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterN
         finally:
             for place in engine.pod_directories(made.host):
                 engine.collect(place)
+
+
+@pytest.fixture
+def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
+    with outer_world(sample, guest_dir) as made:
+        yield made
 
 
 @pytest.fixture
