@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from cri.config import Config
+from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 
@@ -41,6 +42,7 @@ class Node:
         self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
         self.tools = Tools(host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool)
         self.pods = PodTable(self.tools, is_abandoned=self._abandoned.__contains__)
+        self.network = NodeNetwork(host)
         self.is_ready = False
 
     @classmethod
@@ -86,6 +88,7 @@ class Node:
     async def open(self) -> None:
         """Take over what the previous daemon left, then answer calls."""
         await self.pods.recover()
+        self.network.open()
         self.is_ready = True
 
     async def close(self) -> None:
@@ -96,6 +99,7 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await self.pods.close()
+        self.network.close()
         self._pool.shutdown(wait=False)
 
     def own(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -6,26 +6,22 @@ whatever the step at which the maker was killed.
 """
 
 import json
-import os
 
 from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, namespace, process
-from stage1.net import networks, protocol, record, tap
+from stage1.net import debts, networks, protocol, record, tap
 from stage1.net.plugins import Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
 from stage1.net.settings import Settings as Settings
+from stage1.net.settings import netns_path
+from stage1.net.turn import Turn
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 
 IFNAME = "eth0"
 """Of the first network; the others are eth1 and so on."""
 _TOOL_S = 10.0
-
-
-def netns_path(settings: Settings, pod: Pod) -> str:
-    """The file that keeps the pod's netns."""
-    return f"{settings.netns_dir}/clearpod-{pod.id}"
 
 
 def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None:
@@ -38,7 +34,7 @@ def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None
     wanted = networks.chosen(pod.networks, settings)
     if not wanted:
         return None
-    call = protocol.call_for(pod, netns_path(settings, pod), ifname=IFNAME)
+    call = protocol.call_for(pod, netns_path(pod.id), ifname=IFNAME)
     # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
     return make(directory, tuple(map(Attachment, wanted, (call, *rest))), settings=settings)
@@ -50,22 +46,25 @@ def make(directory: str, attachments: tuple[Attachment, ...], *, settings: Setti
     plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments)
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, call.container)
-    record.save(path, plan)
-    try:
-        record.link(directory, path)
-        namespace.make_net(plan.netns)
-        return _fill(path, plan)
-    except BaseException as error:
-        _undo(directory, error)
-        raise
+    with Turn(settings.cache_dir):
+        record.save(path, plan)
+        try:
+            record.link(directory, path)
+            namespace.make_net(plan.netns)
+            return _fill(path, plan)
+        except BaseException as error:
+            _undo(directory, error)
+            raise
 
 
 def _undo(directory: str, error: BaseException) -> None:
     """What can't be undone now stays recorded for `detach`, and is said with the error that led here."""
     try:
-        detach(directory)
+        owed = detach(directory)
     except PodError as second:
-        error.add_note(f"and what was made of the network could not be removed: {second}")
+        owed = str(second)
+    if owed:
+        error.add_note(f"and {owed}")
 
 
 def _fill(path: str, plan: Record) -> PodNetwork:
@@ -155,20 +154,29 @@ def check(directory: str) -> None:
             Runner(known.bin_dirs, known.limit_s).check(one.network, one.call, previous=one.result)
 
 
-def detach(directory: str) -> None:
+def detach(directory: str, *, tries: int = 1) -> str:
     """DEL by all plugins, then the netns with its taps, then the record; again is fine. The VM must have ended.
 
-    Raises NetworkFailed when a plugin fails at DEL: then the record stays, and another call tries again.
+    When a plugin fails at DEL for the `tries`-th time, the pod is let go and the record stays (see debts): then this
+    returns a sentence about it. Before that it raises NetworkFailed, and another call tries again.
     """
-    path = record.linked(directory)
+    path, owed = record.linked(directory), ""
     if not path:
-        return
-    detach_recorded(path)
+        return owed
+    had_netns = namespace.is_net(netns_path(record.pod_of(path)))
+    try:
+        detach_recorded(path)
+    except PodError as error:
+        owed = debts.take(path, error, tries=tries, had_netns=had_netns)
     record.forget(f"{directory}/{record.LINK}")
+    return owed
 
 
 def detach_recorded(path: str) -> None:
-    """As `detach`, from the record alone: for pods whose directory did not survive a reboot."""
+    """As `detach`, from the record alone: for debts, and pods whose directory did not survive a reboot.
+
+    Raises NetworkFailed when a plugin fails at DEL.
+    """
     known = record.load(path)
     if known is not None:
         _delete_all(known)
@@ -185,26 +193,22 @@ def _delete_all(known: Record) -> None:
 
 
 def _stand_in(known: Record) -> bool:
-    """Whether there is a netns for DEL; one that was lost is replaced by one with the same addresses.
+    """Whether there is a netns for DEL; what was lost of it is replaced by devices with the same addresses.
 
-    Without it plugins would not find the addresses whose rules they must remove.
+    Without them plugins would not find the addresses whose rules they must remove. A DEL that failed may have removed
+    some already.
     """
-    if namespace.is_net(known.netns):
-        return True
     found: tuple[Interface, ...] = known.seen.interfaces if known.seen else ()
-    if not found:
+    is_there = namespace.is_net(known.netns)
+    if is_there and not known.failures:
+        return True
+    if not is_there and not found:
         return False
-    namespace.remove_net(known.netns)
-    namespace.make_net(known.netns)
+    if not is_there:
+        namespace.remove_net(known.netns)
+        namespace.make_net(known.netns)
     with namespace.inside_net(known.netns):
-        _ask(["ip", "-batch", "-"], tap.stand_in_batch(found))
+        (links,) = _ask(["ip", "-json", "-batch", "-"], "link show\n")
+        names = {link.get("ifname") for link in links}
+        _ask(["ip", "-batch", "-"], tap.stand_in_batch(tuple(one for one in found if one.name not in names)))
     return True
-
-
-def recorded(cache_dir: str) -> dict[str, str]:
-    """Pod id -> record, of all pods with a network, whether they live or not."""
-    try:
-        names = sorted(os.listdir(cache_dir))
-    except FileNotFoundError:
-        return {}
-    return {name.removesuffix(".json"): f"{cache_dir}/{name}" for name in names if name.endswith(".json")}

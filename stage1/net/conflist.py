@@ -32,6 +32,7 @@ class Network(NamedTuple):
     plugins: "tuple[dict[str, Any], ...]"
     file: str = ""
     disable_check: bool = False
+    disable_gc: bool = False
 
     def types(self) -> tuple[str, ...]:
         """The plugins' names."""
@@ -126,7 +127,8 @@ def parse(text: str, file: str) -> Network:
     if not is_word(name):
         raise BadRequest(f"{file}: the network's name {name!r} must be letters, digits, '_', '.', '-'")
     version = _version(document, file)
-    return Network(name, version, tuple(plugins), file, document.get("disableCheck") in (True, "true"))
+    no_check, no_gc = (document.get(key) in (True, "true") for key in ("disableCheck", "disableGC"))
+    return Network(name, version, tuple(plugins), file, no_check, no_gc)
 
 
 def is_word(text: "Any") -> bool:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+class PluginGone(NetworkFailed):
+    """The plugin's program is not there any more."""
+
+
 class Runner:
     """`bin_dirs` are searched for plugins in order; `limit_s` is the time that each call of a plugin may take."""
 
@@ -35,7 +39,10 @@ class Runner:
         return previous or {}
 
     def delete(self, network: Network, call: Call, *, previous: Document | None) -> None:
-        """DEL by each plugin in reverse, all of them even if one fails; then raises NetworkFailed for the first."""
+        """DEL by each plugin in reverse, all of them even if one fails; then raises NetworkFailed for the first.
+
+        PluginGone says that no other failed than those that are not there.
+        """
         failures: list[PodError] = []
         for plugin in reversed(network.plugins):
             try:
@@ -43,7 +50,7 @@ class Runner:
             except PodError as error:
                 failures.append(error)
         if failures:
-            raise failures[0]
+            raise min(failures, key=lambda failure: isinstance(failure, PluginGone))
 
     def check(self, network: Network, call: Call, *, previous: Document) -> None:
         """CHECK by each plugin, unless the configuration forbids it or its version has none."""
@@ -52,12 +59,21 @@ class Runner:
         for plugin in network.plugins:
             self._run("CHECK", network, plugin=plugin, call=call, previous=previous)
 
+    def ask(self, verb: str, network: Network, *, plugin: Document, more: Document) -> None:
+        """STATUS or GC, with `more` beside the plugin's document. Raises NetworkFailed."""
+        env = protocol.bare_environment(verb, bin_dirs=self.bin_dirs)
+        given = protocol.bare_request(network, plugin, more=more)
+        self._exec(_who(plugin, network), plugin["type"], env=env, given=given)
+
     def _run(self, verb: str, network: Network, *, plugin: Document, call: Call, previous: Document | None) -> bytes:
-        who, path = _who(plugin, network), find_plugin(plugin["type"], self.bin_dirs)
-        if not path:
-            raise NetworkFailed(f"{who} is not in {' or '.join(self.bin_dirs)}; install it there")
-        given = protocol.request(network, plugin, call=call, previous=previous)
         env = protocol.environment(verb, call, bin_dirs=self.bin_dirs)
+        given = protocol.request(network, plugin, call=call, previous=previous)
+        return self._exec(_who(plugin, network), plugin["type"], env=env, given=given)
+
+    def _exec(self, who: str, kind: str, *, env: dict[str, str], given: bytes) -> bytes:
+        path, verb = find_plugin(kind, self.bin_dirs), env["CNI_COMMAND"]
+        if not path:
+            raise PluginGone(f"{who} is not in {' or '.join(self.bin_dirs)}; install it there")
         try:
             ended = process.run([path], timeout_s=self.limit_s, input=given, env=env)
         except TimedOut:

@@ -17,6 +17,8 @@ from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
 
 VERSION = 1
 LINK = "cni.json"
+_HALF = "~"
+"""Ends the name of a file that `write_atomic` has not finished."""
 
 
 class Attachment(NamedTuple):
@@ -28,13 +30,17 @@ class Attachment(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The whole file. `seen` is None until the taps are there."""
+    """The whole file. `seen` is None until the taps are there. `failures` counts DELs that failed; with `is_owed` the
+    pod has been let go nevertheless (see debts).
+    """
 
     netns: str
     bin_dirs: tuple[str, ...]
     limit_s: float
     attachments: tuple[Attachment, ...]
     seen: PodNetwork | None = None
+    failures: int = 0
+    is_owed: bool = False
 
 
 def save(path: str, record: Record) -> None:
@@ -49,6 +55,8 @@ def save(path: str, record: Record) -> None:
             for one in record.attachments
         ],
         "seen": _plain(record.seen) if record.seen else None,
+        "failures": record.failures,
+        "is_owed": record.is_owed,
     }
     files.write_atomic(path, json.dumps(document).encode())
 
@@ -71,6 +79,11 @@ def place(cache_dir: str, pod_id: str) -> str:
     return f"{cache_dir}/{pod_id}.json"
 
 
+def pod_of(path: str) -> str:
+    """The id of the pod whose file is at `path`."""
+    return os.path.basename(path).removesuffix(".json")
+
+
 def link(directory: str, path: str) -> None:
     """Make the pod's directory lead to the file at `path`."""
     os.symlink(path, f"{directory}/{LINK}")
@@ -85,7 +98,29 @@ def linked(directory: str) -> str:
 
 
 def forget(path: str) -> None:
-    """Remove the file; gone already is fine."""
+    """Remove the file, and what a `save` left that did not live to its end; gone already is fine."""
+    directory, name = os.path.split(path)
+    for other in _names(directory):
+        if other.startswith(f"{name}.") and other.endswith(_HALF):
+            _unlink(f"{directory}/{other}")
+    _unlink(path)
+
+
+def every(cache_dir: str) -> dict[str, str]:
+    """Pod id -> path, of all files in `cache_dir`, half-written ones included."""
+    names = (name for name in _names(cache_dir) if name.endswith((".json", _HALF)))
+    ids = dict.fromkeys(name.partition(".")[0] for name in names)
+    return {pod_id: place(cache_dir, pod_id) for pod_id in ids}
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -103,7 +138,8 @@ def _record(document: Document) -> Record:
     )
     seen = _seen(document["seen"]) if document["seen"] else None
     bin_dirs = tuple(document["bin_dirs"])
-    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen)
+    failures, is_owed = document.get("failures", 0), document.get("is_owed", False)
+    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen, failures, is_owed)
 
 
 def _network(document: Document) -> Network:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's network settings as values. Made from the daemon's configuration, read by all of `net`. No behaviour."""
+"""The node's network settings as values. Made from the daemon's configuration, read by all of `net`. Pure."""
 
 from typing import NamedTuple
 
@@ -20,6 +20,10 @@ class Settings(NamedTuple):
     conf_dir: str
     bin_dirs: tuple[str, ...]
     cache_dir: str
-    netns_dir: str = "/run/netns"
     limit_s: float = LIMIT_S
     default: Default | None = None
+
+
+def netns_path(pod_id: str) -> str:
+    """The file that keeps the pod's netns, where `ip netns` and plugins in containers look for such files."""
+    return f"/run/netns/clearpod-{pod_id}"

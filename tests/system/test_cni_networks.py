@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import NetworkFailed
-from stage1.net import attach, networks
+from stage1.net import attach, networks, upkeep
 from stage1.pod.model import Port
 from stage1.pod.network import Neighbour, Route
 from tests.fakes.bare_pods import Pods, in_pod
-from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
+from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 
 if not os.path.exists(f"{BIN_DIR}/bridge"):
     pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables", allow_module_level=True)
@@ -84,7 +84,7 @@ def test_when_the_second_network_fails_the_first_is_undone(outer: OuterNet, pods
     attach.detach(pods.attach(networks=("storage",))[0])
     pods.attach(networks=("storage",))
     before = outer.look()
-    sentence = r"'bridge' of network 'storage' failed at ADD: .*no IP addresses available in range set: 10.99.0.1-10.99.0.2"
+    sentence = r"'bridge' of network 'storage' failed at ADD: .*no IP addresses available in range set: 10.99.0.1-"
     with pytest.raises(NetworkFailed, match=sentence):
         pods.attach(networks=("storage",))
     assert outer.look() == before
@@ -179,3 +179,16 @@ def test_a_third_partys_plugin_can_be_chained_with_debians(outer: OuterNet, pods
     directory, seen = pods.attach()
     assert seen.ips == ("10.5.5.5", "10.5.5.6", "fd05::5")
     assert in_pod(directory, "sysctl", "-n", "net.ipv4.conf.all.arp_filter").strip() == "1"
+
+
+def test_a_network_of_a_version_that_debians_plugins_do_not_speak_is_not_ready(outer: OuterNet) -> None:
+    speaks = upkeep.versions(f"{BIN_DIR}/bridge")
+    assert "1.0.0" in speaks
+    (network, _) = networks.find(outer.settings)
+    assert network is not None and upkeep.status(network, outer.settings) == ""
+    if upkeep.FIRST in speaks:
+        pytest.skip(f"{BIN_DIR}/bridge speaks {upkeep.FIRST}")
+    said = upkeep.status(network._replace(version=upkeep.FIRST), outer.settings)
+    assert said.startswith("the CNI plugin 'bridge' speaks versions 0.1.0, ") and "and not 1.1.0" in said
+    outer.configure({**conflist(outer.root), "cniVersion": upkeep.FIRST})
+    assert upkeep.collect_garbage(outer.settings) == (), "plugins without GC are not asked for it"

@@ -114,7 +114,7 @@ def test_a_pod_is_in_a_network_once(node: Node, names: tuple[str, ...]) -> None:
     node.plugins("bridge")
     for file, name in (("20.conflist", "storage"), ("10.conflist", "pods"), ("30.conflist", "late")):
         node.configure(file, name=name)
-    with pytest.raises(BadRequest, match="in the network '(storage|pods)' twice; a pod can be in a network once"):
+    with pytest.raises(BadRequest, match=r"in the network '(storage|pods)' twice; a pod can be in a network once"):
         node.names(*names)
 
 
