@@ -10,7 +10,7 @@ import json
 from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, namespace, process
 from stage1.net import debts, networks, protocol, record, tap
-from stage1.net.plugins import Runner
+from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
 from stage1.net.settings import Settings as Settings
@@ -179,36 +179,54 @@ def detach_recorded(path: str) -> None:
     """
     known = record.load(path)
     if known is not None:
-        _delete_all(known)
+        _delete_all(path, known)
+        # From here on there is nothing that a stand-in could help to remove.
+        record.save(path, known._replace(attachments=()))
         namespace.remove_net(known.netns)
     record.forget(path)
 
 
-def _delete_all(known: Record) -> None:
+def _delete_all(path: str, known: Record) -> None:
     runner = Runner(known.bin_dirs, known.limit_s)
-    is_there = _stand_in(known)
-    for one in reversed(known.attachments):
+    is_there, is_lost = _stand_in(known) if known.attachments else (True, False)
+    failures: list[PodError] = []
+    attachments = list(known.attachments)
+    for at, one in reversed([*enumerate(attachments)]):
         call = one.call if is_there else one.call._replace(netns="")
-        runner.delete(one.network, call, previous=one.result)
+        failed = runner.delete(one.network, call, previous=one.result, done=one.deleted, is_lost=is_lost)
+        attachments[at] = one._replace(deleted=tuple(n for n in range(len(one.network.plugins)) if n not in failed))
+        failures += failed.values()
+    if failures:
+        record.save(path, known._replace(attachments=tuple(attachments)))
+        raise min(failures, key=lambda failure: isinstance(failure, PluginGone))
 
 
-def _stand_in(known: Record) -> bool:
-    """Whether there is a netns for DEL; what was lost of it is replaced by devices with the same addresses.
+def _stand_in(known: Record) -> tuple[bool, bool]:
+    """Whether there is a netns for DEL, and whether something in it is not the pod's own.
 
-    Without them plugins would not find the addresses whose rules they must remove. A DEL that failed may have removed
-    some already.
+    What was lost is replaced by devices with the same addresses: without them plugins would not find the addresses
+    whose rules they must remove. A DEL that failed may have removed some already.
     """
-    found: tuple[Interface, ...] = known.seen.interfaces if known.seen else ()
     is_there = namespace.is_net(known.netns)
+    found = _lost_devices(known)
     if is_there and not known.failures:
-        return True
+        return True, False
     if not is_there and not found:
-        return False
+        return False, False
     if not is_there:
         namespace.remove_net(known.netns)
         namespace.make_net(known.netns)
     with namespace.inside_net(known.netns):
         (links,) = _ask(["ip", "-json", "-batch", "-"], "link show\n")
         names = {link.get("ifname") for link in links}
-        _ask(["ip", "-batch", "-"], tap.stand_in_batch(tuple(one for one in found if one.name not in names)))
-    return True
+        missing = tuple(one for one in found if one.name not in names)
+        _ask(["ip", "-batch", "-"], tap.stand_in_batch(missing))
+    return True, bool(missing)
+
+
+def _lost_devices(known: Record) -> tuple[Interface, ...]:
+    """As they were seen, else as far as the results of ADD tell."""
+    if known.seen:
+        return known.seen.interfaces
+    results = ((one.call.ifname, one.result) for one in known.attachments if one.result is not None)
+    return tuple(Interface(name, "", addresses=protocol.addresses(result)) for name, result in results)

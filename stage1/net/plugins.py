@@ -38,19 +38,32 @@ class Runner:
             done(previous)
         return previous or {}
 
-    def delete(self, network: Network, call: Call, *, previous: Document | None) -> None:
-        """DEL by each plugin in reverse, all of them even if one fails; then raises NetworkFailed for the first.
+    def delete(
+        self, network: Network, call: Call, *, previous: Document | None, done: tuple[int, ...] = (), is_lost: bool
+    ) -> dict[int, PodError]:
+        """DEL by each plugin but those `done`, in reverse, all of them even if one fails; the number and error of each
+        that did.
 
-        PluginGone says that no other failed than those that are not there.
+        When `is_lost`, the devices in the netns only stand for the pod's own. A plugin that they do not please, since
+        its rules were lost too, is asked again without a netns, which means that only its leases are to go.
         """
-        failures: list[PodError] = []
-        for plugin in reversed(network.plugins):
+        failures: dict[int, PodError] = {}
+        for number, plugin in reversed([*enumerate(network.plugins)]):
+            if number in done:
+                continue
             try:
                 self._run("DEL", network, plugin=plugin, call=call, previous=previous)
             except PodError as error:
-                failures.append(error)
-        if failures:
-            raise min(failures, key=lambda failure: isinstance(failure, PluginGone))
+                if not is_lost or not self._forgets(network, plugin, call=call, previous=previous):
+                    failures[number] = error
+        return failures
+
+    def _forgets(self, network: Network, plugin: Document, *, call: Call, previous: Document | None) -> bool:
+        try:
+            self._run("DEL", network, plugin=plugin, call=call._replace(netns=""), previous=previous)
+        except PodError:
+            return False
+        return True
 
     def check(self, network: Network, call: Call, *, previous: Document) -> None:
         """CHECK by each plugin, unless the configuration forbids it or its version has none."""

@@ -137,7 +137,12 @@ def complaint(stdout: bytes, stderr: bytes, *, code: int) -> str:
 
 
 def ips(document: Document) -> tuple[str, ...]:
-    """The pod's own addresses in the result, without prefix lengths, in its order.
+    """The pod's own addresses in the result, without prefix lengths, in its order."""
+    return tuple(dict.fromkeys(address.partition("/")[0] for address in addresses(document)))
+
+
+def addresses(document: Document) -> tuple[str, ...]:
+    """The same with prefix lengths, as the plugin wrote them.
 
     An address that belongs to no interface is the pod's; so is one of an interface in a sandbox.
     """
@@ -147,7 +152,7 @@ def ips(document: Document) -> tuple[str, ...]:
         index = entry.get("interface")
         is_known = isinstance(index, int) and 0 <= index < len(interfaces)
         if not is_known or interfaces[index].get("sandbox"):
-            found.append(str(entry.get("address", "")).partition("/")[0])
+            found.append(str(entry.get("address", "")))
     return tuple(dict.fromkeys(filter(None, found)))
 
 

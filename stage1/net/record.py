@@ -22,11 +22,14 @@ _HALF = "~"
 
 
 class Attachment(NamedTuple):
-    """One network of the pod. `result` is that of the last plugin that finished ADD, None before the first."""
+    """One network of the pod. `result` is that of the last plugin that finished ADD, None before the first; `deleted`
+    are the numbers of the plugins that finished DEL while another failed.
+    """
 
     network: Network
     call: Call
     result: Document | None = None
+    deleted: tuple[int, ...] = ()
 
 
 class Record(NamedTuple):
@@ -51,7 +54,7 @@ def save(path: str, record: Record) -> None:
         "bin_dirs": record.bin_dirs,
         "limit_s": record.limit_s,
         "attachments": [
-            {"network": one.network._asdict(), "call": one.call._asdict(), "result": one.result}
+            {**one._asdict(), "network": one.network._asdict(), "call": one.call._asdict()}
             for one in record.attachments
         ],
         "seen": _plain(record.seen) if record.seen else None,
@@ -134,7 +137,8 @@ def _plain(seen: PodNetwork) -> Document:
 
 def _record(document: Document) -> Record:
     attachments = tuple(
-        Attachment(_network(one["network"]), _call(one["call"]), one["result"]) for one in document["attachments"]
+        Attachment(_network(one["network"]), _call(one["call"]), one["result"], tuple(one.get("deleted", ())))
+        for one in document["attachments"]
     )
     seen = _seen(document["seen"]) if document["seen"] else None
     bin_dirs = tuple(document["bin_dirs"])

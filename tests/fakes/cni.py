@@ -3,7 +3,7 @@
 
 The plugin writes each call to `calls` and keeps a lease per container and plugin name. ADD makes a veth pair in the
 pod's netns (for the plugin `first` only) and answers with `answer`; a file `trouble-<name>-<verb>` is sourced first,
-so a test makes it fail, hang or crash.
+so a test makes it fail, hang or crash. In `batch`, DEVICE stands for the name that the device shall have.
 """
 
 import json
@@ -34,7 +34,7 @@ DEL)
     [ $name != first ] || [ ! -e "$CNI_NETNS" ] || nsenter --net=$CNI_NETNS ip link del $CNI_IFNAME 2> /dev/null
     exit 0 ;;
 ADD)
-    [ $name != first ] || nsenter --net=$CNI_NETNS ip -batch - < $here/batch || exit 1
+    [ $name != first ] || sed "s,DEVICE,$CNI_IFNAME,g" $here/batch | nsenter --net=$CNI_NETNS ip -batch - || exit 1
     cat $here/answer ;;
 esac
 """
