@@ -32,13 +32,13 @@ def is_step(event: str, args: tuple[Any, ...]) -> bool:
     return event in _CHANGES
 
 
-def arm(step: int) -> None:
-    """From now on the `step`-th change (from 0) is the death of this process."""
+def arm(step: int, *, begins: str = "/") -> None:
+    """Once the file `begins` is there, the `step`-th change (from 0) is the death of this process."""
     seen = 0
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal seen
-        if is_step(event, args):
+        if is_step(event, args) and os.path.exists(begins):
             if seen == step:
                 os.kill(os.getpid(), signal.SIGKILL)
             seen += 1
