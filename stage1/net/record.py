@@ -9,9 +9,9 @@ import json
 import os
 from typing import NamedTuple
 
-from stage1.errors import PodError
+from stage1.errors import BadRequest, PodError
 from stage1.linux import files
-from stage1.net.conflist import Network
+from stage1.net.conflist import Network, is_word
 from stage1.net.protocol import Call, Document
 from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
 
@@ -78,7 +78,9 @@ def load(path: str) -> Record | None:
 
 
 def place(cache_dir: str, pod_id: str) -> str:
-    """Where the pod's file is."""
+    """Where the pod's file is. Raises BadRequest for an id of which a path elsewhere could be made."""
+    if not is_word(pod_id):
+        raise BadRequest(f"a pod's id must be letters, digits, '_', '.', '-', but it is {pod_id!r}")
     return f"{cache_dir}/{pod_id}.json"
 
 
@@ -112,8 +114,8 @@ def forget(path: str) -> None:
 def every(cache_dir: str) -> dict[str, str]:
     """Pod id -> path, of all files in `cache_dir`, half-written ones included."""
     names = (name for name in _names(cache_dir) if name.endswith((".json", _HALF)))
-    ids = dict.fromkeys(name.partition(".")[0] for name in names)
-    return {pod_id: place(cache_dir, pod_id) for pod_id in ids}
+    ids = dict.fromkeys(name.partition(".json")[0] for name in names)
+    return {pod_id: place(cache_dir, pod_id) for pod_id in ids if is_word(pod_id)}
 
 
 def _names(directory: str) -> list[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon to be killed: `python -m tests.cri.daemon ROOT STATE_DIR`, with each fake guest in a process of its own.
 
-Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni. With DIE_AT=N in the environment it
-dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying).
+Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni. With DIE_AT=N in the environment
+it dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying).
 With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
 """
 

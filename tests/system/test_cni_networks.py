@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import NetworkFailed
-from stage1.net import attach, networks, upkeep
-from stage1.pod.model import Port
+from stage1.net import attach, networks, rkt, upkeep
+from stage1.pod.model import Pod, Port
 from stage1.pod.network import Neighbour, Route
 from tests.fakes.bare_pods import Pods, in_pod
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
@@ -192,3 +192,31 @@ def test_a_network_of_a_version_that_debians_plugins_do_not_speak_is_not_ready(o
     assert said.startswith("the CNI plugin 'bridge' speaks versions 0.1.0, ") and "and not 1.1.0" in said
     outer.configure({**conflist(outer.root), "cniVersion": upkeep.FIRST})
     assert upkeep.collect_garbage(outer.settings) == (), "plugins without GC are not asked for it"
+
+
+def test_rkts_built_in_network_with_a_host_port_leaks_no_rule(outer: OuterNet) -> None:
+    wanted = rkt.plan(rkt.parse("default,default-restricted"), f"{outer.root}/absent", has_ports=True)
+    leases = {"dataDir": f"{outer.root}/leases"}
+    kept = []
+    for network, args in wanted:
+        first, *rest = network.plugins
+        kept.append((network._replace(plugins=({**first, "ipam": first["ipam"] | leases}, *rest)), args))
+
+    def once(number: int) -> tuple[str, str]:
+        directory = outer.root / f"pod{number}"
+        directory.mkdir()
+        pod = Pod(f"6733c088-a507-4694-aabf-eda9d3f3f5c{number}", "web", ports=(Port(80, 8080),))
+        seen = rkt.attach_pod(pod, str(directory), wanted=tuple(kept), settings=outer.settings)
+        assert seen is not None and [one.name for one in seen.interfaces] == ["eth0", "eth1"]
+        restricted, default = rkt.read_info(str(directory))
+        assert (restricted["netName"], default["netName"]) == ("default-restricted", "default")
+        assert default["ip"].startswith("172.16.28.") and default["mask"] == "255.255.255.0"
+        assert default["pluginPath"] == f"{BIN_DIR}/ptp"
+        assert [route.device for route in seen.routes if route.destination == "0.0.0.0/0"] == ["eth1"]
+        during = outer.look()
+        assert attach.detach(str(directory)) == ""
+        return during, outer.look()
+
+    _, before = once(0)
+    during, after = once(1)
+    assert "8080" in during and after == before

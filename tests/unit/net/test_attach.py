@@ -220,14 +220,14 @@ def test_a_del_that_fails_without_the_netns_keeps_no_pod(cni: FakeCni, pod: Pod,
 def test_a_record_that_was_not_written_to_its_end_goes_with_the_others(cni: FakeCni) -> None:
     cache = Path(cni.settings.cache_dir)
     cache.mkdir()
-    for name in ("aa.json", "aa.json.123456~", "bb.json.654321~", "notes.txt"):
+    for name in ("aa.json", "aa.json.123456~", "bb.json.654321~", "notes.txt", ".json", "~"):
         (cache / name).write_text("")
     found = record.every(str(cache))
     assert found == {"aa": f"{cache}/aa.json", "bb": f"{cache}/bb.json"}
     record.forget(found["bb"])
     record.forget(found["aa"])
     record.forget(found["aa"])
-    assert os.listdir(cache) == ["notes.txt"]
+    assert sorted(os.listdir(cache)) == [".json", "notes.txt", "~"]
 
 
 class Killed(BaseException):
