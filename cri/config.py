@@ -7,6 +7,7 @@ An error names the file and the line, since the reader is a person with an edito
 """
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stage1.errors import BadRequest, NotFound
-from stage1.net.attach import Settings
+from stage1.net.settings import Default, Settings
 from stage1.pod.model import LEAST_MEMORY_MIB
 
 DEFAULT_PATH = "/etc/clearpod/config.toml"
@@ -23,6 +24,8 @@ DEFAULT_PATH = "/etc/clearpod/config.toml"
 RUN_DIR_BYTES = 22
 """A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
 run_dir/run/pods/<64 digits>/agent.sock."""
+
+DEFAULT_SUBNETS = ("10.86.0.0/16", "fd86:636c:6561:7270::/64")
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^,\n]*$")]
 
@@ -82,12 +85,29 @@ class Log(_Table):
 
 
 class Network(_Table):
-    """Where the CNI's configuration and plugins are. `cache` keeps what must be undone: empty, cni in state_dir."""
+    """Where the CNI's configuration and plugins are. `cache` keeps what must be undone: empty, cni in state_dir.
+
+    `default`: without any configuration pods get a bridge with `default_subnets`.
+    """
 
     conf_dir: str = Field(default="/etc/cni/net.d", pattern=r"^/")
     bin_dirs: tuple[str, ...] = Field(default=("/opt/cni/bin", "/usr/lib/cni"), min_length=1, strict=False)
     cache: str = Field(default="", pattern=r"^(/.*)?$")
     plugin_timeout_s: float = Field(default=30.0, gt=0, le=600, strict=False)
+    default: bool = True
+    default_subnets: tuple[str, ...] = Field(default=DEFAULT_SUBNETS, strict=False)
+
+    @field_validator("default_subnets")
+    @classmethod
+    def _are_one_of_each(cls, subnets: tuple[str, ...]) -> tuple[str, ...]:
+        """In their usual form."""
+        networks = [ipaddress.ip_network(subnet) for subnet in subnets]
+        if sorted(network.version for network in networks) not in ([4], [6], [4, 6]):
+            raise ValueError("must be one subnet of IPv4, one of IPv6, or one of each")
+        for network in networks:
+            if network.num_addresses < 4:
+                raise ValueError(f"must have room for a gateway and a pod, and {network} has none")
+        return tuple(map(str, networks))
 
     @field_validator("bin_dirs")
     @classmethod
@@ -136,7 +156,8 @@ class Config(_Table):
         """The network's settings as the engine wants them."""
         cache_dir = self.network.cache or f"{self.state_dir}/cni"
         said = self.network
-        return Settings(said.conf_dir, said.bin_dirs, cache_dir, limit_s=said.plugin_timeout_s)
+        default = Default(said.default_subnets) if said.default else None
+        return Settings(said.conf_dir, said.bin_dirs, cache_dir, limit_s=said.plugin_timeout_s, default=default)
 
     @property
     def guest_dir(self) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cri.config import Config
 from cri.events import Bus
+from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 
@@ -45,6 +46,7 @@ class Node:
             host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool, events=self.events
         )
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
+        self.network = NodeNetwork(host)
         self.is_ready = False
 
     @classmethod
@@ -90,6 +92,7 @@ class Node:
     async def open(self) -> None:
         """Take over what the previous daemon left, then answer calls."""
         await self.pods.recover()
+        self.network.open()
         self.is_ready = True
 
     async def close(self) -> None:
@@ -100,6 +103,7 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await self.pods.close()
+        self.network.close()
         self._pool.shutdown(wait=False)
 
     def own(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

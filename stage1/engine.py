@@ -26,6 +26,9 @@ from typing import NamedTuple
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
 from stage1.linux import files, mount, namespace, vsock
 from stage1.net import attach as net
+from stage1.net import debts
+from stage1.net import record as net_record
+from stage1.net.settings import Settings, netns_path
 from stage1.pod import files as texts
 from stage1.pod import oci
 from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
@@ -56,7 +59,7 @@ class Host(NamedTuple):
     scratch_mib: int = 4096
     vsock_port: int = 0
     window_mib: int = 0
-    network: net.Settings | None = None
+    network: Settings | None = None
 
 
 class Prepared(NamedTuple):
@@ -206,26 +209,29 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
     return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(int(cid), host.vsock_port)
 
 
-def collect(directory: str) -> None:
+def collect(directory: str) -> str:
     """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine.
 
-    Raises NetworkFailed when a CNI plugin fails at DEL; the directory then stays, for another try.
+    Returns a sentence when a CNI plugin failed at DEL, which `sweep_networks` tries again; else nothing.
     """
     vm = find_vm(directory) or find_unrecorded(directory)
     if vm is not None:
         vm.kill()
     _unmount_below(directory)
     _remove_scratch(directory)
-    net.detach(directory)
+    owed = net.detach(directory)
     files.remove_tree(directory)
+    return owed
 
 
 def _collect_after(error: BaseException, directory: str) -> None:
     """What can't be removed now stays for the next start, and does not hide the error that led here."""
     try:
-        collect(directory)
+        owed = collect(directory)
     except PodError as second:
-        error.add_note(f"and {directory} could not be removed: {second}")
+        owed = f"{directory} could not be removed: {second}"
+    if owed:
+        error.add_note(f"and {owed}")
 
 
 def network(directory: str) -> PodNetwork | None:
@@ -233,24 +239,25 @@ def network(directory: str) -> PodNetwork | None:
     return net.read(directory)
 
 
-def remove_network(directory: str) -> None:
+def remove_network(directory: str) -> str:
     """Give the pod's addresses and rules back; gone already is fine. Its VM must have ended.
 
-    Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again.
+    Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
+    to `sweep_networks`, and a sentence about it returned.
     """
-    net.detach(directory)
+    return net.detach(directory, tries=debts.TRIES)
 
 
 def sweep_networks(host: Host) -> list[str]:
-    """Remove networks whose pod's directory is gone, as after a reboot; a sentence for each that could not be."""
+    """Remove networks whose pod is gone, as after a reboot, or was let go; a sentence for each that could not be."""
     problems = []
-    records = net.recorded(host.network.cache_dir) if host.network else {}
-    for pod_id, record in records.items():
-        if not os.path.exists(pod_directory(host, pod_id)):
+    records = net_record.every(host.network.cache_dir) if host.network else {}
+    for pod_id, path in records.items():
+        if debts.is_owed(path) or not os.path.exists(pod_directory(host, pod_id)):
             try:
-                net.detach_recorded(record)
+                net.detach_recorded(path)
             except PodError as error:
-                problems.append(f"the network of pod {pod_id} could not be removed: {error}")
+                problems.append(debts.take(path, error, tries=1, had_netns=True))
     return problems
 
 
@@ -314,7 +321,7 @@ def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | Non
     if network is None or host.network is None:
         return vm
     nics = tuple(Nic(one.tap, one.mac) for one in network.interfaces)
-    return vm._replace(nics=nics, netns=net.netns_path(host.network, pod))
+    return vm._replace(nics=nics, netns=netns_path(pod.id))
 
 
 def _artefact(host: Host, name: str) -> str:

@@ -13,7 +13,9 @@ from typing import NamedTuple, TypeVar
 from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import HostFacts, device_error, host_facts, which
-from stage1.net.conflist import find, find_plugin, lacks
+from stage1.net import networks
+from stage1.net.conflist import find_plugin
+from stage1.net.settings import Settings
 from stage1.vm import confine
 from stage1.vm.choose import Choice, choose
 
@@ -38,6 +40,7 @@ class Facts(NamedTuple):
     missing_plugins: tuple[str, ...] = ()
     bin_dirs: tuple[str, ...] = ()
     network: str = ""
+    network_note: str = ""
     network_error: str = ""
     cgroup: str = ""
     confinement: confine.Confinement = confine.Confinement("setpriv", True)
@@ -81,8 +84,9 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         free_bytes=free_bytes(existing(config.state_dir)),
         missing_plugins=tuple(name for name in CNI_PLUGINS if not find_plugin(name, config.network.bin_dirs)),
         bin_dirs=config.network.bin_dirs,
-        network=network_name(config.network.conf_dir),
-        network_error=lacks(config.network.conf_dir, config.network.bin_dirs),
+        network=network_name(config.networks),
+        network_note=networks.note(config.networks),
+        network_error=networks.lacks(config.networks),
     )
 
 
@@ -108,13 +112,10 @@ def mount_errors(directory: str) -> tuple[tuple[str, str], ...]:
     return (("erofs", said), ("overlay", said))
 
 
-def network_name(conf_dir: str) -> str:
-    """The network that pods get, with its plugins and the files that were passed over; empty when there is none."""
-    network, problems = find(conf_dir)
-    if network is None:
-        return ""
-    passed = f"; passed over: {'; '.join(problems)}" if problems else ""
-    return f"{network.name} ({', '.join(network.types())}) in {network.file}{passed}"
+def network_name(settings: Settings) -> str:
+    """The network that pods get, with its plugins and where it is configured; empty when there is none."""
+    network = networks.find(settings).network
+    return f"{network.name} ({', '.join(network.types())}), {network.file}" if network else ""
 
 
 def cgroup_version() -> str:

@@ -172,7 +172,8 @@ def _plugins(facts: Facts) -> Item:
 
 def _network(facts: Facts) -> Item:
     if not facts.network_error:
-        return Item("CNI network", WARN if "passed over" in facts.network else OK, facts.network)
+        said = f"{facts.network}; {facts.network_note}" if facts.network_note else facts.network
+        return Item("CNI network", WARN if "passed over" in said else OK, said)
     remedy = "put a .conflist there, as your cluster's network says"
     return Item("CNI network", WARN, f"{facts.network_error}; pods have loopback only", remedy)
 

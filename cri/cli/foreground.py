@@ -242,7 +242,8 @@ def sweep(host: engine.Host) -> None:
     for name in names:
         try:
             with Lock(_lock_path(host, name), wait=False):
-                engine.collect(engine.pod_directory(host, name))
+                if owed := engine.collect(engine.pod_directory(host, name)):
+                    sys.stderr.write(f"clearpod: {owed}\n")
                 os.unlink(_lock_path(host, name))
         except (WrongState, FileNotFoundError):
             continue  # it lives, or somebody else swept it

@@ -18,6 +18,7 @@ from cri import events
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
 from cri.pods.meter import Meter
+from cri.pods.networks import tell_owed
 from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -120,14 +121,14 @@ class LivePod:
                 await self._end_vm()
             for container_id in self.containers:
                 await asyncio.to_thread(engine.remove_container, self.directory, container_id)
-            await self._in_turn(engine.remove_network, self.directory)
+            tell_owed(await self._in_turn(engine.remove_network, self.directory))
             self.network = None
 
     async def remove(self) -> None:
         """Stop if needed, then remove everything of the pod but its log files."""
         await self.stop()
         await self.let_go()
-        await self._in_turn(engine.collect, self.directory)
+        tell_owed(await self._in_turn(engine.collect, self.directory))
         log.info("pod.removed", extra={"pod": self.id, "title": self.title})
 
     async def let_go(self) -> None:
@@ -271,7 +272,7 @@ class LivePod:
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
         try:
-            await self._in_turn(engine.collect, self.directory)
+            tell_owed(await self._in_turn(engine.collect, self.directory))
         except PodError as error:
             log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
 

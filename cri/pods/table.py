@@ -14,6 +14,7 @@ from cri.agent import VsockPort
 from cri.pods import containers, ports
 from cri.pods.container import LiveContainer
 from cri.pods.names import Names
+from cri.pods.networks import tell_owed
 from cri.pods.pod import LivePod
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -140,12 +141,12 @@ class PodTable:
         found = await asyncio.to_thread(recovery.survey, self._tools.host)
         await asyncio.gather(*(self._recover(one) for one in found))
         for problem in await asyncio.to_thread(engine.sweep_networks, self._tools.host):
-            log.error("network.unswept", extra={"error": problem})
+            tell_owed(problem)
 
     async def _recover(self, found: recovery.Found) -> None:
         try:
             if found.stored is None or found.verdict == recovery.COLLECT:
-                await asyncio.to_thread(engine.collect, found.directory)
+                tell_owed(await asyncio.to_thread(engine.collect, found.directory))
                 log.info("pod.collected", extra={"directory": found.directory})
                 return
             pod = LivePod(found.stored.record, self._tools, self._port)

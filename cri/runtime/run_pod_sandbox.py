@@ -4,10 +4,15 @@
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
+from stage1.errors import NetworkFailed
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
     """Make the pod. On any failure nothing of it remains and the same request can be made again."""
     record = sandbox.record(request, node.config, handlers=node.handlers)
-    made = await node.pods.run(record, request.SerializeToString(deterministic=True))
+    try:
+        made = await node.pods.run(record, request.SerializeToString(deterministic=True))
+    except NetworkFailed:
+        node.network.failed()
+        raise
     return pb.RunPodSandboxResponse(pod_sandbox_id=made)

@@ -7,9 +7,6 @@ Without a CNI configuration pods have loopback only, and NetworkReady says so; t
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from stage1.net import conflist
-
-LOOPBACK_ONLY = "pods have no network but their own loopback"
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
@@ -42,9 +39,9 @@ def _runtime_ready(node: Node) -> pb.RuntimeCondition:
 
 def _network_ready(node: Node) -> pb.RuntimeCondition:
     """The configuration is read each time, which is a file or two: so a change counts at once."""
-    settings = node.host.network
-    why = conflist.lacks(settings.conf_dir, settings.bin_dirs) if settings else "networks are turned off"
-    if not why:
-        return pb.RuntimeCondition(type="NetworkReady", status=True)
-    message = f"{LOOPBACK_ONLY}: {why}"
-    return pb.RuntimeCondition(type="NetworkReady", reason="NetworkPluginNotReady", message=message)
+    is_ready, said = node.network.verdict()
+    if is_ready:
+        return pb.RuntimeCondition(type="NetworkReady", status=True, message=said)
+    return pb.RuntimeCondition(
+        type="NetworkReady", reason="NetworkPluginNotReady", message=f"pods get no network: {said}"
+    )

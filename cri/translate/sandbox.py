@@ -62,6 +62,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         ports=network.ports(wanted),
         ingress_bits=network.bandwidth(wanted, network.INGRESS_WORD),
         egress_bits=network.bandwidth(wanted, network.EGRESS_WORD),
+        networks=network.more_networks(wanted),
     )
 
 

@@ -85,6 +85,14 @@ void nl_link(struct nl_message *message, int index, const char *name, uint32_t m
         attribute(message, IFLA_MTU, &mtu, sizeof mtu);
 }
 
+void nl_name(struct nl_message *message, int index, const char *name)
+{
+    struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
+    body->ifi_family = AF_UNSPEC;
+    body->ifi_index = index;
+    attribute(message, IFLA_IFNAME, name, strlen(name) + 1);
+}
+
 void nl_address(struct nl_message *message, int index, const struct address *address)
 {
     struct ifaddrmsg *body = start(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);
@@ -103,8 +111,29 @@ void nl_address(struct nl_message *message, int index, const struct address *add
     }
 }
 
-void nl_route(struct nl_message *message, int index, const struct address *to, const struct address *gateway)
+/* RTA_METRICS holds attributes of its own. */
+static void route_metrics(struct nl_message *message, const struct route *route)
 {
+    const struct rtattr nested[] = {
+        {.rta_len = RTA_LENGTH(sizeof route->mtu), .rta_type = RTAX_MTU},
+        {.rta_len = RTA_LENGTH(sizeof route->advmss), .rta_type = RTAX_ADVMSS},
+    };
+    const uint32_t values[] = {route->mtu, route->advmss};
+    uint8_t room[2 * RTA_SPACE(sizeof(uint32_t))];
+    size_t size = 0;
+    for (size_t i = 0; i < 2; i++)
+        if (values[i]) {
+            memcpy(room + size, &nested[i], sizeof *nested);
+            memcpy(room + size + RTA_LENGTH(0), &values[i], sizeof *values);
+            size += RTA_SPACE(sizeof *values);
+        }
+    if (size)
+        attribute(message, RTA_METRICS, room, size);
+}
+
+void nl_route(struct nl_message *message, const struct route *route)
+{
+    const struct address *to = &route->to, *gateway = &route->gateway;
     struct rtmsg *body = start(message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);
     body->rtm_family = (uint8_t)to->family;
     body->rtm_dst_len = to->prefix;
@@ -119,7 +148,10 @@ void nl_route(struct nl_message *message, int index, const struct address *to, c
         body->rtm_flags = RTNH_F_ONLINK;
         attribute(message, RTA_GATEWAY, gateway->bytes, gateway->size);
     }
-    attribute(message, RTA_OIF, &index, sizeof index);
+    attribute(message, RTA_OIF, &route->index, sizeof route->index);
+    if (route->metric)
+        attribute(message, RTA_PRIORITY, &route->metric, sizeof route->metric);
+    route_metrics(message, route);
 }
 
 void nl_neighbour(struct nl_message *message, int index, const struct address *address, const uint8_t mac[6])

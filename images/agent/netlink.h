@@ -20,14 +20,23 @@ struct address {
     uint8_t bytes[16], size, prefix;
 };
 
+/* A gateway of family 0 means on link; 0 leaves a number to the kernel. */
+struct route {
+    struct address to, gateway;
+    int index; /* of the device */
+    uint32_t metric, mtu, advmss;
+};
+
 /* "10.88.0.5/16", "fd00::5"; without a prefix it is the whole length. */
 bool address_parse(const char *text, struct address *address);
 bool mac_parse(const char *text, uint8_t mac[6]);
 size_t nl_size(const struct nl_message *message);
 /* Rename, set the mtu (0: leave) and set up, in this order (the kernel's own). */
 void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu);
+/* Rename a device that is down. */
+void nl_name(struct nl_message *message, int index, const char *name);
 void nl_address(struct nl_message *message, int index, const struct address *address);
-void nl_route(struct nl_message *message, int index, const struct address *to, const struct address *gateway);
+void nl_route(struct nl_message *message, const struct route *route);
 void nl_neighbour(struct nl_message *message, int index, const struct address *address, const uint8_t mac[6]);
 
 #endif

@@ -58,6 +58,19 @@ static int index_of(const char *device, struct fault *why)
     return index ? index : fault_set(why, FAULT_NOT_FOUND, "no network device '%s'", device);
 }
 
+/* Which of the devices the kernel calls eth0 depends on the order in which it met them: take the name off another. */
+static int free_name(int netlink, const char *name, int index, struct fault *why)
+{
+    struct nl_message message;
+    char other[IF_NAMESIZE];
+    int taken = (int)if_nametoindex(name);
+    if (!taken || taken == index)
+        return 0;
+    snprintf(other, sizeof other, "was%d", taken);
+    nl_name(&message, taken, other);
+    return ask(netlink, &message) < 0 ? fault_errno(why, "take the name %s off another device", name) : 0;
+}
+
 static int set_interface(int netlink, const clearpod_agent_Interface *interface, struct fault *why)
 {
     struct nl_message message;
@@ -67,6 +80,8 @@ static int set_interface(int netlink, const clearpod_agent_Interface *interface,
         return fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", interface->mac);
     if (!is_file_name(interface->name))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the name of a network device", interface->name);
+    if (free_name(netlink, interface->name, index, why) < 0)
+        return -1;
     nl_link(&message, index, interface->name, interface->mtu);
     if (ask(netlink, &message) < 0)
         return fault_errno(why, "set up %s", interface->name);
@@ -80,20 +95,20 @@ static int set_interface(int netlink, const clearpod_agent_Interface *interface,
     return 0;
 }
 
-static int set_route(int netlink, const clearpod_agent_Route *route, struct fault *why)
+static int set_route(int netlink, const clearpod_agent_Route *said, struct fault *why)
 {
     struct nl_message message;
-    struct address to, gateway = {0};
-    int index = index_of(route->device, why);
-    if (index < 0)
+    struct route route = {.metric = said->metric, .mtu = said->mtu, .advmss = said->advmss};
+    route.index = index_of(said->device, why);
+    if (route.index < 0)
         return -1;
-    if (!address_parse(route->destination, &to))
-        return fault_set(why, FAULT_INVALID, "'%s' is no destination of a route", route->destination);
-    if (*route->gateway && (!address_parse(route->gateway, &gateway) || gateway.family != to.family))
-        return fault_set(why, FAULT_INVALID, "'%s' is no gateway to %s", route->gateway, route->destination);
-    nl_route(&message, index, &to, &gateway);
+    if (!address_parse(said->destination, &route.to))
+        return fault_set(why, FAULT_INVALID, "'%s' is no destination of a route", said->destination);
+    if (*said->gateway && (!address_parse(said->gateway, &route.gateway) || route.gateway.family != route.to.family))
+        return fault_set(why, FAULT_INVALID, "'%s' is no gateway to %s", said->gateway, said->destination);
+    nl_route(&message, &route);
     if (ask(netlink, &message) < 0)
-        return fault_errno(why, "add the route to %s by %s", route->destination, route->device);
+        return fault_errno(why, "add the route to %s by %s", said->destination, said->device);
     return 0;
 }
 

@@ -67,11 +67,14 @@ class Interface(NamedTuple):
 
 
 class Route(NamedTuple):
-    """`destination` is a prefix; an empty gateway means on link."""
+    """`destination` is a prefix; an empty gateway means on link; 0 leaves the kernel its choice."""
 
     destination: str = ""
     gateway: str = ""
     device: str = ""
+    metric: int = 0
+    mtu: int = 0
+    advmss: int = 0
 
 
 class Neighbour(NamedTuple):
@@ -215,7 +218,7 @@ TABLES: wire.Tables = {
     Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32),
     Sysctl: (_STR, _STR),
     Interface: (_STR, _STR, _U32, _STRS),
-    Route: (_STR, _STR, _STR),
+    Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
     Configure: (_STR, _STR, _U64, _many(Sysctl), _many(Interface), _many(Route), _many(Neighbour)),
     Create: (_STR, _STR, _BOOL, _STDIO),

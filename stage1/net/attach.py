@@ -6,70 +6,65 @@ whatever the step at which the maker was killed.
 """
 
 import json
-import os
-from typing import NamedTuple
 
-from stage1.errors import BadRequest, NetworkFailed, PodError
+from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, namespace, process
-from stage1.net import conflist, protocol, record, tap
-from stage1.net.plugins import LIMIT_S, Runner
+from stage1.net import debts, networks, protocol, record, tap
+from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
+from stage1.net.settings import Settings as Settings
+from stage1.net.settings import netns_path
+from stage1.net.turn import Turn
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 
 IFNAME = "eth0"
+"""Of the first network; the others are eth1 and so on."""
 _TOOL_S = 10.0
 
 
-class Settings(NamedTuple):
-    """Where the node's networks come from. `cache_dir` must survive a reboot."""
-
-    conf_dir: str
-    bin_dirs: tuple[str, ...]
-    cache_dir: str
-    netns_dir: str = "/run/netns"
-    limit_s: float = LIMIT_S
-
-
-def netns_path(settings: Settings, pod: Pod) -> str:
-    """The file that keeps the pod's netns."""
-    return f"{settings.netns_dir}/clearpod-{pod.id}"
-
-
 def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None:
-    """Give the pod the node's network; None when none is configured. Nothing stays when it fails.
+    """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
 
     Raises:
-        BadRequest: the configuration can't be understood, or names a plugin that is not there.
+        BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
         NetworkFailed: a plugin failed or did not end in time.
     """
-    found = conflist.find(settings.conf_dir)
-    if found.network is None:
-        if found.problems:
-            raise BadRequest(f"the pod can get no network: {'; '.join(found.problems)}")
+    wanted = networks.chosen(pod.networks, settings)
+    if not wanted:
         return None
-    conflist.require_plugins(found.network, settings.bin_dirs)
-    call = protocol.call_for(pod, netns_path(settings, pod), ifname=IFNAME)
-    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, (Attachment(found.network, call),))
+    call = protocol.call_for(pod, netns_path(pod.id), ifname=IFNAME)
+    # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
+    rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
+    return make(directory, tuple(map(Attachment, wanted, (call, *rest))), settings=settings)
+
+
+def make(directory: str, attachments: tuple[Attachment, ...], *, settings: Settings) -> PodNetwork:
+    """Give the pod in `directory` a netns and these networks, in this order. Undo: `detach`. Raises as `attach`."""
+    call = attachments[0].call
+    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments)
     files.make_dirs(settings.cache_dir, 0o700)
-    path = record.place(settings.cache_dir, pod.id)
-    record.save(path, plan)
-    try:
-        record.link(directory, path)
-        namespace.make_net(plan.netns)
-        return _fill(path, plan)
-    except BaseException as error:
-        _undo(directory, error)
-        raise
+    path = record.place(settings.cache_dir, call.container)
+    with Turn(settings.cache_dir):
+        record.save(path, plan)
+        try:
+            record.link(directory, path)
+            namespace.make_net(plan.netns)
+            return _fill(path, plan)
+        except BaseException as error:
+            _undo(directory, error)
+            raise
 
 
 def _undo(directory: str, error: BaseException) -> None:
     """What can't be undone now stays recorded for `detach`, and is said with the error that led here."""
     try:
-        detach(directory)
+        owed = detach(directory)
     except PodError as second:
-        error.add_note(f"and what was made of the network could not be removed: {second}")
+        owed = str(second)
+    if owed:
+        error.add_note(f"and {owed}")
 
 
 def _fill(path: str, plan: Record) -> PodNetwork:
@@ -87,6 +82,7 @@ def _fill(path: str, plan: Record) -> PodNetwork:
         results.append(runner.add(one.network, one.call, done=done))
     with namespace.inside_net(plan.netns):
         seen = _with_results(_bridge_to_taps(), results)
+    seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
     record.save(path, made._replace(seen=seen))
     return seen
 
@@ -103,11 +99,20 @@ def _bridge_to_taps() -> PodNetwork:
 
 def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:
     """The addresses as the plugins reported them, else as they are; DNS of the first network that has some."""
-    reported = [address for result in results for address in protocol.ips(result)]
+    reported = _addresses([protocol.ips(result) for result in results])
     there = [address.partition("/")[0] for one in seen.interfaces for address in one.addresses]
     servers, searches, options = next((said for said in map(protocol.dns, results) if any(said)), ((), (), ()))
     ips = tuple(dict.fromkeys(reported or there))
     return seen._replace(ips=ips, dns_servers=servers, dns_searches=searches, dns_options=options)
+
+
+def _addresses(reported: list[tuple[str, ...]]) -> list[str]:
+    """The first network's first. One of a family that the first network lacks is left out: kubelet takes the first of
+    each family for an address of the pod in the cluster.
+    """
+    first, *others = reported
+    families = {":" in address for address in first}
+    return [*first, *(a for addresses in others for a in addresses if not first or (":" in a) in families)]
 
 
 def _ask(argv: list[str], batch: str) -> list[list[Document]]:
@@ -149,56 +154,79 @@ def check(directory: str) -> None:
             Runner(known.bin_dirs, known.limit_s).check(one.network, one.call, previous=one.result)
 
 
-def detach(directory: str) -> None:
+def detach(directory: str, *, tries: int = 1) -> str:
     """DEL by all plugins, then the netns with its taps, then the record; again is fine. The VM must have ended.
 
-    Raises NetworkFailed when a plugin fails at DEL: then the record stays, and another call tries again.
+    When a plugin fails at DEL for the `tries`-th time, the pod is let go and the record stays (see debts): then this
+    returns a sentence about it. Before that it raises NetworkFailed, and another call tries again.
     """
-    path = record.linked(directory)
+    path, owed = record.linked(directory), ""
     if not path:
-        return
-    detach_recorded(path)
+        return owed
+    had_netns = namespace.is_net(netns_path(record.pod_of(path)))
+    try:
+        detach_recorded(path)
+    except PodError as error:
+        owed = debts.take(path, error, tries=tries, had_netns=had_netns)
     record.forget(f"{directory}/{record.LINK}")
+    return owed
 
 
 def detach_recorded(path: str) -> None:
-    """As `detach`, from the record alone: for pods whose directory did not survive a reboot."""
+    """As `detach`, from the record alone: for debts, and pods whose directory did not survive a reboot.
+
+    Raises NetworkFailed when a plugin fails at DEL.
+    """
     known = record.load(path)
     if known is not None:
-        _delete_all(known)
+        _delete_all(path, known)
+        # From here on there is nothing that a stand-in could help to remove.
+        record.save(path, known._replace(attachments=()))
         namespace.remove_net(known.netns)
     record.forget(path)
 
 
-def _delete_all(known: Record) -> None:
+def _delete_all(path: str, known: Record) -> None:
     runner = Runner(known.bin_dirs, known.limit_s)
-    is_there = _stand_in(known)
-    for one in reversed(known.attachments):
+    is_there, is_lost = _stand_in(known) if known.attachments else (True, False)
+    failures: list[PodError] = []
+    attachments = list(known.attachments)
+    for at, one in reversed([*enumerate(attachments)]):
         call = one.call if is_there else one.call._replace(netns="")
-        runner.delete(one.network, call, previous=one.result)
+        failed = runner.delete(one.network, call, previous=one.result, done=one.deleted, is_lost=is_lost)
+        attachments[at] = one._replace(deleted=tuple(n for n in range(len(one.network.plugins)) if n not in failed))
+        failures += failed.values()
+    if failures:
+        record.save(path, known._replace(attachments=tuple(attachments)))
+        raise min(failures, key=lambda failure: isinstance(failure, PluginGone))
 
 
-def _stand_in(known: Record) -> bool:
-    """Whether there is a netns for DEL; one that was lost is replaced by one with the same addresses.
+def _stand_in(known: Record) -> tuple[bool, bool]:
+    """Whether there is a netns for DEL, and whether something in it is not the pod's own.
 
-    Without it plugins would not find the addresses whose rules they must remove.
+    What was lost is replaced by devices with the same addresses: without them plugins would not find the addresses
+    whose rules they must remove. A DEL that failed may have removed some already.
     """
-    if namespace.is_net(known.netns):
-        return True
-    found: tuple[Interface, ...] = known.seen.interfaces if known.seen else ()
-    if not found:
-        return False
-    namespace.remove_net(known.netns)
-    namespace.make_net(known.netns)
+    is_there = namespace.is_net(known.netns)
+    found = _lost_devices(known)
+    if is_there and not known.failures:
+        return True, False
+    if not is_there and not found:
+        return False, False
+    if not is_there:
+        namespace.remove_net(known.netns)
+        namespace.make_net(known.netns)
     with namespace.inside_net(known.netns):
-        _ask(["ip", "-batch", "-"], tap.stand_in_batch(found))
-    return True
+        (links,) = _ask(["ip", "-json", "-batch", "-"], "link show\n")
+        names = {link.get("ifname") for link in links}
+        missing = tuple(one for one in found if one.name not in names)
+        _ask(["ip", "-batch", "-"], tap.stand_in_batch(missing))
+    return True, bool(missing)
 
 
-def recorded(cache_dir: str) -> dict[str, str]:
-    """Pod id -> record, of all pods with a network, whether they live or not."""
-    try:
-        names = sorted(os.listdir(cache_dir))
-    except FileNotFoundError:
-        return {}
-    return {name.removesuffix(".json"): f"{cache_dir}/{name}" for name in names if name.endswith(".json")}
+def _lost_devices(known: Record) -> tuple[Interface, ...]:
+    """As they were seen, else as far as the results of ADD tell."""
+    if known.seen:
+        return known.seen.interfaces
+    results = ((one.call.ifname, one.result) for one in known.attachments if one.result is not None)
+    return tuple(Interface(name, "", addresses=protocol.addresses(result)) for name, result in results)

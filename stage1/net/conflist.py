@@ -14,6 +14,7 @@ from stage1.linux import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -31,6 +32,7 @@ class Network(NamedTuple):
     plugins: "tuple[dict[str, Any], ...]"
     file: str = ""
     disable_check: bool = False
+    disable_gc: bool = False
 
     def types(self) -> tuple[str, ...]:
         """The plugins' names."""
@@ -47,31 +49,50 @@ class Found(NamedTuple):
 def find(conf_dir: str) -> Found:
     """The first network in `conf_dir` by file name that can be understood."""
     problems: list[str] = []
-    for path in candidates(conf_dir):
-        try:
-            return Found(parse(_text(path), path), tuple(problems))
-        except PodError as error:
-            problems.append(str(error))
+    for one in _read(conf_dir):
+        if isinstance(one, Network):
+            return Found(one, tuple(problems))
+        problems.append(one)
     return Found(None, tuple(problems))
 
 
-def candidates(conf_dir: str) -> list[str]:
-    """The configuration files in `conf_dir`, in the order in which they count."""
+def every(conf_dir: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:
+    """All networks in `conf_dir` by file name, and sentences about files that can't be understood."""
+    read = tuple(_read(conf_dir))
+    networks = tuple(one for one in read if isinstance(one, Network))
+    return networks, tuple(one for one in read if isinstance(one, str))
+
+
+def _read(conf_dir: str) -> "Iterator[Network | str]":
+    """Each file's network, or why there is none in it; the directory itself may be the problem."""
+    try:
+        paths = candidates(conf_dir)
+    except OSError as error:
+        yield f"{conf_dir} can't be read: {error.strerror}"
+        return
+    for path in paths:
+        try:
+            yield parse(_text(path), path)
+        except PodError as error:
+            yield str(error)
+        except OSError as error:
+            yield f"{path} can't be read: {error.strerror}"
+
+
+def candidates(conf_dir: str, endings: tuple[str, ...] = ENDINGS) -> list[str]:
+    """The configuration files in `conf_dir`, in the order in which they count; none when it does not exist."""
     try:
         names = sorted(os.listdir(conf_dir))
-    except OSError:
+    except FileNotFoundError:
         return []
-    return [f"{conf_dir}/{name}" for name in names if name.endswith(ENDINGS)]
+    return [f"{conf_dir}/{name}" for name in names if name.endswith(endings)]
 
 
-def lacks(conf_dir: str, bin_dirs: tuple[str, ...]) -> str:
-    """Why pods get no network, as a sentence; empty when they get one."""
-    found = find(conf_dir)
-    if found.network is None:
-        return "; ".join(found.problems) or f"there is no CNI configuration in {conf_dir}"
-    for kind in found.network.types():
+def lacks_plugin(network: Network, bin_dirs: tuple[str, ...]) -> str:
+    """Which plugin of the network is not there, as a sentence; empty when all are."""
+    for kind in network.types():
         if not find_plugin(kind, bin_dirs):
-            return _missing(kind, found.network, bin_dirs=bin_dirs)
+            return _missing(kind, network, bin_dirs=bin_dirs)
     return ""
 
 
@@ -83,9 +104,8 @@ def find_plugin(kind: str, bin_dirs: tuple[str, ...]) -> str:
 
 def require_plugins(network: Network, bin_dirs: tuple[str, ...]) -> None:
     """Raise BadRequest when a plugin is missing: known before anything has been made."""
-    for kind in network.types():
-        if not find_plugin(kind, bin_dirs):
-            raise BadRequest(_missing(kind, network, bin_dirs=bin_dirs))
+    if sentence := lacks_plugin(network, bin_dirs):
+        raise BadRequest(sentence)
 
 
 def _missing(kind: str, network: Network, *, bin_dirs: tuple[str, ...]) -> str:
@@ -107,7 +127,8 @@ def parse(text: str, file: str) -> Network:
     if not is_word(name):
         raise BadRequest(f"{file}: the network's name {name!r} must be letters, digits, '_', '.', '-'")
     version = _version(document, file)
-    return Network(name, version, tuple(plugins), file, document.get("disableCheck") in (True, "true"))
+    no_check, no_gc = (document.get(key) in (True, "true") for key in ("disableCheck", "disableGC"))
+    return Network(name, version, tuple(plugins), file, no_check, no_gc)
 
 
 def is_word(text: "Any") -> bool:

@@ -9,12 +9,15 @@ from stage1.linux import process
 from stage1.net import protocol
 from stage1.net.conflist import Network, find_plugin
 from stage1.net.protocol import Call, Document
+from stage1.net.settings import LIMIT_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMIT_S = 30.0
+
+class PluginGone(NetworkFailed):
+    """The plugin's program is not there any more."""
 
 
 class Runner:
@@ -35,16 +38,32 @@ class Runner:
             done(previous)
         return previous or {}
 
-    def delete(self, network: Network, call: Call, *, previous: Document | None) -> None:
-        """DEL by each plugin in reverse, all of them even if one fails; then raises NetworkFailed for the first."""
-        failures: list[PodError] = []
-        for plugin in reversed(network.plugins):
+    def delete(
+        self, network: Network, call: Call, *, previous: Document | None, done: tuple[int, ...] = (), is_lost: bool
+    ) -> dict[int, PodError]:
+        """DEL by each plugin but those `done`, in reverse, all of them even if one fails; the number and error of each
+        that did.
+
+        When `is_lost`, the devices in the netns only stand for the pod's own. A plugin that they do not please, since
+        its rules were lost too, is asked again without a netns, which means that only its leases are to go.
+        """
+        failures: dict[int, PodError] = {}
+        for number, plugin in reversed([*enumerate(network.plugins)]):
+            if number in done:
+                continue
             try:
                 self._run("DEL", network, plugin=plugin, call=call, previous=previous)
             except PodError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                if not is_lost or not self._forgets(network, plugin, call=call, previous=previous):
+                    failures[number] = error
+        return failures
+
+    def _forgets(self, network: Network, plugin: Document, *, call: Call, previous: Document | None) -> bool:
+        try:
+            self._run("DEL", network, plugin=plugin, call=call._replace(netns=""), previous=previous)
+        except PodError:
+            return False
+        return True
 
     def check(self, network: Network, call: Call, *, previous: Document) -> None:
         """CHECK by each plugin, unless the configuration forbids it or its version has none."""
@@ -53,12 +72,21 @@ class Runner:
         for plugin in network.plugins:
             self._run("CHECK", network, plugin=plugin, call=call, previous=previous)
 
+    def ask(self, verb: str, network: Network, *, plugin: Document, more: Document) -> None:
+        """STATUS or GC, with `more` beside the plugin's document. Raises NetworkFailed."""
+        env = protocol.bare_environment(verb, bin_dirs=self.bin_dirs)
+        given = protocol.bare_request(network, plugin, more=more)
+        self._exec(_who(plugin, network), plugin["type"], env=env, given=given)
+
     def _run(self, verb: str, network: Network, *, plugin: Document, call: Call, previous: Document | None) -> bytes:
-        who, path = _who(plugin, network), find_plugin(plugin["type"], self.bin_dirs)
-        if not path:
-            raise NetworkFailed(f"{who} is not in {' or '.join(self.bin_dirs)}; install it there")
-        given = protocol.request(network, plugin, call=call, previous=previous)
         env = protocol.environment(verb, call, bin_dirs=self.bin_dirs)
+        given = protocol.request(network, plugin, call=call, previous=previous)
+        return self._exec(_who(plugin, network), plugin["type"], env=env, given=given)
+
+    def _exec(self, who: str, kind: str, *, env: dict[str, str], given: bytes) -> bytes:
+        path, verb = find_plugin(kind, self.bin_dirs), env["CNI_COMMAND"]
+        if not path:
+            raise PluginGone(f"{who} is not in {' or '.join(self.bin_dirs)}; install it there")
         try:
             ended = process.run([path], timeout_s=self.limit_s, input=given, env=env)
         except TimedOut:

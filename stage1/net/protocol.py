@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, "Any"]
 
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SAID_BYTES = 500
 _NO_BURST_BITS = (1 << 32) - 1
 """As much as the bandwidth plugin takes: the rate alone limits."""
@@ -79,16 +80,30 @@ def environment(verb: str, call: Call, *, bin_dirs: tuple[str, ...]) -> dict[str
         "CNI_IFNAME": call.ifname,
         "CNI_ARGS": ";".join(f"{key}={value}" for key, value in call.args),
         "CNI_PATH": ":".join(bin_dirs),
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": PATH,
     }
+
+
+def bare_environment(verb: str, *, bin_dirs: tuple[str, ...]) -> dict[str, str]:
+    """The same for STATUS and GC, which concern no container."""
+    return {"CNI_COMMAND": verb, "CNI_PATH": ":".join(bin_dirs), "PATH": PATH}
+
+
+def bare_request(network: Network, plugin: Document, *, more: Document) -> bytes:
+    """The standard input of STATUS and GC; `more` is added to the plugin's document."""
+    return json.dumps(_document(network, plugin) | more).encode()
+
+
+def _document(network: Network, plugin: Document) -> Document:
+    kept = {key: value for key, value in plugin.items() if key not in ("capabilities", "prevResult", "cniVersions")}
+    return {**kept, "cniVersion": network.version, "name": network.name}
 
 
 def request(network: Network, plugin: Document, *, call: Call, previous: Document | None) -> bytes:
     """The plugin's standard input: its document with what the runtime adds."""
-    kept = {key: value for key, value in plugin.items() if key not in ("capabilities", "prevResult", "cniVersions")}
     wanted = plugin.get("capabilities") or {}
     offered = {key: value for key, value in call.runtime.items() if wanted.get(key)}
-    document = {**kept, "cniVersion": network.version, "name": network.name}
+    document = _document(network, plugin)
     if offered:
         document["runtimeConfig"] = offered
     if previous is not None:
@@ -122,7 +137,12 @@ def complaint(stdout: bytes, stderr: bytes, *, code: int) -> str:
 
 
 def ips(document: Document) -> tuple[str, ...]:
-    """The pod's own addresses in the result, without prefix lengths, in its order.
+    """The pod's own addresses in the result, without prefix lengths, in its order."""
+    return tuple(dict.fromkeys(address.partition("/")[0] for address in addresses(document)))
+
+
+def addresses(document: Document) -> tuple[str, ...]:
+    """The same with prefix lengths, as the plugin wrote them.
 
     An address that belongs to no interface is the pod's; so is one of an interface in a sandbox.
     """
@@ -132,7 +152,7 @@ def ips(document: Document) -> tuple[str, ...]:
         index = entry.get("interface")
         is_known = isinstance(index, int) and 0 <= index < len(interfaces)
         if not is_known or interfaces[index].get("sandbox"):
-            found.append(str(entry.get("address", "")).partition("/")[0])
+            found.append(str(entry.get("address", "")))
     return tuple(dict.fromkeys(filter(None, found)))
 
 

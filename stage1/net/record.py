@@ -9,32 +9,41 @@ import json
 import os
 from typing import NamedTuple
 
-from stage1.errors import PodError
+from stage1.errors import BadRequest, PodError
 from stage1.linux import files
-from stage1.net.conflist import Network
+from stage1.net.conflist import Network, is_word
 from stage1.net.protocol import Call, Document
 from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
 
 VERSION = 1
 LINK = "cni.json"
+_HALF = "~"
+"""Ends the name of a file that `write_atomic` has not finished."""
 
 
 class Attachment(NamedTuple):
-    """One network of the pod. `result` is that of the last plugin that finished ADD, None before the first."""
+    """One network of the pod. `result` is that of the last plugin that finished ADD, None before the first; `deleted`
+    are the numbers of the plugins that finished DEL while another failed.
+    """
 
     network: Network
     call: Call
     result: Document | None = None
+    deleted: tuple[int, ...] = ()
 
 
 class Record(NamedTuple):
-    """The whole file. `seen` is None until the taps are there."""
+    """The whole file. `seen` is None until the taps are there. `failures` counts DELs that failed; with `is_owed` the
+    pod has been let go nevertheless (see debts).
+    """
 
     netns: str
     bin_dirs: tuple[str, ...]
     limit_s: float
     attachments: tuple[Attachment, ...]
     seen: PodNetwork | None = None
+    failures: int = 0
+    is_owed: bool = False
 
 
 def save(path: str, record: Record) -> None:
@@ -45,10 +54,12 @@ def save(path: str, record: Record) -> None:
         "bin_dirs": record.bin_dirs,
         "limit_s": record.limit_s,
         "attachments": [
-            {"network": one.network._asdict(), "call": one.call._asdict(), "result": one.result}
+            {**one._asdict(), "network": one.network._asdict(), "call": one.call._asdict()}
             for one in record.attachments
         ],
         "seen": _plain(record.seen) if record.seen else None,
+        "failures": record.failures,
+        "is_owed": record.is_owed,
     }
     files.write_atomic(path, json.dumps(document).encode())
 
@@ -67,8 +78,15 @@ def load(path: str) -> Record | None:
 
 
 def place(cache_dir: str, pod_id: str) -> str:
-    """Where the pod's file is."""
+    """Where the pod's file is. Raises BadRequest for an id of which a path elsewhere could be made."""
+    if not is_word(pod_id):
+        raise BadRequest(f"a pod's id must be letters, digits, '_', '.', '-', but it is {pod_id!r}")
     return f"{cache_dir}/{pod_id}.json"
+
+
+def pod_of(path: str) -> str:
+    """The id of the pod whose file is at `path`."""
+    return os.path.basename(path).removesuffix(".json")
 
 
 def link(directory: str, path: str) -> None:
@@ -85,7 +103,29 @@ def linked(directory: str) -> str:
 
 
 def forget(path: str) -> None:
-    """Remove the file; gone already is fine."""
+    """Remove the file, and what a `save` left that did not live to its end; gone already is fine."""
+    directory, name = os.path.split(path)
+    for other in _names(directory):
+        if other.startswith(f"{name}.") and other.endswith(_HALF):
+            _unlink(f"{directory}/{other}")
+    _unlink(path)
+
+
+def every(cache_dir: str) -> dict[str, str]:
+    """Pod id -> path, of all files in `cache_dir`, half-written ones included."""
+    names = (name for name in _names(cache_dir) if name.endswith((".json", _HALF)))
+    ids = dict.fromkeys(name.partition(".json")[0] for name in names)
+    return {pod_id: place(cache_dir, pod_id) for pod_id in ids if is_word(pod_id)}
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+
+
+def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -99,11 +139,13 @@ def _plain(seen: PodNetwork) -> Document:
 
 def _record(document: Document) -> Record:
     attachments = tuple(
-        Attachment(_network(one["network"]), _call(one["call"]), one["result"]) for one in document["attachments"]
+        Attachment(_network(one["network"]), _call(one["call"]), one["result"], tuple(one.get("deleted", ())))
+        for one in document["attachments"]
     )
     seen = _seen(document["seen"]) if document["seen"] else None
     bin_dirs = tuple(document["bin_dirs"])
-    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen)
+    failures, is_owed = document.get("failures", 0), document.get("is_owed", False)
+    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen, failures, is_owed)
 
 
 def _network(document: Document) -> Network:

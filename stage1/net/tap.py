@@ -111,13 +111,19 @@ def network(found: tuple[Interface, ...], seen: Seen) -> PodNetwork:
 def _routes(entries: list[Document], names: set[str], *, family: int) -> tuple[Route, ...]:
     """Those that the guest's kernel does not make by itself, gateways last: they must be reachable first."""
     kept = [
-        Route(_prefix(entry["dst"], family), str(entry.get("gateway", "")), entry["dev"])
+        _route(entry, family)
         for entry in entries
         if entry.get("dev") in names
         and entry.get("protocol") not in ("kernel", "ra")
         and entry.get("type", "unicast") == "unicast"
     ]
     return tuple(sorted(kept, key=lambda route: bool(route.gateway)))
+
+
+def _route(entry: Document, family: int) -> Route:
+    more: Document = {key: value for part in entry.get("metrics") or [] for key, value in part.items()}
+    numbers = (int(values.get(key) or 0) for values, key in ((entry, "metric"), (more, "mtu"), (more, "advmss")))
+    return Route(_prefix(entry["dst"], family), str(entry.get("gateway", "")), entry["dev"], *numbers)
 
 
 def _prefix(text: str, family: int) -> str:

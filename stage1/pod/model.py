@@ -111,7 +111,10 @@ class Port(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives."""
+    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives.
+
+    `networks` are names of networks that it gets beside the node's own.
+    """
 
     id: str
     name: str
@@ -130,3 +133,4 @@ class Pod(NamedTuple):
     ingress_bits: int = 0
     egress_bits: int = 0
     shm_bytes: int = 0
+    networks: tuple[str, ...] = ()

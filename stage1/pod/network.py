@@ -19,11 +19,17 @@ class Interface(NamedTuple):
 
 
 class Route(NamedTuple):
-    """`destination` is a prefix, 0.0.0.0/0 or ::/0 for the default; an empty gateway is on link."""
+    """`destination` is a prefix, 0.0.0.0/0 or ::/0 for the default; an empty gateway is on link.
+
+    `metric` decides among routes to the same destination; `mtu` and `advmss` are bytes; 0 is the kernel's choice.
+    """
 
     destination: str
     gateway: str
     device: str
+    metric: int = 0
+    mtu: int = 0
+    advmss: int = 0
 
 
 class Neighbour(NamedTuple):
@@ -35,7 +41,10 @@ class Neighbour(NamedTuple):
 
 
 class PodNetwork(NamedTuple):
-    """All of it. `ips` are the pod's addresses for people and for kubelet, the first one is the primary."""
+    """All of it. `ips` are the pod's addresses for people and for kubelet, the first one is the primary.
+
+    `networks` are the names of the networks of eth0, eth1 and so on.
+    """
 
     interfaces: tuple[Interface, ...] = ()
     routes: tuple[Route, ...] = ()
@@ -44,3 +53,4 @@ class PodNetwork(NamedTuple):
     dns_servers: tuple[str, ...] = ()
     dns_searches: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()

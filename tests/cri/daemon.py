@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon to be killed: `python -m tests.cri.daemon ROOT STATE_DIR`, with each fake guest in a process of its own.
 
-Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni.
+Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni. With DIE_AT=N in the environment
+it dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying).
 With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
 """
 
@@ -51,7 +52,7 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.server import Listener, lock_run_dir
     from cri.store.images import ImageStore
     from stage1.engine import Host
-    from stage1.net.attach import Settings
+    from stage1.net.settings import Settings
     from stage1.vm.choose import Choice
 
     config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
@@ -65,6 +66,10 @@ async def daemon(root: str, state_dir: str) -> None:
     listener = Listener(node, config)
     await listener.start()
     await node.open()
+    if step := os.environ.get("DIE_AT"):
+        from tests.fakes.dying import arm
+
+        arm(int(step), begins=f"{root}/die")
     await stop.wait()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -174,8 +175,42 @@ async def test_a_daemon_that_dies_while_a_plugin_works_leaves_nothing_to_the_nex
     assert cni.left_over() == [] and os.listdir(f"{world.config.run_dir}/pods") == []
 
 
-@pytest.fixture
-def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
+@pytest.mark.parametrize("verb", ["RunPodSandbox", "StopPodSandbox"])
+async def test_a_daemon_that_dies_between_any_two_steps_leaves_nothing_to_the_next(
+    world: World, cni: FakeCni, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each seventh change of the machine, until there is none left; the network's own are all in test_killed.py."""
+    begins, deaths = world.root / "die", 0
+    while True:
+        monkeypatch.setenv("DIE_AT", str(7 * deaths + 2))
+        pod = ""
+        with recovery._process(world) as process:
+            cri = await recovery._client(world)
+            if verb == "StopPodSandbox":
+                pod = await cri.pod()
+            begins.touch()
+            try:
+                await (cri("StopPodSandbox", pod_sandbox_id=pod) if pod else cri.pod())
+                is_dead = False
+            except aio.AioRpcError:
+                is_dead = process.wait(5) == -9
+            begins.unlink()
+            await cri.close()
+        monkeypatch.delenv("DIE_AT")
+        with recovery._process(world):
+            cri = await recovery._client(world)
+            for one in (await cri("ListPodSandbox")).items:
+                await cri("RemovePodSandbox", pod_sandbox_id=one.id)
+            await cri.close()
+        assert cni.left_over() == [] and os.listdir(f"{world.config.run_dir}/pods") == [], (verb, deaths)
+        if not is_dead:
+            break
+        deaths += 1
+    assert deaths >= {"RunPodSandbox": 4, "StopPodSandbox": 1}[verb], f"only {deaths} deaths"
+
+
+@contextmanager
+def outer_world(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
     """Real VMs in a netns that stands for the host; the image is in the store before, while there is a registry."""
     if not os.path.exists(f"{BIN_DIR}/bridge"):
         pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
@@ -190,6 +225,12 @@ def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterN
         finally:
             for place in engine.pod_directories(made.host):
                 engine.collect(place)
+
+
+@pytest.fixture
+def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
+    with outer_world(sample, guest_dir) as made:
+        yield made
 
 
 @pytest.fixture

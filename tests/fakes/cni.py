@@ -3,7 +3,7 @@
 
 The plugin writes each call to `calls` and keeps a lease per container and plugin name. ADD makes a veth pair in the
 pod's netns (for the plugin `first` only) and answers with `answer`; a file `trouble-<name>-<verb>` is sourced first,
-so a test makes it fail, hang or crash.
+so a test makes it fail, hang or crash. In `batch`, DEVICE stands for the name that the device shall have.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from stage1.net.attach import Settings
+from stage1.net.settings import Settings
 
 SCRIPT = """#!/bin/sh
 here={here}
@@ -24,12 +24,17 @@ lease=$here/leases/$name-$CNI_CONTAINERID
 [ $CNI_COMMAND = ADD ] && : > $lease
 if [ -e $here/trouble-$name-$CNI_COMMAND ]; then . $here/trouble-$name-$CNI_COMMAND; fi
 case $CNI_COMMAND in
+VERSION) cat $here/versions ;;
+GC)
+    for lease in $here/leases/$name-*; do
+        grep -q "${{lease##*-}}" $here/stdin-$name-GC || rm -f "$lease"
+    done ;;
 DEL)
     rm -f $lease
     [ $name != first ] || [ ! -e "$CNI_NETNS" ] || nsenter --net=$CNI_NETNS ip link del $CNI_IFNAME 2> /dev/null
     exit 0 ;;
 ADD)
-    [ $name != first ] || nsenter --net=$CNI_NETNS ip -batch - < $here/batch || exit 1
+    [ $name != first ] || sed "s,DEVICE,$CNI_IFNAME,g" $here/batch | nsenter --net=$CNI_NETNS ip -batch - || exit 1
     cat $here/answer ;;
 esac
 """
@@ -58,10 +63,11 @@ class FakeCni:
         self.configure([{"type": "first"}, {"type": "second"}])
         self.answer({"ips": [{"address": "10.9.0.5/24"}, {"address": "fd09::5/64"}]})
         (root / "batch").write_text(BATCH)
+        self.speaks("0.4.0", "1.0.0", "1.1.0")
 
-    def configure(self, plugins: list[dict[str, Any]]) -> None:
+    def configure(self, plugins: list[dict[str, Any]], version: str = "1.0.0", **more: Any) -> None:
         """Replace the configuration."""
-        document = {"cniVersion": "1.0.0", "name": "fake", "plugins": plugins}
+        document = {"cniVersion": version, "name": "fake", "plugins": plugins, **more}
         (self.root / "net.d" / "10.conflist").write_text(json.dumps(document))
 
     def answer(self, document: Any) -> None:
@@ -75,11 +81,16 @@ class FakeCni:
         path.write_text(script)
 
     def calls(self) -> list[str]:
-        """All calls since the last time, as "VERB plugin"."""
+        """All calls since the last time, as "VERB plugin", but those that only ask what the plugin speaks."""
         path = self.root / "calls"
         found = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return found
+        return [one for one in found if not one.startswith("VERSION ")]
+
+    def speaks(self, *versions: str) -> None:
+        """The versions that the plugins say they know; none: they say nothing."""
+        text = json.dumps({"cniVersion": "1.0.0", "supportedVersions": versions}) if versions else ""
+        (self.root / "versions").write_text(text)
 
     def given(self, plugin: str, verb: str) -> Any:
         """The document that `plugin` had on its standard input at its last `verb`."""
@@ -88,7 +99,7 @@ class FakeCni:
     def left_over(self) -> list[str]:
         """Leases, records and namespaces that pods left behind."""
         places = (self.root / "leases", self.root / "cache")
-        found = [str(path) for place in places if place.exists() for path in place.iterdir()]
+        found = [str(path) for place in places for path in place.glob("*") if path.is_file()]
         pods = self.root / "pods"
         ids = set(pods.read_text().split()) if pods.exists() else set()
         return found + [path for path in map("/run/netns/clearpod-{}".format, ids) if os.path.exists(path)]

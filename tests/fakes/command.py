@@ -39,8 +39,8 @@ class Command:
         self.configure(more)
 
     def configure(self, more: str) -> None:
-        """Write the configuration: the directories, and `more`, whose last table is [vm]."""
-        top = f'run_dir = "{self.root}/run"\nstate_dir = "{self.root}/state"\n'
+        """Write the configuration: the directories, no bridge on this machine, and `more`, whose last table is [vm]."""
+        top = f'run_dir = "{self.root}/run"\nstate_dir = "{self.root}/state"\nnetwork.default = false\n'
         vm = "" if "[vm]" in more else "[vm]\n"
         if "boot_timeout_s" not in more:
             vm += f"boot_timeout_s = {60 * PATIENCE}\n"

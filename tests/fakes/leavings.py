@@ -8,6 +8,8 @@ the machine does not count.
 
 import os
 import re
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -30,16 +32,18 @@ class Leavings:
             "state_dir/tmp": _below(self.root / "state/tmp"),
             "state_dir/scratch": _below(self.root / "state/scratch"),
             "temporary files": _below(self.root / "tmp"),
-            "network namespaces": self._namespaces(),
+            "network namespaces": self._ours(os.listdir("/run/netns") if os.path.isdir("/run/netns") else []),
+            "network records": [name for name in _below(self.root / "state/cni") if name != "run"],
+            "rules": self._ours(_rules()),
+            "leases": self._ours(_leases()),
             "cgroups": _cgroups(),
         }
 
-    def _namespaces(self) -> list[str]:
+    def _ours(self, lines: list[str]) -> list[str]:
         """Those with the id of a pod that a daemon of this root has logged; others on the machine have some too."""
         log = self.root / "serve.log"
         said = log.read_text(encoding="utf-8") if log.exists() else ""
-        names = os.listdir("/run/netns") if os.path.isdir("/run/netns") else []
-        return sorted(name for name in names if (pod := re.search("[0-9a-f]{64}", name)) and pod[0] in said)
+        return sorted(line for line in lines if (pod := re.search("[0-9a-f]{64}", line)) and pod[0] in said)
 
     def processes(self) -> dict[int, str]:
         """Processes whose command line names the root: VMMs, skopeo and clearpod itself; pid -> command line."""
@@ -75,6 +79,21 @@ def _lines(path: str) -> list[str]:
 
 def _below(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*")) if root.is_dir() else []
+
+
+def _rules() -> list[str]:
+    """Of this network namespace; plugins write the pod's id into a comment."""
+    found = []
+    for tool in ("iptables-save", "ip6tables-save"):
+        if shutil.which(tool):
+            found += subprocess.run([tool], capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
+    return found
+
+
+def _leases() -> list[str]:
+    """host-local's files hold the pod's id."""
+    files = [path for path in Path("/var/lib/cni/networks").rglob("*") if path.is_file()]
+    return [f"{path}: {path.read_text(errors='replace')}" for path in files]
 
 
 def _cgroups() -> list[str]:

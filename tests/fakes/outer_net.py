@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from stage1.linux import namespace, process
-from stage1.net.attach import Settings
+from stage1.net.settings import Default, Settings
 
 BIN_DIR = "/usr/lib/cni"
+LOOK = """
+ip -o link | sed 's/@.*//;s/<.*//'
+for save in iptables-save iptables-legacy-save ip6tables-save ip6tables-legacy-save
+do $save 2> /dev/null | grep -v '^[#:]'
+done
+! command -v nft > /dev/null || nft list ruleset | sed 's/packets [0-9]* bytes [0-9]*//'
+"""
 
 
 def conflist(root: Path, *more: dict[str, Any], mtu: int = 1400) -> dict[str, Any]:
@@ -39,16 +46,21 @@ class OuterNet:
         (root / "net.d").mkdir(parents=True)
         self.configure(conflist(root))
 
-    def configure(self, document: dict[str, Any]) -> None:
-        """Replace the configuration."""
-        (self.root / "net.d" / "10.conflist").write_text(json.dumps(document))
+    def configure(self, document: dict[str, Any], file: str = "10.conflist") -> None:
+        """Replace the configuration, or add another."""
+        (self.root / "net.d" / file).write_text(json.dumps(document))
+
+    def use_default(self) -> None:
+        """No configuration, and the embedded network with leases of its own."""
+        (self.root / "net.d" / "10.conflist").unlink()
+        default = Default(("10.78.0.0/24", "fd78::/64"), lease_dir=f"{self.root}/leases")
+        self.settings = self.settings._replace(default=default)
 
     def look(self) -> str:
         """Links, rules, leases and records: to be compared. What plugins keep for the next pod is the bridge, three
         chains, and the names of host-local's last addresses.
         """
-        script = "ip -o link | sed 's/@.*//;s/<.*//'; iptables-save | grep -v '^[#:]'; ip6tables-save | grep -v '^[#:]'"
-        said = process.run(["sh", "-c", script], timeout_s=20).stdout.decode()
+        said = process.run(["sh", "-c", LOOK], timeout_s=20).stdout.decode()
         kept = sorted(str(path) for name in ("leases", "cache") for path in (self.root / name).rglob("*"))
         return "\n".join([said, *kept])
 

@@ -4,14 +4,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stage1.errors import NetworkFailed
-from stage1.linux import namespace, process
+from stage1.linux import process
 from stage1.net import attach
-from stage1.pod.model import Pod, Port
+from stage1.pod.model import Port
+from tests.fakes.bare_pods import Pods, in_pod
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 
 if not os.path.exists(f"{BIN_DIR}/bridge"):
@@ -24,39 +24,12 @@ def outer(tmp_path: Path) -> Iterator[OuterNet]:
         yield made
 
 
-class Pods:
-    """Pods without VMs, each with a directory."""
-
-    def __init__(self, outer: OuterNet) -> None:
-        self.outer, self.made = outer, list[str]()
-
-    def warm_up(self) -> str:
-        """The plugins make a bridge and chains for the first pod, and keep them; what the host looks like then."""
-        attach.detach(self.attach(ports=(Port(1, 1),))[0])
-        return self.outer.look()
-
-    def attach(self, **fields: Any) -> tuple[str, attach.PodNetwork]:
-        pod = Pod(os.urandom(32).hex(), "web", **fields)
-        directory = f"{self.outer.root}/{pod.id}"
-        os.mkdir(directory)
-        self.made.append(directory)
-        seen = attach.attach(pod, directory, settings=self.outer.settings)
-        assert seen is not None
-        return directory, seen
-
-
 @pytest.fixture
 def pods(outer: OuterNet) -> Iterator[Pods]:
     """Those that a test forgets are detached."""
     made = Pods(outer)
     yield made
-    for directory in made.made:
-        attach.detach(directory)
-
-
-def in_pod(directory: str, *argv: str) -> str:
-    with namespace.inside_net(f"/run/netns/clearpod-{os.path.basename(directory)}"):
-        return process.run(argv, timeout_s=10).stdout.decode()
+    made.forget()
 
 
 def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, pods: Pods) -> None:

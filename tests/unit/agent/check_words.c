@@ -105,15 +105,36 @@ static struct rtattr *find(struct nl_message *message, size_t body, uint16_t typ
 CASE(a_route_names_its_gateway_and_calls_it_on_link)
 {
     struct nl_message message;
-    struct address to, gateway, none = {0};
-    CHECK(address_parse("0.0.0.0/0", &to) && address_parse("169.254.1.1", &gateway));
-    nl_route(&message, 3, &to, &gateway);
+    struct route route = {.index = 3};
+    CHECK(address_parse("0.0.0.0/0", &route.to) && address_parse("169.254.1.1", &route.gateway));
+    nl_route(&message, &route);
     const struct rtmsg *body = (const void *)(message.bytes + NLMSG_HDRLEN);
     CHECK(body->rtm_flags & RTNH_F_ONLINK && !find(&message, sizeof *body, RTA_DST));
-    CHECK(!memcmp(RTA_DATA(find(&message, sizeof *body, RTA_GATEWAY)), gateway.bytes, 4));
-    CHECK(address_parse("10.1.0.0/16", &to));
-    nl_route(&message, 3, &to, &none);
+    CHECK(!memcmp(RTA_DATA(find(&message, sizeof *body, RTA_GATEWAY)), route.gateway.bytes, 4));
+    CHECK(!find(&message, sizeof *body, RTA_PRIORITY) && !find(&message, sizeof *body, RTA_METRICS));
+    struct route on_link = {.index = 3};
+    CHECK(address_parse("10.1.0.0/16", &on_link.to));
+    nl_route(&message, &on_link);
     CHECK(body->rtm_scope == RT_SCOPE_LINK && find(&message, sizeof *body, RTA_DST));
+}
+
+CASE(a_route_has_its_metric_and_only_the_numbers_that_were_said)
+{
+    struct nl_message message;
+    struct route route = {.index = 3, .metric = 50, .advmss = 1200};
+    uint32_t number;
+    CHECK(address_parse("fd00::/64", &route.to));
+    nl_route(&message, &route);
+    memcpy(&number, RTA_DATA(find(&message, sizeof(struct rtmsg), RTA_PRIORITY)), sizeof number);
+    CHECK(number == 50);
+    struct rtattr *outer = find(&message, sizeof(struct rtmsg), RTA_METRICS);
+    struct rtattr *inner = RTA_DATA(outer);
+    CHECK(outer->rta_len == RTA_LENGTH(RTA_SPACE(4)) && inner->rta_type == RTAX_ADVMSS);
+    memcpy(&number, RTA_DATA(inner), sizeof number);
+    CHECK(number == 1200);
+    route.mtu = 1300;
+    nl_route(&message, &route);
+    CHECK(find(&message, sizeof(struct rtmsg), RTA_METRICS)->rta_len == RTA_LENGTH(2 * RTA_SPACE(4)));
 }
 
 CASE(an_ipv6_address_skips_duplicate_detection_and_an_ipv4_one_gets_its_broadcast)

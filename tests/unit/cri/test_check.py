@@ -13,6 +13,8 @@ from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
 from stage1.errors import PodError
 from stage1.linux.host import HostFacts
+from stage1.net import networks
+from stage1.net.settings import Default, Settings
 from stage1.vm.choose import choose
 from stage1.vm.confine import Confinement
 
@@ -26,7 +28,7 @@ GOOD = Facts(
     tools=tuple((tool, f"/bin/{tool}") for tool in check_facts.TOOLS),
     mount_errors=(("erofs", ""), ("overlay", "")),
     bin_dirs=("/opt/cni/bin", "/usr/lib/cni"),
-    network="pods (bridge, portmap) in /etc/cni/net.d/10-net.conflist",
+    network="pods (bridge, portmap), /etc/cni/net.d/10-net.conflist",
     cgroup="v2",
     free_bytes=100 * GIB,
 )
@@ -119,11 +121,27 @@ def test_each_item_is_one_line_with_aligned_columns() -> None:
 
 
 def test_the_network_is_named_with_its_plugins_and_with_what_was_passed_over(tmp_path: Path) -> None:
+    settings = Settings(str(tmp_path), ("/nowhere",), "/cache")
     (tmp_path / "10-a.conf").write_text("{")
-    assert check_facts.network_name(str(tmp_path)) == ""
+    assert check_facts.network_name(settings) == ""
     (tmp_path / "20-b.conf").write_text('{"cniVersion": "1.0.0", "name": "b", "type": "ptp"}')
-    said = check_facts.network_name(str(tmp_path))
-    assert said.startswith(f"b (ptp) in {tmp_path}/20-b.conf; passed over: {tmp_path}/10-a.conf is not JSON: ")
+    facts = GOOD._replace(network=check_facts.network_name(settings), network_note=networks.note(settings))
+    (item,) = [one for one in judge(facts) if one.name == "CNI network"]
+    assert item.status == WARN
+    assert item.detail.startswith(f"b (ptp), {tmp_path}/20-b.conf; passed over: {tmp_path}/10-a.conf is not JSON: ")
+
+
+def test_the_embedded_network_is_called_so(tmp_path: Path) -> None:
+    for kind in ("bridge", "host-local", "portmap"):
+        (tmp_path / kind).touch(0o755)
+    settings = Settings("/nowhere", (str(tmp_path),), "/cache", default=Default(("10.1.0.0/24",)))
+    facts = GOOD._replace(network=check_facts.network_name(settings), network_note=networks.note(settings))
+    (item,) = [one for one in judge(facts) if one.name == "CNI network"]
+    assert (item.status, item.detail) == (
+        OK,
+        "clearpod (bridge, portmap), embedded in clearpod; the embedded network 'clearpod' is in use, since there is "
+        "no CNI configuration in /nowhere",
+    )
 
 
 def test_free_space_is_that_of_where_the_directory_would_be_made(tmp_path: Path) -> None:

@@ -50,6 +50,10 @@ WRONG = [
         3,
         '"registries.mirrors" should be a valid string, but it is 1',
     ),
+    ("[network]\ndefault_subnets = []", 2, "must be one subnet of IPv4, one of IPv6, or one of each"),
+    ("[network]\ndefault_subnets = ['10.1.0.0/16', '10.2.0.0/16']", 2, "must be one subnet of IPv4, one of IPv6"),
+    ("[network]\ndefault_subnets = ['10.1.0.1/16']", 2, "10.1.0.1/16 has host bits set"),
+    ("[network]\ndefault_subnets = ['10.1.0.0/31']", 2, "room for a gateway and a pod, and 10.1.0.0/31 has none"),
     ("a = 1\nb = = 2", 2, "this is not TOML"),
     ("[vm", 1, "this is not TOML"),
 ]

@@ -9,7 +9,7 @@ import pytest
 
 from cri.config import Config, Limits, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.translate import container, mounts, sandbox, security
+from cri.translate import container, mounts, network, sandbox, security
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
 from stage1.pod.model import Mount
@@ -269,6 +269,8 @@ SANDBOXES_REFUSED = [
     (_sandbox(log_directory="logs"), BadRequest, "absolute"),
     (_sandbox(log_directory="/var/../etc"), BadRequest, r"without '\.\.'"),
     (_sandbox(annotations={sandbox.MEMORY_WORD: "lots"}), BadRequest, "whole number"),
+    (_sandbox(annotations={network.NETWORKS_WORD: "a,,b"}), BadRequest, "must be names, as in a,b, but it is 'a,,b'"),
+    (_sandbox(annotations={network.NETWORKS_WORD: "../etc"}), BadRequest, "must be names"),
     (_namespaces(network=pb.NODE), BadRequest, "host's network namespace"),
     (_namespaces(pid=pb.NODE), BadRequest, "host's pid namespace"),
     (_namespaces(ipc=pb.NODE), BadRequest, "host's ipc namespace"),
@@ -324,3 +326,11 @@ def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxCo
 def test_a_pod_beyond_the_nodes_limit_is_refused() -> None:
     with pytest.raises(BadRequest, match="max_pod_memory_mib allows 100 MiB"):
         sandbox.size(_limits(memory=64 << 20), Config(limits=Limits(max_pod_memory_mib=100)))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("", ()), ("  ", ()), ("storage", ("storage",)), (" b-1 ,a.2,b-1", ("b-1", "a.2", "b-1"))],
+)
+def test_more_networks_are_named_by_an_annotation_in_order(text: str, names: tuple[str, ...]) -> None:
+    assert network.more_networks(pb.PodSandboxConfig(annotations={"clearpod.io/networks": text})) == names

@@ -11,7 +11,7 @@ import pytest
 
 from stage1.errors import BadRequest, NetworkFailed, PodError
 from stage1.linux import namespace
-from stage1.net import attach, plugins, record
+from stage1.net import attach, debts, plugins, record
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, Neighbour, Route
 from tests.fakes.cni import FakeCni
@@ -135,7 +135,7 @@ def test_a_del_that_fails_is_said_and_can_be_tried_again(cni: FakeCni, pod: Pod,
     attach.attach(pod, directory, settings=cni.settings)
     cni.trouble("second", "DEL", 'echo \'{"code": 5, "msg": "not now"}\'; exit 1')
     with pytest.raises(NetworkFailed, match=r"the CNI plugin 'second' .* failed at DEL: not now .code 5."):
-        attach.detach(directory)
+        attach.detach(directory, tries=2)
     assert "DEL first" in cni.calls(), "the others are done all the same"
     assert os.path.exists(netns(pod)), "the netns is needed for another try"
     cni.trouble("second", "DEL", "")
@@ -148,11 +148,86 @@ def test_a_failed_undo_is_told_with_the_first_error_and_stays_recorded(cni: Fake
     cni.trouble("second", "DEL", "exit 1")
     with pytest.raises(NetworkFailed, match="failed at ADD") as caught:
         attach.attach(pod, directory, settings=cni.settings)
-    assert "could not be removed" in caught.value.__notes__[0]
-    assert list(attach.recorded(cni.settings.cache_dir)) == [pod.id]
+    assert "could not be given back and is tried again later" in caught.value.__notes__[0]
+    assert os.listdir(directory) == [] and not os.path.exists(netns(pod))
+    (path,) = record.every(cni.settings.cache_dir).values()
+    assert debts.is_owed(path)
     cni.trouble("second", "DEL", "")
+    attach.detach_recorded(path)
+    assert cni.left_over() == []
+
+
+def test_after_some_tries_the_pod_is_let_go_and_its_network_owed(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    cni.trouble("second", "DEL", "exit 1")
+    for _ in range(2):
+        with pytest.raises(NetworkFailed, match="failed at DEL"):
+            attach.detach(directory, tries=3)
+    assert attach.read(directory) is not None, "the pod still has it"
+    owed = attach.detach(directory, tries=3)
+    assert owed.startswith(f"the network of pod {pod.id} could not be given back and is tried again later: the CNI ")
+    assert attach.detach(directory, tries=3) == "" and os.listdir(directory) == []
+    assert not os.path.exists(netns(pod))
+    (path,) = record.every(cni.settings.cache_dir).values()
+    with pytest.raises(NetworkFailed):
+        attach.detach_recorded(path)
+    cni.trouble("second", "DEL", "")
+    cni.calls()
+    attach.detach_recorded(path)
+    assert cni.calls() == ["DEL second"], "the other has done its part"
+    assert "inet 10.9.0.5/24" in (cni.root / "seen").read_text(), "a stand-in has the addresses"
+    assert cni.left_over() == [] and not os.path.exists(netns(pod))
+
+
+def test_a_plugin_that_was_uninstalled_keeps_no_pod(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    plugin = cni.root / "bin" / "first"
+    plugin.rename(cni.root / "aside")
+    owed = attach.detach(directory, tries=3)
+    assert "the CNI plugin 'first' of network 'fake' is not in" in owed
+    assert cni.calls()[2:] == ["DEL second"], "the others are done all the same"
+    (cni.root / "aside").rename(plugin)
+    for path in record.every(cni.settings.cache_dir).values():
+        attach.detach_recorded(path)
+    assert cni.left_over() == []
+
+
+def test_a_real_failure_beside_a_missing_plugin_is_worth_another_try(
+    cni: FakeCni, pod: Pod, directory: str
+) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    (cni.root / "bin" / "first").rename(cni.root / "aside")
+    cni.trouble("second", "DEL", "exit 1")
+    with pytest.raises(NetworkFailed, match="'second' of network 'fake' failed at DEL"):
+        attach.detach(directory, tries=3)
+    cni.trouble("second", "DEL", "")
+    (cni.root / "aside").rename(cni.root / "bin" / "first")
     attach.detach(directory)
     assert cni.left_over() == []
+
+
+def test_a_del_that_fails_without_the_netns_keeps_no_pod(cni: FakeCni, pod: Pod, directory: str) -> None:
+    attach.attach(pod, directory, settings=cni.settings)
+    namespace.remove_net(netns(pod))
+    cni.trouble("second", "DEL", "exit 1")
+    assert "'second' of network 'fake' failed at DEL" in attach.detach(directory, tries=3)
+    cni.trouble("second", "DEL", "")
+    for path in record.every(cni.settings.cache_dir).values():
+        attach.detach_recorded(path)
+    assert cni.left_over() == [] and not os.path.exists(netns(pod))
+
+
+def test_a_record_that_was_not_written_to_its_end_goes_with_the_others(cni: FakeCni) -> None:
+    cache = Path(cni.settings.cache_dir)
+    cache.mkdir()
+    for name in ("aa.json", "aa.json.123456~", "bb.json.654321~", "notes.txt", ".json", "~"):
+        (cache / name).write_text("")
+    found = record.every(str(cache))
+    assert found == {"aa": f"{cache}/aa.json", "bb": f"{cache}/bb.json"}
+    record.forget(found["bb"])
+    record.forget(found["aa"])
+    record.forget(found["aa"])
+    assert sorted(os.listdir(cache)) == [".json", "notes.txt", "~"]
 
 
 class Killed(BaseException):
@@ -182,7 +257,7 @@ def test_whatever_the_step_of_death_the_directory_is_enough_to_remove_all(
             patch.setattr(where, name, dying(getattr(where, name)))
         with pytest.raises(Killed):
             attach.attach(pod, directory, settings=cni.settings)
-    for path in attach.recorded(cni.settings.cache_dir).values() if step < 2 else ():
+    for path in record.every(cni.settings.cache_dir).values() if step < 2 else ():
         attach.detach_recorded(path)  # as the sweep does
     attach.detach(directory)
     attach.detach(directory)
@@ -219,7 +294,7 @@ def test_the_record_alone_is_enough_after_a_reboot(cni: FakeCni, pod: Pod, direc
     attach.attach(pod, directory, settings=cni.settings)
     namespace.remove_net(netns(pod))
     os.unlink(f"{directory}/cni.json")
-    for path in attach.recorded(cni.settings.cache_dir).values():
+    for path in record.every(cni.settings.cache_dir).values():
         attach.detach_recorded(path)
     assert cni.calls() == ORDER and cni.left_over() == [] and not os.path.exists(netns(pod))
 
@@ -233,16 +308,23 @@ def test_a_netns_that_was_deleted_is_replaced_for_del_with_the_same_addresses(
     assert "eth0    inet 10.9.0.5/24" in (cni.root / "seen").read_text() and cni.left_over() == []
 
 
-def test_a_record_that_is_damaged_is_an_error_that_names_it(cni: FakeCni, pod: Pod, directory: str) -> None:
+@pytest.mark.parametrize(
+    "bad, sentence", [("", "damaged"), ("{", "damaged"), ("{}", "damaged"), ('{"v": 9}', "has version 9")]
+)
+def test_a_record_that_is_damaged_is_named_and_keeps_no_pod(
+    cni: FakeCni, pod: Pod, directory: str, bad: str, sentence: str
+) -> None:
     attach.attach(pod, directory, settings=cni.settings)
-    (path,) = attach.recorded(cni.settings.cache_dir).values()
+    (path,) = record.every(cni.settings.cache_dir).values()
     good = Path(path).read_text()
-    for bad, sentence in (("{", "damaged"), ("{}", "damaged"), ('{"v": 9}', "has version 9")):
-        Path(path).write_text(bad)
-        with pytest.raises(PodError, match=f"{path}.*{sentence}"):
-            attach.detach(directory)
+    Path(path).write_text(bad)
+    with pytest.raises(PodError, match=f"{path}.*{sentence}"):
+        attach.detach_recorded(path)
+    owed = attach.detach(directory, tries=3)
+    assert f"look at {path} and remove it: " in owed and sentence in owed
+    assert os.listdir(directory) == [] and not os.path.exists(netns(pod))
     Path(path).write_text(good)
-    attach.detach(directory)
+    attach.detach_recorded(path)
     assert cni.left_over() == []
 
 

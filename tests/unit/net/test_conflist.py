@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from stage1.errors import BadRequest
-from stage1.net import conflist
+from stage1.net import conflist, networks
+from stage1.net.settings import Settings
 
 
 def text(**changes: Any) -> str:
@@ -82,7 +83,7 @@ def test_why_there_is_no_network_is_a_sentence_and_follows_each_change(tmp_path:
     conf, bins = tmp_path / "net.d", (str(tmp_path / "one"), str(tmp_path / "two"))
 
     def why() -> str:
-        return conflist.lacks(str(conf), bins)
+        return networks.lacks(Settings(str(conf), bins, f"{tmp_path}/cache"))
 
     assert why() == f"there is no CNI configuration in {conf}"
     conf.mkdir()

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is done when a network can't be given back: refuse a few times, then let the pod go and owe the rest.
+
+Called by attach when DEL fails. A debt is the pod's record, kept without the pod; the daemon tries it again at its
+start and once a minute, so nothing leaks for ever and no pod hangs for ever. It must not run plugins.
+"""
+
+from stage1.errors import PodError
+from stage1.linux import namespace
+from stage1.net import record
+from stage1.net.plugins import PluginGone
+from stage1.net.settings import netns_path
+
+TRIES = 3
+"""Of StopPodSandbox, before the pod is let go. The earlier ones fail, so that people hear of it."""
+
+
+def take(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
+    """Owe what the record at `path` says, and say so in a sentence; or raise `error` while it is worth trying again.
+
+    Trying again soon is useless when the plugin is not there, or the netns was lost and a stand-in did not help.
+    """
+    pod_id, known = record.pod_of(path), _load(path)
+    if known is None:
+        namespace.remove_net(netns_path(pod_id))
+        return f"what plugins made for pod {pod_id} may have stayed; look at {path} and remove it: {error}"
+    failures = known.failures + 1
+    is_hopeless = isinstance(error, PluginGone) or not had_netns
+    is_owed = known.is_owed or is_hopeless or failures >= tries
+    record.save(path, known._replace(failures=failures, is_owed=is_owed))
+    if not is_owed:
+        raise error
+    namespace.remove_net(known.netns)
+    return f"the network of pod {pod_id} could not be given back and is tried again later: {error}"
+
+
+def _load(path: str) -> record.Record | None:
+    try:
+        return record.load(path)
+    except PodError:
+        return None
+
+
+def is_owed(path: str) -> bool:
+    """Whether the pod of the record at `path` has been let go."""
+    known = _load(path)
+    return known is not None and known.is_owed

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's network settings as values. Made from the daemon's configuration, read by all of `net`. Pure."""
+
+from typing import NamedTuple
+
+LIMIT_S = 30.0
+
+
+class Default(NamedTuple):
+    """The network that pods get where nobody has configured one. `subnets` are one of IPv4, one of IPv6, or both."""
+
+    subnets: tuple[str, ...]
+    bridge: str = "clearpod0"
+    lease_dir: str = "/var/lib/cni/networks"
+
+
+class Settings(NamedTuple):
+    """Where the node's networks come from. `cache_dir` must survive a reboot. Without `default` there is none."""
+
+    conf_dir: str
+    bin_dirs: tuple[str, ...]
+    cache_dir: str
+    limit_s: float = LIMIT_S
+    default: Default | None = None
+
+
+def netns_path(pod_id: str) -> str:
+    """The file that keeps the pod's netns, where `ip netns` and plugins in containers look for such files."""
+    return f"/run/netns/clearpod-{pod_id}"

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node asks of plugins apart from any pod: STATUS, are they able to work; and GC, forget what nobody has.
+
+Both came with version 1.1.0 of the CNI specification. Called by the daemon, in threads, since a plugin may take its
+whole time limit. What GC must spare is read from the records, so that it holds for all clearpods of this machine.
+"""
+
+import json
+import os
+
+from stage1.errors import NetworkFailed, PodError
+from stage1.linux import files, process
+from stage1.net import conflist, protocol, record
+from stage1.net.conflist import Network, find_plugin
+from stage1.net.plugins import Runner
+from stage1.net.settings import Settings
+from stage1.net.turn import Turn
+
+FIRST = "1.1.0"
+"""The version of the specification with STATUS and GC."""
+STATUS_LIMIT_S = 5.0
+RESULTS_DIR = "/var/lib/cni/results"
+"""Where other runtimes on libcni keep their attachments."""
+
+Attachment = tuple[str, str, str]
+"""Network, container, device."""
+
+
+def status(network: Network, settings: Settings) -> str:
+    """Why the network's plugins can't serve pods now, as a sentence; empty when they can or have no STATUS."""
+    try:
+        for plugin in network.plugins:
+            _require_version(network, plugin["type"], settings=settings)
+    except NetworkFailed as error:
+        return str(error)
+    if network.version != FIRST:
+        return ""
+    runner = Runner(settings.bin_dirs, min(settings.limit_s, STATUS_LIMIT_S))
+    for plugin in network.plugins:
+        try:
+            runner.ask("STATUS", network, plugin=plugin, more={})
+        except NetworkFailed as error:
+            return str(error)
+    return ""
+
+
+def _require_version(network: Network, kind: str, *, settings: Settings) -> None:
+    known = versions(find_plugin(kind, settings.bin_dirs))
+    if known and network.version not in known:
+        said = f"the CNI plugin {kind!r} speaks versions {', '.join(known)} and not {network.version}"
+        raise NetworkFailed(f"{said}, which network {network.name!r} ({network.file}) asks for; change its cniVersion")
+
+
+_VERSIONS: dict[tuple[str, int], tuple[str, ...]] = {}
+
+
+def versions(path: str) -> tuple[str, ...]:
+    """The versions that the plugin at `path` says it speaks; empty when it does not say. Asked once for each file."""
+    try:
+        key = (path, os.stat(path).st_mtime_ns)
+        if key not in _VERSIONS:
+            env = {"CNI_COMMAND": "VERSION", "PATH": protocol.PATH}
+            ended = process.run([path], timeout_s=STATUS_LIMIT_S, input=b'{"cniVersion": "1.0.0"}', env=env)
+            said = json.loads(ended.stdout)["supportedVersions"] if ended.code == 0 else []
+            _VERSIONS[key] = tuple(map(str, said))
+        return _VERSIONS[key]
+    except (PodError, OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
+def collect_garbage(settings: Settings) -> tuple[str, ...]:
+    """GC by all plugins of all networks of version 1.1.0 that do not forbid it; sentences about what went wrong.
+
+    Waits for pods that are being attached, and keeps others waiting while it lasts.
+    """
+    wanted = [network for network in conflist.every(settings.conf_dir)[0] if _takes_garbage(network, settings)]
+    if not wanted:
+        return ()
+    places = [settings.cache_dir, f"{settings.cache_dir}/run"]
+    for place in places:
+        files.make_dirs(place, 0o700)
+    with Turn(places[0], alone=True), Turn(places[1], alone=True):
+        try:
+            valid = [*_recorded(places), *_of_others()]
+        except PodError as error:
+            return (f"no garbage is collected: {error}",)
+        return tuple(problem for network in wanted for problem in _collect(network, valid, settings=settings))
+
+
+def _takes_garbage(network: Network, settings: Settings) -> bool:
+    return network.version == FIRST and not network.disable_gc and not conflist.lacks_plugin(network, settings.bin_dirs)
+
+
+def _collect(network: Network, valid: list[Attachment], *, settings: Settings) -> list[str]:
+    mine = [{"containerID": container, "ifname": ifname} for name, container, ifname in valid if name == network.name]
+    # The second name is that of the specification's first edition, which plugins of that time look for.
+    more = {"cni.dev/valid-attachments": mine, "cni.dev/attachments": mine}
+    problems, runner = [], Runner(settings.bin_dirs, settings.limit_s)
+    for plugin in network.plugins:
+        if FIRST in (versions(find_plugin(plugin["type"], settings.bin_dirs)) or (FIRST,)):
+            try:
+                runner.ask("GC", network, plugin=plugin, more=more)
+            except PodError as error:
+                problems.append(str(error))
+    return problems
+
+
+def _recorded(places: list[str]) -> list[Attachment]:
+    """Of all pods of ours, also those whose network is still owed. Raises PodError when a record is damaged."""
+    known = [record.load(path) for place in places for path in record.every(place).values()]
+    return [
+        (one.network.name, one.call.container, one.call.ifname) for pod in known if pod for one in pod.attachments
+    ]
+
+
+def _of_others() -> list[Attachment]:
+    found = []
+    for name in os.listdir(RESULTS_DIR) if os.path.isdir(RESULTS_DIR) else ():
+        try:
+            said = json.loads(files.read(f"{RESULTS_DIR}/{name}"))
+            found.append((said["networkName"], said["containerId"], said["ifName"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise PodError(f"{RESULTS_DIR}/{name} is not an attachment of another runtime; look at it") from None
+    return found
