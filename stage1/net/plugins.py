@@ -6,7 +6,7 @@ A plugin that does not end in time is killed with its session. What plugins are 
 
 from stage1.errors import NetworkFailed, PodError, TimedOut
 from stage1.linux import process
-from stage1.net import protocol
+from stage1.net import portmap, protocol
 from stage1.net.conflist import Network, find_plugin
 from stage1.net.protocol import Call, Document
 
@@ -57,7 +57,7 @@ class Runner:
         who, path = _who(plugin, network), find_plugin(plugin["type"], self.bin_dirs)
         if not path:
             raise NetworkFailed(f"{who} is not in {' or '.join(self.bin_dirs)}; install it there")
-        given = protocol.request(network, plugin, call=call, previous=previous)
+        given = protocol.request(network, portmap.adapted(plugin), call=call, previous=previous)
         env = protocol.environment(verb, call, bin_dirs=self.bin_dirs)
         try:
             ended = process.run([path], timeout_s=self.limit_s, input=given, env=env)
