@@ -8,7 +8,7 @@ QEMU = "qemu-system-x86_64"
 
 
 class HostFacts(NamedTuple):
-    """`kvm_error` and `vsock_error` say why the device can't be used; empty when it can.
+    """`kvm_error`, `vsock_error` and `vhost_net_error` say why the device can't be used; empty when it can.
 
     A tool's path is empty when it is not on PATH.
     """
@@ -18,6 +18,7 @@ class HostFacts(NamedTuple):
     """vmx, svm, or empty. Opening /dev/kvm proves nothing where the CPU does not show one of these."""
     kvm_error: str = ""
     vsock_error: str = ""
+    vhost_net_error: str = ""
     lkvm: str = ""
     qemu: str = ""
     qemu_sandbox: bool = False
@@ -35,6 +36,7 @@ def host_facts() -> HostFacts:
         cpu_virtualization=cpu_virtualization(_cpuinfo()),
         kvm_error=device_error("/dev/kvm"),
         vsock_error=device_error("/dev/vhost-vsock"),
+        vhost_net_error=device_error("/dev/vhost-net"),
         lkvm=which("lkvm"),
         qemu=qemu,
         qemu_sandbox=bool(qemu) and has_text(qemu, b"libseccomp.so"),

@@ -16,7 +16,8 @@ SLOW = "no usable hardware virtualisation: the VM is emulated (QEMU TCG), so iso
 class Choice(NamedTuple):
     """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty.
 
-    `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU).
+    `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU). `vhost_net`: the host's kernel moves the
+    packets between the guest and its taps.
     """
 
     driver: str
@@ -25,6 +26,7 @@ class Choice(NamedTuple):
     warning: str
     reasons: tuple[str, ...]
     sandbox: bool = False
+    vhost_net: bool = False
 
 
 def choose(wanted: str, facts: HostFacts) -> Choice:
@@ -42,7 +44,8 @@ def choose(wanted: str, facts: HostFacts) -> Choice:
     if wanted == "kvmtool" and lacks:
         raise NotFound(f"kvmtool can't run here: {'; '.join(lacks)}")
     if wanted != "qemu" and not lacks:
-        return Choice("kvmtool", "kvm", facts.lkvm, "", ("kvmtool: lkvm, KVM and vhost-vsock are here",))
+        why = ("kvmtool: lkvm, KVM and vhost-vsock are here",)
+        return Choice("kvmtool", "kvm", facts.lkvm, "", why, vhost_net=not facts.vhost_net_error)
     return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
 
 
@@ -75,6 +78,6 @@ def _qemu(facts: HostFacts, why: list[str]) -> Choice:
     missing = kvm_lacks(facts)
     if not missing:
         reasons = (*why, "QEMU with KVM: the CPU and /dev/kvm allow it")
-        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox)
+        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox, vhost_net=not facts.vhost_net_error)
     reasons = tuple(dict.fromkeys((*why, *missing, "QEMU with emulation (TCG): nothing else is left")))
     return Choice("qemu", "tcg", facts.qemu, SLOW, reasons, facts.qemu_sandbox)
