@@ -161,3 +161,23 @@ async def test_a_host_port_is_reached_from_the_host_the_pods_and_other_hosts(
             for host, port in (("127.0.0.1", "8081"), ("127.0.0.1", "8082"), ("::1", "8083"), ("::1", "8081")):
                 assert await refused(probe, host, port), (host, port)
             await two.probe("get", "10.77.0.1", "8081", "1")
+
+
+def bits_per_s(said: str) -> float:
+    """What net_probe's "BYTES NANOSECONDS" makes."""
+    moved, took_ns = map(int, said.split())
+    return moved * 8e9 / took_ns
+
+
+async def test_a_pods_annotations_limit_what_it_receives_and_sends(
+    outer: tuple[VmWorld, OuterNet], probe: str
+) -> None:
+    """A slow machine makes transfers slower, never faster; and the other pod shows that this one is not slow by that."""
+    world, net = outer
+    net.configure(conflist(net.root, {"type": "bandwidth", "capabilities": {"bandwidth": True}}))
+    limits = {"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": "8M"}
+    async with two_pods(world, net, probe=probe, annotations=limits) as (limited, free):
+        for way, limit in (("put", 16e6), ("get", 8e6)):
+            rate = bits_per_s(await on_host(probe, way, limited.ips[0], PORT, "2"))
+            other = bits_per_s(await on_host(probe, way, free.ips[0], PORT, "2"))
+            assert rate < 1.1 * limit and other > 2 * rate, (way, rate, other)
