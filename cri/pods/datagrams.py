@@ -17,6 +17,8 @@ AT_A_TIME = 16
 """Datagrams that are passed on before others get their turn."""
 _ROOM_BYTES = 1 << 16
 
+Sender = tuple[str, int, int, int]
+
 
 class _Client(NamedTuple):
     socket: socket.socket
@@ -29,7 +31,7 @@ class Relay:
     def __init__(self, listener: socket.socket, target: tuple[str, int], *, idle_s: float = IDLE_S) -> None:
         self._listener, self._target, self._idle_s = listener, target, idle_s
         self._family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        self._clients: OrderedDict[object, _Client] = OrderedDict()
+        self._clients: OrderedDict[Sender, _Client] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(listener, self._arrived)
         self._sweeping = self._loop.call_later(idle_s, self._sweep)
@@ -52,13 +54,13 @@ class Relay:
             with contextlib.suppress(OSError):
                 self._client(who).send(data)
 
-    def _client(self, who: object) -> socket.socket:
+    def _client(self, who: Sender) -> socket.socket:
         known = self._clients.pop(who, None)
         there = known.socket if known else self._connect(who)
         self._clients[who] = _Client(there, self._loop.time())
         return there
 
-    def _connect(self, who: object) -> socket.socket:
+    def _connect(self, who: Sender) -> socket.socket:
         if len(self._clients) >= MOST_CLIENTS:
             self._forget(next(iter(self._clients)))
         there = socket.socket(self._family, socket.SOCK_DGRAM)
@@ -71,14 +73,14 @@ class Relay:
         self._loop.add_reader(there, self._answered, there, who)
         return there
 
-    def _answered(self, there: socket.socket, who: object) -> None:
+    def _answered(self, there: socket.socket, who: Sender) -> None:
         for _ in range(AT_A_TIME):
             try:
-                self._listener.sendto(there.recv(_ROOM_BYTES), who)  # type: ignore[arg-type]
+                self._listener.sendto(there.recv(_ROOM_BYTES), who)
             except OSError:
                 return
 
-    def _forget(self, who: object) -> None:
+    def _forget(self, who: Sender) -> None:
         there = self._clients.pop(who).socket
         self._loop.remove_reader(there)
         there.close()

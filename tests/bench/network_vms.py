@@ -93,7 +93,7 @@ def container(net: OuterNet, probe: str) -> Iterator[tuple[str, str]]:
 
 
 def throughput() -> dict[str, Any]:
-    """MiB/s of the best of some transfers, in each direction, of VMs and of containers, and VM to container as ratio."""
+    """MiB/s of the best of some transfers, each way, of VMs and of containers; and the one to the other as ratio."""
     with place() as here, container(here.net, here.probe) as one, container(here.net, here.probe) as two:
         containers = {
             "guest_to_host": _best(lambda: run_here(here.probe, "get", one[1], PORT, MIB)),

@@ -36,18 +36,24 @@ def bridged(world: World) -> Iterator[OuterNet]:
         yield net
 
 
-def of_this_process() -> tuple[int, set[str], set[str]]:
-    """Descriptors but for the one that each fake guest keeps, network namespaces, children: what would grow."""
+def of_this_process() -> tuple[int, set[str]]:
+    """Descriptors but for the one that each fake guest keeps, and children: what would grow."""
     descriptors = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
     children = process.run(["ps", "-o", "comm=", "--ppid", str(os.getpid())], timeout_s=10).stdout.decode().split()
-    places = {name for name in os.listdir("/run/netns") if name.startswith("clearpod-")}
-    return len([one for one in descriptors if "eventfd" not in one]), places, set(children) - {"ps"}
+    return len([one for one in descriptors if "eventfd" not in one]), set(children) - {"ps"}
+
+
+def netns_of(pod: str) -> str:
+    """Where the pod's netns was kept."""
+    return f"/run/netns/clearpod-{pod}"
 
 
 async def _pod_and_gone(cri: Client, number: int) -> float:
     begun = time.perf_counter()
     pod = await cri.pod(f"p{number}")
+    assert os.path.exists(netns_of(pod))
     await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert not os.path.exists(netns_of(pod))
     return time.perf_counter() - begun
 
 
@@ -86,7 +92,7 @@ async def test_20_pods_at_once_have_each_a_network_and_leave_nothing(outer: tupl
         assert len(set(addresses)) == 2 * AT_ONCE
         assert all(await asyncio.gather(*(asyncio.to_thread(_is_reached, address) for address in addresses)))
         await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=SLOW_S) for pod in pods))
-        assert net.look() == looked
+        assert net.look() == looked and not any(os.path.exists(netns_of(pod)) for pod in pods)
         assert of_this_process() == before
     assert world.left_over() == []
 

@@ -39,7 +39,8 @@ async def test_a_pod_has_the_names_and_the_resolver_that_it_asked_for(
         pod = await cri.pod("web", hostname=FQDN, dns_config=dns)
         v4, v6 = cri.node.pods.get(pod).ips
         hosts, hostname, resolver, *names = await seen(cri, pod, "own")
-        assert hosts.endswith(f"{v4}\t{FQDN}\tweb-0\n{v6}\t{FQDN}\tweb-0\n") and hosts.startswith("127.0.0.1\tlocalhost")
+        assert hosts.startswith("127.0.0.1\tlocalhost\n")
+        assert hosts.endswith(f"{v4}\t{FQDN}\tweb-0\n{v6}\t{FQDN}\tweb-0\n")
         assert hostname == f"{FQDN}\n" and names == [FQDN, FQDN, "web-0"]
         assert resolver == "search a.svc b\nnameserver 10.96.0.10\nnameserver fd00::10\noptions ndots:5 edns0\n"
         mount = pb.Mount(container_path="/etc/hosts", host_path=str(aliases))

@@ -91,6 +91,10 @@ async def test_what_leaves_a_pod_for_another_host_is_cut_to_the_mtu_and_has_the_
             assert there["TcpInSegs"] > 2 * int(SMALL_MIB) * (1 << 20) / 1400, "whole segments on the wire"
             for counted in (there, here):
                 assert net_counters.wrong_checksums(counted) == {}
+            far.send_with_a_wrong_checksum(one.ips[0], int(PORT))
+            async with asyncio.timeout(60):
+                while net_counters.wrong_checksums(await one.counters()) != {"UdpInCsumErrors": 1}:
+                    await asyncio.sleep(0.1)
 
 
 async def test_jumbo_frames_and_datagrams_arrive_whole(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
@@ -172,7 +176,7 @@ def bits_per_s(said: str) -> float:
 async def test_a_pods_annotations_limit_what_it_receives_and_sends(
     outer: tuple[VmWorld, OuterNet], probe: str
 ) -> None:
-    """A slow machine makes transfers slower, never faster; and the other pod shows that this one is not slow by that."""
+    """A slow machine makes transfers slower, never faster; the other pod shows that it is not the machine."""
     world, net = outer
     net.configure(conflist(net.root, {"type": "bandwidth", "capabilities": {"bandwidth": True}}))
     limits = {"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": "8M"}

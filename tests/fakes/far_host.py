@@ -33,6 +33,12 @@ class FarHost:
             return run_here(*argv)
 
 
+    def send_with_a_wrong_checksum(self, address: str, port: int) -> None:
+        """One UDP datagram over IPv4 that its receiver must refuse and count."""
+        with namespace.inside_net(self.path), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
+            raw.sendto(struct.pack("!4H4s", port, port, 12, 0xBAD, b"data"), (address, 0))
+
+
 def run_here(*argv: str) -> str:
     """What a program says that runs in the calling thread's netns; it must succeed."""
     ended = process.run(argv, timeout_s=_LIMIT_S)
