@@ -45,14 +45,13 @@ class Place(NamedTuple):
 def place() -> Iterator[Place]:
     """Removes all that it made."""
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as directory, tempfile.TemporaryDirectory() as tools:
         root = Path(directory)
-        (root / "tools").mkdir()
         with outer_net(root / "host") as net:
             world = VmWorld(root, _sample(root, guest), guest)
             world.host = world.host._replace(network=net.settings)
             try:
-                yield Place(world, net, build_probe(root / "tools"))
+                yield Place(world, net, build_probe(Path(tools)))
             finally:
                 for directory in engine.pod_directories(world.host):
                     engine.collect(directory)
