@@ -299,6 +299,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         accel=host.choice.accel,
         dax=_dax(host, directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
+        vhost_net=host.choice.vhost_net,
     )
 
 

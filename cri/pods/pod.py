@@ -17,6 +17,7 @@ from typing import TypeVar
 from cri import events
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
 from cri.pods.threads import to_the_end, to_the_end_in
@@ -61,6 +62,7 @@ class LivePod:
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
         self.meter = Meter(self.call)
+        self._loopback = LoopbackPorts(self.title)
         self._agent: Agent | None = None
         self._port = port
         self._next_id = 1
@@ -71,6 +73,11 @@ class LivePod:
     def id(self) -> str:
         """The pod's id, 64 hexadecimal digits."""
         return self.record.pod.id
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """Its addresses, the primary one first."""
+        return self.network.ips if self.network else ()
 
     @property
     def is_ready(self) -> bool:
@@ -94,6 +101,7 @@ class LivePod:
         try:
             prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
+            await self._loopback.open(self.record.pod, self.ips)
             self._move("boot", link_key=prepared.link_key)
             self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
             await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.boot_timeout_s)
@@ -119,6 +127,7 @@ class LivePod:
                 self._move("stop")
                 await self._kill_containers()
                 await self._end_vm()
+            self._loopback.close()
             for container_id in self.containers:
                 await asyncio.to_thread(engine.remove_container, self.directory, container_id)
             tell_owed(await self._in_turn(engine.remove_network, self.directory))
@@ -134,6 +143,7 @@ class LivePod:
     async def let_go(self) -> None:
         """Close descriptors and tasks, and leave the VM as it is."""
         await self.meter.close()
+        self._loopback.close()
         if self._agent is not None:
             await self._agent.close()
         if self._task is not None:
@@ -168,6 +178,7 @@ class LivePod:
             log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
             return await self.bury()
         await self._reconcile({container.id: container for container in reply.containers})
+        await self._loopback.reopen(self.record.pod, self.ips)
         self.save()
         log.info("pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)})
         return None

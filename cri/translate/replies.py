@@ -43,7 +43,7 @@ def sandbox_status(pod: LivePod) -> pb.PodSandboxStatus:
 
 
 def _network_status(pod: LivePod) -> pb.PodSandboxNetworkStatus:
-    first, *others = (pod.network.ips if pod.network else ()) or ("",)
+    first, *others = pod.ips or ("",)
     return pb.PodSandboxNetworkStatus(ip=first, additional_ips=[pb.PodIP(ip=ip) for ip in others])
 
 

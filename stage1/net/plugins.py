@@ -6,7 +6,7 @@ A plugin that does not end in time is killed with its session. What plugins are 
 
 from stage1.errors import NetworkFailed, PodError, TimedOut
 from stage1.linux import process
-from stage1.net import protocol
+from stage1.net import portmap, protocol
 from stage1.net.conflist import Network, find_plugin
 from stage1.net.protocol import Call, Document
 from stage1.net.settings import LIMIT_S
@@ -80,7 +80,7 @@ class Runner:
 
     def _run(self, verb: str, network: Network, *, plugin: Document, call: Call, previous: Document | None) -> bytes:
         env = protocol.environment(verb, call, bin_dirs=self.bin_dirs)
-        given = protocol.request(network, plugin, call=call, previous=previous)
+        given = protocol.request(network, portmap.adapted(plugin), call=call, previous=previous)
         return self._exec(_who(plugin, network), plugin["type"], env=env, given=given)
 
     def _exec(self, who: str, kind: str, *, env: dict[str, str], given: bytes) -> bytes:

@@ -19,8 +19,9 @@ Document = dict[str, "Any"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SAID_BYTES = 500
-_NO_BURST_BITS = (1 << 32) - 1
-"""As much as the bandwidth plugin takes: the rate alone limits."""
+_BURSTS_PER_S = 20
+_LEAST_BURST_BITS, _MOST_BURST_BITS = 8 << 16, (1 << 32) - 1
+"""One packet of the largest kind, and what the bandwidth plugin takes."""
 
 
 class Call(NamedTuple):
@@ -61,7 +62,7 @@ def _runtime(pod: Pod) -> Document:
     bandwidth: Document = {}
     for way, bits in rates.items():
         if bits:
-            bandwidth |= {f"{way}Rate": bits, f"{way}Burst": _NO_BURST_BITS}
+            bandwidth |= {f"{way}Rate": bits, f"{way}Burst": _burst(bits)}
     dns = {"servers": pod.dns_servers, "searches": pod.dns_searches, "options": pod.dns_options}
     values = {
         "portMappings": ports,
@@ -69,6 +70,13 @@ def _runtime(pod: Pod) -> Document:
         "dns": {key: list(value) for key, value in dns.items() if value},
     }
     return {key: value for key, value in values.items() if value}
+
+
+def _burst(bits: int) -> int:
+    """What may pass at once after a silence: what the rate carries in 50 ms. All of it comes on top of the rate, so the
+    most that there is, which others ask for, would let the first half gigabyte of every pod pass without a limit.
+    """
+    return min(max(bits // _BURSTS_PER_S, _LEAST_BURST_BITS), _MOST_BURST_BITS)
 
 
 def environment(verb: str, call: Call, *, bin_dirs: tuple[str, ...]) -> dict[str, str]:

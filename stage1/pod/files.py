@@ -6,9 +6,11 @@ from stage1.pod.network import PodNetwork
 
 
 def hosts(pod: Pod, addresses: tuple[str, ...] = ()) -> str:
-    """Loopback names, then the pod's name for each of its addresses."""
+    """Loopback names, then the pod's name for each of its addresses; if it has a domain, also the name without it."""
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet"]
     name = pod.hostname or "localhost"
+    short = name.partition(".")[0]
+    name = name if short == name else f"{name}\t{short}"
     return "\n".join([*lines, *(f"{address}\t{name}" for address in addresses or ("127.0.1.1",))]) + "\n"
 
 

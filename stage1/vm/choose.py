@@ -19,7 +19,7 @@ class Choice(NamedTuple):
     """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty.
 
     `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU). `preload`: the library for DAX can be
-    preloaded into it.
+    preloaded into it. `vhost_net`: the host's kernel moves the packets between the guest and its taps.
     """
 
     driver: str
@@ -29,6 +29,7 @@ class Choice(NamedTuple):
     reasons: tuple[str, ...]
     sandbox: bool = False
     preload: bool = True
+    vhost_net: bool = False
 
 
 def choose(wanted: str, facts: HostFacts) -> Choice:
@@ -47,7 +48,8 @@ def choose(wanted: str, facts: HostFacts) -> Choice:
         raise NotFound(f"kvmtool can't run here: {'; '.join(lacks)}")
     if wanted != "qemu" and not lacks:
         reasons = ("kvmtool: lkvm, KVM and vhost-vsock are here",)
-        return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=not facts.lkvm_static)
+        is_dynamic, has_vhost_net = not facts.lkvm_static, not facts.vhost_net_error
+        return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=is_dynamic, vhost_net=has_vhost_net)
     return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
 
 
@@ -91,6 +93,6 @@ def _qemu(facts: HostFacts, why: list[str]) -> Choice:
     missing = kvm_lacks(facts)
     if not missing:
         reasons = (*why, "QEMU with KVM: the CPU and /dev/kvm allow it")
-        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox)
+        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox, vhost_net=not facts.vhost_net_error)
     reasons = tuple(dict.fromkeys((*why, *missing, "QEMU with emulation (TCG): nothing else is left")))
     return Choice("qemu", "tcg", facts.qemu, SLOW, reasons, facts.qemu_sandbox)

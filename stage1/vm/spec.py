@@ -59,7 +59,8 @@ class Dax(NamedTuple):
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
 
-    `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can.
+    `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can. `vhost_net`:
+    /dev/vhost-net shall move the packets, not the VMM.
     """
 
     name: str
@@ -78,6 +79,7 @@ class VmSpec(NamedTuple):
     words: tuple[str, ...] = ()
     dax: Dax | None = None
     sandbox: bool = False
+    vhost_net: bool = False
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
 

@@ -3,6 +3,7 @@
 
 Times are those of attach and detach less what the plugins took; `processes` are those started beside the plugins.
 Then 20 pods at once: how far the slowest are from the middle. All in a netns of its own.
+`--throughput` adds what real VMs move beside containers, `--pods N` runs N real VMs one after the other.
 """
 
 import sys
@@ -25,6 +26,7 @@ from cri.node import NETWORKS_AT_ONCE  # noqa: E402
 from stage1.linux import process  # noqa: E402
 from stage1.net import attach  # noqa: E402
 from stage1.pod.model import Pod, Port  # noqa: E402
+from tests.bench import network_vms  # noqa: E402
 from tests.fakes.outer_net import OuterNet, outer_net  # noqa: E402
 
 AT_ONCE = 20
@@ -133,8 +135,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--rounds", type=int, default=20, help="pods one after the other")
+    parser.add_argument("--throughput", action="store_true", help="also what real VMs move, beside containers")
+    parser.add_argument("--pods", type=int, default=0, help="also so many real VMs, one after the other")
     args = parser.parse_args()
     report = measure(args.rounds)
+    if args.throughput:
+        report["throughput"] = network_vms.throughput()
+    if args.pods:
+        report["in_sequence"] = network_vms.in_sequence(args.pods)
     lines = [f"{key:12} {value}" for key, value in report.items()]
     print(json.dumps(report, indent=1) if args.json else "\n".join(lines))
     return 0

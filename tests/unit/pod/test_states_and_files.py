@@ -44,3 +44,8 @@ def test_hosts_names_the_pod_for_each_of_its_addresses():
     text = files.hosts(Pod("0" * 64, "p", hostname="web"), ("10.1.0.4", "fd00::4"))
     assert "10.1.0.4\tweb\nfd00::4\tweb\n" in text
     assert files.hostname(Pod("0" * 64, "p")) == "localhost\n"
+
+
+def test_hosts_has_a_name_with_a_domain_first_so_that_it_is_the_canonical_one():
+    text = files.hosts(Pod("0" * 64, "p", hostname="web-0.web.default.svc"), ("10.1.0.4",))
+    assert "10.1.0.4\tweb-0.web.default.svc\tweb-0\n" in text

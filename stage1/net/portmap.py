@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the plugin portmap must be told so that it leaves ::1 alone. Pure: called by plugins.
+
+Its rules for IPv6 take connections to ::1 too and send them where no answer can come from (docs/decisions/0044), and
+so hide the daemon, which serves that address. It has a key for conditions on its rules, in the words of the tool
+that it makes them with. Other plugins are given their documents as they were read.
+"""
+
+from stage1.linux.host import which
+from stage1.net.protocol import Document
+
+_NOT_LOOPBACK = {"iptables": ("!", "-d", "::1"), "nftables": ("ip6", "daddr", "!=", "::1")}
+
+
+def adapted(plugin: Document) -> Document:
+    """The plugin's document as this host's portmap must have it."""
+    return spare_loopback(plugin, has_iptables=bool(which("iptables"))) if plugin.get("type") == "portmap" else plugin
+
+
+def spare_loopback(plugin: Document, *, has_iptables: bool) -> Document:
+    """portmap's document with one more condition; as it is when that can't be said."""
+    said = plugin.get("conditionsV6") or []
+    condition = _NOT_LOOPBACK.get(_tool(plugin, has_iptables=has_iptables), ())
+    if not isinstance(said, list) or "::1" in said or not condition:
+        return plugin
+    return {**plugin, "conditionsV6": [*said, *condition]}
+
+
+def _tool(plugin: Document, *, has_iptables: bool) -> str:
+    """As portmap chooses it: what the document says or what its conditions are for, else iptables if it is there."""
+    if plugin.get("backend"):
+        return str(plugin["backend"])
+    for key in ("conditionsV4", "conditionsV6"):
+        said = plugin.get(key)
+        if isinstance(said, list) and said:
+            return "iptables" if str(said[0])[:1] in ("-", "!") else "nftables"
+    return "iptables" if has_iptables or plugin.get("externalSetMarkChain") else "nftables"

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real data through the pods' taps: two real VMs, the host, and another host that verifies every checksum."""
+
+import asyncio
+import json
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1.linux.host import which
+from stage1.net import attach
+from tests.fakes import net_counters
+from tests.fakes.far_host import FarHost, far_host
+from tests.fakes.outer_net import OuterNet, conflist
+
+from .conftest import VmWorld
+from .net_rig import PORT, Served, build_probe, on_host, two_pods
+from .test_network import outer
+
+__all__ = ["outer"]
+
+pytestmark = pytest.mark.vm
+
+LARGE_MIB, SMALL_MIB = "100", "8"
+GATEWAYS = ("10.77.0.1", "fd77::1")
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> str:
+    """net_probe in a directory of its own, which pods mount."""
+    if not which("musl-gcc"):
+        pytest.skip("needs musl-gcc: apt install musl-tools")
+    (tmp_path / "tools").mkdir()
+    return build_probe(tmp_path / "tools")
+
+
+def bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def page(host: str) -> str:
+    with urllib.request.urlopen(f"http://{host}/f", timeout=60) as reply:
+        return str(reply.read().decode()).strip()
+
+
+async def per_packet(pod: str) -> dict[str, float]:
+    """Bytes per packet on the pod's tap, by direction as the netns sees it."""
+    said = json.loads(await on_host("ip", "-json", "-s", "-n", f"clearpod-{pod}", "link"))
+    (tap,) = [one["stats64"] for one in said if one["ifname"].startswith("tap")]
+    return {way: tap[way]["bytes"] / tap[way]["packets"] for way in ("rx", "tx")}
+
+
+async def test_two_pods_and_the_host_move_100_mib_each_way_over_both_families(
+    outer: tuple[VmWorld, OuterNet], probe: str
+) -> None:
+    world, net = outer
+    async with two_pods(world, net, probe=probe) as (one, two):
+        seen = attach.read(f"{world.config.run_dir}/pods/{one.pod}")
+        assert seen is not None and one.ips == seen.ips and [":" in ip for ip in one.ips] == [False, True]
+        for ip in one.ips:
+            assert "1 packets received" in await two.run("ping", "-c1", "-W5", ip)
+            assert await asyncio.to_thread(page, bracketed(ip)) == "one"
+            assert (await two.run("wget", "-qO-", f"http://{bracketed(ip)}/f")).strip() == "one"
+            for way in ("get", "put"):
+                await on_host(probe, way, ip, PORT, LARGE_MIB)
+            await two.probe("get", ip, PORT, LARGE_MIB)
+            await on_host(probe, "udp", ip, PORT, "8192", "10")
+            await two.probe("udp", ip, PORT, "8192", "10")
+        for ip in GATEWAYS:
+            assert "1 packets received" in await two.run("ping", "-c1", "-W5", ip)
+        assert min((await per_packet(one.pod)).values()) > 8000, "segmentation is left to the last device"
+        for served in (one, two):
+            assert net_counters.wrong_checksums(await served.counters()) == {}
+        assert net_counters.wrong_checksums(net_counters.parse(await on_host(*net_counters.HERE))) == {}
+
+
+async def test_what_leaves_a_pod_for_another_host_is_cut_to_the_mtu_and_has_the_right_checksums(
+    outer: tuple[VmWorld, OuterNet], probe: str
+) -> None:
+    world, net = outer
+    with far_host() as far:
+        async with two_pods(world, net, probe=probe) as (one, _):
+            for ip in one.ips:
+                for way in ("get", "put"):
+                    await asyncio.to_thread(far.run, probe, way, ip, PORT, SMALL_MIB)
+                await asyncio.to_thread(far.run, probe, "udp", ip, PORT, "8192", "10")
+            there, here = net_counters.parse(far.run(*net_counters.HERE)), await one.counters()
+            assert there["TcpInSegs"] > 2 * int(SMALL_MIB) * (1 << 20) / 1400, "whole segments on the wire"
+            for counted in (there, here):
+                assert net_counters.wrong_checksums(counted) == {}
+            far.send_with_a_wrong_checksum(one.ips[0], int(PORT))
+            async with asyncio.timeout(60):
+                while net_counters.wrong_checksums(await one.counters()) != {"UdpInCsumErrors": 1}:
+                    await asyncio.sleep(0.1)
+
+
+async def test_jumbo_frames_and_datagrams_arrive_whole(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
+    world, net = outer
+    net.configure(conflist(net.root, mtu=9000))
+    async with two_pods(world, net, probe=probe) as (one, two):
+        assert "mtu 9000" in await two.run("ip", "addr", "show", "eth0")
+        for ip in one.ips:
+            assert "1 packets received" in await two.run("ping", "-c1", "-W5", "-s8900", ip)
+            await two.probe("udp", ip, PORT, "8192", "10")
+            await on_host(probe, "udp", ip, PORT, "8192", "10")
+        counted = await one.counters()
+        assert (counted["IpFragCreates"], counted["IpReasmReqds"], counted["Ip6ReasmReqds"]) == (0, 0, 0)
+        for ip in one.ips:
+            await two.probe("udp", ip, PORT, "60000", "10")
+            await on_host(probe, "udp", ip, PORT, "60000", "10")
+            await on_host(probe, "get", ip, PORT, SMALL_MIB)
+            await two.probe("put", ip, PORT, SMALL_MIB)
+        counted = await one.counters()
+        assert counted["IpReasmOKs"] >= 20 and counted["Ip6ReasmOKs"] >= 20
+        for served in (one, two):
+            assert net_counters.wrong_checksums(await served.counters()) == {}
+
+
+def published(host_port: int, host_ip: str = "", *, protocol: str = "TCP") -> pb.PortMapping:
+    return pb.PortMapping(
+        protocol=protocol, container_port=int(PORT), host_port=host_port, host_ip=host_ip  # type: ignore[arg-type]
+    )
+
+
+async def from_everywhere(probe: str, far: FarHost, *, pods: tuple[Served, Served]) -> None:
+    """TCP and UDP to port 8080 of every address that the host has, from wherever it can be reached."""
+    one, two = pods
+    commands = (("get", SMALL_MIB), ("put", SMALL_MIB), ("udp", "8192", "5"))
+    for command, *amount in commands:
+        for host in ("127.0.0.1", "::1", *GATEWAYS):
+            await on_host(probe, command, host, "8080", *amount)
+        for host in GATEWAYS:
+            await two.probe(command, host, "8080", *amount)
+            await one.probe(command, host, "8080", *amount)
+        for host in ("192.0.2.1", "2001:db8::1"):
+            await asyncio.to_thread(far.run, probe, command, host, "8080", *amount)
+
+
+async def refused(probe: str, host: str, port: str) -> bool:
+    ended = await asyncio.to_thread(
+        subprocess.run, [probe, "get", host, port, "1"], capture_output=True, text=True, timeout=90
+    )
+    return "refused" in ended.stderr
+
+
+async def test_a_host_port_is_reached_from_the_host_the_pods_and_other_hosts(
+    outer: tuple[VmWorld, OuterNet], probe: str
+) -> None:
+    world, net = outer
+    mappings = [
+        published(8080),
+        published(8080, protocol="UDP"),
+        published(8081, "10.77.0.1"),
+        published(8082, "::1"),
+        published(8083, "127.0.0.1"),
+    ]
+    with far_host() as far:
+        async with two_pods(world, net, probe=probe, port_mappings=mappings) as (one, two):
+            await from_everywhere(probe, far, pods=(one, two))
+            for host, port in (("10.77.0.1", "8081"), ("::1", "8082"), ("127.0.0.1", "8083")):
+                await on_host(probe, "get", host, port, "1")
+            for host, port in (("127.0.0.1", "8081"), ("127.0.0.1", "8082"), ("::1", "8083"), ("::1", "8081")):
+                assert await refused(probe, host, port), (host, port)
+            await two.probe("get", "10.77.0.1", "8081", "1")
+
+
+def bits_per_s(said: str) -> float:
+    """What net_probe's "BYTES NANOSECONDS" makes."""
+    moved, took_ns = map(int, said.split())
+    return moved * 8e9 / took_ns
+
+
+async def test_a_pods_annotations_limit_what_it_receives_and_sends(
+    outer: tuple[VmWorld, OuterNet], probe: str
+) -> None:
+    """A slow machine makes transfers slower, never faster; the other pod shows that it is not the machine."""
+    world, net = outer
+    net.configure(conflist(net.root, {"type": "bandwidth", "capabilities": {"bandwidth": True}}))
+    limits = {"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": "8M"}
+    async with two_pods(world, net, probe=probe, annotations=limits) as (limited, free):
+        for way, limit in (("put", 16e6), ("get", 8e6)):
+            rate = bits_per_s(await on_host(probe, way, limited.ips[0], PORT, "2"))
+            other = bits_per_s(await on_host(probe, way, free.ips[0], PORT, "2"))
+            assert rate < 1.1 * limit and other > 2 * rate, (way, rate, other)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What /proc/net/snmp and /proc/net/snmp6 count, as one dictionary. Pure but for `HERE`, the command to get them."""
+
+HERE = ("cat", "/proc/net/snmp", "/proc/net/snmp6")
+
+
+def parse(text: str) -> dict[str, int]:
+    """Name, as in TcpInSegs or Udp6InErrors -> count."""
+    found: dict[str, int] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+        head, *words = line.split()
+        if not head.endswith(":"):
+            found[head] = int(words[0])
+        elif not words[0].lstrip("-").isdigit():
+            names = words
+        else:
+            found |= {head[:-1] + name: int(word) for name, word in zip(names, words, strict=True)}
+    return found
+
+
+def wrong_checksums(counted: dict[str, int]) -> dict[str, int]:
+    """Those that count packets with a wrong checksum and are not zero."""
+    return {name: count for name, count in counted.items() if "Csum" in name and count}
