@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.images import PodImages
 from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -50,6 +51,7 @@ class LivePod:
         self.status = store.PodState()
         self.containers: dict[str, LiveContainer] = {}
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
+        self.images = PodImages(self)
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.gone = asyncio.Event()
         self.lock = asyncio.Lock()
@@ -163,6 +165,7 @@ class LivePod:
             return await self.bury()
         await self._reconcile({container.id: container for container in reply.containers})
         self.save()
+        await self.images.settle()
         log.info("pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)})
         return None
 

@@ -10,10 +10,12 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
 from cri.translate import network
 from stage1.errors import BadRequest, NotFound, Unsupported
-from stage1.pod.model import Pod
+from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
 MEMORY_WORD, VCPUS_WORD = "clearpod/memory-mib", "clearpod/vcpus"
 """Annotations of a pod that set the size of its VM."""
+WINDOW_WORD = "clearpod.io/dax-window-mib"
+"""And what its guest reserves for images by DAX."""
 MIB = 1 << 20
 
 
@@ -56,6 +58,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         ports=network.ports(wanted),
         ingress_bits=network.bandwidth(wanted, network.INGRESS_WORD),
         egress_bits=network.bandwidth(wanted, network.EGRESS_WORD),
+        window_mib=_window_mib(wanted, config),
     )
 
 
@@ -75,6 +78,17 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     if most and memory_mib > most:
         raise BadRequest(f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
     return memory_mib, min(vcpus, os.cpu_count() or 1)
+
+
+def _window_mib(wanted: pb.PodSandboxConfig, config: Config) -> int:
+    text = wanted.annotations.get(WINDOW_WORD, str(config.vm.window_mib))
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_WINDOW_MIB))
+    if not is_number or int(text) > MOST_WINDOW_MIB:
+        raise BadRequest(
+            f"the annotation {WINDOW_WORD} must be a whole number of MiB from 0 to {MOST_WINDOW_MIB}, but it is "
+            f"{text[:100]!r}"
+        )
+    return int(text)
 
 
 def _number(wanted: pb.PodSandboxConfig, word: str) -> int:

@@ -13,6 +13,10 @@ LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""
 
 
+MOST_WINDOW_MIB = 16384
+"""Of images in the memory of one guest, which pays 1.6 percent of it."""
+
+
 class Limits(NamedTuple):
     """cgroup v2 limits inside the guest, named after CRI LinuxContainerResources and OCI linux.resources."""
 
@@ -100,7 +104,10 @@ class Port(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives."""
+    """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives.
+
+    `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
+    """
 
     id: str
     name: str
@@ -118,3 +125,4 @@ class Pod(NamedTuple):
     ports: tuple[Port, ...] = ()
     ingress_bits: int = 0
     egress_bits: int = 0
+    window_mib: int = 0
