@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
-from stage1.pod.model import LEAST_MEMORY_MIB
+from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
 
 DEFAULT_PATH = "/etc/clearpod/config.toml"
 
@@ -66,6 +66,7 @@ class Vm(_Table):
     vcpus: int = Field(default=1, ge=1, le=256)
     boot_timeout_s: float = Field(default=60.0, gt=0, le=3600, strict=False)
     scratch_mib: int = Field(default=10240, ge=16)
+    window_mib: int = Field(default=256, ge=0, le=MOST_WINDOW_MIB)
 
 
 class Registry(_Table):

@@ -12,6 +12,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     cni.json       symbolic link to the record of the pod's network, which must survive a reboot
     agent.sock     QEMU's end of the link
     dax.sock       kvmtool's window: images are mapped into the running VM here
+    window.json    what is in that window
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
@@ -20,7 +21,6 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import json
 import os
-import stat
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
@@ -34,8 +34,13 @@ from stage1.pod import oci
 from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import volumes
+from stage1.rootfs.export import add_image as add_image
+from stage1.rootfs.export import has_image as has_image
+from stage1.rootfs.export import image_name as image_name
+from stage1.rootfs.export import read_image_file as read_image_file
+from stage1.rootfs.export import remove_image as remove_image
 from stage1.rootfs.scratch import make_scratch
-from stage1.rootfs.share import ImageFiles, mount_image
+from stage1.vm import mapping
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -48,8 +53,8 @@ SHIM = "lkvm-shim.so"
 class Host(NamedTuple):
     """What all pods of this host share. Directories are absolute.
 
-    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. `window_mib` is what a
-    kvmtool guest reserves for images that come while it runs. Without `network` pods have only their loopback.
+    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
+    only their loopback.
     """
 
     run_dir: str
@@ -58,7 +63,6 @@ class Host(NamedTuple):
     choice: Choice
     scratch_mib: int = 4096
     vsock_port: int = 0
-    window_mib: int = 0
     network: Settings | None = None
 
 
@@ -94,6 +98,8 @@ def prepare(pod: Pod, host: Host) -> Prepared:
         _make_share(pod, directory)
         if vm.scratch:
             _make_scratch(vm.scratch, directory, host=host)
+        if vm.dax and vm.dax.window_bytes:
+            mapping.create(directory, vm.dax.window_bytes)
         network = net.attach(pod, directory, settings=host.network) if host.network else None
         _write_identity(pod, f"{directory}/tree/volumes/pod", network=network)
     except BaseException as error:
@@ -110,36 +116,6 @@ def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
         record["cid"] = link.cid
     files.write_atomic(f"{prepared.directory}/vm.json", json.dumps(record).encode())
     return started
-
-
-def add_image(directory: str, image: ImageFiles) -> str:
-    """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`."""
-    name = image.id.removeprefix("sha256:")
-    target = f"{directory}/share/layers/{name}"
-    if mount.is_mount_point(target):
-        return name
-    files.make_dirs(f"{directory}/tree/layers/{name}", 0o755)
-    capabilities = os.path.join(os.path.dirname(image.merged), "filecaps")
-    if os.path.exists(capabilities):
-        files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
-    mount_image(image, target)
-    return name
-
-
-def read_image_file(directory: str, name: str, *, path: str) -> str:
-    """A text file of the mounted image `name`, as a process chrooted into it would read it; empty when it is absent.
-
-    At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
-    """
-    try:
-        fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
-    except KernelError:
-        return ""
-    try:
-        is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return os.read(fd, MIB).decode(errors="replace") if is_regular else ""
-    finally:
-        os.close(fd)
 
 
 def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0) -> str:
@@ -297,19 +273,19 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
-        dax=_dax(host, directory) if on_kvmtool and host.choice.preload else None,
+        dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
         vhost_net=host.choice.vhost_net,
     )
 
 
-def _dax(host: Host, directory: str) -> Dax | None:
+def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
     """None where the shim was not built: the system image is a disk then."""
     library, system = f"{host.guest_dir}/{SHIM}", _artefact(host, "system.erofs")
     if not os.path.exists(library):
         return None
     images = (DaxImage(system, os.path.getsize(system)),)
-    return Dax(os.path.realpath(library), images, host.window_mib * MIB, f"{directory}/dax.sock")
+    return Dax(os.path.realpath(library), images, pod.window_mib * MIB, f"{directory}/dax.sock")
 
 
 def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:

@@ -25,8 +25,12 @@ from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import host_facts
 from stage1.pod import oci, users
 from stage1.pod.model import Container, Pod, Process, Security
+from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
+
+WINDOW_PER_MEMORY = 4
+"""An image of four times the guest's memory costs it one sixteenth of that (64 bytes for each page of 4096)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +88,7 @@ async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
     host = _host(config, args)
     pod = _pod(config, args)
     image, files = await _bring(config, host, reference=args.image)
+    pod = pod._replace(window_mib=_window_mib(config, pod, files=files))
     timeline.mark("the image is in the store")
     base = _process(args, image)
     foreground = Foreground(host, pod, timeline, boot_timeout_s=config.vm.boot_timeout_s)
@@ -129,6 +134,13 @@ def _pod(config: Config, args: argparse.Namespace) -> Pod:
         memory_mib=config.vm.memory_mib if args.memory is None else args.memory,
         vcpus=config.vm.vcpus if args.cpus is None else args.cpus,
     )
+
+
+def _window_mib(config: Config, pod: Pod, *, files: ImageFiles) -> int:
+    """As much as the image needs, since there will be no other; 0 where that would cost the guest too much memory."""
+    last = flatten(files)[-1]
+    needed = -(-(last.offset + last.size) // (1 << 20))
+    return needed if config.vm.window_mib and needed <= pod.memory_mib * WINDOW_PER_MEMORY else 0
 
 
 def _container(image: Image, what: Process, *, accounts: Accounts) -> Container:

@@ -9,10 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from cri import events
 from cri.pods.container import LiveContainer
+from cri.pods.images import Accounts as Accounts
+from cri.pods.images import Root
 from cri.pods.pod import LivePod
 from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord
@@ -29,13 +30,6 @@ KILL_S = 10.0
 """How long a container may take to end after SIGKILL."""
 
 
-class Accounts(NamedTuple):
-    """The image's /etc/passwd and /etc/group, empty where it has none."""
-
-    passwd: str = ""
-    group: str = ""
-
-
 Plan = Callable[[Accounts], ContainerRecord]
 
 
@@ -45,10 +39,16 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
     `volumes` are the images that are mounted into it. Nothing stays when it fails.
     """
     pod.require_ready()
-    lower, accounts = await to_the_end(_add_image, pod.directory, image)
-    for volume in volumes:
-        await to_the_end(engine.add_image, pod.directory, volume)
-    record = _with_streams(plan(accounts), pod)
+    async with pod.images.held(image) as root:
+        for volume in volumes:
+            await pod.images.export(volume)
+        record = _with_streams(plan(root.accounts), pod)._replace(
+            window_image=root.lower if root.in_window else "", image_way=root.way
+        )
+        return await _create(pod, record, root=root)
+
+
+async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     target = _target_pid(pod, record)
     await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
     container = LiveContainer(record, pod.directory)
@@ -58,7 +58,8 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
         for stream, consumer in container.consumers(pod.agent.consumed).items():
             pod.agent.listen(stream, consumer)
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
-        await pod.call(messages.Create(record.container.id, lower, not pod.tools.host.scratch_mib, stdio))
+        tmpfs = not pod.tools.host.scratch_mib
+        await pod.call(messages.Create(record.container.id, root.lower, tmpfs, stdio, root.in_window))
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell
         pod.save()
@@ -116,12 +117,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
         del pod.containers[container.id]
         pod.save()
         pod.tell(events.DELETED, container.id)
-
-
-def _add_image(directory: str, image: ImageFiles) -> tuple[str, Accounts]:
-    lower = engine.add_image(directory, image)
-    paths = ("etc/passwd", "etc/group")
-    return lower, Accounts(*(engine.read_image_file(directory, lower, path=path) for path in paths))
+    await pod.images.settle()
 
 
 def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:
@@ -162,6 +158,8 @@ async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = F
 async def _signal(pod: LivePod, container: LiveContainer, *, number: int, everything: bool) -> None:
     try:
         await pod.call(messages.Signal(container.id, 0, number, everything))
+    except WrongState:
+        return  # it has ended just now, and the word of it is on its way
     except PodError:
         if container.is_running and pod.is_ready:  # else it ended by itself just now
             raise

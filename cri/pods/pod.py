@@ -17,6 +17,7 @@ from typing import TypeVar
 from cri import events
 from cri.agent import Agent, Identity, VsockPort
 from cri.pods.container import LiveContainer
+from cri.pods.images import PodImages
 from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
@@ -54,6 +55,7 @@ class LivePod:
         self.status = store.PodState()
         self.containers: dict[str, LiveContainer] = {}
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
+        self.images = PodImages(self)
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.gone = asyncio.Event()
         self.lock = asyncio.Lock()
@@ -180,6 +182,7 @@ class LivePod:
         await self._reconcile({container.id: container for container in reply.containers})
         await self._loopback.reopen(self.record.pod, self.ips)
         self.save()
+        await self.images.settle()
         log.info("pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)})
         return None
 

@@ -41,7 +41,8 @@ class PodState(NamedTuple):
 class ContainerRecord(NamedTuple):
     """A container as it was asked for.
 
-    `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none.
+    `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none. `window_image` is the image's
+    name in the DAX window, empty when it is not there; `image_way` says to people which way it came, and why.
     """
 
     container: Container
@@ -54,6 +55,8 @@ class ContainerRecord(NamedTuple):
     stdin: int = 0
     stdout: int = 0
     stderr: int = 0
+    window_image: str = ""
+    image_way: str = ""
 
 
 class ContainerState(NamedTuple):

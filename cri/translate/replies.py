@@ -75,6 +75,7 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
         "vm": {
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
+            "windowMib": model.window_mib,
             "hypervisor": pod.tools.host.choice.driver,
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
@@ -148,6 +149,7 @@ def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
         "sandboxID": pod.id,
         "pid": container.guest_pid,
         "pidIsOf": "guest",
+        "image": container.record.image_way,
         "logFault": container.log.fault,
         "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
     }

@@ -11,7 +11,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
 from cri.translate import network, security
 from stage1.errors import BadRequest, NotFound
-from stage1.pod.model import Pod
+from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
 MEMORY_WORD, VCPUS_WORD = "clearpod/memory-mib", "clearpod/vcpus"
 """Annotations of a pod that set the size of its VM."""
@@ -19,6 +19,8 @@ SHM_WORD = "clearpod/shm-mib"
 """Annotation of a pod that sets the size of /dev/shm, for all of its containers together."""
 SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
 """What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""
+WINDOW_WORD = "clearpod.io/dax-window-mib"
+"""And what its guest reserves for images by DAX."""
 MIB = 1 << 20
 
 
@@ -63,6 +65,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         ingress_bits=network.bandwidth(wanted, network.INGRESS_WORD),
         egress_bits=network.bandwidth(wanted, network.EGRESS_WORD),
         networks=network.more_networks(wanted),
+        window_mib=_window_mib(wanted, config),
     )
 
 
@@ -82,6 +85,17 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     if most and memory_mib > most:
         raise BadRequest(f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
     return memory_mib, min(vcpus, os.cpu_count() or 1)
+
+
+def _window_mib(wanted: pb.PodSandboxConfig, config: Config) -> int:
+    text = wanted.annotations.get(WINDOW_WORD, str(config.vm.window_mib))
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_WINDOW_MIB))
+    if not is_number or int(text) > MOST_WINDOW_MIB:
+        raise BadRequest(
+            f"the annotation {WINDOW_WORD} must be a whole number of MiB from 0 to {MOST_WINDOW_MIB}, but it is "
+            f"{text[:100]!r}"
+        )
+    return int(text)
 
 
 def _number(wanted: pb.PodSandboxConfig, word: str) -> int:

@@ -7,6 +7,7 @@
 #include "configure.h"
 #include "scope.h"
 #include "streams.h"
+#include "window.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -72,11 +73,12 @@ static int check_stdio(const clearpod_agent_Stdio *stdio, struct fault *why)
 static int on_create(uint32_t id, struct fault *why)
 {
     const clearpod_agent_Create *create = &request.op.create;
-    struct task task = {.kind = TASK_CREATE, .lower = create->lower, .tmpfs = create->tmpfs, .stdio = {-1, -1, -1}};
+    struct task task = {.kind = TASK_CREATE, .lower = create->lower, .tmpfs = create->tmpfs,
+                        .window = create->window, .stdio = {-1, -1, -1}};
     if (!is_id(create->id))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);
     if (!is_path_beneath(create->lower))
-        return fault_set(why, FAULT_INVALID, "'%s' is no path below the layers share", create->lower);
+        return fault_set(why, FAULT_INVALID, "'%s' is no path of an image", create->lower);
     if (check_stdio(&create->stdio, why) < 0)
         return -1;
     if (process_find(create->id, 0))
@@ -286,6 +288,10 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
         return on_signal(why);
     case clearpod_agent_Request_resize_tag:
         return on_resize(why);
+    case clearpod_agent_Request_mount_image_tag:
+        return window_mount(agent.words.window, &request.op.mount_image, why);
+    case clearpod_agent_Request_unmount_image_tag:
+        return window_unmount(agent.words.window, request.op.unmount_image.name, why);
     case clearpod_agent_Request_list_tag:
         reply->containers = list_at;
         return 0;

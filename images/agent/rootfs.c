@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A container's root: an overlay whose lower is the image in the layers share and whose upper is on the scratch disk
- * or in a tmpfs. Runs in a helper (task.h).
+ * A container's root: an overlay whose lower is the image, in the layers share or in the window, and whose upper is on
+ * the scratch disk or in a tmpfs. Runs in a helper (task.h).
  */
 #include "task.h"
 
 #include "files.h"
 #include "scope.h"
+#include "window.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -77,14 +78,15 @@ static int make_upper(const char *place, int lower, struct fault *why)
     return 0;
 }
 
-static int open_lower(const char *lower, struct fault *why)
+static int open_lower(const struct task *task, struct fault *why)
 {
-    scoped_fd int layers = open(RUN "/layers", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (layers < 0)
-        return fault_errno(why, "open " RUN "/layers");
-    int fd = open_below(layers, lower, O_RDONLY | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+    const char *where = task->window ? WINDOW_DIR : RUN "/layers";
+    scoped_fd int images = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (images < 0)
+        return fault_errno(why, "open %s", where);
+    int fd = open_below(images, task->lower, O_RDONLY | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
     if (fd < 0)
-        return fault_errno(why, "no image %s in the layers share", lower);
+        return fault_errno(why, "no image %s in %s", task->lower, where);
     return fd;
 }
 
@@ -105,11 +107,13 @@ static int create(const struct task *task, const struct places *at, struct fault
 {
     char list[PATH_ROOM];
     const char *place;
-    scoped_fd int lower = open_lower(task->lower, why);
+    scoped_fd int lower = open_lower(task, why);
     if (lower < 0 || writable_place(task, at, &place, why) < 0)
         return -1;
     if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)
         return -1;
+    if (task->window)
+        return 0; /* erofs has them, 9p has not */
     snprintf(list, sizeof list, RUN "/layers/%s.filecaps", task->lower);
     return filecaps_apply(at->root, list, why);
 }

@@ -20,12 +20,13 @@ struct task {
     const struct words *words;
     const char *id;
     uint32_t exec;
-    const char *lower;  /* Create: below the layers share */
+    const char *lower;  /* Create: below the layers share, or in the window */
     const char *file;   /* Exec, Update: in the bundle */
     bool tmpfs;         /* Create */
     uint32_t first;     /* Stats: the three of the request */
     bool disk, files;
     struct numbers *numbers; /* Stats: filled in, and sent to the agent */
+    bool window;        /* Create */
     bool was_started;   /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;

@@ -35,6 +35,8 @@ static bool take_word(const char *word, struct words *words)
         return take_device(word + 7, words->system);
     if (strncmp(word, "scratch=", 8) == 0)
         return take_device(word + 8, words->scratch);
+    if (strncmp(word, "window=", 7) == 0)
+        return take_device(word + 7, words->window);
     if (strcmp(word, "mark") == 0)
         return words->mark = true;
     if (strcmp(word, "bench") == 0)

@@ -9,7 +9,7 @@
 
 /* The agent's words of the kernel command line (docs/link.md). */
 struct words {
-    char system[64], scratch[64];
+    char system[64], scratch[64], window[64];
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
 };

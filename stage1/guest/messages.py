@@ -98,12 +98,13 @@ class Configure(NamedTuple):
 
 
 class Create(NamedTuple):
-    """Makes a container's root; `lower` is below /run/clearpod/layers."""
+    """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage."""
 
     id: str = ""
     lower: str = ""
     tmpfs: bool = False
     stdio: Stdio | None = None
+    window: bool = False
 
 
 class Start(NamedTuple):
@@ -161,6 +162,20 @@ class Shutdown(NamedTuple):
     """Ends the VM."""
 
 
+class MountImage(NamedTuple):
+    """Mounts what the host has put into the window: `bytes` at `offset`, whole pages."""
+
+    name: str = ""
+    offset: int = 0
+    bytes: int = 0
+
+
+class UnmountImage(NamedTuple):
+    """After this the host may take the image out of the window; refused while a container uses it."""
+
+    name: str = ""
+
+
 class Container(NamedTuple):
     """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or
     EXITED."""
@@ -196,10 +211,13 @@ class Exited(NamedTuple):
     unix_ns: int = 0
 
 
-Op = Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | Stats
+Op = (
+    Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
+    | Stats
+)  # fmt: skip
 OPS: dict[int, type[Op]] = {
     1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
-    16: Stats,
+    11: MountImage, 12: UnmountImage, 16: Stats,
 }  # fmt: skip
 EVENTS: dict[int, type[Exited]] = {1: Exited}
 
@@ -221,7 +239,7 @@ TABLES: wire.Tables = {
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
     Configure: (_STR, _STR, _U64, _many(Sysctl), _many(Interface), _many(Route), _many(Neighbour)),
-    Create: (_STR, _STR, _BOOL, _STDIO),
+    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL),
     Start: (_STR,),
     Exec: (_STR, _U32, _STR, _STDIO),
     Signal: (_STR, _U32, _U32, _BOOL),
@@ -230,6 +248,8 @@ TABLES: wire.Tables = {
     Resize: (_STR, _U32, _U32, _U32),
     List: (),
     Shutdown: (),
+    MountImage: (_STR, _U64, _U64),
+    UnmountImage: (_STR,),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
     Reply: (
         _ENUM,

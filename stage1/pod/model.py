@@ -13,6 +13,10 @@ LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""
 
 
+MOST_WINDOW_MIB = 16384
+"""Of images in the memory of one guest, which pays 1.6 percent of it."""
+
+
 class Limits(NamedTuple):
     """cgroup v2 limits inside the guest, named after CRI LinuxContainerResources and OCI linux.resources."""
 
@@ -114,6 +118,7 @@ class Pod(NamedTuple):
     """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives.
 
     `networks` are names of networks that it gets beside the node's own.
+    `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
     """
 
     id: str
@@ -134,3 +139,4 @@ class Pod(NamedTuple):
     egress_bits: int = 0
     shm_bytes: int = 0
     networks: tuple[str, ...] = ()
+    window_mib: int = 0

@@ -23,6 +23,9 @@ _COMPACT = struct.Struct("<HHHHIIIIHHI")
 _EXTENDED = struct.Struct("<HHHHQIIIIQII16x")
 _DIRENT = struct.Struct("<QHBB")
 _XATTR = struct.Struct("<BBH")
+_TABLE = struct.Struct("<HH")  # in the superblock: how many other devices, and in which slot their table begins
+_TABLE_AT = 1024 + 86
+_DEVICE = struct.Struct("<64xII56x")
 _INODE_SLOT = 32
 _FLAT_PLAIN, _FLAT_INLINE = 0, 2
 _FT_DIR = 2
@@ -95,6 +98,13 @@ class Image:
         if len(data) != size:
             raise Corrupt(f"{self._path} ends too early; remove the image and pull it again")
         return data
+
+    def devices(self) -> "tuple[tuple[int, int], ...]":
+        """(offset, size) in bytes of each file that this image points into, were all of them one piece of memory."""
+        count, slot = _TABLE.unpack(self._read(_TABLE_AT, _TABLE.size))
+        places = [(slot + n) * _DEVICE.size for n in range(count)]
+        found = [_DEVICE.unpack(self._read(place, _DEVICE.size)) for place in places]
+        return tuple((start * self._block, blocks * self._block) for blocks, start in found)
 
     def walk(self, path: str) -> "Iterator[Inode]":
         """The root, then the inode of each component of `path` (relative) as far as they exist."""

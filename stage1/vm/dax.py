@@ -54,7 +54,8 @@ def regions(dax: Dax, memory_mib: int) -> tuple[Region, ...]:
 
 def words(dax: Dax, memory_mib: int) -> list[str]:
     """What the guest's kernel line must say about the regions."""
-    return [f"memmap={region.size:#x}!{region.address:#x}" for region in regions(dax, memory_mib)]
+    memory = [f"memmap={region.size:#x}!{region.address:#x}" for region in regions(dax, memory_mib)]
+    return [*memory, f"clearpod.window=/dev/pmem{len(dax.images)}"] if dax.window_bytes else memory
 
 
 def environment(dax: Dax, memory_mib: int) -> dict[str, str]:

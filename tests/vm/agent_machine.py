@@ -27,6 +27,7 @@ GUEST_DIR = Path(os.environ.get("CLEARPOD_GUEST_DIR", CHECKOUT / "build" / "gues
 AGENT = os.environ.get("CLEARPOD_AGENT", "")
 KEY = bytes(range(16))
 COMMANDS = "sh cat echo sleep stty kill head tail id ls dd yes ip hostname seq true false".split()
+COMMANDS += "grep cksum sha256sum wc sync".split()
 CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN"]
 
 
@@ -217,12 +218,14 @@ class Machine:
         bundle.mkdir(parents=True)
         memory, tmpfs = how.get("memory", 0), how.get("tmpfs", False)
         config = config_of(name, argv, tty=tty, memory=memory)
+        config["mounts"] += how.get("mounts", [])
         config["process"]["user"]["uid"] = uid = how.get("uid", 0)
         if uid:
             config["process"]["capabilities"] = {"bounding": CAPABILITIES}
         (bundle / "config.json").write_text(json.dumps(config))
         stdio = self._stdio(tty=tty, stdin=stdin)
-        self.client.call(Create(id=name, lower=how.get("lower", "image"), tmpfs=tmpfs, stdio=stdio))
+        lower, window = how.get("lower", "image"), how.get("window", False)
+        self.client.call(Create(id=name, lower=lower, tmpfs=tmpfs, stdio=stdio, window=window))
         return stdio
 
     def _stdio(self, *, tty: bool, stdin: bool) -> Stdio:

@@ -21,6 +21,7 @@ CASE(the_kernel_line_is_understood)
     CHECK(words.vsock_port == 5000 && !strcmp(words.system, "/dev/pmem0") && words.mark && !words.bench);
     CHECK(words_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
     CHECK(words.vsock_port == 0 && !strcmp(words.scratch, "/dev/vdb") && words.bench && !words.mark);
+    CHECK(words_parse("clearpod.window=/dev/pmem1", &words, bad) && !strcmp(words.window, "/dev/pmem1"));
     CHECK(words_parse("", &words, bad));
 }
 
@@ -28,7 +29,8 @@ CASE(kernel_words_that_make_no_sense_are_named)
 {
     static const char *const lines[] = {"clearpod.link=vsock:0", "clearpod.link=vsock:x", "clearpod.link=tcp",
                                         "clearpod.link=vsock:99999999999", "clearpod.system=vda",
-                                        "clearpod.system=/dev/../etc/passwd", "clearpod.scratch=/dev/"};
+                                        "clearpod.system=/dev/../etc/passwd", "clearpod.scratch=/dev/",
+                                        "clearpod.window=pmem1"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         struct words words;
         char bad[64];

@@ -271,6 +271,10 @@ SANDBOXES_REFUSED = [
     (_sandbox(annotations={sandbox.MEMORY_WORD: "lots"}), BadRequest, "whole number"),
     (_sandbox(annotations={network.NETWORKS_WORD: "a,,b"}), BadRequest, "must be names, as in a,b, but it is 'a,,b'"),
     (_sandbox(annotations={network.NETWORKS_WORD: "../etc"}), BadRequest, "must be names"),
+    *(
+        (_sandbox(annotations={sandbox.WINDOW_WORD: text}), BadRequest, f"{sandbox.WINDOW_WORD} must be a whole number")
+        for text in ("", "-1", "lots", "16385", "9" * 5000, "1.5", "\u0663", " 1")
+    ),
     (_namespaces(network=pb.NODE), BadRequest, "host's network namespace"),
     (_namespaces(pid=pb.NODE), BadRequest, "host's pid namespace"),
     (_namespaces(ipc=pb.NODE), BadRequest, "host's ipc namespace"),

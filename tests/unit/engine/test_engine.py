@@ -13,9 +13,11 @@ from stage1 import engine
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import mount
 from stage1.pod.model import Container, Mount, Pod, Process
+from stage1.vm import mapping
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
 from stage1.vm.vmm import VmProcess
+from stage1.vm.window import Window
 from tests.fakes.guest import FakeVmm
 
 POD = Pod(id="5e" * 32, name="web", hostname="web-0", dns_servers=("10.0.0.1",))
@@ -227,17 +229,20 @@ def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
 ) -> None:
     monkeypatch.setattr(engine.vsock, "choose_cid", lambda _: 77)
     choice = QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm")
-    kvmtool = host._replace(choice=choice, vsock_port=99, window_mib=window_mib)
+    kvmtool = host._replace(choice=choice, vsock_port=99)
     static = kvmtool._replace(choice=choice._replace(preload=False))
+    pod = POD._replace(window_mib=window_mib)
     for driver, is_built in ((kvmtool, False), (kvmtool, True), (static, True), (host, True)):
         if is_built:
             Path(host.guest_dir, "lkvm-shim.so").write_bytes(b"x")
-        prepared = engine.prepare(POD, driver)
+        prepared = engine.prepare(pod, driver)
+        window = mapping.find(prepared.directory)
         engine.collect(prepared.directory)
         system = DaxImage(f"{host.guest_dir}/system.erofs", 1)
         socket = f"{prepared.directory}/dax.sock"
         dax = Dax(f"{host.guest_dir}/lkvm-shim.so", (system,), window_mib << 20, socket)
         assert prepared.vm.dax == (dax if driver is kvmtool and is_built else None)
+        assert window == (Window(window_mib << 20) if prepared.vm.dax and window_mib else None)
 
 
 def test_on_a_host_with_shared_mounts_nothing_shows_up_twice_and_all_goes(host: engine.Host) -> None:

@@ -71,6 +71,7 @@ def test_the_kernel_and_the_shim_are_told_the_same_places() -> None:
         "memmap=0x600000!0x100000000",
         "memmap=0x400000!0x100600000",
         "memmap=0x10000000!0x100a00000",
+        "clearpod.window=/dev/pmem2",
     ]
     assert dax.environment(given_, 128) == {
         "LD_PRELOAD": "/g/lkvm-shim.so",

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts images into a running kvmtool VM, and takes them out: the record `window.json` and the shim's socket `dax.sock`.
+
+Called by the engine and by who owns the pod, one call at a time for each pod. What the guest does with an image is not
+known here: it must have unmounted what is taken out. The record is written before an image is mapped and after it was
+unmapped, so that whoever reads it after a kill sees each image that may be there. images/lkvm-shim/README.md has the
+other end of the socket.
+"""
+
+import json
+import os
+import socket
+
+from stage1.errors import NoSpace, PodError, VmFailed
+from stage1.linux import files
+from stage1.linux.libc import Guard
+from stage1.vm.window import Placed, Window
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Pieces = Sequence[tuple[str, int, int]]
+
+VERSION = 1
+MIB = 1 << 20
+_ANSWER_S = 10.0
+_ANSWER_BYTES = 512
+
+
+def create(directory: str, size: int) -> None:
+    """Record that the pod's VM has an empty window of `size` bytes."""
+    _write(directory, Window(size))
+
+
+def find(directory: str) -> Window | None:
+    """The pod's window as recorded; None when its VM has none."""
+    try:
+        record = json.loads(files.read(f"{directory}/window.json"))
+    except FileNotFoundError:
+        return None
+    return Window(record["size"], tuple(Placed(*image) for image in record["images"]))
+
+
+def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:
+    """Map the files (path, offset in the image, bytes; in order) as the image `name`, which is not in yet.
+
+    Raises NoSpace when it does not fit, VmFailed when the VMM refuses or is gone, KernelError when a file is absent;
+    nothing stays then.
+    """
+    window = find(directory) or Window(0)
+    size = pieces[-1][1] + pieces[-1][2]
+    place = window.place(name, size)
+    if place is None:
+        free = max((gap for _, gap in window.gaps()), default=0)
+        raise NoSpace(
+            f"the image needs {-(-size // MIB)} MiB in one piece, and the pod's DAX window of {window.size // MIB} MiB "
+            f"has {free // MIB} MiB"
+        )
+    _write(directory, window.plus(place))
+    try:
+        _map(directory, place, pieces=pieces)
+    except BaseException as error:
+        _take_out_after(error, directory, name=name)
+        raise
+    return place
+
+
+def take_out(directory: str, name: str) -> None:
+    """Put zero pages back where the image is; not there is fine. Raises VmFailed when the VMM refuses or is gone."""
+    window = find(directory)
+    place = window and window.find(name)
+    if window is None or place is None:
+        return
+    with _Shim(directory) as shim:
+        shim.ask(f"unmap {place.offset} {place.size}")
+    _write(directory, window.minus(name))
+
+
+def _map(directory: str, place: Placed, *, pieces: "Pieces") -> None:
+    with _Shim(directory) as shim:
+        # What a process that was killed in the middle of this has left.
+        shim.ask(f"unmap {place.offset} {place.size}")
+        for path, offset, size in pieces:
+            with Guard("open", path):
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                shim.ask(f"map {place.offset + offset} {size}", fd)
+            finally:
+                os.close(fd)
+
+
+def _take_out_after(error: BaseException, directory: str, *, name: str) -> None:
+    """What can't be taken out stays recorded, for the next try, and does not hide the error that led here."""
+    try:
+        take_out(directory, name)
+    except PodError as second:
+        error.add_note(f"and {name} could not be taken out of the window: {second}")
+
+
+class _Shim:
+    """A connection to the VMM's window. Raises VmFailed when there is no answer, or one that is not ok."""
+
+    def __init__(self, directory: str) -> None:
+        self._path = f"{directory}/dax.sock"
+        self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def __enter__(self) -> "_Shim":
+        self._peer.settimeout(_ANSWER_S)
+        try:
+            self._peer.connect(self._path)
+        except OSError as error:
+            self._peer.close()
+            raise VmFailed(f"the VMM does not answer at {self._path}: {error.strerror or error}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._peer.close()
+
+    def ask(self, request: str, fd: int = -1) -> None:
+        """One request, with the descriptor of an image if `fd` is one."""
+        try:
+            socket.send_fds(self._peer, [request.encode()], [fd] if fd >= 0 else [])
+            answer = self._peer.recv(_ANSWER_BYTES).decode(errors="replace")
+        except OSError as error:
+            raise VmFailed(f"the VMM does not answer `{request}` at {self._path}: {error.strerror or error}") from None
+        if answer != "ok":
+            raise VmFailed(f"the VMM refused `{request}` at {self._path}: {answer or 'it hung up'}")
+
+
+def _write(directory: str, window: Window) -> None:
+    record = {"v": VERSION, "size": window.size, "images": [list(image) for image in window.images]}
+    files.write_atomic(f"{directory}/window.json", json.dumps(record).encode())

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which way a pod's images come, and when one leaves the window: with a fake window and a fake agent, no guest."""
+
+import asyncio
+import logging
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cri.config import Config
+from cri.image.pull import pull_blocking
+from cri.pods.images import Accounts, PodImages
+from cri.store.images import ImageStore
+from stage1.errors import AgentFailed, AlreadyExists, NotFound, WrongState
+from stage1.guest.messages import MountImage, UnmountImage
+from stage1.linux import mount
+from stage1.rootfs.flat import flatten
+from stage1.rootfs.share import ImageFiles
+from stage1.vm import mapping
+from tests.fakes.oci_layout import Layer, Layout, file, tar
+from tests.fakes.window import FakeWindow
+
+SIZE = 256 * 4096
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+class Agent:
+    """What the guest's agent does of it: held to the real one by tests/vm/test_window_qemu.py, which asks the same."""
+
+    def __init__(self) -> None:
+        self.mounted: dict[str, MountImage] = {}
+        self.in_use: dict[str, int] = {}
+        """Image -> how many times an unmount is still refused."""
+        self.fails = False
+
+    async def call(self, op: Any) -> None:
+        """MountImage or UnmountImage."""
+        if isinstance(op, MountImage):
+            if self.fails:
+                raise AgentFailed("mount image: Structure needs cleaning")
+            if any(op.offset < one.offset + one.bytes and one.offset < op.offset + op.bytes
+                   for one in self.mounted.values()):  # fmt: skip
+                raise AlreadyExists("it would lie over another image")
+            self.mounted[op.name] = op
+            return
+        assert isinstance(op, UnmountImage)
+        if op.name not in self.mounted:
+            raise NotFound("no such image in the window")
+        if self.in_use.get(op.name, 0):
+            self.in_use[op.name] -= 1
+            raise WrongState("it is in use")
+        del self.mounted[op.name]
+
+
+class Pod:
+    """As much of a LivePod as PodImages looks at. `again` is the pod as the next daemon sees it."""
+
+    def __init__(self, directory: Path, agent: Agent, containers: dict[str, Any] | None = None) -> None:
+        self.directory, self.agent, self.id, self.is_ready = str(directory), agent, "p", True
+        self.tools = SimpleNamespace(host=SimpleNamespace(choice=SimpleNamespace(driver="kvmtool")))
+        self.containers = containers or {}
+        self.call = agent.call
+        self.images = PodImages(self)  # type: ignore[arg-type]
+
+    def again(self) -> "Pod":
+        """The pod of the next daemon."""
+        return Pod(Path(self.directory), self.agent, self.containers)
+
+    async def create(self, name: str, image: ImageFiles) -> str:
+        """A container of the image; returns which way it came."""
+        async with self.images.held(image) as root:
+            record = SimpleNamespace(window_image=root.lower if root.in_window else "")
+            self.containers[name] = SimpleNamespace(record=record)
+            return root.way
+
+    async def remove(self, name: str) -> None:
+        """Remove it."""
+        del self.containers[name]
+        await self.images.settle()
+
+    def in_window(self) -> int:
+        """How many images the record has."""
+        window = mapping.find(self.directory)
+        assert window is not None
+        return len(window.images)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageFiles, ImageFiles, ImageFiles]:
+    """Two small images, and one that does not fit into the window."""
+    root = tmp_path_factory.mktemp("images")
+    store = ImageStore(f"{root}/state")
+    found = []
+    for name, size in (("a", 9000), ("b", 90_000), ("c", SIZE)):
+        layout = Layout(root / name)
+        content = [file("etc/passwd", name.encode()), file("data", name.encode() * size)]
+        tagged = layout.tag("1", layout.image([Layer(tar(content), "")]))
+        found.append(store.files(pull_blocking(store, tagged, config=Config())))
+    store.close()
+    return found[0], found[1], found[2]
+
+
+@pytest.fixture
+def pod(tmp_path: Path) -> Iterator[Pod]:
+    """A pod with a share; its directory is tmp_path/pod. Needs root."""
+    directory = tmp_path / "pod"
+    for name in ("tree/layers", "share"):
+        (directory / name).mkdir(parents=True)
+    mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
+    mapping.create(str(directory), SIZE)
+    try:
+        with FakeWindow(f"{directory}/dax.sock", SIZE) as window:
+            yield Pod(directory, Agent())
+            assert set(window.pieces) <= set(range(SIZE))
+    finally:
+        for target in mount.mounts_below(str(directory)):
+            mount.umount(target, lazy=True)
+
+
+def exported(pod: Pod) -> list[str]:
+    """Images in the layers export."""
+    return [path for path in mount.mounts_below(pod.directory) if "/layers/" in path]
+
+
+async def test_containers_of_one_image_share_its_place_until_the_last_is_removed(
+    pod: Pod, images: tuple[ImageFiles, ...]
+) -> None:
+    ways = await asyncio.gather(*(pod.create(f"c{n}", images[n % 2]) for n in range(6)))
+    assert len(set(ways)) == 2 and all(way.startswith("dax window at ") for way in ways)
+    assert pod.in_window() == len(pod.agent.mounted) == 2
+    assert exported(pod) == []
+    for name in ("c0", "c2", "c1", "c3"):
+        await pod.remove(name)
+    assert pod.in_window() == 2
+    await pod.remove("c4")
+    assert pod.in_window() == len(pod.agent.mounted) == 1
+    await pod.remove("c5")
+    assert pod.in_window() == len(pod.agent.mounted) == 0
+
+
+async def test_the_accounts_are_the_images(pod: Pod, images: tuple[ImageFiles, ...]) -> None:
+    async with pod.images.held(images[0]) as root:
+        assert root.accounts == Accounts("a", "")
+    assert pod.in_window() == 0  # no container was made
+
+
+@pytest.mark.parametrize("reason", ["too large", "refused by the agent", "no window"])
+async def test_what_can_not_be_in_the_window_comes_by_the_layers_export_and_says_why(
+    pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, reason: str
+) -> None:
+    caplog.set_level(logging.INFO, "clearpod")
+    pod.agent.fails = reason == "refused by the agent"
+    if reason == "no window":
+        Path(pod.directory, "window.json").unlink()
+    image = images[2 if reason == "too large" else 0]
+    texts = {"too large": "needs 2 MiB in one piece", "no window": r"VM \(kvmtool\) has no DAX window"}
+    text = texts.get(reason, "needs cleaning")
+    for name in ("one", "two"):
+        way = await pod.create(name, image)
+        assert way.startswith("layers export: ")
+        assert re.search(text, way)
+    assert len(exported(pod)) == 1 and pod.agent.mounted == {}
+    assert [record.message for record in caplog.records].count("window.unused") == (reason != "no window")
+    if reason != "no window":
+        assert pod.in_window() == 0
+        pod.agent.fails = False
+        assert (await pod.create("other", images[1])).startswith("dax window")
+        assert len(exported(pod)) == 1
+
+
+async def test_an_image_whose_mount_is_held_a_moment_longer_goes_all_the_same(
+    pod: Pod, images: tuple[ImageFiles, ...]
+) -> None:
+    await pod.create("c", images[0])
+    pod.agent.in_use = dict.fromkeys(pod.agent.mounted, 3)
+    await pod.remove("c")
+    assert pod.in_window() == 0
+
+
+async def test_an_image_that_is_held_for_ever_stays_whole_is_used_again_and_goes_later(
+    pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cri.pods.images.PAUSES_S", (0.0,))
+    first = await pod.create("c", images[0])
+    pod.agent.in_use = dict.fromkeys(pod.agent.mounted, 1000)
+    await pod.remove("c")
+    assert "window.unreleased" in [record.message for record in caplog.records]
+    assert pod.in_window() == len(pod.agent.mounted) == 1
+    assert await pod.create("d", images[0]) == first
+    pod.agent.in_use.clear()
+    await pod.remove("d")
+    assert pod.in_window() == len(pod.agent.mounted) == 0
+
+
+@pytest.mark.parametrize("stage", ["before mount", "after mount", "before unmount", "after unmount"])
+async def test_the_next_daemon_releases_what_a_killed_one_left(
+    pod: Pod, images: tuple[ImageFiles, ...], stage: str
+) -> None:
+    await pod.create("stays", images[0])
+    when, what = stage.split()
+    op = MountImage if what == "mount" else UnmountImage
+    true = pod.agent.call
+
+    async def killed(asked: Any) -> None:
+        if isinstance(asked, op) and when == "after":
+            await true(asked)
+        if isinstance(asked, op):
+            pod.is_ready = False  # this daemon does nothing any more
+            raise Killed
+        await true(asked)
+
+    if what == "unmount":
+        await pod.create("goes", images[1])
+    pod.call = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        await (pod.create("never", images[1]) if what == "mount" else pod.remove("goes"))
+    assert pod.in_window() == 2
+    following = pod.again()
+    await following.images.settle()
+    assert following.in_window() == len(pod.agent.mounted) == 1
+    assert (await following.create("new", images[1])).startswith("dax window")
+    for name in ("new", "stays"):
+        await following.remove(name)
+    assert following.in_window() == len(pod.agent.mounted) == 0
+
+
+def test_the_size_of_an_image_is_that_of_its_files(images: tuple[ImageFiles, ...]) -> None:
+    for image in images:
+        used = subprocess.run(["stat", "-c", "%s", image.merged, *image.layers], capture_output=True, check=True).stdout
+        last = flatten(image)[-1]
+        assert last.offset + last.size >= sum(map(int, used.split()))
