@@ -31,6 +31,8 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
         return crun_update(task, why);
     case TASK_DELETE:
         return delete(task, why);
+    case TASK_CONNECT:
+        return connect_port(task, outcome, why);
     }
     return fault_set(why, FAULT_INVALID, "unknown work");
 }

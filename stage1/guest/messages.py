@@ -5,11 +5,14 @@ Used by both ends of the link and by everybody who asks the agent for something.
 request is its operation, an event is what happened.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, PodError, WrongState
 from stage1.guest import wire
 from stage1.guest.wire import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VERSION = 1
 
@@ -151,6 +154,21 @@ class Shutdown(NamedTuple):
     """Ends the VM."""
 
 
+class Connect(NamedTuple):
+    """Connects to a TCP port of the pod's loopback; `connection` is unique in the pod and not 0, `input` goes to it."""
+
+    connection: int = 0
+    port: int = 0
+    input: int = 0
+    output: int = 0
+
+
+class Disconnect(NamedTuple):
+    """Cuts a connection; one that is over is fine."""
+
+    connection: int = 0
+
+
 class Container(NamedTuple):
     """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or
     EXITED."""
@@ -184,9 +202,23 @@ class Exited(NamedTuple):
     unix_ns: int = 0
 
 
-Op = Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown
-OPS = (Configure, Create, Start, Exec, Signal, Delete, Update, Resize, List, Shutdown)
-EVENTS = (Exited,)
+Op = Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | Connect | Disconnect
+OPS: dict[int, type[Op]] = {
+    1: Configure,
+    2: Create,
+    3: Start,
+    4: Exec,
+    5: Signal,
+    6: Delete,
+    7: Update,
+    8: Resize,
+    9: List,
+    10: Shutdown,
+    13: Connect,
+    14: Disconnect,
+}
+EVENTS: dict[int, type[Exited]] = {1: Exited}
+_NUMBERS: dict[type, int] = {kind: number for members in (OPS, EVENTS) for number, kind in members.items()}
 
 _U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Field(wire.BOOL)
 _STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
@@ -215,6 +247,8 @@ TABLES: wire.Tables = {
     Resize: (_STR, _U32, _U32, _U32),
     List: (),
     Shutdown: (),
+    Connect: (_U32, _U32, _U32, _U32),
+    Disconnect: (_U32,),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
     Reply: (_ENUM, _STR, _U32, _many(Container)),
     Exited: (_STR, _U32, _I32, _BOOL, _U64),
@@ -228,12 +262,12 @@ def encode(message: NamedTuple) -> bytes:
 
 def encode_request(op: Op) -> bytes:
     """Return a Request that holds `op`. Raises WireError."""
-    return _encode_oneof(OPS.index(type(op)) + 1, op)
+    return _encode_oneof(_NUMBERS[type(op)], op)
 
 
 def encode_event(what: Exited) -> bytes:
     """Return an Event that holds `what`. Raises WireError."""
-    return _encode_oneof(EVENTS.index(type(what)) + 1, what)
+    return _encode_oneof(_NUMBERS[type(what)], what)
 
 
 def _encode_oneof(number: int, member: Op | Exited) -> bytes:
@@ -266,13 +300,13 @@ def decode_event(data: bytes) -> Exited | None:
     return what
 
 
-def _decode_oneof(members: tuple[type[NamedTuple], ...], data: bytes) -> Any:
+def _decode_oneof(members: "Mapping[int, type[NamedTuple]]", data: bytes) -> Any:
     found = None
     for number, kind, raw in wire.fields(data):
-        if number <= len(members):
+        if number in members:
             if kind != wire.LENGTH or isinstance(raw, int):
                 raise wire.WireError("a field has the wrong wire type")
-            found = wire.decode(members[number - 1], raw, TABLES)
+            found = wire.decode(members[number], raw, TABLES)
     return found
 
 
