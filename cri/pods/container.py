@@ -9,6 +9,7 @@ import os
 import time
 
 from cri.logs import LogWriter
+from cri.pods.outlet import Outlet, Portion
 from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
 from stage1.guest.messages import Exited
 from stage1.pod import states
@@ -18,15 +19,30 @@ KILLED = 137
 
 
 class LogStream:
-    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log."""
+    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log, and to the attached."""
 
     def __init__(self, writer: LogWriter, stream: str) -> None:
         self._writer, self._stream = writer, stream
+        self.followers: list[Outlet] = []
+        """Who is attached; the data is done with when the slowest has it."""
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Everything is done with at once: it is in the page cache."""
+        """For the log everything is done with at once: it is in the page cache."""
         self._writer.feed(self._stream, data, seq=seq, end=end)
-        return len(data)
+        if not self.followers:
+            return len(data)
+        if data:
+            portion = Portion(data, len(self.followers), give_back=self.followers[0].give_back)
+            for follower in self.followers:
+                follower.put(portion)
+        if end:
+            self.finish()
+        return 0
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        for follower in self.followers:
+            follower.finish()
 
     def commit(self) -> None:
         """Before the acknowledgement."""
@@ -45,6 +61,7 @@ class LiveContainer:
         self.guest_pid = 0
         os.makedirs(f"{directory}/logs", 0o700, exist_ok=True)
         self.log = LogWriter(record.log_path, f"{directory}/logs/{record.container.id}.json")
+        self.outputs = {name: LogStream(self.log, name) for name in ("stdout", "stderr")}
         if self.status.state == states.EXITED:
             self.ended.set()
 
@@ -65,7 +82,7 @@ class LiveContainer:
     def consumers(self) -> dict[int, LogStream]:
         """The log's consumer for each stream of the container; with a terminal there is only stdout."""
         streams = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
-        return {stream: LogStream(self.log, name) for stream, name in streams.items() if stream}
+        return {stream: self.outputs[name] for stream, name in streams.items() if stream}
 
     def started(self, unix_ns: int = 0) -> None:
         """The agent started it. An exit that came before the answer has already said so."""
@@ -102,6 +119,8 @@ class LiveContainer:
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         if state == states.EXITED:
             self.log.flush()
+            for output in self.outputs.values():
+                output.finish()
             self.ended.set()
 
 
