@@ -39,6 +39,8 @@ class Facts(NamedTuple):
     bin_dirs: tuple[str, ...] = ()
     network: str = ""
     network_error: str = ""
+    streaming: str = "127.0.0.1, any free port"
+    is_streaming_open: bool = False
     cgroup: str = ""
     confinement: confine.Confinement = confine.Confinement("setpriv", True)
     tun_error: str = ""
@@ -82,8 +84,14 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         missing_plugins=tuple(name for name in CNI_PLUGINS if not find_plugin(name, config.network.bin_dirs)),
         bin_dirs=config.network.bin_dirs,
         network=network_name(config.network.conf_dir),
+        streaming=f"{config.streaming.address}, {_port_name(config.streaming.port)}",
+        is_streaming_open=not config.streaming.is_loopback,
         network_error=lacks(config.network.conf_dir, config.network.bin_dirs),
     )
+
+
+def _port_name(port: int) -> str:
+    return f"port {port}" if port else "any free port"
 
 
 def attempt(function: Callable[[], Value]) -> tuple[Value | None, str]:
