@@ -33,6 +33,10 @@ FAULT_RETRY_S = 0.5
 OLD_GREETING_NS = 20_000_000
 """A guest sets its clock by the host's greeting: so much later it is worth another."""
 
+HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
+"""What the agent gives to a helper process. It refuses more than 32 at a time, and each needs memory of the guest's."""
+HELPED_AT_ONCE = 8
+
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -122,6 +126,8 @@ class Agent:
         self._link = HostLink(who.key, who.epoch)
         self._consumers: dict[int, Consumer] = {}
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
+        self._turns = asyncio.Semaphore(HELPED_AT_ONCE)
+        self._senders: list[asyncio.Future[None]] = []
         self._hello: asyncio.Future[messages.Hello] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._greeted_ns = 0
@@ -140,8 +146,14 @@ class Agent:
         """Ask the agent and wait for its answer.
 
         Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is
-        gone.
+        gone. What needs a helper of the agent's waits for its turn first, which does not count.
         """
+        if not isinstance(op, HELPED):
+            return await self._call(op, timeout_s)
+        async with self._turns:
+            return await self._call(op, timeout_s)
+
+    async def _call(self, op: messages.Op, timeout_s: float) -> messages.Reply:
         if self._lost:
             raise VmFailed(self._lost)
         try:
@@ -187,9 +199,28 @@ class Agent:
         self._flush()
         return accepted
 
+    async def send_all(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """Send all of it, as fast as the process takes it. Raises VmFailed, AgentFailed."""
+        while not self._lost:
+            data = data[self.send(stream, data, end=end) :]
+            if not data:
+                return
+            moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._senders.append(moved)
+            await moved
+        raise VmFailed(self._lost)
+
+    def _wake_senders(self) -> None:
+        """The guest said something: it may have been credit."""
+        senders, self._senders = self._senders, []
+        for sender in senders:
+            if not sender.done():
+                sender.set_result(None)
+
     def lose(self, why: str) -> None:
         """The VM is gone: every waiting and later call fails with this sentence."""
         self._lost = why
+        self._wake_senders()
         for answer in self._calls.values():
             if not answer.done():
                 answer.set_exception(VmFailed(why))
@@ -287,6 +318,7 @@ class Agent:
             consumer.commit()
         if last:
             self._link.acknowledge(last)
+        self._wake_senders()
         self._flush()
 
     def _hand_over(self, seen: Any, touched: dict[int, Consumer]) -> None:

@@ -119,6 +119,26 @@ class Network(_Table):
         return bin_dirs
 
 
+class Streaming(_Table):
+    """Where clients of exec, attach and port-forward connect. `port` 0: any that is free."""
+
+    address: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        try:
+            return str(ipaddress.ip_address(address))
+        except ValueError:
+            raise ValueError("must be an IP address") from None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can connect."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+
 class Limits(_Table):
     """What one node allows. 0: no limit."""
 
@@ -136,6 +156,7 @@ class Config(_Table):
     guest: Guest = Guest()
     vm: Vm = Vm()
     network: Network = Network()
+    streaming: Streaming = Streaming()
     registries: tuple[Registry, ...] = Field(default=(), strict=False)
     log: Log = Log()
     limits: Limits = Limits()

@@ -10,13 +10,14 @@ import logging
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
 from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
+from stage1.errors import WrongState
 
 if TYPE_CHECKING:
     from cri.store.images import ImageStore
@@ -29,6 +30,15 @@ VSOCK_PORT = 1024
 """Where guests on vsock look for the daemon."""
 
 log = logging.getLogger("clearpod.node")
+
+
+class Streams(Protocol):
+    """The streaming server, as RPCs see it. `address` is HOST:PORT."""
+
+    address: str
+
+    def offer(self, kind: str, request: Any) -> str:
+        """The URL for the client of `request`. Raises NoSpace."""
 
 
 class Node:
@@ -48,6 +58,7 @@ class Node:
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
         self.network = NodeNetwork(host)
         self.is_ready = False
+        self.streaming: Streams | None = None
 
     @classmethod
     def of_this_machine(cls, config: Config) -> "Node":
@@ -105,6 +116,12 @@ class Node:
         await self.pods.close()
         self.network.close()
         self._pool.shutdown(wait=False)
+
+    def url(self, kind: str, request: Any) -> str:
+        """Where the client of a streaming `request` must go. Raises WrongState when we are about to end, NoSpace."""
+        if self.streaming is None:
+            raise WrongState("the streaming server is not running; the daemon is about to end")
+        return self.streaming.offer(kind, request)
 
     def own(self, body: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `body` as a task of the node's, which lives on when the client of the call goes away."""

@@ -27,6 +27,7 @@ from grpc import aio
 from cri.config import Config
 from cri.node import Node
 from cri.pb import runtime_pb2
+from cri.streaming.server import StreamingServer
 from stage1.errors import AlreadyExists, BadRequest, PodError
 
 log = logging.getLogger("clearpod.rpc")
@@ -36,7 +37,7 @@ RPCS = {
         RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus ListPodSandbox StreamPodSandboxes
         UpdatePodSandboxResources CheckpointPod RestorePod
         CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus ListContainers StreamContainers
-        UpdateContainerResources CheckpointContainer ReopenContainerLog ExecSync
+        UpdateContainerResources CheckpointContainer ReopenContainerLog ExecSync Exec Attach PortForward
         ContainerStats ListContainerStats StreamContainerStats
         PodSandboxStats ListPodSandboxStats StreamPodSandboxStats
         ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics GetContainerEvents""",
@@ -183,18 +184,27 @@ def _note(name: str, begun: float, *, code: str, sentence: str = "") -> None:
 
 
 class Listener:
-    """The socket and the server behind it. `start` acquires, `stop` gives everything back."""
+    """The socket and the server behind it, and the streaming server. `start` acquires, `stop` gives everything back."""
 
     def __init__(self, node: Node, config: Config) -> None:
         self._config, self._path = config, config.socket_path
         self._server = aio.server(interceptors=[Interceptor(node)], options=OPTIONS)
+        self._streaming = StreamingServer(node, config.streaming)
         for handler in handlers(node):
             self._server.add_generic_rpc_handlers((handler,))
 
     async def start(self) -> None:
-        """Bind and serve. Raises AlreadyExists when another daemon answers there, BadRequest for a path that
-        can't be.
+        """Bind and serve. Raises AlreadyExists when another daemon answers there or has the streaming port,
+        BadRequest for a path or address that can't be.
         """
+        await self._streaming.start()
+        try:
+            await self._bind()
+        except BaseException:
+            await self._streaming.stop()
+            raise
+
+    async def _bind(self) -> None:
         claim_path(self._path)
         old = os.umask(0o177)  # never, not even for a moment, open to more than its mode says
         try:
@@ -208,8 +218,9 @@ class Listener:
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, give those in progress `grace_s`, remove the socket."""
+        """Refuse new calls, give those in progress `grace_s`, end the streams, remove the socket."""
         await self._server.stop(grace_s)
+        await self._streaming.stop()
         try:
             os.unlink(self._path)
         except FileNotFoundError:

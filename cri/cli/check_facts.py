@@ -42,6 +42,8 @@ class Facts(NamedTuple):
     network: str = ""
     network_note: str = ""
     network_error: str = ""
+    streaming: str = "127.0.0.1, any free port"
+    is_streaming_open: bool = False
     cgroup: str = ""
     confinement: confine.Confinement = confine.Confinement("setpriv", True)
     tun_error: str = ""
@@ -87,7 +89,13 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         network=network_name(config.networks),
         network_note=networks.note(config.networks),
         network_error=networks.lacks(config.networks),
+        streaming=f"{config.streaming.address}, {_port_name(config.streaming.port)}",
+        is_streaming_open=not config.streaming.is_loopback,
     )
+
+
+def _port_name(port: int) -> str:
+    return f"port {port}" if port else "any free port"
 
 
 def attempt(function: Callable[[], Value]) -> tuple[Value | None, str]:

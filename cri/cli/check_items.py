@@ -44,6 +44,7 @@ def judge(facts: Facts) -> list[Item]:
         *_mounts(facts),
         _plugins(facts),
         _network(facts),
+        _streaming(facts),
         _device("tun", facts.tun_error),
         _vhost_net(facts),
         _cgroup(facts),
@@ -186,6 +187,13 @@ def _network(facts: Facts) -> Item:
         return Item("CNI network", WARN if "passed over" in said else OK, said)
     remedy = "put a .conflist there, as your cluster's network says"
     return Item("CNI network", WARN, f"{facts.network_error}; pods have loopback only", remedy)
+
+
+def _streaming(facts: Facts) -> Item:
+    detail = f"exec, attach and port-forward on {facts.streaming}"
+    if not facts.is_streaming_open:
+        return Item("streaming", OK, detail)
+    return Item("streaming", WARN, f"{detail}, without TLS for other hosts too", "set streaming.address to 127.0.0.1")
 
 
 def _cgroup(facts: Facts) -> Item:

@@ -55,6 +55,11 @@ class LiveContainer:
         """What goes into the pod's file."""
         return StoredContainer(self.record, self.status)
 
+    @property
+    def outputs(self) -> dict[str, LogStream]:
+        """Both outputs by their names, for those who attach."""
+        return self._feed.streams
+
     def consumers(self, consumed: Consumed) -> dict[int, LogStream]:
         """The log's consumer for each stream of the container; with a terminal there is only stdout."""
         return {stream: self._feed.stream(name, stream, consumed=consumed) for stream, name in self.streams().items()}

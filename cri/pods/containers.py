@@ -149,7 +149,7 @@ async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = F
     except PodError:
         if is_known and pod.is_ready:  # a dead VM has nothing to undo
             raise
-    for stream in container.streams():
+    for stream in (*container.streams(), container.record.stdin):
         pod.forget(stream)
     container.log.remove_record()
     await asyncio.to_thread(engine.remove_container, pod.directory, container.id)

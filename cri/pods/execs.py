@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command in a running container, to its end, with its output collected (ExecSync).
+"""A command in a running container: to its end with its output collected (ExecSync), or joined to a client (Exec).
 
-Called by the RPC. Streaming execs will share `_spawn`. Whatever happens, the process does not outlive the
-call.
+Called by the RPC and by `cri.streaming`. Whatever happens, the process does not outlive the call.
 """
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
+from cri.agent import Consumer
 from cri.pods.container import LiveContainer
+from cri.pods.outlet import Outlet
 from cri.pods.pod import LivePod
 from stage1 import engine
 from stage1.errors import BadRequest, PodError, TimedOut, WrongState
@@ -29,6 +33,16 @@ class Output(NamedTuple):
     stdout: bytes
     stderr: bytes
     exit_code: int
+
+
+class Wants(NamedTuple):
+    """How a command is run; with a terminal, errors come with the output."""
+
+    argv: tuple[str, ...]
+    tty: bool = False
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
 
 
 class Capture:
@@ -54,47 +68,119 @@ class Capture:
         return bytes(self._parts)
 
 
+class Command:
+    """A command that runs. `outlets` has its output by name; `ended` its end, which comes after all of that."""
+
+    def __init__(self, pod: LivePod, container: LiveContainer, *, number: int, stdin: int) -> None:
+        self.ended: asyncio.Future[messages.Exited] = asyncio.get_running_loop().create_future()
+        self.outlets: dict[str, Outlet] = {}
+        self._pod, self._container, self._number, self._stdin = pod, container, number, stdin
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        """Give it input. Raises PodError."""
+        await self._pod.agent.send_all(self._stdin, data, end=end)
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the size of its terminal, in characters. Raises PodError."""
+        await self._pod.call(messages.Resize(self._container.id, self._number, width, height))
+
+    async def exit_code(self) -> int:
+        """Wait for its end. Raises VmFailed."""
+        return (await asyncio.shield(self.ended)).exit_code
+
+
 async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], timeout_s: float) -> Output:
     """Run `argv` as the container's own process is run, without terminal and with no input; `timeout_s` 0 is
     no limit.
 
     Raises NoCommand when it can't be run, TimedOut after killing it, WrongState unless the container runs.
     """
+    require_running(container, argv)
+    room = [CAP_BYTES]
+    out, err = Capture(room), Capture(room)
+    streams: dict[int, Consumer] = {pod.next_id(): out, pod.next_id(): err}
+    stdout, stderr = streams
+    stdio = messages.Stdio(stdout=stdout, stderr=stderr)
+    try:
+        async with _running(pod, container, what=Wants(argv), stdio=stdio, consumers=streams) as command:
+            async with asyncio.timeout(timeout_s or None):
+                code = await command.exit_code()
+    except TimeoutError:
+        raise TimedOut(f"the command {argv[0]!r} was killed: it did not end within {timeout_s:g} s") from None
+    return Output(out.data(), err.data(), code)
+
+
+@asynccontextmanager
+async def start(pod: LivePod, container: LiveContainer, *, what: Wants) -> AsyncIterator[Command]:
+    """Run a command for a client; it is killed when the block ends before it does.
+
+    Raises NoCommand when it can't be run, WrongState unless the container runs.
+    """
+    require_running(container, what.argv)
+    outlets = {}
+    for name, is_wanted in (("stdout", what.stdout or what.tty), ("stderr", what.stderr and not what.tty)):
+        if is_wanted:
+            number = pod.next_id()
+            outlets[name] = number, Outlet(partial(pod.agent.consumed, number))
+    numbers = {name: number for name, (number, _) in outlets.items()}
+    stdio = messages.Stdio(stdin=pod.next_id() if what.stdin else 0, tty=what.tty, **numbers)
+    consumers: dict[int, Consumer] = dict(outlets.values())
+    async with _running(pod, container, what=what, stdio=stdio, consumers=consumers) as command:
+        command.outlets = {name: outlet for name, (_, outlet) in outlets.items()}
+        for outlet in command.outlets.values():
+            command.ended.add_done_callback(lambda _, outlet=outlet: outlet.finish())  # type: ignore[misc]
+        yield command
+
+
+def require_running(container: LiveContainer, argv: tuple[str, ...]) -> None:
+    """Raise BadRequest for an empty command, WrongState unless the container runs."""
     if not argv:
         raise BadRequest("the command to run in the container is empty")
     if not container.is_running:
         raise WrongState(f"container {container.id} is {container.status.state}; commands run only in a running one")
-    number, stdout, stderr = pod.next_id(), pod.next_id(), pod.next_id()
-    room = [CAP_BYTES]
-    out, err = Capture(room), Capture(room)
-    streams = {stdout: out, stderr: err}
-    ended = pod.execs[number] = asyncio.get_running_loop().create_future()
-    for stream, capture in streams.items():
-        pod.agent.listen(stream, capture)
+
+
+@asynccontextmanager
+async def _running(
+    pod: LivePod,
+    container: LiveContainer,
+    *,
+    what: Wants,
+    stdio: messages.Stdio,
+    consumers: dict[int, Consumer],
+) -> AsyncIterator[Command]:
+    number = pod.next_id()
+    command = Command(pod, container, number=number, stdin=stdio.stdin)
+    pod.execs[number] = command.ended
+    for stream, consumer in consumers.items():
+        pod.agent.listen(stream, consumer)
+    if stdio.stdin:
+        pod.agent.open_input(stdio.stdin)
     try:
-        await _spawn(pod, container, argv=argv, number=number, stdio=messages.Stdio(stdout=stdout, stderr=stderr))
-        async with asyncio.timeout(timeout_s or None):
-            event = await asyncio.shield(ended)
-        return Output(out.data(), err.data(), event.exit_code)
-    except TimeoutError:
-        raise TimedOut(f"the command {argv[0]!r} was killed: it did not end within {timeout_s:g} s") from None
+        await _spawn(pod, container, what=what, number=number, stdio=stdio)
+        yield command
     finally:
-        if not ended.done():
-            await asyncio.shield(_kill(pod, container, number=number, ended=ended))
-        for stream in streams:
+        if not command.ended.done():
+            await asyncio.shield(_kill(pod, container, number=number, ended=command.ended))
+        for stream in (*consumers, stdio.stdin):
             pod.forget(stream)
         del pod.execs[number]
         engine.remove_exec(pod.directory, container.id, number=number)
 
 
-async def _spawn(
-    pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], number: int, stdio: messages.Stdio
-) -> None:
+async def _spawn(pod: LivePod, container: LiveContainer, *, what: Wants, number: int, stdio: messages.Stdio) -> None:
+    """Ask the agent, and wait for its answer even when cancelled: what is half made can't be killed."""
     own = container.record.container
-    what = own.process._replace(argv=argv, tty=False, stdin=False)
-    name = engine.add_exec(pod.directory, pod.record.pod, container=own, what=what, number=number)
+    process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
+    name = engine.add_exec(pod.directory, pod.record.pod, container=own, what=process_, number=number)
+    answer = asyncio.ensure_future(pod.call(messages.Exec(container.id, number, name, stdio)))
     try:
-        await pod.call(messages.Exec(container.id, number, name, stdio))
+        await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        await asyncio.wait({answer})
+        if not answer.cancelled() and answer.exception():
+            pod.execs[number].cancel()
+        raise
     except PodError:
         pod.execs[number].cancel()  # there is nothing to kill
         raise

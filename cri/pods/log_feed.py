@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the link to a container's log: gives the guest credit as output is written, and tries again while it can't be.
+"""From the link to a container's log and to who is attached: gives the guest credit when all of them have the output.
 
-Owned by the container. A log that can't be written slows its container, and loses nothing: `cri.logs` holds what came.
+Owned by the container. A log that can't be written is tried again; it slows its container, as a slow client does, and
+loses nothing: `cri.logs` holds what came.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from cri.logs import LogWriter
+from cri.pods.outlet import Outlet, Portion
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.container")
@@ -20,30 +22,46 @@ Consumed = Callable[[int, int], None]
 
 
 class LogStream:
-    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log."""
+    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log, and to the attached."""
 
-    def __init__(self, feed: "LogFeed", name: str, *, give: Callable[[int], None]) -> None:
-        self._feed, self._name, self._give = feed, name, give
-        self._owed = 0
+    def __init__(self, feed: "LogFeed", name: str) -> None:
+        self._feed, self._name = feed, name
+        self._unwritten: list[Portion] = []
+        self.give: Callable[[int], None] = lambda count: None
+        self.followers: list[Outlet] = []
+        """Who is attached; the data is done with when the slowest has it."""
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Done with at once, when it is in the page cache; else credit is given when it is."""
+        """Done with at once, when it is in the page cache and nobody is attached; else credit is given later."""
         self._feed.writer.feed(self._name, data, seq=seq, end=end)
-        if not self._feed.writer.is_stuck:
-            return len(data)
-        self._owed += len(data)
-        self._feed.watch()
-        return 0
+        is_stuck = self._feed.writer.is_stuck
+        readers = len(self.followers) + is_stuck
+        if data and readers:
+            portion = Portion(data, readers, give_back=self.give)
+            for follower in self.followers:
+                follower.put(portion)
+            if is_stuck:
+                self._unwritten.append(portion)
+        if is_stuck:
+            self._feed.watch()
+        if end:
+            self.finish()
+        return 0 if readers else len(data)
+
+    def finish(self) -> None:
+        """Nothing more comes."""
+        for follower in self.followers:
+            follower.finish()
 
     def commit(self) -> None:
         """Before the acknowledgement."""
         self._feed.writer.commit()
 
     def settle(self) -> None:
-        """All is written: give the credit that was held back."""
-        owed, self._owed = self._owed, 0
-        if owed:
-            self._give(owed)
+        """All is written: the log has what it held back."""
+        portions, self._unwritten = self._unwritten, []
+        for portion in portions:
+            portion.taken()
 
 
 class LogFeed:
@@ -51,14 +69,14 @@ class LogFeed:
 
     def __init__(self, writer: LogWriter, container_id: str) -> None:
         self.writer, self._container_id = writer, container_id
-        self._streams: list[LogStream] = []
+        self.streams = {name: LogStream(self, name) for name in ("stdout", "stderr")}
         self._timer: asyncio.TimerHandle | None = None
 
     def stream(self, name: str, number: int, *, consumed: Consumed) -> LogStream:
         """The consumer of the stream `number`."""
-        made = LogStream(self, name, give=lambda count: consumed(number, count))
-        self._streams.append(made)
-        return made
+        found = self.streams[name]
+        found.give = lambda count: consumed(number, count)
+        return found
 
     def finish(self) -> None:
         """The process is gone: write unfinished lines."""
@@ -66,6 +84,8 @@ class LogFeed:
             self.writer.flush()
         except PodError as error:  # the record can't be written now, and the next daemon will write them again
             log.warning("container.log", extra={"container": self._container_id, "error": str(error)})
+        for stream in self.streams.values():
+            stream.finish()
         self.watch()
 
     def watch(self) -> None:
@@ -89,6 +109,6 @@ class LogFeed:
             is_mended = False
         if not is_mended:
             return self._later()
-        for stream in self._streams:
+        for stream in self.streams.values():
             stream.settle()
         return None

@@ -20,6 +20,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["config"] = node.config_json()
         response.info["version"] = __version__
         response.info["hypervisor"] = node.hypervisor
+        response.info["streaming"] = node.streaming.address if node.streaming else ""
     return response
 
 

@@ -102,12 +102,12 @@ static int await(pid_t pid, int listener, const struct task *task, struct outcom
 {
     int status = 0;
     scoped_fd int handle = (int)syscall(SYS_pidfd_open, pid, 0);
-    while (listener >= 0 && outcome->tty < 0) {
+    while (listener >= 0 && outcome->fd < 0) {
         struct pollfd ready[2] = {{.fd = listener, .events = POLLIN}, {.fd = handle, .events = POLLIN}};
         if (poll(ready, 2, -1) < 0)
             continue;
         if (ready[0].revents)
-            outcome->tty = receive_tty(listener, task);
+            outcome->fd = receive_tty(listener, task);
         else if (ready[1].revents)
             break;
     }
@@ -203,7 +203,7 @@ int crun_update(const struct task *task, struct fault *why)
 {
     char file[400];
     struct traces traces;
-    struct outcome nothing = {.tty = -1};
+    struct outcome nothing = {.fd = -1};
     const char *tail[] = {"update", "--resources", file, task->id, NULL};
     snprintf(file, sizeof file, BUNDLES "/%s/%s", task->id, task->file);
     traces_name(&traces);
@@ -215,7 +215,7 @@ int crun_update(const struct task *task, struct fault *why)
 int crun_delete(const struct task *task, struct fault *why)
 {
     struct traces traces;
-    struct outcome nothing = {.tty = -1};
+    struct outcome nothing = {.fd = -1};
     const char *tail[] = {"delete", "--force", task->id, NULL};
     traces_name(&traces);
     int result = run(task, &traces, tail, &nothing, why);

@@ -18,7 +18,7 @@ enum { MAX_NUMBERS = 4 };
 struct job jobs[MAX_JOBS];
 static struct numbers numbers[MAX_NUMBERS]; /* memory only once it is used */
 
-/* One packet from the helper; the terminal travels as SCM_RIGHTS. */
+/* One packet from the helper; the terminal or connection travels as SCM_RIGHTS. */
 struct packet {
     bool failed;
     struct fault fault;
@@ -30,18 +30,18 @@ union control {
     char room[CMSG_SPACE(sizeof(int))];
 };
 
-static void send_packet(int socket, const struct packet *packet, const struct numbers *found, int tty)
+static void send_packet(int socket, const struct packet *packet, const struct numbers *found, int fd)
 {
     union control control = {0};
     struct iovec pieces[2] = {{(void *)(uintptr_t)packet, sizeof *packet}, {(void *)(uintptr_t)found, sizeof *found}};
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = found ? 2 : 1};
-    if (tty >= 0) {
+    if (fd >= 0) {
         message.msg_control = control.room;
         message.msg_controllen = sizeof control.room;
-        control.header.cmsg_len = CMSG_LEN(sizeof tty);
+        control.header.cmsg_len = CMSG_LEN(sizeof fd);
         control.header.cmsg_level = SOL_SOCKET;
         control.header.cmsg_type = SCM_RIGHTS;
-        memcpy(CMSG_DATA(&control.header), &tty, sizeof tty);
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
     }
     sendmsg(socket, &message, MSG_NOSIGNAL);
 }
@@ -66,11 +66,11 @@ static void close_others(int socket, const int stdio[3])
 static void help(const struct task *task, int socket)
 {
     struct packet packet = {0};
-    struct outcome outcome = {.tty = -1};
+    struct outcome outcome = {.fd = -1};
     close_others(socket, task->stdio);
     packet.failed = task_run(task, &outcome, &packet.fault) < 0;
     packet.pid = outcome.pid;
-    send_packet(socket, &packet, packet.failed ? NULL : task->numbers, packet.failed ? -1 : outcome.tty);
+    send_packet(socket, &packet, packet.failed ? NULL : task->numbers, packet.failed ? -1 : outcome.fd);
     _exit(0);
 }
 
@@ -122,9 +122,9 @@ void job_ready(struct job *job)
         fault_set(&packet.fault, FAULT_FAILED, "the agent's helper was killed");
     }
     struct cmsghdr *got = CMSG_FIRSTHDR(&message);
-    job->outcome = (struct outcome){.pid = packet.pid, .tty = -1};
+    job->outcome = (struct outcome){.pid = packet.pid, .fd = -1};
     if (got && got->cmsg_type == SCM_RIGHTS)
-        memcpy(&job->outcome.tty, CMSG_DATA(got), sizeof(int));
+        memcpy(&job->outcome.fd, CMSG_DATA(got), sizeof(int));
     job->failed = packet.failed;
     job->fault = packet.fault;
     job->done = true;

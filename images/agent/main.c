@@ -7,6 +7,7 @@
 #include "boot.h"
 #include "carrier.h"
 #include "configure.h"
+#include "connect.h"
 #include "requests.h"
 #include "scope.h"
 #include "streams.h"
@@ -108,6 +109,7 @@ static void new_epoch(void)
 {
     streams_new_epoch();
     requests_new_epoch();
+    connections_new_epoch();
 }
 
 static const struct link_user link_user = {
@@ -189,6 +191,7 @@ static void sync_all(void)
             continue;
         streams_sync(&processes[i]);
         exit_sync(&processes[i]);
+        connection_sync(&processes[i]);
     }
     jobs_sync();
 }

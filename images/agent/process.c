@@ -22,7 +22,8 @@ struct process *process_find(const char *container, uint32_t exec)
 {
     for (unsigned i = 0; i < used; i++) {
         struct process *process = &processes[i];
-        if (process->state != P_FREE && process->exec == exec && !strcmp(process->container, container))
+        if (process->state != P_FREE && !process->connection && process->exec == exec &&
+            !strcmp(process->container, container))
             return process;
     }
     return NULL;

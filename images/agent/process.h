@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The table of processes: containers (exec 0; they stay until Delete) and execs (they go once their exit is told),
- * and the exits that were reaped before anybody knew the pid.
+ * The table of processes: containers (exec 0; they stay until Delete), execs (they go once their exit is told) and
+ * connections, and the exits that were reaped before anybody knew the pid.
  */
 #ifndef CLEARPOD_PROCESS_H
 #define CLEARPOD_PROCESS_H
@@ -32,6 +32,7 @@ struct input {
 struct process {
     enum process_state state;
     bool busy; /* a job is at work on it */
+    bool connection; /* none of a process but its streams: see connect.h */
     bool oom_killed;
     char container[100];
     uint32_t exec;

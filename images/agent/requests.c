@@ -5,6 +5,7 @@
 #include "agent.h"
 #include "cgroup.h"
 #include "configure.h"
+#include "connect.h"
 #include "scope.h"
 #include "streams.h"
 #include "window.h"
@@ -284,6 +285,8 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
         return on_update(id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_stats_tag:
         return on_stats(id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_connect_tag:
+        return connection_open(&request.op.connect, id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_signal_tag:
         return on_signal(why);
     case clearpod_agent_Request_resize_tag:
@@ -292,6 +295,9 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
         return window_mount(agent.words.window, &request.op.mount_image, why);
     case clearpod_agent_Request_unmount_image_tag:
         return window_unmount(agent.words.window, request.op.unmount_image.name, why);
+    case clearpod_agent_Request_disconnect_tag:
+        connection_close(request.op.disconnect.connection);
+        return 0;
     case clearpod_agent_Request_list_tag:
         reply->containers = list_at;
         return 0;
@@ -319,7 +325,8 @@ void request_arrived(uint32_t id, const uint8_t *payload, size_t size)
 void requests_new_epoch(void)
 {
     for (unsigned i = 0; i < process_count(); i++)
-        if (processes[i].state == P_RUNNING && processes[i].exec && processes[i].epoch != agent.link.epoch)
+        if (processes[i].state == P_RUNNING && processes[i].exec && !processes[i].connection &&
+            processes[i].epoch != agent.link.epoch)
             cgroup_kill(processes[i].container, processes[i].exec);
 }
 
@@ -332,8 +339,8 @@ static void forget(struct process *process)
 static void launched(struct job *job)
 {
     struct process *process = job->process;
-    if (!job->failed && job->outcome.tty >= 0)
-        job->failed = streams_attach_tty(process, job->outcome.tty, &job->fault) < 0;
+    if (!job->failed && job->outcome.fd >= 0)
+        job->failed = streams_attach_tty(process, job->outcome.fd, &job->fault) < 0;
     if (!job->failed) {
         process_started(process, job->outcome.pid);
         if (process->exec && process->epoch != agent.link.epoch)
@@ -370,6 +377,8 @@ static void finish(struct job *job)
         forget(job->process);
     if (job->kind == TASK_START || job->kind == TASK_EXEC)
         launched(job);
+    else if (job->kind == TASK_CONNECT)
+        connection_opened(job);
     struct reply reply = {.fault = job->failed ? &job->fault : NULL, .pid = (uint32_t)job->outcome.pid,
                           .numbers = job->failed ? NULL : job->numbers};
     job->used = false;

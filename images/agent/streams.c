@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static unsigned index_of(const struct process *process)
@@ -195,8 +196,11 @@ void input_ready(struct process *process)
         in->size -= (uint32_t)put;
         in->owed += (uint32_t)put;
     }
-    if (in->ended && !in->size && !process->stdio.tty)
+    if (in->fd >= 0 && in->ended && !in->size && !process->stdio.tty) {
+        if (process->connection)
+            shutdown(in->fd, SHUT_WR); /* the output's descriptor is the same socket */
         close_watched(&in->fd, &in->polled);
+    }
 }
 
 void streams_on_data(uint32_t stream, bool end, const uint8_t *bytes, size_t size)

@@ -33,6 +33,8 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
         return delete(task, why);
     case TASK_STATS:
         return stats_collect(task, why);
+    case TASK_CONNECT:
+        return connect_port(task, outcome, why);
     }
     return fault_set(why, FAULT_INVALID, "unknown work");
 }

@@ -13,13 +13,14 @@
 
 struct numbers;
 
-enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS };
+enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS, TASK_CONNECT };
 
 struct task {
     enum task_kind kind;
     const struct words *words;
     const char *id;
     uint32_t exec;
+    uint16_t port;      /* Connect */
     const char *lower;  /* Create: below the layers share, or in the window */
     const char *file;   /* Exec, Update: in the bundle */
     bool tmpfs;         /* Create */
@@ -33,10 +34,11 @@ struct task {
     int stdio[3];       /* the process's ends of its pipes; -1: /dev/null */
 };
 
-/* What a helper found out: the pid of what it started, its terminal (owned by the receiver, -1: none). */
+/* What a helper found out: the pid of what it started; its terminal, or the connection (owned by the receiver, -1:
+ * none). */
 struct outcome {
     pid_t pid;
-    int tty;
+    int fd;
 };
 
 int task_run(const struct task *task, struct outcome *outcome, struct fault *why);
@@ -49,6 +51,7 @@ int crun_start(const struct task *task, struct outcome *outcome, struct fault *w
 int crun_exec(const struct task *task, struct outcome *outcome, struct fault *why);
 int crun_update(const struct task *task, struct fault *why);
 int stats_collect(const struct task *task, struct fault *why);
+int connect_port(const struct task *task, struct outcome *outcome, struct fault *why);
 int crun_delete(const struct task *task, struct fault *why);
 
 #endif

@@ -176,6 +176,21 @@ class UnmountImage(NamedTuple):
     name: str = ""
 
 
+class Connect(NamedTuple):
+    """Connects to a TCP port of the pod's loopback; `connection` is unique in the pod and not 0, `input` goes to it."""
+
+    connection: int = 0
+    port: int = 0
+    input: int = 0
+    output: int = 0
+
+
+class Disconnect(NamedTuple):
+    """Cuts a connection; one that is over is fine."""
+
+    connection: int = 0
+
+
 class Container(NamedTuple):
     """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or
     EXITED."""
@@ -213,11 +228,11 @@ class Exited(NamedTuple):
 
 Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
-    | Stats
+    | Connect | Disconnect | Stats
 )  # fmt: skip
 OPS: dict[int, type[Op]] = {
     1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
-    11: MountImage, 12: UnmountImage, 16: Stats,
+    11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats,
 }  # fmt: skip
 EVENTS: dict[int, type[Exited]] = {1: Exited}
 
@@ -250,6 +265,8 @@ TABLES: wire.Tables = {
     Shutdown: (),
     MountImage: (_STR, _U64, _U64),
     UnmountImage: (_STR,),
+    Connect: (_U32, _U32, _U32, _U32),
+    Disconnect: (_U32,),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
     Reply: (
         _ENUM,

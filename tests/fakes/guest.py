@@ -234,6 +234,7 @@ class FakeGuest:
     def _feed(self, job: Job) -> None:
         if job.stdin >= 0:
             self._link.consumed(job.stdio.stdin, job.write())
+            self._containers.finish(job)  # of a connection the end of the input may be the last thing
 
     def _take_input(self, item: Input) -> None:
         for job in self._containers.jobs:

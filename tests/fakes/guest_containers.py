@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stage1.guest import messages as m
+from tests.fakes.guest_connections import Connection
 from tests.fakes.guest_jobs import CommandMissing, Job
 from tests.fakes.guest_link import GuestLink
 from tests.fakes.guest_numbers import numbers_of, numbers_of_guest
@@ -74,13 +75,18 @@ class Containers:
 
     def kill_all(self, *, execs_only: bool = False) -> None:
         """Kill what runs; the ends are then seen as always."""
-        for job in self.jobs:
+        for job in list(self.jobs):
             if job.number or not execs_only:
                 job.signal(signal.SIGKILL, everything=True)
+                self.finish(job)  # which a process is only later
 
     def finish(self, job: Job) -> None:
         """Say that a job ended, if it has."""
-        if not job.done:
+        if not job.done or job not in self.jobs:
+            return
+        if isinstance(job, Connection):
+            job.close()
+            self.jobs.remove(job)
             return
         assert job.exit_code is not None
         job.close()
@@ -196,6 +202,27 @@ class Containers:
             raise Refused(m.INVALID, "the process has no terminal")
         if job.terminal >= 0:
             job.resize(op.width, op.height)
+        return m.Reply()
+
+    def _op_connect(self, op: m.Connect) -> m.Reply:
+        if not op.connection or not 0 < op.port < 65536 or not op.input or not op.output:
+            raise Refused(m.INVALID, f"connection {op.connection} to port {op.port} makes no sense")
+        if any(job.number == op.connection and isinstance(job, Connection) for job in self.jobs):
+            raise Refused(m.EXISTS, f"connection {op.connection} exists")
+        try:
+            connection = Connection(op)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise Refused(m.FAILED, f"connect to port {op.port} of the pod's loopback: {reason}") from None
+        self._link.open_stream(op.input)
+        self._link.open_stream(op.output)
+        self.jobs.append(connection)
+        return m.Reply()
+
+    def _op_disconnect(self, op: m.Disconnect) -> m.Reply:
+        for job in [job for job in self.jobs if isinstance(job, Connection) and job.number == op.connection]:
+            job.close()
+            self.jobs.remove(job)
         return m.Reply()
 
     def _op_list(self, _: m.List) -> m.Reply:

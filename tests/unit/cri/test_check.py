@@ -93,6 +93,8 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(missing_plugins=("bridge",)), "CNI plugins", WARN, "bridge not in", "apt install container"),
         (GOOD._replace(network_error="there is none"), "CNI network", WARN, "there is none; pods have loo", "conflist"),
         (GOOD._replace(network="a; passed over: b"), "CNI network", WARN, "passed over: b", ""),
+        (GOOD, "streaming", OK, "port-forward on 127.0.0.1, any free port", ""),
+        (GOOD._replace(streaming="::, port 1", is_streaming_open=True), "streaming", WARN, "without TLS", "127.0.0.1"),
         (GOOD._replace(tun_error="No such device"), "tun", WARN, "No such device", "modprobe tun"),
         (host(), "vhost-net", OK, "the kernel passes packets", ""),
         (host(vhost_net_error="No such file"), "vhost-net", WARN, "No such file; each packet", "modprobe vhost_net"),

@@ -23,6 +23,8 @@ WRONG = [
         5,
         "\"vm.vcpus\" should be a valid integer, but it is '1'",
     ),
+    ("[streaming]\naddress = 'localhost'", 2, "\"streaming.address\" must be an IP address, but it is 'localhost'"),
+    ("[streaming]\nport = 65536", 2, '"streaming.port" should be less than or equal to 65535'),
     ("[vm]\nmemory_mib = 4", 2, '"vm.memory_mib" should be greater than or equal to 48, but it is 4'),
     (
         "[vm]\nhypervisor = 'xen'",

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections to ports inside a pod, which its agent makes: also to what listens on the pod's loopback only.
+
+Called by `cri.streaming`. A connection does not outlive the block that made it, unless both of its ends have ended.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from cri.pods.outlet import Outlet
+from cri.pods.pod import LivePod
+from stage1.errors import PodError
+from stage1.guest import messages
+
+log = logging.getLogger("clearpod.forward")
+
+CLEAN_UP_S = 5.0
+
+
+class PortConnection:
+    """A TCP connection in the pod."""
+
+    def __init__(self, pod: LivePod, number: int) -> None:
+        self.number, self.input, self.output = number, pod.next_id(), pod.next_id()
+        self.outlet = Outlet(partial(pod.agent.consumed, self.output))
+        self.has_ended = [False, False]
+        self._pod = pod
+
+    async def read(self) -> bytes:
+        """What the server sent; b"" at its end."""
+        data = await self.outlet.read()
+        self.has_ended[0] |= not data
+        return data
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        """Send to the server; `end`: nothing follows. Raises PodError."""
+        await self._pod.agent.send_all(self.input, data, end=end)
+        self.has_ended[1] |= end
+
+
+@asynccontextmanager
+async def connect(pod: LivePod, port: int) -> AsyncIterator[PortConnection]:
+    """Connect to `port` of the pod's loopback. Raises AgentFailed when nobody listens, WrongState."""
+    pod.require_ready()
+    made = PortConnection(pod, pod.next_id())
+    pod.agent.listen(made.output, made.outlet)
+    pod.agent.open_input(made.input)
+    gone = asyncio.ensure_future(pod.gone.wait())
+    gone.add_done_callback(lambda _: made.outlet.finish())
+    try:
+        await _ask(pod, messages.Connect(made.number, port, made.input, made.output))
+        try:
+            yield made
+        finally:
+            if not all(made.has_ended):
+                await asyncio.shield(_cut(pod, made.number))
+    finally:
+        gone.cancel()
+        pod.forget(made.input)
+        pod.forget(made.output)
+
+
+async def _ask(pod: LivePod, op: messages.Connect) -> None:
+    try:
+        await pod.call(op)
+    except asyncio.CancelledError:
+        await asyncio.shield(_cut(pod, op.connection))
+        raise
+
+
+async def _cut(pod: LivePod, number: int) -> None:
+    try:
+        await pod.call(messages.Disconnect(number), timeout_s=CLEAN_UP_S)
+    except PodError as error:
+        log.warning("forward.cut", extra={"pod": pod.id, "connection": number, "error": str(error)})

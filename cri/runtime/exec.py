@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exec: returns the URL at which a client can run a command in a container. Contract section 13.1."""
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from cri.pods import execs
+from stage1.errors import BadRequest
+
+
+async def exec(node: Node, request: pb.ExecRequest) -> pb.ExecResponse:  # noqa: A001 - named after its RPC
+    """Nothing is started yet. Raises BadRequest, NotFound, WrongState, NoSpace."""
+    if not request.container_id:
+        raise BadRequest("container_id is empty")
+    if request.tty and request.stderr:
+        raise BadRequest("with a terminal there is no stderr of its own: tty and stderr exclude each other")
+    if not (request.stdin or request.stdout or request.stderr):
+        raise BadRequest("one of stdin, stdout and stderr must be asked for")
+    _, container = node.pods.get_container(request.container_id)
+    execs.require_running(container, tuple(request.cmd))
+    return pb.ExecResponse(url=node.url("exec", request))

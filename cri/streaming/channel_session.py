@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Exec and attach over a WebSocket: a Session of channels. Contract section 13.6."""
+
+from cri.streaming import channels
+from cri.streaming.channels import ChannelFault, Channels
+from cri.streaming.inlet import Inlet
+from cri.streaming.wire import WebSocket
+
+FIRST_WITH_CLOSE = 5
+
+
+class ChannelSession:
+    """See `session.Session`."""
+
+    def __init__(self, websocket: WebSocket, version: int) -> None:
+        self.version = version
+        self.stdin, self.resize = Inlet(), Inlet()
+        self._websocket = websocket
+        self._inlets = {channels.STDIN: self.stdin, channels.RESIZE: self.resize}
+
+    async def run(self) -> None:
+        """Take what the client sends until it is gone."""
+        codec = Channels(has_close=self.version >= FIRST_WITH_CLOSE)
+        try:
+            while (part := await self._websocket.receive()) is not None:
+                for piece in codec.receive(part[0], message_ends=part[1]):
+                    await self._take(piece)
+        except (ChannelFault, ConnectionError):
+            pass
+        finally:
+            for inlet in self._inlets.values():
+                inlet.finish()
+
+    async def _take(self, piece: channels.Piece) -> None:
+        inlet = self._inlets.get(piece.channel)
+        if inlet is None:
+            return  # the client has nothing to say on the others
+        inlet.put(piece.data)
+        if piece.end:
+            inlet.finish()
+        await inlet.room(self._websocket.is_alive)
+
+    async def ready(self) -> None:
+        """Channels need no opening."""
+
+    async def write(self, name: str, data: bytes) -> None:
+        """Send output. Raises ConnectionError."""
+        for message in channels.messages(channels.NAMES[name], data):
+            await self._websocket.send(message)
+
+    async def finish(self, status: bytes) -> None:
+        """The status, then the close frame. Raises ConnectionError."""
+        await self.write("error", status)
+        await self._websocket.close()
+        await self._websocket.flush()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._websocket.abort()

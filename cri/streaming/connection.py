@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client from its HTTP request to its end. Called by `server`, which loads this when the first client comes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import h11
+
+from cri.node import Node
+from cri.streaming import session, status, upgrade
+from cri.streaming.attach import attach
+from cri.streaming.channel_session import ChannelSession
+from cri.streaming.execute import execute
+from cri.streaming.forward import Forwarder
+from cri.streaming.session import Session
+from cri.streaming.spdy_session import SpdySession
+from cri.streaming.tokens import Offer
+from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire, prepare
+from stage1.errors import PodError
+
+log = logging.getLogger("clearpod.streaming")
+
+REQUEST_S = 30.0
+"""How long a client may take to say what it wants."""
+IDLE_S = 4 * 3600.0
+"""A connection on which nothing moves for so long is ended."""
+NOT_HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+ENDING = "clearpod is ending; the command was killed"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Asked(NamedTuple):
+    """A request; `first` is what came behind it."""
+
+    method: str
+    path: str
+    headers: dict[str, list[str]]
+    first: bytes
+
+
+async def serve(node: Node, streams: Streams, *, take: Callable[[str], Offer | None]) -> None:
+    """Serve one connection. `take` turns a token into what it stands for, once."""
+    http = h11.Connection(h11.SERVER)
+    try:
+        async with asyncio.timeout(REQUEST_S):
+            asked = await _read(http, streams)
+        answer, offer = _decide(asked, take)
+        await _answer(http, streams[1], answer=answer)
+    except (TimeoutError, ConnectionError):
+        return
+    except h11.RemoteProtocolError:
+        streams[1].write(NOT_HTTP)
+        return
+    if isinstance(answer, upgrade.Upgrade) and offer is not None:
+        log.info("stream.begun", extra={"kind": offer.kind, "protocol": answer.protocol})
+        prepare(streams[1])
+        await _upgraded(node, Tcp(*streams, asked.first), chosen=answer, offer=offer)
+
+
+async def _read(http: h11.Connection, streams: Streams) -> Asked:
+    """Raises h11.RemoteProtocolError, ConnectionError."""
+    request: h11.Request | None = None
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            data = await streams[0].read(65536)
+            if not data:
+                raise ConnectionResetError("the client is gone")
+            http.receive_data(data)
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.EndOfMessage) and request is not None:
+            headers: dict[str, list[str]] = {}
+            for name, value in request.headers:
+                headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+            path = request.target.decode("latin-1").partition("?")[0]
+            return Asked(request.method.decode("latin-1"), path, headers, http.trailing_data[0])
+
+
+def _decide(
+    asked: Asked, take: Callable[[str], Offer | None]
+) -> tuple[upgrade.Upgrade | upgrade.Refusal, Offer | None]:
+    if asked.method not in ("GET", "POST"):
+        return upgrade.Refusal(405, "only GET and POST are known here", (("Allow", "GET, POST"),)), None
+    kind, _, token = asked.path.removeprefix("/").partition("/")
+    offer = take(token)
+    if offer is None or offer.kind != kind:
+        return upgrade.Refusal(404, "this URL is not known, or was used, or is older than a minute"), None
+    return upgrade.decide(kind, asked.headers), offer
+
+
+async def _answer(
+    http: h11.Connection, writer: asyncio.StreamWriter, *, answer: upgrade.Upgrade | upgrade.Refusal
+) -> None:
+    if isinstance(answer, upgrade.Upgrade):
+        sent = http.send(h11.InformationalResponse(status_code=101, headers=list(answer.headers)))
+    else:
+        body = f"{answer.sentence}\n".encode()
+        kind = (("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))))
+        head = [*answer.headers, *kind, ("Connection", "close")]
+        sent = http.send(h11.Response(status_code=answer.status, headers=head)) or b""
+        sent += (http.send(h11.Data(data=body)) or b"") + (http.send(h11.EndOfMessage()) or b"")
+    writer.write(sent or b"")
+    await writer.drain()
+
+
+async def _upgraded(node: Node, tcp: Tcp, *, chosen: upgrade.Upgrade, offer: Offer) -> None:
+    idle = asyncio.ensure_future(_end_when_idle(tcp))
+    try:
+        websocket = WebSocket(tcp, b"") if chosen.carrier == upgrade.WEBSOCKET else None
+        if offer.kind == "portforward":
+            wire: Wire = Tunnel(websocket) if websocket else tcp
+            await Forwarder(node, offer.request, wire).run()
+        elif websocket:
+            await _converse(node, offer, client=ChannelSession(websocket, chosen.version))
+        else:
+            await _converse(node, offer, client=SpdySession(tcp, chosen.version, wanted=_wanted(offer)))
+    finally:
+        idle.cancel()
+        tcp.abort()
+
+
+def _wanted(offer: Offer) -> set[str]:
+    asked = offer.request
+    given = {"stdin": asked.stdin, "stdout": asked.stdout, "stderr": asked.stderr, "resize": asked.tty, "error": True}
+    return {name for name, is_wanted in given.items() if is_wanted}
+
+
+async def _converse(node: Node, offer: Offer, *, client: Session) -> None:
+    """Work for the client until the work is done, the client is gone, or we end."""
+    reading = asyncio.ensure_future(client.run())
+    working = asyncio.ensure_future(_work(node, offer, client=client))
+    try:
+        await asyncio.wait({reading, working}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await session.end(client, reading, status=working.result())
+    except asyncio.CancelledError:
+        working.cancel()
+        await asyncio.wait({working})
+        await session.end(client, reading, status=status.failure(client.version, ENDING))
+        raise
+    finally:
+        client.abort()
+        for task in (reading, working):
+            task.cancel()
+        await asyncio.wait({reading, working})
+        if not reading.cancelled() and (error := reading.exception()):
+            log.error("stream.fault", extra={"kind": offer.kind}, exc_info=error)
+
+
+async def _work(node: Node, offer: Offer, *, client: Session) -> bytes:
+    """The status in the end."""
+    work = execute if offer.kind == "exec" else attach
+    try:
+        return await work(node, offer.request, client=client)
+    except PodError as error:
+        return status.failure(client.version, str(error))
+    except ConnectionError:
+        return b""
+    except Exception as error:
+        log.error("stream.fault", extra={"kind": offer.kind}, exc_info=error)
+        return status.failure(client.version, f"the {offer.kind} failed by a fault of clearpod's own; see its log")
+
+
+async def _end_when_idle(wire: Tcp) -> None:
+    while (left_s := wire.last_s + IDLE_S - time.monotonic()) > 0:  # noqa: ASYNC110 - each byte would set an event
+        await asyncio.sleep(left_s)
+    wire.abort()

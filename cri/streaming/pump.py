@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves bytes between a client's streams and a process in a guest. Used by `execute` and `attach`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cri.pods.outlet import Outlet
+from cri.streaming.inlet import Inlet
+from cri.streaming.session import Session
+from cri.streaming.sizes import Sizes
+from stage1.errors import PodError, TimedOut
+
+Resize = Callable[[int, int], Awaitable[None]]
+
+
+async def output(outlet: Outlet, session: Session, *, name: str, stall_s: float | None = None) -> None:
+    """Until its end; an empty `name` drops it. Raises ConnectionError, and TimedOut for a client that does not read."""
+    while data := await outlet.read():
+        if name:
+            try:
+                async with asyncio.timeout(stall_s):
+                    await session.write(name, data)
+            except TimeoutError:
+                raise TimedOut(f"the client took no output for {stall_s:g} s, and was let go") from None
+
+
+async def sizes(inlet: Inlet, resize: Resize) -> None:
+    """Until the client says no more. A process that has just ended has no terminal: that is nobody's fault."""
+    codec = Sizes()
+    while data := await inlet.read():
+        for width, height in codec.receive(data)[-1:]:
+            try:
+                await resize(width, height)
+            except PodError:
+                return
+
+
+@asynccontextmanager
+async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[list["asyncio.Task[None]"]]:
+    """Run `works` as long as the block lasts. What they raise is not raised here."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+async def first_of(tasks: list["asyncio.Task[None]"]) -> None:
+    """Wait for the first that ends, and raise what it raises."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def all_of(tasks: list["asyncio.Task[None]"]) -> None:
+    """Wait for the end of all, or raise what the first one raises."""
+    if tasks:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()

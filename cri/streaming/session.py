@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What exec and attach see of their client, whichever protocol it speaks.
+
+`spdy_session` and `channel_session` are the two that there are.
+"""
+
+import asyncio
+from typing import Protocol
+
+from cri.streaming.inlet import Inlet
+
+SETUP_S = 30.0
+"""How long a client may take to open its streams."""
+LAST_WORDS_S = 60.0
+"""How long a slow client may take to read the end."""
+GOODBYE_S = 2.0
+"""How long one that was told everything may take to close."""
+
+
+class Session(Protocol):
+    """`version` is that of the protocol, 1 to 5. `stdin` and `resize` end when the client half-closes them or is
+    gone.
+    """
+
+    version: int
+    stdin: Inlet
+    resize: Inlet
+
+    async def run(self) -> None:
+        """Take what the client sends until it is gone. One task does this all the time."""
+
+    async def ready(self) -> None:
+        """Wait until output may be sent. Raises TimedOut."""
+
+    async def write(self, name: str, data: bytes) -> None:
+        """Send output of the stream `name`. Raises ConnectionError."""
+
+    async def finish(self, status: bytes) -> None:
+        """Send the last word and end all streams. Raises ConnectionError."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+async def end(session: Session, reading: "asyncio.Task[None]", *, status: bytes) -> None:
+    """Say how it ended, give the client time to read it, and close. Whatever fails here concerns nobody any more."""
+    for inlet in (session.stdin, session.resize):
+        inlet.close()
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await session.finish(status)
+        await asyncio.wait({reading}, timeout=GOODBYE_S)
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        session.abort()

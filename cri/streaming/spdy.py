@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SPDY/3.1 as Kubernetes speaks it: bytes in, frames out, and back. Pure; contract section 13.5.
+
+Used by `spdy_session`. One `Codec` per connection, since each direction's headers are one zlib stream. This dialect
+has no flow control, and the server opens no streams. The client is not trusted: what breaks the rules raises
+SpdyFault, and nothing that is kept for it grows without limit: data frames are handed on in pieces.
+"""
+
+import zlib
+from struct import Struct
+from typing import NamedTuple
+
+from cri.streaming.spdy_words import dictionary
+
+SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
+FIN, UNIDIRECTIONAL = 1, 2
+PROTOCOL_ERROR, INVALID_STREAM, REFUSED_STREAM, CANCEL = 1, 2, 3, 5
+
+MAX_CONTROL = 1 << 16
+"""Longest control frame that is taken."""
+MAX_HEADERS = 1 << 16
+"""Most bytes that a header block may unpack to."""
+CHUNK = 32768
+"""Longest data frame that is sent."""
+
+_HEAD = Struct(">II")
+_U32 = Struct(">I")
+_CONTROL = 0x80030000
+_ID = 0x7FFFFFFF
+
+
+class SpdyFault(Exception):
+    """The client does not speak SPDY/3.1: the connection can't go on."""
+
+
+class Opened(NamedTuple):
+    """The client opened a stream. With `fin` it will send nothing there."""
+
+    stream: int
+    headers: dict[str, str]
+    fin: bool
+
+
+class Data(NamedTuple):
+    """A piece of data; `fin`: the client sends nothing more on this stream."""
+
+    stream: int
+    data: bytes
+    fin: bool
+
+
+class Reset(NamedTuple):
+    """The client wants nothing more of the stream."""
+
+    stream: int
+    status: int
+
+
+class Ping(NamedTuple):
+    """To be sent back as it is."""
+
+    number: int
+
+
+class GoAway(NamedTuple):
+    """The client will open no more streams."""
+
+
+Event = Opened | Data | Reset | Ping | GoAway
+
+
+class Codec:
+    """Both directions of one connection, the server's side."""
+
+    def __init__(self) -> None:
+        words = dictionary()
+        self._pack = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_DEFAULT_STRATEGY, words)
+        self._unpack = zlib.decompressobj(zdict=words)
+        self._buffer = bytearray()
+        self._stream = self._left = 0  # of the data frame whose middle we are in
+        self._fin = False
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take bytes, return what they say. Raises SpdyFault; after that the codec is of no use."""
+        self._buffer += data
+        events: list[Event] = []
+        while self._take_data(events) if self._left else self._take_head(events):
+            pass
+        return events
+
+    def _take_data(self, events: list[Event]) -> bool:
+        piece = bytes(self._buffer[: self._left])
+        if not piece:
+            return False
+        del self._buffer[: len(piece)]
+        self._left -= len(piece)
+        events.append(Data(self._stream, piece, self._fin and not self._left))
+        return True
+
+    def _take_head(self, events: list[Event]) -> bool:
+        if len(self._buffer) < _HEAD.size:
+            return False
+        first, second = _HEAD.unpack_from(self._buffer)
+        flags, length = second >> 24, second & 0xFFFFFF
+        if first > _ID:
+            return self._take_control(events, first, flags=flags, length=length)
+        if not first:
+            raise SpdyFault("a data frame of stream 0")
+        del self._buffer[: _HEAD.size]
+        self._stream, self._left, self._fin = first, length, bool(flags & FIN)
+        if not length:
+            events.append(Data(first, b"", self._fin))
+        return True
+
+    def _take_control(self, events: list[Event], first: int, *, flags: int, length: int) -> bool:
+        if first & 0xFFFF0000 != _CONTROL:
+            raise SpdyFault(f"a control frame of version {first >> 16 & 0x7FFF}, not 3")
+        if length > MAX_CONTROL:
+            raise SpdyFault(f"a control frame of {length} bytes")
+        end = _HEAD.size + length
+        if len(self._buffer) < end:
+            return False
+        body = bytes(self._buffer[_HEAD.size : end])
+        del self._buffer[:end]
+        event = self._control(first & 0xFFFF, flags, body=body)
+        if event is not None:
+            events.append(event)
+        return True
+
+    def _control(self, kind: int, flags: int, *, body: bytes) -> Event | None:
+        if kind == SYN_STREAM:
+            return self._opened(flags, body)
+        if kind == RST_STREAM:
+            stream, status = _numbers(body, 2)
+            return Reset(stream & _ID, status)
+        if kind == PING:
+            (number,) = _numbers(body, 1)
+            if not number or flags:
+                raise SpdyFault("a PING that makes no sense")
+            return Ping(number) if number % 2 else None
+        if kind == GOAWAY:
+            return GoAway()
+        if kind in (SYN_REPLY, HEADERS):
+            self._headers(body[4:])  # for the zlib stream's sake
+        return None  # SETTINGS, WINDOW_UPDATE and what may come later mean nothing here
+
+    def _opened(self, flags: int, body: bytes) -> Opened:
+        stream = _numbers(body[:8], 2)[0] & _ID
+        if not stream % 2 or len(body) < 10:
+            raise SpdyFault(f"the client may not open stream {stream}")
+        return Opened(stream, self._headers(body[10:]), bool(flags & FIN))
+
+    def _headers(self, packed: bytes) -> dict[str, str]:
+        """Names are lower case; several values of one name are joined by commas."""
+        try:
+            raw = self._unpack.decompress(packed, MAX_HEADERS + 1)
+        except zlib.error as error:
+            raise SpdyFault(f"headers that can't be unpacked: {error}") from None
+        if len(raw) > MAX_HEADERS or self._unpack.unconsumed_tail:
+            raise SpdyFault(f"headers of more than {MAX_HEADERS} bytes")
+        texts = iter(_texts(raw))
+        return {name.lower(): value.replace("\0", ",") for name, value in zip(texts, texts, strict=True)}
+
+    # What the server sends
+
+    def reply(self, stream: int) -> bytes:
+        """SYN_REPLY without headers. Send it before anything that is packed later."""
+        block = self._pack.compress(_U32.pack(0)) + self._pack.flush(zlib.Z_SYNC_FLUSH)
+        return control(SYN_REPLY, _U32.pack(stream) + block)
+
+
+def control(kind: int, body: bytes) -> bytes:
+    """A control frame."""
+    return _HEAD.pack(_CONTROL | kind, len(body)) + body
+
+
+def data(stream: int, piece: bytes, *, fin: bool = False) -> bytes:
+    """A data frame; `piece` has less than 16 MiB."""
+    return _HEAD.pack(stream, (FIN if fin else 0) << 24 | len(piece)) + piece
+
+
+def reset(stream: int, status: int) -> bytes:
+    """RST_STREAM."""
+    return control(RST_STREAM, _HEAD.pack(stream, status))
+
+
+def pong(ping: Ping) -> bytes:
+    """The answer to a PING."""
+    return control(PING, _U32.pack(ping.number))
+
+
+def goaway(last_stream: int) -> bytes:
+    """GOAWAY, all is well."""
+    return control(GOAWAY, _HEAD.pack(last_stream, 0))
+
+
+def _numbers(body: bytes, count: int) -> tuple[int, ...]:
+    if len(body) != 4 * count:
+        raise SpdyFault(f"a control frame with {len(body)} bytes where {4 * count} belong")
+    return tuple(number for (number,) in _U32.iter_unpack(body))
+
+
+def _texts(raw: bytes) -> list[str]:
+    """The names and values of an unpacked header block, in turns."""
+    if len(raw) < _U32.size:
+        raise SpdyFault("headers that are cut off")
+    found, at, (count,) = [], _U32.size, _U32.unpack_from(raw)
+    if count > len(raw) // 8:
+        raise SpdyFault(f"{count} headers in {len(raw)} bytes")
+    for _ in range(2 * count):
+        size = int.from_bytes(raw[at : at + 4], "big")
+        at += 4 + size
+        if at > len(raw):
+            raise SpdyFault("headers that are cut off")
+        found.append(raw[at - size : at].decode("latin-1"))
+    return found

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the error stream says at the end of an exec or attach. Pure; contract section 13.3.
+
+From version 4 of the protocol on it is always one JSON document, kubectl's `Status`; before, a sentence when something
+went wrong, else nothing.
+"""
+
+import json
+
+FIRST_WITH_JSON = 4
+
+
+def success(version: int) -> bytes:
+    """All went well."""
+    return _document({"metadata": {}, "status": "Success"}) if version >= FIRST_WITH_JSON else b""
+
+
+def exit_code(version: int, code: int) -> bytes:
+    """The command ended with `code`."""
+    if code == 0:
+        return success(version)
+    message = f"command terminated with non-zero exit code: exit status {code}"
+    if version < FIRST_WITH_JSON:
+        return message.encode()
+    return _document({
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": "NonZeroExitCode",
+        "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]},
+    })  # fmt: skip
+
+
+def failure(version: int, message: str) -> bytes:
+    """It did not come to an exit code."""
+    if version < FIRST_WITH_JSON:
+        return message.encode()
+    return _document({
+        "metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500,
+    })  # fmt: skip
+
+
+def _document(status: dict[str, object]) -> bytes:
+    return json.dumps(status, separators=(",", ":")).encode()

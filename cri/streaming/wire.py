@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes to and from one client: plain TCP, or carried in the messages of a WebSocket. Nothing here knows what they say.
+
+A client that reads slowly makes `write` wait; one that is not read from is held back by TCP. A client is gone when it
+closes either direction: none of the protocols has a use for half a connection.
+"""
+
+import asyncio
+import select
+import socket
+import time
+from typing import Protocol
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Message, Ping, Pong, TextMessage
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+READ_BYTES = 65536
+
+
+class Wire(Protocol):
+    """A stream of bytes in each direction."""
+
+    @property
+    def last_s(self) -> float:
+        """When something moved, of time.monotonic()."""
+
+    async def read(self) -> bytes:
+        """What came; b"" when the client is gone."""
+
+    async def write(self, data: bytes) -> None:
+        """Send, and wait while too much waits to be sent. Raises ConnectionError."""
+
+    async def is_alive(self) -> bool:
+        """Ask this while nobody reads; keeps clients content that want to hear something."""
+
+    async def flush(self) -> None:
+        """Wait until everything is on its way. Raises ConnectionError."""
+
+    def abort(self) -> None:
+        """End at once."""
+
+
+class Tcp:
+    """A Wire on the socket; `first` was read already."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes) -> None:
+        self._reader, self._writer, self._first = reader, writer, first
+        self._lock = asyncio.Lock()
+        self._last_s = time.monotonic()
+
+    @property
+    def last_s(self) -> float:
+        """When something moved."""
+        return self._last_s
+
+    async def read(self) -> bytes:
+        """What came; b"" when the client is gone."""
+        data, self._first = self._first, b""
+        try:
+            data = data or await self._reader.read(READ_BYTES)
+        except ConnectionError:
+            return b""
+        self._last_s = time.monotonic()
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """Send in the order of the calls. Raises ConnectionError."""
+        self._writer.write(data)
+        async with self._lock:
+            await self._writer.drain()
+        self._last_s = time.monotonic()
+
+    async def is_alive(self) -> bool:
+        """Whether the client has closed nothing. asyncio does not look as long as nobody reads."""
+        sock = self._writer.get_extra_info("socket")
+        if self._writer.is_closing() or sock is None or sock.fileno() < 0:
+            return False
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLRDHUP)
+        return not poll.poll(0)
+
+    async def flush(self) -> None:
+        """Wait until the kernel has everything. Raises ConnectionError."""
+        self._writer.transport.set_write_buffer_limits(0)
+        await self.write(b"")
+
+    def abort(self) -> None:
+        """End at once."""
+        self._writer.transport.abort()
+
+
+def prepare(writer: asyncio.StreamWriter) -> None:
+    """Small pieces go out at once: a person may be typing."""
+    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class WebSocket:
+    """Messages on a Wire, after the handshake."""
+
+    def __init__(self, wire: Wire, first: bytes) -> None:
+        self._wire = wire
+        self._codec = Connection(ConnectionType.SERVER, trailing_data=first)
+        self._events = list(self._codec.events())
+
+    @property
+    def last_s(self) -> float:
+        """When something moved."""
+        return self._wire.last_s
+
+    async def receive(self) -> tuple[bytes, bool] | None:
+        """A part of a message and whether the message ends there; None when the client is gone."""
+        while True:
+            while self._events:
+                found = await self._take(self._events.pop(0))
+                if found or found is None:
+                    return found
+            data = await self._wire.read()
+            if not data:
+                return None
+            try:
+                self._codec.receive_data(data)
+                self._events = list(self._codec.events())
+            except RemoteProtocolError:
+                return None
+
+    async def _take(self, event: Event) -> tuple[bytes, bool] | tuple[()] | None:
+        if isinstance(event, BytesMessage):
+            return bytes(event.data), event.message_finished
+        if isinstance(event, TextMessage):
+            return event.data.encode(), event.message_finished
+        if isinstance(event, Ping):
+            await self._send(event.response())
+        elif isinstance(event, CloseConnection):
+            await self.close()
+            return None
+        return ()
+
+    async def send(self, data: bytes) -> None:
+        """One binary message. Raises ConnectionError."""
+        await self._send(Message(data=data))
+
+    async def is_alive(self) -> bool:
+        """As a Wire's. An answer that nobody asked for is allowed, and shows the client that we live."""
+        if not await self._wire.is_alive():
+            return False
+        await self._send(Pong())
+        return True
+
+    async def close(self) -> None:
+        """The close frame, once."""
+        try:
+            await self._send(CloseConnection(code=1000))
+        except ConnectionError:
+            pass  # it went out already, or nobody is there
+
+    async def flush(self) -> None:
+        """Wait until everything is on its way. Raises ConnectionError."""
+        await self._wire.flush()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._wire.abort()
+
+    async def _send(self, event: Event) -> None:
+        try:
+            data = self._codec.send(event)
+        except LocalProtocolError as error:
+            raise ConnectionResetError(f"the WebSocket is closed: {error}") from None
+        await self._wire.write(data)
+
+
+class Tunnel:
+    """A Wire in the messages of a WebSocket, whose borders mean nothing."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+
+    @property
+    def last_s(self) -> float:
+        """When something moved."""
+        return self._websocket.last_s
+
+    async def read(self) -> bytes:
+        """What came; b"" when the client is gone."""
+        while (part := await self._websocket.receive()) is not None:
+            if part[0]:
+                return part[0]
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        """One message. Raises ConnectionError."""
+        await self._websocket.send(data)
+
+    async def is_alive(self) -> bool:
+        """As the WebSocket."""
+        return await self._websocket.is_alive()
+
+    async def flush(self) -> None:
+        """Wait until everything is on its way. Raises ConnectionError."""
+        await self._websocket.flush()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._websocket.abort()

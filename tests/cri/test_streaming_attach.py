@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach over SPDY and over WebSocket, against fake guests and real ones. Contract sections 4 and 13, spec row 135."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cri.streaming import attach as attaching
+from tests.fakes.streaming_client import TRANSPORTS, Conversation
+
+from .conftest import Client, World
+from .test_streaming import running, transport
+
+__all__ = ["transport"]
+
+pytestmark = pytest.mark.timeout(240)
+SHELL = {"stdin": True, "stdin_once": True}
+
+
+async def attach_to(cri: Client, transport: str, container: str, **asked: bool) -> Conversation:
+    """Attach, and wait until it is."""
+    url = (await cri("Attach", container_id=container, **asked)).url
+    names = {"resize" if name == "tty" else name for name, is_wanted in asked.items() if is_wanted}
+    _, live = cri.node.pods.get_container(container)
+    before = sum(len(output.followers) for output in live.outputs.values())
+    talk = await TRANSPORTS[transport](url, names)
+    async with asyncio.timeout(10):
+        while sum(len(output.followers) for output in live.outputs.values()) == before:
+            await asyncio.sleep(0.01)
+    return talk
+
+
+async def test_a_shell_takes_commands_and_ends_with_the_clients_input(any_world: World, transport: str) -> None:
+    """Row 135."""
+    async with any_world.daemon() as cri:
+        c = await running(cri, "sh", **SHELL)
+        talk = await attach_to(cri, transport, c, stdin=True, stdout=True, stderr=True)
+        await talk.send(b"echo -n hello\n")
+        await talk.until(b"hello")
+        await asyncio.sleep(0.3)
+        assert talk.output["stdout"] == b"hello" and talk.output["stderr"] == b""
+        if transport == "spdy" or talk.over is not None:
+            await talk.end_input()
+        assert (await talk.status())["status"] == "Success"
+        assert (await cri.ended(c)).exit_code == 0
+
+
+async def test_several_attach_and_each_sees_what_comes_from_then_on_as_does_the_log(
+    any_world: World, transport: str
+) -> None:
+    async with any_world.daemon() as cri:
+        script = "while read word; do echo got $word; echo err $word >&2; done"
+        await cri("PullImage", image={"image": cri.image})
+        pod = await cri.pod(log_directory=f"{any_world.root}/logs")
+        c = await cri.container(pod, "sh", "-c", script, stdin=True)
+        await cri("StartContainer", container_id=c)
+        first = await attach_to(cri, transport, c, stdin=True, stdout=True, stderr=True)
+        await first.send(b"one\n")
+        await first.until(b"got one\n")
+        second = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await second.send(b"two\n")
+        await first.until(b"err two\n", "stderr")
+        await second.until(b"got two\n")
+        assert second.output["stdout"] == b"got two\n" and second.output["stderr"] == b""
+        assert first.output["stdout"] == b"got one\ngot two\n"
+        await second.end_input()
+        assert (await second.status())["status"] == "Success", "the end of the input detaches"
+        first.vanish()
+        third = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await third.send(b"three\n")
+        await third.until(b"got three\n")
+        log = Path((await cri.status(c)).log_path).read_text()
+        assert [line.split(" ", 3)[3] for line in log.splitlines() if " stdout " in line] == [
+            "got one", "got two", "got three",
+        ]  # fmt: skip
+        await cri("StopContainer", container_id=c, timeout=0)
+        assert (await third.status())["status"] == "Success"
+
+
+async def test_a_terminal_of_a_container_is_attached_to_and_resized(any_world: World, transport: str) -> None:
+    async with any_world.daemon() as cri:
+        c = await running(cri, "sh", tty=True, stdin=True)
+        talk = await attach_to(cri, transport, c, tty=True, stdin=True, stdout=True)
+        await talk.resize(101, 41)
+        await asyncio.sleep(0.5)
+        await talk.send(b"stty size; echo err >&2\n")
+        assert b"41 101\r\n" in await talk.until(b"err\r\n")
+        await talk.send(b"exit\n")
+        assert (await talk.status())["status"] == "Success"
+
+
+async def test_a_slow_client_loses_nothing_and_one_that_stops_reading_is_let_go(
+    world: World, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attaching, "STALL_S", 3.0)
+    async with world.daemon() as cri:
+        c = await running(cri, "sh", "-c", "read go; seq 1 1000000; read go; seq 1 2000000; exit 6", stdin=True)
+        talk = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        talk.reads.clear()
+        await talk.send(b"go\n")
+        await asyncio.sleep(1)
+        talk.reads.set()
+        await talk.until(b"\n1000000\n")
+        assert bytes(talk.output["stdout"]).split() == [b"%d" % n for n in range(1, 1000001)]
+        talk.reads.clear()
+        await talk.send(b"go\n")
+        assert (await cri.ended(c)).exit_code == 6, "the container goes on without it"
+        talk.reads.set()
+
+
+async def test_attach_to_a_container_without_input_drops_what_is_sent(world: World, transport: str) -> None:
+    async with world.daemon() as cri:
+        c = await running(cri, "sh", "-c", "sleep 1; echo done")
+        talk = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await talk.send(b"nobody reads this\n")
+        assert (await talk.status())["status"] == "Success"
+        assert talk.output["stdout"] == b"done\n"
+
+
+async def test_input_goes_on_after_a_restart_of_the_daemon(world: World, transport: str) -> None:
+    async with world.daemon() as cri:
+        c = await running(cri, "cat", stdin=True)
+        talk = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await talk.send(b"x" * 200_000 + b"\n")
+        await talk.until(b"\n")
+    async with world.daemon() as cri:
+        talk = await attach_to(cri, transport, c, stdin=True, stdout=True)
+        await talk.send(b"y" * 200_000 + b"\n")
+        assert await talk.until(b"\n") == b"y" * 200_000 + b"\n"
+        talk.vanish()

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What waits for a reader: bounded from the client (Inlet), credited from the guest (Outlet)."""
+
+import asyncio
+
+import pytest
+
+from cri.pods.container import LogStream
+from cri.pods.outlet import Outlet
+from cri.streaming import inlet as inlets
+from cri.streaming.inlet import HIGH_BYTES, Inlet
+
+
+class Log:
+    """The part of a LogWriter that a LogStream uses."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False) -> None:
+        self.data += data
+
+    def commit(self) -> None: ...
+
+
+async def yes() -> bool:
+    return True
+
+
+async def no() -> bool:
+    return False
+
+
+async def test_an_inlet_holds_its_writer_back_until_it_is_read() -> None:
+    inlet = Inlet()
+    inlet.put(b"x" * (HIGH_BYTES + 1))
+    waiting = asyncio.ensure_future(inlet.room(yes))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert len(await inlet.read()) == HIGH_BYTES + 1
+    await asyncio.wait_for(waiting, 1)
+    inlet.put(b"a")
+    inlet.finish()
+    assert (await inlet.read(), await inlet.read(), await inlet.read()) == (b"a", b"", b"")
+    assert inlet.total == HIGH_BYTES + 2
+
+
+async def test_a_writer_that_waits_learns_that_its_client_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inlets, "LOOK_S", 0.01)
+    inlet = Inlet()
+    inlet.put(b"x" * (HIGH_BYTES + 1))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(inlet.room(no), 1)
+
+
+async def test_what_comes_to_a_closed_inlet_is_dropped_and_holds_nobody_back() -> None:
+    inlet = Inlet()
+    inlet.put(b"x" * (HIGH_BYTES + 1))
+    inlet.close()
+    inlet.put(b"x" * HIGH_BYTES * 2)
+    await asyncio.wait_for(inlet.room(no), 1)
+    assert await inlet.read() == b""
+
+
+async def test_an_outlet_gives_credit_when_the_data_is_taken() -> None:
+    given: list[int] = []
+    outlet = Outlet(given.append)
+    reading = asyncio.ensure_future(outlet.read())
+    await asyncio.sleep(0)
+    assert outlet.feed(b"one", seq=1, end=False) == 0
+    assert outlet.feed(b"two", seq=2, end=True) == 0
+    assert given == []
+    assert await reading == b"onetwo" and given == [3, 3]
+    assert await outlet.read() == b""
+
+
+async def test_a_container_is_as_slow_as_the_slowest_that_is_attached_and_the_log_has_all() -> None:
+    given: list[int] = []
+    log = Log()
+    stream = LogStream(log, "stdout")  # type: ignore[arg-type]
+    assert stream.feed(b"before", seq=1, end=False) == 6, "nobody is attached: done at once"
+    first, second = Outlet(given.append), Outlet(given.append)
+    stream.followers += [first, second]
+    assert stream.feed(b"data", seq=2, end=False) == 0
+    assert await first.read() == b"data" and given == []
+    assert await second.read() == b"data" and given == [4]
+    assert stream.feed(b"more", seq=3, end=True) == 0
+    stream.followers.remove(second)
+    second.drop()
+    assert given == [4]
+    assert (await first.read(), await first.read()) == (b"more", b"") and given == [4, 4]
+    assert log.data == b"beforedatamore"
