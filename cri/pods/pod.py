@@ -21,6 +21,7 @@ from cri.pods.images import PodImages
 from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
+from cri.pods.reconcile import reconcile
 from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -179,7 +180,7 @@ class LivePod:
         except PodError as error:
             log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
             return await self.bury()
-        await self._reconcile({container.id: container for container in reply.containers})
+        await reconcile(self, reply.containers)
         await self._loopback.reopen(self.record.pod, self.ips)
         self.save()
         await self.images.settle()
@@ -195,23 +196,6 @@ class LivePod:
         self._mark_dead("the pod's virtual machine had ended when clearpod started again")
         for container_id in self.containers:
             await asyncio.to_thread(engine.remove_container, self.directory, container_id)
-
-    async def _reconcile(self, known: dict[str, messages.Container]) -> None:
-        for container in self.containers.values():
-            seen = known.pop(container.id, None)
-            if seen is None:
-                container.lost()
-                continue
-            container.guest_pid = seen.pid
-            if seen.state != messages.CREATED:
-                container.started(seen.started_ns)
-            if seen.state == messages.EXITED:
-                container.exited(messages.Exited(container.id, 0, seen.exit_code, seen.oom_killed, seen.finished_ns))
-        for half_done in known:
-            await self.call(messages.Delete(half_done))
-        bundles = set(os.listdir(f"{self.directory}/tree/volumes/containers"))
-        for bundle in bundles - set(self.containers):
-            await asyncio.to_thread(engine.remove_container, self.directory, bundle)
 
     # -- for the operations on containers --------------------------------------------------------------------
 
