@@ -309,6 +309,13 @@ def test_a_deleted_container_is_gone_and_its_name_is_free(host: Host) -> None:
     host.client.call(m.Create("c1", host.rig.lower, True))
 
 
+def test_a_guest_without_a_window_takes_no_images_into_it(host: Host) -> None:
+    with pytest.raises(WrongState, match="no window"):
+        host.client.call(m.MountImage("image", 0, 4096))
+    with pytest.raises(NotFound, match="no image 'image'"):
+        host.client.call(m.UnmountImage("image"))
+
+
 def test_a_shutdown_is_answered_and_ends_the_guest(host: Host, rig: Rig) -> None:
     host.run("c1", ["sleep", "1000"])
     host.client.call(m.Shutdown())

@@ -200,6 +200,12 @@ class Containers:
     def _op_list(self, _: m.List) -> m.Reply:
         return m.Reply(containers=tuple(c.as_message() for c in self._containers.values()))
 
+    def _op_mountimage(self, _: m.MountImage) -> m.Reply:
+        raise Refused(m.WRONG_STATE, "this guest has no window for images")
+
+    def _op_unmountimage(self, op: m.UnmountImage) -> m.Reply:
+        raise Refused(m.NOT_FOUND, f"no image '{op.name}' in the window")
+
     def _op_shutdown(self, _: m.Shutdown) -> m.Reply:
         self.kill_all()
         return m.Reply()
