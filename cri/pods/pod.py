@@ -8,7 +8,6 @@ done to single containers (`containers`, `execs`).
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable

@@ -328,6 +328,8 @@ def test_numbers_of_containers_and_guest_are_told(host: Host) -> None:
     assert (one.files, one.disk_inodes) == (0, 0), "they were not asked for"
     assert two.files >= 3
     assert (two.threads, two.processes) == (1, 1)
+
+
 def _free_port() -> int:
     """A port that is free on the host, where the fake guest's are; in a real one all are."""
     with socket.socket() as probe:
@@ -399,6 +401,13 @@ def test_a_connection_that_is_cut_or_whose_host_is_gone_ends_for_the_server(host
     second = Host(rig, host.key)
     second.until(lambda: second.client.call(m.List()).containers[1].state == m.EXITED)
     second.client.close()
+
+
+def test_a_guest_without_a_window_takes_no_images_into_it(host: Host) -> None:
+    with pytest.raises(WrongState, match="no window"):
+        host.client.call(m.MountImage("image", 0, 4096))
+    with pytest.raises(NotFound, match="no image 'image'"):
+        host.client.call(m.UnmountImage("image"))
 
 
 def test_a_shutdown_is_answered_and_ends_the_guest(host: Host, rig: Rig) -> None:

@@ -233,6 +233,12 @@ class Containers:
         found = tuple(numbers_of(c.create.id, c.job.pid, op) for c in running if c.job)
         return m.Reply(stats=found, pod=numbers_of_guest(found))
 
+    def _op_mountimage(self, _: m.MountImage) -> m.Reply:
+        raise Refused(m.WRONG_STATE, "this guest has no window for images")
+
+    def _op_unmountimage(self, op: m.UnmountImage) -> m.Reply:
+        raise Refused(m.NOT_FOUND, f"no image '{op.name}' in the window")
+
     def _op_shutdown(self, _: m.Shutdown) -> m.Reply:
         self.kill_all()
         return m.Reply()

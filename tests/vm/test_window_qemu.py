@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 MIB = 1 << 20
-WINDOW_AT, WINDOW_BYTES = 256 * MIB, 64 * MIB
+WINDOW_AT, WINDOW_BYTES = 256 * MIB, 128 * MIB
 APART = 16 * MIB
 """Where the second image begins."""
 ROUNDS = 50
@@ -66,7 +66,7 @@ class WindowMachine(Machine):
         line = ["console=ttyS0", "panic=-1", "reboot=t", "quiet", "tsc=reliable", "no_timer_check",
                 f"memmap={WINDOW_BYTES:#x}!{WINDOW_AT:#x}", "clearpod.link=serial", "clearpod.system=/dev/vda",
                 "clearpod.window=/dev/pmem0", *words]  # fmt: skip
-        argv: list[str | Path] = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "384"]
+        argv: list[str | Path] = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "400"]
         argv += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]
         argv += ["-kernel", GUEST_DIR / "vmlinux", "-initrd", GUEST_DIR / "initramfs", "-append", " ".join(line)]
         argv += ["-drive", f"id=d0,if=none,format=raw,file={GUEST_DIR}/system.erofs,readonly=on"]
@@ -261,6 +261,13 @@ def test_fifty_images_one_after_the_other_leave_nothing(
     )
     print(f"after {ROUNDS} rounds, KiB: {then} -> {now}")
     assert then["MemFree:"] - now["MemFree:"] < ROUNDS * 16
+
+
+def test_the_window_costs_the_guest_64_bytes_a_page(machine: WindowMachine) -> None:
+    script = "grep -E '^nr_memmap_pages ' /guest/proc/vmstat; grep MemTotal /guest/proc/meminfo"
+    text = look(machine, "cost", script).split()
+    print(f"a window of {WINDOW_BYTES // MIB} MiB costs {int(text[1]) * 4} KiB; MemTotal is {text[3]} KiB")
+    assert int(text[1]) * 4096 == WINDOW_BYTES // 64
 
 
 def test_a_guest_without_a_window_says_so(tmp_path: Path, images: tuple[Placed, Placed]) -> None:
