@@ -11,8 +11,8 @@ import time
 from stage1.errors import CidTaken, VmFailed
 from stage1.linux.process import PidHandle
 
-SET_UP_S = 10.0
-"""How long kvmtool may take until a vCPU runs; a few milliseconds are usual."""
+SET_UP_S = 60.0
+"""How long kvmtool may take until a vCPU runs. A few milliseconds are usual, ten seconds were seen under emulation."""
 _LOOK_S = 0.002
 
 

@@ -59,8 +59,8 @@ def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
             mount.set_propagation(str(volume), mount.MS_SHARED)
             yield Machine(host, image, volume)
         finally:
-            for point in mount.mounts_below(str(volume)):
-                mount.umount(point, lazy=True)
+            while points := mount.mounts_below(str(volume)):  # of two that are twins, one goes with the other
+                mount.umount(points[0], lazy=True)
 
 
 @asynccontextmanager
