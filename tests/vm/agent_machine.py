@@ -137,7 +137,9 @@ class Machine:
             argv += ["-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}"]
         argv += ["-chardev", f"socket,id=link,path={self.work}/agent.sock,server=on,wait=off"]
         argv += ["-device", "virtio-serial-device", "-device", "virtserialport,chardev=link,name=clearpod.agent"]
-        argv += ["-netdev", "user,id=n,restrict=on", "-device", "virtio-net-device,netdev=n,mac=52:54:00:12:34:56"]
+        for number in (6, 7):
+            argv += ["-netdev", f"user,id=n{number},restrict=on"]
+            argv += ["-device", f"virtio-net-device,netdev=n{number},mac=52:54:00:12:34:5{number}"]
         with self.console.open("wb") as log:
             self.vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
