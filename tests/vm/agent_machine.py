@@ -103,6 +103,10 @@ def config_of(name: str, argv: list[str], *, tty: bool = False, memory: int = 0)
     }  # fmt: skip
 
 
+MACS = ("52:54:00:12:34:56", "52:54:00:12:34:57")
+"""Of the machine's network devices."""
+
+
 class PatientClient(GuestClient):
     """It waits longer in the lab."""
 
@@ -158,7 +162,9 @@ class Machine:
         argv += ["--disk", f"{GUEST_DIR}/system.erofs,ro", "--disk", scratch]
         for tag, path in (("layers", self.layers), ("volumes", self.volumes)):
             argv += ["--9p", f"{path},{tag}"]
-        return [*argv, "--network", "mode=user,guest_mac=52:54:00:12:34:56"]
+        for mac in MACS:
+            argv += ["--network", f"mode=user,guest_mac={mac}"]
+        return argv
 
     def _qemu(self, initramfs: Path, scratch: Path, line: list[str]) -> list[str | Path]:
         argv: list[str | Path] = ["qemu-system-x86_64", "-M", "microvm,acpi=off", "-accel", "tcg", "-cpu", "max"]
@@ -172,13 +178,10 @@ class Machine:
             argv += ["-device", f"virtio-9p-device,fsdev={tag},mount_tag={tag}"]
         argv += ["-chardev", f"socket,id=link,path={self.work}/agent.sock,server=on,wait=off"]
         argv += ["-device", "virtio-serial-device", "-device", "virtserialport,chardev=link,name=clearpod.agent"]
-        return [
-            *argv,
-            "-netdev",
-            "user,id=n,restrict=on",
-            "-device",
-            "virtio-net-device,netdev=n,mac=52:54:00:12:34:56",
-        ]
+        for number, mac in enumerate(MACS):
+            argv += ["-netdev", f"user,id=n{number},restrict=on"]
+            argv += ["-device", f"virtio-net-device,netdev=n{number},mac={mac}"]
+        return argv
 
     def _factory(self) -> Factory:
         return accept_factory(self.listener) if self.listener else unix_factory(f"{self.work}/agent.sock")

@@ -28,7 +28,7 @@ from stage1.guest.messages import (
     Update,
 )
 from tests.fakes.patience import PATIENCE
-from tests.vm.agent_machine import Machine, missing
+from tests.vm.agent_machine import MACS, Machine, missing
 
 pytestmark = [
     pytest.mark.vm,
@@ -47,9 +47,11 @@ def machine(hypervisor: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             domainname="example",
             shm_bytes=1 << 20,
             sysctls=(Sysctl("net.ipv4.ip_forward", "1"),),
-            interfaces=(Interface("52:54:00:12:34:56", "eth0", 1400, ("10.88.0.5/16", "fd00::5/64")),),
+            interfaces=(Interface("52:54:00:12:34:56", "eth0", 1400, ("10.88.0.5/16", "fd00::5/64")),
+                        Interface("52:54:00:12:34:57", "eth1", 1300, ("10.5.5.5/32",))),
             routes=(Route("169.254.1.1/32", "", "eth0"), Route("0.0.0.0/0", "169.254.1.1", "eth0"),
-                    Route("::/0", "fe80::1", "eth0")),
+                    Route("0.0.0.0/0", "169.254.2.1", "eth1", 50), Route("::/0", "fe80::1", "eth0", 7),
+                    Route("10.6.0.0/16", "", "eth1", 0, 1280, 1200)),
             neighbours=(Neighbour("169.254.1.1", "02:00:00:00:00:01", "eth0"),),
         )
     )  # fmt: skip
@@ -77,6 +79,37 @@ def test_the_pod_is_configured_as_asked(machine: Machine) -> None:
     assert "tentative" not in text.split("fd00::5/64")[1].split("\n")[0]
     with pytest.raises(WrongState):
         machine.client.call(Configure())
+
+
+def test_routes_keep_their_metric_mtu_and_mss(machine: Machine) -> None:
+    stdio = machine.run("routes", ["sh", "-c", "ip addr show eth1; ip route; cat /proc/net/route /proc/net/ipv6_route"])
+    assert machine.exit_of("routes").exit_code == 0
+    text = machine.output[stdio.stdout].decode()
+    assert "mtu 1300" in text and "52:54:00:12:34:57" in text and "inet 10.5.5.5/32" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    defaults = [line for line in lines if line.startswith("default ")]
+    assert [line.split()[2:5] for line in defaults] == [["169.254.1.1", "dev", "eth0"], ["169.254.2.1", "dev", "eth1"]]
+    assert "metric 50" in defaults[1], text
+    (route,) = [line.split() for line in lines if line.startswith("eth1 0000060A ")]
+    assert route[8] == "1240", "the kernel's table has the MSS and 40"
+    default6 = [line.split() for line in lines if line.startswith("0" * 32 + " 00 ") and line.endswith(" eth0")]
+    assert "00000007" in [fields[5] for fields in default6], text
+
+
+@pytest.mark.parametrize("names", [("eth0", "eth1"), ("eth1", "eth0"), ("net1", "eth0")])
+def test_a_device_gets_its_name_whatever_the_kernel_called_the_others(
+    hypervisor: str, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    vm = Machine(tmp_path, hypervisor=hypervisor)
+    try:
+        vm.client.call(Configure(hostname="pod-1", interfaces=tuple(map(Interface, MACS, names))))
+        stdio = vm.run("names", ["ip", "-o", "link"])
+        assert vm.exit_of("names").exit_code == 0
+        lines = vm.output[stdio.stdout].decode().splitlines()
+        for name, mac in zip(names, MACS, strict=True):
+            assert [mac in line for line in lines if f": {name}: " in line] == [True], lines
+    finally:
+        vm.close()
 
 
 def test_output_is_separate_and_the_exit_follows_it(machine: Machine) -> None:
