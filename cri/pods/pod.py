@@ -48,7 +48,7 @@ TRIM_S = 10.0
 
 
 class LivePod:
-    """`gone` is set once the VM has ended and everybody knows. `lock` orders stop and remove."""
+    """`gone` is set once the VM has ended and everybody knows. `lock` orders stops, `removal` removals."""
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
         self.record, self.tools = record, tools
@@ -58,7 +58,7 @@ class LivePod:
         self.images = PodImages(self)
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.gone = asyncio.Event()
-        self.lock = asyncio.Lock()
+        self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
         self.boot_ms = 0
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None

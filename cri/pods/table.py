@@ -99,14 +99,17 @@ class PodTable:
 
     async def remove(self, pod: LivePod) -> None:
         """Stop and forget it; another call may have done so already."""
-        await pod.remove()
-        if self._pods.pop(pod.id, None) is pod:
-            for container in pod.containers.values():
-                self._container_names.release(_container_name(pod, container.record))
-                pod.tell(events.DELETED, container.id)
-            pod.containers.clear()
-            self._pod_names.release(_pod_name(pod.record))
-            pod.tell(events.DELETED)
+        async with pod.removal:
+            if self._pods.get(pod.id) is not pod:
+                return
+            await pod.remove()
+            del self._pods[pod.id]
+        for container in pod.containers.values():
+            self._container_names.release(_container_name(pod, container.record))
+            pod.tell(events.DELETED, container.id)
+        pod.containers.clear()
+        self._pod_names.release(_pod_name(pod.record))
+        pod.tell(events.DELETED)
 
     async def create_container(
         self,
