@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NEW_NS = 0x00020000
 NEW_NET = 0x40000000
 _OWN_FS = 0x00000200
+_NS_GET_USERNS = 0xB701
 _OWN_NET = "/proc/thread-self/ns/net"
 
 
@@ -77,7 +78,8 @@ def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
 
     A thread of its own runs it, since a thread that went there can't come back. Where we are in that namespace
     already, it is just called. The caller makes sure that `pid` is who it should be. Raises KernelError, which is a
-    FileNotFoundError too when `pid` has ended.
+    FileNotFoundError too when `pid` has ended; EPERM when the process has gone into a user namespace, where it could
+    mount whatever it likes in our way.
     """
     there = f"/proc/{pid}/ns/mnt"
     with Guard("open", there):
@@ -85,9 +87,20 @@ def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
     try:
         if os.path.samestat(os.fstat(fd), os.stat("/proc/thread-self/ns/mnt")):
             return function()
+        _check_owner(fd, there)
         return _in_thread(fd, function)
     finally:
         os.close(fd)
+
+
+def _check_owner(fd: int, path: str) -> None:
+    with Guard("find the owner of", path):
+        owner = fcntl.ioctl(fd, _NS_GET_USERNS)
+    try:
+        if not os.path.samestat(os.fstat(owner), os.stat("/proc/self/ns/user")):
+            raise KernelError("setns", errno.EPERM, f"{path} belongs to another user namespace")
+    finally:
+        os.close(owner)
 
 
 def _in_thread(fd: int, function: "Callable[[], Result]") -> "Result":

@@ -53,9 +53,9 @@ static long map_shared(const char *path)
     return at == MAP_FAILED ? -1 : (at[0] = 'm', 0);
 }
 
-static long map_private(const char *path)
+static long map_readable(const char *path, int how)
 {
-    return mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, open_file(path), 0) == MAP_FAILED ? -1 : 0;
+    return mmap(NULL, 4096, PROT_READ, how, open_file(path), 0) == MAP_FAILED ? -1 : 0;
 }
 
 static long lock(const char *path)
@@ -112,7 +112,9 @@ int main(int argc, char **argv)
         else if (!strncmp(word, "shared:", 7))
             said("shared", map_shared(path));
         else if (!strncmp(word, "private:", 8))
-            said("private", map_private(path));
+            said("private", map_readable(path, MAP_PRIVATE));
+        else if (!strncmp(word, "readable:", 9))
+            said("readable", map_readable(path, MAP_SHARED));
         else if (!strncmp(word, "lock:", 5))
             said("lock", lock(path));
         else if (!strncmp(word, "watch:", 6))

@@ -110,6 +110,10 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
     with machine(place, guest_dir) as world:
         async with world.daemon() as cri:
             await cri("PullImage", image=pb.ImageSpec(image=world.image))
+            unknown = pb.LinuxPodSandboxConfig(sysctls={"kernel.no_such": "1"})
+            found = await cri.refused("RunPodSandbox", config=cri.sandbox("bad", linux=unknown))
+            assert "set the sysctl kernel.no_such to '1': No such file" in found[1], found
+            assert world.left_over() == []
             context = pb.LinuxSandboxSecurityContext(privileged=True)
             linux = pb.LinuxPodSandboxConfig(security_context=context, sysctls=SYSCTLS)
             annotations = {"clearpod/shm-mib": "3", "clearpod/memory-mib": "192"}

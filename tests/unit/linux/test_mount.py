@@ -160,3 +160,17 @@ try: namespace.in_mounts_of(other, list)
 except FileNotFoundError: print("gone")
 """
     assert in_namespace(code) == "[] ['f']\n0 2\nraised here\ngone"
+
+
+def test_mounts_that_a_process_could_have_made_up_are_not_entered(in_namespace: InNamespace) -> None:
+    code = """
+from stage1.linux import process
+other = process.spawn(["/bin/unshare", "--user", "--map-root-user", "--mount", "--", "sleep", "60"])
+while os.readlink(f"/proc/{other}/ns/mnt") == os.readlink("/proc/self/ns/mnt"): pass
+try: namespace.in_mounts_of(other, lambda: print("was there"))
+except KernelError as e: print(e)
+os.kill(other, 9); os.waitpid(other, 0)
+"""
+    said = in_namespace(code)
+    assert "belongs to another user namespace: Operation not permitted (EPERM)" in said
+    assert "was there" not in said
