@@ -1,120 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What host and guest promise each other, against every guest that there is: the fake and the real agent."""
 
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, WrongState
+from stage1.errors import AlreadyExists, NoCommand, NotFound, WrongState
 from stage1.guest import messages as m
-from stage1.guest.client import GuestClient
-from stage1.guest.link import DataSeen, EventSeen
-from tests.contract.guest_rigs import RIGS, Rig
-
-TIMEOUT_S = 60.0
-MIB = 1 << 20
-# 1 MiB with a rule that shows what is missing: 131072 lines of 7 digits, whose beginnings a shell can write fast.
-COUNT = ["sh", "-c", "seq 1000000 1131071"]
-COUNTED = b"".join(b"%d\n" % n for n in range(1_000_000, 1_131_072))
-
-
-class Host:
-    """A host process that talks to a guest. It remembers what arrived, and how far it acknowledged."""
-
-    def __init__(self, rig: Rig, key: bytes, streams: tuple[int, ...] = ()) -> None:
-        self.rig, self.key = rig, key
-        self.client = GuestClient(rig.factory, key)
-        for stream in streams:
-            self.client.open_stream(stream)
-        self.hello = self.client.hello(rig.hello_s, alive=rig.alive)
-        self.data: dict[int, bytearray] = {}
-        self.ended: set[int] = set()
-        self.exits: dict[tuple[str, int], m.Exited] = {}
-        self.last_seq = 0
-
-    def create(self, name: str, argv: list[str], *, stdin: int = 0, tty: bool = False) -> m.Stdio:
-        """Create a container with streams of its own."""
-        self.rig.bundle(name, argv, tty=tty)
-        stdio = self.streams(len(self.data) * 3 + 1, stdin=bool(stdin), tty=tty)
-        self.client.call(m.Create(name, self.rig.lower, True, stdio))
-        return stdio
-
-    def streams(self, first: int, *, stdin: bool = False, tty: bool = False) -> m.Stdio:
-        """Open streams for a process."""
-        stdio = m.Stdio(first if stdin else 0, first + 1, 0 if tty else first + 2, tty, 80, 24)
-        for stream in (stdio.stdin, stdio.stdout, stdio.stderr):
-            if stream:
-                self.client.open_stream(stream)
-                self.data[stream] = bytearray()
-        return stdio
-
-    def run(self, name: str, argv: list[str], *, stdin: int = 0, tty: bool = False) -> m.Stdio:
-        """Create and start."""
-        stdio = self.create(name, argv, stdin=stdin, tty=tty)
-        assert self.client.call(m.Start(name)).pid > 0
-        return stdio
-
-    def take(self, *, acknowledge: bool = True, timeout_s: float = 0.2) -> int:
-        """Take in what arrives; return how many bytes of data that was."""
-        count = 0
-        for item in self.client.pump(timeout_s):
-            assert isinstance(item, DataSeen | EventSeen)
-            assert item.seq > self.last_seq, "a frame came twice"
-            self.last_seq = item.seq
-            if isinstance(item, DataSeen):
-                assert item.stream not in self.ended, "data after the end"
-                self.data.setdefault(item.stream, bytearray()).extend(item.data)
-                self.ended |= {item.stream} if item.end else set()
-                count += len(item.data)
-            else:
-                key = item.event.container, item.event.exec
-                assert key not in self.exits, "an exit came twice"
-                self.exits[key] = item.event
-            if acknowledge:
-                self.client.done(item)
-        return count
-
-    def until(self, done: Callable[[], bool], *, acknowledge: bool = True) -> None:
-        """Take until `done()`."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while not done():
-            assert time.monotonic() < deadline, f"still waiting; so far {self.exits} {self.ended}"
-            self.take(acknowledge=acknowledge)
-
-    def exit_of(self, name: str, number: int = 0) -> m.Exited:
-        """Wait for the end of a process."""
-        self.until(lambda: (name, number) in self.exits)
-        return self.exits[name, number]
-
-
-def lives(host: Host, name: str, number: int) -> bool:
-    """Whether an exec that was killed is still there after a moment."""
-    for _ in range(100):
-        try:
-            host.client.call(m.Signal(name, number, 18))
-        except NotFound:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-@pytest.fixture(params=RIGS)
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    """A guest."""
-    yield from request.param(tmp_path)
-
-
-@pytest.fixture
-def host(rig: Rig) -> Iterator[Host]:
-    """A host that has said hello and configured the pod."""
-    host = Host(rig, os.urandom(16))
-    host.client.call(m.Configure(hostname="pod"))
-    yield host
-    host.client.close()
+from tests.contract.guest_host import COUNT, COUNTED, TIMEOUT_S, Host, lives
+from tests.contract.guest_rigs import Rig
 
 
 def test_the_guest_says_who_it_is(host: Host) -> None:
@@ -328,79 +222,6 @@ def test_numbers_of_containers_and_guest_are_told(host: Host) -> None:
     assert (one.files, one.disk_inodes) == (0, 0), "they were not asked for"
     assert two.files >= 3
     assert (two.threads, two.processes) == (1, 1)
-
-
-def _free_port() -> int:
-    """A port that is free on the host, where the fake guest's are; in a real one all are."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _echo_server(port: int) -> list[str]:
-    """A command that serves one connection."""
-    return ["busybox", "nc", "-l", "-p", str(port), "-e", "cat"]
-
-
-def _connect(host: Host, number: int, port: int) -> m.Connect:
-    """Connect, as soon as somebody listens."""
-    op = m.Connect(number, port, 1000 + number, 2000 + number)
-    host.client.open_stream(op.input)
-    host.client.open_stream(op.output)
-    host.data[op.output] = bytearray()
-    deadline = time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            host.client.call(op)
-            return op
-        except AgentFailed as error:
-            if "refused" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def test_a_port_of_the_pods_loopback_is_reached_and_ends_are_passed_on_both_ways(host: Host) -> None:
-    port = _free_port()
-    host.run("c1", _echo_server(port))
-    op, sent = _connect(host, 7, port), 0
-    with pytest.raises(AlreadyExists):
-        host.client.call(op)
-    while sent < len(COUNTED):
-        sent += host.client.send_data(op.input, COUNTED[sent:], end=True)
-        host.take(timeout_s=0.01)
-    host.until(lambda: op.output in host.ended)
-    assert bytes(host.data[op.output]) == COUNTED
-    host.client.call(m.Disconnect(7))
-
-
-def test_a_port_where_nobody_listens_is_refused_and_nonsense_is_invalid(host: Host) -> None:
-    with pytest.raises(AgentFailed, match=r"port .* of the pod's loopback: Connection refused"):
-        host.client.call(m.Connect(1, _free_port(), 90, 91))
-    for bad in (
-        m.Connect(0, 80, 90, 91),
-        m.Connect(1, 0, 90, 91),
-        m.Connect(1, 65536, 90, 91),
-        m.Connect(1, 80, 0, 91),
-    ):
-        with pytest.raises(BadRequest):
-            host.client.call(bad)
-    host.client.call(m.Disconnect(1))
-    with pytest.raises(NotFound):
-        host.client.call(m.Signal("", 1, 9))
-
-
-def test_a_connection_that_is_cut_or_whose_host_is_gone_ends_for_the_server(host: Host, rig: Rig) -> None:
-    port = _free_port()
-    host.run("c1", _echo_server(port))
-    _connect(host, 7, port)
-    host.client.call(m.Disconnect(7))
-    assert host.exit_of("c1").exit_code == 0
-    host.run("c2", _echo_server(port))
-    _connect(host, 8, port)
-    host.client.close()
-    second = Host(rig, host.key)
-    second.until(lambda: second.client.call(m.List()).containers[1].state == m.EXITED)
-    second.client.close()
 
 
 def test_a_guest_without_a_window_takes_no_images_into_it(host: Host) -> None:
