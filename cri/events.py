@@ -15,7 +15,7 @@ from stage1.errors import NoSpace
 
 CREATED, STARTED, STOPPED, DELETED = range(4)
 """Kinds, with the CRI's numbers."""
-ROOM = 1000
+ROOM = 500
 
 
 class Happening(NamedTuple):
