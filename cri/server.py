@@ -186,7 +186,7 @@ class Listener:
     """The socket and the server behind it. `start` acquires, `stop` gives everything back."""
 
     def __init__(self, node: Node, config: Config) -> None:
-        self._config, self._path = config, config.socket_path
+        self._config, self._path, self._node = config, config.socket_path, node
         self._server = aio.server(interceptors=[Interceptor(node)], options=OPTIONS)
         for handler in handlers(node):
             self._server.add_generic_rpc_handlers((handler,))
@@ -208,7 +208,8 @@ class Listener:
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, give those in progress `grace_s`, remove the socket."""
+        """Refuse new calls, end those that wait for events, give others in progress `grace_s`, remove the socket."""
+        self._node.events.close()
         await self._server.stop(grace_s)
         try:
             os.unlink(self._path)
