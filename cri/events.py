@@ -15,7 +15,7 @@ from stage1.errors import NoSpace
 
 CREATED, STARTED, STOPPED, DELETED = range(4)
 """Kinds, with the CRI's numbers."""
-ROOM = 1000
+ROOM = 500
 
 
 class Happening(NamedTuple):
@@ -37,7 +37,7 @@ class Subscription:
         self._render, self._leave = render, leave
         self._waiting: deque[Any] = deque()
         self._arrived = asyncio.Event()
-        self._is_behind = False
+        self._is_behind = self._is_over = False
 
     def put(self, what: Happening) -> None:
         """Take one event, or note that there are too many."""
@@ -54,12 +54,19 @@ class Subscription:
                 yield self._waiting.popleft()
             if self._is_behind:
                 raise NoSpace(f"this listener was more than {ROOM} events behind; list everything and listen again")
+            if self._is_over:
+                return
             self._arrived.clear()
             await self._arrived.wait()
 
     def close(self) -> None:
         """Listen no more; again is fine."""
         self._leave(self)
+
+    def finish(self) -> None:
+        """Nothing will happen any more: who iterates comes to the end."""
+        self._is_over = True
+        self._arrived.set()
 
 
 class Bus:
@@ -78,3 +85,8 @@ class Bus:
         """Tell everybody; never waits."""
         for subscription in self._subscriptions:
             subscription.put(what)
+
+    def close(self) -> None:
+        """The daemon ends: every subscription comes to its end."""
+        for subscription in self._subscriptions:
+            subscription.finish()

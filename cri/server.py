@@ -187,7 +187,7 @@ class Listener:
     """The socket and the server behind it, and the streaming server. `start` acquires, `stop` gives everything back."""
 
     def __init__(self, node: Node, config: Config) -> None:
-        self._config, self._path = config, config.socket_path
+        self._config, self._path, self._node = config, config.socket_path, node
         self._server = aio.server(interceptors=[Interceptor(node)], options=OPTIONS)
         self._streaming = StreamingServer(node, config.streaming)
         for handler in handlers(node):
@@ -218,7 +218,8 @@ class Listener:
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, give those in progress `grace_s`, end the streams, remove the socket."""
+        """End the streams and the calls that wait for events, give others in progress `grace_s`, remove the socket."""
+        self._node.events.close()
         await self._server.stop(grace_s)
         await self._streaming.stop()
         try:

@@ -43,6 +43,8 @@ class Wants(NamedTuple):
     stdin: bool = False
     stdout: bool = True
     stderr: bool = True
+    start_s: float = 0
+    """How long the guest may take to start it; 0: as long as for any call."""
 
 
 class Capture:
@@ -101,8 +103,9 @@ async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], 
     streams: dict[int, Consumer] = {pod.next_id(): out, pod.next_id(): err}
     stdout, stderr = streams
     stdio = messages.Stdio(stdout=stdout, stderr=stderr)
+    wants = Wants(argv, start_s=timeout_s and timeout_s + CLEAN_UP_S)
     try:
-        async with _running(pod, container, what=Wants(argv), stdio=stdio, consumers=streams) as command:
+        async with _running(pod, container, what=wants, stdio=stdio, consumers=streams) as command:
             async with asyncio.timeout(timeout_s or None):
                 code = await command.exit_code()
     except TimeoutError:
@@ -173,7 +176,7 @@ async def _spawn(pod: LivePod, container: LiveContainer, *, what: Wants, number:
     own = container.record.container
     process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
     name = engine.add_exec(pod.directory, pod.record.pod, container=own, what=process_, number=number)
-    answer = asyncio.ensure_future(pod.call(messages.Exec(container.id, number, name, stdio)))
+    answer = asyncio.ensure_future(pod.call(messages.Exec(container.id, number, name, stdio), what.start_s))
     try:
         await asyncio.shield(answer)
     except asyncio.CancelledError:

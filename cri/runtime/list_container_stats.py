@@ -21,4 +21,8 @@ async def found(node: Node, wanted: pb.ContainerStatsFilter) -> list[pb.Containe
         if container.is_running and stats.container_stats_pass(pod, container, wanted=wanted)
     ]
     samples = {pod.id: sample for pod, sample in await samples_of({pod.id: pod for pod, _ in running}.values())}
-    return [stats.container_stats(pod, one, sample=samples[pod.id]) for pod, one in running if pod.id in samples]
+    return [
+        stats.container_stats(pod, one, sample=samples[pod.id])
+        for pod, one in running
+        if pod.id in samples and one.id in samples[pod.id].containers
+    ]

@@ -55,7 +55,7 @@ def sandbox_stats(pod: LivePod, sample: Sample | None) -> pb.PodSandboxStats:
         linux = pb.LinuxPodSandboxStats(cpu=_cpu(CpuStats(), 0, at=now), memory=_memory(MemoryStats(), at=now))
         return pb.PodSandboxStats(attributes=attributes, linux=linux)
     guest, at = sample.pod, sample.unix_ns
-    running = [container for container in pod.containers.values() if container.is_running]
+    running = [container for container in pod.containers.values() if container.id in sample.containers]
     linux = pb.LinuxPodSandboxStats(
         cpu=_cpu(guest.cpu, sample.nano_cores.get(""), at=at),
         memory=_memory(guest.memory or MemoryStats(), at=at),

@@ -15,6 +15,7 @@ import argparse  # noqa: E402
 import asyncio  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
+import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Awaitable, Callable  # noqa: E402
@@ -36,7 +37,7 @@ BUDGETS = {
     "daemon_idle_mb": 80.0,
     "daemon_mb_per_pod": 1.0,
 }
-"""Medians, and megabytes of PSS."""
+"""Medians, and megabytes of PSS. An exec's is what it takes beyond the command itself, run without any container."""
 FEW, MANY = 50, 100
 PODS_FOR_MEMORY = 12
 
@@ -89,9 +90,11 @@ async def latencies(place: Path, rounds: int) -> dict[str, float]:
                 "container_status_ms": lambda: cri("ContainerStatus", container_id=container),
                 "node_status_ms": lambda: cri("Status"),
                 "exec_ms": lambda: cri("ExecSync", container_id=container, cmd=["/bin/true"]),
+                "command_ms": lambda: asyncio.to_thread(subprocess.run, ["/bin/true"], check=True),
             },
             rounds,
         )
+        found["exec_ms"] = round(max(found["exec_ms"] - found.pop("command_ms"), 0.01), 2)
         for one in (await cri("ListPodSandbox")).items:
             await cri("RemovePodSandbox", pod_sandbox_id=one.id)
     world.vmm.stop()

@@ -35,6 +35,11 @@ class Listener:
                 await asyncio.sleep(0.01)
         return [(event.container_id, event.container_event_type) for event in self.seen]
 
+    async def ended(self) -> BaseException | None:
+        """The error that it ended with."""
+        await asyncio.wait({self._task}, timeout=10)
+        return self._task.exception()
+
     async def close(self) -> None:
         self._call.cancel()
         await asyncio.wait({self._task})
@@ -92,6 +97,15 @@ async def test_a_listener_that_goes_away_is_forgotten(world: World) -> None:
         async with asyncio.timeout(5):
             while cri.node.events._subscriptions:
                 await asyncio.sleep(0.01)
+
+
+async def test_a_listener_comes_to_an_end_with_the_daemon(world: World) -> None:
+    async with world.daemon() as cri:
+        (listener,) = await _listening(cri)
+        pod = await cri.pod()
+        cri.node.events.close()
+        assert await listener.ended() is None, "no error"
+        assert [event.container_id for event in listener.seen] == [pod, pod], "and misses nothing"
 
 
 async def test_a_slow_listener_is_dropped_with_an_error_and_others_hear_everything() -> None:

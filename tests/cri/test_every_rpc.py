@@ -63,7 +63,7 @@ ROWS: dict[str, tuple[str, str, str]] = {
     "ImageFsInfo": (OK, "", ""),
 }
 ELSEWHERE = {"Exec", "Attach", "PortForward"}
-"""Have tests of their own, with the streaming server. GetContainerEvents never ends: test_events.py."""
+"""What they refuse is in test_streaming.py. GetContainerEvents never ends: test_events.py."""
 IDS = ["", "f" * 64, "x" * 300, "é" * 300, "../../etc", "a\nb", " "]
 
 

@@ -285,6 +285,18 @@ def _echoed(address: str, data: bytes) -> bytes:
         return udp.recv(65536)
 
 
+async def _counts_what_it_sent(cri: Client, pod: str, container: str) -> None:
+    """The pod's stats are what its guest says of eth0, within 5 percent."""
+    network = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux.network
+    words = (await _said(cri, container, "sh", "-c", "grep eth0: /proc/net/dev")).split()
+    received, sent = int(words[1]), int(words[9])
+    default = network.default_interface
+    assert (default.name, default.rx_errors.value, default.tx_errors.value) == ("eth0", 0, 0)
+    assert sent > 20 << 20
+    assert 0.95 * sent <= default.tx_bytes.value <= sent
+    assert 0.95 * received <= default.rx_bytes.value <= received
+
+
 @pytest.mark.vm
 @pytest.mark.parametrize("mtu", [1400, 9000])
 async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
@@ -313,6 +325,7 @@ async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
         payload = os.urandom(8192)
         for address in (v4, v6):
             assert await asyncio.to_thread(_echoed, address, payload) == payload
+        await _counts_what_it_sent(cri, one, server)
         assert f"mtu {mtu}" in await _said(cri, server, "ip", "addr", "show", "eth0")
         for pod in (one, two):
             await cri("RemovePodSandbox", pod_sandbox_id=pod)

@@ -36,7 +36,7 @@ async def test_a_running_container_has_fresh_numbers(world: World) -> None:
         assert first.cpu.timestamp < second.cpu.timestamp == second.memory.timestamp
         assert first.cpu.usage_core_nano_seconds.value < second.cpu.usage_core_nano_seconds.value
         assert not first.cpu.HasField("usage_nano_cores"), "one sample has no rate"
-        assert 1e8 < second.cpu.usage_nano_cores.value < 2e9, "it spins on one CPU that it shares"
+        assert 0 < second.cpu.usage_nano_cores.value < 2e9, "it spins on one CPU, of which it has a part"
         assert second.memory.working_set_bytes.value > 0
         assert second.memory.rss_bytes.value > 0
         assert second.writable_layer.used_bytes.value == 8192

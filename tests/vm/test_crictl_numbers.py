@@ -28,7 +28,7 @@ def test_numbers_events_updates_and_followed_logs(crictl: Crictl, tmp_path: Path
         later.callback(listener.kill)  # or leaving would wait for ever when something fails
         time.sleep(1)
         pod = crictl("runp", _pod(crictl))
-        container = crictl("create", pod, _container(crictl, image, "one", SCRIPT), _pod(crictl))
+        container = crictl("create", pod, _container(crictl, image, "counts", SCRIPT), _pod(crictl))
         crictl("start", container)
         _follows(crictl, container)
         _counts(crictl, pod, container)
@@ -66,7 +66,7 @@ def _counts(crictl: Crictl, pod: str, container: str) -> None:
     assert int(one["memory"]["workingSetBytes"]["value"]) > 0
     table = crictl("stats").removeprefix(CLEAR).splitlines()
     assert table[0].split() == ["CONTAINER", "NAME", "CPU", "%", "MEM", "DISK", "INODES", "SWAP"]
-    assert table[1].split()[:2] == [container[:13], "one"]
+    assert table[1].split()[:2] == [container[:13], "counts"]
     pods = crictl("statsp").removeprefix(CLEAR).splitlines()
     assert pods[1].split()[:2] == ["web", pod[:13]]
     names = {one["name"] for one in crictl.json("metricdescs")["descriptors"]}
