@@ -116,8 +116,9 @@ def _runs(base: Path, world: VmWorld, opened: int) -> dict[str, Run]:
                      PRIVILEGED, _with(_mount(base / "shared", "/v", propagation=slave))),
         "private": Run("until [ -e /v/done ]; do sleep 0.05; done; ls /v/late", PRIVILEGED,
                        _with(_mount(base / "shared", "/v"))),
-        "map": Run("cat /map/key; echo; exec 3< /map/key; until [ $(cat /map/key) = two ]; do sleep 0.02; done; "
-                   "cat <&3; echo changed", fields=_with(_mount(base / "map", "/map", readonly=True))),
+        "map": Run("exec 3< /map/key; cat /map/key; echo; touch /o/looking; "
+                   "until [ $(cat /map/key) = two ]; do sleep 0.02; done; cat <&3; echo changed",
+                   fields=_with(_mount(base / "map", "/map", readonly=True), _mount(base / "open", "/o"))),
         "watch": Run("/probe watch:/watch", fields=_with(
             _mount(base / "watched", "/watch"), _mount(base / "busy", "/busy"))),
     }  # fmt: skip
@@ -131,7 +132,9 @@ async def _meanwhile(base: Path, cri: Client) -> None:
             await asyncio.sleep(0.2)
             listed = (await cri("ListContainers")).containers
             running |= {one.metadata.name for one in listed if one.state == pb.CONTAINER_RUNNING}
-    await asyncio.sleep(1)  # both have been looking in vain for a while
+        while not (base / "open" / "looking").exists():
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(1)  # all have been looking in vain for a while
     mount.umount(f"{base}/busy/on", lazy=True)
     (base / "busy" / "on").rmdir()  # EBUSY if a copy of the mount could be seen here, as critest finds in rows 32, 33
     (base / "shared" / "late").mkdir()
