@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -137,6 +138,31 @@ async def from_everywhere(probe: str, far: FarHost, *, pods: tuple[Served, Serve
             await one.probe(command, host, "8080", *amount)
         for host in ("192.0.2.1", "2001:db8::1"):
             await asyncio.to_thread(far.run, probe, command, host, "8080", *amount)
+
+
+def host_speaks_sctp() -> bool:
+    """Not needed to pass it on."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP).close()
+    except OSError:
+        return False
+    return True
+
+
+async def test_sctp_goes_from_pod_to_pod_and_through_a_host_port(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
+    world, net = outer
+    messages = ("1000", "20")
+    async with two_pods(world, net, probe=probe, port_mappings=[published(8080, protocol="SCTP")]) as (one, two):
+        if "SCTP" not in await two.run("cat", "/proc/net/protocols"):
+            pytest.skip("the guest's kernel has no SCTP: docs/decisions/0046-sctp-passes-the-host.md")
+        for ip in one.ips:
+            await two.probe("sctp", ip, PORT, *messages)
+        for host in GATEWAYS:
+            await two.probe("sctp", host, "8080", *messages)
+        if not host_speaks_sctp():
+            pytest.skip("from the host: this kernel has no SCTP (modprobe sctp); between pods it was tried")
+        for host in ("127.0.0.1", *GATEWAYS):
+            await on_host(probe, "sctp", host, "8080", *messages)
 
 
 async def refused(probe: str, host: str, port: str) -> bool:

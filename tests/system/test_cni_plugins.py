@@ -34,7 +34,7 @@ def pods(outer: OuterNet) -> Iterator[Pods]:
 
 def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, pods: Pods) -> None:
     before = pods.warm_up()
-    directory, seen = pods.attach(ports=(Port(80, 8080), Port(53, 5353, "udp", "127.0.0.1")))
+    directory, seen = pods.attach(ports=(Port(80, 8080), Port(53, 5353, "udp", "127.0.0.1"), Port(9, 9999, "sctp")))
     (eth0,) = seen.interfaces
     assert (eth0.name, eth0.mtu, len(seen.ips)) == ("eth0", 1400, 2)
     assert [address.partition("/")[0] for address in eth0.addresses] == list(seen.ips)
@@ -43,7 +43,7 @@ def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, p
         ("::/0", "fd77::1"),
     }
     during = outer.look()
-    assert seen.ips[0] in during and "8080" in during and "5353" in during
+    assert seen.ips[0] in during and "8080" in during and "5353" in during and "-p sctp -m sctp --dport 9999" in during
     assert "inet " in in_pod(directory, "ip", "addr", "show", "eth0"), "DEL needs the addresses"
     attach.detach(directory)
     attach.detach(directory)

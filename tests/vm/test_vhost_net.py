@@ -25,6 +25,7 @@ __all__ = ["_can_run_kvmtool", "place"]
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool, pytest.mark.timeout(600)]
 
 MIB = 4
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 SCRIPT = f"""
 cat > /probe; chmod +x /probe
 for host in 10.77.0.1 fd77::1; do
@@ -39,7 +40,7 @@ def opened_by_the_vmm(run_dir: Path) -> list[str]:
     """The devices that the VMM with files in `run_dir` has open, as soon as vhost-net is one of them."""
     deadline, found = time.monotonic() + RUN_S, list[str]()
     while time.monotonic() < deadline and "/dev/vhost-net" not in found:
-        time.sleep(0.2)
+        time.sleep(1)
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -67,6 +68,7 @@ def configure(place: Place, net: OuterNet) -> None:
     document["plugins"] = [{**document["plugins"][0], "ipMasq": False}]
     net.configure(document)
     with place.config.open("a") as file:
+        file.write(f"boot_timeout_s = {RUN_S}\n")  # into [vm], the last table
         file.write(f'[network]\nconf_dir = "{net.root}/net.d"\nbin_dirs = ["{BIN_DIR}"]\ncache = "{net.root}/cache"\n')
 
 
@@ -78,10 +80,10 @@ def test_a_pod_moves_data_through_vhost_net(place: Place, tmp_path: Path, driver
     with outer_net(tmp_path / "host") as net, serving(probe):
         configure(place, net)
         argv = place.command("--hypervisor", driver, "-i", "--", "sh", "-c", SCRIPT)
-        with subprocess.Popen(argv, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        with subprocess.Popen(argv, cwd=CHECKOUT, **PIPES) as run:
             devices = opened_by_the_vmm(place.run_dir)
-            out = run.communicate(Path(probe).read_bytes(), timeout=RUN_S)[0].decode()
-        assert run.returncode == 0, out
+            out, err = (said.decode() for said in run.communicate(Path(probe).read_bytes(), timeout=RUN_S))
+        assert run.returncode == 0, err
         assert "/dev/vhost-net" in devices
         moved, counted = out.split("counters\n")
         assert [int(line.split()[0]) for line in moved.splitlines()] == [MIB << 20, MIB << 20, 2 * 5 * 8192] * 2
