@@ -74,7 +74,8 @@ class Codec:
 
     def __init__(self) -> None:
         words = dictionary()
-        self._pack = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_DEFAULT_STRATEGY, words)
+        # The smallest window: what we pack are empty headers, and the usual one takes 400 KB of memory.
+        self._pack = zlib.compressobj(1, zlib.DEFLATED, 10, 1, zlib.Z_DEFAULT_STRATEGY, words)
         self._unpack = zlib.decompressobj(zdict=words)
         self._buffer = bytearray()
         self._stream = self._left = 0  # of the data frame whose middle we are in

@@ -93,6 +93,16 @@ def test_a_terminal_joins_both_outputs_and_can_be_resized(host: Host) -> None:
     assert b"err\r\n" in host.data[stdio.stdout]
 
 
+def test_the_end_of_a_terminals_input_ends_nothing(host: Host) -> None:
+    stdio = host.run("c1", ["sh", "-c", "read go; echo got $go; read more; echo never"], stdin=1, tty=True)
+    host.client.send_data(stdio.stdin, b"one\n", end=True)
+    host.until(lambda: b"got one\r\n" in host.data[stdio.stdout])
+    host.take(timeout_s=0.5)
+    assert b"never" not in host.data[stdio.stdout] and ("c1", 0) not in host.exits
+    host.client.call(m.Signal("c1", 0, 9, True))
+    assert host.exit_of("c1").exit_code == 137
+
+
 def test_a_reader_that_pauses_slows_the_process_and_loses_nothing(host: Host) -> None:
     stdio = host.run("c1", COUNT)
     for _ in range(3):

@@ -89,10 +89,11 @@ async def test_many_execs_leave_nothing_in_the_guest_or_the_daemon(
             print(f"\n{EXECS} execs and {AT_ONCE} at once: before {before}, after {after}")
         await cri("RemovePodSandbox", pod_sandbox_id=(await cri("ListPodSandbox")).items[0].id)
         await cri.close()
-    assert after[1:3] == before[1:3] and after.daemon_files <= before.daemon_files
+    assert after.guest_threads <= before.guest_threads + 2  # the kernel's own come and go
+    assert after.guest_cgroups == before.guest_cgroups and after.daemon_files <= before.daemon_files
     assert after.guest_files <= before.guest_files + 32  # the kernel counts in portions
     assert after.guest_available_kib >= before.guest_available_kib - 2048
-    assert after.daemon_kib <= before.daemon_kib + 8192  # what malloc keeps; objects are counted below
+    assert after.daemon_kib <= before.daemon_kib + 4096  # what malloc keeps; objects are counted below
 
 
 def _ours() -> Counter[str]:

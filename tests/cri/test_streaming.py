@@ -3,6 +3,7 @@
 
 import asyncio
 import hashlib
+import json
 import random
 import re
 from typing import Any
@@ -10,6 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from cri.pb import runtime_pb2 as pb
+from cri.streaming.execute import execute
+from cri.streaming.inlet import Inlet
 from tests.fakes.spdy_client import SpdyClient
 from tests.fakes.streaming_client import TRANSPORTS, Conversation, OverWebSocket
 from tests.fakes.websocket_client import Refused, WebSocketClient
@@ -91,12 +95,15 @@ async def test_a_command_that_is_missing_is_an_error_of_the_stream(any_world: Wo
 
 async def test_a_command_dies_with_its_client_and_the_container_does_not(any_world: World, transport: str) -> None:
     async with any_world.daemon() as cri:
-        c = await running(cri)
-        talk = await exec_in(cri, transport, c, "sh", "-c", "echo up; exec sleep 4321")
+        c, number = await running(cri), random.randrange(1 << 20, 1 << 30)
+        talk = await exec_in(cri, transport, c, "sh", "-c", f"echo up; sleep {number} & exec sleep {number}")
         await talk.until(b"up")
         talk.vanish()
         await nothing_left(cri, c)
-        assert (await cri("ExecSync", container_id=c, cmd=["echo", "lives"])).stdout == b"lives\n"
+        look = ["sh", "-c", "cat /proc/[0-9]*/cmdline"]  # of the fake: the host's
+        async with asyncio.timeout(10):
+            while b"sleep\0%d" % number in (await cri("ExecSync", container_id=c, cmd=look)).stdout:
+                await asyncio.sleep(0.05)
 
 
 async def nothing_left(cri: Client, container: str, limit_s: float = 15) -> None:
@@ -145,15 +152,41 @@ async def test_a_command_that_does_not_read_holds_the_client_back_and_is_killed_
         talk = await exec_in(cri, transport, c, "sleep", "1000", stdin=True, stdout=True)
 
         async def flood() -> None:
-            while True:
+            """More than all buffers on the way."""
+            for _ in range(MANY):
                 await talk.send(BLOCK)
 
         flooding = asyncio.ensure_future(flood())
-        await asyncio.wait({flooding}, timeout=2)
+        await asyncio.wait({flooding}, timeout=5)
         assert not flooding.done(), "an endless amount was taken"
         flooding.cancel()
         talk.vanish()
         await nothing_left(cri, c)
+
+
+class SlowSession:
+    """A client to which every write takes a while."""
+
+    version = 4
+
+    def __init__(self) -> None:
+        self.stdin, self.resize, self.got = Inlet(), Inlet(), b""
+
+    async def ready(self) -> None: ...
+
+    async def write(self, name: str, data: bytes) -> None:
+        await asyncio.sleep(0.3)
+        self.got += data
+
+
+async def test_the_status_waits_for_the_last_byte_of_a_command_that_is_over(world: World) -> None:
+    async with world.daemon() as cri:
+        c = await running(cri)
+        request = pb.ExecRequest(container_id=c, cmd=["sh", "-c", "seq 1 5000; seq 5001 8000"], stdout=True)
+        client = SlowSession()
+        status = await execute(cri.node, request, client=client)  # type: ignore[arg-type]
+        assert json.loads(status)["status"] == "Success"
+        assert client.got.split() == [b"%d" % n for n in range(1, 8001)]
 
 
 async def test_a_url_works_once_and_only_for_what_it_was_made(world: World) -> None:

@@ -142,7 +142,7 @@ class FakeGuest:
     def _watch_job(self, job: Job, found: dict[int, tuple[int, Callable[[], None]]]) -> None:
         if job.pidfd >= 0:
             found[job.pidfd] = (select.POLLIN, lambda: self._reap(job))
-        if job.stdin >= 0 and (job.input or job.input_ends):
+        if job.stdin >= 0 and (job.input or (job.input_ends and not job.stdio.tty)):
             found[job.stdin] = (select.POLLOUT, lambda: self._feed(job))
         for fd, stream in job.outputs.items():
             if self._link.room(stream):

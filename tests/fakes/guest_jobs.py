@@ -138,14 +138,12 @@ class Job:
         except OSError:
             count, self.input_ends = len(self.input), True
         del self.input[:count]
-        if self.input_ends and not self.input:
+        if self.input_ends and not self.input and not self.stdio.tty:
             self.close_input()
         return count
 
     def close_input(self) -> None:
-        """End standard input; on a terminal that is its end-of-file character."""
-        if self.stdio.tty and self.exit_code is None:
-            os.write(self.stdin, b"\x04")
+        """End standard input; a terminal has no end, and is closed with its process."""
         os.close(self.stdin)
         self.stdin = -1
 
