@@ -304,6 +304,21 @@ def test_whatever_the_step_of_death_in_del_another_call_removes_all(
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
 
 
+def test_a_del_that_is_done_is_not_done_again(
+    cni: FakeCni, pod: Pod, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address may be another pod's by then, and some plugins know a pod's rules by the address alone."""
+    attach.attach(pod, directory, settings=cni.settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(namespace, "remove_net", lambda _: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            attach.detach(directory)
+    namespace.remove_net(netns(pod))
+    assert cni.calls() == ORDER
+    attach.detach(directory)
+    assert cni.calls() == [] and cni.left_over() == []
+
+
 def test_the_record_alone_is_enough_after_a_reboot(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     namespace.remove_net(netns(pod))
