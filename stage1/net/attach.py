@@ -10,6 +10,7 @@ import json
 from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, namespace, process
 from stage1.net import debts, networks, protocol, record, tap
+from stage1.net import spare as spares
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
@@ -24,8 +25,10 @@ IFNAME = "eth0"
 _TOOL_S = 10.0
 
 
-def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None:
+def attach(pod: Pod, directory: str, *, settings: Settings, spare: str = "") -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
+
+    `spare` is a netns that was made ahead, which is taken.
 
     Raises:
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
@@ -37,11 +40,16 @@ def attach(pod: Pod, directory: str, *, settings: Settings) -> PodNetwork | None
     call = protocol.call_for(pod, netns_path(pod.id), ifname=IFNAME)
     # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
-    return make(directory, tuple(map(Attachment, wanted, (call, *rest))), settings=settings)
+    return make(directory, tuple(map(Attachment, wanted, (call, *rest))), settings=settings, spare=spare)
 
 
-def make(directory: str, attachments: tuple[Attachment, ...], *, settings: Settings) -> PodNetwork:
-    """Give the pod in `directory` a netns and these networks, in this order. Undo: `detach`. Raises as `attach`."""
+def make(
+    directory: str, attachments: tuple[Attachment, ...], *, settings: Settings, spare: str = ""
+) -> PodNetwork:
+    """Give the pod in `directory` a netns (`spare`, if it is one) and these networks, in this order.
+
+    Undo: `detach`. Raises as `attach`.
+    """
     call = attachments[0].call
     plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments)
     files.make_dirs(settings.cache_dir, 0o700)
@@ -50,7 +58,7 @@ def make(directory: str, attachments: tuple[Attachment, ...], *, settings: Setti
         record.save(path, plan)
         try:
             record.link(directory, path)
-            namespace.make_net(plan.netns)
+            spares.hand_out(spare, plan.netns)
             return _fill(path, plan)
         except BaseException as error:
             _undo(directory, error)

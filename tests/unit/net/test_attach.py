@@ -4,6 +4,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +108,19 @@ def test_when_a_plugin_fails_the_whole_chain_is_undone(
         attach.attach(pod, directory, settings=settings)
     assert cni.calls() == ORDER[: 1 + (plugin == "second")] + ORDER[2:]
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+def test_a_plugin_that_hangs_is_killed_with_its_children(cni: FakeCni, pod: Pod, directory: str) -> None:
+    cni.trouble("first", "ADD", f"sleep 61 & echo $! > {cni.root}/child; sleep 62")
+    with pytest.raises(NetworkFailed, match="did not finish ADD within 1 s and was killed"):
+        attach.attach(pod, directory, settings=cni.settings._replace(limit_s=1.0))
+    child = Path("/proc", (cni.root / "child").read_text().strip(), "cmdline")
+    for _ in range(100):
+        if not child.exists() or not child.read_bytes():
+            break
+        time.sleep(0.05)
+    assert not child.exists() or not child.read_bytes(), "gone, or a zombie of whoever reaps here"
+    assert cni.left_over() == []
 
 
 def test_check_asks_each_plugin_with_the_result_unless_the_configuration_forbids_it(
@@ -288,6 +302,21 @@ def test_whatever_the_step_of_death_in_del_another_call_removes_all(
             attach.detach(directory)
     attach.detach(directory)
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+def test_a_del_that_is_done_is_not_done_again(
+    cni: FakeCni, pod: Pod, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address may be another pod's by then, and some plugins know a pod's rules by the address alone."""
+    attach.attach(pod, directory, settings=cni.settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(namespace, "remove_net", lambda _: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            attach.detach(directory)
+    namespace.remove_net(netns(pod))
+    assert cni.calls() == ORDER
+    attach.detach(directory)
+    assert cni.calls() == [] and cni.left_over() == []
 
 
 def test_the_record_alone_is_enough_after_a_reboot(cni: FakeCni, pod: Pod, directory: str) -> None:
