@@ -13,6 +13,7 @@ Assumptions this rests on:
 6. The guest keeps unacknowledged output and exits (docs/link.md); nothing was acknowledged before it was
    written.
 7. A container that only the agent knows is a half-done create; one that only state.json knows was lost.
+8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is to go.
 
 This module only looks and decides; `cri.pods.table` acts.
 """

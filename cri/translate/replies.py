@@ -63,7 +63,7 @@ def sandbox_item(pod: LivePod) -> pb.PodSandbox:
 
 def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
     """Verbose: one JSON object under `info`, as the peers do."""
-    model = pod.record.pod
+    model, driver = pod.record.pod, pod.tools.host.choice.driver
     info = {
         "pid": pod.vm.pid if pod.vm else 0,
         "state": pod.status.state,
@@ -75,8 +75,8 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
         "vm": {
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
-            "windowMib": model.window_mib,
-            "hypervisor": pod.tools.host.choice.driver,
+            "windowMib": model.window_mib if driver == "kvmtool" else 0,
+            "hypervisor": driver,
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
         },

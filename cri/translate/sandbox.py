@@ -21,6 +21,7 @@ SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
 """What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""
 WINDOW_WORD = "clearpod.io/dax-window-mib"
 """And what its guest reserves for images by DAX."""
+WINDOW_PER_MEMORY = 2
 MIB = 1 << 20
 
 
@@ -65,7 +66,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         ingress_bits=network.bandwidth(wanted, network.INGRESS_WORD),
         egress_bits=network.bandwidth(wanted, network.EGRESS_WORD),
         networks=network.more_networks(wanted),
-        window_mib=_window_mib(wanted, config),
+        window_mib=_window_mib(wanted, config, memory_mib=memory_mib),
     )
 
 
@@ -87,8 +88,11 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     return memory_mib, min(vcpus, os.cpu_count() or 1)
 
 
-def _window_mib(wanted: pb.PodSandboxConfig, config: Config) -> int:
-    text = wanted.annotations.get(WINDOW_WORD, str(config.vm.window_mib))
+def _window_mib(wanted: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:
+    """The annotation, else as configured but at most twice the memory, 3 percent of which that costs."""
+    text = wanted.annotations.get(WINDOW_WORD)
+    if text is None:
+        return min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY)
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_WINDOW_MIB))
     if not is_number or int(text) > MOST_WINDOW_MIB:
         raise BadRequest(

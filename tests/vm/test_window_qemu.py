@@ -121,9 +121,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Placed, Placed]:
 
 
 @pytest.fixture(scope="module")
-def machine(
-    tmp_path_factory: pytest.TempPathFactory, images: tuple[Placed, Placed]
-) -> Iterator[WindowMachine]:
+def machine(tmp_path_factory: pytest.TempPathFactory, images: tuple[Placed, Placed]) -> Iterator[WindowMachine]:
     vm = WindowMachine(tmp_path_factory.mktemp("window"), list(images))
     try:
         vm.client.call(Configure(hostname="pod"))
@@ -238,9 +236,7 @@ def test_bad_requests_are_refused_and_leave_nothing(
         pass
 
 
-def test_fifty_images_one_after_the_other_leave_nothing(
-    machine: WindowMachine, images: tuple[Placed, Placed]
-) -> None:
+def test_fifty_images_one_after_the_other_leave_nothing(machine: WindowMachine, images: tuple[Placed, Placed]) -> None:
     script = "ls /guest/sys/block/pmem0; ls /guest/sys/class/block; wc -l < /guest/proc/1/mountinfo"
     memory = "sync; grep -E '^(MemFree|Slab|Percpu)' /guest/proc/meminfo"
 

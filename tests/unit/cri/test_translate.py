@@ -327,6 +327,26 @@ def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxCo
     assert sandbox.size(config, Config(vm=Vm(memory_mib=128))) == wanted
 
 
+@pytest.mark.parametrize(
+    ("annotations", "configured", "wanted"),
+    [
+        ({}, 256, 256),
+        ({}, 0, 0),
+        ({}, 16384, 256),
+        ({sandbox.MEMORY_WORD: "48"}, 256, 96),
+        ({sandbox.MEMORY_WORD: "4096"}, 256, 256),
+        ({sandbox.WINDOW_WORD: "0"}, 256, 0),
+        ({sandbox.WINDOW_WORD: "16384"}, 0, 16384),
+        ({sandbox.WINDOW_WORD: "007"}, 256, 7),
+    ],
+)
+def test_the_window_of_a_vm_follows_its_memory_and_annotations(
+    annotations: dict[str, str], configured: int, wanted: int
+) -> None:
+    config = Config(vm=Vm(memory_mib=128, window_mib=configured))
+    assert sandbox.record(_sandbox(annotations=annotations), config, handlers=("",)).pod.window_mib == wanted
+
+
 def test_a_pod_beyond_the_nodes_limit_is_refused() -> None:
     with pytest.raises(BadRequest, match="max_pod_memory_mib allows 100 MiB"):
         sandbox.size(_limits(memory=64 << 20), Config(limits=Limits(max_pod_memory_mib=100)))
