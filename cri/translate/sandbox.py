@@ -13,9 +13,9 @@ from cri.translate import network, security
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
-MEMORY_WORD, VCPUS_WORD = "clearpod/memory-mib", "clearpod/vcpus"
+MEMORY_WORD, VCPUS_WORD = "clearpod.io/memory-mib", "clearpod.io/vcpus"
 """Annotations of a pod that set the size of its VM."""
-SHM_WORD = "clearpod/shm-mib"
+SHM_WORD = "clearpod.io/shm-mib"
 """Annotation of a pod that sets the size of /dev/shm, for all of its containers together."""
 SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
 """What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""

@@ -224,7 +224,7 @@ async def _runs(word: str) -> bool:
 
 
 BOOTS = [
-    ("memory", {"annotations": {"clearpod/memory-mib": "8"}}, "INVALID_ARGUMENT", "less than a guest needs"),
+    ("memory", {"annotations": {"clearpod.io/memory-mib": "8"}}, "INVALID_ARGUMENT", "less than a guest needs"),
     ("kernel", {}, "NOT_FOUND", "vmlinux"),
     ("silent", {}, "UNKNOWN", "said no hello within 1.5 s"),
     ("dies", {}, "UNKNOWN", "virtual machine"),

@@ -78,7 +78,7 @@ async def test_20_pods_at_once_have_each_a_network_and_leave_nothing(outer: tupl
     world, net = outer
     patient = world.config.vm.model_copy(update={"boot_timeout_s": float(SLOW_S)})
     world.config = world.config.model_copy(update={"vm": patient})
-    small = {"clearpod/memory-mib": "64"}
+    small = {"clearpod.io/memory-mib": "64"}
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", annotations=small))
         before, looked = of_this_process(), net.look()

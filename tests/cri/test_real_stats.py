@@ -153,7 +153,7 @@ async def test_a_pod_whose_guest_hangs_is_stopped_and_removed(machine: VmWorld) 
 async def test_numbers_of_many_containers_come_in_pages(machine: VmWorld) -> None:
     async with machine.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=machine.image))
-        pod = await cri.pod(annotations={"clearpod/memory-mib": "512"})
+        pod = await cri.pod(annotations={"clearpod.io/memory-mib": "512"})
         made = set()
         for number in range(40):
             c = await cri.container(pod, "sleep", "1000", name=f"c{number}")

@@ -116,7 +116,7 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
             assert world.left_over() == []
             context = pb.LinuxSandboxSecurityContext(privileged=True)
             linux = pb.LinuxPodSandboxConfig(security_context=context, sysctls=SYSCTLS)
-            annotations = {"clearpod/shm-mib": "3", "clearpod/memory-mib": "192"}
+            annotations = {"clearpod.io/shm-mib": "3", "clearpod.io/memory-mib": "192"}
             pod = await cri.pod(log_directory=log_directory(world), linux=linux, annotations=annotations)
             seen = await run(cri, pod, _runs(place))
             target = await cri.container(pod, "sh", "-c", "sleep 1000", name="target")

@@ -41,7 +41,7 @@ START_S = 400.0
 ROUNDS = 50
 NET_RAW = 1 << 13
 LONG = ["sh", "-c", "echo begun; while :; do sleep 1; done"]
-MEMORY_WORD, WINDOW_WORD = "clearpod/memory-mib", "clearpod.io/dax-window-mib"
+MEMORY_WORD, WINDOW_WORD = "clearpod.io/memory-mib", "clearpod.io/dax-window-mib"
 
 
 @pytest.fixture(autouse=True, scope="module")
