@@ -90,6 +90,7 @@ class World:
             await client.close()
             await listener.stop(grace_s=1)
             await node.close()
+            node.network._pool.shutdown()  # no plugin still works in a directory that goes now
             store.close()
 
     def left_over(self) -> list[str]:
