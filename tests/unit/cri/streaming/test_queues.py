@@ -5,22 +5,26 @@ import asyncio
 
 import pytest
 
-from cri.pods.container import LogStream
+from cri.pods import log_feed
+from cri.pods.log_feed import LogFeed
 from cri.pods.outlet import Outlet
 from cri.streaming import inlet as inlets
 from cri.streaming.inlet import HIGH_BYTES, Inlet
 
 
 class Log:
-    """The part of a LogWriter that a LogStream uses."""
+    """The part of a LogWriter that a LogFeed uses."""
 
     def __init__(self) -> None:
-        self.data = b""
+        self.data, self.is_stuck, self.is_closed, self.fault = b"", False, False, "no space"
 
     def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False) -> None:
         self.data += data
 
     def commit(self) -> None: ...
+
+    def retry(self) -> bool:
+        return not self.is_stuck
 
 
 async def yes() -> bool:
@@ -77,7 +81,7 @@ async def test_an_outlet_gives_credit_when_the_data_is_taken() -> None:
 async def test_a_container_is_as_slow_as_the_slowest_that_is_attached_and_the_log_has_all() -> None:
     given: list[int] = []
     log = Log()
-    stream = LogStream(log, "stdout")  # type: ignore[arg-type]
+    stream = LogFeed(log, "c").stream("stdout", 7, consumed=lambda _, count: given.append(count))  # type: ignore[arg-type]
     assert stream.feed(b"before", seq=1, end=False) == 6, "nobody is attached: done at once"
     first, second = Outlet(given.append), Outlet(given.append)
     stream.followers += [first, second]
@@ -90,3 +94,23 @@ async def test_a_container_is_as_slow_as_the_slowest_that_is_attached_and_the_lo
     assert given == [4]
     assert (await first.read(), await first.read()) == (b"more", b"") and given == [4, 4]
     assert log.data == b"beforedatamore"
+
+
+async def test_credit_waits_for_a_log_that_can_not_be_written_and_for_who_is_attached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_feed, "RETRY_S", 0.01)
+    given: list[tuple[int, int]] = []
+    log = Log()
+    stream = LogFeed(log, "c").stream("stdout", 7, consumed=lambda *gift: given.append(gift))  # type: ignore[arg-type]
+    outlet = Outlet(lambda _: None)
+    stream.followers.append(outlet)
+    log.is_stuck = True
+    assert stream.feed(b"data", seq=1, end=False) == 0
+    assert await outlet.read() == b"data"
+    await asyncio.sleep(0.05)
+    assert given == [], "the log does not have it"
+    log.is_stuck = False
+    while not given:
+        await asyncio.sleep(0.01)
+    assert given == [(7, 4)]
