@@ -18,7 +18,7 @@ from cri.streaming.forward import Forwarder
 from cri.streaming.session import Session
 from cri.streaming.spdy_session import SpdySession
 from cri.streaming.tokens import Offer
-from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire, prepare
+from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.streaming")
@@ -57,7 +57,6 @@ async def serve(node: Node, streams: Streams, *, take: Callable[[str], Offer | N
         return
     if isinstance(answer, upgrade.Upgrade) and offer is not None:
         log.info("stream.begun", extra={"kind": offer.kind, "protocol": answer.protocol})
-        prepare(streams[1])
         await _upgraded(node, Tcp(*streams, asked.first), chosen=answer, offer=offer)
 
 
