@@ -18,7 +18,7 @@ from cri.streaming.forward import Forwarder
 from cri.streaming.session import Session
 from cri.streaming.spdy_session import SpdySession
 from cri.streaming.tokens import Offer
-from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire, prepare
+from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.streaming")
@@ -56,9 +56,16 @@ async def serve(node: Node, streams: Streams, *, take: Callable[[str], Offer | N
         streams[1].write(NOT_HTTP)
         return
     if isinstance(answer, upgrade.Upgrade) and offer is not None:
-        log.info("stream.begun", extra={"kind": offer.kind, "protocol": answer.protocol})
-        prepare(streams[1])
-        await _upgraded(node, Tcp(*streams, asked.first), chosen=answer, offer=offer)
+        fields = {"kind": offer.kind, "protocol": answer.protocol, "of": _subject(offer)}
+        log.info("stream.begun", extra=fields)
+        try:
+            await _upgraded(node, Tcp(*streams, asked.first), chosen=answer, offer=offer)
+        finally:
+            log.info("stream.ended", extra=fields)
+
+
+def _subject(offer: Offer) -> str:
+    return str(offer.request.pod_sandbox_id if offer.kind == "portforward" else offer.request.container_id)
 
 
 async def _read(http: h11.Connection, streams: Streams) -> Asked:

@@ -7,7 +7,6 @@ closes either direction: none of the protocols has a use for half a connection.
 
 import asyncio
 import select
-import socket
 import time
 from typing import Protocol
 
@@ -88,11 +87,6 @@ class Tcp:
     def abort(self) -> None:
         """End at once."""
         self._writer.transport.abort()
-
-
-def prepare(writer: asyncio.StreamWriter) -> None:
-    """Small pieces go out at once: a person may be typing."""
-    writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class WebSocket:

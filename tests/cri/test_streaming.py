@@ -6,14 +6,18 @@ import hashlib
 import json
 import random
 import re
+import socket
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from cri.config import Streaming
 from cri.pb import runtime_pb2 as pb
 from cri.streaming.execute import execute
 from cri.streaming.inlet import Inlet
+from cri.streaming.server import StreamingServer
+from stage1.errors import AlreadyExists, BadRequest
 from tests.fakes.spdy_client import SpdyClient
 from tests.fakes.streaming_client import TRANSPORTS, Conversation, OverWebSocket
 from tests.fakes.websocket_client import Refused, WebSocketClient
@@ -290,6 +294,35 @@ async def test_requests_that_make_no_sense_are_refused(
         await cri("StartContainer", container_id=made["C"])
         given = {key: made.get(value, value) if isinstance(value, str) else value for key, value in fields.items()}
         assert (await cri.refused(rpc, **given))[0] == code
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", r"\[::1\]")]
+)
+async def test_the_server_listens_where_it_is_told_and_says_where(world: World, address: str, shown: str) -> None:
+    world.config = world.config.model_copy(update={"streaming": Streaming(address=address)})
+    async with world.daemon() as cri:
+        c = await running(cri)
+        url = (await cri("Exec", container_id=c, cmd=["true"], stdout=True)).url
+        assert re.match(rf"http://{shown}:\d+/exec/", url)
+        assert await (await TRANSPORTS["spdy"](url, {"stdout"})).exit_code() == 0
+        assert (await cri("Status", verbose=True)).info["streaming"] == urlsplit(url).netloc
+
+
+async def test_an_address_that_can_not_be_is_said(world: World) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        async with world.daemon() as cri:
+            with pytest.raises(
+                AlreadyExists, match=rf"streaming\.address 127\.0\.0\.1, port {port}: the port is taken"
+            ):
+                await StreamingServer(cri.node, Streaming(port=port)).start()
+            with pytest.raises(BadRequest, match="can't listen there"):
+                await StreamingServer(cri.node, Streaming(address="192.0.2.1")).start()
+            c = await running(cri)
+            assert (await (await exec_in(cri, "spdy", c, "true", stdout=True)).exit_code()) == 0
 
 
 async def test_too_many_urls_at_a_time_are_refused(world: World) -> None:
