@@ -7,6 +7,7 @@ another has no baseline, and only the budgets hold there. Called by benchmarks a
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,3 +48,18 @@ def worse(figures: Mapping[str, float], base: Mapping[str, float]) -> list[str]:
         elif new > old + allowed:
             found.append(f"{name} is {new}, {100 * (new - old) / old:.1f} percent above its baseline of {old}")
     return found
+
+
+def hold(name: str, figures: Mapping[str, float], *, update: bool, file: Path = FILE) -> int:
+    """Compare with the baseline and tell, or make these figures the baseline; 1 when something is worse, else 0."""
+    if update:
+        write(name, figures, file)
+        print(f"bench: wrote the baseline for {name}", file=sys.stderr)
+        return 0
+    base = read(name, file)
+    if base is None:
+        print(f"bench: there is no baseline for {name}; the budgets hold, see docs/benchmarks.md", file=sys.stderr)
+    found = worse(figures, base or {})
+    for line in found:
+        print(f"bench: {line}", file=sys.stderr)
+    return 1 if found else 0

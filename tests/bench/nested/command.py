@@ -2,7 +2,7 @@
 """`scripts/bench boot --lab`: kvmtool, QEMU microvm and the traditional way, in one machine that counts instructions.
 
 Called by boot.py. See docs/benchmarks.md. Exit codes: 0; 1 nothing could be measured, or a VM did not start; 3 without
-kvmtool, the rest was measured; 4 a promise is broken.
+kvmtool, the rest was measured; 4 a promise is broken or a figure is worse than its baseline.
 """
 
 import argparse
@@ -17,11 +17,13 @@ from typing import Any
 
 from images.lib.cache import BuildFailed
 from stage1.linux.host import which
+from tests.bench.lib import baseline
 from tests.bench.nested import files, machine, plan, report
 from tests.lab.debian_kernel import debian_kernel, default_cache
 
 NO_LKVM, BROKEN = 3, 4
 REPEAT = 5
+GATED = ("lkvm_exec_to_ready_ms", "lkvm_exits")
 SIZED = ("bzImage", "vmlinux", "initramfs", "system.erofs")
 
 
@@ -45,7 +47,10 @@ def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
     kinds = plan.variants((guest / "system.erofs").stat().st_size, with_lkvm=bool(lkvm))
     kinds = [kind for kind in kinds if not args.only or kind.name in args.only]
     repeat = args.repeat or REPEAT
-    content = machine.world(guest, lkvm) | plan.files(kinds, repeat, plan.EXITS)
+    with_debian = any(kind.is_long for kind in kinds)
+    content = machine.world(guest, lkvm, with_debian=with_debian) | plan.files(
+        kinds, repeat, args.long_repeat or repeat
+    )
     with tempfile.TemporaryDirectory() as directory:
         console, traces = machine.run(content, Path(directory), strings=args.strings)
         if args.keep:
@@ -78,7 +83,20 @@ def main(guest: Path, args: argparse.Namespace) -> int:
         write_plots(Path(args.svg), result, titles)
     if result["failures"]:
         return 1
-    return NO_LKVM if not lkvm else BROKEN if report.broken(result) else 0
+    if not lkvm or args.only or args.strings:
+        return 0 if lkvm else NO_LKVM
+    is_worse = baseline.hold(baseline_key(guest), gated(result), update=args.update_baseline)
+    return BROKEN if report.broken(result) or is_worse else 0
+
+
+def baseline_key(guest: Path) -> str:
+    """Beside the guest's kernel, QEMU and the outer kernel decide these figures."""
+    return ", ".join(["lab", baseline.key((guest / "vmlinux").read_bytes()), *_machine().values()])
+
+
+def gated(result: dict[str, Any]) -> dict[str, float]:
+    """What the baseline holds: of kvmtool alone, the rest is not ours."""
+    return {name: result[name] for name in GATED}
 
 
 def write_plots(directory: Path, result: dict[str, Any], titles: dict[str, str]) -> None:

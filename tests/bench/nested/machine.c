@@ -16,7 +16,7 @@
 #define TRACING "/sys/kernel/tracing/"
 #define DEBUG_KVM "/sys/kernel/debug/kvm"
 
-enum { WORDS = 96, LIMIT_MS = 60000, CONSOLE_BYTES = 1 << 20 };
+enum { WORDS = 96, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
 
 struct plan {
     char *text, *name, *events[WORDS], *env[WORDS + 1], *argv[WORDS + 1];

@@ -13,7 +13,7 @@ from images.lib import cpio
 from images.lib.cache import BuildFailed
 from stage1.linux.host import which
 from tests.bench.nested import debian_disk, files, plan
-from tests.lab.debian_kernel import debian_kernel, default_cache, need_dependencies
+from tests.lab.debian_kernel import DebianKernel, debian_kernel, default_cache, need_dependencies
 
 MODULES = ("kvm-amd", "vhost_vsock")
 GUEST_MODULES = ("virtio_blk",)
@@ -21,12 +21,12 @@ CPU = "max,+svm,+npt"
 NO_STRINGS = ",-erms,-fsrm"
 """Without them a string instruction counts by the word and not by the byte, which is nearer to a real processor."""
 MEMORY_MIB = 3072
-LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr norandmaps idle=poll"
+LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr norandmaps"
 OURS = ("bzImage", "vmlinux", "initramfs", "system.erofs", "lkvm-shim.so")
 LIMIT_S = 3600
 
 
-def world(guest: Path, lkvm: str) -> dict[str, bytes]:
+def world(guest: Path, lkvm: str, *, with_debian: bool) -> dict[str, bytes]:
     """The files of the outer machine, without the plan; `lkvm` may be empty. Raises BuildFailed."""
     kernel = debian_kernel(default_cache())
     need_dependencies(kernel.modules)
@@ -35,14 +35,21 @@ def world(guest: Path, lkvm: str) -> dict[str, bytes]:
         content |= files.closure(lkvm)
         content[plan.LKVM] = Path(lkvm).read_bytes()
     content |= {f"{plan.GUEST}/{name}": (guest / name).read_bytes() for name in OURS}
-    content[f"{plan.GUEST}/debian.vmlinuz"] = kernel.image.read_bytes()
-    content[f"{plan.GUEST}/debian.ext4"] = debian_disk.debian_disk(default_cache()).read_bytes()
     with tempfile.TemporaryDirectory() as directory:
-        first = files.modules(kernel.modules, GUEST_MODULES)
-        first["init"] = files.compiled("debian.c", Path(directory))
-        content[f"{plan.GUEST}/debian.initramfs"] = cpio.archive(files.entries(first))
         content["init"] = files.compiled("machine.c", Path(directory))
+        if with_debian:
+            content |= _debian(kernel, Path(directory))
     return content | files.modules(kernel.modules, MODULES)
+
+
+def _debian(kernel: DebianKernel, directory: Path) -> dict[str, bytes]:
+    """The traditional guest: kernel, initramfs, disk."""
+    first = files.modules(kernel.modules, GUEST_MODULES) | {"init": files.compiled("debian.c", directory)}
+    return {
+        f"{plan.GUEST}/debian.vmlinuz": kernel.image.read_bytes(),
+        f"{plan.GUEST}/debian.initramfs": cpio.archive(files.entries(first)),
+        f"{plan.GUEST}/debian.ext4": debian_disk.debian_disk(default_cache()).read_bytes(),
+    }
 
 
 def argv(directory: Path, kernel: Path, *, strings: bool) -> list[str]:

@@ -25,6 +25,7 @@ class Variant(NamedTuple):
     title: str
     argv: list[str]
     env: dict[str, str]
+    is_long: bool = False
 
 
 def variants(system_bytes: int, *, with_lkvm: bool) -> list[Variant]:
@@ -74,7 +75,9 @@ def _q35() -> Variant:
         *("-drive", f"id=disk,if=none,format=raw,file={GUEST}/debian.ext4,cache=unsafe"),
         *("-device", "virtio-blk-pci,drive=disk"), *("-device", "virtio-rng-pci"),
     ]  # fmt: skip
-    return Variant("q35_debian", "QEMU q35, SeaBIOS, Debian's kernel and systemd", argv, {"PATH": "/usr/bin"})
+    return Variant(
+        "q35_debian", "QEMU q35, SeaBIOS, Debian's kernel and systemd", argv, {"PATH": "/usr/bin"}, is_long=True
+    )
 
 
 def text(variant: Variant, number: str, events: tuple[str, ...] = ()) -> bytes:
@@ -88,11 +91,13 @@ def text(variant: Variant, number: str, events: tuple[str, ...] = ()) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def files(kinds: list[Variant], repeat: int, events: tuple[str, ...]) -> dict[str, bytes]:
-    """The files of /plan: a start of the first kind to warm KVM up, `repeat` rounds of all, and one with a trace."""
-    rounds = [*(str(number) for number in range(repeat)), "trace"]
-    runs = [(kinds[0], "warm"), *((kind, number) for number in rounds for kind in kinds)]
-    return {
-        f"plan/{at:03}": text(kind, number, events if number == "trace" else ())
-        for at, (kind, number) in enumerate(runs)
-    }
+def files(kinds: list[Variant], repeat: int, long_repeat: int) -> dict[str, bytes]:
+    """The files of /plan: a start of the first kind to warm KVM up, `repeat` rounds, and one with a trace.
+
+    The long kind has a part in the first `long_repeat` rounds only.
+    """
+    runs = [text(kinds[0], "warm")]
+    for number in range(repeat):
+        runs += [text(kind, str(number)) for kind in kinds if number < long_repeat or not kind.is_long]
+    runs += [text(kind, "trace", EXITS) for kind in kinds]
+    return {f"plan/{at:03}": run for at, run in enumerate(runs)}

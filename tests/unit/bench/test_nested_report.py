@@ -92,14 +92,14 @@ def test_a_broken_promise_is_told(ours, microvm, q35, told):
     assert len(report.broken(result)) == told
 
 
-def test_each_round_starts_every_variant_once_and_only_the_last_is_traced():
+def test_a_round_starts_each_variant_once_but_the_long_one_and_only_the_last_is_traced():
     kinds = plan.variants(1 << 21, with_lkvm=True)
-    texts = list(plan.files(kinds, 2, ("kvm/kvm_exit",)).values())
+    texts = list(plan.files(kinds, 2, 1).values())
     names = [text.splitlines()[0].decode().removeprefix("name ") for text in texts]
     rounds = [f"{kind.name}.{number}" for number in ("0", "1", "trace") for kind in kinds]
-    assert names == ["lkvm.warm", *rounds]
+    assert names == [name for name in ("lkvm.warm", *rounds) if name != "q35_debian.1"]
     traced = [b"trace kvm/kvm_exit" in text.splitlines() for text in texts]
-    assert traced == [False] * (1 + 2 * len(kinds)) + [True] * len(kinds)
+    assert traced == [name.endswith(".trace") for name in names]
 
 
 def test_without_kvmtool_the_others_are_started():
