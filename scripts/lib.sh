@@ -14,7 +14,7 @@ RUN_PACKAGES=(
     qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
 )
 # To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer, the lab, sources.
-TEST_PACKAGES=(git bzip2 docker-registry shellcheck clang-19 libclang-rt-19-dev virtiofsd kmod)
+TEST_PACKAGES=(git bzip2 docker-registry shellcheck clang-19 libclang-rt-19-dev virtiofsd kmod debootstrap)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
@@ -25,7 +25,7 @@ enter() {
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || { say "needs root, and there is no sudo"; exit 1; }
         say "needs root, asking sudo"
-        exec sudo --preserve-env=CI,CLEARPOD_GUEST_DIR,RESULTS "$self" "$@"
+        exec sudo --preserve-env=CI,CLEARPOD_CACHE,CLEARPOD_GUEST_DIR,CLEARPOD_LAB_PATH,RESULTS "$self" "$@"
     fi
     cd "$(dirname "$self")/.." || exit
 }

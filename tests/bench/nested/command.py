@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/bench boot --lab`: kvmtool, QEMU microvm and the traditional way, in one machine that counts instructions.
+
+Called by boot.py. See docs/benchmarks.md. Exit codes: 0; 1 nothing could be measured, or a VM did not start; 3 without
+kvmtool, the rest was measured; 4 a promise is broken or a figure is worse than its baseline.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from images.lib.cache import BuildFailed
+from stage1.linux.host import which
+from tests.bench.lib import baseline
+from tests.bench.nested import files, machine, plan, report
+from tests.lab.debian_kernel import debian_kernel, default_cache
+
+NO_LKVM, BROKEN = 3, 4
+REPEAT = 5
+GATED = ("lkvm_exec_to_ready_ms", "lkvm_exits")
+SIZED = ("bzImage", "vmlinux", "initramfs", "system.erofs")
+
+
+def find_lkvm(paths: list[str]) -> str:
+    """kvmtool's program in these directories, those of $CLEARPOD_LAB_PATH, or PATH; empty when there is none.
+
+    Raises BuildFailed when it is a static one, which can't be given the shim.
+    """
+    places = [*paths, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":"))]
+    found = shutil.which("lkvm", path=":".join(places)) or "" if places else ""
+    found = os.path.realpath(found) if found else which("lkvm")
+    if found and files.is_static(found):
+        raise BuildFailed(f"{found} is statically linked and can't load the shim; build kvmtool with dynamic libraries")
+    return found
+
+
+def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
+    """All figures. Raises BuildFailed."""
+    if packages := files.missing():
+        raise BuildFailed(f"programs are missing; install them with: apt-get install {' '.join(packages)}")
+    kinds = plan.variants((guest / "system.erofs").stat().st_size, with_lkvm=bool(lkvm))
+    kinds = [kind for kind in kinds if not args.only or kind.name in args.only]
+    repeat = args.repeat or REPEAT
+    with_debian = any(kind.is_long for kind in kinds)
+    content = machine.world(guest, lkvm, with_debian=with_debian) | plan.files(
+        kinds, repeat, args.long_repeat or repeat
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        console, traces = machine.run(content, Path(directory), strings=args.strings)
+        if args.keep:
+            shutil.copytree(directory, args.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("initramfs"))
+    result = report.figures(console, traces) | {"repeat": repeat, "strings_by_the_byte": args.strings}
+    result |= {f"{name}_bytes": (guest / name).stat().st_size for name in SIZED}
+    return result | {"machine": _machine(), "argv": {kind.name: kind.argv for kind in kinds}}
+
+
+def _machine() -> dict[str, str]:
+    version = subprocess.run([which("qemu-system-x86_64"), "--version"], capture_output=True, text=True).stdout
+    kernel = debian_kernel(default_cache()).image.name.removeprefix("vmlinuz-")
+    return {"qemu": version.partition("\n")[0], "outer kernel": kernel}
+
+
+def main(guest: Path, args: argparse.Namespace) -> int:
+    """Measure, print, plot; the exit code."""
+    try:
+        lkvm = find_lkvm(args.path)
+        if not lkvm:
+            print("bench: there is no lkvm on PATH, in --path or $CLEARPOD_LAB_PATH, so kvmtool is left out;"
+                  " docs/lab.md says how to get it", file=sys.stderr)  # fmt: skip
+        result = measure(guest, lkvm, args)
+    except BuildFailed as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    titles = {kind.name: kind.title for kind in plan.variants(1 << 21, with_lkvm=True)}
+    print(json.dumps(result) if args.json else "\n".join(report.lines(result, titles)))
+    if args.svg:
+        write_plots(Path(args.svg), result, titles)
+    if result["failures"]:
+        return 1
+    if not lkvm or args.only or args.strings:
+        return 0 if lkvm else NO_LKVM
+    is_worse = baseline.hold(baseline_key(guest), gated(result), update=args.update_baseline)
+    return BROKEN if report.broken(result) or is_worse else 0
+
+
+def baseline_key(guest: Path) -> str:
+    """Beside the guest's kernel, QEMU and the outer kernel decide these figures."""
+    return ", ".join(["lab", baseline.key((guest / "vmlinux").read_bytes()), *_machine().values()])
+
+
+def gated(result: dict[str, Any]) -> dict[str, float]:
+    """What the baseline holds: of kvmtool alone, the rest is not ours."""
+    return {name: result[name] for name in GATED}
+
+
+def write_plots(directory: Path, result: dict[str, Any], titles: dict[str, str]) -> None:
+    """One plot with all, one without the traditional way, beside which the others are too short to be read."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "boot-all.svg").write_text(report.plot(result, titles, list(titles)))
+    short = [name for name in titles if name != "q35_debian"]
+    (directory / "boot-small.svg").write_text(report.plot(result, titles, short))

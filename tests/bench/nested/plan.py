@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which virtual machines the nested benchmark starts, as command lines of the outer machine's world. Pure.
+
+Called by machine.py. The product's own command lines are taken as they are, so that what is measured is what is run.
+"""
+
+from typing import NamedTuple
+
+from stage1.vm import kvmtool, qemu
+from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
+
+GUEST = "/guest"
+"""In the outer machine: the directory of kernel, initramfs and system image."""
+LKVM, SHIM, QEMU = "/usr/bin/lkvm", f"{GUEST}/lkvm-shim.so", "/usr/bin/qemu-system-x86_64"
+MEMORY_MIB, DEBIAN_MEMORY_MIB = 128, 256
+CID = 3
+EXITS = ("kvm/kvm_exit",)
+DEBIAN_LINE = "console=ttyS0 quiet panic=-1"
+
+
+class Variant(NamedTuple):
+    """One kind of virtual machine: how it is started and with which environment."""
+
+    name: str
+    title: str
+    argv: list[str]
+    env: dict[str, str]
+    is_long: bool = False
+
+
+def variants(system_bytes: int, *, with_lkvm: bool) -> list[Variant]:
+    """All kinds, those of kvmtool first; `system_bytes` is the length of the system image."""
+    lkvm = [_lkvm(system_bytes), _lkvm_plain()] if with_lkvm else []
+    return [*lkvm, _microvm(), _q35()]
+
+
+def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
+    return VmSpec(
+        name="bench",
+        binary=binary,
+        run_dir="/run",
+        kernel=f"{GUEST}/{kernel}",
+        initramfs=f"{GUEST}/initramfs",
+        system_image=f"{GUEST}/system.erofs",
+        memory_mib=MEMORY_MIB,
+        vcpus=1,
+        link=link,
+        accel="kvm",
+        words=("clearpod.mark",),
+    )
+
+
+def _lkvm(system_bytes: int) -> Variant:
+    image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
+    vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
+    return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), kvmtool.environment(vm))
+
+
+def _lkvm_plain() -> Variant:
+    vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)
+    return Variant("lkvm_plain", "kvmtool without the shim", kvmtool.argv(vm), kvmtool.environment(vm))
+
+
+def _microvm() -> Variant:
+    vm = _spec(SerialLink("/run/agent.sock"), "vmlinux", QEMU)
+    return Variant("microvm", "QEMU microvm, the same guest", qemu.argv(vm), qemu.environment(vm))
+
+
+def _q35() -> Variant:
+    argv = [
+        QEMU, *("-M", "q35"), *("-accel", "kvm"), *("-cpu", "host"), *("-m", str(DEBIAN_MEMORY_MIB)), *("-smp", "1"),
+        *("-kernel", f"{GUEST}/debian.vmlinuz"), *("-initrd", f"{GUEST}/debian.initramfs"),
+        *("-append", DEBIAN_LINE), "-nodefaults", "-no-user-config", "-no-reboot",
+        *("-display", "none"), *("-serial", "stdio"),
+        *("-drive", f"id=disk,if=none,format=raw,file={GUEST}/debian.ext4,cache=unsafe"),
+        *("-device", "virtio-blk-pci,drive=disk"), *("-device", "virtio-rng-pci"),
+    ]  # fmt: skip
+    return Variant(
+        "q35_debian", "QEMU q35, SeaBIOS, Debian's kernel and systemd", argv, {"PATH": "/usr/bin"}, is_long=True
+    )
+
+
+def text(variant: Variant, number: str, events: tuple[str, ...] = ()) -> bytes:
+    """The file of /plan for one run; machine.c says what its lines mean."""
+    lines = [
+        f"name {variant.name}.{number}",
+        *(f"trace {event}" for event in events),
+        *(f"env {name}={value}" for name, value in variant.env.items()),
+        *(f"arg {word}" for word in variant.argv),
+    ]
+    return "\n".join(lines).encode() + b"\n"
+
+
+def files(kinds: list[Variant], repeat: int, long_repeat: int) -> dict[str, bytes]:
+    """The files of /plan: a start of the first kind to warm KVM up, `repeat` rounds, and one with a trace.
+
+    The long kind has a part in the first `long_repeat` rounds only.
+    """
+    runs = [text(kinds[0], "warm")]
+    for number in range(repeat):
+        runs += [text(kind, str(number)) for kind in kinds if number < long_repeat or not kind.is_long]
+    runs += [text(kind, "trace", EXITS) for kind in kinds]
+    return {f"plan/{at:03}": run for at, run in enumerate(runs)}
