@@ -116,7 +116,11 @@ class PodImages:
                 return found.offset  # it is mounted, and stays so
         pieces = await to_the_end(flatten, image)
         place = await to_the_end(mapping.put_in, self._pod.directory, name, pieces=pieces)
-        await self._pod.call(messages.MountImage(name, place.offset, place.size))
+        try:
+            await self._pod.call(messages.MountImage(name, place.offset, place.size))
+        except (PodError, asyncio.CancelledError):
+            await self._release(name)  # who waits for the same image must not take it for mounted
+            raise
         return place.offset
 
     def _say_once(self, image_id: str, why: str) -> None:

@@ -39,12 +39,15 @@ class Agent:
         self.mounted: dict[str, MountImage] = {}
         self.in_use: dict[str, int] = {}
         """Image -> how many times an unmount is still refused."""
-        self.fails = False
+        self.fails = 0
+        """How many mounts fail."""
 
     async def call(self, op: Any) -> None:
         """MountImage or UnmountImage."""
         if isinstance(op, MountImage):
             if self.fails:
+                self.fails -= 1
+                await asyncio.sleep(0.05)
                 raise AgentFailed("mount image: Structure needs cleaning")
             if any(op.offset < one.offset + one.bytes and one.offset < op.offset + op.bytes
                    for one in self.mounted.values()):  # fmt: skip
@@ -77,6 +80,7 @@ class Pod:
     async def create(self, name: str, image: ImageFiles) -> str:
         """A container of the image; returns which way it came."""
         async with self.images.held(image) as root:
+            await asyncio.sleep(0.05)  # for the guest to make the container's root
             record = SimpleNamespace(window_image=root.lower if root.in_window else "")
             self.containers[name] = SimpleNamespace(record=record)
             return root.way
@@ -157,7 +161,7 @@ async def test_what_can_not_be_in_the_window_comes_by_the_layers_export_and_says
     pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, reason: str
 ) -> None:
     caplog.set_level(logging.INFO, "clearpod")
-    pod.agent.fails = reason == "refused by the agent"
+    pod.agent.fails = 2 * (reason == "refused by the agent")
     if reason == "no window":
         Path(pod.directory, "window.json").unlink()
     image = images[2 if reason == "too large" else 0]
@@ -171,9 +175,16 @@ async def test_what_can_not_be_in_the_window_comes_by_the_layers_export_and_says
     assert [record.message for record in caplog.records].count("window.unused") == (reason != "no window")
     if reason != "no window":
         assert pod.in_window() == 0
-        pod.agent.fails = False
         assert (await pod.create("other", images[1])).startswith("dax window")
         assert len(exported(pod)) == 1
+
+
+async def test_who_waited_for_an_image_that_failed_tries_for_itself(pod: Pod, images: tuple[ImageFiles, ...]) -> None:
+    pod.agent.fails = 1
+    first, second = await asyncio.gather(pod.create("first", images[0]), pod.create("second", images[0]))
+    assert first.startswith("layers export: ") and second.startswith("dax window at ")
+    assert pod.in_window() == len(pod.agent.mounted) == 1
+    assert len(exported(pod)) == 1
 
 
 async def test_an_image_whose_mount_is_held_a_moment_longer_goes_all_the_same(
