@@ -128,6 +128,7 @@ class Machine:
         self.ended: set[int] = set()
         self.exits: list[Exited] = []
         self._next_stream = 1
+        self._taps: list[str] = []
         self._start(words)
         if not talk:
             return
@@ -162,8 +163,11 @@ class Machine:
         argv += ["--disk", f"{GUEST_DIR}/system.erofs,ro", "--disk", scratch]
         for tag, path in (("layers", self.layers), ("volumes", self.volumes)):
             argv += ["--9p", f"{path},{tag}"]
-        for mac in MACS:
-            argv += ["--network", f"mode=user,guest_mac={mac}"]
+        for number, mac in enumerate(MACS):  # kvmtool has only one device without a tap
+            tap = f"t{os.urandom(4).hex()}-{number}"
+            subprocess.run(["ip", "tuntap", "add", tap, "mode", "tap"], check=True)
+            self._taps.append(tap)
+            argv += ["--network", f"mode=tap,tapif={tap},script=none,guest_mac={mac}"]
         return argv
 
     def _qemu(self, initramfs: Path, scratch: Path, line: list[str]) -> list[str | Path]:
@@ -204,6 +208,8 @@ class Machine:
         """End the VM without a word."""
         self.vm.kill()
         self.vm.wait()
+        for tap in self._taps:
+            subprocess.run(["ip", "tuntap", "del", tap, "mode", "tap"], check=True)
         if self.listener:
             self.listener.close()
 
