@@ -24,7 +24,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, mount, namespace, vsock
+from stage1.linux import files, mount, namespace, tsc, vsock
 from stage1.net import attach as net
 from stage1.net import debts
 from stage1.net import record as net_record
@@ -273,10 +273,17 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         accel=host.choice.accel,
+        words=_clock(host.choice.accel),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
         vhost_net=host.choice.vhost_net,
     )
+
+
+def _clock(accel: str) -> tuple[str, ...]:
+    """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many."""
+    khz = tsc.khz() if accel == "tcg" else 0
+    return (f"tsc_early_khz={khz}",) if khz else ()
 
 
 def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:

@@ -42,6 +42,11 @@ def test_the_guests_clock_is_right(clearpod: Command) -> None:
     finish(process)
 
 
+def test_the_guests_clock_is_a_counter_and_not_ticks_which_a_busy_host_lets_it_lose(clearpod: Command) -> None:
+    ended = clearpod.run("--", "cat", "/sys/devices/system/clocksource/clocksource0/current_clocksource")
+    assert (ended.code, ended.out in (b"tsc\n", b"kvm-clock\n")) == (0, True), ended
+
+
 def test_memory_and_cpus_are_what_was_asked_for(clearpod: Command) -> None:
     ended = clearpod.run("-m", "300", "-c", "2", "--", "sh", "-c", "nproc; head -1 /proc/meminfo")
     cpus, memory = ended.out.decode().splitlines()

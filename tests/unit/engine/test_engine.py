@@ -81,6 +81,18 @@ def test_collect_leaves_no_process_mount_directory_or_scratch_disk(host: engine.
     assert (tmp_path / "data").is_dir()
 
 
+def test_an_emulated_guest_is_told_the_frequency_of_its_counter_and_no_other(
+    host: engine.Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulated, virtual = (host._replace(choice=QEMU._replace(accel=accel)) for accel in ("tcg", "kvm"))
+    for khz, there, words in ((2_596_130, emulated, ("tsc_early_khz=2596130",)), (0, emulated, ()), (7, virtual, ())):
+        monkeypatch.setattr(engine.tsc, "_known", khz)
+        monkeypatch.setattr(engine.tsc, "measured", lambda *_: 0)
+        prepared = engine.prepare(POD, there)
+        engine.collect(prepared.directory)
+        assert prepared.vm.words == words
+
+
 @pytest.mark.parametrize(
     "change, kind, sentence",
     [

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How fast this host's time stamp counter runs. Called by the engine for VMs that are emulated.
+
+TCG hands the host's counter on to the guest, but nothing there that tells its frequency, and a guest that measures it
+on a busy host gets it wrong and goes by ticks, which it loses.
+"""
+
+import os
+import time
+
+_RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")  # rdtsc; shl rdx,32; or rax,rdx; ret
+_BASELINE_S = 0.02
+_READINGS = 20
+_TOLERANCE = 2e-4
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Sample = tuple[int, int]
+    """The counter, and CLOCK_MONOTONIC in nanoseconds, at one moment."""
+
+_known = 0
+
+
+def khz() -> int:
+    """The frequency in kHz; 0 where it can't be told. Takes 40 ms until it is known, and then nothing."""
+    global _known  # noqa: PLW0603  it does not change
+    if not _known and (read := _reader()):
+        _known = measured(lambda: _sample(read), time.sleep)
+    return _known
+
+
+def measured(sample: "Callable[[], Sample]", sleep: "Callable[[float], None]") -> int:
+    """The frequency in kHz from samples with pauses between them; 0 when two pauses tell different ones."""
+    first = sample()
+    sleep(_BASELINE_S)
+    middle = sample()
+    sleep(_BASELINE_S)
+    last = sample()
+    one, two, all_ = (_rate(*ends) for ends in ((first, middle), (middle, last), (first, last)))
+    return round(all_) if all_ > 0 and abs(one - two) <= _TOLERANCE * all_ else 0
+
+
+def _rate(begin: "Sample", end: "Sample") -> float:
+    return (end[0] - begin[0]) * 1e6 / (end[1] - begin[1])
+
+
+def _sample(read: "Callable[[], int]") -> "Sample":
+    """Of some readings the one during which the least time passed: others were interrupted."""
+    best = (1 << 62, 0, 0)
+    for _ in range(_READINGS):
+        before, counter, after = time.monotonic_ns(), read(), time.monotonic_ns()
+        best = min(best, (after - before, counter, (before + after) // 2))
+    return best[1], best[2]
+
+
+def _reader() -> "Callable[[], int] | None":
+    """A function that reads the counter; None on other machines, and where no memory may be made executable."""
+    if os.uname().machine != "x86_64":
+        return None
+    import ctypes
+    import mmap
+
+    try:
+        page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    except OSError:
+        return None
+    page.write(_RDTSC)
+    held = ctypes.c_char.from_buffer(page)
+    function = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(held))
+
+
+    def read(page: object = held) -> int:  # whoever has the function has the page
+        return int(function())
+
+    return read
