@@ -86,7 +86,8 @@ static int on_create(uint32_t id, struct fault *why)
         return fault_set(why, FAULT_EXISTS, "container %s exists", create->id);
     struct process *process = process_add(create->id, 0);
     if (!process)
-        return fault_set(why, FAULT_FAILED, "too many containers in this pod");
+        return fault_set(why, FAULT_FAILED, "the pod has %d containers or %d processes, the most it can; remove some first",
+                         MAX_CONTAINERS, MAX_PROCESSES);
     if (streams_open(process, &create->stdio, why) == 0 && begin(id, process, &task, why) == 0)
         return 0;
     streams_close(process);
