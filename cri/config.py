@@ -158,6 +158,7 @@ class Config(_Table):
     network: Network = Network()
     streaming: Streaming = Streaming()
     registries: tuple[Registry, ...] = Field(default=(), strict=False)
+    pinned_images: tuple[str, ...] = Field(default=(), strict=False)
     log: Log = Log()
     limits: Limits = Limits()
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """An image of the store as the CRI's message. Used by ListImages and ImageStatus, so that they agree."""
 
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 
 
-def describe(image: Image) -> pb.Image:
-    """`uid` when the image's user is a number, else `username`; a group is dropped, as kubelet wants it."""
+def describe(image: Image, pins: Collection[str] = ()) -> pb.Image:
+    """`pins` are full names of images that are pinned, in which a star stands for anything. `uid` when the image's user is a number, else `username`; a group is dropped, as kubelet wants it.
+    """
     user = image.user.partition(":")[0]
     number = pb.Int64Value(value=int(user)) if user.isascii() and user.isdigit() else None
     return pb.Image(
@@ -16,5 +20,6 @@ def describe(image: Image) -> pb.Image:
         size=image.size_bytes,
         uid=number,
         username="" if number else user,
+        pinned=any(fnmatchcase(name, pin) for name in (*image.repo_tags, *image.repo_digests) for pin in pins),
         spec=pb.ImageSpec(image=image.id),
     )

@@ -20,4 +20,4 @@ async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.Image
     if image is None:
         return pb.ImageStatusResponse()
     info = {"info": json.dumps({"imageSpec": image.config})} if request.verbose else None
-    return pb.ImageStatusResponse(image=describe(image), info=info)
+    return pb.ImageStatusResponse(image=describe(image, node.config.pinned_images), info=info)

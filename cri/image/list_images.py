@@ -19,5 +19,5 @@ def found(node: "Node", wanted: pb.ImageFilter) -> list[pb.Image]:
     """The list, also for the streamed twin of this call."""
     if wanted.image.image:
         image = node.images.find(wanted.image.image)
-        return [describe(image)] if image else []
-    return [describe(image) for image in node.images.list()]
+        return [describe(image, node.config.pinned_images)] if image else []
+    return [describe(image, node.config.pinned_images) for image in node.images.list()]

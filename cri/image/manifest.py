@@ -120,6 +120,12 @@ def read_manifest(data: bytes, *, name: str) -> Manifest:
     return Manifest(_digest(config, f"the config of {name}"), tuple(_digest(x, f"a layer of {name}") for x in layers))
 
 
+def sizes(data: bytes) -> dict[str, int]:
+    """The layers' blobs with their sizes in bytes, of those that say one, in a manifest that `read_manifest` takes."""
+    layers = _document(data, "the manifest")["layers"]
+    return {x["digest"]: x["size"] for x in layers if type(x.get("size")) is int and x["size"] > 0}
+
+
 def read_config(data: bytes, manifest: Manifest, *, name: str, architecture: str) -> dict[str, Any]:
     """The image's config, checked against its manifest and this host. Raises BadRequest (platform),
     Corrupt.

@@ -3,29 +3,33 @@
 
 Called by PullImage and `clearpod run`. Pulls of one reference with the same credentials share one run; it
 is given up when nobody waits for it any more (the server lets PullImage finish when only its client went
-away). A pull that ends early leaves nothing; what a killed process leaves is in tmp/, and
+away). A layer that several pulls want is brought by one. A pull that ends early leaves nothing; what a killed process leaves is in tmp/, and
 `ImageStore.sweep` removes it.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple, TypeVar
 
 from cri.config import Config
 from cri.image import manifest
+from cri.image.claims import bring_all
 from cri.image.registries import Auth
 from cri.image.source import Resolved, Source, source_of
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
-from stage1.errors import NoSpace
+from stage1.errors import NoSpace, PodError
 from stage1.linux import files
 from stage1.rootfs import layers, layout
 from stage1.rootfs.blob import Blob
 from stage1.rootfs.merge import merge
+
+log = logging.getLogger("clearpod.pull")
 
 T = TypeVar("T")
 _ATTEMPTS = 3
@@ -104,36 +108,63 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str) -> Image:
     image = store.find(resolved.manifest.config)
     if image and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
         return named
-    diff_ids = manifest.diff_ids(resolved.config)
-    pairs = list(zip(resolved.manifest.layers, diff_ids, strict=True))
-    present = _present(store, pairs)
     stop = threading.Event()
+    run = _Run(store, source, resolved, layers.Place(store.layers_dir, work_dir, stop.is_set), stop, set())
     try:
-        blobs = await source.fetch(resolved, present)
-        place = layers.Place(store.layers_dir, work_dir, stop.is_set)
-        todo = [Blob(f"{blobs}/{layout.hex_of(b)}", b, d) for b, d in pairs]
-        return await _in_thread(lambda: _keep(store, resolved, place=place, todo=todo), stop)
+        await bring_all(store, run.missing, run.bring)
+        kept = await _in_thread(run.keep, stop)
     except BaseException:
         # Only what this pull made and nobody needs; another pull that had counted on it starts again.
-        store.discard(d for b, d in pairs if b not in present)
+        store.discard(run.made)
         raise
+    log.info("pull.done", extra={"image": source.name, "id": kept.id, "bytes": kept.size_bytes})
+    return kept
 
 
-def _present(store: ImageStore, pairs: list[tuple[str, str]]) -> set[str]:
-    return {b for b, diff_id in pairs if os.path.exists(layout.layer_path(store.layers_dir, diff_id))}
+class _Run(NamedTuple):
+    """One try at bringing what is `resolved`; `made` are the diff ids of the layers that it converted."""
 
+    store: ImageStore
+    source: Source
+    resolved: Resolved
+    place: layers.Place
+    stop: threading.Event
+    made: set[str]
 
-def _keep(store: ImageStore, resolved: Resolved, *, place: layers.Place, todo: list[Blob]) -> Image:
-    for blob in todo:
-        layers.convert(blob, place)
-    image_id, out_dir = resolved.manifest.config, f"{place.work_dir}/image"
-    files.make_dirs(out_dir, 0o700)
-    files.write_atomic(f"{out_dir}/config.json", resolved.config_bytes)
-    files.write_atomic(f"{out_dir}/manifest.json", resolved.manifest_bytes)
-    diff_ids = tuple(blob.diff_id for blob in todo)
-    merge(image_id, place, diff_ids=diff_ids, out_dir=out_dir)
-    new = NewImage(image_id, out_dir, resolved.config_bytes, diff_ids)
-    return store.add(new, tag=resolved.tag, digest=resolved.digest)
+    def layers(self) -> list[tuple[str, str]]:
+        """Each layer's blob and diff id, lowest first."""
+        return list(zip(self.resolved.manifest.layers, manifest.diff_ids(self.resolved.config), strict=True))
+
+    def missing(self) -> list[str]:
+        """The blobs of layers that are not in the store."""
+        return [blob for blob, diff_id in self.layers() if not self._has(diff_id)]
+
+    def _has(self, diff_id: str) -> bool:
+        return os.path.exists(layout.layer_path(self.place.layers_dir, diff_id))
+
+    async def bring(self, blobs: Collection[str]) -> None:
+        """Download and convert these."""
+        directory = await self.source.fetch(self.resolved, blobs)
+        wanted = [(blob, diff_id) for blob, diff_id in self.layers() if blob in blobs]
+        self.made.update(diff_id for _, diff_id in wanted)
+        todo = [Blob(f"{directory}/{layout.hex_of(blob)}", blob, diff_id) for blob, diff_id in wanted]
+        await _in_thread(lambda: [layers.convert(blob, self.place) for blob in todo], self.stop)
+
+    def keep(self) -> Image:
+        """Merge the layers, and let the store have the image. Raises LayersVanished, what `merge` raises."""
+        out_dir, diff_ids = f"{self.place.work_dir}/image", manifest.diff_ids(self.resolved.config)
+        files.make_dirs(out_dir, 0o700)
+        files.write_atomic(f"{out_dir}/config.json", self.resolved.config_bytes)
+        files.write_atomic(f"{out_dir}/manifest.json", self.resolved.manifest_bytes)
+        image_id = self.resolved.manifest.config
+        try:
+            merge(image_id, self.place, diff_ids=diff_ids, out_dir=out_dir)
+        except PodError:
+            if not all(map(self._has, diff_ids)):
+                raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
+            raise
+        new = NewImage(image_id, out_dir, self.resolved.config_bytes, diff_ids)
+        return self.store.add(new, tag=self.resolved.tag, digest=self.resolved.digest)
 
 
 async def _in_thread(work: Callable[[], T], stop: threading.Event) -> T:

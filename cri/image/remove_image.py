@@ -3,6 +3,7 @@
 
 from typing import TYPE_CHECKING
 
+from cri.pods.threads import to_the_end
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
 
 
 async def remove_image(node: "Node", request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:
-    """Containers that use the image go on: their pod has it mounted."""
+    """Containers that use the image go on: their pod has it mounted. In a thread, since large files go slowly."""
     if not request.image.image:
         raise BadRequest("RemoveImage needs image.image")
-    node.images.remove(request.image.image)
+    await to_the_end(node.images.remove, request.image.image)
     return pb.RemoveImageResponse()

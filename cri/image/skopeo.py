@@ -105,6 +105,8 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
         return Corrupt(f"the registry's copy of {name} is damaged ({reason}); pull again, or push again")
     if _UNREACHABLE.search(reason):
         return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
+    if code < 0:
+        return PodError(f"can't pull {name}: skopeo was ended by signal {-code}; pull again")
     return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from cri.config import Config
 from cri.image import manifest, registries
 from cri.image.manifest import Manifest
+from cri.image.progress import Download, watched
 from cri.image.registries import Auth
 from cri.image.skopeo import Skopeo
 from cri.store.reference import Reference, parse
@@ -45,10 +46,8 @@ class Source(Protocol):
         """Which image it is now; brings no layers."""
         ...
 
-    async def fetch(self, resolved: Resolved, present: Collection[str]) -> str:
-        """Bring the layers except those whose blobs are `present`; the directory they are in, named by
-        hex.
-        """
+    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
+        """Bring the blobs of the layers that are `wanted`; the directory they are in, named by hex."""
         ...
 
 
@@ -80,6 +79,7 @@ class RegistrySource:
         _write(f"{work_dir}/registries.conf", registries.registries_conf(known, reference))
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name)
+        self._fetches = 0
 
     async def resolve(self) -> Resolved:
         """Follows the tag once; everything after goes by digest."""
@@ -96,15 +96,19 @@ class RegistrySource:
         tag = "" if self._reference.digest else self.name
         return Resolved(found, raw, document, config, tag, f"{self._reference.name}@{digest}")
 
-    async def fetch(self, resolved: Resolved, present: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """skopeo skips what is there by name, so an empty file stands for each blob that is not needed."""
-        blobs = f"{self._work_dir}/blobs"
-        os.makedirs(f"{blobs}/sha256", mode=0o700)
-        for digest in present:
-            _write(f"{blobs}/sha256/{hex_of(digest)}", "")
-        if not set(resolved.manifest.layers) <= set(present):
-            await self._skopeo.copy(self._exact, f"{self._work_dir}/layout", blobs=blobs)
-        return f"{blobs}/sha256"
+        self._fetches += 1
+        place = f"{self._work_dir}/fetch{self._fetches}"
+        os.makedirs(f"{place}/blobs/sha256", mode=0o700)
+        for digest in set(resolved.manifest.layers) - set(wanted):
+            _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
+        sizes = manifest.sizes(resolved.manifest_bytes)
+        known = all(digest in sizes for digest in wanted)
+        total = sum(sizes[digest] for digest in wanted) if known else 0
+        copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
+        await watched(copy, Download(self.name, place, total))
+        return f"{place}/blobs/sha256"
 
 
 class LayoutSource:
@@ -124,7 +128,7 @@ class LayoutSource:
         document = manifest.read_config(config, found, name=self.name, architecture=architecture)
         return Resolved(found, raw, document, config)
 
-    async def fetch(self, resolved: Resolved, present: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """Nothing to bring."""
         return f"{self._directory}/blobs/sha256"
 
@@ -165,9 +169,9 @@ class ArchiveSource:
         await skopeo.copy(self.name, layout, blobs=f"{layout}/blobs")
         return await self._layout.resolve()
 
-    async def fetch(self, resolved: Resolved, present: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """They are there."""
-        return await self._layout.fetch(resolved, present)
+        return await self._layout.fetch(resolved, wanted)
 
 
 def _write(path: str, text: str) -> None:

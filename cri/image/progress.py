@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Watches a download: says in the log how far it is, and ends one that gets nowhere. Used by the pull's sources only."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
+
+from cri.image.skopeo import RegistryUnavailable
+from stage1.rootfs.corrupt import Corrupt
+
+log = logging.getLogger("clearpod.pull")
+
+SAID_EVERY_S = 10.0
+STALLED_S = 300.0
+"""As long as containerd waits. A registry that answers always, but slowly, is never given up."""
+_LOOK_S = 1.0
+_MORE_BYTES = 16 << 20
+
+
+class Download(NamedTuple):
+    """What is awaited: `bytes` (0: unknown) of the image `name` below `directory`."""
+
+    name: str
+    directory: str
+    bytes: int
+    stalled_s: float = STALLED_S
+    look_s: float = _LOOK_S
+
+
+async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
+    """Await `work`. Raises what it raises, RegistryUnavailable when nothing comes, Corrupt when too much does."""
+    task = asyncio.ensure_future(work)
+    log.info("pull.download", extra={"image": download.name, "bytes": download.bytes})
+    try:
+        await _watch(task, download)
+        task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+            _ = task.cancelled() or task.exception()
+
+
+async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
+    said = moved = time.monotonic()
+    had = 0
+    while not (await asyncio.wait({task}, timeout=download.look_s))[0]:
+        now, has = time.monotonic(), bytes_below(download.directory)
+        if has != had:
+            had, moved = has, now
+        if now - moved >= download.stalled_s:
+            raise RegistryUnavailable(
+                f"the registry of {download.name} has sent nothing for {download.stalled_s:.0f} seconds, after {had}"
+                f" of {download.bytes} bytes; try again later"
+            )
+        if download.bytes and had > download.bytes + _MORE_BYTES:
+            raise Corrupt(
+                f"the registry sends more of {download.name} than the {download.bytes} bytes of its manifest; push it again"
+            )
+        if now - said >= SAID_EVERY_S:
+            said = now
+            log.info("pull.progress", extra={"image": download.name, "bytes": had, "of": download.bytes})
+
+
+def bytes_below(directory: str) -> int:
+    """The sizes of all files there; they come and go meanwhile."""
+    found = 0
+    for place, _, names in os.walk(directory):
+        for name in names:
+            try:
+                found += os.lstat(os.path.join(place, name)).st_size
+            except FileNotFoundError:
+                continue
+    return found
