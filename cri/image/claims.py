@@ -15,7 +15,7 @@ _busy: "weakref.WeakKeyDictionary[ImageStore, _Busy]" = weakref.WeakKeyDictionar
 
 
 async def bring_all(
-    store: ImageStore, missing: Callable[[], Collection[str]], bring: Callable[[Collection[str]], Awaitable[None]]
+    store: ImageStore, missing: Callable[[], Collection[str]], *, bring: Callable[[Collection[str]], Awaitable[None]]
 ) -> None:
     """Call `bring` with the `missing` blobs that nobody else brings, and wait for the others, until none is missing.
 
@@ -25,12 +25,12 @@ async def bring_all(
     while blobs := missing():
         others = {busy[blob] for blob in blobs if blob in busy}
         if mine := {blob for blob in blobs if blob not in busy}:
-            await _claimed(busy, mine, bring)
+            await _claimed(busy, mine, bring=bring)
         if others:
             await asyncio.wait(others)
 
 
-async def _claimed(busy: _Busy, mine: Collection[str], bring: Callable[[Collection[str]], Awaitable[None]]) -> None:
+async def _claimed(busy: _Busy, mine: Collection[str], *, bring: Callable[[Collection[str]], Awaitable[None]]) -> None:
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     busy.update(dict.fromkeys(mine, done))
     try:

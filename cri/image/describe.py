@@ -7,12 +7,18 @@ from fnmatch import fnmatchcase
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 
+_MOST_DIGITS = 18
+"""More may not fit into an int64; no user has as many."""
+
 
 def describe(image: Image, pins: Collection[str] = ()) -> pb.Image:
-    """`pins` are full names of images that are pinned, in which a star stands for anything. `uid` when the image's user is a number, else `username`; a group is dropped, as kubelet wants it.
+    """`pins` are full names of images that are pinned, in which a star stands for anything.
+
+    `uid` when the image's user is a number, else `username`; a group is dropped, as kubelet wants it.
     """
     user = image.user.partition(":")[0]
-    number = pb.Int64Value(value=int(user)) if user.isascii() and user.isdigit() else None
+    is_number = user.isascii() and user.isdigit() and len(user) <= _MOST_DIGITS
+    number = pb.Int64Value(value=int(user)) if is_number else None
     return pb.Image(
         id=image.id,
         repo_tags=image.repo_tags,

@@ -34,6 +34,10 @@ _MACHINES = {
     "ppc64le": "ppc64le",
     "s390x": "s390x",
 }
+_FIELDS: dict[str, type[Any]] = {
+    **dict.fromkeys(("User", "WorkingDir", "StopSignal"), str),
+    **dict.fromkeys(("Env", "Cmd", "Entrypoint"), list),
+}
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 
 
@@ -87,7 +91,8 @@ def choose(data: bytes, architecture: str, *, name: str) -> str | None:
     document = _document(data, f"the manifest of {name}")
     if document.get("mediaType") not in _INDEXES and "manifests" not in document:
         return None
-    found = [entry for entry in document.get("manifests") or () if isinstance(entry, dict)]
+    entries = document.get("manifests")
+    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     for variant in _VARIANTS.get(architecture, ("",)):
         for entry in found:
             platform = _platform(entry)
@@ -98,8 +103,11 @@ def choose(data: bytes, architecture: str, *, name: str) -> str | None:
 
 
 def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
-    said = entry.get("platform") or {}
-    return said.get("os", "unknown"), said.get("architecture", "unknown"), said.get("variant", "")
+    said = entry.get("platform")
+    words = said if isinstance(said, dict) else {}
+    found = [words.get(key) for key in ("os", "architecture", "variant")]
+    system, architecture, variant = (word if isinstance(word, str) else "" for word in found)
+    return system or "unknown", architecture or "unknown", variant
 
 
 def read_manifest(data: bytes, *, name: str) -> Manifest:
@@ -135,10 +143,27 @@ def read_config(data: bytes, manifest: Manifest, *, name: str, architecture: str
     if platform != f"linux/{architecture}":
         raise BadRequest(f"the image {name} is for {platform} and this host is linux/{architecture}; "
                          "build it for this host")  # fmt: skip
+    _check_fields(document, name)
     if len(diff_ids(document)) != len(manifest.layers):
         counts = f"{len(manifest.layers)} layers and {len(diff_ids(document))} diff ids"
         raise Corrupt(f"the image {name} has {counts}; push it again")
     return document
+
+
+def _check_fields(document: dict[str, Any], name: str) -> None:
+    """What the store and CreateContainer read of a config is what it should be. Raises Corrupt."""
+    rootfs: Any = document.get("rootfs") or {}
+    inner: Any = document.get("config") or {}
+    for what, found in (("rootfs", rootfs), ("config", inner)):
+        if not isinstance(found, dict):
+            raise Corrupt(f"the image {name} has a config whose {what} is no object; push it again")
+    if not isinstance(rootfs.get("diff_ids") or [], list):
+        raise Corrupt(f"the image {name} has a config whose diff_ids are no list; push it again")
+    for key, kind in _FIELDS.items():
+        value = inner.get(key)
+        words = value if isinstance(value, list) else []
+        if value is not None and (not isinstance(value, kind) or not all(isinstance(word, str) for word in words)):
+            raise Corrupt(f"the image {name} has a config whose {key} is {str(value)[:40]!r}; push it again")
 
 
 def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a download: says in the log how far it is, and ends one that gets nowhere. Used by the pull's sources only."""
+"""Watches a download: says in the log how far it is, and ends one that gets nowhere. Used by the pull's sources."""
 
 import asyncio
 import logging
@@ -58,7 +58,8 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
             )
         if download.bytes and had > download.bytes + _MORE_BYTES:
             raise Corrupt(
-                f"the registry sends more of {download.name} than the {download.bytes} bytes of its manifest; push it again"
+                f"the registry sends more of {download.name} than the {download.bytes} bytes that its manifest says;"
+                " push it again"
             )
         if now - said >= SAID_EVERY_S:
             said = now

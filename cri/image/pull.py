@@ -3,8 +3,8 @@
 
 Called by PullImage and `clearpod run`. Pulls of one reference with the same credentials share one run; it
 is given up when nobody waits for it any more (the server lets PullImage finish when only its client went
-away). A layer that several pulls want is brought by one. A pull that ends early leaves nothing; what a killed process leaves is in tmp/, and
-`ImageStore.sweep` removes it.
+away). A layer that several pulls want is brought by one. A pull that ends early leaves nothing; what a killed
+process leaves is in tmp/, and `ImageStore.sweep` removes it.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str) -> Image:
     stop = threading.Event()
     run = _Run(store, source, resolved, layers.Place(store.layers_dir, work_dir, stop.is_set), stop, set())
     try:
-        await bring_all(store, run.missing, run.bring)
+        await bring_all(store, run.missing, bring=run.bring)
         kept = await _in_thread(run.keep, stop)
     except BaseException:
         # Only what this pull made and nobody needs; another pull that had counted on it starts again.

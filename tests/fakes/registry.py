@@ -28,17 +28,17 @@ def free_port() -> int:
 
 class Registry:
     """Use it in a `with`. `host` is 127.0.0.1:PORT. `htpasswd`, if given, is the only one who may do
-    anything.
+    anything; `auth` is an `auth:` of the registry's configuration instead.
     """
 
-    def __init__(self, directory: Path, *, htpasswd: str = "") -> None:
+    def __init__(self, directory: Path, *, htpasswd: str = "", auth: str = "") -> None:
         self.storage, self.port = directory / "storage", free_port()
         self.host = f"127.0.0.1:{self.port}"
-        self._directory, self._htpasswd = directory, htpasswd
+        self._directory, self._htpasswd, self._auth = directory, htpasswd, auth
 
     def __enter__(self) -> "Registry":
         self._directory.mkdir(parents=True, exist_ok=True)
-        auth = ""
+        auth = self._auth
         if self._htpasswd:
             (self._directory / "htpasswd").write_text(self._htpasswd)
             auth = AUTH.format(path=self._directory / "htpasswd")

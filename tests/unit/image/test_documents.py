@@ -53,6 +53,8 @@ def test_of_an_index_the_entry_for_this_host_is_chosen(entries: Any, arch: str, 
         ([entry("linux", "s390x"), entry("unknown", "unknown")], "linux/s390x"),
         ([entry("linux", "arm", "v7"), entry("windows", "amd64")], "linux/arm, windows/amd64"),
         (["rubbish", 5], "nothing"),
+        ([{"digest": A, "platform": "x"}, {"digest": A, "platform": {"os": 7, "architecture": ["a"]}}], "nothing"),
+        (5, "nothing"),
     ],
 )
 def test_an_index_without_this_host_says_what_it_has(entries: Any, there: str) -> None:
@@ -131,6 +133,35 @@ def test_what_is_no_image_is_refused(document: Any, kind: type[PodError], says: 
 def test_a_config_must_fit_its_manifest_and_this_host(document: Any, kind: type[PodError], says: str) -> None:
     with pytest.raises(kind, match=says):
         manifest.read_config(dump(document), Manifest(A, (B,)), name="x", architecture="amd64")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"config": [1]}, "whose config is no object"),
+        ({"rootfs": "x"}, "whose rootfs is no object"),
+        ({"rootfs": {"diff_ids": {"a": 1}}}, "whose diff_ids are no list"),
+        ({"config": {"User": 7}}, "whose User is '7'"),
+        ({"config": {"Env": "A=1"}}, "whose Env is 'A=1'"),
+        ({"config": {"Cmd": ["sh", None]}}, "whose Cmd is"),
+        ({"config": {"Entrypoint": {"sh": 1}}}, "whose Entrypoint is"),
+    ],
+)
+def test_a_config_with_fields_that_are_something_else_is_refused(changes: Any, says: str) -> None:
+    document = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [A]}, **changes}
+    with pytest.raises(Corrupt, match=says):
+        manifest.read_config(dump(document), Manifest(A, (B,)), name="x", architecture="amd64")
+
+
+def test_a_config_may_lack_everything_that_is_not_needed() -> None:
+    for inner in (None, {}, {"User": None, "Env": None, "Cmd": []}):
+        document = {"rootfs": {"diff_ids": [A]}, "config": inner}
+        assert manifest.read_config(dump(document), Manifest(A, (B,)), name="x", architecture="amd64") == document
+
+
+def test_layers_without_a_sensible_size_have_none() -> None:
+    sizes = [{"digest": str(n), "size": size} for n, size in enumerate((7, 0, -1, True, "7", None))]
+    assert manifest.sizes(dump({"layers": [*sizes, {"digest": "x"}]})) == {"0": 7}
 
 
 REGISTRIES = (

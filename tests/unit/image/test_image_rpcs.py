@@ -54,6 +54,8 @@ def spec(ref: str) -> pb.ImageSpec:
         ("www-data", None, "www-data"),
         ("www-data:1004", None, "www-data"),
         ("٣", None, "٣"),
+        ("9" * 18, 10**18 - 1, ""),
+        ("9" * 19, None, "9" * 19),
     ],
 )
 async def test_the_user_is_a_number_or_a_name(
@@ -71,6 +73,18 @@ async def test_all_kinds_of_references_give_the_same_status(node: Any, tmp_path:
     assert found[0].size > 0
     assert list(found[0].repo_tags) == [TAG]
     assert all(other == found[0] for other in found)
+
+
+@pytest.mark.parametrize(
+    ("pins", "pinned"), [((), False), ((TAG,), True), (("docker.io/library/*",), True), (("a:1", "x.io/*"), False)]
+)
+async def test_images_are_pinned_by_their_full_names(
+    pins: tuple[str, ...], pinned: bool, node: Any, tmp_path: Path
+) -> None:
+    await add(node, tmp_path)
+    node.config = Config(pinned_images=pins)
+    assert (await image_status(node, pb.ImageStatusRequest(image=spec(TAG)))).image.pinned == pinned
+    assert [image.pinned for image in (await list_images(node, pb.ListImagesRequest())).images] == [pinned]
 
 
 async def test_an_unknown_image_has_an_empty_status(node: Any) -> None:

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registries that hang, die and lie, downloads that are killed, credentials that must not be seen: the real skopeo."""
+
+import asyncio
+import base64
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.config import Config
+from cri.image import progress, source
+from cri.image import pull as pull_module
+from cri.image.pull import pull, pull_blocking
+from cri.image.registries import Auth
+from cri.image.skopeo import LoginNeeded, RegistryUnavailable
+from cri.store.images import ImageStore
+from stage1.errors import PodError, Unsupported
+from stage1.rootfs.corrupt import Corrupt
+from tests.fakes import odd_registry
+from tests.fakes.oci_layout import Layer, Layout, digest, file, tar
+from tests.fakes.odd_registry import OddRegistry
+from tests.fakes.patience import PATIENCE
+from tests.fakes.registry import Registry
+from tests.fakes.token_server import TokenServer
+
+from .test_registry import leftovers
+
+BIG = Layer(tar([file("big", os.urandom(400_000))]))
+SECRET, IDENTITY = "hunter2-is-not-for-you", "an-identity-for-nobody-else"
+PULL = (
+    "import sys; from cri.config import Config; from cri.image.pull import pull_blocking\n"
+    "from cri.store.images import ImageStore\n"
+    "pull_blocking(ImageStore(sys.argv[1]), sys.argv[2], config=Config())\n"
+)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "layout")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ImageStore]:
+    opened = ImageStore(str(tmp_path / "state"))
+    yield opened
+    opened.close()
+
+
+def small(layout: Layout) -> str:
+    """The digest of an image of one large layer."""
+    return str(layout.image([BIG])["digest"])
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stalled download is given up after five seconds."""
+    monkeypatch.setattr(source, "Download", partial(progress.Download, stalled_s=5.0 * PATIENCE, look_s=0.05))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "says"),
+    [
+        (odd_registry.half_then_hang, RegistryUnavailable, r"^RegistryUnavailable: .*sent nothing for \d+ seconds"),
+        (odd_registry.half_then_die, RegistryUnavailable, "^RegistryUnavailable: can't reach the registry"),
+        (odd_registry.other_bytes, Corrupt, "is damaged .*[Dd]igest"),
+    ],
+)
+def test_a_registry_that_fails_in_the_middle_of_a_layer_is_told_and_leaves_nothing(
+    hasty: None, answer: odd_registry.Answer, kind: type[PodError], says: str, layout: Layout, store: ImageStore
+) -> None:
+    top = small(layout)
+    with OddRegistry(layout, {"1": top}, answer) as registry, pytest.raises(kind, match=says) as caught:
+        pull_blocking(store, f"{registry.host}/a:1", config=Config())
+    assert "\n" not in str(caught.value)
+    assert (leftovers(store), store.list()) == ([], ())
+    with OddRegistry(layout, {"1": top}) as registry:
+        assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
+
+
+def test_a_manifest_that_is_not_what_its_digest_says_is_refused(layout: Layout, store: ImageStore) -> None:
+    top = small(layout)
+    with OddRegistry(layout, {}, lies=True) as registry, pytest.raises(PodError, match=r"does not match|digest"):
+        pull_blocking(store, f"{registry.host}/a@{top}", config=Config())
+    assert (leftovers(store), store.list()) == ([], ())
+
+
+async def test_more_than_the_manifest_promises_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_MORE_BYTES", 1000)
+    (tmp_path / "there").write_bytes(bytes(3000))
+    with pytest.raises(Corrupt, match="more of x than the 1999 bytes"):
+        await progress.watched(asyncio.sleep(60), progress.Download("x", str(tmp_path), 1999, look_s=0.01))
+    await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 2000, look_s=0.01))
+
+
+async def test_progress_is_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, layout: Layout, store: ImageStore
+) -> None:
+    caplog.set_level(logging.INFO, "clearpod.pull")
+    monkeypatch.setattr(progress, "SAID_EVERY_S", 0.0)
+    monkeypatch.setattr(source, "Download", partial(progress.Download, look_s=0.02))
+    with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
+        task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config()))
+        await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
+        async with asyncio.timeout(30 * PATIENCE):
+            while not any(getattr(record, "bytes", 0) > 0 for record in caplog.records if "of" in vars(record)):
+                await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    (begun,) = [record for record in caplog.records if record.message == "pull.download"]
+    assert (vars(begun)["image"], vars(begun)["bytes"]) == (f"{registry.host}/a:1", len(BIG.blob()))
+    last = [record for record in caplog.records if record.message == "pull.progress"][-1]
+    assert 0 < vars(last)["bytes"] <= vars(last)["of"] == len(BIG.blob())
+
+
+async def test_pulls_of_images_that_share_layers_bring_each_layer_once(layout: Layout, store: ImageStore) -> None:
+    tops = [Layer(tar([file(f"f{n}", os.urandom(20_000))])) for n in range(4)]
+    made = {str(n): str(layout.image([BIG, top])["digest"]) for n, top in enumerate(tops)}
+
+    def slowly(registry: OddRegistry, http: object, name: str, data: bytes) -> None:
+        time.sleep(0.3)
+        odd_registry.plainly(registry, http, name, data)  # type: ignore[arg-type]
+
+    with OddRegistry(layout, made, slowly) as registry:
+        names = [f"{registry.host}/a:{tag}" for tag in made]
+        images = await asyncio.gather(*(pull(store, name, config=Config()) for name in names))
+    assert {tag for image in images for tag in image.repo_tags} == set(names)
+    wanted = [digest(layer.blob()) for layer in (BIG, *tops)]
+    assert {name: registry.gets[name] for name in wanted} == dict.fromkeys(wanted, 1)
+    assert leftovers(store) == []
+
+
+async def test_a_layer_that_another_pull_gave_up_is_brought_by_who_waits_for_it(
+    layout: Layout, store: ImageStore
+) -> None:
+    made = {str(n): str(layout.image([BIG], config={"Cmd": [str(n)]})["digest"]) for n in range(2)}
+    first = True
+
+    def first_hangs(registry: OddRegistry, http: object, name: str, data: bytes) -> None:
+        nonlocal first
+        hangs, first = first and len(data) > 10_000, first and len(data) < 10_000
+        answer = odd_registry.half_then_hang if hangs else odd_registry.plainly
+        answer(registry, http, name, data)  # type: ignore[arg-type]
+
+    with OddRegistry(layout, made, first_hangs) as registry:
+        leaves = asyncio.create_task(pull(store, f"{registry.host}/a:0", config=Config()))
+        await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
+        stays = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config()))
+        await asyncio.sleep(0.5)
+        assert not stays.done() and registry.gets[digest(BIG.blob())] == 1
+        leaves.cancel()
+        assert (await stays).repo_tags == (f"{registry.host}/a:1",)
+    assert leftovers(store) == []
+
+
+def test_a_layer_that_vanishes_under_a_pull_is_brought_again(
+    layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge, merged = pull_module.merge, []
+
+    def vanishing(*words: Any, **options: Any) -> None:
+        merged.append(1)
+        if len(merged) == 1:
+            store.discard([digest(BIG.tar)])  # as a failing pull does that had brought it
+        merge(*words, **options)
+
+    monkeypatch.setattr(pull_module, "merge", vanishing)
+    with OddRegistry(layout, {"1": small(layout)}) as registry:
+        assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
+        assert (len(merged), registry.gets[digest(BIG.blob())]) == (2, 2)
+    assert leftovers(store) == []
+
+
+def test_a_pull_killed_at_any_moment_leaves_what_the_next_start_sweeps(tmp_path: Path, layout: Layout) -> None:
+    layers = [BIG, *(Layer(tar([file(f"f{n}", os.urandom(50_000))])) for n in range(3))]
+    state = str(tmp_path / "state")
+    with Registry(tmp_path / "registry") as registry:
+        name = registry.push(layout.tag("a", layout.image(layers)), "t/killed:1")
+        argv = [sys.executable, "-c", PULL, state, name]
+        begun = time.monotonic()
+        subprocess.run(argv, check=True, timeout=60 * PATIENCE)
+        whole_s = time.monotonic() - begun
+        for step in range(8):
+            store = ImageStore(state)
+            store.remove(name)
+            store.close()
+            process = subprocess.Popen(argv)
+            time.sleep(whole_s * (step + 0.5) / 8)
+            process.kill()
+            process.wait()
+            _gone(f"docker://{registry.host}/t/killed")
+            store = ImageStore(state)
+            assert leftovers(store) == []
+            store.close()
+        store = ImageStore(state)
+        assert pull_blocking(store, name, config=Config()).repo_tags == (name,)
+        assert leftovers(store) == []
+        store.close()
+
+
+def _with_word(word: str) -> list[int]:
+    """The processes with `word` on their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if word in words:
+            found.append(int(path.parent.name))
+    return found
+
+
+def _gone(word: str) -> None:
+    deadline = time.monotonic() + 5 * PATIENCE
+    while _with_word(word):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout, store: ImageStore) -> None:
+    with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
+        name = f"{registry.host}/a:1"
+        task = asyncio.create_task(pull(store, name, config=Config()))
+        await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
+        (skopeo,) = _with_word(f"docker://{registry.host}/a@")
+        os.kill(skopeo, signal.SIGKILL)
+        with pytest.raises(PodError, match=f"can't pull {name}: skopeo was ended by signal 9; pull again"):
+            await task
+    assert leftovers(store) == []
+
+
+def _seen(secrets: list[str]) -> list[str]:
+    """Where one of `secrets` can be read by others: command lines and environments of all processes but this one."""
+    found = []
+    for path in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
+        try:
+            text = path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        found += [str(path) for secret in secrets if secret in text and path.parent.name != str(os.getpid())]
+    return found
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        Auth("me", SECRET),
+        Auth(auth=base64.b64encode(f"me:{SECRET}".encode()).decode()),
+        Auth(identity_token=SECRET),
+    ],
+)
+async def test_credentials_are_in_no_command_line_environment_or_log(
+    auth: Auth, layout: Layout, store: ImageStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets = [SECRET, base64.b64encode(f"me:{SECRET}".encode()).decode()]
+    with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
+        task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config(), auth=auth))
+        await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
+        assert _with_word(f"docker://{registry.host}/a@")
+        assert _seen(secrets) == []
+        (kept,) = Path(store.state_dir).glob("tmp/*/auth.json")
+        assert SECRET in kept.read_text() or secrets[1] in kept.read_text()
+        assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert not any(secret in f"{record.msg} {vars(record)}" for record in caplog.records for secret in secrets)
+    async with asyncio.timeout(10 * PATIENCE):  # the pull goes on until it has cleaned up
+        while list(Path(store.state_dir).glob("tmp/*")):
+            await asyncio.sleep(0.02)
+
+
+def test_identity_tokens_and_passwords_are_exchanged_at_the_registrys_token_server(
+    tmp_path: Path, layout: Layout, store: ImageStore
+) -> None:
+    who = {"user": "me", "password": SECRET, "identity": IDENTITY}
+    with (
+        TokenServer(tmp_path / "tokens", **who) as tokens,
+        Registry(tmp_path / "registry", auth=tokens.auth) as registry,
+    ):
+        name = registry.push(layout.tag("a", layout.image([BIG])), "p/a:1", f"--dest-creds=me:{SECRET}")
+        for bad in (None, Auth("me", "wrong"), Auth(identity_token="wrong")):
+            with pytest.raises(LoginNeeded, match="other credentials") as caught:
+                asyncio.run(pull(store, name, config=Config(), auth=bad))
+            assert SECRET not in str(caught.value)
+        for good in (Auth(identity_token=IDENTITY), Auth("me", SECRET)):
+            assert asyncio.run(pull(store, name, config=Config(), auth=good)).repo_tags == (name,)
+            store.remove(name)
+        with pytest.raises(Unsupported, match="registry_token"):
+            asyncio.run(pull(store, name, config=Config(), auth=Auth(registry_token="a.b.c")))
+    assert leftovers(store) == []
+
+
+@pytest.mark.parametrize("compression", ["gzip", ""])
+def test_dockers_own_manifests_are_pulled_from_a_real_registry(
+    compression: str, tmp_path: Path, layout: Layout, store: ImageStore
+) -> None:
+    with Registry(tmp_path / "registry") as registry:
+        source_, name = layout.tag("a", layout.image([Layer(BIG.tar, compression)])), f"{registry.host}/t/docker:1"
+        argv = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false", "--format", "v2s2"]
+        subprocess.run([*argv, source_, f"docker://{name}"], check=True, timeout=60 * PATIENCE)
+        image = pull_blocking(store, name, config=Config())
+        kept = Path(store.state_dir, "images", image.id[7:], "manifest.json").read_text()
+    assert "application/vnd.docker.distribution.manifest.v2+json" in kept
+    assert image.config["rootfs"]["diff_ids"] == [digest(BIG.tar)]
+
+
