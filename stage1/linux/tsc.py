@@ -70,7 +70,6 @@ def _reader() -> "Callable[[], int] | None":
     held = ctypes.c_char.from_buffer(page)
     function = ctypes.CFUNCTYPE(ctypes.c_uint64)(ctypes.addressof(held))
 
-
     def read(page: object = held) -> int:  # whoever has the function has the page
         return int(function())
 

@@ -314,5 +314,3 @@ def test_dockers_own_manifests_are_pulled_from_a_real_registry(
         kept = Path(store.state_dir, "images", image.id[7:], "manifest.json").read_text()
     assert "application/vnd.docker.distribution.manifest.v2+json" in kept
     assert image.config["rootfs"]["diff_ids"] == [digest(BIG.tar)]
-
-
