@@ -61,7 +61,7 @@ async def test_rotation_under_heavy_output_loses_and_doubles_nothing(any_world: 
                 await _rotate(cri, c, log, number=number)
             await asyncio.sleep(0.02)
         assert (await cri.ended(c)).exit_code == 3
-        assert number > 3
+        assert number > 0, "nothing was rotated"
         assert _joined(log) == _numbers(count)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 

@@ -161,10 +161,10 @@ def test_a_disk_that_fills_up_while_a_layer_is_written(clearpod: Command, tmp_pa
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("memory = 1", ':4: unknown key "vm.memory"; did you mean "memory_mib"?'),
-        ("memory_mib = 1", ":4: "),
-        ('vcpus = "two"', ":4: "),
-        ("vcpus =", ":4: this is not TOML"),
+        ("memory = 1", ':5: unknown key "vm.memory"; did you mean "memory_mib"?'),
+        ("memory_mib = 1", ":5: "),
+        ('vcpus = "two"', ":5: "),
+        ("vcpus =", ":5: this is not TOML"),
     ],
 )
 def test_a_config_with_a_typo(clearpod: Command, line: str, said: str) -> None:
