@@ -7,6 +7,7 @@ Without a CNI configuration pods have loopback only, and NetworkReady says so; t
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
+from stage1.linux import idmap
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
@@ -25,7 +26,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
 
 
 def _features() -> pb.RuntimeHandlerFeatures:
-    return pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False)
+    return pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=not idmap.why_not())
 
 
 def _runtime_ready(node: Node) -> pb.RuntimeCondition:
