@@ -82,7 +82,7 @@ def _runs(volume: Path, image: str) -> dict[str, Run]:
                       "echo y > /v/given && chown 44:45 /v/given && mkdir /v/dir/deep && mkfifo /v/pipe && "
                       "ln -s secret /v/link && chmod 4750 /v/given; cat /v/stranger",
                       fields={"mounts": [_mapped(volume, "/v")]}),
-        "volume-user": Run("echo x > /v/by-1000; cat /v/secret",
+        "volume-user": Run("echo x > /v/by-1000; /probe owner:/v/by-1000",
                            user, {"mounts": [_mapped(volume / "open", "/v")]}),
         "volume-read-only": Run("touch /v/no", fields={"mounts": [_mapped(volume, "/v", readonly=True)]}),
         "volume-file": Run("cat /f; /probe owner:/f", fields={"mounts": [_mapped(volume / "secret", "/f")]}),
@@ -147,3 +147,126 @@ async def _all(place: Path, guest_dir: Path) -> Found:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Found:
     return asyncio.run(_all(tmp_path_factory.mktemp("userns"), guest_dir))
+
+
+ROWS = [
+    ("127 NamespaceMode_POD", "map", f"{0:10} {FIRST:10} {LENGTH:10}\n" * 2),
+    ("127 files of the image", "image",
+     "/ 0:0 755\n/probe 0:0 755\n/nnp 0:0 4755\n/data 0:0 755\n/data/web 33:34 640\nweb"),
+    ("127 the writable layer", "writes",
+     "/new 5:6 644\n/pipe 0:0 644\n/data/moved 0:0 644\n/data/inner/deep No such file or directory\n"
+     "/data/web 7:34 640\n/a 0:0 750\n/b 0:0 777\n"),
+    ("127 set-uid programs", "set-uid", "Effective uid: 0\n"),
+    ("127 file capabilities", "file-capabilities", f"CapEff:\t{1 << 10:016x}\n"),
+    ("127 a read-only root", "read-only", "shm\n"),
+    ("127 what the runtime mounts", "places",
+     "/dev/shm 0:0 1777\n/dev/mqueue 65534:65534 1777\n/dev/pts 0:0 755\n/dev/null 65534:65534 666\n"
+     "/sys 65534:65534 555\n/proc 65534:65534 555\nagain\n"),
+    ("127 standard output of a user", "user-stdout", "mine\n"),
+    ("127 the pod's pid namespace", "pod-pid", "/proc/1\n/proc/1 0:0 555\n/proc/self 65534:65534 777\n"),
+    ("127 a pid namespace of its own", "own-pid", "1\n"),
+    ("127 nothing to see through the first process", "first", "0\n"),
+    ("127 raw sockets and low ports", "network", "pong\nlo\n80\n"),
+    ("127 NET_ADMIN", "net-admin", "made\n"),
+    ("127 SYS_ADMIN", "sys-admin", "other\ntmpfs\n"),
+    ("127 sysctls", "sysctls", "1\n1\n"),
+    ("127 privileged is not root of the guest", "privileged", ""),
+    ("127 a volume", "volume",
+     "secretweb/v/secret 0:0 400\n/v/web 33:33 400\n/v/stranger 64534:64534 400\n"),
+    ("127 a volume, as a user", "volume-user", "/v/by-1000 1000:1000 644\n"),
+    ("127 a volume of one file", "volume-file", "secret/f 0:0 400\n"),
+    ("127 a volume without mappings", "volume-not-mapped", "/v/secret 65534:65534 400\n"),
+    ("127 an image volume", "image-volume", "/picture 0:0 755\n/picture/data/web 33:34 640\ntop"),
+]  # fmt: skip
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_a_container_sees(found: Found, name: str, wanted: str) -> None:
+    assert found.runs[name].out == wanted, found.runs[name]
+
+
+COMPLAINTS = [
+    ("read-only", ["touch: /x: Read-only file system"]),
+    ("first", ["/proc/1/root/run: No such file"]),
+    ("privileged", ["mknod: /tmp/disk: Operation not permitted", "klogctl: Operation not permitted",
+                    "can't execute '/probe'", "drop_caches: Permission denied"]),
+    ("volume", ["can't open '/v/stranger': Permission denied"]),
+    ("volume-read-only", ["touch: /v/no: Read-only file system"]),
+    ("volume-not-mapped", ["can't open '/v/secret': Permission denied"]),
+]  # fmt: skip
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(("name", "wanted"), COMPLAINTS, ids=[row[0] for row in COMPLAINTS])
+def test_row_127_a_container_may_not(found: Found, name: str, wanted: list[str]) -> None:
+    assert [text for text in wanted if text not in found.runs[name].err] == [], found.runs[name]
+
+
+@pytest.mark.vm
+def test_row_127_the_host_sees_the_owners_that_the_container_sees(found: Found) -> None:
+    assert found.on_host == {
+        "secret": (0, 0, 0o400),
+        "web": (33, 33, 0o400),
+        "stranger": (FIRST + LENGTH + 5,) * 2 + (0o400,),
+        "made": (0, 0, 0o644),
+        "given": (44, 45, 0o4750),
+        "dir": (0, 0, 0o755),
+        "dir/deep": (0, 0, 0o755),
+        "pipe": (0, 0, 0o644),
+        "link": (0, 0, 0o777),
+        "open": (0, 0, 0o777),
+        "open/by-1000": (1000, 1000, 0o644),
+    }
+
+
+@pytest.mark.vm
+def test_row_128_mode_node_is_the_guests_own(found: Found) -> None:
+    assert found.node["map"].out.split() == ["0", "0", "4294967295"]
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize(
+    ("name", "code", "text"),
+    [
+        ("mount with another mapping", "INVALID_ARGUMENT", "must be those of its sandbox"),
+        ("file system that can't", "UNIMPLEMENTED", "can't be mapped"),
+        ("user beyond", "INVALID_ARGUMENT", f"{LENGTH} is not one of the {LENGTH}"),
+        ("not the pod's", "INVALID_ARGUMENT", "must be those of its sandbox"),
+    ],
+)
+def test_row_127_a_container_that_does_not_fit_its_pod_is_refused(found: Found, name: str, code: str, text: str) -> None:
+    assert found.refusals[name][0] == code
+    assert text in found.refusals[name][1]
+
+
+def _map(host: int, container: int = 0, length: int = LENGTH) -> pb.IDMapping:
+    return pb.IDMapping(host_id=host, container_id=container, length=length)
+
+
+BAD = [
+    ("129 more than one mapping", pb.POD, [MAP, _map(200000, LENGTH)], None, "one mapping"),
+    ("3 no mapping", pb.POD, [], None, "one mapping"),
+    ("130 container id 0 is not mapped", pb.POD, [_map(FIRST, 1)], None, "the container's id 0"),
+    ("131 NamespaceMode_CONTAINER", pb.CONTAINER, [MAP], None, "it is CONTAINER"),
+    ("132 NamespaceMode_TARGET", pb.TARGET, [MAP], None, "it is TARGET"),
+    ("3 no mode", 7, [MAP], None, "it is 7"),
+    ("3 NODE with a mapping", pb.NODE, [MAP], None, "must have no mappings"),
+    ("3 groups unlike users", pb.POD, [MAP], [_map(FIRST + 1)], "must be the same"),
+    ("3 root of the guest", pb.POD, [_map(0)], None, "from 1 to"),
+    ("3 no ids", pb.POD, [_map(FIRST, 0, 0)], None, "from 1 to"),
+    ("3 too many", pb.POD, [_map(1 << 31, 0, 1 << 31)], None, "from 1 to"),
+]
+
+
+@pytest.mark.parametrize(("mode", "uids", "gids", "text"), [pytest.param(*row[1:], id=row[0]) for row in BAD])
+def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, text: str) -> None:
+    async def ask() -> None:
+        given = pb.UserNamespace(mode=mode, uids=uids, gids=uids if gids is None else gids)
+        async with world.daemon() as cri:
+            code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(given)))
+        assert code == "INVALID_ARGUMENT"
+        assert text in said
+        assert world.left_over() == []
+
+    asyncio.run(ask())
