@@ -7,14 +7,13 @@ Without a CNI configuration pods have loopback only, and NetworkReady says so; t
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from stage1.linux import idmap
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     """Conditions and features; with verbose also the configuration and the choice of hypervisor."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready(node)]),
-        runtime_handlers=[pb.RuntimeHandler(name=name, features=_features()) for name in node.handlers],
+        runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
         features=pb.RuntimeFeatures(supplemental_groups_policy=True),
     )
     if request.verbose:
@@ -25,8 +24,10 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     return response
 
 
-def _features() -> pb.RuntimeHandlerFeatures:
-    return pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=not idmap.why_not())
+def _features(node: Node) -> pb.RuntimeHandlerFeatures:
+    return pb.RuntimeHandlerFeatures(
+        recursive_read_only_mounts=True, user_namespaces=not node.lacks_user_namespaces
+    )
 
 
 def _runtime_ready(node: Node) -> pb.RuntimeCondition:

@@ -62,7 +62,7 @@ def record(
         name=config.metadata.name,
         image=image.id,
         process=process,
-        mounts=(*(mounts.mount(one, ids, pod.pod.ids) for one in config.mounts), *added.mounts),
+        mounts=(*(mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts), *added.mounts),
         devices=(
             *(device(d.host_path, d.container_path, access=d.permissions) for d in config.devices),
             *added.devices,

@@ -12,7 +12,7 @@ from stage1.errors import BadRequest, NotFound, Unsupported
 from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
 
 
-def mount(given: pb.Mount, images: Mapping[str, str], pod_ids: IdMap = IdMap()) -> Mount:  # noqa: B008 - a constant
+def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap()) -> Mount:  # noqa: B008 - a constant
     """What the request asks for; `images` has the id of every image on this node that is named in it.
 
     Raises BadRequest, NotFound, Unsupported.

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UserNamespace and IDMapping -> IdMap. Called by `sandbox`, `container` and `mounts`. Contract sections 3 and 6. Pure."""
+"""UserNamespace and IDMapping -> IdMap. Called by `sandbox`, `container` and `mounts`. Pure.
+
+Contract sections 3 and 6.
+"""
 
 from collections.abc import Iterable, Sequence
 

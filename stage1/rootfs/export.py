@@ -25,7 +25,7 @@ def has_image(directory: str, image: ImageFiles) -> bool:
     return mount.is_mount_point(f"{directory}/share/layers/{image_name(image.id)}")
 
 
-def add_image(directory: str, image: ImageFiles, ids: IdMap = IdMap()) -> str:  # noqa: B008 - a constant
+def add_image(directory: str, image: ImageFiles, *, ids: IdMap = IdMap()) -> str:  # noqa: B008 - a constant
     """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`.
 
     `ids` are the pod's.
@@ -38,7 +38,7 @@ def add_image(directory: str, image: ImageFiles, ids: IdMap = IdMap()) -> str:  
     capabilities = os.path.join(os.path.dirname(image.merged), "filecaps")
     if os.path.exists(capabilities):
         files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
-    mount_image(image, target, ids)
+    mount_image(image, target, ids=ids)
     return name
 
 

@@ -18,7 +18,7 @@ from stage1.rootfs.layers import ImageFiles as ImageFiles
 _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
-def mount_image(files: ImageFiles, target: str, ids: IdMap = IdMap()) -> None:  # noqa: B008 - a constant
+def mount_image(files: ImageFiles, target: str, *, ids: IdMap = IdMap()) -> None:  # noqa: B008 - a constant
     """Mount the image's root at the directory `target`. Raises Unsupported (kernel), KernelError; nothing
     stays then.
 
@@ -27,7 +27,7 @@ def mount_image(files: ImageFiles, target: str, ids: IdMap = IdMap()) -> None:  
     _mount(files, target)
     if ids.length:
         try:
-            _map_owners(files, target, ids)
+            _map_owners(files, target, ids=ids)
         except BaseException:
             unmount_image(target)
             raise
@@ -49,7 +49,7 @@ def _mount(files: ImageFiles, target: str) -> None:
             os.close(fd)
 
 
-def _map_owners(files: ImageFiles, target: str, ids: IdMap) -> None:
+def _map_owners(files: ImageFiles, target: str, *, ids: IdMap) -> None:
     """A mount can only be mapped before it is seen: a copy takes its place."""
     fd = mount.open_tree(target)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from stage1.linux import idmap
 
 from .conftest import Client, World
 from .one_pod import Run, Seen, log_directory, machine, run
@@ -76,10 +77,10 @@ def _runs(volume: Path, image: str) -> dict[str, Run]:
         "sys-admin": Run("hostname other && hostname; mount -t tmpfs none /tmp && echo tmpfs", _caps("SYS_ADMIN")),
         "sysctls": Run("cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_forward"),
         "privileged": Run("mknod /tmp/disk b 254 0; echo b > /proc/sysrq-trigger; "
-                          "dmesg -n 1; head -c 1 /dev/vda; chroot /proc/1/root /probe; echo 1 > /proc/sys/vm/drop_caches;"
-                          "mkdir /sys/fs/cgroup/mine && echo cgroup", {"privileged": True}),
-        "volume": Run("cat /v/secret /v/web; /probe owner:/v/secret owner:/v/web owner:/v/stranger; echo x > /v/made && "
-                      "echo y > /v/given && chown 44:45 /v/given && mkdir /v/dir/deep && mkfifo /v/pipe && "
+                          "dmesg -n 1; head -c 1 /dev/vda; chroot /proc/1/root /probe; "
+                          "echo 1 > /proc/sys/vm/drop_caches; mkdir /sys/fs/cgroup/mine && echo cgroup", {"privileged": True}),
+        "volume": Run("cat /v/secret /v/web; /probe owner:/v/secret owner:/v/web owner:/v/stranger; "
+                      "echo x > /v/made && echo y > /v/given && chown 44:45 /v/given && mkdir /v/dir/deep && mkfifo /v/pipe && "
                       "ln -s secret /v/link && chmod 4750 /v/given; cat /v/stranger",
                       fields={"mounts": [_mapped(volume, "/v")]}),
         "volume-user": Run("echo x > /v/by-1000; /probe owner:/v/by-1000",
@@ -235,7 +236,7 @@ def test_row_128_mode_node_is_the_guests_own(found: Found) -> None:
         ("not the pod's", "INVALID_ARGUMENT", "must be those of its sandbox"),
     ],
 )
-def test_row_127_a_container_that_does_not_fit_its_pod_is_refused(found: Found, name: str, code: str, text: str) -> None:
+def test_row_127_a_container_unlike_its_pod_is_refused(found: Found, name: str, code: str, text: str) -> None:
     assert found.refusals[name][0] == code
     assert text in found.refusals[name][1]
 
@@ -260,13 +261,24 @@ BAD = [
 
 
 @pytest.mark.parametrize(("mode", "uids", "gids", "text"), [pytest.param(*row[1:], id=row[0]) for row in BAD])
-def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, text: str) -> None:
-    async def ask() -> None:
-        given = pb.UserNamespace(mode=mode, uids=uids, gids=uids if gids is None else gids)
-        async with world.daemon() as cri:
-            code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(given)))
-        assert code == "INVALID_ARGUMENT"
-        assert text in said
-        assert world.left_over() == []
+async def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, text: str) -> None:
+    given = pb.UserNamespace(mode=mode, uids=uids, gids=uids if gids is None else gids)
+    async with world.daemon() as cri:
+        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(given)))
+    assert code == "INVALID_ARGUMENT"
+    assert text in said
+    assert world.left_over() == []
 
-    asyncio.run(ask())
+
+@pytest.mark.parametrize(("driver", "most", "text"), [("kvmtool", "1", "set vm.hypervisor to qemu"), ("qemu", "0", "max")])
+async def test_a_node_that_can_not_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch, driver: str, most: str, text: str
+) -> None:
+    (world.root / "max").write_text(most)
+    monkeypatch.setattr(idmap, "_MOST", str(world.root / "max"))
+    async with world.daemon() as cri:
+        cri.node.host = world.host._replace(choice=world.host.choice._replace(driver=driver))
+        assert not (await cri("Status")).runtime_handlers[0].features.user_namespaces
+        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(POD)))
+        assert code == "UNIMPLEMENTED"
+        assert text in said

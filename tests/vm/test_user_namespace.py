@@ -55,7 +55,8 @@ def _said(window: tuple[WindowMachine, Placed], name: str, script: str, **how: A
 @pytest.mark.parametrize("tmpfs", [False, True], ids=["disk", "tmpfs"])
 def test_owners_in_the_window_are_the_pods(window: tuple[WindowMachine, Placed], tmpfs: bool) -> None:
     name = f"owners-{tmpfs}"
-    script = "cat /proc/self/uid_map; echo $(ls -nd / /web | tr -s ' ' | cut -d' ' -f1,3,4); touch /x; chown 7 /web; ls -n /web"
+    script = "cat /proc/self/uid_map; echo $(ls -nd / /web | tr -s ' ' | cut -d' ' -f1,3,4); touch /x; chown 7 /web"
+    script += "; ls -n /web"
     first, owners, changed = _said(window, name, script, tmpfs=tmpfs).splitlines()
     assert first.split() == ["0", str(FIRST), str(IDS)]
     assert owners == "drwxr-xr-x 0 0 -rw-r----- 33 34"
