@@ -45,8 +45,8 @@ class Mount(NamedTuple):
     """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side.
 
     `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount). With `image`,
-    an image id, the source is a path inside that image, relative to its root, and what is seen is read-only. With `mapped`
-    the container sees the owners that the host has, though it is in a user namespace.
+    an image id, the source is a path inside that image, relative to its root, and what is seen is read-only.
+    With `mapped` the container sees the owners that the host has, though it is in a user namespace.
     """
 
     source: str

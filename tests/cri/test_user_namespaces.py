@@ -78,9 +78,11 @@ def _runs(volume: Path, image: str) -> dict[str, Run]:
         "sysctls": Run("cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_forward"),
         "privileged": Run("mknod /tmp/disk b 254 0; echo b > /proc/sysrq-trigger; "
                           "dmesg -n 1; head -c 1 /dev/vda; chroot /proc/1/root /probe; "
-                          "echo 1 > /proc/sys/vm/drop_caches; mkdir /sys/fs/cgroup/mine && echo cgroup", {"privileged": True}),
+                          "echo 1 > /proc/sys/vm/drop_caches; mkdir /sys/fs/cgroup/mine && echo cgroup",
+                          {"privileged": True}),
         "volume": Run("cat /v/secret /v/web; /probe owner:/v/secret owner:/v/web owner:/v/stranger; "
-                      "echo x > /v/made && echo y > /v/given && chown 44:45 /v/given && mkdir /v/dir/deep && mkfifo /v/pipe && "
+                      "echo x > /v/made && echo y > /v/given && chown 44:45 /v/given && mkdir /v/dir/deep && "
+                      "mkfifo /v/pipe && "
                       "ln -s secret /v/link && chmod 4750 /v/given; cat /v/stranger",
                       fields={"mounts": [_mapped(volume, "/v")]}),
         "volume-user": Run("echo x > /v/by-1000; /probe owner:/v/by-1000",
@@ -270,7 +272,9 @@ async def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, t
     assert world.left_over() == []
 
 
-@pytest.mark.parametrize(("driver", "most", "text"), [("kvmtool", "1", "set vm.hypervisor to qemu"), ("qemu", "0", "max")])
+@pytest.mark.parametrize(
+    ("driver", "most", "text"), [("kvmtool", "1", "set vm.hypervisor to qemu"), ("qemu", "0", "max")]
+)
 async def test_a_node_that_can_not_says_so(
     world: World, monkeypatch: pytest.MonkeyPatch, driver: str, most: str, text: str
 ) -> None:

@@ -100,7 +100,7 @@ def test_owners_are_those_of_a_pods_user_namespace(store: ImageStore, tmp_path: 
 def test_an_image_whose_owners_can_not_be_mapped_is_not_mounted(
     store: ImageStore, tmp_path: Path, target: Path
 ) -> None:
-    with pytest.raises(KernelError, match="gid_map|uid_map"):
+    with pytest.raises(KernelError, match="uid_map"):
         mount_image(files_of(store, tmp_path, BASE), str(target), ids=IdMap(0xFFFFFFF0, 65536))
     assert os.listdir(target) == []
 
