@@ -1,14 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's part of a user namespace: images of the window get the pod's owners, network devices move into it."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stage1.errors import AgentFailed, BadRequest, NotFound
-from stage1.guest.messages import Configure, Create, Delete, Interface, MountImage, Route, Stats, Sysctl, UnmountImage
+from stage1.errors import AgentFailed, BadRequest, NotFound, PodError
+from stage1.guest.messages import (
+    Configure,
+    Connect,
+    Create,
+    Delete,
+    Interface,
+    MountImage,
+    Route,
+    Stats,
+    Sysctl,
+    UnmountImage,
+)
 from stage1.rootfs.flat import flatten
 from tests.fakes.oci_layout import CAP_NET_RAW, file
 from tests.vm.agent_machine import MACS, Machine, make_image, missing
@@ -100,6 +112,15 @@ def test_the_network_is_the_user_namespaces(machine: Machine) -> None:
     assert text.endswith("1\n77\n")
     for wanted in ("eth1    inet 10.88.0.5/24", "eth0    inet 10.88.1.5/24", "default via 10.88.1.1 dev eth0"):
         assert wanted in text, text
+    machine.run("server", ["sh", "-c", "echo reached | nc -l -p 8080"], namespaces=NAMESPACES)
+    source, sink = machine.streams(2)
+    for number in range(1, 50):  # until it listens
+        try:
+            machine.client.call(Connect(number, 8080, source, sink))
+            break
+        except PodError:
+            time.sleep(0.1)
+    machine.pump(lambda: machine.output.get(sink) == b"reached\n")
     stats = machine.client.call(Stats())
     assert stats.pod is not None
     assert sorted(one.name for one in stats.pod.interfaces) == ["eth0", "eth1"]
