@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
@@ -37,18 +36,7 @@ static size_t parse_hex(const char *text, size_t length, unsigned char to[32])
     return length / 2;
 }
 
-/* Capabilities of revision 3 say whose root they are for, in the guest's ids. See struct vfs_ns_cap_data. */
-static size_t for_root(unsigned char value[32], size_t size, uint32_t owner)
-{
-    if (!owner || size != XATTR_CAPS_SZ_2 || value[3] != VFS_CAP_REVISION_2 >> VFS_CAP_REVISION_SHIFT)
-        return size;
-    value[3] = VFS_CAP_REVISION_3 >> VFS_CAP_REVISION_SHIFT;
-    for (size_t i = 0; i < 4; i++)
-        value[size + i] = (unsigned char)(owner >> 8 * i);
-    return XATTR_CAPS_SZ_3;
-}
-
-static int apply_line(int root, char *line, uint32_t owner, struct fault *why)
+static int apply_line(int root, char *line, struct fault *why)
 {
     unsigned char value[32];
     char self[40];
@@ -61,13 +49,12 @@ static int apply_line(int root, char *line, uint32_t owner, struct fault *why)
     if (file < 0)
         return fault_errno(why, "open %s for its capabilities", path);
     snprintf(self, sizeof self, "/proc/self/fd/%d", file);
-    size = for_root(value, size, owner);
     if (setxattr(self, "security.capability", value, size, 0) < 0)
         return fault_errno(why, "set the capabilities of %s", path);
     return 0;
 }
 
-int filecaps_apply(const char *root_path, const char *list, uint32_t owner, struct fault *why)
+int filecaps_apply(const char *root_path, const char *list, struct fault *why)
 {
     char line[4200];
     FILE *file = fopen(list, "re");
@@ -76,7 +63,7 @@ int filecaps_apply(const char *root_path, const char *list, uint32_t owner, stru
     scoped_fd int root = open(root_path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     int result = root < 0 ? fault_errno(why, "open %s", root_path) : 0;
     while (result == 0 && fgets(line, sizeof line, file))
-        result = apply_line(root, line, owner, why);
+        result = apply_line(root, line, why);
     fclose(file);
     return result;
 }

@@ -134,7 +134,7 @@ static int create(const struct task *task, const struct places *at, struct fault
     if (task->window)
         return 0; /* erofs has them, 9p has not */
     snprintf(list, sizeof list, RUN "/layers/%s.filecaps", task->lower);
-    return filecaps_apply(at->root, list, pod_root(), why);
+    return filecaps_apply(at->root, list, why);
 }
 
 int rootfs_create(const struct task *task, struct fault *why)

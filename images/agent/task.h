@@ -46,8 +46,7 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
 /* The parts of it. */
 int rootfs_create(const struct task *task, struct fault *why);
 int rootfs_destroy(const char *id, struct fault *why);
-/* `owner` is the guest's id of the root that gets them, 0: the guest's own. */
-int filecaps_apply(const char *root, const char *list, uint32_t owner, struct fault *why);
+int filecaps_apply(const char *root, const char *list, struct fault *why);
 int crun_start(const struct task *task, struct outcome *outcome, struct fault *why);
 int crun_exec(const struct task *task, struct outcome *outcome, struct fault *why);
 int crun_update(const struct task *task, struct fault *why);
