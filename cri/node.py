@@ -94,6 +94,15 @@ class Node:
         """Which VMM runs the pods, and how, for people."""
         return f"{self.host.choice.driver} ({self.host.choice.accel}), {self.host.choice.binary}"
 
+    @property
+    def lacks_user_namespaces(self) -> str:
+        """Why pods can't have user namespaces here, and what to do; empty when they can."""
+        from stage1.linux import idmap
+
+        if self.host.choice.driver != "qemu":
+            return "kvmtool makes files on volumes as root whoever asks for them; set vm.hypervisor to qemu"
+        return idmap.why_not()
+
     def config_json(self) -> str:
         """The configuration in force, with `stateDir` as critest wants it, as a JSON object."""
         import json

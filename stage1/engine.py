@@ -132,7 +132,8 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
                 name = f"volumes/containers/{container.id}/mounts/{number}"
-                volumes.attach(volume, f"{directory}/tree/{name}", target=f"{directory}/share/{name}", pid=pid)
+                target = f"{directory}/share/{name}"
+                volumes.attach(volume, f"{directory}/tree/{name}", target=target, pid=pid, ids=pod.ids)
         document = oci.config(pod, container, target_pid=target_pid)
         files.write_atomic(f"{place}/config.json", json.dumps(document).encode())
     except BaseException:

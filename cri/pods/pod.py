@@ -260,6 +260,8 @@ class LivePod:
             ),
             routes=tuple(messages.Route(*route) for route in network.routes),
             neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in network.neighbours),
+            first_id=pod.ids.first,
+            ids=pod.ids.length,
         )
 
     async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:

@@ -4,12 +4,14 @@
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
-from stage1.errors import NetworkFailed
+from stage1.errors import NetworkFailed, Unsupported
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
     """Make the pod. On any failure nothing of it remains and the same request can be made again."""
     record = sandbox.record(request, node.config, handlers=node.handlers)
+    if record.pod.ids.length and node.lacks_user_namespaces:
+        raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     try:
         made = await node.pods.run(record, request.SerializeToString(deterministic=True))
     except NetworkFailed:

@@ -13,7 +13,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     """Conditions and features; with verbose also the configuration and the choice of hypervisor."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready(node)]),
-        runtime_handlers=[pb.RuntimeHandler(name=name, features=_features()) for name in node.handlers],
+        runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
         features=pb.RuntimeFeatures(supplemental_groups_policy=True),
     )
     if request.verbose:
@@ -24,8 +24,10 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     return response
 
 
-def _features() -> pb.RuntimeHandlerFeatures:
-    return pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=False)
+def _features(node: Node) -> pb.RuntimeHandlerFeatures:
+    return pb.RuntimeHandlerFeatures(
+        recursive_read_only_mounts=True, user_namespaces=not node.lacks_user_namespaces
+    )
 
 
 def _runtime_ready(node: Node) -> pb.RuntimeCondition:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cri.pb import runtime_pb2 as pb
 from cri.pods.containers import Accounts
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import cdi, mounts, security
+from cri.translate import cdi, mounts, security, userns
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.devices import device
 from stage1.pod.model import Container, Limits, Process
@@ -47,6 +47,8 @@ def record(
     ids = {name: one.id for name, one in images.items()}
     user = security.user(config, image.user, passwd=accounts.passwd, group=accounts.group)
     user = user._replace(groups=tuple(dict.fromkeys((*user.groups, *added.groups))))
+    userns.check_container(config.linux.security_context.namespace_options, pod.pod.ids)
+    userns.check_user(user, pod.pod.ids)
     process = Process(
         argv=argv(config, image_config),
         env=environment(config, image_config, more=added.env),
@@ -60,7 +62,7 @@ def record(
         name=config.metadata.name,
         image=image.id,
         process=process,
-        mounts=(*(mounts.mount(one, ids) for one in config.mounts), *added.mounts),
+        mounts=(*(mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts), *added.mounts),
         devices=(
             *(device(d.host_path, d.container_path, access=d.permissions) for d in config.devices),
             *added.devices,

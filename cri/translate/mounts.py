@@ -7,16 +7,18 @@ import os
 from collections.abc import Mapping
 
 from cri.pb import runtime_pb2 as pb
+from cri.translate import userns
 from stage1.errors import BadRequest, NotFound, Unsupported
-from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, Mount
+from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
 
 
-def mount(given: pb.Mount, images: Mapping[str, str]) -> Mount:
+def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap()) -> Mount:  # noqa: B008 - a constant
     """What the request asks for; `images` has the id of every image on this node that is named in it.
 
     Raises BadRequest, NotFound, Unsupported.
     """
     _check(given)
+    mapped = userns.is_mapped(given, pod_ids)
     if given.image.image:
         return _image_volume(given, images)
     if not given.host_path.startswith("/"):
@@ -30,6 +32,7 @@ def mount(given: pb.Mount, images: Mapping[str, str]) -> Mount:
         read_only=given.readonly,
         recursive_read_only=given.recursive_read_only,
         propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
+        mapped=mapped,
     )
 
 
@@ -45,8 +48,6 @@ def target(path: str) -> str:
 
 def _check(given: pb.Mount) -> None:
     where = given.container_path
-    if given.uidMappings or given.gidMappings:
-        raise Unsupported("id-mapped mounts are not offered, since user namespaces are not")
     if given.mount_options:
         raise Unsupported(f"mount_options of {where} are not offered; leave them empty")
     if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:

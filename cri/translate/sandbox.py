@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
-from cri.translate import network, security
+from cri.translate import network, security, userns
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
@@ -67,6 +67,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         egress_bits=network.bandwidth(wanted, network.EGRESS_WORD),
         networks=network.more_networks(wanted),
         window_mib=_window_mib(wanted, config, memory_mib=memory_mib),
+        ids=userns.of_pod(wanted.linux.security_context.namespace_options),
     )
 
 

@@ -79,15 +79,13 @@ def _pid_namespace(options: pb.NamespaceOption) -> str:
 
 
 def check_namespaces(options: pb.NamespaceOption, *, who: str) -> None:
-    """A VM has no namespaces of the host to give. Raises BadRequest, Unsupported (user namespaces)."""
+    """A VM has no namespaces of the host to give; user namespaces are `userns`' matter. Raises BadRequest."""
     for name in ("network", "pid", "ipc"):
         mode = getattr(options, name)
         if mode == pb.NODE:
             raise BadRequest(f"the {who} asks for the host's {name} namespace, which a pod in its own VM can't have")
         if mode not in pb.NamespaceMode.values():
             raise BadRequest(f"namespace_options.{name} of the {who} is {mode}, which is no mode")
-    if options.HasField("userns_options") and options.userns_options.mode != pb.NODE:
-        raise Unsupported("user namespaces are not offered; leave hostUsers unset")
 
 
 def _check_apparmor(given: pb.LinuxContainerSecurityContext) -> None:

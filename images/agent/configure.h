@@ -6,8 +6,6 @@
 #include "message.h"
 
 int configure(const clearpod_agent_Configure *settings, struct fault *why);
-/* The body of the pod pid namespace's first process; never returns. */
-void pause_forever(void) __attribute__((noreturn));
 
 /* network.c */
 int network_configure(const clearpod_agent_Configure *settings, struct fault *why);

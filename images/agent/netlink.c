@@ -93,6 +93,14 @@ void nl_name(struct nl_message *message, int index, const char *name)
     attribute(message, IFLA_IFNAME, name, strlen(name) + 1);
 }
 
+void nl_give(struct nl_message *message, int index, int netns)
+{
+    struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
+    body->ifi_family = AF_UNSPEC;
+    body->ifi_index = index;
+    attribute(message, IFLA_NET_NS_FD, &netns, sizeof netns);
+}
+
 void nl_address(struct nl_message *message, int index, const struct address *address)
 {
     struct ifaddrmsg *body = start(message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);

@@ -35,6 +35,8 @@ size_t nl_size(const struct nl_message *message);
 void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu);
 /* Rename a device that is down. */
 void nl_name(struct nl_message *message, int index, const char *name);
+/* Move a device to the network namespace that `netns` is open on. */
+void nl_give(struct nl_message *message, int index, int netns);
 void nl_address(struct nl_message *message, int index, const struct address *address);
 void nl_route(struct nl_message *message, const struct route *route);
 void nl_neighbour(struct nl_message *message, int index, const struct address *address, const uint8_t mac[6]);

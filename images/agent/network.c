@@ -2,7 +2,7 @@
 /* Applies the network part of Configure by rtnetlink. Part of configure.h; the messages are netlink.c's. */
 #include "configure.h"
 
-#include "files.h"
+#include "namespaces.h"
 #include "netlink.h"
 #include "scope.h"
 #include "words.h"
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /* Send one message and wait for the kernel's verdict; -1 with errno. */
@@ -35,21 +36,23 @@ static int open_netlink(struct fault *why)
     return fd < 0 ? fault_errno(why, "open a netlink socket") : fd;
 }
 
-/* The index of the device with this hardware address, 0 when there is none. */
+/* The index of the device with this hardware address in our network namespace (/sys shows that of the boot), 0 when
+ * there is none. */
 static int index_by_mac(const char *mac)
 {
-    scoped_dir DIR *list = opendir("/sys/class/net");
-    uint8_t wanted[6], seen[6];
-    for (struct dirent *entry; list && mac_parse(mac, wanted) && (entry = readdir(list));) {
-        char path[300], text[32];
-        snprintf(path, sizeof path, "/sys/class/net/%s/address", entry->d_name);
-        if (entry->d_name[0] == '.' || file_read(path, text, sizeof text) < 0)
-            continue;
-        text[strcspn(text, "\n")] = 0;
-        if (mac_parse(text, seen) && !memcmp(wanted, seen, sizeof seen))
-            return (int)if_nametoindex(entry->d_name);
+    uint8_t wanted[6];
+    int index = 0;
+    scoped_fd int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    struct if_nameindex *list = mac_parse(mac, wanted) ? if_nameindex() : NULL;
+    for (struct if_nameindex *at = list; at && at->if_index && !index; at++) {
+        struct ifreq request = {0};
+        memcpy(request.ifr_name, at->if_name, strnlen(at->if_name, IF_NAMESIZE - 1));
+        if (ioctl(any, SIOCGIFHWADDR, &request) == 0 && !memcmp(wanted, request.ifr_hwaddr.sa_data, sizeof wanted))
+            index = (int)at->if_index;
     }
-    return 0;
+    if (list)
+        if_freenameindex(list);
+    return index;
 }
 
 static int index_of(const char *device, struct fault *why)
@@ -133,6 +136,24 @@ static int loopback_up(int netlink, struct fault *why)
     struct nl_message message;
     nl_link(&message, 1, "", 0); /* lo is always number 1 */
     return ask(netlink, &message) < 0 ? fault_errno(why, "set up lo") : 0;
+}
+
+int network_give(const clearpod_agent_Configure *settings, int netns, struct fault *why)
+{
+    struct nl_message message;
+    scoped_fd int netlink = open_netlink(why);
+    if (netlink < 0)
+        return -1;
+    for (unsigned i = 0; i < settings->interfaces_count; i++) {
+        const char *mac = settings->interfaces[i].mac;
+        int index = index_by_mac(mac);
+        if (!index)
+            return fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", mac);
+        nl_give(&message, index, netns);
+        if (ask(netlink, &message) < 0)
+            return fault_errno(why, "give the device %s to the pod's network namespace", mac);
+    }
+    return 0;
 }
 
 int network_configure(const clearpod_agent_Configure *settings, struct fault *why)

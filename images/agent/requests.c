@@ -6,6 +6,7 @@
 #include "cgroup.h"
 #include "configure.h"
 #include "connect.h"
+#include "namespaces.h"
 #include "scope.h"
 #include "streams.h"
 #include "window.h"
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 static clearpod_agent_Request request;
 
@@ -107,6 +109,8 @@ static int make_pipes(const struct process *process, int ends[2][3], struct faul
             return fault_errno(why, "pipe for %s", process->container);
         ends[0][i] = pair[i == 0];
         ends[1][i] = pair[i != 0];
+        if (fchown(pair[0], pod_root(), pod_root()) < 0) /* so that /dev/stdout can be opened, and crun pass it on */
+            return fault_errno(why, "give the pipe for %s to the pod", process->container);
     }
     return 0;
 }

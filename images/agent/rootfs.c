@@ -6,6 +6,7 @@
 #include "task.h"
 
 #include "files.h"
+#include "namespaces.h"
 #include "scope.h"
 #include "window.h"
 
@@ -24,6 +25,7 @@ enum { PATH_ROOM = 400 };
 
 struct places {
     char base[PATH_ROOM], root[PATH_ROOM]; /* of the container, in RUN/containers */
+    char lower[PATH_ROOM];                 /* where its image is mounted with mapped owners, meanwhile */
     char layer[PATH_ROOM];                 /* where the tmpfs for its upper goes */
     char store[PATH_ROOM];                 /* its directory on the scratch disk */
 };
@@ -32,6 +34,7 @@ static void places_of(struct places *at, const char *id)
 {
     snprintf(at->base, PATH_ROOM, RUN "/containers/%s", id);
     snprintf(at->root, PATH_ROOM, RUN "/containers/%s/rootfs", id);
+    snprintf(at->lower, PATH_ROOM, RUN "/containers/%s/lower", id);
     snprintf(at->layer, PATH_ROOM, RUN "/containers/%s/layer", id);
     snprintf(at->store, PATH_ROOM, SCRATCH "/%s", id);
 }
@@ -78,7 +81,7 @@ static int make_upper(const char *place, int lower, struct fault *why)
     return 0;
 }
 
-static int open_lower(const struct task *task, struct fault *why)
+static int open_image(const struct task *task, struct fault *why)
 {
     const char *where = task->window ? WINDOW_DIR : RUN "/layers";
     scoped_fd int images = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -88,6 +91,21 @@ static int open_lower(const struct task *task, struct fault *why)
     if (fd < 0)
         return fault_errno(why, "no image %s in %s", task->lower, where);
     return fd;
+}
+
+/* What 9p shows was mapped on the host. The overlay keeps a mount of its own, so that this one need not stay. */
+static int open_lower(const struct task *task, const struct places *at, struct fault *why)
+{
+    int image = open_image(task, why);
+    if (image < 0 || !task->window || !pod_root())
+        return image;
+    scoped_fd int unmapped = image;
+    if (make_dir(at->lower, 0700) < 0)
+        return fault_errno(why, "mkdir %s", at->lower);
+    if (mount_mapped(unmapped, at->lower, why) < 0)
+        return -1;
+    int fd = open(at->lower, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? fault_errno(why, "open %s", at->lower) : fd;
 }
 
 static int mount_overlay(const struct places *at, const char *place, int lower, struct fault *why)
@@ -107,11 +125,12 @@ static int create(const struct task *task, const struct places *at, struct fault
 {
     char list[PATH_ROOM];
     const char *place;
-    scoped_fd int lower = open_lower(task, why);
+    scoped_fd int lower = open_lower(task, at, why);
     if (lower < 0 || writable_place(task, at, &place, why) < 0)
         return -1;
     if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)
         return -1;
+    umount2(at->lower, MNT_DETACH);
     if (task->window)
         return 0; /* erofs has them, 9p has not */
     snprintf(list, sizeof list, RUN "/layers/%s.filecaps", task->lower);
@@ -137,6 +156,7 @@ int rootfs_destroy(const char *id, struct fault *why)
     places_of(&at, id);
     /* Lazily: somebody in another mount namespace may still look. Not mounted is fine. */
     umount2(at.root, MNT_DETACH);
+    umount2(at.lower, MNT_DETACH);
     umount2(at.layer, MNT_DETACH);
     if (remove_tree(at.store, why) < 0)
         return -1;

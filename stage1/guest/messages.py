@@ -86,7 +86,10 @@ class Neighbour(NamedTuple):
 
 
 class Configure(NamedTuple):
-    """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB."""
+    """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
+
+    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups.
+    """
 
     hostname: str = ""
     domainname: str = ""
@@ -95,6 +98,8 @@ class Configure(NamedTuple):
     interfaces: tuple[Interface, ...] = ()
     routes: tuple[Route, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    first_id: int = 0
+    ids: int = 0
 
 
 class Create(NamedTuple):
@@ -253,7 +258,17 @@ TABLES: wire.Tables = {
     Interface: (_STR, _STR, _U32, _STRS),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
-    Configure: (_STR, _STR, _U64, _many(Sysctl), _many(Interface), _many(Route), _many(Neighbour)),
+    Configure: (
+        _STR,
+        _STR,
+        _U64,
+        _many(Sysctl),
+        _many(Interface),
+        _many(Route),
+        _many(Neighbour),
+        Field(wire.U32, number=10),
+        Field(wire.U32, number=11),
+    ),
     Create: (_STR, _STR, _BOOL, _STDIO, _BOOL),
     Start: (_STR,),
     Exec: (_STR, _U32, _STR, _STDIO),

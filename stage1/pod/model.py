@@ -31,11 +31,22 @@ class Limits(NamedTuple):
     unified: tuple[tuple[str, str], ...] = ()
 
 
+class IdMap(NamedTuple):
+    """Users and groups of a pod's user namespace: 0 is `first` in the guest, and so on, `length` of them.
+
+    A length of 0 means that there is no user namespace.
+    """
+
+    first: int = 0
+    length: int = 0
+
+
 class Mount(NamedTuple):
     """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side.
 
     `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount). With `image`,
     an image id, the source is a path inside that image, relative to its root, and what is seen is read-only.
+    With `mapped` the container sees the owners that the host has, though it is in a user namespace.
     """
 
     source: str
@@ -44,6 +55,7 @@ class Mount(NamedTuple):
     recursive_read_only: bool = False
     propagation: str = PRIVATE
     image: str = ""
+    mapped: bool = False
 
 
 class Device(NamedTuple):
@@ -140,3 +152,4 @@ class Pod(NamedTuple):
     shm_bytes: int = 0
     networks: tuple[str, ...] = ()
     window_mib: int = 0
+    ids: IdMap = IdMap()

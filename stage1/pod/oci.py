@@ -42,7 +42,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
         "mounts": [*_standard_mounts(security), *_identity_mounts(container.mounts), *_volumes(container)],
         "linux": {
-            "namespaces": _namespaces(security, target_pid),
+            "namespaces": _namespaces(security, target_pid, user=bool(pod.ids.length)),
             "cgroupsPath": f"/clearpod/{container.id}",
             "devices": devices.nodes(container.devices, privileged=security.privileged),
             "resources": {
@@ -108,9 +108,12 @@ def resources(limits: Limits) -> dict[str, "Any"]:
     return {key: value for key, value in parts.items() if value}
 
 
-def _namespaces(security: Security, target_pid: int) -> list[dict[str, str]]:
+def _namespaces(security: Security, target_pid: int, *, user: bool) -> list[dict[str, str]]:
     spaces = [{"type": "mount"}]
-    if not security.privileged:
+    if user:
+        names = {"user": "user", "network": "net", "ipc": "ipc", "uts": "uts"}
+        spaces += [{"type": kind, "path": f"{GUEST}/pause.{name}-ns"} for kind, name in names.items()]
+    if user or not security.privileged:
         spaces.append({"type": "cgroup"})
     if security.pid_namespace == "container":
         spaces.append({"type": "pid"})

@@ -9,6 +9,7 @@ import stat
 
 from stage1.errors import KernelError
 from stage1.linux import files, mount
+from stage1.pod.model import IdMap
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 
 _MIB = 1 << 20
@@ -24,8 +25,11 @@ def has_image(directory: str, image: ImageFiles) -> bool:
     return mount.is_mount_point(f"{directory}/share/layers/{image_name(image.id)}")
 
 
-def add_image(directory: str, image: ImageFiles) -> str:
-    """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`."""
+def add_image(directory: str, image: ImageFiles, *, ids: IdMap = IdMap()) -> str:  # noqa: B008 - a constant
+    """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`.
+
+    `ids` are the pod's.
+    """
     name = image_name(image.id)
     target = f"{directory}/share/layers/{name}"
     if has_image(directory, image):
@@ -34,7 +38,7 @@ def add_image(directory: str, image: ImageFiles) -> str:
     capabilities = os.path.join(os.path.dirname(image.merged), "filecaps")
     if os.path.exists(capabilities):
         files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
-    mount_image(image, target)
+    mount_image(image, target, ids=ids)
     return name
 
 

@@ -9,19 +9,31 @@ import errno
 import os
 
 from stage1.errors import KernelError, Unsupported
-from stage1.linux import mount
+from stage1.linux import idmap, mount
 from stage1.linux.libc import Guard
+from stage1.pod.model import IdMap
+from stage1.rootfs import owners
 from stage1.rootfs.layers import ImageFiles as ImageFiles
 
 _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
-def mount_image(files: ImageFiles, target: str) -> None:
+def mount_image(files: ImageFiles, target: str, *, ids: IdMap = IdMap()) -> None:  # noqa: B008 - a constant
     """Mount the image's root at the directory `target`. Raises Unsupported (kernel), KernelError; nothing
     stays then.
 
-    The files may be removed while they are mounted.
+    The files may be removed while they are mounted. With `ids` its owners are those of a pod's user namespace.
     """
+    _mount(files, target)
+    if ids.length:
+        try:
+            _map_owners(files, target, ids=ids)
+        except BaseException:
+            unmount_image(target)
+            raise
+
+
+def _mount(files: ImageFiles, target: str) -> None:
     opened: list[int] = []
     try:
         with Guard("open", f"a layer of image {files.id}"):
@@ -35,6 +47,17 @@ def mount_image(files: ImageFiles, target: str) -> None:
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _map_owners(files: ImageFiles, target: str, *, ids: IdMap) -> None:
+    """A mount can only be mapped before it is seen: a copy takes its place."""
+    fd = mount.open_tree(target)
+    try:
+        idmap.set_owners(fd, owners.readable(ids), what=f"image {files.id}")
+        mount.umount(target)
+        mount.move_tree(fd, target)
+    finally:
+        os.close(fd)
 
 
 def _explained(error: KernelError) -> Exception:

@@ -9,16 +9,18 @@ import errno
 import os
 
 from stage1.errors import KernelError, NotFound, Unsupported
-from stage1.linux import files, mount, namespace
-from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.linux import files, idmap, mount, namespace
+from stage1.pod.model import HOST_TO_CONTAINER, IdMap, Mount
+from stage1.rootfs import owners
 
 
-def attach(volume: Mount, tree: str, *, target: str, pid: int = 0) -> None:
+def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: IdMap = IdMap()) -> None:  # noqa: B008
     """Bind the volume's source at `target`, which is made as `tree` on its writable side. Undone by unmounting.
 
     With `pid` it is mounted in that process's namespace alone: while the host sees a copy of its mounts, it can't
     remove the directories that they are on (EBUSY), even when its own are gone. Raises NotFound when the source does
-    not exist; Unsupported with the word that kubelet looks for when the kernel can't make a mount tree read-only.
+    not exist; Unsupported with the word that kubelet looks for when the kernel can't make a mount tree read-only, and
+    when the owners of a `mapped` volume can't become those of `ids`.
     """
     if not os.path.exists(volume.source):
         raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
@@ -28,6 +30,8 @@ def attach(volume: Mount, tree: str, *, target: str, pid: int = 0) -> None:
         os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     fd = mount.open_tree(volume.source)
     try:
+        if volume.mapped:
+            idmap.set_owners(fd, owners.writable(ids), what=volume.source)
         namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, target=target))
     finally:
         os.close(fd)

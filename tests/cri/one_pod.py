@@ -29,6 +29,8 @@ from tests.fakes.registry import Registry
 PASSWD = b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:\ndefault-user:x:1000:1000::/:\n"
 GROUP = b"root:x:0:\nnobody:x:65534:\ngroup-defined-in-image:x:50000:default-user\n"
 AT_ONCE = 4
+BIND_SERVICE = bytes.fromhex("0100000200040000000000000000000000000000")
+"""security.capability: CAP_NET_BIND_SERVICE, effective."""
 
 
 class Run(NamedTuple):
@@ -57,6 +59,8 @@ def machine(place: Path, guest_dir: Path) -> Iterator[VmWorld]:
             directory("watch/"),
             file("probe", probe, 0o755),
             file("nnp", probe, 0o4755),
+            file("capable", probe, 0o755, xattrs=(("security.capability", BIND_SERVICE),)),
+            file("data/web", b"web", 0o640, uid=33, gid=34),
             file("etc/passwd", PASSWD),
             file("etc/group", GROUP),
             file("data/inner/deep", b"deep"),

@@ -16,6 +16,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -85,6 +86,27 @@ static void watch(const char *directory)
     }
 }
 
+/* The effective capabilities, as a number. */
+static void effective(void)
+{
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "re");
+    while (status && fgets(line, sizeof line, status))
+        if (!strncmp(line, "CapEff:", 7))
+            printf("%s", line);
+    fclose(status);
+}
+
+/* Mode and owner of what a shell without `stat` can't see. */
+static void owner(const char *path)
+{
+    struct stat st;
+    if (lstat(path, &st) < 0)
+        said(path, -1);
+    else
+        printf("%s %d:%d %o\n", path, (int)st.st_uid, (int)st.st_gid, st.st_mode & 07777);
+}
+
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
@@ -109,6 +131,10 @@ int main(int argc, char **argv)
             said(word, clone_with(0));
         else if (!strcmp(word, "clone-user"))
             said(word, clone_with(CLONE_NEWUSER));
+        else if (!strcmp(word, "effective"))
+            effective();
+        else if (!strncmp(word, "owner:", 6))
+            owner(path);
         else if (!strncmp(word, "shared:", 7))
             said("shared", map_shared(path));
         else if (!strncmp(word, "private:", 8))

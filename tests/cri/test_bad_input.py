@@ -128,7 +128,7 @@ RECURSIVE = [
 async def test_recursive_read_only_needs_read_only_and_private(world: World, fields: dict[str, Any]) -> None:
     async with world.daemon() as cri:
         features = (await cri("Status")).runtime_handlers[0].features
-        assert (features.recursive_read_only_mounts, features.user_namespaces) == (True, False)
+        assert (features.recursive_read_only_mounts, features.user_namespaces) == (True, True)
         pod = await cri.pod()
         given = {"host_path": "/tmp", "container_path": "/m", "readonly": True, "recursive_read_only": True}
         config = cri.config("true", mounts=[pb.Mount(**given | fields)])

@@ -14,6 +14,7 @@ from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1.errors import KernelError
+from stage1.pod.model import IdMap
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, directory, file, tar
 
@@ -79,6 +80,29 @@ def test_the_mounted_image_is_what_its_layers_say(store: ImageStore, tmp_path: P
     assert sorted(os.listdir(target / "many")) == [f"{n:05}" for n in range(0, 1500, 7)]
     assert [p for p in (target / "many").iterdir() if p.read_bytes() != b"again"] == []
     assert not (target / "many/00001").exists()
+
+
+def test_owners_are_those_of_a_pods_user_namespace(store: ImageStore, tmp_path: Path, target: Path) -> None:
+    entries = [*BASE, file("web", uid=33, gid=34), file("far", uid=70000)]
+    mount_image(files_of(store, tmp_path, entries), str(target), ids=IdMap(200000, 65536))
+    found = {name: (target / name).stat() for name in ("etc/passwd", "web", "far")}
+    assert {name: (st.st_uid, st.st_gid) for name, st in found.items()} == {
+        "etc/passwd": (200000, 200000),
+        "web": (200033, 200034),
+        "far": (65534, 200000),
+    }
+    with pytest.raises(OSError, match="Read-only"):
+        (target / "new").touch()
+    unmount_image(str(target))
+    assert os.listdir(target) == []
+
+
+def test_an_image_whose_owners_can_not_be_mapped_is_not_mounted(
+    store: ImageStore, tmp_path: Path, target: Path
+) -> None:
+    with pytest.raises(KernelError, match="uid_map"):
+        mount_image(files_of(store, tmp_path, BASE), str(target), ids=IdMap(0xFFFFFFF0, 65536))
+    assert os.listdir(target) == []
 
 
 def test_nothing_of_a_mounted_image_can_act_on_the_host(store: ImageStore, tmp_path: Path, target: Path) -> None:

@@ -228,6 +228,7 @@ class Machine:
         memory, tmpfs = how.get("memory", 0), how.get("tmpfs", False)
         config = config_of(name, argv, tty=tty, memory=memory)
         config["mounts"] += how.get("mounts", [])
+        config["linux"]["namespaces"] = how.get("namespaces", config["linux"]["namespaces"])
         config["process"]["user"]["uid"] = uid = how.get("uid", 0)
         if uid:
             config["process"]["capabilities"] = {"bounding": CAPABILITIES}

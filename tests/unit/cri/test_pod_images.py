@@ -19,6 +19,7 @@ from cri.store.images import ImageStore
 from stage1.errors import AgentFailed, AlreadyExists, NotFound, WrongState
 from stage1.guest.messages import MountImage, UnmountImage
 from stage1.linux import mount
+from stage1.pod.model import IdMap
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
 from stage1.vm import mapping
@@ -69,6 +70,7 @@ class Pod:
     def __init__(self, directory: Path, agent: Agent, containers: dict[str, Any] | None = None) -> None:
         self.directory, self.agent, self.id, self.is_ready = str(directory), agent, "p", True
         self.tools = SimpleNamespace(host=SimpleNamespace(choice=SimpleNamespace(driver="kvmtool")))
+        self.record = SimpleNamespace(pod=SimpleNamespace(ids=IdMap()))
         self.containers = containers or {}
         self.call = agent.call
         self.images = PodImages(self)  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ MOUNTS_REFUSED = [
     (_image("here", readonly=False), BadRequest),
     (_image("here", image_sub_path="../etc"), BadRequest),
     (_image("here", image_sub_path="/etc"), BadRequest),
-    (_mount(uidMappings=[pb.IDMapping()]), Unsupported),
+    (_mount(uidMappings=[pb.IDMapping()]), BadRequest),
 ]
 IMAGES = {"here": "sha256:" + "1" * 64}
 
@@ -212,7 +212,6 @@ SECURITY_REFUSED = [
     (_linux(namespace_options=pb.NamespaceOption(ipc=pb.NODE)), BadRequest),
     (_linux(namespace_options=pb.NamespaceOption(network=pb.NODE)), BadRequest),
     (_linux(namespace_options=pb.NamespaceOption(pid=9)), BadRequest),
-    (_linux(namespace_options=pb.NamespaceOption(userns_options=pb.UserNamespace())), Unsupported),
 ]
 
 
@@ -278,7 +277,7 @@ SANDBOXES_REFUSED = [
     (_namespaces(network=pb.NODE), BadRequest, "host's network namespace"),
     (_namespaces(pid=pb.NODE), BadRequest, "host's pid namespace"),
     (_namespaces(ipc=pb.NODE), BadRequest, "host's ipc namespace"),
-    (_namespaces(userns_options=pb.UserNamespace(mode=pb.POD)), Unsupported, "user namespaces"),
+    (_namespaces(userns_options=pb.UserNamespace(mode=pb.POD)), BadRequest, "one mapping of users"),
     (_namespaces(network=pb.CONTAINER), BadRequest, "can only be of mode POD"),
     (_sysctls({f"a.{number}": "1" for number in range(65)}), BadRequest, "at most 64 sysctls"),
     (_sysctls({"": "1"}), BadRequest, "too long, or has no name"),

@@ -7,7 +7,7 @@ import pytest
 
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import capabilities, devices, oci
-from stage1.pod.model import Container, Device, Limits, Mount, Pod, Process, Security, User
+from stage1.pod.model import Container, Device, IdMap, Limits, Mount, Pod, Process, Security, User
 
 POD = Pod(id="ab" * 32, name="web", hostname="web-0")
 
@@ -172,3 +172,19 @@ def test_devices_that_the_guest_does_not_have_are_refused(source, path, access, 
 
 def test_a_device_is_by_default_at_its_own_place_with_every_right():
     assert devices.device("/dev/fuse", "", access="") == Device("/dev/fuse", "/dev/fuse", "rwm")
+
+
+def test_a_pod_with_a_user_namespace_shares_all_that_belongs_to_it():
+    pod = POD._replace(ids=IdMap(1000, 65536))
+    for privileged in (False, True):
+        document = oci.config(pod, container(security=Security(privileged=privileged)))
+        spaces = {space["type"]: space.get("path") for space in document["linux"]["namespaces"]}
+        assert spaces == {
+            "mount": None,
+            "cgroup": None,
+            "user": "/run/clearpod/pause.user-ns",
+            "network": "/run/clearpod/pause.net-ns",
+            "ipc": "/run/clearpod/pause.ipc-ns",
+            "uts": "/run/clearpod/pause.uts-ns",
+            "pid": "/run/clearpod/pause.pid-ns",
+        }
