@@ -40,10 +40,12 @@ def _host_pods(config: Config, facts: "HostFacts") -> "Choice | None":
     if not config.host_pods.allow:
         return None
     try:
-        return on_host(facts)
+        choice = on_host(facts)
     except PodError as error:
         log.warning("host_pods", extra={"warning": str(error)})
         return None
+    log.warning("host_pods", extra={"warning": "pods with namespaces of the host run outside of any VM"})
+    return choice
 
 
 class Streams(Protocol):

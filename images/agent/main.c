@@ -253,7 +253,7 @@ static int begin(char **argv, struct fault *why)
     char bad[64];
     if (getpid() == 1)
         return boot(why);
-    if (host_words_parse(argv, &agent.words.host, bad))
+    if (host_words_parse((const char *const *)argv, &agent.words.host, bad))
         return host_enter(&agent.words, why);
     agent.words.host.on = true;
     return fault_set(why, FAULT_INVALID, "not PID 1, and the word '%s' makes no sense or is missing", bad);

@@ -90,7 +90,7 @@ static bool take_host_word(const char *word, struct host_words *words)
     return false;
 }
 
-bool host_words_parse(char *const *argv, struct host_words *words, char bad[64])
+bool host_words_parse(const char *const *argv, struct host_words *words, char bad[64])
 {
     memset(words, 0, sizeof *words);
     words->on = true;

@@ -26,7 +26,7 @@ struct words {
 /* False: a word of ours makes no sense; `bad` gets it. */
 bool words_parse(const char *line, struct words *words, char bad[64]);
 /* `--name=value` words, the program's name first. False: one makes no sense or is missing; `bad` gets it. */
-bool host_words_parse(char *const *argv, struct host_words *words, char bad[64]);
+bool host_words_parse(const char *const *argv, struct host_words *words, char bad[64]);
 /* Letters, digits, '.', '_', '-', not starting with '.' or '-'; at most 99 bytes. */
 bool is_id(const char *text);
 /* One component of a path: not empty, no '/', not "." or "..", no control characters. */
