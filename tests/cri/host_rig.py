@@ -90,8 +90,9 @@ def options(network: int = POD, pid: int = CONTAINER, ipc: int = POD) -> pb.Name
 
 
 async def run_pod(cri: Client, wanted: pb.NamespaceOption, name: str = "web", **fields: Any) -> str:
-    """The image is pulled, then the sandbox is run."""
-    await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+    """The image is pulled if it is not there, then the sandbox is run."""
+    if cri.node.images.find(cri.image) is None:
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image))
     context = pb.LinuxSandboxSecurityContext(namespace_options=wanted)
     linux = pb.LinuxPodSandboxConfig(security_context=context, **fields)
     return await cri.pod(name, linux=linux, log_directory=f"{Path(cri.node.config.run_dir).parent}/logs")

@@ -12,10 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from cri.config import Config
+from cri.image.pull import pull_blocking
 from cri.pb import runtime_pb2 as pb
 from cri.pods.forward import connect
+from cri.store.images import ImageStore
 from stage1.linux import cgroup
 from stage1.pod.on_host import NEEDED
+from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
 
 from .conftest import Client, Registered
 from .host_rig import FOREVER, NODE, POD, HostWorld, host_world, options, out, run_container, run_pod, tool
@@ -177,6 +181,45 @@ async def test_volumes_are_writable_or_not_and_follow_the_host(machine: HostWorl
     finally:
         await tool("umount", "-R", source)
     assert machine.left_over() == []
+
+
+@pytest.fixture
+def networked(sample: Registered, guest_dir: Path) -> Iterator[tuple[HostWorld, OuterNet]]:
+    """In a netns that stands for the host's, with real CNI plugins."""
+    if not os.path.exists(f"{BIN_DIR}/bridge"):
+        pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
+    store = ImageStore(sample.state_dir)
+    pull_blocking(store, sample.reference, config=Config())
+    store.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root,
+        outer_net(Path(root)) as net,
+        host_world(sample, guest_dir) as made,
+    ):
+        made.host = made.host._replace(network=net.settings)
+        yield made, net
+
+
+async def test_with_the_hosts_pids_only_the_pod_is_in_the_nodes_network(
+    networked: tuple[HostWorld, OuterNet],
+) -> None:
+    machine, net = networked
+    async with machine.daemon() as cri:
+        wanted = options(pid=NODE)
+        pod = await run_pod(cri, wanted)
+        status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
+        assert status.ip.startswith("10.77.0.") and status.additional_ips[0].ip.startswith("fd77::")
+        script = "echo from the pod > /f; exec httpd -f -p 80 -h /"
+        c = await run_container(cri, pod, "sh", "-c", script, wanted=wanted)
+        assert f"inet {status.ip}/24" in await out(cri, c, "ip", "addr", "show", "eth0")
+        beside = await run_pod(cri, options(network=NODE), name="beside")
+        client = await run_container(cri, beside, *FOREVER, wanted=options(network=NODE))
+        assert "ct0" in (await out(cri, client, "ls", "/sys/class/net")).split()
+        fetch = f"until wget -qO- http://{status.ip}/f; do sleep 0.1; done"
+        assert await out(cri, client, "sh", "-c", fetch) == "from the pod"
+        for one in (beside, pod):
+            await cri("RemovePodSandbox", pod_sandbox_id=one)
+        assert machine.left_over() == [] and "tap" not in net.look() and list((net.root / "cache").glob("*.json")) == []
 
 
 async def test_port_forward_reaches_the_hosts_loopback(machine: HostWorld) -> None:
