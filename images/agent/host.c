@@ -48,11 +48,11 @@ static int make_namespaces(const struct host_words *host, struct fault *why)
     return mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ? fault_errno(why, "make / a slave") : 0;
 }
 
-static int own_cgroups(struct fault *why)
+/* A bind: the kernel refuses the same file system on its own mount point (EBUSY), where the host has it. */
+static int own_cgroups(const char *cgroup, struct fault *why)
 {
-    const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-    if (mount("cgroup2", CGROUPS, "cgroup2", flags, "") < 0)
-        return fault_errno(why, "mount cgroup2 on " CGROUPS);
+    if (mount(cgroup, CGROUPS, NULL, MS_BIND, NULL) < 0)
+        return fault_errno(why, "bind %s on " CGROUPS, cgroup);
     has_cgroups = true;
     if (make_dir(CGROUPS "/agent", 0755) < 0 || file_write(CGROUPS "/agent/cgroup.procs", "0") < 0)
         return fault_errno(why, "move to the cgroup " CGROUPS "/agent");
@@ -125,7 +125,7 @@ int host_enter(struct words *words, struct fault *why)
         return -1;
     if (carrier_listen(socket, why) < 0 || make_paths(words, why) < 0)
         return -1;
-    return own_cgroups(why);
+    return own_cgroups(words->host.cgroup, why);
 }
 
 void host_end(int code)
