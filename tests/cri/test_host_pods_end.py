@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stage1 import engine
 
 from .conftest import Client, Registered
 from .host_rig import FOREVER, NODE, POD, HostWorld, host_world, options, out, run_container, run_pod
+from .test_recovery import _client, _numbers
 
 
 @pytest.fixture
@@ -46,6 +49,49 @@ async def test_a_new_daemon_goes_on_with_the_pod_and_loses_no_output(machine: Ho
         assert machine.left_over() == []
 
 
+@contextmanager
+def _serve(machine: HostWorld) -> Iterator[None]:
+    """The real `clearpod serve`, killed at the end of the block."""
+    config = machine.root / "config.toml"
+    config.write_text(
+        f'run_dir = "{machine.config.run_dir}"\nstate_dir = "{machine.config.state_dir}"\n'
+        f'[guest]\ndir = "{machine.root}/guest"\n[network]\ndefault = false\n[host_pods]\nallow = ["network", "pid"]\n'
+    )
+    with (machine.root / "serve.log").open("ab") as log:
+        argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
+        serving = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+async def test_a_daemon_killed_again_and_again_loses_and_doubles_no_output(machine: HostWorld) -> None:
+    wanted = options(network=NODE, pid=NODE)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=wanted)
+    linux = pb.LinuxPodSandboxConfig(security_context=context)
+    with _serve(machine):
+        cri = await _client(machine)
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod(linux=linux, log_directory=f"{machine.root}/logs")
+        script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 3"
+        c = await run_container(cri, pod, "sh", "-c", script, wanted=wanted)
+        await cri.close()
+    for _ in range(3):
+        with _serve(machine):
+            cri = await _client(machine)
+            await cri.status(c)
+            await cri.close()
+    with _serve(machine):
+        cri = await _client(machine)
+        status = await cri.ended(c, limit_s=60)
+        assert status.exit_code == 3 and _numbers(status.log_path) == list(range(1, 20001))
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
+    assert machine.left_over() == []
+
+
 async def _pod_of_two(cri: Client) -> tuple[str, list[str], list[int]]:
     """A pod with a container in the host's pid namespace and one in the pod's; their pids on the host."""
     wanted = options(network=NODE, pid=NODE)
@@ -59,8 +105,8 @@ async def _pod_of_two(cri: Client) -> tuple[str, list[str], list[int]]:
 
 
 def _is_alive(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/cmdline")
-    return path.exists() and b"sleep" in path.read_bytes()
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 async def test_the_containers_go_with_an_agent_that_is_killed(machine: HostWorld) -> None:
