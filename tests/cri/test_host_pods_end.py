@@ -105,8 +105,11 @@ async def _pod_of_two(cri: Client) -> tuple[str, list[str], list[int]]:
 
 
 def _is_alive(pid: int) -> bool:
-    path = Path(f"/proc/{pid}/stat")
-    return path.exists() and path.read_text().rpartition(")")[2].split()[0] not in "ZX"
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 async def test_the_containers_go_with_an_agent_that_is_killed(machine: HostWorld) -> None:
