@@ -17,7 +17,7 @@ import pytest
 from cri.config import parse
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
-from stage1.linux import cgroup, process
+from stage1.linux import process
 from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_NAMESPACES
 from stage1.vm.choose import on_host
@@ -35,8 +35,11 @@ class Either:
 
     def __init__(self, fake: Any) -> None:
         self._fake, self._real = fake, ProcessVmm()
+        self.cgroups: list[str] = []
 
     def start(self, vm: VmSpec) -> VmProcess:
+        if vm.host:
+            self.cgroups.append(vm.host.cgroup)
         started: VmProcess = (self._real if vm.host else self._fake).start(vm)
         return started
 
@@ -47,27 +50,44 @@ class HostWorld(World):
     def __init__(self, root: Path, registered: Registered, guest_dir: Path) -> None:
         super().__init__(root, registered)
         (root / "guest/agent").symlink_to(guest_dir / "agent")
-        self._state_dir = registered.state_dir
+        self._state_dir, self.run_dir = registered.state_dir, f"{root}/run"
         self.allow(*HOST_NAMESPACES)
         self.host = self.host._replace(host_pods=on_host(host_facts()))
-        self.fake, self.vmm = self.vmm, Either(self.vmm)  # type: ignore[assignment]
+        self.fake = self.vmm
+        self.vmm: Any = Either(self.fake)
 
     def allow(self, *namespaces: str) -> None:
         """From the next daemon on."""
-        text = f'run_dir = "{self.root}/run"\nstate_dir = "{self._state_dir}"\n[vm]\nboot_timeout_s = {20 * PATIENCE}\n'
+        text = f'run_dir = "{self.run_dir}"\nstate_dir = "{self._state_dir}"\n[vm]\nboot_timeout_s = {20 * PATIENCE}\n'
         self.config = parse(f"{text}[host_pods]\nallow = {json.dumps(namespaces)}")
+
+    def move_run_dir(self, path: str) -> None:
+        """From the next daemon on."""
+        self.run_dir = path
+        self.allow(*HOST_NAMESPACES)
+        self.host = self.host._replace(run_dir=path)
 
     def left_over(self) -> list[str]:
         """As for the fakes, and what only pods on the host leave."""
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        mine = [line.decode(errors="replace") for line in lines if f"{self.root}/".encode() in line]
+        mine = list(filter(self._is_named_in, map(_text, Path("/proc").glob("[0-9]*/cmdline"))))
+        mounts = list(filter(self._is_named_in, _text(Path("/proc/self/mountinfo")).splitlines()))
         scratch = Path(self.config.state_dir) / "scratch"
         pods = f"{self.config.run_dir}/pods"
-        mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{self.root}/" in line]
         return [*os.listdir(pods), *mounts, *mine, *map(str, scratch.glob("*")), *map(str, self.cgroups())]
 
+    def _is_named_in(self, line: str) -> bool:
+        return any(f"{one}/" in line for one in (self.root, self.run_dir))
+
     def cgroups(self) -> list[Path]:
-        return list(Path(cgroup.tree()).glob("clearpod-*"))
+        """Those of the pods that were started, as far as they are there."""
+        return [place for place in map(Path, self.vmm.cgroups) if place.exists()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:  # that process has ended
+        return ""
 
 
 @contextmanager

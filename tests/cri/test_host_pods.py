@@ -147,6 +147,22 @@ async def _not_started(cri: Client, pod: str, *command: str, wanted: pb.Namespac
     return await cri.refused("StartContainer", container_id=made)
 
 
+async def test_the_usual_run_directory_lies_where_a_guests_paths_are(machine: HostWorld) -> None:
+    os.makedirs("/run/clearpod", exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="", dir="/run/clearpod") as place:
+        machine.move_run_dir(place)
+        (machine.root / "volume").mkdir()
+        async with machine.daemon() as cri:
+            wanted = options(network=NODE)
+            pod = await run_pod(cri, wanted)
+            volume = pb.Mount(host_path=f"{machine.root}/volume", container_path="/v")
+            c = await run_container(cri, pod, *FOREVER, wanted=wanted, mounts=[volume])
+            assert await out(cri, c, "sh", "-c", "echo yes > /v/new; cat /etc/hostname") == socket.gethostname()
+            assert (machine.root / "volume/new").read_text() == "yes\n"
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert machine.left_over() == []
+
+
 async def test_volumes_are_writable_or_not_and_follow_the_host(machine: HostWorld) -> None:
     source = machine.root / "volume"
     source.mkdir()
