@@ -163,6 +163,18 @@ async def test_the_usual_run_directory_lies_where_a_guests_paths_are(machine: Ho
             assert machine.left_over() == []
 
 
+async def test_an_image_is_a_volume_as_in_a_vm(machine: HostWorld) -> None:
+    async with machine.daemon() as cri:
+        wanted = options(network=NODE)
+        pod = await run_pod(cri, wanted)
+        volume = pb.Mount(container_path="/image", image=pb.ImageSpec(image=cri.image), readonly=True)
+        c = await run_container(cri, pod, *FOREVER, wanted=wanted, mounts=[volume])
+        assert await out(cri, c, "/image/bin/busybox", "echo", "runs") == "runs"
+        assert await out(cri, c, "sh", "-c", "(echo > /image/new) 2>/dev/null || echo refused") == "refused"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
 async def test_volumes_are_writable_or_not_and_follow_the_host(machine: HostWorld) -> None:
     source = machine.root / "volume"
     source.mkdir()
