@@ -115,7 +115,7 @@ async def run_pod(cri: Client, wanted: pb.NamespaceOption, name: str = "web", **
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
     context = pb.LinuxSandboxSecurityContext(namespace_options=wanted)
     linux = pb.LinuxPodSandboxConfig(security_context=context, **fields)
-    return await cri.pod(name, linux=linux, log_directory=f"{Path(cri.node.config.run_dir).parent}/logs")
+    return await cri.pod(name, linux=linux, log_directory=f"{cri.node.config.run_dir}/logs")
 
 
 async def run_container(cri: Client, pod: str, *command: str, wanted: pb.NamespaceOption, **fields: Any) -> str:
