@@ -278,12 +278,10 @@ def _check_size(pod: Pod) -> None:
 
 
 def _host_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
-    agent, name = _artefact(host, AGENT), f"clearpod-{pod.id[:13]}"
+    agent, name = _artefact(host, AGENT), f"clearpod-{pod.id}"
     vm = host_driver.spec(name, directory, agent=agent, choice=choice(pod, host), namespaces=pod.host)
-    assert vm.host is not None
-    place = cgroup.place(pod.cgroup_parent, f"clearpod-{pod.id}")
     disk = f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else ""
-    return vm._replace(host=vm.host._replace(cgroup=place), scratch=disk)
+    return host_driver.placed(vm, cgroup.place(pod.cgroup_parent, name), scratch=disk)
 
 
 def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:

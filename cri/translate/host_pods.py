@@ -17,9 +17,9 @@ _OF_NAMESPACE = {
 
 
 def pod(wanted: Pod, host: tuple[str, ...], *, cgroup_parent: str) -> Pod:
-    """`wanted` with the namespaces `host` of the host. Raises BadRequest for a user namespace or a sysctl of the host."""
+    """`wanted` with the namespaces `host` of the host. Raises BadRequest for own users, or a sysctl of the host."""
     if wanted.ids.length:
-        raise BadRequest("a pod can't have namespaces of the host and a user namespace of its own; leave hostUsers unset")
+        raise BadRequest("a pod with namespaces of the host can't have users of its own; leave hostUsers unset")
     _check_sysctls(wanted, host)
     found = wanted._replace(host=host, cgroup_parent=cgroup_parent, window_mib=0)
     if "network" not in host:

@@ -29,7 +29,7 @@ def environment(vm: VmSpec) -> dict[str, str]:
 
 
 def spec(name: str, directory: str, *, agent: str, choice: Choice, namespaces: tuple[str, ...]) -> VmSpec:
-    """What starts the pod in `directory`; its cgroup and its scratch directory are the caller's to add."""
+    """What starts the pod in `directory`, once it is `placed`."""
     return VmSpec(
         name=name,
         binary=agent,
@@ -43,6 +43,11 @@ def spec(name: str, directory: str, *, agent: str, choice: Choice, namespaces: t
         accel=choice.accel,
         host=OnHost(choice.binary, "", namespaces),
     )
+
+
+def placed(vm: VmSpec, cgroup: str, *, scratch: str) -> VmSpec:
+    """`vm` with its cgroup and its scratch directory, empty for none."""
+    return vm._replace(host=_host(vm)._replace(cgroup=cgroup), scratch=scratch)
 
 
 def _host(vm: VmSpec) -> OnHost:

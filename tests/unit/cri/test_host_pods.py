@@ -92,6 +92,14 @@ def test_only_sysctls_of_its_own_namespaces_are_set(key: str, options: dict[str,
         asked(sysctls={key: "1"}, **options)
 
 
+def test_a_user_namespace_of_its_own_is_refused() -> None:
+    ids = [pb.IDMapping(host_id=100_000, container_id=0, length=65_536)]
+    own = pb.UserNamespace(mode=pb.POD, uids=ids, gids=ids)
+    assert asked(userns_options=own).ids.length == 65_536
+    with pytest.raises(BadRequest, match="leave hostUsers unset"):
+        asked(pid=pb.NODE, userns_options=own)
+
+
 def test_a_container_is_held_to_its_sandbox() -> None:
     def container(sandbox_pid: Any, pid: Any) -> str:
         mine, theirs = pb.NamespaceOption(pid=pid), pb.NamespaceOption(pid=sandbox_pid)
