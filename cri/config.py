@@ -139,6 +139,16 @@ class Streaming(_Table):
         return ipaddress.ip_address(self.address).is_loopback
 
 
+class HostPods(_Table):
+    """Pods that ask for namespaces of the host: those in `allow` may be asked for. Such a pod has no VM around it.
+
+    `privileged`: it may be privileged too, which makes it root of this machine.
+    """
+
+    allow: tuple[Literal["network", "pid", "ipc"], ...] = Field(default=(), strict=False)
+    privileged: bool = False
+
+
 class Limits(_Table):
     """What one node allows. 0: no limit."""
 
@@ -161,6 +171,7 @@ class Config(_Table):
     pinned_images: tuple[str, ...] = Field(default=(), strict=False)
     log: Log = Log()
     limits: Limits = Limits()
+    host_pods: HostPods = HostPods()
 
     @field_validator("run_dir")
     @classmethod

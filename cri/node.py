@@ -17,11 +17,13 @@ from cri.events import Bus
 from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
-from stage1.errors import WrongState
+from stage1.errors import PodError, WrongState
 
 if TYPE_CHECKING:
     from cri.store.images import ImageStore
     from stage1.engine import Host
+    from stage1.linux.host import HostFacts
+    from stage1.vm.choose import Choice
     from stage1.vm.vmm import Vmm
 
 NETWORKS_AT_ONCE = 8
@@ -30,6 +32,20 @@ VSOCK_PORT = 1024
 """Where guests on vsock look for the daemon."""
 
 log = logging.getLogger("clearpod.node")
+
+
+def _host_pods(config: Config, facts: "HostFacts") -> "Choice | None":
+    from stage1.vm.choose import on_host
+
+    if not config.host_pods.allow:
+        return None
+    try:
+        choice = on_host(facts)
+    except PodError as error:
+        log.warning("host_pods", extra={"warning": str(error)})
+        return None
+    log.warning("host_pods", extra={"warning": "pods with namespaces of the host run outside of any VM"})
+    return choice
 
 
 class Streams(Protocol):
@@ -72,7 +88,8 @@ class Node:
         from stage1.vm.choose import choose
         from stage1.vm.vmm import ProcessVmm
 
-        choice = choose(config.vm.hypervisor, host_facts())
+        facts = host_facts()
+        choice = choose(config.vm.hypervisor, facts)
         if choice.warning:
             log.warning("hypervisor", extra={"warning": choice.warning})
         host = Host(
@@ -83,6 +100,7 @@ class Node:
             scratch_mib=config.vm.scratch_mib,
             vsock_port=VSOCK_PORT,
             network=config.networks,
+            host_pods=_host_pods(config, facts),
         )
         vmm = ProcessVmm()
         if vmm.confinement.lacks:

@@ -14,6 +14,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     dax.sock       kvmtool's window: images are mapped into the running VM here
     window.json    what is in that window
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
+    cgroup         symbolic link to the cgroup of a pod on the host, whose scratch is a directory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
                    Images are mounted below it, and, in the VMM's own mount namespace, volumes.
@@ -24,27 +25,26 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, mount, namespace, tsc, vsock
+from stage1.linux import cgroup, files, mount, namespace, process, tsc, vsock
 from stage1.net import attach as net
 from stage1.net import debts
 from stage1.net import record as net_record
 from stage1.net.settings import Settings, netns_path
-from stage1.pod import files as texts
-from stage1.pod import oci
+from stage1.pod import oci, on_host
 from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import volumes
+from stage1.rootfs import identity, scratch, volumes
 from stage1.rootfs.export import add_image as add_image
 from stage1.rootfs.export import has_image as has_image
 from stage1.rootfs.export import image_name as image_name
 from stage1.rootfs.export import read_image_file as read_image_file
 from stage1.rootfs.export import remove_image as remove_image
-from stage1.rootfs.scratch import make_scratch
+from stage1.vm import host as host_driver
 from stage1.vm import mapping
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.start import start
-from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
+from stage1.vm.vmm import AGENT, Vmm, VmProcess, find_unrecorded
 
 MIB = 1 << 20
 SHIM = "lkvm-shim.so"
@@ -54,7 +54,7 @@ class Host(NamedTuple):
     """What all pods of this host share. Directories are absolute.
 
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
-    only their loopback.
+    only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
     """
 
     run_dir: str
@@ -64,6 +64,7 @@ class Host(NamedTuple):
     scratch_mib: int = 4096
     vsock_port: int = 0
     network: Settings | None = None
+    host_pods: Choice | None = None
 
 
 class Prepared(NamedTuple):
@@ -96,12 +97,15 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     os.mkdir(directory, 0o700)
     try:
         _make_share(pod, directory)
+        if vm.host:
+            os.symlink(vm.host.cgroup, f"{directory}/cgroup")
         if vm.scratch:
-            _make_scratch(vm.scratch, directory, host=host)
+            size = 0 if vm.host else host.scratch_mib * MIB
+            scratch.add(vm.scratch, directory, size_bytes=size, template_dir=f"{host.state_dir}/templates")
         if vm.dax and vm.dax.window_bytes:
             mapping.create(directory, vm.dax.window_bytes)
-        network = net.attach(pod, directory, settings=host.network) if host.network else None
-        _write_identity(pod, f"{directory}/tree/volumes/pod", network=network)
+        network = _attach(pod, directory, settings=host.network)
+        identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
     except BaseException as error:
         _collect_after(error, directory)
         raise
@@ -134,7 +138,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
                 name = f"volumes/containers/{container.id}/mounts/{number}"
                 target = f"{directory}/share/{name}"
                 volumes.attach(volume, f"{directory}/tree/{name}", target=target, pid=pid, ids=pod.ids)
-        document = oci.config(pod, container, target_pid=target_pid)
+        document = _document(pod, container, directory=directory, target_pid=target_pid)
         files.write_atomic(f"{place}/config.json", json.dumps(document).encode())
     except BaseException:
         remove_container(directory, container.id)
@@ -146,6 +150,8 @@ def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, n
     """Write the process document of exec `number`; returns its name in the bundle, for the agent."""
     name = f"exec-{number}.json"
     document = oci.process(pod, container, what=what)
+    if pod.host:
+        document = on_host.with_open_files(document, process.most_open_files())
     files.write_atomic(f"{bundle(directory, container.id)}/{name}", json.dumps(document).encode())
     return name
 
@@ -194,11 +200,27 @@ def collect(directory: str) -> str:
     vm = find_vm(directory) or find_unrecorded(directory)
     if vm is not None:
         vm.kill()
+    end_rest(directory)
     _unmount_below(directory)
-    _remove_scratch(directory)
+    scratch.remove(directory)
     owed = net.detach(directory)
     files.remove_tree(directory)
     return owed
+
+
+def end_rest(directory: str) -> None:
+    """Kill what a pod on the host has left, its agent having ended; a VM leaves nothing. Again is fine."""
+    if os.path.islink(f"{directory}/cgroup"):
+        cgroup.end(os.readlink(f"{directory}/cgroup"))
+
+
+def choice(pod: Pod, host: Host) -> Choice:
+    """What runs the pod. Raises NotFound when it wants namespaces of the host, and that can't be done."""
+    if not pod.host:
+        return host.choice
+    if host.host_pods is None:
+        raise NotFound("pods with namespaces of the host can't run here: `clearpod check` says what is missing")
+    return host.host_pods
 
 
 def _collect_after(error: BaseException, directory: str) -> None:
@@ -255,7 +277,16 @@ def _check_size(pod: Pod) -> None:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
 
 
+def _host_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
+    agent, name = _artefact(host, AGENT), f"clearpod-{pod.id}"
+    vm = host_driver.spec(name, directory, agent=agent, choice=choice(pod, host), namespaces=pod.host)
+    disk = f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else ""
+    return host_driver.placed(vm, cgroup.place(pod.cgroup_parent, name), scratch=disk)
+
+
 def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
+    if pod.host:
+        return _host_spec(pod, host, directory=directory)
     on_kvmtool = host.choice.driver == "kvmtool"
     kernel = _artefact(host, "bzImage" if on_kvmtool else "vmlinux")
     return VmSpec(
@@ -305,7 +336,7 @@ def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
 def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec:
     if network is None or host.network is None:
         return vm
-    nics = tuple(Nic(one.tap, one.mac) for one in network.interfaces)
+    nics = () if vm.host else tuple(Nic(one.tap, one.mac) for one in network.interfaces)
     return vm._replace(nics=nics, netns=netns_path(pod.id))
 
 
@@ -314,19 +345,6 @@ def _artefact(host: Host, name: str) -> str:
     if not os.path.exists(path):
         raise NotFound(f"the guest's {name} is not in {host.guest_dir}; build it with `clearpod images build`")
     return os.path.realpath(path)
-
-
-def _make_scratch(path: str, directory: str, *, host: Host) -> None:
-    files.make_dirs(os.path.dirname(path), 0o700)
-    os.symlink(path, f"{directory}/scratch.img")
-    make_scratch(path, host.scratch_mib * MIB, template_dir=f"{host.state_dir}/templates")
-
-
-def _remove_scratch(directory: str) -> None:
-    try:
-        os.unlink(os.readlink(f"{directory}/scratch.img"))
-    except FileNotFoundError:
-        pass
 
 
 def _make_share(pod: Pod, directory: str) -> None:
@@ -340,15 +358,18 @@ def _make_share(pod: Pod, directory: str) -> None:
     mount.set_propagation(f"{directory}/share", mount.MS_SHARED)
 
 
-def _write_identity(pod: Pod, where: str, *, network: PodNetwork | None) -> None:
-    path = "/etc/resolv.conf"
-    host_dns = files.read(path).decode(errors="replace") if os.path.exists(path) else ""
-    for name, text in (
-        ("hosts", texts.hosts(pod, network.ips if network else ())),
-        ("hostname", texts.hostname(pod)),
-        ("resolv.conf", texts.resolv_conf(pod, host_dns, network=network)),
-    ):
-        files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
+def _attach(pod: Pod, directory: str, *, settings: Settings | None) -> PodNetwork | None:
+    if settings is None or "network" in pod.host:
+        return None
+    return net.attach(pod, directory, settings=settings, with_taps=not pod.host)
+
+
+def _document(pod: Pod, container: Container, *, directory: str, target_pid: int) -> "dict[str, object]":
+    if not pod.host:
+        return oci.config(pod, container, target_pid=target_pid)
+    usable = cgroup.controllers(os.readlink(f"{directory}/cgroup"))
+    document = on_host.config(pod, container, controllers=usable, target_pid=target_pid)
+    return {**document, "process": on_host.with_open_files(document["process"], process.most_open_files())}
 
 
 def _located(directory: str, volume: Mount) -> Mount:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from stage1.errors import PodError
-from stage1.linux import process
+from stage1.linux import cgroup, process
 from stage1.linux.host import HostFacts, device_error, host_facts, which
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
 from stage1.vm import confine
 from stage1.vm.choose import Choice, choose
+from stage1.vm.vmm import AGENT
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
 GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs")
@@ -49,6 +50,8 @@ class Facts(NamedTuple):
     tun_error: str = ""
     free_bytes: int = 0
     is_root: bool = True
+    host_pods: tuple[str, ...] = ()
+    host_pods_lack: tuple[str, ...] = ()
 
 
 def gather(config: str | None) -> Facts:
@@ -91,7 +94,19 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         network_error=networks.lacks(config.networks),
         streaming=f"{config.streaming.address}, {_port_name(config.streaming.port)}",
         is_streaming_open=not config.streaming.is_loopback,
+        host_pods=config.host_pods.allow,
+        host_pods_lack=host_pods_lack(facts, config.guest_dir),
     )
+
+
+def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:
+    """What a pod with namespaces of the host needs and does not find."""
+    lack = [] if facts.host.crun else ["crun is not on PATH"]
+    if not cgroup.tree():
+        lack.append("cgroup v2 is not mounted")
+    if not os.path.isfile(f"{guest_dir}/{AGENT}"):
+        lack.append(f"{guest_dir}/{AGENT} does not exist")
+    return tuple(lack)
 
 
 def _port_name(port: int) -> str:

@@ -48,6 +48,7 @@ def judge(facts: Facts) -> list[Item]:
         _device("tun", facts.tun_error),
         _vhost_net(facts),
         _cgroup(facts),
+        _host_pods(facts),
         _confinement(facts),
         _space(facts),
     ]
@@ -154,7 +155,7 @@ def _tool(name: str, path: str) -> Item:
 
 def _crun(facts: Facts) -> Item:
     path = dict(facts.tools).get("crun", "")
-    return Item("crun", OK, f"in the guest's system image; on this host {path or 'absent, and not needed'}")
+    return Item("crun", OK, f"in the guest's system image; on this host {path or 'absent, needed by host pods only'}")
 
 
 def _mounts(facts: Facts) -> list[Item]:
@@ -201,6 +202,19 @@ def _cgroup(facts: Facts) -> Item:
         return Item("cgroup", OK, "version 2")
     detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so VMMs get no limits of their own"
     return Item("cgroup", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
+
+
+def _host_pods(facts: Facts) -> Item:
+    allowed = ", ".join(facts.host_pods)
+    if not allowed:
+        return Item("host pods", OK, "refused: host_pods.allow has no namespace of the host")
+    if facts.host_pods_lack:
+        remedy = "apt install crun, boot with cgroup v2, and build the guest"
+        return Item("host pods", WARN, f"{allowed} allowed, but {'; '.join(facts.host_pods_lack)}", remedy)
+    if facts.cgroup != "v2":
+        detail = f"{allowed} allowed, but without limits: version 2 of the cgroups has no controllers"
+        return Item("host pods", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
+    return Item("host pods", OK, f"{allowed} allowed: such pods run with crun, outside of any VM")
 
 
 def _confinement(facts: Facts) -> Item:

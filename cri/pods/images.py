@@ -94,8 +94,9 @@ class PodImages:
         accounts = Accounts(*[await to_the_end(engine.read_image_file, directory, lower, path=path) for path in paths])
         window = await to_the_end(mapping.find, directory)
         if window is None:
-            driver = self._pod.tools.host.choice.driver
-            return Root(lower, False, f"layers export: this pod's VM ({driver}) has no DAX window", accounts)
+            driver, on_host = self._pod.tools.host.choice.driver, self._pod.record.pod.host
+            why = "this pod is on the host" if on_host else f"this pod's VM ({driver}) has no DAX window"
+            return Root(lower, False, f"layers export: {why}", accounts)
         try:
             offset = await self._put_in(image, name, found=window.find(name))
         except PodError as error:

@@ -21,6 +21,7 @@ from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
 from cri.pods.reconcile import reconcile
+from cri.pods.settings import configure
 from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -107,7 +108,7 @@ class LivePod:
             self._move("boot", link_key=prepared.link_key)
             self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
             await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.boot_timeout_s)
-            await self.call(self._configure())
+            await self.call(configure(self.record.pod, self.network))
             self._move("agent_up")
         except BaseException:
             await self.let_go()
@@ -191,6 +192,7 @@ class LivePod:
         vm = engine.find_vm(self.directory)
         if vm is not None:
             await asyncio.to_thread(vm.kill)
+        await self._end_rest()
         await self.let_go()
         self._mark_dead("the pod's virtual machine had ended when clearpod started again")
         for container_id in self.containers:
@@ -247,23 +249,6 @@ class LivePod:
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         self.save()
 
-    def _configure(self) -> messages.Configure:
-        pod = self.record.pod
-        sysctls = tuple(messages.Sysctl(key, value) for key, value in pod.sysctls)
-        network = self.network or PodNetwork()
-        return messages.Configure(
-            hostname=pod.hostname,
-            shm_bytes=pod.shm_bytes,
-            sysctls=sysctls,
-            interfaces=tuple(
-                messages.Interface(one.mac, one.name, one.mtu, one.addresses) for one in network.interfaces
-            ),
-            routes=tuple(messages.Route(*route) for route in network.routes),
-            neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in network.neighbours),
-            first_id=pod.ids.first,
-            ids=pod.ids.length,
-        )
-
     async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
         return await to_the_end_in(self.tools.pool, function, *args)
@@ -287,11 +272,18 @@ class LivePod:
                 while not await _is_readable_within(TRIM_S, handle.fileno()):
                     await self._trim_console(vm)
                 handle.wait(0)
+        await self._end_rest()
         why = f"the virtual machine of {self.title} has ended"
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)
         self._mark_dead(why)
+
+    async def _end_rest(self) -> None:
+        try:
+            await asyncio.to_thread(engine.end_rest, self.directory)
+        except PodError as error:
+            log.error("pod.rest", extra={"pod": self.id, "title": self.title, "error": str(error)})
 
     async def _trim_console(self, vm: VmProcess) -> None:
         try:

@@ -63,7 +63,8 @@ def sandbox_item(pod: LivePod) -> pb.PodSandbox:
 
 def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
     """Verbose: one JSON object under `info`, as the peers do."""
-    model, driver = pod.record.pod, pod.tools.host.choice.driver
+    model = pod.record.pod
+    driver = "host" if model.host else pod.tools.host.choice.driver
     info = {
         "pid": pod.vm.pid if pod.vm else 0,
         "state": pod.status.state,

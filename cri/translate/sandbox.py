@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
-from cri.translate import network, security, userns
+from cri.translate import host_pods, network, security, userns
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
@@ -33,7 +33,7 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
         raise NotFound(f'no runtime for "{request.runtime_handler}" is configured; known: {known}')
     if not wanted.metadata.name or not wanted.metadata.namespace:
         raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
-    _check_namespaces(wanted.linux.security_context.namespace_options)
+    _check_namespaces(wanted.linux.security_context, config)
     _check_log_directory(wanted.log_directory)
     return PodRecord(
         pod=_pod(wanted, config),
@@ -47,7 +47,7 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
 def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
     names, dns = wanted.metadata, wanted.dns_config
     memory_mib, vcpus = size(wanted, config)
-    return Pod(
+    pod = Pod(
         id=secrets.token_hex(32),
         name=names.name,
         namespace=names.namespace,
@@ -69,6 +69,8 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         window_mib=_window_mib(wanted, config, memory_mib=memory_mib),
         ids=userns.of_pod(wanted.linux.security_context.namespace_options),
     )
+    host = security.host_namespaces(wanted.linux.security_context.namespace_options)
+    return host_pods.pod(pod, host, cgroup_parent=wanted.linux.cgroup_parent) if host else pod
 
 
 def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
@@ -110,10 +112,16 @@ def _number(wanted: pb.PodSandboxConfig, word: str) -> int:
     return int(text or 0)
 
 
-def _check_namespaces(options: pb.NamespaceOption) -> None:
-    security.check_namespaces(options, who="pod")
-    if options.network != pb.POD or options.ipc != pb.POD:
-        raise BadRequest("the network and ipc namespaces of a sandbox can only be of mode POD")
+def _check_namespaces(context: pb.LinuxSandboxSecurityContext, config: Config) -> None:
+    options = context.namespace_options
+    security.check_namespaces(options, who="pod", allowed=config.host_pods.allow)
+    if options.network not in (pb.POD, pb.NODE) or options.ipc not in (pb.POD, pb.NODE):
+        raise BadRequest("the network and ipc namespaces of a sandbox can only be of mode POD or NODE")
+    if security.host_namespaces(options) and context.privileged and not config.host_pods.privileged:
+        raise BadRequest(
+            "a privileged pod with namespaces of the host would be root of this machine; "
+            "host_pods.privileged in clearpod's configuration does not allow it"
+        )
 
 
 def _sysctls(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

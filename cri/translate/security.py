@@ -9,7 +9,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.translate import seccomp
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import oci, users
-from stage1.pod.model import Security, User
+from stage1.pod.model import HOST_NAMESPACES, Security, User
 
 
 def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Security:
@@ -19,7 +19,8 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
     if given.privileged and not sandbox.linux.security_context.privileged:
         raise BadRequest("a privileged container needs a privileged sandbox")
     _check_apparmor(given)
-    check_namespaces(given.namespace_options, who="container")
+    options = sandbox.linux.security_context.namespace_options
+    check_namespaces(given.namespace_options, who="container", allowed=host_namespaces(options))
     masks: tuple[tuple[str, ...], tuple[str, ...]] = (oci.MASKED, oci.READONLY)
     if is_given:
         masks = (
@@ -75,15 +76,25 @@ def _pid_namespace(options: pb.NamespaceOption) -> str:
         if not options.target_id:
             raise BadRequest("namespace_options.pid is TARGET, but target_id is empty")
         return f"target:{options.target_id}"
-    return {pb.POD: "pod", pb.CONTAINER: "container"}[options.pid]
+    return {pb.POD: "pod", pb.CONTAINER: "container", pb.NODE: "node"}[options.pid]
 
 
-def check_namespaces(options: pb.NamespaceOption, *, who: str) -> None:
-    """A VM has no namespaces of the host to give; user namespaces are `userns`' matter. Raises BadRequest."""
-    for name in ("network", "pid", "ipc"):
+def host_namespaces(options: pb.NamespaceOption) -> tuple[str, ...]:
+    """Those of the host that are asked for."""
+    return tuple(name for name in HOST_NAMESPACES if getattr(options, name) == pb.NODE)
+
+
+def check_namespaces(options: pb.NamespaceOption, *, who: str, allowed: tuple[str, ...]) -> None:
+    """A VM has no namespaces of the host to give: only those in `allowed` are given, to a pod without a VM. User
+    namespaces are `userns`' matter. Raises BadRequest.
+    """
+    why = "its sandbox does not" if who == "container" else "host_pods.allow in clearpod's configuration leaves it out"
+    for name in HOST_NAMESPACES:
         mode = getattr(options, name)
-        if mode == pb.NODE:
-            raise BadRequest(f"the {who} asks for the host's {name} namespace, which a pod in its own VM can't have")
+        if mode == pb.NODE and name not in allowed:
+            raise BadRequest(
+                f"the {who} asks for the host's {name} namespace, which a pod in its own VM can't have, and {why}"
+            )
         if mode not in pb.NamespaceMode.values():
             raise BadRequest(f"namespace_options.{name} of the {who} is {mode}, which is no mode")
 

@@ -7,7 +7,7 @@
 #include "process.h"
 #include "words.h"
 
-enum token { T_SIGNAL, T_LINK, T_OUT0, T_OUT1, T_IN, T_JOB };
+enum token { T_SIGNAL, T_LINK, T_LISTENER, T_OUT0, T_OUT1, T_IN, T_JOB };
 
 struct agent {
     struct link link;

@@ -34,7 +34,7 @@ static const struct mount_row system_rows[] = {
 };
 
 static const char *const run_dirs[] = {"/run/clearpod", "/run/clearpod/layers", "/run/clearpod/volumes",
-                                       "/run/clearpod/scratch", "/run/clearpod/containers", "/run/crun"};
+                                       "/run/clearpod/scratch", "/run/clearpod/containers", "/run/clearpod/crun"};
 
 static int mount_row(const struct mount_row *row, struct fault *why)
 {

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -20,6 +21,8 @@ static struct {
     uint64_t retry_at_ns;
 } carrier = {.fd = -1, .retry_ms = FIRST_RETRY_MS};
 
+static int listener = -1; /* on a host: where the daemon connects */
+
 static void retry_later(void)
 {
     if (carrier.fd >= 0) {
@@ -29,9 +32,22 @@ static void retry_later(void)
     carrier.fd = -1;
     carrier.connecting = carrier.readable = carrier.writable = false;
     carrier.retry_at_ns = monotonic_ns() + (uint64_t)carrier.retry_ms * 1000000;
+    if (agent.words.host.on)
+        carrier.retry_at_ns = 0; /* the listener tells when somebody comes */
     if (carrier.retry_ms < LAST_RETRY_MS)
         carrier.retry_ms *= 2;
     link_reconnected(&agent.link);
+}
+
+int carrier_listen(const char *path, struct fault *why)
+{
+    listener = listen_unix(path);
+    return listener < 0 ? fault_errno(why, "listen on %s", path) : 0;
+}
+
+int carrier_watch_listener(void)
+{
+    return listener < 0 ? 0 : watch(listener, EPOLLIN | EPOLLET, T_LISTENER, 0);
 }
 
 void carrier_open(void)
@@ -39,7 +55,12 @@ void carrier_open(void)
     unsigned port = agent.words.vsock_port;
     if (carrier.fd >= 0 || monotonic_ns() < carrier.retry_at_ns)
         return;
-    carrier.fd = port ? connect_vsock(port) : open_serial();
+    if (listener >= 0)
+        carrier.fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    else
+        carrier.fd = port ? connect_vsock(port) : open_serial();
+    if (listener >= 0 && carrier.fd < 0)
+        return;
     if (carrier.fd < 0 || watch(carrier.fd, EPOLLIN | EPOLLOUT | EPOLLET, T_LINK, 0) < 0) {
         retry_later();
         return;
@@ -66,13 +87,15 @@ void carrier_event(uint32_t events)
     carrier.writable |= (events & EPOLLOUT) != 0;
 }
 
-/* The host's end is gone. A vsock is made anew. A port stays, gets an edge when the next host comes, and the link must
+/* The host's end is gone. A vsock or a socket is made anew. A port stays, gets an edge when the next host comes, and the link must
  * not be touched: news of the host going and coming may reach us later than the first bytes of the next one. */
 static void hung_up(void)
 {
     carrier.readable = false;
-    if (agent.words.vsock_port)
+    if (agent.words.vsock_port || listener >= 0)
         retry_later();
+    if (listener >= 0)
+        carrier_open(); /* who came meanwhile: the listener has told us already */
 }
 
 void carrier_read(void)
@@ -113,6 +136,8 @@ bool carrier_is_idle(void)
 int carrier_timeout_ms(void)
 {
     uint64_t now = monotonic_ns();
+    if (carrier.fd < 0 && listener >= 0)
+        return -1;
     if (carrier.fd < 0)
         return carrier.retry_at_ns <= now ? 0 : (int)((carrier.retry_at_ns - now) / 1000000) + 1;
     return carrier.readable && !carrier.connecting ? 0 : -1;

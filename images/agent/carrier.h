@@ -3,9 +3,14 @@
 #ifndef CLEARPOD_CARRIER_H
 #define CLEARPOD_CARRIER_H
 
+#include "fault.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
+/* On a host, instead of a device: wait for the daemon on a unix socket, which is made. */
+int carrier_listen(const char *path, struct fault *why);
+int carrier_watch_listener(void);
 /* Open or connect if it is time to. */
 void carrier_open(void);
 /* epoll has something to say about it. Edges only: a port without a host would be readable for ever. */

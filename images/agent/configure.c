@@ -2,6 +2,7 @@
 /* See configure.h. */
 #include "configure.h"
 
+#include "agent.h"
 #include "files.h"
 #include "namespaces.h"
 #include "words.h"
@@ -55,6 +56,10 @@ static int set_sysctl(const clearpod_agent_Sysctl *sysctl, struct fault *why)
 static int mount_shm(uint64_t bytes, struct fault *why)
 {
     char options[96];
+    if (agent.words.host.host_ipc)
+        return make_dir(SHM, 01777) < 0 || mount("/dev/shm", SHM, NULL, MS_BIND, NULL) < 0
+                   ? fault_errno(why, "bind /dev/shm on " SHM)
+                   : 0;
     snprintf(options, sizeof options, "mode=1777,size=%llu,uid=%u,gid=%u",
              (unsigned long long)(bytes ? bytes : shm_default_bytes), pod_root(), pod_root());
     if (make_dir(SHM, 01777) < 0 || mount("shm", SHM, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
@@ -62,12 +67,20 @@ static int mount_shm(uint64_t bytes, struct fault *why)
     return 0;
 }
 
+/* The host's own name and network are not the pod's to change. */
+static int set_identity(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    if (agent.words.host.host_network)
+        return 0;
+    return set_names(settings, why) < 0 ? -1 : network_configure(settings, why);
+}
+
 int configure(const clearpod_agent_Configure *settings, struct fault *why)
 {
     static bool done;
     if (done)
         return fault_set(why, FAULT_STATE, "the pod was configured already");
-    if (namespaces_make(settings, why) < 0 || set_names(settings, why) < 0 || network_configure(settings, why) < 0)
+    if (namespaces_make(settings, why) < 0 || set_identity(settings, why) < 0)
         return -1;
     for (unsigned i = 0; i < settings->sysctls_count; i++) /* after the network: some belong to an interface */
         if (set_sysctl(&settings->sysctls[i], why) < 0)

@@ -58,8 +58,9 @@ static void become_crun(const struct task *task, const char *const *args)
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
     static const char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL};
-    execve(CRUN, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
-    dprintf(2, "exec " CRUN ": %s\n", strerror(errno));
+    const char *crun = task->words->host.on ? task->words->host.crun : CRUN;
+    execve(crun, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
+    dprintf(2, "exec %s: %s\n", crun, strerror(errno));
     _exit(127);
 }
 
@@ -130,7 +131,7 @@ static int complaint(const struct traces *traces, int status, const char *verb, 
 static int run(const struct task *task, const struct traces *traces, const char *const *tail, struct outcome *outcome,
                struct fault *why)
 {
-    const char *args[ARGS] = {"crun", "--root", "/run/crun", "--cgroup-manager", "cgroupfs", "--log", traces->log};
+    const char *args[ARGS] = {"crun", "--root", "/run/clearpod/crun", "--cgroup-manager", "cgroupfs", "--log", traces->log};
     int count = 7;
     for (int i = 0; tail[i] && count < ARGS - 1; i++)
         args[count++] = tail[i];

@@ -2,11 +2,13 @@
 /*
  * clearpod's agent: PID 1 of the guest. It boots the guest, then serves the host's requests until the VM ends. It must
  * never exit: what can't be mended is one line on the console and a reboot, which ends the VM (poweroff would hang).
+ * As any other process than PID 1 it serves a pod on the host (host.h), and ends that pod alone.
  */
 #include "agent.h"
 #include "boot.h"
 #include "carrier.h"
 #include "connect.h"
+#include "host.h"
 #include "namespaces.h"
 #include "requests.h"
 #include "scope.h"
@@ -69,7 +71,7 @@ void say(const char *format, ...)
     vsnprintf(line, sizeof line - 1, format, args);
     va_end(args);
     strcat(line, "\n");
-    scoped_fd int console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+    scoped_fd int console = agent.words.host.on ? -1 : open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
     int to = console >= 0 ? console : STDERR_FILENO;
     if (write(to, line, strlen(line)) > 0)
         tcdrain(to); /* a reboot may follow */
@@ -78,6 +80,8 @@ void say(const char *format, ...)
 static void end_vm(void) __attribute__((noreturn));
 static void end_vm(void)
 {
+    if (agent.words.host.on)
+        host_end(0);
     kill(-1, SIGKILL);
     sync();
     reboot(RB_AUTOBOOT);
@@ -89,6 +93,8 @@ static void die(const struct fault *why) __attribute__((noreturn));
 static void die(const struct fault *why)
 {
     say("clearpod-agent: %s", why->text);
+    if (agent.words.host.on)
+        host_end(1);
     end_vm();
 }
 
@@ -101,7 +107,7 @@ static void mark(const char *what, uint64_t at_ns, uint64_t tsc)
 static void set_clock(uint64_t unix_ns)
 {
     struct timespec now = {.tv_sec = (time_t)(unix_ns / 1000000000), .tv_nsec = (long)(unix_ns % 1000000000)};
-    if (unix_ns)
+    if (unix_ns && !agent.words.host.on)
         clock_settime(CLOCK_REALTIME, &now);
 }
 
@@ -128,7 +134,7 @@ static int prepare(uint64_t init_ns, struct fault *why)
     sigprocmask(SIG_SETMASK, &all, NULL);
     signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
     agent.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (signals < 0 || agent.epoll < 0 || watch(signals, EPOLLIN, T_SIGNAL, 0) < 0)
+    if (signals < 0 || agent.epoll < 0 || watch(signals, EPOLLIN, T_SIGNAL, 0) < 0 || carrier_watch_listener() < 0)
         return fault_errno(why, "set up the loop");
     link_init(&agent.link, &link_user);
     uname(&name);
@@ -168,6 +174,8 @@ static void on_event(const struct epoll_event *event)
         break;
     case T_LINK:
         carrier_event(event->events);
+        break;
+    case T_LISTENER: /* the loop calls carrier_open */
         break;
     case T_OUT0:
         output_ready(&processes[index], 0);
@@ -231,16 +239,33 @@ static void serve(void)
     }
 }
 
+static int boot(struct fault *why)
+{
+    if (boot_early(&agent.words, why) < 0)
+        return -1;
+    take_standard_fds();
+    return boot_mounts(&agent.words, why);
+}
+
+/* Only PID 1 may do what PID 1 does: everybody else is on a host. */
+static int begin(char **argv, struct fault *why)
+{
+    char bad[64];
+    if (getpid() == 1)
+        return boot(why);
+    if (host_words_parse((const char *const *)argv, &agent.words.host, bad))
+        return host_enter(&agent.words, why);
+    agent.words.host.on = true;
+    return fault_set(why, FAULT_INVALID, "not PID 1, and the word '%s' makes no sense or is missing", bad);
+}
+
 int main(int argc, char **argv)
 {
     uint64_t init_ns = monotonic_ns(), init_tsc = __rdtsc();
     struct fault why;
     if (argc > 0 && !strcmp(argv[0], "pause"))
         pause_forever();
-    if (boot_early(&agent.words, &why) < 0)
-        die(&why);
-    take_standard_fds();
-    if (boot_mounts(&agent.words, &why) < 0 || prepare(init_ns, &why) < 0)
+    if (begin(argv, &why) < 0 || prepare(init_ns, &why) < 0)
         die(&why);
     carrier_open();
     agent.link.facts.ready_ns = monotonic_ns();

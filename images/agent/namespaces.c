@@ -51,6 +51,7 @@ static void become_pod_root(int go)
 static void become_pause(int go)
 {
     sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* on a host, where the agent can be killed, its pods' processes go with it */
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     for (int i = 0; i < 3; i++) {

@@ -39,10 +39,13 @@ static void places_of(struct places *at, const char *id)
     snprintf(at->store, PATH_ROOM, SCRATCH "/%s", id);
 }
 
-/* Mounted when first needed: a pod that only uses tmpfs never pays for it. */
-static int scratch_mount(const char *device, struct fault *why)
+/* Mounted when first needed: a pod that only uses tmpfs never pays for it. On a host it is a directory. */
+static int scratch_mount(const struct words *words, struct fault *why)
 {
     struct stat here, above;
+    const char *device = words->scratch;
+    if (words->host.on)
+        return 0;
     if (stat(SCRATCH, &here) == 0 && stat(RUN, &above) == 0 && here.st_dev != above.st_dev)
         return 0;
     if (mount(device, SCRATCH, "ext4", MS_NOATIME, "noinit_itable") == 0 || errno == EBUSY)
@@ -59,7 +62,7 @@ static int writable_place(const struct task *task, const struct places *at, cons
             return fault_errno(why, "mount a tmpfs on %s", at->layer);
         return 0;
     }
-    if (scratch_mount(task->words->scratch, why) < 0)
+    if (scratch_mount(task->words, why) < 0)
         return -1;
     *place = at->store;
     return mkdir(at->store, 0700) < 0 ? fault_errno(why, "mkdir %s", at->store) : 0;
@@ -131,7 +134,7 @@ static int create(const struct task *task, const struct places *at, struct fault
     if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)
         return -1;
     umount2(at->lower, MNT_DETACH);
-    if (task->window)
+    if (task->window || task->words->host.on)
         return 0; /* erofs has them, 9p has not */
     snprintf(list, sizeof list, RUN "/layers/%s.filecaps", task->lower);
     return filecaps_apply(at->root, list, why);

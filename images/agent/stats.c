@@ -175,7 +175,10 @@ static void pod_of(const struct task *task, clearpod_agent_PodStats *to)
     to->has_cpu = to->has_memory = true;
     cpu_of("/sys/fs/cgroup", &to->cpu);
     to->at_ns = boottime_ns();
-    memory_of_guest(&to->memory);
+    if (task->words->host.on)
+        memory_of("/sys/fs/cgroup", &to->memory); /* as this pod sees it: docs/host-pods.md */
+    else
+        memory_of_guest(&to->memory);
     to->threads = plain_number(content(dir, "pids.current"));
     interfaces_of(to);
     if (statvfs(task->words->scratch[0] ? RUN "/scratch" : RUN, &disk) < 0)

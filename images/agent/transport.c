@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 /* Needs sys/socket.h before it. */
 #include <linux/vm_sockets.h>
 
@@ -38,6 +39,19 @@ int connect_vsock(unsigned port)
     if (fd < 0)
         return -1;
     if (connect(fd, (struct sockaddr *)&host, sizeof host) < 0 && errno != EINPROGRESS)
+        return -1;
+    return steal_fd(&fd);
+}
+
+int listen_unix(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    scoped_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (snprintf(address.sun_path, sizeof address.sun_path, "%s", path) >= (int)sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0)
         return -1;
     return steal_fd(&fd);
 }

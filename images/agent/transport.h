@@ -7,6 +7,8 @@
 int open_serial(void);
 /* A connection to `port` of the host that may still be under way; -1 with errno. */
 int connect_vsock(unsigned port);
+/* A unix socket to accept connections from, not blocking; -1 with errno. */
+int listen_unix(const char *path);
 /* 0 when a connection that was under way is made; -1 with errno. */
 int connection_state(int fd);
 

@@ -60,6 +60,49 @@ bool words_parse(const char *line, struct words *words, char bad[64])
     return true;
 }
 
+static bool take_path(const char *value, const char **to)
+{
+    *to = value;
+    return *value == '/' && is_path_beneath(value + 1);
+}
+
+static bool take_namespace(const char *value, bool *own, bool *hosts)
+{
+    *own = strcmp(value, "own") == 0;
+    *hosts = strcmp(value, "host") == 0;
+    return *own || *hosts || strcmp(value, "given") == 0;
+}
+
+static bool take_host_word(const char *word, struct host_words *words)
+{
+    if (strncmp(word, "--directory=", 12) == 0)
+        return take_path(word + 12, &words->directory);
+    if (strncmp(word, "--cgroup=", 9) == 0)
+        return take_path(word + 9, &words->cgroup);
+    if (strncmp(word, "--crun=", 7) == 0)
+        return take_path(word + 7, &words->crun);
+    if (strncmp(word, "--scratch=", 10) == 0)
+        return take_path(word + 10, &words->scratch);
+    if (strncmp(word, "--network=", 10) == 0)
+        return take_namespace(word + 10, &words->own_network, &words->host_network);
+    if (strncmp(word, "--ipc=", 6) == 0)
+        return take_namespace(word + 6, &words->own_ipc, &words->host_ipc);
+    return false;
+}
+
+bool host_words_parse(const char *const *argv, struct host_words *words, char bad[64])
+{
+    memset(words, 0, sizeof *words);
+    words->on = true;
+    for (int i = 1; argv[0] && argv[i]; i++) {
+        snprintf(bad, 64, "%.63s", argv[i]);
+        if (!take_host_word(argv[i], words))
+            return false;
+    }
+    snprintf(bad, 64, "%s", !words->directory ? "--directory=" : !words->cgroup ? "--cgroup=" : "--crun=");
+    return words->directory && words->cgroup && words->crun;
+}
+
 bool is_id(const char *text)
 {
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";

@@ -7,8 +7,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The agent's command line on a host (docs/host-pods.md). Paths are absolute; `scratch` is NULL without one. */
+struct host_words {
+    bool on; /* false: this is a guest */
+    const char *directory, *cgroup, *crun, *scratch;
+    bool own_network, own_ipc; /* make a namespace */
+    bool host_network, host_ipc; /* the host's is the pod's; else the one that the agent was started in is */
+};
+
 /* The agent's words of the kernel command line (docs/link.md). */
 struct words {
+    struct host_words host;
     char system[64], scratch[64], window[64];
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
@@ -16,6 +25,8 @@ struct words {
 
 /* False: a word of ours makes no sense; `bad` gets it. */
 bool words_parse(const char *line, struct words *words, char bad[64]);
+/* `--name=value` words, the program's name first. False: one makes no sense or is missing; `bad` gets it. */
+bool host_words_parse(const char *const *argv, struct host_words *words, char bad[64]);
 /* Letters, digits, '.', '_', '-', not starting with '.' or '-'; at most 99 bytes. */
 bool is_id(const char *text);
 /* One component of a path: not empty, no '/', not "." or "..", no control characters. */

@@ -7,7 +7,9 @@ alone, which the kernel gives to somebody else. Must not fork: the daemon has th
 
 import errno
 import os
+import resource
 import select
+import sys
 import time
 from typing import NamedTuple
 
@@ -24,6 +26,12 @@ SIGKILL, SIGTERM, _SIGPIPE, _SIGXFSZ = 9, 15, 13, 25
 
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _DRAIN_S = 0.5
+
+
+def most_open_files() -> int:
+    """How far this process, and so one that it starts, can raise its limit of open files."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def start_time(pid: int) -> int:

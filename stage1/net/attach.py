@@ -20,15 +20,21 @@ from stage1.net.turn import Turn
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 IFNAME = "eth0"
 """Of the first network; the others are eth1 and so on."""
 _TOOL_S = 10.0
 
 
-def attach(pod: Pod, directory: str, *, settings: Settings, spare: str = "") -> PodNetwork | None:
+def attach(
+    pod: Pod, directory: str, *, settings: Settings, spare: str = "", with_taps: bool = True
+) -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
 
-    `spare` is a netns that was made ahead, which is taken.
+    `spare` is a netns that was made ahead, which is taken. Without taps it is for processes in the netns, not a guest.
 
     Raises:
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
@@ -40,11 +46,17 @@ def attach(pod: Pod, directory: str, *, settings: Settings, spare: str = "") -> 
     call = protocol.call_for(pod, netns_path(pod.id), ifname=IFNAME)
     # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
-    return make(directory, tuple(map(Attachment, wanted, (call, *rest))), settings=settings, spare=spare)
+    attachments = tuple(map(Attachment, wanted, (call, *rest)))
+    return make(directory, attachments, settings=settings, spare=spare, with_taps=with_taps)
 
 
 def make(
-    directory: str, attachments: tuple[Attachment, ...], *, settings: Settings, spare: str = ""
+    directory: str,
+    attachments: tuple[Attachment, ...],
+    *,
+    settings: Settings,
+    spare: str = "",
+    with_taps: bool = True,
 ) -> PodNetwork:
     """Give the pod in `directory` a netns (`spare`, if it is one) and these networks, in this order.
 
@@ -59,7 +71,7 @@ def make(
         try:
             record.link(directory, path)
             spares.hand_out(spare, plan.netns)
-            return _fill(path, plan)
+            return _fill(path, plan, look=_bridge_to_taps if with_taps else _as_it_is)
         except BaseException as error:
             _undo(directory, error)
             raise
@@ -75,7 +87,7 @@ def _undo(directory: str, error: BaseException) -> None:
         error.add_note(f"and {owed}")
 
 
-def _fill(path: str, plan: Record) -> PodNetwork:
+def _fill(path: str, plan: Record, *, look: "Callable[[], PodNetwork]") -> PodNetwork:
     runner, made = Runner(plan.bin_dirs, plan.limit_s), plan
     results = []
     for number, one in enumerate(plan.attachments):
@@ -89,7 +101,7 @@ def _fill(path: str, plan: Record) -> PodNetwork:
 
         results.append(runner.add(one.network, one.call, done=done))
     with namespace.inside_net(plan.netns):
-        seen = _with_results(_bridge_to_taps(), results)
+        seen = _with_results(look(), results)
     seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
     record.save(path, made._replace(seen=seen))
     return seen
@@ -103,6 +115,13 @@ def _bridge_to_taps() -> PodNetwork:
     if found:
         _ask(["tc", "-batch", "-"], tap.redirect_batch(found))
     return tap.network(found, tap.Seen(links, routes, neighbours, routes6))
+
+
+def _as_it_is() -> PodNetwork:
+    """In the current netns: the devices as the plugins left them, and the loopback up."""
+    links, *_ = _ask(["ip", "-json", "-batch", "-"], tap.LOOK)
+    _ask(["ip", "-batch", "-"], tap.LOOPBACK)
+    return PodNetwork(tuple(one._replace(tap="") for one in tap.interfaces(links)))
 
 
 def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:

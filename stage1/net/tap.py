@@ -16,6 +16,9 @@ from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
 LOOK = "addr show\nroute show table main\nneigh show nud permanent\n"
 """For `ip -json -batch -`: three documents."""
 
+LOOPBACK = "link set dev lo up\n"
+"""For `ip -batch -`."""
+
 _DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 _LIMITS = {"interfaces": 8, "addresses": 16, "routes": 64, "neighbours": 64}
 """What the agent takes: proto/agent/agent.options."""
@@ -60,7 +63,7 @@ def link_batch(found: tuple[Interface, ...]) -> str:
     A tap has no IPv6 address of its own, with which the netns would talk to the guest. It belongs to root, or the VMM,
     which has no CAP_NET_ADMIN, could not attach to it: some kernels (6.12) let nobody else attach to what has no owner.
     """
-    lines = ["link set dev lo up"]
+    lines = [LOOPBACK.rstrip()]
     for one in found:
         lines += [
             f"tuntap add dev {one.tap} mode tap user 0",

@@ -14,6 +14,11 @@ def hosts(pod: Pod, addresses: tuple[str, ...] = ()) -> str:
     return "\n".join([*lines, *(f"{address}\t{name}" for address in addresses or ("127.0.1.1",))]) + "\n"
 
 
+def on_host_network(pod: Pod, host_text: str) -> str:
+    """The hosts file of a pod whose name and addresses are the host's."""
+    return host_text or hosts(pod)
+
+
 def hostname(pod: Pod) -> str:
     """One line."""
     return f"{pod.hostname or 'localhost'}\n"

@@ -13,6 +13,9 @@ LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""
 
 
+HOST_NAMESPACES = ("network", "pid", "ipc")
+"""Which of the host's namespaces a pod can ask for."""
+
 MOST_WINDOW_MIB = 16384
 """Of images in the memory of one guest, which pays 1.6 percent of it."""
 
@@ -131,6 +134,8 @@ class Pod(NamedTuple):
 
     `networks` are names of networks that it gets beside the node's own.
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
+    `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
+    where its cgroup goes, if that is there.
     """
 
     id: str
@@ -153,3 +158,5 @@ class Pod(NamedTuple):
     networks: tuple[str, ...] = ()
     window_mib: int = 0
     ids: IdMap = IdMap()
+    host: tuple[str, ...] = ()
+    cgroup_parent: str = ""

@@ -16,10 +16,27 @@ from stage1.linux import files, process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 
+LINK = "scratch.img"
 _SMALLEST_BYTES = 1 << 20
 _FICLONE = 0x40049409
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
 _OPTIONS = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=0,nodiscard")
+
+
+def add(path: str, directory: str, *, size_bytes: int, template_dir: str) -> None:
+    """Make the disk `path` of the pod in `directory`, which gets a link to it; size 0: a directory. Undo: `remove`."""
+    files.make_dirs(os.path.dirname(path), 0o700)
+    os.symlink(path, f"{directory}/{LINK}")
+    if size_bytes:
+        make_scratch(path, size_bytes, template_dir=template_dir)
+    else:
+        os.mkdir(path, 0o700)
+
+
+def remove(directory: str) -> None:
+    """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory."""
+    if os.path.islink(f"{directory}/{LINK}"):
+        files.remove_tree(os.readlink(f"{directory}/{LINK}"))
 
 
 def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:

@@ -15,8 +15,13 @@ from stage1.linux.host import HostFacts
 SLOW = "no usable hardware virtualisation: the VM is emulated (QEMU TCG), so isolation is by emulation and slow"
 
 
+HOST = "host"
+"""The driver of pods that have no VM."""
+
+
 class Choice(NamedTuple):
-    """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty.
+    """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty. The driver may
+    be HOST too: then `binary` is crun.
 
     `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU). `preload`: the library for DAX can be
     preloaded into it. `vhost_net`: the host's kernel moves the packets between the guest and its taps.
@@ -51,6 +56,13 @@ def choose(wanted: str, facts: HostFacts) -> Choice:
         is_dynamic, has_vhost_net = not facts.lkvm_static, not facts.vhost_net_error
         return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=is_dynamic, vhost_net=has_vhost_net)
     return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
+
+
+def on_host(facts: HostFacts) -> Choice:
+    """For pods that have namespaces of the host, where they are allowed. Raises NotFound without crun."""
+    if not facts.crun:
+        raise NotFound("a pod with namespaces of the host needs crun, which is not on PATH: apt install crun")
+    return Choice(HOST, "none", facts.crun, "", ("a pod with namespaces of the host runs on the host",))
 
 
 def kvm_lacks(facts: HostFacts) -> list[str]:

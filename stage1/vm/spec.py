@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VM is, as data. Made by the engine, read by the drivers `kvmtool.py` and `qemu.py`. No I/O here.
+"""What a VM is, as data. Made by the engine, read by the drivers `kvmtool.py`, `qemu.py` and `host.py`. No I/O here.
 
 Paths are absolute host paths without commas (both VMMs split their options there; `check` refuses others).
 """
@@ -56,6 +56,17 @@ class Dax(NamedTuple):
     socket: str = ""
 
 
+class OnHost(NamedTuple):
+    """Instead of a VM: the agent runs on the host itself, with `crun`, in the directory `cgroup` of cgroup v2.
+
+    `namespaces` are those of the host that the pod has: network, pid, ipc.
+    """
+
+    crun: str
+    cgroup: str
+    namespaces: tuple[str, ...]
+
+
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
 
@@ -82,6 +93,8 @@ class VmSpec(NamedTuple):
     vhost_net: bool = False
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
+    host: OnHost | None = None
+    """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 
 
 def check(vm: VmSpec) -> None:

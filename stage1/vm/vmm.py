@@ -16,9 +16,11 @@ from typing import NamedTuple, Protocol
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import files, namespace, process
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, early, kvmtool, qemu
+from stage1.vm import confine, early, host, kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
+AGENT = "agent"
+"""The program of pods on the host, in the directory of the guest's files."""
 CONSOLE_KEEP_BYTES = 1 << 20
 _DEATH_S = 10.0
 _USAGE_LINES = 100
@@ -94,7 +96,7 @@ class Vmm(Protocol):
 
 
 class ProcessVmm:
-    """The real one: QEMU or kvmtool, told apart by the name of the binary."""
+    """The real one: QEMU or kvmtool, told apart by the name of the binary, or the agent for a pod on the host."""
 
     def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = ()) -> None:
         """A QEMU that ends within `early_s` makes `start` fail; the guest boots in that time. See `early.ends`.
@@ -114,11 +116,12 @@ class ProcessVmm:
 
     def start(self, vm: VmSpec) -> VmProcess:
         """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
-        driver = kvmtool if is_kvmtool(vm.binary) else qemu
+        driver = host if vm.host else kvmtool if is_kvmtool(vm.binary) else qemu
         argv, env = driver.argv(vm), driver.environment(vm)
         _check_binary(vm.binary)
         # What kvmtool opens could not be tried yet, so no fence around it.
-        wrapped = [*self._prefix, *confine.command(self.confinement, vm, fence=driver is qemu), *argv]
+        confined = [] if vm.host else confine.command(self.confinement, vm, fence=driver is qemu)
+        wrapped = [*self._prefix, *confined, *argv]
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -128,7 +131,7 @@ class ProcessVmm:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        return _survive_start(pid, vm, console=console, early_s=self._early_s)
+        return _survive_start(pid, vm, console=console, early_s=0 if vm.host else self._early_s)
 
 
 def _spawn(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
@@ -148,7 +151,7 @@ def find_unrecorded(directory: str) -> VmProcess | None:
         if not name.isdigit():
             continue
         words = _command_line(name)
-        if _is_vmm(words[0]) and any(f"{directory}/" in word for word in words[1:]):
+        if _is_vmm(words[0]) and any(f"{directory}/" in f"{word}/" for word in words[1:]):
             try:
                 return VmProcess(int(name), process.start_time(int(name)), f"{directory}/console.log")
             except NotFound:
@@ -165,7 +168,8 @@ def _command_line(pid: str) -> list[str]:
 
 
 def _is_vmm(binary: str) -> bool:
-    return is_kvmtool(binary) or os.path.basename(binary).startswith("qemu-system-")
+    name = os.path.basename(binary)
+    return is_kvmtool(binary) or name.startswith("qemu-system-") or name == AGENT
 
 
 def is_kvmtool(binary: str) -> bool:

@@ -98,6 +98,8 @@ state_dir = "{place}/state"
 [network]
 conf_dir = "{net.settings.conf_dir}"
 bin_dirs = ["{BIN_DIR}"]
+[host_pods]
+allow = ["network", "pid", "ipc"]
 [log]
 level = "debug"
 """

@@ -10,12 +10,9 @@ BAD = ("failed", "panicked", "timedout", "interrupted", "aborted")
 
 CANT_PASS = {
     "public image with digest should be pulled": "it names a digest of upstream's image, which no stand-in can have",
-    "HostIpc is true": "a segment of the host's shared memory can't be seen in a virtual machine",
-    "HostNetwork is true": "the host's network can't be had in a virtual machine",
     "rshared": "a mount that is made in a virtual machine can't appear on the host",
-    "portforward in host network": "the host's network can't be had in a virtual machine",
 }
-"""Specs that are left out: a part of the name, and why no virtual machine can pass it."""
+"""Specs that are left out: a part of the name, and why it can't pass."""
 
 
 class Spec(NamedTuple):

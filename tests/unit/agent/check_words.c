@@ -25,6 +25,33 @@ CASE(the_kernel_line_is_understood)
     CHECK(words_parse("", &words, bad));
 }
 
+CASE(the_command_line_on_a_host_is_understood)
+{
+    static const char *const all[] = {"agent", "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun",
+                                      "--scratch=/s", "--network=own", "--ipc=host", NULL};
+    static const char *const least[] = {"agent", "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun",
+                                        "--network=host", NULL};
+    struct host_words host;
+    char bad[64];
+    CHECK(host_words_parse(all, &host, bad) && host.on && !strcmp(host.scratch, "/s") && !strcmp(host.cgroup, "/c/p"));
+    CHECK(host.own_network && !host.host_network && host.host_ipc && !host.own_ipc);
+    CHECK(host_words_parse(least, &host, bad) && !host.scratch && host.host_network && !host.own_ipc && !host.host_ipc);
+}
+
+CASE(words_of_a_host_that_make_no_sense_are_named)
+{
+    static const struct {
+        const char *word, *bad;
+    } rows[] = {{"quiet", "quiet"}, {"--network=none", "--network=none"}, {"--crun=crun", "--crun=crun"},
+                {"--scratch=/a/../b", "--scratch=/a/../b"}, {"--scratch=/", "--scratch=/"}, {"--crun=/c", "--directory="}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const char *argv[] = {"agent", rows[i].word, NULL};
+        char bad[64];
+        struct host_words host;
+        CHECK(!host_words_parse(argv, &host, bad) && !strcmp(bad, rows[i].bad));
+    }
+}
+
 CASE(kernel_words_that_make_no_sense_are_named)
 {
     static const char *const lines[] = {"clearpod.link=vsock:0", "clearpod.link=vsock:x", "clearpod.link=tcp",

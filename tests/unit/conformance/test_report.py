@@ -21,7 +21,7 @@ SUITE = [
         spec("should stop", "timedout"),
         spec("should leave", "failed", "expected 0\ngot 1"),
         spec("needs a feature", "skipped", "no user namespaces"),
-        spec("should support HostIpc is true", "skipped"),
+        spec("should support 'rshared'", "skipped"),
         spec("was not in the focus", "skipped"),
         spec("benchmark about starts", "skipped"),
         spec("", "passed", kind="BeforeSuite"),
@@ -36,7 +36,7 @@ def test_each_spec_has_its_state_and_reason() -> None:
         report.Spec("Pods runtime should leave", "failed", "expected 0\ngot 1", 1.5),
         report.Spec("Pods runtime should start", "passed", "", 1.5),
         report.Spec("Pods runtime should stop", "failed", "timedout", 1.5),
-        report.Spec("Pods runtime should support HostIpc is true", "skipped", report.CANT_PASS["HostIpc is true"], 1.5),
+        report.Spec("Pods runtime should support 'rshared'", "skipped", report.CANT_PASS["rshared"], 1.5),
     ]
 
 

@@ -70,7 +70,7 @@ class Pod:
     def __init__(self, directory: Path, agent: Agent, containers: dict[str, Any] | None = None) -> None:
         self.directory, self.agent, self.id, self.is_ready = str(directory), agent, "p", True
         self.tools = SimpleNamespace(host=SimpleNamespace(choice=SimpleNamespace(driver="kvmtool")))
-        self.record = SimpleNamespace(pod=SimpleNamespace(ids=IdMap()))
+        self.record = SimpleNamespace(pod=SimpleNamespace(ids=IdMap(), host=()))
         self.containers = containers or {}
         self.call = agent.call
         self.images = PodImages(self)  # type: ignore[arg-type]

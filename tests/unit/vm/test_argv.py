@@ -6,11 +6,13 @@ After a wanted change: `CLEARPOD_REGOLD=1 python -m pytest tests/unit/vm/test_ar
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stage1.errors import BadRequest
-from stage1.vm import kvmtool, qemu
+from stage1.vm import host, kvmtool, qemu
+from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,6 +40,17 @@ NICS = (Nic("cp0", "02:00:00:00:00:01"), Nic("cp1", "02:00:00:00:00:02"))
 SYSTEM = DaxImage("/g/system.erofs", 6 << 20)
 DAX = Dax("/g/lkvm-shim.so", (SYSTEM,))
 WINDOW = Dax("/g/lkvm-shim.so", (SYSTEM, DaxImage("/i/app.erofs", 4096)), 256 << 20, f"{POD}/dax.sock")
+CGROUP = "/sys/fs/cgroup/kubepods/clearpod-0123"
+CRUN = Choice("host", "none", "/usr/bin/crun", "", ())
+
+
+def on_host(*namespaces: str, **changes: Any) -> VmSpec:
+    """A pod that has these namespaces of the host."""
+    made = host.spec("clearpod-0123", POD, agent="/g/agent", choice=CRUN, namespaces=namespaces)
+    assert made.host is not None
+    return made._replace(host=made.host._replace(cgroup=CGROUP), **changes)
+
+
 ALL = {
     "shares": SHARES,
     "scratch": "/var/lib/clearpod/scratch/0123.img",
@@ -61,6 +74,10 @@ CASES = {
     "kvmtool-tap-vhost": LKVM._replace(nics=NICS, vhost_net=True),
     "kvmtool-dax": LKVM._replace(dax=DAX, scratch=f"{POD}/scratch.img"),
     "kvmtool-dax-window": LKVM._replace(**ALL, memory_mib=4096, vcpus=8, dax=WINDOW),
+    "host-network": on_host("network"),
+    "host-all": on_host("network", "pid", "ipc", scratch="/var/lib/clearpod/scratch/0123"),
+    "host-pid-with-network": on_host("pid", netns="/run/netns/clearpod-0123"),
+    "host-ipc-without-network": on_host("ipc"),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }
 
@@ -74,6 +91,8 @@ def lines(argv: list[str]) -> str:
 
 
 def argv_of(vm: VmSpec) -> list[str]:
+    if vm.host:
+        return host.argv(vm)
     return kvmtool.argv(vm) if vm.binary.endswith("lkvm") else qemu.argv(vm)
 
 

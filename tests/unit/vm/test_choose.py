@@ -5,7 +5,7 @@ import pytest
 
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import HostFacts
-from stage1.vm.choose import SLOW, choose
+from stage1.vm.choose import SLOW, choose, on_host
 
 FULL = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
 NO_CPU = FULL._replace(cpu_virtualization="")
@@ -112,3 +112,10 @@ def test_a_static_lkvm_is_used_without_what_would_be_preloaded() -> None:
     assert choose("auto", FULL).preload
     choice = choose("auto", FULL._replace(lkvm_static=True))
     assert (choice.driver, choice.preload) == ("kvmtool", False)
+
+
+def test_pods_on_the_host_need_crun_and_nothing_else() -> None:
+    bare = HostFacts(crun="/c/crun")
+    assert on_host(bare)[:3] == ("host", "none", "/c/crun")
+    with pytest.raises(NotFound, match="crun, which is not on PATH: apt install crun"):
+        on_host(FULL)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod becomes that has namespaces of the host: no VM, and nothing that would change the host. Called by
+`sandbox`. Pure but for the host's name.
+"""
+
+import os
+import re
+
+from stage1.errors import BadRequest
+from stage1.pod.model import Pod
+
+_OF_NAMESPACE = {
+    "network": re.compile(r"net\..*"),
+    "ipc": re.compile(r"kernel\.(shm.*|msg.*|sem)|fs\.mqueue\..*"),
+}
+"""Sysctls that belong to a namespace: a pod that has its own may set them."""
+
+
+def pod(wanted: Pod, host: tuple[str, ...], *, cgroup_parent: str) -> Pod:
+    """`wanted` with the namespaces `host` of the host. Raises BadRequest for own users, or a sysctl of the host."""
+    if wanted.ids.length:
+        raise BadRequest("a pod with namespaces of the host can't have users of its own; leave hostUsers unset")
+    _check_sysctls(wanted, host)
+    found = wanted._replace(host=host, cgroup_parent=cgroup_parent, window_mib=0)
+    if "network" not in host:
+        return found
+    # Its ports are the host's own, and nobody limits or renames the host.
+    return found._replace(hostname=os.uname().nodename, ports=(), ingress_bits=0, egress_bits=0, networks=())
+
+
+def _check_sysctls(wanted: Pod, host: tuple[str, ...]) -> None:
+    for key, _ in wanted.sysctls:
+        if not any(known.fullmatch(key) for name, known in _OF_NAMESPACE.items() if name not in host):
+            raise BadRequest(
+                f"the sysctl {key} would be set for the whole host, of which the pod has namespaces; leave it out"
+            )

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods on the host when the daemon or their agent is killed: nothing is lost, nothing stays. And what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1 import engine
+
+from .conftest import Client, Registered
+from .host_rig import FOREVER, NODE, POD, HostWorld, host_world, options, out, run_container, run_pod
+from .test_recovery import _client, _numbers
+
+
+@pytest.fixture
+def machine(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
+    with host_world(sample, guest_dir) as made:
+        yield made
+
+
+async def test_a_new_daemon_goes_on_with_the_pod_and_loses_no_output(machine: HostWorld) -> None:
+    wanted = options(network=NODE, pid=NODE)
+    script = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; done; exit 5"
+    async with machine.daemon() as cri:
+        pod = await run_pod(cri, wanted)
+        lives = await run_container(cri, pod, *FOREVER, wanted=wanted, name="lives")
+        counts = await run_container(cri, pod, "sh", "-c", script, wanted=wanted, name="counts")
+        agent = engine.find_vm(engine.pod_directory(machine.host, pod))
+    for _ in range(2):
+        async with machine.daemon() as cri:
+            assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_READY
+            assert engine.find_vm(engine.pod_directory(machine.host, pod)) == agent and agent and agent.alive()
+            assert await out(cri, lives, "echo", "still here") == "still here"
+    async with machine.daemon() as cri:
+        status = await cri.ended(counts)
+        assert status.exit_code == 5
+        lines = Path(status.log_path).read_text().splitlines()
+        assert [int(line.split()[-1]) for line in lines] == list(range(1, 4001))
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+@contextmanager
+def _serve(machine: HostWorld) -> Iterator[None]:
+    """The real `clearpod serve`, killed at the end of the block."""
+    config = machine.root / "config.toml"
+    config.write_text(
+        f'run_dir = "{machine.config.run_dir}"\nstate_dir = "{machine.config.state_dir}"\n'
+        f'[guest]\ndir = "{machine.root}/guest"\n[network]\ndefault = false\n[host_pods]\nallow = ["network", "pid"]\n'
+    )
+    with (machine.root / "serve.log").open("ab") as log:
+        argv = [sys.executable, "-m", "cri", "serve", "--config", str(config)]
+        serving = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+async def test_a_daemon_killed_again_and_again_loses_and_doubles_no_output(machine: HostWorld) -> None:
+    wanted = options(network=NODE, pid=NODE)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=wanted)
+    linux = pb.LinuxPodSandboxConfig(security_context=context)
+    with _serve(machine):
+        cri = await _client(machine)
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod(linux=linux, log_directory=f"{machine.root}/logs")
+        script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 3"
+        c = await run_container(cri, pod, "sh", "-c", script, wanted=wanted)
+        await cri.close()
+    for _ in range(3):
+        with _serve(machine):
+            cri = await _client(machine)
+            await cri.status(c)
+            await cri.close()
+    with _serve(machine):
+        cri = await _client(machine)
+        status = await cri.ended(c, limit_s=60)
+        assert status.exit_code == 3 and _numbers(status.log_path) == list(range(1, 20001))
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
+    assert machine.left_over() == []
+
+
+async def _pod_of_two(cri: Client) -> tuple[str, list[str], list[int]]:
+    """A pod with a container in the host's pid namespace and one in the pod's; their pids on the host."""
+    wanted = options(network=NODE, pid=NODE)
+    pod = await run_pod(cri, wanted)
+    made = [
+        await run_container(cri, pod, *FOREVER, wanted=options(network=NODE, pid=pid), name=f"c{pid}")
+        for pid in (NODE, POD)
+    ]
+    live = cri.node.pods.get(pod)
+    return pod, made, [live.containers[one].guest_pid for one in made]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+async def test_the_containers_go_with_an_agent_that_is_killed(machine: HostWorld) -> None:
+    async with machine.daemon() as cri:
+        pod, made, pids = await _pod_of_two(cri)
+        assert all(map(_is_alive, pids))
+        agent = cri.node.pods.get(pod).vm
+        assert agent is not None
+        os.kill(agent.pid, signal.SIGKILL)
+        for one in made:
+            assert (await cri.ended(one)).exit_code == 137
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_NOTREADY
+        assert not any(map(_is_alive, pids)) and machine.cgroups() == []
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_agent_and_daemon_killed_together_leave_nothing_after_the_next_start(machine: HostWorld) -> None:
+    async with machine.daemon() as cri:
+        pod, made, pids = await _pod_of_two(cri)
+    agent = engine.find_vm(engine.pod_directory(machine.host, pod))
+    assert agent is not None
+    agent.kill()
+    assert _is_alive(pids[0]), "in the host's pid namespace nothing but the daemon can end it"
+    async with machine.daemon() as cri:
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_NOTREADY
+        assert [(await cri.status(one)).exit_code for one in made] == [137, 137]
+        assert not any(map(_is_alive, pids)) and machine.cgroups() == []
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_a_half_made_pod_is_collected_with_its_processes(machine: HostWorld) -> None:
+    async with machine.daemon() as cri:
+        pod, _, pids = await _pod_of_two(cri)
+    place = Path(engine.pod_directory(machine.host, pod))
+    (place / "vm.json").unlink()
+    (place / "state.json").unlink()
+    async with machine.daemon() as cri:
+        assert (await cri("ListPodSandbox")).items == []
+        assert not any(map(_is_alive, pids)) and machine.left_over() == []
+
+
+def test_the_agent_alone_changes_nothing(guest_dir: Path) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    for words in ([], ["--directory=/nowhere"], ["--directory=relative", "--cgroup=/x", "--crun=/x"]):
+        done = subprocess.run([guest_dir / "agent", *words], capture_output=True, text=True, timeout=20, check=False)
+        assert done.returncode == 1 and "not PID 1, and the word" in done.stderr
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld) -> None:
+    async with machine.daemon() as cri:
+        on_host, in_vm = await run_pod(cri, options(network=NODE)), await cri.pod("vm")
+        kinds = {}
+        for pod in (on_host, in_vm):
+            info = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
+            kinds[pod] = json.loads(info)["vm"]["hypervisor"]
+        assert kinds == {on_host: "host", in_vm: "qemu"}
+        for pod in (on_host, in_vm):
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert machine.left_over() == [] and all(guest.join(2) for guest in machine.fake.guests.values())
+
+
+@pytest.mark.parametrize(
+    ("allow", "wanted", "fields", "said"),
+    [
+        ((), options(network=NODE), {}, "the host's network namespace, which a pod in its own VM can't have"),
+        ((), options(ipc=NODE), {}, "host_pods.allow in clearpod's configuration leaves it out"),
+        (("network",), options(network=NODE, pid=NODE), {}, "the host's pid namespace"),
+        (("network",), options(network=NODE), {"sysctls": {"net.ipv4.ip_forward": "0"}}, "for the whole host"),
+        (("pid",), options(pid=NODE), {"sysctls": {"vm.swappiness": "1"}}, "for the whole host"),
+    ],
+)
+async def test_what_is_not_allowed_is_refused(
+    machine: HostWorld, allow: tuple[str, ...], wanted: pb.NamespaceOption, fields: dict[str, Any], said: str
+) -> None:
+    machine.allow(*allow)
+    async with machine.daemon() as cri:
+        linux = pb.LinuxPodSandboxConfig(
+            security_context=pb.LinuxSandboxSecurityContext(namespace_options=wanted), **fields
+        )
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=linux))
+        assert code == "INVALID_ARGUMENT" and said in sentence
+    assert not os.path.exists(f"{machine.config.run_dir}/pods") or machine.left_over() == []
+
+
+async def test_a_privileged_pod_needs_a_word_of_its_own(machine: HostWorld) -> None:
+    context = pb.LinuxSandboxSecurityContext(namespace_options=options(network=NODE), privileged=True)
+    async with machine.daemon() as cri:
+        config = cri.sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))
+        code, sentence = await cri.refused("RunPodSandbox", config=config)
+        assert code == "INVALID_ARGUMENT" and "host_pods.privileged" in sentence
+
+
+async def test_a_container_gets_no_namespace_that_its_sandbox_has_not(machine: HostWorld) -> None:
+    async with machine.daemon() as cri:
+        pod = await run_pod(cri, options(network=NODE))
+        context = pb.LinuxContainerSecurityContext(namespace_options=options(network=NODE, pid=NODE))
+        config = cri.config("true", linux=pb.LinuxContainerConfig(security_context=context))
+        code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+        assert code == "INVALID_ARGUMENT" and "the host's pid namespace" in sentence
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_without_crun_such_a_pod_is_refused(machine: HostWorld) -> None:
+    machine.host = machine.host._replace(host_pods=None)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=options(network=NODE))
+    async with machine.daemon() as cri:
+        config = cri.sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))
+        code, sentence = await cri.refused("RunPodSandbox", config=config)
+        assert code == "NOT_FOUND" and "clearpod check" in sentence
