@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of critest's specs and of our own tests that ask the same: complete, without doubles, and about tests that exist."""
+"""The list of critest's specs and of our own tests that ask the same: complete, no doubles, and the tests exist."""
 
 import re
 import tomllib
