@@ -29,9 +29,9 @@ SLOW_S = 120
 class NodeRig:
     """One daemon after another on the same root."""
 
-    def __init__(self, command: Command, image: str) -> None:
+    def __init__(self, command: Command, image: str, *, logs: str) -> None:
         self.command, self.image = command, image
-        self.root = command.root
+        self.root, self.logs = command.root, logs
 
     @asynccontextmanager
     async def daemon(self) -> AsyncIterator[tuple[Client, "subprocess.Popen[bytes]"]]:
@@ -70,10 +70,10 @@ def image(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterator
 
 
 @pytest.fixture
-def node(clearpod: Command, image: str, results: Path) -> Iterator[NodeRig]:
+def node(clearpod: Command, image: str, results: Path, tmp_path: Path) -> Iterator[NodeRig]:
     """A node that has the image, with no daemon running; afterwards nothing may be left of its pods."""
     clearpod.configure("[vm]\nscratch_mib = 64\nmemory_mib = 64")
-    rig = NodeRig(clearpod, image)
+    rig = NodeRig(clearpod, image, logs=f"{tmp_path}/logs")
 
     async def pull() -> None:
         async with rig.daemon() as (cri, _):
@@ -139,7 +139,7 @@ async def test_a_container_over_its_memory_is_oomkilled(node: NodeRig) -> None:
 
 async def test_an_exit_that_nobody_watched_has_its_code_times_and_complete_log(node: NodeRig) -> None:
     async with node.daemon() as (cri, _):
-        pod = await cri.pod(log_directory=f"{node.root}/logs")
+        pod = await cri.pod(log_directory=node.logs)
         c = await cri.container(pod, "sh", "-c", "seq 1 3000; sleep 1; echo last; exit 42")
         asked = time.time_ns()
         await cri("StartContainer", container_id=c)
@@ -154,7 +154,7 @@ async def test_an_exit_that_nobody_watched_has_its_code_times_and_complete_log(n
 
 async def test_kill_9_of_the_daemon_loses_no_pod_no_line_and_no_exit(node: NodeRig) -> None:
     async with node.daemon() as (cri, process):
-        pod = await cri.pod(log_directory=f"{node.root}/logs")
+        pod = await cri.pod(log_directory=node.logs)
         count = "n=0; while :; do n=$((n+1)); echo $n; usleep 2000; done"
         made = [
             await cri.container(pod, "sh", "-c", count, name="counts"),
