@@ -93,6 +93,8 @@ def _device(name: str, error: str) -> Item:
 def _vhost_net(facts: Facts) -> Item:
     if facts.choice is not None and facts.choice.accel == "tcg":
         return Item("vhost-net", OK, "not used by an emulated VM, which passes each packet on itself")
+    if facts.choice is not None and facts.choice.driver == "kvmtool":
+        return Item("vhost-net", OK, "not used with kvmtool, which passes each packet on itself")
     if error := facts.host.vhost_net_error:
         detail = f"/dev/vhost-net: {error}; each packet of a pod passes through its VMM"
         return Item("vhost-net", WARN, detail, "modprobe vhost_net")

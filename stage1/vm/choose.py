@@ -53,8 +53,7 @@ def choose(wanted: str, facts: HostFacts) -> Choice:
         raise NotFound(f"kvmtool can't run here: {'; '.join(lacks)}")
     if wanted != "qemu" and not lacks:
         reasons = ("kvmtool: lkvm, KVM and vhost-vsock are here",)
-        is_dynamic, has_vhost_net = not facts.lkvm_static, not facts.vhost_net_error
-        return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=is_dynamic, vhost_net=has_vhost_net)
+        return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=not facts.lkvm_static)
     return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
 
 

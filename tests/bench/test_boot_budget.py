@@ -23,7 +23,7 @@ INIT_TO_READY_MS = 5
 REPEATS_WITHIN_MS = 1
 BOOTS = 3
 INITRAMFS_BYTES = 1 << 20
-AGENT_BYTES = 150 * 1000
+AGENT_BYTES = 150 * 1024
 
 
 @pytest.fixture(scope="module")
