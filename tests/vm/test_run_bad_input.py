@@ -123,7 +123,10 @@ def test_a_guest_that_is_not_built(clearpod: Command, tmp_path: Path, guest_dir:
 
 @pytest.mark.parametrize("kind", ["panics", "has no init", "never says hello", "is not a kernel"])
 def test_a_guest_that_does_not_come_up(clearpod: Command, tmp_path: Path, guest_dir: Path, kind: str) -> None:
-    kernel, limit_s = KERNELS[clearpod.hypervisor], (4 if kind == "never says hello" else 60) * PATIENCE
+    kernel, is_mute = KERNELS[clearpod.hypervisor], kind == "never says hello"
+    if kind == "is not a kernel" and clearpod.hypervisor == "kvmtool":
+        is_mute = True  # kvmtool runs it as code, whatever it is
+    limit_s = (4 if is_mute else 60) * PATIENCE
     lacks = kernel if kind == "is not a kernel" else "initramfs"
     guest = _guest_without(tmp_path, guest_dir, lacks)
     if kind == "is not a kernel":
@@ -137,9 +140,10 @@ def test_a_guest_that_does_not_come_up(clearpod: Command, tmp_path: Path, guest_
     said = {
         "panics": "Kernel panic - not syncing: Attempted to kill init!",
         "has no init": "Kernel panic",
-        "never says hello": f"said no hello within {limit_s} s",
+        "never says hello": "",
         "is not a kernel": " ended ",
     }[kind]
+    said = f"said no hello within {limit_s} s" if is_mute else said
     assert said in ended.err and "Traceback" not in ended.err
     assert ended.err.count("clearpod: ") == 1
 
