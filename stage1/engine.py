@@ -308,7 +308,6 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         words=_clock(host.choice.accel),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
-        vhost_net=host.choice.vhost_net,
     )
 
 

@@ -46,7 +46,6 @@ def judge(facts: Facts) -> list[Item]:
         _network(facts),
         _streaming(facts),
         _device("tun", facts.tun_error),
-        _vhost_net(facts),
         _cgroup(facts),
         _host_pods(facts),
         _confinement(facts),
@@ -88,17 +87,6 @@ def _device(name: str, error: str) -> Item:
     if error:
         return Item(name, WARN, f"{path}: {error}; {why}", f"modprobe {module}")
     return Item(name, OK, f"{path} opens")
-
-
-def _vhost_net(facts: Facts) -> Item:
-    if facts.choice is not None and facts.choice.accel == "tcg":
-        return Item("vhost-net", OK, "not used by an emulated VM, which passes each packet on itself")
-    if facts.choice is not None and facts.choice.driver == "kvmtool":
-        return Item("vhost-net", OK, "not used with kvmtool, which passes each packet on itself")
-    if error := facts.host.vhost_net_error:
-        detail = f"/dev/vhost-net: {error}; each packet of a pod passes through its VMM"
-        return Item("vhost-net", WARN, detail, "modprobe vhost_net")
-    return Item("vhost-net", OK, "/dev/vhost-net opens: the kernel passes packets between guests and taps")
 
 
 def _lkvm(facts: Facts) -> Item:

@@ -9,7 +9,7 @@ _PT_INTERP = 3  # elf(5)
 
 
 class HostFacts(NamedTuple):
-    """`kvm_error`, `vsock_error` and `vhost_net_error` say why the device can't be used; empty when it can.
+    """`kvm_error` and `vsock_error` say why the device can't be used; empty when it can.
 
     A tool's path is empty when it is not on PATH.
     """
@@ -19,7 +19,6 @@ class HostFacts(NamedTuple):
     """vmx, svm, or empty. Opening /dev/kvm proves nothing where the CPU does not show one of these."""
     kvm_error: str = ""
     vsock_error: str = ""
-    vhost_net_error: str = ""
     lkvm: str = ""
     lkvm_static: bool = False
     """It is linked statically, so that nothing can be preloaded into it."""
@@ -44,7 +43,6 @@ def host_facts() -> HostFacts:
         lkvm=lkvm,
         lkvm_static=is_static(lkvm),
         lkvm_old=has_text(lkvm, b"\x7fELF") and not has_text(lkvm, b"/dev/vhost-vsock"),
-        vhost_net_error=device_error("/dev/vhost-net"),
         qemu=qemu,
         qemu_sandbox=bool(qemu) and has_text(qemu, b"libseccomp.so"),
         skopeo=which("skopeo"),

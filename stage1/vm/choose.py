@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     be HOST too: then `binary` is crun.
 
     `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU). `preload`: the library for DAX can be
-    preloaded into it. `vhost_net`: the host's kernel moves the packets between the guest and its taps.
+    preloaded into it.
     """
 
     driver: str
@@ -34,7 +34,6 @@ class Choice(NamedTuple):
     reasons: tuple[str, ...]
     sandbox: bool = False
     preload: bool = True
-    vhost_net: bool = False
 
 
 def choose(wanted: str, facts: HostFacts) -> Choice:
@@ -104,6 +103,6 @@ def _qemu(facts: HostFacts, why: list[str]) -> Choice:
     missing = kvm_lacks(facts)
     if not missing:
         reasons = (*why, "QEMU with KVM: the CPU and /dev/kvm allow it")
-        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox, vhost_net=not facts.vhost_net_error)
+        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox)
     reasons = tuple(dict.fromkeys((*why, *missing, "QEMU with emulation (TCG): nothing else is left")))
     return Choice("qemu", "tcg", facts.qemu, SLOW, reasons, facts.qemu_sandbox)

@@ -40,7 +40,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("--vsock", str(vm.link.cid)),
         *(word for disk in _disks(vm) for word in ("--disk", disk)),
         *(word for share in vm.shares for word in ("--9p", f"{share.path},{share.tag}")),
-        *_network(vm.nics, vhost=vm.vhost_net),
+        *_network(vm.nics),
         *("--params", kernel_line(vm)),
     ]
 
@@ -64,10 +64,9 @@ def _disks(vm: VmSpec) -> list[str]:
     return [*system, *([vm.scratch] if vm.scratch else [])]
 
 
-def _network(nics: tuple[Nic, ...], *, vhost: bool) -> list[str]:
+def _network(nics: tuple[Nic, ...]) -> list[str]:
     if not nics:
         # Without it there would be a user-mode network.
         return ["--network", "mode=none"]
-    more = ",vhost=1" if vhost else ""
-    options = [f"mode=tap,tapif={nic.tap},guest_mac={nic.mac},script=none{more}" for nic in nics]
+    options = [f"mode=tap,tapif={nic.tap},guest_mac={nic.mac},script=none" for nic in nics]
     return [word for option in options for word in ("--network", option)]

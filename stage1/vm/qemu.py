@@ -67,7 +67,7 @@ def _devices(vm: VmSpec) -> list[str]:
         argv += _share(share)
     argv += _link(vm.link)
     for number, nic in enumerate(vm.nics):
-        argv += _nic(f"nic{number}", nic, vhost=vm.vhost_net)
+        argv += _nic(f"nic{number}", nic)
     return [*argv, "-device", "virtio-rng-device"]
 
 
@@ -98,10 +98,8 @@ def _link(link: SerialLink | VsockLink) -> list[str]:
     ]
 
 
-def _nic(name: str, nic: Nic, *, vhost: bool) -> list[str]:
-    # Forced, since QEMU would leave it unused for want of MSI-X, which virtio-mmio does not have.
-    more = ",vhost=on,vhostforce=on" if vhost else ""
+def _nic(name: str, nic: Nic) -> list[str]:
     return [
-        *("-netdev", f"tap,id={name},ifname={nic.tap},script=no,downscript=no{more}"),
+        *("-netdev", f"tap,id={name},ifname={nic.tap},script=no,downscript=no"),
         *("-device", f"virtio-net-device,netdev={name},mac={nic.mac}"),
     ]

@@ -70,8 +70,7 @@ class OnHost(NamedTuple):
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
 
-    `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can. `vhost_net`:
-    /dev/vhost-net shall move the packets, not the VMM.
+    `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can.
     """
 
     name: str
@@ -90,7 +89,6 @@ class VmSpec(NamedTuple):
     words: tuple[str, ...] = ()
     dax: Dax | None = None
     sandbox: bool = False
-    vhost_net: bool = False
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
     host: OnHost | None = None

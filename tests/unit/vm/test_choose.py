@@ -49,19 +49,6 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("facts", "is_used"),
-    [
-        (FULL, False),
-        (NO_LKVM, True),
-        (NO_CPU, False),
-        (NO_LKVM._replace(vhost_net_error="Permission denied"), False),
-    ],
-)
-def test_vhost_net_is_used_where_it_opens_and_qemu_runs_on_kvm(facts: HostFacts, is_used: bool) -> None:
-    assert choose("auto", facts).vhost_net is is_used
-
-
-@pytest.mark.parametrize(
     ("wanted", "facts", "error", "sentence"),
     [
         ("kvmtool", NO_LKVM, NotFound, r"kvmtool can't run here: lkvm is not on PATH \(.*install kvmtool yourself\)$"),
