@@ -51,7 +51,7 @@ async def test_rotation_under_heavy_output_loses_and_doubles_nothing(any_world: 
     async with any_world.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=any_world.image))
         pod = await cri.pod(log_directory=f"{any_world.root}/logs")
-        c = await cri.container(pod, "sh", "-c", _counting(count))
+        c = await cri.container(pod, "sh", "-c", f"sleep 1; {_counting(count)}")
         await cri("StartContainer", container_id=c)
         log = Path((await cri.status(c)).log_path)
         for number in range(200):
