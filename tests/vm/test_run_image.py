@@ -100,7 +100,7 @@ def terminal() -> Iterator[tuple[int, int]]:
 def test_a_terminal_has_its_size_is_raw_meanwhile_and_is_put_back(clearpod: Command, terminal: tuple[int, int]) -> None:
     ours, theirs = terminal
     before = termios.tcgetattr(theirs)
-    script = "tty; read line; stty size; echo [$line]; trap 'stty size; exit 5' WINCH; while :; do sleep 0.1; done"
+    script = "tty; read line; stty size; trap 'stty size; exit 5' WINCH; echo [$line]; while :; do sleep 0.1; done"
     process = clearpod.start("run", "-t", "--", "sh", "-c", script, stdin=theirs, stdout=theirs, start_new_session=True)
     _read_until(ours, "/dev/")
     assert not termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ICANON | termios.ISIG)
