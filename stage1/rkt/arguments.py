@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command lines by which rkt 1.30 calls the programs of a stage1. Pure. Called by stage1/entry.
+
+`--flag=value` and `--flag value` both count, a bare flag is true, and one that is not known is passed over with a
+warning: a later rkt may have more of them. Nothing here looks at files, at the environment or at descriptors.
+"""
+
+import re
+from typing import NamedTuple
+
+from stage1.errors import BadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+APP = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+LIST, AUTO, CUSTOM = "list", "auto-attach", "custom-attach"
+RESOLV_MODES, HOSTS_MODES = ("default", "host", "stage0", "none"), ("default", "host", "stage0")
+
+_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
+_BOOL, _TEXT = "bool", "text"
+_RUN = {
+    "debug": _BOOL, "net": _TEXT, "interactive": _BOOL, "private-users": _TEXT, "mds-token": _TEXT,
+    "local-config": _TEXT, "hostname": _TEXT, "dns-conf-mode": _TEXT, "disable-capabilities-restriction": _BOOL,
+    "disable-paths": _BOOL, "disable-seccomp": _BOOL, "mutable": _BOOL, "ipc": _TEXT,
+}  # fmt: skip
+_ENTER = {"pid": _TEXT, "appname": _TEXT}
+_STOP = {"force": _BOOL, "debug": _BOOL}
+_GC = {"debug": _BOOL, "local-config": _TEXT}
+_APP = {"debug": _BOOL, "uuid": _TEXT, "app": _TEXT}
+_ATTACH = {
+    "action": _TEXT, "app": _TEXT, "debug": _BOOL, "tty-in": _BOOL, "tty-out": _BOOL, "stdin": _BOOL,
+    "stdout": _BOOL, "stderr": _BOOL,
+}  # fmt: skip
+
+
+class RunOptions(NamedTuple):
+    """What `run` is told. `net` is as given, for `stage1.net.rkt.parse`; an empty `hostname` means `rkt-<uuid>`.
+
+    `warnings` are sentences for stderr, here and below.
+    """
+
+    uuid: str
+    debug: bool = False
+    net: str = "default"
+    interactive: bool = False
+    private_users: str = ""
+    mds_token: str = ""
+    local_config: str = "/etc/rkt"
+    hostname: str = ""
+    resolv_mode: str = "default"
+    hosts_mode: str = "default"
+    all_capabilities: bool = False
+    all_paths: bool = False
+    no_seccomp: bool = False
+    mutable: bool = False
+    ipc: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class EnterOptions(NamedTuple):
+    """What `enter` is told. Without `app` the command is for the guest itself; pid is 0 when it was not said."""
+
+    command: tuple[str, ...]
+    app: str = ""
+    pid: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class StopOptions(NamedTuple):
+    """What `stop` is told."""
+
+    uuid: str
+    force: bool = False
+    debug: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+class GcOptions(NamedTuple):
+    """What `gc` is told."""
+
+    uuid: str
+    debug: bool = False
+    local_config: str = "/etc/rkt"
+    warnings: tuple[str, ...] = ()
+
+
+class AppOptions(NamedTuple):
+    """What app_add, app_start, app_stop and app_rm are told. rkt gives the uuid to app_add alone."""
+
+    app: str
+    uuid: str = ""
+    debug: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+class AttachOptions(NamedTuple):
+    """What `attach` is told. `streams` are those wanted of tty-in, tty-out, stdin, stdout, stderr with CUSTOM."""
+
+    app: str
+    action: str = AUTO
+    streams: tuple[str, ...] = ()
+    debug: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def run(argv: "Sequence[str]") -> RunOptions:
+    """Read the arguments of `run`, its own name not among them; so below. Raises BadRequest."""
+    words = _Words(argv, _RUN)
+    resolv, hosts = _dns_modes(words.text("dns-conf-mode"))
+    return RunOptions(
+        uuid=words.uuid(),
+        debug=words.flag("debug"),
+        net=words.text("net", "default"),
+        interactive=words.flag("interactive"),
+        private_users=words.text("private-users"),
+        mds_token=words.text("mds-token"),
+        local_config=words.text("local-config", "/etc/rkt"),
+        hostname=words.text("hostname"),
+        resolv_mode=resolv,
+        hosts_mode=hosts,
+        all_capabilities=words.flag("disable-capabilities-restriction"),
+        all_paths=words.flag("disable-paths"),
+        no_seccomp=words.flag("disable-seccomp"),
+        mutable=words.flag("mutable"),
+        ipc=words.text("ipc"),
+        warnings=tuple(words.warnings),
+    )
+
+
+def enter(argv: "Sequence[str]") -> EnterOptions:
+    """Read the arguments of `enter`. Raises BadRequest."""
+    words = _Words(argv, _ENTER)
+    pid = words.text("pid", "0")
+    if not (pid.isascii() and pid.isdigit()):
+        raise BadRequest(f"--pid={pid} is not a process id")
+    if not words.rest:
+        raise BadRequest("there is no command to run in the pod; put it after --")
+    app = _app(words.text("appname")) if words.text("appname") else ""
+    return EnterOptions(tuple(words.rest), app, int(pid), tuple(words.warnings))
+
+
+def stop(argv: "Sequence[str]") -> StopOptions:
+    """Read the arguments of `stop`. Raises BadRequest."""
+    words = _Words(argv, _STOP)
+    return StopOptions(words.uuid(), words.flag("force"), words.flag("debug"), tuple(words.warnings))
+
+
+def gc(argv: "Sequence[str]") -> GcOptions:
+    """Read the arguments of `gc`. Raises BadRequest."""
+    words = _Words(argv, _GC)
+    config = words.text("local-config", "/etc/rkt")
+    return GcOptions(words.uuid(), words.flag("debug"), config, tuple(words.warnings))
+
+
+def app(argv: "Sequence[str]") -> AppOptions:
+    """Read the arguments of app_add, app_start, app_stop or app_rm. Raises BadRequest."""
+    words = _Words(argv, _APP)
+    uuid = words.text("uuid")
+    words.nothing_more()
+    return AppOptions(_app(words.text("app")), _uuid(uuid) if uuid else "", words.flag("debug"), tuple(words.warnings))
+
+
+def attach(argv: "Sequence[str]") -> AttachOptions:
+    """Read the arguments of `attach`. Raises BadRequest."""
+    words = _Words(argv, _ATTACH)
+    action = words.text("action", AUTO)
+    streams = tuple(name for name in ("tty-in", "tty-out", "stdin", "stdout", "stderr") if words.flag(name))
+    words.nothing_more()
+    if action not in (LIST, AUTO, CUSTOM):
+        raise BadRequest(f"--action={action} is not known; there are {LIST}, {AUTO} and {CUSTOM}")
+    if action == CUSTOM and not streams:
+        raise BadRequest(f"--action={CUSTOM} needs one of --tty-in, --tty-out, --stdin, --stdout, --stderr")
+    return AttachOptions(_app(words.text("app")), action, streams, words.flag("debug"), tuple(words.warnings))
+
+
+class _Words:
+    """A command line, taken apart: values by flag, what follows them, and warnings."""
+
+    def __init__(self, argv: "Sequence[str]", known: "Mapping[str, str]") -> None:
+        self.values: dict[str, str] = {}
+        self.rest: list[str] = []
+        self.warnings: list[str] = []
+        words = list(argv)
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                self.rest += words
+                return
+            if not word.startswith("-") or word == "-":
+                self.rest.append(word)
+                continue
+            self._flag(word, words, known=known)
+
+    def _flag(self, word: str, after: list[str], *, known: "Mapping[str, str]") -> None:
+        name, sign, value = word.lstrip("-").partition("=")
+        if name not in known:
+            self.warnings.append(f"the flag {word} is not known here and is ignored")
+            return
+        if not sign and known[name] == _TEXT:
+            if not after:
+                raise BadRequest(f"the flag --{name} needs a value")
+            value = after.pop(0)
+        if known[name] == _BOOL and value not in (*_TRUE, *_FALSE) and sign:
+            raise BadRequest(f"{word}: the value of --{name} is true or false")
+        self.values[name] = value if known[name] == _TEXT else str(value not in _FALSE)
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.values.get(name) or default
+
+    def flag(self, name: str) -> bool:
+        return self.values.get(name) == str(True)
+
+    def uuid(self) -> str:
+        """The last word, which rkt puts there; others are odd, but do no harm."""
+        if not self.rest:
+            raise BadRequest("the last argument must be the pod's uuid, but there is none")
+        self.warnings += [f"the argument {word!r} is not known here and is ignored" for word in self.rest[:-1]]
+        return _uuid(self.rest[-1])
+
+    def nothing_more(self) -> None:
+        self.warnings += [f"the argument {word!r} is not known here and is ignored" for word in self.rest]
+
+
+def _uuid(text: str) -> str:
+    if not UUID.fullmatch(text.lower()):
+        raise BadRequest(f"{text!r} is not a pod's uuid, such as 6733c088-a507-4694-aabf-eda9d3f3f5c0")
+    return text.lower()
+
+
+def _app(name: str) -> str:
+    if not APP.fullmatch(name):
+        raise BadRequest(f"{name!r} is not an app's name: those are made of a-z, 0-9 and single '-' between them")
+    return name
+
+
+def _dns_modes(text: str) -> tuple[str, str]:
+    """`resolv=MODE,hosts=MODE`; either may be missing."""
+    modes = {"resolv": "default", "hosts": "default"}
+    for word in text.split(",") if text else ():
+        key, _, mode = word.partition("=")
+        known = {"resolv": RESOLV_MODES, "hosts": HOSTS_MODES}.get(key, ())
+        if mode not in known:
+            raise BadRequest(
+                f"--dns-conf-mode={text}: {word!r} must be resolv= one of {', '.join(RESOLV_MODES)}"
+                f" or hosts= one of {', '.join(HOSTS_MODES)}"
+            )
+        modes[key] = mode
+    return modes["resolv"], modes["hosts"]
