@@ -131,8 +131,7 @@ class Start(NamedTuple):
 
 
 class Exec(NamedTuple):
-    """Another process; `process` is a file in the container's bundle, `exec` is unique in the pod and not
-    0."""
+    """Another process; `process` is a file in the container's bundle, `exec` is unique in the pod and not 0."""
 
     container: str = ""
     exec: int = 0
@@ -224,8 +223,7 @@ class Halt(NamedTuple):
 
 
 class Container(NamedTuple):
-    """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or
-    EXITED."""
+    """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or EXITED."""
 
     id: str = ""
     state: int = CREATED
