@@ -24,23 +24,30 @@ READ_BYTES = 256 * 1024
 RETRY_S = 0.002  # between attempts to connect; a VMM needs tens of milliseconds to make its socket
 LOOK_S = 0.2  # between looks at whether the VM lives
 _NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
+_NO_GUEST_YET = (errno.ECONNRESET, errno.ECONNREFUSED, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTUNREACH)
 
 
 def unix_factory(path: str) -> Factory:
     """Return a factory that connects to the unix socket `path`, which may appear a little later."""
+    return _factory(_socket.AF_UNIX, path, _NOT_YET, f"the agent's socket {path}")
 
+
+def vsock_factory(cid: int, port: int) -> Factory:
+    """Return a factory that connects to the guest's `port`, where an autonomous pod's agent listens once it is up."""
+    return _factory(_socket.AF_VSOCK, (cid, port), _NO_GUEST_YET, f"port {port} of guest {cid}")
+
+
+def _factory(family: int, address: str | tuple[int, int], not_yet: tuple[int, ...], what: str) -> Factory:
     def connect(until: float) -> _socket.socket | None:
         while True:
-            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            sock = _socket.socket(family, _socket.SOCK_STREAM)
             try:
-                sock.connect(path)
+                sock.connect(address)
                 return sock
             except OSError as error:
                 sock.close()
-                if error.errno not in _NOT_YET:
-                    raise KernelError(
-                        "connect", error.errno or errno.ENAMETOOLONG, f"the agent's socket {path}"
-                    ) from None
+                if error.errno not in not_yet:
+                    raise KernelError("connect", error.errno or errno.ENAMETOOLONG, what) from None
             if time.monotonic() >= until:
                 return None
             time.sleep(RETRY_S)

@@ -40,6 +40,21 @@ def pack(kind: int, payload: bytes = b"", *, stream: int = 0, seq: int = 0, flag
     return _HEADER.pack(len(payload), kind, flags, 0, stream, seq) + payload
 
 
+def cut(buffer: bytearray) -> Frame | None:
+    """Take the frame out that `buffer` begins with; None while it is not whole. Raises ValueError when it is none."""
+    if len(buffer) < HEADER_BYTES:
+        return None
+    length, kind, flags, _, stream, seq = _HEADER.unpack_from(buffer)
+    if not HELLO <= kind <= CREDIT or length > MAX_PAYLOAD:
+        raise ValueError(f"a frame of kind {kind} with {length} bytes")
+    end = HEADER_BYTES + length
+    if len(buffer) < end:
+        return None
+    found = Frame(kind, flags, stream, seq, bytes(buffer[HEADER_BYTES:end]))
+    del buffer[:end]
+    return found
+
+
 def credit_payload(amount: int) -> bytes:
     """Return the payload of a CREDIT frame that gives `amount` bytes."""
     return _U32.pack(amount)

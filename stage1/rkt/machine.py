@@ -22,7 +22,8 @@ from stage1.rkt import directory, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rootfs import volumes
 from stage1.vm import choose, confine, order
-from stage1.vm.spec import VsockLink, nics
+from stage1.vm.spec import SerialLink, VsockLink, nics
+from stage1.vm.vmm import find_unrecorded
 
 RUN = "/run/clearpod/rkt"
 HOME = "usr/lib/clearpod"
@@ -30,6 +31,7 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
+_LAUNCHER_S = 1.0
 
 
 def host(pod_dir: str, hypervisor: str) -> Host:
@@ -114,6 +116,21 @@ def _record(place: str, *, cid: int | None) -> None:
     if cid is not None:
         record["cid"] = cid
     files.write_atomic(f"{place}/vm.json", json.dumps(record).encode())
+
+
+def link(place: str) -> SerialLink | VsockLink:
+    """Where the agent can be reached. Raises FileNotFoundError when the pod never started."""
+    cid = json.loads(files.read(f"{place}/vm.json")).get("cid")
+    return SerialLink(f"{place}/agent.sock") if cid is None else VsockLink(int(cid), PORT)
+
+
+def kill(place: str) -> None:
+    """End the VM at once, and the launcher by that; if it is stuck, it too. Gone already is fine."""
+    vmm, launcher = find_unrecorded(place), engine.find_vm(place)
+    if vmm is not None:
+        vmm.kill()
+    if launcher is not None and not launcher.wait(_LAUNCHER_S if vmm else 0):
+        launcher.kill()
 
 
 def key(place: str) -> bytes:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`enter`: runs a command in an app of a running pod, with our standard streams; its exit code is ours.
+
+Called by rkt from its tree store, not from the pod's own stage1, in the pod's directory; `rkt app exec` is this too.
+"""
+
+import os
+
+from stage1 import engine
+from stage1.entry import door
+from stage1.errors import NoCommand, Unsupported
+from stage1.guest.messages import Exec, Stdio
+from stage1.guest.session import Session
+from stage1.pod.model import Process
+from stage1.rkt import apps, arguments, directory, machine, plan, reach, runtime, terminal
+
+
+def main(argv: list[str]) -> int:
+    """The command's exit code; 127 when there is no such command. Raises Unsupported without --appname."""
+    options, pod_dir = arguments.enter(argv), os.getcwd()
+    door.say("enter", *options.warnings)
+    if not options.app:
+        raise Unsupported("enter without --appname is not offered: the guest has no programs of its own; name an app")
+    pod = plan.read_pod(pod_dir, runtime.load(pod_dir).options, only=options.app)
+    with reach.session(directory.uuid(pod_dir)) as session:
+        return _run(session, pod, options=options)
+
+
+def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions) -> int:
+    """As root, in /, and with the app's environment, whatever its own user and directory are."""
+    app, number, tty = pod.apps[0], session.base, os.isatty(0) and os.isatty(1)
+    term = os.environ.get("TERM") or "vt100"
+    env = (*(one for one in app.container.process.env if not one.startswith("TERM=")), f"TERM={term}")
+    what = Process(options.command, env, tty=tty, stdin=True, only_env=True)
+    width, height = terminal.size() if tty else (0, 0)
+    stdio = Stdio(number, number + 1, 0 if tty else number + 2, tty, width, height)
+    place = machine.place(pod.pod.id)
+    name = engine.add_exec(place, pod.pod, container=app.container, what=what, number=number)
+    try:
+        apps.when_running(session, app.name, Exec(app.name, number, name, stdio))
+        with terminal.raw():
+            return terminal.join(session, terminal.Joined(app.name, number, stdio))
+    except NoCommand as error:
+        door.say("enter", str(error))
+        return NoCommand.exit_code
+    finally:
+        engine.remove_exec(place, app.name, number=number)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stop`: asks the apps to end, then the guest; with --force, or when that takes too long, the VM ends at once.
+
+Called by rkt, and by the launcher when it is told to end.
+"""
+
+from stage1 import engine
+from stage1.entry import door
+from stage1.errors import NotFound, PodError
+from stage1.guest.messages import Halt
+from stage1.rkt import arguments, machine, reach
+from stage1.vm.vmm import VmProcess
+
+GRACE_S = 10.0
+"""For each app, from SIGTERM to SIGKILL, as the container runtimes have it."""
+GUEST_S = 5.0
+"""For the guest itself, beside that."""
+
+
+def main(argv: list[str]) -> int:
+    """0 when the pod has ended. Raises NotFound when it never ran."""
+    options = arguments.stop(argv)
+    door.say("stop", *options.warnings)
+    place = machine.place(options.uuid)
+    pod = engine.find_vm(place)
+    if pod is None:
+        raise NotFound(f"the pod {options.uuid} was not started, so it can't be stopped; rkt rm removes it")
+    if not options.force and not _halted(options.uuid, pod):
+        door.say("stop", f"the pod {options.uuid} did not end by itself and is ended now")
+    machine.kill(place)
+    return 0
+
+
+def _halted(uuid: str, pod: VmProcess) -> bool:
+    """Whether it ended in order. A guest that hangs costs some seconds."""
+    try:
+        with reach.session(uuid, timeout_s=GUEST_S) as session:
+            session.call(Halt("", int(GRACE_S * 1000)), timeout_s=GUEST_S)
+            return pod.wait(GRACE_S + GUEST_S)
+    except PodError:
+        return not pod.alive()

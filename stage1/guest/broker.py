@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets several programs talk to one agent at once: owns the link, and serves `session.py` on a unix socket.
+
+Called by stage1/rkt in a process of its own, which ends soon after its last client: nothing stays beside the VM. No
+client is trusted less than another: all are root's.
+"""
+
+import _socket
+import os
+import select
+import time
+from typing import NamedTuple
+
+from stage1.errors import PodError
+from stage1.guest import frame
+from stage1.guest.client import Factory
+from stage1.guest.frame import Frame
+from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
+from stage1.guest.messages import Exec, Signal, Stdio, decode_request, encode, encode_event
+from stage1.guest.session import STREAMS, Cutter
+from stage1.guest.wire import WireError
+
+LINGER_S = 1.0
+"""How long it waits for another client before it ends."""
+PATIENCE_S = 30.0
+"""How long the agent may be silent at first: a guest that boots in a slow machine."""
+_READ_BYTES = 65536
+_BACKLOG_BYTES = 65536
+_SIGKILL = 9
+
+
+class _Running(NamedTuple):
+    """An exec of a client's."""
+
+    container: str
+    exec: int
+
+
+class _Client:
+    """One connection: what is to be written to it, and what the guest has not taken of it."""
+
+    def __init__(self, sock: _socket.socket, base: int) -> None:
+        self.sock, self.base, self.cutter = sock, base, Cutter()
+        self.out = bytearray(frame.pack(frame.HELLO, stream=base))
+        self.unpaid: list[tuple[int, int]] = []
+        self.inputs: list[Frame] = []
+        self.running: set[_Running] = set()
+
+    def events(self) -> int:
+        """What to poll for: no more is read while something waits for the guest."""
+        return (0 if self.inputs else select.POLLIN) | (select.POLLOUT if self.out else 0)
+
+
+class Broker:
+    """`serve` until nobody is left. `connect` makes connections to the agent, which knows `key`."""
+
+    def __init__(self, listener: _socket.socket, connect: Factory, key: bytes) -> None:
+        self._listener, self._connect = listener, connect
+        self._link = HostLink(key, int.from_bytes(os.urandom(8), "little") | 1)
+        self._sock: _socket.socket | None = None
+        self._pending = b""
+        self._clients: dict[int, _Client] = {}
+        self._asked: dict[int, tuple[_Client, int]] = {}
+        self._next_base = int.from_bytes(os.urandom(3), "little") << 7 | 1 << 6
+        self._idle_since = self._silent_since = time.monotonic()
+
+    def serve(self) -> None:
+        """Return when the last client has gone, or the VM; clients then see the end of their connection."""
+        listener = self._listener
+        listener.setblocking(False)
+        while self._clients or time.monotonic() - self._idle_since < LINGER_S:
+            if self._sock is None and not self._reach():
+                return
+            for fd, events in self._poll():
+                if fd == listener.fileno():
+                    self._accept()
+                elif fd in self._clients:
+                    self._serve(self._clients[fd], events)
+                elif not self._read_agent():
+                    return
+            self._settle()
+            if not self._link.open and time.monotonic() - self._silent_since > PATIENCE_S:
+                return
+        self._write_agent()
+
+    def _reach(self) -> bool:
+        """Connect to the agent, for as long as it may be booting."""
+        self._sock = self._connect(self._silent_since + PATIENCE_S)
+        if self._sock is None:
+            return False
+        self._sock.setblocking(False)
+        self._link.connect(time.time_ns())
+        self._pending = b""
+        return True
+
+    def _poll(self) -> list[tuple[int, int]]:
+        assert self._sock is not None
+        poll = select.poll()
+        poll.register(self._listener.fileno(), select.POLLIN)
+        poll.register(self._sock.fileno(), select.POLLIN | (select.POLLOUT if self._write_agent() else 0))
+        for fd, client in self._clients.items():
+            poll.register(fd, client.events())
+        return poll.poll(LINGER_S * 1000)
+
+    # The agent
+
+    def _write_agent(self) -> bool:
+        """Whether something is left to write."""
+        self._pending += self._link.outgoing()
+        try:
+            while self._pending and self._sock is not None:
+                self._pending = self._pending[self._sock.send(self._pending) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._pending = b""  # the reading side finds out
+        return bool(self._pending)
+
+    def _read_agent(self) -> bool:
+        """False when the agent is gone."""
+        assert self._sock is not None
+        try:
+            data = self._sock.recv(_READ_BYTES)
+            items = self._link.receive(data) if data else None
+        except BlockingIOError:
+            return True
+        except (OSError, LinkFault):
+            items = None
+        if items is None:
+            self._sock.close()
+            self._sock, self._link.open = None, False
+            self._silent_since = time.monotonic() - PATIENCE_S + LINGER_S
+            return True
+        for item in items:
+            self._on_item(item)
+        return True
+
+    def _on_item(self, item: Incoming) -> None:
+        if isinstance(item, ReplySeen):
+            client, number = self._asked.pop(item.id, (None, 0))
+            if client is not None:
+                client.out += frame.pack(frame.REPLY, encode(item.reply), stream=number)
+        elif isinstance(item, DataSeen):
+            owner = self._owner(item.stream)
+            if owner is None:
+                self._link.consumed(item.stream, len(item.data))
+            else:
+                end = frame.END if item.end else 0
+                owner.out += frame.pack(frame.DATA, item.data, stream=item.stream, flags=end)
+                owner.unpaid.append((item.stream, len(item.data)))
+            self._link.settle(item.seq)
+        elif isinstance(item, EventSeen):
+            event = item.event
+            owner = self._owner(event.exec)
+            if owner is not None and event.exec:
+                owner.running.discard(_Running(event.container, event.exec))
+                owner.out += frame.pack(frame.EVENT, encode_event(event))
+            self._link.settle(item.seq)
+
+    def _owner(self, number: int) -> _Client | None:
+        """Whose id that is: of a stream or an exec."""
+        return next((one for one in self._clients.values() if one.base <= number < one.base + STREAMS), None)
+
+    # The clients
+
+    def _accept(self) -> None:
+        try:
+            number, _ = self._listener._accept()  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return
+        sock = _socket.socket(fileno=number)
+        sock.setblocking(False)
+        self._clients[number] = _Client(sock, self._next_base)
+        self._next_base += STREAMS
+
+    def _serve(self, client: _Client, events: int) -> None:
+        try:
+            if events & select.POLLOUT:
+                del client.out[: client.sock.send(client.out)]
+            if events & ~select.POLLOUT:
+                data = client.sock.recv(_READ_BYTES)
+                if not data:
+                    raise EOFError
+                for one in client.cutter.feed(data):
+                    self._on_frame(client, one)
+        except BlockingIOError:
+            pass
+        except (OSError, EOFError, ValueError, WireError, PodError):
+            self._drop(client)
+
+    def _on_frame(self, client: _Client, found: Frame) -> None:
+        if found.kind == frame.DATA:
+            client.inputs.append(found)
+            return
+        op = decode_request(found.payload)
+        if found.kind != frame.REQUEST or op is None:
+            raise ValueError("a client sends what makes no sense")
+        if isinstance(op, Exec):
+            client.running.add(_Running(op.container, op.exec))
+            for stream in _streams(op.stdio):
+                self._link.open_stream(stream)
+        self._asked[self._link.request(op)] = (client, found.stream)
+
+    def _settle(self) -> None:
+        """Pass on what the guest takes now, and pay for what the clients have taken."""
+        for client in list(self._clients.values()):
+            while client.inputs:
+                first = client.inputs[0]
+                end = bool(first.flags & frame.END)
+                done = self._link.send_data(first.stream, first.payload, end=end)
+                if done < len(first.payload):
+                    client.inputs[0] = first._replace(payload=first.payload[done:])
+                    break
+                client.inputs.pop(0)
+            if len(client.out) < _BACKLOG_BYTES:
+                for stream, count in client.unpaid:
+                    self._link.consumed(stream, count)
+                client.unpaid.clear()
+
+    def _drop(self, client: _Client) -> None:
+        """What it started and nobody waits for any more ends with it."""
+        del self._clients[client.sock.fileno()]
+        client.sock.close()
+        for one in client.running:
+            self._link.request(Signal(one.container, one.exec, _SIGKILL, all=True))
+        for stream in range(client.base, client.base + STREAMS):
+            self._link.close_stream(stream)
+        self._asked = {number: asked for number, asked in self._asked.items() if asked[0] is not client}
+        self._idle_since = time.monotonic()
+
+
+def _streams(stdio: Stdio | None) -> list[int]:
+    return [one for one in stdio[:3] if one] if stdio else []

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What programs that live as long as one call say to an agent that somebody else talks to as well: frames of the link,
+without numbers and markers, over a unix socket to the broker (`broker.py`), which owns the link itself.
+
+Used by rkt's entry points. One thread. Ends of connections are ends of what was asked for: the broker kills the execs of
+a client that is gone.
+"""
+
+import _socket
+import select
+import time
+from collections import deque
+
+from stage1.errors import TimedOut, VmFailed
+from stage1.guest import frame
+from stage1.guest.frame import Frame
+from stage1.guest.messages import Exited, Op, Reply, check_reply, decode_event, decode_reply, encode_request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STREAMS = 16
+"""Ids that each client has for its streams and execs: its base, and those after it."""
+_READ_BYTES = 65536
+
+
+class Cutter:
+    """Cuts bytes into frames; there is no noise between them."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> "Iterable[Frame]":
+        """The whole frames that there are now. Raises ValueError when there is something else."""
+        self._bytes += data
+        while (found := frame.cut(self._bytes)) is not None:
+            yield found
+
+
+class Session:
+    """One conversation. Close it, or use it as a context manager. `base` is the first of the client's own ids."""
+
+    def __init__(self, sock: _socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock, self._cutter, self._number = sock, Cutter(), 0
+        self._unsent = bytearray()
+        self._seen: deque[Frame] = deque()
+        self.base = self._first(frame.HELLO, 0, until=None).stream
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def call(self, op: Op, timeout_s: float | None) -> Reply:
+        """Ask, and wait for the reply; None waits for ever.
+
+        Raises what the reply's code means (messages.check_reply), TimedOut, VmFailed when the VM has ended.
+        """
+        self._number += 1
+        self.send(frame.REQUEST, encode_request(op), stream=self._number)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            found = self._first(frame.REPLY, self._number, until=until)
+        except TimedOut:
+            raise TimedOut(f"the guest's agent did not answer {type(op).__name__} within {timeout_s:g} s") from None
+        return check_reply(decode_reply(found.payload), op)
+
+    def send(self, kind: int, payload: bytes = b"", *, stream: int, end: bool = False) -> None:
+        """Send one frame, or what fits of it: the rest is for `flush`."""
+        self._unsent += frame.pack(kind, payload, stream=stream, flags=frame.END if end else 0)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Go on sending; true when all is sent. Only then should more be sent."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent.clear()  # the reading side finds out
+        return not self._unsent
+
+    def fileno(self) -> int:
+        """For poll: readable when `pump` has something to do."""
+        return self._sock.fileno()
+
+    def pump(self) -> list[Frame]:
+        """DATA and EVENT frames that have come; blocks for nothing. Raises VmFailed when the VM has ended."""
+        self._receive()
+        found = [one for one in self._seen if one.kind in (frame.DATA, frame.EVENT)]
+        self._seen.clear()
+        return found
+
+    def _first(self, kind: int, stream: int, *, until: float | None) -> Frame:
+        while True:
+            for one in self._seen:
+                if one.kind == kind and (one.stream == stream or kind == frame.HELLO):
+                    self._seen.remove(one)
+                    return one
+            poll = select.poll()
+            poll.register(self._sock.fileno(), select.POLLIN | (0 if self.flush() else select.POLLOUT))
+            if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
+                raise TimedOut("the agent said nothing")
+            self._receive()
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            raise VmFailed("the pod has ended, or its agent can't be reached")
+        self._seen.extend(self._cutter.feed(data))
+
+
+def exit_of(found: Frame) -> Exited | None:
+    """What an EVENT frame tells, if it is an end."""
+    return decode_event(found.payload) if found.kind == frame.EVENT else None

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the entry points ask the agent of a running pod for: to make, start, end and forget apps. Called by stage1/entry.
+
+rkt calls several of them at once; those that change the same pod take turns (`changing`). The status files are the
+agent's to write, so they are there when an app is said to have ended.
+"""
+
+import os
+import time
+
+from stage1 import engine
+from stage1.errors import NotFound, PodError, WrongState
+from stage1.guest import messages
+from stage1.guest.messages import Delete, Exec, Halt
+from stage1.guest.session import Session
+from stage1.linux.flock import Lock
+from stage1.rkt import directory, machine, make, plan, runtime, script
+from stage1.rkt.plan import RktPod
+
+GRACE_S = 10.0
+"""From SIGTERM to SIGKILL, as container runtimes have it."""
+START_S = 60.0
+"""For crun and, before it, pre-start."""
+BOOT_S = 20.0
+_POLL_S = 0.05
+_EXTRA_S = 20.0
+"""Beside the grace: post-stop may want some time too."""
+
+
+def changing(place: str) -> Lock:
+    """`with changing(place):` nobody else changes the apps of that pod."""
+    return Lock(f"{place}/apps.lock")
+
+
+def read(pod_dir: str, app: str) -> RktPod:
+    """The pod with that one app, as it was told by `run` and is now. Raises what `plan.read_pod` does."""
+    options = runtime.load(pod_dir).options
+    pod = plan.read_pod(pod_dir, options, only=app)
+    return plan.with_network(pod, pod_dir, options=options, network=engine.network(machine.place(pod.pod.id)))
+
+
+def add(session: Session, pod: RktPod) -> None:
+    """Show the app to the guest, and let it be made there. Nothing stays when that fails."""
+    place, app = machine.place(pod.pod.id), pod.apps[0]
+    make.make(pod)
+    try:
+        machine.add(place, pod, app=app)
+        for request in script.creation(app):
+            session.call(request, START_S)
+    except BaseException:
+        remove(session, place, app.name)
+        raise
+
+
+def start(session: Session, pod: RktPod) -> None:
+    """Start it, or start it again; returns when it runs. Raises WrongState when it does already."""
+    app = pod.apps[0]
+    reply = session.call(messages.List(), START_S)
+    states = {one.id: one.state for one in reply.containers}
+    for request in script.creation(app):
+        state = states.get(request.id)
+        if state == messages.EXITED:
+            session.call(Delete(request.id), START_S)
+        if state in (messages.EXITED, None):
+            session.call(request, START_S)
+    session.call(script.launch(app), START_S)
+
+
+def stop(session: Session, app: str) -> None:
+    """End it; returns when its status is written. Ended already is fine, and so is an app that was never there."""
+    session.call(Halt(app, int(GRACE_S * 1000)), GRACE_S + _EXTRA_S)
+
+
+def remove(session: Session, place: str, app: str) -> None:
+    """Forget it, in the guest and here; again is fine."""
+    for name in (app, f"{app}.pre-start", f"{app}.post-stop"):
+        try:
+            session.call(Delete(name), START_S)
+        except NotFound:
+            continue
+    machine.remove(place, app)
+
+
+def when_running(session: Session, app: str, request: Exec) -> None:
+    """Send an Exec; one that comes while the pod boots waits for the app. Raises WrongState, NotFound when it ended."""
+    until = time.monotonic() + BOOT_S
+    while True:
+        try:
+            session.call(request, START_S)
+            return
+        except (WrongState, NotFound) as error:
+            if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
+                raise _explained(error, app) from None
+        time.sleep(_POLL_S)
+
+
+def _is_awaited(pod_dir: str, app: str) -> bool:
+    """Whether it has not run yet, and will."""
+    status = directory.status_dir(pod_dir)
+    if os.path.exists(f"{status}/{app}"):
+        return False
+    return os.path.exists(f"{status}/{app}-started") or not os.path.exists(f"{status}/{app}-created")
+
+
+def _explained(error: PodError, app: str) -> PodError:
+    return WrongState(f"the app {app} does not run, so nothing can be run in it ({error})")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a program finds the agent of a running pod: through the pod's broker, which the first one that comes starts.
+
+Called by stage1/entry. The broker is this program, forked: it costs no start of Python, and is gone a second after the
+last of us (docs/decisions/0084-a-broker-that-comes-and-goes.md).
+"""
+
+import _socket
+import errno
+import fcntl
+import os
+import time
+
+from stage1 import engine
+from stage1.errors import NotFound, VmFailed
+from stage1.guest import broker, client
+from stage1.guest.session import Session
+from stage1.linux.libc import Guard
+from stage1.rkt import machine
+from stage1.vm.spec import SerialLink
+
+SOCKET, LOCK = "broker.sock", "broker.lock"
+TRY_S = 0.005
+_BACKLOG = 16
+
+
+def session(uuid: str, *, timeout_s: float = broker.PATIENCE_S) -> Session:
+    """A conversation with the agent of the pod, which may still be booting.
+
+    Raises NotFound when the pod does not run, VmFailed when its agent can't be reached in that time.
+    """
+    place = machine.place(uuid)
+    vm = engine.find_vm(place)
+    if vm is None or not vm.alive():
+        raise NotFound(f"the pod {uuid} does not run: it was not started, or has ended")
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        if (found := _meet(f"{place}/{SOCKET}")) is not None:
+            return found
+        _start(place)
+        time.sleep(TRY_S)
+    raise VmFailed(f"the agent of the pod {uuid} can't be reached within {timeout_s:g} s; rkt stop --force ends the pod")
+
+
+def _meet(path: str) -> Session | None:
+    """None when there is no broker, or one that was just about to end."""
+    sock = _connect(path)
+    try:
+        return Session(sock) if sock else None
+    except VmFailed:
+        return None
+
+
+def _connect(path: str) -> _socket.socket | None:
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        sock.connect(path)
+        return sock
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
+            return None
+        raise
+
+
+def _start(place: str) -> None:
+    """Start a broker, unless there is one: whoever has the lock is it, as long as it lives."""
+    with Guard("open", f"{place}/{LOCK}"):
+        lock = os.open(f"{place}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        listener = _listen(f"{place}/{SOCKET}")
+        _fork(place, listener, lock=lock)
+        listener.close()
+    finally:
+        os.close(lock)
+
+
+def _listen(path: str) -> _socket.socket:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    with Guard("listen on", path):
+        listener.bind(path)
+        listener.listen(_BACKLOG)
+    return listener
+
+
+def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
+    """Twice, so that it is nobody's child: ours would be a zombie of rkt's."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _detach(keep=(listener.fileno(), lock))
+            broker.Broker(listener, _factory(place), machine.key(place)).serve()
+            os.unlink(f"{place}/{SOCKET}")
+    finally:
+        os._exit(0)
+
+
+def _detach(*, keep: tuple[int, ...]) -> None:
+    """Nothing of whoever called us is kept: neither its streams, which somebody waits for the end of, nor its place."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in range(3):
+        os.dup2(null, fd)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue
+    os.chdir("/")
+
+
+def _factory(place: str) -> client.Factory:
+    link = machine.link(place)
+    if isinstance(link, SerialLink):
+        return client.unix_factory(link.socket)
+    return client.vsock_factory(link.cid, link.port)

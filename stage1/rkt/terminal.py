@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Joins our standard streams with those of a process in the guest, until it ends. Called by enter and attach.
+
+A terminal is raw meanwhile, and as before afterwards, however this ends; its size goes along.
+"""
+
+import _signal
+import os
+import select
+import termios
+from typing import NamedTuple
+
+from stage1.errors import PodError
+from stage1.guest import frame
+from stage1.guest.frame import MAX_DATA
+from stage1.guest.messages import Resize, Stdio, encode_request
+from stage1.guest.session import Session, exit_of
+
+_SIGWINCH, _SIGPIPE = 28, 13
+_IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
+
+
+class Joined(NamedTuple):
+    """The process: its container and exec number, and its streams."""
+
+    container: str
+    exec: int
+    stdio: Stdio
+
+
+def size() -> tuple[int, int]:
+    """Columns and rows of the terminal that we write to; 0 where it is none."""
+    try:
+        return tuple(os.get_terminal_size(1))  # type: ignore[return-value]
+    except OSError:
+        return 0, 0
+
+
+class raw:
+    """`with raw():` our terminal passes everything on as it is typed; where standard input is none, nothing happens."""
+
+    def __enter__(self) -> None:
+        self._before = termios.tcgetattr(0) if os.isatty(0) else None
+        if self._before is not None:
+            now = list(self._before)
+            now[_IFLAG], now[_OFLAG], now[_LFLAG] = 0, 0, 0
+            now[_CFLAG] |= termios.CS8
+            now[_CC] = list(now[_CC])
+            now[_CC][termios.VMIN], now[_CC][termios.VTIME] = 1, 0
+            termios.tcsetattr(0, termios.TCSADRAIN, now)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            termios.tcsetattr(0, termios.TCSANOW, self._before)
+
+
+def join(session: Session, process: Joined) -> int:
+    """Move bytes until the process has ended; its exit code. Raises VmFailed when the VM ends before."""
+    streams = _Streams(session, process)
+    with _sizes(session, process) if process.stdio.tty else _nothing():
+        while streams.code is None:
+            streams.turn()
+    return streams.code
+
+
+class _nothing:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _sizes:
+    """While it is open, a change of our terminal's size is told to the guest."""
+
+    def __init__(self, session: Session, process: Joined) -> None:
+        self._session, self._process = session, process
+
+    def __enter__(self) -> None:
+        self._before = _signal.signal(_SIGWINCH, self._changed)
+
+    def __exit__(self, *_: object) -> None:
+        _signal.signal(_SIGWINCH, self._before)
+
+    def _changed(self, *_: object) -> None:
+        width, height = size()
+        change = Resize(self._process.container, self._process.exec, width, height)
+        self._session.send(frame.REQUEST, encode_request(change), stream=0)
+
+
+class _Streams:
+    def __init__(self, session: Session, process: Joined) -> None:
+        self.code: int | None = None
+        self._session, self._process = session, process
+        stdio = process.stdio
+        self._input = stdio.stdin
+        self._to = {stdio.stdout: 1, stdio.stderr: 2}
+
+    def turn(self) -> None:
+        """Wait for something, and move it."""
+        session, sent = self._session, self._session.flush()
+        poll = select.poll()
+        poll.register(session.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
+        if self._input and sent:
+            poll.register(0, select.POLLIN)
+        ready = dict(poll.poll())
+        if ready.get(session.fileno(), 0) & ~select.POLLOUT:
+            self._take()
+        if 0 in ready:
+            self._give()
+
+    def _take(self) -> None:
+        for one in self._session.pump():
+            ended = exit_of(one)
+            if ended is not None and ended.exec == self._process.exec:
+                self.code = ended.exit_code
+            elif one.kind == frame.DATA and one.payload:
+                _write(self._to.get(one.stream, 1), one.payload)
+
+    def _give(self) -> None:
+        try:
+            data = os.read(0, MAX_DATA)
+        except OSError:
+            data = b""
+        self._session.send(frame.DATA, data, stream=self._input, end=not data)
+        if not data:
+            self._input = 0
+
+
+def _write(fd: int, data: bytes) -> None:
+    """What nobody reads is thrown away; the process goes on, as with a terminal that hangs up."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except BlockingIOError as error:
+        raise PodError("standard output does not wait (O_NONBLOCK), so output was lost; give a pipe that does") from error
+    except OSError:
+        return
