@@ -5,8 +5,8 @@ import gzip
 import tarfile
 from pathlib import Path
 
-LEVEL = 9
-"""Of gzip, which every reader knows."""
+LEVEL = 6
+"""Of gzip, which every reader knows. 9 takes three times as long for one percent."""
 
 
 def pack(root: Path, target: Path) -> None:

@@ -6,10 +6,10 @@ and known to the launcher and to stage1/rkt.
 """
 
 import json
-import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 LIB = SOURCE / "images" / "lib"
 HOME = "usr/lib/clearpod"
 NAME = "clearpod.io/stage1"
+FILE = "clearpod-stage1.aci"
 ENTRIES = ("run", "enter", "stop", "gc", "attach", "app_add", "app_start", "app_stop", "app_rm")
 INTERFACE = "6"
 AC_VERSION = "0.8.11"
@@ -40,6 +41,9 @@ PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
 STDLIB_ALWAYS = ("encodings.utf_8", "encodings.aliases", "encodings.ascii", "encodings.latin_1")
 """What the interpreter takes by itself, whatever it runs."""
+OMITTED = ("_hashlib", "_ssl", "_bz2", "_lzma")
+"""Of the standard library, which does without: they would bring megabytes of libraries."""
+OWN = (Path(__file__).parent / "lean", SOURCE)
 
 
 class Parts(NamedTuple):
@@ -64,18 +68,32 @@ def find_parts(launcher: Path, guest: Path) -> Parts:
     return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path))
 
 
-def build(cache_dir: Path, parts: Parts) -> Path:
-    """The directory with `stage1.aci`, and with the same unpacked: `image/manifest`, `image/rootfs`."""
-    key = cache.hash_of([*_inputs(parts)])
+def build_tree(home: Path, parts: Parts) -> Path:
+    """The directory with `manifest` and `rootfs`, as they are in the archive. It lies below `home`."""
 
     def build_beside(out: Path) -> None:
-        os.makedirs(out / "image")
-        tree(out / "image" / "rootfs", parts)
-        (out / "image" / "manifest").write_text(json.dumps(manifest(parts), indent=1) + "\n")
-        (out / "image" / "manifest").chmod(0o644)
-        tar.pack(out / "image", out / "stage1.aci")
+        tree(out / "rootfs", parts)
+        (out / "manifest").write_text(json.dumps(manifest(parts), indent=1) + "\n")
+        (out / "manifest").chmod(0o644)
 
-    return cache.built(cache_dir, "stage1-aci", key, build_beside)
+    return _only(home, "tree", cache.hash_of(_inputs(parts)), build_beside)
+
+
+def build(home: Path, parts: Parts) -> Path:
+    """The directory with the archive, FILE. It lies below `home`."""
+    place = build_tree(home, parts)
+    return _only(home, "aci", place.name, lambda out: tar.pack(place, out / FILE))
+
+
+def _only(home: Path, kind: str, key: str, build_beside: Callable[[Path], None]) -> Path:
+    """As `cache.built`, but of the kind there is no other afterwards: each edit in stage1 makes a new one, and they are
+    large.
+    """
+    place = cache.built(home, kind, key, build_beside)
+    for other in place.parent.iterdir():
+        if other.is_dir() and not other.suffix and other != place:
+            shutil.rmtree(other, ignore_errors=True)
+    return place
 
 
 def _inputs(parts: Parts) -> list[str | Path]:
@@ -144,7 +162,7 @@ def _add_guest(home: Path, parts: Parts) -> None:
 
 def _add_python(home: Path, more: list[Path]) -> None:
     """An interpreter with its loader and libraries, which also serve the programs `more`, and stage1 in its library."""
-    modules = [*imports.closure(_roots(), SOURCE), *imports.closure(STDLIB_ALWAYS, SOURCE)]
+    modules = imports.closure((*_roots(), *STDLIB_ALWAYS), OWN, without=OMITTED)
     shared = [module.path for module in modules if module.path.suffix == ".so"]
     for name in ("bin", "lib"):
         (home / name).mkdir(parents=True)
