@@ -21,7 +21,7 @@ from tests.fakes.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
-NEEDS = {"kvmtool": "lkvm", "crictl": "crictl"}
+NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
 PR_SET_CHILD_SUBREAPER = 36
 

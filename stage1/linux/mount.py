@@ -43,12 +43,13 @@ def bind(source: str, target: str, *, recursive: bool = False, read_only: bool =
         raise
 
 
-def open_tree(source: str) -> int:
+def open_tree(source: str, *, recursive: bool = True) -> int:
     """A descriptor of a copy of the mounts at and below `source` that is mounted nowhere; see open_tree(2).
 
-    It ends with the descriptor unless `move_tree` has put it somewhere.
+    It ends with the descriptor unless `move_tree` has put it somewhere. Without `recursive`, what is mounted below is
+    not in the copy.
     """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     args = (libc.AT_FDCWD, _path(source), flags)
     return libc.syscall("open_tree", libc.NR_OPEN_TREE, *args, what=f"{source} flags={flags:#x}")
 

@@ -13,6 +13,8 @@ LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""
 
 
+POD_FILES = ("hosts", "hostname", "resolv.conf")
+
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
 
@@ -49,7 +51,8 @@ class Mount(NamedTuple):
 
     `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount). With `image`,
     an image id, the source is a path inside that image, relative to its root, and what is seen is read-only.
-    With `mapped` the container sees the owners that the host has, though it is in a user namespace.
+    With `mapped` the container sees the owners that the host has, though it is in a user namespace. Without `recursive`
+    what is mounted below the source is not seen.
     """
 
     source: str
@@ -59,6 +62,7 @@ class Mount(NamedTuple):
     propagation: str = PRIVATE
     image: str = ""
     mapped: bool = False
+    recursive: bool = True
 
 
 class Device(NamedTuple):
@@ -92,10 +96,15 @@ class Security(NamedTuple):
     """OCI linux.seccomp as JSON text, or `seccomp.DEFAULT`; empty is unconfined."""
     pid_namespace: str = "pod"
     """pod, container, node; or "target:CONTAINER-ID"."""
+    writable_sys: bool = False
+    """As `privileged` has it, but nothing else of that."""
 
 
 class Process(NamedTuple):
-    """What runs: argv, environment (KEY=VALUE), working directory, identity."""
+    """What runs: argv, environment (KEY=VALUE), working directory, identity.
+
+    With `only_env` the environment is just that; else it gets what every container expects, see `oci.environment`.
+    """
 
     argv: tuple[str, ...]
     env: tuple[str, ...] = ()
@@ -103,10 +112,14 @@ class Process(NamedTuple):
     user: User = User()
     tty: bool = False
     stdin: bool = False
+    only_env: bool = False
 
 
 class Container(NamedTuple):
-    """One container of a pod. `image` is the image id whose merged root is exported to the guest under that name."""
+    """One container of a pod. `image` is the image id whose merged root is exported to the guest under that name.
+
+    `pod_files` are those of the pod's own files that it sees in /etc, where no mount is.
+    """
 
     id: str
     name: str
@@ -118,6 +131,7 @@ class Container(NamedTuple):
     security: Security = Security()
     stop_signal: int = 15
     oom_score_adj: int = 0
+    pod_files: tuple[str, ...] = POD_FILES
 
 
 class Port(NamedTuple):

@@ -40,7 +40,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         "ociVersion": "1.2.0",
         "process": process(pod, container, what=container.process),
         "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
-        "mounts": [*_standard_mounts(security), *_identity_mounts(container.mounts), *_volumes(container)],
+        "mounts": [*_standard_mounts(security), *_identity_mounts(container), *_volumes(container)],
         "linux": {
             "namespaces": _namespaces(security, target_pid, user=bool(pod.ids.length)),
             "cgroupsPath": f"/clearpod/{container.id}",
@@ -84,6 +84,8 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
 
 def environment(pod: Pod, what: Process) -> list[str]:
     """The process's environment with what every container expects in front: PATH, HOSTNAME, with a terminal TERM."""
+    if what.only_env:
+        return list(what.env)
     given = {entry.partition("=")[0] for entry in what.env}
     first = [PATH, f"HOSTNAME={pod.hostname}", *(["TERM=xterm"] if what.tty else [])]
     return [entry for entry in first if entry.partition("=")[0] not in given] + list(what.env)
@@ -129,7 +131,7 @@ def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str,
 
 
 def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
-    access = "rw" if security.privileged else "ro"
+    access = "rw" if security.privileged or security.writable_sys else "ro"
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -141,13 +143,12 @@ def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
     ]
 
 
-def _identity_mounts(given: tuple[Mount, ...]) -> list[dict[str, "Any"]]:
+def _identity_mounts(container: Container) -> list[dict[str, "Any"]]:
     """hosts, hostname and resolv.conf of the pod, unless the request mounts its own."""
-    taken = {mount.target for mount in given}
-    files = ("hosts", "hostname", "resolv.conf")
+    taken = {mount.target for mount in container.mounts}
     return [
         _mount(f"/etc/{name}", "bind", *BOUND, source=f"{GUEST}/volumes/pod/{name}")
-        for name in files
+        for name in container.pod_files
         if f"/etc/{name}" not in taken
     ]
 

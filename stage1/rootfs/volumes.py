@@ -28,7 +28,7 @@ def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: IdMap = 
         os.mkdir(tree)
     else:
         os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    fd = mount.open_tree(volume.source)
+    fd = mount.open_tree(volume.source, recursive=volume.recursive)
     try:
         if volume.mapped:
             idmap.set_owners(fd, owners.writable(ids), what=volume.source)

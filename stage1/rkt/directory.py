@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are in the directory that rkt makes for a pod, and the files there by which rkt is told of it.
+
+Called by stage1/entry with the pod's directory, which is rkt's to name and to move: `pods/run/<uuid>` and later
+`pods/exited-garbage/<uuid>`. Files are whole or absent, since rkt gives up on a pod that has half of one.
+"""
+
+import os
+
+from stage1.errors import AlreadyExists, BadRequest, NotFound
+from stage1.linux import files
+from stage1.linux.libc import Guard
+
+PID, READY = "pid", "rkt/supervisor-status"
+_READY_TEXT = "ready"
+
+
+def uuid(pod_dir: str) -> str:
+    """The pod's uuid: the directory's name."""
+    return os.path.basename(os.path.realpath(pod_dir))
+
+
+def stage1_root(pod_dir: str) -> str:
+    """The root of the stage1 image. What rkt is to see must be written here, while it is mounted."""
+    return f"{pod_dir}/stage1/rootfs"
+
+
+def app_root(pod_dir: str, app: str) -> str:
+    """The app's root, which may be gone: after a reboot rkt mounts no app again."""
+    return f"{stage1_root(pod_dir)}/opt/stage2/{app}/rootfs"
+
+
+def uses_overlay(pod_dir: str) -> bool:
+    """Whether the roots are overlays rather than copies."""
+    return os.path.exists(f"{pod_dir}/overlay-prepared")
+
+
+def seen_by_rkt(pod_dir: str) -> str:
+    """Where rkt itself looks for what a stage1 has written, mounted or not. Raises NotFound."""
+    if not uses_overlay(pod_dir):
+        return stage1_root(pod_dir)
+    tree = files.read(f"{pod_dir}/stage1TreeStoreID").decode("ascii", "replace").strip()
+    if not tree or "/" in tree or tree.startswith("."):
+        raise BadRequest(f"{pod_dir}/stage1TreeStoreID does not name a tree, but says {tree!r}; remove the pod")
+    return f"{pod_dir}/overlay/{tree}/upper"
+
+
+def write_pid(pod_dir: str, pid: int) -> None:
+    """Say which process the pod is. Only once: the file's time is when the pod started. Raises AlreadyExists."""
+    beside = f"{pod_dir}/{PID}.{os.getpid()}~"
+    files.write_atomic(beside, f"{pid}\n".encode(), 0o644)
+    try:
+        with Guard("link", f"{pod_dir}/{PID}"):
+            os.link(beside, f"{pod_dir}/{PID}")
+    except Exception as error:
+        if os.path.exists(f"{pod_dir}/{PID}"):
+            raise AlreadyExists(f"{pod_dir}/{PID} is there already: this pod was started before") from error
+        raise
+    finally:
+        os.unlink(beside)
+
+
+def read_pid(pod_dir: str) -> int:
+    """The process that the pod is or was; 0 when it never got so far."""
+    try:
+        words = files.read(f"{pod_dir}/{PID}").split()
+    except FileNotFoundError:
+        return 0
+    return int(words[0]) if words and words[0].isdigit() else 0
+
+
+def status_dir(pod_dir: str) -> str:
+    """Where status files are written."""
+    return f"{stage1_root(pod_dir)}/rkt/status"
+
+
+def write_status(pod_dir: str, app: str, *, code: int) -> None:
+    """Say that the app has ended: with an exit code, or 128 and the signal."""
+    files.write_atomic(f"{status_dir(pod_dir)}/{app}", f"{code}\n".encode(), 0o644)
+
+
+def read_status(pod_dir: str, app: str) -> int | None:
+    """The code that the app ended with; None while it has none. What is no number counts as 1, as in rkt."""
+    for place in (status_dir(pod_dir), f"{seen_by_rkt(pod_dir)}/rkt/status"):
+        try:
+            word = files.read(f"{place}/{app}").strip()
+        except FileNotFoundError:
+            continue
+        return int(word) if word.removeprefix(b"-").isdigit() else 1
+    return None
+
+
+def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
+    """Remove the app's status; with `marks` also those of rkt's that app rm leaves behind. Again is fine."""
+    for name in (app, *((f"{app}-created", f"{app}-started") if marks else ())):
+        _unlink(f"{status_dir(pod_dir)}/{name}")
+
+
+def set_ready(pod_dir: str) -> None:
+    """Let rkt change the apps from now on. Again is fine."""
+    try:
+        with Guard("symlink", f"{stage1_root(pod_dir)}/{READY}"):
+            os.symlink(_READY_TEXT, f"{stage1_root(pod_dir)}/{READY}")
+    except Exception:
+        if not is_ready(pod_dir):
+            raise
+
+
+def clear_ready(pod_dir: str) -> None:
+    """Undo `set_ready`. Again is fine."""
+    _unlink(f"{stage1_root(pod_dir)}/{READY}")
+
+
+def is_ready(pod_dir: str) -> bool:
+    """Whether `set_ready` was called last, as rkt tells it."""
+    try:
+        return os.readlink(f"{stage1_root(pod_dir)}/{READY}") == _READY_TEXT
+    except OSError:
+        return False
+
+
+def require(pod_dir: str) -> None:
+    """Raises NotFound when this is no pod's directory, as when a program was started by hand."""
+    if not os.path.isfile(f"{pod_dir}/pod"):
+        raise NotFound(f"{pod_dir} has no pod manifest; this program is started by rkt, in a pod's directory")
+
+
+def _unlink(path: str) -> None:
+    try:
+        with Guard("unlink", path):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass

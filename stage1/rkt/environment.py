@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment of an app: what the manifests say, defaults, and nothing of the caller's. Pure. Called by plan."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEFAULTS = (("PATH", PATH), ("SHELL", "/bin/sh"), ("USER", "root"), ("LOGNAME", "root"), ("HOME", "/root"))
+"""Also for users that are not root: so it has always been, and images rely on it."""
+METADATA_PORT = 18112
+
+
+def variables(app: str, given: "Iterable[tuple[str, str]]", *, terminal: str | None = None) -> tuple[str, ...]:
+    """NAME=VALUE, those of the manifest first; with a `terminal` also its TERM, unless that is said already."""
+    found = dict(given)
+    defaults = [*_DEFAULTS, *((("TERM", terminal or "vt100"),) if terminal is not None else ())]
+    for name, value in defaults:
+        found.setdefault(name, value)
+    found["AC_APP_NAME"] = app
+    return tuple(f"{name}={value}" for name, value in found.items())
+
+
+def metadata_url(host_ip: str, token: str) -> str:
+    """Where the app finds the metadata service, which runs on the host."""
+    host = f"[{host_ip}]" if ":" in host_ip else host_ip
+    return f"http://{host}:{METADATA_PORT}/{token}"

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looking into an app's root as the app would: symbolic links, absolute ones too, never lead out of it.
+
+Called by plan, while the app does not run. Reads only.
+"""
+
+import os
+import stat
+
+from stage1.errors import BadRequest, KernelError
+from stage1.linux import files
+
+_MOST_BYTES = 1 << 24
+"""Of an image's passwd or group file."""
+
+
+def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | None:
+    """What is at `path` below `root`; None when nothing is, or not in reach."""
+    flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = files.open_beneath(root, path, flags=flags)
+    except KernelError:
+        return None
+    try:
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def text(root: str, path: str) -> str:
+    """The content of the file at `path` below `root`; empty when there is no plain file. Raises BadRequest if huge."""
+    try:
+        fd = files.open_beneath(root, path, flags=os.O_RDONLY | os.O_NONBLOCK)
+    except KernelError:
+        return ""
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return ""
+        found = file.read(_MOST_BYTES + 1)
+    if len(found) > _MOST_BYTES:
+        raise BadRequest(f"{path} of the image is larger than {_MOST_BYTES >> 20} MiB; it can't be read")
+    return found.decode("utf-8", "replace")
+
+
+def executable(root: str, name: str, *, where: str, cwd: str, path: str) -> str:
+    """The absolute path by which the app's command `name` is started.
+
+    A path with a slash is taken as it is, below `cwd` if relative; a bare name is looked for along `path`, and without
+    that in `cwd`, /bin and /usr/bin. Raises BadRequest when a bare name is not there.
+    """
+    if "/" in name:
+        return os.path.normpath(os.path.join(cwd, name)) if not name.startswith("/") else name
+    places = [os.path.join(cwd, place) for place in path.split(":") if place] or [cwd, "/bin", "/usr/bin"]
+    for place in places:
+        found = status(root, f"{place}/{name}")
+        if found and stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
+            return os.path.join(place, name)
+    raise BadRequest(f"{where}: the command {name!r} is not in {':'.join(places)} of its image; give its whole path")

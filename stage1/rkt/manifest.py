@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rkt's pod manifest and the manifests of its images, as values. Called by plan.
+
+Lists that are null are empty, and an entry without `app` has its image's. Isolators are kept as they are. See the App
+Container specification 0.8, schemas PodManifest and ImageManifest.
+"""
+
+import json
+import re
+from typing import NamedTuple
+
+from stage1.errors import BadRequest
+from stage1.linux import files
+from stage1.rkt import document
+from stage1.rkt.arguments import APP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stage1.rkt.document import Document
+
+HOST, EMPTY = "host", "empty"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
+_DOCKER = "appc.io/docker/repository"
+_HANDLERS = ("pre-start", "post-stop")
+_PORTS = 65535
+
+
+class Volume(NamedTuple):
+    """A volume of the pod, or of one app. `read_only` is None when the manifest leaves that to the image."""
+
+    name: str
+    kind: str
+    source: str = ""
+    read_only: bool | None = None
+    recursive: bool = True
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+class MountPoint(NamedTuple):
+    """Where an image wants a volume."""
+
+    name: str
+    path: str
+    read_only: bool = False
+
+
+class Mounted(NamedTuple):
+    """What the pod puts where in an app; `own` is a volume that no other app has."""
+
+    volume: str
+    path: str
+    own: Volume | None = None
+
+
+class AppPort(NamedTuple):
+    """`length` ports from `port` on."""
+
+    name: str
+    protocol: str
+    port: int
+    length: int = 1
+    socket_activated: bool = False
+
+
+class HostPort(NamedTuple):
+    """A port of the host. Without `pod_port` it leads to the port of that name in some app."""
+
+    name: str
+    host_port: int
+    host_ip: str = ""
+    pod_port: AppPort | None = None
+
+
+class Entry(NamedTuple):
+    """One app as the manifests have it. `image_owner` is user and group of the image itself."""
+
+    name: str
+    image_id: str
+    argv: tuple[str, ...]
+    user: str
+    group: str
+    image_owner: tuple[str, str]
+    is_from_docker: bool
+    gids: tuple[int, ...] = ()
+    cwd: str = "/"
+    env: tuple[tuple[str, str], ...] = ()
+    mount_points: tuple[MountPoint, ...] = ()
+    mounts: tuple[Mounted, ...] = ()
+    ports: tuple[AppPort, ...] = ()
+    isolators: "tuple[Document, ...]" = ()
+    pre_start: tuple[str, ...] = ()
+    post_stop: tuple[str, ...] = ()
+    read_only_root: bool = False
+    annotations: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Begins complaints."""
+        return f"app {self.name!r}"
+
+
+class Manifest(NamedTuple):
+    """The whole pod manifest."""
+
+    entries: tuple[Entry, ...]
+    volumes: dict[str, Volume]
+    ports: tuple[HostPort, ...]
+    annotations: dict[str, str]
+    has_isolators: bool = False
+
+
+def read(path: str, image_of: "Callable[[str], str]", *, only: str = "") -> Manifest:
+    """Read the pod manifest at `path`; `image_of` says where the manifest of an app's image is.
+
+    With `only`, the other apps are not looked at. Raises BadRequest and NotFound.
+    """
+    pod, where = _load(path), "the pod manifest"
+    apps = document.objects(pod, "apps", where=where)
+    names = [_name(app, where=where, what="app") for app in apps]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadRequest(f"{where}: there are two apps with the name {name!r}; rename one of them")
+    if only and only not in names:
+        raise BadRequest(f"{where}: there is no app {only!r}; there are: {', '.join(names) or 'none'}")
+    volumes = [_volume(one, where=where) for one in document.objects(pod, "volumes", where=where)]
+    return Manifest(
+        tuple(_entry(app, image_of) for app, name in zip(apps, names, strict=True) if only in ("", name)),
+        {volume.name: volume for volume in volumes},
+        tuple(_host_port(one, where=where) for one in document.objects(pod, "ports", where=where)),
+        document.pairs(pod, "annotations", where=where),
+        bool(document.objects(pod, "isolators", where=where)),
+    )
+
+
+def _load(path: str) -> "Document":
+    try:
+        found = json.loads(files.read(path))
+    except ValueError as error:
+        raise BadRequest(f"{path} is not JSON: {error}; prepare the pod anew") from None
+    if not isinstance(found, dict):
+        raise BadRequest(f"{path} must be a JSON object; prepare the pod anew")
+    return found
+
+
+def _name(given: "Document", *, where: str, what: str) -> str:
+    name = document.text(given, "name", where=where)
+    if not APP.fullmatch(name):
+        raise BadRequest(f"{where}: {name!r} is no name for a {what}; use a-z, 0-9 and single '-' between them")
+    return name
+
+
+def _entry(given: "Document", image_of: "Callable[[str], str]") -> Entry:
+    name = document.text(given, "name", where="the pod manifest")
+    where = f"app {name!r}"
+    image = _load(image_of(name))
+    own = document.object_(image, "app", where=f"the image of {where}")
+    app = document.object_(given, "app", where=where) or own
+    if not app:
+        raise BadRequest(f"{where}: neither the pod manifest nor the image says what to run; give --exec")
+    handlers = _handlers(app, where=where)
+    return Entry(
+        name=name,
+        image_id=document.text(document.object_(given, "image", where=where), "id", where=where),
+        argv=_argv(document.texts(app, "exec", where=where), where=where),
+        user=document.text(app, "user", where=where),
+        group=document.text(app, "group", where=where),
+        image_owner=(document.text(own, "user", where=where), document.text(own, "group", where=where)),
+        is_from_docker=_DOCKER in document.pairs(image, "annotations", where=where),
+        gids=document.numbers(app, "supplementaryGIDs", where=where),
+        cwd=_absolute(
+            document.text(app, "workingDirectory", where=where) or "/", where=where, what="working directory"
+        ),
+        env=_environment(app, where=where),
+        mount_points=tuple(_mount_point(m, where=where) for m in document.objects(app, "mountPoints", where=where)),
+        mounts=tuple(_mounted(one, where=where) for one in document.objects(given, "mounts", where=where)),
+        ports=tuple(_app_port(one, where=where) for one in document.objects(app, "ports", where=where)),
+        isolators=document.objects(app, "isolators", where=where),
+        pre_start=handlers.get("pre-start", ()),
+        post_stop=handlers.get("post-stop", ()),
+        read_only_root=document.flag(given, "readOnlyRootFS", where=where),
+        annotations=tuple(document.pairs(given, "annotations", where=where).items()),
+    )
+
+
+def _argv(argv: tuple[str, ...], *, where: str) -> tuple[str, ...]:
+    if not argv or not argv[0]:
+        raise BadRequest(f"{where}: there is no command to run; give --exec, or arguments after --")
+    return argv
+
+
+def _absolute(path: str, *, where: str, what: str) -> str:
+    if not path.startswith("/"):
+        raise BadRequest(f"{where}: the {what} must be an absolute path, but is {path!r}")
+    return path
+
+
+def _cwd(app: "Document", *, where: str) -> str:
+    path = document.text(app, "workingDirectory", where=where) or "/"
+    return _absolute(path, where=where, what="working directory")
+
+
+def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+    found = document.pairs(app, "environment", where=where)
+    for name in found:
+        if not _VARIABLE.fullmatch(name):
+            raise BadRequest(f"{where}: {name!r} is no name for an environment variable")
+    return tuple(found.items())
+
+
+def _handlers(app: "Document", *, where: str) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for one in document.objects(app, "eventHandlers", where=where):
+        name = document.text(one, "name", where=where)
+        if name not in _HANDLERS:
+            raise BadRequest(f"{where}: the event {name!r} is not known; there are {' and '.join(_HANDLERS)}")
+        if name in found:
+            raise BadRequest(f"{where}: there are two handlers of the event {name}; one is allowed")
+        found[name] = document.texts(one, "exec", where=where)
+        if not found[name] or not found[name][0]:
+            raise BadRequest(f"{where}: the handler of the event {name} has no command; remove it")
+    return found
+
+
+def _volume(given: "Document", *, where: str) -> Volume:
+    name = _name(given, where=where, what="volume")
+    where = f"volume {name!r}"
+    kind = document.text(given, "kind", where=where)
+    if kind not in (HOST, EMPTY):
+        raise BadRequest(f"{where}: its kind is {kind!r}, but must be {HOST} or {EMPTY}")
+    source = document.text(given, "source", where=where)
+    return Volume(
+        name=name,
+        kind=kind,
+        source=_absolute(source, where=where, what="source") if kind == HOST else "",
+        read_only=document.flag(given, "readOnly", where=where) if given.get("readOnly") is not None else None,
+        recursive=given.get("recursive") is None or document.flag(given, "recursive", where=where),
+        mode=_mode(document.text(given, "mode", where=where) or "0755", where=where),
+        uid=_id(document.number(given, "uid", where=where), where=where),
+        gid=_id(document.number(given, "gid", where=where), where=where),
+    )
+
+
+def _mode(text: str, *, where: str) -> int:
+    if not re.fullmatch(r"[0-7]{1,5}", text) or int(text, 8) > 0o7777:
+        raise BadRequest(f"{where}: its mode must be an octal number such as 0755, but is {text!r}")
+    return int(text, 8)
+
+
+def _id(value: int, *, where: str) -> int:
+    if not 0 <= value < (1 << 32) - 1:
+        raise BadRequest(f"{where}: {value} is not the number of a user or a group")
+    return value
+
+
+def _mount_point(given: "Document", *, where: str) -> MountPoint:
+    name = _name(given, where=where, what="mount point")
+    path = _absolute(document.text(given, "path", where=where), where=where, what=f"mount point {name!r}")
+    return MountPoint(name, path, document.flag(given, "readOnly", where=where))
+
+
+def _mounted(given: "Document", *, where: str) -> Mounted:
+    own = document.object_(given, "appVolume", where=where)
+    volume = document.text(given, "volume", where=where)
+    path = _absolute(document.text(given, "path", where=where), where=where, what=f"mount of {volume!r}")
+    return Mounted(volume, path, _volume(own, where=where) if own else None)
+
+
+def _app_port(given: "Document", *, where: str) -> AppPort:
+    name = _name(given, where=where, what="port")
+    where = f"{where}: port {name!r}"
+    protocol = document.text(given, "protocol", where=where).lower()
+    if protocol not in ("tcp", "udp"):
+        raise BadRequest(f"{where}: its protocol is {protocol!r}, but must be tcp or udp")
+    port, length = document.number(given, "port", where=where), document.number(given, "count", where=where, default=1)
+    if not (0 < port <= _PORTS and 0 < length <= _PORTS + 1 - port):
+        raise BadRequest(f"{where}: {length} port(s) from {port} on are not between 1 and {_PORTS}")
+    return AppPort(name, protocol, port, length, document.flag(given, "socketActivated", where=where))
+
+
+def _host_port(given: "Document", *, where: str) -> HostPort:
+    name = _name(given, where=where, what="port")
+    port = document.number(given, "hostPort", where=where)
+    if not 0 < port <= _PORTS:
+        raise BadRequest(f"{where}: the host's port {port} for {name!r} is not between 1 and {_PORTS}")
+    pod_port = document.object_(given, "podPort", where=where)
+    ip = document.text(given, "hostIP", where=where)
+    return HostPort(name, port, ip, _app_port({"name": name, **pod_port}, where=where) if pod_port else None)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large the VM of a pod is: what its apps' limits say, and annotations that overrule them. Pure. Called by plan.
+
+Memory that no app touches costs the host nothing, so apps without a limit get a generous one.
+"""
+
+from stage1.errors import BadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from stage1.rkt.isolators import Isolators
+
+MIB = 1 << 20
+GUEST_MIB = 64
+"""For the guest's own kernel, agent and caches, beside what the apps may have."""
+APP_MIB = 448
+"""For an app without a limit: a pod of one has 512 MiB, as with rkt's own VMs."""
+SANDBOX_MIB = GUEST_MIB + APP_MIB
+"""At least, where apps come later: a VM does not grow."""
+_MEMORY_WORD, _VCPUS_WORD = "clearpod.io/memory-mib", "clearpod.io/vcpus"
+
+
+def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool) -> int:
+    """Of the VM. Raises BadRequest."""
+    said = _number(annotations, _MEMORY_WORD)
+    needed = GUEST_MIB + sum(-(-app.memory // MIB) if app.memory else APP_MIB for app in apps)
+    return said or (max(needed, SANDBOX_MIB) if mutable else needed)
+
+
+def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus: int) -> int:
+    """Of the VM: the sum of the limits, rounded up, and no more than the host has; without a limit as many as it has.
+
+    Raises BadRequest.
+    """
+    said = _number(annotations, _VCPUS_WORD)
+    limits = [app.cpu_milli for app in apps]
+    wanted = -(-sum(limits) // 1000) if limits and all(limits) else cpus
+    return said or max(1, min(wanted, cpus))
+
+
+def _number(annotations: "Mapping[str, str]", word: str) -> int:
+    text = annotations.get(word, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 9):
+        raise BadRequest(f"the annotation {word} must be a positive number, but is {text!r}")
+    return int(text)

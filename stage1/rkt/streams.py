@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an app's stdin, stdout and stderr go, and the file of its log in Kubernetes' way. Pure. Called by plan."""
+
+import os
+from typing import NamedTuple
+
+from stage1.errors import BadRequest
+from stage1.rkt.manifest import Entry
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NULL, LOG, STREAM, TTY, INTERACTIVE = "null", "log", "stream", "tty", "interactive"
+_STAGE2 = "coreos.com/rkt/stage2/"
+_MODES = {
+    "stdin": (NULL, STREAM, TTY, INTERACTIVE),
+    "stdout": (LOG, NULL, STREAM, TTY, INTERACTIVE),
+    "stderr": (LOG, NULL, STREAM, TTY, INTERACTIVE),
+}
+"""The first is what counts when nothing is said."""
+_LOG_MODE = "coreos.com/rkt/experiment/logmode"
+_LOG_DIR = "coreos.com/rkt/experiment/kubernetes-log-dir"
+_LOG_PATH = "coreos.com/rkt/experiment/kubernetes-log-path"
+PLAIN = "k8s-plain"
+
+
+class Streams(NamedTuple):
+    """NULL: nothing. LOG: rkt's stdout. STREAM: pipes for attach. TTY: a terminal for attach. INTERACTIVE: rkt's."""
+
+    stdin: str = NULL
+    stdout: str = LOG
+    stderr: str = LOG
+    log_path: str = ""
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a terminal of the app's own is asked for; it is all three streams then."""
+        return TTY in self[:3]
+
+    @property
+    def has_input(self) -> bool:
+        """Whether anybody may write to the app."""
+        return self.stdin != NULL
+
+
+def of_app(entry: Entry, pod_annotations: "Mapping[str, str]", *, interactive: bool) -> Streams:
+    """Raises BadRequest for a mode that is not known, and for a log path that leads elsewhere."""
+    said = dict(entry.annotations)
+    if interactive:
+        return Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE)
+    modes = {}
+    for name, known in _MODES.items():
+        modes[name] = said.get(f"{_STAGE2}{name}") or known[0]
+        if modes[name] not in known:
+            raise BadRequest(f"{entry.where}: its {name} can't be {modes[name]!r}; there are {', '.join(known)}")
+    return Streams(**modes, log_path=_log_path(entry, said, pod=pod_annotations, modes=tuple(modes.values())))
+
+
+def _log_path(entry: Entry, said: "Mapping[str, str]", *, pod: "Mapping[str, str]", modes: tuple[str, ...]) -> str:
+    if pod.get(_LOG_MODE) != PLAIN or STREAM not in modes[1:]:
+        return ""
+    where, path = pod.get(_LOG_DIR, ""), said.get(_LOG_PATH, "")
+    if not where.startswith("/") or not path:
+        raise BadRequest(f"{entry.where}: {PLAIN} logs need an absolute {_LOG_DIR} and a {_LOG_PATH}")
+    whole = os.path.normpath(f"{where}/{path}")
+    if not whole.startswith(os.path.normpath(where).rstrip("/") + "/"):
+        raise BadRequest(f"{entry.where}: its log {path!r} is not inside of {where}")
+    return whole

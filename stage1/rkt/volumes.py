@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which volume is where in an app. Looks at the host's sources; makes nothing. Called by plan.
+
+What the pod says (`mounts`) comes first, then what the image wants (`mountPoints`); of the latter, those that the pod
+has no volume for are empty ones, made just for the app.
+"""
+
+import os
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, NotFound
+from stage1.pod.model import Mount
+from stage1.rkt import inside
+from stage1.rkt.manifest import EMPTY, Entry, MountPoint, Volume
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SHARED = "sharedVolumes"
+
+
+class EmptyVolume(NamedTuple):
+    """A directory for apps of one pod: `path` on the host, made by `make.empty_volume`.
+
+    With `root` and `inside` a new one gets what the image has at `inside`, with owners and modes.
+    """
+
+    path: str
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    root: str = ""
+    inside: str = ""
+
+
+class Volumes(NamedTuple):
+    """What one app gets."""
+
+    mounts: tuple[Mount, ...] = ()
+    empty: tuple[EmptyVolume, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def of_app(entry: Entry, shared: "Mapping[str, Volume]", *, pod_dir: str, root: str) -> Volumes:
+    """The app's mounts. `shared` are the pod's volumes, `root` is the app's root.
+
+    Raises BadRequest when a volume is not in the manifest, NotFound when its source is not on the host.
+    """
+    asked = {point.name: point.read_only for point in reversed(entry.mount_points)}
+    mounts, empty, warnings = [], [], []
+    for mounted in entry.mounts:
+        volume = mounted.own or shared.get(mounted.volume)
+        if volume is None:
+            there = f"there are: {', '.join(sorted(shared))}" if shared else "it has none"
+            raise BadRequest(
+                f"{entry.where}: the volume {mounted.volume!r} for {mounted.path} is not in the pod manifest; {there}"
+            )
+        mounts.append(_mount(volume, mounted.path, entry=entry, pod_dir=pod_dir, asked=asked.get(volume.name, False)))
+        empty += _empty(volume, pod_dir=pod_dir)
+    taken = {mount.target for mount in mounts}
+    for point in entry.mount_points:
+        target = _target(point.path, entry=entry)
+        if target in taken:
+            continue
+        volume = shared.get(point.name)
+        if volume is None:
+            volume = _implicit(entry, point)
+            warnings.append(
+                f"{entry.where}: no volume for the mount point {point.name!r} at {point.path}; it gets an empty one"
+            )
+            empty += _filled(entry, point, made=_empty(volume, pod_dir=pod_dir), root=root)
+        else:
+            empty += _empty(volume, pod_dir=pod_dir)
+        mounts.append(_mount(volume, point.path, entry=entry, pod_dir=pod_dir, asked=point.read_only))
+    return Volumes(tuple(mounts), tuple(empty), tuple(warnings))
+
+
+def _implicit(entry: Entry, point: MountPoint) -> Volume:
+    return Volume(f"{entry.name}-{point.name}", EMPTY)
+
+
+def _mount(volume: Volume, path: str, *, entry: Entry, pod_dir: str, asked: bool) -> Mount:
+    """`asked`: whether the image wants it read-only, which counts when the volume does not say."""
+    read_only = asked if volume.read_only is None else volume.read_only
+    source = f"{pod_dir}/{SHARED}/{volume.name}" if volume.kind == EMPTY else os.path.realpath(volume.source)
+    if volume.kind != EMPTY and not os.path.exists(source):
+        raise NotFound(
+            f"{entry.where}: the volume {volume.name!r} is {volume.source}, which is not on this host; make it first"
+        )
+    return Mount(
+        source=source,
+        target=_target(path, entry=entry),
+        read_only=read_only,
+        recursive_read_only=read_only and volume.recursive,
+        recursive=volume.recursive,
+    )
+
+
+def _target(path: str, *, entry: Entry) -> str:
+    clean = "/" + os.path.normpath(path).lstrip("/")
+    if clean == "/":
+        raise BadRequest(f"{entry.where}: a volume can't be at /, which is the app's own root")
+    return clean
+
+
+def _empty(volume: Volume, *, pod_dir: str) -> list[EmptyVolume]:
+    if volume.kind != EMPTY:
+        return []
+    return [EmptyVolume(f"{pod_dir}/{SHARED}/{volume.name}", volume.mode, volume.uid, volume.gid)]
+
+
+def _filled(entry: Entry, point: MountPoint, *, made: list[EmptyVolume], root: str) -> list[EmptyVolume]:
+    """As Docker does, images from there find in a new volume what they have at its place."""
+    if not entry.is_from_docker or inside.status(root, point.path) is None:
+        return made
+    return [one._replace(root=root, inside=point.path) for one in made]

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fake of rkt does what the contract says; where the real rkt is on PATH, both call the same recording stage1."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rkt import recorder
+from tests.rkt.images import AppSpec, Image
+from tests.rkt.stage0 import PATH, Pod, Stage0
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root")
+
+APP = {"exec": ["/bin/true"], "user": "0", "group": "0"}
+ENTRY_ENV = {"RKT_STAGE1_ENTERCMD", "RKT_STAGE1_ENTERPID", "PATH"}
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    root = tmp_path / "image"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
+    return Image(root, APP)
+
+
+@pytest.fixture
+def rkt(tmp_path: Path) -> Iterator[Stage0]:
+    made = Stage0(tmp_path / "data", recorder.build(tmp_path / "stage1"))
+    yield made
+    made.clean()
+
+
+def seen(rkt: Stage0) -> list[dict[str, Any]]:
+    return list(recorder.records(rkt.stage1.root.parent))
+
+
+def test_run_is_called_as_the_contract_says(rkt: Stage0, image: Image) -> None:
+    pod = rkt.prepare([AppSpec("one", image)])
+    assert pod.state() == "prepared"
+    process = pod.run("--hostname=h", "--debug", env={"PATH": PATH, "ODD": "a\nb"})
+    assert pod.wait_pid() == process.pid and pod.state() == "running" and pod.wait_ready()
+    (record,) = seen(rkt)
+    place = rkt.data / "pods" / "run" / pod.uuid
+    assert record["argv"][0] == f"{place}/stage1/rootfs/init" and record["cwd"] == str(place)
+    assert record["argv"][1:] == ["--debug", "--net=default", "--local-config=/etc/rkt", "--hostname=h", pod.uuid]
+    lock = record["env"].pop("RKT_LOCK_FD")
+    assert record["fds"][lock] == str(place) and record["locks"] == [int(lock)]
+    others = {"RKT_SELINUX_CONTEXT": "", "RKT_SELINUX_MOUNT_CONTEXT": ""}
+    assert record["env"] == {"PATH": PATH, "ODD": "a\nb", **others}
+    assert record["mounted"] and (pod.app_root("one") / "etc" / "mtab").is_symlink()
+    assert pod.stop().code == 0 and process.wait(20) == 42 and pod.state() == "exited"
+
+
+def test_run_prepared_and_sandbox_have_other_words(rkt: Stage0, image: Image) -> None:
+    prepared = rkt.prepare([AppSpec("one", image)])
+    prepared.run("--ipc=private", net="none", prepared=True)
+    prepared.wait_ready()
+    sandbox = rkt.prepare([], mutable=True)
+    sandbox.run("--ipc=private")
+    sandbox.wait_ready()
+    first, second = (record["argv"][1:-1] for record in seen(rkt))
+    assert first == ["--net=none"]
+    assert second == ["--net=default", "--local-config=/etc/rkt", "--mutable", "--ipc=private"]
+
+
+def test_the_other_programs_get_what_rkt_gives(rkt: Stage0, image: Image, tmp_path: Path) -> None:
+    pod = rkt.prepare([AppSpec("one", image)])
+    process = pod.run()
+    pod.wait_ready()
+    (pod.dir / "net-info.json").write_text("[]")
+    done = pod.enter("sh", "-c", "echo $0; exit 7", "a b")
+    assert (done.code, done.stdout) == (7, "a b\n")
+    pod.attach("one", "list").wait()
+    pod.attach("one", "stdin,stderr").wait()
+    pod.stop(force=True)
+    process.wait(20)
+    assert pod.stop().stdout.endswith("already stopped\n")
+    assert pod.gc(debug=True, local_config="/l", remove=False).code == 0
+    assert pod.gc().code == 0 and pod.state() == "gone"
+    _, enter, listed, custom, stop, *collected = seen(rkt)
+    tree = rkt.data / "cas" / "tree" / rkt.stage1.tree
+    words = [f"--pid={process.pid}", "--appname=one", "--", "sh", "-c", "echo $0; exit 7", "a b"]
+    assert enter["argv"] == [f"{tree}/rootfs/enter", *words]
+    assert any(str(path).endswith("/net-info.json") for path in enter["fds"].values())
+    assert listed["argv"][1:] == ["--action=list", "--app=one", "--debug=false"]
+    streams = ["--tty-in=false", "--tty-out=false", "--stdin=true", "--stdout=false", "--stderr=true"]
+    assert custom["argv"][1:] == ["--action=custom-attach", *streams, "--app=one", "--debug=false"]
+    assert set(custom["env"]) == ENTRY_ENV
+    assert stop["argv"][1:] == ["--force", pod.uuid] and stop["fds"]["0"] == "/dev/null"
+    garbage = rkt.data / "pods" / "exited-garbage" / pod.uuid
+    assert [record["argv"] for record in collected] == [
+        [f"{garbage}/stage1/rootfs/gc", "--debug", "--local-config", "/l", pod.uuid],
+        [f"{garbage}/stage1/rootfs/gc", "--local-config", "/etc/rkt", pod.uuid],
+    ]
+    assert not any(record["locks"] for record in (enter, listed, custom, stop, *collected))
+
+
+def test_apps_come_and_go(rkt: Stage0, image: Image) -> None:
+    sandbox = rkt.prepare([], mutable=True)
+    process = sandbox.run()
+    sandbox.wait_ready()
+    assert sandbox.app_add(AppSpec("one", image, {"environment": [{"name": "A", "value": "1"}]})).code == 0
+    assert sandbox.app_state("one") == "created" and (sandbox.app_root("one") / "etc" / "passwd").exists()
+    assert sandbox.app_start("one").code == 0 and sandbox.app_state("one") == "running"
+    assert [app["name"] for app in sandbox.manifest()["apps"]] == ["one"]
+    (sandbox.root / "rkt" / "status" / "one").write_text("3\n")
+    assert sandbox.app_state("one") == "exited" and sandbox.status() == {"one": 3}
+    assert sandbox.app_rm("one").code == 0 and sandbox.manifest()["apps"] == []
+    _, add, start, stop, rm = seen(rkt)
+    assert add["argv"][1:] == ["--debug=false", f"--uuid={sandbox.uuid}", "--app=one"]
+    for record in (start, stop, rm):
+        assert record["argv"][1:] == ["--debug=false", "--app=one"] and set(record["env"]) == ENTRY_ENV
+    assert add["env"]["RKT_STAGE1_ENTERCMD"] == f"{sandbox.dir}/stage1/rootfs/enter"
+    assert add["env"]["RKT_STAGE1_ENTERPID"] == str(process.pid)
+
+
+def test_without_overlay_there_are_copies(rkt: Stage0, image: Image) -> None:
+    pod = rkt.prepare([AppSpec("one", image)], overlay=False)
+    pod.run()
+    pod.wait_ready()
+    assert (pod.app_root("one") / "etc" / "passwd").exists() and not seen(rkt)[0]["mounted"]
+    assert pod.seen == pod.root and pod.is_ready()
+    pod.stop()
+
+
+def test_after_a_reboot_gc_finds_the_stage1_mounted_and_no_app(rkt: Stage0, image: Image) -> None:
+    pod = rkt.prepare([AppSpec("one", image)])
+    process = pod.run()
+    pod.wait_ready()
+    process.kill()
+    process.wait()
+    assert pod.state() == "exited"
+    pod.reboot()
+    assert pod.gc(remove=False).code == 0
+    assert seen(rkt)[-1]["mounted"] and not os.path.ismount(pod.app_root("one"))
+
+
+class Real:
+    """The real rkt, with the same stage1 and image."""
+
+    def __init__(self, place: Path, stage1: Path, image: Image) -> None:
+        self.data, self.place, self.records = place / "real", place, stage1
+        (stage1 / "records").unlink(missing_ok=True)
+        self.stage1 = recorder.pack(stage1, place / "stage1.aci")
+        packed = place / "packed"
+        packed.mkdir()
+        (packed / "manifest").write_text(json.dumps(image.manifest()))
+        shutil.copytree(image.root, packed / "rootfs", symlinks=True)
+        self.image = recorder.pack(packed, place / "image.aci")
+
+    def __call__(self, *words: str) -> str:
+        options = [f"--dir={self.data}", "--insecure-options=image"]
+        env = {**os.environ, "RKT_EXPERIMENT_APP": "true"}
+        done = subprocess.run(["rkt", *options, *words], capture_output=True, text=True, timeout=120, env=env)
+        assert done.returncode == 0, f"rkt {' '.join(words)}: {done.stderr}"
+        return done.stdout
+
+    def last(self, count: int = 1) -> list[dict[str, Any]]:
+        return list(recorder.records(self.records))[-count:]
+
+
+def told(record: dict[str, Any], *, data: Path, uuid: str, pid: int) -> dict[str, Any]:
+    """A record without what differs from pod to pod."""
+    words = {str(data): "DATA", uuid: "UUID", f"--pid={pid}": "--pid=PID"}
+
+    def plain(text: object) -> object:
+        for old, new in words.items():
+            text = str(text).replace(old, new)
+        return text
+
+    tree = [plain(word) for word in record["argv"]]
+    first = str(tree[0])
+    tree[0] = first if "/cas/tree/" not in first else f"DATA/cas/tree/ID/rootfs/{record['name']}"
+    env = sorted(name for name in record["env"] if name.startswith("RKT_STAGE1") or name.startswith("RKT_SEL"))
+    locks = len(record["locks"])
+    return {"argv": tree, "env": env, "cwd": plain(record["cwd"]), "mounted": record["mounted"], "locks": locks}
+
+
+def drive_fake(pod: Pod, app: AppSpec) -> int:
+    process = pod.run("--hostname=h", net="none")
+    pod.wait_ready()
+    pod.app_add(app), pod.app_start("one"), pod.enter("true", app="one"), pod.app_stop("one"), pod.app_rm("one")
+    pod.stop()
+    process.wait(20)
+    pod.gc()
+    return process.pid
+
+
+@pytest.mark.rkt
+def test_the_real_rkt_calls_the_same_programs_in_the_same_way(rkt: Stage0, image: Image, tmp_path: Path) -> None:
+    pod = rkt.prepare([], mutable=True)
+    pid = drive_fake(pod, AppSpec("one", image))
+    fake = [told(one, data=rkt.data, uuid=pod.uuid, pid=pid) for one in seen(rkt)]
+    real = Real(tmp_path, rkt.stage1.root.parent, image)
+    saved = tmp_path / "uuid"
+    flags = [f"--stage1-path={real.stage1}", f"--uuid-file-save={saved}", "--hostname=h", "--net=none"]
+    process = subprocess.Popen(
+        ["rkt", f"--dir={real.data}", "--insecure-options=image", "app", "sandbox", *flags],
+        env={**os.environ, "RKT_EXPERIMENT_APP": "true"},
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (saved.exists() and real.last()) and time.monotonic() < end:
+            time.sleep(0.1)
+        uuid = saved.read_text()
+        real("status", "--wait-ready", uuid)
+        image_id = real("fetch", str(real.image)).split()[-1]  # app add of a file is a crash of rkt's
+        real("app", "add", uuid, image_id, "--name=one")
+        real("app", "start", uuid, "--app=one")
+        real("enter", "--app=one", uuid, "true")
+        real("app", "stop", uuid, "--app=one")
+        real("app", "rm", uuid, "--app=one")
+        real("stop", uuid)
+        assert process.wait(30) == 42
+        real("gc", "--grace-period=0s")
+    finally:
+        process.kill()
+        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+            if line.split()[4].startswith(f"{real.data}/"):
+                subprocess.run(["umount", "-l", line.split()[4]], check=False)
+    found = [told(one, data=real.data, uuid=uuid, pid=process.pid) for one in real.last(100)]
+    assert found == fake
