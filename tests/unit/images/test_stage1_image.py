@@ -115,11 +115,11 @@ def test_every_module_of_the_image_can_be_imported_where_there_is_nothing_else(r
     """Also on a host with a locale that the image has no encoding for."""
     library = next((root / "usr/lib/clearpod/python/lib").glob("python3.*"))
     names = [".".join(path.relative_to(library).with_suffix("").parts) for path in library.rglob("*.pyc")]
-    names = [name.removesuffix(".__init__") for name in names]
+    names = sorted(name.removesuffix(".__init__") for name in names)
     assert "stage1.rkt.arguments" in names and "os" in names
     before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     ended = python_inside(root, f"for name in {names}: __import__(name)\nprint(3)")
-    assert (ended.stdout, ended.stderr) == ("3\n", "")
+    assert ended.stdout == "3\n", ended.stderr
     after = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
     assert {path for path in before if before[path] != after[path]} <= {root}, "it wrote into the image"
 
