@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the launcher comes in, and the one place where an error becomes a line on stderr and an exit code.
+
+An entry point is a module of this package with `main(arguments) -> exit code`. Its working directory is the pod's.
+"""
+
+import os
+import sys
+
+from stage1.errors import PodError
+
+FAILED = 254
+"""rkt's own code for what is not the pod's doing."""
+
+
+def enter(name: str, arguments: list[str]) -> int:
+    """Run the entry point `name`; its exit code."""
+    entry = __import__(f"stage1.entry.{name}", fromlist=("main",))
+    try:
+        return int(entry.main(arguments))
+    except PodError as error:
+        say(name, *(str(error), *getattr(error, "__notes__", ())))
+        return FAILED
+    except OSError as error:
+        say(name, f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}")
+        return FAILED
+
+
+def say(name: str, *sentences: str) -> None:
+    """Each sentence as a line on stderr, if there is one."""
+    try:
+        for sentence in sentences:
+            print(f"clearpod: {name}: {sentence}", file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        pass  # closed, or nobody reads it
