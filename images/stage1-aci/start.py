@@ -6,6 +6,7 @@ A file and not `-m` or `-c`, for which the interpreter imports modules worth a t
 
 import sys
 
+from stage1.entry import door
+
 if __name__ == "__main__":
-    entry = __import__(f"stage1.entry.{sys.argv[1]}", fromlist=("main",))
-    sys.exit(entry.main(sys.argv[2:]))
+    sys.exit(door.enter(sys.argv[1], sys.argv[2:]))

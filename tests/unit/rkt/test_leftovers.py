@@ -39,7 +39,10 @@ def has_ended(process: "subprocess.Popen[bytes]") -> bool:
 def spin(path: Path, *words: str) -> "subprocess.Popen[bytes]":
     """A shell under another name, so that it takes any arguments; it lives until its stdin is closed."""
     shutil.copy(os.path.realpath("/bin/sh"), path)
-    return subprocess.Popen([path, "-c", "read x", *words], stdin=subprocess.PIPE)
+    process = subprocess.Popen([path, "-c", "read x", *words], stdin=subprocess.PIPE)
+    while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        pass  # the kernel has begun to execute it, no more
+    return process
 
 
 @pytest.mark.parametrize("is_deleted", [False, True])
