@@ -42,7 +42,7 @@ from stage1.rootfs.export import remove_image as remove_image
 from stage1.vm import host as host_driver
 from stage1.vm import mapping
 from stage1.vm.choose import Choice
-from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.start import start
 from stage1.vm.vmm import AGENT, Vmm, VmProcess, find_unrecorded
 
@@ -128,7 +128,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     Raises:
         NotFound: a volume's source does not exist, on the host or in its image (which `add_image` has added).
     """
-    place, pid = bundle(directory, container.id), _living_pid(directory)
+    place, pid = bundle(directory, container.id), living_pid(directory)
     container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
     os.mkdir(place, 0o700)
     try:
@@ -168,7 +168,7 @@ def remove_container(directory: str, container_id: str) -> None:
     """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
     place = f"{directory}/share/volumes/containers/{container_id}"
     try:
-        namespace.in_mounts_of(_living_pid(directory) or os.getpid(), lambda: _unmount_below(place))
+        namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmount_below(place))
     except FileNotFoundError:
         pass  # the VMM has ended just now, and its mounts with it
     files.remove_tree(bundle(directory, container_id))
@@ -201,7 +201,7 @@ def collect(directory: str) -> str:
     if vm is not None:
         vm.kill()
     end_rest(directory)
-    _unmount_below(directory)
+    unmount_below(directory)
     scratch.remove(directory)
     owed = net.detach(directory)
     files.remove_tree(directory)
@@ -335,8 +335,7 @@ def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
 def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec:
     if network is None or host.network is None:
         return vm
-    nics = () if vm.host else tuple(Nic(one.tap, one.mac) for one in network.interfaces)
-    return vm._replace(nics=nics, netns=netns_path(pod.id))
+    return vm._replace(nics=() if vm.host else nics(network), netns=netns_path(pod.id))
 
 
 def _artefact(host: Host, name: str) -> str:
@@ -378,13 +377,14 @@ def _located(directory: str, volume: Mount) -> Mount:
     return volume._replace(source=volumes.path_in_image(root, volume))
 
 
-def _living_pid(directory: str) -> int:
+def living_pid(directory: str) -> int:
     """The VMM's pid; 0 when there is none. Volumes are mounted in its namespace, and end with it."""
     vm = find_vm(directory)
     return vm.pid if vm is not None and vm.alive() else 0
 
 
-def _unmount_below(path: str) -> None:
+def unmount_below(path: str) -> None:
+    """Unmount `path` and all below it, in our own mount namespace; nothing mounted is fine."""
     for target in mount.mounts_below(path):
         try:
             mount.umount(target, lazy=True)

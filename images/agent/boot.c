@@ -114,5 +114,6 @@ int boot_mounts(const struct words *words, struct fault *why)
         return -1;
     if (mount_share("layers", MS_RDONLY | MS_NODEV, "loose", why) < 0)
         return -1;
-    return mount_share("volumes", 0, "none", why);
+    /* Roots of apps lie there too: programs that map files need a cache. */
+    return mount_share("volumes", 0, words->plan ? "mmap" : "none", why);
 }

@@ -6,6 +6,7 @@
 #include "transport.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -21,7 +22,7 @@ static struct {
     uint64_t retry_at_ns;
 } carrier = {.fd = -1, .retry_ms = FIRST_RETRY_MS};
 
-static int listener = -1; /* on a host: where the daemon connects */
+static int listener = -1; /* where whoever has something to say connects: on a host, and to an autonomous pod */
 
 static void retry_later(void)
 {
@@ -32,7 +33,7 @@ static void retry_later(void)
     carrier.fd = -1;
     carrier.connecting = carrier.readable = carrier.writable = false;
     carrier.retry_at_ns = monotonic_ns() + (uint64_t)carrier.retry_ms * 1000000;
-    if (agent.words.host.on)
+    if (listener >= 0)
         carrier.retry_at_ns = 0; /* the listener tells when somebody comes */
     if (carrier.retry_ms < LAST_RETRY_MS)
         carrier.retry_ms *= 2;
@@ -45,6 +46,12 @@ int carrier_listen(const char *path, struct fault *why)
     return listener < 0 ? fault_errno(why, "listen on %s", path) : 0;
 }
 
+int carrier_listen_vsock(unsigned from, struct fault *why)
+{
+    listener = listen_vsock(from);
+    return listener < 0 ? fault_errno(why, "listen on port %u", from) : 0;
+}
+
 int carrier_watch_listener(void)
 {
     return listener < 0 ? 0 : watch(listener, EPOLLIN | EPOLLET, T_LISTENER, 0);
@@ -52,13 +59,13 @@ int carrier_watch_listener(void)
 
 void carrier_open(void)
 {
-    unsigned port = agent.words.vsock_port;
+    unsigned port = listener < 0 ? agent.words.vsock_port : 0;
     if (carrier.fd >= 0 || monotonic_ns() < carrier.retry_at_ns)
         return;
     if (listener >= 0)
         carrier.fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     else
-        carrier.fd = port ? connect_vsock(port) : open_serial();
+        carrier.fd = port ? connect_vsock(port) : open_serial("clearpod.agent", O_NONBLOCK);
     if (listener >= 0 && carrier.fd < 0)
         return;
     if (carrier.fd < 0 || watch(carrier.fd, EPOLLIN | EPOLLOUT | EPOLLET, T_LINK, 0) < 0) {

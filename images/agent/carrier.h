@@ -10,6 +10,8 @@
 
 /* On a host, instead of a device: wait for the daemon on a unix socket, which is made. */
 int carrier_listen(const char *path, struct fault *why);
+/* In an autonomous pod, which has no host to connect to. */
+int carrier_listen_vsock(unsigned from, struct fault *why);
 int carrier_watch_listener(void);
 /* Open or connect if it is time to. */
 void carrier_open(void);

@@ -3,6 +3,7 @@
 #include "configure.h"
 
 #include "agent.h"
+#include "autonomous.h"
 #include "files.h"
 #include "namespaces.h"
 #include "words.h"
@@ -87,6 +88,8 @@ int configure(const clearpod_agent_Configure *settings, struct fault *why)
             return -1;
     if (mount_shm(settings->shm_bytes, why) < 0)
         return -1;
+    if (agent.words.plan)
+        autonomous_configure(settings);
     done = true;
     return 0;
 }

@@ -48,8 +48,11 @@ void exit_reaped(pid_t pid, int status)
         early_remember(pid, status, unix_now_ns());
 }
 
+/* In an autonomous pod a container's end is the apps' business, and nobody waits for that of an earlier host's exec. */
 static bool tell(const struct process *process)
 {
+    if (agent.words.plan && (!process->exec || process->epoch != agent.link.epoch))
+        return true;
     uint8_t payload[256];
     clearpod_agent_Exited exited = {.exec = process->exec, .exit_code = process->exit_code,
                                     .oom_killed = process->oom_killed, .unix_ns = process->finished_ns};
@@ -70,6 +73,8 @@ void exit_sync(struct process *process)
         return;
     process->state = P_EXITED;
     streams_close(process);
+    if (agent.words.plan && !process->exec)
+        apps_exited(process->container, process->exit_code);
     if (process->exec) {
         cgroup_remove_exec(process->container, process->exec);
         process_free(process);

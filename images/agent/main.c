@@ -5,6 +5,7 @@
  * As any other process than PID 1 it serves a pod on the host (host.h), and ends that pod alone.
  */
 #include "agent.h"
+#include "autonomous.h"
 #include "boot.h"
 #include "carrier.h"
 #include "connect.h"
@@ -82,6 +83,8 @@ static void end_vm(void)
 {
     if (agent.words.host.on)
         host_end(0);
+    if (agent.words.plan && agent.stopping)
+        autonomous_end();
     kill(-1, SIGKILL);
     sync();
     reboot(RB_AUTOBOOT);
@@ -204,12 +207,15 @@ static void sync_all(void)
     jobs_sync();
 }
 
+static int sooner(int one_ms, int other_ms)
+{
+    return one_ms < 0 || (other_ms >= 0 && other_ms < one_ms) ? other_ms : one_ms;
+}
+
 static int timeout_ms(void)
 {
-    int carrier = carrier_timeout_ms(), exits = exit_timeout_ms();
-    if (carrier < 0 || (exits >= 0 && exits < carrier))
-        return exits;
-    return carrier;
+    int own = agent.words.plan ? autonomous_sync() : -1;
+    return sooner(own, sooner(carrier_timeout_ms(), exit_timeout_ms()));
 }
 
 static void stop_when_told(void)
@@ -244,7 +250,9 @@ static int boot(struct fault *why)
     if (boot_early(&agent.words, why) < 0)
         return -1;
     take_standard_fds();
-    return boot_mounts(&agent.words, why);
+    if (boot_mounts(&agent.words, why) < 0)
+        return -1;
+    return agent.words.plan ? autonomous_begin(why) : 0;
 }
 
 /* Only PID 1 may do what PID 1 does: everybody else is on a host. */

@@ -3,9 +3,11 @@
 #include "requests.h"
 
 #include "agent.h"
+#include "autonomous.h"
 #include "cgroup.h"
 #include "configure.h"
 #include "connect.h"
+#include "console.h"
 #include "namespaces.h"
 #include "scope.h"
 #include "streams.h"
@@ -20,17 +22,7 @@
 #include <unistd.h>
 
 static clearpod_agent_Request request;
-
-static void answer(uint32_t id, const struct reply *reply)
-{
-    static uint8_t payload[FRAME_MAX];
-    bool fits;
-    size_t size = message_reply(reply, payload, sizeof payload, &fits);
-    struct frame frame = {.length = (uint32_t)size, .kind = K_REPLY, .stream = id};
-    /* Output leaves RING_RESERVE for replies. A host that lets even that fill up has broken the rules. */
-    if (!fits || !link_send(&agent.link, &frame, payload))
-        link_fault(&agent.link);
-}
+static uint64_t asker_epoch; /* who asks: a host, or the plan */
 
 static struct process *find(const char *container, uint32_t exec, struct fault *why)
 {
@@ -55,7 +47,7 @@ static struct process *find_idle(const char *id, struct fault *why)
 
 static int begin(uint32_t id, struct process *process, struct task *task, struct fault *why)
 {
-    struct job job = {.kind = task->kind, .request = id, .epoch = agent.link.epoch, .process = process,
+    struct job job = {.kind = task->kind, .request = id, .epoch = asker_epoch, .process = process,
                       .numbers = task->numbers};
     task->words = &agent.words;
     task->id = process ? process->container : NULL;
@@ -68,7 +60,7 @@ static int begin(uint32_t id, struct process *process, struct task *task, struct
 
 static int check_stdio(const clearpod_agent_Stdio *stdio, struct fault *why)
 {
-    if (stdio->tty && !stdio->stdout)
+    if (stdio->tty && !stdio->stdout && !agent.words.plan)
         return fault_set(why, FAULT_INVALID, "a terminal needs a stdout stream");
     return 0;
 }
@@ -77,7 +69,7 @@ static int on_create(uint32_t id, struct fault *why)
 {
     const clearpod_agent_Create *create = &request.op.create;
     struct task task = {.kind = TASK_CREATE, .lower = create->lower, .tmpfs = create->tmpfs,
-                        .window = create->window, .stdio = {-1, -1, -1}};
+                        .window = create->window, .shared = create->shared, .stdio = {-1, -1, -1}};
     if (!is_id(create->id))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);
     if (!is_path_beneath(create->lower))
@@ -129,6 +121,8 @@ static int launch(uint32_t id, struct process *process, struct task *task, struc
     task->width = (uint16_t)process->stdio.width;
     task->height = (uint16_t)process->stdio.height;
     int result = make_pipes(process, ends, why);
+    if (result == 0 && agent.words.plan && !process->exec && !process->stdio.tty)
+        result = console_lend(process, ends[1], why);
     memcpy(task->stdio, ends[1], sizeof task->stdio);
     if (result == 0)
         result = begin(id, process, task, why);
@@ -141,10 +135,10 @@ static int launch(uint32_t id, struct process *process, struct task *task, struc
     return result;
 }
 
-static int on_start(uint32_t id, struct fault *why)
+static int start(uint32_t id, const char *container, struct fault *why)
 {
-    struct task task = {.kind = TASK_START};
-    struct process *process = find_idle(request.op.start.id, why);
+    struct task task = {.kind = TASK_START, .stdio = {-1, -1, -1}};
+    struct process *process = find_idle(container, why);
     if (!process)
         return -1;
     if (process->state != P_CREATED)
@@ -170,7 +164,7 @@ static int on_exec(uint32_t id, struct fault *why)
     struct process *process = process_add(exec->container, exec->exec);
     if (!process)
         return fault_set(why, FAULT_FAILED, "too many processes in this pod");
-    process->epoch = agent.link.epoch;
+    process->epoch = asker_epoch;
     if (streams_open(process, &exec->stdio, why) == 0 && launch(id, process, &task, why) == 0)
         return 0;
     streams_close(process);
@@ -281,7 +275,7 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
     case clearpod_agent_Request_create_tag:
         return on_create(id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_start_tag:
-        return on_start(id, why) < 0 ? -1 : 1;
+        return start(id, request.op.start.id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_exec_tag:
         return on_exec(id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_delete_tag:
@@ -292,6 +286,10 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
         return on_stats(id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_connect_tag:
         return connection_open(&request.op.connect, id, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_launch_tag:
+        return apps_launch(&request.op.launch, &(struct asker){id, asker_epoch}, why) < 0 ? -1 : 1;
+    case clearpod_agent_Request_halt_tag:
+        return autonomous_halt(&request.op.halt, &(struct asker){id, asker_epoch}, why);
     case clearpod_agent_Request_signal_tag:
         return on_signal(why);
     case clearpod_agent_Request_resize_tag:
@@ -314,17 +312,29 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
     }
 }
 
-void request_arrived(uint32_t id, const uint8_t *payload, size_t size)
+void request_from(uint64_t epoch, uint32_t id, const uint8_t *payload, size_t size)
 {
     struct fault why = {0};
     struct reply reply = {0};
+    asker_epoch = epoch;
     int result = message_request(payload, size, &request, &why);
     if (result == 0)
         result = dispatch(id, &reply, &why);
     if (result < 0)
         reply.fault = &why;
     if (result <= 0)
-        answer(id, &reply);
+        answer(&(struct asker){id, epoch}, &reply);
+}
+
+void request_arrived(uint32_t id, const uint8_t *payload, size_t size)
+{
+    request_from(agent.link.epoch, id, payload, size);
+}
+
+int request_start(const char *container, struct fault *why)
+{
+    asker_epoch = PLAN_EPOCH;
+    return start(0, container, why);
 }
 
 void requests_new_epoch(void)
@@ -333,67 +343,4 @@ void requests_new_epoch(void)
         if (processes[i].state == P_RUNNING && processes[i].exec && !processes[i].connection &&
             processes[i].epoch != agent.link.epoch)
             cgroup_kill(processes[i].container, processes[i].exec);
-}
-
-static void forget(struct process *process)
-{
-    streams_close(process);
-    process_free(process);
-}
-
-static void launched(struct job *job)
-{
-    struct process *process = job->process;
-    if (!job->failed && job->outcome.fd >= 0)
-        job->failed = streams_attach_tty(process, job->outcome.fd, &job->fault) < 0;
-    if (!job->failed) {
-        process_started(process, job->outcome.pid);
-        if (process->exec && process->epoch != agent.link.epoch)
-            cgroup_kill(process->container, process->exec);
-    } else if (process->exec) {
-        forget(process);
-    } else {
-        streams_retract(process);
-        process->state = P_CREATED;
-    }
-}
-
-/* False: the last output and the exit of the container must be told first. */
-static bool deleted(struct job *job)
-{
-    struct process *process = job->process;
-    if (job->failed)
-        return true;
-    if (process->state == P_RUNNING || process->state == P_DRAINING) {
-        streams_abandon(process);
-        return false;
-    }
-    forget(process);
-    return true;
-}
-
-static void finish(struct job *job)
-{
-    if (job->kind == TASK_DELETE && !deleted(job))
-        return;
-    if (job->process)
-        job->process->busy = false;
-    if (job->kind == TASK_CREATE && job->failed)
-        forget(job->process);
-    if (job->kind == TASK_START || job->kind == TASK_EXEC)
-        launched(job);
-    else if (job->kind == TASK_CONNECT)
-        connection_opened(job);
-    struct reply reply = {.fault = job->failed ? &job->fault : NULL, .pid = (uint32_t)job->outcome.pid,
-                          .numbers = job->failed ? NULL : job->numbers};
-    job->used = false;
-    if (job->epoch == agent.link.epoch)
-        answer(job->request, &reply);
-}
-
-void jobs_sync(void)
-{
-    for (int i = 0; i < MAX_JOBS; i++)
-        if (jobs[i].used && jobs[i].done)
-            finish(&jobs[i]);
 }

@@ -86,7 +86,7 @@ static int make_upper(const char *place, int lower, struct fault *why)
 
 static int open_image(const struct task *task, struct fault *why)
 {
-    const char *where = task->window ? WINDOW_DIR : RUN "/layers";
+    const char *where = task->window ? WINDOW_DIR : task->shared ? RUN "/volumes" : RUN "/layers";
     scoped_fd int images = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (images < 0)
         return fault_errno(why, "open %s", where);
@@ -111,17 +111,31 @@ static int open_lower(const struct task *task, const struct places *at, struct f
     return fd < 0 ? fault_errno(why, "open %s", at->lower) : fd;
 }
 
+static int mount_root(const struct places *at, const char *type, unsigned long flags, const char *options,
+                      struct fault *why)
+{
+    if (make_dir(at->root, 0755) < 0)
+        return fault_errno(why, "mkdir %s", at->root);
+    if (mount(type, at->root, type, flags, options) < 0)
+        return fault_errno(why, "mount the root %s (%s)", at->root, options);
+    return 0;
+}
+
 static int mount_overlay(const struct places *at, const char *place, int lower, struct fault *why)
 {
     char options[3 * PATH_ROOM];
     /* The descriptor stands in for a path that may have ':' or ',' in it. */
     snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=%s/upper,workdir=%s/work", lower, place,
              place);
-    if (make_dir(at->root, 0755) < 0)
-        return fault_errno(why, "mkdir %s", at->root);
-    if (mount("overlay", at->root, "overlay", 0, options) < 0)
-        return fault_errno(why, "mount the overlay %s (%s)", at->root, options);
-    return 0;
+    return mount_root(at, "overlay", 0, options, why);
+}
+
+/* Under rkt the host has made the overlay, and looks for the changes there. */
+static int bind_shared(const struct places *at, int root, struct fault *why)
+{
+    char source[32];
+    snprintf(source, sizeof source, "/proc/self/fd/%d", root);
+    return mount_root(at, source, MS_BIND, "", why);
 }
 
 static int create(const struct task *task, const struct places *at, struct fault *why)
@@ -129,6 +143,8 @@ static int create(const struct task *task, const struct places *at, struct fault
     char list[PATH_ROOM];
     const char *place;
     scoped_fd int lower = open_lower(task, at, why);
+    if (lower >= 0 && task->shared)
+        return bind_shared(at, lower, why);
     if (lower < 0 || writable_place(task, at, &place, why) < 0)
         return -1;
     if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)

@@ -21,13 +21,13 @@ struct task {
     const char *id;
     uint32_t exec;
     uint16_t port;      /* Connect */
-    const char *lower;  /* Create: below the layers share, or in the window */
+    const char *lower;  /* Create: below the layers share, in the window, or `shared` below the volumes */
     const char *file;   /* Exec, Update: in the bundle */
     bool tmpfs;         /* Create */
     uint32_t first;     /* Stats: the three of the request */
     bool disk, files;
     struct numbers *numbers; /* Stats: filled in, and sent to the agent */
-    bool window;        /* Create */
+    bool window, shared; /* Create */
     bool was_started;   /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;

@@ -16,7 +16,7 @@
 
 #define PORTS "/sys/class/virtio-ports"
 
-int open_serial(void)
+int open_serial(const char *wanted, int flags)
 {
     scoped_dir DIR *list = opendir(PORTS);
     for (struct dirent *entry; list && (entry = readdir(list));) {
@@ -24,10 +24,11 @@ int open_serial(void)
         snprintf(path, sizeof path, PORTS "/%s/name", entry->d_name);
         if (entry->d_name[0] == '.' || file_read(path, name, sizeof name) < 0)
             continue;
-        if (strcmp(name, "clearpod.agent\n") != 0)
+        name[strcspn(name, "\n")] = 0;
+        if (strcmp(name, wanted) != 0)
             continue;
         snprintf(path, sizeof path, "/dev/%s", entry->d_name);
-        return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        return open(path, O_RDWR | O_NOCTTY | O_CLOEXEC | flags);
     }
     return -1;
 }
@@ -39,6 +40,15 @@ int connect_vsock(unsigned port)
     if (fd < 0)
         return -1;
     if (connect(fd, (struct sockaddr *)&host, sizeof host) < 0 && errno != EINPROGRESS)
+        return -1;
+    return steal_fd(&fd);
+}
+
+int listen_vsock(unsigned port)
+{
+    struct sockaddr_vm address = {.svm_family = AF_VSOCK, .svm_cid = VMADDR_CID_ANY, .svm_port = port};
+    scoped_fd int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0)
         return -1;
     return steal_fd(&fd);
 }

@@ -39,6 +39,8 @@ static bool take_word(const char *word, struct words *words)
         return take_device(word + 7, words->window);
     if (strcmp(word, "mark") == 0)
         return words->mark = true;
+    if (strcmp(word, "plan") == 0)
+        return words->plan = true;
     if (strcmp(word, "bench") == 0)
         return words->bench = true;
     return true; /* a later host's word */

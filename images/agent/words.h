@@ -21,6 +21,7 @@ struct words {
     char system[64], scratch[64], window[64];
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
+    bool plan; /* autonomous: told by a file in the share */
 };
 
 /* False: a word of ours makes no sense; `bad` gets it. */

@@ -40,7 +40,10 @@ class Hello(NamedTuple):
 
 
 class Stdio(NamedTuple):
-    """Stream ids of a process; 0 is /dev/null. `width` and `height` are the terminal's, in characters."""
+    """Stream ids of a process; 0 is /dev/null. `width` and `height` are the terminal's, in characters.
+
+    With `console` stdin is the one of whoever started an autonomous pod.
+    """
 
     stdin: int = 0
     stdout: int = 0
@@ -48,6 +51,7 @@ class Stdio(NamedTuple):
     tty: bool = False
     width: int = 0
     height: int = 0
+    console: bool = False
 
 
 class Sysctl(NamedTuple):
@@ -88,7 +92,8 @@ class Neighbour(NamedTuple):
 class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
 
-    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups.
+    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. The last three
+    are an autonomous pod's: whether it outlasts its apps, what a host has to know, and the time.
     """
 
     hostname: str = ""
@@ -100,16 +105,23 @@ class Configure(NamedTuple):
     neighbours: tuple[Neighbour, ...] = ()
     first_id: int = 0
     ids: int = 0
+    lasting: bool = False
+    link_key: bytes = b""
+    unix_ns: int = 0
 
 
 class Create(NamedTuple):
-    """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage."""
+    """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage.
+
+    With `shared` it is below /run/clearpod/volumes and the root itself.
+    """
 
     id: str = ""
     lower: str = ""
     tmpfs: bool = False
     stdio: Stdio | None = None
     window: bool = False
+    shared: bool = False
 
 
 class Start(NamedTuple):
@@ -119,8 +131,7 @@ class Start(NamedTuple):
 
 
 class Exec(NamedTuple):
-    """Another process; `process` is a file in the container's bundle, `exec` is unique in the pod and not
-    0."""
+    """Another process; `process` is a file in the container's bundle, `exec` is unique in the pod and not 0."""
 
     container: str = ""
     exec: int = 0
@@ -196,9 +207,23 @@ class Disconnect(NamedTuple):
     connection: int = 0
 
 
+class Launch(NamedTuple):
+    """Starts an app of an autonomous pod: `before` to its end, `id`, then `after`; containers that were created."""
+
+    id: str = ""
+    before: str = ""
+    after: str = ""
+
+
+class Halt(NamedTuple):
+    """Ends an app, with "" the pod: SIGTERM, after `grace_ms` SIGKILL. Fine when it has ended."""
+
+    id: str = ""
+    grace_ms: int = 0
+
+
 class Container(NamedTuple):
-    """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or
-    EXITED."""
+    """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or EXITED."""
 
     id: str = ""
     state: int = CREATED
@@ -233,11 +258,11 @@ class Exited(NamedTuple):
 
 Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
-    | Connect | Disconnect | Stats
+    | Connect | Disconnect | Stats | Launch | Halt
 )  # fmt: skip
 OPS: dict[int, type[Op]] = {
     1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
-    11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats,
+    11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats, 30: Launch, 31: Halt,
 }  # fmt: skip
 EVENTS: dict[int, type[Exited]] = {1: Exited}
 
@@ -253,7 +278,7 @@ def _many(message: type[NamedTuple]) -> Field:
 
 TABLES: wire.Tables = {
     Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR),
-    Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32),
+    Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL),
     Sysctl: (_STR, _STR),
     Interface: (_STR, _STR, _U32, _STRS),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
@@ -268,8 +293,11 @@ TABLES: wire.Tables = {
         _many(Neighbour),
         Field(wire.U32, number=10),
         Field(wire.U32, number=11),
+        Field(wire.BOOL, number=20),
+        Field(wire.BYTES, number=21),
+        Field(wire.U64, number=22),
     ),
-    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL),
+    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20)),
     Start: (_STR,),
     Exec: (_STR, _U32, _STR, _STDIO),
     Signal: (_STR, _U32, _U32, _BOOL),
@@ -282,6 +310,8 @@ TABLES: wire.Tables = {
     UnmountImage: (_STR,),
     Connect: (_U32, _U32, _U32, _U32),
     Disconnect: (_U32,),
+    Launch: (_STR, _STR, _STR),
+    Halt: (_STR, _U32),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
     Reply: (
         _ENUM,

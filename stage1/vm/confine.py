@@ -60,15 +60,17 @@ def find() -> Confinement:
     return Confinement("", False, f"setpriv does not work ({worse}), so VMMs keep all of root's privileges")
 
 
-def command(found: Confinement, vm: VmSpec, *, fence: bool) -> list[str]:
+def command(found: Confinement, vm: VmSpec, *, fence: bool, own_mounts: bool = True) -> list[str]:
     """The words before the VMM's own; none where nothing works. With `fence` also Landlock, if it works.
 
-    The disks and the directories of `vm` must exist: what does not is left out.
+    The disks and the directories of `vm` must exist: what does not is left out. Without `own_mounts` the VMM stays in
+    the mount namespace of whoever starts it.
     """
     if not found.setpriv:
         return []
     rules = _fence(_rules(vm)) if fence and found.landlock else []
-    return [*_own_mounts(), *_privileges(found.setpriv), *rules, "--"]
+    mounts = _own_mounts() if own_mounts else []
+    return [*mounts, *_privileges(found.setpriv), *rules, "--"]
 
 
 def _own_mounts() -> list[str]:
@@ -98,6 +100,7 @@ def _rules(vm: VmSpec) -> list[tuple[str, str]]:
         *((path, _READ) for path in (vm.kernel, vm.initramfs, vm.system_image)),
         *([(vm.scratch, _CHANGE)] if vm.scratch else []),
         *shares,
+        *([(f"{vm.run_dir}/console.log", _CHANGE)] if vm.attended else []),
         # The link's socket is made there.
         (vm.run_dir, "read-dir,make-sock"),
     ]

@@ -35,7 +35,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("--initrd", vm.initramfs),
         *("--mem", f"{vm.memory_mib}M"),
         *("--cpus", str(vm.vcpus)),
-        *("--console", "serial"),
+        *("--console", "virtio" if vm.attended else "serial"),
         "--rng",
         *("--vsock", str(vm.link.cid)),
         *(word for disk in _disks(vm) for word in ("--disk", disk)),
@@ -55,7 +55,9 @@ def kernel_line(vm: VmSpec) -> str:
     """Our part of the kernel command line. Raises BadRequest when the whole line is too long."""
     memory = dax.words(vm.dax, vm.memory_mib) if vm.dax else []
     system, scratch = ("/dev/pmem0", "/dev/vda") if vm.dax else ("/dev/vda", "/dev/vdb")
-    line = ["panic=-1", *words.SPEED, *memory, *words.for_agent(vm, system=system, scratch=scratch), *vm.words]
+    # The console of an attended one carries records, among which the kernel's words would be noise.
+    quiet = ["loglevel=1"] if vm.attended else []
+    line = ["panic=-1", *words.SPEED, *quiet, *memory, *words.for_agent(vm, system=system, scratch=scratch), *vm.words]
     return words.join(line, added_bytes=len(_OWN_WORDS) + _KEPT_BACK_BYTES)
 
 

@@ -37,7 +37,7 @@ def argv(vm: VmSpec) -> list[str]:
         "-no-user-config",
         "-no-reboot",
         *("-display", "none"),
-        *("-serial", "stdio"),
+        *_console(vm),
         *devices,
     ]
 
@@ -66,9 +66,27 @@ def _devices(vm: VmSpec) -> list[str]:
     for share in vm.shares:
         argv += _share(share)
     argv += _link(vm.link)
+    if vm.attended:
+        argv += _apps_console(vm.link)
     for number, nic in enumerate(vm.nics):
         argv += _nic(f"nic{number}", nic)
     return [*argv, "-device", "virtio-rng-device"]
+
+
+def _console(vm: VmSpec) -> list[str]:
+    """Where the guest's kernel writes; the apps of an autonomous pod have a port of their own then."""
+    if not vm.attended:
+        return ["-serial", "stdio"]
+    return [
+        *("-chardev", f"file,id=kernel,path={console_log(vm)},append=on"),
+        *("-serial", "chardev:kernel"),
+        *("-chardev", "stdio,id=console,signal=off"),
+    ]
+
+
+def console_log(vm: VmSpec) -> str:
+    """The file with what the guest's kernel has written."""
+    return f"{vm.run_dir}/console.log"
 
 
 def _disk(name: str, file: str) -> list[str]:
@@ -96,6 +114,11 @@ def _link(link: SerialLink | VsockLink) -> list[str]:
         *("-device", "virtio-serial-device"),
         *("-device", "virtserialport,chardev=link,name=clearpod.agent"),
     ]
+
+
+def _apps_console(link: SerialLink | VsockLink) -> list[str]:
+    bus = ["-device", "virtio-serial-device"] if isinstance(link, VsockLink) else []
+    return [*bus, "-device", "virtserialport,chardev=console,name=clearpod.console"]
 
 
 def _nic(name: str, nic: Nic) -> list[str]:

@@ -7,6 +7,7 @@ Paths are absolute host paths without commas (both VMMs split their options ther
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
+from stage1.pod.network import PodNetwork
 
 
 class Share(NamedTuple):
@@ -22,6 +23,11 @@ class Nic(NamedTuple):
 
     tap: str
     mac: str
+
+
+def nics(network: PodNetwork | None) -> tuple[Nic, ...]:
+    """The devices of a VM in that network; none without one."""
+    return tuple(Nic(one.tap, one.mac) for one in network.interfaces) if network else ()
 
 
 class SerialLink(NamedTuple):
@@ -89,6 +95,8 @@ class VmSpec(NamedTuple):
     words: tuple[str, ...] = ()
     dax: Dax | None = None
     sandbox: bool = False
+    attended: bool = False
+    """The pod is autonomous (docs/link.md): the VMM's standard input and output are the console of its apps."""
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
     host: OnHost | None = None

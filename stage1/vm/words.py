@@ -28,6 +28,8 @@ def for_agent(vm: VmSpec, *, system: str, scratch: str) -> list[str]:
     words = [f"clearpod.link={link}", f"clearpod.system={system}"]
     if vm.scratch:
         words.append(f"clearpod.scratch={scratch}")
+    if vm.attended:
+        words.append("clearpod.plan")
     return words
 
 

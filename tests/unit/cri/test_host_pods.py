@@ -9,7 +9,7 @@ import pytest
 
 from cri.config import Config, HostPods, parse
 from cri.pb import runtime_pb2 as pb
-from cri.pods.settings import configure
+from stage1.guest.settings import configure
 from cri.translate import sandbox, security
 from stage1.errors import BadRequest
 from stage1.pod.model import Pod, Port

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent is told first, from the pod and its network. Called by the pod at its start. Pure."""
+"""What the agent is told first, from the pod and its network. For `cri.pods` and `stage1.rkt`. Pure."""
 
 from stage1.guest import messages
 from stage1.pod.model import Pod

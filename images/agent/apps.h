@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The apps of an autonomous pod: which container of an app is next, when an app has ended, and the pod with it. Pure:
+ * autonomous.c tells what happened and does what `user` is asked for.
+ */
+#ifndef CLEARPOD_APPS_H
+#define CLEARPOD_APPS_H
+
+#include "message.h"
+
+enum { MAX_APPS = 64, APP_NO_COMMAND = 127, APP_FAILED = 126 };
+
+/* Who waits for a reply. */
+struct asker {
+    uint32_t request;
+    uint64_t epoch;
+};
+
+struct apps_user {
+    uint64_t (*now_ns)(void);
+    int (*start)(const char *container, struct fault *why); /* apps_started tells what came of it */
+    void (*stop)(const char *container, bool kill);
+    void (*reply)(const struct asker *asker, const struct fault *why); /* NULL: all is well */
+    void (*ended)(const char *app, int code);
+    void (*over)(int code, const char *why); /* the pod; `why` is a sentence, or empty */
+};
+
+void apps_init(const struct apps_user *user);
+/* An app that can't be started has failed, which is no failure of this call. */
+int apps_launch(const clearpod_agent_Launch *launch, const struct asker *asker, struct fault *why);
+/* The plan is through: without `lasting` the pod ends with its last app, and as soon as one fails. */
+void apps_settle(bool lasting);
+/* `id` empty: the pod. Returns true when the reply comes later. */
+bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker);
+void apps_started(const char *container, const struct fault *failed);
+void apps_exited(const char *container, int code);
+/* Kill what has had its time. Returns when to call again, as now_ns counts; 0: not because of time. */
+uint64_t apps_tick(void);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See autonomous.h. */
+#include "autonomous.h"
+
+#include "agent.h"
+#include "carrier.h"
+#include "cgroup.h"
+#include "console.h"
+#include "requests.h"
+#include "scope.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#define PLAN "/run/clearpod/volumes/pod/plan"
+#define STATUS "/run/clearpod/volumes/status"
+#define BESIDE STATUS "/.new"
+
+enum { SETUP_FAILED = 254, LAUNCHER_MS = 2000 };
+
+static int plan_fd = -1;
+static struct {
+    bool waits, lasting; /* waits: for the reply to a request of the plan */
+    int code;
+    char why[600];
+} plan;
+
+static void over(int code, const char *why)
+{
+    plan.code = code;
+    snprintf(plan.why, sizeof plan.why, "%s", why);
+    agent.stopping = true;
+}
+
+static void stop(const char *container, bool forcibly)
+{
+    const struct process *process = process_find(container, 0);
+    if (process && process->state == P_RUNNING && !forcibly)
+        kill(process->pid, SIGTERM);
+    else if (forcibly)
+        cgroup_kill(container, 0);
+}
+
+static void reply(const struct asker *asker, const struct fault *why)
+{
+    answer(asker, &(struct reply){.fault = why});
+}
+
+/* Written beside and renamed: rkt may look at any time. A host that has no room has no status either. */
+static void ended(const char *app, int code)
+{
+    char path[sizeof STATUS + 100];
+    snprintf(path, sizeof path, STATUS "/%s", app);
+    scoped_fd int fd = open(BESIDE, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd >= 0 && dprintf(fd, "%d\n", code) > 0) {
+        sync();
+        rename(BESIDE, path);
+    }
+}
+
+static const struct apps_user user = {
+    .now_ns = monotonic_ns, .start = request_start, .stop = stop, .reply = reply, .ended = ended, .over = over};
+
+int autonomous_begin(struct fault *why)
+{
+    apps_init(&user);
+    plan_fd = open(PLAN, O_RDONLY | O_CLOEXEC);
+    if (plan_fd < 0)
+        return fault_errno(why, "open " PLAN);
+    if (agent.words.vsock_port && carrier_listen_vsock(agent.words.vsock_port, why) < 0)
+        return -1;
+    return console_open(why);
+}
+
+void autonomous_configure(const clearpod_agent_Configure *settings)
+{
+    plan.lasting = settings->lasting;
+    if (settings->unix_ns)
+        agent.link.user->clock(settings->unix_ns + monotonic_ns());
+    if (settings->link_key.size == MARKER_BYTES) {
+        memcpy(agent.link.key, settings->link_key.bytes, MARKER_BYTES);
+        agent.link.has_key = true;
+    }
+}
+
+int autonomous_halt(const clearpod_agent_Halt *halt, const struct asker *asker, struct fault *why)
+{
+    if (!agent.words.plan)
+        return fault_set(why, FAULT_STATE, "this pod has no apps");
+    return apps_halt(halt->id, monotonic_ns() + halt->grace_ms * 1000000ull, asker);
+}
+
+void plan_answered(uint32_t request, const struct reply *reply)
+{
+    if (!request)
+        return; /* an app was started, which apps.c knows */
+    plan.waits = false;
+    if (reply->fault)
+        over(SETUP_FAILED, reply->fault->text);
+}
+
+/* One request of the plan; 1 at its end. Only an app is not waited for. */
+static int step(struct fault *why)
+{
+    static uint8_t payload[FRAME_MAX];
+    uint8_t header[FRAME_HEADER];
+    struct frame frame;
+    ssize_t got = read(plan_fd, header, sizeof header);
+    if (got == 0)
+        return 1;
+    if (got != sizeof header || !frame_unpack(header, &frame) || frame.kind != K_REQUEST ||
+        read(plan_fd, payload, frame.length) != (ssize_t)frame.length)
+        return fault_set(why, FAULT_INVALID, PLAN " is damaged");
+    plan.waits = frame.stream != 0;
+    request_from(PLAN_EPOCH, frame.stream, payload, frame.length);
+    return 0;
+}
+
+int autonomous_sync(void)
+{
+    struct fault why;
+    int result = 0;
+    while (plan_fd >= 0 && !plan.waits && !agent.stopping && (result = step(&why)) == 0)
+        continue;
+    if (result < 0)
+        over(SETUP_FAILED, why.text);
+    if (result)
+        close_fd(&plan_fd);
+    if (result > 0)
+        apps_settle(plan.lasting);
+    uint64_t next_ns = apps_tick(), now_ns = monotonic_ns();
+    return !next_ns ? -1 : next_ns < now_ns ? 0 : (int)((next_ns - now_ns) / 1000000) + 1;
+}
+
+void autonomous_end(void)
+{
+    sync();
+    console_end(plan.code, plan.why);
+    poll(NULL, 0, LAUNCHER_MS); /* it ends the VM now */
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A pod without a host that tells it what to do: a plan, made of the requests that a host would send, is in the share,
+ * and so are the files that say how each app ended (docs/link.md, "Autonomous pods"). The link works beside that.
+ */
+#ifndef CLEARPOD_AUTONOMOUS_H
+#define CLEARPOD_AUTONOMOUS_H
+
+#include "apps.h"
+
+int autonomous_begin(struct fault *why);
+/* What Configure says of such a pod. */
+void autonomous_configure(const clearpod_agent_Configure *settings);
+/* Returns 0 when the reply is due now, 1 when it comes later, -1 when this pod is none. */
+int autonomous_halt(const clearpod_agent_Halt *halt, const struct asker *asker, struct fault *why);
+/* Go on with the plan. Called once per turn of the loop; returns milliseconds until there is more to do, -1: never. */
+int autonomous_sync(void);
+void plan_answered(uint32_t request, const struct reply *reply);
+/* Tell the launcher how the pod ended; the VM ends after that. */
+void autonomous_end(void);
+
+#endif

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the launcher does as long as the pod lives: bytes between the VMM and our own standard streams, signals, and the
+ * VMM's end. Nothing here blocks but poll: a reader that has stopped must not keep a signal from being heard.
+ */
+#include "launcher.h"
+#include "records.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { LAST_WORDS_MS = 200 };
+
+/* Bytes on their way to a descriptor. */
+struct parcel {
+    uint8_t bytes[RECORD_HEADER + RECORD_MAX];
+    size_t at, end;
+    int to;
+};
+
+static struct {
+    struct vmm vmm;
+    struct records records;
+    struct parcel out, in;
+    pid_t (*stop)(bool);
+    pid_t stopper;
+    bool interactive, raw, input_over, asked;
+    bool ended, dead; /* the agent said so; the VMM is gone */
+    int signals, code, status;
+    struct termios settings; /* of our terminal, before */
+} us;
+
+static void restore_terminal(void)
+{
+    if (us.raw)
+        tcsetattr(STDIN_FILENO, TCSANOW, &us.settings);
+    us.raw = false;
+}
+
+static void queue_size(void)
+{
+    struct winsize size;
+    if (!us.raw || us.in.end || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0)
+        return;
+    record_pack(us.in.bytes, R_SIZE, 4);
+    memcpy(us.in.bytes + RECORD_HEADER, &size, 4); /* rows and columns */
+    us.in.end = RECORD_HEADER + 4;
+}
+
+/* The agent listens from now on. */
+static void begin_input(void)
+{
+    struct termios raw;
+    if (!us.interactive || us.raw)
+        return;
+    if (tcgetattr(STDIN_FILENO, &us.settings) == 0) {
+        raw = us.settings;
+        cfmakeraw(&raw);
+        us.raw = tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) == 0;
+    }
+    queue_size();
+}
+
+static void on_end(const uint8_t *payload, size_t size)
+{
+    us.ended = true;
+    us.code = size ? payload[0] : FAILED;
+    restore_terminal();
+    if (us.code && size > 1)
+        complain("%.*s", (int)size - 1, (const char *)payload + 1);
+    kill(us.vmm.pid, SIGKILL); /* all is written, in the guest as well */
+}
+
+/* Take the next record as soon as the last one is out. */
+static void deliver(void)
+{
+    const uint8_t *payload;
+    size_t size;
+    enum record_kind kind;
+    if (us.out.end || (kind = records_next(&us.records, &payload, &size)) == R_NONE)
+        return;
+    if (kind == R_END) {
+        on_end(payload, size);
+        return;
+    }
+    memcpy(us.out.bytes, payload, size);
+    us.out.at = 0;
+    us.out.end = size;
+    us.out.to = kind == R_OUT ? STDOUT_FILENO : STDERR_FILENO;
+}
+
+/* Nobody who wants it: thrown away, and the pod goes on. */
+static void push(struct parcel *parcel)
+{
+    ssize_t done = write(parcel->to, parcel->bytes + parcel->at, parcel->end - parcel->at);
+    if (done < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    parcel->at = done < 0 ? parcel->end : parcel->at + (size_t)done;
+    if (parcel->at == parcel->end)
+        parcel->at = parcel->end = 0;
+}
+
+static void read_vmm(void)
+{
+    uint8_t *to;
+    bool was_marked = us.records.marked;
+    size_t room = records_room(&us.records, &to);
+    ssize_t got = room ? read(us.vmm.out, to, room) : -1;
+    if (got == 0) {
+        close(us.vmm.out);
+        us.vmm.out = -1;
+    }
+    if (got <= 0)
+        return;
+    records_received(&us.records, (size_t)got);
+    if (us.records.marked && !was_marked)
+        begin_input();
+}
+
+static void read_input(void)
+{
+    ssize_t got = read(STDIN_FILENO, us.in.bytes + RECORD_HEADER, RECORD_MAX);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    us.input_over = got <= 0;
+    record_pack(us.in.bytes, got > 0 ? R_IN : R_EOF, got > 0 ? (size_t)got : 0);
+    us.in.end = RECORD_HEADER + (got > 0 ? (size_t)got : 0);
+}
+
+static void reap(void)
+{
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == us.vmm.pid) {
+            us.dead = true;
+            us.status = status;
+        } else if (pid == us.stopper) {
+            us.stopper = 0;
+        }
+    }
+}
+
+static void on_signals(void)
+{
+    struct signalfd_siginfo info;
+    while (read(us.signals, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo == SIGCHLD) {
+            reap();
+        } else if (info.ssi_signo == SIGWINCH) {
+            queue_size();
+        } else { /* the second time means it */
+            pid_t stopper = us.stop(us.asked);
+            us.stopper = stopper > 0 ? stopper : us.stopper;
+            us.asked = true;
+        }
+    }
+}
+
+/* False: nothing more will come, and the VMM is gone. */
+static bool turn(void)
+{
+    bool listens = us.interactive && us.records.marked && !us.input_over && !us.in.end;
+    struct pollfd ready[] = {
+        {.fd = us.signals, .events = POLLIN},
+        {.fd = us.vmm.out, .events = POLLIN},
+        {.fd = us.out.end ? us.out.to : -1, .events = POLLOUT},
+        {.fd = listens ? STDIN_FILENO : -1, .events = POLLIN},
+        {.fd = us.in.end ? us.vmm.in : -1, .events = POLLOUT},
+    };
+    if (us.records.used == sizeof us.records.bytes)
+        ready[1].fd = -1;
+    int count = poll(ready, sizeof ready / sizeof *ready, us.dead ? LAST_WORDS_MS : -1);
+    if (ready[0].revents)
+        on_signals();
+    if (ready[1].revents)
+        read_vmm();
+    if (ready[2].revents)
+        push(&us.out);
+    if (ready[3].revents)
+        read_input();
+    if (ready[4].revents)
+        push(&us.in);
+    deliver();
+    return !us.dead || (!us.ended && (us.vmm.out >= 0 || us.out.end) && count != 0);
+}
+
+static bool is_ignored(int number)
+{
+    struct sigaction now;
+    return sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
+static void take_signals(void)
+{
+    static const int asking[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGWINCH);
+    sigaddset(&set, SIGTTOU); /* to set the terminal from the background is no reason to stop */
+    for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
+        if (!is_ignored(asking[i])) /* nohup */
+            sigaddset(&set, asking[i]);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    sigdelset(&set, SIGTTOU);
+    us.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+static void explain_death(const struct order *order)
+{
+    bool killed = WIFSIGNALED(us.status);
+    if (us.records.early)
+        complain("%.*s", (int)us.records.early, us.records.before);
+    complain("the virtual machine ended by itself (%s %d); what its kernel said is in %s", killed ? "signal" : "code",
+             killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status), order->console ? order->console : "no file");
+}
+
+int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool))
+{
+    us.vmm = vmm;
+    us.stop = stop;
+    us.interactive = order->interactive;
+    us.in.to = vmm.in;
+    us.code = FAILED;
+    take_signals();
+    reap(); /* what ended before we looked */
+    while (turn())
+        continue;
+    restore_terminal();
+    if (!us.ended)
+        explain_death(order);
+    return us.code;
+}

@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every entry point of the stage1 image: the name that it is called by says which (images/stage1-aci/README.md). It
+ * starts the bundled Python; for `run` as a child that prepares and writes down how the VMM is to be started. Then it
+ * starts the VMM and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.
+ */
+#include "launcher.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4u
+#endif
+#define PYTHON "usr/lib/clearpod/python"
+#define START "usr/lib/clearpod/start.pyc"
+#define ORDER_VARIABLE "CLEARPOD_ORDER_FD"
+
+extern char **environ;
+
+enum { ARGUMENTS = 64, ORDER_LIMIT = 1 << 20 };
+
+static char root[PATH_MAX];   /* of the stage1 image */
+static const char *uuid = ""; /* the last argument of run */
+
+void complain(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    dprintf(STDERR_FILENO, "clearpod: ");
+    vdprintf(STDERR_FILENO, format, args);
+    dprintf(STDERR_FILENO, "\n");
+    va_end(args);
+}
+
+static void take_standard_fds(void)
+{
+    int fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= 2)
+        fd = dup(fd);
+    if (fd > 2)
+        close(fd);
+}
+
+/* What was meant for another Python, or for another dynamic loader. */
+static void clean_environment(void)
+{
+    char **to = environ;
+    for (char **from = environ; *from; from++)
+        if (strncmp(*from, "PYTHON", 6) && strncmp(*from, "LD_", 3))
+            *to++ = *from;
+    *to = NULL;
+}
+
+/* Above all rkt's lock: as long as anybody has it, the pod seems to run. It is ours alone. */
+static void keep_to_ourselves(void)
+{
+    const char *lock = getenv("RKT_LOCK_FD");
+    if (lock)
+        fcntl(atoi(lock), F_SETFD, FD_CLOEXEC);
+    unsetenv("RKT_LOCK_FD");
+    syscall(SYS_close_range, 3u, ~0u, CLOSE_RANGE_CLOEXEC); /* an old kernel can't; nothing of rkt's needs it */
+}
+
+static bool find_root(void)
+{
+    ssize_t length = readlink("/proc/self/exe", root, sizeof root - 1);
+    root[length < 0 ? 0 : length] = 0;
+    char *slash = strrchr(root, '/');
+    if (!slash)
+        return false;
+    *slash = 0;
+    return true;
+}
+
+/* Becomes Python; returns only if that is not possible. */
+static void become_python(const char *name, char *const *arguments)
+{
+    static char loader[PATH_MAX + 64], library[PATH_MAX + 64], python[PATH_MAX + 64], start[PATH_MAX + 64];
+    char *first[] = {loader, "--library-path", library, "--argv0", python, python, "-I", "-S", "-B", "-X", "utf8",
+                     start, (char *)(uintptr_t)name};
+    char *argv[ARGUMENTS];
+    size_t count = sizeof first / sizeof *first;
+    snprintf(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
+    snprintf(library, sizeof library, "%s/" PYTHON "/lib", root);
+    snprintf(python, sizeof python, "%s/" PYTHON "/bin/python3", root);
+    snprintf(start, sizeof start, "%s/" START, root);
+    size_t given = 0;
+    while (arguments[given])
+        given++;
+    char **all = count + given < ARGUMENTS ? argv : malloc((count + given + 1) * sizeof *all);
+    if (all) {
+        memcpy(all, first, sizeof first);
+        memcpy(all + count, arguments, (given + 1) * sizeof *all);
+        execv(loader, all);
+    }
+    complain("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
+}
+
+/* In a child: to end with us, and to be deaf to nothing. */
+static void begin_child(pid_t parent)
+{
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    signal(SIGPIPE, SIG_DFL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) /* it ended before the line above */
+        _exit(FAILED);
+}
+
+static pid_t start_stop(bool forcibly)
+{
+    char *arguments[] = {forcibly ? "--force" : (char *)(uintptr_t)uuid, forcibly ? (char *)(uintptr_t)uuid : NULL, NULL};
+    pid_t parent = getpid(), pid = fork();
+    if (pid)
+        return pid;
+    begin_child(parent);
+    setsid(); /* a second Ctrl-C is for us */
+    become_python("stop", arguments);
+    _exit(FAILED);
+}
+
+/* Python writes into `order`; returns its exit code. */
+static int prepare(int order, char *const *arguments)
+{
+    char number[16];
+    int status;
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0) {
+        begin_child(parent);
+        snprintf(number, sizeof number, "%d", order);
+        fcntl(order, F_SETFD, 0);
+        setenv(ORDER_VARIABLE, number, 1);
+        become_python("run", arguments);
+        _exit(FAILED);
+    }
+    while (pid < 0 || waitpid(pid, &status, 0) < 0)
+        if (pid < 0 || errno != EINTR)
+            return FAILED;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
+}
+
+/* What Python wrote: mapped, and never given back. */
+static bool read_order(int fd, struct order *order)
+{
+    struct stat about;
+    if (fstat(fd, &about) < 0 || about.st_size <= 0 || about.st_size > ORDER_LIMIT)
+        return false;
+    char *bytes = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    return bytes != MAP_FAILED && order_parse(bytes, (size_t)about.st_size, order);
+}
+
+static void become_vmm(const struct order *order, const int in[2], const int out[2])
+{
+    int netns = order->netns ? open(order->netns, O_RDONLY | O_CLOEXEC) : -1;
+    setsid();
+    if (order->netns && (netns < 0 || setns(netns, CLONE_NEWNET) < 0)) {
+        complain("the pod's network %s can't be entered: %s", order->netns, strerror(errno));
+        return;
+    }
+    if (dup2(in[0], STDIN_FILENO) < 0 || dup2(out[1], STDOUT_FILENO) < 0)
+        return;
+    execve(order->argv[0], order->argv, order->env);
+    complain("%s can't be started: %s", order->argv[0], strerror(errno));
+}
+
+static bool start_vmm(const struct order *order, struct vmm *vmm)
+{
+    int in[2], out[2];
+    if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
+        return false;
+    pid_t parent = getpid();
+    vmm->pid = fork();
+    if (vmm->pid == 0) {
+        begin_child(parent);
+        become_vmm(order, in, out);
+        _exit(FAILED);
+    }
+    close(in[0]);
+    close(out[1]);
+    vmm->in = in[1];
+    vmm->out = out[0];
+    return vmm->pid > 0;
+}
+
+/* Mounts that are made from here on are the pod's alone, and end with it; the host's still come in. */
+static bool leave_mounts(void)
+{
+    return unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0;
+}
+
+static int run(char *const *arguments)
+{
+    struct order order;
+    struct vmm vmm;
+    int fd = memfd_create("order", MFD_CLOEXEC);
+    for (char *const *word = arguments; *word; word++)
+        uuid = *word;
+    if (fd < 0 || !leave_mounts()) {
+        complain("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
+        return FAILED;
+    }
+    int code = prepare(fd, arguments);
+    if (code)
+        return code;
+    signal(SIGPIPE, SIG_IGN);
+    if (!read_order(fd, &order)) {
+        complain("the preparation of the pod did not say how to start it; this is a fault of clearpod");
+        return FAILED;
+    }
+    close(fd);
+    if (!start_vmm(&order, &vmm)) {
+        complain("the VMM can't be started: %s", strerror(errno));
+        return FAILED;
+    }
+    return attend(vmm, &order, start_stop);
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc ? strrchr(argv[0], '/') : NULL;
+    name = name ? name + 1 : argc ? argv[0] : "";
+    take_standard_fds();
+    keep_to_ourselves();
+    clean_environment();
+    if (!argc || !find_root()) {
+        complain("/proc is not mounted, so the stage1 image can't be found");
+        return FAILED;
+    }
+    if (!strcmp(name, "run"))
+        return run(argv + 1);
+    become_python(name, argv + 1);
+    return FAILED;
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the parts of the launcher share: how the VMM is to be started, as stage1/entry/run.py has written it down. */
+#ifndef CLEARPOD_LAUNCHER_H
+#define CLEARPOD_LAUNCHER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { FAILED = 254, WORDS_MAX = 512 };
+
+/* Each word of the order is a letter and a value: a and e are argument and variable of the VMM, n the file of its
+ * network namespace, i says that the pod's input is ours, c is the file with its kernel's words. */
+struct order {
+    char *argv[WORDS_MAX + 1], *env[WORDS_MAX + 1];
+    const char *netns, *console;
+    bool interactive;
+};
+
+/* Takes `bytes` (ends with 0) apart in place. False: it makes no sense. Pure. */
+bool order_parse(char *bytes, size_t size, struct order *order);
+
+/* A started VMM: its pid, and our ends of its standard input and output. */
+struct vmm {
+    pid_t pid;
+    int in, out;
+};
+
+/* Moves bytes until the VM is over; returns the pod's exit code. `stop` starts the program that ends the pod in order,
+ * or with `forcibly` at once, and returns its pid. */
+int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool forcibly));
+
+/* One sentence on stderr. */
+void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#endif

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`run`: makes everything that a pod needs, says how its VMM is to be started, and ends; the launcher goes on.
+
+Started by the launcher, which holds rkt's lock and is the process that the pod is, in mounts that end with it. What is
+outside of the pod's directory is taken away again if something fails here, and by `gc` otherwise.
+"""
+
+import os
+import sys
+
+from stage1 import engine
+from stage1.entry import door
+from stage1.rkt import arguments, directory, machine, make, plan, runtime
+from stage1.rkt.arguments import RunOptions
+from stage1.vm import order
+
+
+def main(argv: list[str]) -> int:
+    """Called with the pod's directory as working directory; 0 when the VMM can be started."""
+    options, pod_dir = arguments.run(argv), os.getcwd()
+    pod = plan.read_pod(pod_dir, options, terminal=_terminal(options))
+    door.say("run", *pod.warnings)
+    make.make(pod)
+    pod = plan.with_network(pod, pod_dir, options=options, network=None)
+    words = machine.prepare(pod, pod_dir, network=None, netns="")
+    try:
+        runtime.save(pod_dir, runtime.Runtime(options, {}))
+        directory.write_pid(pod_dir, os.getppid())
+        directory.set_ready(pod_dir)  # whoever comes now waits for the agent
+        order.hand_over(words)
+    except BaseException:
+        engine.collect(machine.place(options.uuid))
+        raise
+    return 0
+
+
+def _terminal(options: RunOptions) -> str | None:
+    """TERM, where the pod shall use our terminal."""
+    return os.environ.get("TERM", "vt100") if options.interactive and os.isatty(sys.stdin.fileno()) else None

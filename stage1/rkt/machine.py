@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VM of an rkt pod: what the engine makes of it, and how later programs find it. Called by stage1/entry.
+
+The engine's directory of the pod lies in RUN, whatever rkt calls its own directory meanwhile, and short enough for
+sockets. What the guest sees is only there: apps' roots and the status files are bound into it one by one, in a mount
+namespace that ends with the pod. rkt's tree, which holds programs that the host runs as root, is no part of it.
+"""
+
+import json
+import os
+import time
+
+from stage1 import engine
+from stage1.engine import Host, Prepared
+from stage1.errors import NotFound
+from stage1.guest.settings import configure
+from stage1.linux import files, namespace, process
+from stage1.linux.host import host_facts
+from stage1.pod.model import Mount
+from stage1.pod.network import PodNetwork
+from stage1.rkt import directory, script
+from stage1.rkt.plan import App, RktPod
+from stage1.rootfs import volumes
+from stage1.vm import choose, confine, order
+from stage1.vm.spec import VsockLink, nics
+
+RUN = "/run/clearpod/rkt"
+HOME = "usr/lib/clearpod"
+"""Of ours in the stage1 image."""
+PORT = 1024
+"""Of the guest, where its agent listens."""
+KEY = "link-key"
+
+
+def host(pod_dir: str, hypervisor: str) -> Host:
+    """What the image and this machine have. Raises NotFound, BadRequest as `choose.choose` does."""
+    home = f"{directory.stage1_root(pod_dir)}/{HOME}"
+    os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}"
+    chosen = choose.choose(hypervisor, host_facts())
+    return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT)
+
+
+def place(uuid: str) -> str:
+    """The engine's directory of the pod, whether it exists or not."""
+    return f"{RUN}/pods/{uuid}"
+
+
+def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> bytes:
+    """Make all that the guest needs, and say how the VMM is to be started. Undo: `engine.collect` of `place`.
+
+    Must run in the mount namespace of the VMM to come. Raises what the engine does.
+    """
+    on = host(pod_dir, pod.pod.hypervisor)
+    prepared = engine.prepare(pod.pod, on)
+    try:
+        return _fill(prepared._replace(network=network), pod, pod_dir=pod_dir, netns=netns)
+    except BaseException:
+        engine.collect(prepared.directory)
+        raise
+
+
+def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes:
+    place = prepared.directory
+    vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
+    os.mkdir(f"{place}/tree/volumes/apps")
+    _show(place, directory.status_dir(pod_dir), name="status", pid=0)
+    for name, text in pod.files:
+        files.write_atomic(f"{place}/tree/volumes/pod/{name}", text.encode(), 0o644)
+    for app in pod.apps:
+        add(place, pod, app=app)
+    settings = configure(pod.pod, prepared.network)._replace(
+        lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
+    )
+    files.write_atomic(f"{place}/tree/{script.FILE}", script.plan(settings, pod.apps))
+    files.write_atomic(f"{place}/{KEY}", prepared.link_key)
+    files.write_atomic(f"{place}/console.log", b"")
+    _record(place, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
+    interactive = any(app.streams.stdin == script.INTERACTIVE for app in pod.apps)
+    return order.order(vm, confine.find(), interactive=interactive)
+
+
+def add(place: str, pod: RktPod, *, app: App) -> None:
+    """Show the guest one app: its root, and the bundle of each of its containers with their volumes.
+
+    Raises NotFound when a volume's source does not exist.
+    """
+    _show(place, app.root, name=f"apps/{app.name}", pid=engine.living_pid(place))
+    for one in app.containers:
+        engine.add_container(place, pod.pod, container=one)
+
+
+def remove(place: str, app: str) -> None:
+    """Undo `add`; again is fine. The agent must be done with the app."""
+    for one in (app, f"{app}.pre-start", f"{app}.post-stop"):
+        engine.remove_container(place, one)
+    try:
+        shown = f"{place}/share/volumes/apps/{app}"
+        namespace.in_mounts_of(engine.living_pid(place) or os.getpid(), lambda: engine.unmount_below(shown))
+        os.rmdir(f"{place}/tree/volumes/apps/{app}")
+    except FileNotFoundError:
+        pass  # done, or the pod has ended just now
+
+
+def _show(place: str, source: str, *, name: str, pid: int) -> None:
+    """Bind a directory of the host, writable, where the guest has `name` in its volumes."""
+    at = f"volumes/{name}"
+    volumes.attach(Mount(source, f"/{name}"), f"{place}/tree/{at}", target=f"{place}/share/{at}", pid=pid)
+
+
+def _record(place: str, *, cid: int | None) -> None:
+    """The launcher, our parent, stands for the VMM: they end together, and have the same mounts."""
+    pid = os.getppid()
+    record = {"v": 1, "pid": pid, "start_time": process.start_time(pid), "console": f"{place}/console.log"}
+    if cid is not None:
+        record["cid"] = cid
+    files.write_atomic(f"{place}/vm.json", json.dumps(record).encode())
+
+
+def key(place: str) -> bytes:
+    """What a program has to know that wants to be heard by the agent. Raises NotFound when the pod never started."""
+    try:
+        return files.read(f"{place}/{KEY}")
+    except FileNotFoundError:
+        raise NotFound(f"{place}/{KEY} is missing: this pod was not started, or has ended and was removed") from None

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a pod, which the agent carries out by itself: the requests of the link, one after the other in a file.
+
+Pure. Called by `machine` when the pod starts, and by the entry points that add an app later, which send the same
+requests over the link (docs/link.md, "Autonomous pods").
+"""
+
+from stage1.guest import frame
+from stage1.guest.messages import Configure, Create, Launch, Op, Stdio, encode_request
+from stage1.pod.model import Container
+from stage1.rkt.plan import App
+from stage1.rkt.streams import INTERACTIVE
+
+FILE = "volumes/pod/plan"
+
+
+def plan(settings: Configure, apps: tuple[App, ...]) -> bytes:
+    """The file: first all roots, so that an app that fails can't be mistaken for a pod that can't be made."""
+    created = [request for app in apps for request in creation(app)]
+    numbered = enumerate((settings, *created), 1)
+    launched = [_framed(0, launch(app)) for app in apps]  # 0: the agent does not wait for it
+    return b"".join([*(_framed(number, op) for number, op in numbered), *launched])
+
+
+def creation(app: App) -> list[Create]:
+    """The roots of all that runs for the app: each is the app's own root, which rkt has made on the host."""
+    return [
+        Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True) for one in app.containers
+    ]
+
+
+def launch(app: App) -> Launch:
+    """Start the app."""
+    before, after = app.pre_start, app.post_stop
+    return Launch(app.name, before.id if before else "", after.id if after else "")
+
+
+def _stdio(app: App, one: Container) -> Stdio | None:
+    if one is not app.container or app.streams.stdin != INTERACTIVE:
+        return None
+    return Stdio(tty=one.process.tty, console=True)
+
+
+def _framed(number: int, op: Op) -> bytes:
+    return frame.pack(frame.REQUEST, encode_request(op), stream=number)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a VMM is to be started, written down for the launcher, which stays with it (images/launcher). Called by stage1/rkt.
+
+Not started here, and nothing waits: this process has ended when the VM boots.
+"""
+
+import os
+
+from stage1.errors import BadRequest
+from stage1.linux.libc import Guard
+from stage1.vm import confine, kvmtool, qemu
+from stage1.vm.spec import VmSpec
+from stage1.vm.vmm import is_kvmtool
+
+VARIABLE = "CLEARPOD_ORDER_FD"
+"""The launcher's descriptor for it."""
+
+
+def order(vm: VmSpec, found: confine.Confinement, *, interactive: bool) -> bytes:
+    """Words with a letter in front, each ended by a zero: what images/launcher/launcher.h says. Raises BadRequest."""
+    driver = kvmtool if is_kvmtool(vm.binary) else qemu
+    wrapper = confine.command(found, vm, fence=driver is qemu, own_mounts=False)
+    words = [f"a{word}" for word in (*wrapper, *driver.argv(vm))]
+    words += [f"e{name}={value}" for name, value in driver.environment(vm).items()]
+    words += [f"n{vm.netns}"] if vm.netns else []
+    words += [f"c{vm.run_dir}/console.log"] + (["i"] if interactive else [])
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def hand_over(text: bytes) -> None:
+    """Write it for the launcher. Raises BadRequest when no launcher has started this process."""
+    number = os.environ.get(VARIABLE, "")
+    if not number.isdigit():
+        raise BadRequest(f"{VARIABLE} is not set: this program is started by the launcher of the stage1 image")
+    with Guard("write", "the order for the launcher"):
+        os.write(int(number), text)
