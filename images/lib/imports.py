@@ -71,6 +71,17 @@ def _wanted(module: Module) -> Iterator[str]:
             yield base
             # Each may be a module or something in one; what is no module is not found.
             yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and module.is_own:
+            yield from _codecs(node)
+
+
+def _codecs(call: ast.Call) -> Iterator[str]:
+    """A text's encoding is a module too: `x.decode("name")`, `open(encoding="name")`."""
+    is_method = isinstance(call.func, ast.Attribute) and call.func.attr in ("decode", "encode")
+    named = [keyword.value for keyword in call.keywords if keyword.arg == "encoding"]
+    for word in (*(call.args[:1] if is_method else ()), *named):
+        if isinstance(word, ast.Constant) and isinstance(word.value, str):
+            yield f"encodings.{word.value.lower().replace('-', '_')}"
 
 
 def _base(module: Module, node: ast.ImportFrom) -> str:

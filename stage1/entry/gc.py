@@ -7,9 +7,10 @@ or never begun.
 
 import os
 
+from stage1 import engine
 from stage1.entry import door
 from stage1.errors import PodError
-from stage1.rkt import arguments, leftovers, network
+from stage1.rkt import arguments, leftovers, machine, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     """Called with the pod's directory, now in exited-garbage, as working directory; 1 if something stayed."""
     options = arguments.gc(argv)
-    problems = [*_collect(os.getcwd())]
+    problems = [*_collect(os.getcwd(), options.uuid)]
     door.say("gc", *options.warnings, *problems)
     return 1 if problems else 0
 
 
-def _collect(pod_dir: str) -> "Iterator[str]":
+def _collect(pod_dir: str, uuid: str) -> "Iterator[str]":
     """A sentence for each thing that stayed."""
-    try:
-        leftovers.end(pod_dir)
-    except PodError as error:
-        yield str(error)
-    try:
-        if owed := network.detach(pod_dir):
-            yield owed
-    except PodError as error:
-        yield str(error)
+    for step in (
+        lambda: leftovers.end(pod_dir),
+        lambda: engine.collect(machine.place(uuid)),
+        lambda: network.detach(pod_dir),
+    ):
+        try:
+            if owed := step():
+                yield owed
+        except PodError as error:
+            yield str(error)
     yield from network.sweep(pod_dir)
