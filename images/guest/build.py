@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lib import cache, tools
+from lib import cache, elf, tools
 
 PROGRAMS = ("/usr/bin/crun",)
 DIRECTORIES = ("proc", "sys", "dev", "run", "tmp", "root", "etc", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64")
@@ -33,9 +33,8 @@ def build(cache_dir: Path) -> Path:
 
 
 def _libraries() -> list[str]:
-    """What the dynamic loader would load, and the loader itself, as ldd names them."""
-    lines = [line.split() for program in PROGRAMS for line in tools.run(["ldd", program]).splitlines()]
-    return sorted({word for words in lines for word in words if word.startswith("/")})
+    """What the programs load, and the loader."""
+    return [str(path) for path in elf.libraries(map(Path, PROGRAMS))]
 
 
 def _build(out: Path) -> None:

@@ -135,14 +135,18 @@ static pid_t start_stop(bool forcibly)
     _exit(FAILED);
 }
 
-/* Python writes into `order`; returns its exit code. */
-static int prepare(int order, char *const *arguments)
+/* Python writes into `order`; returns its exit code. It begins in the host's mounts, where the pod's network belongs, and
+ * goes into ours, which it finds by its parent. */
+static int prepare(int order, int host_mounts, char *const *arguments)
 {
     char number[16];
     int status;
     pid_t parent = getpid(), pid = fork();
     if (pid == 0) {
         begin_child(parent);
+        int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (setns(host_mounts, CLONE_NEWNS) < 0 || fchdir(here) < 0)
+            _exit(FAILED);
         snprintf(number, sizeof number, "%d", order);
         fcntl(order, F_SETFD, 0);
         setenv(ORDER_VARIABLE, number, 1);
@@ -208,14 +212,15 @@ static int run(char *const *arguments)
 {
     struct order order;
     struct vmm vmm;
-    int fd = memfd_create("order", MFD_CLOEXEC);
+    int fd = memfd_create("order", MFD_CLOEXEC), host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     for (char *const *word = arguments; *word; word++)
         uuid = *word;
-    if (fd < 0 || !leave_mounts()) {
+    if (fd < 0 || host_mounts < 0 || !leave_mounts()) {
         complain("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
         return FAILED;
     }
-    int code = prepare(fd, arguments);
+    int code = prepare(fd, host_mounts, arguments);
+    close(host_mounts);
     if (code)
         return code;
     signal(SIGPIPE, SIG_IGN);

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`run`: makes everything that a pod needs, says how its VMM is to be started, and ends; the launcher goes on.
 
-Started by the launcher, which holds rkt's lock and is the process that the pod is, in mounts that end with it. What is
-outside of the pod's directory is taken away again if something fails here, and by `gc` otherwise.
+Started by the launcher, which holds rkt's lock and is the process that the pod is. The launcher has mounts of its own,
+which end with it, and what the guest sees is mounted there; the network is made in the host's, where it is kept by name.
+What is outside of the pod's directory is taken away again if something fails here, and by `gc` otherwise.
 """
 
 import os
@@ -10,7 +11,9 @@ import sys
 
 from stage1 import engine
 from stage1.entry import door
-from stage1.rkt import arguments, directory, machine, make, plan, runtime
+from stage1.errors import PodError
+from stage1.linux import namespace
+from stage1.rkt import arguments, directory, machine, make, network, plan, runtime
 from stage1.rkt.arguments import RunOptions
 from stage1.vm import order
 
@@ -21,17 +24,30 @@ def main(argv: list[str]) -> int:
     pod = plan.read_pod(pod_dir, options, terminal=_terminal(options))
     door.say("run", *pod.warnings)
     make.make(pod)
-    pod = plan.with_network(pod, pod_dir, options=options, network=None)
-    words = machine.prepare(pod, pod_dir, network=None, netns="")
     try:
+        got = network.attach(pod_dir, pod.pod, options=options)
+        pod = plan.with_network(pod, pod_dir, options=options, network=got, host_ip=network.host_ip(pod_dir))
+        with namespace.inside_mounts_of(os.getppid()):
+            words = machine.prepare(pod, pod_dir, network=got, netns=network.netns(options.uuid, got))
         runtime.save(pod_dir, runtime.Runtime(options, {}))
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
         order.hand_over(words)
-    except BaseException:
-        engine.collect(machine.place(options.uuid))
+    except BaseException as error:
+        _undo(pod_dir, options.uuid, error)
         raise
     return 0
+
+
+def _undo(pod_dir: str, uuid: str, error: BaseException) -> None:
+    """What can't be taken away now is left for `gc`, and said."""
+    try:
+        engine.collect(machine.place(uuid))
+        owed = network.detach(pod_dir)
+    except PodError as second:
+        owed = str(second)
+    if owed:
+        error.add_note(f"and {owed}")
 
 
 def _terminal(options: RunOptions) -> str | None:

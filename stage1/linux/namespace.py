@@ -73,6 +73,41 @@ class inside_net(_Home):
             os.close(there)
 
 
+class inside_mounts_of:
+    """`with inside_mounts_of(pid):` this process, which must have one thread only, has the mounts of another one.
+
+    It keeps its working directory. Raises KernelError; NotFound when there is no such process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def __enter__(self) -> None:
+        self._where = os.getcwd()
+        with Guard("open", "the namespace of our mounts"):
+            self._home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with Guard("open", f"the mounts of process {self._pid}"):
+                there = os.open(f"/proc/{self._pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._go(there)
+            finally:
+                os.close(there)
+        except BaseException:
+            os.close(self._home)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._go(self._home)
+        finally:
+            os.close(self._home)
+
+    def _go(self, fd: int) -> None:
+        setns(fd, NEW_NS)
+        os.chdir(self._where)
+
+
 def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
     """What `function` returns, or raises, in the mount namespace of process `pid`.
 

@@ -25,6 +25,16 @@ def stage1_root(pod_dir: str) -> str:
     return f"{pod_dir}/stage1/rootfs"
 
 
+def data(pod_dir: str) -> str:
+    """rkt's data directory: a pod lies at pods/STATE/UUID below it."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(pod_dir))))
+
+
+def stored_root(pod_dir: str) -> str:
+    """The root of the stage1 image in rkt's store. All pods share it, and it stays while rkt moves the pod."""
+    return f"{data(pod_dir)}/cas/tree/{tree_id(pod_dir)}/rootfs"
+
+
 def app_root(pod_dir: str, app: str) -> str:
     """The app's root, which may be gone: after a reboot rkt mounts no app again."""
     return f"{stage1_root(pod_dir)}/opt/stage2/{app}/rootfs"
@@ -39,10 +49,15 @@ def seen_by_rkt(pod_dir: str) -> str:
     """Where rkt itself looks for what a stage1 has written, mounted or not. Raises NotFound."""
     if not uses_overlay(pod_dir):
         return stage1_root(pod_dir)
+    return f"{pod_dir}/overlay/{tree_id(pod_dir)}/upper"
+
+
+def tree_id(pod_dir: str) -> str:
+    """The name of the stage1 image's tree in rkt's store. Raises NotFound, BadRequest."""
     tree = files.read(f"{pod_dir}/stage1TreeStoreID").decode("ascii", "replace").strip()
     if not tree or "/" in tree or tree.startswith("."):
         raise BadRequest(f"{pod_dir}/stage1TreeStoreID does not name a tree, but says {tree!r}; remove the pod")
-    return f"{pod_dir}/overlay/{tree}/upper"
+    return tree
 
 
 def write_pid(pod_dir: str, pid: int) -> None:

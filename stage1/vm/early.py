@@ -5,7 +5,6 @@ Nothing is started or ended here, and the guest is not waited for.
 """
 
 import os
-import re
 import time
 
 from stage1.errors import CidTaken, VmFailed
@@ -35,8 +34,10 @@ def failure(binary: str, code: int | None, *, said: str) -> VmFailed:
     """The error for a VMM that ended with `code` after it had written `said`."""
     last = "\n".join(said.splitlines()[-20:]).strip() or "it wrote nothing"
     sentence = f"the VMM ended at once with code {code}; its last lines:\n{last}"
-    if option := re.search(r"unknown option `([\w-]+)'", said):
-        return VmFailed(f"{binary} is too old: it has no option --{option[1]}; install a newer kvmtool")
+    _, unknown, rest = said.partition("unknown option `")
+    if unknown:
+        option = rest.partition("'")[0]
+        return VmFailed(f"{binary} is too old: it has no option --{option}; install a newer kvmtool")
     if "SET_GUEST_CID failed: Address already in use" in said:
         return CidTaken(sentence)
     return VmFailed(sentence)

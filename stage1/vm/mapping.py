@@ -9,7 +9,6 @@ other end of the socket.
 
 import json
 import os
-import socket
 
 from stage1.errors import NoSpace, PodError, VmFailed
 from stage1.linux import files
@@ -102,7 +101,9 @@ class _Shim:
     """A connection to the VMM's window. Raises VmFailed when there is no answer, or one that is not ok."""
 
     def __init__(self, directory: str) -> None:
-        self._path = f"{directory}/dax.sock"
+        import socket  # it takes as long as all that a VM needs to start
+
+        self._path, self._send_fds = f"{directory}/dax.sock", socket.send_fds
         self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def __enter__(self) -> "_Shim":
@@ -120,7 +121,7 @@ class _Shim:
     def ask(self, request: str, fd: int = -1) -> None:
         """One request, with the descriptor of an image if `fd` is one."""
         try:
-            socket.send_fds(self._peer, [request.encode()], [fd] if fd >= 0 else [])
+            self._send_fds(self._peer, [request.encode()], [fd] if fd >= 0 else [])
             answer = self._peer.recv(_ANSWER_BYTES).decode(errors="replace")
         except OSError as error:
             raise VmFailed(f"the VMM does not answer `{request}` at {self._path}: {error.strerror or error}") from None

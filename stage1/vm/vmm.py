@@ -150,8 +150,8 @@ def find_unrecorded(directory: str) -> VmProcess | None:
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
-        words = _command_line(name)
-        if _is_vmm(words[0]) and any(f"{directory}/" in f"{word}/" for word in words[1:]):
+        words = command_line(name)
+        if is_vmm(words[0]) and any(f"{directory}/" in f"{word}/" for word in words[1:]):
             try:
                 return VmProcess(int(name), process.start_time(int(name)), f"{directory}/console.log")
             except NotFound:
@@ -159,7 +159,8 @@ def find_unrecorded(directory: str) -> VmProcess | None:
     return None
 
 
-def _command_line(pid: str) -> list[str]:
+def command_line(pid: str) -> list[str]:
+    """The words with which process `pid` was started, at least one; an empty one when it has ended."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return os.fsdecode(file.read()).split("\0")
@@ -167,7 +168,8 @@ def _command_line(pid: str) -> list[str]:
         return [""]
 
 
-def _is_vmm(binary: str) -> bool:
+def is_vmm(binary: str) -> bool:
+    """Whether the program at this path is one that runs pods."""
     name = os.path.basename(binary)
     return is_kvmtool(binary) or name.startswith("qemu-system-") or name == AGENT
 

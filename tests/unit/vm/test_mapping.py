@@ -2,6 +2,7 @@
 """Images into a window and out of it again: what the record says, and what is left by a process killed on the way."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_whoever_comes_after_a_kill_finds_all_that_may_be_mapped(
 ) -> None:
     """The kill is at the nth system call of put_in or take_out that has an effect; what follows is a new process."""
     image, count = pieces(tmp_path, "a", "b"), 0
-    rename, send = os.rename, mapping.socket.send_fds
+    rename, send = os.rename, socket.send_fds
 
     def counted(call: object, *args: object) -> object:
         nonlocal count
@@ -117,7 +118,7 @@ def test_whoever_comes_after_a_kill_finds_all_that_may_be_mapped(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", lambda *args: counted(rename, *args))
-        patch.setattr(mapping.socket, "send_fds", lambda *args: counted(send, *args))
+        patch.setattr(socket, "send_fds", lambda *args: counted(send, *args))
         with pytest.raises(Killed):
             come_and_go()
     mapped = set(window.pieces)

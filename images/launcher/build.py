@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher of the stage1 image: static, by musl, so that it runs on any host."""
+
+import os
+from pathlib import Path
+
+from lib import cache, tools
+
+SOURCE = Path(__file__).parent
+
+
+def build(cache_dir: Path) -> Path:
+    """The directory with `launcher`."""
+    tools.need({"make": "make", "musl-gcc": "musl-tools"})
+    versions = [tools.package_version("musl-tools"), tools.run(["musl-gcc", "--version"])]
+
+    def build_beside(out: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        os.rename(out / "work" / "launcher", out / "launcher")
+
+    return cache.built(cache_dir, "launcher", cache.hash_of([*versions, SOURCE]), build_beside)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage1 image of rkt: an ACI with all that a pod needs of us, so that a host needs no clearpod and no Python.
+
+`tree` makes what is inside, the ACI is that tree packed. Where things are in it is said in README.md beside this file,
+and known to the launcher and to stage1/rkt.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from lib import bytecode, cache, elf, imports, tar, tools
+
+SOURCE = Path(__file__).resolve().parents[2]
+LIB = SOURCE / "images" / "lib"
+HOME = "usr/lib/clearpod"
+NAME = "clearpod.io/stage1"
+FILE = "clearpod-stage1.aci"
+ENTRIES = ("run", "enter", "stop", "gc", "attach", "app_add", "app_start", "app_stop", "app_rm")
+INTERFACE = "6"
+AC_VERSION = "0.8.11"
+
+DIRECTORIES = (
+    *("etc/rkt/net.d", "opt/stage2", "usr/lib/rkt/plugins/net"),
+    *("rkt/status", "rkt/env", "rkt/iottymux", "rkt/volumes"),
+)
+FILES = {
+    "etc/hosts-fallback": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    "etc/os-release": 'NAME="clearpod stage1"\nID=clearpod\n',
+}
+LINKS = {"etc/mtab": "../proc/self/mounts", "flavor": "clearpod"}
+GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs", "lkvm-shim.so")
+PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")
+"""What rkt's own configurations need, and what people write into theirs."""
+PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
+
+PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+STDLIB_ALWAYS = ("encodings.utf_8", "encodings.aliases", "encodings.ascii", "encodings.latin_1")
+"""What the interpreter takes by itself, whatever it runs."""
+OMITTED = ("_hashlib", "_ssl", "_bz2", "_lzma")
+"""Of the standard library, which does without: they would bring megabytes of libraries."""
+OWN = (Path(__file__).parent / "lean", SOURCE)
+
+
+class Parts(NamedTuple):
+    """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins."""
+
+    launcher: Path
+    guest: Path
+    lkvm: Path | None
+    plugins: tuple[Path, ...]
+
+
+def find_parts(launcher: Path, guest: Path) -> Parts:
+    """What this machine has. Raises BuildFailed when something is missing that rkt needs."""
+    tools.need({"ldd": "libc-bin"})
+    found = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
+    if None in found:
+        raise cache.BuildFailed(
+            f"no CNI plugins {' '.join(PLUGINS)} in {' or '.join(PLUGIN_DIRS)}; "
+            "install with: apt-get install --no-install-recommends containernetworking-plugins"
+        )
+    lkvm = shutil.which("lkvm")
+    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path))
+
+
+def build_tree(home: Path, parts: Parts) -> Path:
+    """The directory with `manifest` and `rootfs`, as they are in the archive. It lies below `home`."""
+
+    def build_beside(out: Path) -> None:
+        tree(out / "rootfs", parts)
+        (out / "manifest").write_text(json.dumps(manifest(parts), indent=1) + "\n")
+        (out / "manifest").chmod(0o644)
+
+    return _only(home, "tree", cache.hash_of(_inputs(parts)), build_beside)
+
+
+def build(home: Path, parts: Parts) -> Path:
+    """The directory with the archive, FILE. It lies below `home`."""
+    place = build_tree(home, parts)
+    return _only(home, "aci", place.name, lambda out: tar.pack(place, out / FILE))
+
+
+def _only(home: Path, kind: str, key: str, build_beside: Callable[[Path], None]) -> Path:
+    """As `cache.built`, but of the kind there is no other afterwards: each edit in stage1 makes a new one, and they are
+    large.
+    """
+    place = cache.built(home, kind, key, build_beside)
+    for other in place.parent.iterdir():
+        if other.is_dir() and not other.suffix and other != place:
+            shutil.rmtree(other, ignore_errors=True)
+    return place
+
+
+def _inputs(parts: Parts) -> list[str | Path]:
+    guest = [parts.guest / name for name in GUEST_FILES if (parts.guest / name).exists()]
+    python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
+    mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
+    return [sys.version, python, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, *_present(parts.lkvm)]
+
+
+def _present(path: Path | None) -> list[Path]:
+    return [path] if path else []
+
+
+def manifest(parts: Parts) -> dict[str, object]:
+    """The image's manifest: an entry point for each command of rkt, and what has to be on the host."""
+    annotations = {f"coreos.com/rkt/stage1/{name.replace('app_', 'app/')}": f"/{name}" for name in ENTRIES}
+    annotations["coreos.com/rkt/stage1/interface-version"] = INTERFACE
+    annotations["clearpod.io/needs"] = "ip tc iptables" + ("" if parts.lkvm else " qemu-system-x86_64|lkvm")
+    labels = {"version": version(), "arch": "amd64", "os": "linux"}
+    return {
+        "acKind": "ImageManifest",
+        "acVersion": AC_VERSION,
+        "name": NAME,
+        "labels": [{"name": name, "value": value} for name, value in labels.items()],
+        "annotations": [{"name": name, "value": value} for name, value in annotations.items()],
+    }
+
+
+def version() -> str:
+    """clearpod's, which is the image's too."""
+    found = re.search(r'^__version__ = "(.*)"$', (SOURCE / "cri" / "__init__.py").read_text(), re.MULTILINE)
+    if not found:
+        raise cache.BuildFailed("cri/__init__.py says no __version__")
+    return found[1]
+
+
+def tree(root: Path, parts: Parts) -> None:
+    """Make the image's root file system at `root`, which must not exist."""
+    for name in DIRECTORIES:
+        (root / name).mkdir(parents=True)
+    for name, text in FILES.items():
+        (root / name).write_text(text)
+    for name, target in LINKS.items():
+        (root / name).symlink_to(target)
+    shutil.copyfile(parts.launcher, root / "launcher")
+    for name in ENTRIES:
+        (root / name).symlink_to("launcher")
+    _add_guest(root / HOME, parts)
+    _add_python(root / HOME / "python", [*_present(parts.lkvm)])
+    bytecode.compile_all([(Path(__file__).with_name("start.py"), root / HOME / "start.pyc", "start.py")])
+    for plugin in parts.plugins:
+        shutil.copyfile(plugin, root / "usr/lib/rkt/plugins/net" / plugin.name)
+    _fix_modes(root)
+
+
+def _add_guest(home: Path, parts: Parts) -> None:
+    (home / "guest").mkdir(parents=True)
+    for name in GUEST_FILES:
+        if not (parts.guest / name).exists():
+            raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build all")
+        shutil.copyfile(parts.guest / name, home / "guest" / name)
+    (home / "bin").mkdir()
+    if parts.lkvm:
+        shutil.copyfile(parts.lkvm, home / "bin" / "lkvm")
+
+
+def _add_python(home: Path, more: list[Path]) -> None:
+    """An interpreter with its loader and libraries, which also serve the programs `more`, and stage1 in its library."""
+    modules = imports.closure((*_roots(), *STDLIB_ALWAYS), OWN, without=OMITTED)
+    shared = [module.path for module in modules if module.path.suffix == ".so"]
+    for name in ("bin", "lib"):
+        (home / name).mkdir(parents=True)
+    shutil.copyfile(PYTHON, home / "bin" / "python3")
+    for library in elf.libraries([PYTHON, *shared, *more]):
+        target = home / "ld.so" if library == elf.loader_of(PYTHON) else home / "lib" / library.name
+        shutil.copyfile(library, target)
+    _add_modules(home / "lib" / PYTHON.name, modules)
+
+
+def _roots() -> list[str]:
+    """All of rkt's side of stage1, and what it needs."""
+    names = [path.relative_to(SOURCE) for room in ("entry", "rkt") for path in (SOURCE / "stage1" / room).glob("*.py")]
+    return [".".join(name.with_suffix("").parts).removesuffix(".__init__") for name in names]
+
+
+def _add_modules(library: Path, modules: list[imports.Module]) -> None:
+    (library / "lib-dynload").mkdir(parents=True)
+    jobs = []
+    # os is where an interpreter looks to know its library, though it has a copy inside.
+    for module in {*modules, imports.Module("os", imports.STDLIB / "os.py")}:
+        inside = module.name.replace(".", "/") + ("/__init__" if module.is_package else "")
+        if module.path.suffix == ".so":
+            shutil.copyfile(module.path, library / "lib-dynload" / module.path.name)
+            continue
+        target = library / f"{inside}.pyc"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        jobs.append((module.path, target, f"{inside}.py"))
+    bytecode.compile_all(sorted(jobs))
+
+
+def _fix_modes(root: Path) -> None:
+    """Whatever the umask was, and whatever the files had: what an ELF or a directory is can be run."""
+    for path in (root, *root.rglob("*")):
+        if path.is_symlink():
+            continue
+        is_program = path.is_dir() or path.read_bytes()[:4] == b"\x7fELF"
+        path.chmod(0o755 if is_program else 0o644)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's network under rkt: what `run` makes by `--net`, and what `gc` takes away again. Called by stage1/entry.
+
+The records lie beside rkt's pods in its data directory, since they must survive the pod's directory, which rkt removes
+whether gc could do its work or not. What a plugin would not give back is tried again when other pods are collected.
+"""
+
+import os
+
+from stage1.errors import BadRequest, PodError, Unsupported
+from stage1.net import attach as net
+from stage1.net import debts, record, rkt
+from stage1.net.settings import Settings, netns_path
+from stage1.pod.model import Pod
+from stage1.pod.network import PodNetwork
+from stage1.rkt import directory
+from stage1.rkt.arguments import RunOptions
+
+RECORDS = "clearpod/networks"
+_STATES = ("embryo", "prepare", "prepared", "run", "exited-garbage", "garbage")
+_PLUGINS = "usr/lib/rkt/plugins/net"
+
+
+def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
+    """Give the pod its networks and write net-info.json; None is loopback only. Undo: `detach`.
+
+    Raises:
+        Unsupported: `--net=host`.
+        BadRequest: a network is not configured, or host ports are wanted without one.
+        NetworkFailed: a plugin failed.
+    """
+    wanted = rkt.parse(options.net)
+    if wanted.kind == rkt.HOST:
+        raise Unsupported(
+            "--net=host is not offered: a virtual machine can't be in the host's network; leave it out, and publish"
+            " ports with --port"
+        )
+    has_ports = any(port.host_port for port in pod.ports)
+    if wanted.kind == rkt.NONE and has_ports:
+        raise BadRequest("--port needs a network, but --net=none leaves the pod without; leave one of them out")
+    settings = _settings(pod_dir, options)
+    found = rkt.plan(wanted, settings.conf_dir, has_ports=has_ports)
+    return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
+
+
+def _settings(pod_dir: str, options: RunOptions) -> Settings:
+    bin_dirs = rkt.bin_dirs(options.local_config, directory.stored_root(pod_dir))
+    return Settings(f"{options.local_config}/net.d", bin_dirs, records(pod_dir))
+
+
+def records(pod_dir: str) -> str:
+    """The directory of the networks' records, of all pods."""
+    return f"{directory.data(pod_dir)}/{RECORDS}"
+
+
+def netns(pod_id: str, network: PodNetwork | None) -> str:
+    """The network namespace that the VMM is to be started in; empty for the host's."""
+    return netns_path(pod_id) if network else ""
+
+
+def host_ip(pod_dir: str) -> str:
+    """Where the guest reaches the host: the gateway of the first network that masquerades, else of the last one.
+
+    Empty when there is none.
+    """
+    path = record.linked(pod_dir)
+    known = record.load(path) if path else None
+    attachments = known.attachments if known else ()
+    masquerading = [one for one in attachments if one.network.plugins[0].get("ipMasq")]
+    for one in (*masquerading[:1], *attachments[-1:]):
+        for entry in (one.result or {}).get("ips") or ():
+            if entry.get("gateway"):
+                return str(entry["gateway"])
+    return ""
+
+
+def detach(pod_dir: str) -> str:
+    """Take the pod's networks away; again is fine, and so is a pod that has none. The VMM must have ended.
+
+    Returns a sentence when a plugin did not give back what it had made; `sweep` tries again.
+    """
+    return net.detach(pod_dir, tries=1)
+
+
+def sweep(pod_dir: str) -> list[str]:
+    """Take away what pods left that are gone, or whose plugins failed; a sentence for each that could not be.
+
+    `pod_dir` is any pod's.
+    """
+    problems = []
+    for pod_id, path in record.every(records(pod_dir)).items():
+        if debts.is_owed(path) or not _exists(directory.data(pod_dir), pod_id):
+            try:
+                net.detach_recorded(path)
+            except PodError as error:
+                problems.append(debts.take(path, error, tries=1, had_netns=True))
+    return problems
+
+
+def _exists(data: str, pod_id: str) -> bool:
+    return any(os.path.isdir(f"{data}/pods/{state}/{pod_id}") for state in _STATES)

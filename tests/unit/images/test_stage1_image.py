@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rkt's stage1 image, built of small files and the real Python: what is in it, the same bytes twice, needs nothing."""
+
+import ast
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd on PATH")
+
+PYTHON = "/usr/lib/clearpod/python"
+START = [f"{PYTHON}/ld.so", "--library-path", f"{PYTHON}/lib", "--argv0", f"{PYTHON}/bin/python3"]
+START += [f"{PYTHON}/bin/python3", "-I", "-S", "-B", "-X", "utf8"]
+
+
+def parts_in(place, stage1, **more):
+    """The parts of an image, all but Python made up."""
+    for name in ("launcher", *stage1.GUEST_FILES, *stage1.PLUGINS):
+        (place / name).write_bytes(b"\x7fELF" + name.encode())
+    plugins = tuple(place / name for name in stage1.PLUGINS)
+    return stage1.Parts(**{"launcher": place / "launcher", "guest": place, "lkvm": None, "plugins": plugins} | more)
+
+
+@pytest.fixture(scope="module")
+def stage1(builder):
+    return builder("stage1-aci")
+
+
+@pytest.fixture(scope="module")
+def parts(stage1, tmp_path_factory):
+    return parts_in(tmp_path_factory.mktemp("parts"), stage1)
+
+
+@pytest.fixture(scope="module")
+def archive(stage1, parts, tmp_path_factory):
+    return stage1.build(tmp_path_factory.mktemp("home"), parts) / stage1.FILE
+
+
+@pytest.fixture(scope="module")
+def root(stage1, parts, tmp_path_factory):
+    return stage1.build_tree(tmp_path_factory.mktemp("home"), parts) / "rootfs"
+
+
+def python_inside(root, program):
+    """Run a program's text with the image's Python where there is nothing but the image."""
+    (root / "program.py").write_text(program)
+    try:
+        argv = ["/usr/sbin/chroot", str(root), *START, "/program.py"]
+        return subprocess.run(argv, env={"LC_ALL": "de_DE.ISO-8859-1"}, capture_output=True, text=True, timeout=60)
+    finally:
+        (root / "program.py").unlink()
+
+
+def test_the_archive_is_the_same_when_built_again_whatever_the_umask(stage1, parts, archive, tmp_path):
+    before = os.umask(0o077)
+    try:
+        again = stage1.build(tmp_path, parts) / stage1.FILE
+    finally:
+        os.umask(before)
+    assert again.read_bytes() == archive.read_bytes()
+
+
+def test_the_archive_is_roots_sorted_and_of_no_time(archive):
+    with tarfile.open(archive) as tar:
+        entries = tar.getmembers()
+    assert {(e.uid, e.gid, e.mtime) for e in entries} == {(0, 0, 0)}
+    assert [e.name.split("/") for e in entries] == sorted(e.name.split("/") for e in entries)
+    assert {e.name.partition("/")[0] for e in entries} == {"manifest", "rootfs"}
+
+
+def test_the_manifest_names_an_entry_point_for_every_command_of_rkt(archive):
+    with tarfile.open(archive) as tar:
+        manifest = json.load(tar.extractfile("manifest"))
+        annotations = {one["name"]: one["value"] for one in manifest["annotations"]}
+        prefix = "coreos.com/rkt/stage1/"
+        names = {name.removeprefix(prefix): path for name, path in annotations.items() if name.startswith(prefix)}
+        assert names.pop("interface-version") == "6"
+        assert set(names) == {
+            *("run", "enter", "gc", "stop", "attach"),
+            *("app/add", "app/rm", "app/start", "app/stop"),
+        }
+        for path in names.values():
+            entry = tar.getmember(f"rootfs{path}")
+            assert entry.issym() and tar.getmember(f"rootfs/{entry.linkname}").mode == 0o755
+        assert tar.getmember("rootfs/rkt/status").isdir()
+    assert (manifest["acKind"], manifest["name"]) == ("ImageManifest", "clearpod.io/stage1")
+    assert {one["name"] for one in manifest["labels"]} == {"version", "arch", "os"}
+    assert "qemu-system-x86_64|lkvm" in annotations["clearpod.io/needs"]
+
+
+def test_with_kvmtool_on_the_build_host_the_image_has_it_and_its_libraries(stage1, tmp_path):
+    parts = parts_in(tmp_path, stage1, lkvm=Path("/usr/bin/ip"))  # a dynamic program that is on every machine
+    home = stage1.build_tree(tmp_path / "home", parts) / "rootfs/usr/lib/clearpod"
+    assert (home / "bin/lkvm").read_bytes() == Path("/usr/bin/ip").read_bytes()
+    libraries = subprocess.run(["ldd", "/usr/bin/ip"], capture_output=True, text=True, check=True).stdout.split()
+    wanted = {Path(word).name for word in libraries if word.startswith("/") and "/ld-" not in word}
+    assert wanted <= {path.name for path in (home / "python/lib").iterdir()}
+    assert "qemu" not in json.dumps(stage1.manifest(parts))
+
+
+def test_a_missing_part_of_the_guest_is_said(stage1, tmp_path):
+    parts = parts_in(tmp_path, stage1)
+    (tmp_path / "initramfs").unlink()
+    with pytest.raises(Exception, match=r"initramfs is missing; build it with: images/build all"):
+        stage1.build_tree(tmp_path / "home", parts)
+
+
+def test_every_module_of_the_image_can_be_imported_where_there_is_nothing_else(root):
+    """Also on a host with a locale that the image has no encoding for."""
+    library = next((root / "usr/lib/clearpod/python/lib").glob("python3.*"))
+    names = [".".join(path.relative_to(library).with_suffix("").parts) for path in library.rglob("*.pyc")]
+    names = sorted(name.removesuffix(".__init__") for name in names)
+    assert {"stage1.rkt.arguments", "os", "encodings.unicode_escape"} <= {*names}
+    before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
+    ended = python_inside(root, f"for name in {names}: __import__(name)\nprint(3)")
+    assert ended.stdout == "3\n", ended.stderr
+    after = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
+    assert {path for path in before if before[path] != after[path]} <= {root}, "it wrote into the image"
+
+
+def test_there_are_no_sources_and_no_debris_in_the_image(root):
+    names = [path.name for path in root.rglob("*")]
+    assert not [name for name in names if name.endswith(".py") or name == "__pycache__"]
+
+
+def test_what_stage1_uses_of_the_replaced_modules_is_there(root, stage1):
+    """By name, as in `from typing import X` and `json.x(...)` of all modules that are in the image."""
+    lean = {name: (Path(stage1.__file__).parent / "lean" / file) for name, file in REPLACED.items()}
+    missing = []
+    for path in (stage1.SOURCE / "stage1").rglob("*.py"):
+        if not list(root.glob(f"usr/lib/clearpod/python/lib/*/{path.relative_to(stage1.SOURCE)}c")):
+            continue
+        for module, name in used(ast.parse(path.read_text())):
+            if not hasattr(loaded(lean[module]), name):
+                missing.append(f"{path.name}: {module}.{name}")
+    assert not missing
+
+
+REPLACED = {"typing": "typing.py", "json": "json/__init__.py"}
+
+
+def used(tree):
+    """(module, name) of what is taken from the replaced modules, but for type checkers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in REPLACED:
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in REPLACED:
+            yield node.value.id, node.attr
+
+
+def loaded(path):
+    spec = importlib.util.spec_from_file_location("lean", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point gc: any step may find its work done or never begun, and each is tried though another failed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stage1.entry import door, gc
+
+UUID = "5f1c2a3b-0000-4000-8000-00000000cccc"
+TREE = "deps-sha512-" + "0" * 64
+
+
+@pytest.fixture
+def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of a pod that never started, as the working directory."""
+    path = tmp_path / "data/pods/exited-garbage" / UUID
+    (path / "stage1/rootfs").mkdir(parents=True)
+    (path / "stage1TreeStoreID").write_text(TREE)
+    monkeypatch.chdir(path)
+    return path
+
+
+def test_a_pod_that_never_started_leaves_nothing_to_do_once_or_twice(pod: Path) -> None:
+    for _ in range(2):
+        assert gc.main(["--debug", "--local-config", "/etc/rkt", UUID]) == 0
+    assert sorted(os.listdir(pod)) == ["stage1", "stage1TreeStoreID"]
+
+
+def test_a_step_that_fails_is_said_and_the_others_are_done(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (pod / "stage1TreeStoreID").write_text("../..")
+    records = pod.parents[2] / "clearpod/networks"
+    records.mkdir(parents=True)
+    (records / f"{UUID}.json").write_text("{")
+    (records / "6f1c2a3b-0000-4000-8000-00000000cccc.json").write_text("{")
+    os.symlink(records / f"{UUID}.json", pod / "cni.json")
+    assert gc.main([UUID]) == 1
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 3 and all(line.startswith("clearpod: gc: ") for line in said)
+    assert "does not name a tree" in said[0] and f"{UUID}.json" in said[1] and "6f1c2a3b" in said[2]
+
+
+@pytest.mark.parametrize(
+    "words, code, sentence",
+    [
+        ([], 254, "the last argument must be the pod's uuid"),
+        (["--local-config", "/etc/rkt", "../x"], 254, "is not a pod's uuid"),
+        (["--new-flag", UUID], 0, "the flag --new-flag is not known here and is ignored"),
+    ],
+)
+def test_what_makes_no_sense_is_said_in_one_line(
+    pod: Path, capfd: pytest.CaptureFixture[str], *, words: list[str], code: int, sentence: str
+) -> None:
+    assert door.enter("gc", words) == code
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("clearpod: gc: ") and sentence in line
+
+
+def test_nobody_reading_stderr_is_no_failure(pod: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    broken = os.fdopen(writer, "w")
+    monkeypatch.setattr("sys.stderr", broken)
+    assert door.enter("gc", ["--odd", UUID]) == 0
+    monkeypatch.undo()
+    with pytest.raises(BrokenPipeError):
+        broken.close()

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's network under rkt: --net modes, ports, what the metadata service needs, and that all of it goes away."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.errors import BadRequest, NetworkFailed, Unsupported
+from stage1.linux import namespace
+from stage1.net import rkt
+from stage1.pod.model import Pod, Port
+from stage1.rkt import network
+from stage1.rkt.arguments import RunOptions
+from tests.fakes.cni import FakeCni
+
+UUID = "5f1c2a3b-0000-4000-8000-00000000aaaa"
+TREE = "deps-sha512-" + "0" * 64
+POD = Pod(UUID, "web", hostname="web")
+
+
+class World:
+    """rkt's data directory with one pod, and a local configuration with fake plugins."""
+
+    def __init__(self, place: Path) -> None:
+        self.cni = FakeCni(place / "cni")
+        self.data, self.local = place / "data", place / "local"
+        plugins = self.data / "cas/tree" / TREE / "rootfs/usr/lib/rkt/plugins/net"
+        plugins.parent.mkdir(parents=True)
+        plugins.symlink_to(self.cni.root / "bin")
+        (self.cni.root / "bin" / "portmap").symlink_to("second")
+        (self.cni.root / "batch").write_text("link add DEVICE type veth peer name p-DEVICE\nlink set DEVICE up\n")
+        (self.local / "net.d").mkdir(parents=True)
+        self.dir = self.data / "pods/run" / UUID
+        self.dir.mkdir(parents=True)
+        (self.dir / "stage1TreeStoreID").write_text(TREE)
+        self.configure("10", "web")
+
+    def configure(self, file: str, name: str, **more: Any) -> None:
+        document = {"name": name, "type": "first", **more}
+        (self.local / "net.d" / f"{file}.conf").write_text(json.dumps(document))
+
+    def attach(self, net: str, pod: Pod = POD) -> Any:
+        return network.attach(str(self.dir), pod, options=RunOptions(UUID, net=net, local_config=str(self.local)))
+
+    def move(self) -> str:
+        """As rkt does before gc; the pod's directory then."""
+        target = self.data / "pods/exited-garbage" / UUID
+        target.parent.mkdir(exist_ok=True)
+        self.dir.rename(target)
+        return str(target)
+
+    @property
+    def leases(self) -> list[str]:
+        return os.listdir(self.cni.root / "leases")
+
+    @property
+    def records(self) -> list[str]:
+        return os.listdir(self.data / "clearpod/networks")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Any:
+    world = World(tmp_path)
+    yield world
+    namespace.remove_net(f"/run/netns/clearpod-{UUID}")
+
+
+def test_a_pod_gets_its_network_and_gc_takes_all_of_it_away(world: World) -> None:
+    seen = world.attach("web")
+    assert "eth0" in [one.name for one in seen.interfaces] and seen.ips == ("10.9.0.5", "fd09::5")
+    (info,) = rkt.read_info(str(world.dir))
+    assert (info["netName"], info["ip"]) == ("web", "10.9.0.5")
+    assert network.netns(UUID, seen) == f"/run/netns/clearpod-{UUID}" and namespace.is_net(network.netns(UUID, seen))
+    moved = world.move()
+    assert network.detach(moved) == ""
+    assert (world.leases, world.records) == ([], []) and not os.path.exists(f"/run/netns/clearpod-{UUID}")
+    assert network.detach(moved) == "" and network.sweep(moved) == [], "again is fine"
+
+
+def test_without_a_network_there_is_no_file_and_nothing_to_take_away(world: World) -> None:
+    assert world.attach("none") is None and world.attach("web,none") is None
+    assert not (world.dir / rkt.INFO).exists() and network.netns(UUID, None) == ""
+    assert network.host_ip(str(world.dir)) == "" and network.detach(world.move()) == ""
+
+
+@pytest.mark.parametrize(
+    "net, pod, error, sentence",
+    [
+        ("host", POD, Unsupported, "--net=host is not offered"),
+        ("host,web", POD, Unsupported, "--net=host is not offered"),
+        ("none", POD._replace(ports=(Port(80, 8080),)), BadRequest, "--port needs a network"),
+        ("other", POD, BadRequest, "'other' is not in .*/local/net.d; there are: default, default-restricted, web"),
+    ],
+)
+def test_what_can_not_be_is_refused_and_leaves_nothing(
+    world: World, net: str, pod: Pod, error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        world.attach(net, pod)
+    assert os.listdir(world.dir) == ["stage1TreeStoreID"] and not (world.data / "clearpod").exists()
+
+
+def test_host_ports_are_mapped_by_one_network(world: World) -> None:
+    world.attach("web", POD._replace(ports=(Port(80, 8080),)))
+    given = json.loads((world.cni.root / "stdin-portmap-ADD").read_text())
+    assert given["runtimeConfig"]["portMappings"] == [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+    assert network.detach(str(world.dir)) == ""
+
+
+@pytest.mark.parametrize(
+    "masquerading, gateway",
+    [((), "10.2.0.1"), (("a",), "10.1.0.1"), (("a", "b"), "10.1.0.1"), (("b",), "10.2.0.1")],
+)
+def test_the_metadata_service_is_at_the_first_network_that_masquerades_else_at_the_last(
+    world: World, masquerading: tuple[str, ...], gateway: str
+) -> None:
+    for number, name in ((1, "a"), (2, "b")):
+        world.configure(f"{number}", name, type=f"kind-{name}", ipMasq=name in masquerading)
+        ips = json.dumps({"cniVersion": "0.4.0", "ips": [{"address": "10.0.0.2/8", "gateway": f"10.{number}.0.1"}]})
+        plugin = world.cni.root / "bin" / f"kind-{name}"
+        plugin.write_text(f"#!/bin/sh\n[ $CNI_COMMAND != ADD ] || echo '{ips}'\n")
+        plugin.chmod(0o755)
+    world.attach("b,a")
+    assert network.host_ip(str(world.dir)) == gateway
+    assert network.detach(str(world.dir)) == ""
+
+
+def test_a_network_that_could_not_be_made_leaves_nothing(world: World) -> None:
+    world.cni.trouble("first", "ADD", "echo no >&2; exit 1")
+    with pytest.raises(NetworkFailed, match="no"):
+        world.attach("web")
+    assert (world.leases, world.records) == ([], []) and os.listdir(world.dir) == ["stage1TreeStoreID"]
+
+
+def test_what_a_plugin_does_not_give_back_is_tried_again_when_another_pod_is_collected(world: World) -> None:
+    world.attach("web")
+    world.cni.trouble("first", "DEL", "exit 1")
+    moved = world.move()
+    assert f"the network of pod {UUID} could not be given back" in network.detach(moved)
+    assert world.leases and world.records, "the pod's directory goes, its record stays"
+    (sentence,) = network.sweep(moved)
+    assert "could not be given back" in sentence
+    world.cni.trouble("first", "DEL", "")
+    assert network.sweep(str(world.data / "pods/exited-garbage/other")) == []
+    assert (world.leases, world.records) == ([], [])
+
+
+def test_a_pod_whose_directory_is_gone_is_collected_with_another_and_a_living_one_is_not(world: World) -> None:
+    world.attach("web")
+    assert network.sweep(str(world.dir)) == [] and world.leases
+    world.dir.rename(world.data / "gone")
+    assert network.sweep(str(world.dir)) == []
+    assert (world.leases, world.records) == ([], [])
