@@ -120,7 +120,7 @@ def read(path: str, image_of: "Callable[[str], str]", *, only: str = "") -> Mani
     """
     pod, where = _load(path), "the pod manifest"
     apps = document.objects(pod, "apps", where=where)
-    names = [_name(app, where=where, what="app") for app in apps]
+    names = [_name(app, where=where, what="an app") for app in apps]
     for name in names:
         if names.count(name) > 1:
             raise BadRequest(f"{where}: there are two apps with the name {name!r}; rename one of them")
@@ -149,7 +149,7 @@ def _load(path: str) -> "Document":
 def _name(given: "Document", *, where: str, what: str) -> str:
     name = document.text(given, "name", where=where)
     if not APP.fullmatch(name):
-        raise BadRequest(f"{where}: {name!r} is no name for a {what}; use a-z, 0-9 and single '-' between them")
+        raise BadRequest(f"{where}: {name!r} is no name for {what}; use a-z, 0-9 and single '-' between them")
     return name
 
 
@@ -226,7 +226,7 @@ def _handlers(app: "Document", *, where: str) -> dict[str, tuple[str, ...]]:
 
 
 def _volume(given: "Document", *, where: str) -> Volume:
-    name = _name(given, where=where, what="volume")
+    name = _name(given, where=where, what="a volume")
     where = f"volume {name!r}"
     kind = document.text(given, "kind", where=where)
     if kind not in (HOST, EMPTY):
@@ -257,7 +257,7 @@ def _id(value: int, *, where: str) -> int:
 
 
 def _mount_point(given: "Document", *, where: str) -> MountPoint:
-    name = _name(given, where=where, what="mount point")
+    name = _name(given, where=where, what="a mount point")
     path = _absolute(document.text(given, "path", where=where), where=where, what=f"mount point {name!r}")
     return MountPoint(name, path, document.flag(given, "readOnly", where=where))
 
@@ -270,7 +270,7 @@ def _mounted(given: "Document", *, where: str) -> Mounted:
 
 
 def _app_port(given: "Document", *, where: str) -> AppPort:
-    name = _name(given, where=where, what="port")
+    name = _name(given, where=where, what="a port")
     where = f"{where}: port {name!r}"
     protocol = document.text(given, "protocol", where=where).lower()
     if protocol not in ("tcp", "udp"):
@@ -282,7 +282,7 @@ def _app_port(given: "Document", *, where: str) -> AppPort:
 
 
 def _host_port(given: "Document", *, where: str) -> HostPort:
-    name = _name(given, where=where, what="port")
+    name = _name(given, where=where, what="a port")
     port = document.number(given, "hostPort", where=where)
     if not 0 < port <= _PORTS:
         raise BadRequest(f"{where}: the host's port {port} for {name!r} is not between 1 and {_PORTS}")

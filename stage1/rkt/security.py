@@ -28,7 +28,7 @@ def security(wanted: Isolators, options: RunOptions, *, uid: int, read_only_root
         raise BadRequest(f"{where}: {error}; see capabilities(7)") from None
     seccomp = "" if options.no_seccomp else syscalls.filter_for(wanted.seccomp, held, where=where)
     return _paths(options)._replace(
-        no_new_privs=wanted.no_new_privs or bool(seccomp and uid),
+        no_new_privs=wanted.no_new_privs or bool(seccomp and (uid or syscalls.is_tight(wanted.seccomp))),
         read_only_root=read_only_root,
         add_capabilities=add,
         drop_capabilities=drop,

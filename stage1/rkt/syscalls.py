@@ -51,10 +51,14 @@ WILDCARDS = {
 """Those of systemd 231, without calls of other machines."""
 ALL, NOTHING = "@appc.io/all", "@appc.io/empty"
 
-ALWAYS = """clock_getres clock_gettime clock_nanosleep execve exit exit_group getrlimit gettimeofday nanosleep
+STARTING = "close close_range execve"
+"""What crun calls last, when the filter is there already."""
+ALWAYS = f"""{STARTING} clock_getres clock_gettime clock_nanosleep exit exit_group getrlimit gettimeofday nanosleep
     rt_sigreturn time"""
 """Without these no program starts or ends, whatever a set of names retains."""
-YOUNGER = """cachestat clone3 close_range epoll_pwait2 faccessat2 fchmodat2 fsconfig fsmount fsopen fspick futex_requeue
+SETTING_UP = "capset prctl rt_sigaction rt_sigprocmask setgroups setresgid setresuid write"
+"""What crun calls before that, with the filter already there unless the app has no-new-privileges."""
+YOUNGER = """cachestat clone3 epoll_pwait2 faccessat2 fchmodat2 fsconfig fsmount fsopen fspick futex_requeue
     futex_wait futex_waitv futex_wake io_pgetevents io_uring_enter io_uring_register io_uring_setup
     landlock_add_rule landlock_create_ruleset landlock_restrict_self listmount lsm_get_self_attr lsm_list_modules
     lsm_set_self_attr map_shadow_stack memfd_secret mount_setattr move_mount mseal open_tree openat2 pidfd_getfd
@@ -78,27 +82,47 @@ def unknown(wanted: Names) -> tuple[str, ...]:
 
 def filter_for(wanted: Names | None, held: tuple[str, ...], *, where: str) -> str:
     """`Security.seccomp` for the isolator and the bounding set `held`; empty is no filter. Raises BadRequest."""
-    if wanted is None:
+    if wanted is None or _is_default(wanted):
         return seccomp.DEFAULT
-    if wanted.retain and ALL in wanted.names:
+    if ALL in wanted.names:
         return ""
-    names = frozenset(name for word in wanted.names for name in _expand(word))
-    if not names or NOTHING in wanted.names or (ALL in wanted.names and not wanted.retain):
-        return seccomp.DEFAULT
+    names = _names(wanted)
     action = _action(wanted.errno, where=where)
     if not wanted.retain:
-        return json.dumps(_all_but(_removed(names), action))
+        _require_startable(names, where=where)
+        return json.dumps(_all_but(names, action))
     return json.dumps(_more(names, action, held=held) if _WHITE in names else _only(names, action))
+
+
+def is_tight(wanted: Names | None) -> bool:
+    """Whether crun can't set the app up behind this filter, so that no-new-privileges must be: then it comes last."""
+    if wanted is None or _is_default(wanted) or ALL in wanted.names:
+        return False
+    names, needed = _names(wanted), frozenset(SETTING_UP.split())
+    if wanted.retain:
+        return _WHITE not in names and not needed <= names
+    return bool(needed & names)
+
+
+def _is_default(wanted: Names) -> bool:
+    """A set that says nothing, as rkt sees it; to remove all is not possible, and to remove nothing is the default."""
+    if ALL in wanted.names:
+        return not wanted.retain
+    return NOTHING in wanted.names or not _names(wanted)
 
 
 def _expand(word: str) -> list[str]:
     return [word] if not word.startswith("@") else WILDCARDS.get(word, "").split()
 
 
-def _removed(names: frozenset[str]) -> frozenset[str]:
-    """To remove all that the default allows is odd, but what was said."""
-    allowed = {name for text in seccomp.ALLOWED.values() for name in text.split()} if _WHITE in names else set()
-    return (names | allowed) - {_WHITE} - frozenset(ALWAYS.split() if _WHITE in names else ())
+def _names(wanted: Names) -> frozenset[str]:
+    return frozenset(name for word in wanted.names for name in _expand(word))
+
+
+def _require_startable(removed: frozenset[str], *, where: str) -> None:
+    if lost := sorted((removed & frozenset(STARTING.split())) or (removed & {_WHITE})):
+        what = ", ".join(lost).replace(_WHITE, "the default whitelist")
+        raise BadRequest(f"{where}: a seccomp-remove-set with {what} leaves the app no way to start; take that out")
 
 
 def _action(name: str, *, where: str) -> "dict[str, Any]":

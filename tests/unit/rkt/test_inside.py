@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands, files and owners are looked for in the app's root, and nowhere else."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.rkt import inside
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """A root with commands of all kinds; beside it lies what must not be reached."""
+    image = tmp_path / "root"
+    for name in ("bin", "usr/bin", "opt/own", "work/rel", "etc"):
+        (image / name).mkdir(parents=True)
+    (tmp_path / "outside").write_text("#!")
+    (tmp_path / "outside").chmod(0o755)
+    for name, mode in (("bin/sh", 0o755), ("usr/bin/env", 0o111), ("opt/own/tool", 0o755), ("work/rel/x", 0o755)):
+        (image / name).write_text("#!")
+        (image / name).chmod(mode)
+    (image / "bin" / "data").write_text("not executable")
+    (image / "bin" / "dir").mkdir()
+    (image / "bin" / "ash").symlink_to("/bin/sh")
+    (image / "bin" / "up").symlink_to("../../../../bin/sh")
+    (image / "bin" / "out").symlink_to("../../outside")
+    (image / "bin" / "abs").symlink_to(str(tmp_path / "outside"))
+    (image / "bin" / "loop").symlink_to("loop")
+    (image / "sbin").symlink_to("/opt/own")
+    return str(image)
+
+
+@pytest.mark.parametrize(
+    "name, cwd, path, found",
+    [
+        ("/no/such", "/", "", "/no/such"),
+        ("/bin//sh", "/", "", "/bin//sh"),
+        ("./x", "/work/rel", "", "/work/rel/x"),
+        ("rel/x", "/work", "", "/work/rel/x"),
+        ("sh", "/", "", "/bin/sh"),
+        ("env", "/", "", "/usr/bin/env"),
+        ("x", "/work/rel", "", "/work/rel/x"),
+        ("x", "/work", "rel:/bin", "/work/rel/x"),
+        ("tool", "/", "/nowhere:/opt/own", "/opt/own/tool"),
+        ("tool", "/", ":/sbin:", "/sbin/tool"),
+        ("ash", "/", "", "/bin/ash"),
+        ("up", "/", "", "/bin/up"),
+    ],
+)
+def test_commands(root: str, name: str, cwd: str, path: str, found: str) -> None:
+    assert inside.executable(root, name, where="x", cwd=cwd, path=path) == found
+
+
+@pytest.mark.parametrize("name", ["tool", "data", "dir", "out", "abs", "loop", "no\nsuch"])
+def test_commands_that_are_not_there(root: str, name: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        inside.executable(root, name, where="x", cwd="/", path="")
+    end = "is not in /:/bin:/usr/bin of its image; give its whole path"
+    assert str(caught.value) == f"x: the command {name!r} {end}"
+
+
+def test_text_is_only_that_of_plain_files(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    etc = Path(root) / "etc"
+    (etc / "passwd").write_bytes(b"a\xff")
+    os.mkfifo(etc / "pipe")
+    (etc / "host").symlink_to(str(tmp_path / "outside"))
+    assert inside.text(root, "/etc/passwd") == "a\ufffd"
+    assert [inside.text(root, f"/etc/{name}") for name in ("none", "pipe", "host", ".")] == ["", "", "", ""]
+    monkeypatch.setattr(inside, "_MOST_BYTES", 1)
+    with pytest.raises(BadRequest, match="/etc/passwd of the image is larger than 0 MiB"):
+        inside.text(root, "/etc/passwd")
+
+
+def test_status_follows_or_not(root: str) -> None:
+    followed, link = inside.status(root, "/bin/ash"), inside.status(root, "/bin/ash", follow=False)
+    assert followed and link and followed.st_ino != link.st_ino
+    assert inside.status(root, "/bin/out") is None

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What confines an app."""
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.pod import oci, seccomp
+from stage1.pod.capabilities import ALL, DEFAULT, bounding
+from stage1.pod.model import Container, Pod, Process, Security
+from stage1.rkt import security
+from stage1.rkt.arguments import RunOptions
+from stage1.rkt.isolators import Isolators, Names
+
+UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
+PLAIN = RunOptions(UUID)
+NOTHING = Isolators()
+
+
+def made(wanted: Isolators = NOTHING, options: RunOptions = PLAIN, *, uid: int = 0) -> Security:
+    return security.security(wanted, options, uid=uid, read_only_root=False, where="x")
+
+
+def held(found: Security) -> set[str]:
+    return set(bounding(found.add_capabilities, found.drop_capabilities))
+
+
+def test_the_default() -> None:
+    found = made()
+    assert held(found) == set(DEFAULT) and found.seccomp == seccomp.DEFAULT and not found.no_new_privs
+    assert "/proc/kallsyms" in found.masked_paths and "/proc/bus" in found.readonly_paths
+
+
+@pytest.mark.parametrize(
+    "names, wanted",
+    [
+        (Names(True, ("CAP_KILL", "cap_net_admin")), {"CAP_KILL", "CAP_NET_ADMIN"}),
+        (Names(True, ()), set()),
+        (Names(False, ("CAP_KILL", "CAP_NET_ADMIN")), set(DEFAULT) - {"CAP_KILL"}),
+        (Names(False, ()), set(DEFAULT)),
+    ],
+)
+def test_capabilities(names: Names, wanted: set[str]) -> None:
+    assert held(made(Isolators(capabilities=names))) == wanted
+    assert held(made(Isolators(capabilities=names), PLAIN._replace(all_capabilities=True))) == set(ALL)
+
+
+@pytest.mark.parametrize("retain", [True, False])
+def test_a_capability_that_linux_does_not_have(retain: bool) -> None:
+    with pytest.raises(BadRequest) as caught:
+        made(Isolators(capabilities=Names(retain, ("CAP_ODD",))))
+    assert str(caught.value) == "x: 'CAP_ODD' is not a Linux capability; see capabilities(7)"
+
+
+@pytest.mark.parametrize(
+    "wanted, uid, options, expected",
+    [
+        (Isolators(), 0, PLAIN, False),
+        (Isolators(), 5, PLAIN, True),
+        (Isolators(), 5, PLAIN._replace(no_seccomp=True), False),
+        (Isolators(no_new_privs=True), 0, PLAIN._replace(no_seccomp=True), True),
+        (Isolators(seccomp=Names(True, ("@appc.io/all",))), 5, PLAIN, False),
+        (Isolators(seccomp=Names(True, ("read",))), 0, PLAIN, True),
+        (Isolators(seccomp=Names(True, ("read",))), 0, PLAIN._replace(no_seccomp=True), False),
+        (Isolators(seccomp=Names(False, ("getppid",))), 0, PLAIN, False),
+    ],
+)
+def test_no_new_privileges(wanted: Isolators, uid: int, options: RunOptions, expected: bool) -> None:
+    found = made(wanted, options, uid=uid)
+    assert found.no_new_privs == expected and (not found.seccomp if options.no_seccomp else True)
+
+
+def test_no_protection_of_paths() -> None:
+    found = made(options=PLAIN._replace(all_paths=True))
+    assert found.masked_paths == found.readonly_paths == () and found.writable_sys
+    pod, container = Pod("a", "a"), Container("a", "a", "", Process(("x",)), security=found)
+    (sys,) = (one for one in oci.config(pod, container)["mounts"] if one["destination"] == "/sys")
+    assert "rw" in sys["options"] and "ro" not in sys["options"]
+
+
+def test_a_handler_may_what_its_app_may_not() -> None:
+    found = security.of_handler(PLAIN, read_only_root=True)
+    assert held(found) == set(ALL) and not found.seccomp and not found.no_new_privs
+    assert found.masked_paths and found.read_only_root

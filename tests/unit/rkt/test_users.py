@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who an app runs as."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.errors import BadRequest
+from stage1.pod.model import User
+from stage1.rkt import manifest, users
+from tests.unit.rkt.pod_dir import DOCKER, Document, app, lay, root_of
+
+
+def resolve(place: Path, image: Document | None = None, **fields: Any) -> User:
+    pod = lay(place, app(**fields), image=image)
+    (Path(pod) / "stage1" / "rootfs" / "opt" / "stage2" / "one" / "rootfs" / "here").symlink_to("/etc")
+    if os.geteuid() == 0:
+        os.chown(root_of(pod) / "here", 7, 8, follow_symlinks=False)
+    (entry,) = manifest.read(f"{pod}/pod", lambda _: str(root_of(pod).parent / "manifest")).entries
+    return users.resolve(entry, str(root_of(pod)))
+
+
+@pytest.mark.parametrize(
+    "user, group, wanted",
+    [
+        ("0", "0", User(0, 0)),
+        ("root", "root", User(0, 0)),
+        ("web", "www", User(33, 55)),
+        ("web", "0", User(33, 0)),
+        ("4711", "4712", User(4711, 4712)),
+        ("33", "www", User(33, 55)),
+    ],
+)
+def test_names_and_numbers(tmp_path: Path, user: str, group: str, wanted: User) -> None:
+    assert resolve(tmp_path, user=user, group=group) == wanted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_the_owner_of_a_path_is_that_of_the_link_itself(tmp_path: Path) -> None:
+    assert resolve(tmp_path, user="/here", group="/here") == User(7, 8)
+
+
+def test_supplementary_groups_are_numbers_and_not_the_own_one(tmp_path: Path) -> None:
+    assert resolve(tmp_path, group="5", supplementaryGIDs=[6, 5, 6, 7]) == User(0, 5, (6, 7))
+
+
+def test_docker_images_repeat_the_user_as_group(tmp_path: Path) -> None:
+    image = {"app": {"exec": ["x"], "user": "web", "group": "web"}, "annotations": DOCKER}
+    assert resolve(tmp_path / "a", image, user="web", group="web") == User(33, 33)
+    assert resolve(tmp_path / "b", image, user="4711", group="web") == User(4711, 4711)
+
+
+@pytest.mark.parametrize(
+    "image, fields",
+    [
+        ({"app": {"exec": ["x"], "user": "web", "group": "web"}}, {"user": "web", "group": "web"}),
+        ({"app": {"exec": ["x"], "user": "web", "group": "0"}, "annotations": DOCKER}, {"user": "web", "group": "web"}),
+        ({"app": {"exec": ["x"], "user": "a", "group": "a"}, "annotations": DOCKER}, {"user": "web", "group": "web"}),
+    ],
+)
+def test_that_rule_is_for_nothing_else(tmp_path: Path, image: Document, fields: dict[str, str]) -> None:
+    with pytest.raises(BadRequest, match="group 'web' is not in the image's /etc/group"):
+        resolve(tmp_path, image, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields, sentence",
+    [
+        (
+            {"user": "nobody"},
+            "app 'one': user 'nobody' is not in the image's /etc/passwd; use a number or a name that is",
+        ),
+        ({"user": ""}, "app 'one': '' is no user; give --user a name, a number or a path"),
+        ({"group": ""}, "app 'one': '' is no group; give --group a name, a number or a path"),
+        ({"user": "web:www"}, "app 'one': 'web:www' is no user; give --user a name, a number or a path"),
+        ({"user": "/no/such"}, "app 'one': it is to run as the owner of /no/such, which is not in its image"),
+        ({"user": "9999999999"}, "app 'one': user or group id 9999999999 is out of range; the largest is 2147483647"),
+        ({"supplementaryGIDs": [-1]}, "app 'one': the supplementary group -1 is not from 0 to 2147483647"),
+    ],
+)
+def test_who_nobody_is(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        resolve(tmp_path, **fields)
+    assert str(caught.value) == sentence
