@@ -14,7 +14,7 @@ from stage1.guest import messages
 from stage1.guest.messages import Delete, Exec, Halt
 from stage1.guest.session import Session
 from stage1.linux.flock import Lock
-from stage1.rkt import directory, machine, make, plan, runtime, script
+from stage1.rkt import directory, machine, make, network, plan, runtime, script
 from stage1.rkt.plan import RktPod
 
 GRACE_S = 10.0
@@ -36,7 +36,8 @@ def read(pod_dir: str, app: str) -> RktPod:
     """The pod with that one app, as it was told by `run` and is now. Raises what `plan.read_pod` does."""
     options = runtime.load(pod_dir).options
     pod = plan.read_pod(pod_dir, options, only=app)
-    return plan.with_network(pod, pod_dir, options=options, network=engine.network(machine.place(pod.pod.id)))
+    host_ip = network.host_ip(pod_dir)
+    return plan.with_network(pod, pod_dir, options=options, network=engine.network(pod_dir), host_ip=host_ip)
 
 
 def add(session: Session, pod: RktPod) -> None:
