@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`run`: makes everything that a pod needs, says how its VMM is to be started, and ends; the launcher goes on.
 
-Started by the launcher, which holds rkt's lock and is the process that the pod is. The launcher has mounts of its own,
-which end with it, and what the guest sees is mounted there; the network is made in the host's, where it is kept by name.
+Started by the launcher, which holds rkt's lock and is the process that the pod is. The launcher has mounts of its
+own, which end with it, and what the guest sees is mounted there; the network is made in the host's, where it is kept by
+name.
 What is outside of the pod's directory is taken away again if something fails here, and by `gc` otherwise.
 """
 
@@ -34,12 +35,12 @@ def main(argv: list[str]) -> int:
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
         order.hand_over(words)
     except BaseException as error:
-        _undo(pod_dir, options.uuid, error)
+        _undo(pod_dir, options.uuid, after=error)
         raise
     return 0
 
 
-def _undo(pod_dir: str, uuid: str, error: BaseException) -> None:
+def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
     """What can't be taken away now is left for `gc`, and said."""
     try:
         engine.collect(machine.place(uuid))
@@ -47,7 +48,7 @@ def _undo(pod_dir: str, uuid: str, error: BaseException) -> None:
     except PodError as second:
         owed = str(second)
     if owed:
-        error.add_note(f"and {owed}")
+        after.add_note(f"and {owed}")
 
 
 def _terminal(options: RunOptions) -> str | None:

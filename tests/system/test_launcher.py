@@ -163,7 +163,8 @@ def test_a_slow_reader_slows_and_loses_nothing_and_keeps_nobody_from_ending_it(s
 
 
 def test_input_comes_in_records_and_ends_in_one(stage1: BareStage1) -> None:
-    stage1.vmm(says=MARK, then=f"head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60", interactive=True)
+    then = f"head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
+    stage1.vmm(says=MARK, then=then, interactive=True)
     process = stage1.run(stdin=subprocess.PIPE)
     out, _ = process.communicate(b"a\0b\n", timeout=30)
     assert (process.returncode, out) == (0, b"")
