@@ -34,7 +34,7 @@ class Place:
         listener.bind(str(directory / "broker.sock"))
         listener.listen(4)
         self._listener = listener
-        self.broker = broker.Broker(listener, unix_factory(str(directory / "agent.sock")), KEY)
+        self.broker = broker.Broker(listener, unix_factory(str(directory / "agent.sock")), key=KEY)
         self.thread = threading.Thread(target=self.broker.serve, daemon=True)
         self.thread.start()
 
