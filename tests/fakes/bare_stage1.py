@@ -57,7 +57,7 @@ class BareStage1:
         (self.place / "says").write_bytes(says)
         text = f"#!/bin/sh\necho $$ > {self.place}/vmm\nls -l /proc/$$/fd > {self.place}/vmm-fds\n"
         self._script(self.place / "vmm.sh", f"{text}cat {self.place}/says\n{then}\n")
-        words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", "c/the/console", *(["i"] if interactive else [])]
+        words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", f"c{self.place}/console", *(["i"] if interactive else [])]
         words += [more] if more else []
         (self.place / "order").write_bytes(b"".join(word.encode() + b"\0" for word in words))
 
