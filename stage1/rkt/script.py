@@ -52,8 +52,8 @@ def _stdio(app: App, one: Container) -> Stdio | None:
     given, out, err = streams(app.name)
     if used.is_terminal:
         return Stdio(given, out, tty=True)
-    found = Stdio(given if used.stdin != NULL else 0, out if used.stdout != LOG else 0, err if used.stderr != LOG else 0)
-    return found if any(found) else None
+    given, out, err = given * (used.stdin != NULL), out * (used.stdout != LOG), err * (used.stderr != LOG)
+    return Stdio(given, out, err) if given or out or err else None
 
 
 def _framed(number: int, op: Op) -> bytes:

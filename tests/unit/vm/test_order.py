@@ -33,7 +33,8 @@ def test_an_order_may_have_a_network_and_input() -> None:
 
 
 def test_the_wrapper_comes_first_and_leaves_the_mounts() -> None:
-    words = words_of(order.order(QEMU._replace(attended=True), Confinement("/usr/bin/setpriv", False), interactive=False))
+    found = Confinement("/usr/bin/setpriv", False)
+    words = words_of(order.order(QEMU._replace(attended=True), found, interactive=False))
     assert words[0] == "a/usr/bin/setpriv" and words.index("a--") < words.index("a/usr/bin/qemu-system-x86_64")
 
 
