@@ -207,6 +207,12 @@ static int *good_starts(const struct plan *plan)
     fail("too many kinds, among them", plan->name);
 }
 
+/* Sockets of a VMM that was killed. */
+static void remove_file(const char *path)
+{
+    unlink(path);
+}
+
 static void start_vmm(const struct plan *plan)
 {
     struct run run;
@@ -223,6 +229,7 @@ static void start_vmm(const struct plan *plan)
     long long offset = kvm_says(run.pid, "vcpu0/tsc-offset"), exits = kvm_says(run.pid, "exits");
     kill(-run.pid, SIGKILL);
     waitpid(run.pid, &status, 0);
+    for_each("/run", remove_file);
     trace_end(plan);
     tell_marks(plan->name);
     if (strcmp(plan->name + strcspn(plan->name, "."), ".warm") != 0)

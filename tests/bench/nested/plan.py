@@ -12,7 +12,7 @@ from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
 GUEST = "/guest"
 """In the outer machine: the directory of kernel, initramfs and system image."""
 LKVM, SHIM, QEMU = "/usr/bin/lkvm", f"{GUEST}/lkvm-shim.so", "/usr/bin/qemu-system-x86_64"
-MEMORY_MIB, DEBIAN_MEMORY_MIB = 128, 256
+MEMORY_MIB, DEBIAN_MEMORY_MIB, WINDOW_MIB = 128, 256, 256
 CID = 3
 EXITS = ("kvm/kvm_exit",)
 DEBIAN_LINE = "console=ttyS0 quiet panic=-1"
@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
 def variants(system_bytes: int, *, with_lkvm: bool) -> list[Variant]:
     """All kinds, those of kvmtool first; `system_bytes` is the length of the system image."""
-    lkvm = [_lkvm(system_bytes), _lkvm_plain()] if with_lkvm else []
+    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain()] if with_lkvm else []
     return [*lkvm, _microvm(), _q35()]
 
 
@@ -54,6 +54,13 @@ def _lkvm(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
     return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), kvmtool.environment(vm))
+
+
+def _lkvm_window(system_bytes: int) -> Variant:
+    image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
+    dax = Dax(SHIM, (image,), WINDOW_MIB << 20, "/run/dax.sock")
+    vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=dax)
+    return Variant("lkvm_window", "kvmtool, with a window for images", kvmtool.argv(vm), kvmtool.environment(vm))
 
 
 def _lkvm_plain() -> Variant:
