@@ -29,6 +29,13 @@ def is_number(text: str) -> bool:
     return bool(text) and _DIGITS.issuperset(text)
 
 
+def is_hostname(text: str) -> bool:
+    """What the kernel takes for a name, and /etc/hosts for one word."""
+    return (
+        0 < len(text) <= 64 and text[0] in _VARIABLE | _DIGITS and (_VARIABLE | _DIGITS | {".", "-"}).issuperset(text)
+    )
+
+
 def is_mode(text: str) -> bool:
     """Permission bits as an octal number."""
     return 0 < len(text) <= 5 and _OCTAL.issuperset(text) and int(text, 8) <= 0o7777

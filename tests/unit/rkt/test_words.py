@@ -15,10 +15,11 @@ SHAPES: dict[Callable[[str], bool], str] = {
     words.is_uuid: r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     words.is_variable: r"[A-Za-z_][A-Za-z_0-9.-]*",
     words.is_number: r"[0-9]+",
+    words.is_hostname: r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
     words.is_mode: r"0?[0-7]{1,4}",
 }
 ODD = [
-    "", "-", "a-", "-a", "a--b", "a-b", "A", "a\n", "é", "a/b", "..", "0", "٣", "²",
+    "x" * 64, "x" * 65, "a b", "", "-", "a-", "-a", "a--b", "a-b", "A", "a\n", "é", "a/b", "..", "0", "٣", "²",
     "0755", "07777", "17777", "008", "000000",
     "A.b-c_1", "1A",
     "6733c088-a507-4694-aabf-eda9d3f3f5c0", "6733C088-a507-4694-aabf-eda9d3f3f5c0", "6733c088a5074694aabfeda9d3f3f5c0",
