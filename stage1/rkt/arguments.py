@@ -8,7 +8,7 @@ warning: a later rkt may have more of them. Nothing here looks at files, at the 
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
-from stage1.rkt.words import is_name, is_number, is_uuid
+from stage1.rkt import spelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def enter(argv: "Sequence[str]") -> EnterOptions:
     """Read the arguments of `enter`. Raises BadRequest."""
     words = _Words(argv, _ENTER)
     pid = words.text("pid", "0")
-    if not is_number(pid):
+    if not (pid.isascii() and pid.isdigit()):
         raise BadRequest(f"--pid={pid} is not a process id")
     if not words.rest:
         raise BadRequest("there is no command to run in the pod; put it after --")
@@ -223,13 +223,13 @@ class _Words:
 
 
 def _uuid(text: str) -> str:
-    if not is_uuid(text.lower()):
+    if not spelling.is_uuid(text.lower()):
         raise BadRequest(f"{text!r} is not a pod's uuid, such as 6733c088-a507-4694-aabf-eda9d3f3f5c0")
     return text.lower()
 
 
 def _app(name: str) -> str:
-    if not is_name(name):
+    if not spelling.is_name(name):
         raise BadRequest(f"{name!r} is not an app's name: those are made of a-z, 0-9 and single '-' between them")
     return name
 

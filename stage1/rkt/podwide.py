@@ -3,6 +3,7 @@
 
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.model import Port
+from stage1.rkt.manifest import MOST_PORT
 from stage1.rkt.words import is_hostname
 
 TYPE_CHECKING = False
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from stage1.rkt.isolators import Isolators
     from stage1.rkt.manifest import AppPort, HostPort, Manifest
 
-_PORTS = 65535
 _SYSCTLS, _KEY_BYTES, _VALUE_BYTES = 64, 127, 255
 """What the agent takes, proto/agent/agent.options."""
 
@@ -56,7 +56,7 @@ def _in_pod(port: "HostPort", said: "Manifest") -> "AppPort":
 def _of_host(port: "HostPort", of_pod: "AppPort") -> list[Port]:
     if of_pod.socket_activated:
         raise Unsupported(f"the port {port.name!r} is socket-activated, which does not reach into a VM; leave that out")
-    if port.host_port + of_pod.length - 1 > _PORTS:
-        raise BadRequest(f"{of_pod.length} ports of the host from {port.host_port} on go beyond {_PORTS}")
+    if port.host_port + of_pod.length - 1 > MOST_PORT:
+        raise BadRequest(f"{of_pod.length} ports of the host from {port.host_port} on go beyond {MOST_PORT}")
     numbers = range(of_pod.length)
     return [Port(of_pod.port + n, port.host_port + n, of_pod.protocol, port.host_ip) for n in numbers]

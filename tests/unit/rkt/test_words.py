@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1.rkt import words
+from stage1.rkt import spelling, words
 
 SHAPES: dict[Callable[[str], bool], str] = {
-    words.is_name: r"[a-z0-9]+(-[a-z0-9]+)*",
-    words.is_uuid: r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
-    words.is_variable: r"[A-Za-z_][A-Za-z_0-9.-]*",
+    spelling.is_name: r"[a-z0-9]+(-[a-z0-9]+)*",
+    spelling.is_uuid: r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    spelling.is_variable: r"[A-Za-z_][A-Za-z_0-9.-]*",
     words.is_number: r"[0-9]+",
     words.is_hostname: r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
-    words.is_mode: r"0?[0-7]{1,4}",
+    spelling.is_octal: r"[0-7]{1,5}",
 }
 ODD = [
     "x" * 64, "x" * 65, "a b", "", "-", "a-", "-a", "a--b", "a-b", "A", "a\n", "é", "a/b", "..", "0", "٣", "²",
