@@ -6,13 +6,11 @@ Container specification 0.8, schemas PodManifest and ImageManifest.
 """
 
 import json
-import re
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux import files
-from stage1.rkt import document
-from stage1.rkt.arguments import APP
+from stage1.rkt import document, spelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +19,9 @@ if TYPE_CHECKING:
     from stage1.rkt.document import Document
 
 HOST, EMPTY = "host", "empty"
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _DOCKER = "appc.io/docker/repository"
 _HANDLERS = ("pre-start", "post-stop")
-_PORTS = 65535
+MOST_PORT = 65535
 
 
 class Volume(NamedTuple):
@@ -148,7 +145,7 @@ def _load(path: str) -> "Document":
 
 def _name(given: "Document", *, where: str, what: str) -> str:
     name = document.text(given, "name", where=where)
-    if not APP.fullmatch(name):
+    if not spelling.is_name(name):
         raise BadRequest(f"{where}: {name!r} is no name for {what}; use a-z, 0-9 and single '-' between them")
     return name
 
@@ -206,7 +203,7 @@ def _cwd(app: "Document", *, where: str) -> str:
 def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
     found = document.pairs(app, "environment", where=where)
     for name in found:
-        if not _VARIABLE.fullmatch(name):
+        if not spelling.is_variable(name):
             raise BadRequest(f"{where}: {name!r} is no name for an environment variable")
     return tuple(found.items())
 
@@ -245,7 +242,7 @@ def _volume(given: "Document", *, where: str) -> Volume:
 
 
 def _mode(text: str, *, where: str) -> int:
-    if not re.fullmatch(r"[0-7]{1,5}", text) or int(text, 8) > 0o7777:
+    if not spelling.is_octal(text) or int(text, 8) > 0o7777:
         raise BadRequest(f"{where}: its mode must be an octal number such as 0755, but is {text!r}")
     return int(text, 8)
 
@@ -276,16 +273,16 @@ def _app_port(given: "Document", *, where: str) -> AppPort:
     if protocol not in ("tcp", "udp"):
         raise BadRequest(f"{where}: its protocol is {protocol!r}, but must be tcp or udp")
     port, length = document.number(given, "port", where=where), document.number(given, "count", where=where, default=1)
-    if not (0 < port <= _PORTS and 0 < length <= _PORTS + 1 - port):
-        raise BadRequest(f"{where}: {length} port(s) from {port} on are not between 1 and {_PORTS}")
+    if not (0 < port <= MOST_PORT and 0 < length <= MOST_PORT + 1 - port):
+        raise BadRequest(f"{where}: {length} port(s) from {port} on are not between 1 and {MOST_PORT}")
     return AppPort(name, protocol, port, length, document.flag(given, "socketActivated", where=where))
 
 
 def _host_port(given: "Document", *, where: str) -> HostPort:
     name = _name(given, where=where, what="a port")
     port = document.number(given, "hostPort", where=where)
-    if not 0 < port <= _PORTS:
-        raise BadRequest(f"{where}: the host's port {port} for {name!r} is not between 1 and {_PORTS}")
+    if not 0 < port <= MOST_PORT:
+        raise BadRequest(f"{where}: the host's port {port} for {name!r} is not between 1 and {MOST_PORT}")
     pod_port = document.object_(given, "podPort", where=where)
     ip = document.text(given, "hostIP", where=where)
     return HostPort(name, port, ip, _app_port({"name": name, **pod_port}, where=where) if pod_port else None)
