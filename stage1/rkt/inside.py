@@ -33,10 +33,13 @@ def text(root: str, path: str) -> str:
         fd = files.open_beneath(root, path, flags=os.O_RDONLY | os.O_NONBLOCK)
     except KernelError:
         return ""
-    with open(fd, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
-        found = file.read(_MOST_BYTES + 1)
+        with open(fd, "rb", closefd=False) as file:
+            found = file.read(_MOST_BYTES + 1)
+    finally:
+        os.close(fd)
     if len(found) > _MOST_BYTES:
         raise BadRequest(f"{path} of the image is larger than {_MOST_BYTES >> 20} MiB; it can't be read")
     return found.decode("utf-8", "replace")

@@ -24,7 +24,7 @@ HOST, EMPTY = "host", "empty"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _DOCKER = "appc.io/docker/repository"
 _HANDLERS = ("pre-start", "post-stop")
-_PORTS = 65535
+MOST_PORT = 65535
 
 
 class Volume(NamedTuple):
@@ -276,16 +276,16 @@ def _app_port(given: "Document", *, where: str) -> AppPort:
     if protocol not in ("tcp", "udp"):
         raise BadRequest(f"{where}: its protocol is {protocol!r}, but must be tcp or udp")
     port, length = document.number(given, "port", where=where), document.number(given, "count", where=where, default=1)
-    if not (0 < port <= _PORTS and 0 < length <= _PORTS + 1 - port):
-        raise BadRequest(f"{where}: {length} port(s) from {port} on are not between 1 and {_PORTS}")
+    if not (0 < port <= MOST_PORT and 0 < length <= MOST_PORT + 1 - port):
+        raise BadRequest(f"{where}: {length} port(s) from {port} on are not between 1 and {MOST_PORT}")
     return AppPort(name, protocol, port, length, document.flag(given, "socketActivated", where=where))
 
 
 def _host_port(given: "Document", *, where: str) -> HostPort:
     name = _name(given, where=where, what="a port")
     port = document.number(given, "hostPort", where=where)
-    if not 0 < port <= _PORTS:
-        raise BadRequest(f"{where}: the host's port {port} for {name!r} is not between 1 and {_PORTS}")
+    if not 0 < port <= MOST_PORT:
+        raise BadRequest(f"{where}: the host's port {port} for {name!r} is not between 1 and {MOST_PORT}")
     pod_port = document.object_(given, "podPort", where=where)
     ip = document.text(given, "hostIP", where=where)
     return HostPort(name, port, ip, _app_port({"name": name, **pod_port}, where=where) if pod_port else None)

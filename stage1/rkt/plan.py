@@ -35,7 +35,7 @@ from stage1.rkt import (
 )
 from stage1.rkt.arguments import RunOptions as RunOptions
 from stage1.rkt.isolators import Isolators
-from stage1.rkt.manifest import Entry, Manifest
+from stage1.rkt.manifest import MOST_PORT, Entry, Manifest
 from stage1.rkt.streams import Streams
 from stage1.rkt.volumes import EmptyVolume as EmptyVolume
 
@@ -112,7 +112,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
     return RktPod(
-        pod=_pod(said, options, limits=[one.limits for one in found]),
+        pod=_pod(said, options, limits=[one.limits for one in found], ports=() if only else _ports(said)),
         apps=tuple(one.app for one in found),
         mutable=options.mutable,
         empty_volumes=tuple(dict.fromkeys(volume for one in found for volume in one.empty)),
@@ -150,7 +150,7 @@ def _image_manifest(pod_dir: str, app: str) -> str:
     return f"{os.path.dirname(directory.app_root(pod_dir, app))}/manifest"
 
 
-def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators]) -> Pod:
+def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators], ports: tuple[Port, ...]) -> Pod:
     return Pod(
         id=options.uuid,
         name=f"rkt-{options.uuid}",
@@ -160,7 +160,7 @@ def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators]) -> Pod
         memory_mib=sizing.memory_mib(limits, said.annotations, mutable=options.mutable),
         vcpus=sizing.vcpus(limits, said.annotations, cpus=os.cpu_count() or 1),
         sysctls=_sysctls(limits),
-        ports=_ports(said),
+        ports=ports,
     )
 
 
@@ -185,6 +185,8 @@ def _ports(said: Manifest) -> tuple[Port, ...]:
             raise Unsupported(
                 f"the port {port.name!r} is socket-activated, which does not reach into a VM; leave that out"
             )
+        if port.host_port + of_pod.length - 1 > MOST_PORT:
+            raise BadRequest(f"{of_pod.length} ports of the host from {port.host_port} on go beyond {MOST_PORT}")
         found += [
             Port(of_pod.port + number, port.host_port + number, of_pod.protocol, port.host_ip)
             for number in range(of_pod.length)

@@ -35,7 +35,8 @@ fds = {{int(fd): kind(fd) for fd in os.listdir("/proc/self/fd")}}
 locks = [fd for fd in fds if fds[fd] and not fds[fd].startswith("/proc") and has_lock(fd)]
 fds = {{fd: path for fd, path in fds.items() if path and not path.startswith("/proc/")}}
 env = open("/proc/self/environ", "rb").read().decode().split("\\0")[:-1]
-record = dict(name=name, argv=sys.argv, env=dict(word.split("=", 1) for word in env), cwd=os.getcwd(), fds=fds, locks=locks,
+env = dict(word.split("=", 1) for word in env)
+record = dict(name=name, argv=sys.argv, env=env, cwd=os.getcwd(), fds=fds, locks=locks,
               mounted=os.path.ismount("stage1/rootfs"))
 with open("{records}", "a") as file:
     file.write(json.dumps(record) + "\\n")

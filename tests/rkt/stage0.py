@@ -14,7 +14,7 @@
 
 An `Image` is a directory with an image's root and its `app` object. The two files `pod` and `manifest` of a pod
 are written as given, so a test can put any nonsense there. `pod.reboot()` takes all mounts away. `rkt.clean()` kills
-and unmounts what tests left. Needs root. tests/rkt/test_stage0.py compares it with the real rkt.
+and unmounts what tests left. Needs root. tests/rkt/test_real_rkt.py compares it with the real rkt.
 """
 
 import fcntl

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fake of rkt does what the contract says; where the real rkt is on PATH, both call the same recording stage1."""
+"""The fake of rkt does what the contract says. test_real_rkt.py compares it with the real rkt."""
 
-import json
 import os
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +10,7 @@ import pytest
 
 from tests.rkt import recorder
 from tests.rkt.images import AppSpec, Image
-from tests.rkt.stage0 import PATH, Pod, Stage0
+from tests.rkt.stage0 import PATH, Stage0
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root")
 
@@ -140,90 +136,3 @@ def test_after_a_reboot_gc_finds_the_stage1_mounted_and_no_app(rkt: Stage0, imag
     pod.reboot()
     assert pod.gc(remove=False).code == 0
     assert seen(rkt)[-1]["mounted"] and not os.path.ismount(pod.app_root("one"))
-
-
-class Real:
-    """The real rkt, with the same stage1 and image."""
-
-    def __init__(self, place: Path, stage1: Path, image: Image) -> None:
-        self.data, self.place, self.records = place / "real", place, stage1
-        (stage1 / "records").unlink(missing_ok=True)
-        self.stage1 = recorder.pack(stage1, place / "stage1.aci")
-        packed = place / "packed"
-        packed.mkdir()
-        (packed / "manifest").write_text(json.dumps(image.manifest()))
-        shutil.copytree(image.root, packed / "rootfs", symlinks=True)
-        self.image = recorder.pack(packed, place / "image.aci")
-
-    def __call__(self, *words: str) -> str:
-        options = [f"--dir={self.data}", "--insecure-options=image"]
-        env = {**os.environ, "RKT_EXPERIMENT_APP": "true"}
-        done = subprocess.run(["rkt", *options, *words], capture_output=True, text=True, timeout=120, env=env)
-        assert done.returncode == 0, f"rkt {' '.join(words)}: {done.stderr}"
-        return done.stdout
-
-    def last(self, count: int = 1) -> list[dict[str, Any]]:
-        return list(recorder.records(self.records))[-count:]
-
-
-def told(record: dict[str, Any], *, data: Path, uuid: str, pid: int) -> dict[str, Any]:
-    """A record without what differs from pod to pod."""
-    words = {str(data): "DATA", uuid: "UUID", f"--pid={pid}": "--pid=PID"}
-
-    def plain(text: object) -> object:
-        for old, new in words.items():
-            text = str(text).replace(old, new)
-        return text
-
-    tree = [plain(word) for word in record["argv"]]
-    first = str(tree[0])
-    tree[0] = first if "/cas/tree/" not in first else f"DATA/cas/tree/ID/rootfs/{record['name']}"
-    env = sorted(name for name in record["env"] if name.startswith("RKT_STAGE1") or name.startswith("RKT_SEL"))
-    locks = len(record["locks"])
-    return {"argv": tree, "env": env, "cwd": plain(record["cwd"]), "mounted": record["mounted"], "locks": locks}
-
-
-def drive_fake(pod: Pod, app: AppSpec) -> int:
-    process = pod.run("--hostname=h", net="none")
-    pod.wait_ready()
-    pod.app_add(app), pod.app_start("one"), pod.enter("true", app="one"), pod.app_stop("one"), pod.app_rm("one")
-    pod.stop()
-    process.wait(20)
-    pod.gc()
-    return process.pid
-
-
-@pytest.mark.rkt
-def test_the_real_rkt_calls_the_same_programs_in_the_same_way(rkt: Stage0, image: Image, tmp_path: Path) -> None:
-    pod = rkt.prepare([], mutable=True)
-    pid = drive_fake(pod, AppSpec("one", image))
-    fake = [told(one, data=rkt.data, uuid=pod.uuid, pid=pid) for one in seen(rkt)]
-    real = Real(tmp_path, rkt.stage1.root.parent, image)
-    saved = tmp_path / "uuid"
-    flags = [f"--stage1-path={real.stage1}", f"--uuid-file-save={saved}", "--hostname=h", "--net=none"]
-    process = subprocess.Popen(
-        ["rkt", f"--dir={real.data}", "--insecure-options=image", "app", "sandbox", *flags],
-        env={**os.environ, "RKT_EXPERIMENT_APP": "true"},
-    )
-    try:
-        end = time.monotonic() + 120
-        while not (saved.exists() and real.last()) and time.monotonic() < end:
-            time.sleep(0.1)
-        uuid = saved.read_text()
-        real("status", "--wait-ready", uuid)
-        image_id = real("fetch", str(real.image)).split()[-1]  # app add of a file is a crash of rkt's
-        real("app", "add", uuid, image_id, "--name=one")
-        real("app", "start", uuid, "--app=one")
-        real("enter", "--app=one", uuid, "true")
-        real("app", "stop", uuid, "--app=one")
-        real("app", "rm", uuid, "--app=one")
-        real("stop", uuid)
-        assert process.wait(30) == 42
-        real("gc", "--grace-period=0s")
-    finally:
-        process.kill()
-        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-            if line.split()[4].startswith(f"{real.data}/"):
-                subprocess.run(["umount", "-l", line.split()[4]], check=False)
-    found = [told(one, data=real.data, uuid=uuid, pid=process.pid) for one in real.last(100)]
-    assert found == fake

@@ -188,3 +188,23 @@ def test_a_pod_with_a_user_namespace_shares_all_that_belongs_to_it():
             "uts": "/run/clearpod/pause.uts-ns",
             "pid": "/run/clearpod/pause.pid-ns",
         }
+
+
+def test_an_environment_can_be_just_what_was_said():
+    process = Process(argv=("sh",), env=("A=b",), tty=True, only_env=True)
+    assert oci.environment(POD, process) == ["A=b"]
+
+
+def test_only_the_wanted_files_of_the_pod_are_there():
+    wanted = container(pod_files=("hostname",), mounts=(Mount("/v", "/etc/hosts"),))
+    places = [place for place in mounts_of(oci.config(POD, wanted)) if place.startswith("/etc/")]
+    assert places == ["/etc/hostname", "/etc/hosts"]
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_sys_can_be_writable_without_any_other_privilege(writable):
+    document = oci.config(POD, container(security=Security(writable_sys=writable)))
+    wanted = "rw" if writable else "ro"
+    assert wanted in mounts_of(document)["/sys"]["options"]
+    assert document["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+    assert document == oci.config(POD, container()) or writable

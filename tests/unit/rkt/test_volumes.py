@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which volume is where in an app, and the empty ones as they are made."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.errors import BadRequest, NotFound
+from stage1.linux import mount
+from stage1.pod.model import Mount
+from stage1.rkt import copying, make, manifest, volumes
+from stage1.rkt.volumes import EmptyVolume, Volumes
+from tests.unit.rkt.pod_dir import DOCKER, Document, app, lay, root_of
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+def of_app(place: Path, entry: Document, *, image: Document | None = None, volumes_: Any = ()) -> tuple[str, Volumes]:
+    pod = lay(place, entry, image=image, volumes=list(volumes_))
+    found = manifest.read(f"{pod}/pod", lambda _: str(root_of(pod).parent / "manifest"))
+    return pod, volumes.of_app(found.entries[0], found.volumes, pod_dir=pod, root=str(root_of(pod)))
+
+
+def host(source: Path, name: str = "v", **fields: Any) -> Document:
+    return {"name": name, "kind": "host", "source": str(source), **fields}
+
+
+def empty(name: str = "v", **fields: Any) -> Document:
+    return {"name": name, "kind": "empty", **fields}
+
+
+def mounts(*paths: str, volume: str = "v", **more: Any) -> Document:
+    return {"mounts": [{"volume": volume, "path": path, **more} for path in paths]}
+
+
+POINT = [{"name": "v", "path": "/p", "readOnly": True}]
+
+
+@pytest.mark.parametrize(
+    "points, said, read_only",
+    [
+        ([], None, False),
+        ([], True, True),
+        (POINT, None, True),
+        (POINT, False, False),
+        ([{"name": "v", "path": "/p"}, *POINT], None, False),
+        ([{"name": "other", "path": "/p", "readOnly": True}], None, False),
+    ],
+)
+def test_read_only_is_the_volumes_word_or_else_the_images(
+    tmp_path: Path, points: list[Document], said: bool | None, read_only: bool
+) -> None:
+    given = [host(tmp_path, readOnly=said), host(tmp_path, "other")]
+    _, found = of_app(tmp_path, app(entry=mounts("/m"), mountPoints=points), volumes_=given)
+    assert found.mounts[0] == Mount(str(tmp_path), "/m", read_only, read_only)
+
+
+def test_not_recursive(tmp_path: Path) -> None:
+    given = [host(tmp_path, readOnly=True, recursive=False)]
+    _, found = of_app(tmp_path, app(entry=mounts("/m")), volumes_=given)
+    assert found.mounts == (Mount(str(tmp_path), "/m", read_only=True, recursive=False),)
+
+
+def test_mount_points_get_what_no_mount_has(tmp_path: Path) -> None:
+    points = [{"name": "v", "path": "/a/../a/"}, {"name": "w", "path": "/b", "readOnly": True}]
+    given = [host(tmp_path), host(tmp_path, "w")]
+    _, found = of_app(tmp_path, app(entry=mounts("/a", volume="w"), mountPoints=points), volumes_=given)
+    assert [(one.target, one.read_only) for one in found.mounts] == [("/a", True), ("/b", True)]
+
+
+def test_a_volume_of_the_app_itself_wins(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    entry = app(entry=mounts("/m", appVolume=host(tmp_path / "own")))
+    _, found = of_app(tmp_path, entry, volumes_=[host(tmp_path)])
+    assert [one.source for one in found.mounts] == [str(tmp_path / "own")]
+
+
+def test_sources_may_be_files_and_links(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    _, found = of_app(tmp_path, app(entry=mounts("/m")), volumes_=[host(tmp_path / "link")])
+    assert found.mounts[0].source == str(tmp_path / "file")
+
+
+def test_empty_volumes_are_shared_by_name(tmp_path: Path) -> None:
+    entry = app(entry=mounts("/m"), mountPoints=[{"name": "v", "path": "/n"}])
+    pod, found = of_app(tmp_path, entry, volumes_=[empty(mode="1777", uid=5, gid=6)])
+    assert [one.source for one in found.mounts] == [f"{pod}/sharedVolumes/v"] * 2
+    assert set(found.empty) == {EmptyVolume(f"{pod}/sharedVolumes/v", 0o1777, 5, 6)} and not found.warnings
+
+
+def test_a_mount_point_without_a_volume_gets_an_empty_one(tmp_path: Path) -> None:
+    pod, found = of_app(tmp_path, app(mountPoints=[{"name": "d", "path": "/etc", "readOnly": True}]))
+    path = f"{pod}/sharedVolumes/one-d"
+    assert found.mounts == (Mount(path, "/etc", True, True),) and found.empty == (EmptyVolume(path),)
+    assert found.warnings == ("app 'one': no volume for the mount point 'd' at /etc; it gets an empty one",)
+
+
+def test_dockers_images_fill_it(tmp_path: Path) -> None:
+    points = [{"name": "d", "path": "/etc"}, {"name": "e", "path": "/none"}]
+    pod, found = of_app(tmp_path, app(mountPoints=points), image={"annotations": DOCKER})
+    first, second = found.empty
+    assert (first.root, first.inside) == (str(root_of(pod)), "/etc") and second.root == ""
+
+
+@pytest.mark.parametrize(
+    "entry, kind, sentence",
+    [
+        (
+            mounts("/m", volume="x"),
+            BadRequest,
+            "app 'one': the volume 'x' for /m is not in the pod manifest; there are: v",
+        ),
+        (mounts("/"), BadRequest, "app 'one': a volume can't be at /, which is the app's own root"),
+        (mounts("/a/.."), BadRequest, "app 'one': a volume can't be at /, which is the app's own root"),
+    ],
+)
+def test_what_cant_be_mounted(tmp_path: Path, entry: Document, kind: type[Exception], sentence: str) -> None:
+    with pytest.raises(kind) as caught:
+        of_app(tmp_path, app(entry=entry), volumes_=[host(tmp_path)])
+    assert str(caught.value) == sentence
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as caught:
+        of_app(tmp_path, app(entry=mounts("/m")), volumes_=[host(tmp_path / "no")])
+    where = f"is {tmp_path}/no, which is not on this host; make it first"
+    assert str(caught.value) == f"app 'one': the volume 'v' {where}"
+
+
+def test_no_volumes_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="the volume 'v' for /m is not in the pod manifest; it has none"):
+        of_app(tmp_path, app(entry=mounts("/m")))
+
+
+@needs_root
+def test_an_empty_volume_is_made_once(tmp_path: Path) -> None:
+    volume = EmptyVolume(str(tmp_path / "sharedVolumes" / "v"), 0o2750, 5, 6)
+    make.empty_volume(volume)
+    Path(volume.path, "kept").write_text("x")
+    make.empty_volume(volume._replace(mode=0o700, uid=9))
+    found = os.stat(volume.path)
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o2750, 5, 6)
+    assert os.listdir(volume.path) == ["kept"] and os.listdir(tmp_path / "sharedVolumes") == ["v"]
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A directory with an entry of every kind, in a root whose links try to leave it."""
+    place = tmp_path / "root" / "data"
+    (place / "deep").mkdir(parents=True)
+    (tmp_path / "root" / "link").symlink_to("/data")
+    (place / "file").write_text("text")
+    (place / "out").symlink_to(str(tmp_path))
+    os.mkfifo(place / "pipe")
+    (place / "deep" / "own").write_bytes(b"x" * 100_000)
+    for path, owner, mode in ((place, 7, 0o1770), (place / "deep" / "own", 9, 0o4711), (place / "pipe", 4, 0o620)):
+        os.chown(path, owner, owner)
+        path.chmod(mode)
+    os.chown(place / "out", 3, 3, follow_symlinks=False)
+    os.utime(place / "file", (1, 2))
+    os.setxattr(place / "file", "user.a", b"b")
+    return tmp_path / "root"
+
+
+@needs_root
+def test_a_filled_volume_is_as_the_image_has_it(full: Path, tmp_path: Path) -> None:
+    target = tmp_path / "v"
+    make.empty_volume(EmptyVolume(str(target), root=str(full), inside="/link"))
+    assert sorted(os.listdir(target)) == ["deep", "file", "out", "pipe"]
+    assert (target / "deep" / "own").read_bytes() == b"x" * 100_000 and os.readlink(target / "out") == str(tmp_path)
+    for name in (".", "deep", "deep/own", "file", "out", "pipe"):
+        made, original = os.lstat(target / name), os.lstat(full / "data" / name)
+        assert (made.st_mode, made.st_uid, made.st_gid) == (original.st_mode, original.st_uid, original.st_gid), name
+    assert os.stat(target / "file").st_mtime == 2 and os.getxattr(target / "file", "user.a") == b"b"
+
+
+@needs_root
+def test_what_the_image_has_there_may_be_a_file(full: Path, tmp_path: Path) -> None:
+    make.empty_volume(EmptyVolume(str(tmp_path / "v"), root=str(full), inside="/data/file"))
+    assert os.listdir(tmp_path / "v") == [] and stat.S_IMODE(os.stat(tmp_path / "v").st_mode) == 0o755
+
+
+@needs_root
+def test_a_failure_leaves_nothing(full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "_MOST_DEEP", 0)
+    with pytest.raises(BadRequest, match="nested more than 0 deep"):
+        make.empty_volume(EmptyVolume(str(tmp_path / "volumes" / "v"), root=str(full), inside="/data"))
+    assert os.listdir(tmp_path / "volumes") == []
+
+
+@needs_root
+def test_without_recursion_mounts_below_are_not_seen(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "below").mkdir(parents=True)
+    target.mkdir()
+    mount.mount("none", str(source / "below"), "tmpfs")
+    (source / "below" / "file").write_text("x")
+    try:
+        for recursive, seen in ((True, ["file"]), (False, [])):
+            fd = mount.open_tree(str(source), recursive=recursive)
+            mount.move_tree(fd, str(target))
+            os.close(fd)
+            found = os.listdir(target / "below")
+            mount.umount(str(target), lazy=True)
+            assert found == seen
+    finally:
+        mount.umount(str(source / "below"))
