@@ -5,17 +5,15 @@
 warning: a later rkt may have more of them. Nothing here looks at files, at the environment or at descriptors.
 """
 
-import re
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
+from stage1.rkt import spelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-APP = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 LIST, AUTO, CUSTOM = "list", "auto-attach", "custom-attach"
 RESOLV_MODES, HOSTS_MODES = ("default", "host", "stage0", "none"), ("default", "host", "stage0")
 
@@ -225,13 +223,13 @@ class _Words:
 
 
 def _uuid(text: str) -> str:
-    if not UUID.fullmatch(text.lower()):
+    if not spelling.is_uuid(text.lower()):
         raise BadRequest(f"{text!r} is not a pod's uuid, such as 6733c088-a507-4694-aabf-eda9d3f3f5c0")
     return text.lower()
 
 
 def _app(name: str) -> str:
-    if not APP.fullmatch(name):
+    if not spelling.is_name(name):
         raise BadRequest(f"{name!r} is not an app's name: those are made of a-z, 0-9 and single '-' between them")
     return name
 

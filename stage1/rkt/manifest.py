@@ -6,13 +6,11 @@ Container specification 0.8, schemas PodManifest and ImageManifest.
 """
 
 import json
-import re
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux import files
-from stage1.rkt import document
-from stage1.rkt.arguments import APP
+from stage1.rkt import document, spelling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from stage1.rkt.document import Document
 
 HOST, EMPTY = "host", "empty"
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z_0-9.-]*")
 _DOCKER = "appc.io/docker/repository"
 _HANDLERS = ("pre-start", "post-stop")
 MOST_PORT = 65535
@@ -148,7 +145,7 @@ def _load(path: str) -> "Document":
 
 def _name(given: "Document", *, where: str, what: str) -> str:
     name = document.text(given, "name", where=where)
-    if not APP.fullmatch(name):
+    if not spelling.is_name(name):
         raise BadRequest(f"{where}: {name!r} is no name for {what}; use a-z, 0-9 and single '-' between them")
     return name
 
@@ -206,7 +203,7 @@ def _cwd(app: "Document", *, where: str) -> str:
 def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
     found = document.pairs(app, "environment", where=where)
     for name in found:
-        if not _VARIABLE.fullmatch(name):
+        if not spelling.is_variable(name):
             raise BadRequest(f"{where}: {name!r} is no name for an environment variable")
     return tuple(found.items())
 
@@ -245,7 +242,7 @@ def _volume(given: "Document", *, where: str) -> Volume:
 
 
 def _mode(text: str, *, where: str) -> int:
-    if not re.fullmatch(r"[0-7]{1,5}", text) or int(text, 8) > 0o7777:
+    if not spelling.is_octal(text) or int(text, 8) > 0o7777:
         raise BadRequest(f"{where}: its mode must be an octal number such as 0755, but is {text!r}")
     return int(text, 8)
 

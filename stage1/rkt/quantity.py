@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantities of resources as the App Container specification writes them: 1500m, 100M, 64Mi, 1e3. Pure."""
 
-import re
-
 from stage1.errors import BadRequest
+from stage1.rkt import spelling
 
-_GRAMMAR = re.compile(r"([+-]?)(\d{1,30})?(?:\.(\d{0,30}))?([A-Za-z]*|[eE][+-]?\d{1,2})")
 _DECIMAL = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 _MOST = (1 << 63) - 1
@@ -13,10 +11,10 @@ _MOST = (1 << 63) - 1
 
 def parse(text: str, *, where: str, parts: int = 1) -> int:
     """The quantity in `parts` of its unit (1000 for thousandths), rounded up. Raises BadRequest."""
-    found = _GRAMMAR.fullmatch(text)
-    if not found or not (found[2] or found[3]):
+    found = spelling.quantity(text)
+    if not found:
         raise BadRequest(f"{where}: {text!r} is not a quantity, such as 500m, 2, 100M or 64Mi")
-    sign, whole, fraction, suffix = found[1], found[2] or "", found[3] or "", found[4]
+    sign, whole, fraction, suffix = found
     digits, tens, twos = int(f"{sign}{whole}{fraction}") * parts, -len(fraction), _BINARY.get(suffix, 0)
     tens += 0 if twos else _exponent(suffix, text, where=where)
     upper, lower = int(10 ** max(tens, 0)) << twos, int(10 ** max(-tens, 0))

@@ -142,7 +142,7 @@ def test_what_stage1_uses_of_the_replaced_modules_is_there(root, stage1):
     assert not missing
 
 
-REPLACED = {"typing": "typing.py", "json": "json/__init__.py"}
+REPLACED = {"typing": "typing.py", "json": "json/__init__.py", "ctypes": "ctypes.py"}
 
 
 def used(tree):
