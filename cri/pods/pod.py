@@ -21,13 +21,13 @@ from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
 from cri.pods.reconcile import reconcile
-from stage1.guest.settings import configure
 from cri.pods.threads import to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
 from stage1 import engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
+from stage1.guest.settings import configure
 from stage1.linux import process
 from stage1.pod import states
 from stage1.pod.network import PodNetwork

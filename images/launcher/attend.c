@@ -216,6 +216,7 @@ static void take_signals(void)
 static void explain_death(const struct order *order)
 {
     bool killed = WIFSIGNALED(us.status);
+    records_over(&us.records);
     if (us.records.early)
         complain("%.*s", (int)us.records.early, us.records.before);
     complain("the virtual machine ended by itself (%s %d); what its kernel said is in %s", killed ? "signal" : "code",

@@ -53,23 +53,40 @@ void records_received(struct records *records, size_t size)
     }
 }
 
+void records_over(struct records *records)
+{
+    if (!records->marked)
+        keep_early(records, records->used);
+}
+
+/* A guest whose kernel writes in between, say: better seen than lost, and the VMM must not be stuck. */
+static enum record_kind take_raw(struct records *records, uint8_t *to, size_t *size)
+{
+    *size = records->used < RECORD_MAX ? records->used : RECORD_MAX;
+    memcpy(to, records->bytes, *size);
+    drop(records, *size);
+    return *size ? R_ERR : R_NONE;
+}
+
 enum record_kind records_next(struct records *records, const uint8_t **payload, size_t *size)
 {
     static uint8_t copy[RECORD_MAX];
     const uint8_t *head = records->bytes;
-    if (!records->marked || records->broken || records->used < RECORD_HEADER)
+    *payload = copy;
+    if (records->broken)
+        return take_raw(records, copy, size);
+    if (!records->marked || records->used < RECORD_HEADER)
         return R_NONE;
     size_t length = (size_t)(head[2] | head[3] << 8);
     enum record_kind kind = (enum record_kind)head[0];
     if (kind < R_OUT || kind > R_END || head[1] || length > RECORD_MAX) {
         records->broken = true;
-        return R_NONE;
+        return take_raw(records, copy, size);
     }
     if (records->used < RECORD_HEADER + length)
         return R_NONE;
     memcpy(copy, head + RECORD_HEADER, length);
     drop(records, RECORD_HEADER + length);
-    *payload = copy;
     *size = length;
     return kind;
 }

@@ -23,8 +23,11 @@ struct records {
 /* Where to read to, and how much. */
 size_t records_room(struct records *records, uint8_t **to);
 void records_received(struct records *records, size_t size);
-/* The next whole record, whose payload is valid until the next call of any of these; R_NONE: there is none. */
+/* The next whole record, whose payload is valid until the next call of any of these; R_NONE: there is none. Once
+ * something was no record, all that comes is R_ERR. */
 enum record_kind records_next(struct records *records, const uint8_t **payload, size_t *size);
+/* Nothing more comes: what could have been the beginning of the mark was none. */
+void records_over(struct records *records);
 /* A header for `size` bytes. */
 void record_pack(uint8_t to[RECORD_HEADER], enum record_kind kind, size_t size);
 

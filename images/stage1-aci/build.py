@@ -182,7 +182,7 @@ def _roots() -> list[str]:
 
 
 def _add_first(library: Path, modules: list[imports.Module]) -> None:
-    """What the interpreter takes from its library before it runs anything. Where `os` is, it knows its library to be."""
+    """What the interpreter takes from its library before it runs anything. By `os` it knows that it is its library."""
     jobs = []
     for module in modules:
         target = (library / _file(module)).with_suffix(".pyc")

@@ -17,6 +17,6 @@ def main(argv: list[str]) -> int:
     place = machine.place(uuid)
     with apps.changing(place), reach.session(uuid) as session:
         apps.stop(session, options.app)
-        apps.remove(session, place, options.app)
+        apps.remove(session, place, app=options.app)
     directory.forget_status(pod_dir, options.app, marks=True)
     return 0

@@ -37,7 +37,7 @@ def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions)
     place = machine.place(pod.pod.id)
     name = engine.add_exec(place, pod.pod, container=app.container, what=what, number=number)
     try:
-        apps.when_running(session, app.name, Exec(app.name, number, name, stdio))
+        apps.when_running(session, app.name, request=Exec(app.name, number, name, stdio))
         with terminal.raw():
             return terminal.join(session, terminal.Joined(app.name, number, stdio))
     except NoCommand as error:

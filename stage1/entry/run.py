@@ -34,12 +34,12 @@ def main(argv: list[str]) -> int:
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
         order.hand_over(words)
     except BaseException as error:
-        _undo(pod_dir, options.uuid, error)
+        _undo(pod_dir, options.uuid, after=error)
         raise
     return 0
 
 
-def _undo(pod_dir: str, uuid: str, error: BaseException) -> None:
+def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
     """What can't be taken away now is left for `gc`, and said."""
     try:
         engine.collect(machine.place(uuid))
@@ -47,7 +47,7 @@ def _undo(pod_dir: str, uuid: str, error: BaseException) -> None:
     except PodError as second:
         owed = str(second)
     if owed:
-        error.add_note(f"and {owed}")
+        after.add_note(f"and {owed}")
 
 
 def _terminal(options: RunOptions) -> str | None:

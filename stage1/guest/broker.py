@@ -66,6 +66,15 @@ class Broker:
 
     def serve(self) -> None:
         """Return when the last client has gone, or the VM; clients then see the end of their connection."""
+        try:
+            self._serve_all()
+        finally:
+            for client in self._clients.values():
+                client.sock.close()
+            if self._sock is not None:
+                self._sock.close()
+
+    def _serve_all(self) -> None:
         listener = self._listener
         listener.setblocking(False)
         while self._clients or time.monotonic() - self._idle_since < LINGER_S:

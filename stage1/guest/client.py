@@ -29,15 +29,15 @@ _NO_GUEST_YET = (errno.ECONNRESET, errno.ECONNREFUSED, errno.ENODEV, errno.ETIME
 
 def unix_factory(path: str) -> Factory:
     """Return a factory that connects to the unix socket `path`, which may appear a little later."""
-    return _factory(_socket.AF_UNIX, path, _NOT_YET, f"the agent's socket {path}")
+    return _factory(_socket.AF_UNIX, path, not_yet=_NOT_YET, what=f"the agent's socket {path}")
 
 
 def vsock_factory(cid: int, port: int) -> Factory:
     """Return a factory that connects to the guest's `port`, where an autonomous pod's agent listens once it is up."""
-    return _factory(_socket.AF_VSOCK, (cid, port), _NO_GUEST_YET, f"port {port} of guest {cid}")
+    return _factory(_socket.AF_VSOCK, (cid, port), not_yet=_NO_GUEST_YET, what=f"port {port} of guest {cid}")
 
 
-def _factory(family: int, address: str | tuple[int, int], not_yet: tuple[int, ...], what: str) -> Factory:
+def _factory(family: int, address: str | tuple[int, int], *, not_yet: tuple[int, ...], what: str) -> Factory:
     def connect(until: float) -> _socket.socket | None:
         while True:
             sock = _socket.socket(family, _socket.SOCK_STREAM)

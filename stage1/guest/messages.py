@@ -92,8 +92,8 @@ class Neighbour(NamedTuple):
 class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
 
-    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. The last three
-    are an autonomous pod's: whether it outlasts its apps, what a host has to know, and the time.
+    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. The last
+    three are an autonomous pod's: whether it outlasts its apps, what a host has to know, and the time.
     """
 
     hostname: str = ""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What programs that live as long as one call say to an agent that somebody else talks to as well: frames of the link,
-without numbers and markers, over a unix socket to the broker (`broker.py`), which owns the link itself.
+"""What programs that live as long as one call say to an agent that somebody else talks to as well: frames of the
+link, without numbers and markers, over a unix socket to the broker (`broker.py`), which owns the link itself.
 
-Used by rkt's entry points. One thread. Ends of connections are ends of what was asked for: the broker kills the execs of
-a client that is gone.
+Used by rkt's entry points. One thread. Ends of connections are ends of what was asked for: the broker kills the execs
+of a client that is gone.
 """
 
 import _socket

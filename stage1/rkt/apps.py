@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the entry points ask the agent of a running pod for: to make, start, end and forget apps. Called by stage1/entry.
+"""What entry points ask the agent of a running pod for: to make, start, end and forget apps. Called by stage1/entry.
 
 rkt calls several of them at once; those that change the same pod take turns (`changing`). The status files are the
 agent's to write, so they are there when an app is said to have ended.
@@ -14,7 +14,7 @@ from stage1.guest import messages
 from stage1.guest.messages import Delete, Exec, Halt
 from stage1.guest.session import Session
 from stage1.linux.flock import Lock
-from stage1.rkt import directory, machine, make, plan, runtime, script
+from stage1.rkt import directory, machine, make, network, plan, runtime, script
 from stage1.rkt.plan import RktPod
 
 GRACE_S = 10.0
@@ -36,7 +36,8 @@ def read(pod_dir: str, app: str) -> RktPod:
     """The pod with that one app, as it was told by `run` and is now. Raises what `plan.read_pod` does."""
     options = runtime.load(pod_dir).options
     pod = plan.read_pod(pod_dir, options, only=app)
-    return plan.with_network(pod, pod_dir, options=options, network=engine.network(machine.place(pod.pod.id)))
+    host_ip = network.host_ip(pod_dir)
+    return plan.with_network(pod, pod_dir, options=options, network=engine.network(pod_dir), host_ip=host_ip)
 
 
 def add(session: Session, pod: RktPod) -> None:
@@ -48,7 +49,7 @@ def add(session: Session, pod: RktPod) -> None:
         for request in script.creation(app):
             session.call(request, START_S)
     except BaseException:
-        remove(session, place, app.name)
+        remove(session, place, app=app.name)
         raise
 
 
@@ -71,7 +72,7 @@ def stop(session: Session, app: str) -> None:
     session.call(Halt(app, int(GRACE_S * 1000)), GRACE_S + _EXTRA_S)
 
 
-def remove(session: Session, place: str, app: str) -> None:
+def remove(session: Session, place: str, *, app: str) -> None:
     """Forget it, in the guest and here; again is fine."""
     for name in (app, f"{app}.pre-start", f"{app}.post-stop"):
         try:
@@ -81,7 +82,7 @@ def remove(session: Session, place: str, app: str) -> None:
     machine.remove(place, app)
 
 
-def when_running(session: Session, app: str, request: Exec) -> None:
+def when_running(session: Session, app: str, *, request: Exec) -> None:
     """Send an Exec; one that comes while the pod boots waits for the app. Raises WrongState, NotFound when it ended."""
     until = time.monotonic() + BOOT_S
     while True:

@@ -20,6 +20,7 @@ from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
 from stage1.rkt import directory, script
 from stage1.rkt.plan import App, RktPod
+from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import volumes
 from stage1.vm import choose, confine, order
 from stage1.vm.spec import SerialLink, VsockLink, nics
@@ -77,7 +78,7 @@ def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes
     files.write_atomic(f"{place}/{KEY}", prepared.link_key)
     files.write_atomic(f"{place}/console.log", b"")
     _record(place, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
-    interactive = any(app.streams.stdin == script.INTERACTIVE for app in pod.apps)
+    interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
     return order.order(vm, confine.find(), interactive=interactive)
 
 

@@ -39,7 +39,7 @@ def session(uuid: str, *, timeout_s: float = broker.PATIENCE_S) -> Session:
             return found
         _start(place)
         time.sleep(TRY_S)
-    raise VmFailed(f"the agent of the pod {uuid} can't be reached within {timeout_s:g} s; rkt stop --force ends the pod")
+    raise VmFailed(f"the agent of the pod {uuid} can't be reached within {timeout_s:g} s; rkt stop --force ends it")
 
 
 def _meet(path: str) -> Session | None:

@@ -16,10 +16,9 @@ FILE = "volumes/pod/plan"
 
 def plan(settings: Configure, apps: tuple[App, ...]) -> bytes:
     """The file: first all roots, so that an app that fails can't be mistaken for a pod that can't be made."""
-    created = [request for app in apps for request in creation(app)]
-    numbered = enumerate((settings, *created), 1)
+    requests: list[Op] = [settings, *(request for app in apps for request in creation(app))]
     launched = [_framed(0, launch(app)) for app in apps]  # 0: the agent does not wait for it
-    return b"".join([*(_framed(number, op) for number, op in numbered), *launched])
+    return b"".join([*(_framed(number, op) for number, op in enumerate(requests, 1)), *launched])
 
 
 def creation(app: App) -> list[Create]:

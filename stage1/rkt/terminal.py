@@ -4,7 +4,6 @@
 A terminal is raw meanwhile, and as before afterwards, however this ends; its size goes along.
 """
 
-import _signal
 import os
 import select
 import termios
@@ -16,7 +15,6 @@ from stage1.guest.frame import MAX_DATA
 from stage1.guest.messages import Resize, Stdio, encode_request
 from stage1.guest.session import Session, exit_of
 
-_SIGWINCH, _SIGPIPE = 28, 13
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
 
@@ -78,10 +76,14 @@ class _sizes:
         self._session, self._process = session, process
 
     def __enter__(self) -> None:
-        self._before = _signal.signal(_SIGWINCH, self._changed)
+        import signal
+
+        self._before = signal.signal(signal.SIGWINCH, self._changed)
 
     def __exit__(self, *_: object) -> None:
-        _signal.signal(_SIGWINCH, self._before)
+        import signal
+
+        signal.signal(signal.SIGWINCH, self._before)
 
     def _changed(self, *_: object) -> None:
         width, height = size()
@@ -134,6 +136,6 @@ def _write(fd: int, data: bytes) -> None:
         while data:
             data = data[os.write(fd, data) :]
     except BlockingIOError as error:
-        raise PodError("standard output does not wait (O_NONBLOCK), so output was lost; give a pipe that does") from error
+        raise PodError("standard output does not wait (O_NONBLOCK) and would lose bytes; give one that does") from error
     except OSError:
         return

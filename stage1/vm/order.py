@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a VMM is to be started, written down for the launcher, which stays with it (images/launcher). Called by stage1/rkt.
+"""How a VMM is to be started, written down for the launcher, which stays with it (images/launcher). For stage1/rkt.
 
 Not started here, and nothing waits: this process has ended when the VM boots.
 """

@@ -9,9 +9,9 @@ import pytest
 
 from cri.config import Config, HostPods, parse
 from cri.pb import runtime_pb2 as pb
-from stage1.guest.settings import configure
 from cri.translate import sandbox, security
 from stage1.errors import BadRequest
+from stage1.guest.settings import configure
 from stage1.pod.model import Pod, Port
 from stage1.pod.network import Interface, PodNetwork
 

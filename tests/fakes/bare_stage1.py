@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage1 image with the real launcher and, in place of Python and the VMM, shell scripts: for tests of the launcher.
+
+`run` writes down what it was given and then the order that the test wants; `stop` writes down its arguments, and what
+it is told to do about the VMM is done.
+"""
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MARK = b"\nclearpod-console\n"
+OUT, ERR, END, IN, EOF, SIZE = range(1, 7)
+PYTHON = """#!/bin/sh
+shift 11
+{{ echo "$@"; env; ls -l /proc/$$/fd; }} > {place}/python
+case "$1" in
+run) test ! -s {place}/fails || exit $(cat {place}/fails)
+     test ! -e {place}/order || cat {place}/order > /proc/self/fd/$CLEARPOD_ORDER_FD;;
+stop) echo "$@" >> {place}/stopped;;
+*) exit 33;;
+esac
+"""
+UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
+
+
+def record(kind: int, payload: bytes = b"") -> bytes:
+    """One record of the console."""
+    return struct.pack("<BBH", kind, 0, len(payload)) + payload
+
+
+class BareStage1:
+    """The image in `place`, and a pod's directory, `pod`."""
+
+    def __init__(self, place: Path, launcher: Path) -> None:
+        self.place, self.root, self.pod = place, place / "rootfs", place / "pod"
+        self.processes: list[subprocess.Popen[bytes]] = []
+        python = self.root / "usr" / "lib" / "clearpod" / "python"
+        python.mkdir(parents=True)
+        self.pod.mkdir()
+        (self.root / "launcher").write_bytes(launcher.read_bytes())
+        (self.root / "launcher").chmod(0o755)
+        for name in ("run", "enter", "stop"):
+            (self.root / name).symlink_to("launcher")
+        self._script(python / "ld.so", PYTHON.format(place=place))
+
+    def _script(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def vmm(self, *, says: bytes = b"", then: str = "exec sleep 60", interactive: bool = False, more: str = "") -> None:
+        """Let `run` order a VMM that writes `says`, and does `then` in a shell."""
+        (self.place / "says").write_bytes(says)
+        text = f"#!/bin/sh\necho $$ > {self.place}/vmm\nls -l /proc/$$/fd > {self.place}/vmm-fds\n"
+        self._script(self.place / "vmm.sh", f"{text}cat {self.place}/says\n{then}\n")
+        words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", "c/the/console", *(["i"] if interactive else [])]
+        words += [more] if more else []
+        (self.place / "order").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+
+    def run(self, *, env: Mapping[str, str] | None = None, **streams: Any) -> "subprocess.Popen[bytes]":
+        """The launcher as rkt starts it, holding the lock."""
+        lock = os.open(self.pod, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        given = {**(os.environ if env is None else env), "RKT_LOCK_FD": str(lock)}
+        piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+        try:
+            argv = [f"{self.root}/run", "--net=none", UUID]
+            started = subprocess.Popen(argv, cwd=self.pod, env=given, pass_fds=(lock,), **piped)
+            self.processes.append(started)
+            return started
+        finally:
+            os.close(lock)
+
+    def clean(self) -> None:
+        """End what a test that failed has left."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream:
+                    stream.close()
+
+    def is_locked(self) -> bool:
+        """Whether rkt would say that the pod runs."""
+        fd = os.open(self.pod, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+
+    def wrote(self, name: str) -> str:
+        """What a script has written; empty while it has not."""
+        path = self.place / name
+        return path.read_text() if path.exists() else ""

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of rkt's door share: a stage1 image out of this checkout, an image with busybox, and the fake of rkt."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.patience import PATIENCE
+from tests.rkt import small_stage1
+from tests.rkt.images import AppSpec, Image
+from tests.rkt.stage0 import Pod, Stage0
+from tests.vm.agent_machine import make_image, missing
+
+RUN = Path("/run/clearpod/rkt/pods")
+ROOT = {"user": "0", "group": "0"}
+
+
+class Door:
+    """The fake of rkt with real VMs behind it. `sh` makes an app that runs a line of shell."""
+
+    def __init__(self, place: Path, stage1: Path, image: Path) -> None:
+        self.rkt = Stage0(place / "data", stage1)
+        self.image = Image(image, ROOT)
+        self._results = Path(os.environ.get("RESULTS", small_stage1.CHECKOUT / "build" / "results"))
+
+    def sh(self, name: str, line: str, **more: Any) -> AppSpec:
+        """Further words are of the app's document."""
+        return AppSpec(name, self.image, {"exec": ["/bin/sh", "-c", line], **more})
+
+    def run(self, apps: list[AppSpec], *flags: str, overlay: bool = True, **streams: Any) -> "Running":
+        """A pod, started without a network."""
+        pod = self.rkt.prepare(apps, overlay=overlay, mutable="--mutable" in flags)
+        flags = tuple(flag for flag in flags if flag != "--mutable")
+        piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+        return Running(pod, pod.run(*flags, net="none", **piped))
+
+    def clean(self) -> None:
+        """End and remove everything; keep what explains a failure."""
+        self.rkt.clean()
+        for pod in self.rkt.pods:
+            for process in pod.processes:
+                for stream in (process.stdin, process.stdout, process.stderr):
+                    if stream:
+                        stream.close()
+            console = RUN / pod.uuid / "console.log"
+            if console.exists():
+                self._results.mkdir(parents=True, exist_ok=True)
+                shutil.copy(console, self._results / f"rkt-{pod.uuid}.console")
+            shutil.rmtree(RUN / pod.uuid, ignore_errors=True)
+
+
+class Running:
+    """A pod that was started, and its process."""
+
+    def __init__(self, pod: Pod, process: "subprocess.Popen[bytes]") -> None:
+        self.pod, self.process = pod, process
+
+    def finish(self, given: bytes | None = None) -> tuple[int, bytes, bytes]:
+        """Wait for its end: code, output, errors."""
+        out, err = self.process.communicate(given, timeout=120 * PATIENCE)
+        return self.process.returncode, out or b"", err or b""
+
+    def wait_for(self, text: bytes) -> bytes:
+        """Read its output until `text` has come."""
+        assert self.process.stdout
+        found = b""
+        while text not in found:
+            piece = os.read(self.process.stdout.fileno(), 4096)
+            assert piece, found
+            found += piece
+        return found
+
+
+def wait_until(what: Callable[[], object], limit_s: float = 20.0) -> None:
+    """Wait until it is so."""
+    until = time.monotonic() + limit_s * PATIENCE
+    while not what():
+        assert time.monotonic() < until, "that did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def small_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with busybox and a few users."""
+    root = tmp_path_factory.mktemp("rkt") / "image"
+    make_image(root)
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n")
+    (root / "etc" / "group").write_text("root:x:0:\nweb:x:1000:\n")
+    return root
+
+
+@pytest.fixture(scope="session")
+def small_stage1_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stage1 image, unpacked."""
+    if lacks := missing():
+        pytest.skip(lacks)
+    return small_stage1.build(tmp_path_factory.mktemp("rkt") / "stage1")
+
+
+@pytest.fixture
+def door(tmp_path: Path, small_stage1_image: Path, small_image: Path) -> Iterator[Door]:
+    """The fake of rkt, ready to run pods."""
+    made = Door(tmp_path, small_stage1_image, small_image)
+    yield made
+    made.clean()

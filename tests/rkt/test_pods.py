@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Immutable pods of rkt's in real VMs: what the apps wrote, how they ended, and what rkt sees of it."""
+
+import os
+import pty
+import select
+import termios
+from pathlib import Path
+
+import pytest
+
+from stage1.rkt import machine
+from stage1.vm import vmm
+from tests.rkt.conftest import RUN, Door, Running, wait_until
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
+]
+
+
+def handlers(**lines: str) -> list[dict[str, object]]:
+    return [{"name": name.replace("_", "-"), "exec": ["/bin/sh", "-c", line]} for name, line in lines.items()]
+
+
+def read_terminal(fd: int, until: bytes) -> bytes:
+    found = b""
+    while until not in found:
+        assert select.select([fd], [], [], 60)[0], found
+        found += os.read(fd, 4096)
+    return found
+
+
+def test_a_pod_ends_with_its_apps_and_its_handlers_have_run(door: Door) -> None:
+    events = handlers(pre_start="echo before; echo $PPID > /pre", post_stop="test -e /pre && echo after")
+    apps = [
+        door.sh("one", "test -e /pre && echo one; echo wrong >&2; echo kept > /new; sync", eventHandlers=events),
+        door.sh("two", "id -u; hostname; echo $HOME", user="web", group="web"),
+    ]
+    running = door.run(apps, "--hostname=here")
+    code, out, err = running.finish()
+    lines = out.decode().split("\n")
+    assert code == 0 and err == b"wrong\n"
+    assert [line for line in lines if line in ("before", "one", "after")] == ["before", "one", "after"]
+    assert "1000" in lines and "here" in lines
+    assert running.pod.status() == {"one": 0, "two": 0} and running.pod.state() == "exited"
+    assert (running.pod.app_root("one") / "new").read_text() == "kept\n"
+    assert (running.pod.dir / "overlay" / door.image.tree / "upper" / "one" / "new").exists()
+
+
+def test_an_app_that_fails_ends_the_pod_with_its_code(door: Door) -> None:
+    apps = [
+        door.sh("slow", "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"),
+        door.sh("bad", "sleep 1; kill -9 $$"),
+    ]
+    running = door.run(apps)
+    code, out, err = running.finish()
+    assert (code, out) == (137, b"up\ntold\n") and b"app bad ended with code 137" in err
+    assert running.pod.status() == {"slow": 3, "bad": 137}
+
+
+def test_a_command_that_can_not_be_run_is_said_to_be_missing(door: Door) -> None:
+    odd = door.rkt.tree(door.image) / "rootfs" / "bin" / "odd"
+    odd.write_text("#!/no/interpreter\n")
+    odd.chmod(0o755)
+    running = door.run([door.sh("one", "", exec=["/bin/odd"])])
+    code, _, err = running.finish()
+    assert code == 127 and b"app one: " in err and running.pod.status() == {"one": 127}
+
+
+def test_input_through_a_pipe_and_a_code_of_the_apps_own_without_overlay(door: Door) -> None:
+    much = os.urandom(200_000)
+    app = door.sh("one", "cat; exit 7")
+    read_only = app._replace(entry={"readOnlyRootFS": True})
+    running = door.run([read_only], "--interactive", overlay=False, stdin=-1)
+    code, out, _ = running.finish(much)
+    assert (code, out == much, running.pod.status()) == (7, True, {"one": 7})
+
+
+def test_a_terminal_of_the_callers(door: Door) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (25, 100))
+    before = termios.tcgetattr(theirs)
+    running = door.run([door.sh("one", "stty size; read x; echo got $x; exit 5")], "--interactive",
+                       stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
+    read_terminal(ours, b"25 100\r\n")
+    os.write(ours, b"words\r")
+    read_terminal(ours, b"got words\r\n")
+    assert running.process.wait(60) == 5 and termios.tcgetattr(theirs) == before
+    os.close(ours), os.close(theirs)
+
+
+def enter_on_a_terminal(running: Running) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 90))
+    line = "stty size; read x; echo got $x; exit 6"
+    process = running.pod.start_enter("sh", "-c", line, stdin=theirs, stdout=theirs, stderr=theirs)
+    read_terminal(ours, b"30 90\r\n")
+    termios.tcsetwinsize(theirs, (31, 91))
+    os.write(ours, b"words\r")
+    read_terminal(ours, b"got words\r\n")
+    assert process.wait(60) == 6
+    os.close(ours), os.close(theirs)
+
+
+def test_a_running_pod_is_entered_and_stopped(door: Door) -> None:
+    trap = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done"
+    running = door.run([door.sh("one", trap, user="web", group="web", environment=[{"name": "A", "value": "b c"}])])
+    pod = running.pod
+    early = pod.enter("sh", "-c", "echo $A:$TERM; pwd; id -u; cat; exit 42")
+    assert (early.code, early.stdout) == (42, "b c:vt100\n/\n0\n") or early.stdout.startswith("b c:")
+    assert early.code == 42 and early.stdout.endswith("\n/\n0\n")
+    much = os.urandom(300_000)
+    long = pod.start_enter("cat", stdin=-1, stdout=-1, stderr=-1)
+    enter_on_a_terminal(running)
+    missing = pod.enter("no-such-program")
+    assert missing.code == 127 and "no-such-program" in missing.stderr
+    assert pod.enter("true", app="nobody").code == 254
+    out, err = long.communicate(much, timeout=60)
+    assert (out == much, err, long.returncode) == (True, b"", 0)
+    assert pod.state() == "running" and pod.stop().code == 0 and pod.state() == "exited"
+    assert running.finish()[0] == 0 and pod.status() == {"one": 9}
+    assert "already stopped" in pod.stop().stdout
+    wait_until(lambda: not (RUN / pod.uuid / "broker.sock").exists())
+
+
+def test_sigterm_to_the_process_is_an_orderly_stop(door: Door) -> None:
+    running = door.run([door.sh("one", "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")])
+    running.wait_for(b"up\n")
+    running.process.terminate()
+    assert running.finish()[0] == 0 and running.pod.status() == {"one": 9}
+
+
+def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(door: Door) -> None:
+    first = door.run([door.sh("one", "echo up; sleep 1000")])
+    second = door.run([door.sh("one", "echo up; sleep 1000")])
+    for running in (first, second):
+        running.wait_for(b"up\n")
+    place = machine.place(first.pod.uuid)
+    first.process.kill()
+    first.finish()
+    wait_until(lambda: first.pod.state() == "exited" and vmm.find_unrecorded(place) is None, limit_s=1)
+    found = vmm.find_unrecorded(machine.place(second.pod.uuid))
+    assert found is not None
+    found.kill()
+    code, _, err = second.finish()
+    assert code == 254 and b"ended by itself (signal 9)" in err
+    for pod in (first.pod, second.pod):
+        assert pod.state() == "exited" and pod.gc(remove=False).code == 0 and pod.gc().code == 0
+        assert pod.state() == "gone" and not (RUN / pod.uuid).exists()
+        assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_pod_is_stopped_by_force_though_it_has_just_begun(door: Door) -> None:
+    running = door.run([door.sh("one", "sleep 1000")])
+    assert running.pod.wait_pid() == running.process.pid
+    assert running.pod.stop(force=True).code == 0
+    assert running.finish()[0] == 254 and running.pod.state() == "exited" and running.pod.status() == {}
+
+
+def test_what_can_not_be_run_says_so_and_leaves_nothing(door: Door) -> None:
+    running = door.run([door.sh("one", "true", user="nobody-knows")], env={"PATH": "/usr/bin:/bin"})
+    code, _, err = running.finish()
+    assert code == 254 and b"nobody-knows" in err
+    assert not (RUN / running.pod.uuid).exists() and running.pod.state() == "exited"
+    assert running.pod.enter("true").code == 254 if running.pod.wait_pid() else True
+    assert running.pod.gc().code == 0
+
+

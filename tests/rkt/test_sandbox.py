@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mutable pod of rkt's in a real VM: apps come, start, end, start again and go."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from stage1.entry.stop import GRACE_S, GUEST_S
+from stage1.rkt import machine
+from stage1.vm import vmm
+from tests.fakes.patience import PATIENCE
+from tests.rkt.conftest import Door, wait_until
+from tests.rkt.stage0 import Pod
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
+]
+WAITS = "trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done"
+
+
+def succeed(done: object) -> None:
+    assert getattr(done, "code", None) == 0, done
+
+
+def check_apps(door: Door, pod: Pod) -> None:
+    events = [{"name": "post-stop", "exec": ["/bin/sh", "-c", "echo after > /after"]}]
+    succeed(pod.app_add(door.sh("one", WAITS)))
+    succeed(pod.app_add(door.sh("two", "echo two; exit 3", eventHandlers=events)))
+    assert (pod.app_state("one"), pod.app_state("two")) == ("created", "created")
+    succeed(pod.app_stop("one"))
+    succeed(pod.app_start("one"))
+    succeed(pod.app_start("two"))
+    wait_until(lambda: pod.status().get("two") == 3)
+    assert pod.app_state("one") == "running" and (pod.app_root("two") / "after").read_text() == "after\n"
+    assert pod.app_start("one").code == 254
+    assert pod.enter("sh", "-c", "exit 12", app="one").code == 12
+    assert pod.enter("true", app="two").code == 254
+
+
+def check_again(door: Door, pod: Pod) -> None:
+    succeed(pod.app_start("two"))
+    wait_until(lambda: pod.status().get("two") == 3)
+    succeed(pod.app_stop("one"))
+    assert pod.status()["one"] == 4
+    succeed(pod.app_stop("one"))
+    succeed(pod.app_rm("one"))
+    assert not pod.app_root("one").exists()
+    succeed(pod.app_add(door.sh("one", "echo new; exit 8")))
+    assert pod.app_state("one") == "created"
+    succeed(pod.app_start("one"))
+    wait_until(lambda: pod.status().get("one") == 8)
+
+
+def test_apps_come_and_go_and_the_pod_stays_until_it_is_stopped(door: Door) -> None:
+    running = door.run([], "--mutable", overlay=False)
+    pod = running.pod
+    assert pod.wait_ready()
+    check_apps(door, pod)
+    check_again(door, pod)
+    assert pod.app_add(door.sh("odd", "true", user="nobody-knows")).code == 254
+    assert pod.state() == "running"
+    succeed(pod.stop())
+    code, out, _ = running.finish()
+    assert (code, out) == (0, b"up\ntwo\ntwo\nnew\n")
+
+
+def test_apps_on_overlays_and_a_guest_that_hangs(door: Door) -> None:
+    running = door.run([], "--mutable")
+    pod = running.pod
+    assert pod.wait_ready()
+    succeed(pod.app_add(door.sh("one", f"echo x > /new; {WAITS}")))
+    succeed(pod.app_start("one"))
+    wait_until(lambda: (pod.app_root("one") / "new").exists())
+    succeed(pod.app_rm("one"))
+    assert not os.path.ismount(pod.app_root("one"))
+    hung = vmm.find_unrecorded(machine.place(pod.uuid))
+    assert hung is not None
+    os.kill(hung.pid, signal.SIGSTOP)
+    begun = time.monotonic()
+    done = pod.stop()
+    assert done.code == 0 and "did not end by itself" in done.stderr
+    assert time.monotonic() - begun < (GRACE_S + 3 * GUEST_S) * PATIENCE
+    assert running.finish()[0] == 254 and pod.state() == "exited"

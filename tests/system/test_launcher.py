@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher of rkt's stage1 image with scripts in place of Python and of the VMM: it holds the lock, and nobody else
+does; it and the VMM end together, and the code is the pod's."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.bare_stage1 import END, EOF, ERR, IN, MARK, OUT, SIZE, UUID, BareStage1, record
+from tests.fakes.patience import PATIENCE
+from tests.rkt import small_stage1
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the launcher leaves the host's mounts, for which it must be root"),
+    pytest.mark.timeout(60),
+]
+ENDED = MARK + record(END, b"\0")
+
+
+@pytest.fixture
+def stage1(tmp_path: Path) -> Iterator[BareStage1]:
+    made = BareStage1(tmp_path, small_stage1.launcher())
+    yield made
+    made.clean()
+    pid = made.wrote("vmm").strip()
+    wait_until(lambda: not pid or is_gone(pid), limit_s=2)
+
+
+def is_gone(pid: str) -> bool:
+    """What nobody has reaped yet is gone as well."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_until(what: Callable[[], object], limit_s: float = 10.0) -> None:
+    until = time.monotonic() + limit_s * PATIENCE
+    while not what():
+        assert time.monotonic() < until, "that did not happen in time"
+        time.sleep(0.01)
+
+
+def has_started(stage1: BareStage1) -> Callable[[], object]:
+    return lambda: stage1.wrote("vmm").strip()
+
+
+def finish(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def test_output_and_code_are_the_pods(stage1: BareStage1) -> None:
+    says = b"SeaBIOS\r\n" + MARK + record(OUT, b"out\n") + record(ERR, b"err\n") + record(OUT, b"\0\xff")
+    stage1.vmm(says=says + record(END, b"\x07app one ended with code 7"))
+    code, out, err = finish(stage1.run())
+    assert (code, out) == (7, b"out\n\0\xff")
+    assert err == b"err\nclearpod: app one ended with code 7\n"
+    assert not stage1.is_locked()
+
+
+def test_nobody_but_the_launcher_gets_the_lock(stage1: BareStage1) -> None:
+    stage1.vmm(says=ENDED)
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    assert finish(process)[0] == 0
+    assert stage1.wrote("python") and str(stage1.pod) not in stage1.wrote("python").partition("total")[2]
+    assert stage1.wrote("vmm-fds") and str(stage1.pod) not in stage1.wrote("vmm-fds")
+    assert "RKT_LOCK_FD" not in stage1.wrote("python")
+
+
+def test_python_is_not_told_of_other_pythons(stage1: BareStage1) -> None:
+    stage1.vmm(says=ENDED)
+    odd = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/nowhere", "LD_PRELOAD": "", "KEPT": "yes"}
+    assert finish(stage1.run(env=odd))[0] == 0
+    said = stage1.wrote("python")
+    assert said.startswith(f"run --net=none {UUID}\n") and "KEPT=yes" in said and "HOME" not in said
+    assert "PYTHONPATH" not in said and "LD_PRELOAD" not in said
+
+
+def test_the_vmm_ends_with_the_launcher(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK, then="exec sleep 60")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    assert stage1.is_locked()
+    process.kill()
+    process.communicate()
+    wait_until(lambda: is_gone(stage1.wrote("vmm").strip()), limit_s=1)
+    assert not stage1.is_locked()
+
+
+def test_the_launcher_ends_with_the_vmm_and_says_why(stage1: BareStage1) -> None:
+    stage1.vmm(says=b"Kernel panic\n", then="exec sleep 60")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    wait_until(lambda: "sleep" in Path(f"/proc/{stage1.wrote('vmm').strip()}/cmdline").read_text())
+    os.kill(int(stage1.wrote("vmm")), signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == 254 and b"ended by itself (signal 9)" in err and b"/the/console" in err and b"Kernel panic" in err
+
+
+def test_what_was_said_just_before_the_end_is_not_lost(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK + record(OUT, b"x" * 4000) * 16 + record(END, b"\x05"), then="exit 0")
+    code, out, _ = finish(stage1.run())
+    assert (code, len(out)) == (5, 64000)
+
+
+def test_a_signal_stops_in_order_and_the_second_one_at_once(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK, then="exec sleep 60")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: stage1.wrote("stopped") == f"stop {UUID}\n")
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    wait_until(lambda: stage1.wrote("stopped") == f"stop {UUID}\nstop --force {UUID}\n")
+    os.kill(int(stage1.wrote("vmm")), signal.SIGKILL)
+    assert finish(process)[0] == 254
+
+
+def test_a_hangup_that_was_ignored_stays_ignored(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK, then="exec sleep 60")
+    process = stage1.run(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_until(has_started(stage1))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: stage1.wrote("stopped"))
+    assert stage1.wrote("stopped") == f"stop {UUID}\n"
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_pod_whose_output_nobody_reads_goes_on(stage1: BareStage1, closed: bool) -> None:
+    says = MARK + record(OUT, b"x" * 4000) * 64 + record(END, b"\x03")
+    stage1.vmm(says=says)
+    if closed:
+        process = stage1.run(stdout=None, preexec_fn=lambda: os.close(1))
+    else:
+        process = stage1.run()
+        assert process.stdout
+        process.stdout.close()
+    assert process.wait(30) == 3
+    assert process.stderr
+    process.stderr.close()
+
+
+def test_a_slow_reader_slows_and_loses_nothing_and_keeps_nobody_from_ending_it(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK + record(OUT, b"x" * 4000) * 64 + record(END, b"\x03"))
+    process = stage1.run()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    wait_until(lambda: stage1.wrote("stopped"))
+    assert (process.poll(), finish(process)[:2]) == (None, (3, b"x" * 256000))
+
+
+def test_input_comes_in_records_and_ends_in_one(stage1: BareStage1) -> None:
+    then = f"head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
+    stage1.vmm(says=MARK, then=then, interactive=True)
+    process = stage1.run(stdin=subprocess.PIPE)
+    out, _ = process.communicate(b"a\0b\n", timeout=30)
+    assert (process.returncode, out) == (0, b"")
+    assert (stage1.place / "input").read_bytes() == record(IN, b"a\0b\n") + record(EOF)
+
+
+def test_without_interactive_no_input_is_read(stage1: BareStage1) -> None:
+    stage1.vmm(says=ENDED)
+    ours, theirs = os.pipe()
+    os.write(theirs, b"mine")
+    process = stage1.run(stdin=ours)
+    assert finish(process)[0] == 0
+    assert os.read(ours, 10) == b"mine"
+    os.close(ours), os.close(theirs)
+
+
+def test_a_terminal_is_raw_as_long_as_the_pod_has_it(stage1: BareStage1) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    before = termios.tcgetattr(theirs)
+    then = f"head -c 13 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
+    stage1.vmm(says=MARK + record(OUT, b"ready\n"), then=then, interactive=True)
+    process = stage1.run(stdin=theirs, stdout=theirs, stderr=theirs)
+    select.select([ours], [], [], 20)
+    assert os.read(ours, 100) == b"ready\n"
+    assert not termios.tcgetattr(theirs)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
+    os.write(ours, b"\x03")
+    assert process.wait(30) == 0
+    assert termios.tcgetattr(theirs) == before
+    size = record(SIZE, bytes([24, 0, 80, 0]))
+    assert (stage1.place / "input").read_bytes() == size + record(IN, b"\x03")
+    os.close(ours), os.close(theirs)
+
+
+def test_a_run_that_fails_has_said_why(stage1: BareStage1) -> None:
+    (stage1.place / "fails").write_text("254")
+    assert finish(stage1.run()) == (254, b"", b"")
+
+
+def test_a_run_that_orders_nothing_is_told_from_one_that_works(stage1: BareStage1) -> None:
+    code, _, err = finish(stage1.run())
+    assert code == 254 and b"did not say how to start it" in err
+
+
+@pytest.mark.parametrize(("more", "said"), [("n/no/such/netns", b"/no/such/netns"), ("zodd", b"did not say how")])
+def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more: str, said: bytes) -> None:
+    stage1.vmm(more=more)
+    code, _, err = finish(stage1.run())
+    assert code == 254 and said in err
+
+
+def test_the_other_entry_points_become_python(stage1: BareStage1) -> None:
+    done = subprocess.run([stage1.root / "enter", "--pid=1", "--", "a b", ""], cwd=stage1.pod, check=False)
+    assert done.returncode == 33
+    assert stage1.wrote("python").startswith("enter --pid=1 -- a b \n")
+
+
+def test_an_image_without_python_is_said_to_be_damaged(stage1: BareStage1) -> None:
+    (stage1.root / "usr" / "lib" / "clearpod" / "python" / "ld.so").unlink()
+    done = subprocess.run([stage1.root / "stop", UUID], cwd=stage1.pod, capture_output=True, check=False)
+    assert done.returncode == 254 and b"the stage1 image is damaged" in done.stderr
+
+
+def test_the_launcher_itself_is_small_in_memory(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK, then="exec sleep 60")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    process.kill()
+    process.communicate()
+    (pss,) = (line for line in rollup.splitlines() if line.startswith("Pss:"))
+    assert int(pss.split()[1]) < 1024

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several programs talk to one fake guest through the broker: none sees what is another's, and what one starts ends with
+it."""
+
+import json
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import NotFound, TimedOut, VmFailed
+from stage1.guest import broker, frame
+from stage1.guest import messages as m
+from stage1.guest.client import unix_factory
+from stage1.guest.session import Session, exit_of
+from tests.fakes.guest import FakeGuest, Faults
+
+KEY = os.urandom(16)
+
+
+class Place:
+    """The fake guest, the broker in a thread, and sessions."""
+
+    def __init__(self, directory: Path, faults: Faults) -> None:
+        (directory / "containers/c").mkdir(parents=True)
+        self.directory = directory
+        self.guest = FakeGuest(str(directory / "agent.sock"), str(directory), faults).start()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(directory / "broker.sock"))
+        listener.listen(4)
+        self._listener = listener
+        self.broker = broker.Broker(listener, unix_factory(str(directory / "agent.sock")), KEY)
+        self.thread = threading.Thread(target=self.broker.serve, daemon=True)
+        self.thread.start()
+
+    def session(self) -> Session:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self.directory / "broker.sock"))
+        return Session(sock)
+
+    def start_container(self, session: Session, argv: list[str]) -> None:
+        document = {"process": {"args": argv, "env": ["PATH=/usr/bin:/bin"]}}
+        (self.directory / "containers/c/config.json").write_text(json.dumps(document))
+        session.call(m.Create("c", "image", tmpfs=True), 10)
+        session.call(m.Start("c"), 10)
+
+    def exec(self, session: Session, argv: list[str]) -> m.Stdio:
+        number = session.base
+        name = f"exec-{number}.json"
+        document = {"args": argv, "env": ["PATH=/usr/bin:/bin"]}
+        (self.directory / "containers/c" / name).write_text(json.dumps(document))
+        stdio = m.Stdio(number, number + 1, number + 2)
+        session.call(m.Exec("c", number, name, stdio), 10)
+        return stdio
+
+    def close(self) -> None:
+        self.guest.stop()
+        self.thread.join(10)
+        self._listener.close()
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def place(tmp_path: Path, faults: Faults) -> Iterator[Place]:
+    made = Place(tmp_path, faults)
+    yield made
+    made.close()
+
+
+def read_all(session: Session, give: bytes = b"", stdio: m.Stdio = m.Stdio()) -> tuple[bytes, int]:  # noqa: B008
+    """Give the input, and read output until the exec ends."""
+    output, until = b"", time.monotonic() + 30
+    while time.monotonic() < until:
+        sent = session.flush()
+        if sent and stdio.stdin and give is not None:
+            piece, give = give[:10000], give[10000:] or None  # type: ignore[assignment]
+            session.send(frame.DATA, piece, stream=stdio.stdin, end=give is None)
+        poll = select.poll()
+        poll.register(session.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
+        poll.poll(50)
+        for one in session.pump():
+            if one.kind == frame.DATA:
+                output += one.payload
+            elif (ended := exit_of(one)) is not None:
+                return output, ended.exit_code
+    raise AssertionError("the exec did not end")
+
+
+def test_each_program_gets_its_own_answers_and_output(place: Place) -> None:
+    with place.session() as one, place.session() as two:
+        place.start_container(one, ["sleep", "60"])
+        assert one.base != two.base
+        first = place.exec(one, ["sh", "-c", "echo one; exit 3"])
+        second = place.exec(two, ["sh", "-c", "echo two; exit 4"])
+        with pytest.raises(NotFound, match="nowhere"):
+            two.call(m.Delete("nowhere"), 10)
+        assert read_all(two, stdio=second._replace(stdin=0)) == (b"two\n", 4)
+        assert read_all(one, stdio=first._replace(stdin=0)) == (b"one\n", 3)
+        assert [found.id for found in two.call(m.List(), 10).containers] == ["c"]
+
+
+def test_much_goes_through_in_both_directions(place: Place) -> None:
+    much = os.urandom(700_000)
+    with place.session() as session:
+        place.start_container(session, ["sleep", "60"])
+        stdio = place.exec(session, ["cat"])
+        assert read_all(session, much, stdio) == (much, 0)
+
+
+def test_what_a_program_started_ends_with_it(place: Place) -> None:
+    with place.session() as stays:
+        place.start_container(stays, ["sleep", "60"])
+        with place.session() as goes:
+            number = goes.base
+            place.exec(goes, ["sleep", "60"])
+        until = time.monotonic() + 10
+        wanted = m.Signal("c", number, 9, all=True)
+        while wanted not in place.guest.asked:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert stays.call(m.List(), 10).code == m.OK
+
+
+def test_the_broker_ends_soon_after_its_last_client(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with place.session() as session:
+        session.call(m.List(), 10)
+        time.sleep(0.2)
+        assert place.thread.is_alive()
+    place.thread.join(broker.LINGER_S + 5)
+    assert not place.thread.is_alive()
+
+
+def test_a_cut_of_the_link_is_not_noticed(place: Place) -> None:
+    with place.session() as session:
+        place.start_container(session, ["sleep", "60"])
+        place.guest.cut()
+        assert [found.id for found in session.call(m.List(), 10).containers] == ["c"]
+
+
+def test_the_end_of_the_guest_is_the_end_of_the_conversation(place: Place) -> None:
+    with place.session() as session:
+        session.call(m.List(), 10)
+        place.guest.stop()
+        with pytest.raises(VmFailed, match="ended"):
+            session.call(m.List(), 10)
+
+
+def test_an_agent_that_does_not_answer_is_waited_for_no_longer_than_said(place: Place, faults: Faults) -> None:
+    faults.silent = True
+    with place.session() as session, pytest.raises(TimedOut, match="List within 0.2 s"):
+        session.call(m.List(), 0.2)
+
+
+@pytest.mark.parametrize("noise", [b"\xff" * 40, frame.pack(frame.REQUEST, b"\x0a", stream=1), frame.pack(frame.ACK)])
+def test_a_client_that_sends_nonsense_is_hung_up_on(place: Place, noise: bytes) -> None:
+    with place.session() as session, socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(place.directory / "broker.sock"))
+        other.sendall(noise)
+        other.settimeout(10)
+        while other.recv(100):
+            continue
+        assert session.call(m.List(), 10).code == m.OK
+
+
+def test_frames_are_cut_wherever_they_break() -> None:
+    whole = frame.pack(frame.DATA, b"abc", stream=5, flags=frame.END) + frame.pack(frame.REPLY, b"", stream=6)
+    for at in range(len(whole) + 1):
+        buffer, found = bytearray(whole[:at]), []
+        for rest in (whole[at:], b""):
+            while (one := frame.cut(buffer)) is not None:
+                found.append(one)
+            buffer += rest
+        assert [(one.kind, one.stream, one.payload) for one in found] == [
+            (frame.DATA, 5, b"abc"), (frame.REPLY, 6, b"")
+        ]  # fmt: skip

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Cases about what the launcher reads: the order of `run`, and the records of the agent. */
+#include "check.h"
+#include "launcher.h"
+#include "records.h"
+
+#include <string.h>
+
+#define MARK "\nclearpod-console\n"
+
+static bool parse(const char *text, size_t size, struct order *order)
+{
+    static char bytes[65536];
+    memcpy(bytes, text, size);
+    return order_parse(bytes, size, order);
+}
+
+CASE(an_order_has_arguments_variables_and_what_is_special)
+{
+    static const char text[] = "a/bin/vm\0a-x\0eHOME=/h\0n/run/netns/p\0c/log\0i";
+    struct order order;
+    CHECK(parse(text, sizeof text, &order));
+    CHECK(!strcmp(order.argv[0], "/bin/vm") && !strcmp(order.argv[1], "-x") && !order.argv[2]);
+    CHECK(!strcmp(order.env[0], "HOME=/h") && !order.env[1] && order.interactive);
+    CHECK(!strcmp(order.netns, "/run/netns/p") && !strcmp(order.console, "/log"));
+}
+
+CASE(an_argument_may_be_empty_or_have_lines)
+{
+    static const char text[] = "a/bin/vm\0a\0aone\ntwo";
+    struct order order;
+    CHECK(parse(text, sizeof text, &order));
+    CHECK(!*order.argv[1] && !strcmp(order.argv[2], "one\ntwo") && !order.netns && !order.interactive);
+}
+
+CASE(an_order_that_makes_no_sense_is_refused)
+{
+    static char many[2 * WORDS_MAX + 4];
+    struct order order;
+    CHECK(!parse("", 0, &order) && !parse("a/bin/vm", 8, &order)); /* no end */
+    CHECK(!parse("eA=1", 5, &order));                              /* nothing to start */
+    CHECK(!parse("a/vm\0z", 7, &order) && !parse("a/vm\0\0", 6, &order));
+    for (int i = 0; i <= WORDS_MAX; i++)
+        many[2 * i] = 'a';
+    CHECK(!parse(many, 2 * WORDS_MAX + 2, &order));
+    CHECK(parse(many, 2 * WORDS_MAX, &order));
+}
+
+static struct records records;
+
+static void feed(const void *bytes, size_t size)
+{
+    uint8_t *to;
+    CHECK(records_room(&records, &to) >= size);
+    memcpy(to, bytes, size);
+    records_received(&records, size);
+}
+
+static void feed_record(enum record_kind kind, const char *text)
+{
+    uint8_t header[RECORD_HEADER];
+    record_pack(header, kind, strlen(text));
+    feed(header, sizeof header);
+    feed(text, strlen(text));
+}
+
+static bool next_is(enum record_kind kind, const char *text)
+{
+    const uint8_t *payload;
+    size_t size;
+    return records_next(&records, &payload, &size) == kind && size == strlen(text) && !memcmp(payload, text, size);
+}
+
+static bool nothing_is_next(void)
+{
+    const uint8_t *payload;
+    size_t size;
+    return records_next(&records, &payload, &size) == R_NONE;
+}
+
+CASE(records_come_after_the_mark_whatever_was_before)
+{
+    memset(&records, 0, sizeof records);
+    feed("  # lkvm run", 12);
+    feed_record(R_OUT, "noise");
+    CHECK(nothing_is_next());
+    feed(MARK, sizeof MARK - 1);
+    CHECK(records.marked && nothing_is_next());
+    feed_record(R_OUT, "out");
+    feed_record(R_ERR, "");
+    CHECK(next_is(R_OUT, "out") && next_is(R_ERR, "") && nothing_is_next());
+    CHECK(!memcmp(records.before, "  # lkvm run", 12));
+}
+
+CASE(bytes_may_come_one_by_one)
+{
+    static const char text[] = "x" MARK "\001\0\002\0ab\003\0\001\0\007";
+    memset(&records, 0, sizeof records);
+    for (size_t i = 0; i < sizeof text - 1; i++) {
+        const uint8_t *payload;
+        size_t size;
+        feed(text + i, 1);
+        enum record_kind kind = records_next(&records, &payload, &size);
+        CHECK(kind == (i == sizeof text - 7 ? R_OUT : i == sizeof text - 2 ? R_END : R_NONE));
+    }
+    CHECK(records.early == 1 && records.used == 0);
+}
+
+CASE(only_the_end_of_what_came_early_is_kept)
+{
+    memset(&records, 0, sizeof records);
+    for (int i = 0; i < 3000; i++)
+        feed("0123456789", 10);
+    feed("last" MARK, 4 + sizeof MARK - 1);
+    CHECK(records.marked && records.early == EARLY_MAX && records.used == 0);
+    CHECK(!memcmp(records.before + EARLY_MAX - 6, "89last", 6));
+}
+
+CASE(what_looked_like_the_mark_is_kept_too)
+{
+    memset(&records, 0, sizeof records);
+    feed("panic" MARK, 10);
+    CHECK(records.early == 0);
+    records_over(&records);
+    CHECK(records.early == 10 && !memcmp(records.before, "panic\nclea", 10));
+}
+
+CASE(what_is_no_record_is_passed_on_as_it_is_and_all_that_follows)
+{
+    static const char bad[][4] = {{0, 0, 1, 0}, {R_IN, 0, 1, 0}, {R_OUT, 1, 1, 0}, {R_OUT, 0, (char)0xfd, 0x0f}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        memset(&records, 0, sizeof records);
+        feed(MARK, sizeof MARK - 1);
+        feed(bad[i], 4);
+        const uint8_t *payload;
+        size_t size;
+        CHECK(records_next(&records, &payload, &size) == R_ERR && size == 4 && !memcmp(payload, bad[i], 4));
+        CHECK(records.broken && nothing_is_next());
+        feed("panic", 5);
+        CHECK(next_is(R_ERR, "panic"));
+    }
+}
+
+CASE(a_record_of_the_largest_size_fits)
+{
+    static char text[RECORD_MAX + 1];
+    memset(&records, 0, sizeof records);
+    memset(text, 'x', RECORD_MAX);
+    feed(MARK, sizeof MARK - 1);
+    feed_record(R_OUT, text);
+    feed_record(R_ERR, "y");
+    CHECK(next_is(R_OUT, text) && next_is(R_ERR, "y"));
+}
