@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of things for one pod: prepare, boot, add images and containers, collect.
+"""The order of things for one pod: prepare, boot, add containers, collect. (Images: rootfs/export.py, vm/mapping.py.)
 
 Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies
 below the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any
@@ -34,11 +34,6 @@ from stage1.pod import oci, on_host
 from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, scratch, volumes
-from stage1.rootfs.export import add_image as add_image
-from stage1.rootfs.export import has_image as has_image
-from stage1.rootfs.export import image_name as image_name
-from stage1.rootfs.export import read_image_file as read_image_file
-from stage1.rootfs.export import remove_image as remove_image
 from stage1.vm import host as host_driver
 from stage1.vm import mapping
 from stage1.vm.choose import Choice
@@ -126,7 +121,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
     """Write the container's bundle and mount its volumes into it; returns the bundle's path on the host.
 
     Raises:
-        NotFound: a volume's source does not exist, on the host or in its image (which `add_image` has added).
+        NotFound: a volume's source does not exist, on the host or in its image (which is in the export).
     """
     place, pid = bundle(directory, container.id), living_pid(directory)
     container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cri.pods.threads import to_the_end
-from stage1 import engine
 from stage1.errors import NotFound, PodError, WrongState
 from stage1.guest import messages
+from stage1.rootfs import export
 from stage1.rootfs.flat import flatten
 from stage1.vm import mapping
 from stage1.vm.window import Placed
@@ -59,7 +59,7 @@ class PodImages:
     @asynccontextmanager
     async def held(self, image: "ImageFiles") -> AsyncIterator[Root]:
         """Bring the image into the guest; at the end it stays if a container of the pod's uses it."""
-        name = engine.image_name(image.id)
+        name = export.image_name(image.id)
         self._held[name] += 1
         try:
             async with self._lock:
@@ -72,7 +72,7 @@ class PodImages:
     async def export(self, image: "ImageFiles") -> None:
         """Bring an image into the guest by 9p, for those who mount a part of it."""
         async with self._lock:
-            await to_the_end(engine.add_image, self._pod.directory, image, ids=self._pod.record.pod.ids)
+            await to_the_end(export.add_image, self._pod.directory, image, ids=self._pod.record.pod.ids)
 
     async def settle(self) -> None:
         """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""
@@ -88,10 +88,10 @@ class PodImages:
 
     async def _bring(self, image: "ImageFiles", name: str) -> Root:
         directory = self._pod.directory
-        was_exported = await to_the_end(engine.has_image, directory, image)
-        lower = await to_the_end(engine.add_image, directory, image, ids=self._pod.record.pod.ids)
+        was_exported = await to_the_end(export.has_image, directory, image)
+        lower = await to_the_end(export.add_image, directory, image, ids=self._pod.record.pod.ids)
         paths = ("etc/passwd", "etc/group")
-        accounts = Accounts(*[await to_the_end(engine.read_image_file, directory, lower, path=path) for path in paths])
+        accounts = Accounts(*[await to_the_end(export.read_image_file, directory, lower, path=path) for path in paths])
         window = await to_the_end(mapping.find, directory)
         if window is None:
             driver, on_host = self._pod.tools.host.choice.driver, self._pod.record.pod.host
@@ -103,7 +103,7 @@ class PodImages:
             self._say_once(image.id, str(error))
             return Root(lower, False, f"layers export: {error}", accounts)
         if not was_exported:
-            await to_the_end(engine.remove_image, directory, image)
+            await to_the_end(export.remove_image, directory, image)
         return Root(name, True, f"dax window at {offset}", accounts)
 
     async def _put_in(self, image: "ImageFiles", name: str, *, found: Placed | None) -> int:

@@ -39,8 +39,7 @@ PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")
 PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 
 PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
-STDLIB_ALWAYS = ("encodings.utf_8", "encodings.aliases", "encodings.ascii", "encodings.latin_1")
-"""What the interpreter takes by itself, whatever it runs."""
+STDLIB_FIRST = ("os", "encodings.utf_8", "encodings.aliases", "encodings.ascii", "encodings.latin_1")
 OMITTED = ("_hashlib", "_ssl", "_bz2", "_lzma")
 """Of the standard library, which does without: they would bring megabytes of libraries."""
 OWN = (Path(__file__).parent / "lean", SOURCE)
@@ -143,7 +142,6 @@ def tree(root: Path, parts: Parts) -> None:
         (root / name).symlink_to("launcher")
     _add_guest(root / HOME, parts)
     _add_python(root / HOME / "python", [*_present(parts.lkvm)])
-    bytecode.compile_all([(Path(__file__).with_name("start.py"), root / HOME / "start.pyc", "start.py")])
     for plugin in parts.plugins:
         shutil.copyfile(plugin, root / "usr/lib/rkt/plugins/net" / plugin.name)
     _fix_modes(root)
@@ -161,8 +159,9 @@ def _add_guest(home: Path, parts: Parts) -> None:
 
 
 def _add_python(home: Path, more: list[Path]) -> None:
-    """An interpreter with its loader and libraries, which also serve the programs `more`, and stage1 in its library."""
-    modules = imports.closure((*_roots(), *STDLIB_ALWAYS), OWN, without=OMITTED)
+    """An interpreter with its loader and libraries, which also serve the programs `more`, and what it runs."""
+    first = imports.closure(STDLIB_FIRST, OWN)
+    modules = imports.closure(_roots(), OWN, without=OMITTED)
     shared = [module.path for module in modules if module.path.suffix == ".so"]
     for name in ("bin", "lib"):
         (home / name).mkdir(parents=True)
@@ -170,7 +169,10 @@ def _add_python(home: Path, more: list[Path]) -> None:
     for library in elf.libraries([PYTHON, *shared, *more]):
         target = home / "ld.so" if library == elf.loader_of(PYTHON) else home / "lib" / library.name
         shutil.copyfile(library, target)
-    _add_modules(home / "lib" / PYTHON.name, modules)
+    _add_first(home / "lib" / PYTHON.name, first)
+    for path in shared:
+        shutil.copyfile(path, home / "lib" / PYTHON.name / "lib-dynload" / path.name)
+    _add_modules(home.parent, [module for module in modules if module.path.suffix != ".so"])
 
 
 def _roots() -> list[str]:
@@ -179,19 +181,25 @@ def _roots() -> list[str]:
     return [".".join(name.with_suffix("").parts).removesuffix(".__init__") for name in names]
 
 
-def _add_modules(library: Path, modules: list[imports.Module]) -> None:
-    (library / "lib-dynload").mkdir(parents=True)
+def _add_first(library: Path, modules: list[imports.Module]) -> None:
+    """What the interpreter takes from its library before it runs anything. By `os` it knows that it is its library."""
     jobs = []
-    # os is where an interpreter looks to know its library, though it has a copy inside.
-    for module in {*modules, imports.Module("os", imports.STDLIB / "os.py")}:
-        inside = module.name.replace(".", "/") + ("/__init__" if module.is_package else "")
-        if module.path.suffix == ".so":
-            shutil.copyfile(module.path, library / "lib-dynload" / module.path.name)
-            continue
-        target = library / f"{inside}.pyc"
+    for module in modules:
+        target = (library / _file(module)).with_suffix(".pyc")
         target.parent.mkdir(parents=True, exist_ok=True)
-        jobs.append((module.path, target, f"{inside}.py"))
-    bytecode.compile_all(sorted(jobs))
+        jobs.append((module.path, target, _file(module)))
+    (library / "lib-dynload").mkdir()
+    bytecode.compile_all(jobs)
+
+
+def _add_modules(home: Path, modules: list[imports.Module]) -> None:
+    bytecode.compile_all([(Path(__file__).with_name("start.py"), home / "start.pyc", "start.py")])
+    bytecode.pack(home / "modules", [(one.name, one.is_package, one.path, _file(one)) for one in modules])
+
+
+def _file(module: imports.Module) -> str:
+    """Where a library has the module."""
+    return module.name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
 
 
 def _fix_modes(root: Path) -> None:

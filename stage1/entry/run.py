@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`run`: makes everything that a pod needs, says how its VMM is to be started, and ends; the launcher goes on.
 
-Started by the launcher, which holds rkt's lock and is the process that the pod is. The launcher has mounts of its
-own, which end with it, and what the guest sees is mounted there; the network is made in the host's, where it is kept by
-name.
+Started by the launcher, which holds rkt's lock and is the process that the pod is. The launcher has mounts of its own,
+which end with it, and what the guest sees is mounted there; the network is made in the host's, and kept by name.
 What is outside of the pod's directory is taken away again if something fails here, and by `gc` otherwise.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small app images for rkt, made of Debian's static busybox: as a directory, or as the ACI that the real rkt fetches."""
+"""Small app images for rkt, made of Debian's static busybox: a directory, or the ACI that the real rkt fetches."""
 
 import json
 import os

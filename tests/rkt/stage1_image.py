@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real stage1 image for tests: the tree for the fake of rkt, the archive for the real one, built when they changed."""
+"""The real stage1 image for tests: a tree for the fake of rkt, an archive for the real one, built when they changed."""
 
 import fcntl
 import importlib.util

@@ -13,6 +13,7 @@ from stage1 import engine
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import mount
 from stage1.pod.model import Container, Mount, Pod, Process
+from stage1.rootfs import export
 from stage1.vm import mapping
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
@@ -203,7 +204,7 @@ def test_what_an_image_puts_in_the_place_of_a_file_can_not_harm(directory: str, 
         os.mkfifo(place / "passwd")
     else:
         (place / "passwd").mkdir()
-    assert engine.read_image_file(directory, "img", path="etc/passwd") == ""
+    assert export.read_image_file(directory, "img", path="etc/passwd") == ""
 
 
 def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
