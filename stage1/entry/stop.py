@@ -13,8 +13,8 @@ from stage1.vm.vmm import VmProcess
 
 GRACE_S = 10.0
 """For each app, from SIGTERM to SIGKILL, as the container runtimes have it."""
-GUEST_S = 5.0
-"""For the guest itself, beside that."""
+GUEST_S = 10.0
+"""For the guest to answer, and again for its own end: a machine may be busy."""
 
 
 def main(argv: list[str]) -> int:

@@ -6,6 +6,7 @@ modules are the checkout's. The launcher and the guest are the real ones.
 """
 
 import json
+import os
 import py_compile
 import subprocess
 import sys
@@ -31,9 +32,10 @@ sys.exit(door.enter(sys.argv[1], sys.argv[2:]))
 
 def launcher() -> Path:
     """The launcher, built."""
-    done = subprocess.run(["make", "-C", LAUNCHER, f"OUT={OUT}"], capture_output=True, text=True, check=False)
+    out = OUT if os.access(CHECKOUT / "build", os.W_OK) or (OUT / "launcher").exists() else Path("/tmp/launcher")
+    done = subprocess.run(["make", "-C", LAUNCHER, f"OUT={out}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return OUT / "launcher"
+    return out / "launcher"
 
 
 def build(place: Path) -> Path:
