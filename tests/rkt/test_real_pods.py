@@ -185,7 +185,7 @@ def test_interactive_on_a_pipe_and_on_a_terminal(rkt: RealRkt, app: Path) -> Non
     [
         (("--net=host",), "--net=host is not offered"),
         (("--net=absent",), "the network 'absent' is not in"),
-        (("--net=none", "--private-users"), "--private-users is not offered"),
+        (("--net=none", "--no-overlay", "--private-users"), "--private-users is not offered"),
         (("--net=none", "--ipc=parent"), "--ipc=parent is not offered"),
     ],
 )
