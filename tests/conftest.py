@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
+PASSED = os.environ.get("CLEARPOD_PASSED", "")
+"""A file for the names of tests that passed, if given: tests/lab/suite.py."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -59,10 +61,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """Remember whether a test failed, for the fixtures that keep evidence."""
+    """Remember whether a test failed, for the fixtures that keep evidence; write down who passed, for the lab."""
     report = yield
     if report.failed:
         item.stash[FAILED] = True
+    elif report.when == "teardown" and PASSED and not item.stash.get(FAILED, False):
+        with open(PASSED, "a", encoding="utf-8") as journal:
+            journal.write(f"{item.nodeid}\n")
     return report
 
 

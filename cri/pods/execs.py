@@ -125,8 +125,8 @@ async def start(pod: LivePod, container: LiveContainer, *, what: Wants) -> Async
         if is_wanted:
             number = pod.next_id()
             outlets[name] = number, Outlet(partial(pod.agent.consumed, number))
-    numbers = [outlets[name][0] if name in outlets else 0 for name in ("stdout", "stderr")]
-    stdio = messages.Stdio(pod.next_id() if what.stdin else 0, *numbers, what.tty)
+    out, err = (outlets[name][0] if name in outlets else 0 for name in ("stdout", "stderr"))
+    stdio = messages.Stdio(pod.next_id() if what.stdin else 0, out, err, what.tty)
     consumers: dict[int, Consumer] = dict(outlets.values())
     async with _running(pod, container, what=what, stdio=stdio, consumers=consumers) as command:
         command.outlets = {name: outlet for name, (_, outlet) in outlets.items()}

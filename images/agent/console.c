@@ -134,7 +134,8 @@ int console_lend(const struct process *process, int ends[3], struct fault *why)
 {
     int in[2];
     for (int i = 0; i < 2; i++)
-        if (fchown(pipes[i], pod_root(), pod_root()) < 0 || (ends[i + 1] = fcntl(pipes[i], F_DUPFD_CLOEXEC, 0)) < 0)
+        if (ends[i + 1] < 0 &&
+            (fchown(pipes[i], pod_root(), pod_root()) < 0 || (ends[i + 1] = fcntl(pipes[i], F_DUPFD_CLOEXEC, 0)) < 0))
             return fault_errno(why, "lend the console");
     if (!process->stdio.console)
         return 0;

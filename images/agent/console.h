@@ -14,7 +14,7 @@ enum record_kind { R_OUT = 1, R_ERR, R_END, R_IN, R_EOF, R_SIZE };
 
 /* Open the device, and be heard by the launcher. */
 int console_open(struct fault *why);
-/* The process's ends of its pipes: standard output and error, and with `stdio.console` its input. */
+/* The process's ends of its pipes, where it has no streams: output and error, and with `stdio.console` its input. */
 int console_lend(const struct process *process, int ends[3], struct fault *why);
 /* The process's terminal is the launcher's; owned from here on. */
 void console_terminal(int tty);

@@ -39,9 +39,9 @@ static void launched(struct job *job)
 {
     struct process *process = job->process;
     const char *name = process->container;
-    bool on_console = agent.words.plan && !process->exec;
+    bool is_app = agent.words.plan && !process->exec;
     if (!job->failed && job->outcome.fd >= 0) {
-        if (on_console)
+        if (process->stdio.console)
             console_terminal(job->outcome.fd);
         else
             job->failed = streams_attach_tty(process, job->outcome.fd, &job->fault) < 0;
@@ -56,7 +56,7 @@ static void launched(struct job *job)
         streams_retract(process);
         process->state = P_CREATED;
     }
-    if (on_console)
+    if (is_app)
         apps_started(name, job->failed ? &job->fault : NULL);
 }
 

@@ -157,19 +157,28 @@ static size_t output_room(const struct output *out)
     return out->credit < most ? out->credit : most;
 }
 
+/* An app's output that nobody follows is thrown away; no host would come to read it. */
+static bool is_lossy(const struct process *process)
+{
+    return agent.words.plan && !process->exec;
+}
+
 void output_ready(struct process *process, unsigned which)
 {
     struct output *out = &process->out[which];
     size_t room = output_room(out);
-    struct iovec piece[2];
-    if (out->fd < 0 || !room)
+    uint8_t lost[1024];
+    struct iovec piece[2] = {{lost, out->draining && out->left < sizeof lost ? out->left : sizeof lost}};
+    if (out->fd < 0 || (!room && !is_lossy(process)))
         return;
-    int count = ring_space(&agent.link.ring, room, piece);
+    int count = room ? ring_space(&agent.link.ring, room, piece) : 1;
     ssize_t got = readv(out->fd, piece, count);
     if (got > 0) {
         struct frame frame = {.length = (uint32_t)got, .kind = K_DATA, .stream = out->id};
-        ring_commit(&agent.link.ring, &frame);
-        out->credit -= (uint32_t)got;
+        if (room) {
+            ring_commit(&agent.link.ring, &frame);
+            out->credit -= (uint32_t)got;
+        }
         out->left -= out->draining ? (uint32_t)got : 0;
         if (out->draining && !out->left)
             output_end(out);
@@ -257,7 +266,7 @@ static void sync_output(struct process *process, unsigned which)
     }
     if (out->fd < 0 || process->state == P_STARTING)
         return; /* what crun itself complains about is no output */
-    bool wanted = output_room(out) != 0;
+    bool wanted = output_room(out) || is_lossy(process);
     if (wanted && !out->polled)
         out->polled = watch(out->fd, EPOLLIN, which ? T_OUT1 : T_OUT0, index_of(process)) == 0;
     else if (!wanted && out->polled)

@@ -7,6 +7,7 @@
 #include "records.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -16,7 +17,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { LAST_WORDS_MS = 200 };
+enum { LAST_WORDS_MS = 200, END_BYTES = 1024 };
 
 /* Bytes on their way to a descriptor. */
 struct parcel {
@@ -213,12 +214,26 @@ static void take_signals(void)
     us.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
+/* The last of what the VMM and the guest's kernel have written. */
+static void show_end(const char *path)
+{
+    char text[END_BYTES];
+    int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+    off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
+    ssize_t got = size > 0 ? pread(fd, text, sizeof text, size > END_BYTES ? size - END_BYTES : 0) : 0;
+    if (got > 0)
+        complain("%.*s", (int)got, text);
+    if (fd >= 0)
+        close(fd);
+}
+
 static void explain_death(const struct order *order)
 {
     bool killed = WIFSIGNALED(us.status);
     records_over(&us.records);
     if (us.records.early)
         complain("%.*s", (int)us.records.early, us.records.before);
+    show_end(order->console);
     complain("the virtual machine ended by itself (%s %d); what its kernel said is in %s", killed ? "signal" : "code",
              killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status), order->console ? order->console : "no file");
 }

@@ -179,7 +179,13 @@ static void become_vmm(const struct order *order, const int in[2], const int out
     }
     if (dup2(in[0], STDIN_FILENO) < 0 || dup2(out[1], STDOUT_FILENO) < 0)
         return;
+    /* A VMM has much to say; the console is where it is looked for, and what it ends with is shown. */
+    int words = order->console ? open(order->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+    int ours = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    if (words >= 0)
+        dup2(words, STDERR_FILENO);
     execve(order->argv[0], order->argv, order->env);
+    dup2(ours, STDERR_FILENO);
     complain("%s can't be started: %s", order->argv[0], strerror(errno));
 }
 

@@ -15,6 +15,9 @@ FAILED = 254
 
 def enter(name: str, arguments: list[str]) -> int:
     """Run the entry point `name`; its exit code."""
+    if os.geteuid():
+        say(name, "only root may do this: the pod's virtual machine and its link are root's")
+        return FAILED
     entry = __import__(f"stage1.entry.{name}", fromlist=("main",))
     try:
         return int(entry.main(arguments))

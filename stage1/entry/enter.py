@@ -38,7 +38,7 @@ def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions)
     name = engine.add_exec(place, pod.pod, container=app.container, what=what, number=number)
     try:
         apps.when_running(session, app.name, request=Exec(app.name, number, name, stdio))
-        with terminal.raw():
+        with terminal.raw(tty):
             return terminal.join(session, terminal.Joined(app.name, number, stdio))
     except NoCommand as error:
         door.say("enter", str(error))

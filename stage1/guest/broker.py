@@ -16,9 +16,13 @@ from stage1.guest import frame
 from stage1.guest.client import Factory
 from stage1.guest.frame import Frame
 from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
-from stage1.guest.messages import Exec, Signal, Stdio, decode_request, encode, encode_event
+from stage1.guest.messages import Create, Exec, Signal, Stdio, decode_request, encode, encode_event
 from stage1.guest.session import STREAMS, Cutter
 from stage1.guest.wire import WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LINGER_S = 1.0
 """How long it waits for another client before it ends."""
@@ -45,6 +49,7 @@ class _Client:
         self.unpaid: list[tuple[int, int]] = []
         self.inputs: list[Frame] = []
         self.running: set[_Running] = set()
+        self.follows: set[int] = set()
 
     def events(self) -> int:
         """What to poll for: no more is read while something waits for the guest."""
@@ -54,9 +59,14 @@ class _Client:
 class Broker:
     """`serve` until nobody is left. `connect` makes connections to the agent, which knows `key`."""
 
-    def __init__(self, listener: _socket.socket, connect: Factory, key: bytes) -> None:
+    def __init__(
+        self, listener: _socket.socket, connect: Factory, *, key: bytes, streams: "Iterable[int]" = ()
+    ) -> None:
+        """`streams` are those of containers that run already: what nobody follows is thrown away, and paid for."""
         self._listener, self._connect = listener, connect
         self._link = HostLink(key, int.from_bytes(os.urandom(8), "little") | 1)
+        for stream in streams:
+            self._link.open_stream(stream)
         self._sock: _socket.socket | None = None
         self._pending = b""
         self._clients: dict[int, _Client] = {}
@@ -150,13 +160,7 @@ class Broker:
             if client is not None:
                 client.out += frame.pack(frame.REPLY, encode(item.reply), stream=number)
         elif isinstance(item, DataSeen):
-            owner = self._owner(item.stream)
-            if owner is None:
-                self._link.consumed(item.stream, len(item.data))
-            else:
-                end = frame.END if item.end else 0
-                owner.out += frame.pack(frame.DATA, item.data, stream=item.stream, flags=end)
-                owner.unpaid.append((item.stream, len(item.data)))
+            self._on_data(item)
             self._link.settle(item.seq)
         elif isinstance(item, EventSeen):
             event = item.event
@@ -165,6 +169,17 @@ class Broker:
                 owner.running.discard(_Running(event.container, event.exec))
                 owner.out += frame.pack(frame.EVENT, encode_event(event))
             self._link.settle(item.seq)
+
+    def _on_data(self, item: DataSeen) -> None:
+        """To all who want it; the first of them is who slows the sender."""
+        owner = self._owner(item.stream)
+        readers = [one for one in self._clients.values() if one is owner or item.stream in one.follows]
+        for one in readers:
+            one.out += frame.pack(frame.DATA, item.data, stream=item.stream, flags=frame.END if item.end else 0)
+        if readers:
+            readers[0].unpaid.append((item.stream, len(item.data)))
+        else:
+            self._link.consumed(item.stream, len(item.data))
 
     def _owner(self, number: int) -> _Client | None:
         """Whose id that is: of a stream or an exec."""
@@ -201,11 +216,18 @@ class Broker:
         if found.kind == frame.DATA:
             client.inputs.append(found)
             return
+        if found.kind == frame.CREDIT:
+            client.follows.add(found.stream)
+            return
         op = decode_request(found.payload)
         if found.kind != frame.REQUEST or op is None:
             raise ValueError("a client sends what makes no sense")
         if isinstance(op, Exec):
             client.running.add(_Running(op.container, op.exec))
+        if isinstance(op, Create):
+            for stream in _streams(op.stdio):
+                self._link.close_stream(stream)  # of a container of that name, before
+        if isinstance(op, Create | Exec):
             for stream in _streams(op.stdio):
                 self._link.open_stream(stream)
         self._asked[self._link.request(op)] = (client, found.stream)

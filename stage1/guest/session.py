@@ -84,6 +84,10 @@ class Session:
             self._unsent.clear()  # the reading side finds out
         return not self._unsent
 
+    def follow(self, stream: int) -> None:
+        """Get what comes on a stream that is not our own, from now on."""
+        self.send(frame.CREDIT, stream=stream)
+
     def fileno(self) -> int:
         """For poll: readable when `pump` has something to do."""
         return self._sock.fileno()

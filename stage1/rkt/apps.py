@@ -82,6 +82,13 @@ def remove(session: Session, place: str, *, app: str) -> None:
     machine.remove(place, app)
 
 
+def require_running(session: Session, app: str) -> None:
+    """Raises WrongState when it does not run."""
+    reply = session.call(messages.List(), START_S)
+    if not any(one.id == app and one.state == messages.RUNNING for one in reply.containers):
+        raise WrongState(f"the app {app} does not run, so nothing comes of it")
+
+
 def when_running(session: Session, app: str, *, request: Exec) -> None:
     """Send an Exec; one that comes while the pod boots waits for the app. Raises WrongState, NotFound when it ended."""
     until = time.monotonic() + BOOT_S

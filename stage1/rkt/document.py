@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 def text(document: "Document", key: str, *, where: str) -> str:
     """The string at `key`, else "". Raises BadRequest."""
     found = _of_type(document, key, kind=str, where=where)
-    if found is not None and "\0" in found:
+    if found and "\0" in found:
         raise BadRequest(f"{where}: {key!r} has a zero byte, which no program can be given")
+    if found and not found.isascii() and any("\ud800" <= letter <= "\udfff" for letter in found):
+        raise BadRequest(f"{where}: {key!r} has half of a character, {found!r}; write it in UTF-8")
     return found or ""
 
 

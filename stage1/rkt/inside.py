@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looking into an app's root as the app would: symbolic links, absolute ones too, never lead out of it.
 
-Called by plan, while the app does not run. Reads only.
+Called by plan. Reads only. An app may run meanwhile and change its root, so a file is opened only once it is known to
+be a plain one: to open a device can be an act.
 """
 
 import os
@@ -30,13 +31,13 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
 def text(root: str, path: str) -> str:
     """The content of the file at `path` below `root`; empty when there is no plain file. Raises BadRequest if huge."""
     try:
-        fd = files.open_beneath(root, path, flags=os.O_RDONLY | os.O_NONBLOCK)
+        fd = files.open_beneath(root, path, flags=os.O_PATH)
     except KernelError:
         return ""
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return ""
-        with open(fd, "rb", closefd=False) as file:
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
             found = file.read(_MOST_BYTES + 1)
     finally:
         os.close(fd)

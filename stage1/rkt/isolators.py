@@ -111,4 +111,7 @@ def _truth(value: object, *, where: str) -> bool:
 
 def _sysctls(last: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
     found = document.object_(last, _SYSCTL, where=where)
-    return tuple((key, document.text(found, key, where=f"{where}: isolator {_SYSCTL}")) for key in found)
+    where = f"{where}: isolator {_SYSCTL}"
+    return tuple(
+        (document.text({"key": key}, "key", where=where), document.text(found, key, where=where)) for key in found
+    )

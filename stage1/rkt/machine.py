@@ -92,6 +92,11 @@ def add(place: str, pod: RktPod, *, app: App) -> None:
         engine.add_container(place, pod.pod, container=one)
 
 
+def apps(place: str) -> list[str]:
+    """The names of the apps that the guest is shown."""
+    return os.listdir(f"{place}/tree/volumes/apps")
+
+
 def remove(place: str, app: str) -> None:
     """Undo `add`; again is fine. The agent must be done with the app."""
     for one in (app, f"{app}.pre-start", f"{app}.post-stop"):

@@ -70,4 +70,8 @@ def _temporary_directory(root: str) -> None:
         return
     with Guard("mkdir", path):
         os.mkdir(path, 0o700)
-        os.chmod(path, 0o1777)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, 0o1777)
+        finally:
+            os.close(fd)

@@ -25,6 +25,7 @@ from stage1.rkt import (
     inside,
     isolators,
     manifest,
+    podwide,
     security,
     sizing,
     streams,
@@ -35,7 +36,7 @@ from stage1.rkt import (
 )
 from stage1.rkt.arguments import RunOptions as RunOptions
 from stage1.rkt.isolators import Isolators
-from stage1.rkt.manifest import MOST_PORT, Entry, Manifest
+from stage1.rkt.manifest import Entry, Manifest
 from stage1.rkt.streams import Streams
 from stage1.rkt.volumes import EmptyVolume as EmptyVolume
 
@@ -112,7 +113,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
     return RktPod(
-        pod=_pod(said, options, limits=[one.limits for one in found], ports=() if only else _ports(said)),
+        pod=_pod(said, options, limits=[one.limits for one in found], ports=() if only else podwide.ports(said)),
         apps=tuple(one.app for one in found),
         mutable=options.mutable,
         empty_volumes=tuple(dict.fromkeys(volume for one in found for volume in one.empty)),
@@ -156,42 +157,12 @@ def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators], ports:
         name=f"rkt-{options.uuid}",
         namespace="rkt",
         uid=options.uuid,
-        hostname=options.hostname or f"rkt-{options.uuid}",
+        hostname=podwide.hostname(options),
         memory_mib=sizing.memory_mib(limits, said.annotations, mutable=options.mutable),
         vcpus=sizing.vcpus(limits, said.annotations, cpus=os.cpu_count() or 1),
-        sysctls=_sysctls(limits),
+        sysctls=podwide.sysctls(limits),
         ports=ports,
     )
-
-
-def _sysctls(limits: list[Isolators]) -> tuple[tuple[str, str], ...]:
-    """The VM is the pod, so they are the pod's."""
-    found: dict[str, str] = {}
-    for name, value in (pair for one in limits for pair in one.sysctls):
-        if found.setdefault(name, value) != value:
-            raise BadRequest(f"two apps want different values of the sysctl {name}, {found[name]!r} and {value!r}")
-    return tuple(found.items())
-
-
-def _ports(said: Manifest) -> tuple[Port, ...]:
-    found = []
-    for port in said.ports:
-        named = [one for entry in said.entries for one in entry.ports if one.name == port.name]
-        if port.pod_port is None and len(named) != 1:
-            many = "no app has" if not named else "several apps have"
-            raise BadRequest(f"the host's port {port.host_port} is for {port.name!r}, a port that {many}")
-        of_pod = port.pod_port or named[0]
-        if of_pod.socket_activated:
-            raise Unsupported(
-                f"the port {port.name!r} is socket-activated, which does not reach into a VM; leave that out"
-            )
-        if port.host_port + of_pod.length - 1 > MOST_PORT:
-            raise BadRequest(f"{of_pod.length} ports of the host from {port.host_port} on go beyond {MOST_PORT}")
-        found += [
-            Port(of_pod.port + number, port.host_port + number, of_pod.protocol, port.host_ip)
-            for number in range(of_pod.length)
-        ]
-    return tuple(found)
 
 
 def _read(entry: Entry, said: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:

@@ -16,7 +16,7 @@ from stage1.errors import NotFound, VmFailed
 from stage1.guest import broker, client
 from stage1.guest.session import Session
 from stage1.linux.libc import Guard
-from stage1.rkt import machine
+from stage1.rkt import machine, script
 from stage1.vm.spec import SerialLink
 
 SOCKET, LOCK = "broker.sock", "broker.lock"
@@ -101,7 +101,7 @@ def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
         os.setsid()
         if os.fork() == 0:
             _detach(keep=(listener.fileno(), lock))
-            broker.Broker(listener, _factory(place), machine.key(place)).serve()
+            broker.Broker(listener, _factory(place), key=machine.key(place), streams=_streams(place)).serve()
             os.unlink(f"{place}/{SOCKET}")
     finally:
         os._exit(0)
@@ -119,6 +119,11 @@ def _detach(*, keep: tuple[int, ...]) -> None:
             except OSError:
                 continue
     os.chdir("/")
+
+
+def _streams(place: str) -> list[int]:
+    """Of all apps that there are; of some, nothing comes."""
+    return [stream for name in machine.apps(place) for stream in script.streams(name)]
 
 
 def _factory(place: str) -> client.Factory:

@@ -5,11 +5,13 @@ Pure. Called by `machine` when the pod starts, and by the entry points that add 
 requests over the link (docs/link.md, "Autonomous pods").
 """
 
+import binascii
+
 from stage1.guest import frame
 from stage1.guest.messages import Configure, Create, Launch, Op, Stdio, encode_request
 from stage1.pod.model import Container
 from stage1.rkt.plan import App
-from stage1.rkt.streams import INTERACTIVE
+from stage1.rkt.streams import INTERACTIVE, LOG, NULL
 
 FILE = "volumes/pod/plan"
 
@@ -34,10 +36,24 @@ def launch(app: App) -> Launch:
     return Launch(app.name, before.id if before else "", after.id if after else "")
 
 
+def streams(app: str) -> tuple[int, int, int]:
+    """The ids of an app's streams: input, output, error. Above those of execs, and the same in every program."""
+    base = 1 << 31 | binascii.crc32(app.encode()) << 2 & 0x7FFFFFFF
+    return base, base + 1, base + 2
+
+
 def _stdio(app: App, one: Container) -> Stdio | None:
-    if one is not app.container or app.streams.stdin != INTERACTIVE:
+    """What goes to the console has no stream. What goes nowhere has one that nobody follows."""
+    used = app.streams
+    if one is not app.container:
         return None
-    return Stdio(tty=one.process.tty, console=True)
+    if used.stdin == INTERACTIVE:
+        return Stdio(tty=one.process.tty, console=True)
+    given, out, err = streams(app.name)
+    if used.is_terminal:
+        return Stdio(given, out, tty=True)
+    given, out, err = given * (used.stdin != NULL), out * (used.stdout != LOG), err * (used.stderr != LOG)
+    return Stdio(given, out, err) if given or out or err else None
 
 
 def _framed(number: int, op: Op) -> bytes:

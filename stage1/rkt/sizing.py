@@ -5,6 +5,7 @@ Memory that no app touches costs the host nothing, so apps without a limit get a
 """
 
 from stage1.errors import BadRequest
+from stage1.rkt.words import is_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,6 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
 def _number(annotations: "Mapping[str, str]", word: str) -> int:
     text = annotations.get(word, "0")
-    if not (text.isascii() and text.isdigit() and len(text) < 9):
+    if not (is_number(text) and len(text) < 9):
         raise BadRequest(f"the annotation {word} must be a positive number, but is {text!r}")
     return int(text)

@@ -19,7 +19,10 @@ _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
 
 class Joined(NamedTuple):
-    """The process: its container and exec number, and its streams."""
+    """The process: its container and exec number, 0 for the container's own, and the streams of it that are ours.
+
+    Of a container's own process we are not the only reader, and our end of input is not its.
+    """
 
     container: str
     exec: int
@@ -37,8 +40,12 @@ def size() -> tuple[int, int]:
 class raw:
     """`with raw():` our terminal passes everything on as it is typed; where standard input is none, nothing happens."""
 
+    def __init__(self, wanted: bool = True) -> None:
+        """Without `wanted` nothing happens either."""
+        self._wanted = wanted
+
     def __enter__(self) -> None:
-        self._before = termios.tcgetattr(0) if os.isatty(0) else None
+        self._before = termios.tcgetattr(0) if self._wanted and os.isatty(0) else None
         if self._before is not None:
             now = list(self._before)
             now[_IFLAG], now[_OFLAG], now[_LFLAG] = 0, 0, 0
@@ -53,7 +60,9 @@ class raw:
 
 
 def join(session: Session, process: Joined) -> int:
-    """Move bytes until the process has ended; its exit code. Raises VmFailed when the VM ends before."""
+    """Move bytes until the exec has ended, and return its exit code; or until nothing more comes of a container, and
+    return 0. Raises VmFailed when the VM ends before.
+    """
     streams = _Streams(session, process)
     with _sizes(session, process) if process.stdio.tty else _nothing():
         while streams.code is None:
@@ -97,7 +106,7 @@ class _Streams:
         self._session, self._process = session, process
         stdio = process.stdio
         self._input = stdio.stdin
-        self._to = {stdio.stdout: 1, stdio.stderr: 2}
+        self._to = {stream: fd for stream, fd in ((stdio.stdout, 1), (stdio.stderr, 2)) if stream}
 
     def turn(self) -> None:
         """Wait for something, and move it."""
@@ -117,17 +126,26 @@ class _Streams:
             ended = exit_of(one)
             if ended is not None and ended.exec == self._process.exec:
                 self.code = ended.exit_code
-            elif one.kind == frame.DATA and one.payload:
-                _write(self._to.get(one.stream, 1), one.payload)
+            elif one.kind == frame.DATA and one.stream in self._to:
+                _write(self._to[one.stream], one.payload)
+                if one.flags & frame.END:
+                    del self._to[one.stream]
+        self._look_whether_over()
+
+    def _look_whether_over(self) -> None:
+        if not self._process.exec and not self._to and (not self._input or self._process.stdio.stdout):
+            self.code = 0
 
     def _give(self) -> None:
         try:
             data = os.read(0, MAX_DATA)
         except OSError:
             data = b""
-        self._session.send(frame.DATA, data, stream=self._input, end=not data)
+        if data or self._process.exec:
+            self._session.send(frame.DATA, data, stream=self._input, end=not data)
         if not data:
             self._input = 0
+            self._look_whether_over()
 
 
 def _write(fd: int, data: bytes) -> None:

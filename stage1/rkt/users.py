@@ -9,6 +9,7 @@ from stage1.pod import users
 from stage1.pod.model import User
 from stage1.rkt import inside
 from stage1.rkt.manifest import Entry
+from stage1.rkt.words import is_number
 
 _PASSWD, _GROUP = "/etc/passwd", "/etc/group"
 
@@ -28,7 +29,7 @@ def _uid(entry: Entry, root: str) -> int:
         return 0
     if entry.user.startswith("/"):
         return _owner(entry, root, path=entry.user)[0]
-    return _by_name(entry, entry.user, what="user", text="" if _is_number(entry.user) else inside.text(root, _PASSWD))
+    return _by_name(entry, entry.user, what="user", text="" if is_number(entry.user) else inside.text(root, _PASSWD))
 
 
 def _gid(entry: Entry, root: str, *, uid: int) -> int:
@@ -61,7 +62,3 @@ def _by_name(entry: Entry, name: str, *, what: str, text: str) -> int:
         return users.resolve(f"0:{name}", passwd="", group=text, merge=False).gid
     except BadRequest as error:
         raise BadRequest(f"{entry.where}: {error}") from None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()

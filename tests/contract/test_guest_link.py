@@ -241,6 +241,14 @@ def test_a_guest_without_a_window_takes_no_images_into_it(host: Host) -> None:
         host.client.call(m.UnmountImage("image"))
 
 
+def test_a_guest_that_is_told_what_to_do_has_no_apps(host: Host) -> None:
+    with pytest.raises(WrongState, match="app one can't be started"):
+        host.client.call(m.Launch("one"))
+    for name in ("one", ""):
+        with pytest.raises(WrongState, match="no apps"):
+            host.client.call(m.Halt(name, 1000))
+
+
 def test_a_shutdown_is_answered_and_ends_the_guest(host: Host, rig: Rig) -> None:
     host.run("c1", ["sleep", "1000"])
     host.client.call(m.Shutdown())

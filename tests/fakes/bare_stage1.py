@@ -52,13 +52,15 @@ class BareStage1:
         path.write_text(text)
         path.chmod(0o755)
 
-    def vmm(self, *, says: bytes = b"", then: str = "exec sleep 60", interactive: bool = False, more: str = "") -> None:
+    def vmm(
+        self, *, says: bytes = b"", then: str = "exec sleep 60", interactive: bool = False, more: str = ""
+    ) -> None:
         """Let `run` order a VMM that writes `says`, and does `then` in a shell."""
         (self.place / "says").write_bytes(says)
         text = f"#!/bin/sh\necho $$ > {self.place}/vmm\nls -l /proc/$$/fd > {self.place}/vmm-fds\n"
         self._script(self.place / "vmm.sh", f"{text}cat {self.place}/says\n{then}\n")
-        words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", "c/the/console", *(["i"] if interactive else [])]
-        words += [more] if more else []
+        words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", f"c{self.place}/console"]
+        words += [*(["i"] if interactive else []), *([more] if more else [])]
         (self.place / "order").write_bytes(b"".join(word.encode() + b"\0" for word in words))
 
     def run(self, *, env: Mapping[str, str] | None = None, **streams: Any) -> "subprocess.Popen[bytes]":

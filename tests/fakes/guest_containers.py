@@ -239,6 +239,12 @@ class Containers:
     def _op_unmountimage(self, op: m.UnmountImage) -> m.Reply:
         raise Refused(m.NOT_FOUND, f"no image '{op.name}' in the window")
 
+    def _op_launch(self, op: m.Launch) -> m.Reply:
+        raise Refused(m.WRONG_STATE, f"app {op.id} can't be started here and now")
+
+    def _op_halt(self, _: m.Halt) -> m.Reply:
+        raise Refused(m.WRONG_STATE, "this pod has no apps")
+
     def _op_shutdown(self, _: m.Shutdown) -> m.Reply:
         self.kill_all()
         return m.Reply()

@@ -17,7 +17,8 @@ from typing import Any
 from tests.lab import protocol
 
 CGROUPS = "/sys/fs/cgroup/lab"
-TICK_MS = 1000 if os.environ.get("LAB_DETERMINISTIC") else 50
+DETERMINISTIC = bool(os.environ.get("LAB_DETERMINISTIC"))
+TICK_MS = 1000 if DETERMINISTIC else 50
 """How often ports without a client are looked at. A deterministic lab skips idle time, and each look disturbs it."""
 DRAIN_S = 0.5
 """A daemon that a command left behind may keep its pipes: so long after the command's end we still listen."""
@@ -149,6 +150,7 @@ class Port:
         self.command: Command | None = None
         self._lines = protocol.Lines()
         self._out = bytearray()
+        self._beat_at = 0.0
 
     def fds(self) -> dict[int, int]:
         """What to poll for this port."""
@@ -168,6 +170,9 @@ class Port:
                 code = self.command.close(kill=False)
                 self._out += protocol.encode(id=self.command.id, code=code)
                 self.command = None
+            elif not DETERMINISTIC and time.monotonic() > self._beat_at:
+                self._beat_at = time.monotonic() + protocol.BEAT_S
+                self._out += protocol.encode(id=self.command.id, beat=True)
         events = ready.get(self.fd, 0)
         if events & select.POLLIN:
             self._read()

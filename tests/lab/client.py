@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn
 
 from tests.lab import plan, protocol
 from tests.lab.state import LabError
@@ -59,9 +59,11 @@ def _take_port(directory: Path, deadline: float | None) -> tuple[int, IO[bytes]]
         for number, lock in enumerate(locks):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return number, lock
             except BlockingIOError:
-                pass
+                continue
+            for other in set(locks) - {lock}:
+                other.close()
+            return number, lock
         if deadline and time.monotonic() > deadline:
             raise LabError(f"{protocol.PORTS} commands run in the lab, and none ended in time", protocol.TIMED_OUT)
         time.sleep(0.05)
@@ -74,6 +76,7 @@ class _Talk:
         self._link, self._order, self._deadline = link, order, deadline
         self._id = uuid.uuid4().hex
         self._stdin = order.stdin
+        self._silent_at: float | None = None
         self._lines = protocol.Lines()
 
     def finish(self) -> int:
@@ -104,12 +107,19 @@ class _Talk:
         poll.register(self._link, select.POLLIN)
         if self._stdin >= 0:
             poll.register(self._stdin, select.POLLIN)
-        left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
+        limits = [limit for limit in (self._deadline, self._silent_at) if limit is not None]
+        left = max(0.0, min(limits) - time.monotonic()) * 1000 if limits else None
         ready = {fd for fd, _ in poll.poll(left)}
         if not ready:
-            text = f"{self._order.argv[0]} did not end within {self._order.timeout_s:g} s and was killed"
-            raise LabError(text, protocol.TIMED_OUT)
+            self._give_up()
         return ready
+
+    def _give_up(self) -> NoReturn:
+        if self._silent_at is not None and time.monotonic() >= self._silent_at:
+            text = f"the lab said nothing for {protocol.SILENCE_S:g} s: its machine hangs; scripts/lab down ends it"
+            raise LabError(text, protocol.LAB_FAILED)
+        text = f"{self._order.argv[0]} did not end within {self._order.timeout_s:g} s and was killed"
+        raise LabError(text, protocol.TIMED_OUT)
 
     def _pass_input(self) -> None:
         piece = os.read(self._stdin, CHUNK_BYTES)
@@ -129,6 +139,8 @@ class _Talk:
         for message in self._lines.feed(piece):
             if message["id"] != self._id:
                 continue
+            if "beat" in message or self._silent_at is not None:
+                self._silent_at = time.monotonic() + protocol.SILENCE_S
             for key, stream in (("out", sys.stdout), ("err", sys.stderr)):
                 if key in message:
                     stream.buffer.write(protocol.data(message, key))

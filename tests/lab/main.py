@@ -7,7 +7,6 @@ Called by scripts/lab as root. See docs/lab.md.
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,14 +15,9 @@ from stage1.errors import PodError
 from stage1.linux.host import which
 from tests.lab import client, plan, protocol, start, state
 from tests.lab.state import LabError
+from tests.lab.suite import Suite
 
 ROOT = start.ROOT
-# The checkout is read-only in there, and each command would compile all modules anew.
-IN_MEMORY = (
-    "PYTHONDONTWRITEBYTECODE=",
-    "PYTHONPYCACHEPREFIX=/tmp/pycache",
-    "HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis",
-)
 NOT_UP = "the lab is {word}; bring it up with: scripts/lab up"
 
 
@@ -130,19 +124,16 @@ def do_test(args: argparse.Namespace) -> int:
     python = ROOT / ".venv/bin/python"
     if not python.exists():
         raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
-    wanted = [word for word in args.pytest if word != "--"]
-    if not any(word.startswith("tests") for word in wanted):
-        wanted.insert(0, "tests/vm")
-    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", "--durations=10", *wanted]
-    # Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine.
-    subprocess.run([*pytest, "--collect-only", "-q"], cwd=ROOT, check=False)
+    words = [word for word in args.pytest if word != "--"]
+    tests = [word for word in words if word.startswith("tests")] or ["tests/vm"]
+    options = [word for word in words if not word.startswith("tests")]
+    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", "--durations=10", *options]
+    # The lab that was up already may have another PATH.
+    suite = Suite(ROOT, pytest, tests=tests, path=f"{os.path.dirname(lkvm)}:{plan.STANDARD_PATH}")
     was_up = state.read(directory()).word != "down"
-    do_up(args)
     begun = time.monotonic()
     try:
-        # The lab that was up already may have another PATH.
-        path = f"PATH={os.path.dirname(lkvm)}:{plan.STANDARD_PATH}"
-        return client.run(directory(), client.Order(["env", path, *IN_MEMORY, *pytest], cwd=str(ROOT)))
+        return suite.run(directory(), up=lambda: do_up(args), down=lambda: start.down(directory()))
     finally:
         print(f"lab: the tests took {time.monotonic() - begun:.0f} s in it")
         if not was_up:

@@ -2,7 +2,8 @@
 """What the lab's client and its agent say to each other: JSON objects, one a line, over a virtio-serial port. Pure.
 
 Client: {id, argv, cwd, anywhere, env, input} starts a command, {id, in} is standard input, {id, end} its end.
-Agent: {id, out} and {id, err} are output, {id, code} the end (minus the signal's number when killed by one).
+Agent: {id, out} and {id, err} are output, {id, code} the end (minus the signal's number when killed by one), and
+{id, beat} says now and then that the machine still runs, unless it is deterministic.
 
 A port outlives its clients, so either side may see the torn rest of an earlier conversation: every message begins
 with a line end of its own, what does not parse is skipped, and a reader ignores other ids than its own.
@@ -15,6 +16,8 @@ from typing import Any
 PORTS = 4
 """So many commands can run at the same time."""
 PORT_NAME = "clearpod.lab."
+BEAT_S, SILENCE_S = 10.0, 120.0
+"""How often a running command's port beats, and how long a client that heard a beat waits for the next word."""
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127
 LAB_FAILED, TIMED_OUT = 125, 124

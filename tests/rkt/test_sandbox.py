@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mutable pod of rkt's in a real VM: apps come, start, end, start again and go."""
 
+import json
 import os
+import select
 import signal
+import subprocess
 import time
 
 import pytest
@@ -12,6 +15,7 @@ from stage1.rkt import machine
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Door, wait_until
+from tests.rkt.images import AppSpec
 from tests.rkt.stage0 import Pod
 
 pytestmark = [
@@ -68,13 +72,46 @@ def test_apps_come_and_go_and_the_pod_stays_until_it_is_stopped(door: Door) -> N
     assert (code, out) == (0, b"up\ntwo\ntwo\nnew\n")
 
 
+def streamed(app: AppSpec, *names: str) -> AppSpec:
+    annotations = [{"name": f"coreos.com/rkt/stage2/{name}", "value": "stream"} for name in names]
+    return app._replace(entry={"annotations": annotations})
+
+
+def check_attach(door: Door, pod: Pod) -> None:
+    line = "yes 0123456789 | head -n 30000; while read x; do echo got $x; echo err >&2; done"
+    succeed(pod.app_add(streamed(door.sh("talks", line), "stdin", "stdout", "stderr")))
+    early = pod.attach("talks", "stdout", stdout=-1, stderr=-1)
+    assert early.wait(60) == 254, "it does not run yet"
+    succeed(pod.app_start("talks"))
+    listed = json.loads(pod.attach("talks", "list", stdout=-1).communicate(timeout=60)[0])
+    assert [one["name"] for one in listed["targets"]] == ["stdin", "stdout", "stderr"]
+    both = pod.attach("talks", stdin=-1, stdout=-1, stderr=-1)
+    other = pod.attach("talks", "stdout", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
+    assert both.stdin and both.stdout and other.stdout
+    found = {both.stdout.fileno(): b"", other.stdout.fileno(): b""}
+    until = time.monotonic() + 60 * PATIENCE
+    while not all(b"got words" in text for text in found.values()):
+        assert time.monotonic() < until, found
+        both.stdin.write(b"words\n")
+        both.stdin.flush()
+        for fd in select.select(list(found), [], [], 0.2)[0]:
+            found[fd] += os.read(fd, 65536)
+    succeed(pod.app_stop("talks"))
+    assert b"err\n" in both.communicate(timeout=60)[1] and both.returncode == 0
+    other.communicate(timeout=60)
+    assert other.returncode == 0
+    wrong = pod.attach("one", "stdout", stdout=-1, stderr=-1)
+    assert b"can't be attached to" in wrong.communicate(timeout=60)[1] and wrong.returncode == 254
+
+
 def test_apps_on_overlays_and_a_guest_that_hangs(door: Door) -> None:
     running = door.run([], "--mutable")
     pod = running.pod
     assert pod.wait_ready()
     succeed(pod.app_add(door.sh("one", f"echo x > /new; {WAITS}")))
     succeed(pod.app_start("one"))
-    wait_until(lambda: (pod.app_root("one") / "new").exists())
+    wait_until((pod.app_root("one") / "new").exists)
+    check_attach(door, pod)
     succeed(pod.app_rm("one"))
     assert not os.path.ismount(pod.app_root("one"))
     hung = vmm.find_unrecorded(machine.place(pod.uuid))

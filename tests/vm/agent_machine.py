@@ -75,6 +75,8 @@ def process_of(argv: list[str], *, tty: bool = False) -> dict[str, Any]:
     """An OCI process object."""
     return {
         "terminal": tty,
+        # What the request says comes with crun's answer, when the process may have looked already.
+        **({"consoleSize": {"width": 80, "height": 24}} if tty else {}),
         "user": {"uid": 0, "gid": 0},
         "args": argv,
         "env": ["PATH=/bin", "TERM=xterm"],

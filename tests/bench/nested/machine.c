@@ -4,7 +4,8 @@
  * /plan each. It notes the time stamp counter before the exec of a VMM and when the guest's mark `ready` arrives, asks
  * KVM where the guest's counter lies, and ends the VMM. Results are lines on the console, traces on the second port.
  *
- * A plan file has lines: `name N`, `trace EVENT` (of tracefs), `env K=V`, `arg WORD`. Written by plan.py.
+ * A plan file has lines: `name KIND.NUMBER`, `until N` (skip it when N starts of its kind came to `ready`), `trace EVENT`
+ * (of tracefs), `env K=V`, `arg WORD`. Written by plan.py.
  */
 #include "stage.h"
 
@@ -16,11 +17,16 @@
 #define TRACING "/sys/kernel/tracing/"
 #define DEBUG_KVM "/sys/kernel/debug/kvm"
 
-enum { WORDS = 96, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
+enum { WORDS = 96, KINDS = 8, LIMIT_MS = 20000, CONSOLE_BYTES = 1 << 20 };
 
 struct plan {
     char *text, *name, *events[WORDS], *env[WORDS + 1], *argv[WORDS + 1];
-    int event_count, env_count, arg_count;
+    int event_count, env_count, arg_count, until;
+};
+
+struct kind {
+    char name[32];
+    int good;
 };
 
 struct run {
@@ -31,6 +37,7 @@ struct run {
 };
 
 static char console[CONSOLE_BYTES];
+static struct kind kinds[KINDS];
 
 static char *read_all(const char *path)
 {
@@ -62,6 +69,8 @@ static void parse(struct plan *plan, char *line)
     *value++ = 0;
     if (!strcmp(line, "name"))
         plan->name = value;
+    else if (!strcmp(line, "until"))
+        plan->until = atoi(value);
     else if (!strcmp(line, "trace"))
         add(plan->events, &plan->event_count, value);
     else if (!strcmp(line, "env"))
@@ -184,33 +193,62 @@ static void tell_marks(const char *name)
         printf("bench.mark %s %.*s\n", name, (int)strcspn(at + 14, "\r\n"), at + 14);
 }
 
-static void run_plan(const char *path)
+/* The count of good starts of the plan's kind. */
+static int *good_starts(const struct plan *plan)
 {
-    struct plan plan = read_plan(path);
+    int length = (int)strcspn(plan->name, ".");
+    for (struct kind *kind = kinds; kind < kinds + KINDS; kind++) {
+        if (!kind->name[0])
+            snprintf(kind->name, sizeof kind->name, "%.*s", length, plan->name);
+        if ((int)strlen(kind->name) == length && !strncmp(kind->name, plan->name, (size_t)length))
+            return &kind->good;
+    }
+    errno = E2BIG;
+    fail("too many kinds, among them", plan->name);
+}
+
+/* Sockets of a VMM that was killed. */
+static void remove_file(const char *path)
+{
+    unlink(path);
+}
+
+static void start_vmm(const struct plan *plan)
+{
     struct run run;
     int ends[2], status;
     uint64_t *began = (uint64_t *)aligned_alloc(4096, 4096);
     if (pipe2(ends, O_CLOEXEC) < 0 || !began)
-        fail("can't prepare", plan.name);
-    trace_begin(&plan);
+        fail("can't prepare", plan->name);
+    trace_begin(plan);
     if ((run.pid = vfork()) == 0)
-        become_vmm(&plan, ends[1], began);
+        become_vmm(plan, ends[1], began);
     close(ends[1]);
     run.console = ends[0];
     bool is_ready = await_ready(&run);
     long long offset = kvm_says(run.pid, "vcpu0/tsc-offset"), exits = kvm_says(run.pid, "exits");
     kill(-run.pid, SIGKILL);
     waitpid(run.pid, &status, 0);
-    trace_end(&plan);
-    tell_marks(plan.name);
+    for_each("/run", remove_file);
+    trace_end(plan);
+    tell_marks(plan->name);
+    if (strcmp(plan->name + strcspn(plan->name, "."), ".warm") != 0)
+        *good_starts(plan) += is_ready;
     if (is_ready)
-        printf("bench.run %s %llu %llu %lld %lld\n", plan.name, (unsigned long long)*began,
+        printf("bench.run %s %llu %llu %lld %lld\n", plan->name, (unsigned long long)*began,
                (unsigned long long)run.seen, offset, exits);
     else
-        printf("bench.failed %s %d\n%.4000s\n", plan.name, status, run.size > 4000 ? console + run.size - 4000 : console);
+        printf("bench.failed %s %d\n%.4000s\n", plan->name, status, run.size > 4000 ? console + run.size - 4000 : console);
     fflush(stdout);
     close(ends[0]);
     free(began);
+}
+
+static void run_plan(const char *path)
+{
+    struct plan plan = read_plan(path);
+    if (!plan.until || *good_starts(&plan) < plan.until)
+        start_vmm(&plan);
     free(plan.text);
 }
 

@@ -20,6 +20,7 @@ def figures(console: str, traces: str) -> dict[str, Any]:
     for variant in dict.fromkeys(run.variant for run in everything):
         mine = [run for run in everything if run.variant == variant]
         result |= _columns(variant, [run for run in mine if run.number.isdigit()])
+        result[f"{variant}_starts"] = sum(run.number.isdigit() for run in mine)
         for run in mine:
             if run.number == "trace":
                 found = trace.exits(traces, run)
@@ -48,8 +49,14 @@ def _columns(variant: str, runs: list[trace.Run]) -> dict[str, float]:
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """How many times longer the others take than kvmtool, as far as both were measured."""
     ours = result.get(f"lkvm{READY}")
-    others = {name: result.get(f"{name}{READY}") for name in ("lkvm_plain", "microvm", "q35_debian")}
+    others = {name: result.get(f"{name}{READY}") for name in ("lkvm_window", "lkvm_plain", "microvm", "q35_debian")}
     return {f"{name}_by_lkvm": round(value / ours, 2) for name, value in others.items() if ours and value}
+
+
+def lacking(result: dict[str, Any], wanted: dict[str, int]) -> list[str]:
+    """A sentence for each kind of `wanted` that came up less often than that."""
+    found = {name: result.get(f"{name}_starts", 0) for name in wanted}
+    return [f"{name} came up {found[name]} times of {count}" for name, count in wanted.items() if found[name] < count]
 
 
 def broken(result: dict[str, Any]) -> list[str]:
@@ -79,7 +86,7 @@ def lines(result: dict[str, Any], titles: dict[str, str]) -> list[str]:
         phases = result.get(f"{name}_phases_ms") or {}
         if phases:
             shown.append(f"{title}: " + ", ".join(f"{phase} {ms:.1f}" for phase, ms in phases.items()))
-    return shown + [f"BROKEN: {line}" for line in broken(result)] + result["failures"]
+    return shown + [f"BROKEN: {line}" for line in broken(result)] + result["failures"] + result["lacking"]
 
 
 def plot(result: dict[str, Any], titles: dict[str, str], names: list[str]) -> str:

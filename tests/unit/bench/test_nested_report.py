@@ -96,10 +96,19 @@ def test_a_round_starts_each_variant_once_but_the_long_one_and_only_the_last_is_
     kinds = plan.variants(1 << 21, with_lkvm=True)
     texts = list(plan.files(kinds, 2, 1).values())
     names = [text.splitlines()[0].decode().removeprefix("name ") for text in texts]
-    rounds = [f"{kind.name}.{number}" for number in ("0", "1", "trace") for kind in kinds]
-    assert names == [name for name in ("lkvm.warm", *rounds) if name != "q35_debian.1"]
+    rounds = [f"{kind.name}.{number}" for number in ("0", "1") for kind in kinds if not kind.is_long or number == "0"]
+    assert names == ["lkvm.warm", *rounds, "q35_debian.1", *(f"{kind.name}.trace" for kind in kinds)]
+    assert [name for name, text in zip(names, texts, strict=True) if b"\nuntil 1\n" in text] == ["q35_debian.1"]
     traced = [b"trace kvm/kvm_exit" in text.splitlines() for text in texts]
     assert traced == [name.endswith(".trace") for name in names]
+
+
+def test_a_kind_that_came_up_less_often_than_asked_is_told():
+    result = report.figures(CONSOLE, TRACES)
+    assert report.lacking(result, {"lkvm": 2}) == []
+    assert report.lacking(result, {"lkvm": 3, "q35_debian": 1}) == [
+        "lkvm came up 2 times of 3", "q35_debian came up 0 times of 1"
+    ]  # fmt: skip
 
 
 def test_without_kvmtool_the_others_are_started():

@@ -160,3 +160,12 @@ def test_a_new_order_on_the_port_ends_the_command_of_the_client_before(agent: Ag
     agent.begin("echo", "next", name="2")
     assert agent.finish("2") == (0, b"next\n", b"")
     assert _ends(pid)
+
+
+def test_a_running_command_beats(agent: Agent) -> None:
+    agent.begin("sleep", "0.5")
+    agent.link.settimeout(LIMIT_S)
+    messages: list[dict[str, Any]] = []
+    while not messages:
+        messages = agent.lines.feed(agent.link.recv(65536))
+    assert messages[0] == {"id": "1", "beat": True}

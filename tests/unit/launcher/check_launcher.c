@@ -141,6 +141,27 @@ CASE(what_is_no_record_is_passed_on_as_it_is_and_all_that_follows)
     }
 }
 
+CASE(whatever_comes_is_taken_in_the_end)
+{
+    unsigned seed = 1;
+    for (int run = 0; run < 2000; run++) {
+        memset(&records, 0, sizeof records);
+        records.marked = run % 2;
+        for (int piece = 0; piece < 20; piece++) {
+            uint8_t *to;
+            const uint8_t *payload;
+            size_t size, room = records_room(&records, &to);
+            CHECK(room > 0);
+            room = room < 1000 ? room : 1000;
+            for (size_t i = 0; i < room; i++)
+                to[i] = (uint8_t)((seed = seed * 1103515245 + 12345) >> 16) % 5;
+            records_received(&records, room);
+            while (records_next(&records, &payload, &size) != R_NONE)
+                CHECK(size <= RECORD_MAX);
+        }
+    }
+}
+
 CASE(a_record_of_the_largest_size_fits)
 {
     static char text[RECORD_MAX + 1];

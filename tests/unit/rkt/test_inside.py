@@ -73,6 +73,21 @@ def test_text_is_only_that_of_plain_files(root: str, tmp_path: Path, monkeypatch
         inside.text(root, "/etc/passwd")
 
 
+def test_nothing_but_a_plain_file_is_opened(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(Path(root) / "etc" / "group")
+    opened: list[int] = []
+    real = inside.files.open_beneath
+
+    def watched(place: str, path: str, *, flags: int) -> int:
+        opened.append(flags)
+        return real(place, path, flags=flags)
+
+    # Only this module's: the real one calls itself.
+    monkeypatch.setattr(inside, "files", type("Watched", (), {"open_beneath": staticmethod(watched)}))
+    assert inside.text(root, "/etc/group") == "" and inside.text(root, "/bin/data") == "not executable"
+    assert opened == [os.O_PATH, os.O_PATH]
+
+
 def test_status_follows_or_not(root: str) -> None:
     followed, link = inside.status(root, "/bin/ash"), inside.status(root, "/bin/ash", follow=False)
     assert followed and link and followed.st_ino != link.st_ino

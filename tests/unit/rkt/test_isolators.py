@@ -88,6 +88,10 @@ def test_what_counts(given: list[dict[str, Any]], wanted: Isolators) -> None:
             [one("os/linux/no-new-privileges", "yes")],
             "x: 'os/linux/no-new-privileges' must be true or false, but is 'yes'",
         ),
+        (
+            [one("os/unix/sysctl", {"a\0": "1"})],
+            "x: isolator os/unix/sysctl: 'key' has a zero byte, which no program can be given",
+        ),
         ([one("os/unix/sysctl", {"a": 1})], "x: isolator os/unix/sysctl: 'a' must be a string, but is 1"),
     ],
 )

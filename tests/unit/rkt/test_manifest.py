@@ -123,6 +123,11 @@ PORT = {"name": "p", "protocol": "tcp", "port": 80}
         (app(exec="sh"), {}, "app 'one': 'exec' must be a list, but is 'sh'"),
         (app(exec=[7]), {}, "app 'one': 'exec' must be a string, but is 7"),
         (app(exec=["a\0b"]), {}, "app 'one': 'exec' has a zero byte, which no program can be given"),
+        (
+            app(exec=["/a", "b\ud800"]),
+            {},
+            "app 'one': 'exec' has half of a character, 'b\\ud800'; write it in UTF-8",
+        ),
         (app(user=5), {}, "app 'one': 'user' must be a string, but is 5"),
         (app(workingDirectory="tmp"), {}, "app 'one': the working directory must be an absolute path, but is 'tmp'"),
         (app(supplementaryGIDs=["5"]), {}, "app 'one': 'supplementaryGIDs' must be an integer, but is '5'"),

@@ -201,6 +201,41 @@ def test_warnings_are_all_there(tmp_path: Path) -> None:
     [
         ({}, [], {}, BadRequest, "the pod manifest has no apps; name an image"),
         (
+            {"hostname": "a\nb"},
+            [app()],
+            {},
+            BadRequest,
+            "--hostname='a\\nb' is not made of up to 64 letters, digits, '-', '_' and '.'",
+        ),
+        (
+            {},
+            [app(isolators=[isolator("os/unix/sysctl", {"k" * 128: "1"})])],
+            {},
+            BadRequest,
+            f"the sysctl '{'k' * 40}' is too long, or has no name",
+        ),
+        (
+            {},
+            [app(isolators=[isolator("os/unix/sysctl", {"": "1"})])],
+            {},
+            BadRequest,
+            "the sysctl '' is too long, or has no name",
+        ),
+        (
+            {},
+            [app(isolators=[isolator("os/unix/sysctl", {"k": "v" * 256})])],
+            {},
+            BadRequest,
+            "the sysctl 'k' is too long, or has no name",
+        ),
+        (
+            {},
+            [app(isolators=[isolator("os/unix/sysctl", {f"k{n}": "1" for n in range(65)})])],
+            {},
+            BadRequest,
+            "a pod can set at most 64 sysctls, but this one has 65",
+        ),
+        (
             {},
             [],
             {"volumes": None, "isolators": None, "ports": None, "annotations": None},

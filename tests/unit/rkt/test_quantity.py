@@ -47,7 +47,31 @@ def test_what_it_is(text: str, parts: int, value: int) -> None:
     assert quantity.parse(text, where="x", parts=parts) == value
 
 
-@pytest.mark.parametrize("text", ["", "m", ".", "1 M", "1,5", "M1", "1e", "--1", "0x10", "1e1000", "1MiB", "1K", "one"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "m",
+        ".",
+        "1 M",
+        "1,5",
+        "M1",
+        "1e",
+        "--1",
+        "0x10",
+        "1e1000",
+        "1MiB",
+        "1K",
+        "one",
+        "1e+-5",
+        "1.2.3",
+        "e5",
+        "1e5k",
+        "++1",
+        "1-",
+        "1e100",
+    ],
+)
 def test_what_it_is_not(text: str) -> None:
     with pytest.raises(BadRequest, match=r"^x: "):
         quantity.parse(text, where="x")

@@ -13,6 +13,7 @@ from stage1.linux import mount
 from stage1.pod.model import Mount
 from stage1.rkt import copying, make, manifest, volumes
 from stage1.rkt.volumes import EmptyVolume, Volumes
+from stage1.rootfs.volumes import attach
 from tests.unit.rkt.pod_dir import DOCKER, Document, app, lay, root_of
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -193,19 +194,16 @@ def test_a_failure_leaves_nothing(full: Path, tmp_path: Path, monkeypatch: pytes
 
 
 @needs_root
-def test_without_recursion_mounts_below_are_not_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("recursive, seen", [(True, ["file"]), (False, [])])
+def test_without_recursion_mounts_below_are_not_seen(tmp_path: Path, recursive: bool, seen: list[str]) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "below").mkdir(parents=True)
-    target.mkdir()
     mount.mount("none", str(source / "below"), "tmpfs")
     (source / "below" / "file").write_text("x")
     try:
-        for recursive, seen in ((True, ["file"]), (False, [])):
-            fd = mount.open_tree(str(source), recursive=recursive)
-            mount.move_tree(fd, str(target))
-            os.close(fd)
-            found = os.listdir(target / "below")
-            mount.umount(str(target), lazy=True)
-            assert found == seen
+        attach(Mount(str(source), "/m", recursive=recursive), str(target), target=str(target))
+        found = os.listdir(target / "below")
+        mount.umount(str(target), lazy=True)
     finally:
         mount.umount(str(source / "below"))
+    assert found == seen

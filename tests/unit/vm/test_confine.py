@@ -112,6 +112,19 @@ def test_a_vmm_has_mounts_of_its_own(vm: VmSpec, fence: bool) -> None:
     assert succeeds(vm, f'test "$(readlink /proc/self/ns/mnt)" != "{ours}"', find(), fence=fence)
 
 
+def test_a_vmm_that_is_given_mounts_stays_in_them(vm: VmSpec) -> None:
+    ours = os.readlink("/proc/self/ns/mnt")
+    argv = [*confine.command(find(), vm, fence=False, own_mounts=False), "/bin/readlink", "/proc/self/ns/mnt"]
+    assert process.run(argv, timeout_s=10).stdout.decode().strip() == ours
+
+
+def test_the_fence_lets_an_attended_vmm_write_its_log(vm: VmSpec) -> None:
+    log = f"{vm.run_dir}/console.log"
+    Path(log).touch()
+    assert succeeds(vm._replace(attended=True), f"echo x >> {log}", find())
+    assert not succeeds(vm, f"echo x >> {log}", find())
+
+
 def test_where_nothing_can_be_given_up_a_vmm_still_starts(vm: VmSpec, fake_setpriv: Callable[[str], None]) -> None:
     fake_setpriv(NEVER)
     found = find()

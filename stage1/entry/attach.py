@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`attach`: joins our standard streams with those of a running app that were made for it (`--stdout=stream` and so on).
+
+Several may follow one app. When all that was asked for has ended on the app's side, this ends too.
+"""
+
+import json
+import os
+
+from stage1.entry import door
+from stage1.errors import BadRequest
+from stage1.guest.messages import Stdio
+from stage1.rkt import apps, arguments, directory, plan, reach, runtime, script, terminal
+from stage1.rkt.arguments import AttachOptions
+from stage1.rkt.streams import STREAM, Streams
+
+_TTY = ("tty-in", "tty-out")
+
+
+def main(argv: list[str]) -> int:
+    """0 when the app's streams have ended. Raises BadRequest when it has none of those that are wanted."""
+    options, pod_dir = arguments.attach(argv), os.getcwd()
+    door.say("attach", *options.warnings)
+    app = plan.read_pod(pod_dir, runtime.load(pod_dir).options, only=options.app).apps[0]
+    offered = _offered(app.streams)
+    if options.action == arguments.LIST:
+        print(_listing(app.name, offered))
+        return 0
+    stdio = _chosen(options, offered)
+    with reach.session(directory.uuid(pod_dir)) as session, terminal.raw(stdio.tty):
+        apps.require_running(session, app.name)
+        for stream in (stdio.stdout, stdio.stderr):
+            if stream:
+                session.follow(stream)
+        return terminal.join(session, terminal.Joined(app.name, 0, stdio))
+
+
+def _offered(used: Streams) -> tuple[str, ...]:
+    if used.is_terminal:
+        return _TTY
+    return tuple(name for name in ("stdin", "stdout", "stderr") if getattr(used, name) == STREAM)
+
+
+def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
+    wanted = offered if options.action == arguments.AUTO else options.streams
+    if not wanted or set(wanted) - set(offered):
+        raise BadRequest(
+            f"the app {options.app} can't be attached to by {', '.join(wanted) or 'anything'}: it was given"
+            f" {', '.join(offered) or 'no streams for that'}; add it with --stdin, --stdout, --stderr"
+        )
+    ids = script.streams(options.app)
+    given, out, err = (one if {name, tty} & set(wanted) else 0 for one, name, tty in zip(ids, *_NAMES, strict=True))
+    return Stdio(given, out, err, tty=offered == _TTY)
+
+
+_NAMES = ("stdin", "stdout", "stderr"), ("tty-in", "tty-out", "")
+
+
+def _listing(app: str, offered: tuple[str, ...]) -> str:
+    """As stock rkt prints it; the addresses are those that its own programs would dial."""
+    names = ("tty",) if offered == _TTY else offered
+    targets = [
+        {"name": name, "domain": "unix", "address": f"/rkt/iottymux/{app}/sock-{name}"} for name in names
+    ]
+    return json.dumps({"version": 1, "targets": targets}, indent=4)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests that need kvmtool, run in the lab to their end, also when the emulated machine breaks under them.
+
+Called by `scripts/lab test`. QEMU's emulation of SVM is not sound: now and then the machine panics or stands still,
+whatever runs in it. A test that passed is in a journal outside (tests/conftest.py writes it), so a new machine
+goes on with the others; one that fails is a failure in any case.
+"""
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab import client
+from tests.lab.state import LabError
+
+TRIES = 3
+"""A machine may break so often in one test."""
+MACHINES = 12
+# The checkout is read-only in there, and each command would compile all modules anew.
+IN_MEMORY = (
+    "PYTHONDONTWRITEBYTECODE=",
+    "PYTHONPYCACHEPREFIX=/tmp/pycache",
+    "HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis",
+)
+
+
+class Suite:
+    """One run. `pytest` is its command line without the tests, `tests` are paths, `path` is PATH inside."""
+
+    def __init__(self, root: Path, pytest: list[str], *, tests: list[str], path: str) -> None:
+        self._root, self._pytest, self._path = root, pytest, path
+        self._wanted = self._collect(tests)
+        results = root / "build" / "results"
+        results.mkdir(parents=True, exist_ok=True)
+        self._journal = results / f"lab-passed.{os.getpid()}"
+        self._listing = results / f"lab-tests.{os.getpid()}"
+
+    def run(self, directory: Path, *, up: Callable[[], object], down: Callable[[], object]) -> int:
+        """Pytest's exit code. Raises LabError when the machine breaks too often."""
+        breaks: Counter[str] = Counter()
+        with self._files():
+            while True:
+                up()
+                try:
+                    return self._run_left(directory)
+                except LabError as error:
+                    left = self._left()
+                    breaks[left[0] if left else ""] += 1
+                    if not left or breaks[left[0]] == TRIES or breaks.total() == MACHINES:
+                        raise
+                    print(f"\nlab: {error}\nlab: it broke in {left[0]}; a new machine for the {len(left)} tests left")
+                    down()
+
+    def _collect(self, tests: list[str]) -> list[str]:
+        """Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine."""
+        argv = [*self._pytest, *tests, "--collect-only", "-q"]
+        done = subprocess.run(argv, cwd=self._root, check=False, stdout=subprocess.PIPE, text=True)
+        lines = done.stdout.splitlines()
+        print("\n".join(lines[-1:]))
+        return [line for line in lines if line.startswith("tests/") and "::" in line]
+
+    def _left(self) -> list[str]:
+        passed = set(self._journal.read_text().splitlines())
+        return [test for test in self._wanted if test not in passed]
+
+    def _run_left(self, directory: Path) -> int:
+        self._listing.write_text("\n".join(self._left()) + "\n")
+        env = [f"PATH={self._path}", f"CLEARPOD_PASSED={self._journal}", *IN_MEMORY]
+        argv = ["env", *env, *self._pytest, f"@{self._listing}"]
+        return client.run(directory, client.Order(argv, cwd=str(self._root)))
+
+    @contextmanager
+    def _files(self) -> Iterator[None]:
+        self._journal.write_text("")
+        try:
+            yield
+        finally:
+            self._journal.unlink()
+            self._listing.unlink(missing_ok=True)

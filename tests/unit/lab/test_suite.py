@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suite goes on in a new machine when one breaks; here the machine is a process that may end early."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.lab import client, protocol
+from tests.lab.state import LabError
+from tests.lab.suite import TRIES, Suite
+
+TESTS = """
+import os, pathlib
+ROOT = pathlib.Path(__file__).parent
+def count(name):
+    with open(ROOT / name, "a") as file: file.write("x")
+    return (ROOT / name).stat().st_size
+def test_first(): count("first")
+def test_breaks(): count("breaks") > int((ROOT / "times").read_text()) or os._exit(9)
+def test_last(): assert count("last") and (ROOT / "good").exists()
+"""
+HOOKS = Path(__file__).parents[2] / "conftest.py"
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with three tests under the hooks of ours; `client.run` runs its order right here."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(TESTS)
+    (tmp_path / "tests" / "good").touch()
+    hooks = f"import sys; sys.path.insert(0, {str(HOOKS.parents[1])!r})\n"
+    (tmp_path / "conftest.py").write_text(hooks + "from tests.conftest import pytest_runtest_makereport\n")
+
+    def run(directory: Path, order: client.Order) -> int:
+        code = subprocess.run(order.argv, cwd=order.cwd, check=False, stdout=subprocess.DEVNULL).returncode
+        if code == 9:
+            raise LabError("the machine is gone", protocol.LAB_FAILED)
+        return code
+
+    monkeypatch.setattr(client, "run", run)
+    return tmp_path
+
+
+def run_suite(tree: Path, *, breaks: int) -> tuple[int, int]:
+    """Exit code, and how many machines it took."""
+    (tree / "tests" / "times").write_text(str(breaks))
+    ups: list[None] = []
+    pytest_argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    suite = Suite(tree, pytest_argv, tests=["tests"], path="/usr/bin:/bin")
+    return suite.run(tree, up=lambda: ups.append(None), down=lambda: None), len(ups)
+
+
+def count(tree: Path, name: str) -> int:
+    return (tree / "tests" / name).stat().st_size
+
+
+def test_what_passed_is_not_repeated_and_the_rest_is(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_suite(tree, breaks=1) == (0, 2)
+    assert [count(tree, name) for name in ("first", "breaks", "last")] == [1, 2, 1]
+    assert "it broke in tests/test_it.py::test_breaks; a new machine for the 2 tests left" in capsys.readouterr().out
+    assert not list((tree / "build" / "results").iterdir())
+
+
+def test_a_failure_stays_one(tree: Path) -> None:
+    (tree / "tests" / "good").unlink()
+    assert run_suite(tree, breaks=1) == (1, 2)
+
+
+def test_a_test_that_always_breaks_the_machine_is_a_failure(tree: Path) -> None:
+    with pytest.raises(LabError, match="the machine is gone"):
+        run_suite(tree, breaks=99)
+    assert count(tree, "breaks") == TRIES

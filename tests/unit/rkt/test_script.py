@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan that an autonomous agent carries out, as the frames in its file."""
+
+import pytest
+
+from stage1.guest import frame, messages
+from stage1.guest.messages import Configure, Create, Launch, Stdio
+from stage1.pod.model import Container, Process
+from stage1.rkt import script
+from stage1.rkt.plan import App
+from stage1.rkt.streams import INTERACTIVE, LOG, NULL, STREAM, TTY, Streams
+
+
+def container(name: str, *, tty: bool = False) -> Container:
+    return Container(name, name, "sha512-x", Process(("/bin/true",), tty=tty))
+
+
+def app(name: str, streams: Streams = Streams(), *, tty: bool = False) -> App:  # noqa: B008
+    return App(name, container(name, tty=tty), f"/roots/{name}", streams=streams)
+
+
+def read(text: bytes) -> list[tuple[int, object]]:
+    buffer, found = bytearray(text), []
+    while (one := frame.cut(buffer)) is not None:
+        assert (one.kind, one.flags, one.seq) == (frame.REQUEST, 0, 0)
+        found.append((one.stream, messages.decode_request(one.payload)))
+    assert not buffer
+    return found
+
+
+def test_all_roots_are_made_before_anything_starts_and_no_start_is_waited_for() -> None:
+    one = app("one")._replace(pre_start=container("one.pre-start"), post_stop=container("one.post-stop"))
+    settings = Configure("here", lasting=False, link_key=bytes(16))
+    assert read(script.plan(settings, (one, app("two")))) == [
+        (1, settings),
+        (2, Create("one.pre-start", "apps/one", shared=True)),
+        (3, Create("one", "apps/one", shared=True)),
+        (4, Create("one.post-stop", "apps/one", shared=True)),
+        (5, Create("two", "apps/two", shared=True)),
+        (0, Launch("one", "one.pre-start", "one.post-stop")),
+        (0, Launch("two")),
+    ]
+
+
+def test_an_empty_sandbox_is_only_configured() -> None:
+    assert read(script.plan(Configure(lasting=True), ())) == [(1, Configure(lasting=True))]
+
+
+IDS = script.streams("one")
+
+
+@pytest.mark.parametrize(
+    ("streams", "tty", "expected"),
+    [
+        (Streams(), False, None),
+        (Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE), False, Stdio(console=True)),
+        (Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE), True, Stdio(tty=True, console=True)),
+        (Streams(STREAM, STREAM, LOG), False, Stdio(IDS[0], IDS[1])),
+        (Streams(NULL, LOG, STREAM), False, Stdio(0, 0, IDS[2])),
+        (Streams(NULL, NULL, NULL), False, Stdio(0, IDS[1], IDS[2])),
+        (Streams(TTY, TTY, TTY), True, Stdio(IDS[0], IDS[1], tty=True)),
+    ],
+)
+def test_streams_go_where_they_were_asked_to(streams: Streams, tty: bool, expected: Stdio | None) -> None:
+    (created,) = script.creation(app("one", streams, tty=tty))
+    assert created.stdio == expected
+
+
+def test_streams_of_apps_differ_and_are_above_those_of_execs() -> None:
+    ids = [number for name in ("a", "b", "a-b", "x" * 60) for number in script.streams(name)]
+    assert len(set(ids)) == len(ids) and all(1 << 31 <= number < 1 << 32 for number in ids)
+
+
+def test_handlers_write_to_the_console_whatever_the_app_does() -> None:
+    one = app("one", Streams(STREAM, STREAM, STREAM))._replace(pre_start=container("one.pre-start"))
+    assert script.creation(one)[0].stdio is None
