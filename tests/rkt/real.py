@@ -103,7 +103,7 @@ class Running:
         while text.encode() not in found:
             ready, _, _ = select.select([self.process.stdout], [], [], max(until - time.monotonic(), 0))
             piece = os.read(self.process.stdout.fileno(), 4096) if ready else b""
-            assert piece, f"{found!r}, and then nothing; {self.process.poll()}"
+            assert piece, f"{found!r}, and then nothing; {self.finish()}"
             found += piece
         return found.decode()
 
