@@ -83,10 +83,17 @@ def remove(session: Session, place: str, *, app: str) -> None:
 
 
 def require_running(session: Session, app: str) -> None:
-    """Raises WrongState when it does not run."""
+    """Return when it runs, also if the pod boots as yet. Raises WrongState when it does not run any more."""
+    until = time.monotonic() + BOOT_S
+    while not _runs(session, app):
+        if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
+            raise WrongState(f"the app {app} does not run, so nothing comes of it")
+        time.sleep(_POLL_S)
+
+
+def _runs(session: Session, app: str) -> bool:
     reply = session.call(messages.List(), START_S)
-    if not any(one.id == app and one.state == messages.RUNNING for one in reply.containers):
-        raise WrongState(f"the app {app} does not run, so nothing comes of it")
+    return any(one.id == app and one.state == messages.RUNNING for one in reply.containers)
 
 
 def when_running(session: Session, app: str, *, request: Exec) -> None:

@@ -49,7 +49,7 @@ class RealRkt:
         number = len(self.pods)
         file = self.place / f"uuid-{number}"
         named = [] if command == "run-prepared" else [f"--stage1-path={self.stage1}", f"--uuid-file-save={file}"]
-        argv = [*self.words, command, f"--net={net}", *named, *map(str, words)]
+        argv = [*self.words, *command.split(), f"--net={net}", *named, *map(str, words)]
         piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
         process = subprocess.Popen(argv, env=self.env, **piped)
         self.pods.append(Running(self, process, file if named else str(words[-1])))
@@ -103,7 +103,7 @@ class Running:
         while text.encode() not in found:
             ready, _, _ = select.select([self.process.stdout], [], [], max(until - time.monotonic(), 0))
             piece = os.read(self.process.stdout.fileno(), 4096) if ready else b""
-            assert piece, f"{found!r}, and then nothing; {self.process.poll()}"
+            assert piece, f"{found!r}, and then nothing; {self.finish()}"
             found += piece
         return found.decode()
 

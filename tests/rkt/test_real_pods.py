@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.vm,
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so it needs root"),
 ]
+METADATA = "/run/rkt/metadata-svc.sock"
 LASTING = "trap 'echo got term; exit 0' TERM; echo up; while :; do sleep 0.1; done"
 
 
@@ -185,7 +186,7 @@ def test_interactive_on_a_pipe_and_on_a_terminal(rkt: RealRkt, app: Path) -> Non
     [
         (("--net=host",), "--net=host is not offered"),
         (("--net=absent",), "the network 'absent' is not in"),
-        (("--net=none", "--private-users"), "--private-users is not offered"),
+        (("--net=none", "--no-overlay", "--private-users"), "--private-users is not offered"),
         (("--net=none", "--ipc=parent"), "--ipc=parent is not offered"),
     ],
 )
@@ -241,7 +242,7 @@ def test_apps_of_a_sandbox_come_and_go(rkt: RealRkt, app: Path) -> None:
     for name, code in (("one", 3), ("two", 0)):
         line = f"echo I am {name}; sleep 300" if name == "one" else f"exit {code}"
         app_call("add", pod.uuid, image, f"--name={name}", *sh(line))
-        assert f"state={'created'}" in app_call("status", pod.uuid, f"--app={name}")
+        assert "state=created" in app_call("status", pod.uuid, f"--app={name}")
     app_call("start", pod.uuid, "--app=one")
     app_call("start", pod.uuid, "--app=two")
     assert {"one", "two"} <= {*app_call("list", pod.uuid).split()}
@@ -254,6 +255,8 @@ def test_apps_of_a_sandbox_come_and_go(rkt: RealRkt, app: Path) -> None:
         app_call("stop", pod.uuid, "--app=one")
     assert "exit_code=143" in app_call("status", pod.uuid, "--app=one")
     app_call("rm", pod.uuid, "--app=one")
+    app_call("add", pod.uuid, image, "--name=one", *sh("true"))
+    assert "state=created" in app_call("status", pod.uuid, "--app=one"), "nothing of the earlier one is left"
     assert pod.listed()["state"] == "running"
     assert rkt.call("stop", pod.uuid).code == 0
     assert pod.finish().code == 0
@@ -264,12 +267,16 @@ def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Pa
     name = f"rkt-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     rkt = RealRkt(tmp_path, stage1_image.archive(guest_dir), inside=f"/run/netns/{name}")
+    Path(METADATA).unlink(missing_ok=True)  # rkt leaves it there
+    metadata = subprocess.Popen([*rkt.words, "metadata-service"], env=rkt.env, stderr=subprocess.DEVNULL)
     try:
         subprocess.run(["ip", "netns", "exec", name, "ip", "link", "set", "lo", "up"], check=True)
         rules = ["ip", "netns", "exec", name, "iptables-save", "-t", "nat"]
-        serve = "mkdir /www; echo served > /www/it; ping -c1 -W5 172.16.28.1 >/dev/null && echo up; httpd -f -h /www"
-        pod = rkt.run("--port=web:18080", app, *sh(serve), net="default")
-        pod.wait_for("up\n")
+        ask = "wget -qO- --header 'Metadata-Flavor: AppContainer' $AC_METADATA_URL/acMetadata/v1/pod/uuid"
+        serve = f"mkdir /www; echo served > /www/it; httpd -h /www; {ask}; echo ' up'; exec sleep 600"
+        wait_until(lambda: os.path.exists(METADATA))
+        pod = rkt.run("--port=web:18080", "--mds-register", app, *sh(serve), net="default")
+        assert f"{pod.uuid} up\n" in pod.wait_for("up\n"), "the metadata service was asked"
         (network,) = pod.listed()["networks"]
         assert network["netName"] == "default" and network["ip"].startswith("172.16.28.")
         for address in ("172.16.28.1", "127.0.0.1"):
@@ -283,6 +290,63 @@ def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Pa
         assert pod.uuid not in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
         assert not os.listdir(rkt.data / "clearpod/networks")
     finally:
+        metadata.kill()
+        metadata.wait()
+        Path(METADATA).unlink(missing_ok=True)
         rkt.clean()
         subprocess.run(["ip", "netns", "del", name], check=True)
         shutil.rmtree(rkt.data, ignore_errors=True)
+
+
+def test_an_app_that_fails_ends_the_pod_and_one_that_succeeds_does_not(rkt: RealRkt, app: Path) -> None:
+    one = [app, "--name=one", "--exec=/bin/true"]
+    two = [app, "--name=two", "--exec=/bin/sh", "--", "-c", "sleep 1; kill -9 $$", "---"]
+    pod = rkt.run(*one, *two, app, "--name=three", *sh(LASTING))
+    done = pod.finish()
+    assert done.code == 137 and "app two ended with code 137" in done.err, done.err
+    status = pod.status()
+    assert {name: status[f"app-{name}"] for name in ("one", "two", "three")} == {"one": "0", "two": "137", "three": "0"}
+    removed(rkt, pod)
+
+
+def test_event_handlers_run_before_and_after(rkt: RealRkt, app: Path, tmp_path: Path) -> None:
+    prepared = rkt.call("prepare", f"--stage1-path={rkt.stage1}", app, *sh("cat /before; exit 3")).out.strip()
+    manifest = json.loads(rkt.call("cat-manifest", prepared).out)
+    handlers = {"pre-start": "echo made > /before", "post-stop": "echo after > /after"}
+    manifest["apps"][0]["app"]["eventHandlers"] = [
+        {"name": name, "exec": ["/bin/sh", "-c", line]} for name, line in handlers.items()
+    ]
+    (tmp_path / "pod.json").write_text(json.dumps(manifest))
+    pod = rkt.run(f"--pod-manifest={tmp_path}/pod.json")
+    done = pod.finish()
+    assert (done.code, done.out) == (3, "made\n"), done.err
+    assert (pod.dir / "stage1/rootfs/opt/stage2/busybox/rootfs/after").read_text() == "after\n"
+    removed(rkt, pod)
+
+
+def test_a_vm_that_dies_is_said_and_ends_the_pod(rkt: RealRkt, app: Path) -> None:
+    pod = rkt.run(app, *sh(LASTING))
+    pod.wait_for("up\n")
+    (vmm,) = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
+    os.kill(int(vmm), signal.SIGKILL)
+    done = pod.finish()
+    assert done.code == 254 and "the virtual machine ended by itself (signal 9)" in done.err
+    removed(rkt, pod)
+
+
+def test_attach_lists_and_follows_the_streams_of_an_app(rkt: RealRkt, app: Path) -> None:
+    streams = ["--stdin=stream", "--stdout=stream", "--stderr=null"]
+    pod = rkt.run(app, *streams, *sh("read line; echo got $line; sleep 1; exit 2"))
+    wait_until(lambda: "pid" in pod.status() and pod.status()["pid"] != "")
+    listed = json.loads(rkt.call("attach", "--mode=list", pod.uuid).out)
+    assert {one["name"] for one in listed["targets"]} == {"stdin", "stdout"}
+    joined = subprocess.run(
+        [*rkt.words, "attach", pod.uuid], input=b"hello\n", capture_output=True, env=rkt.env, timeout=100, check=False
+    )
+    assert (joined.returncode, joined.stdout) == (0, b"got hello\n"), joined.stderr
+    assert pod.finish().code == 2
+    removed(rkt, pod)
+
+
+def test_the_archive_is_not_larger_than_promised(rkt: RealRkt) -> None:
+    assert 10 << 20 < rkt.stage1.stat().st_size <= 60_000_000

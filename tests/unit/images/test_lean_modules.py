@@ -109,6 +109,7 @@ def test_json_reads_and_writes_the_same(text):
         assert repr(ours.loads(given)) == repr(json.loads(given))
     value = json.loads(text)
     assert ours.dumps(value) == json.dumps(value)
+    assert ours.dumps(value, indent=4) == json.dumps(value, indent=4)
     assert ours.dumps(value, sort_keys=True, separators=(",", ":")) == json.dumps(
         value, sort_keys=True, separators=(",", ":")
     )

@@ -3,6 +3,7 @@
 
 import ast
 import importlib.util
+import inspect
 import json
 import os
 import shutil
@@ -145,9 +146,10 @@ def test_what_stage1_uses_of_the_replaced_modules_is_there(root, stage1):
     for path in (stage1.SOURCE / "stage1").rglob("*.py"):
         if ".".join(path.relative_to(stage1.SOURCE).with_suffix("").parts) not in there:
             continue
-        for module, name in used(ast.parse(path.read_text())):
-            if not hasattr(loaded(lean[module]), name):
-                missing.append(f"{path.name}: {module}.{name}")
+        for module, name, keywords in used(ast.parse(path.read_text())):
+            offered = getattr(loaded(lean[module]), name, None)
+            if offered is None or (keywords and not keywords <= {*inspect.signature(offered).parameters}):
+                missing.append(f"{path.name}: {module}.{name} {keywords}")
     assert not missing
 
 
@@ -155,15 +157,21 @@ REPLACED = {"typing": "typing.py", "json": "json/__init__.py", "ctypes": "ctypes
 
 
 def used(tree):
-    """(module, name) of what is taken from the replaced modules, but for type checkers."""
+    """(module, name, keywords) of what is taken from the replaced modules, but for type checkers."""
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module in REPLACED:
-            yield from ((node.module, alias.name) for alias in node.names)
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in REPLACED:
-            yield node.value.id, node.attr
+            yield from ((node.module, alias.name, set()) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and (module := _replaced(node)):
+            yield module, node.attr, set()
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and (module := _replaced(node.func)):
+            yield module, node.func.attr, {one.arg for one in node.keywords if one.arg}
+
+
+def _replaced(node):
+    return node.value.id if isinstance(node.value, ast.Name) and node.value.id in REPLACED else ""
 
 
 def loaded(path):

@@ -46,11 +46,26 @@ def loads(text):
     return JSONDecoder().decode(text)
 
 
-def dumps(value, *, separators=(", ", ": "), sort_keys=False):
-    """The text of `value`, in one line, ASCII. Raises TypeError for what JSON has not."""
+def dumps(value, *, separators=(", ", ": "), sort_keys=False, indent=None):
+    """The text of `value`, ASCII, in one line or with `indent` blanks a level. Raises TypeError for what JSON has not."""
+    if indent is not None:
+        return _indented(value, " " * indent, "\n")
     item, key = separators
     encode = make_encoder({}, _refuse, encode_basestring_ascii, None, key, item, sort_keys, False, True)
     return "".join(encode(value, 0))
+
+
+def _indented(value, step, line):
+    """Of dictionaries and lists; `line` begins a line where `value` is."""
+    inner = line + step
+    if isinstance(value, dict) and value:
+        parts = [f"{dumps(str(key))}: {_indented(part, step, inner)}" for key, part in value.items()]
+    elif isinstance(value, list | tuple) and value:
+        parts = [_indented(part, step, inner) for part in value]
+    else:
+        return dumps(value)
+    first, last = "{}" if isinstance(value, dict) else "[]"
+    return f"{first}{inner}{f',{inner}'.join(parts)}{line}{last}"
 
 
 def _refuse(value):
