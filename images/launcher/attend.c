@@ -21,7 +21,7 @@ enum { LAST_WORDS_MS = 200, END_BYTES = 1024 };
 
 /* Bytes on their way to a descriptor. */
 struct parcel {
-    uint8_t bytes[RECORD_HEADER + RECORD_MAX];
+    uint8_t bytes[2 * (RECORD_HEADER + RECORD_MAX)];
     size_t at, end;
     int to;
 };
@@ -32,7 +32,7 @@ static struct {
     struct parcel out, in;
     pid_t (*stop)(bool);
     pid_t stopper;
-    bool interactive, raw, input_over, asked;
+    bool interactive, raw, input_over, asked, doubling;
     bool ended, dead; /* the agent said so; the VMM is gone */
     int signals, code, status;
     struct termios settings; /* of our terminal, before */
@@ -45,14 +45,26 @@ static void restore_terminal(void)
     us.raw = false;
 }
 
+static void queue(enum record_kind kind, size_t size)
+{
+    struct parcel *in = &us.in;
+    record_pack(in->bytes, kind, size);
+    in->end = RECORD_HEADER + size;
+    for (size_t i = 0; us.doubling && i < in->end; i++)
+        if (in->bytes[i] == 1) {
+            memmove(in->bytes + i + 1, in->bytes + i, in->end - i);
+            in->end++;
+            i++;
+        }
+}
+
 static void queue_size(void)
 {
     struct winsize size;
     if (!us.raw || us.in.end || ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0)
         return;
-    record_pack(us.in.bytes, R_SIZE, 4);
     memcpy(us.in.bytes + RECORD_HEADER, &size, 4); /* rows and columns */
-    us.in.end = RECORD_HEADER + 4;
+    queue(R_SIZE, 4);
 }
 
 /* The agent listens from now on. */
@@ -114,7 +126,7 @@ static void read_vmm(void)
     bool was_marked = us.records.marked;
     size_t room = records_room(&us.records, &to);
     ssize_t got = room ? read(us.vmm.out, to, room) : -1;
-    if (got == 0) {
+    if (got == 0 || (got < 0 && errno == EIO)) { /* EIO: a terminal that nobody has open */
         close(us.vmm.out);
         us.vmm.out = -1;
     }
@@ -131,8 +143,7 @@ static void read_input(void)
     if (got < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     us.input_over = got <= 0;
-    record_pack(us.in.bytes, got > 0 ? R_IN : R_EOF, got > 0 ? (size_t)got : 0);
-    us.in.end = RECORD_HEADER + (got > 0 ? (size_t)got : 0);
+    queue(got > 0 ? R_IN : R_EOF, got > 0 ? (size_t)got : 0);
 }
 
 static void reap(void)
@@ -243,6 +254,7 @@ int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool))
     us.vmm = vmm;
     us.stop = stop;
     us.interactive = order->interactive;
+    us.doubling = order->terminal;
     us.in.to = vmm.in;
     us.code = FAILED;
     take_signals();

@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #ifndef CLOSE_RANGE_CLOEXEC
@@ -189,10 +190,32 @@ static void become_vmm(const struct order *order, const int in[2], const int out
     complain("%s can't be started: %s", order->argv[0], strerror(errno));
 }
 
+static bool open_pipes(int in[2], int out[2])
+{
+    return pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0;
+}
+
+/* One terminal for both directions, which changes no byte. */
+static bool open_terminal(int in[2], int out[2])
+{
+    struct termios raw;
+    const char *name;
+    in[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    if (in[1] < 0 || grantpt(in[1]) < 0 || unlockpt(in[1]) < 0 || !(name = ptsname(in[1])))
+        return false;
+    in[0] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (in[0] < 0 || tcgetattr(in[0], &raw) < 0)
+        return false;
+    cfmakeraw(&raw);
+    out[0] = fcntl(in[1], F_DUPFD_CLOEXEC, 0);
+    out[1] = fcntl(in[0], F_DUPFD_CLOEXEC, 0);
+    return tcsetattr(in[0], TCSANOW, &raw) == 0 && out[0] >= 0 && out[1] >= 0;
+}
+
 static bool start_vmm(const struct order *order, struct vmm *vmm)
 {
     int in[2], out[2];
-    if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0)
+    if (!(order->terminal ? open_terminal : open_pipes)(in, out))
         return false;
     pid_t parent = getpid();
     vmm->pid = fork();

@@ -21,6 +21,8 @@ bool order_parse(char *bytes, size_t size, struct order *order)
             order->console = word + 1;
         else if (*word == 'i')
             order->interactive = true;
+        else if (*word == 't')
+            order->terminal = true;
         else
             return false;
     }

@@ -172,6 +172,19 @@ def test_input_comes_in_records_and_ends_in_one(stage1: BareStage1) -> None:
     assert (stage1.place / "input").read_bytes() == record(IN, b"a\0b\n") + record(EOF)
 
 
+def test_a_vmm_that_needs_a_terminal_gets_one_that_changes_no_byte(stage1: BareStage1) -> None:
+    then = f"tty > {stage1.place}/tty; head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
+    every = bytes(range(256)) * 200
+    says = MARK + b"".join(record(OUT, every[at : at + 4000]) for at in range(0, len(every), 4000))
+    stage1.vmm(says=says, then=then, interactive=True, more="t")
+    process = stage1.run(stdin=subprocess.PIPE)
+    out, _ = process.communicate(b"a\x01b", timeout=30)
+    assert (process.returncode, out == every) == (0, True)
+    assert stage1.wrote("tty").startswith("/dev/pts/")
+    doubled = record(IN, b"a\x01b").replace(b"\x01", b"\x01\x01")
+    assert (stage1.place / "input").read_bytes() == doubled + record(EOF)
+
+
 def test_without_interactive_no_input_is_read(stage1: BareStage1) -> None:
     stage1.vmm(says=ENDED)
     ours, theirs = os.pipe()

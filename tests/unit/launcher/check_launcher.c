@@ -17,11 +17,11 @@ static bool parse(const char *text, size_t size, struct order *order)
 
 CASE(an_order_has_arguments_variables_and_what_is_special)
 {
-    static const char text[] = "a/bin/vm\0a-x\0eHOME=/h\0n/run/netns/p\0c/log\0i";
+    static const char text[] = "a/bin/vm\0a-x\0eHOME=/h\0n/run/netns/p\0c/log\0t\0i";
     struct order order;
     CHECK(parse(text, sizeof text, &order));
     CHECK(!strcmp(order.argv[0], "/bin/vm") && !strcmp(order.argv[1], "-x") && !order.argv[2]);
-    CHECK(!strcmp(order.env[0], "HOME=/h") && !order.env[1] && order.interactive);
+    CHECK(!strcmp(order.env[0], "HOME=/h") && !order.env[1] && order.interactive && order.terminal);
     CHECK(!strcmp(order.netns, "/run/netns/p") && !strcmp(order.console, "/log"));
 }
 

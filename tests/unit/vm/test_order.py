@@ -29,7 +29,7 @@ def test_an_order_has_arguments_variables_and_the_console() -> None:
 def test_an_order_may_have_a_network_and_input() -> None:
     vm = LKVM._replace(attended=True, netns="/run/netns/p", link=VsockLink(5, 1024))
     words = words_of(order.order(vm, NOTHING, interactive=True))
-    assert words[:2] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in words and words[-1] == "i"
+    assert words[:2] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in words and words[-2:] == ["t", "i"]
 
 
 def test_the_wrapper_comes_first_and_leaves_the_mounts() -> None:
