@@ -47,7 +47,7 @@ def loads(text):
 
 
 def dumps(value, *, separators=(", ", ": "), sort_keys=False, indent=None):
-    """The text of `value`, ASCII, in one line or with `indent` blanks a level. Raises TypeError for what JSON has not."""
+    """The text of `value`, ASCII, in one line or with `indent` blanks a level. Raises TypeError for what is no JSON."""
     if indent is not None:
         return _indented(value, " " * indent, "\n")
     item, key = separators
