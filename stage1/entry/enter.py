@@ -12,7 +12,7 @@ from stage1.errors import NoCommand, Unsupported
 from stage1.guest.messages import Exec, Stdio
 from stage1.guest.session import Session
 from stage1.pod.model import Process
-from stage1.rkt import apps, arguments, directory, machine, plan, reach, runtime, terminal
+from stage1.rkt import apps, arguments, directory, machine, plan, reach, terminal
 
 
 def main(argv: list[str]) -> int:
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     door.say("enter", *options.warnings)
     if not options.app:
         raise Unsupported("enter without --appname is not offered: the guest has no programs of its own; name an app")
-    pod = plan.read_pod(pod_dir, runtime.load(pod_dir).options, only=options.app)
+    pod = apps.read(pod_dir, options.app)
     with reach.session(directory.uuid(pod_dir)) as session:
         return _run(session, pod, options=options)
 

@@ -277,6 +277,8 @@ def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Pa
         wait_until(lambda: os.path.exists(METADATA))
         pod = rkt.run("--port=web:18080", "--mds-register", app, *sh(serve), net="default")
         assert f"{pod.uuid} up\n" in pod.wait_for("up\n"), "the metadata service was asked"
+        entered = pod.enter("/bin/sh", "-c", "echo $AC_METADATA_URL")
+        assert entered.out.startswith("http://172.16.28.1:18112/"), entered.err
         (network,) = pod.listed()["networks"]
         assert network["netName"] == "default" and network["ip"].startswith("172.16.28.")
         for address in ("172.16.28.1", "127.0.0.1"):
