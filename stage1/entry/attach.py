@@ -12,9 +12,9 @@ from stage1.errors import BadRequest
 from stage1.guest.messages import Stdio
 from stage1.rkt import apps, arguments, directory, plan, reach, runtime, script, terminal
 from stage1.rkt.arguments import AttachOptions
-from stage1.rkt.streams import STREAM, Streams
+from stage1.rkt.streams import TTYS
 
-_TTY = ("tty-in", "tty-out")
+_NAMES = ("stdin", "stdout", "stderr"), ("tty-in", "tty-out", "")
 
 
 def main(argv: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     options, pod_dir = arguments.attach(argv), os.getcwd()
     door.say("attach", *options.warnings)
     app = plan.read_pod(pod_dir, runtime.load(pod_dir).options, only=options.app).apps[0]
-    offered = _offered(app.streams)
+    offered = app.streams.offered
     if options.action == arguments.LIST:
         print(_listing(app.name, offered))
         return 0
@@ -35,12 +35,6 @@ def main(argv: list[str]) -> int:
         return terminal.join(session, terminal.Joined(app.name, 0, stdio))
 
 
-def _offered(used: Streams) -> tuple[str, ...]:
-    if used.is_terminal:
-        return _TTY
-    return tuple(name for name in ("stdin", "stdout", "stderr") if getattr(used, name) == STREAM)
-
-
 def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
     wanted = offered if options.action == arguments.AUTO else options.streams
     if not wanted or set(wanted) - set(offered):
@@ -50,16 +44,11 @@ def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
         )
     ids = script.streams(options.app)
     given, out, err = (one if {name, tty} & set(wanted) else 0 for one, name, tty in zip(ids, *_NAMES, strict=True))
-    return Stdio(given, out, err, tty=offered == _TTY)
-
-
-_NAMES = ("stdin", "stdout", "stderr"), ("tty-in", "tty-out", "")
+    return Stdio(given, out, err, tty=offered == TTYS)
 
 
 def _listing(app: str, offered: tuple[str, ...]) -> str:
     """As stock rkt prints it; the addresses are those that its own programs would dial."""
-    names = ("tty",) if offered == _TTY else offered
-    targets = [
-        {"name": name, "domain": "unix", "address": f"/rkt/iottymux/{app}/sock-{name}"} for name in names
-    ]
+    names = ("tty",) if offered == TTYS else offered
+    targets = [{"name": name, "domain": "unix", "address": f"/rkt/iottymux/{app}/sock-{name}"} for name in names]
     return json.dumps({"version": 1, "targets": targets}, indent=4)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NULL, LOG, STREAM, TTY, INTERACTIVE = "null", "log", "stream", "tty", "interactive"
+TTYS = ("tty-in", "tty-out")
 _STAGE2 = "coreos.com/rkt/stage2/"
 _MODES = {
     "stdin": (NULL, STREAM, TTY, INTERACTIVE),
@@ -37,6 +38,13 @@ class Streams(NamedTuple):
     def is_terminal(self) -> bool:
         """Whether a terminal of the app's own is asked for; it is all three streams then."""
         return TTY in self[:3]
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """What `attach` may ask for, by the names of its flags; nothing where all goes to rkt or nowhere."""
+        if self.is_terminal:
+            return TTYS
+        return tuple(name for name in ("stdin", "stdout", "stderr") if getattr(self, name) == STREAM)
 
     @property
     def has_input(self) -> bool:
