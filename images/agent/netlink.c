@@ -73,7 +73,7 @@ static void attribute(struct nl_message *message, uint16_t type, const void *val
     header(message)->nlmsg_len = (uint32_t)(at + RTA_ALIGN(attr.rta_len));
 }
 
-void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu)
+void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu, const uint8_t mac[6])
 {
     struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
     body->ifi_family = AF_UNSPEC;
@@ -83,6 +83,8 @@ void nl_link(struct nl_message *message, int index, const char *name, uint32_t m
         attribute(message, IFLA_IFNAME, name, strlen(name) + 1);
     if (mtu)
         attribute(message, IFLA_MTU, &mtu, sizeof mtu);
+    if (mac)
+        attribute(message, IFLA_ADDRESS, mac, 6);
 }
 
 void nl_name(struct nl_message *message, int index, const char *name)

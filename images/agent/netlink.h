@@ -31,8 +31,8 @@ struct route {
 bool address_parse(const char *text, struct address *address);
 bool mac_parse(const char *text, uint8_t mac[6]);
 size_t nl_size(const struct nl_message *message);
-/* Rename, set the mtu (0: leave) and set up, in this order (the kernel's own). */
-void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu);
+/* Set the hardware address (NULL: leave), rename, set the mtu (0: leave) and set up, in an order of the kernel's own. */
+void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu, const uint8_t mac[6]);
 /* Rename a device that is down. */
 void nl_name(struct nl_message *message, int index, const char *name);
 /* Move a device to the network namespace that `netns` is open on. */

@@ -58,12 +58,16 @@ class Sysctl(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """`mac` finds the device, `name` is what it will be called; addresses are 10.88.0.5/16, fd00::5/64."""
+    """`mac` finds the device, `name` is what it will be called; addresses are 10.88.0.5/16, fd00::5/64.
+
+    With `found_mac` that is what finds it, and then it gets `mac`.
+    """
 
     mac: str = ""
     name: str = ""
     mtu: int = 0
     addresses: tuple[str, ...] = ()
+    found_mac: str = ""
 
 
 class Route(NamedTuple):
@@ -89,6 +93,7 @@ class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
 
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups.
+    A guest that has waited for its pod gets at most 64 bytes of `entropy`, and the time.
     """
 
     hostname: str = ""
@@ -100,6 +105,8 @@ class Configure(NamedTuple):
     neighbours: tuple[Neighbour, ...] = ()
     first_id: int = 0
     ids: int = 0
+    entropy: bytes = b""
+    unix_ns: int = 0
 
 
 class Create(NamedTuple):
@@ -255,7 +262,7 @@ TABLES: wire.Tables = {
     Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR),
     Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32),
     Sysctl: (_STR, _STR),
-    Interface: (_STR, _STR, _U32, _STRS),
+    Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
     Configure: (
@@ -268,6 +275,8 @@ TABLES: wire.Tables = {
         _many(Neighbour),
         Field(wire.U32, number=10),
         Field(wire.U32, number=11),
+        Field(wire.BYTES, number=30),
+        Field(wire.U64, number=31),
     ),
     Create: (_STR, _STR, _BOOL, _STDIO, _BOOL),
     Start: (_STR,),
