@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that are booted before anybody asks for them: what can be done ahead, and what is left for when one is asked for.
+"""Pods that are booted before anybody asks for them: what can be done ahead, and what is left to do.
 
 Called by the daemon's warm pool, in worker threads. Such a pod has its final id from the beginning, so that directory,
 netns, disk and records have their names and `engine.collect` undoes everything, whenever its maker dies.
@@ -18,7 +18,7 @@ from stage1.rootfs import identity
 
 
 def prepare(pod: Pod, host: Host) -> Prepared:
-    """As `engine.prepare`, but no plugin is called: with networks the pod has a netns and one device without addresses."""
+    """As `engine.prepare`, but no plugin is called: for its network the pod has a netns and one device."""
 
     def reserve(pod: Pod, directory: str) -> PodNetwork | None:
         return spare.prepare(pod.id, directory, settings=host.network) if host.network else None

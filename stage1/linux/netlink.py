@@ -108,4 +108,3 @@ class Netlink:
             size, kind, *_ = _HEADER.unpack_from(data, at)
             yield kind, data[at + _HEADER.size : at + size]
             at += max(_HEADER.size, size + -size % 4)
-

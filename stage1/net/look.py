@@ -25,17 +25,19 @@ _PERMANENT, _PROXY = 0x80, 0x08
 
 def look(netlink: Netlink) -> tap.Seen:
     """Links with their addresses, the routes of the main table, permanent neighbours. Raises KernelError."""
-    links = {number: link for number, link in map(_link, netlink.dump(_GET_LINK, _LINK.pack(0, 0, 0, 0, 0), what="links"))}
-    for body in netlink.dump(_GET_ADDRESS, _ADDRESS.pack(0, 0, 0, 0, 0), what="addresses"):
+    links = dict(map(_link, netlink.dump(_GET_LINK, bytes(_LINK.size), what="links")))
+    for body in netlink.dump(_GET_ADDRESS, bytes(_ADDRESS.size), what="addresses"):
         number, address = _address(body)
         if address and number in links:
             links[number]["addr_info"].append(address)
     routes: dict[int, list[Document]] = {_INET: [], _INET6: []}
-    for body in netlink.dump(_GET_ROUTE, _ROUTE.pack(*[0] * 9), what="routes"):
+    for body in netlink.dump(_GET_ROUTE, bytes(_ROUTE.size), what="routes"):
         family, route = _route(body, links)
         if route:
             routes.get(family, []).append(route)
-    found = (_neighbour(body, links) for body in netlink.dump(_GET_NEIGHBOUR, bytes(12), what="neighbours"))
+    found = (
+        _neighbour(body, links) for body in netlink.dump(_GET_NEIGHBOUR, bytes(_NEIGHBOUR.size), what="neighbours")
+    )
     return tap.Seen(list(links.values()), routes[_INET], [one for one in found if one], routes[_INET6])
 
 
@@ -102,5 +104,3 @@ def _ip(data: bytes) -> str:
     import socket
 
     return socket.inet_ntop(socket.AF_INET6 if len(data) == 16 else socket.AF_INET, data)
-
-

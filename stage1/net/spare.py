@@ -33,7 +33,7 @@ _TOOLS = (
 
 
 def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
-    """Make netns and tap; what the VM needs to know of them. Undo, at any step: `attach.detach`. Raises NetworkFailed."""
+    """Make netns and tap; what the VM must know of them. Undo, at any step: `attach.detach`. Raises NetworkFailed."""
     plan = Record(netns_path(pod_id), settings.bin_dirs, settings.limit_s, ())
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, pod_id)
