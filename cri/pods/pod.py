@@ -22,7 +22,7 @@ from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
 from cri.pods.reconcile import reconcile
-from cri.pods.settings import configure
+from cri.pods.settings import configure, rehearsal
 from cri.pods.threads import is_readable_within, is_set_within, to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
@@ -113,7 +113,9 @@ class LivePod:
     async def boot_ahead(self) -> None:
         """As far as a pod comes that nobody has asked for; `become` is the rest. Nothing stays when it fails."""
         async with self._or_nothing():
-            await self._start(await to_the_end(ahead.prepare, self.record.pod, self.tools.host))
+            prepared = await to_the_end(ahead.prepare, self.record.pod, self.tools.host)
+            await self._start(prepared)
+            await self.call(rehearsal(prepared.network))
 
     async def become(self, record: store.PodRecord, tools: Tools) -> None:
         """Booted ahead, turn into `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""

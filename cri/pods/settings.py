@@ -15,6 +15,27 @@ ENTROPY_BYTES = 32
 """As much as the guest's generator of random numbers holds."""
 
 
+def rehearsal(network: PodNetwork | None) -> messages.Configure:
+    """What a guest is told that begins to wait, to be done and undone, since the kernel takes several times as long for
+    what it does for the first time. The addresses are link-local, and nobody is at the tap's other end.
+    """
+    devices = network.interfaces if network else ()
+    return messages.Configure(
+        hostname="waits",
+        interfaces=tuple(
+            messages.Interface(one.mac, one.name, 1400, ("169.254.0.2/24", "fe80::2/64"), one.mac) for one in devices
+        ),
+        routes=tuple(
+            messages.Route(to, gateway, one.name)
+            for one in devices
+            for to, gateway in (("0.0.0.0/0", "169.254.0.1"), ("::/0", "fe80::1"))
+        ),
+        entropy=os.urandom(ENTROPY_BYTES),
+        unix_ns=time.time_ns(),
+        rehearse=True,
+    )
+
+
 def configure(pod: Pod, network: PodNetwork | None, *, has_waited: bool = False) -> messages.Configure:
     """The Configure of the pod. On the host the devices are there already, as the CNI plugins have left them.
 

@@ -97,18 +97,28 @@ static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
     return 0;
 }
 
+/* What names the pod: the namespaces stay, and are not made again. */
+static int undo(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    if (network_undo(settings, why) < 0)
+        return -1;
+    return umount2(SHM, MNT_DETACH) < 0 ? fault_errno(why, "unmount " SHM) : 0;
+}
+
 int configure(const clearpod_agent_Configure *settings, struct fault *why)
 {
-    static bool done;
-    if (done)
+    static bool done, rehearsed;
+    if (done || (rehearsed && (settings->rehearse || settings->ids)))
         return fault_set(why, FAULT_STATE, "the pod was configured already");
-    if (freshen(settings, why) < 0 || namespaces_make(settings, why) < 0 || set_identity(settings, why) < 0)
+    if (freshen(settings, why) < 0 || (!rehearsed && namespaces_make(settings, why) < 0) ||
+        set_identity(settings, why) < 0)
         return -1;
     for (unsigned i = 0; i < settings->sysctls_count; i++) /* after the network: some belong to an interface */
         if (set_sysctl(&settings->sysctls[i], why) < 0)
             return -1;
     if (mount_shm(settings->shm_bytes, why) < 0)
         return -1;
-    done = true;
-    return 0;
+    done = !settings->rehearse;
+    rehearsed = settings->rehearse;
+    return done ? 0 : undo(settings, why);
 }

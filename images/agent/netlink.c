@@ -87,6 +87,13 @@ void nl_link(struct nl_message *message, int index, const char *name, uint32_t m
         attribute(message, IFLA_ADDRESS, mac, 6);
 }
 
+void nl_down(struct nl_message *message, int index)
+{
+    struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
+    body->ifi_index = index;
+    body->ifi_change = IFF_UP;
+}
+
 void nl_name(struct nl_message *message, int index, const char *name)
 {
     struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
@@ -119,6 +126,11 @@ void nl_address(struct nl_message *message, int index, const struct address *add
         whole |= mask;
         attribute(message, IFA_BROADCAST, &whole, sizeof whole);
     }
+}
+
+void nl_not(struct nl_message *message)
+{
+    header(message)->nlmsg_type = RTM_DELADDR;
 }
 
 /* RTA_METRICS holds attributes of its own. */

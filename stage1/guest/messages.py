@@ -93,7 +93,8 @@ class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
 
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups.
-    A guest that has waited for its pod gets at most 64 bytes of `entropy`, and the time.
+    A guest that has waited for its pod gets at most 64 bytes of `entropy`, and the time. With `rehearse`, which may come
+    before, all is done and undone.
     """
 
     hostname: str = ""
@@ -107,6 +108,7 @@ class Configure(NamedTuple):
     ids: int = 0
     entropy: bytes = b""
     unix_ns: int = 0
+    rehearse: bool = False
 
 
 class Create(NamedTuple):
@@ -277,6 +279,7 @@ TABLES: wire.Tables = {
         Field(wire.U32, number=11),
         Field(wire.BYTES, number=30),
         Field(wire.U64, number=31),
+        Field(wire.BOOL, number=32),
     ),
     Create: (_STR, _STR, _BOOL, _STDIO, _BOOL),
     Start: (_STR,),
