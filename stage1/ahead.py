@@ -26,13 +26,13 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     return engine.prepare(pod, host, attach=reserve)
 
 
-def hand_over(pod: Pod, directory: str, host: Host) -> PodNetwork | None:
-    """Give what was prepared in `directory` the pod's network and files; `pod` has the id that was prepared.
+def hand_over(pod: Pod, host: Host) -> PodNetwork | None:
+    """Give what was prepared under the pod's id the pod's network and files.
 
     Undo: `engine.collect`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
     plugins make more than a VM can have that runs already, and what `attach.attach` raises.
     """
-    network = None
+    network, directory = None, engine.pod_directory(host, pod.id)
     if host.network:
         if not _is_there(netns_path(pod.id)):
             raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")

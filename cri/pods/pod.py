@@ -123,7 +123,7 @@ class LivePod:
         self._loopback = LoopbackPorts(self.title)
         self.agent.rename(self.title)
         async with self._until_ready():
-            self.network = await self._in_turn(ahead.hand_over, record.pod, self.directory, tools.host)
+            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host)
             await self._loopback.open(record.pod, self.ips)
             said = configure(record.pod, self.network, has_waited=True)
             await self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
@@ -180,9 +180,7 @@ class LivePod:
             self.containers[container.id], container.tell = container, self.tell
 
     async def adopt(self) -> None:
-        """The VM lives: watch it, meet its agent again, and learn what happened meanwhile; if that fails,
-        bury it.
-        """
+        """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, bury it."""
         vm = engine.find_vm(self.directory)
         try:
             if vm is None:

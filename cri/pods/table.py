@@ -46,7 +46,7 @@ class PodTable:
     ) -> None:
         self._tools, self._max_pods = tools, max_pods
         self._pods: dict[str, LivePod] = {}
-        self._booting: dict[str, store.PodRecord] = {}
+        self._booting: dict[str, LivePod] = {}
         self._pod_names = Names("sandbox", is_abandoned)
         self._container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
@@ -105,16 +105,16 @@ class PodTable:
         while pod := self.pool.take(record.pod):
             mine = record._replace(pod=record.pod._replace(id=pod.id))
             try:
-                return await self._listed(pod, mine, pod.become(mine, self._tools))
+                return await self._listed(pod, pod.become(mine, self._tools))
             except Unsupported as error:
                 await self.pool.does_not_fit(error)
             except (VmFailed, TimedOut) as error:
                 self.pool.has_died(error)
         pod = self._new(record)
-        return await self._listed(pod, record, pod.boot())
+        return await self._listed(pod, pod.boot())
 
-    async def _listed(self, pod: LivePod, record: store.PodRecord, start: Coroutine[Any, Any, None]) -> LivePod:
-        self._booting[pod.id] = record
+    async def _listed(self, pod: LivePod, start: Coroutine[Any, Any, None]) -> LivePod:
+        self._booting[pod.id] = pod
         try:
             await start
             self._pods[pod.id] = pod
@@ -132,7 +132,7 @@ class PodTable:
     def _publishing(self) -> list[Pod]:
         """Pods that have host ports or are about to."""
         attached = [pod for pod in self._pods.values() if pod.network is not None]
-        return [*(record.pod for record in self._booting.values()), *(pod.record.pod for pod in attached)]
+        return [pod.record.pod for pod in (*self._booting.values(), *attached)]
 
     async def remove(self, pod: LivePod) -> None:
         """Stop and forget it; another call may have done so already."""

@@ -93,8 +93,8 @@ class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
 
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups.
-    A guest that has waited for its pod gets at most 64 bytes of `entropy`, and the time. With `rehearse`, which may come
-    before, all is done and undone.
+    A guest that has waited for its pod gets at most 64 bytes of `entropy`, and the time. With `rehearse`, which may
+    come before, all is done and undone.
     """
 
     hostname: str = ""

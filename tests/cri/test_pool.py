@@ -33,6 +33,12 @@ def guest_of(world: World, pod: str) -> FakeGuest:
     return world.vmm.guests[f"clearpod-{pod[:13]}"]
 
 
+def told(world: World, pod: str) -> messages.Configure:
+    """What the guest was told to be, after it had rehearsed."""
+    (found,) = [one for one in guest_of(world, pod).configured if not one.rehearse]
+    return found
+
+
 def waiting(cri: Client) -> list[str]:
     """Ids of the VMs that wait."""
     return [pod.id for pod in cri.node.pods.pool._waiting]
@@ -50,11 +56,12 @@ async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, 
         pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
         assert pod == first and await addresses(cri, pod) == ("10.9.0.5", "fd09::5")
         assert cni.calls() == ["ADD first", "ADD second"] and set((cni.root / "pods").read_text().split()) == {pod}
-        (told,) = [one for one in guest_of(world, pod).asked if isinstance(one, messages.Configure)]
-        (eth0,) = told.interfaces
+        rehearsed, said = guest_of(world, pod).configured
+        assert rehearsed.rehearse and rehearsed.entropy != said.entropy
+        (eth0,) = said.interfaces
         assert (eth0.found_mac, eth0.mtu, eth0.addresses) == (spare.MAC, 1450, ("10.9.0.5/24", "fd09::5/64"))
-        assert told.hostname == "web-0" and told.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)
-        assert len(told.entropy) == 32 and asked_ns <= told.unix_ns <= time.time_ns()
+        assert said.hostname == "web-0" and said.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)
+        assert len(said.entropy) == 32 and asked_ns <= said.unix_ns <= time.time_ns()
         hosts = Path(f"{world.config.run_dir}/pods/{pod}/share/volumes/pod/hosts").read_text()
         assert "10.9.0.5\tweb-0\n" in hosts
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status
@@ -78,8 +85,8 @@ async def test_no_two_pods_are_told_the_same_random_bytes(world: World) -> None:
     async with world.daemon() as cri:
         await cri.warmed(3)
         pods = await asyncio.gather(*(cri.pod(f"p{number}") for number in range(3)))
-        told = [guest_of(world, pod).configured[0].entropy for pod in pods]
-        assert len(set(told)) == 3 and all(len(one) == 32 for one in told)
+        given = [told(world, pod).entropy for pod in pods]
+        assert len(set(given)) == 3 and all(len(one) == 32 for one in given)
 
 
 async def test_a_pod_that_no_vm_fits_boots_its_own(world: World) -> None:
@@ -88,7 +95,7 @@ async def test_a_pod_that_no_vm_fits_boots_its_own(world: World) -> None:
         await cri.warmed(1)
         (there,) = waiting(cri)
         pod = await cri.pod(annotations={"clearpod.io/memory-mib": "99"})
-        assert pod != there and guest_of(world, pod).configured[0].entropy == b""
+        assert pod != there and told(world, pod).entropy == b""
         assert waiting(cri) == [there] and (await cri.pool())["missed"] == 1
 
 

@@ -19,7 +19,8 @@ from .test_pool import waiting
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 SLOW_S = 300
-WHO = "cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/hostname; hostname; head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'"
+WHO = "cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/hostname; hostname; "
+WHO += "head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'"
 DEVICE = "ip addr show eth0; ip -6 route; ip route; ls /sys/class/net; df /dev/shm"
 
 
