@@ -17,7 +17,7 @@ _ETHER = 1
 _INET, _INET6 = 2, 10
 _FAMILIES = {_INET: "inet", _INET6: "inet6"}
 _SCOPES = {0: "global", 200: "site", 253: "link", 254: "host"}
-_MAIN, _CLONED = 254, 0x200
+_MAIN = 254
 _PROTOCOLS = {2: "kernel", 9: "ra"}
 _UNICAST = 1
 _PERMANENT, _PROXY = 0x80, 0x08
@@ -67,10 +67,10 @@ def _address(body: bytes) -> tuple[int, Document | None]:
 
 
 def _route(body: bytes, links: dict[int, Document]) -> tuple[int, Document | None]:
-    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(body)
+    family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
     has = attributes(body[_ROUTE.size :])
     device = links.get(_number(has.get(4, b"")))
-    if device is None or flags & _CLONED or _number(has.get(15, b"")) not in (0, _MAIN) or table != _MAIN:
+    if device is None or (_number(has.get(15, b"")) or table) != _MAIN:
         return family, None
     route: Document = {"dst": f"{_ip(has[1])}/{length}" if 1 in has else "default", "dev": device["ifname"]}
     route["protocol"] = _PROTOCOLS.get(protocol, str(protocol))

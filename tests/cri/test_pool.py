@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from cri.pods import fit
 from stage1.guest import messages
 from stage1.linux import namespace
 from stage1.net import spare
@@ -258,14 +259,16 @@ async def test_a_host_port_is_taken_by_a_pod_that_waited(world: World, cni: Fake
 
 async def test_nothing_is_booted_ahead_while_a_pod_starts(world: World) -> None:
     world.warm(1)
+    patient = world.config.vm.model_copy(update={"boot_timeout_s": 30.0})
+    world.config = world.config.model_copy(update={"vm": patient})
     async with world.daemon() as cri:
         await cri.warmed(1)
-        world.faults.boot_s = 0.8
+        world.faults.boot_s = 4 * fit.QUIET_S
         own = asyncio.ensure_future(cri.pod("own", annotations={"clearpod.io/memory-mib": "99"}))
         await asyncio.sleep(0.1)
         await cri.pod("quick")
         before = len(world.vmm.started)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(2 * fit.QUIET_S)
         assert not own.done() and len(world.vmm.started) == before
         await own
         world.faults.boot_s = 0
