@@ -39,14 +39,18 @@ class Machine:
 
     def remember(self) -> int:
         """Know the pods that there are, for `left`; how many."""
-        here = os.listdir(self.pods) if self.pods.exists() else []
+        here = self.directories()
         self.known |= {*here, *record.every(self.cni.settings.cache_dir)}
         return len(here)
+
+    def directories(self) -> list[str]:
+        """Those of pods; a daemon that died early has not even made the place for them."""
+        return os.listdir(self.pods) if self.pods.exists() else []
 
     def left(self) -> list[str]:
         """What is left of any pod."""
         namespaces = [path for path in map(netns_path, self.known) if os.path.exists(path)]
-        found = [*os.listdir(self.pods), *namespaces, *record.every(self.cni.settings.cache_dir)]
+        found = [*self.directories(), *namespaces, *record.every(self.cni.settings.cache_dir)]
         return [*found, *self.cni.left_over(), *self.leavings.processes().values()]
 
 
