@@ -142,6 +142,10 @@ class Agent:
         self._task.add_done_callback(self._ended)
         return await asyncio.shield(self._hello)
 
+    def rename(self, name: str) -> None:
+        """Say `name` in errors from now on."""
+        self._who = self._who._replace(name=name)
+
     async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
         """Ask the agent and wait for its answer.
 

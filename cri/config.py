@@ -139,6 +139,16 @@ class Streaming(_Table):
         return ipaddress.ip_address(self.address).is_loopback
 
 
+class Pool(_Table):
+    """Virtual machines that are booted before a pod is asked for: `size` of them wait, 0 for none.
+
+    `memory_mib` bounds what they may have together; 0: only by their number.
+    """
+
+    size: int = Field(default=0, ge=0, le=1000)
+    memory_mib: int = Field(default=0, ge=0)
+
+
 class HostPods(_Table):
     """Pods that ask for namespaces of the host: those in `allow` may be asked for. Such a pod has no VM around it.
 
@@ -171,6 +181,7 @@ class Config(_Table):
     pinned_images: tuple[str, ...] = Field(default=(), strict=False)
     log: Log = Log()
     limits: Limits = Limits()
+    pool: Pool = Pool()
     host_pods: HostPods = HostPods()
 
     @field_validator("run_dir")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
+from cri.pods.fit import Bounds
 from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cri.store.images import ImageStore
     from stage1.engine import Host
     from stage1.linux.host import HostFacts
+    from stage1.pod.model import Pod
     from stage1.vm.choose import Choice
     from stage1.vm.vmm import Vmm
 
@@ -71,7 +73,8 @@ class Node:
         self.tools = Tools(
             host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool, events=self.events
         )
-        self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
+        warm = Bounds(config.pool.size, config.pool.memory_mib)
+        self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, warm=warm)
         self.network = NodeNetwork(host)
         self.is_ready = False
         self.streaming: Streams | None = None
@@ -127,11 +130,13 @@ class Node:
 
         return json.dumps({"stateDir": self.config.state_dir, **self.config.model_dump(mode="json")})
 
-    async def open(self) -> None:
-        """Take over what the previous daemon left, then answer calls."""
+    async def open(self, plain: "Pod | None" = None) -> None:
+        """Take over what the previous daemon left, then answer calls, and boot ahead for pods that are as `plain`."""
         await self.pods.recover()
         self.network.open()
         self.is_ready = True
+        if plain is not None:
+            self.pods.pool.open(plain)
 
     async def close(self) -> None:
         """Let calls in progress finish for a moment, then let go of the pods, which live on."""

@@ -22,6 +22,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import json
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
@@ -77,10 +78,10 @@ def pod_directory(host: Host, pod_id: str) -> str:
     return f"{host.run_dir}/pods/{pod_id}"
 
 
-def prepare(pod: Pod, host: Host) -> Prepared:
-    """Make the pod's directory, share, scratch disk and network, and decide on its VM. Nothing stays when it fails.
+def prepare(pod: Pod, host: Host, *, attach: Callable[[Pod, str], PodNetwork | None] | None = None) -> Prepared:
+    """Make the pod's directory, share, scratch disk and network (by `attach`, if that is given), and decide on its VM.
 
-    Raises:
+    Nothing stays when it fails. Raises:
         BadRequest: the pod asks for less memory than a guest needs.
         NotFound: the guest's kernel or images are not built.
         NetworkFailed: a CNI plugin failed.
@@ -99,7 +100,7 @@ def prepare(pod: Pod, host: Host) -> Prepared:
             scratch.add(vm.scratch, directory, size_bytes=size, template_dir=f"{host.state_dir}/templates")
         if vm.dax and vm.dax.window_bytes:
             mapping.create(directory, vm.dax.window_bytes)
-        network = _attach(pod, directory, settings=host.network)
+        network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
         identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
     except BaseException as error:
         _collect_after(error, directory)

@@ -46,6 +46,7 @@ async def serve(config: Config) -> int:
     """Serve until a signal; raises PodError when the daemon can't start."""
     from cri import server
     from cri.node import Node
+    from cri.translate.sandbox import plain
 
     log = logging.getLogger("clearpod")
     stop = asyncio.Event()
@@ -57,7 +58,7 @@ async def serve(config: Config) -> int:
         listener = server.Listener(node, config)
         await listener.start()
         try:
-            await node.open()
+            await node.open(plain(config))
             log.info("serving", extra={"socket": config.socket_path, "hypervisor": node.hypervisor})
             await stop.wait()
         finally:

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from cri import events
@@ -21,13 +22,13 @@ from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
 from cri.pods.reconcile import reconcile
-from cri.pods.threads import to_the_end, to_the_end_in
+from cri.pods.threads import is_readable_within, is_set_within, to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import pods as store
-from stage1 import engine
+from stage1 import ahead, engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
-from stage1.guest.settings import configure
+from stage1.guest.settings import configure, rehearsal
 from stage1.linux import process
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
@@ -43,6 +44,8 @@ IDS_AT_ONCE = 1024
 END_S = 2.0
 """How long the guest gets to end by itself."""
 KILL_S = 20.0
+HAND_OVER_S = 10.0
+"""What a guest that has waited gets to take its pod's settings."""
 CONSOLE_LINES = 12
 TRIM_S = 10.0
 """How often the console's file is cut down: a guest may write without end, and `/run` is memory."""
@@ -100,25 +103,35 @@ class LivePod:
         Raises VmFailed with the console's last lines when the VM dies or never answers, and whatever
         `prepare` raises.
         """
-        begun = time.monotonic()
-        try:
+        async with self._until_ready():
             prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
             await self._loopback.open(self.record.pod, self.ips)
-            self._move("boot", link_key=prepared.link_key)
-            self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
-            await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.boot_timeout_s)
+            await self._start(prepared)
             await self.call(configure(self.record.pod, self.network))
-            self._move("agent_up")
-        except BaseException:
-            await self.let_go()
-            await self._collect_after_failure()
-            raise
-        self.boot_ms = round((time.monotonic() - begun) * 1000)
-        log.info(
-            "pod.ready",
-            extra={"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel},
-        )
+
+    async def boot_ahead(self) -> None:
+        """As far as a pod comes that nobody has asked for; `become` is the rest. Nothing stays when it fails."""
+        async with self._or_nothing():
+            prepared = await to_the_end(ahead.prepare, self.record.pod, self.tools.host)
+            await self._start(prepared)
+            await self.call(rehearsal(prepared.network))
+
+    async def become(self, record: store.PodRecord, tools: Tools) -> None:
+        """Booted ahead, turn into `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
+        self.record, self.tools = record, tools
+        self._loopback = LoopbackPorts(self.title)
+        self.agent.rename(self.title)
+        async with self._until_ready():
+            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host)
+            await self._loopback.open(record.pod, self.ips)
+            said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
+            await self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
+
+    async def discard(self) -> None:
+        """End a VM that nobody has asked for, and remove everything of it."""
+        await self.let_go()
+        await self._collect_after_failure()
 
     async def stop(self) -> None:
         """Kill all containers, end the VM, release the volumes and the network.
@@ -167,9 +180,7 @@ class LivePod:
             self.containers[container.id], container.tell = container, self.tell
 
     async def adopt(self) -> None:
-        """The VM lives: watch it, meet its agent again, and learn what happened meanwhile; if that fails,
-        bury it.
-        """
+        """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, bury it."""
         vm = engine.find_vm(self.directory)
         try:
             if vm is None:
@@ -244,6 +255,29 @@ class LivePod:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def _or_nothing(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            await self.discard()
+            raise
+
+    @asynccontextmanager
+    async def _until_ready(self) -> AsyncIterator[None]:
+        begun = time.monotonic()
+        async with self._or_nothing():
+            yield
+            self._move("agent_up")
+        self.boot_ms = round((time.monotonic() - begun) * 1000)
+        said = {"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel}
+        log.info("pod.ready", extra=said)
+
+    async def _start(self, prepared: engine.Prepared) -> None:
+        self._move("boot", link_key=prepared.link_key)
+        self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
+        await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.boot_timeout_s)
+
     def _move(self, event: str, **changes: bytes) -> None:
         state = states.move(states.POD_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
@@ -269,8 +303,8 @@ class LivePod:
         handle = process.open_process(vm.pid, vm.start_time)
         if handle is not None:
             with handle:
-                while not await _is_readable_within(TRIM_S, handle.fileno()):
-                    await self._trim_console(vm)
+                while not await is_readable_within(TRIM_S, handle.fileno()):
+                    await self._or_log("pod.console", vm.trim_console)
                 handle.wait(0)
         await self._end_rest()
         why = f"the virtual machine of {self.title} has ended"
@@ -280,16 +314,14 @@ class LivePod:
         self._mark_dead(why)
 
     async def _end_rest(self) -> None:
-        try:
-            await asyncio.to_thread(engine.end_rest, self.directory)
-        except PodError as error:
-            log.error("pod.rest", extra={"pod": self.id, "title": self.title, "error": str(error)})
+        await self._or_log("pod.rest", engine.end_rest, self.directory)
 
-    async def _trim_console(self, vm: VmProcess) -> None:
+    async def _or_log(self, event: str, function: Callable[..., None], *args: object) -> None:
+        """In a thread; its failure is written down under this name."""
         try:
-            await asyncio.to_thread(vm.trim_console)
+            await asyncio.to_thread(function, *args)
         except PodError as error:
-            log.warning("pod.console", extra={"pod": self.id, "title": self.title, "error": str(error)})
+            log.error(event, extra={"pod": self.id, "title": self.title, "error": str(error)})
 
     def _mark_dead(self, why: str) -> None:
         for waiting in self.execs.values():
@@ -361,28 +393,7 @@ class LivePod:
             await self.call(messages.Shutdown(), timeout_s=END_S)
         except PodError:
             pass  # it may be gone before it could answer
-        if not await self._is_gone_within(END_S) and self.vm is not None:
+        if not await is_set_within(END_S, self.gone) and self.vm is not None:
             await asyncio.to_thread(self.vm.kill)
-            if not await self._is_gone_within(KILL_S):
+            if not await is_set_within(KILL_S, self.gone):
                 raise VmFailed(f"the virtual machine of {self.title} (pid {self.vm.pid}) can't be killed")
-
-    async def _is_gone_within(self, limit_s: float) -> bool:
-        try:
-            async with asyncio.timeout(limit_s):
-                await self.gone.wait()
-        except TimeoutError:
-            return False
-        return True
-
-
-async def _is_readable_within(limit_s: float, descriptor: int) -> bool:
-    loop, ready = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        async with asyncio.timeout(limit_s):
-            await ready.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(descriptor)
-    return True

@@ -6,21 +6,23 @@ Lists come from memory alone: kubelet asks each second.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from cri import events
 from cri.agent import VsockPort
 from cri.pods import containers, ports
 from cri.pods.container import LiveContainer
+from cri.pods.fit import Bounds
 from cri.pods.names import Names
 from cri.pods.networks import tell_owed
 from cri.pods.pod import LivePod
+from cri.pods.pool import Pool
 from cri.pods.tools import Tools
 from cri.store import pods as store
 from cri.store import recover as recovery
 from stage1 import engine
-from stage1.errors import BadRequest, NoSpace, NotFound, PodError
+from stage1.errors import BadRequest, NoSpace, NotFound, PodError, TimedOut, Unsupported, VmFailed
 from stage1.pod.model import Pod
 from stage1.rootfs.share import ImageFiles
 
@@ -30,15 +32,25 @@ Thing = TypeVar("Thing")
 
 
 class PodTable:
-    """`is_abandoned` tells whether a call's client went away before its answer (see `names`)."""
+    """`is_abandoned` tells whether a call's client went away before its answer (see `names`). `warm` bounds the pool of
+    VMs that are booted ahead, which begins when it is opened.
+    """
 
-    def __init__(self, tools: Tools, *, is_abandoned: Callable[[Any], bool], max_pods: int = 0) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        *,
+        is_abandoned: Callable[[Any], bool],
+        max_pods: int = 0,
+        warm: Bounds = Bounds(),  # noqa: B008 - a constant
+    ) -> None:
         self._tools, self._max_pods = tools, max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._pod_names = Names("sandbox", is_abandoned)
         self._container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
+        self.pool = Pool(warm, self._new_ahead)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -80,17 +92,42 @@ class PodTable:
                 raise NoSpace(f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more")
             if self._tools.host.network:
                 ports.require_free(record.pod, self._publishing())
-            pod = self._booting[record.pod.id] = LivePod(record, self._tools, self._port)
-            try:
-                await pod.boot()
-                self._pods[pod.id] = pod
-            finally:
-                del self._booting[pod.id]
+            with self.pool.starting():
+                pod = await self._start(record)
             pod.tell(events.CREATED)
             pod.tell(events.STARTED)
             return pod.id
 
         return await self._pod_names.make(_pod_name(record), request, work=work)
+
+    async def _start(self, record: store.PodRecord) -> LivePod:
+        """One of the pool's becomes the pod, or another if that one turns out to be dead; else it boots."""
+        while pod := self.pool.take(record.pod):
+            mine = record._replace(pod=record.pod._replace(id=pod.id))
+            try:
+                return await self._listed(pod, pod.become(mine, self._tools))
+            except Unsupported as error:
+                await self.pool.does_not_fit(error)
+            except (VmFailed, TimedOut) as error:
+                self.pool.has_died(error)
+        pod = self._new(record)
+        return await self._listed(pod, pod.boot())
+
+    async def _listed(self, pod: LivePod, start: Coroutine[Any, Any, None]) -> LivePod:
+        self._booting[pod.id] = pod
+        try:
+            await start
+            self._pods[pod.id] = pod
+        finally:
+            del self._booting[pod.id]
+        return pod
+
+    def _new(self, record: store.PodRecord) -> LivePod:
+        return LivePod(record, self._tools, self._port)
+
+    def _new_ahead(self, record: store.PodRecord) -> LivePod:
+        """Of which nobody hears while it waits."""
+        return LivePod(record, self._tools._replace(events=None), self._port)
 
     def _publishing(self) -> list[Pod]:
         """Pods that have host ports or are about to."""
@@ -152,7 +189,7 @@ class PodTable:
                 tell_owed(await asyncio.to_thread(engine.collect, found.directory))
                 log.info("pod.collected", extra={"directory": found.directory})
                 return
-            pod = LivePod(found.stored.record, self._tools, self._port)
+            pod = self._new(found.stored.record)
             pod.restore(found.stored)
             await (pod.adopt() if found.verdict == recovery.ADOPT else pod.bury())
         except (PodError, OSError) as error:
@@ -164,7 +201,8 @@ class PodTable:
             self._container_names.take(_container_name(pod, container.record), container.id)
 
     async def close(self) -> None:
-        """Let go of all pods; they live on."""
+        """Let go of all pods, which live on, and drain the pool."""
+        await self.pool.close()
         await asyncio.gather(*(pod.let_go() for pod in self._pods.values()))
         self._port.close()
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking work in a thread, not left before it is done. Used by the pods for everything that the engine makes.
+"""Blocking work in a thread, not left before it is done, and waiting with a limit. Used by the pods for everything that
+the engine makes.
 
 A cancelled `asyncio.to_thread` returns while its thread goes on, which would make things anew behind the back
 of whoever cleans up.
@@ -30,3 +31,23 @@ async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P
         if not thread.cancelled():
             thread.exception()
         raise
+
+
+async def is_set_within(limit_s: float, event: asyncio.Event) -> bool:
+    """Wait for `event`, at most so long; whether it is set."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def is_readable_within(limit_s: float, descriptor: int) -> bool:
+    """Wait until `descriptor` is readable, at most so long; whether it is."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        return await is_set_within(limit_s, ready)
+    finally:
+        loop.remove_reader(descriptor)

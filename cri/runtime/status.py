@@ -4,13 +4,15 @@
 Without a CNI configuration pods have loopback only, and NetworkReady says so; they are run nevertheless.
 """
 
+import json
+
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
-    """Conditions and features; with verbose also the configuration and the choice of hypervisor."""
+    """Conditions and features; with verbose also the configuration, the choice of hypervisor and the warm pool."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
@@ -20,6 +22,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["config"] = node.config_json()
         response.info["version"] = __version__
         response.info["hypervisor"] = node.hypervisor
+        response.info["pool"] = json.dumps(node.pods.pool.counts())
         response.info["streaming"] = node.streaming.address if node.streaming else ""
     return response
 

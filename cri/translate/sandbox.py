@@ -44,6 +44,11 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
     )
 
 
+def plain(config: Config) -> Pod:
+    """What a pod is that asks for nothing special, for the warm pool: it has no name, and an id that nothing has."""
+    return _pod(pb.PodSandboxConfig(), config)
+
+
 def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
     names, dns = wanted.metadata, wanted.dns_config
     memory_mib, vcpus = size(wanted, config)

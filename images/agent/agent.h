@@ -20,6 +20,8 @@ extern struct agent agent;
 
 uint64_t unix_now_ns(void);
 uint64_t monotonic_ns(void);
+/* Set the guest's wall clock; 0, and on the host: leave it. */
+void set_clock(uint64_t unix_ns);
 /* Start or stop watching a descriptor; `index` is the slot in its table. */
 int watch(int fd, uint32_t events, enum token token, unsigned index);
 void unwatch(int fd);

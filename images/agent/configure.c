@@ -6,12 +6,16 @@
 #include "autonomous.h"
 #include "files.h"
 #include "namespaces.h"
+#include "scope.h"
 #include "words.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
@@ -76,12 +80,39 @@ static int set_identity(const clearpod_agent_Configure *settings, struct fault *
     return set_names(settings, why) < 0 ? -1 : network_configure(settings, why);
 }
 
+/* A guest that has waited: its random numbers are to owe nothing to what it had while nobody's, its clock may have
+ * drifted. An agent on the host is sent neither. */
+static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    struct {
+        struct rand_pool_info head;
+        uint8_t bytes[sizeof settings->entropy.bytes];
+    } given = {{.entropy_count = settings->entropy.size * 8, .buf_size = settings->entropy.size}, {0}};
+    memcpy(given.bytes, settings->entropy.bytes, settings->entropy.size);
+    set_clock(settings->unix_ns);
+    if (!settings->entropy.size)
+        return 0;
+    scoped_fd int random = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+    if (random < 0 || ioctl(random, RNDADDENTROPY, &given) < 0 || ioctl(random, RNDRESEEDCRNG) < 0)
+        return fault_errno(why, "reseed the random numbers");
+    return 0;
+}
+
+/* What names the pod: the namespaces stay, and are not made again. */
+static int undo(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    if (network_undo(settings, why) < 0)
+        return -1;
+    return umount2(SHM, MNT_DETACH) < 0 ? fault_errno(why, "unmount " SHM) : 0;
+}
+
 int configure(const clearpod_agent_Configure *settings, struct fault *why)
 {
-    static bool done;
-    if (done)
+    static bool done, rehearsed;
+    if (done || (rehearsed && (settings->rehearse || settings->ids)))
         return fault_set(why, FAULT_STATE, "the pod was configured already");
-    if (namespaces_make(settings, why) < 0 || set_identity(settings, why) < 0)
+    if (freshen(settings, why) < 0 || (!rehearsed && namespaces_make(settings, why) < 0) ||
+        set_identity(settings, why) < 0)
         return -1;
     for (unsigned i = 0; i < settings->sysctls_count; i++) /* after the network: some belong to an interface */
         if (set_sysctl(&settings->sysctls[i], why) < 0)
@@ -90,6 +121,7 @@ int configure(const clearpod_agent_Configure *settings, struct fault *why)
         return -1;
     if (agent.words.plan)
         autonomous_configure(settings);
-    done = true;
-    return 0;
+    done = !settings->rehearse;
+    rehearsed = settings->rehearse;
+    return done ? 0 : undo(settings, why);
 }

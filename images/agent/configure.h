@@ -9,5 +9,6 @@ int configure(const clearpod_agent_Configure *settings, struct fault *why);
 
 /* network.c */
 int network_configure(const clearpod_agent_Configure *settings, struct fault *why);
+int network_undo(const clearpod_agent_Configure *settings, struct fault *why);
 
 #endif

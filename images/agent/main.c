@@ -107,7 +107,7 @@ static void mark(const char *what, uint64_t at_ns, uint64_t tsc)
         say("clearpod.mark %s %llu %llu", what, (unsigned long long)at_ns, (unsigned long long)tsc);
 }
 
-static void set_clock(uint64_t unix_ns)
+void set_clock(uint64_t unix_ns)
 {
     struct timespec now = {.tv_sec = (time_t)(unix_ns / 1000000000), .tv_nsec = (long)(unix_ns % 1000000000)};
     if (unix_ns && !agent.words.host.on)

@@ -73,7 +73,7 @@ static void attribute(struct nl_message *message, uint16_t type, const void *val
     header(message)->nlmsg_len = (uint32_t)(at + RTA_ALIGN(attr.rta_len));
 }
 
-void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu)
+void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu, const uint8_t mac[6])
 {
     struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
     body->ifi_family = AF_UNSPEC;
@@ -83,6 +83,15 @@ void nl_link(struct nl_message *message, int index, const char *name, uint32_t m
         attribute(message, IFLA_IFNAME, name, strlen(name) + 1);
     if (mtu)
         attribute(message, IFLA_MTU, &mtu, sizeof mtu);
+    if (mac)
+        attribute(message, IFLA_ADDRESS, mac, 6);
+}
+
+void nl_down(struct nl_message *message, int index)
+{
+    struct ifinfomsg *body = start(message, RTM_NEWLINK, 0, sizeof *body);
+    body->ifi_index = index;
+    body->ifi_change = IFF_UP;
 }
 
 void nl_name(struct nl_message *message, int index, const char *name)
@@ -117,6 +126,11 @@ void nl_address(struct nl_message *message, int index, const struct address *add
         whole |= mask;
         attribute(message, IFA_BROADCAST, &whole, sizeof whole);
     }
+}
+
+void nl_not(struct nl_message *message)
+{
+    header(message)->nlmsg_type = RTM_DELADDR;
 }
 
 /* RTA_METRICS holds attributes of its own. */

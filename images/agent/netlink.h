@@ -31,13 +31,16 @@ struct route {
 bool address_parse(const char *text, struct address *address);
 bool mac_parse(const char *text, uint8_t mac[6]);
 size_t nl_size(const struct nl_message *message);
-/* Rename, set the mtu (0: leave) and set up, in this order (the kernel's own). */
-void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu);
+/* Set the hardware address (NULL: leave), rename, set the mtu (0: leave) and set up, in an order of the kernel's own. */
+void nl_link(struct nl_message *message, int index, const char *name, uint32_t mtu, const uint8_t mac[6]);
+void nl_down(struct nl_message *message, int index);
 /* Rename a device that is down. */
 void nl_name(struct nl_message *message, int index, const char *name);
 /* Move a device to the network namespace that `netns` is open on. */
 void nl_give(struct nl_message *message, int index, int netns);
 void nl_address(struct nl_message *message, int index, const struct address *address);
+/* Make the message of nl_address one that takes the address away. */
+void nl_not(struct nl_message *message);
 void nl_route(struct nl_message *message, const struct route *route);
 void nl_neighbour(struct nl_message *message, int index, const struct address *address, const uint8_t mac[6]);
 

@@ -55,6 +55,13 @@ static int index_by_mac(const char *mac)
     return index;
 }
 
+static int find(const clearpod_agent_Interface *interface, struct fault *why)
+{
+    const char *mac = *interface->found_mac ? interface->found_mac : interface->mac;
+    int index = index_by_mac(mac);
+    return index ? index : fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", mac);
+}
+
 static int index_of(const char *device, struct fault *why)
 {
     int index = (int)if_nametoindex(device);
@@ -78,14 +85,17 @@ static int set_interface(int netlink, const clearpod_agent_Interface *interface,
 {
     struct nl_message message;
     struct address address;
-    int index = index_by_mac(interface->mac);
-    if (!index)
-        return fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", interface->mac);
+    uint8_t mac[6];
+    int index = find(interface, why);
+    if (index < 0)
+        return -1;
+    if (!mac_parse(interface->mac, mac))
+        return fault_set(why, FAULT_INVALID, "'%s' is no hardware address", interface->mac);
     if (!is_file_name(interface->name))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the name of a network device", interface->name);
     if (free_name(netlink, interface->name, index, why) < 0)
         return -1;
-    nl_link(&message, index, interface->name, interface->mtu);
+    nl_link(&message, index, interface->name, interface->mtu, *interface->found_mac ? mac : NULL);
     if (ask(netlink, &message) < 0)
         return fault_errno(why, "set up %s", interface->name);
     for (unsigned i = 0; i < interface->addresses_count; i++) {
@@ -134,7 +144,7 @@ static int set_neighbour(int netlink, const clearpod_agent_Neighbour *neighbour,
 static int loopback_up(int netlink, struct fault *why)
 {
     struct nl_message message;
-    nl_link(&message, 1, "", 0); /* lo is always number 1 */
+    nl_link(&message, 1, "", 0, NULL); /* lo is always number 1 */
     return ask(netlink, &message) < 0 ? fault_errno(why, "set up lo") : 0;
 }
 
@@ -145,15 +155,37 @@ int network_give(const clearpod_agent_Configure *settings, int netns, struct fau
     if (netlink < 0)
         return -1;
     for (unsigned i = 0; i < settings->interfaces_count; i++) {
-        const char *mac = settings->interfaces[i].mac;
-        int index = index_by_mac(mac);
-        if (!index)
-            return fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", mac);
+        int index = find(&settings->interfaces[i], why);
+        if (index < 0)
+            return -1;
         nl_give(&message, index, netns);
         if (ask(netlink, &message) < 0)
-            return fault_errno(why, "give the device %s to the pod's network namespace", mac);
+            return fault_errno(why, "give the device %d to the pod's network namespace", index);
     }
     return 0;
+}
+
+/* Routes and neighbours go when the device goes down, and so do addresses of IPv6. */
+int network_undo(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    struct nl_message message;
+    struct address address;
+    scoped_fd int netlink = open_netlink(why);
+    for (unsigned i = 0; netlink >= 0 && i < settings->interfaces_count; i++) {
+        const clearpod_agent_Interface *interface = &settings->interfaces[i];
+        int index = index_of(interface->name, why);
+        for (unsigned n = 0; index > 0 && n < interface->addresses_count; n++) {
+            address_parse(interface->addresses[n], &address);
+            nl_address(&message, index, &address);
+            nl_not(&message);
+            if (ask(netlink, &message) < 0)
+                return fault_errno(why, "take %s from %s", interface->addresses[n], interface->name);
+        }
+        nl_down(&message, index);
+        if (index < 0 || ask(netlink, &message) < 0)
+            return fault_errno(why, "set %s down", interface->name);
+    }
+    return netlink < 0 ? -1 : 0;
 }
 
 int network_configure(const clearpod_agent_Configure *settings, struct fault *why)

@@ -62,12 +62,16 @@ class Sysctl(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """`mac` finds the device, `name` is what it will be called; addresses are 10.88.0.5/16, fd00::5/64."""
+    """`mac` finds the device, `name` is what it will be called; addresses are 10.88.0.5/16, fd00::5/64.
+
+    With `found_mac` that is what finds it, and then it gets `mac`.
+    """
 
     mac: str = ""
     name: str = ""
     mtu: int = 0
     addresses: tuple[str, ...] = ()
+    found_mac: str = ""
 
 
 class Route(NamedTuple):
@@ -92,8 +96,10 @@ class Neighbour(NamedTuple):
 class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
 
-    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. The last
-    three are an autonomous pod's: whether it outlasts its apps, what a host has to know, and the time.
+    With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. `lasting` and
+    `link_key` are an autonomous pod's: whether it outlasts its apps, and what a host has to know. It is told the time,
+    and so is a guest that has waited for its pod, with at most 64 bytes of `entropy`. With `rehearse`, which may come
+    before, all is done and undone.
     """
 
     hostname: str = ""
@@ -108,6 +114,8 @@ class Configure(NamedTuple):
     lasting: bool = False
     link_key: bytes = b""
     unix_ns: int = 0
+    entropy: bytes = b""
+    rehearse: bool = False
 
 
 class Create(NamedTuple):
@@ -276,27 +284,20 @@ def _many(message: type[NamedTuple]) -> Field:
     return Field(wire.MESSAGE, message, many=True)
 
 
+_CONFIGURE = (
+    _STR, _STR, _U64, _many(Sysctl), _many(Interface), _many(Route), _many(Neighbour),
+    Field(wire.U32, number=10), Field(wire.U32, number=11),
+    Field(wire.BOOL, number=20), Field(wire.BYTES, number=21), Field(wire.U64, number=22),
+    Field(wire.BYTES, number=30), Field(wire.BOOL, number=31),
+)  # fmt: skip
 TABLES: wire.Tables = {
     Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR),
     Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL),
     Sysctl: (_STR, _STR),
-    Interface: (_STR, _STR, _U32, _STRS),
+    Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
-    Configure: (
-        _STR,
-        _STR,
-        _U64,
-        _many(Sysctl),
-        _many(Interface),
-        _many(Route),
-        _many(Neighbour),
-        Field(wire.U32, number=10),
-        Field(wire.U32, number=11),
-        Field(wire.BOOL, number=20),
-        Field(wire.BYTES, number=21),
-        Field(wire.U64, number=22),
-    ),
+    Configure: _CONFIGURE,
     Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20)),
     Start: (_STR,),
     Exec: (_STR, _U32, _STR, _STDIO),

@@ -1,19 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent is told first, from the pod and its network. For `cri.pods` and `stage1.rkt`. Pure."""
+"""What the agent is told first, from the pod and its network. For `cri.pods` and `stage1.rkt`. Pure but for time and
+random bytes.
+"""
+
+import os
+import time
 
 from stage1.guest import messages
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
 
+ENTROPY_BYTES = 32
+"""As much as the guest's generator of random numbers holds."""
 
-def configure(pod: Pod, network: PodNetwork | None) -> messages.Configure:
-    """The Configure of the pod. On the host the devices are there already, as the CNI plugins have left them."""
-    seen = network if network and not pod.host else PodNetwork()
+
+def rehearsal(network: PodNetwork | None) -> messages.Configure:
+    """What a guest is told that begins to wait, to be done and undone, since the kernel takes several times as long for
+    what it does for the first time. The addresses are link-local, and nobody is at the tap's other end.
+    """
+    devices = network.interfaces if network else ()
     return messages.Configure(
+        hostname="waits",
+        interfaces=tuple(
+            messages.Interface(one.mac, one.name, 1400, ("169.254.0.2/24", "fe80::2/64"), one.mac) for one in devices
+        ),
+        routes=tuple(
+            messages.Route(to, gateway, one.name)
+            for one in devices
+            for to, gateway in (("0.0.0.0/0", "169.254.0.1"), ("::/0", "fe80::1"))
+        ),
+        entropy=os.urandom(ENTROPY_BYTES),
+        unix_ns=time.time_ns(),
+        rehearse=True,
+    )
+
+
+def configure(pod: Pod, network: PodNetwork | None, *, waiting_mac: str = "") -> messages.Configure:
+    """The Configure of the pod. On the host the devices are there already, as the CNI plugins have left them.
+
+    A guest that has waited for its pod has a device of the address `waiting_mac` and a clock that may have drifted, and
+    gets random bytes that nobody else has.
+    """
+    seen = network if network and not pod.host else PodNetwork()
+    waited = messages.Configure(entropy=os.urandom(ENTROPY_BYTES), unix_ns=time.time_ns())
+    return (waited if waiting_mac else messages.Configure())._replace(
         hostname=pod.hostname,
         shm_bytes=pod.shm_bytes,
         sysctls=tuple(messages.Sysctl(key, value) for key, value in pod.sysctls),
-        interfaces=tuple(messages.Interface(one.mac, one.name, one.mtu, one.addresses) for one in seen.interfaces),
+        interfaces=tuple(
+            messages.Interface(one.mac, one.name, one.mtu, one.addresses, waiting_mac) for one in seen.interfaces
+        ),
         routes=tuple(messages.Route(*route) for route in seen.routes),
         neighbours=tuple(messages.Neighbour(*neighbour) for neighbour in seen.neighbours),
         first_id=pod.ids.first,

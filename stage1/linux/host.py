@@ -90,6 +90,14 @@ def is_static(path: str) -> bool:
     return bool(kinds) and _PT_INTERP not in kinds
 
 
+def memory_mib() -> tuple[int, int]:
+    """The host's memory, and what of it could be had without swapping (MemAvailable)."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    total, available = (int(lines[name].split()[0]) // 1024 for name in ("MemTotal", "MemAvailable"))
+    return total, available
+
+
 def cpu_virtualization(cpuinfo: str) -> str:
     """vmx, svm or empty, from the first flags line of /proc/cpuinfo."""
     for line in cpuinfo.splitlines():

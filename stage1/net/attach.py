@@ -10,7 +10,6 @@ import json
 from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, namespace, process
 from stage1.net import debts, networks, protocol, record, tap
-from stage1.net import spare as spares
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
@@ -24,17 +23,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Look = Callable[[], PodNetwork]
+
 IFNAME = "eth0"
 """Of the first network; the others are eth1 and so on."""
 _TOOL_S = 10.0
 
 
 def attach(
-    pod: Pod, directory: str, *, settings: Settings, spare: str = "", with_taps: bool = True
+    pod: Pod, directory: str, *, settings: Settings, join: "Look | None" = None, with_taps: bool = True
 ) -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
 
-    `spare` is a netns that was made ahead, which is taken. Without taps it is for processes in the netns, not a guest.
+    `join` is spare's, when spare has made the netns and its tap already. Without taps it is for processes in the netns,
+    not a guest.
 
     Raises:
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
@@ -47,7 +49,7 @@ def attach(
     # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
     attachments = tuple(map(Attachment, wanted, (call, *rest)))
-    return make(directory, attachments, settings=settings, spare=spare, with_taps=with_taps)
+    return make(directory, attachments, settings=settings, join=join, with_taps=with_taps)
 
 
 def make(
@@ -55,10 +57,10 @@ def make(
     attachments: tuple[Attachment, ...],
     *,
     settings: Settings,
-    spare: str = "",
+    join: "Look | None" = None,
     with_taps: bool = True,
 ) -> PodNetwork:
-    """Give the pod in `directory` a netns (`spare`, if it is one) and these networks, in this order.
+    """Give the pod in `directory` a netns (with `join` it has one) and these networks, in this order.
 
     Undo: `detach`. Raises as `attach`.
     """
@@ -69,9 +71,10 @@ def make(
     with Turn(settings.cache_dir):
         record.save(path, plan)
         try:
-            record.link(directory, path)
-            spares.hand_out(spare, plan.netns)
-            return _fill(path, plan, look=_bridge_to_taps if with_taps else _as_it_is)
+            if join is None:
+                record.link(directory, path)
+                namespace.make_net(plan.netns)
+            return _fill(path, plan, look=join or (_bridge_to_taps if with_taps else _as_it_is))
         except BaseException as error:
             _undo(directory, error)
             raise
@@ -87,7 +90,7 @@ def _undo(directory: str, error: BaseException) -> None:
         error.add_note(f"and {owed}")
 
 
-def _fill(path: str, plan: Record, *, look: "Callable[[], PodNetwork]") -> PodNetwork:
+def _fill(path: str, plan: Record, *, look: "Look") -> PodNetwork:
     runner, made = Runner(plan.bin_dirs, plan.limit_s), plan
     results = []
     for number, one in enumerate(plan.attachments):

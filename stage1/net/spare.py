@@ -1,62 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network namespaces made ahead of the pods that will have them: a kernel with many of them takes its time.
+"""A pod's network as far as it can be made ahead of the pod: a netns with one tap, on which a VM waits.
 
-For a warm pool: `prepare` when nobody waits, `hand_out` when a pod comes (attach does, when it is given a spare),
-`drop` otherwise. A spare has its loopback up and nothing else: taps are named after devices that plugins have yet to
-make, in a batch that runs anyway, so they would save nothing.
+`prepare` is for `stage1.ahead`, when nobody waits; `join` is what attach does in that netns after the plugins have made
+the pod's device. The guest waits with a hardware address that all such guests have, each alone on its tap, and takes
+over the device's. No process is started for a pod that comes: that would be most of the time it has to wait for us.
 """
 
-import os
+from stage1.errors import NetworkFailed, Unsupported
+from stage1.linux import files, namespace, process
+from stage1.linux.netlink import Netlink
+from stage1.net import record, tap
+from stage1.net.look import look
+from stage1.net.record import Record
+from stage1.net.redirect import ingress, redirect
+from stage1.net.settings import Settings, netns_path
+from stage1.pod.network import Interface, PodNetwork
 
-from stage1.linux import mount, namespace, process
-from stage1.linux.libc import Guard
-
-_DIRECTORY, _PREFIX = "/run/netns", "clearpod-spare-"
-
-
-def prepare(count: int = 1) -> tuple[str, ...]:
-    """Make so many spares; their paths. Undo: `drop`. Raises KernelError with nothing left."""
-    made: list[str] = []
-    try:
-        for _ in range(count):
-            path = f"{_DIRECTORY}/{_PREFIX}{os.urandom(8).hex()}"
-            namespace.make_net(path)
-            made.append(path)
-            with namespace.inside_net(path):
-                process.run(["ip", "link", "set", "dev", "lo", "up"], timeout_s=10)
-    except BaseException:
-        drop(made)
-        raise
-    return tuple(made)
+MAC = "02:63:6c:70:6f:64"
+TAP = "tap0"
+"""A name that tap gives to none, since no device has the number 0."""
+_MTU = 65521
+"""The most that a tap can have: the guest is told the device's own, and nothing on the way shall be smaller."""
+_TOOL_S = 10.0
+_TOOLS = (
+    (
+        ["ip", "-batch", "-"],
+        f"{tap.LOOPBACK}tuntap add dev {TAP} mode tap user 0\n"
+        f"link set dev {TAP} mtu {_MTU} addrgenmode none\nlink set dev {TAP} up\n",
+    ),
+    (["tc", "-batch", "-"], f"qdisc add dev {TAP} ingress\n"),
+)
 
 
-def hand_out(spare: str, path: str) -> None:
-    """Keep the netns of `spare` at `path` from now on; a spare that is gone is replaced by a new netns.
+def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
+    """Make netns and tap; what the VM must know of them. Undo, at any step: `attach.detach`. Raises NetworkFailed."""
+    plan = Record(netns_path(pod_id), settings.bin_dirs, settings.limit_s, ())
+    files.make_dirs(settings.cache_dir, 0o700)
+    path = record.place(settings.cache_dir, pod_id)
+    record.save(path, plan)
+    record.link(directory, path)
+    namespace.make_net(plan.netns)
+    with namespace.inside_net(plan.netns):
+        for argv, batch in _TOOLS:
+            ended = process.run(argv, timeout_s=_TOOL_S, input=batch.encode())
+            if ended.code != 0:
+                said = ended.stderr.decode("utf-8", "replace").strip()
+                raise NetworkFailed(f"{argv[0]} failed in the network namespace of a pod that waits: {said}")
+    return PodNetwork((Interface("eth0", MAC, tap=TAP),))
 
-    Undo: `namespace.remove_net(path)`. Raises KernelError, with nothing at `path`, also when `path` exists.
+
+def join() -> PodNetwork:
+    """In the pod's netns, now the current one: the device that the plugins made and the tap become one line.
+
+    Raises Unsupported when they made more devices than one, which a guest that runs already can't get.
     """
-    if not namespace.is_net(spare):
-        return namespace.make_net(path)
-    with Guard("make", path):
-        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-    try:
-        mount.bind(spare, path)
-    except BaseException:
-        os.unlink(path)
-        raise
-    return namespace.remove_net(spare)
-
-
-def drop(spares: "tuple[str, ...] | list[str]") -> None:
-    """Let go of spares; those that are gone or were handed out are fine."""
-    for path in spares:
-        namespace.remove_net(path)
-
-
-def left() -> tuple[str, ...]:
-    """All spares on this machine: what a maker that died has left, for `drop`. One daemon per machine makes some."""
-    try:
-        names = sorted(os.listdir(_DIRECTORY))
-    except FileNotFoundError:
-        return ()
-    return tuple(f"{_DIRECTORY}/{name}" for name in names if name.startswith(_PREFIX))
+    with Netlink() as netlink:
+        seen = look(netlink)
+        numbers = {link["ifname"]: link["ifindex"] for link in seen.links}
+        found = tap.interfaces([link for link in seen.links if link["ifname"] != TAP])
+        if len(found) > 1:
+            names = ", ".join(one.name for one in found)
+            raise Unsupported(f"a guest that has waited has one network device, and the plugins have made {names}")
+        found = tuple(one._replace(tap=TAP) for one in found)
+        for one in found:
+            here, there = numbers[one.name], numbers[TAP]
+            messages = (ingress(here), redirect(here, there), redirect(there, here))
+            netlink.ask(messages, what=f"redirect {one.name} and {TAP} to each other")
+    return tap.network(found, seen)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of the pod's own /etc/hosts, /etc/hostname and /etc/resolv.conf. Pure."""
+"""The text of the pod's own /etc/hosts, /etc/hostname, /etc/resolv.conf and /etc/machine-id. Pure."""
 
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -22,6 +22,11 @@ def on_host_network(pod: Pod, host_text: str) -> str:
 def hostname(pod: Pod) -> str:
     """One line."""
     return f"{pod.hostname or 'localhost'}\n"
+
+
+def machine_id(pod: Pod) -> str:
+    """One line, see machine-id(5): of an image's own file all pods of that image would be the same machine."""
+    return f"{pod.id.replace('-', '')[:32]}\n"
 
 
 def resolv_conf(pod: Pod, host_text: str, *, network: PodNetwork | None = None) -> str:

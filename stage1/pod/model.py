@@ -13,7 +13,7 @@ LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""
 
 
-POD_FILES = ("hosts", "hostname", "resolv.conf")
+POD_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
 
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""

@@ -42,7 +42,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         "ociVersion": "1.2.0",
         "process": process(pod, container, what=container.process),
         "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
-        "mounts": [*_standard_mounts(security), *_identity_mounts(container), *_volumes(container)],
+        "mounts": [*_standard_mounts(security), *_identity_mounts(pod, container), *_volumes(container)],
         "linux": {
             "namespaces": _namespaces(security, target_pid, user=bool(pod.ids.length)),
             "cgroupsPath": f"/clearpod/{container.id}",
@@ -146,13 +146,16 @@ def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
     ]
 
 
-def _identity_mounts(container: Container) -> list[dict[str, "Any"]]:
-    """hosts, hostname and resolv.conf of the pod, unless the request mounts its own."""
+def _identity_mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
+    """hosts, hostname, resolv.conf and machine-id of the pod, unless the request mounts its own.
+
+    What runs on the host is on no machine of its own.
+    """
     taken = {mount.target for mount in container.mounts}
     return [
         _mount(f"/etc/{name}", "bind", *BOUND, source=f"{GUEST}/volumes/pod/{name}")
         for name in container.pod_files
-        if f"/etc/{name}" not in taken
+        if f"/etc/{name}" not in taken and not (pod.host and name == "machine-id")
     ]
 
 

@@ -5,6 +5,7 @@ A test talks gRPC through `Client`, as kubelet does, and looks at the machine to
 """
 
 import asyncio
+import json
 import logging
 import os
 import tempfile
@@ -16,13 +17,14 @@ from typing import Any, NamedTuple
 import pytest
 from grpc import aio
 
-from cri.config import Config, parse
+from cri.config import Config, Pool, parse
 from cri.image.pull import pull_blocking
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from cri.server import OPTIONS, Listener
 from cri.store.images import ImageStore
+from cri.translate.sandbox import plain
 from stage1 import engine
 from stage1.engine import Host
 from stage1.linux import mount
@@ -82,7 +84,7 @@ class World:
         node = Node(self.config, host=self.host, vmm=self.vmm, images=store)
         listener = Listener(node, self.config)
         await listener.start()
-        await node.open()
+        await node.open(plain(self.config))
         client = Client(self.config.socket_path, node, self.image)
         try:
             yield client
@@ -92,6 +94,10 @@ class World:
             await node.close()
             node.network._pool.shutdown()  # no plugin still works in a directory that goes now
             store.close()
+
+    def warm(self, size: int, **more: int) -> None:
+        """Later daemons keep so many VMs waiting."""
+        self.config = self.config.model_copy(update={"pool": Pool(size=size, **more)})
 
     def left_over(self) -> list[str]:
         """What pods have left on the machine: directories, mounts, processes."""
@@ -167,6 +173,18 @@ class Client:
             while (status := await self.status(container)).state != pb.CONTAINER_EXITED:
                 await asyncio.sleep(0.02)
         return status
+
+    async def pool(self) -> dict[str, int]:
+        """The warm pool's counts, as `crictl info` shows them."""
+        found: dict[str, int] = json.loads((await self("Status", verbose=True)).info["pool"])
+        return found
+
+    async def warmed(self, size: int, limit_s: float = 60) -> dict[str, int]:
+        """The counts once so many VMs wait."""
+        async with asyncio.timeout(limit_s * PATIENCE):
+            while (counts := await self.pool())["waiting"] != size:
+                await asyncio.sleep(0.02)
+        return counts
 
     async def close(self) -> None:
         await self._channel.close()

@@ -2,7 +2,8 @@
 """A daemon to be killed: `python -m tests.cri.daemon ROOT STATE_DIR`, with each fake guest in a process of its own.
 
 Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni. With DIE_AT=N in the environment
-it dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying).
+it dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying). With WARM=N it keeps N guests
+waiting.
 With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
 """
 
@@ -26,7 +27,9 @@ class ForkingVmm:
         assert isinstance(vm.link, SerialLink)
         volumes = next(share.path for share in vm.shares if share.tag == "volumes")
         console = f"{vm.run_dir}/console.log"
-        argv = [sys.executable, "-m", "tests.cri.daemon", "guest", vm.link.socket, volumes]
+        program = f"{vm.run_dir}/agent"  # a name by which the next daemon knows a VMM that nobody has written down
+        os.symlink(os.path.realpath(sys.executable), program)
+        argv = [program, "-m", "tests.cri.daemon", "guest", vm.link.socket, volumes]
         output = os.open(console, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         pid = spawn(argv, stdout=output, stderr=output, env=dict(os.environ))
         os.close(output)
@@ -40,7 +43,7 @@ def guest(path: str, volumes: str) -> None:
 
     with FakeGuest(path, volumes) as running:
         while not running.join(0.05):
-            if os.getppid() < 0 or messages.Shutdown() in running.asked:
+            if any(isinstance(op, messages.Shutdown) for op in running.asked):  # all empty messages are equal
                 time.sleep(0.05)
                 break
 
@@ -51,11 +54,13 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.node import Node
     from cri.server import Listener, lock_run_dir
     from cri.store.images import ImageStore
+    from cri.translate.sandbox import plain
     from stage1.engine import Host
     from stage1.net.settings import Settings
     from stage1.vm.choose import Choice
 
-    config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
+    warm = os.environ.get("WARM", "0")
+    config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n[pool]\nsize = {warm}')
     host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
     if os.path.isdir(f"{root}/cni"):
         host = host._replace(network=Settings(f"{root}/cni/net.d", (f"{root}/cni/bin",), f"{root}/cni/cache"))
@@ -65,12 +70,14 @@ async def daemon(root: str, state_dir: str) -> None:
     node = Node(config, host=host, vmm=ForkingVmm(), images=ImageStore(state_dir))
     listener = Listener(node, config)
     await listener.start()
-    await node.open()
+    await node.open(plain(config))
     if step := os.environ.get("DIE_AT"):
         from tests.fakes.dying import arm
 
         arm(int(step), begins=f"{root}/die")
     await stop.wait()
+    await listener.stop(grace_s=1)
+    await node.close()
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ class FakeCni:
         text = document if isinstance(document, str) else json.dumps({"cniVersion": "1.0.0", **document})
         (self.root / "answer").write_text(text)
 
+    def make_one_device(self) -> None:
+        """ADD leaves nothing but the pod's device in its netns, as real plugins do; else the peer is there too."""
+        lines = [line for line in BATCH.splitlines(keepends=True) if "peer0" not in line]
+        (self.root / "batch").write_text("".join(["link add eth0 type bridge\n", *lines]))
+
     def trouble(self, plugin: str, verb: str, script: str) -> None:
         """Shell code that `plugin` runs at `verb`; empty: none any more."""
         path = self.root / f"trouble-{plugin}-{verb}"

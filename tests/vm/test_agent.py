@@ -112,6 +112,33 @@ def test_a_device_gets_its_name_whatever_the_kernel_called_the_others(
         vm.close()
 
 
+def test_a_guest_that_has_rehearsed_is_told_once_what_it_is(hypervisor: str, tmp_path: Path) -> None:
+    vm = Machine(tmp_path, hypervisor=hypervisor)
+    taken = "02:00:00:00:00:2a"
+    try:
+        devices = (Interface(MACS[0], "eth0", 1400, ("169.254.0.2/24", "fe80::2/64"), MACS[0]),)
+        routes = (Route("0.0.0.0/0", "169.254.0.1", "eth0"), Route("::/0", "fe80::1", "eth0"))
+        rehearsal = Configure("waits", interfaces=devices, routes=routes, entropy=bytes(range(64)), rehearse=True)
+        vm.client.call(rehearsal)
+        for again in (rehearsal, Configure(first_id=1000, ids=1000)):
+            with pytest.raises(WrongState):
+                vm.client.call(again)
+        with pytest.raises(NotFound, match=taken):
+            vm.client.call(Configure("early", interfaces=(Interface(taken, "eth0"),)))
+        real = (Interface(taken, "eth0", 1300, ("10.88.0.5/16",), MACS[0]),)
+        vm.client.call(Configure("pod-1", interfaces=real, entropy=b"x", unix_ns=10**18))
+        stdio = vm.run("is", ["sh", "-c", "hostname; date +%s; ip addr; ip route; ip -6 route"])
+        assert vm.exit_of("is").exit_code == 0
+        text = vm.output[stdio.stdout].decode()
+        name, date, *_ = text.splitlines()
+        assert name == "pod-1" and 0 <= int(date) - 10**9 < 300, text
+        assert f"link/ether {taken}" in text and "inet 10.88.0.5/16" in text and "mtu 1300" in text, text
+        for forgotten in ("169.254", "fe80::2/", "default", MACS[0]):
+            assert forgotten not in text, text
+    finally:
+        vm.close()
+
+
 def test_output_is_separate_and_the_exit_follows_it(machine: Machine) -> None:
     stdio = machine.run("out", ["sh", "-c", "echo to-out; echo to-err >&2; exit 7"])
     event = machine.exit_of("out")

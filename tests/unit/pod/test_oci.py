@@ -6,7 +6,7 @@ import json
 import pytest
 
 from stage1.errors import BadRequest, Unsupported
-from stage1.pod import capabilities, devices, oci
+from stage1.pod import capabilities, devices, files, oci
 from stage1.pod.model import Container, Device, IdMap, Limits, Mount, Pod, Process, Security, User
 
 POD = Pod(id="ab" * 32, name="web", hostname="web-0")
@@ -26,6 +26,15 @@ def test_the_document_is_json_and_points_to_the_guests_paths():
     assert document["root"] == {"path": "/run/clearpod/containers/c1/rootfs", "readonly": False}
     assert document["linux"]["cgroupsPath"] == "/clearpod/c1"
     assert mounts_of(document)["/etc/resolv.conf"]["source"] == "/run/clearpod/volumes/pod/resolv.conf"
+
+
+def test_a_pod_in_a_vm_is_a_machine_of_its_own():
+    assert mounts_of(oci.config(POD, container()))["/etc/machine-id"]["source"].endswith("/volumes/pod/machine-id")
+    own = container(mounts=(Mount("/x", "/etc/machine-id"),))
+    assert mounts_of(oci.config(POD, own))["/etc/machine-id"]["source"].endswith("/mounts/0")
+    assert "/etc/machine-id" not in mounts_of(oci.config(POD._replace(host=("pid",)), container()))
+    for pod_id in ("6733C088-A507-4694-AABF-EDBE4FC5266F".lower(), "6733c088a5074694aabfedbe4fc5266f" * 2):
+        assert files.machine_id(POD._replace(id=pod_id)) == "6733c088a5074694aabfedbe4fc5266f\n"
 
 
 @pytest.mark.parametrize(

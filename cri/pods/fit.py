@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pods a VM can become that was booted ahead, and when another one is booted. Pure: for the pool."""
+
+import math
+from typing import NamedTuple
+
+from stage1.pod.model import Pod
+
+AFTER_BOOT = frozenset(
+    """id name namespace uid attempt hostname sysctls dns_servers dns_searches dns_options ports
+    ingress_bits egress_bits shm_bytes""".split()
+)
+"""What is decided when the VM runs already: by the network, the pod's files and the agent's Configure. A field that is
+not named here must be as that of the VM that waits."""
+
+QUIET_S = 0.5
+"""After a pod has started its containers follow, and shall not share the machine with a VM that boots."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
+"""After a VM that did not boot; twice as long after each further one."""
+KEPT_FREE = 10
+"""One part in so many of the host's memory stays available whatever waits."""
+
+
+def fits(wanted: Pod, waiting: Pod) -> bool:
+    """Whether a VM that waits can become the pod `wanted`."""
+    return all(getattr(wanted, name) == getattr(waiting, name) for name in Pod._fields if name not in AFTER_BOOT)
+
+
+class Bounds(NamedTuple):
+    """How many VMs wait, and how much memory they may have together; 0 MiB is no bound."""
+
+    size: int = 0
+    memory_mib: int = 0
+
+
+class Seen(NamedTuple):
+    """The moment: VMs that wait, pods that are starting, seconds since the last start, boots that failed in sequence
+    and seconds since the last of them; the memory of one VM, of the host, and what of it is available.
+    """
+
+    waiting: int
+    starting: int
+    quiet_s: float
+    failures: int
+    failed_s: float
+    each_mib: int
+    host_mib: int
+    available_mib: int
+
+
+def most(bounds: Bounds, each_mib: int) -> int:
+    """How many VMs of this size may wait."""
+    return min(bounds.size, bounds.memory_mib // each_mib) if bounds.memory_mib else bounds.size
+
+
+def pause_s(bounds: Bounds, seen: Seen) -> float:
+    """Seconds until another VM may be booted: 0 for now, infinity for not before something happens.
+
+    Memory that comes back tells nobody, so it is looked for after a while.
+    """
+    if seen.waiting >= most(bounds, seen.each_mib) or seen.starting:
+        return math.inf
+    if seen.available_mib - seen.each_mib < seen.host_mib // KEPT_FREE:
+        return LAST_PAUSE_S
+    back_off_s = min(FIRST_PAUSE_S * 2 ** min(seen.failures - 1, 16), LAST_PAUSE_S) if seen.failures else 0
+    return max(0.0, QUIET_S - seen.quiet_s, back_off_s - seen.failed_s)

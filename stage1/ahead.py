@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that are booted before anybody asks for them: what can be done ahead, and what is left to do.
+
+Called by the daemon's warm pool, in worker threads. Such a pod has its final id from the beginning, so that directory,
+netns, disk and records have their names and `engine.collect` undoes everything, whenever its maker dies.
+"""
+
+import os
+
+from stage1 import engine
+from stage1.engine import Host, Prepared
+from stage1.errors import VmFailed
+from stage1.net import attach, spare
+from stage1.net.settings import netns_path
+from stage1.pod.model import Pod
+from stage1.pod.network import PodNetwork
+from stage1.rootfs import identity
+
+MAC = spare.MAC
+"""Of the device that a waiting guest has."""
+
+
+def prepare(pod: Pod, host: Host) -> Prepared:
+    """As `engine.prepare`, but no plugin is called: for its network the pod has a netns and one device."""
+
+    def reserve(pod: Pod, directory: str) -> PodNetwork | None:
+        return spare.prepare(pod.id, directory, settings=host.network) if host.network else None
+
+    return engine.prepare(pod, host, attach=reserve)
+
+
+def hand_over(pod: Pod, host: Host) -> PodNetwork | None:
+    """Give what was prepared under the pod's id the pod's network and files.
+
+    Undo: `engine.collect`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
+    plugins make more than a VM can have that runs already, and what `attach.attach` raises.
+    """
+    network, directory = None, engine.pod_directory(host, pod.id)
+    if host.network:
+        if not _is_there(netns_path(pod.id)):
+            raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")
+        network = attach.attach(pod, directory, settings=host.network, join=spare.join)
+    identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
+    return network
+
+
+def _is_there(path: str) -> bool:
+    """Namespaces have a file system of their own, which is quicker to see than to read all mounts."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rtnetlink, thin: bytes of messages, a socket that sends them, and dumps. See netlink(7), rtnetlink(7).
+
+Used by `net` where a pod waits and a process for each question would be most of the time. It knows no device, route or
+filter: what is in the messages is the caller's. Everything acts in the netns of the thread that makes the socket.
+"""
+
+import errno
+import struct
+
+from stage1.errors import KernelError
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+CREATE = 0x400 | 0x200
+"""Flags of a message that makes something which is not there yet."""
+
+Attributes = dict[int, bytes]
+
+_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_KIND_MASK = 0x3FFF
+_LIMIT_S = 10
+_ROOM_BYTES = 1 << 18
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    """One attribute, padded; nested ones are just data."""
+    size = _ATTRIBUTE.size + len(data)
+    return _ATTRIBUTE.pack(size, kind) + data + bytes(-size % 4)
+
+
+def attributes(data: bytes) -> Attributes:
+    """What `attribute` gave, one after the other; of a kind that occurs twice the last. What is cut off is left out."""
+    found, at = {}, 0
+    while at + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if size < _ATTRIBUTE.size or at + size > len(data):
+            break
+        found[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + size]
+        at += size + -size % 4
+    return found
+
+
+class Netlink:
+    """A socket in the netns of the calling thread. Close it, or use it in a `with`."""
+
+    def __init__(self) -> None:
+        import socket
+
+        with Guard("socket", "netlink"):
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.settimeout(_LIMIT_S)
+        self._socket.bind((0, 0))
+
+    def __enter__(self) -> "Netlink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        self._socket.close()
+
+    def ask(self, messages: "Sequence[tuple[int, int, bytes]]", *, what: str) -> None:
+        """Send them together: kind, flags, body with attributes. The kernel does them in order.
+
+        Raises KernelError, which says `what`, with the first one's that failed; those after it were done.
+        """
+        if not messages:
+            return
+        packets = [
+            _HEADER.pack(_HEADER.size + len(body), kind, flags | _REQUEST | _ACK, number, 0) + body
+            for number, (kind, flags, body) in enumerate(messages)
+        ]
+        with Guard("netlink", what):
+            self._socket.send(b"".join(packets))
+        failed, missing = 0, len(messages)
+        while missing:
+            for kind, body in self._receive(what):
+                missing -= 1
+                failed = failed or (-struct.unpack_from("=i", body)[0] if kind == _ERROR else errno.EPROTO)
+        if failed:
+            raise KernelError("netlink", failed, what)
+
+    def dump(self, kind: int, body: bytes, *, what: str) -> "Iterator[bytes]":
+        """The bodies of all that the kernel has of this kind. Raises KernelError, which says `what`."""
+        with Guard("netlink", what):
+            self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, 0, 0) + body)
+        while True:
+            for seen, part in self._receive(what):
+                if seen == _DONE:
+                    return
+                if seen == _ERROR:
+                    raise KernelError("netlink", -struct.unpack_from("=i", part)[0], what)
+                yield part
+
+    def _receive(self, what: str) -> "Iterator[tuple[int, bytes]]":
+        with Guard("netlink", what):
+            data = self._socket.recv(_ROOM_BYTES)
+        at = 0
+        while at + _HEADER.size <= len(data):
+            size, kind, *_ = _HEADER.unpack_from(data, at)
+            yield kind, data[at + _HEADER.size : at + size]
+            at += max(_HEADER.size, size + -size % 4)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/bench pool`: RunPodSandbox out of the warm pool, with real VMs and Debian's plugins.
+
+Milliseconds of the call as its client sees them, less what the CNI plugins took; one pod after the other, each when the
+pool is full. Beside it the memory of a VM that waits: what no other process shares, on this host.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]  # hides `cri`
+
+import argparse  # noqa: E402
+import asyncio  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import statistics  # noqa: E402
+import time  # noqa: E402
+from typing import Any, NamedTuple  # noqa: E402
+
+from stage1 import engine  # noqa: E402
+from tests.bench.vm_node import Meter, go_first, node, spread  # noqa: E402
+from tests.cri.conftest import Client, VmWorld  # noqa: E402
+
+BUDGET_MS, BUDGET_PROCESSES = 15, 0
+WAIT_S = 600
+
+
+class Sample(NamedTuple):
+    """One RunPodSandbox: milliseconds in all and in plugins, and how many processes were started beside them."""
+
+    all_ms: float
+    plugins_ms: float
+    processes: int
+
+
+async def _pod(cri: Client, meter: Meter, name: str) -> Sample:
+    meter.reset()
+    begun = time.perf_counter()
+    pod = await cri.pod(name)
+    all_ms = (time.perf_counter() - begun) * 1000
+    sample = Sample(all_ms, meter.plugins_ms, meter.processes)
+    await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    return sample
+
+
+def unique_mib(world: VmWorld) -> list[float]:
+    """Of each VMM, what is in memory for it alone."""
+    found = []
+    for directory in engine.pod_directories(world.host):
+        vm = engine.find_vm(directory)
+        if vm is not None:
+            lines = Path(f"/proc/{vm.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+            private = [int(line.split()[1]) for line in lines if line.startswith("Private_")]
+            found.append(sum(private) / 1024)
+    return found
+
+
+async def measure(rounds: int, size: int, *, first: bool = False) -> dict[str, Any]:
+    """The whole report, from so many pods after a first one, which makes the bridge."""
+    with node(size) as (world, net):
+        meter = Meter(first=first)
+        try:
+            async with world.daemon() as cri:
+                await cri.warmed(size, limit_s=WAIT_S)
+                await _pod(cri, meter, "first")
+            before, samples = net.look(), []
+            async with world.daemon() as cri:
+                for number in range(rounds):
+                    await cri.warmed(size, limit_s=WAIT_S)
+                    samples.append(await _pod(cri, meter, f"pod-{number}"))
+                await cri.warmed(size, limit_s=WAIT_S)
+                memory, counts = unique_mib(world), await cri.pool()
+            leaked = net.look() != before or world.left_over() != []
+        finally:
+            meter.close()
+    return {
+        "pods": rounds,
+        "waiting": size,
+        "accelerator": world.host.choice.accel,
+        "first": first,
+        "load": round(os.getloadavg()[0], 1),
+        "run_pod_sandbox_ms": spread([one.all_ms - one.plugins_ms for one in samples])
+        | {"processes": max(one.processes for one in samples)},
+        "with_plugins_ms": spread([one.all_ms for one in samples]),
+        "plugins_ms": spread([one.plugins_ms for one in samples]),
+        "unique_mib_per_pod": {"median": round(statistics.median(memory), 1), "where": "of this host, nothing merged"},
+        "missed": counts["missed"],
+        "died": counts["died"],
+        "leaked": leaked,
+        "budget": {"ms": BUDGET_MS, "processes": BUDGET_PROCESSES},
+    }
+
+
+def is_kept(found: dict[str, Any]) -> bool:
+    """Whether the budget is."""
+    ran = found["run_pod_sandbox_ms"]
+    is_whole = not (found["missed"] or found["died"] or found["leaked"])
+    return is_whole and ran["median"] <= BUDGET_MS and ran["processes"] <= BUDGET_PROCESSES
+
+
+def main() -> int:
+    """Print the report; the exit code says whether the budget is kept."""
+    parser = argparse.ArgumentParser(prog="scripts/bench pool", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--pods", type=int, default=50, help="how many (50)")
+    parser.add_argument("--size", type=int, default=3, help="how many VMs wait (3)")
+    parser.add_argument("--first", action="store_true", help="for a busy machine: with precedence over what else runs")
+    args = parser.parse_args()
+    if args.first:
+        go_first()
+    found = asyncio.run(measure(args.pods, args.size, first=args.first))
+    if args.json:
+        print(json.dumps(found))
+    else:
+        print(f"RunPodSandbox, beside the plugins  {found['run_pod_sandbox_ms']} ms; budget {found['budget']}")
+        print(f"with the plugins                   {found['with_plugins_ms']} ms")
+        print(f"memory of a VM that waits          {found['unique_mib_per_pod']} MiB")
+        print(f"load {found['load']}, missed {found['missed']}, died {found['died']}, leaked {found['leaked']}")
+    return 0 if is_kept(found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The budget of docs/budgets.md for pods out of the warm pool, as far as a busy machine can tell: what is counted.
+
+The milliseconds are `scripts/bench pool`'s to say.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.outer_net import BIN_DIR
+
+spec = importlib.util.spec_from_file_location("bench_pool", Path(__file__).with_name("pool.py"))
+assert spec is not None and spec.loader is not None
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+pytestmark = [pytest.mark.bench, pytest.mark.vm, pytest.mark.timeout(600)]
+
+
+async def test_a_pod_out_of_the_pool_starts_no_process_and_waits_less_for_us_than_for_the_plugins(
+    guest_dir: Path,
+) -> None:
+    if not os.path.exists(f"{BIN_DIR}/bridge"):
+        pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
+    found = await bench.measure(4, 2)
+    ran = found["run_pod_sandbox_ms"]
+    assert ran["processes"] <= bench.BUDGET_PROCESSES and not (found["missed"] or found["died"] or found["leaked"])
+    assert 0 < ran["median"] < found["plugins_ms"]["median"], found
