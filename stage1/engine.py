@@ -40,7 +40,7 @@ from stage1.rootfs.export import image_name as image_name
 from stage1.rootfs.export import read_image_file as read_image_file
 from stage1.rootfs.export import remove_image as remove_image
 from stage1.vm import host as host_driver
-from stage1.vm import mapping
+from stage1.vm import kernels, mapping
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -87,7 +87,7 @@ def prepare(pod: Pod, host: Host) -> Prepared:
 
     Raises:
         BadRequest: the pod asks for less memory than a guest needs.
-        NotFound: the guest's kernel or images are not built.
+        NotFound: the guest's kernel or images are not built, or there is no such variant of the kernel.
         NetworkFailed: a CNI plugin failed.
     """
     _check_size(pod)
@@ -288,7 +288,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     if pod.host:
         return _host_spec(pod, host, directory=directory)
     on_kvmtool = host.choice.driver == "kvmtool"
-    kernel = _artefact(host, "bzImage" if on_kvmtool else "vmlinux")
+    kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, driver=host.choice.driver))
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         binary=host.choice.binary,
