@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls an SCTP server from a kernel that has no SCTP: the four packets of the association's beginning, by a raw socket.
+"""Calls an SCTP server from a kernel that has no SCTP: the four packets of an association's beginning, by a raw socket.
 
 Used by tests of host ports. Not for a kernel with SCTP, which would answer for itself.
 """
