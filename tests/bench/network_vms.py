@@ -22,6 +22,7 @@ from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux import namespace, process
 from stage1.net import conflist, plugins, protocol
+from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from tests.cri.conftest import Client, Registered, VmWorld
 from tests.cri.net_rig import PORT, build_probe, on_host, two_pods
@@ -40,6 +41,14 @@ class Place(NamedTuple):
     world: VmWorld
     net: OuterNet
     probe: str
+
+
+class Life(NamedTuple):
+    """A pod's id, and what its two calls took."""
+
+    pod: str
+    run_ms: float
+    remove_ms: float
 
 
 @contextmanager
@@ -87,7 +96,7 @@ def container(net: OuterNet, probe: str) -> Iterator[tuple[str, str]]:
         finally:
             server.kill()
             server.wait()
-            runner.delete(network, call, previous=result)
+            runner.delete(network, call, previous=result, is_lost=False)
     finally:
         namespace.remove_net(path)
 
@@ -156,7 +165,8 @@ async def _pods(here: Place, count: int, *, at_once: int) -> dict[str, Any]:
         calls = (_pod_and_gone(cri, number, together=together) for number in range(1, count + 1))
         took = await asyncio.gather(*calls)
         left = sorted(_look(here) ^ before)
-    runs, removals = ([pair[way] for pair in took] for way in (0, 1))
+        left += [f"netns of {one.pod}" for one in took if os.path.exists(netns_path(one.pod))]
+    runs, removals = [one.run_ms for one in took], [one.remove_ms for one in took]
     quarter = max(count // 4, 1)
     return {
         "pods": count,
@@ -169,21 +179,20 @@ async def _pods(here: Place, count: int, *, at_once: int) -> dict[str, Any]:
 
 
 def _look(here: Place) -> set[str]:
-    """Links, rules, leases and records; namespaces, processes and descriptors. A line that came or went is a leak."""
+    """Links, rules, leases, records, processes and descriptors. A line that came or went is a leak."""
     children = process.run(["ps", "-o", "comm=", "--ppid", str(os.getpid())], timeout_s=20).stdout.decode().split()
-    names = [f"netns {name}" for name in os.listdir("/run/netns") if name.startswith("clearpod-")]
     programs = [f"process {name}" for name in children if name != "ps"]
-    return {*here.net.look().splitlines(), *names, *programs, f"{len(os.listdir('/proc/self/fd'))} descriptors"}
+    return {*here.net.look().splitlines(), *programs, f"{len(os.listdir('/proc/self/fd'))} descriptors"}
 
 
-async def _pod_and_gone(cri: Client, number: int, *, together: asyncio.Semaphore) -> tuple[float, float]:
+async def _pod_and_gone(cri: Client, number: int, *, together: asyncio.Semaphore) -> Life:
     async with together:
         begun = time.perf_counter()
         config = cri.sandbox(f"p{number}", annotations={"clearpod.io/memory-mib": "64"})
         pod = (await cri("RunPodSandbox", config=config, deadline_s=PATIENT_S)).pod_sandbox_id
         running = time.perf_counter()
         await cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=PATIENT_S)
-        return (running - begun) * 1000, (time.perf_counter() - running) * 1000
+        return Life(pod, (running - begun) * 1000, (time.perf_counter() - running) * 1000)
 
 
 def _spread(samples: list[float]) -> dict[str, float]:
