@@ -36,7 +36,7 @@ from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, scratch, volumes
 from stage1.vm import host as host_driver
-from stage1.vm import mapping
+from stage1.vm import kernels, mapping
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.start import start
@@ -83,7 +83,7 @@ def prepare(pod: Pod, host: Host, *, attach: Callable[[Pod, str], PodNetwork | N
 
     Nothing stays when it fails. Raises:
         BadRequest: the pod asks for less memory than a guest needs.
-        NotFound: the guest's kernel or images are not built.
+        NotFound: the guest's kernel or images are not built, or there is no such variant of the kernel.
         NetworkFailed: a CNI plugin failed.
     """
     _check_size(pod)
@@ -284,7 +284,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     if pod.host:
         return _host_spec(pod, host, directory=directory)
     on_kvmtool = host.choice.driver == "kvmtool"
-    kernel = _artefact(host, "bzImage" if on_kvmtool else "vmlinux")
+    kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, driver=host.choice.driver))
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         binary=host.choice.binary,

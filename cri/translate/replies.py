@@ -78,6 +78,7 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
             "vcpus": model.vcpus,
             "windowMib": model.window_mib if driver == "kvmtool" else 0,
             "hypervisor": driver,
+            "kernel": model.kernel,
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
         },

@@ -3,7 +3,7 @@
 
 Made into `vmlinux` (ELF with a PVH note, stripped: what QEMU boots) and `bzImage` (what kvmtool loads; not compressed
 in spite of its name, see lib/bzimage.py). No modules. Takes five to nine minutes on two cores, once per machine and set
-of inputs.
+of inputs. Each variant is made after it in the same tree, where only what its one more fragment changes is compiled.
 """
 
 import os
@@ -17,6 +17,8 @@ from lib.progress import Progress
 HERE = Path(__file__).parent
 SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 FRAGMENTS = ("base", "virtio", "storage", "containers", "net")
+VARIANTS = ("sctp",)
+"""Each the fragment of that name beside the others; its files are called vmlinux-NAME and so on."""
 CHANGES = HERE / "changes.toml"
 HEADER, WRITER = HERE / "header.S", Path(bzimage.__file__)
 STUB = ("-m32", "-nostdlib", "-static", "-Wl,--build-id=none,-Ttext=0x100000,--oformat=binary")
@@ -38,10 +40,10 @@ OBJECT_LINES = ("  CC  ", "  AS  ")
 
 
 def build(cache_dir: Path) -> Path:
-    """The directory with vmlinux, bzImage, config, System.map and release."""
+    """The directory with vmlinux, bzImage, config and System.map, of each variant too, and release."""
     tools.need(PROGRAMS, HEADERS | {str(SOURCE): "linux-source-6.12"})
     compiler = [tools.run([name, "--version"]) for name in ("gcc", "ld")]
-    key = cache.hash_of([_version(), *compiler, *_fragments(), CHANGES, HEADER, WRITER, Path(__file__)])
+    key = cache.hash_of([_version(), *compiler, *_fragments(*VARIANTS), CHANGES, HEADER, WRITER, Path(__file__)])
     return cache.built(cache_dir, "kernel", key, _build)
 
 
@@ -49,39 +51,44 @@ def _version() -> str:
     return tools.package_version("linux-source-6.12") or cache.sha256(SOURCE)
 
 
-def _fragments() -> list[Path]:
-    return [HERE / f"{name}.config" for name in FRAGMENTS]
+def _fragments(*variants: str) -> list[Path]:
+    return [HERE / f"{name}.config" for name in (*FRAGMENTS, *variants)]
 
 
 def _build(out: Path) -> None:
     log = out.with_suffix(".log")
     cache.say(f"building the guest's kernel (minutes, once per machine); log: {log}")
+    log.unlink(missing_ok=True)
     work = out / "work"
     work.mkdir()
     tools.run(["tar", "-xf", SOURCE, "-C", work])
     tree = next(work.iterdir())
     changes.apply(tree, changes.read(CHANGES))
-    _configure(tree)
+    _configure(tree, _fragments())
     _make(tree, log)
     _keep(tree, out)
+    for name in VARIANTS:
+        _configure(tree, _fragments(name))
+        _make(tree, log)
+        _keep(tree, out, suffix=f"-{name}")
     shutil.rmtree(work)
 
 
-def _keep(tree: Path, out: Path) -> None:
-    tools.run(["strip", "-o", out / "vmlinux", tree / "vmlinux"])
-    _write_bzimage(tree, out)
-    shutil.copy(tree / "System.map", out / "System.map")
-    shutil.copy(tree / ".config", out / "config")
+def _keep(tree: Path, out: Path, *, suffix: str = "") -> None:
+    tools.run(["strip", "-o", out / f"vmlinux{suffix}", tree / "vmlinux"])
+    _write_bzimage(tree, out, suffix=suffix)
+    shutil.copy(tree / "System.map", out / f"System.map{suffix}")
+    shutil.copy(tree / ".config", out / f"config{suffix}")
     (out / "release").write_text((tree / "include/config/kernel.release").read_text())
 
 
-def _write_bzimage(tree: Path, out: Path) -> None:
+def _write_bzimage(tree: Path, out: Path, *, suffix: str) -> None:
     """The bzImage: the real mode part of the one that was built, in front of the kernel as it lies in memory."""
     stub = out / "work" / "header.bin"
-    kernel = bzimage.parse((out / "vmlinux").read_bytes())
+    kernel = bzimage.parse((out / f"vmlinux{suffix}").read_bytes())
     tools.run(["gcc", *STUB, f"-DENTRY={kernel.entry:#x}", "-o", stub, HEADER])
     packed = (tree / "arch/x86/boot/bzImage").read_bytes()
-    (out / "bzImage").write_bytes(bzimage.image(packed, stub.read_bytes(), kernel))
+    (out / f"bzImage{suffix}").write_bytes(bzimage.image(packed, stub.read_bytes(), kernel))
 
 
 def _environment() -> dict[str, str]:
@@ -90,10 +97,10 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LC_ALL": "C", "KBUILD_BUILD_VERSION": "1", **fixed}
 
 
-def _configure(tree: Path) -> None:
+def _configure(tree: Path, fragments: list[Path]) -> None:
     """allnoconfig, which is what tinyconfig starts from, with our lines; every one of them must have been taken."""
     try:
-        wanted = kconfig.asked(path.read_text() for path in _fragments())
+        wanted = kconfig.asked(path.read_text() for path in fragments)
     except kconfig.Fault as fault:
         raise cache.BuildFailed(f"{fault}; mend them in images/kernel") from fault
     (tree / "clearpod.config").write_text(kconfig.render(wanted))
@@ -106,7 +113,7 @@ def _configure(tree: Path) -> None:
 def _make(tree: Path, log: Path) -> None:
     argv = ["make", f"-j{len(os.sched_getaffinity(0))}", "bzImage", "vmlinux"]
     with (
-        open(log, "w") as sink,
+        open(log, "a") as sink,
         Progress("kernel", USUAL_OBJECTS) as progress,
         subprocess.Popen(argv, cwd=tree, env=_environment(), text=True, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as make,

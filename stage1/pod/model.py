@@ -147,6 +147,7 @@ class Pod(NamedTuple):
     """One pod, one VM. Bandwidths are bits per second, 0 for no limit; ingress is what the pod receives.
 
     `networks` are names of networks that it gets beside the node's own.
+    `kernel` names a variant of the guest's kernel; empty is the ordinary one.
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
     where its cgroup goes, if that is there.
@@ -174,3 +175,4 @@ class Pod(NamedTuple):
     ids: IdMap = IdMap()
     host: tuple[str, ...] = ()
     cgroup_parent: str = ""
+    kernel: str = ""

@@ -3,7 +3,8 @@
 
 Times are those of attach and detach less what the plugins took; `processes` are those started beside the plugins.
 Then 20 pods at once: how far the slowest are from the middle. All in a netns of its own.
-`--throughput` adds what real VMs move beside containers, `--pods N` runs N real VMs one after the other.
+`--throughput` adds what real VMs move beside containers, `--pods N` runs N real VMs one after the other, `--parallel N`
+as many at once; `--rounds 0` leaves the first part out.
 """
 
 import sys
@@ -14,6 +15,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 import argparse  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
+import resource  # noqa: E402
 import statistics  # noqa: E402
 import tempfile  # noqa: E402
 import threading  # noqa: E402
@@ -34,11 +36,15 @@ BUDGET_MS, BUDGET_PROCESSES, BUDGET_SPREAD = 15, 4, 3
 
 
 class Sample(NamedTuple):
-    """One attach or detach: all of it, what the plugins took, and how many processes were not plugins."""
+    """One attach or detach: all of it, what the plugins took, and how many processes were not plugins.
+
+    `cpu_ms` is what it took of the processor, without the plugins: what a busy machine hardly changes.
+    """
 
     all_ms: float
     plugins_ms: float
     processes: int
+    cpu_ms: float
 
 
 class Meter:
@@ -51,25 +57,34 @@ class Meter:
 
     def run(self, argv: list[str], **more: Any) -> process.Result:
         """Run it, and count it for the thread."""
-        begun = time.perf_counter()
+        begun, children = time.perf_counter(), _children_ms()
         try:
             return self._run(argv, **more)
         finally:
             if argv[0].startswith("/"):
                 self._own.plugins_ms += (time.perf_counter() - begun) * 1000
+                self._own.plugins_cpu_ms += _children_ms() - children
             else:
                 self._own.processes += 1
 
     def measure(self, what: Callable[[], object]) -> Sample:
         """Do it and say what it cost."""
-        self._own.plugins_ms, self._own.processes = 0.0, 0
-        begun = time.perf_counter()
+        own = self._own
+        own.plugins_ms, own.plugins_cpu_ms, own.processes = 0.0, 0.0, 0
+        begun, cpu = time.perf_counter(), time.process_time() * 1000 + _children_ms()
         what()
-        return Sample((time.perf_counter() - begun) * 1000, self._own.plugins_ms, self._own.processes)
+        cpu_ms = time.process_time() * 1000 + _children_ms() - cpu - own.plugins_cpu_ms
+        return Sample((time.perf_counter() - begun) * 1000, own.plugins_ms, own.processes, cpu_ms)
 
     def close(self) -> None:
         """Put the real one back."""
         process.run = self._run
+
+
+def _children_ms() -> float:
+    """Processor time of the children that have ended; right for one thread at a time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) * 1000
 
 
 def _pod(net: OuterNet, meter: Meter, number: int) -> tuple[Sample, Sample]:
@@ -126,6 +141,7 @@ def _of(samples: list[Sample]) -> dict[str, float]:
     return {
         "median": round(statistics.median(own), 1),
         "p95": round(own[int(len(own) * 0.95)], 1),
+        "cpu_median": round(statistics.median(sample.cpu_ms for sample in samples), 1),
         "processes": max(sample.processes for sample in samples),
     }
 
@@ -137,12 +153,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20, help="pods one after the other")
     parser.add_argument("--throughput", action="store_true", help="also what real VMs move, beside containers")
     parser.add_argument("--pods", type=int, default=0, help="also so many real VMs, one after the other")
+    parser.add_argument("--parallel", type=int, default=0, help="also so many real VMs at once")
     args = parser.parse_args()
-    report = measure(args.rounds)
+    report = measure(args.rounds) if args.rounds else {}
     if args.throughput:
         report["throughput"] = network_vms.throughput()
     if args.pods:
         report["in_sequence"] = network_vms.in_sequence(args.pods)
+    if args.parallel:
+        report["in_parallel"] = network_vms.in_parallel(args.parallel)
     lines = [f"{key:12} {value}" for key, value in report.items()]
     print(json.dumps(report, indent=1) if args.json else "\n".join(lines))
     return 0

@@ -69,13 +69,14 @@ async def serve(cri: Client, name: str, *, probe: str, **fields: object) -> Serv
 
 @asynccontextmanager
 async def two_pods(
-    world: VmWorld, net: OuterNet, *, probe: str, **fields: object
+    world: VmWorld, net: OuterNet, *, probe: str, others: dict[str, object] | None = None, **fields: object
 ) -> AsyncIterator[tuple[Served, Served]]:
-    """`one`, which has the `fields`, and `two`; afterwards the host looks as it did before them."""
+    """`one`, which has the `fields`, and `two`, which has `others`; afterwards the host looks as it did before them."""
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", **fields))
         before = net.look()
-        one, two = await asyncio.gather(serve(cri, "one", probe=probe, **fields), serve(cri, "two", probe=probe))
+        serving = serve(cri, "one", probe=probe, **fields), serve(cri, "two", probe=probe, **(others or {}))
+        one, two = await asyncio.gather(*serving)
         yield one, two
         for served in (one, two):
             await cri("RemovePodSandbox", pod_sandbox_id=served.pod)

@@ -226,6 +226,8 @@ async def _runs(word: str) -> bool:
 BOOTS = [
     ("memory", {"annotations": {"clearpod.io/memory-mib": "8"}}, "INVALID_ARGUMENT", "less than a guest needs"),
     ("kernel", {}, "NOT_FOUND", "vmlinux"),
+    ("variant", {"annotations": {"clearpod.io/kernel": "ipsec"}}, "NOT_FOUND", "guest kernel 'ipsec', but"),
+    ("sctp", {"port_mappings": [pb.PortMapping(protocol=pb.SCTP, container_port=1)]}, "NOT_FOUND", "kernel 'sctp'"),
     ("silent", {}, "UNKNOWN", "said no hello within 1.5 s"),
     ("dies", {}, "UNKNOWN", "virtual machine"),
     ("handler", {}, "NOT_FOUND", 'no runtime for "x" is configured'),

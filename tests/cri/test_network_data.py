@@ -6,15 +6,17 @@ import json
 import socket
 import subprocess
 import urllib.request
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from stage1.linux import namespace
 from stage1.linux.host import which
 from stage1.net import attach
-from tests.fakes import net_counters
-from tests.fakes.far_host import FarHost, far_host
+from tests.fakes import net_counters, sctp_caller
+from tests.fakes.far_host import FarHost, far_host, run_here
 from tests.fakes.outer_net import OuterNet, conflist
 
 from .conftest import VmWorld
@@ -26,6 +28,8 @@ __all__ = ["outer"]
 pytestmark = pytest.mark.vm
 
 LARGE_MIB, SMALL_MIB = "100", "8"
+MESSAGES = ("1000", "20")
+"""Size and number of what goes over an association."""
 GATEWAYS = ("10.77.0.1", "fd77::1")
 
 
@@ -149,20 +153,39 @@ def host_speaks_sctp() -> bool:
     return True
 
 
+def call(probe: str, host: str, port: str, *, far: FarHost) -> None:
+    """An association with a port of this host, from `far` or, for an address without one, from here."""
+    with namespace.inside_net(far.path) if host in ("192.0.2.1", "2001:db8::1") else nullcontext():
+        if host_speaks_sctp():
+            run_here(probe, "sctp", host, port, *MESSAGES)
+        else:
+            sctp_caller.call(host, int(port))
+
+
 async def test_sctp_goes_from_pod_to_pod_and_through_a_host_port(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
+    """The pod with an SCTP port has the kernel for it from that, the other one by its annotation."""
     world, net = outer
-    messages = ("1000", "20")
-    async with two_pods(world, net, probe=probe, port_mappings=[published(8080, protocol="SCTP")]) as (one, two):
-        if "SCTP" not in await two.run("cat", "/proc/net/protocols"):
-            pytest.skip("the guest's kernel has no SCTP: docs/decisions/0046-sctp-passes-the-host.md")
-        for ip in one.ips:
-            await two.probe("sctp", ip, PORT, *messages)
-        for host in GATEWAYS:
-            await two.probe("sctp", host, "8080", *messages)
-        if not host_speaks_sctp():
-            pytest.skip("from the host: this kernel has no SCTP (modprobe sctp); between pods it was tried")
-        for host in ("127.0.0.1", *GATEWAYS):
-            await on_host(probe, "sctp", host, "8080", *messages)
+    fields = {"port_mappings": [published(8080, protocol="SCTP")]}
+    others = {"annotations": {"clearpod.io/kernel": "sctp"}}
+    with far_host() as far:
+        async with two_pods(world, net, probe=probe, others=others, **fields) as (one, two):
+            for ip in one.ips:
+                await two.probe("sctp", ip, PORT, *MESSAGES)
+            for host in GATEWAYS:
+                await two.probe("sctp", host, "8080", *MESSAGES)
+                await one.probe("sctp", host, "8080", *MESSAGES)
+            for host in ("127.0.0.1", *GATEWAYS, "192.0.2.1", "2001:db8::1"):
+                await asyncio.to_thread(call, probe, host, "8080", far=far)
+
+
+async def test_a_pod_that_does_not_ask_for_it_has_no_sctp(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
+    world, net = outer
+    async with two_pods(world, net, probe=probe, annotations={"clearpod.io/kernel": "sctp"}) as (with_it, without):
+        assert "SCTP" in await with_it.run("cat", "/proc/net/protocols")
+        assert "SCTP" not in await without.run("cat", "/proc/net/protocols")
+        for one, name in ((with_it, "sctp"), (without, "")):
+            said = await one.cri("PodSandboxStatus", pod_sandbox_id=one.pod, verbose=True)
+            assert json.loads(said.info["info"])["vm"]["kernel"] == name
 
 
 async def refused(probe: str, host: str, port: str) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from cri.translate.network import NETWORKS_WORD
 from stage1.net.settings import Default
 from tests.fakes.cni import FakeCni
+from tests.fakes.far_host import run_here
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import Client, Registered, VmWorld, World
@@ -103,6 +104,31 @@ async def _uses_both(cri: Client, pod: str, devices: dict[str, dict[str, object]
     assert "10.100.0.0/16 via 10.99.0.1 dev eth1" in routes and "default via 10.77.0.1 dev eth0" in routes
     for gateway in ("10.77.0.1", "fd77::1", "10.99.0.1"):
         assert "1 packets received" in await _said(cri, container, "ping", "-c1", "-W5", gateway), gateway
+
+
+@pytest.mark.vm
+async def test_guests_on_a_macvlan_reach_each_other_and_what_is_on_the_wire(outer: tuple[VmWorld, OuterNet]) -> None:
+    """Such a device takes in only what is for its own address, so the guest must have just that one."""
+    world, net = outer
+    run_here("ip", "link", "add", "lan0", "type", "veth", "peer", "name", "lan1")
+    for command in ("link set lan0 up", "link set lan1 up", "addr add 10.98.0.1/24 dev lan1"):
+        run_here("ip", *command.split())
+    ipam = {"type": "host-local", "dataDir": f"{net.root}/leases", "ranges": [[{"subnet": "10.98.0.0/24"}]]}
+    plugin = {"type": "macvlan", "master": "lan0", "mode": "bridge", "ipam": ipam}
+    net.configure({"cniVersion": "1.0.0", "name": "lan", "plugins": [plugin]})
+    async with world.daemon() as cri:
+        await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first"))
+        before = net.look()
+        pods = [await cri.pod(name) for name in ("one", "two")]
+        (one,) = await addresses(cri, pods[0])
+        container = await cri.container(pods[1], "sleep", "600")
+        await cri("StartContainer", container_id=container)
+        for address in (one, "10.98.0.1"):
+            assert "1 packets received" in await _said(cri, container, "ping", "-c1", "-W5", address), address
+        for pod in pods:
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert net.look() == before
+    assert world.left_over() == []
 
 
 @pytest.mark.vm

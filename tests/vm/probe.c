@@ -2,10 +2,12 @@
 /* PID 1 of the boot tests: says on the console what devices the guest got, then does what the word probe= asks. */
 #include <dirent.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -92,6 +94,7 @@ int main(void)
     head("/dev/vda"), head("/dev/vdb");
     scribble("/dev/vda"), scribble("/dev/vdb");
     share("layers"), share("volumes");
+    printf("probe sctp %s\n", socket(AF_INET, SOCK_STREAM, IPPROTO_SCTP) >= 0 ? "ok" : "refused");
     slurp("/proc/cmdline", line, sizeof line);
     printf("probe done\n");
     if (strstr(line, "probe=panic"))

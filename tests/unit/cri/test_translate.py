@@ -9,7 +9,7 @@ import pytest
 
 from cri.config import Config, Limits, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.translate import container, mounts, network, sandbox, security
+from cri.translate import container, kernel, mounts, network, sandbox, security
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
 from stage1.pod.model import Mount
@@ -270,6 +270,8 @@ SANDBOXES_REFUSED = [
     (_sandbox(annotations={sandbox.MEMORY_WORD: "lots"}), BadRequest, "whole number"),
     (_sandbox(annotations={network.NETWORKS_WORD: "a,,b"}), BadRequest, "must be names, as in a,b, but it is 'a,,b'"),
     (_sandbox(annotations={network.NETWORKS_WORD: "../etc"}), BadRequest, "must be names"),
+    (_sandbox(annotations={kernel.KERNEL_WORD: "../etc"}), BadRequest, "a name such as sctp, but it is '../etc'"),
+    (_sandbox(annotations={kernel.KERNEL_WORD: " "}), BadRequest, "a name such as sctp"),
     *(
         (_sandbox(annotations={sandbox.WINDOW_WORD: text}), BadRequest, f"{sandbox.WINDOW_WORD} must be a whole number")
         for text in ("", "-1", "lots", "16385", "9" * 5000, "1.5", "\u0663", " 1")
@@ -357,3 +359,24 @@ def test_a_pod_beyond_the_nodes_limit_is_refused() -> None:
 )
 def test_more_networks_are_named_by_an_annotation_in_order(text: str, names: tuple[str, ...]) -> None:
     assert network.more_networks(pb.PodSandboxConfig(annotations={"clearpod.io/networks": text})) == names
+
+
+@pytest.mark.parametrize(
+    ("annotation", "protocols", "wanted"),
+    [
+        (None, [], ""),
+        (None, [pb.TCP, pb.UDP], ""),
+        (None, [pb.TCP, pb.SCTP], "sctp"),
+        ("sctp", [], "sctp"),
+        ("", [pb.SCTP], "sctp"),
+        ("mine", [pb.SCTP], "mine"),
+        ("default", [pb.SCTP], ""),
+    ],
+)
+def test_the_kernel_follows_the_annotation_and_then_the_ports(
+    annotation: str | None, protocols: list[pb.Protocol], wanted: str
+) -> None:
+    ports = [pb.PortMapping(protocol=one, container_port=80) for one in protocols]
+    annotations = {} if annotation is None else {"clearpod.io/kernel": annotation}
+    request = _sandbox(port_mappings=ports, annotations=annotations)
+    assert sandbox.record(request, Config(), handlers=("",)).pod.kernel == wanted

@@ -116,6 +116,16 @@ def test_a_missing_kernel_is_named_with_the_remedy(host: engine.Host) -> None:
     assert engine.pod_directories(host) == []
 
 
+def test_a_pod_boots_the_variant_of_the_kernel_that_it_names(host: engine.Host) -> None:
+    (Path(host.guest_dir) / "vmlinux-sctp").write_bytes(b"x")
+    prepared = engine.prepare(POD._replace(kernel="sctp"), host)
+    engine.collect(prepared.directory)
+    assert prepared.vm.kernel == os.path.realpath(f"{host.guest_dir}/vmlinux-sctp")
+    with pytest.raises(NotFound, match=r"guest kernel 'ipsec', .* has sctp;"):
+        engine.prepare(POD._replace(kernel="ipsec"), host)
+    assert engine.pod_directories(host) == []
+
+
 def test_a_scratch_disk_that_can_not_be_made_leaves_nothing(host: engine.Host) -> None:
     os.makedirs(os.path.dirname(host.state_dir), exist_ok=True)
     Path(host.state_dir).write_text("a file where a directory is needed")

@@ -55,7 +55,16 @@ def fragments(builder) -> dict[str, str]:
 
 
 def test_every_fragment_in_the_folder_is_used(builder):
-    assert sorted(KERNEL.glob("*.config")) == sorted(builder("kernel")._fragments())
+    kernel = builder("kernel")
+    assert sorted(KERNEL.glob("*.config")) == sorted(kernel._fragments(*kernel.VARIANTS))
+
+
+def test_a_variant_has_what_the_ordinary_kernel_has_and_more(builder, fragments):
+    kernel = builder("kernel")
+    for name in kernel.VARIANTS:
+        wanted = kconfig.asked(path.read_text() for path in kernel._fragments(name))
+        assert wanted.items() > fragments.items()
+    assert "CONFIG_IP_SCTP" not in fragments
 
 
 @pytest.mark.parametrize("name", ["MODULES", "LEGACY_PTYS", "IP_PNP", "IKCONFIG", "ACPI", "RANDOMIZE_BASE"])

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which file of the guest's directory a VM boots: the hypervisor's kernel, or a variant of it that can more.
+
+Called by the engine. It reads names only; a variant NAME is there when its file, such as `vmlinux-NAME`, is.
+"""
+
+import os
+
+from stage1.errors import NotFound
+
+
+def file_name(guest_dir: str, variant: str, *, driver: str) -> str:
+    """The kernel's name in `guest_dir`; the ordinary one, which may be missing, for an empty `variant`.
+
+    Raises NotFound, with the names that are there, for a variant that is not.
+    """
+    ordinary = "bzImage" if driver == "kvmtool" else "vmlinux"
+    if not variant:
+        return ordinary
+    known = _variants(guest_dir, f"{ordinary}-")
+    if variant not in known:
+        raise NotFound(
+            f"the pod needs the guest kernel {variant!r}, but beside the ordinary one {guest_dir} has "
+            f"{', '.join(known) or 'none'}; ask for another, or build it with `clearpod images build`"
+        )
+    return f"{ordinary}-{variant}"
+
+
+def _variants(guest_dir: str, prefix: str) -> list[str]:
+    names = os.listdir(guest_dir) if os.path.isdir(guest_dir) else []
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))

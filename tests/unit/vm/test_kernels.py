@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which file is the kernel of a VM, and what is said when it is not there."""
+
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import NotFound
+from stage1.vm import kernels
+
+PRESENT = ("vmlinux", "bzImage", "vmlinux-sctp", "bzImage-sctp", "vmlinux-b", "initramfs", "vmlinuz-c")
+
+
+@pytest.fixture
+def guest_dir(tmp_path: Path) -> str:
+    for name in PRESENT:
+        (tmp_path / name).touch()
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("driver", "variant", "wanted"),
+    [
+        ("qemu", "", "vmlinux"),
+        ("kvmtool", "", "bzImage"),
+        ("qemu", "sctp", "vmlinux-sctp"),
+        ("kvmtool", "sctp", "bzImage-sctp"),
+        ("qemu", "b", "vmlinux-b"),
+    ],
+)
+def test_a_hypervisor_and_a_variant_have_a_file(guest_dir: str, driver: str, variant: str, wanted: str) -> None:
+    assert kernels.file_name(guest_dir, variant, driver=driver) == wanted
+
+
+@pytest.mark.parametrize(
+    ("driver", "variant", "known"),
+    [
+        ("qemu", "ipsec", "b, sctp"),
+        ("kvmtool", "b", "sctp"),
+        ("qemu", "../sctp", "b, sctp"),
+        ("qemu", "c", "b, sctp"),
+        ("qemu", "SCTP", "b, sctp"),
+    ],
+)
+def test_a_variant_that_is_not_there_is_named_beside_those_that_are(
+    guest_dir: str, driver: str, variant: str, known: str
+) -> None:
+    with pytest.raises(NotFound, match=f"needs the guest kernel '{variant}', .* has {known}; ask for another"):
+        kernels.file_name(guest_dir, variant, driver=driver)
+
+
+def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "absent"):
+        assert kernels.file_name(str(place), "", driver="qemu") == "vmlinux"
+        with pytest.raises(NotFound, match=r"has none; ask for another, or build it with `clearpod images build`"):
+            kernels.file_name(str(place), "sctp", driver="qemu")
