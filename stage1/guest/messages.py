@@ -384,12 +384,8 @@ def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
 
 
 _ERRORS: dict[int, type[PodError]] = {
-    INVALID: BadRequest,
-    NOT_FOUND: NotFound,
-    EXISTS: AlreadyExists,
-    WRONG_STATE: WrongState,
-    NO_COMMAND: NoCommand,
-}
+    INVALID: BadRequest, NOT_FOUND: NotFound, EXISTS: AlreadyExists, WRONG_STATE: WrongState, NO_COMMAND: NoCommand,
+}  # fmt: skip
 
 
 def check_reply(reply: Reply, op: Op) -> Reply:
