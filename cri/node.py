@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
+from cri.memory import record
+from cri.memory.merger import Merger
 from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 from stage1.errors import PodError, WrongState
+from stage1.linux.ksm import Ksm
 
 if TYPE_CHECKING:
     from cri.store.images import ImageStore
@@ -73,6 +76,7 @@ class Node:
         )
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
         self.network = NodeNetwork(host)
+        self.merger = Merger(Ksm(), record.path(config.run_dir), config.ksm, guests=self.pods.count_vms)
         self.is_ready = False
         self.streaming: Streams | None = None
 
@@ -102,7 +106,7 @@ class Node:
             network=config.networks,
             host_pods=_host_pods(config, facts),
         )
-        vmm = ProcessVmm()
+        vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
         if vmm.confinement.lacks:
             log.warning("confinement", extra={"warning": vmm.confinement.lacks})
         return cls(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
@@ -131,6 +135,7 @@ class Node:
         """Take over what the previous daemon left, then answer calls."""
         await self.pods.recover()
         self.network.open()
+        await self.merger.open()
         self.is_ready = True
 
     async def close(self) -> None:
@@ -140,6 +145,7 @@ class Node:
             await asyncio.wait(self._tasks, timeout=5)
         for task in list(self._tasks):
             task.cancel()
+        await self.merger.close()
         await self.pods.close()
         self.network.close()
         self._pool.shutdown(wait=False)

@@ -46,6 +46,10 @@ class PodTable:
         """All pods, oldest first."""
         return list(self._pods.values())
 
+    def count_vms(self) -> int:
+        """Pods whose virtual machine runs."""
+        return sum(pod.is_ready and not pod.record.pod.host for pod in self._pods.values())
+
     def find(self, pod_id: str) -> LivePod | None:
         """By id or unique beginning of one. Raises BadRequest when several begin so."""
         return _pick("sandbox", self._pods, wanted=pod_id)
