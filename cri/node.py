@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
-from cri.memory import record
 from cri.memory.merger import Merger
 from cri.pods.networks import NodeNetwork
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 from stage1.errors import PodError, WrongState
-from stage1.linux.ksm import Ksm
 
 if TYPE_CHECKING:
     from cri.store.images import ImageStore
@@ -76,7 +74,7 @@ class Node:
         )
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
         self.network = NodeNetwork(host)
-        self.merger = Merger(Ksm(), record.path(config.run_dir), config.ksm, guests=self.pods.count_vms)
+        self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.is_ready = False
         self.streaming: Streams | None = None
 

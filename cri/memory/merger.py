@@ -19,6 +19,7 @@ from cri.memory.record import Record
 from stage1.errors import PodError
 from stage1.linux import ksm, pressure
 from stage1.linux.ksm import RUN, Ksm, Settings
+from stage1.linux.pressure import Shortage
 
 TICK_S = 5.0
 
@@ -26,10 +27,19 @@ log = logging.getLogger("clearpod.ksm")
 
 
 class Merger:
-    """`path` is the record's, `guests` says how many VMs there are. Where it is not enabled it only gives back."""
+    """`guests` says how many VMs there are, `shortage` how the host is. Where it is not enabled it only gives back."""
 
-    def __init__(self, directory: Ksm, path: str, config: KsmConfig, *, guests: Callable[[], int]) -> None:
-        self._ksm, self._path, self._config, self._guests = directory, path, config, guests
+    def __init__(
+        self,
+        run_dir: str,
+        config: KsmConfig,
+        *,
+        guests: Callable[[], int],
+        shortage: Callable[[], Shortage] = pressure.shortage,
+        directory: str = ksm.PATH,
+    ) -> None:
+        self._ksm, self._path, self._config = Ksm(directory), records.path(run_dir), config
+        self._guests, self._shortage = guests, shortage
         self._record: Record | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread = 0
@@ -113,15 +123,8 @@ class Merger:
         return True
 
     def _look(self) -> Sight:
-        return Sight(
-            time.monotonic(),
-            self._ksm.counters(),
-            self._guests(),
-            memory_waits=pressure.some_percent("memory"),
-            cpu_waits=pressure.some_percent("cpu"),
-            free_percent=pressure.memory().free_percent,
-            thread_s=ksm.thread_cpu_s(self._thread),
-        )
+        used_s = ksm.thread_cpu_s(self._thread)
+        return Sight(time.monotonic(), self._ksm.counters(), self._guests(), host=self._shortage(), thread_s=used_s)
 
     def _set(self, pace: Pace) -> None:
         assert self._record is not None

@@ -9,9 +9,10 @@ watch that costs next to nothing. Without guests all is as it was before us.
 from typing import NamedTuple
 
 from stage1.linux.ksm import RUN, Counters, Settings
+from stage1.linux.pressure import Shortage
 
-RATES = (0, 1_000, 10_000, 40_000, 100_000)
-"""Pages per second of each level; the kernel does less where it can't keep up."""
+RATES = (0, 1_000, 10_000, 100_000, 400_000)
+"""Pages per second of each level, as far as the share of a processor allows."""
 STOPPED, WATCH, STEADY, QUICK, MOST = range(5)
 NAMES = ("stopped", "watch", "steady", "quick", "fastest")
 LEAST_YIELD = 0.005
@@ -22,7 +23,8 @@ SHORT_PERCENT, FREE_PERCENT = 5.0, 10.0
 """The host is short of memory when tasks wait for it so long, or so little is available."""
 BUSY_PERCENT = 50.0
 """Processors are short when tasks wait for them so long: merging is no hurry then, unless memory is short too."""
-MOST_PAGES_PER_S = float(RATES[-1])
+UNKNOWN_PAGES_PER_S = 40_000.0
+"""While nothing is known about what a page costs on this processor."""
 WATCH_SLEEP_MS, SLEEP_MS = 200, 20
 ENOUGH_PAGES = 1000
 """What the thread takes for less is lost in the clock's ticks."""
@@ -34,15 +36,13 @@ class Sight(NamedTuple):
     at_s: float
     counters: Counters
     guests: int
-    memory_waits: float = 0.0
-    cpu_waits: float = 0.0
-    free_percent: float = 100.0
+    host: Shortage = Shortage()
     thread_s: float = 0.0
 
     @property
     def is_short(self) -> bool:
         """Whether the host needs memory."""
-        return self.memory_waits >= SHORT_PERCENT or self.free_percent < FREE_PERCENT
+        return self.host.memory_waits >= SHORT_PERCENT or self.host.free_percent < FREE_PERCENT
 
 
 class Pace(NamedTuple):
@@ -74,8 +74,8 @@ def decide(before: Sight | None, now: Sight, *, pace: Pace, max_cpu_percent: flo
     if before is not None and pace.level != STOPPED:
         pace = _measured(before, now, pace=pace)
     level, quiet_from = _level(before, now, pace=pace)
-    level = min(level, STEADY if now.cpu_waits >= BUSY_PERCENT and not now.is_short else MOST)
-    most = max_cpu_percent / 100 / pace.page_cost_s if pace.page_cost_s else MOST_PAGES_PER_S
+    level = min(level, STEADY if now.host.cpu_waits >= BUSY_PERCENT and not now.is_short else MOST)
+    most = max_cpu_percent / 100 / pace.page_cost_s if pace.page_cost_s else UNKNOWN_PAGES_PER_S
     return pace._replace(level=level, pages_per_s=min(RATES[level], most), quiet_from=quiet_from)
 
 

@@ -24,6 +24,19 @@ class Memory(NamedTuple):
         return 100.0 * self.available / self.total if self.total else 100.0
 
 
+class Shortage(NamedTuple):
+    """What tasks wait for, in percent of the last ten seconds, and how much memory is available, of all."""
+
+    memory_waits: float = 0.0
+    cpu_waits: float = 0.0
+    free_percent: float = 100.0
+
+
+def shortage() -> Shortage:
+    """Of this host, now."""
+    return Shortage(some_percent("memory"), some_percent("cpu"), memory().free_percent)
+
+
 def some_percent(resource: str, *, directory: str = PRESSURE) -> float:
     """The part of the last ten seconds in which somebody waited for `resource`: memory, cpu or io; 0 without PSI."""
     try:

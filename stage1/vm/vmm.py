@@ -98,9 +98,7 @@ class Vmm(Protocol):
 class ProcessVmm:
     """The real one: QEMU or kvmtool, told apart by the name of the binary, or the agent for a pod on the host."""
 
-    def __init__(
-        self, early_s: float = 0.08, *, prefix: tuple[str, ...] = (), huge_pages: bool = False
-    ) -> None:
+    def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = (), huge_pages: bool = False) -> None:
         """A QEMU that ends within `early_s` makes `start` fail; the guest boots in that time. See `early.ends`.
 
         `prefix` is a program, with its arguments, that becomes the VMM and has all privileges: a wrapper such

@@ -11,7 +11,7 @@ import pytest
 from cri.config import Ksm as Config
 from cri.memory import record
 from cri.memory.merger import Merger
-from stage1.linux.ksm import Ksm
+from stage1.linux.pressure import Shortage
 from tests.fakes.ksm import FakeKsm
 
 FOUND = {"run": 0, "pages_to_scan": 100, "sleep_millisecs": 20, "use_zero_pages": 0}
@@ -20,8 +20,8 @@ QUICK = {"run": 1, "pages_to_scan": 800, "sleep_millisecs": 20, "use_zero_pages"
 
 def merger(files: FakeKsm, *, enabled: bool = True, guests: int = 3) -> Merger:
     """A daemon's, its record beside the files."""
-    where = record.path(str(files.path.parent))
-    return Merger(Ksm(str(files.path)), where, Config(enabled=enabled), guests=lambda: guests)
+    config, run_dir = Config(enabled=enabled), str(files.path.parent)
+    return Merger(run_dir, config, guests=lambda: guests, shortage=Shortage, directory=str(files.path))
 
 
 @pytest.fixture

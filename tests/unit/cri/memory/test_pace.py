@@ -6,17 +6,18 @@ import pytest
 from cri.memory import pace
 from cri.memory.pace import Pace, Sight, decide
 from stage1.linux.ksm import Counters
+from stage1.linux.pressure import Shortage
 from tests.fakes.ksm import Thread
 
 TICK_S = 5.0
 LIMIT = 20.0
 
 
-def simulate(thread: Thread, *, ticks: int, guests: int = 20, **host: float) -> tuple[list[Pace], Thread]:
+def simulate(thread: Thread, *, ticks: int, guests: int = 20) -> tuple[list[Pace], Thread]:
     """The paces of so many looks, with as many guests all the time."""
     paces, at, before = [Pace()], 0.0, None
     for _ in range(ticks):
-        now = Sight(at, thread.counters, guests, thread_s=thread.used_s, **host)
+        now = Sight(at, thread.counters, guests, thread_s=thread.used_s)
         paces.append(decide(before, now, pace=paces[-1], max_cpu_percent=LIMIT))
         before, at = now, at + TICK_S
         thread = thread.after(paces[-1].settings(), TICK_S)
@@ -84,12 +85,12 @@ NOTHING = Counters(pages_scanned=50_000, full_scans=9)
 def test_what_merges_and_what_is_short_decides(
     level: int, counters: Counters, host: dict[str, float], expected: int
 ) -> None:
-    before, now = Sight(0, Counters(pages_scanned=0), 2, **host), Sight(5, counters, 2, **host)
+    before, now = Sight(0, Counters(pages_scanned=0), 2, Shortage(**host)), Sight(5, counters, 2, Shortage(**host))
     assert decide(before, now, pace=Pace(level), max_cpu_percent=LIMIT).level == expected
 
 
 def test_pressure_that_begins_wakes_a_watch() -> None:
-    before, now = Sight(0, NOTHING, 2), Sight(5, NOTHING, 2, memory_waits=20.0)
+    before, now = Sight(0, NOTHING, 2), Sight(5, NOTHING, 2, Shortage(memory_waits=20.0))
     assert decide(before, now, pace=Pace(pace.WATCH), max_cpu_percent=LIMIT).level == pace.QUICK
 
 
