@@ -16,6 +16,7 @@ from cri.config import Config
 from cri.events import Bus
 from cri.memory.merger import Merger
 from cri.pods.networks import NodeNetwork
+from cri.pods.squeezer import Squeezer
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 from stage1.errors import PodError, WrongState
@@ -75,6 +76,7 @@ class Node:
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned)
         self.network = NodeNetwork(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
+        self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None
         self.is_ready = False
         self.streaming: Streams | None = None
 
@@ -134,6 +136,8 @@ class Node:
         await self.pods.recover()
         self.network.open()
         await self.merger.open()
+        if self.squeezer:
+            self.squeezer.open()
         self.is_ready = True
 
     async def close(self) -> None:
@@ -143,6 +147,8 @@ class Node:
             await asyncio.wait(self._tasks, timeout=5)
         for task in list(self._tasks):
             task.cancel()
+        if self.squeezer:
+            await self.squeezer.close()
         await self.merger.close()
         await self.pods.close()
         self.network.close()

@@ -2,7 +2,7 @@
 """How fast the kernel shall look for equal pages: from what it found lately, and how short the host is. Pure.
 
 Called by `merger` every few seconds. New guests bring pages that nobody has looked at, so they start a quick search;
-as long as enough merges it goes faster, and when two passes over all memory find nothing it goes slower, down to a
+as long as enough merges it goes faster, and when three passes over all memory find nothing it goes slower, down to a
 watch that costs next to nothing. Without guests all is as it was before us.
 """
 
@@ -17,8 +17,9 @@ STOPPED, WATCH, STEADY, QUICK, MOST = range(5)
 NAMES = ("stopped", "watch", "steady", "quick", "fastest")
 LEAST_YIELD = 0.005
 """Of the pages looked at, how many must merge to go on at the same speed. An idle guest dirties some all the time."""
-QUIET_SCANS = 2
-"""A page merges at the second pass, when it has not changed since the first."""
+QUIET_SCANS = 3
+"""A page merges at its second pass, when it has not changed since the first, and new guests are looked at when the pass
+that is going on has ended."""
 SHORT_PERCENT, FREE_PERCENT = 5.0, 10.0
 """The host is short of memory when tasks wait for it so long, or so little is available."""
 BUSY_PERCENT = 50.0

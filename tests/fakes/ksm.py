@@ -49,7 +49,9 @@ class FakeKsm:
 
 
 class Thread(NamedTuple):
-    """ksmd in front of `total` pages, of which `equal` can be merged, each at its second pass."""
+    """ksmd in front of `total` pages, of which `equal` can be merged, each at its second pass. `progress` is what it
+    has done of a pass that began before these pages were there.
+    """
 
     total: int
     equal: int
@@ -65,7 +67,7 @@ class Thread(NamedTuple):
         round_s = settings.sleep_millisecs / 1000 + settings.pages_to_scan * self.us_per_page / 1e6
         pages = settings.pages_to_scan / round_s * seconds
         progress = self.progress + pages / self.total
-        found = min(max(progress - 1, 0), 1) * self.equal
+        found = min(max(progress - 2, 0), 1) * self.equal
         before = self.counters
         counters = before._replace(
             pages_sharing=int(found), full_scans=int(progress), pages_scanned=before.pages_scanned + int(pages)

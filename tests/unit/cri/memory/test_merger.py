@@ -123,7 +123,7 @@ async def test_files_that_can_not_be_written_are_said_in_one_sentence(
     assert (files.path / "run").read_text() == "0\n"
 
 
-async def test_a_file_that_fails_later_ends_the_work_and_gives_back(
+async def test_the_daemons_task_sets_at_once_and_gives_back_at_its_end(
     files: FakeKsm, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = merger(files)
@@ -178,4 +178,4 @@ def test_the_record_names_its_version(files: FakeKsm) -> None:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> str:
     """What was said."""
-    return "\n".join(str(vars(one).get("warning", "")) for one in caplog.records)
+    return "".join(str(vars(one).get("warning", "")) for one in caplog.records)

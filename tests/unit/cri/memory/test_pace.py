@@ -100,3 +100,10 @@ def test_a_kernel_that_does_not_count_scanned_pages_is_judged_by_the_rate() -> N
     assert decide(before, now, pace=going, max_cpu_percent=LIMIT).level == pace.MOST
     few = now._replace(counters=Counters(pages_sharing=30))
     assert decide(before, few, pace=going, max_cpu_percent=LIMIT).level == pace.QUICK
+
+
+def test_guests_that_come_in_the_middle_of_a_pass_are_waited_for() -> None:
+    """On a host with much other memory the pass that goes on, and the one after it, find nothing in them."""
+    late = Thread(total=1_000_000, equal=100_000, progress=0.98)
+    _, thread = simulate(late, ticks=120)
+    assert thread.counters.pages_sharing == 100_000
