@@ -23,13 +23,14 @@ from typing import Any, NamedTuple  # noqa: E402
 
 from stage1.linux import ksm  # noqa: E402
 from stage1.linux.ksm import Ksm  # noqa: E402
-from tests.bench.lib import density_plots, footprint, pods  # noqa: E402
+from tests.bench.lib import density_plots, footprint, kernel_cost, peer, pods  # noqa: E402
 from tests.bench.lib.pods import Place, Way  # noqa: E402
 
 BUDGET_MIB, DAEMON_MIB, BESIDE_MIB = 10.0, 1.0, 8.0
 """An idle pod's own memory with everything on; what the daemon grows by per pod; a VMM's memory beside the guest's."""
 LOOK_S = 5.0
 CALM = "watch"
+PEERS = 3
 
 
 class Plan(NamedTuple):
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
 async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[str, Any]:
     """The row's figures, before KSM and after it; without the latter when `ksm_limit_s` is 0."""
     async with pods.place(plan.way) as place:
-        empty = footprint.host()
+        empty, mounts = footprint.host(), kernel_cost.mounts([])
         async with pods.daemon(place) as (process, cri):
             await _warm(cri)
             idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
@@ -56,6 +57,8 @@ async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[st
             row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
             row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
             row["resident_beside"] = pods.others(place, {process.pid, *place.vmms()})
+            now = kernel_cost.mounts(place.vmms())
+            row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(now.host - mounts.host, plan.pods), now.vmm
             row["ready"] = await pods.count_ready(cri)
             row["before"] = _look(place, empty, plan.pods)
         if ksm_limit_s:
@@ -64,8 +67,10 @@ async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[st
 
 
 async def _warm(cri: Any) -> None:
-    for _ in range(10):
-        await cri("Version")
+    """What the first pod makes the daemon load is not what each adds."""
+    await pods.add(cri, 1, serving=False)
+    for one in (await cri("ListPodSandbox")).items:
+        await cri("RemovePodSandbox", pod_sandbox_id=one.id)
 
 
 def _row(plan: Plan, place: Place) -> dict[str, Any]:
@@ -155,6 +160,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ksm-limit", type=float, default=180, metavar="S", help="how long to merge at most; 0: not")
     parser.add_argument("--ksm-percent", type=float, default=20, help="of a processor, for merging (20)")
     parser.add_argument("--settle", type=float, default=10, metavar="S", help="wait before looking (10)")
+    parser.add_argument("--peer", type=Path, metavar="VENV", help="also microsandbox, installed there from PyPI")
     args = parser.parse_args(argv)
     args.way = args.way or ["all", "huge-pages", "no-dax"]
     return args
@@ -172,7 +178,13 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     thp = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii").strip()
     host = {"kernel": platform.release(), "huge_pages": thp, "cpus": os.cpu_count()}
     budgets = {"unique_mib": BUDGET_MIB, "daemon_mib_per_pod": DAEMON_MIB, "beside_mib": BESIDE_MIB}
-    return {"host": host, "budgets": budgets, "rows": rows}
+    kernel = {"mount_bytes": kernel_cost.mount_bytes(), "network_kib": kernel_cost.network_kib()}
+    report = {"host": host, "kernel": kernel, "budgets": budgets, "rows": rows}
+    if args.peer:
+        report["peer"] = peer.measure(
+            args.peer, pods.guest_dir(), count=PEERS, memory_mib=args.memory_mib, settle_s=args.settle
+        )
+    return report
 
 
 def text(row: dict[str, Any]) -> str:

@@ -82,10 +82,15 @@ class Place(NamedTuple):
         return [vm.pid for vm in found if vm is not None]
 
 
+def guest_dir() -> Path:
+    """Where the guest was built."""
+    return Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest")).resolve()
+
+
 @asynccontextmanager
 async def place(way: Way) -> AsyncIterator[Place]:
     """Kills all VMs in the end."""
-    guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest")).resolve()
+    guest = guest_dir()
     choice = choose(way.hypervisor, host_facts())
     with tempfile.TemporaryDirectory(prefix="cpd", dir="/tmp") as directory:
         store = ImageStore(f"{directory}/state")
