@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static const uint32_t TSC_DEADLINE = 1u << 24; /* CPUID leaf 1, ECX */
@@ -81,9 +82,19 @@ static void add_memory(struct shim *shim, int vm)
     shim->has_deadline = shim->real(vm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 }
 
+/* A guest fills its first memory at boot, where huge pages spare thousands of exits; what it touches of the rest is little,
+ * and each of those pages would be 2 MiB of the host's. Without it only memory is lost, so a failure is no fault. */
+static void keep_small(const struct shim *shim, const struct kvm_userspace_memory_region *ram)
+{
+    if (shim->small_from && ram->memory_size > shim->small_from)
+        madvise((void *)(uintptr_t)(ram->userspace_addr + shim->small_from), ram->memory_size - shim->small_from,
+                MADV_NOHUGEPAGE);
+}
+
 /* After the VMM's own first region, so that the descriptor is known to be a VM's. */
 static int set_memory(struct shim *shim, int vm, void *argument)
 {
+    keep_small(shim, argument);
     int result = shim->real(vm, KVM_SET_USER_MEMORY_REGION, argument);
     if (result == 0 && !atomic_flag_test_and_set(&shim->is_done))
         add_memory(shim, vm);

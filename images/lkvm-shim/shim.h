@@ -18,6 +18,7 @@ typedef int ioctl_fn(int fd, unsigned long request, ...);
 struct shim {
     ioctl_fn *real;
     const char *images, *window_place;
+    uint64_t small_from; /* where huge pages end in each region of guest memory, bytes; 0: nowhere */
     atomic_flag is_done;
     bool has_deadline;
     struct window window;

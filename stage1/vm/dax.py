@@ -19,6 +19,9 @@ PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 2 * MIB
 """Of a region's address and length: the least that the guest's kernel makes struct pages for."""
 
+SMALL_PAGES = {"CLEARPOD_SMALL_PAGES_FROM": str(32 * MIB)}
+"""For the shim: huge pages only where a guest that boots fills them, with its kernel, once packed and once unpacked."""
+
 _4_GIB = 4096 * MIB
 # kvmtool leaves these last bytes below 4 GiB to devices, and RAM that would lie there goes above 4 GiB.
 _GAP_BYTES = 768 * MIB

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import files, hugepages, namespace, process
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, early, host, kvmtool, qemu
+from stage1.vm import confine, dax, early, host, kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
 AGENT = "agent"
@@ -121,12 +121,15 @@ class ProcessVmm:
         _check_binary(vm.binary)
         # What kvmtool opens could not be tried yet, so no fence around it.
         confined = [] if vm.host else confine.command(self.confinement, vm, fence=driver is qemu)
+        has_shim = driver is kvmtool and vm.dax is not None
+        if has_shim and not self._huge_pages:
+            env |= dax.SMALL_PAGES
         wrapped = [*self._prefix, *confined, *argv]
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            with hugepages.Starting(huge_pages=self._huge_pages or vm.host is not None):
+            with hugepages.Starting(huge_pages=self._huge_pages or has_shim or vm.host is not None):
                 pid = _spawn(wrapped, vm.netns, log=log, env=env)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
