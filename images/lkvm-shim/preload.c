@@ -20,8 +20,7 @@ static void prepare(void)
     memcpy(&shim.real, &real, sizeof real); /* ISO C has no cast from an object to a function */
     shim.images = getenv("CLEARPOD_DAX_IMAGES");
     shim.window_place = getenv("CLEARPOD_DAX_WINDOW");
-    const char *small_from = getenv("CLEARPOD_SMALL_PAGES_FROM");
-    shim.small_from = small_from ? strtoull(small_from, NULL, 10) : 0;
+    shim.small_pages = getenv("CLEARPOD_SMALL_PAGES");
 }
 
 PUBLIC int ioctl(int fd, unsigned long request, ...)

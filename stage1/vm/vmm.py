@@ -123,7 +123,7 @@ class ProcessVmm:
         confined = [] if vm.host else confine.command(self.confinement, vm, fence=driver is qemu)
         has_shim = driver is kvmtool and vm.dax is not None
         if has_shim and not self._huge_pages:
-            env |= dax.SMALL_PAGES
+            env |= dax.small_pages(vm.memory_mib)
         wrapped = [*self._prefix, *confined, *argv]
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):

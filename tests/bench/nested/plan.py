@@ -53,7 +53,7 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
 def _lkvm(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
-    env = kvmtool.environment(vm) | dax.SMALL_PAGES
+    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
     return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), env)
 
 

@@ -145,19 +145,25 @@ static bool may_be_huge(const void *at)
     return may;
 }
 
-CASE(guest_memory_has_huge_pages_only_where_it_begins)
+CASE(the_middle_of_guest_memory_has_no_huge_pages)
 {
     const size_t size = 8 << 20, huge = 2 << 20;
     char *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct kvm_userspace_memory_region slot = {.memory_size = size, .userspace_addr = (uintptr_t)ram};
+    static const char *const ignored[] = {NULL, "", "2097152", "2097152:", "2097152:6291457", "8388609:0", "2097152:4194304,"};
     CHECK(ram != MAP_FAILED);
-    start("", NULL);
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) {
+        start("", NULL);
+        shim.small_pages = ignored[i];
+        CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0 && may_be_huge(ram + huge));
+    }
+    shim.small_pages = "2097152:4194304";
+    slot.guest_phys_addr = 1ULL << 32;
     CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0 && may_be_huge(ram + huge));
-    shim.small_from = size;
-    CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0 && may_be_huge(ram + huge));
-    shim.small_from = huge;
+    slot.guest_phys_addr = 0;
     CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0);
-    CHECK(may_be_huge(ram) && may_be_huge(ram + huge - PAGE) && !may_be_huge(ram + huge) && !may_be_huge(ram + size - PAGE));
+    CHECK(may_be_huge(ram + huge - PAGE) && !may_be_huge(ram + huge));
+    CHECK(!may_be_huge(ram + 3 * huge - PAGE) && may_be_huge(ram + 3 * huge));
     munmap(ram, size);
 }
 
