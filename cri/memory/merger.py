@@ -9,6 +9,7 @@ runs or changes is theirs: one line in the log, and hands off.
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 
@@ -42,6 +43,8 @@ class Merger:
         self._guests, self._shortage = guests, shortage
         self._record: Record | None = None
         self._task: asyncio.Task[None] | None = None
+        # A look that has begun goes on in its thread when the task is cancelled, and must not write after the undo.
+        self._turn = threading.Lock()
         self._thread = 0
         self._pace = Pace()
         self._before: Sight | None = None
@@ -110,15 +113,18 @@ class Merger:
 
     def tick(self) -> bool:
         """Look, decide, write. False when somebody else has set KSM: then it is theirs. Raises KernelError, NoSpace."""
-        assert self._record is not None
-        if not self._record.explains(self._ksm.settings()):
+        with self._turn:
+            return self._record is not None and self._tick(self._record)
+
+    def _tick(self, record: Record) -> bool:
+        if not record.explains(self._ksm.settings()):
             log.warning("ksm.foreign", extra={"warning": "another program has set KSM; it is left alone from now on"})
             self._record = None
             records.forget(self._path)
             return False
         now = self._look()
         pace = decide(self._before, now, pace=self._pace, max_cpu_percent=self._config.max_cpu_percent)
-        self._set(pace)
+        self._set(pace, record)
         self._before, self._pace = now, pace
         return True
 
@@ -126,9 +132,8 @@ class Merger:
         used_s = ksm.thread_cpu_s(self._thread)
         return Sight(time.monotonic(), self._ksm.counters(), self._guests(), host=self._shortage(), thread_s=used_s)
 
-    def _set(self, pace: Pace) -> None:
-        assert self._record is not None
-        before, former = self._record.before, self._record.wrote
+    def _set(self, pace: Pace, record: Record) -> None:
+        before, former = record.before, record.wrote
         wanted = before if pace.level == STOPPED else _there(pace.settings(), before)
         if wanted == former:
             return
@@ -140,6 +145,10 @@ class Merger:
 
     def give_back(self) -> None:
         """Set what was before us, unless somebody else has set it since; the pages that are merged stay so."""
+        with self._turn:
+            self._give_back()
+
+    def _give_back(self) -> None:
         if self._record is None:
             return
         try:

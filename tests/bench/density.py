@@ -44,7 +44,7 @@ class Plan(NamedTuple):
 async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[str, Any]:
     """The row's figures, before KSM and after it; without the latter when `ksm_limit_s` is 0."""
     async with pods.place(plan.way) as place:
-        empty, mounts = footprint.host(), kernel_cost.mounts([])
+        empty = footprint.host()
         async with pods.daemon(place) as (process, cri):
             await _warm(cri)
             idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
@@ -57,8 +57,8 @@ async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[st
             row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
             row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
             row["resident_beside"] = pods.others(place, {process.pid, *place.vmms()})
-            now = kernel_cost.mounts(place.vmms())
-            row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(now.host - mounts.host, plan.pods), now.vmm
+            mounts = kernel_cost.mounts(process.pid, place.run_dir)
+            row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(mounts, plan.pods), _most_mounts(place)
             row["ready"] = await pods.count_ready(cri)
             row["before"] = _look(place, empty, plan.pods)
         if ksm_limit_s:
@@ -75,7 +75,9 @@ async def _warm(cri: Any) -> None:
 
 def _row(plan: Plan, place: Place) -> dict[str, Any]:
     way, run_dir = plan.way, Path(place.run_dir)
-    used = sum(path.lstat().st_blocks * 512 for path in run_dir.rglob("*"))
+    device = run_dir.stat().st_dev
+    files = (path.lstat() for path in run_dir.rglob("*"))
+    used = sum(file.st_blocks * 512 for file in files if file.st_dev == device)
     return {
         "pods": plan.pods,
         "serving": plan.serving,
@@ -86,6 +88,10 @@ def _row(plan: Plan, place: Place) -> dict[str, Any]:
         "memory_mib": way.memory_mib,
         "run_dir_kib_per_pod": _per_pod(used / 1024, plan.pods),
     }
+
+
+def _most_mounts(place: Place) -> int:
+    return max(kernel_cost.mounts(pid, place.run_dir) for pid in place.vmms())
 
 
 def _per_pod(value: float, count: int) -> float:
@@ -166,6 +172,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+async def run_and_restore(args: argparse.Namespace) -> dict[str, Any]:
+    """As `run`; KSM is as before also when a daemon was killed."""
+    found = Ksm().settings()
+    try:
+        return await run(args)
+    finally:
+        Ksm().apply(found)
+
+
 async def run(args: argparse.Namespace) -> dict[str, Any]:
     """The whole report; a line on standard error for each row."""
     rows = []
@@ -202,7 +217,7 @@ def text(row: dict[str, Any]) -> str:
 def main() -> int:
     """Print the report; 1 when a pod of it had died."""
     args = parse()
-    report = asyncio.run(run(args))
+    report = asyncio.run(run_and_restore(args))
     if args.svg:
         density_plots.write(report, args.svg)
     if args.json:

@@ -3,7 +3,6 @@
 
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.bench.lib import footprint
 
@@ -11,20 +10,10 @@ NETWORKS = 20
 SETTLE = "sync; sleep 1"
 
 
-class Mounts(NamedTuple):
-    """How many mounts there are in the daemon's namespace, and in that of a VMM."""
-
-    host: int
-    vmm: int
-
-
-def mounts(vmms: list[int]) -> Mounts:
-    """Those of the VMM that was started last: the others have as many."""
-    return Mounts(_count("self"), _count(str(max(vmms))) if vmms else 0)
-
-
-def _count(pid: str) -> int:
-    return len(Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines())
+def mounts(pid: int, below: str) -> int:
+    """How many mounts the process sees at and below this directory."""
+    lines = Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    return sum(line.split()[4].startswith(below) for line in lines)
 
 
 def mount_bytes() -> int:

@@ -33,7 +33,8 @@ async def serve(path: str, *, dax: bool) -> None:
         vsock_port=1024,
     )
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lock_run_dir(config.run_dir)
     vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
     node = Node(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
