@@ -26,7 +26,9 @@ BEGIN, END = "<!-- made by scripts/bench scale --write -->\n", "<!-- end -->"
 def text(report: dict[str, Any]) -> str:
     """What stands between the marks."""
     merged, plain = scale_model.cost(report), scale_model.cost(report, with_ksm=False)
-    parts = [_costs(merged, plain)]
+    row = scale_model.row(report)
+    how = f"Measured with {row['pods']} pods of {row['memory_mib']} MiB under {row['hypervisor']} ({row['accel']})."
+    parts = [how, _costs(merged, plain)]
     for machine in MACHINES:
         parts += [scale_model.table(merged, machine), scale_model.verdict(merged, machine)]
     parts.append("Without KSM: " + " ".join(scale_model.verdict(plain, machine) for machine in MACHINES))

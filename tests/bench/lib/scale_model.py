@@ -66,8 +66,8 @@ class Need(NamedTuple):
     unit: str = ""
 
 
-def cost(report: dict[str, Any], *, with_ksm: bool = True) -> Cost:
-    """From the row with the most idle pods without huge pages, of kvmtool with DAX if there is one, else of QEMU.
+def row(report: dict[str, Any]) -> dict[str, Any]:
+    """The row with the most idle pods without huge pages, of kvmtool with DAX if there is one, else of QEMU.
 
     Raises ValueError when there is none.
     """
@@ -75,18 +75,23 @@ def cost(report: dict[str, Any], *, with_ksm: bool = True) -> Cost:
     rows = [row for row in rows if row["dax"]] or [row for row in rows if row["hypervisor"] == "qemu"]
     if not rows:
         raise ValueError("the report has no row of idle pods with and without KSM: run `scripts/bench density`")
-    row = max(rows, key=lambda one: int(one["pods"]))
-    found = row["ksm"] if with_ksm else row["before"]
+    return max(rows, key=lambda one: int(one["pods"]))
+
+
+def cost(report: dict[str, Any], *, with_ksm: bool = True) -> Cost:
+    """That of a pod in `row`."""
+    one = row(report)
+    found = one["ksm"] if with_ksm else one["before"]
     return Cost(
         unique=found["unique"] * MIB,
         page_tables=found["page_tables"] * MIB,
-        daemon=row["daemon_mib_per_pod"] * MIB,
-        run_dir=row["run_dir_kib_per_pod"] * KIB,
+        daemon=one["daemon_mib_per_pod"] * MIB,
+        run_dir=one["run_dir_kib_per_pod"] * KIB,
         network=report["kernel"]["network_kib"] * KIB,
-        mounts=row["mounts_per_pod"],
+        mounts=one["mounts_per_pod"],
         mount_bytes=report["kernel"]["mount_bytes"] or 384,
-        descriptors=row["daemon_descriptors_per_pod"],
-        threads=row["before"]["threads"],
+        descriptors=one["daemon_descriptors_per_pod"],
+        threads=one["before"]["threads"],
     )
 
 
