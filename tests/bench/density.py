@@ -118,8 +118,8 @@ def _look(place: Place, empty: dict[str, int], count: int) -> dict[str, float]:
 async def _merged(place: Place, count: int, *, empty: dict[str, int], limit_s: float) -> dict[str, Any]:
     """The same pods under a daemon that merges, once it has calmed down."""
     thread, series = ksm.find_thread(), []
-    before_s, begun = ksm.thread_cpu_s(thread), time.monotonic()
     async with pods.daemon(place, ksm=True):
+        before_s, begun = ksm.thread_cpu_s(thread), time.monotonic()
         while (at_s := time.monotonic() - begun) < limit_s:
             await asyncio.sleep(LOOK_S)
             mean = statistics.mean(footprint.rollup(pid)["Pss_Anon"] for pid in place.vmms()) / 1024
