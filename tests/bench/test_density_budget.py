@@ -18,7 +18,8 @@ spec.loader.exec_module(bench)
 
 pytestmark = [pytest.mark.bench, pytest.mark.vm]
 
-PODS = 6
+PODS = 12
+"""So many that what the first ones make the daemon load weighs little."""
 
 
 async def test_nothing_of_a_pod_is_resident_but_its_vmm_and_a_little_of_the_daemon(guest_dir):
