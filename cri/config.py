@@ -67,6 +67,16 @@ class Vm(_Table):
     boot_timeout_s: float = Field(default=60.0, gt=0, le=3600, strict=False)
     scratch_mib: int = Field(default=10240, ge=16)
     window_mib: int = Field(default=256, ge=0, le=MOST_WINDOW_MIB)
+    huge_pages: bool = False
+
+
+class Ksm(_Table):
+    """Equal pages of guests are merged by the host's kernel: docs/density.md says what that gives and what it tells
+    tenants about each other. `max_cpu_percent` is of one processor, for the kernel's thread.
+    """
+
+    enabled: bool = False
+    max_cpu_percent: float = Field(default=20.0, gt=0, le=100, strict=False)
 
 
 class Registry(_Table):
@@ -175,6 +185,7 @@ class Config(_Table):
     socket: Socket = Socket()
     guest: Guest = Guest()
     vm: Vm = Vm()
+    ksm: Ksm = Ksm()
     network: Network = Network()
     streaming: Streaming = Streaming()
     registries: tuple[Registry, ...] = Field(default=(), strict=False)

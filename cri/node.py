@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
+from cri.memory.merger import Merger
 from cri.pods.fit import Bounds
 from cri.pods.networks import NodeNetwork
+from cri.pods.squeezer import Squeezer
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 from stage1.errors import PodError, WrongState
@@ -76,6 +78,8 @@ class Node:
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, warm=warm)
         self.network = NodeNetwork(host)
+        self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
+        self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None
         self.is_ready = False
         self.streaming: Streams | None = None
 
@@ -105,7 +109,7 @@ class Node:
             network=config.networks,
             host_pods=_host_pods(config, facts),
         )
-        vmm = ProcessVmm()
+        vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
         if vmm.confinement.lacks:
             log.warning("confinement", extra={"warning": vmm.confinement.lacks})
         return cls(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
@@ -134,6 +138,9 @@ class Node:
         """Take over what the previous daemon left, then answer calls, and boot ahead for pods that are as `plain`."""
         await self.pods.recover()
         self.network.open()
+        await self.merger.open()
+        if self.squeezer:
+            self.squeezer.open()
         self.is_ready = True
         if plain is not None:
             self.pods.pool.open(plain)
@@ -145,6 +152,9 @@ class Node:
             await asyncio.wait(self._tasks, timeout=5)
         for task in list(self._tasks):
             task.cancel()
+        if self.squeezer:
+            await self.squeezer.close()
+        await self.merger.close()
         await self.pods.close()
         self.network.close()
         self._pool.shutdown(wait=False)

@@ -50,6 +50,11 @@ class Pool:
             self._plain = plain
             self._task = asyncio.get_running_loop().create_task(self._refill(), name="pool")
 
+    @property
+    def waiting(self) -> int:
+        """How many VMs wait."""
+        return len(self._waiting)
+
     def counts(self) -> dict[str, int]:
         """How many are wanted and how many wait; since the daemon's start, how many were booted and taken, pods that
         found none, VMs that died before or when they were wanted, boots that failed, networks that did not fit.

@@ -58,6 +58,10 @@ class PodTable:
         """All pods, oldest first."""
         return list(self._pods.values())
 
+    def count_vms(self) -> int:
+        """Virtual machines that run: of pods, and those that wait for one."""
+        return self.pool.waiting + sum(pod.is_ready and not pod.record.pod.host for pod in self._pods.values())
+
     def find(self, pod_id: str) -> LivePod | None:
         """By id or unique beginning of one. Raises BadRequest when several begin so."""
         return _pick("sandbox", self._pods, wanted=pod_id)

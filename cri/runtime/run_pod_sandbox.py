@@ -3,6 +3,7 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
+from cri.pods import resize
 from cri.translate import sandbox
 from stage1.errors import NetworkFailed, Unsupported
 
@@ -12,6 +13,7 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
     record = sandbox.record(request, node.config, handlers=node.handlers)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
+    resize.require_host(record.pod)
     try:
         made = await node.pods.run(record, request.SerializeToString(deterministic=True))
     except NetworkFailed:

@@ -290,6 +290,8 @@ static int dispatch(uint32_t id, struct reply *reply, struct fault *why)
         return apps_launch(&request.op.launch, &(struct asker){id, asker_epoch}, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_halt_tag:
         return autonomous_halt(&request.op.halt, &(struct asker){id, asker_epoch}, why);
+    case clearpod_agent_Request_tune_tag:
+        return cgroup_tune(request.op.tune.file, request.op.tune.text, id, why) < 0 ? -1 : 1;
     case clearpod_agent_Request_signal_tag:
         return on_signal(why);
     case clearpod_agent_Request_resize_tag:
@@ -320,8 +322,7 @@ void request_from(uint64_t epoch, uint32_t id, const uint8_t *payload, size_t si
     int result = message_request(payload, size, &request, &why);
     if (result == 0)
         result = dispatch(id, &reply, &why);
-    if (result < 0)
-        reply.fault = &why;
+    reply.fault = result < 0 ? &why : NULL;
     if (result <= 0)
         answer(&(struct asker){id, epoch}, &reply);
 }

@@ -35,6 +35,8 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
         return stats_collect(task, why);
     case TASK_CONNECT:
         return connect_port(task, outcome, why);
+    case TASK_TUNE:
+        return tune_write(task, why);
     }
     return fault_set(why, FAULT_INVALID, "unknown work");
 }

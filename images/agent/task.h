@@ -13,7 +13,7 @@
 
 struct numbers;
 
-enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS, TASK_CONNECT };
+enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS, TASK_CONNECT, TASK_TUNE };
 
 struct task {
     enum task_kind kind;
@@ -21,8 +21,8 @@ struct task {
     const char *id;
     uint32_t exec;
     uint16_t port;      /* Connect */
-    const char *lower;  /* Create: below the layers share, in the window, or `shared` below the volumes */
-    const char *file;   /* Exec, Update: in the bundle */
+    const char *lower;  /* Create: below the layers share, in the window, or `shared` below the volumes; Tune: the text */
+    const char *file;   /* Exec, Update: in the bundle; Tune: in the cgroup */
     bool tmpfs;         /* Create */
     uint32_t first;     /* Stats: the three of the request */
     bool disk, files;
@@ -52,6 +52,7 @@ int crun_exec(const struct task *task, struct outcome *outcome, struct fault *wh
 int crun_update(const struct task *task, struct fault *why);
 int stats_collect(const struct task *task, struct fault *why);
 int connect_port(const struct task *task, struct outcome *outcome, struct fault *why);
+int tune_write(const struct task *task, struct fault *why);
 int crun_delete(const struct task *task, struct fault *why);
 
 #endif

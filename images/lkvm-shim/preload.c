@@ -20,6 +20,7 @@ static void prepare(void)
     memcpy(&shim.real, &real, sizeof real); /* ISO C has no cast from an object to a function */
     shim.images = getenv("CLEARPOD_DAX_IMAGES");
     shim.window_place = getenv("CLEARPOD_DAX_WINDOW");
+    shim.small_pages = getenv("CLEARPOD_SMALL_PAGES");
 }
 
 PUBLIC int ioctl(int fd, unsigned long request, ...)

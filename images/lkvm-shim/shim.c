@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 static const uint32_t TSC_DEADLINE = 1u << 24; /* CPUID leaf 1, ECX */
@@ -81,9 +82,21 @@ static void add_memory(struct shim *shim, int vm)
     shim->has_deadline = shim->real(vm, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0;
 }
 
+/* A guest fills both ends of its memory at boot, where huge pages spare thousands of exits; what it touches of the rest is
+ * little, and each of those pages would be 2 MiB of the host's. Without it only memory is lost, so a failure is no fault. */
+static void keep_small(const struct shim *shim, const struct kvm_userspace_memory_region *ram)
+{
+    uint64_t from = 0, bytes = 0;
+    const char *text = shim->small_pages;
+    bool is_said = text && plan_number(&text, &from) && *text++ == ':' && plan_number(&text, &bytes) && !*text;
+    if (is_said && ram->guest_phys_addr == 0 && from <= ram->memory_size && bytes <= ram->memory_size - from)
+        madvise((void *)(uintptr_t)(ram->userspace_addr + from), bytes, MADV_NOHUGEPAGE);
+}
+
 /* After the VMM's own first region, so that the descriptor is known to be a VM's. */
 static int set_memory(struct shim *shim, int vm, void *argument)
 {
+    keep_small(shim, argument);
     int result = shim->real(vm, KVM_SET_USER_MEMORY_REGION, argument);
     if (result == 0 && !atomic_flag_test_and_set(&shim->is_done))
         add_memory(shim, vm);

@@ -14,10 +14,10 @@ enum {
 
 typedef int ioctl_fn(int fd, unsigned long request, ...);
 
-/* One per process. `images` and `window_place` are the variables' values, NULL when they are absent. */
+/* One per process. `images`, `window_place` and `small_pages` are the variables' values, NULL when they are absent. */
 struct shim {
     ioctl_fn *real;
-    const char *images, *window_place;
+    const char *images, *window_place, *small_pages;
     atomic_flag is_done;
     bool has_deadline;
     struct window window;

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, PodError, WrongState
 from stage1.guest import numbers, wire
-from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats
+from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
 from stage1.guest.wire import Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats"]
+__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
 
 VERSION = 1
 
@@ -266,11 +266,11 @@ class Exited(NamedTuple):
 
 Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
-    | Connect | Disconnect | Stats | Launch | Halt
+    | Connect | Disconnect | Stats | Launch | Halt | Tune
 )  # fmt: skip
 OPS: dict[int, type[Op]] = {
     1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
-    11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats, 30: Launch, 31: Halt,
+    11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats, 30: Launch, 31: Halt, 45: Tune,
 }  # fmt: skip
 EVENTS: dict[int, type[Exited]] = {1: Exited}
 

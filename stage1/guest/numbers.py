@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of proto/agent/agent.proto that counts: Stats and what answers it. Pure.
+"""The part of proto/agent/agent.proto that counts: Stats and what answers it, and Tune, which sets. Pure.
 
 Used through `messages`, which has the rest. Sizes are bytes, CPU times microseconds; what the guest can't say is 0.
 """
@@ -16,6 +16,13 @@ class Stats(NamedTuple):
     first: int = 0
     disk: bool = False
     files: bool = False
+
+
+class Tune(NamedTuple):
+    """Writes `text` to a `file` of the cgroup of all containers together, memory.* or cpu.*."""
+
+    file: str = ""
+    text: str = ""
 
 
 class CpuStats(NamedTuple):
@@ -107,6 +114,7 @@ _CPU, _MEMORY = Field(wire.MESSAGE, CpuStats), Field(wire.MESSAGE, MemoryStats)
 
 TABLES: wire.Tables = {
     Stats: (_U32, _BOOL, _BOOL),
+    Tune: (_STR, _STR),
     CpuStats: (_U64,) * 6,
     MemoryStats: (_U64,) * 14,
     ContainerStats: (_STR, _U64, _CPU, _MEMORY, *(_U64,) * 11),

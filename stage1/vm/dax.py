@@ -19,6 +19,9 @@ PAGE_BYTES = 4096
 ALIGNMENT_BYTES = 2 * MIB
 """Of a region's address and length: the least that the guest's kernel makes struct pages for."""
 
+_HEAD_BYTES, _TAIL_BYTES = 24 * MIB, 6 * MIB
+"""A guest that boots fills these of its memory: with kernel and initramfs, and from the end with page structures."""
+
 _4_GIB = 4096 * MIB
 # kvmtool leaves these last bytes below 4 GiB to devices, and RAM that would lie there goes above 4 GiB.
 _GAP_BYTES = 768 * MIB
@@ -71,6 +74,12 @@ def environment(dax: Dax, memory_mib: int) -> dict[str, str]:
     if dax.window_bytes:
         variables["CLEARPOD_DAX_WINDOW"] = f"{places[-1].address:#x}:{dax.window_bytes}:{dax.socket}"
     return variables
+
+
+def small_pages(memory_mib: int) -> dict[str, str]:
+    """And for it to keep huge pages to the parts of the guest's memory that are full after boot."""
+    rest = min(memory_mib * MIB, _4_GIB - _GAP_BYTES) - _HEAD_BYTES - _TAIL_BYTES
+    return {"CLEARPOD_SMALL_PAGES": f"{_HEAD_BYTES}:{rest}"} if rest > 0 else {}
 
 
 def _ram_end(memory_mib: int) -> int:

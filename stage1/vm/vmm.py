@@ -14,9 +14,9 @@ import os
 from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError, VmFailed
-from stage1.linux import files, namespace, process
+from stage1.linux import files, hugepages, namespace, process
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, early, host, kvmtool, qemu
+from stage1.vm import confine, dax, early, host, kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
 AGENT = "agent"
@@ -98,13 +98,13 @@ class Vmm(Protocol):
 class ProcessVmm:
     """The real one: QEMU or kvmtool, told apart by the name of the binary, or the agent for a pod on the host."""
 
-    def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = (), huge_pages: bool = False) -> None:
         """A QEMU that ends within `early_s` makes `start` fail; the guest boots in that time. See `early.ends`.
 
         `prefix` is a program, with its arguments, that becomes the VMM and has all privileges: a wrapper such
-        as nsenter.
+        as nsenter. Without `huge_pages` the guest's memory has none, whatever the host does for others.
         """
-        self._early_s, self._prefix = early_s, prefix
+        self._early_s, self._prefix, self._huge_pages = early_s, prefix, huge_pages
         self._confinement: confine.Confinement | None = None
 
     @property
@@ -121,12 +121,16 @@ class ProcessVmm:
         _check_binary(vm.binary)
         # What kvmtool opens could not be tried yet, so no fence around it.
         confined = [] if vm.host else confine.command(self.confinement, vm, fence=driver is qemu)
+        has_shim = driver is kvmtool and vm.dax is not None
+        if has_shim and not self._huge_pages:
+            env |= dax.small_pages(vm.memory_mib)
         wrapped = [*self._prefix, *confined, *argv]
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            pid = _spawn(wrapped, vm.netns, log=log, env=env)
+            with hugepages.Starting(huge_pages=self._huge_pages or has_shim or vm.host is not None):
+                pid = _spawn(wrapped, vm.netns, log=log, env=env)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:

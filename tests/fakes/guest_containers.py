@@ -196,6 +196,11 @@ class Containers:
         self._document(op.id, op.resources)
         return m.Reply()
 
+    def _op_tune(self, op: m.Tune) -> m.Reply:
+        if not op.file.startswith(("memory.", "cpu.")) or "/" in op.file or not op.text:
+            raise Refused(m.INVALID, f"'{op.file}' can't be set for the whole pod")
+        return m.Reply()
+
     def _op_resize(self, op: m.Resize) -> m.Reply:
         job = self._find_job(op.container, op.exec)
         if not job.stdio.tty:

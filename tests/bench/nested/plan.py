@@ -6,7 +6,7 @@ Called by machine.py. The product's own command lines are taken as they are, so 
 
 from typing import NamedTuple
 
-from stage1.vm import kvmtool, qemu
+from stage1.vm import dax, kvmtool, qemu
 from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
 
 GUEST = "/guest"
@@ -53,7 +53,8 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
 def _lkvm(system_bytes: int) -> Variant:
     image = DaxImage(f"{GUEST}/system.erofs", system_bytes)
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
-    return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), kvmtool.environment(vm))
+    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
+    return Variant("lkvm", "kvmtool, system image by DAX", kvmtool.argv(vm), env)
 
 
 def _lkvm_window(system_bytes: int) -> Variant:

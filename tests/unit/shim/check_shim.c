@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -124,6 +125,46 @@ CASE(without_variables_every_call_goes_through_untouched)
     start(NULL, NULL);
     CHECK(set_memory(VM) == 0 && kvm.slot_count == 1 && kvm.calls == 1);
     CHECK(ecx_after_set_cpuid(1) == 0);
+}
+
+/* Whether the kernel may back the page at `at` with a huge one, as /proc/self/smaps says. */
+static bool may_be_huge(const void *at)
+{
+    char line[256];
+    unsigned long from, to;
+    bool is_it = false, may = true;
+    FILE *maps = fopen("/proc/self/smaps", "re");
+    while (maps && fgets(line, sizeof line, maps)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            is_it = (uintptr_t)at >= from && (uintptr_t)at < to;
+        else if (is_it && strncmp(line, "VmFlags:", 8) == 0)
+            may = strstr(line, " nh") == NULL;
+    }
+    if (maps)
+        fclose(maps);
+    return may;
+}
+
+CASE(the_middle_of_guest_memory_has_no_huge_pages)
+{
+    const size_t size = 8 << 20, huge = 2 << 20;
+    char *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kvm_userspace_memory_region slot = {.memory_size = size, .userspace_addr = (uintptr_t)ram};
+    static const char *const ignored[] = {NULL, "", "2097152", "2097152:", "2097152:6291457", "8388609:0", "2097152:4194304,"};
+    CHECK(ram != MAP_FAILED);
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) {
+        start("", NULL);
+        shim.small_pages = ignored[i];
+        CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0 && may_be_huge(ram + huge));
+    }
+    shim.small_pages = "2097152:4194304";
+    slot.guest_phys_addr = 1ULL << 32;
+    CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0 && may_be_huge(ram + huge));
+    slot.guest_phys_addr = 0;
+    CHECK(shim_ioctl(&shim, VM, KVM_SET_USER_MEMORY_REGION, &slot) == 0);
+    CHECK(may_be_huge(ram + huge - PAGE) && !may_be_huge(ram + huge));
+    CHECK(!may_be_huge(ram + 3 * huge - PAGE) && may_be_huge(ram + 3 * huge));
+    munmap(ram, size);
 }
 
 CASE(calls_that_are_not_kvms_go_through_with_their_argument)

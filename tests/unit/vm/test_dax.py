@@ -83,3 +83,11 @@ def test_the_kernel_and_the_shim_are_told_the_same_places() -> None:
 def test_without_a_window_there_is_no_socket() -> None:
     assert "CLEARPOD_DAX_WINDOW" not in dax.environment(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128)
     assert dax.words(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128) == ["memmap=0x600000!0x100000000"]
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "said"),
+    [(48, f"{24 << 20}:{18 << 20}"), (128, f"{24 << 20}:{98 << 20}"), (30, None), (8192, f"{24 << 20}:{3298 << 20}")],
+)
+def test_the_middle_of_a_guests_memory_gets_small_pages(memory_mib: int, said: str | None) -> None:
+    assert dax.small_pages(memory_mib).get("CLEARPOD_SMALL_PAGES") == said

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What KSM was set to before us, in run_dir/ksm.json, so that the next daemon can give it back if we are killed.
+
+Written by `merger` before it sets anything, read by it at its start and by `clearpod ksm`. It dies with the boot, as
+the settings do.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+from stage1.errors import PodError
+from stage1.linux import files
+from stage1.linux.ksm import Settings
+
+VERSION = 1
+
+
+class Record(NamedTuple):
+    """`wrote` is what was last set or about to be, `previous` what was in force until then; `level` is for people."""
+
+    before: Settings
+    wrote: Settings
+    previous: Settings
+    level: str = ""
+    daemon: int = 0
+
+    def explains(self, now: Settings) -> bool:
+        """Whether each value is one that we wrote or found; else somebody else has set it since."""
+        return all(value in pair for value, pair in zip(now, zip(*self[:3], strict=True), strict=True))
+
+
+def path(run_dir: str) -> str:
+    """Where it is."""
+    return f"{run_dir}/ksm.json"
+
+
+def write(where: str, record: Record) -> None:
+    """Put it there, whole. Raises KernelError, NoSpace."""
+    fields = {key: value._asdict() if isinstance(value, Settings) else value for key, value in record._asdict().items()}
+    files.write_atomic(where, json.dumps({"v": VERSION, **fields}).encode())
+
+
+def read(where: str) -> Record | None:
+    """None when there is none, or none that can be understood: then nobody knows what was before."""
+    try:
+        found = json.loads(files.read(where))
+        if found["v"] != VERSION:
+            return None
+        before, wrote, previous = (_settings(found[key]) for key in ("before", "wrote", "previous"))
+        return Record(before, wrote, previous, level=str(found["level"]), daemon=int(found["daemon"]))
+    except (PodError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _settings(found: dict[str, int]) -> Settings:
+    return Settings(*(int(found[name]) for name in Settings._fields))
+
+
+def forget(where: str) -> None:
+    """Nothing is to be given back any more."""
+    try:
+        os.unlink(where)
+    except FileNotFoundError:
+        pass

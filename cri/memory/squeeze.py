@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which guests shall drop cached files when the host is short of memory, and how much. Pure; called by `pods.squeezer`.
+
+Only what their kernels call inactive, and half of it each time: no guest comes near its own limit for that, since what
+is asked for is clean cache or nothing.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from stage1.linux.pressure import Shortage
+
+WAITS_PERCENT, FREE_PERCENT = 10.0, 5.0
+"""The host is short when tasks wait for memory so long, or so little is available."""
+WORTH_BYTES = 4 << 20
+AT_ONCE = 4
+AGAIN_S, AFTER_FAULT_S = 60.0, 600.0
+"""After that a guest is asked again; one that failed has earned a longer rest."""
+
+
+class Guest(NamedTuple):
+    """`cache_bytes` of inactive files; not to be asked before `rests_until_s` (monotonic)."""
+
+    id: str
+    cache_bytes: int
+    rests_until_s: float = 0.0
+
+
+class Ask(NamedTuple):
+    """Let the guest give so much back."""
+
+    id: str
+    bytes: int
+
+
+def is_short(host: Shortage) -> bool:
+    """Whether guests shall give something back at all."""
+    return host.memory_waits >= WAITS_PERCENT or host.free_percent < FREE_PERCENT
+
+
+def decide(host: Shortage, guests: Iterable[Guest], *, now_s: float, worth_bytes: int = WORTH_BYTES) -> list[Ask]:
+    """Those with the most first; nothing while the host has enough."""
+    if not is_short(host):
+        return []
+    worth = [guest for guest in guests if guest.cache_bytes >= worth_bytes and guest.rests_until_s <= now_s]
+    worth.sort(key=lambda guest: guest.cache_bytes, reverse=True)
+    return [Ask(guest.id, guest.cache_bytes // 2) for guest in worth[:AT_ONCE]]

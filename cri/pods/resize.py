@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New limits of a whole pod: put in force on the guest's cgroup of all containers, in a VM that keeps its size.
+
+Called by UpdatePodSandboxResources with a record made by `cri.translate`, which refuses what the VM is too small for.
+Either all limits are in force and recorded, or none.
+"""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable
+
+from cri.pb import runtime_pb2 as pb
+from cri.pods.pod import LivePod
+from cri.store.pods import PodRecord
+from stage1.errors import NoSpace, PodError, WrongState
+from stage1.guest.messages import Tune
+from stage1.linux import pressure
+from stage1.pod.model import Pod
+
+MIB = 1 << 20
+DEFAULT_PERIOD_US = 100_000
+
+log = logging.getLogger("clearpod.limits")
+
+# Not the pod's own lock: a guest that does not answer must not delay its end.
+_turns: "weakref.WeakKeyDictionary[LivePod, asyncio.Lock]" = weakref.WeakKeyDictionary()
+
+
+def require_host(pod: Pod, total_bytes: int = 0) -> None:
+    """Raise NoSpace when the pod's VM could never have its memory here. 0: ask this host, which may not say."""
+    total_mib = (total_bytes or pressure.memory().total) // MIB
+    if not pod.host and 0 < total_mib < pod.memory_mib:
+        raise NoSpace(
+            f"pod {pod.namespace}/{pod.name} would need a virtual machine of {pod.memory_mib} MiB, and this host has"
+            f" {total_mib} MiB; ask for less, or place it elsewhere"
+        )
+
+
+async def update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
+    """Put the limits of the record that `make` gives in force. Raises what that does, and WrongState when the pod uses
+    more memory than it may then.
+    """
+    async with _turns.setdefault(pod, asyncio.Lock()):
+        pod.require_ready()
+        record = make()
+        old, new = _limits(pod.record), _limits(record)
+        changes = [(op, back) for op, back in zip(tunes(new), tunes(old), strict=True) if op != back]
+        if pod.record.pod.host:
+            changes = []  # kubelet limits what runs on the host itself
+        elif new.memory_limit_in_bytes != old.memory_limit_in_bytes:
+            await _require_room(pod, new.memory_limit_in_bytes)
+        await _apply(pod, changes)
+        pod.record = record
+        pod.save()
+    if changes:
+        log.info("pod.updated", extra={"pod": pod.id, **{op.file: op.text for op, _ in changes}})
+
+
+def tunes(limits: pb.LinuxContainerResources) -> tuple[Tune, Tune]:
+    """Memory and CPU, as the guest's kernel wants them. Nothing said is no limit."""
+    memory, quota = limits.memory_limit_in_bytes, limits.cpu_quota
+    period = limits.cpu_period or DEFAULT_PERIOD_US
+    return (
+        Tune("memory.max", str(memory) if memory > 0 else "max"),
+        Tune("cpu.max", f"{quota} {period}" if quota > 0 else f"max {period}"),
+    )
+
+
+def _limits(record: PodRecord) -> pb.LinuxContainerResources:
+    limits: pb.LinuxContainerResources = pb.PodSandboxConfig.FromString(record.config).linux.resources
+    return limits
+
+
+async def _require_room(pod: LivePod, limit: int) -> None:
+    """The guest's kernel would kill what does not fit."""
+    if limit <= 0:
+        return
+    sample = await pod.meter.sample()
+    used = sum(one.memory.working_set for one in sample.containers.values() if one.memory)
+    if used > limit:
+        raise WrongState(
+            f"the containers of {pod.title} use {used} bytes of memory, more than the new limit of {limit};"
+            " nothing was changed"
+        )
+
+
+async def _apply(pod: LivePod, changes: list[tuple[Tune, Tune]]) -> None:
+    done: list[Tune] = []
+    try:
+        for op, back in changes:
+            await pod.call(op)
+            done.append(back)
+    except PodError:
+        for back in done:
+            await _undo(pod, back)
+        raise
+
+
+async def _undo(pod: LivePod, back: Tune) -> None:
+    try:
+        await pod.call(back)
+    except PodError as error:
+        log.warning("pod.limits", extra={"pod": pod.id, "error": str(error)})

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How short this host is of memory and processors: PSI and meminfo. See the kernel's accounting/psi.
+
+Used by `cri.memory`. A kernel without PSI is one where nothing is known to be short.
+"""
+
+from typing import NamedTuple
+
+from stage1.errors import KernelError
+from stage1.linux import files
+
+PRESSURE, MEMINFO = "/proc/pressure", "/proc/meminfo"
+
+
+class Memory(NamedTuple):
+    """Bytes of this host; 0 when it does not say."""
+
+    total: int = 0
+    available: int = 0
+
+    @property
+    def free_percent(self) -> float:
+        """How much is available; all of it when nothing is known."""
+        return 100.0 * self.available / self.total if self.total else 100.0
+
+
+class Shortage(NamedTuple):
+    """What tasks wait for, in percent of the last ten seconds, and how much memory is available, of all."""
+
+    memory_waits: float = 0.0
+    cpu_waits: float = 0.0
+    free_percent: float = 100.0
+
+
+def shortage() -> Shortage:
+    """Of this host, now."""
+    return Shortage(some_percent("memory"), some_percent("cpu"), memory().free_percent)
+
+
+def some_percent(resource: str, *, directory: str = PRESSURE) -> float:
+    """The part of the last ten seconds in which somebody waited for `resource`: memory, cpu or io; 0 without PSI."""
+    try:
+        first = files.read(f"{directory}/{resource}").decode("ascii", "replace").partition("\n")[0]
+        return float(dict(word.partition("=")[::2] for word in first.split())["avg10"])
+    except (KernelError, OSError, KeyError, ValueError):
+        return 0.0
+
+
+def memory(path: str = MEMINFO) -> Memory:
+    """From meminfo."""
+    try:
+        lines = files.read(path).decode("ascii", "replace").splitlines()
+        found = {words[0]: int(words[1]) << 10 for words in map(str.split, lines) if len(words) == 3}
+    except (KernelError, OSError, ValueError):
+        return Memory()
+    return Memory(found.get("MemTotal:", 0), found.get("MemAvailable:", 0))

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plots of `scripts/bench density`, from its report. Pure but for the files that it writes."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.bench.lib import svg
+from tests.bench.lib.svg import Bar
+
+PARTS = ("guest", "VMM", "page tables", "daemon")
+
+
+def write(report: dict[str, Any], directory: Path) -> None:
+    """density-idle-HYPERVISOR.svg and density-serving-HYPERVISOR.svg, as far as there are such rows."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for hypervisor in sorted({row["hypervisor"] for row in report["rows"]}):
+        for serving, name in ((False, "idle"), (True, "serving")):
+            rows = [row for row in report["rows"] if (row["hypervisor"], row["serving"]) == (hypervisor, serving)]
+            if rows:
+                title = f"Memory of one {name} pod under {hypervisor}, {rows[0]['memory_mib']} MiB VM"
+                text = svg.bars(title, "MiB", PARTS, [bar for row in rows for bar in bars(row)])
+                (directory / f"density-{name}-{hypervisor}.svg").write_text(text, encoding="utf-8")
+
+
+def bars(row: dict[str, Any]) -> list[Bar]:
+    """One without KSM and one with it."""
+    ways = [word for word, on in (("huge pages", row["huge_pages"]), ("DAX", row["dax"])) if on]
+    found = []
+    for key, name in (("before", ""), ("ksm", "KSM")):
+        if key in row:
+            label = ", ".join(filter(None, (f"{row['pods']} pods", *ways, name)))
+            found.append(Bar(label, _parts(row[key], row["daemon_mib_per_pod"])))
+    return found
+
+
+def _parts(found: dict[str, float], daemon_mib: float) -> tuple[float, ...]:
+    return found["guest"], found["beside"] + found["dax"], found["page_tables"], max(daemon_mib, 0.0)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon with real virtual machines in a process of its own: `python -m tests.bench.lib.node CONFIG [no-dax]`.
+
+For benchmarks that look at the daemon from outside. Pods have no network but loopback: `scripts/bench network` measures
+CNI plugins, which leave nothing resident.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+
+from cri import config as configuration
+from cri.node import Node
+from cri.server import Listener, lock_run_dir
+from cri.store.images import ImageStore
+from stage1.engine import Host
+from stage1.linux.host import host_facts
+from stage1.vm.choose import choose
+from stage1.vm.vmm import ProcessVmm
+
+
+async def serve(path: str, *, dax: bool) -> None:
+    """Until SIGTERM; the pods live on."""
+    config = configuration.load(path)
+    choice = choose(config.vm.hypervisor, host_facts())
+    host = Host(
+        run_dir=config.run_dir,
+        guest_dir=config.guest_dir,
+        state_dir=config.state_dir,
+        choice=choice._replace(preload=choice.preload and dax),
+        scratch_mib=config.vm.scratch_mib,
+        vsock_port=1024,
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    lock_run_dir(config.run_dir)
+    vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
+    node = Node(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
+    listener = Listener(node, config)
+    await listener.start()
+    await node.open()
+    print("serving", flush=True)
+    await stop.wait()
+    await listener.stop(grace_s=2)
+    await node.close()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    asyncio.run(serve(sys.argv[1], dax=sys.argv[2:] != ["no-dax"]))

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many pods of a daemon in another process, for `scripts/bench density`: start them, look at them, end them.
+
+Everything of one `Place` is in a directory below /tmp, and gone when its block ends.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cri.config import Config
+from cri.image.pull import pull
+from cri.pb import runtime_pb2 as pb
+from cri.store.images import ImageStore
+from stage1 import engine
+from stage1.engine import Host
+from stage1.linux.host import host_facts
+from stage1.vm.choose import Choice, choose
+from tests.cri.conftest import Client
+from tests.fakes.patience import PATIENCE
+
+ROOT = Path(__file__).parents[3]
+AT_ONCE = 4
+PAGE = "density"
+SERVE = f"mkdir -p /w && echo {PAGE} >/w/index.html && exec busybox httpd -f -p 80 -h /w"
+
+
+class Way(NamedTuple):
+    """How the pods are run."""
+
+    hypervisor: str = "auto"
+    huge_pages: bool = False
+    dax: bool = True
+    memory_mib: int = 128
+    ksm_percent: float = 20.0
+
+
+class Place(NamedTuple):
+    """A run directory with an image in its store."""
+
+    root: Path
+    guest: Path
+    image: str
+    way: Way
+    choice: Choice
+
+    @property
+    def run_dir(self) -> str:
+        """Of the daemon."""
+        return f"{self.root}/run"
+
+    def write_config(self, *, ksm: bool) -> str:
+        """The daemon's configuration; returns its path."""
+        text = f"""
+            run_dir = "{self.run_dir}"
+            state_dir = "{self.root}/state"
+            guest.dir = "{self.guest}"
+            [vm]
+            hypervisor = "{self.way.hypervisor}"
+            memory_mib = {self.way.memory_mib}
+            boot_timeout_s = {60 * PATIENCE}
+            scratch_mib = 64
+            huge_pages = {str(self.way.huge_pages).lower()}
+            [ksm]
+            enabled = {str(ksm).lower()}
+            max_cpu_percent = {self.way.ksm_percent}
+        """
+        path = self.root / "config.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def vmms(self) -> list[int]:
+        """The pids of the VMMs."""
+        found = (engine.find_vm(f"{self.run_dir}/pods/{name}") for name in os.listdir(f"{self.run_dir}/pods"))
+        return [vm.pid for vm in found if vm is not None]
+
+
+def guest_dir() -> Path:
+    """Where the guest was built."""
+    return Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest")).resolve()
+
+
+@asynccontextmanager
+async def place(way: Way) -> AsyncIterator[Place]:
+    """Kills all VMs in the end."""
+    guest = guest_dir()
+    choice = choose(way.hypervisor, host_facts())
+    with tempfile.TemporaryDirectory(prefix="cpd", dir="/tmp") as directory:
+        store = ImageStore(f"{directory}/state")
+        image = await pull(store, f"oci:{guest}/sample:sample", config=Config())
+        store.close()
+        made = Place(Path(directory), guest, image.id, way, choice)
+        try:
+            yield made
+        finally:
+            host = Host(made.run_dir, str(guest), f"{directory}/state", choice)
+            for pod in engine.pod_directories(host):
+                engine.collect(pod)
+
+
+@asynccontextmanager
+async def daemon(place: Place, *, ksm: bool = False) -> AsyncIterator[tuple[subprocess.Popen[bytes], Client]]:
+    """A daemon in a process of its own. Pods that live are taken over, and live on."""
+    argv = [sys.executable, "-m", "tests.bench.lib.node", place.write_config(ksm=ksm)]
+    process = _spawn(place, argv + ([] if place.way.dax else ["no-dax"]))
+    client = None
+    try:
+        assert process.stdout is not None
+        if await asyncio.to_thread(process.stdout.readline) != b"serving\n":
+            raise RuntimeError(f"the daemon did not start:\n{(place.root / 'daemon.log').read_text()[-2000:]}")
+        client = Client(f"{place.run_dir}/clearpod.sock", None, place.image)  # type: ignore[arg-type]
+        yield process, client
+    finally:
+        if client is not None:
+            await client.close()
+        process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(process.wait)
+        process.stdout.close()
+
+
+def _spawn(place: Place, argv: list[str]) -> subprocess.Popen[bytes]:
+    with (place.root / "daemon.log").open("ab") as log:
+        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
+
+
+async def add(cri: Client, count: int, *, serving: bool) -> None:
+    """So many pods more, some at a time; those that serve have answered once."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> None:
+        async with gate:
+            pod = await cri.pod(f"p{number}", log_directory="/tmp")
+            if serving:
+                await _serve(cri, pod)
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+
+
+async def _serve(cri: Client, pod: str) -> None:
+    container = await cri.container(pod, "sh", "-c", SERVE, log_path="")
+    await cri("StartContainer", container_id=container)
+    ask = ["busybox", "wget", "-q", "-O", "-", "http://127.0.0.1/"]
+    reply: Any = None
+    for _ in range(50):
+        reply = await cri("ExecSync", container_id=container, cmd=ask, timeout=60)
+        if reply.stdout.decode().strip() == PAGE:
+            return
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"the pod does not serve its page: {reply}")
+
+
+async def count_ready(cri: Client) -> int:
+    """Pods that are alive by the daemon's word."""
+    items = (await cri("ListPodSandbox")).items
+    return sum(item.state == pb.SANDBOX_READY for item in items)
+
+
+def others(place: Place, known: set[int]) -> list[str]:
+    """Command lines of processes of these pods that are neither daemon nor VMM."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            line = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+            parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        if int(name) not in known and (place.run_dir in line or parent in known):
+            found.append(line)
+    return found
