@@ -41,6 +41,16 @@ START_S = 400.0
 ROUNDS = 50
 NET_RAW = 1 << 13
 LONG = ["sh", "-c", "echo begun; while :; do sleep 1; done"]
+CONSTANTS = """
+#include <fcntl.h>
+#include <unistd.h>
+static const char block[65536] = {[0 ... 65535] = 'k'};
+int main(int argc, char **argv)
+{
+    int fd = open(argv[1], O_WRONLY | O_CREAT, 0644);
+    return fd < 0 || write(fd, block, sizeof block) != sizeof block;
+}
+"""
 MEMORY_WORD, WINDOW_WORD = "clearpod.io/memory-mib", "clearpod.io/dax-window-mib"
 
 
@@ -101,9 +111,17 @@ class Node:
         return str(self("RunPodSandbox", config=config).pod_sandbox_id)
 
     def create(
-        self, pod: str, image: str, argv: list[str], *, name: str, uid: int = 0, privileged: bool = False
+        self,
+        pod: str,
+        image: str,
+        argv: list[str],
+        *,
+        name: str,
+        uid: int = 0,
+        privileged: bool = False,
+        volume: str = "",
     ) -> str:
-        """Create a container."""
+        """Create a container; `volume` is a directory of the host, which it sees as /volume."""
         user = pb.LinuxContainerSecurityContext(run_as_user=pb.Int64Value(value=uid), privileged=privileged)
         config = pb.ContainerConfig(
             metadata=pb.ContainerMetadata(name=name),
@@ -111,6 +129,7 @@ class Node:
             command=argv,
             log_path=f"{name}.log",
             linux=pb.LinuxContainerConfig(security_context=user),
+            mounts=[pb.Mount(host_path=volume, container_path="/volume")] if volume else [],
         )
         return str(self("CreateContainer", pod_sandbox_id=pod, config=config).container_id)
 
@@ -158,8 +177,16 @@ def image_of(root: Path, name: str, *layers: list[Entry]) -> str:
     return layout.tag("1", layout.image([Layer(tar(layer), "") for layer in layers]))
 
 
+def compiled(source: str, directory: Path) -> bytes:
+    """A static program of this C source."""
+    path = directory / "program"
+    argv = ["musl-gcc", "-static", "-Os", "-xc", "-", "-o", str(path)]
+    subprocess.run(argv, input=source, text=True, check=True, timeout=100)
+    return path.read_bytes()
+
+
 def make_images(root: Path, state: Path) -> dict[str, str]:
-    """Small images `one`, `two` (two layers, a program with a capability), `victim`, and one of 14 MiB; pulled."""
+    """Small images `one`, `two` (two layers, a program with a capability), `constants`, `victim`, a big one; pulled."""
     make_image(root / "tree")
     base = busybox_layer(root / "tree")
     busybox = next(entry.data for entry in base if entry.name == "bin/busybox")
@@ -169,6 +196,7 @@ def make_images(root: Path, state: Path) -> dict[str, str]:
         "one": image_of(root, "one", [*base, file("data", b"one" * 100_000)]),
         "two": image_of(root, "two", base, top),
         "big": image_of(root, "big", base, [file("big", bytes(14 * MIB))]),
+        "constants": image_of(root, "constants", [*base, file("constants", compiled(CONSTANTS, root), 0o755)]),
         "victim": image_of(root, "victim", [*base, file("data", b"vic" * MIB)]),
     }
     store = ImageStore(str(state))
@@ -273,6 +301,14 @@ def test_file_capabilities_work(scene: Scene) -> None:
         time.sleep(0.2)
     assert node.way(container).startswith("dax window")
     assert int(log.read_text().split()[-1], 16) == NET_RAW
+
+
+def test_a_program_writes_what_lies_in_its_image_to_a_volume(scene: Scene, tmp_path: Path) -> None:
+    node = scene.node
+    container = node.create(scene.pod, "constants", LONG, name="constants", volume=str(tmp_path))
+    node("StartContainer", container_id=container)
+    assert node.exec(container, "/constants /volume/file && wc -c < /volume/file") == "65536\n"
+    assert (tmp_path / "file").read_bytes() == b"k" * 65536
 
 
 def test_what_a_guest_writes_never_reaches_a_file(scene: Scene) -> None:
