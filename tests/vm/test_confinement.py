@@ -117,7 +117,7 @@ async def test_the_vmm_has_few_capabilities_a_filter_and_only_its_own_descriptor
             assert {name: status[name].strip() for name in wanted} == wanted
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
         environment = {one.partition("=")[0] for one in (place / "environ").read_text().split("\0") if one}
-        shim = {"LD_PRELOAD", "CLEARPOD_DAX_IMAGES"} if driver == "kvmtool" else set()
+        shim = {"LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_SMALL_PAGES"} if driver == "kvmtool" else set()
         assert environment == {"PATH", "HOME"} | shim
 
         expected = re.compile(
