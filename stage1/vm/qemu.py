@@ -6,6 +6,7 @@ machine's timers stay at their defaults, since without pit, pic or rtc it hangs 
 with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 """
 
+from stage1.errors import BadRequest
 from stage1.vm import words
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink, check
 
@@ -18,6 +19,8 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 BALLOON = "virtio-balloon-device,free-page-reporting=on"
 REPORTED = "page_reporting.page_reporting_order=5"
 
+TRANSPORTS = 8
+"""Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
 _MMIO_WORD_BYTES = 40
 
@@ -26,6 +29,9 @@ def argv(vm: VmSpec) -> list[str]:
     """The whole command line. Raises BadRequest when a value of `vm` can't be put into one."""
     check(vm)
     devices = _devices(vm)
+    if (wanted := _transports(devices)) > TRANSPORTS:
+        text = f"the pod needs {wanted} virtio devices and QEMU's microvm has {TRANSPORTS}: use fewer networks"
+        raise BadRequest(text)
     return [
         vm.binary,
         *("-name", vm.name),
@@ -75,7 +81,14 @@ def _devices(vm: VmSpec) -> list[str]:
         argv += _apps_console(vm.link)
     for number, nic in enumerate(vm.nics):
         argv += _nic(f"nic{number}", nic)
-    return [*argv, "-device", "virtio-rng-device", "-device", BALLOON]
+    argv += ["-device", "virtio-rng-device"]
+    # A guest with many networks keeps its memory, rather than not to start.
+    return argv if _transports(argv) >= TRANSPORTS else [*argv, "-device", BALLOON]
+
+
+def _transports(argv: list[str]) -> int:
+    """How many of microvm's virtio transports the devices take; ports are on the serial device's."""
+    return argv.count("-device") - sum(word.startswith("virtserialport,") for word in argv)
 
 
 def _console(vm: VmSpec) -> list[str]:

@@ -24,6 +24,8 @@ SLOW_S = 300
 WHO = "cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/hostname; hostname; "
 WHO += "head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'"
 DEVICE = "ip addr show eth0; ip -6 route; ip route; ls /sys/class/net; grep /dev/shm /proc/mounts"
+SETTLED = f"while ip addr show eth0 | grep -q tentative; do sleep 0.2; done; {DEVICE}"
+"""An address for which the kernel still looks for doubles has no route of its own yet."""
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ async def _has_the_pods_network(cri: Client, pod: str, container: str) -> None:
     usual, other = await running(cri, "usual", annotations={"clearpod.io/memory-mib": "96"})
     texts = []
     for name, inside in ((pod, container), (usual, other)):
-        text = await said(cri, inside, DEVICE)
+        text = await said(cri, inside, SETTLED)
         for number, address in enumerate(await addresses(cri, name)):
             text = re.sub(rf"\b{re.escape(address)}\b", f"ADDRESS{number}", text)
         (mac,) = {line.split()[1] for line in text.splitlines() if "link/ether" in line}
@@ -90,8 +92,8 @@ async def _has_the_pods_network(cri: Client, pod: str, container: str) -> None:
 
 
 def _lasting(text: str) -> list[str]:
-    """Without lifetimes, and whether the kernel still looks for doubles of an address."""
-    return [line.replace(" tentative", "") for line in text.splitlines() if "valid_lft" not in line]
+    """Without lifetimes."""
+    return [line for line in text.splitlines() if "valid_lft" not in line]
 
 
 async def test_vms_that_are_killed_are_replaced_and_none_outlives_the_daemon(outer: tuple[VmWorld, OuterNet]) -> None:
