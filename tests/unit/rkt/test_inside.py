@@ -14,11 +14,11 @@ from stage1.rkt import inside
 def root(tmp_path: Path) -> str:
     """A root with commands of all kinds; beside it lies what must not be reached."""
     image = tmp_path / "root"
-    for name in ("bin", "usr/bin", "opt/own", "work/rel", "etc"):
+    for name in ("bin", "usr/bin", "opt/own", "srv/rel", "etc"):
         (image / name).mkdir(parents=True)
     (tmp_path / "outside").write_text("#!")
     (tmp_path / "outside").chmod(0o755)
-    for name, mode in (("bin/sh", 0o755), ("usr/bin/env", 0o111), ("opt/own/tool", 0o755), ("work/rel/x", 0o755)):
+    for name, mode in (("bin/sh", 0o755), ("usr/bin/env", 0o111), ("opt/own/tool", 0o755), ("srv/rel/x", 0o755)):
         (image / name).write_text("#!")
         (image / name).chmod(mode)
     (image / "bin" / "data").write_text("not executable")
@@ -37,12 +37,12 @@ def root(tmp_path: Path) -> str:
     [
         ("/no/such", "/", "", "/no/such"),
         ("/bin//sh", "/", "", "/bin//sh"),
-        ("./x", "/work/rel", "", "/work/rel/x"),
-        ("rel/x", "/work", "", "/work/rel/x"),
+        ("./x", "/srv/rel", "", "/srv/rel/x"),
+        ("rel/x", "/srv", "", "/srv/rel/x"),
         ("sh", "/", "", "/bin/sh"),
         ("env", "/", "", "/usr/bin/env"),
-        ("x", "/work/rel", "", "/work/rel/x"),
-        ("x", "/work", "rel:/bin", "/work/rel/x"),
+        ("x", "/srv/rel", "", "/srv/rel/x"),
+        ("x", "/srv", "rel:/bin", "/srv/rel/x"),
         ("tool", "/", "/nowhere:/opt/own", "/opt/own/tool"),
         ("tool", "/", ":/sbin:", "/sbin/tool"),
         ("ash", "/", "", "/bin/ash"),
