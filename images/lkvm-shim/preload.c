@@ -3,6 +3,7 @@
  * The library's only door: an ioctl that stands before the C library's. LD_PRELOAD puts it into kvmtool, which has no option for
  * memory that is shared with other VMs. In any other program, and without our variables, it hands everything on.
  */
+#include "filter.h"
 #include "shim.h"
 
 #include <dlfcn.h>
@@ -11,7 +12,7 @@
 
 #define PUBLIC __attribute__((visibility("default")))
 
-static struct shim shim = {.is_done = ATOMIC_FLAG_INIT};
+static struct shim shim = {.fence = filter_install, .is_done = ATOMIC_FLAG_INIT};
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void prepare(void)

@@ -93,13 +93,22 @@ static void keep_small(const struct shim *shim, const struct kvm_userspace_memor
         madvise((void *)(uintptr_t)(ram->userspace_addr + from), bytes, MADV_NOHUGEPAGE);
 }
 
-/* After the VMM's own first region, so that the descriptor is known to be a VM's. */
+/* A kernel without filters is no reason to have no VM; who reads the console's log is told. */
+static void fence(const struct shim *shim)
+{
+    if (shim->fence && shim->fence() < 0)
+        dprintf(STDERR_FILENO, "lkvm-shim: no filter of system calls: %s\n", strerror(errno));
+}
+
+/* After the VMM's own first region, so that the descriptor is known to be a VM's, and before any guest runs. */
 static int set_memory(struct shim *shim, int vm, void *argument)
 {
     keep_small(shim, argument);
     int result = shim->real(vm, KVM_SET_USER_MEMORY_REGION, argument);
-    if (result == 0 && !atomic_flag_test_and_set(&shim->is_done))
+    if (result == 0 && !atomic_flag_test_and_set(&shim->is_done)) {
         add_memory(shim, vm);
+        fence(shim);
+    }
     return result;
 }
 

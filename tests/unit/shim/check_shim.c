@@ -230,6 +230,32 @@ CASE(the_deadline_timer_is_allowed_where_kvm_has_it)
     release_slots();
 }
 
+static struct {
+    int calls, slots, error; /* how often it was called, what was there by then, and what it shall say */
+} fenced;
+
+static int fake_fence(void)
+{
+    fenced.calls++;
+    fenced.slots = kvm.slot_count;
+    return fenced.error ? fail(fenced.error) : 0;
+}
+
+CASE(the_vmm_is_fenced_in_once_when_all_slots_are_there)
+{
+    char images[200];
+    snprintf(images, sizeof images, "0x100000000:%d:%s", PAGE, file_at("image", PAGE, 'a'));
+    for (int error = 0; error <= ENOSYS; error += ENOSYS) {
+        memset(&fenced, 0, sizeof fenced);
+        fenced.error = error;
+        start(images, NULL);
+        shim.fence = fake_fence;
+        CHECK(set_memory(3) == -1 && fenced.calls == 0);
+        CHECK(set_memory(VM) == 0 && set_memory(VM) == 0 && fenced.calls == 1 && fenced.slots == 2);
+        release_slots();
+    }
+}
+
 CASE(what_can_not_be_had_ends_the_vmm_with_one_line)
 {
     char said[512], images[300];
