@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -37,6 +38,7 @@ enum { ARGUMENTS = 64, ORDER_LIMIT = 1 << 20 };
 
 static char root[PATH_MAX];   /* of the stage1 image */
 static const char *uuid = ""; /* the last argument of run */
+static int ourselves = -1;    /* our pidfd */
 
 void complain(const char *format, ...)
 {
@@ -112,25 +114,32 @@ static void become_python(const char *name, char *const *arguments)
     complain("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
 }
 
-/* In a child: to end with us, and to be deaf to nothing. */
-static void begin_child(pid_t parent)
+/* In a child: to end with us, and to be deaf to nothing. In a pid namespace of its own it has no parent to ask for. */
+static void begin_child(void)
 {
+    struct pollfd parent = {.fd = ourselves, .events = POLLIN};
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) /* it ended before the line above */
+    if (poll(&parent, 1, 0) > 0) /* it ended before the line above */
         _exit(FAILED);
+}
+
+/* fork, with a pid namespace for the child: it sees and signals nobody else. */
+static pid_t fork_apart(void)
+{
+    return (pid_t)syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
 static pid_t start_stop(bool forcibly)
 {
     char *arguments[] = {forcibly ? "--force" : (char *)(uintptr_t)uuid, forcibly ? (char *)(uintptr_t)uuid : NULL, NULL};
-    pid_t parent = getpid(), pid = fork();
+    pid_t pid = fork();
     if (pid)
         return pid;
-    begin_child(parent);
+    begin_child();
     setsid(); /* a second Ctrl-C is for us */
     become_python("stop", arguments);
     _exit(FAILED);
@@ -142,9 +151,9 @@ static int prepare(int order, int host_mounts, char *const *arguments)
 {
     char number[16];
     int status;
-    pid_t parent = getpid(), pid = fork();
+    pid_t pid = fork();
     if (pid == 0) {
-        begin_child(parent);
+        begin_child();
         int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (setns(host_mounts, CLONE_NEWNS) < 0 || fchdir(here) < 0)
             _exit(FAILED);
@@ -217,10 +226,9 @@ static bool start_vmm(const struct order *order, struct vmm *vmm)
     int in[2], out[2];
     if (!(order->terminal ? open_terminal : open_pipes)(in, out))
         return false;
-    pid_t parent = getpid();
-    vmm->pid = fork();
+    vmm->pid = fork_apart();
     if (vmm->pid == 0) {
-        begin_child(parent);
+        begin_child();
         become_vmm(order, in, out);
         _exit(FAILED);
     }
@@ -241,6 +249,7 @@ static int run(char *const *arguments)
 {
     struct order order;
     struct vmm vmm;
+    ourselves = (int)syscall(SYS_pidfd_open, getpid(), 0);
     int fd = memfd_create("order", MFD_CLOEXEC), host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     for (char *const *word = arguments; *word; word++)
         uuid = *word;

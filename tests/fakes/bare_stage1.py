@@ -25,6 +25,7 @@ stop) echo "$@" >> {place}/stopped;;
 *) exit 33;;
 esac
 """
+WHO = "read -r pid rest </proc/self/stat  # as the host knows it: $$ is 1"
 UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
 
 
@@ -57,7 +58,7 @@ class BareStage1:
     ) -> None:
         """Let `run` order a VMM that writes `says`, and does `then` in a shell."""
         (self.place / "says").write_bytes(says)
-        text = f"#!/bin/sh\necho $$ > {self.place}/vmm\nls -l /proc/$$/fd > {self.place}/vmm-fds\n"
+        text = f"#!/bin/sh\n{WHO}\necho $pid > {self.place}/vmm\nls -l /proc/$pid/fd > {self.place}/vmm-fds\n"
         self._script(self.place / "vmm.sh", f"{text}cat {self.place}/says\n{then}\n")
         words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", f"c{self.place}/console"]
         words += [*(["i"] if interactive else []), *([more] if more else [])]
