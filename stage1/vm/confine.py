@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VMM may still do once it runs: as a command line of setpriv, which becomes the VMM.
+"""What a VMM may still do once it runs: as a command line of unshare and setpriv, which become the VMM.
 
-Called by vmm.ProcessVmm and `clearpod check`. No namespaces and no other user: that is the jail's work, see
-docs/decisions/0022-vmm-confinement.md. Since setpriv execs and does not fork, pid and start time are the VMM's.
+Called by vmm.ProcessVmm, `order.py` and `clearpod check`. Pid and network namespaces come from whoever starts it. No
+other user: that is left to do, see docs/decisions/0022-vmm-confinement.md and 0110. Since these programs exec and do
+not fork, pid and start time are the VMM's.
 """
 
 import os
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import which
-from stage1.vm.spec import VmSpec
+from stage1.vm.spec import Dax, VmSpec
 
 # What the 9p server needs to give the guest's root what root expects of a volume: owners, modes, set-group-id bits.
 # Not mknod: the devices that a guest made on a volume would be the host's.
@@ -60,23 +61,23 @@ def find() -> Confinement:
     return Confinement("", False, f"setpriv does not work ({worse}), so VMMs keep all of root's privileges")
 
 
-def command(found: Confinement, vm: VmSpec, *, fence: bool, own_mounts: bool = True) -> list[str]:
-    """The words before the VMM's own; none where nothing works. With `fence` also Landlock, if it works.
+def command(found: Confinement, vm: VmSpec, *, own_mounts: bool = True) -> list[str]:
+    """The words before the VMM's own; none where nothing works.
 
     The disks and the directories of `vm` must exist: what does not is left out. Without `own_mounts` the VMM stays in
     the mount namespace of whoever starts it.
     """
     if not found.setpriv:
         return []
-    rules = _fence(_rules(vm)) if fence and found.landlock else []
-    mounts = _own_mounts() if own_mounts else []
-    return [*mounts, *_privileges(found.setpriv), *rules, "--"]
+    rules = _fence(_rules(vm)) if found.landlock else []
+    return [*_namespaces(own_mounts=own_mounts), *_privileges(found.setpriv), *rules, "--"]
 
 
-def _own_mounts() -> list[str]:
-    """A mount namespace that still sees what the host mounts later; the engine mounts the pod's volumes in it."""
+def _namespaces(*, own_mounts: bool) -> list[str]:
+    """Its mounts still show what the host mounts later; the engine mounts the pod's volumes there."""
     unshare = which("unshare")
-    return [unshare, "--mount", "--propagation=slave", "--"] if unshare else []
+    mounts = ["--mount", "--propagation=slave"] if own_mounts else []
+    return [unshare, "--ipc", "--uts", *mounts, "--"] if unshare else []
 
 
 def _privileges(setpriv: str) -> list[str]:
@@ -101,9 +102,14 @@ def _rules(vm: VmSpec) -> list[tuple[str, str]]:
         *([(vm.scratch, _CHANGE)] if vm.scratch else []),
         *shares,
         *([(f"{vm.run_dir}/console.log", _CHANGE)] if vm.attended else []),
-        # The link's socket is made there.
-        (vm.run_dir, "read-dir,make-sock"),
+        # The link's socket is made there, or kvmtool's own and the window's.
+        (vm.run_dir, "read-dir,make-dir,make-sock"),
+        *(_for_dax(vm.dax) if vm.dax else []),
     ]
+
+
+def _for_dax(dax: Dax) -> list[tuple[str, str]]:
+    return [(dax.library, _RUN_FILE), *((image.path, _READ) for image in dax.images)]
 
 
 def _trial(words: list[str]) -> str:

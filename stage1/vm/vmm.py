@@ -119,8 +119,7 @@ class ProcessVmm:
         driver = host if vm.host else kvmtool if is_kvmtool(vm.binary) else qemu
         argv, env = driver.argv(vm), driver.environment(vm)
         _check_binary(vm.binary)
-        # What kvmtool opens could not be tried yet, so no fence around it.
-        confined = [] if vm.host else confine.command(self.confinement, vm, fence=driver is qemu)
+        confined = [] if vm.host else confine.command(self.confinement, vm)
         has_shim = driver is kvmtool and vm.dax is not None
         if has_shim and not self._huge_pages:
             env |= dax.small_pages(vm.memory_mib)
@@ -130,7 +129,7 @@ class ProcessVmm:
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             with hugepages.Starting(huge_pages=self._huge_pages or has_shim or vm.host is not None):
-                pid = _spawn(wrapped, vm.netns, log=log, env=env)
+                pid = _spawn(wrapped, vm, log=log, env=env)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
@@ -138,8 +137,15 @@ class ProcessVmm:
         return _survive_start(pid, vm, console=console, early_s=0 if vm.host else self._early_s)
 
 
-def _spawn(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
-    """A process begins in the netns of the thread that starts it, so no wrapper is needed to enter one."""
+def _spawn(argv: list[str], vm: VmSpec, *, log: int, env: dict[str, str]) -> int:
+    """A process begins in the namespaces of the thread that starts it, so no wrapper is needed to enter a netns."""
+    if vm.host is not None:
+        return _spawn_in(argv, vm.netns, log=log, env=env)
+    with namespace.own_pids():
+        return _spawn_in(argv, vm.netns, log=log, env=env)
+
+
+def _spawn_in(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
     if not netns:
         return process.spawn(argv, stdout=log, stderr=log, env=env)
     with namespace.inside_net(netns):

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,22 @@ def test_a_file_that_keeps_no_netns_can_not_be_entered(path: str) -> None:
     with pytest.raises(KernelError, match="setns"), namespace.inside_net(path):
         pass
     assert own() == home and not namespace.is_net(path)
+
+
+def test_what_is_started_with_own_pids_is_the_first_and_later_ones_are_not_there() -> None:
+    with namespace.own_pids():
+        child = process.run(["sh", "-c", f"echo $$; kill -0 {os.getpid()} || echo nobody"], timeout_s=5)
+    assert child.stdout.split() == [b"1", b"nobody"]
+    later = process.run(["readlink", "/proc/self/ns/pid"], timeout_s=5).stdout.decode().strip()
+    assert later == os.readlink("/proc/self/ns/pid")
+
+
+def test_what_it_starts_in_turn_ends_with_it(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with namespace.own_pids():
+        pid = process.spawn(["sh", "-c", f"sleep 60 >{fifo} & exec sleep 60"])
+    with process.PidHandle(pid, os.pidfd_open(pid)) as first, fifo.open("rb") as file:
+        first.kill()
+        assert first.wait(5)
+        assert file.read() == b"", "the second has closed it"
