@@ -108,6 +108,7 @@ class Node:
             vsock_port=VSOCK_PORT,
             network=config.networks,
             host_pods=_host_pods(config, facts),
+            own_cgroups=True,
         )
         vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
         if vmm.confinement.lacks:

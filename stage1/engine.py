@@ -14,7 +14,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     dax.sock       kvmtool's window: images are mapped into the running VM here
     window.json    what is in that window
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
-    cgroup         symbolic link to the cgroup of a pod on the host, whose scratch is a directory
+    cgroup         symbolic link to the cgroup of the VMM, or of a pod on the host, whose scratch is a directory
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
                    Images are mounted below it, and, in the VMM's own mount namespace, volumes.
@@ -51,6 +51,7 @@ class Host(NamedTuple):
 
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
     only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
+    With `own_cgroups` each VMM is in a cgroup of its own, and does not end with ours.
     """
 
     run_dir: str
@@ -61,6 +62,7 @@ class Host(NamedTuple):
     vsock_port: int = 0
     network: Settings | None = None
     host_pods: Choice | None = None
+    own_cgroups: bool = False
 
 
 class Prepared(NamedTuple):
@@ -93,8 +95,8 @@ def prepare(pod: Pod, host: Host, *, attach: Callable[[Pod, str], PodNetwork | N
     os.mkdir(directory, 0o700)
     try:
         _make_share(pod, directory)
-        if vm.host:
-            os.symlink(vm.host.cgroup, f"{directory}/cgroup")
+        if vm.cgroup:
+            os.symlink(vm.cgroup, f"{directory}/cgroup")
         if vm.scratch:
             size = 0 if vm.host else host.scratch_mib * MIB
             scratch.add(vm.scratch, directory, size_bytes=size, template_dir=f"{host.state_dir}/templates")
@@ -205,7 +207,7 @@ def collect(directory: str) -> str:
 
 
 def end_rest(directory: str) -> None:
-    """Kill what a pod on the host has left, its agent having ended; a VM leaves nothing. Again is fine."""
+    """Kill what a pod on the host has left, its agent having ended; remove the cgroup, a VMM's too. Again is fine."""
     if os.path.islink(f"{directory}/cgroup"):
         cgroup.end(os.readlink(f"{directory}/cgroup"))
 
@@ -304,6 +306,7 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         words=_clock(host.choice.accel),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
+        cgroup=cgroup.place_ours(f"clearpod-{pod.id}") if host.own_cgroups else "",
     )
 
 

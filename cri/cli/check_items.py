@@ -189,8 +189,8 @@ def _streaming(facts: Facts) -> Item:
 
 def _cgroup(facts: Facts) -> Item:
     if facts.cgroup == "v2":
-        return Item("cgroup", OK, "version 2")
-    detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so VMMs get no limits of their own"
+        return Item("cgroup", OK, "version 2: each VMM has its own")
+    detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so what VMMs use is not counted pod by pod"
     return Item("cgroup", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
 
 
@@ -215,8 +215,7 @@ def _confinement(facts: Facts) -> Item:
     if not sandbox:
         detail = f"{facts.host.qemu} was built without seccomp, so it may make any system call"
         return Item("confinement", WARN, detail, "use Debian's QEMU")
-    fence = ", Landlock" if facts.choice is not None and facts.choice.driver == "qemu" else ""
-    return Item("confinement", OK, f"VMMs get few capabilities and no new privileges{fence}")
+    return Item("confinement", OK, "VMMs get few capabilities, no new privileges, and only their own files (Landlock)")
 
 
 def _space(facts: Facts) -> Item:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cgroup of version 2 of the host: where to make one, and its end with all that is in it. Called by the engine for
-pods that run on the host. See cgroups(7). Limits are not set here: crun does that.
+"""A cgroup of version 2 of the host: where to make one, who joins, and its end with all that is in it. Called by the
+engine and by vm, for VMMs and for pods that run on the host. See cgroups(7). Limits are not set here: crun does that
+for containers on the host, and a VM has its size.
 """
 
 import errno
@@ -12,6 +13,13 @@ from stage1.linux import files
 from stage1.linux.libc import Guard
 
 ROOT = "/sys/fs/cgroup"
+OURS = "clearpod"
+"""The cgroup below which VMMs are."""
+_COUNTED = ("cpu", "io", "memory", "pids")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _DEATH_S = 10.0
 _LOOK_S = 0.005
 
@@ -39,9 +47,36 @@ def place(parent: str, name: str) -> str:
         raise NotFound(f"cgroup v2 is mounted neither on {ROOT} nor on {ROOT}/unified; a pod on the host needs it")
     wanted = os.path.normpath(f"{top}/{parent}")
     above = wanted if wanted.startswith(f"{top}/") and os.path.isdir(wanted) else top
-    for controller in controllers(above):
-        _write(f"{above}/cgroup.subtree_control", f"+{controller}")
+    _hand_down(above, sorted(controllers(above)))
     return f"{above}/{name}"
+
+
+def _hand_down(above: str, wanted: "Sequence[str]") -> None:
+    for controller in wanted:
+        _write(f"{above}/cgroup.subtree_control", f"+{controller}")
+
+
+def place_ours(name: str) -> str:
+    """The path for a cgroup `name` below OURS, which is made and counts what is in it; empty without cgroup v2.
+
+    Not below a pod's own parent: the limits that the kubelet sets there are the containers', without their guest.
+    """
+    top = tree()
+    if not top:
+        return ""
+    with Guard("mkdir", f"{top}/{OURS}"):
+        os.makedirs(f"{top}/{OURS}", exist_ok=True)
+    for above in (top, f"{top}/{OURS}"):
+        _hand_down(above, _COUNTED)
+    return f"{top}/{OURS}/{name}"
+
+
+def join(path: str, pid: int) -> None:
+    """Make the cgroup `path`, unless it exists, and put process `pid` there. Raises KernelError."""
+    with Guard("put a VMM into", path):
+        os.makedirs(path, exist_ok=True)
+        with open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:
+            file.write(str(pid))
 
 
 def end(path: str) -> None:

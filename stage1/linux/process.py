@@ -87,6 +87,16 @@ def _inheritable() -> list[int]:
     return found
 
 
+def set_oom_score(pid: int, score: int) -> None:
+    """How soon the kernel kills `pid` when memory runs out, -1000 to 1000: a child has that of who started it.
+
+    See proc_pid_oom_score_adj(5). Raises KernelError.
+    """
+    path = f"/proc/{pid}/oom_score_adj"
+    with Guard("write", path), open(path, "w", encoding="ascii") as file:
+        file.write(str(score))
+
+
 class PidHandle:
     """A process that can't be mistaken for another: owns a pidfd. Close it, or use it in a `with`."""
 

@@ -15,7 +15,7 @@ def argv(vm: VmSpec) -> list[str]:
     return [
         vm.binary,
         f"--directory={vm.run_dir}",
-        f"--cgroup={host.cgroup}",
+        f"--cgroup={vm.cgroup}",
         f"--crun={host.crun}",
         *([f"--scratch={vm.scratch}"] if vm.scratch else []),
         f"--network={network}",
@@ -41,13 +41,13 @@ def spec(name: str, directory: str, *, agent: str, choice: Choice, namespaces: t
         vcpus=0,
         link=SerialLink(f"{directory}/agent.sock"),
         accel=choice.accel,
-        host=OnHost(choice.binary, "", namespaces),
+        host=OnHost(choice.binary, namespaces),
     )
 
 
 def placed(vm: VmSpec, cgroup: str, *, scratch: str) -> VmSpec:
     """`vm` with its cgroup and its scratch directory, empty for none."""
-    return vm._replace(host=_host(vm)._replace(cgroup=cgroup), scratch=scratch)
+    return vm._replace(cgroup=cgroup, scratch=scratch)
 
 
 def _host(vm: VmSpec) -> OnHost:

@@ -63,13 +63,12 @@ class Dax(NamedTuple):
 
 
 class OnHost(NamedTuple):
-    """Instead of a VM: the agent runs on the host itself, with `crun`, in the directory `cgroup` of cgroup v2.
+    """Instead of a VM: the agent runs on the host itself, with `crun`, in the spec's `cgroup`.
 
     `namespaces` are those of the host that the pod has: network, pid, ipc.
     """
 
     crun: str
-    cgroup: str
     namespaces: tuple[str, ...]
 
 
@@ -99,6 +98,8 @@ class VmSpec(NamedTuple):
     """The pod is autonomous (docs/link.md): the VMM's standard input and output are the console of its apps."""
     netns: str = ""
     """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
+    cgroup: str = ""
+    """The directory of cgroup v2 for it, which need not exist; empty: the VMM stays in ours."""
     host: OnHost | None = None
     """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 

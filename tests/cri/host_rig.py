@@ -39,7 +39,7 @@ class Either:
 
     def start(self, vm: VmSpec) -> VmProcess:
         if vm.host:
-            self.cgroups.append(vm.host.cgroup)
+            self.cgroups.append(vm.cgroup)
         started: VmProcess = (self._real if vm.host else self._fake).start(vm)
         return started
 

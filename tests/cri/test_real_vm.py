@@ -12,6 +12,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
+from stage1.linux import cgroup
 
 from .conftest import Registered, VmWorld
 from .test_recovery import _client, _numbers
@@ -60,6 +61,23 @@ def _serve(machine: VmWorld, guest_dir: Path) -> Iterator["subprocess.Popen[byte
     finally:
         process.kill()
         process.wait()
+
+
+async def test_a_vmm_is_in_a_cgroup_of_its_own_which_goes_with_it(machine: VmWorld, guest_dir: Path) -> None:
+    if not (top := cgroup.tree()):
+        pytest.skip("needs cgroup v2 on this machine")
+    with _serve(machine, guest_dir):
+        cri = await _client(machine)
+        pod = await cri.pod()
+        vmm = engine.find_vm(f"{machine.config.run_dir}/pods/{pod}")
+        assert vmm is not None
+        assert f"0::/{cgroup.OURS}/clearpod-{pod}\n" in Path(f"/proc/{vmm.pid}/cgroup").read_text()
+        place = Path(top, cgroup.OURS, f"clearpod-{pod}")
+        assert place.is_dir()
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        assert not place.exists()
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
 
 
 async def test_serve_is_killed_under_a_real_vm_and_no_output_is_lost_or_doubled(

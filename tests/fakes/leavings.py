@@ -36,7 +36,7 @@ class Leavings:
             "network records": [name for name in _below(self.root / "state/cni") if name != "run"],
             "rules": self._ours(_rules()),
             "leases": self._ours(_leases()),
-            "cgroups": _cgroups(),
+            "cgroups": self._ours(_cgroups()),
         }
 
     def _ours(self, lines: list[str]) -> list[str]:
@@ -97,4 +97,4 @@ def _leases() -> list[str]:
 
 
 def _cgroups() -> list[str]:
-    return sorted(str(path) for path in Path("/sys/fs/cgroup").rglob("*clearpod*"))
+    return [str(path) for path in Path("/sys/fs/cgroup").rglob("clearpod-*")]

@@ -71,7 +71,7 @@ def test_a_good_host_has_nothing_to_mend() -> None:
             "Landlock",
         ),
         (host(lkvm=""), "confinement", WARN, "/q/qemu-system-x86_64 was built without seccomp", "Debian's QEMU"),
-        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no new privileges, Landlock", ""),
+        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no new privileges, and only their own", ""),
         (host(lkvm=""), "lkvm", WARN, "not on PATH", "install kvmtool"),
         (host(qemu=""), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
         (host(qemu="", lkvm=""), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cgroups of the host: where they go, and that nothing in them stays."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stage1.errors import NotFound
+from stage1.errors import KernelError, NotFound
 from stage1.linux import cgroup
 
 NAME = "clearpod-test-cgroup"
@@ -54,3 +55,37 @@ def test_a_host_without_version_2_is_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
     with pytest.raises(NotFound, match="cgroup v2 is mounted neither on"):
         cgroup.place("", NAME)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files in place of cgroup v2, to see what is written."""
+    monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
+    (tmp_path / "cgroup.procs").touch()
+    return tmp_path
+
+
+def test_a_vmm_has_a_place_below_ours_where_it_is_counted(tree: Path) -> None:
+    assert cgroup.place_ours("vm") == cgroup.place_ours("vm") == f"{tree}/clearpod/vm"
+    for above in (tree, tree / "clearpod"):
+        assert (above / "cgroup.subtree_control").read_text() == "+pids", "one controller after the other"
+
+
+def test_without_version_2_a_vmm_has_no_place(tree: Path) -> None:
+    (tree / "cgroup.procs").unlink()
+    assert cgroup.place_ours("vm") == "" and os.listdir(tree) == []
+
+
+def test_who_joins_is_there_and_ends_with_it(place: Path) -> None:
+    one = subprocess.Popen(["sleep", "1000"])
+    cgroup.join(str(place), one.pid)
+    assert (place / "cgroup.procs").read_text() == f"{one.pid}\n"
+    cgroup.end(str(place))
+    assert one.wait(10) == -9 and not place.exists()
+
+
+def test_who_has_ended_joins_nothing(place: Path) -> None:
+    one = subprocess.Popen(["true"])
+    one.wait()
+    with pytest.raises(KernelError, match=f"put a VMM into.*{NAME}.*ESRCH"):
+        cgroup.join(str(place), one.pid)

@@ -48,7 +48,7 @@ def on_host(*namespaces: str, **changes: Any) -> VmSpec:
     """A pod that has these namespaces of the host."""
     made = host.spec("clearpod-0123", POD, agent="/g/agent", choice=CRUN, namespaces=namespaces)
     assert made.host is not None
-    return made._replace(host=made.host._replace(cgroup=CGROUP), **changes)
+    return made._replace(cgroup=CGROUP, **changes)
 
 
 ALL = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import KernelError, VmFailed
-from stage1.linux import namespace, process
+from stage1.linux import cgroup, namespace, process
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.vmm import ProcessVmm, VmProcess, find_unrecorded, is_kvmtool
 
@@ -71,6 +71,30 @@ def test_it_begins_in_the_pods_netns_and_we_stay_in_ours(make: Make) -> None:
         namespace.remove_net(path)
     with pytest.raises(VmFailed, match=f"{path}: No such file"):
         ProcessVmm().start(make("exec sleep 60")._replace(netns=path))
+
+
+def test_it_is_in_its_cgroup_and_killed_no_sooner_or_later_than_others(make: Make) -> None:
+    path = cgroup.place("", f"clearpod-test-{os.urandom(6).hex()}")
+    ours = Path("/proc/self/oom_score_adj")
+    before = ours.read_text()
+    try:
+        ours.write_text("300")
+        vm = ProcessVmm().start(make("exec sleep 60")._replace(cgroup=path))
+        try:
+            assert Path(path, "cgroup.procs").read_text() == f"{vm.pid}\n"
+            assert Path(f"/proc/{vm.pid}/oom_score_adj").read_text() == "0\n"
+        finally:
+            vm.kill()
+    finally:
+        ours.write_text(before)
+        cgroup.end(path)
+    assert not os.path.exists(path)
+
+
+def test_a_cgroup_that_can_not_be_had_keeps_no_vmm_from_running(make: Make) -> None:
+    vm = ProcessVmm().start(make("exec sleep 60")._replace(cgroup="/proc/no/cgroup"))
+    assert vm.alive()
+    vm.kill()
 
 
 def test_it_runs_in_its_own_session_with_a_private_console(running: VmProcess, tmp_path: Path) -> None:
