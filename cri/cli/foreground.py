@@ -38,7 +38,6 @@ CREDIT_RETRY_S = 0.01
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 3
 """The third SIGINT or SIGTERM is not passed on: it ends the VM."""
-WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 
 Plan = Callable[[containers.Accounts], Container]
 
@@ -51,7 +50,7 @@ class Foreground:
         port = self._port.listen() if host.choice.driver == "kvmtool" else 0
         self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
-        tools = Tools(host=self._host, vmm=ProcessVmm(prefix=WITH_US), boot_timeout_s=boot_timeout_s)
+        tools = Tools(host=self._host, vmm=ProcessVmm(ends_with_us=True), boot_timeout_s=boot_timeout_s)
         record = PodRecord(pod, b"", "", time.time_ns())
         self._pod = LivePod(record, tools, self._port)
         self._outputs: list[Output] = []

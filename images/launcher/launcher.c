@@ -127,10 +127,10 @@ static void begin_child(void)
         _exit(FAILED);
 }
 
-/* fork, with a pid namespace for the child: it sees and signals nobody else. */
+/* fork, with namespaces for the child: it sees and signals nobody else. */
 static pid_t fork_apart(void)
 {
-    return (pid_t)syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, NULL, NULL, NULL, NULL);
+    return (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
 static pid_t start_stop(bool forcibly)

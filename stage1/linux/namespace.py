@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 NEW_NS = 0x00020000
+NEW_UTS = 0x04000000
+NEW_IPC = 0x08000000
 NEW_PID = 0x20000000
 NEW_NET = 0x40000000
 _OWN_FS = 0x00000200
 _NS_GET_USERNS = 0xB701
 _OWN_NET = "/proc/thread-self/ns/net"
-_OWN_PIDS = "/proc/thread-self/ns/pid"
 
 
 def unshare(flags: int) -> None:
@@ -62,42 +63,22 @@ class inside_net(_Home):
         self._path = path
 
     def __enter__(self) -> None:
-        with Guard("open", self._path):
-            there = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        super().__enter__()
         try:
-            super().__enter__()
-            try:
-                setns(there, NEW_NET)
-            except BaseException:
-                os.close(self._fd)
-                raise
-        finally:
-            os.close(there)
-
-
-class own_pids:
-    """`with own_pids():` what the calling thread starts, a single process, is the first of a pid namespace of its own.
-
-    It sees and signals nobody outside. From inside, and from outside but for SIGKILL, it gets only signals that it
-    handles; whatever it starts ends with it. See pid_namespaces(7). Raises KernelError.
-    """
-
-    def __enter__(self) -> None:
-        with Guard("open", _OWN_PIDS):
-            self._fd = os.open(_OWN_PIDS, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            unshare(NEW_PID)
+            enter_net(self._path)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
-    ) -> None:
-        try:
-            setns(self._fd, NEW_PID)
-        finally:
-            os.close(self._fd)
+
+def enter_net(path: str) -> None:
+    """Move the calling thread into the netns kept at `path`. Raises KernelError."""
+    with Guard("open", path):
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(there, NEW_NET)
+    finally:
+        os.close(there)
 
 
 class inside_mounts_of:
@@ -150,7 +131,12 @@ def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
         if os.path.samestat(os.fstat(fd), os.stat("/proc/thread-self/ns/mnt")):
             return function()
         _check_owner(fd, there)
-        return _in_thread(fd, function)
+
+        def go() -> "Result":
+            _go_there(fd)
+            return function()
+
+        return in_thread(go)
     finally:
         os.close(fd)
 
@@ -165,23 +151,36 @@ def _check_owner(fd: int, path: str) -> None:
         os.close(owner)
 
 
-def _in_thread(fd: int, function: "Callable[[], Result]") -> "Result":
+def _go_there(fd: int) -> None:
+    unshare(_OWN_FS)  # else the kernel does not let one thread go alone
+    setns(fd, NEW_NS)
+
+
+def in_thread(function: "Callable[[], Result]", *, then: "Callable[[Result], None] | None" = None) -> "Result":
+    """What `function` returns, or raises, in a thread of its own, whose namespaces may be changed for good.
+
+    `then` is called in that thread afterwards, with the result, and not waited for.
+    """
     import threading
 
     results: list[Result] = []
     errors: list[BaseException] = []
+    is_done = threading.Event()
 
     def run() -> None:
         try:
-            unshare(_OWN_FS)  # else the kernel does not let one thread go alone
-            setns(fd, NEW_NS)
             results.append(function())
         except BaseException as error:  # noqa: BLE001 - raised by the caller
             errors.append(error)
+        is_done.set()
+        if results and then is not None:
+            then(results[0])
 
-    thread = threading.Thread(target=run, name="mounts")
+    thread = threading.Thread(target=run, name="namespaces", daemon=True)
     thread.start()
-    thread.join()
+    is_done.wait()
+    if then is None:
+        thread.join()
     if errors:
         raise errors[0]
     return results[0]

@@ -137,6 +137,12 @@ class PidHandle:
         self._reap()
         return True
 
+    def see_end(self) -> None:
+        """Wait until it has ended, for ever; it is left to be reaped by who wants to know how."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.poll()
+
     def _reap(self) -> None:
         try:
             ended = os.waitid(os.P_PIDFD, self._fd, os.WEXITED | os.WNOHANG)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VMM may still do once it runs: as a command line of unshare and setpriv, which become the VMM.
+"""What a VMM may still do once it runs: as a command line of setpriv, which becomes the VMM, and as a list of places.
 
-Called by vmm.ProcessVmm, `order.py` and `clearpod check`. Pid and network namespaces come from whoever starts it. No
-other user: that is left to do, see docs/decisions/0022-vmm-confinement.md and 0110. Since these programs exec and do
-not fork, pid and start time are the VMM's.
+Called by vmm.ProcessVmm, `order.py` and `clearpod check`. Namespaces come from whoever starts it (`jail.py`, or rkt's
+launcher). No other user: that is left to do, see docs/decisions/0022-vmm-confinement.md and 0110. Since setpriv execs
+and does not fork, pid and start time are the VMM's.
 """
 
 import os
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import which
+from stage1.vm.jail import Place
 from stage1.vm.spec import Dax, VmSpec
 
 # What the 9p server needs to give the guest's root what root expects of a volume: owners, modes, set-group-id bits.
@@ -61,23 +62,25 @@ def find() -> Confinement:
     return Confinement("", False, f"setpriv does not work ({worse}), so VMMs keep all of root's privileges")
 
 
-def command(found: Confinement, vm: VmSpec, *, own_mounts: bool = True) -> list[str]:
+def command(found: Confinement, vm: VmSpec) -> list[str]:
     """The words before the VMM's own; none where nothing works.
 
-    The disks and the directories of `vm` must exist: what does not is left out. Without `own_mounts` the VMM stays in
-    the mount namespace of whoever starts it.
+    The disks and the directories of `vm` must exist: what does not is left out.
     """
     if not found.setpriv:
         return []
-    rules = _fence(_rules(vm)) if found.landlock else []
-    return [*_namespaces(own_mounts=own_mounts), *_privileges(found.setpriv), *rules, "--"]
+    return [*_privileges(found.setpriv), *(_fence(rules(vm)) if found.landlock else []), "--"]
 
 
-def _namespaces(*, own_mounts: bool) -> list[str]:
-    """Its mounts still show what the host mounts later; the engine mounts the pod's volumes there."""
-    unshare = which("unshare")
-    mounts = ["--mount", "--propagation=slave"] if own_mounts else []
-    return [unshare, "--ipc", "--uts", *mounts, "--"] if unshare else []
+def places(found: Confinement, vm: VmSpec) -> tuple[Place, ...]:
+    """What the VMM sees of the host's files, for its root; of /proc all, which the rules then narrow.
+
+    The programs once more under the names that they are started by, which may be links from elsewhere.
+    """
+    allowed = [Place(path, writable="write" in rights or "make" in rights) for path, rights in rules(vm)]
+    seen = [place for place in allowed if not place.path.startswith("/proc/")]
+    programs = [Place(path) for path in (found.setpriv, vm.binary) if path]
+    return (*seen, Place("/proc"), Place("/etc/alternatives"), *programs)
 
 
 def _privileges(setpriv: str) -> list[str]:
@@ -90,7 +93,8 @@ def _fence(rules: list[tuple[str, str]]) -> list[str]:
     return ["--landlock-access=fs", *words]
 
 
-def _rules(vm: VmSpec) -> list[tuple[str, str]]:
+def rules(vm: VmSpec) -> list[tuple[str, str]]:
+    """Paths, with the rights of landlock(7) that it has there."""
     binary = os.path.realpath(vm.binary)
     home = os.path.dirname(os.path.dirname(binary)).rstrip("/")
     shares = ((share.path, _LIST if share.read_only else _TREE) for share in vm.shares)

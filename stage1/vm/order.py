@@ -19,7 +19,7 @@ VARIABLE = "CLEARPOD_ORDER_FD"
 def order(vm: VmSpec, found: confine.Confinement, *, interactive: bool) -> bytes:
     """Words with a letter in front, each ended by a zero: what images/launcher/launcher.h says. Raises BadRequest."""
     driver = kvmtool if is_kvmtool(vm.binary) else qemu
-    wrapper = confine.command(found, vm, own_mounts=False)
+    wrapper = confine.command(found, vm)
     words = [f"a{word}" for word in (*wrapper, *driver.argv(vm))]
     words += [f"e{name}={value}" for name, value in driver.environment(vm).items()]
     words += [f"n{vm.netns}"] if vm.netns else []

@@ -15,12 +15,17 @@ from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import cgroup, files, hugepages, namespace, process
+from stage1.linux.host import which
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, dax, early, host, kvmtool, qemu
+from stage1.vm import confine, dax, early, host, jail, kvmtool, qemu
 from stage1.vm.spec import VmSpec
 
 AGENT = "agent"
 """The program of pods on the host, in the directory of the guest's files."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 CONSOLE_KEEP_BYTES = 1 << 20
 _DEATH_S = 10.0
 _USAGE_LINES = 100
@@ -98,13 +103,13 @@ class Vmm(Protocol):
 class ProcessVmm:
     """The real one: QEMU or kvmtool, told apart by the name of the binary, or the agent for a pod on the host."""
 
-    def __init__(self, early_s: float = 0.08, *, prefix: tuple[str, ...] = (), huge_pages: bool = False) -> None:
+    def __init__(self, early_s: float = 0.08, *, ends_with_us: bool = False, huge_pages: bool = False) -> None:
         """A QEMU that ends within `early_s` makes `start` fail; the guest boots in that time. See `early.ends`.
 
-        `prefix` is a program, with its arguments, that becomes the VMM and has all privileges: a wrapper such
-        as nsenter. Without `huge_pages` the guest's memory has none, whatever the host does for others.
+        With `ends_with_us` it is killed when this process ends, however that happens. Without `huge_pages` the
+        guest's memory has none, whatever the host does for others.
         """
-        self._early_s, self._prefix, self._huge_pages = early_s, prefix, huge_pages
+        self._early_s, self._ends_with_us, self._huge_pages = early_s, ends_with_us, huge_pages
         self._confinement: confine.Confinement | None = None
 
     @property
@@ -119,17 +124,20 @@ class ProcessVmm:
         driver = host if vm.host else kvmtool if is_kvmtool(vm.binary) else qemu
         argv, env = driver.argv(vm), driver.environment(vm)
         _check_binary(vm.binary)
-        confined = [] if vm.host else confine.command(self.confinement, vm)
+        confined = [] if vm.host else [*self._with_us(), *confine.command(self.confinement, vm)]
         has_shim = driver is kvmtool and vm.dax is not None
         if has_shim and not self._huge_pages:
             env |= dax.small_pages(vm.memory_mib)
-        wrapped = [*self._prefix, *confined, *argv]
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
+
+        def spawn() -> int:
             with hugepages.Starting(huge_pages=self._huge_pages or has_shim or vm.host is not None):
-                pid = _spawn(wrapped, vm, log=log, env=env)
+                return process.spawn([*confined, *argv], stdout=log, stderr=log, env=env)
+
+        try:
+            pid = self._start(vm, spawn)
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
@@ -138,13 +146,18 @@ class ProcessVmm:
             _place(pid, vm)
         return _survive_start(pid, vm, console=console, early_s=0 if vm.host else self._early_s)
 
+    def _with_us(self) -> list[str]:
+        """setpriv and nothing else, since it must be there all the same where privileges can't be given up."""
+        return [which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"] if self._ends_with_us else []
 
-def _spawn(argv: list[str], vm: VmSpec, *, log: int, env: dict[str, str]) -> int:
-    """A process begins in the namespaces of the thread that starts it, so no wrapper is needed to enter a netns."""
-    if vm.host is not None:
-        return _spawn_in(argv, vm.netns, log=log, env=env)
-    with namespace.own_pids():
-        return _spawn_in(argv, vm.netns, log=log, env=env)
+    def _start(self, vm: VmSpec, spawn: "Callable[[], int]") -> int:
+        if vm.host is None:
+            where = jail.Jail(vm.run_dir, confine.places(self.confinement, vm), vm.netns)
+            return jail.start(where, spawn, ends_with_us=self._ends_with_us)
+        if not vm.netns:
+            return spawn()
+        with namespace.inside_net(vm.netns):
+            return spawn()
 
 
 def _place(pid: int, vm: VmSpec) -> None:
@@ -158,13 +171,6 @@ def _place(pid: int, vm: VmSpec) -> None:
         process.set_oom_score(pid, 0)
     except PodError:
         return
-
-
-def _spawn_in(argv: list[str], netns: str, *, log: int, env: dict[str, str]) -> int:
-    if not netns:
-        return process.spawn(argv, stdout=log, stderr=log, env=env)
-    with namespace.inside_net(netns):
-        return process.spawn(argv, stdout=log, stderr=log, env=env)
 
 
 def find_unrecorded(directory: str) -> VmProcess | None:

@@ -2,8 +2,9 @@
 """A netns kept by name, and a thread that visits it. Needs root."""
 
 import os
+import threading
+import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -65,20 +66,27 @@ def test_a_file_that_keeps_no_netns_can_not_be_entered(path: str) -> None:
     assert own() == home and not namespace.is_net(path)
 
 
-def test_what_is_started_with_own_pids_is_the_first_and_later_ones_are_not_there() -> None:
-    with namespace.own_pids():
-        child = process.run(["sh", "-c", f"echo $$; kill -0 {os.getpid()} || echo nobody"], timeout_s=5)
-    assert child.stdout.split() == [b"1", b"nobody"]
-    later = process.run(["readlink", "/proc/self/ns/pid"], timeout_s=5).stdout.decode().strip()
-    assert later == os.readlink("/proc/self/ns/pid")
+def test_a_thread_of_its_own_gives_its_result_or_its_error_and_leaves_ours_alone() -> None:
+    ours = own()
+
+    def elsewhere() -> str:
+        namespace.unshare(namespace.NEW_NET)
+        return own()
+
+    assert namespace.in_thread(elsewhere) != ours == own()
+    with pytest.raises(ZeroDivisionError):
+        namespace.in_thread(lambda: 1 // 0)
 
 
-def test_what_it_starts_in_turn_ends_with_it(tmp_path: Path) -> None:
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    with namespace.own_pids():
-        pid = process.spawn(["sh", "-c", f"sleep 60 >{fifo} & exec sleep 60"])
-    with process.PidHandle(pid, os.pidfd_open(pid)) as first, fifo.open("rb") as file:
-        first.kill()
-        assert first.wait(5)
-        assert file.read() == b"", "the second has closed it"
+def test_what_is_to_be_done_afterwards_is_not_waited_for() -> None:
+    goes_on, saw = threading.Event(), list[int]()
+
+    def then(result: int) -> None:
+        goes_on.wait(10)
+        saw.append(result)
+
+    assert namespace.in_thread(lambda: 7, then=then) == 7 and saw == []
+    goes_on.set()
+    while not saw:
+        time.sleep(0.001)
+    assert saw == [7]

@@ -2,6 +2,7 @@
 """kvmtool's first moments, with a shell script in its place: a wrong option, a lost context id, a late death."""
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,8 +54,10 @@ def test_a_death_before_a_vcpu_runs_is_told_in_lkvms_words_however_late(
 def test_it_has_started_as_soon_as_a_vcpu_runs(
     make: Callable[[str], VmSpec], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(confine, "find", lambda: confine.Confinement("", False))  # it may not write there else
-    vm = ProcessVmm(early_s=60).start(make("printf kvm-vcpu-0 >/proc/self/comm; while :; do sleep 0.05; done"))
+    monkeypatch.setattr(confine, "find", lambda: confine.Confinement("", False))  # it may not run that program else
+    spec = make("exec ${0%/*}/kvm-vcpu-0 60")
+    shutil.copy("/bin/sleep", f"{spec.run_dir}/kvm-vcpu-0")
+    vm = ProcessVmm(early_s=60).start(spec)
     try:
         assert vm.alive() and (begun := process.start_time(vm.pid)) == vm.start_time
         assert time.clock_gettime(time.CLOCK_BOOTTIME) - begun / TICKS < early.SET_UP_S

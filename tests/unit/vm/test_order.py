@@ -35,8 +35,7 @@ def test_an_order_may_have_a_network_and_input() -> None:
 def test_the_wrapper_comes_first_and_leaves_the_mounts() -> None:
     found = Confinement("/usr/bin/setpriv", False)
     words = words_of(order.order(QEMU._replace(attended=True), found, interactive=False))
-    assert words[1:4] == ["a--ipc", "a--uts", "a--"] and words[4] == "a/usr/bin/setpriv"
-    assert words.index("a--", 4) < words.index("a/usr/bin/qemu-system-x86_64")
+    assert words[0] == "a/usr/bin/setpriv" and words.index("a--") < words.index("a/usr/bin/qemu-system-x86_64")
 
 
 def test_it_is_written_where_the_launcher_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,18 +137,6 @@ def test_a_reused_pid_is_not_taken_for_the_vmm_and_not_killed(running: VmProcess
     assert running.alive()
 
 
-def test_a_wrapper_that_becomes_the_vmm_is_the_vmm(make: Make) -> None:
-    vm = ProcessVmm(prefix=("/usr/bin/env", "WRAPPED=yes")).start(make("echo $WRAPPED; exec sleep 60"))
-    try:
-        while vm.console_tail() != "yes":
-            assert vm.alive()
-            time.sleep(0.01)
-        assert vm.start_time == process.start_time(vm.pid)
-    finally:
-        vm.kill()
-    assert not vm.alive()
-
-
 @pytest.mark.parametrize("record", [{}, {"pid": "1"}, {"pid": 1, "start_time": None, "console": "/x"}])
 def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(VmFailed, match="damaged"):
