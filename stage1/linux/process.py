@@ -97,6 +97,17 @@ def set_oom_score(pid: int, score: int) -> None:
         file.write(str(score))
 
 
+def set_limits(pid: int) -> None:
+    """For a VMM: no core file, which would hold a guest's memory, and as many open files as it can have; 9p opens many.
+
+    See prlimit(2). Raises KernelError.
+    """
+    with Guard("prlimit", f"process {pid}"):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class PidHandle:
     """A process that can't be mistaken for another: owns a pidfd. Close it, or use it in a `with`."""
 

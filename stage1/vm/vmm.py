@@ -161,14 +161,15 @@ class ProcessVmm:
 
 
 def _place(pid: int, vm: VmSpec) -> None:
-    """Where the host's accounts and its OOM killer see a VMM, and not a part of us; it starts meanwhile.
+    """Where the host's accounts and its OOM killer see a VMM, and not a part of us, with limits of its own.
 
-    Without them it runs as well: `clearpod check` says what is missing.
+    It starts meanwhile, and runs without all that as well: `clearpod check` says what is missing.
     """
     try:
+        process.set_limits(pid)  # first, since QEMU looks at them when it starts
+        process.set_oom_score(pid, 0)
         if vm.cgroup:
             cgroup.join(vm.cgroup, pid)
-        process.set_oom_score(pid, 0)
     except PodError:
         return
 

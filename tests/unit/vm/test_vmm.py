@@ -91,6 +91,12 @@ def test_it_is_in_its_cgroup_and_killed_no_sooner_or_later_than_others(make: Mak
     assert not os.path.exists(path)
 
 
+def test_it_leaves_no_core_and_may_open_all_the_files_there_are(running: VmProcess) -> None:
+    limits = Path(f"/proc/{running.pid}/limits").read_text().splitlines()
+    core, files = (next(one for one in limits if one.startswith(f"Max {name}")).split() for name in ("core", "open"))
+    assert core[4:6] == ["0", "0"] and files[3] == files[4]
+
+
 def test_a_cgroup_that_can_not_be_had_keeps_no_vmm_from_running(make: Make) -> None:
     vm = ProcessVmm().start(make("exec sleep 60")._replace(cgroup="/proc/no/cgroup"))
     assert vm.alive()
