@@ -27,7 +27,8 @@ NEW_PID = 0x20000000
 NEW_NET = 0x40000000
 _OWN_FS = 0x00000200
 _NS_GET_USERNS = 0xB701
-_OWN_NET = "/proc/thread-self/ns/net"
+OWN_NET = "/proc/thread-self/ns/net"
+"""The netns of the thread that looks."""
 
 
 def unshare(flags: int) -> None:
@@ -44,8 +45,8 @@ class _Home:
     """`with _Home():` the calling thread is back in its own netns afterwards."""
 
     def __enter__(self) -> None:
-        with Guard("open", _OWN_NET):
-            self._fd = os.open(_OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
+        with Guard("open", OWN_NET):
+            self._fd = os.open(OWN_NET, os.O_RDONLY | os.O_CLOEXEC)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
@@ -197,7 +198,7 @@ def make_net(path: str) -> None:
     try:
         with _Home():
             unshare(NEW_NET)
-            mount.bind(_OWN_NET, path)
+            mount.bind(OWN_NET, path)
     except BaseException:
         os.unlink(path)
         raise

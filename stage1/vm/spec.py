@@ -97,7 +97,7 @@ class VmSpec(NamedTuple):
     attended: bool = False
     """The pod is autonomous (docs/link.md): the VMM's standard input and output are the console of its apps."""
     netns: str = ""
-    """The file that keeps the netns with the taps; empty: the VMM stays in ours."""
+    """The file that keeps the netns with the taps; empty: they are in ours."""
     cgroup: str = ""
     """The directory of cgroup v2 for it, which need not exist; empty: the VMM stays in ours."""
     host: OnHost | None = None

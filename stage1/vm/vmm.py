@@ -152,7 +152,8 @@ class ProcessVmm:
 
     def _start(self, vm: VmSpec, spawn: "Callable[[], int]") -> int:
         if vm.host is None:
-            where = jail.Jail(vm.run_dir, confine.places(self.confinement, vm), vm.netns)
+            netns = vm.netns or (namespace.OWN_NET if vm.nics else "")
+            where = jail.Jail(vm.run_dir, confine.places(self.confinement, vm), netns)
             return jail.start(where, spawn, ends_with_us=self._ends_with_us)
         if not vm.netns:
             return spawn()
