@@ -2,9 +2,6 @@
 """The embedded network, several networks per pod and plugins of other shapes, in a netns that stands for the host."""
 
 import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,23 +10,7 @@ from stage1.net import attach, networks, rkt, upkeep
 from stage1.pod.model import Pod, Port
 from stage1.pod.network import Neighbour, Route
 from tests.fakes.bare_pods import Pods, in_pod
-from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
-
-if not os.path.exists(f"{BIN_DIR}/bridge"):
-    pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables", allow_module_level=True)
-
-
-@pytest.fixture
-def outer(tmp_path: Path) -> Iterator[OuterNet]:
-    with outer_net(tmp_path / "host") as made:
-        yield made
-
-
-@pytest.fixture
-def pods(outer: OuterNet) -> Iterator[Pods]:
-    made = Pods(outer)
-    yield made
-    made.forget()
+from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist
 
 
 def second(outer: OuterNet, name: str = "storage", subnet: str = "10.99.0.0/24") -> None:

@@ -2,8 +2,6 @@
 """The network with Debian's CNI plugins, in a netns that stands for the host. Needs root, iptables and the plugins."""
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,24 +10,7 @@ from stage1.linux import process
 from stage1.net import attach
 from stage1.pod.model import Port
 from tests.fakes.bare_pods import Pods, in_pod
-from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
-
-if not os.path.exists(f"{BIN_DIR}/bridge"):
-    pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables", allow_module_level=True)
-
-
-@pytest.fixture
-def outer(tmp_path: Path) -> Iterator[OuterNet]:
-    with outer_net(tmp_path / "host") as made:
-        yield made
-
-
-@pytest.fixture
-def pods(outer: OuterNet) -> Iterator[Pods]:
-    """Those that a test forgets are detached."""
-    made = Pods(outer)
-    yield made
-    made.forget()
+from tests.fakes.outer_net import OuterNet, conflist
 
 
 def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, pods: Pods) -> None:

@@ -2,7 +2,7 @@
 """A process that is killed between any two steps of a pod's network: what it left is removed to the last rule."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from stage1.pod.model import Pod, Port
 from tests.fakes.bare_pods import Pods
 from tests.fakes.cni import FakeCni
 from tests.fakes.dying import die
-from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
+from tests.fakes.outer_net import OuterNet
 
 PORTS = (Port(80, 8080), Port(53, 5353, "udp", "127.0.0.1"))
 LEAST_STEPS = {"attach": 18, "detach": 5}
@@ -64,14 +64,6 @@ def test_whatever_the_step_with_fake_plugins(tmp_path: Path, verb: str, networks
         return is_dead
 
     all_steps(verb, at)
-
-
-@pytest.fixture
-def outer(tmp_path: Path) -> Iterator[OuterNet]:
-    if not os.path.exists(f"{BIN_DIR}/bridge"):
-        pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
-    with outer_net(tmp_path / "host") as made:
-        yield made
 
 
 @pytest.mark.parametrize("verb", ["attach", "detach"])

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,18 +40,6 @@ PULL = (
     "from cri.store.images import ImageStore\n"
     "pull_blocking(ImageStore(sys.argv[1]), sys.argv[2], config=Config())\n"
 )
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout(tmp_path / "layout")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ImageStore]:
-    opened = ImageStore(str(tmp_path / "state"))
-    yield opened
-    opened.close()
 
 
 def small(layout: Layout) -> str:
