@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The journal: where it is kept, how containers write into it, and its end. A stream belongs to the unit of the process
+ * that connected; see "Stream protocol" in systemd's JOURNAL_NATIVE_PROTOCOL and sd_journal_stream_fd(3).
+ */
+#include "units.h"
+
+#include "cgroup.h"
+#include "files.h"
+#include "scope.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#define STREAMS "/run/systemd/journal/stdout"
+#define JOURNALD "/sys/fs/cgroup/system.slice/systemd-journald.service"
+#define POD "/run/clearpod/volumes/pod"
+#define SHARED "/run/clearpod/volumes/journal"
+#define LOGS "/var/log/journal"
+
+enum { CHUNK = 4096, END_LIMIT_MS = 2000, OUTPUTS = 2 };
+
+int journal_stream(const char *id)
+{
+    scoped_fd int fd = message_connect(STREAMS, SOCK_STREAM);
+    /* Name, unit, priority (info), "<3>" at a line's start is a priority, and three times: nowhere else. */
+    if (fd < 0 || dprintf(fd, "%s\n\n6\n1\n0\n0\n0\n", id) < 0)
+        return -1;
+    return steal_fd(&fd);
+}
+
+static void put(int *fd, const char *from, size_t size)
+{
+    while (size && *fd >= 0) {
+        ssize_t done = write(*fd, from, size);
+        if (done < 0 && errno != EINTR)
+            close_fd(fd);
+        from += done > 0 ? done : 0;
+        size -= done > 0 ? (size_t)done : 0;
+    }
+}
+
+/* First into the journal: who sees the end of the other has all of it there. False: `from` is at its end. */
+static bool move(int from, int *journal, int *to)
+{
+    char chunk[CHUNK];
+    ssize_t got = read(from, chunk, sizeof chunk);
+    if (got > 0) {
+        put(journal, chunk, (size_t)got);
+        put(to, chunk, (size_t)got);
+    }
+    return got > 0 || (got < 0 && errno == EINTR);
+}
+
+static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS]) __attribute__((noreturn));
+static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS])
+{
+    while (from[0] >= 0 || from[1] >= 0) {
+        struct pollfd ready[OUTPUTS] = {{.fd = from[0], .events = POLLIN}, {.fd = from[1], .events = POLLIN}};
+        if (poll(ready, OUTPUTS, -1) < 0)
+            continue;
+        for (int i = 0; i < OUTPUTS; i++)
+            if (ready[i].revents && !move(from[i], &journal[i], &to[i])) {
+                close_fd(&from[i]);
+                close_fd(&to[i]);
+            }
+    }
+    _exit(0);
+}
+
+static void close_all(int fds[OUTPUTS])
+{
+    for (int i = 0; i < OUTPUTS; i++)
+        close_fd(&fds[i]);
+}
+
+pid_t journal_copy(const struct order *order, const char *id, int stdio[3])
+{
+    int from[OUTPUTS] = {-1, -1}, journal[OUTPUTS] = {-1, -1}, to[OUTPUTS] = {-1, -1}, pair[2];
+    for (int i = 0; i < OUTPUTS; i++) {
+        if (!order->journal[i + 1] || stdio[i + 1] < 0 || (journal[i] = journal_stream(id)) < 0)
+            continue;
+        if (pipe2(pair, O_CLOEXEC) < 0 || fchown(pair[0], order->owner, order->owner) < 0)
+            continue; /* then it is not in the journal */
+        from[i] = pair[0];
+        to[i] = stdio[i + 1];
+        stdio[i + 1] = pair[1];
+    }
+    pid_t pid = from[0] < 0 && from[1] < 0 ? 0 : fork();
+    if (pid == 0 && (from[0] >= 0 || from[1] >= 0)) {
+        for (int i = 0; i < 3; i++)
+            close_fd(&stdio[i]);
+        signal(SIGPIPE, SIG_IGN);
+        copy(from, journal, to);
+    }
+    close_all(from);
+    close_all(journal);
+    close_all(to);
+    return pid > 0 ? pid : 0;
+}
+
+void journal_end(void)
+{
+    char pids[64];
+    if (file_read(JOURNALD "/cgroup.procs", pids, sizeof pids) <= 0 || atoi(pids) <= 1)
+        return;
+    scoped_fd int handle = (int)syscall(SYS_pidfd_open, atoi(pids), 0);
+    struct pollfd ended = {.fd = handle, .events = POLLIN};
+    if (handle >= 0 && syscall(SYS_pidfd_send_signal, handle, SIGTERM, NULL, 0) == 0)
+        poll(&ended, 1, END_LIMIT_MS);
+}
+
+/* journald would go on without a word, and keep the journal in memory. */
+static int check_writable(struct fault *why)
+{
+    char id[64], path[128];
+    if (file_read(POD "/machine-id", id, sizeof id) < 0)
+        return fault_errno(why, "read " POD "/machine-id");
+    id[strcspn(id, "\n")] = 0;
+    snprintf(path, sizeof path, LOGS "/%s", id);
+    if (make_dir(path, 0755) < 0 || access(path, W_OK) < 0)
+        return fault_errno(why, "the journal can't be kept on the host: write to %s", path);
+    return 0;
+}
+
+int journal_mount(struct fault *why)
+{
+    if (mount(POD "/machine-id", "/etc/machine-id", NULL, MS_BIND, NULL) < 0)
+        return fault_errno(why, "bind " POD "/machine-id");
+    if (mount(SHARED, LOGS, NULL, MS_BIND, NULL) < 0)
+        return fault_errno(why, "bind " SHARED " on " LOGS);
+    if (mount(NULL, LOGS, NULL, MS_BIND | MS_REMOUNT | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return fault_errno(why, "remount " LOGS);
+    return check_writable(why);
+}
