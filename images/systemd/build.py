@@ -22,15 +22,17 @@ PROGRAMS = (
 )
 MASKED = ("halt", "kexec", "poweroff", "reboot", "emergency", "rescue")
 """What ends a pod, or asks for a shell: not from inside, where nobody knows what is still to be done."""
+DIRECTORIES = ("etc/systemd", "var/log/journal", "usr/lib/clearpod", "usr/lib/systemd/system")
 UUID = "c1ea7b0d-0000-4000-8000-000000000002"
 
 
 def content(guest: system.Content, agent: Path) -> system.Content:
     """The image's, beside what the ordinary one has."""
+    places = [name for name in guest.directories if name != "usr/sbin"]
     units = {f"usr/lib/systemd/system/{path.name}": path for path in sorted(UNITS.iterdir())}
     return system.Content(
         programs=(*guest.programs, *PROGRAMS),
-        directories=(*(name for name in guest.directories if name != "usr/sbin"), "etc/systemd", "var/log/journal", "usr/lib/clearpod", "usr/lib/systemd/system"),
+        directories=(*places, *DIRECTORIES),
         files={
             **guest.files,
             "etc/group": "root:x:0:\nsystemd-journal:x:999:\n",

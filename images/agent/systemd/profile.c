@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/klog.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <x86intrin.h>
@@ -25,7 +26,7 @@
 #define SYSTEMD "/usr/lib/systemd/systemd"
 #define BEGAN "/run/clearpod/began" /* when PID 1 did, for Hello and marks */
 
-enum { UNITS_LIMIT_MS = 3000 };
+enum { UNITS_LIMIT_MS = 3000, SET_LEVEL = 8, CRITICAL = 3, ERRORS = 4 };
 
 int __wrap_boot_mounts(const struct words *words, struct fault *why);
 int __real_boot_mounts(const struct words *words, struct fault *why);
@@ -62,13 +63,14 @@ static bool has_shares(void)
 
 int __wrap_boot_mounts(const struct words *words, struct fault *why)
 {
-    static const char *const args[] = {SYSTEMD, NULL}, *const environment[] = {NULL};
+    static const char *const args[] = {SYSTEMD, NULL}, *const environment[] = {"TERM=dumb", NULL};
     struct words mapped = *words;
     mapped.plan = true; /* the share has the cache of an autonomous pod's, since journald maps its files */
     if (__real_boot_mounts(&mapped, why) < 0 || make_places(why) < 0)
         return -1;
     if (has_shares() && journal_mount(why) < 0)
         return -1;
+    klogctl(SET_LEVEL, NULL, CRITICAL); /* systemd complains about modules, of which this kernel has none */
     execve(SYSTEMD, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
     return fault_errno(why, "start " SYSTEMD);
 }
@@ -114,6 +116,7 @@ int __wrap_host_enter(struct words *words, struct fault *why)
         return fault_errno(why, "read /proc/cmdline");
     if (!words_parse(line, words, bad))
         return fault_set(why, FAULT_INVALID, "the kernel word '%s' makes no sense", bad);
+    klogctl(SET_LEVEL, NULL, ERRORS);
     recall_beginning();
     if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) /* what crun leaves of an exec is ours, as it is PID 1's elsewhere */
         return fault_errno(why, "become a subreaper");

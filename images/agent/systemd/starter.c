@@ -6,6 +6,7 @@
 #include "units.h"
 
 #include "agent.h"
+#include "cgroup.h"
 #include "files.h"
 #include "namespaces.h"
 #include "process.h"
@@ -183,9 +184,20 @@ static int read_words(const char *name, char *room, char *lists[2][WORDS], struc
     return count[1] ? 0 : fault_set(why, FAULT_INVALID, "%s has no command", path);
 }
 
-static void become(const int stdio[3], char *const environment[], char *const command[], int failed)
+/* A cgroup of its own, so that all of it can be killed. */
+static int join_cgroup(uint32_t exec)
+{
+    char path[128];
+    cgroup_path(path, sizeof path, GUEST);
+    if (make_dir(path, 0755) < 0 || cgroup_add_exec(GUEST, exec) < 0)
+        return -1;
+    snprintf(path + strlen(path), sizeof path - strlen(path), "/exec-%u/cgroup.procs", exec);
+    return file_write(path, "0");
+}
+
+static void become(const struct task *task, const int stdio[3], char *lists[2][WORDS], int failed)
     __attribute__((noreturn));
-static void become(const int stdio[3], char *const environment[], char *const command[], int failed)
+static void become(const struct task *task, const int stdio[3], char *lists[2][WORDS], int failed)
 {
     setsid();
     for (int i = 0; i < 3; i++)
@@ -193,8 +205,8 @@ static void become(const int stdio[3], char *const environment[], char *const co
     ioctl(0, TIOCSCTTY, 0);
     unblock_signals();
     signal(SIGPIPE, SIG_DFL);
-    if (chdir("/") == 0)
-        execvpe(command[0], command, environment);
+    if (join_cgroup(task->exec) == 0 && chdir("/") == 0)
+        execvpe(lists[1][0], lists[1], lists[0]);
     int error = errno;
     if (write(failed, &error, sizeof error) < 0)
         error = 0;
@@ -214,7 +226,7 @@ static int run_in_guest(const struct task *task, struct outcome *outcome, struct
     if (pipe2(pair, O_CLOEXEC) < 0 || (outcome->pid = fork()) < 0)
         return fault_errno(why, "fork for %s", lists[1][0]);
     if (outcome->pid == 0)
-        become(stdio, lists[0], lists[1], pair[1]);
+        become(task, stdio, lists, pair[1]);
     close(pair[1]);
     if (read(pair[0], &error, sizeof error) != sizeof error)
         return 0;

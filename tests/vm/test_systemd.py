@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run --profile systemd` as a user has it: the same ends as without, and a journal that the host reads.
+
+What happens inside, where systemctl is, is tested through rkt's door: tests/rkt/test_systemd_pods.py.
+"""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.command import Command, finish
+from tests.fakes.patience import PATIENCE
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(not os.path.exists("/usr/bin/journalctl"), reason="needs journalctl: apt install systemd"),
+]
+SYSTEMD = ("--profile", "systemd")
+
+
+def entries(journal: Path, **fields: str) -> list[str]:
+    """The messages of the only machine whose journal is there, as journalctl reads it."""
+    match = [f"{name}={value}" for name, value in fields.items()]
+    argv = ["journalctl", "-D", journal, "-o", "json", "--all", "--no-pager", *match]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [json.loads(line)["MESSAGE"] for line in done.stdout.splitlines()]
+
+
+def wait_for(journal: Path, wanted: list[str]) -> None:
+    until = time.monotonic() + 20 * PATIENCE
+    while entries(journal, _SYSTEMD_UNIT="app@main.service") != wanted:
+        assert time.monotonic() < until, entries(journal)
+        time.sleep(0.1)
+
+
+def test_the_journal_is_read_while_the_pod_runs_and_after_it(clearpod: Command, tmp_path: Path) -> None:
+    line = "trap 'echo told; exit 9' TERM; echo out; echo wrong >&2; while :; do sleep 0.1; done"
+    process = clearpod.start("run", *SYSTEMD, "--journal", str(tmp_path), "--", "sh", "-c", line)
+    wait_for(tmp_path, ["out", "wrong"])
+    process.send_signal(signal.SIGTERM)
+    ended = finish(process)
+    assert (ended.code, ended.out, ended.err) == (9, b"out\ntold\n", "wrong\n")
+    assert entries(tmp_path, _SYSTEMD_UNIT="app@main.service") == ["out", "wrong", "told"]
+    assert "app@main.service: Main process exited, code=exited, status=9" in "\n".join(entries(tmp_path, _PID="1"))
+    checked = subprocess.run(["journalctl", "-D", tmp_path, "--verify"], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert len(os.listdir(tmp_path)) == 1, "one machine, and nothing beside"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("sh", "-c", "kill -KILL $$"), 137, ""),
+        (("/no-such-program",), 127, "no-such-program"),
+    ],
+)
+def test_a_container_ends_as_without_systemd(
+    clearpod: Command, words: tuple[str, ...], code: int, said: str
+) -> None:
+    ended = clearpod.run(*SYSTEMD, "--", *words)
+    assert ended.code == code and said in ended.err, ended
+
+
+def test_input_and_a_terminal_go_through_the_agent(clearpod: Command) -> None:
+    much = os.urandom(100_000)
+    ended = clearpod.run(*SYSTEMD, "-i", "--", "cat", feed=much)
+    assert (ended.code, ended.out == much) == (0, True), ended.err
+    ours, theirs = pty.openpty()
+    words = (*SYSTEMD, "-t", "--", "sh", "-c", "test -t 0 && exit 5")
+    process = clearpod.start("run", *words, stdin=theirs, stdout=theirs)
+    assert process.wait(60 * PATIENCE) == 5
+    finish(process)
+    os.close(ours), os.close(theirs)
+
+
+def test_a_journal_that_can_not_be_kept_is_said_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = clearpod.run(*SYSTEMD, "--journal", f"{tmp_path}/file/journal", "--", "true")
+    assert ended.code == 4 and f"the pod's journal can't be kept in {tmp_path}/file/journal" in ended.err
+    assert clearpod.run("--journal", str(tmp_path), "--", "true").code == 2
+    assert "the profiles are default and systemd" in clearpod.run("--profile", "openrc", "--", "true").err
