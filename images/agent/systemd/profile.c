@@ -21,12 +21,13 @@
 #include <sys/klog.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #define SYSTEMD "/usr/lib/systemd/systemd"
 #define BEGAN "/run/clearpod/began" /* when PID 1 did, for Hello and marks */
 
-enum { UNITS_LIMIT_MS = 3000, SET_LEVEL = 8, CRITICAL = 3, ERRORS = 4 };
+enum { UNITS_LIMIT_MS = 3000, RUNNING_LIMIT_MS = 300, SET_LEVEL = 8, CRITICAL = 3, ERRORS = 4 };
 
 int __wrap_boot_mounts(const struct words *words, struct fault *why);
 int __real_boot_mounts(const struct words *words, struct fault *why);
@@ -127,18 +128,36 @@ int __wrap_host_enter(struct words *words, struct fault *why)
     return add_guest(why) < 0 ? -1 : autonomous_begin(why);
 }
 
+static bool any_unit(void)
+{
+    char path[64];
+    cgroup_path(path, sizeof path, "");
+    scoped_dir DIR *list = opendir(path);
+    for (struct dirent *entry; list && (entry = readdir(list));)
+        if (!strncmp(entry->d_name, "app@", 4))
+            return true;
+    return false;
+}
+
+/* Systemd removes a unit's cgroup when it has said how the unit ended, and journald reads all before it ends. */
+static void finish_journal(int limit_ms)
+{
+    for (int waited = 0; waited < limit_ms && any_unit(); waited++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    journal_end();
+}
+
 /* The launcher ends the VM once it has been told: what units still have to say comes before. */
 void __wrap_autonomous_end(void)
 {
-    cgroup_wait_empty("", UNITS_LIMIT_MS);
-    journal_end();
+    finish_journal(UNITS_LIMIT_MS);
     __real_autonomous_end();
 }
 
 void __wrap_boot_end(void)
 {
     if (getpid() != 1)
-        journal_end();
+        finish_journal(RUNNING_LIMIT_MS);
     __real_boot_end();
 }
 
