@@ -123,7 +123,8 @@ def _inputs(parts: Parts) -> list[str | Path]:
     guest = [parts.guest / name for name in parts.guest_files if (parts.guest / name).exists()]
     python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
     mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
-    return [sys.version, python, parts.profile, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, *_present(parts.lkvm)]
+    said = [sys.version, python, parts.profile]
+    return [*said, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, *_present(parts.lkvm)]
 
 
 def _present(path: Path | None) -> list[Path]:

@@ -49,8 +49,8 @@ SIZED = ("initramfs", "agent", "vmlinux", "bzImage", "initramfs-systemd", "syste
 MEMORY_MIB = 128
 BOOTS = 3
 AWAKE = ("idle=poll",)
-"""Systemd reads so much of its image that the guest waits for its disk each time. With this word it counts on meanwhile,
-which adds a millisecond or two, and without it the clock would jump by up to seconds."""
+"""Systemd reads so much of its image that the guest waits for its disk each time. With this word it counts on, which
+adds a millisecond or two; without it the clock would jump, by up to seconds."""
 SYSTEMD_BOOTS = 5
 GATED = ("kernel_to_init_ms", "init_to_ready_ms", "bzimage_kernel_to_init_ms")
 """What the baseline holds; sizes have budgets."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods whose guest has systemd, as kubelet has them: ends, logs, execs and numbers as everywhere, and a journal beside."""
+"""Pods whose guest has systemd, as kubelet has them: ends, logs, execs, numbers as everywhere, and a journal."""
 
 import asyncio
 import json

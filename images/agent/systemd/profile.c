@@ -118,6 +118,7 @@ int __wrap_host_enter(struct words *words, struct fault *why)
     if (!words_parse(line, words, bad))
         return fault_set(why, FAULT_INVALID, "the kernel word '%s' makes no sense", bad);
     klogctl(SET_LEVEL, NULL, ERRORS);
+    file_write("/proc/sys/kernel/core_pattern", "core"); /* as without systemd, which turns dumps off */
     recall_beginning();
     if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) /* what crun leaves of an exec is ours, as it is PID 1's elsewhere */
         return fault_errno(why, "become a subreaper");
