@@ -58,6 +58,8 @@ def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: D
     assert shown(pod, "one", "ActiveState", "SubState") == ["active", "running"]
     wait_until(lambda: said_by(pod, "two") == ["out", "wrong"])
     wait_until(lambda: pod.status() == {"two": 0})
+    assert systemctl(pod, "kill", "--signal=KILL", "systemd-journald").startswith("0: ")
+    wait_until(lambda: [one["MESSAGE"] for one in entries(pod)].count("Journal started") == 2)
     assert shown(pod, "two", "ActiveState", "Result") == ["inactive", "success"]
     systemctl(pod, "stop", "--no-block", "app@one")  # with it the pod ends, maybe before that is answered
     code, _, err = running.finish()
@@ -76,9 +78,14 @@ def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
     assert systemctl(pod, "kill", "--kill-whom=main", "--signal=KILL", "app@orphaned").startswith("0: ")
     wait_until(lambda: pod.status() == {"signalled": 137, "orphaned": 137, "last": 3})
     assert main != "0" and shown(pod, "orphaned", "Result", "ActiveState") == ["signal", "failed"]
-    left = pod.enter("systemctl", "show", "--property=ControlGroup", "--value", "app@orphaned", app="guest").stdout
-    assert left.strip() == ""
-    assert pod.stop().code == 0
+    assert shown(pod, "orphaned", "ControlGroup") == [""], "nothing of it is left"
+    assert systemctl(pod, "start", "app@last").startswith("1: "), "only the pod starts its apps"
+    started = pod.app_start("last")
+    assert started.code == 0, started
+    wait_until(lambda: said_by(pod, "last") == ["up", "told", "up"])
+    gone = pod.app_rm("orphaned")
+    assert gone.code == 0 and "app@orphaned" not in systemctl(pod, "list-units", "--all")
+    assert pod.stop().code == 0 and pod.status() == {"signalled": 137, "last": 3}
 
 
 def test_the_pod_ends_with_the_agent(door: Door) -> None:
