@@ -70,6 +70,11 @@ def guest_dir() -> Path:
     return Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
 
 
+def has_systemd() -> bool:
+    """Whether that profile was built; a machine without Debian's systemd has none."""
+    return (guest_dir() / "system-systemd.erofs").exists()
+
+
 def clearpod_argv(directory: str, profile: str = "") -> list[str]:
     """The product's own command line, with the counter on and the agent told to stop when it is ready."""
     guest = guest_dir()
@@ -159,16 +164,17 @@ def measure(repeat: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         ours = clearpod_argv(directory)
         packed = replace(ours, "-kernel", str(guest_dir() / "bzImage"))
-        systemd = clearpod_argv(directory, "systemd")
         debian, pid1 = debian_kernel(default_cache()).image, with_pid1(directory)
         theirs = debian_argv(debian, pid1)
         tuned = debian_argv(debian, pid1, ours[ours.index("-append") + 1])
-        kinds = {"": ours, "bzimage_": packed, "systemd_": systemd, "debian_": theirs, "debian_tuned_": tuned}
+        kinds = {"": ours, "bzimage_": packed, "debian_": theirs, "debian_tuned_": tuned}
+        if has_systemd():
+            kinds["systemd_"] = clearpod_argv(directory, "systemd")
         for prefix, argv in kinds.items():
-            times = max(repeat, SYSTEMD_BOOTS) if argv is systemd else repeat
+            times = max(repeat, SYSTEMD_BOOTS) if prefix == "systemd_" else repeat
             figures |= columns(prefix, [boot(argv, directory) for _ in range(times)])
             figures[f"{prefix}argv"] = argv
-    sizes = {f"{name}_bytes": (guest_dir() / name).stat().st_size for name in SIZED}
+    sizes = {f"{name}_bytes": (guest_dir() / name).stat().st_size for name in SIZED if (guest_dir() / name).exists()}
     return figures | sizes | {"machine": machine(), "debian_kernel": debian.name.removeprefix("vmlinuz-")}
 
 
@@ -201,7 +207,8 @@ def show(figures: dict[str, Any]) -> None:
     for name in [name.removesuffix("_spread_ms") for name in figures if name.endswith("_spread_ms")]:
         print(f"{name:36} {figures[name + '_ms']:9.3f} ms   ({figures[name + '_spread_ms']:.3f})")
     for name in SIZED:
-        print(f"{name:36} {figures[name + '_bytes']:12,} bytes")
+        if f"{name}_bytes" in figures:
+            print(f"{name:36} {figures[name + '_bytes']:12,} bytes")
     print("systemd: the profile of that name, our kernel and initramfs; PID 1 is the same program, and becomes systemd")
     print(f"debian is {figures['debian_kernel']} on q35; tuned: with our kernel command line")
 

@@ -27,7 +27,7 @@
 #define SYSTEMD "/usr/lib/systemd/systemd"
 #define BEGAN "/run/clearpod/began" /* when PID 1 did, for Hello and marks */
 
-enum { UNITS_LIMIT_MS = 3000, RUNNING_LIMIT_MS = 300, SET_LEVEL = 8, CRITICAL = 3, ERRORS = 4 };
+enum { UNITS_LIMIT_MS = 3000, RUNNING_LIMIT_MS = 300, SET_LEVEL = 8, CRITICAL = 3 };
 
 int __wrap_boot_mounts(const struct words *words, struct fault *why);
 int __real_boot_mounts(const struct words *words, struct fault *why);
@@ -56,6 +56,14 @@ static int make_places(struct fault *why)
     return 0;
 }
 
+/* Systemd complains about modules, of which this kernel has none. The journal has it; the end of a guest is worse. */
+static void quieten(void)
+{
+    char levels[64];
+    if (file_read("/proc/sys/kernel/printk", levels, sizeof levels) > 0 && atoi(levels) > CRITICAL)
+        klogctl(SET_LEVEL, NULL, CRITICAL);
+}
+
 /* Only a bench has no shares: then the journal is in memory. */
 static bool has_shares(void)
 {
@@ -71,7 +79,7 @@ int __wrap_boot_mounts(const struct words *words, struct fault *why)
         return -1;
     if (has_shares() && journal_mount(why) < 0)
         return -1;
-    klogctl(SET_LEVEL, NULL, CRITICAL); /* systemd complains about modules, of which this kernel has none */
+    quieten();
     execve(SYSTEMD, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
     return fault_errno(why, "start " SYSTEMD);
 }
@@ -117,7 +125,6 @@ int __wrap_host_enter(struct words *words, struct fault *why)
         return fault_errno(why, "read /proc/cmdline");
     if (!words_parse(line, words, bad))
         return fault_set(why, FAULT_INVALID, "the kernel word '%s' makes no sense", bad);
-    klogctl(SET_LEVEL, NULL, ERRORS);
     file_write("/proc/sys/kernel/core_pattern", "core"); /* as without systemd, which turns dumps off */
     recall_beginning();
     if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) /* what crun leaves of an exec is ours, as it is PID 1's elsewhere */

@@ -163,27 +163,11 @@ void unit_run(const char *id)
     end_as(ending.status);
 }
 
-/* As wait(2) would have it, from what systemd tells a unit's last command. */
-static int status_of(const char *code, const char *status)
-{
-    static const struct {
-        const char *name;
-        int number;
-    } names[] = {{"HUP", SIGHUP}, {"INT", SIGINT}, {"QUIT", SIGQUIT}, {"ABRT", SIGABRT}, {"SEGV", SIGSEGV},
-                 {"TERM", SIGTERM}, {"BUS", SIGBUS}};
-    if (!code || !status || !strcmp(code, "exited"))
-        return (status ? atoi(status) & 255 : 1) << 8;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(names[i].name, status))
-            return names[i].number;
-    return SIGKILL;
-}
-
 void unit_over(const char *id)
 {
     struct ending ending = {0};
     snprintf(ending.id, sizeof ending.id, "%s", id);
-    ending.status = status_of(getenv("EXIT_CODE"), getenv("EXIT_STATUS"));
+    ending.status = unit_status(getenv("EXIT_CODE"), getenv("EXIT_STATUS"));
     tell(&ending);
     _exit(0);
 }

@@ -39,6 +39,8 @@ struct ending {
 /* unit.c, the programs of app@.service: its main process, and what runs when it is over. */
 void unit_run(const char *id) __attribute__((noreturn));
 void unit_over(const char *id) __attribute__((noreturn));
+/* status.c: as wait(2) would have it, from what systemd tells a unit's last command (systemd.exec(5), $EXIT_STATUS). */
+int unit_status(const char *code, const char *status);
 /* The agent's service is over: say so, and end the VM. */
 void agent_over(void) __attribute__((noreturn));
 

@@ -34,7 +34,7 @@ def world(guest: Path, lkvm: str, *, with_debian: bool) -> dict[str, bytes]:
     if lkvm:
         content |= files.closure(lkvm)
         content[plan.LKVM] = Path(lkvm).read_bytes()
-    content |= {f"{plan.GUEST}/{name}": (guest / name).read_bytes() for name in OURS}
+    content |= {f"{plan.GUEST}/{name}": (guest / name).read_bytes() for name in OURS if (guest / name).exists()}
     with tempfile.TemporaryDirectory() as directory:
         content["init"] = files.compiled("machine.c", Path(directory))
         if with_debian:

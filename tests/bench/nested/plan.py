@@ -29,9 +29,9 @@ class Variant(NamedTuple):
 
 
 def variants(system_bytes: int, systemd_bytes: int, *, with_lkvm: bool) -> list[Variant]:
-    """All kinds, those of kvmtool first; the sizes are the lengths of the system images."""
-    of_systemd = _lkvm_systemd(systemd_bytes)
-    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain(), of_systemd] if with_lkvm else []
+    """All kinds, those of kvmtool first; the sizes are those of the system images, 0: none."""
+    of_systemd = [_lkvm_systemd(systemd_bytes)] if systemd_bytes else []
+    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain(), *of_systemd] if with_lkvm else []
     return [*lkvm, _microvm(), _q35()]
 
 
