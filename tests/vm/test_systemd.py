@@ -80,6 +80,15 @@ def test_input_and_a_terminal_go_through_the_agent(clearpod: Command) -> None:
     os.close(ours), os.close(theirs)
 
 
+def test_output_that_is_read_long_after_the_end_is_whole(clearpod: Command) -> None:
+    process = clearpod.start("run", *SYSTEMD, "--", "seq", "1", "40000")
+    assert process.stdout is not None
+    begin = os.read(process.stdout.fileno(), 1)
+    time.sleep(5)  # it has ended, and what does not fit into the link's buffers is still in pipes
+    ended = finish(process)
+    assert (ended.code, begin + ended.out) == (0, "".join(f"{n}\n" for n in range(1, 40001)).encode())
+
+
 def test_a_journal_that_can_not_be_kept_is_said_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = clearpod.run(*SYSTEMD, "--journal", f"{tmp_path}/file/journal", "--", "true")

@@ -61,14 +61,19 @@ static bool move(int from, int *journal, int *to)
     return got > 0 || (got < 0 && errno == EINTR);
 }
 
-static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS]) __attribute__((noreturn));
-static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS])
+/* Until both are at their end; once the other end of `leash` is closed, only what is there already. */
+static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int leash) __attribute__((noreturn));
+static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int leash)
 {
+    bool last = false;
     while (from[0] >= 0 || from[1] >= 0) {
-        struct pollfd ready[OUTPUTS] = {{.fd = from[0], .events = POLLIN}, {.fd = from[1], .events = POLLIN}};
-        if (poll(ready, OUTPUTS, -1) < 0)
-            continue;
-        for (int i = 0; i < OUTPUTS; i++)
+        struct pollfd ready[OUTPUTS + 1] = {{.fd = from[0], .events = POLLIN}, {.fd = from[1], .events = POLLIN},
+                                            {.fd = last ? -1 : leash}};
+        int count = poll(ready, OUTPUTS + 1, last ? 0 : -1);
+        if (count == 0)
+            break;
+        last = last || (count > 0 && ready[OUTPUTS].revents);
+        for (int i = 0; i < OUTPUTS && count > 0; i++)
             if (ready[i].revents && !move(from[i], &journal[i], &to[i])) {
                 close_fd(&from[i]);
                 close_fd(&to[i]);
@@ -83,7 +88,7 @@ static void close_all(int fds[OUTPUTS])
         close_fd(&fds[i]);
 }
 
-pid_t journal_copy(const struct order *order, const char *id, int stdio[3])
+pid_t journal_copy(const struct order *order, const char *id, int stdio[3], int *leash)
 {
     int from[OUTPUTS] = {-1, -1}, journal[OUTPUTS] = {-1, -1}, to[OUTPUTS] = {-1, -1}, pair[2];
     for (int i = 0; i < OUTPUTS; i++) {
@@ -95,13 +100,18 @@ pid_t journal_copy(const struct order *order, const char *id, int stdio[3])
         to[i] = stdio[i + 1];
         stdio[i + 1] = pair[1];
     }
-    pid_t pid = from[0] < 0 && from[1] < 0 ? 0 : fork();
-    if (pid == 0 && (from[0] >= 0 || from[1] >= 0)) {
+    if ((from[0] < 0 && from[1] < 0) || pipe2(pair, O_CLOEXEC) < 0)
+        return 0;
+    pid_t pid = fork();
+    if (pid == 0) {
         for (int i = 0; i < 3; i++)
             close_fd(&stdio[i]);
+        close(pair[1]);
         signal(SIGPIPE, SIG_IGN);
-        copy(from, journal, to);
+        copy(from, journal, to, pair[0]);
     }
+    close(pair[0]);
+    *leash = pair[1];
     close_all(from);
     close_all(journal);
     close_all(to);

@@ -6,6 +6,7 @@
 #include "units.h"
 
 #include "agent.h"
+#include "cgroup.h"
 #include "process.h"
 #include "scope.h"
 
@@ -21,12 +22,18 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
-enum { COPY_LIMIT_MS = 3000 };
+enum { KILL_LIMIT_MS = 2000 };
 
 int __real_crun_start(const struct task *task, struct outcome *outcome, struct fault *why);
 bool __real_cgroup_oom_killed(const char *container);
 
 static struct words words;
+
+/* The process that copies output into the journal; pid 0: there is none (any more). */
+static struct {
+    pid_t pid;
+    int leash;
+} copier = {.leash = -1};
 
 static void tell(const struct ending *ending)
 {
@@ -51,7 +58,7 @@ static void place(const struct order *order, const int got[3], int stdio[3])
         stdio[i] = order->given[i] ? got[next++] : -1;
 }
 
-static int start(const char *id, struct answer *answer, pid_t *copier)
+static int start(const char *id, struct answer *answer)
 {
     char path[NAME_ROOM + sizeof UNITS];
     int got[3];
@@ -68,7 +75,7 @@ static int start(const char *id, struct answer *answer, pid_t *copier)
     task.tty = order.tty;
     task.width = order.width;
     task.height = order.height;
-    *copier = journal_copy(&order, id, task.stdio);
+    copier.pid = journal_copy(&order, id, task.stdio, &copier.leash);
     answer->failed = __real_crun_start(&task, &outcome, &answer->fault) < 0;
     answer->pid = outcome.pid;
     message_send(agent_end, answer, sizeof *answer, (const int[3]){outcome.fd, -1, -1});
@@ -78,52 +85,55 @@ static int start(const char *id, struct answer *answer, pid_t *copier)
     return answer->failed ? -1 : 0;
 }
 
-/* False once neither `pid` nor, after it, the copier is left. */
-static bool reap(pid_t pid, int *status, pid_t *copier)
+/* True when `pid` is among those that have ended; then `status` has how. */
+static bool reap(pid_t pid, int *status)
 {
     bool ended = false;
     int how;
     for (pid_t one; (one = waitpid(-1, &how, WNOHANG)) > 0;) {
-        if (one == *copier)
-            *copier = 0;
+        if (one == copier.pid)
+            copier.pid = 0;
         if (one != pid)
             continue;
         *status = how;
         ended = true;
     }
-    return !ended;
+    return ended;
 }
 
 static void pass_on(int signals, pid_t pid)
 {
     struct signalfd_siginfo info;
     while (read(signals, &info, sizeof info) == sizeof info)
-        if (info.ssi_signo != SIGCHLD)
+        if (pid && info.ssi_signo != SIGCHLD)
             kill(pid, (int)info.ssi_signo);
 }
 
-static int attend(int signals, pid_t pid, pid_t *copier)
+static int attend(int signals, pid_t pid)
 {
     struct pollfd ready = {.fd = signals, .events = POLLIN};
     int status = 0;
-    while (reap(pid, &status, copier)) {
+    while (!reap(pid, &status)) {
         poll(&ready, 1, -1);
         pass_on(signals, pid);
     }
     return status;
 }
 
-/* What the container has left behind is being killed by the agent; the copier ends when nobody can write any more. */
-static void await_copier(int signals, pid_t copier)
+/* What the container has left behind is killed; then all that was written is moved on, however long its reader takes:
+ * the agent is told after that, since it would cut off what it has not yet seen. */
+static void finish_output(const char *id, int signals)
 {
     struct pollfd ready = {.fd = signals, .events = POLLIN};
-    struct signalfd_siginfo info;
     int status;
-    for (int waited = 0; copier && waited < COPY_LIMIT_MS; waited += 10) {
-        reap(0, &status, &copier);
-        if (copier && poll(&ready, 1, 10) > 0)
-            while (read(signals, &info, sizeof info) > 0)
-                continue;
+    if (!copier.pid)
+        return;
+    cgroup_kill(id, 0);
+    cgroup_wait_empty(id, KILL_LIMIT_MS);
+    close_fd(&copier.leash);
+    for (reap(0, &status); copier.pid; reap(0, &status)) {
+        poll(&ready, 1, -1);
+        pass_on(signals, 0);
     }
 }
 
@@ -146,20 +156,19 @@ void unit_run(const char *id)
 {
     struct answer answer = {0};
     struct ending ending = {0};
-    pid_t copier = 0;
     sigset_t all;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     int signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0 || start(id, &answer, &copier) < 0)
+    if (signals < 0 || prctl(PR_SET_CHILD_SUBREAPER, 1) < 0 || start(id, &answer) < 0)
         _exit(1);
     notify_ready();
     snprintf(ending.id, sizeof ending.id, "%s", id);
     ending.pid = answer.pid;
-    ending.status = attend(signals, answer.pid, &copier);
+    ending.status = attend(signals, answer.pid);
     ending.oom_killed = __real_cgroup_oom_killed(id);
+    finish_output(id, signals);
     tell(&ending);
-    await_copier(signals, copier);
     end_as(ending.status);
 }
 

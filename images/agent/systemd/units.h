@@ -51,11 +51,11 @@ bool message_receive(int socket, void *to, size_t size, int fds[3]);
 int message_listen(const char *path, int type);
 int message_connect(const char *path, int type);
 
-/* journal.c: a stream into the journal, -1 without one; and the process that copies output there. */
+/* journal.c: a stream into the journal, -1 without one. */
 int journal_stream(const char *id);
-/* The container's ends of two new pipes instead of `stdio`, from where a process of ours moves on what comes; its pid, 0
- * when there is nothing to copy. */
-pid_t journal_copy(const struct order *order, const char *id, int stdio[3]);
+/* The container's ends of two new pipes instead of `stdio`, from where a process of ours moves on what comes, until `leash`
+ * is closed or nobody can write any more. Its pid, 0 when there is nothing to copy. */
+pid_t journal_copy(const struct order *order, const char *id, int stdio[3], int *leash);
 /* Let journald write down what it has, and end. */
 void journal_end(void);
 /* Bind the journal's directory in the share to where journald looks for it. */
