@@ -108,6 +108,6 @@ def write_plots(directory: Path, result: dict[str, Any], titles: dict[str, str])
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "boot-all.svg").write_text(report.plot(result, titles, list(titles)))
     short = [name for name in titles if name not in ("q35_debian", "lkvm_systemd")]
-    systemd = [name for name in titles if name in ("lkvm", "lkvm_systemd", "q35_debian")]
+    systemd = [name for name in titles if name in ("lkvm", "lkvm_systemd")]
     (directory / "boot-systemd.svg").write_text(report.plot(result, titles, systemd))
     (directory / "boot-small.svg").write_text(report.plot(result, titles, short))
