@@ -54,18 +54,9 @@ def test_the_journal_is_read_while_the_pod_runs_and_after_it(clearpod: Command, 
     assert len(os.listdir(tmp_path)) == 1, "one machine, and nothing beside"
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (("sh", "-c", "kill -KILL $$"), 137, ""),
-        (("/no-such-program",), 127, "no-such-program"),
-    ],
-)
-def test_a_container_ends_as_without_systemd(
-    clearpod: Command, words: tuple[str, ...], code: int, said: str
-) -> None:
-    ended = clearpod.run(*SYSTEMD, "--", *words)
-    assert ended.code == code and said in ended.err, ended
+def test_a_command_that_is_not_there_is_said_as_without_systemd(clearpod: Command) -> None:
+    ended = clearpod.run(*SYSTEMD, "--", "/no-such-program")
+    assert ended.code == 127 and "/no-such-program" in ended.err, ended
 
 
 def test_input_and_a_terminal_go_through_the_agent(clearpod: Command) -> None:
