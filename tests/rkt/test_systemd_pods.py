@@ -83,6 +83,8 @@ def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
     started = pod.app_start("last")
     assert started.code == 0, started
     wait_until(lambda: said_by(pod, "last") == ["up", "told", "up"])
+    refused = systemctl(pod, "poweroff")
+    assert "masked" in refused and not refused.startswith("0: ")
     gone = pod.app_rm("orphaned")
     assert gone.code == 0 and "app@orphaned" not in systemctl(pod, "list-units", "--all")
     assert pod.stop().code == 0 and pod.status() == {"signalled": 137, "last": 3}

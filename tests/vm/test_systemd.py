@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from stage1.vm.spec import Share, VmSpec
 from tests.fakes.command import Command, finish
 from tests.fakes.patience import PATIENCE
+from tests.vm.conftest import Boot
 
 pytestmark = [
     pytest.mark.vm,
@@ -79,6 +81,19 @@ def test_output_that_is_read_long_after_the_end_is_whole(clearpod: Command) -> N
     time.sleep(5)  # it has ended, and what does not fit into the link's buffers is still in pipes
     ended = finish(process)
     assert (ended.code, begin + ended.out == f"{line}\n".encode() * 230) == (0, True), len(ended.out)
+
+
+def test_a_guest_that_finds_no_place_for_its_journal_says_so_and_ends(
+    vm: VmSpec, boot: Boot, guest_dir: Path, tmp_path: Path
+) -> None:
+    for name in ("layers", "volumes/pod"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "volumes/pod/machine-id").write_text("5e" * 16)
+    shares = tuple(Share(name, f"{tmp_path}/{name}", read_only=False) for name in ("layers", "volumes"))
+    files = {"initramfs": f"{guest_dir}/initramfs-systemd", "system_image": f"{guest_dir}/system-systemd.erofs"}
+    ended = boot(vm._replace(shares=shares, scratch="", **files))
+    assert ended.wait(60 * PATIENCE)
+    assert "clearpod-agent: bind /run/clearpod/volumes/journal on /var/log/journal: No such file" in ended.console_tail()
 
 
 def test_a_journal_that_can_not_be_kept_is_said_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:
