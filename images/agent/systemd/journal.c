@@ -27,7 +27,7 @@
 #define SHARED "/run/clearpod/volumes/journal"
 #define LOGS "/var/log/journal"
 
-enum { CHUNK = 4096, END_LIMIT_MS = 2000, OUTPUTS = 2 };
+enum { CHUNK = 4096, END_LIMIT_MS = 10000, OUTPUTS = 2 };
 
 int journal_stream(const char *id)
 {
@@ -118,12 +118,35 @@ pid_t journal_copy(const struct order *order, const char *id, int stdio[3], int 
     return pid > 0 ? pid : 0;
 }
 
+/* Whether this is journald, and it has come so far that it takes SIGTERM for a wish, behind all that waits in its sockets:
+ * then it has the signal blocked. Before, it would just die. */
+static bool listens(pid_t pid)
+{
+    char path[32], text[2048];
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    if (pid <= 1 || file_read(path, text, sizeof text) <= 0 || !strstr(text, "Name:\tsystemd-journal\n"))
+        return false;
+    const char *blocked = strstr(text, "SigBlk:");
+    return blocked && strtoull(blocked + strlen("SigBlk:"), NULL, 16) & 1ull << (SIGTERM - 1);
+}
+
+/* 0 when nobody has written anything, so that systemd has not started it. */
+static pid_t await_journald(void)
+{
+    for (int waited = 0; waited < END_LIMIT_MS && access(JOURNALD, F_OK) == 0; waited++) {
+        char pids[64];
+        pid_t pid = file_read(JOURNALD "/cgroup.procs", pids, sizeof pids) > 0 ? atoi(pids) : 0;
+        if (listens(pid))
+            return pid;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return 0;
+}
+
 void journal_end(void)
 {
-    char pids[64];
-    if (file_read(JOURNALD "/cgroup.procs", pids, sizeof pids) <= 0 || atoi(pids) <= 1)
-        return;
-    scoped_fd int handle = (int)syscall(SYS_pidfd_open, atoi(pids), 0);
+    pid_t pid = await_journald();
+    scoped_fd int handle = pid ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
     struct pollfd ended = {.fd = handle, .events = POLLIN};
     if (handle >= 0 && syscall(SYS_pidfd_send_signal, handle, SIGTERM, NULL, 0) == 0)
         poll(&ended, 1, END_LIMIT_MS);

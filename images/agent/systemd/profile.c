@@ -27,7 +27,7 @@
 #define SYSTEMD "/usr/lib/systemd/systemd"
 #define BEGAN "/run/clearpod/began" /* when PID 1 did, for Hello and marks */
 
-enum { UNITS_LIMIT_MS = 3000, RUNNING_LIMIT_MS = 300, SET_LEVEL = 8, CRITICAL = 3 };
+enum { UNITS_LIMIT_MS = 10000, RUNNING_LIMIT_MS = 300, SET_LEVEL = 8, CRITICAL = 3 };
 
 int __wrap_boot_mounts(const struct words *words, struct fault *why);
 int __real_boot_mounts(const struct words *words, struct fault *why);
