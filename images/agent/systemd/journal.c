@@ -32,8 +32,9 @@ enum { CHUNK = 4096, END_LIMIT_MS = 10000, OUTPUTS = 2 };
 int journal_stream(const char *id)
 {
     scoped_fd int fd = message_connect(STREAMS, SOCK_STREAM);
-    /* Name, unit, priority (info), "<3>" at a line's start is a priority, and three times: nowhere else. */
-    if (fd < 0 || dprintf(fd, "%s\n\n6\n1\n0\n0\n0\n", id) < 0)
+    /* Name, unit (for a journald that looks when our process is gone already), priority (info), "<3>" at a line's start is a
+     * priority, and three times: nowhere else. */
+    if (fd < 0 || dprintf(fd, "%s\napp@%s.service\n6\n1\n0\n0\n0\n", id, id) < 0)
         return -1;
     return steal_fd(&fd);
 }
