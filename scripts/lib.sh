@@ -10,7 +10,7 @@ RUN_PACKAGES=(
     gcc libc6-dev make flex bison bc libelf-dev perl cpio     # the guest's kernel
     linux-source-6.12 xz-utils lz4 zstd
     musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
-    busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
+    busybox-static crun erofs-utils e2fsprogs systemd         # the guest's system images, the sample image
     qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
 )
 # To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer, the lab, sources, callgrind.

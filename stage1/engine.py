@@ -13,6 +13,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     agent.sock     QEMU's end of the link
     dax.sock       kvmtool's window: images are mapped into the running VM here
     window.json    what is in that window
+    journal        symbolic link to the journal of a pod with systemd
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
     cgroup         symbolic link to the cgroup of the VMM, or of a pod on the host, whose scratch is a directory
     tree/          what the guest sees; written here by the host
@@ -34,9 +35,9 @@ from stage1.net.settings import Settings, netns_path
 from stage1.pod import oci, on_host
 from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, scratch, volumes
+from stage1.rootfs import identity, journal, scratch, volumes
 from stage1.vm import host as host_driver
-from stage1.vm import kernels, mapping
+from stage1.vm import kernels, mapping, profiles
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.start import start
@@ -85,7 +86,7 @@ def prepare(pod: Pod, host: Host, *, attach: Callable[[Pod, str], PodNetwork | N
 
     Nothing stays when it fails. Raises:
         BadRequest: the pod asks for less memory than a guest needs.
-        NotFound: the guest's kernel or images are not built, or there is no such variant of the kernel.
+        NotFound: the guest's kernel or images are not built, or not that variant or profile.
         NetworkFailed: a CNI plugin failed.
     """
     _check_size(pod)
@@ -100,6 +101,8 @@ def prepare(pod: Pod, host: Host, *, attach: Callable[[Pod, str], PodNetwork | N
         if vm.scratch:
             size = 0 if vm.host else host.scratch_mib * MIB
             scratch.add(vm.scratch, directory, size_bytes=size, template_dir=f"{host.state_dir}/templates")
+        if pod.profile:
+            journal.add(pod, directory, state_dir=host.state_dir)
         if vm.dax and vm.dax.window_bytes:
             mapping.create(directory, vm.dax.window_bytes)
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
@@ -201,6 +204,7 @@ def collect(directory: str) -> str:
     end_rest(directory)
     unmount_below(directory)
     scratch.remove(directory)
+    journal.remove(directory)
     owed = net.detach(directory)
     files.remove_tree(directory)
     return owed
@@ -287,13 +291,14 @@ def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         return _host_spec(pod, host, directory=directory)
     on_kvmtool = host.choice.driver == "kvmtool"
     kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, driver=host.choice.driver))
+    initramfs, system = profiles.file_names(host.guest_dir, pod.profile)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
         binary=host.choice.binary,
         run_dir=directory,
         kernel=kernel,
-        initramfs=_artefact(host, "initramfs"),
-        system_image=_artefact(host, "system.erofs"),
+        initramfs=_artefact(host, initramfs),
+        system_image=_artefact(host, system),
         memory_mib=pod.memory_mib,
         vcpus=pod.vcpus,
         link=_link(pod, host, directory=directory),
@@ -318,10 +323,10 @@ def _clock(accel: str) -> tuple[str, ...]:
 
 def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
     """None where the shim was not built: the system image is a disk then."""
-    library, system = f"{host.guest_dir}/{SHIM}", _artefact(host, "system.erofs")
+    library, name = f"{host.guest_dir}/{SHIM}", profiles.file_names(host.guest_dir, pod.profile)[1]
     if not os.path.exists(library):
         return None
-    images = (DaxImage(system, os.path.getsize(system)),)
+    images = (DaxImage(system := _artefact(host, name), os.path.getsize(system)),)
     return Dax(os.path.realpath(library), images, pod.window_mib * MIB, f"{directory}/dax.sock")
 
 

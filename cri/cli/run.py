@@ -23,7 +23,7 @@ from cri.store.images import Image, ImageStore
 from stage1 import engine
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.host import host_facts
-from stage1.pod import oci, users
+from stage1.pod import oci, profile, users
 from stage1.pod.model import Container, Pod, Process, Security
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
@@ -43,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
     parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
     parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: as configured")
+    parser.add_argument("--profile", default="", metavar="NAME", help="the guest's userspace: default, or systemd")
+    parser.add_argument("--journal", default="", metavar="DIR", help="keep the journal of --profile systemd there")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
     parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="working directory in the container")
     parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")
@@ -127,12 +129,17 @@ def _sample(host: engine.Host) -> str:
 
 def _pod(config: Config, args: argparse.Namespace) -> Pod:
     pod_id = os.urandom(32).hex()
+    named = profile.named(args.profile)
+    if args.journal and not named:
+        raise BadRequest("--journal is for --profile systemd: the ordinary guest keeps no journal")
     return Pod(
         id=pod_id,
         name=f"run-{pod_id[:6]}",
         hostname=f"run-{pod_id[:6]}",
         memory_mib=config.vm.memory_mib if args.memory is None else args.memory,
         vcpus=config.vm.vcpus if args.cpus is None else args.cpus,
+        profile=named,
+        journal=os.path.abspath(args.journal) if args.journal else "",
     )
 
 

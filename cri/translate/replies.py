@@ -11,6 +11,7 @@ from cri.store import codec
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
+from stage1.rootfs import journal
 from stage1.vm.usage import Usage
 
 CONTAINER_STATES = {
@@ -79,6 +80,8 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
             "windowMib": model.window_mib if driver == "kvmtool" else 0,
             "hypervisor": driver,
             "kernel": model.kernel,
+            "profile": model.profile,
+            **({"journal": journal.place(model, pod.tools.host.state_dir)} if model.profile else {}),
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
         },

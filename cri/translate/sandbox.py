@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
-from cri.translate import host_pods, kernel, network, security, userns
+from cri.translate import host_pods, kernel, network, profile, security, userns
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
@@ -74,6 +74,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         window_mib=_window_mib(wanted, config, memory_mib=memory_mib),
         ids=userns.of_pod(wanted.linux.security_context.namespace_options),
         kernel=kernel.variant(wanted),
+        profile=profile.of_pod(wanted),
     )
     host = security.host_namespaces(wanted.linux.security_context.namespace_options)
     return host_pods.pod(pod, host, cgroup_parent=wanted.linux.cgroup_parent) if host else pod

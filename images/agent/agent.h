@@ -13,6 +13,7 @@ struct agent {
     struct link link;
     struct words words;
     int epoll;
+    uint64_t init_ns, init_tsc; /* when the guest's first program began */
     bool stopping; /* Shutdown was asked for: end when the reply is out */
 };
 

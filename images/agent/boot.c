@@ -6,9 +6,11 @@
 #include "files.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -116,4 +118,13 @@ int boot_mounts(const struct words *words, struct fault *why)
         return -1;
     /* Roots of apps lie there too: programs that map files need a cache. */
     return mount_share("volumes", 0, words->plan ? "mmap" : "none", why);
+}
+
+void boot_end(void)
+{
+    kill(-1, SIGKILL);
+    sync();
+    reboot(RB_AUTOBOOT);
+    for (;;) /* a VMM that does not know how to reboot a guest kills it some time */
+        pause();
 }

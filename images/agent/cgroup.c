@@ -15,14 +15,15 @@
 
 #define ROOT "/sys/fs/cgroup"
 
-enum { DEPTH = 16, PATH_ROOM = 512 };
+enum { DEPTH = 16, PATH_ROOM = 512, PLACE_ROOM = 320 };
 
 static void path_of(char path[PATH_ROOM], const char *container, uint32_t exec, const char *file)
 {
-    char part[24] = "";
+    char place[PLACE_ROOM], part[24] = "";
+    cgroup_path(place, sizeof place, container);
     if (exec)
         snprintf(part, sizeof part, "/exec-%u", exec);
-    snprintf(path, PATH_ROOM, ROOT "/clearpod/%s%s%s%s", container, part, *file ? "/" : "", file);
+    snprintf(path, PATH_ROOM, "%s%s%s%s", place, part, *file ? "/" : "", file);
 }
 
 static int enable_all(const char *dir, struct fault *why)
@@ -41,11 +42,13 @@ static int enable_all(const char *dir, struct fault *why)
 
 int cgroup_boot(struct fault *why)
 {
+    char all[PLACE_ROOM];
+    cgroup_path(all, sizeof all, "");
     if (enable_all(ROOT, why) < 0)
         return -1;
-    if (make_dir(ROOT "/clearpod", 0755) < 0)
-        return fault_errno(why, "mkdir " ROOT "/clearpod");
-    return enable_all(ROOT "/clearpod", why);
+    if (make_dir(all, 0755) < 0)
+        return fault_errno(why, "mkdir %s", all);
+    return enable_all(all, why);
 }
 
 void cgroup_kill(const char *container, uint32_t exec)
@@ -121,11 +124,6 @@ void cgroup_remove_exec(const char *container, uint32_t exec)
     char path[PATH_ROOM];
     path_of(path, container, exec, "");
     rmdir(path);
-}
-
-void cgroup_path(char *to, size_t room, const char *container)
-{
-    snprintf(to, room, ROOT "/clearpod%s%s", *container ? "/" : "", container);
 }
 
 unsigned long keyed_number(const char *text, const char *key)

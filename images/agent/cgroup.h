@@ -20,7 +20,7 @@ bool cgroup_wait_empty(const char *container, int limit_ms);
 bool cgroup_oom_killed(const char *container);
 int cgroup_add_exec(const char *container, uint32_t exec);
 void cgroup_remove_exec(const char *container, uint32_t exec);
-/* Where the cgroup of a container is; "" for all containers together. */
+/* place.c: where the cgroup of a container is; "" for all containers together. */
 void cgroup_path(char *to, size_t room, const char *container);
 /* Write `text` to a file of the cgroup of all containers together, in a helper that will answer `request`. */
 int cgroup_tune(const char *file, const char *text, uint32_t request, struct fault *why);

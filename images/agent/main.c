@@ -23,7 +23,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
-#include <sys/reboot.h>
 #include <sys/signalfd.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -85,11 +84,7 @@ static void end_vm(void)
         host_end(0);
     if (agent.words.plan && agent.stopping)
         autonomous_end();
-    kill(-1, SIGKILL);
-    sync();
-    reboot(RB_AUTOBOOT);
-    for (;;) /* a VMM that does not know how to reboot a guest kills it some time */
-        pause();
+    boot_end();
 }
 
 static void die(const struct fault *why) __attribute__((noreturn));
@@ -129,7 +124,7 @@ static const struct link_user link_user = {
     .clock = set_clock,
 };
 
-static int prepare(uint64_t init_ns, struct fault *why)
+static int prepare(struct fault *why)
 {
     struct utsname name;
     sigset_t all;
@@ -144,7 +139,7 @@ static int prepare(uint64_t init_ns, struct fault *why)
     snprintf(agent.link.facts.kernel, sizeof agent.link.facts.kernel, "%s", name.release);
     if (getrandom(&agent.link.facts.boot_id, sizeof agent.link.facts.boot_id, GRND_NONBLOCK) < 0)
         agent.link.facts.boot_id = __rdtsc(); /* it only has to differ from the last boot's */
-    agent.link.facts.init_ns = init_ns;
+    agent.link.facts.init_ns = agent.init_ns;
     return 0;
 }
 
@@ -269,16 +264,17 @@ static int begin(char **argv, struct fault *why)
 
 int main(int argc, char **argv)
 {
-    uint64_t init_ns = monotonic_ns(), init_tsc = __rdtsc();
     struct fault why;
+    agent.init_ns = monotonic_ns();
+    agent.init_tsc = __rdtsc();
     if (argc > 0 && !strcmp(argv[0], "pause"))
         pause_forever();
-    if (begin(argv, &why) < 0 || prepare(init_ns, &why) < 0)
+    if (begin(argv, &why) < 0 || prepare(&why) < 0)
         die(&why);
     carrier_open();
     agent.link.facts.ready_ns = monotonic_ns();
     uint64_t ready_tsc = __rdtsc();
-    mark("pid1", init_ns, init_tsc); /* not earlier: the console is slow */
+    mark("pid1", agent.init_ns, agent.init_tsc); /* not earlier: the console is slow */
     mark("ready", agent.link.facts.ready_ns, ready_tsc);
     if (agent.words.bench)
         end_vm();

@@ -13,21 +13,22 @@ PROTO = Path(__file__).parent.parent.parent / "proto" / "agent"
 
 
 def build_agent(cache_dir: Path) -> Path:
-    """The directory with `agent`: PID 1, static, stripped."""
+    """The directory with `agent`: PID 1, static, stripped; and `agent-systemd`, the same for that profile."""
     tools.need({"make": "make", "musl-gcc": "musl-tools", "nanopb_generator": "nanopb"})
     versions = [tools.package_version(name) for name in ("musl-tools", "nanopb", "libnanopb-dev")]
     key = cache.hash_of([*versions, tools.run(["musl-gcc", "--version"]), AGENT_SOURCE, PROTO])
 
     def build(out: Path) -> None:
         tools.run(["make", "-C", AGENT_SOURCE, f"OUT={out / 'work'}"], env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
-        os.rename(out / "work" / "agent", out / "agent")
+        for name in ("agent", "agent-systemd"):
+            os.rename(out / "work" / name, out / name)
 
     return cache.built(cache_dir, "agent", key, build)
 
 
-def build(cache_dir: Path) -> Path:
-    """The directory with `initramfs`."""
-    agent = build_agent(cache_dir) / "agent"
+def build(cache_dir: Path, program: str = "agent") -> Path:
+    """The directory with `initramfs`, around that one of the agent's programs."""
+    agent = build_agent(cache_dir) / program
     key = cache.hash_of([agent, Path(__file__), LIB / "cpio.py"])
     return cache.built(cache_dir, "initramfs", key, lambda out: pack(agent, out / "initramfs"))
 

@@ -19,7 +19,6 @@ SOURCE = Path(__file__).resolve().parents[2]
 LIB = SOURCE / "images" / "lib"
 HOME = "usr/lib/clearpod"
 NAME = "clearpod.io/stage1"
-FILE = "clearpod-stage1.aci"
 ENTRIES = ("run", "enter", "stop", "gc", "attach", "app_add", "app_start", "app_stop", "app_rm")
 INTERFACE = "6"
 AC_VERSION = "0.8.11"
@@ -34,6 +33,8 @@ FILES = {
 }
 LINKS = {"etc/mtab": "../proc/self/mounts", "flavor": "clearpod"}
 GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs", "lkvm-shim.so")
+PROFILES = {"systemd": ("initramfs-systemd", "system-systemd.erofs")}
+"""Files of further profiles, put in where they were built: a pod asks for one."""
 PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")
 """What rkt's own configurations need, and what people write into theirs."""
 PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
@@ -46,15 +47,38 @@ OWN = (Path(__file__).parent / "lean", SOURCE)
 
 
 class Parts(NamedTuple):
-    """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins."""
+    """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins.
+
+    `profile` is that of pods that ask for none; empty is the ordinary one.
+    """
 
     launcher: Path
     guest: Path
     lkvm: Path | None
     plugins: tuple[Path, ...]
+    profile: str = ""
+
+    @property
+    def suffix(self) -> str:
+        """What names of an image for a profile end with."""
+        return f"-{self.profile}" if self.profile else ""
+
+    @property
+    def guest_files(self) -> list[str]:
+        """By name; some may be missing, but not of a profile that is not `profile`."""
+        more = [names for name, names in PROFILES.items() if name == self.profile or self._has(names)]
+        return [*GUEST_FILES, *(file for names in more for file in names)]
+
+    def _has(self, names: tuple[str, ...]) -> bool:
+        return all((self.guest / name).exists() for name in names)
 
 
-def find_parts(launcher: Path, guest: Path) -> Parts:
+def file_name(parts: Parts) -> str:
+    """The archive's."""
+    return f"clearpod-stage1{parts.suffix}.aci"
+
+
+def find_parts(launcher: Path, guest: Path, profile: str = "") -> Parts:
     """What this machine has. Raises BuildFailed when something is missing that rkt needs."""
     tools.need({"ldd": "libc-bin"})
     found = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
@@ -64,7 +88,7 @@ def find_parts(launcher: Path, guest: Path) -> Parts:
             "install with: apt-get install --no-install-recommends containernetworking-plugins"
         )
     lkvm = shutil.which("lkvm")
-    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path))
+    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path), profile)
 
 
 def build_tree(home: Path, parts: Parts) -> Path:
@@ -79,9 +103,9 @@ def build_tree(home: Path, parts: Parts) -> Path:
 
 
 def build(home: Path, parts: Parts) -> Path:
-    """The directory with the archive, FILE. It lies below `home`."""
+    """The directory with the archive, `file_name(parts)`. It lies below `home`."""
     place = build_tree(home, parts)
-    return _only(home, "aci", place.name, lambda out: tar.pack(place, out / FILE))
+    return _only(home, "aci", place.name, lambda out: tar.pack(place, out / file_name(parts)))
 
 
 def _only(home: Path, kind: str, key: str, build_beside: Callable[[Path], None]) -> Path:
@@ -96,10 +120,11 @@ def _only(home: Path, kind: str, key: str, build_beside: Callable[[Path], None])
 
 
 def _inputs(parts: Parts) -> list[str | Path]:
-    guest = [parts.guest / name for name in GUEST_FILES if (parts.guest / name).exists()]
+    guest = [parts.guest / name for name in parts.guest_files if (parts.guest / name).exists()]
     python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
     mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
-    return [sys.version, python, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, *_present(parts.lkvm)]
+    said = [sys.version, python, parts.profile]
+    return [*said, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, *_present(parts.lkvm)]
 
 
 def _present(path: Path | None) -> list[Path]:
@@ -115,7 +140,7 @@ def manifest(parts: Parts) -> dict[str, object]:
     return {
         "acKind": "ImageManifest",
         "acVersion": AC_VERSION,
-        "name": NAME,
+        "name": f"{NAME}{parts.suffix}",
         "labels": [{"name": name, "value": value} for name, value in labels.items()],
         "annotations": [{"name": name, "value": value} for name, value in annotations.items()],
     }
@@ -149,10 +174,12 @@ def tree(root: Path, parts: Parts) -> None:
 
 def _add_guest(home: Path, parts: Parts) -> None:
     (home / "guest").mkdir(parents=True)
-    for name in GUEST_FILES:
+    for name in parts.guest_files:
         if not (parts.guest / name).exists():
             raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build all")
         shutil.copyfile(parts.guest / name, home / "guest" / name)
+    if parts.profile:
+        (home / "profile").write_text(f"{parts.profile}\n")
     (home / "bin").mkdir()
     if parts.lkvm:
         shutil.copyfile(parts.lkvm, home / "bin" / "lkvm")

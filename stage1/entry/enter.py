@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`enter`: runs a command in an app of a running pod, with our standard streams; its exit code is ours.
+"""`enter`: runs a command in an app of a running pod, or in its guest, with our standard streams; its code is ours.
 
 Called by rkt from its tree store, not from the pod's own stage1, in the pod's directory; `rkt app exec` is this too.
 """
@@ -8,22 +8,28 @@ import os
 
 from stage1 import engine
 from stage1.entry import door
-from stage1.errors import NoCommand, Unsupported
+from stage1.errors import NoCommand
 from stage1.guest.messages import Exec, Stdio
 from stage1.guest.session import Session
 from stage1.pod.model import Process
-from stage1.rkt import apps, arguments, directory, machine, plan, reach, terminal
+from stage1.rkt import apps, arguments, directory, guest_root, machine, plan, reach, terminal
 
 
 def main(argv: list[str]) -> int:
-    """The command's exit code; 127 when there is no such command. Raises Unsupported without --appname."""
+    """The command's exit code; 127 when there is no such command. Raises what `guest_root.is_meant` does."""
     options, pod_dir = arguments.enter(argv), os.getcwd()
     door.say("enter", *options.warnings)
-    if not options.app:
-        raise Unsupported("enter without --appname is not offered: the guest has no programs of its own; name an app")
-    pod = apps.read(pod_dir, options.app)
-    with reach.session(directory.uuid(pod_dir)) as session:
-        return _run(session, pod, options=options)
+    uuid = directory.uuid(pod_dir)
+    try:
+        if guest_root.is_meant(pod_dir, options.app):
+            with reach.session(uuid) as session:
+                return guest_root.run(session, uuid, command=options.command)
+        pod = apps.read(pod_dir, options.app)
+        with reach.session(uuid) as session:
+            return _run(session, pod, options=options)
+    except NoCommand as error:
+        door.say("enter", str(error))
+        return NoCommand.exit_code
 
 
 def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions) -> int:
@@ -40,8 +46,5 @@ def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions)
         apps.when_running(session, app.name, request=Exec(app.name, number, name, stdio))
         with terminal.raw(tty):
             return terminal.join(session, terminal.Joined(app.name, number, stdio))
-    except NoCommand as error:
-        door.say("enter", str(error))
-        return NoCommand.exit_code
     finally:
         engine.remove_exec(place, app.name, number=number)

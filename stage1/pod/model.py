@@ -148,6 +148,8 @@ class Pod(NamedTuple):
 
     `networks` are names of networks that it gets beside the node's own.
     `kernel` names a variant of the guest's kernel; empty is the ordinary one.
+    `profile` names a userspace for the guest (profile.py); empty is the ordinary one. `journal` is the directory of the
+    host where one with systemd keeps its journal; empty is one that goes with the pod.
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
     where its cgroup goes, if that is there.
@@ -176,3 +178,5 @@ class Pod(NamedTuple):
     host: tuple[str, ...] = ()
     cgroup_parent: str = ""
     kernel: str = ""
+    profile: str = ""
+    journal: str = ""

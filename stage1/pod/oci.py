@@ -7,7 +7,7 @@ share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OC
 
 import json
 
-from stage1.pod import devices, seccomp
+from stage1.pod import devices, profile, seccomp
 from stage1.pod.capabilities import ambient, bounding
 from stage1.pod.model import Container, Limits, Mount, Pod, Process, Security
 
@@ -45,7 +45,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         "mounts": [*_standard_mounts(security), *_identity_mounts(pod, container), *_volumes(container)],
         "linux": {
             "namespaces": _namespaces(security, target_pid, user=bool(pod.ids.length)),
-            "cgroupsPath": f"/clearpod/{container.id}",
+            "cgroupsPath": profile.cgroup(pod.profile, container.id),
             "devices": devices.nodes(container.devices, privileged=security.privileged),
             "resources": {
                 "devices": devices.rules(container.devices, privileged=security.privileged),

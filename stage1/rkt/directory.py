@@ -35,6 +35,11 @@ def stored_root(pod_dir: str) -> str:
     return f"{data(pod_dir)}/cas/tree/{tree_id(pod_dir)}/rootfs"
 
 
+def journal(pod_dir: str) -> str:
+    """Where the journal of a guest with systemd is kept, and rkt's api-service looks for it."""
+    return f"{stage1_root(pod_dir)}/var/log/journal"
+
+
 def app_root(pod_dir: str, app: str) -> str:
     """The app's root, which may be gone: after a reboot rkt mounts no app again."""
     return f"{stage1_root(pod_dir)}/opt/stage2/{app}/rootfs"

@@ -133,6 +133,17 @@ def read(path: str, image_of: "Callable[[str], str]", *, only: str = "") -> Mani
     )
 
 
+def annotations(path: str) -> dict[str, str]:
+    """Those of the pod manifest at `path`, nothing else of which is looked at. Raises BadRequest and NotFound."""
+    return document.pairs(_load(path), "annotations", where="the pod manifest")
+
+
+def names(path: str) -> list[str]:
+    """The names of the apps in the pod manifest at `path`, as they are there. Raises BadRequest and NotFound."""
+    where = "the pod manifest"
+    return [document.text(app, "name", where=where) for app in document.objects(_load(path), "apps", where=where)]
+
+
 def _load(path: str) -> "Document":
     try:
         found = json.loads(files.read(path))

@@ -32,6 +32,7 @@ from stage1.rkt import (
     syscalls,
     texts,
     users,
+    userspace,
     volumes,
 )
 from stage1.rkt.arguments import RunOptions as RunOptions
@@ -113,7 +114,11 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
     return RktPod(
-        pod=_pod(said, options, limits=[one.limits for one in found], ports=() if only else podwide.ports(said)),
+        pod=_with_profile(
+            _pod(said, options, limits=[one.limits for one in found], ports=() if only else podwide.ports(said)),
+            pod_dir,
+            annotations=said.annotations,
+        ),
         apps=tuple(one.app for one in found),
         mutable=options.mutable,
         empty_volumes=tuple(dict.fromkeys(volume for one in found for volume in one.empty)),
@@ -163,6 +168,14 @@ def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators], ports:
         sysctls=podwide.sysctls(limits),
         ports=ports,
     )
+
+
+def _with_profile(pod: Pod, pod_dir: str, *, annotations: dict[str, str]) -> Pod:
+    profile = userspace.of_pod(pod_dir, annotations)
+    if not profile:
+        return pod
+    memory_mib = sizing.with_systemd_mib(pod.memory_mib, annotations)
+    return pod._replace(profile=profile, journal=directory.journal(pod_dir), memory_mib=memory_mib)
 
 
 def _read(entry: Entry, said: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:

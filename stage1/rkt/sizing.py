@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 GUEST_MIB = 64
 """For the guest's own kernel, agent and caches, beside what the apps may have."""
+SYSTEMD_MIB = 32
+"""More, where systemd is in the guest."""
 APP_MIB = 448
 """For an app without a limit: a pod of one has 512 MiB, as with rkt's own VMs."""
 SANDBOX_MIB = GUEST_MIB + APP_MIB
@@ -28,6 +30,11 @@ def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *,
     said = _number(annotations, _MEMORY_WORD)
     needed = GUEST_MIB + sum(-(-app.memory // MIB) if app.memory else APP_MIB for app in apps)
     return said or (max(needed, SANDBOX_MIB) if mutable else needed)
+
+
+def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
+    """What a VM of `memory_mib` needs where systemd is in it; what an annotation says stays."""
+    return memory_mib if _number(annotations, _MEMORY_WORD) else memory_mib + SYSTEMD_MIB
 
 
 def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus: int) -> int:

@@ -2,10 +2,12 @@
 """A pod of rkt's on the real kvmtool, as in the lab: the console is another device there, and the guest listens."""
 
 import os
+import subprocess
 
 import pytest
 
-from tests.rkt.conftest import Door
+from stage1.pod.profile import WORD
+from tests.rkt.conftest import Door, Running
 
 pytestmark = [
     pytest.mark.vm,
@@ -28,3 +30,14 @@ def test_a_pod_talks_is_entered_and_stopped(door: Door) -> None:
     running.process.terminate()
     assert running.finish() == (0, b"told\n", b"over\n")
     assert running.pod.status() == {"one": 9} and running.pod.gc().code == 0
+
+
+def test_with_systemd_the_console_has_what_the_apps_say_and_the_journal_has_it_too(door: Door) -> None:
+    note = {"name": WORD, "value": "systemd"}
+    pod = door.rkt.prepare([door.sh("one", "echo out; echo wrong >&2; exit 3")], annotations=[note])
+    running = Running(pod, pod.run(net="none", stdin=-1, stdout=-1, stderr=-1))
+    code, out, err = running.finish()
+    assert (code, out) == (3, b"out\n") and err.startswith(b"wrong\n"), (code, out, err)
+    place = pod.root / "var" / "log" / "journal" / pod.uuid.replace("-", "")
+    argv = ["journalctl", "-D", place, "-o", "cat", "--no-pager", "-u", "app@one", "_TRANSPORT=stdout"]
+    assert sorted(subprocess.run(argv, capture_output=True, check=True).stdout.split()) == [b"out", b"wrong"]

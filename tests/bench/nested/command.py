@@ -25,7 +25,7 @@ NO_LKVM, BROKEN = 3, 4
 REPEAT = 5
 GATED = ("lkvm_exec_to_init_ms", "lkvm_exits")
 """Up to PID 1 it repeats within 0.3 percent; the agent's part, 2 to 3 ms, varies by one."""
-SIZED = ("bzImage", "vmlinux", "initramfs", "system.erofs")
+SIZED = ("bzImage", "vmlinux", "initramfs", "system.erofs", "initramfs-systemd", "system-systemd.erofs")
 
 
 def find_lkvm(paths: list[str]) -> str:
@@ -45,7 +45,8 @@ def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
     """All figures. Raises BuildFailed."""
     if packages := files.missing():
         raise BuildFailed(f"programs are missing; install them with: apt-get install {' '.join(packages)}")
-    kinds = plan.variants((guest / "system.erofs").stat().st_size, with_lkvm=bool(lkvm))
+    images = [guest / name for name in ("system.erofs", "system-systemd.erofs")]
+    kinds = plan.variants(*(path.stat().st_size if path.exists() else 0 for path in images), with_lkvm=bool(lkvm))
     kinds = [kind for kind in kinds if not args.only or kind.name in args.only]
     repeat = args.repeat or REPEAT
     with_debian = any(kind.is_long for kind in kinds)
@@ -59,7 +60,7 @@ def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
     result = report.figures(console, traces) | {"repeat": repeat, "strings_by_the_byte": args.strings}
     wanted = {kind.name: args.long_repeat or repeat if kind.is_long else repeat for kind in kinds}
     result["lacking"] = report.lacking(result, wanted)
-    result |= {f"{name}_bytes": (guest / name).stat().st_size for name in SIZED}
+    result |= {f"{name}_bytes": (guest / name).stat().st_size for name in SIZED if (guest / name).exists()}
     return result | {"machine": _machine(), "argv": {kind.name: kind.argv for kind in kinds}}
 
 
@@ -80,7 +81,7 @@ def main(guest: Path, args: argparse.Namespace) -> int:
     except BuildFailed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    titles = {kind.name: kind.title for kind in plan.variants(1 << 21, with_lkvm=True)}
+    titles = {kind.name: kind.title for kind in plan.variants(1 << 21, 1 << 21, with_lkvm=True)}
     print(json.dumps(result) if args.json else "\n".join(report.lines(result, titles)))
     if args.svg:
         write_plots(Path(args.svg), result, titles)
@@ -106,5 +107,7 @@ def write_plots(directory: Path, result: dict[str, Any], titles: dict[str, str])
     """One plot with all, one without the traditional way, beside which the others are too short to be read."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "boot-all.svg").write_text(report.plot(result, titles, list(titles)))
-    short = [name for name in titles if name != "q35_debian"]
+    short = [name for name in titles if name not in ("q35_debian", "lkvm_systemd")]
+    systemd = [name for name in titles if name in ("lkvm", "lkvm_systemd")]
+    (directory / "boot-systemd.svg").write_text(report.plot(result, titles, systemd))
     (directory / "boot-small.svg").write_text(report.plot(result, titles, short))

@@ -22,7 +22,7 @@ NO_STRINGS = ",-erms,-fsrm"
 """Without them a string instruction counts by the word and not by the byte, which is nearer to a real processor."""
 MEMORY_MIB = 3072
 LINE = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr norandmaps"
-OURS = ("bzImage", "vmlinux", "initramfs", "system.erofs", "lkvm-shim.so")
+OURS = ("bzImage", "vmlinux", "initramfs", "system.erofs", "lkvm-shim.so", "initramfs-systemd", "system-systemd.erofs")
 LIMIT_S = 3600
 
 
@@ -34,7 +34,7 @@ def world(guest: Path, lkvm: str, *, with_debian: bool) -> dict[str, bytes]:
     if lkvm:
         content |= files.closure(lkvm)
         content[plan.LKVM] = Path(lkvm).read_bytes()
-    content |= {f"{plan.GUEST}/{name}": (guest / name).read_bytes() for name in OURS}
+    content |= {f"{plan.GUEST}/{name}": (guest / name).read_bytes() for name in OURS if (guest / name).exists()}
     with tempfile.TemporaryDirectory() as directory:
         content["init"] = files.compiled("machine.c", Path(directory))
         if with_debian:

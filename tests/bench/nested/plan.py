@@ -28,9 +28,10 @@ class Variant(NamedTuple):
     is_long: bool = False
 
 
-def variants(system_bytes: int, *, with_lkvm: bool) -> list[Variant]:
-    """All kinds, those of kvmtool first; `system_bytes` is the length of the system image."""
-    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain()] if with_lkvm else []
+def variants(system_bytes: int, systemd_bytes: int, *, with_lkvm: bool) -> list[Variant]:
+    """All kinds, those of kvmtool first; the sizes are those of the system images, 0: none."""
+    of_systemd = [_lkvm_systemd(systemd_bytes)] if systemd_bytes else []
+    lkvm = [_lkvm(system_bytes), _lkvm_window(system_bytes), _lkvm_plain(), *of_systemd] if with_lkvm else []
     return [*lkvm, _microvm(), _q35()]
 
 
@@ -67,6 +68,14 @@ def _lkvm_window(system_bytes: int) -> Variant:
 def _lkvm_plain() -> Variant:
     vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)
     return Variant("lkvm_plain", "kvmtool without the shim", kvmtool.argv(vm), kvmtool.environment(vm))
+
+
+def _lkvm_systemd(system_bytes: int) -> Variant:
+    image = DaxImage(f"{GUEST}/system-systemd.erofs", system_bytes)
+    vm = _spec(VsockLink(CID, 1024), "bzImage", LKVM)._replace(dax=Dax(SHIM, (image,)))
+    vm = vm._replace(initramfs=f"{GUEST}/initramfs-systemd", system_image=image.path)
+    env = kvmtool.environment(vm) | dax.small_pages(vm.memory_mib)
+    return Variant("lkvm_systemd", "kvmtool, the profile with systemd by DAX", kvmtool.argv(vm), env)
 
 
 def _microvm() -> Variant:

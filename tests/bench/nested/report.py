@@ -49,7 +49,8 @@ def _columns(variant: str, runs: list[trace.Run]) -> dict[str, float]:
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """How many times longer the others take than kvmtool, as far as both were measured."""
     ours = result.get(f"lkvm{READY}")
-    others = {name: result.get(f"{name}{READY}") for name in ("lkvm_window", "lkvm_plain", "microvm", "q35_debian")}
+    names = ("lkvm_window", "lkvm_plain", "lkvm_systemd", "microvm", "q35_debian")
+    others = {name: result.get(f"{name}{READY}") for name in names}
     return {f"{name}_by_lkvm": round(value / ours, 2) for name, value in others.items() if ours and value}
 
 

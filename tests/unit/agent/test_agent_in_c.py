@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds and runs the C tests of the guest's agent (check_*.c beside this file), its fuzzer and the agent itself."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,6 +37,16 @@ def test_the_agent_needs_no_library() -> None:
     make("all")
     headers = subprocess.run(["readelf", "-lW", OUT / "agent"], capture_output=True, text=True, check=True).stdout
     assert "INTERP" not in headers
+
+
+def test_the_agent_for_systemd_wraps_just_what_it_says() -> None:
+    make("all")
+    said = re.search(r"^WRAPPED := ((?:.*\\\n)*.*)", (SOURCES / "Makefile").read_text(), re.MULTILINE)
+    assert said
+    defined = subprocess.run(["nm", *(OUT / "obj/systemd").glob("*.o")], capture_output=True, text=True, check=True)
+    assert set(re.findall(r" T __wrap_(\w+)", defined.stdout)) == set(said[1].replace("\\", "").split())
+    assert b"app@%s" not in (OUT / "agent").read_bytes() and b"app@%s" in (OUT / "agent-systemd").read_bytes()
+    assert (OUT / "agent-systemd").stat().st_size <= 176 * 1024
 
 
 def test_the_pure_parts_keep_their_promises() -> None:

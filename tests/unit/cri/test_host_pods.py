@@ -29,7 +29,11 @@ def asked(
         hostname="web-0",
         linux=linux,
         port_mappings=[pb.PortMapping(container_port=80, host_port=8080)],
-        annotations={"kubernetes.io/ingress-bandwidth": "1M", "clearpod.io/kernel": "sctp"},
+        annotations={
+            "kubernetes.io/ingress-bandwidth": "1M",
+            "clearpod.io/kernel": "sctp",
+            "clearpod.io/guest-profile": "systemd",
+        },
     )
     request = pb.RunPodSandboxRequest(config=config)
     return sandbox.record(request, Config(host_pods=allowed), handlers=("",)).pod
@@ -37,14 +41,15 @@ def asked(
 
 def test_a_pod_that_asks_for_nothing_has_its_vm() -> None:
     pod = asked()
-    assert pod.host == () and pod.cgroup_parent == "" and pod.window_mib > 0 and pod.kernel == "sctp"
+    assert pod.host == () and pod.cgroup_parent == "" and pod.window_mib > 0
+    assert (pod.kernel, pod.profile) == ("sctp", "systemd")
 
 
 def test_the_hosts_network_brings_its_name_and_takes_the_ports() -> None:
     pod = asked(network=pb.NODE)
     assert pod.host == ("network",) and pod.cgroup_parent == "/kubepods/x"
     assert pod.hostname == os.uname().nodename
-    assert (pod.ports, pod.ingress_bits, pod.networks, pod.kernel) == ((), 0, (), "")
+    assert (pod.ports, pod.ingress_bits, pod.networks, pod.kernel, pod.profile) == ((), 0, (), "", "")
 
 
 def test_without_it_the_pods_network_is_its_own() -> None:

@@ -40,7 +40,7 @@ def parts(stage1, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def archive(stage1, parts, tmp_path_factory):
-    return stage1.build(tmp_path_factory.mktemp("home"), parts) / stage1.FILE
+    return stage1.build(tmp_path_factory.mktemp("home"), parts) / "clearpod-stage1.aci"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def python_inside(root, program):
 def test_the_archive_is_the_same_when_built_again_whatever_the_umask(stage1, parts, archive, tmp_path):
     before = os.umask(0o077)
     try:
-        again = stage1.build(tmp_path, parts) / stage1.FILE
+        again = stage1.build(tmp_path, parts) / "clearpod-stage1.aci"
     finally:
         os.umask(before)
     assert again.read_bytes() == archive.read_bytes()
@@ -103,6 +103,28 @@ def test_with_kvmtool_on_the_build_host_the_image_has_it_and_its_libraries(stage
     wanted = {Path(word).name for word in libraries if word.startswith("/") and "/ld-" not in word}
     assert wanted <= {path.name for path in (home / "python/lib").iterdir()}
     assert "qemu" not in json.dumps(stage1.manifest(parts))
+
+
+def profile_files(place):
+    for name in ("initramfs-systemd", "system-systemd.erofs"):
+        (place / name).write_bytes(name.encode())
+
+
+def test_a_profile_that_was_built_is_put_in_and_another_image_has_it_by_default(stage1, tmp_path):
+    parts = parts_in(tmp_path, stage1)
+    assert parts.guest_files == [*stage1.GUEST_FILES]
+    profile_files(tmp_path)
+    assert parts.guest_files == [*stage1.GUEST_FILES, "initramfs-systemd", "system-systemd.erofs"]
+    default = stage1.build(tmp_path / "default", parts._replace(profile="systemd"))
+    with tarfile.open(default / "clearpod-stage1-systemd.aci") as tar:
+        assert tar.getmember("rootfs/usr/lib/clearpod/guest/system-systemd.erofs").size > 0
+        assert tar.extractfile("rootfs/usr/lib/clearpod/profile").read() == b"systemd\n"
+        assert json.load(tar.extractfile("manifest"))["name"] == "clearpod.io/stage1-systemd"
+
+
+def test_an_image_for_a_profile_that_was_not_built_is_none(stage1, tmp_path):
+    with pytest.raises(Exception, match=r"initramfs-systemd is missing; build it with: images/build all"):
+        stage1.build_tree(tmp_path / "home", parts_in(tmp_path, stage1, profile="systemd"))
 
 
 def test_a_missing_part_of_the_guest_is_said(stage1, tmp_path):

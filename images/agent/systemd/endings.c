@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The end of containers that are units: their processes are not the agent's children, so the units tell. Runs in the
+ * agent's loop.
+ */
+#include "units.h"
+
+#include "agent.h"
+#include "cgroup.h"
+#include "requests.h"
+
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+enum { PENDING = 16 };
+
+bool __wrap_cgroup_oom_killed(const char *container);
+bool __real_cgroup_oom_killed(const char *container);
+void __wrap_jobs_sync(void);
+void __real_jobs_sync(void);
+
+static int socket_fd = -1;
+static bool watched;
+/* What was told while the container was not yet known to run: of those the unit's process was killed, or memory ended. */
+static struct ending pending[PENDING];
+
+int endings_listen(struct fault *why)
+{
+    socket_fd = message_listen(ENDINGS, SOCK_DGRAM);
+    return socket_fd < 0 ? fault_errno(why, "listen on " ENDINGS) : 0;
+}
+
+static struct ending *find(const char *id)
+{
+    for (struct ending *one = pending; one < pending + PENDING; one++)
+        if (!strcmp(one->id, id))
+            return one;
+    return NULL;
+}
+
+static void remember(const struct ending *ending)
+{
+    static unsigned next;
+    struct ending *room = find("");
+    *(room ? room : &pending[next++ % PENDING]) = *ending;
+}
+
+/* When systemd is done with the unit, its cgroup is gone; what the unit read there counts. */
+bool __wrap_cgroup_oom_killed(const char *container)
+{
+    struct ending *known = find(container);
+    bool killed = known ? known->oom_killed : __real_cgroup_oom_killed(container);
+    if (known)
+        known->id[0] = 0;
+    return killed;
+}
+
+/* True when there is nothing to wait for any more. */
+static bool settle(const struct ending *ending)
+{
+    const struct process *process = process_find(ending->id, 0);
+    if (process && process->state == P_STARTING)
+        return false;
+    if (process && process->state == P_RUNNING)
+        exit_reaped(process->pid, ending->status);
+    return true;
+}
+
+static void take(struct ending *ending)
+{
+    ending->id[NAME_ROOM - 1] = 0;
+    if (!ending->id[0])
+        return;
+    if (ending->pid && ending->oom_killed)
+        remember(ending);
+    if (ending->pid)
+        exit_reaped(ending->pid, ending->status);
+    else if (!settle(ending))
+        remember(ending);
+}
+
+void __wrap_jobs_sync(void)
+{
+    struct ending ending;
+    if (!watched) /* T_SIGNAL: it only has to wake the loop up */
+        watched = watch(socket_fd, EPOLLIN, T_SIGNAL, 0) == 0;
+    while (recv(socket_fd, &ending, sizeof ending, MSG_DONTWAIT) == sizeof ending)
+        take(&ending);
+    __real_jobs_sync();
+    for (struct ending *one = pending; one < pending + PENDING; one++)
+        if (one->id[0] && !one->pid && settle(one))
+            one->id[0] = 0;
+}

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the journal of a pod with systemd is kept on the host: a directory, which its guest sees and may write into.
+
+Called by the engine. As for a volume, the guest sees nothing above or beside it. What it writes there is for
+`journalctl -D`, and as little to be trusted as any output of a pod.
+"""
+
+import os
+
+from stage1.errors import KernelError, NotFound
+from stage1.linux import files
+from stage1.pod.files import machine_id
+from stage1.pod.model import Mount, Pod
+from stage1.rootfs import volumes
+
+LINK = "journal"
+"""In the pod's directory, symbolic: to a journal that goes with the pod."""
+SHARED = "volumes/journal"
+
+
+def place(pod: Pod, state_dir: str) -> str:
+    """Its directory: the one that the pod names, else one that goes with the pod; `/run` is memory."""
+    return pod.journal or f"{state_dir}/journals/{pod.id}"
+
+
+def add(pod: Pod, directory: str, *, state_dir: str) -> None:
+    """Make it, and show it to the guest. Undo: unmounting below the share, and `remove`.
+
+    Raises NotFound when it can't be made or written.
+    """
+    source = place(pod, state_dir)
+    try:
+        files.make_dirs(f"{source}/{machine_id(pod).strip()}", 0o755)
+    except (KernelError, OSError) as error:
+        raise NotFound(f"the pod's journal can't be kept in {source}: {error}; name another directory") from None
+    if not pod.journal:
+        os.symlink(source, f"{directory}/{LINK}")
+    volumes.attach(Mount(source, f"/{LINK}"), f"{directory}/tree/{SHARED}", target=f"{directory}/share/{SHARED}")
+
+
+def remove(directory: str) -> None:
+    """Remove what goes with the pod; gone already is fine. The link stays, and goes with the pod's directory."""
+    if os.path.islink(f"{directory}/{LINK}"):
+        files.remove_tree(os.readlink(f"{directory}/{LINK}"))

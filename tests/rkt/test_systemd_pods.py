@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rkt pods whose guest has systemd: apps are its units, and the host reads its journal."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from stage1.pod.profile import WORD
+from tests.rkt.conftest import Door, Running, wait_until
+from tests.rkt.images import AppSpec
+from tests.rkt.stage0 import Pod
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
+]
+LASTING = "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"
+
+
+def run(door: Door, apps: list[AppSpec], *, profile: str = "systemd", mutable: bool = False) -> Running:
+    note = {"name": WORD, "value": profile}
+    pod = door.rkt.prepare(apps, mutable=mutable, annotations=[note])
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return Running(pod, pod.run(net="none", **streams))
+
+
+def entries(pod: Pod) -> list[dict[str, str]]:
+    """The journal, as whoever has the files reads it."""
+    place = pod.root / "var" / "log" / "journal" / pod.uuid.replace("-", "")
+    argv = ["journalctl", "-D", place, "-o", "json", "--all", "--no-pager"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def said_by(pod: Pod, app: str) -> list[str]:
+    return [one["MESSAGE"] for one in entries(pod) if one.get("_SYSTEMD_UNIT") == f"app@{app}.service"]
+
+
+def systemctl(pod: Pod, *words: str) -> str:
+    done = pod.enter("systemctl", *words, app="guest")
+    return f"{done.code}: {done.stdout}{done.stderr}"
+
+
+def shown(pod: Pod, app: str, *names: str) -> list[str]:
+    """Properties of the app's unit, in the order of `names`."""
+    out = pod.enter("systemctl", "show", *(f"-p{name}" for name in names), f"app@{app}", app="guest").stdout
+    found = dict(line.split("=", 1) for line in out.splitlines())
+    return [found[name] for name in names]
+
+
+def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: Door) -> None:
+    running = run(door, [door.sh("one", LASTING), door.sh("two", "echo out; echo wrong >&2; sleep 2; exit 0")])
+    pod = running.pod
+    running.wait_for(b"up")
+    assert shown(pod, "one", "ActiveState", "SubState") == ["active", "running"]
+    wait_until(lambda: said_by(pod, "two") == ["out", "wrong"])
+    wait_until(lambda: pod.status() == {"two": 0})
+    assert systemctl(pod, "kill", "--signal=KILL", "systemd-journald").startswith("0: ")
+    wait_until(lambda: [one["MESSAGE"] for one in entries(pod)].count("Journal started") == 2)
+    assert shown(pod, "two", "ActiveState", "Result") == ["inactive", "success"]
+    systemctl(pod, "stop", "--no-block", "app@one")  # with it the pod ends, maybe before that is answered
+    code, _, err = running.finish()
+    assert code == 3 and b"app one ended with code 3" in err and pod.status() == {"one": 3, "two": 0}
+    assert said_by(pod, "one") == ["up", "told"]
+
+
+def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
+    apps = [door.sh(name, LASTING) for name in ("signalled", "orphaned", "last")]
+    pod = run(door, apps, mutable=True).pod
+    assert pod.wait_ready()
+    wait_until(lambda: all(said_by(pod, app.name) == ["up"] for app in apps))
+    assert systemctl(pod, "kill", "--kill-whom=main", "--signal=TERM", "app@last").startswith("0: ")
+    main = shown(pod, "orphaned", "MainPID")[0]
+    assert systemctl(pod, "kill", "--signal=KILL", "app@signalled").startswith("0: ")
+    assert systemctl(pod, "kill", "--kill-whom=main", "--signal=KILL", "app@orphaned").startswith("0: ")
+    wait_until(lambda: pod.status() == {"signalled": 137, "orphaned": 137, "last": 3})
+    assert main != "0" and shown(pod, "orphaned", "Result", "ActiveState") == ["signal", "failed"]
+    assert shown(pod, "orphaned", "ControlGroup") == [""], "nothing of it is left"
+    assert systemctl(pod, "start", "app@last").startswith("1: "), "only the pod starts its apps"
+    started = pod.app_start("last")
+    assert started.code == 0, started
+    wait_until(lambda: said_by(pod, "last") == ["up", "told", "up"])
+    refused = systemctl(pod, "poweroff")
+    assert "masked" in refused and not refused.startswith("0: ")
+    gone = pod.app_rm("orphaned")
+    assert gone.code == 0 and "app@orphaned" not in systemctl(pod, "list-units", "--all")
+    assert pod.stop().code == 0 and pod.status() == {"signalled": 137, "last": 3}
+
+
+def test_the_pod_ends_with_the_agent(door: Door) -> None:
+    running = run(door, [door.sh("one", LASTING)])
+    running.wait_for(b"up")
+    running.pod.enter("systemctl", "kill", "--signal=KILL", "clearpod-agent", app="guest")
+    code, _, err = running.finish()
+    assert code == 254 and b"the agent's service has ended (killed, KILL)" in err

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which userspace a PodSandboxConfig asks for, and what kubelet is told when there is none of that name."""
+
+import pytest
+
+from cri.config import Config
+from cri.pb import runtime_pb2 as pb
+from cri.translate import sandbox
+from stage1.errors import BadRequest
+
+
+def request(annotation: str | None) -> pb.RunPodSandboxRequest:
+    annotations = {} if annotation is None else {"clearpod.io/guest-profile": annotation}
+    names = pb.PodSandboxMetadata(name="web", namespace="n")
+    return pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(metadata=names, annotations=annotations))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "wanted"), [(None, ""), ("", ""), ("default", ""), ("systemd", "systemd")]
+)
+def test_the_profile_follows_the_annotation(annotation: str | None, wanted: str) -> None:
+    assert sandbox.record(request(annotation), Config(), handlers=("",)).pod.profile == wanted
+
+
+@pytest.mark.parametrize("annotation", ["systemd ", "SystemD", "../systemd", "openrc", "x" * 1000])
+def test_an_unknown_profile_is_one_sentence_with_those_that_are_known(annotation: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        sandbox.record(request(annotation), Config(), handlers=("",))
+    said = f"the annotation clearpod.io/guest-profile: there is no guest profile {annotation[:100]!r}; "
+    assert str(caught.value) == f"{said}the profiles are default and systemd"

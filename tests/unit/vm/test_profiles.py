@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files are a profile's, and what is said when it was not built."""
+
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import NotFound
+from stage1.vm import profiles
+
+
+def test_the_ordinary_files_need_not_be_there(tmp_path: Path) -> None:
+    assert profiles.file_names(str(tmp_path), "") == ("initramfs", "system.erofs")
+
+
+def test_a_profile_that_was_built_has_two_files(tmp_path: Path) -> None:
+    for name in ("initramfs-systemd", "system-systemd.erofs"):
+        (tmp_path / name).touch()
+    assert profiles.file_names(str(tmp_path), "systemd") == ("initramfs-systemd", "system-systemd.erofs")
+
+
+@pytest.mark.parametrize(
+    ("present", "lacks"),
+    [
+        ((), "no initramfs-systemd and no system-systemd.erofs"),
+        (("initramfs-systemd", "system.erofs"), "no system-systemd.erofs"),
+        (("system-systemd.erofs", "initramfs"), "no initramfs-systemd"),
+    ],
+)
+def test_one_that_was_not_is_said_with_how_to_build_it(tmp_path: Path, present: tuple[str, ...], lacks: str) -> None:
+    for name in present:
+        (tmp_path / name).touch()
+    with pytest.raises(NotFound) as caught:
+        profiles.file_names(str(tmp_path), "systemd")
+    assert str(caught.value) == (
+        f"the pod wants the guest profile systemd, but {tmp_path} has {lacks}; "
+        "build it with `images/build systemd`, where Debian's package systemd is installed"
+    )
