@@ -18,7 +18,7 @@ from stage1.linux import files, namespace, process
 from stage1.linux.host import host_facts
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory, script
+from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import volumes
@@ -69,12 +69,13 @@ def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes
     _show(place, directory.status_dir(pod_dir), name="status", pid=0)
     for name, text in pod.files:
         files.write_atomic(f"{place}/tree/volumes/pod/{name}", text.encode(), 0o644)
-    for app in pod.apps:
+    apps = tuple(logs.begin(place, app) for app in pod.apps)
+    for app in apps:
         add(place, pod, app=app)
     settings = configure(pod.pod, prepared.network)._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
-    files.write_atomic(f"{place}/tree/{script.FILE}", script.plan(settings, pod.apps))
+    files.write_atomic(f"{place}/tree/{script.FILE}", script.plan(settings, apps))
     files.write_atomic(f"{place}/{KEY}", prepared.link_key)
     files.write_atomic(f"{place}/console.log", b"")
     _record(place, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
@@ -107,6 +108,7 @@ def remove(place: str, app: str) -> None:
         os.rmdir(f"{place}/tree/volumes/apps/{app}")
     except FileNotFoundError:
         pass  # done, or the pod has ended just now
+    logs.forget(place, app)
 
 
 def _show(place: str, source: str, *, name: str, pid: int) -> None:

@@ -23,7 +23,7 @@ def order(vm: VmSpec, found: confine.Confinement, *, interactive: bool) -> bytes
     words = [f"a{word}" for word in (*wrapper, *driver.argv(vm))]
     words += [f"e{name}={value}" for name, value in driver.environment(vm).items()]
     words += [f"n{vm.netns}"] if vm.netns else []
-    words += [f"c{vm.run_dir}/console.log"]
+    words += [f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
     if interactive:
         words += ["t", "i"] if driver is kvmtool else ["i"]  # kvmtool reads no input but a terminal's
     return b"".join(os.fsencode(word) + b"\0" for word in words)
