@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
-from tests.rkt import small_stage1
+from tests.rkt import small_stage1, stage1_image
 from tests.rkt.images import AppSpec, Image
+from tests.rkt.real import RealRkt
 from tests.rkt.stage0 import Pod, Stage0
 from tests.vm.agent_machine import make_image, missing
 
@@ -109,3 +111,23 @@ def door(tmp_path: Path, small_stage1_image: Path, small_image: Path) -> Iterato
     made = Door(tmp_path, small_stage1_image, small_image)
     yield made
     made.clean()
+
+
+@pytest.fixture(scope="module")
+def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterator[RealRkt]:
+    """The real rkt with the real stage1 image."""
+    if lacks := missing():
+        pytest.skip(lacks)
+    made = RealRkt(tmp_path_factory.mktemp("rkt"), stage1_image.archive(guest_dir))
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app image of busybox."""
+    place = tmp_path_factory.mktemp("app")
+    root = aci.root(place / "root")
+    points = [{"name": "data", "path": "/data"}, {"name": "more", "path": "/more"}]
+    ports = [{"name": "web", "protocol": "tcp", "port": 80, "count": 1}]
+    return aci.pack(root, place / "busybox.aci", name="example.com/busybox", mountPoints=points, ports=ports)

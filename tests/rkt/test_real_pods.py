@@ -8,7 +8,6 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ import pytest
 from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
 from tests.rkt import stage1_image
-from tests.rkt.real import RealRkt, Running, on_terminal, processes_of, wait_until
-from tests.vm.agent_machine import missing
+from tests.rkt.real import RealRkt, on_terminal, processes_of, removed, sh, wait_until
 
 pytestmark = [
     pytest.mark.rkt,
@@ -26,40 +24,6 @@ pytestmark = [
 ]
 METADATA = "/run/rkt/metadata-svc.sock"
 LASTING = "trap 'echo got term; exit 0' TERM; echo up; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterator[RealRkt]:
-    if lacks := missing():
-        pytest.skip(lacks)
-    made = RealRkt(tmp_path_factory.mktemp("rkt"), stage1_image.archive(guest_dir))
-    yield made
-    made.clean()
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app image of busybox."""
-    place = tmp_path_factory.mktemp("app")
-    root = aci.root(place / "root")
-    points = [{"name": "data", "path": "/data"}, {"name": "more", "path": "/more"}]
-    ports = [{"name": "web", "protocol": "tcp", "port": 80, "count": 1}]
-    return aci.pack(root, place / "busybox.aci", name="example.com/busybox", mountPoints=points, ports=ports)
-
-
-def sh(line: str) -> list[str]:
-    """The words that make an app run a line of shell. They come last: rkt gives all that follows `--` to the app."""
-    return ["--exec=/bin/sh", "--", "-c", line]
-
-
-def removed(rkt: RealRkt, pod: Running) -> None:
-    """rkt rm, and that nothing is left."""
-    done = rkt.call("rm", pod.uuid)
-    assert done.code == 0 and pod.uuid in done.out, done.err
-    assert "exit status" not in done.err, done.err
-    assert processes_of(pod.uuid) == [] and not pod.dir.exists() and not pod.room.exists()
-    assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
-    assert not os.path.exists(f"/run/netns/clearpod-{pod.uuid}")
 
 
 def test_the_apps_code_is_rkts(rkt: RealRkt, app: Path) -> None:
