@@ -13,7 +13,7 @@ import pytest
 
 from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
-from tests.rkt import small_stage1, stage1_image
+from tests.rkt import recorder, small_stage1, stage1_image
 from tests.rkt.images import AppSpec, Image
 from tests.rkt.real import RealRkt
 from tests.rkt.stage0 import Pod, Stage0
@@ -131,3 +131,24 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points = [{"name": "data", "path": "/data"}, {"name": "more", "path": "/more"}]
     ports = [{"name": "web", "protocol": "tcp", "port": 80, "count": 1}]
     return aci.pack(root, place / "busybox.aci", name="example.com/busybox", mountPoints=points, ports=ports)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    """An image with next to nothing in it, for a stage1 that only records how it is called."""
+    root = tmp_path / "image"
+    for name in ("etc", "bin"):
+        (root / name).mkdir(parents=True)
+    (root / "bin" / "true").write_text("")
+    (root / "bin" / "true").chmod(0o755)
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n")
+    (root / "etc" / "group").write_text("www:x:55:\n")
+    return Image(root, {"exec": ["/bin/true"], **ROOT})
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Stage0]:
+    """The fake of rkt with that stage1."""
+    made = Stage0(tmp_path / "data", recorder.build(tmp_path / "stage1"))
+    yield made
+    made.clean()
