@@ -12,7 +12,7 @@ import time
 
 from stage1 import engine
 from stage1.engine import Host, Prepared
-from stage1.errors import NotFound
+from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
 from stage1.linux import files, namespace, process
 from stage1.linux.host import host_facts
@@ -32,6 +32,8 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
+DATA = "rkt-data"
+"""A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
 
 
@@ -64,6 +66,7 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
 
 def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes:
     place = prepared.directory
+    os.symlink(directory.data(pod_dir), f"{place}/{DATA}")
     vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
     os.mkdir(f"{place}/tree/volumes/apps")
     _show(place, directory.status_dir(pod_dir), name="status", pid=0)
@@ -139,6 +142,30 @@ def kill(place: str) -> None:
         vmm.kill()
     if launcher is not None and not launcher.wait(_LAUNCHER_S if vmm else 0):
         launcher.kill()
+
+
+def sweep() -> list[str]:
+    """Remove what pods left that ended, and that rkt knows no more: somebody has removed its data directory.
+
+    A pod that lives is left alone, whatever became of its directory. A sentence for each that could not be removed.
+    """
+    problems = []
+    for name in os.listdir(f"{RUN}/pods") if os.path.isdir(f"{RUN}/pods") else ():
+        try:
+            if _is_forgotten(place(name), name):
+                engine.collect(place(name))
+        except (PodError, FileNotFoundError, ValueError) as error:
+            if os.path.exists(place(name)):  # else another gc was faster
+                problems.append(f"{place(name)} can't be removed: {error}")
+    return problems
+
+
+def _is_forgotten(place: str, uuid: str) -> bool:
+    try:
+        data = os.readlink(f"{place}/{DATA}")
+    except FileNotFoundError:
+        return False  # it is just being made, or removed
+    return not directory.exists(data, uuid) and not engine.living_pid(place) and find_unrecorded(place) is None
 
 
 def key(place: str) -> bytes:

@@ -227,6 +227,20 @@ def test_apps_of_a_sandbox_come_and_go(rkt: RealRkt, app: Path) -> None:
     removed(rkt, pod)
 
 
+def check_a_sandboxs_port(rkt: RealRkt, app: Path, *, inside: str) -> None:
+    """It is given when the sandbox is made, with the pod's own port, and whichever app listens there is reached."""
+    pod = rkt.run("--port=web:tcp:8000:0.0.0.0:18081", command="app sandbox", net="default")
+    assert rkt.call("fetch", app).code == 0 and rkt.call("status", "--wait-ready", pod.uuid).code == 0
+    serve = sh("mkdir /www; echo later > /www/it; exec httpd -f -p 8000 -h /www")
+    assert rkt.call("app", "add", pod.uuid, "example.com/busybox:1.0", "--name=one", *serve).code == 0
+    assert rkt.call("app", "start", pod.uuid, "--app=one").code == 0
+    fetch = ["ip", "netns", "exec", inside, aci.BUSYBOX, "wget", "-q", "-O-", "http://172.16.28.1:18081/it"]
+    wait_until(lambda: subprocess.run(fetch, capture_output=True, timeout=60, check=False).stdout == b"later\n")
+    assert rkt.call("stop", pod.uuid).code == 0
+    pod.finish()
+    removed(rkt, pod)
+
+
 def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Path, guest_dir: Path) -> None:
     name = f"rkt-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
@@ -255,6 +269,7 @@ def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Pa
         removed(rkt, pod)
         assert pod.uuid not in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
         assert not os.listdir(rkt.data / "clearpod/networks")
+        check_a_sandboxs_port(rkt, app, inside=name)
     finally:
         metadata.kill()
         metadata.wait()
