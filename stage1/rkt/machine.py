@@ -51,7 +51,7 @@ def place(uuid: str) -> str:
 
 
 def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> bytes:
-    """Make all that the guest needs, and say how the VMM is to be started. Undo: `engine.collect` of `place`.
+    """Make all that the guest needs, and say how the VMM is to be started. Undo: `undo`.
 
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
     """
@@ -60,8 +60,20 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
     try:
         return _fill(prepared._replace(network=network), pod, pod_dir=pod_dir, netns=netns)
     except BaseException:
-        engine.collect(prepared.directory)
+        undo(prepared.directory)
         raise
+
+
+def undo(place: str) -> str:
+    """Undo `prepare` before the VMM was started; again is fine. Returns and raises what `engine.collect` does.
+
+    The record names the launcher, who is our parent and still has to say what went wrong: it is not to be killed.
+    """
+    try:
+        os.unlink(f"{place}/vm.json")
+    except FileNotFoundError:
+        pass
+    return engine.collect(place)
 
 
 def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes:
