@@ -14,7 +14,7 @@ from stage1 import engine
 from stage1.engine import Host, Prepared
 from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
-from stage1.linux import files, namespace, process
+from stage1.linux import files, namespace, process, tsc
 from stage1.linux.host import host_facts
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
@@ -55,6 +55,7 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
 
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
     """
+    tsc.use_file(f"{RUN}/tsc-khz")
     on = host(pod_dir, pod.pod.hypervisor)
     prepared = engine.prepare(pod.pod, on)
     try:
