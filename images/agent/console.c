@@ -16,9 +16,11 @@
 
 #define MARK "\nclearpod-console\n"
 
-/* What one helper moves: from `sources` to the launcher, and from there to `sink`; -1: nothing. */
+/* What one helper moves: from `sources` to the launcher, and from there to `sink`; -1: nothing. With a `log` it is for
+ * that one, and goes on to `next` too. */
 struct flow {
-    int sources[2], sink;
+    int sources[2], sink, next[2];
+    uint8_t log; /* 0: none, and then there is no `next` */
 };
 
 static int port = -1;         /* blocking */
@@ -43,15 +45,20 @@ static ssize_t put_some(int fd, void *from, size_t size)
     return write(fd, from, size);
 }
 
-/* False: this source is at its end. A record is one write, so that those of two helpers never mix. */
-static bool forward(int source, enum record_kind kind)
+/* False: this source is at its end, of which a log is told. A record is one write, so that those of two helpers never
+ * mix. */
+static bool forward(const struct flow *flow, int i)
 {
     uint8_t record[RECORD_HEADER + RECORD_MAX];
-    ssize_t got = read(source, record + RECORD_HEADER, RECORD_MAX);
-    if (got <= 0)
+    ssize_t got = read(flow->sources[i], record + RECORD_HEADER, RECORD_MAX);
+    if (got < 0 || (!got && !flow->log))
         return got < 0 && errno == EINTR;
-    record_pack(record, kind, (size_t)got);
-    return transfer(put_some, port, record, RECORD_HEADER + (size_t)got);
+    record_pack(record, i ? R_ERR : R_OUT, (size_t)got);
+    record[1] = flow->log;
+    bool sent = transfer(put_some, port, record, RECORD_HEADER + (size_t)got);
+    if (flow->log)
+        transfer(put_some, flow->next[i], record + RECORD_HEADER, (size_t)got);
+    return sent && got;
 }
 
 /* One record of the launcher's. False: there are no more. */
@@ -84,8 +91,11 @@ static void move(struct flow flow, bool is_tty)
         if (poll(ready, 3, -1) < 0)
             continue;
         for (int i = 0; i < 2; i++)
-            if (ready[i].revents && !forward(flow.sources[i], i ? R_ERR : R_OUT))
+            if (ready[i].revents && !forward(&flow, i)) {
                 close_fd(&flow.sources[i]);
+                if (flow.log)
+                    close_fd(&flow.next[i]);
+            }
         if (ready[2].revents)
             listens = receive(&flow.sink);
     }
@@ -97,9 +107,12 @@ static pid_t start(struct flow flow, bool is_tty)
     pid_t pid = fork();
     if (pid)
         return pid;
-    for (int fd = 3; fd < 1024; fd++)
-        if (fd != port && fd != flow.sources[0] && fd != flow.sources[1] && fd != flow.sink)
+    for (int fd = 3; fd < 1024; fd++) {
+        /* As long as a log is written, the writer's end does not come. */
+        bool logs = flow.log && (fd == flow.next[0] || fd == flow.next[1] || fd == pipes[0]);
+        if (fd != port && fd != flow.sources[0] && fd != flow.sources[1] && fd != flow.sink && !logs)
             close(fd);
+    }
     move(flow, is_tty);
     _exit(0);
 }
@@ -124,15 +137,42 @@ int console_open(struct fault *why)
         return fault_errno(why, "open the console");
     pipes[0] = out[1];
     pipes[1] = err[1];
-    writer = start((struct flow){{out[0], err[0]}, -1}, false);
+    writer = start((struct flow){.sources = {out[0], err[0]}, .sink = -1}, false);
     close(out[0]);
     close(err[0]);
     return 0;
 }
 
+/* Put a helper between the process and its streams, which logs what passes. */
+static int lend_log(unsigned log, int ends[3], struct fault *why)
+{
+    struct flow flow = {{-1, -1}, -1, {-1, -1}, (uint8_t)log};
+    int result = 0, pair[2];
+    for (int i = 0; i < 2 && result == 0; i++) {
+        if (!(log & LOG_OUT << i) || ends[i + 1] < 0)
+            continue;
+        if (pipe2(pair, O_CLOEXEC) < 0 || fchown(pair[1], pod_root(), pod_root()) < 0) {
+            result = fault_errno(why, "pipe for a log");
+            continue;
+        }
+        flow.sources[i] = pair[0];
+        flow.next[i] = ends[i + 1];
+        ends[i + 1] = pair[1];
+    }
+    if (result == 0)
+        start(flow, false);
+    for (int i = 0; i < 2; i++) {
+        close_fd(&flow.sources[i]);
+        close_fd(&flow.next[i]);
+    }
+    return result;
+}
+
 int console_lend(const struct process *process, int ends[3], struct fault *why)
 {
     int in[2];
+    if (process->stdio.log && lend_log(process->stdio.log, ends, why) < 0)
+        return -1;
     for (int i = 0; i < 2; i++)
         if (ends[i + 1] < 0 &&
             (fchown(pipes[i], pod_root(), pod_root()) < 0 || (ends[i + 1] = fcntl(pipes[i], F_DUPFD_CLOEXEC, 0)) < 0))
@@ -142,14 +182,14 @@ int console_lend(const struct process *process, int ends[3], struct fault *why)
     if (pipe2(in, O_CLOEXEC) < 0)
         return fault_errno(why, "lend the console");
     ends[0] = in[0];
-    start((struct flow){{-1, -1}, in[1]}, false);
+    start((struct flow){.sources = {-1, -1}, .sink = in[1]}, false);
     close(in[1]);
     return 0;
 }
 
 void console_terminal(int tty)
 {
-    terminal = start((struct flow){{tty, -1}, tty}, true);
+    terminal = start((struct flow){.sources = {tty, -1}, .sink = tty}, true);
     close(tty);
 }
 

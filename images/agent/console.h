@@ -9,12 +9,13 @@
 #include "fault.h"
 #include "process.h"
 
-enum { RECORD_HEADER = 4, RECORD_MAX = 4096 - RECORD_HEADER };
+enum { RECORD_HEADER = 4, RECORD_MAX = 4096 - RECORD_HEADER, LOG_OUT = 256 };
 enum record_kind { R_OUT = 1, R_ERR, R_END, R_IN, R_EOF, R_SIZE };
 
 /* Open the device, and be heard by the launcher. */
 int console_open(struct fault *why);
-/* The process's ends of its pipes, where it has no streams: output and error, and with `stdio.console` its input. */
+/* The process's ends of its pipes, where it has no streams: output and error, and with `stdio.console` its input. With
+ * `stdio.log` the ends that it has lead past the log. */
 int console_lend(const struct process *process, int ends[3], struct fault *why);
 /* The process's terminal is the launcher's; owned from here on. */
 void console_terminal(int tty);

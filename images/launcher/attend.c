@@ -4,6 +4,7 @@
  * VMM's end. Nothing here blocks but poll: a reader that has stopped must not keep a signal from being heard.
  */
 #include "launcher.h"
+#include "log.h"
 #include "records.h"
 
 #include <errno.h>
@@ -91,14 +92,18 @@ static void on_end(const uint8_t *payload, size_t size)
     kill(us.vmm.pid, SIGKILL); /* all is written, in the guest as well */
 }
 
-/* Take the next record as soon as the last one is out. */
+/* Take the next record as soon as the last one is out; those for logs, while there are any. */
 static void deliver(void)
 {
     const uint8_t *payload;
     size_t size;
     enum record_kind kind;
-    if (us.out.end || (kind = records_next(&us.records, &payload, &size)) == R_NONE)
-        return;
+    do {
+        if (us.out.end || (kind = records_next(&us.records, &payload, &size)) == R_NONE)
+            return;
+        if (us.records.log)
+            log_take(us.records.log, kind == R_ERR, payload, size);
+    } while (us.records.log);
     if (kind == R_END) {
         on_end(payload, size);
         return;
@@ -257,11 +262,13 @@ int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool))
     us.doubling = order->terminal;
     us.in.to = vmm.in;
     us.code = FAILED;
+    log_begin(order->logs);
     take_signals();
     reap(); /* what ended before we looked */
     while (turn())
         continue;
     restore_terminal();
+    log_end();
     if (!us.ended)
         explain_death(order);
     return us.code;

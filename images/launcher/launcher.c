@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Every entry point of the stage1 image: the name that it is called by says which (images/stage1-aci/README.md). It
+ * Every entry point of the stage1 image: the name that it is called by says which (images/stage1-aci/README.md). By the
+ * name of a dynamic program of the image it becomes that, with the image's own loader. Else it
  * starts the bundled Python; for `run` as a child that prepares and writes down how the VMM is to be started. Then it
  * starts the VMM and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.
  */
@@ -28,8 +29,9 @@
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4u
 #endif
-#define PYTHON "usr/lib/clearpod/python"
-#define START "usr/lib/clearpod/start.pyc"
+#define HOME "usr/lib/clearpod"
+#define PYTHON HOME "/python"
+#define START HOME "/start.pyc"
 #define ORDER_VARIABLE "CLEARPOD_ORDER_FD"
 
 extern char **environ;
@@ -88,6 +90,27 @@ static bool find_root(void)
         return false;
     *slash = 0;
     return true;
+}
+
+/* Becomes a program of the image that is dynamic, with the image's loader and libraries; returns when there is none of
+ * that name. It is known by the name that we were called by: a VMM is found by its command line. */
+static void become_program(const char *name, int argc, char **argv)
+{
+    static const char *const places[] = {"bin", "plugins"};
+    static char loader[PATH_MAX + 64], library[PATH_MAX + 64], program[2 * PATH_MAX];
+    snprintf(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
+    snprintf(library, sizeof library, "%s/" PYTHON "/lib", root);
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        snprintf(program, sizeof program, "%s/" HOME "/%s/%s", root, places[i], name);
+        char *first[] = {argv[0], "--library-path", library, program}, **all;
+        if (access(program, X_OK) < 0 || !(all = malloc(sizeof first + (size_t)argc * sizeof *all)))
+            continue;
+        memcpy(all, first, sizeof first);
+        memcpy(all + sizeof first / sizeof *first, argv + 1, (size_t)argc * sizeof *all);
+        execv(loader, all);
+        complain("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
+        _exit(FAILED);
+    }
 }
 
 /* Becomes Python; returns only if that is not possible. */
@@ -278,10 +301,13 @@ int main(int argc, char **argv)
 {
     const char *name = argc ? strrchr(argv[0], '/') : NULL;
     name = name ? name + 1 : argc ? argv[0] : "";
+    bool is_found = argc && find_root();
+    if (is_found)
+        become_program(name, argc, argv);
     take_standard_fds();
     keep_to_ourselves();
     clean_environment();
-    if (!argc || !find_root()) {
+    if (!is_found) {
         complain("/proc is not mounted, so the stage1 image can't be found");
         return FAILED;
     }

@@ -11,11 +11,12 @@
 enum { FAILED = 254, WORDS_MAX = 512 };
 
 /* Each word of the order is a letter and a value: a and e are argument and variable of the VMM, n the file of its
- * network namespace, i says that the pod's input is ours, c is the file with its kernel's words. t: the VMM reads input
- * from a terminal only, and takes the byte 1 for itself unless it comes twice (kvmtool). */
+ * network namespace, i says that the pod's input is ours, c is the file with its kernel's words, l the directory by which
+ * logs are found (log.h). t: the VMM reads input from a terminal only, and takes the byte 1 for itself unless it comes
+ * twice (kvmtool). */
 struct order {
     char *argv[WORDS_MAX + 1], *env[WORDS_MAX + 1];
-    const char *netns, *console;
+    const char *netns, *console, *logs;
     bool interactive, terminal;
 };
 

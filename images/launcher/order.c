@@ -19,6 +19,8 @@ bool order_parse(char *bytes, size_t size, struct order *order)
             order->netns = word + 1;
         else if (*word == 'c')
             order->console = word + 1;
+        else if (*word == 'l')
+            order->logs = word + 1;
         else if (*word == 'i')
             order->interactive = true;
         else if (*word == 't')

@@ -73,18 +73,20 @@ enum record_kind records_next(struct records *records, const uint8_t **payload, 
     static uint8_t copy[RECORD_MAX];
     const uint8_t *head = records->bytes;
     *payload = copy;
+    records->log = 0;
     if (records->broken)
         return take_raw(records, copy, size);
     if (!records->marked || records->used < RECORD_HEADER)
         return R_NONE;
     size_t length = (size_t)(head[2] | head[3] << 8);
     enum record_kind kind = (enum record_kind)head[0];
-    if (kind < R_OUT || kind > R_END || head[1] || length > RECORD_MAX) {
+    if (kind < R_OUT || kind > R_END || (head[1] && kind > R_ERR) || length > RECORD_MAX) {
         records->broken = true;
         return take_raw(records, copy, size);
     }
     if (records->used < RECORD_HEADER + length)
         return R_NONE;
+    records->log = head[1];
     memcpy(copy, head + RECORD_HEADER, length);
     drop(records, RECORD_HEADER + length);
     *size = length;

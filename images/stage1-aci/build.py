@@ -23,8 +23,9 @@ ENTRIES = ("run", "enter", "stop", "gc", "attach", "app_add", "app_start", "app_
 INTERFACE = "6"
 AC_VERSION = "0.8.11"
 
+PLUGIN_LINKS = "usr/lib/rkt/plugins/net"
 DIRECTORIES = (
-    *("etc/rkt/net.d", "opt/stage2", "usr/lib/rkt/plugins/net"),
+    *("etc/rkt/net.d", "opt/stage2", PLUGIN_LINKS),
     *("rkt/status", "rkt/env", "rkt/iottymux", "rkt/volumes"),
 )
 FILES = {
@@ -166,9 +167,9 @@ def tree(root: Path, parts: Parts) -> None:
     for name in ENTRIES:
         (root / name).symlink_to("launcher")
     _add_guest(root / HOME, parts)
-    _add_python(root / HOME / "python", [*_present(parts.lkvm)])
+    _add_python(root / HOME / "python", [*filter(elf.is_dynamic, (*_present(parts.lkvm), *parts.plugins))])
     for plugin in parts.plugins:
-        shutil.copyfile(plugin, root / "usr/lib/rkt/plugins/net" / plugin.name)
+        _add_plugin(root, plugin)
     _fix_modes(root)
 
 
@@ -179,10 +180,23 @@ def _add_guest(home: Path, parts: Parts) -> None:
             raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build all")
         shutil.copyfile(parts.guest / name, home / "guest" / name)
     if parts.profile:
-        (home / "profile").write_text(f"{parts.profile}\n")
-    (home / "bin").mkdir()
+        (home / "profile").write_text(f"{parts.profile}
+")
+    for name in ("bin", "loaded", "plugins"):
+        (home / name).mkdir()
     if parts.lkvm:
         shutil.copyfile(parts.lkvm, home / "bin" / "lkvm")
+        if elf.is_dynamic(parts.lkvm):
+            (home / "loaded" / "lkvm").symlink_to("../../../../launcher")
+
+
+def _add_plugin(root: Path, plugin: Path) -> None:
+    """Where rkt has plugins, or a link to the launcher there if it needs the image's loader."""
+    if elf.is_dynamic(plugin):
+        shutil.copyfile(plugin, root / HOME / "plugins" / plugin.name)
+        (root / PLUGIN_LINKS / plugin.name).symlink_to("../../../../../launcher")
+    else:
+        shutil.copyfile(plugin, root / PLUGIN_LINKS / plugin.name)
 
 
 def _add_python(home: Path, more: list[Path]) -> None:

@@ -38,3 +38,4 @@ def _collect(pod_dir: str, uuid: str) -> "Iterator[str]":
         except PodError as error:
             yield str(error)
     yield from network.sweep(pod_dir)
+    yield from machine.sweep()

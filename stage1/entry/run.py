@@ -9,7 +9,6 @@ What is outside of the pod's directory is taken away again if something fails he
 import os
 import sys
 
-from stage1 import engine
 from stage1.entry import door
 from stage1.errors import PodError
 from stage1.linux import namespace
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
 def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
     """What can't be taken away now is left for `gc`, and said."""
     try:
-        engine.collect(machine.place(uuid))
+        machine.undo(machine.place(uuid))
         owed = network.detach(pod_dir)
     except PodError as second:
         owed = str(second)

@@ -42,7 +42,7 @@ class Hello(NamedTuple):
 class Stdio(NamedTuple):
     """Stream ids of a process; 0 is /dev/null. `width` and `height` are the terminal's, in characters.
 
-    With `console` stdin is the one of whoever started an autonomous pod.
+    With `console` stdin is the one of whoever started an autonomous pod. `log` is as in agent.proto.
     """
 
     stdin: int = 0
@@ -52,6 +52,7 @@ class Stdio(NamedTuple):
     width: int = 0
     height: int = 0
     console: bool = False
+    log: int = 0
 
 
 class Sysctl(NamedTuple):
@@ -292,7 +293,7 @@ _CONFIGURE = (
 )  # fmt: skip
 TABLES: wire.Tables = {
     Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR),
-    Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL),
+    Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL, _U32),
     Sysctl: (_STR, _STR),
     Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),

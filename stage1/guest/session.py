@@ -89,12 +89,13 @@ class Session:
         self.send(frame.CREDIT, stream=stream)
 
     def fileno(self) -> int:
-        """For poll: readable when `pump` has something to do."""
+        """For poll: readable when `pump` has something to do. What came with a reply was read with it: pump first."""
         return self._sock.fileno()
 
     def pump(self) -> list[Frame]:
         """DATA and EVENT frames that have come; blocks for nothing. Raises VmFailed when the VM has ended."""
-        self._receive()
+        if not self._seen:
+            self._receive()
         found = [one for one in self._seen if one.kind in (frame.DATA, frame.EVENT)]
         self._seen.clear()
         return found

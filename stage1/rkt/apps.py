@@ -14,7 +14,7 @@ from stage1.guest import messages
 from stage1.guest.messages import Delete, Exec, Halt
 from stage1.guest.session import Session
 from stage1.linux.flock import Lock
-from stage1.rkt import directory, machine, make, network, plan, runtime, script
+from stage1.rkt import directory, logs, machine, make, network, plan, runtime, script
 from stage1.rkt.plan import RktPod
 
 GRACE_S = 10.0
@@ -45,6 +45,7 @@ def add(session: Session, pod: RktPod) -> None:
     place, app = machine.place(pod.pod.id), pod.apps[0]
     make.make(pod)
     try:
+        app = logs.begin(place, app)
         machine.add(place, pod, app=app)
         for request in script.creation(app):
             session.call(request, START_S)
@@ -58,6 +59,8 @@ def start(session: Session, pod: RktPod) -> None:
     app = pod.apps[0]
     reply = session.call(messages.List(), START_S)
     states = {one.id: one.state for one in reply.containers}
+    if states.get(app.name) != messages.RUNNING:
+        app = logs.begin(machine.place(pod.pod.id), app)
     for request in script.creation(app):
         state = states.get(request.id)
         if state == messages.EXITED:

@@ -13,6 +13,8 @@ from stage1.linux.libc import Guard
 
 PID, READY = "pid", "rkt/supervisor-status"
 _READY_TEXT = "ready"
+STATES = ("embryo", "prepare", "prepared", "run", "exited-garbage", "garbage")
+"""Directories below pods/, in the order in which a pod moves through them."""
 
 
 def uuid(pod_dir: str) -> str:
@@ -28,6 +30,11 @@ def stage1_root(pod_dir: str) -> str:
 def data(pod_dir: str) -> str:
     """rkt's data directory: a pod lies at pods/STATE/UUID below it."""
     return os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(pod_dir))))
+
+
+def exists(data_dir: str, pod_id: str) -> bool:
+    """Whether rkt knows the pod in that data directory, in whatever state; also while it moves."""
+    return any(os.path.isdir(f"{data_dir}/pods/{state}/{pod_id}") for state in STATES)
 
 
 def stored_root(pod_dir: str) -> str:

@@ -12,13 +12,13 @@ import time
 
 from stage1 import engine
 from stage1.engine import Host, Prepared
-from stage1.errors import NotFound
+from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
-from stage1.linux import files, namespace, process
+from stage1.linux import files, namespace, process, tsc
 from stage1.linux.host import host_facts
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory, script
+from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import volumes
@@ -32,6 +32,8 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
+DATA = "rkt-data"
+"""A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
 
 
@@ -49,32 +51,47 @@ def place(uuid: str) -> str:
 
 
 def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> bytes:
-    """Make all that the guest needs, and say how the VMM is to be started. Undo: `engine.collect` of `place`.
+    """Make all that the guest needs, and say how the VMM is to be started. Undo: `undo`.
 
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
     """
+    tsc.use_file(f"{RUN}/tsc-khz")
     on = host(pod_dir, pod.pod.hypervisor)
     prepared = engine.prepare(pod.pod, on)
     try:
         return _fill(prepared._replace(network=network), pod, pod_dir=pod_dir, netns=netns)
     except BaseException:
-        engine.collect(prepared.directory)
+        undo(prepared.directory)
         raise
+
+
+def undo(place: str) -> str:
+    """Undo `prepare` before the VMM was started; again is fine. Returns and raises what `engine.collect` does.
+
+    The record names the launcher, who is our parent and still has to say what went wrong: it is not to be killed.
+    """
+    try:
+        os.unlink(f"{place}/vm.json")
+    except FileNotFoundError:
+        pass
+    return engine.collect(place)
 
 
 def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes:
     place = prepared.directory
+    os.symlink(directory.data(pod_dir), f"{place}/{DATA}")
     vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
     os.mkdir(f"{place}/tree/volumes/apps")
     _show(place, directory.status_dir(pod_dir), name="status", pid=0)
     for name, text in pod.files:
         files.write_atomic(f"{place}/tree/volumes/pod/{name}", text.encode(), 0o644)
-    for app in pod.apps:
+    apps = tuple(logs.begin(place, app) for app in pod.apps)
+    for app in apps:
         add(place, pod, app=app)
     settings = configure(pod.pod, prepared.network)._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
-    files.write_atomic(f"{place}/tree/{script.FILE}", script.plan(settings, pod.apps))
+    files.write_atomic(f"{place}/tree/{script.FILE}", script.plan(settings, apps))
     files.write_atomic(f"{place}/{KEY}", prepared.link_key)
     files.write_atomic(f"{place}/console.log", b"")
     _record(place, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
@@ -107,6 +124,7 @@ def remove(place: str, app: str) -> None:
         os.rmdir(f"{place}/tree/volumes/apps/{app}")
     except FileNotFoundError:
         pass  # done, or the pod has ended just now
+    logs.forget(place, app)
 
 
 def _show(place: str, source: str, *, name: str, pid: int) -> None:
@@ -137,6 +155,30 @@ def kill(place: str) -> None:
         vmm.kill()
     if launcher is not None and not launcher.wait(_LAUNCHER_S if vmm else 0):
         launcher.kill()
+
+
+def sweep() -> list[str]:
+    """Remove what pods left that ended, and that rkt knows no more: somebody has removed its data directory.
+
+    A pod that lives is left alone, whatever became of its directory. A sentence for each that could not be removed.
+    """
+    problems = []
+    for name in os.listdir(f"{RUN}/pods") if os.path.isdir(f"{RUN}/pods") else ():
+        try:
+            if _is_forgotten(place(name), name):
+                engine.collect(place(name))
+        except (PodError, FileNotFoundError, ValueError) as error:
+            if os.path.exists(place(name)):  # else another gc was faster
+                problems.append(f"{place(name)} can't be removed: {error}")
+    return problems
+
+
+def _is_forgotten(place: str, uuid: str) -> bool:
+    try:
+        data = os.readlink(f"{place}/{DATA}")
+    except FileNotFoundError:
+        return False  # it is just being made, or removed
+    return not directory.exists(data, uuid) and not engine.living_pid(place) and find_unrecorded(place) is None
 
 
 def key(place: str) -> bytes:

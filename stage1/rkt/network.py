@@ -5,7 +5,6 @@ The records lie beside rkt's pods in its data directory, since they must survive
 whether gc could do its work or not. What a plugin would not give back is tried again when other pods are collected.
 """
 
-import os
 
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
@@ -17,7 +16,6 @@ from stage1.rkt import directory
 from stage1.rkt.arguments import RunOptions
 
 RECORDS = "clearpod/networks"
-_STATES = ("embryo", "prepare", "prepared", "run", "exited-garbage", "garbage")
 _PLUGINS = "usr/lib/rkt/plugins/net"
 
 
@@ -89,13 +87,9 @@ def sweep(pod_dir: str) -> list[str]:
     """
     problems = []
     for pod_id, path in record.every(records(pod_dir)).items():
-        if debts.is_owed(path) or not _exists(directory.data(pod_dir), pod_id):
+        if debts.is_owed(path) or not directory.exists(directory.data(pod_dir), pod_id):
             try:
                 net.detach_recorded(path)
             except PodError as error:
                 problems.append(debts.take(path, error, tries=1, had_netns=True))
     return problems
-
-
-def _exists(data: str, pod_id: str) -> bool:
-    return any(os.path.isdir(f"{data}/pods/{state}/{pod_id}") for state in _STATES)

@@ -53,7 +53,7 @@ def _stdio(app: App, one: Container) -> Stdio | None:
     if used.is_terminal:
         return Stdio(given, out, tty=True)
     given, out, err = given * (used.stdin != NULL), out * (used.stdout != LOG), err * (used.stderr != LOG)
-    return Stdio(given, out, err) if given or out or err else None
+    return Stdio(given, out, err, log=used.log) if given or out or err else None
 
 
 def _framed(number: int, op: Op) -> bytes:

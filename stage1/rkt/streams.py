@@ -27,12 +27,16 @@ PLAIN = "k8s-plain"
 
 
 class Streams(NamedTuple):
-    """NULL: nothing. LOG: rkt's stdout. STREAM: pipes for attach. TTY: a terminal for attach. INTERACTIVE: rkt's."""
+    """NULL: nothing. LOG: rkt's stdout. STREAM: pipes for attach. TTY: a terminal for attach. INTERACTIVE: rkt's.
+
+    What goes to streams is also written to the file `log_path`, if there is one; `log` is Stdio's, set by `logs.begin`.
+    """
 
     stdin: str = NULL
     stdout: str = LOG
     stderr: str = LOG
     log_path: str = ""
+    log: int = 0
 
     @property
     def is_terminal(self) -> bool:
@@ -62,7 +66,8 @@ def of_app(entry: Entry, pod_annotations: "Mapping[str, str]", *, interactive: b
         modes[name] = said.get(f"{_STAGE2}{name}") or known[0]
         if modes[name] not in known:
             raise BadRequest(f"{entry.where}: its {name} can't be {modes[name]!r}; there are {', '.join(known)}")
-    return Streams(**modes, log_path=_log_path(entry, said, pod=pod_annotations, modes=tuple(modes.values())))
+    words = modes["stdin"], modes["stdout"], modes["stderr"]
+    return Streams(*words, log_path=_log_path(entry, said, pod=pod_annotations, modes=words))
 
 
 def _log_path(entry: Entry, said: "Mapping[str, str]", *, pod: "Mapping[str, str]", modes: tuple[str, ...]) -> str:
@@ -72,6 +77,6 @@ def _log_path(entry: Entry, said: "Mapping[str, str]", *, pod: "Mapping[str, str
     if not where.startswith("/") or not path:
         raise BadRequest(f"{entry.where}: {PLAIN} logs need an absolute {_LOG_DIR} and a {_LOG_PATH}")
     whole = os.path.normpath(f"{where}/{path}")
-    if not whole.startswith(os.path.normpath(where).rstrip("/") + "/"):
-        raise BadRequest(f"{entry.where}: its log {path!r} is not inside of {where}")
+    if os.path.dirname(whole) != os.path.normpath(where) or whole == os.path.normpath(where):
+        raise BadRequest(f"{entry.where}: its log {path!r} is not a file's name in {where}")
     return whole

@@ -64,6 +64,7 @@ def join(session: Session, process: Joined) -> int:
     return 0. Raises VmFailed when the VM ends before.
     """
     streams = _Streams(session, process)
+    streams.take()
     with _sizes(session, process) if process.stdio.tty else _nothing():
         while streams.code is None:
             streams.turn()
@@ -109,7 +110,7 @@ class _Streams:
         self._to = {stream: fd for stream, fd in ((stdio.stdout, 1), (stdio.stderr, 2)) if stream}
 
     def turn(self) -> None:
-        """Wait for something, and move it."""
+        """Wait for something, and move it. What has come before must have been taken."""
         session, sent = self._session, self._session.flush()
         poll = select.poll()
         poll.register(session.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
@@ -117,11 +118,12 @@ class _Streams:
             poll.register(0, select.POLLIN)
         ready = dict(poll.poll())
         if ready.get(session.fileno(), 0) & ~select.POLLOUT:
-            self._take()
+            self.take()
         if 0 in ready:
             self._give()
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Move what has come; blocks for nothing but our own output."""
         for one in self._session.pump():
             ended = exit_of(one)
             if ended is not None and ended.exec == self._process.exec:

@@ -14,19 +14,33 @@ from stage1.vm.vmm import is_kvmtool
 
 VARIABLE = "CLEARPOD_ORDER_FD"
 """The launcher's descriptor for it."""
+LOADED = "loaded"
+"""Beside the directory of the image's VMM; images/stage1-aci/README.md."""
 
 
 def order(vm: VmSpec, found: confine.Confinement, *, interactive: bool) -> bytes:
     """Words with a letter in front, each ended by a zero: what images/launcher/launcher.h says. Raises BadRequest."""
     driver = kvmtool if is_kvmtool(vm.binary) else qemu
-    wrapper = confine.command(found, vm)
-    words = [f"a{word}" for word in (*wrapper, *driver.argv(vm))]
+    start = _start_of(vm.binary)
+    wrapper = confine.command(found, vm, also=_loader(start) if start != vm.binary else ())
+    words = [f"a{word}" for word in (*wrapper, *driver.argv(vm._replace(binary=start)))]
     words += [f"e{name}={value}" for name, value in driver.environment(vm).items()]
     words += [f"n{vm.netns}"] if vm.netns else []
-    words += [f"c{vm.run_dir}/console.log"]
+    words += [f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
     if interactive:
         words += ["t", "i"] if driver is kvmtool else ["i"]  # kvmtool reads no input but a terminal's
     return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _start_of(binary: str) -> str:
+    """What starts it: a VMM of the stage1 image is dynamic, and beside it is what loads it on any host."""
+    loaded = f"{os.path.dirname(os.path.dirname(binary))}/{LOADED}/{os.path.basename(binary)}"
+    return loaded if os.path.exists(loaded) else binary
+
+
+def _loader(start: str) -> tuple[str, ...]:
+    """What loads it: the launcher, and the image's loader and libraries."""
+    return os.path.realpath(start), f"{os.path.dirname(os.path.dirname(start))}/python"
 
 
 def hand_over(text: bytes) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
-from tests.rkt import small_stage1
+from tests.rkt import recorder, small_stage1, stage1_image
 from tests.rkt.images import AppSpec, Image
+from tests.rkt.real import RealRkt
 from tests.rkt.stage0 import Pod, Stage0
 from tests.vm.agent_machine import make_image, missing
 
@@ -107,5 +109,46 @@ def small_stage1_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def door(tmp_path: Path, small_stage1_image: Path, small_image: Path) -> Iterator[Door]:
     """The fake of rkt, ready to run pods."""
     made = Door(tmp_path, small_stage1_image, small_image)
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="module")
+def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterator[RealRkt]:
+    """The real rkt with the real stage1 image."""
+    if lacks := missing():
+        pytest.skip(lacks)
+    made = RealRkt(tmp_path_factory.mktemp("rkt"), stage1_image.archive(guest_dir))
+    yield made
+    made.clean()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app image of busybox."""
+    place = tmp_path_factory.mktemp("app")
+    root = aci.root(place / "root")
+    points = [{"name": "data", "path": "/data"}, {"name": "more", "path": "/more"}]
+    ports = [{"name": "web", "protocol": "tcp", "port": 80, "count": 1}]
+    return aci.pack(root, place / "busybox.aci", name="example.com/busybox", mountPoints=points, ports=ports)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    """An image with next to nothing in it, for a stage1 that only records how it is called."""
+    root = tmp_path / "image"
+    for name in ("etc", "bin"):
+        (root / name).mkdir(parents=True)
+    (root / "bin" / "true").write_text("")
+    (root / "bin" / "true").chmod(0o755)
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n")
+    (root / "etc" / "group").write_text("www:x:55:\n")
+    return Image(root, {"exec": ["/bin/true"], **ROOT})
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Stage0]:
+    """The fake of rkt with that stage1."""
+    made = Stage0(tmp_path / "data", recorder.build(tmp_path / "stage1"))
     yield made
     made.clean()

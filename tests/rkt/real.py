@@ -165,3 +165,18 @@ def processes_of(uuid: str) -> list[str]:
         if uuid in words:
             found.append(words)
     return found
+
+
+def sh(line: str) -> list[str]:
+    """The words that make an app run a line of shell. They come last: rkt gives all that follows `--` to the app."""
+    return ["--exec=/bin/sh", "--", "-c", line]
+
+
+def removed(rkt: RealRkt, pod: Running) -> None:
+    """rkt rm, and that nothing is left."""
+    done = rkt.call("rm", pod.uuid)
+    assert done.code == 0 and pod.uuid in done.out, done.err
+    assert "exit status" not in done.err, done.err
+    assert processes_of(pod.uuid) == [] and not pod.dir.exists() and not pod.room.exists()
+    assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
+    assert not os.path.exists(f"/run/netns/clearpod-{pod.uuid}")

@@ -127,8 +127,9 @@ class Pod(PodFiles):
             if prepared:
                 words = [word for word in words if not word.startswith("--ipc")]
             argv = [str(self.root / self.rkt.program("run")), *words, self.uuid]
+            fds = (lock, *streams.pop("pass_fds", ()))
             started = subprocess.Popen(
-                argv, cwd=self.dir, env={**(os.environ if env is None else env), **given}, pass_fds=(lock,), **streams
+                argv, cwd=self.dir, env={**(os.environ if env is None else env), **given}, pass_fds=fds, **streams
             )
         finally:
             os.close(lock)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,7 @@ import pytest
 from tests.fakes import aci
 from tests.fakes.patience import PATIENCE
 from tests.rkt import stage1_image
-from tests.rkt.real import RealRkt, Running, on_terminal, processes_of, wait_until
-from tests.vm.agent_machine import missing
+from tests.rkt.real import RealRkt, on_terminal, processes_of, removed, sh, wait_until
 
 pytestmark = [
     pytest.mark.rkt,
@@ -26,40 +24,6 @@ pytestmark = [
 ]
 METADATA = "/run/rkt/metadata-svc.sock"
 LASTING = "trap 'echo got term; exit 0' TERM; echo up; while :; do sleep 0.1; done"
-
-
-@pytest.fixture(scope="module")
-def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterator[RealRkt]:
-    if lacks := missing():
-        pytest.skip(lacks)
-    made = RealRkt(tmp_path_factory.mktemp("rkt"), stage1_image.archive(guest_dir))
-    yield made
-    made.clean()
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An app image of busybox."""
-    place = tmp_path_factory.mktemp("app")
-    root = aci.root(place / "root")
-    points = [{"name": "data", "path": "/data"}, {"name": "more", "path": "/more"}]
-    ports = [{"name": "web", "protocol": "tcp", "port": 80, "count": 1}]
-    return aci.pack(root, place / "busybox.aci", name="example.com/busybox", mountPoints=points, ports=ports)
-
-
-def sh(line: str) -> list[str]:
-    """The words that make an app run a line of shell. They come last: rkt gives all that follows `--` to the app."""
-    return ["--exec=/bin/sh", "--", "-c", line]
-
-
-def removed(rkt: RealRkt, pod: Running) -> None:
-    """rkt rm, and that nothing is left."""
-    done = rkt.call("rm", pod.uuid)
-    assert done.code == 0 and pod.uuid in done.out, done.err
-    assert "exit status" not in done.err, done.err
-    assert processes_of(pod.uuid) == [] and not pod.dir.exists() and not pod.room.exists()
-    assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
-    assert not os.path.exists(f"/run/netns/clearpod-{pod.uuid}")
 
 
 def test_the_apps_code_is_rkts(rkt: RealRkt, app: Path) -> None:
@@ -263,6 +227,20 @@ def test_apps_of_a_sandbox_come_and_go(rkt: RealRkt, app: Path) -> None:
     removed(rkt, pod)
 
 
+def check_a_sandboxs_port(rkt: RealRkt, app: Path, *, inside: str) -> None:
+    """It is given when the sandbox is made, with the pod's own port, and whichever app listens there is reached."""
+    pod = rkt.run("--port=web:tcp:8000:0.0.0.0:18081", command="app sandbox", net="default")
+    assert rkt.call("fetch", app).code == 0 and rkt.call("status", "--wait-ready", pod.uuid).code == 0
+    serve = sh("mkdir /www; echo later > /www/it; exec httpd -f -p 8000 -h /www")
+    assert rkt.call("app", "add", pod.uuid, "example.com/busybox:1.0", "--name=one", *serve).code == 0
+    assert rkt.call("app", "start", pod.uuid, "--app=one").code == 0
+    fetch = ["ip", "netns", "exec", inside, aci.BUSYBOX, "wget", "-q", "-O-", "http://172.16.28.1:18081/it"]
+    wait_until(lambda: subprocess.run(fetch, capture_output=True, timeout=60, check=False).stdout == b"later\n")
+    assert rkt.call("stop", pod.uuid).code == 0
+    pod.finish()
+    removed(rkt, pod)
+
+
 def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Path, guest_dir: Path) -> None:
     name = f"rkt-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
@@ -291,6 +269,7 @@ def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Pa
         removed(rkt, pod)
         assert pod.uuid not in subprocess.run(rules, capture_output=True, text=True, check=True).stdout
         assert not os.listdir(rkt.data / "clearpod/networks")
+        check_a_sandboxs_port(rkt, app, inside=name)
     finally:
         metadata.kill()
         metadata.wait()

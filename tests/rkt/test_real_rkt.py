@@ -24,27 +24,6 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so it needs root"),
 ]
 
-APP = {"exec": ["/bin/true"], "user": "0", "group": "0"}
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Image:
-    root = tmp_path / "image"
-    for name in ("etc", "bin"):
-        (root / name).mkdir(parents=True)
-    (root / "bin" / "true").write_text("")
-    (root / "bin" / "true").chmod(0o755)
-    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n")
-    (root / "etc" / "group").write_text("www:x:55:\n")
-    return Image(root, APP)
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> Iterator[Stage0]:
-    made = Stage0(tmp_path / "data", recorder.build(tmp_path / "stage1"))
-    yield made
-    made.clean()
-
 
 class Real:
     """The real rkt, with the same stage1 and image."""

@@ -2,7 +2,6 @@
 """The fake of rkt does what the contract says. test_real_rkt.py compares it with the real rkt."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +13,20 @@ from tests.rkt.stage0 import PATH, Stage0
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root")
 
-APP = {"exec": ["/bin/true"], "user": "0", "group": "0"}
 ENTRY_ENV = {"RKT_STAGE1_ENTERCMD", "RKT_STAGE1_ENTERPID", "PATH"}
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Image:
-    root = tmp_path / "image"
-    (root / "etc").mkdir(parents=True)
-    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\n")
-    return Image(root, APP)
+def seen(fake: Stage0) -> list[dict[str, Any]]:
+    return list(recorder.records(fake.stage1.root.parent))
 
 
-@pytest.fixture
-def rkt(tmp_path: Path) -> Iterator[Stage0]:
-    made = Stage0(tmp_path / "data", recorder.build(tmp_path / "stage1"))
-    yield made
-    made.clean()
-
-
-def seen(rkt: Stage0) -> list[dict[str, Any]]:
-    return list(recorder.records(rkt.stage1.root.parent))
-
-
-def test_run_is_called_as_the_contract_says(rkt: Stage0, image: Image) -> None:
-    pod = rkt.prepare([AppSpec("one", image)])
+def test_run_is_called_as_the_contract_says(fake: Stage0, image: Image) -> None:
+    pod = fake.prepare([AppSpec("one", image)])
     assert pod.state() == "prepared"
     process = pod.run("--hostname=h", "--debug", env={"PATH": PATH, "ODD": "a\nb"})
     assert pod.wait_pid() == process.pid and pod.state() == "running" and pod.wait_ready()
-    (record,) = seen(rkt)
-    place = rkt.data / "pods" / "run" / pod.uuid
+    (record,) = seen(fake)
+    place = fake.data / "pods" / "run" / pod.uuid
     assert record["argv"][0] == f"{place}/stage1/rootfs/init" and record["cwd"] == str(place)
     assert record["argv"][1:] == ["--debug", "--net=default", "--local-config=/etc/rkt", "--hostname=h", pod.uuid]
     lock = record["env"].pop("RKT_LOCK_FD")
@@ -54,20 +37,20 @@ def test_run_is_called_as_the_contract_says(rkt: Stage0, image: Image) -> None:
     assert pod.stop().code == 0 and process.wait(20) == 42 and pod.state() == "exited"
 
 
-def test_run_prepared_and_sandbox_have_other_words(rkt: Stage0, image: Image) -> None:
-    prepared = rkt.prepare([AppSpec("one", image)])
+def test_run_prepared_and_sandbox_have_other_words(fake: Stage0, image: Image) -> None:
+    prepared = fake.prepare([AppSpec("one", image)])
     prepared.run("--ipc=private", net="none", prepared=True)
     prepared.wait_ready()
-    sandbox = rkt.prepare([], mutable=True)
+    sandbox = fake.prepare([], mutable=True)
     sandbox.run("--ipc=private")
     sandbox.wait_ready()
-    first, second = (record["argv"][1:-1] for record in seen(rkt))
+    first, second = (record["argv"][1:-1] for record in seen(fake))
     assert first == ["--net=none"]
     assert second == ["--net=default", "--local-config=/etc/rkt", "--mutable", "--ipc=private"]
 
 
-def test_the_other_programs_get_what_rkt_gives(rkt: Stage0, image: Image, tmp_path: Path) -> None:
-    pod = rkt.prepare([AppSpec("one", image)])
+def test_the_other_programs_get_what_rkt_gives(fake: Stage0, image: Image, tmp_path: Path) -> None:
+    pod = fake.prepare([AppSpec("one", image)])
     process = pod.run()
     pod.wait_ready()
     (pod.dir / "net-info.json").write_text("[]")
@@ -80,8 +63,8 @@ def test_the_other_programs_get_what_rkt_gives(rkt: Stage0, image: Image, tmp_pa
     assert pod.stop().stdout.endswith("already stopped\n")
     assert pod.gc(debug=True, local_config="/l", remove=False).code == 0
     assert pod.gc().code == 0 and pod.state() == "gone"
-    _, enter, listed, custom, stop, *collected = seen(rkt)
-    tree = rkt.data / "cas" / "tree" / rkt.stage1.tree
+    _, enter, listed, custom, stop, *collected = seen(fake)
+    tree = fake.data / "cas" / "tree" / fake.stage1.tree
     words = [f"--pid={process.pid}", "--appname=one", "--", "sh", "-c", "echo $0; exit 7", "a b"]
     assert enter["argv"] == [f"{tree}/rootfs/enter", *words]
     assert any(str(path).endswith("/net-info.json") for path in enter["fds"].values())
@@ -90,7 +73,7 @@ def test_the_other_programs_get_what_rkt_gives(rkt: Stage0, image: Image, tmp_pa
     assert custom["argv"][1:] == ["--action=custom-attach", *streams, "--app=one", "--debug=false"]
     assert set(custom["env"]) == ENTRY_ENV
     assert stop["argv"][1:] == ["--force", pod.uuid] and stop["fds"]["0"] == "/dev/null"
-    garbage = rkt.data / "pods" / "exited-garbage" / pod.uuid
+    garbage = fake.data / "pods" / "exited-garbage" / pod.uuid
     assert [record["argv"] for record in collected] == [
         [f"{garbage}/stage1/rootfs/gc", "--debug", "--local-config", "/l", pod.uuid],
         [f"{garbage}/stage1/rootfs/gc", "--local-config", "/etc/rkt", pod.uuid],
@@ -98,8 +81,8 @@ def test_the_other_programs_get_what_rkt_gives(rkt: Stage0, image: Image, tmp_pa
     assert not any(record["locks"] for record in (enter, listed, custom, stop, *collected))
 
 
-def test_apps_come_and_go(rkt: Stage0, image: Image) -> None:
-    sandbox = rkt.prepare([], mutable=True)
+def test_apps_come_and_go(fake: Stage0, image: Image) -> None:
+    sandbox = fake.prepare([], mutable=True)
     process = sandbox.run()
     sandbox.wait_ready()
     assert sandbox.app_add(AppSpec("one", image, {"environment": [{"name": "A", "value": "1"}]})).code == 0
@@ -109,7 +92,7 @@ def test_apps_come_and_go(rkt: Stage0, image: Image) -> None:
     (sandbox.root / "rkt" / "status" / "one").write_text("3\n")
     assert sandbox.app_state("one") == "exited" and sandbox.status() == {"one": 3}
     assert sandbox.app_rm("one").code == 0 and sandbox.manifest()["apps"] == []
-    _, add, start, stop, rm = seen(rkt)
+    _, add, start, stop, rm = seen(fake)
     assert add["argv"][1:] == ["--debug=false", f"--uuid={sandbox.uuid}", "--app=one"]
     for record in (start, stop, rm):
         assert record["argv"][1:] == ["--debug=false", "--app=one"] and set(record["env"]) == ENTRY_ENV
@@ -117,17 +100,17 @@ def test_apps_come_and_go(rkt: Stage0, image: Image) -> None:
     assert add["env"]["RKT_STAGE1_ENTERPID"] == str(process.pid)
 
 
-def test_without_overlay_there_are_copies(rkt: Stage0, image: Image) -> None:
-    pod = rkt.prepare([AppSpec("one", image)], overlay=False)
+def test_without_overlay_there_are_copies(fake: Stage0, image: Image) -> None:
+    pod = fake.prepare([AppSpec("one", image)], overlay=False)
     pod.run()
     pod.wait_ready()
-    assert (pod.app_root("one") / "etc" / "passwd").exists() and not seen(rkt)[0]["mounted"]
+    assert (pod.app_root("one") / "etc" / "passwd").exists() and not seen(fake)[0]["mounted"]
     assert pod.seen == pod.root and pod.is_ready()
     pod.stop()
 
 
-def test_after_a_reboot_gc_finds_the_stage1_mounted_and_no_app(rkt: Stage0, image: Image) -> None:
-    pod = rkt.prepare([AppSpec("one", image)])
+def test_after_a_reboot_gc_finds_the_stage1_mounted_and_no_app(fake: Stage0, image: Image) -> None:
+    pod = fake.prepare([AppSpec("one", image)])
     process = pod.run()
     pod.wait_ready()
     process.kill()
@@ -135,4 +118,4 @@ def test_after_a_reboot_gc_finds_the_stage1_mounted_and_no_app(rkt: Stage0, imag
     assert pod.state() == "exited"
     pod.reboot()
     assert pod.gc(remove=False).code == 0
-    assert seen(rkt)[-1]["mounted"] and not os.path.ismount(pod.app_root("one"))
+    assert seen(fake)[-1]["mounted"] and not os.path.ismount(pod.app_root("one"))

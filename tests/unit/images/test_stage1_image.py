@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.rkt import small_stage1
+
 pytestmark = pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd on PATH")
 
+PATH = os.environ["PATH"]
 PYTHON = "/usr/lib/clearpod/python"
 START = [f"{PYTHON}/ld.so", "--library-path", f"{PYTHON}/lib", "--argv0", f"{PYTHON}/bin/python3"]
 START += [f"{PYTHON}/bin/python3", "-I", "-S", "-B", "-X", "utf8"]
@@ -125,6 +128,25 @@ def test_a_profile_that_was_built_is_put_in_and_another_image_has_it_by_default(
 def test_an_image_for_a_profile_that_was_not_built_is_none(stage1, tmp_path):
     with pytest.raises(Exception, match=r"initramfs-systemd is missing; build it with: images/build all"):
         stage1.build_tree(tmp_path / "home", parts_in(tmp_path, stage1, profile="systemd"))
+
+
+def test_the_programs_of_the_image_run_where_there_is_nothing_else(stage1, tmp_path):
+    """By their links, which is how rkt's side starts them: no loader and no library is on this host."""
+    launcher = small_stage1.launcher()
+    ip = Path("/usr/bin/ip")
+    plugins = tuple(Path(tmp_path / name) for name in stage1.PLUGINS)
+    parts = parts_in(tmp_path, stage1, lkvm=ip, launcher=launcher, plugins=(ip.parent / "env", *plugins[1:]))
+    root = stage1.build_tree(tmp_path / "home", parts) / "rootfs"
+    (root / "proc").mkdir()
+    words = {"usr/lib/clearpod/loaded/lkvm": ["-V"], "usr/lib/rkt/plugins/net/env": ["-u", "X", "sh", "-c"]}
+    enter = f"mount -t proc proc {root}/proc && exec /usr/sbin/chroot {root} "
+    ended = {}
+    for path, arguments in words.items():
+        argv = ["unshare", "--mount", "sh", "-c", f'{enter}"$@"', "sh", f"/{path}", *arguments]
+        ended[path] = subprocess.run(argv, env={"X": "1", "PATH": PATH}, capture_output=True, text=True, timeout=60)
+    version, env = ended.values()
+    assert version.returncode == 0 and "iproute2" in version.stdout, version.stderr
+    assert env.returncode == 127 and "'sh': No such file" in env.stderr, "it ran, and there is no shell"
 
 
 def test_a_missing_part_of_the_guest_is_said(stage1, tmp_path):

@@ -17,12 +17,12 @@ static bool parse(const char *text, size_t size, struct order *order)
 
 CASE(an_order_has_arguments_variables_and_what_is_special)
 {
-    static const char text[] = "a/bin/vm\0a-x\0eHOME=/h\0n/run/netns/p\0c/log\0t\0i";
+    static const char text[] = "a/bin/vm\0a-x\0eHOME=/h\0n/run/netns/p\0c/log\0l/logs\0t\0i";
     struct order order;
     CHECK(parse(text, sizeof text, &order));
     CHECK(!strcmp(order.argv[0], "/bin/vm") && !strcmp(order.argv[1], "-x") && !order.argv[2]);
     CHECK(!strcmp(order.env[0], "HOME=/h") && !order.env[1] && order.interactive && order.terminal);
-    CHECK(!strcmp(order.netns, "/run/netns/p") && !strcmp(order.console, "/log"));
+    CHECK(!strcmp(order.netns, "/run/netns/p") && !strcmp(order.console, "/log") && !strcmp(order.logs, "/logs"));
 }
 
 CASE(an_argument_may_be_empty_or_have_lines)
@@ -92,6 +92,15 @@ CASE(records_come_after_the_mark_whatever_was_before)
     CHECK(!memcmp(records.before, "  # lkvm run", 12));
 }
 
+CASE(a_record_may_be_for_a_log)
+{
+    memset(&records, 0, sizeof records);
+    feed(MARK "\001\011\002\0ab", sizeof MARK - 1 + 6);
+    CHECK(next_is(R_OUT, "ab") && records.log == 9);
+    feed_record(R_ERR, "x");
+    CHECK(next_is(R_ERR, "x") && records.log == 0);
+}
+
 CASE(bytes_may_come_one_by_one)
 {
     static const char text[] = "x" MARK "\001\0\002\0ab\003\0\001\0\007";
@@ -127,7 +136,7 @@ CASE(what_looked_like_the_mark_is_kept_too)
 
 CASE(what_is_no_record_is_passed_on_as_it_is_and_all_that_follows)
 {
-    static const char bad[][4] = {{0, 0, 1, 0}, {R_IN, 0, 1, 0}, {R_OUT, 1, 1, 0}, {R_OUT, 0, (char)0xfd, 0x0f}};
+    static const char bad[][4] = {{0, 0, 1, 0}, {R_IN, 0, 1, 0}, {R_END, 1, 1, 0}, {R_OUT, 0, (char)0xfd, 0x0f}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         memset(&records, 0, sizeof records);
         feed(MARK, sizeof MARK - 1);

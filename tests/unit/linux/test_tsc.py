@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,33 @@ def test_the_real_counter_has_the_same_rate_each_time(monkeypatch: pytest.Monkey
 def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tsc, "_known", 4711)
     assert tsc.khz() == 4711
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file between processes, which is not there yet; what is measured is 4711."""
+    monkeypatch.setattr(tsc, "_known", 0)
+    monkeypatch.setattr(tsc, "_file", "")
+    monkeypatch.setattr(tsc, "_reader", lambda: lambda: 0)
+    monkeypatch.setattr(tsc, "measured", lambda *_: 4711)
+    tsc.use_file(str(tmp_path / "run" / "tsc-khz"))
+    return tmp_path / "run" / "tsc-khz"
+
+
+def test_what_one_process_measured_the_next_one_knows(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tsc.khz() == 4711 and kept.read_text() == "4711\n"
+    monkeypatch.setattr(tsc, "_known", 0)
+    monkeypatch.setattr(tsc, "measured", lambda *_: pytest.fail("it was measured again"))
+    assert tsc.khz() == 4711
+
+
+@pytest.mark.parametrize("text", ["", "x", "-5", "9" * 400])
+def test_nonsense_in_the_file_is_measured_anew(kept: Path, text: str) -> None:
+    kept.parent.mkdir()
+    kept.write_text(text)
+    assert tsc.khz() == 4711 and kept.read_text() == "4711\n"
+
+
+def test_what_can_not_be_told_is_not_kept(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tsc, "measured", lambda *_: 0)
+    assert tsc.khz() == 0 and not kept.exists()

@@ -57,6 +57,7 @@ IDS = script.streams("one")
         (Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE), True, Stdio(tty=True, console=True)),
         (Streams(STREAM, STREAM, LOG), False, Stdio(IDS[0], IDS[1])),
         (Streams(NULL, LOG, STREAM), False, Stdio(0, 0, IDS[2])),
+        (Streams(NULL, STREAM, LOG, "/l", 257), False, Stdio(0, IDS[1], log=257)),
         (Streams(NULL, NULL, NULL), False, Stdio(0, IDS[1], IDS[2])),
         (Streams(TTY, TTY, TTY), True, Stdio(IDS[0], IDS[1], tty=True)),
     ],

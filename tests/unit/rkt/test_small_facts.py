@@ -88,9 +88,9 @@ def test_what_streams_ask_for() -> None:
         (
             entry(stdout="stream", log="../x"),
             PLAIN,
-            "app 'a': its log '../x' is not inside of /var/log/pods/p",
+            "app 'a': its log '../x' is not a file's name in /var/log/pods/p",
         ),
-        (entry(stdout="stream", log="."), PLAIN, "app 'a': its log '.' is not inside of /var/log/pods/p"),
+        (entry(stdout="stream", log="."), PLAIN, "app 'a': its log '.' is not a file's name in /var/log/pods/p"),
         (
             entry(stdout="stream"),
             PLAIN,

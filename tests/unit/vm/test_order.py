@@ -2,6 +2,7 @@
 """What the launcher is told: words that images/launcher/order.c understands (its own test has the other side)."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,16 @@ def test_an_order_may_have_a_network_and_input() -> None:
     vm = LKVM._replace(attended=True, netns="/run/netns/p", link=VsockLink(5, 1024))
     words = words_of(order.order(vm, NOTHING, interactive=True))
     assert words[:2] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in words and words[-2:] == ["t", "i"]
+
+
+def test_a_vmm_that_is_loaded_by_another_program_is_started_by_that(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "loaded").mkdir()
+    vm = LKVM._replace(binary=f"{tmp_path}/bin/lkvm", attended=True, link=VsockLink(5, 1024))
+    assert words_of(order.order(vm, NOTHING, interactive=False))[0] == f"a{tmp_path}/bin/lkvm"
+    (tmp_path / "loaded/lkvm").touch()
+    words = words_of(order.order(vm, NOTHING, interactive=False))
+    assert words[:2] == [f"a{tmp_path}/loaded/lkvm", "arun"]
 
 
 def test_the_wrapper_comes_first_and_leaves_the_mounts() -> None:
