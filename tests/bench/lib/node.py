@@ -14,6 +14,7 @@ from cri import config as configuration
 from cri.node import Node
 from cri.server import Listener, lock_run_dir
 from cri.store.images import ImageStore
+from cri.translate.sandbox import plain
 from stage1.engine import Host
 from stage1.linux.host import host_facts
 from stage1.vm.choose import choose
@@ -40,7 +41,7 @@ async def serve(path: str, *, dax: bool) -> None:
     node = Node(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
     listener = Listener(node, config)
     await listener.start()
-    await node.open()
+    await node.open(plain(config))
     print("serving", flush=True)
     await stop.wait()
     await listener.stop(grace_s=2)

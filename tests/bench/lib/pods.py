@@ -40,6 +40,8 @@ class Way(NamedTuple):
     dax: bool = True
     memory_mib: int = 128
     ksm_percent: float = 20.0
+    waiting: int = 0
+    """VMs that the daemon keeps in its warm pool."""
 
 
 class Place(NamedTuple):
@@ -71,6 +73,8 @@ class Place(NamedTuple):
             [ksm]
             enabled = {str(ksm).lower()}
             max_cpu_percent = {self.way.ksm_percent}
+            [pool]
+            size = {self.way.waiting}
         """
         path = self.root / "config.toml"
         path.write_text(text, encoding="utf-8")
