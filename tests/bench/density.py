@@ -18,6 +18,7 @@ import json  # noqa: E402
 import os  # noqa: E402
 import platform  # noqa: E402
 import time  # noqa: E402
+from contextlib import AsyncExitStack  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
 from stage1.linux.host import host_facts  # noqa: E402
@@ -26,6 +27,7 @@ from stage1.vm.choose import choose  # noqa: E402
 from tests.bench.lib import census, density_plots, first_output, footprint, in_lab, kernel_cost, peer, pods  # noqa: E402
 from tests.bench.lib.journal import Journal  # noqa: E402
 from tests.bench.lib.pods import Place, Way  # noqa: E402
+from tests.cri.conftest import Client  # noqa: E402
 from tests.lab.state import LabError  # noqa: E402
 
 DAEMON_MIB, BESIDE_MIB = 1.0, 8.0
@@ -51,26 +53,34 @@ class Plan(NamedTuple):
 
 async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[str, Any]:
     """The row's figures, before KSM and after it; without the latter when `ksm_limit_s` is 0."""
-    async with pods.place(plan.way) as place:
+    async with pods.place(plan.way) as place, AsyncExitStack() as later:
         empty = footprint.host()
-        async with pods.daemon(place) as (process, cri):
-            await _warm(cri)
-            idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
-            begun = time.monotonic()
-            await pods.add(cri, plan.pods, serving=plan.serving)
-            booted_s = time.monotonic() - begun
-            await asyncio.sleep(settle_s)
-            row = _row(plan, place) | {"boot_s": round(booted_s, 1), "daemon_idle_mib": round(idle_mib, 1)}
-            loaded = footprint.rollup(process.pid)["Pss"] / 1024
-            row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
-            row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
-            row["resident_beside"] = pods.others(place, {process.pid, *place.vmms()})
-            mounts = kernel_cost.mounts(process.pid, place.run_dir)
-            row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(mounts, plan.pods), _most_mounts(place)
-            row["ready"] = await pods.count_ready(cri)
+        async with pods.loaded(place) as process, pods.daemon(place, process) as cri:
+            row = await _unmerged(plan, place, process=process, cri=cri, settle_s=settle_s)
             row["before"] = census.look(place, empty, plan.pods)
-        if ksm_limit_s:
-            row["ksm"] = await _merged(place, plan.pods, empty=empty, limit_s=ksm_limit_s)
+            heir = await later.enter_async_context(pods.loaded(place, ksm=True)) if ksm_limit_s else None
+        if heir is not None:
+            async with pods.daemon(place, heir):
+                row["ksm"] = await census.until_calm(place, plan.pods, empty=empty, limit_s=ksm_limit_s)
+    return row
+
+
+async def _unmerged(plan: Plan, place: Place, *, process: pods.Process, cri: Client, settle_s: float) -> dict[str, Any]:
+    """Boot the pods; what the row is, and what the daemon takes for them."""
+    await _warm(cri)
+    idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
+    begun = time.monotonic()
+    await pods.add(cri, plan.pods, serving=plan.serving)
+    booted_s = time.monotonic() - begun
+    await asyncio.sleep(settle_s)
+    row = _row(plan, place) | {"boot_s": round(booted_s, 1), "daemon_idle_mib": round(idle_mib, 1)}
+    loaded = footprint.rollup(process.pid)["Pss"] / 1024
+    row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
+    row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
+    row["resident_beside"] = pods.others(place, {process.pid, *place.vmms()})
+    mounts = kernel_cost.mounts(process.pid, place.run_dir)
+    row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(mounts, plan.pods), _most_mounts(place)
+    row["ready"] = await pods.count_ready(cri)
     return row
 
 
@@ -105,12 +115,6 @@ def _most_mounts(place: Place) -> int:
 
 def _per_pod(value: float, count: int) -> float:
     return round(value / count, 2)
-
-
-async def _merged(place: Place, count: int, *, empty: dict[str, int], limit_s: float) -> dict[str, Any]:
-    """The same pods under a daemon that merges, once it has calmed down."""
-    async with pods.daemon(place, ksm=True):
-        return await census.until_calm(place, count, empty=empty, limit_s=limit_s)
 
 
 def plans(args: argparse.Namespace) -> list[Plan]:
@@ -178,7 +182,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def report(args: argparse.Namespace, journal: Journal) -> dict[str, Any]:
     """The whole report from a journal that has all of it."""
-    found = journal.find(AROUND) | {"rows": [journal.find(plan.name) for plan in plans(args)]}
+    found: dict[str, Any] = journal.find(AROUND) | {"rows": [journal.find(plan.name) for plan in plans(args)]}
     return found | ({name: journal.find(name) for name in (OWN, PEER)} if args.peer else {})
 
 

@@ -106,7 +106,7 @@ async def memory(count: int) -> dict[str, Any]:
     """What each of so many VMs that wait has for itself, once the daemon has merged them."""
     async with pods.place(Way(ksm_percent=KSM_PERCENT, waiting=count)) as place:
         empty = footprint.host()
-        async with pods.daemon(place, ksm=True) as (_, cri):
+        async with pods.loaded(place, ksm=True) as process, pods.daemon(place, process) as cri:
             await cri.warmed(count, limit_s=WAIT_S)
             found = await census.until_calm(place, count, empty=empty, limit_s=KSM_LIMIT_S)
     return {

@@ -109,29 +109,50 @@ async def place(way: Way) -> AsyncIterator[Place]:
                 engine.collect(pod)
 
 
+Process = subprocess.Popen[bytes]
+
+
 @asynccontextmanager
-async def daemon(place: Place, *, ksm: bool = False) -> AsyncIterator[tuple[subprocess.Popen[bytes], Client]]:
-    """A daemon in a process of its own. Pods that live are taken over, and live on."""
+async def loaded(place: Place, *, ksm: bool = False) -> AsyncIterator[Process]:
+    """A daemon's process that has loaded its code and waits, for `daemon`. Guests whose daemon is gone try to reach
+    one all the time: where processors are emulated, they leave little to one that has still to load.
+    """
     argv = [sys.executable, "-m", "tests.bench.lib.node", place.write_config(ksm=ksm)]
     process = _spawn(place, argv + ([] if place.way.dax else ["no-dax"]))
-    client = None
     try:
-        assert process.stdout is not None
-        if await asyncio.to_thread(process.stdout.readline) != b"serving\n":
-            raise RuntimeError(f"the daemon did not start:\n{(place.root / 'daemon.log').read_text()[-2000:]}")
-        client = Client(f"{place.run_dir}/clearpod.sock", None, place.image)  # type: ignore[arg-type]
-        yield process, client
+        await _said(place, process, b"loaded\n")
+        yield process
     finally:
-        if client is not None:
-            await client.close()
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait)
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
-def _spawn(place: Place, argv: list[str]) -> subprocess.Popen[bytes]:
+@asynccontextmanager
+async def daemon(place: Place, process: Process) -> AsyncIterator[Client]:
+    """It serves until the end of `loaded`. Pods that live are taken over, and live on."""
+    assert process.stdin is not None
+    process.stdin.write(b"serve\n")
+    process.stdin.flush()
+    await _said(place, process, b"serving\n")
+    client = Client(f"{place.run_dir}/clearpod.sock", None, place.image)  # type: ignore[arg-type]
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def _said(place: Place, process: Process, line: bytes) -> None:
+    assert process.stdout is not None
+    if await asyncio.to_thread(process.stdout.readline) != line:
+        raise RuntimeError(f"the daemon did not start:\n{(place.root / 'daemon.log').read_text()[-2000:]}")
+
+
+def _spawn(place: Place, argv: list[str]) -> Process:
     with (place.root / "daemon.log").open("ab") as log:
-        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
+        return subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
 
 
 async def add(cri: Client, count: int, *, serving: bool) -> None:
