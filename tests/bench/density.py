@@ -70,10 +70,11 @@ async def _unmerged(plan: Plan, place: Place, *, process: pods.Process, cri: Cli
     await _warm(cri)
     idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
     begun = time.monotonic()
-    await pods.add(cri, plan.pods, serving=plan.serving)
+    failed = await pods.add(cri, plan.pods, serving=plan.serving)
     booted_s = time.monotonic() - begun
     await asyncio.sleep(settle_s)
-    row = _row(plan, place) | {"boot_s": round(booted_s, 1), "daemon_idle_mib": round(idle_mib, 1)}
+    row = _row(plan, place) | {"boot_s": round(booted_s, 1), "failed_boots": failed}
+    row["daemon_idle_mib"] = round(idle_mib, 1)
     loaded = footprint.rollup(process.pid)["Pss"] / 1024
     row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
     row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
@@ -145,6 +146,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--settle", type=float, default=10, metavar="S", help="wait before looking (10)")
     parser.add_argument("--peer", type=Path, metavar="VENV", help="also microsandbox, installed there from PyPI")
     parser.add_argument("--journal", type=Path, metavar="FILE", help="keep each row there, and leave out what is there")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing: a report, a journal")
     parser.add_argument("--lab", action="store_true", help="with kvmtool, in the lab")
     parser.add_argument("--path", action="append", default=[], metavar="DIR", help="where lkvm is, for --lab")
     args = parser.parse_args(argv)
@@ -174,7 +176,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
             journal.add(plan.name, row)
             print(text(row), file=sys.stderr, flush=True)
     if journal.find(AROUND) is None:
-        journal.add(AROUND, around())
+        journal.add(AROUND, _around())
     if args.peer:
         await _beside(args, journal)
     return report(args, journal)
@@ -186,7 +188,20 @@ def report(args: argparse.Namespace, journal: Journal) -> dict[str, Any]:
     return found | ({name: journal.find(name) for name in (OWN, PEER)} if args.peer else {})
 
 
-def around() -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A report that was printed, or one of all that is in a journal (*.jsonl)."""
+    if path.suffix != ".jsonl":
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    journal = Journal(path)
+    rows = [journal.find(name) for name in journal.names() if name.startswith("[")]
+    rows.sort(key=lambda row: (row["serving"], not row["dax"], row["huge_pages"], row["pods"], -row["ksm_percent"]))
+    beside = {name: found for name in (OWN, PEER) if (found := journal.find(name))}
+    around: dict[str, Any] = journal.find(AROUND)
+    return around | {"rows": rows} | beside
+
+
+def _around() -> dict[str, Any]:
     """What belongs to no row."""
     thp = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii").strip()
     return {
@@ -230,11 +245,18 @@ def text(row: dict[str, Any]) -> str:
     return line
 
 
+def report_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Read or measured. Raises LabError."""
+    if args.source:
+        return read(args.source)
+    return run_in_lab(args) if args.lab else asyncio.run(run_and_restore(args))
+
+
 def main() -> int:
     """Print the report; 1 when a pod of it had died, 2 when the lab could not be used."""
     args = parse()
     try:
-        found = run_in_lab(args) if args.lab else asyncio.run(run_and_restore(args))
+        found = report_of(args)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.lib import footprint, in_lab
+from tests.bench.lib import density_plots, footprint, in_lab
 from tests.bench.lib.journal import Journal
 from tests.lab.state import LabError
 
@@ -136,3 +136,38 @@ def test_a_lab_without_kvmtool_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(in_lab.os, "geteuid", lambda: 0)
     with pytest.raises(LabError, match="there is no lkvm on PATH"):
         in_lab.run("density", [], wanted=["row"], kept=tmp_path / "journal", paths=[])
+
+
+def row(pods: int, **changes: Any) -> dict[str, Any]:
+    """As much of a row as its name, its order and its bars take."""
+    sizes = {"guest": 3.0, "beside": 1.0, "dax": 0.5, "page_tables": 0.25}
+    plain = {"pods": pods, "serving": False, "hypervisor": "kvmtool", "huge_pages": False, "dax": True}
+    more = {"memory_mib": 128, "ksm_percent": 50.0, "daemon_mib_per_pod": -0.01, "before": sizes, "ksm": sizes}
+    return plain | more | changes
+
+
+def test_a_journal_becomes_a_report_in_order(tmp_path: Path):
+    journal = Journal(tmp_path / "some.jsonl")
+    rows = [row(20, dax=False), row(50), row(1, serving=True), row(20, ksm_percent=20.0), row(20)]
+    for number, one in enumerate(rows):
+        journal.add(f"[{number}]", one)
+    journal.add("around", {"host": {}})
+    journal.add("peer", {"name": "other"})
+    found = bench.read(tmp_path / "some.jsonl")
+    assert found["rows"] == [rows[4], rows[3], rows[1], rows[0], rows[2]]
+    assert (found["host"], found["peer"]) == ({}, {"name": "other"})
+
+
+def test_rows_that_differ_in_ksm_alone_share_the_bar_without_it():
+    drawn = density_plots.drawn({"rows": [row(20), row(20, ksm_percent=20.0), row(20, serving=True)]})
+    assert sorted(drawn) == ["density-idle-kvmtool.svg", "density-serving-kvmtool.svg"]
+    labels = [text for text in drawn["density-idle-kvmtool.svg"].split(">") if text.startswith("20 pods")]
+    assert [label.partition("<")[0] for label in labels] == [
+        "20 pods, DAX", "20 pods, DAX, KSM 50%", "20 pods, DAX, KSM 20%"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["density.json", "density-qemu.json"])
+def test_the_plots_are_those_of_the_committed_reports(name: str):
+    for file, text in density_plots.drawn(bench.read(ROOT / "tests/bench" / name)).items():
+        assert (ROOT / "docs/plots" / file).read_text() == text, f"scripts/bench density --from {name} --svg docs/plots"
