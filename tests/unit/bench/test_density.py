@@ -167,7 +167,7 @@ def test_rows_that_differ_in_ksm_alone_share_the_bar_without_it():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["density.json", "density-qemu.json"])
+@pytest.mark.parametrize("name", ["density.json"])
 def test_the_plots_are_those_of_the_committed_reports(name: str):
     for file, text in density_plots.drawn(bench.read(ROOT / "tests/bench" / name)).items():
         assert (ROOT / "docs/plots" / file).read_text() == text, f"scripts/bench density --from {name} --svg docs/plots"
