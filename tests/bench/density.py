@@ -122,7 +122,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     """All rows that were asked for."""
     base = Way(args.hypervisor, memory_mib=args.memory_mib, ksm_percent=args.ksm_percent)
     ways = {"all": base, "huge-pages": base._replace(huge_pages=True), "no-dax": base._replace(dax=False)}
-    if choose(args.hypervisor, host_facts()).driver != "kvmtool" and not args.lab:
+    if not args.lab and choose(args.hypervisor, host_facts()).driver != "kvmtool":
         del ways["no-dax"]  # QEMU has none to leave out
     wanted = [ways[name] for name in args.way if name in ways]
     rows = [Plan(count, False, way) for way in wanted for count in args.pods]

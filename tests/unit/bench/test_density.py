@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stage1.errors import NotFound
 from tests.bench.lib import density_plots, footprint, in_lab
 from tests.bench.lib.journal import Journal
 from tests.lab.state import LabError
@@ -118,6 +119,14 @@ def test_the_lab_measures_the_very_rows_that_are_awaited(lab: Lab, words: list[s
 def test_qemu_has_no_dax_to_leave_out_and_kvmtool_has(lab: Lab):
     assert {plan.way.dax for plan in bench.plans(bench.parse([]))} == {True}
     assert {plan.way.dax for plan in bench.plans(bench.parse(["--hypervisor", "kvmtool"]))} == {True, False}
+
+
+def test_this_host_need_not_run_what_the_lab_runs(lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    def refuse(wanted: str, facts: object) -> None:
+        raise NotFound(f"{wanted} can't run here")
+
+    monkeypatch.setattr(bench, "choose", refuse)
+    assert len(bench.plans(bench.parse(["--lab", "--hypervisor", "kvmtool", "--pods", "1", "--serving", "0"]))) == 3
 
 
 def test_results_of_the_lab_are_kept_where_it_can_write(lab: Lab, tmp_path: Path):
