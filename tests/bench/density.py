@@ -159,9 +159,10 @@ def _numbers(text: str) -> list[int]:
 
 
 async def run_and_restore(args: argparse.Namespace) -> dict[str, Any]:
-    """As `run`; KSM is as before also when a daemon was killed."""
+    """As `run`, with KSM off where it is not measured, and in the end as before, also when a daemon was killed."""
     found = Ksm().settings()
     try:
+        Ksm().apply(found._replace(run=0))
         return await run(args)
     finally:
         Ksm().apply(found)
