@@ -3,8 +3,8 @@
 
 For each number of pods and each way of running them: boot them idle, look, let the daemon merge equal pages (KSM),
 look again. Then pods that each serve a page. `--svg DIR` draws it. On QEMU's emulator the VMM also holds the code that
-it has translated; kvmtool needs KVM, so run it in the lab: docs/lab.md. KSM works on the whole host meanwhile, and is
-given back.
+it has translated; kvmtool needs KVM, so `--lab` runs it in there (docs/lab.md). KSM works on the whole host meanwhile,
+and is given back.
 """
 
 import sys
@@ -17,20 +17,25 @@ import asyncio  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import platform  # noqa: E402
-import statistics  # noqa: E402
 import time  # noqa: E402
+from contextlib import AsyncExitStack  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
-from stage1.linux import ksm  # noqa: E402
+from stage1.linux.host import host_facts  # noqa: E402
 from stage1.linux.ksm import Ksm  # noqa: E402
-from tests.bench.lib import density_plots, footprint, kernel_cost, peer, pods  # noqa: E402
+from stage1.vm.choose import choose  # noqa: E402
+from tests.bench.lib import census, density_plots, first_output, footprint, in_lab, kernel_cost, peer, pods  # noqa: E402
+from tests.bench.lib.journal import Journal  # noqa: E402
 from tests.bench.lib.pods import Place, Way  # noqa: E402
+from tests.cri.conftest import Client  # noqa: E402
+from tests.lab.state import LabError  # noqa: E402
 
-BUDGET_MIB, DAEMON_MIB, BESIDE_MIB = 10.0, 1.0, 8.0
-"""An idle pod's own memory with everything on; what the daemon grows by per pod; a VMM's memory beside the guest's."""
-LOOK_S = 5.0
-CALM = "watch"
+DAEMON_MIB, BESIDE_MIB = 1.0, 8.0
+"""What the daemon grows by per pod; a VMM's memory beside the guest's."""
 PEERS = 3
+AROUND, OWN, PEER = "around", "own", "peer"
+"""Names in the journal and in the report, beside those of rows."""
+PASSED_ON = ("hypervisor", "serving", "memory_mib", "ksm_limit", "ksm_percent", "settle")
 
 
 class Plan(NamedTuple):
@@ -40,29 +45,43 @@ class Plan(NamedTuple):
     serving: bool
     way: Way
 
+    @property
+    def name(self) -> str:
+        """Of the row in the journal: all that decides it."""
+        return json.dumps(self)
+
 
 async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[str, Any]:
     """The row's figures, before KSM and after it; without the latter when `ksm_limit_s` is 0."""
-    async with pods.place(plan.way) as place:
+    async with pods.place(plan.way) as place, AsyncExitStack() as later:
         empty = footprint.host()
-        async with pods.daemon(place) as (process, cri):
-            await _warm(cri)
-            idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
-            begun = time.monotonic()
-            await pods.add(cri, plan.pods, serving=plan.serving)
-            booted_s = time.monotonic() - begun
-            await asyncio.sleep(settle_s)
-            row = _row(plan, place) | {"boot_s": round(booted_s, 1), "daemon_idle_mib": round(idle_mib, 1)}
-            loaded = footprint.rollup(process.pid)["Pss"] / 1024
-            row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
-            row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
-            row["resident_beside"] = pods.others(place, {process.pid, *place.vmms()})
-            mounts = kernel_cost.mounts(process.pid, place.run_dir)
-            row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(mounts, plan.pods), _most_mounts(place)
-            row["ready"] = await pods.count_ready(cri)
-            row["before"] = _look(place, empty, plan.pods)
-        if ksm_limit_s:
-            row["ksm"] = await _merged(place, plan.pods, empty=empty, limit_s=ksm_limit_s)
+        async with pods.loaded(place) as process, pods.daemon(place, process) as cri:
+            row = await _unmerged(plan, place, process=process, cri=cri, settle_s=settle_s)
+            row["before"] = census.look(place, empty, plan.pods)
+            heir = await later.enter_async_context(pods.loaded(place, ksm=True)) if ksm_limit_s else None
+        if heir is not None:
+            async with pods.daemon(place, heir):
+                row["ksm"] = await census.until_calm(place, plan.pods, empty=empty, limit_s=ksm_limit_s)
+    return row
+
+
+async def _unmerged(plan: Plan, place: Place, *, process: pods.Process, cri: Client, settle_s: float) -> dict[str, Any]:
+    """Boot the pods; what the row is, and what the daemon takes for them."""
+    await _warm(cri)
+    idle_mib = footprint.rollup(process.pid)["Pss"] / 1024
+    begun = time.monotonic()
+    failed = await pods.add(cri, plan.pods, serving=plan.serving)
+    booted_s = time.monotonic() - begun
+    await asyncio.sleep(settle_s)
+    row = _row(plan, place) | {"boot_s": round(booted_s, 1), "failed_boots": failed}
+    row["daemon_idle_mib"] = round(idle_mib, 1)
+    loaded = footprint.rollup(process.pid)["Pss"] / 1024
+    row["daemon_mib_per_pod"] = round((loaded - idle_mib) / plan.pods, 3)
+    row["daemon_descriptors_per_pod"] = _per_pod(len(os.listdir(f"/proc/{process.pid}/fd")) - 20, plan.pods)
+    row["resident_beside"] = pods.others(place, {process.pid, *place.vmms()})
+    mounts = kernel_cost.mounts(process.pid, place.run_dir)
+    row["mounts_per_pod"], row["mounts_in_vmm"] = _per_pod(mounts, plan.pods), _most_mounts(place)
+    row["ready"] = await pods.count_ready(cri)
     return row
 
 
@@ -86,6 +105,7 @@ def _row(plan: Plan, place: Place) -> dict[str, Any]:
         "huge_pages": way.huge_pages,
         "dax": way.dax and place.choice.driver == "kvmtool",
         "memory_mib": way.memory_mib,
+        "ksm_percent": way.ksm_percent,
         "run_dir_kib_per_pod": _per_pod(used / 1024, plan.pods),
     }
 
@@ -98,55 +118,13 @@ def _per_pod(value: float, count: int) -> float:
     return round(value / count, 2)
 
 
-def _look(place: Place, empty: dict[str, int], count: int) -> dict[str, float]:
-    """MiB of one pod, on average; counts for what is no memory."""
-    images = (f"{place.guest}/system.erofs",)
-    all_of_them = [footprint.of(pid, images) for pid in place.vmms()]
-    now = footprint.host()
-    found = {
-        name: round(statistics.mean(getattr(one, name) for one in all_of_them) / 1024, 2)
-        for name in ("unique", "guest", "beside", "dax", "rss", "huge", "page_tables")
-    }
-    merged = [ksm.merged(pid) for pid in place.vmms()]
-    found["merged"] = round(statistics.mean(one.pages + one.zero_pages for one in merged) / 256, 2)
-    found["host"] = _per_pod((empty["available"] - now["available"]) / 1024, count)
-    found["kernel"] = _per_pod((now["kernel"] - empty["kernel"]) / 1024, count)
-    found["most_unique"] = round(max(one.unique for one in all_of_them) / 1024, 2)
-    return found | {name: max(getattr(one, name) for one in all_of_them) for name in ("descriptors", "threads")}
-
-
-async def _merged(place: Place, count: int, *, empty: dict[str, int], limit_s: float) -> dict[str, Any]:
-    """The same pods under a daemon that merges, once it has calmed down."""
-    thread, series = ksm.find_thread(), []
-    async with pods.daemon(place, ksm=True):
-        before_s, begun = ksm.thread_cpu_s(thread), time.monotonic()
-        while (at_s := time.monotonic() - begun) < limit_s:
-            await asyncio.sleep(LOOK_S)
-            mean = statistics.mean(footprint.rollup(pid)["Pss_Anon"] for pid in place.vmms()) / 1024
-            used = ksm.thread_cpu_s(thread) - before_s
-            series.append([round(at_s + LOOK_S, 1), round(mean, 2), round(used, 2)])
-            if _level(place) == CALM and len(series) > 3:
-                break
-        counters = Ksm().counters()
-        found = _look(place, empty, count) | {"series": series, "calm": _level(place) == CALM}
-        under = [at for at, mib, _ in series if mib <= BUDGET_MIB]
-        found["budget_after_s"] = under[0] if under else None
-        found["seconds"], _, found["ksmd_s"] = series[-1]
-        return found | {"general_profit_mib": round(counters.general_profit / (1 << 20), 1)}
-
-
-def _level(place: Place) -> str:
-    try:
-        return str(json.loads(Path(f"{place.run_dir}/ksm.json").read_text(encoding="utf-8"))["level"])
-    except (OSError, ValueError):
-        return ""
-
-
 def plans(args: argparse.Namespace) -> list[Plan]:
     """All rows that were asked for."""
     base = Way(args.hypervisor, memory_mib=args.memory_mib, ksm_percent=args.ksm_percent)
     ways = {"all": base, "huge-pages": base._replace(huge_pages=True), "no-dax": base._replace(dax=False)}
-    wanted = [ways[name] for name in args.way]
+    if not args.lab and choose(args.hypervisor, host_facts()).driver != "kvmtool":
+        del ways["no-dax"]  # QEMU has none to leave out
+    wanted = [ways[name] for name in args.way if name in ways]
     rows = [Plan(count, False, way) for way in wanted for count in args.pods]
     return rows + [Plan(args.serving, True, way) for way in wanted if args.serving]
 
@@ -156,7 +134,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench density", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--svg", type=Path, metavar="DIR", help="draw plots into DIR")
-    parser.add_argument("--pods", type=lambda text: [int(n) for n in text.split(",")], default=[1, 10, 20, 50])
+    parser.add_argument("--pods", type=_numbers, default=[1, 10, 20, 50], metavar="N,N", help="idle (1,10,20,50)")
     parser.add_argument("--serving", type=int, default=20, help="pods that serve a page; 0: none (20)")
     parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), default="auto")
     parser.add_argument("--memory-mib", type=int, default=128, help="of each VM (128)")
@@ -164,42 +142,96 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--way", action="append", choices=("all", "huge-pages", "no-dax"), help="leave the other ways out"
     )
     parser.add_argument("--ksm-limit", type=float, default=180, metavar="S", help="how long to merge at most; 0: not")
-    parser.add_argument("--ksm-percent", type=float, default=20, help="of a processor, for merging (20)")
+    parser.add_argument("--ksm-percent", type=float, default=20.0, help="of a processor, for merging (20)")
     parser.add_argument("--settle", type=float, default=10, metavar="S", help="wait before looking (10)")
     parser.add_argument("--peer", type=Path, metavar="VENV", help="also microsandbox, installed there from PyPI")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="keep each row there, and leave out what is there")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing: a report, a journal")
+    parser.add_argument("--lab", action="store_true", help="with kvmtool, in the lab")
+    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="where lkvm is, for --lab")
     args = parser.parse_args(argv)
     args.way = args.way or ["all", "huge-pages", "no-dax"]
     return args
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
 async def run_and_restore(args: argparse.Namespace) -> dict[str, Any]:
-    """As `run`; KSM is as before also when a daemon was killed."""
+    """As `run`, with KSM off where it is not measured, and in the end as before, also when a daemon was killed."""
     found = Ksm().settings()
     try:
+        Ksm().apply(found._replace(run=0))
         return await run(args)
     finally:
         Ksm().apply(found)
 
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The whole report; a line on standard error for each row."""
-    rows = []
+    """The whole report, what the journal has already left as it is; a line on standard error for each new row."""
+    journal = Journal(args.journal)
     for plan in plans(args):
-        if not plan.way.dax and pods.choose(plan.way.hypervisor, pods.host_facts()).driver != "kvmtool":
-            continue  # QEMU has none to leave out
-        row = await measure(plan, ksm_limit_s=args.ksm_limit, settle_s=args.settle)
-        print(text(row), file=sys.stderr, flush=True)
-        rows.append(row)
-    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii").strip()
-    host = {"kernel": platform.release(), "huge_pages": thp, "cpus": os.cpu_count()}
-    budgets = {"unique_mib": BUDGET_MIB, "daemon_mib_per_pod": DAEMON_MIB, "beside_mib": BESIDE_MIB}
-    kernel = {"mount_bytes": kernel_cost.mount_bytes(), "network_kib": kernel_cost.network_kib()}
-    report = {"host": host, "kernel": kernel, "budgets": budgets, "rows": rows}
+        if journal.find(plan.name) is None:
+            row = await measure(plan, ksm_limit_s=args.ksm_limit, settle_s=args.settle)
+            journal.add(plan.name, row)
+            print(text(row), file=sys.stderr, flush=True)
+    if journal.find(AROUND) is None:
+        journal.add(AROUND, _around())
     if args.peer:
-        report["peer"] = peer.measure(
-            args.peer, pods.guest_dir(), count=PEERS, memory_mib=args.memory_mib, settle_s=args.settle
+        await _beside(args, journal)
+    return report(args, journal)
+
+
+def report(args: argparse.Namespace, journal: Journal) -> dict[str, Any]:
+    """The whole report from a journal that has all of it."""
+    found: dict[str, Any] = journal.find(AROUND) | {"rows": [journal.find(plan.name) for plan in plans(args)]}
+    return found | ({name: journal.find(name) for name in (OWN, PEER)} if args.peer else {})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report that was printed, or one of all that is in a journal (*.jsonl)."""
+    if path.suffix != ".jsonl":
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    journal = Journal(path)
+    rows = [journal.find(name) for name in journal.names() if name.startswith("[")]
+    rows.sort(key=lambda row: (row["serving"], not row["dax"], row["huge_pages"], row["pods"], -row["ksm_percent"]))
+    beside = {name: found for name in (OWN, PEER) if (found := journal.find(name))}
+    around: dict[str, Any] = journal.find(AROUND)
+    return around | {"rows": rows} | beside
+
+
+def _around() -> dict[str, Any]:
+    """What belongs to no row."""
+    thp = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii").strip()
+    return {
+        "host": {"kernel": platform.release(), "huge_pages": thp, "cpus": os.cpu_count()},
+        "kernel": {"mount_bytes": kernel_cost.mount_bytes(), "network_kib": kernel_cost.network_kib()},
+        "budgets": {"unique_mib": census.BUDGET_MIB, "daemon_mib_per_pod": DAEMON_MIB, "beside_mib": BESIDE_MIB},
+    }
+
+
+async def _beside(args: argparse.Namespace, journal: Journal) -> None:
+    """The time until a pod of ours has said something, and the peer."""
+    if journal.find(OWN) is None:
+        journal.add(OWN, await first_output.measure(Way(args.hypervisor, memory_mib=args.memory_mib)))
+    if journal.find(PEER) is None:
+        found = await asyncio.to_thread(
+            peer.measure, args.peer, pods.guest_dir(), count=PEERS, memory_mib=args.memory_mib, settle_s=args.settle
         )
-    return report
+        journal.add(PEER, found)
+
+
+def run_in_lab(args: argparse.Namespace) -> dict[str, Any]:
+    """As `run`, in the lab. Raises LabError."""
+    args.hypervisor = "kvmtool"
+    kept = in_lab.journal(args.journal, "density")
+    wanted = [*(plan.name for plan in plans(args)), AROUND, *((OWN, PEER) if args.peer else ())]
+    words = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in PASSED_ON]
+    words += [f"--pods={','.join(map(str, args.pods))}", *(f"--way={way}" for way in args.way)]
+    words += [f"--peer={args.peer.resolve()}"] if args.peer else []
+    return report(args, in_lab.run("density", words, wanted=wanted, kept=kept, paths=args.path))
 
 
 def text(row: dict[str, Any]) -> str:
@@ -214,15 +246,26 @@ def text(row: dict[str, Any]) -> str:
     return line
 
 
+def report_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Read or measured. Raises LabError."""
+    if args.source:
+        return read(args.source)
+    return run_in_lab(args) if args.lab else asyncio.run(run_and_restore(args))
+
+
 def main() -> int:
-    """Print the report; 1 when a pod of it had died."""
+    """Print the report; 1 when a pod of it had died, 2 when the lab could not be used."""
     args = parse()
-    report = asyncio.run(run_and_restore(args))
+    try:
+        found = report_of(args)
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
     if args.svg:
-        density_plots.write(report, args.svg)
+        density_plots.write(found, args.svg)
     if args.json:
-        print(json.dumps(report))
-    return 0 if all(row["ready"] == row["pods"] for row in report["rows"]) else 1
+        print(json.dumps(found))
+    return 0 if all(row["ready"] == row["pods"] for row in found["rows"]) else 1
 
 
 if __name__ == "__main__":

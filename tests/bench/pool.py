@@ -2,7 +2,8 @@
 """`scripts/bench pool`: RunPodSandbox out of the warm pool, with real VMs and Debian's plugins.
 
 Milliseconds of the call as its client sees them, less what the CNI plugins took; one pod after the other, each when the
-pool is full. Beside it the memory of a VM that waits: what no other process shares, on this host.
+pool is full. Beside it the memory of a VM that waits: what no other process shares, on this host and nothing merged; or
+with `--lab` under kvmtool with everything on, KSM and DAX, which `--memory N` measures there.
 """
 
 import sys
@@ -19,11 +20,20 @@ import time  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
 from stage1 import engine  # noqa: E402
+from stage1.linux.ksm import Ksm  # noqa: E402
+from tests.bench.lib import census, footprint, in_lab, pods  # noqa: E402
+from tests.bench.lib.journal import Journal  # noqa: E402
+from tests.bench.lib.pods import Way  # noqa: E402
 from tests.bench.vm_node import Meter, go_first, node, spread  # noqa: E402
 from tests.cri.conftest import Client, VmWorld  # noqa: E402
+from tests.lab.state import LabError  # noqa: E402
 
 BUDGET_MS, BUDGET_PROCESSES = 15, 0
 WAIT_S = 600
+IN_LAB = 20
+"""So many VMs wait there."""
+KSM_LIMIT_S, KSM_PERCENT = 400, 50
+MEMORY = "memory"
 
 
 class Sample(NamedTuple):
@@ -92,6 +102,44 @@ async def measure(rounds: int, size: int, *, first: bool = False) -> dict[str, A
     }
 
 
+async def memory(count: int) -> dict[str, Any]:
+    """What each of so many VMs that wait has for itself, once the daemon has merged them."""
+    async with pods.place(Way(ksm_percent=KSM_PERCENT, waiting=count)) as place:
+        empty = footprint.host()
+        async with pods.loaded(place, ksm=True) as process, pods.daemon(place, process) as cri:
+            await cri.warmed(count, limit_s=WAIT_S)
+            found = await census.until_calm(place, count, empty=empty, limit_s=KSM_LIMIT_S)
+    return {
+        "median": found["median_unique"],
+        "most": found["most_unique"],
+        "pods": count,
+        "hypervisor": place.choice.driver,
+        "after_s": found["seconds"],
+        "ksmd_s": found["ksmd_s"],
+        "where": "merged by KSM",
+    }
+
+
+def kept_memory(count: int, path: Path | None) -> dict[str, Any]:
+    """The same, written down; KSM is as before also when the daemon was killed."""
+    before = Ksm().settings()
+    try:
+        found = asyncio.run(memory(count))
+    finally:
+        Ksm().apply(before)
+    Journal(path).add(MEMORY, found)
+    return found
+
+
+def memory_in_lab(paths: list[str]) -> dict[str, Any]:
+    """The same under kvmtool. Raises LabError."""
+    kept = in_lab.journal(None, "pool")
+    found: dict[str, Any] = in_lab.run("pool", [f"--memory={IN_LAB}"], wanted=[MEMORY], kept=kept, paths=paths).find(
+        MEMORY
+    )
+    return found | {"where": "in the lab, KSM and DAX on"}
+
+
 def is_kept(found: dict[str, Any]) -> bool:
     """Whether the budget is."""
     ran = found["run_pod_sandbox_ms"]
@@ -99,25 +147,48 @@ def is_kept(found: dict[str, Any]) -> bool:
     return is_whole and ran["median"] <= BUDGET_MS and ran["processes"] <= BUDGET_PROCESSES
 
 
-def main() -> int:
-    """Print the report; the exit code says whether the budget is kept."""
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench pool", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--pods", type=int, default=50, help="how many (50)")
     parser.add_argument("--size", type=int, default=3, help="how many VMs wait (3)")
     parser.add_argument("--first", action="store_true", help="for a busy machine: with precedence over what else runs")
-    args = parser.parse_args()
+    parser.add_argument("--lab", action="store_true", help="the memory under kvmtool, in the lab, with everything on")
+    parser.add_argument("--path", action="append", default=[], metavar="DIR", help="where lkvm is, for --lab")
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="only the memory of N VMs, merged")
+    parser.add_argument("--journal", type=Path, metavar="FILE", help="keep the result of --memory there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Print the report; the exit code says whether the budget is kept, 2 when the lab could not be used."""
+    args = parse()
     if args.first:
         go_first()
-    found = asyncio.run(measure(args.pods, args.size, first=args.first))
-    if args.json:
-        print(json.dumps(found))
-    else:
-        print(f"RunPodSandbox, beside the plugins  {found['run_pod_sandbox_ms']} ms; budget {found['budget']}")
-        print(f"with the plugins                   {found['with_plugins_ms']} ms")
-        print(f"memory of a VM that waits          {found['unique_mib_per_pod']} MiB")
-        print(f"load {found['load']}, missed {found['missed']}, died {found['died']}, leaked {found['leaked']}")
+    if args.memory:
+        print(json.dumps(kept_memory(args.memory, args.journal)))
+        return 0
+    try:
+        more = {"unique_mib_per_pod": memory_in_lab(args.path)} if args.lab else {}
+    except LabError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    found = asyncio.run(measure(args.pods, args.size, first=args.first)) | more
+    print(json.dumps(found) if args.json else text(found))
     return 0 if is_kept(found) else 1
+
+
+def text(found: dict[str, Any]) -> str:
+    """The report for people."""
+    return "\n".join(
+        (
+            f"RunPodSandbox, beside the plugins  {found['run_pod_sandbox_ms']} ms; budget {found['budget']}",
+            f"with the plugins                   {found['with_plugins_ms']} ms",
+            f"memory of a VM that waits          {found['unique_mib_per_pod']} MiB",
+            f"load {found['load']}, missed {found['missed']}, died {found['died']}, leaked {found['leaked']}",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ async def guest_mib(world: VmWorld, pod: str) -> float:
     """What guest RAM takes of the host's."""
     vm = engine.find_vm(engine.pod_directory(world.host, pod))
     assert vm is not None
-    return footprint.of(vm.pid, ()).guest / 1024
+    return footprint.of(vm.pid).guest / 1024
 
 
 async def fill_and_free(cri: Client, world: VmWorld, container: str, *, file: str, pod: str) -> tuple[float, float]:
@@ -67,7 +67,7 @@ async def test_what_a_container_frees_goes_back_to_the_host(sample: Registered, 
             assert least <= full - FILLED_MIB / 2
         vm = engine.find_vm(engine.pod_directory(world.host, pod))
         assert vm is not None
-        assert footprint.of(vm.pid, ()).huge == 0
+        assert footprint.of(vm.pid).huge == 0
 
 
 async def test_a_host_that_is_short_gets_cached_files_back(sample: Registered, guest_dir: Path) -> None:

@@ -126,7 +126,10 @@ async def test_jumbo_frames_and_datagrams_arrive_whole(outer: tuple[VmWorld, Out
 
 def published(host_port: int, host_ip: str = "", *, protocol: str = "TCP") -> pb.PortMapping:
     return pb.PortMapping(
-        protocol=protocol, container_port=int(PORT), host_port=host_port, host_ip=host_ip  # type: ignore[arg-type]
+        protocol=protocol,
+        container_port=int(PORT),
+        host_port=host_port,
+        host_ip=host_ip,  # type: ignore[arg-type]
     )
 
 
@@ -222,9 +225,7 @@ def bits_per_s(said: str) -> float:
     return moved * 8e9 / took_ns
 
 
-async def test_a_pods_annotations_limit_what_it_receives_and_sends(
-    outer: tuple[VmWorld, OuterNet], probe: str
-) -> None:
+async def test_a_pods_annotations_limit_what_it_receives_and_sends(outer: tuple[VmWorld, OuterNet], probe: str) -> None:
     """A slow machine makes transfers slower, never faster; the other pod shows that it is not the machine."""
     world, net = outer
     net.configure(conflist(net.root, {"type": "bandwidth", "capabilities": {"bandwidth": True}}))

@@ -53,9 +53,7 @@ class BareStage1:
         path.write_text(text)
         path.chmod(0o755)
 
-    def vmm(
-        self, *, says: bytes = b"", then: str = "exec sleep 60", interactive: bool = False, more: str = ""
-    ) -> None:
+    def vmm(self, *, says: bytes = b"", then: str = "exec sleep 60", interactive: bool = False, more: str = "") -> None:
         """Let `run` order a VMM that writes `says`, and does `then` in a shell."""
         (self.place / "says").write_bytes(says)
         text = f"#!/bin/sh\n{WHO}\necho $pid > {self.place}/vmm\nls -l /proc/$pid/fd > {self.place}/vmm-fds\n"

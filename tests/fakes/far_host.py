@@ -32,7 +32,6 @@ class FarHost:
         with namespace.inside_net(self.path):
             return run_here(*argv)
 
-
     def send_with_a_wrong_checksum(self, address: str, port: int) -> None:
         """One UDP datagram over IPv4 that its receiver must refuse and count."""
         with namespace.inside_net(self.path), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:

@@ -1,24 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests that need kvmtool, run in the lab to their end, also when the emulated machine breaks under them.
 
-Called by `scripts/lab test`. QEMU's emulation of SVM is not sound: now and then the machine panics or stands still,
-whatever runs in it. A test that passed is in a journal outside (tests/conftest.py writes it), so a new machine
-goes on with the others; one that fails is a failure in any case.
+Called by `scripts/lab test`. A test that passed is in a journal outside (tests/conftest.py writes it), so a new machine
+(`again`) goes on with the others; one that fails is a failure in any case.
 """
 
 import os
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab import client
-from tests.lab.state import LabError
+from tests.lab import again, client
 
-TRIES = 3
-"""A machine may break so often in one test."""
-MACHINES = 12
 # The checkout is read-only in there, and each command would compile all modules anew.
 IN_MEMORY = (
     "PYTHONDONTWRITEBYTECODE=",
@@ -40,19 +34,8 @@ class Suite:
 
     def run(self, directory: Path, *, up: Callable[[], object], down: Callable[[], object]) -> int:
         """Pytest's exit code. Raises LabError when the machine breaks too often."""
-        breaks: Counter[str] = Counter()
         with self._files():
-            while True:
-                up()
-                try:
-                    return self._run_left(directory)
-                except LabError as error:
-                    left = self._left()
-                    breaks[left[0] if left else ""] += 1
-                    if not left or breaks[left[0]] == TRIES or breaks.total() == MACHINES:
-                        raise
-                    print(f"\nlab: {error}\nlab: it broke in {left[0]}; a new machine for the {len(left)} tests left")
-                    down()
+            return again.finish(lambda: self._run_left(directory), self._left, up=up, down=down)
 
     def _collect(self, tests: list[str]) -> list[str]:
         """Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine."""

@@ -163,5 +163,3 @@ def test_what_can_not_be_run_says_so_and_leaves_nothing(door: Door) -> None:
     assert not (RUN / running.pod.uuid).exists() and running.pod.state() == "exited"
     assert running.pod.enter("true").code == 254 if running.pod.wait_pid() else True
     assert running.pod.gc().code == 0
-
-

@@ -21,9 +21,7 @@ Sized = list[tuple[Path, c_scan.Function | py_scan.Function]]
 
 
 def _python(*folders: str) -> list[tuple[Path, py_scan.Function]]:
-    shown = [
-        path for path in repo.of("python") if not folders or path.relative_to(repo.ROOT).parts[0] in folders
-    ]
+    shown = [path for path in repo.of("python") if not folders or path.relative_to(repo.ROOT).parts[0] in folders]
     return [(path, function) for path in shown for function in py_scan.functions(path)]
 
 
@@ -41,9 +39,7 @@ def test_files_are_short() -> None:
 def test_functions_are_short() -> None:
     found: Sized = [*_python(), *_c()]
     long = [
-        f"{repo.where(path, f.line)}: {f.name} has {f.lines} lines"
-        for path, f in found
-        if f.lines > FUNCTION_LINES
+        f"{repo.where(path, f.line)}: {f.name} has {f.lines} lines" for path, f in found if f.lines > FUNCTION_LINES
     ]
     repo.report(long, f"no function is longer than {FUNCTION_LINES} lines, its docstring not counted")
 
@@ -59,9 +55,7 @@ def test_the_usual_function_is_a_screenful_of_nothing(language: str) -> None:
 def test_functions_take_few_parameters() -> None:
     found: Sized = [*_python("stage1", "cri"), *_c()]
     many = [
-        f"{repo.where(path, f.line)}: {f.name} takes {f.parameters}"
-        for path, f in found
-        if f.parameters > PARAMETERS
+        f"{repo.where(path, f.line)}: {f.name} takes {f.parameters}" for path, f in found if f.parameters > PARAMETERS
     ]
     repo.report(many, f"no function takes more than {PARAMETERS} parameters")
 
@@ -96,7 +90,5 @@ C_CASES = [
 
 
 @pytest.mark.parametrize(("source", "found"), C_CASES)
-def test_the_c_scanner_sees_functions_and_nothing_else(
-    source: str, found: list[tuple[str, int, int, int]]
-) -> None:
+def test_the_c_scanner_sees_functions_and_nothing_else(source: str, found: list[tuple[str, int, int, int]]) -> None:
     assert c_scan.functions(source) == found

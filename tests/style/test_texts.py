@@ -101,6 +101,4 @@ def test_every_budget_names_what_measures_it() -> None:
         if len(cells) != 4 or not _is_backed(cells)
     ]
     assert list(_budgets())
-    repo.report(
-        bad, "a budget that is measured names, in backticks, an existing test or `scripts/bench WORD`"
-    )
+    repo.report(bad, "a budget that is measured names, in backticks, an existing test or `scripts/bench WORD`")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plots of `scripts/bench density`, from its report. Pure but for the files that it writes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,38 @@ PARTS = ("guest", "VMM", "page tables", "daemon")
 
 
 def write(report: dict[str, Any], directory: Path) -> None:
-    """density-idle-HYPERVISOR.svg and density-serving-HYPERVISOR.svg, as far as there are such rows."""
+    """Put `drawn` there."""
     directory.mkdir(parents=True, exist_ok=True)
+    for name, text in drawn(report).items():
+        (directory / name).write_text(text, encoding="utf-8")
+
+
+def drawn(report: dict[str, Any]) -> dict[str, str]:
+    """density-idle-HYPERVISOR.svg and density-serving-HYPERVISOR.svg, as far as there are such rows."""
+    found = {}
     for hypervisor in sorted({row["hypervisor"] for row in report["rows"]}):
         for serving, name in ((False, "idle"), (True, "serving")):
             rows = [row for row in report["rows"] if (row["hypervisor"], row["serving"]) == (hypervisor, serving)]
             if rows:
                 title = f"Memory of one {name} pod under {hypervisor}, {rows[0]['memory_mib']} MiB VM"
-                text = svg.bars(title, "MiB", PARTS, [bar for row in rows for bar in bars(row)])
-                (directory / f"density-{name}-{hypervisor}.svg").write_text(text, encoding="utf-8")
+                text = svg.bars(title, "MiB", PARTS, _once(bar for row in rows for bar in bars(row)))
+                found[f"density-{name}-{hypervisor}.svg"] = text
+    return found
+
+
+def _once(found: Iterable[Bar]) -> list[Bar]:
+    """Rows that differ only in how fast KSM was have one bar without it."""
+    by_label: dict[str, Bar] = {}
+    for bar in found:
+        by_label.setdefault(bar.label, bar)
+    return list(by_label.values())
 
 
 def bars(row: dict[str, Any]) -> list[Bar]:
     """One without KSM and one with it."""
     ways = [word for word, on in (("huge pages", row["huge_pages"]), ("DAX", row["dax"])) if on]
     found = []
-    for key, name in (("before", ""), ("ksm", "KSM")):
+    for key, name in (("before", ""), ("ksm", f"KSM {row['ksm_percent']:g}%")):
         if key in row:
             label = ", ".join(filter(None, (f"{row['pods']} pods", *ways, name)))
             found.append(Bar(label, _parts(row[key], row["daemon_mib_per_pod"])))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 KIB = 1024
+IMAGE = ".erofs"
 HEAD = re.compile(r"^[0-9a-f]+-[0-9a-f]+ ")
 
 
@@ -18,14 +19,15 @@ class Footprint(NamedTuple):
     """Of one VMM, in KiB.
 
     `unique` is what no other process has: its anonymous pages, merged ones by their part. `guest` is that part of it
-    which is guest RAM, `beside` all of the VMM's PSS that is not. `dax` are pages of files mapped into the guest, by
-    their part. `page_tables` are the kernel's for it.
+    which is guest RAM, `beside` all of the VMM's PSS that is not. `dax` are pages of images mapped into the guest, by
+    their part, `dax_seen` the same in full. `page_tables` are the kernel's for it.
     """
 
     unique: float
     guest: float
     beside: float
     dax: float
+    dax_seen: float
     rss: float
     huge: float
     page_tables: float
@@ -33,23 +35,17 @@ class Footprint(NamedTuple):
     threads: int
 
 
-def of(pid: int, images: tuple[str, ...]) -> Footprint:
-    """`images` are the files whose mappings count as DAX."""
-    found = {"unique": 0, "guest": 0, "all": 0, "dax": 0, "rss": 0, "huge": 0}
-    for name, numbers, flags in _mappings(pid):
-        found["all"] += numbers["Pss"]
-        found["unique"] += numbers.get("Pss_Anon", numbers["Pss"] if not name.startswith("/") else 0)
-        found["rss"] += numbers["Rss"]
-        found["huge"] += numbers["AnonHugePages"]
-        found["dax"] += numbers["Pss"] if name in images else 0
-        found["guest"] += numbers["Pss"] if "mg" in flags else 0
-    anonymous = rollup(pid).get("Pss_Anon", found["unique"])
+def of(pid: int) -> Footprint:
+    """Files that end in `.erofs` are images: a VMM maps no other such file, and what it reads as a disk not at all."""
+    smaps = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace")
+    found = sums(smaps)
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     return Footprint(
-        unique=anonymous,
+        unique=rollup(pid).get("Pss_Anon", found["unique"]),
         guest=found["guest"],
         beside=found["all"] - found["guest"] - found["dax"],
         dax=found["dax"],
+        dax_seen=found["dax_seen"],
         rss=found["rss"],
         huge=found["huge"],
         page_tables=_field(status, "VmPTE"),
@@ -58,16 +54,31 @@ def of(pid: int, images: tuple[str, ...]) -> Footprint:
     )
 
 
+def sums(smaps: str) -> dict[str, int]:
+    """KiB of all mappings and of each kind, from the text of /proc/PID/smaps."""
+    found = dict.fromkeys(("unique", "guest", "all", "dax", "dax_seen", "rss", "huge"), 0)
+    for name, numbers, flags in _mappings(smaps):
+        found["all"] += numbers["Pss"]
+        found["unique"] += numbers.get("Pss_Anon", numbers["Pss"] if not name.startswith("/") else 0)
+        found["rss"] += numbers["Rss"]
+        found["huge"] += numbers["AnonHugePages"]
+        found["guest"] += numbers["Pss"] if "mg" in flags else 0
+        if name.removesuffix(" (deleted)").endswith(IMAGE):
+            found["dax"] += numbers["Pss"]
+            found["dax_seen"] += numbers["Rss"]
+    return found
+
+
 def rollup(pid: int) -> dict[str, int]:
     """The sums of all mappings, KiB by name."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     return {line.partition(":")[0]: int(line.split()[1]) for line in lines}
 
 
-def _mappings(pid: int) -> Iterator[tuple[str, dict[str, int], list[str]]]:
+def _mappings(smaps: str) -> Iterator[tuple[str, dict[str, int], list[str]]]:
     """Name, numbers in KiB and flags of each mapping."""
     name, numbers = "", {}
-    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in smaps.splitlines():
         if HEAD.match(line):
             words = line.split(maxsplit=5)
             name, numbers = words[5] if len(words) > 5 else "", {}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon with real virtual machines in a process of its own: `python -m tests.bench.lib.node CONFIG [no-dax]`.
 
-For benchmarks that look at the daemon from outside. Pods have no network but loopback: `scripts/bench network` measures
-CNI plugins, which leave nothing resident.
+For benchmarks that look at the daemon from outside, and for tests under kvmtool. Pods have no network but loopback:
+`scripts/bench network` measures CNI plugins, which leave nothing resident. It begins when a line on its standard input
+says so.
 """
 
 import asyncio
@@ -14,14 +15,15 @@ from cri import config as configuration
 from cri.node import Node
 from cri.server import Listener, lock_run_dir
 from cri.store.images import ImageStore
+from cri.translate.sandbox import plain
 from stage1.engine import Host
 from stage1.linux.host import host_facts
 from stage1.vm.choose import choose
 from stage1.vm.vmm import ProcessVmm
 
 
-async def serve(path: str, *, dax: bool) -> None:
-    """Until SIGTERM; the pods live on."""
+def make(path: str, *, dax: bool = True) -> Node:
+    """The node of this configuration, which is not open yet."""
     config = configuration.load(path)
     choice = choose(config.vm.hypervisor, host_facts())
     host = Host(
@@ -32,15 +34,21 @@ async def serve(path: str, *, dax: bool) -> None:
         scratch_mib=config.vm.scratch_mib,
         vsock_port=1024,
     )
+    vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
+    return Node(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
+
+
+async def serve(path: str, *, dax: bool) -> None:
+    """Until SIGTERM; the pods live on."""
+    node = make(path, dax=dax)
+    config = node.config
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lock_run_dir(config.run_dir)
-    vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
-    node = Node(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
     listener = Listener(node, config)
     await listener.start()
-    await node.open()
+    await node.open(plain(config))
     print("serving", flush=True)
     await stop.wait()
     await listener.stop(grace_s=2)
@@ -49,4 +57,6 @@ async def serve(path: str, *, dax: bool) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    asyncio.run(serve(sys.argv[1], dax=sys.argv[2:] != ["no-dax"]))
+    print("loaded", flush=True)
+    if sys.stdin.readline():
+        asyncio.run(serve(sys.argv[1], dax=sys.argv[2:] != ["no-dax"]))

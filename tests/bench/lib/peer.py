@@ -17,11 +17,11 @@ from tests.bench.lib import footprint
 from tests.fakes.patience import PATIENCE
 
 LIMIT_S = 60 * PATIENCE
-STARTS = 3
+STARTS = 5
 
 
 def measure(venv: Path, guest: Path, *, count: int, memory_mib: int, settle_s: float) -> dict[str, Any]:
-    """Seconds to the first output of three starts, then `count` idle VMs side by side. Raises RuntimeError."""
+    """Seconds to the first output of five starts, then `count` idle VMs side by side. Raises RuntimeError."""
     with tempfile.TemporaryDirectory(prefix="peer", dir="/tmp") as home:
         peer = _Peer(venv / "bin" / "msb", Path(home), memory_mib)
         peer.make_root(guest)

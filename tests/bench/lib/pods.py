@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from grpc import aio
+
 from cri.config import Config
 from cri.image.pull import pull
 from cri.pb import runtime_pb2 as pb
@@ -27,7 +29,7 @@ from tests.cri.conftest import Client
 from tests.fakes.patience import PATIENCE
 
 ROOT = Path(__file__).parents[3]
-AT_ONCE = 4
+AT_ONCE, BOOTS = 4, 3
 PAGE = "density"
 SERVE = f"mkdir -p /w && echo {PAGE} >/w/index.html && exec busybox httpd -f -p 80 -h /w"
 
@@ -40,6 +42,8 @@ class Way(NamedTuple):
     dax: bool = True
     memory_mib: int = 128
     ksm_percent: float = 20.0
+    waiting: int = 0
+    """VMs that the daemon keeps in its warm pool."""
 
 
 class Place(NamedTuple):
@@ -71,6 +75,8 @@ class Place(NamedTuple):
             [ksm]
             enabled = {str(ksm).lower()}
             max_cpu_percent = {self.way.ksm_percent}
+            [pool]
+            size = {self.way.waiting}
         """
         path = self.root / "config.toml"
         path.write_text(text, encoding="utf-8")
@@ -105,42 +111,78 @@ async def place(way: Way) -> AsyncIterator[Place]:
                 engine.collect(pod)
 
 
+Process = subprocess.Popen[bytes]
+
+
 @asynccontextmanager
-async def daemon(place: Place, *, ksm: bool = False) -> AsyncIterator[tuple[subprocess.Popen[bytes], Client]]:
-    """A daemon in a process of its own. Pods that live are taken over, and live on."""
+async def loaded(place: Place, *, ksm: bool = False) -> AsyncIterator[Process]:
+    """A daemon's process that has loaded its code and waits, for `daemon`. Guests whose daemon is gone try to reach
+    one all the time: where processors are emulated, they leave little to one that has still to load.
+    """
     argv = [sys.executable, "-m", "tests.bench.lib.node", place.write_config(ksm=ksm)]
     process = _spawn(place, argv + ([] if place.way.dax else ["no-dax"]))
-    client = None
     try:
-        assert process.stdout is not None
-        if await asyncio.to_thread(process.stdout.readline) != b"serving\n":
-            raise RuntimeError(f"the daemon did not start:\n{(place.root / 'daemon.log').read_text()[-2000:]}")
-        client = Client(f"{place.run_dir}/clearpod.sock", None, place.image)  # type: ignore[arg-type]
-        yield process, client
+        await _said(place, process, b"loaded\n")
+        yield process
     finally:
-        if client is not None:
-            await client.close()
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait)
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
-def _spawn(place: Place, argv: list[str]) -> subprocess.Popen[bytes]:
+@asynccontextmanager
+async def daemon(place: Place, process: Process) -> AsyncIterator[Client]:
+    """It serves until the end of `loaded`. Pods that live are taken over, and live on."""
+    assert process.stdin is not None
+    process.stdin.write(b"serve\n")
+    process.stdin.flush()
+    await _said(place, process, b"serving\n")
+    client = Client(f"{place.run_dir}/clearpod.sock", None, place.image)  # type: ignore[arg-type]
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def _said(place: Place, process: Process, line: bytes) -> None:
+    assert process.stdout is not None
+    if await asyncio.to_thread(process.stdout.readline) != line:
+        raise RuntimeError(f"the daemon did not start:\n{(place.root / 'daemon.log').read_text()[-2000:]}")
+
+
+def _spawn(place: Place, argv: list[str]) -> Process:
     with (place.root / "daemon.log").open("ab") as log:
-        return subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=log)
+        return subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
 
 
-async def add(cri: Client, count: int, *, serving: bool) -> None:
-    """So many pods more, some at a time; those that serve have answered once."""
-    gate = asyncio.Semaphore(AT_ONCE)
+async def add(cri: Client, count: int, *, serving: bool) -> int:
+    """So many pods more, some at a time; those that serve have answered once. How many had to be started again: where
+    processors are emulated, a guest's kernel breaks now and then.
+    """
+    gate, failed = asyncio.Semaphore(AT_ONCE), 0
 
     async def one(number: int) -> None:
+        nonlocal failed
         async with gate:
-            pod = await cri.pod(f"p{number}", log_directory="/tmp")
+            pod, broken = await _boot(cri, f"p{number}")
+            failed += broken
             if serving:
                 await _serve(cri, pod)
 
     await asyncio.gather(*(one(number) for number in range(count)))
+    return failed
+
+
+async def _boot(cri: Client, name: str) -> tuple[str, int]:
+    """The pod, and how many failed before it. Raises AioRpcError after the last try."""
+    for failed in range(BOOTS - 1):
+        try:
+            return await cri.pod(name, log_directory="/tmp"), failed
+        except aio.AioRpcError as error:
+            print(f"{name}: {error.details()}", file=sys.stderr)
+    return await cri.pod(name, log_directory="/tmp"), BOOTS - 1
 
 
 async def _serve(cri: Client, pod: str) -> None:

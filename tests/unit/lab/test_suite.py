@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.lab import client, protocol
+from tests.lab.again import TRIES
 from tests.lab.state import LabError
-from tests.lab.suite import TRIES, Suite
+from tests.lab.suite import Suite
 
 TESTS = """
 import os, pathlib
@@ -59,7 +60,7 @@ def count(tree: Path, name: str) -> int:
 def test_what_passed_is_not_repeated_and_the_rest_is(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_suite(tree, breaks=1) == (0, 2)
     assert [count(tree, name) for name in ("first", "breaks", "last")] == [1, 2, 1]
-    assert "it broke in tests/test_it.py::test_breaks; a new machine for the 2 tests left" in capsys.readouterr().out
+    assert "it broke in tests/test_it.py::test_breaks; a new machine for the 2 left" in capsys.readouterr().out
     assert not list((tree / "build" / "results").iterdir())
 
 

@@ -206,9 +206,7 @@ def test_a_plugin_that_was_uninstalled_keeps_no_pod(cni: FakeCni, pod: Pod, dire
     assert cni.left_over() == []
 
 
-def test_a_real_failure_beside_a_missing_plugin_is_worth_another_try(
-    cni: FakeCni, pod: Pod, directory: str
-) -> None:
+def test_a_real_failure_beside_a_missing_plugin_is_worth_another_try(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     (cni.root / "bin" / "first").rename(cni.root / "aside")
     cni.trouble("second", "DEL", "exit 1")
