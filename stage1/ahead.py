@@ -30,18 +30,26 @@ def prepare(pod: Pod, host: Host) -> Prepared:
 
 
 def hand_over(pod: Pod, host: Host) -> PodNetwork | None:
-    """Give what was prepared under the pod's id the pod's network and files.
+    """Give what was prepared under the pod's id the pod's network; `write_down` is to follow.
 
     Undo: `engine.collect`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
     plugins make more than a VM can have that runs already, and what `attach.attach` raises.
     """
-    network, directory = None, engine.pod_directory(host, pod.id)
-    if host.network:
-        if not _is_there(netns_path(pod.id)):
-            raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")
-        network = attach.attach(pod, directory, settings=host.network, join=spare.join)
+    if not host.network:
+        return None
+    if not _is_there(netns_path(pod.id)):
+        raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")
+    return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=spare.join)
+
+
+def write_down(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:
+    """What must be in files before the pod is ready, and can be written while its guest is told the same. Raises
+    NoSpace, KernelError.
+    """
+    directory = engine.pod_directory(host, pod.id)
+    if network:
+        attach.note(directory, network)
     identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
-    return network
 
 
 def _is_there(path: str) -> bool:

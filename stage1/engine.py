@@ -22,7 +22,6 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import json
 import os
-from collections.abc import Callable
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
@@ -41,6 +40,12 @@ from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.start import start
 from stage1.vm.vmm import AGENT, Vmm, VmProcess, find_unrecorded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Attach = Callable[[Pod, str], PodNetwork | None]
 
 MIB = 1 << 20
 SHIM = "lkvm-shim.so"
@@ -78,7 +83,7 @@ def pod_directory(host: Host, pod_id: str) -> str:
     return f"{host.run_dir}/pods/{pod_id}"
 
 
-def prepare(pod: Pod, host: Host, *, attach: Callable[[Pod, str], PodNetwork | None] | None = None) -> Prepared:
+def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared:
     """Make the pod's directory, share, scratch disk and network (by `attach`, if that is given), and decide on its VM.
 
     Nothing stays when it fails. Raises:

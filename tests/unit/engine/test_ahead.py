@@ -57,6 +57,8 @@ def test_a_vm_waits_on_a_tap_and_becomes_the_pod(host: engine.Host, cni: FakeCni
     assert cni.calls() == [] and engine.network(prepared.directory) is None
     pod = waits._replace(name="web", hostname="web-0")
     network = ahead.hand_over(pod, host)
+    assert engine.network(prepared.directory) is None
+    ahead.write_down(pod, host, network=network)
     assert network is not None and network.ips == ("10.9.0.5", "fd09::5") and cni.calls() == ["ADD first", "ADD second"]
     assert engine.network(prepared.directory) == network
     where = Path(prepared.directory, "share/volumes/pod")
