@@ -24,6 +24,7 @@ from cri.pods.networks import tell_owed
 from cri.pods.reconcile import reconcile
 from cri.pods.threads import beside, is_readable_within, is_set_within, to_the_end, to_the_end_in
 from cri.pods.tools import Tools
+from cri.pods.waking import waker
 from cri.store import pods as store
 from stage1 import ahead, engine
 from stage1.errors import PodError, VmFailed, WrongState
@@ -123,7 +124,7 @@ class LivePod:
         self._loopback = LoopbackPorts(self.title)
         self.agent.rename(self.title)
         async with self._until_ready():
-            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host)
+            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
             await self._loopback.open(record.pod, self.ips)
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
             answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
@@ -284,9 +285,9 @@ class LivePod:
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         self.save()
 
-    async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:
+    async def _in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
-        return await to_the_end_in(self.tools.pool, function, *args)
+        return await to_the_end_in(self.tools.pool, function, *args, **options)
 
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
@@ -355,11 +356,9 @@ class LivePod:
             gone.cancel()
 
     def _silence(self, limit_s: float) -> str:
-        what = (
-            "ended before its agent answered"
-            if self.gone.is_set()
-            else f"said no hello within {limit_s:g} s of its start"
-        )
+        what = f"said no hello within {limit_s:g} s of its start"
+        if self.gone.is_set():
+            what = "ended before its agent answered"
         console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
         return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"
 
