@@ -16,6 +16,10 @@ from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 MAC = spare.MAC
 """Of the device that a waiting guest has."""
 
@@ -29,19 +33,34 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     return engine.prepare(pod, host, attach=reserve)
 
 
-def hand_over(pod: Pod, host: Host) -> PodNetwork | None:
-    """Give what was prepared under the pod's id the pod's network and files.
+def hand_over(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -> PodNetwork | None:
+    """Give what was prepared under the pod's id the pod's network; `write_down` is to follow. `wake` is called when the
+    plugins have ended: the guest will be told in a moment.
 
     Undo: `engine.collect`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
     plugins make more than a VM can have that runs already, and what `attach.attach` raises.
     """
-    network, directory = None, engine.pod_directory(host, pod.id)
-    if host.network:
-        if not _is_there(netns_path(pod.id)):
-            raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")
-        network = attach.attach(pod, directory, settings=host.network, join=spare.join)
+    if not host.network:
+        return None
+    if not _is_there(netns_path(pod.id)):
+        raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")
+
+    def join() -> PodNetwork:
+        if wake:
+            wake()
+        return spare.join()
+
+    return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=join)
+
+
+def write_down(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:
+    """What must be in files before the pod is ready, and can be written while its guest is told the same. Raises
+    NoSpace, KernelError.
+    """
+    directory = engine.pod_directory(host, pod.id)
+    if network:
+        attach.note(directory, network)
     identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
-    return network
 
 
 def _is_there(path: str) -> bool:

@@ -46,6 +46,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Attach = Callable[[Pod, str], PodNetwork | None]
+
 MIB = 1 << 20
 SHIM = "lkvm-shim.so"
 
@@ -84,7 +86,7 @@ def pod_directory(host: Host, pod_id: str) -> str:
     return f"{host.run_dir}/pods/{pod_id}"
 
 
-def prepare(pod: Pod, host: Host, *, attach: "Callable[[Pod, str], PodNetwork | None] | None" = None) -> Prepared:
+def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared:
     """Make the pod's directory, share, scratch disk and network (by `attach`, if that is given), and decide on its VM.
 
     Nothing stays when it fails. Raises:

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from cri.pods.fit import Bounds
 from stage1.errors import PodError
 from stage1.linux import cgroup, process
-from stage1.linux.host import HostFacts, device_error, host_facts, which
+from stage1.linux.host import HostFacts, device_error, host_facts, memory_mib, which
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
@@ -50,6 +51,10 @@ class Facts(NamedTuple):
     tun_error: str = ""
     free_bytes: int = 0
     is_root: bool = True
+    pool: Bounds = Bounds()
+    vm_mib: int = 0
+    memory_mib: tuple[int, int] = (0, 0)
+    """The host's, and what of it is available."""
     host_pods: tuple[str, ...] = ()
     host_pods_lack: tuple[str, ...] = ()
 
@@ -63,6 +68,7 @@ def gather(config: str | None) -> Facts:
         cgroup=cgroup_version(),
         confinement=confine.find(),
         tun_error=device_error("/dev/net/tun"),
+        memory_mib=memory_mib(),
         is_root=os.geteuid() == 0,
     )
     return _with_config(facts, config)
@@ -94,6 +100,8 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         network_error=networks.lacks(config.networks),
         streaming=f"{config.streaming.address}, {_port_name(config.streaming.port)}",
         is_streaming_open=not config.streaming.is_loopback,
+        pool=Bounds(config.pool.size, config.pool.memory_mib),
+        vm_mib=config.vm.memory_mib,
         host_pods=config.host_pods.allow,
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
     )

@@ -4,6 +4,7 @@
 from typing import NamedTuple
 
 from cri.cli.check_facts import Facts
+from cri.pods import fit
 from stage1.vm.choose import kvm_remedy
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -47,6 +48,7 @@ def judge(facts: Facts) -> list[Item]:
         _streaming(facts),
         _device("tun", facts.tun_error),
         _cgroup(facts),
+        _pool(facts),
         _host_pods(facts),
         _confinement(facts),
         _space(facts),
@@ -192,6 +194,27 @@ def _cgroup(facts: Facts) -> Item:
         return Item("cgroup", OK, "version 2: each VMM has its own")
     detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so what VMMs use is not counted pod by pod"
     return Item("cgroup", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
+
+
+def _pool(facts: Facts) -> Item:
+    bounds, each, (host, available) = facts.pool, facts.vm_mib, facts.memory_mib
+    if not bounds.size:
+        return Item("warm pool", OK, "off: pool.size is 0")
+    if not (count := fit.most(bounds, each)):
+        detail = f"no VM of {each} MiB (vm.memory_mib) is within pool.memory_mib, which is {bounds.memory_mib}"
+        return Item("warm pool", WARN, detail, f"set pool.memory_mib to {bounds.size * each}, or to 0")
+    if facts.choice is None:
+        return Item("warm pool", WARN, "nothing can be booted ahead without a hypervisor", "see QEMU above")
+    kept = host // fit.KEPT_FREE
+    wanted = f"{count} VMs of {each} MiB wait"
+    if count * each > host - kept:
+        detail = f"{wanted}, together more than nine tenths of the host's {host} MiB"
+        return Item("warm pool", WARN, detail, f"set pool.size to {(host - kept) // each} or less")
+    if available - each < kept:
+        detail = f"none is booted now: {available} MiB are available, and {kept} must stay beside its own {each}"
+        return Item("warm pool", WARN, detail, "end something, or give the host more memory")
+    less = f" and not {bounds.size}, as pool.memory_mib is {bounds.memory_mib}" if count < bounds.size else ""
+    return Item("warm pool", OK, f"{wanted}{less}")
 
 
 def _host_pods(facts: Facts) -> Item:

@@ -22,13 +22,14 @@ from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
 from cri.pods.reconcile import reconcile
-from cri.pods.threads import is_readable_within, is_set_within, to_the_end, to_the_end_in
+from cri.pods.threads import beside, is_readable_within, is_set_within, to_the_end, to_the_end_in
 from cri.pods.tools import Tools
+from cri.pods.waking import waker
 from cri.store import pods as store
 from stage1 import ahead, engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
-from stage1.guest.settings import configure, rehearsal
+from stage1.guest.settings import configure, rehearsals
 from stage1.linux import process
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
@@ -100,8 +101,7 @@ class LivePod:
     async def boot(self) -> None:
         """From nothing to READY; when it fails nothing stays.
 
-        Raises VmFailed with the console's last lines when the VM dies or never answers, and whatever
-        `prepare` raises.
+        Raises VmFailed with the console's last lines when the VM dies or never answers, and as `prepare`.
         """
         async with self._until_ready():
             prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
@@ -115,7 +115,8 @@ class LivePod:
         async with self._or_nothing():
             prepared = await to_the_end(ahead.prepare, self.record.pod, self.tools.host)
             await self._start(prepared)
-            await self.call(rehearsal(prepared.network))
+            for said in rehearsals(prepared.network):
+                await self.call(said)
 
     async def become(self, record: store.PodRecord, tools: Tools) -> None:
         """Booted ahead, turn into `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
@@ -123,10 +124,11 @@ class LivePod:
         self._loopback = LoopbackPorts(self.title)
         self.agent.rename(self.title)
         async with self._until_ready():
-            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host)
+            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
             await self._loopback.open(record.pod, self.ips)
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
-            await self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
+            answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
+            await beside(answer, ahead.write_down, record.pod, tools.host, network=self.network)
 
     async def discard(self) -> None:
         """End a VM that nobody has asked for, and remove everything of it."""
@@ -283,9 +285,9 @@ class LivePod:
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         self.save()
 
-    async def _in_turn(self, function: Callable[..., Result], *args: object) -> Result:
+    async def _in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
-        return await to_the_end_in(self.tools.pool, function, *args)
+        return await to_the_end_in(self.tools.pool, function, *args, **options)
 
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
@@ -354,11 +356,9 @@ class LivePod:
             gone.cancel()
 
     def _silence(self, limit_s: float) -> str:
-        what = (
-            "ended before its agent answered"
-            if self.gone.is_set()
-            else f"said no hello within {limit_s:g} s of its start"
-        )
+        what = f"said no hello within {limit_s:g} s of its start"
+        if self.gone.is_set():
+            what = "ended before its agent answered"
         console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
         return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"
 

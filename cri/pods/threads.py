@@ -7,7 +7,7 @@ of whoever cleans up.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -31,6 +31,15 @@ async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P
         if not thread.cancelled():
             thread.exception()
         raise
+
+
+async def beside(answer: Awaitable[T], work: Callable[P, object], /, *args: P.args, **options: P.kwargs) -> T:
+    """`answer`, which is begun first, while `work` is done in a thread. It ends when both have, also if one fails."""
+    thread = asyncio.ensure_future(to_the_end(work, *args, **options))
+    try:
+        return await answer
+    finally:
+        await thread
 
 
 async def is_set_within(limit_s: float, event: asyncio.Event) -> bool:

@@ -58,16 +58,18 @@ static int set_sysctl(const clearpod_agent_Sysctl *sysctl, struct fault *why)
     return 0;
 }
 
-static int mount_shm(uint64_t bytes, struct fault *why)
+/* `again`: of a guest that has rehearsed only the size changes. */
+static int mount_shm(uint64_t bytes, bool again, struct fault *why)
 {
     char options[96];
+    unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (again ? MS_REMOUNT : 0);
     if (agent.words.host.host_ipc)
         return make_dir(SHM, 01777) < 0 || mount("/dev/shm", SHM, NULL, MS_BIND, NULL) < 0
                    ? fault_errno(why, "bind /dev/shm on " SHM)
                    : 0;
     snprintf(options, sizeof options, "mode=1777,size=%llu,uid=%u,gid=%u",
              (unsigned long long)(bytes ? bytes : shm_default_bytes), pod_root(), pod_root());
-    if (make_dir(SHM, 01777) < 0 || mount("shm", SHM, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options) < 0)
+    if (make_dir(SHM, 01777) < 0 || mount("shm", SHM, "tmpfs", flags, options) < 0)
         return fault_errno(why, "mount a tmpfs on " SHM);
     return 0;
 }
@@ -98,18 +100,10 @@ static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
     return 0;
 }
 
-/* What names the pod: the namespaces stay, and are not made again. */
-static int undo(const clearpod_agent_Configure *settings, struct fault *why)
-{
-    if (network_undo(settings, why) < 0)
-        return -1;
-    return umount2(SHM, MNT_DETACH) < 0 ? fault_errno(why, "unmount " SHM) : 0;
-}
-
 int configure(const clearpod_agent_Configure *settings, struct fault *why)
 {
     static bool done, rehearsed;
-    if (done || (rehearsed && (settings->rehearse || settings->ids)))
+    if (done || (rehearsed && settings->ids))
         return fault_set(why, FAULT_STATE, "the pod was configured already");
     if (freshen(settings, why) < 0 || (!rehearsed && namespaces_make(settings, why) < 0) ||
         set_identity(settings, why) < 0)
@@ -117,11 +111,11 @@ int configure(const clearpod_agent_Configure *settings, struct fault *why)
     for (unsigned i = 0; i < settings->sysctls_count; i++) /* after the network: some belong to an interface */
         if (set_sysctl(&settings->sysctls[i], why) < 0)
             return -1;
-    if (mount_shm(settings->shm_bytes, why) < 0)
+    if (mount_shm(settings->shm_bytes, rehearsed, why) < 0)
         return -1;
     if (agent.words.plan)
         autonomous_configure(settings);
     done = !settings->rehearse;
-    rehearsed = settings->rehearse;
-    return done ? 0 : undo(settings, why);
+    rehearsed = true;
+    return done ? 0 : network_undo(settings, why); /* namespaces and shm stay, and are not made again */
 }

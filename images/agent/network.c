@@ -36,20 +36,28 @@ static int open_netlink(struct fault *why)
     return fd < 0 ? fault_errno(why, "open a netlink socket") : fd;
 }
 
+static bool has_mac(int any, const char *name, const uint8_t wanted[6])
+{
+    struct ifreq request = {0};
+    memcpy(request.ifr_name, name, strnlen(name, IF_NAMESIZE - 1));
+    return ioctl(any, SIOCGIFHWADDR, &request) == 0 && !memcmp(wanted, request.ifr_hwaddr.sa_data, 6);
+}
+
 /* The index of the device with this hardware address in our network namespace (/sys shows that of the boot), 0 when
- * there is none. */
-static int index_by_mac(const char *mac)
+ * there is none. It mostly has the name already that it is to have, which is quicker to see than all devices. */
+static int index_by_mac(const char *mac, const char *name)
 {
     uint8_t wanted[6];
     int index = 0;
     scoped_fd int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    struct if_nameindex *list = mac_parse(mac, wanted) ? if_nameindex() : NULL;
-    for (struct if_nameindex *at = list; at && at->if_index && !index; at++) {
-        struct ifreq request = {0};
-        memcpy(request.ifr_name, at->if_name, strnlen(at->if_name, IF_NAMESIZE - 1));
-        if (ioctl(any, SIOCGIFHWADDR, &request) == 0 && !memcmp(wanted, request.ifr_hwaddr.sa_data, sizeof wanted))
+    if (!mac_parse(mac, wanted))
+        return 0;
+    if (has_mac(any, name, wanted))
+        return (int)if_nametoindex(name);
+    struct if_nameindex *list = if_nameindex();
+    for (struct if_nameindex *at = list; at && at->if_index && !index; at++)
+        if (has_mac(any, at->if_name, wanted))
             index = (int)at->if_index;
-    }
     if (list)
         if_freenameindex(list);
     return index;
@@ -58,7 +66,7 @@ static int index_by_mac(const char *mac)
 static int find(const clearpod_agent_Interface *interface, struct fault *why)
 {
     const char *mac = *interface->found_mac ? interface->found_mac : interface->mac;
-    int index = index_by_mac(mac);
+    int index = index_by_mac(mac, interface->name);
     return index ? index : fault_set(why, FAULT_NOT_FOUND, "no network device has the address '%s'", mac);
 }
 

@@ -136,7 +136,7 @@ def manifest(parts: Parts) -> dict[str, object]:
     """The image's manifest: an entry point for each command of rkt, and what has to be on the host."""
     annotations = {f"coreos.com/rkt/stage1/{name.replace('app_', 'app/')}": f"/{name}" for name in ENTRIES}
     annotations["coreos.com/rkt/stage1/interface-version"] = INTERFACE
-    annotations["clearpod.io/needs"] = "ip tc iptables" + ("" if parts.lkvm else " qemu-system-x86_64|lkvm")
+    annotations["clearpod.io/needs"] = "iptables" + ("" if parts.lkvm else " qemu-system-x86_64|lkvm")
     labels = {"version": version(), "arch": "amd64", "os": "linux"}
     return {
         "acKind": "ImageManifest",

@@ -14,25 +14,30 @@ ENTROPY_BYTES = 32
 """As much as the guest's generator of random numbers holds."""
 
 
-def rehearsal(network: PodNetwork | None) -> messages.Configure:
-    """What a guest is told that begins to wait, to be done and undone, since the kernel takes several times as long for
-    what it does for the first time. The addresses are link-local, and nobody is at the tap's other end.
+REHEARSALS = 2
+"""The first one brings a device up that was never up before, which goes another way through the kernel."""
+
+
+def rehearsals(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
+    """What a guest is told that begins to wait, one after the other, each to be done and undone: what the kernel does
+    for the first time takes several times as long. The addresses are nobody's, and nobody is at the tap's other end;
+    but they are of the kinds that pods get, as gateways with link-local addresses go another way, too.
     """
     devices = network.interfaces if network else ()
-    return messages.Configure(
+    said = messages.Configure(
         hostname="waits",
         interfaces=tuple(
-            messages.Interface(one.mac, one.name, 1400, ("169.254.0.2/24", "fe80::2/64"), one.mac) for one in devices
+            messages.Interface(one.mac, one.name, 1400, ("169.254.0.2/24", "fd00::2/64"), one.mac) for one in devices
         ),
         routes=tuple(
             messages.Route(to, gateway, one.name)
             for one in devices
-            for to, gateway in (("0.0.0.0/0", "169.254.0.1"), ("::/0", "fe80::1"))
+            for to, gateway in (("0.0.0.0/0", "169.254.0.1"), ("::/0", "fd00::1"))
         ),
-        entropy=os.urandom(ENTROPY_BYTES),
         unix_ns=time.time_ns(),
         rehearse=True,
     )
+    return tuple(said._replace(entropy=os.urandom(ENTROPY_BYTES)) for _ in range(REHEARSALS))
 
 
 def configure(pod: Pod, network: PodNetwork | None, *, waiting_mac: str = "") -> messages.Configure:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """rtnetlink, thin: bytes of messages, a socket that sends them, and dumps. See netlink(7), rtnetlink(7).
 
-Used by `net` where a pod waits and a process for each question would be most of the time. It knows no device, route or
+Used by `net`: a process for each question would take more time than all that is asked for. It knows no device, route or
 filter: what is in the messages is the caller's. Everything acts in the netns of the thread that makes the socket.
 """
 
+import _socket
 import errno
 import struct
 
@@ -52,10 +53,8 @@ class Netlink:
     """A socket in the netns of the calling thread. Close it, or use it in a `with`."""
 
     def __init__(self) -> None:
-        import socket
-
         with Guard("socket", "netlink"):
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            self._socket = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, 0)
         self._socket.settimeout(_LIMIT_S)
         self._socket.bind((0, 0))
 

@@ -5,11 +5,9 @@ Each step is known to the record before it is made, so `detach` undoes all of it
 whatever the step at which the maker was killed.
 """
 
-import json
-
-from stage1.errors import NetworkFailed, PodError
-from stage1.linux import files, namespace, process
-from stage1.net import debts, networks, protocol, record, tap
+from stage1.errors import PodError
+from stage1.linux import files, namespace
+from stage1.net import debts, networks, protocol, record
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 
 IFNAME = "eth0"
 """Of the first network; the others are eth1 and so on."""
-_TOOL_S = 10.0
 
 
 def attach(
@@ -35,8 +32,8 @@ def attach(
 ) -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
 
-    `join` is spare's, when spare has made the netns and its tap already. Without taps it is for processes in the netns,
-    not a guest.
+    `join` is spare's, when spare has made the netns and its tap already; then `note` is to follow. Without taps it is
+    for processes in the netns, not a guest.
 
     Raises:
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
@@ -74,10 +71,16 @@ def make(
             if join is None:
                 record.link(directory, path)
                 namespace.make_net(plan.netns)
-            return _fill(path, plan, look=join or (_bridge_to_taps if with_taps else _as_it_is))
+            return _fill(path, plan, look=join or _usual(with_taps), is_spare=join is not None)
         except BaseException as error:
             _undo(directory, error)
             raise
+
+
+def _usual(with_taps: bool) -> "Look":
+    from stage1.net import lines  # pods without a network shall not pay for it
+
+    return lines.join_all if with_taps else lines.as_they_are
 
 
 def _undo(directory: str, error: BaseException) -> None:
@@ -90,7 +93,7 @@ def _undo(directory: str, error: BaseException) -> None:
         error.add_note(f"and {owed}")
 
 
-def _fill(path: str, plan: Record, *, look: "Look") -> PodNetwork:
+def _fill(path: str, plan: Record, *, look: "Look", is_spare: bool) -> PodNetwork:
     runner, made = Runner(plan.bin_dirs, plan.limit_s), plan
     results = []
     for number, one in enumerate(plan.attachments):
@@ -106,25 +109,19 @@ def _fill(path: str, plan: Record, *, look: "Look") -> PodNetwork:
     with namespace.inside_net(plan.netns):
         seen = _with_results(look(), results)
     seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
-    record.save(path, made._replace(seen=seen))
+    if not is_spare:
+        record.save(path, made._replace(seen=seen))
     return seen
 
 
-def _bridge_to_taps() -> PodNetwork:
-    """In the current netns: a tap for each device, redirects, and what the guest is to be told."""
-    links, routes, neighbours = _ask(["ip", "-json", "-batch", "-"], tap.LOOK)
-    found = tap.interfaces(links)
-    (routes6,) = _ask(["ip", "-6", "-json", "-batch", "-"], tap.link_batch(found))
-    if found:
-        _ask(["tc", "-batch", "-"], tap.redirect_batch(found))
-    return tap.network(found, tap.Seen(links, routes, neighbours, routes6))
-
-
-def _as_it_is() -> PodNetwork:
-    """In the current netns: the devices as the plugins left them, and the loopback up."""
-    links, *_ = _ask(["ip", "-json", "-batch", "-"], tap.LOOK)
-    _ask(["ip", "-batch", "-"], tap.LOOPBACK)
-    return PodNetwork(tuple(one._replace(tap="") for one in tap.interfaces(links)))
+def note(directory: str, seen: PodNetwork) -> None:
+    """Write down what `attach` with `join` has returned: needed by `read`, and by a DEL whose netns was lost, so before
+    the pod is ready. Raises NoSpace, KernelError.
+    """
+    path = record.linked(directory)
+    known = record.load(path)
+    if known:
+        record.save(path, known._replace(seen=seen))
 
 
 def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:
@@ -143,26 +140,6 @@ def _addresses(reported: list[tuple[str, ...]]) -> list[str]:
     first, *others = reported
     families = {":" in address for address in first}
     return [*first, *(a for addresses in others for a in addresses if not first or (":" in a) in families)]
-
-
-def _ask(argv: list[str], batch: str) -> list[list[Document]]:
-    """Run `ip` or `tc` with a batch; the JSON documents that it wrote."""
-    ended = process.run(argv, timeout_s=_TOOL_S, input=batch.encode())
-    if ended.code != 0:
-        said = ended.stderr.decode("utf-8", "replace").strip()
-        raise NetworkFailed(f"{' '.join(argv)} failed in the pod's network namespace: {said}")
-    return _documents(ended.stdout.decode("utf-8", "replace"))
-
-
-def _documents(text: str) -> list[list[Document]]:
-    decoder, found, at = json.JSONDecoder(), [], 0
-    while at < len(text.rstrip()):
-        if text[at].isspace():
-            at += 1
-            continue
-        document, at = decoder.raw_decode(text, at)
-        found.append(document)
-    return found
 
 
 def read(directory: str) -> PodNetwork | None:
@@ -247,11 +224,9 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
         namespace.remove_net(known.netns)
         namespace.make_net(known.netns)
     with namespace.inside_net(known.netns):
-        (links,) = _ask(["ip", "-json", "-batch", "-"], "link show\n")
-        names = {link.get("ifname") for link in links}
-        missing = tuple(one for one in found if one.name not in names)
-        _ask(["ip", "-batch", "-"], tap.stand_in_batch(missing))
-    return True, bool(missing)
+        from stage1.net import lines
+
+        return True, lines.stand_in(found)
 
 
 def _lost_devices(known: Record) -> tuple[Interface, ...]:

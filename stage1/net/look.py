@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is in the current netns, asked of the kernel itself, in the words of `ip -json`: as far as tap reads them.
 
-Called by spare, where a pod waits and two processes would be most of the time that clearpod takes. It changes nothing.
+Called by lines and spare. It changes nothing.
 """
 
+import _socket
 import struct
 
 from stage1.linux.netlink import Netlink, attributes
@@ -101,6 +102,4 @@ def _text(data: bytes) -> str:
 
 
 def _ip(data: bytes) -> str:
-    import socket
-
-    return socket.inet_ntop(socket.AF_INET6 if len(data) == 16 else socket.AF_INET, data)
+    return _socket.inet_ntop(_socket.AF_INET6 if len(data) == 16 else _socket.AF_INET, data)

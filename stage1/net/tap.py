@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what the plugins left in the pod's netns to taps and to what the guest is told. Pure: called by attach.
+"""From what the plugins left in the pod's netns to taps and to what the guest is told. Pure: called by lines and spare.
 
 Each Ethernet device of the netns gets a tap, and each of the two sends what it receives out of the other; so the
 guest, with the device's MAC, MTU, addresses, routes and neighbours, takes its place. The device keeps its addresses:
@@ -13,24 +13,24 @@ from stage1.errors import NetworkFailed
 from stage1.net.protocol import Document
 from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
 
-LOOK = "addr show\nroute show table main\nneigh show nud permanent\n"
-"""For `ip -json -batch -`: three documents."""
-
-LOOPBACK = "link set dev lo up\n"
-"""For `ip -batch -`."""
-
 _DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 _LIMITS = {"interfaces": 8, "addresses": 16, "routes": 64, "neighbours": 64}
 """What the agent takes: proto/agent/agent.options."""
 
 
 class Seen(NamedTuple):
-    """The documents that LOOK gave, and the IPv6 routes."""
+    """The netns in the words of `ip -json`: links with their addresses, permanent neighbours, and of both families the
+    routes of the main table.
+    """
 
     links: list[Document]
     routes: list[Document]
     neighbours: list[Document]
     routes6: list[Document]
+
+    def numbers(self) -> dict[str, int]:
+        """The devices' names with their numbers."""
+        return {link["ifname"]: link["ifindex"] for link in self.links}
 
 
 def interfaces(links: list[Document]) -> tuple[Interface, ...]:
@@ -55,43 +55,6 @@ def _addresses(link: Document) -> tuple[str, ...]:
         for entry in link.get("addr_info") or []
         if entry.get("local") and not (entry.get("family") == "inet6" and entry.get("scope") == "link")
     )
-
-
-def link_batch(found: tuple[Interface, ...]) -> str:
-    """For `ip -6 -json -batch -`: makes the taps and shows the IPv6 routes. The taps end with the netns.
-
-    A tap has no IPv6 address of its own, with which the netns would talk to the guest. It belongs to root, or the VMM,
-    which has no CAP_NET_ADMIN, could not attach to it: some kernels (6.12) let nobody else attach to what has no owner.
-    """
-    lines = [LOOPBACK.rstrip()]
-    for one in found:
-        lines += [
-            f"tuntap add dev {one.tap} mode tap user 0",
-            f"link set dev {one.tap} mtu {one.mtu} addrgenmode none",
-            f"link set dev {one.tap} up",
-        ]
-    return "\n".join([*lines, "route show table main"]) + "\n"
-
-
-def redirect_batch(found: tuple[Interface, ...]) -> str:
-    """For `tc -batch -`: whatever comes in at one end goes out at the other. Ends with the devices."""
-    lines = []
-    for one in found:
-        lines += [f"qdisc add dev {device} ingress" for device in (one.name, one.tap)]
-        for here, there in ((one.name, one.tap), (one.tap, one.name)):
-            action = f"action mirred egress redirect dev {there}"
-            lines.append(f"filter add dev {here} parent ffff: protocol all u32 match u8 0 0 {action}")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def stand_in_batch(found: tuple[Interface, ...]) -> str:
-    """For `ip -batch -`, in a fresh netns when the pod's own was lost: devices that DEL can find and delete."""
-    lines = []
-    for one in found:
-        lines.append(f"tuntap add dev {one.name} mode tap")
-        lines += [f"addr add {address} dev {one.name} nodad" for address in one.addresses if ":" in address]
-        lines += [f"addr add {address} dev {one.name}" for address in one.addresses if ":" not in address]
-    return "".join(f"{line}\n" for line in lines)
 
 
 def network(found: tuple[Interface, ...], seen: Seen) -> PodNetwork:

@@ -19,6 +19,14 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 BALLOON = "virtio-balloon-device,free-page-reporting=on"
 REPORTED = "page_reporting.page_reporting_order=5"
 
+# Without a control queue the device lets everything through, as kvmtool's does: the guest's kernel sorts out what is
+# not for it, and the tap gets nothing but what is for the pod. Else each change of an address is a command to QEMU, for
+# whose answer the guest spins. All that need the queue must be named, or the guest refuses the device.
+_NO_CONTROL = ",".join(
+    f"{feature}=off"
+    for feature in "ctrl_vq ctrl_rx ctrl_rx_extra ctrl_vlan ctrl_mac_addr ctrl_guest_offloads guest_announce".split()
+)
+
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
@@ -142,5 +150,5 @@ def _apps_console(link: SerialLink | VsockLink) -> list[str]:
 def _nic(name: str, nic: Nic) -> list[str]:
     return [
         *("-netdev", f"tap,id={name},ifname={nic.tap},script=no,downscript=no"),
-        *("-device", f"virtio-net-device,netdev={name},mac={nic.mac}"),
+        *("-device", f"virtio-net-device,netdev={name},mac={nic.mac},{_NO_CONTROL}"),
     ]

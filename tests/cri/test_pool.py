@@ -57,8 +57,9 @@ async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, 
         pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
         assert pod == first and await addresses(cri, pod) == ("10.9.0.5", "fd09::5")
         assert cni.calls() == ["ADD first", "ADD second"] and set((cni.root / "pods").read_text().split()) == {pod}
-        rehearsed, said = guest_of(world, pod).configured
-        assert rehearsed.rehearse and rehearsed.entropy != said.entropy
+        *rehearsed, said = guest_of(world, pod).configured
+        assert len(rehearsed) == 2 and all(one.rehearse for one in rehearsed)
+        assert len({one.entropy for one in (*rehearsed, said)}) == 3
         (eth0,) = said.interfaces
         assert (eth0.found_mac, eth0.mtu, eth0.addresses) == (spare.MAC, 1450, ("10.9.0.5/24", "fd09::5/64"))
         assert said.hostname == "web-0" and said.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)

@@ -2,10 +2,10 @@
 """Death by SIGKILL between any two steps of what changes the machine, without a change to the code under test.
 
 Python tells an audit hook of each file that is opened for writing, renamed, linked or removed, of each netns that is
-entered and of each process that is started. `arm` kills this process just before the n-th of them. As a program it
-attaches or detaches a pod that way: `python -m tests.fakes.dying STEP attach|detach DIRECTORY`, with the pod's ports,
-the names of its networks and the settings as JSON on its standard input; it prints nothing, and exits 0 when the pod
-had fewer steps.
+entered, of each socket that is bound, by which devices are changed, and of each process that is started. `arm` kills
+this process just before the n-th of them. As a program it attaches or detaches a pod that way:
+`python -m tests.fakes.dying STEP attach|detach DIRECTORY`, with the pod's ports, the names of its networks and the
+settings as JSON on its standard input; it prints nothing, and exits 0 when the pod had fewer steps.
 """
 
 import json
@@ -21,7 +21,7 @@ from stage1.net.settings import Settings
 from stage1.pod.model import Pod, Port
 
 _WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_CHANGES = {"os.rename", "os.symlink", "os.remove", "os.posix_spawn"}
+_CHANGES = {"os.rename", "os.symlink", "os.remove", "os.posix_spawn", "socket.bind"}
 
 
 def is_step(event: str, args: tuple[Any, ...]) -> bool:

@@ -17,7 +17,7 @@ from tests.fakes.dying import die
 from tests.fakes.outer_net import OuterNet
 
 PORTS = (Port(80, 8080), Port(53, 5353, "udp", "127.0.0.1"))
-LEAST_STEPS = {"attach": 18, "detach": 5}
+LEAST_STEPS = {"attach": 17, "detach": 5}
 """Fewer would mean that the deaths miss what they are for."""
 
 

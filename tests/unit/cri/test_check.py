@@ -11,6 +11,7 @@ import pytest
 from cri.cli import check, check_facts
 from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
+from cri.pods.fit import Bounds
 from stage1.errors import PodError
 from stage1.linux.host import HostFacts
 from stage1.net import networks
@@ -31,7 +32,14 @@ GOOD = Facts(
     network="pods (bridge, portmap), /etc/cni/net.d/10-net.conflist",
     cgroup="v2",
     free_bytes=100 * GIB,
+    memory_mib=(1000, 700),
+    vm_mib=128,
 )
+
+
+def pool(size: int, bound_mib: int = 0, *, available_mib: int = 700) -> Facts:
+    """A good host that shall keep a warm pool."""
+    return GOOD._replace(pool=Bounds(size, bound_mib), memory_mib=(1000, available_mib))
 
 
 def host(**changes: str | bool) -> Facts:
@@ -54,6 +62,14 @@ def test_a_good_host_has_nothing_to_mend() -> None:
     ("facts", "name", "status", "detail", "remedy"),
     [
         (GOOD._replace(is_root=False), "user", FAIL, "not root", "sudo"),
+        (pool(4), "warm pool", OK, "4 VMs of 128 MiB wait", ""),
+        (pool(4, 300), "warm pool", OK, "2 VMs of 128 MiB wait and not 4, as pool.memory_mib is 300", ""),
+        (pool(4, 100), "warm pool", WARN, "no VM of 128 MiB (vm.memory_mib) is within pool", "to 512, or"),
+        (pool(8), "warm pool", WARN, "8 VMs of 128 MiB wait, together more than", "set pool.size to 7 or less"),
+        (pool(7), "warm pool", OK, "7 VMs", ""),
+        (pool(1, available_mib=227), "warm pool", WARN, "none is booted now: 227 MiB", "end something"),
+        (pool(1, available_mib=228), "warm pool", OK, "1 VMs", ""),
+        (pool(2)._replace(choice=None), "warm pool", WARN, "without a hypervisor", "QEMU"),
         (GOOD._replace(config_error="f:3: no such key"), "configuration", FAIL, "f:3: no such key", "mend"),
         (host(cpu_virtualization=""), "KVM", WARN, "neither vmx nor svm", "firmware"),
         (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "run as root"),

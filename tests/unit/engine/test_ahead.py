@@ -56,8 +56,12 @@ def test_a_vm_waits_on_a_tap_and_becomes_the_pod(host: engine.Host, cni: FakeCni
     assert prepared.vm.nics == (Nic(spare.TAP, spare.MAC),) and prepared.vm.netns == netns_path(waits.id)
     assert cni.calls() == [] and engine.network(prepared.directory) is None
     pod = waits._replace(name="web", hostname="web-0")
-    network = ahead.hand_over(pod, host)
-    assert network is not None and network.ips == ("10.9.0.5", "fd09::5") and cni.calls() == ["ADD first", "ADD second"]
+    woken: list[list[str]] = []
+    network = ahead.hand_over(pod, host, wake=lambda: woken.append(cni.calls()))
+    assert woken == [["ADD first", "ADD second"]]
+    assert engine.network(prepared.directory) is None
+    ahead.write_down(pod, host, network=network)
+    assert network is not None and network.ips == ("10.9.0.5", "fd09::5")
     assert engine.network(prepared.directory) == network
     where = Path(prepared.directory, "share/volumes/pod")
     assert "10.9.0.5\tweb-0" in (where / "hosts").read_text() and (where / "hostname").read_text() == "web-0\n"

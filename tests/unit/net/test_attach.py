@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import BadRequest, NetworkFailed, PodError
-from stage1.linux import namespace
+from stage1.linux import namespace, tun
+from stage1.linux.netlink import Netlink
 from stage1.net import attach, debts, plugins, record
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, Neighbour, Route
@@ -250,7 +251,7 @@ class Killed(BaseException):
 def test_whatever_the_step_of_death_the_directory_is_enough_to_remove_all(
     cni: FakeCni, pod: Pod, directory: str, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step that changes something is a call of one of these four; the process dies before the n-th."""
+    """Each step that changes something is a call of one of these five; the process dies before the n-th."""
     count = 0
 
     def dying(real):  # type: ignore[no-untyped-def]
@@ -265,7 +266,8 @@ def test_whatever_the_step_of_death_the_directory_is_enough_to_remove_all(
 
     with monkeypatch.context() as patch:
         patch.setattr(attach, "_undo", lambda *_: None)
-        for where, name in ((record, "save"), (record, "link"), (namespace, "make_net"), (attach, "_ask")):
+        steps = ((record, "save"), (record, "link"), (namespace, "make_net"), (tun, "make_tap"), (Netlink, "ask"))
+        for where, name in steps:
             patch.setattr(where, name, dying(getattr(where, name)))
         with pytest.raises(Killed):
             attach.attach(pod, directory, settings=cni.settings)

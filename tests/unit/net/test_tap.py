@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batches for ip and tc, and what the guest is told, from what `ip -json` shows in a pod's netns."""
+"""What the guest is told, from what is in a pod's netns, in the words of `ip -json`."""
 
 from typing import Any
 
@@ -53,32 +53,6 @@ def test_each_ethernet_device_of_the_netns_becomes_one_of_the_guest() -> None:
 def test_addresses_are_told_but_not_the_link_local_one(address: Any, told_as: tuple[str, ...]) -> None:
     (one,) = tap.interfaces([link("eth0", 2, address)])
     assert one.addresses == told_as
-
-
-def test_the_taps_are_made_with_the_devices_mtu_and_no_address_of_their_own() -> None:
-    assert tap.link_batch((ETH0,)) == (
-        "link set dev lo up\n"
-        "tuntap add dev tap2 mode tap user 0\n"
-        "link set dev tap2 mtu 1400 addrgenmode none\n"
-        "link set dev tap2 up\n"
-        "route show table main\n"
-    )
-
-
-def test_what_comes_in_at_one_end_goes_out_at_the_other() -> None:
-    match = "parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev"
-    assert tap.redirect_batch((ETH0,)) == (
-        "qdisc add dev eth0 ingress\n"
-        "qdisc add dev tap2 ingress\n"
-        f"filter add dev eth0 {match} tap2\n"
-        f"filter add dev tap2 {match} eth0\n"
-    )
-
-
-def test_a_stand_in_has_the_name_and_the_addresses_of_the_lost_device() -> None:
-    assert tap.stand_in_batch((ETH0,)) == (
-        "tuntap add dev eth0 mode tap\naddr add fd00::5/64 dev eth0 nodad\naddr add 10.1.0.5/24 dev eth0\n"
-    )
 
 
 def test_routes_by_a_gateway_come_after_those_that_lead_to_it() -> None:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wakes a guest that will be told something in a moment: one that has waited is slow to answer the first time, since
+its VMM sleeps and nothing of it is in the processor's caches. Used by the pod that is handed out, from a worker thread.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from stage1.errors import PodError
+from stage1.guest import messages
+
+
+def waker(call: Callable[[messages.Op], Awaitable[messages.Reply]]) -> Callable[[], None]:
+    """A function for any thread that asks the guest for next to nothing. It neither waits nor fails: whoever needs the
+    guest will notice.
+    """
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    async def ask() -> None:
+        try:
+            await call(messages.List())
+        except PodError:
+            pass
+
+    def begin() -> None:
+        task = loop.create_task(ask(), name="wake a guest")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(begin)
+
+    return wake

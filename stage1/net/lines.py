@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What clearpod itself does in a pod's netns: looks, makes taps, and joins each to the device that it is for.
+
+Called by attach and spare, in the netns: everything acts on the current one, and ends with it. No process is started.
+"""
+
+import _socket
+import os
+
+from stage1.errors import KernelError, NetworkFailed
+from stage1.linux import tun
+from stage1.linux.netlink import Netlink
+from stage1.net import messages, tap
+from stage1.net.look import look
+from stage1.pod.network import Interface, PodNetwork
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LOOPBACK = 1
+"""Its number in every netns."""
+_IPV6 = "/proc/net/if_inet6"
+
+
+class Lines(Netlink):
+    """`with Lines() as lines:` a netlink socket in the current netns; what fails in the block is a NetworkFailed."""
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, KernelError):
+            raise NetworkFailed(f"in the pod's network namespace: {error}") from None
+
+    def set_up(self, name: str, *, mtu: int) -> int:
+        """A tap of that name, up and ready to be joined; its number."""
+        tun.make_tap(name)
+        index = _socket.if_nametoindex(name)
+        mute = messages.up(index, mtu=mtu, is_mute=os.path.exists(_IPV6))
+        self.ask((mute, messages.ingress(index)), what=f"set up {name}")
+        return index
+
+    def join(self, device: tuple[str, int], tap: tuple[str, int]) -> None:
+        """Whatever comes in at one end goes out at the other; both are names with numbers."""
+        here, there = device[1], tap[1]
+        orders = (messages.ingress(here), messages.redirect(here, there), messages.redirect(there, here))
+        self.ask(orders, what=f"redirect {device[0]} and {tap[0]} to each other")
+
+
+def join_all() -> PodNetwork:
+    """A tap for each device, both joined, and what the guest is to be told. Raises NetworkFailed."""
+    with Lines() as lines:
+        seen = look(lines)
+        found, numbers = tap.interfaces(seen.links), seen.numbers()
+        lines.ask((messages.up(LOOPBACK),), what="set up lo")
+        for one in found:
+            lines.join((one.name, numbers[one.name]), (one.tap, lines.set_up(one.tap, mtu=one.mtu)))
+    return tap.network(found, seen)
+
+
+def as_they_are() -> PodNetwork:
+    """For processes in the netns, and no guest: the devices stay as they are, and the loopback is up."""
+    with Lines() as lines:
+        found = tap.interfaces(look(lines).links)
+        lines.ask((messages.up(LOOPBACK),), what="set up lo")
+    return PodNetwork(tuple(one._replace(tap="") for one in found))
+
+
+def stand_in(lost: tuple[Interface, ...]) -> bool:
+    """Where a device of these is not there any more, make one that DEL can find and delete, by its name and its
+    addresses; whether any was. Raises NetworkFailed.
+    """
+    with Lines() as lines:
+        names = look(lines).numbers()
+        missing = [one for one in lost if one.name not in names]
+        for one in missing:
+            tun.make_tap(one.name)
+            index = _socket.if_nametoindex(one.name)
+            orders = [messages.address(index, text) for text in sorted(one.addresses, key=lambda text: ":" not in text)]
+            lines.ask(orders, what=f"give {one.name} the addresses {', '.join(one.addresses)}")
+    return bool(missing)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest is woken from a thread, and nobody hears of one that does not answer."""
+
+import asyncio
+
+from cri.pods.waking import waker
+from stage1.errors import VmFailed
+from stage1.guest import messages
+
+
+async def test_it_is_asked_once_for_each_time_and_may_fail() -> None:
+    asked: list[messages.Op] = []
+    done = asyncio.Event()
+
+    async def call(op: messages.Op) -> messages.Reply:
+        asked.append(op)
+        if len(asked) == 2:
+            done.set()
+        raise VmFailed("it is dead")
+
+    wake = waker(call)
+    await asyncio.to_thread(wake)
+    await asyncio.to_thread(wake)
+    async with asyncio.timeout(10):
+        await done.wait()
+    assert asked == [messages.List(), messages.List()]
