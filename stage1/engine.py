@@ -25,50 +25,29 @@ import json
 import os
 from typing import NamedTuple
 
-from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import cgroup, files, mount, namespace, process, tsc, vsock
+from stage1 import machine
+from stage1.errors import KernelError, NotFound, PodError
+from stage1.linux import cgroup, files, mount, namespace, process
+from stage1.machine import MIB
+from stage1.machine import Host as Host
 from stage1.net import attach as net
 from stage1.net import debts
 from stage1.net import record as net_record
-from stage1.net.settings import Settings, netns_path
+from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
-from stage1.pod.model import LEAST_MEMORY_MIB, Container, Mount, Pod, Process
+from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, journal, scratch, volumes
-from stage1.vm import host as host_driver
-from stage1.vm import kernels, mapping, profiles
-from stage1.vm.choose import Choice
-from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
+from stage1.vm import mapping
+from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
-from stage1.vm.vmm import AGENT, Vmm, VmProcess, find_unrecorded
+from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Attach = Callable[[Pod, str], PodNetwork | None]
-
-MIB = 1 << 20
-SHIM = "lkvm-shim.so"
-
-
-class Host(NamedTuple):
-    """What all pods of this host share. Directories are absolute.
-
-    `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
-    only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
-    With `own_cgroups` each VMM is in a cgroup of its own, and does not end with ours.
-    """
-
-    run_dir: str
-    guest_dir: str
-    state_dir: str
-    choice: Choice
-    scratch_mib: int = 4096
-    vsock_port: int = 0
-    network: Settings | None = None
-    host_pods: Choice | None = None
-    own_cgroups: bool = False
 
 
 class Prepared(NamedTuple):
@@ -94,9 +73,9 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         NotFound: the guest's kernel or images are not built, or not that variant or profile.
         NetworkFailed: a CNI plugin failed.
     """
-    _check_size(pod)
+    machine.check_size(pod)
     directory = pod_directory(host, pod.id)
-    vm = _vm_spec(pod, host, directory=directory)
+    vm = machine.vm_spec(pod, host, directory=directory)
     files.make_dirs(f"{host.run_dir}/pods", 0o711)
     os.mkdir(directory, 0o700)
     try:
@@ -115,7 +94,7 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
     except BaseException as error:
         _collect_after(error, directory)
         raise
-    return Prepared(pod, directory, _with_network(vm, pod, host=host, network=network), os.urandom(16), network)
+    return Prepared(pod, directory, machine.with_network(vm, pod, host=host, network=network), os.urandom(16), network)
 
 
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
@@ -221,15 +200,6 @@ def end_rest(directory: str) -> None:
         cgroup.end(os.readlink(f"{directory}/cgroup"))
 
 
-def choice(pod: Pod, host: Host) -> Choice:
-    """What runs the pod. Raises NotFound when it wants namespaces of the host, and that can't be done."""
-    if not pod.host:
-        return host.choice
-    if host.host_pods is None:
-        raise NotFound("pods with namespaces of the host can't run here: `clearpod check` says what is missing")
-    return host.host_pods
-
-
 def _collect_after(error: BaseException, directory: str) -> None:
     """What can't be removed now stays for the next start, and does not hide the error that led here."""
     try:
@@ -273,85 +243,6 @@ def pod_directories(host: Host) -> list[str]:
         return [f"{host.run_dir}/pods/{name}" for name in sorted(os.listdir(f"{host.run_dir}/pods"))]
     except FileNotFoundError:
         return []
-
-
-def _check_size(pod: Pod) -> None:
-    if pod.memory_mib < LEAST_MEMORY_MIB:
-        raise BadRequest(
-            f"{pod.memory_mib} MiB of memory is less than a guest needs; give the pod at least {LEAST_MEMORY_MIB} MiB"
-        )
-    if pod.vcpus < 1:
-        raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
-
-
-def _host_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
-    agent, name = _artefact(host, AGENT), f"clearpod-{pod.id}"
-    vm = host_driver.spec(name, directory, agent=agent, choice=choice(pod, host), namespaces=pod.host)
-    disk = f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else ""
-    return host_driver.placed(vm, cgroup.place(pod.cgroup_parent, name), scratch=disk)
-
-
-def _vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
-    if pod.host:
-        return _host_spec(pod, host, directory=directory)
-    on_kvmtool = host.choice.driver == "kvmtool"
-    kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, driver=host.choice.driver))
-    initramfs, system = profiles.file_names(host.guest_dir, pod.profile)
-    return VmSpec(
-        name=f"clearpod-{pod.id[:13]}",
-        binary=host.choice.binary,
-        run_dir=directory,
-        kernel=kernel,
-        initramfs=_artefact(host, initramfs),
-        system_image=_artefact(host, system),
-        memory_mib=pod.memory_mib,
-        vcpus=pod.vcpus,
-        link=_link(pod, host, directory=directory),
-        shares=(
-            Share("layers", f"{directory}/share/layers", read_only=True),
-            Share("volumes", f"{directory}/share/volumes", read_only=False),
-        ),
-        scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
-        accel=host.choice.accel,
-        words=_clock(host.choice.accel),
-        dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
-        sandbox=host.choice.sandbox,
-        cgroup=cgroup.place_ours(f"clearpod-{pod.id}") if host.own_cgroups else "",
-    )
-
-
-def _clock(accel: str) -> tuple[str, ...]:
-    """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many."""
-    khz = tsc.khz() if accel == "tcg" else 0
-    return (f"tsc_early_khz={khz}",) if khz else ()
-
-
-def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
-    """None where the shim was not built: the system image is a disk then."""
-    library, name = f"{host.guest_dir}/{SHIM}", profiles.file_names(host.guest_dir, pod.profile)[1]
-    if not os.path.exists(library):
-        return None
-    images = (DaxImage(system := _artefact(host, name), os.path.getsize(system)),)
-    return Dax(os.path.realpath(library), images, pod.window_mib * MIB, f"{directory}/dax.sock")
-
-
-def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
-    if host.choice.driver != "kvmtool":
-        return SerialLink(f"{directory}/agent.sock")
-    return VsockLink(vsock.choose_cid(int(pod.id[:8], 16)), host.vsock_port)
-
-
-def _with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec:
-    if network is None or host.network is None:
-        return vm
-    return vm._replace(nics=() if vm.host else nics(network), netns=netns_path(pod.id))
-
-
-def _artefact(host: Host, name: str) -> str:
-    path = f"{host.guest_dir}/{name}"
-    if not os.path.exists(path):
-        raise NotFound(f"the guest's {name} is not in {host.guest_dir}; build it with `clearpod images build`")
-    return os.path.realpath(path)
 
 
 def _make_share(pod: Pod, directory: str) -> None:

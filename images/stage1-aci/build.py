@@ -180,8 +180,7 @@ def _add_guest(home: Path, parts: Parts) -> None:
             raise cache.BuildFailed(f"{parts.guest / name} is missing; build it with: images/build all")
         shutil.copyfile(parts.guest / name, home / "guest" / name)
     if parts.profile:
-        (home / "profile").write_text(f"{parts.profile}
-")
+        (home / "profile").write_text(f"{parts.profile}\n")
     for name in ("bin", "loaded", "plugins"):
         (home / name).mkdir()
     if parts.lkvm:

@@ -62,14 +62,15 @@ def find() -> Confinement:
     return Confinement("", False, f"setpriv does not work ({worse}), so VMMs keep all of root's privileges")
 
 
-def command(found: Confinement, vm: VmSpec) -> list[str]:
-    """The words before the VMM's own; none where nothing works.
+def command(found: Confinement, vm: VmSpec, *, also: tuple[str, ...] = ()) -> list[str]:
+    """The words before the VMM's own; none where nothing works. `also`: more programs and places of theirs.
 
     The disks and the directories of `vm` must exist: what does not is left out.
     """
     if not found.setpriv:
         return []
-    return [*_privileges(found.setpriv), *(_fence(rules(vm)) if found.landlock else []), "--"]
+    more = [(path, _RUN if os.path.isdir(path) else _RUN_FILE) for path in also]
+    return [*_privileges(found.setpriv), *(_fence([*rules(vm), *more]) if found.landlock else []), "--"]
 
 
 def places(found: Confinement, vm: VmSpec) -> tuple[Place, ...]:

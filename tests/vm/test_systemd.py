@@ -93,8 +93,9 @@ def test_a_guest_that_finds_no_place_for_its_journal_says_so_and_ends(
     files = {"initramfs": f"{guest_dir}/initramfs-systemd", "system_image": f"{guest_dir}/system-systemd.erofs"}
     ended = boot(vm._replace(shares=shares, scratch="", **files))
     assert ended.wait(60 * PATIENCE)
-    said = "clearpod-agent: bind /run/clearpod/volumes/journal on /var/log/journal: No such file"
-    assert said in ended.console_tail()
+    assert (
+        "clearpod-agent: bind /run/clearpod/volumes/journal on /var/log/journal: No such file" in ended.console_tail()
+    )
 
 
 def test_a_journal_that_can_not_be_kept_is_said_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:

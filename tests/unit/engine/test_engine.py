@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1 import engine
+from stage1 import engine, machine
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import mount
 from stage1.pod.model import Container, Mount, Pod, Process
@@ -87,8 +87,8 @@ def test_an_emulated_guest_is_told_the_frequency_of_its_counter_and_no_other(
 ) -> None:
     emulated, virtual = (host._replace(choice=QEMU._replace(accel=accel)) for accel in ("tcg", "kvm"))
     for khz, there, words in ((2_596_130, emulated, ("tsc_early_khz=2596130",)), (0, emulated, ()), (7, virtual, ())):
-        monkeypatch.setattr(engine.tsc, "_known", khz)
-        monkeypatch.setattr(engine.tsc, "measured", lambda *_: 0)
+        monkeypatch.setattr(machine.tsc, "_known", khz)
+        monkeypatch.setattr(machine.tsc, "measured", lambda *_: 0)
         prepared = engine.prepare(POD, there)
         engine.collect(prepared.directory)
         assert prepared.vm.words == words
@@ -222,7 +222,7 @@ def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
     host: engine.Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = int(POD.id[:8], 16)
-    monkeypatch.setattr(engine.vsock, "choose_cid", lambda seen: 77 if seen == seed else 0)
+    monkeypatch.setattr(machine.vsock, "choose_cid", lambda seen: 77 if seen == seed else 0)
     kvmtool = host._replace(choice=QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm"), vsock_port=99)
     prepared = engine.prepare(POD, kvmtool)
     try:
@@ -251,7 +251,7 @@ def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
 def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
     host: engine.Host, monkeypatch: pytest.MonkeyPatch, window_mib: int
 ) -> None:
-    monkeypatch.setattr(engine.vsock, "choose_cid", lambda _: 77)
+    monkeypatch.setattr(machine.vsock, "choose_cid", lambda _: 77)
     choice = QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm")
     kvmtool = host._replace(choice=choice, vsock_port=99)
     static = kvmtool._replace(choice=choice._replace(preload=False))

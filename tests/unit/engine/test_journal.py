@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1 import engine
+from stage1 import engine, machine
 from stage1.errors import NotFound
 from stage1.linux import mount
 from stage1.pod import oci
@@ -38,10 +38,8 @@ def test_a_profile_has_its_own_initramfs_and_system_image(host: engine.Host) -> 
     assert names == ["initramfs-systemd", "system-systemd.erofs"]
 
 
-def test_by_dax_it_is_the_profiles_image_that_is_mapped(
-    host: engine.Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine.vsock, "choose_cid", lambda seed: 77)
+def test_by_dax_it_is_the_profiles_image_that_is_mapped(host: engine.Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.vsock, "choose_cid", lambda seed: 77)
     lkvm = Choice(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm", warning="", reasons=(), preload=True)
     prepared = engine.prepare(POD, host._replace(choice=lkvm))
     engine.collect(prepared.directory)
@@ -49,9 +47,7 @@ def test_by_dax_it_is_the_profiles_image_that_is_mapped(
     assert [os.path.basename(one.path) for one in prepared.vm.dax.images] == ["system-systemd.erofs"]
 
 
-@pytest.mark.parametrize(
-    ("profile", "path"), [("", "/clearpod/c1"), ("systemd", "/clearpod.slice/app@c1.service/c1")]
-)
+@pytest.mark.parametrize(("profile", "path"), [("", "/clearpod/c1"), ("systemd", "/clearpod.slice/app@c1.service/c1")])
 def test_crun_is_told_the_cgroup_that_the_agent_of_the_profile_looks_at(profile: str, path: str) -> None:
     assert oci.config(POD._replace(profile=profile), CONTAINER)["linux"]["cgroupsPath"] == path
 
