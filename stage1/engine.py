@@ -37,7 +37,7 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, journal, scratch, volumes
+from stage1.rootfs import identity, journal, remains, scratch, volumes
 from stage1.vm import mapping
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Attach = Callable[[Pod, str], PodNetwork | None]
+
+FOREGROUND = "run"
+"""Below a daemon's run directory, that of pods that no daemon has."""
 
 
 class Prepared(NamedTuple):
@@ -235,6 +238,18 @@ def sweep_networks(host: Host) -> list[str]:
             except PodError as error:
                 problems.append(debts.take(path, error, tries=1, had_netns=True))
     return problems
+
+
+def sweep_state(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:
+    """Remove disks and journals that pods have left before a reboot; a sentence for each that could not be.
+
+    `run_dirs` are all whose pods have the host's state directory.
+    """
+
+    def is_known(pod_id: str) -> bool:
+        return any(os.path.exists(pod_directory(host._replace(run_dir=run_dir), pod_id)) for run_dir in run_dirs)
+
+    return remains.sweep(host.state_dir, is_known=is_known)
 
 
 def pod_directories(host: Host) -> list[str]:

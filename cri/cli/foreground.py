@@ -211,7 +211,7 @@ def _explain(container: LiveContainer) -> None:
 def _apart(host: engine.Host) -> engine.Host:
     """The same host with our own directories: no daemon takes our pods for its own."""
     network = host.network and host.network._replace(cache_dir=f"{host.network.cache_dir}/run")
-    return host._replace(run_dir=f"{host.run_dir}/run", network=network)
+    return host._replace(run_dir=f"{host.run_dir}/{engine.FOREGROUND}", network=network)
 
 
 def _hold(host: engine.Host, pod_id: str) -> Lock:
@@ -231,8 +231,9 @@ def _forget_lock(host: engine.Host, pod_id: str) -> None:
 
 
 def sweep(host: engine.Host) -> None:
-    """Remove the pods whose `clearpod run` was killed, networks from before a reboot, and locks that nobody holds."""
-    for problem in engine.sweep_networks(host):
+    """Remove the pods whose `clearpod run` was killed, what is from before a reboot, and locks that nobody holds."""
+    run_dirs = (host.run_dir, os.path.dirname(host.run_dir))
+    for problem in (*engine.sweep_networks(host), *engine.sweep_state(host, run_dirs=run_dirs)):
         sys.stderr.write(f"clearpod: {problem}\n")
     try:
         names = os.listdir(f"{host.run_dir}/locks")

@@ -186,6 +186,10 @@ class PodTable:
         await asyncio.gather(*(self._recover(one) for one in found))
         for problem in await asyncio.to_thread(engine.sweep_networks, self._tools.host):
             tell_owed(problem)
+        host = self._tools.host
+        run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
+        for problem in await asyncio.to_thread(engine.sweep_state, host, run_dirs=run_dirs):
+            log.warning("pod.remains", extra={"warning": problem})
 
     async def _recover(self, found: recovery.Found) -> None:
         try:

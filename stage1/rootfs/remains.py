@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pods of an earlier boot have left in the state directory: disks and journals. Called by the engine.
+
+A pod's directory, which names them, is in `/run` and so is gone after a reboot; they are not.
+"""
+
+import os
+import time
+
+from stage1.errors import PodError
+from stage1.linux import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLACES = ("scratch", "journals")
+"""Directories of the state directory; in each, a pod's is its id, maybe with an ending."""
+
+
+def sweep(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float | None = None) -> list[str]:
+    """Remove what is older than this boot and of no pod that is known; a sentence for each that could not be.
+
+    `booted_s` is the time of the boot (seconds since 1970). Both are asked, since a clock may have been set meanwhile.
+    """
+    since = _booted_s() if booted_s is None else booted_s
+    problems = []
+    for path in _found(state_dir):
+        if is_known(os.path.basename(path).partition(".")[0]):
+            continue
+        try:
+            if os.lstat(path).st_ctime < since:
+                files.remove_tree(path)
+        except FileNotFoundError:
+            continue
+        except (PodError, OSError) as error:
+            problems.append(f"{path}, which a pod has left before the last boot, can't be removed: {error}")
+    return problems
+
+
+def _booted_s() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _found(state_dir: str) -> list[str]:
+    found = []
+    for place in PLACES:
+        try:
+            found += [f"{state_dir}/{place}/{name}" for name in sorted(os.listdir(f"{state_dir}/{place}"))]
+        except FileNotFoundError:
+            continue
+    return found
