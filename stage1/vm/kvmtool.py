@@ -18,6 +18,7 @@ _OWN_WORDS = (
     "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 "
     "earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw  "
 )
+_NAME = "vm"
 _KEPT_BACK_BYTES = 1
 """It counts the terminating zero twice, and would cut off the last letter of the longest line."""
 
@@ -30,7 +31,7 @@ def argv(vm: VmSpec) -> list[str]:
     return [
         vm.binary,
         "run",
-        *("--name", "vm"),
+        *("--name", _NAME),
         *("--kernel", vm.kernel),
         *("--initrd", vm.initramfs),
         *("--mem", f"{vm.memory_mib}M"),
@@ -49,6 +50,11 @@ def environment(vm: VmSpec) -> dict[str, str]:
     """What kvmtool's environment must be: a HOME of the pod's own, and the library for DAX."""
     own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
     return own | (dax.environment(vm.dax, vm.memory_mib) if vm.dax else {})
+
+
+def socket(vm: VmSpec) -> str:
+    """Where kvmtool is controlled; it makes this itself."""
+    return f"{vm.run_dir}/.lkvm/{_NAME}.sock"
 
 
 def kernel_line(vm: VmSpec) -> str:

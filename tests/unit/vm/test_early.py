@@ -74,7 +74,8 @@ class Hypervisor:
     def start(self, vm: VmSpec) -> VmProcess:
         """See `Vmm`."""
         assert isinstance(vm.link, VsockLink) and vm.dax
-        for path in (vm.dax.socket, f"{vm.run_dir}/console.log"):
+        os.makedirs(f"{vm.run_dir}/.lkvm", exist_ok=True)
+        for path in (vm.dax.socket, f"{vm.run_dir}/console.log", f"{vm.run_dir}/.lkvm/vm.sock"):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         self.asked.append(vm.link.cid)
         if vm.link.cid in self.taken:
