@@ -93,7 +93,7 @@ class Node:
         from stage1.engine import Host
         from stage1.linux.host import host_facts
         from stage1.vm.choose import choose
-        from stage1.vm.vmm import ProcessVmm
+        from stage1.vm.starter import ProcessVmm
 
         facts = host_facts()
         choice = choose(config.vm.hypervisor, facts)

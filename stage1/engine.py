@@ -37,7 +37,7 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, journal, remains, scratch, volumes
+from stage1.rootfs import identity, journal, scratch, volumes
 from stage1.vm import mapping
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -245,6 +245,7 @@ def sweep_state(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:
 
     `run_dirs` are all whose pods have the host's state directory.
     """
+    from stage1.rootfs import remains
 
     def is_known(pod_id: str) -> bool:
         return any(os.path.exists(pod_directory(host._replace(run_dir=run_dir), pod_id)) for run_dir in run_dirs)

@@ -31,7 +31,7 @@ from stage1.linux.flock import Lock
 from stage1.pod import states
 from stage1.pod.model import Container, Pod
 from stage1.rootfs.share import ImageFiles
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 
 CHUNK_BYTES = 16384
 CREDIT_RETRY_S = 0.01

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a program that is about to be started may get transparent huge pages. See prctl(2), PR_SET_THP_DISABLE.
 
-Used by vmm.ProcessVmm. The kernel keeps the answer per process and hands it on over exec, and there is none to give to
-posix_spawn: so this process forbids them to itself for a moment. Where the kernel can't, nothing happens: it is about
-memory, and nobody's program fails for it.
+Used by starter.ProcessVmm. The kernel keeps the answer per process and hands it on over exec, and there is none to
+give to posix_spawn: so this process forbids them to itself for a moment. Where the kernel can't, nothing happens: it is
+about memory, and nobody's program fails for it.
 """
 
 import _thread

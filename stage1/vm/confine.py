@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a VMM may still do once it runs: as a command line of setpriv, which becomes the VMM, and as a list of places.
 
-Called by vmm.ProcessVmm, `order.py` and `clearpod check`. Namespaces come from whoever starts it (`jail.py`, or rkt's
-launcher). No other user: that is left to do, see docs/decisions/0022-vmm-confinement.md and 0110. Since setpriv execs
-and does not fork, pid and start time are the VMM's.
+Called by starter.ProcessVmm, `order.py` and `clearpod check`. Namespaces come from whoever starts it (`jail.py`, or
+rkt's launcher). No other user: that is left to do, see docs/decisions/0022-vmm-confinement.md and 0110. Since setpriv
+execs and does not fork, pid and start time are the VMM's.
 """
 
 import os
@@ -12,7 +12,6 @@ from typing import NamedTuple
 from stage1.errors import PodError
 from stage1.linux import process
 from stage1.linux.host import which
-from stage1.vm.jail import Place
 from stage1.vm.spec import Dax, VmSpec
 
 # What the 9p server needs to give the guest's root what root expects of a volume: owners, modes, set-group-id bits.
@@ -35,6 +34,13 @@ _SYSTEM = (
     *((f"/dev/{name}", _CHANGE) for name in ("null", "zero", "urandom", "random")),
     *((f"/dev/{name}", _CHANGE) for name in ("kvm", "net/tun", "vhost-net", "vhost-vsock")),
 )
+
+
+class Place(NamedTuple):
+    """A file or directory of the host that is shown at the same path, with what is mounted below it."""
+
+    path: str
+    writable: bool = False
 
 
 class Confinement(NamedTuple):

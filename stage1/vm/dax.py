@@ -67,9 +67,7 @@ def words(dax: Dax, memory_mib: int) -> list[str]:
 def environment(dax: Dax, memory_mib: int) -> dict[str, str]:
     """What the VMM's environment must have for the shim."""
     places = regions(dax, memory_mib)
-    images = [
-        f"{place.address:#x}:{image.size}:{image.path}" for place, image in zip(places, dax.images, strict=False)
-    ]
+    images = [f"{place.address:#x}:{image.size}:{image.path}" for place, image in zip(places, dax.images, strict=False)]
     variables = {"LD_PRELOAD": dax.library, "CLEARPOD_DAX_IMAGES": ",".join(images)}
     if dax.window_bytes:
         variables["CLEARPOD_DAX_WINDOW"] = f"{places[-1].address:#x}:{dax.window_bytes}:{dax.socket}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first moments of a VMM: whether it goes on, and if not, why. Called by vmm.ProcessVmm.
+"""The first moments of a VMM: whether it goes on, and if not, why. Called by starter.ProcessVmm.
 
 Nothing is started or ended here, and the guest is not waited for.
 """

@@ -2,7 +2,7 @@
 """Starts a VMM in namespaces of its own, with a root directory that has its files and the system's programs: no other
 file of the host's, none of its sockets, and none of its mounts.
 
-Called by vmm.ProcessVmm with the places that `confine` allows. See docs/decisions/0110-the-jail.md. All of it
+Called by starter.ProcessVmm with the places that `confine` allows. See docs/decisions/0110-the-jail.md. All of it
 is done by a thread that is made for it, since a process begins where the thread is that starts it.
 """
 
@@ -13,19 +13,13 @@ from typing import NamedTuple
 from stage1.errors import KernelError
 from stage1.linux import libc, mount, namespace, process
 from stage1.linux.libc import Guard
+from stage1.vm.confine import Place
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 _APART = namespace.NEW_NS | namespace.NEW_PID | namespace.NEW_IPC | namespace.NEW_UTS
-
-
-class Place(NamedTuple):
-    """A file or directory of the host that is shown at the same path, with what is mounted below it."""
-
-    path: str
-    writable: bool = False
 
 
 class Jail(NamedTuple):

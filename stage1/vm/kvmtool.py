@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VM as a command line of kvmtool's `lkvm run`. Pure: called by vmm.ProcessVmm and the golden tests.
+"""A VM as a command line of kvmtool's `lkvm run`. Pure: called by starter.ProcessVmm and the golden tests.
 
 The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only
 option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, so

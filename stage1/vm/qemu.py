@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VM as a command line of QEMU's microvm machine. Pure: called by vmm.ProcessVmm and the golden tests.
+"""A VM as a command line of QEMU's microvm machine. Pure: called by starter.ProcessVmm and the golden tests.
 
 The kernel is the uncompressed vmlinux, entered by PVH. All devices are virtio-mmio, without PCI and ACPI; the
 machine's timers stay at their defaults, since without pit, pic or rtc it hangs now and then. `-no-reboot`

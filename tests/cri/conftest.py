@@ -30,7 +30,7 @@ from stage1.engine import Host
 from stage1.linux import mount
 from stage1.linux.host import host_facts
 from stage1.vm.choose import Choice, choose
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.patience import PATIENCE

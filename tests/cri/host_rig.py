@@ -22,7 +22,8 @@ from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_NAMESPACES
 from stage1.vm.choose import on_host
 from stage1.vm.spec import VmSpec
-from stage1.vm.vmm import ProcessVmm, VmProcess
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
 from tests.cri.conftest import Client, Registered, World
 from tests.fakes.patience import PATIENCE
 

@@ -18,7 +18,8 @@ from stage1.linux import vsock
 from stage1.linux.host import QEMU, host_facts, which
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
-from stage1.vm.vmm import ProcessVmm, VmProcess
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
 from tests.fakes.command import Command
 
 Boot = Callable[[VmSpec], VmProcess]

@@ -13,7 +13,8 @@ from stage1.errors import VmFailed
 from stage1.linux import mount, process
 from stage1.vm import kvmtool, qemu
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
-from stage1.vm.vmm import ProcessVmm, VmProcess, is_kvmtool
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess, is_kvmtool
 from tests.fakes.patience import PATIENCE
 
 Boot = Callable[[VmSpec], VmProcess]

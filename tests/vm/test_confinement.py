@@ -27,7 +27,7 @@ from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]

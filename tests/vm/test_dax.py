@@ -16,7 +16,8 @@ from stage1.linux import vsock
 from stage1.linux.host import host_facts, which
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import Dax, DaxImage, Share, VmSpec, VsockLink
-from stage1.vm.vmm import ProcessVmm, VmProcess
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
 from tests.fakes.patience import PATIENCE
 from tests.vm.conftest import newc
 

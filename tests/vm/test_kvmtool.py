@@ -20,7 +20,7 @@ from stage1.vm import kvmtool
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import VmSpec, VsockLink
 from stage1.vm.start import start
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]

@@ -19,7 +19,7 @@ from cri.translate.sandbox import plain
 from stage1.engine import Host
 from stage1.linux.host import host_facts
 from stage1.vm.choose import choose
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 
 
 def make(path: str, *, dax: bool = True) -> Node:

@@ -12,7 +12,7 @@ from stage1.linux import process
 from stage1.vm import confine
 from stage1.vm.confine import Confinement, find
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 
 OLD = 'case "$*" in *landlock*) echo "setpriv: unrecognized option" >&2; exit 1;; esac'
 NEVER = "echo 'setpriv: apply bounding set: Operation not permitted' >&2; exit 1"

@@ -13,7 +13,8 @@ from stage1.errors import CidTaken, NoSpace, VmFailed
 from stage1.linux import process
 from stage1.vm import confine, early, start
 from stage1.vm.spec import Dax, DaxImage, VmSpec, VsockLink
-from stage1.vm.vmm import ProcessVmm, VmProcess
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
 
 USAGE = "seq 1 70"
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -14,10 +14,10 @@ import pytest
 from stage1.errors import KernelError
 from stage1.linux import mount, namespace, process
 from stage1.vm import jail
-from stage1.vm.confine import Confinement, places
-from stage1.vm.jail import Jail, Place, outermost
+from stage1.vm.confine import Confinement, Place, places
+from stage1.vm.jail import Jail, outermost
 from stage1.vm.spec import SerialLink, Share, VmSpec
-from stage1.vm.vmm import ProcessVmm
+from stage1.vm.starter import ProcessVmm
 
 SYSTEM = tuple(Place(path) for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/proc"))
 NULL = Place("/dev/null", writable=True)
@@ -172,7 +172,7 @@ def vm(pod: Path) -> VmSpec:
 @pytest.mark.parametrize("path", [None, "/usr/bin"])
 def test_a_vmm_that_shall_end_with_us_does_so_and_no_sooner(vm: VmSpec, path: str | None) -> None:
     code = (
-        "import sys, time\nfrom stage1.vm.spec import *\nfrom stage1.vm.vmm import ProcessVmm\n"
+        "import sys, time\nfrom stage1.vm.spec import *\nfrom stage1.vm.starter import ProcessVmm\n"
         f"vm = ProcessVmm(ends_with_us=True).start({vm!r})\n"
         "time.sleep(0.3)\nprint(vm.pid, vm.start_time, vm.alive(), flush=True)\ntime.sleep(60)"
     )

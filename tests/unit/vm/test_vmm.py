@@ -13,7 +13,8 @@ import pytest
 from stage1.errors import KernelError, VmFailed
 from stage1.linux import cgroup, namespace, process
 from stage1.vm.spec import SerialLink, VmSpec
-from stage1.vm.vmm import ProcessVmm, VmProcess, find_unrecorded, is_kvmtool
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess, find_unrecorded, is_kvmtool
 
 Make = Callable[[str], VmSpec]
 
