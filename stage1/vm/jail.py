@@ -102,7 +102,9 @@ def _make(path: str, *, is_directory: bool) -> None:
     with Guard("make", path):
         os.makedirs(path if is_directory else os.path.dirname(path), 0o755, exist_ok=True)
         if not is_directory:
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+            # Not opened: what another thread starts just now would have it open for writing as well, until its exec,
+            # and such a file system can't be made read-only (EBUSY).
+            os.mknod(path, 0o644)
 
 
 def _take_links(places: "Sequence[Place]", *, root: str) -> None:

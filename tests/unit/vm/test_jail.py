@@ -73,6 +73,19 @@ def test_a_file_may_be_writable_in_a_directory_that_is_not(run: Run, pod: Path) 
     assert disk.read_text() == "x\n" and "Read-only file system" in said
 
 
+def test_nothing_is_open_for_writing_that_others_could_inherit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a child of another thread has it, before its exec, the new root can't be made read-only."""
+    opened: list[int] = []
+
+    def note(path: str, flags: int, mode: int = 0o777) -> int:
+        opened.append(flags)
+        return real(path, flags, mode)
+
+    real = os.open
+    monkeypatch.setattr(jail.os, "open", note)
+    assert run("echo yes") == "yes" and not any(flags & (os.O_WRONLY | os.O_RDWR) for flags in opened)
+
+
 def test_it_is_the_first_process_and_nobody_else_is_there(run: Run) -> None:
     assert run(f"echo $$; kill -0 {os.getpid()} || echo nobody").split("\n")[0] == "1"
     assert run(f"kill -0 {os.getpid()} 2>/dev/null || echo nobody") == "nobody"
