@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
 from tests.bench.lib import scale_model  # noqa: E402
-from tests.bench.lib.scale_model import MACHINES, MIB, Cost  # noqa: E402
+from tests.bench.lib.scale_model import JAIL_MOUNTS, MACHINES, MIB, Cost  # noqa: E402
 
 REPORT, DOCUMENT = ROOT / "tests/bench/density.json", ROOT / "docs/scale.md"
 BEGIN, END = "<!-- made by scripts/bench scale --write -->\n", "<!-- end -->"
@@ -44,8 +44,8 @@ def _costs(merged: Cost, plain: Cost) -> str:
         ("files in `run_dir`", f"{merged.run_dir / 1024:.0f} KiB"),
         ("network namespace, veth and tap", f"{merged.network / 1024:.0f} KiB"),
         (
-            "mounts, each of which every other VMM's namespace has too",
-            f"{merged.mounts:.1f} of {merged.mount_bytes:.0f} bytes",
+            "mounts in the host's namespace, and in the VMM's",
+            f"{merged.mounts:.1f} and {JAIL_MOUNTS}, of {merged.mount_bytes:.0f} bytes",
         ),
         ("descriptors of the daemon", f"{merged.descriptors:.1f}"),
         ("threads of the VMM", f"{merged.threads:.0f}"),

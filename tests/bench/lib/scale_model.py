@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Carries the measured costs of a pod to many pods on big machines, and says which resource ends first. Pure.
 
-Called by scale.py with the report of `scripts/bench density`. Everything is proportional to the number of pods, but for
-mounts: each VMM has a mount namespace of its own, in which all pods' mounts are, so that the kernel's memory for them
-grows with its square.
+Called by scale.py with the report of `scripts/bench density`. Everything is proportional to the number of pods: a VMM's
+mount namespace has its own mounts only (stage1/vm/jail.py).
 """
 
 import math
@@ -16,6 +15,8 @@ PASS_LIMIT_S = 600.0
 """KSM that needs longer for one pass saves nothing while pods come and go."""
 MAPPED_PAGES = 7_000
 """Of an idle guest, which KSM looks at."""
+JAIL_MOUNTS = 22
+"""In a VMM's mount namespace: its root, the system's places and its own."""
 
 
 class Machine(NamedTuple):
@@ -104,8 +105,8 @@ def needs(one: Cost, machine: Machine, count: int) -> list[Need]:
         _linear("the daemon's memory", one.daemon, room, count, "GiB"),
         _linear("`run_dir`, which is memory", one.run_dir, room, count, "GiB"),
         _linear("network namespaces and devices, their memory", one.network, room, count, "GiB"),
-        _mounts_memory(one, room, count),
-        _all_memory(one, room, count),
+        _linear("the kernel's memory for mounts", _mounts(one), room, count, "GiB"),
+        _linear("**all memory together**", _together(one), room, count, "GiB"),
         _linear("mounts in a namespace (`fs.mount-max`)", one.mounts, machine.mounts, count),
         _linear("vsock context ids", 1, machine.cids, count),
         _linear("ports of one bridge, so taps of the default network", 1, machine.bridge_ports, count),
@@ -126,24 +127,14 @@ def _linear(resource: str, each: float, there: float, count: int, unit: str = ""
     return Need(resource, each * count / scale, there / scale, ends_at, unit)
 
 
-def _square(one: Cost) -> float:
-    """Bytes per pod and pod."""
-    return one.mounts * one.mount_bytes
+def _mounts(one: Cost) -> float:
+    """Bytes per pod."""
+    return (one.mounts + JAIL_MOUNTS) * one.mount_bytes
 
 
-def _mounts_memory(one: Cost, room: float, count: int) -> Need:
-    each = _square(one)
-    ends_at = int(math.sqrt(room / each)) if each > 0 else 0
-    return Need("the kernel's memory for mounts, a square", each * count**2 / GIB, room / GIB, ends_at, "GiB")
-
-
-def _all_memory(one: Cost, room: float, count: int) -> Need:
-    each = one.unique + one.page_tables + one.daemon + one.run_dir + one.network
-    square = _square(one)
-    # The positive root of square * n^2 + each * n = room, in the form that also holds for a square of 0.
-    divisor = each + math.sqrt(each**2 + 4 * square * room)
-    ends_at = int(2 * room / divisor) if divisor else 0
-    return Need("**all memory together**", (each * count + square * count**2) / GIB, room / GIB, ends_at, "GiB")
+def _together(one: Cost) -> float:
+    """Bytes per pod."""
+    return one.unique + one.page_tables + one.daemon + one.run_dir + one.network + _mounts(one)
 
 
 def table(one: Cost, machine: Machine) -> str:

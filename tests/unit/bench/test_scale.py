@@ -36,20 +36,18 @@ def test_each_resource_ends_where_its_limit_says(changes: dict[str, float], reso
     assert ends(NOTHING._replace(**changes), resource) == pods
 
 
-def test_mounts_take_memory_by_the_square() -> None:
+def test_mounts_take_memory_in_the_host_and_in_the_jail() -> None:
     cost = NOTHING._replace(mounts=4.0, mount_bytes=400.0)
-    by_count = {}
-    for count in (1000, 10_000):
-        by_count[count] = next(n for n in scale_model.needs(cost, HOST, count) if "a square" in n.resource).needed
-    assert by_count[10_000] == pytest.approx(100 * by_count[1000])
-    assert by_count[1000] == pytest.approx(4 * 400 * 1000**2 / GIB)
+    found = next(n for n in scale_model.needs(cost, HOST, 1000) if n.resource == "the kernel's memory for mounts")
+    assert found.needed == pytest.approx((4 + scale_model.JAIL_MOUNTS) * 400 * 1000 / GIB)
 
 
 def test_all_memory_together_ends_where_its_parts_fill_the_host() -> None:
     cost = Cost(8 * MIB, MIB, MIB / 2, 65536, 300_000, 4.0, 384.0, 1, 4)
     count = ends(cost, "all memory together")
-    linear = cost.unique + cost.page_tables + cost.daemon + cost.run_dir + cost.network
-    assert linear * count + 4.0 * 384 * count**2 == pytest.approx(90 * GIB, rel=0.001)
+    each = cost.unique + cost.page_tables + cost.daemon + cost.run_dir + cost.network
+    each += (4 + scale_model.JAIL_MOUNTS) * 384
+    assert each * count == pytest.approx(90 * GIB, rel=0.001)
     assert count < ends(cost, "memory of the guests")
 
 
