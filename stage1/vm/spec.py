@@ -7,6 +7,7 @@ Paths are absolute host paths without commas (both VMMs split their options ther
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
+from stage1.linux.idmap import Extent
 from stage1.pod.network import PodNetwork
 
 
@@ -99,7 +100,11 @@ class VmSpec(NamedTuple):
     netns: str = ""
     """The file that keeps the netns with the taps; empty: they are in ours."""
     cgroup: str = ""
-    """The directory of cgroup v2 for it, which need not exist; empty: the VMM stays in ours."""
+    """Of a pod on the host: its directory of cgroup v2, which need not exist. Of a VM it is empty: see `cgroups`."""
+    cgroups: tuple[str, ...] = ()
+    """Directories of cgroups that exist and have their limits: the VMM is to be in each. None: it stays in ours."""
+    ids: tuple[Extent, ...] = ()
+    """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
     host: OnHost | None = None
     """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 

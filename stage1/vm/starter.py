@@ -94,8 +94,8 @@ def _place(pid: int, vm: VmSpec) -> None:
     try:
         process.set_limits(pid)  # first, since QEMU looks at them when it starts
         process.set_oom_score(pid, 0)
-        if vm.cgroup:
-            cgroup.join(vm.cgroup, pid)
+        for place in vm.cgroups:
+            cgroup.join(place, pid)
     except PodError:
         return
 
