@@ -20,7 +20,8 @@ OURS = "clearpod"
 """The cgroup below which VMMs are that have no other parent."""
 PERIOD_US = 100_000
 _COUNTED = ("cpu", "io", "memory", "pids")
-_LIMITED = ("memory", "pids", "cpu")
+LIMITED = ("memory", "pids", "cpu")
+"""Controllers that limit VMMs."""
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,6 +51,13 @@ def controllers(path: str) -> frozenset[str]:
         return frozenset()
 
 
+def limited() -> tuple[str, ...]:
+    """Which of LIMITED this host's cgroups have, in either version, for those who may write."""
+    found = places("", "")
+    usable = controllers(found[""]) if "" in found else frozenset()
+    return tuple(one for one in LIMITED if one in usable or f".{one}" in found)
+
+
 def place(parent: str, name: str) -> str:
     """The path for a new cgroup `name` below `parent`, or below the root when there is no such parent here.
 
@@ -75,8 +83,8 @@ def places(parent: str, name: str) -> dict[str, str]:
 
     `parent` is a path from the root of the cgroups, the same in all hierarchies; it can't lead out of them.
     """
-    below = os.path.normpath(f"/{parent}/{name}")
-    tops = {"": tree(), **{f".{one}": f"{ROOT}/{one}" for one in _LIMITED}}
+    below = "/" + os.path.normpath(f"/{parent}/{name}").lstrip("/")
+    tops = {"": tree(), **{f".{one}": f"{ROOT}/{one}" for one in LIMITED}}
     return {key: top + below for key, top in tops.items() if top and _is_writable(top)}
 
 

@@ -160,8 +160,8 @@ def keep(path: str, extents: "Sequence[Extent]") -> None:
 def set_owners(tree: int, namespace: int, *, what: str) -> None:
     """Map the owners in `tree`, of `mount.open_tree` or `mount.make`, by a user namespace, before it is mounted.
 
-    Nothing there acts on the host any more: no device opens, no program runs. `what` names it in errors. Raises Unsupported when its file system, or one mounted below it, can't do that (it is
-    named, with its type); KernelError.
+    Nothing there acts on the host any more: no device opens, no program runs. `what` names it in errors. Raises
+    Unsupported when its file system, or one mounted below it, can't do that (it is named, with its type); KernelError.
     """
     attr = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP | _INERT, 0, 0, namespace)
     args = (tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attr, len(attr))
@@ -170,11 +170,17 @@ def set_owners(tree: int, namespace: int, *, what: str) -> None:
     except KernelError as error:
         if error.errno not in _REFUSALS:
             raise
-        where, kind = _culprit(what, namespace)
-        raise Unsupported(
-            f"{where} can't be a volume, or below one: its file system, {kind}, can't be mounted with mapped owners "
-            f"({os.strerror(error.errno)}); put the data on ext4, xfs, btrfs or tmpfs"
-        ) from None
+        raise _refusal(what, namespace, os.strerror(error.errno)) from None
+
+
+def _refusal(what: str, namespace: int, why: str) -> Unsupported:
+    if not what.startswith("/"):
+        return Unsupported(f"{what} can't be mounted with mapped owners ({why}): use Linux 6.12 or newer")
+    where, kind = _culprit(what, namespace)
+    return Unsupported(
+        f"{where} can't be a volume, or below one: its file system, {kind}, can't be mounted with mapped owners "
+        f"({why}); put the data on ext4, xfs, btrfs or tmpfs"
+    )
 
 
 def _culprit(what: str, namespace: int) -> tuple[str, str]:

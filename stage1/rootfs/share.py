@@ -36,9 +36,12 @@ def _make(files: ImageFiles) -> int:
     opened: list[int] = []
     try:
         with Guard("open", f"a layer of image {files.id}"):
-            for path in files.layers:
+            for path in (files.merged, *files.layers):
                 opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        options = [("source", files.merged), *(("device", f"/proc/self/fd/{fd}") for fd in opened)]
+        # An option has at most 255 bytes. The source is what people see as the name of the mount.
+        names = [f"/proc/self/fd/{fd}" for fd in opened]
+        source = files.merged if len(os.fsencode(files.merged)) < 256 else names[0]
+        options = [("source", source), *(("device", name) for name in names[1:])]
         return mount.make("erofs", options, flags=_FLAGS)
     except KernelError as error:
         raise _explained(error) from None
