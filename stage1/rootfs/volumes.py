@@ -28,16 +28,17 @@ def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: int = -1
     """
     source = _open_source(volume)
     try:
-        if stat.S_ISDIR(os.fstat(source).st_mode):
-            os.mkdir(tree)
-        else:
-            os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+        is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
         fd = mount.open_tree(source, recursive=volume.recursive)
     finally:
         os.close(source)
     try:
         if ids >= 0:
             idmap.set_owners(fd, ids, what=volume.source)
+        if is_directory:
+            os.mkdir(tree)
+        else:
+            os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, target=target))
     finally:
         os.close(fd)
