@@ -183,6 +183,31 @@ def members(path: str) -> list[int]:
         return []
 
 
+_SHOWN = (
+    "memory.max memory.current memory.peak memory.swap.max pids.max pids.current cpu.max "
+    "memory.limit_in_bytes memory.usage_in_bytes memory.max_usage_in_bytes memory.memsw.limit_in_bytes memory.failcnt "
+    "cpu.cfs_quota_us cpu.cfs_period_us"
+).split()
+_SHOWN_LINES = {"cpu.stat": ("usage_usec", "nr_throttled", "throttled_usec", "throttled_time"),
+                "memory.events": ("max", "oom", "oom_kill"), "memory.oom_control": ("oom_kill",)}  # fmt: skip
+
+
+def usage(path: str) -> dict[str, str]:
+    """Limits and what is used of them, by the names of the kernel's files; those that this cgroup has."""
+    found = {}
+    for name in (*_SHOWN, *_SHOWN_LINES):
+        try:
+            text = files.read(f"{path}/{name}").decode().strip()
+        except (KernelError, OSError):
+            continue
+        if name in _SHOWN_LINES:
+            pairs = (line.split() for line in text.splitlines())
+            found.update({f"{name}.{key}": value for key, value in pairs if key in _SHOWN_LINES[name]})
+        else:
+            found[name] = text
+    return found
+
+
 def _write(path: str, text: str) -> None:
     """As far as the kernel lets us: what can't be handed down or killed is seen by what follows."""
     try:

@@ -143,10 +143,12 @@ def type_of(path: str) -> str:
 def _mount_points() -> list[str]:
     # The thread's: it may be in a mount namespace of its own (`namespace.in_mounts_of`).
     with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
-        return [_unescape(line.split(b" ", 5)[4]) for line in file]
+        return [unescape(line.split(b" ", 5)[4]) for line in file]
 
 
-def _unescape(field: bytes) -> str:
+def unescape(field: bytes | str) -> str:
+    """A path as proc_pid_mountinfo(5) has it."""
+    field = os.fsencode(field) if isinstance(field, str) else field
     # The kernel writes space, tab, newline and backslash as \ooo, so each backslash starts an octal escape.
     return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
 
