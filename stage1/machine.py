@@ -19,7 +19,7 @@ from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, 
 from stage1.vm.vmm import AGENT
 
 MIB = 1 << 20
-SHIM = "lkvm-shim.so"
+SHIM, JAILER = "lkvm-shim.so", "jailer"
 
 
 class Host(NamedTuple):
@@ -97,6 +97,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
         cgroup=cgroup.place_ours(f"clearpod-{pod.id}") if host.own_cgroups else "",
+        jailer=f"{host.guest_dir}/{JAILER}",
     )
 
 

@@ -7,7 +7,13 @@ Paths are absolute host paths without commas (both VMMs split their options ther
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
+from stage1.linux.idmap import Extent
 from stage1.pod.network import PodNetwork
+
+HOME = "/vmm"
+"""In the jail: a small file system of the VMM's own."""
+LISTENER_FD, TAP_FD = 10, 16
+"""Descriptors of a VMM in its jail: the socket at which it is reached, and that of its first tap."""
 
 
 class Share(NamedTuple):
@@ -100,6 +106,12 @@ class VmSpec(NamedTuple):
     """The file that keeps the netns with the taps; empty: they are in ours."""
     cgroup: str = ""
     """The directory of cgroup v2 for it, which need not exist; empty: the VMM stays in ours."""
+    cgroups: tuple[str, ...] = ()
+    """Directories of cgroups, of both versions, that exist: it is in them from its first instruction."""
+    ids: tuple[Extent, ...] = ()
+    """The users and groups of its user namespace, where it is 0: `inside` there, `outside` on the host."""
+    jailer: str = ""
+    """The program that starts it; empty for pods on the host, and where rkt's launcher does it."""
     host: OnHost | None = None
     """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 
