@@ -20,7 +20,7 @@ from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, 
 from stage1.vm.vmm import AGENT
 
 MIB = 1 << 20
-SHIM = "lkvm-shim.so"
+SHIM, JAILER = "lkvm-shim.so", "jailer"
 
 
 class Host(NamedTuple):
@@ -99,6 +99,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         words=_clock(host.choice.accel),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
+        jailer=f"{host.guest_dir}/{JAILER}",
     )
 
 

@@ -10,6 +10,11 @@ from stage1.errors import BadRequest
 from stage1.linux.idmap import Extent
 from stage1.pod.network import PodNetwork
 
+HOME = "/vmm"
+"""In the jail: a small file system of the VMM's own."""
+LISTENER_FD, TAP_FD = 10, 16
+"""Descriptors of a VMM in its jail: the socket at which it is reached, and that of its first tap."""
+
 
 class Share(NamedTuple):
     """A directory exported to the guest by virtio-9p under `tag`."""
@@ -105,6 +110,8 @@ class VmSpec(NamedTuple):
     """Directories of cgroups that exist and have their limits: the VMM is to be in each. None: it stays in ours."""
     ids: tuple[Extent, ...] = ()
     """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
+    jailer: str = ""
+    """The program that starts it; empty for pods on the host, and where rkt's launcher does it."""
     host: OnHost | None = None
     """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 
