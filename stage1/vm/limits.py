@@ -9,12 +9,11 @@ what a guest reads and writes is in it too, and is reclaimed when it is full.
 import os
 
 from stage1.linux.cgroup import PERIOD_US, Limits
+from stage1.vm.qemu import CACHE_MIB
 from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import is_kvmtool
 
 MIB = 1 << 20
-CACHE_MIB = 256
-"""Of code that QEMU has translated, when it emulates the processor (`tb-size`)."""
 _PROGRAM_MIB = 128
 """Memory of QEMU itself with its libraries, or of kvmtool, for devices, threads and requests in progress."""
 _TABLES_KVM, _TABLES_TCG = 64, 8
