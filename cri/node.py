@@ -91,6 +91,7 @@ class Node:
         """
         from cri.store.images import ImageStore
         from stage1.engine import Host
+        from stage1.linux.cgroup import OURS
         from stage1.linux.host import host_facts
         from stage1.machine import JAILER
         from stage1.vm import needs
@@ -110,7 +111,8 @@ class Node:
             vsock_port=VSOCK_PORT,
             network=config.networks,
             host_pods=_host_pods(config, facts),
-            own_cgroups=True,
+            ids=config.jail.ids,
+            cgroup_parent=OURS,
         )
         vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
         lack = needs.find(f"{config.guest_dir}/{JAILER}")

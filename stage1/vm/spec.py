@@ -105,11 +105,11 @@ class VmSpec(NamedTuple):
     netns: str = ""
     """The file that keeps the netns with the taps; empty: they are in ours."""
     cgroup: str = ""
-    """The directory of cgroup v2 for it, which need not exist; empty: the VMM stays in ours."""
+    """Of a pod on the host: its directory of cgroup v2, which need not exist. Of a VM it is empty: see `cgroups`."""
     cgroups: tuple[str, ...] = ()
-    """Directories of cgroups, of both versions, that exist: it is in them from its first instruction."""
+    """Directories of cgroups that exist and have their limits: the VMM is to be in each. None: it stays in ours."""
     ids: tuple[Extent, ...] = ()
-    """The users and groups of its user namespace, where it is 0: `inside` there, `outside` on the host."""
+    """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
     jailer: str = ""
     """The program that starts it; empty for pods on the host, and where rkt's launcher does it."""
     host: OnHost | None = None
