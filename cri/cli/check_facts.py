@@ -15,10 +15,11 @@ from stage1.errors import PodError
 from stage1.linux import cgroup, process
 from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import HostFacts, device_error, host_facts, memory_mib, which
+from stage1.machine import JAILER
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
-from stage1.vm import confine
+from stage1.vm import needs
 from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
@@ -50,7 +51,7 @@ class Facts(NamedTuple):
     streaming: str = "127.0.0.1, any free port"
     is_streaming_open: bool = False
     cgroup: str = ""
-    confinement: confine.Confinement = confine.Confinement("setpriv", True)
+    confinement: needs.Needs = needs.Needs()
     tun_error: str = ""
     free_bytes: int = 0
     is_root: bool = True
@@ -75,7 +76,6 @@ def gather(config: str | None) -> Facts:
         tools=tuple((tool, which(tool)) for tool in TOOLS),
         cgroup=cgroup_version(),
         limited=cgroup.limited(),
-        confinement=confine.find(),
         tun_error=device_error("/dev/net/tun"),
         memory_mib=memory_mib(),
         is_root=os.geteuid() == 0,
@@ -99,6 +99,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         config_error=error,
         guest_dir=config.guest_dir,
         state_dir=config.state_dir,
+        confinement=needs.find(f"{config.guest_dir}/{JAILER}"),
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(existing(config.state_dir)),
         free_bytes=free_bytes(existing(config.state_dir)),

@@ -235,14 +235,15 @@ def _host_pods(facts: Facts) -> Item:
 
 
 def _confinement(facts: Facts) -> Item:
-    if facts.confinement.lacks:
-        remedy = "use util-linux 2.40 or later, and a kernel that was booted with Landlock"
-        return Item("confinement", WARN, facts.confinement.lacks, remedy)
+    if facts.confinement.missing:
+        return Item("confinement", FAIL, facts.confinement.missing, "VMMs are never started with less")
+    if facts.confinement.weaker:
+        return Item("confinement", WARN, facts.confinement.weaker, "boot with Landlock")
     sandbox = facts.choice is None or facts.choice.driver != "qemu" or facts.choice.sandbox
     if not sandbox:
         detail = f"{facts.host.qemu} was built without seccomp, so it may make any system call"
         return Item("confinement", WARN, detail, "use Debian's QEMU")
-    return Item("confinement", OK, "VMMs get few capabilities, no new privileges, and only their own files (Landlock)")
+    return Item("confinement", OK, "VMMs get a user of their own, no privileges on this host, and only their own files")
 
 
 def _ids(facts: Facts) -> Item:

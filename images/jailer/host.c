@@ -98,18 +98,39 @@ static bool write_maps(const struct order *order, pid_t process)
     return true;
 }
 
-/* The namespace begins with a process, which waits for its end and does nothing else. */
+/* The kernel's limits of a user namespace are set by who is in it: in this one, and so in its VMM, nobody makes another. */
+static bool forbid_namespaces(void)
+{
+    static const char *const kinds[] = {"cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"};
+    char path[64];
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        snprintf(path, sizeof path, "/proc/sys/user/max_%s_namespaces", kinds[i]);
+        if (access(path, F_OK) == 0 && !write_file(path, "0", 1))
+            return false;
+    }
+    return true;
+}
+
+/* The namespace begins with a process, which stops when it has set the limits, and does nothing else. */
 static pid_t begin_user_namespace(void)
 {
-    pid_t ourselves = getpid(), process = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
+    int status;
+    pid_t process = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, NULL, NULL, NULL, NULL);
     if (process == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        while (getppid() == ourselves) /* else it ended before the line above */
-            pause();
+        if (forbid_namespaces())
+            kill(getpid(), SIGSTOP);
         _exit(FAILED);
     }
-    if (process < 0)
+    if (process < 0 || waitpid(process, &status, WUNTRACED) < 0) {
         failed("make", "a user namespace");
+        return -1;
+    }
+    if (!WIFSTOPPED(status)) {
+        errno = EACCES;
+        failed("forbid", "further namespaces in that of a VMM");
+        return -1;
+    }
     return process;
 }
 

@@ -62,7 +62,9 @@ def spawn(
     return spawn_with(argv, given, env=env)
 
 
-def spawn_with(argv: "Sequence[str]", descriptors: "Mapping[int, int]", *, env: "Mapping[str, str] | None" = None) -> int:
+def spawn_with(
+    argv: "Sequence[str]", descriptors: "Mapping[int, int]", *, env: "Mapping[str, str] | None" = None
+) -> int:
     """As `spawn`, and the program has each of `descriptors`, of ours, under the number in front of it."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
     if 0 not in descriptors:

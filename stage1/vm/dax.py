@@ -65,7 +65,7 @@ def words(dax: Dax, memory_mib: int) -> list[str]:
 
 
 def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> dict[str, str]:
-    """What the VMM's environment must have for the shim. `by_descriptor`: it gets the window's socket, and makes none."""
+    """What the VMM's environment must have for the shim; `by_descriptor`: the window's socket is handed to it."""
     places = regions(dax, memory_mib)
     images = [f"{place.address:#x}:{image.size}:{image.path}" for place, image in zip(places, dax.images, strict=False)]
     variables = {"LD_PRELOAD": dax.library, "CLEARPOD_DAX_IMAGES": ",".join(images)}

@@ -75,7 +75,8 @@ def _network(vm: VmSpec) -> list[str]:
 
 
 def _tap(vm: VmSpec, number: int) -> str:
-    """An interface that is a path is taken for a macvtap's, whose descriptor kvmtool leaves as it is. Any other it would
-    attach to its tap once more, which the kernel refuses.
+    """An interface that is a path is taken for a macvtap's, whose descriptor kvmtool leaves as it is.
+
+    Any other it would attach to its tap once more, which the kernel refuses.
     """
     return f"tapif=/tap,fd={TAP_FD + number}" if vm.jailer else f"tapif={vm.nics[number].tap}"

@@ -148,7 +148,9 @@ def _listen(path: str, *, is_packets: bool) -> int:
         except OSError as error:
             if "too long" not in str(error):
                 raise
-            raise VmFailed(f"the path of the socket {path} is too long for a unix socket: use a shorter run_dir") from None
+            raise VmFailed(
+                f"the path of the socket {path} is too long for a unix socket: use a shorter run_dir"
+            ) from None
         made.listen(4)
         return made.detach()
 

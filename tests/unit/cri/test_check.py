@@ -17,7 +17,7 @@ from stage1.linux.host import HostFacts
 from stage1.net import networks
 from stage1.net.settings import Default, Settings
 from stage1.vm.choose import choose
-from stage1.vm.confine import Confinement
+from stage1.vm.needs import Needs
 from stage1.vm.slots import Range
 
 HOST = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
@@ -81,14 +81,15 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (host(kvm_error="x", cpu_virtualization="svm"), "KVM", WARN, "/dev/kvm: x", "modprobe kvm_amd"),
         (host(vsock_error="No such file"), "vsock", WARN, "No such file", "modprobe vhost_vsock"),
         (
-            GOOD._replace(confinement=Confinement("", False, "setpriv is not on PATH")),
+            GOOD._replace(confinement=Needs("there is no program /g/jailer")),
             "confinement",
-            WARN,
-            "setpriv is not on PATH",
-            "Landlock",
+            FAIL,
+            "there is no program /g/jailer",
+            "never started with less",
         ),
+        (GOOD._replace(confinement=Needs(weaker="no fence")), "confinement", WARN, "no fence", "Landlock"),
         (host(lkvm=""), "confinement", WARN, "/q/qemu-system-x86_64 was built without seccomp", "Debian's QEMU"),
-        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no new privileges, and only their own", ""),
+        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no privileges on this host, and only their own", ""),
         (host(lkvm=""), "lkvm", WARN, "not on PATH", "install kvmtool"),
         (host(qemu=""), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
         (host(qemu="", lkvm=""), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),
