@@ -55,7 +55,7 @@ class Owners:
         return self._shifted
 
 
-def keep(directory: str, ids: IdMap, vmm: "Sequence[Extent]") -> None:
+def keep(directory: str, ids: IdMap, *, vmm: "Sequence[Extent]") -> None:
     """Make the namespace for what is shifted, where the pod needs one. Undone by unmounting below `directory`."""
     if ids.length and vmm and not mount.is_mount_point(f"{directory}/{KEPT}"):
         idmap.keep(f"{directory}/{KEPT}", numbers.shifted(ids, vmm))

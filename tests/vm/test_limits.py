@@ -43,7 +43,7 @@ async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: 
         vm = pod.vm
         assert vm is not None
         places = quarters.cgroups(pod.directory)
-        found = in_force.read(vm.pid, vm.start_time, places)
+        found = in_force.read(vm.pid, vm.start_time, cgroups=places)
         assert [one.path for one in found.cgroups] == places != []
         seen = counters(pod.directory)
         on_kvmtool = machine.host.choice.driver == "kvmtool"
