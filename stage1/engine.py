@@ -41,7 +41,7 @@ from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import export, identity, journal, owners, scratch, volumes
 from stage1.rootfs.share import ImageFiles
-from stage1.vm import mapping, slots
+from stage1.vm import limits, mapping, slots
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
@@ -109,6 +109,7 @@ def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
     started, link = start(prepared.vm, vmm)
     record: dict[str, object] = {"v": 1, **started.to_json(), "ids": prepared.vm.ids}
+    record["memory_bytes"] = limits.of(prepared.vm).memory_bytes if prepared.vm.cgroups else 0
     if isinstance(link, VsockLink):
         record["cid"] = link.cid
     files.write_atomic(f"{prepared.directory}/vm.json", json.dumps(record).encode())
@@ -137,7 +138,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 
 
 def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
-    pid = living_pid(directory)
+    pid, record = living_pid(directory), _record(directory)
     with _owners(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
@@ -145,6 +146,8 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
                 tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
                 ids = mapped.shifted() if volume.mapped else mapped.plain()
                 volumes.attach(volume, tree, target=target, pid=pid, ids=ids)
+    if pid and any(not volume.read_only for volume in container.mounts):
+        quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
 
 
 def add_image(directory: str, pod: Pod, image: ImageFiles) -> str:

@@ -6,7 +6,7 @@ All of it is found again from links in the pod's directory: `ids` (vm.slots) and
 
 import os
 
-from stage1.linux import cgroup
+from stage1.linux import cgroup, mount, namespace
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
@@ -39,6 +39,18 @@ def _cgroups(vm: VmSpec, parent: str, *, directory: str, name: str) -> tuple[str
         os.symlink(path, f"{directory}/cgroup{kind}")
     cgroup.make(places, limits.of(vm))
     return tuple(places.values())
+
+
+def grow(directory: str, pid: int, *, memory_bytes: int) -> None:
+    """Count what the guest may put into its volumes that are memory of the host: it is the VMM that is charged for it.
+
+    `memory_bytes` is its limit without any. Raises KernelError, FileNotFoundError when the VMM has ended.
+    """
+    places = cgroups(directory)
+    if places and memory_bytes:
+        below = f"{directory}/share/volumes/"
+        in_volumes = namespace.in_mounts_of(pid, lambda: mount.memory_bytes(below))
+        cgroup.raise_memory(places, memory_bytes + in_volumes)
 
 
 def cgroups(directory: str) -> list[str]:

@@ -134,6 +134,22 @@ def _values(kind: str, limits: Limits) -> "list[tuple[str, str]]":
     }[kind]
 
 
+def raise_memory(directories: "Sequence[str]", size_bytes: int) -> None:
+    """Let the memory limit of the cgroups be at least `size_bytes`; it is never lowered, which may kill who is in it.
+
+    Raises KernelError.
+    """
+    for path in directories:
+        for name in ("memory.max", "memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):  # not more than the second
+            try:
+                limit = files.read(f"{path}/{name}").strip()
+            except KernelError:
+                continue
+            if limit.isdigit() and int(limit) < size_bytes:
+                with Guard("write", f"{path}/{name} {size_bytes}"), open(f"{path}/{name}", "w", encoding="ascii") as file:
+                    file.write(str(size_bytes))
+
+
 def join(path: str, pid: int) -> None:
     """Put process `pid` into the cgroup `path`. Raises KernelError."""
     with Guard("put a VMM into", path), open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:

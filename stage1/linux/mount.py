@@ -140,6 +140,22 @@ def type_of(path: str) -> str:
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
 
+def memory_bytes(below: str) -> int:
+    """How much fits into the tmpfs that are mounted below the path `below` and can be written, each counted once.
+
+    One without a size counts as all of the host's memory.
+    """
+    with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
+        lines = [line.split() for line in file]
+    found = {}
+    for line in lines:
+        path = unescape(line[4])
+        if path.startswith(below) and line[line.index(b"-") + 1] == b"tmpfs" and b"rw" in line[5].split(b","):
+            size = os.statvfs(path)
+            found[line[2]] = size.f_blocks * size.f_frsize or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(found.values())
+
+
 def _mount_points() -> list[str]:
     # The thread's: it may be in a mount namespace of its own (`namespace.in_mounts_of`).
     with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:

@@ -9,13 +9,12 @@ what a guest reads and writes is in it too, and is reclaimed when it is full.
 import os
 
 from stage1.linux.cgroup import PERIOD_US, Limits
+from stage1.vm.qemu import CACHE_MIB
 from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import is_kvmtool
 
 MIB = 1 << 20
-CACHE_MIB = 256
-"""Of code that QEMU has translated, when it emulates the processor (`tb-size`)."""
-_PROGRAM_MIB = 128
+PROGRAM_MIB = 128
 """Memory of QEMU itself with its libraries, or of kvmtool, for devices, threads and requests in progress."""
 _TABLES_KVM, _TABLES_TCG = 64, 8
 """One part in so many of the guest's memory is taken once more, for page tables, or for the emulated TLB."""
@@ -37,4 +36,4 @@ def overhead_mib(vm: VmSpec) -> int:
     """What the VMM takes at most beside the guest's memory."""
     is_emulated = vm.accel == "tcg" and not is_kvmtool(vm.binary)
     tables = -(-vm.memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM))
-    return _PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0)
+    return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0)

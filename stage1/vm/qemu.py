@@ -27,6 +27,8 @@ _NO_CONTROL = ",".join(
     for feature in "ctrl_vq ctrl_rx ctrl_rx_extra ctrl_vlan ctrl_mac_addr ctrl_guest_offloads guest_announce".split()
 )
 
+CACHE_MIB = 256
+"""For the code that is translated when the processor is emulated. QEMU's own choice is up to 1 GiB, more than a guest."""
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
@@ -45,7 +47,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("-name", vm.name),
         *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
         *("-machine", "microvm,acpi=off"),
-        *("-accel", vm.accel),
+        *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
         *("-smp", str(vm.vcpus)),
