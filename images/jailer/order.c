@@ -40,7 +40,7 @@ static bool take_place(char letter, const char *text, struct order *order)
     if (order->place_count == PLACES_MAX)
         return false;
     struct place *place = &order->places[order->place_count++];
-    *place = (struct place){.writable = letter == 'w', .mapped = letter == 'm'};
+    *place = (struct place){.writable = letter == 'v' || letter == 'w', .mapped = letter == 'm' || letter == 'v'};
     return take_path(text, &place->path);
 }
 
@@ -156,6 +156,7 @@ static bool take_word(char letter, char *text, struct order *order)
     case 'p': return take_flag(text, &order->dies_with_parent);
     case 'm':
     case 'r':
+    case 'v':
     case 'w': return take_place(letter, text, order);
     case 's': return take_numbered(text, 16, order->rules, &order->rule_count, RULES_MAX);
     case 't': return take_tap(text, order);

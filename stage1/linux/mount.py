@@ -5,6 +5,7 @@ Paths are the host's own; a path that a guest can influence must be opened by `f
 given here as /proc/self/fd/N. See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
 """
 
+import _thread
 import os
 import struct
 
@@ -14,12 +15,14 @@ from stage1.linux import libc
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import BinaryIO
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_MOVE, MS_REC = 0x1000, 0x2000, 0x4000
 MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 
 _MOUNTS = "/proc/thread-self/mountinfo"
+_place = _thread._local()
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MOUNT_ATTR_RDONLY = 1
 _AT_RECURSIVE = 0x8000
@@ -135,7 +138,7 @@ def type_of(path: str) -> str:
             number = next((line.split()[1] for line in file if line.startswith(b"mnt_id:")), b"")
     finally:
         os.close(fd)
-    with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
+    with _mounts() as file:
         line = next((line for line in file if line.split(b" ", 1)[0] == number), b"")
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
@@ -145,7 +148,7 @@ def memory_bytes(below: str) -> int:
 
     One without a size counts as all of the host's memory.
     """
-    with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
+    with _mounts() as file:
         lines = [line.split() for line in file]
     found = {}
     for line in lines:
@@ -156,9 +159,23 @@ def memory_bytes(below: str) -> int:
     return sum(found.values())
 
 
-def _mount_points() -> list[str]:
+def keep_proc(fd: int) -> None:
+    """The calling thread's directory in /proc, opened before it goes to mounts in whose /proc it is not."""
+    _place.proc = fd
+
+
+def _mounts() -> "BinaryIO":
     # The thread's: it may be in a mount namespace of its own (`namespace.in_mounts_of`).
-    with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
+    with libc.Guard("read", _MOUNTS):
+        proc = getattr(_place, "proc", -1)
+        fd = os.open(
+            "mountinfo" if proc >= 0 else _MOUNTS, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc if proc >= 0 else None
+        )
+        return open(fd, "rb")
+
+
+def _mount_points() -> list[str]:
+    with _mounts() as file:
         return [unescape(line.split(b" ", 5)[4]) for line in file]
 
 

@@ -10,7 +10,7 @@ import os
 import resource
 from typing import NamedTuple
 
-from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink
+from stage1.vm.spec import HOME, TAP_FD, Share, VmSpec, VsockLink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Place(NamedTuple):
     @property
     def letter(self) -> str:
         """Of its word."""
-        return "w" if self.writable else "m" if self.mapped else "r"
+        return "rmwv"[self.mapped + 2 * self.writable]
 
 
 class Launch(NamedTuple):
@@ -115,19 +115,21 @@ def places(vm: VmSpec) -> list[Place]:
         *(Place(path) for path, _ in _programs(vm)),
         *(Place(path) for path in (vm.binary, *files)),
         *([Place(vm.scratch, writable=True)] if vm.scratch else []),
-        *(Place(path, mapped=True) for path in sorted({_top(share.path, vm) for share in vm.shares})),
+        *(_shown(share, vm) for share in vm.shares),
     ]
 
 
-def _top(path: str, vm: VmSpec) -> str:
-    """The mount that all shares of a pod are in, so that images that the host mounts below it later are seen."""
-    share = f"{vm.run_dir}/share"
-    return share if path.startswith(f"{share}/") else path
+def _shown(share: Share, vm: VmSpec) -> Place:
+    """What the host writes there is only read; volumes are mounted above it later. A share elsewhere is as it says."""
+    top = f"{vm.run_dir}/share"
+    if share.path.startswith(f"{top}/"):
+        return Place(top, mapped=True)  # one mount, so that images that the host mounts below it later are seen
+    return Place(share.path, writable=not share.read_only, mapped=True)
 
 
 def rules(vm: VmSpec) -> list[tuple[str, int]]:
     """Paths, with the rights that it has there: no more than the mounts allow anyway, in case that one is wrong."""
-    shares = [(share.path, LOOK) for share in vm.shares]
+    shares = [(share.path, TREE if _shown(share, vm).writable else LOOK) for share in vm.shares]
     volumes = [(f"{share.path}/containers", TREE) for share in vm.shares if not share.read_only]
     return [
         *_SYSTEM,

@@ -41,8 +41,8 @@ CASE(the_least_is_a_root_a_program_and_its_ids)
 
 CASE(places_links_devices_and_small_file_systems)
 {
-    CHECK(WITH("r/usr\0w/disk\0m/share\0yusr/lib:/lib\0d10:232:/dev/kvm\0h1024:/vmm"));
-    CHECK(order.place_count == 3 && !order.places[0].writable && order.places[1].writable && order.places[2].mapped);
+    CHECK(WITH("r/usr\0w/disk\0m/share\0v/own\0yusr/lib:/lib\0d10:232:/dev/kvm\0h1024:/vmm"));
+    CHECK(order.place_count == 4 && order.places[3].writable && order.places[3].mapped && !order.places[1].mapped && !order.places[0].writable && order.places[1].writable && order.places[2].mapped);
     CHECK(!strcmp(order.links[0].target, "usr/lib") && !strcmp(order.links[0].path, "/lib"));
     CHECK(order.devices[0].major == 10 && order.devices[0].minor == 232 && !strcmp(order.devices[0].path, "/dev/kvm"));
     CHECK(order.homes[0].number == 1024 && !strcmp(order.homes[0].text, "/vmm"));

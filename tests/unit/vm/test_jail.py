@@ -105,17 +105,20 @@ def test_it_is_root_nowhere_but_in_its_user_namespace(vm: VmSpec, start: Start) 
 
 def test_the_engine_can_mount_volumes_there_and_the_vmm_can_write_only_these(vm: VmSpec, start: Start) -> None:
     name = f"{vm.run_dir}/share/volumes/containers/main/mounts/0"
-    script = f"until test -e {name}/go; do sleep 0.01; done; mkdir {name}/made && echo x >{name}/made/file"
+    script = f"until test -e {name}/go/on; do sleep 0.01; done; mkdir {name}/made && echo x >{name}/made/file"
     process_ = start(script)
     source = Path(vm.run_dir, "../source")
     source.mkdir()
-    (source / "go").touch()
+    (source / "go").mkdir()
     os.chown(source, OWNER, OWNER)
     tree = mount.open_tree(str(source))
     try:
         namespace.in_mounts_of(process_.pid, lambda: mount.move_tree(tree, name))
     finally:
         os.close(tree)
+    # In its /proc our threads are not.
+    assert namespace.in_mounts_of(process_.pid, lambda: mount.mounts_below(name)) == [name]
+    (source / "go/on").touch()
     assert process_.wait(20) and (source / "made/file").read_text() == "x\n"
     assert os.stat(source / "made").st_uid == OWNER
 
