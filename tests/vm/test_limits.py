@@ -11,10 +11,11 @@ import pytest
 
 from stage1 import engine, quarters
 from stage1.linux import cgroup, mount
-from stage1.pod.model import Mount
+from stage1.pod.model import Mount, Pod
 from stage1.vm import in_force, limits
+from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
-from tests.vm.test_confinement import Machine, booted, machine, pid_of, said, started
+from tests.vm.test_confinement import Machine, booted, machine, said, started
 
 __all__ = ["machine"]
 pytestmark = [
@@ -44,7 +45,8 @@ async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: 
         assert vm is not None
         places = quarters.cgroups(pod.directory)
         found = in_force.read(vm.pid, vm.start_time, cgroups=places)
-        assert [one.path for one in found.cgroups] == places != []
+        assert [one.path for one in found.cgroups] == places
+        assert places
         seen = counters(pod.directory)
         on_kvmtool = machine.host.choice.driver == "kvmtool"
         emulated = machine.host.choice.accel == "tcg" and not on_kvmtool
@@ -114,13 +116,16 @@ async def test_who_takes_more_than_the_limit_is_ended_alone(machine: Machine) ->
 
 
 async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(machine: Machine) -> None:
-    async with booted(machine) as pod:
-        places, pid = quarters.cgroups(pod.directory), pid_of(pod)
-        for path in places:
-            assert pid in cgroup.members(path)
+    host = machine.host._replace(vsock_port=1024)
+    prepared = engine.prepare(Pod(id=os.urandom(32).hex(), name="one"), host)
+    try:
+        pid = engine.boot(prepared, ProcessVmm()).pid
+        places = quarters.cgroups(prepared.directory)
+        assert len(places) and all(pid in cgroup.members(path) for path in places)
+    finally:
         for _ in range(2):
-            engine.collect(pod.directory)
-        assert [path for path in places if os.path.exists(path)] == [] and not Path(f"/proc/{pid}").exists()
+            engine.collect(prepared.directory)
+    assert [path for path in places if os.path.exists(path)] == [] and not Path(f"/proc/{pid}").exists()
 
 
 def test_overhead_is_what_the_documentation_says(machine: Machine) -> None:
