@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
+#include <linux/sockios.h>
 #include <linux/vhost.h>
 #include <sys/socket.h>
 
@@ -32,6 +33,7 @@ const struct rule qemu_rules[] = {
     REQUEST(TUNSETVNETLE),
     REQUEST(TUNSETVNETBE),
     REQUEST(TUNSETQUEUE),
+    REQUEST(SIOCGIFINDEX), /* of the tap's own device, whose number it remembers */
     /* Standard input and output, which may be a terminal under rkt. Not TIOCSTI nor TIOCLINUX, by which it would type commands. */
     REQUEST(TCGETS),
     REQUEST(TCSETS),
