@@ -13,7 +13,7 @@ from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import cgroup, hugepages, namespace, process
 from stage1.linux.host import which
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, dax, early, host, jail, kvmtool, qemu
+from stage1.vm import confine, dax, early, host, jail, kvmtool, qemu, sigsys
 from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import VmProcess, is_kvmtool
 
@@ -116,5 +116,6 @@ def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> V
             started = 0
         vm = VmProcess(pid, started, console)
         if early.ends(handle, early_s=early_s, on_kvmtool=is_kvmtool(spec.binary)):
-            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES))
+            filtered = sigsys.explain(pid, started, code=handle.exit_code)
+            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES), filtered=filtered)
     return vm
