@@ -11,7 +11,7 @@ from stage1.vm.vmm import VmProcess
 log = logging.getLogger("clearpod.pod")
 
 
-async def sentence(vm: VmProcess, handle: PidHandle | None, title: str) -> str:
+async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> str:
     """What ended, and why if its filter of system calls did it: a fault or an attack, which is logged as an error."""
     code = handle.exit_code if handle else None
     filtered = await asyncio.to_thread(sigsys.explain, vm.pid, vm.start_time, code=code)

@@ -310,7 +310,7 @@ class LivePod:
                     await self._or_log("pod.console", vm.trim_console)
                 handle.wait(0)
         await self._end_rest()
-        why = await ended.sentence(vm, handle, self.title)
+        why = await ended.sentence(vm, handle, title=self.title)
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)

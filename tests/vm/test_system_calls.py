@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running pod's VMM behind its allow-list of system calls: that it is there, and that containers lose nothing by it."""
+"""A running pod's VMM behind its allow-list of system calls: that it is there, and that containers lose nothing."""
 
 import shutil
 import subprocess
