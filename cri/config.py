@@ -13,17 +13,23 @@ import re
 import tomllib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
+from stage1.pod.ids import POD_IDS
 from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
+from stage1.vm.slots import Range
 
 DEFAULT_PATH = "/etc/clearpod/config.toml"
 
 RUN_DIR_BYTES = 22
 """A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
 run_dir/run/pods/<64 digits>/agent.sock."""
+
+LEAST_ID, MOST_ID = 1 << 19, 0x7FFE0000
+"""Of the ids for VMMs: below are accounts, containers' ranges of systemd from 0x80000 on are up to the operator; from
+0x7FFE0000 on systemd has ids for disk images, and from 2^31 on programs take ids for negative numbers."""
 
 DEFAULT_SUBNETS = ("10.86.0.0/16", "fd86:636c:6561:7270::/64")
 
@@ -169,6 +175,29 @@ class HostPods(_Table):
     privileged: bool = False
 
 
+class Jail(_Table):
+    """The host's users and groups, `count` from `first_id` on, of which each VMM gets a range of 131072 for itself.
+
+    They must be nobody's: no account's, and not in /etc/subuid and /etc/subgid.
+    """
+
+    first_id: int = Field(default=Range().first, ge=LEAST_ID, lt=1 << 31)
+    count: int = Field(default=Range().length, ge=POD_IDS)
+
+    @model_validator(mode="after")
+    def _has_a_slot(self) -> "Jail":
+        if self.first_id + self.count > MOST_ID:
+            raise ValueError(f"first_id and count must end before {MOST_ID}, where ids of other kinds begin")
+        if not self.ids.slots:
+            raise ValueError(f"first_id and count must have a whole range of {POD_IDS} that begins at a multiple of it")
+        return self
+
+    @property
+    def ids(self) -> Range:
+        """For the engine."""
+        return Range(self.first_id, self.count)
+
+
 class Limits(_Table):
     """What one node allows. 0: no limit."""
 
@@ -194,6 +223,7 @@ class Config(_Table):
     limits: Limits = Limits()
     pool: Pool = Pool()
     host_pods: HostPods = HostPods()
+    jail: Jail = Jail()
 
     @field_validator("run_dir")
     @classmethod

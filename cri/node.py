@@ -91,7 +91,10 @@ class Node:
         """
         from cri.store.images import ImageStore
         from stage1.engine import Host
+        from stage1.linux.cgroup import OURS
         from stage1.linux.host import host_facts
+        from stage1.machine import JAILER
+        from stage1.vm import needs
         from stage1.vm.choose import choose
         from stage1.vm.starter import ProcessVmm
 
@@ -108,11 +111,13 @@ class Node:
             vsock_port=VSOCK_PORT,
             network=config.networks,
             host_pods=_host_pods(config, facts),
-            own_cgroups=True,
+            ids=config.jail.ids,
+            cgroup_parent=OURS,
         )
         vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
-        if vmm.confinement.lacks:
-            log.warning("confinement", extra={"warning": vmm.confinement.lacks})
+        lack = needs.find(f"{config.guest_dir}/{JAILER}")
+        if lack.missing or lack.weaker:
+            log.warning("confinement", extra={"warning": lack.missing or lack.weaker})
         return cls(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
 
     @property

@@ -15,7 +15,9 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     window.json    what is in that window
     journal        symbolic link to the journal of a pod with systemd
     scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
-    cgroup         symbolic link to the cgroup of the VMM, or of a pod on the host, whose scratch is a directory
+    cgroup*        symbolic links to the VMM's cgroups, or to that of a pod on the host, whose scratch is a directory
+    ids            symbolic link to the pod's claim on host ids (vm/slots.py)
+    shifted        of a pod with a user namespace: the one by which images and volumes are mapped (rootfs/owners.py)
     tree/          what the guest sees; written here by the host
     share/         `tree`, bound read-only, exported by 9p: share/layers/<image>, share/volumes/{pod,containers/<id>}.
                    Images are mounted below it, and, in the VMM's own mount namespace, volumes.
@@ -25,9 +27,9 @@ import json
 import os
 from typing import NamedTuple
 
-from stage1 import machine
+from stage1 import machine, quarters
 from stage1.errors import KernelError, NotFound, PodError
-from stage1.linux import cgroup, files, mount, namespace, process
+from stage1.linux import cgroup, files, idmap, mount, namespace, process
 from stage1.machine import MIB
 from stage1.machine import Host as Host
 from stage1.net import attach as net
@@ -37,8 +39,9 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, journal, scratch, volumes
-from stage1.vm import mapping
+from stage1.rootfs import export, identity, journal, owners, scratch, volumes
+from stage1.rootfs.share import ImageFiles
+from stage1.vm import limits, mapping, slots
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
@@ -46,6 +49,7 @@ from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
@@ -83,13 +87,14 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
     os.mkdir(directory, 0o700)
     try:
         _make_share(pod, directory)
-        if vm.cgroup:
-            os.symlink(vm.cgroup, f"{directory}/cgroup")
+        vm = quarters.add(vm, pod, host=host, directory=directory)
         if vm.scratch:
             size = 0 if vm.host else host.scratch_mib * MIB
-            scratch.add(vm.scratch, directory, size_bytes=size, template_dir=f"{host.state_dir}/templates")
+            owner = idmap.outside(vm.ids, 0) if vm.ids else 0
+            templates = f"{host.state_dir}/templates"
+            scratch.add(vm.scratch, directory, size_bytes=size, template_dir=templates, owner=owner)
         if pod.profile:
-            journal.add(pod, directory, state_dir=host.state_dir)
+            journal.add(pod, directory, state_dir=host.state_dir, ids=vm.ids)
         if vm.dax and vm.dax.window_bytes:
             mapping.create(directory, vm.dax.window_bytes)
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
@@ -103,7 +108,8 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
     started, link = start(prepared.vm, vmm)
-    record = {"v": 1, **started.to_json()}
+    record: dict[str, object] = {"v": 1, **started.to_json(), "ids": prepared.vm.ids}
+    record["memory_bytes"] = limits.of(prepared.vm).memory_bytes if prepared.vm.cgroups else 0
     if isinstance(link, VsockLink):
         record["cid"] = link.cid
     files.write_atomic(f"{prepared.directory}/vm.json", json.dumps(record).encode())
@@ -115,23 +121,46 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 
     Raises:
         NotFound: a volume's source does not exist, on the host or in its image (which is in the export).
+        Unsupported: a volume is on a file system whose owners can't be mapped; and as `rootfs.volumes.attach`.
     """
-    place, pid = bundle(directory, container.id), living_pid(directory)
+    place = bundle(directory, container.id)
     container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
     os.mkdir(place, 0o700)
     try:
         os.mkdir(f"{place}/mounts", 0o755)
-        for number, volume in enumerate(container.mounts):
-            if not volume.image:
-                name = f"volumes/containers/{container.id}/mounts/{number}"
-                target = f"{directory}/share/{name}"
-                volumes.attach(volume, f"{directory}/tree/{name}", target=target, pid=pid, ids=pod.ids)
+        _attach_volumes(directory, pod, container=container)
         document = _document(pod, container, directory=directory, target_pid=target_pid)
         files.write_atomic(f"{place}/config.json", json.dumps(document).encode())
     except BaseException:
         remove_container(directory, container.id)
         raise
     return place
+
+
+def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
+    pid, record = living_pid(directory), _record(directory)
+    with _owners(directory, pod) as mapped:
+        for number, volume in enumerate(container.mounts):
+            if not volume.image:
+                name = f"volumes/containers/{container.id}/mounts/{number}"
+                tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
+                ids = mapped.shifted() if volume.mapped else mapped.plain()
+                volumes.attach(volume, tree, target=target, pid=pid, ids=ids)
+    if pid and any(not volume.read_only for volume in container.mounts):
+        quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
+
+
+def add_image(directory: str, pod: Pod, image: ImageFiles) -> str:
+    """Put the image into the layers export, as `rootfs.export.add_image`, with the owners that the pod's guest sees."""
+    with _owners(directory, pod) as mapped:
+        return export.add_image(directory, image, ids=mapped.shifted)
+
+
+def _owners(directory: str, pod: Pod) -> owners.Owners:
+    """Of a VMM that runs; without a mapping where there is none, or one without a user namespace."""
+    record = _record(directory)
+    found = [idmap.Extent(*one) for one in record.get("ids") or ()]
+    return owners.Owners(directory, pod.ids, (record.get("pid", 0), record.get("start_time", 0), tuple(found)))
 
 
 def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, number: int) -> str:
@@ -164,8 +193,16 @@ def remove_container(directory: str, container_id: str) -> None:
 
 def find_vm(directory: str) -> VmProcess | None:
     """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted."""
-    path = f"{directory}/vm.json"
-    return VmProcess.from_json(json.loads(files.read(path))) if os.path.exists(path) else None
+    record = _record(directory)
+    return VmProcess.from_json(record) if record else None
+
+
+def _record(directory: str) -> "dict[str, Any]":
+    """What `boot` wrote down; empty when there is nothing."""
+    try:
+        return dict(json.loads(files.read(f"{directory}/vm.json")))
+    except FileNotFoundError:
+        return {}
 
 
 def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
@@ -173,10 +210,10 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
 
     Raises NotFound when the pod was never booted.
     """
-    path = f"{directory}/vm.json"
-    if not os.path.exists(path):
-        raise NotFound(f"{path} is missing: this pod has no virtual machine")
-    cid = json.loads(files.read(path)).get("cid")
+    record = _record(directory)
+    if not record:
+        raise NotFound(f"{directory}/vm.json is missing: this pod has no virtual machine")
+    cid = record.get("cid")
     return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(int(cid), host.vsock_port)
 
 
@@ -193,14 +230,16 @@ def collect(directory: str) -> str:
     scratch.remove(directory)
     journal.remove(directory)
     owed = net.detach(directory)
+    slot = slots.find(directory)
     files.remove_tree(directory)
+    slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong
     return owed
 
 
 def end_rest(directory: str) -> None:
-    """Kill what a pod on the host has left, its agent having ended; remove the cgroup, a VMM's too. Again is fine."""
-    if os.path.islink(f"{directory}/cgroup"):
-        cgroup.end(os.readlink(f"{directory}/cgroup"))
+    """Kill what a pod on the host has left, its agent having ended; remove the cgroups, a VMM's too. Again is fine."""
+    for path in quarters.cgroups(directory):
+        cgroup.end(path)
 
 
 def _collect_after(error: BaseException, directory: str) -> None:

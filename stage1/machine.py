@@ -15,11 +15,12 @@ from stage1.pod.network import PodNetwork
 from stage1.vm import host as host_driver
 from stage1.vm import kernels, profiles
 from stage1.vm.choose import Choice
+from stage1.vm.slots import Range
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.vmm import AGENT
 
 MIB = 1 << 20
-SHIM = "lkvm-shim.so"
+SHIM, JAILER = "lkvm-shim.so", "jailer"
 
 
 class Host(NamedTuple):
@@ -27,7 +28,8 @@ class Host(NamedTuple):
 
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
     only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
-    With `own_cgroups` each VMM is in a cgroup of its own, and does not end with ours.
+    `ids` are the host's ids for VMMs; None: a VMM is the user that we are. VMMs are in cgroups of their own, with
+    limits, below `cgroup_parent`, a path from the root of the cgroups; empty: they stay in ours.
     """
 
     run_dir: str
@@ -38,7 +40,8 @@ class Host(NamedTuple):
     vsock_port: int = 0
     network: Settings | None = None
     host_pods: Choice | None = None
-    own_cgroups: bool = False
+    ids: Range | None = None
+    cgroup_parent: str = ""
 
 
 def choice(pod: Pod, host: Host) -> Choice:
@@ -96,7 +99,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         words=_clock(host.choice.accel),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
-        cgroup=cgroup.place_ours(f"clearpod-{pod.id}") if host.own_cgroups else "",
+        jailer=f"{host.guest_dir}/{JAILER}",
     )
 
 

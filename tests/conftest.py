@@ -80,6 +80,12 @@ def guest_dir() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def jailer(guest_dir: Path) -> str:
+    """The program that starts VMMs."""
+    return str(guest_dir / "jailer")
+
+
 @pytest.fixture
 def results(request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty directory for consoles, argv, states; kept in $RESULTS (build/results) if the test fails."""

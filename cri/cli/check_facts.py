@@ -13,16 +13,20 @@ from typing import NamedTuple, TypeVar
 from cri.pods.fit import Bounds
 from stage1.errors import PodError
 from stage1.linux import cgroup, process
+from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import HostFacts, device_error, host_facts, memory_mib, which
+from stage1.machine import JAILER
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
-from stage1.vm import confine
+from stage1.vm import needs
 from stage1.vm.choose import Choice, choose
+from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
 GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs")
+SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 Value = TypeVar("Value")
 
@@ -47,7 +51,7 @@ class Facts(NamedTuple):
     streaming: str = "127.0.0.1, any free port"
     is_streaming_open: bool = False
     cgroup: str = ""
-    confinement: confine.Confinement = confine.Confinement("setpriv", True)
+    confinement: needs.Needs = needs.Needs()
     tun_error: str = ""
     free_bytes: int = 0
     is_root: bool = True
@@ -57,6 +61,11 @@ class Facts(NamedTuple):
     """The host's, and what of it is available."""
     host_pods: tuple[str, ...] = ()
     host_pods_lack: tuple[str, ...] = ()
+    limited: tuple[str, ...] = LIMITED
+    """What of a VMM can be limited."""
+    jail_ids: Range = Range()
+    jail_overlaps: tuple[str, ...] = ()
+    """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to somebody else."""
 
 
 def gather(config: str | None) -> Facts:
@@ -66,7 +75,7 @@ def gather(config: str | None) -> Facts:
         host=host,
         tools=tuple((tool, which(tool)) for tool in TOOLS),
         cgroup=cgroup_version(),
-        confinement=confine.find(),
+        limited=cgroup.limited(),
         tun_error=device_error("/dev/net/tun"),
         memory_mib=memory_mib(),
         is_root=os.geteuid() == 0,
@@ -90,6 +99,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         config_error=error,
         guest_dir=config.guest_dir,
         state_dir=config.state_dir,
+        confinement=needs.find(f"{config.guest_dir}/{JAILER}"),
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(existing(config.state_dir)),
         free_bytes=free_bytes(existing(config.state_dir)),
@@ -104,7 +114,26 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         vm_mib=config.vm.memory_mib,
         host_pods=config.host_pods.allow,
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
+        jail_ids=config.jail.ids,
+        jail_overlaps=tuple(line for path in SUBORDINATE for line in overlaps(path, config.jail.ids)),
     )
+
+
+def overlaps(path: str, ids: Range) -> list[str]:
+    """The lines of a file as subuid(5) that give some of `ids` to an account, with the file's name."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = [line.strip() for line in file]
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        numbers = line.split(":")[1:]
+        if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+            first, length = map(int, numbers)
+            if first < ids.first + ids.length and ids.first < first + length:
+                found.append(f"{path}: {line}")
+    return found
 
 
 def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:

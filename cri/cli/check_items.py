@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from cri.cli.check_facts import Facts
 from cri.pods import fit
+from stage1.linux.cgroup import LIMITED
 from stage1.vm.choose import kvm_remedy
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -51,6 +52,7 @@ def judge(facts: Facts) -> list[Item]:
         _pool(facts),
         _host_pods(facts),
         _confinement(facts),
+        _ids(facts),
         _space(facts),
     ]
 
@@ -190,10 +192,12 @@ def _streaming(facts: Facts) -> Item:
 
 
 def _cgroup(facts: Facts) -> Item:
-    if facts.cgroup == "v2":
-        return Item("cgroup", OK, "version 2: each VMM has its own")
-    detail = f"{facts.cgroup or 'nothing'} mounted on /sys/fs/cgroup, so what VMMs use is not counted pod by pod"
-    return Item("cgroup", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
+    version = "version 2" if facts.cgroup == "v2" else facts.cgroup
+    if not (missing := [name for name in LIMITED if name not in facts.limited]):
+        return Item("cgroup", OK, f"{version}: each VMM has its own, with limits")
+    detail = f"{version or 'nothing'} mounted on /sys/fs/cgroup, where a VMM has no limit of {', '.join(missing)}"
+    remedy = "boot with systemd.unified_cgroup_hierarchy=1; in a container, give it a cgroup that it may change"
+    return Item("cgroup", WARN, detail, remedy)
 
 
 def _pool(facts: Facts) -> Item:
@@ -231,14 +235,24 @@ def _host_pods(facts: Facts) -> Item:
 
 
 def _confinement(facts: Facts) -> Item:
-    if facts.confinement.lacks:
-        remedy = "use util-linux 2.40 or later, and a kernel that was booted with Landlock"
-        return Item("confinement", WARN, facts.confinement.lacks, remedy)
+    if facts.confinement.missing:
+        return Item("confinement", FAIL, facts.confinement.missing, "VMMs are never started with less")
+    if facts.confinement.weaker:
+        return Item("confinement", WARN, facts.confinement.weaker, "boot with Landlock")
     sandbox = facts.choice is None or facts.choice.driver != "qemu" or facts.choice.sandbox
     if not sandbox:
         detail = f"{facts.host.qemu} was built without seccomp, so it may make any system call"
         return Item("confinement", WARN, detail, "use Debian's QEMU")
-    return Item("confinement", OK, "VMMs get few capabilities, no new privileges, and only their own files (Landlock)")
+    return Item("confinement", OK, "VMMs get a user of their own, no privileges on this host, and only their own files")
+
+
+def _ids(facts: Facts) -> Item:
+    ids = facts.jail_ids
+    detail = f"VMMs run as users from {ids.first} to {ids.first + ids.length - 1}, enough for {len(ids.slots)} pods"
+    if not facts.jail_overlaps:
+        return Item("ids", OK, detail)
+    taken = f"{detail}, but {'; '.join(facts.jail_overlaps)} gives some of them to an account"
+    return Item("ids", WARN, taken, "set jail.first_id and jail.count to ids that are nobody's")
 
 
 def _space(facts: Facts) -> Item:

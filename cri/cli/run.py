@@ -22,6 +22,7 @@ from cri.pods.containers import Accounts
 from cri.store.images import Image, ImageStore
 from stage1 import engine
 from stage1.errors import BadRequest, NotFound
+from stage1.linux.cgroup import OURS
 from stage1.linux.host import host_facts
 from stage1.pod import oci, profile, users
 from stage1.pod.model import Container, Pod, Process, Security
@@ -108,6 +109,8 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
         choice=choice,
         scratch_mib=config.vm.scratch_mib,
         network=config.networks,
+        ids=config.jail.ids,
+        cgroup_parent=OURS,
     )
 
 

@@ -22,6 +22,7 @@ static void prepare(void)
     shim.images = getenv("CLEARPOD_DAX_IMAGES");
     shim.window_place = getenv("CLEARPOD_DAX_WINDOW");
     shim.small_pages = getenv("CLEARPOD_SMALL_PAGES");
+    shim.listener = getenv("CLEARPOD_DAX_LISTENER");
 }
 
 PUBLIC int ioctl(int fd, unsigned long request, ...)

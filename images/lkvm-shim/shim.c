@@ -68,7 +68,7 @@ static int add_window(struct shim *shim, int vm, const struct plan *plan, struct
     if (add_slot(shim, vm, (uint32_t)plan->image_count, place, &shim->window.region) < 0)
         return fault_set(why, "KVM takes no memory slot at %#llx for the window: %s",
                          (unsigned long long)place->address, strerror(errno));
-    return window_open(&shim->window, place->path, why);
+    return window_open(&shim->window, place->path, shim->listener, why);
 }
 
 static void add_memory(struct shim *shim, int vm)

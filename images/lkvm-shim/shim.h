@@ -14,12 +14,12 @@ enum {
 
 typedef int ioctl_fn(int fd, unsigned long request, ...);
 
-/* One per process. `images`, `window_place` and `small_pages` are the variables' values, NULL when they are absent.
+/* One per process. `images`, `window_place`, `small_pages` and `listener` are the variables' values, NULL when they are absent.
  * `fence` is filter_install, or NULL where the process is to stay as it is. */
 struct shim {
     ioctl_fn *real;
     int (*fence)(void);
-    const char *images, *window_place, *small_pages;
+    const char *images, *window_place, *small_pages, *listener;
     atomic_flag is_done;
     bool has_deadline;
     struct window window;

@@ -120,7 +120,7 @@ static void *serve(void *argument)
             nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL); /* out of descriptors: no busy loop */
             continue;
         }
-        if (is_allowed(peer))
+        if (window->is_given || is_allowed(peer))
             converse(window, peer);
         close(peer);
     }
@@ -154,15 +154,30 @@ static int start_thread(struct window *window)
     return error;
 }
 
-int window_open(struct window *window, const char *socket_path, struct fault *why)
+static int take_listener(const char *text, struct fault *why)
 {
-    window->listener = listen_at(socket_path, why);
+    uint64_t number;
+    int listens = 0;
+    socklen_t length = sizeof listens;
+    const char *at = text;
+    if (!plan_number(&at, &number) || *at || number > INT32_MAX)
+        return fault_set(why, "'%s' is not the number of a descriptor", text);
+    if (getsockopt((int)number, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0 || !listens)
+        return fault_set(why, "descriptor %s is no socket that listens", text);
+    return (int)number;
+}
+
+int window_open(struct window *window, const char *socket_path, const char *given, struct fault *why)
+{
+    window->is_given = given != NULL;
+    window->listener = given ? take_listener(given, why) : listen_at(socket_path, why);
     if (window->listener < 0)
         return -1;
     int error = start_thread(window);
     if (error) {
         close(window->listener);
-        unlink(socket_path);
+        if (!given)
+            unlink(socket_path);
         return fault_set(why, "no thread for the window: %s", strerror(error));
     }
     return 0;

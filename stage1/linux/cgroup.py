@@ -1,27 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cgroup of version 2 of the host: where to make one, who joins, and its end with all that is in it. Called by the
-engine and by vm, for VMMs and for pods that run on the host. See cgroups(7). Limits are not set here: crun does that
-for containers on the host, and a VM has its size.
+"""Cgroups of the host: where to make one, its limits, who joins, and its end with all that is in it. See cgroups(7).
+
+Called by the engine and by vm. A pod on the host is in one of version 2, where crun sets limits. A VMM is in one of
+version 2 and, where controllers are in hierarchies of version 1, in one of each of those that limit it. How large a
+limit is, is not decided here.
 """
 
 import errno
 import os
 import time
+from typing import NamedTuple
 
 from stage1.errors import KernelError, NotFound, TimedOut
-from stage1.linux import files
+from stage1.linux import files, process
 from stage1.linux.libc import Guard
 
 ROOT = "/sys/fs/cgroup"
 OURS = "clearpod"
-"""The cgroup below which VMMs are."""
+"""The cgroup below which VMMs are that have no other parent."""
+PERIOD_US = 100_000
 _COUNTED = ("cpu", "io", "memory", "pids")
+LIMITED = ("memory", "pids", "cpu")
+"""Controllers that limit VMMs."""
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _DEATH_S = 10.0
 _LOOK_S = 0.005
+
+
+class Limits(NamedTuple):
+    """What a VMM may take: `memory_bytes` and no swap, `pids` processes and threads, `cpu_us` of each PERIOD_US."""
+
+    memory_bytes: int
+    pids: int
+    cpu_us: int
 
 
 def tree() -> str:
@@ -35,6 +49,13 @@ def controllers(path: str) -> frozenset[str]:
         return frozenset(files.read(f"{path}/cgroup.controllers").decode().split())
     except FileNotFoundError:
         return frozenset()
+
+
+def limited() -> tuple[str, ...]:
+    """Which of LIMITED this host's cgroups have, in either version, for those who may write."""
+    found = places("", "")
+    usable = controllers(found[""]) if "" in found else frozenset()
+    return tuple(one for one in LIMITED if one in usable or f".{one}" in found)
 
 
 def place(parent: str, name: str) -> str:
@@ -56,27 +77,83 @@ def _hand_down(above: str, wanted: "Sequence[str]") -> None:
         _write(f"{above}/cgroup.subtree_control", f"+{controller}")
 
 
-def place_ours(name: str) -> str:
-    """The path for a cgroup `name` below OURS, which is made and counts what is in it; empty without cgroup v2.
+def places(parent: str, name: str) -> dict[str, str]:
+    """Directories for a cgroup `name` below the cgroup `parent`, by hierarchy: "" is version 2, ".memory" that of
+    version 1 with the controller memory, and so on. None has to exist. None are given where nothing can be made.
 
-    Not below a pod's own parent: the limits that the kubelet sets there are the containers', without their guest.
+    `parent` is a path from the root of the cgroups, the same in all hierarchies; it can't lead out of them.
     """
-    top = tree()
-    if not top:
-        return ""
-    with Guard("mkdir", f"{top}/{OURS}"):
-        os.makedirs(f"{top}/{OURS}", exist_ok=True)
-    for above in (top, f"{top}/{OURS}"):
-        _hand_down(above, _COUNTED)
-    return f"{top}/{OURS}/{name}"
+    below = "/" + os.path.normpath(f"/{parent}/{name}").lstrip("/")
+    tops = {"": tree(), **{f".{one}": f"{ROOT}/{one}" for one in LIMITED}}
+    return {key: top + below for key, top in tops.items() if top and _is_writable(top)}
+
+
+def _is_writable(top: str) -> bool:
+    return os.path.exists(f"{top}/cgroup.procs") and os.access(top, os.W_OK)
+
+
+def make(directories: "Mapping[str, str]", limits: Limits) -> None:
+    """Make the cgroups of `places`, unless they exist, and write the limits, as far as there are controllers for them.
+
+    Undo: `end` for each. Raises KernelError.
+    """
+    for kind, path in directories.items():
+        with Guard("make the cgroup", path):
+            if not kind:
+                _make_above(path)
+            os.makedirs(path, exist_ok=True)
+        for file, value in _values(kind, limits):
+            if os.path.exists(f"{path}/{file}"):
+                with Guard("write", f"{path}/{file} {value}"), open(f"{path}/{file}", "w", encoding="ascii") as opened:
+                    opened.write(value)
+
+
+def _make_above(path: str) -> None:
+    """In version 2 each cgroup above has to hand its controllers down."""
+    top, above = tree(), os.path.dirname(path)
+    os.makedirs(above, exist_ok=True)
+    parts = os.path.relpath(above, top).split("/")
+    for number in range(len(parts) + 1):
+        _hand_down("/".join((top, *parts[:number])), _COUNTED)
+
+
+def _values(kind: str, limits: Limits) -> "list[tuple[str, str]]":
+    """What is written into which file, in this order."""
+    memory, cpu = str(limits.memory_bytes), str(limits.cpu_us)
+    return {
+        "": [
+            ("memory.max", memory),
+            ("memory.swap.max", "0"),
+            ("pids.max", str(limits.pids)),
+            ("cpu.max", f"{cpu} {PERIOD_US}"),
+        ],
+        # The second can't be less than the first, nor the first more than the second: so up, in this order.
+        ".memory": [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
+        ".pids": [("pids.max", str(limits.pids))],
+        ".cpu": [("cpu.cfs_period_us", str(PERIOD_US)), ("cpu.cfs_quota_us", cpu)],
+    }[kind]
+
+
+def raise_memory(directories: "Sequence[str]", size_bytes: int) -> None:
+    """Let the memory limit of the cgroups be at least `size_bytes`; it is never lowered, which may kill who is in it.
+
+    Raises KernelError.
+    """
+    for path in directories:
+        for name in ("memory.max", "memory.memsw.limit_in_bytes", "memory.limit_in_bytes"):  # not more than the second
+            try:
+                limit = files.read(f"{path}/{name}").strip()
+            except KernelError:
+                continue
+            if limit.isdigit() and int(limit) < size_bytes:
+                with Guard("write", f"{path}/{name} {size_bytes}"), open(f"{path}/{name}", "w", encoding="ascii") as file:
+                    file.write(str(size_bytes))
 
 
 def join(path: str, pid: int) -> None:
-    """Make the cgroup `path`, unless it exists, and put process `pid` there. Raises KernelError."""
-    with Guard("put a VMM into", path):
-        os.makedirs(path, exist_ok=True)
-        with open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:
-            file.write(str(pid))
+    """Put process `pid` into the cgroup `path`. Raises KernelError."""
+    with Guard("put a VMM into", path), open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:
+        file.write(str(pid))
 
 
 def end(path: str) -> None:
@@ -86,12 +163,65 @@ def end(path: str) -> None:
     """
     if not os.path.isdir(path):
         return
-    _write(f"{path}/cgroup.kill", "1")
     deadline = time.monotonic() + _DEATH_S
     while not _remove(path):
+        _kill(path)
         if time.monotonic() > deadline:
             raise TimedOut(f"processes in the cgroup {path} did not end within {_DEATH_S:g} s of SIGKILL")
         time.sleep(_LOOK_S)
+
+
+def _kill(path: str) -> None:
+    """All that are in the cgroup and below it; in version 1 one by one."""
+    if os.path.exists(f"{path}/cgroup.kill"):
+        return _write(f"{path}/cgroup.kill", "1")
+    for below, _, _ in os.walk(path):
+        for pid in members(below):
+            _kill_member(below, pid)
+    return None
+
+
+def _kill_member(path: str, pid: int) -> None:
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    with process.PidHandle(pid, fd) as handle:
+        if pid in members(path):  # so the descriptor is of the one that is meant
+            handle.kill()
+
+
+def members(path: str) -> list[int]:
+    """The processes in the cgroup; none when it does not exist."""
+    try:
+        return [int(line) for line in files.read(f"{path}/cgroup.procs").split()]
+    except KernelError:
+        return []
+
+
+_SHOWN = (
+    "memory.max memory.current memory.peak memory.swap.max pids.max pids.current cpu.max "
+    "memory.limit_in_bytes memory.usage_in_bytes memory.max_usage_in_bytes memory.memsw.limit_in_bytes memory.failcnt "
+    "cpu.cfs_quota_us cpu.cfs_period_us"
+).split()
+_SHOWN_LINES = {"cpu.stat": ("usage_usec", "nr_throttled", "throttled_usec", "throttled_time"),
+                "memory.events": ("max", "oom", "oom_kill"), "memory.oom_control": ("oom_kill",)}  # fmt: skip
+
+
+def usage(path: str) -> dict[str, str]:
+    """Limits and what is used of them, by the names of the kernel's files; those that this cgroup has."""
+    found = {}
+    for name in (*_SHOWN, *_SHOWN_LINES):
+        try:
+            text = files.read(f"{path}/{name}").decode().strip()
+        except (KernelError, OSError):
+            continue
+        if name in _SHOWN_LINES:
+            pairs = (line.split() for line in text.splitlines())
+            found.update({f"{name}.{key}": value for key, value in pairs if key in _SHOWN_LINES[name]})
+        else:
+            found[name] = text
+    return found
 
 
 def _write(path: str, text: str) -> None:

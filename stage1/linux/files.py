@@ -112,6 +112,11 @@ def open_beneath(root: int | str, path: str, *, flags: int = os.O_RDONLY, mode: 
         os.close(root_fd)
 
 
+def open_straight(path: str, *, flags: int) -> int:
+    """Open the absolute `path`, of which no part, nor the end, may be a symbolic link: ELOOP. The caller closes it."""
+    return _openat2(libc.AT_FDCWD, path, flags, 0, _RESOLVE_NO_SYMLINKS)
+
+
 def _openat2(dir_fd: int, path: str, flags: int, mode: int, resolve: int) -> int:
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     what = f"{path} flags={flags:#x} resolve={resolve:#x}"

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts whose files appear with other owners. Used by rootfs. Never decides which owners. See mount_setattr(2).
+"""Mounts whose files appear with other owners, and the user namespaces that say which. See mount_setattr(2).
 
-The mapping is that of a user namespace, which is made for it: `unshare` makes one, its only process waits until we have
-its descriptor. A thread of ours can't make one, and a copy of ours without exec is none to run Python in.
+Called by the engine, rootfs and `clearpod jail`. It never decides which owners. A mount takes its mapping from a user
+namespace: that of a running VMM (`of_process`), or one that is made for it and kept by name (`keep`). To make one needs
+a process of its own, `unshare`: a thread can't enter a user namespace, and a fork of a process with threads may not
+run Python.
 """
 
 import errno
+import fcntl
 import os
 import struct
 from typing import NamedTuple
 
-from stage1.errors import KernelError, Unsupported
-from stage1.linux import libc, process
+from stage1.errors import KernelError, Unsupported, WrongState
+from stage1.linux import libc, mount, process
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
@@ -19,12 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _MOUNT_ATTR_IDMAP = 0x00100000
+_INERT = 0x2 | 0x4 | 0x8
+"""MOUNT_ATTR_NOSUID, _NODEV, _NOEXEC."""
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
+_NS_GET_PARENT = 0xB702
 _MOST = "/proc/sys/user/max_user_namespaces"
+_REFUSALS = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+"""EPERM: it is mapped already, or belongs to another user namespace."""
 
 
 class Extent(NamedTuple):
-    """`length` users and groups: `inside` on the file system, `outside` where it is mounted."""
+    """`length` users and groups: `inside` in the namespace (for a mount: on its disk), `outside` on the host."""
 
     inside: int
     outside: int
@@ -40,6 +48,56 @@ def why_not() -> str:
     except OSError:
         return "this host's kernel has no user namespaces; use one with CONFIG_USER_NS"
     return f"this host allows no user namespaces; write a number to {_MOST}"
+
+
+def outside(extents: "Sequence[Extent]", inside: int) -> int:
+    """The host's id for the id `inside`. Raises ValueError when none is mapped to it."""
+    for one in extents:
+        if one.inside <= inside < one.inside + one.length:
+            return one.outside + inside - one.inside
+    raise ValueError(f"{inside} is not mapped by {extents}")
+
+
+def read_map(pid: int | str, name: str = "uid_map") -> tuple[Extent, ...]:
+    """The `uid_map` or `gid_map` of process `pid`, as seen from our own user namespace. Raises KernelError."""
+    with Guard("read", f"/proc/{pid}/{name}"), open(f"/proc/{pid}/{name}", "rb") as file:
+        lines = file.read().splitlines()
+    return tuple(Extent(*map(int, line.split())) for line in lines)
+
+
+def of_process(pid: int, start_time: int, extents: "Sequence[Extent]") -> int:
+    """A descriptor of the user namespace of the VMM `pid`, which must map as `extents` say. The caller closes it.
+
+    A VMM that was taken over may be in a namespace that it made itself: one whose parent is not our own is refused.
+    Raises WrongState when it is so, when the maps differ, and when the process has ended.
+    """
+    handle = process.open_process(pid, start_time)
+    if handle is None:
+        raise WrongState(f"the virtual machine (pid {pid}) has ended")
+    with handle, Guard("open", f"the user namespace of process {pid}"):
+        fd = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(pid, fd, extents)
+            if not handle.alive():  # else all that was read may be of another process
+                raise WrongState(f"the virtual machine (pid {pid}) has just ended")
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _check(pid: int, fd: int, extents: "Sequence[Extent]") -> None:
+    try:
+        parent = fcntl.ioctl(fd, _NS_GET_PARENT)
+    except PermissionError:
+        raise WrongState(f"process {pid} is not in a user namespace of its own, as its VM should be") from None
+    try:
+        is_ours = os.path.samestat(os.fstat(parent), os.stat("/proc/self/ns/user"))
+    finally:
+        os.close(parent)
+    found = (read_map(pid), read_map(pid, "gid_map"))
+    if not is_ours or found != (tuple(extents), tuple(extents)):
+        raise WrongState(f"process {pid} is in a user namespace with other ids than its VM was given: {found[0]}")
 
 
 def namespace(extents: "Sequence[Extent]") -> int:
@@ -81,22 +139,63 @@ def _mapped(pid: int, extents: "Sequence[Extent]", *, ends: tuple[int, int]) -> 
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
-def set_owners(tree: int, extents: "Sequence[Extent]", *, what: str) -> None:
-    """Map the owners in `tree`, of `mount.open_tree`, before it is mounted. `what` names it in errors.
+def keep(path: str, extents: "Sequence[Extent]") -> None:
+    """Make a user namespace with these ids and keep it at `path`, a new file, until that is unmounted.
 
-    Raises Unsupported when its file system, or one mounted below it, can't do that; KernelError.
+    Raises KernelError; nothing stays then.
     """
-    ids = namespace(extents)
+    fd = namespace(extents)
     try:
-        attr = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, ids)
-        args = (tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attr, len(attr))
+        with Guard("make", path):
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400))
+        try:
+            mount.bind(f"/proc/self/fd/{fd}", path)
+        except BaseException:
+            os.unlink(path)
+            raise
+    finally:
+        os.close(fd)
+
+
+def set_owners(tree: int, namespace: int, *, what: str) -> None:
+    """Map the owners in `tree`, of `mount.open_tree` or `mount.make`, by a user namespace, before it is mounted.
+
+    Nothing there acts on the host any more: no device opens, no program runs. `what` names it in errors. Raises
+    Unsupported when its file system, or one mounted below it, can't do that (it is named, with its type); KernelError.
+    """
+    attr = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP | _INERT, 0, 0, namespace)
+    args = (tree, b"", _AT_EMPTY_PATH | _AT_RECURSIVE, attr, len(attr))
+    try:
         libc.syscall("mount_setattr", libc.NR_MOUNT_SETATTR, *args, what=f"owners of {what}")
     except KernelError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        if error.errno not in _REFUSALS:
             raise
-        raise Unsupported(
-            f"the owners of {what} can't be mapped for the pod's user namespace ({os.strerror(error.errno)}): "
-            "its file system can't be mounted so; use another one, or hostUsers: true"
-        ) from None
-    finally:
-        os.close(ids)
+        raise _refusal(what, namespace, os.strerror(error.errno)) from None
+
+
+def _refusal(what: str, namespace: int, why: str) -> Unsupported:
+    if not what.startswith("/"):
+        return Unsupported(f"{what} can't be mounted with mapped owners ({why}): use Linux 6.12 or newer")
+    where, kind = _culprit(what, namespace)
+    return Unsupported(
+        f"{where} can't be a volume, or below one: its file system, {kind}, can't be mounted with mapped owners "
+        f"({why}); put the data on ext4, xfs, btrfs or tmpfs"
+    )
+
+
+def _culprit(what: str, namespace: int) -> tuple[str, str]:
+    """The first of the mounts at and below `what` that refuses alone, and its type; looked up by name, for people."""
+    found = [(what, mount.type_of(what)), *((path, mount.type_of(path)) for path in reversed(mount.mounts_below(what)))]
+    attr = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    for path, kind in found:
+        try:
+            alone = mount.open_tree(path, recursive=False)
+        except (KernelError, OSError):
+            continue
+        try:
+            libc.syscall("mount_setattr", libc.NR_MOUNT_SETATTR, alone, b"", _AT_EMPTY_PATH, attr, len(attr), what=path)
+        except KernelError:
+            return path, kind
+        finally:
+            os.close(alone)
+    return found[0]

@@ -5,22 +5,32 @@ Paths are the host's own; a path that a guest can influence must be opened by `f
 given here as /proc/self/fd/N. See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
 """
 
+import _thread
 import os
 import struct
 
 from stage1.errors import PodError
 from stage1.linux import libc
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_MOVE, MS_REC = 0x1000, 0x2000, 0x4000
 MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 
 _MOUNTS = "/proc/thread-self/mountinfo"
+_place = _thread._local()
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _MOUNT_ATTR_RDONLY = 1
 _AT_RECURSIVE = 0x8000
+_AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
+_CLOEXEC = 1
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
@@ -43,15 +53,37 @@ def bind(source: str, target: str, *, recursive: bool = False, read_only: bool =
         raise
 
 
-def open_tree(source: str, *, recursive: bool = True) -> int:
+def open_tree(source: str | int, *, recursive: bool = True) -> int:
     """A descriptor of a copy of the mounts at and below `source` that is mounted nowhere; see open_tree(2).
 
-    It ends with the descriptor unless `move_tree` has put it somewhere. Without `recursive`, what is mounted below is
-    not in the copy.
+    `source` is a path, or a descriptor, also one of O_PATH. The copy ends with its descriptor unless `move_tree` has
+    put it somewhere. Without `recursive`, what is mounted below is not in the copy.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
-    args = (libc.AT_FDCWD, _path(source), flags)
-    return libc.syscall("open_tree", libc.NR_OPEN_TREE, *args, what=f"{source} flags={flags:#x}")
+    what = f"{source} flags={flags:#x}"
+    if isinstance(source, int):
+        return libc.syscall("open_tree", libc.NR_OPEN_TREE, source, b"", flags | _AT_EMPTY_PATH, what=what)
+    return libc.syscall("open_tree", libc.NR_OPEN_TREE, libc.AT_FDCWD, _path(source), flags, what=what)
+
+
+def make(fstype: str, options: "Iterable[tuple[str, str]]", *, flags: int) -> int:
+    """A descriptor of a new mount that is mounted nowhere, of a file system that nobody else has: see fsopen(2).
+
+    `options` are names with values, `source` among them; `flags` are of MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC,
+    the first for the file system too. It ends with the descriptor unless `move_tree` has put it somewhere.
+    """
+    fs = libc.syscall("fsopen", libc.NR_FSOPEN, _path(fstype), _CLOEXEC, what=fstype)
+    try:
+        for name, value in options:
+            args = (fs, _SET_STRING, _path(name), _path(value), 0)
+            libc.syscall("fsconfig", libc.NR_FSCONFIG, *args, what=f"{fstype} {name}={value}")
+        if flags & MS_RDONLY:
+            libc.syscall("fsconfig", libc.NR_FSCONFIG, fs, _SET_FLAG, b"ro", None, 0, what=f"{fstype} ro")
+        libc.syscall("fsconfig", libc.NR_FSCONFIG, fs, _CREATE, None, None, 0, what=f"{fstype} of {options}")
+        # MOUNT_ATTR_RDONLY, _NOSUID, _NODEV and _NOEXEC have the numbers of MS_*.
+        return libc.syscall("fsmount", libc.NR_FSMOUNT, fs, _CLOEXEC, flags, what=f"{fstype} flags={flags:#x}")
+    finally:
+        os.close(fs)
 
 
 def move_tree(fd: int, target: str) -> None:
@@ -97,13 +129,59 @@ def mounts_below(path: str) -> list[str]:
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
 
 
-def _mount_points() -> list[str]:
+def type_of(path: str) -> str:
+    """The type of the file system that `path` is on, as in mount(8); empty when it can't be found."""
+    with libc.Guard("open", path):
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
+            number = next((line.split()[1] for line in file if line.startswith(b"mnt_id:")), b"")
+    finally:
+        os.close(fd)
+    with _mounts() as file:
+        line = next((line for line in file if line.split(b" ", 1)[0] == number), b"")
+    return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
+
+
+def memory_bytes(below: str) -> int:
+    """How much fits into the tmpfs that are mounted below the path `below` and can be written, each counted once.
+
+    One without a size counts as all of the host's memory.
+    """
+    with _mounts() as file:
+        lines = [line.split() for line in file]
+    found = {}
+    for line in lines:
+        path = unescape(line[4])
+        if path.startswith(below) and line[line.index(b"-") + 1] == b"tmpfs" and b"rw" in line[5].split(b","):
+            size = os.statvfs(path)
+            found[line[2]] = size.f_blocks * size.f_frsize or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(found.values())
+
+
+def keep_proc(fd: int) -> None:
+    """The calling thread's directory in /proc, opened before it goes to mounts in whose /proc it is not."""
+    _place.proc = fd
+
+
+def _mounts() -> "BinaryIO":
     # The thread's: it may be in a mount namespace of its own (`namespace.in_mounts_of`).
-    with libc.Guard("read", _MOUNTS), open(_MOUNTS, "rb") as file:
-        return [_unescape(line.split(b" ", 5)[4]) for line in file]
+    with libc.Guard("read", _MOUNTS):
+        proc = getattr(_place, "proc", -1)
+        fd = os.open(
+            "mountinfo" if proc >= 0 else _MOUNTS, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc if proc >= 0 else None
+        )
+        return open(fd, "rb")
 
 
-def _unescape(field: bytes) -> str:
+def _mount_points() -> list[str]:
+    with _mounts() as file:
+        return [unescape(line.split(b" ", 5)[4]) for line in file]
+
+
+def unescape(field: bytes | str) -> str:
+    """A path as proc_pid_mountinfo(5) has it."""
+    field = os.fsencode(field) if isinstance(field, str) else field
     # The kernel writes space, tab, newline and backslash as \ooo, so each backslash starts an octal escape.
     return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
 

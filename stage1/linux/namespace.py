@@ -134,8 +134,13 @@ def in_mounts_of(pid: int, function: "Callable[[], Result]") -> "Result":
         _check_owner(fd, there)
 
         def go() -> "Result":
-            _go_there(fd)
-            return function()
+            proc = os.open("/proc/thread-self", os.O_PATH | os.O_CLOEXEC)
+            try:
+                mount.keep_proc(proc)
+                _go_there(fd)
+                return function()
+            finally:
+                os.close(proc)
 
         return in_thread(go)
     finally:

@@ -6,6 +6,7 @@ alone, which the kernel gives to somebody else. Must not fork: the daemon has th
 """
 
 import errno
+import fcntl
 import os
 import resource
 import select
@@ -57,22 +58,43 @@ def spawn(
     stdin None is /dev/null, stdout and stderr None are ours; the descriptors stay the caller's and no others are
     inherited. Signals have their defaults. Raises KernelError.
     """
+    given = {number: fd for number, fd in enumerate((stdin, stdout, stderr)) if fd is not None}
+    return spawn_with(argv, given, env=env)
+
+
+def spawn_with(
+    argv: "Sequence[str]", descriptors: "Mapping[int, int]", *, env: "Mapping[str, str] | None" = None
+) -> int:
+    """As `spawn`, and the program has each of `descriptors`, of ours, under the number in front of it."""
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
-    if stdin is None:
+    if 0 not in descriptors:
         actions.append((os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0))
-    given = ((stdin, 0), (stdout, 1), (stderr, 2))
-    actions += [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in given if fd is not None]
-    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable()]
-    with Guard("posix_spawn", argv[0]):
-        return os.posix_spawnp(
-            argv[0],
-            list(argv),
-            os.environ if env is None else env,
-            file_actions=actions,
-            setsid=True,
-            setsigmask=(),
-            setsigdef=(_SIGPIPE, _SIGXFSZ),
-        )
+    actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in _inheritable() if fd not in descriptors.values()]
+    above, copies = max(descriptors, default=0) + 1, list[int]()
+    try:
+        with Guard("posix_spawn", argv[0]):
+            for number, fd in descriptors.items():
+                # Not itself: its number may be one that another gets.
+                copies.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above))
+                actions.append((os.POSIX_SPAWN_DUP2, copies[-1], number))
+            actions += [(os.POSIX_SPAWN_CLOSE, fd) for fd in set(descriptors.values()) if _outlives(fd, descriptors)]
+            return os.posix_spawnp(
+                argv[0],
+                list(argv),
+                os.environ if env is None else env,
+                file_actions=actions,
+                setsid=True,
+                setsigmask=(),
+                setsigdef=(_SIGPIPE, _SIGXFSZ),
+            )
+    finally:
+        for fd in copies:
+            os.close(fd)
+
+
+def _outlives(fd: int, descriptors: "Mapping[int, int]") -> bool:
+    """Whether it would be open in the program under a number that nobody gave it."""
+    return fd > 2 and fd not in descriptors and os.get_inheritable(fd)
 
 
 def _inheritable() -> list[int]:
@@ -85,27 +107,6 @@ def _inheritable() -> list[int]:
         except OSError:
             continue  # closed meanwhile, such as the one that listed the directory
     return found
-
-
-def set_oom_score(pid: int, score: int) -> None:
-    """How soon the kernel kills `pid` when memory runs out, -1000 to 1000: a child has that of who started it.
-
-    See proc_pid_oom_score_adj(5). Raises KernelError.
-    """
-    path = f"/proc/{pid}/oom_score_adj"
-    with Guard("write", path), open(path, "w", encoding="ascii") as file:
-        file.write(str(score))
-
-
-def set_limits(pid: int) -> None:
-    """For a VMM: no core file, which would hold a guest's memory, and as many open files as it can have; 9p opens many.
-
-    See prlimit(2). Raises KernelError.
-    """
-    with Guard("prlimit", f"process {pid}"):
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class PidHandle:

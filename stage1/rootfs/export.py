@@ -9,8 +9,11 @@ import stat
 
 from stage1.errors import KernelError
 from stage1.linux import files, mount
-from stage1.pod.model import IdMap
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MIB = 1 << 20
 
@@ -25,10 +28,10 @@ def has_image(directory: str, image: ImageFiles) -> bool:
     return mount.is_mount_point(f"{directory}/share/layers/{image_name(image.id)}")
 
 
-def add_image(directory: str, image: ImageFiles, *, ids: IdMap = IdMap()) -> str:  # noqa: B008 - a constant
+def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1) -> str:
     """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`.
 
-    `ids` are the pod's.
+    `ids`, called when it has to be mounted, gives a descriptor of the user namespace that maps its owners, -1 for none.
     """
     name = image_name(image.id)
     target = f"{directory}/share/layers/{name}"
@@ -38,7 +41,7 @@ def add_image(directory: str, image: ImageFiles, *, ids: IdMap = IdMap()) -> str
     capabilities = os.path.join(os.path.dirname(image.merged), "filecaps")
     if os.path.exists(capabilities):
         files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
-    mount_image(image, target, ids=ids)
+    mount_image(image, target, ids=ids())
     return name
 
 

@@ -8,10 +8,16 @@ Called by the engine. As for a volume, the guest sees nothing above or beside it
 import os
 
 from stage1.errors import KernelError, NotFound
-from stage1.linux import files
+from stage1.linux import files, idmap
 from stage1.pod.files import machine_id
 from stage1.pod.model import Mount, Pod
 from stage1.rootfs import volumes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stage1.linux.idmap import Extent
 
 LINK = "journal"
 """In the pod's directory, symbolic: to a journal that goes with the pod."""
@@ -23,19 +29,33 @@ def place(pod: Pod, state_dir: str) -> str:
     return pod.journal or f"{state_dir}/journals/{pod.id}"
 
 
-def add(pod: Pod, directory: str, *, state_dir: str) -> None:
-    """Make it, and show it to the guest. Undo: unmounting below the share, and `remove`.
+def add(pod: Pod, directory: str, *, state_dir: str, ids: "Sequence[Extent]" = ()) -> None:
+    """Make it, and show it to the guest, with the owners of a VMM that has the maps `ids`. Undo: unmounting below the
+    share, and `remove`.
 
-    Raises NotFound when it can't be made or written.
+    Raises NotFound when it can't be made or written; Unsupported when its owners can't be mapped.
     """
     source = place(pod, state_dir)
     try:
+        if not pod.journal:
+            files.make_dirs(os.path.dirname(source), 0o700)
         files.make_dirs(f"{source}/{machine_id(pod).strip()}", 0o755)
     except (KernelError, OSError) as error:
         raise NotFound(f"the pod's journal can't be kept in {source}: {error}; name another directory") from None
     if not pod.journal:
         os.symlink(source, f"{directory}/{LINK}")
-    volumes.attach(Mount(source, f"/{LINK}"), f"{directory}/tree/{SHARED}", target=f"{directory}/share/{SHARED}")
+    _show(os.path.realpath(source), directory, ids)
+
+
+def _show(source: str, directory: str, ids: "Sequence[Extent]") -> None:
+    """The guest looks for it as soon as it boots, so there is no VMM yet whose namespace could be used."""
+    fd = idmap.namespace(ids) if ids else -1
+    try:
+        tree, target = f"{directory}/tree/{SHARED}", f"{directory}/share/{SHARED}"
+        volumes.attach(Mount(source, f"/{LINK}"), tree, target=target, ids=fd)
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def remove(directory: str) -> None:

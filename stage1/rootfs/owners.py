@@ -1,23 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which owners the files of a pod with a user namespace have for its VMM, and so in its guest. Pure.
+"""The user namespaces by which a pod's images and volumes are mapped. Made by the engine; the numbers are pod.ids'.
 
-Used by share and volumes. Root of an image, or of a volume, is the first of the pod's ids; an owner beyond them nobody.
+A mount that is mapped by the VMM's own namespace shows the guest the numbers that are on its disk. In a pod with a user
+namespace, images, and volumes that ask for it, are shifted besides: 0 on the disk is the container's 0, which is
+`IdMap.first` in the guest.
 """
 
+import os
+
+from stage1.linux import idmap, mount
 from stage1.linux.idmap import Extent
+from stage1.pod import ids as numbers
 from stage1.pod.model import IdMap
 
-_UNUSED = 0xFFFFFFFE
-"""Owner, on the host, of a file between its creation by the VMM and its chown. No user has it: -1 is no id at all."""
+KEPT = "shifted"
+"""In the pod's directory: the namespace for what is shifted."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
-def readable(ids: IdMap) -> tuple[Extent, ...]:
-    """Of what is only read."""
-    return (Extent(0, ids.first, ids.length),)
+class Owners:
+    """`with Owners(...) as owners:` has descriptors of the namespaces, opened when they are first asked for.
 
-
-def writable(ids: IdMap) -> tuple[Extent, ...]:
-    """Of volumes: the 9p server is root of the host, makes files as that, and gives them to their owner then. The
-    kernel lets it only where its id is some owner.
+    -1 stands for no mapping: the pod's VMM was started without a user namespace.
     """
-    return (*readable(ids), Extent(_UNUSED, 0, 1))
+
+    def __init__(self, directory: str, ids: IdMap, vmm: "tuple[int, int, tuple[Extent, ...]]") -> None:
+        """`directory` is the pod's, `vmm` the VMM's pid, start time and maps."""
+        self._directory, self._ids, self._vmm = directory, ids, vmm
+        self._plain = self._shifted = -1
+
+    def __enter__(self) -> "Owners":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in (self._plain, self._shifted):
+            if fd >= 0:
+                os.close(fd)
+
+    def plain(self) -> int:
+        """Of files whose numbers on disk are the guest's. Raises WrongState as `idmap.of_process`."""
+        if self._plain < 0 and self._vmm[2]:
+            self._plain = idmap.of_process(*self._vmm)
+        return self._plain
+
+    def shifted(self) -> int:
+        """Of files whose 0 on disk is the container's; `plain` in a pod without a user namespace."""
+        if not self._ids.length or not self._vmm[2]:
+            return self.plain()
+        if self._shifted < 0:
+            self._shifted = os.open(f"{self._directory}/{KEPT}", os.O_RDONLY | os.O_CLOEXEC)
+        return self._shifted
+
+
+def keep(directory: str, ids: IdMap, vmm: "Sequence[Extent]") -> None:
+    """Make the namespace for what is shifted, where the pod needs one. Undone by unmounting below `directory`."""
+    if ids.length and vmm and not mount.is_mount_point(f"{directory}/{KEPT}"):
+        idmap.keep(f"{directory}/{KEPT}", numbers.shifted(ids, vmm))

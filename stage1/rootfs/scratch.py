@@ -23,12 +23,17 @@ _FICLONE = 0x40049409
 _OPTIONS = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=0,nodiscard")
 
 
-def add(path: str, directory: str, *, size_bytes: int, template_dir: str) -> None:
-    """Make the disk `path` of the pod in `directory`, which gets a link to it; size 0: a directory. Undo: `remove`."""
+def add(path: str, directory: str, *, size_bytes: int, template_dir: str, owner: int = 0) -> None:
+    """Make the disk `path` of the pod in `directory`, which gets a link to it; size 0: a directory. Undo: `remove`.
+
+    `owner` is the user and group of the VMM, who alone may open it.
+    """
     files.make_dirs(os.path.dirname(path), 0o700)
     os.symlink(path, f"{directory}/{LINK}")
     if size_bytes:
         make_scratch(path, size_bytes, template_dir=template_dir)
+        with Guard("chown", path):
+            os.chown(path, owner, owner)
     else:
         os.mkdir(path, 0o700)
 

@@ -11,53 +11,43 @@ import os
 from stage1.errors import KernelError, Unsupported
 from stage1.linux import idmap, mount
 from stage1.linux.libc import Guard
-from stage1.pod.model import IdMap
-from stage1.rootfs import owners
 from stage1.rootfs.layers import ImageFiles as ImageFiles
 
 _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
-def mount_image(files: ImageFiles, target: str, *, ids: IdMap = IdMap()) -> None:  # noqa: B008 - a constant
+def mount_image(files: ImageFiles, target: str, *, ids: int = -1) -> None:
     """Mount the image's root at the directory `target`. Raises Unsupported (kernel), KernelError; nothing
     stays then.
 
-    The files may be removed while they are mounted. With `ids` its owners are those of a pod's user namespace.
+    The files may be removed while they are mounted. `ids` is a descriptor of the user namespace that maps its owners,
+    -1 for none.
     """
-    _mount(files, target)
-    if ids.length:
-        try:
-            _map_owners(files, target, ids=ids)
-        except BaseException:
-            unmount_image(target)
-            raise
+    fd = _make(files)
+    try:
+        if ids >= 0:
+            idmap.set_owners(fd, ids, what=f"image {files.id}")
+        mount.move_tree(fd, target)
+    finally:
+        os.close(fd)
 
 
-def _mount(files: ImageFiles, target: str) -> None:
+def _make(files: ImageFiles) -> int:
     opened: list[int] = []
     try:
         with Guard("open", f"a layer of image {files.id}"):
-            for path in files.layers:
+            for path in (files.merged, *files.layers):
                 opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        # Short names: all options together must fit into one page, and 127 paths would not.
-        options = ",".join(f"device=/proc/self/fd/{fd}" for fd in opened)
-        mount.mount(files.merged, target, "erofs", _FLAGS, options)
+        # An option has at most 255 bytes. The source is what people see as the name of the mount.
+        names = [f"/proc/self/fd/{fd}" for fd in opened]
+        source = files.merged if len(os.fsencode(files.merged)) < 256 else names[0]
+        options = [("source", source), *(("device", name) for name in names[1:])]
+        return mount.make("erofs", options, flags=_FLAGS)
     except KernelError as error:
         raise _explained(error) from None
     finally:
         for fd in opened:
             os.close(fd)
-
-
-def _map_owners(files: ImageFiles, target: str, *, ids: IdMap) -> None:
-    """A mount can only be mapped before it is seen: a copy takes its place."""
-    fd = mount.open_tree(target)
-    try:
-        idmap.set_owners(fd, owners.readable(ids), what=f"image {files.id}")
-        mount.umount(target)
-        mount.move_tree(fd, target)
-    finally:
-        os.close(fd)
 
 
 def _explained(error: KernelError) -> Exception:

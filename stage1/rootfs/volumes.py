@@ -7,34 +7,57 @@ nothing that runs in the guest can undo it.
 
 import errno
 import os
+import stat
 
-from stage1.errors import KernelError, NotFound, Unsupported
+from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
 from stage1.linux import files, idmap, mount, namespace
-from stage1.pod.model import HOST_TO_CONTAINER, IdMap, Mount
-from stage1.rootfs import owners
+from stage1.pod.model import HOST_TO_CONTAINER, Mount
 
 
-def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: IdMap = IdMap()) -> None:  # noqa: B008
+def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: int = -1) -> None:
     """Bind the volume's source at `target`, which is made as `tree` on its writable side. Undone by unmounting.
 
     With `pid` it is mounted in that process's namespace alone: while the host sees a copy of its mounts, it can't
-    remove the directories that they are on (EBUSY), even when its own are gone. Raises NotFound when the source does
-    not exist; Unsupported with the word that kubelet looks for when the kernel can't make a mount tree read-only, and
-    when the owners of a `mapped` volume can't become those of `ids`.
+    remove the directories that they are on (EBUSY), even when its own are gone. `ids` is a descriptor of the user
+    namespace that maps its owners, -1 for none. The source is opened once, without following a link that is there by
+    now and without opening what blocks: a FIFO, a socket or a device is shown as what it is. Raises:
+        NotFound: the source does not exist.
+        BadRequest: a part of its path has become a symbolic link.
+        Unsupported: its owners can't be mapped; or, with the word that kubelet looks for, the kernel can't make a
+            mount tree read-only.
     """
-    if not os.path.exists(volume.source):
-        raise NotFound(f"the volume source {volume.source} for {volume.target} does not exist on the host")
-    if os.path.isdir(volume.source):
-        os.mkdir(tree)
-    else:
-        os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-    fd = mount.open_tree(volume.source, recursive=volume.recursive)
+    source = _open_source(volume)
     try:
-        if volume.mapped:
-            idmap.set_owners(fd, owners.writable(ids), what=volume.source)
+        is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
+        fd = mount.open_tree(source, recursive=volume.recursive)
+    finally:
+        os.close(source)
+    try:
+        if ids >= 0:
+            idmap.set_owners(fd, ids, what=volume.source)
+        if is_directory:
+            os.mkdir(tree)
+        else:
+            os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
         namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, target=target))
     finally:
         os.close(fd)
+
+
+def _open_source(volume: Mount) -> int:
+    """A descriptor of O_PATH. `volume.source` had no links when it was resolved; a guest may have made one since."""
+    try:
+        return files.open_straight(volume.source, flags=os.O_PATH)
+    except KernelError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            text = f"the volume source {volume.source} for {volume.target} does not exist on the host"
+            raise NotFound(text) from None
+        if error.errno == errno.ELOOP:
+            raise BadRequest(
+                f"the volume source {volume.source} for {volume.target} leads through a symbolic link, which was made "
+                "while it was looked at; name the place itself"
+            ) from None
+        raise
 
 
 def _place(volume: Mount, fd: int, *, target: str) -> None:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VMM may still do once it runs: as a command line of setpriv, which becomes the VMM, and as a list of places.
+"""What rkt's VMM may still do once it runs: as a command line of setpriv, which becomes the VMM.
 
-Called by starter.ProcessVmm, `order.py` and `clearpod check`. Namespaces come from whoever starts it (`jail.py`, or
-rkt's launcher). No other user: that is left to do, see docs/decisions/0022-vmm-confinement.md and 0110. Since setpriv
-execs and does not fork, pid and start time are the VMM's.
+Called by `order.py`. Namespaces come from rkt's launcher. Since setpriv execs and does not fork, pid and start time are
+the VMM's. All other VMMs are started by the jailer (`jail.py`).
 """
 
 import os
@@ -34,13 +33,6 @@ _SYSTEM = (
     *((f"/dev/{name}", _CHANGE) for name in ("null", "zero", "urandom", "random")),
     *((f"/dev/{name}", _CHANGE) for name in ("kvm", "net/tun", "vhost-net", "vhost-vsock")),
 )
-
-
-class Place(NamedTuple):
-    """A file or directory of the host that is shown at the same path, with what is mounted below it."""
-
-    path: str
-    writable: bool = False
 
 
 class Confinement(NamedTuple):
@@ -77,17 +69,6 @@ def command(found: Confinement, vm: VmSpec, *, also: tuple[str, ...] = ()) -> li
         return []
     more = [(path, _RUN if os.path.isdir(path) else _RUN_FILE) for path in also]
     return [*_privileges(found.setpriv), *(_fence([*rules(vm), *more]) if found.landlock else []), "--"]
-
-
-def places(found: Confinement, vm: VmSpec) -> tuple[Place, ...]:
-    """What the VMM sees of the host's files, for its root; of /proc all, which the rules then narrow.
-
-    The programs once more under the names that they are started by, which may be links from elsewhere.
-    """
-    allowed = [Place(path, writable="write" in rights or "make" in rights) for path, rights in rules(vm)]
-    seen = [place for place in allowed if not place.path.startswith("/proc/")]
-    programs = [Place(path) for path in (found.setpriv, vm.binary) if path]
-    return (*seen, Place("/proc"), Place("/etc/alternatives"), *programs)
 
 
 def _privileges(setpriv: str) -> list[str]:

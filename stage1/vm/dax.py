@@ -8,7 +8,7 @@ kernel makes /dev/pmem0, /dev/pmem1, ... of the regions, in their order. images/
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
-from stage1.vm.spec import Dax
+from stage1.vm.spec import LISTENER_FD, Dax
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,13 +64,15 @@ def words(dax: Dax, memory_mib: int) -> list[str]:
     return [*memory, f"clearpod.window=/dev/pmem{len(dax.images)}"] if dax.window_bytes else memory
 
 
-def environment(dax: Dax, memory_mib: int) -> dict[str, str]:
-    """What the VMM's environment must have for the shim."""
+def environment(dax: Dax, memory_mib: int, *, by_descriptor: bool = False) -> dict[str, str]:
+    """What the VMM's environment must have for the shim; `by_descriptor`: the window's socket is handed to it."""
     places = regions(dax, memory_mib)
     images = [f"{place.address:#x}:{image.size}:{image.path}" for place, image in zip(places, dax.images, strict=False)]
     variables = {"LD_PRELOAD": dax.library, "CLEARPOD_DAX_IMAGES": ",".join(images)}
     if dax.window_bytes:
         variables["CLEARPOD_DAX_WINDOW"] = f"{places[-1].address:#x}:{dax.window_bytes}:{dax.socket}"
+        if by_descriptor:
+            variables["CLEARPOD_DAX_LISTENER"] = str(LISTENER_FD)
     return variables
 
 

@@ -1,87 +1,191 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a VMM in namespaces of its own, with a root directory that has its files and the system's programs: no other
-file of the host's, none of its sockets, and none of its mounts.
+"""The jail of a VMM as a launch description for the program `jailer` (images/jailer/README.md): namespaces, a root with
+the pod's files and the system's programs only, ids of its own, rules of Landlock, limits.
 
-Called by starter.ProcessVmm with the places that `confine` allows. See docs/decisions/0110-the-jail.md. All of it
-is done by a thread that is made for it, since a process begins where the thread is that starts it.
+Called by starter.ProcessVmm. It looks at which files the host has, and changes nothing. What one VMM may change is: its
+scratch disk, the small file system HOME, and the volumes that are mounted below `share/volumes` later.
 """
 
-import errno
 import os
+import resource
 from typing import NamedTuple
 
-from stage1.errors import KernelError
-from stage1.linux import libc, mount, namespace, process
-from stage1.linux.libc import Guard
-from stage1.vm.confine import Place
+from stage1.vm.spec import HOME, TAP_FD, Share, VmSpec, VsockLink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-_APART = namespace.NEW_NS | namespace.NEW_PID | namespace.NEW_IPC | namespace.NEW_UTS
+HOME_BYTES = 1 << 20
+HOSTNAME = "vmm"
+NO_LIMIT = (1 << 64) - 1
+THREADS = 1024
+"""Of one VMM: vCPUs, devices, at most 64 for files of QEMU's, and as many as its guest has requests to 9p under way."""
+
+# Access rights of landlock(7), as the kernel numbers them. A rule for a file takes no rights of directories.
+_EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE = 1 << 4 | 1 << 5
+_MAKE = 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 12  # directories, files, sockets, fifos, links; never devices
+_REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
+
+RUN_FILE = _EXECUTE | _READ
+RUN = RUN_FILE | _LIST
+LOOK = _READ | _LIST
+CHANGE = _READ | _WRITE | _TRUNCATE
+TREE = CHANGE | _LIST | _REMOVE | _MAKE | _REFER
+DEVICE = CHANGE | _IOCTL
+
+_SYSTEM = (
+    *((path, RUN) for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/opt", "/nix", "/gnu")),
+    *((path, _READ) for path in ("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime")),
+    *((path, LOOK) for path in ("/etc/alternatives", "/sys/devices/system", "/sys/kernel/mm")),
+)
+# Numbers that Linux gives out: Documentation/admin-guide/devices.txt, and miscdevice.h for those of major 10.
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
+_KVM, _VSOCK = {"kvm": (10, 232)}, {"vhost-vsock": (10, 241)}
 
 
-class Jail(NamedTuple):
-    """`directory` is the pod's; the new root is made over it, unseen by others. `netns` empty: one without devices."""
+class Place(NamedTuple):
+    """A file or directory of the host that is shown at the same path, with what is mounted below it.
 
-    directory: str
-    places: "tuple[Place, ...]"
-    netns: str = ""
-
-
-def start(jail: Jail, spawn: "Callable[[], int]", *, ends_with_us: bool = False) -> int:
-    """What `spawn` returns, the pid of a process that it starts in `jail`. Raises what it raises; KernelError.
-
-    With `ends_with_us` the thread stays until that process ends: a parent-death signal is sent at its end, not at ours.
+    `mapped`: with the owners that the VMM's user namespace gives to its files.
     """
 
-    def inside() -> int:
-        _enter(jail)
-        return spawn()
+    path: str
+    writable: bool = False
+    mapped: bool = False
 
-    return namespace.in_thread(inside, then=_wait if ends_with_us else None)
-
-
-def _wait(pid: int) -> None:
-    try:
-        fd = os.pidfd_open(pid)
-    except OSError:
-        return
-    with process.PidHandle(pid, fd) as handle:
-        handle.see_end()
+    @property
+    def letter(self) -> str:
+        """Of its word."""
+        return "rmwv"[self.mapped + 2 * self.writable]
 
 
-def _enter(jail: Jail) -> None:
-    """For the calling thread, which can't come back. What it starts is the first process of a pid namespace."""
-    if jail.netns:
-        namespace.enter_net(jail.netns)
-    namespace.unshare(_APART | (0 if jail.netns else namespace.NEW_NET))
-    mount.set_propagation("/", mount.MS_SLAVE | mount.MS_REC)  # images that are mounted later still come in
-    trees: list[tuple[Place, int]] = []
-    try:
-        for place in outermost(jail.places):
-            trees.append((place, mount.open_tree(place.path)))
-        mount.mount("clearpod", jail.directory, "tmpfs", mount.MS_NOSUID, "mode=0755")
-        for place, fd in trees:
-            _put(place, fd, root=jail.directory)
-    finally:
-        for _, fd in trees:
-            os.close(fd)
-    _take_links(jail.places, root=jail.directory)
-    mount.set_read_only(jail.directory)
-    _change_root(jail.directory)
+class Launch(NamedTuple):
+    """What is started, and what of it is not the VM's own. `handed` are the descriptors past the third that it gets.
+
+    `filter` is a file with seccomp's instructions, or empty. With `dies_with_us` it is killed at the end of the thread
+    that starts it. With `small_pages` its memory has no huge pages.
+    """
+
+    argv: "Sequence[str]"
+    env: "Mapping[str, str]"
+    handed: "Sequence[int]" = ()
+    filter: str = ""
+    dies_with_us: bool = False
+    small_pages: bool = False
 
 
-def outermost(places: "Iterable[Place]") -> "list[Place]":
+def describe(vm: VmSpec, launch: Launch) -> bytes:
+    """Words with a letter in front, each ended by a zero. The disks and directories of `vm` must exist."""
+    seen = outermost(places(vm))
+    words = [
+        vm.run_dir,
+        *(f"a{word}" for word in launch.argv),
+        *(f"e{name}={value}" for name, value in launch.env.items()),
+        *_network(vm),
+        *(f"g{path}" for path in vm.cgroups),
+        *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
+        *(f"{place.letter}{place.path}" for place in seen),
+        *(f"y{target}:{path}" for path, target in links(places(vm))),
+        *(f"d{major}:{minor}:/dev/{name}" for name, (major, minor) in devices(vm).items()),
+        f"h{HOME_BYTES}:{HOME}",
+        *(f"s{rights:x}:{path}" for path, rights in rules(vm)),
+        *(f"l{number} {soft} {hard}" for number, soft, hard in limits()),
+        *(f"k{number}" for number in launch.handed),
+        *([f"f{launch.filter}"] if launch.filter else []),
+        f"u{HOSTNAME}",
+        *(["p"] if launch.dies_with_us else []),
+        *(["b"] if launch.small_pages else []),
+    ]
+    return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _network(vm: VmSpec) -> list[str]:
+    """A netns without devices when the pod has none; with devices but without a netns, that of who starts it."""
+    taps = [f"t{TAP_FD + number}:{nic.tap}" for number, nic in enumerate(vm.nics)]
+    return [f"n{vm.netns}", *taps] if vm.netns or not vm.nics else taps
+
+
+def places(vm: VmSpec) -> list[Place]:
+    """What the VMM sees of the host's files. The binary once more under the name that it is started by."""
+    files = [vm.kernel, vm.initramfs, vm.system_image, *_of_dax(vm)]
+    return [
+        *(Place(path) for path, _ in _SYSTEM),
+        *(Place(path) for path, _ in _programs(vm)),
+        *(Place(path) for path in (vm.binary, *files)),
+        *([Place(vm.scratch, writable=True)] if vm.scratch else []),
+        *(_shown(share, vm) for share in vm.shares),
+    ]
+
+
+def _shown(share: Share, vm: VmSpec) -> Place:
+    """What the host writes there is only read; volumes are mounted above it later. A share elsewhere is as it says."""
+    top = f"{vm.run_dir}/share"
+    if share.path.startswith(f"{top}/"):
+        return Place(top, mapped=True)  # one mount, so that images that the host mounts below it later are seen
+    return Place(share.path, writable=not share.read_only, mapped=True)
+
+
+def rules(vm: VmSpec) -> list[tuple[str, int]]:
+    """Paths, with the rights that it has there: no more than the mounts allow anyway, in case that one is wrong."""
+    shares = [(share.path, TREE if _shown(share, vm).writable else LOOK) for share in vm.shares]
+    volumes = [(f"{share.path}/containers", TREE) for share in vm.shares if not share.read_only]
+    return [
+        *_SYSTEM,
+        *_programs(vm),
+        *((path, _READ) for path in (vm.kernel, vm.initramfs, vm.system_image)),
+        *((path, RUN_FILE if vm.dax and path == vm.dax.library else _READ) for path in _of_dax(vm)),
+        *([(vm.scratch, CHANGE)] if vm.scratch else []),
+        *shares,
+        *volumes,
+        *((f"/dev/{name}", DEVICE) for name in devices(vm)),
+        ("/proc", LOOK),
+        (HOME, TREE),
+    ]
+
+
+def devices(vm: VmSpec) -> dict[str, tuple[int, int]]:
+    """Names in /dev, with major and minor number."""
+    return _DEVICES | (_KVM if vm.accel == "kvm" else {}) | (_VSOCK if isinstance(vm.link, VsockLink) else {})
+
+
+def limits() -> list[tuple[int, int, int]]:
+    """Number, soft and hard limit, of setrlimit(2).
+
+    No core file, which would hold a guest's memory; as many open files as it can have, since 9p opens many. Not the
+    size of files: that of the disk and of volumes is not the VMM's to bound.
+    """
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = NO_LIMIT if files == resource.RLIM_INFINITY else files
+    return [
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, files, files),
+        (resource.RLIMIT_NPROC, THREADS, THREADS),
+        (resource.RLIMIT_MEMLOCK, 1 << 16, 1 << 16),
+        (resource.RLIMIT_MSGQUEUE, 0, 0),
+    ]
+
+
+def outermost(wanted: "Iterable[Place]") -> list[Place]:
     """Those that exist and are not in another one anyway, the shorter paths first, without links at the top."""
     found: list[Place] = []
-    straight = {Place(_without_top_link(place.path), place.writable) for place in places}
-    for place in sorted(straight, key=lambda one: (one.path.count("/"), one.path, not one.writable)):
-        covered = any(f"{place.path}/".startswith(f"{one.path}/") and one.writable >= place.writable for one in found)
-        if not covered and os.path.exists(place.path):
+    straight = {place._replace(path=_without_top_link(place.path)) for place in wanted}
+    for place in sorted(straight, key=lambda one: (one.path.count("/"), one.path, not one.writable, not one.mapped)):
+        if not _is_covered(place, found) and os.path.exists(place.path):
             found.append(place)
     return found
+
+
+def _is_covered(place: Place, found: list[Place]) -> bool:
+    above = [one for one in found if f"{place.path}/".startswith(f"{one.path}/")]
+    return any(one.writable >= place.writable and one.mapped >= place.mapped for one in above)
+
+
+def links(wanted: "Iterable[Place]") -> list[tuple[str, str]]:
+    """Links at the top of the host's root that are to be there as well, with their targets, as /lib to usr/lib."""
+    tops = sorted({f"/{place.path.split('/')[1]}" for place in wanted})
+    return [(top, os.readlink(top)) for top in tops if os.path.islink(top)]
 
 
 def _without_top_link(path: str) -> str:
@@ -89,49 +193,12 @@ def _without_top_link(path: str) -> str:
     return "/".join((os.path.realpath(f"/{top}"), *rest))
 
 
-def _put(place: Place, fd: int, *, root: str) -> None:
-    target = f"{root}{place.path}"
-    if not os.path.lexists(target):
-        _make(target, is_directory=os.path.isdir(f"/proc/self/fd/{fd}"))
-    mount.move_tree(fd, target)
-    if not place.writable:
-        mount.set_read_only(target, recursive=True)
+def _programs(vm: VmSpec) -> list[tuple[str, int]]:
+    """The VMM, and what lies beside it when it was installed apart from the system."""
+    binary = os.path.realpath(vm.binary)
+    home = os.path.dirname(os.path.dirname(binary)).rstrip("/")
+    return [(binary, RUN_FILE), *((f"{home}/{name}", RUN) for name in ("lib", "lib64", "share"))]
 
 
-def _make(path: str, *, is_directory: bool) -> None:
-    with Guard("make", path):
-        os.makedirs(path if is_directory else os.path.dirname(path), 0o755, exist_ok=True)
-        if not is_directory:
-            # Not opened: what another thread starts just now would have it open for writing as well, until its exec,
-            # and such a file system can't be made read-only (EBUSY).
-            os.mknod(path, 0o644)
-
-
-def _take_links(places: "Sequence[Place]", *, root: str) -> None:
-    """As /lib is one to usr/lib."""
-    for top in sorted({f"/{place.path.split('/')[1]}" for place in places}):
-        if os.path.islink(top):
-            with Guard("make", f"{root}{top}"):
-                os.symlink(os.readlink(top), f"{root}{top}")
-
-
-def _change_root(directory: str) -> None:
-    """`directory` is the root from now on, and nothing of the old one is mounted any more."""
-    with Guard("chdir", directory):
-        os.chdir(directory)
-    try:
-        libc.syscall("pivot_root", libc.NR_PIVOT_ROOT, b".", b".", what=directory)
-    except KernelError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        _cover_root(directory)
-    else:
-        mount.umount(".", lazy=True)
-    os.chdir("/")
-
-
-def _cover_root(directory: str) -> None:
-    """The host's root is its initramfs, which can't be put elsewhere."""
-    mount.mount(directory, "/", "", mount.MS_MOVE)
-    with Guard("chroot", directory):
-        os.chroot(".")
+def _of_dax(vm: VmSpec) -> list[str]:
+    return [vm.dax.library, *(image.path for image in vm.dax.images)] if vm.dax else []

@@ -2,16 +2,15 @@
 """A VM as a command line of kvmtool's `lkvm run`. Pure: called by starter.ProcessVmm and the golden tests.
 
 The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only
-option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, so
-HOME is the pod's own directory and the name, which is the socket's, a short one: a unix socket's path has 107
-bytes.
+option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, which nobody
+uses; the name, which is the socket's, is a short one: a unix socket's path has 107 bytes.
 
 With `vm.dax` the system image is no disk but memory: see `dax.py`.
 """
 
 from stage1.errors import BadRequest
 from stage1.vm import dax, words
-from stage1.vm.spec import Nic, VmSpec, VsockLink, check
+from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
 
 # What kvmtool puts before our words, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
 _OWN_WORDS = (
@@ -41,20 +40,15 @@ def argv(vm: VmSpec) -> list[str]:
         *("--vsock", str(vm.link.cid)),
         *(word for disk in _disks(vm) for word in ("--disk", disk)),
         *(word for share in vm.shares for word in ("--9p", f"{share.path},{share.tag}")),
-        *_network(vm.nics),
+        *_network(vm),
         *("--params", kernel_line(vm)),
     ]
 
 
 def environment(vm: VmSpec) -> dict[str, str]:
     """What kvmtool's environment must be: a HOME of the pod's own, and the library for DAX."""
-    own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
-    return own | (dax.environment(vm.dax, vm.memory_mib) if vm.dax else {})
-
-
-def socket(vm: VmSpec) -> str:
-    """Where kvmtool is controlled; it makes this itself."""
-    return f"{vm.run_dir}/.lkvm/{_NAME}.sock"
+    own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
+    return own | (dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer)) if vm.dax else {})
 
 
 def kernel_line(vm: VmSpec) -> str:
@@ -72,9 +66,17 @@ def _disks(vm: VmSpec) -> list[str]:
     return [*system, *([vm.scratch] if vm.scratch else [])]
 
 
-def _network(nics: tuple[Nic, ...]) -> list[str]:
-    if not nics:
+def _network(vm: VmSpec) -> list[str]:
+    if not vm.nics:
         # Without it there would be a user-mode network.
         return ["--network", "mode=none"]
-    options = [f"mode=tap,tapif={nic.tap},guest_mac={nic.mac},script=none" for nic in nics]
+    options = [f"mode=tap,{_tap(vm, number)},guest_mac={nic.mac},script=none" for number, nic in enumerate(vm.nics)]
     return [word for option in options for word in ("--network", option)]
+
+
+def _tap(vm: VmSpec, number: int) -> str:
+    """An interface that is a path is taken for a macvtap's, whose descriptor kvmtool leaves as it is.
+
+    Any other it would attach to its tap once more, which the kernel refuses.
+    """
+    return f"tapif=/tap,fd={TAP_FD + number}" if vm.jailer else f"tapif={vm.nics[number].tap}"

@@ -8,7 +8,7 @@ with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 
 from stage1.errors import BadRequest
 from stage1.vm import words
-from stage1.vm.spec import Nic, SerialLink, Share, VmSpec, VsockLink, check
+from stage1.vm.spec import HOME, LISTENER_FD, TAP_FD, Nic, SerialLink, Share, VmSpec, VsockLink, check
 
 # Each has to be named. elevateprivileges denies setuid and its like, which 9p with security_model=none never
 # calls: it changes owners by chown.
@@ -27,6 +27,8 @@ _NO_CONTROL = ",".join(
     for feature in "ctrl_vq ctrl_rx ctrl_rx_extra ctrl_vlan ctrl_mac_addr ctrl_guest_offloads guest_announce".split()
 )
 
+CACHE_MIB = 256
+"""For the code that is translated when the processor is emulated. QEMU's own choice is up to 1 GiB, more than a guest."""
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
@@ -45,7 +47,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("-name", vm.name),
         *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
         *("-machine", "microvm,acpi=off"),
-        *("-accel", vm.accel),
+        *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
         *("-smp", str(vm.vcpus)),
@@ -63,7 +65,7 @@ def argv(vm: VmSpec) -> list[str]:
 
 def environment(vm: VmSpec) -> dict[str, str]:
     """What QEMU's environment must be, the least there is."""
-    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": vm.run_dir}
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
 
 
 def kernel_line(vm: VmSpec, devices: int) -> str:
@@ -84,11 +86,11 @@ def _devices(vm: VmSpec) -> list[str]:
         argv += _disk("scratch", f"{vm.scratch},cache=unsafe,discard=unmap,detect-zeroes=unmap")
     for share in vm.shares:
         argv += _share(share)
-    argv += _link(vm.link)
+    argv += _link(vm)
     if vm.attended:
         argv += _apps_console(vm.link)
     for number, nic in enumerate(vm.nics):
-        argv += _nic(f"nic{number}", nic)
+        argv += _nic(number, nic, by_descriptor=bool(vm.jailer))
     argv += ["-device", "virtio-rng-device"]
     # A guest with many networks keeps its memory, rather than not to start.
     return argv if _transports(argv) >= TRANSPORTS else [*argv, "-device", BALLOON]
@@ -132,11 +134,12 @@ def _share(share: Share) -> list[str]:
     ]
 
 
-def _link(link: SerialLink | VsockLink) -> list[str]:
-    if isinstance(link, VsockLink):
-        return ["-device", f"vhost-vsock-device,guest-cid={link.cid}"]
+def _link(vm: VmSpec) -> list[str]:
+    if isinstance(vm.link, VsockLink):
+        return ["-device", f"vhost-vsock-device,guest-cid={vm.link.cid}"]
+    where = f"fd={LISTENER_FD}" if vm.jailer else f"path={vm.link.socket}"
     return [
-        *("-chardev", f"socket,id=link,path={link.socket},server=on,wait=off"),
+        *("-chardev", f"socket,id=link,{where},server=on,wait=off"),
         *("-device", "virtio-serial-device"),
         *("-device", "virtserialport,chardev=link,name=clearpod.agent"),
     ]
@@ -147,8 +150,9 @@ def _apps_console(link: SerialLink | VsockLink) -> list[str]:
     return [*bus, "-device", "virtserialport,chardev=console,name=clearpod.console"]
 
 
-def _nic(name: str, nic: Nic) -> list[str]:
+def _nic(number: int, nic: Nic, *, by_descriptor: bool) -> list[str]:
+    where = f"fd={TAP_FD + number}" if by_descriptor else f"ifname={nic.tap},script=no,downscript=no"
     return [
-        *("-netdev", f"tap,id={name},ifname={nic.tap},script=no,downscript=no"),
-        *("-device", f"virtio-net-device,netdev={name},mac={nic.mac},{_NO_CONTROL}"),
+        *("-netdev", f"tap,id=nic{number},{where}"),
+        *("-device", f"virtio-net-device,netdev=nic{number},mac={nic.mac},{_NO_CONTROL}"),
     ]

@@ -7,7 +7,13 @@ Paths are absolute host paths without commas (both VMMs split their options ther
 from typing import NamedTuple
 
 from stage1.errors import BadRequest
+from stage1.linux.idmap import Extent
 from stage1.pod.network import PodNetwork
+
+HOME = "/vmm"
+"""In the jail: a small file system of the VMM's own."""
+LISTENER_FD, TAP_FD = 10, 16
+"""Descriptors of a VMM in its jail: the socket at which it is reached, and that of its first tap."""
 
 
 class Share(NamedTuple):
@@ -99,7 +105,13 @@ class VmSpec(NamedTuple):
     netns: str = ""
     """The file that keeps the netns with the taps; empty: they are in ours."""
     cgroup: str = ""
-    """The directory of cgroup v2 for it, which need not exist; empty: the VMM stays in ours."""
+    """Of a pod on the host: its directory of cgroup v2, which need not exist. Of a VM it is empty: see `cgroups`."""
+    cgroups: tuple[str, ...] = ()
+    """Directories of cgroups that exist and have their limits: the VMM is to be in each. None: it stays in ours."""
+    ids: tuple[Extent, ...] = ()
+    """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
+    jailer: str = ""
+    """The program that starts it; empty for pods on the host, and where rkt's launcher does it."""
     host: OnHost | None = None
     """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 

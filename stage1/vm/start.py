@@ -8,7 +8,6 @@ import os
 
 from stage1.errors import CidTaken
 from stage1.linux import vsock
-from stage1.vm import kvmtool
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.vmm import Vmm, VmProcess
 
@@ -38,15 +37,12 @@ def start(
 def _with_next_cid(vm: VmSpec, is_free: "Callable[[int], bool] | None") -> VmSpec:
     assert isinstance(vm.link, VsockLink)
     _forget(f"{vm.run_dir}/console.log")
-    _forget(kvmtool.socket(vm))
-    if vm.dax and vm.dax.socket:
-        _forget(vm.dax.socket)
     cid = vsock.choose_cid(vm.link.cid + 1 - vsock.FIRST_CID, is_free)
     return vm._replace(link=vm.link._replace(cid=cid))
 
 
 def _forget(path: str) -> None:
-    """The VMM that has just ended made it. The next one may not remove a socket, and is not to have those words."""
+    """The VMM that has just ended wrote it, and the next one is not to have those words."""
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a VMM as a process of its own session, in its jail and cgroup. Called by the engine, for the daemon and
-`clearpod run`; rkt's VMMs are started by its launcher (`order.py`).
+"""Starts a VMM as a process of its own session, in its jail (`jail.py`, `launch.py`). Called by the engine, for the
+daemon and `clearpod run`; rkt's VMMs are started by its launcher (`order.py`).
 
 It must not wait for the guest: that is the link's business, and only an early death (a bad option, no memory) is
 noticed here.
@@ -8,21 +8,20 @@ noticed here.
 
 import errno
 import os
+import stat
 
 from stage1.errors import NotFound, PodError, VmFailed
-from stage1.linux import cgroup, hugepages, namespace, process
-from stage1.linux.host import which
+from stage1.linux import namespace, process
+from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
-from stage1.vm import confine, dax, early, host, jail, kvmtool, qemu, sigsys
-from stage1.vm.spec import VmSpec
+from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu, sigsys
+from stage1.vm.jail import Launch
+from stage1.vm.spec import LISTENER_FD, SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess, is_kvmtool
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _USAGE_LINES = 100
 """What kvmtool says about a wrong option stands above all its options."""
+_ANY_IDS = (Extent(0, 0x70000000, 65536),)
 
 
 class ProcessVmm:
@@ -35,69 +34,142 @@ class ProcessVmm:
         guest's memory has none, whatever the host does for others.
         """
         self._early_s, self._ends_with_us, self._huge_pages = early_s, ends_with_us, huge_pages
-        self._confinement: confine.Confinement | None = None
-
-    @property
-    def confinement(self) -> confine.Confinement:
-        """How VMMs are confined on this host; found out on first use."""
-        if self._confinement is None:
-            self._confinement = confine.find()
-        return self._confinement
 
     def start(self, vm: VmSpec) -> VmProcess:
         """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
-        driver = host if vm.host else kvmtool if is_kvmtool(vm.binary) else qemu
-        argv, env = driver.argv(vm), driver.environment(vm)
         _check_binary(vm.binary)
-        confined = [] if vm.host else [*self._with_us(), *confine.command(self.confinement, vm)]
-        has_shim = driver is kvmtool and vm.dax is not None
-        if has_shim and not self._huge_pages:
-            env |= dax.small_pages(vm.memory_mib)
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-        def spawn() -> int:
-            with hugepages.Starting(huge_pages=self._huge_pages or has_shim or vm.host is not None):
-                return process.spawn([*confined, *argv], stdout=log, stderr=log, env=env)
-
         try:
-            pid = self._start(vm, spawn)
+            if vm.host:
+                return _survive_start(_on_host(vm, log), vm, console=console, early_s=0)
+            vm = vm._replace(ids=vm.ids or _ANY_IDS, cgroups=_cgroups(vm))
+            return self._in_jail(vm, log, console=console)
+        except VmFailed:
+            raise
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
         finally:
             os.close(log)
-        if vm.host is None:
-            _place(pid, vm)
-        return _survive_start(pid, vm, console=console, early_s=0 if vm.host else self._early_s)
 
-    def _with_us(self) -> list[str]:
-        """setpriv and nothing else, since it must be there all the same where privileges can't be given up."""
-        return [which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"] if self._ends_with_us else []
+    def _in_jail(self, vm: VmSpec, log: int, *, console: str) -> VmProcess:
+        _check_files(vm)
+        path = listener_path(vm)
+        listener = _listen(path, is_packets=is_kvmtool(vm.binary)) if path else -1
+        try:
+            pid = self._launch(vm, {1: log, 2: log, **({LISTENER_FD: listener} if path else {})})
+            return _survive_start(pid, vm, console=console, early_s=self._early_s)
+        except BaseException:
+            if path:
+                os.unlink(path)
+            raise
+        finally:
+            if path:
+                os.close(listener)
 
-    def _start(self, vm: VmSpec, spawn: "Callable[[], int]") -> int:
-        if vm.host is None:
-            netns = vm.netns or (namespace.OWN_NET if vm.nics else "")
-            where = jail.Jail(vm.run_dir, confine.places(self.confinement, vm), netns)
-            return jail.start(where, spawn, ends_with_us=self._ends_with_us)
-        if not vm.netns:
-            return spawn()
-        with namespace.inside_net(vm.netns):
-            return spawn()
+    def _launch(self, vm: VmSpec, descriptors: dict[int, int]) -> int:
+        handed = [number for number in descriptors if number > 2]
+        description = jail.describe(vm, self._what(vm, handed))
+
+        def go() -> int:
+            return launch.launch(vm.jailer, description, descriptors=descriptors, name=vm.run_dir)
+
+        # Its parent is the thread that starts it, and it is told of the end of that.
+        return namespace.in_thread(go, then=_wait) if self._ends_with_us else go()
+
+    def _what(self, vm: VmSpec, handed: list[int]) -> Launch:
+        driver = kvmtool if is_kvmtool(vm.binary) else qemu
+        env = driver.environment(vm)
+        has_shim = driver is kvmtool and vm.dax is not None
+        if has_shim and not self._huge_pages:
+            env |= dax.small_pages(vm.memory_mib)
+        return Launch(
+            driver.argv(vm),
+            env,
+            handed,
+            filter=_filter(vm),
+            dies_with_us=self._ends_with_us,
+            small_pages=not self._huge_pages and not has_shim,
+        )
 
 
-def _place(pid: int, vm: VmSpec) -> None:
-    """Where the host's accounts and its OOM killer see a VMM, and not a part of us, with limits of its own.
-
-    It starts meanwhile, and runs without all that as well: `clearpod check` says what is missing.
-    """
+def _wait(pid: int) -> None:
     try:
-        process.set_limits(pid)  # first, since QEMU looks at them when it starts
-        process.set_oom_score(pid, 0)
-        if vm.cgroup:
-            cgroup.join(vm.cgroup, pid)
-    except PodError:
+        fd = os.pidfd_open(pid)
+    except OSError:
         return
+    with process.PidHandle(pid, fd) as handle:
+        handle.see_end()
+
+
+def _on_host(vm: VmSpec, log: int) -> int:
+    def spawn() -> int:
+        return process.spawn(host.argv(vm), stdout=log, stderr=log, env=host.environment(vm))
+
+    if not vm.netns:
+        return spawn()
+    with namespace.inside_net(vm.netns):
+        return spawn()
+
+
+def _cgroups(vm: VmSpec) -> tuple[str, ...]:
+    """All that it is in: they must exist."""
+    if not vm.cgroup or vm.cgroup in vm.cgroups:
+        return vm.cgroups
+    with Guard("mkdir", vm.cgroup):
+        os.makedirs(vm.cgroup, exist_ok=True)
+    return (*vm.cgroups, vm.cgroup)
+
+
+def _filter(vm: VmSpec) -> str:
+    """The file with the instructions of seccomp for this VMM; empty while there is none."""
+    name = "kvmtool" if is_kvmtool(vm.binary) else "qemu"
+    path = f"{os.path.dirname(vm.jailer)}/seccomp-{name}.bpf"
+    return path if os.path.exists(path) else ""
+
+
+def listener_path(vm: VmSpec) -> str:
+    """Where the VMM is reached: QEMU by the agent's link, kvmtool by its window; empty when it has none of these."""
+    if is_kvmtool(vm.binary):
+        return vm.dax.socket if vm.dax and vm.dax.window_bytes else ""
+    return vm.link.socket if isinstance(vm.link, SerialLink) else ""
+
+
+def _listen(path: str, *, is_packets: bool) -> int:
+    """A socket that listens at `path`, mode 0600, which only root can replace. The caller closes it."""
+    import socket  # it takes as long as all that a VM needs to start
+
+    kind = socket.SOCK_SEQPACKET if is_packets else socket.SOCK_STREAM
+    with Guard("listen at", path), socket.socket(socket.AF_UNIX, kind) as made:
+        os.fchmod(made.fileno(), 0o600)  # before it has a name: it never has a wider mode
+        try:
+            made.bind(path)
+        except OSError as error:
+            if "too long" not in str(error):
+                raise
+            raise VmFailed(
+                f"the path of the socket {path} is too long for a unix socket: use a shorter run_dir"
+            ) from None
+        made.listen(4)
+        return made.detach()
+
+
+def _check_files(vm: VmSpec) -> None:
+    """Its user is nobody on the host. What it changes is given to it; what it reads must be readable by everybody."""
+    owner = vm.ids[0].outside
+    if vm.scratch:
+        with Guard("chown", vm.scratch):
+            os.chown(vm.scratch, owner, owner)
+    images = vm.dax.images if vm.dax else ()
+    files = [vm.kernel, vm.initramfs, vm.system_image, *(image.path for image in images)]
+    for path in files:
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue  # the VMM says so
+        if not mode & stat.S_IROTH:
+            raise VmFailed(f"{path} can't be read by the user that the VMM runs as: chmod o+r {path}")
 
 
 def _check_binary(path: str) -> None:

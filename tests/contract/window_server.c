@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     struct fault why;
     unsigned long long offset;
     if (argc != 3 || region_reserve(&window.region, strtoull(argv[2], NULL, 10), &why) < 0 ||
-        window_open(&window, argv[1], &why) < 0)
+        window_open(&window, argv[1], NULL, &why) < 0)
         return 1;
     puts("ready");
     fflush(stdout);

@@ -28,6 +28,7 @@ from cri.translate.sandbox import plain
 from stage1 import engine
 from stage1.engine import Host
 from stage1.linux import mount
+from stage1.linux.cgroup import OURS
 from stage1.linux.host import host_facts
 from stage1.vm.choose import Choice, choose
 from stage1.vm.starter import ProcessVmm
@@ -199,7 +200,15 @@ class VmWorld(World):
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
         self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}")
-        self.host = Host(self.config.run_dir, str(guest_dir), self.config.state_dir, choice, scratch_mib=64)
+        self.host = Host(
+            self.config.run_dir,
+            str(guest_dir),
+            self.config.state_dir,
+            choice,
+            scratch_mib=64,
+            ids=self.config.jail.ids,
+            cgroup_parent=OURS,
+        )
 
     def left_over(self) -> list[str]:
         """As for the fakes; a VMM is found by the run directory on its command line."""

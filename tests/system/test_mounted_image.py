@@ -6,6 +6,7 @@ erofs.
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ import pytest
 from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
-from stage1.errors import KernelError
-from stage1.pod.model import IdMap
+from stage1.errors import KernelError, Unsupported
+from stage1.linux import idmap, mount
+from stage1.linux.idmap import Extent
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, directory, file, tar
 
@@ -84,7 +86,8 @@ def test_the_mounted_image_is_what_its_layers_say(store: ImageStore, tmp_path: P
 
 def test_owners_are_those_of_a_pods_user_namespace(store: ImageStore, tmp_path: Path, target: Path) -> None:
     entries = [*BASE, file("web", uid=33, gid=34), file("far", uid=70000)]
-    mount_image(files_of(store, tmp_path, entries), str(target), ids=IdMap(200000, 65536))
+    with namespace(Extent(0, 200000, 65536)) as ids:
+        mount_image(files_of(store, tmp_path, entries), str(target), ids=ids)
     found = {name: (target / name).stat() for name in ("etc/passwd", "web", "far")}
     assert {name: (st.st_uid, st.st_gid) for name, st in found.items()} == {
         "etc/passwd": (200000, 200000),
@@ -100,9 +103,28 @@ def test_owners_are_those_of_a_pods_user_namespace(store: ImageStore, tmp_path: 
 def test_an_image_whose_owners_can_not_be_mapped_is_not_mounted(
     store: ImageStore, tmp_path: Path, target: Path
 ) -> None:
-    with pytest.raises(KernelError, match="uid_map"):
-        mount_image(files_of(store, tmp_path, BASE), str(target), ids=IdMap(0xFFFFFFF0, 65536))
-    assert os.listdir(target) == []
+    with open("/dev/null", "rb") as no_namespace, pytest.raises(Unsupported, match=r"image .* mapped owners"):
+        mount_image(files_of(store, tmp_path, BASE), str(target), ids=no_namespace.fileno())
+    assert os.listdir(target) == [] and not mount.is_mount_point(str(target))
+
+
+def test_an_image_whose_path_is_long_is_mounted(store: ImageStore, tmp_path: Path, target: Path) -> None:
+    """A path of more than 255 bytes can't be an option of fsconfig(2)."""
+    files = files_of(store, tmp_path, BASE)
+    deep = tmp_path / ("d" * 200) / ("e" * 200)
+    deep.mkdir(parents=True)
+    os.rename(files.merged, deep / "merged.erofs")
+    mount_image(files._replace(merged=str(deep / "merged.erofs")), str(target))
+    assert (target / "etc/passwd").exists()
+
+
+@contextmanager
+def namespace(*extents: Extent) -> Iterator[int]:
+    fd = idmap.namespace(extents)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def test_nothing_of_a_mounted_image_can_act_on_the_host(store: ImageStore, tmp_path: Path, target: Path) -> None:

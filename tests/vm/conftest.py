@@ -76,7 +76,7 @@ def probe_initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def vm(hypervisor: str, tmp_path: Path, guest_dir: Path, probe_initramfs: Path) -> VmSpec:
+def vm(hypervisor: str, tmp_path: Path, guest_dir: Path, probe_initramfs: Path, jailer: str) -> VmSpec:
     """A VM that this host can run, with two disks whose first bytes say which is which."""
     on_kvmtool = hypervisor == "kvmtool"
     choice = choose(hypervisor, host_facts())
@@ -97,6 +97,7 @@ def vm(hypervisor: str, tmp_path: Path, guest_dir: Path, probe_initramfs: Path) 
         scratch=str(tmp_path / "scratch"),
         accel=choice.accel,
         sandbox=choice.sandbox,
+        jailer=jailer,
     )
 
 

@@ -131,7 +131,7 @@ def test_a_panic_of_the_guest_ends_the_vmm_and_is_on_the_console(vm: VmSpec, boo
 
 
 def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_words(vm: VmSpec) -> None:
-    with pytest.raises(VmFailed, match=r"(?s)ended at once with code [1-9].*\n.*(no-such-tap|TAP device)"):
+    with pytest.raises(VmFailed, match=r"can't open the tap no-such-tap/"):
         ProcessVmm(early_s=BOOT_S).start(vm._replace(nics=(Nic("no-such-tap/", "02:00:00:00:00:01"),)))
 
 

@@ -23,10 +23,12 @@ from cri.store.images import ImageStore
 from cri.store.pods import ContainerRecord, PodRecord
 from stage1.engine import Host, collect
 from stage1.linux import mount
+from stage1.linux.cgroup import OURS
 from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
+from stage1.vm.slots import Range
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
 
@@ -51,7 +53,10 @@ def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
         store = ImageStore(f"{root}/state")
         image = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
         store.close()
-        host = Host(f"{root}/run", str(guest_dir), f"{root}/state", choose(hypervisor, host_facts()), scratch_mib=64)
+        choice = choose(hypervisor, host_facts())
+        host = Host(
+            f"{root}/run", str(guest_dir), f"{root}/state", choice, scratch_mib=64, ids=Range(), cgroup_parent=OURS
+        )
         volume = Path(root, "volume")
         volume.mkdir()
         mount.bind(str(volume), str(volume))

@@ -124,6 +124,7 @@ def start(tmp_path: Path, guest_dir: Path, probe: Path, results: Path) -> Iterat
             shares=(Share("share", f"{place}/share", read_only=False),),
             accel="kvm",
             dax=dax,
+            jailer=f"{guest_dir}/jailer",
         )
         started.append(ProcessVmm().start(vm))
         return Guest(vm, started[-1])

@@ -16,7 +16,6 @@ import pytest
 from stage1.errors import CidTaken
 from stage1.linux import mount, vsock
 from stage1.linux.host import host_facts
-from stage1.vm import kvmtool
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import VmSpec, VsockLink
 from stage1.vm.start import start
@@ -149,10 +148,11 @@ def test_a_vm_whose_context_id_is_taken_at_the_last_moment_gets_another(tmp_path
             memory_mib=64,
             vcpus=1,
             link=VsockLink(TAKEN_CID, 1024),
+            accel="kvm",
+            jailer=f"{guest_dir}/jailer",
         )
         with pytest.raises(CidTaken, match=r"SET_GUEST_CID failed: Address already in use"):
             ProcessVmm().start(vm)
-        os.unlink(kvmtool.socket(vm))
         started, link = start(vm, ProcessVmm())
         assert link == VsockLink(TAKEN_CID + 1, 1024) and not vsock.cid_is_free(TAKEN_CID + 1)
         started.kill()

@@ -17,6 +17,7 @@ from cri.server import Listener, lock_run_dir
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
 from stage1.engine import Host
+from stage1.linux.cgroup import OURS
 from stage1.linux.host import host_facts
 from stage1.vm.choose import choose
 from stage1.vm.starter import ProcessVmm
@@ -33,6 +34,8 @@ def make(path: str, *, dax: bool = True) -> Node:
         choice=choice._replace(preload=choice.preload and dax),
         scratch_mib=config.vm.scratch_mib,
         vsock_port=1024,
+        ids=config.jail.ids,
+        cgroup_parent=OURS,
     )
     vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
     return Node(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))

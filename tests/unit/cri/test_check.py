@@ -17,7 +17,8 @@ from stage1.linux.host import HostFacts
 from stage1.net import networks
 from stage1.net.settings import Default, Settings
 from stage1.vm.choose import choose
-from stage1.vm.confine import Confinement
+from stage1.vm.needs import Needs
+from stage1.vm.slots import Range
 
 HOST = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
 GOOD = Facts(
@@ -80,14 +81,15 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (host(kvm_error="x", cpu_virtualization="svm"), "KVM", WARN, "/dev/kvm: x", "modprobe kvm_amd"),
         (host(vsock_error="No such file"), "vsock", WARN, "No such file", "modprobe vhost_vsock"),
         (
-            GOOD._replace(confinement=Confinement("", False, "setpriv is not on PATH")),
+            GOOD._replace(confinement=Needs("there is no program /g/jailer")),
             "confinement",
-            WARN,
-            "setpriv is not on PATH",
-            "Landlock",
+            FAIL,
+            "there is no program /g/jailer",
+            "never started with less",
         ),
+        (GOOD._replace(confinement=Needs(weaker="no fence")), "confinement", WARN, "no fence", "Landlock"),
         (host(lkvm=""), "confinement", WARN, "/q/qemu-system-x86_64 was built without seccomp", "Debian's QEMU"),
-        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no new privileges, and only their own", ""),
+        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no privileges on this host, and only their own", ""),
         (host(lkvm=""), "lkvm", WARN, "not on PATH", "install kvmtool"),
         (host(qemu=""), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
         (host(qemu="", lkvm=""), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),
@@ -112,7 +114,8 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD, "streaming", OK, "port-forward on 127.0.0.1, any free port", ""),
         (GOOD._replace(streaming="::, port 1", is_streaming_open=True), "streaming", WARN, "without TLS", "127.0.0.1"),
         (GOOD._replace(tun_error="No such device"), "tun", WARN, "No such device", "modprobe tun"),
-        (GOOD._replace(cgroup="hybrid"), "cgroup", WARN, "hybrid", "unified_cgroup_hierarchy"),
+        (GOOD._replace(cgroup="hybrid"), "cgroup", OK, "hybrid: each VMM has its own, with limits", ""),
+        (GOOD._replace(limited=("cpu",)), "cgroup", WARN, "no limit of memory, pids", "unified_cgroup_hierarchy"),
         (GOOD, "host pods", OK, "refused: host_pods.allow", ""),
         (GOOD._replace(host_pods=("network", "pid")), "host pods", OK, "network, pid allowed", ""),
         (
@@ -120,7 +123,9 @@ def test_a_good_host_has_nothing_to_mend() -> None:
             *("host pods", WARN, "ipc allowed, but crun is not on PATH", "apt install crun"),
         ),
         (GOOD._replace(host_pods=("ipc",), cgroup="hybrid"), "host pods", WARN, "without limits", "boot with"),
-        (GOOD._replace(cgroup=""), "cgroup", WARN, "nothing", "unified_cgroup_hierarchy"),
+        (GOOD._replace(cgroup="", limited=()), "cgroup", WARN, "nothing", "unified_cgroup_hierarchy"),
+        (GOOD, "ids", OK, "users from 1879048192 to 2147352575, enough for 2047 pods", ""),
+        (GOOD._replace(jail_overlaps=("/etc/subuid: me:1:2",)), "ids", WARN, "subuid: me:1:2 gives", "jail.first_id"),
         (GOOD._replace(free_bytes=2 * GIB), "disk space", WARN, "2.0 GiB free for /s", "free some"),
         (GOOD._replace(free_bytes=0), "disk space", FAIL, "0.0 GiB free for /s", "free some"),
     ],
@@ -137,12 +142,22 @@ def test_what_is_wrong_is_said_with_the_way_to_mend_it(
 
 
 def test_each_item_is_one_line_with_aligned_columns() -> None:
-    lines = check.text(judge(GOOD._replace(cgroup="v1"))).splitlines()
+    lines = check.text(judge(GOOD._replace(cgroup="v1", limited=("memory",)))).splitlines()
     assert len(lines) == len(judge(GOOD))
     assert lines[0] == "ok    user           root"
     (cgroup,) = [line for line in lines if "cgroup" in line]
     assert cgroup.startswith("warn  cgroup         v1 mounted")
-    assert cgroup.endswith("; boot with systemd.unified_cgroup_hierarchy=1")
+    assert "; boot with systemd.unified_cgroup_hierarchy=1" in cgroup
+
+
+def test_ids_that_belong_to_an_account_are_found(tmp_path: Path) -> None:
+    file = tmp_path / "subuid"
+    lines = ["me:1000:100", "at-the-edge:1:1999", "you:100000:65536", "odd", "odd:x:y", "one:2999:1", "next:3000:9", ""]
+    file.write_text("\n".join(lines))
+    for first, length, wanted in ((2000, 1000, ["one:2999:1"]), (1, 1 << 30, [line for line in lines if ":" in line])):
+        found = check_facts.overlaps(str(file), Range(first, length))
+        assert found == [f"{file}: {line}" for line in wanted if line != "odd:x:y"]
+    assert check_facts.overlaps(str(tmp_path / "absent"), Range()) == []
 
 
 def test_the_network_is_named_with_its_plugins_and_with_what_was_passed_over(tmp_path: Path) -> None:

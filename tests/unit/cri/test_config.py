@@ -56,6 +56,10 @@ WRONG = [
     ("[network]\ndefault_subnets = ['10.1.0.0/16', '10.2.0.0/16']", 2, "must be one subnet of IPv4, one of IPv6"),
     ("[network]\ndefault_subnets = ['10.1.0.1/16']", 2, "10.1.0.1/16 has host bits set"),
     ("[network]\ndefault_subnets = ['10.1.0.0/31']", 2, "room for a gateway and a pod, and 10.1.0.0/31 has none"),
+    ("[jail]\nfirst_id = 1000", 2, '"jail.first_id" should be greater than or equal to 524288, but it is 1000'),
+    ("[jail]\ncount = 65536", 2, '"jail.count" should be greater than or equal to 131072'),
+    ("[jail]\nfirst_id = 2147352575", 1, "must end before 2147352576"),
+    ("[jail]\nfirst_id = 524289\ncount = 131072", 1, "a whole range of 131072"),
     ("a = 1\nb = = 2", 2, "this is not TOML"),
     ("[vm", 1, "this is not TOML"),
 ]

@@ -10,6 +10,7 @@ import pytest
 
 from stage1.errors import KernelError, NotFound
 from stage1.linux import cgroup
+from stage1.linux.cgroup import Limits
 
 NAME = "clearpod-test-cgroup"
 
@@ -65,27 +66,110 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_vmm_has_a_place_below_ours_where_it_is_counted(tree: Path) -> None:
-    assert cgroup.place_ours("vm") == cgroup.place_ours("vm") == f"{tree}/clearpod/vm"
+LIMITS = Limits(memory_bytes=300 << 20, pids=50, cpu_us=150_000)
+
+
+def values(path: Path, *names: str) -> list[str]:
+    return [(path / name).read_text().strip() for name in names]
+
+
+def test_in_version_2_a_vmm_has_a_place_with_limits_below_one_that_counts(tree: Path) -> None:
+    found = cgroup.places("clearpod", "vm")
+    assert found == {"": f"{tree}/clearpod/vm"}
+    place = tree / "clearpod/vm"
+    place.mkdir(parents=True)
+    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max"):
+        (place / name).touch()
+    for _ in range(2):
+        cgroup.make(found, LIMITS)
     for above in (tree, tree / "clearpod"):
         assert (above / "cgroup.subtree_control").read_text() == "+pids", "one controller after the other"
+    wanted = [str(300 << 20), "0", "50", "150000 100000"]
+    assert values(place, "memory.max", "memory.swap.max", "pids.max", "cpu.max") == wanted
 
 
-def test_without_version_2_a_vmm_has_no_place(tree: Path) -> None:
+def test_in_version_1_it_has_one_in_each_hierarchy_that_limits(tree: Path) -> None:
     (tree / "cgroup.procs").unlink()
-    assert cgroup.place_ours("vm") == "" and os.listdir(tree) == []
+    for name in ("memory", "pids", "cpu", "blkio", "unified"):
+        (tree / name).mkdir()
+        (tree / name / "cgroup.procs").touch()
+    found = cgroup.places("/kubepods/../../pod", "vm")
+    assert found == {
+        "": f"{tree}/unified/pod/vm",
+        ".memory": f"{tree}/memory/pod/vm",
+        ".pids": f"{tree}/pids/pod/vm",
+        ".cpu": f"{tree}/cpu/pod/vm",
+    }
+    place = tree / "memory/pod/vm"
+    place.mkdir(parents=True)
+    (place / "memory.limit_in_bytes").touch()  # and no memory.memsw, as without swap
+    cgroup.make(found, LIMITS)
+    assert values(place, "memory.limit_in_bytes") == [str(300 << 20)] and len(os.listdir(place)) == 1
 
 
-def test_who_joins_is_there_and_ends_with_it(place: Path) -> None:
-    one = subprocess.Popen(["sleep", "1000"])
-    cgroup.join(str(place), one.pid)
-    assert (place / "cgroup.procs").read_text() == f"{one.pid}\n"
+def test_where_there_are_none_a_vmm_has_none(tree: Path) -> None:
+    (tree / "cgroup.procs").unlink()
+    assert cgroup.places("clearpod", "vm") == {} and os.listdir(tree) == []
+    cgroup.make({}, LIMITS)
+
+
+@pytest.fixture
+def real() -> Iterator[dict[str, str]]:
+    """In the hierarchies of this machine."""
+    found = cgroup.places("clearpod-test", "vm")
+    if not found:
+        pytest.skip("needs cgroups that can be written")
+    yield found
+    for path in found.values():
+        cgroup.end(path)
+        os.rmdir(os.path.dirname(path))
+
+
+def test_limits_hold_for_who_joins_and_end_with_it(real: dict[str, str]) -> None:
+    cgroup.make(real, LIMITS)
+    said = {name: value for path in real.values() for name in os.listdir(path)
+            if name in ("memory.max", "memory.limit_in_bytes", "pids.max", "cpu.max", "cpu.cfs_quota_us")
+            for value in values(Path(path), name)}  # fmt: skip
+    if not said:
+        pytest.skip("no controller can be had on this machine")
+    assert set(said.values()) <= {str(300 << 20), "50", "150000", "150000 100000"}
+    script = "read x; for i in $(seq 200); do sleep 9 2>/dev/null & done; wait"
+    one = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    for path in real.values():
+        cgroup.join(path, one.pid)
+        assert cgroup.members(path) == [one.pid]
+    if "pids.max" in said:
+        assert one.communicate(b"\n", timeout=60)[1].count(b"fork") >= 1
+    for _ in range(2):
+        for path in real.values():
+            cgroup.end(path)
+            assert not os.path.exists(path)
+    assert one.wait(10) != 0
+
+
+def test_in_version_1_all_that_are_in_it_end_with_it(real: dict[str, str]) -> None:
+    place = Path(real.get(".pids", ""))
+    if not place.is_absolute():
+        pytest.skip("needs the controller pids in a hierarchy of version 1")
+    cgroup.make(real, LIMITS)
+    (place / "below").mkdir()
+    started = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+    for one, where in zip(started, (place, place, place / "below"), strict=True):
+        cgroup.join(str(where), one.pid)
     cgroup.end(str(place))
-    assert one.wait(10) == -9 and not place.exists()
+    assert not place.exists()
+    assert [one.wait(10) for one in started] == [-9] * 3
 
 
 def test_who_has_ended_joins_nothing(place: Path) -> None:
+    place.mkdir()
     one = subprocess.Popen(["true"])
     one.wait()
     with pytest.raises(KernelError, match=f"put a VMM into.*{NAME}.*ESRCH"):
         cgroup.join(str(place), one.pid)
+
+
+def test_a_limit_that_can_not_be_written_is_named(tree: Path) -> None:
+    (tree / "clearpod/vm/memory.max").mkdir(parents=True)
+    with pytest.raises(KernelError, match=r"write: .*/clearpod/vm/memory.max 314572800.*EISDIR"):
+        cgroup.make(cgroup.places("clearpod", "vm"), LIMITS)

@@ -22,7 +22,7 @@ static void open_window(void)
 {
     snprintf(socket_path, sizeof socket_path, "%s", path_of("dax.sock"));
     CHECK(region_reserve(&window.region, PAGES * PAGE, &why) == 0);
-    CHECK(window_open(&window, socket_path, &why) == 0);
+    CHECK(window_open(&window, socket_path, NULL, &why) == 0);
 }
 
 static void close_window(void)
@@ -209,8 +209,8 @@ CASE(a_socket_that_can_not_be_made_is_an_error)
     int before = descriptor_count();
     memset(longest, 'x', sizeof longest - 1);
     longest[sizeof longest - 1] = 0;
-    CHECK(window_open(&window, longest, &why) < 0 && strstr(why.text, "longer than 107"));
-    CHECK(window_open(&window, "/nowhere/dax.sock", &why) < 0 && strstr(why.text, "No such file"));
-    CHECK(window_open(&window, file_at("taken", 1, 'x'), &why) < 0 && strstr(why.text, "in use"));
+    CHECK(window_open(&window, longest, NULL, &why) < 0 && strstr(why.text, "longer than 107"));
+    CHECK(window_open(&window, "/nowhere/dax.sock", NULL, &why) < 0 && strstr(why.text, "No such file"));
+    CHECK(window_open(&window, file_at("taken", 1, 'x'), NULL, &why) < 0 && strstr(why.text, "in use"));
     CHECK(descriptor_count() == before);
 }

@@ -11,7 +11,7 @@ import pytest
 
 from stage1.errors import CidTaken, NoSpace, VmFailed
 from stage1.linux import process
-from stage1.vm import confine, early, start
+from stage1.vm import early, start
 from stage1.vm.spec import Dax, DaxImage, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -22,14 +22,15 @@ TAKEN = "echo 'VHOST_VSOCK_SET_GUEST_CID failed: Address already in use' >&2; ex
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[[str], VmSpec]:
+def make(tmp_path: Path, jailer: str) -> Callable[[str], VmSpec]:
     """A VmSpec whose kvmtool is the given shell script."""
 
     def spec(script: str) -> VmSpec:
-        binary = tmp_path / "lkvm"
+        binary = tmp_path / "bin/lkvm"
+        binary.parent.mkdir(exist_ok=True)
         binary.write_text(f"#!/bin/sh\n{script}\n")
         binary.chmod(0o755)
-        return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, VsockLink(7, 1024))
+        return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, VsockLink(7, 1024), jailer=jailer)
 
     return spec
 
@@ -52,12 +53,10 @@ def test_a_death_before_a_vcpu_runs_is_told_in_lkvms_words_however_late(
         ProcessVmm(early_s=0).start(make(f'sleep 0.3; {USAGE}; echo "{words}" >&2; exit 3'))
 
 
-def test_it_has_started_as_soon_as_a_vcpu_runs(
-    make: Callable[[str], VmSpec], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(confine, "find", lambda: confine.Confinement("", False))  # it may not run that program else
-    spec = make("exec ${0%/*}/kvm-vcpu-0 60")
-    shutil.copy("/bin/sleep", f"{spec.run_dir}/kvm-vcpu-0")
+def test_it_has_started_as_soon_as_a_vcpu_runs(make: Callable[[str], VmSpec]) -> None:
+    spec = make("exec ${0%/*}/../lib/kvm-vcpu-0 60")
+    os.mkdir(f"{spec.run_dir}/lib")
+    shutil.copy("/bin/sleep", f"{spec.run_dir}/lib/kvm-vcpu-0")
     vm = ProcessVmm(early_s=60).start(spec)
     try:
         assert vm.alive() and (begun := process.start_time(vm.pid)) == vm.start_time
@@ -75,9 +74,7 @@ class Hypervisor:
     def start(self, vm: VmSpec) -> VmProcess:
         """See `Vmm`."""
         assert isinstance(vm.link, VsockLink) and vm.dax
-        os.makedirs(f"{vm.run_dir}/.lkvm", exist_ok=True)
-        for path in (vm.dax.socket, f"{vm.run_dir}/console.log", f"{vm.run_dir}/.lkvm/vm.sock"):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        os.close(os.open(f"{vm.run_dir}/console.log", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         self.asked.append(vm.link.cid)
         if vm.link.cid in self.taken:
             raise CidTaken("taken")

@@ -1,155 +1,352 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process that is started in a jail has around it. A shell in the VMM's place looks."""
+"""What a VMM has around it in its jail. A shell in its place looks, and tries what an attacker would."""
 
 import os
+import socket
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
 
-from stage1.errors import KernelError
+from stage1.errors import VmFailed
 from stage1.linux import mount, namespace, process
-from stage1.vm import jail
-from stage1.vm.confine import Confinement, Place, places
-from stage1.vm.jail import Jail, outermost
-from stage1.vm.spec import SerialLink, Share, VmSpec
+from stage1.linux.idmap import Extent
+from stage1.vm import jail, needs, starter
+from stage1.vm.jail import Place, outermost
+from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
 
-SYSTEM = tuple(Place(path) for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/proc"))
-NULL = Place("/dev/null", writable=True)
+OWNER = 0x70010000
+IDS = (Extent(0, OWNER, 65536),)
+FEW = f"{0b11011:016x}"
+"""CAP_CHOWN 0, CAP_DAC_OVERRIDE 1, CAP_FOWNER 3, CAP_FSETID 4."""
+END = "that is all"
+NO_FENCE = "" if needs.landlock() else "this kernel has no Landlock"
 
 
 @pytest.fixture
-def pod(tmp_path: Path) -> Path:
-    """Its directory, with a file; beside it there is a secret."""
-    made = tmp_path / "pod"
-    made.mkdir()
-    (made / "own").write_text("content")
-    (tmp_path / "secret").write_text("content")
-    return made
+def vm(tmp_path: Path, jailer: str) -> VmSpec:
+    """A pod as the engine leaves it, with a volume; beside it there is a secret."""
+    pod = tmp_path / "pod"
+    for name in ("bin", "share/layers/image", "share/volumes/pod", "share/volumes/containers/main/mounts/0"):
+        (pod / name).mkdir(parents=True)
+    for name in ("share/layers/image/file", "share/volumes/containers/main/config.json", "scratch", "own", "../secret"):
+        (pod / name).write_text("content")
+        (pod / name).chmod(0o600)
+    for name in ("kernel", "initramfs", "system"):
+        (pod / name).write_text(name)
+    shares = (Share("l", f"{pod}/share/layers", True), Share("v", f"{pod}/share/volumes", False))
+    files = (f"{pod}/kernel", f"{pod}/initramfs", f"{pod}/system")
+    link = SerialLink(f"{pod}/agent.sock")
+    binary = f"{pod}/bin/qemu"
+    return VmSpec("n", binary, str(pod), *files, 64, 1, link, shares, f"{pod}/scratch", ids=IDS, jailer=jailer)
+
+
+Start = Callable[..., VmProcess]
+
+
+@pytest.fixture
+def start(vm: VmSpec) -> Iterator[Start]:
+    """Starts a script in the VMM's place; it does not outlive the test."""
+    started: list[VmProcess] = []
+
+    def start(script: str, **changes: object) -> VmProcess:
+        Path(vm.binary).write_text(f"#!/bin/sh\ncd ${{0%/bin/*}}\n{script}\n")
+        os.chmod(vm.binary, 0o755)
+        started.append(ProcessVmm(early_s=0).start(vm._replace(**changes)))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture
+def run(vm: VmSpec, start: Start) -> Callable[..., str]:
+    """What a script says in the jail."""
+
+    def run(script: str, **changes: object) -> str:
+        console = Path(vm.run_dir, "console.log")
+        console.write_text("")
+        Path(vm.run_dir, "agent.sock").unlink(missing_ok=True)
+        started = start(f"{script}\necho; echo {END}; exec sleep 60", **changes)
+        while not (said := console.read_text()).endswith(f"{END}\n"):
+            assert started.alive(), said
+            time.sleep(0.01)
+        return said.removesuffix(f"{END}\n").strip()
+
+    return run
 
 
 Run = Callable[..., str]
 
 
-@pytest.fixture
-def run(pod: Path) -> Run:
-    """What a script says in the jail."""
-
-    def run(script: str, *more: Place, netns: str = "") -> str:
-        output = pod.parent / "output"
-        with output.open("wb") as file:
-            words = ["/bin/sh", "-c", script]
-            start = Jail(str(pod), (*SYSTEM, NULL, Place(str(pod), writable=True), *more), netns)
-            pid = jail.start(start, lambda: process.spawn(words, stdout=file.fileno(), stderr=file.fileno(), env={}))
-        with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
-            assert handle.wait(20)
-        return output.read_text().strip()
-
-    return run
-
-
-def test_it_sees_the_pods_files_and_the_systems_and_no_other(run: Run, pod: Path) -> None:
-    assert run(f"cat {pod}/own; ls {pod.parent}") == "contentpod"
-    assert sorted(run("ls /").split()) == sorted({"bin", "dev", "lib", "lib64", "proc", "sbin", "tmp", "usr"})
-    assert run("ls /dev") == "null"
+def test_it_is_root_nowhere_but_in_its_user_namespace(vm: VmSpec, start: Start) -> None:
+    pid = start("exec sleep 60").pid
+    while Path(f"/proc/{pid}/comm").read_text() != "sleep\n":
+        time.sleep(0.01)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert status["Uid"].split() == status["Gid"].split() == [str(OWNER)] * 4 and not status["Groups"].strip()
+    assert {status[name] for name in ("CapPrm", "CapEff", "CapBnd")} == {FEW}
+    assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+    assert (status["NoNewPrivs"], status["NSpid"].split()[1:]) == ("1", ["1"])
+    for name in ("uid_map", "gid_map"):
+        assert Path(f"/proc/{pid}/{name}").read_text().split() == ["0", str(OWNER), "65536"]
+    for kind in ("mnt", "pid", "ipc", "uts", "net", "user", "cgroup"):
+        assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/thread-self/ns/{kind}"), kind
+    assert os.getsid(pid) == pid
 
 
-def test_only_what_is_writable_can_be_written(run: Run, pod: Path) -> None:
-    assert run(f"echo x >{pod}/new && echo x >/dev/null && echo yes") == "yes" and (pod / "new").exists()
-    for path in ("/new", "/usr/new", "/proc/sys/kernel/hostname", f"{pod.parent}/new"):
-        assert "Read-only file system" in run(f"echo x >{path}"), path
+def test_the_engine_can_mount_volumes_there_and_the_vmm_can_write_only_these(vm: VmSpec, start: Start) -> None:
+    name = f"{vm.run_dir}/share/volumes/containers/main/mounts/0"
+    script = f"until test -e {name}/go/on; do sleep 0.01; done; mkdir {name}/made && echo x >{name}/made/file"
+    process_ = start(script)
+    source = Path(vm.run_dir, "../source")
+    source.mkdir()
+    (source / "go").mkdir()
+    os.chown(source, OWNER, OWNER)
+    tree = mount.open_tree(str(source))
+    try:
+        namespace.in_mounts_of(process_.pid, lambda: mount.move_tree(tree, name))
+    finally:
+        os.close(tree)
+    # In its /proc our threads are not.
+    assert namespace.in_mounts_of(process_.pid, lambda: mount.mounts_below(name)) == [name]
+    (source / "go/on").touch()
+    assert process_.wait(20) and (source / "made/file").read_text() == "x\n"
+    assert os.stat(source / "made").st_uid == OWNER
 
 
-def test_a_file_may_be_writable_in_a_directory_that_is_not(run: Run, pod: Path) -> None:
-    disk, directory = pod.parent / "state/disk", pod.parent / "state"
-    directory.mkdir()
-    disk.write_text("")
-    said = run(f"echo x >{disk}; echo y >{directory}/new", Place(str(directory)), Place(str(disk), writable=True))
-    assert disk.read_text() == "x\n" and "Read-only file system" in said
+ATTACKS = [
+    ("cat own", "No such file"),
+    ("cat ../secret", "No such file"),
+    ("cat scratch && echo x >scratch && echo could", "could"),
+    ("cat share/layers/image/file", "content"),
+    ("cat share/volumes/containers/main/config.json", "content"),
+    ("cat kernel initramfs system && echo could", "could"),
+    ("echo x >kernel", "denied|Read-only"),
+    ("echo x >share/layers/image/file", "denied|Read-only"),
+    ("echo x >share/volumes/pod/hosts", "denied|Read-only"),
+    ("echo x >share/volumes/containers/main/config.json", "denied|Read-only"),
+    ("mv share/volumes/containers share/volumes/c2", "denied|Read-only"),
+    ("mv share/volumes/containers/main share/volumes/containers/other", "denied|Read-only"),
+    ("ln -s /etc share/volumes/containers/main/mounts/1", "denied|Read-only"),
+    ("rm -r share/volumes/containers/main", "denied|Read-only"),
+    ("chown 5 share/volumes/containers", "denied|Read-only"),
+    ("chmod 777 share/volumes/containers", "denied|Read-only"),
+    ("mkdir new", "denied|Read-only"),
+    ("mkdir /new", "denied|Read-only"),
+    ("echo x >/usr/new", "denied|Read-only"),
+    ("echo x >/proc/sys/kernel/hostname", "denied|Read-only|No such|nonexistent"),
+    ("cat /etc/shadow /etc/passwd", "No such file|denied"),
+    ("cat /dev/kvm", "No such file"),
+    ("cat /dev/net/tun", "No such file|nonexistent"),
+    ("mknod /vmm/null c 1 3", "denied|not permitted"),
+    ("mknod share/volumes/null c 1 3", "denied|not permitted|Read-only"),
+    ("mount -t tmpfs none /vmm", "denied|permitted"),
+    ("umount share/layers", "denied|permitted|superuser|Invalid"),
+    ("mount -o remount,bind,rw share/volumes", "denied|permitted|find"),
+    ("echo x >/vmm/file && cat /vmm/file", "^x$"),
+    ("head -c 2000000 /dev/zero >/vmm/file; stat -c %s /vmm/file", "No space(.|\n)*10[0-9]+"),
+    ("cp /bin/true /vmm/true && /vmm/true", "denied"),
+    ("unshare --user true", "denied|permitted|No space|Invalid"),
+    ("ls /proc/self >/dev/null && ls /proc", "^[0-9 \n]+self\nthread-self$"),
+    ("echo >/dev/null && head -c 3 /dev/zero | wc -c", "3"),
+]
 
 
-def test_nothing_is_open_for_writing_that_others_could_inherit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a child of another thread has it, before its exec, the new root can't be made read-only."""
-    opened: list[int] = []
+@pytest.mark.parametrize(("script", "said"), ATTACKS)
+def test_what_it_tries_and_what_it_is_told(run: Run, script: str, said: str) -> None:
+    import re
 
-    def note(path: str, flags: int, mode: int = 0o777) -> int:
-        opened.append(flags)
-        return real(path, flags, mode)
-
-    real = os.open
-    monkeypatch.setattr(jail.os, "open", note)
-    assert run("echo yes") == "yes" and not any(flags & (os.O_WRONLY | os.O_RDWR) for flags in opened)
+    output = run(f"({script}) 2>&1")
+    assert re.search(said, output), output
 
 
-def test_it_is_the_first_process_and_nobody_else_is_there(run: Run) -> None:
-    assert run(f"echo $$; kill -0 {os.getpid()} || echo nobody").split("\n")[0] == "1"
-    assert run(f"kill -0 {os.getpid()} 2>/dev/null || echo nobody") == "nobody"
+def test_nobody_else_is_there_to_be_signalled_or_reached(run: Run, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as abstract:
+        named.bind(str(tmp_path / "daemon.sock"))
+        named.listen()
+        abstract.bind(f"\0clearpod-{os.getpid()}")
+        abstract.listen()
+        connect = f'import socket; socket.socket(socket.AF_UNIX).connect("\\x00clearpod-{os.getpid()}")'
+        script = (
+            f"kill -0 {os.getpid()} 2>&1; test -e {tmp_path}/daemon.sock || echo nothing there; "
+            f"/usr/bin/python3 -I -S -c '{connect}' 2>&1 | tail -1"
+        )
+        said = run(script)
+    assert "No such process" in said and "nothing there" in said and "Refused" in said.title(), said
 
 
-@pytest.mark.parametrize("name", ["mnt", "pid", "ipc", "uts", "net"])
-def test_its_namespaces_are_its_own_and_ours_stay(run: Run, name: str) -> None:
-    ours = os.readlink(f"/proc/thread-self/ns/{name}")
-    assert run(f"readlink /proc/self/ns/{name}") != ours == os.readlink(f"/proc/thread-self/ns/{name}")
+def test_its_root_has_its_files_and_the_systems_and_no_other_mount(vm: VmSpec, run: Run) -> None:
+    lines = [line.split() for line in run("cat /proc/self/mountinfo").splitlines()]
+    below = len(mount.mounts_below("/usr")) + len(mount.mounts_below("/sys/devices/system"))
+    assert len(lines) <= 24 + below
+    writable = {line[4] for line in lines if "ro" not in line[5].split(",")}
+    assert writable == {vm.scratch, "/vmm", "/proc"}
+    assert all("nosuid" in line[5] for line in lines)
+    assert all("nodev" in line[5] for line in lines if line[4] != "/")
+    assert vm.run_dir not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_its_netns_is_the_given_one(run: Run) -> None:
+def test_devices_are_few_and_of_the_vmms_own(vm: VmSpec, start: Start) -> None:
+    pid = start("exec sleep 60", accel="kvm", link=VsockLink(7, 1024)).pid
+    names = set(os.listdir(f"/proc/{pid}/root/dev"))
+    assert names == {"null", "zero", "random", "urandom", "kvm", "vhost-vsock"}
+    about = os.stat(f"/proc/{pid}/root/dev/kvm")
+    assert (stat.S_ISCHR(about.st_mode), os.major(about.st_rdev), os.minor(about.st_rdev)) == (True, 10, 232)
+    assert (about.st_uid, about.st_mode & 0o777) == (OWNER, 0o600)
+
+
+def test_what_the_host_mounts_later_below_the_share_comes_in(vm: VmSpec, start: Start) -> None:
+    share = f"{vm.run_dir}/share"
+    mount.bind(share, share)
+    mount.set_propagation(share, mount.MS_SHARED)
+    try:
+        name = f"{share}/layers/image"
+        started = start(f"until test -e {name}/late; do sleep 0.01; done")
+        mount.mount("t", name, "tmpfs")
+        Path(name, "late").touch()
+        assert started.wait(20), "it did not see the mount"
+    finally:
+        for point in mount.mounts_below(share):
+            mount.umount(point, lazy=True)
+
+
+def test_it_gets_the_socket_at_which_it_is_reached_and_no_other_descriptor(vm: VmSpec, run: Run) -> None:
+    said = run("ls -l /proc/self/fd | tail -n +2").splitlines()
+    names = {line.split()[-3]: line.split()[-1] for line in said}
+    assert names.pop("3").startswith("/proc/")  # of ls
+    assert set(names) == {"0", "1", "2", "10"} and names["10"].startswith("socket:")
+    about = os.stat(f"{vm.run_dir}/agent.sock")
+    assert (stat.S_ISSOCK(about.st_mode), about.st_mode & 0o777, about.st_uid) == (True, 0o600, 0)
+
+
+def test_its_tap_is_open_though_it_could_not_open_one(vm: VmSpec, run: Run) -> None:
     path = f"/run/netns/t-{os.urandom(6).hex()}"
     namespace.make_net(path)
     try:
         with namespace.inside_net(path):
-            there = os.readlink("/proc/thread-self/ns/net")
-        assert run("readlink /proc/self/ns/net", netns=path) == there
+            from stage1.linux import tun
+
+            tun.make_tap("tap7")
+        said = run(
+            "ls -l /proc/self/fd/16; cat /proc/self/fdinfo/16", netns=path, nics=(Nic("tap7", "02:00:00:00:00:01"),)
+        )
+        assert "/dev/net/tun" in said and "iff:\ttap7" in said
+        with pytest.raises(VmFailed, match="open the tap tap8"):
+            run("echo", netns=path, nics=(Nic("tap8/", "02:00:00:00:00:01"),))
     finally:
         namespace.remove_net(path)
 
 
-def test_no_mount_of_the_host_is_left_and_the_host_gets_none(run: Run, pod: Path) -> None:
-    lines = run("cat /proc/self/mountinfo").splitlines()
-    assert str(pod) not in Path("/proc/self/mountinfo").read_text()
-    below = len(mount.mounts_below("/usr")) + len(mount.mounts_below("/proc"))
-    assert len(lines) <= len(SYSTEM) + 3 + below, lines
+def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, vm: VmSpec, run: Run, jailer: str) -> None:
+    beside = tmp_path / "guest"
+    beside.mkdir()
+    (beside / "jailer").write_bytes(Path(jailer).read_bytes())
+    (beside / "jailer").chmod(0o755)
+    allow = b"\x06\0\0\0\0\0\xff\x7f"  # BPF_RET, SECCOMP_RET_ALLOW
+    (beside / "seccomp-qemu.bpf").write_bytes(allow)
+    assert "Seccomp:\t2" in run("cat /proc/self/status", jailer=str(beside / "jailer"))
+    (beside / "seccomp-qemu.bpf").write_bytes(allow[:5])
+    with pytest.raises(VmFailed, match=r"the filter of system calls in .*seccomp-qemu\.bpf"):
+        run("true", jailer=str(beside / "jailer"))
 
 
-def test_what_the_host_mounts_later_below_a_shared_place_comes_in(run: Run, pod: Path) -> None:
-    share = pod / "share"
-    (share / "layer").mkdir(parents=True)
-    (pod / "go").touch()
-    mount.bind(str(share), str(share))
-    mount.set_propagation(str(share), mount.MS_SHARED)
-    words = ["/bin/sh", "-c", f"until test -e {share}/layer/file; do sleep 0.01; done; : >{pod}/saw"]
-    start = Jail(str(pod), (*SYSTEM, NULL, Place(str(pod), writable=True)))
+def children() -> set[str]:
+    """Of all threads of this process."""
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        found |= set((task / "children").read_text().split())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"jailer": "/nonexistent/jailer"}, "/nonexistent/jailer is no program"),
+        ({"jailer": ""}, "is no program"),
+        ({"netns": "/run/netns/none"}, "enter the network namespace /run/netns/none: No such file"),
+        ({"cgroups": ("/sys/none",)}, "/sys/none/cgroup.procs: No such file"),
+        ({"ids": (Extent(0, 5, 10), Extent(5, 50, 10))}, "Invalid argument"),
+        ({"ids": (Extent(1, 5, 10),)}, "the launch description"),
+    ],
+)
+def test_what_can_not_be_had_is_named_and_nothing_stays(
+    vm: VmSpec, run: Run, changes: dict[str, object], why: str
+) -> None:
+    before, descriptors = children(), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(VmFailed, match=why):
+        run("sleep 60", **changes)
+    assert children() <= before and len(os.listdir("/proc/self/fd")) == descriptors
+    assert not os.path.exists(f"{vm.run_dir}/agent.sock") and vm.run_dir not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_file_that_the_vmm_could_not_read_is_named(vm: VmSpec, run: Run) -> None:
+    os.chmod(vm.kernel, 0o600)
+    with pytest.raises(VmFailed, match=f"{vm.kernel} can't be read.*chmod"):
+        run("true")
+
+
+def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
+    words = jail.describe(vm, jail.Launch(["/bin/vm"], {"A": "b"}, [10], "/f", True, True)).split(b"\0")
+    letters = {word[:1] for word in words if word}
+    assert letters == {
+        b"/",
+        b"a",
+        b"e",
+        b"n",
+        b"c",
+        b"r",
+        b"m",
+        b"w",
+        b"y",
+        b"d",
+        b"h",
+        b"s",
+        b"l",
+        b"k",
+        b"f",
+        b"u",
+        b"p",
+        b"b",
+    }
+    writable = [word for word in words if word.startswith(b"w")]
+    assert writable == [b"w" + vm.scratch.encode()]
+    assert f"w{vm.run_dir}".encode() not in words and f"r{vm.run_dir}".encode() not in words
+    dax = Dax("/lib/shim.so", (DaxImage(vm.system_image, 4096),), 4096, "/x/dax.sock")
+    on_kvmtool = vm._replace(binary="/usr/bin/lkvm", dax=dax)
+    assert (
+        starter.listener_path(on_kvmtool) == "/x/dax.sock" and starter.listener_path(vm) == f"{vm.run_dir}/agent.sock"
+    )
+
+
+def test_no_rule_of_landlock_lets_more_be_changed_than_is_to_be(vm: VmSpec) -> None:
+    changing = {path for path, rights in jail.rules(vm) if rights & ~(jail.RUN | jail.LOOK)}
+    devices = {f"/dev/{name}" for name in ("null", "zero", "random", "urandom")}
+    assert changing == {vm.scratch, "/vmm", f"{vm.run_dir}/share/volumes/containers"} | devices
+
+
+@pytest.mark.skipif(bool(NO_FENCE), reason=NO_FENCE)
+def test_where_a_mount_is_writable_by_mistake_landlock_still_refuses(vm: VmSpec, start: Start) -> None:
+    name = f"{vm.run_dir}/share/volumes/pod"
+    script = f"until test -e {name}/go; do sleep 0.01; done; echo x >{name}/new; mv {name}/go {name}/gone"
+    source = Path(vm.run_dir, "../source")
+    source.mkdir(mode=0o777)
+    (source / "go").touch()
+    tree = mount.open_tree(str(source))
     try:
-        pid = jail.start(start, lambda: process.spawn(words, env={}))
-        with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
-            mount.mount("t", str(share / "layer"), "tmpfs")
-            (share / "layer/file").touch()
-            assert handle.wait(20), "it did not see the mount"
+        started = start(script)
+        namespace.in_mounts_of(started.pid, lambda: mount.move_tree(tree, name))
     finally:
-        for point in mount.mounts_below(str(share)):
-            mount.umount(point, lazy=True)
-    assert (pod / "saw").exists()
-
-
-def test_where_the_root_is_the_initramfs_it_is_covered(run: Run, monkeypatch: pytest.MonkeyPatch, pod: Path) -> None:
-    def refuse(name: str, *args: object, what: str) -> int:
-        if name == "pivot_root":
-            raise KernelError(name, 22, what)
-        return real(name, *args, what=what)  # type: ignore[arg-type]
-
-    real = jail.libc.syscall
-    monkeypatch.setattr(jail.libc, "syscall", refuse)
-    assert run(f"cat {pod}/own; ls {pod.parent}; ls /dev") == "contentpod\nnull"
-
-
-def test_a_place_that_can_not_be_had_is_named_and_nothing_is_started(pod: Path) -> None:
-    where = Jail(str(pod / "absent"), SYSTEM)
-    with pytest.raises(KernelError, match=f"{pod}/absent.*ENOENT"):
-        jail.start(where, lambda: pytest.fail("it was started"))
+        os.close(tree)
+    assert started.wait(20) and os.listdir(source) == ["go"]
 
 
 def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_path: Path) -> None:
@@ -159,55 +356,26 @@ def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_pa
     writable = deep._replace(writable=True)
     assert outermost([writable, top]) == [top, writable]
     assert outermost([deep, top._replace(writable=True)]) == [top._replace(writable=True)]
+    assert outermost([deep._replace(mapped=True), top]) == [top, deep._replace(mapped=True)]
     assert outermost([Place(f"{tmp_path}/absent")]) == []
     assert outermost([Place("/bin/sh"), Place("/usr")]) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
 
 
-def test_a_vmms_places_are_what_its_rules_allow(tmp_path: Path) -> None:
-    for name in ("kernel", "initramfs", "system", "scratch"):
-        (tmp_path / name).touch()
-    files = [f"{tmp_path}/{name}" for name in ("kernel", "initramfs", "system")]
-    shares = (Share("l", f"{tmp_path}/pod/layers", read_only=True), Share("v", f"{tmp_path}/pod/v", read_only=False))
-    vm = VmSpec("n", "/usr/bin/q", f"{tmp_path}/pod", *files, 64, 1, SerialLink("/l"), shares, f"{tmp_path}/scratch")
-    found = {place.path: place.writable for place in places(Confinement("/nix/bin/setpriv", True), vm)}
-    assert [found[path] for path in (*files, "/usr", "/proc", "/nix/bin/setpriv")] == [False] * 6
-    assert found[vm.run_dir] and found[vm.scratch] and found[shares[1].path] and not found[shares[0].path]
-
-
-@pytest.fixture
-def vm(pod: Path) -> VmSpec:
-    binary = pod / "qemu"
-    binary.write_text("#!/bin/sh\nexec sleep 60\n")
-    binary.chmod(0o755)
-    return VmSpec("n", str(binary), str(pod), "/k", "/i", "/s", 64, 1, SerialLink("/l"))
-
-
 @pytest.mark.parametrize("path", [None, "/usr/bin"])
 def test_a_vmm_that_shall_end_with_us_does_so_and_no_sooner(vm: VmSpec, path: str | None) -> None:
+    Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
+    os.chmod(vm.binary, 0o755)
     code = (
         "import sys, time\nfrom stage1.vm.spec import *\nfrom stage1.vm.starter import ProcessVmm\n"
         f"vm = ProcessVmm(ends_with_us=True).start({vm!r})\n"
         "time.sleep(0.3)\nprint(vm.pid, vm.start_time, vm.alive(), flush=True)\ntime.sleep(60)"
     )
     environment = {"PYTHONPATH": os.getcwd(), **({"PATH": path} if path else {})}
-    starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True)
-    assert starter.stdout is not None
-    pid, start_time, alive = starter.stdout.readline().split()
+    starter_ = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True)
+    assert starter_.stdout is not None
+    pid, start_time, alive = starter_.stdout.readline().split()
     assert alive == "True"
-    starter.kill()
-    starter.communicate()
+    starter_.kill()
+    starter_.communicate()
     handle = process.open_process(int(pid), int(start_time))
     assert handle is None or handle.wait(5), "it outlived its starter"
-
-
-def test_a_vmm_sees_no_socket_of_the_host(vm: VmSpec, tmp_path: Path) -> None:
-    Path(vm.binary).write_text("#!/bin/sh\necho in the jail: $(echo /run/* /var/* /tmp/*)\nexec sleep 60\n")
-    started = ProcessVmm().start(vm)
-    try:
-        while not (said := started.console_tail()):
-            time.sleep(0.01)
-    finally:
-        started.kill()
-    top = "/" + str(tmp_path).split("/")[1]
-    shown = {"/run", "/var", "/tmp"} - {top}
-    assert all(f"{directory}/*" in said.split() for directory in shown), said

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod jail POD`: the jail of a pod's hypervisor, as the kernel has it in force. docs/security.md explains it.
+
+Reads pods' directories and /proc; needs no daemon and changes nothing. For pods of the daemon and of `clearpod run`.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterable
+
+from cri import config as configuration
+from stage1 import engine, quarters
+from stage1.errors import BadRequest, NotFound, Unsupported, WrongState
+from stage1.linux.idmap import Extent
+from stage1.vm import in_force
+from stage1.vm.in_force import Group, InForce
+from stage1.vm.vmm import AGENT
+
+LANDLOCK = "applied by the jailer as far as this kernel has it; the kernel does not show what a process may reach"
+WIDTH = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `clearpod jail`."""
+    parser.add_argument("pod", metavar="POD", help="the pod's id, or an unambiguous beginning of it")
+    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print it. Raises NotFound, BadRequest when several pods begin so, WrongState when its VM does not run."""
+    directory = find(configuration.load(args.config).run_dir, args.pod)
+    found = look(directory)
+    print(json.dumps(as_json(directory, found), indent=1) if args.json else text(directory, found))
+    return 0
+
+
+def find(run_dir: str, wanted: str) -> str:
+    """The directory of the pod whose id begins with `wanted`."""
+    places = [f"{run_dir}/pods", f"{run_dir}/{engine.FOREGROUND}/pods"]
+    known = [f"{place}/{name}" for place in places for name in _names(place)]
+    found = [path for path in known if wanted and os.path.basename(path).startswith(wanted)]
+    if exact := [path for path in found if os.path.basename(path) == wanted]:
+        return exact[0]
+    if len(found) > 1:
+        raise BadRequest(f"{len(found)} pods begin with {wanted!r}; give more of the id")
+    if not found:
+        raise NotFound(f"there is no pod {wanted!r} in {' or '.join(places)}; `crictl pods` lists those of the daemon")
+    return found[0]
+
+
+def _names(place: str) -> list[str]:
+    try:
+        return sorted(os.listdir(place))
+    except FileNotFoundError:
+        return []
+
+
+def look(directory: str) -> InForce:
+    """What is in force for the VMM of the pod in `directory`."""
+    vm = engine.find_vm(directory)
+    if vm is None:
+        raise WrongState(f"the pod in {directory} has no virtual machine: it is just being made, or was not started")
+    found = in_force.read(vm.pid, vm.start_time, quarters.cgroups(directory))
+    if os.path.basename(found.program) == AGENT:
+        raise Unsupported(f"the pod in {directory} runs on the host, so there is no jail around it")
+    return found
+
+
+def as_json(directory: str, found: InForce) -> dict[str, object]:
+    """One object with everything; names and units are those of `InForce`."""
+    whole = {
+        **found._asdict(),
+        "uid_map": [one._asdict() for one in found.uid_map],
+        "gid_map": [one._asdict() for one in found.gid_map],
+        "namespaces": {one.kind: {"id": one.id, "is_hosts": one.is_hosts} for one in found.namespaces},
+        "mounts": [one._asdict() for one in found.mounts],
+        "limits": {one.name: {"soft": one.soft, "hard": one.hard} for one in found.limits},
+        "cgroups": {one.path: one.values for one in found.cgroups},
+        "landlock": LANDLOCK,
+    }
+    return {"pod": os.path.basename(directory), "directory": directory, **whole}
+
+
+def text(directory: str, found: InForce) -> str:
+    """For people: a line for each thing, longer lists below their name."""
+    own = [one.kind for one in found.namespaces if not one.is_hosts]
+    shared = [one.kind for one in found.namespaces if one.is_hosts]
+    rows = [
+        ("pod", os.path.basename(directory)),
+        ("process", f"{found.pid}, {found.program}"),
+        ("user, group", f"{_ids(found.users)}, {_ids(found.groups)}; supplementary {_ids(found.supplementary)}"),
+        *(("uid map", _extent(one)) for one in found.uid_map),
+        *(("gid map", _extent(one)) for one in found.gid_map),
+        *((f"{name} caps", " ".join(names) or "none") for name, names in found.capabilities.items()),
+        ("no new privs", "yes" if found.no_new_privs else "NO"),
+        ("seccomp", f"{found.seccomp}, {found.seccomp_filters} filters"),
+        ("Landlock", LANDLOCK),
+        ("namespaces", f"its own: {' '.join(own) or 'none'}; the host's: {' '.join(shared) or 'none'}"),
+        ("root", " ".join(found.root)),
+        *(("mount", _mount(one)) for one in found.mounts),
+        *(("limit", f"{one.name}: {one.soft}, at most {one.hard}") for one in found.limits),
+        *(row for one in found.cgroups for row in _cgroup(one)),
+    ]
+    return "\n".join(f"{name:<{WIDTH}}{value}" for name, value in rows)
+
+
+def _ids(numbers: Iterable[int]) -> str:
+    return " ".join(dict.fromkeys(map(str, numbers))) or "none"
+
+
+def _extent(one: Extent) -> str:
+    last = one.inside + one.length - 1
+    return f"{one.inside} to {last} are {one.outside} to {one.outside + one.length - 1} of the host"
+
+
+def _mount(one: in_force.Place) -> str:
+    marks = ["rw" if one.is_writable else "ro", *(["mapped"] if one.is_mapped else [])]
+    return f"{' '.join(marks):<10} {one.type:<8} {one.path}"
+
+
+def _cgroup(one: Group) -> list[tuple[str, str]]:
+    return [("cgroup", one.path), *(("", f"{name} {value}") for name, value in one.values.items())]

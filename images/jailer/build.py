@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that starts VMMs in their jails: static, by musl, so that it needs nothing of the host's files."""
+
+import os
+from pathlib import Path
+
+from lib import cache, tools
+
+SOURCE = Path(__file__).parent
+
+
+def build(cache_dir: Path) -> Path:
+    """The directory with `jailer`."""
+    tools.need({"make": "make", "musl-gcc": "musl-tools"}, {"/usr/include/linux/landlock.h": "linux-libc-dev"})
+    versions = [tools.package_version("musl-tools"), tools.package_version("linux-libc-dev")]
+    versions.append(tools.run(["musl-gcc", "--version"]))
+
+    def build_beside(out: Path) -> None:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        os.rename(out / "work" / "jailer", out / "jailer")
+
+    return cache.built(cache_dir, "jailer", cache.hash_of([*versions, SOURCE]), build_beside)

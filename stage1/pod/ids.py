@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which host ids stand for the users and groups of a pod's guest. Pure; used by rootfs.owners, vm.slots and the engine.
+
+A VMM runs in a user namespace of its own, where it is 0: that is the first host id of the pod's slot.
+"""
+
+from stage1.errors import Unsupported
+from stage1.linux.idmap import Extent, outside
+from stage1.pod.model import IdMap
+
+GUEST_IDS = 65536
+"""Ids of every guest, from 0 on. Files with others are nobody's."""
+POD_IDS = 2 * GUEST_IDS
+"""Host ids of a slot: those of a guest, and as many for the containers of a pod with a user namespace."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def extents(first: int, ids: IdMap) -> tuple[Extent, ...]:
+    """The VMM's uid_map and gid_map, when the host ids from `first` on, POD_IDS of them, are the pod's.
+
+    Raises Unsupported when those of its user namespace (`ids`) are too many.
+    """
+    guest = Extent(0, first, GUEST_IDS)
+    begin, end = max(ids.first, GUEST_IDS), ids.first + ids.length
+    if end <= begin:
+        return (guest,)
+    if end - begin > POD_IDS - GUEST_IDS:
+        most = POD_IDS - GUEST_IDS
+        raise Unsupported(
+            f"the pod's user namespace has the ids {ids.first} to {end - 1}; at most {most} of them from {GUEST_IDS} "
+            f"on can be mapped: give it {most} or fewer"
+        )
+    return (guest, Extent(begin, first + GUEST_IDS, end - begin))
+
+
+def shifted(ids: IdMap, vmm: "Sequence[Extent]") -> tuple[Extent, ...]:
+    """Of a mount whose 0 on disk is the first of the pod's `ids`, for a VMM with the maps `vmm`.
+
+    The 9p server is 0 in the guest: it makes a file as that and gives it to its owner then. For so long the file on
+    the disk is the VMM's own, by the number that the host knows it by.
+    """
+    found = []
+    for one in vmm:
+        begin, end = max(one.inside, ids.first), min(one.inside + one.length, ids.first + ids.length)
+        if begin < end:
+            found.append(Extent(begin - ids.first, one.outside + begin - one.inside, end - begin))
+    own = outside(vmm, 0)
+    return (*found, Extent(own, own, 1))

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much of the host a VMM may take, from the size of its VM. Pure but for the number of processors.
+
+Used by `quarters`. A VMM's cgroup is a fence against one that fell, not the guest's limit, which the VM's size is: so
+each number has room for the worst that was measured (docs/security.md, "Limits of the hypervisor"). The page cache of
+what a guest reads and writes is in it too, and is reclaimed when it is full.
+"""
+
+import os
+
+from stage1.linux.cgroup import PERIOD_US, Limits
+from stage1.vm.qemu import CACHE_MIB
+from stage1.vm.spec import VmSpec
+from stage1.vm.vmm import is_kvmtool
+
+MIB = 1 << 20
+PROGRAM_MIB = 128
+"""Memory of QEMU itself with its libraries, or of kvmtool, for devices, threads and requests in progress."""
+_TABLES_KVM, _TABLES_TCG = 64, 8
+"""One part in so many of the guest's memory is taken once more, for page tables, or for the emulated TLB."""
+_IO_CPUS = 1
+_THREADS = 96
+"""Beside those of vCPUs: QEMU has up to 64 for files and disks, kvmtool one for each device and each processor."""
+
+
+def of(vm: VmSpec) -> Limits:
+    """The limits of the VM's cgroups."""
+    return Limits(
+        memory_bytes=(vm.memory_mib + overhead_mib(vm)) * MIB,
+        pids=vm.vcpus + _THREADS + (os.cpu_count() or 1),
+        cpu_us=(vm.vcpus + _IO_CPUS) * PERIOD_US,
+    )
+
+
+def overhead_mib(vm: VmSpec) -> int:
+    """What the VMM takes at most beside the guest's memory."""
+    is_emulated = vm.accel == "tcg" and not is_kvmtool(vm.binary)
+    tables = -(-vm.memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM))
+    return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0)

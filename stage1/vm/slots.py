@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host ids for VMMs: each pod of this host has a range of its own, a slot. Called by the engine, for both front doors.
+
+A claim is a symbolic link `/run/clearpod-ids/<number of the slot>` to the pod's directory, and a link `ids` from there
+back. It is one place for all run directories, daemons and programs of this host, and it is empty after a boot, which no
+VM survives. A claim whose pod directory is gone counts for nothing: so nothing has to be cleared after a kill.
+"""
+
+import os
+import zlib
+from typing import NamedTuple
+
+from stage1.errors import NoSpace
+from stage1.linux import files
+from stage1.linux.flock import Lock
+from stage1.linux.libc import Guard
+from stage1.pod.ids import POD_IDS
+
+PLACE = "/run/clearpod-ids"
+LINK = "ids"
+_LOCK = "lock"
+
+
+class Range(NamedTuple):
+    """Ids of the host that are for VMMs, whole slots of them: the numbers that no account of this host may have."""
+
+    first: int = 0x70000000
+    length: int = 0x0FFE0000
+
+    @property
+    def slots(self) -> range:
+        """Their numbers: a slot's first id is its number times POD_IDS."""
+        return range(-(-self.first // POD_IDS), (self.first + self.length) // POD_IDS)
+
+
+def claim(directory: str, within: Range, *, place: str = PLACE) -> int:
+    """The first id of the slot of the pod in `directory`, which exists: the one that it has, or else a free one.
+
+    Undo: `release`. Raises NoSpace when all are taken, KernelError.
+    """
+    files.make_dirs(place, 0o700)
+    with Lock(f"{place}/{_LOCK}"):
+        held = find(directory, place=place)
+        return held if held is not None else _take(directory, within, place=place)
+
+
+def find(directory: str, *, place: str = PLACE) -> int | None:
+    """The first id of the slot that the pod in `directory` has; None when it has none."""
+    target = _read(f"{directory}/{LINK}")
+    number = os.path.basename(target)
+    is_claim = number.isdigit() and target == f"{place}/{number}"
+    return int(number) * POD_IDS if is_claim and _read(target) == directory else None
+
+
+def release(first: int | None, directory: str, *, place: str = PLACE) -> None:
+    """Give back what `find` gave, for the pod that was in `directory`; None, or given back already, is fine."""
+    path = f"{place}/{(first or 0) // POD_IDS}"
+    if first is None or not os.path.islink(path):
+        return
+    with Lock(f"{place}/{_LOCK}"):
+        if _read(path) == directory:
+            os.unlink(path)
+
+
+def _take(directory: str, within: Range, *, place: str) -> int:
+    slots = within.slots
+    # Neighbours begin to search at different places, so that most find a free slot at once.
+    begin = zlib.crc32(os.fsencode(directory)) % max(len(slots), 1)
+    order: list[int] = [*slots[begin:], *slots[:begin]]
+    for number in order:
+        path = f"{place}/{number}"
+        if _is_free(path):
+            with Guard("claim", path):
+                _link(path, f"{directory}/{LINK}")  # first, so that whoever finds the claim finds the way back too
+                os.symlink(directory, path)
+            return number * POD_IDS
+    raise NoSpace(
+        f"all {len(slots)} ranges of ids from {within.first} on are taken by pods of this host; remove pods, or set "
+        "jail.count higher"
+    )
+
+
+def _is_free(path: str) -> bool:
+    """Whether nobody has it; what was left by a pod that is gone is removed."""
+    owner = _read(path)
+    if not owner:
+        return True
+    if os.path.lexists(owner):
+        return False
+    os.unlink(path)
+    return True
+
+
+def _link(target: str, path: str) -> None:
+    """`path` becomes a link to `target`, whatever it was."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    os.symlink(target, path)
+
+
+def _read(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes as they are attached: the kinds of sources, and sources that change while one looks. Needs root."""
+
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import BadRequest, NotFound, PodError, Unsupported
+from stage1.linux import idmap, mount
+from stage1.linux.idmap import Extent
+from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.rootfs import volumes
+
+IDS = [Extent(0, 500000, 65536)]
+
+
+@pytest.fixture(scope="module")
+def ids() -> Iterator[int]:
+    fd = idmap.namespace(IDS)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory for sources, and one where volumes are shown."""
+    for name in ("source", "shown"):
+        (tmp_path / name).mkdir()
+    yield tmp_path
+    for point in mount.mounts_below(str(tmp_path)):
+        mount.umount(point, lazy=True)
+
+
+def attach(place: Path, source: Path, ids: int, **changes: object) -> Path:
+    target = str(place / "shown" / source.name)
+    volumes.attach(Mount(str(source), "/v", **changes), target, target=target, ids=ids)  # type: ignore[arg-type]
+    return Path(target)
+
+
+def test_numbers_on_disk_are_those_of_the_mapping_both_ways(place: Path, ids: int) -> None:
+    source = place / "source"
+    for owner in (0, 1000, 65535, 65536):
+        (source / str(owner)).touch()
+        os.chown(source / str(owner), owner, owner)
+    (source / "0").chmod(0o6750)
+    shown = attach(place, source, ids)
+    found = {name: os.stat(shown / name).st_uid for name in os.listdir(shown)}
+    assert found == {"0": 500000, "1000": 501000, "65535": 565535, "65536": 65534}
+    assert stat.S_IMODE(os.stat(shown / "0").st_mode) == 0o6750
+    os.chown(shown / "0", 501234, 500005)
+    assert (os.stat(source / "0").st_uid, os.stat(source / "0").st_gid) == (1234, 5)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "file"])
+@pytest.mark.timeout(20)
+def test_what_is_no_directory_is_shown_as_what_it_is_and_never_opened(place: Path, ids: int, kind: str) -> None:
+    source = place / "source" / kind
+    listener = socket.socket(socket.AF_UNIX)
+    match kind:
+        case "fifo":
+            os.mkfifo(source)
+        case "socket":
+            listener.bind(str(source))
+        case "device":
+            os.mknod(source, 0o20600, os.makedev(1, 3))
+        case _:
+            source.touch()
+    try:
+        shown = attach(place, source, ids)
+        assert stat.S_IFMT(shown.stat().st_mode) == stat.S_IFMT(source.stat().st_mode)
+        assert shown.stat().st_uid == 500000
+    finally:
+        listener.close()
+
+
+@pytest.mark.parametrize("swapped", ["data", "data/sub", "data/sub/deep"])
+def test_a_link_that_took_the_place_of_a_part_is_not_followed(place: Path, ids: int, swapped: str) -> None:
+    (place / "source/data/sub/deep").mkdir(parents=True)
+    (place / "secret").mkdir()
+    os.rename(place / "source" / swapped, place / "away")
+    os.symlink(place / "secret", place / "source" / swapped)
+    (place / "secret/sub/deep").mkdir(parents=True)
+    with pytest.raises(BadRequest, match="leads through a symbolic link"):
+        attach(place, place / "source/data/sub/deep", ids)
+    assert os.listdir(place / "shown") == []
+
+
+def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(place: Path, ids: int) -> None:
+    """A guest that may write above the source exchanges a directory with a link, as fast as it can."""
+    inside, other, secret = place / "source/x", place / "source/y", place / "secret"
+    (inside / "sub").mkdir(parents=True)
+    (secret / "sub").mkdir(parents=True)
+    (secret / "sub/key").touch()
+    os.symlink(secret, other)
+    is_over = threading.Event()
+
+    def swap() -> None:
+        while not is_over.is_set():
+            os.rename(inside, place / "source/z")
+            os.rename(other, inside)
+            os.rename(inside, other)
+            os.rename(place / "source/z", inside)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    seen = {"shown": 0, "refused": 0}
+    try:
+        for number in range(150):
+            target = str(place / "shown" / str(number))
+            try:
+                volumes.attach(Mount(str(inside / "sub"), "/v"), target, target=target, ids=ids)
+            except (BadRequest, NotFound):
+                seen["refused"] += 1
+                continue
+            seen["shown"] += 1
+            assert os.listdir(target) == []
+    finally:
+        is_over.set()
+        swapper.join()
+    assert seen["shown"] and seen["refused"], seen
+
+
+def test_a_source_that_is_not_there_or_not_below_a_directory_is_named(place: Path, ids: int) -> None:
+    (place / "source/file").touch()
+    for name in ("none", "file/x"):
+        with pytest.raises(NotFound, match=f"volume source {place}/source/{name} for /v does not exist"):
+            attach(place, place / "source" / name, ids)
+
+
+@pytest.mark.parametrize("changes", [{}, {"read_only": True}, {"propagation": HOST_TO_CONTAINER}])
+def test_a_volume_with_a_mount_below_that_can_not_be_mapped_is_refused(
+    place: Path, ids: int, changes: dict[str, object]
+) -> None:
+    (place / "source/below").mkdir()
+    mount.mount("proc", str(place / "source/below"), "proc")
+    with pytest.raises(Unsupported, match=f"{place}/source/below .*, proc,"):
+        attach(place, place / "source", ids, **changes)
+    assert mount.mounts_below(str(place / "shown")) == []
+    assert os.stat(attach(place, place / "source", ids, recursive=False) / "below").st_uid == 500000
+
+
+def test_what_is_read_only_stays_so(place: Path, ids: int) -> None:
+    (place / "source/below").mkdir()
+    mount.mount("tmpfs", str(place / "source/below"), "tmpfs")
+    shown = attach(place, place / "source", ids, read_only=True)
+    with pytest.raises(OSError, match="Read-only"):
+        (shown / "x").touch()
+    assert not os.statvfs(shown / "below").f_flag & os.ST_RDONLY
+    mount.umount(str(shown / "below"))
+    mount.umount(str(shown))
+    os.rmdir(shown)
+    shown = attach(place, place / "source", ids, read_only=True, recursive_read_only=True)
+    assert os.statvfs(shown / "below").f_flag & os.ST_RDONLY
+
+
+def test_nothing_stays_open_after_a_failure(place: Path, ids: int) -> None:
+    before = os.listdir("/proc/self/fd")
+    for source in (Path("/proc/self"), place / "none", Path("/proc/sys")):
+        with pytest.raises(PodError):
+            attach(place, source, ids)
+    assert len(os.listdir("/proc/self/fd")) == len(before)

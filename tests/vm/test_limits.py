@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cgroups of a VMM: its limits, that they hold against it, and that they never kill one in good order."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stage1 import engine, quarters
+from stage1.linux import cgroup, mount
+from stage1.pod.model import Mount
+from stage1.vm import in_force, limits
+from tests.fakes.patience import PATIENCE
+from tests.vm.test_confinement import Machine, booted, machine, pid_of, said, started
+
+__all__ = ["machine"]
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(cgroup.limited() != cgroup.LIMITED, reason="needs cgroups with memory, pids and cpu"),
+]
+
+MIB = 1 << 20
+
+
+def counters(directory: str) -> dict[str, str]:
+    """Of all cgroups of the pod together; names of both versions are given those of version 2."""
+    found = {name: value for path in quarters.cgroups(directory) for name, value in cgroup.usage(path).items()}
+    names = {
+        "memory.limit_in_bytes": "memory.max",
+        "memory.max_usage_in_bytes": "memory.peak",
+        "memory.failcnt": "memory.events.max",
+        "memory.oom_control.oom_kill": "memory.events.oom_kill",
+    }
+    return {names.get(name, name): value for name, value in found.items()}
+
+
+async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        vm = pod.vm
+        assert vm is not None
+        places = quarters.cgroups(pod.directory)
+        found = in_force.read(vm.pid, vm.start_time, places)
+        assert [one.path for one in found.cgroups] == places != []
+        seen = counters(pod.directory)
+        on_kvmtool = machine.host.choice.driver == "kvmtool"
+        emulated = machine.host.choice.accel == "tcg" and not on_kvmtool
+        overhead = 128 + (16 + 256 if emulated else 2)
+        assert int(seen["memory.max"]) == (128 + overhead) * MIB
+        assert int(seen["pids.max"]) == 1 + 96 + (os.cpu_count() or 1)
+        assert seen.get("cpu.max", "200000 100000") == "200000 100000"
+        assert seen.get("cpu.cfs_quota_us", "200000") == "200000"
+        assert seen.get("memory.swap.max", "0") == "0"
+        directory = pod.directory
+    assert [path for path in places if os.path.exists(path)] == []
+    assert quarters.cgroups(directory) == []
+
+
+async def test_a_guest_that_fills_its_memory_and_its_volumes_costs_no_vmm_its_life(machine: Machine) -> None:
+    """All of the guest's memory, and files beyond the limit: page cache goes, the VMM stays."""
+    if mount.type_of(str(machine.volume)) == "tmpfs":
+        pytest.skip("needs a /tmp on a disk: what is written to a tmpfs can't be reclaimed")
+    async with booted(machine) as pod:
+        container = await started(pod, machine.image, Mount(str(machine.volume), "/data"))
+        limit_mib = int(counters(pod.directory)["memory.max"]) // MIB
+        script = (
+            f"dd if=/dev/zero of=/data/big bs=1M count={limit_mib * 5 // 4} 2>/dev/null; "
+            "for i in 1 2 3; do (tail /dev/zero 2>/dev/null || true); cat /data/big >/dev/null; done; "
+            "dd if=/dev/zero of=/full bs=1M 2>/dev/null || true; rm /full; "
+            "mkdir /data/many; i=0; while [ $i -lt 2000 ]; do echo >/data/many/$i; i=$((i+1)); done; "
+            "ls /data/many | wc -l"
+        )
+        assert await said(pod, container, script) == "2000"
+        seen = counters(pod.directory)
+        assert int(seen["memory.events.max"]) > 0, f"the limit was never reached: {seen}"
+        assert int(seen["memory.events.oom_kill"]) == 0
+        assert pod.vm is not None and pod.vm.alive()
+        assert await said(pod, container, "echo alive") == "alive"
+
+
+async def test_a_volume_in_memory_is_counted_with_the_vm(machine: Machine) -> None:
+    mount.mount("tmpfs", str(machine.volume), "tmpfs", data="size=400m,mode=1777")
+    async with booted(machine) as pod:
+        before = int(counters(pod.directory)["memory.max"])
+        shown = (Mount(str(machine.volume), "/data"), Mount(str(machine.volume), "/again"))
+        fixed = Mount(str(machine.volume), "/fixed", read_only=True)
+        container = await started(pod, machine.image, *shown, fixed)
+        assert int(counters(pod.directory)["memory.max"]) == before + 400 * MIB
+        hog = "(tail /dev/zero 2>/dev/null || true)"
+        script = f"dd if=/dev/zero of=/data/big bs=1M 2>/dev/null || true; {hog}; wc -c </again/big"
+        assert int(await said(pod, container, script)) == 400 * MIB
+        assert int(counters(pod.directory)["memory.events.oom_kill"]) == 0
+
+
+def _hog(places: list[str]) -> int:
+    """How a process ends that joins the cgroups and takes memory without end."""
+    argv = ["sh", "-c", "read x; exec tail /dev/zero"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+        for path in places:
+            cgroup.join(path, process.pid)
+        process.communicate(b"\n", timeout=120 * PATIENCE)
+        return process.returncode
+
+
+async def test_who_takes_more_than_the_limit_is_ended_alone(machine: Machine) -> None:
+    """The hog stands in for a VMM that fell."""
+    async with booted(machine) as victim, booted(machine) as neighbour:
+        assert await asyncio.to_thread(_hog, quarters.cgroups(victim.directory)) == -signal.SIGKILL
+        assert neighbour.vm is not None and neighbour.vm.alive()
+        assert int(counters(neighbour.directory)["memory.events.oom_kill"]) == 0
+
+
+async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        places, pid = quarters.cgroups(pod.directory), pid_of(pod)
+        for path in places:
+            assert pid in cgroup.members(path)
+        for _ in range(2):
+            engine.collect(pod.directory)
+        assert [path for path in places if os.path.exists(path)] == [] and not Path(f"/proc/{pid}").exists()
+
+
+def test_overhead_is_what_the_documentation_says(machine: Machine) -> None:
+    del machine
+    text = (Path(__file__).parents[2] / "docs/security.md").read_text(encoding="utf-8")
+    for number in (f"{limits.PROGRAM_MIB} MiB for the program", f"{limits.CACHE_MIB} MiB for translated code"):
+        assert number in text

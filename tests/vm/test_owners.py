@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who owns what: files of volumes as the host and the guest see them, and what a VMM is on the host."""
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.cli import jail
+from stage1 import quarters
+from stage1.errors import BadRequest, NotFound, PodError, Unsupported, WrongState
+from stage1.linux import idmap, mount
+from stage1.pod.ids import POD_IDS
+from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.vm import slots
+from tests.vm.test_confinement import Machine, booted, machine, pid_of, said, started
+
+__all__ = ["machine"]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+
+FILES = {"root": (0, 0, 0o600), "user": (1000, 2000, 0o640), "last": (65535, 65535, 0o600), "set-id": (5, 6, 0o6755)}
+
+
+@pytest.fixture(params=["disk", "tmpfs"])
+def volume(request: pytest.FixtureRequest, machine: Machine) -> Path:
+    """A directory with files of several owners."""
+    if request.param == "tmpfs":
+        mount.mount("tmpfs", str(machine.volume), "tmpfs", data="mode=0755")
+    elif mount.type_of(str(machine.volume)) == "overlay":
+        pytest.skip("needs a /tmp that is on a disk, or a tmpfs, and not on an overlay")
+    for name, (uid, gid, mode) in FILES.items():
+        path = machine.volume / name
+        path.write_text(name)
+        os.chown(path, uid, gid)
+        path.chmod(mode)
+    return machine.volume
+
+
+def owners(volume: Path) -> dict[str, tuple[int, int, int]]:
+    found = {path.name: path.lstat() for path in volume.iterdir()}
+    return {name: (one.st_uid, one.st_gid, stat.S_IMODE(one.st_mode)) for name, one in found.items()}
+
+
+async def test_files_have_the_same_owners_and_modes_on_the_host_and_in_the_guest(
+    machine: Machine, volume: Path
+) -> None:
+    (volume / "far").touch(0o644)
+    os.chown(volume / "far", 70000, 70000)
+    async with booted(machine) as pod:
+        container = await started(pod, machine.image, Mount(str(volume), "/data"))
+        seen = (await said(pod, container, "cd /data; stat -c '%n %u %g %a' *")).splitlines()
+        wanted = [f"{name} {uid} {gid} {mode:o}" for name, (uid, gid, mode) in FILES.items()]
+        assert sorted(seen) == sorted([*wanted, "far 65534 65534 644"])
+        assert await said(pod, container, "cat /data/root /data/user /data/last") == "rootuserlast"
+        script = (
+            "cd /data; echo more >>root; chown 7:8 user; chmod 4711 user; echo x >new; mkdir dir; ln -s new link; "
+            "ln new hard; mkfifo pipe; echo y >given; chown 33:34 given; mv last moved; rm set-id; chown -h 3:4 link; "
+            "mkdir setgid; chown 0:50 setgid; chmod 2775 setgid; touch setgid/inside"
+        )
+        await said(pod, container, script)
+        with pytest.raises(AssertionError, match=r"not permitted|too large|Invalid"):
+            await said(pod, container, "chown 1:1 /data/far")
+        with pytest.raises(AssertionError, match=r"not permitted|too large|Invalid|denied"):
+            await said(pod, container, "touch /data/z; chown 70000 /data/z")
+    (volume / "z").unlink()
+    assert owners(volume) == {
+        "root": (0, 0, 0o600),
+        "user": (7, 8, 0o4711),
+        "moved": (65535, 65535, 0o600),
+        "new": (0, 0, 0o644),
+        "hard": (0, 0, 0o644),
+        "dir": (0, 0, 0o755),
+        "link": (3, 4, 0o777),
+        "pipe": (0, 0, 0o644),
+        "given": (33, 34, 0o644),
+        "setgid": (0, 50, 0o2775),
+        "far": (70000, 70000, 0o644),
+    }
+    inside = (volume / "setgid/inside").stat()
+    assert (inside.st_uid, inside.st_gid) == (0, 50)
+    assert (volume / "root").read_text() == "rootmore\n"
+
+
+async def test_the_containers_image_and_its_own_files_are_roots(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        container = await started(pod, machine.image)
+        script = "stat -c '%n %u %g' / /bin/busybox /etc/hosts /etc/resolv.conf /etc/hostname"
+        assert {line.split(" ", 1)[1] for line in (await said(pod, container, script)).splitlines()} == {"0 0"}
+
+
+@pytest.fixture
+def unmappable(machine: Machine, tmp_path: Path) -> Iterator[dict[str, Path]]:
+    """Places on file systems that can't be mounted with mapped owners, by their type."""
+    for name in ("l", "u", "w", "overlay", "below/inner"):
+        (tmp_path / name).mkdir(parents=True)
+    mount.mount("tmpfs", str(tmp_path / "u"), "tmpfs")
+    for name in ("up", "work"):
+        (tmp_path / "u" / name).mkdir()
+    options = f"lowerdir={tmp_path}/l,upperdir={tmp_path}/u/up,workdir={tmp_path}/u/work"
+    mount.mount("overlay", str(tmp_path / "overlay"), "overlay", data=options)
+    mount.mount("proc", str(tmp_path / "below/inner"), "proc")
+    yield {"overlay": tmp_path / "overlay", "proc": Path("/proc/sys"), "sysfs": Path("/sys/kernel")}
+    for point in mount.mounts_below(str(tmp_path)):
+        mount.umount(point, lazy=True)
+
+
+async def test_a_file_system_that_can_not_be_mapped_is_refused_by_name_and_nothing_stays(
+    machine: Machine, unmappable: dict[str, Path], tmp_path: Path
+) -> None:
+    async with booted(machine) as pod:
+        for kind, path in unmappable.items():
+            with pytest.raises(Unsupported, match=f"^{path} can't be a volume.* its file system, {kind},"):
+                await started(pod, machine.image, Mount(str(path), "/data"))
+        with pytest.raises(Unsupported, match=f"^{tmp_path}/below/inner can't be a volume, or below one.* proc,"):
+            await started(pod, machine.image, Mount(str(tmp_path / "below"), "/data"))
+        assert pod.containers == {}
+        assert os.listdir(f"{pod.directory}/tree/volumes/containers") == []
+        container = await started(pod, machine.image, Mount(str(tmp_path / "below"), "/data", recursive=False))
+        assert await said(pod, container, "ls /data/inner") == ""
+
+
+async def test_what_the_host_mounts_later_is_seen_with_nobodys_owners(machine: Machine) -> None:
+    (machine.volume / "late").mkdir()
+    async with booted(machine) as pod:
+        volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
+        container = await started(pod, machine.image, volume)
+        mount.mount("late", str(machine.volume / "late"), "tmpfs", data="mode=0755")
+        (machine.volume / "late/file").write_text("from the host")
+        script = "cat /data/late/file; echo; stat -c %u /data/late/file /data; touch /data/late/x || echo not"
+        assert (await said(pod, container, script)).splitlines() == ["from the host", "65534", "0", "not"]
+
+
+async def test_each_vmm_is_somebody_else_and_its_ids_are_free_again_afterwards(machine: Machine) -> None:
+    async with booted(machine) as one, booted(machine) as other:
+        found = [slots.find(pod.directory) for pod in (one, other)]
+        assert None not in found and found[0] != found[1]
+        for pod, first in zip((one, other), found, strict=True):
+            assert first is not None and first % POD_IDS == 0
+            seen = jail.look(pod.directory)
+            assert set(seen.users) == set(seen.groups) == {first}
+            assert seen.uid_map == seen.gid_map == (idmap.Extent(0, first, 65536),)
+            disk = os.stat(os.readlink(f"{pod.directory}/scratch.img"))
+            assert (disk.st_uid, disk.st_gid, stat.S_IMODE(disk.st_mode)) == (first, first, 0o600)
+            assert stat.S_IMODE(os.stat(pod.directory).st_mode) == 0o700
+        directories = [one.directory, other.directory]
+    assert [slots.find(directory) for directory in directories] == [None, None]
+    links = {os.readlink(f"{slots.PLACE}/{name}") for name in os.listdir(slots.PLACE) if name.isdigit()}
+    assert links.isdisjoint(directories)
+
+
+async def test_clearpod_jail_prints_what_is_in_force(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'run_dir = "{machine.host.run_dir}"\n')
+
+    def printed(*words: str) -> str:
+        import argparse
+
+        parser = argparse.ArgumentParser()
+        jail.add_arguments(parser)
+        assert jail.main(parser.parse_args([*words, "--config", str(config)])) == 0
+        return capsys.readouterr().out
+
+    async with booted(machine) as pod:
+        container = await started(pod, machine.image, Mount(str(machine.volume), "/data"))
+        del container
+        shown = await asyncio.to_thread(printed, pod.id[:8], "--json")
+        found = json.loads(shown)
+        assert found["pod"] == pod.id and found["pid"] == pid_of(pod)
+        assert found["capabilities"]["effective"] == ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"]
+        assert found["capabilities"]["ambient"] == found["capabilities"]["inheritable"] == []
+        assert found["no_new_privs"] is True and found["seccomp"] == "filter"
+        assert {kind for kind, one in found["namespaces"].items() if not one["is_hosts"]} >= {
+            "user", "mnt", "pid", "net", "ipc", "uts"}  # fmt: skip
+        assert "etc" in found["root"] and "home" not in found["root"] and "root" not in found["root"]
+        volume = next(one for one in found["mounts"] if one["path"].endswith("/mounts/0"))
+        assert volume["is_writable"] and volume["is_mapped"]
+        writable = {one["path"] for one in found["mounts"] if one["is_writable"] and one["type"] != "proc"}
+        assert {path for path in writable if not path.endswith((".img", "/mounts/0", "/vmm"))} == set()
+        assert found["limits"]["core file size"] == {"soft": "0", "hard": "0"}
+        assert found["uid_map"][0]["length"] == 65536
+        assert set(found["cgroups"]) == set(quarters.cgroups(pod.directory))
+        text = await asyncio.to_thread(printed, pod.id)
+        for wanted in ("no new privs    yes", "0 to 65535 are", "seccomp         filter", "cgroup "):
+            assert wanted in text, text
+        with pytest.raises(NotFound, match="there is no pod 'ffff-none'"):
+            printed("ffff-none")
+    with pytest.raises(NotFound):
+        printed(pod.id)
+
+
+def test_which_pod_is_meant_must_be_clear(tmp_path: Path) -> None:
+    for name in ("pods/aa1", "pods/aa2", "pods/aa", "run/pods/bb"):
+        (tmp_path / name).mkdir(parents=True)
+    run_dir = str(tmp_path)
+    assert jail.find(run_dir, "aa") == f"{tmp_path}/pods/aa"
+    assert jail.find(run_dir, "b") == f"{tmp_path}/run/pods/bb"
+    with pytest.raises(BadRequest, match="3 pods begin with 'a'"):
+        jail.find(run_dir, "a")
+    for wanted in ("", "c", "../"):
+        with pytest.raises(NotFound):
+            jail.find(run_dir, wanted)
+    with pytest.raises(WrongState, match="no virtual machine"):
+        jail.look(f"{tmp_path}/pods/aa1")
+
+
+async def test_a_vmm_in_another_namespace_than_it_was_given_gets_no_volumes(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        record = Path(pod.directory, "vm.json")
+        said_so = json.loads(record.read_text())
+        said_so["ids"][0][1] += 1
+        record.write_text(json.dumps(said_so))
+        with pytest.raises(WrongState, match="other ids than its VM was given"):
+            await started(pod, machine.image, Mount(str(machine.volume), "/data"))
+
+
+def test_pods_without_ids_left_are_refused_and_leave_nothing(machine: Machine) -> None:
+    from stage1 import engine
+    from stage1.pod.model import Pod
+
+    taken = slots.Range((1 << 20), POD_IDS)
+    host = machine.host._replace(ids=taken)
+    first = engine.prepare(Pod(id="1" * 64, name="one"), host)
+    try:
+        with pytest.raises(PodError, match="all 1 ranges of ids from 1048576 on are taken"):
+            engine.prepare(Pod(id="2" * 64, name="two"), host)
+        assert engine.pod_directories(host) == [first.directory]
+    finally:
+        engine.collect(first.directory)
+    again = engine.prepare(Pod(id="2" * 64, name="two"), host)
+    engine.collect(again.directory)
+
+
