@@ -14,7 +14,7 @@ from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import namespace, process
 from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
-from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu
+from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu, sigsys
 from stage1.vm.jail import Launch
 from stage1.vm.spec import LISTENER_FD, SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess, is_kvmtool
@@ -188,5 +188,6 @@ def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> V
             started = 0
         vm = VmProcess(pid, started, console)
         if early.ends(handle, early_s=early_s, on_kvmtool=is_kvmtool(spec.binary)):
-            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES))
+            filtered = sigsys.explain(pid, started, code=handle.exit_code)
+            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES), filtered=filtered)
     return vm
