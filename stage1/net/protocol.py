@@ -123,7 +123,7 @@ def result(text: bytes, who: str) -> Document:
     """The result that ADD wrote; `who` names plugin and network. Raises NetworkFailed when it is none."""
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise NetworkFailed(f"{who} answered ADD with something that is not JSON: {_printable(text)}") from None
     if not isinstance(document, dict):
         raise NetworkFailed(f"{who} answered ADD with JSON that is no object: {_printable(text)}")
@@ -131,7 +131,19 @@ def result(text: bytes, who: str) -> Document:
         entries = [] if document.get(key) is None else document[key]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise NetworkFailed(f'{who} answered ADD with "{key}" that is no list of objects: {_printable(text)}')
+    if not _is_dns(document.get("dns")):
+        raise NetworkFailed(f'{who} answered ADD with "dns" that is not as CNI defines it: {_printable(text)}')
     return document
+
+
+def _is_dns(found: object) -> bool:
+    """Whether it is a `dns` object of a result: a domain, and lists of texts."""
+    if found is None:
+        return True
+    if not isinstance(found, dict) or not isinstance(found.get("domain") or "", str):
+        return False
+    lists = [found.get(key) or [] for key in ("nameservers", "search", "options")]
+    return all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in lists)
 
 
 def complaint(stdout: bytes, stderr: bytes, *, code: int) -> str:
@@ -140,7 +152,7 @@ def complaint(stdout: bytes, stderr: bytes, *, code: int) -> str:
         document = json.loads(stdout)
         said = ": ".join(str(document[key]) for key in ("msg", "details") if document.get(key))
         return f"{said} (code {document.get('code', code)})" if said else f"exit status {code}"
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return _printable(stderr) or _printable(stdout) or f"it ended with status {code} and said nothing"
 
 

@@ -38,10 +38,10 @@ def _rows(text: str, least: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int:
-    value = int(text)
-    if value > MAX_ID:
-        raise BadRequest(f"user or group id {text} is out of range; the largest is {MAX_ID}")
-    return value
+    # An image may write thousands of digits there, which int() refuses with a ValueError.
+    if len(digits := text.lstrip("0")) > len(str(MAX_ID)) or int(digits or "0") > MAX_ID:
+        raise BadRequest(f"user or group id {text[:20]} is out of range; the largest is {MAX_ID}")
+    return int(digits or "0")
 
 
 def _is_number(text: str) -> bool:

@@ -91,7 +91,13 @@ def test_dns_of_a_result_has_its_domain_among_the_searches() -> None:
     assert protocol.dns({}) == protocol.dns({"dns": None}) == ((), (), ())
 
 
-@pytest.mark.parametrize("answer", [b"", b"ok", b"[]", b'"x"', b'{"ips": {}}', b'{"interfaces": [1]}'])
+NO_RESULTS = (
+    *(b"", b"ok", b"[]", b'"x"', b'{"ips": {}}', b'{"interfaces": [1]}', b"[" * 100_000),
+    *(b'{"dns": []}', b'{"dns": {"domain": 1}}', b'{"dns": {"search": "a"}}', b'{"dns": {"nameservers": [1]}}'),
+)
+
+
+@pytest.mark.parametrize("answer", NO_RESULTS, ids=range(len(NO_RESULTS)))
 def test_an_answer_that_is_no_result_is_a_failure_that_names_the_plugin(answer: bytes) -> None:
     with pytest.raises(NetworkFailed, match=r"^the plugin answered ADD with"):
         protocol.result(answer, "the plugin")

@@ -47,6 +47,7 @@ def test_names_and_numbers_are_resolved_in_the_images_own_files(user, expected):
         ("root:nogroup", "group 'nogroup' is not in the image's /etc/group"),
         ("4294967296", "out of range"),
         ("1:99999999999", "out of range"),
+        ("9" * 5000, "out of range"),
         ("-1", "user '-1' is not in"),
         ("²", "user '²' is not in"),
     ],

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Good documents of each kind, which `documents.variants` spoils."""
+
+from typing import Any
+
+DIGEST = "sha256:" + "a" * 64
+_OCI = "application/vnd.oci.image"
+_PLATFORM = {"os": "linux", "architecture": "amd64"}
+
+CNI: tuple[Any, ...] = (
+    {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": "/run/netns/x", "mac": "aa:bb:cc:dd:ee:ff"}],
+        "ips": [{"address": "10.86.0.5/16", "gateway": "10.86.0.1", "interface": 1}, {"address": "fd00::5/64"}],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "10.86.0.1", "mtu": 1500, "priority": 1}],
+        "dns": {"nameservers": ["10.0.0.1"], "domain": "a.test", "search": ["b.test"], "options": ["ndots:5"]},
+    },
+    {"cniVersion": "1.1.0", "code": 7, "msg": "no address", "details": "the range is empty"},
+)
+
+OCI: tuple[Any, ...] = (
+    {
+        "schemaVersion": 2,
+        "config": {"mediaType": f"{_OCI}.config.v1+json", "digest": DIGEST, "size": 2},
+        "layers": [{"mediaType": f"{_OCI}.layer.v1.tar+gzip", "digest": DIGEST, "size": 10}],
+    },
+    {"mediaType": f"{_OCI}.index.v1+json", "manifests": [{"digest": DIGEST, "platform": {**_PLATFORM, "variant": ""}}]},
+    {
+        **_PLATFORM,
+        "rootfs": {"type": "layers", "diff_ids": [DIGEST]},
+        "config": {"User": "1:2", "Env": ["A=b"], "Cmd": ["sh"], "WorkingDir": "/", "StopSignal": "TERM"},
+    },
+)
+
+_APP = {
+    "exec": ["/bin/sh", "-c", "true"],
+    "user": "0",
+    "group": "0",
+    "supplementaryGIDs": [5],
+    "workingDirectory": "/",
+    "environment": [{"name": "A", "value": "b"}],
+    "eventHandlers": [{"name": "pre-start", "exec": ["/bin/true"]}],
+    "mountPoints": [{"name": "data", "path": "/data", "readOnly": True}],
+    "ports": [{"name": "web", "protocol": "tcp", "port": 80, "count": 1}],
+    "isolators": [
+        {"name": "resource/memory", "value": {"limit": "64M"}},
+        {"name": "os/linux/capabilities-retain-set", "value": {"set": ["CAP_CHOWN"]}},
+    ],
+}
+RKT: tuple[Any, ...] = (
+    {
+        "acVersion": "1.30.0",
+        "acKind": "PodManifest",
+        "apps": [{"name": "web", "image": {"id": "sha512-" + "a" * 128, "name": "a/b"}, "app": _APP, "mounts": []}],
+        "volumes": [{"name": "data", "kind": "host", "source": "/srv", "readOnly": True, "recursive": True}],
+        "ports": [{"name": "web", "hostPort": 8080, "hostIP": "127.0.0.1"}],
+        "annotations": [{"name": "coreos.com/rkt/stage1/mutable", "value": "true"}],
+        "isolators": [],
+    },
+    {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.test/web", "labels": [], "app": _APP},
+)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the first inputs of the corpus, one good one of each kind: `python -m tests.fuzz.seeds`. The rest is found.
+
+The corpus is in the repository, so that a run of seconds begins where earlier ones came to; this is how it began.
+"""
+
+import io
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+
+from cri.streaming import spdy
+from cri.streaming.spdy_words import dictionary
+from stage1.guest import frame, messages
+from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, PodStats
+from tests.fuzz.examples import DIGEST
+
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def link() -> list[bytes]:
+    """Frames behind the HELLO that the target itself sends."""
+    data = frame.pack(frame.DATA, b"output\n", stream=1, seq=1) + frame.pack(frame.CREDIT, b"\0\1\0\0", stream=2, seq=2)
+    event = frame.pack(frame.EVENT, messages.encode_event(messages.Exited("a" * 64, 0, 1, False, 5)), seq=3)
+    end = frame.pack(frame.DATA, b"", stream=1, seq=4, flags=frame.END) + frame.pack(frame.ACK, seq=1)
+    hello = frame.pack(frame.HELLO, messages.encode(messages.Hello(epoch=7, first=1, boot_id=1)))
+    return [b"\x04" + data + event + end, b"\x01" + frame.START + hello + data, b"\x02" + bytes(range(16)) + hello]
+
+
+def messages_() -> list[bytes]:
+    """Each kind once."""
+    stats = (ContainerStats("a" * 64, 5, CpuStats(1, 2, 3)),)
+    pod = PodStats(5, CpuStats(1), interfaces=(InterfaceStats("eth0", 1, 2),), next=3)
+    reply = messages.Reply(0, "why", 7, (messages.Container("b" * 64, 1, messages.Stdio(1, 2, 3)),), stats, pod)
+    return [
+        b"\0" + messages.encode(messages.Hello(key=bytes(16), epoch=1, first=1, kernel="6.12")),
+        b"\1" + messages.encode(reply),
+        b"\2" + messages.encode_event(messages.Exited("a" * 64, 2, 137, True, 1 << 60)),
+        b"\3" + messages.encode_request(messages.Create("a" * 64, "lower", False, messages.Stdio(1))),
+    ]
+
+
+def spdy_() -> list[bytes]:
+    """A stream that is opened, data in it, a reset, a ping and the end."""
+    pack = zlib.compressobj(zdict=dictionary())
+    header = (1).to_bytes(4, "big") + b"".join(len(x).to_bytes(4, "big") + x for x in (b"streamtype", b"stdin"))
+    block = pack.compress(header) + pack.flush(zlib.Z_SYNC_FLUSH)
+    opened = spdy.control(spdy.SYN_STREAM, (1).to_bytes(4, "big") + bytes(6) + block)
+    rest = spdy.data(1, b"input", fin=True) + spdy.reset(1, spdy.CANCEL) + spdy.goaway(1)
+    return [b"\x08" + opened + spdy.control(spdy.PING, (1).to_bytes(4, "big")) + rest]
+
+
+def websocket() -> list[bytes]:
+    """A masked binary message on channel 0, a ping and a close frame."""
+    return [b"\0\x82\x82" + bytes(4) + b"\0x" + b"\x89\x80" + bytes(4) + b"\x88\x82" + bytes(4) + b"\x03\xe8"]
+
+
+def tar() -> list[bytes]:
+    """A file without a directory of its own, with a PAX header, and a hard link to it."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("usr/bin/" + "n" * 120)
+        entry.pax_headers = {"SCHILY.xattr.security.capability": "x"}
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"abc"))
+        other = tarfile.TarInfo("etc/link")
+        other.type, other.linkname = tarfile.LNKTYPE, "usr/bin/" + "n" * 120
+        archive.addfile(other)
+    return [made.getvalue()]
+
+
+def erofs() -> list[bytes]:
+    """What mkfs.erofs makes of that tar, as clearpod calls it and with small inodes."""
+    found = []
+    for options in (["-Enosbcrc,force-inode-extended"], ["-Eforce-inode-compact"]):
+        with tempfile.TemporaryDirectory() as place:
+            Path(place, "tar").write_bytes(tar()[0])
+            words = ["mkfs.erofs", "--quiet", "--tar=f", *options, f"{place}/image", f"{place}/tar"]
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            found.append(Path(place, "image").read_bytes())
+    return found
+
+
+def texts() -> dict[str, list[bytes]]:
+    """Those that are lines."""
+    return {
+        "upgrade": [b"Connection\nUpgrade\nUpgrade\nSPDY/3.1\nX-Stream-Protocol-Version\nv4.channel.k8s.io"],
+        "users": [b"web:www\0root:x:0:0::/:\nweb:x:33:33::/:\n\0www:x:34:web\n"],
+        "reference": [b"registry.test:5000/a/b:1.0", b"alpine@" + DIGEST.encode(), b"oci:/dir"],
+        "console": [b"[    0.000000] Linux\r\n\x1b[31mred\x1b[0m\n" + b"x" * 300],
+        **{name: [b"\0\5\7", b"\1\2\11\3\12" * 2] for name in ("cni", "manifest", "rkt")},
+    }
+
+
+def main() -> None:
+    """Write them as seed-N."""
+    made = {"link": link(), "messages": messages_(), "spdy": spdy_(), "websocket": websocket()}
+    for name, inputs in {**made, "tar": tar(), "erofs": erofs(), **texts()}.items():
+        (CORPUS / name).mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(inputs):
+            (CORPUS / name / f"seed-{number}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A privileged container in a real VM, which is root of its guest, against the host and a good pod beside it."""
+
+import asyncio
+import os
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1.linux.host import which
+from tests.fakes.patience import PATIENCE
+from tests.hostile.rig import CANARY, Caller, Node, node
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+STALLED_MS = 5000.0 * PATIENCE
+"""What no call about the neighbour may take; emulated guests share two processors with the attack."""
+GROWTH_MIB = 16
+CONSOLE_MIB = 16
+BOMB_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def vms(guest_dir: Path, reference: str) -> Iterator[Node]:
+    """A node with real VMs, for all tests of this file."""
+    more = "[vm]\nscratch_mib = 64"
+    with (
+        tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root,
+        node(Path(root), guest_dir, reference, more=more, real=True) as made,
+    ):
+        _build(Path(root) / "volume")
+        yield made
+
+
+def _build(volume: Path) -> None:
+    compiler = which("musl-gcc")
+    if not compiler:
+        pytest.skip("needs musl-gcc: apt install musl-tools")
+    volume.mkdir()
+    source = Path(__file__).with_name("guest.c")
+    subprocess.run([compiler, "-static", "-Os", "-s", "-o", volume / "guest", source], check=True, timeout=60)
+
+
+@asynccontextmanager
+async def attacker(vms: Node, *, read_only: bool = False) -> AsyncIterator[tuple[Caller, str, str]]:
+    """A client, a privileged pod, and its container, which has the host's volume at /v; all removed in the end."""
+    privileged = pb.LinuxContainerSecurityContext(privileged=True)
+    async with vms.client() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=vms.reference))
+        linux = pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(privileged=True))
+        pod = await cri.pod("bad", linux=linux, log_directory=f"{vms.root}/logs/bad")
+        mounts = [pb.Mount(container_path="/v", host_path=f"{vms.root}/volume", readonly=read_only)]
+        container = await cri.container(
+            pod, "sh", "-c", "while :; do sleep 1; done", mounts=mounts, linux={"security_context": privileged}
+        )
+        await cri("StartContainer", container_id=container)
+        try:
+            yield cri, pod, container
+        finally:
+            await cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=60)
+
+
+async def sh(cri: Caller, container: str, script: str, limit_s: int = 60) -> tuple[int, str]:
+    """Code and output of a script in the container."""
+    reply = await cri(
+        "ExecSync", container_id=container, cmd=["sh", "-c", script], timeout=limit_s, deadline_s=limit_s + 10
+    )
+    return reply.exit_code, (reply.stdout + reply.stderr).decode(errors="replace")
+
+
+@pytest.mark.parametrize("what", ["garbage", "hello"])
+async def test_the_agents_port_in_other_hands_ends_that_pod_alone(vms: Node, what: str) -> None:
+    async with attacker(vms) as (cri, bad, container), cri.neighbour() as (good, ticking):
+        before = vms.rss_mib()
+        path = f"/run/clearpod/volumes/containers/{container}/mounts/0/guest"
+        asyncio.get_running_loop().create_task(_ignored(sh(cri, container, f"/v/guest steal {path} {what}")))
+        taken = await cri.times(ticking, seconds=BOMB_S)
+        assert max(taken) < STALLED_MS and vms.rss_mib() - before < GROWTH_MIB
+        await cri.not_ready(bad, limit_s=60)
+        assert await cri.is_ready(good)
+
+
+async def _ignored(call: object) -> None:
+    try:
+        await call  # type: ignore[misc]
+    except Exception:  # noqa: BLE001 - the attack ends however it likes
+        return
+
+
+async def test_a_volume_leads_nowhere_else(vms: Node) -> None:
+    async with attacker(vms) as (cri, _, container):
+        await sh(cri, container, f"/v/guest race /v {vms.root}/canary 5; /v/guest race /v ../../../../../canary 3")
+        code, text = await sh(cri, container, "mknod /v/m c 1 1; ls -l /v/m")
+        assert code != 0, text
+        await sh(cri, container, f"ln -s {vms.root}/canary /v/out; echo x >/v/out/file; ln /v/out/file /v/hard")
+        assert vms.canary_is_whole and not (vms.root / "volume" / "m").exists()
+
+
+READ_ONLY = {
+    "volume": "mount -o remount,rw /v; echo x >/v/new",
+    "its bind": "mount -o remount,bind,rw /v; echo x >/v/guest",
+    "system image": "mknod /disk b $(sed 's/:/ /' /sys/block/vda/dev); /v/guest write /disk",
+    "images": "mkdir /l; mount -t 9p -o trans=virtio,version=9p2000.L,rw layers /l; echo x >/l/new || echo x >/l/*/new",
+}
+
+
+async def test_nothing_that_is_read_only_can_be_written(vms: Node, guest_dir: Path) -> None:
+    system = (guest_dir / "system.erofs").resolve()
+    image, volume = system.read_bytes(), sorted(os.listdir(vms.root / "volume"))
+    async with attacker(vms, read_only=True) as (cri, _, container):
+        for what, script in READ_ONLY.items():
+            code, text = await sh(cri, container, script)
+            assert code != 0, (what, text)
+    assert system.read_bytes() == image and sorted(os.listdir(vms.root / "volume")) == volume
+
+
+BOMBS = {
+    "memory": "tail /dev/zero",
+    "processes": ":(){ :|:& };:",
+    "disk": "cat /dev/zero >/big",
+    "console": "while :; do echo 0123456789012345678901234567890123456789 >/dev/kmsg; done",
+    "log": "yes >/proc/1/fd/1",
+    "links": "i=0; while :; do i=$((i+1)); ln /v/guest /v/l$i; rm -f /v/l$i; done",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+async def test_a_bomb_goes_off_in_its_own_vm(vms: Node, bomb: str) -> None:
+    async with attacker(vms) as (cri, bad, container), cri.neighbour() as (good, ticking):
+        before = vms.rss_mib()
+        asyncio.get_running_loop().create_task(_ignored(sh(cri, container, BOMBS[bomb], limit_s=int(BOMB_S))))
+        taken = await cri.times(ticking, seconds=BOMB_S)
+        assert max(taken) < STALLED_MS and vms.rss_mib() - before < GROWTH_MIB
+        consoles = Path(vms.root, "run/pods", bad, "console.log").stat().st_blocks * 512
+        assert consoles < CONSOLE_MIB << 20
+        assert await cri.is_ready(good)
+        await cri("StopPodSandbox", pod_sandbox_id=bad, deadline_s=60)
+        assert (vms.root / "canary" / "file").read_bytes() == CANARY

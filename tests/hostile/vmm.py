@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that stands in QEMU's place: a copy of it named `qemu-system-x86_64` is first on the daemon's PATH.
+
+It reads QEMU's command line. The pod's hostname says what it shall be: the name of an attack on the link, `fallen` for
+everything that a hypervisor could try in its jail, `memory-bomb`, `console-bomb`, else a good guest. What it found out
+goes to its output, which is the pod's console, as a line that begins with MARK.
+"""
+
+import os
+import re
+import socket
+import sys
+
+MARK = "clearpod-hostile: "
+
+
+def main() -> None:
+    """Be what the hostname says until the host has enough."""
+    words = sys.argv[1:]
+    volumes, layers = (share(words, tag) for tag in ("volumes", "layers"))
+    with open(f"{volumes}/pod/hostname", encoding="utf-8") as file:
+        what = file.read().strip()
+    if what == "memory-bomb":
+        memory_bomb()
+    if what == "console-bomb":
+        console_bomb()
+    from tests.hostile.link_attacks import ATTACKS
+    from tests.hostile.phantom import Phantom
+
+    guest = ATTACKS.get(what, Phantom)(listener(words))
+    if what == "fallen" and os.fork() == 0:
+        tell(words, volumes=volumes, layers=layers)
+        os._exit(0)
+    guest.run()
+
+
+def share(words: list[str], tag: str) -> str:
+    """The directory that is exported under this tag."""
+    found = next(word for word in words if word.startswith("local,") and f"id={tag}," in word)
+    return re.search(r"path=([^,]+)", found)[1]  # type: ignore[index]
+
+
+def listener(words: list[str]) -> socket.socket:
+    """Of the link: the descriptor that QEMU was given, or the path where it would listen."""
+    found = next(word for word in words if word.startswith("socket,id=link"))
+    if given := re.search(r",fd=(\d+)", found):
+        return socket.socket(fileno=int(given[1]))
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(re.search(r"path=([^,]+)", found)[1])  # type: ignore[index]
+    made.listen(1)
+    return made
+
+
+def tell(words: list[str], *, volumes: str, layers: str) -> None:
+    """Try everything, and say what came of it."""
+    from tests.hostile import jail_attacks
+
+    directory = os.path.dirname(os.path.dirname(volumes))
+    run_dir = os.path.dirname(os.path.dirname(directory))
+    files = [words[words.index(option) + 1] for option in ("-kernel", "-initrd")]
+    target = jail_attacks.Target(
+        directory, volumes, layers, f"{os.path.dirname(run_dir)}/canary", f"{run_dir}/clearpod.sock", tuple(files)
+    )
+    print(f"\n{MARK}{jail_attacks.report(target)}", flush=True)
+
+
+def memory_bomb() -> None:
+    """All the memory that there is."""
+    kept = []
+    while True:
+        kept.append(b"x" * (16 << 20))
+
+
+def console_bomb() -> None:
+    """Output without end."""
+    block = b"x" * 65535 + b"\n"
+    while True:
+        os.write(1, block)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + "/lib")
+    main()
