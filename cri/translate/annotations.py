@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cri import policy
 from cri.pb import runtime_pb2 as pb
 from cri.policy import Grant, Names
+from cri.translate.bounds import short
 from stage1.errors import BadRequest
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
 
@@ -19,8 +20,6 @@ MOST = {
     policy.WINDOW: MOST_WINDOW_MIB,
 }
 """What each number can be at most, whatever the policy says."""
-SHOWN = 60
-"""Characters of a value that a message shows."""
 
 
 class Sizes(NamedTuple):
@@ -50,11 +49,6 @@ def spoofing(wanted: pb.PodSandboxConfig) -> bool:
     if text not in ("true", "false"):
         raise BadRequest(f"the annotation {policy.SPOOFING} must be true or false, but it is {short(text)}")
     return text == "true"
-
-
-def short(text: str) -> str:
-    """The text as a message shows it."""
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def check(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:

@@ -12,6 +12,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
 from cri.translate import annotations, host_pods, kernel, network, profile, security, userns
 from cri.translate.annotations import Sizes
+from cri.translate.bounds import SHOWN, short
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import Pod
 
@@ -26,9 +27,8 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
     wanted = request.config
     if request.runtime_handler not in handlers:
         known = ", ".join(filter(None, handlers))
-        raise NotFound(f'no runtime for "{request.runtime_handler}" is configured; known: {known}')
-    if not wanted.metadata.name or not wanted.metadata.namespace:
-        raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
+        raise NotFound(f'no runtime for "{request.runtime_handler[:SHOWN]}" is configured; known: {known}')
+    _check_names(wanted.metadata)
     _check_namespaces(wanted.linux.security_context, config)
     _check_log_directory(wanted.log_directory)
     pod = _pod(wanted, config)
@@ -56,14 +56,14 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         namespace=names.namespace,
         uid=names.uid,
         attempt=names.attempt,
-        hostname=wanted.hostname or names.name[:63],
+        hostname=network.hostname(wanted.hostname, pod_name=names.name),
         memory_mib=memory_mib,
         vcpus=vcpus,
         sysctls=_sysctls(wanted.linux.sysctls),
         shm_bytes=(annotations.number(wanted, policy.SHM) or 0) * MIB,
-        dns_servers=tuple(dns.servers),
-        dns_searches=tuple(dns.searches),
-        dns_options=tuple(dns.options),
+        dns_servers=network.dns_servers(dns.servers),
+        dns_searches=network.dns_words(dns.searches, what="searches"),
+        dns_options=network.dns_words(dns.options, what="options"),
         hypervisor=config.vm.hypervisor,
         ports=network.ports(wanted),
         ingress_bits=network.bandwidth(wanted, network.INGRESS_WORD),
@@ -132,6 +132,15 @@ def _sysctls(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(given.items()))
 
 
+def _check_names(names: pb.PodSandboxMetadata) -> None:
+    """CNI_ARGS has them as NAME=VALUE;NAME=VALUE."""
+    if not names.name or not names.namespace:
+        raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
+    for what in ("name", "namespace", "uid"):
+        if set(";=") & set(text := getattr(names, what)):
+            raise BadRequest(f"metadata.{what} must be without ';' and '=', but it is {short(text)}")
+
+
 def _check_log_directory(path: str) -> None:
     if path and (not path.startswith("/") or ".." in path.split("/")):
-        raise BadRequest(f"log_directory must be an absolute path without '..', but it is {path!r}")
+        raise BadRequest(f"log_directory must be an absolute path without '..', but it is {short(path)}")

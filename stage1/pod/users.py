@@ -38,10 +38,10 @@ def _rows(text: str, least: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int:
-    value = int(text)
-    if value > MAX_ID:
-        raise BadRequest(f"user or group id {text} is out of range; the largest is {MAX_ID}")
-    return value
+    digits = text.lstrip("0") or "0"  # int() itself refuses thousands of digits, by a ValueError
+    if len(digits) > len(str(MAX_ID)) or int(digits) > MAX_ID:
+        raise BadRequest(f"user or group id {text[:20]} is out of range; the largest is {MAX_ID}")
+    return int(digits)
 
 
 def _is_number(text: str) -> bool:
