@@ -22,12 +22,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from cri.config import Config
 from cri.node import Node
 from cri.pb import runtime_pb2
 from cri.streaming.server import StreamingServer
+from cri.translate import bounds
 from stage1.errors import AlreadyExists, BadRequest, PodError
 
 log = logging.getLogger("clearpod.rpc")
@@ -74,19 +76,33 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
 def _method(node: Node, service: str, *, package: str, name: str) -> Any:
     function: Any = getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
     method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[name]
-    reads = getattr(runtime_pb2, method.input_type.name).FromString
+    message = getattr(runtime_pb2, method.input_type.name)
     writes = getattr(runtime_pb2, method.output_type.name).SerializeToString
 
+    def reads(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError:  # raised here it would be INTERNAL
+            return BadRequest(f"the request is not a {method.input_type.name}: {len(data)} bytes that can't be decoded")
+
     async def call(request: Any, context: Any) -> Any:
-        return await function(node, request)
+        return await function(node, _checked(request))
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-        async for response in function(node, request):
+        async for response in function(node, _checked(request)):
             yield response
 
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(stream, request_deserializer=reads, response_serializer=writes)
     return grpc.unary_unary_rpc_method_handler(call, request_deserializer=reads, response_serializer=writes)
+
+
+def _checked(request: Any) -> Any:
+    """The request, whose fields are within their bounds. Raises BadRequest."""
+    if isinstance(request, BadRequest):
+        raise request
+    bounds.check(request)
+    return request
 
 
 class Interceptor(aio.ServerInterceptor):

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 
@@ -38,8 +39,15 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(config.model_dump(mode="json"), indent=2))
         return 0
     _set_up_logging(config)
+    raise_descriptors()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
     return asyncio.run(serve(config))
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many descriptors as it may: pods and streams need some each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve(config: Config) -> int:

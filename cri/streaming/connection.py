@@ -15,18 +15,21 @@ from cri.streaming.attach import attach
 from cri.streaming.channel_session import ChannelSession
 from cri.streaming.execute import execute
 from cri.streaming.forward import Forwarder
+from cri.streaming.gate import HEAD_BYTES
 from cri.streaming.session import Session
 from cri.streaming.spdy_session import SpdySession
 from cri.streaming.tokens import Offer
 from cri.streaming.wire import Tcp, Tunnel, WebSocket, Wire
-from stage1.errors import PodError
+from stage1.errors import NoSpace, PodError
 
 log = logging.getLogger("clearpod.streaming")
 
-REQUEST_S = 30.0
-"""How long a client may take to say what it wants."""
+ANSWER_S = 5.0
+"""How long a client may take to read the answer to its request."""
 IDLE_S = 4 * 3600.0
 """A connection on which nothing moves for so long is ended."""
+READ_BYTES = 1 << 20
+"""At least what comes in one piece with the head."""
 NOT_HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 ENDING = "clearpod is ending; the command was killed"
 
@@ -43,13 +46,15 @@ class Asked(NamedTuple):
 
 
 async def serve(node: Node, streams: Streams, *, take: Callable[[str], Offer | None]) -> None:
-    """Serve one connection. `take` turns a token into what it stands for, once."""
-    http = h11.Connection(h11.SERVER)
+    """Serve one connection, of whose request the whole head can be read at once. `take` turns a token into what it
+    stands for, once, and raises NoSpace.
+    """
+    http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
     try:
-        async with asyncio.timeout(REQUEST_S):
-            asked = await _read(http, streams)
+        asked = _read(http, await streams[0].read(READ_BYTES))
         answer, offer = _decide(asked, take)
-        await _answer(http, streams[1], answer=answer)
+        async with asyncio.timeout(ANSWER_S):
+            await _answer(http, streams[1], answer=answer)
     except (TimeoutError, ConnectionError):
         return
     except h11.RemoteProtocolError:
@@ -68,24 +73,17 @@ def _subject(offer: Offer) -> str:
     return str(offer.request.pod_sandbox_id if offer.kind == "portforward" else offer.request.container_id)
 
 
-async def _read(http: h11.Connection, streams: Streams) -> Asked:
-    """Raises h11.RemoteProtocolError, ConnectionError."""
-    request: h11.Request | None = None
-    while True:
-        event = http.next_event()
-        if event is h11.NEED_DATA:
-            data = await streams[0].read(65536)
-            if not data:
-                raise ConnectionResetError("the client is gone")
-            http.receive_data(data)
-        elif isinstance(event, h11.Request):
-            request = event
-        elif isinstance(event, h11.EndOfMessage) and request is not None:
-            headers: dict[str, list[str]] = {}
-            for name, value in request.headers:
-                headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
-            path = request.target.decode("latin-1").partition("?")[0]
-            return Asked(request.method.decode("latin-1"), path, headers, http.trailing_data[0])
+def _read(http: h11.Connection, data: bytes) -> Asked:
+    """The request at the beginning of `data`. Raises h11.RemoteProtocolError, also for one with a body."""
+    http.receive_data(data)
+    request = http.next_event()
+    if not isinstance(request, h11.Request) or not isinstance(http.next_event(), h11.EndOfMessage):
+        raise h11.RemoteProtocolError("this is not the head of a request without a body")
+    headers: dict[str, list[str]] = {}
+    for name, value in request.headers:
+        headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    path = request.target.decode("latin-1").partition("?")[0]
+    return Asked(request.method.decode("latin-1"), path, headers, http.trailing_data[0])
 
 
 def _decide(
@@ -94,7 +92,10 @@ def _decide(
     if asked.method not in ("GET", "POST"):
         return upgrade.Refusal(405, "only GET and POST are known here", (("Allow", "GET, POST"),)), None
     kind, _, token = asked.path.removeprefix("/").partition("/")
-    offer = take(token)
+    try:
+        offer = take(token)
+    except NoSpace as error:
+        return upgrade.Refusal(503, str(error)), None
     if offer is None or offer.kind != kind:
         return upgrade.Refusal(404, "this URL is not known, or was used, or is older than a minute"), None
     return upgrade.decide(kind, asked.headers), offer

@@ -8,18 +8,28 @@ connection is in `connection`, which is loaded with its libraries when the first
 import asyncio
 import errno
 import logging
+import resource
+import socket
 import time
+from functools import partial
 from typing import Any
 
 from cri.config import Streaming
 from cri.node import Node
+from cri.streaming.gate import Gate, Waiting
 from cri.streaming.tokens import Offer, Tokens
-from stage1.errors import AlreadyExists, BadRequest
+from stage1.errors import AlreadyExists, BadRequest, NoSpace
 
 log = logging.getLogger("clearpod.streaming")
 
-MOST_CONNECTIONS = 1024
-"""At a time; one more is closed at once."""
+MOST_STREAMS, MOST_WAITING, MOST_EACH = 1024, 1024, 64
+"""Connections at a time: with a token, without, and without from one other host."""
+STREAMS_PART, WAITING_PART = 4, 8
+"""One part in so many of the descriptors that this process may have."""
+ACCEPTED_AT_ONCE = 8
+"""Connections that are accepted before anything else in the daemon gets its turn."""
+QUEUE = 4096
+"""Connections that the kernel keeps for us meanwhile; it takes at most net.core.somaxconn."""
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """An address that means all is no address to connect to."""
 
@@ -31,6 +41,10 @@ class StreamingServer:
         self._node, self._config = node, config
         self._tokens = Tokens()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: set[Gate] = set()
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_streams = min(MOST_STREAMS, descriptors // STREAMS_PART)
+        self._waiting = Waiting(min(MOST_WAITING, descriptors // WAITING_PART), MOST_EACH)
         self._server: asyncio.Server | None = None
         self.address = ""
 
@@ -38,16 +52,28 @@ class StreamingServer:
         """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
         wanted = self._config
         try:
-            self._server = await asyncio.start_server(self._accept, wanted.address, wanted.port, limit=1 << 16)
+            port = await self._listen(wanted.address, wanted.port)
         except OSError as error:
             where = f"streaming.address {wanted.address}, port {wanted.port}"
             if error.errno == errno.EADDRINUSE:
                 raise AlreadyExists(f"{where}: the port is taken; choose another, or 0 for any") from None
             raise BadRequest(f"{where}: can't listen there: {error.strerror}") from None
-        port = self._server.sockets[0].getsockname()[1]
         host = ANY.get(wanted.address, wanted.address)
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._node.streaming = self
+
+    async def _listen(self, address: str, port: int) -> int:
+        """The port. asyncio accepts as many connections at once as it lets the kernel keep, so that is raised after."""
+        listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: Gate(self._waiting, self._received), sock=listener, backlog=ACCEPTED_AT_ONCE
+            )
+        except BaseException:
+            listener.close()
+            raise
+        listener.listen(QUEUE)
+        return int(listener.getsockname()[1])
 
     def offer(self, kind: str, request: Any) -> str:
         """The URL under which the client of a checked `request` finds what it asked for. Raises NoSpace."""
@@ -64,26 +90,37 @@ class StreamingServer:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
+        self._waiting.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """asyncio runs this as a task of its own for each connection."""
+    def _received(self, gate: Gate, data: bytes) -> None:
+        """The head of a request is complete."""
+        task = asyncio.get_running_loop().create_task(self._serve(gate, data))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, gate: Gate, data: bytes) -> None:
         from cri.streaming import connection
 
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._tasks) >= MOST_CONNECTIONS:
-            return writer.close()
-        self._tasks.add(task)
+        reader, writer = gate.streams(data)
         try:
-            await connection.serve(self._node, (reader, writer), take=self._take)
-        except asyncio.CancelledError:
-            pass  # we end; asyncio would complain
+            await connection.serve(self._node, (reader, writer), take=partial(self._take, gate))
+            writer.close()
+            await writer.wait_closed()  # without a valid token it is cut when its time is over
+        except (asyncio.CancelledError, ConnectionError):
+            pass  # we end, or the client does
         except Exception as error:
             log.error("stream.fault", exc_info=error)
         finally:
-            self._tasks.discard(task)
-            writer.close()
-        return None
+            self._streams.discard(gate)
+            gate.admit()
+            writer.transport.abort()
 
-    def _take(self, token: str) -> Offer | None:
-        return self._tokens.take(token, time.monotonic())
+    def _take(self, gate: Gate, token: str) -> Offer | None:
+        """What the token stands for; from then on the connection counts as a stream. Raises NoSpace."""
+        offer = self._tokens.take(token, time.monotonic())
+        if offer is not None:
+            gate.admit()
+            if len(self._streams) >= self._most_streams:
+                raise NoSpace(f"{len(self._streams)} streams are open already; end some, and ask for a new URL")
+            self._streams.add(gate)
+        return offer

@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Any
 from cri.pb import runtime_pb2 as pb
 from cri.pods.containers import Accounts
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import cdi, mounts, security, userns
-from stage1.errors import BadRequest, Unsupported
+from cri.translate import cdi, limits, mounts, security, userns
+from cri.translate.bounds import PATH_BYTES, short
+from stage1.errors import BadRequest
 from stage1.pod.devices import device
-from stage1.pod.model import Container, Limits, Process
+from stage1.pod.model import Container, Process
 
 if TYPE_CHECKING:
     from cri.store.images import Image
-
-ENV_BYTES = 1 << 20
-OOM_SCORE = 1000
 
 
 def record(
@@ -41,6 +39,7 @@ def record(
     CDI devices bring. Raises BadRequest, NotFound, Unsupported.
     """
     check(config)
+    limits.check(config.linux.resources, pod.pod)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
     image = images[config.image.image]
     image_config: Mapping[str, Any] = image.config.get("config") or {}
@@ -67,7 +66,7 @@ def record(
             *(device(d.host_path, d.container_path, access=d.permissions) for d in config.devices),
             *added.devices,
         ),
-        limits=limits(config.linux.resources),
+        limits=limits.of_container(config.linux.resources),
         security=security.security(config, sandbox),
         stop_signal=stop_signal(config, image_config),
         oom_score_adj=config.linux.resources.oom_score_adj,
@@ -87,9 +86,6 @@ def check(config: pb.ContainerConfig) -> None:
     """Raise for what is missing and for what is not offered."""
     if not config.metadata.name:
         raise BadRequest("a container needs metadata.name")
-    if abs(config.linux.resources.oom_score_adj) > OOM_SCORE:
-        given = config.linux.resources.oom_score_adj
-        raise BadRequest(f"oom_score_adj must be from -{OOM_SCORE} to {OOM_SCORE}, but it is {given}")
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
             raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")
@@ -146,22 +142,6 @@ def signal_enum(number: int) -> "pb.Signal.ValueType":
     return pb.Signal.Value(f"SIGNAL_{name}")
 
 
-def limits(given: pb.LinuxContainerResources) -> Limits:
-    """Zero and empty mean "not said". Raises Unsupported for huge pages."""
-    if any(page.limit for page in given.hugepage_limits):
-        raise Unsupported("huge pages are not offered in the guest; leave hugepage_limits empty")
-    return Limits(
-        memory=max(given.memory_limit_in_bytes, 0),
-        memory_swap=max(given.memory_swap_limit_in_bytes, 0),
-        cpu_shares=given.cpu_shares,
-        cpu_quota_us=given.cpu_quota,
-        cpu_period_us=given.cpu_period,
-        cpuset_cpus=given.cpuset_cpus,
-        cpuset_mems=given.cpuset_mems,
-        unified=tuple(sorted(given.unified.items())),
-    )
-
-
 def log_path(directory: str, path: str) -> str:
     """Absolute, or empty when the output is to be dropped.
 
@@ -172,4 +152,6 @@ def log_path(directory: str, path: str) -> str:
     joined = os.path.normpath(os.path.join(directory, path))
     if not joined.startswith(directory.rstrip("/") + "/"):
         raise BadRequest(f"log_path {path!r} leaves the sandbox's log directory {directory}")
+    if len(joined.encode()) > PATH_BYTES:
+        raise BadRequest(f"log_path {short(path)} and the sandbox's log directory are too long together")
     return joined

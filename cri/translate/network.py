@@ -3,23 +3,58 @@
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
+from cri import policy
 from cri.pb import runtime_pb2 as pb
+from cri.translate.bounds import short
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 from stage1.pod.model import Port
 
 INGRESS_WORD, EGRESS_WORD = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
 """Annotations, of bits per second, as a Kubernetes quantity."""
-NETWORKS_WORD = "clearpod.io/networks"
-"""An annotation: names of more networks, separated by commas."""
 
 _PROTOCOLS = {pb.TCP: "tcp", pb.UDP: "udp", pb.SCTP: "sctp"}
 _UNITS = {"": Fraction(1), "m": Fraction(1, 1000)}
 _UNITS |= {unit: Fraction(1000**power) for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), start=1)}
 _UNITS |= {unit: Fraction(1024**power) for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)}
+_NO_HOSTNAME = re.compile("[^A-Za-z0-9._-]")
+_HOSTNAME_BYTES, _DNS_BYTES = 64, 253
+_QUANTITY_BYTES = 32
 _LEAST_BITS, _MOST_BITS = 1000, 10**15
+
+
+def hostname(text: str, *, pod_name: str) -> str:
+    """The pod's host name, by default made of its name. It becomes a word in /etc/hosts. Raises BadRequest."""
+    if not text:
+        return _NO_HOSTNAME.sub("-", pod_name)[:63]
+    if _NO_HOSTNAME.search(text) or len(text) > _HOSTNAME_BYTES:
+        raise BadRequest(
+            f"hostname must be at most {_HOSTNAME_BYTES} letters, digits, '-', '.' and '_', but it is {short(text)}"
+        )
+    return text
+
+
+def dns_servers(given: Iterable[str]) -> tuple[str, ...]:
+    """Addresses, for resolv.conf. Raises BadRequest."""
+    for text in (servers := tuple(given)):
+        try:
+            ipaddress.ip_address(text)
+        except ValueError:
+            raise BadRequest(f"dns_config.servers must be IP addresses, but one is {short(text)}") from None
+    return servers
+
+
+def dns_words(given: Iterable[str], *, what: str) -> tuple[str, ...]:
+    """Words without spaces, for one line of resolv.conf. Raises BadRequest."""
+    for text in (words := tuple(given)):
+        if not text or len(text) > _DNS_BYTES or any(letter.isspace() for letter in text):
+            raise BadRequest(
+                f"dns_config.{what} must be words of at most {_DNS_BYTES} characters, but one is {short(text)}"
+            )
+    return words
 
 
 def ports(wanted: pb.PodSandboxConfig) -> tuple[Port, ...]:
@@ -41,7 +76,7 @@ def _address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text)) if text else ""
     except ValueError:
-        raise BadRequest(f"a port mapping's host_ip must be an IP address, but it is {text!r}") from None
+        raise BadRequest(f"a port mapping's host_ip must be an IP address, but it is {short(text)}") from None
 
 
 def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
@@ -50,8 +85,8 @@ def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
     if not text:
         return 0
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
-    if not found:
-        raise BadRequest(f"the annotation {word} must be a quantity such as 10M, but it is {text!r}")
+    if not found or len(text) > _QUANTITY_BYTES:
+        raise BadRequest(f"the annotation {word} must be a quantity such as 10M, but it is {short(text)}")
     bits = int(Fraction(found[1]) * _UNITS[found[2] or ""])
     if not _LEAST_BITS <= bits <= _MOST_BITS:
         raise BadRequest(f"the annotation {word} must be from 1k to 1P, but it is {text!r}")
@@ -59,10 +94,10 @@ def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
 
 
 def more_networks(wanted: pb.PodSandboxConfig) -> tuple[str, ...]:
-    """The names in the annotation `NETWORKS_WORD`. Raises BadRequest."""
-    text = wanted.annotations.get(NETWORKS_WORD, "")
+    """The names in the annotation `clearpod.io/networks`. Raises BadRequest."""
+    text = wanted.annotations.get(policy.NETWORKS, "")
     names = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
     for name in names:
         if not is_word(name):
-            raise BadRequest(f"the annotation {NETWORKS_WORD} must be names, as in a,b, but it is {text!r}")
+            raise BadRequest(f"the annotation {policy.NETWORKS} must be names, as in a,b, but it is {short(text)}")
     return names

@@ -6,6 +6,7 @@ that exists. It is checked here, because crun would refuse it only in the guest,
 """
 
 import json
+import os
 from typing import Any
 
 from cri.pb import runtime_pb2 as pb
@@ -30,7 +31,7 @@ def profile(given: pb.SecurityProfile) -> str:
     if not path.startswith("/"):
         raise BadRequest(f"seccomp.localhost_ref must be an absolute path, but it is {given.localhost_ref!r}")
     try:
-        with open(path, encoding="utf-8") as opened:
+        with open(path, encoding="utf-8", opener=_without_waiting) as opened:
             text = opened.read(PROFILE_BYTES + 1)
     except OSError as error:
         raise NotFound(f"the seccomp profile {path} can't be read: {error.strerror}") from None
@@ -42,6 +43,11 @@ def profile(given: pb.SecurityProfile) -> str:
         return json.dumps(oci(json.loads(text)))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadRequest(f"the seccomp profile {path} is not one: {error}") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """An opener that waits for nobody at a FIFO, where reading then finds the end."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def oci(given: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ NEEDED = {"memory", "cpu", "pids"}
 """Controllers without which no limit can be kept."""
 
 
-
 def config(pod: Pod, container: Container, *, controllers: frozenset[str], target_pid: int = 0) -> dict[str, "Any"]:
     """As `oci.config`. Limits are left out where the pod's cgroup lacks one of the `controllers` that they need;
     volumes are what they are by the mount itself, read-only or followed by what the host mounts below them.

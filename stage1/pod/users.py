@@ -38,10 +38,10 @@ def _rows(text: str, least: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int:
-    # An image may write thousands of digits there, which int() refuses with a ValueError.
-    if len(digits := text.lstrip("0")) > len(str(MAX_ID)) or int(digits or "0") > MAX_ID:
+    digits = text.lstrip("0") or "0"  # int() itself refuses thousands of digits, by a ValueError
+    if len(digits) > len(str(MAX_ID)) or int(digits) > MAX_ID:
         raise BadRequest(f"user or group id {text[:20]} is out of range; the largest is {MAX_ID}")
-    return int(digits or "0")
+    return int(digits)
 
 
 def _is_number(text: str) -> bool:

@@ -71,7 +71,7 @@ CREATES = [
     (
         {"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(oom_score_adj=1001))},
         "INVALID_ARGUMENT",
-        "oom_score_adj must be from -1000 to 1000",
+        "oom_score_adj must be between -1000 and 1000",
     ),
     ({"devices": [pb.Device(host_path="/dev/sda")]}, "UNIMPLEMENTED", "the device /dev/sda of the host"),
     ({"CDI_devices": [pb.CDIDevice(name="x.com/y=z")]}, "NOT_FOUND", "no CDI spec in"),

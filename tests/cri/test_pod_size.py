@@ -76,7 +76,7 @@ async def test_sums_that_the_guest_refuses_are_taken_back(world: World) -> None:
 
 async def test_a_pod_that_no_host_could_hold_is_refused_before_anything_is_made(world: World) -> None:
     async with world.daemon() as cri:
-        config = cri.sandbox(annotations={"clearpod.io/memory-mib": str(1 << 30)})
+        config = cri.sandbox(annotations={"clearpod.io/memory-mib": str(1 << 20)})
         code, sentence = await cri.refused("RunPodSandbox", config=config)
         assert code == "RESOURCE_EXHAUSTED"
         assert "this host has" in sentence
