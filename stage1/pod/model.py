@@ -153,6 +153,7 @@ class Pod(NamedTuple):
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
     where its cgroup goes, if that is there.
+    With `allow_spoofing` its guest may send with any address, as whoever it likes.
     """
 
     id: str
@@ -180,3 +181,4 @@ class Pod(NamedTuple):
     kernel: str = ""
     profile: str = ""
     journal: str = ""
+    allow_spoofing: bool = False
