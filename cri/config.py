@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cri.policy import Policy, Rule
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
 from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
@@ -194,6 +195,7 @@ class Config(_Table):
     limits: Limits = Limits()
     pool: Pool = Pool()
     host_pods: HostPods = HostPods()
+    policy: Policy = Policy()
 
     @field_validator("run_dir")
     @classmethod
@@ -282,9 +284,10 @@ def _dotted(where: tuple[int | str, ...]) -> str:
 def _known_keys(table: tuple[int | str, ...]) -> list[str]:
     """The keys that the table at this path may have."""
     model: type[BaseModel] = Config
+    items: dict[str, type[BaseModel]] = {"registries": Registry, "rules": Rule}
     for part in table:
         if isinstance(part, str):
-            model = {"registries": Registry}.get(part) or type(Config.model_fields[part].default)
+            model = items[part] if part in items else type(model.model_fields[part].default)
     return list(model.model_fields)
 
 

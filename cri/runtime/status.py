@@ -28,9 +28,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
 
 
 def _features(node: Node) -> pb.RuntimeHandlerFeatures:
-    return pb.RuntimeHandlerFeatures(
-        recursive_read_only_mounts=True, user_namespaces=not node.lacks_user_namespaces
-    )
+    return pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=not node.lacks_user_namespaces)
 
 
 def _runtime_ready(node: Node) -> pb.RuntimeCondition:

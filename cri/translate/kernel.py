@@ -1,23 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which kernel a PodSandboxConfig asks for. Called by `sandbox`. Pure."""
 
+from cri import policy
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 
-KERNEL_WORD = "clearpod.io/kernel"
-"""An annotation: the name of a variant of the guest's kernel, or ORDINARY."""
 ORDINARY, SCTP = "default", "sctp"
 
 
 def variant(wanted: pb.PodSandboxConfig) -> str:
-    """The annotation `KERNEL_WORD`, else `sctp` for a pod with an SCTP port, else nothing. Raises BadRequest.
+    """The annotation `clearpod.io/kernel`, else `sctp` for a pod with an SCTP port, else nothing. Raises BadRequest.
 
     Whether the guest's directory has that variant is the engine's to say.
     """
-    text = wanted.annotations.get(KERNEL_WORD, "")
+    text = wanted.annotations.get(policy.KERNEL, "")
     if text and not is_word(text):
-        raise BadRequest(f"the annotation {KERNEL_WORD} must be a name such as {SCTP}, but it is {text[:100]!r}")
+        raise BadRequest(f"the annotation {policy.KERNEL} must be a name such as {SCTP}, but it is {text[:100]!r}")
     if text:
         return "" if text == ORDINARY else text
     return SCTP if any(mapping.protocol == pb.SCTP for mapping in wanted.port_mappings) else ""

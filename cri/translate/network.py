@@ -5,6 +5,7 @@ import ipaddress
 import re
 from fractions import Fraction
 
+from cri import policy
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
@@ -12,8 +13,6 @@ from stage1.pod.model import Port
 
 INGRESS_WORD, EGRESS_WORD = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
 """Annotations, of bits per second, as a Kubernetes quantity."""
-NETWORKS_WORD = "clearpod.io/networks"
-"""An annotation: names of more networks, separated by commas."""
 
 _PROTOCOLS = {pb.TCP: "tcp", pb.UDP: "udp", pb.SCTP: "sctp"}
 _UNITS = {"": Fraction(1), "m": Fraction(1, 1000)}
@@ -59,10 +58,10 @@ def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
 
 
 def more_networks(wanted: pb.PodSandboxConfig) -> tuple[str, ...]:
-    """The names in the annotation `NETWORKS_WORD`. Raises BadRequest."""
-    text = wanted.annotations.get(NETWORKS_WORD, "")
+    """The names in the annotation `clearpod.io/networks`. Raises BadRequest."""
+    text = wanted.annotations.get(policy.NETWORKS, "")
     names = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
     for name in names:
         if not is_word(name):
-            raise BadRequest(f"the annotation {NETWORKS_WORD} must be names, as in a,b, but it is {text!r}")
+            raise BadRequest(f"the annotation {policy.NETWORKS} must be names, as in a,b, but it is {text!r}")
     return names

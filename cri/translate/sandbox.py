@@ -6,21 +6,17 @@ import secrets
 import time
 from collections.abc import Mapping
 
+from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
-from cri.translate import host_pods, kernel, network, profile, security, userns
+from cri.translate import annotations, host_pods, kernel, network, profile, security, userns
+from cri.translate.annotations import Sizes
 from stage1.errors import BadRequest, NotFound
-from stage1.pod.model import MOST_WINDOW_MIB, Pod
+from stage1.pod.model import Pod
 
-MEMORY_WORD, VCPUS_WORD = "clearpod.io/memory-mib", "clearpod.io/vcpus"
-"""Annotations of a pod that set the size of its VM."""
-SHM_WORD = "clearpod.io/shm-mib"
-"""Annotation of a pod that sets the size of /dev/shm, for all of its containers together."""
 SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
 """What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""
-WINDOW_WORD = "clearpod.io/dax-window-mib"
-"""And what its guest reserves for images by DAX."""
 WINDOW_PER_MEMORY = 2
 MIB = 1 << 20
 
@@ -35,8 +31,10 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
         raise BadRequest("a sandbox needs metadata.name and metadata.namespace")
     _check_namespaces(wanted.linux.security_context, config)
     _check_log_directory(wanted.log_directory)
+    pod = _pod(wanted, config)
+    annotations.check(wanted, pod, plain=_plain_sizes(wanted, config), grant=config.policy.of(pod.namespace))
     return PodRecord(
-        pod=_pod(wanted, config),
+        pod=pod,
         config=wanted.SerializeToString(),
         handler=request.runtime_handler,
         created_ns=time.time_ns(),
@@ -62,7 +60,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         memory_mib=memory_mib,
         vcpus=vcpus,
         sysctls=_sysctls(wanted.linux.sysctls),
-        shm_bytes=_number(wanted, SHM_WORD) * MIB,
+        shm_bytes=(annotations.number(wanted, policy.SHM) or 0) * MIB,
         dns_servers=tuple(dns.servers),
         dns_searches=tuple(dns.searches),
         dns_options=tuple(dns.options),
@@ -75,6 +73,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         ids=userns.of_pod(wanted.linux.security_context.namespace_options),
         kernel=kernel.variant(wanted),
         profile=profile.of_pod(wanted),
+        allow_spoofing=annotations.spoofing(wanted),
     )
     host = security.host_namespaces(wanted.linux.security_context.namespace_options)
     return host_pods.pod(pod, host, cgroup_parent=wanted.linux.cgroup_parent) if host else pod
@@ -87,36 +86,28 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     The limits come on top of the default, which feeds the guest itself: else the guest as a whole would run
     out of memory before a container meets its own limit. Raises BadRequest beyond limits.max_pod_memory_mib.
     """
-    limits, overhead = wanted.linux.resources, wanted.linux.overhead
-    extra = max(limits.memory_limit_in_bytes, 0) + max(overhead.memory_limit_in_bytes, 0)
-    cpus = -(-limits.cpu_quota // limits.cpu_period) if limits.cpu_quota > 0 and limits.cpu_period > 0 else 0
-    memory_mib = _number(wanted, MEMORY_WORD) or config.vm.memory_mib + -(-extra // MIB)
-    vcpus = _number(wanted, VCPUS_WORD) or max(config.vm.vcpus, cpus)
+    plain = _plain_sizes(wanted, config)
+    memory_mib = annotations.number(wanted, policy.MEMORY) or plain.memory_mib
+    vcpus = annotations.number(wanted, policy.VCPUS) or plain.vcpus
     most = config.limits.max_pod_memory_mib
     if most and memory_mib > most:
         raise BadRequest(f"the pod would need {memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
     return memory_mib, min(vcpus, os.cpu_count() or 1)
 
 
+def _plain_sizes(wanted: pb.PodSandboxConfig, config: Config) -> Sizes:
+    limits, overhead = wanted.linux.resources, wanted.linux.overhead
+    extra = max(limits.memory_limit_in_bytes, 0) + max(overhead.memory_limit_in_bytes, 0)
+    cpus = -(-limits.cpu_quota // limits.cpu_period) if limits.cpu_quota > 0 and limits.cpu_period > 0 else 0
+    memory_mib = config.vm.memory_mib + -(-extra // MIB)
+    vcpus = min(max(config.vm.vcpus, cpus), os.cpu_count() or 1)
+    return Sizes(memory_mib, vcpus, min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY))
+
+
 def _window_mib(wanted: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:
     """The annotation, else as configured but at most twice the memory, 3 percent of which that costs."""
-    text = wanted.annotations.get(WINDOW_WORD)
-    if text is None:
-        return min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY)
-    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST_WINDOW_MIB))
-    if not is_number or int(text) > MOST_WINDOW_MIB:
-        raise BadRequest(
-            f"the annotation {WINDOW_WORD} must be a whole number of MiB from 0 to {MOST_WINDOW_MIB}, but it is "
-            f"{text[:100]!r}"
-        )
-    return int(text)
-
-
-def _number(wanted: pb.PodSandboxConfig, word: str) -> int:
-    text = wanted.annotations.get(word, "")
-    if text and not (text.isascii() and text.isdigit()):
-        raise BadRequest(f"the annotation {word} must be a whole number, but it is {text!r}")
-    return int(text or 0)
+    said = annotations.number(wanted, policy.WINDOW)
+    return min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY) if said is None else said
 
 
 def _check_namespaces(context: pb.LinuxSandboxSecurityContext, config: Config) -> None:

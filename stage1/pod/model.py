@@ -151,6 +151,7 @@ class Pod(NamedTuple):
     `profile` names a userspace for the guest (profile.py); empty is the ordinary one. `journal` is the directory of the
     host where one with systemd keeps its journal; empty is one that goes with the pod.
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
+    With `allow_spoofing` it may send from addresses that are not its own.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
     where its cgroup goes, if that is there.
     With `allow_spoofing` its guest may send with any address, as whoever it likes.

@@ -33,6 +33,7 @@ from stage1.vm.choose import Choice, choose
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.open_policy import TEXT
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
@@ -73,7 +74,7 @@ class World:
         for name in ("vmlinux", "initramfs", "system.erofs"):
             (guest / name).write_bytes(b"")
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[guest]\ndir = "{guest}"'
-        self.config = parse(text + "\n[vm]\nboot_timeout_s = 1.5\nscratch_mib = 16")
+        self.config = parse(text + "\n[vm]\nboot_timeout_s = 1.5\nscratch_mib = 16" + TEXT)
         choice = Choice("qemu", "tcg", "/bin/true", "", ())
         self.host = Host(self.config.run_dir, str(guest), self.config.state_dir, choice, scratch_mib=16)
 
@@ -198,7 +199,7 @@ class VmWorld(World):
         choice = choose("qemu", host_facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
-        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}")
+        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}{TEXT}")
         self.host = Host(self.config.run_dir, str(guest_dir), self.config.state_dir, choice, scratch_mib=64)
 
     def left_over(self) -> list[str]:

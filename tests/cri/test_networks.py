@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.translate.network import NETWORKS_WORD
+from cri.policy import NETWORKS
 from stage1.net.settings import Default
 from tests.fakes.cni import FakeCni
 from tests.fakes.far_host import run_here
@@ -33,7 +33,7 @@ def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterN
 
 async def test_a_network_that_is_not_there_is_refused_with_those_that_are(world: World, cni: FakeCni) -> None:
     async with world.daemon() as cri:
-        config = cri.sandbox(annotations={NETWORKS_WORD: "storage"})
+        config = cri.sandbox(annotations={NETWORKS: "storage"})
         code, sentence = await cri.refused("RunPodSandbox", config=config)
         assert code == "INVALID_ARGUMENT"
         assert sentence.endswith(f"the network 'storage', which is not in {cni.root}/net.d; there are: fake")
@@ -75,7 +75,7 @@ async def test_a_guest_has_a_device_for_each_network_and_talks_through_both(oute
     ipam["routes"] = [{"dst": "10.100.0.0/16", "gw": "10.99.0.1"}]
     storage = {"type": "bridge", "bridge": "br-storage", "isGateway": True, "mtu": 1300, "ipam": ipam}
     net.configure({"cniVersion": "0.4.0", "name": "storage", "plugins": [storage]}, "50-storage.conflist")
-    annotations = {NETWORKS_WORD: "storage"}
+    annotations = {NETWORKS: "storage"}
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", annotations=annotations))
         before = net.look()

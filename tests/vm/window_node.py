@@ -17,6 +17,7 @@ from cri.pb import runtime_pb2_grpc as rpc
 from cri.store.images import ImageStore
 from stage1.vm import mapping
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, file, tar
+from tests.fakes.open_policy import TEXT
 from tests.vm.agent_machine import make_image
 from tests.vm.test_window_qemu import busybox_layer
 
@@ -46,7 +47,7 @@ class Node:
         self.config, self.images = root / "config.toml", dict[str, str]()
         self.config.write_text(
             f'run_dir = "{run_dir}"\nstate_dir = "{self.state}"\n[guest]\ndir = "{guest_dir}"\n'
-            '[vm]\nhypervisor = "kvmtool"\nscratch_mib = 64\nboot_timeout_s = 200\n'
+            '[vm]\nhypervisor = "kvmtool"\nscratch_mib = 64\nboot_timeout_s = 200\n' + TEXT
         )
         self.daemon: subprocess.Popen[bytes] | None = None
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from cri import config
+from cri.policy import Rule
 from stage1.errors import BadRequest, NotFound
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -52,6 +53,19 @@ WRONG = [
         3,
         '"registries.mirrors" should be a valid string, but it is 1',
     ),
+    ("[policy]\nmax_memory_mb = 1", 2, 'unknown key "policy.max_memory_mb"; did you mean "max_memory_mib"?'),
+    ("[policy]\n\nannotations = ['clearpod.io/memory']", 3, 'unknown annotation "clearpod.io/memory"; did you mean'),
+    ("[[policy.rules]]\nnamespaces = ['a']\nmax_vcpu = 2", 3, 'did you mean "max_vcpus"?'),
+    (
+        "[[policy.rules]]\nnamespaces = ['a']\n[[policy.rules]]\n"
+        "namespaces = ['b']\nannotations = ['clearpod.io/netwks']",
+        5,
+        'did you mean "clearpod.io/networks"?',
+    ),
+    ("[[policy.rules]]\nnamespaces = []", 2, '"policy.rules.namespaces"'),
+    ("[policy]\n[[policy.rules]]\nmax_vcpus = 2", 2, 'the key "policy.rules.namespaces" is missing'),
+    ("[[policy.rules]]\nnamespaces = ['a']\nmax_shm_mib = -1", 3, "greater than or equal to 0, but it is -1"),
+    ("[policy]\nannotations = ['example.com/x']", 2, "known are clearpod.io/memory-mib, "),
     ("[network]\ndefault_subnets = []", 2, "must be one subnet of IPv4, one of IPv6, or one of each"),
     ("[network]\ndefault_subnets = ['10.1.0.0/16', '10.2.0.0/16']", 2, "must be one subnet of IPv4, one of IPv6"),
     ("[network]\ndefault_subnets = ['10.1.0.1/16']", 2, "10.1.0.1/16 has host bits set"),
@@ -88,11 +102,15 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         config.load(str(file))
 
 
+ITEMS = {"registries": config.Registry, "rules": Rule}
+"""The tables of which there may be many."""
+
+
 def _keys(model: type[BaseModel], prefix: str = "") -> set[str]:
     found = set()
     for name, field in model.model_fields.items():
-        if name == "registries":
-            found |= _keys(config.Registry, "registries.")
+        if name in ITEMS:
+            found |= _keys(ITEMS[name], f"{prefix}{name}.")
         elif isinstance(field.default, BaseModel):
             found |= _keys(type(field.default), f"{name}.")
         else:
@@ -103,8 +121,8 @@ def _keys(model: type[BaseModel], prefix: str = "") -> set[str]:
 def _values(table: dict[str, object], prefix: str = "") -> dict[str, object]:
     found: dict[str, object] = {}
     for key, value in table.items():
-        inner = value[0] if key == "registries" and isinstance(value, list) else value
-        found |= _values(inner, f"{key}.") if isinstance(inner, dict) else {prefix + key: value}
+        inner = value[0] if key in ITEMS and isinstance(value, list) else value
+        found |= _values(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: value}
     return found
 
 
@@ -113,10 +131,13 @@ def test_the_example_has_every_key_with_its_default() -> None:
     values = _values(tomllib.loads(text))
     assert set(values) == _keys(config.Config)
     parsed = config.parse(text)
-    assert parsed.model_copy(update={"registries": ()}) == config.Config()
+    policy = parsed.policy.model_copy(update={"rules": ()})
+    assert parsed.model_copy(update={"registries": (), "policy": policy}) == config.Config()
     assert parsed.registries == (config.Registry(prefix="registry.example"),)
 
 
 def test_the_documentation_has_every_key() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    assert {key for key in _keys(config.Config) if f"| `{key}` |" not in text} == set()
+    documented = {key for key in _keys(config.Config) if f"| `{key}` |" in text}
+    documented |= {key.replace("policy.", "policy.rules.") for key in documented}  # one row says it for both
+    assert _keys(config.Config) - documented == set()

@@ -12,6 +12,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.pods import fit
 from cri.translate import sandbox
 from stage1.pod.model import IdMap, Pod, Port
+from tests.fakes.open_policy import OPEN
 
 MIB = 1 << 20
 PLAIN = Pod("a", "waits", memory_mib=128, vcpus=1, window_mib=64)
@@ -31,7 +32,7 @@ def test_what_is_decided_after_the_boot_fits(other: dict[str, Any]) -> None:
 @pytest.mark.parametrize("other", [
     {"memory_mib": 127}, {"memory_mib": 256}, {"vcpus": 2}, {"window_mib": 0}, {"hypervisor": "kvmtool"},
     {"networks": ("storage",)}, {"ids": IdMap(65536, 65536)}, {"host": ("network",)}, {"cgroup_parent": "/kubepods"},
-    {"kernel": "sctp"}, {"profile": "systemd"}, {"journal": "/journal"},
+    {"kernel": "sctp"}, {"profile": "systemd"}, {"journal": "/journal"}, {"allow_spoofing": True},
 ])  # fmt: skip
 def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
     assert not fit.fits(PLAIN._replace(**other), PLAIN)
@@ -39,7 +40,7 @@ def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
 
 def test_every_field_of_a_pod_was_thought_of() -> None:
     booted = {"memory_mib", "vcpus", "window_mib", "hypervisor", "networks", "ids", "host", "cgroup_parent", "kernel"}
-    booted |= {"profile", "journal"}
+    booted |= {"profile", "journal", "allow_spoofing"}
     assert fit.AFTER_BOOT | booted == set(Pod._fields), "say in fit.AFTER_BOOT if a VM that runs can still get it"
 
 
@@ -47,10 +48,12 @@ def test_every_field_of_a_pod_was_thought_of() -> None:
     ({}, 0, True), ({"clearpod.io/shm-mib": "8"}, 0, True), ({"clearpod.io/vcpus": "1"}, 0, True),
     ({"clearpod.io/memory-mib": "99"}, 0, False), ({"clearpod.io/dax-window-mib": "8"}, 0, False),
     ({"clearpod.io/guest-profile": "default"}, 0, True), ({"clearpod.io/guest-profile": "systemd"}, 0, False),
-    ({"clearpod.io/networks": "storage"}, 0, False), ({"clearpod.io/kernel": "sctp"}, 0, False), ({}, 64 * MIB, False),
+    ({"clearpod.io/networks": "storage"}, 0, False), ({"clearpod.io/kernel": "sctp"}, 0, False),
+    ({"clearpod.io/allow-spoofing": "true"}, 0, False), ({"clearpod.io/allow-spoofing": "false"}, 0, True),
+    ({}, 64 * MIB, False),
 ])  # fmt: skip
 def test_what_the_cri_asks_for(annotations: dict[str, str], limit: int, fits: bool) -> None:
-    config = Config(vm=VmConfig(memory_mib=128))
+    config = Config(vm=VmConfig(memory_mib=128), policy=OPEN)
     wanted = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="web", namespace="n"), annotations=annotations)
     wanted.linux.resources.memory_limit_in_bytes = limit
     request = pb.RunPodSandboxRequest(config=wanted)

@@ -14,6 +14,7 @@ from stage1.errors import BadRequest
 from stage1.guest.settings import configure
 from stage1.pod.model import Pod, Port
 from stage1.pod.network import Interface, PodNetwork
+from tests.fakes.open_policy import OPEN
 
 ALL = HostPods(allow=("network", "pid", "ipc"))
 
@@ -36,7 +37,7 @@ def asked(
         },
     )
     request = pb.RunPodSandboxRequest(config=config)
-    return sandbox.record(request, Config(host_pods=allowed), handlers=("",)).pod
+    return sandbox.record(request, Config(host_pods=allowed, policy=OPEN), handlers=("",)).pod
 
 
 def test_a_pod_that_asks_for_nothing_has_its_vm() -> None:

@@ -7,6 +7,7 @@ from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
 from stage1.errors import BadRequest
+from tests.fakes.open_policy import OPEN
 
 
 def request(annotation: str | None) -> pb.RunPodSandboxRequest:
@@ -19,7 +20,7 @@ def request(annotation: str | None) -> pb.RunPodSandboxRequest:
     ("annotation", "wanted"), [(None, ""), ("", ""), ("default", ""), ("systemd", "systemd")]
 )
 def test_the_profile_follows_the_annotation(annotation: str | None, wanted: str) -> None:
-    assert sandbox.record(request(annotation), Config(), handlers=("",)).pod.profile == wanted
+    assert sandbox.record(request(annotation), Config(policy=OPEN), handlers=("",)).pod.profile == wanted
 
 
 @pytest.mark.parametrize("annotation", ["systemd ", "SystemD", "../systemd", "openrc", "x" * 1000])

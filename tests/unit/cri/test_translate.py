@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from cri import policy
 from cri.config import Config, Limits, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.translate import container, kernel, mounts, network, sandbox, security
+from cri.translate import container, mounts, network, sandbox, security
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
 from stage1.pod.model import Mount
+from tests.fakes.open_policy import OPEN
 
 IMAGE = {"Entrypoint": ["/entry"], "Cmd": ["a", "b"], "Env": ["PATH=/bin", "A=image"]}
 
@@ -267,13 +269,13 @@ SANDBOXES_REFUSED = [
     (_sandbox(metadata=pb.PodSandboxMetadata(name="web")), BadRequest, "metadata.namespace"),
     (_sandbox(log_directory="logs"), BadRequest, "absolute"),
     (_sandbox(log_directory="/var/../etc"), BadRequest, r"without '\.\.'"),
-    (_sandbox(annotations={sandbox.MEMORY_WORD: "lots"}), BadRequest, "whole number"),
-    (_sandbox(annotations={network.NETWORKS_WORD: "a,,b"}), BadRequest, "must be names, as in a,b, but it is 'a,,b'"),
-    (_sandbox(annotations={network.NETWORKS_WORD: "../etc"}), BadRequest, "must be names"),
-    (_sandbox(annotations={kernel.KERNEL_WORD: "../etc"}), BadRequest, "a name such as sctp, but it is '../etc'"),
-    (_sandbox(annotations={kernel.KERNEL_WORD: " "}), BadRequest, "a name such as sctp"),
+    (_sandbox(annotations={policy.MEMORY: "lots"}), BadRequest, "whole number"),
+    (_sandbox(annotations={policy.NETWORKS: "a,,b"}), BadRequest, "must be names, as in a,b, but it is 'a,,b'"),
+    (_sandbox(annotations={policy.NETWORKS: "../etc"}), BadRequest, "must be names"),
+    (_sandbox(annotations={policy.KERNEL: "../etc"}), BadRequest, "a name such as sctp, but it is '../etc'"),
+    (_sandbox(annotations={policy.KERNEL: " "}), BadRequest, "a name such as sctp"),
     *(
-        (_sandbox(annotations={sandbox.WINDOW_WORD: text}), BadRequest, f"{sandbox.WINDOW_WORD} must be a whole number")
+        (_sandbox(annotations={policy.WINDOW: text}), BadRequest, f"{policy.WINDOW} must be a whole number")
         for text in ("", "-1", "lots", "16385", "9" * 5000, "1.5", "\u0663", " 1")
     ),
     (_namespaces(network=pb.NODE), BadRequest, "host's network namespace"),
@@ -284,7 +286,7 @@ SANDBOXES_REFUSED = [
     (_sysctls({f"a.{number}": "1" for number in range(65)}), BadRequest, "at most 64 sysctls"),
     (_sysctls({"": "1"}), BadRequest, "too long, or has no name"),
     (_sysctls({"a": "1" * 256}), BadRequest, "too long, or has no name"),
-    (_sandbox(annotations={sandbox.SHM_WORD: "1g"}), BadRequest, "whole number"),
+    (_sandbox(annotations={policy.SHM: "1g"}), BadRequest, "whole number"),
 ]
 
 
@@ -319,7 +321,7 @@ SIZES = [
     (_limits(memory=64 << 20, overhead=16 << 20), (208, 1)),
     (_limits(quota=150_000), (128, 2)),
     (_limits(quota=-1), (128, 1)),
-    (pb.PodSandboxConfig(annotations={sandbox.MEMORY_WORD: "64", sandbox.VCPUS_WORD: "1"}), (64, 1)),
+    (pb.PodSandboxConfig(annotations={policy.MEMORY: "64", policy.VCPUS: "1"}), (64, 1)),
 ]
 
 
@@ -334,17 +336,17 @@ def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxCo
         ({}, 256, 256),
         ({}, 0, 0),
         ({}, 16384, 256),
-        ({sandbox.MEMORY_WORD: "48"}, 256, 96),
-        ({sandbox.MEMORY_WORD: "4096"}, 256, 256),
-        ({sandbox.WINDOW_WORD: "0"}, 256, 0),
-        ({sandbox.WINDOW_WORD: "16384"}, 0, 16384),
-        ({sandbox.WINDOW_WORD: "007"}, 256, 7),
+        ({policy.MEMORY: "48"}, 256, 96),
+        ({policy.MEMORY: "4096"}, 256, 256),
+        ({policy.WINDOW: "0"}, 256, 0),
+        ({policy.WINDOW: "16384"}, 0, 16384),
+        ({policy.WINDOW: "007"}, 256, 7),
     ],
 )
 def test_the_window_of_a_vm_follows_its_memory_and_annotations(
     annotations: dict[str, str], configured: int, wanted: int
 ) -> None:
-    config = Config(vm=Vm(memory_mib=128, window_mib=configured))
+    config = Config(vm=Vm(memory_mib=128, window_mib=configured), policy=OPEN)
     assert sandbox.record(_sandbox(annotations=annotations), config, handlers=("",)).pod.window_mib == wanted
 
 

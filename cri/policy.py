@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the author of a pod may ask for by annotations: the table `[policy]` of the configuration. Pure.
+
+`cri.config` parses it, `cri.translate.annotations` applies it to a pod, `clearpod check` prints it. It must not know
+where an annotation's value ends up.
+"""
+
+import difflib
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from stage1.pod.model import MOST_WINDOW_MIB
+
+MEMORY, VCPUS = "clearpod.io/memory-mib", "clearpod.io/vcpus"
+SHM, WINDOW = "clearpod.io/shm-mib", "clearpod.io/dax-window-mib"
+NETWORKS, KERNEL, PROFILE = "clearpod.io/networks", "clearpod.io/kernel", "clearpod.io/guest-profile"
+SPOOFING = "clearpod.io/allow-spoofing"
+
+KNOWN = (MEMORY, VCPUS, SHM, WINDOW, NETWORKS, KERNEL, PROFILE, SPOOFING)
+"""Every annotation by which a pod changes its VM."""
+MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
+
+Names = tuple[Annotated[str, Field(min_length=1)], ...]
+
+
+def _check_known(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for name in names or ():
+        if name not in KNOWN:
+            guess = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f'did you mean "{guess[0]}"?' if guess else f"known are {', '.join(KNOWN)}"
+            raise ValueError(f'has the unknown annotation "{name}"; {hint}')
+    return names
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @field_validator("annotations", check_fields=False)
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return _check_known(names)
+
+
+class Rule(_Table):
+    """Other bounds for the namespaces that match one of the patterns. A key that is absent is that of `[policy]`."""
+
+    namespaces: Names = Field(min_length=1, strict=False)
+    annotations: Names | None = Field(default=None, strict=False)
+    max_memory_mib: int | None = Field(default=None, ge=0, le=MOST_MEMORY_MIB)
+    max_vcpus: int | None = Field(default=None, ge=0, le=MOST_VCPUS)
+    max_shm_mib: int | None = Field(default=None, ge=0, le=MOST_MEMORY_MIB)
+    max_window_mib: int | None = Field(default=None, ge=0, le=MOST_WINDOW_MIB)
+    max_networks: int | None = Field(default=None, ge=0, le=MOST_NETWORKS)
+    networks: Names | None = Field(default=None, strict=False)
+    kernels: Names | None = Field(default=None, strict=False)
+    profiles: Names | None = Field(default=None, strict=False)
+
+
+class Policy(_Table):
+    """The bounds of every pod to which no rule applies. `networks`, `kernels` and `profiles` are patterns of names.
+
+    A maximum of 0 is what the pod has without the annotation; for `max_shm_mib` it is the VM's memory.
+    """
+
+    annotations: Names = Field(default=tuple(name for name in KNOWN if name != SPOOFING), strict=False)
+    max_memory_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
+    max_vcpus: int = Field(default=0, ge=0, le=MOST_VCPUS)
+    max_shm_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
+    max_window_mib: int = Field(default=0, ge=0, le=MOST_WINDOW_MIB)
+    max_networks: int = Field(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
+    networks: Names = Field(default=(), strict=False)
+    kernels: Names = Field(default=("*",), strict=False)
+    profiles: Names = Field(default=("default",), strict=False)
+    rules: tuple[Rule, ...] = Field(default=(), strict=False)
+
+    def of(self, namespace: str) -> "Grant":
+        """The bounds of a pod in `namespace`: those of the first rule with a pattern that matches it."""
+        for number, rule in enumerate(self.rules, start=1):
+            if is_match(namespace, rule.namespaces):
+                said: dict[str, Any] = {
+                    name: getattr(rule, name) for name in rule.model_fields_set if name != "namespaces"
+                }
+                return Grant(self.model_copy(update=said), number)
+        return Grant(self)
+
+
+class Grant(NamedTuple):
+    """What one namespace may ask for. `rule` is the number of the rule that applies, from 1; 0: none does."""
+
+    bounds: Policy
+    rule: int = 0
+
+    def key(self, name: str) -> str:
+        """The configuration's key to change, for people."""
+        return f"policy.{name} (or that of rule {self.rule})" if self.rule else f"policy.{name}"
+
+
+def is_match(name: str, patterns: Names) -> bool:
+    """Whether one of the patterns (`*`, `?`, `[...]`, as in a shell) is the whole name. Case counts."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

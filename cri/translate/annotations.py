@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's annotations, read and checked against the policy. Called by `sandbox`. Pure.
+
+Annotations that are not in `policy.KNOWN` are somebody else's and are ignored.
+"""
+
+from typing import NamedTuple
+
+from cri import policy
+from cri.pb import runtime_pb2 as pb
+from cri.policy import Grant, Names
+from stage1.errors import BadRequest
+from stage1.pod.model import MOST_WINDOW_MIB, Pod
+
+MOST = {
+    policy.MEMORY: policy.MOST_MEMORY_MIB,
+    policy.VCPUS: policy.MOST_VCPUS,
+    policy.SHM: policy.MOST_MEMORY_MIB,
+    policy.WINDOW: MOST_WINDOW_MIB,
+}
+"""What each number can be at most, whatever the policy says."""
+SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+class Sizes(NamedTuple):
+    """What a pod's VM has without the annotations: MiB of memory and of the window for images, and vCPUs."""
+
+    memory_mib: int
+    vcpus: int
+    window_mib: int
+
+
+def number(wanted: pb.PodSandboxConfig, word: str) -> int | None:
+    """The annotation as a whole number, None when it is absent. Raises BadRequest, also above `MOST`."""
+    text = wanted.annotations.get(word, "")
+    if word not in wanted.annotations or (not text and word != policy.WINDOW):
+        return None
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST[word]))
+    if not is_number or int(text) > MOST[word]:
+        raise BadRequest(
+            f"the annotation {word} must be a whole number from 0 to {MOST[word]}, but it is {short(text)}"
+        )
+    return int(text)
+
+
+def spoofing(wanted: pb.PodSandboxConfig) -> bool:
+    """Whether the pod asks to send from addresses that are not its own. Raises BadRequest."""
+    text = wanted.annotations.get(policy.SPOOFING, "false")
+    if text not in ("true", "false"):
+        raise BadRequest(f"the annotation {policy.SPOOFING} must be true or false, but it is {short(text)}")
+    return text == "true"
+
+
+def short(text: str) -> str:
+    """The text as a message shows it."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+
+
+def check(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
+    """Raise BadRequest for an annotation that the policy does not allow, or not with this value.
+
+    `pod` is what the request asks for.
+    """
+    for word in policy.KNOWN:
+        is_asked = pod.allow_spoofing if word == policy.SPOOFING else bool(wanted.annotations.get(word))
+        if is_asked and word not in grant.bounds.annotations:
+            raise BadRequest(
+                f"the annotation {word} is not allowed in namespace {pod.namespace!r}; {grant.key('annotations')} in "
+                "clearpod's configuration would have to list it"
+            )
+    _check_numbers(wanted, pod, plain=plain, grant=grant)
+    _check_networks(pod, grant)
+    kernel = policy.KERNEL if policy.KERNEL in wanted.annotations else ""
+    _check_name(pod.kernel, grant.bounds.kernels, word=kernel, key=grant.key("kernels"))
+    _check_name(pod.profile, grant.bounds.profiles, word=policy.PROFILE, key=grant.key("profiles"))
+
+
+def _check_numbers(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
+    most = grant.bounds
+    for word, bound, key in (
+        (policy.MEMORY, max(most.max_memory_mib, plain.memory_mib), "max_memory_mib"),
+        (policy.VCPUS, max(most.max_vcpus, plain.vcpus), "max_vcpus"),
+        (policy.SHM, most.max_shm_mib or pod.memory_mib, "max_shm_mib"),
+        (policy.WINDOW, max(most.max_window_mib, plain.window_mib), "max_window_mib"),
+    ):
+        asked = number(wanted, word) or 0
+        if asked > bound:
+            raise BadRequest(
+                f"the annotation {word} is {asked}, and a pod of namespace {pod.namespace!r} may have at most {bound}; "
+                f"{grant.key(key)} in clearpod's configuration would allow more"
+            )
+
+
+def _check_networks(pod: Pod, grant: Grant) -> None:
+    if len(pod.networks) > grant.bounds.max_networks:
+        raise BadRequest(
+            f"the annotation {policy.NETWORKS} names {len(pod.networks)} networks, and a pod of namespace "
+            f"{pod.namespace!r} may have {grant.bounds.max_networks}; {grant.key('max_networks')} in clearpod's "
+            "configuration says so"
+        )
+    for name in pod.networks:
+        _check_name(name, grant.bounds.networks, word=policy.NETWORKS, key=grant.key("networks"))
+
+
+def _check_name(name: str, allowed: Names, *, word: str, key: str) -> None:
+    """An empty name is the ordinary kernel or profile, which everybody has. Without `word` a port needs the kernel."""
+    if name and not policy.is_match(name, allowed):
+        who = f"the annotation {word} asks for" if word else "a port of the pod needs the kernel"
+        raise BadRequest(
+            f"{who} {short(name)}, which {key} in clearpod's configuration does not allow; it allows "
+            f"{', '.join(allowed) or 'none'}"
+        )

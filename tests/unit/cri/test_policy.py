@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the annotations of a pod's author may ask for: by default nothing that costs others, and more by a rule."""
+
+from typing import Any
+
+import pytest
+
+from cri import policy
+from cri.config import Config, parse
+from cri.pb import runtime_pb2 as pb
+from cri.translate import sandbox
+from stage1.errors import BadRequest
+from stage1.pod.model import Pod
+from tests.fakes.open_policy import OPEN
+
+MIB = 1 << 20
+RULES = """
+[policy]
+networks = ["storage"]
+[[policy.rules]]
+namespaces = ["team-a", "trusted-*"]
+max_memory_mib = 1024
+networks = ["storage-?", "backup"]
+profiles = ["systemd"]
+[[policy.rules]]
+namespaces = ["trusted-x", "routers"]
+annotations = ["clearpod.io/allow-spoofing"]
+max_memory_mib = 2048
+"""
+
+
+def asked(config: Config, namespace: str = "default", *, memory: int = 0, cpus: int = 0, **words: str) -> Pod:
+    """The pod of a sandbox with these annotations (`memory_mib` is clearpod.io/memory-mib) and limits."""
+    annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in words.items()}
+    names = pb.PodSandboxMetadata(name="web", namespace=namespace)
+    wanted = pb.PodSandboxConfig(metadata=names, annotations=annotations | {"example.com/memory-mib": "9" * 9})
+    wanted.linux.resources.memory_limit_in_bytes = memory * MIB
+    wanted.linux.resources.cpu_quota, wanted.linux.resources.cpu_period = cpus * 1000, 1000
+    return sandbox.record(pb.RunPodSandboxRequest(config=wanted), config, handlers=("",)).pod
+
+
+ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"memory_mib": "64"}, {"memory_mib": 64}),
+    ({"memory_mib": "128"}, {"memory_mib": 128}),
+    ({"memory_mib": "1128", "memory": 1000}, {"memory_mib": 1128}),
+    ({"vcpus": "1"}, {"vcpus": 1}),
+    ({"shm_mib": "128"}, {"shm_bytes": 128 * MIB}),
+    ({"shm_mib": "500", "memory": 1000}, {"shm_bytes": 500 * MIB}),
+    ({"dax_window_mib": "0"}, {"window_mib": 0}),
+    ({"dax_window_mib": "256"}, {"window_mib": 256}),
+    ({"kernel": "sctp"}, {"kernel": "sctp"}),
+    ({"guest_profile": "default"}, {"profile": ""}),
+    ({"networks": " "}, {"networks": ()}),
+    ({"allow_spoofing": "false"}, {"allow_spoofing": False}),
+]
+
+
+@pytest.mark.parametrize(("words", "wanted"), ALLOWED)
+def test_the_default_allows_what_costs_nobody_else(words: dict[str, Any], wanted: dict[str, Any]) -> None:
+    pod = asked(Config(), **words)
+    assert {name: getattr(pod, name) for name in wanted} == wanted
+
+
+REFUSED = [
+    ({"memory_mib": "20000"}, "clearpod.io/memory-mib is 20000", "at most 128; policy.max_memory_mib"),
+    ({"memory_mib": "1129", "memory": 1000}, "clearpod.io/memory-mib is 1129", "at most 1128"),
+    ({"vcpus": "200"}, "clearpod.io/vcpus is 200", "at most 1; policy.max_vcpus"),
+    ({"shm_mib": "129"}, "clearpod.io/shm-mib is 129", "at most 128; policy.max_shm_mib"),
+    ({"shm_mib": "65", "memory_mib": "64"}, "clearpod.io/shm-mib is 65", "at most 64"),
+    ({"dax_window_mib": "257"}, "clearpod.io/dax-window-mib is 257", "at most 256; policy.max_window_mib"),
+    ({"guest_profile": "systemd"}, "clearpod.io/guest-profile asks for 'systemd'", "policy.profiles"),
+    ({"networks": "storage"}, "clearpod.io/networks asks for 'storage'", "policy.networks"),
+    ({"networks": ",".join("abcdefgh")}, "clearpod.io/networks names 8 networks", "policy.max_networks"),
+    ({"allow_spoofing": "true"}, "clearpod.io/allow-spoofing is not allowed", "policy.annotations"),
+    ({"allow_spoofing": "yes"}, "clearpod.io/allow-spoofing must be true or false", "it is 'yes'"),
+    *(
+        ({word: text}, f"clearpod.io/{word.replace('_', '-')} must be a whole number from 0 to ", "but it is ")
+        for word in ("memory_mib", "vcpus", "shm_mib", "dax_window_mib")
+        for text in ("9" * 5000, "-1", "1e3", "0x10", "1.5", " 1", "\u0663", "1\n", "99999999")
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "what", "why"), REFUSED)
+def test_everything_else_is_refused_with_the_value_the_bound_and_the_key(
+    words: dict[str, Any], what: str, why: str
+) -> None:
+    with pytest.raises(BadRequest) as caught:
+        asked(Config(), **words)
+    assert what in str(caught.value) and why in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("namespace", "words", "key"),
+    [
+        ("default", {"memory_mib": "1024"}, "policy.max_memory_mib in"),
+        ("team-a", {"memory_mib": "1024"}, ""),
+        ("team-a", {"memory_mib": "1025"}, "policy.max_memory_mib (or that of rule 1)"),
+        ("Team-a", {"memory_mib": "1024"}, "policy.max_memory_mib in"),
+        ("team-ab", {"memory_mib": "1024"}, "policy.max_memory_mib in"),
+        ("trusted-x", {"memory_mib": "2048"}, "policy.max_memory_mib (or that of rule 1)"),
+        ("trusted-", {"guest_profile": "systemd"}, ""),
+        ("routers", {"guest_profile": "default"}, "policy.annotations (or that of rule 2)"),
+        ("routers", {"allow_spoofing": "true"}, ""),
+        ("team-a", {"allow_spoofing": "true"}, "policy.annotations (or that of rule 1)"),
+        ("default", {"networks": "storage"}, ""),
+        ("default", {"networks": "storage,backup"}, "policy.networks in"),
+        ("team-a", {"networks": "storage-1,backup"}, ""),
+        ("team-a", {"networks": "storage"}, "policy.networks (or that of rule 1)"),
+        ("team-a", {"networks": "storage-11"}, "policy.networks (or that of rule 1)"),
+    ],
+)
+def test_the_first_rule_whose_pattern_matches_the_namespace_applies(
+    namespace: str, words: dict[str, str], key: str
+) -> None:
+    config = parse(RULES)
+    if not key:
+        asked(config, namespace, **words)
+        return
+    with pytest.raises(BadRequest) as caught:
+        asked(config, namespace, **words)
+    assert key in str(caught.value)
+
+
+def test_kernels_are_bounded_also_when_a_port_chooses_one() -> None:
+    config = parse("[policy]\nkernels = ['ipsec']")
+    port = pb.PortMapping(protocol=pb.SCTP, container_port=1)
+    wanted = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", namespace="b"), port_mappings=[port])
+    with pytest.raises(BadRequest, match=r"a port of the pod needs the kernel 'sctp', which policy\.kernels"):
+        sandbox.record(pb.RunPodSandboxRequest(config=wanted), config, handlers=("",))
+
+
+def test_the_nodes_own_limit_counts_whatever_the_policy_says() -> None:
+    config = parse("[limits]\nmax_pod_memory_mib = 512").model_copy(update={"policy": OPEN})
+    with pytest.raises(BadRequest, match=r"limits\.max_pod_memory_mib allows 512"):
+        asked(config, memory_mib="1024")
+
+
+def test_every_annotation_of_ours_is_known_and_all_but_one_are_allowed() -> None:
+    assert set(policy.KNOWN) - set(policy.Policy().annotations) == {policy.SPOOFING}
+    assert set(OPEN.annotations) == set(policy.KNOWN)
