@@ -48,7 +48,7 @@ def hand_over(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = Non
     def join() -> PodNetwork:
         if wake:
             wake()
-        return spare.join()
+        return spare.join(is_free=pod.allow_spoofing)
 
     return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=join)
 

@@ -46,7 +46,8 @@ def attach(
     # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
     attachments = tuple(map(Attachment, wanted, (call, *rest)))
-    return make(directory, attachments, settings=settings, join=join, with_taps=with_taps)
+    look = join or _usual(with_taps=with_taps, is_free=pod.allow_spoofing)
+    return make(directory, attachments, settings=settings, look=look, is_spare=join is not None)
 
 
 def make(
@@ -54,10 +55,11 @@ def make(
     attachments: tuple[Attachment, ...],
     *,
     settings: Settings,
-    join: "Look | None" = None,
-    with_taps: bool = True,
+    look: "Look | None" = None,
+    is_spare: bool = False,
 ) -> PodNetwork:
-    """Give the pod in `directory` a netns (with `join` it has one) and these networks, in this order.
+    """Give the pod in `directory` a netns, which a spare has already, and these networks, in this order. `look` makes
+    the taps; without it each gets one that passes only what is the pod's own.
 
     Undo: `detach`. Raises as `attach`.
     """
@@ -68,19 +70,21 @@ def make(
     with Turn(settings.cache_dir):
         record.save(path, plan)
         try:
-            if join is None:
+            if not is_spare:
                 record.link(directory, path)
                 namespace.make_net(plan.netns)
-            return _fill(path, plan, look=join or _usual(with_taps), is_spare=join is not None)
+            return _fill(path, plan, look=look or _usual(), is_spare=is_spare)
         except BaseException as error:
             _undo(directory, error)
             raise
 
 
-def _usual(with_taps: bool) -> "Look":
+def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Look":
     from stage1.net import lines  # pods without a network shall not pay for it
 
-    return lines.join_all if with_taps else lines.as_they_are
+    if not with_taps:
+        return lines.as_they_are
+    return lambda: lines.join_all(is_free=is_free)
 
 
 def _undo(directory: str, error: BaseException) -> None:

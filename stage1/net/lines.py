@@ -10,7 +10,7 @@ import os
 from stage1.errors import KernelError, NetworkFailed
 from stage1.linux import tun
 from stage1.linux.netlink import Netlink
-from stage1.net import messages, tap
+from stage1.net import messages, own, tap
 from stage1.net.look import look
 from stage1.pod.network import Interface, PodNetwork
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LOOPBACK = 1
 """Its number in every netns."""
 _IPV6 = "/proc/net/if_inet6"
+_NEEDS = "which takes the kernel's CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
 
 
 class Lines(Netlink):
@@ -37,28 +38,32 @@ class Lines(Netlink):
             raise NetworkFailed(f"in the pod's network namespace: {error}") from None
 
     def set_up(self, name: str, *, mtu: int) -> int:
-        """A tap of that name, up and ready to be joined; its number."""
+        """A tap of that name, up and ready to be joined; its number. Until then all that the guest sends is dropped."""
         tun.make_tap(name)
         index = _socket.if_nametoindex(name)
-        mute = messages.up(index, mtu=mtu, is_mute=os.path.exists(_IPV6))
-        self.ask((mute, messages.ingress(index)), what=f"set up {name}")
+        self.ask((messages.ingress(index), messages.drop(index)), what=f"filter what {name} receives ({_NEEDS})")
+        self.ask((messages.up(index, mtu=mtu, is_mute=os.path.exists(_IPV6)),), what=f"set up {name}")
         return index
 
-    def join(self, device: tuple[str, int], tap: tuple[str, int]) -> None:
-        """Whatever comes in at one end goes out at the other; both are names with numbers."""
-        here, there = device[1], tap[1]
-        orders = (messages.ingress(here), messages.redirect(here, there), messages.redirect(there, here))
-        self.ask(orders, what=f"redirect {device[0]} and {tap[0]} to each other")
+    def join(self, device: Interface, numbers: dict[str, int], *, is_free: bool) -> None:
+        """What comes in at the device goes out at its tap, and the other way round what the pod may send as its own:
+        everything, if it `is_free`. Both devices are in `numbers`.
+        """
+        here, there = numbers[device.name], numbers[device.tap]
+        back = messages.redirect(there, here) if is_free else messages.admit(there, here, program=own.program(device))
+        orders = (messages.ingress(here), messages.redirect(here, there), back)
+        self.ask(orders, what=f"redirect {device.name} and {device.tap} to each other")
 
 
-def join_all() -> PodNetwork:
+def join_all(*, is_free: bool = False) -> PodNetwork:
     """A tap for each device, both joined, and what the guest is to be told. Raises NetworkFailed."""
     with Lines() as lines:
         seen = look(lines)
         found, numbers = tap.interfaces(seen.links), seen.numbers()
         lines.ask((messages.up(LOOPBACK),), what="set up lo")
         for one in found:
-            lines.join((one.name, numbers[one.name]), (one.tap, lines.set_up(one.tap, mtu=one.mtu)))
+            numbers[one.tap] = lines.set_up(one.tap, mtu=one.mtu)
+            lines.join(one, numbers, is_free=is_free)
     return tap.network(found, seen)
 
 

@@ -9,6 +9,7 @@ import _socket
 import struct
 
 from stage1.errors import NetworkFailed
+from stage1.linux import bpf
 from stage1.linux.netlink import CREATE, attribute
 
 Message = tuple[int, int, bytes]
@@ -21,9 +22,13 @@ _MTU, _AF_SPEC, _ADDR_GEN_MODE, _GENERATES_NONE = 4, 26, 8, b"\1"
 _ADDRESS_ITSELF, _LOCAL, _NO_DAD = 1, 2, 2
 _INGRESS, _INGRESS_PARENT = 0xFFFF0000, 0xFFFFFFF1
 _ALL_PROTOCOLS = 0x0300
-"""ETH_P_ALL as it goes over the wire; the priority above it is left to the kernel."""
+"""ETH_P_ALL as it goes over the wire; the priority is above it."""
+_FIRST, _LAST = 1 << 16, 2 << 16
+"""Priorities: of the frames that may pass, and of all that are left."""
 _KIND, _OPTIONS = 1, 2
 _U32_SELECTOR, _U32_ACTIONS = 5, 7
+_BPF_ACTIONS, _BPF_LENGTH, _BPF_PROGRAM, _BPF_FLAGS = 1, 4, 5, 8
+_INSTRUCTION_BYTES, _VALUE_IS_ACTION = 8, 1
 _EVERYTHING = struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + struct.pack("=IIii", 0, 0, 0, 0)
 """A selector that is final, with one key that every packet has: no bit of its first word is looked at."""
 _MIRRED_PARMS, _STOLEN, _REDIRECT = 2, 4, 1
@@ -61,8 +66,35 @@ def ingress(index: int) -> Message:
 
 def redirect(here: int, there: int) -> Message:
     """All that device number `here` receives, which has an `ingress`, goes out of `there`."""
+    options = attribute(_U32_SELECTOR, _EVERYTHING) + attribute(_U32_ACTIONS, _to(there))
+    return _filter(here, b"u32", options=options, priority=_FIRST)
+
+
+def admit(here: int, there: int, *, program: bytes) -> Message:
+    """As `redirect`, but only for the packets to which the `program` (linux.bpf) says yes."""
+    options = _program(program) + attribute(_BPF_ACTIONS, _to(there))
+    return _filter(here, b"bpf", options=options, priority=_FIRST)
+
+
+def drop(here: int) -> Message:
+    """What device number `here` receives and no other filter has taken goes nowhere. It needs no action `drop`, which
+    is a module of its own.
+    """
+    options = _program(bpf.pack(bpf.DROP)) + attribute(_BPF_FLAGS, _NUMBER.pack(_VALUE_IS_ACTION))
+    return _filter(here, b"bpf", options=options, priority=_LAST)
+
+
+def _to(there: int) -> bytes:
+    """The only action: out of the device number `there`."""
     parameters = struct.pack("=IIiii", 0, 0, _STOLEN, 0, 0) + struct.pack("=iI", _REDIRECT, there)
-    action = attribute(_KIND, b"mirred\0") + attribute(_OPTIONS, attribute(_MIRRED_PARMS, parameters))
-    options = attribute(_U32_SELECTOR, _EVERYTHING) + attribute(_U32_ACTIONS, attribute(1, action))
-    body = _OF.pack(0, here, 0, _INGRESS, _ALL_PROTOCOLS) + attribute(_KIND, b"u32\0") + attribute(_OPTIONS, options)
-    return _NEW_FILTER, CREATE, body
+    return attribute(1, attribute(_KIND, b"mirred\0") + attribute(_OPTIONS, attribute(_MIRRED_PARMS, parameters)))
+
+
+def _program(packed: bytes) -> bytes:
+    length = struct.pack("=H", len(packed) // _INSTRUCTION_BYTES)
+    return attribute(_BPF_LENGTH, length) + attribute(_BPF_PROGRAM, packed)
+
+
+def _filter(here: int, kind: bytes, *, options: bytes, priority: int) -> Message:
+    body = _OF.pack(0, here, 0, _INGRESS, priority | _ALL_PROTOCOLS)
+    return _NEW_FILTER, CREATE, body + attribute(_KIND, kind + b"\0") + attribute(_OPTIONS, options)

@@ -36,8 +36,9 @@ def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
     return PodNetwork((Interface("eth0", MAC, tap=TAP),))
 
 
-def join() -> PodNetwork:
-    """In the pod's netns, now the current one: the device that the plugins made and the tap become one line.
+def join(*, is_free: bool = False) -> PodNetwork:
+    """In the pod's netns, now the current one: the device that the plugins made and the tap become one line, on which
+    the pod sends what is its own, or everything if it `is_free`.
 
     Raises Unsupported when they made more devices than one, which a guest that runs already can't get, NetworkFailed.
     """
@@ -50,5 +51,5 @@ def join() -> PodNetwork:
             raise Unsupported(f"a guest that has waited has one network device, and the plugins have made {names}")
         found = tuple(one._replace(tap=TAP) for one in found)
         for one in found:
-            lines.join((one.name, numbers[one.name]), (TAP, numbers[TAP]))
+            lines.join(one, numbers, is_free=is_free)
     return tap.network(found, seen)

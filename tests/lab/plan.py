@@ -25,7 +25,8 @@ KERNEL_LINE = "console=ttyS0 quiet panic=-1 mitigations=off"
 MODULES = (
     "overlay", "kvm", "kvm-amd", "vhost", "vhost_net", "vhost_vsock", "tun", "tap", "veth", "bridge", "br_netfilter",
     "macvtap", "dummy", "loop", "erofs", "ext4", "virtio_blk", "virtio_net", "nf_tables", "nft_chain_nat",
-    "nft_compat", "nf_nat", "xt_MASQUERADE", "xt_conntrack", "xt_comment", "cls_u32", "act_mirred", "sch_ingress",
+    "nft_compat", "nf_nat", "xt_MASQUERADE", "xt_conntrack", "xt_comment", "cls_u32", "cls_bpf", "act_mirred",
+    "sch_ingress",
 )  # fmt: skip
 """Loaded from the initramfs: unpacking them inside, through virtiofs, takes seconds. The others wait for modprobe."""
 ICOUNT = ("-icount", "shift=0,sleep=off")

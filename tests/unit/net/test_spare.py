@@ -46,8 +46,8 @@ link set eth1 master br0
 
 BY_TC = """qdisc add dev one ingress
 qdisc add dev two ingress
-filter add dev one parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev two
-filter add dev two parent ffff: protocol all u32 match u8 0 0 action mirred egress redirect dev one
+filter add dev one parent ffff: protocol all pref 1 u32 match u8 0 0 action mirred egress redirect dev two
+filter add dev two parent ffff: protocol all pref 1 u32 match u8 0 0 action mirred egress redirect dev one
 """
 
 

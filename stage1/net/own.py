@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which Ethernet frames a pod may send on a device: a program that says yes to what is listed here and no to the rest.
+
+Pure: called by lines. The rules are described in docs/network.md, the reasons in decisions/0137. The program refuses
+what it can't read to the end, so that a frame must be understood to pass.
+"""
+
+import _socket
+
+from stage1.linux import bpf
+from stage1.linux.bpf import ACCEPT, HALF, REFUSE, WORD, Block
+from stage1.pod.network import Interface
+
+_IPV4, _ARP, _IPV6 = 0x0800, 0x0806, 0x86DD
+_SENDER, _TYPE, _NETWORK = 6, 12, 14
+"""Offsets in the frame: the Ethernet header's sender and type, and what follows it."""
+_ICMP, _IGMP, _TCP, _UDP, _ICMPV6 = 1, 2, 6, 17, 58
+_HOP_BY_HOP, _FRAGMENT = 0, 44
+_PAYLOADS = (_TCP, _UDP, _ICMPV6, 4, 33, 41, 47, 50, 59, 115, 132, 136)
+"""What may follow an IPv6 header: nothing behind which a receiver looks for one more header of the same packet. IPv4,
+DCCP, IPv6, GRE, ESP, nothing at all, L2TP, SCTP and UDP-Lite are the numbers without a name.
+"""
+_REQUEST, _REPLY = 1, 2
+_DHCP, _DHCP_CLIENT, _DHCPV6, _DHCPV6_CLIENT = 67, 68, 547, 546
+_ROUTER_ADVERTISEMENT, _ICMP_REDIRECT, _IGMP_QUERY = 9, 5, 0x11
+_ICMPV6_ERRORS, _ECHO = (1, 2, 3, 4), (128, 129)
+_ROUTER_SOLICITATION, _SOLICITATION, _ADVERTISEMENT = 133, 135, 136
+_MULTICAST_REPORTS = (131, 132, 143)
+_PAYLOAD = _NETWORK + 40
+_TARGET = _PAYLOAD + 8
+"""Of IPv6: behind its header, and there the target of neighbour discovery."""
+_NONCE, _SOURCE_MAC, _TARGET_MAC = 0x0E01, 0x0101, 0x0201
+"""Options of neighbour discovery: type, and the length in units of 8 bytes."""
+
+_Address = tuple[int, bytes]
+"""Where in an address of 16 or 4 bytes these bytes must be."""
+
+
+class _Pod:
+    """What a device's frames may say of their sender. An empty family has no address; None is any address."""
+
+    def __init__(self, interface: Interface) -> None:
+        self.mac = bytes.fromhex(interface.mac.replace(":", ""))
+        texts = [text.partition("/")[0] for text in interface.addresses]
+        v4 = [(0, _socket.inet_pton(_socket.AF_INET, text)) for text in texts if ":" not in text]
+        v6 = [(0, _socket.inet_pton(_socket.AF_INET6, text)) for text in texts if ":" in text]
+        suffix = bytes([self.mac[0] ^ 2]) + self.mac[1:3] + b"\xff\xfe" + self.mac[3:]
+        # Where the network has no IPv6 address for the pod, a router's advertisement may give it one that ends so.
+        v6.append((0, b"\xfe\x80" + bytes(6) + suffix) if v6 else (8, suffix))
+        self.v4: list[_Address] | None = v4 if texts else None
+        self.v6: list[_Address] | None = v6 if texts else None
+
+
+def program(interface: Interface) -> bytes:
+    """The program for the frames of the guest's device: as `bpf.pack` makes it."""
+    pod = _Pod(interface)
+    return bpf.pack(
+        bpf.load(bpf.VLAN_TAG_PRESENT, WORD)
+        + bpf.need(0)
+        + bpf.need_bytes((_SENDER, pod.mac))
+        + bpf.load(_TYPE, HALF)
+        + bpf.case(_IPV4, _ipv4(pod))
+        + bpf.case(_ARP, _arp(pod))
+        + bpf.case(_IPV6, _ipv6(pod))
+        + REFUSE
+    )
+
+
+def _one_of(addresses: list[_Address] | None, at: int) -> Block:
+    if addresses is None:
+        return ()
+    return bpf.need_bytes(*((at + offset, wanted) for offset, wanted in addresses))
+
+
+def _ipv4(pod: _Pod) -> Block:
+    """The addresses are in each fragment, the ports and types in the first one."""
+    return (
+        bpf.load(_NETWORK)
+        + bpf.need_between(0x45, 0x4F)
+        + _one_of(pod.v4, _NETWORK + 12)
+        + bpf.load(_NETWORK + 6, HALF)
+        + bpf.mask(0x1FFF)
+        + bpf.case(0, _IPV4_PAYLOAD)
+        + ACCEPT
+    )
+
+
+def _ipv4_payload() -> Block:
+    kind = bpf.load_behind(_NETWORK)
+    server = bpf.load_behind(_NETWORK, HALF) + bpf.refuse(_DHCP) + bpf.load_behind(_NETWORK + 2, HALF)
+    return (
+        bpf.find_end(_NETWORK)
+        + bpf.load(_NETWORK + 9)
+        + bpf.case(_UDP, server + bpf.refuse(_DHCP_CLIENT) + ACCEPT)
+        + bpf.case(_ICMP, kind + bpf.refuse(_ICMP_REDIRECT, _ROUTER_ADVERTISEMENT) + ACCEPT)
+        + bpf.case(_IGMP, kind + bpf.refuse(_IGMP_QUERY) + ACCEPT)
+        + ACCEPT
+    )
+
+
+def _arp(pod: _Pod) -> Block:
+    """Ethernet and IPv4, requests and replies. Who asks without an address asks whether its own is in use."""
+    probe = bpf.load(_NETWORK + 6, HALF) + bpf.need(_REQUEST) + _one_of(pod.v4, _NETWORK + 24) + ACCEPT
+    return (
+        bpf.need_bytes((_NETWORK, bytes.fromhex("000108000604")))
+        + bpf.load(_NETWORK + 6, HALF)
+        + bpf.need_one(_REQUEST, _REPLY)
+        + bpf.need_bytes((_NETWORK + 8, pod.mac))
+        + bpf.load(_NETWORK + 14, WORD)
+        + bpf.case(0, probe)
+        + _one_of(pod.v4, _NETWORK + 14)
+        + ACCEPT
+    )
+
+
+def _ipv6(pod: _Pod) -> Block:
+    """Extension headers but two are refused: of those two, hop-by-hop options are for multicast reports only."""
+    return (
+        bpf.load(_NETWORK)
+        + bpf.mask(0xF0)
+        + bpf.need(0x60)
+        + bpf.case_bytes(_NETWORK + 8, bytes(16), _without_address(pod))
+        + _one_of(pod.v6, _NETWORK + 8)
+        + bpf.load(_NETWORK + 6)
+        + bpf.case(_ICMPV6, _icmpv6(pod))
+        + _IPV6_PAYLOAD
+    )
+
+
+def _without_address(pod: _Pod) -> Block:
+    """From `::`: the reports of a device that has no address yet, and whether anybody has the pod's own."""
+    return (
+        bpf.load(_NETWORK + 6)
+        + bpf.case(_HOP_BY_HOP, _MULTICAST_REPORT)
+        + bpf.need(_ICMPV6)
+        + bpf.load(_PAYLOAD)
+        + bpf.need(_SOLICITATION)
+        + _one_of(pod.v6, _TARGET)
+        + _discovery_option(pod, 24)
+    )
+
+
+def _icmpv6(pod: _Pod) -> Block:
+    return (
+        bpf.load(_PAYLOAD)
+        + bpf.case(_ADVERTISEMENT, _one_of(pod.v6, _TARGET) + _discovery_option(pod, 24))
+        + bpf.case(_SOLICITATION, _discovery_option(pod, 24))
+        + bpf.case(_ROUTER_SOLICITATION, _discovery_option(pod, 8))
+        + bpf.need_one(*_ICMPV6_ERRORS, *_ECHO)
+        + ACCEPT
+    )
+
+
+def _discovery_option(pod: _Pod, length: int) -> Block:
+    """At most one option behind a message of `length` bytes: a nonce, or the pod's own hardware address."""
+    option = _PAYLOAD + length
+    return (
+        bpf.load(_NETWORK + 4, HALF)
+        + bpf.case(length, ACCEPT)
+        + bpf.need(length + 8)
+        + bpf.load(option, HALF)
+        + bpf.case(_NONCE, ACCEPT)
+        + bpf.need_one(_SOURCE_MAC, _TARGET_MAC)
+        + bpf.need_bytes((option + 2, pod.mac))
+        + ACCEPT
+    )
+
+
+def _multicast_report() -> Block:
+    """Eight bytes of hop-by-hop options, then MLD as a listener sends it."""
+    return (
+        bpf.load(_PAYLOAD, HALF)
+        + bpf.need(_ICMPV6 << 8)
+        + bpf.load(_PAYLOAD + 8)
+        + bpf.need_one(*_MULTICAST_REPORTS)
+        + ACCEPT
+    )
+
+
+def _udp_over_ipv6(at: int) -> Block:
+    return bpf.load(at, HALF) + bpf.refuse(_DHCPV6) + bpf.load(at + 2, HALF) + bpf.refuse(_DHCPV6_CLIENT) + ACCEPT
+
+
+def _fragment() -> Block:
+    """In the first one there must be what is looked at elsewhere; neighbour discovery is never in fragments."""
+    pings = bpf.load(_PAYLOAD + 8) + bpf.need_one(*_ICMPV6_ERRORS, *_ECHO) + ACCEPT
+    others = bpf.need_one(*_PAYLOADS) + ACCEPT
+    first = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD + 8)) + bpf.case(_ICMPV6, pings) + others
+    return (
+        bpf.load(_PAYLOAD + 2, HALF)
+        + bpf.mask(0xFFF8)
+        + bpf.case(0, bpf.load(_PAYLOAD) + first)
+        + bpf.load(_PAYLOAD)
+        + others
+    )
+
+
+_IPV4_PAYLOAD, _MULTICAST_REPORT = _ipv4_payload(), _multicast_report()
+_IPV6_PAYLOAD = (
+    bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD))
+    + bpf.case(_HOP_BY_HOP, _MULTICAST_REPORT)
+    + bpf.case(_FRAGMENT, _fragment())
+    + bpf.need_one(*_PAYLOADS)
+    + ACCEPT
+)
+"""The same for all pods, and made once: somebody waits while a program is put together."""
