@@ -17,6 +17,7 @@ from cri.pods.containers import Accounts
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import cdi, mounts, security, userns
 from stage1.errors import BadRequest, Unsupported
+from stage1.pod import users
 from stage1.pod.devices import device
 from stage1.pod.model import Container, Limits, Process
 
@@ -51,7 +52,7 @@ def record(
     userns.check_user(user, pod.pod.ids)
     process = Process(
         argv=argv(config, image_config),
-        env=environment(config, image_config, more=added.env),
+        env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
         tty=config.tty,

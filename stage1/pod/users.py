@@ -9,6 +9,8 @@ from stage1.errors import BadRequest
 from stage1.pod.model import User
 
 MAX_ID = 2**31 - 1
+_ID_DIGITS = 20
+_HOME_CHARACTERS = 4096
 
 
 def resolve(user: str, *, passwd: str, group: str, extra: tuple[int, ...] = (), merge: bool = True) -> User:
@@ -32,15 +34,29 @@ def resolve(user: str, *, passwd: str, group: str, extra: tuple[int, ...] = (), 
     return User(uid, gid, groups)
 
 
+def with_home(env: tuple[str, ...], user: User, *, passwd: str) -> tuple[str, ...]:
+    """`env` with HOME, unless it has one: the user's directory in the image's /etc/passwd, else "/".
+
+    crun would otherwise look it up in the container's own file, and wait for ever if that is a FIFO.
+    """
+    if any(entry.startswith("HOME=") for entry in env):
+        return env
+    rows = (row for row in _rows(passwd, 6) if row[2] == str(user.uid))
+    home = next((row[5] for row in rows), "")
+    is_usable = home.startswith("/") and "\0" not in home and len(home) <= _HOME_CHARACTERS
+    return (*env, f"HOME={home if is_usable else '/'}")
+
+
 def _rows(text: str, least: int) -> list[list[str]]:
     rows = (line.split(":") for line in text.splitlines() if line and not line.startswith("#"))
     return [row for row in rows if len(row) >= least]
 
 
 def _number(text: str) -> int:
-    value = int(text)
+    # An image may give a number of any length, and int() refuses to read long ones.
+    value = int(text) if len(text) <= _ID_DIGITS else MAX_ID + 1
     if value > MAX_ID:
-        raise BadRequest(f"user or group id {text} is out of range; the largest is {MAX_ID}")
+        raise BadRequest(f"user or group id {text[:20]} is out of range; the largest is {MAX_ID}")
     return value
 
 
