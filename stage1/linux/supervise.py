@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one confined program, takes its output in pieces, and ends it for time, size or when nobody wants it.
+
+Called by `rootfs` from threads. Nothing that the program does can make us wait longer or keep more than we said.
+"""
+
+import os
+import select
+import time
+from typing import NamedTuple
+
+from stage1.errors import PodError, TimedOut
+from stage1.linux import process, sandbox
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+_CHUNK_BYTES = 1 << 18
+_TAIL_BYTES = 4096
+_TICK_S = 0.2
+_END_S = 10.0
+_F_SETPIPE_SZ = 1031
+
+
+class Stopped(PodError):
+    """The caller no longer wants the result."""
+
+    grpc_code = "CANCELLED"
+
+
+def never() -> bool:
+    """The `stop` of callers that always wait for the result."""
+    return False
+
+
+def _nothing() -> None:
+    return None
+
+
+class Job(NamedTuple):
+    """A program: its words with those of `sandbox.command` before them, what it reads, and when it is ended."""
+
+    argv: "Sequence[str]"
+    stdin: int
+    """A descriptor, the caller's; -1 for /dev/null."""
+    timeout_s: float
+    stop: "Callable[[], bool]" = never
+    """Asked some times a second; true ends it with `Stopped`."""
+    look: "Callable[[], None]" = _nothing
+    """Called as often; what it raises ends the program."""
+
+
+class Ended(NamedTuple):
+    """How it ended: exit status (128 + signal when killed), and the end of what it wrote to standard error."""
+
+    code: int
+    last: str
+
+
+def output(job: Job, said: "list[Ended]") -> "Generator[bytes, None, None]":
+    """What the program writes to standard output, in pieces; then `said` gets how it ended.
+
+    Close it when you leave early: the program is killed with all that it started. Raises KernelError, TimedOut,
+    Stopped, what `job.look` raises.
+    """
+    with Guard("pipe2", "the pipes of a program"):
+        out, err = os.pipe(), os.pipe()
+    ends = {*out, *err}
+    try:
+        with Guard("fcntl", "a pipe"):
+            _widen(out[1])
+        pid = process.spawn(
+            job.argv, stdin=None if job.stdin < 0 else job.stdin, stdout=out[1], stderr=err[1], env=sandbox.ENVIRONMENT
+        )
+        with process.PidHandle(pid, os.pidfd_open(pid)) as child:
+            for fd in (out[1], err[1]):
+                os.close(fd)
+                ends.remove(fd)
+            yield from _supervised(child, job, out=out[0], err=err[0], said=said)
+    finally:
+        for fd in ends:
+            os.close(fd)
+
+
+def _widen(fd: int) -> None:
+    import fcntl
+
+    fcntl.fcntl(fd, _F_SETPIPE_SZ, _CHUNK_BYTES)
+
+
+def _supervised(
+    child: process.PidHandle, job: Job, *, out: int, err: int, said: "list[Ended]"
+) -> "Generator[bytes, None, None]":
+    deadline = time.monotonic() + job.timeout_s
+    tail = bytearray()
+    try:
+        yield from _pieces(job, out, err=err, deadline=deadline, tail=tail)
+        while not child.wait(_TICK_S):
+            _check(job, deadline)
+    finally:
+        _kill(child)
+    said.append(Ended(-1 if child.exit_code is None else child.exit_code, _last_line(bytes(tail))))
+
+
+def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -> "Generator[bytes, None, None]":
+    poll = select.poll()
+    poll.register(out, select.POLLIN)
+    poll.register(err, select.POLLIN)
+    waiting, looked = {out, err}, 0.0
+    while waiting:
+        ready = {fd for fd, _ in poll.poll(_TICK_S * 1000)}
+        now = time.monotonic()
+        if now - looked >= _TICK_S:
+            looked = now
+            _check(job, deadline)
+        for fd in ready:
+            data = os.read(fd, _CHUNK_BYTES)
+            if not data:
+                waiting.remove(fd)
+                poll.unregister(fd)
+            elif fd == err:
+                tail += data
+                del tail[:-_TAIL_BYTES]
+            else:
+                yield data
+
+
+def _check(job: Job, deadline: float) -> None:
+    if job.stop():
+        raise Stopped("the pull was cancelled")
+    if time.monotonic() >= deadline:
+        raise TimedOut(f"a confined program did not finish within {job.timeout_s:.0f} s and was killed")
+    job.look()
+
+
+def _kill(child: process.PidHandle) -> None:
+    if child.exit_code is None:
+        # Not yet reaped, so the group's number is still its own. All that it started is in its PID namespace, whose
+        # first process is in the group.
+        try:
+            os.killpg(child.pid, process.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait(_END_S)
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return "".join(c if c.isprintable() else "?" for c in lines[-1])[:300] if lines else ""
