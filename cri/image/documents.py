@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has manifests, indexes and configs read by the confined process, and checks what comes back.
 
-`Reader` is the pull's, one per pull; `job` runs in the process (`stage1.rootfs.child`). The daemon never parses a
-document that somebody else wrote: it gets a few digests, and the config written anew.
+`Reader` is the pull's, one per pull. The daemon never parses a document that somebody else wrote: it gets a few
+digests, and the config written anew (`documentjob`).
 """
 
 import asyncio
@@ -16,9 +16,7 @@ from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
 
-_TIMEOUT_S = 60.0
-_REF_NAME = "org.opencontainers.image.ref.name"
-_MOST_NAMES = 10_000
+_TIMEOUT_S, _CPU_S = 60.0, 120.0
 
 
 class Found(NamedTuple):
@@ -31,11 +29,18 @@ class Found(NamedTuple):
 
 
 class Reader:
-    """Reads the documents of the image `name`."""
+    """Reads the documents of the image `name`, in one process. Close it."""
 
     def __init__(self, name: str, limits: Limits) -> None:
+        """Raises NotFound without util-linux, KernelError."""
         self._name, self._limits = name, limits
         self._architecture = manifest.host_architecture()
+        question = Question("cri.image.documentjob", (), f"the documents of {name}", _CPU_S)
+        self._session = confined.Session(question, Asker(limits))
+
+    def close(self) -> None:
+        """End the process."""
+        self._session.close()
 
     async def top(self, data: bytes) -> Found:
         """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""
@@ -72,35 +77,9 @@ class Reader:
             raise refusal(f"{title} has more than {most_kib << 10} bytes", key=key, cap=most_kib)
         words = (kind, self._name, self._architecture, json.dumps(self._limits), more)
         # Characters that are not ASCII come back six times as long.
-        question = Question("cri.image.documents", words, title, _TIMEOUT_S, answer_bytes=65536 + 6 * (most_kib << 10))
-        return await asyncio.to_thread(confined.ask, question, Asker(self._limits), given=data)
+        most_bytes = 65536 + 6 * (most_kib << 10)
+        question = Question("cri.image.documentjob", words, title, _TIMEOUT_S, answer_bytes=most_bytes)
+        return await asyncio.to_thread(self._session.ask, question, data)
 
     def _odd(self, what: str) -> Corrupt:
         return Corrupt(f"the {what} of {self._name} was not understood; push the image again")
-
-
-def job(words: tuple[str, ...]) -> Any:
-    """In the confined process, with the document as standard input."""
-    kind, name, architecture, given, more = words
-    limits = Limits(*json.loads(given))
-    with open(0, "rb") as file:
-        data = file.read()
-    if kind == "names":
-        return _names(data, name)
-    if kind == "config":
-        config, layers = json.loads(more)
-        of = Manifest(config, tuple(layers))
-        return manifest.read_config(data, of, name=name, architecture=architecture, limits=limits)
-    if chosen := manifest.choose(data, architecture, name=name, limits=limits):
-        return {"chosen": chosen}
-    found = manifest.read_manifest(data, name=name, limits=limits)
-    return {"config": found.config, "layers": found.layers, "sizes": manifest.sizes(data)}
-
-
-def _names(data: bytes, name: str) -> dict[str, str]:
-    try:
-        entries = json.loads(data)["manifests"]
-        found = {str(e.get("annotations", {}).get(_REF_NAME, "")): str(e["digest"]) for e in entries[:_MOST_NAMES]}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Corrupt(f"the index of {name} is not the index of an OCI layout") from None
-    return found

@@ -74,7 +74,7 @@ def verified(data: bytes, digest: str) -> bytes:
     return data
 
 
-def _document(data: bytes, what: str, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008 - a constant
+def _document(data: bytes, what: str, *, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008 - a constant
     try:
         document = json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -114,7 +114,7 @@ def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits
 
     Raises BadRequest when the index has nothing for this platform.
     """
-    document = _document(data, f"the manifest of {name}", limits)
+    document = _document(data, f"the manifest of {name}", limits=limits)
     if document.get("mediaType") not in _INDEXES and "manifests" not in document:
         return None
     entries = document.get("manifests")
@@ -138,7 +138,7 @@ def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
 
 def read_manifest(data: bytes, *, name: str, limits: Limits = Limits()) -> Manifest:  # noqa: B008 - a constant
     """The manifest in `data`. Raises Unsupported for what is no container image, Corrupt, OverLimit."""
-    document = _document(data, f"the manifest of {name}", limits)
+    document = _document(data, f"the manifest of {name}", limits=limits)
     if document.get("schemaVersion") != 2 or "config" not in document:
         raise Unsupported(f"{name} has a manifest that is neither OCI nor Docker schema 2; push it with a newer tool")
     config, layers = document["config"], document.get("layers")
@@ -173,7 +173,7 @@ def read_config(
     """The image's config, checked against its manifest and this host. Raises BadRequest (platform),
     Corrupt, OverLimit.
     """
-    document = _document(data, f"the config of {name}", limits)
+    document = _document(data, f"the config of {name}", limits=limits)
     check_config(document, manifest, name=name, architecture=architecture)
     return document
 

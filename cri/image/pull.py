@@ -26,7 +26,7 @@ from cri.image.source import Resolved, Source, source_of
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
 from stage1.errors import NoSpace, PodError
-from stage1.linux import files
+from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout
 from stage1.rootfs.blob import Blob
 from stage1.rootfs.limits import Limits, refusal
@@ -109,12 +109,14 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
     reference, auth = key
     limits = config.images.limits
     slots = _slots_of(limits)
+    await asyncio.to_thread(sandbox.means)
     for attempt in range(_ATTEMPTS):
         try:
             async with slots.pulls:
                 with _disk_errors(store), store.workshop() as work_dir:
                     source = source_of(reference, work_dir, config=config, auth=auth)
-                    return await _bring(store, source, work_dir=work_dir, limits=limits)
+                    with contextlib.closing(source):
+                        return await _bring(store, source, work_dir=work_dir, limits=limits)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -132,6 +134,7 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
 
 async def _bring(store: ImageStore, source: Source, *, work_dir: str, limits: Limits) -> Image:
     resolved = await source.resolve()
+    source.close()
     image = store.find(resolved.manifest.config)
     if image and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
         return named

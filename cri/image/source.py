@@ -51,6 +51,10 @@ class Source(Protocol):
         """Bring the blobs of the layers that are `wanted`; the directory they are in, named by hex."""
         ...
 
+    def close(self) -> None:
+        """End what reads its documents. Calling it again is fine."""
+        ...
+
 
 def source_of(text: str, work_dir: str, *, config: Config, auth: Auth | None) -> Source:
     """The source that `text` names. Raises BadRequest."""
@@ -71,7 +75,7 @@ def _split_layout(rest: str) -> tuple[str, str]:
 
 
 async def _resolved(
-    raw: bytes, reader: Reader, limits: Limits, *, by_digest: Callable[[str], Awaitable[bytes]]
+    raw: bytes, reader: Reader, *, limits: Limits, by_digest: Callable[[str], Awaitable[bytes]]
 ) -> tuple[bytes, Manifest, Found]:
     """The manifest that `raw` is or leads to, through indexes."""
     for _ in range(limits.index_depth + 1):
@@ -101,12 +105,16 @@ class RegistrySource:
         raw = await self._skopeo.inspect(f"docker://{self._reference}")
         digest = self._reference.digest or manifest.digest_of(raw)
         manifest.verified(raw, digest)
-        raw, found, said = await _resolved(raw, self._reader, self._limits, by_digest=self._by_digest)
+        raw, found, said = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), found.config)
         document = await self._reader.config(config, found)
         tag = "" if self._reference.digest else self.name
         return Resolved(found, raw, document, config, said.sizes, tag, f"{self._reference.name}@{digest}")
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._reader.close()
 
     async def _by_digest(self, digest: str) -> bytes:
         return await self._skopeo.inspect(f"docker://{self._reference.name}@{digest}")
@@ -135,9 +143,13 @@ class LayoutSource:
     async def resolve(self) -> Resolved:
         """Verifies everything against its digest."""
         raw = self._blob(await self._top())
-        raw, found, said = await _resolved(raw, self._reader, self._limits, by_digest=self._by_digest)
+        raw, found, said = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(found.config)
         return Resolved(found, raw, await self._reader.config(config, found), config, said.sizes)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._reader.close()
 
     async def _by_digest(self, digest: str) -> bytes:
         return self._blob(digest)
@@ -195,6 +207,10 @@ class ArchiveSource:
     async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """They are there."""
         return await self._layout.fetch(resolved, wanted)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._layout.close()
 
 
 def _file_of(name: str) -> str:

@@ -146,6 +146,83 @@ def _kill(child: process.PidHandle) -> None:
         child.wait(_END_S)
 
 
+class Talk:
+    """A program that is asked several times, by its standard input and output. Close it."""
+
+    def __init__(self, argv: "Sequence[str]") -> None:
+        """Raises KernelError."""
+        with Guard("pipe2", "the pipes of a program"):
+            theirs_in, self._in = os.pipe()
+            self._out, theirs_out = os.pipe()
+            self._err, theirs_err = os.pipe()
+        try:
+            pid = process.spawn(argv, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err, env=sandbox.ENVIRONMENT)
+            self._child = process.PidHandle(pid, os.pidfd_open(pid))
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            for fd in (theirs_in, theirs_out, theirs_err):
+                os.close(fd)
+        for fd in (self._in, self._err):
+            os.set_blocking(fd, False)
+
+    def send(self, data: bytes, *, timeout_s: float) -> None:
+        """Give it `data`, or as much as it takes before it ends. Raises TimedOut."""
+        view, deadline = memoryview(data), time.monotonic() + timeout_s
+        try:
+            while view:
+                _await(self._in, select.POLLOUT, deadline)
+                view = view[os.write(self._in, view) :]
+        except BrokenPipeError:
+            return
+
+    def receive(self, size: int, *, timeout_s: float) -> bytes | None:
+        """The next `size` bytes that it writes; None when it ends before. Raises TimedOut."""
+        found, deadline = bytearray(), time.monotonic() + timeout_s
+        while len(found) < size:
+            _await(self._out, select.POLLIN, deadline)
+            data = os.read(self._out, size - len(found))
+            if not data:
+                return None
+            found += data
+        return bytes(found)
+
+    def end(self) -> Ended:
+        """How it ended; it is killed if it has not."""
+        self._child.wait(1)
+        _kill(self._child)
+        try:
+            last = os.read(self._err, _CHUNK_BYTES)
+        except BlockingIOError:
+            last = b""
+        return Ended(-1 if self._child.exit_code is None else self._child.exit_code, _last_line(last[-_TAIL_BYTES:]))
+
+    def kill(self) -> None:
+        """End it; whoever waits for it in another thread sees its end."""
+        if self._in >= 0:
+            _kill(self._child)
+
+    def close(self) -> None:
+        """Kill it, and give back what belongs to it. Calling it again is fine."""
+        if self._in >= 0:
+            _kill(self._child)
+            self._child.close()
+            self._close()
+
+    def _close(self) -> None:
+        for fd in (self._in, self._out, self._err):
+            os.close(fd)
+        self._in = -1
+
+
+def _await(fd: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(fd, event)
+    if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+        raise TimedOut("a confined program did not answer in time and was killed")
+
+
 def _last_line(text: bytes) -> str:
     lines = text.decode("utf-8", "replace").strip().splitlines()
     return "".join(c if c.isprintable() else "?" for c in lines[-1])[:300] if lines else ""

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has foreign bytes read by a confined Python process with our code (`child`), and takes over what it made.
 
-Called by `layers`, `merge` and the pull's documents, from threads. This is the one border where what such a process
-says becomes our values: whoever reads foreign bytes may have been taken over by them.
+Called by `layers`, `merge` and, through `Session`, the pull's documents, from threads. This is the one border where
+what such a process says becomes our values: whoever reads foreign bytes may have been taken over by them.
 """
 
 import json
 import os
 import stat
+import threading
 from typing import NamedTuple
 
-from stage1 import errors
 from stage1.errors import NoSpace, PodError
 from stage1.linux import files, sandbox, supervise
 from stage1.linux.libc import Guard
+from stage1.rootfs.answers import KINDS, LENGTH_DIGITS, MEMORY
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, OverLimit, refusal
 
@@ -27,16 +28,6 @@ _SIGKILL = 128 + 9
 _MOST_FILES = 64
 MOST_FILE_BYTES = 2 << 40
 """mkfs.erofs begins with a file of that size, which has no blocks."""
-KINDS: dict[str, type[PodError]] = {
-    "Corrupt": Corrupt,
-    "OverLimit": OverLimit,
-    **{
-        kind.__name__: kind
-        for kind in (errors.BadRequest, errors.NotFound, errors.Unsupported, errors.NoSpace, errors.TimedOut)
-    },
-}
-"""What a child may raise here."""
-MEMORY = "Memory"
 
 
 class Question(NamedTuple):
@@ -60,38 +51,13 @@ class Asker(NamedTuple):
     stop: "Callable[[], bool]" = supervise.never
 
 
-def ask(question: Question, asker: Asker, *, given: bytes | None = None) -> "Any":
-    """What the function returned; `given` is its standard input. The caller checks the types of what is in it.
+def ask(question: Question, asker: Asker) -> "Any":
+    """What the function returned, from a process of its own. The caller checks the types of what is in it.
 
     Raises Corrupt, OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
     """
-    stdin = -1 if given is None else _memory_file(given)
-    try:
-        text, ended = _run(question, asker, stdin=stdin)
-    finally:
-        if stdin >= 0:
-            os.close(stdin)
-    if ended.code:
-        raise _death(question, asker, ended=ended)
-    return _understood(question, asker, text=text)
-
-
-def _memory_file(data: bytes) -> int:
-    with Guard("memfd_create", "the input of a confined process"):
-        fd = os.memfd_create("input", os.MFD_CLOEXEC)
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(data)
-            os.lseek(fd, 0, os.SEEK_SET)
-        except BaseException:
-            os.close(fd)
-            raise
-    return fd
-
-
-def _run(question: Question, asker: Asker, *, stdin: int) -> tuple[bytes, supervise.Ended]:
     argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
-    job = supervise.Job(argv, stdin, question.timeout_s, asker.stop, lambda: _look(question))
+    job = supervise.Job(argv, -1, question.timeout_s, asker.stop, lambda: _look(question))
     said: list[supervise.Ended] = []
     text = bytearray()
     pieces = supervise.output(job, said)
@@ -99,11 +65,54 @@ def _run(question: Question, asker: Asker, *, stdin: int) -> tuple[bytes, superv
         for piece in pieces:
             text += piece
             if len(text) > question.answer_bytes:
-                raise Corrupt(f"the process that read {question.what} said more than {question.answer_bytes} bytes; "
-                              "push it again")  # fmt: skip
+                raise _too_long(question)
     finally:
         pieces.close()
-    return bytes(text), said[0]
+    if said[0].code:
+        raise _death(question, asker, ended=said[0])
+    return _understood(question, asker, text=bytes(text))
+
+
+class Session:
+    """One process that answers several questions about the same image, and reaches no files. Close it.
+
+    It starts at once, beside whatever the caller does before the first question; `question` has what all have in
+    common.
+    """
+
+    def __init__(self, question: Question, asker: Asker) -> None:
+        self._question, self._asker = question, asker
+        argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
+        self._talk = supervise.Talk(argv)
+        self._lock = threading.Lock()
+
+    def ask(self, question: Question, data: bytes) -> "Any":
+        """What `job(words, data)` returned. Raises what `ask` raises; the session can't be used after that."""
+        with self._lock:
+            return self._ask(question, data)
+
+    def _ask(self, question: Question, data: bytes) -> "Any":
+        words = json.dumps(question.words).encode()
+        head = b"".join(b"%0*d" % (LENGTH_DIGITS, len(part)) for part in (words, data))
+        self._talk.send(head + words + data, timeout_s=question.timeout_s)
+        length = self._talk.receive(LENGTH_DIGITS, timeout_s=question.timeout_s)
+        if length is not None and length.isdigit() and int(length) > question.answer_bytes:
+            raise _too_long(question)
+        text = self._talk.receive(int(length), timeout_s=question.timeout_s) if length and length.isdigit() else None
+        if text is None:
+            raise _death(question, self._asker, ended=self._talk.end())
+        return _understood(question, self._asker, text=text)
+
+    def close(self) -> None:
+        """End the process; a question that another thread asks then fails. Calling it again is fine."""
+        self._talk.kill()
+        with self._lock:
+            self._talk.close()
+
+
+def _too_long(question: Question) -> Corrupt:
+    most = question.answer_bytes
+    return Corrupt(f"the process that read {question.what} said more than {most} bytes; push it again")
 
 
 def _box(question: Question, asker: Asker) -> sandbox.Box:
