@@ -20,6 +20,7 @@ from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
+from stage1.rootfs.limits import Limits as ImageLimits
 from stage1.vm.slots import Range
 
 DEFAULT_PATH = "/etc/clearpod/config.toml"
@@ -33,6 +34,8 @@ LEAST_ID, MOST_ID = 1 << 19, 0x7FFE0000
 0x7FFE0000 on systemd has ids for disk images, and from 2^31 on programs take ids for negative numbers."""
 
 DEFAULT_SUBNETS = ("10.86.0.0/16", "fd86:636c:6561:7270::/64")
+
+_LARGEST = ImageLimits()
 
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^,\n]*$")]
 
@@ -93,6 +96,32 @@ class Registry(_Table):
     location: str = ""
     mirrors: tuple[str, ...] = Field(default=(), strict=False)
     insecure: bool = False
+
+
+class Images(_Table):
+    """What an image may be, and what reading one may take: `stage1.rootfs.limits` says what each is."""
+
+    layers: int = Field(default=_LARGEST.layers, ge=1, le=4096)
+    layer_mib: int = Field(default=_LARGEST.layer_mib, ge=1, le=1 << 30)
+    image_mib: int = Field(default=_LARGEST.image_mib, ge=1, le=1 << 30)
+    layer_entries: int = Field(default=_LARGEST.layer_entries, ge=1, le=1 << 30)
+    header_kib: int = Field(default=_LARGEST.header_kib, ge=1, le=1 << 20)
+    ratio: int = Field(default=_LARGEST.ratio, ge=1, le=1 << 20)
+    path_bytes: int = Field(default=_LARGEST.path_bytes, ge=255, le=4095)
+    path_depth: int = Field(default=_LARGEST.path_depth, ge=1, le=2048)
+    manifest_kib: int = Field(default=_LARGEST.manifest_kib, ge=1, le=4096)
+    config_kib: int = Field(default=_LARGEST.config_kib, ge=1, le=4096)
+    document_values: int = Field(default=_LARGEST.document_values, ge=100, le=1 << 24)
+    index_depth: int = Field(default=_LARGEST.index_depth, ge=1, le=16)
+    memory_mib: int = Field(default=_LARGEST.memory_mib, ge=128, le=1 << 20)
+    readers: int = Field(default=_LARGEST.readers, ge=1, le=64)
+    pulls: int = Field(default=_LARGEST.pulls, ge=1, le=1024)
+    uid: int = Field(default=_LARGEST.uid, ge=0, lt=2**32 - 1)
+
+    @property
+    def limits(self) -> ImageLimits:
+        """The same for those who read images."""
+        return ImageLimits(**self.model_dump())
 
 
 class Log(_Table):
@@ -220,6 +249,7 @@ class Config(_Table):
     streaming: Streaming = Streaming()
     registries: tuple[Registry, ...] = Field(default=(), strict=False)
     pinned_images: tuple[str, ...] = Field(default=(), strict=False)
+    images: Images = Images()
     log: Log = Log()
     limits: Limits = Limits()
     pool: Pool = Pool()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Manifests, indexes and configs of images: bytes in, what the pull needs to know out. Pure.
 
+Called in the confined process (`documents`); the checks of values are the daemon's too, for what comes back from there.
 Knows the OCI image-spec and Docker's schema 2, which say the same in other words. Everything here comes
 from a registry, so nothing is taken for granted.
 """
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from stage1.errors import BadRequest, Unsupported
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, refusal
 
 _INDEXES = {
     "application/vnd.oci.image.index.v1+json",
@@ -38,6 +40,7 @@ _FIELDS: dict[str, type[Any]] = {
     **dict.fromkeys(("User", "WorkingDir", "StopSignal"), str),
     **dict.fromkeys(("Env", "Cmd", "Entrypoint"), list),
 }
+_MOST_BYTES = 1 << 60
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 
 
@@ -59,6 +62,11 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def is_digest(text: Any) -> bool:
+    """Whether it is a sha256 digest."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
 def verified(data: bytes, digest: str) -> bytes:
     """`data`, if that is what `digest` names. Raises Corrupt."""
     if digest_of(data) != digest:
@@ -66,14 +74,32 @@ def verified(data: bytes, digest: str) -> bytes:
     return data
 
 
-def _document(data: bytes, what: str) -> dict[str, Any]:
+def _document(data: bytes, what: str, *, limits: Limits = Limits()) -> dict[str, Any]:  # noqa: B008 - a constant
     try:
-        document = json.loads(data)
-    except ValueError:
+        document = json.loads(data, parse_constant=_no_number)
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise Corrupt(f"{what} is not a JSON object; push the image again")
+    cap = limits.document_values
+    if _count(document, cap) > cap:
+        raise refusal(f"{what} has more than {cap} values", key="document_values", cap=cap)
     return document
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _count(document: Any, cap: int) -> int:
+    """How many values there are in it, or more than `cap`."""
+    found, todo = 0, [document]
+    while todo and found <= cap:
+        value = todo.pop()
+        found += 1
+        if isinstance(value, dict | list):
+            todo.extend(value.values() if isinstance(value, dict) else value)
+    return found
 
 
 def _digest(descriptor: Any, what: str) -> str:
@@ -83,12 +109,12 @@ def _digest(descriptor: Any, what: str) -> str:
     return found
 
 
-def choose(data: bytes, architecture: str, *, name: str) -> str | None:
+def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits()) -> str | None:  # noqa: B008
     """The digest of the manifest for linux on `architecture` if `data` is an index, None if it is a manifest.
 
     Raises BadRequest when the index has nothing for this platform.
     """
-    document = _document(data, f"the manifest of {name}")
+    document = _document(data, f"the manifest of {name}", limits=limits)
     if document.get("mediaType") not in _INDEXES and "manifests" not in document:
         return None
     entries = document.get("manifests")
@@ -110,9 +136,9 @@ def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
     return system or "unknown", architecture or "unknown", variant
 
 
-def read_manifest(data: bytes, *, name: str) -> Manifest:
-    """The manifest in `data`. Raises Unsupported for what is no container image, Corrupt."""
-    document = _document(data, f"the manifest of {name}")
+def read_manifest(data: bytes, *, name: str, limits: Limits = Limits()) -> Manifest:  # noqa: B008 - a constant
+    """The manifest in `data`. Raises Unsupported for what is no container image, Corrupt, OverLimit."""
+    document = _document(data, f"the manifest of {name}", limits=limits)
     if document.get("schemaVersion") != 2 or "config" not in document:
         raise Unsupported(f"{name} has a manifest that is neither OCI nor Docker schema 2; push it with a newer tool")
     config, layers = document["config"], document.get("layers")
@@ -121,6 +147,8 @@ def read_manifest(data: bytes, *, name: str) -> Manifest:
         raise Unsupported(f"{name} is no container image: its config is of the type {kind}")
     if not isinstance(layers, list) or not layers:
         raise Unsupported(f"the image {name} has no layers; clearpod needs at least one")
+    if len(layers) > limits.layers:
+        raise refusal(f"the image {name} has {len(layers)} layers", key="layers", cap=limits.layers)
     for layer in layers:
         if not isinstance(layer, dict) or not _LAYER.fullmatch(str(layer.get("mediaType"))):
             kind = layer.get("mediaType") if isinstance(layer, dict) else None
@@ -131,14 +159,30 @@ def read_manifest(data: bytes, *, name: str) -> Manifest:
 def sizes(data: bytes) -> dict[str, int]:
     """The layers' blobs with their sizes in bytes, of those that say one, in a manifest that `read_manifest` takes."""
     layers = _document(data, "the manifest")["layers"]
-    return {x["digest"]: x["size"] for x in layers if type(x.get("size")) is int and x["size"] > 0}
+    return {x["digest"]: x["size"] for x in layers if type(x.get("size")) is int and 0 < x["size"] < _MOST_BYTES}
 
 
-def read_config(data: bytes, manifest: Manifest, *, name: str, architecture: str) -> dict[str, Any]:
+def read_config(
+    data: bytes,
+    manifest: Manifest,
+    *,
+    name: str,
+    architecture: str,
+    limits: Limits = Limits(),  # noqa: B008
+) -> dict[str, Any]:
     """The image's config, checked against its manifest and this host. Raises BadRequest (platform),
-    Corrupt.
+    Corrupt, OverLimit.
     """
-    document = _document(data, f"the config of {name}")
+    document = _document(data, f"the config of {name}", limits=limits)
+    check_config(document, manifest, name=name, architecture=architecture)
+    return document
+
+
+def check_config(document: dict[str, Any], manifest: Manifest, *, name: str, architecture: str) -> None:
+    """Whether it fits its manifest and this host, and what is read of it is what it should be.
+
+    Raises BadRequest (platform), Corrupt.
+    """
     platform = f"{document.get('os') or 'linux'}/{document.get('architecture') or architecture}"
     if platform != f"linux/{architecture}":
         raise BadRequest(f"the image {name} is for {platform} and this host is linux/{architecture}; "
@@ -147,7 +191,6 @@ def read_config(data: bytes, manifest: Manifest, *, name: str, architecture: str
     if len(diff_ids(document)) != len(manifest.layers):
         counts = f"{len(manifest.layers)} layers and {len(diff_ids(document))} diff ids"
         raise Corrupt(f"the image {name} has {counts}; push it again")
-    return document
 
 
 def _check_fields(document: dict[str, Any], name: str) -> None:

@@ -9,11 +9,13 @@ process leaves is in tmp/, and `ImageStore.sweep` removes it.
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 from cri.config import Config
@@ -24,15 +26,36 @@ from cri.image.source import Resolved, Source, source_of
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
 from stage1.errors import NoSpace, PodError
-from stage1.linux import files
+from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout
 from stage1.rootfs.blob import Blob
+from stage1.rootfs.limits import Limits, refusal
 from stage1.rootfs.merge import merge
 
 log = logging.getLogger("clearpod.pull")
 
 T = TypeVar("T")
 _ATTEMPTS = 3
+
+
+class _Slots(NamedTuple):
+    """How many pulls, and how many layers, are worked on at once. Those who wait hold nothing."""
+
+    pulls: asyncio.Semaphore
+    readers: asyncio.Semaphore
+    threads: ThreadPoolExecutor
+    """Of their own, so that work of minutes does not keep other calls waiting."""
+
+
+_slots: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots]" = weakref.WeakKeyDictionary()
+
+
+def _slots_of(limits: Limits) -> _Slots:
+    loop = asyncio.get_running_loop()
+    if loop not in _slots:
+        threads = ThreadPoolExecutor(limits.readers, thread_name_prefix="image")
+        _slots[loop] = _Slots(asyncio.Semaphore(limits.pulls), asyncio.Semaphore(limits.readers), threads)
+    return _slots[loop]
 
 
 class _Flight:
@@ -84,10 +107,16 @@ def pull_blocking(store: ImageStore, reference: str, *, config: Config) -> Image
 
 async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
     reference, auth = key
+    limits = config.images.limits
+    slots = _slots_of(limits)
+    await asyncio.to_thread(sandbox.means)
     for attempt in range(_ATTEMPTS):
         try:
-            with _disk_errors(store), store.workshop() as work_dir:
-                return await _bring(store, source_of(reference, work_dir, config=config, auth=auth), work_dir=work_dir)
+            async with slots.pulls:
+                with _disk_errors(store), store.workshop() as work_dir:
+                    source = source_of(reference, work_dir, config=config, auth=auth)
+                    with contextlib.closing(source):
+                        return await _bring(store, source, work_dir=work_dir, limits=limits)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -103,16 +132,18 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
         raise NoSpace(f"{error} ({free.f_bavail * free.f_frsize} bytes are free in {store.state_dir})") from None
 
 
-async def _bring(store: ImageStore, source: Source, *, work_dir: str) -> Image:
+async def _bring(store: ImageStore, source: Source, *, work_dir: str, limits: Limits) -> Image:
     resolved = await source.resolve()
+    source.close()
     image = store.find(resolved.manifest.config)
     if image and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
         return named
     stop = threading.Event()
-    run = _Run(store, source, resolved, layers.Place(store.layers_dir, work_dir, stop.is_set), stop, set())
+    place = layers.Place(store.layers_dir, work_dir, stop.is_set, limits)
+    run = _Run(store, source, resolved, place, stop, set())
     try:
         await bring_all(store, run.missing, bring=run.bring)
-        kept = await _in_thread(run.keep, stop)
+        kept = await run.read(run.keep)
     except BaseException:
         # Only what this pull made and nobody needs; another pull that had counted on it starts again.
         store.discard(run.made)
@@ -148,7 +179,23 @@ class _Run(NamedTuple):
         wanted = [(blob, diff_id) for blob, diff_id in self.layers() if blob in blobs]
         self.made.update(diff_id for _, diff_id in wanted)
         todo = [Blob(f"{directory}/{layout.hex_of(blob)}", blob, diff_id) for blob, diff_id in wanted]
-        await _in_thread(lambda: [layers.convert(blob, self.place) for blob in todo], self.stop)
+        for blob in todo:
+            await self.read(lambda blob=blob: self._convert(blob))  # type: ignore[misc]
+
+    async def read(self, work: Callable[[], T]) -> T:
+        """Do what reads foreign bytes, when its turn has come, in a thread."""
+        slots = _slots_of(self.place.limits)
+        async with slots.readers:
+            return await _in_thread(work, self.stop, threads=slots.threads)
+
+    def _convert(self, blob: Blob) -> None:
+        layers.convert(blob, self.place)
+        known = {
+            layout.layer_path(self.place.layers_dir, diff_id) for _, diff_id in self.layers() if self._has(diff_id)
+        }
+        used, cap = sum(map(os.path.getsize, known)), self.place.limits.image_mib
+        if used > cap << 20:
+            raise refusal(f"the image {self.source.name} has more than {cap << 20} bytes", key="image_mib", cap=cap)
 
     def keep(self) -> Image:
         """Merge the layers, and let the store have the image. Raises LayersVanished, what `merge` raises."""
@@ -163,15 +210,16 @@ class _Run(NamedTuple):
             if not all(map(self._has, diff_ids)):
                 raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
             raise
-        new = NewImage(image_id, out_dir, self.resolved.config_bytes, diff_ids)
+        # Written anew: what the store reads again and again has passed the checks.
+        new = NewImage(image_id, out_dir, json.dumps(self.resolved.config).encode(), diff_ids)
         return self.store.add(new, tag=self.resolved.tag, digest=self.resolved.digest)
 
 
-async def _in_thread(work: Callable[[], T], stop: threading.Event) -> T:
+async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: ThreadPoolExecutor) -> T:
     """Run `work` in a thread. When we are cancelled, tell it so and wait: it must not go on in removed
     directories.
     """
-    future = asyncio.get_running_loop().run_in_executor(None, work)
+    future = asyncio.get_running_loop().run_in_executor(threads, work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

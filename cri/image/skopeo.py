@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs skopeo, and says in our words why it failed. Called by the pull only.
 
-skopeo dies with us (even by kill -9) and with the coroutine that waits for it. What it wrote is the caller's.
+skopeo dies with us (even by kill -9) and with the coroutine that waits for it. What it wrote is the caller's. It needs
+the network, but no capability, no other process, and no place to write but the pull's own directory: see `sandbox`.
 """
 
 import asyncio
@@ -11,10 +12,15 @@ import re
 import signal
 
 from stage1.errors import NoSpace, NotFound, PodError, Unavailable
+from stage1.linux import sandbox
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, refusal
 
 _INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
-_LARGEST_OUTPUT_BYTES = 4 << 20
+_LOG_BYTES = 65536
+_MEMORY_BYTES, _CPU_S = 2 << 30, 3600
+_ALSO_READS = (("/etc", sandbox.READ), ("/run", sandbox.READ), ("/usr/local/share/ca-certificates", sandbox.READ))
+_WRITES = f"{sandbox.WRITE},refer,make-sym"
 
 
 class RegistryUnavailable(Unavailable):
@@ -33,20 +39,40 @@ class LoginNeeded(PodError):
 
 
 class Skopeo:
-    """skopeo with the files of one pull in `work_dir`: registries.conf, auth.json, tmp/."""
+    """skopeo with the files of one pull in `work_dir`: registries.conf, auth.json, tmp/.
 
-    def __init__(self, work_dir: str, *, name: str) -> None:
-        self._name = name
+    `archive` is a file that it reads; it then has no network.
+    """
+
+    def __init__(self, work_dir: str, *, name: str, limits: Limits, archive: str = "") -> None:
+        self._name, self._limits = name, limits
         self._common = ["--insecure-policy", "--tmpdir", work_dir]
         self._auth = []
         if os.path.exists(f"{work_dir}/registries.conf"):
             self._common += ["--registries-conf", f"{work_dir}/registries.conf"]
             self._auth = ["--authfile", f"{work_dir}/auth.json"]
+        self._box = sandbox.Box(
+            _MEMORY_BYTES,
+            _CPU_S,
+            limits.image_mib << 20,
+            work_dir,
+            ((work_dir, _WRITES), *_ALSO_READS, *([(archive, "read-file")] if archive else [])),
+            network=not archive,
+            reserves=True,
+            # An archive may be somebody else's file.
+            keeps=("dac_read_search",) if archive else (),
+        )
 
     async def inspect(self, source: str, *, config: bool = False) -> bytes:
-        """The manifest or index that `source` names, or the config of the image, byte for byte."""
+        """The manifest or index that `source` names, or the config of the image, byte for byte. Raises OverLimit."""
         options = ["--raw", *(["--config"] if config else []), *self._auth]
-        return await self._run(["--command-timeout", _INSPECT_TIMEOUT, "inspect", *options, source])
+        key = "config_kib" if config else "manifest_kib"
+        most = self._limits.config_kib if config else self._limits.manifest_kib
+        out = await self._run(["--command-timeout", _INSPECT_TIMEOUT, "inspect", *options, source], most << 10)
+        if len(out) > most << 10:
+            what = "config" if config else "manifest"
+            raise refusal(f"the {what} of {self._name} has more than {most << 10} bytes", key=key, cap=most)
+        return out
 
     async def copy(self, source: str, layout: str, *, blobs: str) -> None:
         """Copy an image into a new OCI layout, its blobs into `blobs`; those that are there by name are
@@ -54,27 +80,53 @@ class Skopeo:
         """
         options = ["-q", "--preserve-digests", *(["--src-authfile", self._auth[1]] if self._auth else [])]
         target = ["--dest-shared-blob-dir", blobs, source, f"oci:{layout}:image"]
-        await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target])
+        await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target], _LOG_BYTES)
 
-    async def _run(self, words: list[str]) -> bytes:
-        argv = ["setpriv", "--pdeathsig", "KILL", "skopeo", *self._common, *words]
+    async def _run(self, words: list[str], most_bytes: int) -> bytes:
+        """What it writes; a little more than `most_bytes` if it writes more, and then it is killed."""
+        found = await asyncio.to_thread(sandbox.means)
+        argv = [*sandbox.command(self._box, found), "skopeo", *self._common, *words]
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
+                env=os.environ | {"HOME": self._box.directory, "TMPDIR": self._box.directory},
             )
         except FileNotFoundError:
             raise NotFound("there is no setpriv program; install util-linux") from None
+        assert process.stdout and process.stderr
         try:
-            out, err = await process.communicate()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            out, err = await asyncio.gather(_head(process.stdout, most_bytes), _tail(process.stderr))
+            if len(out) > most_bytes:
+                return out
             await process.wait()
-            raise
-        if process.returncode == 0 and len(out) <= _LARGEST_OUTPUT_BYTES:
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        if process.returncode == 0:
             return out
         raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name)
+
+
+async def _head(stream: asyncio.StreamReader, most_bytes: int) -> bytes:
+    found = bytearray()
+    while len(found) <= most_bytes and (data := await stream.read(65536)):
+        found += data
+    return bytes(found)
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    found = bytearray()
+    while data := await stream.read(65536):
+        found += data
+        del found[:-_LOG_BYTES]
+    return bytes(found)
 
 
 _NOT_THERE = re.compile(
@@ -93,7 +145,7 @@ _UNREACHABLE = re.compile(
 def explain(stderr: str, code: int, *, name: str) -> PodError:
     """The error that skopeo's last words stand for. `name` is the image as the user knows it."""
     reason = last_words(stderr)
-    if "No such file or directory" in stderr and "setpriv" in stderr:
+    if re.search("^(setpriv|env): .*skopeo.*No such file", stderr, re.MULTILINE):
         return NotFound("there is no skopeo program; install skopeo")
     if "no space left on device" in reason or "disk quota exceeded" in reason:
         return NoSpace(f"the disk is full while {name} was downloaded ({reason}); free some space")
@@ -105,8 +157,8 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
         return Corrupt(f"the registry's copy of {name} is damaged ({reason}); pull again, or push again")
     if _UNREACHABLE.search(reason):
         return RegistryUnavailable(f"can't reach the registry of {name} ({reason}); try again later")
-    if code < 0:
-        return PodError(f"can't pull {name}: skopeo was ended by signal {-code}; pull again")
+    if signal_number := -code if code < 0 else max(0, code - 128):
+        return PodError(f"can't pull {name}: skopeo was ended by signal {signal_number}; pull again")
     return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
 
 

@@ -6,14 +6,14 @@ Local files are read by whoever runs this, so only `clearpod run` may offer `oci
 the CRI does not.
 """
 
-import json
 import os
-from collections.abc import Collection
-from pathlib import Path
+import stat
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
 from cri.image import manifest, registries
+from cri.image.documents import Found, Reader
 from cri.image.manifest import Manifest
 from cri.image.progress import Download, watched
 from cri.image.registries import Auth
@@ -22,8 +22,7 @@ from cri.store.reference import Reference, parse
 from stage1.errors import NotFound
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.layout import hex_of
-
-_REF_NAME = "org.opencontainers.image.ref.name"
+from stage1.rootfs.limits import Limits, refusal
 
 
 class Resolved(NamedTuple):
@@ -33,6 +32,8 @@ class Resolved(NamedTuple):
     manifest_bytes: bytes
     config: dict[str, Any]
     config_bytes: bytes
+    sizes: dict[str, int]
+    """Bytes of those layers' blobs that say it."""
     tag: str = ""
     digest: str = ""
 
@@ -50,14 +51,18 @@ class Source(Protocol):
         """Bring the blobs of the layers that are `wanted`; the directory they are in, named by hex."""
         ...
 
+    def close(self) -> None:
+        """End what reads its documents. Calling it again is fine."""
+        ...
+
 
 def source_of(text: str, work_dir: str, *, config: Config, auth: Auth | None) -> Source:
     """The source that `text` names. Raises BadRequest."""
     kind, colon, rest = text.partition(":")
     if colon and kind == "oci":
-        return LayoutSource(text, *_split_layout(rest))
+        return LayoutSource(text, *_split_layout(rest), limits=config.images.limits)
     if colon and kind == "docker-archive":
-        return ArchiveSource(text, work_dir)
+        return ArchiveSource(text, work_dir, limits=config.images.limits)
     return RegistrySource(parse(text), work_dir, config=config, auth=auth)
 
 
@@ -69,32 +74,50 @@ def _split_layout(rest: str) -> tuple[str, str]:
     return (directory, ref) if directory else (rest, "")
 
 
+async def _resolved(
+    raw: bytes, reader: Reader, *, limits: Limits, by_digest: Callable[[str], Awaitable[bytes]]
+) -> tuple[bytes, Manifest, Found]:
+    """The manifest that `raw` is or leads to, through indexes."""
+    for _ in range(limits.index_depth + 1):
+        found = await reader.top(raw)
+        if found.manifest:
+            return raw, found.manifest, found
+        raw = manifest.verified(await by_digest(found.chosen), found.chosen)
+    what, cap = "an image has indexes in indexes", limits.index_depth
+    raise refusal(f"{what}, more than {cap} deep", key="index_depth", cap=cap)
+
+
 class RegistrySource:
     """skopeo asks the registry three times in small, then once for the layers that are missing."""
 
     def __init__(self, reference: Reference, work_dir: str, *, config: Config, auth: Auth | None) -> None:
         self.name = str(reference)
-        self._reference, self._work_dir = reference, work_dir
+        self._reference, self._work_dir, self._limits = reference, work_dir, config.images.limits
         known = config.registries
         _write(f"{work_dir}/registries.conf", registries.registries_conf(known, reference))
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
-        self._skopeo = Skopeo(work_dir, name=self.name)
+        self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
+        self._reader = Reader(self.name, self._limits)
         self._fetches = 0
 
     async def resolve(self) -> Resolved:
         """Follows the tag once; everything after goes by digest."""
-        architecture = manifest.host_architecture()
         raw = await self._skopeo.inspect(f"docker://{self._reference}")
         digest = self._reference.digest or manifest.digest_of(raw)
         manifest.verified(raw, digest)
-        if chosen := manifest.choose(raw, architecture, name=self.name):
-            raw = manifest.verified(await self._skopeo.inspect(f"docker://{self._reference.name}@{chosen}"), chosen)
-        found = manifest.read_manifest(raw, name=self.name)
+        raw, found, said = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), found.config)
-        document = manifest.read_config(config, found, name=self.name, architecture=architecture)
+        document = await self._reader.config(config, found)
         tag = "" if self._reference.digest else self.name
-        return Resolved(found, raw, document, config, tag, f"{self._reference.name}@{digest}")
+        return Resolved(found, raw, document, config, said.sizes, tag, f"{self._reference.name}@{digest}")
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._reader.close()
+
+    async def _by_digest(self, digest: str) -> bytes:
+        return await self._skopeo.inspect(f"docker://{self._reference.name}@{digest}")
 
     async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """skopeo skips what is there by name, so an empty file stands for each blob that is not needed."""
@@ -103,9 +126,8 @@ class RegistrySource:
         os.makedirs(f"{place}/blobs/sha256", mode=0o700)
         for digest in set(resolved.manifest.layers) - set(wanted):
             _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
-        sizes = manifest.sizes(resolved.manifest_bytes)
-        known = all(digest in sizes for digest in wanted)
-        total = sum(sizes[digest] for digest in wanted) if known else 0
+        known = all(digest in resolved.sizes for digest in wanted)
+        total = sum(resolved.sizes[digest] for digest in wanted) if known else 0
         copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
         await watched(copy, Download(self.name, place, total))
         return f"{place}/blobs/sha256"
@@ -114,57 +136,70 @@ class RegistrySource:
 class LayoutSource:
     """An OCI layout is read where it lies."""
 
-    def __init__(self, name: str, directory: str, ref: str) -> None:
-        self.name, self._directory, self._ref = name, directory, ref
+    def __init__(self, name: str, directory: str, ref: str, *, limits: Limits) -> None:
+        self.name, self._directory, self._ref, self._limits = name, directory, ref, limits
+        self._reader = Reader(name, limits)
 
     async def resolve(self) -> Resolved:
         """Verifies everything against its digest."""
-        architecture = manifest.host_architecture()
-        raw = self._blob(self._top())
-        if chosen := manifest.choose(raw, architecture, name=self.name):
-            raw = self._blob(chosen)
-        found = manifest.read_manifest(raw, name=self.name)
+        raw = self._blob(await self._top())
+        raw, found, said = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(found.config)
-        document = manifest.read_config(config, found, name=self.name, architecture=architecture)
-        return Resolved(found, raw, document, config)
+        return Resolved(found, raw, await self._reader.config(config, found), config, said.sizes)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._reader.close()
+
+    async def _by_digest(self, digest: str) -> bytes:
+        return self._blob(digest)
 
     async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """Nothing to bring."""
         return f"{self._directory}/blobs/sha256"
 
-    def _top(self) -> str:
+    async def _top(self) -> str:
         try:
-            entries = json.loads(Path(self._directory, "index.json").read_bytes())["manifests"]
-            named = {e.get("annotations", {}).get(_REF_NAME, ""): e["digest"] for e in entries}
+            named = await self._reader.names(self._read("index.json"))
         except FileNotFoundError:
             raise NotFound(f"{self._directory} is not an OCI layout: it has no index.json") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise Corrupt(f"{self._directory}/index.json is not the index of an OCI layout") from None
         if not self._ref and len(named) == 1:
             return str(*named.values())
         if self._ref not in named:
             there = ", ".join(sorted(n for n in named if n)) or "no name at all"
-            raise NotFound(f"{self._directory} has no image {self._ref!r}; it has {there}")
-        return str(named[self._ref])
+            raise NotFound(f"{self._directory} has no image {self._ref!r}; it has {there[:1000]}")
+        return named[self._ref]
 
     def _blob(self, digest: str) -> bytes:
         try:
-            data = Path(self._directory, "blobs", "sha256", hex_of(digest)).read_bytes()
+            data = self._read(f"blobs/sha256/{hex_of(digest)}")
         except FileNotFoundError:
             raise Corrupt(f"{self.name} lacks the blob {digest}; write the layout again") from None
         return manifest.verified(data, digest)
+
+    def _read(self, path: str) -> bytes:
+        """A document, or a little more than one may have, which its reader refuses. Raises FileNotFoundError."""
+        most = max(self._limits.manifest_kib, self._limits.config_kib) << 10
+        fd = os.open(f"{self._directory}/{path}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Corrupt(f"{self._directory}/{path} is not a regular file; write the layout again")
+            data = file.read(most + 1)
+        if len(data) > most:
+            raise refusal(f"{self._directory}/{path} has more than {most} bytes", key="manifest_kib", cap=most >> 10)
+        return data
 
 
 class ArchiveSource:
     """An archive of `docker save` is first turned into a layout by skopeo."""
 
-    def __init__(self, name: str, work_dir: str) -> None:
-        self.name, self._work_dir = name, work_dir
-        self._layout = LayoutSource(name, f"{work_dir}/layout", "")
+    def __init__(self, name: str, work_dir: str, *, limits: Limits) -> None:
+        self.name, self._work_dir, self._limits = name, work_dir, limits
+        self._layout = LayoutSource(name, f"{work_dir}/layout", "", limits=limits)
 
     async def resolve(self) -> Resolved:
         """Copies everything: an archive can't be asked in small."""
-        skopeo = Skopeo(self._work_dir, name=self.name)
+        skopeo = Skopeo(self._work_dir, name=self.name, limits=self._limits, archive=_file_of(self.name))
         layout = f"{self._work_dir}/layout"
         await skopeo.copy(self.name, layout, blobs=f"{layout}/blobs")
         return await self._layout.resolve()
@@ -172,6 +207,15 @@ class ArchiveSource:
     async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
         """They are there."""
         return await self._layout.fetch(resolved, wanted)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._layout.close()
+
+
+def _file_of(name: str) -> str:
+    """The file of docker-archive:FILE[:REF]; skopeo splits at the first colon too."""
+    return os.path.abspath(name.partition(":")[2].partition(":")[0])
 
 
 def _write(path: str, text: str) -> None:

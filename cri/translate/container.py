@@ -18,6 +18,7 @@ from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import cdi, limits, mounts, security, userns
 from cri.translate.bounds import PATH_BYTES, short
 from stage1.errors import BadRequest
+from stage1.pod import users
 from stage1.pod.devices import device
 from stage1.pod.model import Container, Process
 
@@ -50,7 +51,7 @@ def record(
     userns.check_user(user, pod.pod.ids)
     process = Process(
         argv=argv(config, image_config),
-        env=environment(config, image_config, more=added.env),
+        env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
         tty=config.tty,

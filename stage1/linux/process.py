@@ -98,9 +98,16 @@ def _outlives(fd: int, descriptors: "Mapping[int, int]") -> bool:
 
 
 def _inheritable() -> list[int]:
-    """Descriptors past the first three that a program started by us would get: whoever started us left them open."""
+    """Descriptors past the first three that a program started by us would get: whoever started us left them open.
+
+    None where /proc can't be read, as in a confined process (`sandbox`), which is given no others.
+    """
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return []
+    for name in names:
         try:
             if int(name) > 2 and os.get_inheritable(int(name)):
                 found.append(int(name))

@@ -9,6 +9,7 @@ from stage1.errors import BadRequest
 from stage1.pod.model import User
 
 MAX_ID = 2**31 - 1
+_HOME_CHARACTERS = 4096
 
 
 def resolve(user: str, *, passwd: str, group: str, extra: tuple[int, ...] = (), merge: bool = True) -> User:
@@ -30,6 +31,19 @@ def resolve(user: str, *, passwd: str, group: str, extra: tuple[int, ...] = (), 
     listed = _groups_of(name, group) if merge and name and not where else ()
     groups = tuple(dict.fromkeys(g for g in (*listed, *extra) if g != gid))
     return User(uid, gid, groups)
+
+
+def with_home(env: tuple[str, ...], user: User, *, passwd: str) -> tuple[str, ...]:
+    """`env` with HOME, unless it has one: the user's directory in the image's /etc/passwd, else "/".
+
+    crun would otherwise look it up in the container's own file, and wait for ever if that is a FIFO.
+    """
+    if any(entry.startswith("HOME=") for entry in env):
+        return env
+    rows = (row for row in _rows(passwd, 6) if row[2] == str(user.uid))
+    home = next((row[5] for row in rows), "")
+    is_usable = home.startswith("/") and "\0" not in home and len(home) <= _HOME_CHARACTERS
+    return (*env, f"HOME={home if is_usable else '/'}")
 
 
 def _rows(text: str, least: int) -> list[list[str]]:

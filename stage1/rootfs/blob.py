@@ -3,17 +3,20 @@
 
 Called by `layers` only. Trusts nothing: the bytes must match the manifest's digest before they are
 unpacked, and the unpacked bytes must match the config's diff id (OCI image-spec, "layer diff id") before
-anybody reads them.
+anybody reads them. The programs that decompress are confined and only write to a pipe: what comes out is counted and
+hashed here, so even a program that a blob has taken over can't pass one layer off as another.
 """
 
-import errno
 import os
+import stat
 from typing import NamedTuple
 
-from stage1.errors import KernelError, NotFound, PodError
-from stage1.linux import process
+from stage1.errors import NotFound
+from stage1.linux import sandbox, supervise
+from stage1.linux.host import which
 from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 1 << 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_FREE_BYTES = 64 << 20
+"""A layer may have these whatever its blob's size is: tar pads small files with zeros."""
+_BASE_TIMEOUT_S, _BYTES_PER_S = 60.0, 5_000_000
 
 
 class Blob(NamedTuple):
@@ -32,33 +38,68 @@ class Blob(NamedTuple):
     digest: str
     diff_id: str
 
-
-class Stopped(PodError):
-    """The caller no longer wants the result."""
-
-    grpc_code = "CANCELLED"
-
-
-def never() -> bool:
-    """The `stop` of callers that always wait for the result."""
-    return False
+    @property
+    def title(self) -> str:
+        """What sentences call it."""
+        return f"the layer {self.digest}"
 
 
-def unpack(blob: Blob, tar_path: str, *, stop: "Callable[[], bool]" = never) -> None:
-    """Write the tar of `blob` (plain, gzip or zstd, told apart by content) to `tar_path`.
+class Rules(NamedTuple):
+    """How large a layer may get, and when nobody wants it any more."""
 
-    Raises Corrupt, NoSpace, KernelError, Stopped; `tar_path` may then be there in part: the caller removes
-    it.
+    limits: Limits = Limits()
+    stop: "Callable[[], bool]" = supervise.never
+
+
+def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
+    """Write the tar of `blob` (plain, gzip or zstd, told apart by content) to `tar_path`; its size in bytes.
+
+    Raises Corrupt, OverLimit, NoSpace, TimedOut, KernelError, Stopped; `tar_path` may then be there in part: the caller
+    removes it.
     """
-    _check("layer", wanted=blob.digest, found=_digest_of(_read_chunks(blob.path, stop)))
-    chunks = _unpacked_chunks(blob, stop)
+    with Guard("open", blob.path):
+        fd = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        with Guard("write", tar_path), open(tar_path, "wb", buffering=0) as out:
-            unpacked = _digest_of(_copied(chunks, out.fileno()))
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise Corrupt(f"{blob.title} is not a regular file at {blob.path}; pull again")
+        _check("layer", wanted=blob.digest, found=_digest_of(_read(fd, blob.path, stop=rules.stop)))
+        os.lseek(fd, 0, os.SEEK_SET)
+        bounded = _Bounded(blob, rules.limits, packed=found.st_size)
+        chunks = _unpacked(blob, fd, rules=rules, most=bounded.most)
+        try:
+            with Guard("write", tar_path), open(tar_path, "xb", buffering=0) as out:
+                unpacked = _digest_of(_copied(bounded.passed(chunks), out.fileno()))
+        finally:
+            # A generator would else live, and its program with it, as long as the error that interrupted it.
+            chunks.close()
     finally:
-        # A generator would else live, and keep its file open, as long as the error that interrupted it.
-        chunks.close()
+        os.close(fd)
     _check("unpacked layer", wanted=blob.diff_id, found=unpacked)
+    return bounded.size
+
+
+class _Bounded:
+    """Counts what is unpacked, against the limits."""
+
+    def __init__(self, blob: Blob, limits: Limits, *, packed: int) -> None:
+        self._blob, self._limits = blob, limits
+        self._layer = limits.layer_mib << 20
+        self._ratio = max(_FREE_BYTES, packed * limits.ratio)
+        self.most = min(self._layer, self._ratio)
+        self.size = 0
+
+    def passed(self, chunks: "Iterator[bytes]") -> "Iterator[bytes]":
+        """The chunks as they are. Raises OverLimit."""
+        for chunk in chunks:
+            self.size += len(chunk)
+            if self.size > self._layer:
+                what, cap = f"{self._blob.title} has more than {self._layer} bytes", self._limits.layer_mib
+                raise refusal(what, key="layer_mib", cap=cap)
+            if self.size > self._ratio:
+                what = f"{self._blob.title} unpacks to more than {self._ratio} bytes"
+                raise refusal(what, key="ratio", cap=self._limits.ratio)
+            yield chunk
 
 
 def _check(what: str, *, wanted: str, found: str) -> None:
@@ -75,11 +116,11 @@ def _digest_of(chunks: "Iterator[bytes]") -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _read_chunks(path: str, stop: "Callable[[], bool]") -> "Chunks":
-    with Guard("read", path), open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
+def _read(fd: int, path: str, *, stop: "Callable[[], bool]") -> "Chunks":
+    with Guard("read", path):
+        while chunk := os.read(fd, _CHUNK_BYTES):
             if stop():
-                raise Stopped("the pull was cancelled")
+                raise supervise.Stopped("the pull was cancelled")
             yield chunk
 
 
@@ -91,58 +132,28 @@ def _copied(chunks: "Iterator[bytes]", fd: int) -> "Iterator[bytes]":
         yield chunk
 
 
-def _unpacked_chunks(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
-    with Guard("read", blob.path), open(blob.path, "rb") as file:
-        magic = file.read(4)
+def _unpacked(blob: Blob, fd: int, *, rules: Rules, most: int) -> "Chunks":
+    magic = os.pread(fd, 4, 0)
     if magic.startswith(_GZIP):
-        return _gunzipped(blob, stop)
+        return _decompressed(blob, fd, rules=rules, most=most, words=["gzip", "-dc"])
     if magic == _ZSTD:
-        return _unzstded(blob, stop)
-    return _read_chunks(blob.path, stop)
+        return _decompressed(blob, fd, rules=rules, most=most, words=["zstd", "-dcq", "--long=31"])
+    return _read(fd, blob.path, stop=rules.stop)
 
 
-def _gunzipped(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
-    from gzip import BadGzipFile, GzipFile
-    from zlib import error as ZlibError
-
-    try:
-        with GzipFile(blob.path, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                if stop():
-                    raise Stopped("the pull was cancelled")
-                yield chunk
-    except (BadGzipFile, EOFError, ZlibError) as error:
-        raise Corrupt(f"the layer {blob.digest} is not valid gzip: {error}; push it again") from None
-
-
-def _unzstded(blob: Blob, stop: "Callable[[], bool]") -> "Chunks":
-    # Python has zstd since 3.14 only.
-    read_end, write_end = os.pipe()
-    try:
-        try:
-            pid = process.spawn(["zstd", "-dcq", "--long=31", blob.path], stdout=write_end)
-        except KernelError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            raise NotFound("a layer is compressed by zstd and there is no `zstd` program; install zstd") from None
-        finally:
-            os.close(write_end)
-        with process.PidHandle(pid, os.pidfd_open(pid)) as child:
-            yield from _output_of(child, read_end, stop=stop)
-            if child.exit_code != 0:
-                raise Corrupt(f"the layer {blob.digest} is not valid zstd; push it again")
-    finally:
-        os.close(read_end)
-
-
-def _output_of(child: process.PidHandle, fd: int, *, stop: "Callable[[], bool]") -> "Iterator[bytes]":
-    try:
-        while chunk := os.read(fd, _CHUNK_BYTES):
-            if stop():
-                raise Stopped("the pull was cancelled")
-            yield chunk
-    except BaseException:
-        child.kill()
-        raise
-    finally:
-        child.wait(10)
+def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, words: list[str]) -> "Chunks":
+    name, limits = words[0], rules.limits
+    if not (program := which(name)):
+        raise NotFound(f"a layer is compressed by {name} and there is no `{name}` program; install {name}")
+    timeout_s = _BASE_TIMEOUT_S + most / _BYTES_PER_S
+    box = sandbox.Box(limits.memory_mib << 20, int(timeout_s), uid=limits.uid)
+    argv = [*sandbox.command(box, sandbox.means()), program, *words[1:]]
+    said: list[supervise.Ended] = []
+    yield from supervise.output(supervise.Job(argv, fd, timeout_s, rules.stop), said)
+    code, last = said[0]
+    if "memory" in last:
+        what = f"{blob.title} needs more memory to be decompressed than {limits.memory_mib} MiB"
+        raise refusal(what, key="memory_mib", cap=limits.memory_mib)
+    if code != 0:
+        reason = last.rpartition(": ")[2] or f"{name} ended with status {code}"
+        raise Corrupt(f"{blob.title} is not valid {name}: {reason}; push it again")

@@ -26,6 +26,8 @@ _XATTR = struct.Struct("<BBH")
 _TABLE = struct.Struct("<HH")  # in the superblock: how many other devices, and in which slot their table begins
 _TABLE_AT = 1024 + 86
 _DEVICE = struct.Struct("<64xII56x")
+_BLOCK_BITS = range(9, 17)
+_MOST_BYTES = 1 << 62
 _INODE_SLOT = 32
 _FLAT_PLAIN, _FLAT_INLINE = 0, 2
 _FT_DIR = 2
@@ -82,7 +84,8 @@ class Image:
         magic, bits, self.root, self._built, blocks = (fields[i] for i in (0, 3, 5, 7, 9))
         self._meta, self._shared = fields[10] << bits, fields[11] << bits
         self._block = 1 << bits
-        if magic != _MAGIC or os.fstat(self._fd).st_size < blocks << bits:
+        is_known = magic == _MAGIC and bits in _BLOCK_BITS
+        if not is_known or os.fstat(self._fd).st_size < blocks << bits:
             raise Corrupt(f"{self._path} is not a whole erofs file; remove the image and pull it again")
 
     def __enter__(self) -> "Image":
@@ -94,7 +97,7 @@ class Image:
         os.close(self._fd)
 
     def _read(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._fd, size, offset)
+        data = os.pread(self._fd, size, offset) if offset < _MOST_BYTES else b""
         if len(data) != size:
             raise Corrupt(f"{self._path} ends too early; remove the image and pull it again")
         return data
@@ -125,13 +128,15 @@ class Image:
     def inode(self, number: int) -> Inode:
         """The inode of that number, as `root` and `children` tell them."""
         offset = self._meta + number * _INODE_SLOT
-        layout, extended = self._read(offset, 1)[0] >> 1 & 7, self._read(offset, 1)[0] & 1
+        first = self._read(offset, 1)[0]
+        layout, extended = first >> 1 & 7, first & 1
         form = _EXTENDED if extended else _COMPACT
         field = form.unpack(self._read(offset, form.size))
-        uid, gid = (field[7], field[8]) if extended else (field[8], field[9])
+        # i_reserved precedes i_u in a compact inode only, which has i_ino behind it too.
+        start, uid, gid = (field[5], field[7], field[8]) if extended else (field[6], field[8], field[9])
         mtime = field[9] if extended else self._built
         xattrs = 12 + 4 * (field[1] - 1) if field[1] else 0
-        return Inode(offset, offset + form.size, xattrs, layout, field[2], uid, gid, mtime, field[4], field[5])
+        return Inode(offset, offset + form.size, xattrs, layout, field[2], uid, gid, mtime, field[4], start)
 
     def children(self, number: int) -> "Iterator[tuple[str, int, bool]]":
         """Name, number, and whether it is a directory, of everything in the directory `number`."""
@@ -144,7 +149,16 @@ class Image:
 
     def _entries(self, directory: Inode) -> "Iterator[tuple[bytes, int, int]]":
         for block in self._blocks(directory):
-            yield from _dirents(block)
+            yield from self._dirents(block)
+
+    def _dirents(self, block: bytes) -> "Iterator[tuple[bytes, int, int]]":
+        count = _DIRENT.unpack_from(block)[1] // _DIRENT.size if len(block) >= _DIRENT.size else 0
+        if not 0 < count * _DIRENT.size <= len(block):
+            raise Corrupt(f"{self._path} has a directory that can't be read; remove the image and pull it again")
+        entries = [_DIRENT.unpack_from(block, i * _DIRENT.size) for i in range(count)]
+        ends = [entry[1] for entry in entries[1:]] + [len(block)]
+        for (inode, start, kind, _), end in zip(entries, ends, strict=True):
+            yield block[start:end].rstrip(b"\0"), inode, kind
 
     def _blocks(self, inode: Inode) -> "Iterator[bytes]":
         if inode.layout not in (_FLAT_PLAIN, _FLAT_INLINE):
@@ -160,7 +174,10 @@ class Image:
         if not inode.xattr_bytes:
             return None
         area = self._read(inode.body, inode.xattr_bytes)
-        shared = struct.unpack_from(f"<{area[4]}I", area, 12)
+        count = area[4]
+        if len(area) < 12 + 4 * count:
+            raise Corrupt(f"{self._path} has attributes that can't be read; remove the image and pull it again")
+        shared = struct.unpack_from(f"<{count}I", area, 12)
         for place in shared:
             entry = self._read(self._shared + 4 * place, _XATTR.size)
             length, _, size = _XATTR.unpack(entry)
@@ -188,7 +205,7 @@ class Image:
         gone = 0
         kept = []
         for block in self._blocks(directory):
-            entries = list(_dirents(block))
+            entries = list(self._dirents(block))
             left = [e for e in entries if e[0] in (b".", b"..") or os.fsdecode(e[0]) in names]
             gone += sum(kind == _FT_DIR for name, _, kind in entries if (name, _, kind) not in left)
             if left:
@@ -207,14 +224,6 @@ class Image:
         field[4] = (len(blocks) - 1) * self._block + len(blocks[-1])
         field[11] -= gone
         os.pwrite(self._fd, _EXTENDED.pack(*field), directory.offset)
-
-
-def _dirents(block: bytes) -> "Iterator[tuple[bytes, int, int]]":
-    count = _DIRENT.unpack_from(block)[1] // _DIRENT.size
-    entries = [_DIRENT.unpack_from(block, i * _DIRENT.size) for i in range(count)]
-    ends = [entry[1] for entry in entries[1:]] + [len(block)]
-    for (inode, start, kind, _), end in zip(entries, ends, strict=True):
-        yield block[start:end].rstrip(b"\0"), inode, kind
 
 
 def _packed(entries: "Sequence[tuple[bytes, int, int]]") -> bytes:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a layer's tar says beyond its files, and the tar made whole for mkfs.erofs.
 
-Called by `layers` and `merge`. mkfs.erofs gives mode 0777 to directories that the tar leaves out, spins for
-ever on a tar that ends too early, and takes `..` literally. So the tar is read once here: what is wrong is
-refused, what is missing is added at its end.
+Called by `layerjob` and `mergejob` in the confined process. mkfs.erofs gives mode 0777 to directories that the tar
+leaves out, spins for ever on a tar that ends too early, and takes `..` literally. So the tar is read once here: what is
+wrong is refused, what is missing is added at its end.
 """
 
 import os
@@ -12,14 +12,12 @@ from typing import NamedTuple
 from stage1.linux import files
 from stage1.linux.libc import Guard
 from stage1.rootfs.corrupt import Corrupt
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from tarfile import TarFile, TarInfo
+from stage1.rootfs.limits import Limits, refusal
+from stage1.rootfs.tarheaders import BLOCK, Entry, Headers, directory
 
 _VERSION = 1
-_BLOCK = 512
-_CAPABILITY = ("SCHILY.xattr.security.capability", "LIBARCHIVE.xattr.security.capability")
+_BUFFER_BYTES = 1 << 17
+_NAME_BYTES = 255
 
 
 class LayerFacts(NamedTuple):
@@ -32,45 +30,50 @@ class LayerFacts(NamedTuple):
     """Files to which this layer gives file capabilities."""
 
 
-def complete(tar_path: str) -> LayerFacts:
-    """Check the tar and add its implicit directories. Raises Corrupt, NoSpace, KernelError."""
-    import tarfile
+def complete(tar_path: str, *, limits: Limits, what: str) -> tuple[LayerFacts, int]:
+    """Check the tar of the layer `what` and add its implicit directories; its facts, and how many entries it has.
 
-    with Guard("read", tar_path):
-        if not os.path.getsize(tar_path):
-            # An archive of nothing, to some; tarfile wants its end marked.
-            os.truncate(tar_path, _BLOCK)
-        try:
-            with tarfile.open(tar_path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
-                scan = _Scan(tar)
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise Corrupt(f"a layer is not a valid tar archive: {error}; push the image again") from None
+    Raises Corrupt, OverLimit, Unsupported, NoSpace, KernelError.
+    """
+    with Guard("read", tar_path), open(tar_path, "rb", buffering=_BUFFER_BYTES) as file:
+        size = os.fstat(file.fileno()).st_size
+        # An archive of nothing is one, to some.
+        headers = Headers(file, size, limits=limits, what=what)
+        scan = _Scan(headers, limits=limits, what=what)
     with Guard("write", tar_path):
-        _append(tar_path, scan)
-    return LayerFacts(tuple(scan.implicit), tuple(sorted(scan.capable)))
+        _append(tar_path, scan, what=what)
+    return LayerFacts(tuple(scan.implicit), tuple(sorted(scan.capable))), scan.entries
 
 
 class _Scan:
-    def __init__(self, tar: "TarFile") -> None:
+    def __init__(self, headers: Headers, *, limits: Limits, what: str) -> None:
         self.explicit: set[str] = set()
         self.parents: set[str] = {""}
         self.capable: set[str] = set()
-        while (entry := tar.next()) is not None:
-            # Else the archive object keeps every entry: a kilobyte for each file of the layer.
-            tar.members = []  # type: ignore[attr-defined]
+        self.entries = 0
+        self._limits, self._what = limits, what
+        for entry in headers.entries():
             self._add(entry)
-        self.end: int = tar.offset
+        self.end = headers.end
         self.implicit = sorted(self.parents - self.explicit)
 
-    def _add(self, entry: "TarInfo") -> None:
-        path = normal(entry.name)
-        if entry.isdir():
+    def _add(self, entry: Entry) -> None:
+        self.entries += 1
+        path = name = normal(entry.name)
+        cap = self._limits.path_depth
+        if (depth := path.count("/") + 1) > cap:
+            raise refusal(f"{self._what} has a path of {depth} components", key="path_depth", cap=cap)
+        if any(len(part.encode("utf-8", "surrogateescape")) > _NAME_BYTES for part in path.split("/")):
+            raise Corrupt(f"{self._what} has a file name of more than {_NAME_BYTES} bytes; push the image again")
+        if entry.is_directory:
             self.explicit.add(path)
         while path and (path := path.rpartition("/")[0]) not in self.parents:
             self.parents.add(path)
-        linked = entry.islnk() and normal(entry.linkname) in self.capable
-        if linked or any(key in entry.pax_headers for key in _CAPABILITY):
-            self.capable.add(normal(entry.name))
+        if len(self.parents) > self._limits.layer_entries:
+            cap = self._limits.layer_entries
+            raise refusal(f"{self._what} has files in more than {cap} directories", key="layer_entries", cap=cap)
+        if entry.has_capability or (entry.is_link and normal(entry.link) in self.capable):
+            self.capable.add(name)
 
 
 def normal(name: str) -> str:
@@ -81,27 +84,20 @@ def normal(name: str) -> str:
     return "/".join(parts)
 
 
-def _append(tar_path: str, scan: _Scan) -> None:
+def _append(tar_path: str, scan: _Scan, *, what: str) -> None:
     fd = os.open(tar_path, os.O_RDWR | os.O_CLOEXEC)
     try:
         # The reader stops silently at a header that it can't read; only zeros may follow the last entry.
-        if os.pread(fd, _BLOCK, scan.end).strip(b"\0"):
-            raise Corrupt(f"a layer is not a valid tar archive: garbage at byte {scan.end}; push the image again")
+        if os.pread(fd, BLOCK, scan.end).strip(b"\0"):
+            raise Corrupt(f"{what} is not a valid tar archive: garbage at byte {scan.end}; push the image again")
         os.ftruncate(fd, scan.end)
         os.lseek(fd, scan.end, os.SEEK_SET)
-        view = memoryview(b"".join(_directory(path) for path in scan.implicit) + bytes(2 * _BLOCK))
-        while view:
-            view = view[os.write(fd, view) :]
+        with open(fd, "wb", buffering=_BUFFER_BYTES, closefd=False) as file:
+            for path in scan.implicit:
+                file.write(directory(path))
+            file.write(bytes(2 * BLOCK))
     finally:
         os.close(fd)
-
-
-def _directory(path: str) -> bytes:
-    import tarfile
-
-    entry = tarfile.TarInfo(f"./{path}/" if path else "./")
-    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-    return entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
 def store(path: str, facts: LayerFacts) -> None:
@@ -120,6 +116,6 @@ def load(path: str) -> LayerFacts:
         document = json.loads(files.read(path))
         if document["v"] == _VERSION:
             return LayerFacts(tuple(document["implicit"]), tuple(document["capable"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise Corrupt(f"{path} is damaged or of another version of clearpod; remove the image and pull it again")

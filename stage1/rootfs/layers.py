@@ -5,27 +5,26 @@ Called by the pull, from a thread. A blob is built beside and renamed into place
 whole one; two pulls of one layer wait for each other and convert it once.
 """
 
-import errno
+import json
 import os
 from typing import NamedTuple
 
-from stage1.errors import KernelError, NoSpace, NotFound, PodError
-from stage1.linux import process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
-from stage1.rootfs import facts, layout
-from stage1.rootfs.blob import Blob, never, unpack
-from stage1.rootfs.corrupt import Corrupt
+from stage1.linux.supervise import never
+from stage1.rootfs import confined, layerjob, layout
+from stage1.rootfs.blob import Blob, Rules, unpack
+from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.erofs import Image
+from stage1.rootfs.limits import Limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-_BASE_TIMEOUT_S = 60.0
-_BYTES_PER_S = 5_000_000
-_LAYER = ("--tar=f", "--aufs", "-Enoinline_data")
-_FULL_BELOW_BYTES = 1 << 20
+_BASE_TIMEOUT_S, _BYTES_PER_S = 120.0, 2_000_000
+_SLACK_BYTES = 256 << 20
+_FACTS_BYTES = 1 << 30
 
 
 class ImageFiles(NamedTuple):
@@ -45,12 +44,13 @@ class Place(NamedTuple):
     work_dir: str
     stop: "Callable[[], bool]" = never
     """Asked now and then; true ends the work with `Stopped`."""
+    limits: Limits = Limits()
 
 
 def convert(blob: Blob, place: Place) -> str:
     """Make the erofs blob of a layer unless it is there; returns its path.
 
-    Raises Corrupt (digests, gzip, tar), NoSpace, TimedOut, Stopped.
+    Raises Corrupt (digests, gzip, tar), OverLimit, Unsupported, NoSpace, TimedOut, Stopped.
     """
     layers_dir = place.layers_dir
     path = layout.layer_path(layers_dir, blob.diff_id)
@@ -68,68 +68,32 @@ def convert(blob: Blob, place: Place) -> str:
 
 
 def _convert(blob: Blob, place: Place) -> None:
-    beside = f"{place.work_dir}/{layout.hex_of(blob.diff_id)}"
-    tar, image = f"{beside}.tar", f"{beside}.erofs"
+    box, uid = f"{place.work_dir}/{layout.hex_of(blob.diff_id)}.layer", place.limits.uid
     try:
-        unpack(blob, tar, stop=place.stop)
-        found = facts.complete(tar)
-        make(_LAYER, digest=blob.diff_id, image=image, sources=[tar])
-        facts.store(layout.facts_path(place.layers_dir, blob.diff_id), found)
-        with Guard("rename", image):
-            os.rename(image, layout.layer_path(place.layers_dir, blob.diff_id))
+        confined.make_box(box, uid=uid)
+        tar = f"{box}/out/{layerjob.TAR}"
+        size = unpack(blob, tar, rules=Rules(place.limits, place.stop))
+        confined.give(tar, uid=uid)
+        most_bytes = size + _SLACK_BYTES
+        words = (blob.title, blob.diff_id, json.dumps(place.limits))
+        timeout_s = _BASE_TIMEOUT_S + size / _BYTES_PER_S
+        # Besides the tar, to which directories are added, the image is there.
+        question = Question("stage1.rootfs.layerjob", words, blob.title, timeout_s, box, 2 * most_bytes)
+        confined.ask(question, Asker(place.limits, place.stop))
+        facts, made = layout.facts_path(place.layers_dir, blob.diff_id), f"{box}/{layerjob.BLOB}"
+        confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)
+        check_image(made)
+        confined.adopt(box, layerjob.FACTS, target=facts, most_bytes=_FACTS_BYTES)
+        with Guard("rename", made):
+            os.rename(made, layout.layer_path(place.layers_dir, blob.diff_id))
     finally:
-        _remove(tar)
-        _remove(image)
+        confined.remove_box(box)
 
 
-def make(options: "Sequence[str]", *, digest: str, image: str, sources: "Sequence[str]") -> None:
-    """Run mkfs.erofs on `sources` so that equal input gives equal bytes; no `image` is left when this
-    raises.
-    """
-    argv = [
-        "mkfs.erofs",
-        "--quiet",
-        "-T0",
-        "--mkfs-time",
-        "-U",
-        layout.uuid_of(digest),
-        *options,
-        image,
-        *sources,
-    ]
-    timeout_s = _BASE_TIMEOUT_S + sum(os.path.getsize(s) for s in sources) / _BYTES_PER_S
-    try:
-        _run(argv, image, timeout_s=timeout_s)
-        with Guard("read", image), Image(image):
-            pass
-    except BaseException:
-        # It leaves a file of 2 TiB apparent size.
-        _remove(image)
-        raise
-
-
-def _run(argv: "Sequence[str]", image: str, *, timeout_s: float) -> None:
-    try:
-        result = process.run(argv, timeout_s=timeout_s)
-    except KernelError as error:
-        if error.errno == errno.ENOENT:
-            raise NotFound("there is no mkfs.erofs program; install erofs-utils") from None
-        raise
-    if result.code == 0:
-        return
-    text = (result.stderr or result.stdout).decode("utf-8", "replace").strip()
-    reason = text.splitlines()[-1] if text else f"exit status {result.code}"
-    raise _failure(image, reason)
-
-
-def _failure(image: str, reason: str) -> PodError:
-    directory = os.path.dirname(image)
-    free = os.statvfs(directory)
-    free_bytes = free.f_bavail * free.f_frsize
-    # A full disk reads as "Bad message" there.
-    if "No space left" in reason or free_bytes < _FULL_BELOW_BYTES or not free.f_favail:
-        return NoSpace(f"{directory} is full ({free_bytes} bytes free) while an image was written; free some space")
-    return Corrupt(f"mkfs.erofs could not read a layer: {reason}; push the image again")
+def check_image(path: str) -> None:
+    """Raises Corrupt unless the file at `path` is an erofs image as long as it says."""
+    with Guard("read", path), Image(path):
+        pass
 
 
 def _remove(path: str) -> None:

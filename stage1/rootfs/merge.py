@@ -1,85 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layers of an image as one file system, without copying their data: `merged.erofs` and `filecaps`.
 
-Called by the pull when all layers are there. `merged.erofs` holds the directories and points into the
-blobs. Whiteouts and opaque directories are applied; owner and mode of a directory that only a lower layer
-describes are that layer's.
+Called by the pull when all layers are there, from a thread. `merged.erofs` holds the directories and points into the
+blobs. The work is done by a confined process (`mergejob`), which sees the layers only.
 """
 
-import contextlib
-import stat
+import os
 
-from stage1.linux import files
-from stage1.linux.libc import Guard
-from stage1.rootfs import facts, layers, layout
-from stage1.rootfs.erofs import Attributes, Image
-from stage1.rootfs.surplus import find_surplus
+from stage1.rootfs import confined, layout, mergejob
+from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs.layers import Place, check_image
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Stack = Sequence[tuple[Image, facts.LayerFacts]]
-
-# Revisions 1 to 3 of struct vfs_cap_data; the kernel takes nothing else, and one bad line would stop the agent.
-_CAPABILITY_BYTES = (12, 20, 24)
+_BASE_TIMEOUT_S, _BYTES_PER_S = 120.0, 5_000_000
+_SLACK_BYTES = 64 << 20
 
 
-def merge(image_id: str, place: layers.Place, *, diff_ids: "Sequence[str]", out_dir: str) -> None:
+def merge(image_id: str, place: Place, *, diff_ids: "Sequence[str]", out_dir: str) -> None:
     """Write `merged.erofs` and `filecaps` into `out_dir`; `diff_ids` are lowest first, their blobs exist.
 
-    A line of `filecaps` is the value of security.capability in hex, a space, and the absolute path: 9p does
-    not carry that attribute, so the agent sets it again. Raises NoSpace, Corrupt, KernelError.
+    Raises NoSpace, Corrupt, OverLimit, TimedOut, Stopped, KernelError; nothing is left then.
     """
-    merged, blobs = f"{out_dir}/merged.erofs", [layout.layer_path(place.layers_dir, d) for d in diff_ids]
-    known = [facts.load(layout.facts_path(place.layers_dir, d)) for d in diff_ids]
-    options = ["-Enosbcrc,force-inode-extended", "--ovlfs-strip=1"]
-    layers.make(options, digest=image_id, image=merged, sources=blobs)
-    with Guard("merge", merged), contextlib.ExitStack() as scope:
-        stack = [(scope.enter_context(Image(b)), k) for b, k in zip(blobs, known, strict=True)]
-        image = scope.enter_context(Image(merged, writable=True))
-        _remove_surplus(image, stack)
-        _correct_directories(image, stack)
-        caps = _filecaps(image, sorted({path for k in known for path in k.capable}))
-    files.write_atomic(f"{out_dir}/filecaps", caps)
-
-
-def _remove_surplus(image: Image, stack: "Stack") -> None:
-    for path, names in find_surplus([blob for blob, _ in stack]):
-        inode = image.find(path)
-        if inode is not None and inode.is_directory():
-            image.keep(inode, names)
-
-
-def _correct_directories(image: Image, stack: "Stack") -> None:
-    # mkfs.erofs gives the root 0777, and believes what we had to make up in the uppermost layer.
-    for path in sorted({"", *(p for _, known in stack for p in known.implicit)}):
-        inode = image.find(path)
-        if inode is not None and inode.is_directory():
-            image.set_attributes(inode, _inherited(stack, path))
-
-
-def _inherited(stack: "Stack", path: str) -> Attributes:
-    """What the uppermost layer that really describes the directory `path` says about it."""
-    for image, known in reversed(stack):
-        way = list(image.walk(path))
-        present = len(way) == 1 + len(path.split("/") if path else ())
-        if not way[-1].is_directory():
-            break
-        if present and path not in known.implicit:
-            return way[-1].attributes()
-        if any(image.is_opaque(inode) for inode in (way[:-1] if present else way)):
-            break
-    return Attributes()
-
-
-def _filecaps(image: Image, candidates: "Sequence[str]") -> bytes:
-    lines = []
-    for path in candidates:
-        inode = image.find(path)
-        if inode is None or not stat.S_ISREG(inode.mode) or "\n" in path:
-            continue
-        value = image.xattr(inode, "security.capability")
-        if value and len(value) in _CAPABILITY_BYTES:
-            lines.append(f"{value.hex()} /{path}\n")
-    return "".join(lines).encode("utf-8", "surrogateescape")
+    sources = []
+    for number, diff_id in enumerate(diff_ids):
+        sources.append((layout.layer_path(place.layers_dir, diff_id), mergejob.blob(number)))
+        sources.append((layout.facts_path(place.layers_dir, diff_id), mergejob.known(number)))
+    box = f"{place.work_dir}/{layout.hex_of(image_id)}.merge"
+    try:
+        # mkfs.erofs asks for the absolute paths of its sources, and only root can enter the directories above them. So
+        # this process stays root; it has no capability, and Landlock leaves it `in` and `out`.
+        limits = place.limits._replace(uid=0)
+        confined.make_box(box, uid=0, sources=sources)
+        total = sum(os.path.getsize(path) for path, _ in sources)
+        question = Question(
+            "stage1.rootfs.mergejob",
+            (image_id, str(len(diff_ids))),
+            f"the image {image_id}",
+            _BASE_TIMEOUT_S + total / _BYTES_PER_S,
+            box,
+            total + _SLACK_BYTES,
+        )
+        confined.ask(question, Asker(limits, place.stop))
+        merged = f"{out_dir}/{mergejob.MERGED}"
+        confined.adopt(box, mergejob.MERGED, target=merged, most_bytes=total + _SLACK_BYTES)
+        check_image(merged)
+        target, most = f"{out_dir}/{mergejob.CAPABILITIES}", mergejob.MOST_CAPABILITY_BYTES
+        confined.adopt(box, mergejob.CAPABILITIES, target=target, most_bytes=most)
+    finally:
+        confined.remove_box(box)

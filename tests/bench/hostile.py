@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench hostile`: what each attack of tests/hostile costs a neighbour and the daemon, and what the jail costs.
 
-A daemon, a good pod whose calls are timed, and one attacker after the other; quiet seconds and attacked ones take turns,
-so that a slow moment of the machine hits both. With `--json`:
+A daemon, a good pod whose calls are timed, and one attacker after the other; quiet seconds and attacked ones take
+turns, so that a slow moment of the machine hits both. With `--json`:
 
     {"attacks": N, "contained": N, "quiet_p99_ms", "worst_p99_ms", "worst_growth_mib", "jail_ms"}
 
@@ -105,7 +105,7 @@ def main() -> int:
     """Print the figures; 1 when an attack is not contained."""
     parser = argparse.ArgumentParser(prog="scripts/bench hostile", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="one line of JSON")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each attack, and of quiet before it (default: 4)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each attack and before it (default: 4)")
     args = parser.parse_args()
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", CHECKOUT / "build" / "guest"))
     with (

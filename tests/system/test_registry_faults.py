@@ -219,7 +219,8 @@ async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout
         name = f"{registry.host}/a:1"
         task = asyncio.create_task(pull(store, name, config=Config()))
         await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
-        (skopeo,) = _with_word(f"docker://{registry.host}/a@")
+        found = _with_word(f"docker://{registry.host}/a@")
+        (skopeo,) = [pid for pid in found if Path(f"/proc/{pid}/comm").read_text() == "skopeo\n"]
         os.kill(skopeo, signal.SIGKILL)
         with pytest.raises(PodError, match=f"can't pull {name}: skopeo was ended by signal 9; pull again"):
             await task

@@ -5,7 +5,7 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.pod.model import User
-from stage1.pod.users import resolve
+from stage1.pod.users import resolve, with_home
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
 # a comment
@@ -67,3 +67,27 @@ def test_merge_policy_adds_the_groups_of_the_request_without_doubles():
 
 def test_an_image_without_passwd_runs_numbers():
     assert resolve("12", passwd="", group="") == User(12, 0)
+
+
+def test_a_number_of_thousands_of_digits_in_a_passwd_is_refused():
+    with pytest.raises(BadRequest, match="out of range"):
+        resolve("big", passwd=f"big:x:{'9' * 5000}:0::/:/bin/sh\n", group="")
+
+
+@pytest.mark.parametrize(
+    ("env", "uid", "passwd", "home"),
+    [
+        ((), 0, "", "/"),
+        (("A=b",), 0, "root:x:0:0:root:/root:/bin/sh\n", "/root"),
+        ((), 5, "root:x:0:0:root:/root:/bin/sh\n", "/"),
+        ((), 5, "a:x:5:5::relative:/bin/sh\n", "/"),
+        ((), 5, "a:x:5:5::/zero\0byte:/bin/sh\n", "/"),
+        ((), 5, f"a:x:5:5::/{'x' * 5000}:/bin/sh\n", "/"),
+        ((), 5, "a:x:5:5\n", "/"),
+        (("HOME=/mine",), 0, "root:x:0:0:root:/root:/bin/sh\n", "/mine"),
+    ],
+)
+def test_home_is_always_given_so_that_nothing_in_the_guest_looks_it_up(env, uid, passwd, home):
+    found = with_home(env, User(uid, 0), passwd=passwd)
+    assert [entry for entry in found if entry.startswith("HOME=")] == [f"HOME={home}"]
+    assert set(env) <= set(found)

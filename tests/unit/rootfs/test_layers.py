@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import BadRequest, PodError
+from stage1.linux.supervise import Stopped
 from stage1.rootfs import facts, layout
-from stage1.rootfs.blob import Blob, Stopped
+from stage1.rootfs.blob import Blob
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
 from stage1.rootfs.layers import Place, convert

@@ -143,3 +143,12 @@ def test_our_reader_agrees_with_dump_erofs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["nothing", "dir/nothing", "dir/f/below", "dir/f/"])
 def test_a_path_that_is_not_there_is_not_found(path: str, tmp_path: Path) -> None:
     assert attributes(merged(tmp_path, [file("dir/f")]), path) is None
+
+
+def test_a_shared_directory_of_many_blocks_whose_inodes_are_compact_is_read(tmp_path: Path) -> None:
+    # mkfs.erofs writes a compact inode where the time is the image's own, which -T0 makes 0.
+    lower, upper = ([directory("./", mtime=0), directory("d/", mtime=0),
+                     *(file(f"d/{side}{n:04}-{'x' * 60}", mtime=0) for n in range(200))] for side in "ab")  # fmt: skip
+    image = merged(tmp_path, lower, [file(".wh.d", b""), file("e", mtime=0)], upper)
+    assert mode(image, f"d/b0199-{'x' * 60}") == "0o644"
+    assert mode(image, f"d/a0199-{'x' * 60}") == "absent"

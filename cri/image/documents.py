@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has manifests, indexes and configs read by the confined process, and checks what comes back.
+
+`Reader` is the pull's, one per pull. The daemon never parses a document that somebody else wrote: it gets a few
+digests, and the config written anew (`documentjob`).
+"""
+
+import asyncio
+import json
+from typing import Any, NamedTuple
+
+from cri.image import manifest
+from cri.image.manifest import Manifest
+from stage1.rootfs import confined
+from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, refusal
+
+_TIMEOUT_S, _CPU_S = 60.0, 120.0
+
+
+class Found(NamedTuple):
+    """What a document turned out to be: an index, of which `chosen` is for this host, or a manifest."""
+
+    chosen: str = ""
+    manifest: Manifest | None = None
+    sizes: dict[str, int] = {}  # noqa: RUF012 - never changed
+    """Bytes of those blobs of layers that say it."""
+
+
+class Reader:
+    """Reads the documents of the image `name`, in one process. Close it."""
+
+    def __init__(self, name: str, limits: Limits) -> None:
+        """Raises NotFound without util-linux, KernelError."""
+        self._name, self._limits = name, limits
+        self._architecture = manifest.host_architecture()
+        question = Question("cri.image.documentjob", (), f"the documents of {name}", _CPU_S)
+        self._session = confined.Session(question, Asker(limits))
+
+    def close(self) -> None:
+        """End the process."""
+        self._session.close()
+
+    async def top(self, data: bytes) -> Found:
+        """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""
+        answer = await self._ask("top", data, what="manifest", most_kib=self._limits.manifest_kib)
+        match answer:
+            case {"chosen": str(digest)} if manifest.is_digest(digest):
+                return Found(digest)
+            case {"config": str(config), "layers": list(layers), "sizes": dict(sizes)}:
+                known = {key: size for key, size in sizes.items() if type(size) is int and 0 < size < 1 << 60}
+                if all(map(manifest.is_digest, [config, *layers])) and len(layers) <= self._limits.layers:
+                    return Found("", Manifest(config, tuple(layers)), known)
+        raise self._odd("manifest")
+
+    async def config(self, data: bytes, of: Manifest) -> dict[str, Any]:
+        """The config, which belongs to the manifest `of`. Raises Corrupt, OverLimit, BadRequest (platform)."""
+        what, most = "config", self._limits.config_kib
+        answer = await self._ask("config", data, what=what, most_kib=most, more=json.dumps(of))
+        if not isinstance(answer, dict):
+            raise self._odd(what)
+        manifest.check_config(answer, of, name=self._name, architecture=self._architecture)
+        return answer
+
+    async def names(self, data: bytes) -> dict[str, str]:
+        """The images of an OCI layout's index.json: names, of which one may be empty, with digests. Raises Corrupt."""
+        answer = await self._ask("names", data, what="index", most_kib=self._limits.manifest_kib)
+        if not isinstance(answer, dict) or not all(map(manifest.is_digest, answer.values())):
+            raise self._odd("index")
+        return answer
+
+    async def _ask(self, kind: str, data: bytes, *, what: str, most_kib: int, more: str = "") -> Any:
+        title = f"the {what} of {self._name}"
+        if len(data) > most_kib << 10:
+            key = "config_kib" if kind == "config" else "manifest_kib"
+            raise refusal(f"{title} has more than {most_kib << 10} bytes", key=key, cap=most_kib)
+        words = (kind, self._name, self._architecture, json.dumps(self._limits), more)
+        # Characters that are not ASCII come back six times as long.
+        most_bytes = 65536 + 6 * (most_kib << 10)
+        question = Question("cri.image.documentjob", words, title, _TIMEOUT_S, answer_bytes=most_bytes)
+        return await asyncio.to_thread(self._session.ask, question, data)
+
+    def _odd(self, what: str) -> Corrupt:
+        return Corrupt(f"the {what} of {self._name} was not understood; push the image again")

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line that confines a program which parses foreign bytes: setpriv, unshare and prlimit of util-linux.
+
+Called by `rootfs` and by the pull's skopeo. Only plans words, except for `means`, which tries once what this host can
+do. Must not start the program itself: see `supervise`.
+"""
+
+import os
+import sys
+from typing import NamedTuple
+
+from stage1.errors import NotFound, PodError
+from stage1.linux import process
+from stage1.linux.host import which
+
+# Access rights of landlock(7), as setpriv names them. A rule for a file takes no rights of directories.
+READ, RUN = "read-file,read-dir", "execute,read-file,read-dir"
+WRITE = "read-file,write-file,truncate,read-dir,remove-file,remove-dir,make-reg,make-dir"
+_FILE_RIGHTS = {"execute", "read-file", "write-file", "truncate"}
+
+SYSTEM = (
+    *((path, RUN) for path in ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/nix", "/gnu")),
+    ("/etc/ld.so.cache", "read-file"),
+    ("/dev/null", "read-file,write-file"),
+    ("/dev/urandom", "read-file"),
+)
+"""What any program needs to start: libraries and programs of the system, readable by all."""
+
+_NAMESPACES = ("--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL")
+_TRIAL_S = 10.0
+_PROCESSES, _FILES = 128, 256
+"""A user's processes are counted over all sandboxes that run at once."""
+
+
+class Box(NamedTuple):
+    """What the program may have. Relative paths are below `directory`, its working directory.
+
+    `file_bytes` bounds each file that it writes, 0: it may write none; `memory_bytes` its address space, and with
+    `reserves` its private memory instead, for programs that reserve much and use little. `uid` 0 stays root, without
+    capabilities but those in `keeps`.
+    """
+
+    memory_bytes: int
+    cpu_s: int
+    file_bytes: int = 0
+    directory: str = "/"
+    places: tuple[tuple[str, str], ...] = ()
+    """Paths, with the rights of landlock(7) that it has there; one that is absent is left out."""
+    uid: int = 0
+    network: bool = False
+    reserves: bool = False
+    keeps: tuple[str, ...] = ()
+    seccomp: str = ""
+    """The path of a filter, raw BPF; empty for none."""
+
+
+class Means(NamedTuple):
+    """What works here. `lacks` says in one sentence what does not; empty when all does."""
+
+    setpriv: str
+    unshare: str
+    prlimit: str
+    landlock: bool
+    lacks: str = ""
+
+
+def command(box: Box, found: Means) -> list[str]:
+    """The words before those of the program."""
+    words = [found.setpriv, "--pdeathsig=KILL", "--"]
+    words += _apart(box, found) if found.unshare else ["env", f"--chdir={box.directory}"]
+    words += [found.prlimit, *_bounds(box), "--"]
+    words += [found.setpriv, *_powers(box)]
+    words += _fence(box) if found.landlock else []
+    words += [f"--seccomp-filter={box.seccomp}"] if box.seccomp else []
+    return [*words, "--"]
+
+
+def _apart(box: Box, found: Means) -> list[str]:
+    kinds = [kind for kind in _NAMESPACES if not (box.network and kind == "--net")]
+    return [found.unshare, *kinds, f"--wd={box.directory}", "--"]
+
+
+def _bounds(box: Box) -> list[str]:
+    # Soft and hard alike: the first process of a PID namespace ignores SIGXCPU, which the soft one sends.
+    space = "data" if box.reserves else "as"
+    return [
+        f"--{space}={box.memory_bytes}",
+        f"--cpu={box.cpu_s}",
+        f"--fsize={box.file_bytes}",
+        f"--nofile={_FILES}",
+        *([f"--nproc={_PROCESSES}"] if box.uid else []),
+        "--core=0",
+    ]
+
+
+def _powers(box: Box) -> list[str]:
+    kept = "".join(f",+{name}" for name in box.keeps)
+    user = [f"--reuid={box.uid}", f"--regid={box.uid}", "--clear-groups"] if box.uid else []
+    none = ["--no-new-privs", f"--inh-caps=-all{kept}", "--ambient-caps=-all", f"--bounding-set=-all{kept}"]
+    # Once more, since a change of the user takes the first one back.
+    return [*user, *none, "--pdeathsig=KILL"]
+
+
+def _fence(box: Box) -> list[str]:
+    words = ["--landlock-access=fs"]
+    for path, rights in (*SYSTEM, *box.places):
+        there = os.path.join(box.directory, path)
+        if os.path.isdir(there):
+            words.append(f"--landlock-rule=path-beneath:{rights}:{path}")
+        elif os.path.exists(there):
+            only = ",".join(right for right in rights.split(",") if right in _FILE_RIGHTS)
+            words.append(f"--landlock-rule=path-beneath:{only}:{path}")
+    return words
+
+
+_found: list[Means] = []
+
+
+def means() -> Means:
+    """What this host can do, tried once per process with the program `true`: some 20 ms.
+
+    Raises NotFound without util-linux.
+    """
+    if not _found:
+        _found.append(_find())
+    return _found[0]
+
+
+def _find() -> Means:
+    setpriv, unshare, prlimit = (which(name) for name in ("setpriv", "unshare", "prlimit"))
+    if not (setpriv and unshare and prlimit):
+        raise NotFound("there are no setpriv, unshare and prlimit programs; install util-linux")
+    whole = Means(setpriv, unshare, prlimit, landlock=True)
+    lacks = []
+    if why := _trial(whole._replace(landlock=False)):
+        lacks.append(f"namespaces can't be made ({why})")
+        whole = whole._replace(unshare="")
+    if why := _trial(whole):
+        lacks.append(f"setpriv can't use Landlock ({why})")
+        whole = whole._replace(landlock=False)
+    return whole._replace(lacks=f"programs that read images are less confined: {' and '.join(lacks)}" if lacks else "")
+
+
+def _trial(found: Means) -> str:
+    box = Box(memory_bytes=1 << 30, cpu_s=5, uid=65530)
+    try:
+        result = process.run([*command(box, found), which("true") or "true"], timeout_s=_TRIAL_S, env=ENVIRONMENT)
+    except PodError as error:
+        return str(error)
+    last = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+    return "" if result.code == 0 else last or f"code {result.code}"
+
+
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "OPENSSL_CONF": "/dev/null",
+    "TMPDIR": "out",
+}
+"""Of a confined program; its temporary files are in the directory `out`, if it has one."""
+
+_CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.child import main; main()"
+
+
+def python(words: tuple[str, ...]) -> list[str]:
+    """The command line of a confined Python with our code and nothing else: `rootfs.child`, with these arguments."""
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START, _CODE, *words]
+
+
+def python_places() -> tuple[tuple[str, str], ...]:
+    """What `python` reads besides the system's files."""
+    code = tuple((f"{_CODE}/{name}", READ) for name in ("stage1", "cri"))
+    return ((_CODE, "read-dir"), *code, (sys.base_prefix, RUN), (sys.base_exec_prefix, RUN))
+
+
+def usable_uid(uid: int) -> int:
+    """`uid` if it can reach Python and our code, else 0: they may be below a directory that is root's own."""
+    paths = (os.path.realpath(sys.executable), os.path.abspath(__file__))
+    return uid if uid and all(_is_open(path) for path in paths) else 0
+
+
+def _is_open(path: str) -> bool:
+    if not os.stat(path).st_mode & 0o004:
+        return False
+    while (path := os.path.dirname(path)) != "/":
+        if not os.stat(path).st_mode & 0o001:
+            return False
+    return True

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one confined program, takes its output in pieces, and ends it for time, size or when nobody wants it.
+
+Called by `rootfs` from threads. Nothing that the program does can make us wait longer or keep more than we said.
+"""
+
+import os
+import select
+import time
+from typing import NamedTuple
+
+from stage1.errors import PodError, TimedOut
+from stage1.linux import process, sandbox
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+_CHUNK_BYTES = 1 << 18
+_TAIL_BYTES = 4096
+_TICK_S = 0.2
+_END_S = 10.0
+_F_SETPIPE_SZ = 1031
+
+
+class Stopped(PodError):
+    """The caller no longer wants the result."""
+
+    grpc_code = "CANCELLED"
+
+
+def never() -> bool:
+    """The `stop` of callers that always wait for the result."""
+    return False
+
+
+def _nothing() -> None:
+    return None
+
+
+class Job(NamedTuple):
+    """A program: its words with those of `sandbox.command` before them, what it reads, and when it is ended."""
+
+    argv: "Sequence[str]"
+    stdin: int
+    """A descriptor, the caller's; -1 for /dev/null."""
+    timeout_s: float
+    stop: "Callable[[], bool]" = never
+    """Asked some times a second; true ends it with `Stopped`."""
+    look: "Callable[[], None]" = _nothing
+    """Called as often; what it raises ends the program."""
+
+
+class Ended(NamedTuple):
+    """How it ended: exit status (128 + signal when killed), and the end of what it wrote to standard error."""
+
+    code: int
+    last: str
+
+
+def output(job: Job, said: "list[Ended]") -> "Generator[bytes, None, None]":
+    """What the program writes to standard output, in pieces; then `said` gets how it ended.
+
+    Close it when you leave early: the program is killed with all that it started. Raises KernelError, TimedOut,
+    Stopped, what `job.look` raises.
+    """
+    with Guard("pipe2", "the pipes of a program"):
+        out, err = os.pipe(), os.pipe()
+    ends = {*out, *err}
+    try:
+        with Guard("fcntl", "a pipe"):
+            _widen(out[1])
+        pid = process.spawn(
+            job.argv, stdin=None if job.stdin < 0 else job.stdin, stdout=out[1], stderr=err[1], env=sandbox.ENVIRONMENT
+        )
+        with process.PidHandle(pid, os.pidfd_open(pid)) as child:
+            for fd in (out[1], err[1]):
+                os.close(fd)
+                ends.remove(fd)
+            yield from _supervised(child, job, out=out[0], err=err[0], said=said)
+    finally:
+        for fd in ends:
+            os.close(fd)
+
+
+def _widen(fd: int) -> None:
+    import fcntl
+
+    fcntl.fcntl(fd, _F_SETPIPE_SZ, _CHUNK_BYTES)
+
+
+def _supervised(
+    child: process.PidHandle, job: Job, *, out: int, err: int, said: "list[Ended]"
+) -> "Generator[bytes, None, None]":
+    deadline = time.monotonic() + job.timeout_s
+    tail = bytearray()
+    try:
+        yield from _pieces(job, out, err=err, deadline=deadline, tail=tail)
+        while not child.wait(_TICK_S):
+            _check(job, deadline)
+    finally:
+        _kill(child)
+    said.append(Ended(-1 if child.exit_code is None else child.exit_code, _last_line(bytes(tail))))
+
+
+def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -> "Generator[bytes, None, None]":
+    poll = select.poll()
+    poll.register(out, select.POLLIN)
+    poll.register(err, select.POLLIN)
+    waiting, looked = {out, err}, 0.0
+    while waiting:
+        ready = {fd for fd, _ in poll.poll(_TICK_S * 1000)}
+        now = time.monotonic()
+        if now - looked >= _TICK_S:
+            looked = now
+            _check(job, deadline)
+        for fd in ready:
+            data = os.read(fd, _CHUNK_BYTES)
+            if not data:
+                waiting.remove(fd)
+                poll.unregister(fd)
+            elif fd == err:
+                tail += data
+                del tail[:-_TAIL_BYTES]
+            else:
+                yield data
+
+
+def _check(job: Job, deadline: float) -> None:
+    if job.stop():
+        raise Stopped("the pull was cancelled")
+    if time.monotonic() >= deadline:
+        raise TimedOut(f"a confined program did not finish within {job.timeout_s:.0f} s and was killed")
+    job.look()
+
+
+def _kill(child: process.PidHandle) -> None:
+    if child.exit_code is None:
+        # Not yet reaped, so the group's number is still its own. All that it started is in its PID namespace, whose
+        # first process is in the group.
+        try:
+            os.killpg(child.pid, process.SIGKILL)
+        except ProcessLookupError:
+            pass
+        child.wait(_END_S)
+
+
+class Talk:
+    """A program that is asked several times, by its standard input and output. Close it."""
+
+    def __init__(self, argv: "Sequence[str]") -> None:
+        """Raises KernelError."""
+        with Guard("pipe2", "the pipes of a program"):
+            theirs_in, self._in = os.pipe()
+            self._out, theirs_out = os.pipe()
+            self._err, theirs_err = os.pipe()
+        try:
+            pid = process.spawn(argv, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err, env=sandbox.ENVIRONMENT)
+            self._child = process.PidHandle(pid, os.pidfd_open(pid))
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            for fd in (theirs_in, theirs_out, theirs_err):
+                os.close(fd)
+        for fd in (self._in, self._err):
+            os.set_blocking(fd, False)
+
+    def send(self, data: bytes, *, timeout_s: float) -> None:
+        """Give it `data`, or as much as it takes before it ends. Raises TimedOut."""
+        view, deadline = memoryview(data), time.monotonic() + timeout_s
+        try:
+            while view:
+                _await(self._in, select.POLLOUT, deadline)
+                view = view[os.write(self._in, view) :]
+        except BrokenPipeError:
+            return
+
+    def receive(self, size: int, *, timeout_s: float) -> bytes | None:
+        """The next `size` bytes that it writes; None when it ends before. Raises TimedOut."""
+        found, deadline = bytearray(), time.monotonic() + timeout_s
+        while len(found) < size:
+            _await(self._out, select.POLLIN, deadline)
+            data = os.read(self._out, size - len(found))
+            if not data:
+                return None
+            found += data
+        return bytes(found)
+
+    def end(self) -> Ended:
+        """How it ended; it is killed if it has not."""
+        self._child.wait(1)
+        _kill(self._child)
+        try:
+            last = os.read(self._err, _CHUNK_BYTES)
+        except BlockingIOError:
+            last = b""
+        return Ended(-1 if self._child.exit_code is None else self._child.exit_code, _last_line(last[-_TAIL_BYTES:]))
+
+    def kill(self) -> None:
+        """End it; whoever waits for it in another thread sees its end."""
+        if self._in >= 0:
+            _kill(self._child)
+
+    def close(self) -> None:
+        """Kill it, and give back what belongs to it. Calling it again is fine."""
+        if self._in >= 0:
+            _kill(self._child)
+            self._child.close()
+            self._close()
+
+    def _close(self) -> None:
+        for fd in (self._in, self._out, self._err):
+            os.close(fd)
+        self._in = -1
+
+
+def _await(fd: int, event: int, deadline: float) -> None:
+    poll = select.poll()
+    poll.register(fd, event)
+    if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
+        raise TimedOut("a confined program did not answer in time and was killed")
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return "".join(c if c.isprintable() else "?" for c in lines[-1])[:300] if lines else ""

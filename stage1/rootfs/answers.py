@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the confined process and who asks it have agreed on. Used by `confined` and `child`; constants only."""
+
+from stage1 import errors
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import OverLimit
+
+KINDS: dict[str, type[errors.PodError]] = {
+    "Corrupt": Corrupt,
+    "OverLimit": OverLimit,
+    "BadRequest": errors.BadRequest,
+    "NotFound": errors.NotFound,
+    "Unsupported": errors.Unsupported,
+    "NoSpace": errors.NoSpace,
+    "TimedOut": errors.TimedOut,
+}
+"""What the process may raise here."""
+
+MEMORY = "Memory"
+"""Instead of one of these: its memory did not suffice."""
+
+LENGTH_DIGITS = 12
+"""Of each length in a session: before a question those of its words and its data, before an answer its own."""

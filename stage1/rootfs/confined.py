@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has foreign bytes read by a confined Python process with our code (`child`), and takes over what it made.
+
+Called by `layers`, `merge` and, through `Session`, the pull's documents, from threads. This is the one border where
+what such a process says becomes our values: whoever reads foreign bytes may have been taken over by them.
+"""
+
+import json
+import os
+import stat
+import threading
+from typing import NamedTuple
+
+from stage1.errors import NoSpace, PodError
+from stage1.linux import files, sandbox, supervise
+from stage1.linux.libc import Guard
+from stage1.rootfs.answers import KINDS, LENGTH_DIGITS, MEMORY
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, OverLimit, refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+_SENTENCE_CHARACTERS = 1000
+_SIGKILL = 128 + 9
+_MOST_FILES = 64
+MOST_FILE_BYTES = 2 << 40
+"""mkfs.erofs begins with a file of that size, which has no blocks."""
+
+
+class Question(NamedTuple):
+    """`words` for the function `job` of `module`, about `what`; at most `answer_bytes` come back as JSON."""
+
+    module: str
+    words: tuple[str, ...]
+    what: str
+    timeout_s: float
+    directory: str = ""
+    """With `in`, which it may read, and `out`, where it may write; empty: it reaches no files."""
+    disk_bytes: int = 0
+    """What may be in `out`."""
+    answer_bytes: int = 65536
+
+
+class Asker(NamedTuple):
+    """Under which limits, and when nobody wants the answer."""
+
+    limits: Limits
+    stop: "Callable[[], bool]" = supervise.never
+
+
+def ask(question: Question, asker: Asker) -> "Any":
+    """What the function returned, from a process of its own. The caller checks the types of what is in it.
+
+    Raises Corrupt, OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
+    """
+    argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
+    job = supervise.Job(argv, -1, question.timeout_s, asker.stop, lambda: _look(question))
+    said: list[supervise.Ended] = []
+    text = bytearray()
+    pieces = supervise.output(job, said)
+    try:
+        for piece in pieces:
+            text += piece
+            if len(text) > question.answer_bytes:
+                raise _too_long(question)
+    finally:
+        pieces.close()
+    if said[0].code:
+        raise _death(question, asker, ended=said[0])
+    return _understood(question, asker, text=bytes(text))
+
+
+class Session:
+    """One process that answers several questions about the same image, and reaches no files. Close it.
+
+    It starts at once, beside whatever the caller does before the first question; `question` has what all have in
+    common.
+    """
+
+    def __init__(self, question: Question, asker: Asker) -> None:
+        self._question, self._asker = question, asker
+        argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
+        self._talk = supervise.Talk(argv)
+        self._lock = threading.Lock()
+
+    def ask(self, question: Question, data: bytes) -> "Any":
+        """What `job(words, data)` returned. Raises what `ask` raises; the session can't be used after that."""
+        with self._lock:
+            return self._ask(question, data)
+
+    def _ask(self, question: Question, data: bytes) -> "Any":
+        words = json.dumps(question.words).encode()
+        head = b"".join(b"%0*d" % (LENGTH_DIGITS, len(part)) for part in (words, data))
+        self._talk.send(head + words + data, timeout_s=question.timeout_s)
+        length = self._talk.receive(LENGTH_DIGITS, timeout_s=question.timeout_s)
+        if length is not None and length.isdigit() and int(length) > question.answer_bytes:
+            raise _too_long(question)
+        text = self._talk.receive(int(length), timeout_s=question.timeout_s) if length and length.isdigit() else None
+        if text is None:
+            raise _death(question, self._asker, ended=self._talk.end())
+        return _understood(question, self._asker, text=text)
+
+    def close(self) -> None:
+        """End the process; a question that another thread asks then fails. Calling it again is fine."""
+        self._talk.kill()
+        with self._lock:
+            self._talk.close()
+
+
+def _too_long(question: Question) -> Corrupt:
+    most = question.answer_bytes
+    return Corrupt(f"the process that read {question.what} said more than {most} bytes; push it again")
+
+
+def _box(question: Question, asker: Asker) -> sandbox.Box:
+    own = (("in", sandbox.READ), ("out", sandbox.WRITE)) if question.directory else ()
+    return sandbox.Box(
+        asker.limits.memory_mib << 20,
+        int(question.timeout_s),
+        MOST_FILE_BYTES if question.directory else 0,
+        question.directory or "/",
+        (*sandbox.python_places(), *own),
+        uid=sandbox.usable_uid(asker.limits.uid),
+    )
+
+
+def _program(question: Question) -> list[str]:
+    return sandbox.python((question.module, *question.words))
+
+
+def _look(question: Question) -> None:
+    """Raises OverLimit when there is more in `out` than there may be."""
+    if not question.directory:
+        return
+    used = count = 0
+    with os.scandir(f"{question.directory}/out") as entries:
+        for entry in entries:
+            count += 1
+            try:
+                used += entry.stat(follow_symlinks=False).st_blocks * 512
+            except FileNotFoundError:
+                continue
+            if count > _MOST_FILES or used > question.disk_bytes:
+                raise OverLimit(f"the process that read {question.what} filled the disk with more than "
+                                f"{question.disk_bytes} bytes and was killed; use another image")  # fmt: skip
+
+
+def _death(question: Question, asker: Asker, *, ended: supervise.Ended) -> PodError:
+    if ended.last.startswith("MemoryError"):
+        return _too_much_memory(question, asker)
+    if ended.code == _SIGKILL:
+        return NoSpace(f"the process that read {question.what} was killed: it used {question.timeout_s:.0f} s of "
+                       "processor time, or this host has no memory left; use another image")  # fmt: skip
+    if ended.code > 128:
+        return Corrupt(f"{question.what} can't be read: the process that tried ended by signal {ended.code - 128}; "
+                       "push it again")  # fmt: skip
+    return PodError(f"the process that should read {question.what} could not start: {ended.last or ended.code}")
+
+
+def _too_much_memory(question: Question, asker: Asker) -> PodError:
+    cap = asker.limits.memory_mib
+    return refusal(f"{question.what} needs more memory to be read than {cap} MiB", key="memory_mib", cap=cap)
+
+
+def _understood(question: Question, asker: Asker, *, text: bytes) -> "Any":
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        answer = None
+    if isinstance(answer, dict) and set(answer) == {"ok"}:
+        return answer["ok"]
+    kind, sentence = (answer.get(key) for key in ("error", "sentence")) if isinstance(answer, dict) else (None, None)
+    if kind == MEMORY:
+        raise _too_much_memory(question, asker)
+    if isinstance(kind, str) and kind in KINDS and isinstance(sentence, str):
+        raise KINDS[kind](printable(sentence))
+    raise Corrupt(f"{question.what} can't be read: the process that tried gave no answer; push it again")
+
+
+def printable(text: str) -> str:
+    """`text` as part of a log line or an error: bounded, on one line."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_SENTENCE_CHARACTERS])
+
+
+# The directories of a question, and what comes out of them.
+
+
+def make_box(directory: str, *, uid: int, sources: "Sequence[tuple[str, str]]" = ()) -> None:
+    """Make `directory` with `in` and `out`; in `in` are links to the files of `sources`, (path, name there).
+
+    Undo: `remove_box`. Raises KernelError, NoSpace.
+    """
+    with Guard("make", directory):
+        for path in (directory, f"{directory}/in", f"{directory}/out"):
+            os.mkdir(path)
+            os.chmod(path, 0o755)
+        owner = sandbox.usable_uid(uid)
+        os.chown(f"{directory}/out", owner, owner)
+        for path, name in sources:
+            os.link(path, f"{directory}/in/{name}")
+            if not os.stat(path).st_mode & stat.S_IROTH:
+                os.chmod(path, 0o644)  # an older clearpod's; nobody else can enter the store
+
+
+def remove_box(directory: str) -> None:
+    """Undo `make_box`, with all that the process made there."""
+    files.remove_tree(directory)
+
+
+def give(path: str, *, uid: int) -> None:
+    """Let the process have the file `path`, to change as it likes."""
+    owner = sandbox.usable_uid(uid)
+    with Guard("chown", path):
+        os.chown(path, owner, owner)
+
+
+def adopt(directory: str, name: str, *, target: str, most_bytes: int) -> None:
+    """Move the file `name` of `out`, whose process has ended, to `target`, root's own from then on.
+
+    Raises Corrupt when it is no regular file, has other names, or is larger than `most_bytes`.
+    """
+    path = f"{directory}/out/{name}"
+    with Guard("adopt", path):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise Corrupt(f"an image's {name} was not made ({error.strerror}); pull it again") from None
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > most_bytes:
+                raise Corrupt(f"an image's {name} came out with {found.st_size} bytes, where {most_bytes} are the "
+                              "most, or as no plain file; use another image")  # fmt: skip
+            os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o644)
+        finally:
+            os.close(fd)
+        os.rename(path, target)

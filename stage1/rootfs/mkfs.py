@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs mkfs.erofs, and says why it failed. Called in the confined process only, by `layerjob` and `mergejob`."""
+
+import errno
+import os
+
+from stage1.errors import KernelError, NoSpace, NotFound, PodError
+from stage1.linux import supervise
+from stage1.linux.libc import Guard
+from stage1.rootfs import layout
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.erofs import Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BASE_TIMEOUT_S, _BYTES_PER_S = 60.0, 5_000_000
+_FULL_BELOW_BYTES = 1 << 20
+
+
+def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[str]" = (), tar: str = "") -> None:
+    """Run mkfs.erofs on `blobs`, or on a `tar`, so that equal input gives equal bytes.
+
+    Raises Corrupt, NoSpace, TimedOut, MemoryError.
+    """
+    words = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *options, image, *blobs]
+    size = sum(os.path.getsize(path) for path in (*blobs, *([tar] if tar else [])))
+    # The tar comes by standard input: of a name mkfs.erofs would want the absolute path, whose directories are closed.
+    fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC) if tar else -1
+    try:
+        _run(supervise.Job(words, fd, _BASE_TIMEOUT_S + size / _BYTES_PER_S), image)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    with Guard("read", image), Image(image):
+        pass
+
+
+def _run(job: supervise.Job, image: str) -> None:
+    said: list[supervise.Ended] = []
+    try:
+        for _ in supervise.output(job, said):
+            pass
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            raise NotFound("there is no mkfs.erofs program; install erofs-utils") from None
+        raise
+    code, last = said[0]
+    if code != 0:
+        raise _failure(image, last or f"exit status {code}")
+
+
+def _failure(image: str, reason: str) -> PodError | MemoryError:
+    directory = os.path.dirname(image)
+    free = os.statvfs(directory)
+    free_bytes = free.f_bavail * free.f_frsize
+    if os.strerror(errno.ENOMEM) in reason:
+        return MemoryError()
+    # A full disk reads as "Bad message" there.
+    if "No space left" in reason or free_bytes < _FULL_BELOW_BYTES or not free.f_favail:
+        return NoSpace(f"the disk is full ({free_bytes} bytes free) while an image was written; free some space")
+    return Corrupt(f"mkfs.erofs could not read a layer: {reason}; push the image again")

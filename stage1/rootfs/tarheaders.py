@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the headers of a tar archive, one after the other, in memory that does not depend on what they say.
+
+Called by `facts` only, in the confined process. Knows ustar, GNU tar's long names and PAX (POSIX.1-2017, pax). The size
+of an extended header is checked before it is read. File contents are skipped.
+"""
+
+from typing import NamedTuple
+
+from stage1.errors import Unsupported
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+BLOCK = 512
+_LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _SOLARIS = b"L", b"K", b"x", b"g", b"X"
+_LINK, _DIRECTORY, _SPARSE = b"1", b"5", b"S"
+
+_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
+_MOST_ID = 2**32 - 2
+_WORDS = (b"path", b"linkpath", b"size", b"uid", b"gid")
+_CAPABILITY = (b"SCHILY.xattr.security.capability", b"LIBARCHIVE.xattr.security.capability")
+
+
+class Entry(NamedTuple):
+    """One entry; `name` and `link` as they are written."""
+
+    name: str
+    link: str
+    is_directory: bool
+    is_link: bool
+    has_capability: bool
+
+
+class Headers:
+    """The entries of the archive `file`, `size` bytes long; `end` is where the last one ends, known after them."""
+
+    def __init__(self, file: "BinaryIO", size: int, *, limits: Limits, what: str) -> None:
+        self.end = 0
+        self._file, self._size, self._limits, self._what = file, size, limits, what
+        self._global: dict[bytes, bytes] = {}
+
+    def entries(self) -> "Iterator[Entry]":
+        """Each entry until the first block of zeros, or the end of the file. Raises Corrupt, OverLimit, Unsupported."""
+        found = 0
+        while (entry := self._next()) is not None:
+            found += 1
+            if found > self._limits.layer_entries:
+                cap = self._limits.layer_entries
+                raise refusal(f"{self._what} has more than {cap} entries", key="layer_entries", cap=cap)
+            yield entry
+        if not self.end and 0 < self._size < BLOCK:
+            raise self._corrupt("it is too short")
+
+    def _next(self) -> Entry | None:
+        more = dict(self._global)
+        position = self.end
+        while (block := self._block(position)) is not None:
+            kind, size = block[156:157], self._number(block, 124, size=12)
+            position += BLOCK
+            if kind not in (_LONG_NAME, _LONG_LINK, _PAX, _GLOBAL, _SOLARIS):
+                return self._entry(block, more, position=position)
+            data = self._extended(position, size)
+            position += _padded(size)
+            if kind in (_LONG_NAME, _LONG_LINK):
+                more[b"path" if kind == _LONG_NAME else b"linkpath"] = data.split(b"\0", 1)[0]
+            elif kind == _GLOBAL:
+                self._global |= self._records(data)
+                more = self._global | more
+            else:
+                more |= self._records(data)
+        if position != self.end:
+            raise self._corrupt("an extended header is followed by nothing")
+        return None
+
+    def _block(self, position: int) -> bytes | None:
+        self._file.seek(position)
+        block = self._file.read(BLOCK)
+        if len(block) < BLOCK or not block.strip(b"\0"):
+            return None
+        field = block[148:156].strip(b" \0")
+        rest = block[:148] + b" " * 8 + block[156:]
+        signed = sum(rest) - 256 * sum(byte > 127 for byte in rest) if max(rest) > 127 else sum(rest)
+        if not _is_octal(field) or int(field, 8) not in (sum(rest), signed):
+            where = "it does not begin with a header" if not self.end else f"garbage at byte {position}"
+            raise self._corrupt(where)
+        return block
+
+    def _entry(self, block: bytes, more: dict[bytes, bytes], *, position: int) -> Entry:
+        kind = block[156:157]
+        name = _text(more[b"path"] if b"path" in more else _ustar_name(block))
+        link = _text(more[b"linkpath"] if b"linkpath" in more else block[157:257].split(b"\0", 1)[0])
+        if kind == _SPARSE or any(key.startswith(b"GNU.sparse.") for key in more):
+            raise Unsupported(f"{self._what} has the sparse file {name[:200]!r}, which clearpod can't unpack; "
+                              "build the image again without it")  # fmt: skip
+        size = self._decimal(more[b"size"], "size") if b"size" in more else self._number(block, 124, size=12)
+        for key, at in ((b"uid", 108), (b"gid", 116)):
+            number = self._decimal(more[key], key.decode()) if key in more else self._number(block, at, size=8)
+            if not 0 <= number <= _MOST_ID:
+                raise self._corrupt(f"{name[:200]!r} has the {key.decode()} {_short(number)}")
+        self._check_name(name)
+        self._check_name(link)
+        kind = _DIRECTORY if kind == b"\0" and name.endswith("/") else kind
+        self.end = position + (0 if kind in _WITHOUT_CONTENT else self._content(size, position, name=name))
+        has_capability = any(key in more for key in _CAPABILITY)
+        return Entry(name, link, kind == _DIRECTORY, kind == _LINK, has_capability)
+
+    def _content(self, size: int, position: int, *, name: str) -> int:
+        if not 0 <= size <= self._size - position:
+            left = max(0, self._size - position)
+            raise self._corrupt(f"{name[:200]!r} has {_short(size)} bytes, and {left} are left in the archive")
+        return _padded(size)
+
+    def _check_name(self, name: str) -> None:
+        cap = self._limits.path_bytes
+        if (length := len(name.encode("utf-8", "surrogateescape"))) > cap:
+            raise refusal(f"{self._what} has a path of {length} bytes", key="path_bytes", cap=cap)
+        if "\0" in name:
+            raise self._corrupt(f"the name {name[:200]!r} has a zero byte")
+
+    def _extended(self, position: int, size: int) -> bytes:
+        cap = self._limits.header_kib << 10
+        if size > cap:
+            what = f"{self._what} has an extended header of {_short(size)} bytes"
+            raise refusal(what, key="header_kib", cap=self._limits.header_kib)
+        self._content(size, position, name="an extended header")
+        self._file.seek(position)
+        return self._file.read(size)
+
+    def _records(self, data: bytes) -> dict[bytes, bytes]:
+        """Those records of a PAX header ("LENGTH KEY=VALUE\\n" again and again) that matter here."""
+        found, position, end = {}, 0, len(data.rstrip(b"\0"))
+        while position < end:
+            digits, space, _ = data[position : position + 24].partition(b" ")
+            length = int(digits) if digits.isdigit() and len(digits) < 12 else 0
+            key, equals, value = data[position + len(digits) + 1 : position + length].partition(b"=")
+            if not space or not equals or not value.endswith(b"\n"):
+                raise self._corrupt("a PAX header can't be read")
+            # An empty value takes back what a global header says.
+            if value != b"\n" and (key in _WORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):
+                found[key] = value[:-1]
+            position += length
+        return found
+
+    def _number(self, block: bytes, at: int, *, size: int) -> int:
+        field = block[at : at + size]
+        if field[0] in (0x80, 0xFF):  # base-256, of GNU tar
+            return int.from_bytes(field[1:], "big") - (1 << 8 * (size - 1) if field[0] == 0xFF else 0)
+        text = field.split(b"\0", 1)[0].strip()
+        if not _is_octal(text or b"0"):
+            raise self._corrupt(f"a number is {field!r}")
+        return int(text or b"0", 8)
+
+    def _decimal(self, text: bytes, key: str) -> int:
+        if not text.removeprefix(b"-").isdigit() or len(text) > 30:
+            raise self._corrupt(f"a PAX header has the {key} {text[:40]!r}")
+        return int(text)
+
+    def _corrupt(self, why: str) -> Corrupt:
+        return Corrupt(f"{self._what} is not a valid tar archive: {why}; push the image again")
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _is_octal(text: bytes) -> bool:
+    return bool(text) and not text.strip(b"01234567")
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**30 else "too many"
+
+
+def _ustar_name(block: bytes) -> bytes:
+    name, prefix = (block[at : at + size].split(b"\0", 1)[0] for at, size in ((0, 100), (345, 155)))
+    return prefix + b"/" + name if prefix else name
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def directory(path: str) -> bytes:
+    """The blocks of an entry for the directory `path` (relative; "" is the root), mode 0755, of root."""
+    name = f"./{path}/".encode("utf-8", "surrogateescape") if path else b"./"
+    if len(name) < 100:
+        return _header(name, _DIRECTORY, size=0)
+    data = (name + b"\0").ljust(_padded(len(name) + 1), b"\0")
+    return _header(b"././@LongLink", _LONG_NAME, size=len(name) + 1) + data + _header(name[:99], _DIRECTORY, size=0)
+
+
+def _header(name: bytes, kind: bytes, *, size: int) -> bytes:
+    numbers = b"0000755\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
+    head = name.ljust(100, b"\0") + numbers
+    tail = kind + bytes(100) + b"ustar  \0"
+    checksum = sum(head) + sum(tail) + 8 * 32
+    return (head + b"%06o\0 " % checksum + tail).ljust(BLOCK, b"\0")
