@@ -57,6 +57,8 @@ class Facts(NamedTuple):
     """The host's, and what of it is available."""
     host_pods: tuple[str, ...] = ()
     host_pods_lack: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()
+    """In words: what counts for all pods, and each rule."""
 
 
 def gather(config: str | None) -> Facts:
@@ -76,6 +78,7 @@ def gather(config: str | None) -> Facts:
 
 def _with_config(facts: Facts, path: str | None) -> Facts:
     # Late, because pydantic is slow to import and may be what is missing.
+    from cri import policy
     from cri.config import Config, load
 
     config, error = Config(), ""
@@ -104,6 +107,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         vm_mib=config.vm.memory_mib,
         host_pods=config.host_pods.allow,
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
+        policy=policy.words(config.policy),
     )
 
 
