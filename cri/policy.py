@@ -100,3 +100,30 @@ class Grant(NamedTuple):
 def is_match(name: str, patterns: Names) -> bool:
     """Whether one of the patterns (`*`, `?`, `[...]`, as in a shell) is the whole name. Case counts."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def words(policy: Policy) -> tuple[str, ...]:
+    """The policy as people read it: what counts for everybody, and then one sentence for each rule."""
+    usual = policy.model_dump(exclude={"rules"})
+    return (
+        "; ".join(_phrase(key, usual[key]) for key in usual),
+        *(
+            f"in {', '.join(rule.namespaces)}: "
+            + ("; ".join(_phrase(key, getattr(rule, key)) for key in sorted(rule.model_fields_set - {"namespaces"})))
+            for rule in policy.rules
+        ),
+    )
+
+
+def _phrase(key: str, value: Any) -> str:
+    if key == "annotations":
+        refused = [name for name in KNOWN if name not in value]
+        if len(value) < len(refused):
+            return f"annotations {', '.join(value) or 'none'}"
+        return f"all annotations but {', '.join(refused)}" if refused else "all annotations"
+    if key.startswith("max_"):
+        what = key.removeprefix("max_").removesuffix("_mib").replace("_", " ")
+        none = {"max_shm_mib": "the VM's memory", "max_networks": "none"}.get(key, "as without annotation")
+        what = "number of networks" if key == "max_networks" else what
+        return f"{what} up to {value}{' MiB' if key.endswith('_mib') else ''}" if value else f"{what} {none}"
+    return f"{key} {', '.join(value) or 'none'}"

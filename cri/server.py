@@ -57,6 +57,14 @@ RECOVERING = "clearpod is still taking over the pods of its predecessor"
 
 LIMIT_BYTES = 16 << 20
 OPTIONS = [("grpc.max_receive_message_length", LIMIT_BYTES), ("grpc.max_send_message_length", LIMIT_BYTES)]
+SERVER_OPTIONS = [
+    *OPTIONS,
+    ("grpc.max_concurrent_streams", 1024),  # calls at a time on one connection; more of them wait in the client
+    ("grpc.max_metadata_size", 16 << 10),
+    ("grpc.absolute_max_metadata_size", 32 << 10),
+    ("grpc.max_allowed_incoming_connections", 256),
+]
+"""Only root can connect, and its clients have a connection or two each. What exceeds these is refused by gRPC."""
 
 
 def snake(name: str) -> str:
@@ -204,7 +212,7 @@ class Listener:
 
     def __init__(self, node: Node, config: Config) -> None:
         self._config, self._path, self._node = config, config.socket_path, node
-        self._server = aio.server(interceptors=[Interceptor(node)], options=OPTIONS)
+        self._server = aio.server(interceptors=[Interceptor(node)], options=SERVER_OPTIONS)
         self._streaming = StreamingServer(node, config.streaming)
         for handler in handlers(node):
             self._server.add_generic_rpc_handlers((handler,))

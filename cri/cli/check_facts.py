@@ -66,6 +66,8 @@ class Facts(NamedTuple):
     jail_ids: Range = Range()
     jail_overlaps: tuple[str, ...] = ()
     """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to somebody else."""
+    policy: tuple[str, ...] = ()
+    """In words: what counts for all pods, and each rule."""
 
 
 def gather(config: str | None) -> Facts:
@@ -85,6 +87,7 @@ def gather(config: str | None) -> Facts:
 
 def _with_config(facts: Facts, path: str | None) -> Facts:
     # Late, because pydantic is slow to import and may be what is missing.
+    from cri import policy
     from cri.config import Config, load
 
     config, error = Config(), ""
@@ -116,6 +119,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
         jail_ids=config.jail.ids,
         jail_overlaps=tuple(line for path in SUBORDINATE for line in overlaps(path, config.jail.ids)),
+        policy=policy.words(config.policy),
     )
 
 

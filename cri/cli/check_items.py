@@ -51,6 +51,7 @@ def judge(facts: Facts) -> list[Item]:
         _cgroup(facts),
         _pool(facts),
         _host_pods(facts),
+        *_policy(facts),
         _confinement(facts),
         _ids(facts),
         _space(facts),
@@ -232,6 +233,11 @@ def _host_pods(facts: Facts) -> Item:
         detail = f"{allowed} allowed, but without limits: version 2 of the cgroups has no controllers"
         return Item("host pods", WARN, detail, "boot with systemd.unified_cgroup_hierarchy=1")
     return Item("host pods", OK, f"{allowed} allowed: such pods run with crun, outside of any VM")
+
+
+def _policy(facts: Facts) -> list[Item]:
+    names = ("policy", *(f"policy rule {number}" for number in range(1, len(facts.policy))))
+    return [Item(name, OK, said) for name, said in zip(names, facts.policy, strict=False)]
 
 
 def _confinement(facts: Facts) -> Item:

@@ -19,6 +19,7 @@ from cri.cli.timeline import Timeline
 from cri.config import Config, load
 from cri.image.pull import pull
 from cri.pods.containers import Accounts
+from cri.policy import MOST_MEMORY_MIB, MOST_VCPUS
 from cri.store.images import Image, ImageStore
 from stage1 import engine
 from stage1.errors import BadRequest, NotFound
@@ -135,12 +136,17 @@ def _pod(config: Config, args: argparse.Namespace) -> Pod:
     named = profile.named(args.profile)
     if args.journal and not named:
         raise BadRequest("--journal is for --profile systemd: the ordinary guest keeps no journal")
+    memory_mib = config.vm.memory_mib if args.memory is None else args.memory
+    vcpus = config.vm.vcpus if args.cpus is None else args.cpus
+    for option, value, most in (("--memory", memory_mib, MOST_MEMORY_MIB), ("--cpus", vcpus, MOST_VCPUS)):
+        if not 0 < value <= most:
+            raise BadRequest(f"{option} must be from 1 to {most}, but it is {value}")
     return Pod(
         id=pod_id,
         name=f"run-{pod_id[:6]}",
         hostname=f"run-{pod_id[:6]}",
-        memory_mib=config.vm.memory_mib if args.memory is None else args.memory,
-        vcpus=config.vm.vcpus if args.cpus is None else args.cpus,
+        memory_mib=memory_mib,
+        vcpus=vcpus,
         profile=named,
         journal=os.path.abspath(args.journal) if args.journal else "",
     )

@@ -35,6 +35,7 @@ GOOD = Facts(
     free_bytes=100 * GIB,
     memory_mib=(1000, 700),
     vm_mib=128,
+    policy=("all annotations",),
 )
 
 
