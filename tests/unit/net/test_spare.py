@@ -3,6 +3,7 @@
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_the_filters_of_a_tap_are_made_as_by_tc(here: str) -> None:
     ip("-batch", "-", batch="".join(f"link add {name} type bridge\n" for name in ("one", "two", "three")))
     one, two = (ip("link", "show", name)[0]["ifindex"] for name in ("one", "two"))
     steps = bpf.load(12, bpf.HALF) + bpf.need(0x0800) + bpf.ACCEPT
-    words = ",".join(" ".join(map(str, step)) for step in ((len(steps),), *steps))
+    words = ",".join([str(bpf.steps(steps)), *(" ".join(map(str, one)) for one in struct.iter_unpack("=HBBI", steps))])
     by_tc = f"""qdisc add dev three ingress
 filter add dev three parent ffff: protocol all pref 1 bpf bytecode "{words}" action mirred egress redirect dev two
 filter add dev three parent ffff: protocol all pref 2 bpf da bytecode "1,6 0 0 2"
@@ -112,7 +113,7 @@ filter add dev three parent ffff: protocol all pref 2 bpf da bytecode "1,6 0 0 2
     ended = process.run(["tc", "-batch", "-"], timeout_s=9, input=by_tc.encode())
     assert ended.code == 0, ended.stderr
     with Netlink() as netlink:
-        admit = messages.admit(one, two, program=bpf.pack(steps))
+        admit = messages.admit(one, two, program=steps)
         netlink.ask([messages.ingress(one), messages.drop(one), admit], what="filters")
     assert _filters("one") == _filters("three")
     assert "direct-action" in _filters("one") and "Redirect to device two" in _filters("one")
