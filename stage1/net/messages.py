@@ -28,7 +28,7 @@ _FIRST, _LAST = 1 << 16, 2 << 16
 _KIND, _OPTIONS = 1, 2
 _U32_SELECTOR, _U32_ACTIONS = 5, 7
 _BPF_ACTIONS, _BPF_LENGTH, _BPF_PROGRAM, _BPF_FLAGS = 1, 4, 5, 8
-_INSTRUCTION_BYTES, _VALUE_IS_ACTION = 8, 1
+_VALUE_IS_ACTION = 1
 _EVERYTHING = struct.pack("=BBBxHHhhI", 1, 0, 1, 0, 0, 0, 0, 0) + struct.pack("=IIii", 0, 0, 0, 0)
 """A selector that is final, with one key that every packet has: no bit of its first word is looked at."""
 _MIRRED_PARMS, _STOLEN, _REDIRECT = 2, 4, 1
@@ -70,7 +70,7 @@ def redirect(here: int, there: int) -> Message:
     return _filter(here, b"u32", options=options, priority=_FIRST)
 
 
-def admit(here: int, there: int, *, program: bytes) -> Message:
+def admit(here: int, there: int, *, program: bpf.Block) -> Message:
     """As `redirect`, but only for the packets to which the `program` (linux.bpf) says yes."""
     options = _program(program) + attribute(_BPF_ACTIONS, _to(there))
     return _filter(here, b"bpf", options=options, priority=_FIRST)
@@ -80,7 +80,7 @@ def drop(here: int) -> Message:
     """What device number `here` receives and no other filter has taken goes nowhere. It needs no action `drop`, which
     is a module of its own.
     """
-    options = _program(bpf.pack(bpf.DROP)) + attribute(_BPF_FLAGS, _NUMBER.pack(_VALUE_IS_ACTION))
+    options = _program(bpf.DROP) + attribute(_BPF_FLAGS, _NUMBER.pack(_VALUE_IS_ACTION))
     return _filter(here, b"bpf", options=options, priority=_LAST)
 
 
@@ -90,9 +90,8 @@ def _to(there: int) -> bytes:
     return attribute(1, attribute(_KIND, b"mirred\0") + attribute(_OPTIONS, attribute(_MIRRED_PARMS, parameters)))
 
 
-def _program(packed: bytes) -> bytes:
-    length = struct.pack("=H", len(packed) // _INSTRUCTION_BYTES)
-    return attribute(_BPF_LENGTH, length) + attribute(_BPF_PROGRAM, packed)
+def _program(block: bpf.Block) -> bytes:
+    return attribute(_BPF_LENGTH, struct.pack("=H", bpf.steps(block))) + attribute(_BPF_PROGRAM, block)
 
 
 def _filter(here: int, kind: bytes, *, options: bytes, priority: int) -> Message:

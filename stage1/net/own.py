@@ -51,10 +51,10 @@ class _Pod:
         self.v6: list[_Address] | None = v6 if texts else None
 
 
-def program(interface: Interface) -> bytes:
-    """The program for the frames of the guest's device: as `bpf.pack` makes it."""
+def program(interface: Interface) -> Block:
+    """The program for the frames of the guest's device."""
     pod = _Pod(interface)
-    return bpf.pack(
+    return (
         bpf.load(bpf.VLAN_TAG_PRESENT, WORD)
         + bpf.need(0)
         + bpf.need_bytes((_SENDER, pod.mac))
@@ -68,7 +68,7 @@ def program(interface: Interface) -> bytes:
 
 def _one_of(addresses: list[_Address] | None, at: int) -> Block:
     if addresses is None:
-        return ()
+        return b""
     return bpf.need_bytes(*((at + offset, wanted) for offset, wanted in addresses))
 
 
@@ -104,7 +104,7 @@ def _arp(pod: _Pod) -> Block:
     return (
         bpf.need_bytes((_NETWORK, bytes.fromhex("000108000604")))
         + bpf.load(_NETWORK + 6, HALF)
-        + bpf.need_one(_REQUEST, _REPLY)
+        + bpf.need(_REQUEST, _REPLY)
         + bpf.need_bytes((_NETWORK + 8, pod.mac))
         + bpf.load(_NETWORK + 14, WORD)
         + bpf.case(0, probe)
@@ -146,7 +146,7 @@ def _icmpv6(pod: _Pod) -> Block:
         + bpf.case(_ADVERTISEMENT, _one_of(pod.v6, _TARGET) + _discovery_option(pod, 24))
         + bpf.case(_SOLICITATION, _discovery_option(pod, 24))
         + bpf.case(_ROUTER_SOLICITATION, _discovery_option(pod, 8))
-        + bpf.need_one(*_ICMPV6_ERRORS, *_ECHO)
+        + bpf.need(*_ICMPV6_ERRORS, *_ECHO)
         + ACCEPT
     )
 
@@ -160,7 +160,7 @@ def _discovery_option(pod: _Pod, length: int) -> Block:
         + bpf.need(length + 8)
         + bpf.load(option, HALF)
         + bpf.case(_NONCE, ACCEPT)
-        + bpf.need_one(_SOURCE_MAC, _TARGET_MAC)
+        + bpf.need(_SOURCE_MAC, _TARGET_MAC)
         + bpf.need_bytes((option + 2, pod.mac))
         + ACCEPT
     )
@@ -172,7 +172,7 @@ def _multicast_report() -> Block:
         bpf.load(_PAYLOAD, HALF)
         + bpf.need(_ICMPV6 << 8)
         + bpf.load(_PAYLOAD + 8)
-        + bpf.need_one(*_MULTICAST_REPORTS)
+        + bpf.need(*_MULTICAST_REPORTS)
         + ACCEPT
     )
 
@@ -183,8 +183,8 @@ def _udp_over_ipv6(at: int) -> Block:
 
 def _fragment() -> Block:
     """In the first one there must be what is looked at elsewhere; neighbour discovery is never in fragments."""
-    pings = bpf.load(_PAYLOAD + 8) + bpf.need_one(*_ICMPV6_ERRORS, *_ECHO) + ACCEPT
-    others = bpf.need_one(*_PAYLOADS) + ACCEPT
+    pings = bpf.load(_PAYLOAD + 8) + bpf.need(*_ICMPV6_ERRORS, *_ECHO) + ACCEPT
+    others = bpf.need(*_PAYLOADS) + ACCEPT
     first = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD + 8)) + bpf.case(_ICMPV6, pings) + others
     return (
         bpf.load(_PAYLOAD + 2, HALF)
@@ -200,7 +200,7 @@ _IPV6_PAYLOAD = (
     bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD))
     + bpf.case(_HOP_BY_HOP, _MULTICAST_REPORT)
     + bpf.case(_FRAGMENT, _fragment())
-    + bpf.need_one(*_PAYLOADS)
+    + bpf.need(*_PAYLOADS)
     + ACCEPT
 )
 """The same for all pods, and made once: somebody waits while a program is put together."""

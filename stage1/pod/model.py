@@ -154,7 +154,6 @@ class Pod(NamedTuple):
     With `allow_spoofing` it may send from addresses that are not its own.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
     where its cgroup goes, if that is there.
-    With `allow_spoofing` its guest may send with any address, as whoever it likes.
     """
 
     id: str

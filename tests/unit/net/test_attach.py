@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import BadRequest, NetworkFailed, PodError
-from stage1.linux import namespace, tun
+from stage1.linux import namespace, process, tun
 from stage1.linux.netlink import Netlink
 from stage1.net import attach, debts, plugins, record
 from stage1.pod.model import Pod
@@ -57,6 +57,25 @@ def test_the_guest_is_told_what_the_plugins_made_and_nothing_stays(cni: FakeCni,
     attach.detach(directory)
     assert cni.calls() == ORDER
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
+
+
+def filters(pod: Pod, tap: str) -> str:
+    """Of what comes from the guest."""
+    with namespace.inside_net(netns(pod)):
+        return process.run(["tc", "filter", "show", "dev", tap, "parent", "ffff:"], timeout_s=9).stdout.decode()
+
+
+@pytest.mark.parametrize("may_spoof, kind", [(False, "bpf"), (True, "u32")])
+def test_a_pod_sends_as_itself_unless_it_may_spoof(
+    cni: FakeCni, pod: Pod, directory: str, may_spoof: bool, kind: str
+) -> None:
+    seen = attach.attach(pod._replace(allow_spoofing=may_spoof), directory, settings=cni.settings)
+    assert seen is not None and len(seen.interfaces) == 2
+    for one in seen.interfaces:
+        redirect, _, rest = filters(pod, one.tap).partition("pref 2")
+        assert f"pref 1 {kind}" in redirect and f"Redirect to device {one.name}" in redirect
+        assert "bpf" in rest and "mirred" not in rest
+    attach.detach(directory)
 
 
 def test_each_plugin_gets_the_result_of_the_one_before_and_del_the_last(cni: FakeCni, pod: Pod, directory: str) -> None:

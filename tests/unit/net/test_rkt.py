@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from stage1.errors import BadRequest, NetworkFailed
+from stage1.linux import namespace, process
 from stage1.net import attach, record, rkt
 from stage1.net.rkt import HOST, NETWORKS, NONE, Wanted
+from stage1.net.settings import netns_path
 from stage1.pod.model import Pod, Port
 from tests.fakes.cni import FakeCni
 
@@ -165,6 +167,19 @@ def _record(directory: str) -> record.Record:
     known = record.load(record.linked(directory))
     assert known is not None
     return known
+
+
+def test_a_pod_of_rkts_sends_as_itself_only(tmp_path: Path) -> None:
+    directory = rkt_pod(FakeCni(tmp_path / "cni"), tmp_path / "pod", "default")
+    seen = attach.read(directory)
+    assert seen is not None
+    with namespace.inside_net(netns_path(UUID)):
+        for one in seen.interfaces:
+            shown = process.run(
+                ["tc", "filter", "show", "dev", one.tap, "parent", "ffff:"], timeout_s=9
+            ).stdout.decode()
+            assert "pref 1 bpf" in shown and "u32" not in shown
+    attach.detach(directory)
 
 
 def test_none_makes_nothing_at_all(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 import json
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from stage1.errors import KernelError, NetworkFailed, Unsupported
-from stage1.linux import namespace, process
+from stage1.linux import bpf, namespace, process
 from stage1.linux.netlink import Netlink, attribute, attributes
 from stage1.net import attach, messages, record, spare, tap
 from stage1.net.look import look
@@ -98,6 +99,24 @@ def test_the_same_rules_are_made_as_by_tc(here: str) -> None:
     assert "mirred (Egress Redirect to device two)" in _filters("one")
     assert _filters("one").replace("device two", "device four") == _filters("three")
     assert _filters("two").replace("device one", "device three") == _filters("four")
+
+
+def test_the_filters_of_a_tap_are_made_as_by_tc(here: str) -> None:
+    ip("-batch", "-", batch="".join(f"link add {name} type bridge\n" for name in ("one", "two", "three")))
+    one, two = (ip("link", "show", name)[0]["ifindex"] for name in ("one", "two"))
+    steps = bpf.load(12, bpf.HALF) + bpf.need(0x0800) + bpf.ACCEPT
+    words = ",".join([str(bpf.steps(steps)), *(" ".join(map(str, one)) for one in struct.iter_unpack("=HBBI", steps))])
+    by_tc = f"""qdisc add dev three ingress
+filter add dev three parent ffff: protocol all pref 1 bpf bytecode "{words}" action mirred egress redirect dev two
+filter add dev three parent ffff: protocol all pref 2 bpf da bytecode "1,6 0 0 2"
+"""
+    ended = process.run(["tc", "-batch", "-"], timeout_s=9, input=by_tc.encode())
+    assert ended.code == 0, ended.stderr
+    with Netlink() as netlink:
+        admit = messages.admit(one, two, program=steps)
+        netlink.ask([messages.ingress(one), messages.drop(one), admit], what="filters")
+    assert _filters("one") == _filters("three")
+    assert "direct-action" in _filters("one") and "Redirect to device two" in _filters("one")
 
 
 def _filters(device: str) -> str:
