@@ -78,8 +78,8 @@ async def test_a_guest_that_fills_its_memory_and_its_volumes_costs_no_vmm_its_li
     async with booted(machine) as pod:
         container = await started(pod, machine.image, Mount(str(machine.volume), "/data"))
         limit_mib = int(counters(pod.directory)["memory.max"]) // MIB
-        with open(machine.volume / "big", "wb") as file:  # a hole: nobody but the VMM brings it into the page cache
-            file.truncate(limit_mib * 5 // 4 * MIB)
+        (machine.volume / "big").touch()
+        os.truncate(machine.volume / "big", limit_mib * 5 // 4 * MIB)  # a hole: only the VMM caches its pages
         script = (
             "(tail /dev/zero 2>/dev/null || true); cat /data/big >/dev/null; (tail /dev/zero 2>/dev/null || true); "
             "dd if=/dev/zero of=/data/new bs=1M count=64 2>/dev/null; "
