@@ -18,7 +18,7 @@ from stage1.pod.model import Mount, Pod
 from stage1.vm import in_force, limits
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
-from tests.vm.test_confinement import Machine, booted, machine, said, started
+from tests.vm.test_confinement import Machine, booted, machine, started
 
 __all__ = ["machine"]
 pytestmark = [
