@@ -41,7 +41,6 @@ def counters(directory: str) -> dict[str, str]:
     names = {
         "memory.limit_in_bytes": "memory.max",
         "memory.max_usage_in_bytes": "memory.peak",
-        "memory.failcnt": "memory.events.max",
         "memory.oom_control.oom_kill": "memory.events.oom_kill",
     }
     return {names.get(name, name): value for name, value in found.items()}
@@ -104,7 +103,7 @@ async def test_a_guest_that_fills_its_memory_and_its_volumes_costs_no_vmm_its_li
         )
         assert await at_length(pod, container, script) == "200"
         seen = counters(pod.directory)
-        assert int(seen["memory.events.max"]) > 0, f"the limit was never reached: {seen}"
+        assert int(seen["memory.peak"]) >= int(seen["memory.max"]) - MIB, f"the limit was never reached: {seen}"
         assert int(seen["memory.events.oom_kill"]) == 0
         assert pod.vm is not None and pod.vm.alive()
 
