@@ -10,6 +10,9 @@
 #include <linux/sched.h>
 #include <sys/mman.h>
 
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#endif
 #define PRCTL(option) ALLOW_IF(prctl, IS(0, option))
 
 /* Where namespaces are made; CLONE_NEWTIME is clone3's only. */
@@ -110,7 +113,7 @@ const struct rule library_rules[] = {
     ALLOW(pipe),
     ALLOW(pipe2),
 
-    /* Who and where it is; nothing of this can be changed. prlimit64 of itself only: an hard limit can't be raised. */
+    /* Who and where it is; nothing of this can be changed. prlimit64 of itself only: a hard limit can't be raised. */
     ALLOW(getpid),
     ALLOW(getppid),
     ALLOW(gettid),

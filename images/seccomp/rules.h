@@ -43,6 +43,9 @@ struct rule {
 #define IS(index, value) BITS(index, 0xffffffffu, (uint32_t)(value))
 
 /* Calls that are newer than some kernel headers. */
+#ifndef __NR_futex_waitv
+#define __NR_futex_waitv 449
+#endif
 #ifndef __NR_fchmodat2
 #define __NR_fchmodat2 452
 #endif

@@ -88,7 +88,7 @@ class ProcessVmm:
             driver.argv(vm),
             env,
             handed,
-            filter=_filter(vm),
+            filter=vm.filter,
             dies_with_us=self._ends_with_us,
             small_pages=not self._huge_pages and not has_shim,
         )
@@ -120,13 +120,6 @@ def _cgroups(vm: VmSpec) -> tuple[str, ...]:
     with Guard("mkdir", vm.cgroup):
         os.makedirs(vm.cgroup, exist_ok=True)
     return (*vm.cgroups, vm.cgroup)
-
-
-def _filter(vm: VmSpec) -> str:
-    """The file with the instructions of seccomp for this VMM; empty while there is none."""
-    name = "kvmtool" if is_kvmtool(vm.binary) else "qemu"
-    path = f"{os.path.dirname(vm.jailer)}/seccomp-{name}.bpf"
-    return path if os.path.exists(path) else ""
 
 
 def listener_path(vm: VmSpec) -> str:

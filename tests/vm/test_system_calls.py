@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running pod's VMM behind its allow-list of system calls: that it is there, and that containers lose nothing."""
 
+import os
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from cri.pods.pod import LivePod
+from stage1.errors import VmFailed
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.vm import sigsys
+from stage1.vm.spec import VmSpec
+from stage1.vm.starter import ProcessVmm
+from tests.fakes.patience import PATIENCE
 from tests.vm.test_confinement import Machine, booted, machine, pid_of, said, started
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
@@ -17,6 +24,9 @@ FILTER_MODE = "2"
 """SECCOMP_MODE_FILTER, as /proc/PID/status has it."""
 FILTERS = "2"
 """The one that the VMM was started with, and the one that takes execve away."""
+
+PPOLL = 271
+WITHOUT_PPOLL = ((0x20, 0, 0, 0), (0x15, 0, 1, PPOLL), (0x06, 0, 0, 0x80000000), (0x06, 0, 0, 0x7FFF0000))
 
 __all__ = ["machine"]
 
@@ -56,3 +66,15 @@ async def test_all_that_a_container_does_with_files_works_behind_both_filters(
         "pipe",
         "socket",
     ]
+
+
+@pytest.mark.only_on("qemu", "it has an event loop, which this filter forbids")
+def test_a_vmm_that_its_filter_ends_is_told_with_the_call(vm: VmSpec, tmp_path: Path) -> None:
+    lines = tmp_path / "without-ppoll.bpf"
+    lines.write_bytes(b"".join(struct.pack("HBBI", *line) for line in WITHOUT_PPOLL))
+    with pytest.raises(
+        VmFailed, match=r"code 159: its filter of system calls ended it \(signal 31, SIGSYS\)"
+    ) as caught:
+        ProcessVmm(early_s=60.0 * PATIENCE).start(vm._replace(filter=str(lines)))
+    if os.access(sigsys.LOG, os.R_OK) and "SIGSYS);" not in str(caught.value):
+        assert f" at call {PPOLL} of x86-64; its last lines" in str(caught.value)

@@ -39,9 +39,8 @@ def record(pid: int = PID, *, when: int = NOW, signal: int = 31, arch: str = "c0
     )
 
 
-def started() -> int:
-    """Of a process that began just now, in clock ticks since the boot."""
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+STARTED = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+"""Of a process that began at `NOW`, in clock ticks since the boot."""
 
 
 CASES = {
@@ -68,13 +67,13 @@ CASES = {
 @pytest.mark.parametrize(("lines", "code", "said"), CASES.values(), ids=CASES)
 def test_the_filters_record_is_found(tmp_path: Path, lines: list[str], code: int | None, said: str) -> None:
     (tmp_path / "log").write_text("".join(lines), encoding="latin-1")
-    assert explain(PID, started(), code=code, log=str(tmp_path / "log")) == said
+    assert explain(PID, STARTED, code=code, log=str(tmp_path / "log")) == said
 
 
 def test_a_log_that_can_not_be_read_costs_the_number_only(tmp_path: Path) -> None:
-    assert explain(PID, started(), code=SIGSYS_CODE, log=str(tmp_path / "absent")) == WHOLE
-    assert explain(PID, started(), code=SIGSYS_CODE, log=str(tmp_path)) == WHOLE
-    assert explain(PID, started(), code=None, log=str(tmp_path / "absent")) == ""
+    assert explain(PID, STARTED, code=SIGSYS_CODE, log=str(tmp_path / "absent")) == WHOLE
+    assert explain(PID, STARTED, code=SIGSYS_CODE, log=str(tmp_path)) == WHOLE
+    assert explain(PID, STARTED, code=None, log=str(tmp_path / "absent")) == ""
 
 
 @pytest.mark.skipif(not os.access(sigsys.LOG, os.R_OK), reason="the kernel's log can't be read")
