@@ -95,10 +95,10 @@ def _bounds(box: Box) -> list[str]:
 
 def _powers(box: Box) -> list[str]:
     kept = "".join(f",+{name}" for name in box.keeps)
-    user = [f"--reuid={box.uid}", f"--regid={box.uid}", "--clear-groups"] if box.uid else []
+    user = [f"--reuid={box.uid}", f"--regid={box.uid}"] if box.uid else []
     none = ["--no-new-privs", f"--inh-caps=-all{kept}", "--ambient-caps=-all", f"--bounding-set=-all{kept}"]
     # Once more, since a change of the user takes the first one back.
-    return [*user, *none, "--pdeathsig=KILL"]
+    return [*user, "--clear-groups", *none, "--pdeathsig=KILL"]
 
 
 def _fence(box: Box) -> list[str]:

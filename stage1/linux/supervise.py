@@ -225,4 +225,4 @@ def _await(fd: int, event: int, deadline: float) -> None:
 
 def _last_line(text: bytes) -> str:
     lines = text.decode("utf-8", "replace").strip().splitlines()
-    return "".join(c if c.isprintable() else "?" for c in lines[-1])[:300] if lines else ""
+    return "".join(c if c.isprintable() else " " for c in lines[-1])[:300] if lines else ""

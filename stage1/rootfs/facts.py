@@ -65,6 +65,7 @@ class _Scan:
             raise refusal(f"{self._what} has a path of {depth} components", key="path_depth", cap=cap)
         if any(len(part.encode("utf-8", "surrogateescape")) > _NAME_BYTES for part in path.split("/")):
             raise Corrupt(f"{self._what} has a file name of more than {_NAME_BYTES} bytes; push the image again")
+        self._check_kind(path, entry)
         if entry.is_directory:
             self.explicit.add(path)
         while path and (path := path.rpartition("/")[0]) not in self.parents:
@@ -74,6 +75,13 @@ class _Scan:
             raise refusal(f"{self._what} has files in more than {cap} directories", key="layer_entries", cap=cap)
         if entry.has_capability or (entry.is_link and normal(entry.link) in self.capable):
             self.capable.add(name)
+
+    def _check_kind(self, path: str, entry: Entry) -> None:
+        """Raises Corrupt for what mkfs.erofs 1.8 crashes on: a root that is no directory, a whiteout of no name."""
+        if not path and not entry.is_directory:
+            raise Corrupt(f"{self._what} has something else than a directory as its root; push the image again")
+        if path.rpartition("/")[2] in (".wh.", ".wh..", ".wh..."):
+            raise Corrupt(f"{self._what} has the whiteout {path[-200:]!r}, which names nothing; push the image again")
 
 
 def normal(name: str) -> str:

@@ -5,7 +5,7 @@ import errno
 import os
 
 from stage1.errors import KernelError, NoSpace, NotFound, PodError
-from stage1.linux import supervise
+from stage1.linux import process, supervise
 from stage1.linux.libc import Guard
 from stage1.rootfs import layout
 from stage1.rootfs.corrupt import Corrupt
@@ -47,8 +47,15 @@ def _run(job: supervise.Job, image: str) -> None:
             raise NotFound("there is no mkfs.erofs program; install erofs-utils") from None
         raise
     code, last = said[0]
-    if code != 0:
-        raise _failure(image, last or f"exit status {code}")
+    # It also ends well after an error in the middle of a tar, and the rest of the layer is then missing.
+    if code == 0 and "<E>" not in last:
+        return
+    if code == 128 + process.SIGKILL:
+        raise NoSpace("mkfs.erofs was killed while it read a layer: it took too much processor time, or there is no "
+                      "memory left; use another image")  # fmt: skip
+    if code > 128:
+        raise Corrupt(f"mkfs.erofs could not read a layer and ended by signal {code - 128}; push the image again")
+    raise _failure(image, last or f"exit status {code}")
 
 
 def _failure(image: str, reason: str) -> PodError | MemoryError:

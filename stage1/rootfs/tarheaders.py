@@ -138,7 +138,7 @@ class Headers:
             digits, space, _ = data[position : position + 24].partition(b" ")
             length = int(digits) if digits.isdigit() and len(digits) < 12 else 0
             key, equals, value = data[position + len(digits) + 1 : position + length].partition(b"=")
-            if not space or not equals or not value.endswith(b"\n"):
+            if not space or not equals or not value.endswith(b"\n") or position + length > end:
                 raise self._corrupt("a PAX header can't be read")
             # An empty value takes back what a global header says.
             if value != b"\n" and (key in _WORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The confinement of who reads foreign bytes: its command line, and what a program that has been taken over can do."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import TimedOut
+from stage1.linux import sandbox, supervise
+from stage1.linux.sandbox import Box, Means
+from tests.fakes.patience import PATIENCE
+
+MEANS = Means("/setpriv", "/unshare", "/prlimit", landlock=True)
+MIB = 1 << 20
+
+ATTACKS = """
+import ctypes, json, os, socket, sys
+found = {}
+def attempt(name, what):
+    try:
+        found[name] = repr(what())
+    except BaseException as error:
+        found[name] = f"{type(error).__name__} {getattr(error, 'errno', '')}"
+secret, pid = sys.argv[1:]
+attempt("reads", lambda: open(secret).read())
+attempt("reads passwd", lambda: open("/etc/passwd").read())
+attempt("lists", lambda: os.listdir("/"))
+attempt("writes in", lambda: open("in/x", "w"))
+attempt("writes beside", lambda: open("x", "w"))
+attempt("makes a device", lambda: os.mknod("out/null", 0o20666, os.makedev(1, 3)))
+attempt("makes a fifo", lambda: os.mkfifo("out/fifo"))
+attempt("proc", lambda: open("/proc/self/status").read())
+attempt("sees", lambda: os.kill(int(pid), 0))
+attempt("connects", lambda: socket.create_connection(("127.0.0.1", 22), 1))
+attempt("interfaces", lambda: [name for _, name in socket.if_nameindex()])
+attempt("becomes root", lambda: os.setuid(0))
+attempt("mounts", lambda: ctypes.CDLL(None, use_errno=True).mount(b"none", b"out", b"tmpfs", 0, None))
+attempt("memory", lambda: len(bytearray(600 << 20)))
+attempt("out", lambda: open("out/x", "w").write("x"))
+attempt("in", lambda: open("in/given").read())
+attempt("stdin", lambda: sys.stdin.read())
+attempt("ids", lambda: (os.getuid(), os.getgid(), os.getgroups(), os.getpid()))
+attempt("new privileges", lambda: ctypes.CDLL(None).prctl(39, 0, 0, 0, 0))
+print(json.dumps(found))
+"""
+
+
+def test_the_command_line_has_every_fence() -> None:
+    words = " ".join(sandbox.command(Box(MIB, 7, 9, "/tmp", (("/tmp", sandbox.READ),), uid=5), MEANS))
+    assert words.startswith(
+        "/setpriv --pdeathsig=KILL -- /unshare --net --ipc --uts --pid --fork --kill-child=KILL --wd=/tmp"
+    )
+    for part in ("--as=1048576 --cpu=7 --fsize=9", "--nproc=", "--core=0", "--reuid=5 --regid=5 --clear-groups"):
+        assert part in words
+    for part in (
+        "--no-new-privs",
+        "--bounding-set=-all",
+        "--landlock-access=fs",
+        "path-beneath:read-file,read-dir:/tmp",
+    ):
+        assert part in words
+
+
+@pytest.mark.parametrize(
+    ("box", "means", "has", "lacks"),
+    [
+        (Box(MIB, 7, network=True), MEANS, "--pid", "--net"),
+        (Box(MIB, 7, reserves=True), MEANS, "--data=1048576", "--as="),
+        (Box(MIB, 7, keeps=("chown",)), MEANS, "--bounding-set=-all,+chown", "--reuid"),
+        (Box(MIB, 7, seccomp="/f.bpf"), MEANS, "--seccomp-filter=/f.bpf", "/absent"),
+        (Box(MIB, 7, places=(("/absent", sandbox.READ),)), MEANS, "--landlock", "/absent"),
+        (Box(MIB, 7), MEANS._replace(landlock=False), "--no-new-privs", "--landlock"),
+        (Box(MIB, 7, directory="/tmp"), MEANS._replace(unshare=""), "env --chdir=/tmp", "unshare"),
+    ],
+)
+def test_what_is_not_wanted_or_not_there_is_left_out(box: Box, means: Means, has: str, lacks: str) -> None:
+    words = " ".join(sandbox.command(box, means))
+    assert has in words and lacks not in words
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in" / "given").write_text("for you")
+    tmp_path.chmod(0o755)
+    (tmp_path / "secret").write_text("for nobody")
+    return tmp_path
+
+
+def run(directory: Path, program: str, *words: str, **changes: object) -> tuple[str, supervise.Ended]:
+    """What a confined Python says, and how it ended."""
+    places = (("in", sandbox.READ), ("out", sandbox.WRITE), *sandbox.python_places())
+    box = Box(512 * MIB, 20, MIB, str(directory), places, uid=65530)._replace(**changes)  # type: ignore[arg-type]
+    argv = [*sandbox.command(box, sandbox.means()), os.path.realpath(sys.executable), "-I", "-S", "-c", program, *words]
+    said: list[supervise.Ended] = []
+    text = b"".join(supervise.output(supervise.Job(argv, -1, 60), said))
+    return text.decode(), said[0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("uid", [65530, 0])
+def test_a_program_that_was_taken_over_gets_nowhere(directory: Path, uid: int) -> None:
+    assert sandbox.means().lacks == ""
+    os.chown(directory / "out", uid, uid)
+    text, ended = run(directory, ATTACKS, str(directory / "secret"), str(os.getpid()), uid=uid)
+    assert ended.code == 0, ended
+    found = json.loads(text)
+    denied = ("reads", "reads passwd", "lists", "writes in", "writes beside", "makes a fifo", "proc")
+    assert {name: found.pop(name) for name in denied} == dict.fromkeys(denied, "PermissionError 13")
+    assert found.pop("makes a device") in ("PermissionError 1", "PermissionError 13")
+    assert found.pop("sees") == "ProcessLookupError 3"
+    assert found.pop("connects").startswith(("OSError", "ConnectionRefused"))
+    assert found.pop("becomes root") == ("PermissionError 1" if uid else "None")
+    assert found.pop("memory") == "MemoryError "
+    assert found == {
+        "interfaces": "['lo']",
+        "mounts": "-1",
+        "out": "1",
+        "in": "'for you'",
+        "stdin": "''",
+        "ids": f"({uid}, {uid}, [], 1)",
+        "new privileges": "1",
+    }
+
+
+def test_a_file_may_not_grow_past_its_limit(directory: Path) -> None:
+    os.chmod(directory / "out", 0o777)
+    program = "import signal; signal.signal(25, signal.SIG_IGN); open('out/x', 'wb', 0).write(bytes(3 << 20))"
+    _, ended = run(directory, program)
+    assert os.path.getsize(directory / "out" / "x") <= MIB, ended
+
+
+def test_it_is_killed_with_all_its_children_when_its_time_is_over() -> None:
+    words = ["sh", "-c", "setsid sleep 1234 & echo; wait"]
+    argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), *words]
+    said: list[supervise.Ended] = []
+    with pytest.raises(TimedOut):
+        list(supervise.output(supervise.Job(argv, -1, 1.0), said))
+    assert said == []
+    deadline = time.monotonic() + 10 * PATIENCE
+    while [path for path in Path("/proc").glob("[0-9]*/cmdline") if _has(path, b"sleep\x001234")]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _has(path: Path, words: bytes) -> bool:
+    try:
+        return words in path.read_bytes()
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("wants", ["stop", "look"])
+def test_it_is_ended_when_nobody_wants_it(wants: str) -> None:
+    class Enough(Exception):
+        pass
+
+    def look() -> None:
+        raise Enough
+
+    argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), "sleep", "1000"]
+    job = supervise.Job(argv, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"look": look}))  # type: ignore[arg-type]
+    with pytest.raises(supervise.Stopped if wants == "stop" else Enough):
+        list(supervise.output(job, []))
+
+
+def test_processor_time_is_limited_for_the_first_process_of_a_namespace(directory: Path) -> None:
+    _, ended = run(directory, "while True: pass", cpu_s=1)
+    assert ended.code == 128 + 9
