@@ -16,10 +16,10 @@ from stage1.errors import VmFailed
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 
-STEP_S = 0.0005
+STEP_S, GROWTH = 0.0003, 1.1
 ENOUGH = 3
 """Started so often in a row, a VMM runs by that time, and there is no later moment to try."""
-MOST = 400
+MOST = 120
 STARTER = """
 import os, sys, time
 from stage1.linux.idmap import Extent
@@ -93,7 +93,7 @@ def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]
         starter.stdin.write(f"{kind}\n")
         starter.stdin.flush()
         pid = int(starter.stdout.readline())
-        wait(step * STEP_S)
+        wait(STEP_S * GROWTH**step)
         runs = "sh" in of(vm).values()
         os.kill(pid, signal.SIGKILL)
         assert starter.stdout.readline() == "ended\n"
