@@ -259,6 +259,18 @@ def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, vm: VmS
         run("true", jailer=str(beside / "jailer"))
 
 
+@pytest.mark.parametrize(("huge_pages", "allowed"), [(False, "0"), (True, "1")])
+def test_its_memory_has_huge_pages_only_if_that_was_asked_for(vm: VmSpec, huge_pages: bool, allowed: str) -> None:
+    Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
+    os.chmod(vm.binary, 0o755)
+    started = ProcessVmm(early_s=0, huge_pages=huge_pages).start(vm)
+    try:
+        assert f"THP_enabled:\t{allowed}\n" in Path(f"/proc/{started.pid}/status").read_text()
+        assert "THP_enabled:\t1\n" in Path("/proc/self/status").read_text()
+    finally:
+        started.kill()
+
+
 def children() -> set[str]:
     """Of all threads of this process."""
     found: set[str] = set()
