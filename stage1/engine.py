@@ -150,7 +150,7 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
         quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
 
 
-def add_image(directory: str, pod: Pod, image: ImageFiles) -> str:
+def add_image(directory: str, pod: Pod, *, image: ImageFiles) -> str:
     """Put the image into the layers export, as `rootfs.export.add_image`, with the owners that the pod's guest sees."""
     with _owners(directory, pod) as mapped:
         return export.add_image(directory, image, ids=mapped.shifted)

@@ -26,7 +26,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
         return vm
     if host.ids is not None:
         vm = vm._replace(ids=numbers.extents(slots.claim(directory, host.ids), pod.ids))
-        owners.keep(directory, pod.ids, vm.ids)
+        owners.keep(directory, pod.ids, vmm=vm.ids)
     if host.cgroup_parent:
         vm = vm._replace(cgroups=_cgroups(vm, host.cgroup_parent, directory=directory, name=f"clearpod-{pod.id}"))
     return vm

@@ -99,7 +99,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         config_error=error,
         guest_dir=config.guest_dir,
         state_dir=config.state_dir,
-        confinement=needs.find(f"{config.guest_dir}/{JAILER}"),
+        confinement=confinement(f"{config.guest_dir}/{JAILER}", existing(config.run_dir)),
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(existing(config.state_dir)),
         free_bytes=free_bytes(existing(config.state_dir)),
@@ -144,6 +144,12 @@ def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:
     if not os.path.isfile(f"{guest_dir}/{AGENT}"):
         lack.append(f"{guest_dir}/{AGENT} does not exist")
     return tuple(lack)
+
+
+def confinement(jailer: str, directory: str) -> needs.Needs:
+    """What is missing for a jail, also if that is seen only when one is made."""
+    found = needs.find(jailer)
+    return found if found.missing else found._replace(missing=needs.trial(jailer, directory))
 
 
 def _port_name(port: int) -> str:

@@ -62,7 +62,7 @@ def look(directory: str) -> InForce:
     vm = engine.find_vm(directory)
     if vm is None:
         raise WrongState(f"the pod in {directory} has no virtual machine: it is just being made, or was not started")
-    found = in_force.read(vm.pid, vm.start_time, quarters.cgroups(directory))
+    found = in_force.read(vm.pid, vm.start_time, cgroups=quarters.cgroups(directory))
     if os.path.basename(found.program) == AGENT:
         raise Unsupported(f"the pod in {directory} runs on the host, so there is no jail around it")
     return found

@@ -73,7 +73,7 @@ class PodImages:
     async def export(self, image: "ImageFiles") -> None:
         """Bring an image into the guest by 9p, for those who mount a part of it."""
         async with self._lock:
-            await to_the_end(engine.add_image, self._pod.directory, self._pod.record.pod, image)
+            await to_the_end(engine.add_image, self._pod.directory, self._pod.record.pod, image=image)
 
     async def settle(self) -> None:
         """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""
@@ -90,7 +90,7 @@ class PodImages:
     async def _bring(self, image: "ImageFiles", name: str) -> Root:
         directory = self._pod.directory
         was_exported = await to_the_end(export.has_image, directory, image)
-        lower = await to_the_end(engine.add_image, directory, self._pod.record.pod, image)
+        lower = await to_the_end(engine.add_image, directory, self._pod.record.pod, image=image)
         paths = ("etc/passwd", "etc/group")
         accounts = Accounts(*[await to_the_end(export.read_image_file, directory, lower, path=path) for path in paths])
         window = await to_the_end(mapping.find, directory)

@@ -104,8 +104,7 @@ def make(directories: "Mapping[str, str]", limits: Limits) -> None:
             os.makedirs(path, exist_ok=True)
         for file, value in _values(kind, limits):
             if os.path.exists(f"{path}/{file}"):
-                with Guard("write", f"{path}/{file} {value}"), open(f"{path}/{file}", "w", encoding="ascii") as opened:
-                    opened.write(value)
+                _set(f"{path}/{file}", value)
 
 
 def _make_above(path: str) -> None:
@@ -146,8 +145,12 @@ def raise_memory(directories: "Sequence[str]", size_bytes: int) -> None:
             except KernelError:
                 continue
             if limit.isdigit() and int(limit) < size_bytes:
-                with Guard("write", f"{path}/{name} {size_bytes}"), open(f"{path}/{name}", "w", encoding="ascii") as file:
-                    file.write(str(size_bytes))
+                _set(f"{path}/{name}", str(size_bytes))
+
+
+def _set(path: str, value: str) -> None:
+    with Guard("write", f"{path} {value}"), open(path, "w", encoding="ascii") as file:
+        file.write(value)
 
 
 def join(path: str, pid: int) -> None:

@@ -44,10 +44,10 @@ def add(pod: Pod, directory: str, *, state_dir: str, ids: "Sequence[Extent]" = (
         raise NotFound(f"the pod's journal can't be kept in {source}: {error}; name another directory") from None
     if not pod.journal:
         os.symlink(source, f"{directory}/{LINK}")
-    _show(os.path.realpath(source), directory, ids)
+    _show(os.path.realpath(source), directory, ids=ids)
 
 
-def _show(source: str, directory: str, ids: "Sequence[Extent]") -> None:
+def _show(source: str, directory: str, *, ids: "Sequence[Extent]") -> None:
     """The guest looks for it as soon as it boots, so there is no VMM yet whose namespace could be used."""
     fd = idmap.namespace(ids) if ids else -1
     try:

@@ -8,6 +8,7 @@ namespace, images, and volumes that ask for it, are shifted besides: 0 on the di
 
 import os
 
+from stage1.errors import WrongState
 from stage1.linux import idmap, mount
 from stage1.linux.idmap import Extent
 from stage1.pod import ids as numbers
@@ -47,15 +48,20 @@ class Owners:
         return self._plain
 
     def shifted(self) -> int:
-        """Of files whose 0 on disk is the container's; `plain` in a pod without a user namespace."""
-        if not self._ids.length or not self._vmm[2]:
+        """Of files whose 0 on disk is the container's; `plain` in a pod without a user namespace.
+
+        Raises WrongState when the pod has one and its VMM, of an earlier version, none.
+        """
+        if not self._ids.length:
             return self.plain()
+        if not self._vmm[2]:
+            raise WrongState("the pod was started by a version of clearpod that maps owners otherwise; make a new one")
         if self._shifted < 0:
             self._shifted = os.open(f"{self._directory}/{KEPT}", os.O_RDONLY | os.O_CLOEXEC)
         return self._shifted
 
 
-def keep(directory: str, ids: IdMap, vmm: "Sequence[Extent]") -> None:
+def keep(directory: str, ids: IdMap, *, vmm: "Sequence[Extent]") -> None:
     """Make the namespace for what is shifted, where the pod needs one. Undone by unmounting below `directory`."""
     if ids.length and vmm and not mount.is_mount_point(f"{directory}/{KEPT}"):
         idmap.keep(f"{directory}/{KEPT}", numbers.shifted(ids, vmm))

@@ -81,7 +81,7 @@ class InForce(NamedTuple):
     cgroups: tuple[Group, ...]
 
 
-def read(pid: int, start_time: int, cgroups: "Sequence[str]" = ()) -> InForce:
+def read(pid: int, start_time: int, *, cgroups: "Sequence[str]" = ()) -> InForce:
     """Of the VMM `pid`, with the cgroups that it was put into. Raises WrongState when it has ended."""
     handle = process.open_process(pid, start_time)
     if handle is None:

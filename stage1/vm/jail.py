@@ -130,7 +130,8 @@ def _shown(share: Share, vm: VmSpec) -> Place:
 def rules(vm: VmSpec) -> list[tuple[str, int]]:
     """Paths, with the rights that it has there: no more than the mounts allow anyway, in case that one is wrong."""
     shares = [(share.path, TREE if _shown(share, vm).writable else LOOK) for share in vm.shares]
-    volumes = [(f"{share.path}/containers", TREE) for share in vm.shares if not share.read_only]
+    writable = [share.path for share in vm.shares if not share.read_only]
+    volumes = [(f"{path}/{name}", TREE) for path in writable for name in ("containers", "journal")]
     return [
         *_SYSTEM,
         *_programs(vm),

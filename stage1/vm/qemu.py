@@ -28,7 +28,8 @@ _NO_CONTROL = ",".join(
 )
 
 CACHE_MIB = 256
-"""For the code that is translated when the processor is emulated. QEMU's own choice is up to 1 GiB, more than a guest."""
+"""For the code that is translated when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a
+guest."""
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.

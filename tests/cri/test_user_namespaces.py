@@ -233,7 +233,7 @@ def test_row_128_mode_node_is_the_guests_own(found: Found) -> None:
     ("name", "code", "text"),
     [
         ("mount with another mapping", "INVALID_ARGUMENT", "must be those of its sandbox"),
-        ("file system that can't", "UNIMPLEMENTED", "can't be mapped"),
+        ("file system that can't", "UNIMPLEMENTED", "its file system, proc, can't be mounted"),
         ("user beyond", "INVALID_ARGUMENT", f"{LENGTH} is not one of the {LENGTH}"),
         ("not the pod's", "INVALID_ARGUMENT", "must be those of its sandbox"),
     ],

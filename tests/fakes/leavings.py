@@ -37,6 +37,7 @@ class Leavings:
             "rules": self._ours(_rules()),
             "leases": self._ours(_leases()),
             "cgroups": self._ours(_cgroups()),
+            "ids": [target for target in _claims() if target.startswith(f"{self.root}/") and os.path.lexists(target)],
         }
 
     def _ours(self, lines: list[str]) -> list[str]:
@@ -94,6 +95,12 @@ def _leases() -> list[str]:
     """host-local's files hold the pod's id."""
     files = [path for path in Path("/var/lib/cni/networks").rglob("*") if path.is_file()]
     return [f"{path}: {path.read_text(errors='replace')}" for path in files]
+
+
+def _claims() -> list[str]:
+    """Directories of pods that have claimed ids of the host; that of a pod that is gone counts for nothing."""
+    place = Path("/run/clearpod-ids")
+    return sorted(os.readlink(path) for path in place.iterdir() if path.is_symlink()) if place.is_dir() else []
 
 
 def _cgroups() -> list[str]:

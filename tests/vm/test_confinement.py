@@ -22,7 +22,7 @@ from cri.pods.tools import Tools
 from cri.store.images import ImageStore
 from cri.store.pods import ContainerRecord, PodRecord
 from stage1.engine import Host, collect
-from stage1.linux import mount
+from stage1.linux import idmap, mount
 from stage1.linux.cgroup import OURS
 from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
@@ -109,30 +109,50 @@ def pid_of(pod: LivePod) -> int:
     return pod.vm.pid
 
 
-async def test_the_vmm_has_few_capabilities_a_filter_and_only_its_own_descriptors(machine: Machine) -> None:
+async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(machine: Machine) -> None:
     async with booted(machine) as pod:
         place = Path("/proc", str(pid_of(pod)))
         driver = machine.host.choice.driver
         name = {"qemu": "qemu-system-x86_64", "kvmtool": "lkvm"}[driver]
         assert os.path.basename(os.readlink(place / "exe")) == name, "it is the VMM, no wrapper"
-        for kind in ("pid", "ipc", "uts", "mnt"):
+        for kind in ("pid", "ipc", "uts", "mnt", "net", "user", "cgroup"):
             assert os.readlink(place / "ns" / kind) != os.readlink(f"/proc/self/ns/{kind}")
+        owner = idmap.outside(idmap.read_map(pid_of(pod)), 0)
+        assert owner >= Range().first
         for task in (place / "task").iterdir():
             status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
             wanted = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
             assert {name: status[name].strip() for name in wanted} == wanted
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
+            assert status["Uid"].split() == status["Gid"].split() == [str(owner)] * 4
         environment = {one.partition("=")[0] for one in (place / "environ").read_text().split("\0") if one}
         shim = {"LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_SMALL_PAGES"} if driver == "kvmtool" else set()
         assert environment == {"PATH", "HOME"} | shim
 
         expected = re.compile(
-            rf"/dev/null|{pod.directory}/(console\.log|share/(layers|volumes)(/.*)?)|.*/scratch/{pod.id}\.img"
+            rf"/dev/null|/dev/net/tun|{pod.directory}/(console\.log|share/(layers|volumes)(/.*)?)|.*/scratch/{pod.id}\.img"
             rf"|{machine.host.guest_dir}/system\.erofs|socket:\[\d+\]|anon_inode:.*|/memfd:.*|/dev/u?random"
             r"|/dev/kvm|/dev/vhost-vsock|pipe:\[\d+\]"
         )
         links = [os.readlink(link) for link in (place / "fd").iterdir()]
         assert [link for link in links if not expected.fullmatch(link)] == []
+
+
+async def test_its_root_has_nothing_that_it_could_change_but_its_own(machine: Machine) -> None:
+    async with booted(machine) as pod:
+        root = Path("/proc", str(pid_of(pod)), "root")
+        scratch = f"{machine.host.state_dir}/scratch/{pod.id}.img"
+        lines = [line.split() for line in Path(root.parent, "mountinfo").read_text().splitlines()]
+        writable = {line[4] for line in lines if "rw" in line[5].split(",")}
+        assert writable == {scratch, "/vmm", "/proc"}
+        assert all("nosuid" in line[5] and ("nodev" in line[5] or line[4] == "/") for line in lines)
+        own = {"kvm", "vhost-vsock"} if machine.host.choice.driver == "kvmtool" else set()
+        assert set(os.listdir(root / "dev")) == {"null", "zero", "random", "urandom"} | own
+        shown = set(os.listdir(root / pod.directory[1:]))
+        assert shown == {"share"}, "no file of the pod's directory that the host reads or follows"
+        assert not {"run", "root", "home", "var"} & set(os.listdir(root))
+        about = os.stat(root / pod.directory[1:] / "share/volumes/containers")
+        assert (about.st_uid, about.st_mode & 0o777) == (idmap.outside(idmap.read_map(pid_of(pod)), 0), 0o755)
 
 
 async def test_containers_and_volumes_made_after_boot_work_as_for_root(machine: Machine) -> None:

@@ -173,3 +173,38 @@ def test_a_limit_that_can_not_be_written_is_named(tree: Path) -> None:
     (tree / "clearpod/vm/memory.max").mkdir(parents=True)
     with pytest.raises(KernelError, match=r"write: .*/clearpod/vm/memory.max 314572800.*EISDIR"):
         cgroup.make(cgroup.places("clearpod", "vm"), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"),
+    [
+        ({"memory.max": "100"}, {"memory.max": "500"}),
+        ({"memory.max": "max"}, {"memory.max": "max"}),
+        ({"memory.max": "501"}, {"memory.max": "501"}),
+        (
+            {"memory.limit_in_bytes": "100", "memory.memsw.limit_in_bytes": "200"},
+            {"memory.limit_in_bytes": "500", "memory.memsw.limit_in_bytes": "500"},
+        ),
+        ({"pids.max": "5"}, {"pids.max": "5"}),
+    ],
+)
+def test_a_memory_limit_is_raised_and_never_lowered(
+    tmp_path: Path, files: dict[str, str], wanted: dict[str, str]
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    cgroup.raise_memory([str(tmp_path), f"{tmp_path}/absent"], 500)
+    assert {path.name: path.read_text().strip() for path in tmp_path.iterdir()} == wanted
+
+
+def test_usage_has_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.events").write_text("low 0\nmax 3\noom_kill 1\n")
+    (tmp_path / "cpu.stat").write_text("usage_usec 7\nuser_usec 5\n")
+    assert cgroup.usage(str(tmp_path)) == {
+        "memory.max": "max",
+        "cpu.stat.usage_usec": "7",
+        "memory.events.max": "3",
+        "memory.events.oom_kill": "1",
+    }
+    assert cgroup.usage(f"{tmp_path}/absent") == {}

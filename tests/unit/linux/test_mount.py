@@ -174,3 +174,55 @@ os.kill(other, 9); os.waitpid(other, 0)
     said = in_namespace(code)
     assert "belongs to another user namespace: Operation not permitted (EPERM)" in said
     assert "was there" not in said
+
+
+def test_a_new_file_system_is_nowhere_until_it_is_moved(in_namespace: InNamespace) -> None:
+    code = """
+os.mkdir(T + "/b, c")
+flags = mount.MS_RDONLY | mount.MS_NODEV | mount.MS_NOSUID | mount.MS_NOEXEC
+fd = mount.make("tmpfs", [("size", "64k"), ("source", "a name")], flags=flags)
+print(mount.mounts_below(T + "/b, c"))
+mount.move_tree(fd, T + "/b, c"); os.close(fd)
+line = next(line for line in open("/proc/self/mountinfo") if "a\\\\040name" in line)
+print(sorted(set(line.split()[5].split(",")) & {"ro", "nodev", "nosuid", "noexec"}), mount.type_of(T + "/b, c"))
+try: open(T + "/b, c/f", "w")
+except OSError as e: print(e.errno)
+for kind, options in (("no-such-fs", []), ("tmpfs", [("no-such-option", "1")])):
+    before = len(os.listdir("/proc/self/fd"))
+    try: mount.make(kind, options, flags=0)
+    except PodError as e: print(kind in str(e), len(os.listdir("/proc/self/fd")) == before)
+"""
+    assert in_namespace(code).splitlines() == [
+        "[]",
+        "['nodev', 'noexec', 'nosuid', 'ro'] tmpfs",
+        "30",
+        "True True",
+        "True True",
+    ]
+
+
+def test_memory_that_can_be_written_is_counted_once(in_namespace: InNamespace) -> None:
+    code = """
+for d in ("/v", "/v/a", "/v/b c", "/v/ro", "/v/twin", "/beside", "/v/all"): os.mkdir(T + d)
+mount.mount("x", T + "/v/a", "tmpfs", 0, "size=1m")
+mount.bind(T + "/v/a", T + "/v/twin")
+mount.mount("x", T + "/v/b c", "tmpfs", 0, "size=2m")
+mount.mount("x", T + "/v/ro", "tmpfs", mount.MS_RDONLY, "size=4m")
+mount.mount("x", T + "/beside", "tmpfs", 0, "size=8m")
+print(mount.memory_bytes(T + "/v/") >> 20, mount.memory_bytes(T + "/none/"))
+mount.mount("x", T + "/v/all", "tmpfs", 0, "size=0")
+print(mount.memory_bytes(T + "/v/") - (3 << 20) == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+"""
+    assert in_namespace(code).splitlines() == ["3 0", "True"]
+
+
+def test_the_type_is_that_of_the_mount_that_a_path_is_on(in_namespace: InNamespace) -> None:
+    code = """
+os.mkdir(T + "/p"); os.mkfifo(T + "/fifo")
+mount.mount("x", T + "/p", "proc")
+print(mount.type_of(T + "/p/self"), mount.type_of(T + "/fifo"), mount.type_of("/dev/null"))
+try: mount.type_of(T + "/none")
+except PodError as e: print("ENOENT" in str(e))
+"""
+    kinds, missing = in_namespace(code).splitlines()
+    assert kinds.split()[:2] == ["proc", "tmpfs"] and missing == "True"

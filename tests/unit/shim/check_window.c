@@ -203,6 +203,29 @@ CASE(the_socket_is_for_root_and_the_own_user_only)
     close_window();
 }
 
+CASE(a_socket_that_was_handed_over_serves_whoever_can_reach_it)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    char number[16];
+    int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), status = -1;
+    snprintf(socket_path, sizeof socket_path, "%s", path_of("dax.sock"));
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", socket_path);
+    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && chmod(socket_path, 0666) == 0 && chmod(path_of(""), 0711) == 0);
+    snprintf(number, sizeof number, "%d", listener);
+    CHECK(window_open(&window, socket_path, number, &why) < 0 && strstr(why.text, "no socket that listens"));
+    CHECK(listen(listener, 4) == 0 && region_reserve(&window.region, PAGES * PAGE, &why) == 0);
+    CHECK(window_open(&window, socket_path, "1x", &why) < 0 && strstr(why.text, "not the number"));
+    CHECK(window_open(&window, socket_path, "99999", &why) < 0 && strstr(why.text, "no socket that listens"));
+    CHECK(window_open(&window, socket_path, number, &why) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int peer = setuid(1) == 0 ? dial() : -1;
+        _exit(peer >= 0 && send(peer, "unmap 0 4096", 12, MSG_NOSIGNAL) == 12 && recv(peer, reply, sizeof reply, 0) == 2 ? 0 : 1);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == (geteuid() ? 1 : 0));
+    close_window();
+}
+
 CASE(a_socket_that_can_not_be_made_is_an_error)
 {
     char longest[300];

@@ -79,6 +79,8 @@ CASES = {
     "host-all": on_host("network", "pid", "ipc", scratch="/var/lib/clearpod/scratch/0123"),
     "host-pid-with-network": on_host("pid", netns="/run/netns/clearpod-0123"),
     "host-ipc-without-network": on_host("ipc"),
+    "qemu-jailed": QEMU._replace(**ALL, jailer="/g/jailer"),
+    "kvmtool-jailed": LKVM._replace(**ALL, dax=WINDOW, jailer="/g/jailer"),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }
 
@@ -177,6 +179,9 @@ def test_kvmtool_is_preloaded_only_where_there_is_something_to_map() -> None:
     environment = kvmtool.environment(LKVM._replace(dax=WINDOW))
     assert environment["LD_PRELOAD"] == "/g/lkvm-shim.so"
     assert environment["CLEARPOD_DAX_IMAGES"] == "0x100000000:6291456:/g/system.erofs,0x100600000:4096:/i/app.erofs"
+    assert "CLEARPOD_DAX_LISTENER" not in environment and environment["HOME"] == POD
+    jailed = kvmtool.environment(LKVM._replace(dax=WINDOW, jailer="/g/jailer"))
+    assert (jailed["CLEARPOD_DAX_LISTENER"], jailed["HOME"]) == ("10", "/vmm")
     assert environment["CLEARPOD_DAX_WINDOW"] == f"0x100800000:268435456:{POD}/dax.sock"
     assert set(environment) == {"PATH", "HOME", "LD_PRELOAD", "CLEARPOD_DAX_IMAGES", "CLEARPOD_DAX_WINDOW"}
 

@@ -80,6 +80,12 @@ def test_the_kernel_and_the_shim_are_told_the_same_places() -> None:
     }
 
 
+def test_the_shim_gets_the_windows_socket_where_there_is_a_jail() -> None:
+    window = Dax("/g/lkvm-shim.so", (SYSTEM,), 256 * MIB, "/run/pod/dax.sock")
+    assert dax.environment(window, 128, by_descriptor=True)["CLEARPOD_DAX_LISTENER"] == "10"
+    assert "CLEARPOD_DAX_LISTENER" not in dax.environment(window._replace(window_bytes=0), 128, by_descriptor=True)
+
+
 def test_without_a_window_there_is_no_socket() -> None:
     assert "CLEARPOD_DAX_WINDOW" not in dax.environment(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128)
     assert dax.words(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128) == ["memmap=0x600000!0x100000000"]

@@ -258,6 +258,18 @@ def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, run: Ru
         run("true", filter=f"{tmp_path}/absent.bpf")
 
 
+@pytest.mark.parametrize(("huge_pages", "allowed"), [(False, "0"), (True, "1")])
+def test_its_memory_has_huge_pages_only_if_that_was_asked_for(vm: VmSpec, huge_pages: bool, allowed: str) -> None:
+    Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
+    os.chmod(vm.binary, 0o755)
+    started = ProcessVmm(early_s=0, huge_pages=huge_pages).start(vm)
+    try:
+        assert f"THP_enabled:\t{allowed}\n" in Path(f"/proc/{started.pid}/status").read_text()
+        assert "THP_enabled:\t1\n" in Path("/proc/self/status").read_text()
+    finally:
+        started.kill()
+
+
 def children() -> set[str]:
     """Of all threads of this process."""
     found: set[str] = set()
@@ -329,7 +341,8 @@ def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
 def test_no_rule_of_landlock_lets_more_be_changed_than_is_to_be(vm: VmSpec) -> None:
     changing = {path for path, rights in jail.rules(vm) if rights & ~(jail.RUN | jail.LOOK)}
     devices = {f"/dev/{name}" for name in ("null", "zero", "random", "urandom")}
-    assert changing == {vm.scratch, "/vmm", f"{vm.run_dir}/share/volumes/containers"} | devices
+    volumes = {f"{vm.run_dir}/share/volumes/{name}" for name in ("containers", "journal")}
+    assert changing == {vm.scratch, "/vmm"} | volumes | devices
 
 
 @pytest.mark.skipif(bool(NO_FENCE), reason=NO_FENCE)

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod's VMM gets on the host, and that all of it goes with the pod's directory. Needs root."""
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1 import engine, quarters
+from stage1.errors import NoSpace, NotFound, Unsupported, WrongState
+from stage1.linux import cgroup, mount
+from stage1.linux.idmap import Extent
+from stage1.pod.ids import POD_IDS
+from stage1.pod.model import Container, IdMap, Mount, Pod, Process
+from stage1.rootfs import owners
+from stage1.vm import limits, slots
+from stage1.vm.choose import Choice
+from stage1.vm.slots import Range
+from stage1.vm.spec import VmSpec
+from stage1.vm.vmm import VmProcess
+from tests.fakes.guest import FakeVmm
+
+POD = Pod(id="5e" * 32, name="web", memory_mib=128, vcpus=2)
+CONTAINER = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("true",)))
+QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+FIRST = 0x60000000
+"""Outside of the ids that pods of this machine may have."""
+PARENT = "clearpod-test"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[engine.Host]:
+    guest = tmp_path / "guest"
+    guest.mkdir()
+    for name in ("vmlinux", "initramfs", "system.erofs", "initramfs-systemd", "system-systemd.erofs"):
+        (guest / name).write_bytes(b"x")
+    ids = Range(FIRST, 2 * POD_IDS)
+    with tempfile.TemporaryDirectory() as run_dir:
+        yield engine.Host(run_dir, str(guest), f"{tmp_path}/state", QEMU, scratch_mib=16, ids=ids, cgroup_parent=PARENT)
+    for path in cgroup.places("", PARENT).values():
+        os.rmdir(path)
+
+
+class DeadVmm:
+    """Says that it started what has ended since."""
+
+    def start(self, vm: VmSpec) -> VmProcess:
+        """See `Vmm`."""
+        return VmProcess(2**30, 1, f"{vm.run_dir}/console.log")
+
+
+def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine.Host) -> None:
+    prepared = engine.prepare(POD, host)
+    directory, vm = prepared.directory, prepared.vm
+    try:
+        first = slots.find(directory)
+        assert first in (FIRST, FIRST + POD_IDS)
+        assert vm.ids == (Extent(0, first, 65536),)
+        disk = os.stat(vm.scratch)
+        assert (disk.st_uid, disk.st_gid, stat.S_IMODE(disk.st_mode)) == (first, first, 0o600)
+        assert stat.S_IMODE(os.stat(os.path.dirname(vm.scratch)).st_mode) == 0o700
+        places = cgroup.places(PARENT, f"clearpod-{POD.id}")
+        assert sorted(vm.cgroups) == sorted(quarters.cgroups(directory)) == sorted(places.values())
+        wanted = limits.of(vm)
+        assert wanted == cgroup.Limits((128 + 128 + 16 + 256) << 20, 2 + 96 + (os.cpu_count() or 1), 300_000)
+        usage = {name: value for path in vm.cgroups for name, value in cgroup.usage(path).items()}
+        assert usage.get("pids.max", str(wanted.pids)) == str(wanted.pids)
+        engine.boot(prepared, DeadVmm())
+        record = json.loads(Path(directory, "vm.json").read_text())
+        assert record["ids"] == [[0, first, 65536]] and record["memory_bytes"] == wanted.memory_bytes
+    finally:
+        for _ in range(2):
+            engine.collect(directory)
+    assert slots.find(directory) is None and not os.path.lexists(f"{slots.PLACE}/{(first or 0) // POD_IDS}")
+    assert [path for path in vm.cgroups if os.path.exists(path)] == [] and not os.path.exists(vm.scratch)
+
+
+def test_a_pod_that_fails_half_way_leaves_no_claim_and_no_cgroup(host: engine.Host) -> None:
+    Path(host.state_dir).write_text("a file where a directory is needed")
+    with pytest.raises(Exception, match="state"):
+        engine.prepare(POD, host)
+    assert engine.pod_directories(host) == []
+    assert {os.readlink(f"{slots.PLACE}/{name}") for name in os.listdir(slots.PLACE) if name.isdigit()}.isdisjoint(
+        {engine.pod_directory(host, POD.id)}
+    )
+    assert [path for path in cgroup.places(PARENT, f"clearpod-{POD.id}").values() if os.path.exists(path)] == []
+
+
+def test_when_no_ids_are_left_a_pod_is_refused(host: engine.Host) -> None:
+    one_slot = host._replace(ids=Range(FIRST, POD_IDS))
+    other = POD._replace(id="6f" * 32)
+    directory = engine.prepare(POD, one_slot).directory
+    try:
+        with pytest.raises(NoSpace, match="all 1 ranges of ids"):
+            engine.prepare(other, one_slot)
+    finally:
+        engine.collect(directory)
+    engine.collect(engine.prepare(other, one_slot).directory)
+
+
+def test_a_user_namespace_has_its_own_ids_and_a_namespace_that_goes_with_the_pod(host: engine.Host) -> None:
+    prepared = engine.prepare(POD._replace(ids=IdMap(200000, 65536)), host)
+    first = slots.find(prepared.directory) or 0
+    assert prepared.vm.ids == (Extent(0, first, 65536), Extent(200000, first + 65536, 65536))
+    assert mount.type_of(f"{prepared.directory}/{owners.KEPT}") == "nsfs"
+    engine.collect(prepared.directory)
+    assert mount.mounts_below(host.run_dir) == []
+    with pytest.raises(Unsupported, match="at most 65536"):
+        engine.prepare(POD._replace(ids=IdMap(200000, 65537)), host)
+    assert engine.pod_directories(host) == []
+
+
+def test_a_journal_is_the_guests_own_and_nobody_elses(host: engine.Host) -> None:
+    prepared = engine.prepare(POD._replace(profile="systemd"), host)
+    first = slots.find(prepared.directory)
+    try:
+        seen = os.stat(f"{prepared.directory}/share/volumes/journal")
+        kept = os.stat(f"{host.state_dir}/journals/{POD.id}")
+        assert (seen.st_uid, kept.st_uid) == (first, 0)
+        assert stat.S_IMODE(os.stat(f"{host.state_dir}/journals").st_mode) == 0o700
+    finally:
+        engine.collect(prepared.directory)
+
+
+def test_a_vmm_that_is_not_in_its_namespace_gets_no_volume(host: engine.Host, tmp_path: Path) -> None:
+    """As the fake one, which is in ours; and one that has ended."""
+    with_data = CONTAINER._replace(mounts=(Mount(str(tmp_path), "/data"),))
+    vmm = FakeVmm()
+    prepared = engine.prepare(POD, host)
+    try:
+        engine.boot(prepared, vmm)
+        with pytest.raises(WrongState, match="not in a user namespace of its own"):
+            engine.add_container(prepared.directory, POD, container=with_data)
+        vmm.stop()
+        with pytest.raises((WrongState, NotFound)):
+            engine.add_container(prepared.directory, POD, container=with_data)
+        assert os.listdir(f"{prepared.directory}/tree/volumes/containers") == []
+    finally:
+        vmm.stop()
+        engine.collect(prepared.directory)
+
+
+def test_a_pod_with_a_user_namespace_of_an_earlier_version_gets_no_more_containers(host: engine.Host) -> None:
+    pod, vmm = POD._replace(ids=IdMap(200000, 65536)), FakeVmm()
+    prepared = engine.prepare(pod, host._replace(ids=None))
+    try:
+        engine.boot(prepared, vmm)
+        mapped = CONTAINER._replace(mounts=(Mount("/tmp", "/data", mapped=True),))
+        with pytest.raises(WrongState, match="make a new one"):
+            engine.add_container(prepared.directory, pod, container=mapped)
+    finally:
+        engine.collect(prepared.directory)
+        vmm.stop()

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who starts a VMM, or the jailer itself, is killed at each moment: a VMM that runs is left, or nothing at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
+
+STEP_S = 0.0005
+ENOUGH = 3
+"""Started so often in a row, a VMM runs by that time, and there is no later moment to try."""
+MOST = 400
+STARTER = """
+import os, sys, time
+from stage1.linux.idmap import Extent
+from stage1.vm.spec import *
+from stage1.vm.starter import ProcessVmm
+vm = {vm!r}
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        ProcessVmm(early_s=0, ends_with_us=line == "with\\n").start(vm)
+        time.sleep(60)
+    print(pid, flush=True)
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
+"""
+
+
+@pytest.fixture
+def vm(tmp_path: Path, jailer: str) -> VmSpec:
+    binary = tmp_path / "qemu"
+    binary.write_text("#!/bin/sh\nexec </dev/null\nwhile :; do sleep 60; done\n")
+    binary.chmod(0o755)
+    return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, SerialLink(""), jailer=jailer)
+
+
+@pytest.fixture
+def starter(vm: VmSpec) -> Iterator["subprocess.Popen[str]"]:
+    """Starts a VM for each line that it reads, in a process whose pid it says; and says when that has ended."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    words = [sys.executable, "-c", STARTER.format(vm=vm)]
+    with subprocess.Popen(words, text=True, env={"PYTHONPATH": os.getcwd()}, **pipes) as process:  # type: ignore[call-overload]
+        yield process
+        process.stdin.close()
+
+
+def of(vm: VmSpec) -> dict[int, str]:
+    """Processes that have to do with the VM, but for those that have ended: their pids and first words."""
+    found = {}
+    for name in os.listdir("/proc"):
+        try:
+            words = Path("/proc", name, "cmdline").read_text().split("\0") if name.isdigit() else [""]
+        except OSError:
+            continue
+        if any(vm.run_dir == word or word.startswith(f"{vm.run_dir}/") for word in words[1:]):
+            found[int(name)] = os.path.basename(words[0])
+    return found
+
+
+def settled(vm: VmSpec) -> dict[int, str]:
+    """What is left when no jailer is there any more. A VMM of them is ended."""
+    deadline = time.monotonic() + 20
+    while "jailer" in (left := of(vm)).values():
+        assert time.monotonic() < deadline, left
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
+
+
+def wait(seconds: float) -> None:
+    """Exactly: no sleep is as short."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["with", "without"])
+def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]", kind: str) -> None:
+    assert starter.stdin is not None and starter.stdout is not None
+    started = step = 0
+    while started < ENOUGH and step < MOST:
+        starter.stdin.write(f"{kind}\n")
+        starter.stdin.flush()
+        pid = int(starter.stdout.readline())
+        wait(step * STEP_S)
+        runs = "sh" in of(vm).values()
+        os.kill(pid, signal.SIGKILL)
+        assert starter.stdout.readline() == "ended\n"
+        if kind == "with":
+            deadline = time.monotonic() + 20
+            while left := of(vm):
+                assert time.monotonic() < deadline, left
+        else:
+            left = settled(vm)
+            assert list(left.values()) in ([], ["sh"]) and (left or not runs)
+        started, step = started + 1 if runs else 0, step + 1
+    assert ENOUGH <= step < MOST
+
+
+def jailers() -> list[int]:
+    """Of our children."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            try:
+                if Path("/proc", pid, "comm").read_text() == "jailer\n":
+                    found.append(int(pid))
+            except OSError:
+                continue
+    return sorted(found)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_jailer_or_its_child_is_killed(vm: VmSpec, count: int) -> None:
+    """The child is the second of our children."""
+    outcomes = set[bool]()
+    with ThreadPoolExecutor(1) as pool:
+        for step in range(40):
+            starting = pool.submit(ProcessVmm(early_s=0.05).start, vm)
+            while len(found := jailers()) < count and not starting.done():
+                pass
+            wait(step * STEP_S / 4)
+            for pid in found[count - 1 :][:1]:
+                end(pid)
+            outcomes.add(_end(starting.exception(), vm))
+            assert not of(vm)
+    assert True in outcomes, "it was never killed in time"
+
+
+def end(pid: int) -> None:
+    """Kill it, if it still is the jailer and not the VMM."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    if pid in jailers():
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+    os.close(fd)
+
+
+def _end(error: BaseException | None, vm: VmSpec) -> bool:
+    if error is None:
+        for pid in of(vm):
+            VmProcess(pid, 0, "").alive()
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return False
+    assert isinstance(error, VmFailed)
+    return True
