@@ -72,6 +72,7 @@ NEVER = (
     *(Call("iopl", 172, (9,)), Call("ioperm", 173, (BAD, BAD, 1)), Call("modify_ldt", 154, (99,))),
     *(Call("quotactl", 179, (BAD, BAD)), Call("fanotify_init", 300, (BAD,)), Call("sethostname", 170, (BAD, BAD))),
     *(Call("sched_setscheduler", 144, (0, BAD)), Call("sched_setaffinity", 203, (0, 0)), Call("setpriority", 141)),
+    *(Call("timer_create", 222, (99, BAD, BAD)), Call("mq_open", 240, (BAD,)), Call("msgget", 68, (0, 0))),
     *(Call("socket(AF_INET6)", 41, (10, 1)), Call("socket(AF_NETLINK)", 41, (16, 3)), Call("AF_PACKET", 41, (17, 3))),
     *(Call("socket(AF_VSOCK)", 41, (40, 1)), Call("connect", 42, (BAD, BAD)), Call("shmget", 29, (0, 0))),
     *(Call("ioctl(TIOCSTI)", 16, (0, 0x5412, BAD)), Call("ioctl(TIOCLINUX)", 16, (0, 0x541C, BAD))),
