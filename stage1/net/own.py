@@ -29,6 +29,8 @@ _MULTICAST_REPORTS = (131, 132, 143)
 _PAYLOAD = _NETWORK + 40
 _TARGET = _PAYLOAD + 8
 """Of IPv6: behind its header, and there the target of neighbour discovery."""
+_TARGET_BYTES, _ROUTER_BYTES = 24, 8
+"""Length of its messages, without options: of those with a target, and of a question for a router."""
 _NONCE, _SOURCE_MAC, _TARGET_MAC = 0x0E01, 0x0101, 0x0201
 """Options of neighbour discovery: type, and the length in units of 8 bytes."""
 
@@ -37,7 +39,8 @@ _Address = tuple[int, bytes]
 
 
 class _Pod:
-    """What a device's frames may say of their sender. An empty family has no address; None is any address."""
+    """What a device's frames may say of their sender. An empty family has no address; None is any address. `target` is
+    for neighbour discovery about its own addresses."""
 
     def __init__(self, interface: Interface) -> None:
         self.mac = bytes.fromhex(interface.mac.replace(":", ""))
@@ -49,6 +52,7 @@ class _Pod:
         v6.append((0, b"\xfe\x80" + bytes(6) + suffix) if v6 else (8, suffix))
         self.v4: list[_Address] | None = v4 if texts else None
         self.v6: list[_Address] | None = v6 if texts else None
+        self.target = _one_of(self.v6, _TARGET) + _discovery_option(self.mac, _TARGET_BYTES)
 
 
 def program(interface: Interface) -> Block:
@@ -69,7 +73,7 @@ def program(interface: Interface) -> Block:
 def _one_of(addresses: list[_Address] | None, at: int) -> Block:
     if addresses is None:
         return b""
-    return bpf.need_bytes(*((at + offset, wanted) for offset, wanted in addresses))
+    return bpf.need_bytes(*[(at + offset, wanted) for offset, wanted in addresses])
 
 
 def _ipv4(pod: _Pod) -> Block:
@@ -135,23 +139,22 @@ def _without_address(pod: _Pod) -> Block:
         + bpf.need(_ICMPV6)
         + bpf.load(_PAYLOAD)
         + bpf.need(_SOLICITATION)
-        + _one_of(pod.v6, _TARGET)
-        + _discovery_option(pod, 24)
+        + pod.target
     )
 
 
 def _icmpv6(pod: _Pod) -> Block:
     return (
         bpf.load(_PAYLOAD)
-        + bpf.case(_ADVERTISEMENT, _one_of(pod.v6, _TARGET) + _discovery_option(pod, 24))
-        + bpf.case(_SOLICITATION, _discovery_option(pod, 24))
-        + bpf.case(_ROUTER_SOLICITATION, _discovery_option(pod, 8))
+        + bpf.case(_ADVERTISEMENT, pod.target)
+        + bpf.case(_SOLICITATION, _discovery_option(pod.mac, _TARGET_BYTES))
+        + bpf.case(_ROUTER_SOLICITATION, _discovery_option(pod.mac, _ROUTER_BYTES))
         + bpf.need(*_ICMPV6_ERRORS, *_ECHO)
         + ACCEPT
     )
 
 
-def _discovery_option(pod: _Pod, length: int) -> Block:
+def _discovery_option(mac: bytes, length: int) -> Block:
     """At most one option behind a message of `length` bytes: a nonce, or the pod's own hardware address."""
     option = _PAYLOAD + length
     return (
@@ -161,7 +164,7 @@ def _discovery_option(pod: _Pod, length: int) -> Block:
         + bpf.load(option, HALF)
         + bpf.case(_NONCE, ACCEPT)
         + bpf.need(_SOURCE_MAC, _TARGET_MAC)
-        + bpf.need_bytes((option + 2, pod.mac))
+        + bpf.need_bytes((option + 2, mac))
         + ACCEPT
     )
 
