@@ -17,6 +17,7 @@ VLAN_TAG_PRESENT = 0xFFFFF000 + 48
 
 _STEP = struct.Struct("=HBBI")
 """Operation, how many instructions to leave out when a comparison holds and when it does not, and the constant."""
+_TWO_STEPS = struct.Struct("=HBBIHBBI")
 _SIZES = {BYTE: 0x10, HALF: 0x08, WORD: 0x00}
 _LOAD, _LOAD_FROM_X, _HEADER_LENGTH = 0x20, 0x40, 0xB1
 _AND, _JUMP, _IF_EQUAL, _IF_MORE, _IF_AT_LEAST, _RETURN = 0x54, 0x05, 0x15, 0x25, 0x35, 0x06
@@ -67,7 +68,7 @@ def case(number: int, then: Block) -> Block:
 def need(*numbers: int) -> Block:
     """Refuse the packet unless it is one of these."""
     last = len(numbers)
-    return b"".join(_STEP.pack(_IF_EQUAL, last - at, 0, number) for at, number in enumerate(numbers)) + REFUSE
+    return b"".join([_STEP.pack(_IF_EQUAL, last - at, 0, number) for at, number in enumerate(numbers)]) + REFUSE
 
 
 def need_between(least: int, most: int) -> Block:
@@ -77,7 +78,7 @@ def need_between(least: int, most: int) -> Block:
 
 def refuse(*numbers: int) -> Block:
     """Refuse the packet when it is one of these."""
-    return b"".join(_STEP.pack(_IF_EQUAL, 0, 1, number) + REFUSE for number in numbers)
+    return b"".join([_STEP.pack(_IF_EQUAL, 0, 1, number) + REFUSE for number in numbers])
 
 
 def need_bytes(*choices: tuple[int, bytes]) -> Block:
@@ -100,5 +101,8 @@ def _if_bytes(at: int, wanted: bytes, *, skip: int) -> Block:
         size = WORD if end % WORD == 0 else HALF if end % HALF == 0 else BYTE
         end -= size
         number = int.from_bytes(wanted[end : end + size], "big")
-        block = load(at + end, size) + _STEP.pack(_IF_EQUAL, 0, steps(block), number) + block
+        block = (
+            _TWO_STEPS.pack(_LOAD | _SIZES[size], 0, 0, at + end, _IF_EQUAL, 0, len(block) // _STEP.size, number)
+            + block
+        )
     return block

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LOOPBACK = 1
 """Its number in every netns."""
 _IPV6 = "/proc/net/if_inet6"
-_NEEDS = "which takes the kernel's CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
+_NEEDS = "by CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF of the kernel"
 
 
 class Lines(Netlink):

@@ -29,66 +29,109 @@ _MULTICAST_REPORTS = (131, 132, 143)
 _PAYLOAD = _NETWORK + 40
 _TARGET = _PAYLOAD + 8
 """Of IPv6: behind its header, and there the target of neighbour discovery."""
+_TARGET_BYTES, _ROUTER_BYTES = 24, 8
+"""Length of its messages, without options: of those with a target, and of a question for a router."""
 _NONCE, _SOURCE_MAC, _TARGET_MAC = 0x0E01, 0x0101, 0x0201
 """Options of neighbour discovery: type, and the length in units of 8 bytes."""
 
 _Address = tuple[int, bytes]
-"""Where in an address of 16 or 4 bytes these bytes must be."""
-
-
-class _Pod:
-    """What a device's frames may say of their sender. An empty family has no address; None is any address."""
-
-    def __init__(self, interface: Interface) -> None:
-        self.mac = bytes.fromhex(interface.mac.replace(":", ""))
-        texts = [text.partition("/")[0] for text in interface.addresses]
-        v4 = [(0, _socket.inet_pton(_socket.AF_INET, text)) for text in texts if ":" not in text]
-        v6 = [(0, _socket.inet_pton(_socket.AF_INET6, text)) for text in texts if ":" in text]
-        suffix = bytes([self.mac[0] ^ 2]) + self.mac[1:3] + b"\xff\xfe" + self.mac[3:]
-        # Where the network has no IPv6 address for the pod, a router's advertisement may give it one that ends so.
-        v6.append((0, b"\xfe\x80" + bytes(6) + suffix) if v6 else (8, suffix))
-        self.v4: list[_Address] | None = v4 if texts else None
-        self.v6: list[_Address] | None = v6 if texts else None
+"""Where in an address of 16 or 4 bytes these bytes must be. A list of none is no address, None is any."""
 
 
 def program(interface: Interface) -> Block:
     """The program for the frames of the guest's device."""
-    pod = _Pod(interface)
+    mac = bytes.fromhex(interface.mac.replace(":", ""))
+    v4, v6 = _addresses(interface, mac)
     return (
-        bpf.load(bpf.VLAN_TAG_PRESENT, WORD)
-        + bpf.need(0)
-        + bpf.need_bytes((_SENDER, pod.mac))
+        _IS_UNTAGGED
+        + bpf.need_bytes((_SENDER, mac))
         + bpf.load(_TYPE, HALF)
-        + bpf.case(_IPV4, _ipv4(pod))
-        + bpf.case(_ARP, _arp(pod))
-        + bpf.case(_IPV6, _ipv6(pod))
+        + bpf.case(_IPV4, _IS_IPV4 + _one_of(v4, _NETWORK + 12) + _IPV4_PAYLOAD)
+        + bpf.case(_ARP, _arp(mac, v4))
+        + bpf.case(_IPV6, _ipv6(mac, v6))
         + REFUSE
     )
+
+
+def _addresses(interface: Interface, mac: bytes) -> tuple[list[_Address] | None, list[_Address] | None]:
+    """What the frames may have as sender's address, of both families."""
+    texts = [text.partition("/")[0] for text in interface.addresses]
+    if not texts:
+        return None, None
+    v4 = [(0, _socket.inet_pton(_socket.AF_INET, text)) for text in texts if ":" not in text]
+    v6 = [(0, _socket.inet_pton(_socket.AF_INET6, text)) for text in texts if ":" in text]
+    suffix = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    # Where the network has no IPv6 address for the pod, a router's advertisement may give it one that ends so.
+    v6.append((0, b"\xfe\x80" + bytes(6) + suffix) if v6 else (8, suffix))
+    return v4, v6
 
 
 def _one_of(addresses: list[_Address] | None, at: int) -> Block:
     if addresses is None:
         return b""
-    return bpf.need_bytes(*((at + offset, wanted) for offset, wanted in addresses))
+    return bpf.need_bytes(*[(at + offset, wanted) for offset, wanted in addresses])
 
 
-def _ipv4(pod: _Pod) -> Block:
-    """The addresses are in each fragment, the ports and types in the first one."""
+def _arp(mac: bytes, v4: list[_Address] | None) -> Block:
+    """Who asks without an address asks whether its own is in use."""
+    probe = bpf.load(_NETWORK + 6, HALF) + bpf.need(_REQUEST) + _one_of(v4, _NETWORK + 24) + ACCEPT
     return (
-        bpf.load(_NETWORK)
-        + bpf.need_between(0x45, 0x4F)
-        + _one_of(pod.v4, _NETWORK + 12)
-        + bpf.load(_NETWORK + 6, HALF)
-        + bpf.mask(0x1FFF)
-        + bpf.case(0, _IPV4_PAYLOAD)
+        _IS_ARP
+        + bpf.need_bytes((_NETWORK + 8, mac))
+        + bpf.load(_NETWORK + 14, WORD)
+        + bpf.case(0, probe)
+        + _one_of(v4, _NETWORK + 14)
         + ACCEPT
     )
 
 
+def _ipv6(mac: bytes, v6: list[_Address] | None) -> Block:
+    """Extension headers but two are refused: of those two, hop-by-hop options are for multicast reports only."""
+    about_own = _one_of(v6, _TARGET) + _discovery_option(_TARGET_BYTES, mac)
+    return (
+        _IS_IPV6
+        + bpf.case_bytes(_NETWORK + 8, bytes(16), _IS_DETECTION + about_own)
+        + _one_of(v6, _NETWORK + 8)
+        + bpf.load(_NETWORK + 6)
+        + bpf.case(_ICMPV6, _icmpv6(mac, about_own))
+        + _IPV6_PAYLOAD
+    )
+
+
+def _icmpv6(mac: bytes, about_own: Block) -> Block:
+    return (
+        bpf.load(_PAYLOAD)
+        + bpf.case(_ADVERTISEMENT, about_own)
+        + bpf.case(_SOLICITATION, _discovery_option(_TARGET_BYTES, mac))
+        + bpf.case(_ROUTER_SOLICITATION, _discovery_option(_ROUTER_BYTES, mac))
+        + _IS_PING
+    )
+
+
+def _discovery_option(length: int, mac: bytes) -> Block:
+    """At most one option behind a message of `length` bytes: a nonce, or the pod's own hardware address."""
+    return _OPTIONS[length] + bpf.need_bytes((_PAYLOAD + length + 2, mac)) + ACCEPT
+
+
+# What follows is the same for all pods, and made once: somebody waits while a program is put together.
+
+
+def _option(length: int) -> Block:
+    return (
+        bpf.load(_NETWORK + 4, HALF)
+        + bpf.case(length, ACCEPT)
+        + bpf.need(length + 8)
+        + bpf.load(_PAYLOAD + length, HALF)
+        + bpf.case(_NONCE, ACCEPT)
+        + bpf.need(_SOURCE_MAC, _TARGET_MAC)
+    )
+
+
 def _ipv4_payload() -> Block:
+    """The ports and types are in the first fragment."""
     kind = bpf.load_behind(_NETWORK)
     server = bpf.load_behind(_NETWORK, HALF) + bpf.refuse(_DHCP) + bpf.load_behind(_NETWORK + 2, HALF)
-    return (
+    first = (
         bpf.find_end(_NETWORK)
         + bpf.load(_NETWORK + 9)
         + bpf.case(_UDP, server + bpf.refuse(_DHCP_CLIENT) + ACCEPT)
@@ -96,111 +139,37 @@ def _ipv4_payload() -> Block:
         + bpf.case(_IGMP, kind + bpf.refuse(_IGMP_QUERY) + ACCEPT)
         + ACCEPT
     )
-
-
-def _arp(pod: _Pod) -> Block:
-    """Ethernet and IPv4, requests and replies. Who asks without an address asks whether its own is in use."""
-    probe = bpf.load(_NETWORK + 6, HALF) + bpf.need(_REQUEST) + _one_of(pod.v4, _NETWORK + 24) + ACCEPT
-    return (
-        bpf.need_bytes((_NETWORK, bytes.fromhex("000108000604")))
-        + bpf.load(_NETWORK + 6, HALF)
-        + bpf.need(_REQUEST, _REPLY)
-        + bpf.need_bytes((_NETWORK + 8, pod.mac))
-        + bpf.load(_NETWORK + 14, WORD)
-        + bpf.case(0, probe)
-        + _one_of(pod.v4, _NETWORK + 14)
-        + ACCEPT
-    )
-
-
-def _ipv6(pod: _Pod) -> Block:
-    """Extension headers but two are refused: of those two, hop-by-hop options are for multicast reports only."""
-    return (
-        bpf.load(_NETWORK)
-        + bpf.mask(0xF0)
-        + bpf.need(0x60)
-        + bpf.case_bytes(_NETWORK + 8, bytes(16), _without_address(pod))
-        + _one_of(pod.v6, _NETWORK + 8)
-        + bpf.load(_NETWORK + 6)
-        + bpf.case(_ICMPV6, _icmpv6(pod))
-        + _IPV6_PAYLOAD
-    )
-
-
-def _without_address(pod: _Pod) -> Block:
-    """From `::`: the reports of a device that has no address yet, and whether anybody has the pod's own."""
-    return (
-        bpf.load(_NETWORK + 6)
-        + bpf.case(_HOP_BY_HOP, _MULTICAST_REPORT)
-        + bpf.need(_ICMPV6)
-        + bpf.load(_PAYLOAD)
-        + bpf.need(_SOLICITATION)
-        + _one_of(pod.v6, _TARGET)
-        + _discovery_option(pod, 24)
-    )
-
-
-def _icmpv6(pod: _Pod) -> Block:
-    return (
-        bpf.load(_PAYLOAD)
-        + bpf.case(_ADVERTISEMENT, _one_of(pod.v6, _TARGET) + _discovery_option(pod, 24))
-        + bpf.case(_SOLICITATION, _discovery_option(pod, 24))
-        + bpf.case(_ROUTER_SOLICITATION, _discovery_option(pod, 8))
-        + bpf.need(*_ICMPV6_ERRORS, *_ECHO)
-        + ACCEPT
-    )
-
-
-def _discovery_option(pod: _Pod, length: int) -> Block:
-    """At most one option behind a message of `length` bytes: a nonce, or the pod's own hardware address."""
-    option = _PAYLOAD + length
-    return (
-        bpf.load(_NETWORK + 4, HALF)
-        + bpf.case(length, ACCEPT)
-        + bpf.need(length + 8)
-        + bpf.load(option, HALF)
-        + bpf.case(_NONCE, ACCEPT)
-        + bpf.need(_SOURCE_MAC, _TARGET_MAC)
-        + bpf.need_bytes((option + 2, pod.mac))
-        + ACCEPT
-    )
-
-
-def _multicast_report() -> Block:
-    """Eight bytes of hop-by-hop options, then MLD as a listener sends it."""
-    return (
-        bpf.load(_PAYLOAD, HALF)
-        + bpf.need(_ICMPV6 << 8)
-        + bpf.load(_PAYLOAD + 8)
-        + bpf.need(*_MULTICAST_REPORTS)
-        + ACCEPT
-    )
+    return bpf.load(_NETWORK + 6, HALF) + bpf.mask(0x1FFF) + bpf.case(0, first) + ACCEPT
 
 
 def _udp_over_ipv6(at: int) -> Block:
-    return bpf.load(at, HALF) + bpf.refuse(_DHCPV6) + bpf.load(at + 2, HALF) + bpf.refuse(_DHCPV6_CLIENT) + ACCEPT
+    client = bpf.load(at + 2, HALF) + bpf.refuse(_DHCPV6_CLIENT)
+    return bpf.load(at, HALF) + bpf.refuse(_DHCPV6) + client + ACCEPT
 
 
 def _fragment() -> Block:
     """In the first one there must be what is looked at elsewhere; neighbour discovery is never in fragments."""
-    pings = bpf.load(_PAYLOAD + 8) + bpf.need(*_ICMPV6_ERRORS, *_ECHO) + ACCEPT
-    others = bpf.need(*_PAYLOADS) + ACCEPT
-    first = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD + 8)) + bpf.case(_ICMPV6, pings) + others
-    return (
-        bpf.load(_PAYLOAD + 2, HALF)
-        + bpf.mask(0xFFF8)
-        + bpf.case(0, bpf.load(_PAYLOAD) + first)
-        + bpf.load(_PAYLOAD)
-        + others
-    )
+    pings = bpf.load(_PAYLOAD + 8) + _IS_PING
+    first = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD + 8)) + bpf.case(_ICMPV6, pings) + _IS_PAYLOAD
+    header = bpf.load(_PAYLOAD)
+    return bpf.load(_PAYLOAD + 2, HALF) + bpf.mask(0xFFF8) + bpf.case(0, header + first) + header + _IS_PAYLOAD
 
 
-_IPV4_PAYLOAD, _MULTICAST_REPORT = _ipv4_payload(), _multicast_report()
-_IPV6_PAYLOAD = (
-    bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD))
-    + bpf.case(_HOP_BY_HOP, _MULTICAST_REPORT)
-    + bpf.case(_FRAGMENT, _fragment())
-    + bpf.need(*_PAYLOADS)
-    + ACCEPT
-)
-"""The same for all pods, and made once: somebody waits while a program is put together."""
+_IS_UNTAGGED = bpf.load(bpf.VLAN_TAG_PRESENT, WORD) + bpf.need(0)
+_IS_IPV4 = bpf.load(_NETWORK) + bpf.need_between(0x45, 0x4F)
+_IS_IPV6 = bpf.load(_NETWORK) + bpf.mask(0xF0) + bpf.need(0x60)
+_IS_ARP = bpf.need_bytes((_NETWORK, bytes.fromhex("000108000604")))
+_IS_ARP += bpf.load(_NETWORK + 6, HALF) + bpf.need(_REQUEST, _REPLY)
+"""Ethernet and IPv4, requests and replies."""
+_IS_PING = bpf.need(*_ICMPV6_ERRORS, *_ECHO) + ACCEPT
+_IS_PAYLOAD = bpf.need(*_PAYLOADS) + ACCEPT
+_IS_REPORT = bpf.load(_PAYLOAD, HALF) + bpf.need(_ICMPV6 << 8)
+_IS_REPORT += bpf.load(_PAYLOAD + 8) + bpf.need(*_MULTICAST_REPORTS) + ACCEPT
+"""Eight bytes of hop-by-hop options, then MLD as a listener sends it."""
+_IS_DETECTION = bpf.load(_NETWORK + 6) + bpf.case(_HOP_BY_HOP, _IS_REPORT) + bpf.need(_ICMPV6)
+_IS_DETECTION += bpf.load(_PAYLOAD) + bpf.need(_SOLICITATION)
+"""From `::`: the reports of a device that has no address yet, and whether anybody has its own."""
+_IPV4_PAYLOAD = _ipv4_payload()
+_IPV6_PAYLOAD = bpf.case(_UDP, _udp_over_ipv6(_PAYLOAD)) + bpf.case(_HOP_BY_HOP, _IS_REPORT)
+_IPV6_PAYLOAD += bpf.case(_FRAGMENT, _fragment()) + _IS_PAYLOAD
+_OPTIONS = {length: _option(length) for length in (_TARGET_BYTES, _ROUTER_BYTES)}
