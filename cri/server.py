@@ -56,6 +56,8 @@ DROPPED_WITH_CLIENT = {"ExecSync"}
 RECOVERING = "clearpod is still taking over the pods of its predecessor"
 
 LIMIT_BYTES = 16 << 20
+SENTENCE_BYTES = 2000
+"""Of an error; each may become three when it is encoded."""
 OPTIONS = [("grpc.max_receive_message_length", LIMIT_BYTES), ("grpc.max_send_message_length", LIMIT_BYTES)]
 SERVER_OPTIONS = [
     *OPTIONS,
@@ -191,13 +193,22 @@ def _refuse(name: str) -> Any:
 def _status(name: str, error: BaseException) -> tuple[str, str]:
     """The status code's name and the sentence for the client."""
     if isinstance(error, PodError):
-        return error.grpc_code, str(error)
+        return error.grpc_code, _short(str(error))
     mark = secrets.token_hex(4)
     log.error("rpc.fault", extra={"rpc": name, "fault": mark}, exc_info=error)
     return (
         "INTERNAL",
         f"{name} failed by a fault of clearpod's own; its log has the details under fault={mark}",
     )
+
+
+def _short(sentence: str) -> str:
+    """The sentence, without its middle when it would not fit into the metadata that a client takes (8 KiB, encoded)."""
+    data = sentence.encode(errors="replace")
+    if len(data) <= SENTENCE_BYTES:
+        return sentence
+    first, last = data[: SENTENCE_BYTES * 3 // 4], data[-SENTENCE_BYTES // 4 :]
+    return f"{first.decode(errors='ignore')} ... {last.decode(errors='ignore')}"
 
 
 def _note(name: str, begun: float, *, code: str, sentence: str = "") -> None:

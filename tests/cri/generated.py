@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests with nasty values in any of their fields, made from the contract's own descriptors. For test_generated.py.
+
+A request begins as one that works, so that the values get as deep as they can, and then some fields are replaced.
+"""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from cri.pb import runtime_pb2 as pb
+
+TEXTS = (
+    "", "a", "web", "/", "/tmp", "/etc/passwd", "../../etc", "/a/../b", "a\nb", "a\0b", "\x1b[2J", " ",
+    "é" * 300, "x" * 300, "x" * 5000, "9" * 5000, "-1", "0", "1", "0x10", "99999999999999999999", "1e9", "٣",
+    "--help", "-", "*", "a;b=c", "a,b,c", "localhost/", "runtime/default", "CAP_ALL", "ALL", "CAP_FOO",
+    "NET_ADMIN", "net.ipv4.ip_forward", "kernel.../x", "memory.high", "0-3", "3-0", "0,", "sha256:" + "f" * 64,
+    "registry.example:99999/a:b", "docker://x", "oci:/tmp", "/dev/null", "/dev/fuse", "rwm", "1.1.1.1",
+    "fe80::1%eth0", "\u202e\ufffe", "true", "systemd", "10M", "9" * 4000 + "M",
+)  # fmt: skip
+KEYS = (
+    "a", "", "x" * 300, "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/shm-mib", "clearpod.io/networks",
+    "clearpod.io/dax-window-mib", "clearpod.io/kernel", "clearpod.io/guest-profile", "clearpod.io/allow-spoofing",
+    "kubernetes.io/ingress-bandwidth", "net.ipv4.ip_forward", "memory.high", "memory.max", "a\nb",
+)  # fmt: skip
+NUMBERS = (0, 1, -1, 2, 3, 80, 999, 1000, 65535, 65536, 1 << 20, (1 << 31) - 1, -(1 << 31), 1 << 31, (1 << 32) - 1)
+NUMBERS += (1 << 32, 1 << 40, 1 << 60, (1 << 63) - 1, -(1 << 63), (1 << 64) - 1)
+LIMITS = {"INT32": (-(1 << 31), (1 << 31) - 1), "UINT32": (0, (1 << 32) - 1), "INT64": (-(1 << 63), (1 << 63) - 1)}
+LIMITS["UINT64"] = 0, (1 << 64) - 1
+DEPTH = 6
+
+
+def requests(base: Any) -> st.SearchStrategy[Any]:
+    """Variants of the request `base`."""
+    if not leaves(type(base).DESCRIPTOR):
+        return st.just(base)
+    return st.lists(changes(type(base).DESCRIPTOR), max_size=4).map(lambda found: changed(base, found))
+
+
+Change = tuple[tuple[Any, ...], Any]
+"""The fields on the way down, and the value at its end."""
+
+
+def changes(message: Any, way: tuple[Any, ...] = ()) -> st.SearchStrategy[Change]:
+    """A change of one field, of the message or of one inside of it."""
+    return st.sampled_from(tuple(leaves(message, way))).flatmap(
+        lambda found: st.tuples(st.just(found), values(found[-1]))
+    )
+
+
+def leaves(message: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to all fields that are no messages, maps among them."""
+    found = []
+    for field in message.fields:
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            found.append((*way, field))
+        elif len(way) < DEPTH:
+            found += leaves(field.message_type, (*way, field))
+    return found
+
+
+def values(field: Any) -> st.SearchStrategy[Any]:
+    """Values for the field; lists and maps are mostly short and sometimes long."""
+    if field.message_type is not None:
+        return st.dictionaries(st.sampled_from(KEYS), st.sampled_from(TEXTS), max_size=4)
+    kind = next(name for name in dir(field) if name.startswith("TYPE_") and getattr(field, name) == field.type)[5:]
+    one: st.SearchStrategy[Any]
+    if kind == "BOOL":
+        one = st.booleans()
+    elif kind == "STRING":
+        one = st.one_of(st.sampled_from(TEXTS), st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+    elif kind == "BYTES":
+        one = st.one_of(st.sampled_from([text.encode() for text in TEXTS]), st.binary(max_size=30))
+    elif kind == "ENUM":
+        one = st.sampled_from([0, 1, 2, 3, 7, 9, 15, 64, 65, 1000, -1, (1 << 31) - 1])
+    else:
+        low, high = LIMITS[kind]
+        one = st.one_of(st.sampled_from([n for n in NUMBERS if low <= n <= high]), st.integers(low, high))
+    if not field.is_repeated:
+        return one
+    return st.one_of(st.lists(one, max_size=3), one.map(lambda value: [value] * 2000))
+
+
+def changed(base: Any, found: list[Change]) -> Any:
+    """A copy of `base` with these changes."""
+    made = type(base).FromString(base.SerializeToString())
+    for way, value in found:
+        target = made
+        for field in way[:-1]:
+            target = getattr(target, field.name)
+            if field.is_repeated:
+                target = target[0] if target else target.add()
+            else:
+                target.SetInParent()
+        last = way[-1]
+        if last.message_type is not None:
+            getattr(target, last.name).clear()
+            getattr(target, last.name).update(value)
+        elif last.is_repeated:
+            del getattr(target, last.name)[:]
+            getattr(target, last.name).extend(value)
+        else:
+            setattr(target, last.name, value)
+    return made
+
+
+def message_of(name: str) -> Any:
+    """The class of the RPC's request."""
+    service = next(one for one in pb.DESCRIPTOR.services_by_name.values() if name in one.methods_by_name)
+    return getattr(pb, service.methods_by_name[name].input_type.name)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod's author asks for by annotations, over the CRI, with the policy that is the default."""
+
+import pytest
+
+from cri.policy import Policy, Rule
+from tests.fakes.cni import FakeCni
+
+from .conftest import World
+
+REFUSED = [
+    ("memory-mib", "20000", "policy.max_memory_mib"),
+    ("vcpus", "64", "policy.max_vcpus"),
+    ("shm-mib", "1000000", "policy.max_shm_mib"),
+    ("dax-window-mib", "16384", "policy.max_window_mib"),
+    ("networks", "storage", "policy.networks"),
+    ("guest-profile", "systemd", "policy.profiles"),
+    ("allow-spoofing", "true", "policy.annotations"),
+    *((word, "9" * 5000, "must be a whole number") for word in ("memory-mib", "vcpus", "shm-mib", "dax-window-mib")),
+    ("shm-mib", str(1 << 60), "must be a whole number"),
+    ("networks", "x" * 5000, "clearpod.io/networks"),
+    ("kernel", "../" * 1000, "clearpod.io/kernel"),
+]
+
+
+@pytest.mark.parametrize(("word", "value", "why"), REFUSED)
+async def test_annotations_that_cost_others_are_refused_and_nothing_is_made(
+    world: World, word: str, value: str, why: str
+) -> None:
+    cni = FakeCni(world.root / "cni")
+    world.host = world.host._replace(network=cni.settings)
+    world.config = world.config.model_copy(update={"policy": Policy()})
+    async with world.daemon() as cri:
+        config = cri.sandbox(annotations={f"clearpod.io/{word}": value})
+        code, sentence = await cri.refused("RunPodSandbox", config=config)
+        assert code == "INVALID_ARGUMENT"
+        assert f"clearpod.io/{word}" in sentence and why in sentence and len(sentence) < 500
+        assert cni.calls() == [] and world.left_over() == []
+        await cri.pod(annotations={"example.com/memory-mib": "20000"})
+
+
+async def test_a_rule_allows_what_the_default_refuses_for_its_namespaces_only(world: World) -> None:
+    rule = Rule(namespaces=("def*",), annotations=("clearpod.io/memory-mib",), max_memory_mib=256)
+    world.config = world.config.model_copy(update={"policy": Policy(rules=(rule,))})
+    async with world.daemon() as cri:
+        await cri.pod(annotations={"clearpod.io/memory-mib": "256"})
+        names = {"name": "other", "namespace": "kube-system"}
+        config = cri.sandbox(metadata=names, annotations={"clearpod.io/memory-mib": "256"})
+        assert (await cri.refused("RunPodSandbox", config=config))[0] == "INVALID_ARGUMENT"
+
+
+async def test_a_policy_that_became_stricter_leaves_pods_that_run_alone(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(annotations={"clearpod.io/memory-mib": "512"})
+    world.config = world.config.model_copy(update={"policy": Policy()})
+    async with world.daemon() as cri:
+        await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"cpu_shares": 100})
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
