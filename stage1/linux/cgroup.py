@@ -71,6 +71,11 @@ def place_ours(name: str) -> str:
     return f"{top}/{OURS}/{name}"
 
 
+def is_one(path: str) -> bool:
+    """Whether the path is in a cgroup file system of the host's."""
+    return path.startswith(f"{ROOT}/")
+
+
 def join(path: str, pid: int) -> None:
     """Make the cgroup `path`, unless it exists, and put process `pid` there. Raises KernelError."""
     with Guard("put a VMM into", path):

@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, PodError
-from stage1.linux import files
+from stage1.linux import beneath, files
 from stage1.net.conflist import Network, is_word
 from stage1.net.protocol import Call, Document
 from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
@@ -91,15 +91,22 @@ def pod_of(path: str) -> str:
 
 def link(directory: str, path: str) -> None:
     """Make the pod's directory lead to the file at `path`."""
-    os.symlink(path, f"{directory}/{LINK}")
+    with beneath.Root(directory) as own:
+        own.link(LINK, path)
 
 
 def linked(directory: str) -> str:
-    """The file that the pod's directory leads to; empty when the pod never had a network."""
+    """The file that the pod's directory leads to; empty when the pod never had a network.
+
+    The file names programs that are run as root: the link is believed only if it leads out of the pod's directory.
+    """
     try:
-        return os.readlink(f"{directory}/{LINK}")
+        with beneath.Root(directory) as own:
+            path = own.read_link(LINK)
     except FileNotFoundError:
         return ""
+    is_inside = os.path.realpath(path).startswith(f"{os.path.realpath(directory)}/")
+    return path if os.path.isabs(path) and path.endswith(".json") and not is_inside else ""
 
 
 def forget(path: str) -> None:

@@ -5,13 +5,11 @@ Called by the engine. As for a volume, the guest sees nothing above or beside it
 `journalctl -D`, and as little to be trusted as any output of a pod.
 """
 
-import os
-
 from stage1.errors import KernelError, NotFound
-from stage1.linux import files
+from stage1.linux import beneath, files
 from stage1.pod.files import machine_id
 from stage1.pod.model import Mount, Pod
-from stage1.rootfs import volumes
+from stage1.rootfs import remains, volumes
 
 LINK = "journal"
 """In the pod's directory, symbolic: to a journal that goes with the pod."""
@@ -30,15 +28,18 @@ def add(pod: Pod, directory: str, *, state_dir: str) -> None:
     """
     source = place(pod, state_dir)
     try:
-        files.make_dirs(f"{source}/{machine_id(pod).strip()}", 0o755)
+        files.make_dirs(source, 0o755)
+        with beneath.Root(source) as kept:
+            kept.make_directories(machine_id(pod).strip(), 0o755)
     except (KernelError, OSError) as error:
         raise NotFound(f"the pod's journal can't be kept in {source}: {error}; name another directory") from None
     if not pod.journal:
-        os.symlink(source, f"{directory}/{LINK}")
-    volumes.attach(Mount(source, f"/{LINK}"), f"{directory}/tree/{SHARED}", target=f"{directory}/share/{SHARED}")
+        with beneath.Root(directory) as own:
+            own.link(LINK, source)
+    volumes.attach(Mount(source, f"/{LINK}"), directory, at=SHARED)
 
 
 def remove(directory: str) -> None:
     """Remove what goes with the pod; gone already is fine. The link stays, and goes with the pod's directory."""
-    if os.path.islink(f"{directory}/{LINK}"):
-        files.remove_tree(os.readlink(f"{directory}/{LINK}"))
+    if path := remains.of_pod(directory, LINK, place="journals"):
+        files.remove_tree(path)

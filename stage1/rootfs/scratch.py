@@ -12,9 +12,10 @@ import fcntl
 import os
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, process
+from stage1.linux import beneath, files, process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
+from stage1.rootfs import remains
 
 LINK = "scratch.img"
 _SMALLEST_BYTES = 1 << 20
@@ -26,7 +27,8 @@ _OPTIONS = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "la
 def add(path: str, directory: str, *, size_bytes: int, template_dir: str) -> None:
     """Make the disk `path` of the pod in `directory`, which gets a link to it; size 0: a directory. Undo: `remove`."""
     files.make_dirs(os.path.dirname(path), 0o700)
-    os.symlink(path, f"{directory}/{LINK}")
+    with beneath.Root(directory) as own:
+        own.link(LINK, path)
     if size_bytes:
         make_scratch(path, size_bytes, template_dir=template_dir)
     else:
@@ -35,8 +37,8 @@ def add(path: str, directory: str, *, size_bytes: int, template_dir: str) -> Non
 
 def remove(directory: str) -> None:
     """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory."""
-    if os.path.islink(f"{directory}/{LINK}"):
-        files.remove_tree(os.readlink(f"{directory}/{LINK}"))
+    if path := remains.of_pod(directory, LINK, place="scratch"):
+        files.remove_tree(path)
 
 
 def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:

@@ -18,46 +18,35 @@ from stage1.rootfs.layers import ImageFiles as ImageFiles
 _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
-def mount_image(files: ImageFiles, target: str, *, ids: IdMap = IdMap()) -> None:  # noqa: B008 - a constant
-    """Mount the image's root at the directory `target`. Raises Unsupported (kernel), KernelError; nothing
-    stays then.
+def mount_image(files: ImageFiles, target: str | int, *, ids: IdMap = IdMap()) -> None:  # noqa: B008 - a constant
+    """Mount the image's root at the directory `target`, a path or a descriptor. Raises Unsupported (kernel),
+    KernelError; nothing stays then.
 
     The files may be removed while they are mounted. With `ids` its owners are those of a pod's user namespace.
     """
-    _mount(files, target)
-    if ids.length:
-        try:
-            _map_owners(files, target, ids=ids)
-        except BaseException:
-            unmount_image(target)
-            raise
+    fd = _made(files)
+    try:
+        if ids.length:
+            idmap.set_owners(fd, owners.readable(ids), what=f"image {files.id}")
+        mount.move_tree(fd, target)
+    finally:
+        os.close(fd)
 
 
-def _mount(files: ImageFiles, target: str) -> None:
+def _made(files: ImageFiles) -> int:
+    """The image as a file system that is mounted nowhere yet: a mount can only be mapped before it is seen."""
     opened: list[int] = []
     try:
         with Guard("open", f"a layer of image {files.id}"):
             for path in files.layers:
                 opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        # Short names: all options together must fit into one page, and 127 paths would not.
-        options = ",".join(f"device=/proc/self/fd/{fd}" for fd in opened)
-        mount.mount(files.merged, target, "erofs", _FLAGS, options)
+        devices = [("device", f"/proc/self/fd/{fd}") for fd in opened]
+        return mount.new("erofs", _FLAGS, [("source", files.merged), *devices, ("ro", "")])
     except KernelError as error:
         raise _explained(error) from None
     finally:
         for fd in opened:
             os.close(fd)
-
-
-def _map_owners(files: ImageFiles, target: str, *, ids: IdMap) -> None:
-    """A mount can only be mapped before it is seen: a copy takes its place."""
-    fd = mount.open_tree(target)
-    try:
-        idmap.set_owners(fd, owners.readable(ids), what=f"image {files.id}")
-        mount.umount(target)
-        mount.move_tree(fd, target)
-    finally:
-        os.close(fd)
 
 
 def _explained(error: KernelError) -> Exception:
