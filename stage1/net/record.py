@@ -98,15 +98,16 @@ def link(directory: str, path: str) -> None:
 def linked(directory: str) -> str:
     """The file that the pod's directory leads to; empty when the pod never had a network.
 
-    The file names programs that are run as root: the link is believed only if it leads out of the pod's directory.
+    The file names programs that are run as root: nothing that the guest sees is believed.
     """
     try:
         with beneath.Root(directory) as own:
             path = own.read_link(LINK)
     except FileNotFoundError:
         return ""
-    is_inside = os.path.realpath(path).startswith(f"{os.path.realpath(directory)}/")
-    return path if os.path.isabs(path) and path.endswith(".json") and not is_inside else ""
+    top = os.path.realpath(directory)
+    is_shared = os.path.realpath(path).startswith((f"{top}/tree/", f"{top}/share/"))
+    return path if os.path.isabs(path) and path.endswith(".json") and not is_shared else ""
 
 
 def forget(path: str) -> None:
