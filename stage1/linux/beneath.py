@@ -351,6 +351,24 @@ def read_in_root(root: str | int, path: str, *, most: int) -> bytes:
         os.close(fd)
 
 
+class Socket:
+    """`with Socket(path) as address:` the address of the unix socket at `path`, which is no link and no other file.
+
+    The directory of `path` may be reached through links. Raises NotPlain, Missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        directory, name = os.path.split(path)
+        with Root(directory) as root:
+            self._fd = root.pin_socket(name)
+
+    def __enter__(self) -> str:
+        return f"/proc/self/fd/{self._fd}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
 def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> int:
     """The system call, always with O_CLOEXEC."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
