@@ -34,7 +34,7 @@ Plan = Callable[[Accounts], ContainerRecord]
 
 
 async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[ImageFiles, ...] = ()) -> str:
-    """Make a container from `plan` (which gets the image's accounts) and return its id.
+    """Make a container from `plan` (which gets the image's accounts, and may look at files) and return its id.
 
     `volumes` are the images that are mounted into it. Nothing stays when it fails.
     """
@@ -42,7 +42,7 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
     async with pod.images.held(image) as root:
         for volume in volumes:
             await pod.images.export(volume)
-        record = _with_streams(plan(root.accounts), pod)._replace(
+        record = _with_streams(await to_the_end(plan, root.accounts), pod)._replace(
             window_image=root.lower if root.in_window else "", image_way=root.way
         )
         return await _create(pod, record, root=root)

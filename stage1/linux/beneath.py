@@ -4,7 +4,7 @@
 Called wherever the host reaches below a pod's directory, a volume, an image's root or a log directory. The path of the
 directory itself is the host's own and may lead through symbolic links. Below it no link is followed, `..` does not lead
 out, and only regular files and directories are opened, without ever waiting: openat2(2) with RESOLVE_BENEATH and
-RESOLVE_NO_SYMLINKS. `open_in_root` is the second mode, for images, whose own links are legitimate.
+RESOLVE_NO_SYMLINKS. `in_root` is the second mode, for images, whose own links are legitimate.
 
 Methods raise NotPlain for what is no plain file or directory, or is reached through a link; Missing (a
 FileNotFoundError) for what is absent; NoSpace; else KernelError.
@@ -23,8 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
-NO_XDEV, _NO_MAGICLINKS, NO_SYMLINKS, _BENEATH, _IN_ROOT = 1, 2, 4, 8, 16
-PLAIN = _BENEATH | NO_SYMLINKS | _NO_MAGICLINKS
+_NO_XDEV, NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
+_PLAIN = _BENEATH | _NO_SYMLINKS | NO_MAGICLINKS
 MOST_BYTES = 16 << 20
 """What `read` takes by default."""
 MOST_NAMES = 4096
@@ -66,7 +66,7 @@ class Root:
 
     def __init__(self, path: str, *, one_mount: bool = False) -> None:
         self.path = path
-        self._resolve = PLAIN | (NO_XDEV if one_mount else 0)
+        self._resolve = _PLAIN | (_NO_XDEV if one_mount else 0)
         with Guard("open", path):
             self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -151,7 +151,7 @@ class Root:
         """
         pinned = self.pin(path)
         try:
-            _require(self._full(path), os.fstat(pinned).st_mode, stat.S_IFREG)
+            require(self._full(path), os.fstat(pinned).st_mode, stat.S_IFREG)
             with Guard("open", self._full(path)):
                 return os.open(f"/proc/self/fd/{pinned}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
         finally:
@@ -184,14 +184,14 @@ class Root:
             return self._open(path, _DIRECTORY)
         except KernelError as error:
             if error.errno == errno.ENOTDIR and (found := self.stat(path)) is not None:
-                _require(self._full(path), found.st_mode, stat.S_IFDIR)
+                require(self._full(path), found.st_mode, stat.S_IFDIR)
             raise
 
     def pin_socket(self, path: str) -> int:
         """A descriptor (O_PATH) of the socket: connect to /proc/self/fd/N. The caller closes it."""
         fd = self.pin(path)
         try:
-            _require(self._full(path), os.fstat(fd).st_mode, stat.S_IFSOCK)
+            require(self._full(path), os.fstat(fd).st_mode, stat.S_IFSOCK)
         except BaseException:
             os.close(fd)
             raise
@@ -202,7 +202,7 @@ class Root:
         fd = self.pin(path)
         try:
             mode = os.fstat(fd).st_mode
-            _require(self._full(path), mode, stat.S_IFDIR if stat.S_ISDIR(mode) else stat.S_IFREG)
+            require(self._full(path), mode, stat.S_IFDIR if stat.S_ISDIR(mode) else stat.S_IFREG)
         except BaseException:
             os.close(fd)
             raise
@@ -319,38 +319,6 @@ class Root:
         raise NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
 
 
-def open_in_root(root: str | int, path: str, *, flags: int = os.O_RDONLY) -> int:
-    """Open `path` of an image or an app as a process would that is chrooted to `root`, a path or a descriptor.
-
-    Symbolic links, `..` and absolute targets stay inside, as openat2(2) RESOLVE_IN_ROOT promises; what is no regular
-    file or directory is refused unless `flags` have O_PATH. The caller closes the descriptor.
-    """
-    if isinstance(root, str):
-        with Root(root) as opened:
-            return open_in_root(opened.fd, path, flags=flags)
-    pinned = openat2(root, path, flags & os.O_NOFOLLOW | os.O_PATH, mode=0, resolve=_IN_ROOT | _NO_MAGICLINKS)
-    if flags & os.O_PATH:
-        return pinned
-    try:
-        mode = os.fstat(pinned).st_mode
-        _require(path, mode, stat.S_IFDIR if stat.S_ISDIR(mode) else stat.S_IFREG)
-        with Guard("open", path):
-            return os.open(f"/proc/self/fd/{pinned}", flags & ~os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    finally:
-        os.close(pinned)
-
-
-def read_in_root(root: str | int, path: str, *, most: int) -> bytes:
-    """The first `most` bytes of a regular file, found as `open_in_root` does."""
-    fd = open_in_root(root, path)
-    try:
-        with Guard("read", path):
-            _require(path, os.fstat(fd).st_mode, stat.S_IFREG)
-            return os.read(fd, most)
-    finally:
-        os.close(fd)
-
-
 class Socket:
     """`with Socket(path) as address:` the address of the unix socket at `path`, which is no link and no other file.
 
@@ -376,7 +344,8 @@ def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> i
     return libc.syscall("openat2", libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how), what=what)
 
 
-def _require(path: str, mode: int, wanted: int) -> None:
+def require(path: str, mode: int, wanted: int) -> None:
+    """Raise NotPlain unless the st_mode `mode` of `path` is of the kind `wanted` (S_IFREG, S_IFDIR, S_IFSOCK)."""
     if stat.S_IFMT(mode) != wanted:
         number = errno.ELOOP if stat.S_ISLNK(mode) else errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
         raise NotPlain(path, f"is {kind(mode)}, but must be {kind(wanted)}", number=number)

@@ -9,7 +9,7 @@ import os
 import stat
 
 from stage1.errors import BadRequest, KernelError
-from stage1.linux import beneath
+from stage1.linux import in_root
 
 _MOST_BYTES = 1 << 24
 """Of an image's passwd or group file."""
@@ -19,7 +19,7 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
     """What is at `path` below `root`; None when nothing is, or not in reach."""
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
     try:
-        fd = beneath.open_in_root(root, path, flags=flags)
+        fd = in_root.open_path(root, path, flags=flags)
     except KernelError:
         return None
     try:
@@ -31,7 +31,7 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
 def text(root: str, path: str) -> str:
     """The content of the file at `path` below `root`; empty when there is no plain file. Raises BadRequest if huge."""
     try:
-        found = beneath.read_in_root(root, path, most=_MOST_BYTES + 1)
+        found = in_root.read(root, path, most=_MOST_BYTES + 1)
     except KernelError:
         return ""
     if len(found) > _MOST_BYTES:

@@ -7,7 +7,7 @@ Undone by rkt, which removes the pod's directory. Doing it again, as for an app 
 import os
 
 from stage1.errors import KernelError
-from stage1.linux import beneath, files
+from stage1.linux import beneath, files, in_root
 from stage1.linux.libc import Guard
 from stage1.rkt import copying
 from stage1.rkt.plan import RktPod
@@ -56,7 +56,7 @@ def _make(volume: EmptyVolume, volumes: beneath.Root, *, name: str) -> None:
 def _fill(volume: EmptyVolume, target: int) -> bool:
     """False when the image has something else than a directory there."""
     try:
-        source = beneath.open_in_root(volume.root, volume.inside, flags=os.O_RDONLY | os.O_DIRECTORY)
+        source = in_root.open_path(volume.root, volume.inside, flags=os.O_RDONLY | os.O_DIRECTORY)
     except KernelError:
         return False
     try:

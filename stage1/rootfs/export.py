@@ -7,7 +7,7 @@ Called by who owns the pod; the engine's docstring has the pod's directory. Noth
 import os
 
 from stage1.errors import KernelError
-from stage1.linux import beneath, mount, namespace
+from stage1.linux import beneath, in_root, mount, namespace
 from stage1.pod.model import IdMap
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 
@@ -67,7 +67,7 @@ def read_image_file(directory: str, name: str, *, path: str) -> str:
         with beneath.Root(directory) as own:
             root = own.open_directory(f"share/layers/{name}")
         try:
-            return beneath.read_in_root(root, path, most=_MIB).decode(errors="replace")
+            return in_root.read(root, path, most=_MIB).decode(errors="replace")
         finally:
             os.close(root)
     except KernelError:

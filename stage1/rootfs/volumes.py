@@ -10,7 +10,7 @@ import os
 import stat
 
 from stage1.errors import KernelError, NotFound, Unsupported
-from stage1.linux import beneath, idmap, mount, namespace
+from stage1.linux import beneath, idmap, in_root, mount, namespace
 from stage1.pod.model import HOST_TO_CONTAINER, IdMap, Mount
 from stage1.rootfs import owners
 
@@ -87,7 +87,7 @@ def path_in_image(root: str | int, volume: Mount) -> str:
 
 
 def _where(root: str | int, path: str) -> str:
-    fd = beneath.open_in_root(root, path, flags=os.O_PATH)
+    fd = in_root.open_path(root, path, flags=os.O_PATH)
     try:
         return os.readlink(f"/proc/self/fd/{fd}")
     finally:

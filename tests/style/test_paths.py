@@ -63,10 +63,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), CLIENT),
-    "cri/translate/seccomp.py": {"open": CLIENT},
     "stage1/ahead.py": {"os.stat": HOST},
     "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
     "stage1/linux/beneath.py": {"os.open": SELF},
+    "stage1/linux/in_root.py": {"os.open": SELF},
     "stage1/linux/cgroup.py": dict.fromkeys(
         ("files.read", "open", "os.makedirs", "os.path.exists", "os.path.isdir", "os.rmdir", "os.walk"), HOST
     ),

@@ -87,7 +87,14 @@ async def test_a_pods_whole_life_opens_nothing_on_the_loop(world: World, watched
         pod = await cri.pod(log_directory=f"{world.root}/logs")
         c = await cri.container(pod, "sh", "-c", "while :; do echo tick; sleep 0.01; done", name="ticks")
         await cri("StartContainer", container_id=c)
-        waits = await cri.container(pod, "true", name="waits")
+        profile = world.root / "profile.json"
+        profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+        kind = pb.SecurityProfile.Localhost
+        seccomp = pb.SecurityProfile(profile_type=kind, localhost_ref=str(profile))
+        security = pb.LinuxContainerSecurityContext(seccomp=seccomp)
+        linux = pb.LinuxContainerConfig(security_context=security)
+        mounts = [pb.Mount(host_path="/usr", container_path="/v", readonly=True)]
+        waits = await cri.container(pod, "true", name="waits", linux=linux, mounts=mounts)
         assert (await cri("ExecSync", container_id=c, cmd=["echo", "hi"])).stdout == b"hi\n"
         log = (await cri.status(c)).log_path
         os.rename(log, f"{log}.1")

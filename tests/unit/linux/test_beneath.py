@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import KernelError, PodError
-from stage1.linux import beneath, mount, removal
+from stage1.linux import in_root, mount, removal
 from stage1.linux.beneath import NotPlain, Root
 
 
@@ -283,10 +283,10 @@ def test_in_an_image_links_are_followed_inside_and_never_out(tmp_path: Path, pat
     (root / "escape").symlink_to(tmp_path / "secret")
     (root / "up").symlink_to("../../../..")
     with pytest.raises(FileNotFoundError):
-        beneath.open_in_root(str(root), path)
+        in_root.open_path(str(root), path)
     (root / "secret").write_text("inside")
     if path != "escape":
-        assert beneath.read_in_root(str(root), path, most=100) == b"inside"
+        assert in_root.read(str(root), path, most=100) == b"inside"
 
 
 @pytest.mark.parametrize(("make", "name"), ODD)
@@ -298,8 +298,8 @@ def test_in_an_image_a_special_file_is_refused_by_its_name(
     Path("link").symlink_to("/odd")
     for path in ("odd", "link"):
         with pytest.raises(NotPlain, match=name):
-            beneath.open_in_root(".", path)
-    fd = beneath.open_in_root(".", "link", flags=os.O_PATH)
+            in_root.open_path(".", path)
+    fd = in_root.open_path(".", "link", flags=os.O_PATH)
     assert not os.get_inheritable(fd)
     os.close(fd)
 
