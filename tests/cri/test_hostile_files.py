@@ -216,3 +216,33 @@ async def test_the_log_directory_itself_may_be_reached_through_links_and_nothing
         (world.root / "real" / "bad").symlink_to(canary)
         config = cri.config("true", name="bad", log_path="bad/0.log")
         assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config))[0] == "FAILED_PRECONDITION"
+
+
+async def test_the_daemon_connects_to_no_socket_that_a_link_in_the_pods_directory_leads_to(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+    link = Path(f"{world.config.run_dir}/pods/{pod}/agent.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(world.root / "other.sock"))
+        other.listen()
+        other.setblocking(False)
+        link.rename(f"{link}.away")
+        link.symlink_to(world.root / "other.sock")
+        async with world.daemon() as cri:
+            assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_NOTREADY
+            with pytest.raises(BlockingIOError):
+                other.accept()
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert world.left_over() == []
+
+
+async def test_a_log_record_that_is_damaged_keeps_no_daemon_from_starting(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{world.root}/logs")
+        c = await cri.container(pod, "sh", "-c", "while :; do echo tick; sleep 0.05; done")
+        await cri("StartContainer", container_id=c)
+    for number, text in enumerate((b"00000000 2\n{}", b"\xff" * 100_000)):
+        Path(f"{world.config.run_dir}/pods/{pod}/logs/{c}.{number}").write_bytes(text)
+    async with world.daemon() as cri:
+        assert (await cri.status(c)).state == pb.CONTAINER_RUNNING
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
