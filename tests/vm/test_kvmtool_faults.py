@@ -2,7 +2,7 @@
 """`clearpod run` with an lkvm that does not start: one clear sentence, and nothing left behind.
 
 The fixture `clearpod` checks the last after each test. The lkvm is a program of ours, so all before it is real. It may
-do no more than the real one, so it runs no shell and writes no file. How often it is tried: tests/unit/vm/test_early.py.
+do no more than the real one, so it runs no shell and writes no file. tests/unit/vm/test_early.py counts the tries.
 """
 
 import os
