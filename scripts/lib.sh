@@ -10,6 +10,7 @@ RUN_PACKAGES=(
     gcc libc6-dev make flex bison bc libelf-dev perl cpio     # the guest's kernel
     linux-source-6.12 xz-utils lz4 zstd
     musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
+    libseccomp-dev                                            # the filters for the VMMs
     busybox-static crun erofs-utils e2fsprogs systemd         # the guest's system images, the sample image
     qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
 )

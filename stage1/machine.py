@@ -21,6 +21,7 @@ from stage1.vm.vmm import AGENT
 
 MIB = 1 << 20
 SHIM, JAILER = "lkvm-shim.so", "jailer"
+FILTERS = {"qemu": "seccomp-qemu.bpf", "kvmtool": "seccomp-kvmtool.bpf"}
 
 
 class Host(NamedTuple):
@@ -100,6 +101,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
+        filter=f"{host.guest_dir}/{FILTERS[host.choice.driver]}",
     )
 
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity, VsockPort
+from cri.pods import ended
 from cri.pods.container import LiveContainer
 from cri.pods.images import PodImages
 from cri.pods.loopback import LoopbackPorts
@@ -309,7 +310,7 @@ class LivePod:
                     await self._or_log("pod.console", vm.trim_console)
                 handle.wait(0)
         await self._end_rest()
-        why = f"the virtual machine of {self.title} has ended"
+        why = await ended.sentence(vm, handle, title=self.title)
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kvmtool's memory slots for DAX: the library that `stage1/vm/kvmtool.py` preloads. Needs only gcc and make."""
+"""The library that kvmtool is started with: memory slots for DAX, and a filter. Needs what images/seccomp needs."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from lib import cache, tools
@@ -9,13 +10,14 @@ from lib import cache, tools
 SOURCE = Path(__file__).parent
 
 
-def build(cache_dir: Path) -> Path:
-    """The directory with lkvm-shim.so."""
+def build(cache_dir: Path, filter_inputs: Iterable[str | Path]) -> Path:
+    """The directory with lkvm-shim.so. `filter_inputs` are those of images/seccomp, whose filter is inside."""
     tools.need({"make": "make", "gcc": "gcc"})
-    key = cache.hash_of([tools.run(["gcc", "--version"]), SOURCE])
+    key = cache.hash_of([tools.run(["gcc", "--version"]), SOURCE, *filter_inputs])
 
     def build_beside(out: Path) -> None:
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
-        tools.run(["make", "-C", SOURCE, f"OUT={out}"], env=environment)
+        tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
+        os.rename(out / "work" / "lkvm-shim.so", out / "lkvm-shim.so")
 
     return cache.built(cache_dir, "lkvm-shim", key, build_beside)

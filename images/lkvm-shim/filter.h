@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* System calls that a VMM never makes, taken away from it: kvmtool has no filter of its own, as QEMU has. */
+/* The system calls that a running kvmtool may make: images/seccomp, "kvmtool-loaded". */
 #ifndef CLEARPOD_SHIM_FILTER_H
 #define CLEARPOD_SHIM_FILTER_H
 
-/* For all threads of the process, for ever: no program, process, mount, namespace, debugger or other user any more, and
- * sockets of AF_UNIX and AF_INET only. What is refused fails with EPERM. 0, or -1 and errno when the kernel can't. */
+/* For all threads of the process, for ever. Unlike the filter that it was started with, this one has no execve and no memory that
+ * becomes code. A call that is not in the list ends the process with SIGSYS. 0, or -1 and errno when the kernel can't. */
 int filter_install(void);
 
 #endif

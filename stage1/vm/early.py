@@ -30,10 +30,10 @@ def ends(handle: PidHandle, *, early_s: float, on_kvmtool: bool) -> bool:
     return True
 
 
-def failure(binary: str, code: int | None, *, said: str) -> VmFailed:
-    """The error for a VMM that ended with `code` after it had written `said`."""
+def failure(binary: str, code: int | None, *, said: str, filtered: str = "") -> VmFailed:
+    """The error for a VMM that ended with `code` after it had written `said`; `filtered` is `sigsys.explain`'s."""
     last = "\n".join(said.splitlines()[-20:]).strip() or "it wrote nothing"
-    sentence = f"the VMM ended at once with code {code}; its last lines:\n{last}"
+    sentence = f"the VMM ended at once with code {code}{filtered}; its last lines:\n{last}"
     _, unknown, rest = said.partition("unknown option `")
     if unknown:
         option = rest.partition("'")[0]

@@ -112,6 +112,8 @@ class VmSpec(NamedTuple):
     """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
     jailer: str = ""
     """The program that starts it; empty for pods on the host, and where rkt's launcher does it."""
+    filter: str = ""
+    """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
     host: OnHost | None = None
     """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 

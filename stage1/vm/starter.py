@@ -14,7 +14,7 @@ from stage1.errors import NotFound, PodError, VmFailed
 from stage1.linux import namespace, process
 from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
-from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu
+from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu, sigsys
 from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess, is_kvmtool
@@ -89,7 +89,7 @@ class ProcessVmm:
             driver.argv(vm),
             env,
             handed,
-            filter=_filter(vm),
+            filter=vm.filter,
             dies_with_us=self._ends_with_us,
             small_pages=not self._huge_pages and not has_shim,
         )
@@ -121,13 +121,6 @@ def _cgroups(vm: VmSpec) -> tuple[str, ...]:
     with Guard("mkdir", vm.cgroup):
         os.makedirs(vm.cgroup, exist_ok=True)
     return (*vm.cgroups, vm.cgroup)
-
-
-def _filter(vm: VmSpec) -> str:
-    """The file with the instructions of seccomp for this VMM; empty while there is none."""
-    name = "kvmtool" if is_kvmtool(vm.binary) else "qemu"
-    path = f"{os.path.dirname(vm.jailer)}/seccomp-{name}.bpf"
-    return path if os.path.exists(path) else ""
 
 
 def listener_path(vm: VmSpec) -> str:
@@ -189,5 +182,6 @@ def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> V
             started = 0
         vm = VmProcess(pid, started, console)
         if early.ends(handle, early_s=early_s, on_kvmtool=is_kvmtool(spec.binary)):
-            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES))
+            filtered = sigsys.explain(pid, started, code=handle.exit_code)
+            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES), filtered=filtered)
     return vm

@@ -16,6 +16,7 @@ import pytest
 
 from stage1.linux import vsock
 from stage1.linux.host import QEMU, host_facts, which
+from stage1.machine import FILTERS
 from stage1.vm.choose import choose, kvmtool_lacks
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
@@ -98,6 +99,7 @@ def vm(hypervisor: str, tmp_path: Path, guest_dir: Path, probe_initramfs: Path, 
         accel=choice.accel,
         sandbox=choice.sandbox,
         jailer=jailer,
+        filter=str(guest_dir / FILTERS[hypervisor]),
     )
 
 

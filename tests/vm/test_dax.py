@@ -125,6 +125,7 @@ def start(tmp_path: Path, guest_dir: Path, probe: Path, results: Path) -> Iterat
             accel="kvm",
             dax=dax,
             jailer=f"{guest_dir}/jailer",
+            filter=f"{guest_dir}/seccomp-kvmtool.bpf",
         )
         started.append(ProcessVmm().start(vm))
         return Guest(vm, started[-1])

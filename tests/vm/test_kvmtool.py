@@ -150,6 +150,7 @@ def test_a_vm_whose_context_id_is_taken_at_the_last_moment_gets_another(tmp_path
             link=VsockLink(TAKEN_CID, 1024),
             accel="kvm",
             jailer=f"{guest_dir}/jailer",
+            filter=f"{guest_dir}/seccomp-kvmtool.bpf",
         )
         with pytest.raises(CidTaken, match=r"SET_GUEST_CID failed: Address already in use"):
             ProcessVmm().start(vm)

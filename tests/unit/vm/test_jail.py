@@ -251,17 +251,16 @@ def test_its_tap_is_open_though_it_could_not_open_one(vm: VmSpec, run: Run) -> N
         namespace.remove_net(path)
 
 
-def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, vm: VmSpec, run: Run, jailer: str) -> None:
-    beside = tmp_path / "guest"
-    beside.mkdir()
-    (beside / "jailer").write_bytes(Path(jailer).read_bytes())
-    (beside / "jailer").chmod(0o755)
+def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, run: Run) -> None:
+    lines = tmp_path / "seccomp-qemu.bpf"
     allow = b"\x06\0\0\0\0\0\xff\x7f"  # BPF_RET, SECCOMP_RET_ALLOW
-    (beside / "seccomp-qemu.bpf").write_bytes(allow)
-    assert "Seccomp:\t2" in run("cat /proc/self/status", jailer=str(beside / "jailer"))
-    (beside / "seccomp-qemu.bpf").write_bytes(allow[:5])
+    lines.write_bytes(allow)
+    assert "Seccomp:\t2" in run("cat /proc/self/status", filter=str(lines))
+    lines.write_bytes(allow[:5])
     with pytest.raises(VmFailed, match=r"the filter of system calls in .*seccomp-qemu\.bpf"):
-        run("true", jailer=str(beside / "jailer"))
+        run("true", filter=str(lines))
+    with pytest.raises(VmFailed, match=r"absent\.bpf"):
+        run("true", filter=f"{tmp_path}/absent.bpf")
 
 
 @pytest.mark.parametrize(("huge_pages", "allowed"), [(False, "0"), (True, "1")])

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a VMM was ended by its filter of system calls, and at which call, as a phrase for an error or a log.
+
+Called by the starter and by the pod's own task once a VMM has ended. Reads the kernel's log and changes nothing. Where
+it can't be read, or an audit daemon takes the records, the phrase lacks the number. It may wait `_WAIT_S`.
+"""
+
+import os
+import re
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIGSYS_CODE = 128 + 31
+"""`PidHandle.exit_code` of a process that was ended by signal 31."""
+LOG = "/dev/kmsg"
+
+_WAIT_S = 0.3
+"""The kernel writes the record down after the process has ended."""
+_RECORD_BYTES = 8192
+_CLOCK_SLACK_S = 2.0
+_RECORD = re.compile(
+    r"type=1326 audit\((?P<when>\d+)\.\d+:\d+\):.* pid=(?P<pid>\d+) .* sig=31 "
+    r"arch=(?P<arch>[0-9a-f]+) syscall=(?P<call>\d+)"
+)
+_ARCHITECTURES = {"c000003e": "x86-64", "40000003": "i386"}
+
+
+def explain(pid: int, started: int, *, code: int | None, log: str = LOG) -> str:
+    """A phrase that begins with ": ", empty when the filter did not end the VMM or nobody knows.
+
+    `started` is its `process.start_time`. `code` is None when it was no child of ours; then only the log tells.
+    """
+    if code not in (None, SIGSYS_CODE):
+        return ""
+    call = _find(pid, _epoch(started), log=log, wait_s=_WAIT_S if code else 0)
+    if not call and code is None:
+        return ""
+    return f": its filter of system calls ended it (signal 31, SIGSYS){call}"
+
+
+def _epoch(started: int) -> float:
+    """Clock ticks since the boot as seconds since 1970, a little earlier."""
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+    return time.time() - age_s - _CLOCK_SLACK_S
+
+
+def _find(pid: int, since: float, *, log: str, wait_s: float) -> str:
+    for text in _records(log, wait_s):
+        for found in _RECORD.finditer(text):
+            if int(found["pid"]) == pid and int(found["when"]) >= since:
+                kind = _ARCHITECTURES.get(found["arch"], f"architecture {found['arch']}")
+                return f" at call {found['call']} of {kind}"
+    return ""
+
+
+def _records(log: str, wait_s: float) -> "Iterator[str]":
+    """What is in the log, and what comes within `wait_s`; a record for each read. Ends early when it can't be read."""
+    try:
+        fd = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return
+    deadline = time.monotonic() + wait_s
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    try:
+        while True:
+            try:
+                text = os.read(fd, _RECORD_BYTES)
+                if not text:
+                    return
+                yield text.decode(errors="replace")
+            except BlockingIOError:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not poll.poll(left_s * 1000):
+                    return
+            except BrokenPipeError:
+                continue  # records were overwritten while we read; the next read goes on behind them
+            except OSError:
+                return
+    finally:
+        os.close(fd)
