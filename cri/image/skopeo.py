@@ -59,6 +59,7 @@ class Skopeo:
             ((work_dir, _WRITES), *_ALSO_READS, *([(archive, "read-file")] if archive else [])),
             network=not archive,
             reserves=True,
+            sockets=True,
             # An archive may be somebody else's file.
             keeps=("dac_read_search",) if archive else (),
         )
