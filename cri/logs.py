@@ -5,8 +5,8 @@ One `LogWriter` per container, fed by `cri.pods` with the frames of its streams.
 
     <RFC3339Nano> <stdout|stderr> <F|P> <text>\\n
 
-F ends a line; P is a piece of a line that goes on: after 16 KiB, or at the end of the stream. Each entry is
-one write().
+F ends a line; P is a piece of a line that goes on: after 16 KiB, or at the end of the stream. The entries of a
+frame are one write().
 
 Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
 acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.
@@ -19,16 +19,21 @@ The caller gives the guest no credit meanwhile, so that it is at most a window f
 
 import base64
 import json
+import logging
 import os
 import time
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stage1.errors import NoSpace, PodError
 from stage1.linux import files
 
+log = logging.getLogger("clearpod.container")
+
 ENTRY_BYTES = 16384
 """Longest text of one entry."""
+SMALL_BYTES = 4096
+"""Output that is held is put together up to here: each piece takes memory of its own, and a place in the record."""
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -38,22 +43,35 @@ def timestamp(unix_ns: int) -> bytes:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest:09d}Z".encode()
 
 
-def entries(stream: bytes, data: bytes, *, stamp: bytes, final: bool) -> tuple[list[bytes], bytes]:
-    """Cut `data` into entries; returns them and the unfinished line. `final`: nothing follows, so that
-    becomes a P entry.
+def entries(stream: bytes, data: bytes, *, stamp: bytes, final: bool) -> tuple[bytes, bytes]:
+    """Cut `data` into entries; returns them, one after the other, and the unfinished line. `final`: nothing follows,
+    so that becomes a P entry.
+
+    Many short lines cost next to nothing: a container can write sixteen thousand in one frame.
     """
     head = stamp + b" " + stream
-    lines = data.split(b"\n")
+    partial, full = head + b" P ", head + b" F "
+    first, newline, more = data.partition(b"\n")
+    lines, _, rest = more.rpartition(b"\n") if newline else (b"", b"", first)
     found = []
-    for line in lines[:-1]:
-        pieces = _pieces(line)
-        found += [head + b" P " + piece + b"\n" for piece in pieces[:-1]]
-        found.append(head + b" F " + pieces[-1] + b"\n")
-    rest = lines[-1]
+    if newline:
+        found += [_one(first, partial=partial, full=full)]
+        if b"\n" in more:
+            short = len(lines) <= ENTRY_BYTES
+            found += (
+                [full + lines.replace(b"\n", b"\n" + full) + b"\n"]
+                if short
+                else [_one(line, partial=partial, full=full) for line in lines.split(b"\n")]
+            )
     while len(rest) > ENTRY_BYTES or (rest and final):
-        found.append(head + b" P " + rest[:ENTRY_BYTES] + b"\n")
+        found.append(partial + rest[:ENTRY_BYTES] + b"\n")
         rest = rest[ENTRY_BYTES:]
-    return found, rest
+    return b"".join(found), rest
+
+
+def _one(line: bytes, *, partial: bytes, full: bytes) -> bytes:
+    *pieces, last = _pieces(line)
+    return b"".join([*(partial + piece + b"\n" for piece in pieces), full + last + b"\n"])
 
 
 def _pieces(line: bytes) -> list[bytes]:
@@ -103,7 +121,11 @@ class LogWriter:
         """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
         if not self._path or seq <= self._seq:
             return
-        self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
+        last = self._held[-1] if self._held else None
+        if last and last.stream == stream and not last.end and len(last.data) + len(data) <= SMALL_BYTES:
+            self._held[-1] = last._replace(data=last.data + data, end=end)
+        else:
+            self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
         if len(self._held) == 1 and not self._unwritten:
             self._work()
         self._seq, self._is_dirty = seq, True
@@ -186,16 +208,25 @@ class LogWriter:
     def _restore(self) -> None:
         try:
             with open(self._record_path, "rb") as opened:
-                record = json.loads(opened.read())
+                self._restore_from(json.loads(opened.read()))
         except FileNotFoundError:
             return
-        self._seq, self._inode, self._size = record["seq"], record["inode"], record["size"]
-        self._pending = {name: base64.b64decode(text) for name, text in record["pending"].items()}
-        self._unwritten = deque(base64.b64decode(entry) for entry in record.get("unwritten", ()))
-        self._held = deque(
-            Frame(stream, base64.b64decode(data), end, unix_ns) for stream, data, end, unix_ns in record.get("held", ())
-        )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            log.error("log.record", extra={"path": self._record_path, "error": f"damaged, and not used: {error!r}"})
+            return
         self._cut_renamed()
+
+    def _restore_from(self, record: dict[str, Any]) -> None:
+        """All of it or, when it is damaged, nothing."""
+        position = [int(record[key]) for key in ("seq", "inode", "size")]
+        pending = {name: base64.b64decode(record["pending"][name]) for name in self._pending}
+        unwritten = deque(base64.b64decode(entry) for entry in record.get("unwritten", ()))
+        held = deque(
+            Frame(_known(stream), base64.b64decode(data), bool(end), int(unix_ns))
+            for stream, data, end, unix_ns in record.get("held", ())
+        )
+        self._seq, self._inode, self._size = position
+        self._pending, self._unwritten, self._held = pending, unwritten, held
 
     def _cut_renamed(self) -> None:
         """The file was renamed and the daemon killed before it went on in a new one: what was not committed
@@ -235,7 +266,8 @@ class LogWriter:
             whole = self._pending[one.stream] + one.data
             stamp = timestamp(one.unix_ns)
             found, self._pending[one.stream] = entries(one.stream.encode(), whole, stamp=stamp, final=one.end)
-            self._unwritten += found
+            if found:
+                self._unwritten.append(found)
 
     def _write_entries(self) -> bool:
         while self._unwritten:
@@ -245,20 +277,26 @@ class LogWriter:
         return True
 
     def _write(self, entry: bytes) -> bool:
-        """One entry, whole or not at all."""
+        """The entries of one frame, all or none."""
         if self._file < 0:
             return False
         try:
             written = os.write(self._file, entry)
             if written != len(entry):  # half an entry would make the whole file unreadable
                 os.ftruncate(self._file, self._size)
-                raise OSError(28, "only half an entry fitted")
+                raise OSError(28, "not all of it fitted")
         except OSError as error:
             self.fault = f"{self._path} can't be written, the container waits until it can: {error}"
             return False
         self._size += written
         self.fault = ""
         return True
+
+
+def _known(stream: str) -> str:
+    if stream not in ("stdout", "stderr"):
+        raise ValueError(f"{stream!r} is no stream")
+    return stream
 
 
 def _text(data: bytes) -> str:
