@@ -78,6 +78,7 @@ def _method(node: Node, service: str, *, package: str, name: str) -> Any:
     writes = getattr(runtime_pb2, method.output_type.name).SerializeToString
 
     async def call(request: Any, context: Any) -> Any:
+        await node.settle(request)
         return await function(node, request)
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:

@@ -26,7 +26,7 @@ import os
 from typing import NamedTuple
 
 from stage1 import machine
-from stage1.errors import KernelError, NotFound, PodError
+from stage1.errors import KernelError, NotFound, PodError, VmFailed
 from stage1.linux import cgroup, files, mount, namespace, process
 from stage1.machine import MIB
 from stage1.machine import Host as Host
@@ -162,22 +162,48 @@ def remove_container(directory: str, container_id: str) -> None:
     files.remove_tree(bundle(directory, container_id))
 
 
+def recorded_vm(directory: str) -> VmProcess | None:
+    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted.
+
+    Raises VmFailed when the record is damaged.
+    """
+    record = _vm_record(directory)
+    return None if record is None else VmProcess.from_json(record)
+
+
 def find_vm(directory: str) -> VmProcess | None:
-    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted."""
-    path = f"{directory}/vm.json"
-    return VmProcess.from_json(json.loads(files.read(path))) if os.path.exists(path) else None
+    """As `recorded_vm`, but when the record is damaged the VMM is looked for among all processes."""
+    try:
+        return recorded_vm(directory)
+    except VmFailed:
+        return find_unrecorded(directory)
 
 
 def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
     """The link to the agent of a pod that `boot` wrote down, maybe in an earlier process.
 
-    Raises NotFound when the pod was never booted.
+    Raises NotFound when the pod was never booted, VmFailed when the record is damaged.
     """
+    record = _vm_record(directory)
+    if record is None:
+        raise NotFound(f"{directory}/vm.json is missing: this pod has no virtual machine")
+    cid = record.get("cid")
+    if cid is not None and not (isinstance(cid, int) and 2 < cid < 2**32):
+        raise VmFailed(f"{directory}/vm.json is damaged: {str(cid)[:100]} is no context id of a guest")
+    return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(cid, host.vsock_port)
+
+
+def _vm_record(directory: str) -> "dict[str, object] | None":
     path = f"{directory}/vm.json"
-    if not os.path.exists(path):
-        raise NotFound(f"{path} is missing: this pod has no virtual machine")
-    cid = json.loads(files.read(path)).get("cid")
-    return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(int(cid), host.vsock_port)
+    try:
+        record = json.loads(files.read(path))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError, KernelError) as error:
+        raise VmFailed(f"{path} is damaged: {str(error)[:200]}") from None
+    if not isinstance(record, dict):
+        raise VmFailed(f"{path} is damaged: it is no JSON object")
+    return record
 
 
 def collect(directory: str) -> str:

@@ -21,6 +21,7 @@ from stage1.guest.frame import (
     HEADER_BYTES,
     HELLO,
     MAX_DATA,
+    MAX_FALSE_MARKERS,
     MAX_PAYLOAD,
     REPLY,
     REQUEST,
@@ -49,6 +50,7 @@ SENT_LIMIT = 4 * RING  # of what the guest has not acknowledged
 SENT_FRAMES = 8192
 MAX_CREDIT = 2**30
 MAX_RESYNCS = 8  # faults in a row
+MAX_NOISE = 2**24  # bytes before an answer: a ring, and what was under way, are far less
 MAX_WAITING = 1024  # requests without an answer
 HELLOS = 3  # answers to one greeting, which may hold as many HELLOs
 LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
@@ -79,6 +81,7 @@ class HostLink:
         self.has_more = False  # frames that `receive` has not taken yet
         self.useless = 0  # frames without any effect, from the beginning
         self.resyncs = 0  # greetings because the stream of frames broke, from the beginning
+        self._noise = 0  # bytes since the link was open
         self._hellos = 0  # answers that we still expect
         self._key, self._epoch = key, epoch
         # Replies that the guest still owed to another epoch are told from ours by where we begin to count.
@@ -109,10 +112,13 @@ class HostLink:
         About `work` units are done, a frame being one and each KiB of its payload four more; with `has_more` the
         rest is to be taken by further calls, without data.
         """
-        self._raise_fault()
+        self.raise_fault()
         items: list[Incoming] = []
         self._split.feed(data)
+        self._noise = 0 if self.open else self._noise + len(data)
         try:
+            if self._noise > MAX_NOISE or self._split.false_markers > MAX_FALSE_MARKERS:
+                raise LinkFault("the guest's agent does not answer, and sends what is not a frame")
             while work > 0 and (frame := self._split.take()) is not None:
                 work -= 1 + (len(frame.payload) >> 8)
                 self._on_frame(frame, items)
@@ -128,7 +134,7 @@ class HostLink:
     def outgoing(self) -> bytes:
         """Return the bytes to write now, all of them in this order; b"" when there is nothing. Raises
         LinkFault."""
-        self._raise_fault()
+        self.raise_fault()
         if self.open:
             done = next(iter(self._held)) - 1 if self._held else self._received
             if done > self._acknowledged:
@@ -158,7 +164,8 @@ class HostLink:
         self._split.lost = ""
         self._greet()
 
-    def _raise_fault(self) -> None:
+    def raise_fault(self) -> None:
+        """Raise the LinkFault that came behind what `receive` returned last, if there is one."""
         if self._fault is not None:
             raise self._fault
 
@@ -306,6 +313,9 @@ class HostLink:
 
     def _reject_hello(self) -> None:
         self.useless += 1
+        self._hellos -= self.open  # what was still under way for others came before our answer
+        if self._hellos < 0:
+            raise LinkFault("the guest's agent says hello again and again")
         self._split.reject_hello()
 
     def _check_hello(self, hello: Hello) -> None:
