@@ -12,13 +12,14 @@ from typing import NamedTuple, TypeVar
 
 from cri.pods.fit import Bounds
 from stage1.errors import PodError
-from stage1.linux import cgroup, process
+from stage1.linux import cgroup, idmap, mount, process
 from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import HostFacts, device_error, host_facts, memory_mib, which
 from stage1.machine import JAILER
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
+from stage1.pod.ids import GUEST_IDS
 from stage1.vm import needs
 from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
@@ -63,6 +64,9 @@ class Facts(NamedTuple):
     host_pods_lack: tuple[str, ...] = ()
     limited: tuple[str, ...] = LIMITED
     """What of a VMM can be limited."""
+    run_dir: str = ""
+    unmapped: str = ""
+    """Why what is in the run directory can't be shown to VMMs with mapped owners."""
     jail_ids: Range = Range()
     jail_overlaps: tuple[str, ...] = ()
     """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to somebody else."""
@@ -114,9 +118,24 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         vm_mib=config.vm.memory_mib,
         host_pods=config.host_pods.allow,
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
+        run_dir=config.run_dir,
+        unmapped=attempt(lambda: map_owners(existing(config.run_dir)))[1],
         jail_ids=config.jail.ids,
         jail_overlaps=tuple(line for path in SUBORDINATE for line in overlaps(path, config.jail.ids)),
     )
+
+
+def map_owners(directory: str) -> None:
+    """Map the owners of a copy of its mount that is mounted nowhere. Raises Unsupported, KernelError."""
+    ids = idmap.namespace([idmap.Extent(0, Range().first, GUEST_IDS)])
+    try:
+        tree = mount.open_tree(directory, recursive=False)
+        try:
+            idmap.set_owners(tree, ids, what=directory)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(ids)
 
 
 def overlaps(path: str, ids: Range) -> list[str]:

@@ -53,6 +53,7 @@ def judge(facts: Facts) -> list[Item]:
         _host_pods(facts),
         _confinement(facts),
         _ids(facts),
+        _owners(facts),
         _space(facts),
     ]
 
@@ -253,6 +254,12 @@ def _ids(facts: Facts) -> Item:
         return Item("ids", OK, detail)
     taken = f"{detail}, but {'; '.join(facts.jail_overlaps)} gives some of them to an account"
     return Item("ids", WARN, taken, "set jail.first_id and jail.count to ids that are nobody's")
+
+
+def _owners(facts: Facts) -> Item:
+    if not facts.unmapped:
+        return Item("owners", OK, f"what is in {facts.run_dir} can be shown to VMMs with mapped owners")
+    return Item("owners", FAIL, facts.unmapped, "set run_dir to a directory on a tmpfs, as /run is, or on ext4")
 
 
 def _space(facts: Facts) -> Item:

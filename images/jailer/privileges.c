@@ -7,6 +7,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/keyctl.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
 #include <sched.h>
@@ -102,6 +103,7 @@ static bool set_limits(const struct order *order)
 /* Its id 0, so that the exec leaves it what is in the bounding set, and no more. */
 static bool become_root_inside(int ids)
 {
+    syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL); /* our session's keys are not for it; a kernel without has none */
     if (setns(ids, CLONE_NEWUSER) < 0)
         return failed("enter", "the user namespace");
     if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)

@@ -8,7 +8,7 @@ with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 
 from stage1.errors import BadRequest
 from stage1.vm import words
-from stage1.vm.spec import HOME, LISTENER_FD, TAP_FD, Nic, SerialLink, Share, VmSpec, VsockLink, check
+from stage1.vm.spec import CONSOLE_FD, HOME, LISTENER_FD, TAP_FD, Nic, SerialLink, Share, VmSpec, VsockLink, check
 
 # Each has to be named. elevateprivileges denies setuid and its like, which 9p with security_model=none never
 # calls: it changes owners by chown.
@@ -106,8 +106,11 @@ def _console(vm: VmSpec) -> list[str]:
     """Where the guest's kernel writes; the apps of an autonomous pod have a port of their own then."""
     if not vm.attended:
         return ["-serial", "stdio"]
+    # A descriptor by a name that QEMU takes for a file's.
+    handed = ["-add-fd", f"fd={CONSOLE_FD},set=1"] if vm.jailer else []
     return [
-        *("-chardev", f"file,id=kernel,path={console_log(vm)},append=on"),
+        *handed,
+        *("-chardev", f"file,id=kernel,path={'/dev/fdset/1' if handed else console_log(vm)},append=on"),
         *("-serial", "chardev:kernel"),
         *("-chardev", "stdio,id=console,signal=off"),
     ]

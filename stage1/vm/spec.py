@@ -12,8 +12,8 @@ from stage1.pod.network import PodNetwork
 
 HOME = "/vmm"
 """In the jail: a small file system of the VMM's own."""
-LISTENER_FD, TAP_FD = 10, 16
-"""Descriptors of a VMM in its jail: the socket at which it is reached, and that of its first tap."""
+LISTENER_FD, CONSOLE_FD, TAP_FD = 10, 11, 16
+"""Descriptors of a VMM in its jail: the socket at which it is reached, console.log if it opens that, its first tap."""
 
 
 class Share(NamedTuple):

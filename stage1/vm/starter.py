@@ -16,7 +16,7 @@ from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
 from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu, sigsys
 from stage1.vm.jail import Launch
-from stage1.vm.spec import LISTENER_FD, SerialLink, VmSpec
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess, is_kvmtool
 
 _USAGE_LINES = 100
@@ -58,7 +58,8 @@ class ProcessVmm:
         path = listener_path(vm)
         listener = _listen(path, is_packets=is_kvmtool(vm.binary)) if path else -1
         try:
-            pid = self._launch(vm, {1: log, 2: log, **({LISTENER_FD: listener} if path else {})})
+            console_fd = {CONSOLE_FD: log} if vm.attended and not is_kvmtool(vm.binary) else {}
+            pid = self._launch(vm, {1: log, 2: log, **console_fd, **({LISTENER_FD: listener} if path else {})})
             return _survive_start(pid, vm, console=console, early_s=self._early_s)
         except BaseException:
             if path:

@@ -130,6 +130,13 @@ def test_a_panic_of_the_guest_ends_the_vmm_and_is_on_the_console(vm: VmSpec, boo
     assert "Kernel panic - not syncing: Attempted to kill init!" in running.console_tail(40)
 
 
+@pytest.mark.only_on("qemu", "kvmtool writes its kernel's words to its output")
+def test_the_kernel_of_an_attended_guest_writes_to_the_log_that_qemu_could_not_open(vm: VmSpec, boot: Boot) -> None:
+    running = boot(vm._replace(attended=True, words=("probe=panic",)))
+    assert running.wait(BOOT_S)
+    assert "Kernel panic - not syncing: Attempted to kill init!" in running.console_tail(40)
+
+
 def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_words(vm: VmSpec) -> None:
     with pytest.raises(VmFailed, match=r"can't open the tap no-such-tap/"):
         ProcessVmm(early_s=BOOT_S).start(vm._replace(nics=(Nic("no-such-tap/", "02:00:00:00:00:01"),)))

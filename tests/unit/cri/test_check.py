@@ -12,7 +12,7 @@ from cri.cli import check, check_facts
 from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
 from cri.pods.fit import Bounds
-from stage1.errors import PodError
+from stage1.errors import PodError, Unsupported
 from stage1.linux.host import HostFacts
 from stage1.net import networks
 from stage1.net.settings import Default, Settings
@@ -124,6 +124,8 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         ),
         (GOOD._replace(host_pods=("ipc",), cgroup="hybrid"), "host pods", WARN, "without limits", "boot with"),
         (GOOD._replace(cgroup="", limited=()), "cgroup", WARN, "nothing", "unified_cgroup_hierarchy"),
+        (GOOD, "owners", OK, "with mapped owners", ""),
+        (GOOD._replace(unmapped="/r is on overlay"), "owners", FAIL, "/r is on overlay", "run_dir"),
         (GOOD, "ids", OK, "users from 1879048192 to 2147352575, enough for 2047 pods", ""),
         (GOOD._replace(jail_overlaps=("/etc/subuid: me:1:2",)), "ids", WARN, "subuid: me:1:2 gives", "jail.first_id"),
         (GOOD._replace(free_bytes=2 * GIB), "disk space", WARN, "2.0 GiB free for /s", "free some"),
@@ -226,3 +228,11 @@ def test_a_broken_configuration_is_one_item_and_hides_no_other(tmp_path: Path) -
     assert item.status == FAIL
     assert "c.toml:1" in item.detail
     assert len(items) == len(judge(GOOD))
+
+
+def test_a_run_directory_whose_owners_can_not_be_mapped_is_found(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    check_facts.map_owners(str(tmp_path))
+    with pytest.raises(Unsupported, match=r"/proc/sys .* proc,"):
+        check_facts.map_owners("/proc/sys")
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -80,6 +80,7 @@ CASES = {
     "host-pid-with-network": on_host("pid", netns="/run/netns/clearpod-0123"),
     "host-ipc-without-network": on_host("ipc"),
     "qemu-jailed": QEMU._replace(**ALL, jailer="/g/jailer"),
+    "qemu-attended-jailed": QEMU._replace(attended=True, shares=SHARES, jailer="/g/jailer"),
     "kvmtool-jailed": LKVM._replace(**ALL, dax=WINDOW, jailer="/g/jailer"),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a VMM has around it in its jail. A shell in its place looks, and tries what an attacker would."""
 
+import ctypes
 import os
 import socket
 import stat
@@ -182,6 +183,15 @@ def test_nobody_else_is_there_to_be_signalled_or_reached(run: Run, tmp_path: Pat
         )
         said = run(script)
     assert "No such process" in said and "nothing there" in said and "Refused" in said.title(), said
+
+
+def test_it_has_not_our_sessions_keys(run: Run) -> None:
+    keyctl, join, find, session = 250, 1, 0, -3
+    assert ctypes.CDLL(None).syscall(keyctl, join, None) > 0
+    ours = ctypes.CDLL(None).syscall(keyctl, find, session, 0)
+    look = f"import ctypes; print(ctypes.CDLL(None).syscall({keyctl}, {find}, {session}, 0))"
+    said = run(f"/usr/bin/python3 -I -S -c '{look}'")
+    assert said.isdigit() and int(said) != ours
 
 
 def test_its_root_has_its_files_and_the_systems_and_no_other_mount(vm: VmSpec, run: Run) -> None:
