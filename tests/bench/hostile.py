@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench hostile`: what each attack of tests/hostile costs a neighbour and the daemon, and what the jail costs.
 
-A daemon, a good pod whose calls are timed, and one attacker after the other; quiet seconds and attacked ones take turns,
-so that a slow moment of the machine hits both. With `--json`:
+A daemon, a good pod whose calls are timed, and one attacker after the other; quiet seconds and attacked ones take
+turns, so that a slow moment of the machine hits both. With `--json`:
 
     {"attacks": N, "contained": N, "quiet_p99_ms", "worst_p99_ms", "worst_growth_mib", "jail_ms"}
 
