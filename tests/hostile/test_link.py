@@ -11,7 +11,7 @@ from tests.fakes.patience import PATIENCE
 from tests.hostile.link_attacks import FLOODS
 from tests.hostile.rig import Node
 
-ATTACK_S = 6.0
+ATTACK_S = 4.0
 GROWTH_MIB = 16
 STALLED_MS = 1000.0 * PATIENCE
 """What no call of a neighbour may take, whatever the machine does beside: scripts/bench hostile measures."""
