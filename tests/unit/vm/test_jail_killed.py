@@ -16,8 +16,8 @@ from stage1.errors import VmFailed
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 
-STEP_S, GROWTH = 0.0003, 1.1
-ENOUGH = 3
+STEP_S, GROWTH = 0.0003, 1.2
+ENOUGH = 2
 """Started so often in a row, a VMM runs by that time, and there is no later moment to try."""
 MOST = 120
 STARTER = """
@@ -74,7 +74,10 @@ def settled(vm: VmSpec) -> dict[int, str]:
     while "jailer" in (left := of(vm)).values():
         assert time.monotonic() < deadline, left
     for pid in left:
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # a child that the script was just making: it went with the first
+            continue
     return left
 
 
@@ -103,7 +106,7 @@ def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]
                 assert time.monotonic() < deadline, left
         else:
             left = settled(vm)
-            assert list(left.values()) in ([], ["sh"]) and (left or not runs)
+            assert set(left.values()) <= {"sh"} and (left or not runs)
         started, step = started + 1 if runs else 0, step + 1
     assert ENOUGH <= step < MOST
 
