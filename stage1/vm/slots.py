@@ -81,11 +81,14 @@ def _take(directory: str, within: Range, *, place: str) -> int:
 
 
 def _is_free(path: str) -> bool:
-    """Whether nobody has it; what was left by a pod that is gone is removed."""
+    """Whether nobody has it; what was left by a pod that is gone, or was made anew since, is removed.
+
+    A pod that is just being removed may have lost its link back already, and still have files with these ids.
+    """
     owner = _read(path)
     if not owner:
         return True
-    if os.path.lexists(owner):
+    if os.path.lexists(owner) and _read(f"{owner}/{LINK}") in ("", path):
         return False
     os.unlink(path)
     return True
