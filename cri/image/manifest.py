@@ -115,7 +115,7 @@ def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits
     Raises BadRequest when the index has nothing for this platform.
     """
     document = _document(data, f"the manifest of {name}", limits=limits)
-    if document.get("mediaType") not in _INDEXES and "manifests" not in document:
+    if str(document.get("mediaType")) not in _INDEXES and "manifests" not in document:
         return None
     entries = document.get("manifests")
     found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
@@ -142,9 +142,9 @@ def read_manifest(data: bytes, *, name: str, limits: Limits = Limits()) -> Manif
     if document.get("schemaVersion") != 2 or "config" not in document:
         raise Unsupported(f"{name} has a manifest that is neither OCI nor Docker schema 2; push it with a newer tool")
     config, layers = document["config"], document.get("layers")
-    kind = config.get("mediaType") if isinstance(config, dict) else None
+    kind = str(config.get("mediaType")) if isinstance(config, dict) else "None"
     if kind not in _CONFIGS:
-        raise Unsupported(f"{name} is no container image: its config is of the type {kind}")
+        raise Unsupported(f"{name} is no container image: its config is of the type {kind[:100]}")
     if not isinstance(layers, list) or not layers:
         raise Unsupported(f"the image {name} has no layers; clearpod needs at least one")
     if len(layers) > limits.layers:

@@ -164,11 +164,12 @@ def erofs(data: bytes) -> None:
 def tar(data: bytes) -> None:
     """A layer's tar, before mkfs.erofs sees it."""
     from stage1.rootfs import facts
+    from stage1.rootfs.limits import Limits
 
     with tempfile.NamedTemporaryFile(dir=_memory()) as file, suppress(PodError):
         file.write(data)
         file.flush()
-        found = facts.complete(file.name)
+        found, _ = facts.complete(file.name, limits=Limits(), what="the layer")
         assert all(".." not in path.split("/") for path in (*found.implicit, *found.capable))
 
 

@@ -88,6 +88,7 @@ def test_a_docker_manifest_is_taken() -> None:
         ({"schemaVersion": 1}, Unsupported, "neither OCI nor Docker"),
         ({"schemaVersion": 2, "config": {}, "layers": []}, Unsupported, "no container image"),
         ({"schemaVersion": 2, "config": 5, "layers": []}, Unsupported, "no container image"),
+        ({"schemaVersion": 2, "config": {"mediaType": [1]}, "layers": []}, Unsupported, "no container image"),
         ({"schemaVersion": 2, "config": CONFIG, "layers": []}, Unsupported, "has no layers"),
         ({"schemaVersion": 2, "config": CONFIG, "layers": [{"mediaType": "a/b"}]}, Unsupported, "type a/b"),
         ({"schemaVersion": 2, "config": CONFIG, "layers": [7]}, Unsupported, "type None"),
