@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
 from tests.fakes.registry import Registry
 from tests.hostile.rig import Node, node
+
+__all__ = ["hypervisor", "pytest_generate_tests"]
 
 
 @pytest.fixture(scope="session")

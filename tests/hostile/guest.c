@@ -3,8 +3,8 @@
  * What a privileged container does with what busybox has not. Built static; lies in a volume of the container.
  *
  *   guest steal PATH WHAT   let the guest's kernel run `PATH root WHAT` as root of the guest, by a core dump
- *   guest root WHAT         take the agent's port from process 1 and send `garbage`, or `hello`s with the host's own key; or
- *                           `layers`: write into the images' share, and say into the file PATH.said how that went
+ *   guest root WHAT         take the agent's port or vsock from process 1 and send `garbage`, or `hello`s with the host's
+ *                           own key; or `layers`: write into the images' share, and say into the file PATH.said how that went
  *   guest race DIRECTORY TARGET SECONDS   swap a directory and a link to TARGET while others write through it
  *   guest write FILE        write one byte at the beginning of a device or file; 1 when that is refused
  */
@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -48,16 +49,26 @@ static int steal(const char *path, const char *what)
     return 0;
 }
 
+/* A virtio-serial port, or the vsock that the agent has connected. */
+static int is_port(int fd)
+{
+    char name[64], link[128] = "";
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    if (readlink(name, link, sizeof link - 1) > 0 && strstr(link, "vport"))
+        return 1;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_VSOCK;
+}
+
 static int find_port(void)
 {
     int agent = (int)syscall(SYS_pidfd_open, 1, 0);
     for (int number = 3; number < FDS; number++) {
-        char name[64], link[128] = "";
         int fd = (int)syscall(SYS_pidfd_getfd, agent, number, 0);
         if (fd < 0)
             continue;
-        snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
-        if (readlink(name, link, sizeof link - 1) > 0 && strstr(link, "vport"))
+        if (is_port(fd))
             return fd;
         close(fd);
     }

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from cri.pb import runtime_pb2 as pb
-
 from stage1 import engine
 from stage1.linux.host import QEMU
 from tests.cri.conftest import Client
@@ -37,11 +36,11 @@ CANARY = b"the host's own\n"
 class Node:
     """Run directory, state, configuration and daemon below `root`. `reference` is an image that it can pull."""
 
-    def __init__(self, root: Path, guest_dir: Path, reference: str, *, more: str = "", real: bool = False) -> None:
-        """With `real`, pods are VMs; else `vmm.py` stands in QEMU's place."""
+    def __init__(self, root: Path, guest_dir: Path, reference: str, *, more: str = "", real: str = "") -> None:
+        """`real`: the hypervisor of pods that are VMs; without, `vmm.py` stands in QEMU's place."""
         self.root, self.reference = root, reference
         guest = guest_dir if real else _guest(root, guest_dir)
-        self.command = Command(root, guest, more, hypervisor="qemu")
+        self.command = Command(root, guest, more, hypervisor=real or "qemu")
         self.socket = f"{root}/run/clearpod.sock"
         self.daemon: subprocess.Popen[bytes] | None = None
         if not real:
@@ -197,7 +196,7 @@ def _program(root: Path) -> Path:
 
 
 @contextmanager
-def node(root: Path, guest_dir: Path, reference: str, *, more: str = "", real: bool = False) -> Iterator[Node]:
+def node(root: Path, guest_dir: Path, reference: str, *, more: str = "", real: str = "") -> Iterator[Node]:
     """A node whose daemon serves, and which leaves no process, mount or cgroup."""
     made = Node(root, guest_dir, reference, more=more, real=real)
     try:

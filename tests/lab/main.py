@@ -125,7 +125,7 @@ def do_test(args: argparse.Namespace) -> int:
     if not python.exists():
         raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
     words = [word for word in args.pytest if word != "--"]
-    tests = [word for word in words if word.startswith("tests")] or ["tests/vm", "tests/rkt"]
+    tests = [word for word in words if word.startswith("tests")] or ["tests/vm", "tests/rkt", "tests/hostile"]
     options = [word for word in words if not word.startswith("tests")]
     pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", "--durations=10", *options]
     # The lab that was up already may have another PATH.

@@ -15,40 +15,20 @@ from pathlib import Path
 import pytest
 
 from stage1.linux import vsock
-from stage1.linux.host import QEMU, host_facts, which
+from stage1.linux.host import host_facts, which
 from stage1.machine import FILTERS
-from stage1.vm.choose import choose, kvmtool_lacks
+from stage1.vm.choose import choose
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
 from tests.fakes.command import Command
+from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
 
+__all__ = ["hypervisor", "pytest_generate_tests"]
 Boot = Callable[[VmSpec], VmProcess]
-HYPERVISORS = {"qemu": (), "kvmtool": (pytest.mark.kvmtool,)}
 NO_VM = "it ends before there is a VM"
 """Why a test is `only_on` QEMU, which is there without a lab."""
 VSOCK_PORT = 1024
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that has to do with a hypervisor, once for each of the two."""
-    if "hypervisor" not in metafunc.fixturenames:
-        return
-    only = metafunc.definition.get_closest_marker("only_on")
-    names = [only.args[0]] if only else list(HYPERVISORS)
-    params = [pytest.param(name, marks=HYPERVISORS[name]) for name in names]
-    metafunc.parametrize("hypervisor", params, indirect=True, scope="session")
-
-
-@pytest.fixture(scope="session")
-def hypervisor(request: pytest.FixtureRequest) -> str:
-    """Its name, qemu or kvmtool, and that it runs here."""
-    name = str(request.param)
-    if name == "kvmtool" and (lacks := kvmtool_lacks(host_facts())):
-        pytest.skip("; ".join(lacks))
-    if name == "qemu" and not which(QEMU):
-        pytest.skip(f"needs {QEMU}: apt install qemu-system-x86")
-    return name
 
 
 def newc(entries: list[tuple[str, int, bytes]]) -> bytes:

@@ -234,5 +234,3 @@ def test_pods_without_ids_left_are_refused_and_leave_nothing(machine: Machine) -
         engine.collect(first.directory)
     again = engine.prepare(Pod(id="2" * 64, name="two"), host)
     engine.collect(again.directory)
-
-
