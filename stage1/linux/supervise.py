@@ -21,6 +21,7 @@ _CHUNK_BYTES = 1 << 18
 _TAIL_BYTES = 4096
 _TICK_S = 0.2
 _END_S = 10.0
+_GRACE_S = 2.0
 _F_SETPIPE_SZ = 1031
 
 
@@ -159,7 +160,8 @@ class Talk:
             pid = process.spawn(argv, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err, env=sandbox.ENVIRONMENT)
             self._child = process.PidHandle(pid, os.pidfd_open(pid))
         except BaseException:
-            self._close()
+            for fd in (self._in, self._out, self._err):
+                os.close(fd)
             raise
         finally:
             for fd in (theirs_in, theirs_out, theirs_err):
@@ -204,16 +206,19 @@ class Talk:
             _kill(self._child)
 
     def close(self) -> None:
-        """Kill it, and give back what belongs to it. Calling it again is fine."""
+        """End it, by the end of its input or by force, and give back what belongs to it. Idempotent.
+
+        Killed at once, its first process would leave the others of its PID namespace to whoever reaps orphans, and they
+        count as processes of its user until then.
+        """
         if self._in >= 0:
+            os.close(self._in)
+            self._in = -1
+            self._child.wait(_GRACE_S)
             _kill(self._child)
             self._child.close()
-            self._close()
-
-    def _close(self) -> None:
-        for fd in (self._in, self._out, self._err):
-            os.close(fd)
-        self._in = -1
+            os.close(self._out)
+            os.close(self._err)
 
 
 def _await(fd: int, event: int, deadline: float) -> None:

@@ -104,10 +104,14 @@ class Session:
         return _understood(question, self._asker, text=text)
 
     def close(self) -> None:
-        """End the process; a question that another thread asks then fails. Calling it again is fine."""
-        self._talk.kill()
-        with self._lock:
+        """End the process; a question that another thread is asking fails. Idempotent."""
+        if not self._lock.acquire(blocking=False):
+            self._talk.kill()
+            self._lock.acquire()
+        try:
             self._talk.close()
+        finally:
+            self._lock.release()
 
 
 def _too_long(question: Question) -> Corrupt:
