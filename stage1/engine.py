@@ -139,7 +139,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 
 def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     pid, record = living_pid(directory), _record(directory)
-    with _owners(directory, pod) as mapped:
+    with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
                 name = f"volumes/containers/{container.id}/mounts/{number}"
@@ -152,11 +152,11 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
 
 def add_image(directory: str, pod: Pod, *, image: ImageFiles) -> str:
     """Put the image into the layers export, as `rootfs.export.add_image`, with the owners that the pod's guest sees."""
-    with _owners(directory, pod) as mapped:
+    with owners_of(directory, pod) as mapped:
         return export.add_image(directory, image, ids=mapped.shifted)
 
 
-def _owners(directory: str, pod: Pod) -> owners.Owners:
+def owners_of(directory: str, pod: Pod) -> owners.Owners:
     """Of a VMM that runs; without a mapping where there is none, or one without a user namespace."""
     record = _record(directory)
     found = [idmap.Extent(*one) for one in record.get("ids") or ()]

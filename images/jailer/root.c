@@ -43,12 +43,16 @@ static bool map_owners(int tree, const struct place *place, int ids)
            failed("map the owners of files (its file system must be able to) at", place->path);
 }
 
-/* No device opens there and no set-uid bit counts; read-only also below. */
+/* No device opens there and no set-uid bit counts. Read-only also below, but for a place with mapped owners: what is mounted
+ * below that, as volumes are, has its own owners and says itself whether it can be changed. */
 static bool restrict_tree(int tree, const struct place *place)
 {
     struct mount_attr attr = {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
-    if (!place->writable)
+    struct mount_attr top = {.attr_set = MOUNT_ATTR_RDONLY};
+    if (!place->writable && !place->mapped)
         attr.attr_set |= MOUNT_ATTR_RDONLY;
+    if (!place->writable && syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &top, sizeof top) < 0)
+        return failed("make read-only the mount at", place->path);
     if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | RECURSIVE, &attr, sizeof attr) < 0)
         return failed("restrict the mounts at", place->path);
     return true;

@@ -143,6 +143,17 @@ def type_of(path: str) -> str:
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
 
+def overlay_options(path: str) -> dict[str, str] | None:
+    """The options of the overlay that is mounted at `path`, the topmost one; None when there is no overlay there."""
+    with _mounts() as file:
+        lines = [line.split() for line in file]
+    found = [line[line.index(b"-") + 1 :] for line in lines if unescape(line[4]) == path]
+    if not found or found[-1][0] != b"overlay":
+        return None
+    options = (option.partition(b"=") for option in found[-1][2].split(b","))
+    return {name.decode(): unescape(value) for name, _, value in options}
+
+
 def memory_bytes(below: str) -> int:
     """How much fits into the tmpfs that are mounted below the path `below` and can be written, each counted once.
 
