@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from stage1.errors import AgentFailed, PodError, TimedOut, VmFailed
 from stage1.guest import messages
 from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, ReplySeen
-from stage1.linux import vsock
+from stage1.linux import beneath, vsock
 from stage1.vm.spec import SerialLink, VsockLink
 
 log = logging.getLogger("clearpod.agent")
@@ -306,7 +306,8 @@ class Agent:
             return await self._port.accept(link.cid)
         while not self._lost:
             try:
-                return await asyncio.open_unix_connection(link.socket, limit=READ_BYTES)
+                with await asyncio.to_thread(beneath.Socket, link.socket) as address:
+                    return await asyncio.open_unix_connection(address, limit=READ_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(RETRY_S)
         return None

@@ -60,7 +60,7 @@ def write_down(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:
     directory = engine.pod_directory(host, pod.id)
     if network:
         attach.note(directory, network)
-    identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
+    identity.write(pod, directory, network=network)
 
 
 def _is_there(path: str) -> bool:

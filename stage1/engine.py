@@ -28,8 +28,8 @@ import os
 from typing import NamedTuple
 
 from stage1 import machine, quarters
-from stage1.errors import KernelError, NotFound, PodError
-from stage1.linux import cgroup, files, idmap, mount, namespace, process
+from stage1.errors import KernelError, NotFound, PodError, VmFailed
+from stage1.linux import beneath, cgroup, files, idmap, mount, namespace, process
 from stage1.machine import MIB
 from stage1.machine import Host as Host
 from stage1.net import attach as net
@@ -39,7 +39,7 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import export, identity, journal, owners, scratch, volumes
+from stage1.rootfs import export, identity, journal, owners, remains, scratch, unmounting, volumes
 from stage1.rootfs.share import ImageFiles
 from stage1.vm import limits, mapping, slots
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
+VM, CONSOLE = "vm.json", "console.log"
+_RECORD_BYTES, _MOST_PODS = 65536, 65536
 FOREGROUND = "run"
 """Below a daemon's run directory, that of pods that no daemon has."""
 
@@ -84,7 +86,8 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
     directory = pod_directory(host, pod.id)
     vm = machine.vm_spec(pod, host, directory=directory)
     files.make_dirs(f"{host.run_dir}/pods", 0o711)
-    os.mkdir(directory, 0o700)
+    with beneath.Root(f"{host.run_dir}/pods") as pods:
+        pods.make_directory(pod.id, 0o700)
     try:
         _make_share(pod, directory)
         vm = quarters.add(vm, pod, host=host, directory=directory)
@@ -98,7 +101,7 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         if vm.dax and vm.dax.window_bytes:
             mapping.create(directory, vm.dax.window_bytes)
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
-        identity.write(pod, f"{directory}/tree/volumes/pod", network=network)
+        identity.write(pod, directory, network=network)
     except BaseException as error:
         _collect_after(error, directory)
         raise
@@ -112,7 +115,8 @@ def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     record["memory_bytes"] = limits.of(prepared.vm).memory_bytes if prepared.vm.cgroups else 0
     if isinstance(link, VsockLink):
         record["cid"] = link.cid
-    files.write_atomic(f"{prepared.directory}/vm.json", json.dumps(record).encode())
+    with beneath.Root(prepared.directory) as own:
+        own.write(VM, json.dumps(record).encode())
     return started
 
 
@@ -123,18 +127,19 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
         NotFound: a volume's source does not exist, on the host or in its image (which is in the export).
         Unsupported: a volume is on a file system whose owners can't be mapped; and as `rootfs.volumes.attach`.
     """
-    place = bundle(directory, container.id)
+    place = bundle(container.id)
     container = container._replace(mounts=tuple(_located(directory, volume) for volume in container.mounts))
-    os.mkdir(place, 0o700)
-    try:
-        os.mkdir(f"{place}/mounts", 0o755)
-        _attach_volumes(directory, pod, container=container)
-        document = _document(pod, container, directory=directory, target_pid=target_pid)
-        files.write_atomic(f"{place}/config.json", json.dumps(document).encode())
-    except BaseException:
-        remove_container(directory, container.id)
-        raise
-    return place
+    with _own(directory) as own:
+        own.make_directory(place, 0o700)
+        try:
+            own.make_directory(f"{place}/mounts", 0o755)
+            _attach_volumes(directory, pod, container=container)
+            document = _document(pod, container, directory=directory, target_pid=target_pid)
+            own.write(f"{place}/config.json", json.dumps(document).encode())
+        except BaseException:
+            remove_container(directory, container.id)
+            raise
+    return f"{directory}/{place}"
 
 
 def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
@@ -142,10 +147,9 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
-                name = f"volumes/containers/{container.id}/mounts/{number}"
-                tree, target = f"{directory}/tree/{name}", f"{directory}/share/{name}"
+                at = f"volumes/containers/{container.id}/mounts/{number}"
                 ids = mapped.shifted() if volume.mapped else mapped.plain()
-                volumes.attach(volume, tree, target=target, pid=pid, ids=ids)
+                volumes.attach(volume, directory, at=at, pid=pid, ids=ids)
     if pid and any(not volume.read_only for volume in container.mounts):
         quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
 
@@ -169,40 +173,50 @@ def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, n
     document = oci.process(pod, container, what=what)
     if pod.host:
         document = on_host.with_open_files(document, process.most_open_files())
-    files.write_atomic(f"{bundle(directory, container.id)}/{name}", json.dumps(document).encode())
+    with _own(directory) as own:
+        own.write(f"{bundle(container.id)}/{name}", json.dumps(document).encode())
     return name
 
 
 def remove_exec(directory: str, container_id: str, *, number: int) -> None:
     """Remove what `add_exec` wrote; gone already is fine."""
     try:
-        os.unlink(f"{bundle(directory, container_id)}/exec-{number}.json")
+        with _own(directory) as own:
+            own.unlink(f"{bundle(container_id)}/exec-{number}.json")
     except FileNotFoundError:
         pass
 
 
 def remove_container(directory: str, container_id: str) -> None:
     """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
-    place = f"{directory}/share/volumes/containers/{container_id}"
+    shown = f"share/volumes/containers/{container_id}"
     try:
-        namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmount_below(place))
+        namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmounting.below(directory, shown))
     except FileNotFoundError:
         pass  # the VMM has ended just now, and its mounts with it
-    files.remove_tree(bundle(directory, container_id))
+    try:
+        with _own(directory) as own:
+            own.remove_tree(bundle(container_id))
+    except FileNotFoundError:
+        pass
+
+
+def bundles(directory: str) -> list[str]:
+    """The ids of containers that have a bundle; at most some thousand, however many the directory has."""
+    with _own(directory) as own:
+        return own.names("tree/volumes/containers")
 
 
 def find_vm(directory: str) -> VmProcess | None:
-    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted."""
-    record = _record(directory)
-    return VmProcess.from_json(record) if record else None
+    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted.
 
-
-def _record(directory: str) -> "dict[str, Any]":
-    """What `boot` wrote down; empty when there is nothing."""
+    When the record is damaged, that which runs is looked for.
+    """
     try:
-        return dict(json.loads(files.read(f"{directory}/vm.json")))
-    except FileNotFoundError:
-        return {}
+        record = _record(directory)
+        return VmProcess.from_json(record)._replace(console=f"{directory}/{CONSOLE}") if record else None
+    except (VmFailed, KernelError):
+        return find_unrecorded(directory)
 
 
 def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
@@ -212,9 +226,21 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
     """
     record = _record(directory)
     if not record:
-        raise NotFound(f"{directory}/vm.json is missing: this pod has no virtual machine")
+        raise NotFound(f"{directory}/{VM} is missing: this pod has no virtual machine")
     cid = record.get("cid")
-    return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(int(cid), host.vsock_port)
+    return VsockLink(cid, host.vsock_port) if isinstance(cid, int) else SerialLink(f"{directory}/agent.sock")
+
+
+def _record(directory: str) -> "dict[str, Any]":
+    """What `boot` wrote; empty when it has not."""
+    try:
+        with beneath.Root(directory) as own:
+            found = json.loads(own.read(VM, most=_RECORD_BYTES, ours=True))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise VmFailed(f"{directory}/{VM} is damaged: {error!r:.200}") from None
+    return found if isinstance(found, dict) else {"damaged": found}
 
 
 def collect(directory: str) -> str:
@@ -226,7 +252,7 @@ def collect(directory: str) -> str:
     if vm is not None:
         vm.kill()
     end_rest(directory)
-    unmount_below(directory)
+    unmounting.below(directory)
     scratch.remove(directory)
     journal.remove(directory)
     owed = net.detach(directory)
@@ -271,7 +297,7 @@ def sweep_networks(host: Host) -> list[str]:
     problems = []
     records = net_record.every(host.network.cache_dir) if host.network else {}
     for pod_id, path in records.items():
-        if debts.is_owed(path) or not os.path.exists(pod_directory(host, pod_id)):
+        if debts.is_owed(path) or not is_there(host, pod_id):
             try:
                 net.detach_recorded(path)
             except PodError as error:
@@ -284,26 +310,40 @@ def sweep_state(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:
 
     `run_dirs` are all whose pods have the host's state directory.
     """
-    from stage1.rootfs import remains
 
     def is_known(pod_id: str) -> bool:
-        return any(os.path.exists(pod_directory(host._replace(run_dir=run_dir), pod_id)) for run_dir in run_dirs)
+        return any(is_there(host._replace(run_dir=run_dir), pod_id) for run_dir in run_dirs)
 
     return remains.sweep(host.state_dir, is_known=is_known)
 
 
+def is_there(host: Host, pod_id: str) -> bool:
+    """Whether the pod has a directory."""
+    try:
+        with beneath.Root(f"{host.run_dir}/pods") as pods:
+            return pods.exists(pod_id)
+    except FileNotFoundError:
+        return False
+
+
 def pod_directories(host: Host) -> list[str]:
     """All pod directories that exist; recovery compares them with what it knows."""
+    return directories(host.run_dir)
+
+
+def directories(run_dir: str) -> list[str]:
+    """All pod directories below that run directory."""
     try:
-        return [f"{host.run_dir}/pods/{name}" for name in sorted(os.listdir(f"{host.run_dir}/pods"))]
+        with beneath.Root(f"{run_dir}/pods") as pods:
+            return [f"{pods.path}/{name}" for name in pods.names(most=_MOST_PODS)]
     except FileNotFoundError:
         return []
 
 
 def _make_share(pod: Pod, directory: str) -> None:
-    for name in ("layers", "volumes", "volumes/pod", "volumes/containers"):
-        files.make_dirs(f"{directory}/tree/{name}", 0o755)
-    os.mkdir(f"{directory}/share")
+    with beneath.Root(directory) as own:
+        for name in ("tree/layers", "tree/volumes/pod", "tree/volumes/containers", "share"):
+            own.make_directories(name, 0o755)
     mount.bind(f"{directory}/tree", f"{directory}/share", read_only=True)
     # Where the host's mounts are shared, as systemd makes them, what is mounted below would appear in `tree` as well.
     mount.set_propagation(f"{directory}/share", mount.MS_PRIVATE)
@@ -320,7 +360,7 @@ def _attach(pod: Pod, directory: str, *, settings: Settings | None) -> PodNetwor
 def _document(pod: Pod, container: Container, *, directory: str, target_pid: int) -> "dict[str, object]":
     if not pod.host:
         return oci.config(pod, container, target_pid=target_pid)
-    usable = cgroup.controllers(os.readlink(f"{directory}/cgroup"))
+    usable = cgroup.controllers(next(iter(quarters.cgroups(directory)), ""))
     document = on_host.config(pod, container, controllers=usable, target_pid=target_pid)
     return {**document, "process": on_host.with_open_files(document["process"], process.most_open_files())}
 
@@ -328,8 +368,12 @@ def _document(pod: Pod, container: Container, *, directory: str, target_pid: int
 def _located(directory: str, volume: Mount) -> Mount:
     if not volume.image:
         return volume
-    root = f"{directory}/share/layers/{volume.image.removeprefix('sha256:')}"
-    return volume._replace(source=volumes.path_in_image(root, volume))
+    with beneath.Root(directory) as own:
+        root = own.open_directory(f"share/layers/{volume.image.removeprefix('sha256:')}")
+    try:
+        return volume._replace(source=volumes.path_in_image(root, volume))
+    finally:
+        os.close(root)
 
 
 def living_pid(directory: str) -> int:
@@ -338,16 +382,11 @@ def living_pid(directory: str) -> int:
     return vm.pid if vm is not None and vm.alive() else 0
 
 
-def unmount_below(path: str) -> None:
-    """Unmount `path` and all below it, in our own mount namespace; nothing mounted is fine."""
-    for target in mount.mounts_below(path):
-        try:
-            mount.umount(target, lazy=True)
-        except KernelError:
-            if mount.is_mount_point(target):
-                raise  # else it went with a mount that it was a copy of
+def bundle(container_id: str) -> str:
+    """The container's bundle in its pod's directory; the guest sees it through the share."""
+    return f"tree/volumes/containers/{container_id}"
 
 
-def bundle(directory: str, container_id: str) -> str:
-    """The container's bundle on the host, which the guest sees through the share."""
-    return f"{directory}/tree/volumes/containers/{container_id}"
+def _own(directory: str) -> beneath.Root:
+    """For what the host writes in the pod's directory, where it mounts nothing. Raises Missing."""
+    return beneath.Root(directory, one_mount=True)

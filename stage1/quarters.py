@@ -4,13 +4,11 @@
 All of it is found again from links in the pod's directory: `ids` (vm.slots) and `cgroup`, `cgroup.memory` and so on.
 """
 
-import os
-
-from stage1.linux import cgroup, mount, namespace
+from stage1.linux import beneath, cgroup, mount, namespace
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
-from stage1.rootfs import owners
+from stage1.rootfs import owners, remains
 from stage1.vm import limits, slots
 from stage1.vm.spec import VmSpec
 
@@ -22,7 +20,8 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
     ids are taken, Unsupported when the pod's user namespace has too many, KernelError.
     """
     if vm.host:
-        os.symlink(vm.cgroup, f"{directory}/cgroup")
+        with beneath.Root(directory) as own:
+            own.link("cgroup", vm.cgroup)
         return vm
     if host.ids is not None:
         vm = vm._replace(ids=numbers.extents(slots.claim(directory, host.ids), pod.ids))
@@ -35,8 +34,9 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
 def _cgroups(vm: VmSpec, parent: str, *, directory: str, name: str) -> tuple[str, ...]:
     """They are written down before they are made, so that whoever comes later finds what is there."""
     places = cgroup.places(parent, name)
-    for kind, path in places.items():
-        os.symlink(path, f"{directory}/cgroup{kind}")
+    with beneath.Root(directory) as own:
+        for kind, path in places.items():
+            own.link(f"cgroup{kind}", path)
     cgroup.make(places, limits.of(vm))
     return tuple(places.values())
 
@@ -55,8 +55,4 @@ def grow(directory: str, pid: int, *, memory_bytes: int) -> None:
 
 def cgroups(directory: str) -> list[str]:
     """The cgroups of the pod, whether they exist or not."""
-    try:
-        names = [name for name in sorted(os.listdir(directory)) if name.partition(".")[0] == "cgroup"]
-    except FileNotFoundError:
-        return []
-    return [os.readlink(f"{directory}/{name}") for name in names]
+    return remains.cgroups_of_pod(directory)

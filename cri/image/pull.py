@@ -50,6 +50,15 @@ class _Slots(NamedTuple):
 _slots: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots]" = weakref.WeakKeyDictionary()
 
 
+_said: set[str] = set()
+
+
+def _say_once(lacks: str) -> None:
+    if lacks not in _said:
+        _said.add(lacks)
+        log.warning("image.confinement", extra={"error": lacks})
+
+
 def _slots_of(limits: Limits) -> _Slots:
     loop = asyncio.get_running_loop()
     if loop not in _slots:
@@ -109,7 +118,8 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
     reference, auth = key
     limits = config.images.limits
     slots = _slots_of(limits)
-    await asyncio.to_thread(sandbox.means)
+    if lacks := (await asyncio.to_thread(sandbox.means)).lacks:
+        _say_once(lacks)
     for attempt in range(_ATTEMPTS):
         try:
             async with slots.pulls:

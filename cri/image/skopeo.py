@@ -99,12 +99,15 @@ class Skopeo:
         except FileNotFoundError:
             raise NotFound("there is no setpriv program; install util-linux") from None
         assert process.stdout and process.stderr
+        log = asyncio.create_task(_tail(process.stderr))
         try:
-            out, err = await asyncio.gather(_head(process.stdout, most_bytes), _tail(process.stderr))
+            out = await _head(process.stdout, most_bytes)
             if len(out) > most_bytes:
                 return out
+            err = await log
             await process.wait()
         finally:
+            log.cancel()
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)

@@ -5,16 +5,21 @@ Owned by the pod, which talks to the agent. Moves follow stage1.pod.states; ther
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from cri import events
-from cri.logs import LogWriter
+from cri.logs.place import LogPlace
+from cri.logs.record import CommitRecord
+from cri.logs.writer import LogWriter
 from cri.pods.log_feed import Consumed, LogFeed, LogStream
 from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
 from stage1.guest.messages import Exited
 from stage1.pod import states
+
+if TYPE_CHECKING:
+    from cri.pods.pod import LivePod
 
 KILLED = 137
 """Exit code of what died with its VM: as by SIGKILL."""
@@ -23,10 +28,10 @@ KILLED = 137
 class LiveContainer:
     """`ended` is set once the container is EXITED. `lock` orders start, stop and remove.
 
-    `tell` hears of its moves (`cri.events`).
+    `tell` hears of its moves (`cri.events`). Its log must be opened (in a thread) before its streams are listened to.
     """
 
-    def __init__(self, record: ContainerRecord, directory: str, status: ContainerState | None = None) -> None:
+    def __init__(self, record: ContainerRecord, pod: "LivePod", status: ContainerState | None = None) -> None:
         self.record = record
         self.status = status or ContainerState()
         self.lock = asyncio.Lock()
@@ -35,8 +40,8 @@ class LiveContainer:
         self.guest_pid = 0
         self.starter: asyncio.Task[object] | None = None
         self.tell: Callable[[int, str], None] = lambda kind, subject: None
-        os.makedirs(f"{directory}/logs", 0o700, exist_ok=True)
-        self.log = LogWriter(record.log_path, f"{directory}/logs/{record.container.id}.json")
+        place = LogPlace(record.log_path, pod.record.log_directory)
+        self.log = LogWriter(place, CommitRecord(pod.directory, record.container.id))
         self._feed = LogFeed(self.log, record.container.id)
         if self.status.state == states.EXITED:
             self.ended.set()
@@ -54,6 +59,13 @@ class LiveContainer:
     def stored(self) -> StoredContainer:
         """What goes into the pod's file."""
         return StoredContainer(self.record, self.status)
+
+    async def reopen_log(self) -> None:
+        """Its file was renamed: go on in a new one, which exists when this returns.
+
+        Raises NoSpace when it can't be made, WrongState when something else is there; the old one stays open then.
+        """
+        await self._feed.reopen()
 
     @property
     def outputs(self) -> dict[str, LogStream]:

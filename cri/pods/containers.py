@@ -18,7 +18,7 @@ from cri.pods.pod import LivePod
 from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord
 from stage1 import engine
-from stage1.errors import NoCommand, NoSpace, NotFound, PodError, TimedOut, WrongState
+from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.linux import process
 from stage1.pod import states
@@ -34,7 +34,7 @@ Plan = Callable[[Accounts], ContainerRecord]
 
 
 async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[ImageFiles, ...] = ()) -> str:
-    """Make a container from `plan` (which gets the image's accounts) and return its id.
+    """Make a container from `plan` (which gets the image's accounts, and may look at files) and return its id.
 
     `volumes` are the images that are mounted into it. Nothing stays when it fails.
     """
@@ -42,7 +42,7 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
     async with pod.images.held(image) as root:
         for volume in volumes:
             await pod.images.export(volume)
-        record = _with_streams(plan(root.accounts), pod)._replace(
+        record = _with_streams(await to_the_end(plan, root.accounts), pod)._replace(
             window_image=root.lower if root.in_window else "", image_way=root.way
         )
         return await _create(pod, record, root=root)
@@ -51,10 +51,10 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     target = _target_pid(pod, record)
     await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
-    container = LiveContainer(record, pod.directory)
+    container = LiveContainer(record, pod)
     try:
-        if container.log.fault:
-            raise NoSpace(container.log.fault)
+        await to_the_end(container.log.open)
+        container.log.require_file()
         for stream, consumer in container.consumers(pod.agent.consumed).items():
             pod.agent.listen(stream, consumer)
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
@@ -151,7 +151,8 @@ async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = F
             raise
     for stream in (*container.streams(), container.record.stdin):
         pod.forget(stream)
-    container.log.remove_record()
+    container.log.close()
+    await to_the_end(container.log.remove_record)
     await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
 
 

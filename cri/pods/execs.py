@@ -15,6 +15,7 @@ from cri.agent import Consumer
 from cri.pods.container import LiveContainer
 from cri.pods.outlet import Outlet
 from cri.pods.pod import LivePod
+from cri.pods.threads import to_the_end
 from stage1 import engine
 from stage1.errors import BadRequest, PodError, TimedOut, WrongState
 from stage1.guest import messages
@@ -168,14 +169,16 @@ async def _running(
         for stream in (*consumers, stdio.stdin):
             pod.forget(stream)
         del pod.execs[number]
-        engine.remove_exec(pod.directory, container.id, number=number)
+        await to_the_end(engine.remove_exec, pod.directory, container.id, number=number)
 
 
 async def _spawn(pod: LivePod, container: LiveContainer, *, what: Wants, number: int, stdio: messages.Stdio) -> None:
     """Ask the agent, and wait for its answer even when cancelled: what is half made can't be killed."""
     own = container.record.container
     process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
-    name = engine.add_exec(pod.directory, pod.record.pod, container=own, what=process_, number=number)
+    name = await to_the_end(
+        engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number
+    )
     answer = asyncio.ensure_future(pod.call(messages.Exec(container.id, number, name, stdio), what.start_s))
     try:
         await asyncio.shield(answer)

@@ -31,7 +31,7 @@ async def update(pod: LivePod, container: LiveContainer, *, record: ContainerRec
             await _require_room(pod, container, limits=limits)
             await _apply(pod, container, limits=limits)
         else:
-            await asyncio.to_thread(bundle.change_limits, engine.bundle(pod.directory, container.id), limits)
+            await asyncio.to_thread(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
         container.record = record
         pod.save()
     log.info("container.updated", extra={"container": container.id, "pod": pod.id})
@@ -71,6 +71,6 @@ async def _undo(pod: LivePod, container: LiveContainer) -> None:
 
 
 async def _ask(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
-    where = engine.bundle(pod.directory, container.id)
-    name = await asyncio.to_thread(bundle.write_resources, where, limits)
+    where = engine.bundle(container.id)
+    name = await asyncio.to_thread(bundle.write_resources, pod.directory, where, limits=limits)
     await pod.call(messages.Update(container.id, name))

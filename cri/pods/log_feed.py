@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from cri.logs import LogWriter
+from cri.logs.writer import LogWriter
 from cri.pods.outlet import Outlet, Portion
 from stage1.errors import PodError
 
@@ -71,6 +71,8 @@ class LogFeed:
         self.writer, self._container_id = writer, container_id
         self.streams = {name: LogStream(self, name) for name in ("stdout", "stderr")}
         self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
     def stream(self, name: str, number: int, *, consumed: Consumed) -> LogStream:
         """The consumer of the stream `number`."""
@@ -90,25 +92,60 @@ class LogFeed:
 
     def watch(self) -> None:
         """If the log is stuck, try again until it is not, or until it is closed."""
-        if self.writer.is_stuck and self._timer is None:
+        if self.writer.is_stuck and self._timer is None and self._task is None:
             log.warning("container.log", extra={"container": self._container_id, "error": self.writer.fault})
             self._later()
 
-    def _later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._retry)
+    async def reopen(self) -> None:
+        """Go on in a new file. Raises as `LiveContainer.reopen_log`."""
+        # To the end, also when the caller is gone: the descriptor has to go somewhere.
+        switch = asyncio.ensure_future(self._switch())
+        switch.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(switch)
 
-    def _retry(self) -> None:
+    async def _switch(self) -> None:
+        async with self._turn:
+            try:
+                opened = await asyncio.to_thread(self.writer.open_file)
+            except PodError as error:
+                raise self.writer.refused(error) from None
+            self.writer.take(opened)
+
+    def _later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._begin)
+
+    def _begin(self) -> None:
         self._timer = None
-        if self.writer.is_closed:
-            return None
+        if not self.writer.is_closed:
+            self._task = asyncio.get_running_loop().create_task(self._retry())
+
+    async def _retry(self) -> None:
         try:
-            is_mended = self.writer.retry()
-            self.writer.commit()
+            is_done = await self._try()
         except PodError as error:
             log.warning("container.log", extra={"container": self._container_id, "error": str(error)})
-            is_mended = False
-        if not is_mended:
-            return self._later()
+            is_done = False
+        self._task = None
+        if self.writer.is_closed:
+            return
+        if not is_done:
+            self._later()
+            return
         for stream in self.streams.values():
             stream.settle()
-        return None
+
+    async def _try(self) -> bool:
+        """Whether all is written. Only what is not open yet is opened, in a thread."""
+        async with self._turn:
+            if self.writer.lacks_file:
+                try:
+                    opened = await asyncio.to_thread(self.writer.open_file)
+                except PodError as error:
+                    self.writer.note(error)
+                    raise
+                self.writer.take(opened)
+            if self.writer.is_closed:
+                return False
+            is_done = self.writer.retry()
+            self.writer.commit()
+            return is_done

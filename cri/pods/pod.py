@@ -34,7 +34,6 @@ from stage1.guest.settings import configure, rehearsals
 from stage1.linux import process
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
-from stage1.vm.spec import SerialLink, VsockLink
 from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
@@ -137,10 +136,7 @@ class LivePod:
         await self._collect_after_failure()
 
     async def stop(self) -> None:
-        """Kill all containers, end the VM, release the volumes and the network.
-
-        Again is fine, and so is a VM that is gone already.
-        """
+        """Kill all containers, end the VM, release the volumes and the network; idempotent, also without a VM."""
         async with self.lock:
             if self.status.state != states.DEAD:
                 self._move("stop")
@@ -159,8 +155,8 @@ class LivePod:
         tell_owed(await self._in_turn(engine.collect, self.directory))
         log.info("pod.removed", extra={"pod": self.id, "title": self.title})
 
-    async def let_go(self) -> None:
-        """Close descriptors and tasks, and leave the VM as it is."""
+    async def let_go(self, dead: str = "") -> None:
+        """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
         await self.meter.close()
         self._loopback.close()
         if self._agent is not None:
@@ -168,28 +164,31 @@ class LivePod:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
+        if dead:
+            self._mark_dead(dead)
         for container in self.containers.values():
             container.log.close()
 
     # -- recovery --------------------------------------------------------------------------------------------
 
     def restore(self, stored: store.Stored) -> None:
-        """Take the state from the file of the previous daemon."""
+        """Take the state from the file of the previous daemon. Blocks: it opens logs."""
         self.status = stored.status
         self._next_id = stored.status.ids + 1
         self.network = engine.network(self.directory)
         for one in stored.containers:
-            container = LiveContainer(one.record, self.directory, one.status)
+            container = LiveContainer(one.record, self, one.status)
+            container.log.open()
             self.containers[container.id], container.tell = container, self.tell
 
     async def adopt(self) -> None:
         """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, bury it."""
-        vm = engine.find_vm(self.directory)
+        vm = await asyncio.to_thread(engine.find_vm, self.directory)
         try:
             if vm is None:
                 raise VmFailed(f"the VM of {self.title} is not known any more")
             self._watch(vm)
-            await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.call_timeout_s)
+            await self._meet(self.tools.call_timeout_s)
             reply = await self.call(messages.List())
         except PodError as error:
             log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
@@ -203,12 +202,10 @@ class LivePod:
 
     async def bury(self) -> None:
         """The VM is gone, or must go: the pod stays listed as not ready, with the exit of its containers."""
-        vm = engine.find_vm(self.directory)
-        if vm is not None:
+        if vm := await asyncio.to_thread(engine.find_vm, self.directory):
             await asyncio.to_thread(vm.kill)
         await self._end_rest()
-        await self.let_go()
-        self._mark_dead("the pod's virtual machine had ended when clearpod started again")
+        await self.let_go("the pod's virtual machine had ended when clearpod started again")
         for container_id in self.containers:
             await asyncio.to_thread(engine.remove_container, self.directory, container_id)
 
@@ -279,7 +276,7 @@ class LivePod:
     async def _start(self, prepared: engine.Prepared) -> None:
         self._move("boot", link_key=prepared.link_key)
         self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
-        await self._meet(engine.find_link(self.directory, self.tools.host), self.tools.boot_timeout_s)
+        await self._meet(self.tools.boot_timeout_s)
 
     def _move(self, event: str, **changes: bytes) -> None:
         state = states.move(states.POD_MOVES, self.status.state, event=event)
@@ -338,8 +335,9 @@ class LivePod:
             self.tell(events.STOPPED)
         self.gone.set()
 
-    async def _meet(self, link: SerialLink | VsockLink, limit_s: float) -> None:
+    async def _meet(self, limit_s: float) -> None:
         """Wait for the agent's hello, not longer than the VM lives."""
+        link = await asyncio.to_thread(engine.find_link, self.directory, self.tools.host)
         who = Identity(self.title, link, self.status.link_key, self._epoch)
         agent = self._agent = Agent(who, self._exited, self._port)
         for container in self.containers.values():
@@ -350,7 +348,7 @@ class LivePod:
         try:
             await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not hello.done():
-                raise VmFailed(self._silence(limit_s))
+                raise VmFailed(await asyncio.to_thread(self._silence, limit_s))
             self.hello = hello.result()
         finally:
             hello.cancel()

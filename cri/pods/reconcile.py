@@ -6,7 +6,6 @@ guest knows, or that only has a bundle, was being made when the daemon ended, an
 """
 
 import asyncio
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,8 @@ async def reconcile(pod: "LivePod", containers: Iterable[messages.Container]) ->
         _believe(container, known.pop(container.id, None))
     for half_done in known:
         await pod.call(messages.Delete(half_done))
-    bundles = set(os.listdir(f"{pod.directory}/tree/volumes/containers"))
-    for bundle in bundles - set(pod.containers):
+    bundles = await asyncio.to_thread(engine.bundles, pod.directory)
+    for bundle in set(bundles) - set(pod.containers):
         await asyncio.to_thread(engine.remove_container, pod.directory, bundle)
 
 

@@ -198,7 +198,7 @@ class PodTable:
                 log.info("pod.collected", extra={"directory": found.directory})
                 return
             pod = self._new(found.stored.record)
-            pod.restore(found.stored)
+            await asyncio.to_thread(pod.restore, found.stored)
             await (pod.adopt() if found.verdict == recovery.ADOPT else pod.bury())
         except (PodError, OSError) as error:
             log.error("pod.unrecovered", extra={"directory": found.directory, "error": str(error)})

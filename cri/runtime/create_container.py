@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CreateContainer: mounts the image, writes the bundle, and lets the guest make the container's root."""
 
+import asyncio
+
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods.containers import Accounts
@@ -24,7 +26,8 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     if config.image.image not in images:
         raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
 
-    added = cdi.edits((one.name for one in config.CDI_devices), node.config.cdi_dirs)
+    devices = tuple(one.name for one in config.CDI_devices)
+    added = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs)
 
     def plan(accounts: Accounts) -> ContainerRecord:
         return container.record(config, pod.record, images=images, accounts=accounts, added=added)

@@ -13,5 +13,5 @@ async def reopen_container_log(node: Node, request: pb.ReopenContainerLogRequest
         raise WrongState(
             f"container {container.id} is {container.status.state}; only a running one's log can be reopened"
         )
-    container.log.reopen()
+    await container.reopen_log()
     return pb.ReopenContainerLogResponse()

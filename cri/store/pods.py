@@ -10,11 +10,14 @@ import json
 from typing import NamedTuple
 
 from cri.store import codec
-from stage1.linux import files
+from stage1.errors import KernelError
+from stage1.linux import beneath
 from stage1.pod import states
 from stage1.pod.model import Container, Pod
 
 VERSION = 1
+_FILE = "state.json"
+_MOST_BYTES = 256 << 20
 
 
 class PodRecord(NamedTuple):
@@ -88,13 +91,19 @@ class Stored(NamedTuple):
 def save(directory: str, stored: Stored) -> None:
     """Replace the file in one step."""
     text = json.dumps({"v": VERSION, **codec.dump(stored)}, separators=(",", ":"))
-    files.write_atomic(f"{directory}/state.json", text.encode())
+    with beneath.Root(directory) as own:
+        own.write(_FILE, text.encode())
 
 
 def load(directory: str) -> Stored:
-    """Read the file. Raises FileNotFoundError, or ValueError with the reason when it can't be understood."""
-    with open(f"{directory}/state.json", "rb") as opened:
-        envelope = json.loads(opened.read())
+    """Read the file. Raises FileNotFoundError, or ValueError with the reason when it can't be read or understood."""
+    try:
+        with beneath.Root(directory) as own:
+            envelope = json.loads(own.read(_FILE, most=_MOST_BYTES, ours=True))
+    except FileNotFoundError:
+        raise
+    except KernelError as error:
+        raise ValueError(str(error)) from None
     version = envelope.pop("v", None)
     if version != VERSION:
         raise ValueError(f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}")

@@ -10,7 +10,8 @@ import os
 from typing import Any
 
 from cri.pb import runtime_pb2 as pb
-from stage1.errors import BadRequest, NotFound
+from stage1.errors import BadRequest, KernelError, NotFound
+from stage1.linux import beneath, in_root
 from stage1.pod.seccomp import DEFAULT
 
 PROFILE_BYTES = 1 << 20
@@ -31,10 +32,10 @@ def profile(given: pb.SecurityProfile) -> str:
     if not path.startswith("/"):
         raise BadRequest(f"seccomp.localhost_ref must be an absolute path, but it is {given.localhost_ref!r}")
     try:
-        with open(path, encoding="utf-8", opener=_without_waiting) as opened:
-            text = opened.read(PROFILE_BYTES + 1)
-    except OSError as error:
-        raise NotFound(f"the seccomp profile {path} can't be read: {error.strerror}") from None
+        text = in_root.read("/", path, most=PROFILE_BYTES + 1).decode()
+    except KernelError as error:
+        why = str(error) if isinstance(error, beneath.NotPlain) else os.strerror(error.errno)
+        raise NotFound(f"the seccomp profile {path} can't be read: {why}") from None
     except ValueError as error:
         raise BadRequest(f"the seccomp profile {path} is not text: {error}") from None
     if len(text) > PROFILE_BYTES:
@@ -43,11 +44,6 @@ def profile(given: pb.SecurityProfile) -> str:
         return json.dumps(oci(json.loads(text)))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadRequest(f"the seccomp profile {path} is not one: {error}") from None
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """An opener that waits for nobody at a FIFO, where reading then finds the end."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def oci(given: Any) -> dict[str, Any]:

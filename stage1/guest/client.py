@@ -16,6 +16,7 @@ from collections.abc import Callable
 from stage1.errors import KernelError, TimedOut, VmFailed
 from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
 from stage1.guest.messages import Hello, Op, Reply, check_reply
+from stage1.linux import beneath
 
 # Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain.
 Factory = Callable[[float], _socket.socket | None]
@@ -29,22 +30,29 @@ _NO_GUEST_YET = (errno.ECONNRESET, errno.ECONNREFUSED, errno.ENODEV, errno.ETIME
 
 def unix_factory(path: str) -> Factory:
     """Return a factory that connects to the unix socket `path`, which may appear a little later."""
-    return _factory(_socket.AF_UNIX, path, not_yet=_NOT_YET, what=f"the agent's socket {path}")
+    what = f"the agent's socket {path}"
+    return _factory(_socket.AF_UNIX, lambda sock: _connect(sock, path), not_yet=_NOT_YET, what=what)
+
+
+def _connect(sock: _socket.socket, path: str) -> None:
+    with beneath.Socket(path) as address:
+        sock.connect(address)
 
 
 def vsock_factory(cid: int, port: int) -> Factory:
     """Return a factory that connects to the guest's `port`, where an autonomous pod's agent listens once it is up."""
-    return _factory(_socket.AF_VSOCK, (cid, port), not_yet=_NO_GUEST_YET, what=f"port {port} of guest {cid}")
+    what = f"port {port} of guest {cid}"
+    return _factory(_socket.AF_VSOCK, lambda sock: sock.connect((cid, port)), not_yet=_NO_GUEST_YET, what=what)
 
 
-def _factory(family: int, address: str | tuple[int, int], *, not_yet: tuple[int, ...], what: str) -> Factory:
+def _factory(family: int, join: Callable[[_socket.socket], None], *, not_yet: tuple[int, ...], what: str) -> Factory:
     def connect(until: float) -> _socket.socket | None:
         while True:
             sock = _socket.socket(family, _socket.SOCK_STREAM)
             try:
-                sock.connect(address)
+                join(sock)
                 return sock
-            except OSError as error:
+            except (OSError, KernelError) as error:
                 sock.close()
                 if error.errno not in not_yet:
                     raise KernelError("connect", error.errno or errno.ENAMETOOLONG, what) from None

@@ -153,6 +153,11 @@ def _set(path: str, value: str) -> None:
         file.write(value)
 
 
+def is_one(path: str) -> bool:
+    """Whether the path is in a cgroup file system of the host's."""
+    return path.startswith(f"{ROOT}/")
+
+
 def join(path: str, pid: int) -> None:
     """Put process `pid` into the cgroup `path`. Raises KernelError."""
     with Guard("put a VMM into", path), open(f"{path}/cgroup.procs", "w", encoding="ascii") as file:

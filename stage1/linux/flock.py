@@ -21,7 +21,7 @@ class Lock:
 
     def __enter__(self) -> "Lock":
         with Guard("open", self._path):
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._take(fd)
         except BaseException:

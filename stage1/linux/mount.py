@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mounts: make, bind, change, remove, list. Called by the engine and rootfs. Never decides what to mount.
 
-Paths are the host's own; a path that a guest can influence must be opened by `files.open_beneath` first and
-given here as /proc/self/fd/N. See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
+Paths are the host's own; what lies where a guest can write is opened by `beneath` first and given as that descriptor.
+See mount(2), mount_setattr(2), proc_pid_mountinfo(5).
 """
 
 import _thread
@@ -14,7 +14,7 @@ from stage1.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from typing import BinaryIO
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -28,9 +28,9 @@ _MOUNT_ATTR_RDONLY = 1
 _AT_RECURSIVE = 0x8000
 _AT_EMPTY_PATH = 0x1000
 _OPEN_TREE_CLONE = 1
-_MOVE_MOUNT_F_EMPTY_PATH = 4
-_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
-_CLOEXEC = 1
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 4, 0x40
+_FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
+_FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "") -> None:
@@ -53,6 +53,23 @@ def bind(source: str, target: str, *, recursive: bool = False, read_only: bool =
         raise
 
 
+def new(fstype: str, flags: int, options: "Sequence[tuple[str, str]]") -> int:
+    """A descriptor of a new file system that is mounted nowhere, for `move_tree`; see fsopen(2).
+
+    `flags` are MS_RDONLY, _NOSUID, _NODEV, _NOEXEC; an option without a value is empty. Raises KernelError.
+    """
+    what = f"{fstype} flags={flags:#x} options {','.join('='.join(one) for one in options)}"
+    context = libc.syscall("fsopen", libc.NR_FSOPEN, _path(fstype), _FSOPEN_CLOEXEC, what=what)
+    try:
+        for key, value in options:
+            kind, word = (_FSCONFIG_SET_STRING, _path(value)) if value else (_FSCONFIG_SET_FLAG, None)
+            libc.syscall("fsconfig", libc.NR_FSCONFIG, context, kind, _path(key), word, 0, what=what)
+        libc.syscall("fsconfig", libc.NR_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0, what=what)
+        return libc.syscall("fsmount", libc.NR_FSMOUNT, context, _FSMOUNT_CLOEXEC, flags, what=what)
+    finally:
+        os.close(context)
+
+
 def open_tree(source: str | int, *, recursive: bool = True) -> int:
     """A descriptor of a copy of the mounts at and below `source` that is mounted nowhere; see open_tree(2).
 
@@ -66,45 +83,42 @@ def open_tree(source: str | int, *, recursive: bool = True) -> int:
     return libc.syscall("open_tree", libc.NR_OPEN_TREE, libc.AT_FDCWD, _path(source), flags, what=what)
 
 
-def make(fstype: str, options: "Iterable[tuple[str, str]]", *, flags: int) -> int:
-    """A descriptor of a new mount that is mounted nowhere, of a file system that nobody else has: see fsopen(2).
+def move_tree(fd: int, target: str | int) -> None:
+    """Mount what `open_tree` gave, in any mount namespace before, at `target` in that of the calling thread.
 
-    `options` are names with values, `source` among them; `flags` are of MS_RDONLY, MS_NOSUID, MS_NODEV and MS_NOEXEC,
-    the first for the file system too. It ends with the descriptor unless `move_tree` has put it somewhere.
+    The target is a path or a descriptor (O_PATH).
     """
-    fs = libc.syscall("fsopen", libc.NR_FSOPEN, _path(fstype), _CLOEXEC, what=fstype)
-    try:
-        for name, value in options:
-            args = (fs, _SET_STRING, _path(name), _path(value), 0)
-            libc.syscall("fsconfig", libc.NR_FSCONFIG, *args, what=f"{fstype} {name}={value}")
-        if flags & MS_RDONLY:
-            libc.syscall("fsconfig", libc.NR_FSCONFIG, fs, _SET_FLAG, b"ro", None, 0, what=f"{fstype} ro")
-        libc.syscall("fsconfig", libc.NR_FSCONFIG, fs, _CREATE, None, None, 0, what=f"{fstype} of {options}")
-        # MOUNT_ATTR_RDONLY, _NOSUID, _NODEV and _NOEXEC have the numbers of MS_*.
-        return libc.syscall("fsmount", libc.NR_FSMOUNT, fs, _CLOEXEC, flags, what=f"{fstype} flags={flags:#x}")
-    finally:
-        os.close(fs)
-
-
-def move_tree(fd: int, target: str) -> None:
-    """Mount what `open_tree` gave, in any mount namespace before, at `target` in that of the calling thread."""
-    args = (fd, b"", libc.AT_FDCWD, _path(target), _MOVE_MOUNT_F_EMPTY_PATH)
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_T_EMPTY_PATH if isinstance(target, int) else 0)
+    args = (fd, b"", *_at(target), flags)
     libc.syscall("move_mount", libc.NR_MOVE_MOUNT, *args, what=f"descriptor {fd} to {target}")
 
 
-def set_read_only(target: str, *, recursive: bool = False) -> None:
-    """Make the mount at `target`, and those below if `recursive`, read-only: not the file system."""
+def set_read_only(target: str | int, *, recursive: bool = False) -> None:
+    """Make the mount at `target`, and those below if `recursive`, read-only: not the file system.
+
+    The target is a path, or a descriptor of `open_tree`, mounted yet or not.
+    """
+    _set_attributes(target, "read-only", attributes=_MOUNT_ATTR_RDONLY, recursive=recursive)
+
+
+def set_propagation(target: str | int, flag: int) -> None:
+    """Make the mount at `target` MS_PRIVATE, _SLAVE, _SHARED or _UNBINDABLE (| MS_REC for those below).
+
+    The target is a path, or a descriptor of `open_tree` that was mounted in the calling thread's namespace.
+    """
+    recursive, flag = bool(flag & MS_REC), flag & ~MS_REC
+    _set_attributes(target, f"propagation {flag:#x}", propagation=flag, recursive=recursive)
+
+
+def _set_attributes(
+    target: str | int, what: str, *, attributes: int = 0, propagation: int = 0, recursive: bool = False
+) -> None:
     # struct mount_attr: attr_set, attr_clr, propagation, userns_fd. It changes every mount of the tree, which
     # MS_REMOUNT can't.
-    attr = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
-    flags = _AT_RECURSIVE if recursive else 0
-    args = (libc.AT_FDCWD, _path(target), flags, attr, len(attr))
-    libc.syscall("mount_setattr", libc.NR_MOUNT_SETATTR, *args, what=f"read-only {target} flags={flags:#x}")
-
-
-def set_propagation(target: str, flag: int) -> None:
-    """Make the mount at `target` MS_PRIVATE, _SLAVE, _SHARED or _UNBINDABLE (| MS_REC for those below)."""
-    libc.call("mount", None, _path(target), None, flag, None, what=f"propagation {flag:#x} of {target}")
+    attr = struct.pack("=QQQQ", attributes, 0, propagation, 0)
+    flags = (_AT_RECURSIVE if recursive else 0) | (_AT_EMPTY_PATH if isinstance(target, int) else 0)
+    args = (*_at(target), flags, attr, len(attr))
+    libc.syscall("mount_setattr", libc.NR_MOUNT_SETATTR, *args, what=f"{what} {target} flags={flags:#x}")
 
 
 def umount(target: str, *, lazy: bool = False) -> None:
@@ -113,20 +127,29 @@ def umount(target: str, *, lazy: bool = False) -> None:
     libc.call("umount2", _path(target), flags, what=f"{target} flags={flags:#x}")
 
 
-def is_mount_point(path: str) -> bool:
-    """Whether something, a bind of the same file system included, is mounted exactly at `path`."""
-    return os.path.realpath(path) in _mount_points()
+def is_mount_point(path: str, *, below: str = "") -> bool:
+    """Whether something, a bind of the same file system included, is mounted exactly at `path`.
+
+    With `below`, at that path below it, in which no link is followed.
+    """
+    return _joined(path, below) in _mount_points()
 
 
-def mounts_below(path: str) -> list[str]:
+def mounts_below(path: str, *, below: str = "") -> list[str]:
     """Mount points at and below `path`, deepest first, so that unmounting in this order works.
 
-    A point with several mounts on top of each other is listed once for each.
+    A point with several mounts on top of each other is listed once for each. With `below`, those at and below that path
+    below it, in which no link is followed.
     """
-    root = os.path.realpath(path)
+    root = _joined(path, below)
     prefix = root.rstrip("/") + "/"
     points = [p for p in _mount_points() if p == root or p.startswith(prefix)]
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
+
+
+def _joined(path: str, below: str) -> str:
+    root = os.path.realpath(path)
+    return f"{root.rstrip('/')}/{below}" if below else root
 
 
 def type_of(path: str) -> str:
@@ -195,6 +218,11 @@ def unescape(field: bytes | str) -> str:
     field = os.fsencode(field) if isinstance(field, str) else field
     # The kernel writes space, tab, newline and backslash as \ooo, so each backslash starts an octal escape.
     return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
+
+
+def _at(target: str | int) -> tuple[int, bytes]:
+    """The directory's descriptor and the path of a system call that takes both."""
+    return (target, b"") if isinstance(target, int) else (libc.AT_FDCWD, _path(target))
 
 
 def _path(text: str) -> bytes:

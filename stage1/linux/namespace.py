@@ -162,6 +162,20 @@ def _go_there(fd: int) -> None:
     setns(fd, NEW_NS)
 
 
+def in_directory(fd: int, function: "Callable[[], Result]") -> "Result":
+    """What `function` returns, or raises, with the open directory `fd` as its working directory.
+
+    For system calls that take no descriptor. A thread of its own runs it, in the caller's mount namespace.
+    """
+
+    def go() -> "Result":
+        unshare(_OWN_FS)
+        os.fchdir(fd)
+        return function()
+
+    return in_thread(go)
+
+
 def in_thread(function: "Callable[[], Result]", *, then: "Callable[[Result], None] | None" = None) -> "Result":
     """What `function` returns, or raises, in a thread of its own, whose namespaces may be changed for good.
 

@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, PodError
-from stage1.linux import files
+from stage1.linux import beneath, files
 from stage1.net.conflist import Network, is_word
 from stage1.net.protocol import Call, Document
 from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
@@ -91,15 +91,23 @@ def pod_of(path: str) -> str:
 
 def link(directory: str, path: str) -> None:
     """Make the pod's directory lead to the file at `path`."""
-    os.symlink(path, f"{directory}/{LINK}")
+    with beneath.Root(directory) as own:
+        own.link(LINK, path)
 
 
 def linked(directory: str) -> str:
-    """The file that the pod's directory leads to; empty when the pod never had a network."""
+    """The file that the pod's directory leads to; empty when the pod never had a network.
+
+    The file names programs that are run as root: nothing that the guest sees is believed.
+    """
     try:
-        return os.readlink(f"{directory}/{LINK}")
+        with beneath.Root(directory) as own:
+            path = own.read_link(LINK)
     except FileNotFoundError:
         return ""
+    top = os.path.realpath(directory)
+    is_shared = os.path.realpath(path).startswith((f"{top}/tree/", f"{top}/share/"))
+    return path if os.path.isabs(path) and path.endswith(".json") and not is_shared else ""
 
 
 def forget(path: str) -> None:

@@ -114,10 +114,9 @@ def when_running(session: Session, app: str, *, request: Exec) -> None:
 
 def _is_awaited(pod_dir: str, app: str) -> bool:
     """Whether it has not run yet, and will."""
-    status = directory.status_dir(pod_dir)
-    if os.path.exists(f"{status}/{app}"):
+    if directory.has_status(pod_dir, app):
         return False
-    return os.path.exists(f"{status}/{app}-started") or not os.path.exists(f"{status}/{app}-created")
+    return directory.has_status(pod_dir, f"{app}-started") or not directory.has_status(pod_dir, f"{app}-created")
 
 
 def _explained(error: PodError, app: str) -> PodError:

@@ -7,13 +7,14 @@ Called by stage1/entry with the pod's directory, which is rkt's to name and to m
 
 import os
 
-from stage1.errors import AlreadyExists, BadRequest, NotFound
-from stage1.linux import files
+from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound
+from stage1.linux import beneath, files
 from stage1.linux.libc import Guard
 
 PID, READY = "pid", "rkt/supervisor-status"
 _READY_TEXT = "ready"
 _STATUS, _JOURNAL = "rkt/status", "var/log/journal"
+_STATUS_BYTES = 4096
 STATES = ("embryo", "prepare", "prepared", "run", "exited-garbage", "garbage")
 """Directories below pods/, in the order in which a pod moves through them."""
 
@@ -122,23 +123,41 @@ def writable_status_dir(pod_dir: str) -> str:
 
 def write_status(pod_dir: str, app: str, *, code: int) -> None:
     """Say that the app has ended: with an exit code, or 128 and the signal."""
-    files.write_atomic(f"{status_dir(pod_dir)}/{app}", f"{code}\n".encode(), 0o644)
+    with beneath.Root(status_dir(pod_dir)) as status:
+        status.write(app, f"{code}\n".encode(), 0o644)
 
 
 def read_status(pod_dir: str, app: str) -> int | None:
     """The code that the app ended with; None while it has none. What is no number counts as 1, as in rkt."""
     try:
-        word = files.read(f"{status_dir(pod_dir)}/{app}").strip()
+        with beneath.Root(status_dir(pod_dir)) as status:
+            word = status.read(app, most=_STATUS_BYTES).strip()
     except FileNotFoundError:
         return None
+    except KernelError:
+        return 1  # the guest has made something else of it
     return int(word) if word.removeprefix(b"-").isdigit() else 1
 
 
 def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
     """Remove the app's status; with `marks` also those of rkt's that app rm leaves behind. Again is fine."""
     for name in (app, *((f"{app}-created", f"{app}-started") if marks else ())):
-        _unlink(f"{stage1_root(pod_dir)}/{_STATUS}/{name}")  # first, so that the overlay knows that it is gone
-        _unlink(f"{status_dir(pod_dir)}/{name}")
+        # First where rkt has it mounted, so that the overlay knows that it is gone.
+        for place in (f"{stage1_root(pod_dir)}/{_STATUS}", status_dir(pod_dir)):
+            try:
+                with beneath.Root(place) as status:
+                    status.unlink(name)
+            except FileNotFoundError:
+                continue
+
+
+def has_status(pod_dir: str, name: str) -> bool:
+    """Whether there is a status file of that name, which the guest may have made."""
+    try:
+        with beneath.Root(status_dir(pod_dir)) as status:
+            return status.exists(name)
+    except FileNotFoundError:
+        return False
 
 
 def set_ready(pod_dir: str) -> None:

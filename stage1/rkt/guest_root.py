@@ -7,10 +7,11 @@ there is one; an app that is called so comes first.
 
 import os
 
+from stage1 import engine
 from stage1.errors import Unsupported
 from stage1.guest.messages import Exec, Stdio
 from stage1.guest.session import Session
-from stage1.linux import files
+from stage1.linux import beneath
 from stage1.pod import profile
 from stage1.rkt import apps, machine, manifest, terminal, userspace
 
@@ -33,14 +34,15 @@ def run(session: Session, uuid: str, *, command: tuple[str, ...]) -> int:
     number, tty = session.base, os.isatty(0) and os.isatty(1)
     width, height = terminal.size() if tty else (0, 0)
     stdio = Stdio(number, number + 1, 0 if tty else number + 2, tty, width, height)
-    place, name = f"{machine.place(uuid)}/tree/volumes/containers/{_CONTAINER}", f"exec-{number}"
-    files.make_dirs(place, 0o700)
+    place, name = engine.bundle(_CONTAINER), f"exec-{number}"
     # Variables, an empty word, the command: each with a zero byte at its end.
     words = (_PATH, "HOME=/root", f"TERM={os.environ.get('TERM') or 'vt100'}", "SYSTEMD_PAGER=", "", *command)
-    files.write_atomic(f"{place}/{name}", b"".join(os.fsencode(word) + b"\0" for word in words))
-    try:
-        session.call(Exec(_CONTAINER, number, name, stdio), apps.START_S)
-        with terminal.raw(tty):
-            return terminal.join(session, terminal.Joined(_CONTAINER, number, stdio))
-    finally:
-        os.unlink(f"{place}/{name}")
+    with beneath.Root(machine.place(uuid), one_mount=True) as own:
+        own.make_directories(place, 0o700)
+        own.write(f"{place}/{name}", b"".join(os.fsencode(word) + b"\0" for word in words))
+        try:
+            session.call(Exec(_CONTAINER, number, name, stdio), apps.START_S)
+            with terminal.raw(tty):
+                return terminal.join(session, terminal.Joined(_CONTAINER, number, stdio))
+        finally:
+            own.unlink(f"{place}/{name}")

@@ -9,7 +9,7 @@ import os
 import stat
 
 from stage1.errors import BadRequest, KernelError
-from stage1.linux import files
+from stage1.linux import in_root
 
 _MOST_BYTES = 1 << 24
 """Of an image's passwd or group file."""
@@ -19,7 +19,7 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
     """What is at `path` below `root`; None when nothing is, or not in reach."""
     flags = os.O_PATH | (0 if follow else os.O_NOFOLLOW)
     try:
-        fd = files.open_beneath(root, path, flags=flags)
+        fd = in_root.open_path(root, path, flags=flags)
     except KernelError:
         return None
     try:
@@ -31,16 +31,9 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
 def text(root: str, path: str) -> str:
     """The content of the file at `path` below `root`; empty when there is no plain file. Raises BadRequest if huge."""
     try:
-        fd = files.open_beneath(root, path, flags=os.O_PATH)
+        found = in_root.read(root, path, most=_MOST_BYTES + 1)
     except KernelError:
         return ""
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ""
-        with open(f"/proc/self/fd/{fd}", "rb") as file:
-            found = file.read(_MOST_BYTES + 1)
-    finally:
-        os.close(fd)
     if len(found) > _MOST_BYTES:
         raise BadRequest(f"{path} of the image is larger than {_MOST_BYTES >> 20} MiB; it can't be read")
     return found.decode("utf-8", "replace")

@@ -7,10 +7,10 @@ says N. What the guest says of a log is its number alone, so it can't name a fil
 """
 
 import os
-import stat
 
 from stage1.errors import BadRequest, NotFound
-from stage1.linux import files
+from stage1.linux import beneath
+from stage1.linux.beneath import NotPlain
 from stage1.linux.libc import Guard
 from stage1.rkt.plan import App
 from stage1.rkt.streams import STREAM
@@ -20,7 +20,6 @@ _MOST = 255
 """Numbers are a byte, and 0 is none."""
 _OUT, _ERR = 256, 512
 """As in agent.proto, Stdio."""
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def begin(place: str, app: App) -> App:
@@ -35,7 +34,8 @@ def begin(place: str, app: App) -> App:
         raise NotFound(f"app {app.name!r}: its log is {path}, whose directory is not on this host; make it first")
     path = f"{os.path.realpath(os.path.dirname(path))}/{os.path.basename(path)}"
     _empty(app, path)
-    files.make_dirs(f"{place}/{DIR}", 0o700)
+    with beneath.Root(place) as own:
+        own.make_directories(DIR, 0o700)
     number = _number(place, app.name) or _take_number(place, app.name, path=path)
     which = _OUT * (app.streams.stdout == STREAM) | _ERR * (app.streams.stderr == STREAM)
     return app._replace(streams=app.streams._replace(log=number | which))
@@ -45,33 +45,44 @@ def forget(place: str, app: str) -> None:
     """Give the app's number back; the file stays. None is fine."""
     if number := _number(place, app):
         for name in (f"app-{app}", str(number)):
-            with Guard("unlink", f"{place}/{DIR}/{name}"):
-                os.unlink(f"{place}/{DIR}/{name}")
+            with beneath.Root(place) as own:
+                own.unlink(f"{DIR}/{name}")
 
 
 def _empty(app: App, path: str) -> None:
-    with Guard("open", path):
-        fd = os.open(path, _FLAGS, 0o640)
+    directory, name = os.path.split(path)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise BadRequest(f"app {app.name!r}: its log {path} is not a file; name another one")
+        with beneath.Root(directory) as root:
+            fd = root.open_or_make(name, os.O_WRONLY, mode=0o640)
+    except NotPlain as error:
+        raise BadRequest(f"app {app.name!r}: its log is not a file: {error}, or name another one") from None
+    try:
+        if (names := os.fstat(fd).st_nlink) > 1:
+            raise BadRequest(f"app {app.name!r}: its log {path} is a file with {names} names; name another one")
+        with Guard("truncate", path):
+            os.ftruncate(fd, 0)
     finally:
         os.close(fd)
 
 
 def _number(place: str, app: str) -> int:
     try:
-        return int(os.readlink(f"{place}/{DIR}/app-{app}"))
+        with beneath.Root(place) as own:
+            return int(own.read_link(f"{DIR}/app-{app}") or 0)
     except FileNotFoundError:
         return 0
 
 
 def _take_number(place: str, app: str, *, path: str) -> int:
-    taken = set(os.listdir(f"{place}/{DIR}"))
+    with beneath.Root(place) as own:
+        return _take_free(own, app, path=path)
+
+
+def _take_free(own: beneath.Root, app: str, *, path: str) -> int:
+    taken = set(own.names(DIR))
     number = next((one for one in range(1, _MOST + 1) if str(one) not in taken), 0)
     if not number:
         raise BadRequest(f"app {app!r}: the pod has {_MOST} logs already; remove an app first")
-    with Guard("make a link in", f"{place}/{DIR}"):
-        os.symlink(path, f"{place}/{DIR}/{number}")
-        os.symlink(str(number), f"{place}/{DIR}/app-{app}")
+    own.link(f"{DIR}/{number}", path)
+    own.link(f"{DIR}/app-{app}", str(number))
     return number

@@ -15,14 +15,14 @@ from stage1 import engine
 from stage1.engine import Host, Prepared
 from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
-from stage1.linux import files, idmap, namespace, process, tsc
+from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.linux.host import host_facts
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
 from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
-from stage1.rootfs import overlay, owners, volumes
+from stage1.rootfs import identity, overlay, owners, unmounting, volumes
 from stage1.vm import choose, order
 from stage1.vm.order import Order
 from stage1.vm.slots import Range
@@ -41,6 +41,7 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
+APPS = "tree/volumes/apps"
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
@@ -82,7 +83,8 @@ def undo(place: str) -> str:
     The record names the launcher, who is our parent and still has to say what went wrong: it is not to be killed.
     """
     try:
-        os.unlink(f"{place}/vm.json")
+        with beneath.Root(place) as own:
+            own.unlink(engine.VM)
     except FileNotFoundError:
         pass
     return engine.collect(place)
@@ -90,23 +92,29 @@ def undo(place: str) -> str:
 
 def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> Order:
     place = prepared.directory
-    os.symlink(directory.data(pod_dir), f"{place}/{DATA}")
+    with beneath.Root(place, one_mount=True) as own:
+        return _fill_in(own, prepared, pod=pod, pod_dir=pod_dir, netns=netns)
+
+
+def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str, netns: str) -> Order:
+    place = prepared.directory
+    own.link(DATA, directory.data(pod_dir))
     vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
     owners.keep_plain(place, vm.ids)
-    _record(place, ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
-    os.mkdir(f"{place}/tree/volumes/apps")
+    _record(own, ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
+    own.make_directory(APPS, 0o755)
     _show(place, pod, source=directory.writable_status_dir(pod_dir), name="status")
     for name, text in pod.files:
-        files.write_atomic(f"{place}/tree/volumes/pod/{name}", text.encode(), 0o644)
+        own.write(f"{identity.WHERE}/{name}", text.encode(), 0o644)
     apps = tuple(logs.begin(place, app) for app in pod.apps)
     for app in apps:
         add(place, pod, app=app)
     settings = configure(pod.pod, prepared.network)._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
-    files.write_atomic(f"{place}/tree/{script.FILE}", script.plan(settings, apps))
-    files.write_atomic(f"{place}/{KEY}", prepared.link_key)
-    files.write_atomic(f"{place}/console.log", b"")
+    own.write(f"tree/{script.FILE}", script.plan(settings, apps))
+    own.write(KEY, prepared.link_key)
+    own.write(engine.CONSOLE, b"")
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
     return order.order(vm, interactive=interactive)
 
@@ -123,7 +131,8 @@ def add(place: str, pod: RktPod, *, app: App) -> None:
 
 def apps(place: str) -> list[str]:
     """The names of the apps that the guest is shown."""
-    return os.listdir(f"{place}/tree/volumes/apps")
+    with beneath.Root(place, one_mount=True) as own:
+        return own.names(APPS)
 
 
 def remove(place: str, app: str) -> None:
@@ -131,9 +140,10 @@ def remove(place: str, app: str) -> None:
     for one in (app, f"{app}.pre-start", f"{app}.post-stop"):
         engine.remove_container(place, one)
     try:
-        shown = f"{place}/share/volumes/apps/{app}"
-        namespace.in_mounts_of(engine.living_pid(place) or os.getpid(), lambda: engine.unmount_below(shown))
-        os.rmdir(f"{place}/tree/volumes/apps/{app}")
+        shown = f"share/volumes/apps/{app}"
+        namespace.in_mounts_of(engine.living_pid(place) or os.getpid(), lambda: unmounting.below(place, shown))
+        with beneath.Root(place, one_mount=True) as own:
+            own.remove_tree(f"{APPS}/{app}")
     except FileNotFoundError:
         pass  # done, or the pod has ended just now
     logs.forget(place, app)
@@ -144,28 +154,28 @@ def _show(place: str, pod: RktPod, *, source: str, name: str) -> None:
     at, pid = f"volumes/{name}", engine.living_pid(place)
     layers = overlay.find(source)
     with engine.owners_of(place, pod.pod) as mapped:
-        ids = mapped.plain()
         if layers is None:
-            volume, target = Mount(source, f"/{name}"), f"{place}/share/{at}"
-            volumes.attach(volume, f"{place}/tree/{at}", target=target, pid=pid, ids=ids)
+            volumes.attach(Mount(source, f"/{name}"), place, at=at, pid=pid, ids=mapped.plain())
             return
-        os.mkdir(f"{place}/tree/{at}")
-        target, scratch, owner = f"{place}/share/{at}", f"{place}/layers", idmap.outside(mapped.extents, 0)
-        namespace.in_mounts_of(pid, lambda: overlay.show(layers, target, scratch=scratch, ids=ids, owner=owner))
+        with beneath.Root(place, one_mount=True) as own:
+            own.make_directory(f"tree/{at}", 0o755)
+        ids, owner = mapped.plain(), idmap.outside(mapped.extents, 0)
+        namespace.in_mounts_of(pid, lambda: overlay.show(layers, place, at=at, ids=ids, owner=owner))
 
 
-def _record(place: str, *, ids: "Sequence[Extent]", cid: int | None) -> None:
+def _record(own: beneath.Root, *, ids: "Sequence[Extent]", cid: int | None) -> None:
     """The launcher, our parent, stands for the VMM: they end together, and volumes are mounted in its mounts first."""
-    pid = os.getppid()
-    record = {"v": 1, "pid": pid, "start_time": process.start_time(pid), "console": f"{place}/console.log", "ids": ids}
+    pid, console = os.getppid(), f"{own.path}/{engine.CONSOLE}"
+    record = {"v": 1, "pid": pid, "start_time": process.start_time(pid), "console": console, "ids": ids}
     if cid is not None:
         record["cid"] = cid
-    files.write_atomic(f"{place}/vm.json", json.dumps(record).encode())
+    own.write(engine.VM, json.dumps(record).encode())
 
 
 def link(place: str) -> SerialLink | VsockLink:
     """Where the agent can be reached. Raises FileNotFoundError when the pod never started."""
-    cid = json.loads(files.read(f"{place}/vm.json")).get("cid")
+    with beneath.Root(place) as own:
+        cid = json.loads(own.read(engine.VM, ours=True)).get("cid")
     return SerialLink(f"{place}/agent.sock") if cid is None else VsockLink(int(cid), PORT)
 
 
@@ -184,27 +194,32 @@ def sweep() -> list[str]:
     A pod that lives is left alone, whatever became of its directory. A sentence for each that could not be removed.
     """
     problems = []
-    for name in os.listdir(f"{RUN}/pods") if os.path.isdir(f"{RUN}/pods") else ():
+    for path in engine.directories(RUN):
+        name = path.rpartition("/")[2]
         try:
-            if _is_forgotten(place(name), name):
-                engine.collect(place(name))
+            if _is_forgotten(path, name):
+                engine.collect(path)
         except (PodError, FileNotFoundError, ValueError) as error:
-            if os.path.exists(place(name)):  # else another gc was faster
-                problems.append(f"{place(name)} can't be removed: {error}")
+            if path in engine.directories(RUN):  # else another gc was faster
+                problems.append(f"{path} can't be removed: {error}")
     return problems
 
 
 def _is_forgotten(place: str, uuid: str) -> bool:
     try:
-        data = os.readlink(f"{place}/{DATA}")
+        with beneath.Root(place) as own:
+            data = own.read_link(DATA)
     except FileNotFoundError:
-        return False  # it is just being made, or removed
+        return False  # it is being removed
+    if not data:
+        return False  # it is just being made
     return not directory.exists(data, uuid) and not engine.living_pid(place) and find_unrecorded(place) is None
 
 
 def key(place: str) -> bytes:
     """What a program has to know that wants to be heard by the agent. Raises NotFound when the pod never started."""
     try:
-        return files.read(f"{place}/{KEY}")
+        with beneath.Root(place) as own:
+            return own.read(KEY, ours=True)
     except FileNotFoundError:
         raise NotFound(f"{place}/{KEY} is missing: this pod was not started, or has ended and was removed") from None

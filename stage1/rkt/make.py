@@ -7,7 +7,7 @@ Undone by rkt, which removes the pod's directory. Doing it again, as for an app 
 import os
 
 from stage1.errors import KernelError
-from stage1.linux import files
+from stage1.linux import beneath, files, in_root
 from stage1.linux.libc import Guard
 from stage1.rkt import copying
 from stage1.rkt.plan import RktPod
@@ -24,40 +24,43 @@ def make(pod: RktPod) -> None:
 
 def empty_volume(volume: EmptyVolume) -> None:
     """Make the volume, unless some app of the pod has it already."""
-    if os.path.isdir(volume.path):
-        return
-    files.make_dirs(os.path.dirname(volume.path), 0o755)
-    beside = f"{volume.path}.{os.getpid()}~"
-    files.remove_tree(beside)
+    place, name = os.path.split(volume.path)
+    files.make_dirs(place, 0o755)
+    with beneath.Root(place) as volumes:
+        if volumes.exists(name):
+            return
+        beside = f"{name}.{os.getpid()}~"
+        volumes.remove_tree(beside)
+        try:
+            volumes.make_directory(beside, 0o700)
+            _make(volume, volumes, name=beside)
+            with Guard("rename", volume.path):
+                os.rename(beside, name, src_dir_fd=volumes.fd, dst_dir_fd=volumes.fd)
+        except BaseException:
+            volumes.remove_tree(beside)
+            raise
+
+
+def _make(volume: EmptyVolume, volumes: beneath.Root, *, name: str) -> None:
+    fd = volumes.open_directory(name)
     try:
+        if volume.root and _fill(volume, fd):
+            return
         with Guard("make", volume.path):
-            _make(volume, beside)
-            os.rename(beside, volume.path)
-    except BaseException:
-        files.remove_tree(beside)
-        raise
+            os.fchown(fd, volume.uid, volume.gid)
+            os.fchmod(fd, volume.mode)
+    finally:
+        os.close(fd)
 
 
-def _make(volume: EmptyVolume, path: str) -> None:
-    os.mkdir(path, 0o700)
-    if volume.root and _fill(volume, path):
-        return
-    os.chown(path, volume.uid, volume.gid)
-    os.chmod(path, volume.mode)
-
-
-def _fill(volume: EmptyVolume, path: str) -> bool:
+def _fill(volume: EmptyVolume, target: int) -> bool:
     """False when the image has something else than a directory there."""
     try:
-        source = files.open_beneath(volume.root, volume.inside, flags=os.O_RDONLY | os.O_DIRECTORY)
+        source = in_root.open_path(volume.root, volume.inside, flags=os.O_RDONLY | os.O_DIRECTORY)
     except KernelError:
         return False
     try:
-        target = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            copying.copy_tree(source, target)
-        finally:
-            os.close(target)
+        copying.copy_tree(source, target)
     finally:
         os.close(source)
     return True
@@ -65,13 +68,6 @@ def _fill(volume: EmptyVolume, path: str) -> bool:
 
 def _temporary_directory(root: str) -> None:
     """Where an image has no /tmp, programs would fail that nobody would blame."""
-    path = f"{root}/tmp"
-    if os.path.lexists(path):
-        return
-    with Guard("mkdir", path):
-        os.mkdir(path, 0o700)
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchmod(fd, 0o1777)
-        finally:
-            os.close(fd)
+    with beneath.Root(root) as app:
+        if not app.exists("tmp"):
+            app.make_directory("tmp", 0o1777)

@@ -12,9 +12,10 @@ import os
 import time
 
 from stage1 import engine
-from stage1.errors import NotFound, VmFailed
+from stage1.errors import KernelError, NotFound, VmFailed
 from stage1.guest import broker, client
 from stage1.guest.session import Session
+from stage1.linux import beneath
 from stage1.linux.libc import Guard
 from stage1.rkt import machine, script
 from stage1.vm.spec import SerialLink
@@ -54,9 +55,10 @@ def _meet(path: str) -> Session | None:
 def _connect(path: str) -> _socket.socket | None:
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        sock.connect(path)
+        with beneath.Socket(path) as address:
+            sock.connect(address)
         return sock
-    except OSError as error:
+    except (OSError, KernelError) as error:
         sock.close()
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN):
             return None
@@ -65,25 +67,24 @@ def _connect(path: str) -> _socket.socket | None:
 
 def _start(place: str) -> None:
     """Start a broker, unless there is one: whoever has the lock is it, as long as it lives."""
-    with Guard("open", f"{place}/{LOCK}"):
-        lock = os.open(f"{place}/{LOCK}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with beneath.Root(place) as own:
+        lock = own.open_or_make(LOCK, os.O_RDWR, mode=0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return
     else:
-        listener = _listen(f"{place}/{SOCKET}")
+        listener = _listen(place)
         _fork(place, listener, lock=lock)
         listener.close()
     finally:
         os.close(lock)
 
 
-def _listen(path: str) -> _socket.socket:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+def _listen(place: str) -> _socket.socket:
+    path = f"{place}/{SOCKET}"
+    with beneath.Root(place) as own:
+        own.unlink(SOCKET)
     listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     with Guard("listen on", path):
         listener.bind(path)
@@ -102,7 +103,8 @@ def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
         if os.fork() == 0:
             _detach(keep=(listener.fileno(), lock))
             broker.Broker(listener, _factory(place), key=machine.key(place), streams=_streams(place)).serve()
-            os.unlink(f"{place}/{SOCKET}")
+            with beneath.Root(place) as own:
+                own.unlink(SOCKET)
     finally:
         os._exit(0)
 

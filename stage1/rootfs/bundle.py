@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New limits in a container's bundle, whose other files the engine writes. Called by the daemon; blocking."""
+"""New limits in a container's bundle, whose other files the engine writes. Called by the daemon; blocking.
+
+`directory` is the pod's, `bundle` the path of the container's bundle in it.
+"""
 
 import json
 
-from stage1.linux import files
+from stage1.errors import WrongState
+from stage1.linux import beneath
 from stage1.pod import oci
 from stage1.pod.model import Limits
 
@@ -12,19 +16,26 @@ PERIOD_US = 100_000
 """The kernel's own."""
 
 
-def change_limits(bundle: str, limits: Limits) -> None:
-    """For a container that was not started yet: crun will read them in config.json."""
+def change_limits(directory: str, bundle: str, *, limits: Limits) -> None:
+    """For a container that was not started yet: crun will read them in config.json. Raises PodError, also when that
+    file is not what we wrote.
+    """
     path = f"{bundle}/config.json"
-    document = json.loads(files.read(path))
-    linux = document["linux"]
-    linux["resources"] = {"devices": linux["resources"]["devices"], **oci.resources(limits)}
-    files.write_atomic(path, json.dumps(document).encode())
+    with beneath.Root(directory, one_mount=True) as own:
+        try:
+            document = json.loads(own.read(path))
+            linux = document["linux"]
+            linux["resources"] = {"devices": linux["resources"]["devices"], **oci.resources(limits)}
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise WrongState(f"{directory}/{path} is damaged, so limits can't be changed: {error!r:.200}") from None
+        own.write(path, json.dumps(document).encode())
 
 
-def write_resources(bundle: str, limits: Limits) -> str:
+def write_resources(directory: str, bundle: str, *, limits: Limits) -> str:
     """For `crun update`: returns the file's name in the bundle."""
     document = oci.resources(_without_quota(limits) if limits.cpu_quota_us < 0 else limits)
-    files.write_atomic(f"{bundle}/{RESOURCES}", json.dumps(document).encode())
+    with beneath.Root(directory, one_mount=True) as own:
+        own.write(f"{bundle}/{RESOURCES}", json.dumps(document).encode())
     return RESOURCES
 
 

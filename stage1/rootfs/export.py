@@ -5,10 +5,9 @@ Called by who owns the pod; the engine's docstring has the pod's directory. Noth
 """
 
 import os
-import stat
 
 from stage1.errors import KernelError
-from stage1.linux import files, mount
+from stage1.linux import beneath, in_root, mount, namespace
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 
 TYPE_CHECKING = False
@@ -25,7 +24,7 @@ def image_name(image_id: str) -> str:
 
 def has_image(directory: str, image: ImageFiles) -> bool:
     """Whether the image is in the export."""
-    return mount.is_mount_point(f"{directory}/share/layers/{image_name(image.id)}")
+    return mount.is_mount_point(directory, below=f"share/layers/{image_name(image.id)}")
 
 
 def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1) -> str:
@@ -34,23 +33,32 @@ def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = l
     `ids`, called when it has to be mounted, gives a descriptor of the user namespace that maps its owners, -1 for none.
     """
     name = image_name(image.id)
-    target = f"{directory}/share/layers/{name}"
     if has_image(directory, image):
         return name
-    files.make_dirs(f"{directory}/tree/layers/{name}", 0o755)
-    capabilities = os.path.join(os.path.dirname(image.merged), "filecaps")
-    if os.path.exists(capabilities):
-        files.write_atomic(f"{directory}/tree/layers/{name}.filecaps", files.read(capabilities), 0o644)
-    mount_image(image, target, ids=ids())
+    with beneath.Root(directory) as own:
+        own.make_directories(f"tree/layers/{name}", 0o755)
+        with beneath.Root(os.path.dirname(image.merged)) as place:
+            if place.exists("filecaps"):
+                own.write(f"tree/layers/{name}.filecaps", place.read("filecaps"), 0o644)
+        target = own.pin_for_mount(f"share/layers/{name}")
+        try:
+            mount_image(image, target, ids=ids())
+        finally:
+            os.close(target)
     return name
 
 
 def remove_image(directory: str, image: ImageFiles) -> None:
     """Undo `add_image`; no container may use it. Not there is fine."""
     name = image_name(image.id)
-    unmount_image(f"{directory}/share/layers/{name}")
-    files.remove_tree(f"{directory}/tree/layers/{name}")
-    files.remove_tree(f"{directory}/tree/layers/{name}.filecaps")
+    with beneath.Root(directory) as own:
+        layers = own.open_directory("share/layers")
+        try:
+            namespace.in_directory(layers, lambda: unmount_image(name))
+        finally:
+            os.close(layers)
+        own.remove_tree(f"tree/layers/{name}")
+        own.unlink(f"tree/layers/{name}.filecaps")
 
 
 def read_image_file(directory: str, name: str, *, path: str) -> str:
@@ -59,11 +67,11 @@ def read_image_file(directory: str, name: str, *, path: str) -> str:
     At most 1 MiB is read: the image is not trusted. Bytes that are not UTF-8 are replaced.
     """
     try:
-        fd = files.open_beneath(f"{directory}/share/layers/{name}", path, flags=os.O_RDONLY | os.O_NONBLOCK)
+        with beneath.Root(directory) as own:
+            root = own.open_directory(f"share/layers/{name}")
+        try:
+            return in_root.read(root, path, most=_MIB).decode(errors="replace")
+        finally:
+            os.close(root)
     except KernelError:
         return ""
-    try:
-        is_regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return os.read(fd, _MIB).decode(errors="replace") if is_regular else ""
-    finally:
-        os.close(fd)

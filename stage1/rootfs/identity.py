@@ -5,24 +5,29 @@ container. Called by the engine and `ahead`; what stands in them is said by `sta
 
 import os
 
-from stage1.linux import files
+from stage1.linux import beneath, files
 from stage1.pod import files as texts
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
 
+WHERE = "tree/volumes/pod"
+"""In the pod's directory."""
 
-def write(pod: Pod, where: str, *, network: PodNetwork | None) -> None:
-    """Write the four files into the directory `where`."""
+
+def write(pod: Pod, directory: str, *, network: PodNetwork | None) -> None:
+    """Write the four files of the pod in `directory`."""
     hosts = texts.hosts(pod, network.ips if network else ())
     if "network" in pod.host:
         hosts = texts.on_host_network(pod, _read("/etc/hosts"))
-    for name, text in (
+    named = (
         ("hosts", hosts),
         ("hostname", texts.hostname(pod)),
         ("machine-id", texts.machine_id(pod)),
         ("resolv.conf", texts.resolv_conf(pod, _read("/etc/resolv.conf"), network=network)),
-    ):
-        files.write_atomic(f"{where}/{name}", text.encode(), 0o644)
+    )
+    with beneath.Root(directory, one_mount=True) as own:
+        for name, text in named:
+            own.write(f"{WHERE}/{name}", text.encode(), 0o644)
 
 
 def _read(path: str) -> str:

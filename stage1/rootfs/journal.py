@@ -8,10 +8,10 @@ Called by the engine. As for a volume, the guest sees nothing above or beside it
 import os
 
 from stage1.errors import KernelError, NotFound
-from stage1.linux import files, idmap
+from stage1.linux import beneath, files, idmap
 from stage1.pod.files import machine_id
 from stage1.pod.model import Mount, Pod
-from stage1.rootfs import volumes
+from stage1.rootfs import remains, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def add(pod: Pod, directory: str, *, state_dir: str, ids: "Sequence[Extent]" = (
     """
     source = place(pod, state_dir)
     try:
-        if not pod.journal:
-            files.make_dirs(os.path.dirname(source), 0o700)
-        files.make_dirs(f"{source}/{machine_id(pod).strip()}", 0o755)
+        files.make_dirs(source, 0o755)
+        with beneath.Root(source) as kept:
+            kept.make_directories(machine_id(pod).strip(), 0o755)
     except (KernelError, OSError) as error:
         raise NotFound(f"the pod's journal can't be kept in {source}: {error}; name another directory") from None
     if not pod.journal:
-        os.symlink(source, f"{directory}/{LINK}")
+        with beneath.Root(directory) as own:
+            own.link(LINK, source)
     _show(os.path.realpath(source), directory, ids=ids)
 
 
@@ -51,8 +52,7 @@ def _show(source: str, directory: str, *, ids: "Sequence[Extent]") -> None:
     """The guest looks for it as soon as it boots, so there is no VMM yet whose namespace could be used."""
     fd = idmap.namespace(ids) if ids else -1
     try:
-        tree, target = f"{directory}/tree/{SHARED}", f"{directory}/share/{SHARED}"
-        volumes.attach(Mount(source, f"/{LINK}"), tree, target=target, ids=fd)
+        volumes.attach(Mount(source, f"/{LINK}"), directory, at=SHARED, ids=fd)
     finally:
         if fd >= 0:
             os.close(fd)
@@ -60,5 +60,5 @@ def _show(source: str, directory: str, *, ids: "Sequence[Extent]") -> None:
 
 def remove(directory: str) -> None:
     """Remove what goes with the pod; gone already is fine. The link stays, and goes with the pod's directory."""
-    if os.path.islink(f"{directory}/{LINK}"):
-        files.remove_tree(os.readlink(f"{directory}/{LINK}"))
+    if path := remains.of_pod(directory, LINK, place="journals"):
+        files.remove_tree(path)

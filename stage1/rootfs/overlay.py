@@ -10,7 +10,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import KernelError, Unsupported
-from stage1.linux import files, idmap, libc, mount
+from stage1.linux import beneath, files, idmap, libc, mount
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 27, 28
 _NO_SETUID_FIXUP = 1 << 2
+_SCRATCH = "layers"
+"""In the pod's directory, for mounts that are gone afterwards."""
 _INERT = mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
@@ -37,33 +39,44 @@ def find(path: str) -> Layers | None:
     return Layers(tuple(options["lowerdir"].split(":")), options["upperdir"], options["workdir"])
 
 
-def show(layers: Layers, target: str, *, scratch: str, ids: int, owner: int) -> None:
-    """Mount them at `target`, mapped by the user namespace `ids`, whose 0 is the host's id `owner`.
+def show(layers: Layers, directory: str, *, at: str, ids: int, owner: int) -> None:
+    """Mount them at `share/<at>` in the pod's `directory`, mapped by the user namespace `ids`, whose 0 is the host's id
+    `owner`.
 
-    `scratch` is a path that does not exist, for mounts that are gone afterwards. Raises Unsupported when the kernel or
-    the file system can't do that, KernelError.
+    Must run in the mount namespace for which it is. Raises Unsupported when the kernel or the file system can't do
+    that, KernelError.
     """
+    scratch = f"{directory}/{_SCRATCH}"
+    os.mkdir(scratch, 0o700)
+    try:
+        fd = _make(_options(layers, scratch, ids=ids), owner=owner)
+    finally:
+        _clear(scratch)  # the overlay has copies of its own
+    try:
+        with beneath.Root(directory) as own:
+            target = own.pin_for_mount(f"share/{at}")
+        try:
+            mount.move_tree(fd, target)
+        finally:
+            os.close(target)
+        mount.set_propagation(fd, mount.MS_PRIVATE)
+    finally:
+        os.close(fd)
+
+
+def _options(layers: Layers, scratch: str, *, ids: int) -> "list[tuple[str, str]]":
+    """Those of ours, whose layers are mounted below `scratch`."""
     above = os.path.commonpath((layers.upper, layers.work))
     work = f"{layers.work}.clearpod"
     files.make_dirs(work, 0o700)
-    os.mkdir(scratch, 0o700)
-    try:
-        lower = [_mapped(path, f"{scratch}/{number}", ids=ids) for number, path in enumerate(layers.lower)]
-        top = _mapped(above, f"{scratch}/top", ids=ids)
-        options = (
-            ("source", "clearpod"),
-            ("lowerdir", ":".join(lower)),
-            ("upperdir", f"{top}{layers.upper.removeprefix(above)}"),
-            ("workdir", f"{top}{work.removeprefix(above)}"),
-        )
-        fd = _make(options, owner=owner)
-        try:
-            mount.move_tree(fd, target)
-            mount.set_propagation(target, mount.MS_PRIVATE)
-        finally:
-            os.close(fd)
-    finally:
-        _clear(scratch)  # the overlay has copies of its own
+    lower = [_mapped(path, f"{scratch}/{number}", ids=ids) for number, path in enumerate(layers.lower)]
+    top = _mapped(above, f"{scratch}/top", ids=ids)
+    return [
+        ("source", "clearpod"),
+        ("lowerdir", ":".join(lower)),
+        ("upperdir", f"{top}{layers.upper.removeprefix(above)}"),
+        ("workdir", f"{top}{work.removeprefix(above)}"),
+    ]
 
 
 def _mapped(source: str, target: str, *, ids: int) -> str:
@@ -77,10 +90,10 @@ def _mapped(source: str, target: str, *, ids: int) -> str:
     return target
 
 
-def _make(options: tuple[tuple[str, str], ...], *, owner: int) -> int:
+def _make(options: "list[tuple[str, str]]", *, owner: int) -> int:
     try:
         with _AsFileOwner(owner):
-            return mount.make("overlay", options, flags=_INERT)
+            return mount.new("overlay", _INERT, options)
     except KernelError as error:
         raise Unsupported(
             f"the app's root can't be mounted with mapped owners ({error}): use Linux 5.19 or newer, or `rkt run "

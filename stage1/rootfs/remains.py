@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods of an earlier boot have left in the state directory: disks and journals. Called by the engine.
+"""What pods have outside of their directory, and leave there: disks, journals, cgroups. Called by the engine.
 
 A pod's directory, which names them, is in `/run` and so is gone after a reboot; they are not.
 """
@@ -8,7 +8,7 @@ import os
 import time
 
 from stage1.errors import PodError
-from stage1.linux import files
+from stage1.linux import beneath, cgroup, files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,42 @@ if TYPE_CHECKING:
 
 PLACES = ("scratch", "journals")
 """Directories of the state directory; in each, a pod's is its id, maybe with an ending."""
+
+
+def of_pod(directory: str, link: str, *, place: str) -> str:
+    """Where the symbolic link in the pod's directory says that the pod's disk or journal is; empty without one.
+
+    The link is believed only as far as it names something of this pod's in the state directory, since who can write
+    into the pod's directory could else have anything removed.
+    """
+    try:
+        with beneath.Root(directory) as own:
+            path = own.read_link(link)
+    except FileNotFoundError:
+        return ""
+    above, name = os.path.split(path)
+    pod_id = os.path.basename(directory)
+    is_ours = name.partition(".")[0] == pod_id and os.path.basename(above) == place and os.path.isabs(path)
+    return path if is_ours else ""
+
+
+def cgroups_of_pod(directory: str) -> list[str]:
+    """The cgroups that the links `cgroup` and `cgroup.CONTROLLER` in the pod's directory name, without those of others.
+
+    Who could write such a link could else have other processes killed.
+    """
+    try:
+        with beneath.Root(directory) as own:
+            names = [name for name in own.names() if name.partition(".")[0] == "cgroup"]
+            paths = [own.read_link(name) for name in sorted(names)]
+    except FileNotFoundError:
+        return []
+    return [path for path in paths if _is_of(path, os.path.basename(directory))]
+
+
+def _is_of(path: str, pod_id: str) -> bool:
+    is_ours = os.path.basename(path) == f"clearpod-{pod_id}" and path == os.path.normpath(path)
+    return is_ours and cgroup.is_one(path)
 
 
 def sweep(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float | None = None) -> list[str]:

@@ -12,9 +12,10 @@ import fcntl
 import os
 
 from stage1.errors import BadRequest, KernelError, NotFound, PodError
-from stage1.linux import files, process
+from stage1.linux import beneath, files, process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
+from stage1.rootfs import remains
 
 LINK = "scratch.img"
 _SMALLEST_BYTES = 1 << 20
@@ -29,7 +30,8 @@ def add(path: str, directory: str, *, size_bytes: int, template_dir: str, owner:
     `owner` is the user and group of the VMM, who alone may open it.
     """
     files.make_dirs(os.path.dirname(path), 0o700)
-    os.symlink(path, f"{directory}/{LINK}")
+    with beneath.Root(directory) as own:
+        own.link(LINK, path)
     if size_bytes:
         make_scratch(path, size_bytes, template_dir=template_dir)
         with Guard("chown", path):
@@ -40,8 +42,8 @@ def add(path: str, directory: str, *, size_bytes: int, template_dir: str, owner:
 
 def remove(directory: str) -> None:
     """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory."""
-    if os.path.islink(f"{directory}/{LINK}"):
-        files.remove_tree(os.readlink(f"{directory}/{LINK}"))
+    if path := remains.of_pod(directory, LINK, place="scratch"):
+        files.remove_tree(path)
 
 
 def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:

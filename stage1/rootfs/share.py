@@ -16,14 +16,14 @@ from stage1.rootfs.layers import ImageFiles as ImageFiles
 _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 
-def mount_image(files: ImageFiles, target: str, *, ids: int = -1) -> None:
-    """Mount the image's root at the directory `target`. Raises Unsupported (kernel), KernelError; nothing
-    stays then.
+def mount_image(files: ImageFiles, target: str | int, *, ids: int = -1) -> None:
+    """Mount the image's root at the directory `target`, a path or a descriptor. Raises Unsupported (kernel),
+    KernelError; nothing stays then.
 
     The files may be removed while they are mounted. `ids` is a descriptor of the user namespace that maps its owners,
     -1 for none.
     """
-    fd = _make(files)
+    fd = _made(files)
     try:
         if ids >= 0:
             idmap.set_owners(fd, ids, what=f"image {files.id}")
@@ -32,7 +32,8 @@ def mount_image(files: ImageFiles, target: str, *, ids: int = -1) -> None:
         os.close(fd)
 
 
-def _make(files: ImageFiles) -> int:
+def _made(files: ImageFiles) -> int:
+    """The image as a file system that is mounted nowhere yet: a mount can only be mapped before it is seen."""
     opened: list[int] = []
     try:
         with Guard("open", f"a layer of image {files.id}"):
@@ -41,8 +42,8 @@ def _make(files: ImageFiles) -> int:
         # An option has at most 255 bytes. The source is what people see as the name of the mount.
         names = [f"/proc/self/fd/{fd}" for fd in opened]
         source = files.merged if len(os.fsencode(files.merged)) < 256 else names[0]
-        options = [("source", source), *(("device", name) for name in names[1:])]
-        return mount.make("erofs", options, flags=_FLAGS)
+        devices = [("device", name) for name in names[1:]]
+        return mount.new("erofs", _FLAGS, [("source", source), *devices, ("ro", "")])
     except KernelError as error:
         raise _explained(error) from None
     finally:

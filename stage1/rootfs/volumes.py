@@ -10,12 +10,13 @@ import os
 import stat
 
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
-from stage1.linux import files, idmap, mount, namespace
+from stage1.linux import beneath, idmap, in_root, mount, namespace
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
 
 
-def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: int = -1) -> None:
-    """Bind the volume's source at `target`, which is made as `tree` on its writable side. Undone by unmounting.
+def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -1) -> None:
+    """Bind the volume's source at `share/<at>` in the pod's `directory`, which is made as `tree/<at>`. Undone by
+    unmounting.
 
     With `pid` it is mounted in that process's namespace alone: while the host sees a copy of its mounts, it can't
     remove the directories that they are on (EBUSY), even when its own are gone. `ids` is a descriptor of the user
@@ -35,11 +36,8 @@ def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: int = -1
     try:
         if ids >= 0:
             idmap.set_owners(fd, ids, what=volume.source)
-        if is_directory:
-            os.mkdir(tree)
-        else:
-            os.close(os.open(tree, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, target=target))
+        _make_place(directory, f"tree/{at}", is_directory=is_directory)
+        namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, directory=directory, at=at))
     finally:
         os.close(fd)
 
@@ -47,7 +45,7 @@ def attach(volume: Mount, tree: str, *, target: str, pid: int = 0, ids: int = -1
 def _open_source(volume: Mount) -> int:
     """A descriptor of O_PATH. `volume.source` had no links when it was resolved; a guest may have made one since."""
     try:
-        return files.open_straight(volume.source, flags=os.O_PATH)
+        return in_root.open_straight(volume.source, flags=os.O_PATH)
     except KernelError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             text = f"the volume source {volume.source} for {volume.target} does not exist on the host"
@@ -60,17 +58,33 @@ def _open_source(volume: Mount) -> int:
         raise
 
 
-def _place(volume: Mount, fd: int, *, target: str) -> None:
-    mount.move_tree(fd, target)
-    flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
-    mount.set_propagation(target, flow | mount.MS_REC)
+def _make_place(directory: str, path: str, *, is_directory: bool) -> None:
+    with beneath.Root(directory, one_mount=True) as own:
+        if is_directory:
+            own.make_directory(path, 0o755)
+        else:
+            os.close(own.make_file(path, mode=0o644))
+
+
+def _place(volume: Mount, fd: int, *, directory: str, at: str) -> None:
+    """By descriptors: the VMM may rename what is at the target meanwhile, and a volume that is to be read-only is so
+    before it is seen.
+    """
     if volume.read_only:
-        _set_read_only(volume, target)
-
-
-def _set_read_only(volume: Mount, target: str) -> None:
+        _set_read_only(volume, fd)
+    with beneath.Root(directory) as own:
+        target = own.pin_for_mount(f"share/{at}")
     try:
-        mount.set_read_only(target, recursive=volume.recursive_read_only)
+        mount.move_tree(fd, target)
+    finally:
+        os.close(target)
+    flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
+    mount.set_propagation(fd, flow | mount.MS_REC)
+
+
+def _set_read_only(volume: Mount, tree: int) -> None:
+    try:
+        mount.set_read_only(tree, recursive=volume.recursive_read_only)
     except KernelError as error:
         if volume.recursive_read_only and error.errno == errno.ENOSYS:
             raise Unsupported(
@@ -79,18 +93,23 @@ def _set_read_only(volume: Mount, target: str) -> None:
         raise
 
 
-def path_in_image(root: str, volume: Mount) -> str:
+def path_in_image(root: str | int, volume: Mount) -> str:
     """Where the volume's source really is below the mounted image `root`: relative, without links, "" for the root.
 
-    An image is not trusted, but it does not change: what is found here is what the guest will find. Raises NotFound.
+    `root` is a path or a descriptor. An image is not trusted, but it does not change: what is found here is what the
+    guest will find. Raises NotFound.
     """
     try:
-        fd = files.open_beneath(root, volume.source or ".", flags=os.O_PATH)
+        found, base = (_where(root, path) for path in (volume.source or ".", "."))
     except KernelError as error:
         why = f"{volume.source} is not in the image {volume.image}: {os.strerror(error.errno)}"
         raise NotFound(f"ImageVolumeMountFailed: {volume.target} can't be mounted: {why}") from None
+    return os.path.relpath(found, base) if found != base else ""
+
+
+def _where(root: str | int, path: str) -> str:
+    fd = in_root.open_path(root, path, flags=os.O_PATH)
     try:
-        found, base = (os.readlink(f"/proc/self/fd/{fd}"), os.path.realpath(root))
+        return os.readlink(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
-    return os.path.relpath(found, base) if found != base else ""

@@ -10,8 +10,8 @@ other end of the socket.
 import json
 import os
 
-from stage1.errors import NoSpace, PodError, VmFailed
-from stage1.linux import files
+from stage1.errors import KernelError, NoSpace, PodError, VmFailed
+from stage1.linux import beneath
 from stage1.linux.libc import Guard
 from stage1.vm.window import Placed, Window
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Pieces = Sequence[tuple[str, int, int]]
 
 VERSION = 1
+_RECORD = "window.json"
 MIB = 1 << 20
 _ANSWER_S = 10.0
 _ANSWER_BYTES = 512
@@ -35,10 +36,13 @@ def create(directory: str, size: int) -> None:
 def find(directory: str) -> Window | None:
     """The pod's window as recorded; None when its VM has none."""
     try:
-        record = json.loads(files.read(f"{directory}/window.json"))
+        with beneath.Root(directory) as own:
+            record = json.loads(own.read(_RECORD, ours=True))
+        return Window(record["size"], tuple(Placed(*image) for image in record["images"]))
     except FileNotFoundError:
         return None
-    return Window(record["size"], tuple(Placed(*image) for image in record["images"]))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise VmFailed(f"{directory}/{_RECORD} is damaged: {error!r:.200}") from None
 
 
 def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:
@@ -109,10 +113,11 @@ class _Shim:
     def __enter__(self) -> "_Shim":
         self._peer.settimeout(_ANSWER_S)
         try:
-            self._peer.connect(self._path)
-        except OSError as error:
+            with beneath.Socket(self._path) as address:
+                self._peer.connect(address)
+        except (OSError, KernelError) as error:
             self._peer.close()
-            raise VmFailed(f"the VMM does not answer at {self._path}: {error.strerror or error}") from None
+            raise VmFailed(f"the VMM does not answer at {self._path}: {error}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,4 +136,5 @@ class _Shim:
 
 def _write(directory: str, window: Window) -> None:
     record = {"v": VERSION, "size": window.size, "images": [list(image) for image in window.images]}
-    files.write_atomic(f"{directory}/window.json", json.dumps(record).encode())
+    with beneath.Root(directory) as own:
+        own.write(_RECORD, json.dumps(record).encode())

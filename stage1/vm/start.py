@@ -7,7 +7,7 @@ No file of a pod is known here but those in its VmSpec, and nothing waits for th
 import os
 
 from stage1.errors import CidTaken
-from stage1.linux import vsock
+from stage1.linux import beneath, vsock
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.vmm import Vmm, VmProcess
 
@@ -42,8 +42,7 @@ def _with_next_cid(vm: VmSpec, is_free: "Callable[[int], bool] | None") -> VmSpe
 
 
 def _forget(path: str) -> None:
-    """The VMM that has just ended wrote it, and the next one is not to have those words."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    """The VMM that has just ended made it. The next one may not remove a socket, and is not to have those words."""
+    directory, name = os.path.split(path)
+    with beneath.Root(directory) as own:
+        own.unlink(name)

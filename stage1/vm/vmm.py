@@ -12,7 +12,7 @@ import os
 from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError, VmFailed
-from stage1.linux import files, process
+from stage1.linux import beneath, files, process
 from stage1.vm.spec import VmSpec
 
 AGENT = "agent"
@@ -56,7 +56,11 @@ class VmProcess(NamedTuple):
     def console_tail(self, lines: int = 20) -> str:
         """The console's last lines, what can not be printed replaced: a guest wrote them."""
         try:
-            text = files.tail(self.console, lines)
+            fd = self._open_console(os.O_RDONLY)
+            try:
+                text = files.tail(fd, lines)
+            finally:
+                os.close(fd)
         except PodError:
             return ""
         return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
@@ -64,9 +68,18 @@ class VmProcess(NamedTuple):
     def trim_console(self) -> None:
         """Give back the space of all but the console's end; its length stays. Fine while the VMM writes."""
         try:
-            files.forget_head(self.console, CONSOLE_KEEP_BYTES)
+            fd = self._open_console(os.O_WRONLY)
         except FileNotFoundError:
             return
+        try:
+            files.forget_head(fd, CONSOLE_KEEP_BYTES)
+        finally:
+            os.close(fd)
+
+    def _open_console(self, flags: int) -> int:
+        directory, name = os.path.split(self.console)
+        with beneath.Root(directory) as own:
+            return own.open(name, flags)
 
     def to_json(self) -> dict[str, int | str]:
         """For vm.json, so that another process can adopt the VMM."""

@@ -6,7 +6,6 @@ Used by the commands. Facts come from the keeper's lock, never from a file alone
 
 import fcntl
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +73,11 @@ def evidence(directory: Path) -> str:
     """What the keeper and the console said last."""
     parts = []
     for name in ("keeper.log", plan.CONSOLE):
-        path = str(directory / name)
-        if os.path.exists(path) and (text := files.tail(path, TAIL_LINES).strip()):
+        path = directory / name
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            text = files.tail(file.fileno(), TAIL_LINES).strip()
+        if text:
             parts.append(f"--- the end of {path}\n{text}")
     return "\n".join(parts)

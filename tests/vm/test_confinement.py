@@ -181,9 +181,12 @@ async def test_containers_and_volumes_made_after_boot_work_as_for_root(machine: 
 async def test_no_volume_is_fenced_off_not_even_what_the_host_mounts_later(machine: Machine) -> None:
     (machine.volume / "late").mkdir()
     (machine.volume / "single").write_text("one\n")
+    (machine.volume / "fixed").mkdir()
+    (machine.volume / "fixed/passwd").write_text("root")
     async with booted(machine) as pod:
         volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
-        single, fixed = Mount(f"{machine.volume}/single", "/single"), Mount("/etc", "/fixed", read_only=True)
+        single = Mount(f"{machine.volume}/single", "/single")
+        fixed = Mount(f"{machine.volume}/fixed", "/fixed", read_only=True)
         container = await started(pod, machine.image, volume, single, fixed)
         await said(pod, container, "cat /fixed/passwd; echo two >>/single")
         assert (machine.volume / "single").read_text() == "one\ntwo\n"

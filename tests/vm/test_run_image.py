@@ -19,7 +19,7 @@ import pytest
 
 from tests.fakes import sample
 from tests.fakes.command import Command, finish
-from tests.fakes.oci_layout import Layer, directory, file, tar
+from tests.fakes.oci_layout import Entry, Layer, directory, file, tar
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
@@ -137,3 +137,11 @@ def _read_until(descriptor: int, text: str, limit_s: float = 30) -> str:
         except BlockingIOError:
             time.sleep(0.02)
     return found
+
+
+def test_accounts_that_are_fifos_keep_nobody_waiting(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
+    # crun looked HOME up in /etc/passwd, by an open that waited for a writer.
+    fifos = Layer(tar([directory("etc/"), Entry("etc/passwd", "p"), Entry("etc/group", "p")]))
+    layers = [sample.busybox(guest_dir), fifos]
+    image = sample.image(tmp_path / "image", layers, Cmd=["sh", "-c", "echo $HOME; test -p /etc/passwd && echo p"])
+    assert clearpod.run(image) == (0, b"/\np\n", "")

@@ -15,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from cri.logs import ENTRY_BYTES, LogWriter, entries, timestamp
-from stage1.errors import NoSpace
+from cri.logs.entries import ENTRY_BYTES, entries, timestamp
+from cri.logs.place import LogPlace
+from cri.logs.record import CommitRecord
+from cri.logs.writer import LogWriter
+from stage1.errors import WrongState
 from stage1.linux import mount
+from stage1.linux.beneath import NotPlain
 
 STAMP = b"2026-01-02T03:04:05.000000006Z"
 BIG = b"x" * (ENTRY_BYTES + 5)
@@ -67,8 +71,19 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "pods" / "ns_pod_uid" / "c" / "0.log"
 
 
+def _open(log: Path, pod: Path, root: str = "") -> LogWriter:
+    """A writer as a daemon opens it that has just been started; its record is in the directory `pod`."""
+    writer = LogWriter(LogPlace(str(log), root), CommitRecord(str(pod), "c"))
+    writer.open()
+    return writer
+
+
 def _writer(log: Path) -> LogWriter:
-    return LogWriter(str(log), str(log.parents[3] / "record.json"))
+    return _open(log, log.parents[3])
+
+
+def _reopen(writer: LogWriter) -> None:
+    writer.take(writer.open_file())
 
 
 def test_the_file_and_its_parents_are_made_and_private(log: Path) -> None:
@@ -132,7 +147,7 @@ def test_after_a_rename_and_reopen_the_old_file_stays_as_it_is(log: Path) -> Non
     writer.feed("stdout", b"old\n", seq=1)
     rotated = log.with_suffix(".1")
     log.rename(rotated)
-    writer.reopen()
+    _reopen(writer)
     assert log.exists()
     writer.feed("stdout", b"new\n", seq=2)
     writer.commit()
@@ -153,9 +168,10 @@ def test_a_file_that_was_rotated_while_no_daemon_ran_is_not_cut(log: Path) -> No
     assert len(_texts(log)) == 2
 
 
-def test_an_unfinished_line_is_written_also_when_the_writer_was_closed(log: Path) -> None:
+def test_an_unfinished_line_is_written_at_the_end_and_a_closed_writer_keeps_no_descriptor(log: Path) -> None:
     writer = _writer(log)
     writer.feed("stdout", b"one\ntwo", seq=1)
+    writer.flush()
     writer.close()
     writer.flush()
     assert [(tag, text) for _, tag, text in _texts(log)] == [(b"F", b"one"), (b"P", b"two")]
@@ -163,7 +179,8 @@ def test_an_unfinished_line_is_written_also_when_the_writer_was_closed(log: Path
 
 
 def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
-    writer = LogWriter("", str(tmp_path / "record.json"))
+    writer = LogWriter(LogPlace("", ""), CommitRecord(str(tmp_path), "c"))
+    writer.open()
     writer.feed("stdout", b"x\n", seq=1)
     writer.commit()
     writer.flush()
@@ -199,8 +216,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def test_a_full_disk_holds_output_back_and_loses_nothing(disk: Disk, tmp_path: Path) -> None:
-    log, record = disk.place / "0.log", str(tmp_path / "record.json")
-    writer = LogWriter(str(log), record)
+    log = disk.place / "0.log"
+    writer = _open(log, tmp_path)
     writer.feed("stdout", b"1\n2", seq=1)
     disk.fill(leave=4096)
     lines = b"".join(b"%d\n" % n for n in range(3, 1000))
@@ -212,7 +229,7 @@ def test_a_full_disk_holds_output_back_and_loses_nothing(disk: Disk, tmp_path: P
     assert not writer.retry(), "it is still full"
     writer.commit()
     writer.close()
-    again = LogWriter(str(log), record)  # a daemon that starts while the disk is still full
+    again = _open(log, tmp_path)  # a daemon that starts while the disk is still full
     assert again.is_stuck
     again.feed("stdout", b"1000\n", seq=3)
     disk.free()
@@ -225,13 +242,15 @@ def test_a_full_disk_holds_output_back_and_loses_nothing(disk: Disk, tmp_path: P
 
 
 def test_a_log_that_can_not_be_opened_holds_output_until_it_can(tmp_path: Path) -> None:
-    place = tmp_path / "logs"
+    place = tmp_path / "place"
     place.write_text("a file in the place of the directory")
-    writer = LogWriter(str(place / "0.log"), str(tmp_path / "record.json"))
+    writer = _open(place / "0.log", tmp_path)
     assert "can't be opened" in writer.fault
     writer.feed("stdout", b"one\n", seq=1)
     assert writer.is_stuck
     place.unlink()
+    assert writer.lacks_file and not writer.retry()
+    _reopen(writer)
     assert writer.retry()
     assert [text for _, _, text in _texts(place / "0.log")] == [b"one"]
 
@@ -242,12 +261,14 @@ def test_a_reopen_that_fails_says_so_and_goes_on_in_the_old_file(log: Path) -> N
     rotated = log.with_suffix(".1")
     log.rename(rotated)
     log.mkdir()
-    with pytest.raises(NoSpace, match="can't be opened anew, the old file is still in use"):
-        writer.reopen()
+    with pytest.raises(NotPlain, match="directory") as caught:
+        _reopen(writer)
+    refused = writer.refused(caught.value)
+    assert isinstance(refused, WrongState) and "can't be opened anew, the old file is still in use" in str(refused)
     writer.feed("stdout", b"two\n", seq=2)
     assert [text for _, _, text in _texts(rotated)] == [b"one", b"two"]
     log.rmdir()
-    writer.reopen()
+    _reopen(writer)
     writer.feed("stdout", b"three\n", seq=3)
     assert [text for _, _, text in _texts(log)] == [b"three"]
 
@@ -256,7 +277,7 @@ def test_a_directory_that_vanished_is_made_anew(log: Path) -> None:
     writer = _writer(log)
     shutil.rmtree(log.parent)
     writer.feed("stdout", b"nobody can read this\n", seq=1)
-    writer.reopen()
+    _reopen(writer)
     writer.feed("stdout", b"two\n", seq=2)
     assert [text for _, _, text in _texts(log)] == [b"two"]
 
@@ -283,11 +304,11 @@ def test_a_kill_between_the_rename_and_the_reopen_loses_and_doubles_nothing(log:
 def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, seed: int) -> None:
     """Output, commits, rotations, renames alone and kills in any order, over files that are never removed."""
     dice = random.Random(seed)
-    log, record = tmp_path / "0.log", str(tmp_path / "record.json")
+    log = tmp_path / "0.log"
     text = b"".join(b"%d:%s\n" % (n, b"x" * dice.choice([0, 1, 70, 20_000])) for n in range(12))
     cuts = sorted(dice.randrange(len(text)) for _ in range(dice.randrange(1, 12)))
     frames = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
-    writer, sent, kept, rotations = LogWriter(str(log), record), 0, 0, 0
+    writer, sent, kept, rotations = _open(log, tmp_path), 0, 0, 0
     while kept < len(frames):
         step = dice.choice(["send", "send", "send", "commit", "rotate", "rename", "kill"])
         if step == "send" and sent < len(frames):
@@ -302,10 +323,10 @@ def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, s
             if step == "rotate":
                 writer.commit()  # the daemon reopens between two batches
                 kept = max(kept, sent)
-                writer.reopen()
+                _reopen(writer)
         elif step == "kill":
             writer.close()
-            writer, sent = LogWriter(str(log), record), dice.randint(0, kept)
+            writer, sent = _open(log, tmp_path), dice.randint(0, kept)
     writer.close()
     files = [*sorted(tmp_path.glob("0.log.*")), *([log] if log.exists() else [])]
     joined = b"".join(text + (b"\n" if tag == b"F" else b"") for path in files for _, tag, text in _texts(path))

@@ -2,6 +2,7 @@
 """Profiles from files: what is kept of them, and a sentence for each that is none."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,12 @@ def test_whatever_is_in_a_file_it_is_a_profile_or_said_not_to_be_one(
 def test_a_path_without_a_profile_is_refused(path: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         seccomp.profile(_given(path))
+
+
+def test_a_fifo_in_the_place_of_a_profile_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "profile")
+    (tmp_path / "link").symlink_to("profile")
+    for name in ("profile", "link"):
+        given = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref=f"{tmp_path}/{name}")
+        with pytest.raises(NotFound, match="FIFO"):
+            seccomp.profile(given)

@@ -73,19 +73,9 @@ def test_text_is_only_that_of_plain_files(root: str, tmp_path: Path, monkeypatch
         inside.text(root, "/etc/passwd")
 
 
-def test_nothing_but_a_plain_file_is_opened(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(root: str) -> None:
     os.mkfifo(Path(root) / "etc" / "group")
-    opened: list[int] = []
-    real = inside.files.open_beneath
-
-    def watched(place: str, path: str, *, flags: int) -> int:
-        opened.append(flags)
-        return real(place, path, flags=flags)
-
-    # Only this module's: the real one calls itself.
-    monkeypatch.setattr(inside, "files", type("Watched", (), {"open_beneath": staticmethod(watched)}))
     assert inside.text(root, "/etc/group") == "" and inside.text(root, "/bin/data") == "not executable"
-    assert opened == [os.O_PATH, os.O_PATH]
 
 
 def test_status_follows_or_not(root: str) -> None:

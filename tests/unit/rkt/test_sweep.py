@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1.linux import mount
 from stage1.linux.process import start_time
 from stage1.rkt import directory, machine
 
@@ -70,13 +71,25 @@ def test_what_is_just_being_made_stays(data: Path) -> None:
     assert machine.sweep() == [] and place.exists()
 
 
+@pytest.mark.parametrize("text", ['{"v": 99}', "{", "[]", "[" * 100_000, ""])
+def test_a_damaged_record_of_a_vmm_keeps_nothing_from_going(data: Path, text: str) -> None:
+    place = make(data, 1)
+    (place / "vm.json").write_text(text)
+    assert machine.sweep() == [] and not place.exists()
+
+
 def test_one_that_can_not_be_removed_is_said_and_the_others_are_swept(data: Path) -> None:
-    bad, worse, good = make(data, 1), make(data, 2), make(data, 3)
-    (bad / "vm.json").write_text(json.dumps({"v": 99}))
-    (worse / "vm.json").write_text("{")
-    problems = machine.sweep()
-    assert len(problems) == 2 and not good.exists()
-    assert all("can't be removed: " in one and str(data.parent) in one for one in problems)
+    bad, good = make(data, 1), make(data, 2)
+    mounted = data.parent / "scratch" / bad.name / "mounted"
+    mounted.mkdir(parents=True)
+    (bad / "scratch.img").symlink_to(mounted.parent)
+    mount.mount("none", str(mounted), "tmpfs")
+    try:
+        problems = machine.sweep()
+    finally:
+        mount.umount(str(mounted))
+    assert len(problems) == 1 and not good.exists()
+    assert "can't be removed: " in problems[0] and str(bad) in problems[0]
 
 
 def test_without_any_pod_there_is_nothing_to_do(data: Path) -> None:

@@ -196,12 +196,13 @@ def test_a_failure_leaves_nothing(full: Path, tmp_path: Path, monkeypatch: pytes
 @needs_root
 @pytest.mark.parametrize("recursive, seen", [(True, ["file"]), (False, [])])
 def test_without_recursion_mounts_below_are_not_seen(tmp_path: Path, recursive: bool, seen: list[str]) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    (source / "below").mkdir(parents=True)
+    source, target = tmp_path / "source", tmp_path / "share" / "v"
+    for path in (source / "below", target, tmp_path / "tree"):
+        path.mkdir(parents=True)
     mount.mount("none", str(source / "below"), "tmpfs")
     (source / "below" / "file").write_text("x")
     try:
-        attach(Mount(str(source), "/m", recursive=recursive), str(target), target=str(target))
+        attach(Mount(str(source), "/m", recursive=recursive), str(tmp_path), at="v")
         found = os.listdir(target / "below")
         mount.umount(str(target), lazy=True)
     finally:

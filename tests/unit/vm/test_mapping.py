@@ -105,19 +105,19 @@ def test_whoever_comes_after_a_kill_finds_all_that_may_be_mapped(
     image, count = pieces(tmp_path, "a", "b"), 0
     rename, send = os.rename, socket.send_fds
 
-    def counted(call: object, *args: object) -> object:
+    def counted(call: object, *args: object, **options: object) -> object:
         nonlocal count
         count += 1
         if count > kill_at:
             raise Killed
-        return call(*args)  # type: ignore[operator]
+        return call(*args, **options)  # type: ignore[operator]
 
     def come_and_go() -> None:
         mapping.put_in(str(tmp_path), "image", pieces=image)
         mapping.take_out(str(tmp_path), "image")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", lambda *args: counted(rename, *args))
+        patch.setattr(os, "rename", lambda *args, **options: counted(rename, *args, **options))
         patch.setattr(socket, "send_fds", lambda *args: counted(send, *args))
         with pytest.raises(Killed):
             come_and_go()
@@ -135,3 +135,24 @@ def test_the_record_has_a_version_and_an_empty_window_is_one(tmp_path: Path) -> 
     mapping.create(str(tmp_path), SIZE)
     assert mapping.find(str(tmp_path)) == Window(SIZE)
     assert '"v": 1' in (tmp_path / "window.json").read_text()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"size": 1}', "null"])
+def test_a_damaged_record_is_said_and_not_believed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "window.json").write_text(text)
+    with pytest.raises(VmFailed, match=r"window\.json is damaged"):
+        mapping.find(str(tmp_path))
+
+
+def test_a_link_in_the_place_of_the_socket_is_not_connected_to(tmp_path: Path) -> None:
+    """Else whoever can write there could have images put into the VM of another pod."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(other / "dax.sock"))
+        listener.listen()
+        (tmp_path / "dax.sock").symlink_to(other / "dax.sock")
+        (tmp_path / "file").write_bytes(b"x" * PAGE)
+        mapping.create(str(tmp_path), 8 * PAGE)
+        with pytest.raises(VmFailed, match="symbolic link"):
+            mapping.put_in(str(tmp_path), "image", pieces=((str(tmp_path / "file"), 0, PAGE),))

@@ -16,7 +16,7 @@ class Log:
     """The part of a LogWriter that a LogFeed uses."""
 
     def __init__(self) -> None:
-        self.data, self.is_stuck, self.is_closed, self.fault = b"", False, False, "no space"
+        self.data, self.is_stuck, self.is_closed, self.lacks_file, self.fault = b"", False, False, False, "no space"
 
     def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False) -> None:
         self.data += data

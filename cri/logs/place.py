@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a log file is, and opening it there: blocking, so never called on the event loop. Used by the writer.
+
+The sandbox's log directory is the kubelet's and may be reached through links. Below it, pods can write that mount it:
+nothing there is followed, waited for, or written if it is more than a log.
+"""
+
+import os
+
+from stage1.linux import beneath, files
+from stage1.linux.beneath import NotPlain
+from stage1.linux.libc import Guard
+
+_FLAGS = os.O_WRONLY | os.O_APPEND
+_MODE = 0o640
+_MOST_NAMES = 65536
+
+
+class LogPlace:
+    """The file `path`, which is below `directory`; false without a path. A path elsewhere has its own directory."""
+
+    def __init__(self, path: str, directory: str) -> None:
+        self.path = path
+        root = directory.rstrip("/")
+        if not root or not path.startswith(f"{root}/"):
+            root = os.path.dirname(path)
+        self._root, self._name = root, path[len(root) + 1 :]
+
+    def __bool__(self) -> bool:
+        return bool(self.path)
+
+    def open(self) -> int:
+        """A descriptor for appending; makes the file, and directories. Raises NotPlain, NoSpace, KernelError."""
+        files.make_dirs(self._root, 0o755)
+        with beneath.Root(self._root) as root:
+            if above := os.path.dirname(self._name):
+                root.make_directories(above, 0o755)
+            fd = root.open_or_make(self._name, _FLAGS, mode=_MODE)
+        try:
+            _require_one_name(fd, self.path)
+            with Guard("chmod", self.path):
+                os.fchmod(fd, _MODE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def cut_renamed(self, inode: int, size: int) -> None:
+        """Cut the file with that inode number to `size` bytes if it was renamed: what it has beyond was not committed,
+        and comes again. Fine when it is not there.
+        """
+        above, name = os.path.split(self._name)
+        try:
+            with beneath.Root(self._root) as root:
+                for one in root.names(above or ".", most=_MOST_NAMES):
+                    if one.startswith(name) and one != name:
+                        _cut(root, os.path.join(above, one), inode=inode, size=size)
+        except FileNotFoundError:
+            return
+
+
+def _cut(root: beneath.Root, path: str, *, inode: int, size: int) -> None:
+    found = root.stat(path)
+    if found is None or found.st_ino != inode or found.st_size <= size:
+        return
+    try:
+        fd = root.open(path, os.O_WRONLY)
+    except (NotPlain, FileNotFoundError):
+        return
+    try:
+        if os.fstat(fd).st_ino == inode and os.fstat(fd).st_nlink == 1:
+            with Guard("truncate", path):
+                os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+
+
+def _require_one_name(fd: int, path: str) -> None:
+    """Else somebody may have linked another file of the host here, for us to write to."""
+    if (names := os.fstat(fd).st_nlink) > 1:
+        raise NotPlain(path, f"is a file with {names} names (hard links), and a log has one")

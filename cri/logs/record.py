@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A commit record of a log: kept in two files that take turns, so that one of them is whole whenever we are killed.
+
+Used by the writer. `open` and `remove` block; `write` only writes to files that are open already, so that it may be
+called on the event loop for each batch. A file is a line with a checksum and a length, and as many bytes of JSON; the
+record with the higher number counts. No fsync: the files are in `/run`, which ends with the boot.
+"""
+
+import errno
+import json
+import os
+import zlib
+from typing import Any
+
+from stage1.errors import KernelError, PodError
+from stage1.linux import beneath
+from stage1.linux.libc import Guard
+
+_SLOTS = (".0", ".1")
+_MOST_BYTES = 256 << 20
+
+
+class CommitRecord:
+    """The files `logs/<name>.0` and `.1` in the pod's directory."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        self._directory, self._name = directory, f"logs/{name}"
+        self._fds: list[int] = []
+        self._sizes = [0, 0]
+        self._number = 0
+
+    def open(self) -> dict[str, Any] | None:
+        """Open or make the files; the record, None when there is none that is whole. Raises NotPlain, KernelError."""
+        with beneath.Root(self._directory) as root:
+            root.make_directories("logs", 0o700)
+            try:
+                for slot in _SLOTS:
+                    self._fds.append(root.open_or_make(self._name + slot, os.O_RDWR, mode=0o600))
+            except BaseException:
+                self.close()
+                raise
+            found = [_load(fd) for fd in self._fds]
+            self._sizes = [os.fstat(fd).st_size for fd in self._fds]
+            newest = max((one for one in found if one), key=lambda one: int(one["n"]), default=None)
+            if newest is None:
+                return _former(root, f"{self._name}.json")
+        self._number = int(newest["n"])
+        return newest
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Replace the record. Raises NoSpace, KernelError; the old one counts then."""
+        if not self._fds:
+            raise KernelError("write", errno.EBADF, f"{self._directory}/{self._name}, which is not open")
+        slot = (self._number + 1) % 2
+        body = json.dumps({**record, "n": self._number + 1}).encode()
+        data = b"%08x %d\n%b" % (zlib.crc32(body), len(body), body)
+        with Guard("write", f"{self._directory}/{self._name}{_SLOTS[slot]}"):
+            if os.pwrite(self._fds[slot], data, 0) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self._sizes[slot] > len(data):
+                os.ftruncate(self._fds[slot], len(data))
+        self._sizes[slot] = len(data)
+        self._number += 1
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def remove(self) -> None:
+        """Remove the files; gone already is fine."""
+        self.close()
+        try:
+            with beneath.Root(self._directory) as root:
+                for slot in (*_SLOTS, ".json"):
+                    root.unlink(self._name + slot)
+        except FileNotFoundError:
+            return
+
+
+def _load(fd: int) -> dict[str, Any] | None:
+    head, _, body = os.pread(fd, min(os.fstat(fd).st_size, _MOST_BYTES), 0).partition(b"\n")
+    words = head.split()
+    try:
+        if len(words) != 2 or len(body) < (length := int(words[1])) or zlib.crc32(body[:length]) != int(words[0], 16):
+            return None
+        found = json.loads(body[:length])
+        return found if isinstance(found, dict) and isinstance(found.get("n"), int) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _former(root: beneath.Root, path: str) -> dict[str, Any] | None:
+    """What clearpod 0.x has left there until it wrote two files."""
+    try:
+        found = json.loads(root.read(path, most=_MOST_BYTES))
+    except (PodError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

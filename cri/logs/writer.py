@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writer of one container's log file. Called by `cri.pods` on the event loop, but for what is said to block.
+
+Each entry is one write().
+
+Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
+acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.
+After a crash the file, under whatever name, is cut to the recorded size, and frames up to the recorded number
+are dropped.
+
+A log that can't be written loses nothing either: what comes is held, in memory and in the record, until it can.
+The caller gives the guest no credit meanwhile, so that it is at most a window for each stream.
+"""
+
+import base64
+import logging
+import os
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+from cri.logs.entries import entries, timestamp
+from cri.logs.place import LogPlace
+from cri.logs.record import CommitRecord
+from stage1.errors import NoSpace, PodError, WrongState
+from stage1.linux.beneath import NotPlain
+
+log = logging.getLogger("clearpod.container")
+
+
+class Frame(NamedTuple):
+    """What came on one stream, and when."""
+
+    stream: str
+    data: bytes
+    end: bool
+    unix_ns: int
+
+
+class LogWriter:
+    """One log file. Without a place, output is dropped.
+
+    While the file can't be written `is_stuck`, and `fault` says why. `open`, `open_file` and `remove_record` block; all
+    else is for the event loop, and what was opened is given to `take` there.
+    """
+
+    def __init__(self, place: LogPlace, record: CommitRecord) -> None:
+        self._place, self._record = place, record
+        self._file = -1
+        self._size = self._inode = 0
+        self._seq = 0
+        self._pending = {"stdout": b"", "stderr": b""}
+        self._unwritten: deque[bytes] = deque()
+        self._held: deque[Frame] = deque()
+        self._is_dirty = self._is_odd = False
+        self.fault = ""
+        self.is_closed = False
+
+    def open(self) -> None:
+        """Read the record, open the file, write what was held; blocks. What fails is in `fault`. Nobody feeds yet."""
+        if not self._place:
+            return
+        try:
+            self._restore(self._record.open())
+            self._is_dirty = True  # from here on, what the file has beyond the record is known to be uncommitted
+            self.take(self.open_file())
+        except PodError as error:
+            self.note(error)
+            self._commit_quietly()
+
+    def require_file(self) -> None:
+        """Raise WrongState when something else is in the file's place, NoSpace when it can't be opened otherwise."""
+        if self.fault:
+            raise (WrongState if self._is_odd else NoSpace)(self.fault)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether output is held back; `retry` tries again."""
+        return bool(self._unwritten or self._held)
+
+    @property
+    def lacks_file(self) -> bool:
+        """Whether it must be opened before `retry` can help."""
+        return bool(self._place) and self._file < 0 and not self.is_closed
+
+    def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False, unix_ns: int | None = None) -> None:
+        """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
+        if not self._place or seq <= self._seq:
+            return
+        self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
+        if len(self._held) == 1 and not self._unwritten:
+            self._work()
+        self._seq, self._is_dirty = seq, True
+
+    def retry(self) -> bool:
+        """Try to write what is held; true when nothing is left. Call `commit` afterwards."""
+        if self.is_stuck:
+            self._is_dirty = True
+            self._work()
+        return not self.is_stuck
+
+    def commit(self) -> None:
+        """Make what was fed so far count, whatever happens next; call before acknowledging the frames.
+
+        Raises NoSpace, KernelError when the record can't be written.
+        """
+        if not self._is_dirty:
+            return
+        self._record.write(
+            {
+                "v": 1,
+                "seq": self._seq,
+                "size": self._size,
+                "inode": self._inode,
+                "pending": {name: _text(rest) for name, rest in self._pending.items()},
+                "unwritten": [_text(entry) for entry in self._unwritten],
+                "held": [[one.stream, _text(one.data), one.end, one.unix_ns] for one in self._held],
+            }
+        )
+        self._is_dirty = False
+
+    def flush(self) -> None:
+        """Write unfinished lines as P entries: the process is gone and no END will come."""
+        if not self._place or self.is_closed:
+            return
+        now = time.time_ns()
+        self._held += [Frame(stream, b"", True, now) for stream in self._pending]
+        self.retry()
+        self.commit()
+
+    def open_file(self) -> int:
+        """A descriptor for `take`; blocks. Raises PodError."""
+        return self._place.open()
+
+    def take(self, fd: int) -> None:
+        """Go on in the file that `open_file` has opened, in place of the one that may have been renamed.
+
+        Raises as `commit`.
+        """
+        if self.is_closed or not self._place:
+            os.close(fd)
+            return
+        found, old = os.fstat(fd), self._file
+        if found.st_ino == self._inode and found.st_size > self._size:
+            os.ftruncate(fd, self._size)  # written, but not committed: these frames come again
+        else:
+            self._size = found.st_size
+        if old < 0 or found.st_ino != self._inode:
+            self.fault = ""
+        if old >= 0:
+            os.close(old)
+        self._file, self._inode, self._is_dirty = fd, found.st_ino, True
+        self.retry()
+        self.commit()
+
+    def refused(self, error: PodError) -> PodError:
+        """What to raise when `open_file` did, the old file being in use still."""
+        kind = WrongState if isinstance(error, NotPlain) else NoSpace
+        return kind(f"{self._place.path} can't be opened anew, the old file is still in use: {error}")
+
+    def close(self) -> None:
+        """Give the descriptors back; the log and its record stay."""
+        self.is_closed = True
+        self._record.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def remove_record(self) -> None:
+        """The container is removed and the writer closed: its commit record goes, the log is kubelet's. Blocks."""
+        self._record.remove()
+
+    def _restore(self, record: dict[str, Any] | None) -> None:
+        if record is None:
+            return
+        try:
+            self._adopt(record)
+        except (KeyError, TypeError, ValueError) as error:
+            log.error("container.log", extra={"file": self._place.path, "error": f"its record is damaged: {error!r}"})
+            return
+        # Renamed, and the daemon killed before it went on in a new one.
+        self._place.cut_renamed(self._inode, self._size)
+
+    def _adopt(self, record: dict[str, Any]) -> None:
+        seq, inode, size = (int(record[key]) for key in ("seq", "inode", "size"))
+        pending = {name: base64.b64decode(record["pending"].get(name, "")) for name in self._pending}
+        unwritten = deque(base64.b64decode(entry) for entry in record.get("unwritten", ()))
+        held = deque(
+            Frame(stream if stream == "stderr" else "stdout", base64.b64decode(data), bool(end), max(0, int(unix_ns)))
+            for stream, data, end, unix_ns in record.get("held", ())
+        )
+        self._seq, self._inode, self._size = seq, inode, max(size, 0)
+        self._pending, self._unwritten, self._held = pending, unwritten, held
+
+    def note(self, error: PodError) -> None:
+        """Remember why the file could not be opened."""
+        self._is_odd = isinstance(error, NotPlain)
+        self.fault = f"{self._place.path} can't be opened: {error}"
+
+    def _commit_quietly(self) -> None:
+        try:
+            self.commit()
+        except PodError:
+            return  # the next batch will say so
+
+    def _work(self) -> None:
+        """Write what there is, until it is done or fails."""
+        while self._write_entries() and self._held:
+            one = self._held.popleft()
+            whole = self._pending[one.stream] + one.data
+            stamp = timestamp(one.unix_ns)
+            found, self._pending[one.stream] = entries(one.stream.encode(), whole, stamp=stamp, final=one.end)
+            self._unwritten += found
+
+    def _write_entries(self) -> bool:
+        while self._unwritten:
+            if not self._write(self._unwritten[0]):
+                return False
+            self._unwritten.popleft()
+        return True
+
+    def _write(self, entry: bytes) -> bool:
+        """One entry, whole or not at all."""
+        if self._file < 0:
+            return False
+        try:
+            written = os.write(self._file, entry)
+            if written != len(entry):  # half an entry would make the whole file unreadable
+                os.ftruncate(self._file, self._size)
+                raise OSError(28, "only half an entry fitted")
+        except OSError as error:
+            self.fault = f"{self._place.path} can't be written, the container waits until it can: {error}"
+            return False
+        self._size += written
+        self.fault = ""
+        return True
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,372 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only way to files that a guest, a VMM or an image's author can write: by descriptors, below a given directory.
+
+Called wherever the host reaches below a pod's directory, a volume, an image's root or a log directory. The path of the
+directory itself is the host's own and may lead through symbolic links. Below it no link is followed, `..` does not lead
+out, and only regular files and directories are opened, without ever waiting: openat2(2) with RESOLVE_BENEATH and
+RESOLVE_NO_SYMLINKS. `in_root` is the second mode, for images, whose own links are legitimate.
+
+Methods raise NotPlain for what is no plain file or directory, or is reached through a link; Missing (a
+FileNotFoundError) for what is absent; NoSpace; else KernelError.
+"""
+
+import errno
+import os
+import stat
+import struct
+
+from stage1.errors import KernelError
+from stage1.linux import libc, removal
+from stage1.linux.libc import Guard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_NO_XDEV, NO_MAGICLINKS, NO_SYMLINKS, _BENEATH = 1, 2, 4, 8
+_PLAIN = _BENEATH | NO_SYMLINKS | NO_MAGICLINKS
+MOST_BYTES = 16 << 20
+"""What `read` takes by default."""
+MOST_NAMES = 4096
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_PIN = os.O_PATH | os.O_NOFOLLOW
+_TRIES = 16
+_KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+class NotPlain(KernelError):
+    """Something else is where a regular file or a directory must be, or a link or mount is on the way there."""
+
+    grpc_code = "FAILED_PRECONDITION"
+
+    def __init__(self, path: str, why: str, *, number: int = errno.EINVAL) -> None:
+        super().__init__("open", number, path)
+        self.args = (f"{path} {why}; remove it",)
+
+
+def kind(mode: int) -> str:
+    """What a file of that st_mode is, with an article."""
+    return _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+
+
+class Root:
+    """`with Root(path) as root:` all other paths are relative to that directory, which is held open.
+
+    With `one_mount` nothing that is mounted below it is entered. Raises Missing when it does not exist.
+    """
+
+    def __init__(self, path: str, *, one_mount: bool = False) -> None:
+        self.path = path
+        self._resolve = _PLAIN | (_NO_XDEV if one_mount else 0)
+        with Guard("open", path):
+            self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __enter__(self) -> "Root":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.fd)
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def pin(self, path: str = ".") -> int:
+        """A descriptor (O_PATH) of what is at `path`, of any kind, a link included. The caller closes it."""
+        return self._open(path, _PIN)
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """The status of what is at `path`, of a link itself; None when nothing is there."""
+        try:
+            fd = self.pin(path)
+        except FileNotFoundError:
+            return None
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Whether anything is at `path`, a dangling link included."""
+        return self.stat(path) is not None
+
+    def names(self, path: str = ".", *, most: int = MOST_NAMES) -> list[str]:
+        """Names in the directory, sorted, not more than `most`, however many there are."""
+        fd = self.open_directory(path)
+        try:
+            with Guard("list", self._full(path)):
+                return sorted(removal.first(fd, most))
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, *, most: int = MOST_BYTES, ours: bool = False) -> bytes:
+        """The whole content. Raises KernelError (EFBIG) when it is longer than `most` bytes.
+
+        With `ours` NotPlain is raised for a file that belongs to another user than this process.
+        """
+        fd = self.open(path)
+        try:
+            if ours and (owner := os.fstat(fd).st_uid) != os.geteuid():
+                raise NotPlain(self._full(path), f"belongs to user {owner}", number=errno.EPERM)
+            with Guard("read", self._full(path)):
+                return _read(fd, most)
+        finally:
+            os.close(fd)
+
+    def read_link(self, path: str) -> str:
+        """Where the symbolic link points that we have made; empty when there is none, or one of another user's.
+
+        It is for the caller to judge that text.
+        """
+        try:
+            fd = self.pin(path)
+        except FileNotFoundError:
+            return ""
+        try:
+            found = os.fstat(fd)
+            is_ours = stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid()
+            return os.readlink("", dir_fd=fd) if is_ours else ""
+        finally:
+            os.close(fd)
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+        """Open the regular file, which is looked at first: to open a device can be an act. The caller closes it.
+
+        `flags` may not create it; see `open_or_make`.
+        """
+        pinned = self.pin(path)
+        try:
+            require(self._full(path), os.fstat(pinned).st_mode, stat.S_IFREG)
+            with Guard("open", self._full(path)):
+                return os.open(f"/proc/self/fd/{pinned}", flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        finally:
+            os.close(pinned)
+
+    def open_or_make(self, path: str, flags: int, *, mode: int) -> int:
+        """As `open`, and makes the file with permission bits `mode` when it is absent."""
+        for _ in range(_TRIES):
+            try:
+                return self.open(path, flags)
+            except FileNotFoundError:
+                pass
+            try:
+                return self.make_file(path, mode=mode, flags=flags)
+            except KernelError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+        raise NotPlain(self._full(path), "comes and goes", number=errno.EAGAIN)
+
+    def make_file(self, path: str, *, mode: int, flags: int = os.O_WRONLY) -> int:
+        """Make a regular file and open it. Raises KernelError (EEXIST) when anything is there."""
+        fd = self._open(path, flags | _NEW, 0o600)
+        with Guard("chmod", self._full(path)):
+            os.fchmod(fd, mode)
+        return fd
+
+    def open_directory(self, path: str = ".") -> int:
+        """Open the directory for reading. The caller closes it."""
+        try:
+            return self._open(path, _DIRECTORY)
+        except KernelError as error:
+            if error.errno == errno.ENOTDIR and (found := self.stat(path)) is not None:
+                require(self._full(path), found.st_mode, stat.S_IFDIR)
+            raise
+
+    def pin_socket(self, path: str) -> int:
+        """A descriptor (O_PATH) of the socket: connect to /proc/self/fd/N. The caller closes it."""
+        fd = self.pin(path)
+        try:
+            require(self._full(path), os.fstat(fd).st_mode, stat.S_IFSOCK)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def pin_for_mount(self, path: str) -> int:
+        """A descriptor (O_PATH) of the directory or regular file that is to be mounted over. The caller closes it."""
+        fd = self.pin(path)
+        try:
+            mode = os.fstat(fd).st_mode
+            require(self._full(path), mode, stat.S_IFDIR if stat.S_ISDIR(mode) else stat.S_IFREG)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    # -- changing --------------------------------------------------------------------------------------------
+
+    def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Put `data` at `path` with permission bits `mode`: readers see the old file or the whole new one.
+
+        A link there is replaced, not followed.
+        """
+        parent, name = self._parent(path)
+        beside = f"{name[:200]}.{os.urandom(6).hex()}~"
+        try:
+            with Guard("write", self._full(path)):
+                try:
+                    _write_new(parent, beside, data=data, mode=mode)
+                    os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+                except BaseException:
+                    removal.unlink_if_there(parent, beside)
+                    raise
+        finally:
+            os.close(parent)
+
+    def make_directory(self, path: str, mode: int) -> None:
+        """Make the directory with permission bits `mode`. Raises KernelError (EEXIST) when anything is there."""
+        parent, name = self._parent(path)
+        try:
+            with Guard("mkdir", self._full(path)):
+                os.mkdir(name, 0o700, dir_fd=parent)
+        finally:
+            os.close(parent)
+        fd = self.open_directory(path)
+        try:
+            os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+
+    def make_directories(self, path: str, mode: int) -> None:
+        """Make `path` and what is missing above it; the directories made get `mode`."""
+        parts = path.split("/")
+        for end in range(1, len(parts) + 1):
+            above = "/".join(parts[:end])
+            try:
+                self.make_directory(above, mode)
+            except KernelError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+        os.close(self.open_directory(path))
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link that says `target`."""
+        parent, name = self._parent(path)
+        try:
+            with Guard("symlink", self._full(path)):
+                os.symlink(target, name, dir_fd=parent)
+        finally:
+            os.close(parent)
+
+    def unlink(self, path: str) -> None:
+        """Remove what is no directory, a link itself; fine when it is absent."""
+        try:
+            parent, name = self._parent(path)
+        except FileNotFoundError:
+            return
+        try:
+            with Guard("unlink", self._full(path)):
+                removal.unlink_if_there(parent, name)
+        finally:
+            os.close(parent)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove it and all below it; fine when it is absent. No mount is entered.
+
+        Raises KernelError: EBUSY for a mount, ENOTEMPTY when somebody fills it faster than it can be emptied.
+        """
+        try:
+            parent, name = self._parent(path)
+        except FileNotFoundError:
+            return
+        try:
+            with Guard("remove", self._full(path)):
+                removal.remove_entry(parent, name)
+        finally:
+            os.close(parent)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _full(self, path: str) -> str:
+        return f"{self.path}/{path}" if path != "." else self.path
+
+    def _parent(self, path: str) -> tuple[int, str]:
+        above, _, name = path.rpartition("/")
+        if name in ("", ".", ".."):
+            raise NotPlain(self._full(path), "does not name a file", number=errno.EINVAL)
+        return self.open_directory(above or "."), name
+
+    def _open(self, path: str, flags: int, mode: int = 0) -> int:
+        """Raises NotPlain for what openat2 does not resolve."""
+        for _ in range(_TRIES):
+            try:
+                return openat2(self.fd, path, flags, mode=mode, resolve=self._resolve)
+            except KernelError as error:
+                if error.errno == errno.EAGAIN:
+                    continue  # somebody renames directories just now
+                if error.errno == errno.ELOOP:
+                    why = "is or leads through a symbolic link"
+                    raise NotPlain(self._full(path), why, number=errno.ELOOP) from None
+                if error.errno == errno.EXDEV:
+                    why = f"leads out of {self.path} or into a mount"
+                    raise NotPlain(self._full(path), why, number=errno.EXDEV) from None
+                raise libc.failure("open", error.errno, self._full(path)) from None
+        raise NotPlain(self._full(path), "is being moved all the time", number=errno.EAGAIN)
+
+
+class Socket:
+    """`with Socket(path) as address:` the address of the unix socket at `path`, which is no link and no other file.
+
+    The directory of `path` may be reached through links. Raises NotPlain, Missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        directory, name = os.path.split(path)
+        with Root(directory) as root:
+            self._fd = root.pin_socket(name)
+
+    def __enter__(self) -> str:
+        return f"/proc/self/fd/{self._fd}"
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> int:
+    """The system call, always with O_CLOEXEC."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
+    what = f"{path} flags={flags:#x} resolve={resolve:#x}"
+    return libc.syscall("openat2", libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how), what=what)
+
+
+def require(path: str, mode: int, wanted: int) -> None:
+    """Raise NotPlain unless the st_mode `mode` of `path` is of the kind `wanted` (S_IFREG, S_IFDIR, S_IFSOCK)."""
+    if stat.S_IFMT(mode) != wanted:
+        number = errno.ELOOP if stat.S_ISLNK(mode) else errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise NotPlain(path, f"is {kind(mode)}, but must be {kind(wanted)}", number=number)
+
+
+def _read(fd: int, most: int) -> bytes:
+    parts, left = [], most + 1
+    while left and (part := os.read(fd, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    if not left:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return b"".join(parts)
+
+
+def _write_new(parent: int, name: str, *, data: bytes, mode: int) -> None:
+    fd = os.open(name, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent)
+    try:
+        os.fchmod(fd, mode)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)

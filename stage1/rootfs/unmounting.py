@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes off what is mounted in a pod's directory, however a guest or a VMM has moved its places. Called by the engine.
+
+Nothing is removed here.
+"""
+
+import os
+
+from stage1.errors import KernelError
+from stage1.linux import beneath, mount, namespace
+
+
+def below(directory: str, path: str = "") -> None:
+    """Unmount what is at and below the `path` in the pod's directory, in the calling thread's mount namespace;
+    nothing mounted is fine.
+    """
+    targets = mount.mounts_below(directory, below=path)
+    if not targets:
+        return
+    top = os.path.realpath(directory)
+    with beneath.Root(directory) as own:
+        for target in targets:
+            _unmount(own, os.path.relpath(target, top))
+
+
+def _unmount(own: beneath.Root, path: str) -> None:
+    """The last one at `path`, of which nothing but its own mount is followed on the way."""
+    above, _, name = path.rpartition("/")
+    try:
+        parent = own.open_directory(above or ".")
+    except FileNotFoundError:
+        return  # it went with a mount that it was a copy of
+    try:
+        namespace.in_directory(parent, lambda: mount.umount(name, lazy=True))
+    except KernelError:
+        if mount.is_mount_point(own.path, below=path):
+            raise
+    finally:
+        os.close(parent)

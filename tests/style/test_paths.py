@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a guest or a VMM can write are reached through stage1/linux/beneath alone.
+
+Every call that goes by a path is found in the source. A module either makes none, or is listed with what it may call
+and whose paths those are. What a listed module may not do is take a path below a pod's directory, a volume, an image's
+root or a log directory.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from . import py_scan
+from .repo import ROOT, of, report, where
+
+pytestmark = pytest.mark.style
+
+BY_PATH = frozenset(
+    "open access chmod chown lchown link listdir listxattr getxattr setxattr lstat makedirs mkdir mkfifo mknod "
+    "readlink remove removedirs rename renames replace rmdir scandir stat statvfs symlink truncate unlink utime "
+    "walk fwalk".split()
+)
+OF_PATH = frozenset("exists lexists isdir isfile islink ismount getsize getmtime realpath samefile".split())
+OF_FILES = frozenset("write_atomic read make_dirs remove_tree".split())
+MODULES = ("shutil", "glob", "tempfile", "pathlib", "io")
+HOST = "files of the host's own: its programs, devices, /proc, /sys, /etc"
+STATE = "the state directory, which no guest and no VMM sees"
+IMAGES = "layers and images in the state directory: only their content is foreign"
+GUEST = "the guest's kernel and images, and programs, which are part of the installation"
+NET = "the CNI configuration and the records of networks, which no guest and no VMM sees"
+CLIENT = "a path of the client's, who is root of this host: where it leads is for him to say"
+EARLY = "the VMM has not begun yet, so nobody writes there"
+TRIAL = "a directory of the check's own"
+RKT = "rkt's directory of the pod, above the apps' roots, which no guest and no VMM sees"
+OURS = "the daemon's run directory, above those of the pods"
+SELF = "the way itself"
+TOP = "the top of the pod's directory, which is root's alone and not in the jail"
+VMM = "/proc of a VMM, for people to read"
+
+ALLOWED: dict[str, dict[str, str]] = {
+    "cri/__main__.py": {"os.open": HOST},
+    "cri/cli/check_facts.py": dict.fromkeys(
+        ("open", "os.path.exists", "os.path.isdir", "os.path.isfile", "os.statvfs"), HOST
+    ),
+    "cri/cli/check_mounts.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL),
+    "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
+    "cri/cli/images.py": {"os.access": HOST},
+    "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
+    "cri/cli/run.py": {"os.path.exists": CLIENT},
+    "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
+    "cri/image/progress.py": dict.fromkeys(("os.lstat", "os.walk"), IMAGES),
+    "cri/image/pull.py": dict.fromkeys(
+        ("files.make_dirs", "files.write_atomic", "os.path.exists", "os.path.getsize", "os.statvfs"), IMAGES
+    ),
+    "cri/image/skopeo.py": {"os.path.exists": IMAGES},
+    "cri/image/source.py": dict.fromkeys(("open", "os.makedirs", "os.open", "os.path.isdir"), IMAGES),
+    "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
+    "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "os.unlink"), OURS),
+    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.lstat", "os.makedirs", "os.open", "os.unlink"), OURS),
+    "cri/store/images.py": dict.fromkeys(
+        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.unlink", "os.path.getsize"), IMAGES
+    ),
+    "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
+    "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), CLIENT),
+    "stage1/ahead.py": {"os.stat": HOST},
+    "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
+    "stage1/linux/beneath.py": {"os.open": SELF},
+    "stage1/linux/in_root.py": {"os.open": SELF},
+    "stage1/linux/cgroup.py": dict.fromkeys(
+        ("files.read", "open", "os.access", "os.makedirs", "os.path.exists", "os.path.isdir", "os.rmdir", "os.walk"),
+        HOST,
+    ),
+    "stage1/linux/files.py": dict.fromkeys(
+        ("open", "os.chmod", "os.mkdir", "os.open", "os.path.isdir", "os.path.lexists", "os.rename", "os.unlink"),
+        "the calls that this test counts as going by a path",
+    ),
+    "stage1/linux/flock.py": {"os.open": OURS},
+    "stage1/linux/host.py": dict.fromkeys(("open", "os.access", "os.open", "os.path.isfile"), HOST),
+    "stage1/linux/idmap.py": dict.fromkeys(("open", "os.open", "os.stat", "os.unlink"), HOST),
+    "stage1/linux/ksm.py": dict.fromkeys(("files.read", "open", "os.access", "os.listdir", "os.path.exists"), HOST),
+    "stage1/linux/mount.py": {
+        **dict.fromkeys(("open", "os.open"), HOST),
+        "os.path.realpath": "of the directory that the caller names, no further",
+        "os.statvfs": "a mount point, of which only the size is read",
+    },
+    "stage1/linux/namespace.py": dict.fromkeys(
+        ("files.make_dirs", "os.open", "os.path.exists", "os.stat", "os.unlink"), HOST
+    ),
+    "stage1/linux/pressure.py": {"files.read": HOST},
+    "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),
+    "stage1/linux/removal.py": {"os.scandir": SELF},
+    "stage1/linux/tsc.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic"), OURS),
+    "stage1/linux/tun.py": {"os.open": HOST},
+    "stage1/linux/vsock.py": {"os.open": HOST},
+    "stage1/machine.py": dict.fromkeys(("os.path.exists", "os.path.getsize", "os.path.realpath"), GUEST),
+    "stage1/net/attach.py": {"files.make_dirs": NET},
+    "stage1/net/conflist.py": dict.fromkeys(("files.read", "os.access", "os.listdir", "os.path.isfile"), NET),
+    "stage1/net/lines.py": {"os.path.exists": HOST},
+    "stage1/net/networks.py": dict.fromkeys(("open", "os.path.exists"), HOST),
+    "stage1/net/record.py": {
+        **dict.fromkeys(("files.read", "files.write_atomic", "os.listdir", "os.unlink"), NET),
+        "os.path.realpath": "to see that it does not lead to what the guest sees",
+    },
+    "stage1/net/rkt.py": dict.fromkeys(("files.read", "files.write_atomic"), RKT),
+    "stage1/net/spare.py": {"files.make_dirs": NET},
+    "stage1/net/turn.py": {"os.open": NET},
+    "stage1/net/upkeep.py": dict.fromkeys(
+        ("files.make_dirs", "files.read", "os.listdir", "os.path.isdir", "os.stat"), NET
+    ),
+    "stage1/rkt/copying.py": dict.fromkeys(
+        ("os.getxattr", "os.listxattr", "os.scandir", "os.setxattr", "os.utime"), "descriptors, no paths"
+    ),
+    "stage1/rkt/directory.py": dict.fromkeys(
+        (
+            "files.read",
+            "files.write_atomic",
+            "os.link",
+            "os.path.exists",
+            "os.path.isdir",
+            "os.path.isfile",
+            "os.path.realpath",
+            "os.readlink",
+            "os.symlink",
+            "os.unlink",
+        ),
+        RKT,
+    ),
+    "stage1/rkt/leftovers.py": dict.fromkeys(("os.listdir", "os.path.realpath", "os.readlink"), HOST),
+    "stage1/rkt/logs.py": dict.fromkeys(("os.path.isdir", "os.path.realpath"), CLIENT),
+    "stage1/rkt/make.py": {"files.make_dirs": RKT},
+    "stage1/rkt/manifest.py": {"files.read": RKT},
+    "stage1/rkt/plan.py": dict.fromkeys(("os.path.isdir", "os.path.realpath"), RKT),
+    "stage1/rkt/reach.py": dict.fromkeys(("os.listdir", "os.open"), HOST),
+    "stage1/rkt/runtime.py": dict.fromkeys(("files.read", "files.write_atomic"), RKT),
+    "stage1/rkt/texts.py": dict.fromkeys(("files.read", "os.path.exists"), HOST),
+    "stage1/rkt/userspace.py": {"files.read": RKT},
+    "stage1/rkt/volumes.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), CLIENT),
+    "stage1/rootfs/blob.py": dict.fromkeys(("open", "os.open"), IMAGES),
+    "stage1/rootfs/erofs.py": {"os.open": IMAGES},
+    "stage1/rootfs/facts.py": dict.fromkeys(("files.read", "files.write_atomic", "open", "os.open"), IMAGES),
+    "stage1/rootfs/flat.py": {"os.path.getsize": IMAGES},
+    "stage1/rootfs/identity.py": dict.fromkeys(("files.read", "os.path.exists"), HOST),
+    "stage1/rootfs/journal.py": {
+        **dict.fromkeys(("files.make_dirs", "os.path.realpath"), "the place that the pod's owner names, no further"),
+        "files.remove_tree": STATE,
+    },
+    "stage1/rootfs/layers.py": dict.fromkeys(("os.path.exists", "os.rename", "os.unlink"), IMAGES),
+    "stage1/rootfs/merge.py": {"os.path.getsize": IMAGES},
+    "stage1/rootfs/remains.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
+    "stage1/rootfs/scratch.py": dict.fromkeys(
+        (
+            "files.make_dirs",
+            "files.remove_tree",
+            "os.chown",
+            "os.mkdir",
+            "os.open",
+            "os.path.exists",
+            "os.rename",
+            "os.unlink",
+        ),
+        STATE,
+    ),
+    "stage1/rootfs/share.py": {"os.open": IMAGES},
+    "stage1/rootfs/unmounting.py": {"os.path.realpath": "of the pod's directory, no further"},
+    "stage1/rootfs/volumes.py": {"os.readlink": HOST},
+    "stage1/vm/confine.py": dict.fromkeys(("os.path.exists", "os.path.isdir", "os.path.realpath"), EARLY),
+    "stage1/vm/early.py": dict.fromkeys(("open", "os.listdir"), HOST),
+    "stage1/vm/jail.py": dict.fromkeys(("os.path.exists", "os.path.islink", "os.path.realpath", "os.readlink"), EARLY),
+    "stage1/vm/kernels.py": dict.fromkeys(("os.listdir", "os.path.isdir"), GUEST),
+    "stage1/vm/mapping.py": {"os.open": IMAGES},
+    "stage1/vm/order.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
+    "stage1/vm/profiles.py": {"os.path.exists": GUEST},
+    "stage1/vm/starter.py": {
+        **dict.fromkeys(("os.access", "os.chown", "os.makedirs", "os.open", "os.path.exists", "os.stat"), EARLY),
+        "os.unlink": TOP,
+    },
+    "stage1/vm/usage.py": {"files.read": HOST},
+    "stage1/vm/vmm.py": dict.fromkeys(("open", "os.listdir"), HOST),
+    "cri/cli/jail.py": {"os.listdir": OURS},
+    "stage1/linux/sandbox.py": dict.fromkeys(("os.path.exists", "os.path.isdir", "os.path.realpath", "os.stat"), HOST),
+    "stage1/rootfs/child.py": {"open": IMAGES},
+    "stage1/rootfs/confined.py": dict.fromkeys(
+        (
+            "files.remove_tree",
+            "os.chmod",
+            "os.chown",
+            "os.link",
+            "os.mkdir",
+            "os.open",
+            "os.rename",
+            "os.scandir",
+            "os.stat",
+        ),
+        IMAGES,
+    ),
+    "stage1/rootfs/mergejob.py": {"files.write_atomic": IMAGES},
+    "stage1/rootfs/mkfs.py": dict.fromkeys(("os.open", "os.path.getsize", "os.statvfs"), IMAGES),
+    "stage1/rootfs/owners.py": {"os.open": TOP},
+    "stage1/vm/in_force.py": dict.fromkeys(("files.read", "os.listdir", "os.path.lexists", "os.readlink"), VMM),
+    "stage1/vm/launch.py": {"os.access": GUEST},
+    "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),
+    "stage1/vm/sigsys.py": {"os.open": HOST},
+    "stage1/vm/slots.py": dict.fromkeys(
+        ("files.make_dirs", "os.path.islink", "os.path.lexists", "os.readlink", "os.symlink", "os.unlink"), TOP
+    ),
+}
+
+
+def _calls(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and name of each mention of something that goes by a path; a call with a directory's descriptor does not."""
+    nodes = list(ast.walk(py_scan.tree(path)))
+    relative = {id(node.func) for node in nodes if isinstance(node, ast.Call) and _has_directory(node)}
+    for node in nodes:
+        if isinstance(node, ast.Name | ast.Attribute) and id(node) not in relative and (name := _name(node)):
+            yield node.lineno, name
+        elif isinstance(node, ast.ImportFrom) and node.module in ("os", "os.path", *MODULES):
+            yield node.lineno, f"from {node.module}"
+
+
+def _has_directory(node: ast.Call) -> bool:
+    return any(word.arg in ("dir_fd", "src_dir_fd") for word in node.keywords)
+
+
+def _name(node: ast.Name | ast.Attribute) -> str:
+    if isinstance(node, ast.Name):
+        return "open" if node.id == "open" else ""
+    text = ast.unparse(node)
+    module, _, name = text.rpartition(".")
+    known = {"os": BY_PATH, "os.path": OF_PATH, "files": OF_FILES}
+    return text if name in known.get(module, ()) or module in MODULES else ""
+
+
+def _complaints(paths: "tuple[Path, ...] | list[Path]", allowed: dict[str, dict[str, str]]) -> Iterator[str]:
+    for path in paths:
+        name = str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+        known = allowed.get(name, {})
+        for line, call in _calls(path):
+            if call not in known:
+                yield f"{where(path, line) if path.is_relative_to(ROOT) else name}: {call}"
+
+
+def _sources() -> list[Path]:
+    tops = (ROOT / "stage1", ROOT / "cri")
+    return [path for path in of("python") if any(path.is_relative_to(top) for top in tops) and "pb" not in path.parts]
+
+
+def test_files_that_others_can_write_are_reached_by_descriptors_alone() -> None:
+    rule = "a path is followed; use stage1.linux.beneath, or say in tests/style/test_paths.py whose path it is"
+    report(list(_complaints(_sources(), ALLOWED)), rule)
+
+
+def test_every_exception_is_needed_and_says_why() -> None:
+    made = {str(path.relative_to(ROOT)): {call for _, call in _calls(path)} for path in _sources()}
+    idle = [f"{name}: {call}" for name, calls in ALLOWED.items() for call in calls.keys() - made.get(name, set())]
+    report(idle, "exceptions that nothing needs")
+    assert all(why for calls in ALLOWED.values() for why in calls.values())
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import os\nos.listdir('x')", ["os.listdir"]),
+        ("open('x')", ["open"]),
+        ("import os\nos.path.exists('x')", ["os.path.exists"]),
+        ("import os\nmap(os.path.exists, ['x'])", ["os.path.exists"]),
+        ("import shutil\nshutil.rmtree('x')", ["shutil.rmtree"]),
+        ("from os import unlink", ["from os"]),
+        ("from pathlib import Path", ["from pathlib"]),
+        ("files.remove_tree('x')", ["files.remove_tree"]),
+        ("import os\nos.unlink('x', dir_fd=3)", []),
+        ("import os\nos.open('x', 0, dir_fd=3)", []),
+        ("root.open('x')\nroot.unlink('y')\nos.fstat(3)\nos.path.join('a', 'b')", []),
+    ],
+)
+def test_the_rule_finds_what_it_is_for(tmp_path: Path, code: str, found: list[str]) -> None:
+    (tmp_path / "module.py").write_text(code)
+    assert [call for _, call in _calls(tmp_path / "module.py")] == found
+    complaints = list(_complaints([tmp_path / "module.py"], {}))
+    assert len(complaints) == len(found)
