@@ -39,8 +39,7 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import export, identity, journal, owners, remains, scratch, unmounting, volumes
-from stage1.rootfs.share import ImageFiles
+from stage1.rootfs import identity, journal, owners, remains, scratch, unmounting, volumes
 from stage1.vm import limits, mapping, slots
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -50,6 +49,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from stage1.rootfs.share import ImageFiles
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
@@ -154,8 +155,10 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
         quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
 
 
-def add_image(directory: str, pod: Pod, *, image: ImageFiles) -> str:
+def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
     """Put the image into the layers export, as `rootfs.export.add_image`, with the owners that the pod's guest sees."""
+    from stage1.rootfs import export  # rkt has no such images, and waits for each import
+
     with owners_of(directory, pod) as mapped:
         return export.add_image(directory, image, ids=mapped.shifted)
 
