@@ -4,31 +4,42 @@
 Owned by a pod. It connects again when the connection is cut, hands frames to those who wait for them, and
 acknowledges a frame only after it was handed over and committed. It must not know what a container is:
 streams have consumers, exits go to one function.
+
+The guest is not trusted. What it sends is taken in short slices, in turn with other guests (`cri.turns`), and not read
+while it does not take what we write, or while it is over its budget (`stage1.guest.budget`). A guest that breaks the
+rules is not heard again: `broken` is told why.
 """
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from cri.turns import SLICE_S, Turns
+from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, PodError, TimedOut, VmFailed
 from stage1.guest import messages
-from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, ReplySeen
-from stage1.linux import beneath, vsock
+from stage1.guest.budget import Budget
+from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, LinkFull, ReplySeen
+from stage1.linux import beneath
 from stage1.vm.spec import SerialLink, VsockLink
 
 log = logging.getLogger("clearpod.agent")
 
-READ_BYTES = 1 << 18
 RETRY_S = 0.02
 """Between tries to connect: the VMM makes its socket within milliseconds."""
 
 GREETING_S = 2.0
 """A serial port may lose a greeting while the guest has more to send than the port takes: greet anew."""
 FAULT_RETRY_S = 0.5
-"""After a fault, which a new connection may or may not mend."""
+"""After a fault of ours: a log's record that can't be written."""
+UNTAKEN_BYTES = 1 << 16
+"""Of what was written to a guest and it has not taken; more waits in the link, which has limits."""
+WORK = 64
+"""What is taken in between two looks at the clock, for HostLink.receive: one full frame of output, or 64 small ones."""
+UNKNOWN_EVENT = 8
+"""A process's end that nobody waits for counts as so many events."""
 
 OLD_GREETING_NS = 20_000_000
 """A guest sets its clock by the host's greeting: so much later it is worth another."""
@@ -36,8 +47,6 @@ OLD_GREETING_NS = 20_000_000
 HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
 """What the agent gives to a helper process. It refuses more than 32 at a time, and each needs memory of the guest's."""
 HELPED_AT_ONCE = 8
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Consumer(Protocol):
@@ -60,76 +69,32 @@ class Identity(NamedTuple):
     epoch: int
 
 
-class VsockPort:
-    """Guests connect to this port of the host; `accept` waits for the agent with a given context id.
-
-    Any process of a guest can connect, so a connection that nobody waits for is closed at once: while the agent's own
-    lasts there is no other. An agent that comes too early tries again within milliseconds.
-    """
-
-    def __init__(self, port: int) -> None:
-        """`port` 0: the kernel chooses one, see `listen`. Nothing is opened yet."""
-        self._port = port
-        self._waiting: dict[int, asyncio.Future[Connection | None]] = {}
-        self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
-        self._opening = asyncio.Lock()
-
-    def listen(self) -> int:
-        """Listen, if not done yet, and return the port. Raises KernelError."""
-        if self._listener is None:
-            self._listener = vsock.listen(self._port)
-            self._port = self._listener.getsockname()[1]
-        return self._port
-
-    async def accept(self, cid: int) -> Connection | None:
-        """The next connection of the guest `cid`; None when it was forgotten meanwhile."""
-        arrival: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting[cid] = arrival
-        try:
-            async with self._opening:
-                if self._server is None:
-                    self.listen()
-                    self._server = await asyncio.start_server(self._arrived, sock=self._listener, limit=READ_BYTES)
-            return await arrival
-        finally:
-            self._waiting.pop(cid, None)
-
-    async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        arrival = self._waiting.get(writer.get_extra_info("peername")[0])
-        if arrival is None or arrival.done():
-            writer.close()
-        else:
-            arrival.set_result((reader, writer))
-
-    def forget(self, cid: int) -> None:
-        """The guest is gone: who waits for it gets None."""
-        arrival = self._waiting.get(cid)
-        if arrival is not None and not arrival.done():
-            arrival.set_result(None)
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._server is not None:
-            self._server.close()
-        elif self._listener is not None:
-            self._listener.close()
-
-
 class Agent:
-    """One guest's agent. `open` once, then `call`; `close` in the end. `exited` is called for each Exited
-    event.
+    """One guest's agent. `open` once, then `call`; `close` in the end.
+
+    `exited` is called for each Exited event and tells whether anybody knows that process. `broken` is called once, with
+    the reason, when the guest that had said hello has broken the rules of the link.
     """
 
-    def __init__(self, who: Identity, exited: Callable[[messages.Exited], None], port: VsockPort | None = None) -> None:
+    def __init__(
+        self,
+        who: Identity,
+        exited: Callable[[messages.Exited], bool],
+        *,
+        port: VsockPort | None = None,
+        turns: Turns | None = None,
+        broken: Callable[[str], None] = lambda why: None,
+    ) -> None:
         self._who, self._exited, self._port = who, exited, port
-        self._link = HostLink(who.key, who.epoch)
+        self._turns, self._broken = turns or Turns(), broken
+        self._link, self._budget = HostLink(who.key, who.epoch), Budget()
         self._consumers: dict[int, Consumer] = {}
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
-        self._turns = asyncio.Semaphore(HELPED_AT_ONCE)
+        self._helpers = asyncio.Semaphore(HELPED_AT_ONCE)
         self._senders: list[asyncio.Future[None]] = []
         self._hello: asyncio.Future[messages.Hello] | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._draining: asyncio.Task[None] | None = None
         self._greeted_ns = 0
         self._task: asyncio.Task[None] | None = None
         self._lost = ""
@@ -154,7 +119,7 @@ class Agent:
         """
         if not isinstance(op, HELPED):
             return await self._call(op, timeout_s)
-        async with self._turns:
+        async with self._helpers:
             return await self._call(op, timeout_s)
 
     async def _call(self, op: messages.Op, timeout_s: float) -> messages.Reply:
@@ -162,8 +127,8 @@ class Agent:
             raise VmFailed(self._lost)
         try:
             number = self._link.request(op)
-        except LinkFault as fault:
-            raise AgentFailed(f"the link to {self._who.name} is broken: {fault}") from None
+        except LinkFull as full:
+            raise AgentFailed(f"{type(op).__name__} can't be asked of {self._who.name}: {full}") from None
         answer: asyncio.Future[messages.Reply] = asyncio.get_running_loop().create_future()
         self._calls[number] = answer
         self._flush()
@@ -248,35 +213,63 @@ class Agent:
             self._port.forget(self._who.link.cid)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Who waits for the hello must hear of a fault."""
+        """Who waits for the hello must hear of a fault, and nobody waits for a link that is not served any more."""
         error = None if task.cancelled() else task.exception()
         if error is not None:
             log.error("link.ended", extra={"pod": self._who.name}, exc_info=error)
             if self._hello is not None and not self._hello.done():
                 self._hello.set_exception(error)
+            self._break(f"a fault of clearpod's own, {type(error).__name__}, ended it")
+
+    def _break(self, why: str) -> None:
+        """The guest is not heard again."""
+        assert self._hello is not None
+        self.lose(f"the link to {self._who.name} was cut: {why}")
+        if not self._hello.done():
+            self._hello.set_exception(VmFailed(self._lost))
+        elif not self._hello.cancelled() and not self._hello.exception():
+            self._broken(why)
 
     async def _run(self) -> None:
         while not self._lost:
+            await asyncio.sleep(self._budget.connect(time.monotonic()))
             connection = await self._connect()
             if connection is None:
                 return
-            reader, writer = connection
-            self._writer = writer
+            pause_s = RETRY_S
             try:
-                self._greet()
-                self._flush()
-                while data := await self._read(reader):
-                    self._take(data)
-                pause_s = RETRY_S
+                await self._talk(*connection)
             except ConnectionResetError:
-                pause_s = RETRY_S  # the end of a guest with a vsock, and nothing to speak of
-            except (OSError, PodError) as error:  # a log's record that can't be written, too
+                pass  # the end of a guest with a vsock, and nothing to speak of
+            except LinkFault as fault:
+                connection[1].transport.abort()
+                self._break(str(fault))
+                return
+            except (OSError, PodError) as error:  # a log's record that can't be written
                 log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
                 pause_s = FAULT_RETRY_S
             finally:
-                self._writer = None
-                writer.close()
+                self._hang_up()
             await asyncio.sleep(pause_s)
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end. Raises LinkFault, OSError, PodError."""
+        writer.transport.set_write_buffer_limits(UNTAKEN_BYTES)
+        self._writer = writer
+        self._greet()
+        self._flush()
+        while data := await self._read(reader):
+            await self._take(data)
+            while self._draining is not None:  # it does not take what we say, so we do not listen
+                await asyncio.wait({self._draining})
+
+    def _hang_up(self) -> None:
+        writer, self._writer = self._writer, None
+        if self._draining is not None:
+            self._draining.cancel()
+            self._draining = None
+        if writer is not None:
+            writer.close()
 
     def _greet(self) -> None:
         self._greeted_ns = time.time_ns()
@@ -307,26 +300,50 @@ class Agent:
         while not self._lost:
             try:
                 with await asyncio.to_thread(beneath.Socket, link.socket) as address:
-                    return await asyncio.open_unix_connection(address, limit=READ_BYTES)
+                    return await asyncio.open_unix_connection(address, limit=2 * READ_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(RETRY_S)
         return None
 
-    def _take(self, data: bytes) -> None:
-        """Hand over one batch, commit it, acknowledge it, in this order."""
+    async def _take(self, data: bytes) -> None:
+        """Take in what was read, a slice at a time, and wait if that was more than the guest's budget."""
+        has_more = True
+        while has_more:
+            await self._turns.begin()
+            begun_s = time.monotonic()
+            try:
+                wait_s = self._take_slice(data, until_s=begun_s + SLICE_S)
+            finally:
+                self._turns.spend(time.monotonic() - begun_s)
+            data, has_more = b"", self._link.has_more
+            if wait_s:
+                await asyncio.sleep(wait_s)
+
+    def _take_slice(self, data: bytes, *, until_s: float) -> float:
+        """Hand over what comes until then, commit it, acknowledge it, in this order; seconds to wait."""
         touched: dict[int, Consumer] = {}
-        last = 0
-        for seen in self._link.receive(data):
-            last = max(last, getattr(seen, "seq", 0))
-            self._hand_over(seen, touched)
-        for consumer in touched.values():
-            consumer.commit()
+        last = events = 0
+        try:
+            while True:
+                for seen in self._link.receive(data, WORK):
+                    last = max(last, getattr(seen, "seq", 0))
+                    events += self._hand_over(seen, touched)
+                data = b""
+                if not self._link.has_more or time.monotonic() >= until_s:
+                    break
+        finally:
+            for consumer in touched.values():
+                consumer.commit()
         if last:
             self._link.acknowledge(last)
+        self._link.raise_fault()
         self._wake_senders()
         self._flush()
+        link = self._link
+        return self._budget.spend(time.monotonic(), events=events, useless=link.useless, resyncs=link.resyncs)
 
-    def _hand_over(self, seen: Any, touched: dict[int, Consumer]) -> None:
+    def _hand_over(self, seen: Any, touched: dict[int, Consumer]) -> int:
+        """Give it to whom it concerns; how many events it counts as."""
         if isinstance(seen, DataSeen):
             consumer = self._consumers.get(seen.stream)
             if consumer is not None:
@@ -337,19 +354,33 @@ class Agent:
             if answer is not None and not answer.done():
                 answer.set_result(seen.reply)
         elif isinstance(seen, EventSeen):
-            if isinstance(seen.event, messages.Exited):
-                self._exited(seen.event)
+            return 1 if self._exited(seen.event) else UNKNOWN_EVENT
         elif isinstance(seen, HelloSeen) and self._hello is not None and not self._hello.done():
             self._met(seen.hello)
+        return 0
 
     def _flush(self) -> None:
-        """Write what the link has to say; a broken link is noticed, and said, by who reads from it."""
-        if self._writer is None:
+        """Write what the link has to say, unless the guest has yet to take what was written before.
+
+        A broken link is noticed, and said, by who reads from it.
+        """
+        writer = self._writer
+        if writer is None or self._draining is not None:
             return
         try:
             data = self._link.outgoing()
         except LinkFault:
-            self._writer.close()
+            writer.close()
             return
         if data:
-            self._writer.write(data)
+            writer.write(data)
+            if writer.transport.get_write_buffer_size() > UNTAKEN_BYTES:
+                self._draining = asyncio.get_running_loop().create_task(self._drain(writer))
+
+    async def _drain(self, writer: asyncio.StreamWriter) -> None:
+        try:
+            await writer.drain()
+        except OSError:
+            pass  # the reading side finds out
+        self._draining = None
+        self._flush()

@@ -73,7 +73,12 @@ class Node:
         self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
         self.events = Bus()
         self.tools = Tools(
-            host=host, vmm=vmm, boot_timeout_s=config.vm.boot_timeout_s, pool=self._pool, events=self.events
+            host=host,
+            vmm=vmm,
+            boot_timeout_s=config.vm.boot_timeout_s,
+            pool=self._pool,
+            events=self.events,
+            adopt_timeout_s=config.vm.adopt_timeout_s,
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, warm=warm)
@@ -141,8 +146,11 @@ class Node:
         return json.dumps({"stateDir": self.config.state_dir, **self.config.model_dump(mode="json")})
 
     async def open(self, plain: "Pod | None" = None) -> None:
-        """Take over what the previous daemon left, then answer calls, and boot ahead for pods that are as `plain`."""
-        await self.pods.recover()
+        """List what the previous daemon left, then answer calls, and boot ahead for pods that are as `plain`.
+
+        The pods are taken over in the background; a call that names one waits for it (`settle`).
+        """
+        await self.pods.recovery.begin()
         self.network.open()
         await self.merger.open()
         if self.squeezer:
@@ -164,6 +172,12 @@ class Node:
         await self.pods.close()
         self.network.close()
         self._pool.shutdown(wait=False)
+
+    async def settle(self, request: Any) -> None:
+        """Wait until the pod that `request` names, if any, has been taken over. Raises Unavailable, BadRequest."""
+        pod_id, container_id = (getattr(request, name, "") for name in ("pod_sandbox_id", "container_id"))
+        if pod_id or container_id:
+            await self.pods.adopted(pod_id, container_id)
 
     def url(self, kind: str, request: Any) -> str:
         """Where the client of a streaming `request` must go. Raises WrongState when we are about to end, NoSpace."""

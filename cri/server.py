@@ -96,7 +96,9 @@ def _method(node: Node, service: str, *, package: str, name: str) -> Any:
             return BadRequest(f"the request is not a {method.input_type.name}: {len(data)} bytes that can't be decoded")
 
     async def call(request: Any, context: Any) -> Any:
-        return await function(node, _checked(request))
+        checked = _checked(request)
+        await node.settle(checked)
+        return await function(node, checked)
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         async for response in function(node, _checked(request)):

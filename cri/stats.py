@@ -13,6 +13,9 @@ from stage1.guest.messages import ContainerStats, CpuStats, PodStats
 LEAST_APART_NS = 500_000_000
 """Samples nearer to each other give no new rate: the kernel counts in ticks."""
 
+MOST_NANO_CORES = 10**15
+"""A million cores: what a guest says beyond that is not passed on."""
+
 
 class Disk(NamedTuple):
     """What a container's writable layer takes; counted rarely, since somebody must walk it."""
@@ -49,7 +52,8 @@ class Rates:
             if at_ns < base_ns or used_us < base_us:
                 self._base[name] = (at_ns, used_us)  # another guest, or a container that was started anew
             elif at_ns - base_ns >= LEAST_APART_NS:
-                self._known[name] = (used_us - base_us) * 1_000_000_000_000 // (at_ns - base_ns)
+                rate = (used_us - base_us) * 1_000_000_000_000 // (at_ns - base_ns)
+                self._known[name] = min(rate, MOST_NANO_CORES)
                 self._base[name] = (at_ns, used_us)
         return dict(self._known)
 

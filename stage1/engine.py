@@ -13,8 +13,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     agent.sock     QEMU's end of the link
     dax.sock       kvmtool's window: images are mapped into the running VM here
     window.json    what is in that window
-    journal        symbolic link to the journal of a pod with systemd
-    scratch.img    symbolic link to the scratch disk, a sparse ext4 in the state directory: `/run` is memory
+    journal, scratch.img    symbolic links to the journal of a pod with systemd, and to the disk for writable layers
     cgroup*        symbolic links to the VMM's cgroups, or to that of a pod on the host, whose scratch is a directory
     ids            symbolic link to the pod's claim on host ids (vm/slots.py)
     shifted        of a pod with a user namespace: the one by which images and volumes are mapped (rootfs/owners.py)
@@ -210,40 +209,49 @@ def bundles(directory: str) -> list[str]:
         return own.names("tree/volumes/containers")
 
 
-def find_vm(directory: str) -> VmProcess | None:
+def recorded_vm(directory: str) -> VmProcess | None:
     """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted.
 
-    When the record is damaged, that which runs is looked for.
+    Raises VmFailed when the record is damaged.
     """
+    record = _record(directory)
+    return VmProcess.from_json(record)._replace(console=f"{directory}/{CONSOLE}") if record else None
+
+
+def find_vm(directory: str) -> VmProcess | None:
+    """As `recorded_vm`, but when the record is damaged the VMM is looked for among all processes."""
     try:
-        record = _record(directory)
-        return VmProcess.from_json(record)._replace(console=f"{directory}/{CONSOLE}") if record else None
-    except (VmFailed, KernelError):
+        return recorded_vm(directory)
+    except VmFailed:
         return find_unrecorded(directory)
 
 
 def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
     """The link to the agent of a pod that `boot` wrote down, maybe in an earlier process.
 
-    Raises NotFound when the pod was never booted.
+    Raises NotFound when the pod was never booted, VmFailed when the record is damaged.
     """
     record = _record(directory)
     if not record:
         raise NotFound(f"{directory}/{VM} is missing: this pod has no virtual machine")
     cid = record.get("cid")
-    return VsockLink(cid, host.vsock_port) if isinstance(cid, int) else SerialLink(f"{directory}/agent.sock")
+    if cid is not None and not (isinstance(cid, int) and 2 < cid < 2**32):
+        raise VmFailed(f"{directory}/{VM} is damaged: {str(cid)[:100]} is no context id of a guest")
+    return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(cid, host.vsock_port)
 
 
 def _record(directory: str) -> "dict[str, Any]":
-    """What `boot` wrote; empty when it has not."""
+    """What `boot` wrote; empty when it has not. Raises VmFailed when it is damaged."""
     try:
         with beneath.Root(directory) as own:
             found = json.loads(own.read(VM, most=_RECORD_BYTES, ours=True))
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
-        raise VmFailed(f"{directory}/{VM} is damaged: {error!r:.200}") from None
-    return found if isinstance(found, dict) else {"damaged": found}
+    except (ValueError, RecursionError, KernelError) as error:
+        raise VmFailed(f"{directory}/{VM} is damaged: {str(error)[:200]}") from None
+    if not isinstance(found, dict):
+        raise VmFailed(f"{directory}/{VM} is damaged: it is no JSON object")
+    return found
 
 
 def collect(directory: str) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-from cri.agent import VsockPort
 from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.cli.timeline import Timeline
@@ -24,6 +23,7 @@ from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.pods.tools import Tools
 from cri.store.pods import ContainerRecord, PodRecord
+from cri.vsock import VsockPort
 from stage1 import engine
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages

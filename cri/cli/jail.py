@@ -18,7 +18,7 @@ from stage1.vm.in_force import Group, InForce
 from stage1.vm.vmm import AGENT
 
 LANDLOCK = "applied by the jailer as far as this kernel has it; the kernel does not show what a process may reach"
-WIDTH = 16
+WIDTH = 18
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -144,7 +144,7 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
 
 async def _bring(store: ImageStore, source: Source, *, work_dir: str, limits: Limits) -> Image:
     resolved = await source.resolve()
-    source.close()
+    await asyncio.to_thread(source.close)
     image = store.find(resolved.manifest.config)
     if image and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
         return named

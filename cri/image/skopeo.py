@@ -19,7 +19,9 @@ from stage1.rootfs.limits import Limits, refusal
 _INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
 _LOG_BYTES = 65536
 _MEMORY_BYTES, _CPU_S = 2 << 30, 3600
-_ALSO_READS = (("/etc", sandbox.READ), ("/run", sandbox.READ), ("/usr/local/share/ca-certificates", sandbox.READ))
+_ALSO_READS = tuple((path, sandbox.READ) for path in ("/etc", "/run", "/var/lib/ca-certificates"))
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that say where else the certificates of authorities are."""
 _WRITES = f"{sandbox.WRITE},refer,make-sym"
 
 
@@ -51,14 +53,16 @@ class Skopeo:
         if os.path.exists(f"{work_dir}/registries.conf"):
             self._common += ["--registries-conf", f"{work_dir}/registries.conf"]
             self._auth = ["--authfile", f"{work_dir}/auth.json"]
+        certificates = [(os.environ[name], sandbox.READ) for name in _CERTIFICATES if os.environ.get(name)]
         self._box = sandbox.Box(
             _MEMORY_BYTES,
             _CPU_S,
             limits.image_mib << 20,
             work_dir,
-            ((work_dir, _WRITES), *_ALSO_READS, *([(archive, "read-file")] if archive else [])),
+            ((work_dir, _WRITES), *_ALSO_READS, *certificates, *([(archive, "read-file")] if archive else [])),
             network=not archive,
             reserves=True,
+            sockets=True,
             # An archive may be somebody else's file.
             keeps=("dac_read_search",) if archive else (),
         )

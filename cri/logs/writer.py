@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer of one container's log file. Called by `cri.pods` on the event loop, but for what is said to block.
 
-Each entry is one write().
+The entries of one frame are one write().
 
 Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
 acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.
@@ -26,6 +26,9 @@ from stage1.errors import NoSpace, PodError, WrongState
 from stage1.linux.beneath import NotPlain
 
 log = logging.getLogger("clearpod.container")
+
+SMALL_BYTES = 4096
+"""Output that is held is put together up to here: each piece takes memory of its own, and a place in the record."""
 
 
 class Frame(NamedTuple):
@@ -87,7 +90,11 @@ class LogWriter:
         """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
         if not self._place or seq <= self._seq:
             return
-        self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
+        last = self._held[-1] if self._held else None
+        if last and last.stream == stream and not last.end and len(last.data) + len(data) <= SMALL_BYTES:
+            self._held[-1] = last._replace(data=last.data + data, end=end)
+        else:
+            self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
         if len(self._held) == 1 and not self._unwritten:
             self._work()
         self._seq, self._is_dirty = seq, True
@@ -175,7 +182,7 @@ class LogWriter:
             return
         try:
             self._adopt(record)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             log.error("container.log", extra={"file": self._place.path, "error": f"its record is damaged: {error!r}"})
             return
         # Renamed, and the daemon killed before it went on in a new one.
@@ -210,7 +217,8 @@ class LogWriter:
             whole = self._pending[one.stream] + one.data
             stamp = timestamp(one.unix_ns)
             found, self._pending[one.stream] = entries(one.stream.encode(), whole, stamp=stamp, final=one.end)
-            self._unwritten += found
+            if found:
+                self._unwritten.append(found)
 
     def _write_entries(self) -> bool:
         while self._unwritten:
@@ -220,14 +228,14 @@ class LogWriter:
         return True
 
     def _write(self, entry: bytes) -> bool:
-        """One entry, whole or not at all."""
+        """The entries of one frame, all or none."""
         if self._file < 0:
             return False
         try:
             written = os.write(self._file, entry)
             if written != len(entry):  # half an entry would make the whole file unreadable
                 os.ftruncate(self._file, self._size)
-                raise OSError(28, "only half an entry fitted")
+                raise OSError(28, "not all of it fitted")
         except OSError as error:
             self.fault = f"{self._place.path} can't be written, the container waits until it can: {error}"
             return False

@@ -84,20 +84,26 @@ class LiveContainer:
     def started(self, unix_ns: int = 0) -> None:
         """The agent started it. An exit that came before the answer has already said so."""
         if self.status.state == states.CREATED:
-            self._move("start", started_ns=unix_ns or time.time_ns())
+            self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
 
     def start_failed(self, why: str) -> None:
         """Contract section 4: a failed start leaves EXITED, 128, StartError."""
         if self.status.state == states.CREATED:
             self._move("start_failed", finished_ns=time.time_ns(), exit_code=128, reason="StartError", message=why)
 
-    def exited(self, event: Exited) -> None:
-        """Its process ended, after the last byte of its output. Heard twice is fine."""
+    def exited(self, event: Exited) -> bool:
+        """Its process ended, after the last byte of its output; whether that was not known yet."""
         if self.status.state == states.EXITED:
-            return
+            return False
         self.started()
-        finished = max(event.unix_ns or time.time_ns(), self.status.started_ns)
+        finished = self._moment(event.unix_ns, self.status.started_ns)
         self._move("exit", finished_ns=finished, exit_code=event.exit_code, reason=reason_of(event))
+        return True
+
+    def _moment(self, unix_ns: int, earliest_ns: int) -> int:
+        """A time that the guest said, 0 for none: not before what came before it, and not in the future."""
+        now = time.time_ns()
+        return min(max(unix_ns or now, earliest_ns), now)
 
     def vm_gone(self, why: str) -> None:
         """Its VM ended under it."""

@@ -176,9 +176,7 @@ async def _spawn(pod: LivePod, container: LiveContainer, *, what: Wants, number:
     """Ask the agent, and wait for its answer even when cancelled: what is half made can't be killed."""
     own = container.record.container
     process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
-    name = await to_the_end(
-        engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number
-    )
+    name = await to_the_end(engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number)
     answer = asyncio.ensure_future(pod.call(messages.Exec(container.id, number, name, stdio), what.start_s))
     try:
         await asyncio.shield(answer)

@@ -27,6 +27,8 @@ class LogStream:
     def __init__(self, feed: "LogFeed", name: str) -> None:
         self._feed, self._name = feed, name
         self._unwritten: list[Portion] = []
+        self._last: Portion | None = None
+        self._last_takers: tuple[object, ...] = ()
         self.give: Callable[[int], None] = lambda count: None
         self.followers: list[Outlet] = []
         """Who is attached; the data is done with when the slowest has it."""
@@ -37,16 +39,24 @@ class LogStream:
         is_stuck = self._feed.writer.is_stuck
         readers = len(self.followers) + is_stuck
         if data and readers:
-            portion = Portion(data, readers, give_back=self.give)
-            for follower in self.followers:
-                follower.put(portion)
-            if is_stuck:
-                self._unwritten.append(portion)
+            self._pass_on(data, is_stuck=is_stuck)
         if is_stuck:
             self._feed.watch()
         if end:
             self.finish()
         return 0 if readers else len(data)
+
+    def _pass_on(self, data: bytes, *, is_stuck: bool) -> None:
+        """To all who are to take it, together with what was passed on before if nobody has taken that yet."""
+        takers, readers = (*self.followers, is_stuck), len(self.followers) + is_stuck
+        if self._last is not None and self._last_takers == takers and self._last.grow(data, readers):
+            return
+        portion = Portion(data, readers, give_back=self.give)
+        self._last, self._last_takers = portion, takers
+        for follower in self.followers:
+            follower.put(portion)
+        if is_stuck:
+            self._unwritten.append(portion)
 
     def finish(self) -> None:
         """Nothing more comes."""

@@ -7,7 +7,7 @@ once and no more until it has answered; meanwhile the last sample serves, as lon
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import NamedTuple
 
 from cri.stats import Disk, Rates, Sample
@@ -22,7 +22,7 @@ ANSWER_S = 60.0
 STALE_S = 10.0
 DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""
-MOST_ROUNDS = 64
+MOST_ROUNDS = 16
 """A guest that never says that it is done is not believed."""
 
 Ask = Callable[[Stats, float], Awaitable[Reply]]
@@ -45,10 +45,12 @@ class Question(NamedTuple):
 
 
 class Meter:
-    """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer."""
+    """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. What the guest says of
+    containers that are not in `known` is ignored.
+    """
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, ask: Ask, known: Container[str]) -> None:
+        self._ask, self._known = ask, known
         self._rates = Rates()
         self._last: dict[bool, Sample] = {}
         self._open: dict[Stats, Question] = {}
@@ -100,7 +102,7 @@ class Meter:
             if reply.pod is None:
                 raise PodError("the agent answered Stats without numbers")
             first = first or reply.pod
-            containers |= {one.id: one for one in reply.stats}
+            containers |= {one.id: one for one in reply.stats if one.id in self._known}
             if not reply.pod.next:
                 break
             op = op._replace(first=reply.pod.next)

@@ -12,13 +12,24 @@ from collections.abc import Callable
 GiveBack = Callable[[int], None]
 
 
+SMALL_BYTES = 4096
+"""Pieces are put together up to here: a guest may send a byte at a time, and each piece takes memory of its own."""
+
+
 class Portion:
     """A piece of output that `waiting` readers have to take before its credit goes back."""
 
-    __slots__ = ("_give_back", "data", "waiting")
+    __slots__ = ("_give_back", "_readers", "data", "waiting")
 
     def __init__(self, data: bytes, waiting: int, *, give_back: GiveBack) -> None:
-        self.data, self.waiting, self._give_back = data, waiting, give_back
+        self.data, self.waiting, self._readers, self._give_back = data, waiting, waiting, give_back
+
+    def grow(self, data: bytes, readers: int) -> bool:
+        """Append to it, if it is small and none of its readers, so many, has taken it; whether that was done."""
+        if self.waiting != self._readers or readers != self._readers or len(self.data) + len(data) > SMALL_BYTES:
+            return False
+        self.data += data
+        return True
 
     def taken(self) -> None:
         """One reader has it, or wants it no more."""
@@ -38,7 +49,7 @@ class Outlet:
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """Take all of it later."""
-        if data:
+        if data and not (self._portions and self._portions[-1].grow(data, 1)):
             self.put(Portion(data, 1, give_back=self.give_back))
         if end:
             self.finish()

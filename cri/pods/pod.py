@@ -3,7 +3,7 @@
 
 Made by the table. One task of its own waits for the VM's end, which may come at any moment, and trims the
 console meanwhile; everything else happens in the calls that ask for it, ordered by locks. Not here: what is
-done to single containers (`containers`, `execs`).
+done to single containers (`containers`, `execs`), and what a daemon does that starts again (`adoption`).
 """
 
 import asyncio
@@ -15,18 +15,19 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from cri import events
-from cri.agent import Agent, Identity, VsockPort
+from cri.agent import Agent, Identity
 from cri.pods import ended
 from cri.pods.container import LiveContainer
+from cri.pods.ending import END_S, end
 from cri.pods.images import PodImages
 from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
-from cri.pods.reconcile import reconcile
-from cri.pods.threads import beside, is_readable_within, is_set_within, to_the_end, to_the_end_in
+from cri.pods.threads import beside, is_readable_within, to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.pods.waking import waker
 from cri.store import pods as store
+from cri.vsock import VsockPort
 from stage1 import ahead, engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
@@ -42,9 +43,6 @@ Result = TypeVar("Result")
 
 IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
-END_S = 2.0
-"""How long the guest gets to end by itself."""
-KILL_S = 20.0
 HAND_OVER_S = 10.0
 """What a guest that has waited gets to take its pod's settings."""
 CONSOLE_LINES = 12
@@ -53,7 +51,9 @@ TRIM_S = 10.0
 
 
 class LivePod:
-    """`gone` is set once the VM has ended and everybody knows. `lock` orders stops, `removal` removals."""
+    """`gone` is set once the VM has ended and everybody knows; `adopted` is not set while a daemon that started again
+    takes the pod over. `lock` orders stops, `removal` removals.
+    """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
         self.record, self.tools = record, tools
@@ -62,19 +62,22 @@ class LivePod:
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
         self.images = PodImages(self)
         self.directory = engine.pod_directory(tools.host, record.pod.id)
-        self.gone = asyncio.Event()
+        self.gone, self.adopted = asyncio.Event(), asyncio.Event()
+        self.adopted.set()
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
         self.boot_ms = 0
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
-        self.meter = Meter(self.call)
-        self._loopback = LoopbackPorts(self.title)
+        self.meter = Meter(self.call, self.containers)
+        self.loopback = LoopbackPorts(self.title)
         self._agent: Agent | None = None
         self._port = port
-        self._next_id = 1
+        self._unknown_ends = 0
+        self.unused_id = 1
         self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/link.md
         self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
 
     @property
     def id(self) -> str:
@@ -89,7 +92,7 @@ class LivePod:
     @property
     def is_ready(self) -> bool:
         """Whether containers can be made in it."""
-        return self.status.state == states.READY
+        return self.status.state == states.READY and not self.status.why
 
     @property
     def title(self) -> str:
@@ -106,7 +109,7 @@ class LivePod:
         async with self._until_ready():
             prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
-            await self._loopback.open(self.record.pod, self.ips)
+            await self.loopback.open(self.record.pod, self.ips)
             await self._start(prepared)
             await self.call(configure(self.record.pod, self.network))
 
@@ -121,11 +124,11 @@ class LivePod:
     async def become(self, record: store.PodRecord, tools: Tools) -> None:
         """Booted ahead, turn into `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
         self.record, self.tools = record, tools
-        self._loopback = LoopbackPorts(self.title)
+        self.loopback = LoopbackPorts(self.title)
         self.agent.rename(self.title)
         async with self._until_ready():
             self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
-            await self._loopback.open(record.pod, self.ips)
+            await self.loopback.open(record.pod, self.ips)
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
             answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
             await beside(answer, ahead.write_down, record.pod, tools.host, network=self.network)
@@ -140,11 +143,13 @@ class LivePod:
         async with self.lock:
             if self.status.state != states.DEAD:
                 self._move("stop")
-                await self._kill_containers()
-                await self._end_vm()
-            self._loopback.close()
-            for container_id in self.containers:
-                await asyncio.to_thread(engine.remove_container, self.directory, container_id)
+                await end(self)
+            elif self.vm is not None:
+                await asyncio.to_thread(self.vm.kill)  # it may have outlived an earlier try
+            self.loopback.close()
+            for container in list(self.containers.values()):
+                async with container.lock:
+                    await asyncio.to_thread(engine.remove_container, self.directory, container.id)
             tell_owed(await self._in_turn(engine.remove_network, self.directory))
             self.network = None
 
@@ -158,56 +163,16 @@ class LivePod:
     async def let_go(self, dead: str = "") -> None:
         """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
         await self.meter.close()
-        self._loopback.close()
+        self.loopback.close()
         if self._agent is not None:
             await self._agent.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
         if dead:
-            self._mark_dead(dead)
+            self.mark_dead(dead)
         for container in self.containers.values():
             container.log.close()
-
-    # -- recovery --------------------------------------------------------------------------------------------
-
-    def restore(self, stored: store.Stored) -> None:
-        """Take the state from the file of the previous daemon. Blocks: it opens logs."""
-        self.status = stored.status
-        self._next_id = stored.status.ids + 1
-        self.network = engine.network(self.directory)
-        for one in stored.containers:
-            container = LiveContainer(one.record, self, one.status)
-            container.log.open()
-            self.containers[container.id], container.tell = container, self.tell
-
-    async def adopt(self) -> None:
-        """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, bury it."""
-        vm = await asyncio.to_thread(engine.find_vm, self.directory)
-        try:
-            if vm is None:
-                raise VmFailed(f"the VM of {self.title} is not known any more")
-            self._watch(vm)
-            await self._meet(self.tools.call_timeout_s)
-            reply = await self.call(messages.List())
-        except PodError as error:
-            log.error("pod.lost", extra={"pod": self.id, "title": self.title, "error": str(error)})
-            return await self.bury()
-        await reconcile(self, reply.containers)
-        await self._loopback.reopen(self.record.pod, self.ips)
-        self.save()
-        await self.images.settle()
-        log.info("pod.adopted", extra={"pod": self.id, "title": self.title, "containers": len(self.containers)})
-        return None
-
-    async def bury(self) -> None:
-        """The VM is gone, or must go: the pod stays listed as not ready, with the exit of its containers."""
-        if vm := await asyncio.to_thread(engine.find_vm, self.directory):
-            await asyncio.to_thread(vm.kill)
-        await self._end_rest()
-        await self.let_go("the pod's virtual machine had ended when clearpod started again")
-        for container_id in self.containers:
-            await asyncio.to_thread(engine.remove_container, self.directory, container_id)
 
     # -- for the operations on containers --------------------------------------------------------------------
 
@@ -237,12 +202,13 @@ class LivePod:
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""
         if not self.is_ready:
-            raise WrongState(f"{self.title} is not ready ({self.status.state}); make a new sandbox")
+            why = f": {self.status.why}" if self.status.why else ""
+            raise WrongState(f"{self.title} is not ready ({self.status.state}){why}; make a new sandbox")
 
     def next_id(self) -> int:
         """A stream or exec id that the guest has never seen."""
-        number = self._next_id
-        self._next_id += 1
+        number = self.unused_id
+        self.unused_id += 1
         if number > self.status.ids:
             self.status = self.status._replace(ids=number + IDS_AT_ONCE)
             self.save()
@@ -275,8 +241,8 @@ class LivePod:
 
     async def _start(self, prepared: engine.Prepared) -> None:
         self._move("boot", link_key=prepared.link_key)
-        self._watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
-        await self._meet(self.tools.boot_timeout_s)
+        self.watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
+        await self.meet(self.tools.boot_timeout_s)
 
     def _move(self, event: str, **changes: bytes) -> None:
         state = states.move(states.POD_MOVES, self.status.state, event=event)
@@ -294,7 +260,8 @@ class LivePod:
         except PodError as error:
             log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
 
-    def _watch(self, vm: VmProcess) -> None:
+    def watch(self, vm: VmProcess) -> None:
+        """Begin to wait for the end of the pod's VM."""
         self.vm = vm
         self._task = asyncio.get_running_loop().create_task(self._live(vm), name=self.title)
 
@@ -306,14 +273,15 @@ class LivePod:
                 while not await is_readable_within(TRIM_S, handle.fileno()):
                     await self._or_log("pod.console", vm.trim_console)
                 handle.wait(0)
-        await self._end_rest()
+        await self.end_rest()
         why = await ended.sentence(vm, handle, title=self.title)
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)
-        self._mark_dead(why)
+        self.mark_dead(why)
 
-    async def _end_rest(self) -> None:
+    async def end_rest(self) -> None:
+        """The VM is gone: end what is left of it."""
         await self._or_log("pod.rest", engine.end_rest, self.directory)
 
     async def _or_log(self, event: str, function: Callable[..., None], *args: object) -> None:
@@ -323,23 +291,44 @@ class LivePod:
         except PodError as error:
             log.error(event, extra={"pod": self.id, "title": self.title, "error": str(error)})
 
-    def _mark_dead(self, why: str) -> None:
-        for waiting in self.execs.values():
-            if not waiting.done():
-                waiting.set_exception(VmFailed(why))
-        for container in self.containers.values():
-            container.vm_gone(why)
-        if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
-            log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
-            self._move("vm_exit")
-            self.tell(events.STOPPED)
-        self.gone.set()
+    def mark_dead(self, why: str) -> None:
+        """The VM has ended: everybody who waits hears it, whatever else goes wrong."""
+        try:
+            self.status = self.status._replace(why=self.status.why or why)
+            for waiting in self.execs.values():
+                if not waiting.done():
+                    waiting.set_exception(VmFailed(why))
+            for container in self.containers.values():
+                self._whatever_happens(container.vm_gone, self.status.why)
+            if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
+                log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
+                self._whatever_happens(self._move, "vm_exit")
+                self._whatever_happens(self.tell, events.STOPPED)
+        finally:
+            self.gone.set()
 
-    async def _meet(self, limit_s: float) -> None:
-        """Wait for the agent's hello, not longer than the VM lives."""
+    def _whatever_happens(self, function: Callable[..., None], *args: object) -> None:
+        """A part of the end of a pod, without which the other parts must be done too."""
+        try:
+            function(*args)
+        except Exception:
+            log.exception("pod.dead", extra={"pod": self.id, "title": self.title})
+
+    def _cut_off(self, why: str) -> None:
+        """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
+        self.status = self.status._replace(why=f"{self.title} was cut off: {why}")
+        log.error("pod.cut", extra={"pod": self.id, "title": self.title, "error": why})
+        self._whatever_happens(self.save)
+        if self.vm is not None:
+            ending = self._or_log("pod.cut", self.vm.kill)
+            self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")
+
+    async def meet(self, limit_s: float) -> None:
+        """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
         link = await asyncio.to_thread(engine.find_link, self.directory, self.tools.host)
         who = Identity(self.title, link, self.status.link_key, self._epoch)
-        agent = self._agent = Agent(who, self._exited, self._port)
+        turns = self.tools.turns
+        agent = self._agent = Agent(who, self._exited, port=self._port, turns=turns, broken=self._cut_off)
         for container in self.containers.values():
             for stream, consumer in container.consumers(agent.consumed).items():
                 agent.listen(stream, consumer)
@@ -361,38 +350,21 @@ class LivePod:
         console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
         return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"
 
-    def _exited(self, event: messages.Exited) -> None:
+    def _exited(self, event: messages.Exited) -> bool:
+        """Take in the end of a process; whether it is one that somebody knows and that had not ended."""
         if event.exec:
             waiting = self.execs.get(event.exec)
             if waiting is not None and not waiting.done():
                 waiting.set_result(event)
-        elif container := self.containers.get(event.container):
-            container.exited(event)
+                return True
+        elif (container := self.containers.get(event.container)) and container.exited(event):
             self.save()
             log.info(
                 "container.exited",
                 extra={"container": container.id, "code": event.exit_code, "reason": container.status.reason},
             )
-
-    async def _kill_containers(self) -> None:
-        running = [container for container in self.containers.values() if container.is_running]
-        for container in running:
-            try:
-                await self.call(messages.Signal(container.id, 0, process.SIGKILL, True), timeout_s=END_S)
-            except PodError:
-                return  # no agent any more: the VM's end will end them
-        waits = [asyncio.ensure_future(container.ended.wait()) for container in running]
-        if waits:
-            _, late = await asyncio.wait(waits, timeout=END_S)
-            for wait in late:
-                wait.cancel()
-
-    async def _end_vm(self) -> None:
-        try:
-            await self.call(messages.Shutdown(), timeout_s=END_S)
-        except PodError:
-            pass  # it may be gone before it could answer
-        if not await is_set_within(END_S, self.gone) and self.vm is not None:
-            await asyncio.to_thread(self.vm.kill)
-            if not await is_set_within(KILL_S, self.gone):
-                raise VmFailed(f"the virtual machine of {self.title} (pid {self.vm.pid}) can't be killed")
+            return True
+        self._unknown_ends += 1
+        if self._unknown_ends & (self._unknown_ends - 1) == 0:  # 1, 2, 4, 8, ...: the guest can't fill our log
+            log.debug("pod.unknown_end", extra={"pod": self.id, "count": self._unknown_ends})
+        return False

@@ -5,28 +5,24 @@ Lists come from memory alone: kubelet asks each second.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from cri import events
-from cri.agent import VsockPort
 from cri.pods import containers, ports
 from cri.pods.container import LiveContainer
 from cri.pods.fit import Bounds
 from cri.pods.names import Names
-from cri.pods.networks import tell_owed
 from cri.pods.pod import LivePod
 from cri.pods.pool import Pool
+from cri.pods.recovery import Recovery
 from cri.pods.tools import Tools
 from cri.store import pods as store
-from cri.store import recover as recovery
-from stage1 import engine
-from stage1.errors import BadRequest, NoSpace, NotFound, PodError, TimedOut, Unsupported, VmFailed
+from cri.turns import Turns
+from cri.vsock import VsockPort
+from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed
 from stage1.pod.model import Pod
 from stage1.rootfs.share import ImageFiles
-
-log = logging.getLogger("clearpod.pods")
 
 Thing = TypeVar("Thing")
 
@@ -44,13 +40,14 @@ class PodTable:
         max_pods: int = 0,
         warm: Bounds = Bounds(),  # noqa: B008 - a constant
     ) -> None:
-        self._tools, self._max_pods = tools, max_pods
+        self._tools, self._max_pods = tools._replace(turns=tools.turns or Turns()), max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._pod_names = Names("sandbox", is_abandoned)
         self._container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
         self.pool = Pool(warm, self._new_ahead)
+        self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -102,6 +99,7 @@ class PodTable:
             pod.tell(events.STARTED)
             return pod.id
 
+        await self.recovery.freed(_pod_name(record))
         return await self._pod_names.make(_pod_name(record), request, work=work)
 
     async def _start(self, record: store.PodRecord) -> LivePod:
@@ -178,38 +176,26 @@ class PodTable:
 
     # -- recovery --------------------------------------------------------------------------------------------
 
-    async def recover(self) -> None:
-        """Take over what a previous daemon left (`cri.store.recover`): adopt, bury or collect each pod
-        directory.
-        """
-        found = await asyncio.to_thread(recovery.survey, self._tools.host)
-        await asyncio.gather(*(self._recover(one) for one in found))
-        for problem in await asyncio.to_thread(engine.sweep_networks, self._tools.host):
-            tell_owed(problem)
-        host = self._tools.host
-        run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
-        for problem in await asyncio.to_thread(engine.sweep_state, host, run_dirs=run_dirs):
-            log.warning("pod.remains", extra={"warning": problem})
-
-    async def _recover(self, found: recovery.Found) -> None:
-        try:
-            if found.stored is None or found.verdict == recovery.COLLECT:
-                tell_owed(await asyncio.to_thread(engine.collect, found.directory))
-                log.info("pod.collected", extra={"directory": found.directory})
-                return
-            pod = self._new(found.stored.record)
-            await asyncio.to_thread(pod.restore, found.stored)
-            await (pod.adopt() if found.verdict == recovery.ADOPT else pod.bury())
-        except (PodError, OSError) as error:
-            log.error("pod.unrecovered", extra={"directory": found.directory, "error": str(error)})
-            return
+    def _admit(self, pod: LivePod) -> None:
+        """List a pod of the previous daemon; from now on its names are taken."""
         self._pods[pod.id] = pod
         self._pod_names.take(_pod_name(pod.record), pod.id)
         for container in pod.containers.values():
             self._container_names.take(_container_name(pod, container.record), container.id)
 
+    async def adopted(self, pod_id: str, container_id: str) -> None:
+        """Wait until the pod that is named so, or whose container is, has been taken over from the previous daemon.
+
+        Raises Unavailable when that takes long, BadRequest as `find`.
+        """
+        found = self.find_container(container_id)
+        pod = found[0] if found else self.find(pod_id)
+        if pod is not None:
+            await self.recovery.adopted(pod)
+
     async def close(self) -> None:
         """Let go of all pods, which live on, and drain the pool."""
+        await self.recovery.close()
         await self.pool.close()
         await asyncio.gather(*(pod.let_go() for pod in self._pods.values()))
         self._port.close()

@@ -3,6 +3,7 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
+from cri.pods.answers import each, fitting
 from cri.pods.samples import samples_of
 from cri.translate import metrics
 
@@ -10,10 +11,12 @@ from cri.translate import metrics
 async def list_pod_sandbox_metrics(
     node: Node, request: pb.ListPodSandboxMetricsRequest
 ) -> pb.ListPodSandboxMetricsResponse:
-    """Pods whose guest does not answer are left out."""
-    return pb.ListPodSandboxMetricsResponse(pod_metrics=await found(node))
+    """Pods whose guest does not answer are left out, and so are the largest when one message can't hold all."""
+    fit = fitting(await found(node), lambda one: one.pod_sandbox_id)
+    return pb.ListPodSandboxMetricsResponse(pod_metrics=fit)
 
 
 async def found(node: Node) -> list[pb.PodSandboxMetrics]:
     """The list, also for the streamed twin of this call."""
-    return [metrics.sandbox_metrics(pod, sample) for pod, sample in await samples_of(node.pods.pods(), files=True)]
+    samples = await samples_of(node.pods.pods(), files=True)
+    return await each(samples, lambda pod, sample: [metrics.sandbox_metrics(pod, sample)])

@@ -3,16 +3,18 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
+from cri.pods.answers import each, fitting
 from cri.pods.samples import samples_of
 from cri.translate import stats
 
 
 async def list_pod_sandbox_stats(node: Node, request: pb.ListPodSandboxStatsRequest) -> pb.ListPodSandboxStatsResponse:
-    """Those that pass the filter; those whose guest does not answer are left out."""
-    return pb.ListPodSandboxStatsResponse(stats=await found(node, request.filter))
+    """Those that pass the filter; those whose guest does not answer are left out, and what one message can't hold."""
+    fit = fitting(await found(node, request.filter), lambda one: one.attributes.id)
+    return pb.ListPodSandboxStatsResponse(stats=fit)
 
 
 async def found(node: Node, wanted: pb.PodSandboxStatsFilter) -> list[pb.PodSandboxStats]:
     """The list, also for the streamed twin of this call."""
     pods = [pod for pod in node.pods.pods() if stats.sandbox_stats_pass(pod, wanted=wanted)]
-    return [stats.sandbox_stats(pod, sample) for pod, sample in await samples_of(pods)]
+    return await each(await samples_of(pods), lambda pod, sample: [stats.sandbox_stats(pod, sample)])

@@ -7,7 +7,7 @@ position beside the log, whether a container runs is asked of the agent.
 """
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cri.store import codec
 from stage1.errors import KernelError
@@ -34,11 +34,15 @@ class PodRecord(NamedTuple):
 
 
 class PodState(NamedTuple):
-    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest."""
+    """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
+
+    `why` is a sentence about a pod that is not ready.
+    """
 
     state: str = states.NEW
     link_key: bytes = b""
     ids: int = 0
+    why: str = ""
 
 
 class ContainerRecord(NamedTuple):
@@ -97,14 +101,28 @@ def save(directory: str, stored: Stored) -> None:
 
 def load(directory: str) -> Stored:
     """Read the file. Raises FileNotFoundError, or ValueError with the reason when it can't be read or understood."""
+    envelope = _read(directory)
+    version = envelope.pop("v", None)
+    if version != VERSION:
+        raise ValueError(f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}")
+    return codec.load(Stored, envelope)
+
+
+def load_identity(directory: str) -> PodRecord:
+    """Who the pod is, of a file whose rest can't be understood. Raises ValueError, OSError."""
+    return codec.load(PodRecord, _read(directory).get("record"))
+
+
+def _read(directory: str) -> dict[str, Any]:
     try:
         with beneath.Root(directory) as own:
             envelope = json.loads(own.read(_FILE, most=_MOST_BYTES, ours=True))
     except FileNotFoundError:
         raise
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except KernelError as error:
         raise ValueError(str(error)) from None
-    version = envelope.pop("v", None)
-    if version != VERSION:
-        raise ValueError(f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}")
-    return codec.load(Stored, envelope)
+    if not isinstance(envelope, dict):
+        raise ValueError("it is no JSON object")
+    return envelope

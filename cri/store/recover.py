@@ -9,34 +9,49 @@ Assumptions this rests on:
    listing finds every VM, mount and file; `engine.collect` undoes all of it from the directory alone.
 4. state.json is replaced in one step. It says BOOTING until RunPodSandbox has answered: then the client was
    never told an id, will ask again, and the remains can go.
-5. pid and start time in vm.json identify the VMM; a pid alone does not.
+5. pid and start time in vm.json identify the VMM; a pid alone does not. A vm.json that can't be read is no sign
+   that there is no VMM: then it is looked for among all processes.
 6. The guest keeps unacknowledged output and exits (docs/link.md); nothing was acknowledged before it was
    written.
 7. A container that only the agent knows is a half-done create; one that only state.json knows was lost.
 8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is to go.
 
-This module only looks and decides; `cri.pods.table` acts.
+A file that can't be understood concerns its own pod only. If it still says who the pod is, the pod is buried: it stays
+listed, and its name stays taken, until it is removed. If not, nobody can ask for the pod any more: its VMM is ended
+and the directory collected.
+
+This module only looks and decides; `cri.pods.recovery` acts.
 """
 
 import logging
+import os
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
+from cri.pb import runtime_pb2 as pb
 from cri.store import pods
 from stage1 import engine
+from stage1.errors import VmFailed
 from stage1.pod import states
 
 log = logging.getLogger("clearpod.recover")
 
 ADOPT, BURY, COLLECT = "adopt", "bury", "collect"
-"""The VM lives and is taken over; the VM is gone, the pod stays listed; nothing is worth keeping."""
+"""The VM lives and is taken over; the VM is gone or has to go, the pod stays listed; nothing is worth keeping."""
+
+ENDED = "the pod's virtual machine had ended when clearpod started again"
+_POD_STATES = (states.NEW, states.BOOTING, states.READY, states.STOPPING, states.DEAD)
+_CONTAINER_STATES = (states.CREATED, states.RUNNING, states.EXITED)
 
 
 class Found(NamedTuple):
-    """One directory. `stored` is None only when the verdict is COLLECT."""
+    """One directory. `stored` is None only when the verdict is COLLECT; `why` is a sentence about one to be buried."""
 
     directory: str
     verdict: str
     stored: pods.Stored | None = None
+    why: str = ""
 
 
 def survey(host: engine.Host) -> list[Found]:
@@ -47,13 +62,54 @@ def survey(host: engine.Host) -> list[Found]:
 def _judge(directory: str) -> Found:
     try:
         stored = pods.load(directory)
+        _check(directory, stored)
     except FileNotFoundError:
         return Found(directory, COLLECT)
-    except ValueError as error:
-        log.error("state.unreadable", extra={"directory": directory, "error": str(error)})
-        return Found(directory, COLLECT)
+    except (ValueError, OSError) as error:
+        return _unreadable(directory, error)
     if stored.status.state in (states.NEW, states.BOOTING):
         return Found(directory, COLLECT, stored)
-    vm = engine.find_vm(directory)
-    alive = vm is not None and vm.alive()
-    return Found(directory, ADOPT if alive and stored.status.state == states.READY else BURY, stored)
+    try:
+        vm = engine.recorded_vm(directory)
+    except VmFailed as error:
+        return Found(directory, BURY, stored, str(error))
+    if vm is not None and vm.alive() and stored.status.state == states.READY and not stored.status.why:
+        return Found(directory, ADOPT, stored)
+    return Found(directory, BURY, stored, ENDED)
+
+
+def _unreadable(directory: str, error: Exception) -> Found:
+    said = f"{directory}/state.json can't be understood: {str(error)[:500]}"
+    log.error("state.unreadable", extra={"directory": directory, "error": said})
+    try:
+        record = pods.load_identity(directory)
+        _check(directory, pods.Stored(record, pods.PodState()))
+    except (ValueError, OSError):
+        return Found(directory, COLLECT)
+    return Found(directory, BURY, pods.Stored(record, pods.PodState(states.STOPPING)), said)
+
+
+def _check(directory: str, stored: pods.Stored) -> None:
+    """What the rest of the daemon takes for granted. Raises ValueError."""
+    record = stored.record
+    _require(record.pod.id == os.path.basename(directory), f"it is of the pod {record.pod.id[:100]!r}")
+    _require(stored.status.state in _POD_STATES, f"{stored.status.state[:100]!r} is no state of a pod")
+    _require(0 <= stored.status.ids < 2**31, f"{stored.status.ids} is no id of a stream")
+    _parse(pb.PodSandboxConfig, record.config)
+    for one in stored.containers:
+        name, state = one.record.container.id, one.status.state
+        _require(name.isalnum() and name.isascii() and len(name) <= 64, f"{name[:100]!r} is no id of a container")
+        _require(state in _CONTAINER_STATES, f"{state[:100]!r} is no state of a container")
+        _parse(pb.ContainerConfig, one.record.config)
+
+
+def _require(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise ValueError(otherwise)
+
+
+def _parse(kind: type[pb.PodSandboxConfig | pb.ContainerConfig], data: bytes) -> None:
+    try:
+        kind.FromString(data)
+    except DecodeError:
+        raise ValueError(f"its {kind.__name__} is damaged") from None

@@ -69,6 +69,7 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
     info = {
         "pid": pod.vm.pid if pod.vm else 0,
         "state": pod.status.state,
+        "why": pod.status.why,
         "directory": pod.directory,
         "runtimeHandler": pod.record.handler,
         "kernel": pod.hello.kernel,

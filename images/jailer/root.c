@@ -43,17 +43,15 @@ static bool map_owners(int tree, const struct place *place, int ids)
            failed("map the owners of files (its file system must be able to) at", place->path);
 }
 
-/* No device opens there and no set-uid bit counts. Read-only also below, but for a place with mapped owners: what is mounted
- * below that, as volumes are, has its own owners and says itself whether it can be changed. */
+/* No device opens there and no set-uid bit counts. Read-only goes for what is mounted below too, but not below a mapped place:
+ * that was mounted for this VMM, with the rights that it is to have. */
 static bool restrict_tree(int tree, const struct place *place)
 {
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
-    struct mount_attr top = {.attr_set = MOUNT_ATTR_RDONLY};
-    if (!place->writable && !place->mapped)
-        attr.attr_set |= MOUNT_ATTR_RDONLY;
-    if (!place->writable && syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &top, sizeof top) < 0)
-        return failed("make read-only the mount at", place->path);
-    if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | RECURSIVE, &attr, sizeof attr) < 0)
+    struct mount_attr inert = {.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+    struct mount_attr fixed = {.attr_set = MOUNT_ATTR_RDONLY};
+    unsigned how_deep = AT_EMPTY_PATH | (place->mapped ? 0 : RECURSIVE);
+    if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | RECURSIVE, &inert, sizeof inert) < 0 ||
+        (!place->writable && syscall(SYS_mount_setattr, tree, "", how_deep, &fixed, sizeof fixed) < 0))
         return failed("restrict the mounts at", place->path);
     return true;
 }

@@ -15,6 +15,7 @@ HEADER_BYTES = 20
 MAX_PAYLOAD = 32768
 MAX_DATA = 16384  # payload of one DATA frame
 MAX_HELLO = 1024
+MAX_FALSE_MARKERS = 64  # on one connection: the secret key is in no other bytes, but its bytes can be cut off
 WINDOW = 65536  # credit that the sender of a stream starts with
 RING = 256 * 1024  # what a sender keeps until it is acknowledged
 MARKER_BYTES = 16
@@ -84,6 +85,7 @@ class Splitter:
         self.markers = markers
         self.synced = False
         self.lost = ""
+        self.false_markers = 0  # markers without the header of a HELLO behind them
         self._buffer = bytearray()
         self._at = 0  # where the next frame begins
         self._mark = -1  # the next marker
@@ -169,4 +171,7 @@ class Splitter:
             if length <= MAX_HELLO and rest == [HELLO, 0, 0, 0, 0]:
                 return at
             start = at + 1
+            self.false_markers += 1
+            if self.false_markers > MAX_FALSE_MARKERS:
+                return -1
         return -1

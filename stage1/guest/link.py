@@ -4,14 +4,14 @@
 Used by `client.py` (blocking) and by the daemon (asyncio). The caller moves bytes: it gives what it read to
 `receive`, writes all of `outgoing()` after that, and calls `connect` whenever it has a new connection.
 Nothing here blocks or reads a clock. The guest is not trusted: what breaks the rules raises LinkFault or is
-thrown away, and what is kept for it has a limit.
+thrown away, and what is kept for it has a limit. Messages leave here with all values in range (`checked.py`).
+`useless` and `resyncs` count what a guest may do, but not often; who has a clock limits how often (`budget.py`).
 """
 
 from collections import deque
-from typing import NamedTuple
 
-from stage1.errors import BadRequest, PodError
-from stage1.guest import messages
+from stage1.errors import BadRequest
+from stage1.guest import checked, messages
 from stage1.guest.frame import (
     ACK,
     CREDIT,
@@ -21,6 +21,7 @@ from stage1.guest.frame import (
     HEADER_BYTES,
     HELLO,
     MAX_DATA,
+    MAX_FALSE_MARKERS,
     MAX_PAYLOAD,
     REPLY,
     REQUEST,
@@ -33,7 +34,14 @@ from stage1.guest.frame import (
     credit_payload,
     pack,
 )
-from stage1.guest.messages import Exited, Hello, Op, Reply
+from stage1.guest.incoming import DataSeen as DataSeen
+from stage1.guest.incoming import EventSeen as EventSeen
+from stage1.guest.incoming import HelloSeen as HelloSeen
+from stage1.guest.incoming import Incoming as Incoming
+from stage1.guest.incoming import LinkFault as LinkFault
+from stage1.guest.incoming import LinkFull as LinkFull
+from stage1.guest.incoming import ReplySeen as ReplySeen
+from stage1.guest.messages import Hello, Op
 from stage1.guest.wire import WireError
 
 GIVE_BACK = 16384  # credit is given back in portions of at least this
@@ -42,45 +50,10 @@ SENT_LIMIT = 4 * RING  # of what the guest has not acknowledged
 SENT_FRAMES = 8192
 MAX_CREDIT = 2**30
 MAX_RESYNCS = 8  # faults in a row
-
-
-class LinkFault(PodError):
-    """The guest broke the rules of the link. Only a new connection can help, and not for sure."""
-
-    grpc_code, exit_code = "UNKNOWN", 12
-
-
-class HelloSeen(NamedTuple):
-    """The guest answered: the link works (again)."""
-
-    hello: Hello
-
-
-class ReplySeen(NamedTuple):
-    """The answer to request `id`."""
-
-    id: int
-    reply: Reply
-
-
-class EventSeen(NamedTuple):
-    """Something happened in the guest. Acknowledge `seq` when it is safe with you."""
-
-    event: Exited
-    seq: int
-
-
-class DataSeen(NamedTuple):
-    """Output on a stream; `end` means that nothing follows. Acknowledge `seq`, and give the bytes back by
-    `consumed`."""
-
-    stream: int
-    data: bytes
-    end: bool
-    seq: int
-
-
-Incoming = HelloSeen | ReplySeen | EventSeen | DataSeen
+MAX_NOISE = 2**24  # bytes before an answer: a ring, and what was under way, are far less
+MAX_WAITING = 1024  # requests without an answer
+HELLOS = 3  # answers to one greeting, which may hold as many HELLOs
+LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
 
 
 class _Port:
@@ -105,6 +78,11 @@ class HostLink:
             raise BadRequest("a link needs a key of 16 bytes and an epoch from 1 to 2^64 - 1")
         self.hello: Hello | None = None  # the guest's latest
         self.open = False  # hellos were exchanged on this connection
+        self.has_more = False  # frames that `receive` has not taken yet
+        self.useless = 0  # frames without any effect, from the beginning
+        self.resyncs = 0  # greetings because the stream of frames broke, from the beginning
+        self._noise = 0  # bytes since the link was open
+        self._hellos = 0  # answers that we still expect
         self._key, self._epoch = key, epoch
         # Replies that the guest still owed to another epoch are told from ours by where we begin to count.
         self._next_id = epoch % 0x7FFFFFFF + 1
@@ -128,14 +106,23 @@ class HostLink:
         self._split.restart(*((self._key,) if self.hello else (START, self._key)))
         self._greet()
 
-    def receive(self, data: bytes) -> list[Incoming]:
-        """Take bytes from the guest, return what they say. Raises LinkFault."""
-        self._raise_fault()
+    def receive(self, data: bytes, work: int = 1 << 30) -> list[Incoming]:
+        """Take bytes from the guest, return what they say. Raises LinkFault.
+
+        About `work` units are done, a frame being one and each KiB of its payload four more; with `has_more` the
+        rest is to be taken by further calls, without data.
+        """
+        self.raise_fault()
         items: list[Incoming] = []
         self._split.feed(data)
+        self._noise = 0 if self.open else self._noise + len(data)
         try:
-            while (frame := self._split.take()) is not None:
+            if self._noise > MAX_NOISE or self._split.false_markers > MAX_FALSE_MARKERS:
+                raise LinkFault("the guest's agent does not answer, and sends what is not a frame")
+            while work > 0 and (frame := self._split.take()) is not None:
+                work -= 1 + (len(frame.payload) >> 8)
                 self._on_frame(frame, items)
+            self.has_more = work <= 0
             if self._split.lost:
                 self._resync()
         except LinkFault as fault:
@@ -147,7 +134,7 @@ class HostLink:
     def outgoing(self) -> bytes:
         """Return the bytes to write now, all of them in this order; b"" when there is nothing. Raises
         LinkFault."""
-        self._raise_fault()
+        self.raise_fault()
         if self.open:
             done = next(iter(self._held)) - 1 if self._held else self._received
             if done > self._acknowledged:
@@ -159,6 +146,7 @@ class HostLink:
 
     def _greet(self) -> None:
         self.open = False
+        self._hellos += HELLOS
         hello = pack(HELLO, messages.encode(
             Hello(key=self._key, epoch=self._epoch, received=self._received, unix_ns=self._unix_ns)
         ))  # fmt: skip
@@ -170,22 +158,28 @@ class HostLink:
     def _resync(self) -> None:
         """The stream of frames broke: ask the guest to begin again from where we are."""
         self._resyncs += 1
+        self.resyncs += 1
         if self._resyncs > MAX_RESYNCS:
             raise LinkFault(f"the guest's agent sends what is not a frame: {self._split.lost}")
         self._split.lost = ""
         self._greet()
 
-    def _raise_fault(self) -> None:
+    def raise_fault(self) -> None:
+        """Raise the LinkFault that came behind what `receive` returned last, if there is one."""
         if self._fault is not None:
             raise self._fault
 
     # Requests
 
     def request(self, op: Op) -> int:
-        """Send a request, now or when the link is open; return its id. Raises BadRequest, LinkFault."""
+        """Send a request, now or when the link is open; return its id. Raises BadRequest, LinkFull."""
         payload = messages.encode_request(op)
         if len(payload) > MAX_PAYLOAD:
             raise BadRequest(f"{type(op).__name__} has {len(payload)} bytes, the agent takes {MAX_PAYLOAD}")
+        if len(self._waiting) >= MAX_WAITING:
+            raise LinkFull(f"the guest's agent has not answered {len(self._waiting)} earlier requests")
+        if not self._has_room():
+            raise LinkFull("the guest's agent has stopped taking what we send")
         number = self._next_id
         self._next_id = number % 0xFFFFFFFF + 1
         self._waiting.add(number)
@@ -209,7 +203,7 @@ class HostLink:
     def credit_of(self, stream: int) -> int:
         """Return how many bytes `send_data` would accept now; 0 for a stream that is not open."""
         port = self._ports.get(stream)
-        return 0 if port is None else max(0, min(port.credit, RING - self._sent_bytes))
+        return max(0, min(port.credit, RING - self._sent_bytes)) if port and self._has_room() else 0
 
     def send_data(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> int:
         """Send as much of `data` as credit allows and return that many bytes; `end` goes out with the last
@@ -254,9 +248,13 @@ class HostLink:
 
     # Sending
 
+    def _has_room(self) -> bool:
+        """For requests and data; the other half is for credit, which has to go out."""
+        return self._sent_bytes <= SENT_LIMIT // 2 and len(self._sent) <= SENT_FRAMES // 2
+
     def _send(self, kind: int, payload: bytes, *, stream: int, flags: int = 0) -> None:
         if self._sent_bytes > SENT_LIMIT or len(self._sent) > SENT_FRAMES:
-            raise LinkFault("the guest's agent has stopped taking what we send")
+            raise LinkFault("the guest's agent sends, but has stopped taking what we send")
         self._sent_seq += 1
         frame = pack(kind, payload, stream=stream, seq=self._sent_seq, flags=flags)
         self._sent.append((self._sent_seq, frame))
@@ -277,10 +275,13 @@ class HostLink:
         if kind == HELLO:
             self._on_hello(payload, items)
         elif kind == ACK:
+            self.useless += not self._sent or self._sent[0][0] > seq
             self._guest_has(seq)
         elif seq > self._received + 1:
             self._split.lose(f"frame {seq} after frame {self._received}")
-        elif seq == self._received + 1:
+        elif seq <= self._received:
+            self.useless += 1
+        else:
             self._received, self._resyncs = seq, 0
             if kind == DATA:
                 self._on_data(frame, items)
@@ -293,9 +294,12 @@ class HostLink:
         try:
             hello = messages.decode_hello(payload)
         except WireError:
-            return self._split.reject_hello()
+            return self._reject_hello()
         if hello.epoch != self._epoch:  # an answer to somebody before us that was still in the pipe
-            return self._split.reject_hello()
+            return self._reject_hello()
+        self._hellos -= 1
+        if self._hellos < 0:
+            raise LinkFault("the guest's agent says hello again and again")
         self._check_hello(hello)
         self._guest_has(hello.received)
         if self.hello is None:
@@ -307,7 +311,18 @@ class HostLink:
         items.append(HelloSeen(hello))
         return None
 
+    def _reject_hello(self) -> None:
+        self.useless += 1
+        self._hellos -= self.open  # what was still under way for others came before our answer
+        if self._hellos < 0:
+            raise LinkFault("the guest's agent says hello again and again")
+        self._split.reject_hello()
+
     def _check_hello(self, hello: Hello) -> None:
+        try:
+            checked.hello(hello)
+        except WireError as error:
+            raise LinkFault(f"the guest's agent sent a message that can't be: {error}") from None
         if hello.version != messages.VERSION:
             raise LinkFault(f"the guest's agent speaks version {hello.version} of the link, not {messages.VERSION}")
         if not hello.first:
@@ -321,13 +336,14 @@ class HostLink:
 
     def _on_data(self, frame: Frame, items: list[Incoming]) -> None:
         port = self._ports.get(frame.stream)
-        if port is None or port.ended:
+        size, end = len(frame.payload), frame.flags & END != 0
+        if port is None or port.ended or not (size or end):
+            self.useless += 1
             return
-        size = len(frame.payload)
         port.window -= size
         if size > MAX_DATA or port.window < 0:
             raise LinkFault(f"the guest's agent sent more on stream {frame.stream} than it may")
-        port.ended = frame.flags & END != 0
+        port.ended = end
         self._hold(frame.seq, size)
         items.append(DataSeen(frame.stream, frame.payload, port.ended, frame.seq))
 
@@ -342,22 +358,30 @@ class HostLink:
         port = self._ports.get(frame.stream)
         if not amount or (port is not None and port.credit + amount > MAX_CREDIT):
             raise LinkFault(f"the guest's agent gave credit on stream {frame.stream} that makes no sense")
+        self.useless += port is None or amount < LEAST_CREDIT
         if port is not None:
             port.credit += amount
 
     def _on_message(self, frame: Frame, items: list[Incoming]) -> None:
         try:
             if frame.kind == REPLY:
-                reply = messages.decode_reply(frame.payload)
-                if frame.stream in self._waiting:
-                    self._waiting.discard(frame.stream)
-                    items.append(ReplySeen(frame.stream, reply))
+                self._on_reply(frame, items)
             elif frame.kind == EVENT:
                 event = messages.decode_event(frame.payload)
-                if event is not None:
+                if event is None:
+                    self.useless += 1
+                else:
                     self._hold(frame.seq, len(frame.payload))
-                    items.append(EventSeen(event, frame.seq))
+                    items.append(EventSeen(checked.exited(event), frame.seq))
             else:
                 raise LinkFault("the guest's agent sent a request; only the host does that")
         except WireError as error:
-            raise LinkFault(f"the guest's agent sent a message that can't be read: {error}") from None
+            raise LinkFault(f"the guest's agent sent a message that can't be: {error}") from None
+
+    def _on_reply(self, frame: Frame, items: list[Incoming]) -> None:
+        """What nobody asked, or waits for any more, is not even read."""
+        if frame.stream not in self._waiting:
+            self.useless += 1
+            return
+        self._waiting.discard(frame.stream)
+        items.append(ReplySeen(frame.stream, checked.reply(messages.decode_reply(frame.payload))))

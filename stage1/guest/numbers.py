@@ -109,6 +109,9 @@ class PodStats(NamedTuple):
     next: int = 0
 
 
+MOST_CONTAINERS, MOST_STATS, MOST_INTERFACES = 256, 64, 16
+"""In one reply, each twice what our agent has or says at once; a reply with more is a lie."""
+
 _U32, _U64, _BOOL, _STR = Field(wire.U32), Field(wire.U64), Field(wire.BOOL), Field(wire.STR)
 _CPU, _MEMORY = Field(wire.MESSAGE, CpuStats), Field(wire.MESSAGE, MemoryStats)
 
@@ -124,7 +127,7 @@ TABLES: wire.Tables = {
         _CPU,
         _MEMORY,
         _U64,
-        Field(wire.MESSAGE, InterfaceStats, many=True),
+        Field(wire.MESSAGE, InterfaceStats, many=True, most=MOST_INTERFACES),
         *(_U64,) * 4,
         _U32,
     ),

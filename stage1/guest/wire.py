@@ -4,7 +4,8 @@
 Driven by tables that `messages.py` has. It exists because importing google.protobuf costs more than a whole
 start of stage1; the tests hold it to google.protobuf's bytes. Pure, and strict when it reads: the guest is
 not trusted. What differs from google.protobuf when reading: a number out of range and a wrong wire type are
-errors, and of a message field that is there twice the last one wins.
+errors, as are more fields than a message of its kind can need (each costs more time than the bytes that say it), and of
+a message field that is there twice the last one wins. Messages nest as deep as the tables do, which is not recursive.
 """
 
 from typing import Any, NamedTuple
@@ -25,16 +26,25 @@ class WireError(PodError):
     """Bytes that are not the message they should be, or a value that does not fit its field."""
 
 
+class _BadValue(WireError):
+    """A field's value is bad; whoever knows the field's name says so."""
+
+
 class Field(NamedTuple):
-    """One field; `number` 0: its place in the table, from 1. `many` is repeated (a tuple here)."""
+    """One field; `number` 0: its place in the table, from 1. `many`: repeated (a tuple here), up to `most` times."""
 
     kind: int
     message: type[Any] | None = None
     many: bool = False
     number: int = 0
+    most: int = 256
 
 
 Tables = dict[type[Any], tuple[Field, ...]]
+
+SPARE_FIELDS = 16
+"""How many fields a message may have that we do not know, or twice."""
+_plans: dict[type[Any], tuple[dict[int, int], int]] = {}
 
 
 def encode(message: tuple[object, ...], tables: Tables) -> bytes:
@@ -90,30 +100,46 @@ def _put_varint(out: bytearray, value: int) -> None:
 
 
 def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
-    """Return a `cls` from its bytes. Unknown fields are skipped. Raises WireError."""
+    """Return a `cls` from its bytes. Unknown fields are skipped. Raises WireError, which names message and field."""
     table = tables[cls]
     values: list[Any] = [[] if f.many else _EMPTY[f.kind] for f in table]
-    places = {field.number or place: place - 1 for place, field in enumerate(table, 1)}
+    places, left = _plans.get(cls) or _plan(cls, table)
     for number, wire, raw in fields(data):
+        left -= 1
+        if left < 0:
+            raise WireError(f"{cls.__name__} has more fields than it can need")
         place = places.get(number, -1)
         if place < 0:
             continue
         field = table[place]
-        value = _value(field, wire, raw=raw, tables=tables)
-        if field.many:
+        try:
+            value = _value(field, wire, raw=raw, tables=tables)
+        except _BadValue as error:
+            raise WireError(f"{cls.__name__}.{cls._fields[place]}: {error}") from None
+        if not field.many:
+            values[place] = value
+        elif len(values[place]) < field.most:
             values[place].append(value)
         else:
-            values[place] = value
+            raise WireError(f"{cls.__name__}.{cls._fields[place]} has more than {field.most} entries")
     return cls(*(tuple(v) if f.many else v for f, v in zip(table, values, strict=True)))
+
+
+def _plan(cls: type[Any], table: tuple[Field, ...]) -> tuple[dict[int, int], int]:
+    """Number of a field -> its place in the table; and how many fields a message may have."""
+    places = {field.number or place: place - 1 for place, field in enumerate(table, 1)}
+    most = sum(field.most if field.many else 1 for field in table) + SPARE_FIELDS
+    _plans[cls] = places, most
+    return places, most
 
 
 def _value(field: Field, wire: int, *, raw: int | bytes, tables: Tables) -> object:
     if isinstance(raw, int):
         if field.kind not in _RANGES or wire != VARINT:
-            raise WireError("a field has the wrong wire type")
+            raise _BadValue("the wrong wire type")
         return _number(field.kind, raw)
     if field.kind not in (STR, BYTES, MESSAGE) or wire != LENGTH:
-        raise WireError("a field has the wrong wire type")
+        raise _BadValue("the wrong wire type")
     if field.message is not None:
         return decode(field.message, raw, tables)
     if field.kind == BYTES:
@@ -121,7 +147,7 @@ def _value(field: Field, wire: int, *, raw: int | bytes, tables: Tables) -> obje
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise WireError("a text is not valid UTF-8") from None
+        raise _BadValue("not valid UTF-8") from None
 
 
 def _number(kind: int, raw: int) -> int:
@@ -131,7 +157,7 @@ def _number(kind: int, raw: int) -> int:
         raw -= 2**64
     low, high = _RANGES[kind]
     if not low <= raw <= high:
-        raise WireError(f"{raw} does not fit its field")
+        raise _BadValue(f"{raw} does not fit")
     return raw
 
 

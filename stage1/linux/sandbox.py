@@ -10,8 +10,9 @@ import sys
 from typing import NamedTuple
 
 from stage1.errors import NotFound, PodError
-from stage1.linux import process
+from stage1.linux import callfilter, process
 from stage1.linux.host import which
+from stage1.linux.libc import Guard
 
 # Access rights of landlock(7), as setpriv names them. A rule for a file takes no rights of directories.
 READ, RUN = "read-file,read-dir", "execute,read-file,read-dir"
@@ -50,8 +51,8 @@ class Box(NamedTuple):
     network: bool = False
     reserves: bool = False
     keeps: tuple[str, ...] = ()
-    seccomp: str = ""
-    """The path of a filter, raw BPF; empty for none."""
+    sockets: bool = False
+    """Whether the filter of system calls leaves them."""
 
 
 class Means(NamedTuple):
@@ -62,6 +63,8 @@ class Means(NamedTuple):
     prlimit: str
     landlock: bool
     lacks: str = ""
+    filters: tuple[str, str] = ("", "")
+    """The paths of the filters of system calls, without sockets and with them; empty where there is none."""
 
 
 def command(box: Box, found: Means) -> list[str]:
@@ -71,7 +74,8 @@ def command(box: Box, found: Means) -> list[str]:
     words += [found.prlimit, *_bounds(box), "--"]
     words += [found.setpriv, *_powers(box)]
     words += _fence(box) if found.landlock else []
-    words += [f"--seccomp-filter={box.seccomp}"] if box.seccomp else []
+    filter_ = found.filters[box.sockets]
+    words += [f"--seccomp-filter={filter_}"] if filter_ else []
     return [*words, "--"]
 
 
@@ -130,8 +134,11 @@ def _find() -> Means:
     setpriv, unshare, prlimit = (which(name) for name in ("setpriv", "unshare", "prlimit"))
     if not (setpriv and unshare and prlimit):
         raise NotFound("there are no setpriv, unshare and prlimit programs; install util-linux")
-    whole = Means(setpriv, unshare, prlimit, landlock=True)
-    lacks = []
+    whole = Means(setpriv, unshare, prlimit, landlock=True, filters=_filters())
+    lacks = [] if whole.filters[0] else ["there is no filter of system calls for this machine"]
+    if whole.filters[0] and (why := _trial(whole._replace(landlock=False, unshare=""))):
+        lacks.append(f"setpriv can't load a filter of system calls ({why})")
+        whole = whole._replace(filters=("", ""))
     if why := _trial(whole._replace(landlock=False)):
         lacks.append(f"namespaces can't be made ({why})")
         whole = whole._replace(unshare="")
@@ -139,6 +146,20 @@ def _find() -> Means:
         lacks.append(f"setpriv can't use Landlock ({why})")
         whole = whole._replace(landlock=False)
     return whole._replace(lacks=f"programs that read images are less confined: {' and '.join(lacks)}" if lacks else "")
+
+
+def _filters() -> tuple[str, str]:
+    """Their bytes are in memory for as long as this process lives. setpriv opens them while it still is root."""
+    if os.uname().machine != callfilter.ARCHITECTURE:
+        return "", ""
+    return _kept(callfilter.program()), _kept(callfilter.program(sockets=True))
+
+
+def _kept(data: bytes) -> str:
+    with Guard("memfd_create", "a filter of system calls"):
+        fd = os.memfd_create("filter", os.MFD_CLOEXEC)
+        os.write(fd, data)
+    return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def _trial(found: Means) -> str:

@@ -5,7 +5,6 @@ The records lie beside rkt's pods in its data directory, since they must survive
 whether gc could do its work or not. What a plugin would not give back is tried again when other pods are collected.
 """
 
-
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
 from stage1.net import debts, record, rkt

@@ -25,9 +25,7 @@ def plan(settings: Configure, apps: tuple[App, ...]) -> bytes:
 
 def creation(app: App) -> list[Create]:
     """The roots of all that runs for the app: each is the app's own root, which rkt has made on the host."""
-    return [
-        Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True) for one in app.containers
-    ]
+    return [Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True) for one in app.containers]
 
 
 def launch(app: App) -> Launch:

@@ -37,6 +37,8 @@ def add(pod: Pod, directory: str, *, state_dir: str, ids: "Sequence[Extent]" = (
     """
     source = place(pod, state_dir)
     try:
+        if not pod.journal:
+            files.make_dirs(os.path.dirname(source), 0o700)  # what pods write down is for root alone
         files.make_dirs(source, 0o755)
         with beneath.Root(source) as kept:
             kept.make_directories(machine_id(pod).strip(), 0o755)

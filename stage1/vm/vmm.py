@@ -89,7 +89,9 @@ class VmProcess(NamedTuple):
     def from_json(cls, record: dict[str, object]) -> "VmProcess":
         """What `to_json` gave, other keys ignored. Raises VmFailed when the record is damaged."""
         pid, started, console = (record.get(key) for key in ("pid", "start_time", "console"))
-        if not (isinstance(pid, int) and isinstance(started, int) and isinstance(console, str)):
+        if not (isinstance(pid, int) and isinstance(started, int) and isinstance(console, str)) or not (
+            1 < pid < 2**31 and 0 <= started < 2**63
+        ):
             raise VmFailed(f"the record of a VMM is damaged: {str(record)[:200]}")
         return cls(pid, started, console)
 

@@ -80,14 +80,18 @@ class World:
         self.host = Host(self.config.run_dir, str(guest), self.config.state_dir, choice, scratch_mib=16)
 
     @asynccontextmanager
-    async def daemon(self) -> AsyncIterator["Client"]:
-        """A daemon that ends in an orderly way; the pods live on."""
+    async def daemon(self, *, settled: bool = True) -> AsyncIterator["Client"]:
+        """A daemon that ends in an orderly way; the pods live on. It has done all about its predecessor's pods, or with
+        `settled` false has just begun.
+        """
         store = ImageStore(self.config.state_dir)
         node = Node(self.config, host=self.host, vmm=self.vmm, images=store)
         listener = Listener(node, self.config)
         await listener.start()
         await node.open(plain(self.config))
         client = Client(self.config.socket_path, node, self.image)
+        if settled:
+            await node.pods.recovery.settled()
         try:
             yield client
         finally:
@@ -200,7 +204,7 @@ class VmWorld(World):
         choice = choose("qemu", host_facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
-        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}{TEXT}")
+        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}\nadopt_timeout_s = {10 * PATIENCE}{TEXT}")
         self.host = Host(
             self.config.run_dir,
             str(guest_dir),

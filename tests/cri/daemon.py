@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon to be killed: `python -m tests.cri.daemon ROOT STATE_DIR`, with each fake guest in a process of its own.
 
-Used by test_recovery.py and test_network.py, whose fake CNI plugins are in ROOT/cni. With DIE_AT=N in the environment
-it dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying). With WARM=N it keeps N guests
-waiting.
+Used by test_recovery.py, test_hostile_*.py and test_network.py, whose fake CNI plugins are in ROOT/cni. With DIE_AT=N
+in the environment it dies at its N-th change of the machine after ROOT/die has appeared (tests.fakes.dying). With
+WARM=N it keeps N guests waiting.
 With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
 """
 
@@ -39,9 +39,9 @@ class ForkingVmm:
 def guest(path: str, volumes: str) -> None:
     """Serve as a guest until the host says Shutdown or kills us."""
     from stage1.guest import messages
-    from tests.fakes.guest import FakeGuest
+    from tests.fakes.hostile_guest import HostileGuest
 
-    with FakeGuest(path, volumes) as running:
+    with HostileGuest(path, volumes) as running:
         while not running.join(0.05):
             if any(isinstance(op, messages.Shutdown) for op in running.asked):  # all empty messages are equal
                 time.sleep(0.05)

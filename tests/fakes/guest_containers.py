@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,8 @@ class Faults:
     die_on: type[m.Op] | None = None  # the VM ends when this is asked
     ignore: type[m.Op] | None = None  # never answers this
     refuse: dict[type[m.Op], m.Reply] = field(default_factory=dict)
+    lie: dict[type[m.Op], Callable[[m.Reply], m.Reply]] = field(default_factory=dict)  # what is answered instead
+    exit_ns: int | None = None  # what is said of the time of an end
     oom: set[str] = field(default_factory=set)  # containers whose end is called an OOM kill
 
 
@@ -92,7 +95,7 @@ class Containers:
         job.close()
         self.jobs.remove(job)
         oom = not job.number and job.owner in self._faults.oom
-        now = time.time_ns()
+        now = time.time_ns() if self._faults.exit_ns is None else self._faults.exit_ns
         container = self._containers.get(job.owner)
         if container is not None and container.job is job:
             container.state, container.exit_code = m.EXITED, job.exit_code
@@ -105,7 +108,7 @@ class Containers:
             return self._faults.refuse[type(op)]
         try:
             reply: m.Reply = getattr(self, f"_op_{type(op).__name__.lower()}")(op)
-            return reply
+            return self._faults.lie.get(type(op), lambda true: true)(reply)
         except Refused as refused:
             return refused.reply
         except CommandMissing as missing:

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import pytest
 
-from cri.agent import VsockPort
 from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.pods import containers, execs
@@ -21,6 +20,7 @@ from cri.pods.pod import LivePod
 from cri.pods.tools import Tools
 from cri.store.images import ImageStore
 from cri.store.pods import ContainerRecord, PodRecord
+from cri.vsock import VsockPort
 from stage1.engine import Host, collect
 from stage1.linux import idmap, mount
 from stage1.linux.cgroup import OURS

@@ -186,7 +186,7 @@ async def test_clearpod_jail_prints_what_is_in_force(
         assert found["uid_map"][0]["length"] == 65536
         assert set(found["cgroups"]) == set(quarters.cgroups(pod.directory))
         text = await asyncio.to_thread(printed, pod.id)
-        for wanted in ("no new privs    yes", "0 to 65535 are", "seccomp         filter", "cgroup "):
+        for wanted in ("no new privs      yes", "0 to 65535 are", "seccomp           filter", "cgroup "):
             assert wanted in text, text
         with pytest.raises(NotFound, match="there is no pod 'ffff-none'"):
             printed("ffff-none")

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cri.logs.entries import ENTRY_BYTES, entries, timestamp
 from cri.logs.place import LogPlace
@@ -37,6 +39,7 @@ CUTS = [
     (b"x" * ENTRY_BYTES, False, [], b"x" * ENTRY_BYTES),
     (b"x" * ENTRY_BYTES + b"\n", False, [b"F " + b"x" * ENTRY_BYTES], b""),
     (BIG, False, [b"P " + b"x" * ENTRY_BYTES], b"xxxxx"),
+    (b"a\n" + BIG + b"\nb\n", False, [b"F a", b"P " + b"x" * ENTRY_BYTES, b"F xxxxx", b"F b"], b""),
     (BIG + b"\n", False, [b"P " + b"x" * ENTRY_BYTES, b"F xxxxx"], b""),
     (b"\x00\xff\n", False, [b"F \x00\xff"], b""),
 ]
@@ -45,8 +48,22 @@ CUTS = [
 @pytest.mark.parametrize(("data", "final", "wanted", "rest"), CUTS)
 def test_output_is_cut_into_entries(data: bytes, final: bool, wanted: list[bytes], rest: bytes) -> None:
     found, left = entries(b"stdout", data, stamp=STAMP, final=final)
-    assert found == [STAMP + b" stdout " + text + b"\n" for text in wanted]
+    assert found == b"".join(STAMP + b" stdout " + text + b"\n" for text in wanted)
     assert left == rest
+
+
+@given(st.lists(st.sampled_from([b"\n", b"a", b"bc", b"x" * 9000]), max_size=30), st.booleans())
+def test_entries_are_the_same_however_the_output_came(pieces: list[bytes], final: bool) -> None:
+    data = b"".join(pieces)
+    whole, left = entries(b"stdout", data, stamp=STAMP, final=final)
+    found, rest = b"", b""
+    for number, piece in enumerate(pieces or [b""]):
+        more, rest = entries(b"stdout", rest + piece, stamp=STAMP, final=final and number >= len(pieces) - 1)
+        found += more
+    assert (found, rest) == (whole, left)
+    texts = [line.split(b" ", 3) for line in whole.splitlines()]
+    assert b"".join(text + (b"\n" if kind == b"F" else b"") for _, _, kind, text in texts) + left == data
+    assert all(len(text) <= ENTRY_BYTES for *_, text in texts)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ def test_who_is_gone_has_no_rate_any_more() -> None:
     assert "c" not in rates.update(PodStats(2 * S), [])
 
 
+KNOWN = {"c", "d", *(f"c{number}" for number in range(5))}
+
+
 def _answers(pages: list[Reply]) -> Callable[[Stats, float], Awaitable[Reply]]:
     waiting = list(pages)
 
@@ -71,19 +74,19 @@ async def test_the_pages_of_an_answer_are_put_together() -> None:
         stats = tuple(ContainerStats(name) for name in names)
         return Reply(stats=stats, pod=PodStats(next=op.first + 2 if op.first + 2 < 5 else 0))
 
-    sample = await Meter(ask).sample()
+    sample = await Meter(ask, KNOWN).sample()
     assert list(sample.containers) == ["c0", "c1", "c2", "c3", "c4"]
     assert sorted(op.first for op in asked if not op.disk) == [0, 2, 4]
 
 
 async def test_a_guest_that_never_says_that_it_is_done_is_not_believed() -> None:
-    sample = await Meter(_answers([Reply(pod=PodStats(next=1))])).sample()
+    sample = await Meter(_answers([Reply(pod=PodStats(next=1))]), KNOWN).sample()
     assert sample.containers == {}
 
 
 async def test_an_answer_without_numbers_is_an_error() -> None:
     with pytest.raises(PodError, match="without numbers"):
-        await Meter(_answers([Reply()])).sample()
+        await Meter(_answers([Reply()]), KNOWN).sample()
 
 
 async def test_many_who_ask_at_once_share_one_question() -> None:
@@ -94,7 +97,7 @@ async def test_many_who_ask_at_once_share_one_question() -> None:
         await asyncio.sleep(0.01)
         return Reply(pod=PodStats())
 
-    one = Meter(ask)
+    one = Meter(ask, KNOWN)
     await asyncio.gather(*(one.sample() for _ in range(20)))
     assert sorted(asked) == [Stats(), Stats(disk=True)]
 
@@ -105,7 +108,7 @@ async def test_a_slow_walk_of_the_disk_delays_only_the_first_one() -> None:
             await asyncio.sleep(1000)
         return Reply(stats=(ContainerStats("c"),), pod=PodStats())
 
-    one = Meter(ask)
+    one = Meter(ask, KNOWN)
     loop = asyncio.get_running_loop()
     begun = loop.time()
     await one.sample()
@@ -122,7 +125,7 @@ async def test_a_closed_meter_leaves_no_task_behind() -> None:
         await asyncio.sleep(1000)
         return Reply()
 
-    one = Meter(ask)
+    one = Meter(ask, KNOWN)
     with pytest.raises(TimedOut, match="did not say its numbers"):
         await one.sample()
     await one.close()

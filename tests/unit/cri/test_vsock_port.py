@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cri import agent
-from cri.agent import VsockPort
+from cri import vsock
+from cri.vsock import VsockPort
 
 
 @pytest.fixture
@@ -20,11 +20,11 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ports.append(port)
         return socket.create_server(("127.0.0.1", 0))
 
-    monkeypatch.setattr(agent.vsock, "listen", listen)
+    monkeypatch.setattr(vsock.vsock, "listen", listen)
     return ports
 
 
-async def connect(port: VsockPort, cid: str) -> agent.Connection:
+async def connect(port: VsockPort, cid: str) -> vsock.Connection:
     return await asyncio.open_connection("127.0.0.1", port.listen(), local_addr=(cid, 0))
 
 
@@ -33,7 +33,7 @@ def accept(port: VsockPort, cid: str) -> "asyncio.Task[Any]":
     return asyncio.ensure_future(port.accept(waiting))
 
 
-async def end(port: VsockPort, *connections: agent.Connection) -> None:
+async def end(port: VsockPort, *connections: vsock.Connection) -> None:
     port.close()
     for _, writer in connections:
         writer.close()

@@ -6,12 +6,25 @@ import pytest
 from stage1.errors import BadRequest
 from stage1.guest import frame as f
 from stage1.guest import messages as m
-from stage1.guest.link import HELD_LIMIT, MAX_CREDIT, DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, ReplySeen
+from stage1.guest.link import (
+    HELD_LIMIT,
+    MAX_CREDIT,
+    MAX_WAITING,
+    DataSeen,
+    EventSeen,
+    HelloSeen,
+    HostLink,
+    LinkFault,
+    LinkFull,
+    ReplySeen,
+)
 from tests.fakes.guest_link import Asked, GuestLink, Input
 
 KEY = bytes(range(60, 76))
 EPOCH = 2**63 + 5
 HELLO = m.Hello(epoch=EPOCH, first=1, boot_id=9)
+ASKED = EPOCH % 0x7FFFFFFF + 1
+"""The link's first request."""
 
 
 def greeting(hello: m.Hello = HELLO, marker: bytes = KEY) -> bytes:
@@ -49,23 +62,27 @@ def feed(link: HostLink, *pieces: bytes) -> None:
 BREACHES = {
     "data beyond the credit": b"".join(data(n, bytes(16384)) for n in range(1, 6)),
     "data frame too long": data(1, bytes(16385)),
-    "malformed reply": f.pack(f.REPLY, b"\x08", stream=1, seq=1),
+    "malformed reply": f.pack(f.REPLY, b"\x08", stream=ASKED, seq=1),
+    "reply with a number out of range": f.pack(f.REPLY, m.encode(m.Reply(pid=2**23)), stream=ASKED, seq=1),
+    "event out of range": f.pack(f.EVENT, m.encode_event(m.Exited("c", unix_ns=2**64 - 1)), seq=1),
     "malformed event": f.pack(f.EVENT, b"\x0a\x05", seq=1),
     "a request": f.pack(f.REQUEST, m.encode_request(m.List()), stream=1, seq=1),
     "credit of three bytes": f.pack(f.CREDIT, b"abc", stream=1, seq=1),
     "credit of nothing": f.pack(f.CREDIT, bytes(4), stream=1, seq=1),
     "credit without end": f.pack(f.CREDIT, f.credit_payload(MAX_CREDIT), stream=1, seq=1),
-    "acknowledges what was not sent": f.pack(f.ACK, seq=1),
+    "acknowledges what was not sent": f.pack(f.ACK, seq=2),
     "another boot": greeting(HELLO._replace(boot_id=10)),
     "lost frames": greeting(HELLO._replace(first=2)),
     "no first": greeting(HELLO._replace(first=0)),
     "another version": greeting(HELLO._replace(version=2)),
-    "has what was not sent": greeting(HELLO._replace(received=1)),
+    "has what was not sent": greeting(HELLO._replace(received=2)),
+    "hello out of range": greeting(HELLO._replace(ready_ns=2**63)),
 }
 
 
 @pytest.mark.parametrize("breach", BREACHES)
 def test_a_breach_of_the_rules_is_a_fault(link: HostLink, breach: str) -> None:
+    assert link.request(m.List()) == ASKED
     with pytest.raises(LinkFault):
         feed(link, *(BREACHES[breach][at : at + 10_000] for at in range(0, len(BREACHES[breach]), 10_000)))
 
@@ -94,6 +111,12 @@ def test_after_rubbish_the_link_greets_again_and_goes_on(link: HostLink, rubbish
         assert link.outgoing().startswith(KEY)
         assert link.receive(greeting()) == [HelloSeen(HELLO)]
     assert link.receive(data(1)) == [DataSeen(1, b"x", False, 1)]
+
+
+def test_a_guest_that_says_hello_without_being_greeted_is_a_fault(link: HostLink) -> None:
+    assert link.receive(greeting()) == link.receive(greeting()) == [HelloSeen(HELLO)]
+    with pytest.raises(LinkFault, match="hello again and again"):
+        link.receive(greeting())
 
 
 def test_rubbish_without_end_is_a_fault_in_the_end(link: HostLink) -> None:
@@ -149,6 +172,34 @@ def test_a_flood_of_events_that_are_not_taken_is_a_fault(link: HostLink) -> None
         feed(link, *(exited(seq) for seq in range(1, HELD_LIMIT // 20)))
 
 
+USELESS = {
+    "data without anything": data(1, b""),
+    "data for an unknown stream": data(1, stream=5),
+    "reply that nobody asked for": f.pack(f.REPLY, b"\xff" * 100, stream=12345, seq=1),
+    "event that we do not know": f.pack(f.EVENT, b"\x7a\x00", seq=1),
+    "credit for an unknown stream": f.pack(f.CREDIT, f.credit_payload(9999), stream=5, seq=1),
+    "credit of next to nothing": f.pack(f.CREDIT, f.credit_payload(1), stream=1, seq=1),
+    "acknowledgement of nothing": f.pack(f.ACK, seq=0),
+    "frame that was there before": f.pack(f.EVENT, b"", seq=0),
+}
+
+
+@pytest.mark.parametrize("frame", USELESS)
+def test_frames_without_effect_are_counted_and_tell_nothing(link: HostLink, frame: str) -> None:
+    assert link.receive(USELESS[frame]) == []
+    assert link.useless == 1
+
+
+def test_work_is_done_in_portions(link: HostLink) -> None:
+    frames = b"".join(data(seq) for seq in range(1, 11))
+    seen = link.receive(frames, 4)
+    assert (len(seen), link.has_more) == (4, True)
+    while link.has_more:
+        seen += link.receive(b"", 4)
+    assert [one.seq for one in seen if isinstance(one, DataSeen)] == list(range(1, 11))
+    assert len(link.receive(data(11, bytes(16384)) + data(12), 4)) == 1
+
+
 def test_a_reply_to_nobody_is_dropped(link: HostLink) -> None:
     assert link.receive(f.pack(f.REPLY, b"", stream=12345, seq=1)) == []
     number = link.request(m.List())
@@ -157,8 +208,17 @@ def test_a_reply_to_nobody_is_dropped(link: HostLink) -> None:
 
 
 def test_a_guest_that_takes_nothing_is_a_fault_and_not_a_heap_of_memory(link: HostLink) -> None:
-    with pytest.raises(LinkFault, match="stopped taking"):
-        any(link.request(m.List()) == 0 for _ in range(10_000))
+    with pytest.raises(LinkFull, match="stopped taking"):
+        any(link.forget(link.request(m.List())) for _ in range(10_000))
+    assert link.credit_of(1) == 0
+    assert link.outgoing()  # what was sent before is not lost, and no rule is broken
+
+
+def test_a_guest_that_answers_nothing_is_asked_no_more(link: HostLink) -> None:
+    with pytest.raises(LinkFull, match=f"not answered {MAX_WAITING} earlier"):
+        any(link.request(m.List()) == 0 for _ in range(MAX_WAITING + 1))
+    link.forget(ASKED)
+    link.request(m.List())
 
 
 def test_only_what_was_settled_in_order_is_acknowledged(link: HostLink) -> None:

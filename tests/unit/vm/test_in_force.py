@@ -44,7 +44,8 @@ def test_what_is_in_force_is_read_as_it_is(confined: tuple[int, int]) -> None:
     assert limits["realtime priority"] == ("0", "0") and len(limits) == 16
     assert found.cgroups == ()
     text = jail.text("/run/pods/abc", found)
-    assert "bounding caps   CAP_CHOWN CAP_MKNOD\n" in text
+    assert "inheritable caps  none\n" in text
+    assert "bounding caps     CAP_CHOWN CAP_MKNOD\n" in text
     assert "its own: net ipc; the host's: user mnt" in text
     assert json.loads(json.dumps(jail.as_json("/run/pods/abc", found)))["limits"]["open files"]["soft"] == "77"
 

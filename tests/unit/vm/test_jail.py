@@ -3,6 +3,7 @@
 
 import ctypes
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -10,15 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import ANY
 
 import pytest
 
 from stage1.errors import VmFailed
-from stage1.linux import mount, namespace, process
+from stage1.linux import mount, namespace, process, tun
 from stage1.linux.idmap import Extent
 from stage1.vm import jail, needs, starter
-from stage1.vm.jail import Place, outermost
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -164,8 +163,6 @@ ATTACKS = [
 
 @pytest.mark.parametrize(("script", "said"), ATTACKS)
 def test_what_it_tries_and_what_it_is_told(run: Run, script: str, said: str) -> None:
-    import re
-
     output = run(f"({script}) 2>&1")
     assert re.search(said, output), output
 
@@ -243,8 +240,6 @@ def test_its_tap_is_open_though_it_could_not_open_one(vm: VmSpec, run: Run) -> N
     namespace.make_net(path)
     try:
         with namespace.inside_net(path):
-            from stage1.linux import tun
-
             tun.make_tap("tap7")
         said = run(
             "ls -l /proc/self/fd/16; cat /proc/self/fdinfo/16", netns=path, nics=(Nic("tap7", "02:00:00:00:00:01"),)
@@ -369,18 +364,6 @@ def test_where_a_mount_is_writable_by_mistake_landlock_still_refuses(vm: VmSpec,
     finally:
         os.close(tree)
     assert started.wait(20) and os.listdir(source) == ["go"]
-
-
-def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "a/b").mkdir(parents=True)
-    deep, top = Place(f"{tmp_path}/a/b"), Place(f"{tmp_path}/a")
-    assert outermost([deep, top, deep]) == [top]
-    writable = deep._replace(writable=True)
-    assert outermost([writable, top]) == [top, writable]
-    assert outermost([deep, top._replace(writable=True)]) == [top._replace(writable=True)]
-    assert outermost([deep._replace(mapped=True), top]) == [top, deep._replace(mapped=True)]
-    assert outermost([Place(f"{tmp_path}/absent")]) == []
-    assert outermost([Place("/bin/sh"), Place("/usr")]) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
 
 
 @pytest.mark.parametrize("path", [None, "/usr/bin"])

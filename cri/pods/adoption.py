@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a daemon that starts again does with one pod of its predecessor: takes it over, or puts it aside.
+
+Called by `recovery`, in the background: the daemon serves meanwhile. The guest is not trusted, nor waited for: it has
+`Tools.adopt_timeout_s` for what is needed before the pod can be used, and how much it is asked does not depend on what
+it says. A pod that can't be taken over stays listed as not ready, with the reason, until it is removed; its VM ends.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from cri.pods.container import LiveContainer
+from cri.pods.reconcile import believe, remove_half_done
+from cri.store import pods as store
+from cri.store.recover import ENDED
+from stage1 import engine
+from stage1.errors import PodError, VmFailed
+from stage1.guest import messages
+from stage1.pod import states
+
+if TYPE_CHECKING:
+    from cri.pods.pod import LivePod
+
+log = logging.getLogger("clearpod.pod")
+
+TIDY_S = 60.0
+"""How long the guest may take to remove what the last daemon left half-made. Nobody waits for it."""
+
+
+class Left(NamedTuple):
+    """What nobody knows any more: containers in the guest, and bundles on the host."""
+
+    containers: tuple[str, ...] = ()
+    bundles: tuple[str, ...] = ()
+
+
+def restore(pod: "LivePod", stored: store.Stored) -> None:
+    """Take the state from the file of the previous daemon. Blocks: it opens logs.
+
+    Raises PodError, OSError or ValueError: see `put_aside`.
+    """
+    pod.status = stored.status
+    pod.unused_id = stored.status.ids + 1
+    pod.network = engine.network(pod.directory)
+    for one in stored.containers:
+        container = LiveContainer(one.record, pod, _sane(one.status))
+        container.log.open()
+        pod.containers[container.id], container.tell = container, pod.tell
+
+
+def forget_containers(pod: "LivePod") -> None:
+    """Undo `restore`, which failed: the pod is listed without containers."""
+    for container in pod.containers.values():
+        container.log.close()
+    pod.containers.clear()
+
+
+def _sane(status: store.ContainerState) -> store.ContainerState:
+    """Times that can be, also when an earlier version wrote down what a guest had said."""
+    now = time.time_ns()
+    started, finished = (min(max(at, 0), now) for at in (status.started_ns, status.finished_ns))
+    return status._replace(started_ns=started, finished_ns=finished, exit_code=status.exit_code & 0xFF)
+
+
+def put_aside(pod: "LivePod", why: str) -> None:
+    """The pod is not ready any more, from now on; `bury` does the rest."""
+    state = pod.status.state if pod.status.state == states.DEAD else states.STOPPING
+    pod.status = pod.status._replace(state=state, why=pod.status.why or why)
+
+
+async def adopt(pod: "LivePod") -> Left:
+    """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, bury it."""
+    limit_s = pod.tools.adopt_timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            left = await _take_over(pod)
+    except TimeoutError:
+        why = f"its guest did not answer within {limit_s:g} s"
+    except Exception as error:  # noqa: BLE001 - whatever it is: a pod whose VM may live is not forgotten
+        why = str(error)
+    else:
+        log.info("pod.adopted", extra={"pod": pod.id, "title": pod.title, "containers": len(pod.containers)})
+        return left
+    log.error("pod.lost", extra={"pod": pod.id, "title": pod.title, "error": why})
+    put_aside(pod, f"{pod.title} could not be taken over when clearpod started again: {why}")
+    await bury(pod)
+    return Left()
+
+
+async def _take_over(pod: "LivePod") -> Left:
+    vm = await asyncio.to_thread(engine.recorded_vm, pod.directory)
+    if vm is None:
+        raise VmFailed(f"the VM of {pod.title} is not known any more")
+    pod.watch(vm)
+    await pod.meet(pod.tools.adopt_timeout_s)
+    reply = await pod.call(messages.List())
+    unknown = believe(pod, reply.containers)
+    bundles = set(await asyncio.to_thread(engine.bundles, pod.directory))
+    await pod.loopback.reopen(pod.record.pod, pod.ips)
+    pod.save()
+    pod.require_ready()
+    return Left(unknown, tuple(bundles - set(pod.containers)))
+
+
+async def tidy(pod: "LivePod", left: Left) -> None:
+    """Remove what was being made when the last daemon ended. What can't be removed stays until the pod is removed."""
+    if not pod.is_ready:
+        return
+    try:
+        async with asyncio.timeout(TIDY_S):
+            await remove_half_done(pod, left.containers, bundles=left.bundles)
+            await pod.images.settle()
+    except (PodError, OSError, TimeoutError) as error:
+        what = str(error) or f"its guest did not answer within {TIDY_S:g} s"
+        log.warning("pod.untidy", extra={"pod": pod.id, "title": pod.title, "error": what})
+
+
+async def bury(pod: "LivePod") -> None:
+    """The VM is gone, or must go: the pod stays listed as not ready, with the exit of its containers.
+
+    A VM that can't be ended now is tried again when the pod is stopped or removed.
+    """
+    try:
+        pod.vm = pod.vm or await asyncio.to_thread(engine.find_vm, pod.directory)
+        if pod.vm is not None:
+            await asyncio.to_thread(pod.vm.kill)
+        await pod.end_rest()
+    except (PodError, OSError) as error:
+        log.error("pod.unended", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
+    await pod.let_go(ENDED)
+    for container in list(pod.containers.values()):
+        try:
+            async with container.lock:
+                await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
+        except (PodError, OSError) as error:
+            log.error("pod.unremoved", extra={"container": container.id, "error": str(error)})

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pods of the previous daemon: listed at once, then taken over, put aside or collected in the background, each for
+itself. Owned by the table.
+
+No pod waits for another one's guest, VMM or network plugins, and none is forgotten while its VMM may live.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any
+
+from cri.pods import adoption
+from cri.pods.networks import tell_owed
+from cri.pods.pod import LivePod
+from cri.pods.threads import is_set_within, to_the_end_in
+from cri.pods.tools import Tools
+from cri.store import recover
+from cri.store.pods import PodRecord
+from stage1 import engine
+from stage1.errors import PodError, Unavailable
+
+log = logging.getLogger("clearpod.pods")
+
+PATIENCE_S = 5.0
+"""How much longer than a guest may take to be adopted a call waits for it."""
+FIRST_PAUSE_S, LAST_PAUSE_S = 5.0, 300.0
+"""Between tries to collect what can't be collected."""
+
+
+class Recovery:
+    """`make` makes a pod of its record, `admit` takes it into the table; `name_of` is what is taken once."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        *,
+        make: Callable[[PodRecord], LivePod],
+        admit: Callable[[LivePod], None],
+        name_of: Callable[[PodRecord], Hashable],
+    ) -> None:
+        self._tools, self._make, self._admit, self._name_of = tools, make, admit, name_of
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._collecting: dict[Hashable, asyncio.Task[None]] = {}
+
+    async def begin(self) -> None:
+        """Read what the previous daemon wrote down, and list its pods; everything else is done after this returns."""
+        collecting = []
+        for found in await asyncio.to_thread(recover.survey, self._tools.host):
+            if found.stored is None or found.verdict == recover.COLLECT:
+                collecting.append(self._own(self._collect(found)))
+                if found.stored is not None:
+                    self._collecting[self._name_of(found.stored.record)] = collecting[-1]
+            else:
+                await self._take_over(found)
+        self._own(self._sweep(collecting))
+
+    async def freed(self, name: Hashable) -> None:
+        """Wait until what was half made under `name` is gone. Raises Unavailable when that takes long."""
+        task = self._collecting.get(name)
+        if task is None:
+            return
+        await asyncio.wait({task}, timeout=self._tools.adopt_timeout_s + PATIENCE_S)
+        if not task.done():
+            raise Unavailable("what the previous daemon had begun under this name is still being removed; ask again")
+
+    async def adopted(self, pod: LivePod) -> None:
+        """Wait until the pod is taken over, or put aside. Raises Unavailable when that takes long."""
+        if not pod.adopted.is_set() and not await is_set_within(self._tools.adopt_timeout_s + PATIENCE_S, pod.adopted):
+            raise Unavailable(f"{pod.title} is still being taken over from the previous daemon; ask again")
+
+    async def settled(self) -> None:
+        """Wait until all is done that was begun. For tests."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """The next daemon goes on with it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("pod.unrecovered", exc_info=error)
+
+    async def _take_over(self, found: recover.Found) -> None:
+        assert found.stored is not None
+        pod = self._make(found.stored.record)
+        why = found.why
+        try:
+            await asyncio.to_thread(adoption.restore, pod, found.stored)
+        except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
+            why = f"what the previous daemon wrote down of {pod.title} is damaged: {str(error)[:500]}"
+            log.error("pod.damaged", extra={"pod": pod.id, "title": pod.title, "error": why})
+            adoption.forget_containers(pod)
+        self._admit(pod)
+        pod.adopted.clear()
+        if why:
+            adoption.put_aside(pod, why)
+            self._own(self._bury(pod))
+        else:
+            self._own(self._adopt(pod))
+
+    async def _adopt(self, pod: LivePod) -> None:
+        left = adoption.Left()
+        try:
+            left = await adoption.adopt(pod)
+        finally:
+            pod.adopted.set()
+        await adoption.tidy(pod, left)
+
+    async def _bury(self, pod: LivePod) -> None:
+        try:
+            await adoption.bury(pod)
+        finally:
+            pod.adopted.set()
+
+    async def _collect(self, found: recover.Found) -> None:
+        """Once; what can't be collected is listed when somebody knows whose it is, else tried again."""
+        error = await self._try_to_collect(found.directory)
+        if found.stored is not None:
+            del self._collecting[self._name_of(found.stored.record)]
+            if error:
+                pod = self._make(found.stored.record)
+                pod.status = found.stored.status
+                adoption.put_aside(pod, f"what was half made of {pod.title} can't be removed: {error}")
+                self._admit(pod)
+                pod.adopted.clear()
+                await self._bury(pod)
+        elif error:
+            self._own(self._collect_later(found.directory))
+
+    async def _collect_later(self, directory: str) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            if not await self._try_to_collect(directory):
+                return
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    async def _try_to_collect(self, directory: str) -> str:
+        """What went wrong, if anything."""
+        try:
+            tell_owed(await to_the_end_in(self._tools.pool, engine.collect, directory))
+        except (PodError, OSError, ValueError) as error:
+            log.error("pod.uncollected", extra={"directory": directory, "error": str(error)})
+            return str(error)
+        log.info("pod.collected", extra={"directory": directory})
+        return ""
+
+    async def _sweep(self, collecting: list[asyncio.Task[None]]) -> None:
+        """Give back what pods have left whose directories are gone; those that are being adopted have theirs."""
+        if collecting:
+            await asyncio.wait(collecting)
+        host = self._tools.host
+        for problem in await to_the_end_in(self._tools.pool, engine.sweep_networks, host):
+            tell_owed(problem)
+        run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
+        for problem in await to_the_end_in(None, engine.sweep_state, host, run_dirs=run_dirs):
+            log.warning("pod.remains", extra={"warning": problem})

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a confined process says and leaves is ours only if it is what we asked for: it may have been taken over."""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import NoSpace, PodError, Unsupported
+from stage1.rootfs import confined
+from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.limits import Limits, OverLimit
+
+QUESTION, ASKER = Question("m", (), "the layer x", 1.0), Asker(Limits(memory_mib=5))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        (b"", Corrupt, "gave no answer"),
+        (b"\xff\xfe{", Corrupt, "gave no answer"),
+        (b"[" * 100_000, Corrupt, "gave no answer"),
+        (b'{"n": ' + b"9" * 9000 + b"}", Corrupt, "gave no answer"),
+        (b"[1]", Corrupt, "gave no answer"),
+        (b'{"ok": 1, "error": "Corrupt"}', Corrupt, "gave no answer"),
+        (b'{"error": "PodError", "sentence": "as if it were ours"}', Corrupt, "gave no answer"),
+        (b'{"error": ["Corrupt"], "sentence": "x"}', Corrupt, "gave no answer"),
+        (b'{"error": "Corrupt", "sentence": 7}', Corrupt, "gave no answer"),
+        (b'{"error": "Corrupt", "sentence": "two\\nlines\\u001b[2J"}', Corrupt, r"^two\?lines\?\[2J$"),
+        (b'{"error": "Unsupported", "sentence": "' + b"x" * 5000 + b'"}', Unsupported, "^x{1000}$"),
+        (b'{"error": "NoSpace", "sentence": "full"}', NoSpace, "^full$"),
+        (b'{"error": "Memory", "sentence": ""}', OverLimit, r"the layer x needs more memory.*images.memory_mib = 5"),
+    ],
+)
+def test_an_answer_is_an_error_of_the_known_kinds_on_one_line(text: bytes, kind: type[PodError], says: str) -> None:
+    with pytest.raises(kind, match=says) as caught:
+        confined._understood(QUESTION, ASKER, text=text)
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+
+
+def test_an_answer_is_what_was_returned() -> None:
+    assert confined._understood(QUESTION, ASKER, text=b'{"ok": {"a": [1]}}') == {"a": [1]}
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> str:
+    confined.make_box(f"{tmp_path}/box", uid=0)
+    return f"{tmp_path}/box"
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def two_names(path: Path) -> None:
+    path.write_text("x")
+    os.link(path, f"{path}2")
+
+
+def too_large(path: Path) -> None:
+    path.write_bytes(bytes(101))
+
+
+@pytest.mark.parametrize("make", [None, a_link, os.mkfifo, os.mkdir, two_names, too_large])
+def test_what_is_no_plain_file_of_the_right_size_is_not_adopted(
+    make: Callable[[Path], None] | None, box: str, tmp_path: Path
+) -> None:
+    if make:
+        make(Path(box, "out", "made"))
+    with pytest.raises(Corrupt):
+        confined.adopt(box, "made", target=f"{tmp_path}/target", most_bytes=100)
+    assert not os.path.lexists(tmp_path / "target")
+    confined.remove_box(box)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_adopted_is_roots_and_for_nobody_else_to_write(box: str, tmp_path: Path) -> None:
+    made, target = Path(box, "out", "made"), tmp_path / "target"
+    made.write_text("x")
+    made.chmod(0o6777)
+    os.chown(made, 65530, 65530)
+    confined.adopt(box, "made", target=str(target), most_bytes=100)
+    found = target.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o644, 0, 0)
+
+
+def test_a_process_that_can_not_start_is_said_to_be_ours() -> None:
+    with pytest.raises(PodError, match="could not start") as caught:
+        confined.ask(Question("stage1.nothing", ("x",), "the layer x", 60.0), Asker(Limits()))
+    assert type(caught.value) is PodError
