@@ -210,10 +210,7 @@ def bundles(directory: str) -> list[str]:
 
 
 def recorded_vm(directory: str) -> VmProcess | None:
-    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted.
-
-    Raises VmFailed when the record is damaged.
-    """
+    """The pod's VMM as `boot` wrote it down, alive or not; None if it never did. Raises VmFailed if that is damaged."""
     record = _record(directory)
     return VmProcess.from_json(record)._replace(console=f"{directory}/{CONSOLE}") if record else None
 
