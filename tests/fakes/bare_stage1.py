@@ -9,6 +9,7 @@ it is told to do about the VMM is done.
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -107,6 +108,12 @@ class BareStage1:
             found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             self.known_pid = next((int(one) for one in found if _is_in_jail(one)), 0)
         return self.known_pid
+
+    def hears_signals(self) -> bool:
+        """Whether the launcher takes signals, rather than to be ended by them."""
+        status = Path(f"/proc/{self.processes[-1].pid}/status").read_text()
+        blocked = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:")), 0)
+        return bool(blocked >> (signal.SIGTERM - 1) & 1)
 
     def run(self, *, env: Mapping[str, str] | None = None, **streams: Any) -> "subprocess.Popen[bytes]":
         """The launcher as rkt starts it, holding the lock."""

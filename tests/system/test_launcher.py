@@ -51,7 +51,7 @@ def wait_until(what: Callable[[], object], limit_s: float = 10.0) -> None:
 
 
 def has_started(stage1: BareStage1) -> Callable[[], object]:
-    return stage1.vmm_pid
+    return lambda: stage1.vmm_pid() and stage1.hears_signals()
 
 
 def finish(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
