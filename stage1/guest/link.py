@@ -53,6 +53,7 @@ MAX_RESYNCS = 8  # faults in a row
 MAX_NOISE = 2**24  # bytes before an answer: a ring, and what was under way, are far less
 MAX_WAITING = 1024  # requests without an answer
 HELLOS = 3  # answers to one greeting, which may hold as many HELLOs
+MOST_HELLOS = 64  # answers to all greetings of a guest that was late, each of which asks for all that we have sent
 LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
 
 
@@ -146,7 +147,7 @@ class HostLink:
 
     def _greet(self) -> None:
         self.open = False
-        self._hellos += HELLOS
+        self._hellos = min(self._hellos + HELLOS, MOST_HELLOS)
         hello = pack(HELLO, messages.encode(
             Hello(key=self._key, epoch=self._epoch, received=self._received, unix_ns=self._unix_ns)
         ))  # fmt: skip

@@ -25,6 +25,12 @@ import time  # noqa: E402
 from typing import NamedTuple  # noqa: E402
 
 from cri.pb import runtime_pb2 as pb  # noqa: E402
+from stage1.linux import process  # noqa: E402
+from stage1.linux.host import QEMU, which  # noqa: E402
+from stage1.vm import qemu  # noqa: E402
+from stage1.vm.spec import SerialLink, VmSpec  # noqa: E402
+from stage1.vm.starter import ProcessVmm  # noqa: E402
+from stage1.vm.vmm import VmProcess  # noqa: E402
 from tests.fakes.registry import Registry  # noqa: E402
 from tests.hostile.link_attacks import ATTACKS  # noqa: E402
 from tests.hostile.rig import Caller, Node, node, p99  # noqa: E402
@@ -105,7 +111,9 @@ def main() -> int:
     """Print the figures; 1 when an attack is not contained."""
     parser = argparse.ArgumentParser(prog="scripts/bench hostile", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="one line of JSON")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each attack and before it (default: 4)")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="of each attack, and of quiet before it (default: 4)"
+    )
     args = parser.parse_args()
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", CHECKOUT / "build" / "guest"))
     with (
@@ -132,8 +140,39 @@ def main() -> int:
 
 
 def jail_ms(guest: Path) -> float:
-    """Milliseconds that the jail adds to the start of a program, medians of starts that take turns."""
-    raise NotImplementedError(guest, STARTS)
+    """Milliseconds that the jail adds to the start of QEMU: medians of starts with and without it, which take turns."""
+    binary = str(which(QEMU))
+    samples: dict[str, list[float]] = {"jailed": [], "bare": []}
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as place:
+        for number in range(STARTS):
+            directory = f"{place}/{number}"
+            os.makedirs(f"{directory}/share")
+            vm = _vm(binary, guest, directory)
+            begun = time.perf_counter()
+            jailed = ProcessVmm(early_s=0).start(vm)
+            samples["jailed"].append((time.perf_counter() - begun) * 1000)
+            jailed.kill()
+            begun = time.perf_counter()
+            pid = process.spawn(qemu.argv(vm._replace(jailer="")), stdout=2, env=qemu.environment(vm))
+            samples["bare"].append((time.perf_counter() - begun) * 1000)
+            VmProcess(pid, process.start_time(pid), "").kill()
+    return round(statistics.median(samples["jailed"]) - statistics.median(samples["bare"]), 1)
+
+
+def _vm(binary: str, guest: Path, directory: str) -> VmSpec:
+    files = {name: str((guest / name).resolve()) for name in ("vmlinux", "initramfs", "system.erofs", "jailer")}
+    return VmSpec(
+        name="bench",
+        binary=binary,
+        run_dir=directory,
+        kernel=files["vmlinux"],
+        initramfs=files["initramfs"],
+        system_image=files["system.erofs"],
+        memory_mib=128,
+        vcpus=1,
+        link=SerialLink(f"{directory}/agent.sock"),
+        jailer=files["jailer"],
+    )
 
 
 def _table(seen: list[Seen], refused: dict[str, list[str]], figures: dict[str, float]) -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cri.pb import runtime_pb2 as pb
+from cri.pb import runtime_pb2_grpc as rpc
 from grpc import aio
 
 from cri.config import Config, Pool, parse
 from cri.image.pull import pull_blocking
 from cri.node import Node
-from cri.pb import runtime_pb2 as pb
-from cri.pb import runtime_pb2_grpc as rpc
 from cri.server import OPTIONS, Listener
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain

@@ -6,9 +6,8 @@ A request begins as one that works, so that the values get as deep as they can, 
 
 from typing import Any
 
-from hypothesis import strategies as st
-
 from cri.pb import runtime_pb2 as pb
+from hypothesis import strategies as st
 
 TEXTS = (
     "", "a", "web", "/", "/tmp", "/etc/passwd", "../../etc", "/a/../b", "a\nb", "a\0b", "\x1b[2J", " ",

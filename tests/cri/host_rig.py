@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import parse
-from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux import process
 from stage1.linux.host import host_facts

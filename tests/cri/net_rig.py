@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cri.pb import runtime_pb2 as pb
+
 from tests.fakes import net_counters
 from tests.fakes.far_host import run_here
 from tests.fakes.outer_net import OuterNet

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux.host import which

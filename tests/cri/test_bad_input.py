@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.server import Listener, claim_path, lock_run_dir
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.guest import messages

@@ -5,10 +5,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri import events
 from cri.events import Bus, Happening
-from cri.pb import runtime_pb2 as pb
 from stage1.errors import NoSpace
 
 from .conftest import Client, World

@@ -10,9 +10,9 @@ import os
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from grpc import aio
 
-from cri.pb import runtime_pb2 as pb
 from cri.server import LIMIT_BYTES
 from stage1.guest import messages
 

@@ -12,12 +12,12 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
+from cri.pb import runtime_pb2_grpc as rpc
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
 
 from cri.config import Registry
-from cri.pb import runtime_pb2 as pb
-from cri.pb import runtime_pb2_grpc as rpc
 from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.pods.squeezer import Squeezer
 from stage1 import engine
 from stage1.linux.pressure import Shortage

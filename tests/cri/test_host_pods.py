@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config
 from cri.image.pull import pull_blocking
-from cri.pb import runtime_pb2 as pb
 from cri.pods.forward import connect
 from cri.store.images import ImageStore
 from stage1.linux import cgroup

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
 
 from .conftest import World

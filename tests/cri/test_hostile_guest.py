@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.guest import messages as m
 from tests.cri.conftest import Client, World
 from tests.fakes.guest import Faults

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from grpc.aio import AioRpcError
 
-from cri.pb import runtime_pb2 as pb
 from tests.cri.conftest import Client, World
 from tests.cri.test_recovery import _client, _process
 from tests.fakes.hostile_guest import ATTACKS

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1 import engine
 from stage1.guest import messages as m
 from tests.cri.conftest import Client, World

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from grpc import StatusCode, aio
 
-from cri.pb import runtime_pb2 as pb
 from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld, World

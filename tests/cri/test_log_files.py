@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from grpc import aio
 
-from cri.pb import runtime_pb2 as pb
 from stage1.linux import mount
 
 from .conftest import Client, VmWorld, World

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.linux import process
 from tests.fakes.cni import FakeCni
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1 import engine
 from stage1.linux import mount
 

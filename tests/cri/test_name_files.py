@@ -4,8 +4,8 @@
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import Client, VmWorld

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from grpc import aio
 
 from cri.config import Config
 from cri.image.pull import pull_blocking
-from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.guest import messages

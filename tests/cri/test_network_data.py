@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.linux import namespace
 from stage1.linux.host import which
 from stage1.net import attach

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.pods import fit
 from stage1.guest import messages
 from stage1.linux import namespace

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
 
 from .conftest import Client, Registered, VmWorld, vm_world

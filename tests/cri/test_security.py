@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.pod import capabilities
 
 from .one_pod import Run, Seen, log_directory, machine, run

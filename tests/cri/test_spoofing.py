@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.linux import process
 from tests.fakes.open_policy import OPEN
 from tests.fakes.outer_net import OuterNet

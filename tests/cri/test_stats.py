@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.pods import meter
 from stage1.guest import messages
 

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Streaming
-from cri.pb import runtime_pb2 as pb
 from cri.streaming.execute import execute
 from cri.streaming.inlet import Inlet
 from cri.streaming.server import StreamingServer

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.pod.profile import WORD
 from tests.cri.conftest import Registered, VmWorld, vm_world
 from tests.fakes.patience import PATIENCE

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.guest import messages
 
 from .conftest import World

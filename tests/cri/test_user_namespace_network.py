@@ -5,8 +5,8 @@ import asyncio
 import urllib.request
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import VmWorld

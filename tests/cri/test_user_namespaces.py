@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.linux import idmap
 
 from .conftest import Client, World

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cri.pb import runtime_pb2 as pb
+
 from stage1 import engine
 from stage1.linux.host import QEMU
 from tests.cri.conftest import Client

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from stage1.linux.host import which
 from tests.fakes.patience import PATIENCE
 from tests.hostile.rig import CANARY, Caller, Node, node

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from tests.hostile.jail_attacks import ATTACKS
 from tests.hostile.rig import Node
 

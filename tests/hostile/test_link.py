@@ -5,8 +5,8 @@ import asyncio
 import signal
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from tests.fakes.patience import PATIENCE
 from tests.hostile.link_attacks import FLOODS
 from tests.hostile.rig import Node

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
-
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
+
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 

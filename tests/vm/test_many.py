@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from grpc import aio
 
-from cri.pb import runtime_pb2 as pb
 from tests.cri.conftest import Client
 from tests.fakes.command import Command
 from tests.fakes.patience import PATIENCE

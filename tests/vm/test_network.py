@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config
 from cri.image.pull import pull_blocking
-from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux.host import host_facts

@@ -11,9 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
-
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
+
 from tests.fakes.command import Command, finish
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 from tests.fakes.patience import PATIENCE

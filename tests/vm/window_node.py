@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cri.pb import runtime_pb2 as pb
+from cri.pb import runtime_pb2_grpc as rpc
 
 from cri.config import Config
 from cri.image.pull import pull_blocking
-from cri.pb import runtime_pb2 as pb
-from cri.pb import runtime_pb2_grpc as rpc
 from cri.store.images import ImageStore
 from stage1.vm import mapping
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, file, tar

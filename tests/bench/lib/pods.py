@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cri.pb import runtime_pb2 as pb
 from grpc import aio
 
 from cri.config import Config
 from cri.image.pull import pull
-from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.engine import Host

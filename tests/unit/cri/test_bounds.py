@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config
-from cri.pb import runtime_pb2 as pb
 from cri.translate import bounds, container, limits, network, sandbox
 from stage1.errors import BadRequest
 from stage1.pod import users

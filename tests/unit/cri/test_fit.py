@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config
 from cri.config import Vm as VmConfig
-from cri.pb import runtime_pb2 as pb
 from cri.pods import fit
 from cri.translate import sandbox
 from stage1.pod.model import IdMap, Pod, Port

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config, HostPods, parse
-from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox, security
 from stage1.errors import BadRequest
 from stage1.guest.settings import configure

@@ -13,8 +13,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from tests.cri.conftest import Registered, World, registered, world
 
 __all__ = ["Registered", "registered", "world"]

@@ -5,11 +5,11 @@ import argparse
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri import policy
 from cri.cli import run
 from cri.config import Config, parse
-from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
 from stage1.errors import BadRequest
 from stage1.pod.model import Pod

@@ -2,8 +2,8 @@
 """What a sandbox says about its network, and host ports that are taken."""
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.pods import ports
 from cri.translate import network
 from stage1.errors import AlreadyExists, BadRequest

@@ -2,9 +2,9 @@
 """Which userspace a PodSandboxConfig asks for, and what kubelet is told when there is none of that name."""
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config
-from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
 from stage1.errors import BadRequest
 from tests.fakes.open_policy import OPEN

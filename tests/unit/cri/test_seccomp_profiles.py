@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cri.pb import runtime_pb2 as pb
 from cri.translate import seccomp
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.seccomp import DEFAULT

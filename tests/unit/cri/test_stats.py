@@ -5,8 +5,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-
 from cri.pb import runtime_pb2 as pb
+
 from cri.pods import meter
 from cri.pods.meter import Meter
 from cri.stats import Rates

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri import policy
 from cri.config import Config, Limits, Vm
-from cri.pb import runtime_pb2 as pb
 from cri.translate import container, mounts, network, sandbox, security
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci

@@ -10,6 +10,7 @@ from stage1.guest.link import (
     HELD_LIMIT,
     MAX_CREDIT,
     MAX_WAITING,
+    MOST_HELLOS,
     DataSeen,
     EventSeen,
     HelloSeen,
@@ -117,6 +118,13 @@ def test_a_guest_that_says_hello_without_being_greeted_is_a_fault(link: HostLink
     assert link.receive(greeting()) == link.receive(greeting()) == [HelloSeen(HELLO)]
     with pytest.raises(LinkFault, match="hello again and again"):
         link.receive(greeting())
+
+
+def test_answers_to_greetings_can_not_be_saved_up(link: HostLink) -> None:
+    for _ in range(1000):
+        link.connect(1)
+    with pytest.raises(LinkFault, match="hello again and again"):
+        feed(link, *[greeting()] * (MOST_HELLOS + 1))
 
 
 def test_rubbish_without_end_is_a_fault_in_the_end(link: HostLink) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cri.pb import runtime_pb2 as pb
 
 from cri.config import Config
 from cri.image.image_fs_info import image_fs_info
@@ -16,7 +17,6 @@ from cri.image.list_images import list_images
 from cri.image.pull import pull
 from cri.image.pull_image import pull_image
 from cri.image.remove_image import remove_image
-from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
 from stage1.errors import BadRequest
 from tests.fakes.oci_layout import Layer, Layout, file, tar
