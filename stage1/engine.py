@@ -38,8 +38,7 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import export, identity, journal, owners, remains, scratch, unmounting, volumes
-from stage1.rootfs.share import ImageFiles
+from stage1.rootfs import identity, journal, owners, remains, scratch, unmounting, volumes
 from stage1.vm import limits, mapping, slots
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -49,6 +48,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from stage1.rootfs.share import ImageFiles
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
@@ -143,7 +144,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 
 def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     pid, record = living_pid(directory), _record(directory)
-    with _owners(directory, pod) as mapped:
+    with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
                 at = f"volumes/containers/{container.id}/mounts/{number}"
@@ -153,13 +154,15 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
         quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
 
 
-def add_image(directory: str, pod: Pod, *, image: ImageFiles) -> str:
+def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
     """Put the image into the layers export, as `rootfs.export.add_image`, with the owners that the pod's guest sees."""
-    with _owners(directory, pod) as mapped:
+    from stage1.rootfs import export  # rkt has no such images, and waits for each import
+
+    with owners_of(directory, pod) as mapped:
         return export.add_image(directory, image, ids=mapped.shifted)
 
 
-def _owners(directory: str, pod: Pod) -> owners.Owners:
+def owners_of(directory: str, pod: Pod) -> owners.Owners:
     """Of a VMM that runs; without a mapping where there is none, or one without a user namespace."""
     record = _record(directory)
     found = [idmap.Extent(*one) for one in record.get("ids") or ()]
@@ -207,10 +210,7 @@ def bundles(directory: str) -> list[str]:
 
 
 def recorded_vm(directory: str) -> VmProcess | None:
-    """The pod's VMM as written down by `boot`, alive or not; None when the pod was never booted.
-
-    Raises VmFailed when the record is damaged.
-    """
+    """The pod's VMM as `boot` wrote it down, alive or not; None if it never did. Raises VmFailed if that is damaged."""
     record = _record(directory)
     return VmProcess.from_json(record)._replace(console=f"{directory}/{CONSOLE}") if record else None
 

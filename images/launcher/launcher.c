@@ -3,7 +3,7 @@
  * Every entry point of the stage1 image: the name that it is called by says which (images/stage1-aci/README.md). By the
  * name of a dynamic program of the image it becomes that, with the image's own loader. Else it
  * starts the bundled Python; for `run` as a child that prepares and writes down how the VMM is to be started. Then it
- * starts the VMM and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.
+ * has the VMM started (vmm.c) and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.
  */
 #include "launcher.h"
 
@@ -23,7 +23,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
 #ifndef CLOSE_RANGE_CLOEXEC
@@ -33,6 +32,7 @@
 #define PYTHON HOME "/python"
 #define START HOME "/start.pyc"
 #define ORDER_VARIABLE "CLEARPOD_ORDER_FD"
+#define DESCRIPTION_VARIABLE "CLEARPOD_LAUNCH_FD"
 
 extern char **environ;
 
@@ -137,7 +137,7 @@ static void become_python(const char *name, char *const *arguments)
     complain("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
 }
 
-/* In a child: to end with us, and to be deaf to nothing. In a pid namespace of its own it has no parent to ask for. */
+/* In a child: to end with us, and to be deaf to nothing. */
 static void begin_child(void)
 {
     struct pollfd parent = {.fd = ourselves, .events = POLLIN};
@@ -148,12 +148,6 @@ static void begin_child(void)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (poll(&parent, 1, 0) > 0) /* it ended before the line above */
         _exit(FAILED);
-}
-
-/* fork, with namespaces for the child: it sees and signals nobody else. */
-static pid_t fork_apart(void)
-{
-    return (pid_t)syscall(SYS_clone, CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
 static pid_t start_stop(bool forcibly)
@@ -168,11 +162,18 @@ static pid_t start_stop(bool forcibly)
     _exit(FAILED);
 }
 
-/* Python writes into `order`; returns its exit code. It begins in the host's mounts, where the pod's network belongs, and
- * goes into ours, which it finds by its parent. */
-static int prepare(int order, int host_mounts, char *const *arguments)
+static void give(int fd, const char *variable)
 {
     char number[16];
+    snprintf(number, sizeof number, "%d", fd);
+    fcntl(fd, F_SETFD, 0);
+    setenv(variable, number, 1);
+}
+
+/* Python writes into `order` and `description`; returns its exit code. It begins in the host's mounts, where the pod's
+ * network belongs, and goes into ours, which it finds by its parent. */
+static int prepare(int order, int description, int host_mounts, char *const *arguments)
+{
     int status;
     pid_t pid = fork();
     if (pid == 0) {
@@ -180,9 +181,8 @@ static int prepare(int order, int host_mounts, char *const *arguments)
         int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (setns(host_mounts, CLONE_NEWNS) < 0 || fchdir(here) < 0)
             _exit(FAILED);
-        snprintf(number, sizeof number, "%d", order);
-        fcntl(order, F_SETFD, 0);
-        setenv(ORDER_VARIABLE, number, 1);
+        give(order, ORDER_VARIABLE);
+        give(description, DESCRIPTION_VARIABLE);
         become_python("run", arguments);
         _exit(FAILED);
     }
@@ -202,66 +202,6 @@ static bool read_order(int fd, struct order *order)
     return bytes != MAP_FAILED && order_parse(bytes, (size_t)about.st_size, order);
 }
 
-static void become_vmm(const struct order *order, const int in[2], const int out[2])
-{
-    int netns = order->netns ? open(order->netns, O_RDONLY | O_CLOEXEC) : -1;
-    setsid();
-    if (order->netns && (netns < 0 || setns(netns, CLONE_NEWNET) < 0)) {
-        complain("the pod's network %s can't be entered: %s", order->netns, strerror(errno));
-        return;
-    }
-    if (dup2(in[0], STDIN_FILENO) < 0 || dup2(out[1], STDOUT_FILENO) < 0)
-        return;
-    /* A VMM has much to say; the console is where it is looked for, and what it ends with is shown. */
-    int words = order->console ? open(order->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-    int ours = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-    if (words >= 0)
-        dup2(words, STDERR_FILENO);
-    execve(order->argv[0], order->argv, order->env);
-    dup2(ours, STDERR_FILENO);
-    complain("%s can't be started: %s", order->argv[0], strerror(errno));
-}
-
-static bool open_pipes(int in[2], int out[2])
-{
-    return pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0;
-}
-
-/* One terminal for both directions, which changes no byte. */
-static bool open_terminal(int in[2], int out[2])
-{
-    struct termios raw;
-    const char *name;
-    in[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
-    if (in[1] < 0 || grantpt(in[1]) < 0 || unlockpt(in[1]) < 0 || !(name = ptsname(in[1])))
-        return false;
-    in[0] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    if (in[0] < 0 || tcgetattr(in[0], &raw) < 0)
-        return false;
-    cfmakeraw(&raw);
-    out[0] = fcntl(in[1], F_DUPFD_CLOEXEC, 0);
-    out[1] = fcntl(in[0], F_DUPFD_CLOEXEC, 0);
-    return tcsetattr(in[0], TCSANOW, &raw) == 0 && out[0] >= 0 && out[1] >= 0;
-}
-
-static bool start_vmm(const struct order *order, struct vmm *vmm)
-{
-    int in[2], out[2];
-    if (!(order->terminal ? open_terminal : open_pipes)(in, out))
-        return false;
-    vmm->pid = fork_apart();
-    if (vmm->pid == 0) {
-        begin_child();
-        become_vmm(order, in, out);
-        _exit(FAILED);
-    }
-    close(in[0]);
-    close(out[1]);
-    vmm->in = in[1];
-    vmm->out = out[0];
-    return vmm->pid > 0;
-}
-
 /* Mounts that are made from here on are the pod's alone, and end with it; the host's still come in. */
 static bool leave_mounts(void)
 {
@@ -273,14 +213,15 @@ static int run(char *const *arguments)
     struct order order;
     struct vmm vmm;
     ourselves = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    int fd = memfd_create("order", MFD_CLOEXEC), host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+    int fd = memfd_create("order", MFD_CLOEXEC), description = memfd_create("launch", MFD_CLOEXEC);
+    int host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
     for (char *const *word = arguments; *word; word++)
         uuid = *word;
-    if (fd < 0 || host_mounts < 0 || !leave_mounts()) {
+    if (fd < 0 || description < 0 || host_mounts < 0 || !leave_mounts()) {
         complain("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
         return FAILED;
     }
-    int code = prepare(fd, host_mounts, arguments);
+    int code = prepare(fd, description, host_mounts, arguments);
     close(host_mounts);
     if (code)
         return code;
@@ -290,10 +231,9 @@ static int run(char *const *arguments)
         return FAILED;
     }
     close(fd);
-    if (!start_vmm(&order, &vmm)) {
-        complain("the VMM can't be started: %s", strerror(errno));
+    if (!start_vmm(&order, description, uuid, begin_child, &vmm))
         return FAILED;
-    }
+    close(description);
     return attend(vmm, &order, start_stop);
 }
 

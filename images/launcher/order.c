@@ -6,17 +6,14 @@
 
 bool order_parse(char *bytes, size_t size, struct order *order)
 {
-    size_t arguments = 0, variables = 0;
     memset(order, 0, sizeof *order);
     if (!size || bytes[size - 1])
         return false;
     for (char *word = bytes; word < bytes + size; word += strlen(word) + 1) {
-        if (*word == 'a' && arguments < WORDS_MAX)
-            order->argv[arguments++] = word + 1;
-        else if (*word == 'e' && variables < WORDS_MAX)
-            order->env[variables++] = word + 1;
-        else if (*word == 'n')
-            order->netns = word + 1;
+        if (*word == 'j')
+            order->jailer = word + 1;
+        else if (*word == 's')
+            order->listener = word + 1;
         else if (*word == 'c')
             order->console = word + 1;
         else if (*word == 'l')
@@ -28,5 +25,5 @@ bool order_parse(char *bytes, size_t size, struct order *order)
         else
             return false;
     }
-    return arguments > 0;
+    return order->jailer != NULL;
 }

@@ -33,7 +33,8 @@ FILES = {
     "etc/os-release": 'NAME="clearpod stage1"\nID=clearpod\n',
 }
 LINKS = {"etc/mtab": "../proc/self/mounts", "flavor": "clearpod"}
-GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs", "lkvm-shim.so")
+FILTERS = ("seccomp-qemu.bpf", "seccomp-kvmtool.bpf")
+GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs", "lkvm-shim.so", "jailer", *FILTERS)
 PROFILES = {"systemd": ("initramfs-systemd", "system-systemd.erofs")}
 """Files of further profiles, put in where they were built: a pod asks for one."""
 PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")

@@ -113,8 +113,11 @@ def namespace(extents: "Sequence[Extent]") -> int:
             try:
                 return _mapped(pid, extents, ends=(write, back))
             finally:
-                child.kill()
-                child.wait(5)
+                os.close(write)
+                write = -1
+                if not child.wait(5):  # cat ends with its input
+                    child.kill()
+                    child.wait(5)
     finally:
         for fd in (read, write, back, answer):
             if fd >= 0:

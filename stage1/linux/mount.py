@@ -166,6 +166,18 @@ def type_of(path: str) -> str:
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
 
+def overlay_options(path: str) -> dict[str, str] | None:
+    """The options of the overlay that is mounted at `path`, the topmost one; None when there is no overlay there."""
+    last = _path(path).rpartition(b"/")[2]
+    with _mounts() as file:
+        lines = [line.split() for line in file if last in line or b"\\" in line]
+    found = [line[line.index(b"-") + 1 :] for line in lines if unescape(line[4]) == path]
+    if not found or found[-1][0] != b"overlay":
+        return None
+    options = (option.partition(b"=") for option in found[-1][2].split(b","))
+    return {name.decode(): unescape(value) for name, _, value in options}
+
+
 def memory_bytes(below: str) -> int:
     """How much fits into the tmpfs that are mounted below the path `below` and can be written, each counted once.
 
@@ -205,6 +217,8 @@ def _mount_points() -> list[str]:
 def unescape(field: bytes | str) -> str:
     """A path as proc_pid_mountinfo(5) has it."""
     field = os.fsencode(field) if isinstance(field, str) else field
+    if b"\\" not in field:
+        return os.fsdecode(field)
     # The kernel writes space, tab, newline and backslash as \ooo, so each backslash starts an octal escape.
     return os.fsdecode(field.decode("unicode_escape").encode("latin-1"))
 

@@ -180,7 +180,9 @@ ENVIRONMENT = {
 }
 """Of a confined program; its temporary files are in the directory `out`, if it has one."""
 
-_CODE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_FILE = os.path.abspath(globals().get("__file__", ""))
+"""This one; modules of rkt's image have none, and confine nobody."""
+_CODE = os.path.dirname(os.path.dirname(os.path.dirname(_FILE)))
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.child import main; main()"
 
 
@@ -197,7 +199,7 @@ def python_places() -> tuple[tuple[str, str], ...]:
 
 def usable_uid(uid: int) -> int:
     """`uid` if it can reach Python and our code, else 0: they may be below a directory that is root's own."""
-    paths = (os.path.realpath(sys.executable), os.path.abspath(__file__))
+    paths = (os.path.realpath(sys.executable), _FILE)
     return uid if uid and all(_is_open(path) for path in paths) else 0
 
 

@@ -13,6 +13,7 @@ from stage1.linux.libc import Guard
 
 PID, READY = "pid", "rkt/supervisor-status"
 _READY_TEXT = "ready"
+_STATUS, _JOURNAL = "rkt/status", "var/log/journal"
 _STATUS_BYTES = 4096
 STATES = ("embryo", "prepare", "prepared", "run", "exited-garbage", "garbage")
 """Directories below pods/, in the order in which a pod moves through them."""
@@ -38,14 +39,25 @@ def exists(data_dir: str, pod_id: str) -> bool:
     return any(os.path.isdir(f"{data_dir}/pods/{state}/{pod_id}") for state in STATES)
 
 
+def roots(pod_dir: str) -> tuple[str, ...]:
+    """What the paths of files of the pod's stage1 image begin with, in whatever state the pod was."""
+    real, base = os.path.realpath(pod_dir), f"{data(pod_dir)}/pods"
+    return tuple(f"{stage1_root(place)}/" for place in (real, *(f"{base}/{state}/{uuid(pod_dir)}" for state in STATES)))
+
+
 def stored_root(pod_dir: str) -> str:
     """The root of the stage1 image in rkt's store. All pods share it, and it stays while rkt moves the pod."""
     return f"{data(pod_dir)}/cas/tree/{tree_id(pod_dir)}/rootfs"
 
 
 def journal(pod_dir: str) -> str:
-    """Where the journal of a guest with systemd is kept, and rkt's api-service looks for it."""
-    return f"{stage1_root(pod_dir)}/var/log/journal"
+    """Where the journal of a guest with systemd is kept. Its owners are mapped, which an overlay's can't be."""
+    return f"{seen_by_rkt(pod_dir)}/{_JOURNAL}"
+
+
+def journal_of_stage1(pod_dir: str) -> str:
+    """The same, where rkt's api-service looks for it."""
+    return f"{stage1_root(pod_dir)}/{_JOURNAL}"
 
 
 def app_root(pod_dir: str, app: str) -> str:
@@ -98,8 +110,15 @@ def read_pid(pod_dir: str) -> int:
 
 
 def status_dir(pod_dir: str) -> str:
-    """Where status files are written."""
-    return f"{stage1_root(pod_dir)}/rkt/status"
+    """Where status files are: written below the overlay, which may not notice, so it is not asked. Raises NotFound."""
+    return f"{seen_by_rkt(pod_dir)}/{_STATUS}"
+
+
+def writable_status_dir(pod_dir: str) -> str:
+    """The same, for the guest: the overlay is made to have the directory of its own. Raises NotFound, KernelError."""
+    with Guard("touch", f"{stage1_root(pod_dir)}/{_STATUS}"):
+        os.utime(f"{stage1_root(pod_dir)}/{_STATUS}")
+    return status_dir(pod_dir)
 
 
 def write_status(pod_dir: str, app: str, *, code: int) -> None:
@@ -110,26 +129,26 @@ def write_status(pod_dir: str, app: str, *, code: int) -> None:
 
 def read_status(pod_dir: str, app: str) -> int | None:
     """The code that the app ended with; None while it has none. What is no number counts as 1, as in rkt."""
-    for place in (status_dir(pod_dir), f"{seen_by_rkt(pod_dir)}/rkt/status"):
-        try:
-            with beneath.Root(place) as status:
-                word = status.read(app, most=_STATUS_BYTES).strip()
-        except FileNotFoundError:
-            continue
-        except KernelError:
-            return 1  # the guest has made something else of it
-        return int(word) if word.removeprefix(b"-").isdigit() else 1
-    return None
+    try:
+        with beneath.Root(status_dir(pod_dir)) as status:
+            word = status.read(app, most=_STATUS_BYTES).strip()
+    except FileNotFoundError:
+        return None
+    except KernelError:
+        return 1  # the guest has made something else of it
+    return int(word) if word.removeprefix(b"-").isdigit() else 1
 
 
 def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
     """Remove the app's status; with `marks` also those of rkt's that app rm leaves behind. Again is fine."""
     for name in (app, *((f"{app}-created", f"{app}-started") if marks else ())):
-        try:
-            with beneath.Root(status_dir(pod_dir)) as status:
-                status.unlink(name)
-        except FileNotFoundError:
-            continue
+        # First where rkt has it mounted, so that the overlay knows that it is gone.
+        for place in (f"{stage1_root(pod_dir)}/{_STATUS}", status_dir(pod_dir)):
+            try:
+                with beneath.Root(place) as status:
+                    status.unlink(name)
+            except FileNotFoundError:
+                continue
 
 
 def has_status(pod_dir: str, name: str) -> bool:

@@ -18,12 +18,12 @@ _DEATH_S = 10.0
 
 def find(pod_dir: str) -> list[tuple[int, int]]:
     """(pid, start time) of each; this process is not among them."""
-    root, stored = directory.stage1_root(os.path.realpath(pod_dir)), directory.stored_root(pod_dir)
+    roots, stored = directory.roots(pod_dir), directory.stored_root(pod_dir)
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
-        if not _belongs(name, root, stored=stored, uuid=directory.uuid(pod_dir)):
+        if not _belongs(name, roots, stored=stored, uuid=directory.uuid(pod_dir)):
             continue
         try:
             found.append((int(name), process.start_time(int(name))))
@@ -32,13 +32,13 @@ def find(pod_dir: str) -> list[tuple[int, int]]:
     return found
 
 
-def _belongs(pid: str, root: str, *, stored: str, uuid: str) -> bool:
+def _belongs(pid: str, roots: tuple[str, ...], *, stored: str, uuid: str) -> bool:
     try:
-        # The kernel tells where the program lies now, also when rkt has moved the pod since.
+        # Where the program lies now, also when rkt has moved the pod since; of a VMM in its jail, where it lay then.
         program = os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return False
-    if program.startswith(f"{root}/"):
+    if program.startswith(roots):
         return True
     # `enter` runs from rkt's store, which all pods share, and so does what it starts.
     is_known = vmm.is_vmm(program) or program.startswith(f"{stored}/")

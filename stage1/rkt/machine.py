@@ -2,8 +2,9 @@
 """The VM of an rkt pod: what the engine makes of it, and how later programs find it. Called by stage1/entry.
 
 The engine's directory of the pod lies in RUN, whatever rkt calls its own directory meanwhile, and short enough for
-sockets. What the guest sees is only there: apps' roots and the status files are bound into it one by one, in a mount
-namespace that ends with the pod. rkt's tree, which holds programs that the host runs as root, is no part of it.
+sockets. What the guest sees is only there: apps' roots and the status files are mounted in it one by one, with mapped
+owners, in a mount namespace that ends with the pod. rkt's tree, which holds programs that the host runs as root, is no
+part of it.
 """
 
 import json
@@ -14,17 +15,25 @@ from stage1 import engine
 from stage1.engine import Host, Prepared
 from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
-from stage1.linux import beneath, namespace, process, tsc
+from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.linux.host import host_facts
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
 from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
-from stage1.rootfs import identity, unmounting, volumes
-from stage1.vm import choose, confine, order
+from stage1.rootfs import identity, overlay, owners, unmounting, volumes
+from stage1.vm import choose, order
+from stage1.vm.order import Order
+from stage1.vm.slots import Range
 from stage1.vm.spec import SerialLink, VsockLink, nics
 from stage1.vm.vmm import find_unrecorded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stage1.linux.idmap import Extent
 
 RUN = "/run/clearpod/rkt"
 HOME = "usr/lib/clearpod"
@@ -43,7 +52,7 @@ def host(pod_dir: str, hypervisor: str) -> Host:
     home = f"{directory.stage1_root(pod_dir)}/{HOME}"
     os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}"
     chosen = choose.choose(hypervisor, host_facts())
-    return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT)
+    return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT, ids=Range())
 
 
 def place(uuid: str) -> str:
@@ -51,13 +60,15 @@ def place(uuid: str) -> str:
     return f"{RUN}/pods/{uuid}"
 
 
-def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> bytes:
+def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> Order:
     """Make all that the guest needs, and say how the VMM is to be started. Undo: `undo`.
 
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
     """
     tsc.use_file(f"{RUN}/tsc-khz")
     on = host(pod_dir, pod.pod.hypervisor)
+    if pod.pod.journal:
+        files.make_dirs(directory.journal_of_stage1(pod_dir), 0o755)  # so that the overlay knows of its directories
     prepared = engine.prepare(pod.pod, on)
     try:
         return _fill(prepared._replace(network=network), pod, pod_dir=pod_dir, netns=netns)
@@ -79,18 +90,20 @@ def undo(place: str) -> str:
     return engine.collect(place)
 
 
-def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> bytes:
+def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> Order:
     place = prepared.directory
     with beneath.Root(place, one_mount=True) as own:
         return _fill_in(own, prepared, pod=pod, pod_dir=pod_dir, netns=netns)
 
 
-def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str, netns: str) -> bytes:
+def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str, netns: str) -> Order:
     place = prepared.directory
     own.link(DATA, directory.data(pod_dir))
     vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
+    owners.keep_plain(place, vm.ids)
+    _record(own, ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
     own.make_directory(APPS, 0o755)
-    _show(place, directory.status_dir(pod_dir), name="status", pid=0)
+    _show(place, pod, source=directory.writable_status_dir(pod_dir), name="status")
     for name, text in pod.files:
         own.write(f"{identity.WHERE}/{name}", text.encode(), 0o644)
     apps = tuple(logs.begin(place, app) for app in pod.apps)
@@ -102,9 +115,8 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     own.write(f"tree/{script.FILE}", script.plan(settings, apps))
     own.write(KEY, prepared.link_key)
     own.write(engine.CONSOLE, b"")
-    _record(own, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
-    return order.order(vm, confine.find(), interactive=interactive)
+    return order.order(vm, interactive=interactive)
 
 
 def add(place: str, pod: RktPod, *, app: App) -> None:
@@ -112,7 +124,7 @@ def add(place: str, pod: RktPod, *, app: App) -> None:
 
     Raises NotFound when a volume's source does not exist.
     """
-    _show(place, app.root, name=f"apps/{app.name}", pid=engine.living_pid(place))
+    _show(place, pod, source=app.root, name=f"apps/{app.name}")
     for one in app.containers:
         engine.add_container(place, pod.pod, container=one)
 
@@ -137,16 +149,24 @@ def remove(place: str, app: str) -> None:
     logs.forget(place, app)
 
 
-def _show(place: str, source: str, *, name: str, pid: int) -> None:
-    """Bind a directory of the host, writable, where the guest has `name` in its volumes."""
-    at = f"volumes/{name}"
-    volumes.attach(Mount(source, f"/{name}"), place, at=at, pid=pid)
+def _show(place: str, pod: RktPod, *, source: str, name: str) -> None:
+    """Show the guest a directory of the host, writable, as `name` in its volumes, with the owners of its VMM."""
+    at, pid = f"volumes/{name}", engine.living_pid(place)
+    layers = overlay.find(source)
+    with engine.owners_of(place, pod.pod) as mapped:
+        if layers is None:
+            volumes.attach(Mount(source, f"/{name}"), place, at=at, pid=pid, ids=mapped.plain())
+            return
+        with beneath.Root(place, one_mount=True) as own:
+            own.make_directory(f"tree/{at}", 0o755)
+        ids, owner = mapped.plain(), idmap.outside(mapped.extents, 0)
+        namespace.in_mounts_of(pid, lambda: overlay.show(layers, place, at=at, ids=ids, owner=owner))
 
 
-def _record(own: beneath.Root, *, cid: int | None) -> None:
-    """The launcher, our parent, stands for the VMM: they end together, and have the same mounts."""
-    pid = os.getppid()
-    record = {"v": 1, "pid": pid, "start_time": process.start_time(pid), "console": f"{own.path}/{engine.CONSOLE}"}
+def _record(own: beneath.Root, *, ids: "Sequence[Extent]", cid: int | None) -> None:
+    """The launcher, our parent, stands for the VMM: they end together, and volumes are mounted in its mounts first."""
+    pid, console = os.getppid(), f"{own.path}/{engine.CONSOLE}"
+    record = {"v": 1, "pid": pid, "start_time": process.start_time(pid), "console": console, "ids": ids}
     if cid is not None:
         record["cid"] = cid
     own.write(engine.VM, json.dumps(record).encode())

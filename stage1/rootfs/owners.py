@@ -9,13 +9,16 @@ namespace, images, and volumes that ask for it, are shifted besides: 0 on the di
 import os
 
 from stage1.errors import WrongState
-from stage1.linux import idmap, mount
+from stage1.linux import idmap, mount, namespace
 from stage1.linux.idmap import Extent
 from stage1.pod import ids as numbers
 from stage1.pod.model import IdMap
 
 KEPT = "shifted"
 """In the pod's directory: the namespace for what is shifted."""
+PLAIN = "owners"
+"""In the pod's directory, and in the mounts of the process that `keep_plain` was called for: one that maps as the VMM's
+own does. Of pods that have volumes before they have a VMM."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +44,21 @@ class Owners:
             if fd >= 0:
                 os.close(fd)
 
+    @property
+    def extents(self) -> "Sequence[Extent]":
+        """The maps of the VMM's user namespace; none where it has none."""
+        return self._vmm[2]
+
     def plain(self) -> int:
         """Of files whose numbers on disk are the guest's. Raises WrongState as `idmap.of_process`."""
         if self._plain < 0 and self._vmm[2]:
-            self._plain = idmap.of_process(*self._vmm)
+            self._plain = self._kept() if os.path.exists(f"{self._directory}/{PLAIN}") else idmap.of_process(*self._vmm)
         return self._plain
+
+    def _kept(self) -> int:
+        """It is mounted in the mount namespace of the process on record, and ends with that."""
+        path = f"{self._directory}/{PLAIN}"
+        return namespace.in_mounts_of(self._vmm[0], lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def shifted(self) -> int:
         """Of files whose 0 on disk is the container's; `plain` in a pod without a user namespace.
@@ -65,3 +78,8 @@ def keep(directory: str, ids: IdMap, *, vmm: "Sequence[Extent]") -> None:
     """Make the namespace for what is shifted, where the pod needs one. Undone by unmounting below `directory`."""
     if ids.length and vmm and not mount.is_mount_point(f"{directory}/{KEPT}"):
         idmap.keep(f"{directory}/{KEPT}", numbers.shifted(ids, vmm))
+
+
+def keep_plain(directory: str, vmm: "Sequence[Extent]") -> None:
+    """Make a namespace with the VMM's maps before there is a VMM, in the mount namespace that we are in."""
+    idmap.keep(f"{directory}/{PLAIN}", vmm)

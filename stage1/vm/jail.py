@@ -2,8 +2,9 @@
 """The jail of a VMM as a launch description for the program `jailer` (images/jailer/README.md): namespaces, a root with
 the pod's files and the system's programs only, ids of its own, rules of Landlock, limits.
 
-Called by starter.ProcessVmm. It looks at which files the host has, and changes nothing. What one VMM may change is: its
-scratch disk, the small file system HOME, and the volumes that are mounted below `share/volumes` later.
+Called by starter.ProcessVmm, and by order.py for rkt. It looks at which files the host has, and changes nothing. What
+one VMM may change is: its scratch disk, the small file system HOME, and the volumes that are mounted below
+`share/volumes`.
 """
 
 import os
@@ -42,6 +43,8 @@ _SYSTEM = (
 )
 # Numbers that Linux gives out: Documentation/admin-guide/devices.txt, and miscdevice.h for those of major 10.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
+_CHANGED = ("containers", "journal", "apps", "status")
+"""Below the share for volumes: what is mounted there may be changed. The last two are rkt's (stage1/rkt/machine.py)."""
 _KVM, _VSOCK = {"kvm": (10, 232)}, {"vhost-vsock": (10, 241)}
 
 
@@ -65,7 +68,8 @@ class Launch(NamedTuple):
     """What is started, and what of it is not the VM's own. `handed` are the descriptors past the third that it gets.
 
     `filter` is a file with seccomp's instructions, or empty. With `dies_with_us` it is killed at the end of the thread
-    that starts it. With `small_pages` its memory has no huge pages.
+    that starts it. With `small_pages` its memory has no huge pages. `programs` are more files and directories that it
+    runs, and `links` symbolic links with their targets.
     """
 
     argv: "Sequence[str]"
@@ -74,11 +78,14 @@ class Launch(NamedTuple):
     filter: str = ""
     dies_with_us: bool = False
     small_pages: bool = False
+    programs: "Sequence[str]" = ()
+    links: "Sequence[tuple[str, str]]" = ()
 
 
 def describe(vm: VmSpec, launch: Launch) -> bytes:
     """Words with a letter in front, each ended by a zero. The disks and directories of `vm` must exist."""
-    seen = outermost(places(vm))
+    wanted = [*places(vm), *(Place(path) for path in launch.programs)]
+    seen = outermost(wanted)
     words = [
         vm.run_dir,
         *(f"a{word}" for word in launch.argv),
@@ -87,10 +94,10 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(f"g{path}" for path in vm.cgroups),
         *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
         *(f"{place.letter}{place.path}" for place in seen),
-        *(f"y{target}:{path}" for path, target in links(places(vm))),
+        *(f"y{target}:{path}" for path, target in (*links(wanted), *launch.links)),
         *(f"d{major}:{minor}:/dev/{name}" for name, (major, minor) in devices(vm).items()),
         f"h{HOME_BYTES}:{HOME}",
-        *(f"s{rights:x}:{path}" for path, rights in rules(vm)),
+        *(f"s{rights:x}:{path}" for path, rights in (*rules(vm), *_more(launch))),
         *(f"l{number} {soft} {hard}" for number, soft, hard in limits()),
         *(f"k{number}" for number in launch.handed),
         *([f"f{launch.filter}"] if launch.filter else []),
@@ -99,6 +106,10 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(["b"] if launch.small_pages else []),
     ]
     return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+def _more(launch: Launch) -> list[tuple[str, int]]:
+    return [(path, RUN if os.path.isdir(path) else RUN_FILE) for path in launch.programs]
 
 
 def _network(vm: VmSpec) -> list[str]:
@@ -131,7 +142,7 @@ def rules(vm: VmSpec) -> list[tuple[str, int]]:
     """Paths, with the rights that it has there: no more than the mounts allow anyway, in case that one is wrong."""
     shares = [(share.path, TREE if _shown(share, vm).writable else LOOK) for share in vm.shares]
     writable = [share.path for share in vm.shares if not share.read_only]
-    volumes = [(f"{path}/{name}", TREE) for path in writable for name in ("containers", "journal")]
+    volumes = [(f"{path}/{name}", TREE) for path in writable for name in _CHANGED]
     return [
         *_SYSTEM,
         *_programs(vm),

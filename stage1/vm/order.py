@@ -5,32 +5,53 @@ Not started here, and nothing waits: this process has ended when the VM boots.
 """
 
 import os
+from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux.libc import Guard
-from stage1.vm import confine, kvmtool, qemu
-from stage1.vm.spec import VmSpec
+from stage1.vm import jail, kvmtool, qemu
+from stage1.vm.jail import Launch
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
 from stage1.vm.vmm import is_kvmtool
 
-VARIABLE = "CLEARPOD_ORDER_FD"
-"""The launcher's descriptor for it."""
+VARIABLE, DESCRIPTION_VARIABLE = "CLEARPOD_ORDER_FD", "CLEARPOD_LAUNCH_FD"
+"""The launcher's descriptors for an order's two parts."""
 LOADED = "loaded"
 """Beside the directory of the image's VMM; images/stage1-aci/README.md."""
 
 
-def order(vm: VmSpec, found: confine.Confinement, *, interactive: bool) -> bytes:
-    """Words with a letter in front, each ended by a zero: what images/launcher/launcher.h says. Raises BadRequest."""
-    vm = vm._replace(jailer="")
-    driver = kvmtool if is_kvmtool(vm.binary) else qemu
-    start = _start_of(vm.binary)
-    wrapper = confine.command(found, vm, also=_loader(start) if start != vm.binary else ())
-    words = [f"a{word}" for word in (*wrapper, *driver.argv(vm._replace(binary=start)))]
-    words += [f"e{name}={value}" for name, value in driver.environment(vm).items()]
-    words += [f"n{vm.netns}"] if vm.netns else []
-    words += [f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
+class Order(NamedTuple):
+    """`words` are for the launcher: a letter and a value each, ended by a zero (images/launcher/launcher.h).
+
+    `description` is for the jailer, whom it starts (images/jailer/README.md).
+    """
+
+    words: bytes
+    description: bytes
+
+
+def order(vm: VmSpec, *, interactive: bool) -> Order:
+    """For a VMM that ends with the launcher. The directories of `vm` must exist. Raises BadRequest."""
+    on_kvmtool = is_kvmtool(vm.binary)
+    words = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
+    words += [f"s{vm.link.socket}"] if isinstance(vm.link, SerialLink) else []
     if interactive:
-        words += ["t", "i"] if driver is kvmtool else ["i"]  # kvmtool reads no input but a terminal's
-    return b"".join(os.fsencode(word) + b"\0" for word in words)
+        words += ["t", "i"] if on_kvmtool else ["i"]  # kvmtool reads no input but a terminal's
+    return Order(b"".join(os.fsencode(word) + b"\0" for word in words), jail.describe(vm, _launch(vm)))
+
+
+def _launch(vm: VmSpec) -> Launch:
+    start = _start_of(vm.binary)
+    driver, handed = (kvmtool, ()) if is_kvmtool(vm.binary) else (qemu, (LISTENER_FD, CONSOLE_FD))
+    return Launch(
+        driver.argv(vm._replace(binary=start)),
+        driver.environment(vm),
+        handed,
+        filter=vm.filter,
+        dies_with_us=True,
+        programs=() if start == vm.binary else _loader(start),
+        links=() if start == vm.binary else ((start, os.path.realpath(start)),),
+    )
 
 
 def _start_of(binary: str) -> str:
@@ -44,10 +65,15 @@ def _loader(start: str) -> tuple[str, ...]:
     return os.path.realpath(start), f"{os.path.dirname(os.path.dirname(start))}/python"
 
 
-def hand_over(text: bytes) -> None:
+def hand_over(order: Order) -> None:
     """Write it for the launcher. Raises BadRequest when no launcher has started this process."""
-    number = os.environ.get(VARIABLE, "")
+    _write(DESCRIPTION_VARIABLE, order.description)
+    _write(VARIABLE, order.words)
+
+
+def _write(variable: str, text: bytes) -> None:
+    number = os.environ.get(variable, "")
     if not number.isdigit():
-        raise BadRequest(f"{VARIABLE} is not set: this program is started by the launcher of the stage1 image")
+        raise BadRequest(f"{variable} is not set: this program is started by the launcher of the stage1 image")
     with Guard("write", "the order for the launcher"):
         os.write(int(number), text)

@@ -52,19 +52,48 @@ from stage1.entry import door
 
 asked = libc.syscall
 
+def by_name(fd, path):
+    return path or b"/proc/self/fd/%d" % fd
+
+options = {}
+
 def syscall(name, number, *args, what):
     if number == libc.NR_OPEN_TREE:
-        return os.open(args[1], os.O_PATH | os.O_CLOEXEC)
+        return os.open(by_name(*args[:2]), os.O_PATH | os.O_CLOEXEC)
     if number == libc.NR_MOVE_MOUNT:
-        return libc.call("mount", b"/proc/self/fd/%d" % args[0], args[3], None, 0x5000, None, what=what)
+        return libc.call("mount", by_name(*args[:2]), by_name(*args[2:4]), None, 0x5000, None, what=what)
     if number == libc.NR_MOUNT_SETATTR:
-        return libc.call("mount", None, args[1], None, 0x1021, None, what=what)
+        return libc.call("mount", None, args[1], None, 0x1021, None, what=what) if args[1] else 0
+    if number == libc.NR_FSOPEN:
+        return os.open("/dev/null", os.O_RDONLY)
+    if number == libc.NR_FSCONFIG:
+        options[args[2]] = args[3]
+        return 0
+    if number == libc.NR_FSMOUNT:
+        words = [name + b"=" + value for name, value in options.items() if name and name.endswith(b"dir")]
+        place = os.fsencode(__file__) + b".shown"
+        os.mkdir(place)
+        libc.call("mount", b"overlay", place, b"overlay", 0, b",".join(words), what=what)
+        return os.open(place, os.O_PATH | os.O_CLOEXEC)
     return asked(name, number, *args, what=what)
 
 libc.syscall = syscall
 sys.exit(door.enter(sys.argv[1], sys.argv[2:]))
 """
 """callgrind 3.24 does not let through the newer calls for mounts, so these are made of older ones there."""
+
+
+VMM = """
+#include <stdio.h>
+#include <time.h>
+int main(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return printf("VMM at %lld.%06ld\\n", (long long)now.tv_sec, now.tv_nsec / 1000) < 0;
+}
+"""
+"""What it says last is shown by the launcher. It may do no more than a VMM, so it is no shell."""
 
 
 class Bench:
@@ -75,9 +104,9 @@ class Bench:
         self.cni = FakeCni(place / "cni")
         (place / "cni" / "batch").write_text("link add DEVICE type veth peer name p-DEVICE\nlink set DEVICE up\n")
         (place / "bin").mkdir()
-        vmm = place / "bin" / "qemu-system-x86_64"
-        vmm.write_text("#!/bin/bash\necho VMM at $EPOCHREALTIME\n")  # the launcher shows what it said last
-        vmm.chmod(0o755)
+        (place / "vmm.c").write_text(VMM)
+        build = ["musl-gcc", "-static", "-o", place / "bin" / "qemu-system-x86_64", place / "vmm.c"]
+        subprocess.run(build, check=True)
         self.cpu_ms: list[float] = []
         self.image = Image(aci.root(place / "image"), {"exec": ["/bin/true"], "user": "0", "group": "0"})
         (place / "local" / "net.d").mkdir(parents=True)

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage1 image with the real launcher and, in place of Python and the VMM, shell scripts: for tests of the launcher.
+"""A stage1 image with the real launcher and jailer and, in place of Python and the VMM, shell scripts: for tests of the
+launcher.
 
-`run` writes down what it was given and then the order that the test wants; `stop` writes down its arguments, and what
+`run` writes down what it was given and then the order that the test wants; the VMM's script runs in a jail where it
+may write into the test's directory. `stop` writes down its arguments, and what
 it is told to do about the VMM is done.
 """
 
 import fcntl
 import os
+import signal
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,17 @@ shift 11
 {{ echo "$@"; env; ls -l /proc/$$/fd; }} > {place}/python
 case "$1" in
 run) test ! -s {place}/fails || exit $(cat {place}/fails)
-     test ! -e {place}/order || cat {place}/order > /proc/self/fd/$CLEARPOD_ORDER_FD;;
+     test ! -e {place}/order || cat {place}/order > /proc/self/fd/$CLEARPOD_ORDER_FD
+     test ! -e {place}/launch || cat {place}/launch > /proc/self/fd/$CLEARPOD_LAUNCH_FD;;
 stop) echo "$@" >> {place}/stopped;;
 *) exit 33;;
 esac
 """
-WHO = "read -r pid rest </proc/self/stat  # as the host knows it: $$ is 1"
+SYSTEM = [
+    f"r{path}" for path in ("/usr", "/bin", "/lib", "/lib64") if Path(path).is_dir() and not Path(path).is_symlink()
+]
+LINKS = [f"y{os.readlink(path)}:{path}" for path in ("/bin", "/lib", "/lib64") if Path(path).is_symlink()]
+OWNER = 0x70030000
 UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
 
 
@@ -34,15 +42,24 @@ def record(kind: int, payload: bytes = b"") -> bytes:
     return struct.pack("<BBH", kind, 0, len(payload)) + payload
 
 
+def _is_in_jail(pid: str) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return False  # it has ended
+
+
 class BareStage1:
     """The image in `place`, and a pod's directory, `pod`."""
 
-    def __init__(self, place: Path, launcher: Path) -> None:
+    def __init__(self, place: Path, launcher: Path, jailer: str) -> None:
+        self.jailer, self.known_pid = jailer, 0
         self.place, self.root, self.pod = place, place / "rootfs", place / "pod"
         self.processes: list[subprocess.Popen[bytes]] = []
         python = self.root / "usr" / "lib" / "clearpod" / "python"
         python.mkdir(parents=True)
         self.pod.mkdir()
+        self.place.chmod(0o777)
         (self.root / "launcher").write_bytes(launcher.read_bytes())
         (self.root / "launcher").chmod(0o755)
         for name in ("run", "enter", "stop"):
@@ -53,14 +70,50 @@ class BareStage1:
         path.write_text(text)
         path.chmod(0o755)
 
-    def vmm(self, *, says: bytes = b"", then: str = "exec sleep 60", interactive: bool = False, more: str = "") -> None:
-        """Let `run` order a VMM that writes `says`, and does `then` in a shell."""
+    def vmm(
+        self,
+        *,
+        says: bytes = b"",
+        then: str = "exec sleep 60",
+        interactive: bool = False,
+        more: str = "",
+        jail: Sequence[str] = (),
+    ) -> None:
+        """Let `run` order a VMM that writes `says`, and does `then` in a shell.
+
+        `more` is one more word for the launcher, `jail` are more of them for the jailer.
+        """
         (self.place / "says").write_bytes(says)
-        text = f"#!/bin/sh\n{WHO}\necho $pid > {self.place}/vmm\nls -l /proc/$pid/fd > {self.place}/vmm-fds\n"
+        text = f"#!/bin/sh\nls -l /proc/$$/fd > {self.place}/vmm-fds\necho up > {self.place}/vmm\n"
         self._script(self.place / "vmm.sh", f"{text}cat {self.place}/says\n{then}\n")
-        words = [f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin", f"c{self.place}/console"]
-        words += [*(["i"] if interactive else []), *([more] if more else [])]
-        (self.place / "order").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+        words = [
+            f"j{self.jailer}",
+            f"c{self.place}/console",
+            *(["i"] if interactive else []),
+            *([more] if more else []),
+        ]
+        self._words("order", words)
+        (self.place / "jail").mkdir(exist_ok=True)
+        own = [f"{self.place}/jail", f"w{self.place}", *SYSTEM, *LINKS, "d1:3:/dev/null", f"c0 {OWNER} 65536", "p"]
+        own.append("sffff:/")  # all rights of Landlock, since no rule is none
+        self._words("launch", [*own, "n", *jail, f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin"])
+
+    def _words(self, name: str, words: list[str]) -> None:
+        (self.place / name).write_bytes(b"".join(word.encode() + b"\0" for word in words))
+
+    def vmm_pid(self) -> int:
+        """Of the script that is the VMM, by which the host knows it; 0 until it runs. Remembered when it has ended."""
+        if not self.known_pid and self.wrote("vmm"):
+            pid = self.processes[-1].pid
+            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            self.known_pid = next((int(one) for one in found if _is_in_jail(one)), 0)
+        return self.known_pid
+
+    def hears_signals(self) -> bool:
+        """Whether the launcher takes signals, rather than to be ended by them."""
+        status = Path(f"/proc/{self.processes[-1].pid}/status").read_text()
+        blocked = next((int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigBlk:")), 0)
+        return bool(blocked >> (signal.SIGTERM - 1) & 1)
 
     def run(self, *, env: Mapping[str, str] | None = None, **streams: Any) -> "subprocess.Popen[bytes]":
         """The launcher as rkt starts it, holding the lock."""

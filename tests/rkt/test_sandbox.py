@@ -110,7 +110,7 @@ def test_apps_on_overlays_and_a_guest_that_hangs(door: Door) -> None:
     assert pod.wait_ready()
     succeed(pod.app_add(door.sh("one", f"echo x > /new; {WAITS}")))
     succeed(pod.app_start("one"))
-    wait_until((pod.app_root("one") / "new").exists)
+    wait_until((pod.dir / "overlay" / door.image.tree / "upper" / "one" / "new").exists)
     check_attach(door, pod)
     succeed(pod.app_rm("one"))
     assert not os.path.ismount(pod.app_root("one"))

@@ -124,11 +124,13 @@ ALLOWED: dict[str, dict[str, str]] = {
             "os.readlink",
             "os.symlink",
             "os.unlink",
+            "os.utime",
         ),
         RKT,
     ),
-    "stage1/rkt/leftovers.py": dict.fromkeys(("os.listdir", "os.path.realpath", "os.readlink"), HOST),
+    "stage1/rkt/leftovers.py": dict.fromkeys(("os.listdir", "os.readlink"), HOST),
     "stage1/rkt/logs.py": dict.fromkeys(("os.path.isdir", "os.path.realpath"), CLIENT),
+    "stage1/rkt/machine.py": {"files.make_dirs": EARLY},
     "stage1/rkt/make.py": {"files.make_dirs": RKT},
     "stage1/rkt/manifest.py": {"files.read": RKT},
     "stage1/rkt/plan.py": dict.fromkeys(("os.path.isdir", "os.path.realpath"), RKT),
@@ -148,6 +150,11 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "stage1/rootfs/layers.py": dict.fromkeys(("os.path.exists", "os.rename", "os.unlink"), IMAGES),
     "stage1/rootfs/merge.py": {"os.path.getsize": IMAGES},
+    "stage1/rootfs/overlay.py": {
+        **dict.fromkeys(("os.listdir", "os.mkdir", "os.rmdir"), TOP),
+        **dict.fromkeys(("files.make_dirs", "os.path.realpath"), RKT),
+    },
+    "stage1/rootfs/owners.py": dict.fromkeys(("os.open", "os.path.exists"), TOP),
     "stage1/rootfs/remains.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
     "stage1/rootfs/scratch.py": dict.fromkeys(
         (
@@ -165,9 +172,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/share.py": {"os.open": IMAGES},
     "stage1/rootfs/unmounting.py": {"os.path.realpath": "of the pod's directory, no further"},
     "stage1/rootfs/volumes.py": {"os.readlink": HOST},
-    "stage1/vm/confine.py": dict.fromkeys(("os.path.exists", "os.path.isdir", "os.path.realpath"), EARLY),
     "stage1/vm/early.py": dict.fromkeys(("open", "os.listdir"), HOST),
-    "stage1/vm/jail.py": dict.fromkeys(("os.path.exists", "os.path.islink", "os.path.realpath", "os.readlink"), EARLY),
+    "stage1/vm/jail.py": dict.fromkeys(
+        ("os.path.exists", "os.path.isdir", "os.path.islink", "os.path.realpath", "os.readlink"), EARLY
+    ),
     "stage1/vm/kernels.py": dict.fromkeys(("os.listdir", "os.path.isdir"), GUEST),
     "stage1/vm/mapping.py": {"os.open": IMAGES},
     "stage1/vm/order.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
@@ -197,7 +205,6 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "stage1/rootfs/mergejob.py": {"files.write_atomic": IMAGES},
     "stage1/rootfs/mkfs.py": dict.fromkeys(("os.open", "os.path.getsize", "os.statvfs"), IMAGES),
-    "stage1/rootfs/owners.py": {"os.open": TOP},
     "stage1/vm/in_force.py": dict.fromkeys(("files.read", "os.listdir", "os.path.lexists", "os.readlink"), VMM),
     "stage1/vm/launch.py": {"os.access": GUEST},
     "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import stat
 import subprocess
 import termios
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.bare_stage1 import END, EOF, ERR, IN, MARK, OUT, SIZE, UUID, BareStage1, record
+from tests.fakes.bare_stage1 import END, EOF, ERR, IN, MARK, OUT, OWNER, SIZE, UUID, BareStage1, record
 from tests.fakes.patience import PATIENCE
 from tests.rkt import small_stage1
 
@@ -26,15 +27,15 @@ ENDED = MARK + record(END, b"\0")
 
 
 @pytest.fixture
-def stage1(tmp_path: Path) -> Iterator[BareStage1]:
-    made = BareStage1(tmp_path, small_stage1.launcher())
+def stage1(tmp_path: Path, jailer: str) -> Iterator[BareStage1]:
+    made = BareStage1(tmp_path, small_stage1.launcher(), jailer)
     yield made
     made.clean()
-    pid = made.wrote("vmm").strip()
+    pid = made.known_pid
     wait_until(lambda: not pid or is_gone(pid), limit_s=2)
 
 
-def is_gone(pid: str) -> bool:
+def is_gone(pid: int) -> bool:
     """What nobody has reaped yet is gone as well."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -50,7 +51,7 @@ def wait_until(what: Callable[[], object], limit_s: float = 10.0) -> None:
 
 
 def has_started(stage1: BareStage1) -> Callable[[], object]:
-    return lambda: stage1.wrote("vmm").strip()
+    return lambda: stage1.vmm_pid() and stage1.hears_signals()
 
 
 def finish(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
@@ -70,7 +71,7 @@ def test_output_and_code_are_the_pods(stage1: BareStage1) -> None:
 def test_nobody_but_the_launcher_gets_the_lock(stage1: BareStage1) -> None:
     stage1.vmm(says=ENDED)
     process = stage1.run()
-    wait_until(has_started(stage1))
+    wait_until(lambda: stage1.wrote("vmm"))
     assert finish(process)[0] == 0
     assert stage1.wrote("python") and str(stage1.pod) not in stage1.wrote("python").partition("total")[2]
     assert stage1.wrote("vmm-fds") and str(stage1.pod) not in stage1.wrote("vmm-fds")
@@ -93,7 +94,7 @@ def test_the_vmm_ends_with_the_launcher(stage1: BareStage1) -> None:
     assert stage1.is_locked()
     process.kill()
     process.communicate()
-    wait_until(lambda: is_gone(stage1.wrote("vmm").strip()), limit_s=1)
+    wait_until(lambda: is_gone(stage1.vmm_pid()), limit_s=1)
     assert not stage1.is_locked()
 
 
@@ -101,8 +102,8 @@ def test_the_launcher_ends_with_the_vmm_and_says_why(stage1: BareStage1) -> None
     stage1.vmm(says=b"Kernel panic\n", then="echo no such device >&2; exec sleep 60")
     process = stage1.run()
     wait_until(has_started(stage1))
-    wait_until(lambda: "sleep" in Path(f"/proc/{stage1.wrote('vmm').strip()}/cmdline").read_text())
-    os.kill(int(stage1.wrote("vmm")), signal.SIGKILL)
+    wait_until(lambda: "sleep" in Path(f"/proc/{stage1.vmm_pid()}/cmdline").read_text())
+    os.kill(stage1.vmm_pid(), signal.SIGKILL)
     code, _, err = finish(process)
     assert code == 254 and b"ended by itself (signal 9)" in err and str(stage1.place / "console").encode() in err
     assert b"Kernel panic" in err and b"no such device" in err
@@ -123,7 +124,7 @@ def test_a_signal_stops_in_order_and_the_second_one_at_once(stage1: BareStage1) 
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     wait_until(lambda: stage1.wrote("stopped") == f"stop {UUID}\nstop --force {UUID}\n")
-    os.kill(int(stage1.wrote("vmm")), signal.SIGKILL)
+    os.kill(stage1.vmm_pid(), signal.SIGKILL)
     assert finish(process)[0] == 254
 
 
@@ -173,14 +174,15 @@ def test_input_comes_in_records_and_ends_in_one(stage1: BareStage1) -> None:
 
 
 def test_a_vmm_that_needs_a_terminal_gets_one_that_changes_no_byte(stage1: BareStage1) -> None:
-    then = f"tty > {stage1.place}/tty; head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
+    then = f"test -t 0 && echo yes > {stage1.place}/tty\nhead -c 12 > {stage1.place}/input\n"
+    then += "printf '\\003\\0\\001\\0\\0'\nexec sleep 60"
     every = bytes(range(256)) * 200
     says = MARK + b"".join(record(OUT, every[at : at + 4000]) for at in range(0, len(every), 4000))
     stage1.vmm(says=says, then=then, interactive=True, more="t")
     process = stage1.run(stdin=subprocess.PIPE)
     out, _ = process.communicate(b"a\x01b", timeout=30)
     assert (process.returncode, out == every) == (0, True)
-    assert stage1.wrote("tty").startswith("/dev/pts/")
+    assert stage1.wrote("tty") == "yes\n"
     doubled = record(IN, b"a\x01b").replace(b"\x01", b"\x01\x01")
     assert (stage1.place / "input").read_bytes() == doubled + record(EOF)
 
@@ -223,11 +225,50 @@ def test_a_run_that_orders_nothing_is_told_from_one_that_works(stage1: BareStage
     assert code == 254 and b"did not say how to start it" in err
 
 
-@pytest.mark.parametrize(("more", "said"), [("n/no/such/netns", b"/no/such/netns"), ("zodd", b"did not say how")])
+@pytest.mark.parametrize(("more", "said"), [
+    ("s/no/such/directory/sock", b"can't be made: No such file"), (f"s/{'x' * 200}", b"too long"),
+    ("j/no/such/jailer", b"/no/such/jailer can't be started"), ("zodd", b"did not say how"),
+])  # fmt: skip
 def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more: str, said: bytes) -> None:
     stage1.vmm(more=more)
     code, _, err = finish(stage1.run())
     assert code == 254 and said in err
+
+
+def test_a_jail_that_can_not_be_made_is_an_error_and_leaves_nothing(stage1: BareStage1) -> None:
+    stage1.vmm(jail=["n/no/such/netns"])
+    code, _, err = finish(stage1.run())
+    assert code == 254 and b"jail can't be made: " in err and b"/no/such/netns" in err and not stage1.wrote("vmm")
+
+
+def test_a_vmm_that_can_not_be_started_is_an_error_and_leaves_nothing(stage1: BareStage1) -> None:
+    stage1.vmm()
+    (stage1.place / "vmm.sh").unlink()
+    code, _, err = finish(stage1.run())
+    assert code == 254 and b"can't start" in err and b"vmm.sh" in err
+
+
+def test_the_vmm_gets_its_socket_and_its_console_as_descriptors(stage1: BareStage1) -> None:
+    then = f"ls -l /proc/$$/fd > {stage1.place}/fds; bash -c 'echo kernel >&11'; exec sleep 60"
+    stage1.vmm(says=MARK, then=then, more=f"s{stage1.place}/agent.sock", jail=["k10", "k11"])
+    process = stage1.run()
+    wait_until(lambda: stage1.wrote("console") == "kernel\n")
+    socket = stage1.place / "agent.sock"
+    assert stat.S_ISSOCK(socket.stat().st_mode) and stat.S_IMODE(socket.stat().st_mode) == 0o600
+    shown = [line.split(" -> ")[0].split()[-1] for line in stage1.wrote("fds").splitlines() if " -> " in line]
+    assert {"0", "1", "2", "10", "11"} <= {*shown} and not {"3", "4"} & {*shown}
+    process.kill()
+    process.communicate()
+
+
+def test_the_vmm_is_nobody_on_the_host(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK, then="exec sleep 60")
+    process = stage1.run()
+    wait_until(has_started(stage1))
+    said = dict(line.split(":", 1) for line in Path(f"/proc/{stage1.vmm_pid()}/status").read_text().splitlines())
+    assert {*said["Uid"].split(), *said["Gid"].split()} == {str(OWNER)} and said["NoNewPrivs"].strip() == "1"
+    process.kill()
+    process.communicate()
 
 
 def test_the_other_entry_points_become_python(stage1: BareStage1) -> None:

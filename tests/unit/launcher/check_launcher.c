@@ -15,35 +15,29 @@ static bool parse(const char *text, size_t size, struct order *order)
     return order_parse(bytes, size, order);
 }
 
-CASE(an_order_has_arguments_variables_and_what_is_special)
+CASE(an_order_has_what_is_special)
 {
-    static const char text[] = "a/bin/vm\0a-x\0eHOME=/h\0n/run/netns/p\0c/log\0l/logs\0t\0i";
+    static const char text[] = "j/jailer\0s/agent.sock\0c/log\0l/logs\0t\0i";
     struct order order;
     CHECK(parse(text, sizeof text, &order));
-    CHECK(!strcmp(order.argv[0], "/bin/vm") && !strcmp(order.argv[1], "-x") && !order.argv[2]);
-    CHECK(!strcmp(order.env[0], "HOME=/h") && !order.env[1] && order.interactive && order.terminal);
-    CHECK(!strcmp(order.netns, "/run/netns/p") && !strcmp(order.console, "/log") && !strcmp(order.logs, "/logs"));
+    CHECK(!strcmp(order.jailer, "/jailer") && !strcmp(order.listener, "/agent.sock") && order.interactive && order.terminal);
+    CHECK(!strcmp(order.console, "/log") && !strcmp(order.logs, "/logs"));
 }
 
-CASE(an_argument_may_be_empty_or_have_lines)
+CASE(an_order_may_leave_out_all_but_the_jailer)
 {
-    static const char text[] = "a/bin/vm\0a\0aone\ntwo";
+    static const char text[] = "j/jailer";
     struct order order;
     CHECK(parse(text, sizeof text, &order));
-    CHECK(!*order.argv[1] && !strcmp(order.argv[2], "one\ntwo") && !order.netns && !order.interactive);
+    CHECK(!order.listener && !order.console && !order.logs && !order.interactive && !order.terminal);
 }
 
 CASE(an_order_that_makes_no_sense_is_refused)
 {
-    static char many[2 * WORDS_MAX + 4];
     struct order order;
-    CHECK(!parse("", 0, &order) && !parse("a/bin/vm", 8, &order)); /* no end */
-    CHECK(!parse("eA=1", 5, &order));                              /* nothing to start */
-    CHECK(!parse("a/vm\0z", 7, &order) && !parse("a/vm\0\0", 6, &order));
-    for (int i = 0; i <= WORDS_MAX; i++)
-        many[2 * i] = 'a';
-    CHECK(!parse(many, 2 * WORDS_MAX + 2, &order));
-    CHECK(parse(many, 2 * WORDS_MAX, &order));
+    CHECK(!parse("", 0, &order) && !parse("j/jailer", 8, &order)); /* no end */
+    CHECK(!parse("c/log", 6, &order));                             /* nothing to start */
+    CHECK(!parse("j/vm\0z", 7, &order) && !parse("j/vm\0\0", 6, &order));
 }
 
 static struct records records;

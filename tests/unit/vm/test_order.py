@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import BadRequest
+from stage1.linux.idmap import Extent
 from stage1.vm import order
-from stage1.vm.confine import Confinement
-from stage1.vm.spec import VsockLink
+from stage1.vm.order import Order
+from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from tests.unit.vm.test_argv import LKVM, QEMU
 
-NOTHING = Confinement("", False)
+IDS = (Extent(0, 0x70000000, 65536),)
+JAILED = {"jailer": "/g/jailer", "filter": "/g/filter", "ids": IDS, "attended": True}
 
 
 def words_of(text: bytes) -> list[str]:
@@ -20,45 +22,63 @@ def words_of(text: bytes) -> list[str]:
     return os.fsdecode(text[:-1]).split("\0")
 
 
-def test_an_order_has_arguments_variables_and_the_console() -> None:
-    words = words_of(order.order(QEMU._replace(attended=True), NOTHING, interactive=False))
-    assert words[0] == "a/usr/bin/qemu-system-x86_64" and "a-nodefaults" in words
-    assert f"eHOME={QEMU.run_dir}" in words and f"c{QEMU.run_dir}/console.log" in words
-    assert not any(word[0] in "ni" for word in words)
+def ordered(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list[str]]:
+    found = order.order(vm, interactive=interactive)
+    return words_of(found.words), words_of(found.description)
+
+
+def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:
+    words, jail = ordered(QEMU._replace(**JAILED))
+    assert isinstance(QEMU.link, SerialLink)
+    console, logs = f"c{QEMU.run_dir}/console.log", f"l{QEMU.run_dir}/logs"
+    assert words == ["j/g/jailer", console, logs, f"s{QEMU.link.socket}"]
+    assert jail[0] == QEMU.run_dir and jail[1] == "a/usr/bin/qemu-system-x86_64" and "a-nodefaults" in jail
+    assert {"eHOME=/vmm", "p", "k10", "k11", "f/g/filter", "c0 1879048192 65536"} <= {*jail}
+    assert "afile,id=kernel,path=/dev/fdset/1,append=on" in jail and not any("agent.sock" in word for word in jail)
 
 
 def test_an_order_may_have_a_network_and_input() -> None:
-    vm = LKVM._replace(attended=True, netns="/run/netns/p", link=VsockLink(5, 1024))
-    words = words_of(order.order(vm, NOTHING, interactive=True))
-    assert words[:2] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in words and words[-2:] == ["t", "i"]
+    vm = LKVM._replace(**JAILED, netns="/run/netns/p", link=VsockLink(5, 1024))
+    words, jail = ordered(vm, interactive=True)
+    assert words[-2:] == ["t", "i"] and not any(word[0] == "s" for word in words)
+    assert jail[1:3] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in jail
+    assert not any(word[0] == "k" for word in jail)
 
 
 def test_a_vmm_that_is_loaded_by_another_program_is_started_by_that(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "loaded").mkdir()
-    vm = LKVM._replace(binary=f"{tmp_path}/bin/lkvm", attended=True, link=VsockLink(5, 1024))
-    assert words_of(order.order(vm, NOTHING, interactive=False))[0] == f"a{tmp_path}/bin/lkvm"
-    (tmp_path / "loaded/lkvm").touch()
-    words = words_of(order.order(vm, NOTHING, interactive=False))
-    assert words[:2] == [f"a{tmp_path}/loaded/lkvm", "arun"]
+    for name in ("bin", "loaded", "python/lib"):
+        (tmp_path / name).mkdir(parents=True)
+    vm = LKVM._replace(**JAILED, binary=f"{tmp_path}/bin/lkvm", link=VsockLink(5, 1024))
+    assert ordered(vm)[1][1] == f"a{tmp_path}/bin/lkvm"
+    launcher = tmp_path / "launcher"
+    launcher.touch()
+    (tmp_path / "loaded/lkvm").symlink_to("../launcher")
+    jail = ordered(vm)[1]
+    assert jail[1:3] == [f"a{tmp_path}/loaded/lkvm", "arun"]
+    assert {f"r{launcher}", f"r{tmp_path}/python", f"y{launcher}:{tmp_path}/loaded/lkvm"} <= {*jail}
+    assert {f"s5:{launcher}", f"sd:{tmp_path}/python"} <= {*jail}
 
 
-def test_the_wrapper_comes_first_and_leaves_the_mounts() -> None:
-    found = Confinement("/usr/bin/setpriv", False)
-    words = words_of(order.order(QEMU._replace(attended=True), found, interactive=False))
-    assert words[0] == "a/usr/bin/setpriv" and words.index("a--") < words.index("a/usr/bin/qemu-system-x86_64")
+ORDER = Order(b"j/jailer\0", b"/root\0a/vm\0")
 
 
 def test_it_is_written_where_the_launcher_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    fd = os.memfd_create("order")
-    monkeypatch.setenv(order.VARIABLE, str(fd))
-    order.hand_over(b"a/vm\0")
-    assert os.pread(fd, 100, 0) == b"a/vm\0"
-    os.close(fd)
+    fds = [os.memfd_create("order"), os.memfd_create("launch")]
+    monkeypatch.setenv(order.VARIABLE, str(fds[0]))
+    monkeypatch.setenv(order.DESCRIPTION_VARIABLE, str(fds[1]))
+    order.hand_over(ORDER)
+    assert [os.pread(fd, 100, 0) for fd in fds] == [*ORDER]
+    for fd in fds:
+        os.close(fd)
 
 
+@pytest.mark.parametrize("name", [order.VARIABLE, order.DESCRIPTION_VARIABLE])
 @pytest.mark.parametrize("value", ["", "x"])
-def test_without_a_launcher_it_says_so(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv(order.VARIABLE, value)
+def test_without_a_launcher_it_says_so(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    fd = os.memfd_create("other")
+    for one in (order.VARIABLE, order.DESCRIPTION_VARIABLE):
+        monkeypatch.setenv(one, str(fd))
+    monkeypatch.setenv(name, value)
     with pytest.raises(BadRequest, match="started by the launcher"):
-        order.hand_over(b"a/vm\0")
+        order.hand_over(ORDER)
+    os.close(fd)

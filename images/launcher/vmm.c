@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The start of the VMM, which the jailer (images/jailer) makes our child: its standard streams, the socket at which it is
+ * reached, and the jailer's answer.
+ */
+#include "launcher.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+/* Descriptors of the jailer; the last two are handed on to the VMM (stage1/vm/spec.py). */
+enum { DESCRIPTION = 3, RESULT = 4, LISTENER = 10, CONSOLE = 11, ABOVE = 64, ANSWER_MAX = 1024 };
+
+struct gift {
+    int fd, number;
+};
+
+static bool open_pipes(int in[2], int out[2])
+{
+    return pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0;
+}
+
+/* One terminal for both directions, which changes no byte. */
+static bool open_terminal(int in[2], int out[2])
+{
+    struct termios raw;
+    const char *name;
+    in[1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+    if (in[1] < 0 || grantpt(in[1]) < 0 || unlockpt(in[1]) < 0 || !(name = ptsname(in[1])))
+        return false;
+    in[0] = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (in[0] < 0 || tcgetattr(in[0], &raw) < 0)
+        return false;
+    cfmakeraw(&raw);
+    out[0] = fcntl(in[1], F_DUPFD_CLOEXEC, 0);
+    out[1] = fcntl(in[0], F_DUPFD_CLOEXEC, 0);
+    return tcsetattr(in[0], TCSANOW, &raw) == 0 && out[0] >= 0 && out[1] >= 0;
+}
+
+/* A socket that listens at `path`; it never has a wider mode than root's. -1 when there can't be one. */
+static int listen_at(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(address.sun_path, path, strlen(path));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0)
+        return -1;
+    return fd;
+}
+
+/* Gives each its number; first copies above all of them, since one may have the number of another. */
+static bool take_numbers(struct gift *gifts, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (gifts[i].fd >= 0 && (gifts[i].fd = fcntl(gifts[i].fd, F_DUPFD_CLOEXEC, ABOVE)) < 0)
+            return false;
+    for (size_t i = 0; i < count; i++)
+        if (gifts[i].fd >= 0 && dup2(gifts[i].fd, gifts[i].number) < 0)
+            return false;
+    return true;
+}
+
+static pid_t start_jailer(const char *path, struct gift *gifts, size_t count, const char *name, void (*prepare)(void))
+{
+    char *argv[] = {(char *)(uintptr_t)path, "3", "4", (char *)(uintptr_t)name, NULL}, *env[] = {NULL};
+    pid_t pid = fork();
+    if (pid)
+        return pid;
+    prepare();
+    if (take_numbers(gifts, count))
+        execve(path, argv, env);
+    dprintf(RESULT, "failed %s can't be started: %s\n", path, strerror(errno));
+    _exit(FAILED);
+}
+
+/* Until jailer and VMM have closed it: the one at its end, the other when it has become the VMM. */
+static void read_answer(int fd, char text[static ANSWER_MAX])
+{
+    size_t length = 0;
+    for (ssize_t got = 1; got && length < ANSWER_MAX - 1;) {
+        got = read(fd, text + length, ANSWER_MAX - 1 - length);
+        if (got < 0 && errno != EINTR)
+            break;
+        length += got > 0 ? (size_t)got : 0;
+    }
+    text[length] = 0;
+}
+
+/* The VMM's pid; 0 when there is none, and it was said why. See images/jailer/README.md. */
+static pid_t find_pid(const char *text)
+{
+    int pid = strncmp(text, "pid ", 4) ? 0 : atoi(text + 4);
+    if (pid > 0 && strstr(text, "\nok\n"))
+        return pid;
+    if (pid > 0 && kill(pid, SIGKILL) == 0)
+        waitpid(pid, NULL, 0);
+    const char *failed = strstr(text, "failed "), *why = failed ? failed + 7 : "the jailer was ended";
+    complain("the VMM's jail can't be made: %.*s", (int)strcspn(why, "\n"), why);
+    return 0;
+}
+
+bool start_vmm(const struct order *order, int description, const char *name, void (*prepare)(void), struct vmm *vmm)
+{
+    char text[ANSWER_MAX];
+    int in[2], out[2], result[2];
+    int listener = order->listener ? listen_at(order->listener) : -1;
+    if ((order->listener && listener < 0) || pipe2(result, O_CLOEXEC) < 0 ||
+        !(order->terminal ? open_terminal : open_pipes)(in, out)) {
+        complain("the VMM's streams and socket can't be made: %s", strerror(errno));
+        return false;
+    }
+    /* A VMM has much to say; the console is where it is looked for, and what it ends with is shown. */
+    int words = order->console ? open(order->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+    struct gift gifts[] = {{in[0], STDIN_FILENO}, {out[1], STDOUT_FILENO}, {words, STDERR_FILENO}, {description, DESCRIPTION},
+                           {result[1], RESULT},   {listener, LISTENER},    {words, CONSOLE}};
+    pid_t jailer = start_jailer(order->jailer, gifts, sizeof gifts / sizeof *gifts, name, prepare);
+    const int theirs[] = {in[0], out[1], words, result[1], listener};
+    for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
+        close(theirs[i]); /* one that was not opened is none */
+    read_answer(result[0], text);
+    close(result[0]);
+    while (jailer > 0 && waitpid(jailer, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    vmm->pid = find_pid(text);
+    vmm->in = in[1];
+    vmm->out = out[0];
+    return vmm->pid > 0;
+}
