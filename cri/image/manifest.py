@@ -151,7 +151,7 @@ def read_manifest(data: bytes, *, name: str, limits: Limits = Limits()) -> Manif
         raise refusal(f"the image {name} has {len(layers)} layers", key="layers", cap=limits.layers)
     for layer in layers:
         if not isinstance(layer, dict) or not _LAYER.fullmatch(str(layer.get("mediaType"))):
-            kind = layer.get("mediaType") if isinstance(layer, dict) else None
+            kind = str(layer.get("mediaType")) if isinstance(layer, dict) else "None"
             raise Unsupported(f"the image {name} has a layer of the type {kind}, which clearpod can't unpack")
     return Manifest(_digest(config, f"the config of {name}"), tuple(_digest(x, f"a layer of {name}") for x in layers))
 
