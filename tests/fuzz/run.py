@@ -17,7 +17,12 @@ CHECKOUT = HERE.parents[1]
 OUT = CHECKOUT / "build" / "fuzz"
 RSS_LIMIT_MIB = 1024
 ONE_INPUT_S = 20
-PROGRAMS = {"agent-link": "fuzz_link", "agent-texts": "fuzz_texts", "launcher-records": "fuzz_records", "jailer-order": "fuzz_order"}
+PROGRAMS = {
+    "agent-link": "fuzz_link",
+    "agent-texts": "fuzz_texts",
+    "launcher-records": "fuzz_records",
+    "jailer-order": "fuzz_order",
+}
 """Fuzzers in C, made by `make fuzz` in images/ and the part of the name before the dash."""
 PROGRAM_BYTES = 4096
 
