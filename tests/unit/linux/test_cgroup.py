@@ -122,7 +122,8 @@ def real() -> Iterator[dict[str, str]]:
     yield found
     for path in found.values():
         cgroup.end(path)
-        os.rmdir(os.path.dirname(path))
+        if os.path.isdir(parent := os.path.dirname(path)):  # not there when the test was skipped
+            os.rmdir(parent)
 
 
 def test_limits_hold_for_who_joins_and_end_with_it(real: dict[str, str]) -> None:
