@@ -180,7 +180,7 @@ def test_a_new_file_system_is_nowhere_until_it_is_moved(in_namespace: InNamespac
     code = """
 os.mkdir(T + "/b, c")
 flags = mount.MS_RDONLY | mount.MS_NODEV | mount.MS_NOSUID | mount.MS_NOEXEC
-fd = mount.make("tmpfs", [("size", "64k"), ("source", "a name")], flags=flags)
+fd = mount.new("tmpfs", flags, [("size", "64k"), ("source", "a name")])
 print(mount.mounts_below(T + "/b, c"))
 mount.move_tree(fd, T + "/b, c"); os.close(fd)
 line = next(line for line in open("/proc/self/mountinfo") if "a\\\\040name" in line)
@@ -189,7 +189,7 @@ try: open(T + "/b, c/f", "w")
 except OSError as e: print(e.errno)
 for kind, options in (("no-such-fs", []), ("tmpfs", [("no-such-option", "1")])):
     before = len(os.listdir("/proc/self/fd"))
-    try: mount.make(kind, options, flags=0)
+    try: mount.new(kind, 0, options)
     except PodError as e: print(kind in str(e), len(os.listdir("/proc/self/fd")) == before)
 """
     assert in_namespace(code).splitlines() == [

@@ -28,18 +28,18 @@ def ids() -> Iterator[int]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory for sources, and one where volumes are shown."""
-    for name in ("source", "shown"):
+    """A directory for sources, and a pod's, where volumes are shown below `share`."""
+    for name in ("source", "tree", "share"):
         (tmp_path / name).mkdir()
+    mount.bind(str(tmp_path / "tree"), str(tmp_path / "share"))
     yield tmp_path
     for point in mount.mounts_below(str(tmp_path)):
         mount.umount(point, lazy=True)
 
 
 def attach(place: Path, source: Path, ids: int, **changes: object) -> Path:
-    target = str(place / "shown" / source.name)
-    volumes.attach(Mount(str(source), "/v", **changes), target, target=target, ids=ids)  # type: ignore[arg-type]
-    return Path(target)
+    volumes.attach(Mount(str(source), "/v", **changes), str(place), at=source.name, ids=ids)  # type: ignore[arg-type]
+    return place / "share" / source.name
 
 
 def test_numbers_on_disk_are_those_of_the_mapping_both_ways(place: Path, ids: int) -> None:
@@ -87,7 +87,7 @@ def test_a_link_that_took_the_place_of_a_part_is_not_followed(place: Path, ids: 
     (place / "secret/sub/deep").mkdir(parents=True)
     with pytest.raises(BadRequest, match="leads through a symbolic link"):
         attach(place, place / "source/data/sub/deep", ids)
-    assert os.listdir(place / "shown") == []
+    assert os.listdir(place / "tree") == []
 
 
 def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(place: Path, ids: int) -> None:
@@ -111,14 +111,13 @@ def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(
     seen = {"shown": 0, "refused": 0}
     try:
         for number in range(150):
-            target = str(place / "shown" / str(number))
             try:
-                volumes.attach(Mount(str(inside / "sub"), "/v"), target, target=target, ids=ids)
+                volumes.attach(Mount(str(inside / "sub"), "/v"), str(place), at=str(number), ids=ids)
             except (BadRequest, NotFound):
                 seen["refused"] += 1
                 continue
             seen["shown"] += 1
-            assert os.listdir(target) == []
+            assert os.listdir(place / "share" / str(number)) == []
     finally:
         is_over.set()
         swapper.join()
@@ -140,7 +139,7 @@ def test_a_volume_with_a_mount_below_that_can_not_be_mapped_is_refused(
     mount.mount("proc", str(place / "source/below"), "proc")
     with pytest.raises(Unsupported, match=f"{place}/source/below .*, proc,"):
         attach(place, place / "source", ids, **changes)
-    assert mount.mounts_below(str(place / "shown")) == []
+    assert mount.mounts_below(str(place / "share")) == [str(place / "share")]
     assert os.stat(attach(place, place / "source", ids, recursive=False) / "below").st_uid == 500000
 
 
