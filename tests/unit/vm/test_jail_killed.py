@@ -117,7 +117,9 @@ def jailers() -> list[int]:
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
             try:
-                if Path("/proc", pid, "comm").read_text() == "jailer\n":
+                place = Path("/proc", pid)
+                # One that has ended, whose starter was killed, is ours to reap, and has no command line any more.
+                if (place / "comm").read_text() == "jailer\n" and (place / "cmdline").read_bytes():
                     found.append(int(pid))
             except OSError:
                 continue
