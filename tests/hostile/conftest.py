@@ -22,6 +22,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iter
 
 
 @pytest.fixture
+def in_memory(guest_dir: Path, reference: str) -> Iterator[Node]:
+    """The same on a tmpfs."""
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/dev/shm") as root, node(Path(root), guest_dir, reference) as made:
+        yield made
+
+
+@pytest.fixture
 def under_attack(guest_dir: Path, reference: str) -> Iterator[Node]:
     """A place with a short name: unix sockets have 107 bytes for their path."""
     with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, node(Path(root), guest_dir, reference) as made:

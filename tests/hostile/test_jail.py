@@ -15,7 +15,7 @@ from tests.hostile.rig import Node
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
 
 BOMB_S = 12.0
-CONSOLE_MIB = 256
+CONSOLE_MIB = 700
 
 
 async def test_nothing_that_it_tries_succeeds(under_attack: Node) -> None:
@@ -43,7 +43,8 @@ async def test_what_it_left_is_not_followed_when_the_daemon_comes_back(under_att
     async with under_attack.client() as cri:
         await cri("ListPodSandbox")
         await asyncio.sleep(1)
-        await cri("RemovePodSandbox", pod_sandbox_id=bad)
+        code, sentence = await cri.refused("RemovePodSandbox", pod_sandbox_id=bad)
+        assert code == "FAILED_PRECONDITION" and "symbolic link" in sentence
     os.rmdir(under_attack.root / "canary" / container)
     assert under_attack.canary_is_whole
 
@@ -53,11 +54,13 @@ async def test_all_the_memory_it_takes_is_its_own_pods(under_attack: Node) -> No
         await cri("PullImage", image=pb.ImageSpec(image=under_attack.reference))
         good, _ = await cri.running("good")
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox("bad", hostname="memory-bomb"))
-        assert code not in ("INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED"), sentence
+        assert code not in ("INTERNAL", "DEADLINE_EXCEEDED") and "ended" in sentence
         assert await cri.is_ready(good)
 
 
-async def test_a_console_without_end_takes_no_more_than_the_vm_may(under_attack: Node) -> None:
+async def test_a_console_without_end_takes_no_more_than_the_vm_may(in_memory: Node) -> None:
+    """Where the run directory is memory, as `/run` is: what a VMM writes there is charged to it."""
+    under_attack = in_memory
     async with under_attack.client() as cri:
         running = asyncio.ensure_future(
             cri.refused("RunPodSandbox", config=cri.sandbox("bad", hostname="console-bomb"))
