@@ -253,7 +253,7 @@ BAD = [
     ("130 container id 0 is not mapped", pb.POD, [_map(FIRST, 1)], None, "the container's id 0"),
     ("131 NamespaceMode_CONTAINER", pb.CONTAINER, [MAP], None, "it is CONTAINER"),
     ("132 NamespaceMode_TARGET", pb.TARGET, [MAP], None, "it is TARGET"),
-    ("3 no mode", 7, [MAP], None, "it is 7"),
+    ("3 no mode", 7, [MAP], None, "is 7"),
     ("3 NODE with a mapping", pb.NODE, [MAP], None, "must have no mappings"),
     ("3 groups unlike users", pb.POD, [MAP], [_map(FIRST + 1)], "must be the same"),
     ("3 root of the guest", pb.POD, [_map(0)], None, "from 1 to"),

@@ -24,7 +24,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iter
 @pytest.fixture
 def in_memory(guest_dir: Path, reference: str) -> Iterator[Node]:
     """The same on a tmpfs."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/dev/shm") as root, node(Path(root), guest_dir, reference) as made:
+    with (
+        tempfile.TemporaryDirectory(prefix="c", dir="/dev/shm") as root,
+        node(Path(root), guest_dir, reference) as made,
+    ):
         yield made
 
 
