@@ -2,9 +2,11 @@
 """Volumes as they are attached: the kinds of sources, and sources that change while one looks. Needs root."""
 
 import os
+import random
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,12 +107,15 @@ def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(
             os.rename(other, inside)
             os.rename(inside, other)
             os.rename(place / "source/z", inside)
+            time.sleep(random.uniform(0, 0.002))  # else there may be no attempt that finds the directory
 
     swapper = threading.Thread(target=swap)
     swapper.start()
     seen = {"shown": 0, "refused": 0}
     try:
-        for number in range(150):
+        for number in range(3000):
+            if number >= 150 and all(seen.values()):
+                break
             try:
                 volumes.attach(Mount(str(inside / "sub"), "/v"), str(place), at=str(number), ids=ids)
             except (BadRequest, NotFound):
