@@ -16,9 +16,7 @@ def request(annotation: str | None) -> pb.RunPodSandboxRequest:
     return pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(metadata=names, annotations=annotations))
 
 
-@pytest.mark.parametrize(
-    ("annotation", "wanted"), [(None, ""), ("", ""), ("default", ""), ("systemd", "systemd")]
-)
+@pytest.mark.parametrize(("annotation", "wanted"), [(None, ""), ("", ""), ("default", ""), ("systemd", "systemd")])
 def test_the_profile_follows_the_annotation(annotation: str | None, wanted: str) -> None:
     assert sandbox.record(request(annotation), Config(policy=OPEN), handlers=("",)).pod.profile == wanted
 

@@ -133,8 +133,16 @@ def sleeper() -> Iterator[Callable[..., tuple[int, int]]]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(extents: list[Extent], *argv: str) -> tuple[int, int]:
-        options = [word for one in extents for word in ("--map-users", f"{one.inside}:{one.outside}:{one.length}",
-                                                        "--map-groups", f"{one.inside}:{one.outside}:{one.length}")]
+        options = [
+            word
+            for one in extents
+            for word in (
+                "--map-users",
+                f"{one.inside}:{one.outside}:{one.length}",
+                "--map-groups",
+                f"{one.inside}:{one.outside}:{one.length}",
+            )
+        ]
         command = ["unshare", "--user", *options, *argv, "sh", "-c", "echo; exec sleep 100"]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE))
         assert started[-1].stdout and started[-1].stdout.readline() == b"\n"

@@ -24,9 +24,7 @@ HOST = 0x70000000
         (IdMap(4294901758, 65536), (Extent(4294901758, HOST + 65536, 65536),)),
     ],
 )
-def test_the_guests_ids_come_first_and_then_those_of_its_user_namespace(
-    ids: IdMap, wanted: tuple[Extent, ...]
-) -> None:
+def test_the_guests_ids_come_first_and_then_those_of_its_user_namespace(ids: IdMap, wanted: tuple[Extent, ...]) -> None:
     assert extents(HOST, ids) == (Extent(0, HOST, 65536), *wanted)
 
 
