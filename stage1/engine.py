@@ -271,7 +271,7 @@ def collect(directory: str) -> str:
 
 
 def end_rest(directory: str) -> None:
-    """Kill what a pod on the host has left, its agent having ended; remove the cgroups, a VMM's too. Again is fine."""
+    """Kill what a pod on the host has left, its agent having ended; remove the cgroups, a VMM's too. Idempotent."""
     for path in quarters.cgroups(directory):
         cgroup.end(path)
 

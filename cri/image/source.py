@@ -52,7 +52,7 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """End what reads its documents. Calling it again is fine."""
+        """End what reads its documents. Idempotent."""
         ...
 
 

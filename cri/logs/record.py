@@ -68,7 +68,7 @@ class CommitRecord:
             os.close(self._fds.pop())
 
     def remove(self) -> None:
-        """Remove the files; gone already is fine."""
+        """Remove the files. Idempotent."""
         self.close()
         try:
             with beneath.Root(self._directory) as root:

@@ -65,13 +65,13 @@ def _sane(status: store.ContainerState) -> store.ContainerState:
 
 
 def put_aside(pod: "LivePod", why: str) -> None:
-    """The pod is not ready any more, from now on; `bury` does the rest."""
+    """The pod is not ready any more, from now on; `mark_dead` does the rest."""
     state = pod.status.state if pod.status.state == states.DEAD else states.STOPPING
     pod.status = pod.status._replace(state=state, why=pod.status.why or why)
 
 
 async def adopt(pod: "LivePod") -> Left:
-    """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, bury it."""
+    """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, mark it dead."""
     limit_s = pod.tools.adopt_timeout_s
     try:
         async with asyncio.timeout(limit_s):
@@ -85,7 +85,7 @@ async def adopt(pod: "LivePod") -> Left:
         return left
     log.error("pod.lost", extra={"pod": pod.id, "title": pod.title, "error": why})
     put_aside(pod, f"{pod.title} could not be taken over when clearpod started again: {why}")
-    await bury(pod)
+    await mark_dead(pod)
     return Left()
 
 
@@ -117,7 +117,7 @@ async def tidy(pod: "LivePod", left: Left) -> None:
         log.warning("pod.untidy", extra={"pod": pod.id, "title": pod.title, "error": what})
 
 
-async def bury(pod: "LivePod") -> None:
+async def mark_dead(pod: "LivePod") -> None:
     """The VM is gone, or must go: the pod stays listed as not ready, with the exit of its containers.
 
     A VM that can't be ended now is tried again when the pod is stopped or removed.

@@ -107,7 +107,7 @@ class Recovery:
         pod.adopted.clear()
         if why:
             adoption.put_aside(pod, why)
-            self._own(self._bury(pod))
+            self._own(self._mark_dead(pod))
         else:
             self._own(self._adopt(pod))
 
@@ -119,9 +119,9 @@ class Recovery:
             pod.adopted.set()
         await adoption.tidy(pod, left)
 
-    async def _bury(self, pod: LivePod) -> None:
+    async def _mark_dead(self, pod: LivePod) -> None:
         try:
-            await adoption.bury(pod)
+            await adoption.mark_dead(pod)
         finally:
             pod.adopted.set()
 
@@ -136,7 +136,7 @@ class Recovery:
                 adoption.put_aside(pod, f"what was half made of {pod.title} can't be removed: {error}")
                 self._admit(pod)
                 pod.adopted.clear()
-                await self._bury(pod)
+                await self._mark_dead(pod)
         elif error:
             self._own(self._collect_later(found.directory))
 

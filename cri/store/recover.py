@@ -16,9 +16,9 @@ Assumptions this rests on:
 7. A container that only the agent knows is a half-done create; one that only state.json knows was lost.
 8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is to go.
 
-A file that can't be understood concerns its own pod only. If it still says who the pod is, the pod is buried: it stays
-listed, and its name stays taken, until it is removed. If not, nobody can ask for the pod any more: its VMM is ended
-and the directory collected.
+A file that can't be understood concerns its own pod only. If it still says who the pod is, the pod is marked dead: it
+stays listed, and its name stays taken, until it is removed. If not, nobody can ask for the pod any more: its VMM is
+ended and the directory collected.
 
 This module only looks and decides; `cri.pods.recovery` acts.
 """
@@ -37,7 +37,7 @@ from stage1.pod import states
 
 log = logging.getLogger("clearpod.recover")
 
-ADOPT, BURY, COLLECT = "adopt", "bury", "collect"
+ADOPT, MARK_DEAD, COLLECT = "adopt", "mark_dead", "collect"
 """The VM lives and is taken over; the VM is gone or has to go, the pod stays listed; nothing is worth keeping."""
 
 ENDED = "the pod's virtual machine had ended when clearpod started again"
@@ -46,7 +46,7 @@ _CONTAINER_STATES = (states.CREATED, states.RUNNING, states.EXITED)
 
 
 class Found(NamedTuple):
-    """One directory. `stored` is None only when the verdict is COLLECT; `why` is a sentence about one to be buried."""
+    """One directory. `stored` is None only when the verdict is COLLECT; `why` says why one is to be marked dead."""
 
     directory: str
     verdict: str
@@ -72,10 +72,10 @@ def _judge(directory: str) -> Found:
     try:
         vm = engine.recorded_vm(directory)
     except VmFailed as error:
-        return Found(directory, BURY, stored, str(error))
+        return Found(directory, MARK_DEAD, stored, str(error))
     if vm is not None and vm.alive() and stored.status.state == states.READY and not stored.status.why:
         return Found(directory, ADOPT, stored)
-    return Found(directory, BURY, stored, ENDED)
+    return Found(directory, MARK_DEAD, stored, ENDED)
 
 
 def _unreadable(directory: str, error: Exception) -> Found:
@@ -86,7 +86,7 @@ def _unreadable(directory: str, error: Exception) -> Found:
         _check(directory, pods.Stored(record, pods.PodState()))
     except (ValueError, OSError):
         return Found(directory, COLLECT)
-    return Found(directory, BURY, pods.Stored(record, pods.PodState(states.STOPPING)), said)
+    return Found(directory, MARK_DEAD, pods.Stored(record, pods.PodState(states.STOPPING)), said)
 
 
 def _check(directory: str, stored: pods.Stored) -> None:

@@ -51,7 +51,7 @@ class Waiting:
         self._arm()
 
     def leave(self, gate: "Gate") -> None:
-        """The gate's client has shown a token, or is gone; again is fine."""
+        """The gate's client has shown a token, or is gone. Idempotent."""
         if self._since_s.pop(gate, None) is not None:
             peers = self._of_source[gate.source]
             del peers[gate]

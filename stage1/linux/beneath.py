@@ -16,7 +16,7 @@ import stat
 import struct
 
 from stage1.errors import KernelError
-from stage1.linux import libc, removal
+from stage1.linux import files, libc, mount, removal
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
@@ -210,6 +210,14 @@ class Root:
 
     # -- changing --------------------------------------------------------------------------------------------
 
+    def attach(self, tree: int, path: str) -> None:
+        """Mount the detached tree (a descriptor, see `mount.move_tree`) on the directory or regular file at `path`."""
+        target = self.pin_for_mount(path)
+        try:
+            mount.move_tree(tree, target)
+        finally:
+            os.close(target)
+
     def write(self, path: str, data: bytes, mode: int = 0o600) -> None:
         """Put `data` at `path` with permission bits `mode`: readers see the old file or the whole new one.
 
@@ -220,7 +228,7 @@ class Root:
         try:
             with Guard("write", self._full(path)):
                 try:
-                    _write_new(parent, beside, data=data, mode=mode)
+                    files.fill(os.open(beside, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent), data, mode)
                     os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
                 except BaseException:
                     removal.unlink_if_there(parent, beside)
@@ -264,7 +272,7 @@ class Root:
             os.close(parent)
 
     def unlink(self, path: str) -> None:
-        """Remove what is no directory, a link itself; fine when it is absent."""
+        """Remove what is no directory, a link itself. Idempotent."""
         try:
             parent, name = self._parent(path)
         except FileNotFoundError:
@@ -276,7 +284,7 @@ class Root:
             os.close(parent)
 
     def remove_tree(self, path: str) -> None:
-        """Remove it and all below it; fine when it is absent. No mount is entered.
+        """Remove it and all below it. Idempotent. No mount is entered.
 
         Raises KernelError: EBUSY for a mount, ENOTEMPTY when somebody fills it faster than it can be emptied.
         """
@@ -359,14 +367,3 @@ def _read(fd: int, most: int) -> bytes:
     if not left:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     return b"".join(parts)
-
-
-def _write_new(parent: int, name: str, *, data: bytes, mode: int) -> None:
-    fd = os.open(name, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent)
-    try:
-        os.fchmod(fd, mode)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)

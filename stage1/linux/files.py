@@ -31,7 +31,11 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fill(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), data, mode)
+
+
+def fill(fd: int, data: bytes, mode: int) -> None:
+    """Write all of `data` to the new file `fd`, which gets the permission bits `mode` and is closed. Raises OSError."""
     try:
         os.fchmod(fd, mode)
         view = memoryview(data)

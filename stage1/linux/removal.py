@@ -30,7 +30,7 @@ MOST_ENTRIES = 20_000_000
 
 
 def remove_entry(parent: int, name: str) -> None:
-    """Remove `name` in the directory `parent`, with all below it; fine when it is absent."""
+    """Remove `name` in the directory `parent`, with all below it. Idempotent."""
     removal = _Removal(parent)
     try:
         while not removal.remove(parent, name):
@@ -42,7 +42,7 @@ def remove_entry(parent: int, name: str) -> None:
 
 
 def unlink_if_there(parent: int, name: str) -> None:
-    """As unlinkat(2), but fine when it is absent."""
+    """As unlinkat(2), but idempotent."""
     try:
         os.unlink(name, dir_fd=parent)
     except FileNotFoundError:

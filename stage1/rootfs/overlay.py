@@ -55,11 +55,7 @@ def show(layers: Layers, directory: str, *, at: str, ids: int, owner: int) -> No
         _clear(scratch)  # the overlay has copies of its own
     try:
         with beneath.Root(directory) as own:
-            target = own.pin_for_mount(f"share/{at}")
-        try:
-            mount.move_tree(fd, target)
-        finally:
-            os.close(target)
+            own.attach(fd, f"share/{at}")
         mount.set_propagation(fd, mount.MS_PRIVATE)
     finally:
         os.close(fd)

@@ -11,8 +11,9 @@ from stage1.linux import beneath, mount, namespace
 
 
 def below(directory: str, path: str = "") -> None:
-    """Unmount what is at and below the `path` in the pod's directory, in the calling thread's mount namespace;
-    nothing mounted is fine.
+    """Unmount what is at and below the `path` in the pod's directory, in the calling thread's mount namespace.
+
+    Idempotent.
     """
     targets = mount.mounts_below(directory, below=path)
     if not targets:

@@ -73,11 +73,7 @@ def _place(volume: Mount, fd: int, *, directory: str, at: str) -> None:
     if volume.read_only:
         _set_read_only(volume, fd)
     with beneath.Root(directory) as own:
-        target = own.pin_for_mount(f"share/{at}")
-    try:
-        mount.move_tree(fd, target)
-    finally:
-        os.close(target)
+        own.attach(fd, f"share/{at}")
     flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
     mount.set_propagation(fd, flow | mount.MS_REC)
 

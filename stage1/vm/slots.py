@@ -53,7 +53,7 @@ def find(directory: str, *, place: str = PLACE) -> int | None:
 
 
 def release(first: int | None, directory: str, *, place: str = PLACE) -> None:
-    """Give back what `find` gave, for the pod that was in `directory`; None, or given back already, is fine."""
+    """Give back what `find` gave, for the pod that was in `directory`. Nothing happens for None. Idempotent."""
     path = f"{place}/{(first or 0) // POD_IDS}"
     if first is None or not os.path.islink(path):
         return
