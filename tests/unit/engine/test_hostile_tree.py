@@ -2,8 +2,6 @@
 """The engine on a pod's directory that is the attacker's: nothing outside of it is changed, mounted or killed."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from stage1.linux.beneath import NotPlain
 from stage1.pod.model import Limits, Mount
 from stage1.rootfs import bundle, export, identity
 from stage1.rootfs.share import ImageFiles
+from tests.fakes.swapper import swapping
 from tests.unit.engine.test_engine import CONTAINER, POD, host
 
 __all__ = ["host"]
@@ -146,36 +145,19 @@ def test_the_console_of_a_record_is_always_the_pods_own(directory: Path, canary:
     (directory / "vm.json").unlink()
 
 
-SWAPPER = """
-import ctypes, os, sys
-os.chdir(sys.argv[1])
-libc = ctypes.CDLL(None)
-print("ready", flush=True)
-while True:
-    libc.renameat2(-100, b"containers", -100, b"swap", 2)
-"""
-
-
 def test_volumes_are_mounted_in_the_pod_or_not_at_all_while_their_place_is_swapped(
     directory: Path, canary: Path
 ) -> None:
     """The fixtures see that nothing was mounted, written or removed in the canary."""
     (directory / "tree/volumes/swap").symlink_to(canary)
-    swapper = subprocess.Popen([sys.executable, "-c", SWAPPER, str(directory / "tree/volumes")], stdout=subprocess.PIPE)
     done = 0
-    try:
-        assert swapper.stdout is not None and swapper.stdout.readline() == b"ready\n"
+    with swapping(directory / "tree/volumes", "containers", "swap"):
         for number in range(150):
             try:
                 engine.add_container(str(directory), POD, container=VOLUME._replace(id=f"n{number}"))
                 done += 1
             except PodError:
                 continue
-    finally:
-        swapper.kill()
-        swapper.wait()
-        assert swapper.stdout is not None
-        swapper.stdout.close()
     mounted = [target for target in mount.mounts_below(str(directory)) if "/n" in target]
     assert len(mounted) >= done
     for target in mounted:  # each that is seen is read-only

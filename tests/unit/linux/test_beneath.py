@@ -7,10 +7,7 @@ A canary directory beside the tree must keep its bytes, whatever is done.
 import os
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import pytest
 from stage1.errors import KernelError, PodError
 from stage1.linux import in_root, mount, removal
 from stage1.linux.beneath import NotPlain, Root
+from tests.fakes.swapper import swapping
 
 
 @pytest.fixture
@@ -231,31 +229,6 @@ def test_removing_has_an_end_when_somebody_else_goes_on_making(tree: Path, monke
         root.remove_tree("plain")
 
 
-SWAPPER = """
-import os, sys, ctypes
-os.chdir(sys.argv[1])
-libc = ctypes.CDLL(None)
-print("ready", flush=True)
-while True:
-    libc.renameat2(-100, b"plain", -100, b"swap", 2)
-"""
-
-
-@contextmanager
-def _swapping(tree: Path) -> Iterator[None]:
-    """A second process exchanges `plain` with a link to the canary, without end."""
-    (tree / "swap").symlink_to("../canary")
-    process = subprocess.Popen([sys.executable, "-c", SWAPPER, str(tree)], stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        yield
-    finally:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-
-
 RACED = ("read", "open", "open_or_make", "names", "write", "make_directory", "unlink", "remove_tree", "pin_for_mount")
 
 
@@ -263,7 +236,8 @@ RACED = ("read", "open", "open_or_make", "names", "write", "make_directory", "un
 def test_no_call_is_led_astray_by_a_directory_that_is_swapped_meanwhile(tree: Path, call: str) -> None:
     """The canary has the same names. The fixture looks at it afterwards."""
     done = refused = 0
-    with Root(str(tree)) as root, _swapping(tree):
+    (tree / "swap").symlink_to("../canary")
+    with Root(str(tree)) as root, swapping(tree, "plain", "swap"):
         for number in range(1000):
             try:
                 CALLS[call](root, "plain/file" if call != "names" else "plain")

@@ -2,11 +2,8 @@
 """Volumes as they are attached: the kinds of sources, and sources that change while one looks. Needs root."""
 
 import os
-import random
 import socket
 import stat
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from stage1.linux import idmap, mount
 from stage1.linux.idmap import Extent
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
 from stage1.rootfs import volumes
+from tests.fakes.swapper import swapping
 
 IDS = [Extent(0, 500000, 65536)]
 
@@ -99,22 +97,10 @@ def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(
     (secret / "sub").mkdir(parents=True)
     (secret / "sub/key").touch()
     os.symlink(secret, other)
-    is_over = threading.Event()
-
-    def swap() -> None:
-        while not is_over.is_set():
-            os.rename(inside, place / "source/z")
-            os.rename(other, inside)
-            os.rename(inside, other)
-            os.rename(place / "source/z", inside)
-            time.sleep(random.uniform(0, 0.002))  # else there may be no attempt that finds the directory
-
-    swapper = threading.Thread(target=swap)
-    swapper.start()
     seen = {"shown": 0, "refused": 0}
-    try:
-        for number in range(3000):
-            if number >= 150 and all(seen.values()):
+    with swapping(place / "source", "x", "y"):
+        for number in range(30_000):
+            if number >= 150 and all(seen.values()):  # neither process may have had the processor until now
                 break
             try:
                 volumes.attach(Mount(str(inside / "sub"), "/v"), str(place), at=str(number), ids=ids)
@@ -123,9 +109,6 @@ def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(
                 continue
             seen["shown"] += 1
             assert os.listdir(place / "share" / str(number)) == []
-    finally:
-        is_over.set()
-        swapper.join()
     assert seen["shown"] and seen["refused"], seen
 
 

@@ -78,6 +78,8 @@ def settled(vm: VmSpec) -> dict[int, str]:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:  # a child that the script was just making: it went with the first
             continue
+    while of(vm):  # a killed one that is not gone yet would count as the next one
+        assert time.monotonic() < deadline, of(vm)
     return left
 
 
