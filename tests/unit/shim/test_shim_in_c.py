@@ -2,23 +2,18 @@
 """Builds and runs the C tests of kvmtool's shim (check_*.c beside this file), and preloads the library."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[3]
-SOURCES = CHECKOUT / "images" / "lkvm-shim"
-OUT = CHECKOUT / "build" / "lkvm-shim"  # kept between runs: make rebuilds only what changed
-ABSENT = [tool for tool in ("make", "gcc") if not shutil.which(tool)]
+from tests.fakes.c_program import CProgram, marks
+
+SHIM = CProgram("lkvm-shim")
 LIMIT_BYTES = 32 * 1024
 
-pytestmark = [
-    pytest.mark.skipif(bool(ABSENT), reason=f"not installed: {', '.join(ABSENT)}"),
-    pytest.mark.timeout(120),
-]
+pytestmark = marks("make", "gcc", limit_s=120)
 
 # The request of KVM_SET_USER_MEMORY_REGION to a file that is no VM: the shim must leave it at the kernel's answer.
 NOT_A_VM = """
@@ -30,23 +25,15 @@ except OSError as error:
 """
 
 
-def make(*targets: str) -> str:
-    """Run make; its output is the failure's text."""
-    command = ["make", "-C", SOURCES, f"OUT={OUT}", *targets]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def library() -> Path:
     """The library as it is shipped."""
-    make("all")
-    return OUT / "lkvm-shim.so"
+    SHIM.make("all")
+    return SHIM.out / "lkvm-shim.so"
 
 
 def test_the_shim_keeps_its_promises_before_a_fake_kvm() -> None:
-    assert " cases\n" in make("check")
+    assert " cases\n" in SHIM.make("check")
 
 
 def test_the_library_is_small_shows_one_function_and_needs_only_libc(library: Path) -> None:
