@@ -69,10 +69,11 @@ def _take(directory: str, within: Range, *, place: str) -> int:
     order: list[int] = [*slots[begin:], *slots[:begin]]
     for number in order:
         path = f"{place}/{number}"
-        if _is_free(path):
+        owner = _read(path)
+        if not owner or owner == directory or _is_stale(path, owner):
             with Guard("claim", path):
                 _link(path, f"{directory}/{LINK}")  # first, so that whoever finds the claim finds the way back too
-                os.symlink(directory, path)
+                _link(directory, path)
             return number * POD_IDS
     raise NoSpace(
         f"all {len(slots)} ranges of ids from {within.first} on are taken by pods of this host; remove pods, or set "
@@ -80,18 +81,13 @@ def _take(directory: str, within: Range, *, place: str) -> int:
     )
 
 
-def _is_free(path: str) -> bool:
-    """Whether nobody has it; what was left by a pod that is gone, or was made anew since, is removed.
+def _is_stale(path: str, owner: str) -> bool:
+    """Whether the pod in `owner` has gone, or claimed another slot since it was made anew.
 
-    A pod that is just being removed may have lost its link back already, and still have files with these ids.
+    A pod that is just being removed may have lost its link back already, and still have files with these ids. One that
+    was made anew, and asks again itself, gets the slot that is in its name.
     """
-    owner = _read(path)
-    if not owner:
-        return True
-    if os.path.lexists(owner) and _read(f"{owner}/{LINK}") in ("", path):
-        return False
-    os.unlink(path)
-    return True
+    return not os.path.lexists(owner) or _read(f"{owner}/{LINK}") not in ("", path)
 
 
 def _link(target: str, path: str) -> None:

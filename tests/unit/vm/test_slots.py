@@ -127,6 +127,7 @@ def test_a_storm_of_claims_gives_no_range_to_two(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([("claim", 0), ("claim", 3), ("vanish", 0), ("claim", 0), ("claim", 1), ("claim", 2)])
+@example([("claim", 0), ("claim", 2), ("vanish", 0), ("claim", 0), ("claim", 1), ("vanish", 0), ("claim", 0)])
 @given(st.lists(st.tuples(st.sampled_from(["claim", "release", "vanish"]), st.integers(0, 6)), max_size=40))
 def test_whatever_comes_no_two_pods_share_and_a_free_one_is_found(steps: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as root:
