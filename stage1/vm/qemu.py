@@ -27,6 +27,10 @@ _NO_CONTROL = ",".join(
     for feature in "ctrl_vq ctrl_rx ctrl_rx_extra ctrl_vlan ctrl_mac_addr ctrl_guest_offloads guest_announce".split()
 )
 
+# A disk that can't be written or read is the guest's to know of, as with a real one. QEMU's own choice for a full file
+# system is to stop the whole machine, and nobody would let it go on.
+_ERRORS = "werror=report,rerror=report"
+
 CACHE_MIB = 256
 """For the code that is translated when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a
 guest."""
@@ -123,7 +127,7 @@ def console_log(vm: VmSpec) -> str:
 
 def _disk(name: str, file: str) -> list[str]:
     return [
-        *("-drive", f"id={name},if=none,format=raw,file={file}"),
+        *("-drive", f"id={name},if=none,format=raw,{_ERRORS},file={file}"),
         *("-device", f"virtio-blk-device,drive={name}"),
     ]
 
