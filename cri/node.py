@@ -81,7 +81,8 @@ class Node:
             adopt_timeout_s=config.vm.adopt_timeout_s,
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
-        self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, warm=warm)
+        most = config.limits.max_pods
+        self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, max_pods=most, warm=warm)
         self.network = NodeNetwork(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None

@@ -1,23 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """ImageStatus: one image by any of its names; an unknown one is an empty answer and no error."""
 
+import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cri.image.describe import describe
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cri.node import Node
 
 
 async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
-    """Verbose adds `info`: a JSON object with the OCI config as `imageSpec`."""
+    """Verbose adds `info`: a JSON object with the OCI config as `imageSpec`, and the `chainID` of its layers."""
     if not request.image.image:
         raise BadRequest("ImageStatus needs image.image")
     image = node.images.find(request.image.image)
     if image is None:
         return pb.ImageStatusResponse()
-    info = {"info": json.dumps({"imageSpec": image.config})} if request.verbose else None
+    said = {"chainID": chain_id(image.config), "imageSpec": image.config}
+    info = {"info": json.dumps(said)} if request.verbose else None
     return pb.ImageStatusResponse(image=describe(image, node.config.pinned_images), info=info)
+
+
+def chain_id(config: "Mapping[str, Any]") -> str:
+    """What the layers of an image with this OCI config make together, OCI image-spec, config.md."""
+    chain, *above = (config.get("rootfs") or {}).get("diff_ids") or [""]
+    for one in above:
+        chain = f"sha256:{hashlib.sha256(f'{chain} {one}'.encode()).hexdigest()}"
+    return str(chain)

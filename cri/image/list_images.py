@@ -1,23 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListImages: all images, or the one that the filter names; the newest first."""
+"""ListImages: all images, or those that the filter names; the newest first."""
 
 from typing import TYPE_CHECKING
 
 from cri.image.describe import describe
 from cri.pb import runtime_pb2 as pb
+from cri.store import reference
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cri.node import Node
+    from cri.store.images import Image, ImageStore
 
 
 async def list_images(node: "Node", request: pb.ListImagesRequest) -> pb.ListImagesResponse:
-    """The filter takes every form of a reference."""
+    """The filter takes every form of a reference; one without tag and digest is all of that repository."""
     return pb.ListImagesResponse(images=found(node, request.filter))
 
 
 def found(node: "Node", wanted: pb.ImageFilter) -> list[pb.Image]:
     """The list, also for the streamed twin of this call."""
-    if wanted.image.image:
-        image = node.images.find(wanted.image.image)
-        return [describe(image, node.config.pinned_images)] if image else []
-    return [describe(image, node.config.pinned_images) for image in node.images.list()]
+    return [describe(image, node.config.pinned_images) for image in _named(node.images, wanted.image.image)]
+
+
+def _named(images: "ImageStore", name: str) -> "Iterable[Image]":
+    if not name:
+        return images.list()
+    repository = reference.repository(name)
+    same = [one for one in images.list() if any(tag.rpartition(":")[0] == repository for tag in one.repo_tags)]
+    if repository and same:
+        return same
+    found = images.find(name)
+    return [found] if found else []

@@ -28,12 +28,12 @@ class Auth(NamedTuple):
 
 
 def registries_conf(registries: Sequence[Registry], reference: Reference) -> str:
-    """registries.conf, version 2, for `--registries-conf`. A registry on the loopback needs no TLS unless
-    configured.
+    """registries.conf, version 2, for `--registries-conf`. A registry on the loopback needs no TLS unless it has an
+    entry of its own; that another one has its location there says nothing about its own names.
     """
     lines = ["unqualified-search-registries = []"]
     known = list(registries)
-    if _is_loopback(reference.registry) and not any(_host(r.location or r.prefix) == reference.registry for r in known):
+    if _is_loopback(reference.registry) and not any(r.prefix.rstrip("/") == reference.registry for r in known):
         known.append(Registry(prefix=reference.registry, insecure=True))
     for registry in known:
         lines += ["[[registry]]", f"prefix = {_text(registry.prefix)}"]

@@ -5,7 +5,8 @@ Lists come from memory alone: kubelet asks each second.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cri import events
@@ -21,6 +22,7 @@ from cri.store import pods as store
 from cri.turns import Turns
 from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed
+from stage1.pod import states
 from stage1.pod.model import Pod
 from stage1.rootfs.share import ImageFiles
 
@@ -43,6 +45,7 @@ class PodTable:
         self._tools, self._max_pods = tools._replace(turns=tools.turns or Turns()), max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
+        self._starting = 0
         self._pod_names = Names("sandbox", is_abandoned)
         self._container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
@@ -89,11 +92,9 @@ class PodTable:
         """
 
         async def work() -> str:
-            if self._max_pods and len(self._pods) >= self._max_pods:
-                raise NoSpace(f"this node runs {len(self._pods)} sandboxes, and limits.max_pods allows no more")
             if self._tools.host.network:
                 ports.require_free(record.pod, self._publishing())
-            with self.pool.starting():
+            with self._place(), self.pool.starting():
                 pod = await self._start(record)
             pod.tell(events.CREATED)
             pod.tell(events.STARTED)
@@ -101,6 +102,21 @@ class PodTable:
 
         await self.recovery.freed(_pod_name(record))
         return await self._pod_names.make(_pod_name(record), request, work=work)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places that the node has for pods, until the pod is listed."""
+        living = self._starting + sum(pod.status.state != states.DEAD for pod in self._pods.values())
+        if self._max_pods and living >= self._max_pods:
+            raise NoSpace(
+                f"this node runs or starts {living} sandboxes, and limits.max_pods in clearpod's configuration allows"
+                f" {self._max_pods}; remove some, or place this one elsewhere"
+            )
+        self._starting += 1
+        try:
+            yield
+        finally:
+            self._starting -= 1
 
     async def _start(self, record: store.PodRecord) -> LivePod:
         """One of the pool's becomes the pod, or another if that one turns out to be dead; else it boots."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ListContainerStats: what the running containers use. Kubelet's eviction asks this."""
+"""ListContainerStats: what the containers use. Kubelet's eviction asks this, and skips those that do not run."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods.answers import each, fitting
+from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.pods.samples import samples_of
 from cri.stats import Sample
@@ -18,18 +19,17 @@ async def list_container_stats(node: Node, request: pb.ListContainerStatsRequest
 
 
 async def found(node: Node, wanted: pb.ContainerStatsFilter) -> list[pb.ContainerStats]:
-    """The list, also for the streamed twin of this call."""
-    running = {
-        pod.id: [
-            container
-            for container in pod.containers.values()
-            if container.is_running and stats.container_stats_pass(pod, container, wanted=wanted)
-        ]
-        for pod in node.pods.pods()
-    }
+    """The list, also for the streamed twin of this call. Those that do not run have zeros, and no guest is asked."""
+    passed: dict[bool, list[tuple[LivePod, LiveContainer]]] = {True: [], False: []}
+    for pod in node.pods.pods():
+        for one in pod.containers.values():
+            if stats.container_stats_pass(pod, one, wanted=wanted):
+                passed[one.is_running].append((pod, one))
 
     def made(pod: LivePod, sample: Sample) -> list[pb.ContainerStats]:
-        known = [one for one in running[pod.id] if one.id in sample.containers]
+        known = [one for owner, one in passed[True] if owner is pod and one.id in sample.containers]
         return [stats.container_stats(pod, one, sample=sample) for one in known]
 
-    return await each(await samples_of(pod for pod in node.pods.pods() if running.get(pod.id)), made)
+    asked = {id(pod): pod for pod, _ in passed[True]}.values()
+    running = await each(await samples_of(asked), made)
+    return running + [stats.container_stats(pod, one, sample=None) for pod, one in passed[False]]

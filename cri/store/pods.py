@@ -50,6 +50,7 @@ class ContainerRecord(NamedTuple):
 
     `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none. `window_image` is the image's
     name in the DAX window, empty when it is not there; `image_way` says to people which way it came, and why.
+    `image_tag` is the image's name as the status shows it, empty when it has none.
     """
 
     container: Container
@@ -64,6 +65,7 @@ class ContainerRecord(NamedTuple):
     stderr: int = 0
     window_image: str = ""
     image_way: str = ""
+    image_tag: str = ""
 
 
 class ContainerState(NamedTuple):

@@ -58,6 +58,15 @@ def parse(text: str) -> Reference:
     return Reference(registry, path, "" if digest else tag or _DEFAULT_TAG, digest)
 
 
+def repository(text: str) -> str:
+    """The full name of the repository that `text` is, with neither tag nor digest; empty when it is something else."""
+    try:
+        found = parse(text)
+    except BadRequest:
+        return ""
+    return found.name if not found.digest and ":" not in text.rpartition("/")[2] else ""
+
+
 def _split_registry(rest: str) -> tuple[str, str]:
     head, slash, tail = rest.partition("/")
     # What docker does: only a dot, a port, a capital or "localhost" makes the first part a host.

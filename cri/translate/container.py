@@ -9,11 +9,12 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cri.pb import runtime_pb2 as pb
 from cri.pods.containers import Accounts
+from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import cdi, limits, mounts, security, userns
 from cri.translate.bounds import PATH_BYTES, short
@@ -80,6 +81,7 @@ def record(
         image_id=image.id,
         image_ref=image.repo_digests[0] if image.repo_digests else image.id,
         log_path=log_path(pod.log_directory, config.log_path),
+        image_tag=shown_tag(config.image, image.repo_tags),
     )
 
 
@@ -141,6 +143,20 @@ def signal_enum(number: int) -> "pb.Signal.ValueType":
         near_low = number - low <= 15
         name = f"SIGRTMINPLUS{number - low}" if near_low else f"SIGRTMAXMINUS{high - number}"
     return pb.Signal.Value(f"SIGNAL_{name}")
+
+
+def shown_tag(asked: pb.ImageSpec, tags: Sequence[str]) -> str:
+    """Of an image's tags the one by which the pod's author calls it, else the first: the kubelet asks by the id, and
+    shows what the status says. Empty when there is none.
+    """
+    for name in (asked.user_specified_image, asked.image):
+        try:
+            full = str(reference.parse(name))
+        except BadRequest:
+            continue
+        if full in tags:
+            return full
+    return tags[0] if tags else ""
 
 
 def log_path(directory: str, path: str) -> str:

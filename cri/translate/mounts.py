@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mount -> stage1.pod.model.Mount: volumes of the host and of images. Called by `container`. Contract section 6.
-Looks at the host's files, for links and for what does not exist; mounts nothing.
+Looks at the host's files, for links, and makes a directory where a source does not exist; mounts nothing.
 """
 
 import os
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from cri.pb import runtime_pb2 as pb
 from cri.translate import userns
-from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.errors import BadRequest, NotFound, PodError, Unsupported
+from stage1.linux import beneath
 from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
 
 
@@ -23,17 +24,34 @@ def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap(
         return _image_volume(given, images)
     if not given.host_path.startswith("/"):
         raise BadRequest(f"the mount {given.container_path} needs an absolute host_path, but it is {given.host_path!r}")
-    source = os.path.realpath(given.host_path)
-    if not os.path.exists(source):
-        raise NotFound(f"the volume source {given.host_path} for {given.container_path} does not exist on the host")
     return Mount(
-        source=source,
+        source=_source(given.host_path, given.container_path),
         target=target(given.container_path),
         read_only=given.readonly,
         recursive_read_only=given.recursive_read_only,
         propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
         mapped=mapped,
     )
+
+
+def _source(path: str, where: str) -> str:
+    """The source without links. Where nothing is a directory is made, as containerd does, and stays: the kubelet relies
+    on it for a hostPath without a type. Raises NotFound when it can't be made, as at the end of a dangling link.
+    """
+    if os.path.exists(path):
+        return os.path.realpath(path)
+    lacks = f"the volume source {path} for {where} does not exist on the host"
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise NotFound(f"{lacks}; a path with '..' is not made")
+    there = next(n for n in range(len(parts), -1, -1) if os.path.exists("/" + "/".join(parts[:n])))
+    source = os.path.join(os.path.realpath("/" + "/".join(parts[:there])), *parts[there:])
+    try:
+        with beneath.Root("/") as root:
+            root.make_directories(source[1:], 0o755)
+    except (PodError, OSError) as error:
+        raise NotFound(f"{lacks}, and can't be made there: {error}") from None
+    return source
 
 
 def target(path: str) -> str:

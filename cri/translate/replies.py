@@ -9,6 +9,7 @@ from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.store import codec
 from cri.store.pods import ContainerRecord, PodRecord
+from cri.translate import shown
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
 from stage1.rootfs import journal
@@ -75,6 +76,7 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
         "kernel": pod.hello.kernel,
         "bootMs": pod.boot_ms,
         "network": codec.dump(pod.network),
+        "config": shown.message(_sandbox_config(pod.record)),
         "vm": {
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
@@ -103,7 +105,7 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
         started_at=status.started_ns,
         finished_at=status.finished_ns,
         exit_code=status.exit_code,
-        image=config.image,
+        image=_image(config.image, record),
         image_ref=record.image_ref,
         image_id=record.image_id,
         reason=status.reason,
@@ -120,6 +122,13 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
         ),
         stop_signal=signal_enum(record.container.stop_signal),
     )
+
+
+def _image(asked: pb.ImageSpec, record: ContainerRecord) -> pb.ImageSpec:
+    """The request's, by its tag if it has one; lists have the request's as it is, as with containerd."""
+    shown = pb.ImageSpec.FromString(asked.SerializeToString())
+    shown.image = record.image_tag or asked.image
+    return shown
 
 
 def _mounts(config: pb.ContainerConfig, record: ContainerRecord) -> list[pb.Mount]:
@@ -157,6 +166,7 @@ def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
         "pidIsOf": "guest",
         "image": container.record.image_way,
         "logFault": container.log.fault,
+        "config": shown.message(_container_config(container.record)),
         "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
     }
     return {"info": json.dumps(info)}

@@ -30,7 +30,7 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
         raise NotFound(f'no runtime for "{request.runtime_handler[:SHOWN]}" is configured; known: {known}')
     _check_names(wanted.metadata)
     _check_namespaces(wanted.linux.security_context, config)
-    _check_log_directory(wanted.log_directory)
+    log_directory = _log_directory(wanted.log_directory)
     pod = _pod(wanted, config)
     annotations.check(wanted, pod, plain=_plain_sizes(wanted, config), grant=config.policy.of(pod.namespace))
     return PodRecord(
@@ -38,7 +38,7 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
         config=wanted.SerializeToString(),
         handler=request.runtime_handler,
         created_ns=time.time_ns(),
-        log_directory=wanted.log_directory,
+        log_directory=log_directory,
     )
 
 
@@ -141,6 +141,8 @@ def _check_names(names: pb.PodSandboxMetadata) -> None:
             raise BadRequest(f"metadata.{what} must be without ';' and '=', but it is {short(text)}")
 
 
-def _check_log_directory(path: str) -> None:
+def _log_directory(path: str) -> str:
+    """In its plain form: without double slashes and dots."""
     if path and (not path.startswith("/") or ".." in path.split("/")):
         raise BadRequest(f"log_directory must be an absolute path without '..', but it is {short(path)}")
+    return "/" + os.path.normpath(path).lstrip("/") if path else ""

@@ -67,7 +67,7 @@ CREATES = [
     ({"image": pb.ImageSpec()}, "INVALID_ARGUMENT", "needs image.image"),
     ({"metadata": pb.ContainerMetadata()}, "INVALID_ARGUMENT", "needs metadata.name"),
     ({"log_path": "../../x"}, "INVALID_ARGUMENT", "leaves the sandbox's log directory"),
-    ({"mounts": [pb.Mount(container_path="/m", host_path="/no/such")]}, "NOT_FOUND", "/no/such"),
+    ({"mounts": [pb.Mount(container_path="/m", host_path="/proc/such")]}, "NOT_FOUND", "/proc/such"),
     (
         {"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(oom_score_adj=1001))},
         "INVALID_ARGUMENT",

@@ -115,7 +115,8 @@ def _image(name: str = "gone", **fields: Any) -> pb.Mount:
 
 
 MOUNTS_REFUSED = [
-    (_mount(host_path="/no/such/place"), NotFound),
+    (_mount(host_path="/proc/no/such/place"), NotFound),
+    (_mount(host_path="/no/../such/place"), NotFound),
     (_mount(host_path="relative"), BadRequest),
     (_mount(container_path="relative"), BadRequest),
     (_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), Unsupported),

@@ -186,7 +186,9 @@ def test_registries_conf_is_toml_that_says_what_the_configuration_says() -> None
     ("name", "is_added"),
     [
         ("127.0.0.1:5001/a", True),
-        ("127.0.0.1:5000/a", False),
+        ("127.0.0.1:5000/a", True),
+        ("127.0.0.1:7000/a", False),
+        ("127.0.0.1:7001/a", True),
         ("localhost:5000/a", True),
         ("localhost/a", True),
         ("[::1]:5000/a", True),
@@ -196,8 +198,9 @@ def test_registries_conf_is_toml_that_says_what_the_configuration_says() -> None
     ],
 )
 def test_a_registry_on_the_loopback_needs_no_tls_unless_configured(name: str, is_added: bool) -> None:
-    found = tomllib.loads(registries_conf(REGISTRIES, parse(name)))["registry"]
-    assert (len(found) == 4) is is_added
+    own = (Registry(prefix="127.0.0.1:7000"), Registry(prefix="127.0.0.1:7001/part"))
+    found = tomllib.loads(registries_conf((*REGISTRIES, *own), parse(name)))["registry"]
+    assert (len(found) == 6) is is_added
     assert found[-1]["insecure"] is is_added
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The image RPCs over a store with images out of small layouts, no registry and no socket."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from cri.config import Config
 from cri.image.image_fs_info import image_fs_info
-from cri.image.image_status import image_status
+from cri.image.image_status import chain_id, image_status
 from cri.image.list_images import list_images
 from cri.image.pull import pull
 from cri.image.pull_image import pull_image
@@ -95,8 +96,16 @@ async def test_an_unknown_image_has_an_empty_status(node: Any) -> None:
 async def test_the_verbose_status_has_the_oci_config(node: Any, tmp_path: Path) -> None:
     image = await add(node, tmp_path, "7")
     response = await image_status(node, pb.ImageStatusRequest(image=spec(TAG), verbose=True))
-    assert json.loads(response.info["info"]) == {"imageSpec": image.config}
+    assert json.loads(response.info["info"]) == {"chainID": chain_id(image.config), "imageSpec": image.config}
     assert not (await image_status(node, pb.ImageStatusRequest(image=spec(TAG)))).info
+
+
+def test_the_chain_of_layers_is_that_of_the_image_spec() -> None:
+    one, two = (f"sha256:{digit * 64}" for digit in "12")
+    both = f"sha256:{hashlib.sha256(f'{one} {two}'.encode()).hexdigest()}"
+    assert chain_id({"rootfs": {"diff_ids": [one]}}) == one
+    assert chain_id({"rootfs": {"diff_ids": [one, two]}}) == both
+    assert chain_id({}) == chain_id({"rootfs": None}) == ""
 
 
 async def test_lists_are_newest_first_and_may_be_filtered(node: Any, tmp_path: Path) -> None:

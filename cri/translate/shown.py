@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A message of the contract for people to read: what verbose answers have as `config`. Called by `replies`. Pure.
+
+As containerd has it: the names of the fields, numbers for enumerations, and nothing that is not set.
+"""
+
+from typing import Any
+
+
+def message(said: Any) -> dict[str, Any]:
+    """A protobuf message as an object of JSON."""
+    return {field.name: _field(field, value) for field, value in said.ListFields()}
+
+
+def _field(field: Any, value: Any) -> Any:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {str(key): _value(held) for key, held in value.items()}
+    return [_value(one) for one in value] if field.is_repeated else _value(value)
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return message(value) if hasattr(value, "ListFields") else value
