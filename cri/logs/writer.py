@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writer of one container's log file. Called by `cri.pods` on the event loop, but for what is said to block.
 
-The entries of one frame are one write().
-
 Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
 acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.
 After a crash the file, under whatever name, is cut to the recorded size, and frames up to the recorded number
 are dropped.
 
-A log that can't be written loses nothing either: what comes is held, in memory and in the record, until it can.
-The caller gives the guest no credit meanwhile, so that it is at most a window for each stream.
+Little is written at once. What is more than a program says in passing is written in a thread (`batch`, `settle`), since
+a disk that has much to do lets its writers wait, and so is what could not be written before. What waits is held, in
+memory and in the record; the caller gives the guest no credit for it, so that it is at most a window for each stream.
 """
 
 import base64
@@ -17,27 +16,22 @@ import logging
 import os
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
-from cri.logs.entries import entries, timestamp
+from cri.logs.batch import ENTRIES, Batch, Frame, Progress, write
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
 from stage1.errors import NoSpace, PodError, WrongState
+from stage1.guest.budget import Bucket
 from stage1.linux.beneath import NotPlain
 
 log = logging.getLogger("clearpod.container")
 
 SMALL_BYTES = 4096
 """Output that is held is put together up to here: each piece takes memory of its own, and a place in the record."""
-
-
-class Frame(NamedTuple):
-    """What came on one stream, and when."""
-
-    stream: str
-    data: bytes
-    end: bool
-    unix_ns: int
+AT_ONCE_BYTES, AT_ONCE_BYTES_PER_S = 1 << 18, 1 << 20
+"""Of the file: what is written on the event loop. The kernel lets only those wait who write more."""
 
 
 class LogWriter:
@@ -47,14 +41,15 @@ class LogWriter:
     else is for the event loop, and what was opened is given to `take` there.
     """
 
-    def __init__(self, place: LogPlace, record: CommitRecord) -> None:
+    def __init__(self, place: LogPlace, record: CommitRecord, *, at_once_bytes: int = AT_ONCE_BYTES) -> None:
         self._place, self._record = place, record
         self._file = -1
         self._size = self._inode = 0
         self._seq = 0
         self._pending = {"stdout": b"", "stderr": b""}
-        self._unwritten: deque[bytes] = deque()
         self._held: deque[Frame] = deque()
+        self._in_batch = 0  # of those: on their way in a thread
+        self._at_once = Bucket(AT_ONCE_BYTES_PER_S, at_once_bytes)
         self._is_dirty = self._is_odd = False
         self.fault = ""
         self.is_closed = False
@@ -78,33 +73,51 @@ class LogWriter:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether output is held back; `retry` tries again."""
-        return bool(self._unwritten or self._held)
+        """Whether output is held: `retry`, or `batch` and `settle`, write it."""
+        return bool(self._held)
 
     @property
     def lacks_file(self) -> bool:
-        """Whether it must be opened before `retry` can help."""
+        """Whether it must be opened before it can be written."""
         return bool(self._place) and self._file < 0 and not self.is_closed
 
     def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False, unix_ns: int | None = None) -> None:
-        """Write the lines of `data`; `stream` is stdout or stderr. A sequence number seen before is dropped."""
+        """Write the lines of `data`, or hold it; `stream` is stdout or stderr. A sequence number seen before is
+        dropped."""
         if not self._place or seq <= self._seq:
             return
-        last = self._held[-1] if self._held else None
+        last = self._held[-1] if len(self._held) > self._in_batch else None
         if last and last.stream == stream and not last.end and len(last.data) + len(data) <= SMALL_BYTES:
             self._held[-1] = last._replace(data=last.data + data, end=end)
         else:
             self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
-        if len(self._held) == 1 and not self._unwritten:
+        if len(self._held) == 1 and self._at_once.take_if_there(self._held[0].most_bytes, time.monotonic()):
             self._work()
         self._seq, self._is_dirty = seq, True
 
     def retry(self) -> bool:
-        """Try to write what is held; true when nothing is left. Call `commit` afterwards."""
+        """Try to write what is held, now; true when nothing is left. Call `commit` afterwards. Not beside a batch."""
         if self.is_stuck:
             self._is_dirty = True
             self._work()
         return not self.is_stuck
+
+    def batch(self) -> Batch | None:
+        """What is held, for a thread to write; None when there is nothing or no file. `settle` it before the next."""
+        if self._file < 0 or not self._held:
+            return None
+        frames = tuple(self._held)
+        self._in_batch = len(frames)
+        return Batch(os.dup(self._file), frames, Progress(self._size, dict(self._pending)))
+
+    def settle(self, done: Progress) -> None:
+        """Take over what the thread has done. Call `commit` afterwards."""
+        self._in_batch = 0
+        self._is_dirty = True
+        self._held = deque(islice(self._held, done.frames, None))
+        self._size, self._pending, self.fault = done.size, done.pending, ""
+        if done.fault:
+            self.fault = f"{self._place.path} can't be written, the container waits until it can: {done.fault}"
 
     def commit(self) -> None:
         """Make what was fed so far count, whatever happens next; call before acknowledging the frames.
@@ -120,7 +133,6 @@ class LogWriter:
                 "size": self._size,
                 "inode": self._inode,
                 "pending": {name: _text(rest) for name, rest in self._pending.items()},
-                "unwritten": [_text(entry) for entry in self._unwritten],
                 "held": [[one.stream, _text(one.data), one.end, one.unix_ns] for one in self._held],
             }
         )
@@ -132,7 +144,9 @@ class LogWriter:
             return
         now = time.time_ns()
         self._held += [Frame(stream, b"", True, now) for stream in self._pending]
-        self.retry()
+        self._is_dirty = True
+        if not self._in_batch:
+            self.retry()
         self.commit()
 
     def open_file(self) -> int:
@@ -191,13 +205,19 @@ class LogWriter:
     def _adopt(self, record: dict[str, Any]) -> None:
         seq, inode, size = (int(record[key]) for key in ("seq", "inode", "size"))
         pending = {name: base64.b64decode(record["pending"].get(name, "")) for name in self._pending}
-        unwritten = deque(base64.b64decode(entry) for entry in record.get("unwritten", ()))
-        held = deque(
-            Frame(stream if stream == "stderr" else "stdout", base64.b64decode(data), bool(end), max(0, int(unix_ns)))
+        # Until 2026-11 what could not be written was recorded as entries.
+        held = deque(Frame(ENTRIES, base64.b64decode(entry), False, 0) for entry in record.get("unwritten", ()))
+        held += (
+            Frame(
+                stream if stream in (*pending, ENTRIES) else "stdout",
+                base64.b64decode(data),
+                bool(end),
+                max(0, int(unix_ns)),
+            )
             for stream, data, end, unix_ns in record.get("held", ())
         )
         self._seq, self._inode, self._size = seq, inode, max(size, 0)
-        self._pending, self._unwritten, self._held = pending, unwritten, held
+        self._pending, self._held = pending, held
 
     def note(self, error: PodError) -> None:
         """Remember why the file could not be opened."""
@@ -212,36 +232,8 @@ class LogWriter:
 
     def _work(self) -> None:
         """Write what there is, until it is done or fails."""
-        while self._write_entries() and self._held:
-            one = self._held.popleft()
-            whole = self._pending[one.stream] + one.data
-            stamp = timestamp(one.unix_ns)
-            found, self._pending[one.stream] = entries(one.stream.encode(), whole, stamp=stamp, final=one.end)
-            if found:
-                self._unwritten.append(found)
-
-    def _write_entries(self) -> bool:
-        while self._unwritten:
-            if not self._write(self._unwritten[0]):
-                return False
-            self._unwritten.popleft()
-        return True
-
-    def _write(self, entry: bytes) -> bool:
-        """The entries of one frame, all or none."""
-        if self._file < 0:
-            return False
-        try:
-            written = os.write(self._file, entry)
-            if written != len(entry):  # half an entry would make the whole file unreadable
-                os.ftruncate(self._file, self._size)
-                raise OSError(28, "not all of it fitted")
-        except OSError as error:
-            self.fault = f"{self._place.path} can't be written, the container waits until it can: {error}"
-            return False
-        self._size += written
-        self.fault = ""
-        return True
+        if self._file >= 0:
+            self.settle(write(self._file, self._held, done=Progress(self._size, self._pending)))
 
 
 def _text(data: bytes) -> str:

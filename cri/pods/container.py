@@ -43,6 +43,7 @@ class LiveContainer:
         place = LogPlace(record.log_path, pod.record.log_directory)
         self.log = LogWriter(place, CommitRecord(pod.directory, record.container.id))
         self._feed = LogFeed(self.log, record.container.id)
+        self._last: Exited | None = None
         if self.status.state == states.EXITED:
             self.ended.set()
 
@@ -91,10 +92,27 @@ class LiveContainer:
         if self.status.state == states.CREATED:
             self._move("start_failed", finished_ns=time.time_ns(), exit_code=128, reason="StartError", message=why)
 
-    def exited(self, event: Exited) -> bool:
-        """Its process ended, after the last byte of its output; whether that was not known yet."""
-        if self.status.state == states.EXITED:
+    def exited(self, event: Exited, then: Callable[[], None] = lambda: None) -> bool:
+        """Its process ended, after the last byte of its output; whether that was not known yet.
+
+        It is EXITED, and `then` called, once its log has all of it: at once but for what a thread is writing.
+        """
+        if self.status.state == states.EXITED or self._last is not None:
             return False
+        self._last = event
+
+        def end() -> None:
+            if self._end():
+                then()
+
+        self._feed.when_written(end)
+        return True
+
+    def _end(self) -> bool:
+        """Take in how its process ended, unless that was done or is not known; whether it was done now."""
+        if self.status.state == states.EXITED or self._last is None:
+            return False
+        event = self._last
         self.started()
         finished = self._moment(event.unix_ns, self.status.started_ns)
         self._move("exit", finished_ns=finished, exit_code=event.exit_code, reason=reason_of(event))
@@ -105,9 +123,13 @@ class LiveContainer:
         now = time.time_ns()
         return min(max(unix_ns or now, earliest_ns), now)
 
+    async def logged(self, limit_s: float) -> None:
+        """Wait until its log has what came so far, not longer than `limit_s`."""
+        await self._feed.written(limit_s)
+
     def vm_gone(self, why: str) -> None:
         """Its VM ended under it."""
-        if self.status.state != states.EXITED:
+        if not self._end() and self.status.state != states.EXITED:
             now = time.time_ns()
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)
 

@@ -16,6 +16,8 @@ from stage1.errors import PodError
 log = logging.getLogger("clearpod.container")
 
 RETRY_S = 1.0
+WRITTEN_S = 5.0
+"""So long the end of a container is not told while its log's file system does not answer."""
 
 Consumed = Callable[[int, int], None]
 """Stream and bytes: gives the guest credit."""
@@ -82,6 +84,7 @@ class LogFeed:
         self.streams = {name: LogStream(self, name) for name in ("stdout", "stderr")}
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._fault = ""
         self._turn = asyncio.Lock()
 
     def stream(self, name: str, number: int, *, consumed: Consumed) -> LogStream:
@@ -101,10 +104,23 @@ class LogFeed:
         self.watch()
 
     def watch(self) -> None:
-        """If the log is stuck, try again until it is not, or until it is closed."""
+        """If the log holds output, write that in a thread; if that fails, again, until it is written or closed."""
         if self.writer.is_stuck and self._timer is None and self._task is None:
-            log.warning("container.log", extra={"container": self._container_id, "error": self.writer.fault})
-            self._later()
+            self._begin()
+
+    def when_written(self, then: Callable[[], None]) -> None:
+        """Call `then`, which is idempotent, when a thread has written what came so far or has failed, or after
+        WRITTEN_S; now when there is no thread."""
+        if self._task is None:
+            then()
+        else:
+            self._task.add_done_callback(lambda _: then())
+            asyncio.get_running_loop().call_later(WRITTEN_S, then)
+
+    async def written(self, limit_s: float) -> None:
+        """Wait for that, not longer than `limit_s`."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=limit_s)
 
     async def reopen(self) -> None:
         """Go on in a new file. Raises as `LiveContainer.reopen_log`."""
@@ -127,35 +143,49 @@ class LogFeed:
     def _begin(self) -> None:
         self._timer = None
         if not self.writer.is_closed:
-            self._task = asyncio.get_running_loop().create_task(self._retry())
+            self._task = asyncio.get_running_loop().create_task(self._write())
 
-    async def _retry(self) -> None:
+    async def _write(self) -> None:
+        """Write all that is held, also what comes meanwhile, or as much as can be written now."""
         try:
-            is_done = await self._try()
+            while self.writer.is_stuck and await self._write_some():
+                pass
         except PodError as error:
-            log.warning("container.log", extra={"container": self._container_id, "error": str(error)})
-            is_done = False
+            self._complain(str(error))
         self._task = None
-        if self.writer.is_closed:
-            return
-        if not is_done:
+        if self.writer.is_stuck and not self.writer.is_closed:
             self._later()
-            return
-        for stream in self.streams.values():
-            stream.settle()
+        elif not self.writer.is_closed:
+            self._fault = ""
+            for stream in self.streams.values():
+                stream.settle()
 
-    async def _try(self) -> bool:
-        """Whether all is written. Only what is not open yet is opened, in a thread."""
+    async def _write_some(self) -> bool:
+        """One batch, in a thread; false when it failed. What is not open yet is opened first. Raises PodError."""
         async with self._turn:
             if self.writer.lacks_file:
-                try:
-                    opened = await asyncio.to_thread(self.writer.open_file)
-                except PodError as error:
-                    self.writer.note(error)
-                    raise
-                self.writer.take(opened)
+                await self._open()
+            batch = self.writer.batch()
+            if batch is None:
+                return False
+            self.writer.settle(await asyncio.to_thread(batch.write))
             if self.writer.is_closed:
                 return False
-            is_done = self.writer.retry()
             self.writer.commit()
-            return is_done
+        if self.writer.fault:
+            self._complain(self.writer.fault)
+        return not self.writer.fault
+
+    async def _open(self) -> None:
+        try:
+            opened = await asyncio.to_thread(self.writer.open_file)
+        except PodError as error:
+            self.writer.note(error)
+            raise
+        self.writer.take(opened)
+
+    def _complain(self, fault: str) -> None:
+        """Once for each reason, not once a second."""
+        if fault != self._fault:
+            log.warning("container.log", extra={"container": self._container_id, "error": fault})
+        self._fault = fault

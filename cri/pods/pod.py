@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from cri import events
@@ -278,6 +279,7 @@ class LivePod:
         if self._agent is not None:
             await self._agent.drain(END_S)
             self._agent.lose(why)
+        await asyncio.gather(*(container.logged(END_S) for container in self.containers.values()))
         self.mark_dead(why)
 
     async def end_rest(self) -> None:
@@ -357,14 +359,16 @@ class LivePod:
             if waiting is not None and not waiting.done():
                 waiting.set_result(event)
                 return True
-        elif (container := self.containers.get(event.container)) and container.exited(event):
-            self.save()
-            log.info(
-                "container.exited",
-                extra={"container": container.id, "code": event.exit_code, "reason": container.status.reason},
-            )
+        elif (one := self.containers.get(event.container)) and one.exited(event, partial(self._tell_end, one)):
             return True
         self._unknown_ends += 1
         if self._unknown_ends & (self._unknown_ends - 1) == 0:  # 1, 2, 4, 8, ...: the guest can't fill our log
             log.debug("pod.unknown_end", extra={"pod": self.id, "count": self._unknown_ends})
         return False
+
+    def _tell_end(self, container: LiveContainer) -> None:
+        self.save()
+        status = container.status
+        log.info(
+            "container.exited", extra={"container": container.id, "code": status.exit_code, "reason": status.reason}
+        )

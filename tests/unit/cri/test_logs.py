@@ -3,6 +3,7 @@
 two steps.
 """
 
+import base64
 import contextlib
 import itertools
 import os
@@ -17,10 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cri.logs.batch import Progress
 from cri.logs.entries import ENTRY_BYTES, entries, timestamp
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
-from cri.logs.writer import LogWriter
+from cri.logs.writer import AT_ONCE_BYTES, LogWriter
 from stage1.errors import WrongState
 from stage1.linux import mount
 from stage1.linux.beneath import NotPlain
@@ -88,9 +90,9 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "pods" / "ns_pod_uid" / "c" / "0.log"
 
 
-def _open(log: Path, pod: Path, root: str = "") -> LogWriter:
+def _open(log: Path, pod: Path, at_once: int = AT_ONCE_BYTES, *, root: str = "") -> LogWriter:
     """A writer as a daemon opens it that has just been started; its record is in the directory `pod`."""
-    writer = LogWriter(LogPlace(str(log), root), CommitRecord(str(pod), "c"))
+    writer = LogWriter(LogPlace(str(log), root), CommitRecord(str(pod), "c"), at_once_bytes=at_once)
     writer.open()
     return writer
 
@@ -299,6 +301,34 @@ def test_a_directory_that_vanished_is_made_anew(log: Path) -> None:
     assert [text for _, _, text in _texts(log)] == [b"two"]
 
 
+def test_much_output_is_left_to_a_thread_and_what_came_before_stays_before(log: Path) -> None:
+    writer = _writer(log)
+    writer.feed("stdout", b"first\n", seq=1)
+    writer.feed("stdout", b"\n" * 16384, seq=2)
+    writer.feed("stdout", b"last\n", seq=3)
+    assert [text for _, _, text in _texts(log)] == [b"first"] and writer.is_stuck
+    batch = writer.batch()
+    assert batch is not None
+    writer.settle(batch.write())
+    assert not writer.is_stuck and writer.batch() is None
+    assert [text for _, _, text in _texts(log)] == [b"first", *[b""] * 16384, b"last"]
+
+
+def test_a_record_of_entries_that_an_older_daemon_could_not_write_is_taken_over(log: Path) -> None:
+    first = _writer(log)
+    first.feed("stdout", b"one\nrest", seq=1)
+    first.commit()
+    first.close()
+    record = CommitRecord(str(log.parents[3]), "c")
+    found = record.open()
+    assert found is not None
+    entry = base64.b64encode(STAMP + b" stdout F two\n").decode()
+    record.write({**found, "unwritten": [entry]})
+    record.close()
+    _writer(log).flush()
+    assert [text for _, _, text in _texts(log)] == [b"one", b"two", b"rest"]
+
+
 @pytest.mark.parametrize("acknowledged", range(len(FRAMES) + 1))
 def test_a_kill_between_the_rename_and_the_reopen_loses_and_doubles_nothing(log: Path, acknowledged: int) -> None:
     """Kubelet has renamed the file; what was written to it, but not committed, comes again to the next daemon."""
@@ -325,16 +355,23 @@ def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, s
     text = b"".join(b"%d:%s\n" % (n, b"x" * dice.choice([0, 1, 70, 20_000])) for n in range(12))
     cuts = sorted(dice.randrange(len(text)) for _ in range(dice.randrange(1, 12)))
     frames = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
-    writer, sent, kept, rotations = _open(log, tmp_path), 0, 0, 0
+    at_once = dice.choice([0, 300, 1 << 20])
+    writer, sent, kept, rotations = _open(log, tmp_path, at_once), 0, 0, 0
+    done: Progress | None = None  # what a thread has written and the writer has not taken over
     while kept < len(frames):
-        step = dice.choice(["send", "send", "send", "commit", "rotate", "rename", "kill"])
+        step = dice.choice(["send", "send", "send", "commit", "rotate", "rename", "kill", "write", "settle"])
         if step == "send" and sent < len(frames):
             writer.feed("stdout", frames[sent], seq=sent + 1)
             sent += 1
         elif step == "commit":
             writer.commit()
             kept = max(kept, sent)
-        elif step in ("rotate", "rename") and log.exists():
+        elif step == "write" and done is None and (batch := writer.batch()):
+            done = batch.write()
+        elif step == "settle" and done:
+            writer.settle(done)
+            done = None
+        elif step in ("rotate", "rename") and log.exists() and not done:
             log.rename(tmp_path / f"0.log.{rotations:03}")
             rotations += 1
             if step == "rotate":
@@ -343,7 +380,10 @@ def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, s
                 _reopen(writer)
         elif step == "kill":
             writer.close()
-            writer, sent = _open(log, tmp_path), dice.randint(0, kept)
+            writer, sent, done = _open(log, tmp_path, at_once), dice.randint(0, kept), None
+    if done:
+        writer.settle(done)
+    writer.retry()
     writer.close()
     files = [*sorted(tmp_path.glob("0.log.*")), *([log] if log.exists() else [])]
     joined = b"".join(text + (b"\n" if tag == b"F" else b"") for path in files for _, tag, text in _texts(path))

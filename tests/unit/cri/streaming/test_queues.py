@@ -2,6 +2,7 @@
 """What waits for a reader: bounded from the client (Inlet), credited from the guest (Outlet)."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -23,8 +24,8 @@ class Log:
 
     def commit(self) -> None: ...
 
-    def retry(self) -> bool:
-        return not self.is_stuck
+    def batch(self) -> None:
+        """It still can't be written."""
 
 
 async def yes() -> bool:
@@ -114,6 +115,57 @@ async def test_credit_waits_for_a_log_that_can_not_be_written_and_for_who_is_att
     while not given:
         await asyncio.sleep(0.01)
     assert given == [(7, 4)]
+
+
+class SlowLog(Log):
+    """Its file system takes a batch when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault, self.may_write, self.threads = "", threading.Event(), list[int]()
+
+    def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False) -> None:
+        self.data += data
+        self.is_stuck = True
+
+    def flush(self) -> None: ...
+
+    def batch(self) -> "SlowLog":  # type: ignore[override]
+        return self
+
+    def write(self) -> None:
+        self.threads.append(threading.get_ident())
+        assert self.may_write.wait(30)
+
+    def settle(self, done: None) -> None:
+        self.is_stuck = False
+
+
+async def test_what_a_thread_writes_gives_credit_later_and_an_end_waits_for_it() -> None:
+    given: list[int] = []
+    log, ends = SlowLog(), list[str]()
+    feed = LogFeed(log, "c")  # type: ignore[arg-type]
+    feed.when_written(lambda: ends.append("before"))
+    assert feed.stream("stdout", 7, consumed=lambda _, count: given.append(count)).feed(b"data", seq=1, end=False) == 0
+    feed.when_written(lambda: ends.append("after"))
+    await feed.written(0.05)
+    assert (ends, given) == (["before"], [])
+    log.may_write.set()
+    await feed.written(30)
+    await asyncio.sleep(0)
+    assert (ends, given) == (["before", "after"], [4])
+    assert log.threads and threading.get_ident() not in log.threads
+
+
+async def test_the_end_of_a_container_waits_only_so_long_for_a_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_feed, "WRITTEN_S", 0.01)
+    log, ended = SlowLog(), asyncio.Event()
+    feed = LogFeed(log, "c")  # type: ignore[arg-type]
+    feed.stream("stdout", 7, consumed=lambda _, count: None).feed(b"data", seq=1, end=False)
+    feed.when_written(ended.set)
+    await asyncio.wait_for(ended.wait(), 30)
+    log.may_write.set()
+    await feed.written(30)
 
 
 def test_many_small_pieces_take_the_memory_of_few() -> None:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of output on their way into a log file. Used by the writer, on the event loop for little and in a thread for
+much. It knows nothing of records: what it has done is returned, and the writer takes that over.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cri.logs.entries import entries, timestamp
+
+ENTRY_HEAD_BYTES = 48
+"""Of each line of a log, beside its text."""
+
+
+ENTRIES = ""
+"""In place of a stream: data that was made into entries already, by a daemon before this one."""
+
+
+class Frame(NamedTuple):
+    """What came on one stream, stdout or stderr, and when."""
+
+    stream: str
+    data: bytes
+    end: bool
+    unix_ns: int
+
+    @property
+    def most_bytes(self) -> int:
+        """What it can become in the file: a line without a letter is one of fifty bytes there."""
+        return len(self.data) + ENTRY_HEAD_BYTES * (self.data.count(b"\n") + 1)
+
+
+class Progress(NamedTuple):
+    """How far the writing has come: the file's size, the unfinished line of each stream, the frames done, the fault."""
+
+    size: int
+    pending: dict[str, bytes]
+    frames: int = 0
+    fault: str = ""
+
+
+class Batch(NamedTuple):
+    """Frames to be written in a thread. `file` is a descriptor of the batch's own, which `write` closes."""
+
+    file: int
+    frames: tuple[Frame, ...]
+    begin: Progress
+
+    def write(self) -> Progress:
+        """Write them; blocks as long as the file system does."""
+        try:
+            return write(self.file, self.frames, done=self.begin)
+        finally:
+            os.close(self.file)
+
+
+def write(file: int, frames: Iterable[Frame], *, done: Progress) -> Progress:
+    """Append the entries of each frame by one write(), all or none; stops at the first that fails."""
+    for frame in frames:
+        found, pending = _entries(frame, done.pending)
+        fault = _append(file, found, size=done.size) if found else ""
+        if fault:
+            return done._replace(fault=fault)
+        done = Progress(done.size + len(found), pending, done.frames + 1)
+    return done
+
+
+def _entries(frame: Frame, pending: dict[str, bytes]) -> tuple[bytes, dict[str, bytes]]:
+    if frame.stream == ENTRIES:
+        return frame.data, pending
+    whole = pending[frame.stream] + frame.data
+    found, rest = entries(frame.stream.encode(), whole, stamp=timestamp(frame.unix_ns), final=frame.end)
+    return found, {**pending, frame.stream: rest}
+
+
+def _append(file: int, found: bytes, *, size: int) -> str:
+    """Why it failed; nothing when all of it is in the file."""
+    try:
+        if os.write(file, found) == len(found):
+            return ""
+        os.ftruncate(file, size)  # half an entry would make the whole file unreadable
+        return "not all of it fitted"
+    except OSError as error:
+        return str(error)
