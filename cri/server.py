@@ -8,7 +8,6 @@ It must not know what any RPC does.
 
 import asyncio
 import contextlib
-import fcntl
 import grp
 import importlib
 import logging
@@ -290,17 +289,3 @@ def claim_path(path: str) -> None:
                 f"another daemon already listens on {path}; stop it or set socket.path to another place"
             )
     os.unlink(path)
-
-
-def lock_run_dir(run_dir: str) -> int:
-    """Take the lock that makes this process the only daemon of `run_dir`; returns the descriptor to close at
-    the end.
-    """
-    os.makedirs(run_dir, mode=0o711, exist_ok=True)
-    descriptor = os.open(f"{run_dir}/daemon.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise AlreadyExists(f"another daemon already owns the pods in {run_dir}; stop it or set run_dir") from None
-    return descriptor

@@ -33,12 +33,11 @@ from stage1.machine import MIB
 from stage1.machine import Host as Host
 from stage1.net import attach as net
 from stage1.net import debts
-from stage1.net import record as net_record
 from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, journal, owners, remains, scratch, unmounting, volumes
+from stage1.rootfs import identity, journal, owners, scratch, unmounting, volumes
 from stage1.vm import limits, mapping, slots
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -254,7 +253,7 @@ def _record(directory: str) -> "dict[str, Any]":
 def collect(directory: str) -> str:
     """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine.
 
-    Returns a sentence when a CNI plugin failed at DEL, which `sweep_networks` tries again; else nothing.
+    Returns a sentence when a CNI plugin failed at DEL, which `sweep.networks` tries again; else nothing.
     """
     vm = find_vm(directory) or find_unrecorded(directory)
     if vm is not None:
@@ -295,34 +294,9 @@ def remove_network(directory: str) -> str:
     """Give the pod's addresses and rules back; gone already is fine. Its VM must have ended.
 
     Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
-    to `sweep_networks`, and a sentence about it returned.
+    to `sweep.networks`, and a sentence about it returned.
     """
     return net.detach(directory, tries=debts.TRIES)
-
-
-def sweep_networks(host: Host) -> list[str]:
-    """Remove networks whose pod is gone, as after a reboot, or was let go; a sentence for each that could not be."""
-    problems = []
-    records = net_record.every(host.network.cache_dir) if host.network else {}
-    for pod_id, path in records.items():
-        if debts.is_owed(path) or not is_there(host, pod_id):
-            try:
-                net.detach_recorded(path)
-            except PodError as error:
-                problems.append(debts.take(path, error, tries=1, had_netns=True))
-    return problems
-
-
-def sweep_state(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:
-    """Remove disks and journals that pods have left before a reboot; a sentence for each that could not be.
-
-    `run_dirs` are all whose pods have the host's state directory.
-    """
-
-    def is_known(pod_id: str) -> bool:
-        return any(is_there(host._replace(run_dir=run_dir), pod_id) for run_dir in run_dirs)
-
-    return remains.sweep(host.state_dir, is_known=is_known)
 
 
 def is_there(host: Host, pod_id: str) -> bool:

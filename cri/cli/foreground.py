@@ -25,6 +25,7 @@ from cri.pods.tools import Tools
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
 from stage1 import engine
+from stage1 import sweep as sweeping
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
@@ -233,7 +234,7 @@ def _forget_lock(host: engine.Host, pod_id: str) -> None:
 def sweep(host: engine.Host) -> None:
     """Remove the pods whose `clearpod run` was killed, what is from before a reboot, and locks that nobody holds."""
     run_dirs = (host.run_dir, os.path.dirname(host.run_dir))
-    for problem in (*engine.sweep_networks(host), *engine.sweep_state(host, run_dirs=run_dirs)):
+    for problem in (*sweeping.networks(host), *sweeping.disks(host, run_dirs=run_dirs)):
         sys.stderr.write(f"clearpod: {problem}\n")
     try:
         names = os.listdir(f"{host.run_dir}/locks")

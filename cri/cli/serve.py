@@ -54,14 +54,14 @@ async def serve(config: Config) -> int:
     """Serve until a signal; raises PodError when the daemon can't start."""
     from cri import server
     from cri.node import Node
+    from cri.owner import own
     from cri.translate.sandbox import plain
 
     log = logging.getLogger("clearpod")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    lock = server.lock_run_dir(config.run_dir)
-    try:
+    with own(config):
         node = Node.of_this_machine(config)
         listener = server.Listener(node, config)
         await listener.start()
@@ -73,8 +73,6 @@ async def serve(config: Config) -> int:
             log.info("ending")
             await listener.stop(grace_s=2)
             await node.close()
-    finally:
-        os.close(lock)
     return 0
 
 

@@ -9,7 +9,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from stage1 import engine
+from stage1 import engine, sweep
 from stage1.net import networks, upkeep
 from stage1.net.conflist import Network
 from stage1.net.settings import Settings
@@ -98,7 +98,7 @@ class NodeNetwork:
                     await self._garbage.wait()
             except TimeoutError:
                 pass
-            problems = tuple(await loop.run_in_executor(self._pool, engine.sweep_networks, self._host))
+            problems = tuple(await loop.run_in_executor(self._pool, sweep.networks, self._host))
 
     def _tell(self, problems: tuple[str, ...]) -> None:
         """Each once, not each minute."""

@@ -17,7 +17,7 @@ from cri.pods.threads import is_set_within, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import recover
 from cri.store.pods import PodRecord
-from stage1 import engine
+from stage1 import engine, sweep
 from stage1.errors import PodError, Unavailable
 
 log = logging.getLogger("clearpod.pods")
@@ -163,8 +163,8 @@ class Recovery:
         if collecting:
             await asyncio.wait(collecting)
         host = self._tools.host
-        for problem in await to_the_end_in(self._tools.pool, engine.sweep_networks, host):
+        for problem in await to_the_end_in(self._tools.pool, sweep.networks, host):
             tell_owed(problem)
         run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
-        for problem in await to_the_end_in(None, engine.sweep_state, host, run_dirs=run_dirs):
+        for problem in await to_the_end_in(None, sweep.disks, host, run_dirs=run_dirs):
             log.warning("pod.remains", extra={"warning": problem})

@@ -242,6 +242,22 @@ def is_net(path: str) -> bool:
     return os.path.exists(path) and mount.is_mount_point(path)
 
 
+def is_inhabited(path: str) -> bool:
+    """Whether a process is in the netns kept at `path`; false when there is none."""
+    try:
+        wanted = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return any(_is_in(wanted, pid) for pid in os.listdir("/proc") if pid.isdigit())
+
+
+def _is_in(wanted: os.stat_result, pid: str) -> bool:
+    try:
+        return os.path.samestat(wanted, os.stat(f"/proc/{pid}/ns/net"))
+    except OSError:  # it has ended
+        return False
+
+
 def _share(directory: str) -> None:
     """What is mounted below `directory` appears in all mount namespaces that have it: plugins may live in another."""
     files.make_dirs(directory, 0o755)

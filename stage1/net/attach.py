@@ -64,10 +64,10 @@ def make(
     Undo: `detach`. Raises as `attach`.
     """
     call = attachments[0].call
-    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments)
+    plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments, directory=directory)
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, call.container)
-    with Turn(settings.cache_dir):
+    with Turn():
         record.save(path, plan)
         try:
             if not is_spare:

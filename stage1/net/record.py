@@ -34,7 +34,7 @@ class Attachment(NamedTuple):
 
 class Record(NamedTuple):
     """The whole file. `seen` is None until the taps are there. `failures` counts DELs that failed; with `is_owed` the
-    pod has been let go nevertheless (see debts).
+    pod has been let go nevertheless (see debts). `directory` is the pod's; empty in files of former versions.
     """
 
     netns: str
@@ -44,6 +44,7 @@ class Record(NamedTuple):
     seen: PodNetwork | None = None
     failures: int = 0
     is_owed: bool = False
+    directory: str = ""
 
 
 def save(path: str, record: Record) -> None:
@@ -60,6 +61,7 @@ def save(path: str, record: Record) -> None:
         "seen": _plain(record.seen) if record.seen else None,
         "failures": record.failures,
         "is_owed": record.is_owed,
+        "directory": record.directory,
     }
     files.write_atomic(path, json.dumps(document).encode())
 
@@ -153,7 +155,8 @@ def _record(document: Document) -> Record:
     seen = _seen(document["seen"]) if document["seen"] else None
     bin_dirs = tuple(document["bin_dirs"])
     failures, is_owed = document.get("failures", 0), document.get("is_owed", False)
-    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen, failures, is_owed)
+    directory = document.get("directory", "")
+    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen, failures, is_owed, directory)
 
 
 def _network(document: Document) -> Network:

@@ -24,6 +24,10 @@ class Settings(NamedTuple):
     default: Default | None = None
 
 
+NETNS = "/run/netns/clearpod-"
+"""How the paths of all pods' network namespaces begin."""
+
+
 def netns_path(pod_id: str) -> str:
     """The file that keeps the pod's netns, where `ip netns` and plugins in containers look for such files."""
-    return f"/run/netns/clearpod-{pod_id}"
+    return f"{NETNS}{pod_id}"

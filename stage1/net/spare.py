@@ -24,7 +24,7 @@ _MTU = 65521
 
 def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
     """Make netns and tap; what the VM must know of them. Undo, at any step: `attach.detach`. Raises NetworkFailed."""
-    plan = Record(netns_path(pod_id), settings.bin_dirs, settings.limit_s, ())
+    plan = Record(netns_path(pod_id), settings.bin_dirs, settings.limit_s, (), directory=directory)
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, pod_id)
     record.save(path, plan)

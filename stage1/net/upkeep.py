@@ -2,7 +2,8 @@
 """What the node asks of plugins apart from any pod: STATUS, are they able to work; and GC, forget what nobody has.
 
 Both came with version 1.1.0 of the CNI specification. Called by the daemon, in threads, since a plugin may take its
-whole time limit. What GC must spare is read from the records, so that it holds for all clearpods of this machine.
+whole time limit. What GC must spare is read from the records; a pod whose record is elsewhere, as rkt's are, is known
+by its netns.
 """
 
 import json
@@ -10,7 +11,7 @@ import os
 
 from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, process
-from stage1.net import conflist, protocol, record
+from stage1.net import conflist, living, protocol, record
 from stage1.net.conflist import Network, find_plugin
 from stage1.net.plugins import Runner
 from stage1.net.settings import Settings
@@ -21,6 +22,9 @@ FIRST = "1.1.0"
 STATUS_LIMIT_S = 5.0
 RESULTS_DIR = "/var/lib/cni/results"
 """Where other runtimes on libcni keep their attachments."""
+
+_MOST_DEVICES = 16
+"""Of a pod whose record is elsewhere."""
 
 Attachment = tuple[str, str, str]
 """Network, container, device."""
@@ -77,13 +81,12 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
     if not wanted:
         return ()
     places = [settings.cache_dir, f"{settings.cache_dir}/run"]
-    for place in places:
-        files.make_dirs(place, 0o700)
-    with Turn(places[0], alone=True), Turn(places[1], alone=True):
+    with Turn(alone=True):
         try:
             valid = [*_recorded(places), *_of_others()]
         except PodError as error:
             return (f"no garbage is collected: {error}",)
+        valid += [one for network in wanted for one in _elsewhere(network, valid)]
         return tuple(problem for network in wanted for problem in _collect(network, valid, settings=settings))
 
 
@@ -111,7 +114,15 @@ def _recorded(places: list[str]) -> list[Attachment]:
     return [(one.network.name, one.call.container, one.call.ifname) for pod in known if pod for one in pod.attachments]
 
 
+def _elsewhere(network: Network, known: list[Attachment]) -> list[Attachment]:
+    """Whatever pods may have whose records are elsewhere: rkt's, and of daemons with another state directory."""
+    ids = {container for _, container, _ in known}
+    others = [pod for pod in living.pods() if pod not in ids]
+    return [(network.name, pod, f"eth{number}") for pod in others for number in range(_MOST_DEVICES)]
+
+
 def _of_others() -> list[Attachment]:
+    """Of other runtimes."""
     found = []
     for name in os.listdir(RESULTS_DIR) if os.path.isdir(RESULTS_DIR) else ():
         try:

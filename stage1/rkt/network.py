@@ -7,7 +7,7 @@ whether gc could do its work or not. What a plugin would not give back is tried 
 
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
-from stage1.net import debts, record, rkt
+from stage1.net import debts, living, record, rkt
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -85,8 +85,10 @@ def sweep(pod_dir: str) -> list[str]:
     `pod_dir` is any pod's.
     """
     problems = []
+    data = directory.data(pod_dir)
     for pod_id, path in record.every(records(pod_dir)).items():
-        if debts.is_owed(path) or not directory.exists(directory.data(pod_dir), pod_id):
+        is_gone = not directory.exists(data, pod_id) and living.is_abandoned(path, "")
+        if debts.is_owed(path) or is_gone:
             try:
                 net.detach_recorded(path)
             except PodError as error:

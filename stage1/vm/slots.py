@@ -52,6 +52,15 @@ def find(directory: str, *, place: str = PLACE) -> int | None:
     return int(number) * POD_IDS if is_claim and _read(target) == directory else None
 
 
+def pods(*, place: str = PLACE) -> list[str]:
+    """The ids of all pods of this host that have a slot and a directory, whoever made them."""
+    try:
+        owners = [_read(f"{place}/{name}") for name in os.listdir(place)]
+    except FileNotFoundError:
+        return []
+    return [os.path.basename(owner) for owner in owners if owner and os.path.lexists(owner)]
+
+
 def release(first: int | None, directory: str, *, place: str = PLACE) -> None:
     """Give back what `find` gave, for the pod that was in `directory`. Nothing happens for None. Idempotent."""
     path = f"{place}/{(first or 0) // POD_IDS}"

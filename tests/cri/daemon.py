@@ -52,7 +52,8 @@ async def daemon(root: str, state_dir: str) -> None:
     """Serve until SIGTERM."""
     from cri.config import parse
     from cri.node import Node
-    from cri.server import Listener, lock_run_dir
+    from cri.owner import own
+    from cri.server import Listener
     from cri.store.images import ImageStore
     from cri.translate.sandbox import plain
     from stage1.engine import Host
@@ -66,7 +67,8 @@ async def daemon(root: str, state_dir: str) -> None:
         host = host._replace(network=Settings(f"{root}/cni/net.d", (f"{root}/cni/bin",), f"{root}/cni/cache"))
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    lock_run_dir(config.run_dir)
+    owned = own(config)
+    owned.__enter__()  # until the end, whatever it is
     node = Node(config, host=host, vmm=ForkingVmm(), images=ImageStore(state_dir))
     listener = Listener(node, config)
     await listener.start()

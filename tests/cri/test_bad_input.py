@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.server import Listener, claim_path, lock_run_dir
+from cri.server import Listener, claim_path
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.guest import messages
 
@@ -305,16 +305,6 @@ def test_a_file_in_the_place_of_the_socket_stays(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="is not a socket"):
         claim_path(str(file))
     assert file.read_text() == "precious"
-
-
-def test_a_run_directory_belongs_to_one_daemon(tmp_path: Path) -> None:
-    import os
-
-    lock = lock_run_dir(f"{tmp_path}/run")
-    with pytest.raises(AlreadyExists, match="already owns the pods in"):
-        lock_run_dir(f"{tmp_path}/run")
-    os.close(lock)
-    os.close(lock_run_dir(f"{tmp_path}/run"))
 
 
 async def test_an_unexpected_fault_is_internal_with_a_mark_for_the_log(world: World) -> None:

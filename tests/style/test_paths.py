@@ -58,7 +58,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/image/source.py": dict.fromkeys(("open", "os.makedirs", "os.open", "os.path.isdir"), IMAGES),
     "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
     "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "os.unlink"), OURS),
-    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.lstat", "os.makedirs", "os.open", "os.unlink"), OURS),
+    "cri/owner.py": dict.fromkeys(
+        ("files.make_dirs", "os.path.realpath"), "the run directory and the state directory themselves"
+    ),
+    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.lstat", "os.makedirs", "os.unlink"), OURS),
     "cri/store/images.py": dict.fromkeys(
         ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.unlink", "os.path.getsize"), IMAGES
     ),
@@ -86,7 +89,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "os.statvfs": "a mount point, of which only the size is read",
     },
     "stage1/linux/namespace.py": dict.fromkeys(
-        ("files.make_dirs", "os.open", "os.path.exists", "os.stat", "os.unlink"), HOST
+        ("files.make_dirs", "os.listdir", "os.open", "os.path.exists", "os.stat", "os.unlink"), HOST
     ),
     "stage1/linux/pressure.py": {"files.read": HOST},
     "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),
@@ -98,6 +101,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/net/attach.py": {"files.make_dirs": NET},
     "stage1/net/conflist.py": dict.fromkeys(("files.read", "os.access", "os.listdir", "os.path.isfile"), NET),
     "stage1/net/lines.py": {"os.path.exists": HOST},
+    "stage1/net/living.py": {
+        "os.listdir": HOST,
+        "os.path.lexists": "whether the pod's directory is there, no further",
+    },
     "stage1/net/networks.py": dict.fromkeys(("open", "os.path.exists"), HOST),
     "stage1/net/record.py": {
         **dict.fromkeys(("files.read", "files.write_atomic", "os.listdir", "os.unlink"), NET),
@@ -105,10 +112,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     },
     "stage1/net/rkt.py": dict.fromkeys(("files.read", "files.write_atomic"), RKT),
     "stage1/net/spare.py": {"files.make_dirs": NET},
-    "stage1/net/turn.py": {"os.open": NET},
-    "stage1/net/upkeep.py": dict.fromkeys(
-        ("files.make_dirs", "files.read", "os.listdir", "os.path.isdir", "os.stat"), NET
-    ),
+    "stage1/net/turn.py": dict.fromkeys(("files.make_dirs", "os.open"), NET),
+    "stage1/net/upkeep.py": dict.fromkeys(("files.read", "os.listdir", "os.path.isdir", "os.stat"), NET),
     "stage1/rkt/copying.py": dict.fromkeys(
         ("os.getxattr", "os.listxattr", "os.scandir", "os.setxattr", "os.utime"), "descriptors, no paths"
     ),
@@ -210,7 +215,16 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),
     "stage1/vm/sigsys.py": {"os.open": HOST},
     "stage1/vm/slots.py": dict.fromkeys(
-        ("files.make_dirs", "os.path.islink", "os.path.lexists", "os.readlink", "os.symlink", "os.unlink"), TOP
+        (
+            "files.make_dirs",
+            "os.listdir",
+            "os.path.islink",
+            "os.path.lexists",
+            "os.readlink",
+            "os.symlink",
+            "os.unlink",
+        ),
+        TOP,
     ),
 }
 

@@ -13,7 +13,8 @@ import sys
 
 from cri import config as configuration
 from cri.node import Node
-from cri.server import Listener, lock_run_dir
+from cri.owner import own
+from cri.server import Listener
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
 from stage1.engine import Host
@@ -48,7 +49,8 @@ async def serve(path: str, *, dax: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    lock_run_dir(config.run_dir)
+    owned = own(config)
+    owned.__enter__()  # until the end, whatever it is
     listener = Listener(node, config)
     await listener.start()
     await node.open(plain(config))

@@ -95,7 +95,9 @@ def test_garbage_is_all_but_what_pods_have(cni: FakeCni, tmp_path: Path) -> None
     assert cni.calls() == ["GC first", "GC second"] and not any(path.exists() for path in stray)
     mine = [{"containerID": pod_id, "ifname": "eth0"}]
     given = cni.given("first", "GC")
-    assert given["cni.dev/valid-attachments"] == given["cni.dev/attachments"] == mine and given["x"] == 1
+    valid = given["cni.dev/valid-attachments"]
+    assert valid == given["cni.dev/attachments"] and given["x"] == 1
+    assert [one for one in valid if one["containerID"] in (pod_id, "0" * 64)] == mine
     assert sorted(os.listdir(cni.root / "leases")) == [f"first-{pod_id}", f"second-{pod_id}"]
     attach.detach(directory)
 
@@ -114,7 +116,8 @@ def test_a_network_that_is_owed_is_no_garbage_and_those_of_other_runtimes_neithe
     monkeypatch.setattr(upkeep, "RESULTS_DIR", str(results))
     assert upkeep.collect_garbage(cni.settings) == ()
     valid = cni.given("second", "GC")["cni.dev/valid-attachments"]
-    assert {one["containerID"] for one in valid} == {os.path.basename(directory), "c1"} and len(valid) == 2
+    mine = [one["containerID"] for one in valid if one["containerID"] in (os.path.basename(directory), "c1")]
+    assert sorted(mine) == sorted([os.path.basename(directory), "c1"])
     (results / "odd").write_text("{")
     assert upkeep.collect_garbage(cni.settings) == (
         f"no garbage is collected: {results}/odd is not an attachment of another runtime; look at it",
@@ -149,7 +152,7 @@ def test_a_pod_that_is_being_attached_is_waited_for(cni: FakeCni) -> None:
         upkeep.collect_garbage(cni.settings)
         done.set()
 
-    with Turn(cni.settings.cache_dir), Turn(cni.settings.cache_dir):
+    with Turn(), Turn():
         thread = threading.Thread(target=collect)
         thread.start()
         time.sleep(0.3)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which networks may belong to a pod that lives, whoever made it. Called before something is removed that nobody has
+asked to remove: by sweeps, and by upkeep's garbage collection.
+
+It looks at facts that all clearpods of this host have in common, daemons, `clearpod run` and rkt's pods.
+"""
+
+import os
+
+from stage1.errors import PodError
+from stage1.linux import namespace
+from stage1.net import record
+from stage1.net.settings import NETNS, netns_path
+
+
+def is_abandoned(path: str, directory: str) -> bool:
+    """Whether the network of the record at `path` is nobody's: its pod was let go, or the pod's directory is gone and
+    no process is in the netns. `directory` is meant where the record, of a former version or damaged, names none.
+    """
+    try:
+        known = record.load(path)
+    except PodError:
+        known = None
+    if known is not None and known.is_owed:
+        return True
+    place = (known.directory if known else "") or directory
+    return not os.path.lexists(place) and not namespace.is_inhabited(netns_path(record.pod_of(path)))
+
+
+def pods() -> list[str]:
+    """The ids of all pods of this host that have a netns: each has, from before its first plugin to after the last."""
+    place, prefix = os.path.split(NETNS)
+    try:
+        return [name.removeprefix(prefix) for name in sorted(os.listdir(place)) if name.startswith(prefix)]
+    except FileNotFoundError:
+        return []

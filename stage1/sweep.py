@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pods have left whose directory is gone, as after a reboot: found without it, and removed.
+
+Called by the daemon and by `clearpod run`, at their start and later. Nobody has asked to remove these very things, so
+nothing is touched that may belong to a living pod of anybody: of another daemon, of `clearpod run`, of rkt.
+"""
+
+from stage1 import engine
+from stage1.engine import Host
+from stage1.errors import PodError
+from stage1.net import attach as net
+from stage1.net import debts, living, record
+from stage1.rootfs import remains
+from stage1.vm import slots
+
+
+def networks(host: Host) -> list[str]:
+    """Remove networks whose pod is gone, as after a reboot, or was let go; a sentence for each that could not be."""
+    problems = []
+    records = record.every(host.network.cache_dir) if host.network else {}
+    for pod_id, path in records.items():
+        if living.is_abandoned(path, engine.pod_directory(host, pod_id)):
+            try:
+                net.detach_recorded(path)
+            except PodError as error:
+                problems.append(debts.take(path, error, tries=1, had_netns=True))
+    return problems
+
+
+def disks(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:
+    """Remove disks and journals that pods have left before a reboot; a sentence for each that could not be.
+
+    `run_dirs` are those known whose pods have the host's state directory.
+    """
+    others = {*slots.pods(), *living.pods()}  # of anybody on this host, since it was booted
+
+    def is_known(pod_id: str) -> bool:
+        hosts = (host._replace(run_dir=run_dir) for run_dir in run_dirs)
+        return pod_id in others or any(engine.is_there(one, pod_id) for one in hosts)
+
+    return remains.sweep(host.state_dir, is_known=is_known)
