@@ -16,6 +16,7 @@ from cri.config import Config
 from cri.events import Bus
 from cri.memory.merger import Merger
 from cri.pods.fit import Bounds
+from cri.pods.following import Follower
 from cri.pods.networks import NodeNetwork
 from cri.pods.squeezer import Squeezer
 from cri.pods.table import PodTable
@@ -86,6 +87,7 @@ class Node:
         self.network = NodeNetwork(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None
+        self.follower = Follower(self.pods.pods)
         self.is_ready = False
         self.streaming: Streams | None = None
 
@@ -154,6 +156,7 @@ class Node:
         await self.pods.recovery.begin()
         self.network.open()
         await self.merger.open()
+        self.follower.open()
         if self.squeezer:
             self.squeezer.open()
         self.is_ready = True
@@ -167,6 +170,7 @@ class Node:
             await asyncio.wait(self._tasks, timeout=5)
         for task in list(self._tasks):
             task.cancel()
+        await self.follower.close()
         if self.squeezer:
             await self.squeezer.close()
         await self.merger.close()

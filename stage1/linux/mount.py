@@ -147,6 +147,17 @@ def mounts_below(path: str, *, below: str = "") -> list[str]:
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
 
 
+def file_systems_below(path: str, *, below: str = "") -> dict[str, tuple[str, str]]:
+    """What is mounted below `path`, but not at it, by relative path: its device's numbers, and the directory that is
+    its root there. Of several at one place the last one counts. `below` is as for `mounts_below`.
+    """
+    prefix = _joined(path, below).rstrip("/") + "/"
+    with _mounts() as file:
+        fields = [line.split(b" ", 5) for line in file]
+    found = {unescape(line[4]): (line[2].decode(), unescape(line[3])) for line in fields}
+    return {point.removeprefix(prefix): what for point, what in found.items() if point.startswith(prefix)}
+
+
 def _joined(path: str, below: str) -> str:
     root = os.path.realpath(path)
     return f"{root.rstrip('/')}/{below}" if below else root

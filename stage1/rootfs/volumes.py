@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's volumes in its pod's share: paths of the host, and paths inside of images. Called by the engine.
 
-Read-only and propagation are settled here, on the host's side of the mount: the 9p server just walks the result, and
-nothing that runs in the guest can undo it.
+Read-only is settled here, on the host's side of the mount: the 9p server just walks the result, and nothing that runs
+in the guest can undo it. What the host mounts below a volume later is not seen, but by `following`.
 """
 
 import errno
@@ -11,7 +11,7 @@ import stat
 
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
 from stage1.linux import beneath, idmap, in_root, mount, namespace
-from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.pod.model import Mount
 
 
 def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -1) -> None:
@@ -74,8 +74,7 @@ def _place(volume: Mount, fd: int, *, directory: str, at: str) -> None:
         _set_read_only(volume, fd)
     with beneath.Root(directory) as own:
         own.attach(fd, f"share/{at}")
-    flow = mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
-    mount.set_propagation(fd, flow | mount.MS_REC)
+    mount.set_propagation(fd, mount.MS_PRIVATE | mount.MS_REC)
 
 
 def _set_read_only(volume: Mount, tree: int) -> None:

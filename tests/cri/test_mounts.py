@@ -111,7 +111,8 @@ def _runs(base: Path, world: VmWorld, opened: int) -> dict[str, Run]:
         "image-link": Run("cat /i/group", fields=_with(_image(world, "/i", image_sub_path="astray"))),
         "cdi": Run("echo $THING $NUMBER; cat /thing/one; ls /dev/thing; id -G; touch /thing/x", fields={
             "CDI_devices": [pb.CDIDevice(name="example.com/thing=one")]}),
-        "slave": Run("until [ -e /v/late/file ]; do sleep 0.05; done; echo late; mkdir /v/inner; "
+        "slave": Run("until cat /v/late/file 2> /dev/null; do sleep 0.05; done; stat -c %u:%a /v/late; touch /v/seen; "
+                     "while [ -e /v/late/file ]; do sleep 0.05; done; ls -A /v/late; mkdir /v/inner; "
                      "mount -t tmpfs inner /v/inner && touch /v/inner/hidden && echo inner",
                      PRIVILEGED, _with(_mount(base / "shared", "/v", propagation=slave))),
         "private": Run("until [ -e /v/done ]; do sleep 0.05; done; ls /v/late", PRIVILEGED,
@@ -138,9 +139,14 @@ async def _meanwhile(base: Path, cri: Client) -> None:
     mount.umount(f"{base}/busy/on", lazy=True)
     (base / "busy" / "on").rmdir()  # EBUSY if a copy of the mount could be seen here, as critest finds in rows 32, 33
     (base / "shared" / "late").mkdir()
-    mount.mount("tmpfs", f"{base}/shared/late", "tmpfs")
-    (base / "shared" / "late" / "file").touch()
+    mount.mount("tmpfs", f"{base}/shared/late", "tmpfs", data="mode=700")
+    (base / "shared/late/~").write_text("late\n")
+    (base / "shared/late/~").chmod(0o600)
+    os.rename(base / "shared/late/~", base / "shared/late/file")
     (base / "shared" / "done").touch()
+    while not (base / "shared/seen").exists():
+        await asyncio.sleep(0.05)
+    mount.umount(f"{base}/shared/late", lazy=True)
     (base / "watched" / "host").touch()
     (base / "map" / "..new").symlink_to("..2")
     os.rename(base / "map" / "..new", base / "map" / "..data")
@@ -206,7 +212,7 @@ ROWS = [
     ("24 volume", "directory", IN_DIR),
     ("25 host path is a symlink", "link", IN_DIR),
     ("28 rprivate", "private", ""),
-    ("30 rslave", "slave", "late\ninner\n"),
+    ("30 rslave", "slave", "late\n0:700\ninner\n"),
     ("32 non-recursive readonly", "read-only", "below\n"),
     ("33 recursive readonly", "all-read-only", ""),
     ("60 image volume", "image", "there\ngroup\npasswd\n"),

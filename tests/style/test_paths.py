@@ -57,6 +57,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/image/skopeo.py": {"os.path.exists": IMAGES},
     "cri/image/source.py": dict.fromkeys(("open", "os.makedirs", "os.open", "os.path.isdir"), IMAGES),
     "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
+    "cri/pods/following.py": {"os.open": HOST},
     "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "os.unlink"), OURS),
     "cri/owner.py": dict.fromkeys(
         ("files.make_dirs", "os.path.realpath"), "the run directory and the state directory themselves"
