@@ -27,7 +27,7 @@ import os
 from typing import NamedTuple
 
 from stage1 import machine, quarters
-from stage1.errors import KernelError, NotFound, PodError, VmFailed
+from stage1.errors import DiskFailed, KernelError, NotFound, PodError, VmFailed
 from stage1.linux import beneath, cgroup, files, idmap, mount, namespace, process
 from stage1.machine import MIB
 from stage1.machine import Host as Host
@@ -114,8 +114,12 @@ def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     record["memory_bytes"] = limits.of(prepared.vm).memory_bytes if prepared.vm.cgroups else 0
     if isinstance(link, VsockLink):
         record["cid"] = link.cid
-    with beneath.Root(prepared.directory) as own:
-        own.write(VM, json.dumps(record).encode())
+    try:
+        with beneath.Root(prepared.directory) as own:
+            own.write(VM, json.dumps(record).encode())
+    except BaseException:
+        started.kill()
+        raise
     return started
 
 
@@ -260,13 +264,21 @@ def collect(directory: str) -> str:
         vm.kill()
     end_rest(directory)
     unmounting.below(directory)
-    scratch.remove(directory)
-    journal.remove(directory)
-    owed = net.detach(directory)
+    left = [_or_leave(remove, directory) for remove in (scratch.remove, journal.remove)]
+    owed = "; ".join(filter(None, [*left, net.detach(directory)]))
     slot = slots.find(directory)
     files.remove_tree(directory)
     slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong
     return owed
+
+
+def _or_leave(remove: "Callable[[str], None]", directory: str) -> str:
+    """What a disk that does not work keeps is no reason to keep the pod: `remains.sweep` removes it after a boot."""
+    try:
+        remove(directory)
+    except DiskFailed as error:
+        return f"something of {directory} is left until the next boot: {error}"
+    return ""
 
 
 def end_rest(directory: str) -> None:

@@ -11,6 +11,7 @@
     |- TimedOut               DEADLINE_EXCEEDED    exit 9
     |- Unavailable            UNAVAILABLE          exit 10
     |- KernelError            INTERNAL             exit 1
+    |  |- DiskFailed          UNAVAILABLE          exit 10
     |- VmFailed               UNKNOWN              exit 11
     |  |- CidTaken            UNKNOWN              exit 11
     |- NetworkFailed          UNKNOWN              exit 13
@@ -86,6 +87,14 @@ class KernelError(PodError):
     def __init__(self, call: str, number: int, what: str) -> None:
         self.call, self.errno = call, number
         super().__init__(f"{call}: {what}: {os.strerror(number)} ({_errno.errorcode.get(number, number)})")
+
+
+class DiskFailed(KernelError):
+    """A file system is read-only, or its disk does not work: what needs to write there can't be done until that is
+    mended.
+    """
+
+    grpc_code, exit_code = "UNAVAILABLE", 10
 
 
 class VmFailed(PodError):

@@ -99,7 +99,7 @@ async def _take_over(pod: "LivePod") -> Left:
     unknown = believe(pod, reply.containers)
     bundles = set(await asyncio.to_thread(engine.bundles, pod.directory))
     await pod.loopback.reopen(pod.record.pod, pod.ips)
-    pod.save()
+    pod.keep()
     pod.require_ready()
     return Left(unknown, tuple(bundles - set(pod.containers)))
 

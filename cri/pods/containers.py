@@ -65,6 +65,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         pod.save()
         pod.tell(events.CREATED, container.id)
     except BaseException:
+        pod.containers.pop(container.id, None)
         await _discard(pod, container)
         raise
     return container.id
@@ -81,11 +82,11 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
         except PodError as error:
             if isinstance(error, NoCommand) or pod.is_ready:
                 container.start_failed(str(error))
-                pod.save()
+                pod.keep()
             raise
         container.guest_pid = reply.pid
         container.started()
-        pod.save()
+        pod.keep()
         log.info(
             "container.started",
             extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},
@@ -115,7 +116,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
         await stop(pod, container, grace_s=0)
         await _discard(pod, container, is_known=True)
         del pod.containers[container.id]
-        pod.save()
+        pod.keep()
         pod.tell(events.DELETED, container.id)
     await pod.images.settle()
 

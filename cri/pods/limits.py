@@ -33,7 +33,7 @@ async def update(pod: LivePod, container: LiveContainer, *, record: ContainerRec
         else:
             await asyncio.to_thread(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
         container.record = record
-        pod.save()
+        pod.keep()
     log.info("container.updated", extra={"container": container.id, "pod": pod.id})
 
 

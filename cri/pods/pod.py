@@ -21,6 +21,7 @@ from cri.pods import ended
 from cri.pods.container import LiveContainer
 from cri.pods.ending import END_S, end
 from cri.pods.images import PodImages
+from cri.pods.keeping import Keeper
 from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
@@ -74,6 +75,7 @@ class LivePod:
         self.loopback = LoopbackPorts(self.title)
         self._agent: Agent | None = None
         self._port = port
+        self._keeper = Keeper(self.save, self.title)
         self._unknown_ends = 0
         self.unused_id = 1
         self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/link.md
@@ -165,6 +167,7 @@ class LivePod:
         """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
         await self.meter.close()
         self.loopback.close()
+        self._keeper.close()
         if self._agent is not None:
             await self._agent.close()
         if self._task is not None:
@@ -215,8 +218,12 @@ class LivePod:
             self.save()
         return number
 
+    def keep(self) -> None:
+        """Write down what has happened: now, or as soon as that is possible."""
+        self._keeper.keep()
+
     def save(self) -> None:
-        """Write the pod's file."""
+        """Write the pod's file. Raises NoSpace, KernelError: for what can still be given up."""
         containers = tuple(container.stored() for container in self.containers.values())
         store.save(self.directory, store.Stored(self.record, self.status, containers))
 
@@ -248,7 +255,10 @@ class LivePod:
     def _move(self, event: str, **changes: bytes) -> None:
         state = states.move(states.POD_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
-        self.save()
+        if state in (states.BOOTING, states.READY):
+            self.save()
+        else:
+            self.keep()
 
     async def _in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
@@ -320,7 +330,7 @@ class LivePod:
         """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
         self.status = self.status._replace(why=f"{self.title} was cut off: {why}")
         log.error("pod.cut", extra={"pod": self.id, "title": self.title, "error": why})
-        self._whatever_happens(self.save)
+        self.keep()
         if self.vm is not None:
             ending = self._or_log("pod.cut", self.vm.kill)
             self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")
@@ -367,7 +377,7 @@ class LivePod:
         return False
 
     def _tell_end(self, container: LiveContainer) -> None:
-        self.save()
+        self.keep()
         status = container.status
         log.info(
             "container.exited", extra={"container": container.id, "code": status.exit_code, "reason": status.reason}

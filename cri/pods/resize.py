@@ -52,7 +52,7 @@ async def update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
             await _require_room(pod, new.memory_limit_in_bytes)
         await _apply(pod, changes)
         pod.record = record
-        pod.save()
+        pod.keep()
     if changes:
         log.info("pod.updated", extra={"pod": pod.id, **{op.file: op.text for op, _ in changes}})
 

@@ -8,7 +8,7 @@ milliseconds that programs which only read and write files do not owe.
 import errno
 import os
 
-from stage1.errors import KernelError, NoSpace, PodError
+from stage1.errors import DiskFailed, KernelError, NoSpace, PodError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,12 +43,15 @@ class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.
 
 
 def failure(call: str, number: int, what: str) -> PodError:
-    """The error for errno `number` of `call` on `what`: NoSpace for a full disk or quota, or KernelError.
+    """The error for errno `number` of `call` on `what`: NoSpace for a full disk or quota, DiskFailed for one that is
+    read-only or broken, or KernelError.
 
     For ENOENT that is a Missing, which is a FileNotFoundError too.
     """
     if number in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(f"{call}: {what}: {os.strerror(number)}; free some space there and try again")
+    if number in (errno.EROFS, errno.EIO):
+        return DiskFailed(call, number, what)
     return Missing(call, number, what) if number == errno.ENOENT else KernelError(call, number, what)
 
 

@@ -191,8 +191,9 @@ def detach_recorded(path: str) -> None:
     known = record.load(path)
     if known is not None:
         _delete_all(path, known)
-        # From here on there is nothing that a stand-in could help to remove.
-        record.save(path, known._replace(attachments=()))
+        # From here on there is nothing that a stand-in could help to remove. If that can't be said, who is asked again
+        # makes one in vain.
+        record.try_to_save(path, known._replace(attachments=()))
         namespace.remove_net(known.netns)
     record.forget(path)
 
@@ -208,7 +209,7 @@ def _delete_all(path: str, known: Record) -> None:
         attachments[at] = one._replace(deleted=tuple(n for n in range(len(one.network.plugins)) if n not in failed))
         failures += failed.values()
     if failures:
-        record.save(path, known._replace(attachments=tuple(attachments)))
+        record.try_to_save(path, known._replace(attachments=tuple(attachments)))
         raise min(failures, key=lambda failure: isinstance(failure, PluginGone))
 
 

@@ -27,8 +27,9 @@ def take(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
     failures = known.failures + 1
     is_hopeless = isinstance(error, PluginGone) or not had_netns
     is_owed = known.is_owed or is_hopeless or failures >= tries
-    record.save(path, known._replace(failures=failures, is_owed=is_owed))
-    if not is_owed:
+    # On a full disk the tries can't be counted, and the pod is let go at once: its record stays, which says enough.
+    is_counted = record.try_to_save(path, known._replace(failures=failures, is_owed=is_owed))
+    if is_counted and not is_owed:
         raise error
     namespace.remove_net(known.netns)
     return f"the network of pod {pod_id} could not be given back and is tried again later: {error}"

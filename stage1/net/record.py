@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest, PodError
 from stage1.linux import beneath, files
+from stage1.linux.libc import Guard
 from stage1.net.conflist import Network, is_word
 from stage1.net.protocol import Call, Document
 from stage1.pod.network import Interface, Neighbour, PodNetwork, Route
@@ -64,6 +65,15 @@ def save(path: str, record: Record) -> None:
         "directory": record.directory,
     }
     files.write_atomic(path, json.dumps(document).encode())
+
+
+def try_to_save(path: str, record: Record) -> bool:
+    """As `save`, on the way back, which a full or broken disk must not bar; whether it was possible."""
+    try:
+        save(path, record)
+    except PodError:
+        return False
+    return True
 
 
 def load(path: str) -> Record | None:
@@ -137,7 +147,8 @@ def _names(directory: str) -> list[str]:
 
 def _unlink(path: str) -> None:
     try:
-        os.unlink(path)
+        with Guard("unlink", path):
+            os.unlink(path)
     except FileNotFoundError:
         pass
 

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 
-from stage1.errors import BadRequest, KernelError, NotFound, PodError
+from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
 from stage1.linux import beneath, files, process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
@@ -94,7 +94,8 @@ def _format(path: str, size: int) -> None:
         raise
     if result.code != 0:
         reason = result.stderr.decode("utf-8", "replace").strip() or f"exit status {result.code}"
-        raise PodError(f"mkfs.ext4 could not make a scratch disk of {size} bytes at {path}: {reason}")
+        kind = NoSpace if os.strerror(errno.ENOSPC) in reason else PodError
+        raise kind(f"mkfs.ext4 could not make a scratch disk of {size} bytes at {path}: {reason}")
 
 
 def copy_sparse(source: str, target: str) -> None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from stage1.guest import messages as m
+from stage1.linux.libc import Guard
 from stage1.linux.process import spawn, start_time
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess
@@ -283,7 +284,7 @@ class FakeVmm:
         assert isinstance(vm.link, SerialLink), "the fake guest has no vsock"
         volumes = next(share.path for share in vm.shares if share.tag == "volumes")
         console = f"{vm.run_dir}/console.log"
-        with open(console, "a", encoding="utf-8") as log:
+        with Guard("open", console), open(console, "a", encoding="utf-8") as log:
             log.write("fake guest: Linux version 0.0.0-fake\n")
         guest = FakeGuest(vm.link.socket, volumes, self.faults)
         pid = spawn(["/usr/bin/sleep", "infinity"])

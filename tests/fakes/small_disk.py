@@ -20,6 +20,11 @@ class SmallDisk:
         self._ballast = place / "ballast"
 
     @property
+    def device(self) -> int:
+        """Its st_dev."""
+        return os.stat(self.place).st_dev
+
+    @property
     def free_bytes(self) -> int:
         """What somebody who is not root can still write."""
         found = os.statvfs(self.place)
@@ -48,7 +53,7 @@ def small_disk(image: Path, place: Path, *, mib: int) -> Iterator[SmallDisk]:
         file.truncate(mib * MIB)
     options = ("-q", "-F", "-m", "0", "-N", "8192", "-O", "^has_journal")
     subprocess.run(["mkfs.ext4", *options, str(image)], check=True, timeout=60)
-    subprocess.run(["mount", "-o", "loop", str(image), str(place)], check=True, timeout=60)
+    subprocess.run(["mount", "-o", "loop,errors=remount-ro", str(image), str(place)], check=True, timeout=60)
     try:
         yield SmallDisk(place)
     finally:

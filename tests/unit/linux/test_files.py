@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import KernelError, NoSpace
+from stage1.errors import DiskFailed, KernelError, NoSpace, PodError
 from stage1.linux import files
+from stage1.linux.libc import Guard
 
 
 def names(path: Path) -> list[str]:
@@ -54,6 +55,22 @@ def test_write_atomic_on_a_full_disk_keeps_the_old_file_and_no_other(tiny_tmpfs:
         files.write_atomic(str(tiny_tmpfs / "state"), b"x" * 1_000_000)
     assert names(tiny_tmpfs) == ["state"]
     assert files.read(str(tiny_tmpfs / "state")) == b"old"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (errno.ENOSPC, NoSpace, "RESOURCE_EXHAUSTED"),
+        (errno.EDQUOT, NoSpace, "RESOURCE_EXHAUSTED"),
+        (errno.EROFS, DiskFailed, "UNAVAILABLE"),
+        (errno.EIO, DiskFailed, "UNAVAILABLE"),
+        (errno.EPERM, KernelError, "INTERNAL"),
+    ],
+)
+def test_a_disk_that_is_full_or_broken_is_no_fault_of_ours(number: int, kind: type[PodError], code: str) -> None:
+    with pytest.raises(PodError, match="/the/file") as caught, Guard("write", "/the/file"):
+        raise OSError(number, os.strerror(number))
+    assert (type(caught.value), caught.value.grpc_code) == (kind, code)
 
 
 def test_read_of_a_missing_file_says_which(tmp_path: Path) -> None:
