@@ -21,17 +21,13 @@ from stage1.net.settings import Default, Settings
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
 from stage1.rootfs.limits import Limits as ImageLimits
-from stage1.vm.slots import Range
+from stage1.vm.slots import CONFIG, LEAST_ID, Range
 
-DEFAULT_PATH = "/etc/clearpod/config.toml"
+DEFAULT_PATH = CONFIG
 
 RUN_DIR_BYTES = 22
 """A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
 run_dir/run/pods/<64 digits>/agent.sock."""
-
-LEAST_ID, MOST_ID = 1 << 19, 0x7FFE0000
-"""Of the ids for VMMs: below are accounts, containers' ranges of systemd from 0x80000 on are up to the operator; from
-0x7FFE0000 on systemd has ids for disk images, and from 2^31 on programs take ids for negative numbers."""
 
 DEFAULT_SUBNETS = ("10.86.0.0/16", "fd86:636c:6561:7270::/64")
 
@@ -217,10 +213,8 @@ class Jail(_Table):
 
     @model_validator(mode="after")
     def _has_a_slot(self) -> "Jail":
-        if self.first_id + self.count > MOST_ID:
-            raise ValueError(f"first_id and count must end before {MOST_ID}, where ids of other kinds begin")
-        if not self.ids.slots:
-            raise ValueError(f"first_id and count must have a whole range of {POD_IDS} that begins at a multiple of it")
+        if why := self.ids.why_not():
+            raise ValueError(why)
         return self
 
     @property

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod jail POD`: the jail of a pod's hypervisor, as the kernel has it in force. docs/security.md explains it.
 
-Reads pods' directories and /proc; needs no daemon and changes nothing. For pods of the daemon and of `clearpod run`.
+Reads pods' directories and /proc; needs no daemon and changes nothing. For pods of the daemon, `clearpod run` and rkt.
 """
 
 import argparse
@@ -15,10 +15,12 @@ from stage1.errors import BadRequest, NotFound, Unsupported, WrongState
 from stage1.linux.idmap import Extent
 from stage1.vm import in_force
 from stage1.vm.in_force import Group, InForce
-from stage1.vm.vmm import AGENT
+from stage1.vm.vmm import AGENT, find_unrecorded
 
 LANDLOCK = "applied by the jailer as far as this kernel has it; the kernel does not show what a process may reach"
 WIDTH = 18
+RKT = "/run/clearpod/rkt"
+"""The run directory of rkt's pods, which is the same wherever the daemon's is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
 def find(run_dir: str, wanted: str) -> str:
     """The directory of the pod whose id begins with `wanted`."""
-    places = [f"{run_dir}/pods", f"{run_dir}/{engine.FOREGROUND}/pods"]
+    places = [f"{place}/pods" for place in (run_dir, f"{run_dir}/{engine.FOREGROUND}", RKT)]
     known = [f"{place}/{name}" for place in places for name in _names(place)]
     found = [path for path in known if wanted and os.path.basename(path).startswith(wanted)]
     if exact := [path for path in found if os.path.basename(path) == wanted]:
@@ -46,7 +48,7 @@ def find(run_dir: str, wanted: str) -> str:
     if len(found) > 1:
         raise BadRequest(f"{len(found)} pods begin with {wanted!r}; give more of the id")
     if not found:
-        raise NotFound(f"there is no pod {wanted!r} in {' or '.join(places)}; `crictl pods` lists those of the daemon")
+        raise NotFound(f"there is no pod {wanted!r} in {' or '.join(places)}; see `crictl pods` or `rkt list`")
     return found[0]
 
 
@@ -59,7 +61,8 @@ def _names(place: str) -> list[str]:
 
 def look(directory: str) -> InForce:
     """What is in force for the VMM of the pod in `directory`."""
-    vm = engine.find_vm(directory)
+    # What rkt's pods have on record is the launcher.
+    vm = find_unrecorded(directory) if directory.startswith(f"{RKT}/") else engine.find_vm(directory)
     if vm is None:
         raise WrongState(f"the pod in {directory} has no virtual machine: it is just being made, or was not started")
     found = in_force.read(vm.pid, vm.start_time, cgroups=quarters.cgroups(directory))

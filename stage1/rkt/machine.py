@@ -23,9 +23,8 @@ from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
-from stage1.vm import choose, order
+from stage1.vm import choose, order, slots
 from stage1.vm.order import Order
-from stage1.vm.slots import Range
 from stage1.vm.spec import SerialLink, VsockLink, nics
 from stage1.vm.vmm import find_unrecorded
 
@@ -52,7 +51,7 @@ def host(pod_dir: str, hypervisor: str) -> Host:
     home = f"{directory.stage1_root(pod_dir)}/{HOME}"
     os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}"
     chosen = choose.choose(hypervisor, host_facts())
-    return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT, ids=Range())
+    return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT, ids=slots.configured())
 
 
 def place(uuid: str) -> str:

@@ -10,15 +10,21 @@ import os
 import zlib
 from typing import NamedTuple
 
-from stage1.errors import NoSpace
+from stage1.errors import BadRequest, NoSpace
 from stage1.linux import files
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.pod.ids import POD_IDS
 
+CONFIG = "/etc/clearpod/config.toml"
+"""The configuration of this host's daemon, where there is one."""
+LEAST_ID, MOST_ID = 1 << 19, 0x7FFE0000
+"""Of the ids for VMMs: below are accounts, containers' ranges of systemd from 0x80000 on are up to the operator; from
+0x7FFE0000 on systemd has ids for disk images, and from 2^31 on programs take ids for negative numbers."""
 PLACE = "/run/clearpod-ids"
 LINK = "ids"
 _LOCK = "lock"
+_MOST_CONFIG = 1 << 20
 
 
 class Range(NamedTuple):
@@ -31,6 +37,44 @@ class Range(NamedTuple):
     def slots(self) -> range:
         """Their numbers: a slot's first id is its number times POD_IDS."""
         return range(-(-self.first // POD_IDS), (self.first + self.length) // POD_IDS)
+
+    def why_not(self) -> str:
+        """What is wrong with it, in terms of jail.first_id and jail.count; empty when nothing is."""
+        if self.first < LEAST_ID:
+            return f"first_id must be at least {LEAST_ID}: below are the ids of accounts"
+        if self.first + self.length > MOST_ID:
+            return f"first_id and count must end before {MOST_ID}, where ids of other kinds begin"
+        if not self.slots:
+            return f"first_id and count must have a whole range of {POD_IDS} that begins at a multiple of it"
+        return ""
+
+
+def configured(path: str = CONFIG) -> Range:
+    """The range that the daemon's configuration at `path` names, for whoever reads nothing else of it: rkt's pods.
+
+    The default one without such a file. Raises BadRequest when it can't be read, or no VMM may have these ids.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_MOST_CONFIG)
+    except FileNotFoundError:
+        return Range()
+    except OSError as error:
+        raise BadRequest(
+            f"{path} can't be read ({error.strerror}): the ids for hypervisors are in it, jail.first_id"
+        ) from None
+    import tomllib  # few hosts of rkt's have such a file, and each start of a pod would wait for it
+
+    try:
+        table = tomllib.loads(text.decode()).get("jail", {})
+        found = Range(
+            *(int(table.get(key, default)) for key, default in zip(("first_id", "count"), Range(), strict=True))
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadRequest(f"{path}, which has the ids for hypervisors, is damaged: {error}") from None
+    if why := found.why_not():
+        raise BadRequest(f"{path}: jail.{why}")
+    return found
 
 
 def claim(directory: str, within: Range, *, place: str = PLACE) -> int:

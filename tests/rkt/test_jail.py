@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cri.cli import jail as cli
 from stage1.linux import idmap
 from stage1.pod.ids import POD_IDS
 from stage1.rkt import machine
@@ -50,6 +51,8 @@ def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(door: Doo
     assert writable == {"/vmm", f"{shown}/status", f"{shown}/apps/one"}
     assert mounted[f"{place}/share"].is_mapped and not {"home", "root", "var"} & {*found.root}
     assert not any(str(running.pod.dir) in path and "/clearpod/" not in path for path in mounted)
+    assert cli.RKT == machine.RUN
+    assert cli.look(cli.find("/nowhere", running.pod.uuid[:13])) == found
     assert running.pod.stop().code == 0
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stage1.errors import NoSpace
+from stage1.errors import BadRequest, NoSpace
 from stage1.pod.ids import POD_IDS
 from stage1.vm import slots
 from stage1.vm.slots import Range
@@ -88,9 +88,35 @@ def test_ranges_of_two_configurations_do_not_overlap(tmp_path: Path, place: str)
     assert list(Range(1, POD_IDS).slots) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", Range()),
+        ("[jail]\nfirst_id = 1048576\ncount = 262144\n[vm]\nmemory_mib = 256\n", Range(1048576, 262144)),
+        ("[jail]\nfirst_id = 1048576\n", Range(1048576)),
+    ],
+)
+def test_the_range_of_the_daemons_configuration_is_for_everybody(tmp_path: Path, text: str, found: Range) -> None:
+    config = tmp_path / "config.toml"
+    assert slots.configured(str(config)) == Range(), "without a file"
+    config.write_text(text)
+    assert slots.configured(str(config)) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[jail", "jail = 1", "[jail]\nfirst_id = 1000", "[jail]\nfirst_id = []", "[jail]\ncount = 1", "\0", b"\xff"],
+)
+def test_a_configuration_without_a_usable_range_is_named(tmp_path: Path, text: str | bytes) -> None:
+    config = tmp_path / "config.toml"
+    config.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BadRequest, match=r"config\.toml.*"):
+        slots.configured(str(config))
+
+
 STORM = """
 import os, sys
-from stage1.errors import NoSpace
+from stage1.errors import BadRequest, NoSpace
 from stage1.vm import slots
 root, name = sys.argv[1:]
 within = slots.Range(8 * 131072, 8 * 131072)
