@@ -29,7 +29,7 @@ class Keeper:
         try:
             self._write()
         except FileNotFoundError:
-            return  # the pod's directory has gone, and whatever it was with it
+            self.close()  # the pod's directory has gone, and whatever it was with it
         except PodError as error:
             if not self._is_told:
                 log.warning("pod.unsaved", extra={"title": self._title, "error": str(error)})
