@@ -21,6 +21,7 @@ from cri.pods.networks import NodeNetwork
 from cri.pods.squeezer import Squeezer
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
+from cri.readiness import Readiness
 from stage1.errors import PodError, WrongState
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Node:
         most = config.limits.max_pods
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, max_pods=most, warm=warm)
         self.network = NodeNetwork(host)
+        self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None
         self.follower = Follower(self.pods.pods)
@@ -163,11 +165,16 @@ class Node:
         if plain is not None:
             self.pods.pool.open(plain)
 
+    async def take(self, config: Config, plain: "Pod") -> None:
+        """Go on with a configuration of which only keys differ that `cri.changes` says are live."""
+        self.config, self.pods.max_pods = config, config.limits.max_pods
+        await self.pods.pool.replace(plain)
+
     async def close(self) -> None:
         """Let calls in progress finish for a moment, then let go of the pods, which live on."""
         self.is_ready = False
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5)
+            await asyncio.wait(self._tasks, timeout=2)
         for task in list(self._tasks):
             task.cancel()
         await self.follower.close()
@@ -176,6 +183,7 @@ class Node:
         await self.merger.close()
         await self.pods.close()
         self.network.close()
+        self.readiness.close()
         self._pool.shutdown(wait=False)
 
     async def settle(self, request: Any) -> None:

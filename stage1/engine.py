@@ -177,7 +177,7 @@ def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, n
     name = f"exec-{number}.json"
     document = oci.process(pod, container, what=what)
     if pod.host:
-        document = on_host.with_open_files(document, process.most_open_files())
+        document = _within(document)
     with _own(directory) as own:
         own.write(f"{bundle(container.id)}/{name}", json.dumps(document).encode())
     return name
@@ -356,7 +356,11 @@ def _document(pod: Pod, container: Container, *, directory: str, target_pid: int
         return oci.config(pod, container, target_pid=target_pid)
     usable = cgroup.controllers(next(iter(quarters.cgroups(directory)), ""))
     document = on_host.config(pod, container, controllers=usable, target_pid=target_pid)
-    return {**document, "process": on_host.with_open_files(document["process"], process.most_open_files())}
+    return {**document, "process": _within(document["process"])}
+
+
+def _within(document: "dict[str, Any]") -> "dict[str, object]":
+    return on_host.within(document, open_files=process.most_open_files(), capabilities=process.capabilities())
 
 
 def _located(directory: str, volume: Mount) -> Mount:

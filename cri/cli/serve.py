@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod serve`: the daemon. Wires the node together, serves until SIGTERM or SIGINT, and leaves the pods
-running.
+running. What it is for systemd is in `service`.
 
 Called by `cri.__main__`. Logging is set up here and nowhere else.
 """
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the daemon; returns when it was told to end."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it has a meaning, and until we serve none
     config = configuration.load(args.config)
     if args.check_config:
         print(json.dumps(config.model_dump(mode="json"), indent=2))
@@ -41,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     _set_up_logging(config)
     raise_descriptors()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
-    return asyncio.run(serve(config))
+    return asyncio.run(serve(config, args.config))
 
 
 def raise_descriptors() -> None:
@@ -50,17 +51,17 @@ def raise_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def serve(config: Config) -> int:
-    """Serve until a signal; raises PodError when the daemon can't start."""
+async def serve(config: Config, path: str | None = None) -> int:
+    """Serve until a signal; `path` is where `config` came from. Raises PodError when the daemon can't start."""
     from cri import server
+    from cri.cli.service import Service, Signals
     from cri.node import Node
+    from cri.notify import Notifier
     from cri.owner import own
     from cri.translate.sandbox import plain
 
     log = logging.getLogger("clearpod")
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    signals, notifier = Signals(), Notifier(os.environ)
     with own(config):
         node = Node.of_this_machine(config)
         listener = server.Listener(node, config)
@@ -68,7 +69,7 @@ async def serve(config: Config) -> int:
         try:
             await node.open(plain(config))
             log.info("serving", extra={"socket": config.socket_path, "hypervisor": node.hypervisor})
-            await stop.wait()
+            await Service(node, notifier, path=path, set_up_logging=_set_up_logging).run(signals)
         finally:
             log.info("ending")
             await listener.stop(grace_s=2)

@@ -50,6 +50,12 @@ class Pool:
             self._plain = plain
             self._task = asyncio.get_running_loop().create_task(self._refill(), name="pool")
 
+    async def replace(self, plain: "Pod") -> None:
+        """Let pods wait that are as `plain` from now on; those that differ end. Nothing happens when it is not open."""
+        if self._task is not None and self._plain is not None and not fit.fits(plain, self._plain):
+            await self.close()
+            self.open(plain)
+
     @property
     def waiting(self) -> int:
         """How many VMs wait."""

@@ -31,7 +31,7 @@ Thing = TypeVar("Thing")
 
 class PodTable:
     """`is_abandoned` tells whether a call's client went away before its answer (see `names`). `warm` bounds the pool of
-    VMs that are booted ahead, which begins when it is opened.
+    VMs that are booted ahead, which begins when it is opened. `max_pods` may be changed at any time; 0 is no limit.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PodTable:
         max_pods: int = 0,
         warm: Bounds = Bounds(),  # noqa: B008 - a constant
     ) -> None:
-        self._tools, self._max_pods = tools._replace(turns=tools.turns or Turns()), max_pods
+        self._tools, self.max_pods = tools._replace(turns=tools.turns or Turns()), max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
@@ -107,10 +107,10 @@ class PodTable:
     def _place(self) -> Iterator[None]:
         """One of the places that the node has for pods, until the pod is listed."""
         living = self._starting + sum(pod.status.state != states.DEAD for pod in self._pods.values())
-        if self._max_pods and living >= self._max_pods:
+        if self.max_pods and living >= self.max_pods:
             raise NoSpace(
                 f"this node runs or starts {living} sandboxes, and limits.max_pods in clearpod's configuration allows"
-                f" {self._max_pods}; remove some, or place this one elsewhere"
+                f" {self.max_pods}; remove some, or place this one elsewhere"
             )
         self._starting += 1
         try:

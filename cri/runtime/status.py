@@ -14,7 +14,7 @@ from cri.pb import runtime_pb2 as pb
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     """Conditions and features; with verbose also the configuration, the choice of hypervisor and the warm pool."""
     response = pb.StatusResponse(
-        status=pb.RuntimeStatus(conditions=[_runtime_ready(node), _network_ready(node)]),
+        status=pb.RuntimeStatus(conditions=[await _runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
         features=pb.RuntimeFeatures(supplemental_groups_policy=True),
     )
@@ -31,14 +31,15 @@ def _features(node: Node) -> pb.RuntimeHandlerFeatures:
     return pb.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=not node.lacks_user_namespaces)
 
 
-def _runtime_ready(node: Node) -> pb.RuntimeCondition:
-    if node.is_ready:
-        return pb.RuntimeCondition(type="RuntimeReady", status=True)
-    return pb.RuntimeCondition(
-        type="RuntimeReady",
-        reason="Recovering",
-        message="the pods of the previous daemon are being taken over",
-    )
+async def _runtime_ready(node: Node) -> pb.RuntimeCondition:
+    if not node.is_ready:
+        return _not_ready("Recovering", "the pods of the previous daemon are being taken over")
+    lack = await node.readiness.verdict()
+    return _not_ready(*lack) if lack else pb.RuntimeCondition(type="RuntimeReady", status=True)
+
+
+def _not_ready(reason: str, message: str) -> pb.RuntimeCondition:
+    return pb.RuntimeCondition(type="RuntimeReady", reason=reason, message=message)
 
 
 def _network_ready(node: Node) -> pb.RuntimeCondition:

@@ -35,6 +35,13 @@ def most_open_files() -> int:
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
+def capabilities() -> int:
+    """The bounding set, as a mask: what a process that we start can have at most."""
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
+        found = [line.split()[1] for line in file if line.startswith("CapBnd:")]
+    return int(found[0], 16)
+
+
 def start_time(pid: int) -> int:
     """When `pid` started, in clock ticks since boot (field 22 of proc_pid_stat(5)). Raises NotFound."""
     try:

@@ -2,6 +2,7 @@
 """What is different in the OCI document of a container that runs on the host. Pure; called by the engine."""
 
 from stage1.pod import oci
+from stage1.pod.capabilities import ALL
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Limits, Mount, Pod
 
 TYPE_CHECKING = False
@@ -33,7 +34,14 @@ def _options(volume: Mount) -> list[str]:
     return ["rbind", access, *(["rslave"] if volume.propagation == HOST_TO_CONTAINER else [])]
 
 
-def with_open_files(process: dict[str, "Any"], most: int) -> dict[str, "Any"]:
-    """An OCI process whose limit of open files is at most `most`: only a guest's root can always raise its own."""
-    limits = [{**one, "soft": min(one["soft"], most), "hard": min(one["hard"], most)} for one in process["rlimits"]]
-    return {**process, "rlimits": limits}
+def within(process: dict[str, "Any"], *, open_files: int, capabilities: int) -> dict[str, "Any"]:
+    """An OCI process that wants no more than we can give: only a guest's root can always raise its limit of open files,
+    and has all capabilities. Those that we have are a mask, as in proc_pid_status(5).
+    """
+    limits = [
+        {**one, "soft": min(one["soft"], open_files), "hard": min(one["hard"], open_files)}
+        for one in process["rlimits"]
+    ]
+    held = {name for number, name in enumerate(ALL) if capabilities >> number & 1}
+    sets = {kind: [name for name in names if name in held] for kind, names in process["capabilities"].items()}
+    return {**process, "rlimits": limits, "capabilities": sets}

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is different in the OCI documents of a container on the host."""
 
+from pathlib import Path
+
 import pytest
 
+from stage1.linux.process import capabilities as own
 from stage1.pod import oci, on_host
-from stage1.pod.model import HOST_TO_CONTAINER, Container, Limits, Mount, Pod, Process
+from stage1.pod.model import HOST_TO_CONTAINER, Container, Limits, Mount, Pod, Process, Security
 
 POD = Pod(id="ab" * 32, name="web", hostname="web-0", host=("network",))
 BASE = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("sh",)))
@@ -44,6 +47,19 @@ def test_limits_need_their_controllers() -> None:
 
 def test_open_files_are_at_most_what_can_be_given() -> None:
     process = oci.process(POD, BASE, what=BASE.process)
-    (limit,) = on_host.with_open_files(process, 1000)["rlimits"]
+    (limit,) = on_host.within(process, open_files=1000, capabilities=-1)["rlimits"]
     assert (limit["soft"], limit["hard"]) == (1000, 1000)
-    assert on_host.with_open_files(process, 1 << 30) == process
+    assert on_host.within(process, open_files=1 << 30, capabilities=-1) == process
+
+
+def test_a_privileged_container_has_no_capability_that_the_daemon_lacks() -> None:
+    process = oci.process(POD, BASE._replace(security=Security(privileged=True)), what=BASE.process)
+    found = on_host.within(process, open_files=1 << 30, capabilities=~(1 << 25))["capabilities"]
+    for kind, names in process["capabilities"].items():
+        assert found[kind] == [name for name in names if name != "CAP_SYS_TIME"]
+    assert "CAP_SYS_TIME" in process["capabilities"]["bounding"]
+
+
+def test_our_own_capabilities_are_known() -> None:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    assert f"CapBnd:\t{own():016x}\n" in status

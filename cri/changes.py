@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration that is read again changes: what a running daemon takes, and what only the next one can.
+
+Pure. Called by `clearpod serve` at SIGHUP.
+"""
+
+from typing import Any, NamedTuple
+
+from cri.config import Config
+
+LIVE = (
+    "cdi_dirs",
+    "images",
+    "limits",
+    "log",
+    "pinned_images",
+    "policy",
+    "registries",
+    "vm.memory_mib",
+    "vm.vcpus",
+    "vm.window_mib",
+)
+"""Keys and tables that are looked at each time they are needed."""
+FIXED = ("images.pulls", "images.readers")
+"""Those among them that are not."""
+
+
+class Changes(NamedTuple):
+    """`config` is what is in force from now on; `taken` and `later` are the keys that changed, by their full names."""
+
+    config: Config
+    taken: tuple[str, ...]
+    later: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """For people: what came of it."""
+        if not self.taken and not self.later:
+            return "the configuration has not changed"
+        said = [f"changed: {', '.join(self.taken)}"] if self.taken else []
+        return "; ".join([*said, f"at the next start only: {', '.join(self.later)}"] if self.later else said)
+
+
+def between(now: Config, new: Config) -> Changes:
+    """What is to be done about `new` by a daemon that runs with `now`."""
+    old_keys, new_keys = _flat(now.model_dump()), _flat(new.model_dump())
+    changed = [key for key in new_keys if new_keys[key] != old_keys[key]]
+    taken = tuple(key for key in changed if is_live(key))
+    return Changes(_with(now, new, keys=taken), taken, tuple(key for key in changed if not is_live(key)))
+
+
+def is_live(key: str) -> bool:
+    """Whether a running daemon takes another value of this key."""
+    return key not in FIXED and any(key == live or key.startswith(f"{live}.") for live in LIVE)
+
+
+def _flat(tables: dict[str, Any], above: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found.update(_flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value})
+    return found
+
+
+def _with(now: Config, new: Config, *, keys: tuple[str, ...]) -> Config:
+    values: dict[str, Any] = {}
+    for key in keys:
+        table, _, name = key.rpartition(".")
+        if table:
+            values.setdefault(table, {})[name] = getattr(getattr(new, table), name)
+        else:
+            values[name] = getattr(new, name)
+    for table, found in values.items():
+        if isinstance(found, dict):
+            values[table] = getattr(now, table).model_copy(update=found)
+    return now.model_copy(update=values)

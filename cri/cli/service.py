@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as a service of systemd's: says that it serves and lives, reads its configuration again, ends in time.
+
+Used by `clearpod serve`, and needs nothing of systemd: without a socket to notify it only handles the signals.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from cri import changes, notify
+from cri import config as configuration
+from cri.config import Config
+from cri.node import Node
+from cri.notify import Notifier
+from cri.translate.sandbox import plain
+from stage1.errors import PodError
+
+log = logging.getLogger("clearpod.service")
+
+END_S = 4.5
+"""After SIGTERM, whatever still hangs: a plugin, a disk, a guest. A daemon that is killed loses nothing."""
+ROUND_S = 5.0
+"""How often the status line is brought up to date."""
+
+
+class Signals:
+    """`stop` is set by SIGTERM and SIGINT, and ends the process after END_S; `again` by SIGHUP. The loop must run."""
+
+    def __init__(self) -> None:
+        self.stop, self.again = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        loop.add_signal_handler(signal.SIGHUP, self.again.set)
+        faulthandler.enable()  # a watchdog's SIGABRT shows where we hang
+
+    def _end(self) -> None:
+        if not self.stop.is_set():
+            self.stop.set()
+            timer = threading.Timer(END_S, _give_up)
+            timer.daemon = True
+            timer.start()
+
+
+def _give_up() -> None:
+    log.warning("ending.late", extra={"warning": f"something still hangs after {END_S:g} s, and is left as it is"})
+    sys.stderr.flush()
+    os._exit(0)
+
+
+class Service:
+    """`path` is the file that SIGHUP has read again, None the default one; `set_up_logging` puts a `log` table in
+    force.
+    """
+
+    def __init__(
+        self, node: Node, notifier: Notifier, *, path: str | None, set_up_logging: Callable[[Config], None]
+    ) -> None:
+        self._node, self._notifier, self._path = node, notifier, path
+        self._set_up_logging = set_up_logging
+        self._trouble = self._told = ""
+
+    async def run(self, signals: Signals) -> None:
+        """Until `signals.stop`. The node serves already."""
+        self._notifier.tell(notify.READY, notify.status(self._line()))
+        tasks = [asyncio.create_task(one) for one in (self._rounds(), self._reloads(signals.again))]
+        stop = asyncio.create_task(signals.stop.wait())
+        try:
+            done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a round that failed: nobody would tell the watchdog any more
+        finally:
+            self._notifier.tell(notify.STOPPING, notify.status("ending; pods go on"))
+            for task in (stop, *tasks):
+                task.cancel()
+
+    def _line(self) -> str:
+        pods = self._node.pods.pods()
+        coming = sum(not pod.adopted.is_set() for pod in pods)
+        said = [f"{len(pods)} pods, {self._node.pods.count_vms()} virtual machines"]
+        said += [f"{coming} pods of the previous daemon are being taken over"] if coming else []
+        return "; ".join([*said, self._trouble] if self._trouble else said)
+
+    async def _rounds(self) -> None:
+        """From the event loop, so that a loop that hangs is a daemon that hangs."""
+        watchdog_s = self._notifier.watchdog_s
+        pause_s = min(watchdog_s / 2, ROUND_S) if watchdog_s else ROUND_S
+        while True:
+            await asyncio.sleep(pause_s)
+            line = self._line()
+            words = [notify.ALIVE] if watchdog_s else []
+            words += [notify.status(line)] if line != self._told else []
+            self._told = line
+            if words:
+                self._notifier.tell(*words)
+
+    async def _reloads(self, again: asyncio.Event) -> None:
+        while True:
+            await again.wait()
+            again.clear()
+            self._notifier.tell(*notify.reloading(), notify.status("reading the configuration"))
+            await self._reload()
+            self._told = self._line()
+            self._notifier.tell(notify.READY, notify.status(self._told))
+
+    async def _reload(self) -> None:
+        try:
+            new = await asyncio.to_thread(configuration.load, self._path)
+        except PodError as error:
+            self._trouble = f"the configuration was not taken: {error}"
+            log.error("config.refused", extra={"error": str(error)})
+            return
+        found = changes.between(self._node.config, new)
+        self._trouble = found.sentence() if found.later else ""
+        self._set_up_logging(found.config)
+        await self._node.take(found.config, plain(found.config))
+        log.info("config.read", extra={"taken": list(found.taken), "later": list(found.later)})

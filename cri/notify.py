@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon tells systemd, as sd_notify(3) does: one datagram for each message, and nothing where nobody listens.
+
+Made by `clearpod serve`. It never waits: what can't be sent now is sent with the next message.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+log = logging.getLogger("clearpod.notify")
+
+READY, STOPPING, ALIVE = "READY=1", "STOPPING=1", "WATCHDOG=1"
+_MOST_UNSENT = 16
+
+
+class Notifier:
+    """`watchdog_s` is how long systemd waits for a sign of life before it kills us; 0: it does not."""
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        """Takes its variables out of `environ`, since children have nothing to say to systemd."""
+        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        path, usec, pid = (environ.pop(name, "") for name in names)
+        self._address = f"\0{path[1:]}" if path.startswith("@") else path if path.startswith("/") else ""
+        if path and not self._address:
+            log.warning("notify.unusable", extra={"warning": f"NOTIFY_SOCKET={path} is neither a path nor abstract"})
+        is_ours = pid in ("", str(os.getpid())) and usec.isdecimal() and bool(self._address)
+        self.watchdog_s = int(usec) / 1e6 if is_ours else 0.0
+        self._unsent: list[bytes] = []
+
+    def tell(self, *words: str) -> None:
+        """Send these assignments in one message. A line break in one of them becomes a space."""
+        if self._address:
+            said = "\n".join(" ".join(word.splitlines()) for word in words)
+            self._unsent = [*self._unsent[-_MOST_UNSENT:], said.encode(errors="replace")]
+            self._send()
+
+    def _send(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as channel:
+            while self._unsent:
+                try:
+                    channel.sendto(self._unsent[0], self._address)
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    log.debug("notify.failed", extra={"error": str(error)})
+                del self._unsent[0]
+
+
+def reloading() -> tuple[str, str]:
+    """That the configuration is being read again, from now."""
+    return "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+
+
+def status(sentence: str) -> str:
+    """What `systemctl status` shows."""
+    return f"STATUS={sentence}"

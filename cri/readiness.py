@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this host still has what each pod needs: the guest's files, programs, the disks. Asked by Status.
+
+It looks in a thread of its own, so that a disk that hangs delays neither the event loop nor other work; and a client of
+Status gets an answer all the same.
+"""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from stage1.engine import Host
+from stage1.linux.host import which
+from stage1.machine import FILTERS, JAILER
+
+WAIT_S = 1.0
+TOOLS = {"skopeo": "skopeo", "mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprogs"}
+"""Program -> Debian's package."""
+
+
+class Lack(NamedTuple):
+    """A reason in one word, and a sentence with what to do."""
+
+    reason: str
+    message: str
+
+
+def find(host: Host) -> Lack | None:
+    """The first thing that is missing, if any. Blocks."""
+    return _guest(host) or _tools(host) or _disks(host)
+
+
+def _guest(host: Host) -> Lack | None:
+    kernel = "bzImage" if host.choice.driver == "kvmtool" else "vmlinux"
+    wanted = [kernel, "initramfs", "system.erofs"]
+    if host.ids is not None:
+        wanted += [JAILER, FILTERS[host.choice.driver]]
+    for name in wanted:
+        if not os.path.isfile(f"{host.guest_dir}/{name}"):
+            return Lack("GuestMissing", f"{host.guest_dir}/{name} does not exist; run `clearpod images build`")
+    return None
+
+
+def _tools(host: Host) -> Lack | None:
+    if not os.access(host.choice.binary, os.X_OK):
+        return Lack("ToolMissing", f"the hypervisor {host.choice.binary} can't be executed; install it again")
+    for name, package in TOOLS.items():
+        if not which(name):
+            return Lack("ToolMissing", f"{name} is not on PATH; apt install {package}")
+    return None
+
+
+def _disks(host: Host) -> Lack | None:
+    for key, path in (("state_dir", host.state_dir), ("run_dir", host.run_dir)):
+        try:
+            found = os.statvfs(path)
+        except OSError as error:
+            return Lack("DiskMissing", f"{path} ({key}) can't be used: {error.strerror}; mount it")
+        if found.f_flag & os.ST_RDONLY:
+            return Lack("DiskReadOnly", f"{path} ({key}) is mounted read-only; look at its disk, and mount it anew")
+    return None
+
+
+class Readiness:
+    """`verdict` at any time, by many at once: one of them looks."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="readiness")
+        self._looking: asyncio.Future[Lack | None] | None = None
+
+    async def verdict(self) -> Lack | None:
+        """What is missing; None when nothing is."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().run_in_executor(self._pool, find, self._host)
+        looking = self._looking
+        await asyncio.wait({looking}, timeout=WAIT_S)
+        if not looking.done():
+            return Lack("DiskHangs", f"{self._host.state_dir} did not answer within {WAIT_S:g} s; look at its disk")
+        if self._looking is looking:
+            self._looking = None
+        return looking.result()
+
+    def close(self) -> None:
+        """End; a disk that hangs is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
