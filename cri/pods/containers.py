@@ -55,6 +55,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     try:
         await to_the_end(container.log.open)
         container.log.require_file()
+        await pod.cpus.follow(pod, record)
         for stream, consumer in container.consumers(pod.agent.consumed).items():
             pod.agent.listen(stream, consumer)
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
@@ -67,6 +68,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     except BaseException:
         pod.containers.pop(container.id, None)
         await _discard(pod, container)
+        await _follow_rest(pod)
         raise
     return container.id
 
@@ -118,7 +120,15 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
         del pod.containers[container.id]
         pod.keep()
         pod.tell(events.DELETED, container.id)
+    await _follow_rest(pod)
     await pod.images.settle()
+
+
+async def _follow_rest(pod: LivePod) -> None:
+    try:
+        await pod.cpus.follow(pod)
+    except PodError as error:
+        log.warning("pod.cpus", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
 
 
 def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:

@@ -27,14 +27,27 @@ async def update(pod: LivePod, container: LiveContainer, *, record: ContainerRec
         if container.status.state == states.EXITED:
             raise WrongState(f"container {container.id} has ended; its limits can't be changed any more")
         pod.require_ready()
-        if container.is_running:
-            await _require_room(pod, container, limits=limits)
-            await _apply(pod, container, limits=limits)
-        else:
-            await asyncio.to_thread(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
+        await pod.cpus.follow(pod, record)
+        if record == container.record:
+            return  # the kubelet's CPU manager says the same every ten seconds
+        try:
+            await _change(pod, container, limits=limits)
+        except PodError:
+            await pod.cpus.follow(pod)
+            raise
         container.record = record
         pod.keep()
     log.info("container.updated", extra={"container": container.id, "pod": pod.id})
+
+
+async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    if limits == container.record.container.limits:
+        return  # what is new is nothing for the guest
+    if container.is_running:
+        await _require_room(pod, container, limits=limits)
+        await _apply(pod, container, limits=limits)
+    else:
+        await asyncio.to_thread(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
 
 
 async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

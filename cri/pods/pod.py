@@ -19,6 +19,7 @@ from cri import events
 from cri.agent import Agent, Identity
 from cri.pods import ended
 from cri.pods.container import LiveContainer
+from cri.pods.cpus import Cpus
 from cri.pods.ending import END_S, end
 from cri.pods.images import PodImages
 from cri.pods.keeping import Keeper
@@ -62,7 +63,7 @@ class LivePod:
         self.status = store.PodState()
         self.containers: dict[str, LiveContainer] = {}
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
-        self.images = PodImages(self)
+        self.images, self.cpus = PodImages(self), Cpus()
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.gone, self.adopted = asyncio.Event(), asyncio.Event()
         self.adopted.set()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """LinuxContainerResources: what a kernel takes of them, and their form in the model. Called by `container` and
-`resources`. Pure.
+`resources`. Pure but for the numbers of the host's processors.
 """
 
 import re
@@ -8,6 +8,7 @@ import re
 from cri.pb import runtime_pb2 as pb
 from cri.translate.bounds import short
 from stage1.errors import BadRequest, Unsupported
+from stage1.linux import affinity
 from stage1.pod.model import Limits, Pod
 
 RANGES = {
@@ -20,12 +21,14 @@ RANGES = {
 }
 """What the kernel takes; -1, for no limit, is checked apart."""
 UNLIMITED = {"memory_limit_in_bytes", "memory_swap_limit_in_bytes", "cpu_quota"}
-CPU_LIST = re.compile("[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*")
 UNIFIED_KEY = re.compile(r"[a-z]+\.[a-z0-9_.]+")
 
 
-def of_container(given: pb.LinuxContainerResources) -> Limits:
-    """Zero and empty mean "not said". Raises Unsupported for huge pages."""
+def of_container(given: pb.LinuxContainerResources, pod: Pod) -> Limits:
+    """Zero and empty mean "not said"; cpusets are of the host, and so nothing for a guest (`cri.pods.cpus`).
+
+    Raises Unsupported for huge pages.
+    """
     if any(page.limit for page in given.hugepage_limits):
         raise Unsupported("huge pages are not offered in the guest; leave hugepage_limits empty")
     return Limits(
@@ -34,13 +37,13 @@ def of_container(given: pb.LinuxContainerResources) -> Limits:
         cpu_shares=given.cpu_shares,
         cpu_quota_us=given.cpu_quota,
         cpu_period_us=given.cpu_period,
-        cpuset_cpus=given.cpuset_cpus,
-        cpuset_mems=given.cpuset_mems,
+        cpuset_cpus=given.cpuset_cpus if pod.host else "",
+        cpuset_mems=given.cpuset_mems if pod.host else "",
         unified=tuple(sorted(given.unified.items())),
     )
 
 
-def check(given: pb.LinuxContainerResources, pod: Pod) -> None:
+def check(given: pb.LinuxContainerResources) -> None:
     """Raise BadRequest for what no kernel would take, in words that name the field."""
     for name, (low, high) in RANGES.items():
         value = getattr(given, name)
@@ -49,21 +52,22 @@ def check(given: pb.LinuxContainerResources, pod: Pod) -> None:
     memory, swap = given.memory_limit_in_bytes, given.memory_swap_limit_in_bytes
     if 0 < swap < memory:
         raise BadRequest(f"memory_swap_limit_in_bytes counts memory and swap together; {swap} is less than {memory}")
-    for name, count in (("cpuset_cpus", pod.vcpus), ("cpuset_mems", 1)):
+    for name in ("cpuset_cpus", "cpuset_mems"):
         if text := getattr(given, name):
-            _check_list(name, text, count=0 if pod.host else count)
+            _check_list(name, text)
     for key in given.unified:
         if not UNIFIED_KEY.fullmatch(key):
             raise BadRequest(f"{short(key)} in unified can't be a file of a cgroup, such as memory.high")
 
 
-def _check_list(name: str, text: str, *, count: int) -> None:
-    """`count` is how many there are in the pod's VM; 0: it has none, and the host will tell."""
-    if not CPU_LIST.fullmatch(text):
+def _check_list(name: str, text: str) -> None:
+    """A list of the host's processors, or of its memory nodes, which nobody here uses."""
+    if not affinity.LIST.fullmatch(text):
         raise BadRequest(f"{name} must be a list such as 0-2,5, but it is {short(text)}")
+    most = max(affinity.present()) if name == "cpuset_cpus" else 1 << 20
     for part in text.split(","):
         first, _, last = part.partition("-")
         if int(first) > int(last or first):
             raise BadRequest(f"{name} has the range {part}, whose end is before its beginning")
-        if count and int(last or first) >= count:
-            raise BadRequest(f"{name} has {part}, but the pod's virtual machine has only {count}, from 0")
+        if int(last or first) > most:
+            raise BadRequest(f"{name} has {part}, but the last processor of this host is {most}")

@@ -87,6 +87,7 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
             **({"journal": journal.place(model, pod.tools.host.state_dir)} if model.profile else {}),
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
+            "cpus": sorted(pod.cpus.now),
         },
     }
     return {"info": json.dumps(info)}

@@ -20,11 +20,11 @@ NUMBERS = (
 
 def updated_container(old: ContainerRecord, given: pb.LinuxContainerResources, *, pod: Pod) -> ContainerRecord:
     """The record with the new limits. Raises BadRequest, and Unsupported for huge pages."""
-    limits.check(given, pod)
+    limits.check(given)
     config = pb.ContainerConfig.FromString(old.config)
     merge(config.linux.resources, given)
     said = config.linux.resources
-    wanted = limits.of_container(said)._replace(
+    wanted = limits.of_container(said, pod)._replace(
         memory=said.memory_limit_in_bytes, memory_swap=said.memory_swap_limit_in_bytes
     )
     changed = old.container._replace(limits=wanted, oom_score_adj=said.oom_score_adj)
@@ -35,7 +35,7 @@ def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *,
     """The record with the new sums. Raises BadRequest, and NoSpace when the pod's VM is too small for them."""
     wanted = pb.PodSandboxConfig.FromString(old.config)
     for target, given in ((wanted.linux.resources, request.resources), (wanted.linux.overhead, request.overhead)):
-        limits.check(given, old.pod)
+        limits.check(given)
         merge(target, given)
     memory_mib, vcpus = sandbox.size(wanted, config)
     if memory_mib > old.pod.memory_mib or vcpus > old.pod.vcpus:

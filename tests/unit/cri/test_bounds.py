@@ -178,7 +178,7 @@ def test_a_name_can_not_end_its_part_of_cni_args(names: dict[str, str]) -> None:
     ("given", "sentence"),
     [
         ({"cpuset_cpus": "3-1"}, "cpuset_cpus has the range 3-1"),
-        ({"cpuset_cpus": "0-1"}, "has only 1, from 0"),
+        ({"cpuset_cpus": "0-99998"}, "the last processor of this host is"),
         ({"cpuset_cpus": "٣"}, "must be a list such as"),
         ({"cpuset_mems": "9" * 4000}, "must be a list such as"),
         ({"memory_limit_in_bytes": 1 << 30, "memory_swap_limit_in_bytes": 1 << 29}, "counts memory and swap together"),
@@ -187,11 +187,15 @@ def test_a_name_can_not_end_its_part_of_cni_args(names: dict[str, str]) -> None:
 )
 def test_limits_that_no_kernel_takes_are_refused(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
-        limits.check(pb.LinuxContainerResources(**given), Pod("0" * 64, "web"))
+        limits.check(pb.LinuxContainerResources(**given))
 
 
-def test_a_pod_without_a_vm_may_use_the_hosts_processors() -> None:
-    limits.check(pb.LinuxContainerResources(cpuset_cpus="0-3,7"), Pod("0" * 64, "web", host=("network",)))
+@pytest.mark.parametrize(("host", "wanted"), [((), ""), (("network",), "0")])
+def test_processors_of_the_host_are_nothing_for_a_guest(host: tuple[str, ...], wanted: str) -> None:
+    given = pb.LinuxContainerResources(cpuset_cpus="0", cpuset_mems="0")
+    limits.check(given)
+    found = limits.of_container(given, Pod("0" * 64, "web", host=host))
+    assert (found.cpuset_cpus, found.cpuset_mems) == (wanted, wanted)
 
 
 def test_a_log_path_fits_together_with_its_directory() -> None:
