@@ -67,6 +67,7 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         before = await _read(cri, c, *files)
         stats = (await cri("ContainerStats", container_id=c)).stats
         whole = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux
+        assert [one.name for one in whole.network.interfaces] == [], "the pod has no network, and no dummy0 either"
         after = await _read(cri, c, *files)
         used = [_keyed(text[0], "usage_usec") * 1000 for text in (before, after)]
         assert _near(stats.cpu.usage_core_nano_seconds.value, *used)
