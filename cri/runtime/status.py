@@ -16,7 +16,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[await _runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
-        features=pb.RuntimeFeatures(supplemental_groups_policy=True),
+        features=pb.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
     )
     if request.verbose:
         response.info["config"] = node.config_json()

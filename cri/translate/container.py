@@ -41,7 +41,7 @@ def record(
     CDI devices bring. Raises BadRequest, NotFound, Unsupported.
     """
     check(config)
-    limits.check(config.linux.resources, pod.pod)
+    limits.check(config.linux.resources)
     sandbox = pb.PodSandboxConfig.FromString(pod.config)
     image = images[config.image.image]
     image_config: Mapping[str, Any] = image.config.get("config") or {}
@@ -50,6 +50,9 @@ def record(
     user = user._replace(groups=tuple(dict.fromkeys((*user.groups, *added.groups))))
     userns.check_container(config.linux.security_context.namespace_options, pod.pod.ids)
     userns.check_user(user, pod.pod.ids)
+    volumes = tuple(mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts)
+    if not pod.pod.host:
+        mounts.require_no_devices(volumes)
     process = Process(
         argv=argv(config, image_config),
         env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
@@ -63,12 +66,12 @@ def record(
         name=config.metadata.name,
         image=image.id,
         process=process,
-        mounts=(*(mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts), *added.mounts),
+        mounts=(*volumes, *added.mounts),
         devices=(
             *(device(d.host_path, d.container_path, access=d.permissions) for d in config.devices),
             *added.devices,
         ),
-        limits=limits.of_container(config.linux.resources),
+        limits=limits.of_container(config.linux.resources, pod.pod),
         security=security.security(config, sandbox),
         stop_signal=stop_signal(config, image_config),
         oom_score_adj=config.linux.resources.oom_score_adj,

@@ -4,13 +4,19 @@ Looks at the host's files, for links, and makes a directory where a source does 
 """
 
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 
 from cri.pb import runtime_pb2 as pb
 from cri.translate import userns
+from cri.translate.bounds import short
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.linux import beneath
+from stage1.pod.devices import EVERYWHERE, GUEST
 from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
+
+OPTIONS = ("noexec", "nodev", "nosuid")
+"""What mount_options may have, KEP-5855. The guest's kernel keeps them."""
 
 
 def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap()) -> Mount:  # noqa: B008 - a constant
@@ -31,6 +37,7 @@ def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap(
         recursive_read_only=given.recursive_read_only,
         propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
         mapped=mapped,
+        options=tuple(dict.fromkeys(given.mount_options)),
     )
 
 
@@ -54,6 +61,29 @@ def _source(path: str, where: str) -> str:
     return source
 
 
+def require_no_devices(made: Iterable[Mount]) -> None:
+    """Raise Unsupported for a source with device nodes: in a VM those would be the guest's own of the same numbers."""
+    for volume in made:
+        if not volume.image and _has_devices(volume.source):
+            raise Unsupported(
+                f"the volume source {volume.source} for {volume.target} has device nodes of the host, which a VM does"
+                f" not have: ask for single devices, by a device plugin, by CDI or in `devices` (a guest has"
+                f" {', '.join(sorted(set(GUEST) - EVERYWHERE))}), or run the pod on the host (host_pods.allow in"
+                " clearpod's configuration)"
+            )
+
+
+def _has_devices(source: str) -> bool:
+    """/dev, what is below it on the same file system, and its nodes; /dev/shm and the like are files as any others."""
+    if source != "/dev" and not source.startswith("/dev/"):
+        return False
+    try:
+        found = os.stat(source)
+    except OSError:
+        return False  # it is gone by now, as its mounting will tell
+    return found.st_dev == os.stat("/dev").st_dev or stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
+
+
 def target(path: str) -> str:
     """The place in the container, without `..` and double slashes. Raises BadRequest for the root, and for no path."""
     if not path.startswith("/") or "\0" in path:
@@ -66,8 +96,8 @@ def target(path: str) -> str:
 
 def _check(given: pb.Mount) -> None:
     where = given.container_path
-    if given.mount_options:
-        raise Unsupported(f"mount_options of {where} are not offered; leave them empty")
+    if unknown := [one for one in given.mount_options if one not in OPTIONS]:
+        raise BadRequest(f"mount_options of {where} can be {', '.join(OPTIONS)}, but one is {short(unknown[0])}")
     if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:
         raise Unsupported(f"the mount {where} can't be BIDIRECTIONAL: what a VM mounts can't reach the host")
     if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
@@ -85,5 +115,9 @@ def _image_volume(given: pb.Mount, images: Mapping[str, str]) -> Mount:
     if name not in images:
         raise NotFound(f"the image {name} of the volume {where} is not on this machine; pull it first")
     return Mount(
-        source=os.path.normpath(path) if path else "", target=target(where), read_only=True, image=images[name]
+        source=os.path.normpath(path) if path else "",
+        target=target(where),
+        read_only=True,
+        image=images[name],
+        options=tuple(dict.fromkeys(given.mount_options)),
     )

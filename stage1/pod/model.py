@@ -51,6 +51,7 @@ class Mount(NamedTuple):
 
     `recursive_read_only` reaches the mounts below the source too; `read_only` alone does not (CRI Mount). With `image`,
     an image id, the source is a path inside that image, relative to its root, and what is seen is read-only.
+    `options` are further ones of the bind in the container: noexec, nodev, nosuid.
     With `mapped` the container sees the owners that the host has, though it is in a user namespace. Without `recursive`
     what is mounted below the source is not seen.
     """
@@ -63,6 +64,7 @@ class Mount(NamedTuple):
     image: str = ""
     mapped: bool = False
     recursive: bool = True
+    options: tuple[str, ...] = ()
 
 
 class Device(NamedTuple):

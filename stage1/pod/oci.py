@@ -164,14 +164,16 @@ def _volumes(container: Container) -> list[dict[str, "Any"]]:
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
     numbered = sorted(enumerate(container.mounts), key=lambda item: (item[1].target.count("/"), item[0]))
     return [
-        _image_volume(mount) if mount.image else _mount(mount.target, "bind", *BOUND, source=f"{base}/{number}")
+        _image_volume(mount)
+        if mount.image
+        else _mount(mount.target, "bind", *BOUND, *mount.options, source=f"{base}/{number}")
         for number, mount in numbered
     ]
 
 
 def _image_volume(mount: Mount) -> dict[str, "Any"]:
     root = f"{GUEST}/layers/{mount.image.removeprefix('sha256:')}"
-    return _mount(mount.target, "bind", "rbind", "ro", source=f"{root}/{mount.source}".rstrip("/"))
+    return _mount(mount.target, "bind", "rbind", "ro", *mount.options, source=f"{root}/{mount.source}".rstrip("/"))
 
 
 def _held(security: Security) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def config(pod: Pod, container: Container, *, controllers: frozenset[str], targe
 def _options(volume: Mount) -> list[str]:
     """In a guest the host's side of the mount decides; here crun would undo that with an `rw`."""
     access = "rro" if volume.recursive_read_only else "ro" if volume.read_only else "rw"
-    return ["rbind", access, *(["rslave"] if volume.propagation == HOST_TO_CONTAINER else [])]
+    return ["rbind", access, *volume.options, *(["rslave"] if volume.propagation == HOST_TO_CONTAINER else [])]
 
 
 def within(process: dict[str, "Any"], *, open_files: int, capabilities: int) -> dict[str, "Any"]:

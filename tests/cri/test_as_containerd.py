@@ -114,3 +114,35 @@ async def test_lists_of_stats_have_containers_that_ended(world: World) -> None:
         assert len(await cri.listed("StreamContainerStats")) == 2
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         assert len((await cri("ListContainerStats")).stats) == 2
+
+
+async def test_options_of_a_mount_reach_the_guest(world: World) -> None:
+    """KEP-5855."""
+    async with world.daemon() as cri:
+        assert (await cri("Status")).features.mount_options
+        pod = await cri.pod()
+        picture = pb.ImageSpec(image=world.image)
+        volumes = [
+            pb.Mount(host_path="/tmp", container_path="/m", mount_options=["noexec", "nosuid", "noexec"]),
+            pb.Mount(image=picture, container_path="/i", readonly=True, mount_options=["nodev"]),
+        ]
+        c = await cri.container(pod, "true", mounts=volumes)
+        bundle = Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers/{c}/config.json")
+        made = {one["destination"]: one["options"] for one in json.loads(bundle.read_text())["mounts"]}
+        assert (made["/m"], made["/i"]) == (["rbind", "rw", "noexec", "nosuid"], ["rbind", "ro", "nodev"])
+        assert list((await cri.status(c)).mounts) == [volumes[0], (await cri.status(c)).mounts[1]]
+
+
+@pytest.mark.parametrize("path", ["/dev", "/dev/", "/dev/null", "/dev/../dev/zero", "LINK"])
+async def test_device_nodes_of_the_host_are_no_volume_of_a_vm(world: World, path: str) -> None:
+    (world.root / "LINK").symlink_to("/dev")
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        for source, code in ((path.replace("LINK", f"{world.root}/LINK"), "UNIMPLEMENTED"), ("/dev/shm", "")):
+            config = cri.config("true", mounts=[pb.Mount(host_path=source, container_path="/d")])
+            if not code:
+                await cri("CreateContainer", pod_sandbox_id=pod, config=config)
+                continue
+            found, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+            assert found == code
+            assert "CDI" in sentence and "/dev/fuse" in sentence and "host_pods.allow" in sentence

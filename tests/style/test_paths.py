@@ -70,9 +70,10 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.unlink", "os.path.getsize"), IMAGES
     ),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
-    "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), CLIENT),
+    "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
     "stage1/ahead.py": {"os.stat": HOST},
     "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
+    "stage1/linux/affinity.py": dict.fromkeys(("files.read", "os.listdir"), HOST),
     "stage1/linux/beneath.py": {"os.open": SELF},
     "stage1/linux/in_root.py": {"os.open": SELF},
     "stage1/linux/cgroup.py": dict.fromkeys(

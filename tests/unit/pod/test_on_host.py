@@ -28,6 +28,7 @@ def test_without_volumes_and_limits_it_is_the_document_of_a_guest_but_for_propag
         (Mount("/a", "/v", read_only=True), ["rbind", "ro"]),
         (Mount("/a", "/v", read_only=True, recursive_read_only=True), ["rbind", "rro"]),
         (Mount("/a", "/v", propagation=HOST_TO_CONTAINER), ["rbind", "rw", "rslave"]),
+        (Mount("/a", "/v", options=("noexec", "nodev")), ["rbind", "rw", "noexec", "nodev"]),
         (Mount("", "/v", read_only=True, image="sha256:11"), ["rbind", "ro"]),
     ],
 )
