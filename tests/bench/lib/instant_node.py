@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon alone in its process, whose instant guests are threads of another: for benchmarks of what the daemon takes.
+
+`python -m tests.bench.lib.instant_node ROOT STATE_DIR` is the daemon; `Guests(ROOT)`, in the process that measures, has
+the guests.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from stage1.linux.process import spawn, start_time
+from stage1.vm.spec import SerialLink, VmSpec
+from stage1.vm.vmm import VmProcess
+
+if TYPE_CHECKING:
+    from tests.fakes.guest import FakeGuest
+
+PATH = "guests.sock"
+
+
+class RemoteVmm:
+    """A Vmm that asks `Guests` for a guest. The VMM's process is one that sleeps: killing that ends the guest."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def start(self, vm: VmSpec) -> VmProcess:
+        """Start the guest."""
+        assert isinstance(vm.link, SerialLink)
+        volumes = next(share.path for share in vm.shares if share.tag == "volumes")
+        console = f"{vm.run_dir}/console.log"
+        os.close(os.open(console, os.O_CREAT | os.O_WRONLY, 0o600))
+        pid = spawn(["/usr/bin/sleep", "infinity"])
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+            asked.connect(self._path)
+            asked.send(json.dumps([pid, vm.link.socket, volumes]).encode())
+            assert asked.recv(1) == b"y"
+        return VmProcess(pid, start_time(pid), console)
+
+
+class Guests:
+    """All guests of the daemon below `root`, a short path. Use it as a context manager."""
+
+    def __init__(self, root: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(f"{root}/{PATH}")
+        self._listener.listen(64)
+        self._guests: list[FakeGuest] = []
+        self._thread = threading.Thread(target=self._serve, name="guests", daemon=True)
+
+    def __enter__(self) -> "Guests":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        for guest in self._guests:
+            guest.stop()
+
+    def _serve(self) -> None:
+        from tests.fakes.guest import FakeGuest
+
+        while True:
+            try:
+                asking, _ = self._listener.accept()
+            except OSError:
+                return
+            with asking:
+                pid, path, volumes = json.loads(asking.recv(4096))
+                self._guests.append(FakeGuest(path, volumes).start(pid))
+                asking.send(b"y")
+
+
+async def daemon(root: str, state_dir: str) -> None:
+    """Serve until SIGTERM, as `clearpod serve` does."""
+    from cri.config import parse
+    from cri.node import Node
+    from cri.owner import own
+    from cri.server import Listener
+    from cri.store.images import ImageStore
+    from cri.translate.sandbox import plain
+    from stage1.engine import Host
+    from stage1.vm.choose import Choice
+
+    config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
+    host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    with own(config):
+        node = Node(config, host=host, vmm=RemoteVmm(f"{root}/{PATH}"), images=ImageStore(state_dir))
+        listener = Listener(node, config)
+        await listener.start()
+        await node.open(plain(config))
+        await stop.wait()
+        await listener.stop(grace_s=1)
+        await node.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(daemon(*sys.argv[1:]))
