@@ -16,6 +16,7 @@ from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.pods import containers, execs
 from cri.pods.container import LiveContainer
+from cri.pods.following import Follower
 from cri.pods.pod import LivePod
 from cri.pods.tools import Tools
 from cri.store.images import ImageStore
@@ -194,6 +195,10 @@ async def test_no_volume_is_fenced_off_not_even_what_the_host_mounts_later(machi
             await said(pod, container, "echo x >/fixed/new")
         mount.mount("late", str(machine.volume / "late"), "tmpfs")
         (machine.volume / "late/file").write_text("from the host")
+        follower = Follower(lambda: [pod])
+        follower.open()
+        await said(pod, container, "until [ -e /data/late/file ]; do sleep 0.1; done")
         script = "cat /data/late/file; echo from the guest >/data/late/reply"
         assert await said(pod, container, script) == "from the host"
         assert (machine.volume / "late/reply").read_text() == "from the guest\n"
+        await follower.close()
