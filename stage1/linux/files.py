@@ -2,7 +2,8 @@
 """Files that must be whole or absent, and trees that must go without taking a mounted volume along.
 
 Called by everything that keeps state in the run directory, with paths that only the host's root can change: what a
-guest or a VMM can write is reached by `beneath` alone. No fsync: what lies there dies with the boot.
+guest or a VMM can write is reached by `beneath` alone. What lies in the run directory dies with the boot and is not
+synced; what must outlive a power cut is written with `durable`, or given to `sync`.
 All functions raise KernelError (one that is a FileNotFoundError too when something is absent), or NoSpace
 when a disk or quota is full.
 """
@@ -18,16 +19,33 @@ from stage1.linux.mount import mounts_below
 _TAIL_BYTES = 65536
 
 
-def write_atomic(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Put `data` at `path` with permission bits `mode`: readers see the old file or the whole new one."""
+def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
+    """Put `data` at `path` with permission bits `mode`: readers see the old file or the whole new one.
+
+    With `durable` so does who comes after a power cut, and from the return of this function on, the new one.
+    """
     beside = f"{path}.{os.urandom(6).hex()}~"
     with Guard("write", path):
         try:
             _write_new(beside, data, mode)
+            if durable:
+                sync(beside)
             os.rename(beside, path)
         except BaseException:
             _unlink_if_there(beside)
             raise
+    if durable:
+        sync(os.path.dirname(path))
+
+
+def sync(path: str) -> None:
+    """Have what is written in the file `path`, or the names in that directory, outlive a power cut."""
+    with Guard("fsync", path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:

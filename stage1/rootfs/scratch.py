@@ -20,6 +20,7 @@ from stage1.rootfs import remains
 LINK = "scratch.img"
 _SMALLEST_BYTES = 1 << 20
 _FICLONE = 0x40049409
+_MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
 _OPTIONS = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=0,nodiscard")
 
@@ -56,23 +57,35 @@ def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:
         raise BadRequest(f"a scratch disk of {size_bytes} bytes is too small; give it {_SMALLEST_BYTES} or more")
     size = (size_bytes + 4095) & ~4095
     template = f"{template_dir}/ext4-{size}.img"
-    if not os.path.exists(template):
+    if not _is_whole(template, size):
         files.make_dirs(template_dir, 0o700)
         _make_template(template, size)
     copy_sparse(template, path)
 
 
+def _is_whole(template: str, size: int) -> bool:
+    """Whether the template is one: a power cut may have left a part of it, where an earlier version made it."""
+    try:
+        with open(template, "rb") as file:
+            file.seek(_MAGIC_AT)
+            return os.fstat(file.fileno()).st_size == size and file.read(len(_MAGIC)) == _MAGIC
+    except FileNotFoundError:
+        return False
+
+
 def _make_template(template: str, size: int) -> None:
     with Lock(f"{template}.lock"):
-        if os.path.exists(template):
+        if _is_whole(template, size):
             return
         full, sparse = f"{template}.full", f"{template}.new"
         try:
             _format(full, size)
             # mkfs.ext4 allocates the inode tables; the copy leaves them out.
             copy_sparse(full, sparse)
+            files.sync(sparse)
             with Guard("rename", sparse):
                 os.rename(sparse, template)
+            files.sync(os.path.dirname(template))
         finally:
             for path in (full, sparse):
                 if os.path.exists(path):
