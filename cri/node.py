@@ -22,6 +22,7 @@ from cri.pods.squeezer import Squeezer
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 from cri.readiness import Readiness
+from cri.store.verifier import Verifier
 from stage1.errors import PodError, WrongState
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Node:
         self.network = NodeNetwork(host)
         self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
+        self.verifier = Verifier(images)
         self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None
         self.follower = Follower(self.pods.pods)
         self.is_ready = False
@@ -181,6 +183,7 @@ class Node:
         if self.squeezer:
             await self.squeezer.close()
         await self.merger.close()
+        await self.verifier.close()
         await self.pods.close()
         self.network.close()
         self.readiness.close()

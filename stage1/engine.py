@@ -12,7 +12,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
     cni.json       symbolic link to the record of the pod's network, which must survive a reboot
     agent.sock     QEMU's end of the link
     dax.sock       kvmtool's window: images are mapped into the running VM here
-    window.json    what is in that window
+    window.json    what is in that window; beside it `images/`, which files each mounted image was made of
     journal, scratch.img    symbolic links to the journal of a pod with systemd, and to the disk for writable layers
     cgroup*        symbolic links to the VMM's cgroups, or to that of a pod on the host, whose scratch is a directory
     ids            symbolic link to the pod's claim on host ids (vm/slots.py)

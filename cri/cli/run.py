@@ -119,7 +119,7 @@ async def _bring(config: Config, host: engine.Host, *, reference: str) -> tuple[
     store = ImageStore(config.state_dir)
     try:
         image = await pull(store, reference or _sample(host), config=config)
-        return image, store.files(image)
+        return image, store.usable(image)
     finally:
         store.close()
 

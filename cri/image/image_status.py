@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageStatus: one image by any of its names; an unknown one is an empty answer and no error."""
+"""ImageStatus: one image by any of its names; an unknown one is an empty answer and no error, and so is a damaged one:
+kubelet then pulls it, which mends it.
+"""
 
 import hashlib
 import json
@@ -20,7 +22,7 @@ async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.Image
     if not request.image.image:
         raise BadRequest("ImageStatus needs image.image")
     image = node.images.find(request.image.image)
-    if image is None:
+    if image is None or image.aside:
         return pb.ImageStatusResponse()
     said = {"chainID": chain_id(image.config), "imageSpec": image.config}
     info = {"info": json.dumps(said)} if request.verbose else None

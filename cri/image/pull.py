@@ -145,13 +145,15 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
 async def _bring(store: ImageStore, source: Source, *, work_dir: str, limits: Limits) -> Image:
     resolved = await source.resolve()
     await asyncio.to_thread(source.close)
-    image = store.find(resolved.manifest.config)
-    if image and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
-        return named
     stop = threading.Event()
     place = layers.Place(store.layers_dir, work_dir, stop.is_set, limits)
     run = _Run(store, source, resolved, place, stop, set())
+    image = store.find(resolved.manifest.config)
+    is_sound = image and not await run.read(lambda: store.examine(image, whole=True, stop=stop.is_set))
+    if image and is_sound and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
+        return named
     try:
+        await run.read(lambda: store.drop_damaged(manifest.diff_ids(resolved.config), stop.is_set))
         await bring_all(store, run.missing, bring=run.bring)
         kept = await run.read(run.keep)
     except BaseException:
@@ -220,6 +222,7 @@ class _Run(NamedTuple):
             if not all(map(self._has, diff_ids)):
                 raise LayersVanished(f"a layer of {self.source.name} was removed meanwhile; pull again") from None
             raise
+        self.store.seal(out_dir, diff_ids, stop=self.place.stop)
         # Written anew: what the store reads again and again has passed the checks.
         new = NewImage(image_id, out_dir, json.dumps(self.resolved.config).encode(), diff_ids)
         return self.store.add(new, tag=self.resolved.tag, digest=self.resolved.digest)

@@ -12,7 +12,7 @@ from stage1.errors import BadRequest, NotFound
 
 
 async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
-    """The sandbox must be ready and the image present.
+    """The sandbox must be ready and the image present and sound (DATA_LOSS if it is not).
 
     Failure frees the name; the request's sandbox_config is ignored.
     """
@@ -26,6 +26,8 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     if config.image.image not in images:
         raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
 
+    files = await asyncio.to_thread(lambda: tuple(map(node.images.usable, images.values())))
+    node.verifier.soon(images.values())
     devices = tuple(one.name for one in config.CDI_devices)
     added = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs)
 
@@ -34,7 +36,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
 
     made = await node.pods.create_container(
         pod,
-        tuple(node.images.files(image) for image in images.values()),
+        files,
         plan=plan,
         name=(config.metadata.name, config.metadata.attempt),
         request=request.SerializeToString(deterministic=True),

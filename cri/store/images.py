@@ -2,35 +2,40 @@
 """The images of this machine: which there are, under which names, and the files they consist of.
 
 Called by the image RPCs, by CreateContainer and `clearpod run`; safe for threads and for several processes.
-An image's files are there when its row is; a layer goes with the last image that has it. A pod that has an
-image mounted keeps it, whatever is removed here: the kernel keeps unlinked files as long as they are
-mounted.
+An image's files are on the disk when its row is; a layer goes with the last image that has it. An image whose files are
+not as they were made is put aside: it stays listed, can be removed, and the next pull makes anew what is damaged. A pod
+that has an image mounted keeps it, whatever is removed here: the kernel keeps unlinked files that are mounted.
 """
 
 import contextlib
-import itertools
 import json
+import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cri.store import reference
 from cri.store.schema import Database
+from cri.store.soundness import Soundness
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import files as fs
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
+from stage1.linux.supervise import never
 from stage1.rootfs import layout
+from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.images")
 
 _PREFIX = re.compile(r"[0-9a-f]{1,64}")
 
 
 class Image(NamedTuple):
     """One image. `id` is the digest of its config; `config` that document; `created` its time there, or
-    empty.
+    empty. `aside` is a sentence about one that is damaged.
     """
 
     id: str
@@ -40,6 +45,12 @@ class Image(NamedTuple):
     user: str
     config: dict[str, Any]
     created: str
+    aside: str = ""
+
+    @property
+    def title(self) -> str:
+        """What sentences call it."""
+        return (*self.repo_tags, *self.repo_digests, self.id)[0]
 
 
 class NewImage(NamedTuple):
@@ -61,11 +72,14 @@ class ImageStore:
     def __init__(self, state_dir: str) -> None:
         """Raises WrongState (a newer clearpod's), NoSpace, KernelError."""
         self.state_dir = state_dir
-        self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
-        for path in (self.layers_dir, self._images_dir, self._tmp):
-            fs.make_dirs(path, 0o700)
+        fs.make_dirs(state_dir, 0o700)
         self._db = Database(f"{state_dir}/images.db")
+        self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
+        self._soundness = Soundness(self.layers_dir, self._images_dir)
         try:
+            for path in (self.layers_dir, self._images_dir, self._tmp):
+                fs.make_dirs(path, 0o700)
+            fs.sync(state_dir)
             self.sweep()
         except BaseException:
             self.close()
@@ -92,11 +106,15 @@ class ImageStore:
             found = self._id_of(ref)
             return self._load(found) if found else None
 
+    def usable(self, image: Image) -> ImageFiles:
+        """`files`, if they look as they were made. Raises Corrupt, having put the image aside; and as `files`."""
+        if why := self.examine(image, whole=False):
+            raise Corrupt(why)
+        return self.files(image)
+
     def files(self, image: Image) -> ImageFiles:
         """The files to mount. Raises NotFound when the image was removed meanwhile."""
-        with self._db.read() as db:
-            rows = db.execute("SELECT diff_id FROM layers WHERE image = ? ORDER BY position", (image.id,))
-            blobs = tuple(layout.layer_path(self.layers_dir, row[0]) for row in rows)
+        blobs = tuple(layout.layer_path(self.layers_dir, diff_id) for diff_id in self._diff_ids(image.id))
         if not blobs:
             raise NotFound(f"the image {image.id} was removed; pull it again")
         directory = self._directory(image.id)
@@ -115,6 +133,11 @@ class ImageStore:
                     else:
                         used += entry.stat(follow_symlinks=False).st_blocks * 512
         return used, inodes
+
+    def _diff_ids(self, image_id: str) -> tuple[str, ...]:
+        with self._db.read() as db:
+            rows = db.execute("SELECT diff_id FROM layers WHERE image = ? ORDER BY position", (image_id,))
+            return tuple(str(row[0]) for row in rows)
 
     def _directory(self, image_id: str) -> str:
         return f"{self._images_dir}/{layout.hex_of(image_id)}"
@@ -137,33 +160,86 @@ class ImageStore:
 
     def _load(self, image_id: str) -> Image | None:
         with self._db.read() as db:
-            row = db.execute("SELECT size_bytes, config FROM images WHERE id = ?", (image_id,)).fetchone()
+            row = db.execute("SELECT size_bytes, config, aside FROM images WHERE id = ?", (image_id,)).fetchone()
             tags, digests = (
                 tuple(r[0] for r in db.execute(f"SELECT name FROM {table} WHERE image = ? ORDER BY name", (image_id,)))
                 for table in ("tags", "digests")
             )
         if row is None:
             return None
-        config = json.loads(row[1])
-        user = str((config.get("config") or {}).get("User") or "")
-        return Image(image_id, tags, digests, row[0], user, config, str(config.get("created") or ""))
+        try:
+            config = json.loads(row[1])
+            user = str((config.get("config") or {}).get("User") or "")
+        except (ValueError, AttributeError, RecursionError):
+            why = f"the image {(*tags, image_id)[0]} is damaged: its config can't be read any more; pull it again"
+            return Image(image_id, tags, digests, row[0], "", {}, "", why)
+        return Image(image_id, tags, digests, row[0], user, config, str(config.get("created") or ""), row[2])
+
+    # What is as it was made
+
+    def examine(self, image: Image, *, whole: bool, stop: Callable[[], bool] = never) -> str:
+        """Look at the image's files, with `whole` at each byte that this process has not read yet.
+
+        Returns a sentence when one is damaged, after the image was put aside; else nothing. Raises Stopped.
+        """
+        if image.aside:
+            return image.aside
+        diff_ids = self._diff_ids(image.id)
+        before = self._inodes(image.id, diff_ids)
+        if why := self._soundness.of_image(image.id, diff_ids, whole=whole, stop=stop):
+            return self._put_aside(image, why, looked_at=before)
+        if whole and diff_ids:
+            self.seal(self._directory(image.id), diff_ids, stop=stop)
+        return ""
+
+    def _put_aside(self, image: Image, why: str, *, looked_at: tuple[int, ...]) -> str:
+        """Nothing is done, and nothing said, when the image was removed or made anew meanwhile."""
+        sentence = f"the image {image.title} is damaged: {why}; pull it again"
+        with self._db.change() as db:
+            if self._load(image.id) is None or self._inodes(image.id, self._diff_ids(image.id)) != looked_at:
+                return ""
+            db.execute("UPDATE images SET aside = ? WHERE id = ?", (sentence, image.id))
+        log.error("image.damaged", extra={"image": image.id, "error": sentence})
+        return sentence
+
+    def _inodes(self, image_id: str, diff_ids: Iterable[str]) -> tuple[int, ...]:
+        layers = (layout.layer_path(self.layers_dir, diff_id) for diff_id in diff_ids)
+        return tuple(map(_inode, (self._directory(image_id), *layers)))
+
+    def drop_damaged(self, diff_ids: Iterable[str], stop: Callable[[], bool] = never) -> None:
+        """Remove the layers among these that are not as they were made; a pull makes them anew. Raises Stopped."""
+        for diff_id in diff_ids:
+            path = layout.layer_path(self.layers_dir, diff_id)
+            before = _inode(path)
+            if before and (why := self._soundness.of_layer(diff_id, whole=True, stop=stop)):
+                log.warning("layer.damaged", extra={"error": f"{why}; it is made anew"})
+                with self._db.change():
+                    if _inode(path) == before:
+                        self._remove_layer(diff_id)
+
+    def seal(self, directory: str, diff_ids: Iterable[str], *, stop: Callable[[], bool] = never) -> None:
+        """From here on a power cut leaves an image's files in `directory` as they are, and a change is noticed.
+
+        Raises KernelError, NoSpace, Stopped.
+        """
+        self._soundness.seal(directory, diff_ids, stop=stop)
 
     # What changes
 
     def add(self, new: NewImage, *, tag: str = "", digest: str = "") -> Image:
-        """Keep an image, or only give it one more name if it is there. A tag leaves the image that had it.
+        """Keep an image, or only give it one more name if it is there and sound. A tag leaves the image that had it.
 
         Raises LayersVanished, NoSpace, KernelError; nothing has changed then.
         """
-        with self._db.change() as db:
+        with self._db.change():
             target = self._directory(new.id)
-            is_new = db.execute("SELECT 1 FROM images WHERE id = ?", (new.id,)).fetchone() is None
-            if is_new:
+            there = self._load(new.id)
+            if there is None or there.aside:
                 self._insert(new, target)
             try:
                 self._name(new.id, tag=tag, digest=digest)
             except BaseException:
-                if is_new:
+                if there is None:
                     fs.remove_tree(target)
                 raise
         image = self._load(new.id)
@@ -177,14 +253,17 @@ class ImageStore:
         size = sum(map(os.path.getsize, blobs)) + sum(e.stat().st_size for e in os.scandir(new.directory))
         with self._db.read() as db:
             db.execute(
-                "INSERT INTO images SELECT ?, coalesce(max(number), 0) + 1, ?, ? FROM images",
+                "INSERT INTO images SELECT ?, coalesce(max(number), 0) + 1, ?, ?, '' FROM images WHERE true "
+                "ON CONFLICT (id) DO UPDATE SET size_bytes = excluded.size_bytes, config = excluded.config, aside = ''",
                 (new.id, size, new.config.decode("utf-8", "surrogateescape")),
             )
             rows = [(new.id, position, diff_id) for position, diff_id in enumerate(new.diff_ids)]
+            db.execute("DELETE FROM layers WHERE image = ?", (new.id,))
             db.executemany("INSERT INTO layers VALUES (?, ?, ?)", rows)
         fs.remove_tree(target)
         with Guard("rename", target):
             os.rename(new.directory, target)
+        fs.sync(self._images_dir)  # and all of it is on the disk before the row is
 
     def name(self, image: Image, *, tag: str = "", digest: str = "") -> Image | None:
         """Give an image one more name; None when it was removed meanwhile."""
@@ -197,7 +276,8 @@ class ImageStore:
     def _name(self, image_id: str, *, tag: str, digest: str) -> None:
         with self._db.read() as db:
             for table, name in (("tags", tag), ("digests", digest)):
-                if name:
+                known = db.execute(f"SELECT image FROM {table} WHERE name = ?", (name,)).fetchone()
+                if name and known != (image_id,):
                     db.execute(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", (name, image_id))
 
     def remove(self, ref: str) -> Image | None:
@@ -208,9 +288,12 @@ class ImageStore:
             image = self.find(ref)
             if image is None:
                 return None
-            layers = {row[0] for row in db.execute("SELECT diff_id FROM layers WHERE image = ?", (image.id,))}
+            layers = self._diff_ids(image.id)
             db.execute("DELETE FROM images WHERE id = ?", (image.id,))
-            fs.remove_tree(self._directory(image.id))
+        # Not before that is on the disk: a row without files would be a damaged image. A sweep does it if we die here.
+        with self._db.change():
+            if self._load(image.id) is None:
+                fs.remove_tree(self._directory(image.id))
             self._remove_unused(layers)
         return image
 
@@ -223,8 +306,11 @@ class ImageStore:
         with self._db.read() as db:
             for diff_id in diff_ids:
                 if not db.execute("SELECT 1 FROM layers WHERE diff_id = ?", (diff_id,)).fetchone():
-                    _unlink(layout.layer_path(self.layers_dir, diff_id))
-                    _unlink(layout.facts_path(self.layers_dir, diff_id))
+                    self._remove_layer(diff_id)
+
+    def _remove_layer(self, diff_id: str) -> None:
+        for path_of in (layout.layer_path, layout.facts_path, layout.seal_path):
+            fs.remove_tree(path_of(self.layers_dir, diff_id))
 
     # Work in progress
 
@@ -249,7 +335,7 @@ class ImageStore:
                 return path
 
     def sweep(self) -> None:
-        """Remove what dead processes left: half done work, files without rows, rows without files."""
+        """Remove what dead processes left: half done work, files without rows. Put aside images that are damaged."""
         busy = False
         names = sorted({name.removesuffix(".lock") for name in os.listdir(self._tmp)})
         for name in names:
@@ -260,21 +346,14 @@ class ImageStore:
             except PodError:
                 busy = True
         with self._db.change() as db:
-            self._drop_broken()
             if not busy:
                 # A pull in progress has layers already that no image has yet.
                 known = {layout.hex_of(row[0]) for row in db.execute("SELECT diff_id FROM layers")}
                 _remove_others(self.layers_dir, known)
             _remove_others(self._images_dir, {layout.hex_of(row[0]) for row in db.execute("SELECT id FROM images")})
 
-    def _drop_broken(self) -> None:
-        with self._db.read() as db:
-            for (image_id,) in db.execute("SELECT id FROM images").fetchall():
-                rows = db.execute("SELECT diff_id FROM layers WHERE image = ?", (image_id,))
-                blobs = (layout.layer_path(self.layers_dir, row[0]) for row in rows)
-                paths = itertools.chain([f"{self._directory(image_id)}/merged.erofs"], blobs)
-                if not all(map(os.path.exists, paths)):
-                    db.execute("DELETE FROM images WHERE id = ?", (image_id,))
+        for image in self.list():
+            self.examine(image, whole=False)
 
 
 def _names(ref: str) -> Iterator[str]:
@@ -287,6 +366,13 @@ def _remove_others(directory: str, known: set[str]) -> None:
     for name in os.listdir(directory):
         if name.partition(".")[0] not in known:
             fs.remove_tree(f"{directory}/{name}")
+
+
+def _inode(path: str) -> int:
+    """0 when nothing is there."""
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_ino
+    return 0
 
 
 def _unlink(path: str) -> None:

@@ -1,22 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of images.db and the way into them. Called by `cri.store.images` only.
+"""The tables of images.db and the way into them, with a copy for the day on which the file is damaged.
 
-`PRAGMA user_version` is the version of the tables; a newer one than ours is refused, older ones would be
-brought up to date here.
+Called by `cri.store.images` only. `PRAGMA user_version` is the version of the tables, and stands for the whole state
+directory: a newer one than ours is refused before anything is touched, an older one brought up to date. A commit is on
+the disk when it returns; the copy is written after it.
 """
 
+import contextlib
+import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stage1.errors import NoSpace, PodError, WrongState
+from stage1.linux import files
 from stage1.linux.flock import Lock
+from stage1.rootfs.corrupt import Corrupt
 
-VERSION = 1
+log = logging.getLogger("clearpod.images")
+
+VERSION = 2
+"""2: images that are damaged are put aside (`aside`), and layers are sealed."""
 _TABLES = """
 CREATE TABLE images (
-    id TEXT PRIMARY KEY, number INTEGER UNIQUE, size_bytes INTEGER NOT NULL, config TEXT NOT NULL
+    id TEXT PRIMARY KEY, number INTEGER UNIQUE, size_bytes INTEGER NOT NULL, config TEXT NOT NULL,
+    aside TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE layers (
     image TEXT NOT NULL REFERENCES images ON DELETE CASCADE, position INTEGER NOT NULL, diff_id TEXT NOT NULL,
@@ -30,36 +40,96 @@ CREATE TABLE digests (
     name TEXT PRIMARY KEY, image TEXT NOT NULL REFERENCES images ON DELETE CASCADE
 ) STRICT;
 """
+_UPGRADES = {1: "ALTER TABLE images ADD COLUMN aside TEXT NOT NULL DEFAULT ''"}
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_BESIDE = ("-wal", "-shm")
+COPY, DAMAGED = ".copy", ".damaged"
+"""Endings: of the copy, and of what was found where the database should have been."""
 
 
 class Database:
     """One connection, used by one thread at a time; other processes may have theirs."""
 
     def __init__(self, path: str) -> None:
-        """Raises WrongState for a database of a newer clearpod, NoSpace, PodError when it is damaged."""
+        """Raises WrongState for a database of a newer clearpod, NoSpace, PodError.
+
+        A damaged one is moved aside and replaced by the copy, or by an empty one when there is none.
+        """
         self._path = path
         self._lock = threading.RLock()
+        # Two processes that turn a new database to WAL at once do not wait for each other: one is refused.
+        with Lock(f"{path}.lock"):
+            try:
+                self._open()
+                self._require_known()
+                self._prepare()
+            except Corrupt as error:
+                self._replace(str(error))
+
+    def _open(self) -> None:
         with self._explained():
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+
+    def _require_known(self) -> None:
+        """Raise WrongState for a newer version, Corrupt for what is no sound database; changes nothing."""
         try:
-            # Two processes that turn a new database to WAL at once do not wait for each other: one is refused.
-            with Lock(f"{path}.lock"), self._explained():
-                for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
-                    self._db.execute(f"PRAGMA {setting}")
-                self._create()
+            version = self._version()
+            if version > VERSION:
+                raise WrongState(
+                    f"{self._path} is of a newer clearpod (version {version}, this one knows {VERSION}); install that "
+                    "one again, or remove the directory"
+                )
+            if version == 0 and os.path.exists(self._path + COPY):
+                raise Corrupt(f"{self._path} is empty")
+            with self._explained():
+                said = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if said != "ok":
+                raise Corrupt(f"{self._path} is damaged: {said[:200]}")
         except BaseException:
             self._db.close()
             raise
 
-    def _create(self) -> None:
-        with self.change() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise WrongState(f"{self._path} is of a newer clearpod (version {version}); upgrade, or remove it")
-            if version == 0:
-                for statement in _TABLES.split(";\n"):
+    def _version(self) -> int:
+        with self._explained():
+            return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _prepare(self) -> None:
+        """Settings and tables. A commit must outlive a power cut, hence FULL."""
+        try:
+            with self._explained():
+                for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                    self._db.execute(f"PRAGMA {setting}")
+            is_old = self._version() < VERSION
+            with self._transaction() as db:
+                version = self._version()
+                for statement in _TABLES.split(";\n") if version == 0 else ():
                     db.execute(statement)
+                for number in range(version, VERSION) if version else ():
+                    db.execute(_UPGRADES[number])
                 db.execute(f"PRAGMA user_version = {VERSION}")
+            if is_old or not os.path.exists(self._path + COPY):
+                self._copy()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _replace(self, why: str) -> None:
+        """The database is damaged: go on with the copy, if that is sound, else with an empty one."""
+        log.error("images.damaged", extra={"error": f"{why}; it is kept as {self._path}{DAMAGED}"})
+        for ending in _BESIDE:
+            _unlink(f"{self._path}{ending}")
+        if os.path.exists(self._path):
+            os.replace(self._path, self._path + DAMAGED)
+        if os.path.exists(self._path + COPY):
+            os.replace(self._path + COPY, self._path)
+        self._open()
+        try:
+            self._require_known()
+        except Corrupt as error:
+            log.error("images.damaged", extra={"error": f"the copy is no better: {error}; pull the images again"})
+            _unlink(self._path)
+            self._open()
+        self._prepare()
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -70,6 +140,15 @@ class Database:
     @contextmanager
     def change(self) -> Iterator[sqlite3.Connection]:
         """A transaction that no other process overlaps; undone when the block raises."""
+        with self._lock:
+            before = self._db.total_changes
+            with self._transaction() as db:
+                yield db
+            if self._db.total_changes != before:
+                self._copy()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -80,16 +159,38 @@ class Database:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def _copy(self) -> None:
+        """Best-effort: without it a damaged database costs all images, and with an older one the last change."""
+        beside = f"{self._path}{COPY}.{os.urandom(6).hex()}~"
+        try:
+            with self._explained(), contextlib.closing(sqlite3.connect(beside)) as target:
+                target.execute("PRAGMA journal_mode = OFF")
+                target.execute("PRAGMA synchronous = OFF")
+                self._db.backup(target)
+            files.sync(beside)
+            os.replace(beside, self._path + COPY)
+        except (PodError, OSError) as error:
+            log.warning("images.copy", extra={"error": f"{self._path}{COPY} could not be written: {error}"})
+            _unlink(beside)
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+            name = getattr(error, "sqlite_errorname", "")
+            if name == "SQLITE_FULL":
                 raise NoSpace(f"{self._path}: the disk is full; free some space") from None
-            raise PodError(f"{self._path}: {error}; if it is damaged, remove it and pull the images again") from error
+            if name.startswith(_DAMAGE):
+                raise Corrupt(f"{self._path} is damaged ({error}); start clearpod again, it has a copy") from error
+            raise PodError(f"{self._path}: {error}; look at the file and its disk") from error
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
             self._db.close()
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

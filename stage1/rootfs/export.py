@@ -30,12 +30,17 @@ def has_image(directory: str, image: ImageFiles) -> bool:
 def add_image(directory: str, image: ImageFiles, *, ids: "Callable[[], int]" = lambda: -1) -> str:
     """Mount the image read-only where the guest can see it; already there is fine. Returns its name below `layers`.
 
+    What is there from files that were damaged, and replaced since, gives way to the new ones.
     `ids`, called when it has to be mounted, gives a descriptor of the user namespace that maps its owners, -1 for none.
     """
-    name = image_name(image.id)
+    name, files = image_name(image.id), _identity(image)
     if has_image(directory, image):
-        return name
+        if _mounted_from(directory, name) in (files, b""):
+            return name
+        remove_image(directory, image)
     with beneath.Root(directory) as own:
+        own.make_directories("images", 0o700)
+        own.write(f"images/{name}", files)
         own.make_directories(f"tree/layers/{name}", 0o755)
         with beneath.Root(os.path.dirname(image.merged)) as place:
             if place.exists("filecaps"):
@@ -59,6 +64,24 @@ def remove_image(directory: str, image: ImageFiles) -> None:
             os.close(layers)
         own.remove_tree(f"tree/layers/{name}")
         own.unlink(f"tree/layers/{name}.filecaps")
+        own.unlink(f"images/{name}")
+
+
+def _identity(image: ImageFiles) -> bytes:
+    try:
+        found = [os.stat(path) for path in (image.merged, *image.layers)]
+    except FileNotFoundError:
+        return b"none"  # to mount it says better what is missing
+    return "".join(f"{one.st_ino} {one.st_mtime_ns}\n" for one in found).encode()
+
+
+def _mounted_from(directory: str, name: str) -> bytes:
+    """Empty when nobody has written it down, as in former versions."""
+    try:
+        with beneath.Root(directory) as own:
+            return own.read(f"images/{name}", ours=True)
+    except FileNotFoundError:
+        return b""
 
 
 def read_image_file(directory: str, name: str, *, path: str) -> str:

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One layer, as a registry stores it, to one erofs blob named after its diff id.
 
-Called by the pull, from a thread. A blob is built beside and renamed into place, so whoever sees it sees a
-whole one; two pulls of one layer wait for each other and convert it once.
+Called by the pull, from a thread. A blob is built beside, sealed and renamed into place, so whoever sees it sees a
+whole one, after a power cut too; two pulls of one layer wait for each other and convert it once.
 """
 
 import json
 import os
 from typing import NamedTuple
 
+from stage1.linux import files
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.linux.supervise import never
-from stage1.rootfs import confined, layerjob, layout
+from stage1.rootfs import confined, layerjob, layout, seal
 from stage1.rootfs.blob import Blob, Rules, unpack
 from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.erofs import Image
@@ -80,14 +81,24 @@ def _convert(blob: Blob, place: Place) -> None:
         # Besides the tar, to which directories are added, the image is there.
         question = Question("stage1.rootfs.layerjob", words, blob.title, timeout_s, box, 2 * most_bytes)
         confined.ask(question, Asker(place.limits, place.stop))
-        facts, made = layout.facts_path(place.layers_dir, blob.diff_id), f"{box}/{layerjob.BLOB}"
+        made, facts = f"{box}/{layerjob.BLOB}", f"{box}/{layerjob.FACTS}"
         confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)
         check_image(made)
         confined.adopt(box, layerjob.FACTS, target=facts, most_bytes=_FACTS_BYTES)
-        with Guard("rename", made):
-            os.rename(made, layout.layer_path(place.layers_dir, blob.diff_id))
+        _keep(blob.diff_id, place, made=made, facts=facts)
     finally:
         confined.remove_box(box)
+
+
+def _keep(diff_id: str, place: Place, *, made: str, facts: str) -> None:
+    """Move the two files of a layer to their places, the blob last."""
+    moves = {facts: layout.facts_path(place.layers_dir, diff_id), made: layout.layer_path(place.layers_dir, diff_id)}
+    seals = {os.path.basename(target): seal.of(path, place.stop) for path, target in moves.items()}
+    seal.write(layout.seal_path(place.layers_dir, diff_id), seals)
+    for path, target in moves.items():
+        with Guard("rename", path):
+            os.rename(path, target)
+    files.sync(place.layers_dir)
 
 
 def check_image(path: str) -> None:

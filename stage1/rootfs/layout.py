@@ -4,7 +4,8 @@ store.
 
 layers/<hex>.erofs   a layer; <hex> is its diff id without "sha256:"
 layers/<hex>.json    what merging needs to know of it (`facts`)
-images/<hex>/        config.json manifest.json merged.erofs filecaps
+layers/<hex>.seal    sizes and checksums of these two (`seal`); none in stores of former versions
+images/<hex>/        config.json manifest.json merged.erofs filecaps, and `seal` for these
 tmp/                 whatever is half done; nothing in it survives a start
 """
 
@@ -37,3 +38,12 @@ def layer_path(layers_dir: str, diff_id: str) -> str:
 def facts_path(layers_dir: str, diff_id: str) -> str:
     """The facts of a layer, written before its blob: where the blob is, they are."""
     return f"{layers_dir}/{hex_of(diff_id)}.json"
+
+
+def seal_path(layers_dir: str, diff_id: str) -> str:
+    """The seal of a layer, written before its blob too."""
+    return f"{layers_dir}/{hex_of(diff_id)}.seal"
+
+
+SEAL = "seal"
+"""That of an image's own files, in its directory."""

@@ -67,8 +67,10 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.lstat", "os.makedirs", "os.unlink"), OURS),
     "cri/store/images.py": dict.fromkeys(
-        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.unlink", "os.path.getsize"), IMAGES
+        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.unlink", "os.path.getsize"), IMAGES
     ),
+    "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "os.unlink"), STATE),
+    "cri/store/soundness.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
     "stage1/ahead.py": {"os.stat": HOST},
@@ -152,6 +154,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/blob.py": dict.fromkeys(("open", "os.open"), IMAGES),
     "stage1/rootfs/erofs.py": {"os.open": IMAGES},
     "stage1/rootfs/facts.py": dict.fromkeys(("files.read", "files.write_atomic", "open", "os.open"), IMAGES),
+    "stage1/rootfs/export.py": {"os.stat": IMAGES},
     "stage1/rootfs/flat.py": {"os.path.getsize": IMAGES},
     "stage1/rootfs/identity.py": dict.fromkeys(("files.read", "os.path.exists"), HOST),
     "stage1/rootfs/journal.py": {
@@ -170,6 +173,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         (
             "files.make_dirs",
             "files.remove_tree",
+            "open",
             "os.chown",
             "os.mkdir",
             "os.open",
@@ -178,6 +182,9 @@ ALLOWED: dict[str, dict[str, str]] = {
             "os.unlink",
         ),
         STATE,
+    ),
+    "stage1/rootfs/seal.py": dict.fromkeys(
+        ("files.read", "files.write_atomic", "open", "os.open", "os.path.getsize", "os.stat"), IMAGES
     ),
     "stage1/rootfs/share.py": {"os.open": IMAGES},
     "stage1/rootfs/unmounting.py": {"os.path.realpath": "of the pod's directory, no further"},

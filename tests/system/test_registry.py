@@ -324,7 +324,7 @@ def test_what_a_killed_process_leaves_is_swept(registry: Registry, layout: Layou
     state = str(tmp_path / "state")
     done = subprocess.run([*python(), program, state, name])
     assert done.returncode == -9
-    assert len(os.listdir(f"{state}/layers")) == 4
+    assert len(os.listdir(f"{state}/layers")) == 6
     assert os.listdir(f"{state}/tmp")
     store = ImageStore(state)
     assert leftovers(store) == []

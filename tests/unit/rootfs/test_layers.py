@@ -49,7 +49,7 @@ def test_every_compression_gives_the_same_blob(compression: str, place: Place, t
         Path(convert(blob_of(Layer(content, "gzip"), tmp_path), place)).read_bytes()
     )
     assert not os.listdir(place.work_dir)
-    assert sorted(os.path.splitext(n)[1] for n in os.listdir(place.layers_dir)) == [".erofs", ".json"]
+    assert sorted(os.path.splitext(n)[1] for n in os.listdir(place.layers_dir)) == [".erofs", ".json", ".seal"]
 
 
 def test_a_blob_is_the_same_bytes_each_time(place: Place, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_many_threads_that_want_one_layer_convert_it_once(place: Place, tmp_path
         thread.join()
     assert len(seen) == 4
     assert len(set(seen)) == 1
-    assert len(os.listdir(place.layers_dir)) == 2
+    assert len(os.listdir(place.layers_dir)) == 3
 
 
 def test_a_stopped_conversion_leaves_nothing(place: Place, tmp_path: Path) -> None:

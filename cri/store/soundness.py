@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the files of images are as they were made: at a glance (sizes, erofs headers), or by reading all of them.
+
+Used by the image store, in threads. It looks and tells; putting an image aside is the store's. What was read once and
+has not been touched since is not read again by the same process.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+
+from stage1.linux.supervise import never
+from stage1.rootfs import layout, seal
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.seal import Seal
+
+_Identity = tuple[int, int, int, int]
+
+
+class Soundness:
+    """Of what is in these two directories of the store."""
+
+    def __init__(self, layers_dir: str, images_dir: str) -> None:
+        self._layers_dir, self._images_dir = layers_dir, images_dir
+        self._read: dict[str, _Identity] = {}
+
+    def of_image(self, image_id: str, diff_ids: Iterable[str], *, whole: bool, stop: Callable[[], bool] = never) -> str:
+        """What is wrong with it, as a clause that names the file; empty when nothing is. Raises Stopped."""
+        layers = tuple(diff_ids)
+        for diff_id in layers:
+            if why := self.of_layer(diff_id, whole=whole, stop=stop):
+                return why
+        directory = f"{self._images_dir}/{layout.hex_of(image_id)}"
+        try:
+            seals, merged_from = seal.read(f"{directory}/{layout.SEAL}")
+        except FileNotFoundError:
+            seals, merged_from = {}, ()
+        except Corrupt as error:
+            return str(error)
+        wanted: dict[str, Seal | None] = {"merged.erofs": None, "config.json": None, **seals}
+        for name, made in wanted.items():
+            if why := self._why(f"{directory}/{name}", made, whole=whole, stop=stop):
+                return f"its file {name} {why}"
+        if merged_from and merged_from != tuple(map(self._checksum, layers)):
+            return "a layer was made again, in another way, since it was merged"
+        return ""
+
+    def of_layer(self, diff_id: str, *, whole: bool, stop: Callable[[], bool] = never) -> str:
+        """As `of_image`, for one layer."""
+        try:
+            seals = self._seals(diff_id)
+        except Corrupt as error:
+            return f"its layer {diff_id} can't be checked: {error}"
+        for path in (layout.layer_path(self._layers_dir, diff_id), layout.facts_path(self._layers_dir, diff_id)):
+            if why := self._why(path, seals.get(os.path.basename(path)), whole=whole, stop=stop):
+                return f"its layer {diff_id} {why}"
+        return ""
+
+    def seal(self, directory: str, diff_ids: Iterable[str], *, stop: Callable[[], bool] = never) -> None:
+        """Seal the files of an image in `directory`, merged from these layers, and those of a layer that a former
+        version made. What is sealed stays so.
+
+        Raises KernelError, FileNotFoundError, NoSpace, Corrupt, Stopped.
+        """
+        layers = tuple(diff_ids)
+        for diff_id in layers:
+            if not self._seals(diff_id):
+                paths = (layout.layer_path(self._layers_dir, diff_id), layout.facts_path(self._layers_dir, diff_id))
+                seals = {os.path.basename(path): seal.of(path, stop) for path in paths}
+                seal.write(layout.seal_path(self._layers_dir, diff_id), seals)
+        if not os.path.exists(f"{directory}/{layout.SEAL}"):
+            seals = {name: seal.of(f"{directory}/{name}", stop) for name in os.listdir(directory)}
+            seal.write(f"{directory}/{layout.SEAL}", seals, merged_from=tuple(map(self._checksum, layers)))
+
+    def _seals(self, diff_id: str) -> dict[str, Seal]:
+        try:
+            return seal.read(layout.seal_path(self._layers_dir, diff_id))[0]
+        except FileNotFoundError:
+            return {}
+
+    def _checksum(self, diff_id: str) -> str:
+        found = self._seals(diff_id).get(os.path.basename(layout.layer_path(self._layers_dir, diff_id)))
+        return found.sha256 if found else ""
+
+    def _why(self, path: str, made: Seal | None, *, whole: bool, stop: Callable[[], bool]) -> str:
+        if why := seal.broken(path, made):
+            return why
+        if not whole or made is None or (before := _identity(path)) == self._read.get(path):
+            return ""
+        if why := seal.differs(path, made, stop=stop):
+            return why
+        self._read[path] = before
+        return ""
+
+
+def _identity(path: str) -> _Identity:
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

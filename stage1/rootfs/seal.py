@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the files of a layer or an image must be: a size and a checksum for each, in a file beside them.
+
+Made by `layers` and the pull when the files are complete, compared by the image store. Whoever seals a file has it
+synced first: a seal that a power cut left is of a file that it left too. Foreign bytes are counted and hashed, no more.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+from stage1.errors import PodError
+from stage1.linux import files, supervise
+from stage1.linux.libc import Guard
+from stage1.rootfs.corrupt import Corrupt
+from stage1.rootfs.erofs import Image
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION = 1
+_CHUNK_BYTES = 1 << 20
+_EROFS, _JSON = ".erofs", ".json"
+
+
+class Seal(NamedTuple):
+    """Of one file: bytes, and SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+def of(path: str, stop: "Callable[[], bool]" = supervise.never) -> Seal:
+    """Sync the file, read it all, and seal it. Raises KernelError, Missing, NoSpace, Stopped."""
+    files.sync(path)
+    return Seal(os.path.getsize(path), _sha256(path, stop))
+
+
+def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]" = ()) -> None:
+    """Put the seals of some files of a directory, by name, durably at `path`.
+
+    `merged_from` are the checksums of the layers of an image, to which its `merged.erofs` fits.
+    """
+    document = {"v": VERSION, "files": seals, "merged_from": merged_from}
+    files.write_atomic(path, json.dumps(document).encode(), durable=True)
+
+
+def read(path: str) -> "tuple[dict[str, Seal], tuple[str, ...]]":
+    """What `write` wrote. Raises Corrupt when it can't be understood, FileNotFoundError when there is none."""
+    try:
+        document = json.loads(files.read(path))
+        if document["v"] != VERSION:
+            raise Corrupt(f"{path} is of another version of clearpod ({str(document['v'])[:20]}); pull the image again")
+        seals = {str(name): Seal(int(size), str(sha)) for name, (size, sha) in document["files"].items()}
+        return seals, tuple(map(str, document["merged_from"]))
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, PodError) as error:
+        raise Corrupt(f"{path} can't be understood ({error!r:.100}); pull the image again") from None
+
+
+def broken(path: str, seal: Seal | None) -> str:
+    """What is seen at once of a file that is not as it was sealed, as the end of a sentence; empty when nothing is.
+
+    Without a seal, as in stores of former versions, it is whether an erofs file has the size that it says, and a JSON
+    document an end.
+    """
+    try:
+        size = os.stat(path).st_size
+        if seal and size != seal.size:
+            return f"has {size} bytes instead of {seal.size}"
+        if path.endswith(_EROFS):
+            with Image(path):
+                pass
+        elif not seal and path.endswith(_JSON) and _last_byte(path) != b"}":
+            return "is cut off"
+    except FileNotFoundError:
+        return "is not there"
+    except Corrupt:
+        return "is not a whole erofs file"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    return ""
+
+
+def _last_byte(path: str) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 1))
+        return file.read(1)
+
+
+def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.never) -> str:
+    """As `broken`, by reading all of it. Raises Stopped."""
+    try:
+        found = _sha256(path, stop)
+    except (FileNotFoundError, PodError) as error:
+        if isinstance(error, supervise.Stopped):
+            raise
+        return f"can't be read ({error})"
+    return "" if found == seal.sha256 else "has other contents than were written"
+
+
+def _sha256(path: str, stop: "Callable[[], bool]") -> str:
+    from hashlib import sha256
+
+    digest = sha256()
+    with Guard("read", path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            while chunk := os.read(fd, _CHUNK_BYTES):
+                digest.update(chunk)
+                if stop():
+                    raise supervise.Stopped("the check was cancelled")
+        finally:
+            os.close(fd)
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon's clients see of an image whose files are damaged: DATA_LOSS with its name and the layer, an
+ImageStatus that makes kubelet pull, and after the pull containers again. Neighbours notice nothing.
+"""
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1.linux import mount
+from tests.cri.conftest import Client, Registered, World
+from tests.fakes.patience import PATIENCE
+
+
+@pytest.fixture
+def own_store(world: World, registered: Registered, tmp_path: Path) -> World:
+    """A world whose store is its own to damage."""
+    shutil.copytree(registered.state_dir, tmp_path / "state")
+    world.config = world.config.model_copy(update={"state_dir": f"{tmp_path}/state"})
+    world.host = world.host._replace(state_dir=f"{tmp_path}/state")
+    return world
+
+
+def layers(world: World) -> list[Path]:
+    return sorted(Path(world.config.state_dir, "layers").glob("*.erofs"))
+
+
+async def status(cri: Client) -> bool:
+    return bool((await cri("ImageStatus", image=pb.ImageSpec(image=cri.image))).HasField("image"))
+
+
+async def test_a_truncated_layer_is_data_loss_and_the_next_pull_mends_it(own_store: World) -> None:
+    async with own_store.daemon() as cri:
+        pod = await cri.pod()
+        lives = await cri.container(pod, "sleep", "1000", name="lives")
+        await cri("StartContainer", container_id=lives)
+        (layer, *_) = layers(own_store)
+        os.truncate(layer, layer.stat().st_size // 2)
+        code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="c"))
+        assert code == "DATA_LOSS" and cri.image in sentence and layer.stem in sentence
+        assert not await status(cri)
+        assert len((await cri("ListImages")).images) == 1
+        assert (await cri("ExecSync", container_id=lives, cmd=["echo", "hi"])).stdout == b"hi\n"
+    async with own_store.daemon() as cri:
+        assert not await status(cri)
+        again = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="c"))
+        assert again == (code, sentence)
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+        assert await status(cri)
+        made = await cri.container(pod, "true", name="c")
+        await cri("StartContainer", container_id=made)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert own_store.left_over() == []
+
+
+async def test_a_bit_that_flipped_is_found_after_the_first_use_and_the_pod_gets_the_mended_image(
+    own_store: World,
+) -> None:
+    async with own_store.daemon() as cri:
+        (layer, *_) = layers(own_store)
+        with layer.open("r+b") as opened:
+            opened.seek(layer.stat().st_size - 1)
+            byte = opened.read(1)[0]
+            opened.seek(-1, os.SEEK_CUR)
+            opened.write(bytes([byte ^ 1]))
+        pod = await cri.pod()
+        await cri.container(pod, "true", name="a")
+        async with asyncio.timeout(30 * PATIENCE):
+            await cri.node.verifier.settled()
+        assert not await status(cri)
+        late = cri.config("true", name="b")
+        assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=late))[0] == "DATA_LOSS"
+        before = mounted(own_store, pod)
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+        await cri.container(pod, "true", name="b")
+        assert mounted(own_store, pod) != before
+        await cri.node.verifier.settled()
+        assert await status(cri)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert own_store.left_over() == []
+
+
+def mounted(world: World, pod: str) -> str:
+    """From which files the image is mounted that the pod sees."""
+    (image,) = Path(f"{world.config.run_dir}/pods/{pod}/share/layers").glob("*[0-9a-f]/")
+    assert mount.is_mount_point(str(image.parent), below=image.name)
+    return Path(f"{world.config.run_dir}/pods/{pod}/images/{image.name}").read_text()
+
+
+async def test_a_template_of_scratch_disks_that_is_cut_off_is_made_again(own_store: World) -> None:
+    templates = Path(own_store.config.state_dir, "templates")
+    async with own_store.daemon() as cri:
+        await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod())
+        (template,) = templates.glob("*.img")
+        size = template.stat().st_size
+        for damage in (0, size // 2, size):
+            os.truncate(template, 0)
+            os.truncate(template, damage)
+            await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod())
+            assert template.stat().st_size == size and template.read_bytes()[1080:1082] == b"\x53\xef"
