@@ -68,7 +68,7 @@ def make(
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, call.container)
     with Turn():
-        record.save(path, plan)
+        record.begin(path, plan)
         try:
             if not is_spare:
                 record.link(directory, path)
@@ -188,7 +188,7 @@ def detach_recorded(path: str) -> None:
 
     Raises NetworkFailed when a plugin fails at DEL.
     """
-    known = record.load(path)
+    known = record.load_first(path)
     if known is not None:
         _delete_all(path, known)
         # From here on there is nothing that a stand-in could help to remove. If that can't be said, who is asked again

@@ -37,7 +37,7 @@ def take(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
 
 def _load(path: str) -> record.Record | None:
     try:
-        return record.load(path)
+        return record.load_first(path)
     except PodError:
         return None
 

@@ -2,7 +2,8 @@
 """What must be known to undo a pod's network: one versioned JSON file per pod, written before anything is made.
 
 Called by attach. The file lies in the cache directory, which survives a reboot as the plugins' leases do; the pod's
-directory has a symbolic link `cni.json` to it, so that the directory alone leads to everything.
+directory has a symbolic link `cni.json` to it, so that the directory alone leads to everything. What is known before
+the first plugin runs outlives a power cut, in a second file; what the plugins said is of no use after one.
 """
 
 import json
@@ -20,6 +21,8 @@ VERSION = 1
 LINK = "cni.json"
 _HALF = "~"
 """Ends the name of a file that `write_atomic` has not finished."""
+_FIRST = f".first{_HALF}"
+"""Ends that of the second file. A power cut may leave an empty file where one that was not synced replaced another."""
 
 
 class Attachment(NamedTuple):
@@ -48,8 +51,21 @@ class Record(NamedTuple):
     directory: str = ""
 
 
+def begin(path: str, record: Record) -> None:
+    """`save` before the first plugin runs: from now on `load_first` finds the record, after a power cut too."""
+    first = f"{path}{_FIRST}"
+    files.write_atomic(first, _text(record), durable=True)
+    _unlink(path)
+    with Guard("link", path):
+        os.link(first, path)
+
+
 def save(path: str, record: Record) -> None:
     """Replace the file at `path` in one step."""
+    files.write_atomic(path, _text(record))
+
+
+def _text(record: Record) -> bytes:
     document = {
         "v": VERSION,
         "netns": record.netns,
@@ -64,7 +80,7 @@ def save(path: str, record: Record) -> None:
         "is_owed": record.is_owed,
         "directory": record.directory,
     }
-    files.write_atomic(path, json.dumps(document).encode())
+    return json.dumps(document).encode()
 
 
 def try_to_save(path: str, record: Record) -> bool:
@@ -82,11 +98,23 @@ def load(path: str) -> Record | None:
         document = json.loads(files.read(path))
         if document["v"] != VERSION:
             raise PodError(f"{path} has version {document['v']}; this clearpod reads version {VERSION}")
-        return _record(document)
+        return _checked(_record(document))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise PodError(f"the record of a pod's network, {path}, is damaged: {error!r}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PodError(f"the record of a pod's network, {path}, is damaged: {error!r:.200}") from None
+
+
+def load_first(path: str) -> Record | None:
+    """As `load`, but if the record is damaged or lost, what was known before the first plugin ran: enough for DEL."""
+    try:
+        known, error = load(path), None
+    except PodError as damage:
+        known, error = None, damage
+    known = known or load(f"{path}{_FIRST}")
+    if known is None and error is not None:
+        raise error
+    return known
 
 
 def place(cache_dir: str, pod_id: str) -> str:
@@ -156,6 +184,24 @@ def _unlink(path: str) -> None:
 def _plain(seen: PodNetwork) -> Document:
     lists = {key: [one._asdict() for one in getattr(seen, key)] for key in ("interfaces", "routes", "neighbours")}
     return {**seen._asdict(), **lists}
+
+
+def _checked(record: Record) -> Record:
+    """Raise TypeError unless the fields are of their types, as far as others count on it."""
+    words = (record.netns, record.directory, *record.bin_dirs)
+    calls = [one.call for one in record.attachments]
+    words += tuple(word for call in calls for word in (call.container, call.netns, call.ifname))
+    results = [one.result for one in record.attachments if one.result is not None]
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError("a name is no text")
+    if not all(
+        isinstance(said, dict) for said in (*results, *(p for one in record.attachments for p in one.network.plugins))
+    ):
+        raise TypeError("a result or a plugin is no object")
+    numbers: tuple[object, ...] = (record.limit_s, record.failures)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise TypeError("a number is none")
+    return record
 
 
 def _record(document: Document) -> Record:

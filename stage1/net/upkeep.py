@@ -110,7 +110,7 @@ def _collect(network: Network, valid: list[Attachment], *, settings: Settings) -
 
 def _recorded(places: list[str]) -> list[Attachment]:
     """Of all pods of ours, also those whose network is still owed. Raises PodError when a record is damaged."""
-    known = [record.load(path) for place in places for path in record.every(place).values()]
+    known = [record.load_first(path) for place in places for path in record.every(place).values()]
     return [(one.network.name, one.call.container, one.call.ifname) for pod in known if pod for one in pod.attachments]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import BadRequest, NetworkFailed, PodError
+from stage1.errors import BadRequest, NetworkFailed
 from stage1.linux import namespace, process, tun
 from stage1.linux.netlink import Netlink
 from stage1.net import attach, debts, plugins, record
@@ -348,26 +348,6 @@ def test_a_netns_that_was_deleted_is_replaced_for_del_with_the_same_addresses(
     namespace.remove_net(netns(pod))
     attach.detach(directory)
     assert "eth0    inet 10.9.0.5/24" in (cni.root / "seen").read_text() and cni.left_over() == []
-
-
-@pytest.mark.parametrize(
-    "bad, sentence", [("", "damaged"), ("{", "damaged"), ("{}", "damaged"), ('{"v": 9}', "has version 9")]
-)
-def test_a_record_that_is_damaged_is_named_and_keeps_no_pod(
-    cni: FakeCni, pod: Pod, directory: str, bad: str, sentence: str
-) -> None:
-    attach.attach(pod, directory, settings=cni.settings)
-    (path,) = record.every(cni.settings.cache_dir).values()
-    good = Path(path).read_text()
-    Path(path).write_text(bad)
-    with pytest.raises(PodError, match=f"{path}.*{sentence}"):
-        attach.detach_recorded(path)
-    owed = attach.detach(directory, tries=3)
-    assert f"look at {path} and remove it: " in owed and sentence in owed
-    assert os.listdir(directory) == [] and not os.path.exists(netns(pod))
-    Path(path).write_text(good)
-    attach.detach_recorded(path)
-    assert cni.left_over() == []
 
 
 def test_odd_but_valid_results_are_understood(cni: FakeCni, pod: Pod, directory: str) -> None:
