@@ -7,7 +7,7 @@ netns, disk and records have their names and `engine.collect` undoes everything,
 
 import os
 
-from stage1 import engine
+from stage1 import engine, machine, quarters
 from stage1.engine import Host, Prepared
 from stage1.errors import VmFailed
 from stage1.net import attach, spare
@@ -51,6 +51,16 @@ def hand_over(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = Non
         return spare.join(is_free=pod.allow_spoofing)
 
     return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=join)
+
+
+def place(pod: Pod, host: Host) -> str:
+    """Put the VMM into its pod's cgroups, as `quarters.move`. Raises KernelError, VmFailed when there is no VMM."""
+    directory = engine.pod_directory(host, pod.id)
+    vm = engine.recorded_vm(directory)
+    if vm is None:
+        raise VmFailed(f"{directory} has no record of a virtual machine that waits")
+    spec = machine.vm_spec(pod, host, directory=directory)
+    return quarters.move(spec, pod, host=host, directory=directory, pid=vm.pid)
 
 
 def write_down(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:

@@ -8,7 +8,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound
-from stage1.linux import cgroup, tsc, vsock
+from stage1.linux import cgroup, podcgroup, tsc, vsock
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import LEAST_MEMORY_MIB, Pod
 from stage1.pod.network import PodNetwork
@@ -68,7 +68,7 @@ def _host_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     agent, name = _artefact(host, AGENT), f"clearpod-{pod.id}"
     vm = host_driver.spec(name, directory, agent=agent, choice=choice(pod, host), namespaces=pod.host)
     disk = f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else ""
-    return host_driver.placed(vm, cgroup.place(pod.cgroup_parent, name), scratch=disk)
+    return host_driver.placed(vm, cgroup.place(podcgroup.path_of(pod.cgroup_parent), name), scratch=disk)
 
 
 def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pod's VMM has on the host beside its files: ids of its own, and cgroups with limits. Called by the engine.
 
-All of it is found again from links in the pod's directory: `ids` (vm.slots) and `cgroup`, `cgroup.memory` and so on.
+A VMM is in the cgroup that was made for its pod (`linux.podcgroup`) where that has room for it, else below one of ours.
+All is found again from links in the pod's directory: `ids` (vm.slots) and `cgroup`, `cgroup.memory` and so on, with
+`.pod` at the end for those of a VM that was there before its pod.
 """
 
-from stage1.linux import beneath, cgroup, mount, namespace
+from stage1.linux import beneath, cgroup, mount, namespace, podcgroup
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
 from stage1.rootfs import owners, remains
 from stage1.vm import limits, slots
 from stage1.vm.spec import VmSpec
+
+MIB = 1 << 20
 
 
 def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
@@ -27,16 +31,63 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
         vm = vm._replace(ids=numbers.extents(slots.claim(directory, host.ids), pod.ids))
         owners.keep(directory, pod.ids, vmm=vm.ids)
     if host.cgroup_parent:
-        vm = vm._replace(cgroups=_cgroups(vm, host.cgroup_parent, directory=directory, name=f"clearpod-{pod.id}"))
+        places, why_not = home(vm, pod, parent=host.cgroup_parent)
+        vm = vm._replace(cgroups=_make(vm, places, directory=directory), cgroup_note=why_not)
     return vm
 
 
-def _cgroups(vm: VmSpec, parent: str, *, directory: str, name: str) -> tuple[str, ...]:
-    """They are written down before they are made, so that whoever comes later finds what is there."""
+def home(vm: VmSpec, pod: Pod, *, parent: str) -> tuple[dict[str, str], str]:
+    """Where the VMM's cgroups go, by hierarchy, and why not into the pod's cgroup; that is empty if they do, or if the
+    pod has none. In hierarchies where the pod has none they are below `parent`.
+    """
+    name = f"clearpod-{pod.id}"
     places = cgroup.places(parent, name)
+    if not pod.cgroup_parent:
+        return places, ""
+    found = podcgroup.find(pod.cgroup_parent)
+    why_not = _lack(vm, pod, allowed=podcgroup.allowed(found))
+    if not found:
+        why_not = f"there is no cgroup {podcgroup.path_of(pod.cgroup_parent) or '/'} for pods on this host"
+    if why_not:
+        return places, f"the virtual machine is counted below /{parent} and not in its pod's cgroup: {why_not}"
+    return places | {kind: f"{path}/{name}" for kind, path in found.items()}, ""
+
+
+def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
+    """What the pod's cgroup does not have for a VM, which the host's kernel would then kill; empty when it has all."""
+    inside_mib, cost_mib = -(-pod.limit_bytes // MIB) or vm.memory_mib, limits.cost_mib(vm)
+    memory_mib, pids = allowed.memory_bytes // MIB, limits.of(vm).pids
+    if 0 < memory_mib < inside_mib + cost_mib:
+        return (
+            f"that allows {memory_mib} MiB, and beside the {inside_mib} MiB of its containers the virtual machine takes"
+            f" up to {cost_mib} MiB; give the RuntimeClass an overhead.podFixed.memory of {cost_mib}Mi"
+        )
+    if 0 < allowed.pids < pids:
+        return f"that allows {allowed.pids} processes, and the virtual machine may have {pids}; raise podPidsLimit"
+    return ""
+
+
+def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pid: int) -> str:
+    """Put a VMM that runs already, since it waited for its pod, into the cgroups of its pod; what it has taken until
+    then stays counted where it was. Returns why not, as `home` does.
+
+    Undo: as of `add`. Raises KernelError.
+    """
+    if not host.cgroup_parent or not pod.cgroup_parent:
+        return ""
+    places, why_not = home(vm, pod, parent=host.cgroup_parent)
+    now = set(cgroups(directory))
+    new = {kind: path for kind, path in places.items() if path not in now}
+    for path in _make(vm, new, directory=directory, ending=".pod"):
+        cgroup.join(path, pid)
+    return why_not
+
+
+def _make(vm: VmSpec, places: dict[str, str], *, directory: str, ending: str = "") -> tuple[str, ...]:
+    """They are written down before they are made, so that whoever comes later finds what is there."""
     with beneath.Root(directory) as own:
         for kind, path in places.items():
-            own.link(f"cgroup{kind}", path)
+            own.link(f"cgroup{kind}{ending}", path)
     cgroup.make(places, limits.of(vm))
     return tuple(places.values())
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from cri.cli.check_facts import Facts
 from cri.pods import fit
 from stage1.linux.cgroup import LIMITED
+from stage1.vm import limits
 from stage1.vm.choose import kvm_remedy
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -49,6 +50,7 @@ def judge(facts: Facts) -> list[Item]:
         _streaming(facts),
         _device("tun", facts.tun_error),
         _cgroup(facts),
+        *_overhead(facts),
         _pool(facts),
         _host_pods(facts),
         *_policy(facts),
@@ -200,6 +202,16 @@ def _cgroup(facts: Facts) -> Item:
     detail = f"{version or 'nothing'} mounted on /sys/fs/cgroup, where a VMM has no limit of {', '.join(missing)}"
     remedy = "boot with systemd.unified_cgroup_hierarchy=1; in a container, give it a cgroup that it may change"
     return Item("cgroup", WARN, detail, remedy)
+
+
+def _overhead(facts: Facts) -> list[Item]:
+    """For who writes the RuntimeClass."""
+    if facts.choice is None or not facts.vm_mib:
+        return []
+    is_emulated = facts.choice.driver == "qemu" and facts.choice.accel == "tcg"
+    mib = limits.beside_mib(facts.vm_mib, is_emulated=is_emulated)
+    detail = f"a VM of {facts.vm_mib} MiB takes up to {mib} MiB beside its containers: overhead.podFixed.memory {mib}Mi"
+    return [Item("pod overhead", OK, f"{detail} in the RuntimeClass lets its pod's cgroup count it")]
 
 
 def _pool(facts: Facts) -> Item:

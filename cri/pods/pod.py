@@ -114,6 +114,7 @@ class LivePod:
             prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
             await self.loopback.open(self.record.pod, self.ips)
+            self._note_cgroup(prepared.vm.cgroup_note)
             await self._start(prepared)
             await self.call(configure(self.record.pod, self.network))
 
@@ -133,6 +134,7 @@ class LivePod:
         async with self._until_ready():
             self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
             await self.loopback.open(record.pod, self.ips)
+            self._note_cgroup(await to_the_end(ahead.place, record.pod, tools.host))
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
             answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
             await beside(answer, ahead.write_down, record.pod, tools.host, network=self.network)
@@ -252,6 +254,11 @@ class LivePod:
         self._move("boot", link_key=prepared.link_key)
         self.watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
         await self.meet(self.tools.boot_timeout_s)
+
+    def _note_cgroup(self, note: str) -> None:
+        if note:
+            log.warning("pod.cgroup", extra={"pod": self.id, "title": self.title, "warning": note})
+            self.status = self.status._replace(cgroup_note=note)
 
     def _move(self, event: str, **changes: bytes) -> None:
         state = states.move(states.POD_MOVES, self.status.state, event=event)

@@ -7,6 +7,7 @@ import time
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.translate import replies
+from stage1 import quarters
 from stage1.vm.usage import Usage, usage
 
 
@@ -16,7 +17,7 @@ async def pod_sandbox_status(node: Node, request: pb.PodSandboxStatusRequest) ->
     info = {}
     if request.verbose:
         taken = await asyncio.to_thread(usage, pod.vm.pid) if pod.vm and pod.is_ready else Usage()
-        info = replies.sandbox_info(pod, taken)
+        info = replies.sandbox_info(pod, taken, cgroups=await asyncio.to_thread(quarters.cgroups, pod.directory))
     return pb.PodSandboxStatusResponse(
         status=replies.sandbox_status(pod),
         info=info,

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """RunPodSandbox: boots a VM. The pod is listed, and its name answers, only when its agent has."""
 
+import asyncio
+
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import resize
 from cri.translate import sandbox
 from stage1.errors import NetworkFailed, Unsupported
+from stage1.linux import podcgroup
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
     """Make the pod. On any failure nothing of it remains and the same request can be made again."""
-    record = sandbox.record(request, node.config, handlers=node.handlers)
+    kept = await asyncio.to_thread(podcgroup.protected_bytes, request.config.linux.cgroup_parent)
+    record = sandbox.record(request, node.config, handlers=node.handlers, kept_bytes=kept)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     resize.require_host(record.pod)

@@ -36,13 +36,14 @@ class PodRecord(NamedTuple):
 class PodState(NamedTuple):
     """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
 
-    `why` is a sentence about a pod that is not ready.
+    `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
     """
 
     state: str = states.NEW
     link_key: bytes = b""
     ids: int = 0
     why: str = ""
+    cgroup_note: str = ""
 
 
 class ContainerRecord(NamedTuple):

@@ -16,12 +16,12 @@ _OF_NAMESPACE = {
 """Sysctls that belong to a namespace: a pod that has its own may set them."""
 
 
-def pod(wanted: Pod, host: tuple[str, ...], *, cgroup_parent: str) -> Pod:
+def pod(wanted: Pod, host: tuple[str, ...]) -> Pod:
     """`wanted` with the namespaces `host` of the host. Raises BadRequest for own users, or a sysctl of the host."""
     if wanted.ids.length:
         raise BadRequest("a pod with namespaces of the host can't have users of its own; leave hostUsers unset")
     _check_sysctls(wanted, host)
-    found = wanted._replace(host=host, cgroup_parent=cgroup_parent, window_mib=0, kernel="", profile="")
+    found = wanted._replace(host=host, window_mib=0, kernel="", profile="")
     if "network" not in host:
         return found
     # Its ports are the host's own, and nobody limits or renames the host.

@@ -63,8 +63,8 @@ def sandbox_item(pod: LivePod) -> pb.PodSandbox:
     )
 
 
-def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
-    """Verbose: one JSON object under `info`, as the peers do."""
+def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str, str]:
+    """Verbose: one JSON object under `info`, as the peers do. `cgroups` are those that the VMM was put into."""
     model = pod.record.pod
     driver = "host" if model.host else pod.tools.host.choice.driver
     info = {
@@ -88,6 +88,8 @@ def sandbox_info(pod: LivePod, taken: Usage) -> dict[str, str]:
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
             "cpus": sorted(pod.cpus.now),
+            "cgroups": cgroups,
+            "cgroupNote": pod.status.cgroup_note,
         },
     }
     return {"info": json.dumps(info)}

@@ -19,11 +19,19 @@ from stage1.pod.model import Pod
 SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
 """What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""
 WINDOW_PER_MEMORY = 2
+KEPT = ("memory.min", "memory.low")
+"""By these the kubelet says requests, where it has MemoryQoS; LinuxContainerResources has no other field for them."""
+_MOST_DIGITS = 15
 MIB = 1 << 20
 
 
-def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[str, ...]) -> PodRecord:
-    """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
+def record(
+    request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[str, ...], kept_bytes: int = 0
+) -> PodRecord:
+    """The pod that the request asks for, with a new id; `kept_bytes` is the memory that its cgroup keeps for it.
+
+    Raises BadRequest, NotFound or Unsupported.
+    """
     wanted = request.config
     if request.runtime_handler not in handlers:
         known = ", ".join(filter(None, handlers))
@@ -31,8 +39,10 @@ def record(request: pb.RunPodSandboxRequest, config: Config, *, handlers: tuple[
     _check_names(wanted.metadata)
     _check_namespaces(wanted.linux.security_context, config)
     log_directory = _log_directory(wanted.log_directory)
-    pod = _pod(wanted, config)
-    annotations.check(wanted, pod, plain=_plain_sizes(wanted, config), grant=config.policy.of(pod.namespace))
+    pod = _pod(wanted, config, kept_bytes=kept_bytes)
+    annotations.check(
+        wanted, pod, plain=_plain_sizes(wanted, config, kept_bytes=kept_bytes), grant=config.policy.of(pod.namespace)
+    )
     return PodRecord(
         pod=pod,
         config=wanted.SerializeToString(),
@@ -47,9 +57,9 @@ def plain(config: Config) -> Pod:
     return _pod(pb.PodSandboxConfig(), config)
 
 
-def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
+def _pod(wanted: pb.PodSandboxConfig, config: Config, *, kept_bytes: int = 0) -> Pod:
     names, dns = wanted.metadata, wanted.dns_config
-    memory_mib, vcpus = size(wanted, config)
+    memory_mib, vcpus = size(wanted, config, kept_bytes=kept_bytes)
     pod = Pod(
         id=secrets.token_hex(32),
         name=names.name,
@@ -74,19 +84,21 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config) -> Pod:
         kernel=kernel.variant(wanted),
         profile=profile.of_pod(wanted),
         allow_spoofing=annotations.spoofing(wanted),
+        cgroup_parent=wanted.linux.cgroup_parent,
+        limit_bytes=max(wanted.linux.resources.memory_limit_in_bytes, 0),
     )
     host = security.host_namespaces(wanted.linux.security_context.namespace_options)
-    return host_pods.pod(pod, host, cgroup_parent=wanted.linux.cgroup_parent) if host else pod
+    return host_pods.pod(pod, host) if host else pod
 
 
-def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
-    """Memory (MiB) and vCPUs of the VM: an annotation, else the default plus what the pod's limits and
-    overhead say.
+def size(wanted: pb.PodSandboxConfig, config: Config, *, kept_bytes: int = 0) -> tuple[int, int]:
+    """Memory (MiB) and vCPUs of the VM: an annotation, else the default plus what the pod's limits or requests say,
+    whatever is more, and its overhead.
 
-    The limits come on top of the default, which feeds the guest itself: else the guest as a whole would run
+    These come on top of the default, which feeds the guest itself: else the guest as a whole would run
     out of memory before a container meets its own limit. Raises BadRequest beyond limits.max_pod_memory_mib.
     """
-    plain = _plain_sizes(wanted, config)
+    plain = _plain_sizes(wanted, config, kept_bytes=kept_bytes)
     memory_mib = annotations.number(wanted, policy.MEMORY) or plain.memory_mib
     vcpus = annotations.number(wanted, policy.VCPUS) or plain.vcpus
     most = config.limits.max_pod_memory_mib
@@ -95,13 +107,18 @@ def size(wanted: pb.PodSandboxConfig, config: Config) -> tuple[int, int]:
     return memory_mib, min(vcpus, os.cpu_count() or 1)
 
 
-def _plain_sizes(wanted: pb.PodSandboxConfig, config: Config) -> Sizes:
+def _plain_sizes(wanted: pb.PodSandboxConfig, config: Config, *, kept_bytes: int) -> Sizes:
     limits, overhead = wanted.linux.resources, wanted.linux.overhead
-    extra = max(limits.memory_limit_in_bytes, 0) + max(overhead.memory_limit_in_bytes, 0)
+    requested = max(kept_bytes, *(_bytes(limits.unified.get(name, "")) for name in KEPT))
+    extra = max(limits.memory_limit_in_bytes, requested) + max(overhead.memory_limit_in_bytes, 0)
     cpus = -(-limits.cpu_quota // limits.cpu_period) if limits.cpu_quota > 0 and limits.cpu_period > 0 else 0
     memory_mib = config.vm.memory_mib + -(-extra // MIB)
     vcpus = min(max(config.vm.vcpus, cpus), os.cpu_count() or 1)
     return Sizes(memory_mib, vcpus, min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY))
+
+
+def _bytes(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
 
 
 def _window_mib(wanted: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:

@@ -130,7 +130,7 @@ def _values(kind: str, limits: Limits) -> "list[tuple[str, str]]":
         ".memory": [("memory.limit_in_bytes", memory), ("memory.memsw.limit_in_bytes", memory)],
         ".pids": [("pids.max", str(limits.pids))],
         ".cpu": [("cpu.cfs_period_us", str(PERIOD_US)), ("cpu.cfs_quota_us", cpu)],
-    }[kind]
+    }.get(kind, [])
 
 
 def raise_memory(directories: "Sequence[str]", size_bytes: int) -> None:

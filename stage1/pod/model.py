@@ -154,8 +154,9 @@ class Pod(NamedTuple):
     host where one with systemd keeps its journal; empty is one that goes with the pod.
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
     With `allow_spoofing` it may send from addresses that are not its own.
-    `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM, and `cgroup_parent` is
-    where its cgroup goes, if that is there.
+    `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM.
+    `cgroup_parent` is the cgroup that somebody made for it, if that is there; `limit_bytes` is the memory that its
+    containers may have together, 0 when that is not said.
     """
 
     id: str
@@ -180,6 +181,7 @@ class Pod(NamedTuple):
     ids: IdMap = IdMap()
     host: tuple[str, ...] = ()
     cgroup_parent: str = ""
+    limit_bytes: int = 0
     kernel: str = ""
     profile: str = ""
     journal: str = ""

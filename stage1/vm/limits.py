@@ -16,6 +16,11 @@ from stage1.vm.vmm import is_kvmtool
 MIB = 1 << 20
 PROGRAM_MIB = 128
 """Memory of QEMU itself with its libraries, or of kvmtool, for devices, threads and requests in progress."""
+GUEST_MIB = 64
+"""Of a guest's kernel and agent with nothing in it."""
+PROGRAM_KVM_MIB, PROGRAM_TCG_MIB = 32, 64
+"""Of a VMM in good order, without what `PROGRAM_MIB` fences off for one that fell."""
+_STRUCTS = 64
 _TABLES_KVM, _TABLES_TCG = 64, 8
 """One part in so many of the guest's memory is taken once more, for page tables, or for the emulated TLB."""
 _IO_CPUS = 1
@@ -32,8 +37,26 @@ def of(vm: VmSpec) -> Limits:
     )
 
 
+def cost_mib(vm: VmSpec) -> int:
+    """What the VM takes of the host beside its containers, with some air; a pod's cgroup must have room for it."""
+    return beside_mib(vm.memory_mib, is_emulated=_is_emulated(vm))
+
+
+def beside_mib(memory_mib: int, *, is_emulated: bool) -> int:
+    """As `cost_mib`, of a VM with so much memory: its kernel, agent and page structs, and the VMM. docs/node.md has it
+    measured.
+    """
+    program = PROGRAM_TCG_MIB + CACHE_MIB if is_emulated else PROGRAM_KVM_MIB
+    tables = memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM)
+    return GUEST_MIB + memory_mib // _STRUCTS + program + tables
+
+
 def overhead_mib(vm: VmSpec) -> int:
     """What the VMM takes at most beside the guest's memory."""
-    is_emulated = vm.accel == "tcg" and not is_kvmtool(vm.binary)
+    is_emulated = _is_emulated(vm)
     tables = -(-vm.memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM))
     return PROGRAM_MIB + tables + (CACHE_MIB if is_emulated else 0)
+
+
+def _is_emulated(vm: VmSpec) -> bool:
+    return vm.accel == "tcg" and not is_kvmtool(vm.binary)

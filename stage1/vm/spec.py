@@ -108,6 +108,8 @@ class VmSpec(NamedTuple):
     """Of a pod on the host: its directory of cgroup v2, which need not exist. Of a VM it is empty: see `cgroups`."""
     cgroups: tuple[str, ...] = ()
     """Directories of cgroups that exist and have their limits: the VMM is to be in each. None: it stays in ours."""
+    cgroup_note: str = ""
+    """Why they are not in the cgroup that was made for the pod, as a sentence; empty when they are, or it has none."""
     ids: tuple[Extent, ...] = ()
     """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
     jailer: str = ""

@@ -98,6 +98,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/linux/namespace.py": dict.fromkeys(
         ("files.make_dirs", "os.listdir", "os.open", "os.path.exists", "os.stat", "os.unlink"), HOST
     ),
+    "stage1/linux/podcgroup.py": dict.fromkeys(("files.read", "os.path.isdir", "os.path.samefile"), HOST),
     "stage1/linux/pressure.py": {"files.read": HOST},
     "stage1/linux/process.py": dict.fromkeys(("open", "os.listdir", "os.open"), HOST),
     "stage1/linux/removal.py": {"os.scandir": SELF},

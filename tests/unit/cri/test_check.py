@@ -117,6 +117,7 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(tun_error="No such device"), "tun", WARN, "No such device", "modprobe tun"),
         (GOOD._replace(cgroup="hybrid"), "cgroup", OK, "hybrid: each VMM has its own, with limits", ""),
         (GOOD._replace(limited=("cpu",)), "cgroup", WARN, "no limit of memory, pids", "unified_cgroup_hierarchy"),
+        (GOOD, "pod overhead", OK, "takes up to 100 MiB beside its containers: overhead.podFixed.memory 100Mi", ""),
         (GOOD, "host pods", OK, "refused: host_pods.allow", ""),
         (GOOD._replace(host_pods=("network", "pid")), "host pods", OK, "network, pid allowed", ""),
         (
@@ -148,7 +149,7 @@ def test_each_item_is_one_line_with_aligned_columns() -> None:
     lines = check.text(judge(GOOD._replace(cgroup="v1", limited=("memory",)))).splitlines()
     assert len(lines) == len(judge(GOOD))
     assert lines[0] == "ok    user           root"
-    (cgroup,) = [line for line in lines if "cgroup" in line]
+    (cgroup,) = [line for line in lines if line[6:12] == "cgroup"]
     assert cgroup.startswith("warn  cgroup         v1 mounted")
     assert "; boot with systemd.unified_cgroup_hierarchy=1" in cgroup
 

@@ -31,7 +31,7 @@ def test_what_is_decided_after_the_boot_fits(other: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("other", [
     {"memory_mib": 127}, {"memory_mib": 256}, {"vcpus": 2}, {"window_mib": 0}, {"hypervisor": "kvmtool"},
-    {"networks": ("storage",)}, {"ids": IdMap(65536, 65536)}, {"host": ("network",)}, {"cgroup_parent": "/kubepods"},
+    {"networks": ("storage",)}, {"ids": IdMap(65536, 65536)}, {"host": ("network",)},
     {"kernel": "sctp"}, {"profile": "systemd"}, {"journal": "/journal"}, {"allow_spoofing": True},
 ])  # fmt: skip
 def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
@@ -39,7 +39,7 @@ def test_what_the_vm_was_booted_with_does_not(other: dict[str, Any]) -> None:
 
 
 def test_every_field_of_a_pod_was_thought_of() -> None:
-    booted = {"memory_mib", "vcpus", "window_mib", "hypervisor", "networks", "ids", "host", "cgroup_parent", "kernel"}
+    booted = {"memory_mib", "vcpus", "window_mib", "hypervisor", "networks", "ids", "host", "kernel"}
     booted |= {"profile", "journal", "allow_spoofing"}
     assert fit.AFTER_BOOT | booted == set(Pod._fields), "say in fit.AFTER_BOOT if a VM that runs can still get it"
 

@@ -42,7 +42,7 @@ def asked(
 
 def test_a_pod_that_asks_for_nothing_has_its_vm() -> None:
     pod = asked()
-    assert pod.host == () and pod.cgroup_parent == "" and pod.window_mib > 0
+    assert pod.host == () and pod.cgroup_parent == "/kubepods/x" and pod.window_mib > 0
     assert (pod.kernel, pod.profile) == ("sctp", "systemd")
 
 

@@ -4,15 +4,16 @@
 import json
 import os
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from stage1 import engine, quarters
+from stage1 import engine, machine, quarters
 from stage1.errors import NoSpace, NotFound, Unsupported, WrongState
-from stage1.linux import cgroup, mount
+from stage1.linux import cgroup, mount, podcgroup
 from stage1.linux.idmap import Extent
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import Container, IdMap, Mount, Pod, Process
@@ -42,7 +43,8 @@ def host(tmp_path: Path) -> Iterator[engine.Host]:
     with tempfile.TemporaryDirectory() as run_dir:
         yield engine.Host(run_dir, str(guest), f"{tmp_path}/state", QEMU, scratch_mib=16, ids=ids, cgroup_parent=PARENT)
     for path in cgroup.places("", PARENT).values():
-        os.rmdir(path)
+        if os.path.exists(path):
+            os.rmdir(path)
 
 
 class DeadVmm:
@@ -155,3 +157,97 @@ def test_a_pod_with_a_user_namespace_of_an_earlier_version_gets_no_more_containe
     finally:
         engine.collect(prepared.directory)
         vmm.stop()
+
+
+@pytest.fixture
+def made(host: engine.Host) -> Iterator[dict[str, Path]]:
+    """A cgroup for the pod, as the kubelet makes it: in the hierarchies of version 1 where there are some."""
+    tops = [Path(cgroup.ROOT, name) for name in podcgroup.COUNTED if Path(cgroup.ROOT, name, "cgroup.procs").exists()]
+    tops = tops or [Path(cgroup.tree())]
+    if not all(os.access(top, os.W_OK) for top in tops):
+        pytest.skip("needs cgroups that can be written")
+    places = {str(top): top / PARENT_OF_POD for top in tops}
+    for place in places.values():
+        place.mkdir(parents=True, exist_ok=True)
+    yield places
+    for place in places.values():
+        if place.exists():  # cpu and cpuacct may be one
+            os.rmdir(place)
+            os.rmdir(place.parent)
+
+
+PARENT_OF_POD = "clearpod-test-pods/pod1"
+IN_POD = POD._replace(cgroup_parent=f"/{PARENT_OF_POD}", limit_bytes=64 << 20)
+
+
+def limit(made: dict[str, Path], mib: int) -> None:
+    """Of the pod, as the kubelet writes it."""
+    for place in made.values():
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            if (place / name).exists():
+                (place / name).write_text(str(mib << 20))
+                return
+    pytest.skip("needs a controller for memory")
+
+
+def test_a_vmm_is_in_the_cgroup_that_was_made_for_its_pod(host: engine.Host, made: dict[str, Path]) -> None:
+    prepared = engine.prepare(IN_POD, host)
+    try:
+        name = f"clearpod-{POD.id}"
+        assert {f"{place}/{name}" for place in set(map(os.path.realpath, made.values()))} <= {
+            os.path.realpath(path) for path in prepared.vm.cgroups
+        }
+        assert prepared.vm.cgroup_note == ""
+        assert sorted(quarters.cgroups(prepared.directory)) == sorted(prepared.vm.cgroups)
+        elsewhere = [path for path in prepared.vm.cgroups if f"/{PARENT_OF_POD}/" not in path]
+        assert all(f"/{PARENT}/" in path for path in elsewhere)
+    finally:
+        engine.collect(prepared.directory)
+    assert [path for path in prepared.vm.cgroups if os.path.exists(path)] == []
+    assert all(place.exists() for place in made.values()), "that is the kubelet's to remove"
+
+
+@pytest.mark.parametrize("short_mib", [0, 1])
+def test_a_pod_without_room_for_its_vm_has_it_elsewhere(
+    host: engine.Host, made: dict[str, Path], short_mib: int
+) -> None:
+    vm = machine.vm_spec(IN_POD, host, directory="/nowhere")
+    cost_mib = limits.cost_mib(vm)
+    limit(made, 64 + cost_mib - short_mib)
+    places, why_not = quarters.home(vm, IN_POD, parent=PARENT)
+    assert any(f"/{PARENT_OF_POD}/" in path for path in places.values()) is not bool(short_mib)
+    assert bool(why_not) is bool(short_mib)
+    if short_mib:
+        assert f"an overhead.podFixed.memory of {cost_mib}Mi" in why_not
+
+
+def test_a_pod_whose_processes_are_too_few_or_whose_cgroup_is_missing_says_so(
+    host: engine.Host, made: dict[str, Path]
+) -> None:
+    vm = machine.vm_spec(IN_POD, host, directory="/nowhere")
+    pids = next((place / "pids.max" for place in made.values() if (place / "pids.max").exists()), None)
+    if pids:
+        pids.write_text("20")
+        places, why_not = quarters.home(vm, IN_POD, parent=PARENT)
+        assert "podPidsLimit" in why_not and places == cgroup.places(PARENT, f"clearpod-{POD.id}")
+    gone = IN_POD._replace(cgroup_parent="/no/such/pod")
+    assert "there is no cgroup no/such/pod" in quarters.home(vm, gone, parent=PARENT)[1]
+    assert quarters.home(vm, POD, parent=PARENT)[1] == ""
+
+
+def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, made: dict[str, Path]) -> None:
+    prepared = engine.prepare(POD, host)
+    one = subprocess.Popen(["sleep", "1000"])
+    try:
+        for path in prepared.vm.cgroups:
+            cgroup.join(path, one.pid)
+        for _ in range(2):
+            said = quarters.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pid=one.pid)
+            assert said == ""
+        now = Path(f"/proc/{one.pid}/cgroup").read_text()
+        assert now.count(f"/{PARENT_OF_POD}/clearpod-{POD.id}") >= len(set(map(os.path.realpath, made.values())))
+        found = quarters.cgroups(prepared.directory)
+    finally:
+        engine.collect(prepared.directory)
+    assert one.wait(10) == -9
+    assert [path for path in found if os.path.exists(path)] == []

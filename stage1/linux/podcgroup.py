@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cgroup that somebody has made for a pod, by its name (PodSandboxConfig's cgroup_parent): where it is, what it
+allows. Called by `quarters` for VMMs and by `machine` for pods on the host.
+
+The kubelet makes it before the sandbox, with the pod's limits and weight, and removes it afterwards. Nothing is made.
+"""
+
+import os
+from typing import NamedTuple
+
+from stage1.errors import KernelError
+from stage1.linux import cgroup, files
+
+COUNTED = ("memory", "pids", "cpu", "cpuacct")
+"""Controllers of version 1 by which a pod is limited, weighed or counted."""
+_UNLIMITED = 1 << 60
+"""Version 1 says so large a number where there is no limit."""
+
+
+class Allowed(NamedTuple):
+    """What the cgroup may take: bytes of memory, processes and threads. 0: no limit of its own."""
+
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+def path_of(parent: str) -> str:
+    """From the root of the cgroups. The name of a systemd slice, a-b.slice, stands for a.slice/a-b.slice, as systemd
+    has it; anything else is a path, which can't lead out. Empty for the root.
+    """
+    path = os.path.normpath(f"/{parent}").strip("/")
+    above, name = os.path.split(path)
+    if above or not name.endswith(".slice") or name == "-.slice":
+        return "" if name == "-.slice" else path
+    words = name.removesuffix(".slice").split("-")
+    return "/".join(f"{'-'.join(words[: number + 1])}.slice" for number in range(len(words)))
+
+
+def find(parent: str) -> dict[str, str]:
+    """Where it is, by hierarchy as `cgroup.places` names them; nothing for the root, and where nobody has made it."""
+    path = path_of(parent)
+    tops = {"": cgroup.tree(), **{f".{one}": f"{cgroup.ROOT}/{one}" for one in COUNTED}}
+    found = {kind: f"{top}/{path}" for kind, top in tops.items() if path and top and os.path.isdir(f"{top}/{path}")}
+    if ".cpuacct" in found and ".cpu" in found and os.path.samefile(found[".cpuacct"], found[".cpu"]):
+        del found[".cpuacct"]
+    return found
+
+
+def allowed(found: dict[str, str]) -> Allowed:
+    """What its own limits are; those of the cgroups above it are for more than one pod."""
+    memory = [_number(f"{path}/{name}") for path in found.values() for name in ("memory.max", "memory.limit_in_bytes")]
+    pids = [_number(f"{path}/pids.max") for path in found.values()]
+    return Allowed(min(filter(None, memory), default=0), min(filter(None, pids), default=0))
+
+
+def protected_bytes(parent: str) -> int:
+    """The memory that version 2 keeps for it: what its containers request, where the kubelet has MemoryQoS."""
+    path = find(parent).get("", "")
+    return max(_number(f"{path}/memory.min"), _number(f"{path}/memory.low")) if path else 0
+
+
+def _number(path: str) -> int:
+    """0 for none, which is also what "max" and a file that is not there are."""
+    try:
+        text = files.read(path).strip()
+    except (KernelError, OSError):
+        return 0
+    return int(text) if text.isdigit() and len(text) < 20 and int(text) < _UNLIMITED else 0

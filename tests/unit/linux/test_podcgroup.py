@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cgroup that the kubelet makes for a pod: where it is, in both versions, and what it allows."""
+
+from pathlib import Path
+
+import pytest
+
+from stage1.linux import cgroup, podcgroup
+from stage1.linux.podcgroup import Allowed
+
+POD = "kubepods/burstable/pod1"
+NONE_IN_VERSION_1 = "9223372036854771712\n"
+
+
+@pytest.mark.parametrize(
+    ("parent", "path"),
+    [
+        ("", ""),
+        ("/", ""),
+        ("-.slice", ""),
+        ("/kubepods/burstable/pod1", POD),
+        ("kubepods//./burstable/pod1/", POD),
+        ("../../etc", "etc"),
+        ("kubepods-burstable-pod1_2.slice", "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice"),
+        ("/test.slice", "test.slice"),
+        ("/a.slice/b.slice", "a.slice/b.slice"),
+    ],
+)
+def test_a_parent_is_a_path_or_the_name_of_a_slice(parent: str, path: str) -> None:
+    assert podcgroup.path_of(parent) == path
+
+
+def made(top: Path, files: dict[str, str]) -> Path:
+    """The pod's cgroup in a hierarchy."""
+    place = top / POD
+    place.mkdir(parents=True)
+    (top / "cgroup.procs").touch()
+    for name, text in files.items():
+        (place / name).write_text(text)
+    return place
+
+
+def test_in_version_2_it_is_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
+    assert podcgroup.find(POD) == {} and podcgroup.find("") == {}
+    files = {"memory.max": "1000\n", "pids.max": "max\n", "memory.min": "0\n", "memory.low": "700\n"}
+    place = made(tmp_path, files)
+    found = podcgroup.find(f"/{POD}")
+    assert found == {"": str(place)}
+    assert podcgroup.allowed(found) == Allowed(1000, 0)
+    assert (podcgroup.protected_bytes(POD), podcgroup.protected_bytes("/no/such")) == (700, 0)
+    (place / "memory.max").write_text("max\n")
+    assert podcgroup.allowed(found) == Allowed()
+
+
+def test_in_version_1_it_is_in_some_hierarchies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
+    memory = made(tmp_path / "memory", {"memory.limit_in_bytes": NONE_IN_VERSION_1})
+    cpu = made(tmp_path / "cpu,cpuacct", {})
+    pids = made(tmp_path / "pids", {"pids.max": "99\n"})
+    for name in ("cpu", "cpuacct"):
+        (tmp_path / name).symlink_to("cpu,cpuacct")
+    (tmp_path / "unified").mkdir()
+    (tmp_path / "unified/cgroup.procs").touch()
+    found = podcgroup.find(POD)
+    assert found == {".memory": str(memory), ".cpu": str(cpu).replace(",cpuacct", ""), ".pids": str(pids)}
+    assert podcgroup.allowed(found) == Allowed(0, 99)
+    (tmp_path / "cpuacct").unlink()
+    apart = made(tmp_path / "cpuacct", {})
+    assert podcgroup.find(POD)[".cpuacct"] == str(apart)
+    assert podcgroup.protected_bytes(POD) == 0
