@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a soak does to a node: pods that live and write, and somebody who kills the daemon and VMs at random."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+from cri.pb import runtime_pb2 as pb
+from tests.soak.client import Kubelet, Refused
+from tests.soak.lines import EXIT_CODE, SCRIPT, compare
+from tests.soak.node import Node
+
+LEAST_LINES, MOST_LINES = 200, 4000
+PAUSE_S = 7.0
+"""Between two kills, on average."""
+
+
+class Count:
+    """What was done, and what went wrong."""
+
+    def __init__(self) -> None:
+        self.pods = self.execs = self.lines = self.lines_lost = self.kills = self.ends = self.vm_kills = 0
+        self.times_s: list[float] = []
+        self.wrong: list[str] = []
+
+
+class Work:
+    """`live` runs one pod after the other until `until_s` (monotonic); `kill` kills at random."""
+
+    def __init__(self, node: Node, seed: int) -> None:
+        self.node, self.count, self.random = node, Count(), random.Random(seed)
+        self.killed: set[str] = set()
+
+    async def live(self, number: int, until_s: float) -> None:
+        kubelet, turn = Kubelet(self.node.socket), 0
+        while time.monotonic() < until_s:
+            turn += 1
+            try:
+                await self._pod(kubelet, f"w{number}-{turn}")
+            except (Refused, TimeoutError) as error:
+                self.count.wrong.append(f"w{number}-{turn}: {error}")
+        await kubelet.close()
+
+    async def _pod(self, kubelet: Kubelet, name: str) -> None:
+        """One whole life. A pod whose VM was killed is removed, and its log is the beginning of what it wrote."""
+        lines, log = self.random.randint(LEAST_LINES, MOST_LINES), self.node.root / "logs" / name
+        pod = await kubelet.pod(name, log_directory=str(log))
+        is_whole = True
+        try:
+            command = ["sh", "-c", SCRIPT.format(count=lines, pause=self.random.randint(50, 500))]
+            made = await kubelet.create(pod, self.node.image, command=command, log="c.log")
+            await kubelet.start(made)
+            await self._execs(kubelet, made)
+            status = await kubelet.ended(made)
+            is_whole = status.exit_code == EXIT_CODE
+            if not is_whole and pod not in self.killed:
+                self.count.wrong.append(f"{name}: exit code {status.exit_code}, {status.reason}: {status.message}")
+        except Refused as error:
+            is_whole = False
+            if pod not in self.killed:
+                self.count.wrong.append(f"{name}: {error}")
+        self._compare(log / "c.log", lines, is_whole=is_whole)
+        await kubelet("RemovePodSandbox", pod_sandbox_id=pod)
+        self.count.pods += 1
+
+    async def _execs(self, kubelet: Kubelet, container: str) -> None:
+        for _ in range(self.random.randint(1, 4)):
+            word = f"{self.random.random():.9f}"
+            try:
+                said = await kubelet("ExecSync", container_id=container, cmd=["echo", word], timeout=60)
+            except Refused:
+                if (await kubelet.status(container)).state != pb.CONTAINER_RUNNING:
+                    return  # it was quicker than we were
+                raise
+            self.count.execs += 1
+            if said.stdout != f"{word}\n".encode():
+                self.count.wrong.append(f"an exec said {said.stdout!r} and not {word}")
+
+    def _compare(self, log: Path, lines: int, *, is_whole: bool) -> None:
+        if not log.exists() and not is_whole:
+            return  # its VM was killed before
+        found = compare(log.read_text(encoding="utf-8"), lines, is_whole=is_whole)
+        self.count.lines += found.written
+        self.count.lines_lost += found.lost
+        if found.lost:
+            self.count.wrong.append(f"{log}: {found}")
+
+    async def kill(self, until_s: float, begun_s: float) -> None:
+        """The daemon mostly, and each tenth time a VM; a daemon is ended in order now and then."""
+        while (left_s := until_s - time.monotonic()) > 0:
+            await asyncio.sleep(min(self.random.uniform(1, 2 * PAUSE_S - 1), left_s))
+            if time.monotonic() >= until_s:
+                return
+            what = self.random.random()
+            if what < 0.15:
+                self._kill_vm()
+            else:
+                await self._kill_daemon(signal.SIGTERM if what < 0.25 else signal.SIGKILL)
+            self.count.times_s.append(round(time.monotonic() - begun_s, 1))
+
+    def _kill_vm(self) -> None:
+        vmms = sorted(self.node.vmms().items())
+        if vmms:
+            pid, pod = self.random.choice(vmms)
+            self.killed.add(pod)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+            self.count.vm_kills += 1
+
+    async def _kill_daemon(self, number: signal.Signals) -> None:
+        code = await asyncio.to_thread(self.node.stop, number)
+        if code not in (0, -number):
+            self.count.wrong.append(f"the daemon ended with {code}")
+        self.count.kills += number == signal.SIGKILL
+        self.count.ends += number == signal.SIGTERM
+        self.node.start()
