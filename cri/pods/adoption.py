@@ -16,7 +16,7 @@ from cri.pods.reconcile import believe, remove_half_done
 from cri.store import pods as store
 from cri.store.recover import ENDED
 from stage1 import engine
-from stage1.errors import PodError, VmFailed
+from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.pod import states
 
@@ -99,9 +99,18 @@ async def _take_over(pod: "LivePod") -> Left:
     unknown = believe(pod, reply.containers)
     bundles = set(await asyncio.to_thread(engine.bundles, pod.directory))
     await pod.loopback.reopen(pod.record.pod, pod.ips)
+    await _follow_processors(pod)
     pod.keep()
     pod.require_ready()
     return Left(unknown, tuple(bundles - set(pod.containers)))
+
+
+async def _follow_processors(pod: "LivePod") -> None:
+    """The last daemon may have bound its VMM: bind it to the processors of the containers that there are."""
+    try:
+        await pod.cpus.follow(pod, anew=True)
+    except WrongState as error:
+        log.warning("pod.cpus", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
 
 
 async def tidy(pod: "LivePod", left: Left) -> None:

@@ -27,17 +27,18 @@ class Cpus:
         self.now: frozenset[int] = frozenset()
         self._lock = asyncio.Lock()
 
-    async def follow(self, pod: "LivePod", *more: "ContainerRecord") -> None:
+    async def follow(self, pod: "LivePod", *more: "ContainerRecord", anew: bool = False) -> None:
         """Bind the VM anew if that has changed; `more` are containers that are about to be made or changed.
 
-        Raises WrongState when it can't be.
+        With `anew` where it is bound is not known, since another daemon has done that. Raises WrongState when it can't
+        be bound.
         """
         async with self._lock:
             named = {one.container.id: one for one in more}
             living = (one.record for one in pod.containers.values() if one.status.state != states.EXITED)
             records = {one.container.id: one for one in living} | named
             wanted = wanted_by(records.values())
-            if wanted == self.now or pod.vm is None or pod.record.pod.host:
+            if (wanted == self.now and not anew) or pod.vm is None or pod.record.pod.host:
                 return
             cpus = wanted or affinity.present()
             if await asyncio.to_thread(affinity.pin, pod.vm.pid, pod.vm.start_time, cpus):

@@ -72,6 +72,11 @@ async def test_what_was_said_before_costs_no_round_trip(world: World) -> None:
     async with world.daemon() as cri:
         await cri("UpdateContainerResources", container_id=c, linux={"cpuset_cpus": "0", "cpu_shares": 200})
         assert (asked(world), bound(world, cri, pod)) == (0, {0})
+    async with world.daemon() as cri:
+        info = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
+        assert json.loads(info)["vm"]["cpus"] == [0]
+        await cri("RemoveContainer", container_id=c)
+        assert bound(world, cri, pod) == ALL, "though another daemon has bound it"
 
 
 async def test_a_change_that_the_guest_refuses_leaves_the_processors(world: World) -> None:
