@@ -77,6 +77,16 @@ class Vm(_Table):
     huge_pages: bool = False
 
 
+class Storage(_Table):
+    """The disk of `state_dir`, where pods write. `overcommit`: all pods together may write so many times what there is;
+    0: no bound. `allocate`: a pod's disk is allocated when it is made. `reserve_mib` is the daemon's.
+    """
+
+    overcommit: float = Field(default=0.0, ge=0, le=1000, strict=False)
+    allocate: bool = False
+    reserve_mib: int = Field(default=64, ge=0, le=1 << 20)
+
+
 class Ksm(_Table):
     """Equal pages of guests are merged by the host's kernel: docs/density.md says what that gives and what it tells
     tenants about each other. `max_cpu_percent` is of one processor, for the kernel's thread.
@@ -239,6 +249,7 @@ class Config(_Table):
     socket: Socket = Socket()
     guest: Guest = Guest()
     vm: Vm = Vm()
+    storage: Storage = Storage()
     ksm: Ksm = Ksm()
     network: Network = Network()
     streaming: Streaming = Streaming()

@@ -19,6 +19,7 @@ from cri.pods.fit import Bounds
 from cri.pods.following import Follower
 from cri.pods.networks import NodeNetwork
 from cri.pods.squeezer import Squeezer
+from cri.pods.storage import Storage, reserve_of
 from cri.pods.table import PodTable
 from cri.pods.tools import Tools
 from cri.readiness import Readiness
@@ -75,6 +76,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
         self.events = Bus()
+        self.storage = Storage(config, host)
         self.tools = Tools(
             host=host,
             vmm=vmm,
@@ -82,6 +84,7 @@ class Node:
             pool=self._pool,
             events=self.events,
             adopt_timeout_s=config.vm.adopt_timeout_s,
+            storage=self.storage,
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods
@@ -125,12 +128,14 @@ class Node:
             host_pods=_host_pods(config, facts),
             ids=config.jail.ids,
             cgroup_parent=OURS,
+            allocates_scratch=config.storage.allocate,
         )
         vmm = ProcessVmm(huge_pages=config.vm.huge_pages)
         lack = needs.find(f"{config.guest_dir}/{JAILER}")
         if lack.missing or lack.weaker:
             log.warning("confinement", extra={"warning": lack.missing or lack.weaker})
-        return cls(config, host=host, vmm=vmm, images=ImageStore(config.state_dir))
+        images = reserve_of(config).spend(ImageStore, config.state_dir)
+        return cls(config, host=host, vmm=vmm, images=images)
 
     @property
     def hypervisor(self) -> str:
@@ -161,6 +166,7 @@ class Node:
         self.network.open()
         await self.merger.open()
         self.follower.open()
+        self.storage.open()
         if self.squeezer:
             self.squeezer.open()
         self.is_ready = True
@@ -180,6 +186,7 @@ class Node:
         for task in list(self._tasks):
             task.cancel()
         await self.follower.close()
+        await self.storage.close()
         if self.squeezer:
             await self.squeezer.close()
         await self.merger.close()

@@ -16,11 +16,13 @@ from stage1.pod.model import MOST_WINDOW_MIB
 MEMORY, VCPUS = "clearpod.io/memory-mib", "clearpod.io/vcpus"
 SHM, WINDOW = "clearpod.io/shm-mib", "clearpod.io/dax-window-mib"
 NETWORKS, KERNEL, PROFILE = "clearpod.io/networks", "clearpod.io/kernel", "clearpod.io/guest-profile"
+SCRATCH = "clearpod.io/scratch-mib"
 SPOOFING = "clearpod.io/allow-spoofing"
 
-KNOWN = (MEMORY, VCPUS, SHM, WINDOW, NETWORKS, KERNEL, PROFILE, SPOOFING)
+KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, SPOOFING)
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
+LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24
 
 Names = tuple[Annotated[str, Field(min_length=1)], ...]
 
@@ -52,6 +54,7 @@ class Rule(_Table):
     max_vcpus: int | None = Field(default=None, ge=0, le=MOST_VCPUS)
     max_shm_mib: int | None = Field(default=None, ge=0, le=MOST_MEMORY_MIB)
     max_window_mib: int | None = Field(default=None, ge=0, le=MOST_WINDOW_MIB)
+    max_scratch_mib: int | None = Field(default=None, ge=0, le=MOST_SCRATCH_MIB)
     max_networks: int | None = Field(default=None, ge=0, le=MOST_NETWORKS)
     networks: Names | None = Field(default=None, strict=False)
     kernels: Names | None = Field(default=None, strict=False)
@@ -69,6 +72,7 @@ class Policy(_Table):
     max_vcpus: int = Field(default=0, ge=0, le=MOST_VCPUS)
     max_shm_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
     max_window_mib: int = Field(default=0, ge=0, le=MOST_WINDOW_MIB)
+    max_scratch_mib: int = Field(default=0, ge=0, le=MOST_SCRATCH_MIB)
     max_networks: int = Field(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
     networks: Names = Field(default=(), strict=False)
     kernels: Names = Field(default=("*",), strict=False)

@@ -91,10 +91,12 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         _make_share(pod, directory)
         vm = quarters.add(vm, pod, host=host, directory=directory)
         if vm.scratch:
-            size = 0 if vm.host else host.scratch_mib * MIB
+            size = 0 if vm.host else (pod.scratch_mib or host.scratch_mib) * MIB
             owner = idmap.outside(vm.ids, 0) if vm.ids else 0
             templates = f"{host.state_dir}/templates"
             scratch.add(vm.scratch, directory, size_bytes=size, template_dir=templates, owner=owner)
+            if size and host.allocates_scratch:
+                scratch.allocate(vm.scratch)
         if pod.profile:
             journal.add(pod, directory, state_dir=host.state_dir, ids=vm.ids)
         if vm.dax and vm.dax.window_bytes:

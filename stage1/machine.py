@@ -31,6 +31,7 @@ class Host(NamedTuple):
     only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
     `ids` are the host's ids for VMMs; None: a VMM is the user that we are. VMMs are in cgroups of their own, with
     limits, below `cgroup_parent`, a path from the root of the cgroups; empty: they stay in ours.
+    `allocates_scratch`: scratch disks are not sparse.
     """
 
     run_dir: str
@@ -43,6 +44,7 @@ class Host(NamedTuple):
     host_pods: Choice | None = None
     ids: Range | None = None
     cgroup_parent: str = ""
+    allocates_scratch: bool = False
 
 
 def choice(pod: Pod, host: Host) -> Choice:
@@ -96,6 +98,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
             Share("volumes", f"{directory}/share/volumes", read_only=False),
         ),
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
+        is_scratch_kept=host.allocates_scratch,
         accel=host.choice.accel,
         words=_clock(host.choice.accel),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,

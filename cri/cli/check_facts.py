@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from cri.pods.fit import Bounds
+from cri.pods.space import Layers
 from stage1.errors import PodError
 from stage1.linux import cgroup, idmap, mount, process
 from stage1.linux.cgroup import LIMITED
@@ -55,6 +56,11 @@ class Facts(NamedTuple):
     confinement: needs.Needs = needs.Needs()
     tun_error: str = ""
     free_bytes: int = 0
+    layers: Layers = Layers()
+    storage: tuple[float, bool, int] = (0.0, False, 0)
+    """overcommit, allocate and reserve_mib of the configuration."""
+    kept_bytes: int = 0
+    """Of the reserve."""
     is_root: bool = True
     pool: Bounds = Bounds()
     vm_mib: int = 0
@@ -93,6 +99,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
     # Late, because pydantic is slow to import and may be what is missing.
     from cri import policy
     from cri.config import Config, load
+    from cri.pods.storage import look, reserve_of
 
     config, error = Config(), ""
     try:
@@ -110,6 +117,9 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(existing(config.state_dir)),
         free_bytes=free_bytes(existing(config.state_dir)),
+        layers=look(existing(config.state_dir)).layers,
+        storage=(config.storage.overcommit, config.storage.allocate, config.storage.reserve_mib),
+        kept_bytes=reserve_of(config).held_bytes(),
         missing_plugins=tuple(name for name in CNI_PLUGINS if not find_plugin(name, config.network.bin_dirs)),
         bin_dirs=config.network.bin_dirs,
         network=network_name(config.networks),

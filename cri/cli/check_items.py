@@ -58,6 +58,8 @@ def judge(facts: Facts) -> list[Item]:
         _ids(facts),
         _owners(facts),
         _space(facts),
+        _layers(facts),
+        _reserve(facts),
     ]
 
 
@@ -286,3 +288,29 @@ def _space(facts: Facts) -> Item:
         return Item("disk space", OK, detail)
     status = FAIL if facts.free_bytes < LEAST_BYTES else WARN
     return Item("disk space", status, detail, "free some, or set state_dir to a larger disk")
+
+
+def _layers(facts: Facts) -> Item:
+    overcommit, is_allocated, _ = facts.storage
+    layers, there = facts.layers, facts.free_bytes + facts.layers.used_bytes
+    detail = f"pods have written {layers.used_bytes / GIB:.1f} GiB and may write {layers.size_bytes / GIB:.1f} GiB"
+    if is_allocated:
+        return Item("layers", OK, f"{detail}, which is allocated")
+    if overcommit:
+        bound = f"{detail}, of {overcommit * there / GIB:.1f} GiB that storage.overcommit allows"
+        if layers.size_bytes <= overcommit * there:
+            return Item("layers", OK, bound)
+        return Item("layers", WARN, f"{bound}: no pod is made", "remove pods, or free some space")
+    if layers.size_bytes <= there:
+        return Item("layers", OK, detail)
+    detail += f", more than the {there / GIB:.1f} GiB that there are; when one has filled the disk, others can't write"
+    return Item("layers", WARN, detail, "set storage.overcommit, storage.allocate or a smaller vm.scratch_mib")
+
+
+def _reserve(facts: Facts) -> Item:
+    wanted = facts.storage[2]
+    kept = facts.kept_bytes >> 20
+    detail = f"{kept} MiB of the {wanted} MiB of storage.reserve_mib are kept, to be able to remove on a full disk"
+    if kept >= wanted or facts.free_bytes > 2 * (wanted << 20):
+        return Item("reserve", OK, detail)  # a daemon that runs fills it up, and the next one makes it
+    return Item("reserve", WARN, detail, "free some space")

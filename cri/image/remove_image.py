@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 
 async def remove_image(node: "Node", request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:
-    """Containers that use the image go on: their pod has it mounted. In a thread, since large files go slowly."""
+    """Containers that use the image go on: their pod has it mounted. In a thread, since large files go slowly. A full
+    disk is no obstacle: it is for this that the daemon keeps some space.
+    """
     if not request.image.image:
         raise BadRequest("RemoveImage needs image.image")
-    await to_the_end(node.images.remove, request.image.image)
+    await to_the_end(node.storage.reserve.spend, node.images.remove, request.image.image)
     return pb.RemoveImageResponse()

@@ -61,6 +61,10 @@ class Pool:
         """How many VMs wait."""
         return len(self._waiting)
 
+    def pods(self) -> "list[LivePod]":
+        """Those that wait."""
+        return list(self._waiting)
+
     def counts(self) -> dict[str, int]:
         """How many are wanted and how many wait; since the daemon's start, how many were booted and taken, pods that
         found none, VMs that died before or when they were wanted, boots that failed, networks that did not fit.

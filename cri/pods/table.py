@@ -94,6 +94,9 @@ class PodTable:
         async def work() -> str:
             if self._tools.host.network:
                 ports.require_free(record.pod, self._publishing())
+            if (storage := self._tools.storage) and storage.is_bound:
+                space = await storage.look()  # from here to `_listed` nothing is waited for
+                storage.require_room_for(record.pod, space, others=self.with_disks())
             with self._place(), self.pool.starting():
                 pod = await self._start(record)
             pod.tell(events.CREATED)
@@ -146,6 +149,10 @@ class PodTable:
     def _new_ahead(self, record: store.PodRecord) -> LivePod:
         """Of which nobody hears while it waits."""
         return LivePod(record, self._tools._replace(events=None), self._port)
+
+    def with_disks(self) -> list[Pod]:
+        """All that have a disk or are about to: dead ones too, until they are removed, and those that wait."""
+        return [pod.record.pod for pod in (*self._pods.values(), *self._booting.values(), *self.pool.pods())]
 
     def _publishing(self) -> list[Pod]:
         """Pods that have host ports or are about to."""

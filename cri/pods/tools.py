@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from cri.events import Bus
+    from cri.pods.storage import Storage
     from cri.turns import Turns
     from stage1.engine import Host
     from stage1.vm.vmm import Vmm
@@ -18,7 +19,7 @@ class Tools(NamedTuple):
     `pool` runs what waits for CNI plugins (None: the loop's own), so that those that hang delay other pods' networks
     only; and since it is small, many pods at once take their turns instead of fighting for the rules' lock.
     `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
-    daemon has left gets `adopt_timeout_s` to answer the next one.
+    daemon has left gets `adopt_timeout_s` to answer the next one. `storage` says how much pods may write (None: all).
     """
 
     host: "Host"
@@ -29,3 +30,4 @@ class Tools(NamedTuple):
     events: "Bus | None" = None
     turns: "Turns | None" = None
     adopt_timeout_s: float = 10.0
+    storage: "Storage | None" = None

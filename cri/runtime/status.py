@@ -12,7 +12,7 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
-    """Conditions and features; with verbose also the configuration, the choice of hypervisor and the warm pool."""
+    """Conditions and features; with verbose also the configuration, the hypervisor, the warm pool and the disk."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[await _runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
@@ -23,6 +23,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["version"] = __version__
         response.info["hypervisor"] = node.hypervisor
         response.info["pool"] = json.dumps(node.pods.pool.counts())
+        response.info["storage"] = json.dumps(await node.storage.counts(node.pods.with_disks()))
         response.info["streaming"] = node.streaming.address if node.streaming else ""
     return response
 

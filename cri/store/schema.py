@@ -14,7 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stage1.errors import NoSpace, PodError, WrongState
+from cri.store.trouble import trouble
+from stage1.errors import PodError, WrongState
 from stage1.linux import files
 from stage1.linux.flock import Lock
 from stage1.rootfs.corrupt import Corrupt
@@ -178,12 +179,9 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", "")
-            if name == "SQLITE_FULL":
-                raise NoSpace(f"{self._path}: the disk is full; free some space") from None
-            if name.startswith(_DAMAGE):
+            if getattr(error, "sqlite_errorname", "").startswith(_DAMAGE):
                 raise Corrupt(f"{self._path} is damaged ({error}); start clearpod again, it has a copy") from error
-            raise PodError(f"{self._path}: {error}; look at the file and its disk") from error
+            raise trouble(self._path, error) from error
 
     def close(self) -> None:
         """Let go of the file."""

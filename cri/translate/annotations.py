@@ -18,16 +18,20 @@ MOST = {
     policy.VCPUS: policy.MOST_VCPUS,
     policy.SHM: policy.MOST_MEMORY_MIB,
     policy.WINDOW: MOST_WINDOW_MIB,
+    policy.SCRATCH: policy.MOST_SCRATCH_MIB,
 }
 """What each number can be at most, whatever the policy says."""
 
 
 class Sizes(NamedTuple):
-    """What a pod's VM has without the annotations: MiB of memory and of the window for images, and vCPUs."""
+    """What a pod's VM has without the annotations: MiB of memory, of the window for images and of the disk for writable
+    layers, and vCPUs.
+    """
 
     memory_mib: int
     vcpus: int
     window_mib: int
+    scratch_mib: int
 
 
 def number(wanted: pb.PodSandboxConfig, word: str) -> int | None:
@@ -41,6 +45,23 @@ def number(wanted: pb.PodSandboxConfig, word: str) -> int | None:
             f"the annotation {word} must be a whole number from 0 to {MOST[word]}, but it is {short(text)}"
         )
     return int(text)
+
+
+def scratch_mib(wanted: pb.PodSandboxConfig, usual_mib: int) -> int:
+    """Of the disk for writable layers; 0 for the usual one. Raises BadRequest.
+
+    An empty disk of each size is kept as a template, so there are few sizes: 16, 24, 32, 48, 64, 96 and so on. It is
+    one that is not larger than what was asked for.
+    """
+    asked = number(wanted, policy.SCRATCH)
+    if not asked or asked == usual_mib:
+        return 0
+    if asked < policy.LEAST_SCRATCH_MIB:
+        raise BadRequest(
+            f"the annotation {policy.SCRATCH} must be at least {policy.LEAST_SCRATCH_MIB}, but it is {asked}"
+        )
+    whole: int = 1 << (asked.bit_length() - 1)
+    return whole + whole // 2 if asked >= whole + whole // 2 else whole
 
 
 def spoofing(wanted: pb.PodSandboxConfig) -> bool:
@@ -77,6 +98,7 @@ def _check_numbers(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant
         (policy.VCPUS, max(most.max_vcpus, plain.vcpus), "max_vcpus"),
         (policy.SHM, most.max_shm_mib or pod.memory_mib, "max_shm_mib"),
         (policy.WINDOW, max(most.max_window_mib, plain.window_mib), "max_window_mib"),
+        (policy.SCRATCH, max(most.max_scratch_mib, plain.scratch_mib), "max_scratch_mib"),
     ):
         asked = number(wanted, word) or 0
         if asked > bound:

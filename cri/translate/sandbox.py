@@ -86,6 +86,7 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config, *, kept_bytes: int = 0) ->
         allow_spoofing=annotations.spoofing(wanted),
         cgroup_parent=wanted.linux.cgroup_parent,
         limit_bytes=max(wanted.linux.resources.memory_limit_in_bytes, 0),
+        scratch_mib=annotations.scratch_mib(wanted, config.vm.scratch_mib),
     )
     host = security.host_namespaces(wanted.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod
@@ -114,7 +115,8 @@ def _plain_sizes(wanted: pb.PodSandboxConfig, config: Config, *, kept_bytes: int
     cpus = -(-limits.cpu_quota // limits.cpu_period) if limits.cpu_quota > 0 and limits.cpu_period > 0 else 0
     memory_mib = config.vm.memory_mib + -(-extra // MIB)
     vcpus = min(max(config.vm.vcpus, cpus), os.cpu_count() or 1)
-    return Sizes(memory_mib, vcpus, min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY))
+    window_mib = min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY)
+    return Sizes(memory_mib, vcpus, window_mib, config.vm.scratch_mib)
 
 
 def _bytes(text: str) -> int:

@@ -153,6 +153,7 @@ class Pod(NamedTuple):
     `profile` names a userspace for the guest (profile.py); empty is the ordinary one. `journal` is the directory of the
     host where one with systemd keeps its journal; empty is one that goes with the pod.
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
+    `scratch_mib` is the size of the disk for the containers' writable layers; 0 is as the host gives it to all.
     With `allow_spoofing` it may send from addresses that are not its own.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM.
     `cgroup_parent` is the cgroup that somebody made for it, if that is there; `limit_bytes` is the memory that its
@@ -186,3 +187,4 @@ class Pod(NamedTuple):
     profile: str = ""
     journal: str = ""
     allow_spoofing: bool = False
+    scratch_mib: int = 0

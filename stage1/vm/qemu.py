@@ -88,7 +88,8 @@ def _devices(vm: VmSpec) -> list[str]:
     argv = _disk("system", f"{vm.system_image},readonly=on")
     if vm.scratch:
         # The disk dies with the pod: nothing needs to be flushed, and what the guest frees is given back.
-        argv += _disk("scratch", f"{vm.scratch},cache=unsafe,discard=unmap,detect-zeroes=unmap")
+        freed = "" if vm.is_scratch_kept else ",discard=unmap,detect-zeroes=unmap"
+        argv += _disk("scratch", f"{vm.scratch},cache=unsafe{freed}")
     for share in vm.shares:
         argv += _share(share)
     argv += _link(vm)

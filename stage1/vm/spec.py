@@ -95,6 +95,8 @@ class VmSpec(NamedTuple):
     link: SerialLink | VsockLink
     shares: tuple[Share, ...] = ()
     scratch: str = ""
+    is_scratch_kept: bool = False
+    """The VMM shall not give back what of `scratch` the guest frees: it was allocated for the guest alone."""
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
     words: tuple[str, ...] = ()

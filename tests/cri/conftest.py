@@ -22,6 +22,7 @@ from cri.image.pull import pull_blocking
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
+from cri.pods.storage import reserve_of
 from cri.server import OPTIONS, Listener
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
@@ -84,7 +85,7 @@ class World:
         """A daemon that ends in an orderly way; the pods live on. It has done all about its predecessor's pods, or with
         `settled` false has just begun.
         """
-        store = ImageStore(self.config.state_dir)
+        store = reserve_of(self.config).spend(ImageStore, self.config.state_dir)
         node = Node(self.config, host=self.host, vmm=self.vmm, images=store)
         listener = Listener(node, self.config)
         await listener.start()

@@ -3,7 +3,9 @@
 leaves nothing, whatever the write that fails; what ends something succeeds. Likewise on a disk that is read-only.
 """
 
+import asyncio
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -14,10 +16,13 @@ from typing import NamedTuple
 import pytest
 from grpc import aio
 
+from cri.config import Storage
 from cri.pb import runtime_pb2 as pb
+from cri.pods.storage import reserve_of
 from stage1 import engine, sweep
 from stage1.linux import mount
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 from tests.fakes.small_disk import SmallDisk, small_disk
 
 from .conftest import Client, Registered, World
@@ -68,6 +73,7 @@ def rig(registered: Registered) -> Iterator[Rig]:
         state = f"{root}/disk/state"
         shutil.copytree(registered.state_dir, state)
         world = World(root, Registered(registered.reference, state))
+        world.config = world.config.model_copy(update={"storage": Storage(reserve_mib=2)})
         cni = FakeCni(root / "fake")
         world.host = world.host._replace(network=cni.settings._replace(cache_dir=f"{state}/cni"))
         try:
@@ -185,6 +191,44 @@ async def test_a_network_that_can_not_be_given_back_is_let_go_on_a_full_disk_too
         assert rig.left() == []
 
 
+async def _kept(rig: Rig) -> None:
+    """Wait until the daemon has its reserve."""
+    reserve = reserve_of(rig.world.config)
+    async with asyncio.timeout(20 * PATIENCE):
+        while reserve.held_bytes() < rig.world.config.storage.reserve_mib << 20:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("where", ["state", "run"])
+async def test_the_daemon_starts_on_a_full_disk_and_takes_its_pods_over(rig: Rig, where: str) -> None:
+    async with _pod_with_container(rig) as (cri, pod, one):
+        await cri("StartContainer", container_id=one)
+        await _kept(rig)
+    rig.disks[where].fill()
+    async with rig.world.daemon() as cri:
+        assert [item.state for item in (await cri("ListPodSandbox")).items] == [pb.SANDBOX_READY]
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert rig.left() == []
+
+
+async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_room(rig: Rig) -> None:
+    image = pb.ImageSpec(image=rig.world.image)
+    async with rig.world.daemon() as cri:
+        await _kept(rig)
+        rig.disks["state"].fill()
+        await cri("RemoveImage", image=image)
+        assert (await cri("ListImages")).images == []
+
+        async def pull() -> str:
+            return str((await cri("PullImage", image=image)).image_ref)
+
+        def is_empty() -> None:
+            assert os.listdir(f"{rig.world.config.state_dir}/tmp") == []
+
+        await _until_it_fits(rig.disks["state"], pull, is_empty)
+        assert len((await cri("ListImages")).images) == 1
+
+
 def _break(disk: SmallDisk) -> None:
     """As ext4 does when it finds an error: from now on it is read-only, whoever has files open."""
     device = Path(os.path.realpath(f"/sys/dev/block/{os.major(disk.device)}:{os.minor(disk.device)}")).name
@@ -212,3 +256,39 @@ async def test_a_read_only_state_disk_is_named_and_pods_can_be_stopped_and_remov
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert (await cri("ListPodSandbox")).items == []
         assert not engine.pod_directories(rig.world.host)
+
+
+async def test_pods_are_promised_no_more_of_the_disk_than_is_allowed(rig: Rig) -> None:
+    rig.world.config = rig.world.config.model_copy(update={"storage": Storage(overcommit=1.5, reserve_mib=2)})
+    async with rig.world.daemon() as cri:
+        await _kept(rig)
+        made = await asyncio.gather(*(cri.pod(f"p{number}") for number in range(4)), return_exceptions=True)
+        pods = [one for one in made if isinstance(one, str)]
+        refused = [one for one in made if isinstance(one, aio.AioRpcError)]
+        assert (len(pods), len(refused)) == (2, 2), "each may write 16 MiB, and there are not 32"
+        for error in refused:
+            assert (error.code().name, "storage.overcommit" in str(error.details())) == ("RESOURCE_EXHAUSTED", True)
+        counts = json.loads((await cri("Status", verbose=True)).info["storage"])
+        assert (counts["promised_bytes"], counts["reserve_bytes"]) == (32 << 20, 2 << 20)
+
+        small = {"clearpod.io/scratch-mib": "16"}
+        await cri("StopPodSandbox", pod_sandbox_id=pods[0])
+        assert (await cri.refused("RunPodSandbox", config=cri.sandbox("more", annotations=small)))[0] != "OK"
+        await cri("RemovePodSandbox", pod_sandbox_id=pods[0])
+        await cri.pod("more", annotations=small)
+
+
+async def test_a_disk_that_is_allocated_can_not_be_taken_by_others(rig: Rig) -> None:
+    rig.world.host = rig.world.host._replace(allocates_scratch=True)
+    async with rig.world.daemon() as cri:
+        pod = await cri.pod("one")
+        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox("two"))
+        assert (code, "fallocate" in said) == ("RESOURCE_EXHAUSTED", True)
+        (image,) = Path(rig.world.config.state_dir, "scratch").iterdir()
+        assert image.name == f"{pod}.img"
+        rig.disks["state"].fill()
+        with image.open("r+b", buffering=0) as file:
+            for at in range(0, 16 << 20, 1 << 20):
+                assert os.pwrite(file.fileno(), b"x" * (1 << 20), at) == 1 << 20
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert rig.left() == []

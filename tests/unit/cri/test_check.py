@@ -12,6 +12,7 @@ from cri.cli import check, check_facts
 from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
 from cri.pods.fit import Bounds
+from cri.pods.space import Layers
 from stage1.errors import PodError, Unsupported
 from stage1.linux.host import HostFacts
 from stage1.net import networks
@@ -42,6 +43,12 @@ GOOD = Facts(
 def pool(size: int, bound_mib: int = 0, *, available_mib: int = 700) -> Facts:
     """A good host that shall keep a warm pool."""
     return GOOD._replace(pool=Bounds(size, bound_mib), memory_mib=(1000, available_mib))
+
+
+def disk(*, free: int, used: int, size: int, overcommit: float = 0, allocate: bool = False, reserve: int = 0) -> Facts:
+    """A good host with these GiB on its disk."""
+    layers = Layers(used * GIB, 1, size * GIB)
+    return GOOD._replace(free_bytes=free * GIB, layers=layers, storage=(overcommit, allocate, reserve))
 
 
 def host(**changes: str | bool) -> Facts:
@@ -130,6 +137,19 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(unmapped="/r is on overlay"), "owners", FAIL, "/r is on overlay", "run_dir"),
         (GOOD, "ids", OK, "users from 1879048192 to 2147352575, enough for 2047 pods", ""),
         (GOOD._replace(jail_overlaps=("/etc/subuid: me:1:2",)), "ids", WARN, "subuid: me:1:2 gives", "jail.first_id"),
+        (
+            disk(free=1, used=2, size=4),
+            "layers",
+            WARN,
+            "written 2.0 GiB and may write 4.0 GiB, more than the 3.0",
+            "set",
+        ),
+        (disk(free=2, used=2, size=4), "layers", OK, "may write 4.0 GiB", ""),
+        (disk(free=1, used=2, size=4, overcommit=2), "layers", OK, "of 6.0 GiB that storage.overcommit allows", ""),
+        (disk(free=1, used=2, size=7, overcommit=2), "layers", WARN, "no pod is made", "remove pods"),
+        (disk(free=1, used=4, size=4, allocate=True), "layers", OK, "which is allocated", ""),
+        (disk(free=1, used=0, size=0, reserve=64), "reserve", OK, "0 MiB of the 64 MiB", ""),
+        (disk(free=0, used=0, size=0, reserve=64), "reserve", WARN, "0 MiB of the 64 MiB", "free some"),
         (GOOD._replace(free_bytes=2 * GIB), "disk space", WARN, "2.0 GiB free for /s", "free some"),
         (GOOD._replace(free_bytes=0), "disk space", FAIL, "0.0 GiB free for /s", "free some"),
     ],

@@ -19,7 +19,9 @@ from cri.image.pull_image import pull_image
 from cri.image.remove_image import remove_image
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
+from cri.store.reserve import Reserve
 from stage1.errors import BadRequest
+from stage1.rootfs import scratch
 from tests.fakes.oci_layout import Layer, Layout, file, tar
 
 TAG = "docker.io/library/a:1"
@@ -28,7 +30,8 @@ TAG = "docker.io/library/a:1"
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Any]:
     store = ImageStore(str(tmp_path / "state"))
-    yield SimpleNamespace(images=store, config=Config())
+    storage = SimpleNamespace(reserve=Reserve(f"{tmp_path}/state/reserve", 0))
+    yield SimpleNamespace(images=store, config=Config(), storage=storage)
     store.close()
 
 
@@ -126,13 +129,31 @@ async def test_a_removed_image_is_gone_at_once_and_removing_it_again_is_fine(nod
 
 
 async def test_the_file_system_is_described_even_when_it_is_empty(node: Any, tmp_path: Path) -> None:
-    before = (await image_fs_info(node, pb.ImageFsInfoRequest())).image_filesystems[0]
-    assert before.timestamp > 0
-    assert before.fs_id.mountpoint == str(tmp_path / "state")
+    before = await image_fs_info(node, pb.ImageFsInfoRequest())
+    for one in (*before.image_filesystems, *before.container_filesystems):
+        assert one.timestamp > 0
+        assert one.fs_id.mountpoint == str(tmp_path / "state")
     await add(node, tmp_path)
-    after = (await image_fs_info(node, pb.ImageFsInfoRequest())).container_filesystems[0]
-    assert after.used_bytes.value > before.used_bytes.value
-    assert after.inodes_used.value > before.inodes_used.value
+    after = await image_fs_info(node, pb.ImageFsInfoRequest())
+    assert _grown(before, after, "image_filesystems") == [True, True]
+    assert _grown(before, after, "container_filesystems") == [False, False]
+    scratch.make_scratch(_made(tmp_path / "state/scratch") + "/pod.img", 16 << 20, template_dir=f"{tmp_path}/templates")
+    later = await image_fs_info(node, pb.ImageFsInfoRequest())
+    assert _grown(after, later, "image_filesystems") == [False, False]
+    assert _grown(after, later, "container_filesystems") == [True, True]
+    used = later.container_filesystems[0].used_bytes.value
+    assert 0 < used < 16 << 20, "what is taken of the disk, not what the pod may write"
+
+
+def _made(place: Path) -> str:
+    place.mkdir()
+    return str(place)
+
+
+def _grown(before: Any, after: Any, kind: str) -> list[bool]:
+    """Bytes, inodes."""
+    old, new = getattr(before, kind)[0], getattr(after, kind)[0]
+    return [new.used_bytes.value > old.used_bytes.value, new.inodes_used.value > old.inodes_used.value]
 
 
 @pytest.mark.parametrize("ref", ["", "not a name", "oci:/etc", "docker-archive:/etc/passwd"])

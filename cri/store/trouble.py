@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What SQLite's errors say about the disk below it. Called by `schema`.
+
+SQLite keeps the errno to itself: what it calls an I/O error is a full disk when the disk is full.
+"""
+
+import errno
+import os
+import sqlite3
+
+from stage1.errors import DiskFailed, NoSpace, PodError
+
+FULL_BYTES = 1 << 20
+"""With less free than this a disk counts as full: the index of SQLite's log alone takes 32 KiB at a time."""
+
+
+def trouble(path: str, error: sqlite3.Error) -> PodError:
+    """The error to raise for the database at `path`."""
+    name = getattr(error, "sqlite_errorname", "")
+    is_disk = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
+    if name == "SQLITE_FULL" or (is_disk and _is_full(path)):
+        return NoSpace(f"{path}: the disk is full; free some space")
+    if is_disk or name.startswith("SQLITE_READONLY"):
+        return DiskFailed("write", errno.EIO if is_disk else errno.EROFS, path)
+    return PodError(f"{path}: {error}; look at the file and its disk")
+
+
+def _is_full(path: str) -> bool:
+    try:
+        disk = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES

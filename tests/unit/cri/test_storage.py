@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What pods may write together, what SQLite says of a disk, and the sizes of disks."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cri.config import parse
+from cri.pb import runtime_pb2 as pb
+from cri.pods.space import Layers, Space, require_room
+from cri.pods.storage import Storage, look
+from cri.store.trouble import trouble
+from cri.translate import sandbox
+from stage1.engine import Host
+from stage1.errors import BadRequest, DiskFailed, NoSpace, PodError
+from stage1.pod.model import Pod
+from stage1.vm.choose import Choice
+from tests.fakes.small_disk import small_disk
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("overcommit", "free", "used", "promised", "wanted", "fits"),
+    [
+        (1, 100, 0, 0, 100, True),
+        (1, 100, 0, 0, 101, False),
+        (1, 100, 0, 60, 40, True),
+        (1, 100, 0, 60, 41, False),
+        (1, 40, 60, 60, 40, True),  # what is written already was promised before
+        (1, 40, 60, 60, 41, False),
+        (1, 0, 0, 0, 16, False),
+        (2.5, 100, 0, 200, 50, True),
+        (2.5, 100, 0, 200, 51, False),
+        (0.5, 100, 0, 0, 50, True),
+        (0.5, 100, 0, 0, 51, False),
+        (1, 100, 0, 0, 0, True),
+    ],
+)
+def test_pods_are_promised_no_more_than_is_allowed(
+    overcommit: float, free: int, used: int, promised: int, wanted: int, fits: bool
+) -> None:
+    space = Space(free * MIB, Layers(used * MIB))
+    expected = (
+        contextlib.nullcontext() if fits else pytest.raises(NoSpace, match=rf"{wanted} MiB .*storage\.overcommit")
+    )
+    with expected:
+        require_room(space, promised=promised * MIB, wanted=wanted * MIB, overcommit=overcommit)
+
+
+def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path) -> None:
+    config = parse(f'state_dir = "{tmp_path}"\n[storage]\novercommit = 1')
+    host = Host(str(tmp_path), "/g", str(tmp_path), Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=64)
+    storage, pod = Storage(config, host), Pod("1" * 64, "web")
+    assert storage.is_bound
+    sizes = [storage.size_of(one) for one in (pod, pod._replace(scratch_mib=16), pod._replace(host=("network",)))]
+    assert sizes == [64 * MIB, 16 * MIB, 0]
+    storage.require_room_for(pod, Space(128 * MIB, Layers()), others=[pod])
+    with pytest.raises(NoSpace):
+        storage.require_room_for(pod, Space(127 * MIB, Layers()), others=[pod])
+
+
+def test_the_disks_of_pods_are_counted_by_what_they_take_and_by_what_they_may_grow_to(tmp_path: Path) -> None:
+    assert look(str(tmp_path)).layers == Layers()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with (scratch / "a.img").open("wb") as file:
+        file.truncate(8 * MIB)
+        file.write(b"x" * MIB)
+    (scratch / "directory-of-a-pod-on-the-host").mkdir()
+    layers = look(str(tmp_path)).layers
+    assert (layers.size_bytes, layers.inodes) == (8 * MIB, 2)
+    assert MIB <= layers.used_bytes < 2 * MIB
+
+
+def _asked(text: str, **words: str) -> Pod:
+    names = pb.PodSandboxMetadata(name="web", namespace="default")
+    wanted = pb.PodSandboxConfig(metadata=names, annotations=words)
+    return sandbox.record(pb.RunPodSandboxRequest(config=wanted), parse(text), handlers=("",)).pod
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        *(("16", 16), ("17", 16), ("24", 24), ("31", 24), ("32", 32), ("100", 96), ("127", 96), ("128", 128)),
+        *(("500", 0), ("", 0), ("0", 0)),
+    ],
+)
+def test_a_pod_may_have_a_smaller_disk_of_one_of_few_sizes(asked: str, given: int) -> None:
+    pod = _asked("[vm]\nscratch_mib = 500", **{"clearpod.io/scratch-mib": asked})
+    assert pod.scratch_mib == given
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "said"),
+    [
+        ("", "15", "at least 16"),
+        ("", "-1", "whole number"),
+        ("", "99999999", "whole number"),
+        ("[vm]\nscratch_mib = 100", "101", "policy.max_scratch_mib"),
+        ("[policy]\nmax_scratch_mib = 20000", "20001", "at most 20000"),
+        ('[policy]\nannotations = ["clearpod.io/vcpus"]', "64", "policy.annotations"),
+    ],
+)
+def test_a_disk_that_is_not_allowed_is_refused(text: str, asked: str, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        _asked(text, **{"clearpod.io/scratch-mib": asked})
+
+
+def test_the_policy_allows_a_larger_one() -> None:
+    assert _asked("[policy]\nmax_scratch_mib = 20480", **{"clearpod.io/scratch-mib": "20480"}).scratch_mib == 16384
+
+
+def _sqlite(name: str) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(name)
+    error.sqlite_errorname = name
+    return error
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("SQLITE_FULL", NoSpace),
+        ("SQLITE_IOERR_SHMSIZE", DiskFailed),
+        ("SQLITE_READONLY", DiskFailed),
+        ("SQLITE_READONLY_DIRECTORY", DiskFailed),
+        ("SQLITE_CANTOPEN", DiskFailed),
+        ("SQLITE_CORRUPT", PodError),
+    ],
+)
+def test_what_sqlite_says_of_its_disk(name: str, kind: type[PodError], tmp_path: Path) -> None:
+    assert type(trouble(f"{tmp_path}/images.db", _sqlite(name))) is kind
+
+
+def test_an_io_error_of_sqlite_on_a_full_disk_is_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "image", tmp_path / "disk", mib=8) as disk:
+        disk.fill()
+        assert type(trouble(f"{disk.place}/images.db", _sqlite("SQLITE_IOERR_SHMSIZE"))) is NoSpace
