@@ -18,16 +18,20 @@ def trouble(path: str, error: sqlite3.Error) -> PodError:
     """The error to raise for the database at `path`."""
     name = getattr(error, "sqlite_errorname", "")
     is_disk = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
-    if name == "SQLITE_FULL" or (is_disk and _is_full(path)):
+    is_full, is_read_only = _look(path) if is_disk else (name == "SQLITE_FULL", name.startswith("SQLITE_READONLY"))
+    if is_read_only:
+        return DiskFailed("write", errno.EROFS, path)
+    if is_full:
         return NoSpace(f"{path}: the disk is full; free some space")
-    if is_disk or name.startswith("SQLITE_READONLY"):
-        return DiskFailed("write", errno.EIO if is_disk else errno.EROFS, path)
+    if is_disk:
+        return DiskFailed("write", errno.EIO, path)
     return PodError(f"{path}: {error}; look at the file and its disk")
 
 
-def _is_full(path: str) -> bool:
+def _look(path: str) -> tuple[bool, bool]:
+    """Whether the disk is full, and whether it is read-only."""
     try:
         disk = os.statvfs(os.path.dirname(path))
     except OSError:
-        return False
-    return disk.f_bavail * disk.f_frsize < FULL_BYTES
+        return False, False
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES, bool(disk.f_flag & os.ST_RDONLY)

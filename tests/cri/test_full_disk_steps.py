@@ -187,8 +187,10 @@ async def test_a_network_that_can_not_be_given_back_is_let_go_on_a_full_disk_too
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         rig.disks["state"].free()
         rig.cni.trouble("second", "DEL", "")
-        assert sweep.networks(rig.world.host) == []
-        assert rig.left() == []
+        async with asyncio.timeout(20 * PATIENCE):
+            while rig.left():  # a process that ends may be in the netns still, which delays the sweep
+                assert await asyncio.to_thread(sweep.networks, rig.world.host) == []
+                await asyncio.sleep(0.05)
 
 
 async def _kept(rig: Rig) -> None:
@@ -248,7 +250,8 @@ async def test_a_read_only_state_disk_is_named_and_pods_can_be_stopped_and_remov
             ("RemoveImage", {"image": pb.ImageSpec(image=rig.world.image)}),
         ):
             code, said = await cri.refused(call, **fields)
-            assert (code, "ead-only" in said or "readonly" in said) == ("UNAVAILABLE", True), (call, said)
+            is_named = "Read-only file system" in said or "Input/output error" in said
+            assert (code, is_named) == ("UNAVAILABLE", True), (call, said)
         assert (await cri("ExecSync", container_id=one, cmd=["true"], timeout=5)).exit_code == 0
         await cri("StopContainer", container_id=one, timeout=1)
         await cri("RemoveContainer", container_id=one)
