@@ -75,6 +75,7 @@ class LivePod:
         self.meter = Meter(self.call, self.containers)
         self.loopback = LoopbackPorts(self.title)
         self._agent: Agent | None = None
+        self._identified: store.PodRecord | None = None
         self._port = port
         self._keeper = Keeper(self.save, self.title)
         self._unknown_ends = 0
@@ -227,6 +228,9 @@ class LivePod:
 
     def save(self) -> None:
         """Write the pod's file. Raises NoSpace, KernelError: for what can still be given up."""
+        if self._identified is not self.record:
+            store.save_identity(self.directory, self.record)
+            self._identified = self.record
         containers = tuple(container.stored() for container in self.containers.values())
         store.save(self.directory, store.Stored(self.record, self.status, containers))
 

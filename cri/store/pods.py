@@ -2,11 +2,14 @@
 """`state.json` in a pod's directory: what the daemon must know again after it was killed.
 
 Written by `cri.pods` at each change of state, read by `cri.store.recover`. What never changes (records) and
-what does (states) are apart. What other places know better is not here: the VMM's pid is in vm.json, a log's
+what does (states) are apart; who the pod is stands in `pod.json` too, so that its name stays taken when `state.json` is
+damaged. What other places know better is not here: the VMM's pid is in vm.json, a log's
 position beside the log, whether a container runs is asked of the agent.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cri.store import codec
@@ -16,7 +19,7 @@ from stage1.pod import states
 from stage1.pod.model import Container, Pod
 
 VERSION = 1
-_FILE = "state.json"
+_FILE, _IDENTITY = "state.json", "pod.json"
 _MOST_BYTES = 256 << 20
 
 
@@ -97,29 +100,40 @@ class Stored(NamedTuple):
 
 def save(directory: str, stored: Stored) -> None:
     """Replace the file in one step."""
-    text = json.dumps({"v": VERSION, **codec.dump(stored)}, separators=(",", ":"))
+    _write(directory, _FILE, document=codec.dump(stored))
+
+
+def save_identity(directory: str, record: PodRecord) -> None:
+    """Write down who the pod is: once, and again when it has become another."""
+    _write(directory, _IDENTITY, document={"record": codec.dump(record)})
+
+
+def _write(directory: str, name: str, *, document: dict[str, Any]) -> None:
+    text = json.dumps({"v": VERSION, **document}, separators=(",", ":"))
     with beneath.Root(directory) as own:
-        own.write(_FILE, text.encode())
+        own.write(name, text.encode())
 
 
 def load(directory: str) -> Stored:
     """Read the file. Raises FileNotFoundError, or ValueError with the reason when it can't be read or understood."""
-    envelope = _read(directory)
+    envelope = _read(directory, _FILE)
     version = envelope.pop("v", None)
     if version != VERSION:
         raise ValueError(f"{directory}/state.json has version {version}; this clearpod reads version {VERSION}")
     return codec.load(Stored, envelope)
 
 
-def load_identity(directory: str) -> PodRecord:
-    """Who the pod is, of a file whose rest can't be understood. Raises ValueError, OSError."""
-    return codec.load(PodRecord, _read(directory).get("record"))
+def identities(directory: str) -> Iterator[PodRecord]:
+    """Who the pod is, as both files say that can be understood so far."""
+    for name in (_FILE, _IDENTITY):
+        with contextlib.suppress(ValueError, OSError):
+            yield codec.load(PodRecord, _read(directory, name).get("record"))
 
 
-def _read(directory: str) -> dict[str, Any]:
+def _read(directory: str, name: str) -> dict[str, Any]:
     try:
         with beneath.Root(directory) as own:
-            envelope = json.loads(own.read(_FILE, most=_MOST_BYTES, ours=True))
+            envelope = json.loads(own.read(name, most=_MOST_BYTES, ours=True))
     except FileNotFoundError:
         raise
     except RecursionError:

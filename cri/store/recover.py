@@ -8,7 +8,7 @@ Assumptions this rests on:
 3. A pod's directory is made before anything else of the pod and removed after everything else, so a directory
    listing finds every VM, mount and file; `engine.collect` undoes all of it from the directory alone.
 4. state.json is replaced in one step. It says BOOTING until RunPodSandbox has answered: then the client was
-   never told an id, will ask again, and the remains can go.
+   never told an id, will ask again, and the remains can go. pod.json is written before it.
 5. pid and start time in vm.json identify the VMM; a pid alone does not. A vm.json that can't be read is no sign
    that there is no VMM: then it is looked for among all processes.
 6. The guest keeps unacknowledged output and exits (docs/link.md); nothing was acknowledged before it was
@@ -16,13 +16,14 @@ Assumptions this rests on:
 7. A container that only the agent knows is a half-done create; one that only state.json knows was lost.
 8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is to go.
 
-A file that can't be understood concerns its own pod only. If it still says who the pod is, the pod is marked dead: it
-stays listed, and its name stays taken, until it is removed. If not, nobody can ask for the pod any more: its VMM is
-ended and the directory collected.
+A file that can't be understood concerns its own pod only. If it or pod.json says who the pod is, the pod is marked
+dead: it stays listed, and its name stays taken, until it is removed. If not, nobody can ask for the pod any more: its
+VMM is ended and the directory collected.
 
 This module only looks and decides; `cri.pods.recovery` acts.
 """
 
+import contextlib
 import logging
 import os
 from typing import NamedTuple
@@ -81,12 +82,12 @@ def _judge(directory: str) -> Found:
 def _unreadable(directory: str, error: Exception) -> Found:
     said = f"{directory}/state.json can't be understood: {str(error)[:500]}"
     log.error("state.unreadable", extra={"directory": directory, "error": said})
-    try:
-        record = pods.load_identity(directory)
-        _check(directory, pods.Stored(record, pods.PodState()))
-    except (ValueError, OSError):
-        return Found(directory, COLLECT)
-    return Found(directory, MARK_DEAD, pods.Stored(record, pods.PodState(states.STOPPING)), said)
+    for record in pods.identities(directory):
+        stored = pods.Stored(record, pods.PodState(states.STOPPING))
+        with contextlib.suppress(ValueError):
+            _check(directory, stored)
+            return Found(directory, MARK_DEAD, stored, said)
+    return Found(directory, COLLECT)
 
 
 def _check(directory: str, stored: pods.Stored) -> None:

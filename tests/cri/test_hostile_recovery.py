@@ -226,10 +226,28 @@ NAMELESS: dict[str, Callable[[Path], object]] = {
 }
 
 
+async def test_a_pod_whose_record_is_lost_keeps_its_name_by_the_other_one(world: World) -> None:
+    pods = await _pods_of_a_killed_daemon(world, [*NAMELESS, "neighbour"])
+    for name, damage in NAMELESS.items():
+        damage(_directory(world, pods[name]))
+    with _process(world):
+        cri = await _client(world)
+        assert {one.id for one in (await cri("ListPodSandbox")).items} == set(pods.values())
+        for name, pod in pods.items():
+            state, sentence = await why(cri, pod)
+            assert (state == pb.SANDBOX_READY) == (name == "neighbour") == (sentence == ""), name
+            assert bool(_vmms(pod)) == (name == "neighbour")
+            assert (await cri.refused("RunPodSandbox", config=cri.sandbox(_slug(name))))[0] == "ALREADY_EXISTS"
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        await cri.close()
+    assert world.left_over() == []
+
+
 async def test_a_record_without_a_name_is_collected_with_its_vm(world: World) -> None:
     pods = await _pods_of_a_killed_daemon(world, [*NAMELESS, *(f"{name}, and no vm.json" for name in NAMELESS)])
     for name, pod in pods.items():
         NAMELESS[name.removesuffix(", and no vm.json")](_directory(world, pod))
+        _write("pod.json", "{")(_directory(world, pod))
         if name.endswith(", and no vm.json"):
             _write("vm.json", "{")(_directory(world, pod))
     with _process(world):

@@ -67,6 +67,7 @@ async def test_half_made_pods_and_unreadable_ones_are_collected(world: World) ->
     state = base / pods[0] / "state.json"
     state.write_text(state.read_text().replace('"state":"ready"', '"state":"booting"'))
     (base / pods[1] / "state.json").write_text('{"v": 99}')
+    (base / pods[1] / "pod.json").unlink()
     (base / pods[2] / "state.json").unlink()
     async with world.daemon() as cri:
         assert (await cri("ListPodSandbox")).items == []
