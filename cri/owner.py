@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who owns the pods: one daemon for each run directory and each state directory, held by locks on files in them.
+"""Who owns the pods: one daemon for each run directory and each state directory, held by locks on files in them; and
+none that is older than what it would find there.
 
 Taken by `clearpod serve` before anything else. `clearpod run` and rkt have directories of their own for their pods, and
 share of the state directory only what has its own locks.
@@ -10,18 +11,24 @@ import os
 from collections.abc import Iterator
 
 from cri.config import Config
-from stage1.errors import AlreadyExists, WrongState
-from stage1.linux import files
+from stage1.errors import AlreadyExists, PodError, WrongState
+from stage1.linux import beneath, files
 from stage1.linux.flock import Lock
 
 LOCK = "daemon.lock"
+FORMAT, VERSION = "format", 1
+"""File in the run directory with the version of all that is in there: raised when a daemon of today could not adopt
+pods of tomorrow, whose VMs it would end. The state directory's version is that of images.db.
+"""
+_FORMAT_BYTES = 20
 
 
 @contextlib.contextmanager
 def own(config: Config) -> Iterator[None]:
     """Be the only daemon of the run directory and of the state directory, until the block or this process ends.
 
-    A second one with only one of them in common would take pods of the first for remains. Raises AlreadyExists.
+    A second one with only one of them in common would take pods of the first for remains. Raises AlreadyExists;
+    WrongState when a newer clearpod has used the run directory, in which nothing is touched then.
     """
     places = {"run_dir": (config.run_dir, 0o711), "state_dir": (config.state_dir, 0o700)}
     with contextlib.ExitStack() as held:
@@ -32,7 +39,23 @@ def own(config: Config) -> Iterator[None]:
             if real not in owned:
                 _take(held, real, key=key)
             owned.add(real)
+        _require_known(config.run_dir)
         yield
+
+
+def _require_known(run_dir: str) -> None:
+    with beneath.Root(run_dir) as root:
+        try:
+            found = int(root.read(FORMAT, most=_FORMAT_BYTES))
+        except (FileNotFoundError, ValueError, PodError):
+            found = 0  # nobody's, or a former version's, or damaged: then the pods' own files tell
+        if found > VERSION:
+            raise WrongState(
+                f"the pods in {run_dir} are of a newer clearpod (version {found}, this one knows {VERSION}); install "
+                "that one again, or reboot"
+            )
+        if found < VERSION:
+            root.write(FORMAT, f"{VERSION}\n".encode())
 
 
 def _take(held: contextlib.ExitStack, path: str, *, key: str) -> None:
