@@ -21,6 +21,7 @@ OPEN_FILES = 1 << 20
 FIRST_SIZE = {"width": 80, "height": 24}
 """Of a terminal until somebody says another: without it a program that looks at once would see 0 by 0."""
 BOUND = ("rbind", "rw")
+NODES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 PTS_OPTIONS = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
 
 MASKED = (
@@ -42,7 +43,7 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         "ociVersion": "1.2.0",
         "process": process(pod, container, what=container.process),
         "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
-        "mounts": [*_standard_mounts(security), *_identity_mounts(pod, container), *_volumes(container)],
+        "mounts": _mounts(pod, container),
         "linux": {
             "namespaces": _namespaces(security, target_pid, user=bool(pod.ids.length)),
             "cgroupsPath": profile.cgroup(pod.profile, container.id),
@@ -131,6 +132,17 @@ def _namespaces(security: Security, target_pid: int, *, user: bool) -> list[dict
 
 def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str, "Any"]:
     return {"destination": target, "type": kind, "source": source or kind, "options": list(options)}
+
+
+def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
+    """A volume at /dev takes the place of the usual one; below it is then what crun needs and programs expect."""
+    first, volumes = _standard_mounts(container.security), _volumes(container)
+    own = next((one for one in volumes if one["destination"] == "/dev"), None)
+    if own:
+        volumes.remove(own)
+        at = [one["destination"] for one in first].index("/dev")
+        first[at : at + 1] = [own, *(_mount(node, "bind", *BOUND, source=node) for node in NODES)]
+    return [*first, *_identity_mounts(pod, container), *volumes]
 
 
 def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:

@@ -64,6 +64,17 @@ def test_shorter_targets_are_mounted_first_and_keep_their_number():
     assert order == [("/data", "1"), ("/data/inner", "0")]
 
 
+def test_a_volume_at_dev_takes_the_place_of_the_usual_one_and_has_the_devices():
+    volumes = (Mount("/host/a", "/data"), Mount("/host/dev", "/dev"), Mount("/host/shm", "/dev/shm"))
+    mounts = oci.config(Pod("id", "pod"), container(mounts=volumes))["mounts"]
+    targets = [mount["destination"] for mount in mounts]
+    assert targets.count("/dev") == 1 and mounts[targets.index("/dev")]["source"].endswith("/mounts/1")
+    below = [target for target in targets if target.startswith("/dev/")]
+    assert {"/dev/null", "/dev/urandom", "/dev/tty", "/dev/pts"} <= set(below)
+    assert min(targets.index(target) for target in below) > targets.index("/dev")
+    assert targets.index("/data") > targets.index("/sys"), "the others stay last"
+
+
 def test_only_what_was_said_becomes_a_limit():
     assert oci.resources(Limits()) == {}
     assert oci.resources(Limits(memory=1 << 20, cpu_quota_us=5000, pids=9)) == {
