@@ -25,6 +25,8 @@ ALL = "all"
 INFO = "net-info.json"
 _ENDINGS = (".conf", ".conflist")
 _OLD = ("", "0.1.0", "0.2.0")
+_LENIENT = ("IgnoreUnknown", "1")
+"""Plugins know the arguments of some kinds only, and refuse the others unless they are told not to."""
 _READ_AS = "0.4.0"
 """rkt's configurations say no version. This one has chains, so host ports can be added; all living plugins know it."""
 
@@ -162,7 +164,8 @@ def attach_pod(
     attachments = []
     for number, (network, args) in enumerate(wanted):
         runtime = base.runtime if _maps_ports(network) else {}
-        attachments.append(Attachment(network, base._replace(ifname=f"eth{number}", args=args, runtime=runtime)))
+        said = args if not args or _LENIENT[0] in dict(args) else (_LENIENT, *args)
+        attachments.append(Attachment(network, base._replace(ifname=f"eth{number}", args=said, runtime=runtime)))
     seen = attach.make(directory, tuple(attachments), settings=settings)
     try:
         write_info(directory)
@@ -188,7 +191,7 @@ def _info(one: Attachment, places: tuple[str, ...]) -> Document:
         "pluginPath": find_plugin(one.network.types()[0], places),
         "ifName": one.call.ifname,
         "ip": ip or None,
-        "args": ";".join(f"{key}={value}" for key, value in one.call.args),
+        "args": ";".join(f"{key}={value}" for key, value in one.call.args if (key, value) != _LENIENT),
         "mask": _mask(ip, int(prefix)) if prefix else None,
     }
 

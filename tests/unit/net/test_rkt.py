@@ -155,7 +155,7 @@ def test_rkt_is_told_what_the_pod_got_and_nothing_stays(tmp_path: Path) -> None:
     }
     assert (second["netName"], second["ifName"], second["args"]) == ("other", "eth1", "IP=10.9.0.5;X=1")
     calls = [one.call for one in _record(directory).attachments]
-    assert calls[1].args == (("IP", "10.9.0.5"), ("X", "1"))
+    assert calls[1].args == (("IgnoreUnknown", "1"), ("IP", "10.9.0.5"), ("X", "1")) and calls[0].args == ()
     assert [bool(call.runtime) for call in calls] == [False, True], "the last maps the port, since none masquerades"
     os.rename(directory, f"{tmp_path}/exited-garbage")
     assert attach.detach(f"{tmp_path}/exited-garbage") == attach.detach(f"{tmp_path}/exited-garbage") == ""
