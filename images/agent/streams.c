@@ -212,11 +212,22 @@ void input_ready(struct process *process)
     }
 }
 
+/* Who writes on finds the pipe broken, as where the reader is a process. Terminals and containers go on. */
+static void unwanted(struct process *process, uint32_t stream)
+{
+    for (int i = 0; process->exec && !process->stdio.tty && !process->connection && i < 2; i++)
+        if (process->out[i].id == stream && process->out[i].fd >= 0)
+            output_end(&process->out[i]);
+}
+
 void streams_on_data(uint32_t stream, bool end, const uint8_t *bytes, size_t size)
 {
     struct process *process = owner_of(stream);
-    if (!process || process->in.id != stream)
+    if (!process || process->in.id != stream) {
+        if (process && end)
+            unwanted(process, stream);
         return;
+    }
     struct input *in = &process->in;
     size_t room = INPUT_BYTES - in->size;
     in->ended |= end;
