@@ -17,6 +17,7 @@
     |- NetworkFailed          UNKNOWN              exit 13
     |- AgentFailed            UNKNOWN              exit 12
        |- NoCommand           UNKNOWN              exit 127
+          |- NotExecutable    UNKNOWN              exit 126
 
 Library code raises and never prints or exits; `cri/server.py` turns `grpc_code` into a status and the
 commands turn `exit_code` into theirs. A message is one sentence: what was wrong, where, what to do.
@@ -123,3 +124,15 @@ class NoCommand(AgentFailed):
     """The container's command is missing or not executable."""
 
     exit_code = 127
+
+
+class NotExecutable(NoCommand):
+    """It is there, but can't be executed."""
+
+    exit_code = 126
+
+
+def command_error(text: str) -> NoCommand:
+    """The error that crun, or the kernel, means by `text`: the command is missing, or it can't be executed."""
+    signs = ("not executable", "not a regular file", "Exec format error", "Permission denied", "open executable")
+    return NotExecutable(text) if any(sign in text for sign in signs) else NoCommand(text)

@@ -2,6 +2,8 @@
 /* See apps.h. */
 #include "apps.h"
 
+#include "words.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -72,23 +74,25 @@ static void look_whether_over(void)
     }
 }
 
-/* Without `lasting` one failure ends the pod; the others get as long as the pod's own stop would give them. */
+/* Without `lasting` the first failure ends the pod, with its code; the others get as long as the pod's own stop would
+ * give them. That it is being stopped changes nothing about the code. */
 static void end_app(struct app *app)
 {
     static const uint64_t grace_ns = 10000000000;
     app->used = false;
     pod.user->ended(app->names[MAIN], app->code);
     reply(&app->halter, NULL);
-    if (app->code && !pod.lasting && !pod.halted) {
+    if (app->code && !pod.lasting && !pod.code) {
         pod.code = app->code;
         if (!*pod.why)
             snprintf(pod.why, sizeof pod.why, "app %s ended with code %d", app->names[MAIN], app->code);
-        halt_all(pod.user->now_ns() + grace_ns);
+        if (!pod.halted)
+            halt_all(pod.user->now_ns() + grace_ns);
     }
     look_whether_over();
 }
 
-static void fail(struct app *app, const struct fault *why);
+static void fail(struct app *app, const struct fault *why, bool is_said);
 
 /* Start the next container that there is, from `stage` on. */
 static void enter(struct app *app, unsigned stage)
@@ -103,15 +107,15 @@ static void enter(struct app *app, unsigned stage)
     }
     app->stage = (enum stage)stage;
     if (pod.user->start(name_of(app), &why) < 0)
-        fail(app, &why);
+        fail(app, &why, false);
 }
 
-static void fail(struct app *app, const struct fault *why)
+static void fail(struct app *app, const struct fault *why, bool is_said)
 {
     if (app->stage != AFTER && !app->code)
-        app->code = why->code == FAULT_COMMAND ? APP_NO_COMMAND : APP_FAILED;
+        app->code = why->code == FAULT_COMMAND && is_missing_command(why->text) ? APP_NO_COMMAND : APP_FAILED;
     if (!*pod.why && !pod.halted)
-        snprintf(pod.why, sizeof pod.why, "app %s: %s", app->names[MAIN], why->text);
+        snprintf(pod.why, sizeof pod.why, "app %s: %s", app->names[MAIN], is_said ? "it can't be started" : why->text);
     reply(&app->launcher, why);
     enter(app, app->stage == AFTER ? STAGES : AFTER);
 }
@@ -169,13 +173,13 @@ bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker)
     return true;
 }
 
-void apps_started(const char *container, const struct fault *failed)
+void apps_started(const char *container, const struct fault *failed, bool is_said)
 {
     struct app *app = find(container);
     if (!app || app->up)
         return;
     if (failed) {
-        fail(app, failed);
+        fail(app, failed, is_said);
         return;
     }
     app->up = true;
@@ -196,7 +200,7 @@ void apps_exited(const char *container, int code)
     if (app->stage == BEFORE && code) {
         fault_set(&why, FAULT_FAILED, "pre-start ended with code %d", code);
         app->up = false;
-        fail(app, &why);
+        fail(app, &why, false);
         return;
     }
     enter(app, app->halted ? AFTER + (app->stage == AFTER) : app->stage + 1);

@@ -119,7 +119,7 @@ static int await(pid_t pid, int listener, const struct task *task, struct outcom
 
 static int complaint(const struct traces *traces, int status, const char *verb, struct fault *why)
 {
-    char log[4096] = "", line[400];
+    char log[4096] = "", line[440];
     file_read(traces->log, log, sizeof log);
     crun_message(log, line, sizeof line);
     if (!*line)

@@ -10,6 +10,8 @@
 #include "console.h"
 #include "streams.h"
 
+#include <string.h>
+
 static void send(uint32_t id, const struct reply *reply)
 {
     static uint8_t payload[FRAME_MAX];
@@ -39,7 +41,7 @@ static void launched(struct job *job)
 {
     struct process *process = job->process;
     const char *name = process->container;
-    bool is_app = agent.words.plan && !process->exec;
+    bool is_app = agent.words.plan && !process->exec, is_crun = job->failed && !strncmp(job->fault.text, "crun", 4);
     if (!job->failed && job->outcome.fd >= 0) {
         if (process->stdio.console)
             console_terminal(job->outcome.fd);
@@ -56,8 +58,8 @@ static void launched(struct job *job)
         streams_retract(process);
         process->state = P_CREATED;
     }
-    if (is_app)
-        apps_started(name, job->failed ? &job->fault : NULL);
+    if (is_app) /* crun has the app's stderr, where that is the launcher's */
+        apps_started(name, job->failed ? &job->fault : NULL, is_crun && !process->stdio.tty && !process->out[1].id);
 }
 
 /* False: the last output and the exit of the container must be told first. */

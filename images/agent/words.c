@@ -160,6 +160,11 @@ bool is_command_error(const char *text)
     return false;
 }
 
+bool is_missing_command(const char *text)
+{
+    return strstr(text, "executable file `") || strstr(text, "No such file");
+}
+
 void crun_message(const char *log, char *to, size_t room)
 {
     const char *line = log, *best = log;
@@ -169,5 +174,9 @@ void crun_message(const char *log, char *to, size_t room)
             best = line;
         line = *end ? end + 1 : end;
     }
-    snprintf(to, room, "%.*s", (int)strcspn(best, "\n"), best);
+    size_t length = strcspn(best, "\n"), tail = room / 2;
+    if (length < room)
+        snprintf(to, room, "%.*s", (int)length, best);
+    else /* a path is long; what is wrong with it comes last */
+        snprintf(to, room, "%.*s...%.*s", (int)(room - tail - 4), best, (int)tail, best + length - tail);
 }

@@ -38,7 +38,9 @@ bool is_path_beneath(const char *text);
 bool sysctl_path(const char *key, char *to, size_t room);
 /* Does crun say that the command is missing or can't be executed? */
 bool is_command_error(const char *text);
-/* crun's log as one line: the last message, without what only warns. */
+/* And that it is missing? */
+bool is_missing_command(const char *text);
+/* crun's log as one line: the last message, without what only warns; of a long one the middle is left out. */
 void crun_message(const char *log, char *to, size_t room);
 
 #endif

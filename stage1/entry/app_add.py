@@ -8,7 +8,7 @@ propagates its mounts.
 import os
 
 from stage1.entry import door
-from stage1.rkt import apps, arguments, directory, machine, reach
+from stage1.rkt import apps, arguments, commands, directory, machine, reach
 
 
 def main(argv: list[str]) -> int:
@@ -16,6 +16,7 @@ def main(argv: list[str]) -> int:
     options, pod_dir = arguments.app(argv), os.getcwd()
     pod = apps.read(pod_dir, options.app)
     door.say("app_add", *options.warnings, *pod.warnings)
+    commands.check(pod)
     uuid = directory.uuid(pod_dir)
     with apps.changing(machine.place(uuid)), reach.session(uuid) as session:
         apps.add(session, pod)

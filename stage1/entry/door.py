@@ -7,14 +7,14 @@ An entry point is a module of this package with `main(arguments) -> exit code`. 
 import os
 import sys
 
-from stage1.errors import PodError
+from stage1.errors import NoCommand, PodError
 
 FAILED = 254
 """rkt's own code for what is not the pod's doing."""
 
 
 def enter(name: str, arguments: list[str]) -> int:
-    """Run the entry point `name`; its exit code."""
+    """Run the entry point `name`; its exit code. Of a command that can't be run it is what a shell would return."""
     if os.geteuid():
         say(name, "only root may do this: the pod's virtual machine and its link are root's")
         return FAILED
@@ -23,7 +23,7 @@ def enter(name: str, arguments: list[str]) -> int:
         return int(entry.main(arguments))
     except PodError as error:
         say(name, *(str(error), *getattr(error, "__notes__", ())))
-        return FAILED
+        return error.exit_code if isinstance(error, NoCommand) else FAILED
     except OSError as error:
         say(name, f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}")
         return FAILED

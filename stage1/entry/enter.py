@@ -8,7 +8,6 @@ import os
 
 from stage1 import engine
 from stage1.entry import door
-from stage1.errors import NoCommand
 from stage1.guest.messages import Exec, Stdio
 from stage1.guest.session import Session
 from stage1.pod.model import Process
@@ -16,20 +15,16 @@ from stage1.rkt import apps, arguments, directory, guest_root, machine, plan, re
 
 
 def main(argv: list[str]) -> int:
-    """The command's exit code; 127 when there is no such command. Raises what `guest_root.is_meant` does."""
+    """The command's exit code. Raises NoCommand, NotExecutable, and what `guest_root.is_meant` does."""
     options, pod_dir = arguments.enter(argv), os.getcwd()
     door.say("enter", *options.warnings)
     uuid = directory.uuid(pod_dir)
-    try:
-        if guest_root.is_meant(pod_dir, options.app):
-            with reach.session(uuid) as session:
-                return guest_root.run(session, uuid, command=options.command)
-        pod = apps.read(pod_dir, options.app)
+    if guest_root.is_meant(pod_dir, options.app):
         with reach.session(uuid) as session:
-            return _run(session, pod, options=options)
-    except NoCommand as error:
-        door.say("enter", str(error))
-        return NoCommand.exit_code
+            return guest_root.run(session, uuid, command=options.command)
+    pod = apps.read(pod_dir, options.app)
+    with reach.session(uuid) as session:
+        return _run(session, pod, options=options)
 
 
 def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions) -> int:

@@ -12,16 +12,17 @@ import sys
 from stage1.entry import door
 from stage1.errors import PodError
 from stage1.linux import namespace
-from stage1.rkt import arguments, directory, machine, make, network, plan, runtime
+from stage1.rkt import arguments, commands, directory, machine, make, network, plan, runtime
 from stage1.rkt.arguments import RunOptions
 from stage1.vm import order
 
 
 def main(argv: list[str]) -> int:
-    """Called with the pod's directory as working directory; 0 when the VMM can be started."""
+    """Called with the pod's directory as working directory; 0 when the VMM can be started. Raises PodError."""
     options, pod_dir = arguments.run(argv), os.getcwd()
     pod = plan.read_pod(pod_dir, options, terminal=_terminal(options))
     door.say("run", *pod.warnings)
+    commands.check(pod)
     make.make(pod)
     try:
         got = network.attach(pod_dir, pod.pod, options=options)

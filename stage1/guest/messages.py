@@ -7,14 +7,14 @@ request is its operation, an event is what happened.
 
 from typing import Any, NamedTuple
 
-from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoCommand, NotFound, PodError, WrongState
+from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NotFound, PodError, WrongState, command_error
 from stage1.guest import numbers, wire
 from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
 from stage1.guest.wire import Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
 
@@ -384,8 +384,8 @@ def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
     return found
 
 
-_ERRORS: dict[int, type[PodError]] = {
-    INVALID: BadRequest, NOT_FOUND: NotFound, EXISTS: AlreadyExists, WRONG_STATE: WrongState, NO_COMMAND: NoCommand,
+_ERRORS: dict[int, "Callable[[str], PodError]"] = {
+    INVALID: BadRequest, NOT_FOUND: NotFound, EXISTS: AlreadyExists, WRONG_STATE: WrongState, NO_COMMAND: command_error,
 }  # fmt: skip
 
 

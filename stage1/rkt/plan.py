@@ -99,7 +99,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
         terminal: TERM of the caller's terminal when `--interactive` is on one, else None.
 
     Raises:
-        BadRequest: the manifest makes no sense, or an executable, user, volume is not there: one sentence.
+        BadRequest: the manifest makes no sense, or a user or volume is not there: one sentence.
         NotFound: a file that rkt should have written, or a host volume, is missing.
         Unsupported: private users, the host's IPC, a socket-activated port.
     """
@@ -195,7 +195,7 @@ def _read(entry: Entry, said: Manifest, *, pod_dir: str, options: RunOptions, te
 def _app(entry: Entry, wanted: Isolators, *, root: str, options: RunOptions, terminal: str | None) -> App:
     env = environment.variables(entry.name, entry.env, terminal=terminal if options.interactive else None)
     path = dict(entry.env).get("PATH", "")
-    command = inside.executable(root, entry.argv[0], where=entry.where, cwd=entry.cwd, path=path)
+    command = inside.executable(root, entry.argv[0], cwd=entry.cwd, path=path)
     user = users.resolve(entry, root)
     container = Container(
         id=entry.name,
@@ -233,7 +233,7 @@ def _handler(entry: Entry, container: Container, *, event: str, options: RunOpti
     if not argv:
         return None
     path = dict(entry.env).get("PATH", "")
-    command = inside.executable(root, argv[0], where=f"{entry.where}: {event}", cwd=entry.cwd, path=path)
+    command = inside.executable(root, argv[0], cwd=entry.cwd, path=path)
     name = f"{entry.name}.{event}"
     return container._replace(
         id=name,

@@ -9,12 +9,15 @@ import select
 import termios
 from typing import NamedTuple
 
-from stage1.errors import PodError
+from stage1.errors import PodError, command_error
 from stage1.guest import frame
 from stage1.guest.frame import MAX_DATA
 from stage1.guest.messages import Resize, Stdio, encode_request
 from stage1.guest.session import Session, exit_of
 
+_SAID_BYTES = 5000
+_CRUNS = ("exec:", "exec container process")
+_REASONS = ("Exec format error", "No such file or directory", "Permission denied")
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
 
@@ -68,7 +71,14 @@ def join(session: Session, process: Joined) -> int:
     with _sizes(session, process) if process.stdio.tty else _nothing():
         while streams.code is None:
             streams.turn()
-    return streams.code
+    return exec_code(streams.code, streams.said)
+
+
+def exec_code(code: int, said: bytes) -> int:
+    """The code as shells have it. What the kernel could not execute ends with 1 and crun's line is all that it said."""
+    words = said.decode("utf-8", "replace").strip()
+    is_cruns = code == 1 and words.startswith(_CRUNS) and words.endswith(_REASONS) and len(words.splitlines()) == 1
+    return command_error(words).exit_code if is_cruns else code
 
 
 class _nothing:
@@ -104,6 +114,8 @@ class _sizes:
 class _Streams:
     def __init__(self, session: Session, process: Joined) -> None:
         self.code: int | None = None
+        self.said = b""
+        """The beginning of all that came."""
         self._session, self._process = session, process
         stdio = process.stdio
         self._input = stdio.stdin
@@ -129,8 +141,11 @@ class _Streams:
             if ended is not None and ended.exec == self._process.exec:
                 self.code = ended.exit_code
             elif one.kind == frame.DATA and one.stream in self._to:
-                _write(self._to[one.stream], one.payload)
-                if one.flags & frame.END:
+                self.said += one.payload[: _SAID_BYTES - len(self.said)]
+                is_read = _write(self._to[one.stream], one.payload)
+                if not is_read and self._process.exec:
+                    self._session.send(frame.DATA, stream=one.stream, end=True)  # the process gets SIGPIPE, as here
+                if one.flags & frame.END or not (is_read or self._process.stdio.tty):
                     del self._to[one.stream]
         self._look_whether_over()
 
@@ -150,12 +165,13 @@ class _Streams:
             self._look_whether_over()
 
 
-def _write(fd: int, data: bytes) -> None:
-    """What nobody reads is thrown away; the process goes on, as with a terminal that hangs up."""
+def _write(fd: int, data: bytes) -> bool:
+    """False: nobody reads it, and the data is thrown away."""
     try:
         while data:
             data = data[os.write(fd, data) :]
     except BlockingIOError as error:
         raise PodError("standard output does not wait (O_NONBLOCK) and would lose bytes; give one that does") from error
     except OSError:
-        return
+        return False
+    return True

@@ -90,8 +90,8 @@ CASE(a_pod_ends_with_its_last_app)
 {
     begin();
     CHECK(launch("a", "", "", 0) == 0 && launch("b", "", "", 0) == 0);
-    apps_started("a", NULL);
-    apps_started("b", NULL);
+    apps_started("a", NULL, false);
+    apps_started("b", NULL, false);
     apps_settle(false);
     CHECK(was("start a;start b;"));
     apps_exited("a", 0);
@@ -107,8 +107,8 @@ CASE(an_app_that_fails_takes_the_pod_along_with_its_code)
     begin();
     launch("a", "", "", 0);
     launch("b", "", "", 0);
-    apps_started("a", NULL);
-    apps_started("b", NULL);
+    apps_started("a", NULL, false);
+    apps_started("b", NULL, false);
     apps_settle(false);
     apps_exited("a", 7);
     CHECK(was("start a;start b;ended a 7;stop b;"));
@@ -121,11 +121,11 @@ CASE(an_app_that_ends_before_the_plan_is_through_ends_nothing_yet)
 {
     begin();
     launch("a", "", "", 0);
-    apps_started("a", NULL);
+    apps_started("a", NULL, false);
     apps_exited("a", 0);
     CHECK(was("start a;ended a 0;"));
     launch("b", "", "", 0);
-    apps_started("b", NULL);
+    apps_started("b", NULL, false);
     apps_settle(false);
     apps_exited("b", 0);
     CHECK(was("start b;ended b 0;over 0 ;"));
@@ -136,14 +136,14 @@ CASE(handlers_run_before_and_after)
     begin();
     launch("a", "a.pre", "a.post", 5);
     CHECK(was("start a.pre;"));
-    apps_started("a.pre", NULL);
+    apps_started("a.pre", NULL, false);
     apps_exited("a.pre", 0);
     CHECK(was("start a;"));
-    apps_started("a", NULL);
+    apps_started("a", NULL, false);
     CHECK(was("yes 5;"));
     apps_exited("a", 3);
     CHECK(was("start a.post;"));
-    apps_started("a.post", NULL);
+    apps_started("a.post", NULL, false);
     apps_exited("a.post", 9);
     CHECK(was("ended a 3;"));
 }
@@ -152,36 +152,52 @@ CASE(an_app_whose_handler_fails_does_not_start)
 {
     begin();
     launch("a", "a.pre", "a.post", 5);
-    apps_started("a.pre", NULL);
+    apps_started("a.pre", NULL, false);
     apps_exited("a.pre", 4);
     CHECK(was("start a.pre;no 5;start a.post;"));
-    apps_started("a.post", NULL);
+    apps_started("a.post", NULL, false);
     apps_exited("a.post", 0);
     CHECK(was("ended a 4;"));
 }
 
 CASE(what_can_not_be_started_has_failed)
 {
-    struct fault missing = {.code = FAULT_COMMAND, .text = "no such file"};
+    struct fault missing = {.code = FAULT_COMMAND, .text = "crun run: executable file `/a` not found"};
+    struct fault plain = {.code = FAULT_COMMAND, .text = "crun run: the path `/a` exists but it is not executable"};
     begin();
     launch("a", "", "", 5);
-    apps_started("a", &missing);
+    apps_started("a", &missing, false);
     CHECK(was("start a;no 5;ended a 127;"));
+    launch("a", "", "", 5);
+    apps_started("a", &plain, false);
+    CHECK(was("start a;no 5;ended a 126;"));
     refused = "b";
     CHECK(launch("b", "", "", 6) == 0);
     CHECK(was("start b;no 6;ended b 126;"));
     refused = "c.post";
     launch("c", "", "c.post", 0);
-    apps_started("c", NULL);
+    apps_started("c", NULL, false);
     apps_exited("c", 2);
     CHECK(was("start c;start c.post;ended c 2;"));
+}
+
+CASE(what_crun_has_said_already_is_not_said_again)
+{
+    struct fault missing = {.code = FAULT_COMMAND, .text = "crun run: executable file `/a` not found"};
+    for (int is_said = 0; is_said < 2; is_said++) {
+        begin();
+        launch("a", "", "", 0);
+        apps_settle(false);
+        apps_started("a", &missing, is_said);
+        CHECK(strstr(did, "over 127 app a: ") && (strstr(did, "not found") == NULL) == is_said);
+    }
 }
 
 CASE(one_app_can_be_halted_and_started_again)
 {
     begin();
     launch("a", "", "", 1);
-    apps_started("a", NULL);
+    apps_started("a", NULL, false);
     apps_settle(true);
     CHECK(was("start a;yes 1;"));
     CHECK(launch("a", "", "", 2) < 0);
@@ -201,11 +217,11 @@ CASE(an_app_that_is_halted_while_it_starts_is_stopped_then)
     begin();
     launch("a", "a.pre", "a.post", 1);
     CHECK(halt("a", 5000, 2) && was("start a.pre;"));
-    apps_started("a.pre", NULL);
+    apps_started("a.pre", NULL, false);
     CHECK(was("stop a.pre;"));
     apps_exited("a.pre", 0);
     CHECK(was("start a.post;"));
-    apps_started("a.post", NULL);
+    apps_started("a.post", NULL, false);
     CHECK(was(""));
     apps_exited("a.post", 0);
     CHECK(was("ended a 0;yes 2;"));
@@ -215,7 +231,7 @@ CASE(an_app_that_had_to_be_killed_has_no_post_stop)
 {
     begin();
     launch("a", "", "a.post", 1);
-    apps_started("a", NULL);
+    apps_started("a", NULL, false);
     halt("a", 2000, 0);
     now = 2000;
     apps_tick();
@@ -223,14 +239,33 @@ CASE(an_app_that_had_to_be_killed_has_no_post_stop)
     CHECK(was("start a;yes 1;stop a;kill a;ended a 137;"));
 }
 
-CASE(a_halted_pod_ends_without_failure)
+CASE(a_halted_pod_ends_with_the_code_of_the_first_app_that_fails)
 {
     begin();
     launch("a", "", "", 0);
-    apps_started("a", NULL);
+    launch("b", "", "", 0);
+    launch("c", "", "", 0);
+    apps_started("a", NULL, false);
+    apps_started("b", NULL, false);
+    apps_started("c", NULL, false);
+    apps_settle(false);
+    CHECK(!halt("", 5000, 9) && was("start a;start b;start c;stop a;stop b;stop c;"));
+    CHECK(launch("d", "", "", 1) < 0);
+    apps_exited("a", 0);
+    apps_exited("b", 17);
+    now = 5000;
+    CHECK(apps_tick() == 0 && was("ended a 0;ended b 17;kill c;"));
+    apps_exited("c", 137);
+    CHECK(was("ended c 137;over 17 app b ended with code 17;"));
+}
+
+CASE(a_halted_pod_that_lasts_has_no_code_of_its_apps)
+{
+    begin();
+    launch("a", "", "", 0);
+    apps_started("a", NULL, false);
     apps_settle(true);
     CHECK(!halt("", 5000, 9) && was("start a;stop a;"));
-    CHECK(launch("b", "", "", 1) < 0);
     apps_exited("a", 143);
     CHECK(was("ended a 143;over 0 ;"));
     begin();

@@ -100,7 +100,11 @@ CASE(crun_says_which_failures_are_the_commands)
     CHECK(is_command_error("the path `/etc/passwd` exists but it is not executable: Permission denied"));
     CHECK(is_command_error("the path `/etc` is not a regular file: Operation not permitted"));
     CHECK(!is_command_error("mount `proc` to `proc`: Operation not permitted"));
+    CHECK(is_missing_command("executable file `nope` not found in $PATH: No such file or directory"));
+    CHECK(!is_missing_command("the path `/etc` is not a regular file: Operation not permitted"));
     char line[64];
+    crun_message("executable file `/a/very/long/path/of/a/command/with/many/components` not found: No such file", line, sizeof line);
+    CHECK(strlen(line) == 63 && strstr(line, "executable file `/a") == line && strstr(line, "...") && strstr(line, "No such file"));
     crun_message("a warning\nthe error\n\n", line, sizeof line);
     CHECK(!strcmp(line, "the error"));
     crun_message("", line, sizeof line);

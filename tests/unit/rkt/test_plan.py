@@ -264,20 +264,6 @@ def test_warnings_are_all_there(tmp_path: Path) -> None:
             "--ipc=parent is not offered: a virtual machine can't share the host's IPC; leave it out",
         ),
         ({"ipc": "odd"}, [app()], {}, BadRequest, "--ipc=odd is not known; there are auto and private"),
-        (
-            {},
-            [app(exec=["no-such"])],
-            {},
-            BadRequest,
-            "app 'one': the command 'no-such' is not in /:/bin:/usr/bin of its image; give its whole path",
-        ),
-        (
-            {},
-            [app(eventHandlers=[{"name": "pre-start", "exec": ["no-such"]}])],
-            {},
-            BadRequest,
-            "app 'one': pre-start: the command 'no-such' is not in /:/bin:/usr/bin of its image; give its whole path",
-        ),
         ({}, [app()], HOST_PORT, BadRequest, "the host's port 8080 is for 'p', a port that no app has"),
         (
             {},

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Standard streams joined with a process in the guest, whose broker is a socket of this test."""
 
+import os
 import socket
 
 import pytest
@@ -15,6 +16,46 @@ HELLO = frame.pack(frame.HELLO, stream=EXEC)
 REPLY = frame.pack(frame.REPLY, messages.encode(messages.Reply()), stream=1)
 OUTPUT = frame.pack(frame.DATA, b"words\n", stream=OUT)
 END = frame.pack(frame.EVENT, messages.encode_event(Exited("a", EXEC, 42)))
+
+
+@pytest.mark.parametrize(
+    "code, said, expected",
+    [
+        (1, b"exec: Exec format error\n", 126),
+        (1, b"exec: Permission denied\r\n", 126),
+        (1, b"exec: No such file or directory\n", 127),
+        (1, b"exec container process `/bin/x`: Exec format error\n", 126),
+        (1, b"exec container process (missing dynamic library?) `/x`: No such file or directory\n", 127),
+        (2, b"exec: Exec format error\n", 2),
+        (1, b"exec: Exec format error\nmore\n", 1),
+        (1, b"sh: exec: Exec format error\n", 1),
+        (1, b"exec: \xff\n", 1),
+        (0, b"", 0),
+    ],
+)
+def test_what_the_kernel_could_not_execute_has_the_code_of_shells(code: int, said: bytes, expected: int) -> None:
+    assert terminal.exec_code(code, said) == expected
+
+
+@pytest.mark.timeout(10)
+def test_the_guest_is_told_once_that_nobody_reads() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ours, theirs = socket.socketpair()
+    theirs.sendall(HELLO + REPLY + OUTPUT + OUTPUT + END)
+    kept = os.dup(1)
+    os.dup2(writer, 1)
+    try:
+        with theirs, Session(ours) as session:
+            session.call(Exec("a", EXEC), 1)
+            assert terminal.join(session, terminal.Joined("a", EXEC, Stdio(0, OUT))) == 42
+            told = frame.pack(frame.DATA, stream=OUT, flags=frame.END)
+            sent = theirs.recv(1 << 16)
+            assert sent.endswith(told) and sent.count(told) == 1
+    finally:
+        os.dup2(kept, 1)
+        for fd in (kept, writer):
+            os.close(fd)
 
 
 @pytest.mark.parametrize("with_the_reply", [b"", OUTPUT, OUTPUT + END], ids=["nothing", "output", "all"])

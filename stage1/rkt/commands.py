@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a command of an app can be run at all, found out before its VM starts. Called by stage1/entry.
+
+Only what is certain counts: a command in a volume, or one that a handler may make first, is left to the guest. Reads
+the app's root and changes nothing.
+"""
+
+import os
+import stat
+import struct
+
+from stage1.errors import KernelError, NoCommand, NotExecutable
+from stage1.linux import in_root
+from stage1.pod.model import Container
+from stage1.rkt import inside
+from stage1.rkt.plan import App, RktPod
+
+_HEAD_BYTES = 4096
+_KERNELS = ("/proc", "/sys", "/dev")
+_ELF, _SCRIPT = b"\x7fELF", b"#!"
+_BITS_32, _KINDS, _X86_64, _ENTRY_BYTES, _PT_INTERP = 1, (2, 3), 62, 56, 3
+
+
+def check(pod: RktPod) -> None:
+    """Raises NoCommand, NotExecutable: the first command that an app, or its pre-start, can't be run by."""
+    for app in pod.apps:
+        first = app.pre_start or app.container  # what it leaves behind may be the command
+        try:
+            if why := _why_not(app, first):
+                raise type(why)(f"app {app.name!r}: {why}")
+        except KernelError:
+            continue  # it can't be looked at; the guest will say
+
+
+def _why_not(app: App, one: Container) -> NoCommand | None:
+    command, covered = one.process.argv[0], tuple(os.path.normpath(mount.target) for mount in one.mounts)
+    if "/" not in command:
+        return NoCommand(f"the command {command!r} is not on the PATH of its image; give its whole path")
+    if not _is_the_roots(app.root, command, covered=covered):
+        return None
+    found = inside.status(app.root, command)
+    if found is None:
+        return NoCommand(f"the command {command!r} is not in its image")
+    return _odd(app.root, command, mode=found.st_mode, covered=covered)
+
+
+def _is_the_roots(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
+    """Whether what is at `path` is certainly the root's own. What is below a mount is not, nor a link with mounts
+    anywhere, since it may lead there.
+    """
+    at = ""
+    for name in os.path.normpath(path).split("/")[1:]:
+        at = f"{at}/{name}"
+        found = inside.status(root, at, follow=False)
+        if at in (*_KERNELS, *covered) or (covered and found and stat.S_ISLNK(found.st_mode)):
+            return False
+    return True
+
+
+def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoCommand | None:
+    if not stat.S_ISREG(mode):
+        what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        return NotExecutable(f"the command {command!r} is {what}; give the path of a program")
+    if not mode & 0o111:
+        return NotExecutable(f"the command {command!r} is not executable; set its mode in the image")
+    head = in_root.read(root, command, most=_HEAD_BYTES)
+    if not head.startswith(_SCRIPT) and not _is_program(head):
+        return NotExecutable(f"the command {command!r} is neither a program for this machine nor begins with #!")
+    needed = _interpreter(head)
+    is_certain = needed.startswith("/") and _is_the_roots(root, needed, covered=covered)
+    if is_certain and inside.status(root, needed) is None:
+        return NoCommand(f"the command {command!r} needs {needed!r}, which is not in its image")
+    return None
+
+
+def _is_program(head: bytes) -> bool:
+    """Whether the kernel would take it for one, by its ELF header."""
+    try:
+        kind, machine = struct.unpack_from("<HH", head, 16)
+        size, count = struct.unpack_from("<HH", head, 54)
+    except struct.error:
+        return False
+    if not head.startswith(_ELF) or kind not in _KINDS:
+        return False
+    return head[4] == _BITS_32 or (machine == _X86_64 and size == _ENTRY_BYTES and count > 0)
+
+
+def _interpreter(head: bytes) -> str:
+    """What a script, or a dynamic program, is started by, as far as its first bytes say; empty: nothing."""
+    if head.startswith(_SCRIPT):
+        words = head[2:].partition(b"\n")[0].split()
+        return os.fsdecode(words[0]) if words else ""
+    if head[4] == _BITS_32:
+        return ""
+    try:
+        (table,), (size, count) = struct.unpack_from("<Q", head, 32), struct.unpack_from("<HH", head, 54)
+        for number in range(count):
+            kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", head, table + number * size)
+            if kind == _PT_INTERP:
+                return os.fsdecode(head[offset : offset + length].partition(b"\0")[0])
+    except struct.error:
+        pass
+    return ""

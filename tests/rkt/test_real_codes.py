@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real rkt with the real stage1 image: the codes that shells and units see, and what is said with them."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import aci
+from tests.rkt.real import LIMIT_S, RealRkt, removed, sh
+
+pytestmark = [
+    pytest.mark.rkt,
+    pytest.mark.vm,
+    pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so it needs root"),
+]
+STAYS = "echo up; while :; do sleep 0.1; done"
+COMMANDS = {"/bin/missing": 127, "missing": 127, "/bin/lost": 127, "/bin": 126, "/bin/plain": 126, "/bin/bad": 126}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app image with commands that can't be run."""
+    place = tmp_path_factory.mktemp("odd")
+    root = aci.root(place / "root")
+    files = {
+        "plain": (b"#!/bin/sh\n", 0o644),
+        "bad": (b"\x7fELF" + bytes(200), 0o755),
+        "lost": (b"#!/no/such\n", 0o755),
+    }
+    for name, (content, mode) in files.items():
+        (root / "bin" / name).write_bytes(content)
+        (root / "bin" / name).chmod(mode)
+    return aci.pack(root, place / "odd.aci", name="example.com/odd")
+
+
+@pytest.mark.parametrize("how", ["stop", signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=str)
+def test_a_pod_that_is_stopped_has_the_code_of_its_app(rkt: RealRkt, odd: Path, *, how: "str | signal.Signals") -> None:
+    pod = rkt.run(odd, *sh(f"trap 'exit 17' TERM; {STAYS}"))
+    pod.wait_for("up\n")
+    if isinstance(how, signal.Signals):
+        pod.process.send_signal(how)
+    else:
+        assert rkt.call("stop", pod.uuid).code == 0
+    ended = pod.finish()
+    assert ended.code == 17 and "ended with code 17" in ended.err
+    assert pod.status()["app-odd"] == "17"
+    removed(rkt, pod)
+
+
+def test_an_app_that_had_to_be_killed_has_failed_too(rkt: RealRkt, odd: Path) -> None:
+    pod = rkt.run(odd, *sh(f"trap '' TERM; {STAYS}"))
+    pod.wait_for("up\n")
+    assert rkt.call("stop", pod.uuid).code == 0
+    assert pod.finish().code == 137 and pod.status()["app-odd"] == "137"
+    removed(rkt, pod)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_can_not_be_run_is_found_before_another_app_runs(
+    rkt: RealRkt, odd: Path, *, command: str
+) -> None:
+    pod = rkt.run(
+        odd, "--name=first", "--exec=/bin/echo", "--", "ran", "---", odd, f"--exec={command}", "--name=second"
+    )
+    done = pod.finish()
+    assert (done.code, done.out) == (COMMANDS[command], ""), done.err
+    (said,) = [line for line in done.err.splitlines() if command in line]
+    assert "app 'second'" in said
+    removed(rkt, pod)
+
+
+def test_what_only_the_guest_can_know_is_said_once_and_whole(rkt: RealRkt, odd: Path, tmp_path: Path) -> None:
+    name = "tool" * 50
+    (tmp_path / name).write_text("#!/bin/sh\n")
+    volume = ["--volume=data,kind=host,source=" + str(tmp_path), "--mount=volume=data,target=/data"]
+    pod = rkt.run(*volume, odd, f"--exec=/data/{name}")
+    done = pod.finish()
+    assert done.code == 126 and done.err.count(name) == 1 and "not executable" in done.err, done.err
+    removed(rkt, pod)
+
+
+def test_enter_has_the_codes_of_shells_and_ends_with_its_reader(rkt: RealRkt, odd: Path) -> None:
+    pod = rkt.run(odd, *sh(f"trap 'exit 0' TERM; {STAYS}"))
+    pod.wait_for("up\n")
+    assert {command: pod.enter(command).code for command in COMMANDS} == COMMANDS
+    assert pod.enter("/bin/sh", "-c", "echo 'exec: Exec format error' >&2; echo more; exit 1").code == 1
+    enter = subprocess.Popen([*rkt.words, "enter", pod.uuid, "yes"], env=rkt.env, stdout=subprocess.PIPE)
+    assert enter.stdout and enter.stdout.readline() == b"y\n"
+    enter.stdout.close()
+    assert enter.wait(LIMIT_S) == 128 + signal.SIGPIPE
+    assert pod.enter("pidof", "yes").code == 1, "it has ended in the guest too"
+    assert rkt.call("stop", pod.uuid).code == 0 and pod.finish().code == 0
+    removed(rkt, pod)
+
+
+def test_a_volume_at_dev_has_the_devices(rkt: RealRkt, odd: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("of the host\n")
+    volume = ["--volume=dev,kind=host,source=" + str(tmp_path), "--mount=volume=dev,target=/dev"]
+    line = "cat /dev/own; echo x > /dev/null; head -c 3 /dev/zero | wc -c; [ -d /dev/shm ] && ls /dev/pts"
+    pod = rkt.run(*volume, odd, *sh(line))
+    done = pod.finish()
+    assert (done.code, done.out) == (0, "of the host\n3\nptmx\n"), done.err
+    removed(rkt, pod)
+
+
+def test_a_working_directory_that_is_missing_is_made(rkt: RealRkt, odd: Path) -> None:
+    pod = rkt.run(odd, "--working-dir=/not/there", *sh("pwd"))
+    assert pod.finish()[:2] == (0, "/not/there\n")
+    removed(rkt, pod)
