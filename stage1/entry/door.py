@@ -25,8 +25,13 @@ def enter(name: str, arguments: list[str]) -> int:
         say(name, *(str(error), *getattr(error, "__notes__", ())))
         return error.exit_code if isinstance(error, NoCommand) else FAILED
     except OSError as error:
-        say(name, f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}")
+        say(name, sentence(error))
         return FAILED
+
+
+def sentence(error: OSError) -> str:
+    """What a call of Python's own failed at."""
+    return f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}"
 
 
 def say(name: str, *sentences: str) -> None:

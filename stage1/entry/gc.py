@@ -14,28 +14,36 @@ from stage1.rkt import arguments, leftovers, machine, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def main(argv: list[str]) -> int:
-    """Called with the pod's directory, now in exited-garbage, as working directory; 1 if something stayed."""
+    """Called with the pod's directory, now in exited-garbage, as working directory; 1 if something of it stayed."""
     options = arguments.gc(argv)
-    problems = [*_collect(os.getcwd(), options.uuid)]
-    door.say("gc", *options.warnings, *problems)
+    pod_dir = os.getcwd()
+    problems = [*_collect(pod_dir, options.uuid)]
+    door.say("gc", *options.warnings, *problems, *_of_others(pod_dir))
     return 1 if problems else 0
 
 
 def _collect(pod_dir: str, uuid: str) -> "Iterator[str]":
-    """A sentence for each thing that stayed."""
-    for step in (
-        lambda: leftovers.end(pod_dir),
-        lambda: engine.collect(machine.place(uuid)),
-        lambda: network.detach(pod_dir),
-    ):
-        try:
-            if owed := step():
-                yield owed
-        except PodError as error:
-            yield str(error)
-    yield from network.sweep(pod_dir)
-    yield from machine.sweep()
+    """A sentence for each thing of the pod's that stayed."""
+    yield from _tried(lambda: leftovers.end(pod_dir))
+    yield from _tried(lambda: engine.collect(machine.place(uuid)))
+    yield from _tried(lambda: network.detach(pod_dir))
+
+
+def _of_others(pod_dir: str) -> "Iterator[str]":
+    """The same of pods that are gone. They are no failure of this one's gc, nor of rkt's."""
+    yield from _tried(lambda: network.sweep(pod_dir))
+    yield from _tried(machine.sweep)
+
+
+def _tried(step: "Callable[[], str | list[str] | None]") -> "list[str]":
+    try:
+        owed = step() or []
+    except PodError as error:
+        return [str(error)]
+    except OSError as error:
+        return [door.sentence(error)]
+    return [owed] if isinstance(owed, str) else owed

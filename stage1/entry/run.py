@@ -27,8 +27,9 @@ def main(argv: list[str]) -> int:
     try:
         got = network.attach(pod_dir, pod.pod, options=options)
         pod = plan.with_network(pod, pod_dir, options=options, network=got, host_ip=network.host_ip(pod_dir))
-        with namespace.inside_mounts_of(os.getppid()):
-            words = machine.prepare(pod, pod_dir, network=got, netns=network.netns(options.uuid, got))
+        netns = network.netns(options.uuid, got)
+        with namespace.inside_mounts_of(os.getppid(), net=netns):
+            words = machine.prepare(pod, pod_dir, network=got, netns=netns)
         runtime.save(pod_dir, runtime.Runtime(options, {}))
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent

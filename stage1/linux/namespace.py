@@ -85,11 +85,12 @@ def enter_net(path: str) -> None:
 class inside_mounts_of:
     """`with inside_mounts_of(pid):` this process, which must have one thread only, has the mounts of another one.
 
-    It keeps its working directory. Raises KernelError; NotFound when there is no such process.
+    It keeps its working directory. Where the netns `net`, a path that keeps one here, is not kept there, since no
+    mount reaches those mounts, it is from then on. Raises KernelError; NotFound when there is no such process.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, pid: int, *, net: str = "") -> None:
+        self._pid, self._net = pid, net
 
     def __enter__(self) -> None:
         self._where = os.getcwd()
@@ -99,12 +100,26 @@ class inside_mounts_of:
             with Guard("open", f"the mounts of process {self._pid}"):
                 there = os.open(f"/proc/{self._pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                self._go(there)
+                self._take_net(there) if self._net else self._go(there)
             finally:
                 os.close(there)
         except BaseException:
             os.close(self._home)
             raise
+
+    def _take_net(self, there: int) -> None:
+        with Guard("open", self._net):
+            net = os.open(self._net, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._go(there)
+            try:
+                if not is_net(self._net):
+                    mount.bind(f"/proc/self/fd/{net}", self._net)
+            except BaseException:
+                self._go(self._home)
+                raise
+        finally:
+            os.close(net)
 
     def __exit__(self, *_: object) -> None:
         try:

@@ -65,6 +65,13 @@ class Runner:
             return False
         return True
 
+    def release(self, network: Network, call: Call, *, plugin: Document, previous: Document | None) -> None:
+        """DEL by the IPAM plugin that `plugin` would call, which knows leases without a netns. Raises NetworkFailed."""
+        kind = plugin["ipam"]["type"]
+        env = protocol.environment("DEL", call._replace(netns=""), bin_dirs=self.bin_dirs)
+        given = protocol.request(network, plugin, call=call, previous=previous)
+        self._exec(f"the IPAM plugin {kind!r} of network {network.name!r}", kind, env=env, given=given)
+
     def check(self, network: Network, call: Call, *, previous: Document) -> None:
         """CHECK by each plugin, unless the configuration forbids it or its version has none."""
         if network.disable_check or network.version.startswith("0.3"):

@@ -21,6 +21,7 @@ VERSION = 1
 LINK = "cni.json"
 _HALF = "~"
 """Ends the name of a file that `write_atomic` has not finished."""
+_ASIDE = ".written-off"
 _FIRST = f".first{_HALF}"
 """Ends that of the second file. A power cut may leave an empty file where one that was not synced replaced another."""
 
@@ -157,6 +158,19 @@ def forget(path: str) -> None:
         if other.startswith(f"{name}.") and other.endswith(_HALF):
             _unlink(f"{directory}/{other}")
     _unlink(path)
+
+
+def put_aside(path: str) -> str:
+    """Keep the file at `path` under a name by which nobody finds it but people; that name. Gone already is fine."""
+    kept = f"{path.removesuffix('.json')}{_ASIDE}"
+    for name in (f"{path}{_FIRST}", path):  # the second one knows more
+        try:
+            with Guard("rename", name):
+                os.rename(name, kept)
+        except FileNotFoundError:
+            continue
+    forget(path)
+    return kept
 
 
 def every(cache_dir: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ Called by stage1/entry with the pod's directory, which is rkt's to name and to m
 `pods/exited-garbage/<uuid>`. Files are whole or absent, since rkt gives up on a pod that has half of one.
 """
 
+import fcntl
 import os
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound
@@ -15,7 +16,8 @@ PID, READY = "pid", "rkt/supervisor-status"
 _READY_TEXT = "ready"
 _STATUS, _JOURNAL = "rkt/status", "var/log/journal"
 _STATUS_BYTES = 4096
-STATES = ("embryo", "prepare", "prepared", "run", "exited-garbage", "garbage")
+RUN = "run"
+STATES = ("embryo", "prepare", "prepared", RUN, "exited-garbage", "garbage")
 """Directories below pods/, in the order in which a pod moves through them."""
 
 
@@ -37,6 +39,23 @@ def data(pod_dir: str) -> str:
 def exists(data_dir: str, pod_id: str) -> bool:
     """Whether rkt knows the pod in that data directory, in whatever state; also while it moves."""
     return any(os.path.isdir(f"{data_dir}/pods/{state}/{pod_id}") for state in STATES)
+
+
+def is_running(data_dir: str, pod_id: str) -> bool:
+    """Whether the pod runs, or is about to: rkt tells it by the lock on its directory, which its process holds."""
+    path = f"{data_dir}/pods/{RUN}/{pod_id}"
+    try:
+        with Guard("open", path):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def roots(pod_dir: str) -> tuple[str, ...]:

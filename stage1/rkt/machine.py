@@ -198,7 +198,7 @@ def sweep() -> list[str]:
         try:
             if _is_forgotten(path, name):
                 engine.collect(path)
-        except (PodError, FileNotFoundError, ValueError) as error:
+        except (PodError, OSError, ValueError) as error:
             if path in engine.directories(RUN):  # else another gc was faster
                 problems.append(f"{path} can't be removed: {error}")
     return problems

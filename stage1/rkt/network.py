@@ -5,16 +5,21 @@ The records lie beside rkt's pods in its data directory, since they must survive
 whether gc could do its work or not. What a plugin would not give back is tried again when other pods are collected.
 """
 
+import os
+import time
+
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
-from stage1.net import debts, living, record, rkt
+from stage1.net import debts, living, record, rkt, writeoff
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory
+from stage1.rkt import directory, ports
 from stage1.rkt.arguments import RunOptions
 
 RECORDS = "clearpod/networks"
+AGAIN_S = 10.0
+"""After a DEL that failed, before another is tried."""
 _PLUGINS = "usr/lib/rkt/plugins/net"
 
 
@@ -25,6 +30,7 @@ def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
         Unsupported: `--net=host`.
         BadRequest: a network is not configured, or host ports are wanted without one.
         NetworkFailed: a plugin failed.
+        WrongState: a host port is another pod's.
     """
     wanted = rkt.parse(options.net)
     if wanted.kind == rkt.HOST:
@@ -37,7 +43,11 @@ def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
         raise BadRequest("--port needs a network, but --net=none leaves the pod without; leave one of them out")
     settings = _settings(pod_dir, options)
     found = rkt.plan(wanted, settings.conf_dir, has_ports=has_ports)
-    return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
+    if not has_ports:
+        return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
+    with ports.turn(directory.data(pod_dir), settings.cache_dir):
+        ports.claim(pod, directory.data(pod_dir), place=settings.cache_dir)
+        return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
 
 
 def _settings(pod_dir: str, options: RunOptions) -> Settings:
@@ -82,15 +92,33 @@ def detach(pod_dir: str) -> str:
 def sweep(pod_dir: str) -> list[str]:
     """Take away what pods left that are gone, or whose plugins failed; a sentence for each that could not be.
 
-    `pod_dir` is any pod's.
+    `pod_dir` is any pod's. What fails for ever is written off in the end.
     """
     problems = []
     data = directory.data(pod_dir)
     for pod_id, path in record.every(records(pod_dir)).items():
-        is_gone = not directory.exists(data, pod_id) and living.is_abandoned(path, "")
-        if debts.is_owed(path) or is_gone:
-            try:
-                net.detach_recorded(path)
-            except PodError as error:
-                problems.append(debts.take(path, error, tries=1, had_netns=True))
+        try:
+            is_gone = not directory.exists(data, pod_id) and living.is_abandoned(path, "")
+            if (debts.is_owed(path) or is_gone) and not _was_just_tried(path):
+                problems += _pay(path)
+        except (PodError, OSError) as error:
+            problems.append(f"the network of pod {pod_id}, recorded in {path}: {error}")
     return problems
+
+
+def _pay(path: str) -> list[str]:
+    try:
+        net.detach_recorded(path)
+    except PodError as error:
+        said = debts.take(path, error, tries=1, had_netns=True)
+        return [writeoff.write_off(path, error) if writeoff.is_due(path) else said]
+    return []
+
+
+def _was_just_tried(path: str) -> bool:
+    """One `rkt gc` of many pods is one try: a failure is written into the record."""
+    try:
+        known = record.load_first(path)
+        return bool(known and known.failures) and 0 <= time.time() - os.stat(path).st_mtime < AGAIN_S
+    except (PodError, FileNotFoundError):
+        return False

@@ -132,5 +132,5 @@ def test_a_pod_needs_no_descriptor_and_no_home_and_keeps_none_of_the_callers(doo
     assert str(tmp_path / "leaked") not in held and str(pod.dir) not in held
     os.close(leaked)
     assert pod.enter("true").code == 0, "it has begun"
-    assert pod.stop().code == 0 and process.wait(60) == 0 and pod.status() == {"one": 4}
+    assert pod.stop().code == 0 and process.wait(60) == 4 and pod.status() == {"one": 4}
     check_gone(pod)

@@ -28,7 +28,7 @@ def test_a_pod_talks_is_entered_and_stopped(door: Door) -> None:
     done = running.pod.enter("sh", "-c", "echo in; exit 42")
     assert (done.code, done.stdout) == (42, "in\n")
     running.process.terminate()
-    assert running.finish() == (0, b"told\n", b"over\n")
+    assert running.finish() == (9, b"told\n", b"over\nclearpod: app one ended with code 9\n")
     assert running.pod.status() == {"one": 9} and running.pod.gc().code == 0
 
 

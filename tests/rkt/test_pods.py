@@ -63,7 +63,7 @@ def test_an_app_that_fails_ends_the_pod_with_its_code(door: Door) -> None:
 def test_a_command_that_can_not_be_run_is_said_to_be_missing(door: Door) -> None:
     running = door.run([door.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
     code, _, err = running.finish()
-    assert code == 127 and b"app one: " in err and running.pod.status() == {"one": 127}
+    assert code == 127 and b"app 'one': the command" in err and running.pod.status() == {}
 
 
 def test_input_through_a_pipe_and_a_code_of_the_apps_own_without_overlay(door: Door) -> None:
@@ -117,7 +117,7 @@ def test_a_running_pod_is_entered_and_stopped(door: Door) -> None:
     out, err = long.communicate(much, timeout=60)
     assert (out == much, err, long.returncode) == (True, b"", 0)
     assert pod.state() == "running" and pod.stop().code == 0 and pod.state() == "exited"
-    assert running.finish()[0] == 0 and pod.status() == {"one": 9}
+    assert running.finish()[0] == 9 and pod.status() == {"one": 9}
     assert "already stopped" in pod.stop().stdout
     wait_until(lambda: not (RUN / pod.uuid / "broker.sock").exists())
 
@@ -126,7 +126,7 @@ def test_sigterm_to_the_process_is_an_orderly_stop(door: Door) -> None:
     running = door.run([door.sh("one", "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")])
     running.wait_for(b"up\n")
     running.process.terminate()
-    assert running.finish()[0] == 0 and running.pod.status() == {"one": 9}
+    assert running.finish()[0] == 9 and running.pod.status() == {"one": 9}
 
 
 def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(door: Door) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The entry point gc: any step may find its work done or never begun, and each is tried though another failed."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -39,6 +40,31 @@ def test_a_step_that_fails_is_said_and_the_others_are_done(pod: Path, capfd: pyt
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 3 and all(line.startswith("clearpod: gc: ") for line in said)
     assert "does not name a tree" in said[0] and f"{UUID}.json" in said[1] and "6f1c2a3b" in said[2]
+
+
+def test_an_error_of_the_kernels_in_one_step_does_not_skip_the_others(
+    pod: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> str:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), "/some/file")
+
+    assert gc._tried(fail) == ["Operation not permitted: /some/file"]
+    os.unlink(pod / "stage1TreeStoreID")
+    (pod / "stage1TreeStoreID").mkdir()  # reading it is EISDIR
+    records = pod.parents[2] / "clearpod/networks"
+    records.mkdir(parents=True)
+    (records / "6f1c2a3b-0000-4000-8000-00000000cccc.json").mkdir()
+    assert gc.main([UUID]) == 1
+    said = capfd.readouterr().err
+    assert "stage1TreeStoreID" in said and "6f1c2a3b" in said
+
+
+def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    records = pod.parents[2] / "clearpod/networks"
+    records.mkdir(parents=True)
+    (records / "6f1c2a3b-0000-4000-8000-00000000cccc.json").write_text("{")
+    assert gc.main([UUID]) == 0 and "6f1c2a3b" in capfd.readouterr().err
+    assert gc.main([UUID]) == 0 and not capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

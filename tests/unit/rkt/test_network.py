@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod's network under rkt: --net modes, ports, what the metadata service needs, and that all of it goes away."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from stage1.errors import BadRequest, NetworkFailed, Unsupported
+from stage1.errors import BadRequest, NetworkFailed, Unsupported, WrongState
 from stage1.linux import namespace
-from stage1.net import rkt
+from stage1.net import rkt, writeoff
 from stage1.pod.model import Pod, Port
-from stage1.rkt import network
+from stage1.rkt import network, ports
 from stage1.rkt.arguments import RunOptions
 from tests.fakes.cni import FakeCni
 
@@ -55,6 +56,11 @@ class World:
     @property
     def leases(self) -> list[str]:
         return os.listdir(self.cni.root / "leases")
+
+    def age_record(self) -> None:
+        """Let it be long since the last DEL."""
+        path = self.data / f"clearpod/networks/{UUID}.json"
+        os.utime(path, (path.stat().st_mtime - 3600,) * 2)
 
     @property
     def records(self) -> list[str]:
@@ -141,11 +147,95 @@ def test_what_a_plugin_does_not_give_back_is_tried_again_when_another_pod_is_col
     moved = world.move()
     assert f"the network of pod {UUID} could not be given back" in network.detach(moved)
     assert world.leases and world.records, "the pod's directory goes, its record stays"
+    world.cni.calls()
+    assert network.sweep(moved) == [] and world.cni.calls() == [], "it was tried just now"
+    world.age_record()
     (sentence,) = network.sweep(moved)
     assert "could not be given back" in sentence
     world.cni.trouble("first", "DEL", "")
+    world.age_record()
     assert network.sweep(str(world.data / "pods/exited-garbage/other")) == []
     assert (world.leases, world.records) == ([], [])
+
+
+@pytest.mark.parametrize("is_freed", [True, False])
+def test_what_is_never_given_back_is_written_off_in_the_end_and_its_lease_freed(world: World, is_freed: bool) -> None:
+    leases = world.cni.root / "ipam"
+    (leases / "web").mkdir(parents=True)
+    (leases / "web/10.9.0.5").write_text("")
+    plugin = world.cni.root / "bin/own-ipam"
+    plugin.write_text(
+        f'#!/bin/sh\ntest $CNI_COMMAND = DEL -a -z "$CNI_NETNS" && {"rm" if is_freed else "false"} {leases}/*/*\n'
+    )
+    plugin.chmod(0o755)
+    world.configure("10", "web", ipam={"type": "own-ipam", "dataDir": str(leases)})
+    world.attach("web")
+    world.cni.trouble("first", "DEL", "exit 1")
+    moved = world.move()
+    assert network.detach(moved)
+    said: list[str] = []
+    while not said or "tried again later" in said[-1]:
+        world.age_record()
+        said += network.sweep(moved)
+    assert len(said) == writeoff.TRIES - 1 and network.sweep(moved) == []
+    kept = world.data / f"clearpod/networks/{UUID}.written-off"
+    assert str(kept) in said[-1] and kept.exists() and world.records == [kept.name]
+    assert os.path.exists(leases / "web/10.9.0.5") != is_freed
+    assert ("10.9.0.5" in said[-1] and f"{leases}/web/10.9.0.5" in said[-1]) != is_freed
+    assert not namespace.is_net(f"/run/netns/clearpod-{UUID}")
+
+
+def test_a_record_that_is_damaged_is_said_once(world: World) -> None:
+    world.attach("web")
+    moved = world.move()
+    for path in (world.data / "clearpod/networks").iterdir():
+        path.write_text("{")
+    os.rename(moved, world.data / "gone")
+    (sentence,) = network.sweep(moved)
+    assert f"{UUID}.written-off" in sentence and network.sweep(moved) == []
+
+
+OTHER = UUID.replace("aaaa", "bbbb")
+
+
+@pytest.mark.parametrize(
+    "port, is_taken",
+    [
+        (Port(80, 8080), True),
+        (Port(81, 8080, host_ip="192.0.2.1"), True),
+        (Port(80, 8080, protocol="udp"), False),
+        (Port(8080, 8081), False),
+        (Port(80, 0), False),
+    ],
+)
+def test_a_port_of_a_pod_that_runs_is_refused_with_the_pods_name(world: World, port: Port, *, is_taken: bool) -> None:
+    world.attach("web", POD._replace(ports=(Port(80, 8080),)))
+    other = world.data / "pods/run" / OTHER
+    other.mkdir()
+    (other / "stage1TreeStoreID").write_text(TREE)
+    options = RunOptions(OTHER, net="web", local_config=str(world.local))
+    held = os.open(world.dir, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    pod = Pod(OTHER, "other", ports=(port,))
+    try:
+        if is_taken:
+            with pytest.raises(WrongState, match=f"8080/tcp is the pod {UUID}'s"):
+                network.attach(str(other), pod, options=options)
+            assert world.records and f"{OTHER}.json" not in world.records
+        else:
+            assert network.attach(str(other), pod, options=options)
+    finally:
+        os.close(held)
+    assert network.attach(str(other), pod, options=options) if is_taken else True, "its owner has ended"
+    assert (f"{UUID}.json" in world.records) != is_taken
+    assert network.detach(str(other)) == network.detach(world.move()) == ""
+    assert (world.leases, world.records) == ([], [])
+
+
+def test_ports_at_different_addresses_are_different(world: World) -> None:
+    here, there, anywhere = (("tcp", 80, ip) for ip in ("192.0.2.1", "192.0.2.2", "0.0.0.0"))
+    assert not ports._meet(here, there) and ports._meet(here, here)
+    assert ports._meet(here, anywhere) and ports._meet(anywhere, there)
 
 
 def test_a_pod_whose_directory_is_gone_is_collected_with_another_and_a_living_one_is_not(world: World) -> None:

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real rkt and real CNI plugins in a host of the test's own: arguments, ports, mounts that are not shared."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stage1.net import writeoff
+from tests.rkt import stage1_image
+from tests.rkt.real import RealRkt, removed, sh, wait_until
+from tests.vm.agent_machine import missing
+
+pytestmark = [
+    pytest.mark.rkt,
+    pytest.mark.vm,
+    pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so it needs root"),
+]
+HOST = """mount --bind /run/netns /run/netns
+ip link set lo up
+echo ready
+exec sleep 100000
+"""
+STAYS = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[int]:
+    """A process with a netns of its own, and a /run/netns that is a mount which reaches no other mounts."""
+    os.makedirs("/run/netns", exist_ok=True)
+    argv = ["unshare", "--net", "--mount", "--propagation=private", "sh", "-ec", HOST]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path, host: int) -> Iterator[RealRkt]:
+    """rkt in there, with a bridge of the operator's."""
+    if lacks := missing():
+        pytest.skip(lacks)
+    place = tmp_path_factory.mktemp("rkt")
+    made = RealRkt(place, stage1_image.archive(guest_dir))
+    made.words = ["nsenter", f"--target={host}", "--net", "--mount", *made.words, f"--local-config={place}/local"]
+    ipam = {"type": "host-local", "subnet": "10.99.0.0/24", "dataDir": f"{place}/leases"}
+    bridge = {"name": "br", "type": "bridge", "bridge": "br-rkt", "isGateway": True, "ipMasq": True, "ipam": ipam}
+    (place / "local/net.d").mkdir(parents=True)
+    (place / "local/net.d/10-br.conf").write_text(json.dumps(bridge))
+    yield made
+    made.clean()
+
+
+def test_a_pod_gets_the_address_that_it_asks_for(rkt: RealRkt, app: Path) -> None:
+    pod = rkt.run(app, *sh("ip -o -4 addr show dev eth0 | grep -o 'inet [0-9.]*'"), net="br:IP=10.99.0.77")
+    done = pod.finish()
+    assert (done.code, done.out) == (0, "inet 10.99.0.77\n"), done.err
+    (network,) = pod.listed()["networks"]
+    assert (network["ip"], network["args"]) == ("10.99.0.77", "IP=10.99.0.77")
+    removed(rkt, pod)
+    assert not (rkt.place / "leases/br/10.99.0.77").exists()
+
+
+def test_a_port_has_one_pod_and_the_next_one_when_that_has_ended(rkt: RealRkt, app: Path) -> None:
+    first = rkt.run("--port=web:18081", app, *sh(STAYS), net="br")
+    first.wait_for("up\n")
+    second = rkt.run("--port=web:18081", app, *sh(STAYS), net="br")
+    refused = second.finish()
+    assert refused.code == 254 and f"18081/tcp is the pod {first.uuid}'s" in refused.err
+    removed(rkt, second)
+    first.process.kill()
+    first.process.wait()
+    wait_until(lambda: first.status()["state"] == "exited")
+    third = rkt.run("--port=web:18081", app, *sh(STAYS), net="br")
+    third.wait_for("up\n")
+    (network,) = first.listed()["networks"]
+    assert network["netName"] == "br", "it is still said which one it had"
+    assert rkt.call("stop", third.uuid).code == 0 and third.finish().code == 0
+    for pod in (first, third):
+        removed(rkt, pod)
+
+
+def test_a_network_that_can_not_be_given_back_makes_no_other_pods_gc_fail(rkt: RealRkt, app: Path) -> None:
+    pod = rkt.run(app, *sh("exit 0"), net="br")
+    assert pod.finish().code == 0
+    records = rkt.data / "clearpod/networks"
+    record = records / f"{pod.uuid}.json"
+    document = json.loads(record.read_text())
+    (lease,) = (one for one in os.listdir(rkt.place / "leases/br") if one.startswith("10."))
+    document["attachments"][0]["network"]["plugins"][0]["type"] = "uninstalled"
+    record.write_text(json.dumps(document))
+    failed = rkt.call("rm", pod.uuid)
+    assert "'uninstalled'" in failed.err and record.exists()
+    said = ""
+    for _ in range(writeoff.TRIES):
+        if record.exists():
+            os.utime(record, (0, 0))
+        other = rkt.run(app, *sh("exit 0"))
+        assert other.finish().code == 0
+        done = rkt.call("rm", other.uuid)
+        assert done.code == 0 and "exit status" not in done.err, done.err
+        said = said or ("tried no more" in done.err and done.err) or ""
+    assert f"{pod.uuid}.written-off" in said and not record.exists()
+    assert not (rkt.place / "leases/br" / lease).exists(), "its IPAM plugin took the lease back"
+    (records / f"{pod.uuid}.written-off").unlink()
