@@ -8,10 +8,12 @@ share of the state directory only what has its own locks.
 
 import contextlib
 import os
+import socket
+import stat
 from collections.abc import Iterator
 
 from cri.config import Config
-from stage1.errors import AlreadyExists, PodError, WrongState
+from stage1.errors import AlreadyExists, BadRequest, PodError, WrongState
 from stage1.linux import beneath, files
 from stage1.linux.flock import Lock
 
@@ -63,3 +65,21 @@ def _take(held: contextlib.ExitStack, path: str, *, key: str) -> None:
         held.enter_context(Lock(f"{path}/{LOCK}", wait=False))
     except WrongState:
         raise AlreadyExists(f"another daemon already owns the pods in {path}; stop it, or set {key}") from None
+
+
+def claim_path(path: str, *, key: str) -> None:
+    """Make the parent directory of a socket, and remove that of a dead daemon. `key` is the configuration's for it.
+
+    Raises AlreadyExists when somebody answers on it, BadRequest when it is something else than a socket.
+    """
+    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    try:
+        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise BadRequest(f"{path} exists and is not a socket; remove it or set {key} to another place")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(path) == 0:
+            raise AlreadyExists(f"another daemon already listens on {path}; stop it or set {key} to another place")
+    os.unlink(path)

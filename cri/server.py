@@ -15,8 +15,6 @@ import logging
 import os
 import re
 import secrets
-import socket
-import stat
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -27,10 +25,11 @@ from grpc import aio
 
 from cri.config import Config
 from cri.node import Node
+from cri.owner import claim_path
 from cri.pb import runtime_pb2
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
-from stage1.errors import AlreadyExists, BadRequest, PodError
+from stage1.errors import BadRequest, PodError
 from stage1.linux import libc
 
 log = logging.getLogger("clearpod.rpc")
@@ -248,7 +247,7 @@ class Listener:
             raise
 
     async def _bind(self) -> None:
-        claim_path(self._path)
+        claim_path(self._path, key="socket.path")
         old = os.umask(0o177)  # never, not even for a moment, open to more than its mode says
         try:
             self._server.add_insecure_port(f"unix:{self._path}")
@@ -276,23 +275,3 @@ def _group(name: str) -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise BadRequest(f'the group "{name}" of socket.group does not exist on this machine') from None
-
-
-def claim_path(path: str) -> None:
-    """Make the parent directory, and remove the socket of a dead daemon.
-
-    Raises AlreadyExists when somebody answers on it, BadRequest when it is something else than a socket.
-    """
-    os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if not is_socket:
-        raise BadRequest(f"{path} exists and is not a socket; remove it or set socket.path to another place")
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise AlreadyExists(
-                f"another daemon already listens on {path}; stop it or set socket.path to another place"
-            )
-    os.unlink(path)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from cri.owner import claim_path
 from cri.pb import runtime_pb2 as pb
-from cri.server import Listener, claim_path
+from cri.server import Listener
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.guest import messages
 
@@ -303,7 +304,7 @@ def test_a_file_in_the_place_of_the_socket_stays(tmp_path: Path) -> None:
     file = tmp_path / "sock"
     file.write_text("precious")
     with pytest.raises(BadRequest, match="is not a socket"):
-        claim_path(str(file))
+        claim_path(str(file), key="socket.path")
     assert file.read_text() == "precious"
 
 
