@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from cri.lines import find_line
 from cri.policy import Policy, Rule
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
@@ -40,6 +41,13 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def fits_a_socket(path: str) -> str:
+    """The path. Raises ValueError."""
+    if len(os.fsencode(path)) > 107:
+        raise ValueError("is longer than the 107 bytes that a unix socket's path can have")
+    return path
+
+
 class Socket(_Table):
     """The unix socket of the CRI.
 
@@ -50,12 +58,7 @@ class Socket(_Table):
     mode: str = Field(default="0660", pattern=r"^0[0-7]{3}$")
     group: str = "root"
 
-    @field_validator("path")
-    @classmethod
-    def _fits(cls, path: str) -> str:
-        if len(os.fsencode(path)) > 107:
-            raise ValueError("is longer than the 107 bytes that a unix socket's path can have")
-        return path
+    _fits = field_validator("path")(fits_a_socket)
 
 
 class Guest(_Table):
@@ -233,6 +236,19 @@ class Jail(_Table):
         return Range(self.first_id, self.count)
 
 
+class Nri(_Table):
+    """Plugins of the Node Resource Interface, which connect to `socket`: docs/nri.md. One that does not register or
+    answer within its time is dropped.
+    """
+
+    enabled: bool = False
+    socket: AbsolutePath = "/var/run/nri/nri.sock"
+    registration_timeout_s: float = Field(default=5.0, gt=0, le=600, strict=False)
+    request_timeout_s: float = Field(default=2.0, gt=0, le=600, strict=False)
+
+    _fits = field_validator("socket")(fits_a_socket)
+
+
 class Limits(_Table):
     """What one node allows. 0: no limit."""
 
@@ -262,6 +278,7 @@ class Config(_Table):
     host_pods: HostPods = HostPods()
     jail: Jail = Jail()
     policy: Policy = Policy()
+    nri: Nri = Nri()
 
     @field_validator("run_dir")
     @classmethod
@@ -355,39 +372,3 @@ def _known_keys(table: tuple[int | str, ...]) -> list[str]:
         if isinstance(part, str):
             model = items[part] if part in items else type(model.model_fields[part].default)
     return list(model.model_fields)
-
-
-def find_line(text: str, where: tuple[int | str, ...]) -> int:
-    """The line, from 1, of the key at the path `where` ("vm", "vcpus" or "registries", 0, "prefix").
-
-    tomllib keeps no positions, so this looks for the key below its table's header; for a key that is missing
-    it is the header's line, and 1 when there is no header either.
-    """
-    table = ".".join(str(part) for part in where[:-1] if isinstance(part, str))
-    key, nth = str(where[-1]), next((part for part in where if isinstance(part, int)), 0)
-    if isinstance(where[-1], int):
-        table, key = ".".join(p for p in where[:-2] if isinstance(p, str)), str(where[-2])
-    best, current, seen = 1, "", {"": 0}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line):
-            current = header[1].replace('"', "")
-            seen[current] = seen.get(current, -1) + 1
-            if current in (table, f"{table}.{key}".lstrip(".")) and seen[current] == nth:
-                best = number
-        elif seen.get(current, 0) != (nth if current == table else 0):
-            continue
-        elif _assigns(line, key, table=table, current=current):
-            return number
-    return best
-
-
-def _assigns(line: str, key: str, *, table: str, current: str) -> bool:
-    """Whether `line`, below the header `current`, sets `key` of `table`: plainly, dotted or in an inline
-    table.
-    """
-    plain = re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line)
-    if not plain:
-        return False
-    full = f"{current}.{plain[1]}".lstrip(".")
-    wanted = f"{table}.{key}".lstrip(".")
-    return full == wanted or (full == table and re.search(rf"\b{re.escape(key)}\b\s*=", line) is not None)

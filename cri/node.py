@@ -17,6 +17,7 @@ from cri.events import Bus
 from cri.memory.merger import Merger
 from cri.pods.fit import Bounds
 from cri.pods.following import Follower
+from cri.pods.hooks import Hooks
 from cri.pods.networks import NodeNetwork
 from cri.pods.squeezer import Squeezer
 from cri.pods.storage import Storage, reserve_of
@@ -27,6 +28,8 @@ from cri.store.verifier import Verifier
 from stage1.errors import PodError, WrongState
 
 if TYPE_CHECKING:
+    from cri.nri.hub import Hub
+    from cri.pods.pod import LivePod
     from cri.store.images import ImageStore
     from stage1.engine import Host
     from stage1.linux.host import HostFacts
@@ -77,6 +80,7 @@ class Node:
         self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
         self.events = Bus()
         self.storage = Storage(config, host)
+        self.hub = self._make_hub()
         self.tools = Tools(
             host=host,
             vmm=vmm,
@@ -85,6 +89,7 @@ class Node:
             events=self.events,
             adopt_timeout_s=config.vm.adopt_timeout_s,
             storage=self.storage,
+            hooks=self.hub or Hooks(),
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods
@@ -97,6 +102,17 @@ class Node:
         self.follower = Follower(self.pods.pods)
         self.is_ready = False
         self.streaming: Streams | None = None
+
+    def _make_hub(self) -> "Hub | None":
+        """NRI's plugins, if they are wanted."""
+        if not self.config.nri.enabled:
+            return None
+        from cri.nri.hub import Hub
+
+        return Hub(self.config.nri, self._living)
+
+    def _living(self) -> "list[LivePod]":
+        return self.pods.pods()
 
     @classmethod
     def of_this_machine(cls, config: Config) -> "Node":
@@ -165,6 +181,8 @@ class Node:
         await self.pods.recovery.begin()
         self.network.open()
         await self.merger.open()
+        if self.hub:
+            await self.hub.open()
         self.follower.open()
         self.storage.open()
         if self.squeezer:
@@ -185,6 +203,8 @@ class Node:
             await asyncio.wait(self._tasks, timeout=2)
         for task in list(self._tasks):
             task.cancel()
+        if self.hub:
+            await self.hub.close()
         await self.follower.close()
         await self.storage.close()
         if self.squeezer:

@@ -42,10 +42,11 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
     async with pod.images.held(image) as root:
         for volume in volumes:
             await pod.images.export(volume)
-        record = _with_streams(await to_the_end(plan, root.accounts), pod)._replace(
-            window_image=root.lower if root.in_window else "", image_way=root.way
-        )
-        return await _create(pod, record, root=root)
+        async with pod.tools.hooks.creating(pod, await to_the_end(plan, root.accounts)) as planned:
+            record = _with_streams(planned, pod)._replace(
+                window_image=root.lower if root.in_window else "", image_way=root.way
+            )
+            return await _create(pod, record, root=root)
 
 
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
@@ -80,6 +81,7 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
             raise WrongState(f"container {container.id} is {container.status.state}; only a created one can be started")
         pod.require_ready()
         try:
+            await pod.tools.hooks.starting(pod, container)
             reply = await pod.call(messages.Start(container.id))
         except PodError as error:
             if isinstance(error, NoCommand) or pod.is_ready:

@@ -153,6 +153,7 @@ class LivePod:
                 await end(self)
             elif self.vm is not None:
                 await asyncio.to_thread(self.vm.kill)  # it may have outlived an earlier try
+            await self.tools.hooks.stopped(self)
             self.loopback.close()
             for container in list(self.containers.values()):
                 async with container.lock:
@@ -206,6 +207,7 @@ class LivePod:
         """Say what happened to the container `subject`, or to the pod itself."""
         if self.tools.events is not None:
             self.tools.events.publish(events.Happening(kind, self, subject or self.id))
+        self.tools.hooks.told(kind, self, subject=subject or self.id)
 
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""

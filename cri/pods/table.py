@@ -138,7 +138,12 @@ class PodTable:
         self._booting[pod.id] = pod
         try:
             await start
-            self._pods[pod.id] = pod
+            try:
+                async with self._tools.hooks.running(pod):
+                    self._pods[pod.id] = pod
+            except BaseException:
+                await pod.discard()
+                raise
         finally:
             del self._booting[pod.id]
         return pod

@@ -3,6 +3,8 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from cri.pods.hooks import Hooks
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
@@ -20,6 +22,7 @@ class Tools(NamedTuple):
     only; and since it is small, many pods at once take their turns instead of fighting for the rules' lock.
     `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
     daemon has left gets `adopt_timeout_s` to answer the next one. `storage` says how much pods may write (None: all).
+    `hooks` has a say in what is done.
     """
 
     host: "Host"
@@ -31,3 +34,4 @@ class Tools(NamedTuple):
     turns: "Turns | None" = None
     adopt_timeout_s: float = 10.0
     storage: "Storage | None" = None
+    hooks: Hooks = Hooks()

@@ -15,6 +15,8 @@ async def update_container_resources(
     if not request.HasField("linux"):
         raise BadRequest("the request has no new limits in linux, and a Linux guest has no others")
     pod, container = node.pods.get_container(request.container_id)
-    record = resources.updated_container(container.record, request.linux, pod=pod.record.pod)
+    given = await pod.tools.hooks.updating(pod, container, given=request.linux)
+    record = resources.updated_container(container.record, given, pod=pod.record.pod)
     await limits.update(pod, container, record=record)
+    pod.tools.hooks.updated(pod, container)
     return pb.UpdateContainerResourcesResponse()

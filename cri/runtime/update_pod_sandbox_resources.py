@@ -17,5 +17,7 @@ async def update_pod_sandbox_resources(
     """Only for a ready sandbox; RESOURCE_EXHAUSTED when its VM is too small, FAILED_PRECONDITION below what it uses."""
     pod = node.pods.get(request.pod_sandbox_id)
     pod.require_ready()
+    await pod.tools.hooks.updating_pod(pod, request)
     await resize.update(pod, lambda: resources.updated_pod(pod.record, request, config=node.config))
+    pod.tools.hooks.updated_pod(pod)
     return pb.UpdatePodSandboxResourcesResponse()

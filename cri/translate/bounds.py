@@ -103,10 +103,10 @@ def check(message: Any) -> None:
     _message(message, "")
 
 
-def short(value: object) -> str:
+def short(value: object, most: int = SHOWN) -> str:
     """A value as a message shows it."""
-    shown = repr(value[: SHOWN + 1] if isinstance(value, str | bytes) else value)
-    return shown if len(shown) <= SHOWN + 3 else f"{shown[:SHOWN]}..."
+    shown = repr(value[: most + 1] if isinstance(value, str | bytes) else value)
+    return shown if len(shown) <= most + 3 else f"{shown[:most]}..."
 
 
 class _Rule(NamedTuple):

@@ -60,13 +60,15 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/pods/following.py": {"os.open": HOST},
     "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "os.unlink"), OURS),
     "cri/owner.py": dict.fromkeys(
-        ("files.make_dirs", "os.path.realpath"), "the run directory and the state directory themselves"
+        ("files.make_dirs", "os.lstat", "os.makedirs", "os.path.realpath", "os.unlink"),
+        "the run directory, the state directory and the sockets themselves",
     ),
     "cri/readiness.py": dict.fromkeys(
         ("os.access", "os.path.isfile", "os.statvfs"), "the installation's, and the two directories themselves"
     ),
     "cri/pods/storage.py": {"os.statvfs": STATE},
-    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.lstat", "os.makedirs", "os.unlink"), OURS),
+    "cri/nri/door.py": dict.fromkeys(("os.chmod", "os.unlink"), OURS),
+    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.unlink"), OURS),
     "cri/store/reserve.py": dict.fromkeys(
         ("files.make_dirs", "os.open", "os.path.getsize", "os.stat", "os.statvfs", "os.truncate"), STATE
     ),

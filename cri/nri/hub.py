@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All plugins: asks them before something is done, in the order of their indexes, and tells them what happened. The
+pods' and RPCs' `Hooks`; made by the node.
+
+What is asked and told stands in each plugin's own line. A plugin that comes later learns of everything that exists by
+Synchronize, which is the first thing in its line: what is in the making then is part of that, and what begins after it
+is asked as of anybody. So nothing is lost and nothing is told twice, and no pod waits for a plugin to be synchronized
+but with what the plugin has a say in. Stops and removals never fail because of a plugin.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from cri import events
+from cri.config import Nri
+from cri.nri import adjust, amounts, shown, synchronize
+from cri.nri.amounts import Claims
+from cri.nri.door import Door
+from cri.nri.plugin import Plugin
+from cri.nri.updates import Updates
+from cri.nri.validate import Wishes
+from cri.pb import nri_pb2 as nri
+from cri.pb import runtime_pb2 as pb
+from cri.pods.container import LiveContainer
+from cri.pods.hooks import Hooks
+from cri.pods.pod import LivePod
+from cri.pods.threads import to_the_end
+from cri.store.pods import ContainerRecord, ContainerState
+from stage1.errors import WrongState
+from stage1.pod import states
+
+log = logging.getLogger("clearpod.nri")
+
+TOLD = {
+    events.CREATED: "PostCreateContainer",
+    events.STARTED: "PostStartContainer",
+    events.STOPPED: "StopContainer",
+    events.DELETED: "RemoveContainer",
+}
+
+
+class Hub(Hooks):
+    """`pods` lists those that live. Open it when they are listed."""
+
+    def __init__(self, config: Nri, pods: Callable[[], list[LivePod]]) -> None:
+        self._pods, self._plugins = pods, list[Plugin]()
+        self._updates = Updates(pods, config.request_timeout_s)
+        self._door = Door(config, admit=self._join, left=self._leave, update=self._unasked)
+        self._coming_pods: dict[str, LivePod] = {}
+        self._coming: dict[str, tuple[LivePod, ContainerRecord]] = {}
+        self._containers: dict[str, LiveContainer] = {}
+        self._starting: dict[str, tuple[Plugin, ...]] = {}
+        self._stopped: set[str] = set()
+
+    async def open(self) -> None:
+        """Let plugins in. Raises as `Door.open`."""
+        for pod in self._pods():
+            self._containers.update(pod.containers)
+            if pod.status.state == states.DEAD:
+                self._stopped.add(pod.id)
+        await self._door.open()
+
+    async def close(self) -> None:
+        """Let go of all plugins."""
+        await self._door.close()
+        await self._updates.close()
+
+    # -- coming and going ------------------------------------------------------------------------------------
+
+    def _join(self, plugin: Plugin) -> None:
+        """Nothing may happen between the look at what exists and the place in the line: no await."""
+        pods = {**{pod.id: pod for pod in self._pods()}, **self._coming_pods}
+        containers = [self._seen(pod, one) for pod in pods.values() for one in pod.containers.values()]
+        living = [one for one in containers if one.state != nri.CONTAINER_STOPPED]
+        known = {one.id for one in living}
+        coming = [
+            shown.container(*one, status=ContainerState()) for key, one in self._coming.items() if key not in known
+        ]
+        parts = synchronize.parts([shown.pod(pod) for pod in pods.values()], [*living, *coming])
+        answers = [plugin.put("Synchronize", part) for part in parts]
+        self._updates.own(synchronize.finish(plugin, parts, answers=answers, updates=self._updates))
+        self._plugins = sorted([*self._plugins, plugin], key=lambda one: one.title)
+
+    def _leave(self, plugin: Plugin) -> None:
+        self._plugins = [one for one in self._plugins if one is not plugin]
+
+    def _seen(self, pod: LivePod, container: LiveContainer) -> nri.Container:
+        made = shown.container(pod, container.record, status=container.status)
+        if container.id in self._starting and made.state == nri.CONTAINER_CREATED:
+            made.state = nri.CONTAINER_RUNNING  # the newcomer was not asked about its start
+        return made
+
+    async def _unasked(self, plugin: Plugin, request: nri.UpdateContainersRequest) -> nri.UpdateContainersResponse:
+        failed = await self._updates.apply(plugin, request.update, evict=request.evict)
+        return nri.UpdateContainersResponse(failed=failed)
+
+    # -- pods ------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self, pod: LivePod) -> AsyncIterator[None]:
+        """Plugins that came meanwhile know the pod by Synchronize, and hear if it is not to be."""
+        self._coming_pods[pod.id] = pod
+        try:
+            for plugin in self._plugins:
+                await plugin.ask("RunPodSandbox", nri.PodRequest(pod=shown.pod(pod)), what=pod.title)
+            pod.require_ready()
+            yield
+        except BaseException:
+            for method in ("StopPodSandbox", "RemovePodSandbox"):
+                self._tell(method, nri.PodRequest(pod=shown.pod(pod)))
+            raise
+        finally:
+            del self._coming_pods[pod.id]
+
+    async def stopped(self, pod: LivePod) -> None:
+        """Once for each pod."""
+        if pod.id in self._stopped:
+            return
+        self._stopped.add(pod.id)
+        for plugin in self._plugins:
+            try:
+                await plugin.ask("StopPodSandbox", nri.PodRequest(pod=shown.pod(pod)), what=pod.title)
+            except WrongState as error:
+                log.warning("nri.refused", extra={"plugin": plugin.title, "error": str(error)})
+
+    async def updating_pod(self, pod: LivePod, request: pb.UpdatePodSandboxResourcesRequest) -> None:
+        """A plugin can refuse, and change nothing."""
+        said = nri.UpdatePodSandboxRequest(
+            pod=shown.pod(pod),
+            overhead_linux_resources=amounts.of_cri(request.overhead),
+            linux_resources=amounts.of_cri(request.resources),
+        )
+        for plugin in self._plugins:
+            await plugin.ask("UpdatePodSandbox", said, what=pod.title)
+
+    def updated_pod(self, pod: LivePod) -> None:
+        """Nobody waits."""
+        self._tell("PostUpdatePodSandbox", nri.PodRequest(pod=shown.pod(pod)))
+
+    # -- containers ------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def creating(self, pod: LivePod, record: ContainerRecord) -> AsyncIterator[ContainerRecord]:
+        """The record with the wishes of all plugins."""
+        key = record.container.id
+        self._coming[key] = (pod, record)
+        try:
+            record = await self._adjusted(pod, record)
+            self._coming[key] = (pod, record)
+            yield record
+        except BaseException:
+            said = _about(pod, record, status=ContainerState(state=states.EXITED))
+            for method in ("StopContainer", "RemoveContainer"):
+                self._tell(method, said)
+            raise
+        finally:
+            del self._coming[key]
+
+    async def _adjusted(self, pod: LivePod, record: ContainerRecord) -> ContainerRecord:
+        asked, claims, wishes = self._plugins, Claims(), Wishes(_about(pod, record, status=ContainerState()))
+        what = _title(pod, record)
+        for plugin in asked:
+            answer = await plugin.ask("CreateContainer", _about(pod, record, status=ContainerState()), what=what)
+            wishes.consulted(plugin)
+            if answer is not None:
+                record = await to_the_end(
+                    adjust.adjusted, record, answer.adjust, title=plugin.title, claims=claims, pod=pod.record
+                )
+                wishes.take(answer)
+                await self._updates.briefly(plugin, answer.update, evict=answer.evict)
+        await wishes.validate(asked, claims, what=what)
+        return record
+
+    async def starting(self, pod: LivePod, container: LiveContainer) -> None:
+        """A refusal is a start that failed."""
+        self._starting[container.id] = asked = tuple(self._plugins)
+        said = _about(pod, container.record, status=container.status)
+        for plugin in asked:
+            await plugin.ask("StartContainer", said, what=_title(pod, container.record))
+
+    async def updating(
+        self, pod: LivePod, container: LiveContainer, *, given: pb.LinuxContainerResources
+    ) -> pb.LinuxContainerResources:
+        """What the request says, with what plugins say about it."""
+        claims = Claims()
+        about = _about(pod, container.record, status=container.status)
+        for plugin in self._plugins:
+            said = nri.UpdateContainerRequest(
+                pod=about.pod, container=about.container, linux_resources=amounts.of_cri(given)
+            )
+            answer = await plugin.ask("UpdateContainer", said, what=_title(pod, container.record))
+            if answer is not None:
+                mine = [one for one in answer.update if one.container_id == container.id]
+                given = amounts.with_updates(given, mine, title=plugin.title, claims=claims)
+                others = [one for one in answer.update if one.container_id != container.id]
+                await self._updates.briefly(plugin, others, evict=answer.evict)
+        return given
+
+    def updated(self, pod: LivePod, container: LiveContainer) -> None:
+        """Nobody waits."""
+        self._tell("PostUpdateContainer", _about(pod, container.record, status=container.status))
+
+    # -- what happens ----------------------------------------------------------------------------------------
+
+    def told(self, kind: int, pod: LivePod, *, subject: str) -> None:
+        """Of a container, and of a pod its removal."""
+        try:
+            self._told(kind, pod, subject=subject)
+        except Exception:
+            log.exception("nri.fault", extra={"pod": pod.id, "subject": subject})
+
+    def _told(self, kind: int, pod: LivePod, *, subject: str) -> None:
+        if subject == pod.id:
+            if kind == events.DELETED:
+                self._stopped.discard(pod.id)
+                self._tell("RemovePodSandbox", nri.PodRequest(pod=shown.pod(pod)))
+            return
+        if kind == events.CREATED:
+            self._containers[subject] = pod.containers[subject]
+        container = self._containers[subject]
+        asked = self._starting.pop(subject, None) if kind in (events.STARTED, events.STOPPED) else None
+        if kind == events.DELETED:
+            del self._containers[subject]
+        if not self._plugins:
+            return
+        said = _about(pod, container.record, status=container.status)
+        if kind == events.DELETED and container.status.state != states.EXITED:
+            self._tell("StopContainer", said)  # it was never started
+        self._tell(TOLD[kind], said, to=asked if kind == events.STARTED else None)
+
+    def _tell(self, method: str, said: Any, *, to: Iterable[Plugin] | None = None) -> None:
+        for plugin in self._plugins if to is None else to:
+            if method == "StopContainer":
+                self._updates.own(self._updates.follow(plugin, plugin.put(method, said)))
+            else:
+                plugin.tell(method, said)
+
+
+def _about(pod: LivePod, record: ContainerRecord, *, status: ContainerState) -> nri.ContainerRequest:
+    return nri.ContainerRequest(pod=shown.pod(pod), container=shown.container(pod, record, status=status))
+
+
+def _title(pod: LivePod, record: ContainerRecord) -> str:
+    return f"container {record.container.name} of {pod.title}"

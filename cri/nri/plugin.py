@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One plugin that has registered: what it is asked and told, one thing after the other. Made by `door`, used by `hub`.
+
+Requests stand in a line, so that a plugin sees things in the order in which they happened; the line is bounded, and a
+plugin that lets it grow too long, or does not answer in time, is dropped: who waits for it goes on without it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from cri.nri import calls
+from cri.nri.calls import Refused
+from cri.nri.frames import MESSAGE_BYTES
+from cri.nri.link import CLOSED, ENDING, Link, Lost
+from cri.pb import nri_pb2 as nri
+from stage1.errors import WrongState
+
+log = logging.getLogger("clearpod.nri")
+
+MOST_WAITING = 512
+MOST_WAITING_BYTES = 32 << 20
+"""Of one plugin's line."""
+
+
+MOST_BYTES = MESSAGE_BYTES - 4096
+"""Of one request, without what goes around it."""
+
+
+class _Request(NamedTuple):
+    method: str
+    message: Any
+    size: int
+    answer: "asyncio.Future[Any]"
+
+
+class Plugin:
+    """`title` is its index and name; plugins are asked in the order of these. `events` are the bits of what it asked to
+    hear of. `left` is called once, when it is gone.
+    """
+
+    def __init__(
+        self, title: str, link: Link, *, events: int, timeout_s: float, left: Callable[["Plugin"], None]
+    ) -> None:
+        self.title, self.link, self.events = title, link, events
+        self._timeout_s, self._left = timeout_s, left
+        self._line: deque[_Request] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._by_state_change: set[str] = set()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(one, name=f"nri {title}") for one in (self._work(), self._end())]
+
+    def takes(self, method: str) -> bool:
+        """Whether it wants to be asked or told this."""
+        event = calls.event_of(method)
+        return not event or bool(self.events & 1 << event - 1)
+
+    async def ask(self, method: str, message: Any, *, what: str) -> Any:
+        """Its answer, None as with `put`. Raises WrongState when it refuses; `what` is what that is about."""
+        try:
+            return await self.put(method, message)
+        except Refused as error:
+            raise WrongState(
+                f"the NRI plugin {self.title} refuses {method} of {what}: {calls.words(error.words)}"
+            ) from None
+
+    def put(self, method: str, message: Any) -> "asyncio.Future[Any]":
+        """Put a request at the end of its line, at once. The answer is None when it does not take such requests, or
+        was dropped meanwhile; Refused is raised for an error of the plugin's.
+        """
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self.link.gone.is_set() or not self.takes(method):
+            answer.set_result(None)
+            return answer
+        size = message.ByteSize()
+        if size > MOST_BYTES:
+            answer.set_exception(Refused(calls.UNKNOWN, f"{size} bytes are more than NRI can say at once"))
+            return answer
+        self._line.append(_Request(method, message, size, answer))
+        self._bytes += size
+        self._arrived.set()
+        if len(self._line) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES:
+            self.link.close(f"it is {len(self._line)} requests behind, of {self._bytes} bytes")
+        return answer
+
+    def tell(self, method: str, message: Any) -> None:
+        """As `put`, but nobody waits; an error is logged."""
+        self.put(method, message).add_done_callback(lambda done: self._told(method, done))
+
+    def _told(self, method: str, done: "asyncio.Future[Any]") -> None:
+        if not done.cancelled() and (error := done.exception()):
+            log.warning("nri.refused", extra={"plugin": self.title, "method": method, "error": calls.words(str(error))})
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._line and not self.link.gone.is_set():
+                one = self._line[0]
+                await self._answer(one)
+                if self._line:
+                    self._line.popleft()
+                    self._bytes -= one.size
+
+    async def _answer(self, one: _Request) -> None:
+        try:
+            found = await self._call(one.method, one.message)
+        except Refused as error:
+            if not one.answer.done():
+                one.answer.set_exception(error)
+        except Lost:
+            _settle(one, None)
+        else:
+            _settle(one, found)
+
+    async def _call(self, method: str, message: Any) -> Any:
+        if method not in self._by_state_change:
+            try:
+                return await self.link.call(method, message, timeout_s=self._timeout_s)
+            except Refused as error:
+                if error.code != calls.UNIMPLEMENTED or not calls.is_plain(method):
+                    raise
+                self._by_state_change.add(method)
+        said = nri.StateChangeEvent(event=calls.event_of(method), pod=message.pod)  # type: ignore[arg-type]
+        if isinstance(message, nri.ContainerRequest):
+            said.container.CopyFrom(message.container)
+        return await self.link.call("StateChange", said, timeout_s=self._timeout_s)
+
+    async def _end(self) -> None:
+        await self.link.gone.wait()
+        self._tasks[0].cancel()
+        self._left(self)
+        for one in self._line:
+            _settle(one, None)
+        self._line.clear()
+        level = logging.INFO if self.link.why in (CLOSED, ENDING) else logging.WARNING
+        log.log(level, "nri.gone", extra={"plugin": self.title, "why": self.link.why})
+
+
+def _settle(one: _Request, found: Any) -> None:
+    if not one.answer.done():
+        one.answer.set_result(found)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What plugins want of containers that exist: new limits, or their end. Used by `hub`.
+
+Nobody waits for another container longer than a plugin is waited for: its guest may hang.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+
+from cri.nri import amounts, calls
+from cri.nri.calls import Refused
+from cri.nri.plugin import Plugin
+from cri.pb import nri_pb2 as nri
+from cri.pods import containers, limits
+from cri.pods.container import LiveContainer
+from cri.pods.pod import LivePod
+from cri.translate import bounds, resources
+from stage1.errors import BadRequest, NotFound, PodError
+
+log = logging.getLogger("clearpod.nri")
+
+MOST_UPDATES = 1024
+"""In one message."""
+
+
+class Updates:
+    """Owns the tasks that do it; `close` ends them."""
+
+    def __init__(self, pods: Callable[[], list[LivePod]], limit_s: float) -> None:
+        self._pods, self._limit_s = pods, limit_s
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run it to its end."""
+        task = asyncio.get_running_loop().create_task(work, name="nri")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("nri.fault", exc_info=error)
+
+    async def close(self) -> None:
+        """What is not done is left."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def apply(
+        self, plugin: Plugin, updates: Sequence[nri.ContainerUpdate], *, evict: Sequence[nri.ContainerEviction] = ()
+    ) -> list[nri.ContainerUpdate]:
+        """Those that failed, each of which is logged, without those whose failure does not matter."""
+        failed = []
+        if len(updates) + len(evict) > MOST_UPDATES:
+            log.warning("nri.update", extra={"plugin": plugin.title, "error": f"more than {MOST_UPDATES} at once"})
+            return list(updates[:MOST_UPDATES])
+        for eviction in evict:
+            await self._try(self._evict(plugin, eviction), plugin, container=eviction.container_id)
+        for update in updates:
+            is_done = await self._try(self._update(plugin, update), plugin, container=update.container_id)
+            if not is_done and not update.ignore_failure:
+                failed.append(update)
+        return failed
+
+    async def briefly(
+        self, plugin: Plugin, updates: Iterable[nri.ContainerUpdate], *, evict: Iterable[nri.ContainerEviction]
+    ) -> None:
+        """As `apply`, waited for no longer than for a plugin; it goes on then."""
+        wanted, unwanted = list(updates), list(evict)
+        if wanted or unwanted:
+            task = self.own(self.apply(plugin, wanted, evict=unwanted))
+            await asyncio.wait({task}, timeout=self._limit_s)
+
+    async def follow(self, plugin: Plugin, answer: "asyncio.Future[Any]") -> None:
+        """Do what the plugin's answer to StopContainer wants."""
+        try:
+            found = await answer
+        except Refused as error:
+            said = calls.words(error.words)
+            log.warning("nri.refused", extra={"plugin": plugin.title, "method": "StopContainer", "error": said})
+            return
+        if found is not None:
+            await self.apply(plugin, found.update)
+
+    async def _try(self, work: Coroutine[Any, Any, None], plugin: Plugin, *, container: str) -> bool:
+        try:
+            await work
+        except PodError as error:
+            said = {"plugin": plugin.title, "container": bounds.short(container), "error": str(error)}
+            log.warning("nri.update", extra=said)
+            return False
+        return True
+
+    async def _update(self, plugin: Plugin, wish: nri.ContainerUpdate) -> None:
+        pod, container = self._find(wish.container_id)
+        given = amounts.to_cri(wish.linux.resources, who=f"the NRI plugin {plugin.title} sets")
+        if given.ByteSize():
+            record = resources.updated_container(container.record, given, pod=pod.record.pod)
+            await limits.update(pod, container, record=record)
+
+    async def _evict(self, plugin: Plugin, wish: nri.ContainerEviction) -> None:
+        pod, container = self._find(wish.container_id)
+        said = {"plugin": plugin.title, "container": container.id, "why": calls.words(wish.reason)}
+        log.info("nri.evicted", extra=said)
+        await containers.stop(pod, container, grace_s=0)
+
+    def _find(self, wanted: str) -> tuple[LivePod, LiveContainer]:
+        if not wanted:
+            raise BadRequest("an update needs a container_id")
+        for pod in self._pods():
+            if container := pod.containers.get(wanted):
+                return pod, container
+        raise NotFound(f"there is no container {bounds.short(wanted)}")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon with NRI, and plugins for it. Used by the tests of NRI."""
+
+from typing import Any
+
+from cri.config import Nri
+from tests.fakes.nri_plugin import FakePlugin, No
+
+from .conftest import Client, World
+
+
+def limited(world: World, **limits: float) -> World:
+    """The world, whose daemons have NRI with these time limits."""
+    table = Nri(enabled=True, socket=f"{world.root}/nri/nri.sock", **limits)
+    world.config = world.config.model_copy(update={"nri": table})
+    return world
+
+
+def plugin(world: World, name: str = "test", index: str = "00", **more: Any) -> FakePlugin:
+    """A plugin for the world's daemon."""
+    return FakePlugin(world.config.nri.socket, name, index, **more)
+
+
+async def created(cri: Client, pod: str, name: str = "c", **fields: Any) -> str:
+    """A container that would run for long."""
+    return await cri.container(pod, "sleep", "1000", name=name, **fields)
+
+
+def no(words: str, code: int = 2) -> Any:
+    """What a plugin answers that refuses."""
+    raise No(words, code)
