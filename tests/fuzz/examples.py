@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Good documents of each kind, which `documents.variants` spoils."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cri.store.pods import ContainerRecord, PodRecord
 
 DIGEST = "sha256:" + "a" * 64
 _OCI = "application/vnd.oci.image"
@@ -59,3 +62,22 @@ RKT: tuple[Any, ...] = (
     },
     {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": "example.test/web", "labels": [], "app": _APP},
 )
+
+
+def nri_pod() -> "PodRecord":
+    """A pod for whose container NRI's plugins have wishes."""
+    from cri.store.pods import PodRecord
+    from stage1.pod.model import Pod
+
+    return PodRecord(Pod("a" * 64, "web"), b"", "", 1)
+
+
+def nri_container() -> "ContainerRecord":
+    """The container."""
+    from cri.pb import runtime_pb2 as pb
+    from cri.store.pods import ContainerRecord
+    from stage1.pod.model import Container, Process
+
+    config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), annotations={"a": "b"})
+    own = Container("b" * 64, "c", DIGEST, Process(("sh",), ("A=b",)))
+    return ContainerRecord(own, config.SerializeToString(), 0, 1, DIGEST, DIGEST)

@@ -52,6 +52,28 @@ def spdy_() -> list[bytes]:
     return [b"\x08" + opened + spdy.control(spdy.PING, (1).to_bytes(4, "big")) + rest]
 
 
+def nri() -> list[bytes]:
+    """A registration, and an answer with a wish of each kind, in one portion and in several."""
+    from cri.nri import frames
+    from cri.pb import nri_pb2 as api
+    from cri.pb import ttrpc_pb2 as ttrpc
+
+    name = api.RegisterPluginRequest(plugin_name="a", plugin_idx="00").SerializeToString()
+    service = "nri.pkg.api.v1alpha1.Runtime"
+    call = ttrpc.Request(service=service, method="RegisterPlugin", payload=name).SerializeToString()
+    wish = api.ContainerAdjustment(annotations={"x": "y", "-a": ""}, args=["", "sh"])
+    wish.env.add(key="-A")
+    wish.mounts.add(destination="/x", source="/tmp", type="bind", options=["rbind", "ro", "rslave"])
+    wish.linux.resources.memory.limit.value = 1 << 26
+    wish.linux.resources.unified["memory.high"] = "max"
+    wish.linux.oom_score_adj.value = 5
+    answer = api.CreateContainerResponse(adjust=wish)
+    answer.update.add(container_id="b").linux.resources.cpu.shares.value = 2
+    reply = ttrpc.Response(payload=answer.SerializeToString()).SerializeToString()
+    data = frames.pack(frames.Message(2, 1, 1, call)) + frames.pack(frames.Message(1, 1, 2, reply))
+    return [b"\xff" + data, b"\1" + data]
+
+
 def websocket() -> list[bytes]:
     """A masked binary message on channel 0, a ping and a close frame."""
     return [b"\0\x82\x82" + bytes(4) + b"\0x" + b"\x89\x80" + bytes(4) + b"\x88\x82" + bytes(4) + b"\x03\xe8"]
@@ -96,7 +118,7 @@ def texts() -> dict[str, list[bytes]]:
 
 def main() -> None:
     """Write them as seed-N."""
-    made = {"link": link(), "messages": messages_(), "spdy": spdy_(), "websocket": websocket()}
+    made = {"link": link(), "messages": messages_(), "spdy": spdy_(), "websocket": websocket(), "nri": nri()}
     for name, inputs in {**made, "tar": tar(), "erofs": erofs(), **texts()}.items():
         (CORPUS / name).mkdir(parents=True, exist_ok=True)
         for number, data in enumerate(inputs):

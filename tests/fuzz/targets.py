@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest, NetworkFailed, PodError
 from tests.fuzz.documents import variants
-from tests.fuzz.examples import CNI, OCI, RKT
+from tests.fuzz.examples import CNI, OCI, RKT, nri_container, nri_pod
 
 MIB = 1 << 20
 
@@ -215,6 +215,45 @@ def console(data: bytes) -> None:
         assert all(c.isprintable() or c in "\n\t" for c in text)
 
 
+def nri(data: bytes) -> None:
+    """A plugin's bytes on NRI's socket, in portions that the first byte chooses, and what its messages ask for."""
+    from cri.nri import calls, frames
+
+    if not data:
+        return
+    reader, step = frames.Reader(), 1 + data[0] * 8
+    with suppress(frames.FrameFault):
+        for at in range(1, len(data), step):
+            for message in reader.receive(data[at : at + step]):
+                assert len(message.data) <= frames.MESSAGE_BYTES
+                _nri_message(message.connection == frames.RUNTIME, message.data)
+                assert frames.Reader().receive(frames.pack(message)) == [message]
+    assert sum(map(len, reader._begun.values())) <= 2 * frames.MOST_CHUNK
+    calls.words(data.decode("utf-8", "replace"))
+
+
+def _nri_message(is_call: bool, data: bytes) -> None:
+    """A call, or an answer to CreateContainer, whose wishes go into a container."""
+    from cri.nri import adjust, amounts, calls, frames
+
+    try:
+        found = calls.asked(data).message if is_call else calls.answer("CreateContainer", data)
+    except (frames.FrameFault, calls.Refused):
+        return
+    for update in getattr(found, "update", ()):
+        with suppress(PodError):
+            amounts.to_cri(update.linux.resources, who="the NRI plugin 00-x sets")
+    if is_call:
+        return
+    with suppress(PodError):
+        for mount in found.adjust.mounts:
+            adjust._as_request(mount)
+    del found.adjust.mounts[:]  # where nothing is, one would make a directory here
+    with suppress(PodError):
+        made = adjust.adjusted(nri_container(), found.adjust, title="00-x", claims={}, pod=nri_pod())
+        assert all("\0" not in one for one in (*made.container.process.env, *made.container.process.argv))
+
+
 def _memory() -> str | None:
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
@@ -232,5 +271,6 @@ TARGETS = {
     "users": Target(users, ("stage1.pod",), most_bytes=1 << 13),
     "reference": Target(reference, ("cri.store",)),
     "rkt": Target(rkt, ("stage1.rkt",)),
+    "nri": Target(nri, ("cri.nri",)),
     "console": Target(console, ("stage1.vm", "stage1.linux")),
 }
