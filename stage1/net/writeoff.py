@@ -61,13 +61,13 @@ def _free(runner: Runner, one: Attachment) -> str:
         try:
             runner.release(one.network, one.call, plugin=plugin, previous=one.result)
         except PodError:
-            files = [_lease(one, ipam.get("dataDir"), address) for address in addresses]
+            files = [_lease(one, address, place=ipam.get("dataDir")) for address in addresses]
             where = "".join(f", by {file}" for file in files if file)
             return f"its addresses {', '.join(addresses) or '(unknown)'} in {one.network.name!r} stay taken{where}"
     return ""
 
 
-def _lease(one: Attachment, place: object, address: str) -> str:
+def _lease(one: Attachment, address: str, *, place: object) -> str:
     """The file by which host-local knows that the address is taken; empty when there is none."""
     path = f"{place if isinstance(place, str) and place else _LEASES}/{one.network.name}/{address}"
     return path if os.path.exists(path) else ""
