@@ -21,7 +21,7 @@ from tests.fakes.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
-NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "rkt": "rkt"}
+NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
 PASSED = os.environ.get("CLEARPOD_PASSED", "")
 """A file for the names of tests that passed, if given: tests/lab/suite.py."""

@@ -62,6 +62,10 @@ class Hub(Hooks):
                 self._stopped.add(pod.id)
         await self._door.open()
 
+    def titles(self) -> list[str]:
+        """Of the plugins that are here, in their order."""
+        return [plugin.title for plugin in self._plugins]
+
     async def close(self) -> None:
         """Let go of all plugins."""
         await self._door.close()
@@ -219,12 +223,12 @@ class Hub(Hooks):
             return
         if kind == events.CREATED:
             self._containers[subject] = pod.containers[subject]
-        container = self._containers[subject]
+        container = self._containers.get(subject)
         asked = self._starting.pop(subject, None) if kind in (events.STARTED, events.STOPPED) else None
         if kind == events.DELETED:
-            del self._containers[subject]
-        if not self._plugins:
-            return
+            self._containers.pop(subject, None)
+        if container is None or not self._plugins:
+            return  # the daemon still takes it over, or nobody is here to be told
         said = _about(pod, container.record, status=container.status)
         if kind == events.DELETED and container.status.state != states.EXITED:
             self._tell("StopContainer", said)  # it was never started

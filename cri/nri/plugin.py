@@ -20,7 +20,7 @@ from stage1.errors import WrongState
 
 log = logging.getLogger("clearpod.nri")
 
-MOST_WAITING = 512
+MOST_WAITING = 4096
 MOST_WAITING_BYTES = 32 << 20
 """Of one plugin's line."""
 

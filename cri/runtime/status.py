@@ -24,6 +24,8 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["hypervisor"] = node.hypervisor
         response.info["pool"] = json.dumps(node.pods.pool.counts())
         response.info["storage"] = json.dumps(await node.storage.counts(node.pods.with_disks()))
+        if node.hub:
+            response.info["nri"] = json.dumps({"plugins": node.hub.titles()})
         response.info["streaming"] = node.streaming.address if node.streaming else ""
     return response
 

@@ -136,7 +136,7 @@ def _sweep(run_dir: str) -> None:
     shutil.rmtree(run_dir)
 
 
-def _knows(flag: str) -> bool:
+def knows(flag: str) -> bool:
     """Whether the critest that is here has it."""
     said = subprocess.run(["critest", "-h"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     return f"{flag} " in said.stdout + said.stderr
@@ -153,7 +153,7 @@ def _critest(socket: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         f"--ginkgo.skip={report.skip_expression()}",
         "--ginkgo.no-color",
         *(WEBSOCKET if args.websocket else ()),
-        *([f"{NRI_FLAG}={nri_socket(os.path.dirname(socket))}"] if _knows(NRI_FLAG) else ()),
+        *([f"{NRI_FLAG}={nri_socket(os.path.dirname(socket))}"] if knows(NRI_FLAG) else ()),
         *([f"--ginkgo.focus={args.focus}"] if args.focus else ()),
     ]
     with (args.output / "critest.log").open("wb") as log:

@@ -2,6 +2,7 @@
 """NRI through the daemon: plugins see what happens in order, have a say before it, and miss nothing."""
 
 import asyncio
+import json
 import os
 import stat
 from typing import Any
@@ -67,6 +68,11 @@ async def test_the_socket_is_roots_alone_and_off_by_default(world: World) -> Non
         assert stat.S_ISSOCK(found.st_mode)
         assert stat.S_IMODE(found.st_mode) == 0o600
     assert not os.path.exists(world.config.nri.socket)
+
+
+async def test_crictl_info_names_the_plugins(nri_world: World) -> None:
+    async with nri_world.daemon() as cri, plugin(nri_world, "b", "20"), plugin(nri_world, "a", "10"):
+        assert json.loads((await cri("Status", verbose=True)).info["nri"]) == {"plugins": ["10-a", "20-b"]}
 
 
 async def test_a_plugin_of_old_hears_state_changes(nri_world: World) -> None:
