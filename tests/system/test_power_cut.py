@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Power cuts: the real pull, removal and repair of images, and the record of a pod's network, on a disk that logs each
+write and each flush; then the states in which the disk could have been found are mounted and opened.
+
+What was answered before is there, whole; what was not is there or not, and nothing is half. Without fsync it is not so.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cri.config import Config
+from cri.image.pull import pull_blocking
+from cri.store.images import ImageStore
+from stage1.net import record
+from stage1.net.conflist import Network
+from stage1.net.protocol import Call
+from stage1.net.record import Attachment, Record
+from stage1.rootfs.scratch import make_scratch
+from tests.fakes.crash_disk import CrashDisk, State, Unavailable, mounted
+from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+
+POD = "a" * 64
+SEED = 20261127
+
+
+class Moment(NamedTuple):
+    """From the entry `mark` of the log on: images that must be there, by id, those that may be damaged, tags by image,
+    and whether the network's record must be there.
+    """
+
+    mark: int
+    images: frozenset[str] = frozenset()
+    hurt: frozenset[str] = frozenset()
+    tags: frozenset[tuple[str, str]] = frozenset()
+    network: bool = False
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[CrashDisk]:
+    made = CrashDisk(tmp_path / "disk", 96)
+    try:
+        made.open()
+    except Unavailable as error:
+        pytest.skip(str(error))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two images that share a layer."""
+    layout = Layout(tmp_path_factory.mktemp("layout") / "layout")
+    shared = Layer(tar([directory("./"), file("big", os.urandom(600_000)), *[file(f"f{n}") for n in range(50)]]))
+    own = [Layer(tar([file(name, name.encode() * 60_000)])) for name in "ab"]
+    first, second = (layout.tag(str(n), layout.image([shared, one])) for n, one in enumerate(own))
+    return first, second
+
+
+class History:
+    """What is done on the disk, and what must be found from when on."""
+
+    def __init__(self, disk: CrashDisk) -> None:
+        self._disk, self.moments = disk, [Moment(0)]
+        self.state = f"{disk.mount}/state"
+
+    def now(self, **changes: Any) -> None:
+        """An answer was given: from now on this must be so. A promise that is about to end is taken back before."""
+        self.moments.append(self.moments[-1]._replace(mark=self._disk.mark(), **changes))
+
+    def happen(self, references: tuple[str, str]) -> None:
+        """The history itself."""
+        store = ImageStore(self.state)
+        first = pull_blocking(store, references[0], config=Config())
+        self.now(images=frozenset({first.id}))
+        second = pull_blocking(store, references[1], config=Config())
+        self.now(images=frozenset({first.id, second.id}))
+        store.name(second, tag="x.io/b:1")
+        self.now(tags=frozenset({("x.io/b:1", second.id)}))
+        self.now(images=frozenset({second.id}))
+        store.remove(first.id)
+        pull_blocking(store, references[0], config=Config())
+        self.now(images=frozenset({first.id, second.id}))
+        self._mend(store, references[1], second.id)
+        self._network()
+        make_scratch(f"{self.state}/scratch.img", 16 << 20, template_dir=f"{self.state}/templates")
+        self.now()
+        store.close()
+        self.now()
+
+    def _mend(self, store: ImageStore, reference: str, image_id: str) -> None:
+        before = self.moments[-1].images
+        self.now(images=before - {image_id}, hurt=frozenset({image_id}))
+        image = store.find(image_id)
+        assert image
+        os.truncate(store.files(image).layers[1], 5000)
+        pull_blocking(store, reference, config=Config())
+        self.now(images=before, hurt=frozenset())
+
+    def _network(self) -> None:
+        os.makedirs(f"{self.state}/cni")
+        path = record.place(f"{self.state}/cni", POD)
+        network = Network("n", "1.0.0", ({"type": "bridge"},), "n.conflist")
+        plan = Record("/run/netns/x", ("/opt",), 10.0, (Attachment(network, Call(POD, "", "eth0", (), {})),))
+        record.begin(path, plan)
+        self.now(network=True)
+        for number in range(3):
+            record.save(path, plan._replace(failures=number))
+        os.sync()
+        self.now()
+        self.now(network=False)
+        record.forget(path)
+
+
+def wrong(state: State, history: History, at: Path) -> str:
+    """What is not as it must be in this state of the disk; empty when all is."""
+    past = [moment for moment in history.moments if moment.mark <= state.durable]
+    must, next_ = past[-1], history.moments[min(len(past), len(history.moments) - 1)]
+    with mounted(state.image, at) as mount:
+        if not (mount / "state/images.db").exists():
+            return "no store" if must.images else ""
+        store = ImageStore(f"{mount}/state")
+        try:
+            return _wrong_store(store, must, hurt=must.hurt | next_.hurt) or _wrong_rest(store, must)
+        finally:
+            store.close()
+
+
+def _wrong_store(store: ImageStore, must: Moment, *, hurt: frozenset[str]) -> str:
+    found = {image.id: image for image in store.list()}
+    if lost := must.images - set(found):
+        return f"lost: {lost}"
+    for image in found.values():
+        if (why := store.examine(image, whole=True)) and image.id not in hurt:
+            return why
+    tags = {(tag, image.id) for image in found.values() for tag in image.repo_tags}
+    return f"tags: {tags}" if not must.tags <= tags else ""
+
+
+def _wrong_rest(store: ImageStore, must: Moment) -> str:
+    if Path(store.state_dir, "images.db.damaged").exists():
+        return "the index was damaged"
+    known = record.load_first(record.place(f"{store.state_dir}/cni", POD))
+    if must.network and (known is None or len(known.attachments) != 1):
+        return "the network's record is lost"
+    make_scratch(f"{store.state_dir}/again.img", 16 << 20, template_dir=f"{store.state_dir}/templates")
+    with open(f"{store.state_dir}/again.img", "rb") as scratch:
+        scratch.seek(1080)
+        return "" if scratch.read(2) == b"\x53\xef" else "the template is none"
+
+
+def after_cuts(disk: CrashDisk, references: tuple[str, str], place: Path) -> Iterator[str]:
+    """What was wrong, for each state of the disk."""
+    history = History(disk)
+    history.happen(references)
+    disk.close()
+    for state in disk.states(SEED):
+        what = wrong(state, history, place / "after")
+        yield f"after write {state.durable} and {state.more} more: {what}" if what else ""
+
+
+@pytest.mark.timeout(1200)
+def test_nothing_that_was_answered_is_lost_and_nothing_is_half(
+    disk: CrashDisk, references: tuple[str, str], tmp_path: Path
+) -> None:
+    found = list(after_cuts(disk, references, tmp_path))
+    faults = list(filter(None, found))
+    print(f"power cuts: {len(found)} states of the disk, {len(faults)} of them wrong")
+    assert len(found) > 100
+    assert faults == []
+
+
+@pytest.mark.timeout(1200)
+def test_without_fsync_the_same_history_loses_images(
+    disk: CrashDisk, references: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    assert any(after_cuts(disk, references, tmp_path))
