@@ -5,6 +5,7 @@
  */
 #include "launcher.h"
 #include "log.h"
+#include "notice.h"
 #include "records.h"
 
 #include <errno.h>
@@ -18,7 +19,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { LAST_WORDS_MS = 200, END_BYTES = 1024 };
+enum { LAST_WORDS_MS = 200, END_BYTES = 4096 };
 
 /* Bytes on their way to a descriptor. */
 struct parcel {
@@ -38,6 +39,8 @@ static struct {
     int signals, code, status;
     struct termios settings; /* of our terminal, before */
 } us;
+
+static void on_signals(void);
 
 static void restore_terminal(void)
 {
@@ -68,27 +71,45 @@ static void queue_size(void)
     queue(R_SIZE, 4);
 }
 
+/* A job in the background stops here, as one of a shell's that wants the terminal; SIGCONT lets it look at its signals
+ * (EINTR), and then stop again, or end. */
+static void take_terminal(void)
+{
+    struct termios raw;
+    sigset_t stops;
+    int result = -1;
+    if (tcgetattr(STDIN_FILENO, &us.settings) < 0)
+        return;
+    raw = us.settings;
+    cfmakeraw(&raw);
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGTTOU);
+    sigprocmask(SIG_UNBLOCK, &stops, NULL);
+    while (!us.asked && (result = tcsetattr(STDIN_FILENO, TCSADRAIN, &raw)) < 0 && errno == EINTR)
+        on_signals();
+    sigprocmask(SIG_BLOCK, &stops, NULL); /* to give it back from the background is no reason to stop */
+    us.raw = result == 0;
+}
+
 /* The agent listens from now on. */
 static void begin_input(void)
 {
-    struct termios raw;
     if (!us.interactive || us.raw)
         return;
-    if (tcgetattr(STDIN_FILENO, &us.settings) == 0) {
-        raw = us.settings;
-        cfmakeraw(&raw);
-        us.raw = tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) == 0;
-    }
+    take_terminal();
     queue_size();
 }
 
 static void on_end(const uint8_t *payload, size_t size)
 {
+    char why[RECORD_MAX];
     us.ended = true;
     us.code = size ? payload[0] : FAILED;
     restore_terminal();
-    if (us.code && size > 1)
-        complain("%.*s", (int)size - 1, (const char *)payload + 1);
+    if (us.code && size > 1) {
+        notice_clean((const char *)payload + 1, size - 1, why);
+        complain("%s", why);
+    }
     kill(us.vmm.pid, SIGKILL); /* all is written, in the guest as well */
 }
 
@@ -180,10 +201,17 @@ static void on_signals(void)
     }
 }
 
+/* A terminal would stop us for reading; what is no terminal has no foreground. */
+static bool in_background(void)
+{
+    pid_t group = tcgetpgrp(STDIN_FILENO);
+    return group >= 0 && group != getpgrp();
+}
+
 /* False: nothing more will come, and the VMM is gone. */
 static bool turn(void)
 {
-    bool listens = us.interactive && us.records.marked && !us.input_over && !us.in.end;
+    bool listens = us.interactive && us.records.marked && !us.input_over && !us.in.end && !(us.asked && in_background());
     struct pollfd ready[] = {
         {.fd = us.signals, .events = POLLIN},
         {.fd = us.vmm.out, .events = POLLIN},
@@ -214,14 +242,21 @@ static bool is_ignored(int number)
     return sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
 }
 
+static void wake(int number)
+{
+    (void)number; /* a read that was stopped for is not begun again, but ends with EINTR */
+}
+
 static void take_signals(void)
 {
+    static const struct sigaction woken = {.sa_handler = wake};
     static const int asking[] = {SIGTERM, SIGINT, SIGQUIT, SIGHUP};
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGCHLD);
     sigaddset(&set, SIGWINCH);
-    sigaddset(&set, SIGTTOU); /* to set the terminal from the background is no reason to stop */
+    sigaddset(&set, SIGTTOU);
+    sigaction(SIGCONT, &woken, NULL);
     for (size_t i = 0; i < sizeof asking / sizeof *asking; i++)
         if (!is_ignored(asking[i])) /* nohup */
             sigaddset(&set, asking[i]);
@@ -230,15 +265,24 @@ static void take_signals(void)
     us.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
+/* What of it says why. */
+static void show(const char *text, size_t size, bool is_cut)
+{
+    char lines[NOTICE_MAX];
+    notice(text, size, is_cut, lines);
+    for (char *line = lines, *end; (end = strchr(line, '\n')); line = end + 1)
+        complain("%.*s", (int)(end - line), line);
+}
+
 /* The last of what the VMM and the guest's kernel have written. */
 static void show_end(const char *path)
 {
-    char text[END_BYTES];
+    static char text[END_BYTES];
     int fd = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
     off_t size = fd >= 0 ? lseek(fd, 0, SEEK_END) : 0;
     ssize_t got = size > 0 ? pread(fd, text, sizeof text, size > END_BYTES ? size - END_BYTES : 0) : 0;
     if (got > 0)
-        complain("%.*s", (int)got, text);
+        show(text, (size_t)got, size > END_BYTES);
     if (fd >= 0)
         close(fd);
 }
@@ -247,8 +291,7 @@ static void explain_death(const struct order *order)
 {
     bool killed = WIFSIGNALED(us.status);
     records_over(&us.records);
-    if (us.records.early)
-        complain("%.*s", (int)us.records.early, us.records.before);
+    show(us.records.before, us.records.early, us.records.early == EARLY_MAX);
     show_end(order->console);
     complain("the virtual machine ended by itself (%s %d); what its kernel said is in %s", killed ? "signal" : "code",
              killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status), order->console ? order->console : "no file");

@@ -8,6 +8,7 @@ import select
 import signal
 import stat
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +108,19 @@ def test_the_launcher_ends_with_the_vmm_and_says_why(stage1: BareStage1) -> None
     code, _, err = finish(process)
     assert code == 254 and b"ended by itself (signal 9)" in err and str(stage1.place / "console").encode() in err
     assert b"Kernel panic" in err and b"no such device" in err
+
+
+def test_the_reason_of_a_death_is_shown_without_noise_and_escapes(stage1: BareStage1) -> None:
+    says = b"[    1.95] PCI: Fatal: No config space\r\n[    2.0] Kernel panic - not syncing: \x1b[31mno\x1b[0m init\r\n"
+    stage1.vmm(says=says, then="exit 1")
+    code, _, err = finish(stage1.run())
+    assert code == 254 and b"clearpod: Kernel panic - not syncing: no init\n" in err
+    assert b"PCI" not in err and b"\x1b" not in err and b"\r" not in err
+
+
+def test_what_the_agent_says_at_the_end_moves_no_terminal(stage1: BareStage1) -> None:
+    stage1.vmm(says=MARK + record(END, b"\x07the app \x1b]0;title\x07\x1b[2Jended\n"))
+    assert finish(stage1.run()) == (7, b"", b"clearpod: the app 0;titleended\n")
 
 
 def test_what_was_said_just_before_the_end_is_not_lost(stage1: BareStage1) -> None:
@@ -212,6 +226,35 @@ def test_a_terminal_is_raw_as_long_as_the_pod_has_it(stage1: BareStage1) -> None
     assert termios.tcgetattr(theirs) == before
     size = record(SIZE, bytes([24, 0, 80, 0]))
     assert (stage1.place / "input").read_bytes() == size + record(IN, b"\x03")
+    os.close(ours), os.close(theirs)
+
+
+JOB = """
+import fcntl, os, signal, subprocess, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+job = subprocess.Popen(sys.argv[1:], process_group=0, restore_signals=True,
+                       preexec_fn=lambda: signal.signal(signal.SIGTTOU, signal.SIG_DFL))
+how = os.WIFSTOPPED(os.waitpid(job.pid, os.WUNTRACED)[1])
+print("stopped", how, flush=True)
+os.kill(job.pid, signal.SIGTERM)
+os.kill(job.pid, signal.SIGCONT)
+print("code", os.waitstatus_to_exitcode(os.waitpid(job.pid, 0)[1]), flush=True)
+"""
+
+
+def test_a_job_in_the_background_stops_for_the_terminal_and_can_be_ended(stage1: BareStage1) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    end = f"until test -s {stage1.place}/stopped; do sleep 0.05; done; printf '\\003\\0\\001\\0\\021'"
+    stage1.vmm(says=MARK, then=f"{end}; exec sleep 60", interactive=True)
+    argv = [sys.executable, "-c", JOB, f"{stage1.root}/run", "--net=none", UUID]
+    shell = subprocess.Popen(argv, cwd=stage1.pod, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    stage1.processes.append(shell)
+    out, err = shell.communicate(timeout=30 * PATIENCE)
+    assert out == b"stopped True\ncode 17\n", (out, err)
+    assert termios.tcgetattr(theirs) == before, "it is the shell's terminal"
     os.close(ours), os.close(theirs)
 
 
