@@ -77,6 +77,9 @@ class Door:
                 "nri.unregistered",
                 extra={"plugin": visit.title or "(no name)", "error": calls.words(str(error))},
             )
+        except Exception:
+            visit.link.close("clearpod failed by a fault of its own")
+            log.exception("nri.fault", extra={"plugin": visit.title})
         finally:
             self._visits.discard(visit)
 

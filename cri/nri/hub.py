@@ -75,6 +75,8 @@ class Hub(Hooks):
 
     def _join(self, plugin: Plugin) -> None:
         """Nothing may happen between the look at what exists and the place in the line: no await."""
+        if plugin.link.gone.is_set():
+            return
         pods = {**{pod.id: pod for pod in self._pods()}, **self._coming_pods}
         containers = [self._seen(pod, one) for pod in pods.values() for one in pod.containers.values()]
         living = [one for one in containers if one.state != nri.CONTAINER_STOPPED]

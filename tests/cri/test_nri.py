@@ -272,3 +272,17 @@ async def test_stops_and_removals_never_fail_because_of_a_plugin(nri_world: Worl
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         await one.until(lambda: "RemovePodSandbox" in one.methods(pod))
     assert not nri_world.left_over()
+
+
+async def test_a_pod_of_the_pool_is_removed_when_a_plugin_refuses_it(nri_world: World) -> None:
+    nri_world.warm(1)
+    async with nri_world.daemon() as cri, plugin(nri_world) as one:
+        await cri.warmed(1)
+        one.answers["RunPodSandbox"] = lambda said: no("no")
+        found = await cri.refused("RunPodSandbox", config=cri.sandbox())
+        assert found[0] == "FAILED_PRECONDITION"
+        refused = one.last("RunPodSandbox").pod.id
+        await one.until(lambda: "RemovePodSandbox" in one.methods(refused))
+        assert refused not in os.listdir(f"{nri_world.config.run_dir}/pods")
+        del one.answers["RunPodSandbox"]
+        assert await cri.pod() != refused

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """NRI through the daemon: what plugins make of containers, and what is refused to them."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,44 @@ async def test_a_pods_update_is_told(nri_world: World) -> None:
         assert one.last("UpdatePodSandbox").linux_resources.cpu.shares.value == 300
         one.answers["UpdatePodSandbox"] = lambda said: no("no")
         assert (await cri.refused("UpdatePodSandboxResources", pod_sandbox_id=pod))[0] == "FAILED_PRECONDITION"
+
+
+async def test_answers_about_one_container_update_others(nri_world: World) -> None:
+    async with nri_world.daemon() as cri, plugin(nri_world) as one:
+        pod = await cri.pod()
+        other = await created(cri, pod, "other")
+
+        def wish(shares: int) -> list[nri.ContainerUpdate]:
+            made = nri.ContainerUpdate(container_id=other)
+            made.linux.resources.cpu.shares.value = shares
+            return [made]
+
+        async def shares() -> int:
+            return int((await cri.status(other)).resources.linux.cpu_shares)
+
+        one.answers["CreateContainer"] = nri.CreateContainerResponse(update=wish(300))
+        c = await created(cri, pod)
+        assert await shares() == 300, "they are done before the new one is made"
+        one.answers["StopContainer"] = nri.StopContainerResponse(update=wish(400))
+        await cri("StartContainer", container_id=c)
+        await cri("StopContainer", container_id=c, timeout=0)
+        async with asyncio.timeout(10 * PATIENCE):
+            while await shares() != 400:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_plugin_may_update_others_while_it_is_asked(nri_world: World) -> None:
+    async with nri_world.daemon() as cri, plugin(nri_world) as one:
+        pod = await cri.pod()
+        other = await created(cri, pod, "other")
+        update = nri.ContainerUpdate(container_id=other)
+        update.linux.resources.cpu.shares.value = 300
+
+        async def updates(said: Any) -> nri.CreateContainerResponse:
+            reply = await one.call("UpdateContainers", nri.UpdateContainersRequest(update=[update]))
+            assert not nri.UpdateContainersResponse.FromString(reply.payload).failed
+            return nri.CreateContainerResponse()
+
+        one.answers["CreateContainer"] = updates
+        await created(cri, pod)
+        assert (await cri.status(other)).resources.linux.cpu_shares == 300

@@ -145,3 +145,31 @@ async def test_large_requests_come_whole_in_two_chunks(nri_world: World) -> None
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         await cri.pod(annotations={"large": "x" * (400 << 10)})
         assert len(one.last("RunPodSandbox").pod.annotations["large"]) == 400 << 10
+
+
+async def test_what_exists_may_take_several_messages(nri_world: World) -> None:
+    async with nri_world.daemon() as cri:
+        pods = {await cri.pod(f"p{n}", annotations={"large": "x" * (500 << 10)}) for n in range(10)}
+        async with plugin(nri_world, "good") as good:
+            await good.until(lambda: not good.last("Synchronize").more)
+            parts = [said for method, said in good.seen if method == "Synchronize"]
+            assert [part.more for part in parts] == [True, False]
+            assert {pod.id for part in parts for pod in part.pods} == pods
+            bad = plugin(nri_world, "bad")
+            bad.answers["Synchronize"] = nri.SynchronizeResponse()
+            async with bad, asyncio.timeout(FOREVER):
+                await bad.gone.wait()
+            assert not good.gone.is_set()
+
+
+async def test_a_plugin_that_reads_nothing_is_dropped(world: World) -> None:
+    world = limited(world, request_timeout_s=0.5)
+    async with world.daemon() as cri, plugin(world) as bad, asyncio.timeout(FOREVER):
+        bad.pause()
+        for n in range(3):
+            await cri.pod(f"p{n}", annotations={"large": "x" * (500 << 10)})
+        async with plugin(world, "next") as after:
+            await cri.pod("last")
+            await after.until(lambda: "RunPodSandbox" in after.methods())
+        bad.resume()
+        await bad.gone.wait()

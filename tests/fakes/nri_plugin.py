@@ -111,6 +111,14 @@ class FakePlugin:
             part = data[at : at + step]
             self._writer.write(struct.pack(">II", connection, len(part)) + part)
 
+    def pause(self) -> None:
+        """Read nothing more from the socket, until `resume`."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Go on."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]
+
     def _own(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
