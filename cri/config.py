@@ -82,12 +82,14 @@ class Vm(_Table):
 
 class Storage(_Table):
     """The disk of `state_dir`, where pods write. `overcommit`: all pods together may write so many times what there is;
-    0: no bound. `allocate`: a pod's disk is allocated when it is made. `reserve_mib` is the daemon's.
+    0: no bound. `allocate`: a pod's disk is allocated when it is made. `reserve_mib` is the daemon's. While less
+    than `keep_free_mib` is free, a pod that takes more is held.
     """
 
     overcommit: float = Field(default=0.0, ge=0, le=1000, strict=False)
     allocate: bool = False
     reserve_mib: int = Field(default=64, ge=0, le=1 << 20)
+    keep_free_mib: int = Field(default=256, ge=0, le=1 << 20)
 
 
 class Ksm(_Table):

@@ -17,6 +17,7 @@ from cri.events import Bus
 from cri.memory.merger import Merger
 from cri.pods.fit import Bounds
 from cri.pods.following import Follower
+from cri.pods.guard import Guard
 from cri.pods.hooks import Hooks
 from cri.pods.networks import NodeNetwork
 from cri.pods.squeezer import Squeezer
@@ -94,6 +95,7 @@ class Node:
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, max_pods=most, warm=warm)
+        self.guard = Guard(config.state_dir, self.pods.pods, keep_bytes=config.storage.keep_free_mib << 20)
         self.network = NodeNetwork(host)
         self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
@@ -185,6 +187,7 @@ class Node:
             await self.hub.open()
         self.follower.open()
         self.storage.open()
+        self.guard.open()
         if self.squeezer:
             self.squeezer.open()
         self.is_ready = True
@@ -207,6 +210,7 @@ class Node:
             await self.hub.close()
         await self.follower.close()
         await self.storage.close()
+        await self.guard.close()
         if self.squeezer:
             await self.squeezer.close()
         await self.merger.close()

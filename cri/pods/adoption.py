@@ -19,6 +19,7 @@ from stage1 import engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.pod import states
+from stage1.vm import hold
 
 if TYPE_CHECKING:
     from cri.pods.pod import LivePod
@@ -93,6 +94,8 @@ async def _take_over(pod: "LivePod") -> Left:
     vm = await asyncio.to_thread(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
+    if await asyncio.to_thread(hold.is_held, pod.directory):
+        await asyncio.to_thread(hold.go_on, vm, pod.directory)  # `guard` holds it again if it must
     pod.watch(vm)
     await pod.meet(pod.tools.adopt_timeout_s)
     reply = await pod.call(messages.List())

@@ -55,7 +55,7 @@ TRIM_S = 10.0
 
 class LivePod:
     """`gone` is set once the VM has ended and everybody knows; `adopted` is not set while a daemon that started again
-    takes the pod over. `lock` orders stops, `removal` removals.
+    takes the pod over. `held` is why its VM is stopped, if it is. `lock` orders stops, `removal` removals.
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
@@ -68,7 +68,7 @@ class LivePod:
         self.gone, self.adopted = asyncio.Event(), asyncio.Event()
         self.adopted.set()
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
-        self.boot_ms = 0
+        self.boot_ms, self.held = 0, ""
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None

@@ -16,7 +16,9 @@ log = logging.getLogger("clearpod.stats")
 
 
 async def sample_of(pod: LivePod, *, files: bool = False) -> Sample | None:
-    """The pod's sample, None when it has no VM any more. Raises as `Meter.sample`."""
+    """The pod's sample, None when it has no VM any more; of one that is held the last one. Raises as `Meter.sample`."""
+    if pod.held and (last := pod.meter.last(files=files)):
+        return last
     return await pod.meter.sample(files=files) if pod.is_ready else None
 
 

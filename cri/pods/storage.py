@@ -13,6 +13,7 @@ from cri.config import Config
 from cri.pods.space import MIB, Layers, Space, require_room
 from cri.store.reserve import Reserve
 from stage1.engine import Host
+from stage1.errors import PodError
 from stage1.linux import beneath
 from stage1.pod.model import Pod
 
@@ -97,7 +98,10 @@ class Storage:
 
     async def _rounds(self) -> None:
         while True:
-            is_kept = await asyncio.to_thread(self.reserve.fill)
+            try:
+                is_kept = await asyncio.to_thread(self.reserve.fill)
+            except (PodError, OSError):
+                is_kept = False
             if is_kept != self._is_kept:
                 self._is_kept = is_kept
                 what = "is kept again" if is_kept else "can't be kept: the disk is full or does not work"

@@ -23,9 +23,11 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["version"] = __version__
         response.info["hypervisor"] = node.hypervisor
         response.info["pool"] = json.dumps(node.pods.pool.counts())
-        response.info["storage"] = json.dumps(await node.storage.counts(node.pods.with_disks()))
         if node.hub:
             response.info["nri"] = json.dumps({"plugins": node.hub.titles()})
+        counts = await node.storage.counts(node.pods.with_disks())
+        held = [pod.id for pod in node.pods.pods() if pod.held]
+        response.info["storage"] = json.dumps({**counts, "held": held})
         response.info["streaming"] = node.streaming.address if node.streaming else ""
     return response
 

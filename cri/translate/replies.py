@@ -70,7 +70,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str,
     info = {
         "pid": pod.vm.pid if pod.vm else 0,
         "state": pod.status.state,
-        "why": pod.status.why,
+        "why": pod.status.why or pod.held,
         "directory": pod.directory,
         "runtimeHandler": pod.record.handler,
         "kernel": pod.hello.kernel,

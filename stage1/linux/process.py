@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # The signal module costs an import of enum. These numbers hold on x86 and arm.
 SIGKILL, SIGTERM, _SIGPIPE, _SIGXFSZ = 9, 15, 13, 25
+SIGCONT, SIGSTOP = 18, 19
 
 _OUTPUT_LIMIT_BYTES = 16 << 20
 _DRAIN_S = 0.5

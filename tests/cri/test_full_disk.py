@@ -2,6 +2,7 @@
 """Pods on a state disk that is full: what the one that fills it sees, and that nobody else suffers. Real guests."""
 
 import asyncio
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cri.config import Storage
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
@@ -20,6 +22,8 @@ from .conftest import Client, Registered, VmWorld
 pytestmark = pytest.mark.vm
 
 FILL = "tr '\\0' x </dev/zero | dd of=/fill bs=64k; sync; echo filled; sleep 1000"
+KEEP_MIB = 256
+"""The default; of the small disk it is a sixteenth."""
 TICK = "n=0; while :; do n=$((n+1)); echo tick $n; echo $n >>/notes; sleep 0.1; done"
 
 
@@ -30,12 +34,14 @@ class Scene(NamedTuple):
 
 @pytest.fixture
 def scene(sample: Registered, guest_dir: Path) -> Iterator[Scene]:
-    """Both pods may write 64 MiB, and the disk has less."""
+    """Both pods may write 64 MiB, and the disk has less for them once it has been filled by others."""
     with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
         place = Path(root, "disk")
-        with small_disk(Path(root, "disk.img"), place, mib=72) as disk:
+        with small_disk(Path(root, "disk.img"), place, mib=112) as disk:
             ImageStore(f"{place}/state").close()
             made = VmWorld(Path(root), Registered(sample.reference, f"{place}/state"), guest_dir)
+            storage = Storage(reserve_mib=1, keep_free_mib=0)
+            made.config = made.config.model_copy(update={"storage": storage})
             try:
                 yield Scene(made, disk)
             finally:
@@ -95,3 +101,63 @@ async def test_a_pod_that_fills_the_disk_stops_no_other_pod_and_can_be_removed(s
         await cri("RemovePodSandbox", pod_sandbox_id=filler)
         await _freed(scene.disk, 16 << 20)
         assert await _shell(cri, neighbour, "echo news >/new && sync && cat /new") == (0, "news\n")
+
+
+NOTE = "n=0; while :; do n=$((n+1)); echo $n >>/notes && sync || echo lost $n; echo tick $n; sleep 0.1; done"
+"""As TICK, but each note is on the disk before the next."""
+
+
+def _with_guard(scene: Scene) -> None:
+    storage = Storage(reserve_mib=1, keep_free_mib=KEEP_MIB)
+    scene.world.config = scene.world.config.model_copy(update={"storage": storage})
+
+
+async def _why(cri: Client, pod: str) -> str:
+    """Why the pod is held, or not ready."""
+    reply = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+    return str(json.loads(reply.info["info"])["why"])
+
+
+async def _held(cri: Client, pod: str, limit_s: float = 60) -> None:
+    async with asyncio.timeout(limit_s * PATIENCE):
+        while "is held" not in await _why(cri, pod):
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(240)
+async def test_a_pod_that_fills_the_disk_is_held_until_there_is_room_and_others_lose_no_write(scene: Scene) -> None:
+    _with_guard(scene)
+    async with scene.world.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=scene.world.image))
+        _, _, noting = await _runs(cri, scene, name="neighbour", script=NOTE)
+        scene.disk.fill(leave=24 << 20)
+        filler, filling, filled = await _runs(cri, scene, name="filler", script=FILL)
+        await _held(cri, filler)
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=filler)).status.state == pb.SANDBOX_READY
+        before = _ticks(noting)
+        await _until(f" tick {before + 30}\n", noting)
+        assert "filled" not in filled.read_text(encoding="utf-8")
+
+        scene.disk.free()
+        await _until("filled", filled, 120)
+        assert await _why(cri, filler) == ""
+        assert (await _shell(cri, filling, "stat -c %s /fill"))[0] == 0
+        assert "lost" not in noting.read_text(encoding="utf-8")
+
+
+@pytest.mark.timeout(240)
+async def test_a_pod_that_is_held_is_taken_over_by_the_next_daemon_and_can_be_removed(scene: Scene) -> None:
+    _with_guard(scene)
+    async with scene.world.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=scene.world.image))
+        scene.disk.fill(leave=24 << 20)
+        filler, filling, _ = await _runs(cri, scene, name="filler", script=f"sleep 2; {FILL}")
+        await cri("ContainerStats", container_id=filling)
+        await _held(cri, filler)
+        usage = (await cri("ContainerStats", container_id=filling)).stats.writable_layer
+        assert usage.used_bytes.value > 8 << 20, "by what it has taken, kubelet chooses whom to evict"
+    async with scene.world.daemon() as cri:
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=filler)).status.state == pb.SANDBOX_READY
+        await cri("StopPodSandbox", pod_sandbox_id=filler)
+        await cri("RemovePodSandbox", pod_sandbox_id=filler)
+        await _freed(scene.disk, 16 << 20)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pods are held while the state disk is nearly full, and when to look again. Pure: for the guard."""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+MIB = 1 << 20
+PART = 16
+"""On a small disk no more than one part in so many is kept free."""
+STEP_PART = 32
+"""Who takes this part of what is kept free, from one look to the next, is filling the disk."""
+ENOUGH = 2
+"""Pods that are held go on when so many times of what is kept free is free."""
+FASTEST_BYTES = 4 << 30
+"""What a pod can write in a second, at most: there is a look before it could have filled the disk."""
+SHORT_S, LONG_S = 0.05, 5.0
+
+
+class Seen(NamedTuple):
+    """A moment of the disk: its size, what is free of it, and what each pod has taken; bytes."""
+
+    size_bytes: int
+    free_bytes: int
+    taken: Mapping[str, int]
+
+
+class Verdict(NamedTuple):
+    """The pod to hold and the one to let go on, empty for none."""
+
+    hold: str = ""
+    go_on: str = ""
+
+
+def kept_free(keep_bytes: int, size_bytes: int) -> int:
+    """What pods may not take of a disk of that size."""
+    return min(keep_bytes, size_bytes // PART)
+
+
+def judge(before: Seen, now: Seen, *, held: Collection[str], keep_bytes: int) -> Verdict:
+    """One pod at a time: the one that took most since the look `before`, if that was much. `held` are those that are
+    held already, first the one that has been for longest.
+    """
+    keep = kept_free(keep_bytes, now.size_bytes)
+    if now.free_bytes >= ENOUGH * keep:
+        return Verdict(go_on=next(iter(held), ""))
+    if now.free_bytes >= keep:
+        return Verdict()
+    grown = {one: now.taken[one] - before.taken[one] for one in now.taken if one in before.taken and one not in held}
+    worst = max(grown, key=lambda one: grown[one], default="")
+    return Verdict(hold=worst) if worst and grown[worst] >= max(MIB, keep // STEP_PART) else Verdict()
+
+
+def pause_s(now: Seen, *, held: Collection[str], keep_bytes: int) -> float:
+    """Seconds until the next look."""
+    if held:
+        return SHORT_S
+    above = now.free_bytes - kept_free(keep_bytes, now.size_bytes)
+    return min(max(above / FASTEST_BYTES, SHORT_S), LONG_S)
