@@ -26,7 +26,8 @@ KILLED = 137
 
 
 class LiveContainer:
-    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove.
+    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove. With
+    `is_out_of_guest` it has ended, and the guest has forgotten it.
 
     `tell` hears of its moves (`cri.events`). Its log must be opened (in a thread) before its streams are listened to.
     """
@@ -36,7 +37,7 @@ class LiveContainer:
         self.status = status or ContainerState()
         self.lock = asyncio.Lock()
         self.ended = asyncio.Event()
-        self.was_asked_to_stop = False
+        self.was_asked_to_stop = self.is_out_of_guest = False
         self.guest_pid = 0
         self.starter: asyncio.Task[object] | None = None
         self.tell: Callable[[int, str], None] = lambda kind, subject: None

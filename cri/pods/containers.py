@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from cri import events
+from cri.pods import rooms
 from cri.pods.container import LiveContainer
 from cri.pods.images import Accounts as Accounts
 from cri.pods.images import Root
@@ -50,6 +51,9 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
 
 
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
+    if not pod.hello.volumes:  # a guest that an earlier version booted: it has the image's volumes in its root
+        record = record._replace(container=record.container._replace(volumes=()))
+    await rooms.make(pod)
     target = _target_pid(pod, record)
     await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
     container = LiveContainer(record, pod)
@@ -61,7 +65,9 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
             pod.agent.listen(stream, consumer)
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
         tmpfs = not pod.tools.host.scratch_mib
-        await pod.call(messages.Create(record.container.id, root.lower, tmpfs, stdio, root.in_window))
+        volumes = record.container.volumes
+        create = messages.Create(container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes)
+        await pod.call(create)
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell
         pod.save()

@@ -67,6 +67,7 @@ def record(
         image=image.id,
         process=process,
         mounts=(*volumes, *added.mounts),
+        volumes=mounts.of_image(image_config, (*volumes, *added.mounts)),
         devices=(
             *(device(d.host_path, d.container_path, access=d.permissions) for d in config.devices),
             *added.devices,

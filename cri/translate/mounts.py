@@ -6,6 +6,7 @@ Looks at the host's files, for links, and makes a directory where a source does 
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from cri.pb import runtime_pb2 as pb
 from cri.translate import userns
@@ -15,6 +16,8 @@ from stage1.linux import beneath
 from stage1.pod.devices import EVERYWHERE, GUEST
 from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
 
+VOLUMES, VOLUME_BYTES = 32, 255
+"""What the agent takes, proto/agent/agent.options."""
 OPTIONS = ("noexec", "nodev", "nosuid")
 """What mount_options may have, KEP-5855. The guest's kernel keeps them."""
 
@@ -82,6 +85,23 @@ def _has_devices(source: str) -> bool:
     except OSError:
         return False  # it is gone by now, as its mounting will tell
     return found.st_dev == os.stat("/dev").st_dev or stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
+
+
+def of_image(config: Mapping[str, Any], mounts: Iterable[Mount]) -> tuple[str, ...]:
+    """The image's own volumes (VOLUME), at whose place the request mounts nothing.
+
+    Raises BadRequest for more or longer ones than a guest takes.
+    """
+    taken = {one.target for one in mounts}
+    paths = ("/" + os.path.normpath(f"/{path}").lstrip("/") for path in config.get("Volumes") or {} if "\0" not in path)
+    kept = (path for path in paths if path not in taken and path.split("/")[1] not in ("", "dev", "proc", "sys"))
+    found = tuple(dict.fromkeys(kept))
+    if len(found) > VOLUMES or any(len(path.encode(errors="replace")) > VOLUME_BYTES for path in found):
+        raise BadRequest(
+            f"the image declares {len(found)} volumes, and at most {VOLUMES} with paths of {VOLUME_BYTES} bytes can"
+            " be had; mount something at their places, or build it with fewer"
+        )
+    return found
 
 
 def target(path: str) -> str:

@@ -69,7 +69,8 @@ static int on_create(uint32_t id, struct fault *why)
 {
     const clearpod_agent_Create *create = &request.op.create;
     struct task task = {.kind = TASK_CREATE, .lower = create->lower, .tmpfs = create->tmpfs,
-                        .window = create->window, .shared = create->shared, .stdio = {-1, -1, -1}};
+                        .window = create->window, .shared = create->shared, .volumes = create->volumes,
+                        .volume_count = create->volumes_count, .stdio = {-1, -1, -1}};
     if (!is_id(create->id))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);
     if (!is_path_beneath(create->lower))
@@ -80,7 +81,7 @@ static int on_create(uint32_t id, struct fault *why)
         return fault_set(why, FAULT_EXISTS, "container %s exists", create->id);
     struct process *process = process_add(create->id, 0);
     if (!process)
-        return fault_set(why, FAULT_FAILED, "the pod has %d containers or %d processes, the most it can; remove some first",
+        return fault_set(why, FAULT_FULL, "the pod has %d containers or %d processes, the most it can; remove some first",
                          MAX_CONTAINERS, MAX_PROCESSES);
     if (streams_open(process, &create->stdio, why) == 0 && begin(id, process, &task, why) == 0)
         return 0;

@@ -21,7 +21,7 @@
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { PATH_ROOM = 400 };
+enum { PATH_ROOM = 400, VOLUMES = 32 };
 
 struct places {
     char base[PATH_ROOM], root[PATH_ROOM]; /* of the container, in RUN/containers */
@@ -156,6 +156,74 @@ static int create(const struct task *task, const struct places *at, struct fault
     return filecaps_apply(at->root, list, why);
 }
 
+static int enter(int at, const char *name, int root, const char *path)
+{
+    /* By the whole path, since a link of the image may lead anywhere in the root; what is missing is made, not followed. */
+    int fd = open_below(root, path, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT);
+    if (fd >= 0 || errno != ENOENT)
+        return fd;
+    if (mkdirat(at, name, 0755) < 0)
+        return -1;
+    fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && (fchmod(fd, 0755) < 0 || fchown(fd, pod_root(), pod_root()) < 0))
+        close_fd(&fd);
+    return fd;
+}
+
+/* The directory of the root at `path`, each part of which is made if it is absent. */
+static int open_volume(int root, const char *path)
+{
+    char part[256];
+    int fd = fcntl(root, F_DUPFD_CLOEXEC, 0);
+    for (size_t end = 0; fd >= 0 && path[end];) {
+        size_t begin = end + strspn(path + end, "/");
+        end = begin + strcspn(path + begin, "/");
+        if (begin == end)
+            break;
+        snprintf(part, sizeof part, "%.*s", (int)end, path);
+        scoped_fd int above = fd;
+        fd = enter(above, part + begin, root, part);
+    }
+    return fd;
+}
+
+static int bind_volume(const struct places *at, const char *path, unsigned number, struct fault *why)
+{
+    char place[PATH_ROOM + 32], source[32];
+    snprintf(place, sizeof place, "%s/volumes", at->base);
+    if (make_dir(place, 0711) < 0)
+        return fault_errno(why, "mkdir %s", place);
+    snprintf(place, sizeof place, "%s/volumes/%u", at->base, number);
+    if (make_dir(place, 0755) < 0)
+        return fault_errno(why, "mkdir %s", place);
+    scoped_fd int root = open(at->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    scoped_fd int fd = root < 0 ? -1 : open_volume(root, path);
+    if (fd < 0)
+        return fault_errno(why, "the image's volume %s can't be made", path);
+    snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
+    if (mount(source, place, NULL, MS_BIND, NULL) < 0)
+        return fault_errno(why, "bind the image's volume %s", path);
+    return 0;
+}
+
+static int bind_volumes(const struct task *task, const struct places *at, struct fault *why)
+{
+    for (unsigned i = 0; i < task->volume_count; i++)
+        if (bind_volume(at, task->volumes[i], i, why) < 0)
+            return -1;
+    return 0;
+}
+
+static void unbind_volumes(const struct places *at)
+{
+    char place[PATH_ROOM + 32];
+    for (unsigned i = 0; i < VOLUMES; i++) {
+        snprintf(place, sizeof place, "%s/volumes/%u", at->base, i);
+        if (umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+            return; /* they were bound in this order */
+    }
+}
+
 int rootfs_create(const struct task *task, struct fault *why)
 {
     struct places at;
@@ -163,7 +231,7 @@ int rootfs_create(const struct task *task, struct fault *why)
     places_of(&at, task->id);
     if (mkdir(at.base, 0711) < 0)
         return fault_errno(why, "mkdir %s", at.base);
-    if (create(task, &at, why) == 0)
+    if (create(task, &at, why) == 0 && bind_volumes(task, &at, why) == 0)
         return 0;
     rootfs_destroy(task->id, &ignored);
     return -1;
@@ -174,6 +242,7 @@ int rootfs_destroy(const char *id, struct fault *why)
     struct places at;
     places_of(&at, id);
     /* Lazily: somebody in another mount namespace may still look. Not mounted is fine. */
+    unbind_volumes(&at);
     umount2(at.root, MNT_DETACH);
     umount2(at.lower, MNT_DETACH);
     umount2(at.layer, MNT_DETACH);

@@ -28,6 +28,8 @@ struct task {
     bool disk, files;
     struct numbers *numbers; /* Stats: filled in, and sent to the agent */
     bool window, shared; /* Create */
+    const char (*volumes)[256]; /* Create: directories of the root */
+    unsigned volume_count;
     bool was_started;   /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;

@@ -7,7 +7,7 @@ request is its operation, an event is what happened.
 
 from typing import Any, NamedTuple
 
-from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NotFound, PodError, WrongState, command_error
+from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState, command_error
 from stage1.guest import numbers, wire
 from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
 from stage1.guest.wire import Field
@@ -20,12 +20,12 @@ __all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodSt
 
 VERSION = 1
 
-OK, INVALID, NOT_FOUND, EXISTS, WRONG_STATE, NO_COMMAND, FAILED = range(7)
+OK, INVALID, NOT_FOUND, EXISTS, WRONG_STATE, NO_COMMAND, FAILED, FULL = range(8)
 CREATED, RUNNING, EXITED = range(3)
 
 
 class Hello(NamedTuple):
-    """First message of each side on every connection."""
+    """First message of each side on every connection. `volumes`: the guest knows those of Create."""
 
     version: int = VERSION
     key: bytes = b""
@@ -37,6 +37,7 @@ class Hello(NamedTuple):
     init_ns: int = 0
     ready_ns: int = 0
     kernel: str = ""
+    volumes: bool = False
 
 
 class Stdio(NamedTuple):
@@ -122,7 +123,7 @@ class Configure(NamedTuple):
 class Create(NamedTuple):
     """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage.
 
-    With `shared` it is below /run/clearpod/volumes and the root itself.
+    With `shared` it is below /run/clearpod/volumes and the root itself. `volumes` are directories of the root.
     """
 
     id: str = ""
@@ -131,6 +132,7 @@ class Create(NamedTuple):
     stdio: Stdio | None = None
     window: bool = False
     shared: bool = False
+    volumes: tuple[str, ...] = ()
 
 
 class Start(NamedTuple):
@@ -292,14 +294,14 @@ _CONFIGURE = (
     Field(wire.BYTES, number=30), Field(wire.BOOL, number=31),
 )  # fmt: skip
 TABLES: wire.Tables = {
-    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR),
+    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50)),
     Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL, _U32),
     Sysctl: (_STR, _STR),
     Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
     Configure: _CONFIGURE,
-    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20)),
+    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), Field(wire.STR, many=True, number=50)),
     Start: (_STR,),
     Exec: (_STR, _U32, _STR, _STDIO),
     Signal: (_STR, _U32, _U32, _BOOL),
@@ -386,12 +388,12 @@ def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
 
 _ERRORS: dict[int, "Callable[[str], PodError]"] = {
     INVALID: BadRequest, NOT_FOUND: NotFound, EXISTS: AlreadyExists, WRONG_STATE: WrongState, NO_COMMAND: command_error,
+    FULL: NoSpace,
 }  # fmt: skip
 
 
 def check_reply(reply: Reply, op: Op) -> Reply:
-    """Return `reply` when it is OK; else raise what its code means, AgentFailed for FAILED and unknown
-    codes."""
+    """Return `reply` when it is OK; else raise what its code means, AgentFailed for FAILED and unknown codes."""
     if reply.code == OK:
         return reply
     error = _ERRORS.get(reply.code, AgentFailed)

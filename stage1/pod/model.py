@@ -120,7 +120,8 @@ class Process(NamedTuple):
 class Container(NamedTuple):
     """One container of a pod. `image` is the image id whose merged root is exported to the guest under that name.
 
-    `pod_files` are those of the pod's own files that it sees in /etc, where no mount is.
+    `pod_files` are those of the pod's own files that it sees in /etc, where no mount is. `volumes` are directories of
+    its root (VOLUME of an image), which are writable also when the root is not.
     """
 
     id: str
@@ -134,6 +135,7 @@ class Container(NamedTuple):
     stop_signal: int = 15
     oom_score_adj: int = 0
     pod_files: tuple[str, ...] = POD_FILES
+    volumes: tuple[str, ...] = ()
 
 
 class Port(NamedTuple):

@@ -135,14 +135,18 @@ def _mount(target: str, kind: str, *options: str, source: str = "") -> dict[str,
 
 
 def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
-    """A volume at /dev takes the place of the usual one; below it is then what crun needs and programs expect."""
-    first, volumes = _standard_mounts(container.security), _volumes(container)
-    own = next((one for one in volumes if one["destination"] == "/dev"), None)
-    if own:
-        volumes.remove(own)
+    """Shorter targets first, so that no mount hides another. A volume at /dev takes the place of the usual one; below
+    it is what crun needs and programs expect. One at /etc that the image declares hides no file of the pod's own.
+    """
+    first, own = _standard_mounts(container.security), _own_volumes(container)
+    volumes = sorted([*own, *_volumes(container)], key=_depth)
+    device = next((one for one in volumes if one["destination"] == "/dev"), None)
+    if device:
+        volumes.remove(device)
         at = [one["destination"] for one in first].index("/dev")
-        first[at : at + 1] = [own, *(_mount(node, "bind", *BOUND, source=node) for node in NODES)]
-    return [*first, *_identity_mounts(pod, container), *volumes]
+        first[at : at + 1] = [device, *(_mount(node, "bind", *BOUND, source=node) for node in NODES)]
+    below = [one for one in volumes if one["destination"] == "/etc" and one in own]
+    return [*first, *below, *_identity_mounts(pod, container), *(one for one in volumes if one not in below)]
 
 
 def _standard_mounts(security: Security) -> list[dict[str, "Any"]]:
@@ -171,15 +175,24 @@ def _identity_mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
     ]
 
 
+def _depth(mount: dict[str, "Any"]) -> int:
+    return int(mount["destination"].count("/"))
+
+
+def _own_volumes(container: Container) -> list[dict[str, "Any"]]:
+    """The agent has bound them there."""
+    base = f"{GUEST}/containers/{container.id}/volumes"
+    return [_mount(path, "bind", *BOUND, source=f"{base}/{number}") for number, path in enumerate(container.volumes)]
+
+
 def _volumes(container: Container) -> list[dict[str, "Any"]]:
-    """Shorter targets first, so that no mount hides another. Read-only is on the host's side of the mount."""
+    """Read-only is on the host's side of the mount."""
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
-    numbered = sorted(enumerate(container.mounts), key=lambda item: (item[1].target.count("/"), item[0]))
     return [
         _image_volume(mount)
         if mount.image
         else _mount(mount.target, "bind", *BOUND, *mount.options, source=f"{base}/{number}")
-        for number, mount in numbered
+        for number, mount in enumerate(container.mounts)
     ]
 
 
