@@ -48,7 +48,10 @@ def argv(vm: VmSpec) -> list[str]:
 def environment(vm: VmSpec) -> dict[str, str]:
     """What kvmtool's environment must be: a HOME of the pod's own, and the library for DAX."""
     own = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
-    return own | (dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer)) if vm.dax else {})
+    if not vm.dax:
+        return own
+    disk = {"CLEARPOD_DISK": vm.scratch} if vm.scratch else {}
+    return own | disk | dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer))
 
 
 def kernel_line(vm: VmSpec) -> str:

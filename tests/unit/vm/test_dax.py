@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage1.errors import BadRequest
-from stage1.vm import dax
+from stage1.vm import dax, kvmtool
 from stage1.vm.dax import MIB, Region
-from stage1.vm.spec import Dax, DaxImage
+from stage1.vm.spec import Dax, DaxImage, VmSpec, VsockLink
 
 GIB = 1024 * MIB
 SYSTEM = DaxImage("/g/system.erofs", 6 * MIB)
@@ -84,6 +84,14 @@ def test_the_shim_gets_the_windows_socket_where_there_is_a_jail() -> None:
     window = Dax("/g/lkvm-shim.so", (SYSTEM,), 256 * MIB, "/run/pod/dax.sock")
     assert dax.environment(window, 128, by_descriptor=True)["CLEARPOD_DAX_LISTENER"] == "10"
     assert "CLEARPOD_DAX_LISTENER" not in dax.environment(window._replace(window_bytes=0), 128, by_descriptor=True)
+
+
+def test_kvmtool_is_told_which_disk_is_the_pods_where_the_shim_is() -> None:
+    vm = VmSpec("v", "/b/lkvm", "/run/pod", "/k", "/i", "/s", 128, 1, VsockLink(9, 1), scratch="/state/pod.img")
+    shim = Dax("/g/lkvm-shim.so", (SYSTEM,))
+    assert kvmtool.environment(vm._replace(dax=shim))["CLEARPOD_DISK"] == "/state/pod.img"
+    for other in (vm, vm._replace(dax=shim, scratch="")):
+        assert "CLEARPOD_DISK" not in kvmtool.environment(other)
 
 
 def test_without_a_window_there_is_no_socket() -> None:

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See disk.h. */
+#include "disk.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
+void disk_find(struct disk *disk, const char *path)
+{
+    struct stat found;
+    disk->is_known = path && stat(path, &found) == 0 && S_ISREG(found.st_mode);
+    if (!disk->is_known)
+        return;
+    disk->device = found.st_dev;
+    disk->inode = found.st_ino;
+}
+
+static bool is_disk(const struct disk *disk, int fd)
+{
+    struct stat found;
+    return disk->is_known && fstat(fd, &found) == 0 && found.st_dev == disk->device && found.st_ino == disk->inode;
+}
+
+ssize_t disk_write(const struct disk *disk, int fd, const struct iovec *pieces, int count, off_t offset)
+{
+    for (;;) {
+        ssize_t done = disk->real(fd, pieces, count, offset);
+        if (done >= 0 || (errno != ENOSPC && errno != EDQUOT))
+            return done;
+        int error = errno;
+        if (!is_disk(disk, fd)) {
+            errno = error;
+            return done;
+        }
+        disk->pause();
+    }
+}
