@@ -12,6 +12,7 @@ rules is not heard again: `broken` is told why.
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -115,8 +116,10 @@ class Agent:
         """Ask the agent and wait for its answer.
 
         Raises what the reply's code means (AgentFailed, NoCommand, ...), TimedOut, or VmFailed when the VM is
-        gone. What needs a helper of the agent's waits for its turn first, which does not count.
+        gone. What needs a helper of the agent's waits for its turn first, which does not count. The audit event is for
+        tests, which stop the process there.
         """
+        sys.audit("clearpod.call", type(op).__name__)
         if not isinstance(op, HELPED):
             return await self._call(op, timeout_s)
         async with self._helpers:

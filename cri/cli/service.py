@@ -23,7 +23,7 @@ from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.service")
 
-END_S = 4.5
+END_S = 4.0
 """After SIGTERM, whatever still hangs: a plugin, a disk, a guest. A daemon that is killed loses nothing."""
 ROUND_S = 5.0
 """How often the status line is brought up to date."""

@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 import struct
+import sys
 
 from stage1.errors import KernelError
 from stage1.linux import files, libc, mount, removal
@@ -346,9 +347,10 @@ class Socket:
 
 
 def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> int:
-    """The system call, always with O_CLOEXEC."""
+    """The system call, always with O_CLOEXEC. The audit event is as that of `os.open`, for tests."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, resolve)
     what = f"{path} flags={flags:#x} resolve={resolve:#x}"
+    sys.audit("clearpod.open", path, flags)
     return libc.syscall("openat2", libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how), what=what)
 
 

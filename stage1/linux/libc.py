@@ -7,6 +7,7 @@ milliseconds that programs which only read and write files do not owe.
 
 import errno
 import os
+import sys
 
 from stage1.errors import DiskFailed, KernelError, NoSpace, PodError
 
@@ -72,12 +73,16 @@ class Guard:
 
 
 def call(name: str, *args: int | bytes | None, what: str) -> int:
-    """Call libc's `name` and return its result; raise what `failure` makes of errno when it is negative."""
+    """Call libc's `name` and return its result; raise what `failure` makes of errno when it is negative.
+
+    The audit event is as those of `os`: by it tests stop a process between two steps.
+    """
     import ctypes
 
     global _handle  # noqa: PLW0603  bound once, on first use
     if _handle is None:
         _handle = ctypes.CDLL(None, use_errno=True)
+    sys.audit("clearpod.libc", name, *args[:1])
     words = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
     result: int = getattr(_handle, name)(*words)
     if result < 0:

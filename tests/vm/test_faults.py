@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fault points: every operation has some, each has a name, and a part of `scripts/faults` with real VMs."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.server import QUIET, RPCS
+from tests.faults import main, points
+from tests.faults.harness import CHILD, DAEMON, VMM, victims
+from tests.faults.operations import OPERATIONS
+from tests.faults.points import Orders, Points
+
+OF_ONE_STEP = {
+    "UpdateRuntimeConfig": "nothing is kept",
+    "CheckpointPod": "refused",
+    "RestorePod": "refused",
+    "CheckpointContainer": "refused",
+    "Exec": "gives a URL; what runs there is what ExecSync runs",
+    "Attach": "gives a URL",
+    "PortForward": "gives a URL",
+    "GetContainerEvents": "only tells",
+}
+EVERY = 40
+
+
+def test_every_operation_that_changes_something_is_in_the_matrix() -> None:
+    changing = {name for names in RPCS.values() for name in names.split() if not QUIET.match(name)}
+    known = {operation.name for operation in OPERATIONS} | OF_ONE_STEP.keys()
+    assert changing - known == set(), "add an Operation, or say why it has one step only"
+    assert known - changing == {"the daemon's start"}
+
+
+@pytest.mark.vm
+@pytest.mark.only_on("qemu", "what is killed is the daemon and processes, whatever they are")
+@pytest.mark.timeout(1200)
+def test_deaths_at_fault_points_lose_and_leave_nothing(hypervisor: str, guest_dir: Path) -> None:
+    assert hypervisor == "qemu"
+    report = main.run(guest_dir=guest_dir, every=EVERY)
+    assert report.bad() == []
+    assert [name for name, found in report.points.items() if not found] == [], "operations without a point"
+    assert len(report.outcomes) >= 5
+    figures = report.figures()
+    assert (figures["lost"], figures["leaked"], figures["neighbours_hurt"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "event, args, wanted",
+    [
+        ("open", ("/x", "w", os.O_WRONLY | os.O_CREAT), "write"),
+        ("open", ("/x", "r", os.O_RDONLY), ""),
+        ("open", ("/dev/null", None, os.O_RDWR), ""),
+        ("clearpod.open", ("x", os.O_RDWR), "write"),
+        ("clearpod.open", ("x", os.O_RDONLY | os.O_DIRECTORY), ""),
+        ("os.rename", ("a", "b", -1, -1), "rename"),
+        ("os.posix_spawn", ("sh", [], {}), "spawn"),
+        ("clearpod.libc", ("mount", 1), "mount"),
+        ("clearpod.libc", ("syscall", 429), "move_mount"),
+        ("clearpod.libc", ("syscall", 437), ""),
+        ("clearpod.libc", ("prctl",), ""),
+        ("clearpod.call", ("Start",), "asks Start"),
+        ("import", ("x",), ""),
+    ],
+)
+def test_a_step_is_what_changes_something(event: str, args: tuple[Any, ...], wanted: str) -> None:
+    assert points.step(event, args) == wanted
+
+
+def test_a_point_is_named_by_who_takes_the_step_and_counted_anew_with_each_order(tmp_path: Path) -> None:
+    seen = Points(tmp_path)
+    seen._pass("engine.prepare mkdir")
+    points.arm(tmp_path, Orders("1"))
+    for step in ("a write", "b write", "a write"):
+        seen._pass(step)
+    points.arm(tmp_path, Orders("2"))
+    seen._pass("a write")
+    assert points.noted(tmp_path, "1") == ["a write", "b write", "a write 2"]
+    assert points.noted(tmp_path, "2") == ["a write"] and points.noted(tmp_path, "3") == []
+    assert points.taker(None) == ""
+
+
+def test_who_can_die_at_a_point() -> None:
+    assert victims("net.plugins.Runner._exec spawn 2") == (DAEMON, CHILD)
+    assert victims("pods.containers.start asks Start") == (DAEMON, VMM)
+    assert victims("engine.prepare mkdir") == (DAEMON,)
