@@ -101,6 +101,7 @@ def main() -> int:
     parser.add_argument("--svg", type=Path, metavar="DIR", help="draw soak.svg into DIR")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of what is random")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing stays behind
     report = run(args.minutes, seed=args.seed, guest_dir=GUEST)
     if args.svg:
         args.svg.mkdir(parents=True, exist_ok=True)
