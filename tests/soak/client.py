@@ -12,7 +12,8 @@ from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from tests.fakes.patience import PATIENCE
 
-_AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+_AGAIN = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+"""The daemon is away, or a guest was too slow: all calls may be made again."""
 _BACKOFF = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 300)]
 LIMIT_S = 120.0
 _ATTEMPTS = 20
@@ -41,7 +42,7 @@ class Kubelet:
             try:
                 return await getattr(stub, name)(request, timeout=LIMIT_S * PATIENCE)
             except aio.AioRpcError as error:
-                if error.code() not in _AWAY:
+                if error.code() not in _AGAIN:
                     raise Refused(name, error.code().name, error.details() or "") from None
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{name}: nobody answers: {error.details()}") from None

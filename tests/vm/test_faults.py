@@ -23,7 +23,7 @@ OF_ONE_STEP = {
     "PortForward": "gives a URL",
     "GetContainerEvents": "only tells",
 }
-EVERY = 40
+EVERY = 60
 
 
 def test_every_operation_that_changes_something_is_in_the_matrix() -> None:
