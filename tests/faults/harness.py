@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,13 +70,16 @@ class Harness:
         await self.kubelet.remove_all()
         await self.kubelet.close()
 
-    async def note(self, operation: Operation) -> list[str]:
-        """The points of an operation, in the order in which it comes to them."""
-        stage = Stage(self.node, self.kubelet, "own")
-        await operation.prepare(stage)
-        token = self._orders()
-        await operation.ask(stage)
-        found = points.noted(self.node.root, token)
+    async def note(self, operations: Sequence[Operation]) -> dict[str, list[str]]:
+        """The points of each operation, in the order in which it comes to them. They share a pod as long as they can."""
+        found, stage = dict[str, list[str]](), Stage(self.node, self.kubelet, "own")
+        for operation in operations:
+            await operation.prepare(stage)
+            token = self._orders()
+            await operation.ask(stage)
+            found[operation.name] = points.noted(self.node.root, token)
+            if operation.is_last:
+                await self._clear(stage)
         await self._clear(stage)
         return found
 

@@ -44,21 +44,23 @@ class Report(NamedTuple):
 
 async def matrix(node: Node, *, only: Sequence[str] = (), every: int = 1, say: bool = False) -> Report:
     """Kill at each point of the operations (`only` those), or at each `every`-th."""
-    harness, outcomes, found = Harness(node), list[Outcome](), dict[str, list[str]]()
+    harness, outcomes = Harness(node), list[Outcome]()
+    wanted = [operation for operation in OPERATIONS if not only or operation.name in only]
     await harness.open()
-    for operation in OPERATIONS:
-        if not only or operation.name in only:
-            found[operation.name] = await harness.note(operation)
-            for point, victim in _chosen(found[operation.name], every):
-                outcomes.append(await harness.case(operation, point, victim))
-                if say:
-                    print(_line(outcomes[-1]), file=sys.stderr, flush=True)
+    found = await harness.note(wanted)
+    for operation in wanted:
+        for point, victim in _chosen(found[operation.name], every):
+            outcomes.append(await harness.case(operation, point, victim))
+            if say:
+                print(_line(outcomes[-1]), file=sys.stderr, flush=True)
     await harness.close()
     return Report(found, outcomes, [])
 
 
 def _chosen(found: list[str], every: int) -> list[tuple[str, str]]:
-    return [(point, victim) for point in found for victim in victims(point)][every // 2 :: every]
+    """Each `every`-th, and at least one, from the middle."""
+    cases = [(point, victim) for point in found for victim in victims(point)]
+    return cases[min(every, len(cases)) // 2 :: every]
 
 
 def _line(one: Outcome) -> str:

@@ -68,11 +68,14 @@ Do = Callable[[Stage], Awaitable[None]]
 
 
 class Operation(NamedTuple):
-    """`prepare` makes what it needs, `ask` asks for it until it is done, whoever dies meanwhile, and looks at it."""
+    """`prepare` makes what it needs, `ask` asks for it until it is done, whoever dies meanwhile, and looks at it. What
+    follows one that `is_last` needs another pod.
+    """
 
     name: str
     prepare: Do
     ask: Do
+    is_last: bool = False
 
 
 async def _nothing(stage: Stage) -> None:
@@ -166,10 +169,10 @@ OPERATIONS = (
     Operation("UpdateContainerResources", Stage.with_running, _update),
     Operation("UpdatePodSandboxResources", Stage.with_running, _update_pod),
     Operation("ReopenContainerLog", Stage.with_running, _reopen),
-    Operation("StopContainer", Stage.with_running, _stop),
-    Operation("RemoveContainer", Stage.with_running, _remove),
-    Operation("StopPodSandbox", Stage.with_running, _stop_pod),
-    Operation("RemovePodSandbox", Stage.with_running, _remove_pod),
+    Operation("StopContainer", Stage.with_running, _stop, is_last=True),
+    Operation("RemoveContainer", Stage.with_running, _remove, is_last=True),
+    Operation("StopPodSandbox", Stage.with_running, _stop_pod, is_last=True),
+    Operation("RemovePodSandbox", Stage.with_running, _remove_pod, is_last=True),
     Operation("the daemon's start", Stage.with_running, _restart),
     Operation("PullImage", _remove_image, _pull),
     Operation("RemoveImage", _pull, _remove_image),
