@@ -71,7 +71,7 @@ class Harness:
         await self.kubelet.close()
 
     async def note(self, operations: Sequence[Operation]) -> dict[str, list[str]]:
-        """The points of each operation, in the order in which it comes to them. They share a pod as long as they can."""
+        """The points of each operation, in the order in which it comes to them; one pod is for many of them."""
         found, stage = dict[str, list[str]](), Stage(self.node, self.kubelet, "own")
         for operation in operations:
             await operation.prepare(stage)
