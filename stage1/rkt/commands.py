@@ -51,10 +51,14 @@ def _is_the_roots(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
     at = ""
     for name in os.path.normpath(path).split("/")[1:]:
         at = f"{at}/{name}"
-        found = inside.status(root, at, follow=False)
-        if at in (*_KERNELS, *covered) or (covered and found and stat.S_ISLNK(found.st_mode)):
+        if at in _KERNELS or at in covered or (covered and _is_link(root, at)):
             return False
     return True
+
+
+def _is_link(root: str, path: str) -> bool:
+    found = inside.status(root, path, follow=False)
+    return found is not None and stat.S_ISLNK(found.st_mode)
 
 
 def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoCommand | None:

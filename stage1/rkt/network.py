@@ -10,11 +10,11 @@ import time
 
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
-from stage1.net import debts, living, record, rkt, writeoff
+from stage1.net import debts, living, record, rkt
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory, ports
+from stage1.rkt import directory
 from stage1.rkt.arguments import RunOptions
 
 RECORDS = "clearpod/networks"
@@ -45,6 +45,8 @@ def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
     found = rkt.plan(wanted, settings.conf_dir, has_ports=has_ports)
     if not has_ports:
         return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
+    from stage1.rkt import ports  # pods without ports shall not pay for it
+
     with ports.turn(directory.data(pod_dir), settings.cache_dir):
         ports.claim(pod, directory.data(pod_dir), place=settings.cache_dir)
         return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
@@ -110,6 +112,8 @@ def _pay(path: str) -> list[str]:
     try:
         net.detach_recorded(path)
     except PodError as error:
+        from stage1.net import writeoff  # nor `run`, which never comes here
+
         said = debts.take(path, error, tries=1, had_netns=True)
         return [writeoff.write_off(path, error) if writeoff.is_due(path) else said]
     return []

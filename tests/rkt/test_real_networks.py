@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1.linux.host import host_facts
 from stage1.net import writeoff
 from tests.rkt import stage1_image
 from tests.rkt.real import RealRkt, removed, sh, wait_until
@@ -106,3 +107,20 @@ def test_a_network_that_can_not_be_given_back_makes_no_other_pods_gc_fail(rkt: R
     assert f"{pod.uuid}.written-off" in said and not record.exists()
     assert not (rkt.place / "leases/br" / lease).exists(), "its IPAM plugin took the lease back"
     (records / f"{pod.uuid}.written-off").unlink()
+
+
+@pytest.mark.skipif(bool(host_facts().cpu_virtualization), reason="kvmtool has more devices")
+def test_three_networks_are_the_most_with_qemu_and_a_fourth_is_refused(rkt: RealRkt, app: Path) -> None:
+    for number in range(1, 5):
+        ipam = {"type": "host-local", "subnet": f"10.98.{number}.0/24", "dataDir": f"{rkt.place}/leases"}
+        document = {"name": f"n{number}", "type": "ptp", "ipam": ipam}
+        (rkt.place / f"local/net.d/2{number}.conf").write_text(json.dumps(document))
+    refused = rkt.run(app, *sh("true"), net="n1,n2,n3,n4")
+    done = refused.finish()
+    assert done.code == 254 and "use fewer networks" in done.err, done.err
+    removed(rkt, refused)
+    pod = rkt.run(app, *sh("ip -o -4 addr | grep -o '10[.]98[.][0-9]' | sort -u | tr '\\n' ' '"), net="n1,n2,n3")
+    done = pod.finish()
+    assert (done.code, done.out) == (0, "10.98.1 10.98.2 10.98.3 "), done.err
+    removed(rkt, pod)
+    assert not [one for number in (1, 2, 3, 4) for one in (rkt.place / f"leases/n{number}").glob("10.*")]
