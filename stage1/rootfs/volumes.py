@@ -2,7 +2,8 @@
 """A container's volumes in its pod's share: paths of the host, and paths inside of images. Called by the engine.
 
 Read-only is settled here, on the host's side of the mount: the 9p server just walks the result, and nothing that runs
-in the guest can undo it. What the host mounts below a volume later is not seen, but by `following`.
+in the guest can undo it. What the host mounts below a volume later is shown by `following`; where no owners are mapped,
+by the kernel.
 """
 
 import errno
@@ -11,7 +12,7 @@ import stat
 
 from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
 from stage1.linux import beneath, idmap, in_root, mount, namespace
-from stage1.pod.model import Mount
+from stage1.pod.model import HOST_TO_CONTAINER, Mount
 
 
 def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -1) -> None:
@@ -37,7 +38,9 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
         if ids >= 0:
             idmap.set_owners(fd, ids, what=volume.source)
         _make_place(directory, f"tree/{at}", is_directory=is_directory)
-        namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, directory=directory, at=at))
+        flow = mount.MS_SLAVE if ids < 0 and volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
+        where = f"share/{at}"
+        namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, directory=directory, at=where, flow=flow))
     finally:
         os.close(fd)
 
@@ -66,15 +69,15 @@ def _make_place(directory: str, path: str, *, is_directory: bool) -> None:
             os.close(own.make_file(path, mode=0o644))
 
 
-def _place(volume: Mount, fd: int, *, directory: str, at: str) -> None:
+def _place(volume: Mount, fd: int, *, directory: str, at: str, flow: int) -> None:
     """By descriptors: the VMM may rename what is at the target meanwhile, and a volume that is to be read-only is so
     before it is seen.
     """
     if volume.read_only:
         _set_read_only(volume, fd)
     with beneath.Root(directory) as own:
-        own.attach(fd, f"share/{at}")
-    mount.set_propagation(fd, mount.MS_PRIVATE | mount.MS_REC)
+        own.attach(fd, at)
+    mount.set_propagation(fd, flow | mount.MS_REC)
 
 
 def _set_read_only(volume: Mount, tree: int) -> None:
