@@ -18,7 +18,7 @@ from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import cdi, limits, mounts, security, userns
 from cri.translate.bounds import PATH_BYTES, short
-from stage1.errors import BadRequest
+from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
 from stage1.pod.devices import device
 from stage1.pod.model import Container, Process
@@ -96,6 +96,19 @@ def check(config: pb.ContainerConfig) -> None:
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
             raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")
+        if not _is_text(env.value):
+            raise Unsupported(
+                f"the value of the environment variable {short(env.key)} is not UTF-8, and the OCI document that hands"
+                " it over is; encode it, as by base64, or give it as a file in a volume"
+            )
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
@@ -113,7 +126,7 @@ def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...
 def environment(config: pb.ContainerConfig, image: Mapping[str, Any], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The image's variables, overridden by the request's and then by `more`, in order of first appearance."""
     found = dict(entry.partition("=")[::2] for entry in image.get("Env") or [])
-    found |= {env.key: env.value.decode(errors="surrogateescape") for env in config.envs}
+    found |= {env.key: env.value.decode() for env in config.envs}
     found |= dict(entry.partition("=")[::2] for entry in more)
     return tuple(f"{key}={value}" for key, value in found.items())
 
@@ -133,9 +146,9 @@ def signal_number(name: str) -> int:
         number = int(base) if base.isdigit() else int(signal.Signals[base if base[:3] == "SIG" else f"SIG{base}"])
         number += int(f"{sign}{offset}") if sign else 0
     except (KeyError, ValueError):
-        raise BadRequest(f"{name!r} is not a signal") from None
+        raise BadRequest(f"{short(name)} is not a signal") from None
     if not 1 <= number <= 64:
-        raise BadRequest(f"{name!r} is not a signal between 1 and 64")
+        raise BadRequest(f"{short(name)} is not a signal between 1 and 64")
     return number
 
 

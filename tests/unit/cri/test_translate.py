@@ -40,10 +40,17 @@ def test_variables_of_the_request_override_those_of_the_image() -> None:
     envs = [
         pb.KeyValue(key="A", value=b"mine"),
         pb.KeyValue(key="B", value=b"x=y"),
-        pb.KeyValue(key="C", value=b"\xff"),
+        pb.KeyValue(key="C", value="\u00e9\U0001f600".encode()),
     ]
     found = container.environment(pb.ContainerConfig(envs=envs), IMAGE)
-    assert found == ("PATH=/bin", "A=mine", "B=x=y", "C=\udcff")
+    assert found == ("PATH=/bin", "A=mine", "B=x=y", "C=\u00e9\U0001f600")
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"a\xc3", "\ud800".encode(errors="surrogatepass")])
+def test_a_variable_that_is_no_text_is_refused_and_not_changed(value: bytes) -> None:
+    config = pb.ContainerConfig(metadata={"name": "c"}, envs=[pb.KeyValue(key="A", value=value)])
+    with pytest.raises(Unsupported, match="the environment variable 'A' is not UTF-8"):
+        container.check(config)
 
 
 SIGNALS = [
@@ -62,7 +69,7 @@ def test_signals_have_names_and_numbers(name: str, number: int) -> None:
     assert container.signal_number(name) == number
 
 
-@pytest.mark.parametrize("name", ["", "SIGNOPE", "0", "65", "-1", "SIGRTMIN+x"])
+@pytest.mark.parametrize("name", ["", "SIGNOPE", "0", "65", "-1", "SIGRTMIN+x", "9" * 5000, "SIGRTMIN+" + "9" * 5000])
 def test_what_is_no_signal_is_refused(name: str) -> None:
     with pytest.raises(BadRequest):
         container.signal_number(name)
