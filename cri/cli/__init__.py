@@ -11,6 +11,6 @@ COMMANDS = {
     "check": "say whether this machine can run pods, and what to mend",
     "jail": "show what a pod's hypervisor may do on this machine, as it is in force",
     "ksm": "show what the host saves by merging equal pages of guests, and what that costs",
-    "images": "build the guest's kernel, agent and system image",
+    "images": "build the guest's kernel, agent and system image; verify the images of containers",
 }
 """Name of the command and its one line in `clearpod --help`."""

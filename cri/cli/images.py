@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod images build`: hands over to images/build, which makes the guest's kernel, agent and system
-image.
+image. `clearpod images verify`: reads all containers' images, and says which are damaged.
 
 Called by `cri.__main__`. It builds nothing itself: the recipe is part of the source tree, not of this
 package.
@@ -16,14 +16,36 @@ PLACES = ("/usr/share/clearpod", "/usr/local/share/clearpod")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `clearpod images`."""
-    parser.add_argument("action", choices=["build"], help="build: make what the guest consists of")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="handed on to images/build")
+    what = "build: make what the guest consists of; verify: read all images, and put damaged ones aside"
+    parser.add_argument("action", choices=["build", "verify"], help=what)
+    parser.add_argument(
+        "rest", nargs=argparse.REMAINDER, metavar="...", help="handed on to images/build; verify takes --config FILE"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Becomes images/build; raises NotFound when there is none."""
-    program = find_build()
-    os.execv(program, [program, *args.rest])
+    """Becomes images/build; raises NotFound when there is none. Of verify: 1 when an image is damaged, else 0."""
+    if args.action == "build":
+        program = find_build()
+        os.execv(program, [program, *args.rest])
+    parser = argparse.ArgumentParser(prog="clearpod images verify", description="Read all images of containers.")
+    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+    return verify(parser.parse_args(args.rest).config)
+
+
+def verify(path: str | None) -> int:
+    """Print a line for each image: ok, or damaged and what is wrong. The next pull of that one mends it."""
+    from cri.config import load
+    from cri.store.images import ImageStore
+
+    store = ImageStore(load(path).state_dir)
+    try:
+        found = [(image, store.examine(image, whole=True)) for image in store.list()]
+    finally:
+        store.close()
+    for image, why in found:
+        print(f"damaged  {why}" if why else f"ok       {image.title}")
+    return 1 if any(why for _, why in found) else 0
 
 
 def find_build() -> str:

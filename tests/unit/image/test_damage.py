@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from cri.__main__ import main
 from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.store import schema
@@ -199,6 +200,20 @@ def test_what_a_former_version_made_has_no_seals_and_gets_them_when_it_is_read(m
     flip(file_of(store, image, "layer.erofs"))
     assert "layer" in store.examine(image, whole=True)
     assert_mended(store, reference, image)
+
+
+def test_verify_reads_all_images_and_names_the_damaged_one(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    store, _, (image, neighbour) = made
+    config = Path(store.state_dir).with_name("config.toml")
+    config.write_text(f'state_dir = "{store.state_dir}"\n')
+    assert main(["images", "verify", "--config", str(config)]) == 0
+    flip(file_of(store, image, "layer.erofs"))
+    assert main(["images", "verify", "--config", str(config)]) == 1
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert sorted(line.split()[0] for line in lines) == ["damaged", "ok"]
+    assert any(neighbour.id in line for line in lines if line.startswith("ok"))
+    found = store.find(image.id)
+    assert found and found.aside
 
 
 def database(state: str) -> Path:
