@@ -122,6 +122,8 @@ def _take(directory: str, within: Range, *, place: str) -> int:
     order: list[int] = [*slots[begin:], *slots[:begin]]
     for number in order:
         path = f"{place}/{number}"
+        if os.path.lexists(path) and not os.path.islink(path):
+            continue  # no claim of ours, or a damaged one: somebody may have these ids
         owner = _read(path)
         if not owner or owner == directory or _is_stale(path, owner):
             with Guard("claim", path):

@@ -53,6 +53,21 @@ def test_when_all_are_taken_it_is_said_until_one_is_given_back(tmp_path: Path, p
     assert slots.claim(other, FOUR, place=place) == freed
 
 
+def test_a_slot_with_a_claim_that_is_damaged_is_given_to_nobody(tmp_path: Path, place: str) -> None:
+    pods = [pod(tmp_path, name) for name in "abcd"]
+    had = {slots.claim(one, FOUR, place=place): one for one in pods}
+    for number in (8, 9):
+        (path := Path(place, str(number))).unlink()
+        path.mkdir() if number == 8 else path.write_bytes(b"garbage")
+    assert slots.find(had[8 * POD_IDS], place=place) is None
+    for number in (8, 9, 10):
+        shutil.rmtree(had[number * POD_IDS])
+    assert slots.claim(pod(tmp_path, "e"), FOUR, place=place) == 10 * POD_IDS
+    with pytest.raises(NoSpace):
+        slots.claim(pod(tmp_path, "f"), FOUR, place=place)
+    assert Path(place, "8").is_dir() and Path(place, "9").read_bytes() == b"garbage"
+
+
 def test_what_a_pod_that_is_gone_has_left_is_free(tmp_path: Path, place: str) -> None:
     for name in "abcd":
         slots.claim(pod(tmp_path, name), FOUR, place=place)
