@@ -2,6 +2,8 @@
 """A netns kept by name, and a thread that visits it. Needs root."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -90,3 +92,31 @@ def test_what_is_to_be_done_afterwards_is_not_waited_for() -> None:
     while not saw:
         time.sleep(0.001)
     assert saw == [7]
+
+
+APART = """
+import subprocess, sys
+from stage1.linux import namespace
+path, words = sys.argv[1], ["unshare", "--mount", "--propagation=private", "sh", "-c", "echo up; exec sleep 100"]
+with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+    other.stdout.readline()
+    namespace.make_net(path)
+    try:
+        with namespace.inside_mounts_of(other.pid):
+            print(namespace.is_net(path))
+        for _ in range(2):
+            with namespace.inside_mounts_of(other.pid, net=path):
+                print(namespace.is_net(path))
+                with namespace.inside_net(path):
+                    pass
+        print(namespace.is_net(path))
+    finally:
+        other.kill()
+        namespace.remove_net(path)
+"""
+
+
+def test_a_netns_is_kept_in_mounts_that_no_mount_reaches(path: str) -> None:
+    done = subprocess.run([sys.executable, "-c", APART, path], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "True", "True", "True"], done.stderr
+    assert not os.path.exists(path)

@@ -3,6 +3,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -37,25 +39,42 @@ def test_what_the_kernel_could_not_execute_has_the_code_of_shells(code: int, sai
     assert terminal.exec_code(code, said) == expected
 
 
-@pytest.mark.timeout(10)
-def test_the_guest_is_told_once_that_nobody_reads() -> None:
+@contextmanager
+def unread() -> Iterator[None]:
+    """Standard output is a pipe that nobody reads."""
     reader, writer = os.pipe()
     os.close(reader)
-    ours, theirs = socket.socketpair()
-    theirs.sendall(HELLO + REPLY + OUTPUT + OUTPUT + END)
     kept = os.dup(1)
     os.dup2(writer, 1)
     try:
-        with theirs, Session(ours) as session:
-            session.call(Exec("a", EXEC), 1)
-            assert terminal.join(session, terminal.Joined("a", EXEC, Stdio(0, OUT))) == 42
-            told = frame.pack(frame.DATA, stream=OUT, flags=frame.END)
-            sent = theirs.recv(1 << 16)
-            assert sent.endswith(told) and sent.count(told) == 1
+        yield
     finally:
         os.dup2(kept, 1)
         for fd in (kept, writer):
             os.close(fd)
+
+
+@pytest.mark.timeout(10)
+def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(HELLO + OUTPUT)
+    with theirs, Session(ours) as session, unread():
+        assert terminal.join(session, terminal.Joined("a", 0, Stdio(0, OUT))) == 0
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1 << 16)
+
+
+@pytest.mark.timeout(10)
+def test_the_guest_is_told_once_that_nobody_reads() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.sendall(HELLO + REPLY + OUTPUT + OUTPUT + END)
+    with theirs, Session(ours) as session, unread():
+        session.call(Exec("a", EXEC), 1)
+        assert terminal.join(session, terminal.Joined("a", EXEC, Stdio(0, OUT))) == 42
+        told = frame.pack(frame.DATA, stream=OUT, flags=frame.END)
+        sent = theirs.recv(1 << 16)
+        assert sent.endswith(told) and sent.count(told) == 1
 
 
 @pytest.mark.parametrize("with_the_reply", [b"", OUTPUT, OUTPUT + END], ids=["nothing", "output", "all"])
