@@ -123,7 +123,7 @@ class Node:
     def left(self, within_s: float = 10) -> list[str]:
         """What is there though no pod and no daemon is, by kind; waits for what is going."""
         empty: dict[str, list[str]] = {kind: [] for kind in self.leavings.seen()}
-        kept = {"run_dir": ["pods", "daemon.lock"]}
+        kept = {"run_dir": ["pods", "daemon.lock", "format"]}
         deadline = time.monotonic() + within_s * PATIENCE
         while True:
             found = self.leavings.added({**empty, **kept})
