@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -50,6 +51,7 @@ static void traces_remove(struct traces *traces)
 static void become_crun(const struct task *task, const char *const *args)
 {
     sigset_t none;
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody would hear of what it does */
     for (int i = 0; i < 3; i++) {
         int fd = task->stdio[i] >= 0 ? task->stdio[i] : open("/dev/null", O_RDWR | O_CLOEXEC);
         dup2(fd, i);

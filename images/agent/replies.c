@@ -52,11 +52,15 @@ static void launched(struct job *job)
         process_started(process, job->outcome.pid);
         if (process->exec && process->epoch != agent.link.epoch)
             cgroup_kill(process->container, process->exec);
-    } else if (process->exec) {
-        forget(process);
-    } else {
-        streams_retract(process);
-        process->state = P_CREATED;
+    } else { /* crun may have come further than a helper that was killed: what did not start does not run */
+        cgroup_kill(process->container, process->exec);
+        if (process->exec) {
+            forget(process);
+        } else {
+            streams_retract(process);
+            process->state = P_CREATED;
+            process->tried = true;
+        }
     }
     if (is_app) /* crun has the app's stderr, where that is the launcher's */
         apps_started(name, job->failed ? &job->fault : NULL, is_crun && !process->stdio.tty && !process->out[1].id);

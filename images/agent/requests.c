@@ -200,7 +200,7 @@ static int on_delete(uint32_t id, struct fault *why)
     struct process *process = find_idle(request.op.delete.id, why);
     if (!process)
         return -1;
-    task.was_started = process->state != P_CREATED;
+    task.was_started = process->state != P_CREATED || process->tried;
     return begin(id, process, &task, why);
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods on the host when the daemon or their agent is killed: nothing is lost, nothing stays. And what is refused."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,9 +16,10 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, Registered
-from .host_rig import FOREVER, NODE, POD, HostWorld, host_world, options, out, run_container, run_pod
+from .host_rig import FOREVER, NODE, POD, HostWorld, _text, host_world, options, out, run_container, run_pod
 from .test_recovery import _client, _numbers
 
 
@@ -223,3 +225,46 @@ async def test_without_crun_such_a_pod_is_refused(machine: HostWorld) -> None:
         config = cri.sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))
         code, sentence = await cri.refused("RunPodSandbox", config=config)
         assert code == "NOT_FOUND" and "clearpod check" in sentence
+
+
+def _crun_that_costs_its_helper(machine: HostWorld) -> Path:
+    """Later pods get a crun which does its work, and then kills the agent's helper while the file `armed` is there, as
+    the kernel of a guest under a fork bomb may.
+    """
+    armed, wrapper = machine.root / "armed", machine.root / "crun"
+    crun = machine.host.host_pods.binary if machine.host.host_pods else ""
+    then = f'case " $* " in *" run "* | *" exec "*) [ ! -e {armed} ] || kill -9 $PPID ;; esac'
+    wrapper.write_text(f'#!/bin/sh\n{crun} "$@" || exit\n{then}\n')
+    wrapper.chmod(0o755)
+    assert machine.host.host_pods
+    machine.host = machine.host._replace(host_pods=machine.host.host_pods._replace(binary=str(wrapper)))
+    return armed
+
+
+def _runs(seconds: int) -> bool:
+    return f"sleep\0{seconds}\0" in "".join(map(_text, Path("/proc").glob("[1-9]*/cmdline")))
+
+
+async def test_what_was_started_by_a_helper_that_is_killed_does_not_run(machine: HostWorld) -> None:
+    armed, wanted = _crun_that_costs_its_helper(machine), options(network=NODE, pid=NODE)
+    async with machine.daemon() as cri:
+        pod = await run_pod(cri, wanted)
+        lives = await run_container(cri, pod, *FOREVER, wanted=wanted, name="lives")
+        armed.touch()
+        command, seconds = cri.config("sleep", "987654", name="dies"), 987654
+        dies = str((await cri("CreateContainer", pod_sandbox_id=pod, config=command)).container_id)
+        code, sentence = await cri.refused("StartContainer", container_id=dies)
+        assert (code, "helper was killed" in sentence) == ("UNKNOWN", True)
+        status = await cri.status(dies)
+        assert (status.state, status.exit_code, status.reason) == (pb.CONTAINER_EXITED, 128, "StartError")
+        assert (await cri.refused("ExecSync", container_id=lives, cmd=["sleep", str(seconds + 1)]))[0] == "UNKNOWN"
+        async with asyncio.timeout(10 * PATIENCE):
+            while _runs(seconds) or _runs(seconds + 1):
+                await asyncio.sleep(0.05)
+        armed.unlink()
+        await cri("RemoveContainer", container_id=dies)
+    async with machine.daemon() as cri:
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_READY
+        assert await out(cri, lives, "echo", "still here") == "still here"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
