@@ -5,18 +5,32 @@ marks, by which an app of the same name would seem to run.
 
 import os
 
+from stage1 import engine
 from stage1.entry import door
+from stage1.errors import NotFound, TimedOut, VmFailed
 from stage1.rkt import apps, arguments, directory, machine, reach
 
 
 def main(argv: list[str]) -> int:
-    """Called with the pod's directory as working directory; 0 when nothing of the app is left, also before."""
+    """Called with the pod's directory as working directory; 0 when nothing of the app is left, also before.
+
+    A guest that does not end it in time is ended, and with it the pod.
+    """
     options, pod_dir = arguments.app(argv), os.getcwd()
     door.say("app_rm", *options.warnings)
     uuid = directory.uuid(pod_dir)
     place = machine.place(uuid)
-    with apps.changing(place), reach.session(uuid) as session:
-        apps.stop(session, options.app)
-        apps.remove(session, place, app=options.app)
+    try:
+        with reach.session(uuid) as session, apps.changing(place):
+            apps.stop(session, options.app)
+            session.limit(apps.REACT_S)
+            apps.remove(session, place, app=options.app)
+    except (TimedOut, VmFailed) as error:
+        door.say("app_rm", apps.end_pod(uuid, error))
+        machine.remove(place, options.app)
+    except NotFound:
+        if engine.find_vm(place) is None:
+            raise
+        machine.remove(place, options.app)  # the pod has ended, maybe by the stop that rkt calls before
     directory.forget_status(pod_dir, options.app, marks=True)
     return 0

@@ -41,12 +41,14 @@ class Cutter:
 class Session:
     """One conversation. Close it, or use it as a context manager. `base` is the first of the client's own ids."""
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: _socket.socket, *, until: float | None = None) -> None:
+        """Wait for the broker until that moment (monotonic), None: for ever. Raises TimedOut, VmFailed."""
         sock.setblocking(False)
         self._sock, self._cutter, self._number = sock, Cutter(), 0
         self._unsent = bytearray()
         self._seen: deque[Frame] = deque()
-        self.base = self._first(frame.HELLO, 0, until=None).stream
+        self._over_at: float | None = None
+        self.base = self._first(frame.HELLO, 0, until=until).stream
 
     def __enter__(self) -> "Session":
         return self
@@ -61,12 +63,19 @@ class Session:
         """
         self._number += 1
         self.send(frame.REQUEST, encode_request(op), stream=self._number)
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+        begun = time.monotonic()
+        moments = [one for one in (timeout_s and begun + timeout_s, self._over_at) if one is not None]
+        until = min(moments, default=None)
         try:
             found = self._first(frame.REPLY, self._number, until=until)
         except TimedOut:
-            raise TimedOut(f"the guest's agent did not answer {type(op).__name__} within {timeout_s:g} s") from None
+            waited_s = round(time.monotonic() - begun, 1)
+            raise TimedOut(f"the guest's agent did not answer {type(op).__name__} within {waited_s:g} s") from None
         return check_reply(decode_reply(found.payload), op)
+
+    def limit(self, limit_s: float) -> None:
+        """All calls from now on end within that time together; a later `limit` replaces this one."""
+        self._over_at = time.monotonic() + limit_s
 
     def send(self, kind: int, payload: bytes = b"", *, stream: int, end: bool = False) -> None:
         """Send one frame, or what fits of it: the rest is for `flush`."""

@@ -3,21 +3,27 @@
 
 import fcntl
 import os
+import time
 
-from stage1.errors import WrongState
+from stage1.errors import TimedOut, WrongState
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
+_TRY_S = 0.02
+
 
 class Lock:
     """`with Lock(path):` holds the lock. The file is made when absent and never removed."""
 
-    def __init__(self, path: str, *, wait: bool = True) -> None:
-        """With `wait` false, entering raises WrongState when another process holds the lock."""
+    def __init__(self, path: str, *, wait: bool = True, limit_s: float = 0) -> None:
+        """With `wait` false, entering raises WrongState when another process holds the lock; with a limit, it raises
+        TimedOut when that is so after that time.
+        """
         self._path, self._wait, self._fd = path, wait, -1
+        self._limit_s = limit_s
 
     def __enter__(self) -> "Lock":
         with Guard("open", self._path):
@@ -31,11 +37,17 @@ class Lock:
         return self
 
     def _take(self, fd: int) -> None:
-        with Guard("flock", self._path):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if self._wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                raise WrongState(f"{self._path} is locked by another process; stop that first") from None
+        until = time.monotonic() + self._limit_s
+        while True:
+            with Guard("flock", self._path):
+                try:
+                    return fcntl.flock(fd, fcntl.LOCK_EX | (0 if self._wait and not self._limit_s else fcntl.LOCK_NB))
+                except BlockingIOError:
+                    if not self._wait:
+                        raise WrongState(f"{self._path} is locked by another process; stop that first") from None
+                    if time.monotonic() >= until:
+                        raise TimedOut(f"{self._path} is locked by another process since {self._limit_s:g} s") from None
+            time.sleep(_TRY_S)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"

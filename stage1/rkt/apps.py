@@ -9,7 +9,7 @@ import os
 import time
 
 from stage1 import engine
-from stage1.errors import NotFound, PodError, WrongState
+from stage1.errors import NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.guest.messages import Delete, Exec, Halt
 from stage1.guest.session import Session
@@ -23,13 +23,16 @@ START_S = 60.0
 """For crun and, before it, pre-start."""
 BOOT_S = 20.0
 _POLL_S = 0.05
-_EXTRA_S = 20.0
-"""Beside the grace: post-stop may want some time too."""
+_EXTRA_S = 16.0
+"""Beside the grace and REACT_S: post-stop may want some time too."""
+REACT_S, PING_S = 3.5, 0.5
+"""What a guest gets beyond a grace; and to answer at all. Then the pod ends."""
+UNDO_S = 1.5
 
 
-def changing(place: str) -> Lock:
-    """`with changing(place):` nobody else changes the apps of that pod."""
-    return Lock(f"{place}/apps.lock")
+def changing(place: str, *, limit_s: float = START_S) -> Lock:
+    """`with changing(place):` nobody else changes the apps of that pod. Raises TimedOut when others take that long."""
+    return Lock(f"{place}/apps.lock", limit_s=limit_s)
 
 
 def read(pod_dir: str, app: str) -> RktPod:
@@ -47,9 +50,11 @@ def add(session: Session, pod: RktPod) -> None:
     try:
         app = logs.begin(place, app)
         machine.add(place, pod, app=app)
+        session.limit(START_S)
         for request in script.creation(app):
             session.call(request, START_S)
     except BaseException:
+        session.limit(UNDO_S)
         remove(session, place, app=app.name)
         raise
 
@@ -57,6 +62,7 @@ def add(session: Session, pod: RktPod) -> None:
 def start(session: Session, pod: RktPod) -> None:
     """Start it, or start it again; returns when it runs. Raises WrongState when it does already."""
     app = pod.apps[0]
+    session.limit(START_S)
     reply = session.call(messages.List(), START_S)
     states = {one.id: one.state for one in reply.containers}
     if states.get(app.name) != messages.RUNNING:
@@ -71,8 +77,17 @@ def start(session: Session, pod: RktPod) -> None:
 
 
 def stop(session: Session, app: str) -> None:
-    """End it; returns when its status is written. Ended already is fine, and so is an app that was never there."""
-    session.call(Halt(app, int(GRACE_S * 1000)), GRACE_S + _EXTRA_S)
+    """End it; returns when its status is written. Ended already is fine, and so is an app that was never there.
+
+    Raises TimedOut when the guest has not ended it `REACT_S` after the grace; only its post-stop may take longer.
+    """
+    halt = Halt(app, int(GRACE_S * 1000))
+    try:
+        session.call(halt, GRACE_S + REACT_S)
+    except TimedOut:
+        if _runs(session, app, limit_s=PING_S):
+            raise
+        session.call(halt, _EXTRA_S)
 
 
 def remove(session: Session, place: str, *, app: str) -> None:
@@ -85,6 +100,12 @@ def remove(session: Session, place: str, *, app: str) -> None:
     machine.remove(place, app)
 
 
+def end_pod(uuid: str, error: PodError) -> str:
+    """The guest did not stop or remove an app in time: end the pod. Idempotent. Returns a sentence about it."""
+    machine.kill(machine.place(uuid))
+    return f"the pod {uuid} was ended, since its guest did not react: {error}"
+
+
 def require_running(session: Session, app: str) -> None:
     """Return when it runs, also if the pod boots as yet. Raises WrongState when it does not run any more."""
     until = time.monotonic() + BOOT_S
@@ -94,8 +115,8 @@ def require_running(session: Session, app: str) -> None:
         time.sleep(_POLL_S)
 
 
-def _runs(session: Session, app: str) -> bool:
-    reply = session.call(messages.List(), START_S)
+def _runs(session: Session, app: str, *, limit_s: float = START_S) -> bool:
+    reply = session.call(messages.List(), limit_s)
     return any(one.id == app and one.state == messages.RUNNING for one in reply.containers)
 
 

@@ -12,8 +12,9 @@ import os
 import time
 
 from stage1 import engine
-from stage1.errors import KernelError, NotFound, VmFailed
+from stage1.errors import KernelError, NotFound, TimedOut, VmFailed
 from stage1.guest import broker, client
+from stage1.guest.messages import List
 from stage1.guest.session import Session
 from stage1.linux import beneath
 from stage1.linux.libc import Guard
@@ -22,34 +23,43 @@ from stage1.vm.spec import SerialLink
 
 SOCKET, LOCK = "broker.sock", "broker.lock"
 TRY_S = 0.005
+ANSWER_S = 5.0
+"""For an agent that has booted to say anything."""
 _BACKLOG = 16
 
 
-def session(uuid: str, *, timeout_s: float = broker.PATIENCE_S) -> Session:
-    """A conversation with the agent of the pod, which may still be booting.
+def session(uuid: str, *, timeout_s: float = 0) -> Session:
+    """A conversation with the agent of the pod, which has just answered. `timeout_s` 0: `ANSWER_S`, or as long as a pod
+    that was just started may boot.
 
-    Raises NotFound when the pod does not run, VmFailed when its agent can't be reached in that time.
+    Raises NotFound when the pod does not run, VmFailed when its agent does not answer in that time.
     """
     place = machine.place(uuid)
     vm = engine.find_vm(place)
     if vm is None or not vm.alive():
         raise NotFound(f"the pod {uuid} does not run: it was not started, or has ended")
+    timeout_s = timeout_s or max(ANSWER_S, broker.PATIENCE_S - vm.age_s())
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
-        if (found := _meet(f"{place}/{SOCKET}")) is not None:
+        if (found := _meet(f"{place}/{SOCKET}", until=until)) is not None:
             return found
         _start(place)
         time.sleep(TRY_S)
-    raise VmFailed(f"the agent of the pod {uuid} can't be reached within {timeout_s:g} s; rkt stop --force ends it")
+    raise VmFailed(f"the agent of the pod {uuid} did not answer within {timeout_s:.0f} s; rkt stop --force ends it")
 
 
-def _meet(path: str) -> Session | None:
-    """None when there is no broker, or one that was just about to end."""
+def _meet(path: str, *, until: float) -> Session | None:
+    """None when there is no broker, or one that was just about to end, or no agent that answers until then."""
     sock = _connect(path)
-    try:
-        return Session(sock) if sock else None
-    except VmFailed:
+    if sock is None:
         return None
+    try:
+        made = Session(sock, until=until)
+        made.call(List(), max(until - time.monotonic(), TRY_S))
+    except (VmFailed, TimedOut):
+        sock.close()
+        return None
+    return made
 
 
 def _connect(path: str) -> _socket.socket | None:

@@ -9,6 +9,7 @@ would hit the scratch disk and the volumes too, a pipe needs a resident reader; 
 """
 
 import os
+import time
 from typing import NamedTuple, Protocol
 
 from stage1.errors import NotFound, PodError, VmFailed
@@ -39,6 +40,10 @@ class VmProcess(NamedTuple):
             return True
         with handle:
             return handle.wait(timeout_s)
+
+    def age_s(self) -> float:
+        """How long ago it was started."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_time / os.sysconf("SC_CLK_TCK")
 
     def kill(self) -> None:
         """End it at once and wait for its end; fine when it has ended. The guest is not asked.
