@@ -75,6 +75,7 @@ class Vm(_Table):
     vcpus: int = Field(default=1, ge=1, le=256)
     boot_timeout_s: float = Field(default=60.0, gt=0, le=3600, strict=False)
     adopt_timeout_s: float = Field(default=10.0, gt=0, le=3600, strict=False)
+    react_timeout_s: float = Field(default=4.0, gt=0, le=3600, strict=False)
     scratch_mib: int = Field(default=10240, ge=16)
     window_mib: int = Field(default=256, ge=0, le=MOST_WINDOW_MIB)
     huge_pages: bool = False

@@ -91,6 +91,7 @@ class Node:
             adopt_timeout_s=config.vm.adopt_timeout_s,
             storage=self.storage,
             hooks=self.hub or Hooks(),
+            react_s=config.vm.react_timeout_s,
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods
@@ -224,7 +225,7 @@ class Node:
         """Wait until the pod that `request` names, if any, has been taken over. Raises Unavailable, BadRequest."""
         pod_id, container_id = (getattr(request, name, "") for name in ("pod_sandbox_id", "container_id"))
         if pod_id or container_id:
-            await self.pods.adopted(pod_id, container_id)
+            await self.pods.adopted(pod_id, container_id, ends=type(request).__name__.startswith(("Stop", "Remove")))
 
     def url(self, kind: str, request: Any) -> str:
         """Where the client of a streaming `request` must go. Raises WrongState when we are about to end, NoSpace."""

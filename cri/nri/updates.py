@@ -13,9 +13,10 @@ from cri.nri import amounts, calls
 from cri.nri.calls import Refused
 from cri.nri.plugin import Plugin
 from cri.pb import nri_pb2 as nri
-from cri.pods import containers, limits
+from cri.pods import limits, stops
 from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
+from cri.store.pods import ContainerRecord
 from cri.translate import bounds, resources
 from stage1.errors import BadRequest, NotFound, PodError
 
@@ -101,14 +102,18 @@ class Updates:
         pod, container = self._find(wish.container_id)
         given = amounts.to_cri(wish.linux.resources, who=f"the NRI plugin {plugin.title} sets")
         if given.ByteSize():
-            record = resources.updated_container(container.record, given, pod=pod.record.pod)
-            await limits.update(pod, container, record=record)
+
+            def make() -> ContainerRecord:
+                return resources.updated_container(container.record, given, pod=pod.record.pod)
+
+            make()  # what makes no sense is refused at once
+            await limits.update(pod, container, make=make)
 
     async def _evict(self, plugin: Plugin, wish: nri.ContainerEviction) -> None:
         pod, container = self._find(wish.container_id)
         said = {"plugin": plugin.title, "container": container.id, "why": calls.words(wish.reason)}
         log.info("nri.evicted", extra=said)
-        await containers.stop(pod, container, grace_s=0)
+        await stops.stop(pod, container, grace_s=0)
 
     def _find(self, wanted: str) -> tuple[LivePod, LiveContainer]:
         if not wanted:

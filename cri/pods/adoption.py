@@ -73,15 +73,17 @@ def put_aside(pod: "LivePod", why: str) -> None:
 
 async def adopt(pod: "LivePod") -> Left:
     """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, mark it dead."""
-    limit_s = pod.tools.adopt_timeout_s
+    begun, left, why = time.monotonic(), Left(), ""
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(pod.tools.adopt_timeout_s) as pod.adopting:
             left = await _take_over(pod)
     except TimeoutError:
-        why = f"its guest did not answer within {limit_s:g} s"
+        why = f"its guest did not answer within {time.monotonic() - begun:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever it is: a pod whose VM may live is not forgotten
         why = str(error)
-    else:
+    finally:
+        pod.adopting = None
+    if not why:
         log.info("pod.adopted", extra={"pod": pod.id, "title": pod.title, "containers": len(pod.containers)})
         return left
     log.error("pod.lost", extra={"pod": pod.id, "title": pod.title, "error": why})

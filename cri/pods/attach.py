@@ -10,17 +10,16 @@ from contextlib import contextmanager
 from functools import partial
 
 from cri.pb import runtime_pb2 as pb
+from cri.pods import order
 from cri.pods.container import LiveContainer
 from cri.pods.outlet import Outlet
 from cri.pods.pod import LivePod
-from stage1.errors import WrongState
 from stage1.guest import messages
 
 
 def require_running(container: LiveContainer) -> None:
     """Raise WrongState unless the container runs."""
-    if not container.is_running:
-        raise WrongState(f"container {container.id} is {container.status.state}; only a running one can be attached to")
+    order.require(container, "attach")
 
 
 @contextmanager

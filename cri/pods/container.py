@@ -26,8 +26,8 @@ KILLED = 137
 
 
 class LiveContainer:
-    """`ended` is set once the container is EXITED. `lock` orders start, stop and remove. With
-    `is_out_of_guest` it has ended, and the guest has forgotten it.
+    """`ended` is set once the container is EXITED. `lock` orders what changes it; `starting` is its start, `removers`
+    the number of calls that remove it (see `order`). With `is_out_of_guest` the guest has forgotten it, after its end.
 
     `tell` hears of its moves (`cri.events`). Its log must be opened (in a thread) before its streams are listened to.
     """
@@ -40,6 +40,8 @@ class LiveContainer:
         self.was_asked_to_stop = self.is_out_of_guest = False
         self.guest_pid = 0
         self.starter: asyncio.Task[object] | None = None
+        self.starting: asyncio.Task[None] | None = None
+        self.removers = 0
         self.tell: Callable[[int, str], None] = lambda kind, subject: None
         place = LogPlace(record.log_path, pod.record.log_directory)
         self.log = LogWriter(place, CommitRecord(pod.directory, record.container.id))
@@ -57,6 +59,11 @@ class LiveContainer:
     def is_running(self) -> bool:
         """Whether its process runs, as far as is known."""
         return self.status.state == states.RUNNING
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the guest was asked to start it and has not answered."""
+        return self.starting is not None and not self.starting.done()
 
     def stored(self) -> StoredContainer:
         """What goes into the pod's file."""

@@ -1,35 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to one container: create, start, stop, remove. Contract section 4 has the table of what is
-allowed when.
+"""How a container is made and started; `stops` has its end, `order` what is possible when.
 
 Called by the RPCs with a pod of the table. Each function finishes or leaves things as they were.
 """
 
-import asyncio
 import logging
-import time
+import math
 from collections.abc import Callable
 
 from cri import events
-from cri.pods import rooms
+from cri.pods import order, rooms
 from cri.pods.container import LiveContainer
+from cri.pods.deadlines import UNDO_S, answer, limit
 from cri.pods.images import Accounts as Accounts
 from cri.pods.images import Root
 from cri.pods.pod import LivePod
+from cri.pods.reconcile import believe_one
+from cri.pods.stops import discard, follow_rest
 from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord
 from stage1 import engine
-from stage1.errors import NoCommand, NotFound, PodError, TimedOut, WrongState
+from stage1.errors import NoCommand, PodError, WrongState
 from stage1.guest import messages
-from stage1.linux import process
 from stage1.pod import states
 from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.container")
-
-KILL_S = 10.0
-"""How long a container may take to end after SIGKILL."""
-
 
 Plan = Callable[[Accounts], ContainerRecord]
 
@@ -40,14 +36,15 @@ async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[
     `volumes` are the images that are mounted into it. Nothing stays when it fails.
     """
     pod.require_ready()
-    async with pod.images.held(image) as root:
-        for volume in volumes:
-            await pod.images.export(volume)
-        async with pod.tools.hooks.creating(pod, await to_the_end(plan, root.accounts)) as planned:
-            record = _with_streams(planned, pod)._replace(
-                window_image=root.lower if root.in_window else "", image_way=root.way
-            )
-            return await _create(pod, record, root=root)
+    with pod.work.here():
+        async with limit(pod, "CreateContainer"), pod.images.held(image) as root:
+            for volume in volumes:
+                await pod.images.export(volume)
+            async with pod.tools.hooks.creating(pod, await to_the_end(plan, root.accounts)) as planned:
+                record = _with_streams(planned, pod)._replace(
+                    window_image=root.lower if root.in_window else "", image_way=root.way
+                )
+                return await _create(pod, record, root=root)
 
 
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
@@ -74,69 +71,65 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         pod.tell(events.CREATED, container.id)
     except BaseException:
         pod.containers.pop(container.id, None)
-        await _discard(pod, container)
-        await _follow_rest(pod)
+        await discard(pod, container, limit_s=UNDO_S)
+        await follow_rest(pod)
         raise
     return container.id
 
 
 async def start(pod: LivePod, container: LiveContainer) -> None:
-    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError."""
+    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError.
+
+    When the guest does not answer in time, TimedOut is raised and the container stays CREATED; its late answer makes it
+    what it is then.
+    """
+    order.require(container, "start")
+    pod.require_ready()
+    container.starting = pod.work.keep(_start(pod, container), f"start of container {container.id}")
+    await answer(pod, container.starting, what="StartContainer")
+
+
+async def _start(pod: LivePod, container: LiveContainer) -> None:
     async with container.lock:
-        if container.status.state != states.CREATED:
-            raise WrongState(f"container {container.id} is {container.status.state}; only a created one can be started")
+        order.require_known(pod, container)
         pod.require_ready()
         try:
             await pod.tools.hooks.starting(pod, container)
-            reply = await pod.call(messages.Start(container.id))
         except PodError as error:
-            if isinstance(error, NoCommand) or pod.is_ready:
-                container.start_failed(str(error))
-                pod.keep()
+            container.start_failed(str(error))
+            pod.keep()
             raise
-        container.guest_pid = reply.pid
-        container.started()
-        pod.keep()
-        log.info(
-            "container.started",
-            extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},
-        )
+        try:
+            reply = await pod.call(messages.Start(container.id), timeout_s=math.inf)
+            container.guest_pid = reply.pid
+            container.started()
+        except PodError as error:
+            if not await _has_started(pod, container, error=error):
+                raise
+        finally:
+            pod.keep()
+    log.info(
+        "container.started",
+        extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},
+    )
 
 
-async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> None:
-    """Return when it is EXITED: the stop signal, once, then `grace_s`, then SIGKILL. Not running is fine."""
-    deadline = time.monotonic() + grace_s
-    if not container.is_running or not pod.is_ready:
-        return
-    if grace_s > 0 and not container.was_asked_to_stop:
-        container.was_asked_to_stop = True
-        await _signal(pod, container, number=container.record.container.stop_signal, everything=False)
-    if grace_s > 0 and await _has_ended(container, deadline - time.monotonic()):
-        return
-    await _signal(pod, container, number=process.SIGKILL, everything=True)
-    if not await _has_ended(container, KILL_S):
-        raise TimedOut(f"container {container.id} did not end within {KILL_S:g} s of SIGKILL")
-
-
-async def remove(pod: LivePod, container: LiveContainer) -> None:
-    """Kill it if it runs and remove all of it but its log file."""
-    async with container.lock:
-        if pod.containers.get(container.id) is not container:
-            return  # another call has done it meanwhile
-        await stop(pod, container, grace_s=0)
-        await _discard(pod, container, is_known=True)
-        del pod.containers[container.id]
-        pod.keep()
-        pod.tell(events.DELETED, container.id)
-    await _follow_rest(pod)
-    await pod.images.settle()
-
-
-async def _follow_rest(pod: LivePod) -> None:
-    try:
-        await pod.cpus.follow(pod)
-    except PodError as error:
-        log.warning("pod.cpus", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
+async def _has_started(pod: LivePod, container: LiveContainer, *, error: PodError) -> bool:
+    """Whether it runs or ran although the guest said something else. If the guest says that it did not, it has failed;
+    when nobody knows, it stays CREATED.
+    """
+    if not isinstance(error, NoCommand):
+        if not pod.is_ready:
+            return False  # it ended with its VM
+        try:
+            reply = await pod.call(messages.List(), timeout_s=UNDO_S)
+        except PodError:
+            return False
+        believe_one(container, reply.containers)
+    has_started = container.status.state != states.CREATED
+    if not has_started and not isinstance(error, WrongState):  # which an earlier daemon's start may cause
+        container.start_failed(str(error))
+    return has_started
 
 
 def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:
@@ -157,38 +150,3 @@ def _target_pid(pod: LivePod, record: ContainerRecord) -> int:
     if target is None or not target.is_running:
         raise WrongState(f"container {wanted}, whose processes should be shared, is not running in this pod")
     return target.guest_pid
-
-
-async def _discard(pod: LivePod, container: LiveContainer, *, is_known: bool = False) -> None:
-    """Undo `create`. The agent is asked first, since it still uses the bundle."""
-    try:
-        await pod.call(messages.Delete(container.id))
-    except NotFound:
-        pass
-    except PodError:
-        if is_known and pod.is_ready:  # a dead VM has nothing to undo
-            raise
-    for stream in (*container.streams(), container.record.stdin):
-        pod.forget(stream)
-    container.log.close()
-    await to_the_end(container.log.remove_record)
-    await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
-
-
-async def _signal(pod: LivePod, container: LiveContainer, *, number: int, everything: bool) -> None:
-    try:
-        await pod.call(messages.Signal(container.id, 0, number, everything))
-    except WrongState:
-        return  # it has ended just now, and the word of it is on its way
-    except PodError:
-        if container.is_running and pod.is_ready:  # else it ended by itself just now
-            raise
-
-
-async def _has_ended(container: LiveContainer, limit_s: float) -> bool:
-    try:
-        async with asyncio.timeout(max(limit_s, 0)):
-            await container.ended.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -1,52 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of a running pod: its containers are killed, its guest is asked to end, and if it does not its VM is killed.
 
-Called by the pod, under its lock. A guest that does not answer gets one limit, not one for each question.
+Called by the pod, under its lock, and by what stops a container in a guest that does not react. A guest that does not
+answer gets one limit, not one for each question.
 """
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
-from cri.pods.threads import is_set_within
-from stage1.errors import PodError, TimedOut, VmFailed
+from cri.pods.deadlines import is_done_within
+from cri.pods.networks import tell_owed
+from cri.pods.threads import is_set_within, to_the_end
+from stage1 import engine
+from stage1.errors import PodError, VmFailed
 from stage1.guest import messages
 from stage1.linux import process
+from stage1.pod import states
 
 if TYPE_CHECKING:
+    from cri.pods.container import LiveContainer
     from cri.pods.pod import LivePod
 
-END_S = 2.0
-"""How long the guest gets to end by itself."""
+log = logging.getLogger("clearpod.pod")
+
 KILL_S = 20.0
+
+
+async def stop(pod: "LivePod") -> None:
+    """The whole of StopPodSandbox. Raises VmFailed, and NetworkFailed as `engine.remove_network`."""
+    if pod.status.state != states.DEAD:
+        pod.move("stop")
+        await end(pod)
+    elif pod.vm is not None:
+        await asyncio.to_thread(pod.vm.kill)  # it may have outlived an earlier try
+    await pod.tools.hooks.stopped(pod)
+    pod.loopback.close()
+    for container in list(pod.containers.values()):
+        async with container.lock:
+            await to_the_end(engine.remove_container, pod.directory, container.id)
+    tell_owed(await pod.in_turn(engine.remove_network, pod.directory))
+    pod.network = None
+
+
+async def remove(pod: "LivePod") -> None:
+    """The whole of RemovePodSandbox. Raises as `stop` and `engine.collect`."""
+    await pod.stop()
+    await pod.work.close()
+    await pod.work.idle()
+    await pod.let_go()
+    tell_owed(await pod.in_turn(engine.collect, pod.directory))
 
 
 async def end(pod: "LivePod") -> None:
     """Return when `pod.gone` is set. Raises VmFailed when the VM can't be killed."""
-    limit_s = END_S if await _kill_containers(pod) else 0
+    half_s = pod.tools.react_s / 2  # for all containers, and for the guest itself
+    if await is_done_within(half_s, _kill_containers(pod)):
+        await is_done_within(half_s, _shut_down(pod))
+    if not pod.gone.is_set() and pod.vm is not None:
+        await _kill_vm(pod)
+
+
+async def give_up(pod: "LivePod", why: str) -> None:
+    """The guest does not do what it must: end its VM. Returns when `pod.gone` is set. Raises VmFailed."""
+    if not pod.gone.is_set():
+        pod.expect_end(f"{pod.title} was ended, since its guest did not react: {why}")
+        if pod.vm is not None:
+            await _kill_vm(pod)
+
+
+async def _kill_vm(pod: "LivePod") -> None:
+    assert pod.vm is not None
+    await asyncio.to_thread(pod.vm.kill)
+    if not await is_set_within(KILL_S, pod.gone):
+        raise VmFailed(f"the virtual machine of {pod.title} (pid {pod.vm.pid}) can't be killed")
+
+
+async def _shut_down(pod: "LivePod") -> None:
     try:
-        if limit_s:
-            await pod.call(messages.Shutdown(), timeout_s=limit_s)
-    except TimedOut:
-        limit_s = 0  # it has had its time
+        await pod.call(messages.Shutdown())
     except PodError:
         pass  # it may be gone before it could answer
-    if not await is_set_within(limit_s, pod.gone) and pod.vm is not None:
-        await asyncio.to_thread(pod.vm.kill)
-        if not await is_set_within(KILL_S, pod.gone):
-            raise VmFailed(f"the virtual machine of {pod.title} (pid {pod.vm.pid}) can't be killed")
+    await pod.gone.wait()
 
 
-async def _kill_containers(pod: "LivePod") -> bool:
-    """Whether it is worth to ask the guest for more."""
+async def _kill_containers(pod: "LivePod") -> None:
+    """All at once. Raises PodError when there is no agent any more: the VM's end will end them."""
     running = [container for container in pod.containers.values() if container.is_running]
-    for container in running:
-        try:
-            await pod.call(messages.Signal(container.id, 0, process.SIGKILL, True), timeout_s=END_S)
-        except PodError as error:
-            return not isinstance(error, TimedOut)  # no agent any more: the VM's end will end them
-    waits = [asyncio.ensure_future(container.ended.wait()) for container in running]
-    if waits:
-        _, late = await asyncio.wait(waits, timeout=END_S)
-        for wait in late:
-            wait.cancel()
-    return True
+    await asyncio.gather(*(_kill(pod, container) for container in running))
+
+
+async def _kill(pod: "LivePod", container: "LiveContainer") -> None:
+    await pod.call(messages.Signal(container.id, 0, process.SIGKILL, True))
+    await container.ended.wait()

@@ -6,13 +6,16 @@ Called by the RPC and by `cri.streaming`. Whatever happens, the process does not
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
 from cri.agent import Consumer
+from cri.pods import order
 from cri.pods.container import LiveContainer
+from cri.pods.deadlines import UNDO_S, limit
 from cri.pods.outlet import Outlet
 from cri.pods.pod import LivePod
 from cri.pods.threads import to_the_end
@@ -44,8 +47,6 @@ class Wants(NamedTuple):
     stdin: bool = False
     stdout: bool = True
     stderr: bool = True
-    start_s: float = 0
-    """How long the guest may take to start it; 0: as long as for any call."""
 
 
 class Capture:
@@ -72,20 +73,23 @@ class Capture:
 
 
 class Command:
-    """A command that runs. `outlets` has its output by name; `ended` its end, which comes after all of that."""
+    """A command that runs. `outlets` has its output by name; `ended` its end, which comes after all of that; `answer`
+    is what the guest says to the request.
+    """
 
     def __init__(self, pod: LivePod, container: LiveContainer, *, number: int, stdin: int) -> None:
         self.ended: asyncio.Future[messages.Exited] = asyncio.get_running_loop().create_future()
         self.outlets: dict[str, Outlet] = {}
-        self._pod, self._container, self._number, self._stdin = pod, container, number, stdin
+        self.answer: asyncio.Future[messages.Reply] | None = None
+        self.pod, self.container, self.number, self._stdin = pod, container, number, stdin
 
     async def send(self, data: bytes, *, end: bool = False) -> None:
         """Give it input. Raises PodError."""
-        await self._pod.agent.send_all(self._stdin, data, end=end)
+        await self.pod.agent.send_all(self._stdin, data, end=end)
 
     async def resize(self, width: int, height: int) -> None:
         """Set the size of its terminal, in characters. Raises PodError."""
-        await self._pod.call(messages.Resize(self._container.id, self._number, width, height))
+        await self.pod.call(messages.Resize(self.container.id, self.number, width, height))
 
     async def exit_code(self) -> int:
         """Wait for its end. Raises VmFailed."""
@@ -104,10 +108,9 @@ async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], 
     streams: dict[int, Consumer] = {pod.next_id(): out, pod.next_id(): err}
     stdout, stderr = streams
     stdio = messages.Stdio(stdout=stdout, stderr=stderr)
-    wants = Wants(argv, start_s=timeout_s and timeout_s + CLEAN_UP_S)
     try:
-        async with _running(pod, container, what=wants, stdio=stdio, consumers=streams) as command:
-            async with asyncio.timeout(timeout_s or None):
+        async with asyncio.timeout(timeout_s or None):
+            async with _running(pod, container, what=Wants(argv), stdio=stdio, consumers=streams) as command:
                 code = await command.exit_code()
     except TimeoutError:
         raise TimedOut(f"the command {argv[0]!r} was killed: it did not end within {timeout_s:g} s") from None
@@ -140,8 +143,7 @@ def require_running(container: LiveContainer, argv: tuple[str, ...]) -> None:
     """Raise BadRequest for an empty command, WrongState unless the container runs."""
     if not argv:
         raise BadRequest("the command to run in the container is empty")
-    if not container.is_running:
-        raise WrongState(f"container {container.id} is {container.status.state}; commands run only in a running one")
+    order.require(container, "exec")
 
 
 @asynccontextmanager
@@ -161,40 +163,54 @@ async def _running(
     if stdio.stdin:
         pod.agent.open_input(stdio.stdin)
     try:
-        await _spawn(pod, container, what=what, number=number, stdio=stdio)
-        yield command
+        with pod.work.here():
+            await _spawn(command, what=what, stdio=stdio)
+            yield command
     finally:
-        if not command.ended.done():
-            await asyncio.shield(_kill(pod, container, number=number, ended=command.ended))
-        for stream in (*consumers, stdio.stdin):
+        ending = pod.work.keep(_clean_up(command, (*consumers, stdio.stdin)), f"end of exec {number}")
+        await asyncio.shield(asyncio.wait({ending}, timeout=2 * UNDO_S))
+
+
+async def _spawn(command: Command, *, what: Wants, stdio: messages.Stdio) -> None:
+    """Ask the agent. Its answer is waited for in any case, if need be by `_clean_up`."""
+    pod, container, number = command.pod, command.container, command.number
+    own = container.record.container
+    process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
+    try:
+        name = await to_the_end(
+            engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number
+        )
+    except FileNotFoundError:
+        raise WrongState(f"container {container.id} is being removed; nothing can be run in it any more") from None
+    request = messages.Exec(container.id, number, name, stdio)
+    command.answer = asyncio.ensure_future(pod.call(request, math.inf))
+    async with limit(pod, "Exec"):
+        await asyncio.shield(command.answer)
+
+
+async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
+    """The process is killed as soon as the guest has said that there is one, however late that is."""
+    pod, container, number = command.pod, command.container, command.number
+    try:
+        if command.answer is not None and not command.ended.done():
+            await asyncio.wait({command.answer})
+            if command.answer.exception() is None:
+                await _kill(command)
+    finally:
+        if command.answer is not None:
+            command.answer.cancel()
+        if not command.ended.cancel() and not command.ended.cancelled():
+            command.ended.exception()  # nobody has to be waiting for it
+        for stream in streams:
             pod.forget(stream)
         del pod.execs[number]
         await to_the_end(engine.remove_exec, pod.directory, container.id, number=number)
 
 
-async def _spawn(pod: LivePod, container: LiveContainer, *, what: Wants, number: int, stdio: messages.Stdio) -> None:
-    """Ask the agent, and wait for its answer even when cancelled: what is half made can't be killed."""
-    own = container.record.container
-    process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
-    name = await to_the_end(engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number)
-    answer = asyncio.ensure_future(pod.call(messages.Exec(container.id, number, name, stdio), what.start_s))
-    try:
-        await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        await asyncio.wait({answer})
-        if not answer.cancelled() and answer.exception():
-            pod.execs[number].cancel()
-        raise
-    except PodError:
-        pod.execs[number].cancel()  # there is nothing to kill
-        raise
-
-
-async def _kill(
-    pod: LivePod, container: LiveContainer, *, number: int, ended: "asyncio.Future[messages.Exited]"
-) -> None:
+async def _kill(command: Command) -> None:
+    pod, container, number = command.pod, command.container, command.number
     try:
         await pod.call(messages.Signal(container.id, number, process.SIGKILL, True), timeout_s=CLEAN_UP_S)
-        await asyncio.wait({ended}, timeout=CLEAN_UP_S)
+        await asyncio.wait({command.ended}, timeout=CLEAN_UP_S)
     except PodError as error:
         log.warning("exec.kill", extra={"container": container.id, "exec": number, "error": str(error)})

@@ -97,7 +97,8 @@ class Follower:
     async def _follow(self, pod: LivePod, container: LiveContainer) -> None:
         spec = container.record.container
         try:
-            refused = await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=spec)
+            with pod.work.here():
+                refused = await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=spec)
         except PodError as error:
             refused = {"": error}
         told = self._told.setdefault(container.id, set())

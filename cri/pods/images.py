@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from cri.pods.deadlines import UNDO_S, is_done_within
 from cri.pods.threads import to_the_end
 from stage1 import engine
 from stage1.errors import NotFound, PodError, WrongState
@@ -68,7 +69,7 @@ class PodImages:
             yield root
         finally:
             self._held[name] -= 1
-            await self.settle()
+            await is_done_within(UNDO_S, self.settle())
 
     async def export(self, image: "ImageFiles") -> None:
         """Bring an image into the guest by 9p, for those who mount a part of it."""
@@ -121,7 +122,8 @@ class PodImages:
         try:
             await self._pod.call(messages.MountImage(name, place.offset, place.size))
         except (PodError, asyncio.CancelledError):
-            await self._release(name)  # who waits for the same image must not take it for mounted
+            # Who waits for the same image must not take it for mounted: if this is too slow, they do it.
+            await is_done_within(UNDO_S, self._release(name))
             raise
         return place.offset
 

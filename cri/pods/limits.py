@@ -6,32 +6,43 @@ Either all limits are in force, recorded and survive the daemon, or none of them
 
 import asyncio
 import logging
+from collections.abc import Callable
 
+from cri.pods import order
 from cri.pods.container import LiveContainer
+from cri.pods.deadlines import answer, unless_set
 from cri.pods.pod import LivePod
+from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord
 from stage1 import engine
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
-from stage1.pod import states
 from stage1.pod.model import Limits
 from stage1.rootfs import bundle
 
 log = logging.getLogger("clearpod.limits")
 
 
-async def update(pod: LivePod, container: LiveContainer, *, record: ContainerRecord) -> None:
-    """Put the record's limits in force. Raises WrongState when it has ended, or uses more memory than it may then."""
+async def update(pod: LivePod, container: LiveContainer, *, make: Callable[[], ContainerRecord]) -> None:
+    """Put the limits of the record that `make` gives in force. Raises what that does, WrongState when the container has
+    ended, or uses more memory than it may then, and TimedOut, when the guest may still put them in force.
+    """
+    order.require(container, "update")
+    work = pod.work.keep(_update(pod, container, make=make), f"new limits of container {container.id}")
+    await answer(pod, work, what="UpdateContainerResources")
+
+
+async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], ContainerRecord]) -> None:
     async with container.lock:
-        limits = record.container.limits
-        if container.status.state == states.EXITED:
-            raise WrongState(f"container {container.id} has ended; its limits can't be changed any more")
+        order.require_known(pod, container)
+        order.require(container, "update")
         pod.require_ready()
+        record = make()
         await pod.cpus.follow(pod, record)
         if record == container.record:
             return  # the kubelet's CPU manager says the same every ten seconds
         try:
-            await _change(pod, container, limits=limits)
+            await _change(pod, container, limits=record.container.limits)
         except PodError:
             await pod.cpus.follow(pod)
             raise
@@ -44,10 +55,15 @@ async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> 
     if limits == container.record.container.limits:
         return  # what is new is nothing for the guest
     if container.is_running:
-        await _require_room(pod, container, limits=limits)
-        await _apply(pod, container, limits=limits)
+        over = WrongState(f"container {container.id} has ended meanwhile; its limits can't be changed any more")
+        await unless_set(container.ended, _put_in_force(pod, container, limits=limits), otherwise=over)
     else:
-        await asyncio.to_thread(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
+        await to_the_end(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
+
+
+async def _put_in_force(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    await _require_room(pod, container, limits=limits)
+    await _apply(pod, container, limits=limits)
 
 
 async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

@@ -17,10 +17,9 @@ from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity
-from cri.pods import ended
+from cri.pods import ended, ending
 from cri.pods.container import LiveContainer
 from cri.pods.cpus import Cpus
-from cri.pods.ending import END_S, end
 from cri.pods.images import PodImages
 from cri.pods.keeping import Keeper
 from cri.pods.loopback import LoopbackPorts
@@ -29,6 +28,7 @@ from cri.pods.networks import tell_owed
 from cri.pods.threads import beside, is_readable_within, to_the_end, to_the_end_in
 from cri.pods.tools import Tools
 from cri.pods.waking import waker
+from cri.pods.work import Work
 from cri.store import pods as store
 from cri.vsock import VsockPort
 from stage1 import ahead, engine
@@ -48,6 +48,8 @@ IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
 HAND_OVER_S = 10.0
 """What a guest that has waited gets to take its pod's settings."""
+DRAIN_S = 1.0
+"""What a VMM that has ended had already sent is taken in for so long."""
 CONSOLE_LINES = 12
 TRIM_S = 10.0
 """How often the console's file is cut down: a guest may write without end, and `/run` is memory."""
@@ -55,7 +57,7 @@ TRIM_S = 10.0
 
 class LivePod:
     """`gone` is set once the VM has ended and everybody knows; `adopted` is not set while a daemon that started again
-    takes the pod over. `held` is why its VM is stopped, if it is. `lock` orders stops, `removal` removals.
+    takes the pod over. `held` is why its VM is stopped, if it is. `lock` orders stops, `removal` removals (`is_going`).
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
@@ -63,10 +65,11 @@ class LivePod:
         self.status = store.PodState()
         self.containers: dict[str, LiveContainer] = {}
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
-        self.images, self.cpus = PodImages(self), Cpus()
+        self.images, self.cpus, self.work, self.is_going = PodImages(self), Cpus(), Work(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
         self.gone, self.adopted = asyncio.Event(), asyncio.Event()
         self.adopted.set()
+        self.adopting: asyncio.Timeout | None = None
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
         self.boot_ms, self.held = 0, ""
         self.hello = messages.Hello()
@@ -97,7 +100,7 @@ class LivePod:
     @property
     def is_ready(self) -> bool:
         """Whether containers can be made in it."""
-        return self.status.state == states.READY and not self.status.why
+        return self.status.state == states.READY and not self.status.why and not self.is_going
 
     @property
     def title(self) -> str:
@@ -112,12 +115,13 @@ class LivePod:
         Raises VmFailed with the console's last lines when the VM dies or never answers, and as `prepare`.
         """
         async with self._until_ready():
-            prepared = await self._in_turn(engine.prepare, self.record.pod, self.tools.host)
+            prepared = await self.in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
             await self.loopback.open(self.record.pod, self.ips)
             self._note_cgroup(prepared.vm.cgroup_note)
+            until = time.monotonic() + self.tools.boot_timeout_s
             await self._start(prepared)
-            await self.call(configure(self.record.pod, self.network))
+            await self.call(configure(self.record.pod, self.network), max(until - time.monotonic(), 0.1))
 
     async def boot_ahead(self) -> None:
         """As far as a pod comes that nobody has asked for; `become` is the rest. Nothing stays when it fails."""
@@ -133,7 +137,7 @@ class LivePod:
         self.loopback = LoopbackPorts(self.title)
         self.agent.rename(self.title)
         async with self._until_ready():
-            self.network = await self._in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
+            self.network = await self.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
             await self.loopback.open(record.pod, self.ips)
             self._note_cgroup(await to_the_end(ahead.place, record.pod, tools.host))
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
@@ -148,29 +152,22 @@ class LivePod:
     async def stop(self) -> None:
         """Kill all containers, end the VM, release the volumes and the network; idempotent, also without a VM."""
         async with self.lock:
-            if self.status.state != states.DEAD:
-                self._move("stop")
-                await end(self)
-            elif self.vm is not None:
-                await asyncio.to_thread(self.vm.kill)  # it may have outlived an earlier try
-            await self.tools.hooks.stopped(self)
-            self.loopback.close()
-            for container in list(self.containers.values()):
-                async with container.lock:
-                    await asyncio.to_thread(engine.remove_container, self.directory, container.id)
-            tell_owed(await self._in_turn(engine.remove_network, self.directory))
-            self.network = None
+            await ending.stop(self)
 
     async def remove(self) -> None:
-        """Stop if needed, then remove everything of the pod but its log files."""
-        await self.stop()
-        await self.let_go()
-        tell_owed(await self._in_turn(engine.collect, self.directory))
+        """Stop if needed, then remove everything of the pod but its log files, once nothing uses them any more."""
+        self.is_going = True
+        try:
+            await ending.remove(self)
+        except BaseException:
+            self.is_going = False
+            raise
         log.info("pod.removed", extra={"pod": self.id, "title": self.title})
 
     async def let_go(self, dead: str = "") -> None:
         """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
         await self.meter.close()
+        await self.work.close()
         self.loopback.close()
         self._keeper.close()
         if self._agent is not None:
@@ -251,13 +248,13 @@ class LivePod:
         begun = time.monotonic()
         async with self._or_nothing():
             yield
-            self._move("agent_up")
+            self.move("agent_up")
         self.boot_ms = round((time.monotonic() - begun) * 1000)
         said = {"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel}
         log.info("pod.ready", extra=said)
 
     async def _start(self, prepared: engine.Prepared) -> None:
-        self._move("boot", link_key=prepared.link_key)
+        self.move("boot", link_key=prepared.link_key)
         self.watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
         await self.meet(self.tools.boot_timeout_s)
 
@@ -266,7 +263,8 @@ class LivePod:
             log.warning("pod.cgroup", extra={"pod": self.id, "title": self.title, "warning": note})
             self.status = self.status._replace(cgroup_note=note)
 
-    def _move(self, event: str, **changes: bytes) -> None:
+    def move(self, event: str, **changes: bytes) -> None:
+        """Take the step that `event` means, and write it down."""
         state = states.move(states.POD_MOVES, self.status.state, event=event)
         self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
         if state in (states.BOOTING, states.READY):
@@ -274,14 +272,14 @@ class LivePod:
         else:
             self.keep()
 
-    async def _in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
+    async def in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
         return await to_the_end_in(self.tools.pool, function, *args, **options)
 
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
         try:
-            tell_owed(await self._in_turn(engine.collect, self.directory))
+            tell_owed(await self.in_turn(engine.collect, self.directory))
         except PodError as error:
             log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
 
@@ -301,9 +299,9 @@ class LivePod:
         await self.end_rest()
         why = await ended.sentence(vm, handle, title=self.title)
         if self._agent is not None:
-            await self._agent.drain(END_S)
+            await self._agent.drain(DRAIN_S)
             self._agent.lose(why)
-        await asyncio.gather(*(container.logged(END_S) for container in self.containers.values()))
+        await asyncio.gather(*(container.logged(DRAIN_S) for container in self.containers.values()))
         self.mark_dead(why)
 
     async def end_rest(self) -> None:
@@ -328,7 +326,7 @@ class LivePod:
                 self._whatever_happens(container.vm_gone, self.status.why)
             if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
                 log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
-                self._whatever_happens(self._move, "vm_exit")
+                self._whatever_happens(self.move, "vm_exit")
                 self._whatever_happens(self.tell, events.STOPPED)
         finally:
             self.gone.set()
@@ -340,11 +338,15 @@ class LivePod:
         except Exception:
             log.exception("pod.dead", extra={"pod": self.id, "title": self.title})
 
+    def expect_end(self, why: str) -> None:
+        """The VM is about to be ended for that reason: the pod is not ready from now on."""
+        self.status = self.status._replace(why=self.status.why or why)
+        log.error("pod.ended", extra={"pod": self.id, "title": self.title, "error": why})
+        self.keep()
+
     def _cut_off(self, why: str) -> None:
         """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
-        self.status = self.status._replace(why=f"{self.title} was cut off: {why}")
-        log.error("pod.cut", extra={"pod": self.id, "title": self.title, "error": why})
-        self.keep()
+        self.expect_end(f"{self.title} was cut off: {why}")
         if self.vm is not None:
             ending = self._or_log("pod.cut", self.vm.kill)
             self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")

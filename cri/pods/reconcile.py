@@ -29,6 +29,13 @@ def believe(pod: "LivePod", containers: Iterable[messages.Container]) -> tuple[s
     return tuple(known)
 
 
+def believe_one(container: "LiveContainer", containers: Iterable[messages.Container]) -> None:
+    """As `believe`, for one container that the guest may have started; one that it does not list was not."""
+    for seen in containers:
+        if seen.id == container.id:
+            _believe(container, seen)
+
+
 async def remove_half_done(pod: "LivePod", containers: Iterable[str], *, bundles: Iterable[str]) -> None:
     """Remove containers from the guest, then bundles that it does not use any more; both belong to nobody.
 

@@ -64,8 +64,12 @@ class Recovery:
         if not task.done():
             raise Unavailable("what the previous daemon had begun under this name is still being removed; ask again")
 
-    async def adopted(self, pod: LivePod) -> None:
-        """Wait until the pod is taken over, or put aside. Raises Unavailable when that takes long."""
+    async def adopted(self, pod: LivePod, *, ends: bool = False) -> None:
+        """Wait until the pod is taken over, or put aside. Raises Unavailable when that takes long; a call that `ends`
+        something does not wait for that: the guest has no more time than for what it is told to end.
+        """
+        if ends and not await is_set_within(self._tools.react_s, pod.adopted) and pod.adopting is not None:
+            pod.adopting.reschedule(asyncio.get_running_loop().time())
         if not pod.adopted.is_set() and not await is_set_within(self._tools.adopt_timeout_s + PATIENCE_S, pod.adopted):
             raise Unavailable(f"{pod.title} is still being taken over from the previous daemon; ask again")
 

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 
 from cri.pb import runtime_pb2 as pb
+from cri.pods.deadlines import answer
 from cri.pods.pod import LivePod
 from cri.store.pods import PodRecord
 from stage1.errors import NoSpace, PodError, WrongState
@@ -39,8 +40,13 @@ def require_host(pod: Pod, total_bytes: int = 0) -> None:
 
 async def update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
     """Put the limits of the record that `make` gives in force. Raises what that does, and WrongState when the pod uses
-    more memory than it may then.
+    more memory than it may then, and TimedOut, when the guest may still put them in force.
     """
+    work = pod.work.keep(_update(pod, make), f"new limits of {pod.title}")
+    await answer(pod, work, what="UpdatePodSandboxResources")
+
+
+async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
     async with _turns.setdefault(pod, asyncio.Lock()):
         pod.require_ready()
         record = make()

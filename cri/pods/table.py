@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cri import events
-from cri.pods import containers, ports
+from cri.pods import containers, ports, stops
 from cri.pods.container import LiveContainer
 from cri.pods.fit import Bounds
 from cri.pods.names import Names
@@ -199,7 +199,7 @@ class PodTable:
 
     async def remove_container(self, pod: LivePod, container: LiveContainer) -> None:
         """Kill, remove and forget it."""
-        await containers.remove(pod, container)
+        await stops.remove(pod, container)
         self._container_names.release(_container_name(pod, container.record))
 
     # -- recovery --------------------------------------------------------------------------------------------
@@ -211,15 +211,16 @@ class PodTable:
         for container in pod.containers.values():
             self._container_names.take(_container_name(pod, container.record), container.id)
 
-    async def adopted(self, pod_id: str, container_id: str) -> None:
-        """Wait until the pod that is named so, or whose container is, has been taken over from the previous daemon.
+    async def adopted(self, pod_id: str, container_id: str, *, ends: bool = False) -> None:
+        """Wait until the pod that is named so, or whose container is, has been taken over from the previous daemon, for
+        a call that `ends` it not longer than its guest may take for that.
 
         Raises Unavailable when that takes long, BadRequest as `find`.
         """
         found = self.find_container(container_id)
         pod = found[0] if found else self.find(pod_id)
         if pod is not None:
-            await self.recovery.adopted(pod)
+            await self.recovery.adopted(pod, ends=ends)
 
     async def close(self) -> None:
         """Let go of all pods, which live on, and drain the pool."""

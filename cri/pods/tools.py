@@ -21,8 +21,8 @@ class Tools(NamedTuple):
     `pool` runs what waits for CNI plugins (None: the loop's own), so that those that hang delay other pods' networks
     only; and since it is small, many pods at once take their turns instead of fighting for the rules' lock.
     `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
-    daemon has left gets `adopt_timeout_s` to answer the next one. `storage` says how much pods may write (None: all).
-    `hooks` has a say in what is done.
+    daemon has left gets `adopt_timeout_s` to answer the next one, and any guest `react_s` to end what it is told to.
+    `storage` says how much pods may write (None: all). `hooks` has a say in what is done.
     """
 
     host: "Host"
@@ -35,3 +35,4 @@ class Tools(NamedTuple):
     adopt_timeout_s: float = 10.0
     storage: "Storage | None" = None
     hooks: Hooks = Hooks()
+    react_s: float = 4.0

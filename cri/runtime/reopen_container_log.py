@@ -3,15 +3,12 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from stage1.errors import WrongState
+from cri.pods import order
 
 
 async def reopen_container_log(node: Node, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:
     """Only for a running container; the new file exists when this returns."""
     _, container = node.pods.get_container(request.container_id)
-    if not container.is_running:
-        raise WrongState(
-            f"container {container.id} is {container.status.state}; only a running one's log can be reopened"
-        )
+    order.require(container, "reopen log")
     await container.reopen_log()
     return pb.ReopenContainerLogResponse()

@@ -3,11 +3,11 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import containers
+from cri.pods import stops
 
 
 async def stop_container(node: Node, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
     """Not running, or unknown: fine."""
     if found := node.pods.find_container(request.container_id):
-        await containers.stop(*found, grace_s=max(request.timeout, 0))
+        await stops.stop(*found, grace_s=max(request.timeout, 0))
     return pb.StopContainerResponse()

@@ -4,6 +4,7 @@
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import limits
+from cri.store.pods import ContainerRecord
 from cri.translate import resources
 from stage1.errors import BadRequest
 
@@ -16,7 +17,11 @@ async def update_container_resources(
         raise BadRequest("the request has no new limits in linux, and a Linux guest has no others")
     pod, container = node.pods.get_container(request.container_id)
     given = await pod.tools.hooks.updating(pod, container, given=request.linux)
-    record = resources.updated_container(container.record, given, pod=pod.record.pod)
-    await limits.update(pod, container, record=record)
+
+    def make() -> ContainerRecord:
+        return resources.updated_container(container.record, given, pod=pod.record.pod)
+
+    make()  # what makes no sense is refused at once
+    await limits.update(pod, container, make=make)
     pod.tools.hooks.updated(pod, container)
     return pb.UpdateContainerResourcesResponse()

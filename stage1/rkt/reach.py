@@ -23,7 +23,7 @@ from stage1.vm.spec import SerialLink
 
 SOCKET, LOCK = "broker.sock", "broker.lock"
 TRY_S = 0.005
-ANSWER_S = 5.0
+ANSWER_S = 4.0
 """For an agent that has booted to say anything."""
 _BACKLOG = 16
 

@@ -205,7 +205,9 @@ class VmWorld(World):
         choice = choose("qemu", host_facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
-        self.config = parse(f"{text}\nboot_timeout_s = {60 * PATIENCE}\nadopt_timeout_s = {10 * PATIENCE}{TEXT}")
+        limits = {"boot": 60, "adopt": 10, "react": 10}  # more than by default: tests share the machine
+        text += "".join(f"\n{name}_timeout_s = {limit_s * PATIENCE}" for name, limit_s in limits.items())
+        self.config = parse(text + TEXT)
         self.host = Host(
             self.config.run_dir,
             str(guest_dir),

@@ -24,12 +24,12 @@ from tests.fakes.guest_numbers import numbers_of, numbers_of_guest
 class Faults:
     """What goes wrong. May be changed while the guest runs."""
 
-    silent: bool = False  # never says hello
+    silent: bool = False  # takes and says nothing, as a VM that was stopped by SIGSTOP
     boot_s: float = 0.0  # until it looks at the link
     reply_delay_s: float = 0.0
     cut_after_bytes: list[int] = field(default_factory=list)  # cuts the connection each so many bytes, once
     die_on: type[m.Op] | None = None  # the VM ends when this is asked
-    ignore: type[m.Op] | None = None  # never answers this
+    ignore: type[m.Op] | tuple[type[m.Op], ...] | None = None  # never answers these
     refuse: dict[type[m.Op], m.Reply] = field(default_factory=dict)
     lie: dict[type[m.Op], Callable[[m.Reply], m.Reply]] = field(default_factory=dict)  # what is answered instead
     exit_ns: int | None = None  # what is said of the time of an end

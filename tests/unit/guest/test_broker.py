@@ -161,6 +161,26 @@ def test_an_agent_that_does_not_answer_is_waited_for_no_longer_than_said(place: 
         session.call(m.List(), 0.2)
 
 
+def test_calls_end_within_the_limit_of_the_session_together(place: Place, faults: Faults) -> None:
+    faults.silent = True
+    with place.session() as session:
+        session.limit(0.4)
+        begun = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(TimedOut, match="List within"):
+                session.call(m.List(), 30)
+        assert time.monotonic() - begun < 5
+
+
+def test_a_broker_that_does_not_accept_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as sock:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        sock.connect(str(tmp_path / "s"))
+        with pytest.raises(TimedOut):
+            Session(sock, until=time.monotonic() + 0.1)
+
+
 @pytest.mark.parametrize("noise", [b"\xff" * 40, frame.pack(frame.REQUEST, b"\x0a", stream=1), frame.pack(frame.ACK)])
 def test_a_client_that_sends_nonsense_is_hung_up_on(place: Place, noise: bytes) -> None:
     with place.session() as session, socket.socket(socket.AF_UNIX) as other:

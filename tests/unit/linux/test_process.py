@@ -159,6 +159,8 @@ def test_the_start_time_survives_an_odd_process_name(tmp_path: Path) -> None:
 
 def test_a_lock_keeps_others_out_and_is_free_afterwards(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
+    with Lock(path), pytest.raises(TimedOut, match="locked by another"), Lock(path, limit_s=0.1):
+        pass
     with Lock(path), pytest.raises(WrongState, match="locked by another"), Lock(path, wait=False):
         pass
     with Lock(path, wait=False):

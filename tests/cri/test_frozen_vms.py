@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real virtual machines that are frozen by SIGSTOP, or whose guest is under a fork bomb: what stops and removes ends in
+time, and nothing is lost.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from grpc.aio import AioRpcError
+
+from cri.pb import runtime_pb2 as pb
+from tests.cri.conftest import Client, Registered, VmWorld, vm_world
+from tests.fakes.patience import PATIENCE
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+
+REACT_S, END_S = 4.0 * PATIENCE, 5.0 * PATIENCE
+BOMB = "b() { b | b & }; b; while :; do sleep 1; done"
+
+
+@pytest.fixture
+def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
+    with vm_world(sample, guest_dir) as made:
+        vm = made.config.vm.model_copy(update={"react_timeout_s": REACT_S, "memory_mib": 64})
+        made.config = made.config.model_copy(update={"vm": vm})
+        yield made
+
+
+@asynccontextmanager
+async def within(limit_s: float) -> AsyncIterator[None]:
+    begun = time.monotonic()
+    yield
+    assert time.monotonic() - begun < limit_s
+
+
+async def code_of(call: Awaitable[object]) -> str:
+    """OK, or what it failed with: a guest without memory may fail at anything."""
+    try:
+        await call
+    except AioRpcError as error:
+        return error.code().name
+    return "OK"
+
+
+async def running(cri: Client, *command: str, name: str = "c", pod: str = "") -> tuple[str, str]:
+    if not pod:
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+        pod = await cri.pod(log_directory=f"{cri.node.config.run_dir}/logs")
+    container = await cri.container(pod, *command, name=name)
+    await cri("StartContainer", container_id=container, deadline_s=90)
+    return pod, container
+
+
+async def assert_removable(machine: VmWorld, cri: Client, pod: str) -> None:
+    async with within(END_S):
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert machine.left_over() == []
+
+
+@pytest.mark.parametrize("call", ["StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox"])
+async def test_a_frozen_vm_is_ended_when_its_containers_are_to_end(machine: VmWorld, call: str) -> None:
+    async with machine.daemon() as cri:
+        pod, container = await running(cri, "sleep", "1000")
+        vm = cri.node.pods.get(pod).vm
+        assert vm
+        os.kill(vm.pid, signal.SIGSTOP)
+        fields = {"pod_sandbox_id": pod} if "Sandbox" in call else {"container_id": container}
+        fields |= {"timeout": 1} if call == "StopContainer" else {}
+        async with within(END_S + fields.get("timeout", 0)):
+            await cri(call, **fields)
+        assert not vm.alive()
+        if call == "StopContainer":
+            status = await cri.status(container)
+            assert (status.state, status.exit_code) == (pb.CONTAINER_EXITED, 137)
+            assert "did not react" in status.message
+        await assert_removable(machine, cri, pod)
+
+
+async def test_a_guest_under_a_fork_bomb_is_asked_with_limits_and_not_forgotten(machine: VmWorld) -> None:
+    async with machine.daemon() as cri:
+        pod, bomb = await running(cri, "sh", "-c", BOMB)
+        await asyncio.sleep(3)  # so that it has gone off
+        other = await cri.container(pod, "sleep", "1000", name="other")
+        assert await code_of(cri("StartContainer", container_id=other, deadline_s=90)) != "INTERNAL"
+        async with within(1 + 2 * PATIENCE):
+            assert await code_of(cri("ExecSync", container_id=bomb, cmd=["true"], timeout=1)) != "INTERNAL"
+    async with machine.daemon() as cri:
+        assert [one.id for one in (await cri("ListPodSandbox")).items] == [pod]
+        assert {one.id for one in (await cri("ListContainers")).containers} == {bomb, other}
+        async with within(END_S):
+            await cri("StopContainer", container_id=bomb, timeout=0)
+        assert (await cri.status(bomb)).state == pb.CONTAINER_EXITED
+        await assert_removable(machine, cri, pod)
