@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,32 +24,18 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import WrongState
 from tests.cri.conftest import World
 from tests.cri.test_recovery import _client, _process
+from tests.fakes import former as older
 from tests.fakes.cni import FakeCni
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.patience import PATIENCE
 
-FORMER = "e7710e6"
-REPO = Path(__file__).parents[2]
-PULL = """
-import sys; from cri.config import Config; from cri.image.pull import pull_blocking
-from cri.store.images import ImageStore
-store = ImageStore(sys.argv[1]); print(pull_blocking(store, sys.argv[2], config=Config()).id); store.close()
-"""
-
 
 @pytest.fixture(scope="module")
 def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The older version's tree. What is generated is this version's: the contract has not changed."""
-    has_it = subprocess.run(["git", "cat-file", "-e", f"{FORMER}^{{commit}}"], cwd=REPO, check=False, stderr=-3)
-    if has_it.returncode:
-        pytest.skip(f"commit {FORMER} is not in this clone; fetch the whole history")
-    place = tmp_path_factory.mktemp("former")
-    archive = subprocess.run(
-        ["git", "archive", FORMER, "cri", "stage1", "tests"], cwd=REPO, check=True, stdout=-1
-    ).stdout
-    subprocess.run(["tar", "-x", "-C", place], input=archive, check=True)
-    shutil.copytree(REPO / "cri/pb", place / "cri/pb", dirs_exist_ok=True)
-    return place
+    """The older version's tree."""
+    if not older.is_here():
+        pytest.skip(older.LACKS_IT)
+    return older.tree(tmp_path_factory.mktemp("former"))
 
 
 @contextmanager
@@ -74,9 +59,7 @@ def image(world: World, former: Path, tmp_path: Path) -> str:
     layout = Layout(tmp_path / "layout")
     passwd = file("etc/passwd", b"root:x:0:0::/:\n")
     tagged = layout.tag("1", layout.image([Layer(tar([directory("./"), directory("etc/"), passwd]))]))
-    argv = [sys.executable, "-c", PULL, world.config.state_dir, tagged]
-    done = subprocess.run(argv, cwd=former, stdout=subprocess.PIPE, text=True, check=True)
-    world.image = done.stdout.strip()
+    world.image = older.pull(former, world.config.state_dir, tagged)
     return world.image
 
 
