@@ -198,7 +198,7 @@ def remove_container(directory: str, container_id: str) -> None:
     """Unmount the container's volumes and remove its bundle; gone already is fine. The agent must be done with it."""
     shown = f"share/volumes/containers/{container_id}"
     try:
-        namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmounting.below(directory, shown))
+        namespace.in_mounts_of(living_pid(directory) or os.getpid(), lambda: unmounting.alone(directory, shown))
     except FileNotFoundError:
         pass  # the VMM has ended just now, and its mounts with it
     try:

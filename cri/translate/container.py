@@ -51,6 +51,8 @@ def record(
     userns.check_container(config.linux.security_context.namespace_options, pod.pod.ids)
     userns.check_user(user, pod.pod.ids)
     volumes = tuple(mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts)
+    privileged = config.linux.security_context.privileged
+    mounts.require_one_way(volumes, on_host=bool(pod.pod.host), privileged=privileged)
     if not pod.pod.host:
         mounts.require_no_devices(volumes)
     process = Process(

@@ -14,10 +14,15 @@ from cri.translate.bounds import short
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.linux import beneath
 from stage1.pod.devices import EVERYWHERE, GUEST
-from stage1.pod.model import HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
+from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, PRIVATE, IdMap, Mount
 
 VOLUMES, VOLUME_BYTES = 32, 255
 """What the agent takes, proto/agent/agent.options."""
+PROPAGATION = {
+    pb.PROPAGATION_PRIVATE: PRIVATE,
+    pb.PROPAGATION_HOST_TO_CONTAINER: HOST_TO_CONTAINER,
+    pb.PROPAGATION_BIDIRECTIONAL: BIDIRECTIONAL,
+}
 OPTIONS = ("noexec", "nodev", "nosuid")
 """What mount_options may have, KEP-5855. The guest's kernel keeps them."""
 
@@ -38,7 +43,7 @@ def mount(given: pb.Mount, images: Mapping[str, str], *, pod_ids: IdMap = IdMap(
         target=target(given.container_path),
         read_only=given.readonly,
         recursive_read_only=given.recursive_read_only,
-        propagation=HOST_TO_CONTAINER if given.propagation == pb.PROPAGATION_HOST_TO_CONTAINER else PRIVATE,
+        propagation=PROPAGATION[given.propagation],
         mapped=mapped,
         options=tuple(dict.fromkeys(given.mount_options)),
     )
@@ -62,6 +67,21 @@ def _source(path: str, where: str) -> str:
     except (PodError, OSError) as error:
         raise NotFound(f"{lacks}, and can't be made there: {error}") from None
     return source
+
+
+def require_one_way(made: Iterable[Mount], *, on_host: bool, privileged: bool) -> None:
+    """Raise for volumes by which a container's mounts would reach the host, but for privileged ones on the host.
+
+    Raises Unsupported, BadRequest.
+    """
+    for volume in made:
+        if volume.propagation == BIDIRECTIONAL and not on_host:
+            raise Unsupported(
+                f"the mount {volume.target} can't be BIDIRECTIONAL: what a VM mounts can't reach the host; only a pod"
+                " on the host can do that (host_pods.allow in clearpod's configuration)"
+            )
+        if volume.propagation == BIDIRECTIONAL and not privileged:
+            raise BadRequest(f"the mount {volume.target} can be BIDIRECTIONAL in a privileged container only")
 
 
 def require_no_devices(made: Iterable[Mount]) -> None:
@@ -118,8 +138,6 @@ def _check(given: pb.Mount) -> None:
     where = given.container_path
     if unknown := [one for one in given.mount_options if one not in OPTIONS]:
         raise BadRequest(f"mount_options of {where} can be {', '.join(OPTIONS)}, but one is {short(unknown[0])}")
-    if given.propagation == pb.PROPAGATION_BIDIRECTIONAL:
-        raise Unsupported(f"the mount {where} can't be BIDIRECTIONAL: what a VM mounts can't reach the host")
     if given.recursive_read_only and not (given.readonly and given.propagation == pb.PROPAGATION_PRIVATE):
         raise BadRequest(f"recursive_read_only of {where} needs readonly and PROPAGATION_PRIVATE")
 

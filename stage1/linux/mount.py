@@ -121,6 +121,15 @@ def _set_attributes(
     libc.syscall("mount_setattr", libc.NR_MOUNT_SETATTR, *args, what=f"{what} {target} flags={flags:#x}")
 
 
+def is_shared(fd: int) -> bool:
+    """Whether the mount that the descriptor is on is shared: what is mounted below it appears in its other copies."""
+    with open(f"/proc/thread-self/fdinfo/{fd}", encoding="ascii") as file:
+        number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    with _mounts() as file:
+        fields = next((line.split() for line in file if line.split(b" ", 1)[0] == number.encode()), [])
+    return any(one.startswith(b"shared:") for one in fields[6 : fields.index(b"-")]) if fields else False
+
+
 def umount(target: str, *, lazy: bool = False) -> None:
     """Remove the topmost mount at `target`; `lazy` also one in use. Raises KernelError (EINVAL: no mount)."""
     flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)

@@ -7,7 +7,7 @@ Zero and empty mean "not said".
 
 from typing import NamedTuple
 
-PRIVATE, HOST_TO_CONTAINER = "private", "host-to-container"
+PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = "private", "host-to-container", "bidirectional"
 
 LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""

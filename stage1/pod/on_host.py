@@ -3,12 +3,13 @@
 
 from stage1.pod import oci
 from stage1.pod.capabilities import ALL
-from stage1.pod.model import HOST_TO_CONTAINER, Container, Limits, Mount, Pod
+from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, Container, Limits, Mount, Pod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+FLOWS = {HOST_TO_CONTAINER: ("rslave",), BIDIRECTIONAL: ("rshared",)}
 NEEDED = {"memory", "cpu", "pids"}
 """Controllers without which no limit can be kept."""
 
@@ -20,8 +21,9 @@ def config(pod: Pod, container: Container, *, controllers: frozenset[str], targe
     if not controllers >= NEEDED:
         container = container._replace(limits=Limits())
     document = oci.config(pod, container, target_pid=target_pid)
-    document["linux"]["rootfsPropagation"] = "rslave"
     volumes = {mount.target: mount for mount in container.mounts if not mount.image}
+    both_ways = any(mount.propagation == BIDIRECTIONAL for mount in volumes.values())
+    document["linux"]["rootfsPropagation"] = "rshared" if both_ways else "rslave"
     for mount in document["mounts"]:
         if mount["destination"] in volumes:
             mount["options"] = _options(volumes[mount["destination"]])
@@ -31,7 +33,7 @@ def config(pod: Pod, container: Container, *, controllers: frozenset[str], targe
 def _options(volume: Mount) -> list[str]:
     """In a guest the host's side of the mount decides; here crun would undo that with an `rw`."""
     access = "rro" if volume.recursive_read_only else "ro" if volume.read_only else "rw"
-    return ["rbind", access, *volume.options, *(["rslave"] if volume.propagation == HOST_TO_CONTAINER else [])]
+    return ["rbind", access, *volume.options, *FLOWS.get(volume.propagation, ())]
 
 
 def within(process: dict[str, "Any"], *, open_files: int, capabilities: int) -> dict[str, "Any"]:

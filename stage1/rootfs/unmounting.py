@@ -24,6 +24,19 @@ def below(directory: str, path: str = "") -> None:
             _unmount(own, os.path.relpath(target, top))
 
 
+def alone(directory: str, path: str) -> None:
+    """As `below`, here alone: copies of these mounts stay, of which some may be the host's own (BIDIRECTIONAL)."""
+    top = os.path.realpath(directory)
+    with beneath.Root(directory) as own:
+        for target in mount.mounts_below(directory, below=path):
+            fd = own.pin(os.path.relpath(target, top))
+            try:
+                mount.set_propagation(fd, mount.MS_PRIVATE | mount.MS_REC)
+            finally:
+                os.close(fd)
+    below(directory, path)
+
+
 def _unmount(own: beneath.Root, path: str) -> None:
     """The last one at `path`, of which nothing but its own mount is followed on the way."""
     above, _, name = path.rpartition("/")

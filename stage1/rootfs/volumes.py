@@ -10,9 +10,9 @@ import errno
 import os
 import stat
 
-from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
+from stage1.errors import BadRequest, KernelError, NotFound, Unsupported, WrongState
 from stage1.linux import beneath, idmap, in_root, mount, namespace
-from stage1.pod.model import HOST_TO_CONTAINER, Mount
+from stage1.pod.model import BIDIRECTIONAL, HOST_TO_CONTAINER, Mount
 
 
 def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -1) -> None:
@@ -28,9 +28,12 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
         Unsupported: its owners can't be mapped; or, with the word that kubelet looks for, the kernel can't make a
             mount tree read-only.
     """
+    if volume.propagation == BIDIRECTIONAL and not pid:
+        raise WrongState(f"nobody is there who could have the volume {volume.target}: the pod has ended")
     source = _open_source(volume)
     try:
         is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
+        flow = _flow(volume, source=source, is_mapped=ids >= 0)
         fd = mount.open_tree(source, recursive=volume.recursive)
     finally:
         os.close(source)
@@ -38,11 +41,22 @@ def attach(volume: Mount, directory: str, *, at: str, pid: int = 0, ids: int = -
         if ids >= 0:
             idmap.set_owners(fd, ids, what=volume.source)
         _make_place(directory, f"tree/{at}", is_directory=is_directory)
-        flow = mount.MS_SLAVE if ids < 0 and volume.propagation == HOST_TO_CONTAINER else mount.MS_PRIVATE
         where = f"share/{at}"
         namespace.in_mounts_of(pid or os.getpid(), lambda: _place(volume, fd, directory=directory, at=where, flow=flow))
     finally:
         os.close(fd)
+
+
+def _flow(volume: Mount, *, source: int, is_mapped: bool) -> int:
+    """How the kernel is to pass mounts on; 0 leaves it both ways, as it is for the source. Raises BadRequest."""
+    if volume.propagation == BIDIRECTIONAL:
+        if is_mapped or not mount.is_shared(source):
+            raise BadRequest(
+                f"the volume source {volume.source} for {volume.target} can't be BIDIRECTIONAL: it is on a mount that"
+                " is not shared; see `mount --make-rshared`"
+            )
+        return 0
+    return mount.MS_SLAVE if volume.propagation == HOST_TO_CONTAINER and not is_mapped else mount.MS_PRIVATE
 
 
 def _open_source(volume: Mount) -> int:
@@ -77,7 +91,8 @@ def _place(volume: Mount, fd: int, *, directory: str, at: str, flow: int) -> Non
         _set_read_only(volume, fd)
     with beneath.Root(directory) as own:
         own.attach(fd, at)
-    mount.set_propagation(fd, flow | mount.MS_REC)
+    if flow:
+        mount.set_propagation(fd, flow | mount.MS_REC)
 
 
 def _set_read_only(volume: Mount, tree: int) -> None:

@@ -126,10 +126,9 @@ MOUNTS_REFUSED = [
     (_mount(host_path="/no/../such/place"), NotFound),
     (_mount(host_path="relative"), BadRequest),
     (_mount(container_path="relative"), BadRequest),
-    (_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), Unsupported),
     (_mount(recursive_read_only=True), BadRequest),
     (_mount(recursive_read_only=True, readonly=True, propagation=pb.PROPAGATION_HOST_TO_CONTAINER), BadRequest),
-    (_mount(recursive_read_only=True, readonly=True, propagation=pb.PROPAGATION_BIDIRECTIONAL), Unsupported),
+    (_mount(recursive_read_only=True, readonly=True, propagation=pb.PROPAGATION_BIDIRECTIONAL), BadRequest),
     (_mount(container_path="/"), BadRequest),
     (_mount(container_path="//"), BadRequest),
     (_mount(container_path="/a/.."), BadRequest),
@@ -150,6 +149,13 @@ IMAGES = {"here": "sha256:" + "1" * 64}
 def test_mounts_that_can_not_be_are_refused(mount: pb.Mount, error: type[PodError]) -> None:
     with pytest.raises(error):
         mounts.mount(mount, IMAGES)
+
+
+def test_a_vm_has_no_mounts_that_reach_the_host() -> None:
+    both = mounts.mount(_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), IMAGES)
+    with pytest.raises(Unsupported, match="what a VM mounts can't reach the host"):
+        mounts.require_one_way([both], on_host=False, privileged=True)
+    mounts.require_one_way([both], on_host=True, privileged=True)
 
 
 TARGETS = [("/a", "/a"), ("/a/", "/a"), ("//a//b/../c", "/a/c"), ("/../a", "/a")]
