@@ -23,6 +23,7 @@ from cri.image import manifest
 from cri.image.claims import bring_all
 from cri.image.registries import Auth
 from cri.image.source import Resolved, Source, source_of
+from cri.pods import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
 from stage1.errors import NoSpace, PodError
@@ -126,7 +127,7 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
                 with _disk_errors(store), store.workshop() as work_dir:
                     source = source_of(reference, work_dir, config=config, auth=auth)
                     with contextlib.closing(source):
-                        return await _bring(store, source, work_dir=work_dir, limits=limits)
+                        return await _bring(store, source, work_dir=work_dir, config=config)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
                 raise
@@ -142,12 +143,12 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
         raise NoSpace(f"{error} ({free.f_bavail * free.f_frsize} bytes are free in {store.state_dir})") from None
 
 
-async def _bring(store: ImageStore, source: Source, *, work_dir: str, limits: Limits) -> Image:
+async def _bring(store: ImageStore, source: Source, *, work_dir: str, config: Config) -> Image:
     resolved = await source.resolve()
     await asyncio.to_thread(source.close)
     stop = threading.Event()
-    place = layers.Place(store.layers_dir, work_dir, stop.is_set, limits)
-    run = _Run(store, source, resolved, place, stop, set())
+    place = layers.Place(store.layers_dir, work_dir, stop.is_set, config.images.limits)
+    run = _Run(store, source, resolved, place, stop, set(), config.storage.keep_free_mib << 20)
     image = store.find(resolved.manifest.config)
     is_sound = image and not await run.read(lambda: store.examine(image, whole=True, stop=stop.is_set))
     if image and is_sound and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
@@ -165,7 +166,9 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, limits: Li
 
 
 class _Run(NamedTuple):
-    """One try at bringing what is `resolved`; `made` are the diff ids of the layers that it converted."""
+    """One try at bringing what is `resolved`; `made` are the diff ids of the layers that it converted. `keep_bytes` of
+    the disk are for pods.
+    """
 
     store: ImageStore
     source: Source
@@ -173,6 +176,7 @@ class _Run(NamedTuple):
     place: layers.Place
     stop: threading.Event
     made: set[str]
+    keep_bytes: int
 
     def layers(self) -> list[tuple[str, str]]:
         """Each layer's blob and diff id, lowest first."""
@@ -201,13 +205,25 @@ class _Run(NamedTuple):
             return await _in_thread(work, self.stop, threads=slots.threads)
 
     def _convert(self, blob: Blob) -> None:
+        self._require_room(os.path.getsize(blob.path))
         layers.convert(blob, self.place)
+        self._require_room(0)
         known = {
             layout.layer_path(self.place.layers_dir, diff_id) for _, diff_id in self.layers() if self._has(diff_id)
         }
         used, cap = sum(map(os.path.getsize, known)), self.place.limits.image_mib
         if used > cap << 20:
             raise refusal(f"the image {self.source.name} has more than {cap << 20} bytes", key="image_mib", cap=cap)
+
+    def _require_room(self, wanted: int) -> None:
+        """What pods write would be lost on a disk that an image has filled."""
+        disk = os.statvfs(self.store.state_dir)
+        keep = filling.kept_free(self.keep_bytes, disk.f_blocks * disk.f_frsize)
+        if disk.f_bavail * disk.f_frsize < keep + wanted:
+            raise NoSpace(
+                f"the image {self.source.name} does not leave the {keep >> 20} MiB free that storage.keep_free_mib "
+                "keeps for pods; remove images or pods"
+            )
 
     def keep(self) -> Image:
         """Merge the layers, and let the store have the image. Raises LayersVanished, what `merge` raises."""

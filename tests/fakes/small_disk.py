@@ -27,6 +27,12 @@ class SmallDisk:
         return os.stat(self.place).st_dev
 
     @property
+    def size_bytes(self) -> int:
+        """All of it."""
+        found = os.statvfs(self.place)
+        return found.f_blocks * found.f_frsize
+
+    @property
     def free_bytes(self) -> int:
         """What somebody who is not root can still write."""
         found = os.statvfs(self.place)
