@@ -26,6 +26,7 @@ _RECORD = "window.json"
 MIB = 1 << 20
 _ANSWER_S = 10.0
 _ANSWER_BYTES = 512
+_MOST_BYTES = 1 << 48
 
 
 def create(directory: str, size: int) -> None:
@@ -38,11 +39,19 @@ def find(directory: str) -> Window | None:
     try:
         with beneath.Root(directory) as own:
             record = json.loads(own.read(_RECORD, ours=True))
-        return Window(record["size"], tuple(Placed(*image) for image in record["images"]))
+        return _checked(Window(record["size"], tuple(Placed(*image) for image in record["images"])))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VmFailed(f"{directory}/{_RECORD} is damaged: {error!r:.200}") from None
+
+
+def _checked(window: Window) -> Window:
+    """Raises ValueError unless the record's numbers are places."""
+    numbers: tuple[object, ...] = (window.size, *(number for image in window.images for number in image[1:]))
+    if not all(isinstance(number, int) and 0 <= number < _MOST_BYTES for number in numbers):
+        raise ValueError("a number in it is no place in a window")
+    return window
 
 
 def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:

@@ -137,7 +137,19 @@ def test_the_record_has_a_version_and_an_empty_window_is_one(tmp_path: Path) -> 
     assert '"v": 1' in (tmp_path / "window.json").read_text()
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"size": 1}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "null",
+        '{"size": 1}',
+        '{"size": "1", "images": []}',
+        '{"size": -1, "images": []}',
+        '{"size": 8192, "images": [["a", "0", 1]]}',
+        '{"size": 8192, "images": [["a", 0, 1e400]]}',
+    ],
+)
 def test_a_damaged_record_is_said_and_not_believed(tmp_path: Path, text: str) -> None:
     (tmp_path / "window.json").write_text(text)
     with pytest.raises(VmFailed, match=r"window\.json is damaged"):
