@@ -14,6 +14,21 @@ class Any:
     """In annotations only."""
 
 
+class BinaryIO:
+    """In annotations, of tomllib as the next two."""
+
+
+class Callable:
+    """As BinaryIO, with parameters."""
+
+    def __class_getitem__(cls, parameters):
+        return cls
+
+
+class Tuple(Callable):
+    """As Callable."""
+
+
 class Protocol:
     """In annotations, and as a base of classes that nobody makes."""
 
