@@ -119,9 +119,10 @@ def _with_mounts(record: ContainerRecord, wish: nri.ContainerAdjustment, *, pod:
     del config.mounts[:]
     config.mounts.extend(kept)
     rest = tuple(one for one in old if one.target not in gone)
-    return record._replace(
-        container=record.container._replace(mounts=(*rest, *made)), config=config.SerializeToString()
-    )
+    places = {one.target for one in made}
+    volumes = tuple(path for path in record.container.volumes if path not in places)  # the image's own
+    own = record.container._replace(mounts=(*rest, *made), volumes=volumes)
+    return record._replace(container=own, config=config.SerializeToString())
 
 
 def _as_request(given: nri.Mount) -> pb.Mount:
