@@ -38,9 +38,9 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def find(run_dir: str, wanted: str) -> str:
-    """The directory of the pod whose id begins with `wanted`."""
-    places = [f"{place}/pods" for place in (run_dir, f"{run_dir}/{engine.FOREGROUND}", RKT)]
+def find(run_dir: str, wanted: str, *, rkt: str = RKT) -> str:
+    """The directory of the pod whose id begins with `wanted`; `rkt` is the run directory of rkt's pods."""
+    places = [f"{place}/pods" for place in (run_dir, f"{run_dir}/{engine.FOREGROUND}", rkt)]
     known = [f"{place}/{name}" for place in places for name in _names(place)]
     found = [path for path in known if wanted and os.path.basename(path).startswith(wanted)]
     if exact := [path for path in found if os.path.basename(path) == wanted]:

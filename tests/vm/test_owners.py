@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cri.cli import jail
-from stage1 import quarters
+from stage1 import following, quarters
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported, WrongState
 from stage1.linux import idmap, mount
 from stage1.pod.ids import POD_IDS
@@ -123,15 +123,19 @@ async def test_a_file_system_that_can_not_be_mapped_is_refused_by_name_and_nothi
         assert await said(pod, container, "ls /data/inner") == ""
 
 
-async def test_what_the_host_mounts_later_is_seen_with_nobodys_owners(machine: Machine) -> None:
+async def test_what_the_host_mounts_later_has_its_owners_too(machine: Machine) -> None:
     (machine.volume / "late").mkdir()
     async with booted(machine) as pod:
         volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
         container = await started(pod, machine.image, volume)
-        mount.mount("late", str(machine.volume / "late"), "tmpfs", data="mode=0755")
+        mount.mount("late", str(machine.volume / "late"), "tmpfs", data="mode=0700")
         (machine.volume / "late/file").write_text("from the host")
-        script = "cat /data/late/file; echo; stat -c %u /data/late/file /data; touch /data/late/x || echo not"
-        assert (await said(pod, container, script)).splitlines() == ["from the host", "65534", "0", "not"]
+        os.chown(machine.volume / "late/file", 7, 8)
+        wanted = container.record.container
+        assert await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=wanted) == {}
+        script = "cat /data/late/file; echo; stat -c %u:%g /data/late /data/late/file; touch /data/late/x; id -u"
+        assert (await said(pod, container, script)).splitlines() == ["from the host", "0:0", "7:8", "0"]
+        assert (machine.volume / "late/x").stat().st_uid == 0
 
 
 async def test_each_vmm_is_somebody_else_and_its_ids_are_free_again_afterwards(machine: Machine) -> None:
@@ -195,16 +199,20 @@ async def test_clearpod_jail_prints_what_is_in_force(
 
 
 def test_which_pod_is_meant_must_be_clear(tmp_path: Path) -> None:
-    for name in ("pods/aa1", "pods/aa2", "pods/aa", "run/pods/bb"):
+    for name in ("pods/aa1", "pods/aa2", "pods/aa", "run/pods/bb", "rkt/pods/dd"):
         (tmp_path / name).mkdir(parents=True)
-    run_dir = str(tmp_path)
-    assert jail.find(run_dir, "aa") == f"{tmp_path}/pods/aa"
-    assert jail.find(run_dir, "b") == f"{tmp_path}/run/pods/bb"
+
+    def find(wanted: str) -> str:
+        return jail.find(str(tmp_path), wanted, rkt=f"{tmp_path}/rkt")
+
+    assert find("aa") == f"{tmp_path}/pods/aa"
+    assert find("b") == f"{tmp_path}/run/pods/bb"
+    assert find("d") == f"{tmp_path}/rkt/pods/dd"
     with pytest.raises(BadRequest, match="3 pods begin with 'a'"):
-        jail.find(run_dir, "a")
+        find("a")
     for wanted in ("", "c", "../"):
         with pytest.raises(NotFound):
-            jail.find(run_dir, wanted)
+            find(wanted)
     with pytest.raises(WrongState, match="no virtual machine"):
         jail.look(f"{tmp_path}/pods/aa1")
 

@@ -55,8 +55,8 @@ def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, s
     "words, code, said",
     [
         (("--", "no-such-command"), 127, ("no-such-command", "not found")),
-        (("--", "/etc/passwd"), 127, ("/etc/passwd", "not executable")),
-        (("--", "/etc"), 127, ("/etc",)),
+        (("--", "/etc/passwd"), 126, ("/etc/passwd", "not executable")),
+        (("--", "/etc"), 126, ("/etc",)),
         (("-w", "/bin/busybox", "--", "true"), 12, ("/bin/busybox",)),
     ],
 )
@@ -66,9 +66,10 @@ def test_what_the_guest_refuses(clearpod: Command, words: tuple[str, ...], code:
 
 def test_an_entrypoint_that_is_not_executable_or_not_there(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
     layers = [sample.busybox(guest_dir), Layer(tar([file("start.sh", b"#!/bin/sh\n", 0o644)]))]
-    for number, (entry, said) in enumerate([("/start.sh", "not executable"), ("/gone", "/gone")]):
-        image = sample.image(tmp_path / str(number), layers, Entrypoint=[entry])
-        _is_one_sentence(clearpod.run(image), 127, said)
+    cases = [("/start.sh", 126, "not executable"), ("/gone", 127, "/gone")]
+    for entry, code, said in cases:
+        image = sample.image(tmp_path / entry[1:], layers, Entrypoint=[entry])
+        _is_one_sentence(clearpod.run(image), code, said)
 
 
 @ends_before_a_vm
