@@ -72,7 +72,7 @@ def rig(registered: Registered) -> Iterator[Rig]:
             "logs": scope.enter_context(_memory_disk(root / "logs", mib=1)),
         }
         state = f"{root}/disk/state"
-        shutil.copytree(registered.state_dir, state)
+        shutil.copytree(registered.state_dir, state, ignore=shutil.ignore_patterns("reserve"))
         world = World(root, Registered(registered.reference, state))
         world.config = world.config.model_copy(update={"storage": Storage(reserve_mib=2)})
         cni = FakeCni(root / "fake")

@@ -16,6 +16,9 @@ from pathlib import Path
 Seen = dict[str, list[str]]
 VMM = re.compile(r"/\S*/(qemu-system-x86_64|lkvm) ")
 
+FORMATS = ("format", "run/format")
+"""Which version a run directory is of: stays, as the directory does."""
+
 
 class Leavings:
     """Looks below `root`, which is to have `run`, `state` and `tmp`, and at processes and mounts that name it."""
@@ -28,7 +31,7 @@ class Leavings:
         return {
             "processes": sorted(self.processes().values()),
             "mounts": [line for line in _lines("/proc/self/mountinfo") if f"{self.root}/" in line],
-            "run_dir": _below(self.root / "run"),
+            "run_dir": [name for name in _below(self.root / "run") if name not in FORMATS],
             "state_dir/tmp": _below(self.root / "state/tmp"),
             "state_dir/scratch": _below(self.root / "state/scratch"),
             "temporary files": _below(self.root / "tmp"),
