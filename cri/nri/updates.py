@@ -17,6 +17,7 @@ from cri.pods import limits, stops
 from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.store.pods import ContainerRecord
+from cri.tasks import Tasks
 from cri.translate import bounds, resources
 from stage1.errors import BadRequest, NotFound, PodError
 
@@ -31,27 +32,15 @@ class Updates:
 
     def __init__(self, pods: Callable[[], list[LivePod]], limit_s: float) -> None:
         self._pods, self._limit_s = pods, limit_s
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(log, "nri.fault")
 
     def own(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run it to its end."""
-        task = asyncio.get_running_loop().create_task(work, name="nri")
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("nri.fault", exc_info=error)
+        return self._tasks.own(work, "nri")
 
     async def close(self) -> None:
         """What is not done is left."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.close()
 
     async def apply(
         self, plugin: Plugin, updates: Sequence[nri.ContainerUpdate], *, evict: Sequence[nri.ContainerEviction] = ()

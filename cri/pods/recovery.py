@@ -7,8 +7,7 @@ No pod waits for another one's guest, VMM or network plugins, and none is forgot
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
 
 from cri.pods import adoption
 from cri.pods.networks import tell_owed
@@ -17,6 +16,7 @@ from cri.pods.threads import is_set_within, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import recover
 from cri.store.pods import PodRecord
+from cri.tasks import Tasks
 from stage1 import engine, sweep
 from stage1.errors import PodError, Unavailable
 
@@ -40,7 +40,7 @@ class Recovery:
         name_of: Callable[[PodRecord], Hashable],
     ) -> None:
         self._tools, self._make, self._admit, self._name_of = tools, make, admit, name_of
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(log, "pod.unrecovered")
         self._collecting: dict[Hashable, asyncio.Task[None]] = {}
 
     async def begin(self) -> None:
@@ -48,12 +48,12 @@ class Recovery:
         collecting = []
         for found in await asyncio.to_thread(recover.survey, self._tools.host):
             if found.stored is None or found.verdict == recover.COLLECT:
-                collecting.append(self._own(self._collect(found)))
+                collecting.append(self._tasks.own(self._collect(found)))
                 if found.stored is not None:
                     self._collecting[self._name_of(found.stored.record)] = collecting[-1]
             else:
                 await self._take_over(found)
-        self._own(self._sweep(collecting))
+        self._tasks.own(self._sweep(collecting))
 
     async def freed(self, name: Hashable) -> None:
         """Wait until what was half made under `name` is gone. Raises Unavailable when that takes long."""
@@ -75,27 +75,11 @@ class Recovery:
 
     async def settled(self) -> None:
         """Wait until all is done that was begun. For tests."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.settled()
 
     async def close(self) -> None:
         """The next daemon goes on with it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-
-    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("pod.unrecovered", exc_info=error)
+        await self._tasks.close()
 
     async def _take_over(self, found: recover.Found) -> None:
         assert found.stored is not None
@@ -111,9 +95,9 @@ class Recovery:
         pod.adopted.clear()
         if why:
             adoption.put_aside(pod, why)
-            self._own(self._mark_dead(pod))
+            self._tasks.own(self._mark_dead(pod))
         else:
-            self._own(self._adopt(pod))
+            self._tasks.own(self._adopt(pod))
 
     async def _adopt(self, pod: LivePod) -> None:
         left = adoption.Left()
@@ -142,7 +126,7 @@ class Recovery:
                 pod.adopted.clear()
                 await self._mark_dead(pod)
         elif error:
-            self._own(self._collect_later(found.directory))
+            self._tasks.own(self._collect_later(found.directory))
 
     async def _collect_later(self, directory: str) -> None:
         pause_s = FIRST_PAUSE_S

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from cri.tasks import Tasks
 from stage1.errors import PodError
 
 T = TypeVar("T")
@@ -24,7 +25,8 @@ class Work:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
-        self._kept: set[asyncio.Task[object]] = set()
+        # Who waits for such work gets its error; a fault of our own is written down in any case.
+        self._kept = Tasks(log, "pod.work", expected=PodError)
 
     @contextmanager
     def here(self) -> Iterator[None]:
@@ -44,16 +46,7 @@ class Work:
         async def run() -> T:
             return await work
 
-        task = asyncio.get_running_loop().create_task(run(), name=what)
-        self._kept.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: "asyncio.Task[object]") -> None:
-        """Who waits for it gets its error; a fault of our own is written down in any case."""
-        self._kept.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, PodError):
-            log.error("pod.work", extra={"what": task.get_name()}, exc_info=error)
+        return self._kept.own(run(), what)
 
     async def idle(self) -> None:
         """Return when no operation uses the pod's files."""
@@ -61,8 +54,4 @@ class Work:
 
     async def close(self) -> None:
         """Cancel what was kept, and wait until that has ended."""
-        tasks = set(self._kept)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._kept.close()
