@@ -1,12 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon with NRI, and plugins for it. Used by the tests of NRI."""
 
+import asyncio
 from typing import Any
+
+import pytest
 
 from cri.config import Nri
 from tests.fakes.nri_plugin import FakePlugin, No
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
+
+MIB = 1 << 20
+FOREVER = 30 * PATIENCE
+LIVES = "RunPodSandbox CreateContainer PostCreateContainer StartContainer PostStartContainer StopContainer".split()
+
+
+@pytest.fixture
+def nri_world(world: World) -> World:
+    """NRI is on."""
+    return limited(world, request_timeout_s=5 * PATIENCE)
+
+
+class Held:
+    """An answer that a plugin gives once `go` is set; `reached` is set when it was asked."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer, self.reached, self.go = answer, asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, said: Any) -> Any:
+        self.reached.set()
+        await self.go.wait()
+        return self._answer
 
 
 def limited(world: World, **limits: float) -> World:

@@ -5,26 +5,16 @@ import asyncio
 import json
 import os
 import stat
-from typing import Any
 
 import pytest
 
 from cri.pb import nri_pb2 as nri
 from cri.pb import runtime_pb2 as pb
-from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
-from .nri_rig import created, limited, no, plugin
+from .nri_rig import LIVES, Held, created, limited, no, nri_world, plugin
 
-MIB = 1 << 20
-FOREVER = 30 * PATIENCE
-LIVES = "RunPodSandbox CreateContainer PostCreateContainer StartContainer PostStartContainer StopContainer".split()
-
-
-@pytest.fixture
-def nri_world(world: World) -> World:
-    """NRI is on."""
-    return limited(world, request_timeout_s=5 * PATIENCE)
+__all__ = ["nri_world"]
 
 
 async def test_a_plugin_sees_the_whole_life_of_a_pod_in_order(nri_world: World) -> None:
@@ -108,44 +98,32 @@ async def test_a_container_that_ends_by_itself_is_told_as_stopped(nri_world: Wor
 
 
 async def test_a_pod_is_not_there_before_the_plugins_have_agreed(nri_world: World) -> None:
-    reached, go = asyncio.Event(), asyncio.Event()
-
-    async def hold(said: Any) -> nri.Empty:
-        reached.set()
-        await go.wait()
-        return nri.Empty()
-
+    held = Held(nri.Empty())
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
-        one.answers["RunPodSandbox"] = hold
+        one.answers["RunPodSandbox"] = held
         running = asyncio.create_task(cri.pod())
-        await reached.wait()
+        await held.reached.wait()
         pod = one.last("RunPodSandbox").pod.id
         assert not (await cri("ListPodSandbox")).items
         assert (await cri.refused("PodSandboxStatus", pod_sandbox_id=pod))[0] == "NOT_FOUND"
         assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true")))[0] == "NOT_FOUND"
-        go.set()
+        held.go.set()
         assert await running == pod
 
 
 async def test_containers_have_ended_and_the_pod_is_there_while_plugins_hear_of_its_stop(nri_world: World) -> None:
-    reached, go = asyncio.Event(), asyncio.Event()
-
-    async def hold(said: Any) -> nri.Empty:
-        reached.set()
-        await go.wait()
-        return nri.Empty()
-
+    held = Held(nri.Empty())
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
-        one.answers["StopPodSandbox"] = hold
+        one.answers["StopPodSandbox"] = held
         pod = await cri.pod()
         c = await created(cri, pod)
         await cri("StartContainer", container_id=c)
         stopping = asyncio.create_task(cri("StopPodSandbox", pod_sandbox_id=pod))
-        await reached.wait()
+        await held.reached.wait()
         assert (await cri.status(c)).state == pb.CONTAINER_EXITED
         assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.id == pod
         assert "StopContainer" in one.methods(c)
-        go.set()
+        held.go.set()
         await stopping
 
 
@@ -153,13 +131,7 @@ async def test_containers_have_ended_and_the_pod_is_there_while_plugins_hear_of_
 
 
 async def test_a_newcomer_learns_of_what_exists_and_of_what_comes_during_that(nri_world: World) -> None:
-    reached, go = asyncio.Event(), asyncio.Event()
-
-    async def hold(said: Any) -> nri.SynchronizeResponse:
-        reached.set()
-        await go.wait()
-        return nri.SynchronizeResponse()
-
+    held = Held(nri.SynchronizeResponse())
     async with nri_world.daemon() as cri:
         pod = await cri.pod()
         old = await created(cri, pod, "old")
@@ -167,13 +139,13 @@ async def test_a_newcomer_learns_of_what_exists_and_of_what_comes_during_that(nr
         await cri("StartContainer", container_id=ended)
         await cri.ended(ended)
         one = plugin(nri_world)
-        one.answers["Synchronize"] = hold
+        one.answers["Synchronize"] = held
         async with one:
-            await reached.wait()
+            await held.reached.wait()
             making = asyncio.create_task(created(cri, pod, "new"))
             await asyncio.sleep(0.05)
             assert not making.done(), "it has a say in what begins after it came"
-            go.set()
+            held.go.set()
             new = await making
             await one.until(lambda: "PostCreateContainer" in one.methods(new))
             synced = one.last("Synchronize")
@@ -183,21 +155,15 @@ async def test_a_newcomer_learns_of_what_exists_and_of_what_comes_during_that(nr
 
 
 async def test_what_is_in_the_making_when_a_plugin_comes_is_not_lost(nri_world: World) -> None:
-    reached, go = asyncio.Event(), asyncio.Event()
-
-    async def hold(said: Any) -> nri.CreateContainerResponse:
-        reached.set()
-        await go.wait()
-        return nri.CreateContainerResponse()
-
+    held = Held(nri.CreateContainerResponse())
     async with nri_world.daemon() as cri, plugin(nri_world, "first") as first:
         pod = await cri.pod()
-        first.answers["CreateContainer"] = hold
+        first.answers["CreateContainer"] = held
         making = asyncio.create_task(created(cri, pod))
-        await reached.wait()
+        await held.reached.wait()
         async with plugin(nri_world, "second") as second:
             assert [c.name for c in second.last("Synchronize").containers] == ["c"]
-            go.set()
+            held.go.set()
             c = await making
             await second.until(lambda: "PostCreateContainer" in second.methods(c))
             assert second.methods(c) == ["PostCreateContainer"]

@@ -13,17 +13,9 @@ from stage1.guest import messages
 from tests.fakes.patience import PATIENCE
 
 from .conftest import World
-from .nri_rig import created, limited, no, plugin
+from .nri_rig import MIB, created, no, nri_world, plugin
 
-MIB = 1 << 20
-FOREVER = 30 * PATIENCE
-LIVES = "RunPodSandbox CreateContainer PostCreateContainer StartContainer PostStartContainer StopContainer".split()
-
-
-@pytest.fixture
-def nri_world(world: World) -> World:
-    """NRI is on."""
-    return limited(world, request_timeout_s=5 * PATIENCE)
+__all__ = ["nri_world"]
 
 
 # -- what a plugin adjusts

@@ -10,20 +10,11 @@ import pytest
 from cri.pb import nri_pb2 as nri
 from cri.pb import ttrpc_pb2 as ttrpc
 from tests.fakes.nri_plugin import FakePlugin
-from tests.fakes.patience import PATIENCE
 
 from .conftest import World
-from .nri_rig import created, limited, plugin
+from .nri_rig import FOREVER, created, limited, nri_world, plugin
 
-MIB = 1 << 20
-FOREVER = 30 * PATIENCE
-LIVES = "RunPodSandbox CreateContainer PostCreateContainer StartContainer PostStartContainer StopContainer".split()
-
-
-@pytest.fixture
-def nri_world(world: World) -> World:
-    """NRI is on."""
-    return limited(world, request_timeout_s=5 * PATIENCE)
+__all__ = ["nri_world"]
 
 
 # -- plugins that hang, lie or are hostile
