@@ -92,7 +92,7 @@ class KernelError(PodError):
 
 class DiskFailed(KernelError):
     """A file system is read-only, or its disk does not work: what needs to write there can't be done until that is
-    mended.
+    repaired.
     """
 
     grpc_code, exit_code = "UNAVAILABLE", 10

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def verify(path: str | None) -> int:
-    """Print a line for each image: ok, or damaged and what is wrong. The next pull of that one mends it."""
+    """Print a line for each image: ok, or damaged and what is wrong. The next pull replaces what is damaged."""
     from cri.config import load
     from cri.store.images import ImageStore
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ImageStatus: one image by any of its names; an unknown one is an empty answer and no error, and so is a damaged one:
-kubelet then pulls it, which mends it.
+kubelet then pulls it, which replaces what is damaged.
 """
 
 import hashlib

@@ -61,7 +61,7 @@ class Link:
         raise Lost(self.why)
 
     def close(self, why: str) -> None:
-        """Let go of the plugin; again is fine, and the first reason counts."""
+        """Disconnect the plugin. Idempotent: the first reason counts."""
         if self.gone.is_set():
             return
         self.why = why

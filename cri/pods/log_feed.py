@@ -151,7 +151,7 @@ class LogFeed:
             while self.writer.is_stuck and await self._write_some():
                 pass
         except PodError as error:
-            self._complain(str(error))
+            self._warn(str(error))
         self._task = None
         if self.writer.is_stuck and not self.writer.is_closed:
             self._later()
@@ -173,7 +173,7 @@ class LogFeed:
                 return False
             self.writer.commit()
         if self.writer.fault:
-            self._complain(self.writer.fault)
+            self._warn(self.writer.fault)
         return not self.writer.fault
 
     async def _open(self) -> None:
@@ -184,7 +184,7 @@ class LogFeed:
             raise
         self.writer.take(opened)
 
-    def _complain(self, fault: str) -> None:
+    def _warn(self, fault: str) -> None:
         """Once for each reason, not once a second."""
         if fault != self._fault:
             log.warning("container.log", extra={"container": self._container_id, "error": fault})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done with a debt (see debts) that was tried often enough: its leases are freed, and it is tried no more.
+"""Gives up a deferred DEL (see debts) after some tries: its leases are freed, and it is not tried again.
 
 Called by rkt's gc, which would else fail for ever because of a pod that is long gone. What may have stayed is said
 once, with the file where the record is kept from then on.
@@ -21,7 +21,7 @@ _LEASES = "/var/lib/cni/networks"
 
 
 def is_due(path: str) -> bool:
-    """Whether the debt at `path` was tried often enough; one whose record can't be read can't be tried at all."""
+    """Whether the DEL in the record at `path` was tried often enough; a record that can't be read allows no try."""
     try:
         known = record.load_first(path)
     except PodError:
@@ -42,7 +42,7 @@ def write_off(path: str, error: PodError) -> str:
     left = f"; {' and '.join(stuck)}" if stuck else ""
     return (
         f"the network of pod {pod_id} can't be given back and is tried no more{left}; what is known of it is"
-        f" in {kept}, remove it when that is mended: {error}"
+        f" in {kept}, remove it when that is repaired: {error}"
     )
 
 

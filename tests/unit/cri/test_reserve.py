@@ -37,7 +37,7 @@ def test_it_is_kept_in_blocks_and_found_again(disk: SmallDisk) -> None:
     assert free - disk.free_bytes >= SIZE
     assert _reserve(disk).held_bytes() >= SIZE
     assert os.stat(f"{disk.place}/state/reserve").st_mode & 0o777 == 0o600
-    assert _reserve(disk).fill(), "again is fine"
+    assert _reserve(disk).fill(), "it is idempotent"
 
 
 def test_a_full_disk_takes_one_more_write_and_the_rest_is_kept(disk: SmallDisk) -> None:
