@@ -20,16 +20,20 @@ async def list_container_stats(node: Node, request: pb.ListContainerStatsRequest
 
 async def found(node: Node, wanted: pb.ContainerStatsFilter) -> list[pb.ContainerStats]:
     """The list, also for the streamed twin of this call. Those that do not run have zeros, and no guest is asked."""
-    passed: dict[bool, list[tuple[LivePod, LiveContainer]]] = {True: [], False: []}
+    running: dict[str, list[LiveContainer]] = {}
+    others = []
     for pod in node.pods.pods():
         for one in pod.containers.values():
-            if stats.container_stats_pass(pod, one, wanted=wanted):
-                passed[one.is_running].append((pod, one))
+            if not stats.container_stats_pass(pod, one, wanted=wanted):
+                continue
+            if one.is_running:
+                running.setdefault(pod.id, []).append(one)
+            else:
+                others.append(stats.container_stats(pod, one, sample=None))
 
     def made(pod: LivePod, sample: Sample) -> list[pb.ContainerStats]:
-        known = [one for owner, one in passed[True] if owner is pod and one.id in sample.containers]
+        known = (one for one in running[pod.id] if one.id in sample.containers)
         return [stats.container_stats(pod, one, sample=sample) for one in known]
 
-    asked = {id(pod): pod for pod, _ in passed[True]}.values()
-    running = await each(await samples_of(asked), made)
-    return running + [stats.container_stats(pod, one, sample=None) for pod, one in passed[False]]
+    asked = (pod for pod in node.pods.pods() if pod.id in running)
+    return await each(await samples_of(asked), made) + others

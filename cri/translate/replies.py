@@ -129,9 +129,10 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
 
 def _image(asked: pb.ImageSpec, record: ContainerRecord) -> pb.ImageSpec:
     """The request's, by its tag if it has one; lists have the request's as it is, as with containerd."""
-    shown = pb.ImageSpec.FromString(asked.SerializeToString())
-    shown.image = record.image_tag or asked.image
-    return shown
+    found = pb.ImageSpec()
+    found.CopyFrom(asked)
+    found.image = record.image_tag or asked.image
+    return found
 
 
 def _mounts(config: pb.ContainerConfig, record: ContainerRecord) -> list[pb.Mount]:
