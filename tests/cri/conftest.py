@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -62,6 +63,15 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registered]
         pull_blocking(store, reference, config=Config())
         store.close()
         yield Registered(reference, f"{place}/state")
+
+
+def copy_of_store(registered: Registered, place: Path) -> str:
+    """A state directory with the stored images alone: the session's also has what killed daemons left to sweep."""
+    for name in ("images", "layers"):
+        shutil.copytree(f"{registered.state_dir}/{name}", place / name)
+    for database in Path(registered.state_dir).glob("images.db*"):
+        shutil.copy2(database, place)
+    return str(place)
 
 
 class World:

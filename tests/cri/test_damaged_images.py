@@ -5,23 +5,22 @@ ImageStatus that makes kubelet pull, and after the pull containers again. Neighb
 
 import asyncio
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import mount
-from tests.cri.conftest import Client, Registered, World
+from tests.cri.conftest import Client, Registered, World, copy_of_store
 from tests.fakes.patience import PATIENCE
 
 
 @pytest.fixture
 def own_store(world: World, registered: Registered, tmp_path: Path) -> World:
     """A world whose store is its own to damage."""
-    shutil.copytree(registered.state_dir, tmp_path / "state")
-    world.config = world.config.model_copy(update={"state_dir": f"{tmp_path}/state"})
-    world.host = world.host._replace(state_dir=f"{tmp_path}/state")
+    state = copy_of_store(registered, tmp_path / "state")
+    world.config = world.config.model_copy(update={"state_dir": state})
+    world.host = world.host._replace(state_dir=state)
     return world
 
 

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 from tests.fakes.small_disk import SmallDisk, small_disk
 
-from .conftest import Client, Registered, World
+from .conftest import Client, Registered, World, copy_of_store
 
 STEPS = (*range(0, 65536, 4096), *range(65536, 1 << 20, 32768), *range(1 << 20, 8 << 20, 262144))
 """How much is left free, until it is enough: so each write is the one that fails."""
@@ -71,8 +70,7 @@ def rig(registered: Registered) -> Iterator[Rig]:
             "run": scope.enter_context(_memory_disk(root / "run", mib=4)),
             "logs": scope.enter_context(_memory_disk(root / "logs", mib=1)),
         }
-        state = f"{root}/disk/state"
-        shutil.copytree(registered.state_dir, state, ignore=shutil.ignore_patterns("reserve"))
+        state = copy_of_store(registered, root / "disk/state")
         world = World(root, Registered(registered.reference, state))
         world.config = world.config.model_copy(update={"storage": Storage(reserve_mib=2)})
         cni = FakeCni(root / "fake")
