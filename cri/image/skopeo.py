@@ -111,14 +111,26 @@ class Skopeo:
             err = await log
             await process.wait()
         finally:
+            await kill_group(process)
             log.cancel()
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
         if process.returncode == 0:
             return out
         raise explain(err.decode("utf-8", "replace"), process.returncode or 0, name=self._name)
+
+
+async def kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill the process and its group, and reap it; returns at once if it has ended. Somebody else reads its stderr.
+
+    What it still had written is read: asyncio's wait() returns only when all pipes are at their end, and a stream that
+    is full is not read any further on its own.
+    """
+    if process.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    while process.stdout and await process.stdout.read(65536):
+        pass
+    await process.wait()
 
 
 async def _head(stream: asyncio.StreamReader, most_bytes: int) -> bytes:
