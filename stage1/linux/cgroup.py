@@ -68,13 +68,24 @@ def place(parent: str, name: str) -> str:
         raise NotFound(f"cgroup v2 is mounted neither on {ROOT} nor on {ROOT}/unified; a pod on the host needs it")
     wanted = os.path.normpath(f"{top}/{parent}")
     above = wanted if wanted.startswith(f"{top}/") and os.path.isdir(wanted) else top
-    _hand_down(above, sorted(controllers(above)))
+    hand_down(above)
     return f"{above}/{name}"
 
 
 def _hand_down(above: str, wanted: "Sequence[str]") -> None:
     for controller in wanted:
         _write(f"{above}/cgroup.subtree_control", f"+{controller}")
+
+
+def hand_down(path: str) -> None:
+    """Let cgroups below `path`, of version 2, have all controllers that it has, as far as the kernel lets us."""
+    _hand_down(path, sorted(controllers(path)))
+
+
+def kind(path: str) -> str:
+    """The hierarchy that a cgroup is in, as `places` names them."""
+    top = tree()
+    return "" if top and path.startswith(f"{top}/") else f".{path.removeprefix(f'{ROOT}/').partition('/')[0]}"
 
 
 def places(parent: str, name: str) -> dict[str, str]:
