@@ -42,7 +42,7 @@ class SystemdMachine:
     """`with SystemdMachine(root, units) as machine:`; `units` are files for /run/systemd/system, by name."""
 
     def __init__(self, root: Path, units: dict[str, str]) -> None:
-        self.root, self._cgroup = root, Path(cgroup.tree(), f"clearpod-test-{root.name}")
+        self.root, self._cgroup = root, Path(cgroup.place("", f"clearpod-test-{root.name}"))
         bare = {f"{name}.target": f"[Unit]\nDescription={name}\nDefaultDependencies=no\n" for name in TARGETS}
         for name, text in (bare | units).items():
             path = root / "units" / name
