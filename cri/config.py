@@ -264,6 +264,7 @@ class Config(_Table):
 
     run_dir: AbsolutePath = "/run/clearpod"
     state_dir: AbsolutePath = "/var/lib/clearpod"
+    cgroup_driver: Literal["auto", "cgroupfs", "systemd"] = "auto"
     cdi_dirs: tuple[AbsolutePath, ...] = Field(default=("/etc/cdi", "/var/run/cdi"), strict=False)
     socket: Socket = Socket()
     guest: Guest = Guest()

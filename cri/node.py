@@ -125,6 +125,7 @@ class Node:
         """
         from cri.store.images import ImageStore
         from stage1.engine import Host
+        from stage1.linux import dbus, scope
         from stage1.linux.cgroup import OURS
         from stage1.linux.host import host_facts
         from stage1.machine import JAILER
@@ -136,6 +137,9 @@ class Node:
         choice = choose(config.vm.hypervisor, facts)
         if choice.warning:
             log.warning("hypervisor", extra={"warning": choice.warning})
+        has_scopes = scope.are_wanted(config.cgroup_driver)
+        if has_scopes and (why := dbus.why_not()):
+            log.warning("cgroup_driver", extra={"warning": f"pods with a cgroup_parent can't be run: {why}"})
         host = Host(
             run_dir=config.run_dir,
             guest_dir=config.guest_dir,
@@ -147,6 +151,7 @@ class Node:
             host_pods=_host_pods(config, facts),
             ids=config.jail.ids,
             cgroup_parent=OURS,
+            has_scopes=has_scopes,
             allocates_scratch=config.storage.allocate,
         )
         vmm = ProcessVmm(huge_pages=config.vm.huge_pages)

@@ -111,7 +111,7 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
 
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
-    started, link = start(prepared.vm, vmm)
+    started, link = quarters.entering(prepared.vm, lambda: start(prepared.vm, vmm))
     record: dict[str, object] = {"v": 1, **started.to_json(), "ids": prepared.vm.ids}
     record["memory_bytes"] = limits.of(prepared.vm).memory_bytes if prepared.vm.cgroups else 0
     if isinstance(link, VsockLink):
@@ -285,8 +285,7 @@ def _or_leave(remove: "Callable[[str], None]", directory: str) -> str:
 
 def end_rest(directory: str) -> None:
     """Kill what a pod on the host has left, its agent having ended; remove the cgroups, a VMM's too. Idempotent."""
-    for path in quarters.cgroups(directory):
-        cgroup.end(path)
+    quarters.end(directory)
 
 
 def _collect_after(error: BaseException, directory: str) -> None:

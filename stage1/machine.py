@@ -8,7 +8,7 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound
-from stage1.linux import cgroup, podcgroup, tsc, vsock
+from stage1.linux import cgroup, podcgroup, scope, tsc, vsock
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import LEAST_MEMORY_MIB, Pod
 from stage1.pod.network import PodNetwork
@@ -30,7 +30,8 @@ class Host(NamedTuple):
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
     only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
     `ids` are the host's ids for VMMs; None: a VMM is the user that we are. VMMs are in cgroups of their own, with
-    limits, below `cgroup_parent`, a path from the root of the cgroups; empty: they stay in ours.
+    limits, below `cgroup_parent`, a path from the root of the cgroups; empty: they stay in ours. With `has_scopes`,
+    those that are in their pods' cgroups are in scopes of systemd's there: the cgroup driver is systemd.
     `allocates_scratch`: scratch disks are not sparse.
     """
 
@@ -44,6 +45,7 @@ class Host(NamedTuple):
     host_pods: Choice | None = None
     ids: Range | None = None
     cgroup_parent: str = ""
+    has_scopes: bool = False
     allocates_scratch: bool = False
 
 
@@ -70,7 +72,10 @@ def _host_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     agent, name = _artefact(host, AGENT), f"clearpod-{pod.id}"
     vm = host_driver.spec(name, directory, agent=agent, choice=choice(pod, host), namespaces=pod.host)
     disk = f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else ""
-    return host_driver.placed(vm, cgroup.place(podcgroup.path_of(pod.cgroup_parent), name), scratch=disk)
+    place = cgroup.place(podcgroup.path_of(pod.cgroup_parent), name)
+    above = os.path.dirname(place)
+    in_slice = host.has_scopes and above.endswith(".slice")
+    return host_driver.placed(vm, scope.inside(above, name) if in_slice else place, scratch=disk)
 
 
 def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:

@@ -2,11 +2,14 @@
 """What a pod's VMM has on the host beside its files: ids of its own, and cgroups with limits. Called by the engine.
 
 A VMM is in the cgroup that was made for its pod (`linux.podcgroup`) where that has room for it, else below one of ours.
-All is found again from links in the pod's directory: `ids` (vm.slots) and `cgroup`, `cgroup.memory` and so on, with
-`.pod` at the end for those of a VM that was there before its pod.
+Where the cgroup driver is systemd, it is in a scope there (`linux.scope`). All is found again from links in the pod's
+directory: `ids` (vm.slots) and `cgroup`, `cgroup.memory` and so on, with `.pod` at the end for those of a VM that was
+there before its pod.
 """
 
-from stage1.linux import beneath, cgroup, mount, namespace, podcgroup
+import os
+
+from stage1.linux import beneath, cgroup, mount, namespace, podcgroup, scope
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
@@ -15,12 +18,18 @@ from stage1.vm import limits, slots
 from stage1.vm.spec import VmSpec
 
 MIB = 1 << 20
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
 
 
 def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
     """`vm` with its ids and its cgroups, as far as `host` has some for it.
 
-    Undo: `cgroup.end` for each of `cgroups`, unmounting below `directory`, `slots.release`. Raises NoSpace when all
+    Undo: `end`, unmounting below `directory`, `slots.release`. Raises NoSpace when all
     ids are taken, Unsupported when the pod's user namespace has too many, KernelError.
     """
     if vm.host:
@@ -31,14 +40,14 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
         vm = vm._replace(ids=numbers.extents(slots.claim(directory, host.ids), pod.ids))
         owners.keep(directory, pod.ids, vmm=vm.ids)
     if host.cgroup_parent:
-        places, why_not = home(vm, pod, parent=host.cgroup_parent)
+        places, why_not = home(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
         vm = vm._replace(cgroups=_make(vm, places, directory=directory), cgroup_note=why_not)
     return vm
 
 
-def home(vm: VmSpec, pod: Pod, *, parent: str) -> tuple[dict[str, str], str]:
+def home(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = False) -> tuple[dict[str, str], str]:
     """Where the VMM's cgroups go, by hierarchy, and why not into the pod's cgroup; that is empty if they do, or if the
-    pod has none. In hierarchies where the pod has none they are below `parent`.
+    pod has none. In hierarchies where the pod has none they are below `parent`. With `has_scopes` the pod's is a slice.
     """
     name = f"clearpod-{pod.id}"
     places = cgroup.places(parent, name)
@@ -50,7 +59,8 @@ def home(vm: VmSpec, pod: Pod, *, parent: str) -> tuple[dict[str, str], str]:
         why_not = f"there is no cgroup {podcgroup.path_of(pod.cgroup_parent) or '/'} for pods on this host"
     if why_not:
         return places, f"the virtual machine is counted below /{parent} and not in its pod's cgroup: {why_not}"
-    return places | {kind: f"{path}/{name}" for kind, path in found.items()}, ""
+    below = scope.inside if has_scopes else os.path.join
+    return places | {kind: below(path, name) for kind, path in found.items()}, ""
 
 
 def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:
@@ -75,20 +85,51 @@ def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pid: int) -> str:
     """
     if not host.cgroup_parent or not pod.cgroup_parent:
         return ""
-    places, why_not = home(vm, pod, parent=host.cgroup_parent)
+    places, why_not = home(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
     now = set(cgroups(directory))
     new = {kind: path for kind, path in places.items() if path not in now}
-    for path in _make(vm, new, directory=directory, ending=".pod"):
+    paths = _make(vm, new, directory=directory, ending=".pod")
+    if scoped := _scoped(paths):
+        _begin(vm, scoped, pid=pid)
+    for path in paths:
         cgroup.join(path, pid)
     return why_not
 
 
+def entering(vm: VmSpec, begin: "Callable[[], Result]") -> "Result":
+    """What `begin` returns, which starts what `vm` says; where that is in a scope, the scope is begun before.
+
+    Undo: as of `add`. Raises Unavailable or WrongState when systemd does not make it, KernelError.
+    """
+    scoped = _scoped((*vm.cgroups, vm.cgroup))
+    if not scoped:
+        return begin()
+    with scope.Keeper() as keeper:
+        _begin(vm, scoped, pid=keeper.pid)
+        begun = begin()
+        if vm.host:
+            scope.see_entered(vm.cgroup)
+    return begun
+
+
+def _scoped(paths: "Iterable[str]") -> list[str]:
+    return [path for path in paths if scope.of(path)]
+
+
+def _begin(vm: VmSpec, paths: list[str], *, pid: int) -> None:
+    scope.begin(paths, pid)
+    if not vm.host:
+        cgroup.make({cgroup.kind(path): path for path in paths}, limits.of(vm))
+
+
 def _make(vm: VmSpec, places: dict[str, str], *, directory: str, ending: str = "") -> tuple[str, ...]:
-    """They are written down before they are made, so that whoever comes later finds what is there."""
+    """They are written down before they are made, so that whoever comes later finds what is there. Those in a scope are
+    made with that.
+    """
     with beneath.Root(directory) as own:
         for kind, path in places.items():
             own.link(f"cgroup{kind}{ending}", path)
-    cgroup.make(places, limits.of(vm))
+    cgroup.make({kind: path for kind, path in places.items() if not scope.of(path)}, limits.of(vm))
     return tuple(places.values())
 
 
@@ -107,3 +148,12 @@ def grow(directory: str, pid: int, *, memory_bytes: int) -> None:
 def cgroups(directory: str) -> list[str]:
     """The cgroups of the pod, whether they exist or not."""
     return remains.cgroups_of_pod(directory)
+
+
+def end(directory: str) -> None:
+    """Kill what is left in the pod's cgroups, and remove them. Idempotent. Raises TimedOut, KernelError."""
+    paths = cgroups(directory)
+    for path in paths:
+        cgroup.end(path)
+    for path in paths:
+        scope.see_removed(path)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 from cri.pods.fit import Bounds
 from cri.pods.space import Layers
 from stage1.errors import PodError
-from stage1.linux import cgroup, idmap, mount, process
+from stage1.linux import cgroup, dbus, idmap, mount, process, scope
 from stage1.linux.cgroup import LIMITED
 from stage1.linux.host import HostFacts, device_error, host_facts, memory_mib, which
 from stage1.machine import JAILER
@@ -53,6 +53,8 @@ class Facts(NamedTuple):
     streaming: str = "127.0.0.1, any free port"
     is_streaming_open: bool = False
     cgroup: str = ""
+    driver: tuple[str, str] = ("cgroupfs", "")
+    """The cgroup driver, and what it lacks."""
     confinement: needs.Needs = needs.Needs()
     tun_error: str = ""
     free_bytes: int = 0
@@ -129,6 +131,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         is_streaming_open=not config.streaming.is_loopback,
         pool=Bounds(config.pool.size, config.pool.memory_mib),
         vm_mib=config.vm.memory_mib,
+        driver=driver(config.cgroup_driver),
         host_pods=config.host_pods.allow,
         host_pods_lack=host_pods_lack(facts, config.guest_dir),
         run_dir=config.run_dir,
@@ -224,6 +227,11 @@ def cgroup_version() -> str:
     if os.path.exists("/sys/fs/cgroup/unified/cgroup.procs"):
         return "hybrid"
     return "v1" if os.path.isdir("/sys/fs/cgroup/memory") else ""
+
+
+def driver(wanted: str) -> tuple[str, str]:
+    """The cgroup driver that the configuration's word means here, and why it can't work."""
+    return ("systemd", dbus.why_not()) if scope.are_wanted(wanted) else ("cgroupfs", "")
 
 
 def existing(path: str) -> str:

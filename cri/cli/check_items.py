@@ -50,6 +50,7 @@ def judge(facts: Facts) -> list[Item]:
         _streaming(facts),
         _device("tun", facts.tun_error),
         _cgroup(facts),
+        _driver(facts),
         *_overhead(facts),
         _pool(facts),
         _host_pods(facts),
@@ -204,6 +205,14 @@ def _cgroup(facts: Facts) -> Item:
     detail = f"{version or 'nothing'} mounted on /sys/fs/cgroup, where a VMM has no limit of {', '.join(missing)}"
     remedy = "boot with systemd.unified_cgroup_hierarchy=1; in a container, give it a cgroup that it may change"
     return Item("cgroup", WARN, detail, remedy)
+
+
+def _driver(facts: Facts) -> Item:
+    name, lack = facts.driver
+    if lack:
+        remedy = 'set cgroup_driver to "auto" or "cgroupfs", and the kubelet\'s cgroupDriver to the same'
+        return Item("cgroup driver", FAIL, f"{name}, but {lack}: no pod of the kubelet's can run", remedy)
+    return Item("cgroup driver", OK, f"{name}, as the kubelet is told")
 
 
 def _overhead(facts: Facts) -> list[Item]:

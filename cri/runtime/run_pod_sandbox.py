@@ -13,6 +13,8 @@ from stage1.linux import podcgroup
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
     """Make the pod. On any failure nothing of it remains and the same request can be made again."""
+    if node.host.has_scopes and request.config.linux.cgroup_parent:
+        podcgroup.check_slice(request.config.linux.cgroup_parent)
     kept = await asyncio.to_thread(podcgroup.protected_bytes, request.config.linux.cgroup_parent)
     record = sandbox.record(request, node.config, handlers=node.handlers, kept_bytes=kept)
     if record.pod.ids.length and node.lacks_user_namespaces:

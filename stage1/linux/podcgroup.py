@@ -6,13 +6,15 @@ The kubelet makes it before the sandbox, with the pod's limits and weight, and r
 """
 
 import os
+import re
 from typing import NamedTuple
 
-from stage1.errors import KernelError
+from stage1.errors import BadRequest, KernelError
 from stage1.linux import cgroup, files
 
 COUNTED = ("memory", "pids", "cpu", "cpuacct")
 """Controllers of version 1 by which a pod is limited, weighed or counted."""
+_SLICE = re.compile(r"(-|[\w:.\\]+(-[\w:.\\]+)*)\.slice", re.ASCII)
 _UNLIMITED = 1 << 60
 """Version 1 says so large a number where there is no limit."""
 
@@ -34,6 +36,18 @@ def path_of(parent: str) -> str:
         return "" if name == "-.slice" else path
     words = name.removesuffix(".slice").split("-")
     return "/".join(f"{'-'.join(words[: number + 1])}.slice" for number in range(len(words)))
+
+
+def check_slice(parent: str) -> None:
+    """Raise BadRequest unless it names a slice of systemd's, as a kubelet does whose driver is systemd: by the name
+    alone, or with the path that this stands for.
+    """
+    name = os.path.basename(parent)
+    if not _SLICE.fullmatch(name) or path_of(parent) != path_of(name):
+        raise BadRequest(
+            "the cgroup driver is systemd, so cgroup_parent must be the name of a slice, such as a-b.slice, but"
+            f' it is {parent[:200]!r}; set cgroup_driver to "cgroupfs", or let the client use systemd too'
+        )
 
 
 def find(parent: str) -> dict[str, str]:

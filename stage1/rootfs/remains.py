@@ -8,7 +8,7 @@ import os
 import time
 
 from stage1.errors import PodError
-from stage1.linux import beneath, cgroup, files
+from stage1.linux import beneath, cgroup, files, scope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def cgroups_of_pod(directory: str) -> list[str]:
 
 
 def _is_of(path: str, pod_id: str) -> bool:
-    is_ours = os.path.basename(path) == f"clearpod-{pod_id}" and path == os.path.normpath(path)
+    outer = scope.of(path)
+    name = os.path.basename(outer).removesuffix(".scope") if outer else os.path.basename(path)
+    is_ours = name == f"clearpod-{pod_id}" and path == os.path.normpath(path)
     return is_ours and cgroup.is_one(path)
 
 

@@ -124,6 +124,9 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (GOOD._replace(tun_error="No such device"), "tun", WARN, "No such device", "modprobe tun"),
         (GOOD._replace(cgroup="hybrid"), "cgroup", OK, "hybrid: each VMM has its own, with limits", ""),
         (GOOD._replace(limited=("cpu",)), "cgroup", WARN, "no limit of memory, pids", "unified_cgroup_hierarchy"),
+        (GOOD, "cgroup driver", OK, "cgroupfs, as the kubelet is told", ""),
+        (GOOD._replace(driver=("systemd", "")), "cgroup driver", OK, "systemd, as the kubelet is told", ""),
+        (GOOD._replace(driver=("systemd", "no PID 1")), "cgroup driver", FAIL, "no PID 1", "cgroupDriver"),
         (GOOD, "pod overhead", OK, "takes up to 100 MiB beside its containers: overhead.podFixed.memory 100Mi", ""),
         (GOOD, "host pods", OK, "refused: host_pods.allow", ""),
         (GOOD._replace(host_pods=("network", "pid")), "host pods", OK, "network, pid allowed", ""),
@@ -169,7 +172,7 @@ def test_each_item_is_one_line_with_aligned_columns() -> None:
     lines = check.text(judge(GOOD._replace(cgroup="v1", limited=("memory",)))).splitlines()
     assert len(lines) == len(judge(GOOD))
     assert lines[0] == "ok    user           root"
-    (cgroup,) = [line for line in lines if line[6:12] == "cgroup"]
+    (cgroup,) = [line for line in lines if line[6:20].strip() == "cgroup"]
     assert cgroup.startswith("warn  cgroup         v1 mounted")
     assert "; boot with systemd.unified_cgroup_hierarchy=1" in cgroup
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from stage1.errors import BadRequest
 from stage1.linux import cgroup, podcgroup
 from stage1.linux.podcgroup import Allowed
 
@@ -28,6 +29,30 @@ NONE_IN_VERSION_1 = "9223372036854771712\n"
 )
 def test_a_parent_is_a_path_or_the_name_of_a_slice(parent: str, path: str) -> None:
     assert podcgroup.path_of(parent) == path
+
+
+@pytest.mark.parametrize("parent", ["a-b.slice", "/a.slice/a-b.slice", "a.slice/a-b.slice", "-.slice", "x_1:2.slice"])
+def test_a_slice_is_taken_by_its_name_or_its_path(parent: str) -> None:
+    podcgroup.check_slice(parent)
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        "/kubepods/pod1",
+        "/",
+        "a.slice/b.slice",
+        "a--b.slice",
+        "-a.slice",
+        ".slice",
+        "a.slice/x",
+        "\n.slice",
+        "a b.slice",
+    ],
+)
+def test_what_is_no_slice_is_refused_where_the_driver_is_systemd(parent: str) -> None:
+    with pytest.raises(BadRequest, match="name of a slice"):
+        podcgroup.check_slice(parent)
 
 
 def made(top: Path, files: dict[str, str]) -> Path:

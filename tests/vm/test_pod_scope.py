@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The systemd cgroup driver with Debian's real systemd and real VMs: a pod's VM is in a scope in the slice that the
+kubelet has made for the pod. Where version 2 has controllers, as in the lab, what the slice counts and allows too.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from stage1.linux import cgroup
+from tests.cri.conftest import Client
+from tests.fakes.leavings import Leavings
+from tests.fakes.patience import PATIENCE
+from tests.fakes.registry import Registry
+from tests.fakes.systemd_machine import SystemdMachine
+
+from .service_rig import NAME, Node, systemd_machine
+
+MIB = 1 << 20
+ROOMY, TIGHT = "kubepods-burstable-podaa_1.slice", "kubepods-besteffort-podbb_2.slice"
+PATHS = {name: f"/kubepods.slice/{name.rpartition('-')[0]}.slice/{name}" for name in (ROOMY, TIGHT)}
+LIMITS = {ROOMY: "MemoryMax=1G\nCPUWeight=77\nTasksMax=1000\n", TIGHT: "MemoryMax=64M\n"}
+UNITS = {name: f"[Slice]\nCPUAccounting=yes\nTasksAccounting=yes\n{text}" for name, text in LIMITS.items()}
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(300 * PATIENCE)]
+
+
+@pytest.fixture
+def machine(hypervisor: str, guest_dir: Path) -> Iterator[SystemdMachine]:
+    with systemd_machine(hypervisor, guest_dir, units=UNITS) as made:
+        yield made
+
+
+class Scopes:
+    """What systemd and the kernel say of the pods' scopes."""
+
+    def __init__(self, machine: SystemdMachine) -> None:
+        self.machine = machine
+        self.top = Path(cgroup.tree(), f"clearpod-test-{machine.root.name}")
+        self.is_counted = "memory" in (self.top / "cgroup.controllers").read_text().split()
+
+    def units(self) -> str:
+        return self.machine.systemctl("list-units", "--all", "--plain", "--no-legend", "--type=scope", "clearpod-*")
+
+    def of_process(self, pid: int) -> str:
+        """Its cgroup of version 2, from the root of the machine."""
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        (path,) = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
+        return path.removeprefix(f"/{self.top.name}")
+
+    def read(self, slice_name: str, name: str) -> str:
+        return Path(f"{self.top}{PATHS[slice_name]}/{name}").read_text().strip()
+
+    def below(self) -> list[str]:
+        """Cgroups of ours that are there."""
+        return [str(path) for path in self.top.rglob("clearpod-*") if path.name != NAME]
+
+
+async def run(node: Node, slice_name: str) -> dict[str, Any]:
+    """What a verbose status says of a new pod with that parent."""
+    cri = Client(node.socket, None, node.image)  # type: ignore[arg-type]
+    config = cri.sandbox(slice_name[-8], log_directory=f"{node.root}/logs")
+    config.linux.cgroup_parent = slice_name
+    config.linux.resources.memory_limit_in_bytes = 64 * MIB
+    pod = (await cri("RunPodSandbox", config=config, deadline_s=60 * PATIENCE)).pod_sandbox_id
+    said = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
+    await cri.close()
+    found: dict[str, Any] = json.loads(said)
+    return {**found, "id": pod}
+
+
+async def driver(node: Node) -> tuple[int, tuple[str, str]]:
+    """What the kubelet is told, and the answer to one that has the other driver."""
+    cri = Client(node.socket, None, node.image)  # type: ignore[arg-type]
+    said = (await cri("RuntimeConfig")).linux.cgroup_driver
+    config = cri.sandbox("wrong")
+    config.linux.cgroup_parent = "/kubepods/burstable/podaa_1"
+    refused = await cri.refused("RunPodSandbox", config=config)
+    assert list((await cri("ListPodSandbox")).items) == []
+    await cri.close()
+    return said, refused
+
+
+async def is_ready(node: Node, pod: str) -> bool:
+    cri = Client(node.socket, None, node.image)  # type: ignore[arg-type]
+    status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status
+    await cri.close()
+    return bool(status.state == pb.SANDBOX_READY)
+
+
+def test_a_pod_is_a_scope_in_its_slice(machine: SystemdMachine, guest_dir: Path) -> None:
+    scopes, leavings = Scopes(machine), Leavings(machine.root)
+    machine.systemctl("start", ROOMY, TIGHT, NAME)
+    with Registry(machine.root / "registry") as registry:
+        node = Node(machine.root, registry.push(f"oci:{guest_dir}/sample:sample", "t/busybox:1"))
+        kubelet_is_told, (code, sentence) = asyncio.run(driver(node))
+        assert kubelet_is_told == pb.SYSTEMD and code == "INVALID_ARGUMENT" and "cgroup_driver" in sentence
+        pod = asyncio.run(run(node, ROOMY))
+        unit, (vmm,) = f"clearpod-{pod['id']}.scope", leavings.vmms()
+        assert pod["vm"]["cgroupNote"] == ""
+        assert scopes.of_process(vmm) == f"{PATHS[ROOMY]}/{unit}/vm"
+        assert [machine.show(unit, name) for name in ("ActiveState", "Delegate", "Slice")] == ["active", "yes", ROOMY]
+        if scopes.is_counted:
+            see_counted(scopes)
+        else:
+            print("the slice's numbers are not looked at: version 2 of this host's cgroups has no controllers")
+
+        machine.systemctl("daemon-reload")
+        machine.systemctl("restart", NAME)
+        assert asyncio.run(is_ready(node, pod["id"])) and scopes.of_process(vmm) == f"{PATHS[ROOMY]}/{unit}/vm"
+        assert machine.show(unit, "ActiveState") == "active" and leavings.vmms() == [vmm]
+
+        if scopes.is_counted:
+            tight = asyncio.run(run(node, TIGHT))
+            (elsewhere,) = [one for one in leavings.vmms() if one != vmm]
+            assert "overhead.podFixed.memory" in tight["vm"]["cgroupNote"] and TIGHT not in scopes.of_process(elsewhere)
+        else:
+            os.kill(vmm, signal.SIGKILL)
+            see_gone(scopes)
+        asyncio.run(node.remove_all())
+    assert leavings.vmms() == [] and scopes.units() == "" and scopes.below() == []
+    assert machine.show(ROOMY, "ActiveState") == "active", "that is the kubelet's to end"
+
+
+def see_counted(scopes: Scopes) -> None:
+    """The slice has its own limits and weight, and the VM counts there."""
+    memory = int(scopes.read(ROOMY, "memory.current"))
+    print(f"the slice counts {memory // MIB} MiB and {scopes.read(ROOMY, 'pids.current')} threads")
+    assert 16 * MIB < memory < 512 * MIB and int(scopes.read(ROOMY, "pids.current")) > 1
+    assert [scopes.read(ROOMY, name) for name in ("memory.max", "cpu.weight", "pids.max")] == [
+        str(1 << 30),
+        "77",
+        "1000",
+    ]
+
+
+def see_gone(scopes: Scopes) -> None:
+    """Wait for systemd, which sees the end of a scope by itself."""
+    deadline = time.monotonic() + 10 * PATIENCE
+    while scopes.units() or scopes.below():
+        assert time.monotonic() < deadline, (scopes.units(), scopes.below())
+        time.sleep(0.05)
