@@ -38,17 +38,17 @@ def why_not() -> str:
 
 
 def do_job(member: str, signature: str, *values: "Any") -> None:
-    """Call a method of systemd's manager that begins a job, and wait until that is done.
+    """Call a method of systemd's manager that begins a job, and wait until that is done. The first value is a unit.
 
     Raises Unavailable when systemd does not answer, WrongState when it refuses, or the job fails.
     """
-    connection = _Connection()
+    connection, what = _Connection(), f"{member} {values[0]}"
     try:
         connection.do_job(member, signature, values)
     except TimeoutError:
-        raise Unavailable(f"systemd did not answer {member} within {LIMIT_S:g} s over {connection.path}") from None
+        raise Unavailable(f"systemd did not answer {what} within {LIMIT_S:g} s over {connection.path}") from None
     except (OSError, ValueError, IndexError) as error:
-        raise Unavailable(f"systemd did not answer {member} over {connection.path}: {error}") from None
+        raise Unavailable(f"systemd did not answer {what} over {connection.path}: {error}") from None
     finally:
         connection.close()
 
@@ -92,7 +92,7 @@ class _Connection:
         while job not in self._ended:
             self._take()
         if self._ended[job] != "done":
-            raise WrongState(f"systemd did not do {member}: the job's result is {self._ended[job][:100]}")
+            raise WrongState(f"systemd did not do {member} {values[0]}: the job's result is {self._ended[job][:100]}")
 
     def _authenticate(self) -> None:
         self._socket.sendall(b"\0AUTH EXTERNAL %s\r\n" % str(os.geteuid()).encode().hex().encode())
@@ -116,7 +116,11 @@ class _Connection:
             if given.get(wire.F_REPLY_TO) == self._serial:
                 break
         if kind == wire.ERROR:
-            raise _refusal(member, str(given.get(wire.F_ERROR, "")), said=str(body[0]) if body else "")
+            raise _refusal(
+                f"{member} {values[0] if values else ''}",
+                str(given.get(wire.F_ERROR, "")),
+                said=str(body[0]) if body else "",
+            )
         return body
 
     def _take(self) -> "tuple[int, dict[int, Any], list[Any]]":
@@ -148,6 +152,6 @@ class _Connection:
         return parts
 
 
-def _refusal(member: str, name: str, *, said: str) -> PodError:
+def _refusal(what: str, name: str, *, said: str) -> PodError:
     error = Unavailable if name.rpartition(".")[2] in _PASSING else WrongState
-    return error(f"systemd refused {member}: {said[:300] or name[:100]}")
+    return error(f"systemd refused {what}: {said[:300] or name[:100]}")

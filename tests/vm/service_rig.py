@@ -31,18 +31,18 @@ NAME = "clearpod.service"
 
 @contextmanager
 def systemd_machine(
-    hypervisor: str, guest_dir: Path, *, units: dict[str, str] | None = None
+    hypervisor: str, guest_dir: Path, *, units: dict[str, str] | None = None, more: str = ""
 ) -> Iterator[SystemdMachine]:
-    """With our unit, not started, and `units`."""
+    """With our unit, not started, and `units`; `more` is added to the daemon's configuration."""
     if lacks := why_not():
         pytest.skip(f"systemd can't be PID 1 of namespaces here: it {lacks}")
     with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as place:
         root = Path(place)
         text = f'run_dir = "{root}/run"\nstate_dir = "{root}/state"\n[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = '
         text += f'"{hypervisor}"\nscratch_mib = 64\nboot_timeout_s = {60 * PATIENCE}\n[network]\ndefault = false\n'
-        (root / "config.toml").write_text(f'{text}conf_dir = "{root}/none"\n')
-        more = MORE.format(python=sys.executable, root=root, repo=REPO, watchdog_s=5 * PATIENCE)
-        with SystemdMachine(root, {NAME: UNIT, f"{NAME}.d/test.conf": more} | (units or {})) as made:
+        (root / "config.toml").write_text(f'{text}conf_dir = "{root}/none"\n{more}')
+        settings = MORE.format(python=sys.executable, root=root, repo=REPO, watchdog_s=5 * PATIENCE)
+        with SystemdMachine(root, {NAME: UNIT, f"{NAME}.d/test.conf": settings} | (units or {})) as made:
             yield made
 
 

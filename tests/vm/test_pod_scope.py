@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300 * PATIENCE)]
 
 @pytest.fixture
 def machine(hypervisor: str, guest_dir: Path) -> Iterator[SystemdMachine]:
-    with systemd_machine(hypervisor, guest_dir, units=UNITS) as made:
+    with systemd_machine(hypervisor, guest_dir, units=UNITS, more='[host_pods]\nallow = ["network"]\n') as made:
         yield made
 
 
@@ -55,6 +55,11 @@ class Scopes:
         (path,) = [line.removeprefix("0::") for line in lines if line.startswith("0::")]
         return path.removeprefix(f"/{self.top.name}")
 
+    def agents(self) -> list[str]:
+        """Cgroups that pods on the host have for themselves."""
+        agents = [path for path in self.top.rglob("agent/cgroup.procs") if path.read_text()]
+        return [f"/{path.relative_to(self.top).parents[1]}" for path in agents]
+
     def read(self, slice_name: str, name: str) -> str:
         return Path(f"{self.top}{PATHS[slice_name]}/{name}").read_text().strip()
 
@@ -63,11 +68,12 @@ class Scopes:
         return [str(path) for path in self.top.rglob("clearpod-*") if path.name != NAME]
 
 
-async def run(node: Node, slice_name: str) -> dict[str, Any]:
+async def run(node: Node, slice_name: str, *, network: int = pb.POD) -> dict[str, Any]:
     """What a verbose status says of a new pod with that parent."""
     cri = Client(node.socket, None, node.image)  # type: ignore[arg-type]
-    config = cri.sandbox(slice_name[-8], log_directory=f"{node.root}/logs")
+    config = cri.sandbox(f"{slice_name}-{network}", log_directory=f"{node.root}/logs")
     config.linux.cgroup_parent = slice_name
+    config.linux.security_context.namespace_options.network = network  # type: ignore[assignment]
     config.linux.resources.memory_limit_in_bytes = 64 * MIB
     pod = (await cri("RunPodSandbox", config=config, deadline_s=60 * PATIENCE)).pod_sandbox_id
     said = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
@@ -117,13 +123,16 @@ def test_a_pod_is_a_scope_in_its_slice(machine: SystemdMachine, guest_dir: Path)
         assert asyncio.run(is_ready(node, pod["id"])) and scopes.of_process(vmm) == f"{PATHS[ROOMY]}/{unit}/vm"
         assert machine.show(unit, "ActiveState") == "active" and leavings.vmms() == [vmm]
 
+        on_host = asyncio.run(run(node, ROOMY, network=pb.NODE))
+        assert f"{PATHS[ROOMY]}/clearpod-{on_host['id']}.scope/vm" in scopes.agents(), "a pod on the host too"
+
         if scopes.is_counted:
             tight = asyncio.run(run(node, TIGHT))
             (elsewhere,) = [one for one in leavings.vmms() if one != vmm]
             assert "overhead.podFixed.memory" in tight["vm"]["cgroupNote"] and TIGHT not in scopes.of_process(elsewhere)
         else:
             os.kill(vmm, signal.SIGKILL)
-            see_gone(scopes)
+            see_gone(scopes, unit)
         asyncio.run(node.remove_all())
     assert leavings.vmms() == [] and scopes.units() == "" and scopes.below() == []
     assert machine.show(ROOMY, "ActiveState") == "active", "that is the kubelet's to end"
@@ -141,9 +150,9 @@ def see_counted(scopes: Scopes) -> None:
     ]
 
 
-def see_gone(scopes: Scopes) -> None:
+def see_gone(scopes: Scopes, unit: str) -> None:
     """Wait for systemd, which sees the end of a scope by itself."""
     deadline = time.monotonic() + 10 * PATIENCE
-    while scopes.units() or scopes.below():
+    while unit in scopes.units() or f"{scopes.top}{PATHS[ROOMY]}/{unit}" in scopes.below():
         assert time.monotonic() < deadline, (scopes.units(), scopes.below())
         time.sleep(0.05)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scopes of Debian's real systemd, over its own socket and over a real bus, without a VM: made, refused, kept at a
+reload, many at once, and gone with their processes. tests/vm/test_pod_scope.py has them with VMs.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.patience import PATIENCE
+from tests.fakes.systemd_machine import SystemdMachine, why_not
+
+REPO = Path(__file__).parents[2]
+DEBIANS = Path("/usr/lib/systemd/system")
+SLICE = "a-b.slice"
+STEPS = """
+import json, os, time
+from concurrent.futures import ThreadPoolExecutor
+from stage1.errors import PodError
+from stage1.linux import cgroup, dbus, scope
+
+LIMITS = cgroup.Limits(64 << 20, 50, 100000)
+PATHS = [scope.inside("/sys/fs/cgroup/a.slice/a-b.slice", f"clearpod-{number}") for number in range(20)]
+said = {"lack": dbus.why_not(), "wanted": scope.are_wanted("auto")}
+
+def one(path):
+    with scope.Keeper() as keeper:
+        begun = time.monotonic()
+        scope.begin([path], keeper.pid)
+        spent = time.monotonic() - begun
+        cgroup.make({"": path}, LIMITS)
+        inside = open(f"/proc/{keeper.pid}/cgroup").read().strip().rpartition("0::")[2]
+    scope.see_removed(path)
+    return inside, spent
+
+with scope.Keeper() as first:
+    scope.begin(PATHS[:1], first.pid)
+    os.system("systemctl daemon-reload")
+    said["subtree"] = open(f"{scope.of(PATHS[0])}/cgroup.subtree_control").read().split()
+    said["controllers"] = open(f"{scope.of(PATHS[0])}/cgroup.controllers").read().split()
+    try:
+        with scope.Keeper() as second:
+            scope.begin(PATHS[:1], second.pid)
+    except PodError as error:
+        said["again"] = [error.grpc_code, str(error)]
+with ThreadPoolExecutor(8) as pool:
+    ended = list(pool.map(one, PATHS[1:]))
+said["inside"] = sorted({inside.partition("clearpod-")[0] for inside, _ in ended})
+said["ms"] = round(1000 * sorted(spent for _, spent in ended)[len(ended) // 2], 1)
+scope.see_removed(PATHS[0])
+said["left"] = [name for name in os.listdir("/sys/fs/cgroup/a.slice/a-b.slice") if name.startswith("clearpod")]
+print(json.dumps(said))
+"""
+
+
+def bus_units() -> dict[str, str]:
+    """Debian's units for the bus."""
+    if not (shutil.which("dbus-daemon") and (DEBIANS / "dbus.service").exists()):
+        pytest.skip("needs a bus: apt install dbus")
+    return {name: (DEBIANS / name).read_text(encoding="utf-8") for name in ("dbus.service", "dbus.socket")}
+
+
+@pytest.fixture(params=["private", "bus"])
+def machine(request: pytest.FixtureRequest) -> Iterator[SystemdMachine]:
+    if lacks := why_not():
+        pytest.skip(f"systemd can't be PID 1 of namespaces here: it {lacks}")
+    units = {SLICE: "[Slice]\n", **(bus_units() if request.param == "bus" else {})}
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, SystemdMachine(Path(root), units) as made:
+        made.systemctl("start", SLICE, *(["dbus.socket", "dbus.service"] if request.param == "bus" else []))
+        yield made
+
+
+def test_scopes_are_made_refused_and_gone(machine: SystemdMachine) -> None:
+    ran = machine.run("env", f"PYTHONPATH={REPO}", sys.executable, "-c", STEPS)
+    assert ran.returncode == 0, ran.stderr
+    said: dict[str, Any] = json.loads(ran.stdout)
+    print(f"a scope takes {said['ms']} ms")
+    assert (said["lack"], said["wanted"]) == ("", True)
+    assert set(said["subtree"]) == set(said["controllers"])
+    assert said["again"][0] == "FAILED_PRECONDITION" and "clearpod-0.scope" in said["again"][1]
+    assert said["inside"] == ["/a.slice/a-b.slice/"] and said["left"] == []
+    units = ("list-units", "--all", "--plain", "--no-legend", "--type=scope", "clearpod-*")
+    assert machine.systemctl(*units) == "" and machine.show(SLICE, "ActiveState") == "active"
+    assert said["ms"] < 2000 * PATIENCE
