@@ -20,7 +20,7 @@ REPO = Path(__file__).parents[2]
 DEBIANS = Path("/usr/lib/systemd/system")
 SLICE = "a-b.slice"
 STEPS = """
-import json, os, time
+import json, os, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from stage1.errors import PodError
 from stage1.linux import cgroup, dbus, scope
@@ -49,6 +49,12 @@ with scope.Keeper() as first:
             scope.begin(PATHS[:1], second.pid)
     except PodError as error:
         said["again"] = [error.grpc_code, str(error)]
+killed = "from stage1.linux import scope; k = scope.Keeper(); k.__enter__(); scope.begin([sys.argv[1]], k.pid); "
+dies = subprocess.run([sys.executable, "-c", f"import os, sys; {killed} os.kill(os.getpid(), 9)", PATHS[2]])
+said["killed"] = dies.returncode
+begun = time.monotonic()
+scope.see_removed(PATHS[2])
+said["gone_s"] = time.monotonic() - begun
 with ThreadPoolExecutor(8) as pool:
     ended = list(pool.map(one, PATHS[1:]))
 said["inside"] = sorted({inside.partition("clearpod-")[0] for inside, _ in ended})
@@ -85,6 +91,7 @@ def test_scopes_are_made_refused_and_gone(machine: SystemdMachine) -> None:
     assert set(said["subtree"]) == set(said["controllers"])
     assert said["again"][0] == "FAILED_PRECONDITION" and "clearpod-0.scope" in said["again"][1]
     assert said["inside"] == ["/a.slice/a-b.slice/"] and said["left"] == []
+    assert said["killed"] == -9 and said["gone_s"] < 5, "whoever dies before the VMM is in, its scope goes"
     units = ("list-units", "--all", "--plain", "--no-legend", "--type=scope", "clearpod-*")
     assert machine.systemctl(*units) == "" and machine.show(SLICE, "ActiveState") == "active"
     assert said["ms"] < 2000 * PATIENCE
