@@ -5,6 +5,7 @@
 a fresh one with a fixed hash seed always has the same.
 """
 
+import ast
 import importlib.util
 import json
 import marshal
@@ -42,13 +43,62 @@ def main() -> None:
             Path(target).write_bytes(importlib.util.MAGIC_NUMBER + _NO_SOURCE + _code(source, name))
     else:
         target, modules = jobs
-        # Bytes in bytes: what nobody imports is not unpacked.
-        packed = {name: (package, _code(source, said)) for name, package, source, said in modules}
-        Path(target).write_bytes(marshal.dumps(packed))
+        Path(target).write_bytes(
+            _packed([(name, package, _code(source, said)) for name, package, source, said in modules])
+        )
+
+
+def _packed(modules: list[tuple[str, bool, bytes]]) -> bytes:
+    """The size of the index in four bytes, the index, and the code: what nobody imports is not even copied."""
+    index, codes = {}, b""
+    for name, package, code in modules:
+        index[name] = package, len(codes), len(codes) + len(code)
+        codes += code
+    said = marshal.dumps(index)
+    return len(said).to_bytes(4, "little") + said + codes
 
 
 def _code(source: str, name: str) -> bytes:
-    return marshal.dumps(compile(Path(source).read_bytes(), name, "exec", dont_inherit=True, optimize=_OPTIMIZE))
+    tree = _Unannotated().visit(ast.parse(Path(source).read_bytes(), name))
+    return marshal.dumps(compile(tree, name, "exec", dont_inherit=True, optimize=_OPTIMIZE))
+
+
+class _Unannotated(ast.NodeTransformer):
+    """Leaves annotations out, which the interpreter would otherwise evaluate at each start; of classes, named tuples
+    among them, the names stay.
+    """
+
+    def __init__(self) -> None:
+        self._in_class = False
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._inside(node, in_class=True)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self._inside(node, in_class=False)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        node.returns = None
+        return self._inside(node, in_class=False)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        if self._in_class:
+            node.annotation = ast.copy_location(ast.Constant(None), node.annotation)
+            return node
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def _inside(self, node: ast.AST, *, in_class: bool) -> ast.AST:
+        was, self._in_class = self._in_class, in_class
+        self.generic_visit(node)
+        self._in_class = was
+        return node
 
 
 if __name__ == "__main__":

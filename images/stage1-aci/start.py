@@ -11,18 +11,23 @@ from _frozen_importlib import ModuleSpec
 
 
 class Modules:
-    """Finds and loads modules of a file: a dictionary, marshalled, of names and (is a package, marshalled code)."""
+    """Finds and loads modules of a file: four bytes that say how long the index is, the index, the marshalled code.
+
+    The index is a dictionary, marshalled, of names and (is a package, where its code begins and ends).
+    """
 
     def __init__(self, path):
         with open(path, "rb") as file:
-            self._code = marshal.loads(file.read())
+            found = memoryview(file.read())
+        begin = 4 + int.from_bytes(found[:4], "little")
+        self._index, self._code = marshal.loads(found[4:begin]), found[begin:]
 
     def __iter__(self):
-        return iter(self._code)
+        return iter(self._index)
 
     def find_spec(self, name, path=None, target=None):
         """For the interpreter: whether the module is ours."""
-        found = self._code.get(name)
+        found = self._index.get(name)
         return ModuleSpec(name, self, is_package=found[0]) if found else None
 
     def create_module(self, spec):
@@ -30,7 +35,8 @@ class Modules:
 
     def exec_module(self, module):
         """For the interpreter: fill the module."""
-        exec(marshal.loads(self._code[module.__name__][1]), module.__dict__)  # noqa: S102 - it is ours
+        _, begin, end = self._index[module.__name__]
+        exec(marshal.loads(self._code[begin:end]), module.__dict__)  # noqa: S102 - it is ours
 
 
 modules = Modules(__file__.removesuffix("start.pyc") + "modules")
@@ -39,4 +45,4 @@ sys.meta_path.insert(0, modules)
 if __name__ == "__main__":
     from stage1.entry import door
 
-    sys.exit(door.enter(sys.argv[1], sys.argv[2:]))
+    door.leave(door.enter(sys.argv[1], sys.argv[2:]))

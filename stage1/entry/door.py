@@ -29,6 +29,16 @@ def enter(name: str, arguments: list[str]) -> int:
         return FAILED
 
 
+def leave(code: int) -> None:
+    """End this process, without what the interpreter does then: to free all that it has takes an eighth of `run`."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed, or nobody reads it
+    os._exit(code)
+
+
 def sentence(error: OSError) -> str:
     """What a call of Python's own failed at."""
     return f"{error.strerror or error}: {error.filename or 'the pod is in ' + os.getcwd()}"

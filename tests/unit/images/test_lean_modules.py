@@ -4,6 +4,8 @@
 import copy
 import importlib.util
 import json
+import os
+import sys
 import typing
 from pathlib import Path
 
@@ -139,3 +141,57 @@ def test_json_takes_a_second_document_from_where_the_first_ends():
 def test_what_json_has_not_is_refused():
     with pytest.raises(TypeError, match="Object of type set is not JSON serializable"):
         lean("json/__init__.py").dumps({"a": {1}})
+
+
+@pytest.fixture
+def ours(monkeypatch):
+    """Our `os`; what it puts into `sys.modules` and into the environment is taken back."""
+    monkeypatch.setitem(sys.modules, "os.path", os.path)
+    monkeypatch.setenv("LEAN", "x")
+    return lean("os.py")
+
+
+def test_os_names_paths_the_same(ours):
+    for path in ("a", b"a\xff", "\udcff", Path("b")):
+        assert (ours.fsencode(path), ours.fsdecode(path)) == (os.fsencode(path), os.fsdecode(path))
+    assert ours.path is os.path and ours.defpath == os.defpath
+    for function in (ours.fsencode, ours.fsdecode):
+        with pytest.raises(TypeError):
+            function(1)
+
+
+def test_os_walks_and_makes_directories_the_same(ours, tmp_path):
+    ours.makedirs(f"{tmp_path}/a/b/c/", 0o700)
+    ours.makedirs(f"{tmp_path}/a/b/c", exist_ok=True)
+    (tmp_path / "a/link").symlink_to("b")
+    (tmp_path / "a/file").write_text("")
+    for refused in (f"{tmp_path}/a/b", f"{tmp_path}/a/file"):
+        with pytest.raises(FileExistsError):
+            ours.makedirs(refused, exist_ok=refused.endswith("file"))
+    for topdown in (True, False):
+        assert [*ours.walk(str(tmp_path), topdown=topdown)] == [*os.walk(str(tmp_path), topdown=topdown)]
+    assert [*ours.walk(f"{tmp_path}/none")] == []
+
+
+def test_os_gives_a_changed_environment_to_programs(ours):
+    assert ours.environ["LEAN"] == os.environ["LEAN"] and ours.environ.get("NONE", "none") == "none"
+    ours.environ["LEAN"] = "\udcff"
+    assert b"LEAN=\xff\n" in _said_by_env()
+    del ours.environ["LEAN"]
+    assert b"LEAN=" not in _said_by_env()
+    with pytest.raises(KeyError):
+        ours.environ["LEAN"]
+
+
+def _said_by_env():
+    """By a child that gets what the C library has."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.dup2(writer, 1)
+        os.execv("/usr/bin/env", ["env"])
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = file.read()
+    os.waitpid(pid, 0)
+    return said
