@@ -268,6 +268,7 @@ def collect(directory: str) -> str:
     unmounting.below(directory)
     left = [_or_leave(remove, directory) for remove in (scratch.remove, journal.remove)]
     owed = "; ".join(filter(None, [*left, net.detach(directory)]))
+    quarters.see_removed(directory)
     slot = slots.find(directory)
     files.remove_tree(directory)
     slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong

@@ -152,8 +152,11 @@ def cgroups(directory: str) -> list[str]:
 
 def end(directory: str) -> None:
     """Kill what is left in the pod's cgroups, and remove them. Idempotent. Raises TimedOut, KernelError."""
-    paths = cgroups(directory)
-    for path in paths:
+    for path in cgroups(directory):
         cgroup.end(path)
-    for path in paths:
+
+
+def see_removed(directory: str) -> None:
+    """After `end`, wait until systemd has removed the pod's scope, if it had one."""
+    for path in cgroups(directory):
         scope.see_removed(path)

@@ -139,7 +139,7 @@ class LivePod:
         async with self._until_ready():
             self.network = await self.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
             await self.loopback.open(record.pod, self.ips)
-            self._note_cgroup(await to_the_end(ahead.place, record.pod, tools.host))
+            self._note_cgroup(await to_the_end_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host))
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
             answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
             await beside(answer, ahead.write_down, record.pod, tools.host, network=self.network)
@@ -255,7 +255,7 @@ class LivePod:
 
     async def _start(self, prepared: engine.Prepared) -> None:
         self.move("boot", link_key=prepared.link_key)
-        self.watch(await to_the_end(engine.boot, prepared, self.tools.vmm))
+        self.watch(await to_the_end_in(self.tools.pool_of(prepared.pod), engine.boot, prepared, self.tools.vmm))
         await self.meet(self.tools.boot_timeout_s)
 
     def _note_cgroup(self, note: str) -> None:

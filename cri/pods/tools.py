@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pod needs from outside, in one value, so that tests can put fakes in. No behaviour."""
+"""What a pod needs from outside, in one value, so that tests can put fakes in."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from cri.pods.storage import Storage
     from cri.turns import Turns
     from stage1.engine import Host
+    from stage1.pod.model import Pod
     from stage1.vm.vmm import Vmm
 
 
 class Tools(NamedTuple):
     """The host, who starts VMs, and how long a guest may take to boot and to answer a call.
 
-    `pool` runs what waits for CNI plugins (None: the loop's own), so that those that hang delay other pods' networks
-    only; and since it is small, many pods at once take their turns instead of fighting for the rules' lock.
+    `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
+    other pods that wait for them; and since it is small, many pods at once take their turns instead of fighting for
+    the rules' lock.
     `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
     daemon has left gets `adopt_timeout_s` to answer the next one, and any guest `react_s` to end what it is told to.
     `storage` says how much pods may write (None: all). `hooks` has a say in what is done.
@@ -36,3 +38,7 @@ class Tools(NamedTuple):
     storage: "Storage | None" = None
     hooks: Hooks = Hooks()
     react_s: float = 4.0
+
+    def pool_of(self, pod: "Pod") -> "Executor | None":
+        """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""
+        return self.pool if self.host.has_scopes and pod.cgroup_parent else None

@@ -26,7 +26,7 @@ class SystemdBus:
         self._on_start = on_start
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
-        self._listener.listen(4)
+        self._listener.listen(64)
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> "SystemdBus":
