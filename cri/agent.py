@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cri.turns import SLICE_S, Turns
 from cri.vsock import READ_BYTES, Connection, VsockPort
-from stage1.errors import AgentFailed, PodError, TimedOut, VmFailed
+from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
 from stage1.guest import messages
 from stage1.guest.budget import Budget
 from stage1.guest.link import DataSeen, EventSeen, HelloSeen, HostLink, LinkFault, LinkFull, ReplySeen
@@ -306,6 +306,9 @@ class Agent:
                     return await asyncio.open_unix_connection(address, limit=2 * READ_BYTES)
             except (FileNotFoundError, ConnectionRefusedError):
                 await asyncio.sleep(RETRY_S)
+            except (Exhausted, OSError) as error:  # no descriptor, no buffer: the guest can't help it
+                log.warning("link.cut", extra={"pod": self._who.name, "error": str(error)})
+                await asyncio.sleep(FAULT_RETRY_S)
         return None
 
     async def _take(self, data: bytes) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
@@ -23,6 +22,7 @@ from cri.pods.networks import NodeNetwork
 from cri.pods.squeezer import Squeezer
 from cri.pods.storage import Storage, reserve_of
 from cri.pods.table import PodTable
+from cri.pods.threads import started
 from cri.pods.tools import Tools
 from cri.readiness import Readiness
 from cri.store.verifier import Verifier
@@ -78,7 +78,7 @@ class Node:
         self.config, self.host, self.vmm, self.images = config, host, vmm, images
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pool = ThreadPoolExecutor(NETWORKS_AT_ONCE, thread_name_prefix="network")
+        self._pool = started(NETWORKS_AT_ONCE, "network")
         self.events = Bus()
         self.storage = Storage(config, host)
         self.hub = self._make_hub()

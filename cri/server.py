@@ -8,7 +8,6 @@ It must not know what any RPC does.
 
 import asyncio
 import contextlib
-import errno
 import grp
 import importlib
 import logging
@@ -54,9 +53,6 @@ DROPPED_WITH_CLIENT = {"ExecSync"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
 RECOVERING = "clearpod is still taking over the pods of its predecessor"
-
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""Of a host whose disk is full or broken: no fault of ours, whoever met them."""
 
 LIMIT_BYTES = 16 << 20
 SENTENCE_BYTES = 2000
@@ -197,8 +193,7 @@ def _refuse(name: str) -> Any:
 
 def _status(name: str, error: BaseException) -> tuple[str, str]:
     """The status code's name and the sentence for the client."""
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        error = libc.failure(name, error.errno, error.filename or "a file of clearpod's")
+    error = libc.explained(name, error)
     if isinstance(error, PodError):
         return error.grpc_code, _short(str(error))
     mark = secrets.token_hex(4)

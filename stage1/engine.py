@@ -27,8 +27,9 @@ import os
 from typing import NamedTuple
 
 from stage1 import machine, quarters
-from stage1.errors import DiskFailed, KernelError, NotFound, PodError, VmFailed
+from stage1.errors import DiskFailed, Exhausted, KernelError, NotFound, PodError, VmFailed
 from stage1.linux import beneath, cgroup, files, idmap, mount, namespace, process
+from stage1.linux.libc import Guard
 from stage1.machine import MIB
 from stage1.machine import Host as Host
 from stage1.net import attach as net
@@ -249,6 +250,8 @@ def _record(directory: str) -> "dict[str, Any]":
             found = json.loads(own.read(VM, most=_RECORD_BYTES, ours=True))
     except FileNotFoundError:
         return {}
+    except Exhausted:
+        raise
     except (ValueError, RecursionError, KernelError) as error:
         raise VmFailed(f"{directory}/{VM} is damaged: {str(error)[:200]}") from None
     if not isinstance(found, dict):
@@ -261,6 +264,11 @@ def collect(directory: str) -> str:
 
     Returns a sentence when a CNI plugin failed at DEL, which `sweep.networks` tries again; else nothing.
     """
+    with Guard("remove", directory):
+        return _collect(directory)
+
+
+def _collect(directory: str) -> str:
     vm = find_vm(directory) or find_unrecorded(directory)
     if vm is not None:
         vm.kill()

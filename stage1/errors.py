@@ -12,6 +12,7 @@
     |- Unavailable            UNAVAILABLE          exit 10
     |- KernelError            INTERNAL             exit 1
     |  |- DiskFailed          UNAVAILABLE          exit 10
+    |  |- Exhausted           RESOURCE_EXHAUSTED   exit 8
     |- VmFailed               UNKNOWN              exit 11
     |  |- CidTaken            UNKNOWN              exit 11
     |- NetworkFailed          UNKNOWN              exit 13
@@ -96,6 +97,14 @@ class DiskFailed(KernelError):
     """
 
     grpc_code, exit_code = "UNAVAILABLE", 10
+
+
+class Exhausted(KernelError):
+    """The host, or this process's limits, have no more descriptors, processes, threads or memory. What was asked for
+    is neither wrong nor damaged: it can be done when somebody has given some back.
+    """
+
+    grpc_code, exit_code = "RESOURCE_EXHAUSTED", 8
 
 
 class VmFailed(PodError):

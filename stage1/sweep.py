@@ -7,7 +7,7 @@ nothing is touched that may belong to a living pod of anybody: of another daemon
 
 from stage1 import engine
 from stage1.engine import Host
-from stage1.errors import PodError
+from stage1.errors import Exhausted, PodError
 from stage1.net import attach as net
 from stage1.net import debts, living, record
 from stage1.rootfs import remains
@@ -22,6 +22,8 @@ def networks(host: Host) -> list[str]:
         if living.is_abandoned(path, engine.pod_directory(host, pod_id)):
             try:
                 net.detach_recorded(path)
+            except Exhausted as error:
+                problems.append(f"the network of pod {pod_id} is tried again later: {error}")
             except PodError as error:
                 problems.append(debts.take(path, error, tries=1, had_netns=True))
     return problems

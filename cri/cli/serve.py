@@ -17,6 +17,8 @@ import sys
 from cri import config as configuration
 from cri.config import Config
 
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""For work that blocks, as many as asyncio would start by and by."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -58,8 +60,10 @@ async def serve(config: Config, path: str | None = None) -> int:
     from cri.node import Node
     from cri.notify import Notifier
     from cri.owner import own
+    from cri.pods.threads import started
     from cri.translate.sandbox import plain
 
+    asyncio.get_running_loop().set_default_executor(started(THREADS, "daemon"))
     log = logging.getLogger("clearpod")
     signals, notifier = Signals(), Notifier(os.environ)
     with own(config):

@@ -24,6 +24,7 @@ from cri.image.claims import bring_all
 from cri.image.registries import Auth
 from cri.image.source import Resolved, Source, source_of
 from cri.pods import filling
+from cri.pods.threads import started
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
 from stage1.errors import NoSpace, PodError
@@ -63,7 +64,7 @@ def _say_once(lacks: str) -> None:
 def _slots_of(limits: Limits) -> _Slots:
     loop = asyncio.get_running_loop()
     if loop not in _slots:
-        threads = ThreadPoolExecutor(limits.readers, thread_name_prefix="image")
+        threads = started(limits.readers, "image")
         _slots[loop] = _Slots(asyncio.Semaphore(limits.pulls), asyncio.Semaphore(limits.readers), threads)
     return _slots[loop]
 

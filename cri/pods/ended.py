@@ -1,14 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sentence about a virtual machine that has ended. Called by the pod's own task, which tells it to everybody."""
+"""The end of a virtual machine: waited for, and the sentence about it. Called by the pod's own task, which tells it to
+everybody.
+"""
 
 import asyncio
 import logging
 
+from stage1.errors import Exhausted
+from stage1.linux import process
 from stage1.linux.process import PidHandle
 from stage1.vm import sigsys
 from stage1.vm.vmm import VmProcess
 
 log = logging.getLogger("clearpod.pod")
+
+
+RETRY_S = 0.5
+
+
+async def opened(vm: VmProcess) -> PidHandle | None:
+    """A handle to wait for its end with; None when it has ended. Waits for a descriptor when there is none: nobody else
+    would notice.
+    """
+    while True:
+        try:
+            return process.open_process(vm.pid, vm.start_time)
+        except Exhausted as error:
+            log.warning("pod.unwatched", extra={"error": str(error)})
+            await asyncio.sleep(RETRY_S)
 
 
 async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> str:

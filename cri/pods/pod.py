@@ -35,7 +35,6 @@ from stage1 import ahead, engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.guest.settings import configure, rehearsals
-from stage1.linux import process
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
 from stage1.vm.vmm import VmProcess
@@ -277,11 +276,12 @@ class LivePod:
         return await to_the_end_in(self.tools.pool, function, *args, **options)
 
     async def _collect_after_failure(self) -> None:
-        """What can't be removed now is collected when the daemon starts again; the failure is what the caller hears."""
+        """What can't be removed now is collected later; the failure is what the caller hears."""
         try:
             tell_owed(await self.in_turn(engine.collect, self.directory))
         except PodError as error:
             log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
+            self.tools.collect_later(self.directory)
 
     def watch(self, vm: VmProcess) -> None:
         """Begin to wait for the end of the pod's VM."""
@@ -290,7 +290,7 @@ class LivePod:
 
     async def _live(self, vm: VmProcess) -> None:
         """The pod's own task: wait for the VM's end, then let everybody know."""
-        handle = process.open_process(vm.pid, vm.start_time)
+        handle = await ended.opened(vm)
         if handle is not None:
             with handle:
                 while not await is_readable_within(TRIM_S, handle.fileno()):

@@ -24,7 +24,7 @@ log = logging.getLogger("clearpod.pods")
 
 PATIENCE_S = 5.0
 """How much longer than a guest may take to be adopted a call waits for it."""
-FIRST_PAUSE_S, LAST_PAUSE_S = 5.0, 300.0
+FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
 """Between tries to collect what can't be collected."""
 
 
@@ -72,6 +72,10 @@ class Recovery:
             pod.adopting.reschedule(asyncio.get_running_loop().time())
         if not pod.adopted.is_set() and not await is_set_within(self._tools.adopt_timeout_s + PATIENCE_S, pod.adopted):
             raise Unavailable(f"{pod.title} is still being taken over from the previous daemon; ask again")
+
+    def collect_later(self, directory: str) -> None:
+        """What this daemon has half made, and could not remove."""
+        self._tasks.own(self._collect_later(directory))
 
     async def settled(self) -> None:
         """Wait until all is done that was begun. For tests."""
@@ -126,7 +130,7 @@ class Recovery:
                 pod.adopted.clear()
                 await self._mark_dead(pod)
         elif error:
-            self._tasks.own(self._collect_later(found.directory))
+            self.collect_later(found.directory)
 
     async def _collect_later(self, directory: str) -> None:
         pause_s = FIRST_PAUSE_S

@@ -51,6 +51,7 @@ class PodTable:
         self._port = VsockPort(tools.host.vsock_port)
         self.pool = Pool(warm, self._new_ahead)
         self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
+        self._tools = self._tools._replace(collect_later=self.recovery.collect_later)
 
     # -- finding ---------------------------------------------------------------------------------------------
 

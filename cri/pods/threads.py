@@ -7,13 +7,33 @@ of whoever cleans up.
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from stage1.linux import libc
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def started(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool all of whose threads run already, for as long as it is not shut down.
+
+    Where the host allows no more threads, a pool that has to start one raises an error about work which it does a
+    moment later, when nobody expects that any more. Raises Exhausted.
+    """
+    pool, everybody = ThreadPoolExecutor(count, thread_name_prefix=name), threading.Barrier(count)
+    try:
+        for ready in [pool.submit(everybody.wait) for _ in range(count)]:
+            ready.result()
+    except RuntimeError as error:
+        everybody.abort()
+        pool.shutdown(wait=False)
+        raise libc.explained("clone", error) from None
+    return pool
 
 
 async def to_the_end(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:

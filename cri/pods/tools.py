@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cri.pods.hooks import Hooks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from cri.events import Bus
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from stage1.vm.vmm import Vmm
 
 
+def _leave(directory: str) -> None:
+    """The next daemon collects it."""
+
+
 class Tools(NamedTuple):
     """The host, who starts VMs, and how long a guest may take to boot and to answer a call.
 
@@ -24,7 +29,8 @@ class Tools(NamedTuple):
     the rules' lock.
     `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
     daemon has left gets `adopt_timeout_s` to answer the next one, and any guest `react_s` to end what it is told to.
-    `storage` says how much pods may write (None: all). `hooks` has a say in what is done.
+    `storage` says how much pods may write (None: all). `hooks` has a say in what is done. `collect_later` takes the
+    directory of a pod that failed and could not be removed at once.
     """
 
     host: "Host"
@@ -38,6 +44,7 @@ class Tools(NamedTuple):
     storage: "Storage | None" = None
     hooks: Hooks = Hooks()
     react_s: float = 4.0
+    collect_later: "Callable[[str], None]" = _leave
 
     def pool_of(self, pod: "Pod") -> "Executor | None":
         """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cri.store import codec
-from stage1.errors import KernelError
+from stage1.errors import Exhausted, KernelError
 from stage1.linux import beneath
 from stage1.pod import states
 from stage1.pod.model import Container, Pod
@@ -138,6 +138,8 @@ def _read(directory: str, name: str) -> dict[str, Any]:
         raise
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except Exhausted:  # it says nothing of the file
+        raise
     except KernelError as error:
         raise ValueError(str(error)) from None
     if not isinstance(envelope, dict):

@@ -102,12 +102,10 @@ def _check(pid: int, fd: int, extents: "Sequence[Extent]") -> None:
 
 def namespace(extents: "Sequence[Extent]") -> int:
     """A descriptor of a user namespace that maps users and groups so, which lasts as long. Raises KernelError."""
-    with Guard("pipe2", "for a user namespace"):
-        read, write = os.pipe2(os.O_CLOEXEC)
-        back, answer = os.pipe2(os.O_CLOEXEC)
+    (read, write), (back, answer) = process.pipes(2, "for a user namespace")
     try:
         pid = process.spawn(["unshare", "--user", "cat"], stdin=read, stdout=answer, stderr=2)
-        with process.PidHandle(pid, os.pidfd_open(pid)) as child:
+        with process.hold(pid) as child:
             os.close(answer)
             answer = -1
             try:

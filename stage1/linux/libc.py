@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 
-from stage1.errors import DiskFailed, KernelError, NoSpace, PodError
+from stage1.errors import DiskFailed, Exhausted, KernelError, NoSpace, PodError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ NR_LANDLOCK_CREATE_RULESET = 444
 AT_FDCWD = -100
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
 
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DISK_BROKEN = (errno.EROFS, errno.EIO)
+_NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+OF_THE_HOST = (*_DISK_FULL, *_DISK_BROKEN, *_NO_MORE)
+"""The host is full, broken or at its limits: no fault of ours, nor of who asks, whoever meets them."""
+NO_THREAD = "can't start new thread"
+"""How Python says that there may be no more threads."""
+_STARTS = ("posix_spawn", "fork", "clone")
+"""For which EAGAIN says that there may be no more processes."""
+
 _handle: "Any" = None
 
 
@@ -45,15 +55,32 @@ class Missing(KernelError, FileNotFoundError):  # type: ignore[misc]  # OSError.
 
 def failure(call: str, number: int, what: str) -> PodError:
     """The error for errno `number` of `call` on `what`: NoSpace for a full disk or quota, DiskFailed for one that is
-    read-only or broken, or KernelError.
+    read-only or broken, Exhausted where there are no more descriptors, processes or memory, or KernelError.
 
     For ENOENT that is a Missing, which is a FileNotFoundError too.
     """
-    if number in (errno.ENOSPC, errno.EDQUOT):
+    if number in _DISK_FULL:
         return NoSpace(f"{call}: {what}: {os.strerror(number)}; free some space there and try again")
-    if number in (errno.EROFS, errno.EIO):
+    if number in _DISK_BROKEN:
         return DiskFailed(call, number, what)
+    if number in _NO_MORE or (number == errno.EAGAIN and call in _STARTS):
+        return Exhausted(call, number, what)
     return Missing(call, number, what) if number == errno.ENOENT else KernelError(call, number, what)
+
+
+def explained(call: str, error: BaseException) -> BaseException:
+    """The error as `failure` makes it when the host, or a limit of this process, is the cause; else the same one."""
+    if isinstance(error, PodError):
+        return error
+    if isinstance(error, OSError) and error.errno in OF_THE_HOST:
+        return failure(call, error.errno, error.filename or "a file of clearpod's")
+    if isinstance(error, MemoryError):
+        return Exhausted(call, errno.ENOMEM, "memory")
+    if isinstance(error, BlockingIOError):  # of a fork; who reads from something that may block expects it
+        return Exhausted(call, errno.EAGAIN, "a process")
+    if isinstance(error, RuntimeError) and str(error) == NO_THREAD:
+        return Exhausted(call, errno.EAGAIN, "a thread")
+    return error
 
 
 class Guard:

@@ -212,7 +212,10 @@ def in_thread(function: "Callable[[], Result]", *, then: "Callable[[Result], Non
             then(results[0])
 
     thread = threading.Thread(target=run, name="namespaces", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise libc.explained("clone", error) from None
     is_done.wait()
     if then is None:
         thread.join()

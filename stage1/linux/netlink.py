@@ -9,8 +9,7 @@ import _socket
 import errno
 import struct
 
-from stage1.errors import KernelError
-from stage1.linux.libc import Guard
+from stage1.linux.libc import Guard, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Netlink:
                 missing -= 1
                 failed = failed or (-struct.unpack_from("=i", body)[0] if kind == _ERROR else errno.EPROTO)
         if failed:
-            raise KernelError("netlink", failed, what)
+            raise failure("netlink", failed, what)
 
     def dump(self, kind: int, body: bytes, *, what: str) -> "Iterator[bytes]":
         """The bodies of all that the kernel has of this kind. Raises KernelError, which says `what`."""
@@ -96,7 +95,7 @@ class Netlink:
                 if seen == _DONE:
                     return
                 if seen == _ERROR:
-                    raise KernelError("netlink", -struct.unpack_from("=i", part)[0], what)
+                    raise failure("netlink", -struct.unpack_from("=i", part)[0], what)
                 yield part
 
     def _receive(self, what: str) -> "Iterator[tuple[int, bytes]]":

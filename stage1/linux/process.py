@@ -14,8 +14,8 @@ import sys
 import time
 from typing import NamedTuple
 
-from stage1.errors import KernelError, NotFound, TimedOut
-from stage1.linux.libc import Guard
+from stage1.errors import NotFound, TimedOut
+from stage1.linux.libc import Guard, failure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,6 +190,31 @@ class PidHandle:
                 pass
 
 
+def hold(pid: int) -> PidHandle:
+    """A child of ours that was just started and that nobody has reaped. Raises KernelError; it has been killed then."""
+    try:
+        with Guard("pidfd_open", f"process {pid}"):
+            return PidHandle(pid, os.pidfd_open(pid))
+    except BaseException:
+        os.kill(pid, SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def pipes(count: int, what: str) -> list[tuple[int, int]]:
+    """So many pipes, each its ends for reading and writing, or none. The caller closes them. Raises KernelError."""
+    made: list[tuple[int, int]] = []
+    try:
+        with Guard("pipe2", what):
+            for _ in range(count):
+                made.append(os.pipe2(os.O_CLOEXEC))
+    except BaseException:
+        for fd in (fd for ends in made for fd in ends):
+            os.close(fd)
+        raise
+    return made
+
+
 def open_process(pid: int, started: int) -> PidHandle | None:
     """The process that has `pid` and started at `started` (`start_time`); None when it has gone."""
     try:
@@ -198,7 +223,7 @@ def open_process(pid: int, started: int) -> PidHandle | None:
         # EINVAL: a pid of 0 or less, out of a damaged state file.
         if error.errno in (errno.ESRCH, errno.EINVAL):
             return None
-        raise KernelError("pidfd_open", error.errno or errno.EIO, f"process {pid}") from error
+        raise failure("pidfd_open", error.errno or errno.EIO, f"process {pid}") from error
     try:
         # After pidfd_open: a match now says that the descriptor is of that process, and not of a later one.
         if start_time(pid) == started:
@@ -228,7 +253,7 @@ def run(
     pipes = _Pipes(input)
     try:
         pid = spawn(argv, stdin=pipes.child[0], stdout=pipes.child[1], stderr=pipes.child[2], env=env)
-        with PidHandle(pid, os.pidfd_open(pid)) as process:
+        with hold(pid) as process:
             pipes.close_child()
             return _finish(process, pipes, argv[0], timeout_s)
     finally:

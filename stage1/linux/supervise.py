@@ -66,8 +66,7 @@ def output(job: Job, said: "list[Ended]") -> "Generator[bytes, None, None]":
     Close it when you leave early: the program is killed with all that it started. Raises KernelError, TimedOut,
     Stopped, what `job.look` raises.
     """
-    with Guard("pipe2", "the pipes of a program"):
-        out, err = os.pipe(), os.pipe()
+    out, err = process.pipes(2, "the pipes of a program")
     ends = {*out, *err}
     try:
         with Guard("fcntl", "a pipe"):
@@ -75,7 +74,7 @@ def output(job: Job, said: "list[Ended]") -> "Generator[bytes, None, None]":
         pid = process.spawn(
             job.argv, stdin=None if job.stdin < 0 else job.stdin, stdout=out[1], stderr=err[1], env=sandbox.ENVIRONMENT
         )
-        with process.PidHandle(pid, os.pidfd_open(pid)) as child:
+        with process.hold(pid) as child:
             for fd in (out[1], err[1]):
                 os.close(fd)
                 ends.remove(fd)
@@ -152,13 +151,11 @@ class Talk:
 
     def __init__(self, argv: "Sequence[str]") -> None:
         """Raises KernelError."""
-        with Guard("pipe2", "the pipes of a program"):
-            theirs_in, self._in = os.pipe()
-            self._out, theirs_out = os.pipe()
-            self._err, theirs_err = os.pipe()
+        made = process.pipes(3, "the pipes of a program")
+        (theirs_in, self._in), (self._out, theirs_out), (self._err, theirs_err) = made
         try:
             pid = process.spawn(argv, stdin=theirs_in, stdout=theirs_out, stderr=theirs_err, env=sandbox.ENVIRONMENT)
-            self._child = process.PidHandle(pid, os.pidfd_open(pid))
+            self._child = process.hold(pid)
         except BaseException:
             for fd in (self._in, self._out, self._err):
                 os.close(fd)

@@ -68,10 +68,11 @@ def make(
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, call.container)
     with Turn():
-        record.begin(path, plan)
         try:
             if not is_spare:
-                record.link(directory, path)
+                record.link(directory, path)  # first: by it, what is written from now on is found and removed
+            record.begin(path, plan)
+            if not is_spare:
                 namespace.make_net(plan.netns)
             return _fill(path, plan, look=look or _usual(), is_spare=is_spare)
         except BaseException as error:

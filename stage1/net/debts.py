@@ -5,7 +5,7 @@ Called by attach when DEL fails. A debt is the pod's record, kept without the po
 start and once a minute, so nothing leaks for ever and no pod hangs for ever. It must not run plugins.
 """
 
-from stage1.errors import PodError
+from stage1.errors import Exhausted, PodError
 from stage1.linux import namespace
 from stage1.net import record
 from stage1.net.plugins import PluginGone
@@ -18,8 +18,11 @@ TRIES = 3
 def take(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
     """Owe what the record at `path` says, and say so in a sentence; or raise `error` while it is worth trying again.
 
-    Trying again soon is useless when the plugin is not there, or the netns was lost and a stand-in did not help.
+    Trying again soon is useless when the plugin is not there, or the netns was lost and a stand-in did not help. When
+    the host had no process or descriptor for it, nothing was tried.
     """
+    if isinstance(error, Exhausted):
+        raise error
     pod_id, known = record.pod_of(path), _load(path)
     if known is None:
         namespace.remove_net(netns_path(pod_id))

@@ -7,7 +7,7 @@ Called by attach and spare, in the netns: everything acts on the current one, an
 import _socket
 import os
 
-from stage1.errors import KernelError, NetworkFailed
+from stage1.errors import Exhausted, KernelError, NetworkFailed
 from stage1.linux import tun
 from stage1.linux.netlink import Netlink
 from stage1.net import messages, own, tap
@@ -34,7 +34,7 @@ class Lines(Netlink):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
         super().__exit__(kind, error, trace)
-        if isinstance(error, KernelError):
+        if isinstance(error, KernelError) and not isinstance(error, Exhausted):
             raise NetworkFailed(f"in the pod's network namespace: {error}") from None
 
     def set_up(self, name: str, *, mtu: int) -> int:

@@ -182,7 +182,8 @@ def every(cache_dir: str) -> dict[str, str]:
 
 def _names(directory: str) -> list[str]:
     try:
-        return sorted(os.listdir(directory))
+        with Guard("list", directory):
+            return sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
 

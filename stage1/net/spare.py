@@ -27,8 +27,8 @@ def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
     plan = Record(netns_path(pod_id), settings.bin_dirs, settings.limit_s, (), directory=directory)
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, pod_id)
+    record.link(directory, path)  # first, as in attach
     record.save(path, plan)
-    record.link(directory, path)
     namespace.make_net(plan.netns)
     with namespace.inside_net(plan.netns), Lines() as lines:
         lines.ask((messages.up(LOOPBACK),), what="set up lo")

@@ -9,9 +9,9 @@ import json
 import os
 from typing import NamedTuple
 
-from stage1.errors import PodError
+from stage1.errors import Exhausted, PodError
 from stage1.linux import files, supervise
-from stage1.linux.libc import Guard
+from stage1.linux.libc import Guard, explained
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.erofs import Image
 
@@ -47,14 +47,14 @@ def write(path: str, seals: "dict[str, Seal]", *, merged_from: "tuple[str, ...]"
 
 
 def read(path: str) -> "tuple[dict[str, Seal], tuple[str, ...]]":
-    """What `write` wrote. Raises Corrupt when it can't be understood, FileNotFoundError when there is none."""
+    """What `write` wrote. Raises Corrupt when it can't be understood, FileNotFoundError without one; Exhausted."""
     try:
         document = json.loads(files.read(path))
         if document["v"] != VERSION:
             raise Corrupt(f"{path} is of another version of clearpod ({str(document['v'])[:20]}); pull the image again")
         seals = {str(name): Seal(int(size), str(sha)) for name, (size, sha) in document["files"].items()}
         return seals, tuple(map(str, document["merged_from"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, Exhausted):
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, PodError) as error:
         raise Corrupt(f"{path} can't be understood ({error!r:.100}); pull the image again") from None
@@ -64,7 +64,7 @@ def broken(path: str, seal: Seal | None) -> str:
     """What is seen at once of a file that is not as it was sealed, as the end of a sentence; empty when nothing is.
 
     Without a seal, as in stores of former versions, it is whether an erofs file has the size that it says, and a JSON
-    document an end.
+    document an end. Raises Exhausted, which says nothing of the file.
     """
     try:
         size = os.stat(path).st_size
@@ -80,6 +80,8 @@ def broken(path: str, seal: Seal | None) -> str:
     except Corrupt:
         return "is not a whole erofs file"
     except OSError as error:
+        if isinstance(why := explained("open", error), Exhausted):
+            raise why from None
         return f"can't be read ({error.strerror})"
     return ""
 
@@ -91,11 +93,11 @@ def _last_byte(path: str) -> bytes:
 
 
 def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.never) -> str:
-    """As `broken`, by reading all of it. Raises Stopped."""
+    """As `broken`, by reading all of it. Raises Stopped, Exhausted."""
     try:
         found = _sha256(path, stop)
     except (FileNotFoundError, PodError) as error:
-        if isinstance(error, supervise.Stopped):
+        if isinstance(error, (supervise.Stopped, Exhausted)):
             raise
         return f"can't be read ({error})"
     return "" if found == seal.sha256 else "has other contents than were written"

@@ -49,12 +49,12 @@ def parse(text: str) -> tuple[int, bool, str]:
 
 
 def _run(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", name: str) -> str:
-    order = _written(description)
-    read, write = os.pipe2(os.O_CLOEXEC)
+    order, read, write = _written(description), -1, -1
     try:
+        ((read, write),) = process.pipes(1, "the answer of the jailer")
         argv = [jailer, str(_ORDER_FD), str(_RESULT_FD), name]
         pid = process.spawn_with(argv, {**descriptors, _ORDER_FD: order, _RESULT_FD: write}, env={})
-        with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
+        with process.hold(pid) as handle:
             os.close(write)
             write = -1
             try:
@@ -86,7 +86,7 @@ def _all(fd: int) -> str:
 def _reap(pid: int) -> None:
     """Reap the child, which ends without its jailer."""
     try:
-        with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
+        with process.hold(pid) as handle:
             handle.kill()
             handle.wait(_DEATH_S)
     except (PodError, ProcessLookupError):

@@ -65,7 +65,7 @@ def _nothing(place: str) -> bytes:
 
 
 def _end(pid: int) -> None:
-    with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
+    with process.hold(pid) as handle:
         handle.kill()
         handle.wait(10)
 

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from stage1.errors import DiskFailed, NoSpace, NotFound, PodError, VmFailed
+from stage1.errors import DiskFailed, Exhausted, NoSpace, NotFound, PodError, VmFailed
 from stage1.linux import namespace, process
 from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
@@ -46,7 +46,7 @@ class ProcessVmm:
                 return _survive_start(_on_host(vm, log), vm, console=console, early_s=0)
             vm = vm._replace(ids=vm.ids or _ANY_IDS, cgroups=_cgroups(vm))
             return self._in_jail(vm, log, console=console)
-        except (VmFailed, NoSpace, DiskFailed):
+        except (VmFailed, NoSpace, DiskFailed, Exhausted):
             raise
         except PodError as error:
             raise VmFailed(f"the VMM can't be started: {error}") from error
@@ -175,7 +175,7 @@ def _check_binary(path: str) -> None:
 
 def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> VmProcess:
     # The process is our child and not reaped yet, so the pid is still its own.
-    with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
+    with process.hold(pid) as handle:
         try:
             started = process.start_time(pid)
         except NotFound:

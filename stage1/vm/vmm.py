@@ -12,8 +12,9 @@ import os
 import time
 from typing import NamedTuple, Protocol
 
-from stage1.errors import NotFound, PodError, VmFailed
+from stage1.errors import Exhausted, NotFound, PodError, VmFailed
 from stage1.linux import beneath, files, process
+from stage1.linux.libc import explained
 from stage1.vm.spec import VmSpec
 
 AGENT = "agent"
@@ -127,11 +128,15 @@ def find_unrecorded(directory: str) -> VmProcess | None:
 
 
 def command_line(pid: str) -> list[str]:
-    """The words with which process `pid` was started, at least one; an empty one when it has ended."""
+    """The words with which process `pid` was started, at least one; an empty one when it has ended. Raises
+    Exhausted.
+    """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             return os.fsdecode(file.read()).split("\0")
-    except OSError:
+    except OSError as error:
+        if isinstance(why := explained("open", error), Exhausted):  # else a VMM that lives would not be found
+            raise why from None
         return [""]
 
 

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from cri.pods.threads import to_the_end
+from cri.pods.threads import started, to_the_end
+from stage1.errors import Exhausted
 
 
 async def test_the_result_and_the_error_come_back() -> None:
@@ -35,3 +36,14 @@ async def test_a_cancelled_waiter_leaves_only_when_the_work_is_done(fails: bool)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done == [True]
+
+
+async def test_a_pool_that_was_started_needs_no_other_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with started(2, "two") as pool:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert list(pool.map(abs, (-1, -2, -3))) == [1, 2, 3]
+        with pytest.raises(Exhausted, match="a thread"):
+            started(2, "none")

@@ -19,8 +19,9 @@ from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.store import schema
 from cri.store.images import Image, ImageStore
-from stage1.errors import WrongState
+from stage1.errors import Exhausted, WrongState
 from stage1.rootfs.corrupt import Corrupt
+from tests.fakes.exhausted import no_descriptors
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 
 
@@ -126,6 +127,13 @@ def test_damage_is_found_at_use_and_at_a_start_and_mended_by_a_pull(
         assert_mended(again, reference, image)
     finally:
         again.close()
+
+
+def test_an_image_that_can_not_be_looked_at_now_is_not_damaged(made: Made) -> None:
+    store, _, (image, _) = made
+    with no_descriptors(os.getpid()), pytest.raises(Exhausted):
+        store.usable(image)
+    assert store.usable(image) and store.find(image.id) == image
 
 
 def assert_mended(store: ImageStore, reference: str, image: Image) -> None:

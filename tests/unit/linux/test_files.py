@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import DiskFailed, KernelError, NoSpace, PodError
+from stage1.errors import DiskFailed, Exhausted, KernelError, NoSpace, PodError
 from stage1.linux import files
 from stage1.linux.libc import Guard
 
@@ -64,10 +64,13 @@ def test_write_atomic_on_a_full_disk_keeps_the_old_file_and_no_other(tiny_tmpfs:
         (errno.EDQUOT, NoSpace, "RESOURCE_EXHAUSTED"),
         (errno.EROFS, DiskFailed, "UNAVAILABLE"),
         (errno.EIO, DiskFailed, "UNAVAILABLE"),
+        (errno.EMFILE, Exhausted, "RESOURCE_EXHAUSTED"),
+        (errno.ENFILE, Exhausted, "RESOURCE_EXHAUSTED"),
+        (errno.ENOMEM, Exhausted, "RESOURCE_EXHAUSTED"),
         (errno.EPERM, KernelError, "INTERNAL"),
     ],
 )
-def test_a_disk_that_is_full_or_broken_is_no_fault_of_ours(number: int, kind: type[PodError], code: str) -> None:
+def test_a_host_that_is_full_or_broken_is_no_fault_of_ours(number: int, kind: type[PodError], code: str) -> None:
     with pytest.raises(PodError, match="/the/file") as caught, Guard("write", "/the/file"):
         raise OSError(number, os.strerror(number))
     assert (type(caught.value), caught.value.grpc_code) == (kind, code)

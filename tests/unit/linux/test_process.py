@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import KernelError, NoSpace, NotFound, TimedOut, WrongState
+from stage1.errors import Exhausted, KernelError, NoSpace, NotFound, TimedOut, WrongState
 from stage1.linux import host, process, vsock
 from stage1.linux.flock import Lock
+from tests.fakes.exhausted import no_descriptors
 
 
 def sh(script: str, timeout_s: float = 10, **more: bytes) -> process.Result:
@@ -278,3 +279,15 @@ def test_a_descriptor_that_we_were_given_open_is_not_passed_on() -> None:
     finally:
         os.close(ours)
         os.close(other)
+
+
+def test_without_a_descriptor_nothing_is_started_or_kept() -> None:
+    sleeping = process.spawn(["sleep", "1000"])
+    before = os.listdir("/proc/self/fd")
+    with no_descriptors(os.getpid()):
+        for start in (lambda: sh("true"), lambda: process.pipes(2, "a test"), lambda: process.hold(sleeping)):
+            with pytest.raises(Exhausted, match="Too many open files"):
+                start()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(sleeping, 0)  # it was ended: nobody could have waited for it
