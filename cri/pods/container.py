@@ -98,7 +98,8 @@ class LiveContainer:
     def start_failed(self, why: str) -> None:
         """Contract section 4: a failed start leaves EXITED, 128, StartError."""
         if self.status.state == states.CREATED:
-            self._move("start_failed", finished_ns=time.time_ns(), exit_code=128, reason="StartError", message=why)
+            now = self._moment(0, self.record.created_ns)
+            self._move("start_failed", finished_ns=now, exit_code=128, reason="StartError", message=why)
 
     def exited(self, event: Exited, then: Callable[[], None] = lambda: None) -> bool:
         """Its process ended, after the last byte of its output; whether that was not known yet.
@@ -127,9 +128,11 @@ class LiveContainer:
         return True
 
     def _moment(self, unix_ns: int, earliest_ns: int) -> int:
-        """A time that the guest said, 0 for none: not before what came before it, and not in the future."""
+        """A time that the guest said, 0 for none: not in the future, and not before what came before it, also when the
+        clock has been set back since.
+        """
         now = time.time_ns()
-        return min(max(unix_ns or now, earliest_ns), now)
+        return max(min(unix_ns or now, now), earliest_ns)
 
     async def logged(self, limit_s: float) -> None:
         """Wait until its log has what came so far, not longer than `limit_s`."""
@@ -138,14 +141,15 @@ class LiveContainer:
     def vm_gone(self, why: str) -> None:
         """Its VM ended under it."""
         if not self._end() and self.status.state != states.EXITED:
-            now = time.time_ns()
+            now = self._moment(0, self.status.started_ns)
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)
 
     def lost(self) -> None:
         """Nobody knows how it ended: contract section 4, 255 and Unknown."""
         if self.status.state != states.EXITED:
             why = "the guest does not know this container any more"
-            self._move("vm_exit", finished_ns=time.time_ns(), exit_code=255, reason="Unknown", message=why)
+            now = self._moment(0, self.status.started_ns)
+            self._move("vm_exit", finished_ns=now, exit_code=255, reason="Unknown", message=why)
 
     def _move(self, event: str, **changes: int | str) -> None:
         state = states.move(states.CONTAINER_MOVES, self.status.state, event=event)

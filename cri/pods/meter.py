@@ -72,7 +72,7 @@ class Meter:
         await asyncio.wait([one.task for one in waits], timeout=question.patience_s())
         if question.task.done():
             return question.task.result()
-        if last is None or time.time_ns() - last.unix_ns > STALE_S * 1e9:
+        if last is None or not 0 <= time.time_ns() - last.unix_ns <= STALE_S * 1e9:  # below 0: a clock was set back
             raise TimedOut(f"the guest did not say its numbers within {PATIENCE_S:g} s")
         return last
 
