@@ -51,7 +51,8 @@ class Harness:
 
     async def open(self) -> None:
         """Start the daemon and the neighbour, and look at the host."""
-        self.node.program = ("tests.faults.daemon", str(self.node.root))
+        if self.node.program == ("cri",):
+            self.node.program = ("tests.faults.daemon", str(self.node.root))
         self.node.start()
         one = self._neighbour
         await one.with_pod()
@@ -105,14 +106,21 @@ class Harness:
         points.arm(self.node.root, Orders(token, point))
         return token
 
-    async def _kill_at_point(self, asking: "asyncio.Future[None]", stage: Stage, victim: str) -> bool:
+    async def _stopped(self, asking: "asyncio.Future[None]") -> int:
+        """The daemon that stands at the point; 0 when the operation has ended without."""
         deadline = time.monotonic() + LIMIT_S * PATIENCE
         while not (stopped := [pid for pid in self.node.daemons() if _state(pid) == "T"]):
             if asking.done() or time.monotonic() > deadline:
-                return False
+                return 0
             await asyncio.sleep(0.01)
-        self._orders()
         (daemon,) = stopped
+        return daemon
+
+    async def _kill_at_point(self, asking: "asyncio.Future[None]", stage: Stage, victim: str) -> bool:
+        daemon = await self._stopped(asking)
+        self._orders()
+        if not daemon:
+            return False
         if victim == DAEMON:
             await self._kill_daemon(daemon)
             return True
@@ -161,7 +169,9 @@ class Harness:
     async def _clear(self, stage: Stage) -> None:
         self._orders()
         await stage.clear()
-        await self.kubelet("PullImage", image=pb.ImageSpec(image=self.node.image))
+        image = pb.ImageSpec(image=self.node.image)
+        if not (await self.kubelet("ImageStatus", image=image)).image.id:
+            await self.kubelet("PullImage", image=image)
 
     async def _hurt(self) -> str:
         """How the neighbour is not as it should be."""

@@ -9,6 +9,7 @@ namespaces, and what it asks of a guest's agent. A step is named by the function
 `install` is called in the daemon under test (tests.faults.daemon). The file `arm` has Orders of the harness.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -88,13 +89,13 @@ class Points:
         with self._lock:
             try:
                 orders = Orders(*json.loads((self._root / "arm").read_text()))
-            except FileNotFoundError:
+            except OSError:  # there are none, or no descriptor to read them with
                 return
             if orders.token != self._orders.token:
                 self._orders, self._seen = orders, {}
             self._seen[step] = self._seen.get(step, 0) + 1
             point = f"{step} {self._seen[step]}" if self._seen[step] > 1 else step
-            with (self._root / f"points.{orders.token}").open("a") as file:
+            with contextlib.suppress(OSError), (self._root / f"points.{orders.token}").open("a") as file:
                 file.write(f"{point}\n")
         if point == orders.point:
             signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)

@@ -33,6 +33,8 @@ class Kubelet:
     def __init__(self, socket: str) -> None:
         self._channel = aio.insecure_channel(f"unix:{socket}", options=_BACKOFF)
         self._stubs = (rpc.RuntimeServiceStub(self._channel), rpc.ImageServiceStub(self._channel))
+        self.refusals: list[str] = []
+        """All answers that were no success, those too after which it asked again."""
 
     async def __call__(self, name: str, **fields: Any) -> Any:
         """The answer, of whichever daemon gives it. Raises Refused, TimeoutError."""
@@ -42,6 +44,7 @@ class Kubelet:
             try:
                 return await getattr(stub, name)(request, timeout=LIMIT_S * PATIENCE)
             except aio.AioRpcError as error:
+                self.refusals.append(f"{name}: {error.code().name}: {error.details()}")
                 if error.code() not in _AGAIN:
                     raise Refused(name, error.code().name, error.details() or "") from None
                 if time.monotonic() > deadline:

@@ -39,6 +39,10 @@ class Node:
         """The module that is the daemon, and what it takes before `serve`."""
         self.daemon: subprocess.Popen[bytes] | None = None
         self._netns = f"/run/netns/t-soak-{os.urandom(4).hex()}"
+        self.before = ["nsenter", f"--net={self._netns}"]
+        """The words before those of the daemon, which starts it where it is to live."""
+        self.environment: dict[str, str] = {}
+        """What daemons have in it besides ours."""
 
     def __enter__(self) -> "Node":
         namespace.make_net(self._netns)
@@ -81,10 +85,9 @@ class Node:
     def start(self) -> None:
         """Start a daemon; it serves a moment later."""
         argv = [sys.executable, "-m", *self.program, "serve", "--config", f"{self.root}/config.toml"]
-        env = {**os.environ, "TMPDIR": f"{self.root}/tmp"}
+        env = {**os.environ, "TMPDIR": f"{self.root}/tmp", **self.environment}
         with (self.root / "serve.log").open("ab") as log:
-            enter = ["nsenter", f"--net={self._netns}"]
-            self.daemon = subprocess.Popen([*enter, *argv], cwd=REPO, env=env, stdout=log, stderr=log)
+            self.daemon = subprocess.Popen([*self.before, *argv], cwd=REPO, env=env, stdout=log, stderr=log)
 
     def stop(self, number: signal.Signals, limit_s: float = 10) -> int:
         """End the daemon by this signal; its exit code."""

@@ -14,6 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from stage1.linux.libc import Guard
 from stage1.linux.process import spawn, start_time
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess
@@ -35,13 +36,19 @@ class RemoteVmm:
         assert isinstance(vm.link, SerialLink)
         volumes = next(share.path for share in vm.shares if share.tag == "volumes")
         console = f"{vm.run_dir}/console.log"
-        os.close(os.open(console, os.O_CREAT | os.O_WRONLY, 0o600))
-        pid = spawn(["/usr/bin/sleep", "infinity"])
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+        with Guard("start", "a guest"), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+            os.close(os.open(console, os.O_CREAT | os.O_WRONLY, 0o600))
             asked.connect(self._path)
+            pid = spawn(["/usr/bin/sleep", "infinity"])
+            try:
+                vmm = VmProcess(pid, start_time(pid), console)
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
             asked.send(json.dumps([pid, vm.link.socket, volumes]).encode())
             assert asked.recv(1) == b"y"
-        return VmProcess(pid, start_time(pid), console)
+        return vmm
 
 
 class Guests:
@@ -74,7 +81,9 @@ class Guests:
             except OSError:
                 return
             with asking:
-                pid, path, volumes = json.loads(asking.recv(4096))
+                if not (asked := asking.recv(4096)):
+                    continue  # the daemon had no process for the guest
+                pid, path, volumes = json.loads(asked)
                 self._guests.append(FakeGuest(path, volumes).start(pid))
                 asking.send(b"y")
 
