@@ -34,11 +34,11 @@ struct traces {
     char log[64], pid_file[64], console[64];
 };
 
-static void traces_name(struct traces *traces)
+static void traces_name(struct traces *traces, pid_t helper)
 {
-    snprintf(traces->log, sizeof traces->log, "/run/clearpod/crun-%d.log", getpid());
-    snprintf(traces->pid_file, sizeof traces->pid_file, "/run/clearpod/crun-%d.pid", getpid());
-    snprintf(traces->console, sizeof traces->console, "/run/clearpod/crun-%d.sock", getpid());
+    snprintf(traces->log, sizeof traces->log, "/run/clearpod/crun-%d.log", helper);
+    snprintf(traces->pid_file, sizeof traces->pid_file, "/run/clearpod/crun-%d.pid", helper);
+    snprintf(traces->console, sizeof traces->console, "/run/clearpod/crun-%d.sock", helper);
 }
 
 static void traces_remove(struct traces *traces)
@@ -46,6 +46,13 @@ static void traces_remove(struct traces *traces)
     unlink(traces->log);
     unlink(traces->pid_file);
     unlink(traces->console);
+}
+
+void crun_forget(pid_t helper)
+{
+    struct traces traces;
+    traces_name(&traces, helper);
+    traces_remove(&traces);
 }
 
 static void become_crun(const struct task *task, const char *const *args)
@@ -163,7 +170,7 @@ static int run_detached(const struct task *task, const char **tail, int count, s
                         struct fault *why)
 {
     struct traces traces;
-    traces_name(&traces);
+    traces_name(&traces, getpid());
     tail[count++] = "--detach";
     tail[count++] = "--pid-file";
     tail[count++] = traces.pid_file;
@@ -209,7 +216,7 @@ int crun_update(const struct task *task, struct fault *why)
     struct outcome nothing = {.fd = -1};
     const char *tail[] = {"update", "--resources", file, task->id, NULL};
     snprintf(file, sizeof file, BUNDLES "/%s/%s", task->id, task->file);
-    traces_name(&traces);
+    traces_name(&traces, getpid());
     int result = run(task, &traces, tail, &nothing, why);
     traces_remove(&traces);
     return result;
@@ -220,7 +227,7 @@ int crun_delete(const struct task *task, struct fault *why)
     struct traces traces;
     struct outcome nothing = {.fd = -1};
     const char *tail[] = {"delete", "--force", task->id, NULL};
-    traces_name(&traces);
+    traces_name(&traces, getpid());
     int result = run(task, &traces, tail, &nothing, why);
     traces_remove(&traces);
     return result;

@@ -104,6 +104,7 @@ int job_begin(const struct job *wanted, const struct task *task, struct fault *w
         return fault_errno(why, "start a helper");
     *job = *wanted;
     job->used = true;
+    job->helper = pid;
     job->socket = steal_fd(&mine);
     return 0;
 }
@@ -118,7 +119,8 @@ void job_ready(struct job *job)
     if (!job->used || job->done)
         return;
     if (recvmsg(job->socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < (ssize_t)sizeof packet) {
-        packet.failed = true;
+        packet.failed = job->died = true;
+        crun_forget(job->helper);
         fault_set(&packet.fault, FAULT_FAILED, "the agent's helper was killed");
     }
     struct cmsghdr *got = CMSG_FIRSTHDR(&message);

@@ -15,7 +15,8 @@ struct job {
     uint64_t epoch; /* of the request: nobody waits for the reply in another */
     struct process *process; /* NULL: of none */
     int socket;
-    bool failed;
+    pid_t helper;
+    bool failed, died; /* died: its helper was killed, and may have left anything */
     struct fault fault;
     struct outcome outcome;
     struct numbers *numbers; /* Stats: where they come; NULL: none are wanted */

@@ -55,6 +55,7 @@ static void launched(struct job *job)
     } else { /* crun may have come further than a helper that was killed: what did not start does not run */
         cgroup_kill(process->container, process->exec);
         if (process->exec) {
+            cgroup_remove_exec(process->container, process->exec);
             forget(process);
         } else {
             streams_retract(process);
@@ -86,7 +87,7 @@ static void finish(struct job *job)
         return;
     if (job->process)
         job->process->busy = false;
-    if (job->kind == TASK_CREATE && job->failed)
+    if (job->kind == TASK_CREATE && job->failed && !job->died) /* else there is something to delete */
         forget(job->process);
     if (job->kind == TASK_START || job->kind == TASK_EXEC)
         launched(job);

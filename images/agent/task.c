@@ -14,6 +14,7 @@ static int delete(const struct task *task, struct fault *why)
             return fault_set(why, FAULT_FAILED, "processes of container %s do not die", task->id);
         if (crun_delete(task, why) < 0)
             return -1;
+        cgroup_remove_exec(task->id, 0); /* the container's own, which crun forgets if it was killed early */
     }
     return rootfs_destroy(task->id, why);
 }

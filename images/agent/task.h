@@ -56,5 +56,7 @@ int stats_collect(const struct task *task, struct fault *why);
 int connect_port(const struct task *task, struct outcome *outcome, struct fault *why);
 int tune_write(const struct task *task, struct fault *why);
 int crun_delete(const struct task *task, struct fault *why);
+/* Remove the files of a helper that was killed. */
+void crun_forget(pid_t helper);
 
 #endif

@@ -1,28 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scripts/faults`: each step of each operation times who can die there, with real VMs. See harness and points."""
+"""`scripts/faults`: each step of each operation times what can happen there. See harness, points, kinds and guest.
+
+`kills`: the daemon, VMMs and programs die, with real VMs. `host`: what the host does to the daemon, instant guests.
+`guest`: the agent's helpers and crun die in a real guest.
+"""
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.faults import guest
 from tests.faults.harness import Harness, Outcome, victims
-from tests.faults.operations import OPERATIONS, Operation
+from tests.faults.host_faults import HostFaults
+from tests.faults.instant import InstantNode
+from tests.faults.kinds import KINDS
+from tests.faults.operations import OPERATIONS
 from tests.soak.main import GUEST
 from tests.soak.node import Node
+from tests.vm.agent_machine import Machine
+
+PARTS = ("kills", "host", "guest")
+
+
+class Wanted(NamedTuple):
+    """Which cases: of the operations `only`, if any, each `every`-th; `say` each as it ends."""
+
+    only: Sequence[str] = ()
+    every: int = 1
+    say: bool = False
+
+    def chosen(self, cases: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
+        """Each `every`-th, and at least one, from the middle."""
+        return cases[min(self.every, len(cases)) // 2 :: self.every]
+
+    def told(self, one: Outcome) -> Outcome:
+        """The same, said if that is wanted."""
+        if self.say:
+            print(_line(one), file=sys.stderr, flush=True)
+        return one
 
 
 class Report(NamedTuple):
-    """`points` are those of each operation, in order; `left` is what stayed when everything was removed."""
+    """`points` are those of each operation, in order."""
 
     points: dict[str, list[str]]
     outcomes: list[Outcome]
-    left: list[str]
 
     def figures(self) -> dict[str, int]:
         """What is counted. Cases whose point was not reached again are none."""
@@ -30,7 +59,7 @@ class Report(NamedTuple):
         return {
             "cases": len(hit),
             "lost": sum(one.lost for one in self.outcomes),
-            "leaked": len({name for one in self.outcomes for name in one.leaked}) + len(self.left),
+            "leaked": len({name for one in self.outcomes for name in one.leaked}),
             "neighbours_hurt": sum(bool(one.hurt) for one in self.outcomes),
             "failed": sum(bool(one.wrong) for one in self.outcomes),
             "missed": len(self.outcomes) - len(hit),
@@ -42,25 +71,23 @@ class Report(NamedTuple):
         return [one for one in self.outcomes if one.lost or one.leaked or one.hurt or one.wrong]
 
 
-async def matrix(node: Node, *, only: Sequence[str] = (), every: int = 1, say: bool = False) -> Report:
-    """Kill at each point of the operations (`only` those), or at each `every`-th."""
-    harness, outcomes = Harness(node), list[Outcome]()
-    wanted = [operation for operation in OPERATIONS if not only or operation.name in only]
+def faults(point: str) -> tuple[str, ...]:
+    """What the host can do to the daemon there."""
+    return tuple(kind.name for kind in KINDS if kind.fits(point))
+
+
+async def matrix(harness: Harness, at: Callable[[str], Sequence[str]], *, wanted: Wanted) -> Report:
+    """At each point of the operations, one after the other, what `at` says that can happen there."""
+    outcomes = list[Outcome]()
+    operations = [operation for operation in OPERATIONS if not wanted.only or operation.name in wanted.only]
     await harness.open()
-    found = await harness.note(wanted)
-    for operation in wanted:
-        for point, victim in _chosen(found[operation.name], every):
-            outcomes.append(await harness.case(operation, point, victim))
-            if say:
-                print(_line(outcomes[-1]), file=sys.stderr, flush=True)
+    found = await harness.note(operations)
+    for operation in operations:
+        cases = [(point, what) for point in found[operation.name] for what in at(point)]
+        for point, what in wanted.chosen(cases):
+            outcomes.append(wanted.told(await harness.case(operation, point, what)))
     await harness.close()
-    return Report(found, outcomes, [])
-
-
-def _chosen(found: list[str], every: int) -> list[tuple[str, str]]:
-    """Each `every`-th, and at least one, from the middle."""
-    cases = [(point, victim) for point in found for victim in victims(point)]
-    return cases[min(every, len(cases)) // 2 :: every]
+    return Report(found, outcomes)
 
 
 def _line(one: Outcome) -> str:
@@ -71,37 +98,81 @@ def _line(one: Outcome) -> str:
     return f"{one.name}: {'; '.join(said) or ('missed' if one.missed else 'ok')}"
 
 
-def run(*, guest_dir: Path, only: Sequence[str] = (), every: int = 1, say: bool = False) -> Report:
-    """On a new node, which must be empty in the end."""
-    with (
-        tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root,
-        Node(Path(root), guest_dir, keeps_registry=True) as node,
-    ):
-        report = asyncio.run(matrix(node, only=only, every=every, say=say))
-        if report.bad():
-            Path("build/results").mkdir(parents=True, exist_ok=True)
-            Path("build/results/faults.log").write_bytes((node.root / "serve.log").read_bytes())
+def kills(guest_dir: Path, wanted: Wanted) -> Report:
+    """Deaths, on a new node."""
+    with _root() as root, Node(root, guest_dir, keeps_registry=True) as node:
+        return _kept(node, asyncio.run(matrix(Harness(node), victims, wanted=wanted)))
+
+
+def host(guest_dir: Path, wanted: Wanted) -> Report:
+    """What is no death, on a new node with instant guests."""
+    del guest_dir
+    with _root() as root, InstantNode(root) as node:
+        return _kept(node, asyncio.run(matrix(HostFaults(node), faults, wanted=wanted)))
+
+
+def in_guest(guest_dir: Path, wanted: Wanted) -> Report:
+    """Deaths in a new guest; it takes the guest's files where the tests of the agent do."""
+    del guest_dir
+    with _root() as root:
+        machine = Machine(root)
+        try:
+            return _in_guest(guest.Guest(machine), wanted)
+        finally:
+            machine.close()
+
+
+def _in_guest(made: guest.Guest, wanted: Wanted) -> Report:
+    points, outcomes = dict[str, list[str]](), list[Outcome]()
+    for what in made.operations:
+        if wanted.only and what not in wanted.only:
+            continue
+        steps = {victim: made.steps(what, victim) for victim in guest.VICTIMS}
+        points[what] = [step for found in steps.values() for step in found]
+        cases = [(number, victim) for victim, found in steps.items() for number in range(1, len(found) + 1)]
+        for number, victim in wanted.chosen(cases):
+            outcomes.append(wanted.told(made.case(what, victim, number)))
+    return Report(points, outcomes)
+
+
+_RUNS: dict[str, Callable[[Path, Wanted], Report]] = {"kills": kills, "host": host, "guest": in_guest}
+
+
+@contextlib.contextmanager
+def _root() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+        yield Path(root)
+
+
+def _kept(node: Node, report: Report) -> Report:
+    if report.bad():
+        Path("build/results").mkdir(parents=True, exist_ok=True)
+        Path("build/results/faults.log").write_bytes((node.root / "serve.log").read_bytes())
     return report
 
 
+def run(guest_dir: Path, *parts: str, wanted: Wanted) -> Report:
+    """These parts, one after the other; each must leave the host as it was."""
+    reports = {part: _RUNS[part](guest_dir, wanted) for part in parts}
+    points = {f"{part}: {name}": found for part, one in reports.items() for name, found in one.points.items()}
+    return Report(points, [outcome for one in reports.values() for outcome in one.outcomes])
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="scripts/faults", description="Kill at every step of every operation.")
+    parser = argparse.ArgumentParser(prog="scripts/faults", description="A fault at every step of every operation.")
     parser.add_argument("--json", action="store_true", help="the figures as one JSON object")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th case")
-    parser.add_argument("--only", action="append", default=[], choices=_names(OPERATIONS), help="only this operation")
+    parser.add_argument("--part", action="append", default=[], choices=PARTS, help="only this part")
+    parser.add_argument("--only", action="append", default=[], metavar="OPERATION", help="only this operation")
     parser.add_argument("--points", action="store_true", help="list the points too")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing stays behind
-    report = run(guest_dir=GUEST, only=args.only, every=args.every, say=True)
+    report = run(GUEST, *(args.part or PARTS), wanted=Wanted(args.only, args.every, say=True))
     if args.points:
         print("\n".join(f"{name}: {point}" for name, found in report.points.items() for point in found))
-    figures: dict[str, Any] = report.figures()
+    figures = report.figures()
     print(json.dumps(figures) if args.json else "\n".join(f"{key:16} {value}" for key, value in figures.items()))
-    return 1 if report.bad() or report.left else 0
-
-
-def _names(operations: Sequence[Operation]) -> list[str]:
-    return [operation.name for operation in operations]
+    return 1 if report.bad() else 0
 
 
 if __name__ == "__main__":

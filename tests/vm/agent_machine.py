@@ -28,7 +28,7 @@ AGENT = os.environ.get("CLEARPOD_AGENT", "")
 KEY = bytes(range(16, 0, -1))  # in none of the data that tests send: a key that is not secret is a false marker
 COMMANDS = "sh cat echo sleep stty kill head tail id ls dd yes ip hostname seq true false".split()
 COMMANDS += "grep cksum sha256sum wc sync".split()
-CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN"]
+CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]
 
 
 def missing() -> str:

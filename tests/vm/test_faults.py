@@ -10,6 +10,7 @@ import pytest
 from cri.server import QUIET, RPCS
 from tests.faults import main, points
 from tests.faults.harness import CHILD, DAEMON, VMM, victims
+from tests.faults.main import Wanted
 from tests.faults.operations import OPERATIONS
 from tests.faults.points import Orders, Points
 
@@ -38,7 +39,7 @@ def test_every_operation_that_changes_something_is_in_the_matrix() -> None:
 @pytest.mark.timeout(1200)
 def test_deaths_at_fault_points_lose_and_leave_nothing(hypervisor: str, guest_dir: Path) -> None:
     assert hypervisor == "qemu"
-    report = main.run(guest_dir=guest_dir, every=EVERY)
+    report = main.run(guest_dir, "kills", wanted=Wanted(every=EVERY))
     assert report.bad() == []
     assert [name for name, found in report.points.items() if not found] == [], "operations without a point"
     assert len(report.outcomes) >= len(OPERATIONS)
