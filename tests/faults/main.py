@@ -76,9 +76,9 @@ def faults(point: str) -> tuple[str, ...]:
     return tuple(kind.name for kind in KINDS if kind.fits(point))
 
 
-async def matrix(harness: Harness, at: Callable[[str], Sequence[str]], *, wanted: Wanted) -> Report:
+async def matrix(make: Callable[[], Harness], at: Callable[[str], Sequence[str]], *, wanted: Wanted) -> Report:
     """At each point of the operations, one after the other, what `at` says that can happen there."""
-    outcomes = list[Outcome]()
+    harness, outcomes = make(), list[Outcome]()
     operations = [operation for operation in OPERATIONS if not wanted.only or operation.name in wanted.only]
     await harness.open()
     found = await harness.note(operations)
@@ -101,14 +101,14 @@ def _line(one: Outcome) -> str:
 def kills(guest_dir: Path, wanted: Wanted) -> Report:
     """Deaths, on a new node."""
     with _root() as root, Node(root, guest_dir, keeps_registry=True) as node:
-        return _kept(node, asyncio.run(matrix(Harness(node), victims, wanted=wanted)))
+        return _kept(node, asyncio.run(matrix(lambda: Harness(node), victims, wanted=wanted)))
 
 
 def host(guest_dir: Path, wanted: Wanted) -> Report:
     """What is no death, on a new node with instant guests."""
     del guest_dir
     with _root() as root, InstantNode(root) as node:
-        return _kept(node, asyncio.run(matrix(HostFaults(node), faults, wanted=wanted)))
+        return _kept(node, asyncio.run(matrix(lambda: HostFaults(node), faults, wanted=wanted)))
 
 
 def in_guest(guest_dir: Path, wanted: Wanted) -> Report:
