@@ -66,6 +66,7 @@ class LivePod:
         self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
         self.images, self.cpus, self.work, self.is_going = PodImages(self), Cpus(), Work(), False
         self.directory = engine.pod_directory(tools.host, record.pod.id)
+        self.files = store.PodFiles(self.directory)
         self.gone, self.adopted = asyncio.Event(), asyncio.Event()
         self.adopted.set()
         self.adopting: asyncio.Timeout | None = None
@@ -77,7 +78,6 @@ class LivePod:
         self.meter = Meter(self.call, self.containers)
         self.loopback = LoopbackPorts(self.title)
         self._agent: Agent | None = None
-        self._identified: store.PodRecord | None = None
         self._port = port
         self._keeper = Keeper(self.save, self.title)
         self._unknown_ends = 0
@@ -226,11 +226,8 @@ class LivePod:
 
     def save(self) -> None:
         """Write the pod's file. Raises NoSpace, KernelError: for what can still be given up."""
-        if self._identified is not self.record:
-            store.save_identity(self.directory, self.record)
-            self._identified = self.record
         containers = tuple(container.stored() for container in self.containers.values())
-        store.save(self.directory, store.Stored(self.record, self.status, containers))
+        self.files.save(store.Stored(self.record, self.status, containers))
 
     # -- inside ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ No pod waits for another one's guest, VMM or network plugins, and none is forgot
 import asyncio
 import logging
 from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 from cri.pods import adoption
 from cri.pods.networks import tell_owed
@@ -15,7 +16,7 @@ from cri.pods.pod import LivePod
 from cri.pods.threads import is_set_within, to_the_end_in
 from cri.pods.tools import Tools
 from cri.store import recover
-from cri.store.pods import PodRecord
+from cri.store.pods import PodRecord, Stored
 from cri.tasks import Tasks
 from stage1 import engine, sweep
 from stage1.errors import PodError, Unavailable
@@ -26,6 +27,28 @@ PATIENCE_S = 5.0
 """How much longer than a guest may take to be adopted a call waits for it."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 300.0
 """Between tries to collect what can't be collected."""
+
+
+class Lasting(NamedTuple):
+    """A pod that is to be listed, and what its file says; `why` says why it can't be taken over, empty when it may."""
+
+    pod: LivePod
+    stored: Stored
+    why: str
+
+
+def _restored(one: Lasting) -> tuple[LivePod, str]:
+    """The pod as its file has it, and why it can't be taken over, now that it was looked at. Blocks."""
+    pod, stored, why = one
+    try:
+        adoption.restore(pod, stored)
+        if not why:
+            pod.files.found(stored)
+    except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
+        why = f"what the previous daemon wrote down of {pod.title} is damaged: {str(error)[:500]}"
+        log.error("pod.damaged", extra={"pod": pod.id, "title": pod.title, "error": why})
+        adoption.forget_containers(pod)
+    return pod, why
 
 
 class Recovery:
@@ -45,14 +68,20 @@ class Recovery:
 
     async def begin(self) -> None:
         """Read what the previous daemon wrote down, and list its pods; everything else is done after this returns."""
-        collecting = []
+        collecting, lasting = [], []
         for found in await asyncio.to_thread(recover.survey, self._tools.host):
             if found.stored is None or found.verdict == recover.COLLECT:
                 collecting.append(self._tasks.own(self._collect(found)))
                 if found.stored is not None:
                     self._collecting[self._name_of(found.stored.record)] = collecting[-1]
             else:
-                await self._take_over(found)
+                lasting.append(Lasting(self._make(found.stored.record), found.stored, found.why))
+        for pod, why in await asyncio.to_thread(lambda: [_restored(one) for one in lasting]):
+            self._admit(pod)
+            pod.adopted.clear()
+            if why:
+                adoption.put_aside(pod, why)
+            self._tasks.own(self._mark_dead(pod) if why else self._adopt(pod))
         self._tasks.own(self._sweep(collecting))
 
     async def freed(self, name: Hashable) -> None:
@@ -84,24 +113,6 @@ class Recovery:
     async def close(self) -> None:
         """The next daemon goes on with it."""
         await self._tasks.close()
-
-    async def _take_over(self, found: recover.Found) -> None:
-        assert found.stored is not None
-        pod = self._make(found.stored.record)
-        why = found.why
-        try:
-            await asyncio.to_thread(adoption.restore, pod, found.stored)
-        except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
-            why = f"what the previous daemon wrote down of {pod.title} is damaged: {str(error)[:500]}"
-            log.error("pod.damaged", extra={"pod": pod.id, "title": pod.title, "error": why})
-            adoption.forget_containers(pod)
-        self._admit(pod)
-        pod.adopted.clear()
-        if why:
-            adoption.put_aside(pod, why)
-            self._tasks.own(self._mark_dead(pod))
-        else:
-            self._tasks.own(self._adopt(pod))
 
     async def _adopt(self, pod: LivePod) -> None:
         left = adoption.Left()

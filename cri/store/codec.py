@@ -6,6 +6,7 @@ by the version before and after.
 """
 
 import base64
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -14,8 +15,8 @@ T = TypeVar("T")
 
 def dump(value: Any) -> Any:
     """A value that `json.dumps` takes."""
-    if hasattr(value, "_asdict"):
-        return {key: dump(item) for key, item in value._asdict().items()}
+    if hasattr(value, "_fields"):
+        return {key: dump(item) for key, item in zip(value._fields, value, strict=True)}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, tuple):
@@ -25,28 +26,38 @@ def dump(value: Any) -> Any:
 
 def load(kind: type[T], value: Any) -> T:
     """The `kind` that `dump` made `value` of. Raises ValueError when it is something else."""
+    hashable: Any = kind
     try:
-        return _load(kind, value)  # type: ignore[no-any-return]
+        return _loader(hashable)(value)  # type: ignore[no-any-return]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a {kind.__name__}: {error}") from None
 
 
-def _load(kind: Any, value: Any) -> Any:
-    if hasattr(kind, "_fields"):
-        hints = _hints(kind)
-        return kind(**{key: _load(hints[key], item) for key, item in value.items() if key in hints})
-    if kind is bytes:
-        return base64.b64decode(value)
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if kinds[-1] is Ellipsis:
-            return tuple(_load(kinds[0], item) for item in value)
-        return tuple(_load(one, item) for one, item in zip(kinds, value, strict=True))
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise ValueError(f"{value!r} is not a {kind.__name__}")
-    return value
-
-
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _loader(kind: Any) -> Callable[[Any], Any]:
+    """What loads a `kind`, made once: a daemon that starts again loads hundreds."""
+    if hasattr(kind, "_fields"):
+        return _loader_of_fields(kind)
+    if kind is bytes:
+        return base64.b64decode
+    if get_origin(kind) is tuple:
+        return _loader_of_tuple(get_args(kind))
+
+    def plain(value: Any) -> Any:
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{value!r} is not a {kind.__name__}")
+        return value
+
+    return plain
+
+
+def _loader_of_fields(kind: Any) -> Callable[[Any], Any]:
+    loaders = {name: _loader(hint) for name, hint in get_type_hints(kind).items()}
+    return lambda value: kind(**{key: loaders[key](item) for key, item in value.items() if key in loaders})
+
+
+def _loader_of_tuple(kinds: tuple[Any, ...]) -> Callable[[Any], Any]:
+    loaders = [_loader(kind) for kind in kinds if kind is not Ellipsis]
+    if kinds[-1] is Ellipsis:
+        return lambda value: tuple(map(loaders[0], value))
+    return lambda value: tuple(load(item) for load, item in zip(loaders, value, strict=True))

@@ -98,20 +98,41 @@ class Stored(NamedTuple):
     containers: tuple[StoredContainer, ...] = ()
 
 
-def save(directory: str, stored: Stored) -> None:
-    """Replace the file in one step."""
-    _write(directory, _FILE, document=codec.dump(stored))
+class PodFiles:
+    """Both files of the pod in `directory`. Each is written when that changes it, as far as is known."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._identity: PodRecord | None = None
+        self._stored: Stored | None = None
+
+    def found(self, stored: Stored) -> None:
+        """The previous daemon wrote this down, see `load`. Blocks: it looks whether `pod.json` says so too."""
+        self._stored = stored
+        with contextlib.suppress(OSError, KernelError), beneath.Root(self._directory) as own:
+            if own.read(_IDENTITY, most=_MOST_BYTES, ours=True) == _text(_identity(stored.record)):
+                self._identity = stored.record
+
+    def save(self, stored: Stored) -> None:
+        """Replace each file in one step, first the one that says who the pod is. Raises NoSpace, KernelError."""
+        if self._identity != stored.record:
+            self._write(_IDENTITY, _identity(stored.record))
+            self._identity = stored.record
+        if self._stored != stored:
+            self._write(_FILE, codec.dump(stored))
+            self._stored = stored
+
+    def _write(self, name: str, document: dict[str, Any]) -> None:
+        with beneath.Root(self._directory) as own:
+            own.write(name, _text(document))
 
 
-def save_identity(directory: str, record: PodRecord) -> None:
-    """Write down who the pod is: once, and again when it has become another."""
-    _write(directory, _IDENTITY, document={"record": codec.dump(record)})
+def _identity(record: PodRecord) -> dict[str, Any]:
+    return {"record": codec.dump(record)}
 
 
-def _write(directory: str, name: str, *, document: dict[str, Any]) -> None:
-    text = json.dumps({"v": VERSION, **document}, separators=(",", ":"))
-    with beneath.Root(directory) as own:
-        own.write(name, text.encode())
+def _text(document: dict[str, Any]) -> bytes:
+    return json.dumps({"v": VERSION, **document}, separators=(",", ":")).encode()
 
 
 def load(directory: str) -> Stored:

@@ -60,6 +60,18 @@ async def test_pods_whose_vm_ended_meanwhile_are_listed_as_not_ready(world: Worl
         assert world.left_over() == []
 
 
+async def test_what_is_written_down_already_is_not_written_again_but_what_is_missing_is(world: World) -> None:
+    async with world.daemon() as cri:
+        pods = [await cri.pod(name) for name in ("same", "nameless")]
+        await cri.container(pods[0], "true")
+    files = [Path(f"{world.config.run_dir}/pods/{pod}/{name}") for pod in pods for name in ("state.json", "pod.json")]
+    before, identity = [file.stat().st_ino for file in files], files[3].read_bytes()
+    files[3].unlink()
+    async with world.daemon():
+        assert [file.stat().st_ino for file in files[:3]] == before[:3]
+        assert files[3].read_bytes() == identity
+
+
 async def test_half_made_pods_and_unreadable_ones_are_collected(world: World) -> None:
     async with world.daemon() as cri:
         pods = [await cri.pod(name) for name in ("booting", "broken", "bare")]
