@@ -107,14 +107,14 @@ async def _loaded(cri: Client, pid: int, *, pods: int, minutes: float) -> dict[s
     for _ in range(pods):
         await load.add()
     load._until = time.monotonic() + minutes * 60
-    before, begun = _cpu_s(pid), time.monotonic()
+    before, begun = cpu_s(pid), time.monotonic()
     await asyncio.gather(
         load.every(1, "relist_ms", load.relist),
         load.every(10, "stats_ms", load.statistics),
         load.every(5, "status_ms", lambda: load.call("Status")),
         load.every(60 / STARTS_PER_MINUTE, "replace_ms", load.replace),
     )
-    used = (_cpu_s(pid) - before) / (time.monotonic() - begun)
+    used = (cpu_s(pid) - before) / (time.monotonic() - begun)
     rss = _rss_mib(pid)
     for pod in load.pods:
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -130,7 +130,7 @@ def _of(samples: list[float]) -> dict[str, float]:
     }
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     """Processor time of the daemon itself, without that of programs it has started."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS

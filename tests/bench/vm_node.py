@@ -2,7 +2,7 @@
 """A node with real VMs and real CNI plugins, in a netns of its own, for the benchmarks that start pods.
 
 Client, daemon and its threads share the process, so that what plugins take can be told from what clearpod takes, and
-figures are upper bounds. Used by pool.py and burst.py.
+figures are upper bounds. Used by pool.py and burst.py; recovery.py has precedence by it.
 """
 
 import os
@@ -26,16 +26,22 @@ BOOT_S = 250.0
 
 
 def go_first() -> None:
-    """Have precedence over what else runs on this machine; the caller starts anew, in a session of its own.
+    """Have precedence over what else runs on this machine; the caller starts anew, in a session of its own."""
+    have_session()
+    put_first(os.getpid())
+
+
+def have_session() -> None:
+    """Start anew in a session of its own, unless this process has one.
 
     A kernel that groups processes by session weighs the groups, whatever the priority of a process in one is.
     """
     if os.getsid(0) != os.getpid():
         os.execvp("setsid", ["setsid", "--wait", *sys.orig_argv])
-    _put_first(os.getpid())
 
 
-def _put_first(pid: int) -> None:
+def put_first(pid: int) -> None:
+    """Give the process, and its session, precedence over what else runs on this machine."""
     try:
         Path(f"/proc/{pid}/autogroup").write_text("-19", encoding="ascii")
     except OSError:
@@ -62,7 +68,7 @@ class Meter:
         self.processes += not argv[0].startswith(BIN_DIR)
         pid = self._spawn(argv, **more)
         if self._first:
-            _put_first(pid)
+            put_first(pid)
         return pid
 
     def run(self, argv: list[str], **more: Any) -> process.Result:

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/bench recovery` with few instant pods: it measures, leaves nothing, and keeps the budget."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+spec = importlib.util.spec_from_file_location("bench_recovery", Path(__file__).with_name("recovery.py"))
+assert spec is not None and spec.loader is not None
+bench = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(bench)
+
+pytestmark = pytest.mark.bench
+
+
+async def test_the_processor_time_of_a_recovery_is_within_its_budget_and_nothing_is_left() -> None:
+    found = await bench.fake(20, 1)
+    assert found["pods"] == 20 and 0 < found["serves_ms"] <= found["adopted_ms"]
+    assert found["adopted_cpu_ms"] <= bench.BUDGETS["fake"]["adopted_ms"]
+    assert not [name for name in os.listdir("/tmp") if name.startswith("cpr")]
