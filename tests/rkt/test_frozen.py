@@ -4,7 +4,8 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,19 +29,35 @@ program may take a second of that.
 """
 OLD_S = 31
 """A guest that was started so long ago does not boot any more."""
+TESTS = 3
+"""Tests below, each of which ends a pod."""
 
 
-def frozen(door: Door) -> Running:
-    """A mutable pod with an app that runs, whose VMM was stopped."""
-    running = door.run([], "--mutable", overlay=False)
-    begun = time.monotonic()
-    pod = running.pod
-    assert pod.wait_ready()
-    assert pod.app_add(door.sh("one", WAITS)).code == 0 and pod.app_start("one").code == 0
-    running.wait_for(b"up\n")
-    hung = vmm.find_unrecorded(machine.place(pod.uuid))
+@pytest.fixture(scope="module")
+def old(
+    tmp_path_factory: pytest.TempPathFactory, small_stage1_image: Path, small_image: Path
+) -> Iterator[list[Running]]:
+    """A pod for each test, mutable and with an app that runs; they have grown old together."""
+    door = Door(tmp_path_factory.mktemp("frozen"), small_stage1_image, small_image)
+    try:
+        made = [door.run([], "--mutable", overlay=False) for _ in range(TESTS)]
+        started = time.monotonic()
+        for one in made:
+            assert one.pod.wait_ready()
+            assert one.pod.app_add(door.sh("one", WAITS)).code == 0 and one.pod.app_start("one").code == 0
+            one.wait_for(b"up\n")
+        time.sleep(max(0, OLD_S - (time.monotonic() - started)))
+        yield made
+    finally:
+        door.clean()
+
+
+@pytest.fixture
+def frozen(old: list[Running]) -> Running:
+    """One of them, whose VMM was stopped."""
+    running = old.pop()
+    hung = vmm.find_unrecorded(machine.place(running.pod.uuid))
     assert hung is not None
-    time.sleep(max(0, OLD_S - (time.monotonic() - begun)))
     os.kill(hung.pid, signal.SIGSTOP)
     return running
 
@@ -60,21 +77,19 @@ def check_ended(running: Running) -> None:
     assert pod.gc().code == 0
 
 
-def test_enter_and_start_say_that_the_guest_does_not_answer_and_stop_ends_it(door: Door) -> None:
-    running = frozen(door)
-    pod = running.pod
+def test_enter_and_start_say_that_the_guest_does_not_answer_and_stop_ends_it(frozen: Running) -> None:
+    pod = frozen.pod
     for call in (lambda: pod.enter("true", app="one"), lambda: pod.app_start("one")):
         done = within(SAY_S, call)
         assert done.code == 254 and "did not answer within 4 s" in done.stderr, done
     done = within(STOP_S, pod.stop)
     assert done.code == 0 and "did not end by itself" in done.stderr
-    check_ended(running)
+    check_ended(frozen)
 
 
 @pytest.mark.parametrize("call", ["app_stop", "app_rm"])
-def test_an_app_that_is_stopped_or_removed_ends_with_its_pod(door: Door, call: str) -> None:
-    running = frozen(door)
-    done = within(STOP_S, lambda: getattr(running.pod, call)("one"))
+def test_an_app_that_is_stopped_or_removed_ends_with_its_pod(frozen: Running, call: str) -> None:
+    done = within(STOP_S, lambda: getattr(frozen.pod, call)("one"))
     assert done.code == 0, done
     assert call == "app_rm" or "did not react" in done.stderr  # rkt stops before it removes
-    check_ended(running)
+    check_ended(frozen)
