@@ -215,7 +215,7 @@ async def test_the_daemon_starts_on_a_full_disk_and_takes_its_pods_over(rig: Rig
 
 
 async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_room(rig: Rig) -> None:
-    image = pb.ImageSpec(image=rig.world.image)
+    image, reserve, held = pb.ImageSpec(image=rig.world.image), reserve_of(rig.world.config), list[int]()
     async with rig.world.daemon() as cri:
         await _kept(rig)
         rig.disks["state"].fill()
@@ -223,6 +223,7 @@ async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_roo
         assert (await cri("ListImages")).images == []
 
         async def pull() -> str:
+            held.append(reserve.held_bytes())
             return str((await cri("PullImage", image=image)).image_ref)
 
         def is_empty() -> None:
@@ -231,7 +232,9 @@ async def test_images_can_be_removed_on_a_full_disk_and_pulled_when_there_is_roo
         await _until_it_fits(rig.disks["state"], pull, check=is_empty, steps=STEPS[::5])
         assert len((await cri("ListImages")).images) == 1
         disk = rig.disks["state"]
-        assert disk.free_bytes >= disk.size_bytes // filling.PART, "what is kept free for pods, no image takes"
+        regained = reserve.held_bytes() - held[-1]  # by the daemon, which looks after it in the background
+        free = disk.free_bytes + regained
+        assert free >= disk.size_bytes // filling.PART, "what is kept free for pods, no image takes"
 
 
 def _break(disk: SmallDisk) -> None:
