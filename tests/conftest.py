@@ -90,7 +90,7 @@ def jailer(guest_dir: Path) -> str:
 def results(request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty directory for consoles, argv, states; kept in $RESULTS (build/results) if the test fails."""
     base = Path(os.environ.get("RESULTS", ROOT / "build" / "results"))
-    path = base / re.sub(r"[^\w.-]+", "_", request.node.name)[:100]
+    path = base / re.sub(r"[^\w.-]+", "_", f"{request.node.path.stem}.{request.node.name}")[:100]
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     yield path

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A C program of ours below `images`, built by its Makefile for the tests of it."""
+"""A C program of ours below `images`, built by its Makefile for the tests of it, by one process at a time."""
 
+import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +10,19 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
+
+
+def make(sources: Path, out: Path, *targets: str) -> str:
+    """Run make in `sources`, and return its output, which is the failure's text. Tests that run side by side wait."""
+    directory = os.open(sources, os.O_RDONLY | os.O_CLOEXEC)  # as a lock it is there even where nothing can be written
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        command = ["make", "-C", sources, f"OUT={out}", *targets]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        os.close(directory)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
 
 
 class CProgram:
@@ -19,10 +34,7 @@ class CProgram:
 
     def make(self, *targets: str) -> str:
         """Run make; its output is the failure's text."""
-        command = ["make", "-C", self.sources, f"OUT={self.out}", *targets]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        return done.stdout
+        return make(self.sources, self.out, *targets)
 
     def headers(self, file: str) -> str:
         """Build all; the program headers of `file`: INTERP is among those of one that needs libraries."""

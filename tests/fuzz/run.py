@@ -6,10 +6,10 @@ repository; one that fails goes to build/fuzz/NAME-crash-*, and ends the process
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.fakes.c_program import make
 from tests.fuzz.targets import TARGETS
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def build(name: str) -> Path:
     """The fuzzer's program in C."""
     component = name.partition("-")[0]
     out = CHECKOUT / "build" / component
-    subprocess.run(["make", "-s", "-C", CHECKOUT / "images" / component, f"OUT={out}", "fuzz"], check=True)
+    make(CHECKOUT / "images" / component, out, "fuzz")
     return out / PROGRAMS[name]
 
 

@@ -8,10 +8,10 @@ modules are the checkout's. The launcher and the guest are the real ones.
 import json
 import os
 import py_compile
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.fakes.c_program import make
 from tests.vm.agent_machine import GUEST_DIR
 
 CHECKOUT = Path(__file__).parents[2]
@@ -33,8 +33,7 @@ sys.exit(door.enter(sys.argv[1], sys.argv[2:]))
 def launcher() -> Path:
     """The launcher, built."""
     out = OUT if os.access(CHECKOUT / "build", os.W_OK) or (OUT / "launcher").exists() else Path("/tmp/launcher")
-    done = subprocess.run(["make", "-C", LAUNCHER, f"OUT={out}"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    make(LAUNCHER, out)
     return out / "launcher"
 
 
