@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of output on their way into a log file. Used by the writer, on the event loop for little and in a thread for
-much. It knows nothing of records: what it has done is returned, and the writer takes that over.
+"""Frames of output on their way into a log file, in a thread. Used by the writer. It knows nothing of records: what it
+has done is returned, and the writer takes that over.
 """
 
 import os
@@ -8,10 +8,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cri.logs.entries import entries, timestamp
-
-ENTRY_HEAD_BYTES = 48
-"""Of each line of a log, beside its text."""
-
 
 ENTRIES = ""
 """In place of a stream: data that was made into entries already, by a daemon before this one."""
@@ -24,11 +20,6 @@ class Frame(NamedTuple):
     data: bytes
     end: bool
     unix_ns: int
-
-    @property
-    def most_bytes(self) -> int:
-        """What it can become in the file: a line without a letter is one of fifty bytes there."""
-        return len(self.data) + ENTRY_HEAD_BYTES * (self.data.count(b"\n") + 1)
 
 
 class Progress(NamedTuple):

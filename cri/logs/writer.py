@@ -6,9 +6,9 @@ acknowledgement, a commit record {sequence number, size of the file, unfinished 
 After a crash the file, under whatever name, is cut to the recorded size, and frames up to the recorded number
 are dropped.
 
-Little is written at once. What is more than a program says in passing is written in a thread (`batch`, `settle`), since
-a disk that has much to do lets its writers wait, and so is what could not be written before. What waits is held, in
-memory and in the record; the caller gives the guest no credit for it, so that it is at most a window for each stream.
+Output is written in a thread (`batch`, `settle`), since a disk that has much to do, or hangs, lets its writers wait.
+What waits is held, in memory and in the record; the caller gives the guest no credit for it, so that it is at most a
+window for each stream.
 """
 
 import base64
@@ -23,25 +23,22 @@ from cri.logs.batch import ENTRIES, Batch, Frame, Progress, write
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
 from stage1.errors import NoSpace, PodError, WrongState
-from stage1.guest.budget import Bucket
 from stage1.linux.beneath import NotPlain
 
 log = logging.getLogger("clearpod.container")
 
 SMALL_BYTES = 4096
 """Output that is held is put together up to here: each piece takes memory of its own, and a place in the record."""
-AT_ONCE_BYTES, AT_ONCE_BYTES_PER_S = 1 << 18, 1 << 20
-"""Of the file: what is written on the event loop. The kernel lets only those wait who write more."""
 
 
 class LogWriter:
     """One log file. Without a place, output is dropped.
 
-    While the file can't be written `is_stuck`, and `fault` says why. `open`, `open_file` and `remove_record` block; all
-    else is for the event loop, and what was opened is given to `take` there.
+    While output is not in the file `is_stuck`, and `fault` says why if something is wrong. `open`, `open_file`, `retry`
+    and `remove_record` block; all else is for the event loop, and what was opened is given to `take` there.
     """
 
-    def __init__(self, place: LogPlace, record: CommitRecord, *, at_once_bytes: int = AT_ONCE_BYTES) -> None:
+    def __init__(self, place: LogPlace, record: CommitRecord) -> None:
         self._place, self._record = place, record
         self._file = -1
         self._size = self._inode = 0
@@ -49,7 +46,6 @@ class LogWriter:
         self._pending = {"stdout": b"", "stderr": b""}
         self._held: deque[Frame] = deque()
         self._in_batch = 0  # of those: on their way in a thread
-        self._at_once = Bucket(AT_ONCE_BYTES_PER_S, at_once_bytes)
         self._is_dirty = self._is_odd = False
         self.fault = ""
         self.is_closed = False
@@ -82,8 +78,7 @@ class LogWriter:
         return bool(self._place) and self._file < 0 and not self.is_closed
 
     def feed(self, stream: str, data: bytes, *, seq: int, end: bool = False, unix_ns: int | None = None) -> None:
-        """Write the lines of `data`, or hold it; `stream` is stdout or stderr. A sequence number seen before is
-        dropped."""
+        """Hold `data` until it is written; `stream` is stdout or stderr. A sequence number seen before is dropped."""
         if not self._place or seq <= self._seq:
             return
         last = self._held[-1] if len(self._held) > self._in_batch else None
@@ -91,12 +86,10 @@ class LogWriter:
             self._held[-1] = last._replace(data=last.data + data, end=end)
         else:
             self._held.append(Frame(stream, data, end, time.time_ns() if unix_ns is None else unix_ns))
-        if len(self._held) == 1 and self._at_once.take_if_there(self._held[0].most_bytes, time.monotonic()):
-            self._work()
         self._seq, self._is_dirty = seq, True
 
     def retry(self) -> bool:
-        """Try to write what is held, now; true when nothing is left. Call `commit` afterwards. Not beside a batch."""
+        """Try to write what is held; true when nothing is left. Call `commit` afterwards. Not beside a batch."""
         if self.is_stuck:
             self._is_dirty = True
             self._work()
@@ -139,14 +132,12 @@ class LogWriter:
         self._is_dirty = False
 
     def flush(self) -> None:
-        """Write unfinished lines as P entries: the process is gone and no END will come."""
+        """Unfinished lines become P entries: the process is gone and no END will come. Raises NoSpace, KernelError."""
         if not self._place or self.is_closed:
             return
         now = time.time_ns()
         self._held += [Frame(stream, b"", True, now) for stream in self._pending]
         self._is_dirty = True
-        if not self._in_batch:
-            self.retry()
         self.commit()
 
     def open_file(self) -> int:

@@ -6,11 +6,14 @@ loses nothing: `cri.logs` holds what came.
 """
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from cri.logs.writer import LogWriter
 from cri.pods.outlet import Outlet, Portion
+from cri.pods.threads import started
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.container")
@@ -19,8 +22,16 @@ RETRY_S = 1.0
 WRITTEN_S = 5.0
 """So long the end of a container is not told while its log's file system does not answer."""
 
+LOGS_AT_ONCE = 4
+"""Logs that are written at the same time. A disk that hangs takes all of these threads, and no other."""
+
 Consumed = Callable[[int, int], None]
 """Stream and bytes: gives the guest credit."""
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return started(LOGS_AT_ONCE, "log")
 
 
 class LogStream:
@@ -36,7 +47,7 @@ class LogStream:
         """Who is attached; the data is done with when the slowest has it."""
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Done with at once, when it is in the page cache and nobody is attached; else credit is given later."""
+        """Credit is given later: when the log has it, and who is attached."""
         self._feed.writer.feed(self._name, data, seq=seq, end=end)
         is_stuck = self._feed.writer.is_stuck
         readers = len(self.followers) + is_stuck
@@ -150,7 +161,7 @@ class LogFeed:
         try:
             while self.writer.is_stuck and await self._write_some():
                 pass
-        except PodError as error:
+        except (PodError, OSError) as error:  # OSError: no descriptor for a batch
             self._warn(str(error))
         self._task = None
         if self.writer.is_stuck and not self.writer.is_closed:
@@ -168,7 +179,7 @@ class LogFeed:
             batch = self.writer.batch()
             if batch is None:
                 return False
-            self.writer.settle(await asyncio.to_thread(batch.write))
+            self.writer.settle(await asyncio.get_running_loop().run_in_executor(_threads(), batch.write))
             if self.writer.is_closed:
                 return False
             self.writer.commit()

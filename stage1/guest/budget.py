@@ -31,12 +31,6 @@ class Bucket:
         self._at_s = now_s
         return max(-self._left / self._per_s, 0.0)
 
-    def take_if_there(self, count: int, now_s: float) -> bool:
-        """Take `count` tokens if there are so many."""
-        is_there = self.take(0, now_s) == 0 and self._left >= count
-        self._left -= count if is_there else 0
-        return is_there
-
 
 class Budget:
     """The buckets of one link. `now_s` is of any clock that only goes forward."""

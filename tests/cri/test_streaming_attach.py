@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cri.streaming import attach as attaching
+from tests.fakes.patience import PATIENCE
 from tests.fakes.streaming_client import TRANSPORTS, Conversation
 
 from .conftest import Client, World
@@ -70,10 +71,12 @@ async def test_several_attach_and_each_sees_what_comes_from_then_on_as_does_the_
         third = await attach_to(cri, transport, c, stdin=True, stdout=True)
         await third.send(b"three\n")
         await third.until(b"got three\n")
-        log = Path((await cri.status(c)).log_path).read_text()
-        assert [line.split(" ", 3)[3] for line in log.splitlines() if " stdout " in line] == [
-            "got one", "got two", "got three",
-        ]  # fmt: skip
+        log = Path((await cri.status(c)).log_path)
+        async with asyncio.timeout(20 * PATIENCE):  # a thread writes it
+            while "got three" not in log.read_text():
+                await asyncio.sleep(0.02)
+        lines = [line.split(" ", 3)[3] for line in log.read_text().splitlines() if " stdout " in line]
+        assert lines == ["got one", "got two", "got three"]
         await cri("StopContainer", container_id=c, timeout=0)
         assert (await third.status())["status"] == "Success"
 

@@ -13,7 +13,7 @@ from tests.fakes.patience import PATIENCE
 from tests.faults.harness import Harness, Outcome
 from tests.faults.instant import InstantNode
 from tests.faults.kinds import HOLD_S, KINDS, Kind
-from tests.faults.operations import Operation, Stage
+from tests.faults.operations import STARTS, Operation, Stage
 
 _DEFECTS = (": INTERNAL: ", ": UNKNOWN: ")
 _KEPT = (" socket:", "/memfd:filter")
@@ -46,7 +46,7 @@ class HostFaults(Harness):
         leaked = tuple(one for one in outcome.leaked if not one.startswith(_OF_KIND[victim].leaves or (" ",)))
         outcome, refusals = outcome._replace(leaked=leaked), self.kubelet.refusals
         bad = [one for one in refusals if any(defect in one for defect in _DEFECTS) or "\n" in one]
-        if not bad and _OF_KIND[victim].is_harmless:
+        if not bad and _OF_KIND[victim].is_harmless and operation.name != STARTS:
             bad = refusals
         return outcome._replace(wrong=outcome.wrong or "; ".join(bad)[:500])
 

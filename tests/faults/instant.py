@@ -18,7 +18,7 @@ from cri.config import Config
 from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1 import engine
-from stage1.linux import namespace
+from stage1.linux import mount, namespace
 from stage1.net.settings import netns_path
 from stage1.rootfs import unmounting
 from tests.bench.lib.instant_node import PATH, Guests, RemoteVmm
@@ -46,6 +46,9 @@ class InstantNode(Node):
         for name in GUEST_FILES:
             (self.root / "guest" / name).write_bytes(b"")
         self.disk = self._undo.enter_context(small_disk(self.root / "disk.img", self.root / "state", mib=DISK_MIB))
+        (self.root / "state/logs").mkdir()
+        mount.bind(f"{self.root}/state/logs", f"{self.root}/logs")  # as /var/log, on the same disk
+        self._undo.callback(mount.umount, f"{self.root}/logs", lazy=True)
         self.cni = FakeCni(self.root / "cni")
         self._configure()
         self._bring_image()

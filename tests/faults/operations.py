@@ -14,6 +14,8 @@ from tests.soak.client import Kubelet, Refused
 from tests.soak.lines import compare
 from tests.soak.node import Node
 
+STARTS = "the daemon's start"
+"""The only operation in which nobody answers for a while."""
 LINES = 40
 SCRIPT = f"i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo $i; done; exec sleep 1000"
 
@@ -173,7 +175,7 @@ OPERATIONS = (
     Operation("RemoveContainer", Stage.with_running, _remove, is_last=True),
     Operation("StopPodSandbox", Stage.with_running, _stop_pod, is_last=True),
     Operation("RemovePodSandbox", Stage.with_running, _remove_pod, is_last=True),
-    Operation("the daemon's start", Stage.with_running, _restart),
+    Operation(STARTS, Stage.with_running, _restart),
     Operation("PullImage", _remove_image, _pull),
     Operation("RemoveImage", _pull, _remove_image),
 )

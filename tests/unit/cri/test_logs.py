@@ -22,10 +22,11 @@ from cri.logs.batch import Progress
 from cri.logs.entries import ENTRY_BYTES, entries, timestamp
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
-from cri.logs.writer import AT_ONCE_BYTES, LogWriter
+from cri.logs.writer import LogWriter
 from stage1.errors import WrongState
 from stage1.linux import mount
 from stage1.linux.beneath import NotPlain
+from tests.fakes.at_once_log import AtOnce
 
 STAMP = b"2026-01-02T03:04:05.000000006Z"
 BIG = b"x" * (ENTRY_BYTES + 5)
@@ -90,9 +91,9 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "pods" / "ns_pod_uid" / "c" / "0.log"
 
 
-def _open(log: Path, pod: Path, at_once: int = AT_ONCE_BYTES, *, root: str = "") -> LogWriter:
+def _open(log: Path, pod: Path, kind: type[LogWriter] = AtOnce, *, root: str = "") -> LogWriter:
     """A writer as a daemon opens it that has just been started; its record is in the directory `pod`."""
-    writer = LogWriter(LogPlace(str(log), root), CommitRecord(str(pod), "c"), at_once_bytes=at_once)
+    writer = kind(LogPlace(str(log), root), CommitRecord(str(pod), "c"))
     writer.open()
     return writer
 
@@ -301,12 +302,12 @@ def test_a_directory_that_vanished_is_made_anew(log: Path) -> None:
     assert [text for _, _, text in _texts(log)] == [b"two"]
 
 
-def test_much_output_is_left_to_a_thread_and_what_came_before_stays_before(log: Path) -> None:
-    writer = _writer(log)
+def test_output_is_left_to_a_thread_and_keeps_its_order(log: Path) -> None:
+    writer = _open(log, log.parents[3], LogWriter)
     writer.feed("stdout", b"first\n", seq=1)
     writer.feed("stdout", b"\n" * 16384, seq=2)
     writer.feed("stdout", b"last\n", seq=3)
-    assert [text for _, _, text in _texts(log)] == [b"first"] and writer.is_stuck
+    assert _texts(log) == [] and writer.is_stuck
     batch = writer.batch()
     assert batch is not None
     writer.settle(batch.write())
@@ -355,8 +356,8 @@ def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, s
     text = b"".join(b"%d:%s\n" % (n, b"x" * dice.choice([0, 1, 70, 20_000])) for n in range(12))
     cuts = sorted(dice.randrange(len(text)) for _ in range(dice.randrange(1, 12)))
     frames = [text[a:b] for a, b in itertools.pairwise([0, *cuts, len(text)])]
-    at_once = dice.choice([0, 300, 1 << 20])
-    writer, sent, kept, rotations = _open(log, tmp_path, at_once), 0, 0, 0
+    kind = dice.choice([LogWriter, AtOnce])
+    writer, sent, kept, rotations = _open(log, tmp_path, kind), 0, 0, 0
     done: Progress | None = None  # what a thread has written and the writer has not taken over
     while kept < len(frames):
         step = dice.choice(["send", "send", "send", "commit", "rotate", "rename", "kill", "write", "settle"])
@@ -380,7 +381,7 @@ def test_whatever_happens_each_line_is_there_once_and_in_order(tmp_path: Path, s
                 _reopen(writer)
         elif step == "kill":
             writer.close()
-            writer, sent, done = _open(log, tmp_path, at_once), dice.randint(0, kept), None
+            writer, sent, done = _open(log, tmp_path, kind), dice.randint(0, kept), None
     if done:
         writer.settle(done)
     writer.retry()
