@@ -113,9 +113,20 @@ def make(directories: "Mapping[str, str]", limits: Limits) -> None:
             if not kind:
                 _make_above(path)
             os.makedirs(path, exist_ok=True)
-        for file, value in _values(kind, limits):
+        has_quota = kind == ".cpu" and _has_quota(os.path.dirname(path))
+        for file, value in () if has_quota else _values(kind, limits):
             if os.path.exists(f"{path}/{file}"):
                 _set(f"{path}/{file}", value)
+
+
+def _has_quota(path: str) -> bool:
+    """Whether a cgroup of version 1 bounds the CPU of those below it. Their quota can't be more than that, and with
+    one of their own that can't become less, as it does when a pod is resized: so they have none.
+    """
+    try:
+        return int(files.read(f"{path}/cpu.cfs_quota_us")) > 0
+    except FileNotFoundError:
+        return False
 
 
 def _make_above(path: str) -> None:

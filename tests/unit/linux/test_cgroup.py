@@ -46,6 +46,22 @@ def test_all_that_is_in_it_ends_with_it(place: Path) -> None:
     cgroup.end(str(place))
 
 
+@pytest.mark.parametrize(("above_us", "own_us"), [("100000", "-1"), ("-1", "150000")])
+def test_in_version_1_a_quota_above_is_the_only_one(above_us: str, own_us: str) -> None:
+    """Where it is less than that of a VMM the kernel refuses the second, and later any change of the first."""
+    above = Path(cgroup.ROOT, "cpu", NAME)
+    if not (above.parent / "cpu.cfs_quota_us").exists():
+        pytest.skip("needs the cpu controller of version 1")
+    above.mkdir()
+    try:
+        (above / "cpu.cfs_quota_us").write_text(above_us)
+        cgroup.make({".cpu": f"{above}/vm"}, Limits(memory_bytes=300 << 20, pids=50, cpu_us=150_000))
+        assert (above / "vm/cpu.cfs_quota_us").read_text().strip() == own_us
+        (above / "cpu.cfs_quota_us").write_text("50000" if above_us != "-1" else "200000")
+    finally:
+        cgroup.end(str(above))
+
+
 def test_controllers_are_those_that_it_can_limit(place: Path) -> None:
     place.mkdir()
     assert cgroup.controllers(str(place)) <= cgroup.controllers(cgroup.tree())
