@@ -22,7 +22,8 @@ int cgroup_add_exec(const char *container, uint32_t exec);
 void cgroup_remove_exec(const char *container, uint32_t exec);
 /* place.c: where the cgroup of a container is; "" for all containers together. */
 void cgroup_path(char *to, size_t room, const char *container);
-/* Write `text` to a file of the cgroup of all containers together, in a helper that will answer `request`. */
+/* Write `text` to a file of the cgroup of all containers together, or let so many processors be online if the file is
+ * "cpus", in a helper that will answer `request`. */
 int cgroup_tune(const char *file, const char *text, uint32_t request, struct fault *why);
 /* The number behind `key` in a file of "key number" lines; 0 when absent. Pure. */
 unsigned long keyed_number(const char *text, const char *key);
