@@ -49,6 +49,8 @@ ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
 QUIET = re.compile("^(Version|Status|List.*|Stream.*|.*Status|.*Stats|ImageFsInfo|RuntimeConfig)$")
 """Polled each second by kubelet: logged at debug unless they fail."""
+REPEATED_S = 60.0
+"""For so long a failure with the same sentence is logged at debug: some calls the kubelet repeats each second."""
 DROPPED_WITH_CLIENT = {"ExecSync"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
@@ -121,6 +123,7 @@ class Interceptor(aio.ServerInterceptor):
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._told: dict[str, float] = {}
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of one call; an RPC that is not in the table is refused by name."""
@@ -177,11 +180,18 @@ class Interceptor(aio.ServerInterceptor):
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
             code, sentence = _status(name, error)
-            _note(name, begun, code=code, sentence=sentence)
+            _note(name, begun, code=code, sentence=sentence, is_repeated=self._is_repeated(name, sentence))
             await context.abort(grpc.StatusCode[code], sentence)
         else:
             _note(name, begun, code="OK")
             return response
+
+    def _is_repeated(self, name: str, sentence: str) -> bool:
+        """Whether this was logged a moment ago."""
+        now = time.monotonic()
+        self._told = {what: at for what, at in self._told.items() if now - at < REPEATED_S}
+        first = self._told.setdefault(f"{name}: {sentence}", now)
+        return first != now
 
 
 def _refuse(name: str) -> Any:
@@ -213,8 +223,8 @@ def _short(sentence: str) -> str:
     return f"{first.decode(errors='ignore')} ... {last.decode(errors='ignore')}"
 
 
-def _note(name: str, begun: float, *, code: str, sentence: str = "") -> None:
-    level = logging.DEBUG if code == "OK" and QUIET.match(name) else logging.INFO
+def _note(name: str, begun: float, *, code: str, sentence: str = "", is_repeated: bool = False) -> None:
+    level = logging.DEBUG if is_repeated or (code == "OK" and QUIET.match(name)) else logging.INFO
     if log.isEnabledFor(level):
         fields = {"rpc": name, "code": code, "ms": round((time.monotonic() - begun) * 1000, 1)}
         log.log(level, "rpc", extra=fields | ({"error": sentence} if sentence else {}))
