@@ -68,11 +68,12 @@ class Guest(_Table):
 
 
 class Vm(_Table):
-    """The virtual machine of a pod that does not say otherwise."""
+    """The virtual machine of a pod that does not say otherwise. A pod may grow to `ceiling` times its limits."""
 
     hypervisor: Literal["auto", "kvmtool", "qemu"] = "auto"
     memory_mib: int = Field(default=128, ge=LEAST_MEMORY_MIB, le=1 << 20)
     vcpus: int = Field(default=1, ge=1, le=256)
+    ceiling: float = Field(default=2.0, ge=1, le=64, strict=False)
     boot_timeout_s: float = Field(default=60.0, gt=0, le=3600, strict=False)
     adopt_timeout_s: float = Field(default=10.0, gt=0, le=3600, strict=False)
     react_timeout_s: float = Field(default=4.0, gt=0, le=3600, strict=False)

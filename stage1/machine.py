@@ -105,7 +105,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         is_scratch_kept=host.allocates_scratch,
         accel=host.choice.accel,
-        words=_clock(host.choice.accel),
+        words=(*_clock(host.choice.accel), *_online(pod)),
         dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
@@ -117,6 +117,11 @@ def _clock(accel: str) -> tuple[str, ...]:
     """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many."""
     khz = tsc.khz() if accel == "tcg" else 0
     return (f"tsc_early_khz={khz}",) if khz else ()
+
+
+def _online(pod: Pod) -> tuple[str, ...]:
+    """The other vCPUs are there and offline, until the agent is told: booting one takes as long as half the kernel."""
+    return (f"maxcpus={pod.online_vcpus}",) if pod.online_vcpus else ()
 
 
 def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:

@@ -8,7 +8,7 @@ from stage1.pod.model import Pod
 
 AFTER_BOOT = frozenset(
     """id name namespace uid attempt hostname sysctls dns_servers dns_searches dns_options ports
-    ingress_bits egress_bits shm_bytes cgroup_parent limit_bytes""".split()
+    ingress_bits egress_bits shm_bytes cgroup_parent limit_bytes is_bounded""".split()
 )
 """What is decided when the VM runs already: by the network, the pod's files and the agent's Configure. A field that is
 not named here must be as that of the VM that waits."""

@@ -13,6 +13,7 @@ from cri.pods.container import LiveContainer
 from cri.pods.deadlines import answer, unless_set
 from cri.pods.pod import LivePod
 from cri.pods.threads import to_the_end
+from cri.pods.tuning import online
 from cri.store.pods import ContainerRecord
 from stage1 import engine
 from stage1.errors import PodError, WrongState
@@ -42,6 +43,7 @@ async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], 
         if record == container.record:
             return  # the kubelet's CPU manager says the same every ten seconds
         try:
+            await _wake(pod, limits=record.container.limits)
             await _change(pod, container, limits=record.container.limits)
         except PodError:
             await pod.cpus.follow(pod)
@@ -49,6 +51,15 @@ async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], 
         container.record = record
         pod.keep()
     log.info("container.updated", extra={"container": container.id, "pod": pod.id})
+
+
+async def _wake(pod: LivePod, *, limits: Limits) -> None:
+    """Let as many vCPUs be online as the quota is worth; the pod's sums, which do that too, may leave it out."""
+    model = pod.record.pod
+    wanted = min(limits.cpus, model.vcpus)
+    if 0 < model.online_vcpus < wanted:
+        await pod.call(online(wanted))
+        pod.record = pod.record._replace(pod=pod.record.pod._replace(online_vcpus=wanted))
 
 
 async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

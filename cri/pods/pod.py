@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity
-from cri.pods import ended, ending
+from cri.pods import ended, ending, tuning
 from cri.pods.container import LiveContainer
 from cri.pods.cpus import Cpus
 from cri.pods.images import PodImages
@@ -244,6 +244,7 @@ class LivePod:
         begun = time.monotonic()
         async with self._or_nothing():
             yield
+            await tuning.begin(self.call, self.record.pod)
             self.move("agent_up")
         self.boot_ms = round((time.monotonic() - begun) * 1000)
         said = {"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel}
@@ -392,6 +393,5 @@ class LivePod:
     def _tell_end(self, container: LiveContainer) -> None:
         self.keep()
         status = container.status
-        log.info(
-            "container.exited", extra={"container": container.id, "code": status.exit_code, "reason": status.reason}
-        )
+        said = {"container": container.id, "code": status.exit_code, "reason": status.reason}
+        log.info("container.exited", extra=said)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New limits of a whole pod: put in force on the guest's cgroup of all containers, in a VM that keeps its size.
+"""New limits of a whole pod: put in force on the guest's cgroup of all containers and its vCPUs, in a VM that keeps its
+size, which is a ceiling.
 
 Called by UpdatePodSandboxResources with a record made by `cri.translate`, which refuses what the VM is too small for.
 Either all limits are in force and recorded, or none.
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from cri.pb import runtime_pb2 as pb
 from cri.pods.deadlines import answer
 from cri.pods.pod import LivePod
+from cri.pods.tuning import tunes
 from cri.store.pods import PodRecord
 from stage1.errors import NoSpace, PodError, WrongState
 from stage1.guest.messages import Tune
@@ -20,7 +22,6 @@ from stage1.linux import pressure
 from stage1.pod.model import Pod
 
 MIB = 1 << 20
-DEFAULT_PERIOD_US = 100_000
 
 log = logging.getLogger("clearpod.limits")
 
@@ -50,12 +51,11 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
     async with _turns.setdefault(pod, asyncio.Lock()):
         pod.require_ready()
         record = make()
-        old, new = _limits(pod.record), _limits(record)
-        changes = [(op, back) for op, back in zip(tunes(new), tunes(old), strict=True) if op != back]
+        changes = [(op, back) for op, back in zip(tunes(record), tunes(pod.record), strict=True) if op != back]
         if pod.record.pod.host:
             changes = []  # kubelet limits what runs on the host itself
-        elif new.memory_limit_in_bytes != old.memory_limit_in_bytes:
-            await _require_room(pod, new.memory_limit_in_bytes)
+        elif _memory(record) != _memory(pod.record):
+            await _require_room(pod, _memory(record))
         await _apply(pod, changes)
         pod.record = record
         pod.keep()
@@ -63,19 +63,9 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
         log.info("pod.updated", extra={"pod": pod.id, **{op.file: op.text for op, _ in changes}})
 
 
-def tunes(limits: pb.LinuxContainerResources) -> tuple[Tune, Tune]:
-    """Memory and CPU, as the guest's kernel wants them. Nothing said is no limit."""
-    memory, quota = limits.memory_limit_in_bytes, limits.cpu_quota
-    period = limits.cpu_period or DEFAULT_PERIOD_US
-    return (
-        Tune("memory.max", str(memory) if memory > 0 else "max"),
-        Tune("cpu.max", f"{quota} {period}" if quota > 0 else f"max {period}"),
-    )
-
-
-def _limits(record: PodRecord) -> pb.LinuxContainerResources:
-    limits: pb.LinuxContainerResources = pb.PodSandboxConfig.FromString(record.config).linux.resources
-    return limits
+def _memory(record: PodRecord) -> int:
+    found: int = pb.PodSandboxConfig.FromString(record.config).linux.resources.memory_limit_in_bytes
+    return found
 
 
 async def _require_room(pod: LivePod, limit: int) -> None:

@@ -6,17 +6,17 @@ import asyncio
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import resize
-from cri.translate import sandbox
+from cri.translate import sandbox, sizes
 from stage1.errors import NetworkFailed, Unsupported
-from stage1.linux import podcgroup
+from stage1.linux import podcgroup, pressure
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
     """Make the pod. On any failure nothing of it remains and the same request can be made again."""
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
-    kept = await asyncio.to_thread(podcgroup.protected_bytes, request.config.linux.cgroup_parent)
-    record = sandbox.record(request, node.config, handlers=node.handlers, kept_bytes=kept)
+    facts = await asyncio.to_thread(_facts, node, request.config.linux.cgroup_parent)
+    record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     resize.require_host(record.pod)
@@ -26,3 +26,14 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
         node.network.failed()
         raise
     return pb.RunPodSandboxResponse(pod_sandbox_id=made)
+
+
+def _facts(node: Node, cgroup_parent: str) -> sizes.Facts:
+    """What this host says that decides how large the VM is."""
+    choice, found = node.host.choice, podcgroup.find(cgroup_parent)
+    return sizes.Facts(
+        kept_bytes=podcgroup.protected_bytes(cgroup_parent),
+        allowed_bytes=podcgroup.allowed(found).memory_bytes,
+        host_mib=pressure.memory().total // sizes.MIB,
+        is_emulated=choice.driver == "qemu" and choice.accel == "tcg",
+    )

@@ -12,14 +12,19 @@ from stage1.errors import BadRequest
 async def update_container_resources(
     node: Node, request: pb.UpdateContainerResourcesRequest
 ) -> pb.UpdateContainerResourcesResponse:
-    """All or nothing. A new oom_score_adj is recorded and counts from the next exec on."""
+    """All or nothing; RESOURCE_EXHAUSTED for more than the VM has.
+
+    A new oom_score_adj is recorded and counts from the next exec on.
+    """
     if not request.HasField("linux"):
         raise BadRequest("the request has no new limits in linux, and a Linux guest has no others")
     pod, container = node.pods.get_container(request.container_id)
     given = await pod.tools.hooks.updating(pod, container, given=request.linux)
 
     def make() -> ContainerRecord:
-        return resources.updated_container(container.record, given, pod=pod.record.pod)
+        wanted = resources.updated_container(container.record, given, pod=pod.record.pod)
+        resources.require_ceiling(container.record, wanted, pod=pod.record.pod)
+        return wanted
 
     make()  # what makes no sense is refused at once
     await limits.update(pod, container, make=make)

@@ -85,6 +85,9 @@ NUMBERS = {
     "StopContainerRequest.timeout": (-(1 << 63), (1 << 63) - 1),
 }
 """Field -> least and most. A stop takes any number: the pod's author chose it, and a refusal would keep the pod."""
+ANY = frozenset({"resources.cpu_quota", "resources.memory_limit_in_bytes"})
+"""Of UpdatePodSandboxResources: the kubelet takes the overhead from what it read in the pod's cgroup, also from what
+stands for no limit. `resources` makes sense of it."""
 TOGETHER = {
     "ContainerConfig": ((("command", "args", "envs"), PROCESS_BYTES), (("labels", "annotations"), LABELS_BYTES)),
     "PodSandboxConfig": ((("labels", "annotations"), LABELS_BYTES),),
@@ -177,7 +180,7 @@ def _value(field: Any, value: Any, *, rule: _Rule, where: str) -> None:
             raise BadRequest(f"{where} is {value}, which is no {field.enum_type.name}")
     elif rule.kind != field.TYPE_BOOL:
         number = value if rule.kind else value.value
-        if not rule.least <= number <= rule.most:
+        if not rule.least <= number <= rule.most and where not in ANY:
             raise BadRequest(f"{where} must be between {rule.least} and {rule.most}, but it is {number}")
 
 

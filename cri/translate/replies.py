@@ -80,6 +80,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str,
         "vm": {
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
+            "onlineVcpus": model.online_vcpus or model.vcpus,
             "windowMib": model.window_mib if driver == "kvmtool" else 0,
             "hypervisor": driver,
             "kernel": model.kernel,

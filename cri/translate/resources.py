@@ -5,10 +5,11 @@ Called by UpdateContainerResources and UpdatePodSandboxResources. Zero and empty
 limit away.
 """
 
+from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import limits, sandbox
+from cri.translate import limits, sizes
 from stage1.errors import NoSpace
 from stage1.pod.model import Pod
 
@@ -32,18 +33,57 @@ def updated_container(old: ContainerRecord, given: pb.LinuxContainerResources, *
 
 
 def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *, config: Config) -> PodRecord:
-    """The record with the new sums. Raises BadRequest, and NoSpace when the pod's VM is too small for them."""
-    wanted = pb.PodSandboxConfig.FromString(old.config)
+    """The record with the new sums. Raises BadRequest, and NoSpace when they grow beyond the VM's ceiling."""
+    before, wanted = pb.PodSandboxConfig.FromString(old.config), pb.PodSandboxConfig.FromString(old.config)
     for target, given in ((wanted.linux.resources, request.resources), (wanted.linux.overhead, request.overhead)):
-        limits.check(given)
-        merge(target, given)
-    memory_mib, vcpus = sandbox.size(wanted, config)
-    if memory_mib > old.pod.memory_mib or vcpus > old.pod.vcpus:
-        raise NoSpace(
-            f"the virtual machine of pod {old.pod.namespace}/{old.pod.name} has {old.pod.memory_mib} MiB and"
-            f" {old.pod.vcpus} vCPUs and can't grow to {memory_mib} MiB and {vcpus}; make the pod anew"
-        )
-    return old._replace(config=wanted.SerializeToString())
+        said = _plain(given)
+        limits.check(said)
+        merge(target, said)
+    now, new = (sizes.needed(one, config) for one in (before, wanted))
+    if _grows(now.memory_mib, new.memory_mib, most=old.pod.memory_mib) or _grows(
+        now.vcpus, new.vcpus, most=old.pod.vcpus
+    ):
+        raise _beyond(old.pod, f"{new.memory_mib} MiB and {new.vcpus}")
+    online = (new.vcpus if sizes.cpus(wanted.linux.resources) else old.pod.vcpus) if old.pod.online_vcpus else 0
+    pod = old.pod._replace(
+        limit_bytes=max(wanted.linux.resources.memory_limit_in_bytes, 0), online_vcpus=min(online, old.pod.vcpus)
+    )
+    return old._replace(pod=pod, config=wanted.SerializeToString())
+
+
+def _plain(given: pb.LinuxContainerResources) -> pb.LinuxContainerResources:
+    """With -1 for no limit. The kubelet reads what is in force from the pod's cgroup, where no limit is a negative or a
+    very large number, and takes the overhead off from that.
+    """
+    said = pb.LinuxContainerResources()
+    said.CopyFrom(given)
+    for name in ("memory_limit_in_bytes", "cpu_quota"):
+        value = getattr(said, name)
+        if value < 0 or value > limits.RANGES["memory_limit_in_bytes"][1]:
+            setattr(said, name, -1)
+    return said
+
+
+def _grows(now: int, new: int, *, most: int) -> bool:
+    """Whether more than `most` is asked for than before: what is too large already may be changed, and get less."""
+    return new > most and new > now
+
+
+def require_ceiling(old: ContainerRecord, new: ContainerRecord, *, pod: Pod) -> None:
+    """Raise NoSpace for limits of one container that grow beyond what the whole VM has."""
+    was, wanted = old.container.limits, new.container.limits
+    now_cpus, cpus = (min(one.cpus, sizes.processors()) for one in (was, wanted))
+    too_large = was.memory > 0 and _grows(was.memory, wanted.memory, most=pod.memory_mib << 20)
+    if not pod.host and (too_large or _grows(now_cpus, cpus, most=pod.vcpus)):
+        raise _beyond(pod, f"{-(-max(wanted.memory, 0) // sizes.MIB)} MiB and {cpus} for one container")
+
+
+def _beyond(pod: Pod, what: str) -> NoSpace:
+    return NoSpace(
+        f"the virtual machine of pod {pod.namespace}/{pod.name} has at most {pod.memory_mib} MiB and {pod.vcpus} vCPUs"
+        f" and can't grow to {what}; make the pod anew: vm.ceiling in clearpod's configuration, or the annotations"
+        f" {policy.MEMORY} and {policy.VCPUS}, give it room to grow"
+    )
 
 
 def merge(target: pb.LinuxContainerResources, given: pb.LinuxContainerResources) -> None:

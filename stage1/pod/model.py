@@ -18,6 +18,9 @@ POD_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")
 HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
 
+DEFAULT_PERIOD_US = 100_000
+"""Of a quota whose period is not said: the kernel's own."""
+
 MOST_WINDOW_MIB = 16384
 """Of images in the memory of one guest, which pays 1.6 percent of it."""
 
@@ -34,6 +37,11 @@ class Limits(NamedTuple):
     cpuset_mems: str = ""
     pids: int = 0
     unified: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def cpus(self) -> int:
+        """How many processors the quota is worth, rounded up; 0 without one."""
+        return -(-self.cpu_quota_us // (self.cpu_period_us or DEFAULT_PERIOD_US)) if self.cpu_quota_us > 0 else 0
 
 
 class IdMap(NamedTuple):
@@ -158,8 +166,11 @@ class Pod(NamedTuple):
     `scratch_mib` is the size of the disk for the containers' writable layers; 0 is as the host gives it to all.
     With `allow_spoofing` it may send from addresses that are not its own.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM.
+    `memory_mib` and `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use
+    now, 0 when that is all and stays so.
     `cgroup_parent` is the cgroup that somebody made for it, if that is there; `limit_bytes` is the memory that its
-    containers may have together, 0 when that is not said.
+    containers may have together, 0 when that is not said, and `is_bounded` whether the guest holds them to it from the
+    start, since every one of them has a limit.
     """
 
     id: str
@@ -170,6 +181,7 @@ class Pod(NamedTuple):
     hostname: str = ""
     memory_mib: int = 128
     vcpus: int = 1
+    online_vcpus: int = 0
     sysctls: tuple[tuple[str, str], ...] = ()
     dns_servers: tuple[str, ...] = ()
     dns_searches: tuple[str, ...] = ()
@@ -185,6 +197,7 @@ class Pod(NamedTuple):
     host: tuple[str, ...] = ()
     cgroup_parent: str = ""
     limit_bytes: int = 0
+    is_bounded: bool = False
     kernel: str = ""
     profile: str = ""
     journal: str = ""

@@ -28,6 +28,7 @@ REFUSED = [
     ({"linux": {"cpuset_mems": "x"}}, "INVALID_ARGUMENT", "must be a list such as"),
     ({"linux": {"unified": {"../memory.max": "1"}}}, "INVALID_ARGUMENT", "can't be a file of a cgroup"),
     ({"linux": {"hugepage_limits": [{"page_size": "2MB", "limit": 1}]}}, "UNIMPLEMENTED", "huge pages"),
+    ({"linux": {"memory_limit_in_bytes": 300 * MIB}}, "RESOURCE_EXHAUSTED", "and can't grow to 300 MiB and 0 for one"),
     ({"container_id": "f" * 64, "linux": {"cpu_shares": 2}}, "NOT_FOUND", "there is no container"),
 ]
 
@@ -97,22 +98,3 @@ async def test_a_limit_below_what_is_used_or_refused_by_the_guest_leaves_the_old
         assert not (await cri.status(c)).resources.linux.cpu_shares
         world.faults.refuse.clear()
         await cri("UpdateContainerResources", container_id=c, linux={"cpu_shares": 100})
-
-
-async def test_a_pods_sums_are_recorded_or_refused_when_its_vm_is_too_small(world: World) -> None:
-    async with world.daemon() as cri:
-        config = cri.sandbox()
-        config.linux.resources.memory_limit_in_bytes = 64 * MIB
-        pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
-        await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"memory_limit_in_bytes": 32 * MIB})
-        code, sentence = await cri.refused(
-            "UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"memory_limit_in_bytes": 65 * MIB}
-        )
-        assert code == "RESOURCE_EXHAUSTED"
-        assert "has 192 MiB and 1 vCPUs and can't grow to 193 MiB" in sentence
-        record = cri.node.pods.get(pod).record
-        said = pb.PodSandboxConfig.FromString(record.config).linux.resources
-        assert said.memory_limit_in_bytes == 32 * MIB
-        await cri("StopPodSandbox", pod_sandbox_id=pod)
-        assert (await cri.refused("UpdatePodSandboxResources", pod_sandbox_id=pod))[0] == "FAILED_PRECONDITION"
-        assert (await cri.refused("UpdatePodSandboxResources", pod_sandbox_id="x"))[0] == "NOT_FOUND"

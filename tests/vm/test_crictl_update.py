@@ -4,6 +4,7 @@ sends them. What changed is read in the guest, by a privileged container, which 
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ REFUSED = [
 SUMS_REFUSED = [
     ({"memory_limit_in_bytes": 2 * MIB, "cpu_quota": 9000}, grpc.StatusCode.FAILED_PRECONDITION, "nothing was changed"),
     ({"memory_limit_in_bytes": 900 * MIB}, grpc.StatusCode.RESOURCE_EXHAUSTED, "can't grow to 1028 MiB"),
-    ({"cpu_quota": 400000, "cpu_period": 100000}, grpc.StatusCode.RESOURCE_EXHAUSTED, "and can't grow to"),
 ]
+HOG = ("dd", "if=/dev/zero", "of=/dev/null", "bs=70M", "count=1")
+"""Takes more memory than a worker may have in the beginning."""
+ONLINE = "/sys/devices/system/cpu/online"
 
 
 class Node:
@@ -50,7 +53,7 @@ class Node:
 
     def __init__(self, crictl: Crictl, image: str) -> None:
         self.crictl = crictl
-        sums = {"memory_limit_in_bytes": 64 * MIB, "cpu_quota": 50000, "cpu_period": 100000}
+        sums = {"memory_limit_in_bytes": 64 * MIB, "cpu_quota": 100000, "cpu_period": 100000}
         pod = {
             "metadata": {"name": "web", "namespace": "default", "uid": "u1", "attempt": 0},
             "log_directory": f"{crictl.root}/logs",
@@ -72,6 +75,10 @@ class Node:
     def has(self, *files: str, of: str = "") -> list[str]:
         """What is in these files of the container's cgroup, or of the one around all containers."""
         return self.crictl("exec", "-s", self.looker, "cat", *(f"{GROUP}/{of}/{file}" for file in files)).splitlines()
+
+    def online(self) -> str:
+        """The guest's processors."""
+        return str(self.crictl("exec", "-s", self.looker, "cat", ONLINE))
 
     def says(self, container: str) -> Any:
         """The limits that crictl shows."""
@@ -120,4 +127,18 @@ def test_a_pod_is_resized_in_place_or_not_at_all(node: Node) -> None:
             assert node.has("memory.max", "cpu.max") == [f"{32 * MIB}", "25000 100000"], sums
         resize(memory_limit_in_bytes=64 * MIB, cpu_quota=-1)
         assert node.has("memory.max", "cpu.max") == [f"{64 * MIB}", "max 100000"]
-    assert node.has("memory.max", of=node.worker) == [f"{48 * MIB}"], "a container's own limits are its own"
+        assert node.has("memory.max", of=node.worker) == [f"{48 * MIB}"], "a container's own limits are its own"
+        assert node.crictl.ends("exec", "-s", node.worker, *HOG).returncode != 0
+        resize(memory_limit_in_bytes=128 * MIB)
+        node.crictl("update", "--memory", f"{120 * MIB}", node.worker)
+        assert node.has("memory.max", of=node.worker) == [f"{120 * MIB}"]
+        assert node.crictl.ends("exec", "-s", node.worker, *HOG).returncode == 0, "it has grown"
+        node.crictl("update", "--memory", f"{40 * MIB}", node.worker)
+        resize(memory_limit_in_bytes=56 * MIB)
+        assert node.has("memory.max") == [f"{56 * MIB}"] and node.has("memory.max", of=node.worker) == [f"{40 * MIB}"]
+        if (os.cpu_count() or 1) > 1:
+            found = [node.online()]
+            for quota in (100000, 150000, 50000):
+                resize(cpu_quota=quota, cpu_period=100000)
+                found.append(node.online())
+            assert found == ["0-1", "0", "0-1", "0"], "vCPUs come and go with the quota"

@@ -65,7 +65,7 @@ def test_the_default_allows_what_costs_nobody_else(words: dict[str, Any], wanted
 
 REFUSED = [
     ({"memory_mib": "20000"}, "clearpod.io/memory-mib is 20000", "at most 128; policy.max_memory_mib"),
-    ({"memory_mib": "1129", "memory": 1000}, "clearpod.io/memory-mib is 1129", "at most 1128"),
+    ({"memory_mib": "2148", "memory": 1000}, "clearpod.io/memory-mib is 2148", "at most 2147"),
     ({"vcpus": "200"}, "clearpod.io/vcpus is 200", "at most 1; policy.max_vcpus"),
     ({"shm_mib": "129"}, "clearpod.io/shm-mib is 129", "at most 128; policy.max_shm_mib"),
     ({"shm_mib": "65", "memory_mib": "64"}, "clearpod.io/shm-mib is 65", "at most 64"),

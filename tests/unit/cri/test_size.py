@@ -1,13 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The size of a VM whose containers request memory and have no limit."""
+"""The size of a pod's VM: what its containers need, and up to where they may grow while it runs."""
+
+import os
 
 import pytest
 
-from cri.config import Config
+from cri import policy
+from cri.config import Config, Limits, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.translate import sandbox
+from cri.pods import fit
+from cri.translate import sandbox, sizes
+from cri.translate.sizes import Facts, Size
+from stage1.errors import BadRequest
+from stage1.pod.model import Pod
+from stage1.vm import limits
 
 MIB = 1 << 20
+HAS_TWO = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor is no choice")
+
+
+def asked(
+    limit_mib: int = 0, overhead_mib: int = 0, quota: int = 0, unified: dict[str, str] | None = None, **words: str
+) -> pb.PodSandboxConfig:
+    """A sandbox with these limits and annotations."""
+    resources = pb.LinuxContainerResources(
+        memory_limit_in_bytes=limit_mib * MIB, cpu_quota=quota, cpu_period=100_000, unified=unified
+    )
+    overhead = pb.LinuxContainerResources(memory_limit_in_bytes=overhead_mib * MIB)
+    names = pb.PodSandboxMetadata(name="web", namespace="default")
+    annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in words.items()}
+    linux = pb.LinuxPodSandboxConfig(resources=resources, overhead=overhead)
+    return pb.PodSandboxConfig(metadata=names, linux=linux, annotations=annotations)
+
+
+def made(wanted: pb.PodSandboxConfig, ceiling: float = 2.0, facts: Facts = Facts()) -> Pod:  # noqa: B008 - a constant
+    config = Config(vm=Vm(ceiling=ceiling))
+    return sandbox.record(pb.RunPodSandboxRequest(config=wanted), config, handlers=("",), facts=facts).pod
 
 
 @pytest.mark.parametrize(
@@ -25,7 +53,87 @@ MIB = 1 << 20
 def test_a_vm_has_room_for_what_is_requested(
     limit_mib: int, overhead_mib: int, unified: dict[str, str], kept_mib: int, wanted: int
 ) -> None:
-    resources = pb.LinuxContainerResources(memory_limit_in_bytes=limit_mib * MIB, unified=unified)
-    overhead = pb.LinuxContainerResources(memory_limit_in_bytes=overhead_mib * MIB)
-    config = pb.PodSandboxConfig(linux=pb.LinuxPodSandboxConfig(resources=resources, overhead=overhead))
-    assert sandbox.size(config, Config(), kept_bytes=kept_mib * MIB)[0] == wanted
+    config = asked(limit_mib, overhead_mib, unified=unified)
+    assert sizes.needed(config, Config(), facts=Facts(kept_bytes=kept_mib * MIB)).memory_mib == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ceiling", "most_mib", "host_mib", "memory_mib"),
+    [
+        (asked(), 2, 0, 0, 128),
+        (asked(), 64, 0, 0, 128),
+        (asked(64), 1, 0, 0, 192),
+        (asked(64), 1.5, 0, 0, 225),
+        (asked(64), 2, 0, 0, 258),
+        (asked(1008, 100), 4, 0, 0, 1236 + 3024 + 56),
+        (asked(64), 4, 250, 0, 250),
+        (asked(64), 4, 192, 0, 192),
+        (asked(64), 64, 0, 3000, 3000),
+        (asked(64), 64, 0, 100, 192),
+        (asked(64, memory_mib="64"), 2, 0, 0, 64),
+        (asked(64, memory_mib="258"), 2, 0, 0, 258),
+    ],
+)
+def test_a_pod_with_a_memory_limit_may_grow_to_the_ceiling(
+    wanted: pb.PodSandboxConfig, ceiling: float, most_mib: int, host_mib: int, memory_mib: int
+) -> None:
+    config = Config(vm=Vm(ceiling=ceiling), limits=Limits(max_pod_memory_mib=most_mib))
+    assert sizes.of_pod(wanted, config, facts=Facts(host_mib=host_mib)).memory_mib == memory_mib
+
+
+@pytest.mark.parametrize(("wanted", "most_mib", "need"), [(asked(64), 191, 192), (asked(64, memory_mib="90"), 80, 90)])
+def test_a_pod_beyond_the_nodes_limit_is_refused(wanted: pb.PodSandboxConfig, most_mib: int, need: int) -> None:
+    config = Config(limits=Limits(max_pod_memory_mib=most_mib))
+    with pytest.raises(BadRequest, match=f"would need {need} MiB, and limits.max_pod_memory_mib allows {most_mib} MiB"):
+        sizes.of_pod(wanted, config, facts=Facts())
+
+
+def test_a_pod_without_limits_is_as_large_as_without_a_ceiling() -> None:
+    assert sizes.of_pod(asked(), Config(), facts=Facts()) == Size(128, 1, 0)
+    pod, waits = made(asked(), 8), sandbox.plain(Config(vm=Vm(ceiling=1)))
+    assert fit.fits(pod, waits), "the warm pool is for it"
+
+
+@HAS_TWO
+@pytest.mark.parametrize(
+    ("wanted", "ceiling", "size"),
+    [
+        (asked(quota=-1), 2, (1, 0)),
+        (asked(quota=40_000), 2, (1, 0)),
+        (asked(quota=60_000), 2, (2, 1)),
+        (asked(quota=100_000), 1, (1, 0)),
+        (asked(quota=100_000), 2, (2, 1)),
+        (asked(quota=200_000), 1, (2, 0)),
+        (asked(quota=100_000, vcpus="1"), 2, (1, 0)),
+        (asked(quota=100_000, vcpus="2"), 2, (2, 0)),
+    ],
+)
+def test_vcpus_that_are_not_needed_yet_are_offline(
+    wanted: pb.PodSandboxConfig, ceiling: float, size: tuple[int, int]
+) -> None:
+    pod = made(wanted, ceiling)
+    assert (pod.vcpus, pod.online_vcpus) == size
+
+
+@pytest.mark.parametrize("is_emulated", [False, True])
+@pytest.mark.parametrize("room_mib", [0, 95, 96, 97, 98, 120, 128, 385, 388, 500, 4000, 100_000])
+def test_the_largest_vm_for_a_room_is_the_largest(room_mib: int, is_emulated: bool) -> None:
+    most = limits.most_mib(room_mib, is_emulated=is_emulated)
+    assert most == 0 or limits.beside_mib(most, is_emulated=is_emulated) <= room_mib
+    assert limits.beside_mib(most + 64, is_emulated=is_emulated) > room_mib
+
+
+def test_a_ceiling_does_not_cost_a_pod_its_cgroup() -> None:
+    wanted = asked(800)
+    room = Facts(allowed_bytes=(800 + 128) * MIB)
+    pod = made(wanted, 4, room)
+    assert 928 < pod.memory_mib < 1100 and limits.beside_mib(pod.memory_mib, is_emulated=False) <= 128
+    assert pod.is_bounded and not made(wanted, 4).is_bounded and not made(asked(), 4, room).is_bounded
+    none = Facts(allowed_bytes=(800 + 64) * MIB)
+    assert made(wanted, 4, none).memory_mib == made(wanted, 4).memory_mib, "it has no place there anyway"
+
+
+def test_an_annotation_may_say_what_the_pod_would_have_and_no_more() -> None:
+    assert made(asked(64, memory_mib="258")).memory_mib == 258
+    with pytest.raises(BadRequest, match=f"{policy.MEMORY} is 259.*at most 258; policy.max_memory_mib"):
+        made(asked(64, memory_mib="259"))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cri import policy
-from cri.config import Config, Limits, Vm
+from cri.config import Config, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.translate import container, mounts, network, sandbox, security
+from cri.translate import container, mounts, network, sandbox, security, sizes
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
 from stage1.pod.model import Mount
@@ -342,7 +342,8 @@ SIZES = [
 
 @pytest.mark.parametrize(("config", "wanted"), SIZES)
 def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxConfig, wanted: tuple[int, int]) -> None:
-    assert sandbox.size(config, Config(vm=Vm(memory_mib=128))) == wanted
+    found = sizes.of_pod(config, Config(vm=Vm(memory_mib=128, ceiling=1)), facts=sizes.Facts())
+    assert (found.memory_mib, found.vcpus) == wanted
 
 
 @pytest.mark.parametrize(
@@ -363,11 +364,6 @@ def test_the_window_of_a_vm_follows_its_memory_and_annotations(
 ) -> None:
     config = Config(vm=Vm(memory_mib=128, window_mib=configured), policy=OPEN)
     assert sandbox.record(_sandbox(annotations=annotations), config, handlers=("",)).pod.window_mib == wanted
-
-
-def test_a_pod_beyond_the_nodes_limit_is_refused() -> None:
-    with pytest.raises(BadRequest, match="max_pod_memory_mib allows 100 MiB"):
-        sandbox.size(_limits(memory=64 << 20), Config(limits=Limits(max_pod_memory_mib=100)))
 
 
 @pytest.mark.parametrize(

@@ -251,3 +251,8 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
         engine.collect(prepared.directory)
     assert one.wait(10) == -9
     assert [path for path in found if os.path.exists(path)] == []
+
+
+def test_vcpus_that_are_not_needed_yet_do_not_boot(host: engine.Host) -> None:
+    words = [machine.vm_spec(POD._replace(online_vcpus=n), host, directory="/nowhere").words for n in (0, 1)]
+    assert set(words[1]) - set(words[0]) == {"maxcpus=1"} and not any("maxcpus" in word for word in words[0])

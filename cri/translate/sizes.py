@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large a pod's VM is: what its containers need now, and its ceiling, up to which they may grow while it runs. Pure
+but for the number of processors.
+
+Called by `sandbox` for a new pod and by `resources` for a change of limits. It must not know how a VM gets its size.
+"""
+
+import math
+import os
+from typing import NamedTuple
+
+from cri import policy
+from cri.config import Config
+from cri.pb import runtime_pb2 as pb
+from cri.translate import annotations
+from stage1.errors import BadRequest
+from stage1.pod.model import DEFAULT_PERIOD_US
+from stage1.vm import limits
+
+MIB = 1 << 20
+KEPT = ("memory.min", "memory.low")
+"""By these the kubelet says requests, where it has MemoryQoS; LinuxContainerResources has no other field for them."""
+MOST_ONLINE = 64
+"""The guest's kernel knows no more processors."""
+_KNOWN_BY = 54
+"""One part in so many of memory that nobody uses a guest's kernel takes to know it, most of that for page structs."""
+_MOST_DIGITS = 15
+
+
+class Facts(NamedTuple):
+    """What the host says: bytes that the pod's cgroup keeps for it and allows it, its own memory, and whether guests
+    are emulated. 0 where nothing is said.
+    """
+
+    kept_bytes: int = 0
+    allowed_bytes: int = 0
+    host_mib: int = 0
+    is_emulated: bool = False
+
+
+class Size(NamedTuple):
+    """Of a VM. `online_vcpus` are those that run from the start, when that is not all; else 0."""
+
+    memory_mib: int
+    vcpus: int
+    online_vcpus: int = 0
+
+
+def needed(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008 - a constant
+    """What the containers may take now: the default plus what the pod's limits or requests say, whatever is more, and
+    its overhead.
+
+    These come on top of the default, which feeds the guest itself: else the guest as a whole would run
+    out of memory before a container meets its own limit.
+    """
+    overhead = max(wanted.linux.overhead.memory_limit_in_bytes, 0)
+    memory_mib = config.vm.memory_mib + -(-(_containers(wanted, facts) + overhead) // MIB)
+    return Size(memory_mib, min(max(config.vm.vcpus, cpus(wanted.linux.resources)), processors()))
+
+
+def ceiling(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008
+    """What the VM is booted with when no annotation says it: vm.ceiling times the limits, and page structs for that.
+
+    It is never less than `needed`, and else within limits.max_pod_memory_mib, the host, and what the pod's cgroup has
+    room for, so that the VM has its place there.
+    """
+    now, quota = needed(wanted, config, facts=facts), wanted.linux.resources
+    more_mib = int(_containers(wanted, facts) * (config.vm.ceiling - 1)) // MIB
+    bounds = (config.limits.max_pod_memory_mib, facts.host_mib, _in_cgroup_mib(wanted, now, facts=facts))
+    most_mib = min((bound for bound in bounds if bound), default=policy.MOST_MEMORY_MIB)
+    memory_mib = max(now.memory_mib, min(now.memory_mib + more_mib + -(-more_mib // _KNOWN_BY), most_mib))
+    vcpus = max(now.vcpus, min(cpus(quota, config.vm.ceiling), MOST_ONLINE))
+    return Size(memory_mib, vcpus, now.vcpus if now.vcpus < vcpus else 0)
+
+
+def of_pod(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Size:
+    """The ceiling, or what annotations say; vCPUs that are asked for by one are all online.
+
+    Raises BadRequest beyond limits.max_pod_memory_mib.
+    """
+    found, most = ceiling(wanted, config, facts=facts), config.limits.max_pod_memory_mib
+    if memory_mib := annotations.number(wanted, policy.MEMORY):
+        found = found._replace(memory_mib=memory_mib)
+    if most and found.memory_mib > most:
+        raise BadRequest(f"the pod would need {found.memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
+    if vcpus := annotations.number(wanted, policy.VCPUS):
+        found = found._replace(vcpus=min(vcpus, processors()), online_vcpus=0)
+    return found
+
+
+def cpus(given: pb.LinuxContainerResources, ratio: float = 1.0) -> int:
+    """How many processors `ratio` times the quota is, at most those of the host; 0 without one."""
+    if given.cpu_quota <= 0:
+        return 0
+    return min(math.ceil(given.cpu_quota * ratio / (given.cpu_period or DEFAULT_PERIOD_US)), processors())
+
+
+def processors() -> int:
+    """Of this host."""
+    return os.cpu_count() or 1
+
+
+def _containers(wanted: pb.PodSandboxConfig, facts: Facts) -> int:
+    """Bytes: their limits or requests."""
+    said = wanted.linux.resources
+    return max(said.memory_limit_in_bytes, facts.kept_bytes, *(_bytes(said.unified.get(name, "")) for name in KEPT))
+
+
+def _in_cgroup_mib(wanted: pb.PodSandboxConfig, now: Size, *, facts: Facts) -> int:
+    """The most memory with which the VM is in the pod's cgroup; 0 when that sets no bound, or has no room anyway."""
+    limit_mib = -(-max(wanted.linux.resources.memory_limit_in_bytes, 0) // MIB)
+    if not facts.allowed_bytes or not limit_mib:
+        return 0
+    most = limits.most_mib(facts.allowed_bytes // MIB - limit_mib, is_emulated=facts.is_emulated)
+    return most if most >= now.memory_mib else 0
+
+
+def _bytes(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else 0
