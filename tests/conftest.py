@@ -20,6 +20,8 @@ import pytest
 from tests.fakes.patience import PATIENCE
 
 ROOT = Path(__file__).parent.parent
+BESIDE = ("style", "unit", "contract")
+"""Folders whose files share nothing of the machine, so that they may run side by side."""
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
@@ -38,14 +40,22 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT).parts[1]
+
+
 def _rank(item: pytest.Item) -> tuple[bool, int]:
-    folder = item.path.relative_to(ROOT).parts[1]
+    folder = _folder(item)
     return bool(item.get_closest_marker("vm")), ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what answers at once first, and what boots virtual machines last. Limits are longer in the lab."""
     items.sort(key=_rank)
+    for item in items:
+        if _folder(item) in BESIDE and not any(map(item.get_closest_marker, ("vm", "alone"))):
+            item.add_marker("beside")
     for item in items if PATIENCE > 1 else ():
         given = item.get_closest_marker("timeout")
         limit_s = given.args[0] if given else float(item.config.getini("timeout"))

@@ -118,6 +118,7 @@ def _offends(name: str, seen: Seen) -> bool:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300 * PATIENCE)
 async def test_whatever_a_guest_sends_its_neighbours_are_served_and_the_daemon_stays_small(world: World) -> None:
     found: dict[str, Seen] = {}

@@ -44,9 +44,10 @@ class CProgram:
 
 
 def marks(*tools: str, limit_s: int = 300) -> list[pytest.MarkDecorator]:
-    """For `pytestmark`: skipped where a tool is not installed."""
+    """For `pytestmark`: slow, and skipped where a tool is not installed."""
     absent = [tool for tool in tools if not shutil.which(tool)]
     return [
+        pytest.mark.slow,
         pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}"),
         pytest.mark.timeout(limit_s),
     ]

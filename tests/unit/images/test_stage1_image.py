@@ -15,7 +15,7 @@ import pytest
 
 from tests.rkt import small_stage1
 
-pytestmark = pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd on PATH")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("ldd"), reason="needs ldd on PATH")]
 
 PATH = os.environ["PATH"]
 PYTHON = "/usr/lib/clearpod/python"

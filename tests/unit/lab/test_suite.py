@@ -12,6 +12,8 @@ from tests.lab.again import TRIES
 from tests.lab.state import LabError
 from tests.lab.suite import Suite
 
+pytestmark = pytest.mark.slow  # for each machine pytest starts anew
+
 TESTS = """
 import os, pathlib
 ROOT = pathlib.Path(__file__).parent

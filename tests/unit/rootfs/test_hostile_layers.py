@@ -166,6 +166,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "says"),
     [

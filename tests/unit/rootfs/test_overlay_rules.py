@@ -4,6 +4,7 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -90,6 +91,7 @@ def visible(image: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(LAYERS)
 @example([{"a/b": "file"}, {"a": "whiteout"}, {"a/c": "file"}])
