@@ -2,16 +2,17 @@
 """A disk whose power can be cut at any moment: an ext4 of which each write and each flush is logged, and all that could
 be found on it after a power cut, one after the other.
 
-QEMU, without any machine, shows the disk as a file (its FUSE export); below it the driver blklogwrites keeps the log,
-in the format of the kernel's dm-log-writes. A loop device is on that file, with direct I/O, so that a flush of the file
-system's is a flush in the log. Used by tests/system/test_power_cut.py; needs root, /dev/fuse and loop devices.
+`QemuDisk` needs no kernel that can do that. QEMU, without any machine, shows the disk as a file (its FUSE export) and
+keeps the log below it (blklogwrites), in the format of dm-log-writes. A loop device is on that file, with direct I/O,
+so that a flush of the file system's is a flush in the log. tests/fakes/mapped_disks.py has what the kernel offers.
+Used by tests/system/test_power_cut.py; needs root, loop devices, and /dev/fuse for QEMU's.
 """
 
+import abc
 import contextlib
 import json
 import os
 import random
-import shutil
 import socket
 import struct
 import subprocess
@@ -26,7 +27,7 @@ from tests.fakes.patience import PATIENCE
 SECTOR = 512
 _SUPER = struct.Struct("<QQQI")
 _ENTRY = struct.Struct("<QQQQ")
-_MAGIC, _FLUSH, _FUA, _DISCARD = 0x6A736677736872, 1, 2, 4
+_MAGIC, _FLUSH, _FUA, _DISCARD, MARK = 0x6A736677736872, 1, 2, 4, 8
 _LOG_BYTES = 4 << 30
 _MKFS = ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
 
@@ -45,8 +46,8 @@ class Write(NamedTuple):
 
 
 class State(NamedTuple):
-    """What may be found after a power cut: `image` has it, until the next one is asked for. `durable` is the number of
-    entries up to the last flush; `more` how many later writes are there too.
+    """What may be found after a power cut: `image` has it, until the next one is asked for. `durable` is how much is on
+    it for certain, as `mark` counts; `more` how many later writes are there too.
     """
 
     image: Path
@@ -54,7 +55,7 @@ class State(NamedTuple):
     more: int
 
 
-class CrashDisk:
+class CrashDisk(abc.ABC):
     """Between `open` and `close` it is mounted at `mount`; `states` is for afterwards."""
 
     def __init__(self, place: Path, mib: int) -> None:
@@ -71,34 +72,38 @@ class CrashDisk:
         for path, size in ((self._image, self._mib << 20), (self._log, _LOG_BYTES)):
             path.touch()
             os.truncate(path, size)
-        _run(*_MKFS, str(self._image))
-        _run("cp", "--sparse=always", str(self._image), str(self._base))
+        run(*_MKFS, str(self._image))
+        run("cp", "--sparse=always", str(self._image), str(self._base))
         try:
-            device = self._attach(self._export())
-            _run("mount", device, str(self.mount))
-            self._scope.callback(_run, "umount", str(self.mount))
+            run("mount", self._device(), str(self.mount))
+            self._scope.callback(run, "umount", str(self.mount))
         except BaseException:
             self._scope.close()
             raise
+
+    @abc.abstractmethod
+    def _device(self) -> str:
+        """The device whose writes are logged. Raises Unavailable."""
+
+    @abc.abstractmethod
+    def mark(self) -> int:
+        """A number for now: what was flushed so far is durable in all states whose `durable` is not less."""
+
+    @abc.abstractmethod
+    def _durable(self, entries: list[Write]) -> int:
+        """That of the state after these entries, which are all up to a flush."""
 
     def close(self) -> None:
         """Give everything back but the log. Idempotent."""
         self._scope.close()
 
-    def mark(self) -> int:
-        """How many writes and flushes there were so far."""
-        with self._log.open("rb") as log:
-            magic, _, count, sector = _SUPER.unpack(log.read(_SUPER.size))
-        assert magic == _MAGIC and sector == SECTOR
-        return int(count)
-
     def states(self, seed: int) -> Iterator[State]:
         """For each flush what was on the disk then, and once more with some of the writes that followed, at random."""
         rng = random.Random(seed)
         entries = list(self._entries())
-        flushes = [number for number, one in enumerate(entries, start=1) if one.flags & (_FLUSH | _FUA)]
+        flushes = [number for number, one in enumerate(entries, start=1) if one.flags & (_FLUSH | _FUA | MARK)]
         replay = self._place / "replay.img"
-        shutil.copyfile(self._base, replay)
+        run("cp", "--sparse=always", str(self._base), str(replay))
         with replay.open("r+b") as disk, self._log.open("rb") as log:
             done = 0
             for flush, after in zip(flushes, [*flushes[1:], len(entries)], strict=True):
@@ -106,24 +111,45 @@ class CrashDisk:
                     _apply(one, log, disk)
                 done = flush
                 disk.flush()
-                later = entries[flush:after]
-                for some in ([], rng.sample(later, rng.randint(0, len(later)))):
+                later = [one for one in entries[flush:after] if one.sectors]
+                for some in ([], *([rng.sample(later, rng.randint(0, len(later)))] if later else [])):
                     # A new file each time: a loop device that is about to go would be used again, with what it knew.
                     with tempfile.NamedTemporaryFile(dir=self._place) as shown:
-                        _run("cp", "--sparse=always", str(replay), shown.name)
+                        run("cp", str(replay), shown.name)
                         for one in some:
                             _apply(one, log, shown)
                         shown.flush()
-                        yield State(Path(shown.name), flush, len(some))
+                        yield State(Path(shown.name), self._durable(entries[:flush]), len(some))
 
     def _entries(self) -> Iterator[Write]:
-        at, count = SECTOR, self.mark()
+        at, count = SECTOR, self._count()
         with self._log.open("rb") as log:
             for _ in range(count):
                 log.seek(at)
                 sector, sectors, flags, _ = _ENTRY.unpack(log.read(_ENTRY.size))
                 yield Write(sector, sectors, flags, at + SECTOR)
                 at += SECTOR * (1 + (0 if flags & _DISCARD else sectors))
+
+    def _count(self) -> int:
+        """Entries of the log, as its first sector says."""
+        with self._log.open("rb") as log:
+            magic, _, count, sector = _SUPER.unpack(log.read(_SUPER.size))
+        assert magic == _MAGIC and sector == SECTOR
+        return int(count)
+
+
+class QemuDisk(CrashDisk):
+    """By QEMU's blklogwrites. A mark is the number of entries."""
+
+    def mark(self) -> int:
+        """How many writes and flushes there were so far."""
+        return self._count()
+
+    def _durable(self, entries: list[Write]) -> int:
+        return len(entries)
+
+    def _device(self) -> str:
+        return attach(self._scope, self._export(), "--direct-io=on")
 
     def _export(self) -> Path:
         """Start QEMU; the file as which it shows the disk."""
@@ -149,25 +175,27 @@ class CrashDisk:
             _ask(qmp, "block-export-add", **export, mountpoint=str(target))
         return target
 
-    def _attach(self, file: Path) -> str:
-        argv = ["losetup", "--find", "--show", "--direct-io=on", str(file)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Unavailable(f"there is no loop device with direct I/O: {done.stderr.strip()}")
-        device = done.stdout.strip()
-        self._scope.callback(_run, "losetup", "--detach", device)
-        return device
+
+def attach(scope: contextlib.ExitStack, file: Path, *options: str) -> str:
+    """A loop device on the file, until the end of the scope. Raises Unavailable."""
+    argv = ["losetup", "--find", "--show", *options, str(file)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"there is no loop device for it: {' '.join(argv)}: {done.stderr.strip()}")
+    device = done.stdout.strip()
+    scope.callback(run, "losetup", "--detach", device)
+    return device
 
 
 @contextlib.contextmanager
 def mounted(image: Path, at: Path) -> Iterator[Path]:
     """The file system in the image, as after a boot: its journal is replayed."""
     at.mkdir(exist_ok=True)
-    _run("mount", "-o", "loop", str(image), str(at))
+    run("mount", "-o", "loop", str(image), str(at))
     try:
         yield at
     finally:
-        _run("umount", str(at))
+        run("umount", str(at))
 
 
 def _apply(one: Write, log: IO[bytes], disk: Any) -> None:
@@ -206,5 +234,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.stderr.close()
 
 
-def _run(*argv: str) -> None:
+def run(*argv: str) -> None:
+    """A program that must succeed."""
     subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)

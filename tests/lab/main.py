@@ -18,6 +18,7 @@ from tests.lab.state import LabError
 from tests.lab.suite import Suite
 
 ROOT = start.ROOT
+TESTS = ["tests/vm", "tests/rkt", "tests/hostile", "tests/system"]
 NOT_UP = "the lab is {word}; bring it up with: scripts/lab up"
 
 
@@ -125,9 +126,9 @@ def do_test(args: argparse.Namespace) -> int:
     if not python.exists():
         raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
     words = [word for word in args.pytest if word != "--"]
-    tests = [word for word in words if word.startswith("tests")] or ["tests/vm", "tests/rkt", "tests/hostile"]
+    tests = [word for word in words if word.startswith("tests")] or TESTS
     options = [word for word in words if not word.startswith("tests")]
-    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool", "--durations=10", *options]
+    pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool or lab", "--durations=10", *options]
     # The lab that was up already may have another PATH.
     suite = Suite(ROOT, pytest, tests=tests, path=f"{os.path.dirname(lkvm)}:{plan.STANDARD_PATH}")
     was_up = state.read(directory()).word != "down"

@@ -3,8 +3,10 @@
 write and each flush; then the states in which the disk could have been found are mounted and opened.
 
 What was answered before is there, whole; what was not is there or not, and nothing is half. Without fsync it is not so.
+The log is QEMU's, and in the lab dm-log-writes' too. There dm-flakey also drops what is written from a moment on.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +22,15 @@ from stage1.net.conflist import Network
 from stage1.net.protocol import Call
 from stage1.net.record import Attachment, Record
 from stage1.rootfs.scratch import make_scratch
-from tests.fakes.crash_disk import CrashDisk, State, Unavailable, mounted
+from tests.fakes.crash_disk import CrashDisk, QemuDisk, State, Unavailable, mounted
+from tests.fakes.mapped_disks import FlakyDisk, LoggedDisk
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 
 POD = "a" * 64
 SEED = 20261127
+MIB = 96
+CUTS = (5, 19, 20, 33, 41, 55, 62, 64)
+"""After that many syncs of the history."""
 
 
 class Moment(NamedTuple):
@@ -39,15 +45,19 @@ class Moment(NamedTuple):
     network: bool = False
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[CrashDisk]:
-    made = CrashDisk(tmp_path / "disk", 96)
-    try:
-        made.open()
-    except Unavailable as error:
-        pytest.skip(str(error))
+@pytest.fixture(params=[QemuDisk, pytest.param(LoggedDisk, marks=pytest.mark.lab)])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CrashDisk]:
+    made = request.param(tmp_path / "disk", MIB)
+    _open(made)
     yield made
     made.close()
+
+
+def _open(disk: CrashDisk | FlakyDisk) -> None:
+    try:
+        disk.open()
+    except Unavailable as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 class History:
     """What is done on the disk, and what must be found from when on."""
 
-    def __init__(self, disk: CrashDisk) -> None:
+    def __init__(self, disk: CrashDisk | FlakyDisk) -> None:
         self._disk, self.moments = disk, [Moment(0)]
         self.state = f"{disk.mount}/state"
 
@@ -159,7 +169,7 @@ def after_cuts(disk: CrashDisk, references: tuple[str, str], place: Path) -> Ite
     disk.close()
     for state in disk.states(SEED):
         what = wrong(state, history, place / "after")
-        yield f"after write {state.durable} and {state.more} more: {what}" if what else ""
+        yield f"after {state.durable} and {state.more} more: {what}" if what else ""
 
 
 @pytest.mark.timeout(1200)
@@ -179,3 +189,34 @@ def test_without_fsync_the_same_history_loses_images(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     assert any(after_cuts(disk, references, tmp_path))
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(1200)
+def test_what_a_disk_drops_from_a_moment_on_was_not_answered(
+    references: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, faults = os.fsync, []
+    for number in CUTS:
+        disk = FlakyDisk(tmp_path / f"disk{number}", MIB)
+        _open(disk)
+        left = itertools.count(number - 1, -1)
+
+        def sync(fd: int, disk: FlakyDisk = disk, left: Iterator[int] = left) -> None:
+            real(fd)
+            if not next(left):
+                disk.cut()
+
+        monkeypatch.setattr(os, "fsync", sync)
+        history = History(disk)
+        try:
+            history.happen(references)
+            (disk.mount / "late").touch()
+            os.sync()
+        finally:
+            disk.close()
+        faults.append(wrong(disk.state(), history, tmp_path / "after"))
+        with mounted(disk.state().image, tmp_path / "after") as mount:
+            assert not (mount / "late").exists(), "nothing was dropped"
+    print(f"power cuts by dm-flakey: {len(CUTS)} states of the disk, {sum(map(bool, faults))} of them wrong")
+    assert [what for what in faults if what] == []
