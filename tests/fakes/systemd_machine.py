@@ -22,6 +22,7 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/systemd/system
 cp -r "$0"/units/* /run/systemd/system/
+while grep -qx 0 /sys/fs/cgroup/cgroup.procs; do sleep 0.02; done
 exec env -i container=test PATH="$PATH" SYSTEMD_UNIT_PATH=/run/systemd/system \
     {systemd} --unit=multi-user.target --log-target=null --show-status=no
 """
@@ -55,6 +56,7 @@ class SystemdMachine:
         argv = ["unshare", *spaces, "sh", "-c", SCRIPT.format(systemd=SYSTEMD), str(self.root)]
         into = f'echo $$ > {self._cgroup}/cgroup.procs; exec "$@"'
         self._process = subprocess.Popen(["sh", "-c", into, "sh", *argv], stdin=subprocess.DEVNULL)
+        self._leave_cgroup()
         self._until_it_answers()
         return self
 
@@ -69,6 +71,14 @@ class SystemdMachine:
                 except OSError:
                     assert time.monotonic() < deadline, (path / "cgroup.procs").read_text()
                     time.sleep(0.05)
+
+    def _leave_cgroup(self) -> None:
+        """Its root must be systemd's alone, which waits for that, or it could hand no memory down."""
+        deadline = time.monotonic() + 20 * PATIENCE
+        while self._pid() == "0":
+            assert self._process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        cgroup.join(str(self._cgroup.parent), self._process.pid)
 
     def _until_it_answers(self) -> None:
         deadline = time.monotonic() + 20 * PATIENCE

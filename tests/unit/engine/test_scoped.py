@@ -122,3 +122,20 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
     finally:
         engine.collect(prepared.directory)
     assert one.wait(10) == -9 and left(slices) == []
+
+
+def test_a_slice_without_room_has_no_scope_and_the_pod_says_so(host: engine.Host, slices: list[str]) -> None:
+    limited = [f"{path}/{name}" for path in slices for name in ("memory.max", "memory.limit_in_bytes")]
+    limited = [path for path in limited if os.path.exists(path)]
+    if not limited:
+        pytest.skip("needs a controller for memory")
+    for path in limited:
+        Path(path).write_text(str(64 << 20))
+    prepared = engine.prepare(POD._replace(limit_bytes=64 << 20), host)
+    try:
+        assert "overhead.podFixed.memory" in prepared.vm.cgroup_note
+        engine.boot(prepared, Looking())
+        assert [path for path in prepared.vm.cgroups if scope.of(path) or "/clearpodtest/" not in path] == []
+    finally:
+        engine.collect(prepared.directory)
+    assert left(slices) == []
