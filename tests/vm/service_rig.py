@@ -23,6 +23,7 @@ ExecStart=
 ExecStart={python} -m cri serve --config {root}/config.toml
 WorkingDirectory={repo}
 WatchdogSec={watchdog_s}
+TimeoutStartSec={start_s}
 StandardOutput=append:{root}/serve.log
 StandardError=append:{root}/serve.log
 """
@@ -41,7 +42,9 @@ def systemd_machine(
         text = f'run_dir = "{root}/run"\nstate_dir = "{root}/state"\n[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = '
         text += f'"{hypervisor}"\nscratch_mib = 64\nboot_timeout_s = {60 * PATIENCE}\n[network]\ndefault = false\n'
         (root / "config.toml").write_text(f'{text}conf_dir = "{root}/none"\n{more}')
-        settings = MORE.format(python=sys.executable, root=root, repo=REPO, watchdog_s=5 * PATIENCE)
+        settings = MORE.format(
+            python=sys.executable, root=root, repo=REPO, watchdog_s=5 * PATIENCE, start_s=90 * PATIENCE
+        )
         with SystemdMachine(root, {NAME: UNIT, f"{NAME}.d/test.conf": settings} | (units or {})) as made:
             yield made
 
