@@ -6,7 +6,6 @@ The kubelet makes it before the sandbox, with the pod's limits and weight, and r
 """
 
 import os
-import re
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError
@@ -14,7 +13,6 @@ from stage1.linux import cgroup, files
 
 COUNTED = ("memory", "pids", "cpu", "cpuacct")
 """Controllers of version 1 by which a pod is limited, weighed or counted."""
-_SLICE = re.compile(r"(-|[\w:.\\]+(-[\w:.\\]+)*)\.slice", re.ASCII)
 _UNLIMITED = 1 << 60
 """Version 1 says so large a number where there is no limit."""
 
@@ -43,11 +41,18 @@ def check_slice(parent: str) -> None:
     alone, or with the path that this stands for.
     """
     name = os.path.basename(parent)
-    if not _SLICE.fullmatch(name) or path_of(parent) != path_of(name):
+    if not _is_slice(name) or path_of(parent) != path_of(name):
         raise BadRequest(
             "the cgroup driver is systemd, so cgroup_parent must be the name of a slice, such as a-b.slice, but"
             f' it is {parent[:200]!r}; set cgroup_driver to "cgroupfs", or let the client use systemd too'
         )
+
+
+def _is_slice(name: str) -> bool:
+    """As systemd.slice(5) has it: words between single dashes."""
+    stem, dot, _ = name.rpartition(".slice")
+    words = all(word and all(one.isalnum() or one in ":_.\\" for one in word) for word in stem.split("-"))
+    return bool(dot) and name.endswith(dot) and name.isascii() and (stem == "-" or words)
 
 
 def find(parent: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import select
 import time
 
 from stage1.errors import WrongState
-from stage1.linux import cgroup, dbus, process
+from stage1.linux import cgroup, process
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
@@ -32,6 +32,8 @@ def are_wanted(driver: str) -> bool:
     """Whether the cgroup driver is systemd. It is by "auto" where cgroups are of version 2 alone, as the kubelet's then
     should be, and systemd is there to be asked.
     """
+    from stage1.linux import dbus  # late, since rkt's programs have no scope and wait for each import
+
     return driver == "systemd" or (driver == "auto" and cgroup.tree() == cgroup.ROOT and not dbus.why_not())
 
 
@@ -52,6 +54,8 @@ def begin(paths: "Iterable[str]", pid: int) -> None:
     In version 2 INNER is there then. Undo: the end of the process.
     Raises Unavailable, WrongState (see `dbus.do_job`), KernelError.
     """
+    from stage1.linux import dbus
+
     places = sorted({of(path) for path in paths})
     above, unit = os.path.split(places[0])
     properties = [
