@@ -3,6 +3,7 @@
 test_pod_scope.py.
 """
 
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ ExecStart={python} -m cri serve --config {root}/config.toml
 WorkingDirectory={repo}
 WatchdogSec={watchdog_s}
 TimeoutStartSec={start_s}
+Environment=PATH={path}
 StandardOutput=append:{root}/serve.log
 StandardError=append:{root}/serve.log
 """
@@ -42,9 +44,8 @@ def systemd_machine(
         text = f'run_dir = "{root}/run"\nstate_dir = "{root}/state"\n[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = '
         text += f'"{hypervisor}"\nscratch_mib = 64\nboot_timeout_s = {60 * PATIENCE}\n[network]\ndefault = false\n'
         (root / "config.toml").write_text(f'{text}conf_dir = "{root}/none"\n{more}')
-        settings = MORE.format(
-            python=sys.executable, root=root, repo=REPO, watchdog_s=5 * PATIENCE, start_s=90 * PATIENCE
-        )
+        limits = {"watchdog_s": 5 * PATIENCE, "start_s": 90 * PATIENCE}
+        settings = MORE.format(python=sys.executable, root=root, repo=REPO, path=os.environ["PATH"], **limits)
         with SystemdMachine(root, {NAME: UNIT, f"{NAME}.d/test.conf": settings} | (units or {})) as made:
             yield made
 
