@@ -120,13 +120,17 @@ def make(directories: "Mapping[str, str]", limits: Limits) -> None:
 
 
 def _has_quota(path: str) -> bool:
-    """Whether a cgroup of version 1 bounds the CPU of those below it. Their quota can't be more than that, and with
-    one of their own that can't become less, as it does when a pod is resized: so they have none.
+    """Whether a cgroup of version 1 bounds the CPU of those below it, or one above does. Their quota can't be more than
+    that, and with one of their own that can't become less, as it does when a pod is resized: so they have none.
     """
-    try:
-        return int(files.read(f"{path}/cpu.cfs_quota_us")) > 0
-    except FileNotFoundError:
-        return False
+    while path.startswith(f"{ROOT}/"):
+        try:
+            if int(files.read(f"{path}/cpu.cfs_quota_us")) > 0:
+                return True
+        except FileNotFoundError:
+            pass  # the root has none
+        path = os.path.dirname(path)
+    return False
 
 
 def _make_above(path: str) -> None:

@@ -139,3 +139,17 @@ def test_a_slice_without_room_has_no_scope_and_the_pod_says_so(host: engine.Host
     finally:
         engine.collect(prepared.directory)
     assert left(slices) == []
+
+
+def test_a_slice_with_a_quota_of_version_1_is_the_bound_of_its_scope(host: engine.Host, slices: list[str]) -> None:
+    quotas = [path for path in slices if os.path.exists(f"{path}/cpu.cfs_quota_us")]
+    if not quotas:
+        pytest.skip("needs a controller for cpu of version 1")
+    for path in quotas:
+        Path(path, "cpu.cfs_quota_us").write_text("50000")
+    prepared, vmm = engine.prepare(POD, host), Looking()
+    try:
+        engine.boot(prepared, vmm)
+        assert vmm.usage["cpu.cfs_quota_us"] == "-1"
+    finally:
+        engine.collect(prepared.directory)
