@@ -22,7 +22,7 @@ from typing import Any
 from cri.logs.batch import ENTRIES, Batch, Frame, Progress, write
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
-from stage1.errors import NoSpace, PodError, WrongState
+from stage1.errors import Exhausted, NoSpace, PodError, WrongState
 from stage1.linux.beneath import NotPlain
 
 log = logging.getLogger("clearpod.container")
@@ -51,13 +51,18 @@ class LogWriter:
         self.is_closed = False
 
     def open(self) -> None:
-        """Read the record, open the file, write what was held; blocks. What fails is in `fault`. Nobody feeds yet."""
+        """Read the record, open the file, write what was held; blocks. What fails is in `fault`. Nobody feeds yet.
+
+        Raises Exhausted.
+        """
         if not self._place:
             return
         try:
             self._restore(self._record.open())
             self._is_dirty = True  # from here on, what the file has beyond the record is known to be uncommitted
             self.take(self.open_file())
+        except Exhausted:
+            raise  # without its record the log would have lines twice
         except PodError as error:
             self.note(error)
             self._commit_quietly()

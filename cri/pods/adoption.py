@@ -13,26 +13,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cri.pods.container import LiveContainer
 from cri.pods.reconcile import believe, remove_half_done
+from cri.pods.threads import when_possible
 from cri.store import pods as store
 from cri.store.recover import ENDED
 from stage1 import engine
-from stage1.errors import Exhausted, PodError, VmFailed, WrongState
+from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.pod import states
 from stage1.vm import hold
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TypeVar
-
     from cri.pods.pod import LivePod
-
-    T = TypeVar("T")
 
 log = logging.getLogger("clearpod.pod")
 
-EXHAUSTED_S = 0.5
-"""Between tries while there is no descriptor."""
 TIDY_S = 60.0
 """How long the guest may take to remove what the last daemon left half-made. Nobody waits for it."""
 
@@ -99,27 +93,17 @@ async def adopt(pod: "LivePod") -> Left:
     return Left()
 
 
-async def _when_possible(look: "Callable[[str], T]", directory: str) -> "T":
-    """What it returns, in a thread; while the host is at its limits it is asked again. A VM is not ended for that."""
-    while True:
-        try:
-            return await asyncio.to_thread(look, directory)
-        except Exhausted as error:
-            log.warning("pod.waits", extra={"directory": directory, "error": str(error)})
-            await asyncio.sleep(EXHAUSTED_S)
-
-
 async def _take_over(pod: "LivePod") -> Left:
-    vm = await _when_possible(engine.recorded_vm, pod.directory)
+    vm = await when_possible(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
-    if await _when_possible(hold.is_held, pod.directory):
+    if await when_possible(hold.is_held, pod.directory):
         await asyncio.to_thread(hold.go_on, vm, pod.directory)  # `guard` holds it again if it must
     pod.watch(vm)
     await pod.meet(pod.tools.adopt_timeout_s)
     reply = await pod.call(messages.List())
     unknown = believe(pod, reply.containers)
-    bundles = set(await _when_possible(engine.bundles, pod.directory))
+    bundles = set(await when_possible(engine.bundles, pod.directory))
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
     pod.keep()

@@ -25,7 +25,7 @@ from cri.pods.keeping import Keeper
 from cri.pods.loopback import LoopbackPorts
 from cri.pods.meter import Meter
 from cri.pods.networks import tell_owed
-from cri.pods.threads import beside, is_readable_within, to_the_end, to_the_end_in
+from cri.pods.threads import beside, is_readable_within, to_the_end, to_the_end_in, when_possible
 from cri.pods.tools import Tools
 from cri.pods.waking import waker
 from cri.pods.work import Work
@@ -351,7 +351,7 @@ class LivePod:
 
     async def meet(self, limit_s: float) -> None:
         """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
-        link = await asyncio.to_thread(engine.find_link, self.directory, self.tools.host)
+        link = await when_possible(engine.find_link, self.directory, self.tools.host)
         who = Identity(self.title, link, self.status.link_key, self._epoch)
         turns = self.tools.turns
         agent = self._agent = Agent(who, self._exited, port=self._port, turns=turns, broken=self._cut_off)

@@ -19,7 +19,7 @@ from cri.store import recover
 from cri.store.pods import PodRecord, Stored
 from cri.tasks import Tasks
 from stage1 import engine, sweep
-from stage1.errors import PodError, Unavailable
+from stage1.errors import Exhausted, PodError, Unavailable
 
 log = logging.getLogger("clearpod.pods")
 
@@ -38,12 +38,14 @@ class Lasting(NamedTuple):
 
 
 def _restored(one: Lasting) -> tuple[LivePod, str]:
-    """The pod as its file has it, and why it can't be taken over, now that it was looked at. Blocks."""
+    """The pod as its file has it, and why it can't be taken over, once it was looked at; blocks. Raises Exhausted."""
     pod, stored, why = one
     try:
         adoption.restore(pod, stored)
         if not why:
             pod.files.found(stored)
+    except Exhausted:
+        raise  # it says nothing of the pod: a daemon that starts later takes it over
     except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
         why = f"what the previous daemon wrote down of {pod.title} is damaged: {str(error)[:500]}"
         log.error("pod.damaged", extra={"pod": pod.id, "title": pod.title, "error": why})

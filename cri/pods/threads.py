@@ -7,14 +7,20 @@ of whoever cleans up.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from stage1.errors import Exhausted
 from stage1.linux import libc
 
+log = logging.getLogger("clearpod.node")
+
+EXHAUSTED_S = 0.3
+"""Between tries while there is no descriptor, or no process."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -51,6 +57,16 @@ async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P
         if not thread.cancelled():
             thread.exception()
         raise
+
+
+async def when_possible(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As asyncio.to_thread, again and again while the host is at its limits: nobody is given up for that."""
+    while True:
+        try:
+            return await asyncio.to_thread(work, *args, **options)
+        except Exhausted as error:
+            log.warning("host.exhausted", extra={"error": str(error)})
+            await asyncio.sleep(EXHAUSTED_S)
 
 
 async def beside(answer: Awaitable[T], work: Callable[P, object], /, *args: P.args, **options: P.kwargs) -> T:

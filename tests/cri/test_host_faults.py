@@ -37,6 +37,7 @@ CASES = [
     ("CreateContainer", "engine.add_container write", "a disk that hangs"),
     ("ExecSync", "engine.add_exec write", "no descriptors"),
     ("RemovePodSandbox", "net.plugins.Runner._exec spawn", "no processes"),
+    ("the daemon's start", "logs.record.CommitRecord.open mkdir", "no descriptors"),
     ("PullImage", "", "a read-only disk"),
 ]
 """Operation, the beginning of a point, what happens there."""

@@ -66,6 +66,14 @@ class HostFaults(Harness):
                 await self._answers()
             rest_s = max(0.0, HOLD_S - (time.monotonic() - begun))
             await asyncio.wait({asking}, timeout=rest_s)
+        await self._keep_up(asking)
+
+    async def _keep_up(self, asking: "asyncio.Future[None]") -> None:
+        """Start the daemon again when it could not start and has ended, as systemd does, until the call is done."""
+        while not asking.done():
+            await asyncio.wait({asking}, timeout=0.1)
+            if self.node.daemon is not None and self.node.daemon.poll() is not None:
+                self.node.start()
 
     async def _answers(self) -> None:
         """Raises TimeoutError when the daemon does not answer in time."""
