@@ -113,7 +113,8 @@ async def _remove(pod: LivePod, container: LiveContainer) -> None:
             return  # another call has done it meanwhile
         await stop(pod, container, grace_s=0)
         await discard(pod, container, limit_s=until - time.monotonic(), is_known=True)
-        del pod.containers[container.id]
+        if pod.containers.pop(container.id, None) is None:
+            return  # the pod was removed meanwhile, and this container with it
         pod.keep()
         pod.tell(events.DELETED, container.id)
     await follow_rest(pod)
