@@ -124,7 +124,12 @@ void apps_init(const struct apps_user *user)
 {
     memset(&pod, 0, sizeof pod);
     pod.user = user;
-    pod.lasting = true; /* until the plan is through */
+    pod.lasting = true; /* until it is known */
+}
+
+void apps_begin(bool lasting)
+{
+    pod.lasting = lasting;
 }
 
 static struct app *find_app(const char *id)
@@ -140,7 +145,9 @@ int apps_launch(const clearpod_agent_Launch *launch, const struct asker *asker, 
     struct app *app = pod.table;
     while (app < pod.table + MAX_APPS && app->used)
         app++;
-    if (!pod.user || pod.halted || app == pod.table + MAX_APPS || find_app(launch->id))
+    if (app == pod.table + MAX_APPS)
+        return fault_set(why, FAULT_FULL, "too many apps");
+    if (!pod.user || pod.halted || find_app(launch->id))
         return fault_set(why, FAULT_STATE, "app %s can't be started here and now", launch->id);
     *app = (struct app){.used = true, .launcher = *asker};
     memcpy(app->names[BEFORE], launch->before, sizeof launch->before);
@@ -150,10 +157,9 @@ int apps_launch(const clearpod_agent_Launch *launch, const struct asker *asker, 
     return 0;
 }
 
-void apps_settle(bool lasting)
+void apps_settle(void)
 {
     pod.settled = true;
-    pod.lasting = lasting;
     look_whether_over();
 }
 

@@ -28,8 +28,10 @@ struct apps_user {
 void apps_init(const struct apps_user *user);
 /* An app that can't be started has failed, which is no failure of this call. */
 int apps_launch(const clearpod_agent_Launch *launch, const struct asker *asker, struct fault *why);
-/* The plan is through: without `lasting` the pod ends with its last app, and as soon as one fails. */
-void apps_settle(bool lasting);
+/* Without `lasting` the pod ends as soon as an app fails, */
+void apps_begin(bool lasting);
+/* and with its last app, once the plan is through. */
+void apps_settle(void);
 /* `id` empty: the pod. Returns true when the reply comes later. */
 bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker);
 /* `is_said`: whoever sees the end of the pod has seen the words of `failed` already, as crun's on the app's stderr. */

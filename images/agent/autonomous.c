@@ -6,6 +6,7 @@
 #include "carrier.h"
 #include "cgroup.h"
 #include "console.h"
+#include "jobs.h"
 #include "requests.h"
 #include "scope.h"
 
@@ -19,11 +20,13 @@
 #define STATUS "/run/clearpod/volumes/status"
 #define BESIDE STATUS "/.new"
 
-enum { SETUP_FAILED = 254, LAUNCHER_MS = 2000 };
+enum { SETUP_FAILED = 254, LAUNCHER_MS = 2000, AT_ONCE = 8 };
 
 static int plan_fd = -1;
 static struct {
-    bool waits, lasting; /* waits: for the reply to a request of the plan */
+    struct frame next;
+    bool has_next;
+    unsigned waits; /* for so many replies to its requests */
     int code;
     char why[600];
 } plan;
@@ -77,7 +80,7 @@ int autonomous_begin(struct fault *why)
 
 void autonomous_configure(const clearpod_agent_Configure *settings)
 {
-    plan.lasting = settings->lasting;
+    apps_begin(settings->lasting);
     if (settings->unix_ns)
         agent.link.user->clock(settings->unix_ns + monotonic_ns());
     if (settings->link_key.size == MARKER_BYTES) {
@@ -95,27 +98,43 @@ int autonomous_halt(const clearpod_agent_Halt *halt, const struct asker *asker, 
 
 void plan_answered(uint32_t request, const struct reply *reply)
 {
-    if (!request)
-        return; /* an app was started, which apps.c knows */
-    plan.waits = false;
-    if (reply->fault)
+    if (request)
+        plan.waits--;
+    else if (!reply->fault || reply->fault->code != FAULT_FULL)
+        return; /* an app was started or, as the pod ends already, was not: apps.c knows */
+    if (reply->fault && !agent.stopping)
         over(SETUP_FAILED, reply->fault->text);
 }
 
-/* One request of the plan; 1 at its end. Only an app is not waited for. */
+/* Alone is request 1, which is Configure. Roots are made side by side, and apps started so when all have roots. */
+static bool may_go(void)
+{
+    int busy = 0;
+    for (int i = 0; i < MAX_JOBS; i++)
+        busy += jobs[i].used;
+    return busy < AT_ONCE && (!plan.waits || plan.next.stream > 2);
+}
+
+/* One request of the plan; 1 at its end or when the next one has to wait. */
 static int step(struct fault *why)
 {
     static uint8_t payload[FRAME_MAX];
     uint8_t header[FRAME_HEADER];
-    struct frame frame;
-    ssize_t got = read(plan_fd, header, sizeof header);
-    if (got == 0)
+    ssize_t got = plan.has_next ? 0 : read(plan_fd, header, sizeof header);
+    if (got == 0 && !plan.has_next) {
+        if (!plan.waits)
+            close_fd(&plan_fd);
         return 1;
-    if (got != sizeof header || !frame_unpack(header, &frame) || frame.kind != K_REQUEST ||
-        read(plan_fd, payload, frame.length) != (ssize_t)frame.length)
+    }
+    bool is_whole = plan.has_next ||
+        (got == sizeof header && frame_unpack(header, &plan.next) && plan.next.kind == K_REQUEST);
+    plan.has_next = is_whole && !may_go();
+    if (plan.has_next)
+        return 1;
+    if (!is_whole || read(plan_fd, payload, plan.next.length) != (ssize_t)plan.next.length)
         return fault_set(why, FAULT_INVALID, PLAN " is damaged");
-    plan.waits = frame.stream != 0;
-    request_from(PLAN_EPOCH, frame.stream, payload, frame.length);
+    plan.waits += plan.next.stream != 0;
+    request_from(PLAN_EPOCH, plan.next.stream, payload, plan.next.length);
     return 0;
 }
 
@@ -123,14 +142,13 @@ int autonomous_sync(void)
 {
     struct fault why;
     int result = 0;
-    while (plan_fd >= 0 && !plan.waits && !agent.stopping && (result = step(&why)) == 0)
+    bool goes_on = plan_fd >= 0;
+    while (goes_on && !agent.stopping && (result = step(&why)) == 0)
         continue;
     if (result < 0)
         over(SETUP_FAILED, why.text);
-    if (result)
-        close_fd(&plan_fd);
-    if (result > 0)
-        apps_settle(plan.lasting);
+    else if (goes_on && plan_fd < 0)
+        apps_settle();
     uint64_t next_ns = apps_tick(), now_ns = monotonic_ns();
     return !next_ns ? -1 : next_ns < now_ns ? 0 : (int)((next_ns - now_ns) / 1000000) + 1;
 }

@@ -41,6 +41,8 @@ from stage1.rkt.manifest import Entry, Manifest
 from stage1.rkt.streams import Streams
 from stage1.rkt.volumes import EmptyVolume as EmptyVolume
 
+MOST_APPS = 64
+"""Of one pod: the agent's table has room for so many."""
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1_000
 """The kernel's own."""
@@ -111,6 +113,10 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
         raise BadRequest(f"--interactive is for pods of one app, but this one has {len(said.entries)}")
     if not (said.entries or options.mutable):
         raise BadRequest("the pod manifest has no apps; name an image")
+    if len(said.entries) > MOST_APPS:
+        raise BadRequest(
+            f"the pod has {len(said.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
+        )
     found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
     return RktPod(

@@ -81,6 +81,12 @@ static void begin(void)
     now = 1000;
 }
 
+static void settle(bool lasting)
+{
+    apps_begin(lasting);
+    apps_settle();
+}
+
 static bool halt(const char *id, uint64_t kill_at_ns, uint32_t request)
 {
     return apps_halt(id, kill_at_ns, &(struct asker){request, 1});
@@ -92,7 +98,7 @@ CASE(a_pod_ends_with_its_last_app)
     CHECK(launch("a", "", "", 0) == 0 && launch("b", "", "", 0) == 0);
     apps_started("a", NULL, false);
     apps_started("b", NULL, false);
-    apps_settle(false);
+    settle(false);
     CHECK(was("start a;start b;"));
     apps_exited("a", 0);
     CHECK(was("ended a 0;"));
@@ -109,7 +115,7 @@ CASE(an_app_that_fails_takes_the_pod_along_with_its_code)
     launch("b", "", "", 0);
     apps_started("a", NULL, false);
     apps_started("b", NULL, false);
-    apps_settle(false);
+    settle(false);
     apps_exited("a", 7);
     CHECK(was("start a;start b;ended a 7;stop b;"));
     CHECK(apps_tick() == 1000 + 10000000000);
@@ -126,9 +132,25 @@ CASE(an_app_that_ends_before_the_plan_is_through_ends_nothing_yet)
     CHECK(was("start a;ended a 0;"));
     launch("b", "", "", 0);
     apps_started("b", NULL, false);
-    apps_settle(false);
+    settle(false);
     apps_exited("b", 0);
     CHECK(was("start b;ended b 0;over 0 ;"));
+}
+
+CASE(an_app_that_fails_before_the_plan_is_through_ends_the_pod_with_its_code)
+{
+    begin();
+    apps_begin(false);
+    launch("a", "", "", 0);
+    launch("b", "", "", 0);
+    apps_started("a", NULL, false);
+    apps_started("b", NULL, false);
+    apps_exited("b", 5);
+    CHECK(was("start a;start b;ended b 5;stop a;"));
+    CHECK(launch("c", "", "", 0) < 0 && was(""));
+    apps_settle();
+    apps_exited("a", 143);
+    CHECK(was("ended a 143;over 5 app b ended with code 5;"));
 }
 
 CASE(handlers_run_before_and_after)
@@ -187,7 +209,7 @@ CASE(what_crun_has_said_already_is_not_said_again)
     for (int is_said = 0; is_said < 2; is_said++) {
         begin();
         launch("a", "", "", 0);
-        apps_settle(false);
+        settle(false);
         apps_started("a", &missing, is_said);
         CHECK(strstr(did, "over 127 app a: ") && (strstr(did, "not found") == NULL) == is_said);
     }
@@ -198,7 +220,7 @@ CASE(one_app_can_be_halted_and_started_again)
     begin();
     launch("a", "", "", 1);
     apps_started("a", NULL, false);
-    apps_settle(true);
+    settle(true);
     CHECK(was("start a;yes 1;"));
     CHECK(launch("a", "", "", 2) < 0);
     CHECK(halt("a", 5000, 3) && was("stop a;"));
@@ -248,7 +270,7 @@ CASE(a_halted_pod_ends_with_the_code_of_the_first_app_that_fails)
     apps_started("a", NULL, false);
     apps_started("b", NULL, false);
     apps_started("c", NULL, false);
-    apps_settle(false);
+    settle(false);
     CHECK(!halt("", 5000, 9) && was("start a;start b;start c;stop a;stop b;stop c;"));
     CHECK(launch("d", "", "", 1) < 0);
     apps_exited("a", 0);
@@ -264,22 +286,24 @@ CASE(a_halted_pod_that_lasts_has_no_code_of_its_apps)
     begin();
     launch("a", "", "", 0);
     apps_started("a", NULL, false);
-    apps_settle(true);
+    settle(true);
     CHECK(!halt("", 5000, 9) && was("start a;stop a;"));
     apps_exited("a", 143);
     CHECK(was("ended a 143;over 0 ;"));
     begin();
-    apps_settle(true);
+    settle(true);
     CHECK(was("") && !halt("", 5000, 9) && was("over 0 ;"));
 }
 
 CASE(more_apps_than_there_is_room_for_are_refused)
 {
     char id[8];
+    struct fault why;
     begin();
     for (int i = 0; i < MAX_APPS; i++) {
         snprintf(id, sizeof id, "a%d", i);
         CHECK(launch(id, "", "", 0) == 0);
     }
-    CHECK(launch("b", "", "", 0) < 0);
+    CHECK(launch("b", "", "", 0) < 0 && apps_launch(&(clearpod_agent_Launch){.id = "c"}, &(struct asker){0, 1}, &why) < 0);
+    CHECK(why.code == FAULT_FULL);
 }

@@ -201,6 +201,13 @@ def test_warnings_are_all_there(tmp_path: Path) -> None:
     [
         ({}, [], {}, BadRequest, "the pod manifest has no apps; name an image"),
         (
+            {},
+            [app(f"a{n}") for n in range(65)],
+            {},
+            BadRequest,
+            "the pod has 65 apps, and a VM runs at most 64; make several pods of it",
+        ),
+        (
             {"hostname": "a\nb"},
             [app()],
             {},
