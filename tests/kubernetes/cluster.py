@@ -101,7 +101,7 @@ class Cluster:
 
     def argv(self, *words: str) -> list[str]:
         """A command line of kubectl."""
-        return ["kubectl", f"--kubeconfig={self.node.root}/kubeconfig", f"--cache-dir={self.node.root}/tmp", *words]
+        return ["kubectl", f"--kubeconfig={self.node.root}/kubeconfig", f"--cache-dir={self.node.root}/kubectl", *words]
 
     def json(self, *words: str) -> Any:
         """What kubectl prints as JSON."""

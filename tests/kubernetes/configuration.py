@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 NODE = "clearpod-test"
 NODE_IP = "192.0.2.1"
-"""Of a dummy device: neither the kubelet nor the API server takes a loopback address for the node's own."""
+"""On the loopback device too: neither the kubelet nor the API server takes 127.0.0.1 for the node's own."""
 PODS_MIB = 2560
 """What all pods may take, so that eviction is about pods and not about the machine that the tests share."""
 EVICTION_MIB = 1536
 """Pods are evicted when less than so much of that is left."""
-CLASS, OVERHEAD_MIB = "clearpod", 576
+CLASS, OVERHEAD_MIB = "clearpod", 832
 """The RuntimeClass of these tests, and what an emulated VM takes beside its containers."""
 TOKEN = "of-the-test"
 CONTROLLERS = (
+    "node-lifecycle-controller",
     "deployment-controller",
     "replicaset-controller",
     "serviceaccount-controller",
@@ -177,6 +178,7 @@ def apiserver_argv(place: Place) -> list[str]:
         f"--service-account-key-file={root}/service.key",
         f"--service-account-signing-key-file={root}/service.key",
         "--enable-priority-and-fairness=false",
+        "--allow-privileged=true",
         "--kubelet-preferred-address-types=InternalIP",
     ]
 
@@ -204,7 +206,8 @@ def pod(name: str, image: str, *script: str, **more: Any) -> dict[str, Any]:
     container = {"name": "main", "image": image, **more.pop("container", {})}
     if script:
         container["command"] = ["sh", "-c", "\n".join(script)]
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 2, **more}
+    spec = {"automountServiceAccountToken": False, "dnsPolicy": "Default", "terminationGracePeriodSeconds": 2}
+    spec |= {"containers": [container], **more}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
@@ -215,9 +218,9 @@ def runtime_class() -> dict[str, Any]:
     return {**named, "handler": "clearpod", "overhead": overhead}
 
 
-def guaranteed(cpu: str, mib: int, *, most_mib: int = 0) -> dict[str, Any]:
-    """Resources of a container: requests, and limits that are the same unless `most_mib` is given."""
-    wanted = {"cpu": cpu, "memory": f"{mib}Mi"}
+def resources(mib: int, *, most_mib: int = 0, cpu: str = "") -> dict[str, Any]:
+    """Of a container: what it requests, and its limits, which are the same unless `most_mib` is given."""
+    wanted = {"memory": f"{mib}Mi", **({"cpu": cpu} if cpu else {})}
     return {"requests": wanted, "limits": {**wanted, "memory": f"{most_mib or mib}Mi"}}
 
 

@@ -7,6 +7,7 @@ that is said.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,6 @@ import grpc
 
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
-from stage1.linux import process
 from tests.fakes import sample
 from tests.fakes.leavings import Leavings
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
@@ -184,9 +184,18 @@ def cgroup(name: str) -> Iterator[None]:
         yield
     finally:
         for top in tops:
-            made = sorted((top / name).rglob("*/"), reverse=True)
+            made = sorted((path for path in (top / name).rglob("*") if path.is_dir()), reverse=True)
             for path in (*made, top / name):
-                os.rmdir(path)
+                until(lambda path=path: _is_removed(path), within_s=10, what=f"the end of {path}")
+
+
+def _is_removed(path: Path) -> bool:
+    """Removes it, once those who were in it are gone."""
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        raise AssertionError(f"{error}: {(path / 'cgroup.procs').read_text().split()}") from error
+    return True
 
 
 @contextmanager
@@ -198,9 +207,7 @@ def node(guest_dir: Path) -> Iterator[Node]:
             (root / made_before).mkdir(parents=True)
         before = Leavings(root).seen()
         with outer_net(root / "net") as net, cgroup(f"clearpod-test-{root.name}"):
-            process.run(["ip", "link", "add", "node0", "type", "dummy"], timeout_s=5)
-            process.run(["ip", "address", "add", f"{NODE_IP}/24", "dev", "node0"], timeout_s=5)
-            process.run(["ip", "link", "set", "node0", "up"], timeout_s=5)
+            subprocess.run(["ip", "address", "add", f"{NODE_IP}/32", "dev", "lo"], check=True)
             made = Node(_place(root), net, guest_dir)
             try:
                 with Registry(root / "registry") as registry:
@@ -227,4 +234,5 @@ def _kill(made: Node, root: Path) -> None:
     for name in [*made._running]:
         made.stop(name, kill=True)
     for pid in Leavings(root).vmms():
-        os.kill(pid, 9)
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not Leavings(root).vmms(), within_s=30, what="the end of the virtual machines")
