@@ -13,6 +13,7 @@ from cri.pods.container import LiveContainer
 from cri.pods.pod import LivePod
 from cri.stats import Disk, Sample
 from stage1.guest.messages import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats
+from stage1.guest.numbers import Pressures
 
 BASE = ("pod", "namespace", "container", "id", "image")
 COUNTER, GAUGE = pb.COUNTER, pb.GAUGE
@@ -96,6 +97,14 @@ PLAIN: tuple[Row, ...] = (
     ("spec_memory_limit_bytes", "Memory limit, 0 for none", GAUGE, lambda f: _limits(f)[2]),
     ("spec_memory_swap_limit_bytes", "Limit of memory and swap, 0 for none", GAUGE, lambda f: _limits(f)[3]),
 )
+OF_PRESSURE: tuple[Row, ...] = (
+    ("pressure_cpu_waiting_seconds_total", "A task waited for a CPU", COUNTER, lambda f: _waited(f).cpu),
+    ("pressure_cpu_stalled_seconds_total", "All tasks waited for a CPU", COUNTER, lambda f: _stalled(f).cpu),
+    ("pressure_memory_waiting_seconds_total", "A task waited for memory", COUNTER, lambda f: _waited(f).memory),
+    ("pressure_memory_stalled_seconds_total", "All tasks waited for memory", COUNTER, lambda f: _stalled(f).memory),
+    ("pressure_io_waiting_seconds_total", "A task waited for a disk", COUNTER, lambda f: _waited(f).io),
+    ("pressure_io_stalled_seconds_total", "All tasks waited for a disk", COUNTER, lambda f: _stalled(f).io),
+)
 OF_DISKS: tuple[Row, ...] = (
     ("fs_inodes_free", "Free inodes of the writable layers", GAUGE, lambda f: f.guest.disk_inodes_free),
     ("fs_inodes_total", "Inodes of the writable layers", GAUGE, lambda f: f.guest.disk_inodes),
@@ -108,6 +117,7 @@ OF_DISKS: tuple[Row, ...] = (
 )
 OF_CONTAINERS = (
     *map(_plain, PLAIN),
+    *map(_plain, OF_PRESSURE),
     *map(_of_disk, OF_DISKS),
     Entry("container_memory_failures_total", "Page faults", COUNTER, _failures, labels=("failure_type", "scope")),
     Entry(
@@ -187,6 +197,22 @@ def _container(pod: LivePod, live: LiveContainer, *, sample: Sample) -> list[pb.
         for entry in OF_CONTAINERS
         for extra, value in entry.values(facts)
     ]
+
+
+class Waits(NamedTuple):
+    """Seconds in which tasks waited, by what they waited for."""
+
+    cpu: int
+    memory: int
+    io: int
+
+
+def _waited(facts: Facts) -> Waits:
+    return Waits(*(one.some_us // 1_000_000 if one else 0 for one in facts.one.pressures or Pressures()))
+
+
+def _stalled(facts: Facts) -> Waits:
+    return Waits(*(one.full_us // 1_000_000 if one else 0 for one in facts.one.pressures or Pressures()))
 
 
 def _limits(facts: Facts) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from cri.pods.pod import LivePod
 from cri.stats import Disk, Sample
 from cri.translate.replies import has_labels
 from stage1.guest.messages import ContainerStats, CpuStats, InterfaceStats, MemoryStats
+from stage1.guest.numbers import Pressure, Pressures
 
 DEFAULT_INTERFACE = "eth0"
 """What CNI calls the pod's first interface."""
@@ -26,14 +27,15 @@ def container_stats(pod: LivePod, container: LiveContainer, *, sample: Sample | 
     at = sample.unix_ns if sample else time.time_ns()
     one = sample.containers.get(container.id, NOTHING) if sample else NOTHING
     cores = sample.nano_cores.get(container.id) if sample else 0
-    memory = one.memory or MemoryStats()
+    memory, pressures = one.memory or MemoryStats(), one.pressures or Pressures()
     disk = pod.meter.disks.get(container.id) or Disk(at)
     return pb.ContainerStats(
         attributes=pb.ContainerAttributes(
             id=container.id, metadata=config.metadata, labels=config.labels, annotations=config.annotations
         ),
-        cpu=_cpu(one.cpu, cores, at=at),
-        memory=_memory(memory, at=at),
+        cpu=_cpu(one.cpu, cores, at=at, psi=_psi(pressures.cpu)),
+        memory=_memory(memory, at=at, psi=_psi(pressures.memory)),
+        io=_io(pressures.io, at=at),
         writable_layer=pb.FilesystemUsage(
             timestamp=disk.unix_ns,
             fs_id=pb.FilesystemIdentifier(mountpoint=pod.tools.host.state_dir),
@@ -55,10 +57,12 @@ def sandbox_stats(pod: LivePod, sample: Sample | None) -> pb.PodSandboxStats:
         linux = pb.LinuxPodSandboxStats(cpu=_cpu(CpuStats(), 0, at=now), memory=_memory(MemoryStats(), at=now))
         return pb.PodSandboxStats(attributes=attributes, linux=linux)
     guest, at = sample.pod, sample.unix_ns
+    pressures = guest.pressures or Pressures()
     running = [container for container in pod.containers.values() if container.id in sample.containers]
     linux = pb.LinuxPodSandboxStats(
-        cpu=_cpu(guest.cpu, sample.nano_cores.get(""), at=at),
-        memory=_memory(guest.memory or MemoryStats(), at=at),
+        cpu=_cpu(guest.cpu, sample.nano_cores.get(""), at=at, psi=_psi(pressures.cpu)),
+        memory=_memory(guest.memory or MemoryStats(), at=at, psi=_psi(pressures.memory)),
+        io=_io(pressures.io, at=at),
         network=_network(guest.interfaces, at=at),
         process=pb.ProcessUsage(timestamp=at, process_count=number(guest.threads)),
         containers=[container_stats(pod, container, sample=sample) for container in running],
@@ -82,14 +86,14 @@ def sandbox_stats_pass(pod: LivePod, *, wanted: pb.PodSandboxStatsFilter) -> boo
     return pod.id.startswith(wanted.id) and has_labels(labels, wanted.label_selector)
 
 
-def _cpu(cpu: CpuStats | None, nano_cores: int | None, *, at: int) -> pb.CpuUsage:
+def _cpu(cpu: CpuStats | None, nano_cores: int | None, *, at: int, psi: pb.PsiStats | None = None) -> pb.CpuUsage:
     """The rate is left out until it is known; clients then take it from two samples of their own."""
     used = (cpu or CpuStats()).usage_us * 1000
     rate = None if nano_cores is None else number(nano_cores)
-    return pb.CpuUsage(timestamp=at, usage_core_nano_seconds=number(used), usage_nano_cores=rate)
+    return pb.CpuUsage(timestamp=at, usage_core_nano_seconds=number(used), usage_nano_cores=rate, psi=psi)
 
 
-def _memory(memory: MemoryStats, *, at: int) -> pb.MemoryUsage:
+def _memory(memory: MemoryStats, *, at: int, psi: pb.PsiStats | None = None) -> pb.MemoryUsage:
     available = number(max(memory.limit - memory.working_set, 0)) if memory.limit else None
     return pb.MemoryUsage(
         timestamp=at,
@@ -99,7 +103,21 @@ def _memory(memory: MemoryStats, *, at: int) -> pb.MemoryUsage:
         rss_bytes=number(memory.anonymous),
         page_faults=number(memory.faults),
         major_page_faults=number(memory.major_faults),
+        psi=psi,
     )
+
+
+def _io(pressure: Pressure | None, *, at: int) -> pb.IoUsage | None:
+    return None if pressure is None else pb.IoUsage(timestamp=at, psi=_psi(pressure))
+
+
+def _psi(one: Pressure | None) -> pb.PsiStats | None:
+    """Percent and microseconds, as the kernel says them; None where it does not."""
+    if one is None:
+        return None
+    some = pb.PsiData(Total=one.some_us, Avg10=one.some_10 / 100, Avg60=one.some_60 / 100, Avg300=one.some_300 / 100)
+    full = pb.PsiData(Total=one.full_us, Avg10=one.full_10 / 100, Avg60=one.full_60 / 100, Avg300=one.full_300 / 100)
+    return pb.PsiStats(Full=full, Some=some)
 
 
 def _network(interfaces: tuple[InterfaceStats, ...], *, at: int) -> pb.NetworkUsage | None:

@@ -64,6 +64,28 @@ static void memory_of(const char *dir, clearpod_agent_MemoryStats *to)
     to->oom_kills = keyed_number(text, "oom_kill");
 }
 
+/* Eight numbers behind equals signs, of which the averages have two decimals. Returns whether the kernel keeps them. */
+static bool pressure_of(const char *dir, const char *file, clearpod_agent_Pressure *to)
+{
+    uint64_t *each[] = {&to->some_10, &to->some_60, &to->some_300, &to->some_us,
+                        &to->full_10, &to->full_60, &to->full_300, &to->full_us};
+    const char *at = content(dir, file);
+    size_t i = 0;
+    for (; i < sizeof each / sizeof *each && (at = strchr(at, '=')); i++)
+        for (*each[i] = 0, at++; *at == '.' || (*at >= '0' && *at <= '9'); at++)
+            if (*at != '.')
+                *each[i] = *each[i] * 10 + (uint64_t)(*at - '0');
+    return i > 0;
+}
+
+static bool pressures_of(const char *dir, clearpod_agent_Pressures *to)
+{
+    to->has_cpu = pressure_of(dir, "cpu.pressure", &to->cpu);
+    to->has_memory = pressure_of(dir, "memory.pressure", &to->memory);
+    to->has_io = pressure_of(dir, "io.pressure", &to->io);
+    return to->has_cpu;
+}
+
 /* Lines of /proc/meminfo are "Key:    number kB". */
 static uint64_t info_bytes(const char *info, const char *key)
 {
@@ -152,6 +174,7 @@ static void container_of(const struct task *task, const char *id, clearpod_agent
     to->reads = summed_number(io, "rios");
     to->written_bytes = summed_number(io, "wbytes");
     to->writes = summed_number(io, "wios");
+    to->has_pressures = pressures_of(dir, &to->pressures);
     processes_of(dir, task->files, 0, to);
     if (task->disk)
         disk_of(id, to);
@@ -180,6 +203,7 @@ static void pod_of(const struct task *task, clearpod_agent_PodStats *to)
     else
         memory_of_guest(&to->memory);
     to->threads = plain_number(content(dir, "pids.current"));
+    to->has_pressures = pressures_of(dir, &to->pressures);
     interfaces_of(to);
     if (statvfs(task->words->scratch[0] ? RUN "/scratch" : RUN, &disk) < 0)
         return;

@@ -22,6 +22,8 @@ MAX_COUNT = 2**63 - 1
 """Largest counter or size."""
 MAX_CPU_US = 2**53
 """Longest CPU time: 285 years. A thousand times as much still fits into 64 bits, as the CRI's nanoseconds must."""
+MAX_AVERAGE = 10_000
+"""All of the time, in hundredths of a percent."""
 MAX_PID = 2**22
 """The kernel's PID_MAX_LIMIT."""
 MAX_EXIT_CODE = 255
@@ -97,7 +99,8 @@ def _container_stats(one: ContainerStats) -> str:
     _cpu(one.cpu)
     _counts(one.memory)
     _number("ContainerStats.at_ns", one.at_ns, most=MAX_NS)
-    _counts(one, first=4)
+    _counts(one, first=4, last=15)
+    _pressures(one)
     return one.id
 
 
@@ -105,7 +108,8 @@ def _pod_stats(pod: PodStats) -> None:
     _number("PodStats.at_ns", pod.at_ns, most=MAX_NS)
     _cpu(pod.cpu)
     _counts(pod.memory)
-    _counts(pod, first=5)
+    _counts(pod, first=5, last=10)
+    _pressures(pod)
     _number("PodStats.threads", pod.threads, most=MAX_COUNT)
     _distinct("PodStats.interfaces", [_interface(one) for one in pod.interfaces])
 
@@ -124,15 +128,24 @@ def _cpu(cpu: "CpuStats | None") -> None:
         _counts(cpu, most=MAX_CPU_US)
 
 
-def _counts(message: "Any", *, first: int = 0, most: int = MAX_COUNT) -> None:
-    """All fields from number `first` on, which are numbers."""
-    if message is not None and max(numbers := _numbers(message, first)) > most:
+def _pressures(stats: ContainerStats | PodStats) -> None:
+    for one in stats.pressures or ():
+        if one is not None:
+            _counts(one, last=3, most=MAX_AVERAGE)
+            _counts(one, first=4, last=7, most=MAX_AVERAGE)
+            _counts(one, first=3, last=4, most=MAX_CPU_US)
+            _counts(one, first=7, most=MAX_CPU_US)
+
+
+def _counts(message: "Any", *, first: int = 0, last: int | None = None, most: int = MAX_COUNT) -> None:
+    """The fields from number `first` on, up to but without `last`, which are numbers."""
+    if message is not None and max(numbers := _numbers(message, first, last=last)) > most:
         field = message._fields[first + numbers.index(max(numbers))]
         _number(f"{type(message).__name__}.{field}", max(numbers), most=most)
 
 
-def _numbers(message: "Any", first: int) -> tuple[int, ...]:
-    found: tuple[int, ...] = message[first:]
+def _numbers(message: "Any", first: int, *, last: int | None) -> tuple[int, ...]:
+    found: tuple[int, ...] = message[first:last]
     return found
 
 

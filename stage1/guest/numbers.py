@@ -60,6 +60,27 @@ class MemoryStats(NamedTuple):
         return max(self.usage - self.inactive_file, 0)
 
 
+class Pressure(NamedTuple):
+    """What tasks waited for: averages over so many seconds in hundredths of a percent; the kernel's accounting/psi."""
+
+    some_10: int = 0
+    some_60: int = 0
+    some_300: int = 0
+    some_us: int = 0
+    full_10: int = 0
+    full_60: int = 0
+    full_300: int = 0
+    full_us: int = 0
+
+
+class Pressures(NamedTuple):
+    """Of the three resources that the kernel watches."""
+
+    cpu: Pressure | None = None
+    memory: Pressure | None = None
+    io: Pressure | None = None
+
+
 class ContainerStats(NamedTuple):
     """One started container; `at_ns` is of the guest's boot clock, for rates."""
 
@@ -78,6 +99,7 @@ class ContainerStats(NamedTuple):
     writes: int = 0
     disk_bytes: int = 0
     disk_inodes: int = 0
+    pressures: Pressures | None = None
 
 
 class InterfaceStats(NamedTuple):
@@ -107,6 +129,7 @@ class PodStats(NamedTuple):
     disk_inodes: int = 0
     disk_inodes_free: int = 0
     next: int = 0
+    pressures: Pressures | None = None
 
 
 MOST_CONTAINERS, MOST_STATS, MOST_INTERFACES = 256, 64, 16
@@ -114,13 +137,16 @@ MOST_CONTAINERS, MOST_STATS, MOST_INTERFACES = 256, 64, 16
 
 _U32, _U64, _BOOL, _STR = Field(wire.U32), Field(wire.U64), Field(wire.BOOL), Field(wire.STR)
 _CPU, _MEMORY = Field(wire.MESSAGE, CpuStats), Field(wire.MESSAGE, MemoryStats)
+_PRESSURES = Field(wire.MESSAGE, Pressures)
 
 TABLES: wire.Tables = {
     Stats: (_U32, _BOOL, _BOOL),
     Tune: (_STR, _STR),
     CpuStats: (_U64,) * 6,
     MemoryStats: (_U64,) * 14,
-    ContainerStats: (_STR, _U64, _CPU, _MEMORY, *(_U64,) * 11),
+    Pressure: (_U64,) * 8,
+    Pressures: (Field(wire.MESSAGE, Pressure),) * 3,
+    ContainerStats: (_STR, _U64, _CPU, _MEMORY, *(_U64,) * 11, _PRESSURES),
     InterfaceStats: (_STR, *(_U64,) * 8),
     PodStats: (
         _U64,
@@ -130,5 +156,6 @@ TABLES: wire.Tables = {
         Field(wire.MESSAGE, InterfaceStats, many=True, most=MOST_INTERFACES),
         *(_U64,) * 4,
         _U32,
+        _PRESSURES,
     ),
 }

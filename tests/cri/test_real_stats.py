@@ -81,6 +81,10 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         assert stats.memory.available_bytes.value == 64 * MIB - stats.memory.working_set_bytes.value
         assert 16 * MIB <= stats.writable_layer.used_bytes.value < 16.8 * MIB
         assert stats.writable_layer.inodes_used.value >= 1
+        assert stats.cpu.psi.Some.Total > 100_000, "it waits for its quota half of the time"
+        assert 0 < stats.cpu.psi.Some.Avg10 <= 100
+        assert whole.cpu.psi.Some.Total >= stats.cpu.psi.Some.Total
+        assert stats.io.HasField("psi") and stats.memory.HasField("psi")
         guest = [(_keyed(t[3], "MemTotal:") - _keyed(t[3], "MemFree:")) * 1024 for t in (before, after)]
         assert _near(whole.memory.usage_bytes.value, *guest, spare=MIB)
         assert whole.cpu.usage_core_nano_seconds.value > stats.cpu.usage_core_nano_seconds.value

@@ -43,6 +43,24 @@ async def test_a_running_container_has_fresh_numbers(world: World) -> None:
         assert second.writable_layer.fs_id.mountpoint == world.host.state_dir
 
 
+async def test_pressure_is_percent_and_microseconds_as_the_kernel_has_it(world: World) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        c = await _running(cri, pod, "sleep", "1000")
+        whole = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux
+        for one in ((await cri("ContainerStats", container_id=c)).stats, whole, whole.containers[0]):
+            assert one.cpu.psi.Some == pb.PsiData(Total=3_000_000, Avg10=1.5)
+            assert one.cpu.psi.Full == pb.PsiData(Total=2_000_000)
+            assert one.memory.psi.Some == pb.PsiData(Total=40, Avg60=0.25)
+            assert one.io.psi.Full == pb.PsiData(Total=5_000_000, Avg300=100)
+            assert one.io.timestamp == one.cpu.timestamp
+        metrics = (await cri("ListPodSandboxMetrics")).pod_metrics[0].container_metrics[0].metrics
+        values = {metric.name.removeprefix("container_pressure_"): metric.value.value for metric in metrics}
+        assert (values["cpu_waiting_seconds_total"], values["cpu_stalled_seconds_total"]) == (3, 2)
+        assert (values["io_waiting_seconds_total"], values["io_stalled_seconds_total"]) == (5, 5)
+        assert values["memory_waiting_seconds_total"] == values["memory_stalled_seconds_total"] == 0
+
+
 async def test_a_container_that_does_not_run_has_zeros(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
@@ -55,6 +73,7 @@ async def test_a_container_that_does_not_run_has_zeros(world: World) -> None:
             assert stats.cpu.timestamp > 0
             assert stats.memory.timestamp > 0
             assert stats.cpu.usage_core_nano_seconds.value == 0
+            assert not stats.cpu.HasField("psi") and not stats.HasField("io")
         assert {one.attributes.id for one in (await cri("ListContainerStats")).stats} == {created, ended}
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         assert (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.attributes.id == pod
@@ -166,7 +185,9 @@ memory_swap memory_usage_bytes memory_working_set_bytes network_receive_bytes_to
 network_receive_packets_dropped_total network_receive_packets_total network_transmit_bytes_total
 network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total processes threads
 threads_max sockets file_descriptors last_seen start_time_seconds oom_events_total spec_cpu_period spec_cpu_shares
-spec_memory_limit_bytes spec_memory_swap_limit_bytes
+spec_memory_limit_bytes spec_memory_swap_limit_bytes pressure_cpu_waiting_seconds_total
+pressure_cpu_stalled_seconds_total pressure_memory_waiting_seconds_total pressure_memory_stalled_seconds_total
+pressure_io_waiting_seconds_total pressure_io_stalled_seconds_total
 """.split()
 
 
@@ -177,7 +198,7 @@ async def test_every_metric_that_is_announced_is_given(world: World) -> None:
         await _running(cri, pod, "sleep", "1000", linux=pb.LinuxContainerConfig(resources=limits))
         keys = {one.name: list(one.label_keys) for one in (await cri("ListMetricDescriptors")).descriptors}
         assert {f"container_{name}" for name in REQUIRED} <= keys.keys()
-        assert len(REQUIRED) == 45
+        assert len(REQUIRED) == 51
         for found in ((await cri("ListPodSandboxMetrics")).pod_metrics, await cri.listed("StreamPodSandboxMetrics")):
             (one,) = found
             assert one.pod_sandbox_id == pod

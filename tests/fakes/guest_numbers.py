@@ -5,10 +5,19 @@ import os
 import time
 
 from stage1.guest import messages as m
+from stage1.guest.numbers import Pressure, Pressures
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGESIZE")
 MEMORY_BYTES = 128 << 20
+
+
+PRESSURES = Pressures(
+    cpu=Pressure(some_10=150, some_us=3_000_000, full_us=2_000_000),
+    memory=Pressure(some_60=25, some_us=40),
+    io=Pressure(full_300=10_000, some_us=5_500_000, full_us=5_000_000),
+)
+"""What every container of a fake guest has waited for."""
 
 
 def numbers_of(name: str, pid: int, op: m.Stats) -> m.ContainerStats:
@@ -23,6 +32,7 @@ def numbers_of(name: str, pid: int, op: m.Stats) -> m.ContainerStats:
     return m.ContainerStats(
         name, time.monotonic_ns(), m.CpuStats(used_us, used_us), memory, threads=1, processes=1,
         files=4 if op.files else 0, disk_bytes=8192 if op.disk else 0, disk_inodes=2 if op.disk else 0,
+        pressures=PRESSURES,
     )  # fmt: skip
 
 
@@ -40,4 +50,5 @@ def numbers_of_guest(containers: tuple[m.ContainerStats, ...]) -> m.PodStats:
         disk_free=1 << 29,
         disk_inodes=65536,
         disk_inodes_free=65000,
+        pressures=PRESSURES,
     )

@@ -7,8 +7,8 @@ import pytest
 
 from stage1.guest import checked, wire
 from stage1.guest import messages as m
-from stage1.guest.checked import MAX_COUNT, MAX_CPU_US, MAX_NS, MAX_PID, OutOfRange
-from stage1.guest.numbers import MOST_CONTAINERS, MOST_INTERFACES, MOST_STATS, TABLES
+from stage1.guest.checked import MAX_AVERAGE, MAX_COUNT, MAX_CPU_US, MAX_NS, MAX_PID, OutOfRange
+from stage1.guest.numbers import MOST_CONTAINERS, MOST_INTERFACES, MOST_STATS, TABLES, Pressure, Pressures
 
 BIG = 2**64 - 1
 ID = "f" * 64
@@ -75,6 +75,20 @@ def test_a_field_out_of_range_is_refused_by_its_name(
         what = type(value).__name__ if hasattr(value, "_fields") else f"{kind.__name__}.{field}"
         with pytest.raises(OutOfRange, match=what):
             HOLDERS[kind](made(kind, **{field: value}))
+
+
+@pytest.mark.parametrize("holder", [m.ContainerStats, m.PodStats])
+@pytest.mark.parametrize("field", Pressure._fields)
+@pytest.mark.parametrize("resource", Pressures._fields)
+def test_pressure_is_a_part_of_the_time(holder: type[Any], field: str, resource: str) -> None:
+    def stated(value: int) -> None:
+        one = Pressures(**{resource: Pressure(**{field: value})})
+        HOLDERS[holder](made(holder, pressures=one))
+
+    most = MAX_CPU_US if field.endswith("_us") else MAX_AVERAGE
+    stated(most)
+    with pytest.raises(OutOfRange, match=f"Pressure.{field}"):
+        stated(most + 1)
 
 
 def test_every_counter_of_a_guest_is_bounded() -> None:
