@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 NODE = "clearpod-test"
 NODE_IP = "192.0.2.1"
 """On the loopback device too: neither the kubelet nor the API server takes 127.0.0.1 for the node's own."""
-PODS_MIB = 2560
+PODS_MIB = 3072
 """What all pods may take, so that eviction is about pods and not about the machine that the tests share."""
 EVICTION_MIB = 1536
 """Pods are evicted when less than so much of that is left."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole node: an API server, a scheduler, controllers, the kubelet and clearpod, as kubectl drives them."""
 
+import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ import pytest
 import yaml
 
 from tests.fakes.patience import PATIENCE
+from tests.fakes.registry import free_port
 from tests.kubernetes import configuration
 from tests.kubernetes.cluster import POD_S, Cluster, is_ready, status_of
-from tests.kubernetes.configuration import CLASS, NODE, resources
+from tests.kubernetes.configuration import CLASS, EVICTION_MIB, NODE, PODS_MIB, resources
 from tests.kubernetes.node import until
 
 DOCS = Path(__file__).parents[2] / "docs" / "kubernetes"
@@ -33,8 +36,8 @@ def web(cluster: Cluster) -> list[str]:
         "readinessProbe": {"exec": {"command": ["test", "-e", "/www/ready"]}, "periodSeconds": 2, "timeoutSeconds": 10},
         "livenessProbe": {"httpGet": {"path": "/", "port": 80}, "timeoutSeconds": 10, "failureThreshold": 20},
     }
-    image = cluster.node.image
-    cluster.apply(configuration.deployment("web", image, SERVE, replicas=REPLICAS, env=env, **probes))
+    image, asks = cluster.node.image, {"requests": {"memory": "160Mi"}}  # as much as an idle VM takes
+    cluster.apply(configuration.deployment("web", image, SERVE, replicas=REPLICAS, env=env, resources=asks, **probes))
     return until(lambda: _ready(cluster), within_s=2 * POD_S, what="the deployment", log=cluster.node.log("kubelet"))
 
 
@@ -78,6 +81,20 @@ def test_a_deployment_runs_and_is_probed(cluster: Cluster, web: list[str]) -> No
 def test_a_command_sees_the_environment_and_the_image(cluster: Cluster, web: list[str]) -> None:
     said = cluster.kubectl("exec", web[0], "--", "sh", "-c", "echo $PLAIN $FROM_IMAGE; ls /many | wc -l; hostname")
     assert said.split("\n")[:3] == [f"a {web[0]} 1", "300", web[0]]
+    assert cluster.ends("exec", web[0], "--", "sh", "-c", "exit 7").returncode == 7
+    assert cluster.kubectl("logs", web[0]).startswith("started\n")
+
+
+def test_a_port_is_forwarded(cluster: Cluster, web: list[str]) -> None:
+    port = free_port()
+    forward = subprocess.Popen(cluster.argv("port-forward", web[0], f"{port}:80"), stdout=subprocess.PIPE)
+    try:
+        assert forward.stdout is not None and b"Forwarding" in forward.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30 * PATIENCE) as reply:
+            assert reply.read() == b"page\n"
+    finally:
+        forward.kill()
+        forward.communicate()
 
 
 def test_pods_outlive_a_daemon_and_a_kubelet_that_are_killed(cluster: Cluster, web: list[str]) -> None:
@@ -89,7 +106,9 @@ def test_pods_outlive_a_daemon_and_a_kubelet_that_are_killed(cluster: Cluster, w
     for one in _pods(cluster):
         assert status_of(one)["containerID"] == before[one["metadata"]["name"]]
         assert status_of(one)["restartCount"] == 0
-    assert cluster.kubectl("exec", web[0], "--", "echo", "again") == "again\n"
+    # The API server says Ready before the kubelet that was started knows its pods.
+    again = ("exec", web[0], "--", "echo", "again")
+    until(lambda: cluster.ends(*again).stdout == "again\n", within_s=POD_S, what="a command in a pod of before")
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +134,20 @@ def test_volumes_of_an_image_and_directories_of_the_host_are_made(cluster: Clust
     assert cluster.kubectl("exec", volumes, "--", "sh", "-c", "wc -c </account/token").strip() > "100"
     made = cluster.node.root / "made/by/clearpod"
     assert (made / "new").read_text() == "y\n" and made.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_device_directory_of_the_host_is_refused_in_one_sentence(cluster: Cluster) -> None:
+    volume = {"name": "dev", "hostPath": {"path": "/dev"}}
+    container = {
+        "securityContext": {"privileged": True},
+        "volumeMounts": [{"name": "dev", "mountPath": "/host/dev"}],
+    }
+    pod = configuration.pod("device", cluster.node.image, "sleep 1000", container=container, volumes=[volume])
+    cluster.run(pod, until_ready=False)
+    waiting = cluster.wait("device", lambda pod: status_of(pod).get("state", {}).get("waiting", {}).get("message"))
+    message = status_of(waiting)["state"]["waiting"]["message"]
+    assert "/dev" in message and "\n" not in message
+    cluster.delete("device")
 
 
 def test_a_pod_that_ignores_its_end_is_gone_soon(cluster: Cluster, volumes: str) -> None:
@@ -166,7 +199,7 @@ def _limits(pod: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def test_a_pod_is_resized_down_and_up(cluster: Cluster, web: list[str]) -> None:
+def test_a_pod_is_resized_down_and_up_and_beyond_what_it_began_with(cluster: Cluster, web: list[str]) -> None:
     """It is burstable: with static processors the kubelet resizes no other."""
     cluster.delete("pinned")
     container = {"resources": resources(64, most_mib=128, cpu="600m")}
@@ -174,7 +207,7 @@ def test_a_pod_is_resized_down_and_up(cluster: Cluster, web: list[str]) -> None:
         configuration.pod("sized", cluster.node.image, "sleep 10000", container=container, runtimeClassName=CLASS)
     )
     before = status_of(cluster.pod("sized"))["containerID"]
-    for cpu, mib in (("500m", 96), ("600m", 128)):
+    for cpu, mib in (("500m", 96), ("700m", 200), ("600m", 128)):
         wanted = {"spec": {"containers": [{"name": "main", "resources": resources(64, most_mib=mib, cpu=cpu)}]}}
         cluster.kubectl("patch", "pod", "sized", "--subresource=resize", f"--patch={configuration.text(wanted)}")
         limits = {"cpu": cpu, "memory": f"{mib}Mi"}
@@ -184,6 +217,19 @@ def test_a_pod_is_resized_down_and_up(cluster: Cluster, web: list[str]) -> None:
     after = status_of(cluster.pod("sized"))
     assert (after["containerID"], after["restartCount"]) == (before, 0)
     cluster.delete("sized")
+
+
+def test_under_pressure_the_pod_that_eats_is_evicted(cluster: Cluster, web: list[str]) -> None:
+    eats = PODS_MIB - EVICTION_MIB
+    container = {"resources": resources(64, most_mib=eats)}
+    script = f"dd if=/dev/zero bs={eats - 100}M count=1 | sleep 10000"  # dd holds all of it
+    pod = configuration.pod("eater", cluster.node.image, script, container=container, runtimeClassName=CLASS)
+    cluster.run(pod, until_ready=False)
+    evicted = cluster.wait("eater", lambda pod: pod["status"]["phase"] == "Failed", within_s=2 * POD_S)
+    assert evicted["status"]["reason"] == "Evicted" and "memory" in evicted["status"]["message"]
+    running = [one["metadata"]["name"] for one in _pods(cluster) if one["status"]["phase"] == "Running"]
+    assert running == web, "those that idle go on"
+    cluster.delete("eater")
 
 
 def test_a_deployment_that_is_deleted_leaves_no_vm(cluster: Cluster, web: list[str]) -> None:
