@@ -62,7 +62,7 @@ need_venv() {
         .venv/bin/pip install -q --disable-pip-version-check --no-deps -r tests/contract/peers.txt
         echo "$want" > .venv/.made-from
     fi
-    scripts/gen-proto
+    scripts/gen-proto >&2
     .venv/bin/python -m compileall -q stage1 cri
 }
 

@@ -7,6 +7,7 @@ Called by scripts/lab as root. See docs/lab.md.
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -125,6 +126,8 @@ def do_test(args: argparse.Namespace) -> int:
     python = ROOT / ".venv/bin/python"
     if not python.exists():
         raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
+    if subprocess.run([ROOT / "images" / "build"]).returncode != 0:  # what is built already takes no time
+        raise LabError("the guest was not built, so its tests would tell of an older one")
     words = [word for word in args.pytest if word != "--"]
     tests = [word for word in words if word.startswith("tests")] or TESTS
     options = [word for word in words if not word.startswith("tests")]

@@ -14,6 +14,7 @@ from tests.soak.lines import EXIT_CODE, SCRIPT, compare
 from tests.soak.node import Node
 
 LEAST_LINES, MOST_LINES = 200, 4000
+KILLED = 128 + signal.SIGKILL
 PAUSE_S = 7.0
 """Between two kills, on average."""
 
@@ -72,12 +73,14 @@ class Work:
             try:
                 said = await kubelet("ExecSync", container_id=container, cmd=["echo", word], timeout=60)
             except Refused:
-                if (await kubelet.status(container)).state != pb.CONTAINER_RUNNING:
-                    return  # it was quicker than we were
+                if await _ends(kubelet, container):
+                    return
                 raise
             self.count.execs += 1
-            if said.stdout != f"{word}\n".encode():
-                self.count.wrong.append(f"an exec said {said.stdout!r} and not {word}")
+            if (said.exit_code, said.stdout) != (0, f"{word}\n".encode()):
+                if said.exit_code == KILLED and await _ends(kubelet, container):
+                    return
+                self.count.wrong.append(f"an exec ended with {said.exit_code}, said {said.stdout!r} and not {word}")
 
     def _compare(self, log: Path, lines: int, *, is_whole: bool) -> None:
         if not log.exists() and not is_whole:
@@ -119,3 +122,12 @@ class Work:
         self.count.kills += number == signal.SIGKILL
         self.count.ends += number == signal.SIGTERM
         self.node.start()
+
+
+async def _ends(kubelet: Kubelet, container: str) -> bool:
+    """Whether the container has ended, or does so now: its commands are killed with it, before its end is known."""
+    for _ in range(20):
+        if (await kubelet.status(container)).state != pb.CONTAINER_RUNNING:
+            return True
+        await asyncio.sleep(0.1)
+    return False
