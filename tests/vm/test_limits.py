@@ -23,7 +23,7 @@ from tests.vm.test_confinement import Machine, booted, machine, started
 __all__ = ["machine"]
 pytestmark = [
     pytest.mark.vm,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(cgroup.limited() != cgroup.LIMITED, reason="needs cgroups with memory, pids and cpu"),
 ]
 
@@ -48,7 +48,7 @@ def counters(directory: str) -> dict[str, str]:
 
 async def at_length(pod: LivePod, container: LiveContainer, script: str) -> str:
     """What a script writes that has much to do."""
-    ran = await execs.run(pod, container, argv=("sh", "-ec", script), timeout_s=180 * PATIENCE)
+    ran = await execs.run(pod, container, argv=("sh", "-ec", script), timeout_s=360 * PATIENCE)
     assert ran.exit_code == 0, ran
     return ran.stdout.decode().strip()
 
