@@ -26,6 +26,7 @@ from cri.config import Config
 from cri.node import Node
 from cri.owner import claim_path
 from cri.pb import runtime_pb2
+from cri.repeats import Repeats
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
 from stage1.errors import BadRequest, PodError
@@ -49,8 +50,10 @@ ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
 QUIET = re.compile("^(Version|Status|List.*|Stream.*|.*Status|.*Stats|ImageFsInfo|RuntimeConfig)$")
 """Polled each second by kubelet: logged at debug unless they fail."""
-REPEATED_S = 60.0
-"""For so long a failure with the same sentence is logged at debug: some calls the kubelet repeats each second."""
+REPEATED_S, MOST_REPEATED = 60.0, 256
+"""For so long a failure with the same sentence is logged at debug, since the kubelet repeats some calls each second; of
+so many different ones at a time.
+"""
 DROPPED_WITH_CLIENT = {"ExecSync"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
@@ -123,7 +126,7 @@ class Interceptor(aio.ServerInterceptor):
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._told: dict[str, float] = {}
+        self._repeats = Repeats(REPEATED_S, MOST_REPEATED)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of one call; an RPC that is not in the table is refused by name."""
@@ -180,18 +183,12 @@ class Interceptor(aio.ServerInterceptor):
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
             code, sentence = _status(name, error)
-            _note(name, begun, code=code, sentence=sentence, is_repeated=self._is_repeated(name, sentence))
+            is_repeated = self._repeats.seen(f"{name}: {sentence}", time.monotonic())
+            _note(name, begun, code=code, sentence=sentence, is_repeated=is_repeated)
             await context.abort(grpc.StatusCode[code], sentence)
         else:
             _note(name, begun, code="OK")
             return response
-
-    def _is_repeated(self, name: str, sentence: str) -> bool:
-        """Whether this was logged a moment ago."""
-        now = time.monotonic()
-        self._told = {what: at for what, at in self._told.items() if now - at < REPEATED_S}
-        first = self._told.setdefault(f"{name}: {sentence}", now)
-        return first != now
 
 
 def _refuse(name: str) -> Any:

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was seen a moment ago, so that a log has it once. Used by the server for failures that clients repeat. Pure."""
+
+
+class Repeats:
+    """Texts and when they were first seen, the oldest first: at most `most`, each for `within_s` seconds."""
+
+    def __init__(self, within_s: float, most: int) -> None:
+        self._within_s, self._most = within_s, most
+        self._first: dict[str, float] = {}
+
+    def seen(self, text: str, now_s: float) -> bool:
+        """Whether it is a repetition. `now_s` is of any clock that only goes forward."""
+        while self._first and now_s - next(iter(self._first.values())) >= self._within_s:
+            self._forget_oldest()
+        if text in self._first:
+            return True
+        if len(self._first) >= self._most:
+            self._forget_oldest()
+        self._first[text] = now_s
+        return False
+
+    def _forget_oldest(self) -> None:
+        del self._first[next(iter(self._first))]
