@@ -131,10 +131,8 @@ def _cpu(cpu: "CpuStats | None") -> None:
 def _pressures(stats: ContainerStats | PodStats) -> None:
     for one in stats.pressures or ():
         if one is not None:
-            _counts(one, last=3, most=MAX_AVERAGE)
-            _counts(one, first=4, last=7, most=MAX_AVERAGE)
-            _counts(one, first=3, last=4, most=MAX_CPU_US)
-            _counts(one, first=7, most=MAX_CPU_US)
+            _counts(one, most=MAX_CPU_US)
+            _counts(one._replace(some_us=0, full_us=0), most=MAX_AVERAGE)
 
 
 def _counts(message: "Any", *, first: int = 0, last: int | None = None, most: int = MAX_COUNT) -> None:
