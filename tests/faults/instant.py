@@ -21,7 +21,7 @@ from stage1 import engine
 from stage1.linux import mount, namespace
 from stage1.net.settings import netns_path
 from stage1.rootfs import unmounting
-from tests.bench.lib.instant_node import PATH, Guests, RemoteVmm
+from tests.bench.lib.instant_node import PATH, Guests, RemoteVmm, serve
 from tests.fakes.cni import FakeCni
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.registry import Registry
@@ -105,8 +105,6 @@ async def daemon(config_file: str, root: str) -> None:
     from cri.owner import own
     from cri.pods.storage import reserve_of
     from cri.pods.threads import started
-    from cri.server import Listener
-    from cri.translate.sandbox import plain
     from stage1.engine import Host
     from stage1.vm.choose import Choice
 
@@ -115,17 +113,9 @@ async def daemon(config_file: str, root: str) -> None:
     _set_up_logging(config)
     choice = Choice("qemu", "tcg", "/bin/true", "", ())
     host = Host(config.run_dir, config.guest_dir, config.state_dir, choice, scratch_mib=16, network=config.networks)
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     with own(config):
         images = reserve_of(config).spend(ImageStore, config.state_dir)
-        node = RealNode(config, host=host, vmm=RemoteVmm(f"{root}/{PATH}"), images=images)
-        listener = Listener(node, config)
-        await listener.start()
-        await node.open(plain(config))
-        await stop.wait()
-        await listener.stop(grace_s=1)
-        await node.close()
+        await serve(RealNode(config, host=host, vmm=RemoteVmm(f"{root}/{PATH}"), images=images))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.vmm import VmProcess
 
 if TYPE_CHECKING:
+    from cri.node import Node
     from tests.fakes.guest import FakeGuest
 
 PATH = "guests.sock"
@@ -93,24 +94,29 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.config import parse
     from cri.node import Node
     from cri.owner import own
-    from cri.server import Listener
     from cri.store.images import ImageStore
-    from cri.translate.sandbox import plain
     from stage1.engine import Host
     from stage1.vm.choose import Choice
 
     config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
     host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
+    with own(config):
+        await serve(Node(config, host=host, vmm=RemoteVmm(f"{root}/{PATH}"), images=ImageStore(state_dir)))
+
+
+async def serve(node: "Node") -> None:
+    """Let the node serve until SIGTERM, then close it."""
+    from cri.server import Listener
+    from cri.translate.sandbox import plain
+
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    with own(config):
-        node = Node(config, host=host, vmm=RemoteVmm(f"{root}/{PATH}"), images=ImageStore(state_dir))
-        listener = Listener(node, config)
-        await listener.start()
-        await node.open(plain(config))
-        await stop.wait()
-        await listener.stop(grace_s=1)
-        await node.close()
+    listener = Listener(node, node.config)
+    await listener.start()
+    await node.open(plain(node.config))
+    await stop.wait()
+    await listener.stop(grace_s=1)
+    await node.close()
 
 
 if __name__ == "__main__":
