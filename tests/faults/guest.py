@@ -3,7 +3,7 @@
 a container that sees all of the guest (killer.c). Used by scripts/faults and tests/vm/test_faults_guest.py.
 
 After each death the answer must be a sentence, or a success that is true; the other container lives, what was asked for
-can be asked for again, and nothing stays: no process, mount, cgroup or file.
+can be asked for again, and no process, mount, cgroup or file is leaked.
 """
 
 import itertools
