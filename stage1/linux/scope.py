@@ -84,7 +84,7 @@ class Keeper:
     """A process that does nothing, to be in a scope for a while; it ends with us, or with the block."""
 
     def __enter__(self) -> "Keeper":
-        read, self._write = os.pipe2(os.O_CLOEXEC)
+        ((read, self._write),) = process.pipes(1, "for who keeps a scope")
         try:
             self.pid = process.spawn(["cat"], stdin=read)
         except BaseException:
@@ -97,8 +97,8 @@ class Keeper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
     ) -> None:
-        with process.PidHandle(self.pid, os.pidfd_open(self.pid)) as handle:
-            os.close(self._write)
+        os.close(self._write)
+        with process.hold(self.pid) as handle:
             handle.kill()
             handle.wait(_DEATH_S)
 
