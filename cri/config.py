@@ -95,8 +95,8 @@ class Storage(_Table):
 
 
 class Ksm(_Table):
-    """Equal pages of guests are merged by the host's kernel: docs/density.md says what that gives and what it tells
-    tenants about each other. `max_cpu_percent` is of one processor, for the kernel's thread.
+    """Equal pages of guests are merged by the host's kernel: docs/admin/capacity.md says what that gives and what it
+    tells tenants about each other. `max_cpu_percent` is of one processor, for the kernel's thread.
     """
 
     enabled: bool = False
@@ -241,8 +241,8 @@ class Jail(_Table):
 
 
 class Nri(_Table):
-    """Plugins of the Node Resource Interface, which connect to `socket`: docs/nri.md. One that does not register or
-    answer within its time is dropped.
+    """Plugins of the Node Resource Interface, which connect to `socket`: docs/admin/nri.md. One that does not register
+    or answer within its time is dropped.
     """
 
     enabled: bool = False

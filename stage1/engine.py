@@ -60,7 +60,7 @@ FOREGROUND = "run"
 
 
 class Prepared(NamedTuple):
-    """A pod that can be booted. `link_key` is the secret of docs/link.md; `network` None is loopback only."""
+    """A pod that can be booted. `link_key` is the secret of docs/dev/link.md; `network` None is loopback only."""
 
     pod: Pod
     directory: str

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod ksm`: what the host saves by merging equal pages, what that costs, and who has set it so.
 
-Reads the kernel's files and the daemon's record; needs no daemon and changes nothing. docs/density.md explains it.
+Reads the kernel's files and the daemon's record; needs no daemon and changes nothing. docs/admin/capacity.md explains
+it.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 
 Used by `clearpod run` for standard output and standard error. It must not block: while a reader sleeps, signals
 still have to reach the container. What is not written yet is not given back as credit, so at most one window
-of the link (docs/link.md) is in memory.
+of the link (docs/dev/link.md) is in memory.
 """
 
 import asyncio

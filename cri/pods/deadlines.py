@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time limits of whole operations, however many questions to the guest they take. Used by everything in this package
-that a call waits for; docs/order.md has the numbers.
+that a call waits for; docs/dev/cri.md has the numbers.
 
 A guest that is frozen, silent or thrashing gets `Tools.react_s` to end what it is told to end, beyond any grace; then
 its VM is ended. Nothing else ends a VM: other operations end with TimedOut.

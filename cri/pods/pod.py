@@ -82,7 +82,7 @@ class LivePod:
         self._keeper = Keeper(self.save, self.title)
         self._unknown_ends = 0
         self.unused_id = 1
-        self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/link.md
+        self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
 

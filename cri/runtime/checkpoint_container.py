@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CheckpointContainer: not offered; docs/cri.md says why. Clients take UNIMPLEMENTED as the absence of the feature."""
+"""CheckpointContainer: not offered; docs/dev/cri.md says why. UNIMPLEMENTED tells clients so."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

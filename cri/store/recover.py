@@ -11,7 +11,7 @@ Assumptions this rests on:
    never told an id, will ask again, and the remains can go. pod.json is written before it.
 5. pid and start time in vm.json identify the VMM; a pid alone does not. A vm.json that can't be read is no sign
    that there is no VMM: then it is looked for among all processes.
-6. The guest keeps unacknowledged output and exits (docs/link.md); nothing was acknowledged before it was
+6. The guest keeps unacknowledged output and exits (docs/dev/link.md); nothing was acknowledged before it was
    written.
 7. A container that only the agent knows is a half-done create; one that only state.json knows was lost.
 8. window.json lists each image that may be in the VM's DAX window; one that no container's record names is to go.

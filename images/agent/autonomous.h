@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A pod without a host that tells it what to do: a plan, made of the requests that a host would send, is in the share,
- * and so are the files that say how each app ended (docs/link.md, "Autonomous pods"). The link works beside that.
+ * and so are the files that say how each app ended (docs/dev/link.md, "Autonomous pods"). The link works beside that.
  */
 #ifndef CLEARPOD_AUTONOMOUS_H
 #define CLEARPOD_AUTONOMOUS_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What an autonomous pod's apps write, and what is typed for them: records between helpers here and the launcher on the
- * host (docs/link.md, "The console of an autonomous pod"). Helpers block, so that the agent's loop never does.
+ * host (docs/dev/link.md, "The console of an autonomous pod"). Helpers block, so that the agent's loop never does.
  */
 #ifndef CLEARPOD_CONSOLE_H
 #define CLEARPOD_CONSOLE_H

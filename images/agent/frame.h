@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The 20-byte header of a frame on the link (docs/link.md). Pure. */
+/* The 20-byte header of a frame on the link (docs/dev/link.md). Pure. */
 #ifndef CLEARPOD_FRAME_H
 #define CLEARPOD_FRAME_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The agent as a process of the host, for a pod that asks for the host's namespaces (docs/host-pods.md). In a mount and
+ * The agent as a process of the host, for a pod that asks for the host's namespaces (docs/admin/kubernetes.md). In a mount and
  * a cgroup namespace of its own it sees the paths of a guest, so that the rest of the agent need not know. What it makes
  * ends with these namespaces; its cgroup is removed by who started it.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The guest's end of the link, without I/O: bytes in, calls to `user` out, and bytes to write (docs/link.md).
+ * The guest's end of the link, without I/O: bytes in, calls to `user` out, and bytes to write (docs/dev/link.md).
  * main.c moves the bytes. Nothing here knows about processes or descriptors, so the fuzzer drives it alone.
  */
 #ifndef CLEARPOD_LINK_H

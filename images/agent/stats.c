@@ -199,7 +199,7 @@ static void pod_of(const struct task *task, clearpod_agent_PodStats *to)
     cpu_of("/sys/fs/cgroup", &to->cpu);
     to->at_ns = boottime_ns();
     if (task->words->host.on)
-        memory_of("/sys/fs/cgroup", &to->memory); /* as this pod sees it: docs/host-pods.md */
+        memory_of("/sys/fs/cgroup", &to->memory); /* as this pod sees it: docs/admin/kubernetes.md */
     else
         memory_of_guest(&to->memory);
     to->threads = plain_number(content(dir, "pids.current"));

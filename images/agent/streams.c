@@ -231,7 +231,7 @@ void streams_on_data(uint32_t stream, bool end, const uint8_t *bytes, size_t siz
     struct input *in = &process->in;
     size_t room = INPUT_BYTES - in->size;
     in->ended |= end;
-    if (size > room) /* more than was credited; see docs/link.md about epochs */
+    if (size > room) /* more than was credited; see docs/dev/link.md about epochs */
         size = room;
     for (size_t done = 0; done < size;) {
         size_t to = (in->at + in->size) % INPUT_BYTES;

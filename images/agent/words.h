@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The agent's command line on a host (docs/host-pods.md). Paths are absolute; `scratch` is NULL without one. */
+/* The agent's command line on a host (docs/admin/kubernetes.md). Paths are absolute; `scratch` is NULL without one. */
 struct host_words {
     bool on; /* false: this is a guest */
     const char *directory, *cgroup, *crun, *scratch;
@@ -15,7 +15,7 @@ struct host_words {
     bool host_network, host_ipc; /* the host's is the pod's; else the one that the agent was started in is */
 };
 
-/* The agent's words of the kernel command line (docs/link.md). */
+/* The agent's words of the kernel command line (docs/dev/link.md). */
 struct words {
     struct host_words host;
     char system[64], scratch[64], window[64];

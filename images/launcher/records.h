@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Records between the launcher and the agent (docs/link.md, "The console of an autonomous pod"): bytes of the VMM's
+ * Records between the launcher and the agent (docs/dev/link.md, "The console of an autonomous pod"): bytes of the VMM's
  * output in, pieces for stdout and stderr out. Pure.
  */
 #ifndef CLEARPOD_RECORDS_H

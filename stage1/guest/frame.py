@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of the link: the header codec, and a splitter that cuts a byte stream into frames. docs/link.md,
+"""Frames of the link: the header codec, and a splitter that cuts a byte stream into frames. docs/dev/link.md,
 "Frames".
 
 Used by both ends: `link.py` here, the fake guest of the tests there. Pure: bytes in, frames out, no I/O. It

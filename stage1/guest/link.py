@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's end of the link, without I/O: bytes in, things that happened out. docs/link.md is the rule book.
+"""The host's end of the link, without I/O: bytes in, things that happened out. docs/dev/link.md is the rule book.
 
 Used by `client.py` (blocking) and by the daemon (asyncio). The caller moves bytes: it gives what it read to
 `receive`, writes all of `outgoing()` after that, and calls `connect` whenever it has a new connection.

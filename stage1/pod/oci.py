@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OCI runtime documents that crun reads in the guest, made from the pod model.
 
-Called by the engine. Pure: returns plain dictionaries. Guest paths are those of docs/link.md. The containers of a pod
-share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OCI runtime-spec 1.2, config-linux.md.
+Called by the engine. Pure: returns plain dictionaries. Guest paths are those of docs/dev/link.md. The containers of a
+pod share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OCI runtime-spec 1.2, config-linux.md.
 """
 
 import json

@@ -3,7 +3,7 @@
 
 Called by `oci` when a container has the profile. Pure. The lists are those of the guest's kernel (Linux 6.12,
 x86-64 alone); a call of a later kernel that is in none of them answers ENOSYS, so that a C library falls back to an
-older one. docs/security.md says why a call is where it is.
+older one. docs/user/security.md says why a call is where it is.
 """
 
 TYPE_CHECKING = False

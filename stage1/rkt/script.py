@@ -2,7 +2,7 @@
 """The plan of a pod, which the agent carries out by itself: the requests of the link, one after the other in a file.
 
 Pure. Called by `machine` when the pod starts, and by the entry points that add an app later, which send the same
-requests over the link (docs/link.md, "Autonomous pods").
+requests over the link (docs/dev/link.md, "Autonomous pods").
 """
 
 import binascii

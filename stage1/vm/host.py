@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A pod without a VM as a command line of the agent, which then is a process of the host. Pure; called by
-starter.ProcessVmm, the engine and the golden tests. docs/host-pods.md says what such a pod is.
+starter.ProcessVmm, the engine and the golden tests. docs/admin/kubernetes.md says what such a pod is.
 """
 
 from stage1.vm.choose import Choice

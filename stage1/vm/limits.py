@@ -2,8 +2,8 @@
 """How much of the host a VMM may take, from the size of its VM. Pure but for the number of processors.
 
 Used by `quarters`. A VMM's cgroup is a fence against one that fell, not the guest's limit, which the VM's size is: so
-each number has room for the worst that was measured (docs/security.md, "Limits of the hypervisor"). The page cache of
-what a guest reads and writes is in it too, and is reclaimed when it is full.
+each number has room for the worst that was measured (docs/user/security.md, "Limits of the hypervisor"). The page cache
+of what a guest reads and writes is in it too, and is reclaimed when it is full.
 """
 
 import os
@@ -43,8 +43,8 @@ def cost_mib(vm: VmSpec) -> int:
 
 
 def beside_mib(memory_mib: int, *, is_emulated: bool) -> int:
-    """As `cost_mib`, of a VM with so much memory: its kernel, agent and page structs, and the VMM. docs/node.md has it
-    measured.
+    """As `cost_mib`, of a VM with so much memory: its kernel, agent and page structs, and the VMM. docs/admin/node.md
+    has it measured.
     """
     program = PROGRAM_TCG_MIB + CACHE_MIB if is_emulated else PROGRAM_KVM_MIB
     tables = memory_mib // (_TABLES_TCG if is_emulated else _TABLES_KVM)

@@ -103,7 +103,7 @@ class VmSpec(NamedTuple):
     dax: Dax | None = None
     sandbox: bool = False
     attended: bool = False
-    """The pod is autonomous (docs/link.md): the VMM's standard input and output are the console of its apps."""
+    """The pod is autonomous (docs/dev/link.md): the VMM's standard input and output are the console of its apps."""
     netns: str = ""
     """The file that keeps the netns with the taps; empty: they are in ours."""
     cgroup: str = ""

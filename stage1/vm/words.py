@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's kernel command line, as far as both hypervisors share it. Pure; for `qemu.py` and `kvmtool.py`.
 
-Each word of SPEED takes time out of the boot; the words for the agent are those of docs/link.md.
+Each word of SPEED takes time out of the boot; the words for the agent are those of docs/dev/link.md.
 """
 
 from stage1.errors import BadRequest

@@ -3,8 +3,8 @@
 
 For each number of pods and each way of running them: boot them idle, look, let the daemon merge equal pages (KSM),
 look again. Then pods that each serve a page. `--svg DIR` draws it. On QEMU's emulator the VMM also holds the code that
-it has translated; kvmtool needs KVM, so `--lab` runs it in there (docs/lab.md). KSM works on the whole host meanwhile,
-and is given back.
+it has translated; kvmtool needs KVM, so `--lab` runs it in there (docs/dev/testing.md). KSM works on the whole host
+meanwhile, and is given back.
 """
 
 import sys

@@ -3,8 +3,8 @@
 
     scripts/bench scale [--from FILE] [--write]
 
-The report is tests/bench/density.json unless another is given; `--write` puts the tables into docs/scale.md, between
-its two marks. A test holds the document to the report.
+The report is tests/bench/density.json unless another is given; `--write` puts the tables into docs/admin/capacity.md,
+between its two marks. A test holds the document to the report.
 """
 
 import argparse
@@ -19,7 +19,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 from tests.bench.lib import scale_model  # noqa: E402
 from tests.bench.lib.scale_model import JAIL_MOUNTS, MACHINES, MIB, Cost  # noqa: E402
 
-REPORT, DOCUMENT = ROOT / "tests/bench/density.json", ROOT / "docs/scale.md"
+REPORT, DOCUMENT = ROOT / "tests/bench/density.json", ROOT / "docs/admin/capacity.md"
 BEGIN, END = "<!-- made by scripts/bench scale --write -->\n", "<!-- end -->"
 
 
@@ -65,7 +65,7 @@ def main() -> int:
     """Print the tables, or write them."""
     parser = argparse.ArgumentParser(prog="scripts/bench scale", description=__doc__)
     parser.add_argument("--from", dest="source", type=Path, default=REPORT, metavar="FILE")
-    parser.add_argument("--write", action="store_true", help="put them into docs/scale.md")
+    parser.add_argument("--write", action="store_true", help="put them into docs/admin/capacity.md")
     args = parser.parse_args()
     report = json.loads(args.source.read_text(encoding="utf-8"))
     if args.write:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The boot budgets of docs/budgets.md, in instructions, and the sizes of what is booted.
+"""The boot budgets of docs/dev/budgets.md, in instructions, and the sizes of what is booted.
 
 Deterministic, so these run with the tests and not only with the benchmarks.
 """

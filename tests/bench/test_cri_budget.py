@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's budget of docs/budgets.md: a pod's start without the boot."""
+"""The daemon's budget of docs/dev/budgets.md: a pod's start without the boot."""
 
 import importlib.util
 from pathlib import Path

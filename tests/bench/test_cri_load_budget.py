@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's budgets of docs/budgets.md with many pods: lists, statuses, stats, a command, memory."""
+"""The daemon's budgets of docs/dev/budgets.md with many pods: lists, statuses, stats, a command, memory."""
 
 import importlib.util
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budgets of docs/budgets.md about memory that hold with any hypervisor, with a few pods under QEMU.
+"""The budgets of docs/dev/budgets.md about memory that hold with any hypervisor, with a few pods under QEMU.
 
 Those of merged guests are kvmtool's and need the lab: `scripts/bench density`. KSM is not touched here.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of docs/budgets.md for rkt's `run`: instructions until the VMM starts, the network's part included."""
+"""The budget of docs/dev/budgets.md for rkt's `run`: instructions until the VMM starts, the network's part included."""
 
 import importlib.util
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of docs/budgets.md for what outlives a power cut: how often the start of a pod waits for the disk."""
+"""The budget of docs/dev/budgets.md for what outlives a power cut: how often the start of a pod waits for the disk."""
 
 import importlib.util
 from pathlib import Path

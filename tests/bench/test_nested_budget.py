@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promise of docs/budgets.md about kvmtool, beside QEMU in one machine. Takes minutes: run by `pytest -m bench`."""
+"""The promise of docs/dev/budgets.md about kvmtool, beside QEMU in one machine. Minutes: run by `pytest -m bench`."""
 
 import argparse
 

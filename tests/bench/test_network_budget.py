@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network's budget of docs/budgets.md but for bare times: processes, spread, and no leak by twenty at once."""
+"""The network's budget of docs/dev/budgets.md but for bare times: processes, spread, and no leak by twenty at once."""
 
 import importlib.util
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The budget of docs/budgets.md for pods out of the warm pool, as far as a busy machine can tell: what is counted.
+"""The budget of docs/dev/budgets.md for pods out of the warm pool, as far as a busy machine can tell: what is counted.
 
 The milliseconds are `scripts/bench pool`'s to say.
 """

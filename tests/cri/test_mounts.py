@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Volumes, image volumes and CDI devices in a real guest. Each case is named after its row of critest's table.
 
-One pod for all of them; docs/volumes.md has the same for operators, limits included.
+One pod for all of them; docs/user/volumes.md has the same for operators, limits included.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's end of the link without I/O, written from docs/link.md to be the other half of HostLink in
+"""The guest's end of the link without I/O, written from docs/dev/link.md to be the other half of HostLink in
 tests.
 
 Used by the fake guest and by the property test of the link. It trusts the host and raises AssertionError

@@ -18,7 +18,7 @@ from tests.kubernetes.cluster import POD_S, Cluster, is_ready, status_of
 from tests.kubernetes.configuration import CLASS, EVICTION_MIB, NODE, PODS_MIB, resources
 from tests.kubernetes.node import until
 
-DOCS = Path(__file__).parents[2] / "docs" / "kubernetes"
+DOCS = Path(__file__).parents[2] / "docs/admin/kubernetes"
 MIB = 1 << 20
 REPLICAS = 2
 SERVE = "echo started; mkdir /www; echo page >/www/index.html; touch /www/ready; exec httpd -f -p 80 -h /www"

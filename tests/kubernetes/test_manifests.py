@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manifests in docs/kubernetes are what Kubernetes and agent-sandbox understand, and agree with each other."""
+"""The manifests in docs/admin/kubernetes are what Kubernetes and agent-sandbox understand, and agree."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ import yaml
 from cri.config import Config
 from cri.node import Node
 
-DOCS = Path(__file__).parents[2] / "docs" / "kubernetes"
+DOCS = Path(__file__).parents[2] / "docs/admin/kubernetes"
 VERSIONS = ("1.36", "1.37")
 OTHERS = ("kubelet.config.k8s.io", "agents.x-k8s.io", "extensions.agents.x-k8s.io")
 """Groups whose objects the API server has no schema of: test_kubelet_files.py and the CRDs have."""

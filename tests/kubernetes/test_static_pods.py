@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kubelet alone, without an API server: static pods, and the configurations in docs/kubernetes."""
+"""The kubelet alone, without an API server: static pods, and the configurations in docs/admin/kubernetes."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.kubernetes.cluster import ANYBODY, POD_S, Kubelet, get, is_ready, sta
 from tests.kubernetes.configuration import NODE, pod
 from tests.kubernetes.node import Node, until
 
-DOCS = Path(__file__).parents[2] / "docs" / "kubernetes"
+DOCS = Path(__file__).parents[2] / "docs/admin/kubernetes"
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(400 * PATIENCE)]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands of `scripts/lab`: a machine with working KVM for those who have none.
 
-Called by scripts/lab as root. See docs/lab.md.
+Called by scripts/lab as root. See docs/dev/testing.md.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="scripts/lab", description="A machine with working KVM. See docs/lab.md.")
+    top = argparse.ArgumentParser(prog="scripts/lab", description="A machine with KVM: docs/dev/testing.md.")
     verbs = top.add_subparsers(dest="verb", required=True)
     machine = argparse.ArgumentParser(add_help=False)
     machine.add_argument("--path", action="append", default=[], metavar="DIR", help="put DIR first on PATH inside")
@@ -120,7 +120,7 @@ def do_test(args: argparse.Namespace) -> int:
     """Run the tests that need the real kvmtool, in a lab that is brought up for them if need be."""
     lkvm = which("lkvm") or next((found for path in paths(args) if (found := shutil.which("lkvm", path=path))), "")
     if not lkvm:
-        print("lab: there is no lkvm on PATH, so the kvmtool tests are skipped; docs/lab.md says how to get one")
+        print("lab: there is no lkvm on PATH, so kvmtool's tests are skipped; see docs/dev/testing.md")
         return 0
     args.path.append(os.path.dirname(lkvm))
     python = ROOT / ".venv/bin/python"

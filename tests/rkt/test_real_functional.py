@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rkt's own functional tests look at and no other test here does (docs/rkt-functional-tests.md), in one pod."""
+"""What rkt's own functional tests look at and no other test here does (docs/dev/testing.md), in one pod."""
 
 import os
 from pathlib import Path

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unit of docs/rkt.md under Debian's real systemd, with the real rkt: an app that fails is started again, one that
-is stopped is not.
+"""The unit of docs/user/rkt.md under Debian's real systemd, with the real rkt: an app that fails is started again, one
+that is stopped is not.
 """
 
 import os
@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so it needs root"),
 ]
-DOCUMENT = (Path(__file__).parents[2] / "docs/rkt.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs/user/rkt.md").read_text(encoding="utf-8")
 LINE = """
 echo one >> /data/starts
 [ $(wc -l < /data/starts) -gt 1 ] || exit 3

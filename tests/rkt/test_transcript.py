@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/rkt-transcript.md is what the real rkt does: the same commands end with the same codes."""
+"""docs/reference/rkt-transcript.md is what the real rkt does: the same commands end with the same codes."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ pytestmark = [
 def test_the_transcript_in_docs_is_true(tmp_path: Path, guest_dir: Path) -> None:
     if lacks := missing():
         pytest.skip(lacks)
-    kept = (transcript.ROOT / "docs/rkt-transcript.md").read_text()
+    kept = (transcript.ROOT / "docs/reference/rkt-transcript.md").read_text()
     assert len(transcript.commands(kept)) > 40 and f"{tmp_path}" not in kept
     fresh = transcript.write(tmp_path, guest_dir)
     assert transcript.commands(fresh) == transcript.commands(kept)

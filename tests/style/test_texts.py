@@ -54,23 +54,57 @@ def test_public_names_are_documented() -> None:
     repo.report(silent, "a public class, function or method has a docstring")
 
 
-def _links(path: Path) -> Iterator[tuple[int, str]]:
-    """Relative links outside of code blocks: line and target without its anchor."""
+def _links(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Relative links outside of code blocks: line, target and anchor."""
     text = FENCE.sub(lambda match: "\n" * match[0].count("\n"), path.read_text(encoding="utf-8"))
     for link in LINK.finditer(text):
-        target = link[1].partition("#")[0]
-        if target and ":" not in target:
-            yield text.count("\n", 0, link.start()) + 1, target
+        target, _, anchor = link[1].partition("#")
+        if ":" not in target:
+            yield text.count("\n", 0, link.start()) + 1, target, anchor
+
+
+def _anchors(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = FENCE.sub("", path.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def _leads_somewhere(page: Path, target: str, anchor: str) -> bool:
+    path = page.parent / target if target else page
+    return path.exists() and (not anchor or path.suffix != ".md" or anchor in _anchors(path))
 
 
 def test_links_in_documents_lead_somewhere() -> None:
     broken = [
-        f"{repo.where(path, line)}: {target}"
+        f"{repo.where(path, line)}: {target}#{anchor}"
         for path in repo.of("text")
-        for line, target in _links(path)
-        if not (path.parent / target).exists()
+        for line, target, anchor in _links(path)
+        if not _leads_somewhere(path, target, anchor)
     ]
-    repo.report(broken, "a link in a document leads to a file")
+    repo.report(broken, "a link in a document leads to a file, and its anchor to a heading")
+
+
+def test_documents_that_sources_name_exist() -> None:
+    """Comments, errors and tests name pages by their path from the top: `docs/dev/link.md`."""
+    languages = ("python", "c", "shell", "proto", "text")
+    broken = [
+        f"{repo.where(path)}: {name}"
+        for path in (path for language in languages for path in repo.of(language))
+        for name in re.findall(r"docs/[\w/.-]+\.(?:md|toml|service|yaml)\b", path.read_text(encoding="utf-8"))
+        if not (repo.ROOT / name).exists()
+    ]
+    repo.report(broken, "a page that a source file names is there")
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = repo.ROOT / "docs" / "README.md"
+    listed = {(index.parent / target).resolve() for _, target, _ in _links(index)}
+    pages = [path for path in repo.of("text") if path.suffix == ".md" and path.is_relative_to(index.parent)]
+    missing = [
+        repo.where(page) for page in pages if page != index and page.parent.name != "decisions" and page not in listed
+    ]
+    repo.report(missing, "docs/README.md links to every page")
 
 
 def _exists(reference: str) -> bool:
@@ -81,8 +115,8 @@ def _exists(reference: str) -> bool:
 
 
 def _budgets() -> Iterator[tuple[int, list[str]]]:
-    """Rows of the tables in docs/budgets.md: line and the cells what, budget, measured, how."""
-    lines = (repo.ROOT / "docs" / "budgets.md").read_text(encoding="utf-8").splitlines()
+    """Rows of the tables in docs/dev/budgets.md: line and the cells what, budget, measured, how."""
+    lines = (repo.ROOT / "docs/dev/budgets.md").read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, 1):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and cells[0] != "what" and set(cells[0]) - set("-: "):

@@ -18,7 +18,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.systemd_machine import SystemdMachine, why_not
 
 REPO = Path(__file__).parents[2]
-UNIT = (REPO / "docs/clearpod.service").read_text(encoding="utf-8")
+UNIT = (REPO / "docs/admin/clearpod.service").read_text(encoding="utf-8")
 MORE = """[Service]
 ExecStart=
 ExecStart={python} -m cri serve --config {root}/config.toml

@@ -58,7 +58,7 @@ def hold(name: str, figures: Mapping[str, float], *, update: bool, file: Path = 
         return 0
     base = read(name, file)
     if base is None:
-        print(f"bench: there is no baseline for {name}; the budgets hold, see docs/benchmarks.md", file=sys.stderr)
+        print(f"bench: there is no baseline for {name}; the budgets hold, see docs/dev/benchmarks.md", file=sys.stderr)
     found = worse(figures, base or {})
     for line in found:
         print(f"bench: {line}", file=sys.stderr)

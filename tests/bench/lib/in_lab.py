@@ -75,8 +75,8 @@ def _lkvm(paths: list[str]) -> str:
         raise LabError(str(error)) from None
     if not found:
         raise LabError(
-            "there is no lkvm on PATH, in --path or $CLEARPOD_LAB_PATH, and the lab is for kvmtool; docs/lab.md says "
-            "how to get it"
+            "there is no lkvm on PATH, in --path or $CLEARPOD_LAB_PATH, and the lab is for kvmtool; "
+            "docs/dev/testing.md says how to get it"
         )
     return found
 

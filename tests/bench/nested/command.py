@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench boot --lab`: kvmtool, QEMU microvm and the traditional way, in one machine that counts instructions.
 
-Called by boot.py. See docs/benchmarks.md. Exit codes: 0; 1 nothing could be measured, or a VM did not start as often as
-asked; 3 without kvmtool, the rest was measured; 4 a promise is broken or a figure is worse than its baseline.
+Called by boot.py. See docs/dev/benchmarks.md. Exit codes: 0; 1 nothing could be measured, or a VM did not start as
+often as asked; 3 without kvmtool, the rest was measured; 4 a promise is broken or a figure is worse than its baseline.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main(guest: Path, args: argparse.Namespace) -> int:
         lkvm = find_lkvm(args.path)
         if not lkvm:
             print("bench: there is no lkvm on PATH, in --path or $CLEARPOD_LAB_PATH, so kvmtool is left out;"
-                  " docs/lab.md says how to get it", file=sys.stderr)  # fmt: skip
+                  " docs/dev/testing.md says how to get it", file=sys.stderr)  # fmt: skip
         result = measure(guest, lkvm, args)
     except BuildFailed as error:
         print(f"bench: {error}", file=sys.stderr)

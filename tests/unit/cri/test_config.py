@@ -12,7 +12,7 @@ from cri import config
 from cri.policy import Rule
 from stage1.errors import BadRequest, NotFound
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[3] / "docs/admin"
 
 WRONG = [
     ("[vm]\nmemroy_mib = 3", 2, 'unknown key "vm.memroy_mib"; did you mean "memory_mib"?'),

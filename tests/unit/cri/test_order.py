@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of states and moves is the one that docs/order.md draws, and it is whole."""
+"""The table of states and moves is the one that docs/dev/cri.md draws, and it is whole."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from cri.pods import order
 from stage1.pod import states
 
-PAGE = Path(__file__).parents[3] / "docs" / "order.md"
+PAGE = Path(__file__).parents[3] / "docs/dev/cri.md"
 
 
 def drawn(heading: str) -> dict[str, dict[str, str]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unit for systemd that docs/node.md gives."""
+"""The unit for systemd that docs/admin/node.md gives."""
 
 import configparser
 import shutil
@@ -13,7 +13,7 @@ from cri.cli.service import END_S
 
 EXPOSURE = 75
 """By systemd-analyze, of 100."""
-UNIT = Path(__file__).parents[3] / "docs" / "clearpod.service"
+UNIT = Path(__file__).parents[3] / "docs/admin/clearpod.service"
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.unit.seccomp.test_filters import FILTERS, LOADED, built, pytestmark
 __all__ = ["built", "pytestmark"]
 
 BOOT_INSTRUCTIONS = 44_100_000
-"""From exec of kvmtool to a ready agent, and how often it makes KVM_RUN meanwhile: docs/benchmarks.md."""
+"""From exec of kvmtool to a ready agent, and how often it makes KVM_RUN meanwhile: docs/dev/benchmarks.md."""
 BOOT_EXITS = 2195
 BUDGET = 0.02
 
