@@ -2,7 +2,7 @@
 """The node: everything that an RPC may use, gathered in one object.
 
 Made by `clearpod serve` and by tests (which put fakes in), handed to every RPC by the server. It only holds
-things and the calls in progress; what is done with them is in `cri.runtime`, `cri.image` and `cri.pods`.
+things and the calls in progress; what is done with them is in `cri.runtime`, `cri.image`, `cri.pods` and below.
 """
 
 import asyncio
@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
+from cri.live.hooks import Hooks
+from cri.live.tools import Tools
 from cri.memory.merger import Merger
-from cri.pods.fit import Bounds
-from cri.pods.following import Follower
-from cri.pods.guard import Guard
-from cri.pods.hooks import Hooks
-from cri.pods.networks import NodeNetwork
-from cri.pods.squeezer import Squeezer
-from cri.pods.storage import Storage, reserve_of
+from cri.monitors.disk_guard import Guard
+from cri.monitors.mounts import Follower
+from cri.monitors.network import NodeNetwork
+from cri.monitors.reclaimer import Squeezer
 from cri.pods.table import PodTable
-from cri.pods.threads import started
-from cri.pods.tools import Tools
+from cri.pool.fit import Bounds
 from cri.readiness import Readiness
+from cri.storage.disk import Storage, reserve_of
 from cri.store.verifier import Verifier
+from cri.threads import started
 from stage1.errors import PodError, WrongState
 
 if TYPE_CHECKING:
+    from cri.live.pod import LivePod
     from cri.nri.hub import Hub
-    from cri.pods.pod import LivePod
     from cri.store.images import ImageStore
     from stage1.engine import Host
     from stage1.linux.host import HostFacts

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from cri.pods.fit import Bounds
-from cri.pods.space import Layers
+from cri.pool.fit import Bounds
+from cri.storage.space import Layers
 from stage1.errors import PodError
 from stage1.linux import cgroup, dbus, idmap, mount, process, scope
 from stage1.linux.cgroup import LIMITED
@@ -101,7 +101,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
     # Late, because pydantic is slow to import and may be what is missing.
     from cri import policy
     from cri.config import Config, load
-    from cri.pods.storage import look, reserve_of
+    from cri.storage.disk import look, reserve_of
 
     config, error = Config(), ""
     try:

@@ -4,7 +4,7 @@
 from typing import NamedTuple
 
 from cri.cli.check_facts import Facts
-from cri.pods import fit
+from cri.pool import fit
 from stage1.linux.cgroup import LIMITED
 from stage1.vm import limits
 from stage1.vm.choose import kvm_remedy

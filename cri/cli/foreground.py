@@ -18,10 +18,11 @@ from typing import Any
 from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.cli.timeline import Timeline
-from cri.pods import containers
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
-from cri.pods.tools import Tools
+from cri.containers import create as containers
+from cri.live import shutdown
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
+from cri.live.tools import Tools
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
 from stage1 import engine
@@ -67,7 +68,7 @@ class Foreground:
             undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
             await self._pod.boot()
-            undo.push_async_callback(self._pod.remove)
+            undo.push_async_callback(shutdown.remove, self._pod)
             self._say_booted()
             container = await self._create(image, plan)
             self._timeline.mark("container created: its image is mounted in the guest")

@@ -17,8 +17,8 @@ from typing import Any
 from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.timeline import Timeline
 from cri.config import Config, load
+from cri.containers.create import Accounts
 from cri.image.pull import pull
-from cri.pods.containers import Accounts
 from cri.policy import MOST_MEMORY_MIB, MOST_VCPUS
 from cri.store.images import Image, ImageStore
 from stage1 import engine

@@ -60,7 +60,7 @@ async def serve(config: Config, path: str | None = None) -> int:
     from cri.node import Node
     from cri.notify import Notifier
     from cri.owner import own
-    from cri.pods.threads import started
+    from cri.threads import started
     from cri.translate.sandbox import plain
 
     asyncio.get_running_loop().set_default_executor(started(THREADS, "daemon"))

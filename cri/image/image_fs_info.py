@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cri.pb import runtime_pb2 as pb
-from cri.pods.storage import look
+from cri.storage.disk import look
 
 if TYPE_CHECKING:
     from cri.node import Node

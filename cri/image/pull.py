@@ -23,10 +23,10 @@ from cri.image import manifest
 from cri.image.claims import bring_all
 from cri.image.registries import Auth
 from cri.image.source import Resolved, Source, source_of
-from cri.pods import filling
-from cri.pods.threads import started
+from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
+from cri.threads import started
 from stage1.errors import NoSpace, PodError
 from stage1.linux import files, sandbox
 from stage1.rootfs import layers, layout

@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING
 
 from cri.pb import runtime_pb2 as pb
-from cri.pods.threads import to_the_end
+from cri.threads import to_the_end
 from stage1.errors import BadRequest
 
 if TYPE_CHECKING:

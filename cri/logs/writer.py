@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writer of one container's log file. Called by `cri.pods` on the event loop, but for what is said to block.
+"""The writer of one container's log file. Called by `feed` on the event loop, but for what is said to block.
 
 Exactly once: the guest repeats frames that were not acknowledged. After a batch, and before the
 acknowledgement, a commit record {sequence number, size of the file, unfinished lines} replaces the old one.

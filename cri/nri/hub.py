@@ -15,6 +15,9 @@ from typing import Any
 
 from cri import events
 from cri.config import Nri
+from cri.live.container import LiveContainer
+from cri.live.hooks import Hooks
+from cri.live.pod import LivePod
 from cri.nri import adjust, amounts, shown, synchronize
 from cri.nri.amounts import Claims
 from cri.nri.door import Door
@@ -23,11 +26,8 @@ from cri.nri.updates import Updates
 from cri.nri.validate import Wishes
 from cri.pb import nri_pb2 as nri
 from cri.pb import runtime_pb2 as pb
-from cri.pods.container import LiveContainer
-from cri.pods.hooks import Hooks
-from cri.pods.pod import LivePod
-from cri.pods.threads import to_the_end
 from cri.store.pods import ContainerRecord, ContainerState
+from cri.threads import to_the_end
 from stage1.errors import WrongState
 from stage1.pod import states
 

@@ -5,10 +5,10 @@ As containerd shows them, without what a VM keeps to itself: a container has no 
 host. A pod's pid is that of its VMM.
 """
 
+from cri.live.pod import LivePod
 from cri.nri import amounts
 from cri.pb import nri_pb2 as nri
 from cri.pb import runtime_pb2 as pb
-from cri.pods.pod import LivePod
 from cri.store.pods import ContainerRecord, ContainerState
 from stage1.pod import states
 from stage1.pod.model import HOST_TO_CONTAINER, Mount

@@ -9,13 +9,14 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+from cri.containers import limits
+from cri.containers import stop as stops
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from cri.nri import amounts, calls
 from cri.nri.calls import Refused
 from cri.nri.plugin import Plugin
 from cri.pb import nri_pb2 as nri
-from cri.pods import limits, stops
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
 from cri.store.pods import ContainerRecord
 from cri.tasks import Tasks
 from cri.translate import bounds, resources

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live pods: one asyncio task owns one pod, its VM, its link and its containers.
+"""All pods of the node: found, made and removed, taken over from a previous daemon; and what is done with one of them.
 
-Used by the RPCs. Nothing here knows protobuf; requests arrive as records made by `cri.translate`.
+Called by the RPCs and by streaming. Nothing here knows how a container is made (`cri.containers`). Requests arrive as
+records made by `cri.translate`.
 """

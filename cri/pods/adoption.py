@@ -9,21 +9,19 @@ it says. A pod that can't be taken over stays listed as not ready, with the reas
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from cri.pods.container import LiveContainer
-from cri.pods.reconcile import believe, remove_half_done
-from cri.pods.threads import when_possible
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from cri.store import pods as store
 from cri.store.recover import ENDED
+from cri.threads import when_possible
 from stage1 import engine
-from stage1.errors import PodError, VmFailed, WrongState
+from stage1.errors import NotFound, PodError, VmFailed, WrongState
 from stage1.guest import messages
 from stage1.pod import states
 from stage1.vm import hold
-
-if TYPE_CHECKING:
-    from cri.pods.pod import LivePod
 
 log = logging.getLogger("clearpod.pod")
 
@@ -38,7 +36,7 @@ class Left(NamedTuple):
     bundles: tuple[str, ...] = ()
 
 
-def restore(pod: "LivePod", stored: store.Stored) -> None:
+def restore(pod: LivePod, stored: store.Stored) -> None:
     """Take the state from the file of the previous daemon. Blocks: it opens logs.
 
     Raises PodError, OSError or ValueError: see `put_aside`.
@@ -47,12 +45,14 @@ def restore(pod: "LivePod", stored: store.Stored) -> None:
     pod.unused_id = stored.status.ids + 1
     pod.network = engine.network(pod.directory)
     for one in stored.containers:
-        container = LiveContainer(one.record, pod, _sane(one.status, one.record.created_ns))
+        status = _sane(one.status, one.record.created_ns)
+        place = pod.record.log_directory
+        container = LiveContainer(one.record, pod.directory, log_directory=place, status=status)
         container.log.open()
         pod.containers[container.id], container.tell = container, pod.tell
 
 
-def forget_containers(pod: "LivePod") -> None:
+def forget_containers(pod: LivePod) -> None:
     """Undo `restore`, which failed: the pod is listed without containers."""
     for container in pod.containers.values():
         container.log.close()
@@ -66,13 +66,13 @@ def _sane(status: store.ContainerState, created_ns: int) -> store.ContainerState
     return status._replace(started_ns=started, finished_ns=finished, exit_code=status.exit_code & 0xFF)
 
 
-def put_aside(pod: "LivePod", why: str) -> None:
+def put_aside(pod: LivePod, why: str) -> None:
     """The pod is not ready any more, from now on; `mark_dead` does the rest."""
     state = pod.status.state if pod.status.state == states.DEAD else states.STOPPING
     pod.status = pod.status._replace(state=state, why=pod.status.why or why)
 
 
-async def adopt(pod: "LivePod") -> Left:
+async def adopt(pod: LivePod) -> Left:
     """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, mark it dead."""
     begun, left, why = time.monotonic(), Left(), ""
     try:
@@ -93,16 +93,16 @@ async def adopt(pod: "LivePod") -> Left:
     return Left()
 
 
-async def _take_over(pod: "LivePod") -> Left:
+async def _take_over(pod: LivePod) -> Left:
     vm = await when_possible(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
     if await when_possible(hold.is_held, pod.directory):
-        await asyncio.to_thread(hold.go_on, vm, pod.directory)  # `guard` holds it again if it must
+        await asyncio.to_thread(hold.go_on, vm, pod.directory)  # the disk guard holds it again if it must
     pod.watch(vm)
     await pod.meet(pod.tools.adopt_timeout_s)
     reply = await pod.call(messages.List())
-    unknown = believe(pod, reply.containers)
+    unknown = _reconcile(pod, reply.containers)
     bundles = set(await when_possible(engine.bundles, pod.directory))
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
@@ -111,28 +111,62 @@ async def _take_over(pod: "LivePod") -> Left:
     return Left(unknown, tuple(bundles - set(pod.containers)))
 
 
-async def _follow_processors(pod: "LivePod") -> None:
+async def _follow_processors(pod: LivePod) -> None:
     """The last daemon may have bound its VMM: bind it to the processors of the containers that there are."""
     try:
-        await pod.cpus.follow(pod, anew=True)
+        await pod.bind_cpus(anew=True)
     except WrongState as error:
         log.warning("pod.cpus", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
 
 
-async def tidy(pod: "LivePod", left: Left) -> None:
+async def tidy(pod: LivePod, left: Left) -> None:
     """Remove what was being made when the last daemon ended. What can't be removed stays until the pod is removed."""
     if not pod.is_ready:
         return
     try:
         async with asyncio.timeout(TIDY_S):
-            await remove_half_done(pod, left.containers, bundles=left.bundles)
+            await _remove_half_done(pod, left.containers, bundles=left.bundles)
             await pod.images.settle()
     except (PodError, OSError, TimeoutError) as error:
         what = str(error) or f"its guest did not answer within {TIDY_S:g} s"
         log.warning("pod.untidy", extra={"pod": pod.id, "title": pod.title, "error": what})
 
 
-async def mark_dead(pod: "LivePod") -> None:
+def _reconcile(pod: LivePod, listed: Iterable[messages.Container]) -> tuple[str, ...]:
+    """Bring the pod's containers to what the guest's agent listed; returns those that only the guest knows.
+
+    Its word is taken for states and exits of containers that we made. One that only the guest knows, or that only has a
+    bundle, was being made when the daemon ended, and is removed.
+    """
+    known = {one.id: one for one in listed}
+    for container in pod.containers.values():
+        container.reconcile(known.pop(container.id, None))
+    return tuple(known)
+
+
+async def _remove_half_done(pod: LivePod, containers: Iterable[str], *, bundles: Iterable[str]) -> None:
+    """Remove containers from the guest, then bundles that it does not use any more; both belong to nobody.
+
+    What the guest does not remove keeps its bundle, and takes no more than its own guest's memory. Raises PodError.
+    """
+    kept = set(await asyncio.gather(*(_delete(pod, one) for one in containers)))
+    for bundle in set(bundles) - kept:
+        await asyncio.to_thread(engine.remove_container, pod.directory, bundle)
+
+
+async def _delete(pod: LivePod, container: str) -> str:
+    """The container's id if it may still be there, else nothing."""
+    try:
+        await pod.call(messages.Delete(container))
+    except NotFound:
+        return ""
+    except PodError as error:
+        log.warning("pod.untidy", extra={"pod": pod.id, "container": container, "error": str(error)})
+        return container
+    return ""
+
+
+async def mark_dead(pod: LivePod) -> None:
     """The VM is gone, or must go: the pod stays listed as not ready, with the exit of its containers.
 
     A VM that can't be ended now is tried again when the pod is stopped or removed.

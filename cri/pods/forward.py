@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
-from cri.pods.outlet import Outlet
-from cri.pods.pod import LivePod
+from cri.live.pod import LivePod
+from cri.output_queue import Outlet
 from stage1.errors import PodError
 from stage1.guest import messages
 

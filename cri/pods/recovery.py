@@ -10,14 +10,13 @@ import logging
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
+from cri.live.pod import LivePod
+from cri.live.tools import Tools, tell_owed
 from cri.pods import adoption
-from cri.pods.networks import tell_owed
-from cri.pods.pod import LivePod
-from cri.pods.threads import is_set_within, to_the_end_in
-from cri.pods.tools import Tools
 from cri.store import recover
 from cri.store.pods import PodRecord, Stored
 from cri.tasks import Tasks
+from cri.threads import is_set_within, to_the_end_in
 from stage1 import engine, sweep
 from stage1.errors import Exhausted, PodError, Unavailable
 

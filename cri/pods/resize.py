@@ -11,10 +11,10 @@ import logging
 import weakref
 from collections.abc import Callable
 
+from cri.live.deadlines import answer
+from cri.live.pod import LivePod
+from cri.live.tuning import tunes
 from cri.pb import runtime_pb2 as pb
-from cri.pods.deadlines import answer
-from cri.pods.pod import LivePod
-from cri.pods.tuning import tunes
 from cri.store.pods import PodRecord
 from stage1.errors import NoSpace, PodError, WrongState
 from stage1.guest.messages import Tune

@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cri import events
-from cri.pods import containers, ports, stops
-from cri.pods.container import LiveContainer
-from cri.pods.fit import Bounds
+from cri.containers import create as containers
+from cri.containers import stop as stops
+from cri.live import shutdown
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
+from cri.live.tools import Tools
+from cri.pods import ports
 from cri.pods.names import Names
-from cri.pods.pod import LivePod
-from cri.pods.pool import Pool
 from cri.pods.recovery import Recovery
-from cri.pods.tools import Tools
+from cri.pool.fit import Bounds
+from cri.pool.pool import Pool
 from cri.store import pods as store
 from cri.turns import Turns
 from cri.vsock import VsockPort
@@ -170,7 +173,7 @@ class PodTable:
         async with pod.removal:
             if self._pods.get(pod.id) is not pod:
                 return
-            await pod.remove()
+            await shutdown.remove(pod)
             del self._pods[pod.id]
         for container in pod.containers.values():
             self._container_names.release(_container_name(pod, container.record))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attach: returns the URL at which a client can join a running container. Contract section 13.1."""
 
+from cri.containers import attach as pods
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import attach as pods
 from stage1.errors import BadRequest
 
 

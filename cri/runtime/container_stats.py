@@ -3,7 +3,7 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods.samples import sample_of
+from cri.statistics.samples import sample_of
 from cri.translate import stats
 
 

@@ -3,9 +3,9 @@
 
 import asyncio
 
+from cri.containers.create import Accounts
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods.containers import Accounts
 from cri.store.pods import ContainerRecord
 from cri.translate import cdi, container
 from stage1.errors import BadRequest, NotFound

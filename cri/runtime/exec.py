@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exec: returns the URL at which a client can run a command in a container. Contract section 13.1."""
 
+from cri.containers import exec as execs
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import execs
 from stage1.errors import BadRequest
 
 

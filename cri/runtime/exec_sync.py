@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ExecSync: runs a command in a container to its end and returns its output."""
 
+from cri.containers import exec as execs
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import execs
 from stage1.errors import BadRequest
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """ListContainerStats: what the containers use. Kubelet's eviction asks this, and skips those that do not run."""
 
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods.answers import each, fitting
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
-from cri.pods.samples import samples_of
-from cri.stats import Sample
+from cri.statistics.answers import each, fitting
+from cri.statistics.sample import Sample
+from cri.statistics.samples import samples_of
 from cri.translate import stats
 
 

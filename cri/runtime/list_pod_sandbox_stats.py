@@ -3,8 +3,8 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods.answers import each, fitting
-from cri.pods.samples import samples_of
+from cri.statistics.answers import each, fitting
+from cri.statistics.samples import samples_of
 from cri.translate import stats
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """ReopenContainerLog: kubelet has renamed the file; go on in a new one."""
 
+from cri.containers import order
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import order
 
 
 async def reopen_container_log(node: Node, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:

@@ -3,9 +3,9 @@
 
 import asyncio
 
+from cri.containers import create as containers
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import containers
 
 
 async def start_container(node: Node, request: pb.StartContainerRequest) -> pb.StartContainerResponse:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """StopContainer: the stop signal, the grace, SIGKILL; returns when it is EXITED."""
 
+from cri.containers import stop as stops
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import stops
 
 
 async def stop_container(node: Node, request: pb.StopContainerRequest) -> pb.StopContainerResponse:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """StopPodSandbox: kills what runs and ends the VM; the pod stays listed as not ready."""
 
+from cri.live import shutdown
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 
@@ -8,5 +9,5 @@ from cri.pb import runtime_pb2 as pb
 async def stop_pod_sandbox(node: Node, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
     """Again, unknown, or with a VM that is gone already: fine."""
     if pod := node.pods.find(request.pod_sandbox_id):
-        await pod.stop()
+        await shutdown.stop(pod)
     return pb.StopPodSandboxResponse()

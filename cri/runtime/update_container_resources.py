@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """UpdateContainerResources: new limits for a created or running container (`crictl update`, in-place resize)."""
 
+from cri.containers import limits
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import limits
 from cri.store.pods import ContainerRecord
 from cri.translate import resources
 from stage1.errors import BadRequest

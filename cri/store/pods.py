@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`state.json` in a pod's directory: what the daemon must know again after it was killed.
 
-Written by `cri.pods` at each change of state, read by `cri.store.recover`. What never changes (records) and
+Written by `cri.live` at each change of state, read by `cri.store.recover`. What never changes (records) and
 what does (states) are apart; who the pod is stands in `pod.json` too, so that its name stays taken when `state.json` is
 damaged. What other places know better is not here: the VMM's pid is in vm.json, a log's
 position beside the log, whether a container runs is asked of the agent.

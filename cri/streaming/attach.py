@@ -6,9 +6,9 @@ Contract sections 4 and 13.3.
 
 import asyncio
 
+from cri.containers import attach as pods
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import attach as pods
 from cri.streaming import pump, status
 from cri.streaming.inlet import Inlet
 from cri.streaming.session import Session

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exec's second half: a command whose streams are the client's. Called by `connection`."""
 
+from cri.containers import exec as execs
+from cri.containers.exec import Command
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.pods import execs
-from cri.pods.execs import Command
 from cri.streaming import pump, status
 from cri.streaming.inlet import Inlet
 from cri.streaming.session import Session

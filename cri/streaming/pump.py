@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from cri.pods.outlet import Outlet
+from cri.output_queue import Outlet
 from cri.streaming.inlet import Inlet
 from cri.streaming.session import Session
 from cri.streaming.sizes import Sizes

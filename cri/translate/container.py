@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cri.containers.create import Accounts
 from cri.pb import runtime_pb2 as pb
-from cri.pods.containers import Accounts
 from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import cdi, limits, mounts, security, userns

@@ -5,8 +5,8 @@ import time
 
 from cri import events
 from cri.events import Happening
+from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.pods.pod import LivePod
 from cri.translate import replies
 
 KINDS = {

@@ -8,10 +8,10 @@ CRI has no others.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
-from cri.stats import Disk, Sample
+from cri.statistics.sample import Disk, Sample
 from stage1.guest.messages import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats
 from stage1.guest.numbers import Pressures
 

@@ -4,9 +4,9 @@
 import json
 from collections.abc import Mapping
 
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
 from cri.store import codec
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.translate import shown

@@ -3,10 +3,10 @@
 
 import time
 
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
-from cri.stats import Disk, Sample
+from cri.statistics.sample import Disk, Sample
 from cri.translate.replies import has_labels
 from stage1.guest.messages import ContainerStats, CpuStats, InterfaceStats, MemoryStats
 from stage1.guest.numbers import Pressure, Pressures

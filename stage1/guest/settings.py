@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agent is told first, from the pod and its network. For `cri.pods` and `stage1.rkt`. Pure but for time and
+"""What the agent is told first, from the pod and its network. For `cri.live` and `stage1.rkt`. Pure but for time and
 random bytes.
 """
 

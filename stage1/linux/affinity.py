@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """On which processors of the host the threads of a process may run. See sched_setaffinity(2) and cpuset(7).
 
-Called by `cri.pods.cpus` for VMMs, and by who checks such a list. Who shall run where is not decided here.
+Called by `cri.live.cpus` for VMMs, and by who checks such a list. Who shall run where is not decided here.
 """
 
 import os

@@ -23,8 +23,8 @@ from cri.image.pull import pull_blocking
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
-from cri.pods.storage import reserve_of
 from cri.server import OPTIONS, Listener
+from cri.storage.disk import reserve_of
 from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
 from stage1 import engine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.pods import pod as pods
+from cri.live import pod as pods
 from stage1.errors import KernelError
 from stage1.vm.vmm import CONSOLE_KEEP_BYTES, VmProcess
 

@@ -17,8 +17,8 @@ from grpc import aio
 
 from cri.config import Storage
 from cri.pb import runtime_pb2 as pb
-from cri.pods import filling
-from cri.pods.storage import reserve_of
+from cri.storage import filling
+from cri.storage.disk import reserve_of
 from stage1 import engine, sweep
 from stage1.linux import mount
 from tests.fakes.cni import FakeCni

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cri.monitors.reclaimer import Squeezer
 from cri.pb import runtime_pb2 as pb
-from cri.pods.squeezer import Squeezer
 from stage1 import engine
 from stage1.linux.pressure import Shortage
 from tests.bench.lib import footprint

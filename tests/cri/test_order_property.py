@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls on the same pods and containers, one after the other and many at once, against a model: the table of
-`cri.pods.order`. Guests are instant fakes; HYPOTHESIS_EXAMPLES asks for more than `scripts/test` does.
+`cri.containers.order`. Guests are instant fakes; HYPOTHESIS_EXAMPLES asks for more than `scripts/test` does.
 
 One call has exactly the answer of the table. Of calls at once only the outcome is known: nothing that stops or removes
 fails, what it was to end has ended, no answer is a fault of ours, states never go back, and in the end nothing is left.
@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from cri.containers import order
 from cri.pb import runtime_pb2 as pb
-from cri.pods import order
 from stage1 import engine
 from stage1.pod import states
 from tests.cri.conftest import Client, Registered, World

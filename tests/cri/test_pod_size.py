@@ -5,8 +5,8 @@ import asyncio
 
 import pytest
 
+from cri.monitors.reclaimer import Squeezer
 from cri.pods import resize
-from cri.pods.squeezer import Squeezer
 from stage1.errors import NoSpace
 from stage1.guest import messages
 from stage1.guest.messages import Tune

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.pods import fit
+from cri.pool import fit
 from stage1.guest import messages
 from stage1.linux import namespace
 from stage1.net import spare

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """More containers of one pod than its guest keeps: those that have ended make room, and stay listed."""
 
+from cri.containers.capacity import AT_ONCE, MOST
 from cri.pb import runtime_pb2 as pb
-from cri.pods.rooms import AT_ONCE, MOST
 from stage1.guest import messages
 
 from .conftest import World

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.pods import meter
+from cri.statistics import meter
 from stage1.guest import messages
 
 from .conftest import Client, World

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.pods.networks import NodeNetwork
+from cri.monitors.network import NodeNetwork
 from stage1.net import record
 from tests.fakes.cni import FakeCni
 

@@ -103,8 +103,8 @@ async def daemon(config_file: str, root: str) -> None:
     from cri.cli.serve import THREADS, _set_up_logging
     from cri.node import Node as RealNode
     from cri.owner import own
-    from cri.pods.storage import reserve_of
-    from cri.pods.threads import started
+    from cri.storage.disk import reserve_of
+    from cri.threads import started
     from stage1.engine import Host
     from stage1.vm.choose import Choice
 

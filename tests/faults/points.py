@@ -33,7 +33,7 @@ _EVENTS = {
 }
 _LIBC = {"mount": "mount", "umount2": "umount", "unshare": "unshare", "setns": "setns"}
 _SYSCALLS = {429: "move_mount", 442: "mount_setattr"}
-_THIN = ("/stage1/linux/", "/cri/pods/threads.py", "/cri/agent.py", "/cri/pods/pod.py LivePod.call")
+_THIN = ("/stage1/linux/", "/cri/threads.py", "/cri/agent.py", "/cri/live/pod.py LivePod.call")
 """Who calls these is the one who takes the step."""
 _ROOT = f"{Path(__file__).parents[2]}/"
 

@@ -57,7 +57,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/image/skopeo.py": {"os.path.exists": IMAGES},
     "cri/image/source.py": dict.fromkeys(("open", "os.makedirs", "os.open", "os.path.isdir"), IMAGES),
     "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
-    "cri/pods/following.py": {"os.open": HOST},
+    "cri/monitors/mounts.py": {"os.open": HOST},
     "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "os.unlink"), OURS),
     "cri/owner.py": dict.fromkeys(
         ("files.make_dirs", "os.lstat", "os.makedirs", "os.path.realpath", "os.unlink"),
@@ -66,8 +66,8 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/readiness.py": dict.fromkeys(
         ("os.access", "os.path.isfile", "os.statvfs"), "the installation's, and the two directories themselves"
     ),
-    "cri/pods/guard.py": {"os.statvfs": STATE},
-    "cri/pods/storage.py": {"os.statvfs": STATE},
+    "cri/monitors/disk_guard.py": {"os.statvfs": STATE},
+    "cri/storage/disk.py": {"os.statvfs": STATE},
     "cri/nri/door.py": dict.fromkeys(("os.chmod", "os.unlink"), OURS),
     "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.unlink"), OURS),
     "cri/store/reserve.py": dict.fromkeys(

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import pytest
 
 from cri.config import Config
+from cri.containers import create as containers
+from cri.containers import exec as execs
 from cri.image.pull import pull_blocking
-from cri.pods import containers, execs
-from cri.pods.container import LiveContainer
-from cri.pods.following import Follower
-from cri.pods.pod import LivePod
-from cri.pods.tools import Tools
+from cri.live import shutdown
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
+from cri.live.tools import Tools
+from cri.monitors.mounts import Follower
 from cri.store.images import ImageStore
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
@@ -83,7 +85,7 @@ async def booted(machine: Machine) -> AsyncIterator[LivePod]:
         await pod.boot()
         yield pod
     finally:
-        await pod.remove()
+        await shutdown.remove(pod)
         port.close()
         collect(pod.directory)
 

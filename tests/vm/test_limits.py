@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cri.pods import execs
-from cri.pods.container import LiveContainer
-from cri.pods.pod import LivePod
+from cri.containers import exec as execs
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
 from stage1 import engine, quarters
 from stage1.linux import cgroup, mount
 from stage1.pod.model import Mount, Pod

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.pods.pod import LivePod
+from cri.live.pod import LivePod
 from stage1.errors import VmFailed
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
 from stage1.vm import sigsys

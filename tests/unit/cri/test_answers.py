@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cri.pods.answers import each, fitting
+from cri.statistics.answers import each, fitting
 
 
 class Pod(NamedTuple):

@@ -11,8 +11,8 @@ import pytest
 from cri.cli import check, check_facts
 from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
-from cri.pods.fit import Bounds
-from cri.pods.space import Layers
+from cri.pool.fit import Bounds
+from cri.storage.space import Layers
 from stage1.errors import PodError, Unsupported
 from stage1.linux.host import HostFacts
 from stage1.net import networks

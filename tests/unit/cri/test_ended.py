@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from cri.pods import ended
+from cri.live import vm_end as ended
 from stage1.linux import process
 from stage1.vm.vmm import VmProcess
 

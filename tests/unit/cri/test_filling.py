@@ -3,7 +3,7 @@
 
 import pytest
 
-from cri.pods.filling import LONG_S, PART, SHORT_S, Seen, Verdict, judge, kept_free, pause_s
+from cri.storage.filling import LONG_S, PART, SHORT_S, Seen, Verdict, judge, kept_free, pause_s
 
 MIB, GIB = 1 << 20, 1 << 30
 KEEP = 256 * MIB

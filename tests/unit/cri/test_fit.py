@@ -9,7 +9,7 @@ import pytest
 from cri.config import Config
 from cri.config import Vm as VmConfig
 from cri.pb import runtime_pb2 as pb
-from cri.pods import fit
+from cri.pool import fit
 from cri.translate import sandbox
 from stage1.pod.model import IdMap, Pod, Port
 from tests.fakes.open_policy import OPEN

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cri.pods import datagrams, loopback
+from cri.live import datagrams, loopback
 from stage1.errors import AlreadyExists
 from stage1.linux import namespace
 from stage1.pod.model import Pod, Port

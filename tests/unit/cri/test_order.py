@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.pods import order
+from cri.containers import order
 from stage1.pod import states
 
 PAGE = Path(__file__).parents[3] / "docs/dev/cri.md"

@@ -14,7 +14,7 @@ import pytest
 
 from cri.config import Config
 from cri.image.pull import pull_blocking
-from cri.pods.images import Accounts, PodImages
+from cri.live.images import Accounts, PodImages
 from cri.store.images import ImageStore
 from stage1.errors import AgentFailed, AlreadyExists, NotFound, WrongState
 from stage1.guest.messages import MountImage, UnmountImage
@@ -69,11 +69,19 @@ class Pod:
 
     def __init__(self, directory: Path, agent: Agent, containers: dict[str, Any] | None = None) -> None:
         self.directory, self.agent, self.id, self.is_ready = str(directory), agent, "p", True
-        self.tools = SimpleNamespace(host=SimpleNamespace(choice=SimpleNamespace(driver="kvmtool")))
-        self.record = SimpleNamespace(pod=SimpleNamespace(ids=IdMap(), host=()))
+        model: Any = SimpleNamespace(id="p", ids=IdMap(), host=())
         self.containers = containers or {}
         self.call = agent.call
-        self.images = PodImages(self)  # type: ignore[arg-type]
+        self.images = PodImages(
+            model,
+            self.directory,
+            call=self._ask,
+            containers=self.containers,
+            is_ready=lambda: self.is_ready,
+        )
+
+    async def _ask(self, op: Any) -> Any:
+        return await self.call(op)  # type: ignore[func-returns-value]
 
     def again(self) -> "Pod":
         """The pod of the next daemon."""
@@ -167,7 +175,7 @@ async def test_what_can_not_be_in_the_window_comes_by_the_layers_export_and_says
     if reason == "no window":
         Path(pod.directory, "window.json").unlink()
     image = images[2 if reason == "too large" else 0]
-    texts = {"too large": "needs 2 MiB in one piece", "no window": r"VM \(kvmtool\) has no DAX window"}
+    texts = {"too large": "needs 2 MiB in one piece", "no window": "has no DAX window"}
     text = texts.get(reason, "needs cleaning")
     for name in ("one", "two"):
         way = await pod.create(name, image)
@@ -201,7 +209,7 @@ async def test_an_image_whose_mount_is_held_a_moment_longer_goes_all_the_same(
 async def test_an_image_that_is_held_for_ever_stays_whole_is_used_again_and_goes_later(
     pod: Pod, images: tuple[ImageFiles, ...], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cri.pods.images.PAUSES_S", (0.0,))
+    monkeypatch.setattr("cri.live.images.PAUSES_S", (0.0,))
     first = await pod.create("c", images[0])
     pod.agent.in_use = dict.fromkeys(pod.agent.mounted, 1000)
     await pod.remove("c")

@@ -8,7 +8,7 @@ import pytest
 from cri import policy
 from cri.config import Config, Limits, Vm
 from cri.pb import runtime_pb2 as pb
-from cri.pods import fit
+from cri.pool import fit
 from cri.translate import sandbox, sizes
 from cri.translate.sizes import Facts, Size
 from stage1.errors import BadRequest

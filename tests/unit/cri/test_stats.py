@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from cri.pb import runtime_pb2 as pb
-from cri.pods import meter
-from cri.pods.meter import Meter
-from cri.stats import Rates
+from cri.statistics import meter
+from cri.statistics.meter import Meter
+from cri.statistics.sample import Rates
 from cri.translate.chunks import chunks
 from stage1.errors import PodError, TimedOut
 from stage1.guest.messages import ContainerStats, CpuStats, PodStats, Reply, Stats

@@ -9,8 +9,8 @@ import pytest
 
 from cri.config import parse
 from cri.pb import runtime_pb2 as pb
-from cri.pods.space import Layers, Space, require_room
-from cri.pods.storage import Storage, look
+from cri.storage.disk import Storage, look
+from cri.storage.space import Layers, Space, require_room
 from cri.store.trouble import trouble
 from cri.translate import sandbox
 from stage1.engine import Host

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cri.pods.threads import started, to_the_end
+from cri.threads import started, to_the_end
 from stage1.errors import Exhausted
 
 

@@ -3,7 +3,7 @@
 
 import asyncio
 
-from cri.pods.waking import waker
+from cri.live.wakeup import waker
 from stage1.errors import VmFailed
 from stage1.guest import messages
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from cri.pods import log_feed
-from cri.pods.log_feed import LogFeed
-from cri.pods.outlet import Outlet
+from cri.logs import feed as log_feed
+from cri.logs.feed import LogFeed
+from cri.output_queue import Outlet
 from cri.streaming import inlet as inlets
 from cri.streaming.inlet import HIGH_BYTES, Inlet
 

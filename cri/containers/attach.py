@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client joined to a running container: its output from now on, beside the log, and its input. Contract section 4.
+
+Called by `cri.streaming`. Several may be attached; a container is as slow as the slowest of them, which is why that
+one is let go when it takes nothing for a while.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from cri.containers import order
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
+from cri.output_queue import Outlet
+from cri.pb import runtime_pb2 as pb
+from stage1.guest import messages
+
+
+def require_running(container: LiveContainer) -> None:
+    """Raise WrongState unless the container runs."""
+    order.require(container, "attach")
+
+
+@contextmanager
+def follow(pod: LivePod, container: LiveContainer, *, names: tuple[str, ...]) -> Iterator[dict[str, Outlet]]:
+    """Outlets for the streams `names` (stdout, stderr) as long as the block lasts."""
+    require_running(container)
+    numbers = {"stdout": container.record.stdout, "stderr": container.record.stderr}
+    outlets = {name: Outlet(partial(pod.agent.consumed, numbers[name])) for name in names if numbers[name]}
+    for name, outlet in outlets.items():
+        container.outputs[name].followers.append(outlet)
+    try:
+        yield outlets
+    finally:
+        for name, outlet in outlets.items():
+            container.outputs[name].followers.remove(outlet)
+            outlet.drop()
+
+
+class Input:
+    """The container's standard input; without one (see `exists`) nothing may be sent."""
+
+    def __init__(self, pod: LivePod, container: LiveContainer) -> None:
+        self._pod, self._container = pod, container
+        self._stream = container.record.stdin
+        self.exists = self._stream != 0
+        self.is_tty = container.record.container.process.tty
+        self._ends_with_client = pb.ContainerConfig.FromString(container.record.config).stdin_once
+        self._has_ended = False
+        if self.exists:
+            pod.agent.open_input(self._stream)
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        """Give it input. Raises PodError."""
+        await self._pod.agent.send_all(self._stream, data, end=end)
+
+    async def client_left(self) -> bool:
+        """The client's input is over; tells whether the container's ends with it (stdin_once). Again is fine."""
+        is_ended = self.exists and self._ends_with_client and not self.is_tty
+        if is_ended and not self._has_ended and self._container.is_running:
+            self._has_ended = True
+            await self.send(b"", end=True)
+        return is_ended
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the size of the terminal, in characters. Raises PodError."""
+        await self._pod.call(messages.Resize(self._container.id, 0, width, height))

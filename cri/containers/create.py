@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a container is made and started; `stop` has its end, `order` what is possible when.
+
+Called by the RPCs with a pod of the table. Each function finishes or leaves things as they were.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+from cri import events
+from cri.containers import capacity, order
+from cri.containers.stop import discard, follow_rest
+from cri.live.container import LiveContainer
+from cri.live.deadlines import answer, limit
+from cri.live.images import Accounts as Accounts
+from cri.live.images import Root
+from cri.live.pod import LivePod
+from cri.store.pods import ContainerRecord
+from cri.threads import UNDO_S, to_the_end
+from stage1 import engine
+from stage1.errors import NoCommand, PodError, WrongState
+from stage1.guest import messages
+from stage1.pod import states
+from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.container")
+
+Plan = Callable[[Accounts], ContainerRecord]
+
+
+async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[ImageFiles, ...] = ()) -> str:
+    """Make a container from `plan` (which gets the image's accounts, and may look at files) and return its id.
+
+    `volumes` are the images that are mounted into it. Nothing stays when it fails.
+    """
+    pod.require_ready()
+    with pod.work.here():
+        async with limit(pod, "CreateContainer"), pod.images.held(image) as root:
+            for volume in volumes:
+                await pod.images.export(volume)
+            async with pod.tools.hooks.creating(pod, await to_the_end(plan, root.accounts)) as planned:
+                record = _with_streams(planned, pod)._replace(
+                    window_image=root.lower if root.in_window else "", image_way=root.way
+                )
+                return await _create(pod, record, root=root)
+
+
+async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
+    if not pod.hello.volumes:  # a guest that an earlier version booted: it has the image's volumes in its root
+        record = record._replace(container=record.container._replace(volumes=()))
+    await capacity.make(pod)
+    target = _target_pid(pod, record)
+    await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
+    container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory)
+    try:
+        await to_the_end(container.log.open)
+        container.log.require_file()
+        await pod.bind_cpus(record)
+        for stream, consumer in container.consumers(pod.agent.consumed).items():
+            pod.agent.listen(stream, consumer)
+        stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
+        tmpfs = not pod.tools.host.scratch_mib
+        volumes = record.container.volumes
+        create = messages.Create(container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes)
+        await pod.call(create)
+        pod.require_ready()
+        pod.containers[container.id], container.tell = container, pod.tell
+        pod.save()
+        pod.tell(events.CREATED, container.id)
+    except BaseException:
+        pod.containers.pop(container.id, None)
+        await discard(pod, container, limit_s=UNDO_S)
+        await follow_rest(pod)
+        raise
+    return container.id
+
+
+async def start(pod: LivePod, container: LiveContainer) -> None:
+    """Run it. Raises WrongState unless CREATED; a command that can't be run leaves EXITED, 128, StartError.
+
+    When the guest does not answer in time, TimedOut is raised and the container stays CREATED; its late answer makes it
+    what it is then.
+    """
+    order.require(container, "start")
+    pod.require_ready()
+    container.starting = pod.work.keep(_start(pod, container), f"start of container {container.id}")
+    await answer(pod, container.starting, what="StartContainer")
+
+
+async def _start(pod: LivePod, container: LiveContainer) -> None:
+    async with container.lock:
+        order.require_known(pod, container)
+        pod.require_ready()
+        try:
+            await pod.tools.hooks.starting(pod, container)
+        except PodError as error:
+            container.start_failed(str(error))
+            pod.keep()
+            raise
+        try:
+            reply = await pod.call(messages.Start(container.id), timeout_s=math.inf)
+            container.guest_pid = reply.pid
+            container.started()
+        except PodError as error:
+            if not await _has_started(pod, container, error=error):
+                raise
+        finally:
+            pod.keep()
+    log.info(
+        "container.started",
+        extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},
+    )
+
+
+async def _has_started(pod: LivePod, container: LiveContainer, *, error: PodError) -> bool:
+    """Whether it runs or ran although the guest said something else. If the guest says that it did not, it has failed;
+    when nobody knows, it stays CREATED.
+    """
+    if not isinstance(error, NoCommand):
+        if not pod.is_ready:
+            return False  # it ended with its VM
+        try:
+            reply = await pod.call(messages.List(), timeout_s=UNDO_S)
+        except PodError:
+            return False
+        for listed in reply.containers:  # one that the guest does not list was not started
+            if listed.id == container.id:
+                container.reconcile(listed)
+    has_started = container.status.state != states.CREATED
+    if not has_started and not isinstance(error, WrongState):  # which an earlier daemon's start may cause
+        container.start_failed(str(error))
+    return has_started
+
+
+def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:
+    what = record.container.process
+    return record._replace(
+        stdin=pod.next_id() if what.stdin else 0,
+        stdout=pod.next_id(),
+        stderr=0 if what.tty else pod.next_id(),
+    )
+
+
+def _target_pid(pod: LivePod, record: ContainerRecord) -> int:
+    """The guest's pid of the container whose pid namespace is joined; 0 when none is asked for."""
+    kind, _, wanted = record.container.security.pid_namespace.partition(":")
+    if kind != "target":
+        return 0
+    target = pod.containers.get(wanted)
+    if target is None or not target.is_running:
+        raise WrongState(f"container {wanted}, whose processes should be shared, is not running in this pod")
+    return target.guest_pid

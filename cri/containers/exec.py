@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A command in a running container: to its end with its output collected (ExecSync), or joined to a client (Exec).
+
+Called by the RPC and by `cri.streaming`. Whatever happens, the process does not outlive the call.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
+
+from cri.agent import Consumer
+from cri.containers import order
+from cri.live.container import LiveContainer
+from cri.live.deadlines import limit
+from cri.live.pod import LivePod
+from cri.output_queue import Outlet
+from cri.threads import UNDO_S, to_the_end
+from stage1 import engine
+from stage1.errors import BadRequest, PodError, TimedOut, WrongState
+from stage1.guest import messages
+from stage1.linux import process
+
+log = logging.getLogger("clearpod.exec")
+
+CAP_BYTES = (16 << 20) - (64 << 10)
+"""Both streams together: the reply with its frame must stay below 16 MiB; more is dropped silently."""
+CLEAN_UP_S = 5.0
+
+
+class Output(NamedTuple):
+    """What the command wrote, and its exit code (128 + n after signal n)."""
+
+    stdout: bytes
+    stderr: bytes
+    exit_code: int
+
+
+class Wants(NamedTuple):
+    """How a command is run; with a terminal, errors come with the output."""
+
+    argv: tuple[str, ...]
+    tty: bool = False
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
+
+
+class Capture:
+    """A consumer (`cri.agent.Consumer`) that keeps data in memory while `room` lasts; `room` is shared by two
+    streams.
+    """
+
+    def __init__(self, room: list[int]) -> None:
+        self._room, self._parts = room, bytearray()
+
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int:
+        """Keep what fits, drop the rest."""
+        kept = data[: self._room[0]]
+        self._room[0] -= len(kept)
+        self._parts += kept
+        return len(data)
+
+    def commit(self) -> None:
+        """Nothing to make durable: an exec ends with the daemon."""
+
+    def data(self) -> bytes:
+        """Everything kept."""
+        return bytes(self._parts)
+
+
+class Command:
+    """A command that runs. `outlets` has its output by name; `ended` its end, which comes after all of that; `answer`
+    is what the guest says to the request.
+    """
+
+    def __init__(self, pod: LivePod, container: LiveContainer, *, number: int, stdin: int) -> None:
+        self.ended: asyncio.Future[messages.Exited] = asyncio.get_running_loop().create_future()
+        self.outlets: dict[str, Outlet] = {}
+        self.answer: asyncio.Future[messages.Reply] | None = None
+        self.pod, self.container, self.number, self._stdin = pod, container, number, stdin
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        """Give it input. Raises PodError."""
+        await self.pod.agent.send_all(self._stdin, data, end=end)
+
+    async def resize(self, width: int, height: int) -> None:
+        """Set the size of its terminal, in characters. Raises PodError."""
+        await self.pod.call(messages.Resize(self.container.id, self.number, width, height))
+
+    async def exit_code(self) -> int:
+        """Wait for its end. Raises VmFailed."""
+        return (await asyncio.shield(self.ended)).exit_code
+
+
+async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], timeout_s: float) -> Output:
+    """Run `argv` as the container's own process is run, without terminal and with no input; `timeout_s` 0 is
+    no limit.
+
+    Raises NoCommand when it can't be run, TimedOut after killing it, WrongState unless the container runs.
+    """
+    require_running(container, argv)
+    room = [CAP_BYTES]
+    out, err = Capture(room), Capture(room)
+    streams: dict[int, Consumer] = {pod.next_id(): out, pod.next_id(): err}
+    stdout, stderr = streams
+    stdio = messages.Stdio(stdout=stdout, stderr=stderr)
+    try:
+        async with asyncio.timeout(timeout_s or None):
+            async with _running(pod, container, what=Wants(argv), stdio=stdio, consumers=streams) as command:
+                code = await command.exit_code()
+    except TimeoutError:
+        raise TimedOut(f"the command {argv[0]!r} was killed: it did not end within {timeout_s:g} s") from None
+    return Output(out.data(), err.data(), code)
+
+
+@asynccontextmanager
+async def start(pod: LivePod, container: LiveContainer, *, what: Wants) -> AsyncIterator[Command]:
+    """Run a command for a client; it is killed when the block ends before it does.
+
+    Raises NoCommand when it can't be run, WrongState unless the container runs.
+    """
+    require_running(container, what.argv)
+    outlets = {}
+    for name, is_wanted in (("stdout", what.stdout or what.tty), ("stderr", what.stderr and not what.tty)):
+        if is_wanted:
+            number = pod.next_id()
+            outlets[name] = number, Outlet(partial(pod.agent.consumed, number))
+    out, err = (outlets[name][0] if name in outlets else 0 for name in ("stdout", "stderr"))
+    stdio = messages.Stdio(pod.next_id() if what.stdin else 0, out, err, what.tty)
+    consumers: dict[int, Consumer] = dict(outlets.values())
+    async with _running(pod, container, what=what, stdio=stdio, consumers=consumers) as command:
+        command.outlets = {name: outlet for name, (_, outlet) in outlets.items()}
+        for outlet in command.outlets.values():
+            command.ended.add_done_callback(lambda _, outlet=outlet: outlet.finish())  # type: ignore[misc]
+        yield command
+
+
+def require_running(container: LiveContainer, argv: tuple[str, ...]) -> None:
+    """Raise BadRequest for an empty command, WrongState unless the container runs."""
+    if not argv:
+        raise BadRequest("the command to run in the container is empty")
+    order.require(container, "exec")
+
+
+@asynccontextmanager
+async def _running(
+    pod: LivePod,
+    container: LiveContainer,
+    *,
+    what: Wants,
+    stdio: messages.Stdio,
+    consumers: dict[int, Consumer],
+) -> AsyncIterator[Command]:
+    number = pod.next_id()
+    command = Command(pod, container, number=number, stdin=stdio.stdin)
+    pod.execs[number] = command.ended
+    for stream, consumer in consumers.items():
+        pod.agent.listen(stream, consumer)
+    if stdio.stdin:
+        pod.agent.open_input(stdio.stdin)
+    try:
+        with pod.work.here():
+            await _spawn(command, what=what, stdio=stdio)
+            yield command
+    finally:
+        ending = pod.work.keep(_clean_up(command, (*consumers, stdio.stdin)), f"end of exec {number}")
+        await asyncio.shield(asyncio.wait({ending}, timeout=2 * UNDO_S))
+
+
+async def _spawn(command: Command, *, what: Wants, stdio: messages.Stdio) -> None:
+    """Ask the agent. Its answer is waited for in any case, if need be by `_clean_up`."""
+    pod, container, number = command.pod, command.container, command.number
+    own = container.record.container
+    process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
+    try:
+        name = await to_the_end(
+            engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number
+        )
+    except FileNotFoundError:
+        raise WrongState(f"container {container.id} is being removed; nothing can be run in it any more") from None
+    request = messages.Exec(container.id, number, name, stdio)
+    command.answer = asyncio.ensure_future(pod.call(request, math.inf))
+    async with limit(pod, "Exec"):
+        await asyncio.shield(command.answer)
+
+
+async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
+    """The process is killed as soon as the guest has said that there is one, however late that is."""
+    pod, container, number = command.pod, command.container, command.number
+    try:
+        if command.answer is not None and not command.ended.done():
+            await asyncio.wait({command.answer})
+            if command.answer.exception() is None:
+                await _kill(command)
+    finally:
+        if command.answer is not None:
+            command.answer.cancel()
+        if not command.ended.cancel() and not command.ended.cancelled():
+            command.ended.exception()  # nobody has to be waiting for it
+        for stream in streams:
+            pod.forget(stream)
+        del pod.execs[number]
+        await to_the_end(engine.remove_exec, pod.directory, container.id, number=number)
+
+
+async def _kill(command: Command) -> None:
+    pod, container, number = command.pod, command.container, command.number
+    try:
+        await pod.call(messages.Signal(container.id, number, process.SIGKILL, True), timeout_s=CLEAN_UP_S)
+        await asyncio.wait({command.ended}, timeout=CLEAN_UP_S)
+    except PodError as error:
+        log.warning("exec.kill", extra={"container": container.id, "exec": number, "error": str(error)})

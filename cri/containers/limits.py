@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New limits for a container that exists. Called by UpdateContainerResources with a record made by `cri.translate`.
+
+Either all limits are in force, recorded and survive the daemon, or none of them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from cri.containers import order
+from cri.live.container import LiveContainer
+from cri.live.deadlines import answer
+from cri.live.pod import LivePod
+from cri.live.tuning import online
+from cri.store.pods import ContainerRecord
+from cri.threads import to_the_end, unless_set
+from stage1 import engine
+from stage1.errors import PodError, WrongState
+from stage1.guest import messages
+from stage1.pod.model import Limits
+from stage1.rootfs import bundle
+
+log = logging.getLogger("clearpod.limits")
+
+
+async def update(pod: LivePod, container: LiveContainer, *, make: Callable[[], ContainerRecord]) -> None:
+    """Put the limits of the record that `make` gives in force. Raises what that does, WrongState when the container has
+    ended, or uses more memory than it may then, and TimedOut, when the guest may still put them in force.
+    """
+    order.require(container, "update")
+    work = pod.work.keep(_update(pod, container, make=make), f"new limits of container {container.id}")
+    await answer(pod, work, what="UpdateContainerResources")
+
+
+async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], ContainerRecord]) -> None:
+    async with container.lock:
+        order.require_known(pod, container)
+        order.require(container, "update")
+        pod.require_ready()
+        record = make()
+        await pod.bind_cpus(record)
+        if record == container.record:
+            return  # the kubelet's CPU manager says the same every ten seconds
+        try:
+            await _wake(pod, limits=record.container.limits)
+            await _change(pod, container, limits=record.container.limits)
+        except PodError:
+            await pod.bind_cpus()
+            raise
+        container.record = record
+        pod.keep()
+    log.info("container.updated", extra={"container": container.id, "pod": pod.id})
+
+
+async def _wake(pod: LivePod, *, limits: Limits) -> None:
+    """Let as many vCPUs be online as the quota is worth; the pod's sums, which do that too, may leave it out."""
+    model = pod.record.pod
+    wanted = min(limits.cpus, model.vcpus)
+    if 0 < model.online_vcpus < wanted:
+        await pod.call(online(wanted))
+        pod.record = pod.record._replace(pod=pod.record.pod._replace(online_vcpus=wanted))
+
+
+async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    if limits == container.record.container.limits:
+        return  # what is new is nothing for the guest
+    if container.is_running:
+        over = WrongState(f"container {container.id} has ended meanwhile; its limits can't be changed any more")
+        await unless_set(container.ended, _put_in_force(pod, container, limits=limits), otherwise=over)
+    else:
+        await to_the_end(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
+
+
+async def _put_in_force(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    await _require_room(pod, container, limits=limits)
+    await _apply(pod, container, limits=limits)
+
+
+async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    """The kernel would kill what does not fit."""
+    if limits.memory <= 0 or limits.memory == container.record.container.limits.memory:
+        return
+    sample = await pod.meter.sample()
+    one = sample.containers.get(container.id)
+    used = one.memory.working_set if one and one.memory else 0
+    if used > limits.memory:
+        raise WrongState(
+            f"container {container.id} uses {used} bytes of memory, more than the new limit of {limits.memory};"
+            " nothing was changed"
+        )
+
+
+async def _apply(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    try:
+        await _ask(pod, container, limits=limits)
+    except PodError:
+        await _undo(pod, container)
+        raise
+
+
+async def _undo(pod: LivePod, container: LiveContainer) -> None:
+    """crun may have got half way. What was not said before gets the kernel's own value."""
+    old = container.record.container.limits
+    memory, quota, shares = old.memory or -1, old.cpu_quota_us or -1, old.cpu_shares or 1024
+    former = old._replace(memory=memory, cpu_quota_us=quota, cpu_shares=shares)
+    try:
+        await _ask(pod, container, limits=former)
+    except PodError as error:
+        log.warning("container.limits", extra={"container": container.id, "error": str(error)})
+
+
+async def _ask(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
+    where = engine.bundle(container.id)
+    name = await asyncio.to_thread(bundle.write_resources, pod.directory, where, limits=limits)
+    await pod.call(messages.Update(container.id, name))

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One container of a live pod: its state, its log, and who waits for its end.
+
+Owned by the pod, which talks to the agent. State changes follow stage1.pod.states; there is no I/O here but the log.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from cri import events
+from cri.logs.feed import Consumed, LogFeed, LogStream
+from cri.logs.place import LogPlace
+from cri.logs.record import CommitRecord
+from cri.logs.writer import LogWriter
+from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
+from stage1.guest import messages
+from stage1.guest.messages import Exited
+from stage1.pod import states
+
+KILLED = 137
+"""Exit code of what died with its VM: as by SIGKILL."""
+
+
+class LiveContainer:
+    """`ended` is set once the container is EXITED. `lock` orders what changes it; `starting` is its start, `removers`
+    the number of calls that remove it (see `order`). With `is_out_of_guest` the guest has forgotten it, after its end.
+
+    `tell` is called at each change of its state (`cri.events`). Its log must be opened (in a thread) before its streams
+    are listened to; the log's place is relative to `log_directory`, and what of it is committed is recorded in the
+    pod's `directory`.
+    """
+
+    def __init__(
+        self, record: ContainerRecord, directory: str, *, log_directory: str, status: ContainerState | None = None
+    ) -> None:
+        self.record = record
+        self.status = status or ContainerState()
+        self.lock = asyncio.Lock()
+        self.ended = asyncio.Event()
+        self.was_asked_to_stop = self.is_out_of_guest = False
+        self.guest_pid = 0
+        self.starter: asyncio.Task[object] | None = None
+        self.starting: asyncio.Task[None] | None = None
+        self.removers = 0
+        self.tell: Callable[[int, str], None] = lambda kind, subject: None
+        place = LogPlace(record.log_path, log_directory)
+        self.log = LogWriter(place, CommitRecord(directory, record.container.id))
+        self._feed = LogFeed(self.log, record.container.id)
+        self._last: Exited | None = None
+        if self.status.state == states.EXITED:
+            self.ended.set()
+
+    @property
+    def id(self) -> str:
+        """The container's id."""
+        return self.record.container.id
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process runs, as far as is known."""
+        return self.status.state == states.RUNNING
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether the guest was asked to start it and has not answered."""
+        return self.starting is not None and not self.starting.done()
+
+    def stored(self) -> StoredContainer:
+        """What goes into the pod's file."""
+        return StoredContainer(self.record, self.status)
+
+    async def reopen_log(self) -> None:
+        """Its file was renamed: go on in a new one, which exists when this returns.
+
+        Raises NoSpace when it can't be made, WrongState when something else is there; the old one stays open then.
+        """
+        await self._feed.reopen()
+
+    @property
+    def outputs(self) -> dict[str, LogStream]:
+        """Both outputs by their names, for those who attach."""
+        return self._feed.streams
+
+    def consumers(self, consumed: Consumed) -> dict[int, LogStream]:
+        """The log's consumer for each stream of the container; with a terminal there is only stdout."""
+        return {stream: self._feed.stream(name, stream, consumed=consumed) for stream, name in self.streams().items()}
+
+    def streams(self) -> dict[int, str]:
+        """The container's output streams and their names."""
+        found = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
+        return {stream: name for stream, name in found.items() if stream}
+
+    def started(self, unix_ns: int = 0) -> None:
+        """The agent started it. An exit that came before the answer has already said so."""
+        if self.status.state == states.CREATED:
+            self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
+
+    def start_failed(self, why: str) -> None:
+        """Contract section 4: a failed start leaves EXITED, 128, StartError."""
+        if self.status.state == states.CREATED:
+            now = self._moment(0, self.record.created_ns)
+            self._move("start_failed", finished_ns=now, exit_code=128, reason="StartError", message=why)
+
+    def exited(self, event: Exited, then: Callable[[], None] = lambda: None) -> bool:
+        """Its process ended, after the last byte of its output; whether that was not known yet.
+
+        It is EXITED, and `then` called, once its log has all of it: at once but for what a thread is writing.
+        """
+        if self.status.state == states.EXITED or self._last is not None:
+            return False
+        self._last = event
+
+        def end() -> None:
+            if self._end():
+                then()
+
+        self._feed.when_written(end)
+        return True
+
+    def _end(self) -> bool:
+        """Take in how its process ended, unless that was done or is not known; whether it was done now."""
+        if self.status.state == states.EXITED or self._last is None:
+            return False
+        event = self._last
+        self.started()
+        finished = self._moment(event.unix_ns, self.status.started_ns)
+        self._move("exit", finished_ns=finished, exit_code=event.exit_code, reason=reason_of(event))
+        return True
+
+    def _moment(self, unix_ns: int, earliest_ns: int) -> int:
+        """A time that the guest said, 0 for none: not in the future, and not before what came before it, also when the
+        clock has been set back since.
+        """
+        now = time.time_ns()
+        return max(min(unix_ns or now, now), earliest_ns)
+
+    async def logged(self, limit_s: float) -> None:
+        """Wait until its log has what came so far, not longer than `limit_s`."""
+        await self._feed.written(limit_s)
+
+    def vm_gone(self, why: str) -> None:
+        """Its VM ended under it."""
+        if not self._end() and self.status.state != states.EXITED:
+            now = self._moment(0, self.status.started_ns)
+            self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)
+
+    def lost(self) -> None:
+        """Nobody knows how it ended: contract section 4, 255 and Unknown."""
+        if self.status.state != states.EXITED:
+            why = "the guest does not know this container any more"
+            now = self._moment(0, self.status.started_ns)
+            self._move("vm_exit", finished_ns=now, exit_code=255, reason="Unknown", message=why)
+
+    def reconcile(self, listed: messages.Container | None) -> None:
+        """Take over the state in which the guest lists it; None when the guest does not know it any more."""
+        if listed is None:
+            self.lost()
+            return
+        self.guest_pid = listed.pid
+        if listed.state != messages.CREATED:
+            self.started(listed.started_ns)
+        if listed.state == messages.EXITED:
+            self.exited(messages.Exited(self.id, 0, listed.exit_code, listed.oom_killed, listed.finished_ns))
+
+    def _move(self, event: str, **changes: int | str) -> None:
+        state = states.move(states.CONTAINER_MOVES, self.status.state, event=event)
+        self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
+        if state == states.EXITED:
+            self.ended.set()  # who waits is served later: nobody sees the end before the log has it all
+            self._feed.finish()
+        self.tell(events.STOPPED if state == states.EXITED else events.STARTED, self.id)
+
+
+def reason_of(event: Exited) -> str:
+    """CRI's reason for an exit; a program that survived an OOM kill of its child ended by itself."""
+    if event.oom_killed and event.exit_code != 0:
+        return "OOMKilled"
+    return "Completed" if event.exit_code == 0 else "Error"

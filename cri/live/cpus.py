@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On which of the host's processors a pod's VM runs: those that its containers were given by `cpuset_cpus`.
+
+Owned by the pod, which calls it when a container is made, changed or removed. The kubelet's CPU manager speaks of the
+host's numbers, which mean nothing in a guest: there every container may use every vCPU, and the VMM's threads, vCPUs
+among them, stay on the processors of all its containers together. Nothing is asked of the guest. A VMM keeps its
+processors when the daemon ends.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from cri.pb import runtime_pb2 as pb
+from stage1.linux import affinity
+
+if TYPE_CHECKING:
+    from cri.store.pods import ContainerRecord
+    from stage1.vm.vmm import VmProcess
+
+
+class Cpus:
+    """`now` are those that the VM was bound to; none when it was not."""
+
+    def __init__(self) -> None:
+        self.now: frozenset[int] = frozenset()
+        self._lock = asyncio.Lock()
+
+    async def bind(self, vm: "VmProcess", records: "Iterable[ContainerRecord]", *, anew: bool = False) -> None:
+        """Bind the VM to the processors of these containers if that changes anything.
+
+        With `anew` where it is bound is not known, since another daemon has done that. Raises WrongState when it can't
+        be bound.
+        """
+        async with self._lock:
+            wanted = wanted_by(records)
+            if wanted == self.now and not anew:
+                return
+            cpus = wanted or affinity.present()
+            if await asyncio.to_thread(affinity.pin, vm.pid, vm.start_time, cpus):
+                self.now = wanted
+
+
+def wanted_by(records: "Iterable[ContainerRecord]") -> frozenset[int]:
+    """The processors of all containers together; empty, for any, when one of them may use all."""
+    said = [pb.ContainerConfig.FromString(one.config).linux.resources.cpuset_cpus for one in records]
+    return frozenset().union(*map(affinity.parse, said)) if said and all(said) else frozenset()

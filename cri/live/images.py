@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the roots of a pod's containers come from: the DAX window of its VM, or else the layers export.
+
+Owned by the pod, called by `cri.containers`. An image is in the window as long as a container uses it. Which images are
+there is written in the pod's directory (`stage1.vm.mapping`); who uses them is what the containers' records say, so a
+daemon that was killed half-way finds out at `settle` what nobody uses.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from cri.threads import UNDO_S, is_done_within, to_the_end
+from stage1 import engine
+from stage1.errors import NotFound, PodError, WrongState
+from stage1.guest import messages
+from stage1.rootfs import export
+from stage1.rootfs.flat import flatten
+from stage1.vm import mapping
+from stage1.vm.window import Placed
+
+if TYPE_CHECKING:
+    from cri.live.container import LiveContainer
+    from stage1.pod.model import Pod
+    from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.images")
+
+PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Between tries to unmount: the kernel lets go of a removed container's mounts a moment after its last process."""
+
+
+class Accounts(NamedTuple):
+    """The image's /etc/passwd and /etc/group, empty where it has none."""
+
+    passwd: str = ""
+    group: str = ""
+
+
+class Root(NamedTuple):
+    """What a container's root is made from: `lower` for the agent, in the window or not, and why so, for people."""
+
+    lower: str
+    in_window: bool
+    way: str
+    accounts: Accounts
+
+
+class PodImages:
+    """The images of one pod, whose directory is `directory` and whose agent `call` asks."""
+
+    def __init__(
+        self,
+        pod: "Pod",
+        directory: str,
+        *,
+        call: Callable[[messages.Op], Awaitable[messages.Reply]],
+        containers: "Mapping[str, LiveContainer]",
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._pod, self._directory, self._call = pod, directory, call
+        self._containers, self._is_ready = containers, is_ready
+        self._lock = asyncio.Lock()
+        self._held: Counter[str] = Counter()
+        self._said: set[str] = set()
+
+    @asynccontextmanager
+    async def held(self, image: "ImageFiles") -> AsyncIterator[Root]:
+        """Bring the image into the guest; at the end it stays if a container of the pod's uses it."""
+        name = export.image_name(image.id)
+        self._held[name] += 1
+        try:
+            async with self._lock:
+                root = await self._bring(image, name)
+            yield root
+        finally:
+            self._held[name] -= 1
+            await is_done_within(UNDO_S, self.settle())
+
+    async def export(self, image: "ImageFiles") -> None:
+        """Bring an image into the guest by 9p, for those who mount a part of it."""
+        async with self._lock:
+            await to_the_end(engine.add_image, self._directory, self._pod, image=image)
+
+    async def settle(self) -> None:
+        """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""
+        if not self._is_ready():
+            return
+        async with self._lock:
+            for name in await self._unused():
+                try:
+                    await self._release(name)
+                except PodError as error:
+                    extra = {"pod": self._pod.id, "image": name, "error": str(error)}
+                    log.warning("window.unreleased", extra=extra)
+
+    async def _bring(self, image: "ImageFiles", name: str) -> Root:
+        directory = self._directory
+        was_exported = await to_the_end(export.has_image, directory, image)
+        lower = await to_the_end(engine.add_image, directory, self._pod, image=image)
+        paths = ("etc/passwd", "etc/group")
+        accounts = Accounts(*[await to_the_end(export.read_image_file, directory, lower, path=path) for path in paths])
+        window = await to_the_end(mapping.find, directory)
+        if window is None:
+            why = "this pod is on the host" if self._pod.host else "this pod's VM has no DAX window"
+            return Root(lower, False, f"layers export: {why}", accounts)
+        try:
+            offset = await self._put_in(image, name, found=window.find(name))
+        except PodError as error:
+            self._say_once(image.id, str(error))
+            return Root(lower, False, f"layers export: {error}", accounts)
+        if not was_exported:
+            await to_the_end(export.remove_image, directory, image)
+        return Root(name, True, f"dax window at {offset}", accounts)
+
+    async def _put_in(self, image: "ImageFiles", name: str, *, found: Placed | None) -> int:
+        """The image's offset in the window. Raises PodError with the reason why it can't be there."""
+        if found and self._is_used(name, besides=1):
+            return found.offset
+        if found:
+            try:
+                await self._release(name)
+            except WrongState:
+                return found.offset  # it is mounted, and stays so
+        pieces = await to_the_end(flatten, image)
+        place = await to_the_end(mapping.put_in, self._directory, name, pieces=pieces)
+        try:
+            await self._call(messages.MountImage(name, place.offset, place.size))
+        except (PodError, asyncio.CancelledError):
+            # Who waits for the same image must not take it for mounted: if this is too slow, they do it.
+            await is_done_within(UNDO_S, self._release(name))
+            raise
+        return place.offset
+
+    def _say_once(self, image_id: str, why: str) -> None:
+        if image_id not in self._said:
+            self._said.add(image_id)
+            log.warning("window.unused", extra={"pod": self._pod.id, "image": image_id, "error": why})
+
+    def _is_used(self, name: str, *, besides: int = 0) -> bool:
+        """Whether a container uses it, or more than `besides` are being made that may."""
+        records = (container.record for container in self._containers.values())
+        return self._held[name] > besides or any(record.window_image == name for record in records)
+
+    async def _unused(self) -> list[str]:
+        window = await to_the_end(mapping.find, self._directory)
+        return [image.name for image in window.images if not self._is_used(image.name)] if window else []
+
+    async def _release(self, name: str) -> None:
+        for pause_s in (*PAUSES_S, 0):
+            try:
+                await self._call(messages.UnmountImage(name))
+                break
+            except NotFound:
+                break
+            except WrongState:
+                if not pause_s:
+                    raise
+                await asyncio.sleep(pause_s)
+        await to_the_end(mapping.take_out, self._directory, name)

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One live pod: its VM, the link to its agent, its containers, and its file.
+
+Made by the table. One task of its own waits for the VM's end, which may come at any moment, and trims the
+console meanwhile; everything else happens in the calls that ask for it, ordered by locks. Not here: its orderly end
+(`shutdown`), what is done with single containers (`cri.containers`), and what a restarted daemon does (`cri.pods`).
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+from cri import events
+from cri.agent import Agent, Identity
+from cri.live import tuning, vm_end
+from cri.live.container import LiveContainer
+from cri.live.cpus import Cpus
+from cri.live.images import PodImages
+from cri.live.loopback import LoopbackPorts
+from cri.live.saving import Keeper
+from cri.live.tools import Tools, tell_owed
+from cri.live.wakeup import waker
+from cri.live.work import Work
+from cri.statistics.meter import Meter
+from cri.store import pods as store
+from cri.threads import beside, is_readable_within, to_the_end, to_the_end_in, when_possible
+from cri.vsock import VsockPort
+from stage1 import ahead, engine
+from stage1.errors import PodError, VmFailed, WrongState
+from stage1.guest import messages
+from stage1.guest.settings import configure, rehearsals
+from stage1.pod import states
+from stage1.pod.network import PodNetwork
+from stage1.vm.vmm import VmProcess
+
+log = logging.getLogger("clearpod.pod")
+
+Result = TypeVar("Result")
+
+IDS_AT_ONCE = 1024
+"""Ids are claimed in the file in portions, so that most calls do not write it."""
+HAND_OVER_S = 10.0
+"""What a guest that has waited gets to take its pod's settings."""
+DRAIN_S = 1.0
+"""What a VMM that has ended had already sent is taken in for so long."""
+CONSOLE_LINES = 12
+TRIM_S = 10.0
+"""How often the console's file is cut down: a guest may write without end, and `/run` is memory."""
+
+
+class LivePod:
+    """`gone` is set once the VM has ended and everybody knows; `adopted` is not set while a daemon that started again
+    takes the pod over. `held` is why its VM is stopped, if it is. `lock` orders stops, `removal` removals (`is_going`).
+    """
+
+    def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
+        self.record, self.tools = record, tools
+        self.status = store.PodState()
+        self.containers: dict[str, LiveContainer] = {}
+        self.execs: dict[int, asyncio.Future[messages.Exited]] = {}
+        self.cpus, self.work, self.is_going = Cpus(), Work(), False
+        self.directory = engine.pod_directory(tools.host, record.pod.id)
+        self.files = store.PodFiles(self.directory)
+        self.gone, self.adopted = asyncio.Event(), asyncio.Event()
+        self.adopted.set()
+        self.adopting: asyncio.Timeout | None = None
+        self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
+        self.boot_ms, self.held = 0, ""
+        self.hello = messages.Hello()
+        self.vm: VmProcess | None = None
+        self.network: PodNetwork | None = None
+        self.meter = Meter(self.call, self.containers)
+        self.images = self._images()
+        self.loopback = LoopbackPorts(self.title)
+        self._agent: Agent | None = None
+        self._port = port
+        self._keeper = Keeper(self.save, self.title)
+        self._unknown_ends = 0
+        self.unused_id = 1
+        self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
+        self._task: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def id(self) -> str:
+        """The pod's id, 64 hexadecimal digits."""
+        return self.record.pod.id
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """Its addresses, the primary one first."""
+        return self.network.ips if self.network else ()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether containers can be made in it."""
+        return self.status.state == states.READY and not self.status.why and not self.is_going
+
+    @property
+    def title(self) -> str:
+        """The pod as people call it."""
+        return f"pod {self.record.pod.namespace}/{self.record.pod.name}"
+
+    # -- life ------------------------------------------------------------------------------------------------
+
+    async def boot(self) -> None:
+        """From nothing to READY; when it fails nothing stays.
+
+        Raises VmFailed with the console's last lines when the VM dies or never answers, and as `prepare`.
+        """
+        async with self._until_ready():
+            prepared = await self.in_turn(engine.prepare, self.record.pod, self.tools.host)
+            self.network = prepared.network
+            await self.loopback.open(self.record.pod, self.ips)
+            self._note_cgroup(prepared.vm.cgroup_note)
+            until = time.monotonic() + self.tools.boot_timeout_s
+            await self._start(prepared)
+            await self.call(configure(self.record.pod, self.network), max(until - time.monotonic(), 0.1))
+
+    async def boot_ahead(self) -> None:
+        """As far as a pod comes that nobody has asked for; `become` is the rest. Nothing stays when it fails."""
+        async with self._or_nothing():
+            prepared = await to_the_end(ahead.prepare, self.record.pod, self.tools.host)
+            await self._start(prepared)
+            for said in rehearsals(prepared.network):
+                await self.call(said)
+
+    async def become(self, record: store.PodRecord, tools: Tools) -> None:
+        """Booted ahead, turn into `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
+        self.record, self.tools = record, tools
+        self.images, self.loopback = self._images(), LoopbackPorts(self.title)
+        self.agent.rename(self.title)
+        async with self._until_ready():
+            self.network = await self.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
+            await self.loopback.open(record.pod, self.ips)
+            self._note_cgroup(await to_the_end_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host))
+            said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
+            answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
+            await beside(answer, ahead.write_down, record.pod, tools.host, network=self.network)
+
+    async def discard(self) -> None:
+        """End a VM that nobody has asked for, and remove everything of it."""
+        await self.let_go()
+        await self._collect_after_failure()
+
+    async def let_go(self, dead: str = "") -> None:
+        """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
+        await self.meter.close()
+        await self.work.close()
+        self.loopback.close()
+        self._keeper.close()
+        if self._agent is not None:
+            await self._agent.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if dead:
+            self.mark_dead(dead)
+        for container in self.containers.values():
+            container.log.close()
+
+    # -- for the operations on containers --------------------------------------------------------------------
+
+    async def call(self, op: messages.Op, timeout_s: float = 0) -> messages.Reply:
+        """Ask the pod's agent. Raises as `Agent.call` does, and WrongState when the pod has no VM."""
+        if self._agent is None:
+            raise WrongState(f"{self.title} has no running VM")
+        return await self._agent.call(op, timeout_s=timeout_s or self.tools.call_timeout_s)
+
+    @property
+    def agent(self) -> Agent:
+        """The link's client; only for a pod that was booted."""
+        if self._agent is None:
+            raise WrongState(f"{self.title} has no running VM")
+        return self._agent
+
+    def forget(self, stream: int) -> None:
+        """Nobody wants the stream any more."""
+        if self._agent is not None:
+            self._agent.forget(stream)
+
+    def tell(self, kind: int, subject: str = "") -> None:
+        """Say what happened to the container `subject`, or to the pod itself."""
+        if self.tools.events is not None:
+            self.tools.events.publish(events.Happening(kind, self, subject or self.id))
+        self.tools.hooks.told(kind, self, subject=subject or self.id)
+
+    def require_ready(self) -> None:
+        """Raise WrongState unless the pod is READY."""
+        if not self.is_ready:
+            why = f": {self.status.why}" if self.status.why else ""
+            raise WrongState(f"{self.title} is not ready ({self.status.state}){why}; make a new sandbox")
+
+    async def bind_cpus(self, *more: store.ContainerRecord, anew: bool = False) -> None:
+        """Bind the VM to the processors of its containers, with `more` that are about to be made or changed. Raises as
+        `Cpus.bind`.
+        """
+        living = (one.record for one in self.containers.values() if one.status.state != states.EXITED)
+        if self.vm is not None and not self.record.pod.host:
+            records = {one.container.id: one for one in (*living, *more)}
+            await self.cpus.bind(self.vm, records.values(), anew=anew)
+
+    def next_id(self) -> int:
+        """A stream or exec id that the guest has never seen."""
+        number = self.unused_id
+        self.unused_id += 1
+        if number > self.status.ids:
+            self.status = self.status._replace(ids=number + IDS_AT_ONCE)
+            self.save()
+        return number
+
+    def keep(self) -> None:
+        """Write down what has happened: now, or as soon as that is possible."""
+        self._keeper.keep()
+
+    def save(self) -> None:
+        """Write the pod's file. Raises NoSpace, KernelError: for what can still be given up."""
+        containers = tuple(container.stored() for container in self.containers.values())
+        self.files.save(store.Stored(self.record, self.status, containers))
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _images(self) -> PodImages:
+        def is_ready() -> bool:
+            return self.is_ready
+
+        return PodImages(self.record.pod, self.directory, call=self.call, containers=self.containers, is_ready=is_ready)
+
+    @asynccontextmanager
+    async def _or_nothing(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            await self.discard()
+            raise
+
+    @asynccontextmanager
+    async def _until_ready(self) -> AsyncIterator[None]:
+        begun = time.monotonic()
+        async with self._or_nothing():
+            yield
+            await tuning.begin(self.call, self.record.pod)
+            self.move("agent_up")
+        self.boot_ms = round((time.monotonic() - begun) * 1000)
+        said = {"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel}
+        log.info("pod.ready", extra=said)
+
+    async def _start(self, prepared: engine.Prepared) -> None:
+        self.move("boot", link_key=prepared.link_key)
+        self.watch(await to_the_end_in(self.tools.pool_of(prepared.pod), engine.boot, prepared, self.tools.vmm))
+        await self.meet(self.tools.boot_timeout_s)
+
+    def _note_cgroup(self, note: str) -> None:
+        if note:
+            log.warning("pod.cgroup", extra={"pod": self.id, "title": self.title, "warning": note})
+            self.status = self.status._replace(cgroup_note=note)
+
+    def move(self, event: str, **changes: bytes) -> None:
+        """Take the step that `event` means, and write it down."""
+        state = states.move(states.POD_MOVES, self.status.state, event=event)
+        self.status = self.status._replace(state=state, **changes)  # type: ignore[arg-type]
+        if state in (states.BOOTING, states.READY):
+            self.save()
+        else:
+            self.keep()
+
+    async def in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
+        """Run what may wait for CNI plugins in the pool that is for it."""
+        return await to_the_end_in(self.tools.pool, function, *args, **options)
+
+    async def _collect_after_failure(self) -> None:
+        """What can't be removed now is collected later; the failure is what the caller hears."""
+        try:
+            tell_owed(await self.in_turn(engine.collect, self.directory))
+        except PodError as error:
+            log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
+            self.tools.collect_later(self.directory)
+
+    def watch(self, vm: VmProcess) -> None:
+        """Begin to wait for the end of the pod's VM."""
+        self.vm = vm
+        self._task = asyncio.get_running_loop().create_task(self._live(vm), name=self.title)
+
+    async def _live(self, vm: VmProcess) -> None:
+        """The pod's own task: wait for the VM's end, then let everybody know."""
+        handle = await vm_end.opened(vm)
+        if handle is not None:
+            with handle:
+                while not await is_readable_within(TRIM_S, handle.fileno()):
+                    await self._or_log("pod.console", vm.trim_console)
+                handle.wait(0)
+        await self.end_rest()
+        why = await vm_end.sentence(vm, handle, title=self.title)
+        if self._agent is not None:
+            await self._agent.drain(DRAIN_S)
+            self._agent.lose(why)
+        await asyncio.gather(*(container.logged(DRAIN_S) for container in self.containers.values()))
+        self.mark_dead(why)
+
+    async def end_rest(self) -> None:
+        """The VM is gone: end what is left of it."""
+        await self._or_log("pod.rest", engine.end_rest, self.directory)
+
+    async def _or_log(self, event: str, function: Callable[..., None], *args: object) -> None:
+        """In a thread; its failure is written down under this name."""
+        try:
+            await asyncio.to_thread(function, *args)
+        except PodError as error:
+            log.error(event, extra={"pod": self.id, "title": self.title, "error": str(error)})
+
+    def mark_dead(self, why: str) -> None:
+        """The VM has ended: everybody who waits hears it, whatever else goes wrong."""
+        try:
+            self.status = self.status._replace(why=self.status.why or why)
+            for waiting in self.execs.values():
+                if not waiting.done():
+                    waiting.set_exception(VmFailed(why))
+            for container in self.containers.values():
+                self._whatever_happens(container.vm_gone, self.status.why)
+            if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
+                log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
+                self._whatever_happens(self.move, "vm_exit")
+                self._whatever_happens(self.tell, events.STOPPED)
+        finally:
+            self.gone.set()
+
+    def _whatever_happens(self, function: Callable[..., None], *args: object) -> None:
+        """A part of the end of a pod, without which the other parts must be done too."""
+        try:
+            function(*args)
+        except Exception:
+            log.exception("pod.dead", extra={"pod": self.id, "title": self.title})
+
+    def expect_end(self, why: str) -> None:
+        """The VM is about to be ended for that reason: the pod is not ready from now on."""
+        self.status = self.status._replace(why=self.status.why or why)
+        log.error("pod.ended", extra={"pod": self.id, "title": self.title, "error": why})
+        self.keep()
+
+    def _cut_off(self, why: str) -> None:
+        """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
+        self.expect_end(f"{self.title} was cut off: {why}")
+        if self.vm is not None:
+            ending = self._or_log("pod.cut", self.vm.kill)
+            self._ending = asyncio.get_running_loop().create_task(ending, name=f"end of {self.title}")
+
+    async def meet(self, limit_s: float) -> None:
+        """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
+        link = await when_possible(engine.find_link, self.directory, self.tools.host)
+        who = Identity(self.title, link, self.status.link_key, self._epoch)
+        turns = self.tools.turns
+        agent = self._agent = Agent(who, self._exited, port=self._port, turns=turns, broken=self._cut_off)
+        for container in self.containers.values():
+            for stream, consumer in container.consumers(agent.consumed).items():
+                agent.listen(stream, consumer)
+        hello = asyncio.ensure_future(agent.open())
+        gone = asyncio.ensure_future(self.gone.wait())
+        try:
+            await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not hello.done():
+                raise VmFailed(await asyncio.to_thread(self._silence, limit_s))
+            self.hello = hello.result()
+        finally:
+            hello.cancel()
+            gone.cancel()
+
+    def _silence(self, limit_s: float) -> str:
+        what = f"said no hello within {limit_s:g} s of its start"
+        if self.gone.is_set():
+            what = "ended before its agent answered"
+        console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
+        return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"
+
+    def _exited(self, event: messages.Exited) -> bool:
+        """Take in the end of a process; whether it is one that somebody knows and that had not ended."""
+        if event.exec:
+            waiting = self.execs.get(event.exec)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(event)
+                return True
+        elif (one := self.containers.get(event.container)) and one.exited(event, partial(self._tell_end, one)):
+            return True
+        self._unknown_ends += 1
+        if self._unknown_ends & (self._unknown_ends - 1) == 0:  # 1, 2, 4, 8, ...: the guest can't fill our log
+            log.debug("pod.unknown_end", extra={"pod": self.id, "count": self._unknown_ends})
+        return False
+
+    def _tell_end(self, container: LiveContainer) -> None:
+        self.keep()
+        status = container.status
+        said = {"container": container.id, "code": status.exit_code, "reason": status.reason}
+        log.info("container.exited", extra=said)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a running pod: its containers are killed, its guest is asked to end, and if it does not its VM is killed.
+
+Called by StopPodSandbox and by the table, and by what stops a container in a guest that does not react. A guest that
+does not answer gets one limit, not one for each question.
+"""
+
+import asyncio
+import logging
+
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
+from cri.live.tools import tell_owed
+from cri.threads import is_done_within, is_set_within, to_the_end
+from stage1 import engine
+from stage1.errors import PodError, VmFailed
+from stage1.guest import messages
+from stage1.linux import process
+from stage1.pod import states
+
+log = logging.getLogger("clearpod.pod")
+
+KILL_S = 20.0
+
+
+async def stop(pod: LivePod) -> None:
+    """Kill all containers, end the VM, release the volumes and the network; idempotent, also without a VM.
+
+    Raises VmFailed, and NetworkFailed as `engine.remove_network`.
+    """
+    async with pod.lock:
+        if pod.status.state != states.DEAD:
+            pod.move("stop")
+            await end(pod)
+        elif pod.vm is not None:
+            await asyncio.to_thread(pod.vm.kill)  # it may have outlived an earlier try
+        await pod.tools.hooks.stopped(pod)
+        pod.loopback.close()
+        for container in list(pod.containers.values()):
+            async with container.lock:
+                await to_the_end(engine.remove_container, pod.directory, container.id)
+        tell_owed(await pod.in_turn(engine.remove_network, pod.directory))
+        pod.network = None
+
+
+async def remove(pod: LivePod) -> None:
+    """Stop if needed, then remove everything of the pod but its log files, once nothing uses them any more.
+
+    Raises as `stop` and `engine.collect`.
+    """
+    pod.is_going = True
+    try:
+        await stop(pod)
+        await pod.work.close()
+        await pod.work.idle()
+        await pod.let_go()
+        tell_owed(await pod.in_turn(engine.collect, pod.directory))
+    except BaseException:
+        pod.is_going = False
+        raise
+    log.info("pod.removed", extra={"pod": pod.id, "title": pod.title})
+
+
+async def end(pod: LivePod) -> None:
+    """Return when `pod.gone` is set. Raises VmFailed when the VM can't be killed."""
+    half_s = pod.tools.react_s / 2  # for all containers, and for the guest itself
+    if await is_done_within(half_s, _kill_containers(pod)):
+        await is_done_within(half_s, _shut_down(pod))
+    if not pod.gone.is_set() and pod.vm is not None:
+        await _kill_vm(pod)
+
+
+async def give_up(pod: LivePod, why: str) -> None:
+    """The guest does not do what it must: end its VM. Returns when `pod.gone` is set. Raises VmFailed."""
+    if not pod.gone.is_set():
+        pod.expect_end(f"{pod.title} was ended, since its guest did not react: {why}")
+        if pod.vm is not None:
+            await _kill_vm(pod)
+
+
+async def _kill_vm(pod: LivePod) -> None:
+    assert pod.vm is not None
+    await asyncio.to_thread(pod.vm.kill)
+    if not await is_set_within(KILL_S, pod.gone):
+        raise VmFailed(f"the virtual machine of {pod.title} (pid {pod.vm.pid}) can't be killed")
+
+
+async def _shut_down(pod: LivePod) -> None:
+    try:
+        await pod.call(messages.Shutdown())
+    except PodError:
+        pass  # it may be gone before it could answer
+    await pod.gone.wait()
+
+
+async def _kill_containers(pod: LivePod) -> None:
+    """All at once. Raises PodError when there is no agent any more: the VM's end will end them."""
+    running = [container for container in pod.containers.values() if container.is_running]
+    await asyncio.gather(*(_kill(pod, container) for container in running))
+
+
+async def _kill(pod: LivePod, container: LiveContainer) -> None:
+    await pod.call(messages.Signal(container.id, 0, process.SIGKILL, True))
+    await container.ended.wait()

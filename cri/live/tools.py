@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod needs from outside, in one value, so that tests can put fakes in."""
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from cri.live.hooks import Hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from cri.events import Bus
+    from cri.storage.disk import Storage
+    from cri.turns import Turns
+    from stage1.engine import Host
+    from stage1.pod.model import Pod
+    from stage1.vm.vmm import Vmm
+
+
+log = logging.getLogger("clearpod.network")
+
+
+def tell_owed(sentence: str) -> None:
+    """Log that a network could not be given back, and why; an empty sentence is nothing to log."""
+    if sentence:
+        log.warning("network.owed", extra={"error": sentence})
+
+
+def _leave(directory: str) -> None:
+    """The next daemon collects it."""
+
+
+class Tools(NamedTuple):
+    """The host, who starts VMs, and how long a guest may take to boot and to answer a call.
+
+    `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
+    other pods that wait for them; and since it is small, many pods at once take their turns instead of fighting for
+    the rules' lock.
+    `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
+    daemon has left gets `adopt_timeout_s` to answer the next one, and any guest `react_s` to end what it is told to.
+    `storage` says how much pods may write (None: all). `hooks` has a say in what is done. `collect_later` takes the
+    directory of a pod that failed and could not be removed at once.
+    """
+
+    host: "Host"
+    vmm: "Vmm"
+    boot_timeout_s: float = 60.0
+    call_timeout_s: float = 60.0
+    pool: "Executor | None" = None
+    events: "Bus | None" = None
+    turns: "Turns | None" = None
+    adopt_timeout_s: float = 10.0
+    storage: "Storage | None" = None
+    hooks: Hooks = Hooks()
+    react_s: float = 4.0
+    collect_later: "Callable[[str], None]" = _leave
+
+    def pool_of(self, pod: "Pod") -> "Executor | None":
+        """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""
+        return self.pool if self.host.has_scopes and pod.cgroup_parent else None

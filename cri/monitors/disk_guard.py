@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a pod that fills the state disk from taking what others need: it is held until there is room again.
+
+Made by the node. A pod that is held answers nothing; stops and removals end its VM. It looks at disks in threads, and
+`filling` decides.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cri.storage import filling
+from cri.storage.filling import Seen
+from stage1.errors import PodError
+from stage1.linux import beneath
+from stage1.vm import hold
+
+if TYPE_CHECKING:
+    from cri.live.pod import LivePod
+    from stage1.vm.vmm import VmProcess
+
+log = logging.getLogger("clearpod.storage")
+
+
+class Guard:
+    """Of the pods that `pods` gives, with disks in `state_dir`, of which `keep_bytes` are to be free; 0: no guard."""
+
+    def __init__(self, state_dir: str, pods: "Callable[[], list[LivePod]]", *, keep_bytes: int) -> None:
+        self._state_dir, self._pods, self._keep = state_dir, pods, keep_bytes
+        self._held: dict[str, LivePod] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin; the event loop must run."""
+        if self._keep:
+            self._task = asyncio.get_running_loop().create_task(self._rounds(), name="guard of the disk")
+
+    async def close(self) -> None:
+        """End. A pod that is held stays so until the next daemon has taken it over: until then nobody looks."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _rounds(self) -> None:
+        seen = Seen(0, 0, {})
+        while True:
+            try:
+                seen = await self._round(seen)
+                pause_s = filling.pause_s(seen, held=self._held, keep_bytes=self._keep)
+            except (PodError, OSError) as error:
+                log.error("storage.guard", extra={"error": str(error)})
+                pause_s = filling.LONG_S
+            await asyncio.sleep(pause_s)
+
+    async def _round(self, before: Seen) -> Seen:
+        pods = {pod.id: pod for pod in self._pods() if _is_guarded(pod)}
+        self._held = {pod_id: pod for pod_id, pod in self._held.items() if pod_id in pods}
+        now = await asyncio.to_thread(look, self._state_dir, list(pods))
+        verdict = filling.judge(before, now, held=self._held, keep_bytes=self._keep)
+        if verdict.hold in pods:
+            await self._hold(pods[verdict.hold], now.taken[verdict.hold])
+        if verdict.go_on in pods:
+            await self._go_on(pods[verdict.go_on])
+        return now
+
+    async def _hold(self, pod: "LivePod", taken_bytes: int) -> None:
+        assert pod.vm is not None
+        if await _is_done(pod, hold.hold):
+            self._held[pod.id] = pod
+            pod.held = (
+                f"{pod.title} is held, since it was filling the disk of {self._state_dir}; it goes on when twice as "
+                "much is free as storage.keep_free_mib keeps"
+            )
+            pod.meter.assume(taken_bytes)
+            log.warning("pod.held", extra={"pod": pod.id, "title": pod.title, "warning": pod.held})
+
+    async def _go_on(self, pod: "LivePod") -> None:
+        if await _is_done(pod, hold.go_on):
+            del self._held[pod.id]
+            pod.held = ""
+            log.warning("pod.goes_on", extra={"pod": pod.id, "title": pod.title})
+
+
+def _is_guarded(pod: "LivePod") -> bool:
+    """One that is being taken over must be able to answer, and one on the host has no disk."""
+    return pod.is_ready and pod.adopted.is_set() and pod.vm is not None and not pod.record.pod.host
+
+
+async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bool:
+    assert pod.vm is not None
+    try:
+        await asyncio.to_thread(do, pod.vm, pod.directory)
+    except (PodError, OSError) as error:
+        log.error("pod.unheld", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
+        return False
+    return True
+
+
+def look(state_dir: str, pod_ids: list[str]) -> Seen:
+    """The disk now, and what those pods have taken of it. Blocks."""
+    disk = os.statvfs(state_dir)
+    taken = {}
+    try:
+        with beneath.Root(f"{state_dir}/scratch") as place:
+            for pod_id in pod_ids:
+                if (found := place.stat(f"{pod_id}.img")) is not None:
+                    taken[pod_id] = found.st_blocks * 512
+    except FileNotFoundError:
+        pass
+    return Seen(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, taken)

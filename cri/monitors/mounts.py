@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows containers what the host mounts later below volumes that follow it. One task of the node's.
+
+The kernel tells when the host's mounts change (proc_pid_mountinfo(5)); where no volume follows, nothing is read then. A
+mount that hangs delays its own container's volumes only.
+"""
+
+import asyncio
+import logging
+import os
+import select
+from collections.abc import Callable, Iterable
+
+from cri.live.container import LiveContainer
+from cri.live.pod import LivePod
+from stage1 import following
+from stage1.errors import PodError
+
+REST_S = 0.02
+"""Between two looks: mounts come in swarms."""
+
+LOOK_S = 10.0
+"""Without a change: for containers that were not listed yet, or not taken over, when there was one."""
+
+log = logging.getLogger("clearpod.mounts")
+
+
+class Follower:
+    """`pods` gives the pods that there are now."""
+
+    def __init__(self, pods: Callable[[], Iterable[LivePod]]) -> None:
+        self._pods = pods
+        self._poll: select.epoll | None = None
+        self._mounts = -1
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._stale: set[str] = set()
+        self._told: dict[str, set[str]] = {}
+
+    def open(self) -> None:
+        """Begin. Undo: `close`."""
+        loop = asyncio.get_running_loop()
+        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.epoll()  # the loop asks for readability, which a file of /proc always has
+        self._poll.register(self._mounts, select.EPOLLPRI | select.EPOLLERR)
+        loop.add_reader(self._poll.fileno(), self._look)
+        self._task = loop.create_task(self._live(), name="mounts")
+
+    async def close(self) -> None:
+        """End. Idempotent."""
+        if self._poll is None or self._task is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._poll.fileno())
+        self._poll.close()
+        os.close(self._mounts)
+        self._poll = None
+        for task in (self._task, *self._busy.values()):
+            task.cancel()
+
+    def _look(self) -> None:
+        assert self._poll is not None
+        self._poll.poll(0)  # it is told once
+        self._changed.set()
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            following = {
+                one.id: (pod, one) for pod in self._pods() for one in pod.containers.values() if _follows(pod, one)
+            }
+            self._told = {name: told for name, told in self._told.items() if name in following}
+            for pod, container in following.values():
+                self._update(pod, container)
+            await asyncio.sleep(REST_S)
+
+    def _update(self, pod: LivePod, container: LiveContainer) -> None:
+        """Now, or once more after what is being done."""
+        if container.id in self._busy:
+            self._stale.add(container.id)
+            return
+        task = asyncio.get_running_loop().create_task(self._follow(pod, container))
+        self._busy[container.id] = task
+        task.add_done_callback(lambda _: self._done(container.id))
+
+    def _done(self, container_id: str) -> None:
+        del self._busy[container_id]
+        if container_id in self._stale:
+            self._stale.discard(container_id)
+            self._changed.set()
+
+    async def _follow(self, pod: LivePod, container: LiveContainer) -> None:
+        spec = container.record.container
+        try:
+            with pod.work.here():
+                refused = await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=spec)
+        except PodError as error:
+            refused = {"": error}
+        told = self._told.setdefault(container.id, set())
+        for path in refused.keys() - told:
+            log.warning("container.mount", extra={"container": container.id, "path": path, "error": str(refused[path])})
+        told |= refused.keys()
+
+
+def _follows(pod: LivePod, container: LiveContainer) -> bool:
+    return not pod.record.pod.host and bool(following.volumes(container.record.container))

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pod has used, as samples of its guest's counters. Kept by `meter`; translated by `cri.translate`.
+
+Pure values and sums. A sample's time is the host's, when the answer came; rates are by the guest's own clock, which
+does not care how long the answer took.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from stage1.guest.messages import ContainerStats, CpuStats, PodStats
+
+LEAST_APART_NS = 500_000_000
+"""Samples nearer to each other give no new rate: the kernel counts in ticks."""
+
+MOST_NANO_CORES = 10**15
+"""A million cores: what a guest says beyond that is not passed on."""
+
+
+class Disk(NamedTuple):
+    """What a container's writable layer takes; counted rarely, since somebody must walk it."""
+
+    unix_ns: int = 0
+    used_bytes: int = 0
+    inodes: int = 0
+
+
+class Sample(NamedTuple):
+    """One moment of a pod. `nano_cores` is the CPU rate of each container, of the guest under the empty name."""
+
+    unix_ns: int
+    pod: PodStats
+    containers: Mapping[str, ContainerStats]
+    nano_cores: Mapping[str, int]
+
+
+class Rates:
+    """CPU rates between samples that are far enough apart; they stay as they were until then."""
+
+    def __init__(self) -> None:
+        self._base: dict[str, tuple[int, int]] = {}
+        self._known: dict[str, int] = {}
+
+    def update(self, pod: PodStats, containers: Iterable[ContainerStats]) -> dict[str, int]:
+        """Take in one moment's counters and return the rates known now; forgets who is gone."""
+        seen = {one.id: (one.at_ns, _used_us(one.cpu)) for one in containers}
+        seen[""] = (pod.at_ns, _used_us(pod.cpu))
+        self._base = {name: value for name, value in self._base.items() if name in seen}
+        self._known = {name: rate for name, rate in self._known.items() if name in seen}
+        for name, (at_ns, used_us) in seen.items():
+            base_ns, base_us = self._base.setdefault(name, (at_ns, used_us))
+            if at_ns < base_ns or used_us < base_us:
+                self._base[name] = (at_ns, used_us)  # another guest, or a container that was started anew
+            elif at_ns - base_ns >= LEAST_APART_NS:
+                rate = (used_us - base_us) * 1_000_000_000_000 // (at_ns - base_ns)
+                self._known[name] = min(rate, MOST_NANO_CORES)
+                self._base[name] = (at_ns, used_us)
+        return dict(self._known)
+
+
+def _used_us(cpu: CpuStats | None) -> int:
+    return cpu.usage_us if cpu else 0

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The disk for the pods' writable layers: what was promised of it, what is used, and what the daemon keeps for itself.
+
+Made by the node; asked by the table before a pod is made, and by the RPCs that tell of disks. It looks at the state
+directory in threads, and knows no guest: what a guest says of its own disk is the meter's.
+"""
+
+import asyncio
+import logging
+import os
+
+from cri.config import Config
+from cri.storage.space import MIB, Layers, Space, require_room
+from cri.store.reserve import Reserve
+from stage1.engine import Host
+from stage1.errors import PodError
+from stage1.linux import beneath
+from stage1.pod.model import Pod
+
+log = logging.getLogger("clearpod.storage")
+
+ROUND_S = 10.0
+"""How often the reserve is looked after."""
+MOST_LAYERS = 65536
+
+
+def reserve_of(config: Config) -> Reserve:
+    """What the daemon keeps on the state disk."""
+    return Reserve(f"{config.state_dir}/reserve", config.storage.reserve_mib * MIB)
+
+
+def look(state_dir: str) -> Space:
+    """The state disk now. Blocks."""
+    disk = os.statvfs(state_dir)
+    return Space(disk.f_bavail * disk.f_frsize, _layers(state_dir))
+
+
+def _layers(state_dir: str) -> Layers:
+    used = inodes = size = 0
+    try:
+        with beneath.Root(f"{state_dir}/scratch") as place:
+            for name in place.names(most=MOST_LAYERS):
+                if (found := place.stat(name)) is not None:
+                    used, inodes = used + found.st_blocks * 512, inodes + 1
+                    size += found.st_size if name.endswith(".img") else 0
+    except FileNotFoundError:
+        pass
+    return Layers(used, inodes, size)
+
+
+class Storage:
+    """`require_room_for` before a pod is made; `open` and `close` with the node."""
+
+    def __init__(self, config: Config, host: Host) -> None:
+        self._config, self._host = config.storage, host
+        self.reserve = reserve_of(config)
+        self._task: asyncio.Task[None] | None = None
+        self._is_kept = True
+
+    def open(self) -> None:
+        """Begin to keep the reserve. The event loop must run."""
+        self._task = asyncio.get_running_loop().create_task(self._rounds(), name="storage")
+
+    async def close(self) -> None:
+        """End; the reserve stays for the next daemon."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def size_of(self, pod: Pod) -> int:
+        """Bytes that the pod may write into its layers; 0 for one on the host, whose layers have no size."""
+        return 0 if pod.host else (pod.scratch_mib or self._host.scratch_mib) * MIB
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether what pods may write together has a bound."""
+        return self._config.overcommit > 0
+
+    async def look(self) -> Space:
+        """The state disk now."""
+        return await asyncio.to_thread(look, self._host.state_dir)
+
+    def require_room_for(self, pod: Pod, space: Space, *, others: list[Pod]) -> None:
+        """Raise NoSpace unless there is room for the pod beside the `others`."""
+        promised = sum(map(self.size_of, others))
+        require_room(space, promised=promised, wanted=self.size_of(pod), overcommit=self._config.overcommit)
+
+    async def counts(self, pods: list[Pod]) -> dict[str, float]:
+        """For `crictl info`; bytes. `pods` are those that have layers."""
+        space = await self.look()
+        return {
+            "free_bytes": space.free_bytes,
+            "used_bytes": space.layers.used_bytes,
+            "promised_bytes": sum(map(self.size_of, pods)),
+            "overcommit": self._config.overcommit,
+            "reserve_bytes": await asyncio.to_thread(self.reserve.held_bytes),
+        }
+
+    async def _rounds(self) -> None:
+        while True:
+            try:
+                is_kept = await asyncio.to_thread(self.reserve.fill)
+            except (PodError, OSError):
+                is_kept = False
+            if is_kept != self._is_kept:
+                self._is_kept = is_kept
+                what = "is kept again" if is_kept else "can't be kept: the disk is full or does not work"
+                log.warning("storage.reserve", extra={"warning": f"the reserve of storage.reserve_mib {what}"})
+            await asyncio.sleep(ROUND_S)

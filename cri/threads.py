@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocking work in a thread, not left before it is done, and waiting with a limit. Used by the pods for everything that
+the engine makes.
+
+A cancelled `asyncio.to_thread` returns while its thread goes on, which would make things anew behind the back
+of whoever cleans up.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from stage1.errors import Exhausted, PodError
+from stage1.linux import libc
+
+log = logging.getLogger("clearpod.node")
+
+EXHAUSTED_S = 0.3
+"""Between tries while there is no descriptor, or no process."""
+UNDO_S = 0.8
+"""What a guest that let an operation time out gets for each of its undoing, of which two fit into the promised 2 s."""
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def started(count: int, name: str) -> ThreadPoolExecutor:
+    """A pool all of whose threads run already, for as long as it is not shut down.
+
+    Where the host allows no more threads, a pool that has to start one raises an error about work which it does a
+    moment later, when nobody expects that any more. Raises Exhausted.
+    """
+    pool, everybody = ThreadPoolExecutor(count, thread_name_prefix=name), threading.Barrier(count)
+    try:
+        for ready in [pool.submit(everybody.wait) for _ in range(count)]:
+            ready.result()
+    except RuntimeError as error:
+        everybody.abort()
+        pool.shutdown(wait=False)
+        raise libc.explained("clone", error) from None
+    return pool
+
+
+async def to_the_end(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As asyncio.to_thread; when cancelled, raises CancelledError only after `work` has ended."""
+    return await to_the_end_in(None, work, *args, **options)
+
+
+async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As `to_the_end`, in a thread of `pool`, or of the loop's own when that is None."""
+    thread = asyncio.get_running_loop().run_in_executor(pool, partial(work, *args, **options))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait({thread})
+        if not thread.cancelled():
+            thread.exception()
+        raise
+
+
+async def when_possible(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As asyncio.to_thread, again and again while the host is at its limits: nobody is given up for that."""
+    while True:
+        try:
+            return await asyncio.to_thread(work, *args, **options)
+        except Exhausted as error:
+            log.warning("host.exhausted", extra={"error": str(error)})
+            await asyncio.sleep(EXHAUSTED_S)
+
+
+async def beside(answer: Awaitable[T], work: Callable[P, object], /, *args: P.args, **options: P.kwargs) -> T:
+    """`answer`, which is begun first, while `work` is done in a thread. It ends when both have, also if one fails."""
+    thread = asyncio.ensure_future(to_the_end(work, *args, **options))
+    try:
+        return await answer
+    finally:
+        await thread
+
+
+async def is_set_within(limit_s: float, event: asyncio.Event) -> bool:
+    """Wait for `event`, at most so long; whether it is set."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def is_readable_within(limit_s: float, descriptor: int) -> bool:
+    """Wait until `descriptor` is readable, at most so long; whether it is."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        return await is_set_within(limit_s, ready)
+    finally:
+        loop.remove_reader(descriptor)
+
+
+async def unless_set(event: asyncio.Event, work: Awaitable[T], *, otherwise: PodError) -> T:
+    """What `work` gives; it is cancelled, and `otherwise` raised, when the event is set before."""
+    task, ended = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise otherwise
+        return task.result()
+    finally:
+        ended.cancel()
+        task.cancel()
+
+
+async def is_done_within(limit_s: float, work: Awaitable[object]) -> bool:
+    """Wait for `work` at most so long, then cancel it; whether it ended by itself. Its PodError counts as an end."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await work
+    except TimeoutError:
+        return False
+    except PodError:
+        pass
+    return True
