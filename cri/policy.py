@@ -13,11 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from stage1.pod.model import MOST_WINDOW_MIB
 
-MEMORY, VCPUS = "clearpod.io/memory-mib", "clearpod.io/vcpus"
-SHM, WINDOW = "clearpod.io/shm-mib", "clearpod.io/dax-window-mib"
-NETWORKS, KERNEL, PROFILE = "clearpod.io/networks", "clearpod.io/kernel", "clearpod.io/guest-profile"
+MEMORY = "clearpod.io/memory-mib"
+"""Memory of the pod's VM in MiB, whatever its limits add up to."""
+VCPUS = "clearpod.io/vcpus"
+"""vCPUs of the pod's VM."""
+SHM = "clearpod.io/shm-mib"
+"""Size in MiB of the `/dev/shm` that the pod's containers share; 64 without it."""
+WINDOW = "clearpod.io/dax-window-mib"
+"""Size in MiB, 0 to 16384, of the guest's address space for images by DAX; kvmtool only."""
 SCRATCH = "clearpod.io/scratch-mib"
+"""Size in MiB of the disk for writable layers, rounded down to the next of 16, 24, 32, 48, 64, 96 and so on."""
+NETWORKS = "clearpod.io/networks"
+"""Names of CNI networks that the pod joins beside the node's own, with commas between them."""
+KERNEL = "clearpod.io/kernel"
+"""Guest kernel: `default`, or a variant such as `sctp` that is in the guest's directory."""
+PROFILE = "clearpod.io/guest-profile"
+"""Userspace of the guest: `default`, or `systemd`, which gives the pod a journal as well."""
 SPOOFING = "clearpod.io/allow-spoofing"
+"""`true`: the pod may send from addresses that are not its own."""
 
 KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, SPOOFING)
 """Every annotation by which a pod changes its VM."""
@@ -49,6 +62,7 @@ class Rule(_Table):
     """Other bounds for the namespaces that match one of the patterns. A key that is absent is that of `[policy]`."""
 
     namespaces: Names = Field(min_length=1, strict=False)
+    """Patterns of namespaces. The first rule with one that matches the pod's namespace applies."""
     annotations: Names | None = Field(default=None, strict=False)
     max_memory_mib: int | None = Field(default=None, ge=0, le=MOST_MEMORY_MIB)
     max_vcpus: int | None = Field(default=None, ge=0, le=MOST_VCPUS)
@@ -68,15 +82,25 @@ class Policy(_Table):
     """
 
     annotations: Names = Field(default=tuple(name for name in KNOWN if name != SPOOFING), strict=False)
+    """Annotations of clearpod's that a pod may have."""
     max_memory_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
+    """The most that `clearpod.io/memory-mib` may ask for. 0: what the pod has without it."""
     max_vcpus: int = Field(default=0, ge=0, le=MOST_VCPUS)
+    """The most that `clearpod.io/vcpus` may ask for. 0: what the pod has without it."""
     max_shm_mib: int = Field(default=0, ge=0, le=MOST_MEMORY_MIB)
+    """The most that `clearpod.io/shm-mib` may ask for. 0: the memory of the pod's VM."""
     max_window_mib: int = Field(default=0, ge=0, le=MOST_WINDOW_MIB)
+    """The most that `clearpod.io/dax-window-mib` may ask for. 0: what the pod has without it."""
     max_scratch_mib: int = Field(default=0, ge=0, le=MOST_SCRATCH_MIB)
+    """The most that `clearpod.io/scratch-mib` may ask for. 0: `vm.scratch_mib`."""
     max_networks: int = Field(default=MOST_NETWORKS, ge=0, le=MOST_NETWORKS)
+    """Networks that `clearpod.io/networks` may name."""
     networks: Names = Field(default=(), strict=False)
+    """Which networks it may name, as patterns (`*`, `?`, `[...]`)."""
     kernels: Names = Field(default=("*",), strict=False)
+    """Guest kernels that a pod may ask for, as patterns."""
     profiles: Names = Field(default=("default",), strict=False)
+    """Guest profiles that a pod may ask for, as patterns."""
     rules: tuple[Rule, ...] = Field(default=(), strict=False)
 
     def of(self, namespace: str) -> "Grant":

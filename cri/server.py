@@ -87,8 +87,13 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
     return found
 
 
+def implementation(package: str, name: str) -> Any:
+    """The function that does an RPC."""
+    return getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
+
+
 def _method(node: Node, service: str, *, package: str, name: str) -> Any:
-    function: Any = getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
+    function = implementation(package, name)
     method = runtime_pb2.DESCRIPTOR.services_by_name[service].methods_by_name[name]
     message = getattr(runtime_pb2, method.input_type.name)
     writes = getattr(runtime_pb2, method.output_type.name).SerializeToString

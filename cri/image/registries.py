@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cri.config import Registry
+from cri.config_tables import Registry
 from cri.store.reference import Reference
 from stage1.errors import BadRequest, Unsupported
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from cri.config import Ksm as KsmConfig
+from cri.config_tables import Ksm as KsmConfig
 from cri.memory import record as records
 from cri.memory.pace import STOPPED, Pace, Sight, decide
 from cri.memory.record import Record

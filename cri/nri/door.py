@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cri import __version__, owner
-from cri.config import Nri
+from cri.config_tables import Nri
 from cri.nri import calls
 from cri.nri.calls import Refused
 from cri.nri.link import ENDING, Link, Lost

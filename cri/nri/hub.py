@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from cri import events
-from cri.config import Nri
+from cri.config_tables import Nri
 from cri.live.container import LiveContainer
 from cri.live.hooks import Hooks
 from cri.live.pod import LivePod

@@ -14,7 +14,7 @@ import time
 from functools import partial
 from typing import Any
 
-from cri.config import Streaming
+from cri.config_tables import Streaming
 from cri.node import Node
 from cri.streaming.gate import Gate, Waiting
 from cri.streaming.tokens import Offer, Tokens

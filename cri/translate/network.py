@@ -13,8 +13,10 @@ from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 from stage1.pod.model import Port
 
-INGRESS_WORD, EGRESS_WORD = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
-"""Annotations, of bits per second, as a Kubernetes quantity."""
+INGRESS = "kubernetes.io/ingress-bandwidth"
+"""Limit of what the pod receives, in bits per second, as a Kubernetes quantity. Always allowed."""
+EGRESS = "kubernetes.io/egress-bandwidth"
+"""Limit of what the pod sends, in bits per second, as a Kubernetes quantity. Always allowed."""
 
 _PROTOCOLS = {pb.TCP: "tcp", pb.UDP: "udp", pb.SCTP: "sctp"}
 _UNITS = {"": Fraction(1), "m": Fraction(1, 1000)}

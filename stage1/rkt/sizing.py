@@ -22,19 +22,19 @@ APP_MIB = 448
 """For an app without a limit: a pod of one has 512 MiB, as with rkt's own VMs."""
 SANDBOX_MIB = GUEST_MIB + APP_MIB
 """At least, where apps come later: a VM does not grow."""
-_MEMORY_WORD, _VCPUS_WORD = "clearpod.io/memory-mib", "clearpod.io/vcpus"
+_MEMORY, _VCPUS = "clearpod.io/memory-mib", "clearpod.io/vcpus"
 
 
 def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool) -> int:
     """Of the VM. Raises BadRequest."""
-    said = _number(annotations, _MEMORY_WORD)
+    said = _number(annotations, _MEMORY)
     needed = GUEST_MIB + sum(-(-app.memory // MIB) if app.memory else APP_MIB for app in apps)
     return said or (max(needed, SANDBOX_MIB) if mutable else needed)
 
 
 def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
     """What a VM of `memory_mib` needs where systemd is in it; what an annotation says stays."""
-    return memory_mib if _number(annotations, _MEMORY_WORD) else memory_mib + SYSTEMD_MIB
+    return memory_mib if _number(annotations, _MEMORY) else memory_mib + SYSTEMD_MIB
 
 
 def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus: int) -> int:
@@ -42,7 +42,7 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
     Raises BadRequest.
     """
-    said = _number(annotations, _VCPUS_WORD)
+    said = _number(annotations, _VCPUS)
     limits = [app.cpu_milli for app in apps]
     wanted = -(-sum(limits) // 1000) if limits and all(limits) else cpus
     return said or max(1, min(wanted, cpus))

@@ -21,8 +21,11 @@ _MODES = {
 }
 """The first is what counts when nothing is said."""
 _LOG_MODE = "coreos.com/rkt/experiment/logmode"
+"""rkt: `k8s-plain` writes logs in Kubernetes' way."""
 _LOG_DIR = "coreos.com/rkt/experiment/kubernetes-log-dir"
+"""rkt, with that: the directory of the logs, which must exist."""
 _LOG_PATH = "coreos.com/rkt/experiment/kubernetes-log-path"
+"""rkt, of an app: the name of its log in that directory."""
 PLAIN = "k8s-plain"
 
 

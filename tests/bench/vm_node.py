@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cri.config import Vm
+from cri.config_tables import Vm
 from stage1 import engine
 from stage1.linux import process
 from tests.cri.conftest import Registered, VmWorld

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 from grpc import aio
 
-from cri.config import Config, Pool, parse
+from cri.config import Config, parse
+from cri.config_tables import Pool
 from cri.image.pull import pull_blocking
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

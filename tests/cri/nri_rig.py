@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cri.config import Nri
+from cri.config_tables import Nri
 from tests.fakes.nri_plugin import FakePlugin, No
 from tests.fakes.patience import PATIENCE
 

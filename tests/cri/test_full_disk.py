@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cri.config import Storage
+from cri.config_tables import Storage
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from grpc import aio
 
-from cri.config import Storage
+from cri.config_tables import Storage
 from cri.pb import runtime_pb2 as pb
 from cri.storage import filling
 from cri.storage.disk import reserve_of

@@ -15,7 +15,7 @@ import pytest
 from grpc import aio
 from hypothesis import HealthCheck, given, settings
 
-from cri.config import Registry
+from cri.config_tables import Registry
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from tests.fakes.patience import PATIENCE

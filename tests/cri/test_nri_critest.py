@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.config import Registry as Mapped
+from cri.config_tables import Registry as Mapped
 from cri.pb import nri_pb2 as nri
 from tests.conformance import report
 from tests.conformance.main import NRI_FLAG, knows

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cri.config import Streaming
+from cri.config_tables import Streaming
 from cri.pb import runtime_pb2 as pb
 from cri.streaming.execute import execute
 from cri.streaming.inlet import Inlet

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from cri.config import Config, Images
+from cri.config import Config
+from cri.config_tables import Images
 from cri.image.pull import pull, pull_blocking
 from cri.store.images import ImageStore
 from stage1.errors import BadRequest, PodError

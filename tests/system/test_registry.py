@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cri.config import Config
-from cri.config import Registry as Entry_
+from cri.config_tables import Registry as Entry_
 from cri.image.pull import pull, pull_blocking
 from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable

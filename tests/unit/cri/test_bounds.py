@@ -215,6 +215,6 @@ def test_leading_zeros_of_an_id_count_for_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["9" * 5000, "0." + "1" * 5000, "1" * 33])
 def test_a_bandwidth_of_thousands_of_digits_is_refused(text: str) -> None:
-    wanted = pb.PodSandboxConfig(annotations={network.INGRESS_WORD: text})
+    wanted = pb.PodSandboxConfig(annotations={network.INGRESS: text})
     with pytest.raises(BadRequest, match="must be a quantity"):
-        network.bandwidth(wanted, network.INGRESS_WORD)
+        network.bandwidth(wanted, network.INGRESS)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cri.config import Config
-from cri.config import Vm as VmConfig
+from cri.config_tables import Vm as VmConfig
 from cri.pb import runtime_pb2 as pb
 from cri.pool import fit
 from cri.translate import sandbox

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cri.config import Config, HostPods, parse
+from cri.config import Config, parse
+from cri.config_tables import HostPods
 from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox, security
 from stage1.errors import BadRequest

@@ -9,7 +9,7 @@ from cri.translate import network
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.pod.model import Pod, Port
 
-WORD = network.INGRESS_WORD
+WORD = network.INGRESS
 
 
 def mapping(**fields: object) -> pb.PodSandboxConfig:

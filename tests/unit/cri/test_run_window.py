@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cri.cli.run import _window_mib
-from cri.config import Config, Vm
+from cri.config import Config
+from cri.config_tables import Vm
 from stage1.pod.model import Pod
 from stage1.rootfs.layers import ImageFiles
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from cri import policy
-from cri.config import Config, Limits, Vm
+from cri.config import Config
+from cri.config_tables import Limits, Vm
 from cri.pb import runtime_pb2 as pb
 from cri.pool import fit
 from cri.translate import sandbox, sizes

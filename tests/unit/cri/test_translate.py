@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cri import policy
-from cri.config import Config, Vm
+from cri.config import Config
+from cri.config_tables import Vm
 from cri.pb import runtime_pb2 as pb
 from cri.translate import container, mounts, network, sandbox, security, sizes
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cri.config import Registry
+from cri.config_tables import Registry
 from cri.image import manifest, registries
 from cri.image.manifest import Manifest
 from cri.image.registries import Auth, authfile, registries_conf

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.config import Ksm as Config
+from cri.config_tables import Ksm as Config
 from cri.memory import record
 from cri.memory.merger import Merger
 from stage1.linux.pressure import Shortage

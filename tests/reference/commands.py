@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of the command line and of exit codes, from argparse and the error tree."""
+
+import argparse
+import importlib
+from collections.abc import Iterator
+
+from cri.cli import COMMANDS
+from stage1 import errors
+from stage1.entry import door
+from tests.reference.docstrings import first_sentence
+from tests.reference.table import page, table
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"clearpod {name}")
+    importlib.import_module(f"cri.cli.{name}").add_arguments(parser)
+    return parser
+
+
+def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    for action in parser._actions:
+        if action.help is argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+            continue
+        value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+        words = action.option_strings or [str(value)]
+        shown = f" {value}" if action.option_strings and value else ""
+        yield f"`{', '.join(words)}{shown}`", (action.help or "").replace("%%", "%")
+
+
+def reference() -> str:
+    """docs/reference/commands.md."""
+    parts = [
+        "Options of each command of `clearpod`. Without `--config`, /etc/clearpod/config.toml is read if it exists."
+    ]
+    for name, summary in COMMANDS.items():
+        parser = _parser(name)
+        usage = parser.usage or parser.format_usage().removeprefix("usage: ")
+        parts += [
+            f"## clearpod {name}",
+            f"{summary[0].upper()}{summary[1:]}.",
+            table(("option", "meaning"), _rows(parser)),
+        ]
+        if parser.usage:
+            parts.insert(-1, f"    {usage}")
+        if parser.epilog:
+            parts.append(parser.epilog)
+    return page("Command line", *parts)
+
+
+def _tree(of: type[errors.PodError], depth: int = 0) -> Iterator[tuple[type[errors.PodError], int]]:
+    yield of, depth
+    for below in of.__subclasses__():
+        if below.__module__ == errors.__name__:
+            yield from _tree(below, depth + 1)
+
+
+def exit_codes() -> str:
+    """docs/reference/exit-codes.md."""
+    rows = [
+        (f"`{one.__name__}`", f"`{one.grpc_code}`", str(one.exit_code), first_sentence(one.__doc__))
+        for one, _ in _tree(errors.PodError)
+    ]
+    intro = (
+        "What clearpod raises on purpose, as the status of an RPC and as the exit code of a command. `INTERNAL`, and "
+        "exit code 1 with a traceback, are defects of clearpod."
+    )
+    others = table(
+        ("exit code", "of", "when"),
+        [
+            ("0", "every command", "it did what it was asked to"),
+            ("1", "`check`, `images verify`", "something is not as it should be; each thing is named"),
+            ("2", "every command", "the command line is wrong"),
+            ("0 to 255", "`run`", "the code of the container's command; 128 + n when signal n ended it"),
+            ("130", "every command", "it was interrupted (SIGINT)"),
+            ("141", "every command", "nobody reads its output any more"),
+            (str(door.FAILED), "programs of the stage1 image under rkt", "any failure that is not the app's own"),
+        ],
+    )
+    return page(
+        "Errors and exit codes",
+        intro,
+        table(("error", "gRPC status", "exit code", "meaning"), rows),
+        "## Other exit codes",
+        others,
+    )

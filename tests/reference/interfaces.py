@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of RPCs, metrics and annotations, from the contracts and tables of `cri`."""
+
+import importlib
+from collections.abc import Iterator
+
+from cri import policy, server
+from cri.pb import nri_pb2, runtime_pb2
+from cri.translate import metrics, network
+from stage1.rkt import sizing, streams
+from tests.reference import docstrings
+from tests.reference.table import link, page, table
+
+
+def _what(package: str, name: str) -> str:
+    """What the module of an RPC says of it, or the function where a module has several."""
+    function = server.implementation(package, name)
+    module = docstrings.first_sentence(importlib.import_module(function.__module__).__doc__)
+    text = (
+        module.removeprefix(f"{name}: ")
+        if module.startswith(f"{name}: ")
+        else docstrings.first_sentence(function.__doc__)
+    )
+    return link(text[:1].upper() + text[1:])
+
+
+def _cri_rows(service: str, package: str) -> Iterator[tuple[str, ...]]:
+    for method in runtime_pb2.DESCRIPTOR.services_by_name[service].methods:
+        offered = method.name in server.RPCS[(service, package)].split()
+        what = _what(package, method.name) if offered else "UNIMPLEMENTED"
+        notes = [
+            "streams" if method.server_streaming else "",
+            "answered while pods are still adopted" if method.name in server.ALWAYS else "",
+            "ends with its client" if method.name in server.DROPPED_WITH_CLIENT else "",
+        ]
+        yield f"`{method.name}`", what, ", ".join(filter(None, notes))
+
+
+def rpcs() -> str:
+    """docs/reference/rpcs.md."""
+    parts = ["What the daemon serves and calls. States, time limits and details: [dev/cri.md](../dev/cri.md)."]
+    for service, package in server.RPCS:
+        rows = _cri_rows(service, package)
+        parts += [f"## runtime.v1.{service}", table(("RPC", "what it does", ""), rows)]
+    for name, who in (("Runtime", "plugins call the daemon"), ("Plugin", "the daemon calls plugins")):
+        methods = nri_pb2.DESCRIPTOR.services_by_name[name].methods
+        rows_ = ((f"`{one.name}`", f"`{one.input_type.name}`", f"`{one.output_type.name}`") for one in methods)
+        parts += [
+            f"## NRI: {name}",
+            f"Over ttRPC, {who}: [admin/nri.md](../admin/nri.md).",
+            table(("RPC", "request", "answer"), rows_),
+        ]
+    return page("RPCs", *parts)
+
+
+def metric_page() -> str:
+    """docs/reference/metrics.md."""
+    kinds = {metrics.COUNTER: "counter", metrics.GAUGE: "gauge"}
+    base = set(metrics.BASE)
+    kind = {one.name: kinds[one.kind] for one in metrics.OF_CONTAINERS}
+    rows = []
+    for one in metrics.descriptors():
+        labels = ", ".join(f"`{key}`" for key in one.label_keys if key not in base)
+        rows.append((f"`{one.name}`", kind.get(one.name, "counter"), one.help, labels))
+    intro = (
+        f"What ListMetricDescriptors and ListPodSandboxMetrics give: {len(rows)}, for cAdvisor's. Each has labels "
+        f"{', '.join(f'`{key}`' for key in metrics.BASE)}, and those of its row. Values are whole numbers."
+    )
+    return page("Metrics", intro, table(("metric", "kind", "meaning", "more labels"), rows))
+
+
+def annotations() -> str:
+    """docs/reference/annotations.md."""
+    meanings = docstrings.of_module(policy)
+    named = {getattr(policy, name): text for name, text in meanings.items() if isinstance(getattr(policy, name), str)}
+    allowed = policy.Policy().annotations
+    ours = [(f"`{name}`", named[name], "yes" if name in allowed else "no") for name in policy.KNOWN]
+    rates = docstrings.of_module(network)
+    others = [(f"`{getattr(network, name)}`", rates[name]) for name in ("INGRESS", "EGRESS")]
+    for module in (sizing, streams):
+        texts = docstrings.of_module(module)
+        others += [
+            (f"`{value}`", texts[name])
+            for name, value in vars(module).items()
+            if _is_annotation(value) and name in texts
+        ]
+    intro = "Annotations of pods that change what clearpod does. Others are kept and ignored."
+    bounds = (
+        "What a pod may ask for is bounded by `[policy]`: [admin/configuration.md](../admin/configuration.md#policy)."
+    )
+    return page(
+        "Annotations",
+        intro,
+        "## Of clearpod",
+        bounds,
+        table(("annotation", "meaning", "allowed by default"), ours),
+        "## Of others",
+        table(("annotation", "meaning"), others),
+    )
+
+
+def _is_annotation(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("clearpod.io/", "coreos.com/"))

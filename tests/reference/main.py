@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/gen-reference [--check]`: writes docs/reference from the code; --check only says which page is stale."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.reference import commands, configuration, interfaces
+
+PLACE = Path(__file__).parents[2] / "docs/reference"
+PAGES: dict[str, Callable[[], str]] = {
+    "annotations.md": interfaces.annotations,
+    "commands.md": commands.reference,
+    "config.example.toml": configuration.example,
+    "configuration.md": configuration.reference,
+    "exit-codes.md": commands.exit_codes,
+    "metrics.md": interfaces.metric_page,
+    "rpcs.md": interfaces.rpcs,
+}
+
+
+def stale() -> dict[str, str]:
+    """The pages that are not what the code says, with what they should be."""
+    made = {name: make() for name, make in PAGES.items()}
+    return {
+        name: text
+        for name, text in made.items()
+        if not (PLACE / name).exists() or (PLACE / name).read_text(encoding="utf-8") != text
+    }
+
+
+def main(words: list[str]) -> int:
+    """1 with --check when something is stale, else 0."""
+    found = stale()
+    if "--check" not in words:
+        for name, text in found.items():
+            (PLACE / name).write_text(text, encoding="utf-8")
+    verb = "is stale; run scripts/gen-reference" if "--check" in words else "written"
+    for name in found:
+        print(f"docs/reference/{name} {verb}")
+    return 1 if found and "--check" in words else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

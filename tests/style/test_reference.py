@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/reference is what the code says, and says something of everything. `scripts/gen-reference` writes it."""
+
+import pytest
+
+from tests.reference import configuration, main
+
+pytestmark = pytest.mark.style
+
+
+def test_the_reference_is_current() -> None:
+    assert list(main.stale()) == [], "run scripts/gen-reference"
+
+
+def test_every_key_of_the_configuration_has_a_meaning() -> None:
+    assert [key.name for key in configuration.every_key() if not key.meaning] == []
+
+
+def test_no_row_is_empty() -> None:
+    for name, make in main.PAGES.items():
+        for line in make().splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            assert not line.startswith("| `") or all(cells[:2]), f"{name}: {line}"
