@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reference import commands, configuration, interfaces
+from tests.reference import commands, configuration, decisions, interfaces
 
 PLACE = Path(__file__).parents[2] / "docs/reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -16,6 +16,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "exit-codes.md": commands.exit_codes,
     "metrics.md": interfaces.metric_page,
     "rpcs.md": interfaces.rpcs,
+    "../decisions/README.md": decisions.index,
 }
 
 
@@ -37,7 +38,7 @@ def main(words: list[str]) -> int:
             (PLACE / name).write_text(text, encoding="utf-8")
     verb = "is stale; run scripts/gen-reference" if "--check" in words else "written"
     for name in found:
-        print(f"docs/reference/{name} {verb}")
+        print(f"{(PLACE / name).resolve().relative_to(PLACE.parents[1])} {verb}")
     return 1 if found and "--check" in words else 0
 
 

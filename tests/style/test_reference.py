@@ -3,7 +3,7 @@
 
 import pytest
 
-from tests.reference import configuration, main
+from tests.reference import configuration, decisions, main
 
 pytestmark = pytest.mark.style
 
@@ -21,3 +21,14 @@ def test_no_row_is_empty() -> None:
         for line in make().splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             assert not line.startswith("| `") or all(cells[:2]), f"{name}: {line}"
+
+
+def test_every_decision_has_a_status() -> None:
+    assert [one.file for one in decisions.decisions() if one.status == "?"] == [], (
+        "docs/decisions/README.md says the form"
+    )
+
+
+def test_numbers_of_decisions_are_unique() -> None:
+    numbers = [one.number for one in decisions.decisions()]
+    assert len(numbers) == len(set(numbers))

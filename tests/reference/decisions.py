@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The index of docs/decisions, from the heading and the status line of each."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.reference.table import table
+
+PLACE = Path(__file__).parents[2] / "docs/decisions"
+_LINKS = r"\[\d{4}\]\([\w.-]+\)(, \[\d{4}\]\([\w.-]+\))*"
+_STATUS = re.compile(f"accepted|superseded by {_LINKS}|accepted, amended by {_LINKS}")
+_HEAD = re.compile(r"# (\d{4}):? ([^\n]+)\n\nStatus: ([^\n]+)\n\n")
+_INTRO = """# Decisions
+
+One file each, ten lines or so: what was decided, why, what it costs. A new dependency, a new arrow between packages or
+a new file format needs one. The first line is `# NUMBER TITLE`, the third `Status: accepted`; once another decision
+changes it, `Status: superseded by` or `Status: accepted, amended by` with links. The rest is not edited afterwards.
+
+<!-- The table is made by scripts/gen-reference. -->
+
+"""
+
+
+class Decision(NamedTuple):
+    """One file."""
+
+    file: str
+    number: str
+    title: str
+    status: str
+
+
+def decisions() -> Iterator[Decision]:
+    """All, by number. One that is not in form has the status "?"."""
+    for path in sorted(PLACE.glob("[0-9]*.md")):
+        found = _HEAD.match(path.read_text(encoding="utf-8"))
+        well_formed = found and path.name.startswith(found[1]) and _STATUS.fullmatch(found[3])
+        yield Decision(path.name, *(found.groups() if found and well_formed else (path.name[:4], path.stem, "?")))
+
+
+def index() -> str:
+    """docs/decisions/README.md."""
+    rows = ((f"[{one.number}]({one.file})", one.title, one.status) for one in decisions())
+    return _INTRO + table(("number", "decision", "status"), rows) + "\n"
