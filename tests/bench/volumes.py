@@ -21,8 +21,8 @@ import tempfile  # noqa: E402
 from typing import Any  # noqa: E402
 
 from cri.config import Config  # noqa: E402
+from cri.containers import exec as execs  # noqa: E402
 from cri.image.pull import pull  # noqa: E402
-from cri.pods import execs  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
 from stage1.engine import Host  # noqa: E402
 from stage1.linux.cgroup import OURS  # noqa: E402
@@ -109,8 +109,9 @@ def measure(count: int, rounds: int) -> dict[str, Figures]:
     """Both, in a place that is gone afterwards."""
     words = [str(count), str(rounds)]
     with tempfile.TemporaryDirectory(prefix="cpv", dir="/tmp") as place:
-        (first := Path(place, "c")).mkdir(), (second := Path(place, "r")).mkdir()
-        return {"kubernetes": asyncio.run(container(first, words)), "rkt": app(second, words)}
+        for name in ("c", "r"):
+            Path(place, name).mkdir()
+        return {"kubernetes": asyncio.run(container(Path(place, "c"), words)), "rkt": app(Path(place, "r"), words)}
 
 
 def _table(found: dict[str, Figures]) -> str:
