@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protobuf wire format, as far as proto/agent/agent.proto uses it: no packed numbers, no maps, no floats.
+"""The protobuf wire format, as far as proto/agent/agent.proto uses it: no repeated numbers, no maps, no floats.
 
 Driven by tables that `messages.py` has. It exists because importing google.protobuf costs more than a whole
 start of stage1; the tests hold it to google.protobuf's bytes. Pure, and strict when it reads: the guest is
@@ -26,10 +26,6 @@ class WireError(PodError):
     """Bytes that are not the message they should be, or a value that does not fit its field."""
 
 
-class _BadValue(WireError):
-    """A field's value is bad; whoever knows the field's name says so."""
-
-
 class Field(NamedTuple):
     """One field; `number` 0: its place in the table, from 1. `many`: repeated (a tuple here), up to `most` times."""
 
@@ -44,7 +40,29 @@ Tables = dict[type[Any], tuple[Field, ...]]
 
 SPARE_FIELDS = 16
 """How many fields a message may have that we do not know, or twice."""
-_plans: dict[type[Any], tuple[dict[int, int], int]] = {}
+
+
+class _Step(NamedTuple):
+    """What to do with a field: its place in the message, and the largest number that is taken as it is read (None: it
+    is no number, -1: none is)."""
+
+    place: int
+    most: int | None
+    field: Field
+
+
+class _Plan(NamedTuple):
+    """A message type's table, made ready for reading: steps by tag, known numbers, a message without fields, the places
+    of repeated fields, and how many fields it may have."""
+
+    steps: dict[int, _Step]
+    numbers: frozenset[int]
+    defaults: tuple[object, ...]
+    repeated: tuple[int, ...]
+    most: int
+
+
+_plans: dict[type[Any], _Plan] = {}
 
 
 def encode(message: tuple[object, ...], tables: Tables) -> bytes:
@@ -100,86 +118,121 @@ def _put_varint(out: bytearray, value: int) -> None:
 
 
 def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
-    """Return a `cls` from its bytes. Unknown fields are skipped. Raises WireError, which names message and field."""
-    table = tables[cls]
-    values: list[Any] = [[] if f.many else _EMPTY[f.kind] for f in table]
-    places, left = _plans.get(cls) or _plan(cls, table)
-    for number, wire, raw in fields(data):
-        left -= 1
-        if left < 0:
+    """Return a `cls` from its bytes. Unknown fields are skipped. Raises WireError, which names message and field.
+
+    A sample of a pod has a hundred numbers and a node has hundreds of pods, so tags and numbers of one byte, as nearly
+    all are, take no call here.
+    """
+    plan = _plans.get(cls) or _plan(cls, tables[cls])
+    values, left = list(plan.defaults), plan.most
+    at, end = 0, len(data)
+    while at < end:
+        if (left := left - 1) < 0:
             raise WireError(f"{cls.__name__} has more fields than it can need")
-        place = places.get(number, -1)
-        if place < 0:
+        tag = data[at]
+        at += 1
+        if tag > 0x7F:
+            tag, at = _varint(data, at - 1)
+        if (step := plan.steps.get(tag)) is None:
+            at = _skip(data, at, tag=tag, cls=cls, plan=plan)
             continue
-        field = table[place]
-        try:
-            value = _value(field, wire, raw=raw, tables=tables)
-        except _BadValue as error:
-            raise WireError(f"{cls.__name__}.{cls._fields[place]}: {error}") from None
-        if not field.many:
-            values[place] = value
-        elif len(values[place]) < field.most:
-            values[place].append(value)
+        if at == end:
+            raise WireError("a message ends inside a number")
+        value = data[at]
+        at += 1
+        if value > 0x7F:
+            value, at = _varint(data, at - 1)
+        place, most, _ = step
+        if most is None:
+            if (stop := at + value) > end:
+                raise WireError("a field is longer than its message")
+            raw, at = data[at:stop], stop
+            _keep(values, step, value=_text(step, raw, tables=tables, cls=cls), cls=cls)
+        elif value > most:
+            values[place] = _unusual(step, value, cls=cls)
         else:
-            raise WireError(f"{cls.__name__}.{cls._fields[place]} has more than {field.most} entries")
-    return cls(*(tuple(v) if f.many else v for f, v in zip(table, values, strict=True)))
+            values[place] = value
+    for place in plan.repeated:
+        values[place] = tuple(values[place])
+    return cls(*values)
 
 
-def _plan(cls: type[Any], table: tuple[Field, ...]) -> tuple[dict[int, int], int]:
-    """Number of a field -> its place in the table; and how many fields a message may have."""
-    places = {field.number or place: place - 1 for place, field in enumerate(table, 1)}
+def _plan(cls: type[Any], table: tuple[Field, ...]) -> _Plan:
+    steps = {}
+    for place, field in enumerate(table):
+        is_number = field.kind in _RANGES
+        assert not (is_number and field.many), "no message has repeated numbers"
+        most = None if not is_number else -1 if field.kind == BOOL else _RANGES[field.kind][1]
+        steps[(field.number or place + 1) << 3 | (VARINT if is_number else LENGTH)] = _Step(place, most, field)
+    repeated = tuple(place for place, field in enumerate(table) if field.many)
+    defaults = tuple(() if field.many else _EMPTY[field.kind] for field in table)
     most = sum(field.most if field.many else 1 for field in table) + SPARE_FIELDS
-    _plans[cls] = places, most
-    return places, most
+    _plans[cls] = plan = _Plan(steps, frozenset(tag >> 3 for tag in steps), defaults, repeated, most)
+    return plan
 
 
-def _value(field: Field, wire: int, *, raw: int | bytes, tables: Tables) -> object:
-    if isinstance(raw, int):
-        if field.kind not in _RANGES or wire != VARINT:
-            raise _BadValue("the wrong wire type")
-        return _number(field.kind, raw)
-    if field.kind not in (STR, BYTES, MESSAGE) or wire != LENGTH:
-        raise _BadValue("the wrong wire type")
-    if field.message is not None:
-        return decode(field.message, raw, tables)
-    if field.kind == BYTES:
+def _keep(values: list[Any], step: _Step, *, value: object, cls: type[Any]) -> None:
+    if not step.field.many:
+        values[step.place] = value
+    elif not values[step.place]:
+        values[step.place] = [value]
+    elif len(values[step.place]) < step.field.most:
+        values[step.place].append(value)
+    else:
+        raise WireError(f"{cls.__name__}.{cls._fields[step.place]} has more than {step.field.most} entries")
+
+
+def _text(step: _Step, raw: bytes, *, tables: Tables, cls: type[Any]) -> object:
+    """The value of a length-delimited field."""
+    if step.field.message is not None:
+        return decode(step.field.message, raw, tables)
+    if step.field.kind == BYTES:
         return raw
     try:
         return raw.decode()
     except UnicodeDecodeError:
-        raise _BadValue("not valid UTF-8") from None
+        raise WireError(f"{cls.__name__}.{cls._fields[step.place]}: not valid UTF-8") from None
 
 
-def _number(kind: int, raw: int) -> int:
-    if kind == BOOL:
-        return raw != 0
-    if kind == I32 and raw >= 2**63:
-        raw -= 2**64
-    low, high = _RANGES[kind]
-    if not low <= raw <= high:
-        raise _BadValue(f"{raw} does not fit")
-    return raw
+def _unusual(step: _Step, value: int, *, cls: type[Any]) -> int:
+    """The value of a field whose number is not as it was read: a bool, or a negative one."""
+    if step.field.kind == BOOL:
+        return value != 0
+    if step.field.kind == I32 and value - 2**64 >= _RANGES[I32][0]:
+        return value - 2**64
+    raise WireError(f"{cls.__name__}.{cls._fields[step.place]}: {value} does not fit")
+
+
+def _skip(data: bytes, at: int, *, tag: int, cls: type[Any], plan: _Plan) -> int:
+    """Where the field that begins at `at`, behind its tag, ends. Raises WireError for one of a known number."""
+    if tag >> 3 in plan.numbers and tag & 7 in (VARINT, FIXED64, LENGTH, FIXED32):
+        place = next(step.place for known, step in plan.steps.items() if known >> 3 == tag >> 3)
+        raise WireError(f"{cls.__name__}.{cls._fields[place]}: the wrong wire type")
+    return _field(data, at, tag=tag)[1]
 
 
 def fields(data: bytes) -> "Iterator[tuple[int, int, int | bytes]]":
     """Yield (number, wire type, value) of each field; fixed-width values as bytes. Raises WireError."""
-    at, end = 0, len(data)
-    while at < end:
+    at = 0
+    while at < len(data):
         tag, at = _varint(data, at)
-        number, wire = tag >> 3, tag & 7
-        if not 1 <= number < 2**29 or wire not in (VARINT, FIXED64, LENGTH, FIXED32):
-            raise WireError(f"{tag:#x} is not the tag of a field")
-        if wire == VARINT:
-            value, at = _varint(data, at)
-            yield number, wire, value
-            continue
-        size = {FIXED64: 8, FIXED32: 4}.get(wire, -1)
-        if size < 0:
-            size, at = _varint(data, at)
-        if at + size > end:
-            raise WireError("a field is longer than its message")
-        yield number, wire, data[at : at + size]
-        at += size
+        value, at = _field(data, at, tag=tag)
+        yield tag >> 3, tag & 7, value
+
+
+def _field(data: bytes, at: int, *, tag: int) -> tuple[int | bytes, int]:
+    """The value that begins at `at`, behind its tag, and where it ends."""
+    number, wire = tag >> 3, tag & 7
+    if not 1 <= number < 2**29 or wire not in (VARINT, FIXED64, LENGTH, FIXED32):
+        raise WireError(f"{tag:#x} is not the tag of a field")
+    if wire == VARINT:
+        return _varint(data, at)
+    size = {FIXED64: 8, FIXED32: 4}.get(wire, -1)
+    if size < 0:
+        size, at = _varint(data, at)
+    if at + size > len(data):
+        raise WireError("a field is longer than its message")
+    return data[at : at + size], at + size
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
