@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cri.config import Config
 from cri.events import Bus
+from cri.live.consoles import Consoles
 from cri.live.hooks import Hooks
 from cri.live.tools import Tools
 from cri.memory.merger import Merger
@@ -92,6 +93,7 @@ class Node:
             storage=self.storage,
             hooks=self.hub or Hooks(),
             react_s=config.vm.react_timeout_s,
+            consoles=Consoles(),
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods

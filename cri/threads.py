@@ -80,8 +80,8 @@ async def beside(answer: Awaitable[T], work: Callable[P, object], /, *args: P.ar
         await thread
 
 
-async def is_set_within(limit_s: float, event: asyncio.Event) -> bool:
-    """Wait for `event`, at most so long; whether it is set."""
+async def is_set_within(limit_s: float | None, event: asyncio.Event) -> bool:
+    """Wait for `event`, at most so long (None: for ever); whether it is set."""
     try:
         async with asyncio.timeout(limit_s):
             await event.wait()
@@ -90,8 +90,8 @@ async def is_set_within(limit_s: float, event: asyncio.Event) -> bool:
     return True
 
 
-async def is_readable_within(limit_s: float, descriptor: int) -> bool:
-    """Wait until `descriptor` is readable, at most so long; whether it is."""
+async def is_readable_within(limit_s: float | None, descriptor: int) -> bool:
+    """Wait until `descriptor` is readable, at most so long (None: for ever); whether it is."""
     loop, ready = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(descriptor, ready.set)
     try:

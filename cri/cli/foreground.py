@@ -20,6 +20,7 @@ from cri.cli.terminal import Terminal
 from cri.cli.timeline import Timeline
 from cri.containers import create as containers
 from cri.live import shutdown
+from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
@@ -52,7 +53,8 @@ class Foreground:
         port = self._port.listen() if host.choice.driver == "kvmtool" else 0
         self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
-        tools = Tools(host=self._host, vmm=ProcessVmm(ends_with_us=True), boot_timeout_s=boot_timeout_s)
+        vmm = ProcessVmm(ends_with_us=True)
+        tools = Tools(host=self._host, vmm=vmm, consoles=Consoles(), boot_timeout_s=boot_timeout_s)
         record = PodRecord(pod, b"", "", time.time_ns())
         self._pod = LivePod(record, tools, self._port)
         self._outputs: list[Output] = []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One live pod: its VM, the link to its agent, its containers, and its file.
 
-Made by the table. One task of its own waits for the VM's end, which may come at any moment, and trims the
-console meanwhile; everything else happens in the calls that ask for it, ordered by locks. Not here: its orderly end
+Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else
+happens in the calls that ask for it, ordered by locks. Not here: its orderly end
 (`shutdown`), what is done with single containers (`cri.containers`), and what a restarted daemon does (`cri.pods`).
 """
 
@@ -49,8 +49,6 @@ HAND_OVER_S = 10.0
 DRAIN_S = 1.0
 """What a VMM that has ended had already sent is taken in for so long."""
 CONSOLE_LINES = 12
-TRIM_S = 10.0
-"""How often the console's file is cut down: a guest may write without end, and `/run` is memory."""
 
 
 class LivePod:
@@ -290,9 +288,8 @@ class LivePod:
         """The pod's own task: wait for the VM's end, then let everybody know."""
         handle = await vm_end.opened(vm)
         if handle is not None:
-            with handle:
-                while not await is_readable_within(TRIM_S, handle.fileno()):
-                    await self._or_log("pod.console", vm.trim_console)
+            with handle, self.tools.consoles.kept_short(vm):
+                await is_readable_within(None, handle.fileno())
                 handle.wait(0)
         await self.end_rest()
         why = await vm_end.sentence(vm, handle, title=self.title)

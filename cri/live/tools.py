@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from cri.events import Bus
+    from cri.live.consoles import Consoles
     from cri.storage.disk import Storage
     from cri.turns import Turns
     from stage1.engine import Host
@@ -40,11 +41,12 @@ class Tools(NamedTuple):
     `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
     daemon has left gets `adopt_timeout_s` to answer the next one, and any guest `react_s` to end what it is told to.
     `storage` says how much pods may write (None: all). `hooks` has a say in what is done. `collect_later` takes the
-    directory of a pod that failed and could not be removed at once.
+    directory of a pod that failed and could not be removed at once. `consoles` keeps the VMs' consoles short.
     """
 
     host: "Host"
     vmm: "Vmm"
+    consoles: "Consoles"
     boot_timeout_s: float = 60.0
     call_timeout_s: float = 60.0
     pool: "Executor | None" = None

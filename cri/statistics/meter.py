@@ -22,6 +22,8 @@ ANSWER_S = 60.0
 STALE_S = 10.0
 DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""
+FRESH_S = 0.5
+"""So new a sample is as good as another one: rates have no better resolution (`cri.stats.LEAST_APART_NS`)."""
 MOST_ROUNDS = 16
 """A guest that never says that it is done is not believed."""
 
@@ -55,6 +57,7 @@ class Meter:
         self._last: dict[bool, Sample] = {}
         self._open: dict[Stats, Question] = {}
         self._disk_at = 0.0
+        self._sampled_at: dict[bool, float] = {}
         self.disks: dict[str, Disk] = {}
 
     async def sample(self, *, files: bool = False) -> Sample:
@@ -79,6 +82,13 @@ class Meter:
     def last(self, *, files: bool = False) -> Sample | None:
         """The last sample, however old."""
         return self._last.get(files) or self._last.get(not files)
+
+    def fresh(self, *, files: bool = False) -> Sample | None:
+        """The sample of the last moment; None when it is older, or the disks of its containers are not known."""
+        last = self._last.get(files)
+        if last is None or time.monotonic() - self._sampled_at[files] >= FRESH_S:
+            return None
+        return last if all(name in self.disks for name in last.containers) else None
 
     def assume(self, taken_bytes: int) -> None:
         """The guest will not say for a while what took so much of its disk: it was who had most."""
@@ -125,7 +135,7 @@ class Meter:
             self.disks = {name: Disk(now, one.disk_bytes, one.disk_inodes) for name, one in containers.items()}
         sample = Sample(now, first, containers, self._rates.update(first, containers.values()))
         if not op.disk:
-            self._last[op.files] = sample
+            self._last[op.files], self._sampled_at[op.files] = sample, time.monotonic()
         return sample
 
 

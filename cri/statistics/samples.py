@@ -6,7 +6,7 @@ Called by the RPCs about stats and metrics.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from cri.statistics.meter import Meter
@@ -16,11 +16,23 @@ from stage1.errors import PodError
 log = logging.getLogger("clearpod.stats")
 
 
+class Runs(Protocol):
+    """As much of a container."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has a process."""
+
+
 class Metered(Protocol):
     """As much of a live pod as its numbers need; `held` is why its VM is stopped, empty when it runs."""
 
     held: str
     meter: Meter
+
+    @property
+    def containers(self) -> Mapping[str, Runs]:
+        """Its containers by id."""
 
     @property
     def id(self) -> str:
@@ -39,9 +51,16 @@ AnyPod = TypeVar("AnyPod", bound=Metered)
 
 
 async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
-    """The pod's sample, None when it has no VM any more; of one that is held the last one. Raises as `Meter.sample`."""
+    """The pod's sample, None when it has no VM any more; of one that is held the last one. Raises as `Meter.sample`.
+
+    A sample of the last moment is not asked for again if it has all containers that run.
+    """
     if pod.held and (last := pod.meter.last(files=files)):
         return last
+    if (fresh := pod.meter.fresh(files=files)) and all(
+        name in fresh.containers for name, one in pod.containers.items() if one.is_running
+    ):
+        return fresh
     return await pod.meter.sample(files=files) if pod.is_ready else None
 
 

@@ -57,7 +57,7 @@ class _Plan(NamedTuple):
 
     steps: dict[int, _Step]
     numbers: frozenset[int]
-    defaults: tuple[object, ...]
+    defaults: tuple[Any, ...]
     repeated: tuple[int, ...]
     most: int
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.live import pod as pods
+from cri.live import consoles
 from stage1.errors import KernelError
 from stage1.vm.vmm import CONSOLE_KEEP_BYTES, VmProcess
 
@@ -34,7 +34,7 @@ async def _flood_and_wait(cri: Client, pod: str) -> None:
 async def test_a_flooded_console_is_trimmed_as_long_as_the_pod_lives_and_after_a_restart(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pods, "TRIM_S", 0.02)
+    monkeypatch.setattr(consoles, "TRIM_S", 0.02)
     async with world.daemon() as cri:
         pod = await cri.pod()
         await _flood_and_wait(cri, pod)
@@ -51,7 +51,7 @@ async def test_a_console_that_can_not_be_trimmed_is_logged_and_the_pod_stays_wat
     def fail(vm: VmProcess) -> None:
         raise KernelError("fallocate", 95, vm.console)
 
-    monkeypatch.setattr(pods, "TRIM_S", 0.02)
+    monkeypatch.setattr(consoles, "TRIM_S", 0.02)
     monkeypatch.setattr(VmProcess, "trim_console", fail)
     async with world.daemon() as cri:
         pod = await cri.pod()

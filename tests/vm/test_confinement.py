@@ -17,6 +17,7 @@ from cri.containers import create as containers
 from cri.containers import exec as execs
 from cri.image.pull import pull_blocking
 from cri.live import shutdown
+from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
@@ -79,7 +80,9 @@ async def booted(machine: Machine) -> AsyncIterator[LivePod]:
     host = machine.host
     if host.choice.driver == "kvmtool":
         host = host._replace(vsock_port=port.listen())
-    tools = Tools(host=host, vmm=ProcessVmm(), boot_timeout_s=60 * PATIENCE, call_timeout_s=60 * PATIENCE)
+    tools = Tools(
+        host=host, vmm=ProcessVmm(), consoles=Consoles(), boot_timeout_s=60 * PATIENCE, call_timeout_s=60 * PATIENCE
+    )
     pod = LivePod(PodRecord(given, b"", "", time.time_ns()), tools, port)
     try:
         await pod.boot()

@@ -102,6 +102,25 @@ async def test_many_who_ask_at_once_share_one_question() -> None:
     assert sorted(asked) == [Stats(), Stats(disk=True)]
 
 
+async def test_a_sample_of_the_last_moment_serves_until_a_container_comes_or_it_is_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    one = Meter(ask, KNOWN)
+    assert one.fresh() is None
+    sample = await one.sample()
+    assert one.fresh() is sample
+    assert one.fresh(files=True) is None, "another question"
+    one.disks.clear()
+    assert one.fresh() is None, "its disk is not known"
+    await one.sample()
+    assert one.fresh() is not None
+    monkeypatch.setattr(meter, "FRESH_S", 0.0)
+    assert one.fresh() is None
+
+
 async def test_a_slow_walk_of_the_disk_delays_only_the_first_one() -> None:
     async def ask(op: Stats, timeout_s: float) -> Reply:
         if op.disk:
