@@ -46,6 +46,8 @@ RPCS = {
     ("ImageService", "cri.image"): "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo",
 }
 """Service and package -> what is done. Everything else of the contract answers UNIMPLEMENTED."""
+NOT_OFFERED = {"CheckpointPod", "RestorePod", "CheckpointContainer"}
+"""Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
 QUIET = re.compile("^(Version|Status|List.*|Stream.*|.*Status|.*Stats|ImageFsInfo|RuntimeConfig)$")
@@ -78,6 +80,13 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+def _module(name: str) -> str:
+    """The module that has the RPC: its own, or one that it shares with others of its kind."""
+    if name in NOT_OFFERED:
+        return "not_offered"
+    return "streams" if name.startswith("Stream") else snake(name)
+
+
 def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
     """One generic handler per service, from the table `RPCS`."""
     found = []
@@ -89,7 +98,7 @@ def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
 
 def implementation(package: str, name: str) -> Any:
     """The function that does an RPC."""
-    return getattr(importlib.import_module(f"{package}.{snake(name)}"), snake(name))
+    return getattr(importlib.import_module(f"{package}.{_module(name)}"), snake(name))
 
 
 def _method(node: Node, service: str, *, package: str, name: str) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""StreamImages: the list of ListImages, in pieces, so that it may be larger than one message."""
+"""StreamImages: the list of ListImages, in pieces, so that it may be larger than one message. Found by `cri.server`."""
 
 from collections.abc import AsyncIterator
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The RPCs that are not offered, each with its reason; docs/dev/cri.md says more.
+
+They answer UNIMPLEMENTED, which clients take as the absence of the feature.
+"""
+
+from typing import NoReturn
+
+from cri.node import Node
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import Unsupported
+
+
+async def checkpoint_container(node: Node, request: pb.CheckpointContainerRequest) -> NoReturn:
+    """A container's process lives in the guest."""
+    raise Unsupported(
+        "a container can't be written to a file apart from the virtual machine that it lives in: the "
+        "guest has no CRIU, and what crun would write could only be restored inside that same guest; "
+        "stop the container and start a new one instead"
+    )
+
+
+async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoReturn:
+    """No hypervisor can save a VM with shared volumes."""
+    raise Unsupported(
+        "a pod can't be written to a file: kvmtool can't save a running virtual machine, and QEMU can't "
+        "while the pod's volumes are shared with the host; stop the pod and run a new one instead"
+    )
+
+
+async def restore_pod(node: Node, request: pb.RestorePodRequest) -> NoReturn:
+    """What CheckpointPod would have written."""
+    raise Unsupported("there is nothing to restore, since pods can't be checkpointed here; run a new sandbox instead")
