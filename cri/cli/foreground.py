@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -22,8 +21,10 @@ from cri.containers import create as containers
 from cri.live import shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
+from cri.live.images import Accounts
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
+from cri.store.images import Image
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
 from stage1 import engine
@@ -31,8 +32,8 @@ from stage1 import sweep as sweeping
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
-from stage1.pod import states
-from stage1.pod.model import Container, Pod
+from stage1.pod import oci, states, users
+from stage1.pod.model import Container, Pod, Process, Security
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.starter import ProcessVmm
 
@@ -41,8 +42,6 @@ CREDIT_RETRY_S = 0.01
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 PATIENCE = 3
 """The third SIGINT or SIGTERM is not passed on: it ends the VM."""
-
-Plan = Callable[[containers.Accounts], Container]
 
 
 class Foreground:
@@ -61,8 +60,11 @@ class Foreground:
         self._asked_to_end = 0
         self._left_alone = asyncio.Event()
 
-    async def run(self, image: ImageFiles, plan: Plan) -> int:
-        """The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run."""
+    async def run(self, image: Image, files: ImageFiles, *, process: Process) -> int:
+        """Run `process` in a container of the image, whose files are `files`; its user is the image's.
+
+        The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run.
+        """
         sweep(self._host)
         async with AsyncExitStack() as undo:
             undo.callback(self._port.close)
@@ -72,7 +74,7 @@ class Foreground:
             await self._pod.boot()
             undo.push_async_callback(shutdown.remove, self._pod)
             self._say_booted()
-            container = await self._create(image, plan)
+            container = await self._create(image, files, process=process)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
             await containers.start(self._pod, container)
@@ -107,11 +109,11 @@ class Foreground:
             for output in self._outputs:
                 output.close()
 
-    async def _create(self, image: ImageFiles, plan: Plan) -> LiveContainer:
-        def record(accounts: containers.Accounts) -> ContainerRecord:
-            return ContainerRecord(plan(accounts), b"", 0, time.time_ns(), image.id, image.id)
-
-        found = self._pod.containers[await containers.create(self._pod, image, plan=record)]
+    async def _create(self, image: Image, files: ImageFiles, *, process: Process) -> LiveContainer:
+        async with containers.image_held(self._pod, (files,)) as root:
+            planned = _container(image, process, accounts=root.accounts)
+            record = ContainerRecord(planned, b"", 0, time.time_ns(), image.id, image.id)
+            found = self._pod.containers[await containers.create(self._pod, record, root=root)]
         streams = {found.record.stdout: 1, found.record.stderr: 2}
         for stream, descriptor in streams.items():
             if stream:
@@ -253,3 +255,11 @@ def sweep(host: engine.Host) -> None:
             continue  # it lives, or somebody else swept it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
+
+
+def _container(image: Image, what: Process, *, accounts: Accounts) -> Container:
+    said = image.config.get("config") or {}
+    user = users.resolve(said.get("User") or "", passwd=accounts.passwd, group=accounts.group)
+    what = what._replace(user=user, env=users.with_home(what.env, user, passwd=accounts.passwd))
+    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
+    return Container(id="main", name="main", image=image.id, process=what, security=security)

@@ -17,7 +17,6 @@ from typing import Any
 from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.timeline import Timeline
 from cri.config import Config, load
-from cri.containers.create import Accounts
 from cri.image.pull import pull
 from cri.policy import MOST_MEMORY_MIB, MOST_VCPUS
 from cri.store.images import Image, ImageStore
@@ -25,8 +24,8 @@ from stage1 import engine
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.cgroup import OURS
 from stage1.linux.host import host_facts
-from stage1.pod import oci, profile, users
-from stage1.pod.model import Container, Pod, Process, Security
+from stage1.pod import profile
+from stage1.pod.model import Pod, Process
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.choose import choose
@@ -94,9 +93,9 @@ async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
     image, files = await _bring(config, host, reference=args.image)
     pod = pod._replace(window_mib=_window_mib(config, pod, files=files))
     timeline.mark("the image is in the store")
-    base = _process(args, image)
+    process = _process(args, image)
     foreground = Foreground(host, pod, timeline, boot_timeout_s=config.vm.boot_timeout_s)
-    return await foreground.run(files, lambda accounts: _container(image, base, accounts=accounts))
+    return await foreground.run(image, files, process=process)
 
 
 def _host(config: Config, args: argparse.Namespace) -> engine.Host:
@@ -157,14 +156,6 @@ def _window_mib(config: Config, pod: Pod, *, files: ImageFiles) -> int:
     last = flatten(files)[-1]
     needed = -(-(last.offset + last.size) // (1 << 20))
     return needed if config.vm.window_mib and needed <= pod.memory_mib * WINDOW_PER_MEMORY else 0
-
-
-def _container(image: Image, what: Process, *, accounts: Accounts) -> Container:
-    said = image.config.get("config") or {}
-    user = users.resolve(said.get("User") or "", passwd=accounts.passwd, group=accounts.group)
-    what = what._replace(user=user, env=users.with_home(what.env, user, passwd=accounts.passwd))
-    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
-    return Container(id="main", name="main", image=image.id, process=what, security=security)
 
 
 def _process(args: argparse.Namespace, image: Image) -> Process:

@@ -6,14 +6,14 @@ Called by the RPCs with a pod of the table. Each function finishes or leaves thi
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from cri import events
 from cri.containers import capacity, order
 from cri.containers.stop import discard, follow_rest
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
-from cri.live.images import Accounts as Accounts
 from cri.live.images import Root
 from cri.live.pod import LivePod
 from cri.store.pods import ContainerRecord
@@ -26,24 +26,30 @@ from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.container")
 
-Plan = Callable[[Accounts], ContainerRecord]
 
+@asynccontextmanager
+async def image_held(pod: LivePod, images: tuple[ImageFiles, ...]) -> AsyncIterator[Root]:
+    """Bring the images of a container that is about to be made into the guest: the first one is for its root, and the
+    others for its volumes. They stay there when a container uses them at the end.
 
-async def create(pod: LivePod, image: ImageFiles, *, plan: Plan, volumes: tuple[ImageFiles, ...] = ()) -> str:
-    """Make a container from `plan` (which gets the image's accounts, and may look at files) and return its id.
-
-    `volumes` are the images that are mounted into it. Nothing stays when it fails.
+    The whole block may take as long as a call; raises TimedOut then, WrongState unless the pod is ready.
     """
     pod.require_ready()
     with pod.work.here():
-        async with limit(pod, "CreateContainer"), pod.images.held(image) as root:
-            for volume in volumes:
+        async with limit(pod, "CreateContainer"), pod.images.held(images[0]) as root:
+            for volume in images[1:]:
                 await pod.images.export(volume)
-            async with pod.tools.hooks.creating(pod, await to_the_end(plan, root.accounts)) as planned:
-                record = _with_streams(planned, pod)._replace(
-                    window_image=root.lower if root.in_window else "", image_way=root.way
-                )
-                return await _create(pod, record, root=root)
+            yield root
+
+
+async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:
+    """Make the container `planned` with a `root` that is held, as plugins adjust it, and return its id. Rolled back
+    when it fails.
+    """
+    async with pod.tools.hooks.creating(pod, planned) as adjusted:
+        window_image = root.lower if root.in_window else ""
+        record = _with_streams(adjusted, pod)._replace(window_image=window_image, image_way=root.way)
+        return await _create(pod, record, root=root)
 
 
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:

@@ -8,7 +8,8 @@ whose answer nobody got is given that answer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from stage1.errors import AlreadyExists
@@ -21,6 +22,10 @@ class Held(NamedTuple):
     request: bytes
     made: "asyncio.Future[str]"
 
+    def keep(self, made: str) -> None:
+        """The name is that of the finished object `made` from now on."""
+        self.made.set_result(made)
+
 
 class Names:
     """`what` is the word for errors: sandbox, container."""
@@ -29,33 +34,21 @@ class Names:
         self._what, self._is_abandoned = what, is_abandoned
         self._held: dict[Hashable, Held] = {}
 
-    async def make(self, name: Hashable, request: bytes, *, work: Callable[[], Awaitable[str]]) -> str:
-        """Do `work` under the name, and keep the name for the id that it returns; its failure frees the name.
+    async def repeated(self, name: Hashable, request: bytes) -> str:
+        """The id, if this repeats a call whose client never got the answer: waits until that has finished, and raises
+        what it raises. Empty when the name is free.
 
-        Raises AlreadyExists when the name is taken, unless by the same request whose client never got the
-        answer.
+        Raises AlreadyExists when the name is taken otherwise.
         """
-        if held := self._held.get(name):
-            return await self._again(name, held, request=request)
-        made: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._held[name] = Held(asyncio.current_task(), request, made)
-        try:
-            result = await work()
-        except BaseException as error:
-            del self._held[name]
-            made.set_exception(error if isinstance(error, Exception) else AlreadyExists("the call was cancelled"))
-            made.exception()  # nobody has to be waiting for it
-            raise
-        made.set_result(result)
-        return result
-
-    async def _again(self, name: Hashable, held: Held, *, request: bytes) -> str:
-        shown = "/".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
+        held = self._held.get(name)
+        if held is None:
+            return ""
         if held.request and held.request == request and held.task and self._is_abandoned(held.task):
             answer = await asyncio.shield(held.made)
             if name in self._held:  # the answer is given once; a third call meets an ordinary object
                 self._held[name] = held._replace(task=asyncio.current_task())
             return answer
+        shown = "/".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
         if not held.made.done():
             raise AlreadyExists(
                 f"the {self._what} name {shown} is reserved by a call in progress; ask again when it is done"
@@ -63,6 +56,22 @@ class Names:
         raise AlreadyExists(
             f"the {self._what} {shown} exists as {held.made.result()}; remove it or use another attempt"
         )
+
+    @contextmanager
+    def reserved(self, name: Hashable, request: bytes) -> Iterator[Held]:
+        """Reserve a free name (see `repeated`) while the block makes its object, which must `keep` it at the end; a
+        block that raises frees it.
+        """
+        reservation = Held(asyncio.current_task(), request, asyncio.get_running_loop().create_future())
+        self._held[name] = reservation
+        try:
+            yield reservation
+        except BaseException as error:
+            del self._held[name]
+            failure = error if isinstance(error, Exception) else AlreadyExists("the call was cancelled")
+            reservation.made.set_exception(failure)
+            reservation.made.exception()  # nobody has to be waiting for it
+            raise
 
     def take(self, name: Hashable, made: str) -> None:
         """Recovery: the name belongs to the finished object `made`."""

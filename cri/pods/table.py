@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from cri import events
-from cri.containers import create as containers
 from cri.containers import stop as stops
 from cri.live import shutdown
 from cri.live.container import LiveContainer
@@ -27,7 +26,6 @@ from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed
 from stage1.pod import states
 from stage1.pod.model import Pod
-from stage1.rootfs.share import ImageFiles
 
 Thing = TypeVar("Thing")
 
@@ -35,6 +33,7 @@ Thing = TypeVar("Thing")
 class PodTable:
     """`is_abandoned` tells whether a call's client went away before its answer (see `names`). `warm` bounds the pool of
     VMs that are booted ahead, which begins when it is opened. `max_pods` may be changed at any time; 0 is no limit.
+    `container_names` are the names of all containers, each with its pod's id.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class PodTable:
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
         self._pod_names = Names("sandbox", is_abandoned)
-        self._container_names = Names("container", is_abandoned)
+        self.container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
         self.pool = Pool(warm, self._new_ahead)
         self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
@@ -94,21 +93,28 @@ class PodTable:
 
         Raises AlreadyExists for a name (see `names`) or a host port that is taken, NoSpace at the limit.
         """
-
-        async def work() -> str:
-            if self._tools.host.network:
-                ports.require_free(record.pod, self._publishing())
-            if (storage := self._tools.storage) and storage.is_bound:
-                space = await storage.look()  # from here to `_listed` nothing is waited for
-                storage.require_room_for(record.pod, space, others=self.with_disks())
+        name = _pod_name(record)
+        await self.recovery.freed(name)
+        if made := await self._pod_names.repeated(name, request):
+            return made
+        with self._pod_names.reserved(name, request) as reservation:
+            await self._require_room(record.pod)
             with self._place(), self.pool.starting():
                 pod = await self._start(record)
             pod.tell(events.CREATED)
             pod.tell(events.STARTED)
-            return pod.id
+            reservation.keep(pod.id)
+        return pod.id
 
-        await self.recovery.freed(_pod_name(record))
-        return await self._pod_names.make(_pod_name(record), request, work=work)
+    async def _require_room(self, pod: Pod) -> None:
+        """Raise AlreadyExists when a host port of the pod is taken, NoSpace when its disk does not fit. After the last
+        await nothing may be waited for until the pod is booting: it counts for others from then on.
+        """
+        if self._tools.host.network:
+            ports.require_free(pod, self._publishing())
+        if (storage := self._tools.storage) and storage.is_bound:
+            space = await storage.look()
+            storage.require_room_for(pod, space, others=self.with_disks())
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -176,35 +182,16 @@ class PodTable:
             await shutdown.remove(pod)
             del self._pods[pod.id]
         for container in pod.containers.values():
-            self._container_names.release(_container_name(pod, container.record))
+            self.container_names.release(container_name(pod, container.record))
             pod.tell(events.DELETED, container.id)
         pod.containers.clear()
         self._pod_names.release(_pod_name(pod.record))
         pod.tell(events.DELETED)
 
-    async def create_container(
-        self,
-        pod: LivePod,
-        images: tuple[ImageFiles, ...],
-        *,
-        plan: containers.Plan,
-        name: tuple[str, int],
-        request: bytes,
-    ) -> str:
-        """Make a container from the first of `images`; the others are its volumes, `name` its name and attempt.
-
-        Raises AlreadyExists as `run`.
-        """
-
-        async def work() -> str:
-            return await containers.create(pod, images[0], plan=plan, volumes=images[1:])
-
-        return await self._container_names.make((pod.id, *name), request, work=work)
-
     async def remove_container(self, pod: LivePod, container: LiveContainer) -> None:
         """Kill, remove and forget it."""
         await stops.remove(pod, container)
-        self._container_names.release(_container_name(pod, container.record))
+        self.container_names.release(container_name(pod, container.record))
 
     # -- recovery --------------------------------------------------------------------------------------------
 
@@ -213,7 +200,7 @@ class PodTable:
         self._pods[pod.id] = pod
         self._pod_names.take(_pod_name(pod.record), pod.id)
         for container in pod.containers.values():
-            self._container_names.take(_container_name(pod, container.record), container.id)
+            self.container_names.take(container_name(pod, container.record), container.id)
 
     async def adopted(self, pod_id: str, container_id: str, *, ends: bool = False) -> None:
         """Wait until the pod that is named so, or whose container is, has been taken over from the previous daemon, for
@@ -239,7 +226,8 @@ def _pod_name(record: store.PodRecord) -> tuple[str, str, str, int]:
     return pod.namespace, pod.name, pod.uid, pod.attempt
 
 
-def _container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, str, int]:
+def container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, str, int]:
+    """What a container is called: it can be taken once."""
     return pod.id, record.container.name, record.attempt
 
 

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CreateContainer: mounts the image, writes the bundle, and lets the guest make the container's root."""
+"""CreateContainer: brings the image into the guest, and lets it make the container's root."""
 
 import asyncio
+from collections.abc import Iterable
 
-from cri.containers.create import Accounts
+from cri.containers import create
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.store.pods import ContainerRecord
+from cri.store.images import Image
+from cri.threads import to_the_end
 from cri.translate import cdi, container
 from stage1.errors import BadRequest, NotFound
+from stage1.rootfs.share import ImageFiles
 
 
 async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
@@ -19,26 +22,41 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     pod = node.pods.get(request.pod_sandbox_id)
     pod.require_ready()
     config = request.config
+    images = _images(node, config)
+    files = await _usable(node, images.values())
+    devices = tuple(one.name for one in config.CDI_devices)
+    edits = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs)
+
+    name, asked = (pod.id, config.metadata.name, config.metadata.attempt), request.SerializeToString(deterministic=True)
+    if made := await node.pods.container_names.repeated(name, asked):
+        return pb.CreateContainerResponse(container_id=made)
+    with node.pods.container_names.reserved(name, asked) as reservation:
+        async with create.image_held(pod, files) as root:
+            record = await to_the_end(
+                container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
+            )
+            made = await create.create(pod, record, root=root)
+        reservation.keep(made)
+    return pb.CreateContainerResponse(container_id=made)
+
+
+def _images(node: Node, config: pb.ContainerConfig) -> dict[str, Image]:
+    """The container's own image, then those of its image volumes, by the names that the request uses.
+
+    Raises BadRequest, and NotFound for its own; a volume's is looked for when it is translated.
+    """
     if not config.image.image:
         raise BadRequest("a container needs image.image")
     names = dict.fromkeys((config.image.image, *(one.image.image for one in config.mounts if one.image.image)))
     images = {name: image for name in names if (image := node.images.find(name))}
     if config.image.image not in images:
         raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
+    return images
 
-    files = await asyncio.to_thread(lambda: tuple(map(node.images.usable, images.values())))
-    node.verifier.soon(images.values())
-    devices = tuple(one.name for one in config.CDI_devices)
-    added = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs)
 
-    def plan(accounts: Accounts) -> ContainerRecord:
-        return container.record(config, pod.record, images=images, accounts=accounts, added=added)
-
-    made = await node.pods.create_container(
-        pod,
-        files,
-        plan=plan,
-        name=(config.metadata.name, config.metadata.attempt),
-        request=request.SerializeToString(deterministic=True),
-    )
-    return pb.CreateContainerResponse(container_id=made)
+async def _usable(node: Node, images: Iterable[Image]) -> tuple[ImageFiles, ...]:
+    """Their files, which look as they were made; their content is read in the background. Raises as `usable`."""
+    images = tuple(images)
+    files = await asyncio.to_thread(lambda: tuple(map(node.images.usable, images)))
+    node.verifier.soon(images)
+    return files

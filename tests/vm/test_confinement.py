@@ -98,7 +98,8 @@ async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContai
     what = Process(("sleep", "1000"), env=("PATH=/bin:/sbin:/usr/bin:/usr/sbin",))
     made = Container(id="main", name="main", image=image.id, process=what, mounts=mounts)
     record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
-    found = pod.containers[await containers.create(pod, image, plan=lambda _: record)]
+    async with containers.image_held(pod, (image,)) as root:
+        found = pod.containers[await containers.create(pod, record, root=root)]
     await containers.start(pod, found)
     return found
 

@@ -2,6 +2,7 @@
 """Names: one owner at a time, freed by failure, and the answer that nobody got is given to who asks again."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -19,11 +20,20 @@ async def _id() -> str:
     return "id-1"
 
 
+async def _make(names: Names, request: bytes, work: Callable[[], Awaitable[str]] = _id) -> str:
+    """As an RPC does."""
+    if made := await names.repeated(NAME, request):
+        return made
+    with names.reserved(NAME, request) as reservation:
+        reservation.keep(made := await work())
+    return made
+
+
 async def test_a_taken_name_is_refused_and_the_owner_named() -> None:
     names = _names(set())
-    assert await names.make(NAME, b"r", work=_id) == "id-1"
+    assert await _make(names, b"r") == "id-1"
     with pytest.raises(AlreadyExists, match="default/web/uid/0 exists as id-1; remove it or use another attempt"):
-        await names.make(NAME, b"r", work=_id)
+        await _make(names, b"r")
 
 
 async def test_a_name_in_progress_is_refused_until_it_is_done() -> None:
@@ -33,10 +43,10 @@ async def test_a_name_in_progress_is_refused_until_it_is_done() -> None:
         await go.wait()
         return "id-1"
 
-    first = asyncio.create_task(names.make(NAME, b"r", work=slow))
+    first = asyncio.create_task(_make(names, b"r", slow))
     await asyncio.sleep(0)
     with pytest.raises(AlreadyExists, match="is reserved by a call in progress"):
-        await names.make(NAME, b"r", work=_id)
+        await _make(names, b"r")
     go.set()
     assert await first == "id-1"
 
@@ -48,16 +58,16 @@ async def test_failure_frees_the_name() -> None:
         raise VmFailed("no")
 
     with pytest.raises(VmFailed):
-        await names.make(NAME, b"r", work=fails)
-    assert await names.make(NAME, b"r", work=_id) == "id-1"
+        await _make(names, b"r", fails)
+    assert await _make(names, b"r") == "id-1"
 
 
 async def test_release_frees_the_name() -> None:
     names = _names(set())
-    await names.make(NAME, b"r", work=_id)
+    await _make(names, b"r")
     names.release(NAME)
     names.release(NAME)
-    assert await names.make(NAME, b"r", work=_id) == "id-1"
+    assert await _make(names, b"r") == "id-1"
 
 
 @pytest.mark.parametrize("still_running", [True, False])
@@ -69,20 +79,20 @@ async def test_an_abandoned_call_gives_its_answer_once_to_the_same_request(still
         await go.wait()
         return "id-1"
 
-    first = asyncio.create_task(names.make(NAME, b"r", work=slow))
+    first = asyncio.create_task(_make(names, b"r", slow))
     abandoned.add(first)
     await asyncio.sleep(0)
     if not still_running:
         go.set()
         await first
     with pytest.raises(AlreadyExists):
-        await names.make(NAME, b"another request", work=_id)
-    again = asyncio.create_task(names.make(NAME, b"r", work=_id))
+        await _make(names, b"another request")
+    again = asyncio.create_task(_make(names, b"r"))
     await asyncio.sleep(0)
     go.set()
     assert await again == "id-1"
     with pytest.raises(AlreadyExists, match="exists as id-1"):
-        await names.make(NAME, b"r", work=_id)
+        await _make(names, b"r")
 
 
 async def test_who_waits_for_an_abandoned_call_hears_of_its_failure() -> None:
@@ -93,21 +103,21 @@ async def test_who_waits_for_an_abandoned_call_hears_of_its_failure() -> None:
         await go.wait()
         raise VmFailed("the console's last line")
 
-    first = asyncio.create_task(names.make(NAME, b"r", work=fails))
+    first = asyncio.create_task(_make(names, b"r", fails))
     abandoned.add(first)
     await asyncio.sleep(0)
-    again = asyncio.create_task(names.make(NAME, b"r", work=_id))
+    again = asyncio.create_task(_make(names, b"r"))
     await asyncio.sleep(0)
     go.set()
     with pytest.raises(VmFailed, match="last line"):
         await again
     with pytest.raises(VmFailed):
         await first
-    assert await names.make(NAME, b"r", work=_id) == "id-1"
+    assert await _make(names, b"r") == "id-1"
 
 
 async def test_a_name_taken_over_at_recovery_is_refused() -> None:
     names = _names(set())
     names.take(NAME, "id-0")
     with pytest.raises(AlreadyExists, match="exists as id-0"):
-        await names.make(NAME, b"", work=_id)
+        await _make(names, b"")
