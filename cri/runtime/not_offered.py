@@ -12,7 +12,7 @@ from stage1.errors import Unsupported
 
 
 async def checkpoint_container(node: Node, request: pb.CheckpointContainerRequest) -> NoReturn:
-    """A container's process lives in the guest."""
+    """UNIMPLEMENTED: what a container is lives in its guest."""
     raise Unsupported(
         "a container can't be written to a file apart from the virtual machine that it lives in: the "
         "guest has no CRIU, and what crun would write could only be restored inside that same guest; "
@@ -21,7 +21,7 @@ async def checkpoint_container(node: Node, request: pb.CheckpointContainerReques
 
 
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoReturn:
-    """No hypervisor can save a VM with shared volumes."""
+    """UNIMPLEMENTED: no hypervisor saves a VM with shared volumes."""
     raise Unsupported(
         "a pod can't be written to a file: kvmtool can't save a running virtual machine, and QEMU can't "
         "while the pod's volumes are shared with the host; stop the pod and run a new one instead"
@@ -29,5 +29,5 @@ async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoRetu
 
 
 async def restore_pod(node: Node, request: pb.RestorePodRequest) -> NoReturn:
-    """What CheckpointPod would have written."""
+    """UNIMPLEMENTED, as CheckpointPod is."""
     raise Unsupported("there is nothing to restore, since pods can't be checkpointed here; run a new sandbox instead")

@@ -21,7 +21,7 @@ from cri.translate.chunks import chunks
 async def stream_pod_sandboxes(
     node: Node, request: pb.StreamPodSandboxesRequest
 ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
-    """ListPodSandbox."""
+    """The list of ListPodSandbox, in pieces, so that it may be larger than one message."""
     for chunk in chunks(list_pod_sandbox.found(node, request.filter)):
         yield pb.StreamPodSandboxesResponse(pod_sandboxes=chunk)
 
@@ -29,7 +29,7 @@ async def stream_pod_sandboxes(
 async def stream_containers(
     node: Node, request: pb.StreamContainersRequest
 ) -> AsyncIterator[pb.StreamContainersResponse]:
-    """ListContainers."""
+    """The list of ListContainers, in pieces, so that it may be larger than one message."""
     for chunk in chunks(list_containers.found(node, request.filter)):
         yield pb.StreamContainersResponse(containers=chunk)
 
@@ -37,7 +37,7 @@ async def stream_containers(
 async def stream_container_stats(
     node: Node, request: pb.StreamContainerStatsRequest
 ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
-    """ListContainerStats."""
+    """The list of ListContainerStats, in pieces, so that it may be larger than one message."""
     for chunk in chunks(await list_container_stats.found(node, request.filter)):
         yield pb.StreamContainerStatsResponse(container_stats=chunk)
 
@@ -45,7 +45,7 @@ async def stream_container_stats(
 async def stream_pod_sandbox_stats(
     node: Node, request: pb.StreamPodSandboxStatsRequest
 ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
-    """ListPodSandboxStats."""
+    """The list of ListPodSandboxStats, in pieces, so that it may be larger than one message."""
     for chunk in chunks(await list_pod_sandbox_stats.found(node, request.filter)):
         yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=chunk)
 
@@ -53,6 +53,6 @@ async def stream_pod_sandbox_stats(
 async def stream_pod_sandbox_metrics(
     node: Node, request: pb.StreamPodSandboxMetricsRequest
 ) -> AsyncIterator[pb.StreamPodSandboxMetricsResponse]:
-    """ListPodSandboxMetrics."""
+    """The list of ListPodSandboxMetrics, in pieces, so that it may be larger than one message."""
     for chunk in chunks(await list_pod_sandbox_metrics.found(node)):
         yield pb.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=chunk)
