@@ -56,10 +56,10 @@ async def test_pods_that_have_waited_share_nothing_and_lack_nothing(outer: tuple
         there = waiting(cri)
         (one, c1), (two, c2) = await asyncio.gather(running(cri, "one"), running(cri, "two"))
         assert {one, two} == set(there)
-        whos = [(await said(cri, container, WHO)).split() for container in (c1, c2)]
-        for mine, other in zip(*whos, strict=True):
-            assert mine != other, whos
-        boot_id, machine_id, *names = whos[0]
+        lines = [(await said(cri, container, WHO)).split() for container in (c1, c2)]
+        for mine, other in zip(*lines, strict=True):
+            assert mine != other, lines
+        boot_id, machine_id, *names = lines[0]
         assert len(boot_id) == 36 and machine_id == one[:32] and names[:2] == ["one-0", "one-0"]
         clock_s = float((await said(cri, c1, "date +%s")).strip())
         assert abs(clock_s - time.time()) < 5

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The linters, each as a test: one word to run them all, and one place to read what they say."""
 
+import re
+import shutil
 import sys
 
 import pytest
@@ -12,6 +14,17 @@ pytestmark = pytest.mark.style
 
 def test_ruff_finds_nothing() -> None:
     repo.check("ruff", "check", "--quiet", "--output-format=concise")
+
+
+def test_the_format_is_ruffs() -> None:
+    repo.check("ruff", "format", "--check", "--quiet")
+
+
+def test_words_are_spelled() -> None:
+    if not shutil.which("codespell"):
+        pytest.skip("there is no codespell; scripts/lint installs it")
+    languages = ("python", "c", "shell", "proto", "text")
+    repo.check("codespell", *(str(path.relative_to(repo.ROOT)) for language in languages for path in repo.of(language)))
 
 
 def test_mypy_strict_finds_nothing() -> None:
@@ -30,3 +43,9 @@ def test_shellcheck_finds_nothing() -> None:
 
 def test_generated_code_is_not_older_than_its_contract() -> None:
     repo.check("scripts/gen-proto", "--check", env={"PYTHON": sys.executable})
+
+
+def test_hooks_of_pre_commit_are_local() -> None:
+    text = (repo.ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert re.findall(r"repo: (.*)", text) == ["local"]
+    assert set(re.findall(r"language: (.*)", text)) == {"system"}
