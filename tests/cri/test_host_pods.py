@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods with namespaces of the host: what they have of it, and that they live as pods in VMs do. Contract rows 94, 95,
-99 and 137.
-"""
+"""Pods with namespaces of the host: what they have of it, and that they live as pods in VMs do."""
 
 import asyncio
 import os

@@ -137,7 +137,7 @@ async def _meanwhile(base: Path, cri: Client) -> None:
             await asyncio.sleep(0.1)
     await asyncio.sleep(1)  # all have been looking in vain for a while
     mount.umount(f"{base}/busy/on", lazy=True)
-    (base / "busy" / "on").rmdir()  # EBUSY if a copy of the mount could be seen here, as critest finds in rows 32, 33
+    (base / "busy" / "on").rmdir()  # EBUSY if a copy of the mount could be seen here, as critest finds
     (base / "shared" / "late").mkdir()
     mount.mount("tmpfs", f"{base}/shared/late", "tmpfs", data="mode=700")
     (base / "shared/late/~").write_text("late\n")

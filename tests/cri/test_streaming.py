@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exec over SPDY and over WebSocket, against fake guests and real ones. Contract section 13, spec rows 133 and 134."""
+"""Exec over SPDY and over WebSocket, against fake guests and real ones. As critest asks it."""
 
 import asyncio
 import hashlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attach over SPDY and over WebSocket, against fake guests and real ones. Contract sections 4 and 13, spec row 135."""
+"""Attach over SPDY and over WebSocket, against fake guests and real ones. As critest asks it."""
 
 import asyncio
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Port-forward over SPDY, plain and through a WebSocket, against fake guests and real ones. Contract 13.4, row 136."""
+"""Port-forward over SPDY, plain and through a WebSocket, against fake guests and real ones. As critest asks it."""
 
 import asyncio
 import hashlib
