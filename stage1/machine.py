@@ -20,6 +20,8 @@ from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, 
 from stage1.vm.vmm import AGENT
 
 MIB = 1 << 20
+GUEST_HZ = 100
+"""Ticks of our kernels in a second, CONFIG_HZ."""
 SHIM, JAILER = "lkvm-shim.so", "jailer"
 FILTERS = {"qemu": "seccomp-qemu.bpf", "kvmtool": "seccomp-kvmtool.bpf"}
 
@@ -114,9 +116,13 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
 
 
 def _clock(accel: str) -> tuple[str, ...]:
-    """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many."""
+    """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many.
+
+    Each further vCPU would count its loops for 150 ms or more, though all have one counter: `lpj` is that number. Nor
+    need an emulated one the 10 ms that old processors take to reset.
+    """
     khz = tsc.khz() if accel == "tcg" else 0
-    return (f"tsc_early_khz={khz}",) if khz else ()
+    return (f"tsc_early_khz={khz}", f"lpj={khz * 1000 // GUEST_HZ}", "cpu_init_udelay=0") if khz else ()
 
 
 def _online(pod: Pod) -> tuple[str, ...]:
