@@ -13,7 +13,6 @@ from cri.containers import order
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.output_queue import Outlet
-from cri.pb import runtime_pb2 as pb
 from stage1.guest import messages
 
 
@@ -46,7 +45,7 @@ class Input:
         self._stream = container.record.stdin
         self.exists = self._stream != 0
         self.is_tty = container.record.container.process.tty
-        self._ends_with_client = pb.ContainerConfig.FromString(container.record.config).stdin_once
+        self._ends_with_client = container.config.stdin_once
         self._has_ended = False
         if self.exists:
             pod.agent.open_input(self._stream)

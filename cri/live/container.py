@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 
 from cri import events
+from cri.live.parsed import Parsed
 from cri.logs.feed import Consumed, LogFeed, LogStream
 from cri.logs.place import LogPlace
 from cri.logs.record import CommitRecord
 from cri.logs.writer import LogWriter
+from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord, ContainerState, StoredContainer
 from stage1.guest import messages
 from stage1.guest.messages import Exited
@@ -48,6 +50,7 @@ class LiveContainer:
         self.log = LogWriter(place, CommitRecord(directory, record.container.id))
         self._feed = LogFeed(self.log, record.container.id)
         self._last: Exited | None = None
+        self._config = Parsed(pb.ContainerConfig.FromString)
         if self.status.state == states.EXITED:
             self.ended.set()
 
@@ -55,6 +58,11 @@ class LiveContainer:
     def id(self) -> str:
         """The container's id."""
         return self.record.container.id
+
+    @property
+    def config(self) -> pb.ContainerConfig:
+        """What the container was asked for by; not to be changed."""
+        return self._config.get(self.record.config)
 
     @property
     def is_running(self) -> bool:

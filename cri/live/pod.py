@@ -22,10 +22,12 @@ from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
+from cri.live.parsed import Parsed
 from cri.live.saving import Keeper
 from cri.live.tools import Tools, tell_owed
 from cri.live.wakeup import waker
 from cri.live.work import Work
+from cri.pb import runtime_pb2 as pb
 from cri.statistics.meter import Meter
 from cri.store import pods as store
 from cri.threads import beside, is_readable_within, to_the_end, to_the_end_in, when_possible
@@ -48,7 +50,6 @@ HAND_OVER_S = 10.0
 """What a guest that has waited gets to take its pod's settings."""
 DRAIN_S = 1.0
 """What a VMM that has ended had already sent is taken in for so long."""
-CONSOLE_LINES = 12
 
 
 class LivePod:
@@ -75,6 +76,7 @@ class LivePod:
         self.meter = Meter(self.call, self.containers)
         self.images = self._images()
         self.loopback = LoopbackPorts(self.title)
+        self._config = Parsed(pb.PodSandboxConfig.FromString)
         self._agent: Agent | None = None
         self._port = port
         self._keeper = Keeper(self.save, self.title)
@@ -88,6 +90,11 @@ class LivePod:
     def id(self) -> str:
         """The pod's id, 64 hexadecimal digits."""
         return self.record.pod.id
+
+    @property
+    def config(self) -> pb.PodSandboxConfig:
+        """What the pod was asked for by; not to be changed."""
+        return self._config.get(self.record.config)
 
     @property
     def ips(self) -> tuple[str, ...]:
@@ -360,18 +367,12 @@ class LivePod:
         try:
             await asyncio.wait({hello, gone}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if not hello.done():
-                raise VmFailed(await asyncio.to_thread(self._silence, limit_s))
+                late = "" if self.gone.is_set() else f"said no hello within {limit_s:g} s of its start"
+                raise VmFailed(await asyncio.to_thread(vm_end.silence, self.vm, late, title=self.title))
             self.hello = hello.result()
         finally:
             hello.cancel()
             gone.cancel()
-
-    def _silence(self, limit_s: float) -> str:
-        what = f"said no hello within {limit_s:g} s of its start"
-        if self.gone.is_set():
-            what = "ended before its agent answered"
-        console = self.vm.console_tail(CONSOLE_LINES).strip() if self.vm else ""
-        return f"the virtual machine of {self.title} {what}; its console ends with: {console or '(nothing)'}"
 
     def _exited(self, event: messages.Exited) -> bool:
         """Take in the end of a process; whether it is one that somebody knows and that had not ended."""

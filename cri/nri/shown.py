@@ -23,7 +23,7 @@ BIND = "bind"
 
 def pod(live: LivePod) -> nri.PodSandbox:
     """A pod."""
-    config = pb.PodSandboxConfig.FromString(live.record.config)
+    config = live.config
     made = nri.PodSandbox(
         id=live.id,
         name=config.metadata.name,

@@ -8,7 +8,7 @@ from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.store import codec
-from cri.store.pods import ContainerRecord, PodRecord
+from cri.store.pods import ContainerRecord
 from cri.translate import shown
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
@@ -29,7 +29,7 @@ def sandbox_state(pod: LivePod) -> "pb.PodSandboxState.ValueType":
 
 def sandbox_status(pod: LivePod) -> pb.PodSandboxStatus:
     """PodSandboxStatus."""
-    config = _sandbox_config(pod.record)
+    config = pod.config
     options = config.linux.security_context.namespace_options
     return pb.PodSandboxStatus(
         id=pod.id,
@@ -51,7 +51,7 @@ def _network_status(pod: LivePod) -> pb.PodSandboxNetworkStatus:
 
 def sandbox_item(pod: LivePod) -> pb.PodSandbox:
     """An entry of ListPodSandbox."""
-    config = _sandbox_config(pod.record)
+    config = pod.config
     return pb.PodSandbox(
         id=pod.id,
         metadata=config.metadata,
@@ -76,7 +76,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str,
         "kernel": pod.hello.kernel,
         "bootMs": pod.boot_ms,
         "network": codec.dump(pod.network),
-        "config": shown.message(_sandbox_config(pod.record)),
+        "config": shown.message(pod.config),
         "vm": {
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
@@ -99,7 +99,7 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str,
 def container_status(container: LiveContainer) -> pb.ContainerStatus:
     """ContainerStatus, with the request's fields echoed."""
     record, status = container.record, container.status
-    config = _container_config(record)
+    config = container.config
     user = record.container.process.user
     return pb.ContainerStatus(
         id=container.id,
@@ -147,7 +147,7 @@ def _mounts(config: pb.ContainerConfig, record: ContainerRecord) -> list[pb.Moun
 
 def container_item(pod: LivePod, container: LiveContainer) -> pb.Container:
     """An entry of ListContainers."""
-    config = _container_config(container.record)
+    config = container.config
     return pb.Container(
         id=container.id,
         pod_sandbox_id=pod.id,
@@ -171,7 +171,7 @@ def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
         "pidIsOf": "guest",
         "image": container.record.image_way,
         "logFault": container.log.fault,
-        "config": shown.message(_container_config(container.record)),
+        "config": shown.message(container.config),
         "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
     }
     return {"info": json.dumps(info)}
@@ -187,7 +187,7 @@ def sandbox_passes(pod: LivePod, wanted: pb.PodSandboxFilter) -> bool:
     return (
         pod.id.startswith(wanted.id)
         and (not wanted.HasField("state") or wanted.state.state == sandbox_state(pod))
-        and has_labels(_sandbox_config(pod.record).labels, wanted.label_selector)
+        and has_labels(pod.config.labels, wanted.label_selector)
     )
 
 
@@ -197,13 +197,5 @@ def container_passes(pod: LivePod, container: LiveContainer, *, wanted: pb.Conta
         container.id.startswith(wanted.id)
         and pod.id.startswith(wanted.pod_sandbox_id)
         and (not wanted.HasField("state") or wanted.state.state == CONTAINER_STATES[container.status.state])
-        and has_labels(_container_config(container.record).labels, wanted.label_selector)
+        and has_labels(container.config.labels, wanted.label_selector)
     )
-
-
-def _sandbox_config(record: PodRecord) -> pb.PodSandboxConfig:
-    return pb.PodSandboxConfig.FromString(record.config)
-
-
-def _container_config(record: ContainerRecord) -> pb.ContainerConfig:
-    return pb.ContainerConfig.FromString(record.config)

@@ -23,7 +23,7 @@ def number(value: int) -> pb.UInt64Value:
 
 def container_stats(pod: LivePod, container: LiveContainer, *, sample: Sample | None) -> pb.ContainerStats:
     """All zero, but with a time, for a container that does not run (`sample` None or without it)."""
-    config = pb.ContainerConfig.FromString(container.record.config)
+    config = container.config
     at = sample.unix_ns if sample else time.time_ns()
     one = sample.containers.get(container.id, NOTHING) if sample else NOTHING
     cores = sample.nano_cores.get(container.id) if sample else 0
@@ -48,7 +48,7 @@ def container_stats(pod: LivePod, container: LiveContainer, *, sample: Sample | 
 
 def sandbox_stats(pod: LivePod, sample: Sample | None) -> pb.PodSandboxStats:
     """The guest as a whole, its kernel and agent included, and its containers; without a sample only who it is."""
-    config = pb.PodSandboxConfig.FromString(pod.record.config)
+    config = pod.config
     attributes = pb.PodSandboxAttributes(
         id=pod.id, metadata=config.metadata, labels=config.labels, annotations=config.annotations
     )
@@ -72,7 +72,7 @@ def sandbox_stats(pod: LivePod, sample: Sample | None) -> pb.PodSandboxStats:
 
 def container_stats_pass(pod: LivePod, container: LiveContainer, *, wanted: pb.ContainerStatsFilter) -> bool:
     """All parts of the filter at once; ids may be beginnings of them."""
-    labels = pb.ContainerConfig.FromString(container.record.config).labels if wanted.label_selector else {}
+    labels = container.config.labels if wanted.label_selector else {}
     return (
         container.id.startswith(wanted.id)
         and pod.id.startswith(wanted.pod_sandbox_id)
@@ -82,7 +82,7 @@ def container_stats_pass(pod: LivePod, container: LiveContainer, *, wanted: pb.C
 
 def sandbox_stats_pass(pod: LivePod, *, wanted: pb.PodSandboxStatsFilter) -> bool:
     """All parts of the filter at once; the id may be a beginning of one."""
-    labels = pb.PodSandboxConfig.FromString(pod.record.config).labels if wanted.label_selector else {}
+    labels = pod.config.labels if wanted.label_selector else {}
     return pod.id.startswith(wanted.id) and has_labels(labels, wanted.label_selector)
 
 
