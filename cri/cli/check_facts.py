@@ -49,6 +49,7 @@ class Facts(NamedTuple):
     bin_dirs: tuple[str, ...] = ()
     network: str = ""
     network_note: str = ""
+    network_problems: tuple[str, ...] = ()
     network_error: str = ""
     streaming: str = "127.0.0.1, any free port"
     is_streaming_open: bool = False
@@ -126,6 +127,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         bin_dirs=config.network.bin_dirs,
         network=network_name(config.networks),
         network_note=networks.note(config.networks),
+        network_problems=networks.find(config.networks).problems,
         network_error=networks.lacks(config.networks),
         streaming=f"{config.streaming.address}, {_port_name(config.streaming.port)}",
         is_streaming_open=not config.streaming.is_loopback,

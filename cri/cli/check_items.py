@@ -185,8 +185,8 @@ def _plugins(facts: Facts) -> Item:
 
 def _network(facts: Facts) -> Item:
     if not facts.network_error:
-        said = f"{facts.network}; {facts.network_note}" if facts.network_note else facts.network
-        return Item("CNI network", WARN if "passed over" in said else OK, said)
+        detail = f"{facts.network}; {facts.network_note}" if facts.network_note else facts.network
+        return Item("CNI network", WARN if facts.network_problems else OK, detail)
     remedy = "put a .conflist there, as your cluster's network says"
     return Item("CNI network", WARN, f"{facts.network_error}; pods have loopback only", remedy)
 

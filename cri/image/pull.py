@@ -111,11 +111,6 @@ def _landed(flights: dict[_Key, _Flight], key: _Key, *, task: "asyncio.Task[Imag
         task.exception()
 
 
-def pull_blocking(store: ImageStore, reference: str, *, config: Config) -> Image:
-    """`pull`, for programs without an event loop."""
-    return asyncio.run(pull(store, reference, config=config))
-
-
 async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
     reference, auth = key
     limits = config.images.limits

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux import namespace, process
@@ -28,6 +27,7 @@ from tests.cri.conftest import Client, Registered, VmWorld
 from tests.cri.net_rig import PORT, build_probe, on_host, two_pods
 from tests.fakes.far_host import run_here
 from tests.fakes.outer_net import OuterNet, outer_net
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,6 @@ from grpc import aio
 
 from cri.config import Config, parse
 from cri.config_tables import Pool
-from cri.image.pull import pull_blocking
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
@@ -39,6 +38,7 @@ from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.open_policy import TEXT
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
 logging.getLogger("clearpod").setLevel(logging.DEBUG)  # so that every log line is really made

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.pb import runtime_pb2 as pb
 from cri.pods.forward import connect
 from cri.store.images import ImageStore
 from stage1.linux import cgroup
 from stage1.pod.on_host import NEEDED
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
+from tests.fakes.pulled import pull_blocking
 
 from .conftest import Client, Registered
 from .host_rig import FOREVER, NODE, POD, HostWorld, host_world, options, out, run_container, run_pod, tool

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from cri.translate import mounts
@@ -16,6 +15,7 @@ from stage1.pod import oci
 from stage1.pod.model import Container, Mount, Pod, Process
 from tests.fakes import sample as samples
 from tests.fakes.oci_layout import Entry, Layer, directory, file, tar
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
 from .conftest import Client, Registered, VmWorld, vm_world

@@ -16,7 +16,6 @@ import pytest
 from grpc import aio
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
@@ -26,6 +25,7 @@ from stage1.net import attach
 from tests.fakes.cni import FakeCni
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 
 from . import test_recovery as recovery
 from .conftest import Client, Registered, VmWorld, World

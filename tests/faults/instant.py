@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux import mount, namespace
@@ -24,6 +23,7 @@ from stage1.rootfs import unmounting
 from tests.bench.lib.instant_node import PATH, Guests, RemoteVmm, serve
 from tests.fakes.cni import FakeCni
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 from tests.fakes.small_disk import SmallDisk, small_disk
 from tests.soak.node import Node

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux import namespace, process
 from tests.fakes.leavings import Leavings
 from tests.fakes.outer_net import BIN_DIR, conflist
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
 REPO = Path(__file__).parents[2]

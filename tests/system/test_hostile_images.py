@@ -17,7 +17,7 @@ import pytest
 
 from cri.config import Config
 from cri.config_tables import Images
-from cri.image.pull import pull, pull_blocking
+from cri.image.pull import pull
 from cri.store.images import ImageStore
 from stage1.errors import BadRequest, PodError
 from stage1.rootfs.corrupt import Corrupt
@@ -25,6 +25,7 @@ from stage1.rootfs.limits import OverLimit
 from tests.fakes.oci_layout import OCI, Layer, Layout, directory, file, tar
 from tests.fakes.odd_registry import OddRegistry
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.raw_tar import header, octal
 from tests.fakes.registry import Registry
 from tests.unit.rootfs.test_hostile_layers import deflated, forget_peak, peak_kib

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1.errors import KernelError, Unsupported
 from stage1.linux import idmap, mount
 from stage1.linux.idmap import Extent
 from stage1.rootfs.share import ImageFiles, mount_image, unmount_image
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, directory, file, tar
+from tests.fakes.pulled import pull_blocking
 
 CAPABLE = (("security.capability", CAP_NET_RAW), ("user.note", b"kept"))
 BASE = [

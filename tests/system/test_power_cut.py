@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1.net import record
 from stage1.net.conflist import Network
@@ -25,6 +24,7 @@ from stage1.rootfs.scratch import make_scratch
 from tests.fakes.crash_disk import CrashDisk, QemuDisk, State, Unavailable, mounted
 from tests.fakes.mapped_disks import FlakyDisk, LoggedDisk
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.pulled import pull_blocking
 
 POD = "a" * 64
 SEED = 20261127

@@ -15,13 +15,14 @@ import pytest
 
 from cri.config import Config
 from cri.config_tables import Registry as Entry_
-from cri.image.pull import pull, pull_blocking
+from cri.image.pull import pull
 from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable
 from cri.store.images import ImageStore
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported
 from stage1.rootfs.corrupt import Corrupt
 from tests.fakes.oci_layout import HOST_ARCH, OTHER_ARCH, Layer, Layout, digest, directory, file, tar
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry, free_port
 
 BASE = Layer(tar([directory("./"), directory("etc/"), file("etc/passwd", b"root:x:0:0::/:/bin/sh\n")]))
@@ -316,10 +317,10 @@ def test_a_full_disk_is_told_with_its_place_and_leaves_nothing(
 def test_what_a_killed_process_leaves_is_swept(registry: Registry, layout: Layout, tmp_path: Path) -> None:
     name = registry.push(layout.tag("a", layout.image([BASE, TOP])), "t/killed:1")
     program = (
-        "import os, sys; from cri.config import Config; from cri.image import pull as p\n"
+        "import asyncio, os, sys; from cri.config import Config; from cri.image import pull as p\n"
         "from cri.store.images import ImageStore\n"
         "p.merge = lambda *a, **k: os.kill(os.getpid(), 9)\n"
-        "p.pull_blocking(ImageStore(sys.argv[1]), sys.argv[2], config=Config())\n"
+        "asyncio.run(p.pull(ImageStore(sys.argv[1]), sys.argv[2], config=Config()))\n"
     )
     state = str(tmp_path / "state")
     done = subprocess.run([*python(), program, state, name])
@@ -342,9 +343,9 @@ def test_skopeo_dies_with_a_killed_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         name = f"127.0.0.1:{server.getsockname()[1]}/a:1"
         program = (
-            "import sys; from cri.config import Config; from cri.image.pull import pull_blocking\n"
+            "import asyncio, sys; from cri.config import Config; from cri.image.pull import pull\n"
             "from cri.store.images import ImageStore\n"
-            "pull_blocking(ImageStore(sys.argv[1]), sys.argv[2], config=Config())\n"
+            "asyncio.run(pull(ImageStore(sys.argv[1]), sys.argv[2], config=Config()))\n"
         )
         process = subprocess.Popen([*python(), program, state, name])
         server.accept()[0].close()

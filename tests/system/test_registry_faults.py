@@ -18,7 +18,7 @@ import pytest
 from cri.config import Config
 from cri.image import progress, source
 from cri.image import pull as pull_module
-from cri.image.pull import pull, pull_blocking
+from cri.image.pull import pull
 from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable
 from cri.store.images import ImageStore
@@ -28,6 +28,7 @@ from tests.fakes import odd_registry
 from tests.fakes.oci_layout import Layer, Layout, digest, file, tar
 from tests.fakes.odd_registry import OddRegistry
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 from tests.fakes.token_server import TokenServer
 
@@ -36,9 +37,9 @@ from .test_registry import leftovers
 BIG = Layer(tar([file("big", os.urandom(400_000))]))
 SECRET, IDENTITY = "hunter2-is-not-for-you", "an-identity-for-nobody-else"
 PULL = (
-    "import sys; from cri.config import Config; from cri.image.pull import pull_blocking\n"
+    "import asyncio, sys; from cri.config import Config; from cri.image.pull import pull\n"
     "from cri.store.images import ImageStore\n"
-    "pull_blocking(ImageStore(sys.argv[1]), sys.argv[2], config=Config())\n"
+    "asyncio.run(pull(ImageStore(sys.argv[1]), sys.argv[2], config=Config()))\n"
 )
 
 

@@ -15,7 +15,6 @@ import pytest
 from cri.config import Config
 from cri.containers import create as containers
 from cri.containers import exec as execs
-from cri.image.pull import pull_blocking
 from cri.live import shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
@@ -35,6 +34,7 @@ from stage1.vm.choose import choose
 from stage1.vm.slots import Range
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
@@ -27,6 +26,7 @@ from tests.cri import test_network as cri_network
 from tests.cri.conftest import Registered, VmWorld
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(240)]
 

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store.images import ImageStore
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NotFound, PodError, WrongState
 from stage1.guest.messages import Configure, Delete, MountImage, UnmountImage
 from stage1.rootfs.flat import Piece, flatten
 from stage1.rootfs.share import ImageFiles
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, file, tar
+from tests.fakes.pulled import pull_blocking
 from tests.vm.agent_machine import GUEST_DIR, Machine, make_image, missing
 
 pytestmark = [

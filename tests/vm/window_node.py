@@ -11,13 +11,13 @@ from typing import Any
 import grpc
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
 from cri.store.images import ImageStore
 from stage1.vm import mapping
 from tests.fakes.oci_layout import CAP_NET_RAW, Entry, Layer, Layout, file, tar
 from tests.fakes.open_policy import TEXT
+from tests.fakes.pulled import pull_blocking
 from tests.vm.agent_machine import make_image
 from tests.vm.test_window_qemu import busybox_layer
 

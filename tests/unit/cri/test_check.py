@@ -187,12 +187,17 @@ def test_ids_that_belong_to_an_account_are_found(tmp_path: Path) -> None:
     assert check_facts.overlaps(str(tmp_path / "absent"), Range()) == []
 
 
+def with_network(settings: Settings) -> check_facts.Facts:
+    name, problems = check_facts.network_name(settings), networks.find(settings).problems
+    return GOOD._replace(network=name, network_note=networks.note(settings), network_problems=problems)
+
+
 def test_the_network_is_named_with_its_plugins_and_with_what_was_passed_over(tmp_path: Path) -> None:
     settings = Settings(str(tmp_path), ("/nowhere",), "/cache")
     (tmp_path / "10-a.conf").write_text("{")
     assert check_facts.network_name(settings) == ""
     (tmp_path / "20-b.conf").write_text('{"cniVersion": "1.0.0", "name": "b", "type": "ptp"}')
-    facts = GOOD._replace(network=check_facts.network_name(settings), network_note=networks.note(settings))
+    facts = with_network(settings)
     (item,) = [one for one in judge(facts) if one.name == "CNI network"]
     assert item.status == WARN
     assert item.detail.startswith(f"b (ptp), {tmp_path}/20-b.conf; passed over: {tmp_path}/10-a.conf is not JSON: ")
@@ -202,7 +207,7 @@ def test_the_embedded_network_is_called_so(tmp_path: Path) -> None:
     for kind in ("bridge", "host-local", "portmap"):
         (tmp_path / kind).touch(0o755)
     settings = Settings("/nowhere", (str(tmp_path),), "/cache", default=Default(("10.1.0.0/24",)))
-    facts = GOOD._replace(network=check_facts.network_name(settings), network_note=networks.note(settings))
+    facts = with_network(settings)
     (item,) = [one for one in judge(facts) if one.name == "CNI network"]
     assert (item.status, item.detail) == (
         OK,

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.live.images import Accounts, PodImages
 from cri.store.images import ImageStore
 from stage1.errors import AgentFailed, AlreadyExists, NotFound, WrongState
@@ -24,6 +23,7 @@ from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
 from stage1.vm import mapping
 from tests.fakes.oci_layout import Layer, Layout, file, tar
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.window import FakeWindow
 
 SIZE = 256 * 4096

@@ -16,13 +16,13 @@ import pytest
 
 from cri.__main__ import main
 from cri.config import Config
-from cri.image.pull import pull_blocking
 from cri.store import schema
 from cri.store.images import Image, ImageStore
 from stage1.errors import Exhausted, WrongState
 from stage1.rootfs.corrupt import Corrupt
 from tests.fakes.exhausted import no_descriptors
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
+from tests.fakes.pulled import pull_blocking
 
 
 class Made(NamedTuple):
