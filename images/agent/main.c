@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * clearpod's agent: PID 1 of the guest. It boots the guest, then serves the host's requests until the VM ends. It must
- * never exit: what can't be mended is one line on the console and a reboot, which ends the VM (poweroff would hang).
- * As any other process than PID 1 it serves a pod on the host (host.h), and ends that pod alone.
+ * never exit: a failure that it can't recover from is one line on the console and a reboot, which ends the VM (poweroff
+ * would hang). As any other process than PID 1 it serves a pod on the host (boot/host.h), and ends that pod alone.
  */
-#include "agent.h"
-#include "autonomous.h"
-#include "boot.h"
-#include "carrier.h"
-#include "connect.h"
-#include "host.h"
-#include "namespaces.h"
-#include "requests.h"
-#include "scope.h"
-#include "streams.h"
+#include "base/profile.h"
+#include "boot/boot.h"
+#include "boot/host.h"
+#include "kernel/namespaces.h"
+#include "loop/autonomous.h"
+#include "loop/connections.h"
+#include "loop/exits.h"
+#include "loop/jobs.h"
+#include "loop/loop.h"
+#include "loop/replies.h"
+#include "loop/requests.h"
+#include "loop/streams.h"
+#include "loop/transport.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -26,63 +27,22 @@
 #include <sys/signalfd.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
-#include <termios.h>
-#include <time.h>
+#include <unistd.h>
 #include <x86intrin.h>
 
-enum { EVENTS = 32, STOP_LIMIT_MS = 500 };
+enum { STOP_LIMIT_MS = 500, STOP_POLL_MS = 10 };
 
-struct agent agent;
-static int signals = -1;
-
-static uint64_t clock_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-uint64_t unix_now_ns(void)
-{
-    return clock_ns(CLOCK_REALTIME);
-}
-
-uint64_t monotonic_ns(void)
-{
-    return clock_ns(CLOCK_MONOTONIC);
-}
-
-int watch(int fd, uint32_t events, enum token token, unsigned index)
-{
-    struct epoll_event event = {.events = events, .data.u64 = (uint64_t)token << 32 | index};
-    return epoll_ctl(agent.epoll, EPOLL_CTL_ADD, fd, &event);
-}
-
-void unwatch(int fd)
-{
-    epoll_ctl(agent.epoll, EPOLL_CTL_DEL, fd, NULL);
-}
-
-void say(const char *format, ...)
-{
-    char line[640];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line - 1, format, args);
-    va_end(args);
-    strcat(line, "\n");
-    scoped_fd int console = agent.words.host.on ? -1 : open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
-    int to = console >= 0 ? console : STDERR_FILENO;
-    if (write(to, line, strlen(line)) > 0)
-        tcdrain(to); /* a reboot may follow */
-}
+static int signals;
 
 static void end_vm(void) __attribute__((noreturn));
 static void end_vm(void)
 {
-    if (agent.words.host.on)
+    bool is_pod_over = agent.arguments.plan && agent.stopping;
+    if (agent.arguments.host.on)
         host_end(0);
-    if (agent.words.plan && agent.stopping)
+    if (profile.flush_journal)
+        profile.flush_journal(is_pod_over);
+    if (is_pod_over)
         autonomous_end();
     boot_end();
 }
@@ -91,22 +51,15 @@ static void die(const struct fault *why) __attribute__((noreturn));
 static void die(const struct fault *why)
 {
     say("clearpod-agent: %s", why->text);
-    if (agent.words.host.on)
+    if (agent.arguments.host.on)
         host_end(1);
     end_vm();
 }
 
 static void mark(const char *what, uint64_t at_ns, uint64_t tsc)
 {
-    if (agent.words.mark)
+    if (agent.arguments.mark)
         say("clearpod.mark %s %llu %llu", what, (unsigned long long)at_ns, (unsigned long long)tsc);
-}
-
-void set_clock(uint64_t unix_ns)
-{
-    struct timespec now = {.tv_sec = (time_t)(unix_ns / 1000000000), .tv_nsec = (long)(unix_ns % 1000000000)};
-    if (unix_ns && !agent.words.host.on)
-        clock_settime(CLOCK_REALTIME, &now);
 }
 
 static void new_epoch(void)
@@ -131,8 +84,9 @@ static int prepare(struct fault *why)
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
-    agent.epoll = epoll_create1(EPOLL_CLOEXEC);
-    if (signals < 0 || agent.epoll < 0 || watch(signals, EPOLLIN, T_SIGNAL, 0) < 0 || carrier_watch_listener() < 0)
+    if (loop_begin(why) < 0)
+        return -1;
+    if (signals < 0 || watch(signals, EPOLLIN, T_SIGNAL, 0) < 0 || transport_watch_listener() < 0)
         return fault_errno(why, "set up the loop");
     link_init(&agent.link, &link_user);
     uname(&name);
@@ -141,16 +95,6 @@ static int prepare(struct fault *why)
         agent.link.facts.boot_id = __rdtsc(); /* it only has to differ from the last boot's */
     agent.link.facts.init_ns = agent.init_ns;
     return 0;
-}
-
-/* Descriptors 0 to 2 must be taken: a pipe that got such a number would be closed by the first dup2. */
-static void take_standard_fds(void)
-{
-    int fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd < 2)
-        fd = dup(fd);
-    if (fd > 2)
-        close(fd);
 }
 
 static void on_signals(void)
@@ -163,17 +107,16 @@ static void on_signals(void)
         exit_reaped(pid, status);
 }
 
-static void on_event(const struct epoll_event *event)
+static void on_event(enum token token, unsigned index, uint32_t events)
 {
-    unsigned index = (unsigned)event->data.u64;
-    switch ((enum token)(event->data.u64 >> 32)) {
+    switch (token) {
     case T_SIGNAL:
         on_signals();
         break;
     case T_LINK:
-        carrier_event(event->events);
+        transport_event(events);
         break;
-    case T_LISTENER: /* the loop calls carrier_open */
+    case T_LISTENER: /* the loop calls transport_open */
         break;
     case T_OUT0:
         output_ready(&processes[index], 0);
@@ -200,6 +143,8 @@ static void sync_all(void)
         connection_sync(&processes[i]);
     }
     jobs_sync();
+    if (profile.sync_ends)
+        profile.sync_ends();
 }
 
 static int sooner(int one_ms, int other_ms)
@@ -209,8 +154,10 @@ static int sooner(int one_ms, int other_ms)
 
 static int timeout_ms(void)
 {
-    int own = agent.words.plan ? autonomous_sync() : -1;
-    return sooner(own, sooner(carrier_timeout_ms(), exit_timeout_ms()));
+    int own = agent.arguments.plan && !agent.stopping ? autonomous_sync() : -1;
+    if (agent.stopping) /* perhaps since now */
+        return STOP_POLL_MS;
+    return sooner(own, sooner(transport_timeout_ms(), exit_timeout_ms()));
 }
 
 static void stop_when_told(void)
@@ -219,47 +166,22 @@ static void stop_when_told(void)
     if (!agent.stopping)
         return;
     since_ns = since_ns ? since_ns : monotonic_ns();
-    if (carrier_is_idle() || monotonic_ns() - since_ns > STOP_LIMIT_MS * 1000000ull)
+    if (transport_is_idle() || monotonic_ns() - since_ns > STOP_LIMIT_MS * 1000000ull)
         end_vm();
 }
 
 static void serve(void) __attribute__((noreturn));
 static void serve(void)
 {
-    struct epoll_event events[EVENTS];
     for (;;) {
-        carrier_open();
-        carrier_read();
+        transport_open();
+        transport_read();
         sync_all();
         sync_all(); /* a helper that is done may end streams, whose end may finish its request */
-        carrier_write();
+        transport_write();
         stop_when_told();
-        int count = epoll_wait(agent.epoll, events, EVENTS, agent.stopping ? 10 : timeout_ms());
-        for (int i = 0; i < count; i++)
-            on_event(&events[i]);
+        loop_wait(timeout_ms(), on_event);
     }
-}
-
-static int boot(struct fault *why)
-{
-    if (boot_early(&agent.words, why) < 0)
-        return -1;
-    take_standard_fds();
-    if (boot_mounts(&agent.words, why) < 0)
-        return -1;
-    return agent.words.plan ? autonomous_begin(why) : 0;
-}
-
-/* Only PID 1 may do what PID 1 does: everybody else is on a host. */
-static int begin(char **argv, struct fault *why)
-{
-    char bad[64];
-    if (getpid() == 1)
-        return boot(why);
-    if (host_words_parse((const char *const *)argv, &agent.words.host, bad))
-        return host_enter(&agent.words, why);
-    agent.words.host.on = true;
-    return fault_set(why, FAULT_INVALID, "not PID 1, and the word '%s' makes no sense or is missing", bad);
 }
 
 int main(int argc, char **argv)
@@ -269,14 +191,14 @@ int main(int argc, char **argv)
     agent.init_tsc = __rdtsc();
     if (argc > 0 && !strcmp(argv[0], "pause"))
         pause_forever();
-    if (begin(argv, &why) < 0 || prepare(&why) < 0)
+    if (profile.begin((const char *const *)argv, &why) < 0 || prepare(&why) < 0)
         die(&why);
-    carrier_open();
+    transport_open();
     agent.link.facts.ready_ns = monotonic_ns();
     uint64_t ready_tsc = __rdtsc();
     mark("pid1", agent.init_ns, agent.init_tsc); /* not earlier: the console is slow */
     mark("ready", agent.link.facts.ready_ns, ready_tsc);
-    if (agent.words.bench)
+    if (agent.arguments.bench)
         end_vm();
     serve();
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the functions of a C file: name, first and last line, number of parameters.
+"""Finds the functions of a C file: name, first and last line, number of parameters; what it declares and includes.
 
 A scanner of braces, not a parser: comments, strings and preprocessor lines are blanked, then a brace at depth
 zero that follows a closing parenthesis opens a function. Enough for code that is indented like ours.
@@ -13,6 +13,7 @@ _BLANKED = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _HEAD = re.compile(r"(\w+)\s*\(((?:[^()]|\([^()]*\))*)\)\s*(?:__attribute__\s*\(\(.*?\)\)\s*)?\Z", re.DOTALL)
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+"([^"]+)"', re.MULTILINE)
 
 
 class Function(NamedTuple):
@@ -61,3 +62,18 @@ def functions(source: str) -> list[Function]:
             lines = text.count("\n", 0, closed) + 2 - line
             found.append(Function(head[1], line, lines, _count(head[2])))
     return found
+
+
+def declarations(source: str) -> list[str]:
+    """List the functions that a header declares and leaves to a source, in order; no types, no variables."""
+    text = _BLANKED.sub(_blank, source)
+    for _, opened, closed in reversed(_blocks(text)):
+        text = text[:opened] + ";" + text[closed + 1 :]
+    heads = (_HEAD.search(statement.rstrip()) for statement in text.split(";") if "typedef" not in statement)
+    defined = {function.name for function in functions(source)}
+    return [head[1] for head in heads if head and head[1] not in defined]
+
+
+def includes(source: str) -> list[str]:
+    """List the files that a C file includes by a name in quotes, in order."""
+    return _INCLUDE.findall(source)

@@ -339,5 +339,5 @@ def test_a_boot_that_fails_says_why_and_ends(hypervisor: str, tmp_path: Path) ->
     with pytest.raises(VmFailed):
         Machine(tmp_path, "clearpod.link=nonsense", hypervisor=hypervisor)
     console = (tmp_path / "console.log").read_text()
-    assert "clearpod-agent: the kernel word 'clearpod.link=nonsense' makes no sense" in console
+    assert "clearpod-agent: the kernel parameter 'clearpod.link=nonsense' is invalid" in console
     assert time.monotonic() - began < 30 * PATIENCE

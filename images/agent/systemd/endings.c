@@ -1,24 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The end of containers that are units: their processes are not the agent's children, so the units tell. Runs in the
- * agent's loop.
- */
-#include "units.h"
+/* See endings.h. */
+#include "systemd/endings.h"
 
-#include "agent.h"
-#include "cgroup.h"
-#include "requests.h"
+#include "kernel/cgroup.h"
+#include "loop/exits.h"
+#include "loop/loop.h"
+#include "systemd/units.h"
 
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
 enum { PENDING = 16 };
-
-bool __wrap_cgroup_oom_killed(const char *container);
-bool __real_cgroup_oom_killed(const char *container);
-void __wrap_jobs_sync(void);
-void __real_jobs_sync(void);
 
 static int socket_fd = -1;
 static bool watched;
@@ -27,7 +20,7 @@ static struct ending pending[PENDING];
 
 int endings_listen(struct fault *why)
 {
-    socket_fd = message_listen(ENDINGS, SOCK_DGRAM);
+    socket_fd = packet_listen(ENDINGS, SOCK_DGRAM);
     return socket_fd < 0 ? fault_errno(why, "listen on " ENDINGS) : 0;
 }
 
@@ -46,11 +39,10 @@ static void remember(const struct ending *ending)
     *(room ? room : &pending[next++ % PENDING]) = *ending;
 }
 
-/* When systemd is done with the unit, its cgroup is gone; what the unit read there counts. */
-bool __wrap_cgroup_oom_killed(const char *container)
+bool endings_oom_killed(const char *container)
 {
     struct ending *known = find(container);
-    bool killed = known ? known->oom_killed : __real_cgroup_oom_killed(container);
+    bool killed = known ? known->oom_killed : cgroup_oom_killed(container);
     if (known)
         known->id[0] = 0;
     return killed;
@@ -80,14 +72,13 @@ static void take(struct ending *ending)
         remember(ending);
 }
 
-void __wrap_jobs_sync(void)
+void endings_sync(void)
 {
     struct ending ending;
     if (!watched) /* T_SIGNAL: it only has to wake the loop up */
         watched = watch(socket_fd, EPOLLIN, T_SIGNAL, 0) == 0;
     while (recv(socket_fd, &ending, sizeof ending, MSG_DONTWAIT) == sizeof ending)
         take(&ending);
-    __real_jobs_sync();
     for (struct ending *one = pending; one < pending + PENDING; one++)
         if (one->id[0] && !one->pid && settle(one))
             one->id[0] = 0;

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The journal: where it is kept, how containers write into it, and its end. A stream belongs to the unit of the process
- * that connected; see "Stream protocol" in systemd's JOURNAL_NATIVE_PROTOCOL and sd_journal_stream_fd(3).
- */
-#include "units.h"
+/* See journal.h. */
+#include "systemd/journal.h"
 
-#include "cgroup.h"
-#include "files.h"
-#include "scope.h"
+#include "base/files.h"
+#include "base/scope.h"
+#include "kernel/cgroup.h"
+#include "systemd/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,7 +29,7 @@ enum { CHUNK = 4096, END_LIMIT_MS = 10000, OUTPUTS = 2 };
 
 int journal_stream(const char *id)
 {
-    scoped_fd int fd = message_connect(STREAMS, SOCK_STREAM);
+    scoped_fd int fd = packet_connect(STREAMS, SOCK_STREAM);
     /* Name, unit (for a journald that looks when our process is gone already), priority (info), "<3>" at a line's start is a
      * priority, and three times: nowhere else. */
     if (fd < 0 || dprintf(fd, "%s\napp@%s.service\n6\n1\n0\n0\n0\n", id, id) < 0)

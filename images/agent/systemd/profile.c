@@ -3,15 +3,19 @@
  * The agent where systemd is PID 1. Its program is started four times: by the kernel, to boot as always and become
  * systemd; by systemd as `agent serve`, the agent itself, which is no PID 1 but of a guest; and for each container's unit.
  */
-#include "units.h"
-
-#include "agent.h"
-#include "autonomous.h"
-#include "boot.h"
-#include "cgroup.h"
-#include "files.h"
-#include "host.h"
-#include "scope.h"
+#include "base/files.h"
+#include "base/profile.h"
+#include "base/scope.h"
+#include "base/texts.h"
+#include "boot/boot.h"
+#include "loop/autonomous.h"
+#include "loop/loop.h"
+#include "loop/process.h"
+#include "systemd/endings.h"
+#include "systemd/journal.h"
+#include "systemd/starter.h"
+#include "systemd/unit.h"
+#include "systemd/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,15 +32,6 @@
 #define BEGAN "/run/clearpod/began" /* when PID 1 did, for Hello and marks */
 
 enum { UNITS_LIMIT_MS = 10000, RUNNING_LIMIT_MS = 300, SET_LEVEL = 8, CRITICAL = 3 };
-
-int __wrap_boot_mounts(const struct words *words, struct fault *why);
-int __real_boot_mounts(const struct words *words, struct fault *why);
-bool __wrap_host_words_parse(const char *const *argv, struct host_words *words, char bad[64]);
-int __wrap_host_enter(struct words *words, struct fault *why);
-void __wrap_autonomous_end(void);
-void __real_autonomous_end(void);
-void __wrap_boot_end(void) __attribute__((noreturn));
-void __real_boot_end(void) __attribute__((noreturn));
 
 static int write_new(const char *path, const char *text)
 {
@@ -70,32 +65,21 @@ static bool has_shares(void)
     return access("/run/clearpod/volumes/pod", F_OK) == 0;
 }
 
-int __wrap_boot_mounts(const struct words *words, struct fault *why)
+/* As always, then systemd instead of the agent. */
+static int boot(struct fault *why)
 {
     static const char *const args[] = {SYSTEMD, NULL}, *const environment[] = {"TERM=dumb", NULL};
-    struct words mapped = *words;
+    if (boot_early(&agent.arguments, why) < 0)
+        return -1;
+    struct arguments mapped = agent.arguments;
     mapped.plan = true; /* the share has the cache of an autonomous pod's, since journald maps its files */
-    if (__real_boot_mounts(&mapped, why) < 0 || make_places(why) < 0)
+    if (boot_mounts(&mapped, why) < 0 || make_places(why) < 0)
         return -1;
     if (has_shares() && journal_mount(why) < 0)
         return -1;
     quieten();
     execve(SYSTEMD, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
     return fault_errno(why, "start " SYSTEMD);
-}
-
-bool __wrap_host_words_parse(const char *const *argv, struct host_words *words, char bad[64])
-{
-    const char *what = argv[0] && argv[1] ? argv[1] : "", *id = *what && argv[2] ? argv[2] : "";
-    memset(words, 0, sizeof *words);
-    snprintf(bad, 64, "%.63s", *what ? what : "serve");
-    if (!strcmp(what, "unit") && is_id(id))
-        unit_run(id);
-    if (!strcmp(what, "over") && is_id(id))
-        unit_over(id);
-    if (!strcmp(what, "lost"))
-        agent_over();
-    return !strcmp(what, "serve");
 }
 
 static void recall_beginning(void)
@@ -118,22 +102,34 @@ static int add_guest(struct fault *why)
     return 0;
 }
 
-int __wrap_host_enter(struct words *words, struct fault *why)
+static int begin_serving(struct fault *why)
 {
     char line[4096], bad[64];
     if (file_read("/proc/cmdline", line, sizeof line) < 0)
         return fault_errno(why, "read /proc/cmdline");
-    if (!words_parse(line, words, bad))
-        return fault_set(why, FAULT_INVALID, "the kernel word '%s' makes no sense", bad);
+    if (!arguments_parse(line, &agent.arguments, bad))
+        return fault_set(why, FAULT_INVALID, "the kernel parameter '%s' is invalid", bad);
     file_write("/proc/sys/kernel/core_pattern", "core"); /* as without systemd, which turns dumps off */
     recall_beginning();
     if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) /* what crun leaves of an exec is ours, as it is PID 1's elsewhere */
         return fault_errno(why, "become a subreaper");
     if (endings_listen(why) < 0)
         return -1;
-    if (!words->plan)
+    if (!agent.arguments.plan)
         return 0;
     return add_guest(why) < 0 ? -1 : autonomous_begin(why);
+}
+
+/* Systemd keeps the cgroup of each unit, and delegates it; crun's is below. */
+static void cgroup_path(char *to, size_t room, const char *container)
+{
+    static const char all[] = "/sys/fs/cgroup/clearpod.slice";
+    if (!strcmp(container, GUEST)) /* none of systemd's */
+        snprintf(to, room, "/sys/fs/cgroup/clearpod.guest");
+    else if (*container)
+        snprintf(to, room, "%s/app@%s.service/%s", all, container, container);
+    else
+        snprintf(to, room, "%s", all);
 }
 
 static bool any_unit(void)
@@ -156,23 +152,47 @@ static void finish_journal(int limit_ms)
 }
 
 /* The launcher ends the VM once it has been told: what units still have to say comes before. */
-void __wrap_autonomous_end(void)
-{
-    finish_journal(UNITS_LIMIT_MS);
-    __real_autonomous_end();
-}
-
-void __wrap_boot_end(void)
+static void flush_journal(bool all)
 {
     if (getpid() != 1)
-        finish_journal(RUNNING_LIMIT_MS);
-    __real_boot_end();
+        finish_journal(all ? UNITS_LIMIT_MS : RUNNING_LIMIT_MS);
 }
 
-void agent_over(void)
+/* The agent's service is over: report it, and end the VM. */
+static void end_with_agent(void) __attribute__((noreturn));
+static void end_with_agent(void)
 {
     const char *code = getenv("EXIT_CODE"), *status = getenv("EXIT_STATUS");
     say("clearpod-agent: the agent's service has ended (%s, %s), and its pod with it", code ? code : "for no reason",
         status ? status : "no status");
-    __wrap_boot_end();
+    flush_journal(false);
+    boot_end();
 }
+
+static int begin(const char *const *argv, struct fault *why)
+{
+    const char *what = argv[0] && argv[1] ? argv[1] : "", *id = *what && argv[2] ? argv[2] : "";
+    if (getpid() == 1)
+        return boot(why);
+    if (!strcmp(what, "unit") && is_id(id))
+        unit_run(id);
+    if (!strcmp(what, "over") && is_id(id))
+        unit_over(id);
+    if (!strcmp(what, "lost"))
+        end_with_agent();
+    if (!strcmp(what, "serve"))
+        return begin_serving(why);
+    agent.arguments.host.on = true;
+    return fault_set(why, FAULT_INVALID, "not PID 1, and the argument '%.63s' is invalid or missing", *what ? what : "serve");
+}
+
+const struct profile profile = {
+    .begin = begin,
+    .flush_journal = flush_journal,
+    .sync_ends = endings_sync,
+    .oom_killed = endings_oom_killed,
+    .cgroup_path = cgroup_path,
+    .start = unit_start,
+    .exec = unit_exec,
+    .delete = unit_delete,
+};

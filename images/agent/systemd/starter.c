@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * In a helper of the agent (task.h): containers are started and forgotten as units of systemd, and commands run in the
- * guest's own root. What is said to a unit is in units.h.
- */
-#include "units.h"
+/* See starter.h. */
+#include "systemd/starter.h"
 
-#include "agent.h"
-#include "cgroup.h"
-#include "files.h"
-#include "namespaces.h"
-#include "process.h"
-#include "scope.h"
+#include "base/files.h"
+#include "base/profile.h"
+#include "base/scope.h"
+#include "helpers/crun.h"
+#include "kernel/cgroup.h"
+#include "kernel/namespaces.h"
+#include "systemd/units.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,12 +26,6 @@
 #define BUNDLE "/run/clearpod/volumes/containers/" GUEST
 
 enum { COMPLAINT = 300, WORDS = 64, FILE_ROOM = 32768 };
-
-int __wrap_crun_start(const struct task *task, struct outcome *outcome, struct fault *why);
-int __wrap_crun_exec(const struct task *task, struct outcome *outcome, struct fault *why);
-int __real_crun_exec(const struct task *task, struct outcome *outcome, struct fault *why);
-int __wrap_crun_delete(const struct task *task, struct fault *why);
-int __real_crun_delete(const struct task *task, struct fault *why);
 
 static void unblock_signals(void)
 {
@@ -85,10 +77,7 @@ static int complain(const struct task *task, int complaints, struct fault *why)
 /* What is a log goes into the journal too: of an autonomous pod what its console has, else all but a terminal. */
 static bool is_log(const struct task *task, int number)
 {
-    const struct process *process = process_find(task->id, 0);
-    if (!process || task->tty || number == 0)
-        return false;
-    return !agent.words.plan || !process->out[number - 1].id;
+    return number > 0 && !task->tty && !(task->arguments->plan && task->followed[number]);
 }
 
 static bool give_order(int unit, const struct task *task)
@@ -98,7 +87,7 @@ static bool give_order(int unit, const struct task *task)
         order.given[i] = task->stdio[i] >= 0;
         order.journal[i] = is_log(task, i);
     }
-    return message_send(unit, &order, sizeof order, task->stdio);
+    return packet_send(unit, &order, sizeof order, task->stdio);
 }
 
 /* The unit's main process, once it comes; -1 when systemctl has given up before. */
@@ -119,19 +108,19 @@ static int start(const struct task *task, int listener, struct answer *answer, i
     if (starter < 0)
         return fault_errno(&answer->fault, "start " SYSTEMCTL);
     scoped_fd int unit = await_unit(listener, starter);
-    bool answered = unit >= 0 && give_order(unit, task) && message_receive(unit, answer, sizeof *answer, got);
+    bool answered = unit >= 0 && give_order(unit, task) && packet_receive(unit, answer, sizeof *answer, got);
     *tty = got[0];
     if (!answered)
         waitpid(starter, NULL, 0);
     return answered ? 0 : complain(task, complaints, &answer->fault);
 }
 
-int __wrap_crun_start(const struct task *task, struct outcome *outcome, struct fault *why)
+int unit_start(const struct task *task, struct outcome *outcome, struct fault *why)
 {
     char path[NAME_ROOM + sizeof UNITS];
     struct answer answer = {0};
     snprintf(path, sizeof path, UNITS "/%s", task->id);
-    scoped_fd int listener = message_listen(path, SOCK_SEQPACKET);
+    scoped_fd int listener = packet_listen(path, SOCK_SEQPACKET);
     if (listener < 0)
         return fault_errno(why, "listen on %s", path);
     int result = start(task, listener, &answer, &outcome->fd);
@@ -143,10 +132,10 @@ int __wrap_crun_start(const struct task *task, struct outcome *outcome, struct f
     return -1;
 }
 
-int __wrap_crun_delete(const struct task *task, struct fault *why)
+int unit_delete(const struct task *task, struct fault *why)
 {
     scoped_fd int complaints = -1;
-    int result = __real_crun_delete(task, why);
+    int result = crun_delete(task, why);
     pid_t pid = systemctl("reset-failed", task->id, &complaints); /* systemd forgets the unit; fine if it has */
     if (pid > 0)
         waitpid(pid, NULL, 0);
@@ -188,7 +177,7 @@ static int read_words(const char *name, char *room, char *lists[2][WORDS], struc
 static int join_cgroup(uint32_t exec)
 {
     char path[128];
-    cgroup_path(path, sizeof path, GUEST);
+    profile.cgroup_path(path, sizeof path, GUEST);
     if (make_dir(path, 0755) < 0 || cgroup_add_exec(GUEST, exec) < 0)
         return -1;
     snprintf(path + strlen(path), sizeof path - strlen(path), "/exec-%u/cgroup.procs", exec);
@@ -233,7 +222,7 @@ static int run_in_guest(const struct task *task, struct outcome *outcome, struct
     return fault_set(why, FAULT_COMMAND, "the guest can't run %s: %s", lists[1][0], strerror(error));
 }
 
-int __wrap_crun_exec(const struct task *task, struct outcome *outcome, struct fault *why)
+int unit_exec(const struct task *task, struct outcome *outcome, struct fault *why)
 {
-    return strcmp(task->id, GUEST) ? __real_crun_exec(task, outcome, why) : run_in_guest(task, outcome, why);
+    return strcmp(task->id, GUEST) ? crun_exec(task, outcome, why) : run_in_guest(task, outcome, why);
 }

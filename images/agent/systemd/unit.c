@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The main process of a container's unit: runs crun, is the parent of what crun leaves running, passes signals on, tells
- * the agent of the end, and ends in the same way. What the agent's helper wants comes through a socket.
- */
-#include "units.h"
+/* See unit.h. */
+#include "systemd/unit.h"
 
-#include "agent.h"
-#include "cgroup.h"
-#include "process.h"
-#include "scope.h"
+#include "base/scope.h"
+#include "helpers/crun.h"
+#include "kernel/cgroup.h"
+#include "loop/loop.h"
+#include "systemd/journal.h"
+#include "systemd/units.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -24,10 +23,7 @@
 
 enum { KILL_LIMIT_MS = 2000 };
 
-int __real_crun_start(const struct task *task, struct outcome *outcome, struct fault *why);
-bool __real_cgroup_oom_killed(const char *container);
-
-static struct words words;
+static struct arguments arguments;
 
 /* The process that copies output into the journal; pid 0: there is none (any more). */
 static struct {
@@ -37,17 +33,17 @@ static struct {
 
 static void tell(const struct ending *ending)
 {
-    scoped_fd int socket = message_connect(ENDINGS, SOCK_DGRAM);
+    scoped_fd int socket = packet_connect(ENDINGS, SOCK_DGRAM);
     if (socket >= 0)
-        message_send(socket, ending, sizeof *ending, NULL);
+        packet_send(socket, ending, sizeof *ending, NULL);
 }
 
 static void notify_ready(void)
 {
     const char *path = getenv("NOTIFY_SOCKET");
-    scoped_fd int socket = path ? message_connect(path, SOCK_DGRAM) : -1;
+    scoped_fd int socket = path ? packet_connect(path, SOCK_DGRAM) : -1;
     if (socket >= 0)
-        message_send(socket, "READY=1", 7, NULL);
+        packet_send(socket, "READY=1", 7, NULL);
 }
 
 /* The descriptors that came, in their places. */
@@ -64,10 +60,10 @@ static int start(const char *id, struct answer *answer)
     int got[3];
     struct order order;
     struct outcome outcome = {.fd = -1};
-    struct task task = {.kind = TASK_START, .words = &words, .id = id};
+    struct task task = {.kind = TASK_START, .arguments = &arguments, .id = id};
     snprintf(path, sizeof path, UNITS "/%s", id);
-    scoped_fd int agent_end = message_connect(path, SOCK_SEQPACKET);
-    if (agent_end < 0 || !message_receive(agent_end, &order, sizeof order, got)) {
+    scoped_fd int agent_end = packet_connect(path, SOCK_SEQPACKET);
+    if (agent_end < 0 || !packet_receive(agent_end, &order, sizeof order, got)) {
         say("clearpod-agent: app %s is started by its pod, not by systemctl", id);
         return -1;
     }
@@ -76,9 +72,9 @@ static int start(const char *id, struct answer *answer)
     task.width = order.width;
     task.height = order.height;
     copier.pid = journal_copy(&order, id, task.stdio, &copier.leash);
-    answer->failed = __real_crun_start(&task, &outcome, &answer->fault) < 0;
+    answer->failed = crun_start(&task, &outcome, &answer->fault) < 0;
     answer->pid = outcome.pid;
-    message_send(agent_end, answer, sizeof *answer, (const int[3]){outcome.fd, -1, -1});
+    packet_send(agent_end, answer, sizeof *answer, (const int[3]){outcome.fd, -1, -1});
     close_fd(&outcome.fd);
     for (int i = 0; i < 3; i++)
         close_fd(&task.stdio[i]);
@@ -166,7 +162,7 @@ void unit_run(const char *id)
     snprintf(ending.id, sizeof ending.id, "%s", id);
     ending.pid = answer.pid;
     ending.status = attend(signals, answer.pid);
-    ending.oom_killed = __real_cgroup_oom_killed(id);
+    ending.oom_killed = cgroup_oom_killed(id);
     finish_output(id, signals);
     tell(&ending);
     end_as(ending.status);

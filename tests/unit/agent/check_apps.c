@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about the apps of an autonomous pod: what is started and stopped next, and when it all is over. */
-#include "apps.h"
 #include "check.h"
+#include "loop/apps.h"
 
 #include <stdarg.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about frames, the ring and the link's state machine. A tiny host is played by the helpers. */
 #include "check.h"
-#include "link.h"
-#include "message.h"
+#include "link/link.h"
+#include "link/message.h"
 
 #include <pb_encode.h>
 #include <string.h>

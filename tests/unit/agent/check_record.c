@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about the records of the console. */
 #include "check.h"
-#include "console.h"
+#include "helpers/records.h"
 
 CASE(a_record_says_its_kind_and_length)
 {

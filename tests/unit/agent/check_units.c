@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about the agent where containers are units of systemd. */
 #include "check.h"
-#include "units.h"
+#include "systemd/units.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -22,8 +22,8 @@ CASE(a_message_brings_the_descriptors_that_there_are_in_their_order)
     int pair[2], other[2], got[3];
     struct order sent = {.given = {true, false, true}, .owner = 7}, order;
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0 && pipe(other) == 0);
-    CHECK(message_send(pair[0], &sent, sizeof sent, (const int[3]){other[0], -1, pair[0]}));
-    CHECK(message_receive(pair[1], &order, sizeof order, got));
+    CHECK(packet_send(pair[0], &sent, sizeof sent, (const int[3]){other[0], -1, pair[0]}));
+    CHECK(packet_receive(pair[1], &order, sizeof order, got));
     CHECK(order.owner == 7 && order.given[2] && got[2] == -1);
     CHECK(inode(got[0]) == inode(other[0]) && inode(got[1]) == inode(pair[0]));
     CHECK(fcntl(got[0], F_GETFD) == FD_CLOEXEC);
@@ -39,10 +39,10 @@ CASE(a_message_that_is_short_or_does_not_come_is_none)
     int pair[2], got[3];
     struct order order = {0};
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
-    CHECK(message_send(pair[0], "READY=1", 7, NULL) && !message_receive(pair[1], &order, sizeof order, got));
+    CHECK(packet_send(pair[0], "READY=1", 7, NULL) && !packet_receive(pair[1], &order, sizeof order, got));
     close(pair[0]);
-    CHECK(!message_receive(pair[1], &order, sizeof order, got) && got[0] == -1);
-    CHECK(!message_send(pair[1], &order, sizeof order, NULL));
+    CHECK(!packet_receive(pair[1], &order, sizeof order, got) && got[0] == -1);
+    CHECK(!packet_send(pair[1], &order, sizeof order, NULL));
     close(pair[1]);
 }
 
@@ -51,7 +51,7 @@ CASE(a_socket_with_too_long_a_name_is_none)
     char path[200];
     memset(path, 'x', sizeof path);
     path[sizeof path - 1] = 0;
-    CHECK(message_listen(path, SOCK_DGRAM) < 0 && message_connect(path, SOCK_DGRAM) < 0);
+    CHECK(packet_listen(path, SOCK_DGRAM) < 0 && packet_connect(path, SOCK_DGRAM) < 0);
 }
 
 CASE(a_units_end_is_read_from_what_systemd_says)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about the kernel's numbers as texts, and about what a tree takes. */
 #include "check.h"
-#include "usage.h"
+#include "kernel/usage.h"
 
 #include <fcntl.h>
 #include <string.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The bytes that both ends of the link must agree on: proto/vectors, whose README has the format. */
 #include "check.h"
-#include "message.h"
+#include "link/link.h"
+#include "link/message.h"
 
 #include <pb_decode.h>
 #include <pb_encode.h>

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about texts from outside, addresses, netlink messages, the process table and small files. */
-#include "cgroup.h"
+#include "base/arguments.h"
+#include "base/files.h"
+#include "base/texts.h"
 #include "check.h"
-#include "files.h"
-#include "netlink.h"
-#include "process.h"
-#include "words.h"
+#include "helpers/task.h"
+#include "kernel/netlink.h"
+#include "kernel/usage.h"
+#include "loop/process.h"
 
 #include <fcntl.h>
 #include <linux/rtnetlink.h>
@@ -15,15 +17,15 @@
 
 CASE(the_kernel_line_is_understood)
 {
-    struct words words;
+    struct arguments words;
     char bad[64];
-    CHECK(words_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &words, bad));
+    CHECK(arguments_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &words, bad));
     CHECK(words.vsock_port == 5000 && !strcmp(words.system, "/dev/pmem0") && words.mark && !words.bench && !words.plan);
-    CHECK(words_parse("clearpod.system=/dev/vda clearpod.plan", &words, bad) && words.plan);
-    CHECK(words_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
+    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &words, bad) && words.plan);
+    CHECK(arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
     CHECK(words.vsock_port == 0 && !strcmp(words.scratch, "/dev/vdb") && words.bench && !words.mark);
-    CHECK(words_parse("clearpod.window=/dev/pmem1", &words, bad) && !strcmp(words.window, "/dev/pmem1"));
-    CHECK(words_parse("", &words, bad));
+    CHECK(arguments_parse("clearpod.window=/dev/pmem1", &words, bad) && !strcmp(words.window, "/dev/pmem1"));
+    CHECK(arguments_parse("", &words, bad));
 }
 
 CASE(the_command_line_on_a_host_is_understood)
@@ -32,11 +34,11 @@ CASE(the_command_line_on_a_host_is_understood)
                                       "--scratch=/s", "--network=own", "--ipc=host", NULL};
     static const char *const least[] = {"agent", "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun",
                                         "--network=host", NULL};
-    struct host_words host;
+    struct host_arguments host;
     char bad[64];
-    CHECK(host_words_parse(all, &host, bad) && host.on && !strcmp(host.scratch, "/s") && !strcmp(host.cgroup, "/c/p"));
+    CHECK(host_arguments_parse(all, &host, bad) && host.on && !strcmp(host.scratch, "/s") && !strcmp(host.cgroup, "/c/p"));
     CHECK(host.own_network && !host.host_network && host.host_ipc && !host.own_ipc);
-    CHECK(host_words_parse(least, &host, bad) && !host.scratch && host.host_network && !host.own_ipc && !host.host_ipc);
+    CHECK(host_arguments_parse(least, &host, bad) && !host.scratch && host.host_network && !host.own_ipc && !host.host_ipc);
 }
 
 CASE(words_of_a_host_that_make_no_sense_are_named)
@@ -48,8 +50,8 @@ CASE(words_of_a_host_that_make_no_sense_are_named)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *argv[] = {"agent", rows[i].word, NULL};
         char bad[64];
-        struct host_words host;
-        CHECK(!host_words_parse(argv, &host, bad) && !strcmp(bad, rows[i].bad));
+        struct host_arguments host;
+        CHECK(!host_arguments_parse(argv, &host, bad) && !strcmp(bad, rows[i].bad));
     }
 }
 
@@ -60,9 +62,9 @@ CASE(kernel_words_that_make_no_sense_are_named)
                                         "clearpod.system=/dev/../etc/passwd", "clearpod.scratch=/dev/",
                                         "clearpod.window=pmem1"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        struct words words;
+        struct arguments words;
         char bad[64];
-        CHECK(!words_parse(lines[i], &words, bad) && !strcmp(bad, lines[i]));
+        CHECK(!arguments_parse(lines[i], &words, bad) && !strcmp(bad, lines[i]));
     }
 }
 

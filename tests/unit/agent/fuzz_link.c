@@ -3,8 +3,8 @@
  * Fuzzes what the host's bytes reach: frames, the ring's bookkeeping, requests. The first byte chooses the portions;
  * even inputs are put behind a good hello, so that the fuzzer need not find the marker.
  */
-#include "link.h"
-#include "message.h"
+#include "link/link.h"
+#include "link/message.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,11 +3,12 @@
  * Fuzzes what the agent reads as text: the kernel command line, addresses, ids and paths out of requests, sysctls, crun's
  * messages, the kernel's statistics. Each function gets the whole input with a zero behind it, in memory of just that size.
  */
-#include "console.h"
-#include "message.h"
-#include "netlink.h"
-#include "usage.h"
-#include "words.h"
+#include "base/arguments.h"
+#include "base/texts.h"
+#include "helpers/records.h"
+#include "kernel/netlink.h"
+#include "kernel/usage.h"
+#include "link/message.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +23,12 @@ static void require(bool holds)
 
 static void read_words(const char *text)
 {
-    struct words words;
+    struct arguments words;
     char bad[64];
-    if (!words_parse(text, &words, bad))
+    if (!arguments_parse(text, &words, bad))
         require(memchr(bad, 0, sizeof bad));
     const char *argv[] = {"agent", text, NULL};
-    if (!host_words_parse(argv, &words.host, bad))
+    if (!host_arguments_parse(argv, &words.host, bad))
         require(memchr(bad, 0, sizeof bad));
 }
 

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See files.h. */
+#include "base/files.h"
+
+#include "base/scope.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+enum { DEPTH = 32 }; /* descriptors that a removal keeps open */
+
+ssize_t file_read(const char *path, char *to, size_t room)
+{
+    scoped_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t used = 0;
+    if (fd < 0)
+        return -1;
+    while (used < room - 1) {
+        ssize_t got = read(fd, to + used, room - 1 - used);
+        if (got < 0)
+            return -1;
+        if (got == 0)
+            break;
+        used += (size_t)got;
+    }
+    to[used] = 0;
+    return (ssize_t)used;
+}
+
+int file_write(const char *path, const char *text)
+{
+    scoped_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t put = write(fd, text, strlen(text));
+    return put == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+int make_dir(const char *path, mode_t mode)
+{
+    return mkdir(path, mode) == 0 || errno == EEXIST ? 0 : -1;
+}
+
+int open_below(int root, const char *path, int flags, unsigned long long how)
+{
+    struct open_how open_how = {.flags = (uint64_t)(unsigned)flags | O_CLOEXEC, .resolve = how | RESOLVE_NO_MAGICLINKS};
+    return (int)syscall(SYS_openat2, root, path, &open_how, sizeof open_how);
+}
+
+struct removal {
+    int top;
+    dev_t device;
+    unsigned moved; /* trees that were too deep and now wait at the top */
+};
+
+static int remove_below(struct removal *removal, int dir, int depth);
+
+static int remove_directory(struct removal *removal, int dir, const char *name, int depth)
+{
+    struct stat st;
+    if (depth == DEPTH) {
+        char aside[32];
+        snprintf(aside, sizeof aside, ".clearpod-deep-%u", removal->moved++);
+        return renameat(dir, name, removal->top, aside);
+    }
+    int fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &st) < 0 || st.st_dev != removal->device) {
+        close(fd);
+        errno = EXDEV;
+        return -1;
+    }
+    if (remove_below(removal, fd, depth + 1) < 0) /* owns fd */
+        return -1;
+    return unlinkat(dir, name, AT_REMOVEDIR);
+}
+
+static int remove_below(struct removal *removal, int dir, int depth)
+{
+    scoped_dir DIR *list = fdopendir(dir);
+    if (!list) {
+        close(dir);
+        return -1;
+    }
+    for (struct dirent *entry; (entry = readdir(list));) {
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+            continue;
+        if (unlinkat(dir, entry->d_name, 0) == 0)
+            continue;
+        if (errno != EISDIR)
+            return -1;
+        if (remove_directory(removal, dir, entry->d_name, depth) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int remove_tree(const char *path, struct fault *why)
+{
+    struct stat st;
+    scoped_fd int top = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (top < 0 && errno == ENOENT)
+        return 0;
+    if (top < 0 || fstat(top, &st) < 0)
+        return fault_errno(why, "open %s", path);
+    struct removal removal = {.top = top, .device = st.st_dev};
+    unsigned before;
+    do {
+        before = removal.moved;
+        int again = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (again < 0 || remove_below(&removal, again, 0) < 0)
+            return fault_errno(why, "remove what is below %s", path);
+    } while (removal.moved != before);
+    return rmdir(path) < 0 ? fault_errno(why, "remove %s", path) : 0;
+}

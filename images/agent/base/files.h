@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Small file jobs of the guest: whole files, directories, trees, paths that may not leave their root. */
+#ifndef CLEARPOD_FILES_H
+#define CLEARPOD_FILES_H
+
+#include "base/fault.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/* Read at most room-1 bytes and end them with 0; returns the length, or -1 with errno. */
+ssize_t file_read(const char *path, char *to, size_t room);
+/* One write of all of `text` to a file that exists (a cgroup or sysctl); -1 with errno. */
+int file_write(const char *path, const char *text);
+/* 0 also when the directory is there. */
+int make_dir(const char *path, mode_t mode);
+/* openat2 below `root`; `how` is RESOLVE_IN_ROOT or RESOLVE_BENEATH. */
+int open_below(int root, const char *path, int flags, unsigned long long how);
+/* Remove a directory with all below it, however deep; never crosses a mount. Absent is fine. */
+int remove_tree(const char *path, struct fault *why);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See boot.h. */
+#include "boot/boot.h"
+
+#include "base/files.h"
+#include "kernel/cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SYSTEM "/system"
+
+enum { DEVICE_TRIES = 2000 }; /* of 1 ms; most devices are there at once */
+
+struct mount_row {
+    const char *type, *target, *options;
+    unsigned long flags;
+    bool make, optional;
+};
+
+static const struct mount_row system_rows[] = {
+    {"sysfs", "/sys", "", MS_NOSUID | MS_NODEV | MS_NOEXEC, false, false},
+    {"devpts", "/dev/pts", "mode=620,ptmxmode=666", MS_NOSUID | MS_NOEXEC, true, false},
+    {"tmpfs", "/dev/shm", "mode=1777", MS_NOSUID | MS_NODEV, true, false},
+    {"mqueue", "/dev/mqueue", "", MS_NOSUID | MS_NODEV | MS_NOEXEC, true, true},
+    {"cgroup2", "/sys/fs/cgroup", "", MS_NOSUID | MS_NODEV | MS_NOEXEC, false, false},
+    {"tmpfs", "/run", "mode=755", MS_NOSUID | MS_NODEV, false, false},
+    {"tmpfs", "/tmp", "mode=1777", MS_NOSUID | MS_NODEV, false, false},
+};
+
+static const char *const run_dirs[] = {"/run/clearpod", "/run/clearpod/layers", "/run/clearpod/volumes",
+                                       "/run/clearpod/scratch", "/run/clearpod/containers", "/run/clearpod/crun"};
+
+static int mount_row(const struct mount_row *row, struct fault *why)
+{
+    if (row->make && make_dir(row->target, 0755) < 0)
+        return fault_errno(why, "mkdir %s", row->target);
+    if (mount(row->type, row->target, row->type, row->flags, row->options) < 0 && !row->optional)
+        return fault_errno(why, "mount %s on %s", row->type, row->target);
+    return 0;
+}
+
+/* Descriptors 0 to 2 must be taken: a pipe that got such a number would be closed by the first dup2. */
+static void take_standard_fds(void)
+{
+    int fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd < 2)
+        fd = dup(fd);
+    if (fd > 2)
+        close(fd);
+}
+
+int boot_early(struct arguments *arguments, struct fault *why)
+{
+    char line[4096], bad[64];
+    make_dir("/dev", 0755);
+    make_dir("/proc", 0755);
+    /* The kernel may have mounted devtmpfs itself. */
+    if (mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=755") < 0 && errno != EBUSY)
+        return fault_errno(why, "mount devtmpfs on /dev");
+    if (mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "") < 0 && errno != EBUSY)
+        return fault_errno(why, "mount proc on /proc");
+    if (file_read("/proc/cmdline", line, sizeof line) < 0)
+        return fault_errno(why, "read /proc/cmdline");
+    if (!arguments_parse(line, arguments, bad))
+        return fault_set(why, FAULT_INVALID, "the kernel parameter '%s' is invalid", bad);
+    if (!arguments->system[0])
+        return fault_set(why, FAULT_INVALID, "the kernel parameter clearpod.system= is missing");
+    take_standard_fds();
+    return 0;
+}
+
+/* Looking before mounting: each mount of a missing device would log a line. */
+static void wait_for(const char *device)
+{
+    for (int i = 0; i < DEVICE_TRIES && access(device, F_OK) < 0; i++)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
+
+static int enter_system(const struct arguments *arguments, struct fault *why)
+{
+    const char *options = strncmp(arguments->system, "/dev/pmem", 9) == 0 ? "dax=always" : "";
+    wait_for(arguments->system);
+    make_dir(SYSTEM, 0755);
+    if (mount(arguments->system, SYSTEM, "erofs", MS_RDONLY | MS_NODEV, options) < 0)
+        return fault_errno(why, "mount the system image %s", arguments->system);
+    if (mount("/dev", SYSTEM "/dev", NULL, MS_MOVE, NULL) < 0 || mount("/proc", SYSTEM "/proc", NULL, MS_MOVE, NULL) < 0)
+        return fault_errno(why, "move /dev and /proc into the system image");
+    unlink("/init"); /* its memory comes back with the initramfs's page cache */
+    if (chdir(SYSTEM) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)
+        return fault_errno(why, "move into the system image");
+    return 0;
+}
+
+/* A pod without such a share is possible (a bench), so a missing tag is none of our errors. */
+static int mount_share(const char *tag, unsigned long flags, const char *cache, struct fault *why)
+{
+    char target[64], options[128];
+    snprintf(target, sizeof target, "/run/clearpod/%s", tag);
+    snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=512000,access=client,cache=%s", cache);
+    if (mount(tag, target, "9p", flags, options) < 0 && errno != ENOENT)
+        return fault_errno(why, "mount the share %s", tag);
+    return 0;
+}
+
+int boot_mounts(const struct arguments *arguments, struct fault *why)
+{
+    if (enter_system(arguments, why) < 0)
+        return -1;
+    for (size_t i = 0; i < sizeof system_rows / sizeof *system_rows; i++)
+        if (mount_row(&system_rows[i], why) < 0)
+            return -1;
+    for (size_t i = 0; i < sizeof run_dirs / sizeof *run_dirs; i++)
+        if (make_dir(run_dirs[i], 0711) < 0)
+            return fault_errno(why, "mkdir %s", run_dirs[i]);
+    /* Without shared propagation at the top, slave and shared volumes silently act private. */
+    if (mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
+        return fault_errno(why, "make / shared");
+    if (cgroup_boot(why) < 0)
+        return -1;
+    if (mount_share("layers", MS_RDONLY | MS_NODEV, "loose", why) < 0)
+        return -1;
+    /* Roots of apps lie there too: programs that map files need a cache. */
+    return mount_share("volumes", 0, arguments->plan ? "mmap" : "none", why);
+}
+
+void boot_end(void)
+{
+    kill(-1, SIGKILL);
+    sync();
+    reboot(RB_AUTOBOOT);
+    for (;;) /* a VMM that does not know how to reboot a guest kills it some time */
+        pause();
+}

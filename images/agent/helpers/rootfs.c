@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See rootfs.h. */
+#include "helpers/rootfs.h"
+
+#include "base/files.h"
+#include "base/scope.h"
+#include "helpers/filecaps.h"
+#include "kernel/dax.h"
+#include "kernel/namespaces.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define RUN "/run/clearpod"
+#define SCRATCH RUN "/scratch"
+
+enum { PATH_ROOM = 400, VOLUMES = 32 };
+
+struct places {
+    char base[PATH_ROOM], root[PATH_ROOM]; /* of the container, in RUN/containers */
+    char lower[PATH_ROOM];                 /* where its image is mounted with mapped owners, meanwhile */
+    char layer[PATH_ROOM];                 /* where the tmpfs for its upper goes */
+    char store[PATH_ROOM];                 /* its directory on the scratch disk */
+};
+
+static void places_of(struct places *at, const char *id)
+{
+    snprintf(at->base, PATH_ROOM, RUN "/containers/%s", id);
+    snprintf(at->root, PATH_ROOM, RUN "/containers/%s/rootfs", id);
+    snprintf(at->lower, PATH_ROOM, RUN "/containers/%s/lower", id);
+    snprintf(at->layer, PATH_ROOM, RUN "/containers/%s/layer", id);
+    snprintf(at->store, PATH_ROOM, SCRATCH "/%s", id);
+}
+
+/* Mounted when first needed: a pod that only uses tmpfs never pays for it. On a host it is a directory. */
+static int scratch_mount(const struct arguments *arguments, struct fault *why)
+{
+    struct stat here, above;
+    const char *device = arguments->scratch;
+    if (arguments->host.on)
+        return 0;
+    if (stat(SCRATCH, &here) == 0 && stat(RUN, &above) == 0 && here.st_dev != above.st_dev)
+        return 0;
+    if (mount(device, SCRATCH, "ext4", MS_NOATIME, "noinit_itable") == 0 || errno == EBUSY)
+        return 0; /* EBUSY: another helper was faster */
+    return fault_errno(why, "mount the scratch disk %s on " SCRATCH, device);
+}
+
+/* The directory that holds upper and work. */
+static int writable_place(const struct task *task, const struct places *at, const char **place, struct fault *why)
+{
+    *place = at->layer;
+    if (task->tmpfs || !task->arguments->scratch[0]) {
+        if (make_dir(at->layer, 0700) < 0 || mount("clearpod", at->layer, "tmpfs", 0, "mode=700") < 0)
+            return fault_errno(why, "mount a tmpfs on %s", at->layer);
+        return 0;
+    }
+    if (scratch_mount(task->arguments, why) < 0)
+        return -1;
+    *place = at->store;
+    return mkdir(at->store, 0700) < 0 ? fault_errno(why, "mkdir %s", at->store) : 0;
+}
+
+/* The overlay's root looks like the upper directory: give it the image's owner and mode. */
+static int make_upper(const char *place, int lower, struct fault *why)
+{
+    char path[PATH_ROOM + 8];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/work", place);
+    if (mkdir(path, 0700) < 0)
+        return fault_errno(why, "mkdir %s", path);
+    snprintf(path, sizeof path, "%s/upper", place);
+    if (mkdir(path, 0755) < 0)
+        return fault_errno(why, "mkdir %s", path);
+    if (fstat(lower, &st) < 0 || chown(path, st.st_uid, st.st_gid) < 0 || chmod(path, st.st_mode & 07777) < 0)
+        return fault_errno(why, "give %s the mode of the image's root", path);
+    return 0;
+}
+
+static int open_image(const struct task *task, struct fault *why)
+{
+    const char *where = task->window ? DAX_DIR : task->shared ? RUN "/volumes" : RUN "/layers";
+    scoped_fd int images = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (images < 0)
+        return fault_errno(why, "open %s", where);
+    int fd = open_below(images, task->lower, O_RDONLY | O_DIRECTORY, RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS);
+    if (fd < 0)
+        return fault_errno(why, "no image %s in %s", task->lower, where);
+    return fd;
+}
+
+/* What 9p shows was mapped on the host. The overlay keeps a mount of its own, so that this one need not stay. */
+static int open_lower(const struct task *task, const struct places *at, struct fault *why)
+{
+    int image = open_image(task, why);
+    if (image < 0 || !task->window || !pod_root())
+        return image;
+    scoped_fd int unmapped = image;
+    if (make_dir(at->lower, 0700) < 0)
+        return fault_errno(why, "mkdir %s", at->lower);
+    if (mount_mapped(unmapped, at->lower, why) < 0)
+        return -1;
+    int fd = open(at->lower, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? fault_errno(why, "open %s", at->lower) : fd;
+}
+
+static int mount_root(const struct places *at, const char *type, unsigned long flags, const char *options,
+                      struct fault *why)
+{
+    if (make_dir(at->root, 0755) < 0)
+        return fault_errno(why, "mkdir %s", at->root);
+    if (mount(type, at->root, type, flags, options) < 0)
+        return fault_errno(why, "mount the root %s (%s)", at->root, options);
+    return 0;
+}
+
+static int mount_overlay(const struct places *at, const char *place, int lower, struct fault *why)
+{
+    char options[3 * PATH_ROOM];
+    /* The descriptor stands in for a path that may have ':' or ',' in it. */
+    snprintf(options, sizeof options, "lowerdir=/proc/self/fd/%d,upperdir=%s/upper,workdir=%s/work", lower, place,
+             place);
+    return mount_root(at, "overlay", 0, options, why);
+}
+
+/* Under rkt the host has made the overlay, and looks for the changes there. */
+static int bind_shared(const struct places *at, int root, struct fault *why)
+{
+    char source[32];
+    snprintf(source, sizeof source, "/proc/self/fd/%d", root);
+    return mount_root(at, source, MS_BIND, "", why);
+}
+
+static int create(const struct task *task, const struct places *at, struct fault *why)
+{
+    char list[PATH_ROOM];
+    const char *place;
+    scoped_fd int lower = open_lower(task, at, why);
+    if (lower >= 0 && task->shared)
+        return bind_shared(at, lower, why);
+    if (lower < 0 || writable_place(task, at, &place, why) < 0)
+        return -1;
+    if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)
+        return -1;
+    umount2(at->lower, MNT_DETACH);
+    if (task->window || task->arguments->host.on)
+        return 0; /* erofs has them, 9p has not */
+    snprintf(list, sizeof list, RUN "/layers/%s.filecaps", task->lower);
+    return filecaps_apply(at->root, list, why);
+}
+
+static int enter(int at, const char *name, int root, const char *path)
+{
+    /* By the whole path, since a link of the image may lead anywhere in the root; what is missing is made, not followed. */
+    int fd = open_below(root, path, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT);
+    if (fd >= 0 || errno != ENOENT)
+        return fd;
+    if (mkdirat(at, name, 0755) < 0)
+        return -1;
+    fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && (fchmod(fd, 0755) < 0 || fchown(fd, pod_root(), pod_root()) < 0))
+        close_fd(&fd);
+    return fd;
+}
+
+/* The directory of the root at `path`, each part of which is made if it is absent. */
+static int open_volume(int root, const char *path)
+{
+    char part[256];
+    int fd = fcntl(root, F_DUPFD_CLOEXEC, 0);
+    for (size_t end = 0; fd >= 0 && path[end];) {
+        size_t begin = end + strspn(path + end, "/");
+        end = begin + strcspn(path + begin, "/");
+        if (begin == end)
+            break;
+        snprintf(part, sizeof part, "%.*s", (int)end, path);
+        scoped_fd int above = fd;
+        fd = enter(above, part + begin, root, part);
+    }
+    return fd;
+}
+
+static int bind_volume(const struct places *at, const char *path, unsigned number, struct fault *why)
+{
+    char place[PATH_ROOM + 32], source[32];
+    snprintf(place, sizeof place, "%s/volumes", at->base);
+    if (make_dir(place, 0711) < 0)
+        return fault_errno(why, "mkdir %s", place);
+    snprintf(place, sizeof place, "%s/volumes/%u", at->base, number);
+    if (make_dir(place, 0755) < 0)
+        return fault_errno(why, "mkdir %s", place);
+    scoped_fd int root = open(at->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    scoped_fd int fd = root < 0 ? -1 : open_volume(root, path);
+    if (fd < 0)
+        return fault_errno(why, "the image's volume %s can't be made", path);
+    snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
+    if (mount(source, place, NULL, MS_BIND, NULL) < 0)
+        return fault_errno(why, "bind the image's volume %s", path);
+    return 0;
+}
+
+static int bind_volumes(const struct task *task, const struct places *at, struct fault *why)
+{
+    for (unsigned i = 0; i < task->volume_count; i++)
+        if (bind_volume(at, task->volumes[i], i, why) < 0)
+            return -1;
+    return 0;
+}
+
+static void unbind_volumes(const struct places *at)
+{
+    char place[PATH_ROOM + 32];
+    for (unsigned i = 0; i < VOLUMES; i++) {
+        snprintf(place, sizeof place, "%s/volumes/%u", at->base, i);
+        if (umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW) < 0)
+            return; /* they were bound in this order */
+    }
+}
+
+int rootfs_create(const struct task *task, struct fault *why)
+{
+    struct places at;
+    struct fault ignored;
+    places_of(&at, task->id);
+    if (mkdir(at.base, 0711) < 0)
+        return fault_errno(why, "mkdir %s", at.base);
+    if (create(task, &at, why) == 0 && bind_volumes(task, &at, why) == 0)
+        return 0;
+    rootfs_destroy(task->id, &ignored);
+    return -1;
+}
+
+int rootfs_destroy(const char *id, struct fault *why)
+{
+    struct places at;
+    places_of(&at, id);
+    /* Lazily: somebody in another mount namespace may still look. Not mounted is fine. */
+    unbind_volumes(&at);
+    umount2(at.root, MNT_DETACH);
+    umount2(at.lower, MNT_DETACH);
+    umount2(at.layer, MNT_DETACH);
+    if (remove_tree(at.store, why) < 0)
+        return -1;
+    return remove_tree(at.base, why);
+}

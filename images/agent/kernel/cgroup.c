@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See cgroup.h. */
+#include "kernel/cgroup.h"
+
+#include "base/files.h"
+#include "base/profile.h"
+#include "base/scope.h"
+#include "kernel/usage.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#define ROOT "/sys/fs/cgroup"
+
+enum { DEPTH = 16, PATH_ROOM = 512, PLACE_ROOM = 320 };
+
+static void path_of(char path[PATH_ROOM], const char *container, uint32_t exec, const char *file)
+{
+    char place[PLACE_ROOM], part[24] = "";
+    profile.cgroup_path(place, sizeof place, container);
+    if (exec)
+        snprintf(part, sizeof part, "/exec-%u", exec);
+    snprintf(path, PATH_ROOM, "%s%s%s%s", place, part, *file ? "/" : "", file);
+}
+
+static int enable_all(const char *dir, struct fault *why)
+{
+    char path[PATH_ROOM], names[256], list[320] = "";
+    snprintf(path, sizeof path, "%s/cgroup.controllers", dir);
+    if (file_read(path, names, sizeof names) < 0)
+        return fault_errno(why, "read %s", path);
+    char *rest = names;
+    for (char *name; (name = strtok_r(rest, " \n", &rest));)
+        if (strlen(list) + strlen(name) + 3 < sizeof list)
+            sprintf(list + strlen(list), "+%s ", name);
+    snprintf(path, sizeof path, "%s/cgroup.subtree_control", dir);
+    return *list && file_write(path, list) < 0 ? fault_errno(why, "write '%s' to %s", list, path) : 0;
+}
+
+int cgroup_boot(struct fault *why)
+{
+    char all[PLACE_ROOM];
+    profile.cgroup_path(all, sizeof all, "");
+    if (enable_all(ROOT, why) < 0)
+        return -1;
+    if (make_dir(all, 0755) < 0)
+        return fault_errno(why, "mkdir %s", all);
+    return enable_all(all, why);
+}
+
+void cgroup_kill(const char *container, uint32_t exec)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "cgroup.kill");
+    file_write(path, "1");
+}
+
+static int signal_procs(const char *dir, int signal)
+{
+    char path[PATH_ROOM], line[32];
+    int sent = 0;
+    snprintf(path, sizeof path, "%.480s/cgroup.procs", dir);
+    FILE *file = fopen(path, "re");
+    while (file && fgets(line, sizeof line, file))
+        sent += kill((pid_t)atoi(line), signal) == 0;
+    if (file)
+        fclose(file);
+    return sent;
+}
+
+/* Containers may make cgroups below their own. */
+static int signal_tree(const char *dir, int signal, int depth)
+{
+    int sent = signal_procs(dir, signal);
+    scoped_dir DIR *list = depth < DEPTH ? opendir(dir) : NULL;
+    for (struct dirent *entry; list && (entry = readdir(list));) {
+        char path[PATH_ROOM];
+        if (entry->d_type != DT_DIR || entry->d_name[0] == '.')
+            continue;
+        if (snprintf(path, sizeof path, "%s/%s", dir, entry->d_name) < PATH_ROOM)
+            sent += signal_tree(path, signal, depth + 1);
+    }
+    return sent;
+}
+
+int cgroup_signal(const char *container, uint32_t exec, int signal)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "");
+    return signal_tree(path, signal, 0) ? 0 : -1;
+}
+
+bool cgroup_wait_empty(const char *container, int limit_ms)
+{
+    char path[PATH_ROOM], text[256];
+    path_of(path, container, 0, "cgroup.events");
+    for (int waited = 0; waited <= limit_ms; waited++) {
+        if (file_read(path, text, sizeof text) < 0 || !keyed_number(text, "populated"))
+            return true;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    return false;
+}
+
+bool cgroup_oom_killed(const char *container)
+{
+    char path[PATH_ROOM], text[512];
+    path_of(path, container, 0, "memory.events");
+    return file_read(path, text, sizeof text) > 0 && keyed_number(text, "oom_kill") > 0;
+}
+
+int cgroup_add_exec(const char *container, uint32_t exec)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "");
+    return make_dir(path, 0755);
+}
+
+void cgroup_remove_exec(const char *container, uint32_t exec)
+{
+    char path[PATH_ROOM];
+    path_of(path, container, exec, "");
+    rmdir(path);
+}

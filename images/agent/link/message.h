@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * agent.proto in C: the only file besides the requests' own that knows nanopb. Pure; called by link.c and
+ * requests.c. What can't be decoded is refused as a whole.
+ */
+#ifndef CLEARPOD_MESSAGE_H
+#define CLEARPOD_MESSAGE_H
+
+/* The C standard allows these names to be macros, and musl's have parentheses; the messages have fields of that name. */
+#include <stdio.h>
+#undef stdin
+#undef stdout
+#undef stderr
+
+#include "agent.pb.h"
+#include "base/fault.h"
+#include "link/frame.h"
+
+enum { LINK_VERSION = 1, STATS_AT_ONCE = 32 };
+
+/* What our HELLO says beside what the link knows itself. */
+struct link_facts {
+    uint64_t boot_id, init_ns, ready_ns;
+    char kernel[65];
+};
+
+struct hello_in {
+    uint8_t key[MARKER_BYTES];
+    uint64_t epoch, received, unix_ns;
+};
+
+struct hello_out {
+    uint64_t epoch, received, first;
+    const struct link_facts *facts;
+};
+
+/* Gives container number `index`; false after the last. */
+typedef bool (*container_at)(unsigned index, clearpod_agent_Container *container);
+
+/* Numbers, as Stats asks for them. */
+struct numbers {
+    clearpod_agent_PodStats pod;
+    unsigned count;
+    clearpod_agent_ContainerStats containers[STATS_AT_ONCE];
+};
+
+struct reply {
+    const struct fault *fault; /* NULL: OK */
+    uint32_t pid;
+    container_at containers;   /* NULL: none */
+    const struct numbers *numbers; /* NULL: none */
+};
+
+bool message_hello_in(const uint8_t *bytes, size_t size, struct hello_in *hello);
+size_t message_hello_out(const struct hello_out *hello, uint8_t *to, size_t room);
+int message_request(const uint8_t *bytes, size_t size, clearpod_agent_Request *request, struct fault *why);
+/* Both return the size; 0 when `room` was too small (an empty Reply means OK, so it is told by `fits`). */
+size_t message_reply(const struct reply *reply, uint8_t *to, size_t room, bool *fits);
+size_t message_exited(const clearpod_agent_Exited *exited, uint8_t *to, size_t room);
+
+#endif

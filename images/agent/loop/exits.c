@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See exits.h. */
+#include "loop/exits.h"
+
+#include "base/profile.h"
+#include "helpers/task.h"
+#include "kernel/cgroup.h"
+#include "loop/apps.h"
+#include "loop/loop.h"
+#include "loop/streams.h"
+
+#include <string.h>
+
+/* How long somebody else may hold the pipes of a process that is gone: what was in its cgroup is being killed; what
+ * an exec has left behind in the background gets just enough to finish a line. */
+static const uint64_t container_grace_ns = 2000000000, exec_grace_ns = 100000000;
+
+static void exited(struct process *process, int status, uint64_t unix_ns)
+{
+    process->state = P_DRAINING;
+    process->exit_code = exit_code_of(status);
+    process->oom_killed = profile.oom_killed(process->container);
+    process->finished_ns = unix_ns;
+    if (process->exec == 0)
+        cgroup_kill(process->container, 0);
+    process->grace_ns = monotonic_ns() + (process->exec ? exec_grace_ns : container_grace_ns);
+}
+
+void process_started(struct process *process, pid_t pid)
+{
+    struct early_exit early;
+    process->state = P_RUNNING;
+    process->pid = pid;
+    process->started_ns = unix_now_ns();
+    if (early_take(pid, &early)) {
+        if (process->started_ns > early.unix_ns)
+            process->started_ns = early.unix_ns;
+        exited(process, early.status, early.unix_ns);
+    }
+}
+
+void exit_reaped(pid_t pid, int status)
+{
+    struct process *process = process_by_pid(pid);
+    if (process)
+        exited(process, status, unix_now_ns());
+    else
+        early_remember(pid, status, unix_now_ns());
+}
+
+/* In an autonomous pod a container's end is the apps' business, and nobody waits for that of an earlier host's exec. */
+static bool tell(const struct process *process)
+{
+    if (agent.arguments.plan && (!process->exec || process->epoch != agent.link.epoch))
+        return true;
+    uint8_t payload[256];
+    clearpod_agent_Exited exited = {.exec = process->exec, .exit_code = process->exit_code,
+                                    .oom_killed = process->oom_killed, .unix_ns = process->finished_ns};
+    memcpy(exited.container, process->container, sizeof exited.container);
+    size_t size = message_exited(&exited, payload, sizeof payload);
+    return link_send(&agent.link, &(struct frame){.length = (uint32_t)size, .kind = K_EVENT}, payload);
+}
+
+void exit_sync(struct process *process)
+{
+    if (process->state != P_DRAINING)
+        return;
+    if (process->grace_ns && monotonic_ns() >= process->grace_ns) {
+        process->grace_ns = 0;
+        streams_drain(process);
+    }
+    if (!streams_ended(process) || !tell(process))
+        return;
+    process->state = P_EXITED;
+    streams_close(process);
+    if (agent.arguments.plan && !process->exec)
+        apps_exited(process->container, process->exit_code);
+    if (process->exec) {
+        cgroup_remove_exec(process->container, process->exec);
+        process_free(process);
+    }
+}
+
+int exit_timeout_ms(void)
+{
+    uint64_t next = 0;
+    for (unsigned i = 0; i < process_count(); i++) {
+        const struct process *process = &processes[i];
+        if (process->state == P_DRAINING && process->grace_ns && (!next || process->grace_ns < next))
+            next = process->grace_ns;
+    }
+    return ms_until(next);
+}

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The end of processes: from the reaped pid to the Exited event, which follows the last byte of the output. */
+#ifndef CLEARPOD_EXITS_H
+#define CLEARPOD_EXITS_H
+
+#include "loop/process.h"
+
+/* A pid was reaped. */
+void exit_reaped(pid_t pid, int status);
+/* Exits that are due go to the host. Called once per turn of the loop. */
+void exit_sync(struct process *process);
+/* Milliseconds until exit_sync has something to do without any event; -1: never. */
+int exit_timeout_ms(void);
+void process_started(struct process *process, pid_t pid);
+
+#endif

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See jobs.h. */
+#include "loop/jobs.h"
+
+#include "base/scope.h"
+#include "helpers/crun.h"
+#include "helpers/run.h"
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+enum { MAX_NUMBERS = 4 };
+
+struct job jobs[MAX_JOBS];
+static struct numbers numbers_pool[MAX_NUMBERS]; /* memory only once it is used */
+
+/* One packet from the helper; the terminal or connection travels as SCM_RIGHTS. */
+struct packet {
+    bool failed;
+    struct fault fault;
+    pid_t pid;
+};
+
+union control {
+    struct cmsghdr header;
+    char room[CMSG_SPACE(sizeof(int))];
+};
+
+static void send_packet(int socket, const struct packet *packet, const struct numbers *numbers, int fd)
+{
+    union control control = {0};
+    struct iovec pieces[2] = {{(void *)(uintptr_t)packet, sizeof *packet}, {(void *)(uintptr_t)numbers, sizeof *numbers}};
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = numbers ? 2 : 1};
+    if (fd >= 0) {
+        message.msg_control = control.room;
+        message.msg_controllen = sizeof control.room;
+        control.header.cmsg_len = CMSG_LEN(sizeof fd);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+    }
+    sendmsg(socket, &message, MSG_NOSIGNAL);
+}
+
+static bool is_kept(int fd, int socket, const int stdio[3])
+{
+    return fd == socket || fd == stdio[0] || fd == stdio[1] || fd == stdio[2];
+}
+
+/* The agent's other descriptors must not live on in a helper: a pipe would seem to be held. */
+static void close_others(int socket, const int stdio[3])
+{
+    int highest = socket;
+    for (int i = 0; i < 3; i++)
+        highest = stdio[i] > highest ? stdio[i] : highest;
+    for (int fd = 3; fd < highest; fd++)
+        if (!is_kept(fd, socket, stdio))
+            close(fd);
+    syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0);
+}
+
+static void help(const struct task *task, int socket)
+{
+    struct packet packet = {0};
+    struct outcome outcome = {.fd = -1};
+    close_others(socket, task->stdio);
+    packet.failed = task_run(task, &outcome, &packet.fault) < 0;
+    packet.pid = outcome.pid;
+    send_packet(socket, &packet, packet.failed ? NULL : task->numbers, packet.failed ? -1 : outcome.fd);
+    _exit(0);
+}
+
+struct numbers *job_numbers(void)
+{
+    for (struct numbers *room = numbers_pool; room < numbers_pool + MAX_NUMBERS; room++) {
+        const struct job *job = jobs;
+        while (job < jobs + MAX_JOBS && !(job->used && job->numbers == room))
+            job++;
+        if (job == jobs + MAX_JOBS)
+            return room;
+    }
+    return NULL;
+}
+
+int job_begin(const struct job *new, const struct task *task, struct fault *why)
+{
+    struct job *job = jobs;
+    int pair[2];
+    while (job < jobs + MAX_JOBS && job->used)
+        job++;
+    if (job == jobs + MAX_JOBS)
+        return fault_set(why, FAULT_FAILED, "%d requests are being worked on already", MAX_JOBS);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return fault_errno(why, "socketpair for a helper");
+    scoped_fd int mine = pair[0], theirs = pair[1];
+    pid_t pid = fork();
+    if (pid == 0)
+        help(task, theirs);
+    if (pid < 0 || watch(mine, EPOLLIN, T_JOB, (unsigned)(job - jobs)) < 0)
+        return fault_errno(why, "start a helper");
+    *job = *new;
+    job->used = true;
+    job->helper = pid;
+    job->socket = steal_fd(&mine);
+    return 0;
+}
+
+void job_ready(struct job *job)
+{
+    struct packet packet = {.failed = true};
+    union control control = {0};
+    struct iovec pieces[2] = {{&packet, sizeof packet}, {job->numbers, sizeof *job->numbers}};
+    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = job->numbers ? 2 : 1, .msg_control = control.room,
+                             .msg_controllen = sizeof control.room};
+    if (!job->used || job->done)
+        return;
+    if (recvmsg(job->socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT) < (ssize_t)sizeof packet) {
+        packet.failed = job->died = true;
+        crun_forget(job->helper);
+        fault_set(&packet.fault, FAULT_FAILED, "the agent's helper was killed");
+    }
+    struct cmsghdr *got = CMSG_FIRSTHDR(&message);
+    job->outcome = (struct outcome){.pid = packet.pid, .fd = -1};
+    if (got && got->cmsg_type == SCM_RIGHTS)
+        memcpy(&job->outcome.fd, CMSG_DATA(got), sizeof(int));
+    job->failed = packet.failed;
+    job->fault = packet.fault;
+    job->done = true;
+    unwatch(job->socket);
+    close(job->socket);
+}

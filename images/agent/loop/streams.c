@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See streams.h. */
+#include "loop/streams.h"
+
+#include "loop/loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static unsigned index_of(const struct process *process)
+{
+    return (unsigned)(process - processes);
+}
+
+static struct process *owner_of(uint32_t stream)
+{
+    for (unsigned i = 0; stream && i < process_count(); i++) {
+        struct process *p = &processes[i];
+        if (p->state != P_FREE && (p->in.id == stream || p->out[0].id == stream || p->out[1].id == stream))
+            return p;
+    }
+    return NULL;
+}
+
+static bool is_taken(const clearpod_agent_Stdio *stdio)
+{
+    const uint32_t ids[3] = {stdio->stdin, stdio->stdout, stdio->tty ? 0 : stdio->stderr};
+    for (int i = 0; i < 3; i++)
+        if (ids[i] && (owner_of(ids[i]) || ids[i] == ids[(i + 1) % 3]))
+            return true;
+    return false;
+}
+
+int streams_open(struct process *process, const clearpod_agent_Stdio *stdio, struct fault *why)
+{
+    if (is_taken(stdio))
+        return fault_set(why, FAULT_EXISTS, "a stream of %s is in use already", process->container);
+    if (stdio->stdin) {
+        void *buffer = mmap(NULL, INPUT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                            -1, 0);
+        if (buffer == MAP_FAILED)
+            return fault_errno(why, "no memory for the stdin of %s", process->container);
+        process->in.buffer = buffer;
+    }
+    process->stdio = *stdio;
+    process->in.id = stdio->stdin;
+    process->out[0].id = stdio->stdout;
+    process->out[1].id = stdio->tty ? 0 : stdio->stderr;
+    process->out[0].credit = process->out[1].credit = INITIAL_CREDIT;
+    return 0;
+}
+
+void streams_attach(struct process *process, int ends[3])
+{
+    int *to[3] = {&process->in.fd, &process->out[0].fd, &process->out[1].fd};
+    for (int i = 0; i < 3; i++) {
+        if (ends[i] >= 0)
+            fcntl(ends[i], F_SETFL, fcntl(ends[i], F_GETFL) | O_NONBLOCK);
+        *to[i] = ends[i];
+        ends[i] = -1;
+    }
+}
+
+int streams_attach_tty(struct process *process, int tty, struct fault *why)
+{
+    int ends[3] = {-1, tty, -1};
+    if (process->in.id && (ends[0] = fcntl(tty, F_DUPFD_CLOEXEC, 0)) < 0) {
+        close(tty);
+        return fault_errno(why, "dup of the terminal of %s", process->container);
+    }
+    streams_attach(process, ends);
+    return 0;
+}
+
+static void close_watched(int *fd, bool *polled)
+{
+    if (*fd < 0)
+        return;
+    if (*polled)
+        unwatch(*fd);
+    close(*fd);
+    *fd = -1;
+    *polled = false;
+}
+
+static void output_end(struct output *out)
+{
+    close_watched(&out->fd, &out->polled);
+    out->end_due = out->id != 0;
+}
+
+static void input_close(struct input *in)
+{
+    close_watched(&in->fd, &in->polled);
+    in->owed += in->size; /* nobody reads it any more, but the host's window must not shrink */
+    in->size = 0;
+}
+
+void streams_retract(struct process *process)
+{
+    close_watched(&process->in.fd, &process->in.polled);
+    for (int i = 0; i < 2; i++)
+        close_watched(&process->out[i].fd, &process->out[i].polled);
+}
+
+void streams_close(struct process *process)
+{
+    streams_retract(process);
+    if (process->in.buffer)
+        munmap(process->in.buffer, INPUT_BYTES);
+    process->in.buffer = NULL;
+    process->in.id = process->out[0].id = process->out[1].id = 0;
+}
+
+void streams_abandon(struct process *process)
+{
+    for (int i = 0; i < 2; i++)
+        if (process->out[i].fd >= 0)
+            output_end(&process->out[i]);
+}
+
+void streams_drain(struct process *process)
+{
+    for (int i = 0; i < 2; i++) {
+        struct output *out = &process->out[i];
+        int left = 0;
+        if (out->fd < 0)
+            continue;
+        ioctl(out->fd, FIONREAD, &left);
+        out->left = (uint32_t)left;
+        out->draining = true;
+        if (left == 0)
+            output_end(out);
+    }
+}
+
+bool streams_ended(const struct process *process)
+{
+    for (int i = 0; i < 2; i++)
+        if (process->out[i].fd >= 0 || process->out[i].end_due)
+            return false;
+    return true;
+}
+
+/* How much of this output may be read now. */
+static size_t output_room(const struct output *out)
+{
+    size_t room = ring_free(&agent.link.ring);
+    if (room < RING_RESERVE + FRAME_HEADER + DATA_MAX)
+        return 0;
+    size_t most = out->draining && out->left < DATA_MAX ? out->left : DATA_MAX;
+    return out->credit < most ? out->credit : most;
+}
+
+/* An app's output that nobody follows is thrown away; no host would come to read it. */
+static bool is_lossy(const struct process *process)
+{
+    return agent.arguments.plan && !process->exec;
+}
+
+void output_ready(struct process *process, unsigned which)
+{
+    struct output *out = &process->out[which];
+    size_t room = output_room(out);
+    uint8_t lost[1024];
+    struct iovec piece[2] = {{lost, out->draining && out->left < sizeof lost ? out->left : sizeof lost}};
+    if (out->fd < 0 || (!room && !is_lossy(process)))
+        return;
+    int count = room ? ring_space(&agent.link.ring, room, piece) : 1;
+    ssize_t got = readv(out->fd, piece, count);
+    if (got > 0) {
+        struct frame frame = {.length = (uint32_t)got, .kind = K_DATA, .stream = out->id};
+        if (room) {
+            ring_commit(&agent.link.ring, &frame);
+            out->credit -= (uint32_t)got;
+        }
+        out->left -= out->draining ? (uint32_t)got : 0;
+        if (out->draining && !out->left)
+            output_end(out);
+    } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
+        output_end(out); /* a terminal says EIO when nobody has it open */
+    } else if (out->draining && errno == EAGAIN) {
+        output_end(out);
+    }
+}
+
+void input_ready(struct process *process)
+{
+    struct input *in = &process->in;
+    while (in->fd >= 0 && in->size) {
+        size_t run = INPUT_BYTES - in->at < in->size ? INPUT_BYTES - in->at : in->size;
+        ssize_t put = write(in->fd, in->buffer + in->at, run);
+        if (put < 0 && (errno == EAGAIN || errno == EINTR))
+            return;
+        if (put < 0) { /* the reader is gone */
+            input_close(in);
+            return;
+        }
+        in->at = (in->at + (uint32_t)put) % INPUT_BYTES;
+        in->size -= (uint32_t)put;
+        in->owed += (uint32_t)put;
+    }
+    if (in->fd >= 0 && in->ended && !in->size && !process->stdio.tty) {
+        if (process->connection)
+            shutdown(in->fd, SHUT_WR); /* the output's descriptor is the same socket */
+        close_watched(&in->fd, &in->polled);
+    }
+}
+
+/* Who writes on finds the pipe broken, as where the reader is a process. Terminals and containers go on. */
+static void unwanted(struct process *process, uint32_t stream)
+{
+    for (int i = 0; process->exec && !process->stdio.tty && !process->connection && i < 2; i++)
+        if (process->out[i].id == stream && process->out[i].fd >= 0)
+            output_end(&process->out[i]);
+}
+
+void streams_on_data(uint32_t stream, bool end, const uint8_t *bytes, size_t size)
+{
+    struct process *process = owner_of(stream);
+    if (!process || process->in.id != stream) {
+        if (process && end)
+            unwanted(process, stream);
+        return;
+    }
+    struct input *in = &process->in;
+    size_t room = INPUT_BYTES - in->size;
+    in->ended |= end;
+    if (size > room) /* more than was credited; see docs/dev/link.md about epochs */
+        size = room;
+    for (size_t done = 0; done < size;) {
+        size_t to = (in->at + in->size) % INPUT_BYTES;
+        size_t run = INPUT_BYTES - to < size - done ? INPUT_BYTES - to : size - done;
+        memcpy(in->buffer + to, bytes + done, run);
+        in->size += (uint32_t)run;
+        done += run;
+    }
+    if (in->fd < 0 && process->state != P_CREATED && process->state != P_STARTING)
+        input_close(in);
+    input_ready(process);
+}
+
+void streams_on_credit(uint32_t stream, uint32_t bytes)
+{
+    struct process *process = owner_of(stream);
+    for (int i = 0; process && i < 2; i++) {
+        struct output *out = &process->out[i];
+        if (out->id == stream)
+            out->credit = bytes > UINT32_MAX - out->credit ? UINT32_MAX : out->credit + bytes;
+    }
+}
+
+void streams_new_epoch(void)
+{
+    for (unsigned i = 0; i < process_count(); i++) {
+        struct process *process = &processes[i];
+        process->in.owed = 0;
+        process->in.debt = process->in.size; /* the new host's window does not count it */
+        for (int k = 0; process->state != P_FREE && k < 2; k++) {
+            size_t resent = ring_data_of(&agent.link.ring, process->out[k].id);
+            process->out[k].credit = resent < INITIAL_CREDIT ? (uint32_t)(INITIAL_CREDIT - resent) : 0;
+        }
+    }
+}
+
+static void sync_output(struct process *process, unsigned which)
+{
+    struct output *out = &process->out[which];
+    if (out->end_due) {
+        struct frame frame = {.kind = K_DATA, .flags = FLAG_END, .stream = out->id};
+        out->end_due = !link_send(&agent.link, &frame, NULL);
+    }
+    if (out->fd < 0 || process->state == P_STARTING)
+        return; /* what crun itself complains about is no output */
+    bool wanted = output_room(out) || is_lossy(process);
+    if (wanted && !out->polled)
+        out->polled = watch(out->fd, EPOLLIN, which ? T_OUT1 : T_OUT0, index_of(process)) == 0;
+    else if (!wanted && out->polled)
+        out->polled = (unwatch(out->fd), false);
+}
+
+static void sync_input(struct process *process)
+{
+    struct input *in = &process->in;
+    uint32_t paid = in->owed < in->debt ? in->owed : in->debt;
+    in->owed -= paid;
+    in->debt -= paid;
+    if (in->id && in->owed && (in->owed >= INITIAL_CREDIT / 4 || !in->size)) {
+        uint8_t payload[4];
+        struct frame frame = {.length = 4, .kind = K_CREDIT, .stream = in->id};
+        put_u32(payload, in->owed);
+        if (link_send(&agent.link, &frame, payload))
+            in->owed = 0;
+    }
+    if (in->fd < 0)
+        return;
+    if (in->ended && !in->size)
+        input_ready(process);
+    if (in->fd < 0)
+        return;
+    if (in->size && !in->polled)
+        in->polled = watch(in->fd, EPOLLOUT, T_IN, index_of(process)) == 0;
+    else if (!in->size && in->polled)
+        in->polled = (unwatch(in->fd), false);
+}
+
+void streams_sync(struct process *process)
+{
+    sync_input(process);
+    sync_output(process, 0);
+    sync_output(process, 1);
+}

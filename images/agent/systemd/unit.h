@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The main process of a container's unit: runs crun, is the parent of what crun leaves running, passes signals on, tells
+ * the agent of the end, and ends in the same way. What the agent's helper wants comes through a socket.
+ */
+#ifndef CLEARPOD_UNIT_H
+#define CLEARPOD_UNIT_H
+
+/* The programs of app@.service: its main process, and what runs when it is over. */
+void unit_run(const char *id) __attribute__((noreturn));
+void unit_over(const char *id) __attribute__((noreturn));
+
+#endif
