@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import LEAST_MEMORY_MIB, MOST_WINDOW_MIB
 from stage1.rootfs.limits import Limits as ImageLimits
+from stage1.vm import hypervisors
 from stage1.vm.slots import LEAST_ID, Range
 
 DEFAULT_SUBNETS = ("10.86.0.0/16", "fd86:636c:6561:7270::/64")
@@ -60,7 +61,7 @@ class Guest(Table):
 class Vm(Table):
     """The virtual machine of a pod that does not say otherwise."""
 
-    hypervisor: Literal["auto", "kvmtool", "qemu"] = "auto"
+    hypervisor: str = Field(default="auto", json_schema_extra={"enum": ["auto", *hypervisors.names()]})
     """`clearpod check` says how `auto` chooses."""
     memory_mib: int = Field(default=128, ge=LEAST_MEMORY_MIB, le=1 << 20)
     """Memory of a VM, to which a pod's own memory limits are added."""
@@ -85,6 +86,14 @@ class Vm(Table):
     """Let guests have transparent huge pages everywhere, as the host's own setting says; makes idle pods larger:
     docs/admin/capacity.md.
     """
+
+    @field_validator("hypervisor")
+    @classmethod
+    def _has_driver(cls, name: str) -> str:
+        names = [repr(one) for one in ("auto", *hypervisors.names())]
+        if repr(name) not in names:
+            raise ValueError(f"should be {', '.join(names[:-1])} or {names[-1]}")
+        return name
 
 
 class Storage(Table):

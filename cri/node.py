@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from stage1.engine import Host
     from stage1.linux.host import HostFacts
     from stage1.pod.model import Pod
-    from stage1.vm.choose import Choice
     from stage1.vm.vmm import Vmm
 
 NETWORKS_AT_ONCE = 8
@@ -47,18 +46,19 @@ VSOCK_PORT = 1024
 log = logging.getLogger("clearpod.node")
 
 
-def _host_pods(config: Config, facts: "HostFacts") -> "Choice | None":
-    from stage1.vm.choose import on_host
+def _crun(config: Config, facts: "HostFacts") -> str:
+    """For pods on the host; empty where there are none."""
+    from stage1.vm import choose
 
     if not config.host_pods.allow:
-        return None
+        return ""
     try:
-        choice = on_host(facts)
+        crun = choose.crun(facts)
     except PodError as error:
         log.warning("host_pods", extra={"warning": str(error)})
-        return None
+        return ""
     log.warning("host_pods", extra={"warning": "pods with namespaces of the host run outside of any VM"})
-    return choice
+    return crun
 
 
 class Streams(Protocol):
@@ -103,7 +103,7 @@ class Node:
         self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.verifier = Verifier(images)
-        self.squeezer = Squeezer(self.pods.pods) if host.choice.driver == "qemu" else None
+        self.squeezer = Squeezer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
         self.follower = Follower(self.pods.pods)
         self.is_ready = False
         self.streaming: Streams | None = None
@@ -129,13 +129,12 @@ class Node:
         from stage1.engine import Host
         from stage1.linux import dbus, scope
         from stage1.linux.cgroup import OURS
-        from stage1.linux.host import host_facts
         from stage1.machine import JAILER
-        from stage1.vm import needs
+        from stage1.vm import hypervisors, needs
         from stage1.vm.choose import choose
         from stage1.vm.starter import ProcessVmm
 
-        facts = host_facts()
+        facts = hypervisors.facts()
         choice = choose(config.vm.hypervisor, facts)
         if choice.warning:
             log.warning("hypervisor", extra={"warning": choice.warning})
@@ -150,7 +149,7 @@ class Node:
             scratch_mib=config.vm.scratch_mib,
             vsock_port=VSOCK_PORT,
             network=config.networks,
-            host_pods=_host_pods(config, facts),
+            crun=_crun(config, facts),
             ids=config.jail.ids,
             cgroup_parent=OURS,
             has_scopes=has_scopes,
@@ -166,16 +165,14 @@ class Node:
     @property
     def hypervisor(self) -> str:
         """Which VMM runs the pods, and how, for people."""
-        return f"{self.host.choice.driver} ({self.host.choice.accel}), {self.host.choice.binary}"
+        return str(self.host.choice)
 
     @property
     def lacks_user_namespaces(self) -> str:
         """Why pods can't have user namespaces here, and what to do; empty when they can."""
         from stage1.linux import idmap
 
-        if self.host.choice.driver != "qemu":
-            return "kvmtool makes files on volumes as root whoever asks for them; set vm.hypervisor to qemu"
-        return idmap.why_not()
+        return self.host.choice.hypervisor.user_namespaces_lack or idmap.why_not()
 
     def config_json(self) -> str:
         """The configuration in force, with `stateDir` as critest wants it, as a JSON object."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from stage1.engine import Host
 from stage1.linux.host import which
-from stage1.machine import FILTERS, JAILER
+from stage1.machine import JAILER
 
 WAIT_S = 1.0
 TOOLS = {"skopeo": "skopeo", "mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprogs"}
@@ -32,10 +32,10 @@ def find(host: Host) -> Lack | None:
 
 
 def _guest(host: Host) -> Lack | None:
-    kernel = "bzImage" if host.choice.driver == "kvmtool" else "vmlinux"
-    wanted = [kernel, "initramfs", "system.erofs"]
+    hypervisor = host.choice.hypervisor
+    wanted = [hypervisor.kernel, "initramfs", "system.erofs"]
     if host.ids is not None:
-        wanted += [JAILER, FILTERS[host.choice.driver]]
+        wanted += [JAILER, hypervisor.filter]
     for name in wanted:
         if not os.path.isfile(f"{host.guest_dir}/{name}"):
             return Lack("GuestMissing", f"{host.guest_dir}/{name} does not exist; run `clearpod images build`")

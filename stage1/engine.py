@@ -26,11 +26,10 @@ import json
 import os
 from typing import NamedTuple
 
-from stage1 import machine, quarters
-from stage1.errors import DiskFailed, Exhausted, KernelError, NotFound, PodError, VmFailed
-from stage1.linux import beneath, cgroup, files, idmap, mount, namespace, process
+from stage1 import disks, machine, quarters
+from stage1.errors import NotFound, PodError, VmFailed
+from stage1.linux import beneath, cgroup, files, mount, namespace, process
 from stage1.linux.libc import Guard
-from stage1.machine import MIB
 from stage1.machine import Host as Host
 from stage1.net import attach as net
 from stage1.net import debts
@@ -38,8 +37,10 @@ from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
-from stage1.rootfs import identity, journal, owners, scratch, unmounting, volumes
-from stage1.vm import limits, mapping, slots
+from stage1.rootfs import identity, owners, unmounting, volumes
+from stage1.vm import limits, mapping, record, slots
+from stage1.vm.host import HostPod
+from stage1.vm.record import Record
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
@@ -53,20 +54,23 @@ if TYPE_CHECKING:
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
-VM, CONSOLE = "vm.json", "console.log"
-_RECORD_BYTES, _MOST_PODS = 65536, 65536
+CONSOLE = "console.log"
+_MOST_PODS = 65536
 FOREGROUND = "run"
 """Below a daemon's run directory, that of pods that no daemon has."""
 
 
 class Prepared(NamedTuple):
-    """A pod that can be booted. `link_key` is the secret of docs/dev/link.md; `network` None is loopback only."""
+    """A pod that can be booted: as a VM, or on the host. `link_key` is the secret of docs/dev/link.md; `network` None
+    is loopback only. `cgroup_note` says why a VM is not in the cgroup that was made for its pod; empty if it is.
+    """
 
     pod: Pod
     directory: str
-    vm: VmSpec
+    vm: VmSpec | HostPod
     link_key: bytes
     network: PodNetwork | None = None
+    cgroup_note: str = ""
 
 
 def pod_directory(host: Host, pod_id: str) -> str:
@@ -84,42 +88,52 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
     """
     machine.check_size(pod)
     directory = pod_directory(host, pod.id)
-    vm = machine.vm_spec(pod, host, directory=directory)
+    plan = machine.host_pod if pod.host else machine.vm_spec
+    vm, note = plan(pod, host, directory=directory), ""
     files.make_dirs(f"{host.run_dir}/pods", 0o711)
     with beneath.Root(f"{host.run_dir}/pods") as pods:
         pods.make_directory(pod.id, 0o700)
     try:
         _make_share(pod, directory)
-        vm = quarters.add(vm, pod, host=host, directory=directory)
-        if vm.scratch:
-            size = 0 if vm.host else (pod.scratch_mib or host.scratch_mib) * MIB
-            owner = idmap.outside(vm.ids, 0) if vm.ids else 0
-            templates = f"{host.state_dir}/templates"
-            scratch.add(vm.scratch, directory, size_bytes=size, template_dir=templates, owner=owner)
-            if size and host.allocates_scratch:
-                scratch.allocate(vm.scratch)
-        if pod.profile:
-            journal.add(pod, directory, state_dir=host.state_dir, ids=vm.ids)
-        if vm.dax and vm.dax.window_bytes:
-            mapping.create(directory, vm.dax.window_bytes)
+        if isinstance(vm, HostPod):
+            _furnish_on_host(vm, host)
+        else:
+            vm, note = _furnish(vm, pod, host=host)
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
+        vm = machine.with_network(vm, pod, host=host, network=network)
         identity.write(pod, directory, network=network)
     except BaseException as error:
         _collect_after(error, directory)
         raise
-    return Prepared(pod, directory, machine.with_network(vm, pod, host=host, network=network), os.urandom(16), network)
+    return Prepared(pod, directory, vm, os.urandom(16), network, note)
+
+
+def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
+    """The VM with its ids, cgroups and disks, and the note of `quarters.add`."""
+    vm, note = quarters.add(vm, pod, host=host, directory=vm.run_dir)
+    disks.add(vm, pod, host=host)
+    if vm.dax and vm.dax.window_bytes:
+        mapping.create(vm.run_dir, vm.dax.window_bytes)
+    return vm, note
+
+
+def _furnish_on_host(pod: HostPod, host: Host) -> None:
+    quarters.add_host_pod(pod)
+    disks.add_on_host(pod, host)
 
 
 def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
-    started, link = quarters.entering(prepared.vm, lambda: start(prepared.vm, vmm))
-    record: dict[str, object] = {"v": 1, **started.to_json(), "ids": prepared.vm.ids}
-    record["memory_bytes"] = limits.of(prepared.vm).memory_bytes if prepared.vm.cgroups else 0
-    if isinstance(link, VsockLink):
-        record["cid"] = link.cid
+    vm = prepared.vm
+    if isinstance(vm, HostPod):
+        started = quarters.entering_host_pod(vm, lambda: vmm.start(vm))
+        entry = Record(started)
+    else:
+        started, link = quarters.entering(vm, lambda: start(vm, vmm))
+        memory_bytes = limits.of(vm).memory_bytes if vm.cgroups else 0
+        entry = Record(started, vm.ids, memory_bytes, link.cid if isinstance(link, VsockLink) else 0)
     try:
-        with beneath.Root(prepared.directory) as own:
-            own.write(VM, json.dumps(record).encode())
+        record.write(prepared.directory, entry)
     except BaseException:
         started.kill()
         raise
@@ -149,7 +163,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
 
 
 def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
-    pid, record = living_pid(directory), _record(directory)
+    pid, entry = living_pid(directory), record.read(directory)
     with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
             if not volume.image:
@@ -157,7 +171,7 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
                 ids = mapped.shifted() if volume.mapped else mapped.plain()
                 volumes.attach(volume, directory, at=at, pid=pid, ids=ids)
     if pid and any(not volume.read_only for volume in container.mounts):
-        quarters.grow(directory, pid, memory_bytes=record.get("memory_bytes", 0))
+        quarters.grow(directory, pid, memory_bytes=entry.memory_bytes if entry else 0)
 
 
 def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
@@ -170,9 +184,9 @@ def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
 
 def owners_of(directory: str, pod: Pod) -> owners.Owners:
     """Of a VMM that runs; without a mapping where there is none, or one without a user namespace."""
-    record = _record(directory)
-    found = [idmap.Extent(*one) for one in record.get("ids") or ()]
-    return owners.Owners(directory, pod.ids, (record.get("pid", 0), record.get("start_time", 0), tuple(found)))
+    found = record.read(directory)
+    vmm = (found.vmm.pid, found.vmm.start_time, found.ids) if found else (0, 0, ())
+    return owners.Owners(directory, pod.ids, vmm)
 
 
 def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, number: int) -> str:
@@ -217,8 +231,8 @@ def bundles(directory: str) -> list[str]:
 
 def recorded_vm(directory: str) -> VmProcess | None:
     """The pod's VMM as `boot` wrote it down, alive or not; None if it never did. Raises VmFailed if that is damaged."""
-    record = _record(directory)
-    return VmProcess.from_json(record)._replace(console=f"{directory}/{CONSOLE}") if record else None
+    found = record.read(directory)
+    return found.vmm._replace(console=f"{directory}/{CONSOLE}") if found else None
 
 
 def find_vm(directory: str) -> VmProcess | None:
@@ -234,29 +248,10 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
 
     Raises NotFound when the pod was never booted, VmFailed when the record is damaged.
     """
-    record = _record(directory)
-    if not record:
-        raise NotFound(f"{directory}/{VM} is missing: this pod has no virtual machine")
-    cid = record.get("cid")
-    if cid is not None and not (isinstance(cid, int) and 2 < cid < 2**32):
-        raise VmFailed(f"{directory}/{VM} is damaged: {str(cid)[:100]} is no context id of a guest")
-    return SerialLink(f"{directory}/agent.sock") if cid is None else VsockLink(cid, host.vsock_port)
-
-
-def _record(directory: str) -> "dict[str, Any]":
-    """What `boot` wrote; empty when it has not. Raises VmFailed when it is damaged."""
-    try:
-        with beneath.Root(directory) as own:
-            found = json.loads(own.read(VM, most=_RECORD_BYTES, ours=True))
-    except FileNotFoundError:
-        return {}
-    except Exhausted:
-        raise
-    except (ValueError, RecursionError, KernelError) as error:
-        raise VmFailed(f"{directory}/{VM} is damaged: {str(error)[:200]}") from None
-    if not isinstance(found, dict):
-        raise VmFailed(f"{directory}/{VM} is damaged: it is no JSON object")
-    return found
+    found = record.read(directory)
+    if found is None:
+        raise NotFound(f"{directory}/{record.FILE} is missing: this pod has no virtual machine")
+    return VsockLink(found.cid, host.vsock_port) if found.cid else SerialLink(f"{directory}/agent.sock")
 
 
 def collect(directory: str) -> str:
@@ -274,22 +269,13 @@ def _collect(directory: str) -> str:
         vm.kill()
     end_rest(directory)
     unmounting.below(directory)
-    left = [_or_leave(remove, directory) for remove in (scratch.remove, journal.remove)]
+    left = disks.remove(directory)
     owed = "; ".join(filter(None, [*left, net.detach(directory)]))
     quarters.see_removed(directory)
     slot = slots.find(directory)
     files.remove_tree(directory)
     slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong
     return owed
-
-
-def _or_leave(remove: "Callable[[str], None]", directory: str) -> str:
-    """What a disk that does not work keeps is no reason to keep the pod: `remains.sweep` removes it after a boot."""
-    try:
-        remove(directory)
-    except DiskFailed as error:
-        return f"something of {directory} is left until the next boot: {error}"
-    return ""
 
 
 def end_rest(directory: str) -> None:

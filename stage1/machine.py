@@ -12,9 +12,9 @@ from stage1.linux import cgroup, podcgroup, scope, tsc, vsock
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import LEAST_MEMORY_MIB, Pod
 from stage1.pod.network import PodNetwork
-from stage1.vm import host as host_driver
 from stage1.vm import kernels, profiles
 from stage1.vm.choose import Choice
+from stage1.vm.host import HostPod
 from stage1.vm.slots import Range
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.vmm import AGENT
@@ -22,15 +22,14 @@ from stage1.vm.vmm import AGENT
 MIB = 1 << 20
 GUEST_HZ = 100
 """Ticks of our kernels in a second, CONFIG_HZ."""
-SHIM, JAILER = "lkvm-shim.so", "jailer"
-FILTERS = {"qemu": "seccomp-qemu.bpf", "kvmtool": "seccomp-kvmtool.bpf"}
+JAILER = "jailer"
 
 
 class Host(NamedTuple):
     """What all pods of this host share. Directories are absolute.
 
     `scratch_mib` is each pod's scratch disk; with 0, writable layers are in guest memory. Without `network` pods have
-    only their loopback. `host_pods` is how pods run that have namespaces of the host; None: not at all.
+    only their loopback. `crun` is for pods that have namespaces of the host; empty: there are none.
     `ids` are the host's ids for VMMs; None: a VMM is the user that we are. VMMs are in cgroups of their own, with
     limits, below `cgroup_parent`, a path from the root of the cgroups; empty: they stay in ours. With `has_scopes`,
     those that are in their pods' cgroups are in scopes of systemd's there: the cgroup driver is systemd.
@@ -44,20 +43,11 @@ class Host(NamedTuple):
     scratch_mib: int = 4096
     vsock_port: int = 0
     network: Settings | None = None
-    host_pods: Choice | None = None
+    crun: str = ""
     ids: Range | None = None
     cgroup_parent: str = ""
     has_scopes: bool = False
     allocates_scratch: bool = False
-
-
-def choice(pod: Pod, host: Host) -> Choice:
-    """What runs the pod. Raises NotFound when it wants namespaces of the host, and that can't be done."""
-    if not pod.host:
-        return host.choice
-    if host.host_pods is None:
-        raise NotFound("pods with namespaces of the host can't run here: `clearpod check` says what is missing")
-    return host.host_pods
 
 
 def check_size(pod: Pod) -> None:
@@ -70,28 +60,36 @@ def check_size(pod: Pod) -> None:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
 
 
-def _host_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
-    agent, name = _artefact(host, AGENT), f"clearpod-{pod.id}"
-    vm = host_driver.spec(name, directory, agent=agent, choice=choice(pod, host), namespaces=pod.host)
-    disk = f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else ""
+def host_pod(pod: Pod, host: Host, *, directory: str) -> HostPod:
+    """The pod's agent on the host. Raises NotFound: that can't be done here, or the agent is not built."""
+    if not host.crun:
+        raise NotFound("pods with namespaces of the host can't run here: `clearpod check` says what is missing")
+    name = f"clearpod-{pod.id}"
     place = cgroup.place(podcgroup.path_of(pod.cgroup_parent), name)
     above = os.path.dirname(place)
     in_slice = host.has_scopes and above.endswith(".slice")
-    return host_driver.placed(vm, scope.inside(above, name) if in_slice else place, scratch=disk)
+    return HostPod(
+        name=name,
+        agent=_artefact(host, AGENT),
+        run_dir=directory,
+        crun=host.crun,
+        cgroup=scope.inside(above, name) if in_slice else place,
+        namespaces=pod.host,
+        scratch=f"{host.state_dir}/scratch/{pod.id}" if host.scratch_mib else "",
+    )
 
 
 def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
-    """The pod's VM, or its agent on the host, without devices of a network.
+    """The pod's VM, without devices of a network.
 
     Raises NotFound: the guest's kernel or images are not built, or there is no such variant of them.
     """
-    if pod.host:
-        return _host_spec(pod, host, directory=directory)
-    on_kvmtool = host.choice.driver == "kvmtool"
-    kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, driver=host.choice.driver))
+    hypervisor = host.choice.hypervisor
+    kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, hypervisor=hypervisor))
     initramfs, system = profiles.file_names(host.guest_dir, pod.profile)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",
+        hypervisor=hypervisor,
         binary=host.choice.binary,
         run_dir=directory,
         kernel=kernel,
@@ -108,10 +106,10 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         is_scratch_kept=host.allocates_scratch,
         accel=host.choice.accel,
         words=(*_clock(host.choice.accel), *_online(pod)),
-        dax=_dax(pod, host, directory=directory) if on_kvmtool and host.choice.preload else None,
+        dax=_dax(pod, host, directory=directory) if host.choice.has_dax else None,
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
-        filter=f"{host.guest_dir}/{FILTERS[host.choice.driver]}",
+        filter=f"{host.guest_dir}/{hypervisor.filter}",
     )
 
 
@@ -132,7 +130,8 @@ def _online(pod: Pod) -> tuple[str, ...]:
 
 def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
     """None where the shim was not built: the system image is a disk then."""
-    library, name = f"{host.guest_dir}/{SHIM}", profiles.file_names(host.guest_dir, pod.profile)[1]
+    library = f"{host.guest_dir}/{host.choice.hypervisor.shim}"
+    _, name = profiles.file_names(host.guest_dir, pod.profile)
     if not os.path.exists(library):
         return None
     images = (DaxImage(system := _artefact(host, name), os.path.getsize(system)),)
@@ -140,16 +139,17 @@ def _dax(pod: Pod, host: Host, *, directory: str) -> Dax | None:
 
 
 def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
-    if host.choice.driver != "kvmtool":
+    if not host.choice.hypervisor.uses_vsock:
         return SerialLink(f"{directory}/agent.sock")
     return VsockLink(vsock.choose_cid(int(pod.id[:8], 16)), host.vsock_port)
 
 
-def with_network(vm: VmSpec, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec:
-    """And with them."""
+def with_network(plan: VmSpec | HostPod, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec | HostPod:
+    """And with them, or the pod on the host in its network namespace."""
     if network is None or host.network is None:
-        return vm
-    return vm._replace(nics=() if vm.host else nics(network), netns=netns_path(pod.id))
+        return plan
+    path = netns_path(pod.id)
+    return plan._replace(netns=path) if isinstance(plan, HostPod) else plan._replace(nics=nics(network), netns=path)
 
 
 def _artefact(host: Host, name: str) -> str:

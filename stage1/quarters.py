@@ -15,6 +15,7 @@ from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
 from stage1.rootfs import owners, remains
 from stage1.vm import limits, slots
+from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 
 MIB = 1 << 20
@@ -26,23 +27,26 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 
-def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> VmSpec:
-    """`vm` with its ids and its cgroups, as far as `host` has some for it.
+def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> tuple[VmSpec, str]:
+    """`vm` with its ids and its cgroups, as far as `host` has some for it; and why it is not in the cgroup that was
+    made for the pod, as a sentence; empty when it is, or there is none.
 
     Undo: `end`, unmounting below `directory`, `slots.release`. Raises NoSpace when all
     ids are taken, Unsupported when the pod's user namespace has too many, KernelError.
     """
-    if vm.host:
-        with beneath.Root(directory) as own:
-            own.link("cgroup", vm.cgroup)
-        return vm
     if host.ids is not None:
         vm = vm._replace(ids=numbers.extents(slots.claim(directory, host.ids), pod.ids))
         owners.keep(directory, pod.ids, vmm=vm.ids)
     if host.cgroup_parent:
         places, why_not = home(vm, pod, parent=host.cgroup_parent, has_scopes=host.has_scopes)
-        vm = vm._replace(cgroups=_make(vm, places, directory=directory), cgroup_note=why_not)
-    return vm
+        return vm._replace(cgroups=_make(vm, places, directory=directory)), why_not
+    return vm, ""
+
+
+def add_host_pod(pod: HostPod) -> None:
+    """Write down the cgroup of a pod on the host, which its agent makes. Undo: `end`."""
+    with beneath.Root(pod.run_dir) as own:
+        own.link("cgroup", pod.cgroup)
 
 
 def home(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = False) -> tuple[dict[str, str], str]:
@@ -96,20 +100,27 @@ def move(vm: VmSpec, pod: Pod, *, host: Host, directory: str, pid: int) -> str:
     return why_not
 
 
-def entering(vm: VmSpec, begin: "Callable[[], Result]") -> "Result":
-    """What `begin` returns, which starts what `vm` says; where that is in a scope, the scope is begun before.
+def entering(vm: VmSpec, start: "Callable[[], Result]") -> "Result":
+    """What `start` returns, which starts what `vm` says; where that is in a scope, the scope is begun before.
 
     Undo: as of `add`. Raises Unavailable or WrongState when systemd does not make it, KernelError.
     """
-    scoped = _scoped((*vm.cgroups, vm.cgroup))
-    if not scoped:
-        return begin()
+    if not (scoped := _scoped(vm.cgroups)):
+        return start()
     with scope.Keeper() as keeper:
         _begin(vm, scoped, pid=keeper.pid)
-        begun = begin()
-        if vm.host:
-            scope.see_entered(vm.cgroup)
-    return begun
+        return start()
+
+
+def entering_host_pod(pod: HostPod, start: "Callable[[], Result]") -> "Result":
+    """As `entering`; the agent enters the scope by itself, and is waited for."""
+    if not scope.of(pod.cgroup):
+        return start()
+    with scope.Keeper() as keeper:
+        scope.begin([pod.cgroup], keeper.pid)
+        started = start()
+        scope.see_entered(pod.cgroup)
+    return started
 
 
 def _scoped(paths: "Iterable[str]") -> list[str]:
@@ -118,8 +129,7 @@ def _scoped(paths: "Iterable[str]") -> list[str]:
 
 def _begin(vm: VmSpec, paths: list[str], *, pid: int) -> None:
     scope.begin(paths, pid)
-    if not vm.host:
-        cgroup.make({cgroup.kind(path): path for path in paths}, limits.of(vm))
+    cgroup.make({cgroup.kind(path): path for path in paths}, limits.of(vm))
 
 
 def _make(vm: VmSpec, places: dict[str, str], *, directory: str, ending: str = "") -> tuple[str, ...]:

@@ -15,19 +15,19 @@ from cri.storage.space import Layers
 from stage1.errors import PodError
 from stage1.linux import cgroup, dbus, idmap, mount, process, scope
 from stage1.linux.cgroup import LIMITED
-from stage1.linux.host import HostFacts, device_error, host_facts, memory_mib, which
+from stage1.linux.host import HostFacts, device_error, memory_mib, which
 from stage1.machine import JAILER
 from stage1.net import networks
 from stage1.net.conflist import find_plugin
 from stage1.net.settings import Settings
 from stage1.pod.ids import GUEST_IDS
-from stage1.vm import needs
+from stage1.vm import hypervisors, needs
 from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
 
 TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
-GUEST_FILES = ("vmlinux", "bzImage", "initramfs", "system.erofs")
+GUEST_FILES = (*hypervisors.kernels(), "initramfs", "system.erofs")
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 Value = TypeVar("Value")
@@ -85,7 +85,7 @@ class Facts(NamedTuple):
 
 def gather(config: str | None) -> Facts:
     """Ask the host and read the configuration file (None: the default one)."""
-    host = host_facts()
+    host = hypervisors.facts()
     facts = Facts(
         host=host,
         tools=tuple((tool, which(tool)) for tool in TOOLS),

@@ -6,8 +6,10 @@ from typing import NamedTuple
 from cri.cli.check_facts import Facts
 from cri.pool import fit
 from stage1.linux.cgroup import LIMITED
-from stage1.vm import limits
+from stage1.linux.host import Program
+from stage1.vm import hypervisors, limits
 from stage1.vm.choose import kvm_remedy
+from stage1.vm.hypervisor import Hypervisor
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 1 << 30
@@ -38,8 +40,7 @@ def judge(facts: Facts) -> list[Item]:
         _config(facts),
         _kvm(facts),
         _device("vsock", facts.host.vsock_error),
-        _lkvm(facts),
-        _qemu(facts),
+        *(_program(facts, one) for one in hypervisors.ALL),
         _hypervisor(facts),
         *_guest(facts),
         *_tools(facts),
@@ -86,9 +87,10 @@ def _kvm(facts: Facts) -> Item:
     return Item("KVM", OK, f"/dev/kvm opens and the CPU has {host.cpu_virtualization}")
 
 
+_NEED_VSOCK = " and ".join(one.title for one in hypervisors.ALL if one.uses_vsock)
 # name -> (path, kernel module, what it is for)
 _DEVICES = {
-    "vsock": ("/dev/vhost-vsock", "vhost_vsock", "kvmtool needs it"),
+    "vsock": ("/dev/vhost-vsock", "vhost_vsock", f"{_NEED_VSOCK} needs it"),
     "tun": ("/dev/net/tun", "tun", "pods have no network without it"),
 }
 
@@ -100,37 +102,27 @@ def _device(name: str, error: str) -> Item:
     return Item(name, OK, f"{path} opens")
 
 
-def _lkvm(facts: Facts) -> Item:
-    path = facts.host.lkvm
-    if not path:
-        return Item("lkvm", WARN, "not on PATH", "install kvmtool yourself, lkvm on PATH (Debian has no package)")
-    if facts.host.lkvm_old:
-        return Item("lkvm", WARN, f"{path} is too old: it has no option --vsock", "install a newer kvmtool")
-    if facts.host.lkvm_static:
-        detail = f"{path} is linked statically, so guests have copies of images: DAX needs a preloaded library"
-        return Item("lkvm", WARN, detail, "build kvmtool without LDFLAGS=-static")
-    return Item("lkvm", OK, path)
-
-
-def _qemu(facts: Facts) -> Item:
-    if facts.host.qemu:
-        return Item("QEMU", OK, facts.host.qemu)
-    status = WARN if facts.choice else FAIL
-    return Item("QEMU", status, "qemu-system-x86_64 is not on PATH", "apt install qemu-system-x86")
+def _program(facts: Facts, hypervisor: Hypervisor) -> Item:
+    """A fail where it would run on any host, and no other one is here."""
+    program = facts.host.programs.get(hypervisor.name, Program(lack="not looked for"))
+    if program.lack:
+        status = FAIL if hypervisor.can_emulate and not facts.choice else WARN
+        return Item(hypervisor.title, status, program.lack, program.remedy)
+    return Item(hypervisor.title, WARN if program.flaw else OK, program.flaw or program.path, program.remedy)
 
 
 def _hypervisor(facts: Facts) -> Item:
     choice = facts.choice
     if choice is None:
         return Item("hypervisor", FAIL, facts.choice_error)
-    detail = f"{choice.driver} with {choice.accel}: {'; '.join(choice.reasons)}"
+    detail = f"{choice.hypervisor.name} with {choice.accel}: {'; '.join(choice.reasons)}"
     if choice.warning:
         return Item("hypervisor", WARN, f"{detail}; {choice.warning}")
     return Item("hypervisor", OK, detail)
 
 
 def _guest(facts: Facts) -> list[Item]:
-    kernel = "bzImage" if facts.choice and facts.choice.driver == "kvmtool" else "vmlinux"
+    kernel = (facts.choice.hypervisor if facts.choice else hypervisors.ALL[-1]).kernel
     wanted = (("kernel image", kernel), ("initramfs", "initramfs"), ("system image", "system.erofs"))
     return [_guest_file(facts, name, file=file) for name, file in wanted]
 
@@ -219,8 +211,7 @@ def _overhead(facts: Facts) -> list[Item]:
     """For who writes the RuntimeClass."""
     if facts.choice is None or not facts.vm_mib:
         return []
-    is_emulated = facts.choice.driver == "qemu" and facts.choice.accel == "tcg"
-    mib = limits.beside_mib(facts.vm_mib, is_emulated=is_emulated)
+    mib = limits.beside_mib(facts.vm_mib, is_emulated=facts.choice.is_emulated)
     detail = f"a VM of {facts.vm_mib} MiB takes up to {mib} MiB beside its containers: overhead.podFixed.memory {mib}Mi"
     return [Item("pod overhead", OK, f"{detail} in the RuntimeClass lets its pod's cgroup count it")]
 
@@ -233,7 +224,7 @@ def _pool(facts: Facts) -> Item:
         detail = f"no VM of {each} MiB (vm.memory_mib) is within pool.memory_mib, which is {bounds.memory_mib}"
         return Item("warm pool", WARN, detail, f"set pool.memory_mib to {bounds.size * each}, or to 0")
     if facts.choice is None:
-        return Item("warm pool", WARN, "nothing can be booted ahead without a hypervisor", "see QEMU above")
+        return Item("warm pool", WARN, "nothing can be booted ahead without a hypervisor", "see the hypervisors above")
     kept = host // fit.KEPT_FREE
     wanted = f"{count} VMs of {each} MiB wait"
     if count * each > host - kept:
@@ -269,10 +260,10 @@ def _confinement(facts: Facts) -> Item:
         return Item("confinement", FAIL, facts.confinement.missing, "VMMs are never started with less")
     if facts.confinement.weaker:
         return Item("confinement", WARN, facts.confinement.weaker, "boot with Landlock")
-    sandbox = facts.choice is None or facts.choice.driver != "qemu" or facts.choice.sandbox
-    if not sandbox:
-        detail = f"{facts.host.qemu} was built without seccomp, so it may make any system call"
-        return Item("confinement", WARN, detail, "use Debian's QEMU")
+    choice = facts.choice
+    if choice and choice.hypervisor.can_confine_itself and not choice.sandbox:
+        detail = f"{choice.binary} was built without seccomp, so it may make any system call"
+        return Item("confinement", WARN, detail, f"use Debian's {choice.hypervisor.title}")
     return Item("confinement", OK, "VMMs get a user of their own, no privileges on this host, and only their own files")
 
 

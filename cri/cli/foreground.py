@@ -49,7 +49,7 @@ class Foreground:
 
     def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
         self._port = VsockPort(0)
-        port = self._port.listen() if host.choice.driver == "kvmtool" else 0
+        port = self._port.listen() if host.choice.hypervisor.uses_vsock else 0
         self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
         vmm = ProcessVmm(ends_with_us=True)
@@ -132,8 +132,8 @@ class Foreground:
         self._timeline.mark("the guest's agent said hello")
         self._timeline.note(
             f"the guest's own clock: kernel to PID 1 {hello.init_ns / 1e6:.1f} ms, PID 1 to agent ready "
-            f"{(hello.ready_ns - hello.init_ns) / 1e6:.1f} ms; kernel {hello.kernel}; {self._host.choice.driver}"
-            f" with {self._host.choice.accel}"
+            f"{(hello.ready_ns - hello.init_ns) / 1e6:.1f} ms; kernel {hello.kernel}; "
+            f"{self._host.choice.hypervisor.name} with {self._host.choice.accel}"
         )
 
     def _pass_signals(self, container: LiveContainer) -> None:

@@ -23,11 +23,11 @@ from cri.store.images import Image, ImageStore
 from stage1 import engine
 from stage1.errors import BadRequest, NotFound
 from stage1.linux.cgroup import OURS
-from stage1.linux.host import host_facts
 from stage1.pod import profile
 from stage1.pod.model import Pod, Process
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
+from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 
 WINDOW_PER_MEMORY = 4
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "What follows -- replaces the image's command (its Cmd; the Entrypoint stays)."
     parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
     parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
-    parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), help="default: as configured")
+    parser.add_argument("--hypervisor", choices=("auto", *hypervisors.names()), help="default: as configured")
     parser.add_argument("--profile", default="", metavar="NAME", help="the guest's userspace: default, or systemd")
     parser.add_argument("--journal", default="", metavar="DIR", help="keep the journal of --profile systemd there")
     parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
@@ -99,7 +99,7 @@ async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
 
 
 def _host(config: Config, args: argparse.Namespace) -> engine.Host:
-    choice = choose(args.hypervisor or config.vm.hypervisor, host_facts())
+    choice = choose(args.hypervisor or config.vm.hypervisor, hypervisors.facts())
     if choice.warning:
         sys.stderr.write(f"clearpod: warning: {choice.warning}\n")
     return engine.Host(

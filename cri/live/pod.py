@@ -122,7 +122,7 @@ class LivePod:
             prepared = await self.in_turn(engine.prepare, self.record.pod, self.tools.host)
             self.network = prepared.network
             await self.loopback.open(self.record.pod, self.ips)
-            self._note_cgroup(prepared.vm.cgroup_note)
+            self._note_cgroup(prepared.cgroup_note)
             until = time.monotonic() + self.tools.boot_timeout_s
             await self._start(prepared)
             await self.call(configure(self.record.pod, self.network), max(until - time.monotonic(), 0.1))

@@ -23,8 +23,8 @@ async def checkpoint_container(node: Node, request: pb.CheckpointContainerReques
 async def checkpoint_pod(node: Node, request: pb.CheckpointPodRequest) -> NoReturn:
     """UNIMPLEMENTED: no hypervisor saves a VM with shared volumes."""
     raise Unsupported(
-        "a pod can't be written to a file: kvmtool can't save a running virtual machine, and QEMU can't "
-        "while the pod's volumes are shared with the host; stop the pod and run a new one instead"
+        "a pod can't be written to a file: no hypervisor here saves a running virtual machine while the pod's "
+        "volumes are shared with the host; stop the pod and run a new one instead"
     )
 
 

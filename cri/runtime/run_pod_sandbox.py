@@ -35,5 +35,5 @@ def _facts(node: Node, cgroup_parent: str) -> sizes.Facts:
         kept_bytes=podcgroup.protected_bytes(cgroup_parent),
         allowed_bytes=podcgroup.allowed(found).memory_bytes,
         host_mib=pressure.memory().total // sizes.MIB,
-        is_emulated=choice.driver == "qemu" and choice.accel == "tcg",
+        is_emulated=choice.is_emulated,
     )

@@ -66,7 +66,7 @@ def sandbox_item(pod: LivePod) -> pb.PodSandbox:
 def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str, str]:
     """Verbose: one JSON object under `info`, as the peers do. `cgroups` are those that the VMM was put into."""
     model = pod.record.pod
-    driver = "host" if model.host else pod.tools.host.choice.driver
+    hypervisor = pod.tools.host.choice.hypervisor
     info = {
         "pid": pod.vm.pid if pod.vm else 0,
         "state": pod.status.state,
@@ -81,8 +81,8 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str,
             "memoryMib": model.memory_mib,
             "vcpus": model.vcpus,
             "onlineVcpus": model.online_vcpus or model.vcpus,
-            "windowMib": model.window_mib if driver == "kvmtool" else 0,
-            "hypervisor": driver,
+            "windowMib": model.window_mib if hypervisor.shim and not model.host else 0,
+            "hypervisor": "host" if model.host else hypervisor.name,
             "kernel": model.kernel,
             "profile": model.profile,
             **({"journal": journal.place(model, pod.tools.host.state_dir)} if model.profile else {}),

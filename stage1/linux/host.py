@@ -1,17 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this host can do, as plain facts. Read by vm.choose and `clearpod check`. Judges nothing."""
+"""What this host can do, as plain facts. Read by vm.choose and `clearpod check`. Evaluates nothing."""
 
 import os
 from typing import NamedTuple
 
-QEMU = "qemu-system-x86_64"
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _PT_INTERP = 3  # elf(5)
+_NONE: "Mapping[str, Program]" = {}
+
+
+class Program(NamedTuple):
+    """A hypervisor's program. `path` is empty when it is not on PATH.
+
+    `lack` says why it can't be used, `flaw` what it can't do although it is used, as sentences; `remedy` what to do.
+    `sandbox`: it was built so that it can forbid itself system calls. `preload`: a library can be preloaded into it.
+    """
+
+    path: str = ""
+    lack: str = ""
+    flaw: str = ""
+    remedy: str = ""
+    sandbox: bool = False
+    preload: bool = True
 
 
 class HostFacts(NamedTuple):
-    """`kvm_error` and `vsock_error` say why the device can't be used; empty when it can.
-
-    A tool's path is empty when it is not on PATH.
+    """`kvm_error` and `vsock_error` say why the device can't be used; empty when it can. `programs` are those of the
+    hypervisors, by their names. A tool's path is empty when it is not on PATH.
     """
 
     machine: str = "x86_64"
@@ -19,32 +37,19 @@ class HostFacts(NamedTuple):
     """vmx, svm, or empty. Opening /dev/kvm proves nothing where the CPU does not show one of these."""
     kvm_error: str = ""
     vsock_error: str = ""
-    lkvm: str = ""
-    lkvm_static: bool = False
-    """It is linked statically, so that nothing can be preloaded into it."""
-    lkvm_old: bool = False
-    """It is a program without vsock. Of a script that starts it nothing is known."""
-    qemu: str = ""
-    qemu_sandbox: bool = False
-    """Whether this QEMU was built with seccomp, which its option -sandbox needs."""
+    programs: "Mapping[str, Program]" = _NONE
     skopeo: str = ""
     mkfs_erofs: str = ""
     crun: str = ""
 
 
 def host_facts() -> HostFacts:
-    """Ask the host. Takes about a millisecond and changes nothing."""
-    qemu, lkvm = which(QEMU), which("lkvm")
+    """Ask the host, for all but the hypervisors' programs (vm.hypervisors). About a millisecond; changes nothing."""
     return HostFacts(
         machine=os.uname().machine,
         cpu_virtualization=cpu_virtualization(_cpuinfo()),
         kvm_error=device_error("/dev/kvm"),
         vsock_error=device_error("/dev/vhost-vsock"),
-        lkvm=lkvm,
-        lkvm_static=is_static(lkvm),
-        lkvm_old=has_text(lkvm, b"\x7fELF") and not has_text(lkvm, b"/dev/vhost-vsock"),
-        qemu=qemu,
-        qemu_sandbox=bool(qemu) and has_text(qemu, b"libseccomp.so"),
         skopeo=which("skopeo"),
         mkfs_erofs=which("mkfs.erofs"),
         crun=which("crun"),

@@ -7,7 +7,6 @@ owners, in a mount namespace that ends with the pod. rkt's tree, which holds pro
 part of it.
 """
 
-import json
 import os
 import time
 
@@ -16,23 +15,21 @@ from stage1.engine import Host, Prepared
 from stage1.errors import NotFound, PodError
 from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
-from stage1.linux.host import host_facts
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
 from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
-from stage1.vm import choose, order, slots
+from stage1.vm import choose, hypervisors, order, record, slots
 from stage1.vm.order import Order
-from stage1.vm.spec import SerialLink, VsockLink, nics
-from stage1.vm.vmm import find_unrecorded
+from stage1.vm.record import Record
+from stage1.vm.spec import SerialLink, VmSpec, VsockLink, nics
+from stage1.vm.vmm import VmProcess, find_unrecorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from stage1.linux.idmap import Extent
+    pass
 
 RUN = "/run/clearpod/rkt"
 HOME = "usr/lib/clearpod"
@@ -50,7 +47,7 @@ def host(pod_dir: str, hypervisor: str) -> Host:
     """What the image and this machine have. Raises NotFound, BadRequest as `choose.choose` does."""
     home = f"{directory.stage1_root(pod_dir)}/{HOME}"
     os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}"
-    chosen = choose.choose(hypervisor, host_facts())
+    chosen = choose.choose(hypervisor, hypervisors.facts())
     return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT, ids=slots.configured())
 
 
@@ -83,7 +80,7 @@ def undo(place: str) -> str:
     """
     try:
         with beneath.Root(place) as own:
-            own.unlink(engine.VM)
+            own.unlink(record.FILE)
     except FileNotFoundError:
         pass
     return engine.collect(place)
@@ -98,9 +95,10 @@ def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> Order
 def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str, netns: str) -> Order:
     place = prepared.directory
     own.link(DATA, directory.data(pod_dir))
+    assert isinstance(prepared.vm, VmSpec)  # rkt has no pods on the host
     vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
     owners.keep_plain(place, vm.ids)
-    _record(own, ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else None)
+    record.write(place, _launcher(place)._replace(ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else 0))
     own.make_directory(APPS, 0o755)
     _show(place, pod, source=directory.writable_status_dir(pod_dir), name="status")
     for name, text in pod.files:
@@ -162,20 +160,18 @@ def _show(place: str, pod: RktPod, *, source: str, name: str) -> None:
         namespace.in_mounts_of(pid, lambda: overlay.show(layers, place, at=at, ids=ids, owner=owner))
 
 
-def _record(own: beneath.Root, *, ids: "Sequence[Extent]", cid: int | None) -> None:
+def _launcher(place: str) -> Record:
     """The launcher, our parent, stands for the VMM: they end together, and volumes are mounted in its mounts first."""
-    pid, console = os.getppid(), f"{own.path}/{engine.CONSOLE}"
-    record = {"v": 1, "pid": pid, "start_time": process.start_time(pid), "console": console, "ids": ids}
-    if cid is not None:
-        record["cid"] = cid
-    own.write(engine.VM, json.dumps(record).encode())
+    pid = os.getppid()
+    return Record(VmProcess(pid, process.start_time(pid), f"{place}/{engine.CONSOLE}"))
 
 
 def link(place: str) -> SerialLink | VsockLink:
     """Where the agent can be reached. Raises FileNotFoundError when the pod never started."""
-    with beneath.Root(place) as own:
-        cid = json.loads(own.read(engine.VM, ours=True)).get("cid")
-    return SerialLink(f"{place}/agent.sock") if cid is None else VsockLink(int(cid), PORT)
+    found = record.read(place)
+    if found is None:
+        raise FileNotFoundError(f"{place}/{record.FILE}")
+    return VsockLink(found.cid, PORT) if found.cid else SerialLink(f"{place}/agent.sock")
 
 
 def kill(place: str) -> None:

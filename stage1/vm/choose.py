@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which hypervisor runs a pod. Pure: host facts in, a choice with its reasons out.
 
-Called by `clearpod run`, `serve` and `check`, which prints the reasons. `auto` is kvmtool where it can run,
-else QEMU with KVM, else QEMU's emulator.
+Called by `clearpod run`, `serve` and `check`, which prints the reasons. `auto` is the first of `hypervisors.ALL` that
+can run here, by emulation if it must.
 """
 
 import errno
@@ -10,24 +10,20 @@ import os
 from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound
-from stage1.linux.host import HostFacts
+from stage1.linux.host import HostFacts, Program
+from stage1.vm import hypervisors
+from stage1.vm.hypervisor import Hypervisor
 
-SLOW = "no usable hardware virtualisation: the VM is emulated (QEMU TCG), so isolation is by emulation and slow"
-
-
-HOST = "host"
-"""The driver of pods that have no VM."""
+SLOW = "no usable hardware virtualisation: the VM is emulated (TCG), so isolation is by emulation and slow"
 
 
 class Choice(NamedTuple):
-    """`driver` is kvmtool or qemu, `accel` kvm or tcg, `binary` the VMM's path; `warning` may be empty. The driver may
-    be HOST too: then `binary` is crun.
+    """`accel` is kvm or tcg, `binary` the VMM's path; `warning` may be empty.
 
-    `sandbox`: the VMM can forbid itself system calls (`-sandbox` of QEMU). `preload`: the library for DAX can be
-    preloaded into it.
+    `sandbox`: the VMM can forbid itself system calls. `preload`: the library for DAX can be preloaded into it.
     """
 
-    driver: str
+    hypervisor: Hypervisor
     accel: str
     binary: str
     warning: str
@@ -35,36 +31,73 @@ class Choice(NamedTuple):
     sandbox: bool = False
     preload: bool = True
 
+    @property
+    def is_emulated(self) -> bool:
+        """Whether the guest's processor is emulated."""
+        return self.accel == "tcg"
+
+    @property
+    def has_dax(self) -> bool:
+        """Whether images are mapped into the memory of its guests."""
+        return bool(self.hypervisor.shim) and self.preload
+
+    def __str__(self) -> str:
+        return f"{self.hypervisor.name} ({self.accel}), {self.binary}"
+
 
 def choose(wanted: str, facts: HostFacts) -> Choice:
-    """Decide for `wanted`: auto, kvmtool or qemu.
+    """Decide for `wanted`: auto, or the name of a hypervisor.
 
     Raises:
         BadRequest: no such hypervisor, or not on this CPU architecture.
-        NotFound: what it needs is missing here; the message says what, and how to mend it.
+        NotFound: what it needs is missing here; the message says what, and how to fix it.
     """
-    if wanted not in ("auto", "kvmtool", "qemu"):
-        raise BadRequest(f"there is no hypervisor {wanted!r}; it is auto, kvmtool or qemu")
+    names = ("auto", *hypervisors.names())
+    if wanted not in names:
+        raise BadRequest(f"there is no hypervisor {wanted!r}; it is {', '.join(names[:-1])} or {names[-1]}")
     if facts.machine != "x86_64":
         raise BadRequest(f"pods run on x86_64 only, and this machine is {facts.machine}")
-    lacks = kvmtool_lacks(facts)
-    if wanted == "kvmtool" and lacks:
-        raise NotFound(f"kvmtool can't run here: {'; '.join(lacks)}")
-    if wanted != "qemu" and not lacks:
-        reasons = ("kvmtool: lkvm, KVM and vhost-vsock are here",)
-        return Choice("kvmtool", "kvm", facts.lkvm, "", reasons, preload=not facts.lkvm_static)
-    return _qemu(facts, lacks if wanted == "auto" else ["QEMU was asked for"])
+    reasons: list[str] = []
+    failed: list[str] = []
+    for one in hypervisors.ALL:
+        if wanted not in ("auto", one.name):
+            continue
+        if not (missing := lacks(one, facts)):
+            asked = [f"{one.title} was asked for"] if wanted != "auto" else []
+            return _chosen(one, facts, reasons=[*reasons, *asked])
+        reasons += missing
+        failed.append(f"{one.title} can't run here: {'; '.join(missing)}")
+    raise NotFound("; ".join(dict.fromkeys(failed)))
 
 
-def on_host(facts: HostFacts) -> Choice:
-    """For pods that have namespaces of the host, where they are allowed. Raises NotFound without crun."""
+def _chosen(one: Hypervisor, facts: HostFacts, *, reasons: list[str]) -> Choice:
+    program, missing = facts.programs[one.name], kvm_lacks(facts)
+    accel, warning = ("tcg", SLOW) if missing else ("kvm", "")
+    how = "emulation (TCG): nothing else is left" if missing else "KVM: the CPU and /dev/kvm allow it"
+    why = tuple(dict.fromkeys((*reasons, *missing, f"{one.title} with {how}")))
+    return Choice(one, accel, program.path, warning, why, program.sandbox, program.preload)
+
+
+def crun(facts: HostFacts) -> str:
+    """The crun for pods with namespaces of the host, where they are allowed. Raises NotFound without one."""
     if not facts.crun:
         raise NotFound("a pod with namespaces of the host needs crun, which is not on PATH: apt install crun")
-    return Choice(HOST, "none", facts.crun, "", ("a pod with namespaces of the host runs on the host",))
+    return facts.crun
+
+
+def lacks(hypervisor: Hypervisor, facts: HostFacts) -> list[str]:
+    """What keeps it from running here, each with its remedy; empty when it can."""
+    program = facts.programs.get(hypervisor.name, Program(lack="it was not looked for"))
+    missing = [f"{program.lack} ({program.remedy})"] if program.lack else []
+    if not hypervisor.can_emulate:
+        missing += kvm_lacks(facts)
+    if hypervisor.uses_vsock and facts.vsock_error:
+        missing.append(f"/dev/vhost-vsock: {facts.vsock_error} (modprobe vhost_vsock)")
+    return missing
 
 
 def kvm_lacks(facts: HostFacts) -> list[str]:
-    """What keeps hardware virtualisation from being used, each with its mending; empty when it works."""
+    """What keeps hardware virtualisation from being used, each with its remedy; empty when it works."""
     lacks = []
     if not facts.cpu_virtualization:
         lacks.append("the CPU shows neither vmx nor svm (turn virtualisation on in the firmware or the outer host)")
@@ -80,29 +113,3 @@ def kvm_remedy(facts: HostFacts) -> str:
     if facts.kvm_error in map(os.strerror, (errno.EACCES, errno.EPERM)):
         return "run as root, in a container with this device allowed"
     return f"modprobe {'kvm_intel' if facts.cpu_virtualization == 'vmx' else 'kvm_amd'}"
-
-
-def kvmtool_lacks(facts: HostFacts) -> list[str]:
-    """What keeps kvmtool from running, each with its mending; empty when it can."""
-    lacks = kvm_lacks(facts)
-    if not facts.lkvm:
-        lacks.insert(0, "lkvm is not on PATH (Debian has no package: install kvmtool yourself)")
-    elif facts.lkvm_old:
-        lacks.insert(0, f"{facts.lkvm} is too old: it has no option --vsock (install a newer kvmtool)")
-    if facts.vsock_error:
-        lacks.append(f"/dev/vhost-vsock: {facts.vsock_error} (modprobe vhost_vsock)")
-    return lacks
-
-
-def _qemu(facts: HostFacts, why: list[str]) -> Choice:
-    if not facts.qemu:
-        raise NotFound(
-            "qemu-system-x86_64 is not on PATH: apt install qemu-system-x86"
-            + (f" (kvmtool can't run either: {'; '.join(why)})" if why != ["QEMU was asked for"] else "")
-        )
-    missing = kvm_lacks(facts)
-    if not missing:
-        reasons = (*why, "QEMU with KVM: the CPU and /dev/kvm allow it")
-        return Choice("qemu", "kvm", facts.qemu, "", reasons, facts.qemu_sandbox)
-    reasons = tuple(dict.fromkeys((*why, *missing, "QEMU with emulation (TCG): nothing else is left")))
-    return Choice("qemu", "tcg", facts.qemu, SLOW, reasons, facts.qemu_sandbox)

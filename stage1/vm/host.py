@@ -1,55 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod without a VM as a command line of the agent, which then is a process of the host. Pure; called by
-starter.ProcessVmm, the engine and the golden tests. docs/admin/kubernetes.md says what such a pod is.
+"""A pod on the host: it has namespaces of the host and no VM, and the agent runs as a process of the host. What it is,
+as data, and as a command line of the agent. Pure; made by `machine`, read by the engine and by starter.ProcessVmm.
+docs/admin/kubernetes.md says what such a pod is.
 """
 
-from stage1.vm.choose import Choice
-from stage1.vm.spec import OnHost, SerialLink, VmSpec, check
+from typing import NamedTuple
+
+from stage1.vm.spec import SerialLink, check_paths
 
 
-def argv(vm: VmSpec) -> list[str]:
-    """The whole command line. Raises BadRequest when a path of `vm` can't be put into one."""
-    check(vm)
-    host = _host(vm)
-    network = "host" if "network" in host.namespaces else "given" if vm.netns else "own"
+class HostPod(NamedTuple):
+    """One pod on the host. Paths are absolute host paths without commas.
+
+    `agent` is the program, and runs containers by `crun` in the directory `cgroup` of cgroup v2, which need not exist.
+    `scratch` is a directory for writable layers, empty for none. `namespaces` are those of the host that the pod has:
+    network, pid, ipc. `netns` is the file that keeps the network namespace of a pod with one of its own.
+    """
+
+    name: str
+    agent: str
+    run_dir: str
+    crun: str
+    cgroup: str
+    namespaces: tuple[str, ...]
+    scratch: str = ""
+    netns: str = ""
+
+    @property
+    def link(self) -> SerialLink:
+        """Where the agent is reached."""
+        return SerialLink(f"{self.run_dir}/agent.sock")
+
+
+def argv(pod: HostPod) -> list[str]:
+    """The whole command line. Raises BadRequest when a path of `pod` can't be put into one."""
+    check_paths((pod.run_dir, pod.scratch))
+    network = "host" if "network" in pod.namespaces else "given" if pod.netns else "own"
     return [
-        vm.binary,
-        f"--directory={vm.run_dir}",
-        f"--cgroup={vm.cgroup}",
-        f"--crun={host.crun}",
-        *([f"--scratch={vm.scratch}"] if vm.scratch else []),
+        pod.agent,
+        f"--directory={pod.run_dir}",
+        f"--cgroup={pod.cgroup}",
+        f"--crun={pod.crun}",
+        *([f"--scratch={pod.scratch}"] if pod.scratch else []),
         f"--network={network}",
-        f"--ipc={'host' if 'ipc' in host.namespaces else 'own'}",
+        f"--ipc={'host' if 'ipc' in pod.namespaces else 'own'}",
     ]
 
 
-def environment(vm: VmSpec) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """What the agent's environment must be, the least there is."""
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-
-
-def spec(name: str, directory: str, *, agent: str, choice: Choice, namespaces: tuple[str, ...]) -> VmSpec:
-    """What starts the pod in `directory`, once it is `placed`."""
-    return VmSpec(
-        name=name,
-        binary=agent,
-        run_dir=directory,
-        kernel="",
-        initramfs="",
-        system_image="",
-        memory_mib=0,
-        vcpus=0,
-        link=SerialLink(f"{directory}/agent.sock"),
-        accel=choice.accel,
-        host=OnHost(choice.binary, namespaces),
-    )
-
-
-def placed(vm: VmSpec, cgroup: str, *, scratch: str) -> VmSpec:
-    """`vm` with its cgroup and its scratch directory, empty for none."""
-    return vm._replace(cgroup=cgroup, scratch=scratch)
-
-
-def _host(vm: VmSpec) -> OnHost:
-    assert vm.host is not None
-    return vm.host

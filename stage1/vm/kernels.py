@@ -7,14 +7,15 @@ Called by the engine. It reads names only; a variant NAME is there when its file
 import os
 
 from stage1.errors import NotFound
+from stage1.vm.hypervisor import Hypervisor
 
 
-def file_name(guest_dir: str, variant: str, *, driver: str) -> str:
+def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     """The kernel's name in `guest_dir`; the ordinary one, which may be missing, for an empty `variant`.
 
     Raises NotFound, with the names that are there, for a variant that is not.
     """
-    ordinary = "bzImage" if driver == "kvmtool" else "vmlinux"
+    ordinary = hypervisor.kernel
     if not variant:
         return ordinary
     known = _variants(guest_dir, f"{ordinary}-")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VM as a command line of kvmtool's `lkvm run`. Pure: called by starter.ProcessVmm and the golden tests.
+"""kvmtool: a VM as a command line of `lkvm run`, and what else is its own. For `hypervisors.py` and the golden tests.
+Pure, but for `find` and the startup check.
 
 The kernel is the bzImage, the only thing kvmtool loads; devices are virtio-pci. A share has no read-only
 option here: the host exports a read-only mount instead. kvmtool keeps a control socket in `$HOME/.lkvm`, which nobody
@@ -8,8 +9,12 @@ uses; the name, which is the socket's, is a short one: a unix socket's path has 
 With `vm.dax` the system image is no disk but memory: see `dax.py`.
 """
 
-from stage1.errors import BadRequest
-from stage1.vm import dax, words
+from stage1.errors import BadRequest, CidTaken, VmFailed
+from stage1.linux import host
+from stage1.linux.host import Program
+from stage1.linux.process import PidHandle
+from stage1.vm import dax, startup, words
+from stage1.vm.hypervisor import Hypervisor, Listener
 from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
 
 # What kvmtool puts before our words, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
@@ -83,3 +88,63 @@ def _tap(vm: VmSpec, number: int) -> str:
     Any other it would attach to its tap once more, which the kernel refuses.
     """
     return f"tapif=/tap,fd={TAP_FD + number}" if vm.jailer else f"tapif={vm.nics[number].tap}"
+
+
+def find() -> Program:
+    """lkvm on PATH, as `examine` has it."""
+    return examine(host.which("lkvm"))
+
+
+def examine(path: str) -> Program:
+    """The program at `path`, empty for none. Of a script that starts it nothing is known."""
+    if not path:
+        return Program(lack="lkvm is not on PATH", remedy="Debian has no package: install kvmtool yourself")
+    if host.has_text(path, b"\x7fELF") and not host.has_text(path, b"/dev/vhost-vsock"):
+        return Program(path, f"{path} is too old: it has no option --vsock", remedy="install a newer kvmtool")
+    if host.is_static(path):
+        flaw = f"{path} is linked statically, so guests have copies of images: DAX needs a preloaded library"
+        return Program(path, flaw=flaw, remedy="build kvmtool without LDFLAGS=-static", preload=False)
+    return Program(path)
+
+
+def _is_program(name: str) -> bool:
+    return name in ("lkvm", "kvmtool", "vm")
+
+
+def _listener(vm: VmSpec) -> Listener | None:
+    """Of the window, which is filled while the guest runs."""
+    return Listener(vm.dax.socket, is_packets=True) if vm.dax and vm.dax.window_bytes else None
+
+
+def _has_ended(handle: PidHandle, watch_s: float) -> bool:
+    """It is watched until a vCPU's thread is there: by then it has taken all that it was given."""
+    return startup.ends_before_thread(handle, "kvm-vcpu-")
+
+
+def _explain(binary: str, output: str, *, sentence: str) -> VmFailed:
+    _, unknown, rest = output.partition("unknown option `")
+    if unknown:
+        option = rest.partition("'")[0]
+        return VmFailed(f"{binary} is too old: it has no option --{option}; install a newer kvmtool")
+    if "SET_GUEST_CID failed: Address already in use" in output:
+        return CidTaken(sentence)
+    return VmFailed(sentence)
+
+
+HYPERVISOR = Hypervisor(
+    name="kvmtool",
+    title="kvmtool",
+    kernel="bzImage",
+    filter="seccomp-kvmtool.bpf",
+    find=find,
+    is_program=_is_program,
+    argv=argv,
+    environment=environment,
+    listener=_listener,
+    has_ended=_has_ended,
+    explain=_explain,
+    uses_vsock=True,
+    shim="lkvm-shim.so",
+    user_namespaces_lack="kvmtool makes files on volumes as root whoever asks for them; set vm.hypervisor to qemu",
+    needs_terminal=True,
+)

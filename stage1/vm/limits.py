@@ -9,13 +9,14 @@ of what a guest reads and writes is in it too, and is reclaimed when it is full.
 import os
 
 from stage1.linux.cgroup import PERIOD_US, Limits
-from stage1.vm.qemu import CACHE_MIB
 from stage1.vm.spec import VmSpec
-from stage1.vm.vmm import is_kvmtool
 
 MIB = 1 << 20
 PROGRAM_MIB = 128
-"""Memory of QEMU itself with its libraries, or of kvmtool, for devices, threads and requests in progress."""
+"""Memory of the VMM itself with its libraries, for devices, threads and requests in progress."""
+CACHE_MIB = 256
+"""For the code that is translated when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a
+guest."""
 GUEST_MIB = 64
 """Of a guest's kernel and agent with nothing in it."""
 PROGRAM_KVM_MIB, PROGRAM_TCG_MIB = 32, 64
@@ -67,4 +68,4 @@ def overhead_mib(vm: VmSpec) -> int:
 
 
 def _is_emulated(vm: VmSpec) -> bool:
-    return vm.accel == "tcg" and not is_kvmtool(vm.binary)
+    return vm.accel == "tcg"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from stage1.errors import KernelError, PodError
 from stage1.linux import files, idmap, libc, process
 from stage1.linux.host import which
-from stage1.vm import jail, launch
+from stage1.vm import hypervisors, jail, launch
 from stage1.vm.slots import Range
 from stage1.vm.spec import SerialLink, Share, VmSpec
 
@@ -60,7 +60,8 @@ def _nothing(place: str) -> bytes:
     program, absent = which("true") or "/bin/true", "/none"
     shares = (Share("volumes", f"{place}/share/volumes", read_only=False),)
     ids = (idmap.Extent(0, Range().first, 65536),)
-    vm = VmSpec("check", program, place, absent, absent, absent, 0, 0, SerialLink(""), shares, ids=ids)
+    some = hypervisors.ALL[0]  # any will do: it is `true` that is started
+    vm = VmSpec("check", some, program, place, absent, absent, absent, 0, 0, SerialLink(""), shares, ids=ids)
     return jail.describe(vm, jail.Launch([program], {}))
 
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 from stage1.errors import BadRequest
 from stage1.linux.libc import Guard
-from stage1.vm import jail, kvmtool, qemu
+from stage1.vm import jail
 from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
-from stage1.vm.vmm import is_kvmtool
 
 VARIABLE, DESCRIPTION_VARIABLE = "CLEARPOD_ORDER_FD", "CLEARPOD_LAUNCH_FD"
 """The launcher's descriptors for an order's two parts."""
@@ -32,21 +31,21 @@ class Order(NamedTuple):
 
 def order(vm: VmSpec, *, interactive: bool) -> Order:
     """For a VMM that ends with the launcher. The directories of `vm` must exist. Raises BadRequest."""
-    on_kvmtool = is_kvmtool(vm.binary)
     words = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
     words += [f"s{vm.link.socket}"] if isinstance(vm.link, SerialLink) else []
     if interactive:
-        words += ["t", "i"] if on_kvmtool else ["i"]  # kvmtool reads no input but a terminal's
+        words += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
     return Order(b"".join(os.fsencode(word) + b"\0" for word in words), jail.describe(vm, _launch(vm)))
 
 
 def _launch(vm: VmSpec) -> Launch:
     start = _start_of(vm.binary)
-    driver, handed = (kvmtool, ()) if is_kvmtool(vm.binary) else (qemu, (LISTENER_FD, CONSOLE_FD))
+    listener = (LISTENER_FD,) if isinstance(vm.link, SerialLink) else ()
+    console = (CONSOLE_FD,) if vm.hypervisor.opens_console else ()
     return Launch(
-        driver.argv(vm._replace(binary=start)),
-        driver.environment(vm),
-        handed,
+        vm.hypervisor.argv(vm._replace(binary=start)),
+        vm.hypervisor.environment(vm),
+        (*listener, *console),
         filter=vm.filter,
         dies_with_us=True,
         programs=() if start == vm.binary else _loader(start),

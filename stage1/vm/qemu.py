@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VM as a command line of QEMU's microvm machine. Pure: called by starter.ProcessVmm and the golden tests.
+"""QEMU: a VM as a command line of its microvm machine, and what else is its own. For `hypervisors.py` and the golden
+tests. Pure, but for `find` and the startup check.
 
 The kernel is the uncompressed vmlinux, entered by PVH. All devices are virtio-mmio, without PCI and ACPI; the
 machine's timers stay at their defaults, since without pit, pic or rtc it hangs now and then. `-no-reboot`
@@ -7,7 +8,11 @@ with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 """
 
 from stage1.errors import BadRequest
-from stage1.vm import words
+from stage1.linux import host
+from stage1.linux.host import Program
+from stage1.vm import startup, words
+from stage1.vm.hypervisor import Hypervisor, Listener
+from stage1.vm.limits import CACHE_MIB
 from stage1.vm.spec import CONSOLE_FD, HOME, LISTENER_FD, TAP_FD, Nic, SerialLink, Share, VmSpec, VsockLink, check
 
 # Each has to be named. elevateprivileges denies setuid and its like, which 9p with security_model=none never
@@ -31,9 +36,7 @@ _NO_CONTROL = ",".join(
 # system is to stop the whole machine, and nobody would let it go on.
 _ERRORS = "werror=report,rerror=report"
 
-CACHE_MIB = 256
-"""For the code that is translated when the processor is emulated. QEMU's own choice, up to 1 GiB, is more than a
-guest."""
+PROGRAM = "qemu-system-x86_64"
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
@@ -165,3 +168,38 @@ def _nic(number: int, nic: Nic, *, by_descriptor: bool) -> list[str]:
         *("-netdev", f"tap,id=nic{number},{where}"),
         *("-device", f"virtio-net-device,netdev=nic{number},mac={nic.mac},{_NO_CONTROL}"),
     ]
+
+
+def find() -> Program:
+    """The emulator on PATH, and whether it was built with seccomp, which its option -sandbox needs."""
+    path = host.which(PROGRAM)
+    if not path:
+        return Program(lack=f"{PROGRAM} is not on PATH", remedy="apt install qemu-system-x86")
+    return Program(path, sandbox=host.has_text(path, b"libseccomp.so"))
+
+
+def _is_program(name: str) -> bool:
+    return name.startswith("qemu-system-")
+
+
+def _listener(vm: VmSpec) -> Listener | None:
+    """Of the agent's link."""
+    return Listener(vm.link.socket, is_packets=False) if isinstance(vm.link, SerialLink) and vm.link.socket else None
+
+
+HYPERVISOR = Hypervisor(
+    name="qemu",
+    title="QEMU",
+    kernel="vmlinux",
+    filter="seccomp-qemu.bpf",
+    find=find,
+    is_program=_is_program,
+    argv=argv,
+    environment=environment,
+    listener=_listener,
+    has_ended=startup.ends_within,
+    can_emulate=True,
+    can_confine_itself=True,
+    has_balloon=True,
+    opens_console=True,
+)

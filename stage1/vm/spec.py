@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a VM is, as data. Made by the engine, read by the drivers `kvmtool.py`, `qemu.py` and `host.py`. No I/O here.
+"""What a VM is, as data. Made by the engine, read by the hypervisors' drivers and by `host.py`. No I/O here.
 
 Paths are absolute host paths without commas (both VMMs split their options there; `check` refuses others).
 """
@@ -9,6 +9,11 @@ from typing import NamedTuple
 from stage1.errors import BadRequest
 from stage1.linux.idmap import Extent
 from stage1.pod.network import PodNetwork
+from stage1.vm.hypervisor import Hypervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 HOME = "/vmm"
 """In the jail: a small file system of the VMM's own."""
@@ -57,7 +62,7 @@ class DaxImage(NamedTuple):
 
 
 class Dax(NamedTuple):
-    """For kvmtool: its preloaded `library`, and what it maps; the first of `images` is the system image.
+    """For a VMM with a window: its preloaded `library`, and what it maps; the first of `images` is the system image.
 
     With `window_bytes` there is a window too, which is filled through the unix socket `socket`.
     """
@@ -68,16 +73,6 @@ class Dax(NamedTuple):
     socket: str = ""
 
 
-class OnHost(NamedTuple):
-    """Instead of a VM: the agent runs on the host itself, with `crun`, in the spec's `cgroup`.
-
-    `namespaces` are those of the host that the pod has: network, pid, ipc.
-    """
-
-    crun: str
-    namespaces: tuple[str, ...]
-
-
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
 
@@ -85,6 +80,7 @@ class VmSpec(NamedTuple):
     """
 
     name: str
+    hypervisor: Hypervisor
     binary: str
     run_dir: str
     kernel: str
@@ -106,20 +102,14 @@ class VmSpec(NamedTuple):
     """The pod is autonomous (docs/dev/link.md): the VMM's standard input and output are the console of its apps."""
     netns: str = ""
     """The file that keeps the netns with the taps; empty: they are in ours."""
-    cgroup: str = ""
-    """Of a pod on the host: its directory of cgroup v2, which need not exist. Of a VM it is empty: see `cgroups`."""
     cgroups: tuple[str, ...] = ()
     """Directories of cgroups that exist and have their limits: the VMM is to be in each. None: it stays in ours."""
-    cgroup_note: str = ""
-    """Why they are not in the cgroup that was made for the pod, as a sentence; empty when they are, or it has none."""
     ids: tuple[Extent, ...] = ()
     """The uid_map and gid_map of the VMM's own user namespace, of which it is 0. None: it stays in ours."""
     jailer: str = ""
-    """The program that starts it; empty for pods on the host, and where rkt's launcher does it."""
+    """The program that starts it; empty where rkt's launcher does it."""
     filter: str = ""
     """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
-    host: OnHost | None = None
-    """There is no VM: `binary` is the agent, `scratch` a directory, and what else is of a VM is empty."""
 
 
 def check(vm: VmSpec) -> None:
@@ -128,12 +118,17 @@ def check(vm: VmSpec) -> None:
     if vm.dax:
         paths += [vm.dax.socket, *(image.path for image in vm.dax.images)]
         _check_library(vm.dax.library)
-    for path in paths:
-        if path and (not path.startswith("/") or "," in path):
-            raise BadRequest(f"{path!r} can't be given to a VMM: it must be absolute and without a comma")
+    check_paths(paths)
     for word in vm.words:
         if any(c.isspace() or c in "\"'" for c in word):
             raise BadRequest(f"{word!r} can't be a word of a kernel command line")
+
+
+def check_paths(paths: "Iterable[str]") -> None:
+    """Raise BadRequest unless each, if it is not empty, is absolute and without a comma."""
+    for path in paths:
+        if path and (not path.startswith("/") or "," in path):
+            raise BadRequest(f"{path!r} can't be given to a VMM: it must be absolute and without a comma")
 
 
 def _check_library(path: str) -> None:

@@ -14,38 +14,39 @@ from stage1.errors import DiskFailed, Exhausted, NoSpace, NotFound, PodError, Vm
 from stage1.linux import namespace, process
 from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
-from stage1.vm import dax, early, host, jail, kvmtool, launch, qemu, sigsys
+from stage1.vm import dax, host, jail, launch, sigsys, startup
+from stage1.vm.host import HostPod
+from stage1.vm.hypervisor import Explain, Listener, no_explanation
 from stage1.vm.jail import Launch
-from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
-from stage1.vm.vmm import VmProcess, is_kvmtool
+from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, VmSpec
+from stage1.vm.vmm import VmProcess
 
 _USAGE_LINES = 100
-"""What kvmtool says about a wrong option stands above all its options."""
+"""What a VMM says about a wrong option may stand above all its options."""
 _ANY_IDS = (Extent(0, 0x70000000, 65536),)
 
 
 class ProcessVmm:
-    """The real one: QEMU or kvmtool, told apart by the name of the binary, or the agent for a pod on the host."""
+    """The real one: starts the hypervisor that the VM names, or the agent for a pod on the host."""
 
-    def __init__(self, early_s: float = 0.08, *, ends_with_us: bool = False, huge_pages: bool = False) -> None:
-        """A QEMU that ends within `early_s` makes `start` fail; the guest boots in that time. See `early.ends`.
+    def __init__(self, watch_s: float = 0.08, *, ends_with_us: bool = False, huge_pages: bool = False) -> None:
+        """A VMM that ends within `watch_s` makes `start` fail; the guest boots in that time. See `startup.py`.
 
         With `ends_with_us` it is killed when this process ends, however that happens. Without `huge_pages` the
         guest's memory has none, whatever the host does for others.
         """
-        self._early_s, self._ends_with_us, self._huge_pages = early_s, ends_with_us, huge_pages
+        self._watch_s, self._ends_with_us, self._huge_pages = watch_s, ends_with_us, huge_pages
 
-    def start(self, vm: VmSpec) -> VmProcess:
+    def start(self, vm: VmSpec | HostPod) -> VmProcess:
         """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
-        _check_binary(vm.binary)
+        _check_binary(vm.agent if isinstance(vm, HostPod) else vm.binary)
         console = f"{vm.run_dir}/console.log"
         with Guard("open", console):
             log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            if vm.host:
-                return _survive_start(_on_host(vm, log), vm, console=console, early_s=0)
-            vm = vm._replace(ids=vm.ids or _ANY_IDS, cgroups=_cgroups(vm))
-            return self._in_jail(vm, log, console=console)
+            if isinstance(vm, HostPod):
+                return _on_host(vm, log, console=console)
+            return self._in_jail(vm._replace(ids=vm.ids or _ANY_IDS), log, console=console)
         except (VmFailed, NoSpace, DiskFailed, Exhausted):
             raise
         except PodError as error:
@@ -55,19 +56,27 @@ class ProcessVmm:
 
     def _in_jail(self, vm: VmSpec, log: int, *, console: str) -> VmProcess:
         _check_files(vm)
-        path = listener_path(vm)
-        listener = _listen(path, is_packets=is_kvmtool(vm.binary)) if path else -1
+        place = vm.hypervisor.listener(vm)
+        listener = _listen(place) if place else -1
         try:
-            console_fd = {CONSOLE_FD: log} if vm.attended and not is_kvmtool(vm.binary) else {}
-            pid = self._launch(vm, {1: log, 2: log, **console_fd, **({LISTENER_FD: listener} if path else {})})
-            return _survive_start(pid, vm, console=console, early_s=self._early_s)
+            console_fd = {CONSOLE_FD: log} if vm.attended and vm.hypervisor.opens_console else {}
+            pid = self._launch(vm, {1: log, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})})
+            return self._survive_start(pid, vm, console=console)
         except BaseException:
-            if path:
-                os.unlink(path)
+            if place:
+                os.unlink(place.path)
             raise
         finally:
-            if path:
+            if place:
                 os.close(listener)
+
+    def _survive_start(self, pid: int, vm: VmSpec, *, console: str) -> VmProcess:
+        # The process is our child and not reaped yet, so the pid is still its own.
+        with process.hold(pid) as handle:
+            started = _process(pid, console)
+            if vm.hypervisor.has_ended(handle, self._watch_s):
+                raise _failure(vm.hypervisor.explain, vm.binary, vmm=started, code=handle.exit_code)
+        return started
 
     def _launch(self, vm: VmSpec, descriptors: dict[int, int]) -> int:
         handed = [number for number in descriptors if number > 2]
@@ -80,18 +89,16 @@ class ProcessVmm:
         return namespace.in_thread(go, then=_wait) if self._ends_with_us else go()
 
     def _what(self, vm: VmSpec, handed: list[int]) -> Launch:
-        driver = kvmtool if is_kvmtool(vm.binary) else qemu
-        env = driver.environment(vm)
-        has_shim = driver is kvmtool and vm.dax is not None
-        if has_shim and not self._huge_pages:
+        env = vm.hypervisor.environment(vm)
+        if vm.dax and not self._huge_pages:
             env |= dax.small_pages(vm.memory_mib)
         return Launch(
-            driver.argv(vm),
+            vm.hypervisor.argv(vm),
             env,
             handed,
             filter=vm.filter,
             dies_with_us=self._ends_with_us,
-            small_pages=not self._huge_pages and not has_shim,
+            small_pages=not self._huge_pages and not vm.dax,
         )
 
 
@@ -104,37 +111,27 @@ def _wait(pid: int) -> None:
         handle.see_end()
 
 
-def _on_host(vm: VmSpec, log: int) -> int:
+def _on_host(pod: HostPod, log: int, *, console: str) -> VmProcess:
     def spawn() -> int:
-        return process.spawn(host.argv(vm), stdout=log, stderr=log, env=host.environment(vm))
+        return process.spawn(host.argv(pod), stdout=log, stderr=log, env=host.environment())
 
-    if not vm.netns:
-        return spawn()
-    with namespace.inside_net(vm.netns):
-        return spawn()
-
-
-def _cgroups(vm: VmSpec) -> tuple[str, ...]:
-    """All that it is in: they must exist."""
-    if not vm.cgroup or vm.cgroup in vm.cgroups:
-        return vm.cgroups
-    with Guard("mkdir", vm.cgroup):
-        os.makedirs(vm.cgroup, exist_ok=True)
-    return (*vm.cgroups, vm.cgroup)
+    if pod.netns:
+        with namespace.inside_net(pod.netns):
+            pid = spawn()
+    else:
+        pid = spawn()
+    with process.hold(pid) as handle:
+        started = _process(pid, console)
+        if handle.wait(0):
+            raise _failure(no_explanation, pod.agent, vmm=started, code=handle.exit_code)
+    return started
 
 
-def listener_path(vm: VmSpec) -> str:
-    """Where the VMM is reached: QEMU by the agent's link, kvmtool by its window; empty when it has none of these."""
-    if is_kvmtool(vm.binary):
-        return vm.dax.socket if vm.dax and vm.dax.window_bytes else ""
-    return vm.link.socket if isinstance(vm.link, SerialLink) else ""
-
-
-def _listen(path: str, *, is_packets: bool) -> int:
-    """A socket that listens at `path`, mode 0600, which only root can replace. The caller closes it."""
+def _listen(place: Listener) -> int:
+    """A socket that listens there, mode 0600, which only root can replace. The caller closes it."""
     import socket  # it takes as long as all that a VM needs to start
 
-    kind = socket.SOCK_SEQPACKET if is_packets else socket.SOCK_STREAM
+    path, kind = place.path, socket.SOCK_SEQPACKET if place.is_packets else socket.SOCK_STREAM
     with Guard("listen at", path), socket.socket(socket.AF_UNIX, kind) as made:
         os.fchmod(made.fileno(), 0o600)  # before it has a name: it never has a wider mode
         try:
@@ -173,15 +170,14 @@ def _check_binary(path: str) -> None:
         raise VmFailed(f"the VMM can't be started: {failure('exec', number, path)}")
 
 
-def _survive_start(pid: int, spec: VmSpec, *, console: str, early_s: float) -> VmProcess:
-    # The process is our child and not reaped yet, so the pid is still its own.
-    with process.hold(pid) as handle:
-        try:
-            started = process.start_time(pid)
-        except NotFound:
-            started = 0
-        vm = VmProcess(pid, started, console)
-        if early.ends(handle, early_s=early_s, on_kvmtool=is_kvmtool(spec.binary)):
-            filtered = sigsys.explain(pid, started, code=handle.exit_code)
-            raise early.failure(spec.binary, handle.exit_code, said=vm.console_tail(_USAGE_LINES), filtered=filtered)
-    return vm
+def _process(pid: int, console: str) -> VmProcess:
+    try:
+        return VmProcess(pid, process.start_time(pid), console)
+    except NotFound:
+        return VmProcess(pid, 0, console)
+
+
+def _failure(explain: Explain, binary: str, *, vmm: VmProcess, code: int | None) -> VmFailed:
+    filtered = sigsys.explain(vmm.pid, vmm.start_time, code=code)
+    output = vmm.console_tail(_USAGE_LINES)
+    return startup.failure(explain, binary, code=code, output=output, filtered=filtered)

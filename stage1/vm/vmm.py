@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 from stage1.errors import Exhausted, NotFound, PodError, VmFailed
 from stage1.linux import beneath, files, process
 from stage1.linux.libc import explained
+from stage1.vm import hypervisors
+from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 
 AGENT = "agent"
@@ -88,7 +90,7 @@ class VmProcess(NamedTuple):
             return own.open(name, flags)
 
     def to_json(self) -> dict[str, int | str]:
-        """For vm.json, so that another process can adopt the VMM."""
+        """For `record`, so that another process can adopt the VMM."""
         return {"pid": self.pid, "start_time": self.start_time, "console": self.console}
 
     @classmethod
@@ -103,10 +105,10 @@ class VmProcess(NamedTuple):
 
 
 class Vmm(Protocol):
-    """Whatever can start a VM."""
+    """Whatever can start a VM, and the agent of a pod on the host."""
 
-    def start(self, vm: VmSpec) -> VmProcess:
-        """Start it and return at once; the guest boots meanwhile. Raises VmFailed, BadRequest."""
+    def start(self, vm: VmSpec | HostPod) -> VmProcess:
+        """Start it and return at once; the guest, or the agent, boots meanwhile. Raises VmFailed, BadRequest."""
         ...
 
 
@@ -142,10 +144,4 @@ def command_line(pid: str) -> list[str]:
 
 def is_vmm(binary: str) -> bool:
     """Whether the program at this path is one that runs pods."""
-    name = os.path.basename(binary)
-    return is_kvmtool(binary) or name.startswith("qemu-system-") or name == AGENT
-
-
-def is_kvmtool(binary: str) -> bool:
-    """Whether the VMM at this path is kvmtool; what has another name is taken for QEMU."""
-    return os.path.basename(binary) in ("lkvm", "kvmtool", "vm")
+    return hypervisors.is_program(binary) or os.path.basename(binary) == AGENT

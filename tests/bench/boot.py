@@ -81,6 +81,7 @@ def clearpod_argv(directory: str, profile: str = "") -> list[str]:
     initramfs, system = profiles.file_names(str(guest), profile)
     vm = VmSpec(
         name="bench",
+        hypervisor=qemu.HYPERVISOR,
         binary=which("qemu-system-x86_64"),
         run_dir=directory,
         kernel=str(guest / "vmlinux"),

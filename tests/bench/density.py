@@ -21,8 +21,8 @@ import time  # noqa: E402
 from contextlib import AsyncExitStack  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
-from stage1.linux.host import host_facts  # noqa: E402
 from stage1.linux.ksm import Ksm  # noqa: E402
+from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
 from tests.bench.lib import census, density_plots, first_output, footprint, in_lab, kernel_cost, peer, pods  # noqa: E402
 from tests.bench.lib.journal import Journal  # noqa: E402
@@ -100,10 +100,10 @@ def _row(plan: Plan, place: Place) -> dict[str, Any]:
     return {
         "pods": plan.pods,
         "serving": plan.serving,
-        "hypervisor": place.choice.driver,
+        "hypervisor": place.choice.hypervisor.name,
         "accel": place.choice.accel,
         "huge_pages": way.huge_pages,
-        "dax": way.dax and place.choice.driver == "kvmtool",
+        "dax": way.dax and place.choice.hypervisor.name == "kvmtool",
         "memory_mib": way.memory_mib,
         "ksm_percent": way.ksm_percent,
         "run_dir_kib_per_pod": _per_pod(used / 1024, plan.pods),
@@ -122,7 +122,7 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     """All rows that were asked for."""
     base = Way(args.hypervisor, memory_mib=args.memory_mib, ksm_percent=args.ksm_percent)
     ways = {"all": base, "huge-pages": base._replace(huge_pages=True), "no-dax": base._replace(dax=False)}
-    if not args.lab and choose(args.hypervisor, host_facts()).driver != "kvmtool":
+    if not args.lab and choose(args.hypervisor, hypervisors.facts()).hypervisor.name != "kvmtool":
         del ways["no-dax"]  # QEMU has none to leave out
     wanted = [ways[name] for name in args.way if name in ways]
     rows = [Plan(count, False, way) for way in wanted for count in args.pods]

@@ -26,8 +26,9 @@ from typing import NamedTuple  # noqa: E402
 
 from cri.pb import runtime_pb2 as pb  # noqa: E402
 from stage1.linux import process  # noqa: E402
-from stage1.linux.host import QEMU, which  # noqa: E402
+from stage1.linux.host import which  # noqa: E402
 from stage1.vm import qemu  # noqa: E402
+from stage1.vm.qemu import PROGRAM as QEMU  # noqa: E402
 from stage1.vm.spec import SerialLink, VmSpec  # noqa: E402
 from stage1.vm.starter import ProcessVmm  # noqa: E402
 from stage1.vm.vmm import VmProcess  # noqa: E402
@@ -149,7 +150,7 @@ def jail_ms(guest: Path) -> float:
             os.makedirs(f"{directory}/share")
             vm = _vm(binary, guest, directory)
             begun = time.perf_counter()
-            jailed = ProcessVmm(early_s=0).start(vm)
+            jailed = ProcessVmm(watch_s=0).start(vm)
             samples["jailed"].append((time.perf_counter() - begun) * 1000)
             jailed.kill()
             begun = time.perf_counter()
@@ -163,6 +164,7 @@ def _vm(binary: str, guest: Path, directory: str) -> VmSpec:
     files = {name: str((guest / name).resolve()) for name in ("vmlinux", "initramfs", "system.erofs", "jailer")}
     return VmSpec(
         name="bench",
+        hypervisor=qemu.HYPERVISOR,
         binary=binary,
         run_dir=directory,
         kernel=files["vmlinux"],

@@ -113,7 +113,7 @@ async def memory(count: int) -> dict[str, Any]:
         "median": found["median_unique"],
         "most": found["most_unique"],
         "pods": count,
-        "hypervisor": place.choice.driver,
+        "hypervisor": place.choice.hypervisor.name,
         "after_s": found["seconds"],
         "ksmd_s": found["ksmd_s"],
         "where": "merged by KSM",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from stage1.guest.client import Factory, unix_factory
+from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, Share, VmSpec
 from tests.fakes.guest import FakeVmm
 from tests.vm import agent_machine
@@ -51,7 +52,8 @@ def fake(tmp_path: Path) -> Iterator[Rig]:
     (tmp_path / "volumes/containers").mkdir(parents=True)
     vmm = FakeVmm()
     vm = vmm.start(VmSpec(
-        name="fake", binary="/none", run_dir=str(tmp_path), kernel="/none", initramfs="/none", system_image="/none",
+        name="fake", hypervisor=qemu.HYPERVISOR, binary="/none", run_dir=str(tmp_path), kernel="/none",
+        initramfs="/none", system_image="/none",
         memory_mib=64, vcpus=1, link=SerialLink(str(tmp_path / "agent.sock")),
         shares=(Share("volumes", str(tmp_path / "volumes"), read_only=False),),
     ))  # fmt: skip

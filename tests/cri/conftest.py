@@ -31,7 +31,7 @@ from stage1 import engine
 from stage1.engine import Host
 from stage1.linux import mount
 from stage1.linux.cgroup import OURS
-from stage1.linux.host import host_facts
+from stage1.vm import hypervisors, qemu
 from stage1.vm.choose import Choice, choose
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.guest import FakeVmm, Faults
@@ -88,7 +88,7 @@ class World:
             (guest / name).write_bytes(b"")
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[guest]\ndir = "{guest}"'
         self.config = parse(text + "\n[vm]\nboot_timeout_s = 1.5\nscratch_mib = 16" + TEXT)
-        choice = Choice("qemu", "tcg", "/bin/true", "", ())
+        choice = Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ())
         self.host = Host(self.config.run_dir, str(guest), self.config.state_dir, choice, scratch_mib=16)
 
     @asynccontextmanager
@@ -213,7 +213,7 @@ class VmWorld(World):
 
     def __init__(self, root: Path, registered: Registered, guest_dir: Path) -> None:
         super().__init__(root, registered)
-        choice = choose("qemu", host_facts())
+        choice = choose("qemu", hypervisors.facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
         limits = {"boot": 60, "adopt": 10, "react": 10}  # more than by default: tests share the machine

@@ -58,11 +58,13 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.translate.sandbox import plain
     from stage1.engine import Host
     from stage1.net.settings import Settings
+    from stage1.vm import qemu
     from stage1.vm.choose import Choice
 
     warm = os.environ.get("WARM", "0")
     config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n[pool]\nsize = {warm}')
-    host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
+    choice = Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ())
+    host = Host(f"{root}/run", f"{root}/guest", state_dir, choice, scratch_mib=16)
     if os.path.isdir(f"{root}/cni"):
         host = host._replace(network=Settings(f"{root}/cni/net.d", (f"{root}/cni/bin",), f"{root}/cni/cache"))
     stop = asyncio.Event()

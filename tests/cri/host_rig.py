@@ -20,7 +20,8 @@ from stage1 import engine
 from stage1.linux import process
 from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_NAMESPACES
-from stage1.vm.choose import on_host
+from stage1.vm.choose import crun
+from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -38,10 +39,10 @@ class Either:
         self._fake, self._real = fake, ProcessVmm()
         self.cgroups: list[str] = []
 
-    def start(self, vm: VmSpec) -> VmProcess:
-        if vm.host:
+    def start(self, vm: VmSpec | HostPod) -> VmProcess:
+        if isinstance(vm, HostPod):
             self.cgroups.append(vm.cgroup)
-        started: VmProcess = (self._real if vm.host else self._fake).start(vm)
+        started: VmProcess = (self._real if isinstance(vm, HostPod) else self._fake).start(vm)
         return started
 
 
@@ -53,7 +54,7 @@ class HostWorld(World):
         (root / "guest/agent").symlink_to(guest_dir / "agent")
         self._state_dir, self.run_dir = registered.state_dir, f"{root}/run"
         self.allow(*HOST_NAMESPACES)
-        self.host = self.host._replace(host_pods=on_host(host_facts()))
+        self.host = self.host._replace(crun=crun(host_facts()))
         self.fake = self.vmm
         self.vmm: Any = Either(self.fake)
 

@@ -226,7 +226,7 @@ async def test_a_container_gets_no_namespace_that_its_sandbox_has_not(machine: H
 
 
 async def test_without_crun_such_a_pod_is_refused(machine: HostWorld) -> None:
-    machine.host = machine.host._replace(host_pods=None)
+    machine.host = machine.host._replace(crun="")
     context = pb.LinuxSandboxSecurityContext(namespace_options=options(network=NODE))
     async with machine.daemon() as cri:
         config = cri.sandbox(linux=pb.LinuxPodSandboxConfig(security_context=context))
@@ -239,12 +239,12 @@ def _crun_that_costs_its_helper(machine: HostWorld) -> Path:
     the kernel of a guest under a fork bomb may.
     """
     armed, wrapper = machine.root / "armed", machine.root / "crun"
-    crun = machine.host.host_pods.binary if machine.host.host_pods else ""
+    crun = machine.host.crun
     then = f'case " $* " in *" run "* | *" exec "*) [ ! -e {armed} ] || kill -9 $PPID ;; esac'
     wrapper.write_text(f'#!/bin/sh\n{crun} "$@" || exit\n{then}\n')
     wrapper.chmod(0o755)
-    assert machine.host.host_pods
-    machine.host = machine.host._replace(host_pods=machine.host.host_pods._replace(binary=str(wrapper)))
+    assert machine.host.crun
+    machine.host = machine.host._replace(crun=str(wrapper))
     return armed
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import idmap
+from stage1.vm import kvmtool, qemu
 
 from .conftest import Client, World
 from .one_pod import Run, Seen, log_directory, machine, run
@@ -272,16 +273,14 @@ async def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, t
     assert world.left_over() == []
 
 
-@pytest.mark.parametrize(
-    ("driver", "most", "text"), [("kvmtool", "1", "set vm.hypervisor to qemu"), ("qemu", "0", "max")]
-)
+@pytest.mark.parametrize(("driver", "most", "text"), [(kvmtool, "1", "set vm.hypervisor to qemu"), (qemu, "0", "max")])
 async def test_a_node_that_can_not_says_so(
-    world: World, monkeypatch: pytest.MonkeyPatch, driver: str, most: str, text: str
+    world: World, monkeypatch: pytest.MonkeyPatch, driver: Any, most: str, text: str
 ) -> None:
     (world.root / "max").write_text(most)
     monkeypatch.setattr(idmap, "_MOST", str(world.root / "max"))
     async with world.daemon() as cri:
-        cri.node.host = world.host._replace(choice=world.host.choice._replace(driver=driver))
+        cri.node.host = world.host._replace(choice=world.host.choice._replace(hypervisor=driver.HYPERVISOR))
         assert not (await cri("Status")).runtime_handlers[0].features.user_namespaces
         code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(POD)))
         assert code == "UNIMPLEMENTED"

@@ -6,14 +6,16 @@ For the conftest.py of a folder to import. A test that is for one of them says w
 
 import pytest
 
-from stage1.linux.host import QEMU, host_facts, which
-from stage1.vm.choose import kvmtool_lacks
+from stage1.vm import hypervisors, kvmtool
+from stage1.vm.choose import lacks
 
-HYPERVISORS = {"qemu": (), "kvmtool": (pytest.mark.kvmtool,)}
+HYPERVISORS = {
+    one.name: (pytest.mark.kvmtool,) if one is kvmtool.HYPERVISOR else () for one in reversed(hypervisors.ALL)
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each test that uses the fixture `hypervisor`, once for each of the two."""
+    """Each test that uses the fixture `hypervisor`, once for each of them."""
     if "hypervisor" not in metafunc.fixturenames:
         return
     only = metafunc.definition.get_closest_marker("only_on")
@@ -24,10 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def hypervisor(request: pytest.FixtureRequest) -> str:
-    """Its name, qemu or kvmtool, and that it runs here."""
+    """Its name, and that it runs here."""
     name = str(request.param)
-    if name == "kvmtool" and (lacks := kvmtool_lacks(host_facts())):
-        pytest.skip("; ".join(lacks))
-    if name == "qemu" and not which(QEMU):
-        pytest.skip(f"needs {QEMU}: apt install qemu-system-x86")
+    one = next(one for one in hypervisors.ALL if one.name == name)
+    if missing := lacks(one, hypervisors.facts()):
+        pytest.skip("; ".join(missing))
     return name

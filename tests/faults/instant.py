@@ -106,12 +106,13 @@ async def daemon(config_file: str, root: str) -> None:
     from cri.storage.disk import reserve_of
     from cri.threads import started
     from stage1.engine import Host
+    from stage1.vm import qemu
     from stage1.vm.choose import Choice
 
     asyncio.get_running_loop().set_default_executor(started(THREADS, "daemon"))
     config = configuration.load(config_file)
     _set_up_logging(config)
-    choice = Choice("qemu", "tcg", "/bin/true", "", ())
+    choice = Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ())
     host = Host(config.run_dir, config.guest_dir, config.state_dir, choice, scratch_mib=16, network=config.networks)
     with own(config):
         images = reserve_of(config).spend(ImageStore, config.state_dir)

@@ -21,7 +21,7 @@ from typing import Any
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
-from stage1.linux.host import QEMU
+from stage1.vm.qemu import PROGRAM as QEMU
 from tests.cri.conftest import Client
 from tests.fakes.command import CHECKOUT, Command
 from tests.fakes.patience import PATIENCE

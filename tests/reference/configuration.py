@@ -81,7 +81,9 @@ def _default(key: Key) -> str:
 
 
 def _row(key: Key) -> tuple[str, ...]:
-    values = "; ".join(filter(None, (_type(key.field.annotation), _bounds(key.field))))
+    extra = key.field.json_schema_extra
+    known = _type(Literal[tuple(extra["enum"])]) if isinstance(extra, dict) else ""  # type: ignore[index]
+    values = "; ".join(filter(None, (known or _type(key.field.annotation), _bounds(key.field))))
     at = "reload" if changes.is_live(key.name) else "start"
     default = (
         "that of `policy`" if key.name.startswith("policy.rules.") and not key.field.is_required() else _default(key)

@@ -204,7 +204,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/rootfs/share.py": {"os.open": IMAGES},
     "stage1/rootfs/unmounting.py": {"os.path.realpath": "of the pod's directory, no further"},
     "stage1/rootfs/volumes.py": {"os.readlink": HOST},
-    "stage1/vm/early.py": dict.fromkeys(("open", "os.listdir"), HOST),
+    "stage1/vm/startup.py": dict.fromkeys(("open", "os.listdir"), HOST),
     "stage1/vm/jail.py": dict.fromkeys(
         ("os.path.exists", "os.path.isdir", "os.path.islink", "os.path.realpath", "os.readlink"), EARLY
     ),
@@ -213,7 +213,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/order.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
     "stage1/vm/profiles.py": {"os.path.exists": GUEST},
     "stage1/vm/starter.py": {
-        **dict.fromkeys(("os.access", "os.chown", "os.makedirs", "os.open", "os.path.exists", "os.stat"), EARLY),
+        **dict.fromkeys(("os.access", "os.chown", "os.open", "os.path.exists", "os.stat"), EARLY),
         "os.unlink": TOP,
     },
     "stage1/vm/usage.py": {"files.read": HOST},

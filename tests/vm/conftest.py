@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from stage1.linux import vsock
-from stage1.linux.host import host_facts, which
-from stage1.machine import FILTERS
+from stage1.linux.host import which
+from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
@@ -59,27 +59,27 @@ def probe_initramfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def vm(hypervisor: str, tmp_path: Path, guest_dir: Path, probe_initramfs: Path, jailer: str) -> VmSpec:
     """A VM that this host can run, with two disks whose first bytes say which is which."""
-    on_kvmtool = hypervisor == "kvmtool"
-    choice = choose(hypervisor, host_facts())
+    choice = choose(hypervisor, hypervisors.facts())
     (tmp_path / "system").write_bytes(b"I-am-the-system!".ljust(1 << 20, b"\0"))
     with open(tmp_path / "scratch", "wb") as file:
         file.write(b"I-am-the-scratch")
         file.truncate(64 << 20)
     return VmSpec(
         name="probe",
+        hypervisor=choice.hypervisor,
         binary=choice.binary,
         run_dir=str(tmp_path),
-        kernel=str(guest_dir / ("bzImage" if on_kvmtool else "vmlinux")),
+        kernel=str(guest_dir / choice.hypervisor.kernel),
         initramfs=str(probe_initramfs),
         system_image=str(tmp_path / "system"),
         memory_mib=96,
         vcpus=1,
-        link=_vsock_link() if on_kvmtool else SerialLink(f"{tmp_path}/agent.sock"),
+        link=_vsock_link() if choice.hypervisor.uses_vsock else SerialLink(f"{tmp_path}/agent.sock"),
         scratch=str(tmp_path / "scratch"),
         accel=choice.accel,
         sandbox=choice.sandbox,
         jailer=jailer,
-        filter=str(guest_dir / FILTERS[hypervisor]),
+        filter=str(guest_dir / choice.hypervisor.filter),
     )
 
 

@@ -14,7 +14,7 @@ from stage1.linux import mount, process
 from stage1.vm import kvmtool, qemu
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
 from stage1.vm.starter import ProcessVmm
-from stage1.vm.vmm import VmProcess, is_kvmtool
+from stage1.vm.vmm import VmProcess
 from tests.fakes.patience import PATIENCE
 
 Boot = Callable[[VmSpec], VmProcess]
@@ -61,10 +61,10 @@ def shares(vm: VmSpec, tmp_path: Path) -> Iterator[tuple[Share, ...]]:
     for place in (layers, volumes):
         place.mkdir()
         (place / "hello").write_text(f"hello-{place.name}")
-    if is_kvmtool(vm.binary):
+    if vm.hypervisor is kvmtool.HYPERVISOR:
         mount.bind(str(layers), str(layers), read_only=True)
     yield Share("layers", str(layers), read_only=True), Share("volumes", str(volumes), read_only=False)
-    if is_kvmtool(vm.binary):
+    if vm.hypervisor is kvmtool.HYPERVISOR:
         mount.umount(str(layers), lazy=True)
 
 
@@ -139,7 +139,7 @@ def test_the_kernel_of_an_attended_guest_writes_to_the_log_that_qemu_could_not_o
 
 def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_words(vm: VmSpec) -> None:
     with pytest.raises(VmFailed, match=r"can't open the tap no-such-tap/"):
-        ProcessVmm(early_s=BOOT_S).start(vm._replace(nics=(Nic("no-such-tap/", "02:00:00:00:00:01"),)))
+        ProcessVmm(watch_s=BOOT_S).start(vm._replace(nics=(Nic("no-such-tap/", "02:00:00:00:00:01"),)))
 
 
 def test_the_longest_line_we_allow_arrives_whole(vm: VmSpec, boot: Boot) -> None:
@@ -150,7 +150,7 @@ def test_the_longest_line_we_allow_arrives_whole(vm: VmSpec, boot: Boot) -> None
 
 def _line_bytes(vm: VmSpec) -> int:
     """The kernel's line without words of the test, as long as it may get."""
-    if is_kvmtool(vm.binary):
+    if vm.hypervisor is kvmtool.HYPERVISOR:
         return len(kvmtool._OWN_WORDS) + kvmtool._KEPT_BACK_BYTES + len(kvmtool.kernel_line(vm))
     devices = qemu.argv(vm).count("-device")
     return len(qemu.kernel_line(vm, devices)) + 40 * devices

@@ -27,9 +27,9 @@ from cri.vsock import VsockPort
 from stage1.engine import Host, collect
 from stage1.linux import idmap, mount
 from stage1.linux.cgroup import OURS
-from stage1.linux.host import host_facts
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
 from stage1.rootfs.share import ImageFiles
+from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from stage1.vm.slots import Range
 from stage1.vm.starter import ProcessVmm
@@ -57,7 +57,7 @@ def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
         store = ImageStore(f"{root}/state")
         image = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
         store.close()
-        choice = choose(hypervisor, host_facts())
+        choice = choose(hypervisor, hypervisors.facts())
         host = Host(
             f"{root}/run", str(guest_dir), f"{root}/state", choice, scratch_mib=64, ids=Range(), cgroup_parent=OURS
         )
@@ -78,7 +78,7 @@ async def booted(machine: Machine) -> AsyncIterator[LivePod]:
     given = Pod(id=os.urandom(32).hex(), name="web", hostname="web", memory_mib=128, vcpus=1)
     port = VsockPort(0)
     host = machine.host
-    if host.choice.driver == "kvmtool":
+    if host.choice.hypervisor.name == "kvmtool":
         host = host._replace(vsock_port=port.listen())
     tools = Tools(
         host=host, vmm=ProcessVmm(), consoles=Consoles(), boot_timeout_s=60 * PATIENCE, call_timeout_s=60 * PATIENCE
@@ -119,7 +119,7 @@ def pid_of(pod: LivePod) -> int:
 async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(machine: Machine) -> None:
     async with booted(machine) as pod:
         place = Path("/proc", str(pid_of(pod)))
-        driver = machine.host.choice.driver
+        driver = machine.host.choice.hypervisor.name
         name = {"qemu": "qemu-system-x86_64", "kvmtool": "lkvm"}[driver]
         assert os.path.basename(os.readlink(place / "exe")) == name, "it is the VMM, no wrapper"
         for kind in ("pid", "ipc", "uts", "mnt", "net", "user", "cgroup"):
@@ -153,7 +153,7 @@ async def test_its_root_has_nothing_that_it_could_change_but_its_own(machine: Ma
         writable = {line[4] for line in lines if "rw" in line[5].split(",")}
         assert writable == {scratch, "/vmm", "/proc"}
         assert all("nosuid" in line[5] and ("nodev" in line[5] or line[4] == "/") for line in lines)
-        own = {"kvm", "vhost-vsock"} if machine.host.choice.driver == "kvmtool" else set()
+        own = {"kvm", "vhost-vsock"} if machine.host.choice.hypervisor.name == "kvmtool" else set()
         assert set(os.listdir(root / "dev")) == {"null", "zero", "random", "urandom"} | own
         shown = set(os.listdir(root / pod.directory[1:]))
         assert shown == {"share"}, "no file of the pod's directory that the host reads or follows"

@@ -13,8 +13,9 @@ import pytest
 
 from stage1.errors import VmFailed
 from stage1.linux import vsock
-from stage1.linux.host import host_facts, which
-from stage1.vm.choose import choose, kvmtool_lacks
+from stage1.linux.host import which
+from stage1.vm import hypervisors, kvmtool
+from stage1.vm.choose import choose, lacks
 from stage1.vm.spec import Dax, DaxImage, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -32,8 +33,8 @@ PODS, LARGE = 5, 100 * MIB
 
 @pytest.fixture(autouse=True)
 def _can_run_kvmtool(guest_dir: Path) -> None:
-    if lacks := kvmtool_lacks(host_facts()):
-        pytest.skip("; ".join(lacks))
+    if missing := lacks(kvmtool.HYPERVISOR, hypervisors.facts()):
+        pytest.skip("; ".join(missing))
     if not (guest_dir / "lkvm-shim.so").exists():
         pytest.skip(f"no lkvm-shim.so in {guest_dir}: images/build shim")
 
@@ -113,7 +114,8 @@ def start(tmp_path: Path, guest_dir: Path, probe: Path, results: Path) -> Iterat
         (place / "share").mkdir(parents=True)
         vm = VmSpec(
             name="dax",
-            binary=choose("kvmtool", host_facts()).binary,
+            hypervisor=kvmtool.HYPERVISOR,
+            binary=choose("kvmtool", hypervisors.facts()).binary,
             run_dir=str(place),
             kernel=f"{guest_dir}/bzImage",
             initramfs=f"{tmp_path}/initramfs",

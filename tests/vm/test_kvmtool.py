@@ -15,8 +15,8 @@ import pytest
 
 from stage1.errors import CidTaken
 from stage1.linux import mount, vsock
-from stage1.linux.host import host_facts
-from stage1.vm.choose import choose, kvmtool_lacks
+from stage1.vm import hypervisors, kvmtool
+from stage1.vm.choose import choose, lacks
 from stage1.vm.spec import VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.starter import ProcessVmm
@@ -32,8 +32,8 @@ TAKEN_CID = 4242
 
 @pytest.fixture(autouse=True)
 def _can_run_kvmtool() -> None:
-    if lacks := kvmtool_lacks(host_facts()):
-        pytest.skip("; ".join(lacks))
+    if missing := lacks(kvmtool.HYPERVISOR, hypervisors.facts()):
+        pytest.skip("; ".join(missing))
 
 
 class Place(NamedTuple):
@@ -83,8 +83,8 @@ def place(tmp_path: Path, guest_dir: Path) -> Iterator[Place]:
 
 
 def test_auto_is_kvmtool_here() -> None:
-    choice = choose("auto", host_facts())
-    assert (choice.driver, choice.accel, choice.warning) == ("kvmtool", "kvm", "")
+    choice = choose("auto", hypervisors.facts())
+    assert (choice.hypervisor.name, choice.accel, choice.warning) == ("kvmtool", "kvm", "")
 
 
 def test_the_sample_pod_runs_in_a_vm_of_kvmtool_and_nothing_stays(place: Place) -> None:
@@ -140,7 +140,8 @@ def test_a_vm_whose_context_id_is_taken_at_the_last_moment_gets_another(tmp_path
         assert vsock.choose_cid(TAKEN_CID - vsock.FIRST_CID) == TAKEN_CID + 1
         vm = VmSpec(
             name="taken",
-            binary=choose("kvmtool", host_facts()).binary,
+            hypervisor=kvmtool.HYPERVISOR,
+            binary=choose("kvmtool", hypervisors.facts()).binary,
             run_dir=str(tmp_path),
             kernel=f"{guest_dir}/bzImage",
             initramfs=f"{guest_dir}/initramfs",

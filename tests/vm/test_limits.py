@@ -62,7 +62,7 @@ async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: 
         assert [one.path for one in found.cgroups] == places
         assert places
         seen = counters(pod.directory)
-        on_kvmtool = machine.host.choice.driver == "kvmtool"
+        on_kvmtool = machine.host.choice.hypervisor.name == "kvmtool"
         emulated = machine.host.choice.accel == "tcg" and not on_kvmtool
         overhead = 128 + (16 + 256 if emulated else 2)
         assert int(seen["memory.max"]) == (128 + overhead) * MIB

@@ -20,7 +20,7 @@ from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
-from stage1.linux.host import host_facts
+from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from tests.cri import test_network as cri_network
 from tests.cri.conftest import Registered, VmWorld
@@ -69,7 +69,7 @@ def outer(hypervisor: str, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]
         image = pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config())
         store.close()
         world = VmWorld(Path(root), Registered(image.id, f"{root}/state"), guest_dir)
-        choice = choose(hypervisor, host_facts())
+        choice = choose(hypervisor, hypervisors.facts())
         world.host = world.host._replace(network=net.settings, choice=choice, vsock_port=free_vsock_port())
         try:
             yield world, net

@@ -75,6 +75,6 @@ def test_a_vmm_that_its_filter_ends_is_told_with_the_call(vm: VmSpec, tmp_path: 
     with pytest.raises(
         VmFailed, match=r"code 159: its filter of system calls ended it \(signal 31, SIGSYS\)"
     ) as caught:
-        ProcessVmm(early_s=60.0 * PATIENCE).start(vm._replace(filter=str(lines)))
+        ProcessVmm(watch_s=60.0 * PATIENCE).start(vm._replace(filter=str(lines)))
     if os.access(sigsys.LOG, os.R_OK) and "SIGSYS);" not in str(caught.value):
         assert f" at call {PPOLL} of x86-64; its last lines" in str(caught.value)

@@ -17,8 +17,8 @@ import grpc
 import pytest
 
 from stage1.linux import mount
-from stage1.linux.host import host_facts
-from stage1.vm.choose import kvmtool_lacks
+from stage1.vm import hypervisors, kvmtool
+from stage1.vm.choose import lacks
 from tests.vm.window_node import CALL_S, MIB, Node, make_images
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool, pytest.mark.timeout(1800)]
@@ -30,8 +30,8 @@ LONG = ["sh", "-c", "echo begun; while :; do sleep 1; done"]
 
 @pytest.fixture(autouse=True, scope="module")
 def _can_run_kvmtool(guest_dir: Path) -> None:
-    if lacks := kvmtool_lacks(host_facts()):
-        pytest.skip("; ".join(lacks))
+    if missing := lacks(kvmtool.HYPERVISOR, hypervisors.facts()):
+        pytest.skip("; ".join(missing))
     if not (guest_dir / "lkvm-shim.so").exists():
         pytest.skip(f"no lkvm-shim.so in {guest_dir}: images/build shim")
 

@@ -96,10 +96,12 @@ async def daemon(root: str, state_dir: str) -> None:
     from cri.owner import own
     from cri.store.images import ImageStore
     from stage1.engine import Host
+    from stage1.vm import qemu
     from stage1.vm.choose import Choice
 
     config = parse(f'run_dir = "{root}/run"\nstate_dir = "{state_dir}"\n')
-    host = Host(f"{root}/run", f"{root}/guest", state_dir, Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=16)
+    choice = Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ())
+    host = Host(f"{root}/run", f"{root}/guest", state_dir, choice, scratch_mib=16)
     with own(config):
         await serve(Node(config, host=host, vmm=RemoteVmm(f"{root}/{PATH}"), images=ImageStore(state_dir)))
 

@@ -19,7 +19,7 @@ from cri.store.images import ImageStore
 from cri.translate.sandbox import plain
 from stage1.engine import Host
 from stage1.linux.cgroup import OURS
-from stage1.linux.host import host_facts
+from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from stage1.vm.starter import ProcessVmm
 
@@ -27,7 +27,7 @@ from stage1.vm.starter import ProcessVmm
 def make(path: str, *, dax: bool = True) -> Node:
     """The node of this configuration, which is not open yet."""
     config = configuration.load(path)
-    choice = choose(config.vm.hypervisor, host_facts())
+    choice = choose(config.vm.hypervisor, hypervisors.facts())
     host = Host(
         run_dir=config.run_dir,
         guest_dir=config.guest_dir,

@@ -23,7 +23,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.engine import Host
-from stage1.linux.host import host_facts
+from stage1.vm import hypervisors
 from stage1.vm.choose import Choice, choose
 from tests.cri.conftest import Client
 from tests.fakes.patience import PATIENCE
@@ -97,7 +97,7 @@ def guest_dir() -> Path:
 async def place(way: Way) -> AsyncIterator[Place]:
     """Kills all VMs in the end."""
     guest = guest_dir()
-    choice = choose(way.hypervisor, host_facts())
+    choice = choose(way.hypervisor, hypervisors.facts())
     with tempfile.TemporaryDirectory(prefix="cpd", dir="/tmp") as directory:
         store = ImageStore(f"{directory}/state")
         image = await pull(store, f"oci:{guest}/sample:sample", config=Config())

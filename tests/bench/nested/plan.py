@@ -38,6 +38,7 @@ def variants(system_bytes: int, systemd_bytes: int, *, with_lkvm: bool) -> list[
 def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
     return VmSpec(
         name="bench",
+        hypervisor=kvmtool.HYPERVISOR if isinstance(link, VsockLink) else qemu.HYPERVISOR,
         binary=binary,
         run_dir="/run",
         kernel=f"{GUEST}/{kernel}",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stage1.errors import NotFound
+from stage1.vm import kvmtool, qemu
 from tests.bench.lib import density_plots, footprint, in_lab
 from tests.bench.lib.journal import Journal
 from tests.lab.state import LabError
@@ -90,14 +91,14 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     made = Lab()
     monkeypatch.setattr(in_lab, "run", made.run)
     monkeypatch.setattr(in_lab, "RESULTS", tmp_path)
-    monkeypatch.setattr(bench, "host_facts", lambda: None)
+    monkeypatch.setattr(bench.hypervisors, "facts", lambda: None)
     monkeypatch.setattr(bench, "choose", lambda wanted, _: _Driver(wanted))
     return made
 
 
 class _Driver:
     def __init__(self, wanted: str) -> None:
-        self.driver = "qemu" if wanted == "auto" else wanted
+        self.hypervisor = {"kvmtool": kvmtool, "qemu": qemu, "auto": qemu}[wanted].HYPERVISOR
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,15 @@ from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
 from stage1.errors import PodError, Unsupported
-from stage1.linux.host import HostFacts
+from stage1.linux.host import HostFacts, Program
 from stage1.net import networks
 from stage1.net.settings import Default, Settings
 from stage1.vm.choose import choose
 from stage1.vm.needs import Needs
 from stage1.vm.slots import Range
 
-HOST = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
+LKVM, QEMU = Program("/l/lkvm"), Program("/q/qemu-system-x86_64")
+HOST = HostFacts(cpu_virtualization="vmx", programs={"kvmtool": LKVM, "qemu": QEMU})
 GOOD = Facts(
     host=HOST,
     choice=choose("auto", HOST),
@@ -51,9 +52,13 @@ def disk(*, free: int, used: int, size: int, overcommit: float = 0, allocate: bo
     return GOOD._replace(free_bytes=free * GIB, layers=layers, storage=(overcommit, allocate, reserve))
 
 
-def host(**changes: str | bool) -> Facts:
+NO_LKVM = Program(lack="lkvm is not on PATH", remedy="install kvmtool yourself")
+NO_QEMU = Program(lack="qemu-system-x86_64 is not on PATH", remedy="apt install qemu-system-x86")
+
+
+def host(*, kvmtool: Program = LKVM, qemu: Program = QEMU, **changes: str | bool) -> Facts:
     """A good host but for these facts, with the choice that follows from them."""
-    changed = HOST._replace(**changes)  # type: ignore[arg-type]
+    changed = HOST._replace(programs={"kvmtool": kvmtool, "qemu": qemu}, **changes)  # type: ignore[arg-type]
     try:
         return GOOD._replace(host=changed, choice=choose("auto", changed))
     except PodError as error:
@@ -78,14 +83,20 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (pool(7), "warm pool", OK, "7 VMs", ""),
         (pool(1, available_mib=227), "warm pool", WARN, "none is booted now: 227 MiB", "end something"),
         (pool(1, available_mib=228), "warm pool", OK, "1 VMs", ""),
-        (pool(2)._replace(choice=None), "warm pool", WARN, "without a hypervisor", "QEMU"),
+        (pool(2)._replace(choice=None), "warm pool", WARN, "without a hypervisor", "hypervisors"),
         (GOOD._replace(config_error="f:3: no such key"), "configuration", FAIL, "f:3: no such key", "mend"),
         (host(cpu_virtualization=""), "KVM", WARN, "neither vmx nor svm", "firmware"),
         (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "run as root"),
         (host(kvm_error="No such file or directory"), "KVM", WARN, "/dev/kvm: No such", "modprobe kvm_intel"),
         (host(kvm_error="Device or resource busy"), "KVM", WARN, "/dev/kvm: Device", "end the other hypervisor"),
-        (host(lkvm_static=True), "lkvm", WARN, "/l/lkvm is linked statically, so guests have copies", "-static"),
-        (host(lkvm_old=True), "lkvm", WARN, "/l/lkvm is too old: it has no option --vsock", "install a newer kvmtool"),
+        (
+            host(kvmtool=LKVM._replace(flaw="it is static", remedy="-static")),
+            "kvmtool",
+            WARN,
+            "it is static",
+            "-static",
+        ),
+        (host(kvmtool=Program("/l/lkvm", "too old", remedy="a newer")), "kvmtool", WARN, "too old", "a newer"),
         (host(kvm_error="x", cpu_virtualization="svm"), "KVM", WARN, "/dev/kvm: x", "modprobe kvm_amd"),
         (host(vsock_error="No such file"), "vsock", WARN, "No such file", "modprobe vhost_vsock"),
         (
@@ -96,17 +107,29 @@ def test_a_good_host_has_nothing_to_mend() -> None:
             "never started with less",
         ),
         (GOOD._replace(confinement=Needs(weaker="no fence")), "confinement", WARN, "no fence", "Landlock"),
-        (host(lkvm=""), "confinement", WARN, "/q/qemu-system-x86_64 was built without seccomp", "Debian's QEMU"),
-        (host(lkvm="", qemu_sandbox=True), "confinement", OK, "no privileges on this host, and only their own", ""),
-        (host(lkvm=""), "lkvm", WARN, "not on PATH", "install kvmtool"),
-        (host(qemu=""), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
-        (host(qemu="", lkvm=""), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),
-        (host(qemu="", lkvm=""), "hypervisor", FAIL, "kvmtool can't run either", ""),
-        (host(lkvm=""), "hypervisor", OK, "qemu with kvm: lkvm is not on PATH", ""),
+        (
+            host(kvmtool=NO_LKVM),
+            "confinement",
+            WARN,
+            "/q/qemu-system-x86_64 was built without seccomp",
+            "Debian's QEMU",
+        ),
+        (
+            host(kvmtool=NO_LKVM, qemu=QEMU._replace(sandbox=True)),
+            "confinement",
+            OK,
+            "no privileges on this host, and only their own",
+            "",
+        ),
+        (host(kvmtool=NO_LKVM), "kvmtool", WARN, "not on PATH", "install kvmtool"),
+        (host(qemu=NO_QEMU), "QEMU", WARN, "not on PATH", "apt install qemu-system-x86"),
+        (host(kvmtool=NO_LKVM, qemu=NO_QEMU), "QEMU", FAIL, "not on PATH", "apt install qemu-system-x86"),
+        (host(kvmtool=NO_LKVM, qemu=NO_QEMU), "hypervisor", FAIL, "kvmtool can't run here: lkvm is not on PATH", ""),
+        (host(kvmtool=NO_LKVM), "hypervisor", OK, "qemu with kvm: lkvm is not on PATH", ""),
         (host(cpu_virtualization=""), "hypervisor", WARN, "isolation is by emulation and slow", ""),
         (host(machine="riscv64"), "hypervisor", FAIL, "riscv64", ""),
         (GOOD._replace(guest_files=("vmlinux",)), "kernel image", FAIL, "/g/bzImage", "clearpod images build"),
-        (host(lkvm="")._replace(guest_files=()), "kernel image", FAIL, "/g/vmlinux", "clearpod images build"),
+        (host(kvmtool=NO_LKVM)._replace(guest_files=()), "kernel image", FAIL, "/g/vmlinux", "clearpod images build"),
         (GOOD._replace(guest_files=()), "initramfs", FAIL, "/g/initramfs", "clearpod images build"),
         (GOOD._replace(guest_files=()), "system image", FAIL, "/g/system.erofs", "clearpod images build"),
         (GOOD._replace(tools=()), "skopeo", FAIL, "pulls images", "apt install skopeo"),

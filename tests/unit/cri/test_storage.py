@@ -16,6 +16,7 @@ from cri.translate import sandbox
 from stage1.engine import Host
 from stage1.errors import BadRequest, DiskFailed, NoSpace, PodError
 from stage1.pod.model import Pod
+from stage1.vm import qemu
 from stage1.vm.choose import Choice
 from tests.fakes.small_disk import small_disk
 
@@ -52,7 +53,7 @@ def test_pods_are_promised_no_more_than_is_allowed(
 
 def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path) -> None:
     config = parse(f'state_dir = "{tmp_path}"\n[storage]\novercommit = 1')
-    host = Host(str(tmp_path), "/g", str(tmp_path), Choice("qemu", "tcg", "/bin/true", "", ()), scratch_mib=64)
+    host = Host(str(tmp_path), "/g", str(tmp_path), Choice(qemu.HYPERVISOR, "tcg", "/bin/true", "", ()), scratch_mib=64)
     storage, pod = Storage(config, host), Pod("1" * 64, "web")
     assert storage.is_bound
     sizes = [storage.size_of(one) for one in (pod, pod._replace(scratch_mib=16), pod._replace(host=("network",)))]

@@ -14,11 +14,12 @@ from stage1.linux import mount, namespace
 from stage1.net import spare
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
+from stage1.vm import qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Nic
 from tests.fakes.cni import FakeCni
 
-QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
 
 
 @pytest.fixture

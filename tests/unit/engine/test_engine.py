@@ -14,7 +14,7 @@ from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import mount
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.rootfs import export
-from stage1.vm import mapping
+from stage1.vm import kvmtool, mapping, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import Dax, DaxImage, SerialLink, VmSpec, VsockLink
 from stage1.vm.vmm import VmProcess
@@ -23,7 +23,7 @@ from tests.fakes.guest import FakeVmm
 
 POD = Pod(id="5e" * 32, name="web", hostname="web-0", dns_servers=("10.0.0.1",))
 CONTAINER = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("true",)))
-QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
 
 
 @pytest.fixture
@@ -229,15 +229,16 @@ def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
 ) -> None:
     seed = int(POD.id[:8], 16)
     monkeypatch.setattr(machine.vsock, "choose_cid", lambda seen: 77 if seen == seed else 0)
-    kvmtool = host._replace(choice=QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm"), vsock_port=99)
-    prepared = engine.prepare(POD, kvmtool)
+    choice = QEMU._replace(hypervisor=kvmtool.HYPERVISOR, accel="kvm", binary="/usr/bin/lkvm")
+    lkvm = host._replace(choice=choice, vsock_port=99)
+    prepared = engine.prepare(POD, lkvm)
     try:
         assert prepared.vm.link == VsockLink(77, 99)
         assert prepared.vm.kernel.endswith("bzImage")
         with pytest.raises(NotFound, match=r"has no virtual machine"):
-            engine.find_link(prepared.directory, kvmtool)
+            engine.find_link(prepared.directory, lkvm)
         engine.boot(prepared, DeadVmm())
-        assert engine.find_link(prepared.directory, kvmtool) == VsockLink(77, 99)
+        assert engine.find_link(prepared.directory, lkvm) == VsockLink(77, 99)
     finally:
         engine.collect(prepared.directory)
 
@@ -258,11 +259,11 @@ def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
     host: engine.Host, monkeypatch: pytest.MonkeyPatch, window_mib: int
 ) -> None:
     monkeypatch.setattr(machine.vsock, "choose_cid", lambda _: 77)
-    choice = QEMU._replace(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm")
-    kvmtool = host._replace(choice=choice, vsock_port=99)
-    static = kvmtool._replace(choice=choice._replace(preload=False))
+    choice = QEMU._replace(hypervisor=kvmtool.HYPERVISOR, accel="kvm", binary="/usr/bin/lkvm")
+    lkvm = host._replace(choice=choice, vsock_port=99)
+    static = lkvm._replace(choice=choice._replace(preload=False))
     pod = POD._replace(window_mib=window_mib)
-    for driver, is_built in ((kvmtool, False), (kvmtool, True), (static, True), (host, True)):
+    for driver, is_built in ((lkvm, False), (lkvm, True), (static, True), (host, True)):
         if is_built:
             Path(host.guest_dir, "lkvm-shim.so").write_bytes(b"x")
         prepared = engine.prepare(pod, driver)
@@ -271,7 +272,7 @@ def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
         system = DaxImage(f"{host.guest_dir}/system.erofs", 1)
         socket = f"{prepared.directory}/dax.sock"
         dax = Dax(f"{host.guest_dir}/lkvm-shim.so", (system,), window_mib << 20, socket)
-        assert prepared.vm.dax == (dax if driver is kvmtool and is_built else None)
+        assert prepared.vm.dax == (dax if driver is lkvm and is_built else None)
         assert window == (Window(window_mib << 20) if prepared.vm.dax and window_mib else None)
 
 

@@ -13,12 +13,13 @@ from stage1.errors import NotFound
 from stage1.linux import mount
 from stage1.pod import oci
 from stage1.pod.model import Container, Pod, Process
+from stage1.vm import kvmtool, qemu
 from stage1.vm.choose import Choice
 
 POD = Pod(id="5e" * 32, name="web", hostname="web-0", profile="systemd")
 MACHINE = "5e" * 16
 CONTAINER = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("true",)))
-QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_profile_has_its_own_initramfs_and_system_image(host: engine.Host) -> 
 
 def test_by_dax_it_is_the_profiles_image_that_is_mapped(host: engine.Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.vsock, "choose_cid", lambda seed: 77)
-    lkvm = Choice(driver="kvmtool", accel="kvm", binary="/usr/bin/lkvm", warning="", reasons=(), preload=True)
+    lkvm = Choice(kvmtool.HYPERVISOR, "kvm", "/usr/bin/lkvm", "", ())
     prepared = engine.prepare(POD, host._replace(choice=lkvm))
     engine.collect(prepared.directory)
     assert prepared.vm.dax is not None

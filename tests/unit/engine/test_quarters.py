@@ -18,7 +18,7 @@ from stage1.linux.idmap import Extent
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import Container, IdMap, Mount, Pod, Process
 from stage1.rootfs import owners
-from stage1.vm import limits, slots
+from stage1.vm import limits, qemu, slots
 from stage1.vm.choose import Choice
 from stage1.vm.slots import Range
 from stage1.vm.spec import VmSpec
@@ -27,7 +27,7 @@ from tests.fakes.guest import FakeVmm
 
 POD = Pod(id="5e" * 32, name="web", memory_mib=128, vcpus=2)
 CONTAINER = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("true",)))
-QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
 FIRST = 0x60000000
 """Outside of the ids that pods of this machine may have."""
 PARENT = "clearpod-test"
@@ -197,7 +197,7 @@ def test_a_vmm_is_in_the_cgroup_that_was_made_for_its_pod(host: engine.Host, mad
         assert {f"{place}/{name}" for place in set(map(os.path.realpath, made.values()))} <= {
             os.path.realpath(path) for path in prepared.vm.cgroups
         }
-        assert prepared.vm.cgroup_note == ""
+        assert prepared.cgroup_note == ""
         assert sorted(quarters.cgroups(prepared.directory)) == sorted(prepared.vm.cgroups)
         elsewhere = [path for path in prepared.vm.cgroups if f"/{PARENT_OF_POD}/" not in path]
         assert all(f"/{PARENT}/" in path for path in elsewhere)

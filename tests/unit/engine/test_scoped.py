@@ -15,13 +15,13 @@ from stage1 import engine, quarters
 from stage1.errors import Unavailable
 from stage1.linux import cgroup, dbus, podcgroup, scope
 from stage1.pod.model import Pod
-from stage1.vm import limits
+from stage1.vm import limits, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import VmProcess
 
 POD = Pod(id="7a" * 32, name="web", memory_mib=128, cgroup_parent="clearpodtest-pod1.slice")
-QEMU = Choice(driver="qemu", accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
+QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
 WHERE = "clearpodtest.slice/clearpodtest-pod1.slice"
 UNIT = f"clearpod-{POD.id}.scope"
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not cgroup.limited(), reason="needs cgroups that can be written")
@@ -133,7 +133,7 @@ def test_a_slice_without_room_has_no_scope_and_the_pod_says_so(host: engine.Host
         Path(path).write_text(str(64 << 20))
     prepared = engine.prepare(POD._replace(limit_bytes=64 << 20), host)
     try:
-        assert "overhead.podFixed.memory" in prepared.vm.cgroup_note
+        assert "overhead.podFixed.memory" in prepared.cgroup_note
         engine.boot(prepared, Looking())
         assert [path for path in prepared.vm.cgroups if scope.of(path) or "/clearpodtest/" not in path] == []
     finally:

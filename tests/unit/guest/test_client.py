@@ -15,6 +15,7 @@ from stage1.errors import AgentFailed, KernelError, TimedOut, VmFailed
 from stage1.guest import messages as m
 from stage1.guest.client import GuestClient, accept_factory, unix_factory
 from stage1.guest.link import DataSeen, EventSeen
+from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, Share, VmSpec
 from tests.fakes.guest import FakeGuest, FakeVmm, Faults
 
@@ -172,8 +173,9 @@ def test_the_guest_may_connect_to_us_instead(tmp_path: Path) -> None:
 def vm_spec(tmp_path: Path) -> VmSpec:
     (tmp_path / "containers/c").mkdir(parents=True)
     return VmSpec(
-        name="vm", binary="/none", run_dir=str(tmp_path), kernel="", initramfs="", system_image="", memory_mib=64,
-        vcpus=1, link=SerialLink(str(tmp_path / "agent.sock")), shares=(Share("volumes", str(tmp_path), False),),
+        name="vm", hypervisor=qemu.HYPERVISOR, binary="/none", run_dir=str(tmp_path), kernel="", initramfs="",
+        system_image="", memory_mib=64, vcpus=1, link=SerialLink(str(tmp_path / "agent.sock")),
+        shares=(Share("volumes", str(tmp_path), False),),
     )  # fmt: skip
 
 

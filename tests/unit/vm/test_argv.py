@@ -12,7 +12,7 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.vm import host, kvmtool, qemu
-from stage1.vm.choose import Choice
+from stage1.vm.host import HostPod
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,6 +21,7 @@ VSOCK = VsockLink(4711, 1024)
 
 QEMU = VmSpec(
     name="clearpod-0123",
+    hypervisor=qemu.HYPERVISOR,
     binary="/usr/bin/qemu-system-x86_64",
     run_dir=POD,
     kernel="/g/vmlinux",
@@ -31,7 +32,9 @@ QEMU = VmSpec(
     link=SerialLink(f"{POD}/agent.sock"),
     sandbox=True,
 )
-LKVM = QEMU._replace(binary="/usr/local/bin/lkvm", kernel="/g/bzImage", link=VSOCK, accel="kvm")
+LKVM = QEMU._replace(
+    hypervisor=kvmtool.HYPERVISOR, binary="/usr/local/bin/lkvm", kernel="/g/bzImage", link=VSOCK, accel="kvm"
+)
 SHARES = (
     Share("layers", f"{POD}/share/layers", read_only=True),
     Share("volumes", f"{POD}/share/volumes", read_only=False),
@@ -41,14 +44,11 @@ SYSTEM = DaxImage("/g/system.erofs", 6 << 20)
 DAX = Dax("/g/lkvm-shim.so", (SYSTEM,))
 WINDOW = Dax("/g/lkvm-shim.so", (SYSTEM, DaxImage("/i/app.erofs", 4096)), 256 << 20, f"{POD}/dax.sock")
 CGROUP = "/sys/fs/cgroup/kubepods/clearpod-0123"
-CRUN = Choice("host", "none", "/usr/bin/crun", "", ())
 
 
-def on_host(*namespaces: str, **changes: Any) -> VmSpec:
+def on_host(*namespaces: str, **more: Any) -> HostPod:
     """A pod that has these namespaces of the host."""
-    made = host.spec("clearpod-0123", POD, agent="/g/agent", choice=CRUN, namespaces=namespaces)
-    assert made.host is not None
-    return made._replace(cgroup=CGROUP, **changes)
+    return HostPod("clearpod-0123", "/g/agent", POD, "/usr/bin/crun", CGROUP, namespaces, **more)
 
 
 ALL = {
@@ -94,10 +94,8 @@ def lines(argv: list[str]) -> str:
     return text + "\n"
 
 
-def argv_of(vm: VmSpec) -> list[str]:
-    if vm.host:
-        return host.argv(vm)
-    return kvmtool.argv(vm) if vm.binary.endswith("lkvm") else qemu.argv(vm)
+def argv_of(vm: VmSpec | HostPod) -> list[str]:
+    return host.argv(vm) if isinstance(vm, HostPod) else vm.hypervisor.argv(vm)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every branch of the choice of a hypervisor."""
 
+from pathlib import Path
+
 import pytest
 
 from stage1.errors import BadRequest, NotFound
-from stage1.linux.host import HostFacts
-from stage1.vm.choose import SLOW, choose, on_host
+from stage1.linux.host import HostFacts, Program
+from stage1.vm import kvmtool, qemu
+from stage1.vm.choose import SLOW, choose, crun
 
-FULL = HostFacts(cpu_virtualization="vmx", lkvm="/l/lkvm", qemu="/q/qemu-system-x86_64")
-NO_CPU = FULL._replace(cpu_virtualization="")
-NO_KVM = FULL._replace(kvm_error="Permission denied")
-NO_VSOCK = FULL._replace(vsock_error="No such file or directory")
-NO_LKVM = FULL._replace(lkvm="")
-NO_QEMU = FULL._replace(qemu="")
+LKVM, EMULATOR = Program("/l/lkvm"), Program("/q/qemu-system-x86_64")
+NONE = Program(lack="it is not on PATH", remedy="install it")
+
+
+def host(kvmtool: Program = LKVM, qemu: Program = EMULATOR, **more: str) -> HostFacts:
+    """A host with all that is needed, but for these facts."""
+    return HostFacts(**{"cpu_virtualization": "vmx", "programs": {"kvmtool": kvmtool, "qemu": qemu}, **more})  # type: ignore[arg-type]
+
+
+FULL, NO_LKVM, NO_QEMU = host(), host(kvmtool=NONE), host(qemu=NONE)
+NO_CPU = host(cpu_virtualization="")
+NO_KVM = host(kvm_error="Permission denied")
+NO_VSOCK = host(vsock_error="No such file or directory")
 
 
 @pytest.mark.parametrize(
     ("wanted", "facts", "driver", "accel", "reason"),
     [
-        ("auto", FULL, "kvmtool", "kvm", "lkvm, KVM and vhost-vsock are here"),
-        ("auto", FULL._replace(cpu_virtualization="svm"), "kvmtool", "kvm", "lkvm"),
-        ("auto", NO_QEMU, "kvmtool", "kvm", "lkvm"),
-        ("auto", NO_LKVM, "qemu", "kvm", "lkvm is not on PATH"),
+        ("auto", FULL, "kvmtool", "kvm", "kvmtool with KVM"),
+        ("auto", FULL._replace(cpu_virtualization="svm"), "kvmtool", "kvm", "KVM"),
+        ("auto", NO_QEMU, "kvmtool", "kvm", "KVM"),
+        ("auto", NO_LKVM, "qemu", "kvm", "it is not on PATH (install it)"),
         (
             "auto",
             NO_VSOCK,
@@ -31,18 +41,18 @@ NO_QEMU = FULL._replace(qemu="")
         ),
         ("auto", NO_CPU, "qemu", "tcg", "the CPU shows neither vmx nor svm"),
         ("auto", NO_KVM, "qemu", "tcg", "/dev/kvm: Permission denied"),
-        ("kvmtool", FULL, "kvmtool", "kvm", "lkvm"),
+        ("kvmtool", FULL, "kvmtool", "kvm", "kvmtool was asked for"),
         ("qemu", FULL, "qemu", "kvm", "QEMU was asked for"),
         ("qemu", NO_CPU, "qemu", "tcg", "the CPU shows neither vmx nor svm"),
-        ("qemu", NO_KVM._replace(lkvm=""), "qemu", "tcg", "emulation (TCG)"),
+        ("qemu", host(kvmtool=NONE, kvm_error="x"), "qemu", "tcg", "emulation (TCG)"),
     ],
 )
 def test_the_best_that_runs_here_is_chosen_and_says_why(
     wanted: str, facts: HostFacts, driver: str, accel: str, reason: str
 ) -> None:
     choice = choose(wanted, facts)
-    assert (choice.driver, choice.accel) == (driver, accel)
-    assert choice.binary == (facts.lkvm if driver == "kvmtool" else facts.qemu)
+    assert (choice.hypervisor.name, choice.accel) == (driver, accel)
+    assert choice.binary == facts.programs[driver].path
     assert reason in "\n".join(choice.reasons)
     assert choice.warning == (SLOW if accel == "tcg" else "")
     assert len(set(choice.reasons)) == len(choice.reasons)
@@ -51,30 +61,20 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
 @pytest.mark.parametrize(
     ("wanted", "facts", "error", "sentence"),
     [
-        ("kvmtool", NO_LKVM, NotFound, r"kvmtool can't run here: lkvm is not on PATH \(.*install kvmtool yourself\)$"),
+        ("kvmtool", NO_LKVM, NotFound, r"kvmtool can't run here: it is not on PATH \(install it\)$"),
         ("kvmtool", NO_CPU, NotFound, "neither vmx nor svm"),
         ("kvmtool", NO_KVM, NotFound, "/dev/kvm: Permission denied"),
         ("kvmtool", NO_VSOCK, NotFound, "modprobe vhost_vsock"),
-        (
-            "kvmtool",
-            FULL._replace(lkvm_old=True),
-            NotFound,
-            r"run here: /l/lkvm is too old: it has no option --vsock \(",
-        ),
+        ("kvmtool", host(kvmtool=Program("/l/lkvm", "it is too old")), NotFound, "run here: it is too old"),
         ("kvmtool", FULL._replace(kvm_error="Device or resource busy"), NotFound, "busy .end the other hypervisor"),
         (
             "kvmtool",
-            HostFacts(kvm_error="x", vsock_error="y"),
+            host(kvmtool=NONE, cpu_virtualization="", kvm_error="x", vsock_error="y"),
             NotFound,
-            "lkvm.*; the CPU.*; /dev/kvm.*; /dev/vhost",
+            "not on PATH.*; the CPU.*; /dev/kvm.*; /dev/vhost",
         ),
-        ("qemu", NO_QEMU, NotFound, "apt install qemu-system-x86$"),
-        (
-            "auto",
-            NO_QEMU._replace(lkvm=""),
-            NotFound,
-            "apt install qemu-system-x86 .kvmtool can't run either: lkvm",
-        ),
+        ("qemu", NO_QEMU, NotFound, "QEMU can't run here: it is not on PATH"),
+        ("auto", host(NONE, NONE), NotFound, "kvmtool can't run here: .*; QEMU can't run here: "),
         ("xen", FULL, BadRequest, "no hypervisor 'xen'; it is auto, kvmtool or qemu"),
         ("", FULL, BadRequest, "no hypervisor ''"),
         ("auto", FULL._replace(machine="aarch64"), BadRequest, "x86_64 only, and this machine is aarch64"),
@@ -87,21 +87,56 @@ def test_what_can_not_run_is_refused_with_the_way_to_mend_it(
         choose(wanted, facts)
 
 
+def _sandboxed(facts: HostFacts, able: bool) -> HostFacts:
+    return facts._replace(programs={**facts.programs, "qemu": EMULATOR._replace(sandbox=able)})
+
+
 @pytest.mark.parametrize("facts", [NO_LKVM, NO_CPU])
 @pytest.mark.parametrize("able", [True, False])
 def test_qemu_is_asked_to_confine_itself_if_it_was_built_so(facts: HostFacts, able: bool) -> None:
-    assert choose("qemu", facts._replace(qemu_sandbox=able)).sandbox is able
-    assert not choose("auto", FULL._replace(qemu_sandbox=able)).sandbox, "kvmtool has no such thing"
+    assert choose("qemu", _sandboxed(facts, able)).sandbox is able
+    assert not choose("auto", _sandboxed(FULL, able)).sandbox, "kvmtool has no such thing"
 
 
 def test_a_static_lkvm_is_used_without_what_would_be_preloaded() -> None:
-    assert choose("auto", FULL).preload
-    choice = choose("auto", FULL._replace(lkvm_static=True))
-    assert (choice.driver, choice.preload) == ("kvmtool", False)
+    assert choose("auto", FULL).has_dax
+    choice = choose("auto", host(kvmtool=LKVM._replace(preload=False)))
+    assert (choice.hypervisor, choice.has_dax) == (kvmtool.HYPERVISOR, False)
+    assert not choose("qemu", FULL).has_dax
+
+
+def _elf(*, is_static: bool, text: bytes = b"") -> bytes:
+    """An ELF file with one program header, of the dynamic loader unless it is static."""
+    head = b"\x7fELF\x02".ljust(32, b"\0") + (64).to_bytes(8, "little") + b"\0" * 14
+    return (
+        head + (56).to_bytes(2, "little") + b"\1\0" + b"\0" * 6 + bytes([1 if is_static else 3]).ljust(56, b"\0") + text
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "has_lack", "has_flaw", "preload"),
+    [
+        (_elf(is_static=False, text=b"/dev/vhost-vsock"), False, False, True),
+        (_elf(is_static=True, text=b"/dev/vhost-vsock"), False, True, False),
+        (_elf(is_static=False), True, False, True),
+        (b"#!/bin/sh\n", False, False, True),
+    ],
+)
+def test_an_lkvm_is_looked_into(tmp_path: Path, content: bytes, has_lack: bool, has_flaw: bool, preload: bool) -> None:
+    (tmp_path / "lkvm").write_bytes(content)
+    found = kvmtool.examine(str(tmp_path / "lkvm"))
+    assert (bool(found.lack), bool(found.flaw), found.preload) == (has_lack, has_flaw, preload)
+    assert bool(found.remedy) is (has_lack or has_flaw)
+
+
+def test_a_program_that_is_not_on_path_is_a_lack_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for driver, package in ((kvmtool, "kvmtool"), (qemu, "qemu-system-x86")):
+        found = driver.find()
+        assert not found.path and "not on PATH" in found.lack and package in found.remedy
 
 
 def test_pods_on_the_host_need_crun_and_nothing_else() -> None:
-    bare = HostFacts(crun="/c/crun")
-    assert on_host(bare)[:3] == ("host", "none", "/c/crun")
+    assert crun(HostFacts(crun="/c/crun")) == "/c/crun"
     with pytest.raises(NotFound, match="crun, which is not on PATH: apt install crun"):
-        on_host(FULL)
+        crun(FULL)

@@ -87,7 +87,19 @@ def test_the_shim_gets_the_windows_socket_where_there_is_a_jail() -> None:
 
 
 def test_kvmtool_is_told_which_disk_is_the_pods_where_the_shim_is() -> None:
-    vm = VmSpec("v", "/b/lkvm", "/run/pod", "/k", "/i", "/s", 128, 1, VsockLink(9, 1), scratch="/state/pod.img")
+    vm = VmSpec(
+        "v",
+        kvmtool.HYPERVISOR,
+        "/b/lkvm",
+        "/run/pod",
+        "/k",
+        "/i",
+        "/s",
+        128,
+        1,
+        VsockLink(9, 1),
+        scratch="/state/pod.img",
+    )
     shim = Dax("/g/lkvm-shim.so", (SYSTEM,))
     assert kvmtool.environment(vm._replace(dax=shim))["CLEARPOD_DISK"] == "/state/pod.img"
     for other in (vm, vm._replace(dax=shim, scratch="")):

@@ -17,7 +17,8 @@ import pytest
 from stage1.errors import VmFailed
 from stage1.linux import mount, namespace, process, tun
 from stage1.linux.idmap import Extent
-from stage1.vm import jail, needs, starter
+from stage1.vm import jail, kvmtool, needs, qemu
+from stage1.vm.hypervisor import Listener
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -45,7 +46,9 @@ def vm(tmp_path: Path, jailer: str) -> VmSpec:
     files = (f"{pod}/kernel", f"{pod}/initramfs", f"{pod}/system")
     link = SerialLink(f"{pod}/agent.sock")
     binary = f"{pod}/bin/qemu"
-    return VmSpec("n", binary, str(pod), *files, 64, 1, link, shares, f"{pod}/scratch", ids=IDS, jailer=jailer)
+    return VmSpec(
+        "n", qemu.HYPERVISOR, binary, str(pod), *files, 64, 1, link, shares, f"{pod}/scratch", ids=IDS, jailer=jailer
+    )
 
 
 Start = Callable[..., VmProcess]
@@ -59,7 +62,7 @@ def start(vm: VmSpec) -> Iterator[Start]:
     def start(script: str, **changes: object) -> VmProcess:
         Path(vm.binary).write_text(f"#!/bin/sh\ncd ${{0%/bin/*}}\n{script}\n")
         os.chmod(vm.binary, 0o755)
-        started.append(ProcessVmm(early_s=0).start(vm._replace(**changes)))  # type: ignore[arg-type]
+        started.append(ProcessVmm(watch_s=0).start(vm._replace(**changes)))  # type: ignore[arg-type]
         return started[-1]
 
     yield start
@@ -267,7 +270,7 @@ def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, run: Ru
 def test_its_memory_has_huge_pages_only_if_that_was_asked_for(vm: VmSpec, huge_pages: bool, allowed: str) -> None:
     Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
     os.chmod(vm.binary, 0o755)
-    started = ProcessVmm(early_s=0, huge_pages=huge_pages).start(vm)
+    started = ProcessVmm(watch_s=0, huge_pages=huge_pages).start(vm)
     try:
         assert f"THP_enabled:\t{allowed}\n" in Path(f"/proc/{started.pid}/status").read_text()
         assert "THP_enabled:\t1\n" in Path("/proc/self/status").read_text()
@@ -337,10 +340,8 @@ def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
     assert writable == [b"w" + vm.scratch.encode()]
     assert f"w{vm.run_dir}".encode() not in words and f"r{vm.run_dir}".encode() not in words
     dax = Dax("/lib/shim.so", (DaxImage(vm.system_image, 4096),), 4096, "/x/dax.sock")
-    on_kvmtool = vm._replace(binary="/usr/bin/lkvm", dax=dax)
-    assert (
-        starter.listener_path(on_kvmtool) == "/x/dax.sock" and starter.listener_path(vm) == f"{vm.run_dir}/agent.sock"
-    )
+    assert kvmtool.HYPERVISOR.listener(vm._replace(dax=dax)) == Listener("/x/dax.sock", is_packets=True)
+    assert qemu.HYPERVISOR.listener(vm) == Listener(f"{vm.run_dir}/agent.sock", is_packets=False)
 
 
 def test_no_rule_of_landlock_lets_more_be_changed_than_is_to_be(vm: VmSpec) -> None:
@@ -371,8 +372,10 @@ def test_a_vmm_that_shall_end_with_us_does_so_and_no_sooner(vm: VmSpec, path: st
     Path(vm.binary).write_text("#!/bin/sh\nexec sleep 60\n")
     os.chmod(vm.binary, 0o755)
     code = (
-        "import sys, time\nfrom stage1.vm.spec import *\nfrom stage1.vm.starter import ProcessVmm\n"
-        f"vm = ProcessVmm(ends_with_us=True).start({vm!r})\n"
+        "import sys, time\nfrom stage1.linux.idmap import Extent\nfrom stage1.vm import qemu\n"
+        "from stage1.vm.spec import *\nfrom stage1.vm.starter import ProcessVmm\n"
+        f"vm = {vm._replace(hypervisor=None)!r}._replace(hypervisor=qemu.HYPERVISOR)\n"  # type: ignore[arg-type]
+        "vm = ProcessVmm(ends_with_us=True).start(vm)\n"
         "time.sleep(0.3)\nprint(vm.pid, vm.start_time, vm.alive(), flush=True)\ntime.sleep(60)"
     )
     environment = {"PYTHONPATH": os.getcwd(), **({"PATH": path} if path else {})}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import VmFailed
+from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 
@@ -23,13 +24,14 @@ MOST = 120
 STARTER = """
 import os, sys, time
 from stage1.linux.idmap import Extent
+from stage1.vm import qemu
 from stage1.vm.spec import *
 from stage1.vm.starter import ProcessVmm
-vm = {vm!r}
+vm = {vm!r}._replace(hypervisor=qemu.HYPERVISOR)
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
-        ProcessVmm(early_s=0, ends_with_us=line == "with\\n").start(vm)
+        ProcessVmm(watch_s=0, ends_with_us=line == "with\\n").start(vm)
         time.sleep(60)
     print(pid, flush=True)
     os.waitpid(pid, 0)
@@ -42,14 +44,16 @@ def vm(tmp_path: Path, jailer: str) -> VmSpec:
     binary = tmp_path / "qemu"
     binary.write_text("#!/bin/sh\nexec </dev/null\nwhile :; do sleep 60; done\n")
     binary.chmod(0o755)
-    return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, SerialLink(""), jailer=jailer)
+    vm = VmSpec("n", qemu.HYPERVISOR, str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, SerialLink(""))
+    return vm._replace(jailer=jailer)
 
 
 @pytest.fixture
 def starter(vm: VmSpec) -> Iterator["subprocess.Popen[str]"]:
     """Starts a VM for each line that it reads, in a process whose pid it says; and says when that has ended."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    words = [sys.executable, "-c", STARTER.format(vm=vm)]
+    text = STARTER.format(vm=vm._replace(hypervisor=None))  # type: ignore[arg-type]
+    words = [sys.executable, "-c", text]
     with subprocess.Popen(words, text=True, env={"PYTHONPATH": os.getcwd()}, **pipes) as process:  # type: ignore[call-overload]
         yield process
         process.stdin.close()
@@ -132,7 +136,7 @@ def test_the_jailer_is_killed_while_it_waits(vm: VmSpec) -> None:
     fifo = f"{vm.run_dir}/netns"
     os.mkfifo(fifo)  # to open it takes until somebody writes
     with ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(ProcessVmm(early_s=0).start, vm._replace(netns=fifo))
+        starting = pool.submit(ProcessVmm(watch_s=0).start, vm._replace(netns=fifo))
         while not (found := jailers()):
             assert not starting.done()
         os.kill(found[0], signal.SIGKILL)
@@ -144,7 +148,7 @@ def test_its_child_is_killed_when_it_can_be_seen(vm: VmSpec) -> None:
     """The second of our children; on a busy machine it is often the VMM by then."""
     with ThreadPoolExecutor(1) as pool:
         for step in range(40):
-            starting = pool.submit(ProcessVmm(early_s=0.05).start, vm)
+            starting = pool.submit(ProcessVmm(watch_s=0.05).start, vm)
             while len(found := jailers()) < 2 and not starting.done():
                 pass
             wait(step * STEP_S / 4)

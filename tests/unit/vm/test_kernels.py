@@ -2,11 +2,12 @@
 """Which file is the kernel of a VM, and what is said when it is not there."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from stage1.errors import NotFound
-from stage1.vm import kernels
+from stage1.vm import kernels, kvmtool, qemu
 
 PRESENT = ("vmlinux", "bzImage", "vmlinux-sctp", "bzImage-sctp", "vmlinux-b", "initramfs", "vmlinuz-c")
 
@@ -21,36 +22,36 @@ def guest_dir(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("driver", "variant", "wanted"),
     [
-        ("qemu", "", "vmlinux"),
-        ("kvmtool", "", "bzImage"),
-        ("qemu", "sctp", "vmlinux-sctp"),
-        ("kvmtool", "sctp", "bzImage-sctp"),
-        ("qemu", "b", "vmlinux-b"),
+        (qemu, "", "vmlinux"),
+        (kvmtool, "", "bzImage"),
+        (qemu, "sctp", "vmlinux-sctp"),
+        (kvmtool, "sctp", "bzImage-sctp"),
+        (qemu, "b", "vmlinux-b"),
     ],
 )
-def test_a_hypervisor_and_a_variant_have_a_file(guest_dir: str, driver: str, variant: str, wanted: str) -> None:
-    assert kernels.file_name(guest_dir, variant, driver=driver) == wanted
+def test_a_hypervisor_and_a_variant_have_a_file(guest_dir: str, driver: ModuleType, variant: str, wanted: str) -> None:
+    assert kernels.file_name(guest_dir, variant, hypervisor=driver.HYPERVISOR) == wanted
 
 
 @pytest.mark.parametrize(
     ("driver", "variant", "known"),
     [
-        ("qemu", "ipsec", "b, sctp"),
-        ("kvmtool", "b", "sctp"),
-        ("qemu", "../sctp", "b, sctp"),
-        ("qemu", "c", "b, sctp"),
-        ("qemu", "SCTP", "b, sctp"),
+        (qemu, "ipsec", "b, sctp"),
+        (kvmtool, "b", "sctp"),
+        (qemu, "../sctp", "b, sctp"),
+        (qemu, "c", "b, sctp"),
+        (qemu, "SCTP", "b, sctp"),
     ],
 )
 def test_a_variant_that_is_not_there_is_named_beside_those_that_are(
-    guest_dir: str, driver: str, variant: str, known: str
+    guest_dir: str, driver: ModuleType, variant: str, known: str
 ) -> None:
     with pytest.raises(NotFound, match=f"needs the guest kernel '{variant}', .* has {known}; ask for another"):
-        kernels.file_name(guest_dir, variant, driver=driver)
+        kernels.file_name(guest_dir, variant, hypervisor=driver.HYPERVISOR)
 
 
 def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
-        assert kernels.file_name(str(place), "", driver="qemu") == "vmlinux"
+        assert kernels.file_name(str(place), "", hypervisor=qemu.HYPERVISOR) == "vmlinux"
         with pytest.raises(NotFound, match=r"has none; ask for another, or build it with `clearpod images build`"):
-            kernels.file_name(str(place), "sctp", driver="qemu")
+            kernels.file_name(str(place), "sctp", hypervisor=qemu.HYPERVISOR)

@@ -12,9 +12,10 @@ import pytest
 
 from stage1.errors import KernelError, VmFailed
 from stage1.linux import cgroup, namespace, process
+from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
-from stage1.vm.vmm import VmProcess, find_unrecorded, is_kvmtool
+from stage1.vm.vmm import VmProcess, find_unrecorded, is_vmm
 
 Make = Callable[[str], VmSpec]
 
@@ -27,7 +28,9 @@ def make(tmp_path: Path, jailer: str) -> Make:
         binary = tmp_path / "qemu"
         binary.write_text(f"#!/bin/sh\n{script}\n")
         binary.chmod(0o755)
-        return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, SerialLink(""), jailer=jailer)
+        return VmSpec(
+            "n", qemu.HYPERVISOR, str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, SerialLink(""), jailer=jailer
+        )
 
     return spec
 
@@ -80,7 +83,8 @@ def test_it_is_in_its_cgroup_and_killed_no_sooner_or_later_than_others(make: Mak
     before = ours.read_text()
     try:
         ours.write_text("300")
-        vm = ProcessVmm().start(make("exec sleep 60")._replace(cgroup=path))
+        os.mkdir(path)
+        vm = ProcessVmm().start(make("exec sleep 60")._replace(cgroups=(path,)))
         try:
             assert Path(path, "cgroup.procs").read_text() == f"{vm.pid}\n"
             assert Path(f"/proc/{vm.pid}/oom_score_adj").read_text() == "0\n"
@@ -100,7 +104,7 @@ def test_it_leaves_no_core_and_may_open_all_the_files_there_are(running: VmProce
 
 def test_without_its_cgroup_there_is_no_vmm(make: Make) -> None:
     with pytest.raises(VmFailed, match="/proc/no/cgroup"):
-        ProcessVmm().start(make("exec sleep 60")._replace(cgroup="/proc/no/cgroup"))
+        ProcessVmm().start(make("exec sleep 60")._replace(cgroups=("/proc/no/cgroup",)))
 
 
 def test_it_runs_in_its_own_session_with_a_private_console(running: VmProcess, tmp_path: Path) -> None:
@@ -151,12 +155,12 @@ def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
 
 def test_an_early_death_carries_its_last_words(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"ended at once with code 3; its last lines:\nbad option \ufffd\[31m"):
-        ProcessVmm(early_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
+        ProcessVmm(watch_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
 
 
 def test_a_silent_early_death_says_that_too(make: Make) -> None:
     with pytest.raises(VmFailed, match=r"code 4;.*\nit wrote nothing"):
-        ProcessVmm(early_s=20).start(make("exit 4"))
+        ProcessVmm(watch_s=20).start(make("exit 4"))
 
 
 @pytest.mark.parametrize(("mode", "reason"), [(0o644, "EACCES"), (None, "ENOENT")])
@@ -193,10 +197,13 @@ def test_the_console_is_appended_to_and_its_end_survives_trimming(
 
 @pytest.mark.parametrize(
     ("binary", "expected"),
-    [("/usr/bin/lkvm", True), ("/opt/kvmtool", True), ("/usr/bin/qemu-system-x86_64", False)],
+    [
+        *((binary, True) for binary in ("/usr/bin/lkvm", "/opt/kvmtool", "/usr/bin/qemu-system-x86_64", "/g/agent")),
+        *((binary, False) for binary in ("/usr/bin/less", "/usr/bin/qemu-img", "")),
+    ],
 )
-def test_the_driver_follows_the_binary(binary: str, expected: bool) -> None:
-    assert is_kvmtool(binary) is expected
+def test_a_process_is_a_vmm_by_the_name_of_its_program(binary: str, expected: bool) -> None:
+    assert is_vmm(binary) is expected
 
 
 def test_a_vmm_that_nobody_wrote_down_is_found_by_its_command_line(tmp_path: Path) -> None:

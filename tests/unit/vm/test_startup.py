@@ -11,7 +11,7 @@ import pytest
 
 from stage1.errors import CidTaken, NoSpace, VmFailed
 from stage1.linux import process
-from stage1.vm import early, start
+from stage1.vm import kvmtool, start, startup
 from stage1.vm.spec import Dax, DaxImage, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -30,7 +30,19 @@ def make(tmp_path: Path, jailer: str) -> Callable[[str], VmSpec]:
         binary.parent.mkdir(exist_ok=True)
         binary.write_text(f"#!/bin/sh\n{script}\n")
         binary.chmod(0o755)
-        return VmSpec("n", str(binary), str(tmp_path), "/k", "/i", "/s", 64, 1, VsockLink(7, 1024), jailer=jailer)
+        return VmSpec(
+            "n",
+            kvmtool.HYPERVISOR,
+            str(binary),
+            str(tmp_path),
+            "/k",
+            "/i",
+            "/s",
+            64,
+            1,
+            VsockLink(7, 1024),
+            jailer=jailer,
+        )
 
     return spec
 
@@ -50,17 +62,17 @@ def test_a_death_before_a_vcpu_runs_is_told_in_lkvms_words_however_late(
     make: Callable[[str], VmSpec], words: str
 ) -> None:
     with pytest.raises(VmFailed, match=f"(?s)the VMM ended at once with code 3; its last lines:\n.*70\n{words}$"):
-        ProcessVmm(early_s=0).start(make(f'sleep 0.3; {USAGE}; echo "{words}" >&2; exit 3'))
+        ProcessVmm(watch_s=0).start(make(f'sleep 0.3; {USAGE}; echo "{words}" >&2; exit 3'))
 
 
 def test_it_has_started_as_soon_as_a_vcpu_runs(make: Callable[[str], VmSpec]) -> None:
     spec = make("exec ${0%/*}/../lib/kvm-vcpu-0 60")
     os.mkdir(f"{spec.run_dir}/lib")
     shutil.copy("/bin/sleep", f"{spec.run_dir}/lib/kvm-vcpu-0")
-    vm = ProcessVmm(early_s=60).start(spec)
+    vm = ProcessVmm(watch_s=60).start(spec)
     try:
         assert vm.alive() and (begun := process.start_time(vm.pid)) == vm.start_time
-        assert time.clock_gettime(time.CLOCK_BOOTTIME) - begun / TICKS < early.SET_UP_S
+        assert time.clock_gettime(time.CLOCK_BOOTTIME) - begun / TICKS < startup.SET_UP_S
     finally:
         vm.kill()
 

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hypervisors that clearpod has a driver for, the preferred one first. Used to choose one, to name them to users,
+and to recognise a VMM among the host's processes. A further one is a file beside the others, and a line here.
+"""
+
+import os
+
+from stage1.linux.host import HostFacts, host_facts
+from stage1.vm import kvmtool, qemu
+
+ALL = (
+    kvmtool.HYPERVISOR,
+    qemu.HYPERVISOR,
+)
+
+
+def names() -> tuple[str, ...]:
+    """As the configuration has them."""
+    return tuple(one.name for one in ALL)
+
+
+def kernels() -> tuple[str, ...]:
+    """The files that they boot."""
+    return tuple(dict.fromkeys(one.kernel for one in ALL))
+
+
+def is_program(path: str) -> bool:
+    """Whether the program at this path is a hypervisor."""
+    return any(one.is_program(os.path.basename(path)) for one in ALL)
+
+
+def facts() -> HostFacts:
+    """What this host can do, with the hypervisors' programs. Takes some milliseconds and changes nothing."""
+    return host_facts()._replace(programs={one.name: one.find() for one in ALL})

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vm.json in a pod's directory: who its VMM is, for whoever adopts it, mounts into it or removes it, in any process.
+Called by the engine, and by stage1/rkt, whose launcher stands for the VMM. Nothing is started or looked for here.
+"""
+
+import json
+from typing import NamedTuple
+
+from stage1.errors import Exhausted, KernelError, VmFailed
+from stage1.linux import beneath
+from stage1.linux.idmap import Extent
+from stage1.vm.vmm import VmProcess
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FILE = "vm.json"
+_VERSION = 1
+_MOST_BYTES = 65536
+
+
+class Record(NamedTuple):
+    """`ids` are those of the VMM's user namespace, `memory_bytes` is the limit of its cgroup or 0, `cid` the guest's
+    vsock context id or 0.
+    """
+
+    vmm: VmProcess
+    ids: tuple[Extent, ...] = ()
+    memory_bytes: int = 0
+    cid: int = 0
+
+
+def write(directory: str, record: Record) -> None:
+    """Write it for the pod in `directory`. Raises NoSpace, KernelError."""
+    document = {"v": _VERSION, **record.vmm.to_json(), "ids": record.ids, "memory_bytes": record.memory_bytes}
+    if record.cid:
+        document["cid"] = record.cid
+    with beneath.Root(directory) as own:
+        own.write(FILE, json.dumps(document).encode())
+
+
+def read(directory: str) -> Record | None:
+    """What `write` wrote; None when it has not. Raises VmFailed when it is damaged."""
+    try:
+        with beneath.Root(directory) as own:
+            found = json.loads(own.read(FILE, most=_MOST_BYTES, ours=True))
+    except FileNotFoundError:
+        return None
+    except Exhausted:
+        raise
+    except (ValueError, RecursionError, KernelError) as error:
+        raise VmFailed(f"{directory}/{FILE} is damaged: {str(error)[:200]}") from None
+    try:
+        return _record(found)
+    except (TypeError, ValueError) as error:
+        raise VmFailed(f"{directory}/{FILE} is damaged: {str(error)[:200]}") from None
+
+
+def _record(found: "Any") -> Record:
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    cid, memory_bytes = found.get("cid", 0), found.get("memory_bytes", 0)
+    if "cid" in found and not (isinstance(cid, int) and 2 < cid < 2**32):
+        raise ValueError(f"{str(cid)[:100]} is no context id of a guest")
+    if not isinstance(memory_bytes, int) or memory_bytes < 0:
+        raise ValueError(f"{str(memory_bytes)[:100]} is no number of bytes")
+    return Record(VmProcess.from_json(found), tuple(map(_extent, found.get("ids") or ())), memory_bytes, cid)
+
+
+def _extent(found: "Any") -> Extent:
+    inside, outside, length = found
+    if not all(isinstance(number, int) and 0 <= number < 2**32 for number in (inside, outside, length)):
+        raise ValueError(f"{str(found)[:100]} is no range of ids")
+    return Extent(inside, outside, length)
