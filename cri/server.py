@@ -45,7 +45,7 @@ RPCS = {
         ListMetricDescriptors ListPodSandboxMetrics StreamPodSandboxMetrics GetContainerEvents""",
     ("ImageService", "cri.image"): "ListImages StreamImages ImageStatus PullImage RemoveImage ImageFsInfo",
 }
-"""Service and package -> what is done. Everything else of the contract answers UNIMPLEMENTED."""
+"""Service and package -> what is done. Every other RPC of the CRI answers UNIMPLEMENTED."""
 NOT_OFFERED = {"CheckpointPod", "RestorePod", "CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}

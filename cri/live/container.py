@@ -105,7 +105,7 @@ class LiveContainer:
             self._move("start", started_ns=self._moment(unix_ns, self.record.created_ns))
 
     def start_failed(self, why: str) -> None:
-        """Contract section 4: a failed start leaves EXITED, 128, StartError."""
+        """It could not be started: EXITED with exit code 128 and reason StartError, as clients expect."""
         if self.status.state == states.CREATED:
             now = self._moment(0, self.record.created_ns)
             self._move("start_failed", finished_ns=now, exit_code=128, reason="StartError", message=why)
@@ -154,7 +154,7 @@ class LiveContainer:
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)
 
     def lost(self) -> None:
-        """Nobody knows how it ended: contract section 4, 255 and Unknown."""
+        """Nobody knows how it ended: EXITED with exit code 255 and reason Unknown, as clients expect."""
         if self.status.state != states.EXITED:
             why = "the guest does not know this container any more"
             now = self._moment(0, self.status.started_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of a container as entries of the CRI's log format. Pure; used by the writer. Format (contract section 7):
+"""Output of a container as entries of the CRI's log format. Pure; used by the writer. Format:
 
     <RFC3339Nano> <stdout|stderr> <F|P> <text>\\n
 

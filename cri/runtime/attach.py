@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attach: returns the URL at which a client can join a running container. Contract section 13.1."""
+"""Attach: returns the URL at which a client can attach to a running container."""
 
 from cri.containers import attach as pods
 from cri.node import Node

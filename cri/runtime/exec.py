@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exec: returns the URL at which a client can run a command in a container. Contract section 13.1."""
+"""Exec: returns the URL at which a client can run a command in a container."""
 
 from cri.containers import exec as execs
 from cri.node import Node

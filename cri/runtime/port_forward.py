@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PortForward: returns the URL at which a client reaches ports of a pod. Contract sections 13.1 and 13.4."""
+"""PortForward: returns the URL at which a client reaches ports of a pod."""
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb

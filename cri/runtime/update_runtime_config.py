@@ -9,5 +9,5 @@ from cri.pb import runtime_pb2 as pb
 
 
 async def update_runtime_config(node: Node, request: pb.UpdateRuntimeConfigRequest) -> pb.UpdateRuntimeConfigResponse:
-    """Accept and ignore, as the contract allows."""
+    """Accept and ignore it, as a runtime may."""
     return pb.UpdateRuntimeConfigResponse()

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attach's second half: a client joined to a running container. Called by `connection`.
-
-Contract sections 4 and 13.3.
-"""
+"""Attach's second half: the streams of a client that is attached to a running container. Called by `connection`."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exec and attach over a WebSocket: a Session of channels. Contract section 13.6."""
+"""Exec and attach over a WebSocket: a Session of channels. docs/dev/cri.md has the format."""
 
 from cri.streaming import channels
 from cri.streaming.channels import ChannelFault, Channels

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kubernetes' channels in WebSocket messages: the first byte says which stream the rest belongs to. Pure.
 
-Contract section 13.6. Used by `channel_session`. WebSocket's own frames are wsproto's; this sees their payload.
+docs/dev/cri.md has the format. Used by `channel_session`. WebSocket's own frames are wsproto's; here is their payload.
 """
 
 from typing import NamedTuple

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PortForward's second half: pairs of SPDY streams, each joined to a port of the pod. Contract section 13.4.
+"""PortForward's second half: pairs of SPDY streams, each joined to a port of the pod.
 
 Called by `connection`. Any text on an error stream ends the client's whole session, so only a connection that could not
 be made says something.

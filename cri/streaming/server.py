@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streaming server: one TCP port, and the tokens of those who may use it. Contract section 13.1.
+"""The streaming server: one TCP port, and the tokens of those who may use it.
 
 Started and stopped by `cri.server` with the gRPC server; the RPCs reach `offer` through the node. What happens on a
 connection is in `connection`, which is loaded with its libraries when the first client comes.

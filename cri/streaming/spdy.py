@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SPDY/3.1 as Kubernetes speaks it: bytes in, frames out, and back. Pure; contract section 13.5.
+"""SPDY/3.1 as Kubernetes speaks it: bytes in, frames out, and back. Pure. docs/dev/cri.md has the dialect.
 
 Used by `spdy_session`. One `Codec` per connection, since each direction's headers are one zlib stream. This dialect
 has no flow control, and the server opens no streams. The client is not trusted: what breaks the rules raises

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SPDY with its streams on a Wire, and the Session of exec and attach made of it. Contract sections 13.3 and 13.5.
+"""SPDY with its streams on a Wire, and the Session of exec and attach made of it.
 
 `SpdyConnection` is used by port-forward too. Streams are only opened by the client.
 """

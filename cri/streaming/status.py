@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the error stream says at the end of an exec or attach. Pure; contract section 13.3.
+"""What the error stream says at the end of an exec or attach. Pure.
 
 From version 4 of the protocol on it is always one JSON document, kubectl's `Status`; before, a sentence when something
 went wrong, else nothing.

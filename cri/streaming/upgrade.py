@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which protocol a client gets for its HTTP request. Pure; contract sections 13.2 and 13.6. Called by `connection`."""
+"""Which protocol a client gets for its HTTP request. Pure. Called by `connection`."""
 
 from typing import NamedTuple
 

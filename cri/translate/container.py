@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ContainerConfig and the image's configuration -> ContainerRecord. Called by CreateContainer.
 
-The rules are those of contract sections 4 and 6. What a VM can't do, or this version doesn't, is refused.
+What a VM can't do, or this version doesn't, is refused.
 Not here: whom the container runs as and what confines it (`security`), volumes (`mounts`), CDI (`cdi`).
 """
 

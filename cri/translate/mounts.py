@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mount -> stage1.pod.model.Mount: volumes of the host and of images. Called by `container`. Contract section 6.
+"""Mount -> stage1.pod.model.Mount: volumes of the host and of images. Called by `container`.
 Looks at the host's files, for links, and makes a directory where a source does not exist; mounts nothing.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SecurityProfile -> what the model keeps of seccomp. Called by `security`. Contract section 5.
+"""SecurityProfile -> what the model keeps of seccomp. Called by `security`.
 
 A Localhost profile is read when the container is created and kept with it, so that a change of the file changes nothing
 that exists. It is checked here, because crun would refuse it only in the guest, and with less to say.

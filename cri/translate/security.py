@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`. Contract section 5.
+"""LinuxContainerSecurityContext -> Security, and its user -> User. Called by `container`.
 Pure but for reading a Localhost seccomp profile (`seccomp`). docs/user/security.md says the same for operators.
 """
 

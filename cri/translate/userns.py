@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UserNamespace and IDMapping -> IdMap. Called by `sandbox`, `container` and `mounts`. Pure.
-
-Contract sections 3 and 6.
-"""
+"""UserNamespace and IDMapping -> IdMap. Called by `sandbox`, `container` and `mounts`. Pure."""
 
 from collections.abc import Iterable, Sequence
 
