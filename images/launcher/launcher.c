@@ -241,8 +241,8 @@ int main(int argc, char **argv)
 {
     const char *name = argc ? strrchr(argv[0], '/') : NULL;
     name = name ? name + 1 : argc ? argv[0] : "";
-    bool is_found = argc && find_root();
-    if (is_found)
+    bool is_found = argc && find_root(), stays = !strcmp(name, "run");
+    if (is_found && !stays) /* the paths that it makes would be kept as long as the pod lives */
         become_program(name, argc, argv);
     take_standard_fds();
     keep_to_ourselves();
@@ -251,7 +251,7 @@ int main(int argc, char **argv)
         complain("/proc is not mounted, so the stage1 image can't be found");
         return FAILED;
     }
-    if (!strcmp(name, "run"))
+    if (stays)
         return run(argv + 1);
     become_python(name, argv + 1);
     return FAILED;
