@@ -19,6 +19,7 @@
     |- AgentFailed            UNKNOWN              exit 12
        |- NoCommand           UNKNOWN              exit 127
           |- NotExecutable    UNKNOWN              exit 126
+          |- NoDirectory      UNKNOWN              exit 200
 
 Library code raises and never prints or exits; `cri/server.py` turns `grpc_code` into a status and the
 commands turn `exit_code` into theirs. A message is one sentence: what was wrong, where, what to do.
@@ -139,6 +140,12 @@ class NotExecutable(NoCommand):
     """It is there, but can't be executed."""
 
     exit_code = 126
+
+
+class NoDirectory(NoCommand):
+    """The directory that the command is to run in is missing. Under rkt only, with systemd's code for it (CHDIR)."""
+
+    exit_code = 200
 
 
 def command_error(text: str) -> NoCommand:

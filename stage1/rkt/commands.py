@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a command of an app can be run at all, found out before its VM starts. Called by stage1/entry.
 
-Only what is certain counts: a command in a volume, or one that a handler may make first, is left to the guest. Reads
-the app's root and changes nothing.
+Only what is certain counts: a command or a working directory in a volume, or what a handler may make first, is left to
+the guest. Reads the app's root and changes nothing.
 """
 
 import os
 import stat
 import struct
 
-from stage1.errors import KernelError, NoCommand, NotExecutable
+from stage1.errors import KernelError, NoCommand, NoDirectory, NotExecutable
 from stage1.linux import in_root
 from stage1.pod.model import Container
 from stage1.rkt import inside
@@ -22,7 +22,7 @@ _BITS_32, _KINDS, _X86_64, _ENTRY_BYTES, _PT_INTERP = 1, (2, 3), 62, 56, 3
 
 
 def check(pod: RktPod) -> None:
-    """Raises NoCommand, NotExecutable: the first command that an app, or its pre-start, can't be run by."""
+    """Raises NoCommand, NotExecutable, NoDirectory: why the first app, or its pre-start, can't be run."""
     for app in pod.apps:
         first = app.pre_start or app.container  # what it leaves behind may be the command
         try:
@@ -34,6 +34,8 @@ def check(pod: RktPod) -> None:
 
 def _why_not(app: App, one: Container) -> NoCommand | None:
     command, covered = one.process.argv[0], tuple(os.path.normpath(mount.target) for mount in one.mounts)
+    if not _has_directory(app.root, one.process.cwd, covered=covered):
+        return NoDirectory(f"there is no directory {one.process.cwd!r} to work in; make it in the image")
     if "/" not in command:
         return NoCommand(f"the command {command!r} is not on the PATH of its image; give its whole path")
     if not _is_the_roots(app.root, command, covered=covered):
@@ -42,6 +44,17 @@ def _why_not(app: App, one: Container) -> NoCommand | None:
     if found is None:
         return NoCommand(f"the command {command!r} is not in its image")
     return _odd(app.root, command, mode=found.st_mode, covered=covered)
+
+
+def _has_directory(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
+    """Whether there may be such a directory when the app starts. The guest would make it, where systemd does not."""
+    path = os.path.normpath(path)
+    if path == "/" or any(one.startswith(f"{path}/") for one in covered):
+        return True
+    if not _is_the_roots(root, path, covered=covered):
+        return True
+    found = inside.status(root, path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def _is_the_roots(root: str, path: str, *, covered: tuple[str, ...]) -> bool:

@@ -106,7 +106,8 @@ def test_a_volume_at_dev_has_the_devices(rkt: RealRkt, odd: Path, tmp_path: Path
     removed(rkt, pod)
 
 
-def test_a_working_directory_that_is_missing_is_made(rkt: RealRkt, odd: Path) -> None:
+def test_a_working_directory_that_is_missing_is_not_made(rkt: RealRkt, odd: Path) -> None:
     pod = rkt.run(odd, "--working-dir=/not/there", *sh("pwd"))
-    assert pod.finish()[:2] == (0, "/not/there\n")
+    done = pod.finish()
+    assert (done.code, done.out) == (200, "") and "/not/there" in done.err
     removed(rkt, pod)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.errors import NoCommand, NotExecutable
+from stage1.errors import NoCommand, NoDirectory, NotExecutable
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.rkt import commands
 from stage1.rkt.plan import App, RktPod
@@ -36,9 +36,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def app(root: Path, command: str, *, mounts: tuple[Mount, ...] = (), before: str = "") -> RktPod:
+def app(root: Path, command: str, *, mounts: tuple[Mount, ...] = (), before: str = "", cwd: str = "/") -> RktPod:
     """A pod of one app."""
-    one = Container("a", "a", "", Process((command,)), mounts=mounts)
+    one = Container("a", "a", "", Process((command,), cwd=cwd), mounts=mounts)
     first = Container("a.pre-start", "", "", Process((before,)), mounts=mounts) if before else None
     return RktPod(Pod("id", "pod"), (App("a", one, str(root), first),))
 
@@ -97,3 +97,21 @@ def test_a_program_without_its_loader_is_said_so(root: Path) -> None:
     (root / "lib64/ld-linux-x86-64.so.2").unlink()
     with pytest.raises(NoCommand, match=r"needs '/lib64/ld-linux-x86-64.so.2'"):
         commands.check(app(root, "/bin/true"))
+
+
+@pytest.mark.parametrize("cwd", ["/nope", "/opt/nope", "/bin/true", "/bin/away", "/data"])
+def test_a_missing_working_directory_has_the_code_of_systemd(root: Path, cwd: str) -> None:
+    with pytest.raises(NoDirectory) as caught:
+        commands.check(app(root, "/bin/true", cwd=cwd))
+    assert caught.value.exit_code == 200 and repr(cwd) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cwd", ["/", "/opt", "/opt/", "/sbin", "/opt/../bin", "/data", "/data/nope", "/bin/away", "/proc/1"]
+)
+def test_a_working_directory_that_is_or_may_be_there_is_left_to_the_guest(root: Path, cwd: str) -> None:
+    commands.check(app(root, "/bin/true", mounts=VOLUME, cwd=cwd))
+
+
+def test_the_mount_point_of_a_volume_makes_the_directories_above_it(root: Path) -> None:
+    commands.check(app(root, "/bin/true", mounts=(Mount("/srv", "/new/data"),), cwd="/new"))
