@@ -141,7 +141,8 @@ def is_mount_point(path: str, *, below: str = "") -> bool:
 
     With `below`, at that path below it, in which no link is followed.
     """
-    return _joined(path, below) in _mount_points()
+    point = _joined(path, below)
+    return point in _points(point)
 
 
 def mounts_below(path: str, *, below: str = "") -> list[str]:
@@ -152,7 +153,7 @@ def mounts_below(path: str, *, below: str = "") -> list[str]:
     """
     root = _joined(path, below)
     prefix = root.rstrip("/") + "/"
-    points = [p for p in _mount_points() if p == root or p.startswith(prefix)]
+    points = [p for p in _points(root) if p == root or p.startswith(prefix)]
     return sorted(points, key=lambda p: p.count("/"), reverse=True)
 
 
@@ -229,9 +230,19 @@ def _mounts() -> "BinaryIO":
         return open(fd, "rb")
 
 
-def _mount_points() -> list[str]:
+def _points(path: str) -> list[str]:
+    """The mount points whose paths begin with `path`. A node has thousands of others: those are not looked into."""
+    start = b" " + _escape(path)
     with _mounts() as file:
-        return [unescape(line.split(b" ", 5)[4]) for line in file]
+        return [unescape(line.split(b" ", 5)[4]) for line in file if start in line]
+
+
+def _escape(path: str) -> bytes:
+    """As the kernel writes a path in mountinfo: backslash, space, tab and newline as octal escapes."""
+    field = _path(path)
+    for byte in b"\\ \t\n":
+        field = field.replace(bytes((byte,)), b"\\%03o" % byte)
+    return field
 
 
 def unescape(field: bytes | str) -> str:

@@ -67,6 +67,17 @@ print(mount.mounts_below(T + "/p"), mount.is_mount_point(T + "/pp"))
     assert last == "[] True"
 
 
+def test_a_mount_point_of_any_name_is_found(in_namespace: InNamespace) -> None:
+    code = r"""
+for name in (b"a b", b"tab\tnew\nline", b"back\\slash", b"\\040", b"#\xff"):
+    point = T + "/" + os.fsdecode(name)
+    os.mkdir(point)
+    mount.mount("x", point, "tmpfs")
+    print(mount.is_mount_point(point), mount.mounts_below(point) == [point])
+"""
+    assert in_namespace(code).splitlines() == ["True True"] * 5
+
+
 def test_a_busy_mount_needs_lazy(in_namespace: InNamespace) -> None:
     code = """
 os.mkdir(T + "/m"); mount.mount("x", T + "/m", "tmpfs")
