@@ -3,7 +3,7 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.translate import replies
+from cri.translate import entries
 
 
 async def list_containers(node: Node, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
@@ -12,8 +12,8 @@ async def list_containers(node: Node, request: pb.ListContainersRequest) -> pb.L
 
 
 def found(node: Node, wanted: pb.ContainerFilter) -> list[pb.Container]:
-    """The list, also for the streamed twin of this call."""
-    everything = [(pod, container) for pod in node.pods.pods() for container in pod.containers.values()]
-    passing = [pair for pair in everything if replies.container_passes(*pair, wanted=wanted)]
-    passing.sort(key=lambda pair: pair[1].record.created_ns, reverse=True)
-    return [replies.container_item(*pair) for pair in passing]
+    """The list, also for the streamed twin of this call. Its entries are shared: not to be changed."""
+    everything = [entries.container(pod, one) for pod in node.pods.pods() for one in pod.containers.values()]
+    passing = [entry for entry in everything if entries.container_passes(entry, wanted)]
+    passing.sort(key=lambda entry: entry.created_at, reverse=True)
+    return passing

@@ -3,7 +3,7 @@
 
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from cri.translate import replies
+from cri.translate import entries
 
 
 async def list_pod_sandbox(node: Node, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
@@ -12,6 +12,6 @@ async def list_pod_sandbox(node: Node, request: pb.ListPodSandboxRequest) -> pb.
 
 
 def found(node: Node, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
-    """The list, also for the streamed twin of this call."""
-    passing = [pod for pod in reversed(node.pods.pods()) if replies.sandbox_passes(pod, wanted)]
-    return [replies.sandbox_item(pod) for pod in passing]
+    """The list, also for the streamed twin of this call. Its entries are shared: not to be changed."""
+    everything = map(entries.sandbox, reversed(node.pods.pods()))
+    return [entry for entry in everything if entries.sandbox_passes(entry, wanted)]

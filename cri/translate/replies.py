@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live pods and containers -> the CRI's answers and filters. Called by the RPCs. Pure; asks no guest."""
+"""Live pods and containers -> the CRI's answers. Called by the RPCs. Pure; asks no guest."""
 
 import json
-from collections.abc import Mapping
 
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
@@ -47,20 +46,6 @@ def sandbox_status(pod: LivePod) -> pb.PodSandboxStatus:
 def _network_status(pod: LivePod) -> pb.PodSandboxNetworkStatus:
     first, *others = pod.ips or ("",)
     return pb.PodSandboxNetworkStatus(ip=first, additional_ips=[pb.PodIP(ip=ip) for ip in others])
-
-
-def sandbox_item(pod: LivePod) -> pb.PodSandbox:
-    """An entry of ListPodSandbox."""
-    config = pod.config
-    return pb.PodSandbox(
-        id=pod.id,
-        metadata=config.metadata,
-        state=sandbox_state(pod),
-        created_at=pod.record.created_ns,
-        labels=config.labels,
-        annotations=config.annotations,
-        runtime_handler=pod.record.handler,
-    )
 
 
 def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str, str]:
@@ -145,23 +130,6 @@ def _mounts(config: pb.ContainerConfig, record: ContainerRecord) -> list[pb.Moun
     return echoed
 
 
-def container_item(pod: LivePod, container: LiveContainer) -> pb.Container:
-    """An entry of ListContainers."""
-    config = container.config
-    return pb.Container(
-        id=container.id,
-        pod_sandbox_id=pod.id,
-        metadata=config.metadata,
-        image=config.image,
-        image_ref=container.record.image_ref,
-        image_id=container.record.image_id,
-        state=CONTAINER_STATES[container.status.state],
-        created_at=container.record.created_ns,
-        labels=config.labels,
-        annotations=config.annotations,
-    )
-
-
 def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
     """Verbose: one JSON object under `info`, with the OCI document that crun got."""
     own = container.record.container
@@ -175,27 +143,3 @@ def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
         "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
     }
     return {"info": json.dumps(info)}
-
-
-def has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Whether all labels of the selector are there with its values."""
-    return all(labels.get(key) == value for key, value in selector.items())
-
-
-def sandbox_passes(pod: LivePod, wanted: pb.PodSandboxFilter) -> bool:
-    """All parts of the filter at once; an id may be a beginning of one."""
-    return (
-        pod.id.startswith(wanted.id)
-        and (not wanted.HasField("state") or wanted.state.state == sandbox_state(pod))
-        and has_labels(pod.config.labels, wanted.label_selector)
-    )
-
-
-def container_passes(pod: LivePod, container: LiveContainer, *, wanted: pb.ContainerFilter) -> bool:
-    """All parts of the filter at once; ids may be beginnings of them."""
-    return (
-        container.id.startswith(wanted.id)
-        and pod.id.startswith(wanted.pod_sandbox_id)
-        and (not wanted.HasField("state") or wanted.state.state == CONTAINER_STATES[container.status.state])
-        and has_labels(container.config.labels, wanted.label_selector)
-    )

@@ -7,7 +7,7 @@ from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.statistics.sample import Disk, Sample
-from cri.translate.replies import has_labels
+from cri.translate.entries import has_labels
 from stage1.guest.messages import ContainerStats, CpuStats, InterfaceStats, MemoryStats
 from stage1.guest.numbers import Pressure, Pressures
 
