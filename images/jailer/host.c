@@ -48,27 +48,27 @@ static bool open_tap(const struct numbered *tap)
     return true;
 }
 
-bool host_enter_network(const struct order *order)
+bool host_enter_network(const struct description *description)
 {
-    if (order->netns && *order->netns) {
-        int fd = open(order->netns, O_RDONLY | O_CLOEXEC);
+    if (description->netns && *description->netns) {
+        int fd = open(description->netns, O_RDONLY | O_CLOEXEC);
         if (fd < 0 || setns(fd, CLONE_NEWNET) < 0)
-            return failed("enter the network namespace", order->netns);
+            return failed("enter the network namespace", description->netns);
         close(fd);
-    } else if (order->netns && unshare(CLONE_NEWNET) < 0) {
+    } else if (description->netns && unshare(CLONE_NEWNET) < 0) {
         return failed("make", "a network namespace");
     }
-    for (size_t i = 0; i < order->tap_count; i++)
-        if (!open_tap(&order->taps[i]))
+    for (size_t i = 0; i < description->tap_count; i++)
+        if (!open_tap(&description->taps[i]))
             return false;
     return true;
 }
 
-bool host_join_cgroups(const struct order *order)
+bool host_join_cgroups(const struct description *description)
 {
     char path[4096];
-    for (size_t i = 0; i < order->cgroup_count; i++) {
-        snprintf(path, sizeof path, "%s/cgroup.procs", order->cgroups[i]);
+    for (size_t i = 0; i < description->cgroup_count; i++) {
+        snprintf(path, sizeof path, "%s/cgroup.procs", description->cgroups[i]);
         if (!write_file(path, "0", 1))
             return false;
     }
@@ -80,14 +80,14 @@ bool host_set_oom_score(void)
     return write_file("/proc/self/oom_score_adj", "0", 1);
 }
 
-static bool write_maps(const struct order *order, pid_t process)
+static bool write_maps(const struct description *description, pid_t process)
 {
     static char text[EXTENTS_MAX * 36];
     static const char *const names[] = {"uid_map", "gid_map"};
     char path[64];
     size_t length = 0;
-    for (size_t i = 0; i < order->extent_count; i++) {
-        const struct extent *one = &order->extents[i];
+    for (size_t i = 0; i < description->extent_count; i++) {
+        const struct extent *one = &description->extents[i];
         length += (size_t)snprintf(text + length, sizeof text - length, "%u %u %u\n", one->inside, one->outside, one->length);
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -134,14 +134,14 @@ static pid_t begin_user_namespace(void)
     return process;
 }
 
-int host_make_user_namespace(const struct order *order)
+int host_make_user_namespace(const struct description *description)
 {
     char path[64];
     pid_t process = begin_user_namespace();
     if (process < 0)
         return -1;
     snprintf(path, sizeof path, "/proc/%d/ns/user", process);
-    int fd = write_maps(order, process) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    int fd = write_maps(description, process) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0)
         failed("open", path);
     kill(process, SIGKILL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Starts a VMM in its jail:   jailer ORDER RESULT NAME
+ * Starts a VMM in its jail:   jailer DESCRIPTION RESULT NAME
  *
- * ORDER is the number of a descriptor with the launch description (order.h), RESULT that of a pipe for the answer, NAME any
+ * DESCRIPTION is the number of a descriptor with the launch description (description.h), RESULT that of a pipe for the answer, NAME any
  * text, by which the process can be found. It makes a child in new namespaces, which is the child of whoever started us,
  * writes its pid and then "ok" or one sentence to RESULT, and ends. The child becomes the VMM. When one of the two or
  * their parent ends before that, all end.
@@ -24,7 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { ORDER_LIMIT = 1 << 20, APART = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP };
+enum { DESCRIPTION_LIMIT = 1 << 20, APART = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP };
 
 static char sentence[SENTENCE_MAX];
 
@@ -64,42 +64,42 @@ static void end_with_caller(int result)
         _exit(FAILED);
 }
 
-static bool read_order(int fd, struct order *order)
+static bool read_description(int fd, struct description *description)
 {
     struct stat about;
     errno = EINVAL;
-    if (fstat(fd, &about) < 0 || about.st_size <= 0 || about.st_size > ORDER_LIMIT)
+    if (fstat(fd, &about) < 0 || about.st_size <= 0 || about.st_size > DESCRIPTION_LIMIT)
         return failed("read", "the launch description");
     char *bytes = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-    if (bytes == MAP_FAILED || !order_parse(bytes, (size_t)about.st_size, order))
+    if (bytes == MAP_FAILED || !description_parse(bytes, (size_t)about.st_size, description))
         return failed("read", "the launch description");
     return true;
 }
 
-static bool set_hostname(const struct order *order)
+static bool set_hostname(const struct description *description)
 {
-    return !order->hostname || sethostname(order->hostname, strlen(order->hostname)) == 0 ||
-           failed("set the host name", order->hostname);
+    return !description->hostname || sethostname(description->hostname, strlen(description->hostname)) == 0 ||
+           failed("set the host name", description->hostname);
 }
 
 /* Returns only if that is not possible. `pair` is the parent's: it has ended if nothing comes from there. */
-static void become_vmm(const struct order *order, int ids, int pair, int result)
+static void become_vmm(const struct description *description, int ids, int pair, int result)
 {
     int ruleset;
     char go;
     setsid();
-    if (!root_change(order, ids) || !set_hostname(order) || !privileges_make_ruleset(order, &ruleset) ||
-        !privileges_give_up(order, ids, ruleset))
+    if (!root_change(description, ids) || !set_hostname(description) || !privileges_make_ruleset(description, &ruleset) ||
+        !privileges_give_up(description, ids, ruleset))
         return;
     end_with_caller(result); /* a change of user takes that back */
     if (send(pair, "", 1, MSG_NOSIGNAL) != 1 || recv(pair, &go, 1, 0) != 1)
         _exit(FAILED);
-    if (!order->dies_with_parent)
+    if (!description->dies_with_parent)
         prctl(PR_SET_PDEATHSIG, 0);
-    if (!privileges_close(order))
+    if (!privileges_close(description))
         return;
-    execve(order->argv[0], order->argv, order->env);
-    failed("start", order->argv[0]);
+    execve(description->argv[0], description->argv, description->env);
+    failed("start", description->argv[0]);
 }
 
 /* Until the child, which asks once whether we are still there, has become the VMM or has said why not. */
@@ -117,7 +117,7 @@ static bool attend(int pair)
     return true;
 }
 
-static bool start(const struct order *order, int ids, int result)
+static bool start(const struct description *description, int ids, int result)
 {
     int pair[2];
     char number[16];
@@ -129,7 +129,7 @@ static bool start(const struct order *order, int ids, int result)
     if (child == 0) {
         close(pair[0]);
         end_with_caller(result);
-        become_vmm(order, ids, pair[1], result);
+        become_vmm(description, ids, pair[1], result);
         send(pair[1], failure(), strlen(failure()), MSG_NOSIGNAL);
         _exit(FAILED);
     }
@@ -141,17 +141,17 @@ static bool start(const struct order *order, int ids, int result)
 
 int main(int argc, char **argv)
 {
-    static struct order order;
+    static struct description description;
     int ids;
     if (argc != 4) {
-        fputs("usage: jailer ORDER RESULT NAME\n", stderr);
+        fputs("usage: jailer DESCRIPTION RESULT NAME\n", stderr);
         return FAILED;
     }
     int result = atoi(argv[2]);
     end_with_caller(result);
-    if (read_order(atoi(argv[1]), &order) && privileges_read_filter(&order) && host_enter_network(&order) &&
-        host_join_cgroups(&order) && host_set_oom_score() && (ids = host_make_user_namespace(&order)) >= 0 &&
-        start(&order, ids, result)) {
+    if (read_description(atoi(argv[1]), &description) && privileges_read_filter(&description) && host_enter_network(&description) &&
+        host_join_cgroups(&description) && host_set_oom_score() && (ids = host_make_user_namespace(&description)) >= 0 &&
+        start(&description, ids, result)) {
         answer(result, "ok", "");
         return 0;
     }

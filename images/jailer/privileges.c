@@ -28,19 +28,19 @@ static const uint32_t KEPT = 1u << CAP_CHOWN | 1u << CAP_DAC_OVERRIDE | 1u << CA
 static struct sock_filter filter[BPF_MAXINSNS];
 static size_t filter_bytes;
 
-bool privileges_read_filter(const struct order *order)
+bool privileges_read_filter(const struct description *description)
 {
-    if (!order->filter)
+    if (!description->filter)
         return true;
-    int fd = open(order->filter, O_RDONLY | O_CLOEXEC);
+    int fd = open(description->filter, O_RDONLY | O_CLOEXEC);
     ssize_t size = fd < 0 ? -1 : read(fd, filter, sizeof filter);
     if (size < 0)
-        return failed("read", order->filter);
+        return failed("read", description->filter);
     close(fd);
     filter_bytes = (size_t)size;
     if (size == 0 || filter_bytes % sizeof *filter) {
         errno = ENOEXEC;
-        return failed("read the filter of system calls in", order->filter);
+        return failed("read the filter of system calls in", description->filter);
     }
     return true;
 }
@@ -70,7 +70,7 @@ static bool add_rule(int ruleset, const struct numbered *rule, uint64_t known)
     return true;
 }
 
-bool privileges_make_ruleset(const struct order *order, int *ruleset)
+bool privileges_make_ruleset(const struct description *description, int *ruleset)
 {
     *ruleset = -1;
     int version = (int)syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
@@ -84,17 +84,17 @@ bool privileges_make_ruleset(const struct order *order, int *ruleset)
     *ruleset = (int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0);
     if (*ruleset < 0)
         return failed("make", "a ruleset of Landlock");
-    for (size_t i = 0; i < order->rule_count; i++)
-        if (!add_rule(*ruleset, &order->rules[i], attr.handled_access_fs))
+    for (size_t i = 0; i < description->rule_count; i++)
+        if (!add_rule(*ruleset, &description->rules[i], attr.handled_access_fs))
             return false;
     return true;
 }
 
-static bool set_limits(const struct order *order)
+static bool set_limits(const struct description *description)
 {
-    for (size_t i = 0; i < order->limit_count; i++) {
-        struct rlimit limit = {order->limits[i].soft, order->limits[i].hard};
-        if (setrlimit(order->limits[i].resource, &limit) < 0)
+    for (size_t i = 0; i < description->limit_count; i++) {
+        struct rlimit limit = {description->limits[i].soft, description->limits[i].hard};
+        if (setrlimit(description->limits[i].resource, &limit) < 0)
             return failed("set", "a limit of resources");
     }
     return true;
@@ -123,11 +123,11 @@ static bool drop_capabilities(void)
     return true;
 }
 
-bool privileges_give_up(const struct order *order, int ids, int ruleset)
+bool privileges_give_up(const struct description *description, int ids, int ruleset)
 {
-    if (!become_root_inside(ids) || !set_limits(order) || !drop_capabilities())
+    if (!become_root_inside(ids) || !set_limits(description) || !drop_capabilities())
         return false;
-    if (order->small_pages)
+    if (description->small_pages)
         prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0); /* about memory only: an old kernel can't */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return failed("forbid", "new privileges");
@@ -144,14 +144,14 @@ static bool mark(unsigned first, unsigned end)
 }
 
 /* All others close at the exec, ours among them. */
-static bool hand_on(const struct order *order)
+static bool hand_on(const struct description *description)
 {
     bool kept[DESCRIPTOR_END] = {true, true, true};
     unsigned first = 3;
-    for (size_t i = 0; i < order->kept_count; i++)
-        kept[order->kept[i]] = true;
-    for (size_t i = 0; i < order->tap_count; i++)
-        kept[order->taps[i].number] = true;
+    for (size_t i = 0; i < description->kept_count; i++)
+        kept[description->kept[i]] = true;
+    for (size_t i = 0; i < description->tap_count; i++)
+        kept[description->taps[i].number] = true;
     for (unsigned fd = first; fd < DESCRIPTOR_END; fd++) {
         if (!kept[fd])
             continue;
@@ -172,7 +172,7 @@ static bool install_filter(void)
     return true;
 }
 
-bool privileges_close(const struct order *order)
+bool privileges_close(const struct description *description)
 {
-    return hand_on(order) && install_filter();
+    return hand_on(description) && install_filter();
 }

@@ -25,12 +25,12 @@ enum { TREE = 0x1 /* OPEN_TREE_CLONE */, EMPTY_FROM = 0x4 /* MOVE_MOUNT_F_EMPTY_
 static int trees[PLACES_MAX];
 
 /* Copies of the mounts, taken before the new root covers the pod's directory. */
-static bool open_trees(const struct order *order)
+static bool open_trees(const struct description *description)
 {
-    for (size_t i = 0; i < order->place_count; i++) {
-        trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, order->places[i].path, TREE | O_CLOEXEC | RECURSIVE);
+    for (size_t i = 0; i < description->place_count; i++) {
+        trees[i] = (int)syscall(SYS_open_tree, AT_FDCWD, description->places[i].path, TREE | O_CLOEXEC | RECURSIVE);
         if (trees[i] < 0)
-            return failed("copy the mounts at", order->places[i].path);
+            return failed("copy the mounts at", description->places[i].path);
     }
     return true;
 }
@@ -88,10 +88,10 @@ static bool make_target(int tree, const char *path)
            (mknod(path, S_IFREG | 0644, 0) == 0 || errno == EEXIST || failed("make the file", path));
 }
 
-static bool put_places(const struct order *order, int ids)
+static bool put_places(const struct description *description, int ids)
 {
-    for (size_t i = 0; i < order->place_count; i++) {
-        const struct place *place = &order->places[i];
+    for (size_t i = 0; i < description->place_count; i++) {
+        const struct place *place = &description->places[i];
         const char *path = place->path + 1;
         if (!map_owners(trees[i], place, ids) || !restrict_tree(trees[i], place))
             return false;
@@ -104,19 +104,19 @@ static bool put_places(const struct order *order, int ids)
     return true;
 }
 
-static bool make_links(const struct order *order)
+static bool make_links(const struct description *description)
 {
-    for (size_t i = 0; i < order->link_count; i++)
-        if (!make_directories(order->links[i].path + 1, false) ||
-            (symlink(order->links[i].target, order->links[i].path + 1) < 0 && failed("make the link", order->links[i].path)))
+    for (size_t i = 0; i < description->link_count; i++)
+        if (!make_directories(description->links[i].path + 1, false) ||
+            (symlink(description->links[i].target, description->links[i].path + 1) < 0 && failed("make the link", description->links[i].path)))
             return false;
     return true;
 }
 
-static bool make_devices(const struct order *order, uint32_t owner)
+static bool make_devices(const struct description *description, uint32_t owner)
 {
-    for (size_t i = 0; i < order->device_count; i++) {
-        const struct device *device = &order->devices[i];
+    for (size_t i = 0; i < description->device_count; i++) {
+        const struct device *device = &description->devices[i];
         const char *path = device->path + 1;
         if (!make_directories(path, false))
             return false;
@@ -127,11 +127,11 @@ static bool make_devices(const struct order *order, uint32_t owner)
 }
 
 /* What the VMM writes for itself is bounded, and ends with it. */
-static bool make_homes(const struct order *order, uint32_t owner)
+static bool make_homes(const struct description *description, uint32_t owner)
 {
     char options[128];
-    for (size_t i = 0; i < order->home_count; i++) {
-        const struct numbered *home = &order->homes[i];
+    for (size_t i = 0; i < description->home_count; i++) {
+        const struct numbered *home = &description->homes[i];
         snprintf(options, sizeof options, "mode=0700,uid=%u,gid=%u,nr_inodes=64,size=%llu", owner, owner,
                  (unsigned long long)home->number);
         if (!make_directories(home->text + 1, true))
@@ -175,20 +175,20 @@ static bool turn_root(void)
     return chdir("/") == 0 || failed("go to", "/");
 }
 
-bool root_change(const struct order *order, int ids)
+bool root_change(const struct description *description, int ids)
 {
     uint32_t owner;
-    if (!order_outside(order, 0, &owner))
+    if (!description_outside(description, 0, &owner))
         return false;
     /* What the host mounts later below a place still comes in, and nothing goes back. */
     if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         return failed("change the propagation of", "/");
-    if (!open_trees(order))
+    if (!open_trees(description))
         return false;
-    if (mount("clearpod", order->root, "tmpfs", MS_NOSUID, ROOT_OPTIONS) < 0 || chdir(order->root) < 0)
-        return failed("mount a tmpfs on", order->root);
+    if (mount("clearpod", description->root, "tmpfs", MS_NOSUID, ROOT_OPTIONS) < 0 || chdir(description->root) < 0)
+        return failed("mount a tmpfs on", description->root);
     umask(0);
-    bool made = put_places(order, ids) && make_links(order) && make_devices(order, owner) && make_homes(order, owner) &&
+    bool made = put_places(description, ids) && make_links(description) && make_devices(description, owner) && make_homes(description, owner) &&
                 mount_proc();
     umask(022);
     return made && turn_root();

@@ -36,13 +36,13 @@
 
 extern char **environ;
 
-enum { ARGUMENTS = 64, ORDER_LIMIT = 1 << 20 };
+enum { ARGUMENTS = 64, SPEC_LIMIT = 1 << 20 };
 
 static char root[PATH_MAX];   /* of the stage1 image */
 static const char *uuid = ""; /* the last argument of run */
 static int ourselves = -1;    /* our pidfd */
 
-void complain(const char *format, ...)
+void report_error(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -108,7 +108,7 @@ static void become_program(const char *name, int argc, char **argv)
         memcpy(all, first, sizeof first);
         memcpy(all + sizeof first / sizeof *first, argv + 1, (size_t)argc * sizeof *all);
         execv(loader, all);
-        complain("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
+        report_error("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
         _exit(FAILED);
     }
 }
@@ -134,7 +134,7 @@ static void become_python(const char *name, char *const *arguments)
         memcpy(all + count, arguments, (given + 1) * sizeof *all);
         execv(loader, all);
     }
-    complain("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
+    report_error("%s can't be started: %s; the stage1 image is damaged, fetch it anew", loader, strerror(errno));
 }
 
 /* In a child: to end with us, and to be deaf to nothing. */
@@ -170,9 +170,9 @@ static void give(int fd, const char *variable)
     setenv(variable, number, 1);
 }
 
-/* Python writes into `order` and `description`; returns its exit code. It begins in the host's mounts, where the pod's
+/* Python writes into `spec` and `description`; returns its exit code. It begins in the host's mounts, where the pod's
  * network belongs, and goes into ours, which it finds by its parent. */
-static int prepare(int order, int description, int host_mounts, char *const *arguments)
+static int prepare(int spec, int description, int host_mounts, char *const *arguments)
 {
     int status;
     pid_t pid = fork();
@@ -181,7 +181,7 @@ static int prepare(int order, int description, int host_mounts, char *const *arg
         int here = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
         if (setns(host_mounts, CLONE_NEWNS) < 0 || fchdir(here) < 0)
             _exit(FAILED);
-        give(order, ORDER_VARIABLE);
+        give(spec, ORDER_VARIABLE);
         give(description, DESCRIPTION_VARIABLE);
         become_python("run", arguments);
         _exit(FAILED);
@@ -193,13 +193,13 @@ static int prepare(int order, int description, int host_mounts, char *const *arg
 }
 
 /* What Python wrote: mapped, and never given back. */
-static bool read_order(int fd, struct order *order)
+static bool read_spec(int fd, struct launch_spec *spec)
 {
     struct stat about;
-    if (fstat(fd, &about) < 0 || about.st_size <= 0 || about.st_size > ORDER_LIMIT)
+    if (fstat(fd, &about) < 0 || about.st_size <= 0 || about.st_size > SPEC_LIMIT)
         return false;
     char *bytes = mmap(NULL, (size_t)about.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
-    return bytes != MAP_FAILED && order_parse(bytes, (size_t)about.st_size, order);
+    return bytes != MAP_FAILED && spec_parse(bytes, (size_t)about.st_size, spec);
 }
 
 /* Mounts that are made from here on are the pod's alone, and end with it; the host's still come in. */
@@ -210,15 +210,15 @@ static bool leave_mounts(void)
 
 static int run(char *const *arguments)
 {
-    struct order order;
+    struct launch_spec spec;
     struct vmm vmm;
     ourselves = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    int fd = memfd_create("order", MFD_CLOEXEC), description = memfd_create("launch", MFD_CLOEXEC);
+    int fd = memfd_create("launch-spec", MFD_CLOEXEC), description = memfd_create("launch", MFD_CLOEXEC);
     int host_mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-    for (char *const *word = arguments; *word; word++)
-        uuid = *word;
+    for (char *const *argument = arguments; *argument; argument++)
+        uuid = *argument;
     if (fd < 0 || description < 0 || host_mounts < 0 || !leave_mounts()) {
-        complain("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
+        report_error("the pod can't have mounts of its own: %s; this program has to be root", strerror(errno));
         return FAILED;
     }
     int code = prepare(fd, description, host_mounts, arguments);
@@ -226,15 +226,15 @@ static int run(char *const *arguments)
     if (code)
         return code;
     signal(SIGPIPE, SIG_IGN);
-    if (!read_order(fd, &order)) {
-        complain("the preparation of the pod did not say how to start it; this is a fault of clearpod");
+    if (!read_spec(fd, &spec)) {
+        report_error("the preparation of the pod left no valid launch spec; this is a fault of clearpod");
         return FAILED;
     }
     close(fd);
-    if (!start_vmm(&order, description, uuid, begin_child, &vmm))
+    if (!start_vmm(&spec, description, uuid, begin_child, &vmm))
         return FAILED;
     close(description);
-    return attend(vmm, &order, start_stop);
+    return relay(vmm, &spec, start_stop);
 }
 
 int main(int argc, char **argv)
@@ -248,7 +248,7 @@ int main(int argc, char **argv)
     keep_to_ourselves();
     clean_environment();
     if (!is_found) {
-        complain("/proc is not mounted, so the stage1 image can't be found");
+        report_error("/proc is not mounted, so the stage1 image can't be found");
         return FAILED;
     }
     if (stays)

@@ -10,17 +10,17 @@
 
 enum { FAILED = 254 };
 
-/* Each word of the order is a letter and a value: j is the jailer (images/jailer), which starts the VMM from the launch
- * description, written elsewhere; s the unix socket that the VMM is to listen on; i says that the pod's input is ours, c is
- * the file with its kernel's words, l the directory by which logs are found (log.h). t: the VMM reads input from a terminal
- * only, and takes the byte 1 for itself unless it comes twice (kvmtool). */
-struct order {
+/* How the launcher has to start the VMM, as a list of items, each a letter and a value: j is the jailer (images/jailer), which
+ * starts the VMM from the launch description, written elsewhere; s the unix socket that the VMM is to listen on; i: the pod is
+ * attached to our input; c is the file for the output of its kernel, l the directory with the links to logs (log.h). t: the VMM
+ * reads input from a terminal only, and takes the byte 1 for itself unless it comes twice (kvmtool). */
+struct launch_spec {
     const char *jailer, *listener, *console, *logs;
     bool interactive, terminal;
 };
 
-/* Takes `bytes` (ends with 0) apart in place. False: it makes no sense. Pure. */
-bool order_parse(char *bytes, size_t size, struct order *order);
+/* Takes `bytes` (ends with 0) apart in place. False: it is invalid. Pure. */
+bool spec_parse(char *bytes, size_t size, struct launch_spec *spec);
 
 /* A started VMM: its pid, and our ends of its standard input and output. */
 struct vmm {
@@ -28,15 +28,15 @@ struct vmm {
     int in, out;
 };
 
-/* Moves bytes until the VM is over; returns the pod's exit code. `stop` starts the program that ends the pod in order,
+/* Moves bytes until the VM is over; returns the pod's exit code. `stop` starts the program that ends the pod in spec,
  * or with `forcibly` at once, and returns its pid. */
-int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool forcibly));
+int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool forcibly));
 
 /* Starts the VMM in its jail, as a child of ours that ends with us; `description` is the file with the launch description,
- * `name` a word by which the jailer is found. `prepare` is called in each child. False: it has complained. */
-bool start_vmm(const struct order *order, int description, const char *name, void (*prepare)(void), struct vmm *vmm);
+ * `name` the argument by which people find the jailer. `prepare` is called in each child. False: the error is reported. */
+bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void), struct vmm *vmm);
 
 /* One sentence on stderr. */
-void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void report_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -11,9 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* `directory` as in the order; NULL: there are no logs, and what is for one is thrown away. It must stay. */
+/* `directory` as in the launch spec; NULL: there are no logs, and what is for one is thrown away. It must stay. */
 void log_begin(const char *directory);
-/* Output for the log `number`; none at all is the end of that output. What can't be written is lost, and once said. */
+/* Output for the log `number`; none at all is the end of that output. Output that can't be written is lost, and that is reported once. */
 void log_take(uint8_t number, bool is_error, const uint8_t *bytes, size_t size);
 /* Write what has no end of a line. Nothing more comes. */
 void log_end(void);

@@ -19,7 +19,7 @@ static void drop(struct records *records, size_t size)
     memmove(records->bytes, records->bytes + size, records->used);
 }
 
-/* Keep the end of what the VMM and the kernel said: it is an error's only explanation. */
+/* Keep the end of the output of VMM and kernel: it is an error's only explanation. */
 static void keep_early(struct records *records, size_t size)
 {
     const uint8_t *from = records->bytes;
@@ -43,9 +43,9 @@ void records_received(struct records *records, size_t size)
     records->used += size;
     if (records->marked)
         return;
-    uint8_t *found = memmem(records->bytes, records->used, mark, MARK);
-    if (found) {
-        keep_early(records, (size_t)(found - records->bytes));
+    uint8_t *at = memmem(records->bytes, records->used, mark, MARK);
+    if (at) {
+        keep_early(records, (size_t)(at - records->bytes));
         drop(records, MARK);
         records->marked = true;
     } else if (records->used > MARK) {
@@ -59,7 +59,7 @@ void records_over(struct records *records)
         keep_early(records, records->used);
 }
 
-/* A guest whose kernel writes in between, say: better seen than lost, and the VMM must not be stuck. */
+/* A guest whose kernel writes in between, for one: better seen than lost, and the VMM must not be stuck. */
 static enum record_kind take_raw(struct records *records, uint8_t *to, size_t *size)
 {
     *size = records->used < RECORD_MAX ? records->used : RECORD_MAX;

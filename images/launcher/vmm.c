@@ -100,7 +100,7 @@ static void read_answer(int fd, char text[static ANSWER_MAX])
     text[length] = 0;
 }
 
-/* The VMM's pid; 0 when there is none, and it was said why. See images/jailer/README.md. */
+/* The VMM's pid; 0 when there is none, and the reason is reported. See images/jailer/README.md. */
 static pid_t find_pid(const char *text)
 {
     int pid = strncmp(text, "pid ", 4) ? 0 : atoi(text + 4);
@@ -109,26 +109,26 @@ static pid_t find_pid(const char *text)
     if (pid > 0 && kill(pid, SIGKILL) == 0)
         waitpid(pid, NULL, 0);
     const char *failed = strstr(text, "failed "), *why = failed ? failed + 7 : "the jailer was ended";
-    complain("the VMM's jail can't be made: %.*s", (int)strcspn(why, "\n"), why);
+    report_error("the VMM's jail can't be made: %.*s", (int)strcspn(why, "\n"), why);
     return 0;
 }
 
-bool start_vmm(const struct order *order, int description, const char *name, void (*prepare)(void), struct vmm *vmm)
+bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void), struct vmm *vmm)
 {
     char text[ANSWER_MAX];
     int in[2], out[2], result[2];
-    int listener = order->listener ? listen_at(order->listener) : -1;
-    if ((order->listener && listener < 0) || pipe2(result, O_CLOEXEC) < 0 ||
-        !(order->terminal ? open_terminal : open_pipes)(in, out)) {
-        complain("the VMM's streams and socket can't be made: %s", strerror(errno));
+    int listener = spec->listener ? listen_at(spec->listener) : -1;
+    if ((spec->listener && listener < 0) || pipe2(result, O_CLOEXEC) < 0 ||
+        !(spec->terminal ? open_terminal : open_pipes)(in, out)) {
+        report_error("the VMM's streams and socket can't be made: %s", strerror(errno));
         return false;
     }
-    /* A VMM has much to say; the console is where it is looked for, and what it ends with is shown. */
-    int words = order->console ? open(order->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-    struct gift gifts[] = {{in[0], STDIN_FILENO}, {out[1], STDOUT_FILENO}, {words, STDERR_FILENO}, {description, DESCRIPTION},
-                           {result[1], RESULT},   {listener, LISTENER},    {words, CONSOLE}};
-    pid_t jailer = start_jailer(order->jailer, gifts, sizeof gifts / sizeof *gifts, name, prepare);
-    const int theirs[] = {in[0], out[1], words, result[1], listener};
+    /* A VMM writes much; it goes into the console file, of which the end is shown should the VMM die. */
+    int console = spec->console ? open(spec->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
+    struct gift gifts[] = {{in[0], STDIN_FILENO}, {out[1], STDOUT_FILENO}, {console, STDERR_FILENO}, {description, DESCRIPTION},
+                           {result[1], RESULT},   {listener, LISTENER},    {console, CONSOLE}};
+    pid_t jailer = start_jailer(spec->jailer, gifts, sizeof gifts / sizeof *gifts, name, prepare);
+    const int theirs[] = {in[0], out[1], console, result[1], listener};
     for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
         close(theirs[i]); /* one that was not opened is none */
     read_answer(result[0], text);

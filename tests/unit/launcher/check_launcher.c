@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Cases about what the launcher reads: the order of `run`, and the records of the agent. */
+/* Cases about what the launcher reads: the launch spec of `run`, and the records of the agent. */
 #include "check.h"
 #include "launcher.h"
 #include "records.h"
@@ -8,36 +8,36 @@
 
 #define MARK "\nclearpod-console\n"
 
-static bool parse(const char *text, size_t size, struct order *order)
+static bool parse(const char *text, size_t size, struct launch_spec *spec)
 {
     static char bytes[65536];
     memcpy(bytes, text, size);
-    return order_parse(bytes, size, order);
+    return spec_parse(bytes, size, spec);
 }
 
-CASE(an_order_has_what_is_special)
+CASE(a_launch_spec_has_what_is_special)
 {
     static const char text[] = "j/jailer\0s/agent.sock\0c/log\0l/logs\0t\0i";
-    struct order order;
-    CHECK(parse(text, sizeof text, &order));
-    CHECK(!strcmp(order.jailer, "/jailer") && !strcmp(order.listener, "/agent.sock") && order.interactive && order.terminal);
-    CHECK(!strcmp(order.console, "/log") && !strcmp(order.logs, "/logs"));
+    struct launch_spec spec;
+    CHECK(parse(text, sizeof text, &spec));
+    CHECK(!strcmp(spec.jailer, "/jailer") && !strcmp(spec.listener, "/agent.sock") && spec.interactive && spec.terminal);
+    CHECK(!strcmp(spec.console, "/log") && !strcmp(spec.logs, "/logs"));
 }
 
-CASE(an_order_may_leave_out_all_but_the_jailer)
+CASE(a_launch_spec_may_leave_out_all_but_the_jailer)
 {
     static const char text[] = "j/jailer";
-    struct order order;
-    CHECK(parse(text, sizeof text, &order));
-    CHECK(!order.listener && !order.console && !order.logs && !order.interactive && !order.terminal);
+    struct launch_spec spec;
+    CHECK(parse(text, sizeof text, &spec));
+    CHECK(!spec.listener && !spec.console && !spec.logs && !spec.interactive && !spec.terminal);
 }
 
-CASE(an_order_that_makes_no_sense_is_refused)
+CASE(an_invalid_launch_spec_is_refused)
 {
-    struct order order;
-    CHECK(!parse("", 0, &order) && !parse("j/jailer", 8, &order)); /* no end */
-    CHECK(!parse("c/log", 6, &order));                             /* nothing to start */
-    CHECK(!parse("j/vm\0z", 7, &order) && !parse("j/vm\0\0", 6, &order));
+    struct launch_spec spec;
+    CHECK(!parse("", 0, &spec) && !parse("j/jailer", 8, &spec)); /* no end */
+    CHECK(!parse("c/log", 6, &spec));                             /* nothing to start */
+    CHECK(!parse("j/vm\0z", 7, &spec) && !parse("j/vm\0\0", 6, &spec));
 }
 
 static struct records records;

@@ -14,7 +14,7 @@
 
 static char place[64], file[80], text[70000], said[400];
 
-void complain(const char *format, ...)
+void report_error(const char *format, ...)
 {
     va_list args;
     va_start(args, format);

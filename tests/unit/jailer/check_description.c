@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about the launch description. */
 #include "check.h"
-#include "order.h"
+#include "description.h"
 
 #include <string.h>
 
 #define LEAST "/run/pod\0a/bin/vm\0c0 1879048192 65536\0"
 
-static struct order order;
+static struct description description;
 
 static bool parse(const char *text, size_t size)
 {
     static char bytes[65536];
     memcpy(bytes, text, size);
-    return order_parse(bytes, size, &order);
+    return description_parse(bytes, size, &description);
 }
 
 /* The least that makes sense, and these words. */
@@ -31,8 +31,8 @@ static bool with(const char *words, size_t size)
 CASE(the_least_is_a_root_a_program_and_its_ids)
 {
     CHECK(parse(LEAST, sizeof LEAST - 1));
-    CHECK(!strcmp(order.root, "/run/pod") && !strcmp(order.argv[0], "/bin/vm") && !order.argv[1] && !order.env[0]);
-    CHECK(!order.netns && !order.filter && !order.hostname && !order.dies_with_parent && !order.small_pages);
+    CHECK(!strcmp(description.root, "/run/pod") && !strcmp(description.argv[0], "/bin/vm") && !description.argv[1] && !description.env[0]);
+    CHECK(!description.netns && !description.filter && !description.hostname && !description.dies_with_parent && !description.small_pages);
     CHECK(!parse("a/bin/vm\0c0 5 1", sizeof "a/bin/vm\0c0 5 1"));
     CHECK(!parse("/run/pod\0c0 5 1", sizeof "/run/pod\0c0 5 1"));
     CHECK(!parse("/run/pod\0a/bin/vm", sizeof "/run/pod\0a/bin/vm"));
@@ -42,10 +42,10 @@ CASE(the_least_is_a_root_a_program_and_its_ids)
 CASE(places_links_devices_and_small_file_systems)
 {
     CHECK(WITH("r/usr\0w/disk\0m/share\0v/own\0yusr/lib:/lib\0d10:232:/dev/kvm\0h1024:/vmm"));
-    CHECK(order.place_count == 4 && order.places[3].writable && order.places[3].mapped && !order.places[1].mapped && !order.places[0].writable && order.places[1].writable && order.places[2].mapped);
-    CHECK(!strcmp(order.links[0].target, "usr/lib") && !strcmp(order.links[0].path, "/lib"));
-    CHECK(order.devices[0].major == 10 && order.devices[0].minor == 232 && !strcmp(order.devices[0].path, "/dev/kvm"));
-    CHECK(order.homes[0].number == 1024 && !strcmp(order.homes[0].text, "/vmm"));
+    CHECK(description.place_count == 4 && description.places[3].writable && description.places[3].mapped && !description.places[1].mapped && !description.places[0].writable && description.places[1].writable && description.places[2].mapped);
+    CHECK(!strcmp(description.links[0].target, "usr/lib") && !strcmp(description.links[0].path, "/lib"));
+    CHECK(description.devices[0].major == 10 && description.devices[0].minor == 232 && !strcmp(description.devices[0].path, "/dev/kvm"));
+    CHECK(description.homes[0].number == 1024 && !strcmp(description.homes[0].text, "/vmm"));
     CHECK(!WITH("rusr") && !WITH("yx") && !WITH("y:/lib") && !WITH("d10:/dev/kvm") && !WITH("d4096:1:/dev/x"));
     CHECK(!WITH("h1024:vmm") && !WITH("h:/vmm") && !WITH("h-1:/vmm"));
 }
@@ -53,11 +53,11 @@ CASE(places_links_devices_and_small_file_systems)
 CASE(rules_limits_cgroups_and_the_rest)
 {
     CHECK(WITH("s1f:/usr\0l7 1024 18446744073709551615\0g/sys/fs/cgroup/x\0f/filter\0uvmm\0n\0p\0b\0eA=b\0a-x"));
-    CHECK(order.rules[0].number == 0x1f && !strcmp(order.rules[0].text, "/usr"));
-    CHECK(order.limits[0].resource == 7 && order.limits[0].soft == 1024 && order.limits[0].hard == UINT64_MAX);
-    CHECK(!strcmp(order.cgroups[0], "/sys/fs/cgroup/x") && !strcmp(order.filter, "/filter"));
-    CHECK(!*order.netns && !strcmp(order.hostname, "vmm") && order.dies_with_parent && order.small_pages);
-    CHECK(!strcmp(order.env[0], "A=b") && !strcmp(order.argv[1], "-x"));
+    CHECK(description.rules[0].number == 0x1f && !strcmp(description.rules[0].text, "/usr"));
+    CHECK(description.limits[0].resource == 7 && description.limits[0].soft == 1024 && description.limits[0].hard == UINT64_MAX);
+    CHECK(!strcmp(description.cgroups[0], "/sys/fs/cgroup/x") && !strcmp(description.filter, "/filter"));
+    CHECK(!*description.netns && !strcmp(description.hostname, "vmm") && description.dies_with_parent && description.small_pages);
+    CHECK(!strcmp(description.env[0], "A=b") && !strcmp(description.argv[1], "-x"));
     CHECK(!WITH("l7 2 1") && !WITH("l16 1 1") && !WITH("l7 1") && !WITH("sx:/usr") && !WITH("s1:usr"));
     CHECK(!WITH("px") && !WITH("u") && !WITH("nx") && !WITH("gx") && !WITH("fx") && !WITH("x") && !WITH("\0"));
 }
@@ -65,7 +65,7 @@ CASE(rules_limits_cgroups_and_the_rest)
 CASE(descriptors_are_numbers_past_the_third)
 {
     CHECK(WITH("k10\0t16:tap0"));
-    CHECK(order.kept[0] == 10 && order.taps[0].number == 16 && !strcmp(order.taps[0].text, "tap0"));
+    CHECK(description.kept[0] == 10 && description.taps[0].number == 16 && !strcmp(description.taps[0].text, "tap0"));
     CHECK(!WITH("k2") && !WITH("k1024") && !WITH("k") && !WITH("t2:tap0") && !WITH("t16:") && !WITH("k 10"));
 }
 
@@ -73,8 +73,8 @@ CASE(ids_of_the_host_are_found_and_never_its_root)
 {
     uint32_t outside;
     CHECK(WITH("c100000 200000 10"));
-    CHECK(order_outside(&order, 0, &outside) && outside == 1879048192);
-    CHECK(order_outside(&order, 100009, &outside) && outside == 200009 && !order_outside(&order, 100010, &outside));
+    CHECK(description_outside(&description, 0, &outside) && outside == 1879048192);
+    CHECK(description_outside(&description, 100009, &outside) && outside == 200009 && !description_outside(&description, 100010, &outside));
     CHECK(!WITH("c65536 0 10") && !WITH("c65536 5 0") && !WITH("c4294967290 5 10") && !WITH("c5 4294967290 10"));
     CHECK(!parse("/run/pod\0a/bin/vm\0c1 5 1", sizeof "/run/pod\0a/bin/vm\0c1 5 1"));
 }

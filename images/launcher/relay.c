@@ -19,10 +19,10 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { LAST_WORDS_MS = 200, END_BYTES = 4096 };
+enum { LAST_OUTPUT_MS = 200, END_BYTES = 4096 };
 
 /* Bytes on their way to a descriptor. */
-struct parcel {
+struct buffer {
     uint8_t bytes[2 * (RECORD_HEADER + RECORD_MAX)];
     size_t at, end;
     int to;
@@ -31,11 +31,11 @@ struct parcel {
 static struct {
     struct vmm vmm;
     struct records records;
-    struct parcel out, in;
+    struct buffer out, in;
     pid_t (*stop)(bool);
     pid_t stopper;
     bool interactive, raw, input_over, asked, doubling;
-    bool ended, dead; /* the agent said so; the VMM is gone */
+    bool ended, dead; /* the agent reported it; the VMM is gone */
     int signals, code, status;
     struct termios settings; /* of our terminal, before */
 } us;
@@ -51,7 +51,7 @@ static void restore_terminal(void)
 
 static void queue(enum record_kind kind, size_t size)
 {
-    struct parcel *in = &us.in;
+    struct buffer *in = &us.in;
     record_pack(in->bytes, kind, size);
     in->end = RECORD_HEADER + size;
     for (size_t i = 0; us.doubling && i < in->end; i++)
@@ -108,7 +108,7 @@ static void on_end(const uint8_t *payload, size_t size)
     restore_terminal();
     if (us.code && size > 1) {
         notice_clean((const char *)payload + 1, size - 1, why);
-        complain("%s", why);
+        report_error("%s", why);
     }
     kill(us.vmm.pid, SIGKILL); /* all is written, in the guest as well */
 }
@@ -135,15 +135,15 @@ static void deliver(void)
     us.out.to = kind == R_OUT ? STDOUT_FILENO : STDERR_FILENO;
 }
 
-/* Nobody who wants it: thrown away, and the pod goes on. */
-static void push(struct parcel *parcel)
+/* Without a reader it is thrown away, and the pod goes on. */
+static void push(struct buffer *buffer)
 {
-    ssize_t done = write(parcel->to, parcel->bytes + parcel->at, parcel->end - parcel->at);
+    ssize_t done = write(buffer->to, buffer->bytes + buffer->at, buffer->end - buffer->at);
     if (done < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    parcel->at = done < 0 ? parcel->end : parcel->at + (size_t)done;
-    if (parcel->at == parcel->end)
-        parcel->at = parcel->end = 0;
+    buffer->at = done < 0 ? buffer->end : buffer->at + (size_t)done;
+    if (buffer->at == buffer->end)
+        buffer->at = buffer->end = 0;
 }
 
 static void read_vmm(void)
@@ -221,7 +221,7 @@ static bool turn(void)
     };
     if (us.records.used == sizeof us.records.bytes)
         ready[1].fd = -1;
-    int count = poll(ready, sizeof ready / sizeof *ready, us.dead ? LAST_WORDS_MS : -1);
+    int count = poll(ready, sizeof ready / sizeof *ready, us.dead ? LAST_OUTPUT_MS : -1);
     if (ready[0].revents)
         on_signals();
     if (ready[1].revents)
@@ -265,13 +265,13 @@ static void take_signals(void)
     us.signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
-/* What of it says why. */
+/* The lines that tell why. */
 static void show(const char *text, size_t size, bool is_cut)
 {
     char lines[NOTICE_MAX];
     notice(text, size, is_cut, lines);
     for (char *line = lines, *end; (end = strchr(line, '\n')); line = end + 1)
-        complain("%.*s", (int)(end - line), line);
+        report_error("%.*s", (int)(end - line), line);
 }
 
 /* The last of what the VMM and the guest's kernel have written. */
@@ -287,25 +287,25 @@ static void show_end(const char *path)
         close(fd);
 }
 
-static void explain_death(const struct order *order)
+static void explain_death(const struct launch_spec *spec)
 {
     bool killed = WIFSIGNALED(us.status);
     records_over(&us.records);
     show(us.records.before, us.records.early, us.records.early == EARLY_MAX);
-    show_end(order->console);
-    complain("the virtual machine ended by itself (%s %d); what its kernel said is in %s", killed ? "signal" : "code",
-             killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status), order->console ? order->console : "no file");
+    show_end(spec->console);
+    report_error("the virtual machine ended by itself (%s %d); the output of its kernel is in %s", killed ? "signal" : "code",
+             killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status), spec->console ? spec->console : "no file");
 }
 
-int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool))
+int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
 {
     us.vmm = vmm;
     us.stop = stop;
-    us.interactive = order->interactive;
-    us.doubling = order->terminal;
+    us.interactive = spec->interactive;
+    us.doubling = spec->terminal;
     us.in.to = vmm.in;
     us.code = FAILED;
-    log_begin(order->logs);
+    log_begin(spec->logs);
     take_signals();
     reap(); /* what ended before we looked */
     while (turn())
@@ -313,6 +313,6 @@ int attend(struct vmm vmm, const struct order *order, pid_t (*stop)(bool))
     restore_terminal();
     log_end();
     if (!us.ended)
-        explain_death(order);
+        explain_death(spec);
     return us.code;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Fuzzes the parser of the launch description. */
-#include "order.h"
+#include "description.h"
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -10,13 +10,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    static struct order order;
+    static struct description description;
     uint32_t owner;
     char *copy = malloc(size + 1);
     if (!copy)
         return 0;
     memcpy(copy, bytes, size);
-    if (order_parse(copy, size, &order) && (!order_outside(&order, 0, &owner) || !owner || order.place_count > PLACES_MAX))
+    if (description_parse(copy, size, &description) && (!description_outside(&description, 0, &owner) || !owner || description.place_count > PLACES_MAX))
         abort();
     free(copy);
     return 0;

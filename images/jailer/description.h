@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The launch description: what to start, and around it the jail. stage1/vm/jail.py writes it, the table of its words is in
+ * The launch description: what to start, and around it the jail. stage1/vm/jail.py writes it, the table of its items is in
  * README.md. Parsing is pure, for main.c, the unit tests and the fuzzer.
  */
-#ifndef CLEARPOD_ORDER_H
-#define CLEARPOD_ORDER_H
+#ifndef CLEARPOD_DESCRIPTION_H
+#define CLEARPOD_DESCRIPTION_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -51,7 +51,7 @@ struct limit {
 };
 
 /* Texts belong to the parsed bytes. Absent texts are NULL; an empty `netns` asks for a new one. */
-struct order {
+struct description {
     char *argv[ARGUMENTS_MAX + 1], *env[ARGUMENTS_MAX + 1];
     size_t arguments, variables;
     const char *root, *netns, *filter, *hostname;
@@ -78,9 +78,9 @@ struct order {
     bool dies_with_parent, small_pages;
 };
 
-/* Takes `bytes` apart in place; they must stay. False: they are not a launch description, and `order` is undefined. */
-bool order_parse(char *bytes, size_t size, struct order *order);
+/* Takes `bytes` apart in place; they must stay. False: they are not a launch description, and `description` is undefined. */
+bool description_parse(char *bytes, size_t size, struct description *description);
 /* The host's id of the id `inside`; false when no extent has it. */
-bool order_outside(const struct order *order, uint32_t inside, uint32_t *outside);
+bool description_outside(const struct description *description, uint32_t inside, uint32_t *outside);
 
 #endif
