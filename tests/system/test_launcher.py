@@ -270,7 +270,7 @@ def test_a_run_that_orders_nothing_is_told_from_one_that_works(stage1: BareStage
 
 @pytest.mark.parametrize(("more", "said"), [
     ("s/no/such/directory/sock", b"can't be made: No such file"), (f"s/{'x' * 200}", b"too long"),
-    ("j/no/such/jailer", b"/no/such/jailer can't be started"), ("zodd", b"did not say how"),
+    ("j/no/such/jailer", b"/no/such/jailer can't be started"), ("zodd", b"launch spec"),
 ])  # fmt: skip
 def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more: str, said: bytes) -> None:
     stage1.vmm(more=more)

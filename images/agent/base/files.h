@@ -17,7 +17,7 @@ int file_write(const char *path, const char *text);
 int make_dir(const char *path, mode_t mode);
 /* openat2 below `root`; `how` is RESOLVE_IN_ROOT or RESOLVE_BENEATH. */
 int open_below(int root, const char *path, int flags, unsigned long long how);
-/* Remove a directory with all below it, however deep; never crosses a mount. Absent is fine. */
+/* Remove a directory with all below it, however deep; never crosses a mount. Idempotent. */
 int remove_tree(const char *path, struct fault *why);
 
 #endif

@@ -129,7 +129,7 @@ static int fault_of(const struct traces *traces, int status, const char *verb, s
     file_read(traces->log, log, sizeof log);
     crun_message(log, line, sizeof line);
     if (!*line)
-        return fault_set(why, FAULT_FAILED, "crun %s ended with code %d and said nothing", verb, exit_code_of(status));
+        return fault_set(why, FAULT_FAILED, "crun %s ended with code %d and reported no error", verb, exit_code_of(status));
     return fault_set(why, is_command_error(line) ? FAULT_COMMAND : FAULT_FAILED, "crun %s: %s", verb, line);
 }
 

@@ -239,7 +239,7 @@ int rootfs_destroy(const char *id, struct fault *why)
 {
     struct places at;
     places_of(&at, id);
-    /* Lazily: somebody in another mount namespace may still look. Not mounted is fine. */
+    /* Detached, not unmounted: a process in another mount namespace may still use it. Idempotent. */
     unbind_volumes(&at);
     umount2(at.root, MNT_DETACH);
     umount2(at.lower, MNT_DETACH);

@@ -11,7 +11,7 @@
 
 /* Enable every controller for the children of the root and of /clearpod. */
 int cgroup_boot(struct fault *why);
-/* Kill all processes of a container (exec 0) or of an exec. Absent is fine. */
+/* Kill all processes of a container (exec 0) or of an exec. Idempotent. */
 void cgroup_kill(const char *container, uint32_t exec);
 /* Send a signal to each process; -1 when there was none. */
 int cgroup_signal(const char *container, uint32_t exec, int signal);

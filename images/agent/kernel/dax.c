@@ -121,17 +121,17 @@ static int make(int device, const struct places *at, const struct image *image, 
     return 0;
 }
 
-int dax_mount(const char *device, const clearpod_agent_MountImage *wanted, struct fault *why)
+int dax_mount(const char *device, const clearpod_agent_MountImage *spec, struct fault *why)
 {
     struct places at;
     scoped_fd int fd = open_device(device, why);
-    if (fd < 0 || check(fd, wanted, why) < 0)
+    if (fd < 0 || check(fd, spec, why) < 0)
         return -1;
     struct image *image = free_place();
     if (!image)
         return fault_set(why, FAULT_FAILED, "more than %d images in the window", IMAGES_MAX);
-    *image = (struct image){.offset = wanted->offset, .bytes = wanted->bytes};
-    snprintf(image->name, sizeof image->name, "%s", wanted->name);
+    *image = (struct image){.offset = spec->offset, .bytes = spec->bytes};
+    snprintf(image->name, sizeof image->name, "%s", spec->name);
     places_of(&at, device, image);
     if (make(fd, &at, image, why) == 0)
         return 0;

@@ -35,27 +35,27 @@ static int open_netlink(struct fault *why)
     return fd < 0 ? fault_errno(why, "open a netlink socket") : fd;
 }
 
-static bool has_mac(int any, const char *name, const uint8_t wanted[6])
+static bool has_mac(int any, const char *name, const uint8_t address[6])
 {
     struct ifreq request = {0};
     memcpy(request.ifr_name, name, strnlen(name, IF_NAMESIZE - 1));
-    return ioctl(any, SIOCGIFHWADDR, &request) == 0 && !memcmp(wanted, request.ifr_hwaddr.sa_data, 6);
+    return ioctl(any, SIOCGIFHWADDR, &request) == 0 && !memcmp(address, request.ifr_hwaddr.sa_data, 6);
 }
 
 /* The index of the device with this hardware address in our network namespace (/sys shows that of the boot), 0 when
  * there is none. It mostly has the name already that it is to have, which is quicker to see than all devices. */
 static int index_by_mac(const char *mac, const char *name)
 {
-    uint8_t wanted[6];
+    uint8_t address[6];
     int index = 0;
     scoped_fd int any = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (!mac_parse(mac, wanted))
+    if (!mac_parse(mac, address))
         return 0;
-    if (has_mac(any, name, wanted))
+    if (has_mac(any, name, address))
         return (int)if_nametoindex(name);
     struct if_nameindex *list = if_nameindex();
     for (struct if_nameindex *at = list; at && at->if_index && !index; at++)
-        if (has_mac(any, at->if_name, wanted))
+        if (has_mac(any, at->if_name, address))
             index = (int)at->if_index;
     if (list)
         if_freenameindex(list);
@@ -115,20 +115,20 @@ static int set_interface(int netlink, const clearpod_agent_Interface *interface,
     return 0;
 }
 
-static int set_route(int netlink, const clearpod_agent_Route *said, struct fault *why)
+static int set_route(int netlink, const clearpod_agent_Route *settings, struct fault *why)
 {
     struct nl_message message;
-    struct route route = {.metric = said->metric, .mtu = said->mtu, .advmss = said->advmss};
-    route.index = index_of(said->device, why);
+    struct route route = {.metric = settings->metric, .mtu = settings->mtu, .advmss = settings->advmss};
+    route.index = index_of(settings->device, why);
     if (route.index < 0)
         return -1;
-    if (!address_parse(said->destination, &route.to))
-        return fault_set(why, FAULT_INVALID, "'%s' is no destination of a route", said->destination);
-    if (*said->gateway && (!address_parse(said->gateway, &route.gateway) || route.gateway.family != route.to.family))
-        return fault_set(why, FAULT_INVALID, "'%s' is no gateway to %s", said->gateway, said->destination);
+    if (!address_parse(settings->destination, &route.to))
+        return fault_set(why, FAULT_INVALID, "'%s' is no destination of a route", settings->destination);
+    if (*settings->gateway && (!address_parse(settings->gateway, &route.gateway) || route.gateway.family != route.to.family))
+        return fault_set(why, FAULT_INVALID, "'%s' is no gateway to %s", settings->gateway, settings->destination);
     nl_route(&message, &route);
     if (ask(netlink, &message) < 0)
-        return fault_errno(why, "add the route to %s by %s", said->destination, said->device);
+        return fault_errno(why, "add the route to %s by %s", settings->destination, settings->device);
     return 0;
 }
 

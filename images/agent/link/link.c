@@ -55,10 +55,10 @@ static bool is_hello(const uint8_t *raw, size_t size)
  * how far frames may be parsed: not into a marker whose header has not arrived yet. */
 static size_t hunt(struct link *link, size_t from)
 {
-    const uint8_t *found;
-    while ((found = memmem(link->in + from, link->end - from, marker(link), MARKER_BYTES))) {
-        size_t at = (size_t)(found - link->in);
-        bool counts = is_hello(found + MARKER_BYTES, link->end - at - MARKER_BYTES);
+    const uint8_t *match;
+    while ((match = memmem(link->in + from, link->end - from, marker(link), MARKER_BYTES))) {
+        size_t at = (size_t)(match - link->in);
+        bool counts = is_hello(match + MARKER_BYTES, link->end - at - MARKER_BYTES);
         if (counts && link->end - at < LINK_MARK)
             return at;
         if (counts) {

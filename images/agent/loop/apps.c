@@ -92,7 +92,7 @@ static void end_app(struct app *app)
     look_whether_over();
 }
 
-static void fail(struct app *app, const struct fault *why, bool is_said);
+static void fail(struct app *app, const struct fault *why, bool is_shown);
 
 /* Start the next container that there is, from `stage` on. */
 static void enter(struct app *app, unsigned stage)
@@ -110,12 +110,12 @@ static void enter(struct app *app, unsigned stage)
         fail(app, &why, false);
 }
 
-static void fail(struct app *app, const struct fault *why, bool is_said)
+static void fail(struct app *app, const struct fault *why, bool is_shown)
 {
     if (app->stage != AFTER && !app->code)
         app->code = why->code == FAULT_COMMAND && is_missing_command(why->text) ? APP_NO_COMMAND : APP_FAILED;
     if (!*pod.why && !pod.halted)
-        snprintf(pod.why, sizeof pod.why, "app %s: %s", app->names[MAIN], is_said ? "it can't be started" : why->text);
+        snprintf(pod.why, sizeof pod.why, "app %s: %s", app->names[MAIN], is_shown ? "it can't be started" : why->text);
     reply(&app->launcher, why);
     enter(app, app->stage == AFTER ? STAGES : AFTER);
 }
@@ -179,13 +179,13 @@ bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker)
     return true;
 }
 
-void apps_started(const char *container, const struct fault *failed, bool is_said)
+void apps_started(const char *container, const struct fault *failed, bool is_shown)
 {
     struct app *app = find(container);
     if (!app || app->up)
         return;
     if (failed) {
-        fail(app, failed, is_said);
+        fail(app, failed, is_shown);
         return;
     }
     app->up = true;

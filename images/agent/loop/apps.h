@@ -28,8 +28,8 @@ void apps_begin(bool lasting);
 void apps_settle(void);
 /* `id` empty: the pod. Returns true when the reply comes later. */
 bool apps_halt(const char *id, uint64_t kill_at_ns, const struct asker *asker);
-/* `is_said`: whoever sees the end of the pod has seen the words of `failed` already, as crun's on the app's stderr. */
-void apps_started(const char *container, const struct fault *failed, bool is_said);
+/* `is_shown`: whoever sees the end of the pod has seen the text of `failed` already, as crun's on the app's stderr. */
+void apps_started(const char *container, const struct fault *failed, bool is_shown);
 void apps_exited(const char *container, int code);
 /* Kill what has had its time. Returns when to call again, as now_ns counts; 0: not because of time. */
 uint64_t apps_tick(void);

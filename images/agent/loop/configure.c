@@ -59,7 +59,7 @@ static int set_sysctl(const clearpod_agent_Sysctl *sysctl, struct fault *why)
     return 0;
 }
 
-/* `again`: of a guest that has rehearsed only the size changes. */
+/* `again`: after a warm-up only the size changes. */
 static int mount_shm(uint64_t bytes, bool again, struct fault *why)
 {
     char options[96];
@@ -83,7 +83,7 @@ static int set_identity(const clearpod_agent_Configure *settings, struct fault *
     return set_names(settings, why) < 0 ? -1 : network_configure(settings, why);
 }
 
-/* A guest that has waited: its random numbers are to owe nothing to what it had while nobody's, its clock may have
+/* A guest that has waited in the pool: its random numbers must not derive from what it had before, its clock may have
  * drifted. An agent on the host is sent neither. */
 static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
 {
@@ -115,20 +115,20 @@ static void configure_plan(const clearpod_agent_Configure *settings)
 
 int configure(const clearpod_agent_Configure *settings, struct fault *why)
 {
-    static bool done, rehearsed;
-    if (done || (rehearsed && settings->ids))
+    static bool done, is_warm;
+    if (done || (is_warm && settings->ids))
         return fault_set(why, FAULT_STATE, "the pod was configured already");
-    if (freshen(settings, why) < 0 || (!rehearsed && namespaces_make(settings, why) < 0) ||
+    if (freshen(settings, why) < 0 || (!is_warm && namespaces_make(settings, why) < 0) ||
         set_identity(settings, why) < 0)
         return -1;
     for (unsigned i = 0; i < settings->sysctls_count; i++) /* after the network: some belong to an interface */
         if (set_sysctl(&settings->sysctls[i], why) < 0)
             return -1;
-    if (mount_shm(settings->shm_bytes, rehearsed, why) < 0)
+    if (mount_shm(settings->shm_bytes, is_warm, why) < 0)
         return -1;
     if (agent.arguments.plan)
         configure_plan(settings);
     done = !settings->rehearse;
-    rehearsed = true;
+    is_warm = true;
     return done ? 0 : network_undo(settings, why); /* namespaces and shm stay, and are not made again */
 }

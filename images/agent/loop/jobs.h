@@ -18,7 +18,7 @@ struct job {
     bool failed, died; /* died: its helper was killed, and may have left anything */
     struct fault fault;
     struct outcome outcome;
-    struct numbers *numbers; /* Stats: where they come; NULL: none are wanted */
+    struct numbers *numbers; /* Stats: where they come; NULL: none */
 };
 
 extern struct job jobs[MAX_JOBS];

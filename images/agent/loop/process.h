@@ -23,7 +23,7 @@ struct output {
 /* stdin, or a tty's input: what the host sent and the process has not read. */
 struct input {
     uint32_t id, at, size;
-    uint32_t owed, debt; /* credit to give back; how much of it an earlier host process had given */
+    uint32_t consumed, foreign; /* credit to give back; how much of it an earlier host process had given */
     int fd;
     uint8_t *buffer;
     bool polled, ended;

@@ -88,7 +88,7 @@ static int on_create(const clearpod_agent_Create *create, const struct asker *as
     return -1;
 }
 
-/* Pipes for the streams that are wanted: [0] is the agent's end, [1] the process's. */
+/* Pipes for the streams that there are: [0] is the agent's end, [1] the process's. */
 static int make_pipes(const struct process *process, int ends[2][3], struct fault *why)
 {
     const uint32_t ids[3] = {process->in.id, process->out[0].id, process->out[1].id};

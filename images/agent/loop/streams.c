@@ -98,7 +98,7 @@ static void output_end(struct output *out)
 static void input_close(struct input *in)
 {
     close_watched(&in->fd, &in->polled);
-    in->owed += in->size; /* nobody reads it any more, but the host's window must not shrink */
+    in->consumed += in->size; /* nobody reads it any more, but the host gets its credit back */
     in->size = 0;
 }
 
@@ -204,7 +204,7 @@ void input_ready(struct process *process)
         }
         in->at = (in->at + (uint32_t)put) % INPUT_BYTES;
         in->size -= (uint32_t)put;
-        in->owed += (uint32_t)put;
+        in->consumed += (uint32_t)put;
     }
     if (in->fd >= 0 && in->ended && !in->size && !process->stdio.tty) {
         if (process->connection)
@@ -214,7 +214,7 @@ void input_ready(struct process *process)
 }
 
 /* Who writes on finds the pipe broken, as where the reader is a process. Terminals and containers go on. */
-static void unwanted(struct process *process, uint32_t stream)
+static void cut_output(struct process *process, uint32_t stream)
 {
     for (int i = 0; process->exec && !process->stdio.tty && !process->connection && i < 2; i++)
         if (process->out[i].id == stream && process->out[i].fd >= 0)
@@ -226,7 +226,7 @@ void streams_on_data(uint32_t stream, bool end, const uint8_t *bytes, size_t siz
     struct process *process = owner_of(stream);
     if (!process || process->in.id != stream) {
         if (process && end)
-            unwanted(process, stream);
+            cut_output(process, stream);
         return;
     }
     struct input *in = &process->in;
@@ -260,8 +260,8 @@ void streams_new_epoch(void)
 {
     for (unsigned i = 0; i < process_count(); i++) {
         struct process *process = &processes[i];
-        process->in.owed = 0;
-        process->in.debt = process->in.size; /* the new host's window does not count it */
+        process->in.consumed = 0;
+        process->in.foreign = process->in.size; /* not of the new host's credit */
         for (int k = 0; process->state != P_FREE && k < 2; k++) {
             size_t resent = ring_data_of(&agent.link.ring, process->out[k].id);
             process->out[k].credit = resent < INITIAL_CREDIT ? (uint32_t)(INITIAL_CREDIT - resent) : 0;
@@ -277,26 +277,26 @@ static void sync_output(struct process *process, unsigned which)
         out->end_due = !link_send(&agent.link, &frame, NULL);
     }
     if (out->fd < 0 || process->state == P_STARTING)
-        return; /* what crun itself complains about is no output */
-    bool wanted = output_room(out) || is_lossy(process);
-    if (wanted && !out->polled)
+        return; /* crun's own errors are no output */
+    bool is_read = output_room(out) || is_lossy(process);
+    if (is_read && !out->polled)
         out->polled = watch(out->fd, EPOLLIN, which ? T_OUT1 : T_OUT0, index_of(process)) == 0;
-    else if (!wanted && out->polled)
+    else if (!is_read && out->polled)
         out->polled = (unwatch(out->fd), false);
 }
 
 static void sync_input(struct process *process)
 {
     struct input *in = &process->in;
-    uint32_t paid = in->owed < in->debt ? in->owed : in->debt;
-    in->owed -= paid;
-    in->debt -= paid;
-    if (in->id && in->owed && (in->owed >= INITIAL_CREDIT / 4 || !in->size)) {
+    uint32_t void_bytes = in->consumed < in->foreign ? in->consumed : in->foreign;
+    in->consumed -= void_bytes;
+    in->foreign -= void_bytes;
+    if (in->id && in->consumed && (in->consumed >= INITIAL_CREDIT / 4 || !in->size)) {
         uint8_t payload[4];
         struct frame frame = {.length = 4, .kind = K_CREDIT, .stream = in->id};
-        put_u32(payload, in->owed);
+        put_u32(payload, in->consumed);
         if (link_send(&agent.link, &frame, payload))
-            in->owed = 0;
+            in->consumed = 0;
     }
     if (in->fd < 0)
         return;

@@ -16,7 +16,7 @@ int streams_open(struct process *process, const clearpod_agent_Stdio *stdio, str
 /* The agent's ends: stdin, stdout, stderr (-1: none), or the terminal in `tty`. They are owned from here on. */
 void streams_attach(struct process *process, int ends[3]);
 int streams_attach_tty(struct process *process, int tty, struct fault *why);
-/* Undo attach without a word to the host: the process never ran, and may be started again. */
+/* Undo attach without telling the host: the process never ran, and may be started again. */
 void streams_retract(struct process *process);
 void streams_close(struct process *process);
 /* Throw away what was not read yet (Delete): ends at once. */

@@ -60,14 +60,14 @@ static bool move(int from, int *journal, int *to)
     return got > 0 || (got < 0 && errno == EINTR);
 }
 
-/* Until both are at their end; once the other end of `leash` is closed, only what is there already. */
-static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int leash) __attribute__((noreturn));
-static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int leash)
+/* Until both are at their end; once the other end of `stop` is closed, only what is there already. */
+static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int stop) __attribute__((noreturn));
+static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int stop)
 {
     bool last = false;
     while (from[0] >= 0 || from[1] >= 0) {
         struct pollfd ready[OUTPUTS + 1] = {{.fd = from[0], .events = POLLIN}, {.fd = from[1], .events = POLLIN},
-                                            {.fd = last ? -1 : leash}};
+                                            {.fd = last ? -1 : stop}};
         int count = poll(ready, OUTPUTS + 1, last ? 0 : -1);
         if (count == 0)
             break;
@@ -87,13 +87,13 @@ static void close_all(int fds[OUTPUTS])
         close_fd(&fds[i]);
 }
 
-pid_t journal_copy(const struct order *order, const char *id, int stdio[3], int *leash)
+pid_t journal_copy(const struct unit_spec *spec, const char *id, int stdio[3], int *stop)
 {
     int from[OUTPUTS] = {-1, -1}, journal[OUTPUTS] = {-1, -1}, to[OUTPUTS] = {-1, -1}, pair[2];
     for (int i = 0; i < OUTPUTS; i++) {
-        if (!order->journal[i + 1] || stdio[i + 1] < 0 || (journal[i] = journal_stream(id)) < 0)
+        if (!spec->journal[i + 1] || stdio[i + 1] < 0 || (journal[i] = journal_stream(id)) < 0)
             continue;
-        if (pipe2(pair, O_CLOEXEC) < 0 || fchown(pair[0], order->owner, order->owner) < 0)
+        if (pipe2(pair, O_CLOEXEC) < 0 || fchown(pair[0], spec->owner, spec->owner) < 0)
             continue; /* then it is not in the journal */
         from[i] = pair[0];
         to[i] = stdio[i + 1];
@@ -110,7 +110,7 @@ pid_t journal_copy(const struct order *order, const char *id, int stdio[3], int 
         copy(from, journal, to, pair[0]);
     }
     close(pair[0]);
-    *leash = pair[1];
+    *stop = pair[1];
     close_all(from);
     close_all(journal);
     close_all(to);
@@ -151,7 +151,7 @@ void journal_end(void)
         poll(&ended, 1, END_LIMIT_MS);
 }
 
-/* journald would go on without a word, and keep the journal in memory. */
+/* journald would not report it, and keep the journal in memory. */
 static int check_writable(struct fault *why)
 {
     char id[64], path[128];

@@ -39,7 +39,7 @@ static int write_new(const char *path, const char *text)
     return fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : -1;
 }
 
-/* What is not systemd's to make: sockets' places, and the word that journald may write to its disk from the start. */
+/* What is not systemd's to make: sockets' places, and the file that lets journald write to its disk from the start. */
 static int make_places(struct fault *why)
 {
     char began[64];
@@ -143,7 +143,7 @@ static bool any_unit(void)
     return false;
 }
 
-/* Systemd removes a unit's cgroup when it has said how the unit ended, and journald reads all before it ends. */
+/* Systemd removes a unit's cgroup when it has logged how the unit ended, and journald reads all before it ends. */
 static void finish_journal(int limit_ms)
 {
     for (int waited = 0; waited < limit_ms && any_unit(); waited++)
@@ -151,7 +151,7 @@ static void finish_journal(int limit_ms)
     journal_end();
 }
 
-/* The launcher ends the VM once it has been told: what units still have to say comes before. */
+/* The launcher ends the VM once it has the pod's exit code: what units still have to write comes before. */
 static void flush_journal(bool all)
 {
     if (getpid() != 1)

@@ -25,7 +25,7 @@
 #define SYSTEMCTL "/usr/bin/systemctl"
 #define BUNDLE "/run/clearpod/volumes/containers/" GUEST
 
-enum { COMPLAINT = 300, WORDS = 64, FILE_ROOM = 32768 };
+enum { ERROR_ROOM = 300, ARGUMENTS = 64, FILE_ROOM = 32768 };
 
 static void unblock_signals(void)
 {
@@ -34,8 +34,8 @@ static void unblock_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void become_systemctl(const char *verb, const char *id, int complaints) __attribute__((noreturn));
-static void become_systemctl(const char *verb, const char *id, int complaints)
+static void become_systemctl(const char *verb, const char *id, int errors) __attribute__((noreturn));
+static void become_systemctl(const char *verb, const char *id, int errors)
 {
     char unit[NAME_ROOM + 16];
     const char *const args[] = {"systemctl", "--no-ask-password", "--quiet", verb, unit, NULL};
@@ -44,30 +44,30 @@ static void become_systemctl(const char *verb, const char *id, int complaints)
     unblock_signals();
     dup2(open("/dev/null", O_RDWR | O_CLOEXEC), 0);
     dup2(0, 1);
-    dup2(complaints, 2);
+    dup2(errors, 2);
     execve(SYSTEMCTL, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
     dprintf(2, "exec " SYSTEMCTL ": %s", strerror(errno));
     _exit(127);
 }
 
-/* Returns the pid, and in `complaints` where to read what it says, at most a pipe full. */
-static pid_t systemctl(const char *verb, const char *id, int *complaints)
+/* Returns the pid, and in `errors` where to read its errors, at most a pipe full. */
+static pid_t systemctl(const char *verb, const char *id, int *errors)
 {
     int pair[2];
     if (pipe2(pair, O_CLOEXEC | O_NONBLOCK) < 0)
         return -1;
     scoped_fd int writing = pair[1];
-    *complaints = pair[0];
+    *errors = pair[0];
     pid_t pid = fork();
     if (pid == 0)
         become_systemctl(verb, id, writing);
     return pid;
 }
 
-static int complain(const struct task *task, int complaints, struct fault *why)
+static int fault_of(const struct task *task, int errors, struct fault *why)
 {
-    char text[COMPLAINT];
-    ssize_t got = read(complaints, text, sizeof text - 1);
+    char text[ERROR_ROOM];
+    ssize_t got = read(errors, text, sizeof text - 1);
     text[got > 0 ? got : 0] = 0;
     text[strcspn(text, "\n")] = 0;
     return fault_set(why, FAULT_FAILED, "systemd can't start the unit app@%s.service: %s", task->id,
@@ -80,14 +80,14 @@ static bool is_log(const struct task *task, int number)
     return number > 0 && !task->tty && !(task->arguments->plan && task->followed[number]);
 }
 
-static bool give_order(int unit, const struct task *task)
+static bool send_spec(int unit, const struct task *task)
 {
-    struct order order = {.tty = task->tty, .width = task->width, .height = task->height, .owner = pod_root()};
+    struct unit_spec spec = {.tty = task->tty, .width = task->width, .height = task->height, .owner = pod_root()};
     for (int i = 0; i < 3; i++) {
-        order.given[i] = task->stdio[i] >= 0;
-        order.journal[i] = is_log(task, i);
+        spec.given[i] = task->stdio[i] >= 0;
+        spec.journal[i] = is_log(task, i);
     }
-    return packet_send(unit, &order, sizeof order, task->stdio);
+    return packet_send(unit, &spec, sizeof spec, task->stdio);
 }
 
 /* The unit's main process, once it comes; -1 when systemctl has given up before. */
@@ -103,16 +103,16 @@ static int await_unit(int listener, pid_t starter)
 static int start(const struct task *task, int listener, struct answer *answer, int *tty)
 {
     int got[3] = {-1, -1, -1};
-    scoped_fd int complaints = -1;
-    pid_t starter = systemctl("start", task->id, &complaints);
+    scoped_fd int errors = -1;
+    pid_t starter = systemctl("start", task->id, &errors);
     if (starter < 0)
         return fault_errno(&answer->fault, "start " SYSTEMCTL);
     scoped_fd int unit = await_unit(listener, starter);
-    bool answered = unit >= 0 && give_order(unit, task) && packet_receive(unit, answer, sizeof *answer, got);
+    bool answered = unit >= 0 && send_spec(unit, task) && packet_receive(unit, answer, sizeof *answer, got);
     *tty = got[0];
     if (!answered)
         waitpid(starter, NULL, 0);
-    return answered ? 0 : complain(task, complaints, &answer->fault);
+    return answered ? 0 : fault_of(task, errors, &answer->fault);
 }
 
 int unit_start(const struct task *task, struct outcome *outcome, struct fault *why)
@@ -134,9 +134,9 @@ int unit_start(const struct task *task, struct outcome *outcome, struct fault *w
 
 int unit_delete(const struct task *task, struct fault *why)
 {
-    scoped_fd int complaints = -1;
+    scoped_fd int errors = -1;
     int result = crun_delete(task, why);
-    pid_t pid = systemctl("reset-failed", task->id, &complaints); /* systemd forgets the unit; fine if it has */
+    pid_t pid = systemctl("reset-failed", task->id, &errors); /* systemd forgets the unit; idempotent */
     if (pid > 0)
         waitpid(pid, NULL, 0);
     return result;
@@ -156,18 +156,18 @@ static int open_terminal(const struct task *task, int stdio[3])
     return stdio[0] < 0 ? -1 : steal_fd(&master);
 }
 
-/* The file has words that end with a zero byte: the variables, an empty one, the command. */
-static int read_words(const char *name, char *room, char *lists[2][WORDS], struct fault *why)
+/* The file has strings that end with a zero byte: the variables, an empty one, the command. */
+static int read_command(const char *name, char *room, char *lists[2][ARGUMENTS], struct fault *why)
 {
     char path[300];
     int list = 0, count[2] = {0, 0};
     snprintf(path, sizeof path, BUNDLE "/%s", name);
     ssize_t size = file_read(path, room, FILE_ROOM);
-    for (char *word = room; size > 0 && word < room + size; word += strlen(word) + 1) {
-        if (list == 0 && !*word)
+    for (char *text = room; size > 0 && text < room + size; text += strlen(text) + 1) {
+        if (list == 0 && !*text)
             list = 1;
-        else if (count[list] < WORDS - 1)
-            lists[list][count[list]++] = word;
+        else if (count[list] < ARGUMENTS - 1)
+            lists[list][count[list]++] = text;
     }
     lists[0][count[0]] = lists[1][count[1]] = NULL;
     return count[1] ? 0 : fault_set(why, FAULT_INVALID, "%s has no command", path);
@@ -184,9 +184,9 @@ static int join_cgroup(uint32_t exec)
     return file_write(path, "0");
 }
 
-static void become(const struct task *task, const int stdio[3], char *lists[2][WORDS], int failed)
+static void become(const struct task *task, const int stdio[3], char *lists[2][ARGUMENTS], int failed)
     __attribute__((noreturn));
-static void become(const struct task *task, const int stdio[3], char *lists[2][WORDS], int failed)
+static void become(const struct task *task, const int stdio[3], char *lists[2][ARGUMENTS], int failed)
 {
     setsid();
     for (int i = 0; i < 3; i++)
@@ -205,10 +205,10 @@ static void become(const struct task *task, const int stdio[3], char *lists[2][W
 static int run_in_guest(const struct task *task, struct outcome *outcome, struct fault *why)
 {
     static char room[FILE_ROOM];
-    char *lists[2][WORDS];
+    char *lists[2][ARGUMENTS];
     int stdio[3], pair[2], error = 0;
     memcpy(stdio, task->stdio, sizeof stdio);
-    if (read_words(task->file, room, lists, why) < 0)
+    if (read_command(task->file, room, lists, why) < 0)
         return -1;
     if (task->tty && (outcome->fd = open_terminal(task, stdio)) < 0)
         return fault_errno(why, "open a terminal");

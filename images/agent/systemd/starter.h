@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * In a helper of the agent (task.h): containers are started and forgotten as units of systemd, and commands run in the
- * guest's own root. What is said to a unit is in units.h.
+ * guest's own root. The messages to a unit are in units.h.
  */
 #ifndef CLEARPOD_STARTER_H
 #define CLEARPOD_STARTER_H

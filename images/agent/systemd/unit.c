@@ -28,8 +28,8 @@ static struct arguments arguments;
 /* The process that copies output into the journal; pid 0: there is none (any more). */
 static struct {
     pid_t pid;
-    int leash;
-} copier = {.leash = -1};
+    int stop;
+} copier = {.stop = -1};
 
 static void tell(const struct ending *ending)
 {
@@ -47,31 +47,31 @@ static void notify_ready(void)
 }
 
 /* The descriptors that came, in their places. */
-static void place(const struct order *order, const int got[3], int stdio[3])
+static void place(const struct unit_spec *spec, const int got[3], int stdio[3])
 {
     int next = 0;
     for (int i = 0; i < 3; i++)
-        stdio[i] = order->given[i] ? got[next++] : -1;
+        stdio[i] = spec->given[i] ? got[next++] : -1;
 }
 
 static int start(const char *id, struct answer *answer)
 {
     char path[NAME_ROOM + sizeof UNITS];
     int got[3];
-    struct order order;
+    struct unit_spec spec;
     struct outcome outcome = {.fd = -1};
     struct task task = {.kind = TASK_START, .arguments = &arguments, .id = id};
     snprintf(path, sizeof path, UNITS "/%s", id);
     scoped_fd int agent_end = packet_connect(path, SOCK_SEQPACKET);
-    if (agent_end < 0 || !packet_receive(agent_end, &order, sizeof order, got)) {
+    if (agent_end < 0 || !packet_receive(agent_end, &spec, sizeof spec, got)) {
         say("clearpod-agent: app %s is started by its pod, not by systemctl", id);
         return -1;
     }
-    place(&order, got, task.stdio);
-    task.tty = order.tty;
-    task.width = order.width;
-    task.height = order.height;
-    copier.pid = journal_copy(&order, id, task.stdio, &copier.leash);
+    place(&spec, got, task.stdio);
+    task.tty = spec.tty;
+    task.width = spec.width;
+    task.height = spec.height;
+    copier.pid = journal_copy(&spec, id, task.stdio, &copier.stop);
     answer->failed = crun_start(&task, &outcome, &answer->fault) < 0;
     answer->pid = outcome.pid;
     packet_send(agent_end, answer, sizeof *answer, (const int[3]){outcome.fd, -1, -1});
@@ -126,7 +126,7 @@ static void finish_output(const char *id, int signals)
         return;
     cgroup_kill(id, 0);
     cgroup_wait_empty(id, KILL_LIMIT_MS);
-    close_fd(&copier.leash);
+    close_fd(&copier.stop);
     for (reap(0, &status); copier.pid; reap(0, &status)) {
         poll(&ready, 1, -1);
         pass_on(signals, 0);

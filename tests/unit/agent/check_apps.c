@@ -206,12 +206,12 @@ CASE(what_can_not_be_started_has_failed)
 CASE(what_crun_has_said_already_is_not_said_again)
 {
     struct fault missing = {.code = FAULT_COMMAND, .text = "crun run: executable file `/a` not found"};
-    for (int is_said = 0; is_said < 2; is_said++) {
+    for (int is_shown = 0; is_shown < 2; is_shown++) {
         begin();
         launch("a", "", "", 0);
         settle(false);
-        apps_started("a", &missing, is_said);
-        CHECK(strstr(did, "over 127 app a: ") && (strstr(did, "not found") == NULL) == is_said);
+        apps_started("a", &missing, is_shown);
+        CHECK(strstr(did, "over 127 app a: ") && (strstr(did, "not found") == NULL) == is_shown);
     }
 }
 

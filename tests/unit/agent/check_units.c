@@ -20,11 +20,11 @@ static ino_t inode(int fd)
 CASE(a_message_brings_the_descriptors_that_there_are_in_their_order)
 {
     int pair[2], other[2], got[3];
-    struct order sent = {.given = {true, false, true}, .owner = 7}, order;
+    struct unit_spec sent = {.given = {true, false, true}, .owner = 7}, spec;
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0 && pipe(other) == 0);
     CHECK(packet_send(pair[0], &sent, sizeof sent, (const int[3]){other[0], -1, pair[0]}));
-    CHECK(packet_receive(pair[1], &order, sizeof order, got));
-    CHECK(order.owner == 7 && order.given[2] && got[2] == -1);
+    CHECK(packet_receive(pair[1], &spec, sizeof spec, got));
+    CHECK(spec.owner == 7 && spec.given[2] && got[2] == -1);
     CHECK(inode(got[0]) == inode(other[0]) && inode(got[1]) == inode(pair[0]));
     CHECK(fcntl(got[0], F_GETFD) == FD_CLOEXEC);
     for (int i = 0; i < 2; i++) {
@@ -37,12 +37,12 @@ CASE(a_message_brings_the_descriptors_that_there_are_in_their_order)
 CASE(a_message_that_is_short_or_does_not_come_is_none)
 {
     int pair[2], got[3];
-    struct order order = {0};
+    struct unit_spec spec = {0};
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
-    CHECK(packet_send(pair[0], "READY=1", 7, NULL) && !packet_receive(pair[1], &order, sizeof order, got));
+    CHECK(packet_send(pair[0], "READY=1", 7, NULL) && !packet_receive(pair[1], &spec, sizeof spec, got));
     close(pair[0]);
-    CHECK(!packet_receive(pair[1], &order, sizeof order, got) && got[0] == -1);
-    CHECK(!packet_send(pair[1], &order, sizeof order, NULL));
+    CHECK(!packet_receive(pair[1], &spec, sizeof spec, got) && got[0] == -1);
+    CHECK(!packet_send(pair[1], &spec, sizeof spec, NULL));
     close(pair[1]);
 }
 
