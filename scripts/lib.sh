@@ -15,7 +15,7 @@ RUN_PACKAGES=(
     qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
 )
 # To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer, the lab, sources, callgrind.
-TEST_PACKAGES=(git bzip2 docker-registry shellcheck codespell clang-19 libclang-rt-19-dev virtiofsd kmod debootstrap valgrind)
+TEST_PACKAGES=(git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap valgrind)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 

@@ -41,5 +41,5 @@ const struct profile profile = {
     .cgroup_path = cgroup_path,
     .start = crun_start,
     .exec = crun_exec,
-    .delete = crun_delete,
+    .remove = crun_delete,
 };

@@ -142,28 +142,47 @@ static bool take_hostname(const char *text, struct description *description)
 static bool take_item(char letter, char *text, struct description *description)
 {
     switch (letter) {
-    case 'a': return take_argument(text, description->argv, &description->arguments);
-    case 'b': return take_flag(text, &description->small_pages);
-    case 'c': return take_extent(text, description);
-    case 'd': return take_device(text, description);
-    case 'e': return take_argument(text, description->env, &description->variables);
-    case 'f': return take_path(text, &description->filter);
-    case 'g': return take_cgroup(text, description);
-    case 'h': return take_numbered(text, 10, description->homes, &description->home_count, FEW_MAX);
-    case 'k': return take_kept(text, description);
-    case 'l': return take_limit(text, description);
-    case 'n': return take_netns(text, description);
-    case 'p': return take_flag(text, &description->dies_with_parent);
+    case 'a':
+        return take_argument(text, description->argv, &description->arguments);
+    case 'b':
+        return take_flag(text, &description->small_pages);
+    case 'c':
+        return take_extent(text, description);
+    case 'd':
+        return take_device(text, description);
+    case 'e':
+        return take_argument(text, description->env, &description->variables);
+    case 'f':
+        return take_path(text, &description->filter);
+    case 'g':
+        return take_cgroup(text, description);
+    case 'h':
+        return take_numbered(text, 10, description->homes, &description->home_count, FEW_MAX);
+    case 'k':
+        return take_kept(text, description);
+    case 'l':
+        return take_limit(text, description);
+    case 'n':
+        return take_netns(text, description);
+    case 'p':
+        return take_flag(text, &description->dies_with_parent);
     case 'm':
     case 'r':
     case 'v':
-    case 'w': return take_place(letter, text, description);
-    case 's': return take_numbered(text, 16, description->rules, &description->rule_count, RULES_MAX);
-    case 't': return take_tap(text, description);
-    case 'u': return take_hostname(text, description);
-    case 'y': return take_link(text, description);
-    case '/': return take_path(text - 1, &description->root);
-    default: return false;
+    case 'w':
+        return take_place(letter, text, description);
+    case 's':
+        return take_numbered(text, 16, description->rules, &description->rule_count, RULES_MAX);
+    case 't':
+        return take_tap(text, description);
+    case 'u':
+        return take_hostname(text, description);
+    case 'y':
+        return take_link(text, description);
+    case '/':
+        return take_path(text - 1, &description->root);
+    default:
+        return false;
     }
 }
 
@@ -192,7 +211,8 @@ static bool makes_sense(const struct description *description)
     for (size_t i = 0; i < description->rule_count; i++)
         if (*description->rules[i].text != '/')
             return false;
-    return description->arguments && *description->argv[0] == '/' && description->root && description_outside(description, 0, &owner);
+    return description->arguments && *description->argv[0] == '/' && description->root &&
+           description_outside(description, 0, &owner);
 }
 
 bool description_parse(char *bytes, size_t size, struct description *description)

@@ -88,7 +88,8 @@ static bool write_maps(const struct description *description, pid_t process)
     size_t length = 0;
     for (size_t i = 0; i < description->extent_count; i++) {
         const struct extent *one = &description->extents[i];
-        length += (size_t)snprintf(text + length, sizeof text - length, "%u %u %u\n", one->inside, one->outside, one->length);
+        length +=
+            (size_t)snprintf(text + length, sizeof text - length, "%u %u %u\n", one->inside, one->outside, one->length);
     }
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         snprintf(path, sizeof path, "/proc/%d/%s", process, names[i]);

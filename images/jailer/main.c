@@ -24,7 +24,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { DESCRIPTION_LIMIT = 1 << 20, APART = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP };
+enum {
+    DESCRIPTION_LIMIT = 1 << 20,
+    APART = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
+};
 
 static char sentence[SENTENCE_MAX];
 
@@ -88,8 +91,8 @@ static void become_vmm(const struct description *description, int ids, int pair,
     int ruleset;
     char go;
     setsid();
-    if (!root_change(description, ids) || !set_hostname(description) || !privileges_make_ruleset(description, &ruleset) ||
-        !privileges_give_up(description, ids, ruleset))
+    if (!root_change(description, ids) || !set_hostname(description) ||
+        !privileges_make_ruleset(description, &ruleset) || !privileges_give_up(description, ids, ruleset))
         return;
     end_with_caller(result); /* a change of user takes that back */
     if (send(pair, "", 1, MSG_NOSIGNAL) != 1 || recv(pair, &go, 1, 0) != 1)
@@ -149,9 +152,9 @@ int main(int argc, char **argv)
     }
     int result = atoi(argv[2]);
     end_with_caller(result);
-    if (read_description(atoi(argv[1]), &description) && privileges_read_filter(&description) && host_enter_network(&description) &&
-        host_join_cgroups(&description) && host_set_oom_score() && (ids = host_make_user_namespace(&description)) >= 0 &&
-        start(&description, ids, result)) {
+    if (read_description(atoi(argv[1]), &description) && privileges_read_filter(&description) &&
+        host_enter_network(&description) && host_join_cgroups(&description) && host_set_oom_score() &&
+        (ids = host_make_user_namespace(&description)) >= 0 && start(&description, ids, result)) {
         answer(result, "ok", "");
         return 0;
     }

@@ -103,7 +103,8 @@ static bool set_limits(const struct description *description)
 /* Its id 0, so that the exec leaves it what is in the bounding set, and no more. */
 static bool become_root_inside(int ids)
 {
-    syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL); /* our session's keys are not for it; a kernel without has none */
+    /* Our session's keys are not for it; a kernel without keys has none. */
+    syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, NULL);
     if (setns(ids, CLONE_NEWUSER) < 0)
         return failed("enter", "the user namespace");
     if (setgroups(0, NULL) < 0 || setresgid(0, 0, 0) < 0 || setresuid(0, 0, 0) < 0)

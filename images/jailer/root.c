@@ -108,7 +108,8 @@ static bool make_links(const struct description *description)
 {
     for (size_t i = 0; i < description->link_count; i++)
         if (!make_directories(description->links[i].path + 1, false) ||
-            (symlink(description->links[i].target, description->links[i].path + 1) < 0 && failed("make the link", description->links[i].path)))
+            (symlink(description->links[i].target, description->links[i].path + 1) < 0 &&
+             failed("make the link", description->links[i].path)))
             return false;
     return true;
 }
@@ -188,8 +189,8 @@ bool root_change(const struct description *description, int ids)
     if (mount("clearpod", description->root, "tmpfs", MS_NOSUID, ROOT_OPTIONS) < 0 || chdir(description->root) < 0)
         return failed("mount a tmpfs on", description->root);
     umask(0);
-    bool made = put_places(description, ids) && make_links(description) && make_devices(description, owner) && make_homes(description, owner) &&
-                mount_proc();
+    bool made = put_places(description, ids) && make_links(description) && make_devices(description, owner) &&
+                make_homes(description, owner) && mount_proc();
     umask(022);
     return made && turn_root();
 }

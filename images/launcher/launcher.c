@@ -117,8 +117,8 @@ static void become_program(const char *name, int argc, char **argv)
 static void become_python(const char *name, char *const *arguments)
 {
     static char loader[PATH_MAX + 64], library[PATH_MAX + 64], python[PATH_MAX + 64], start[PATH_MAX + 64];
-    char *first[] = {loader, "--library-path", library, "--argv0", python, python, "-I", "-S", "-B", "-X", "utf8",
-                     start, (char *)(uintptr_t)name};
+    char *first[] = {loader, "--library-path",       library, "--argv0", python, python, "-I", "-S", "-B", "-X", "utf8",
+                     start,  (char *)(uintptr_t)name};
     char *argv[ARGUMENTS];
     size_t count = sizeof first / sizeof *first;
     snprintf(loader, sizeof loader, "%s/" PYTHON "/ld.so", root);
@@ -152,7 +152,8 @@ static void begin_child(void)
 
 static pid_t start_stop(bool forcibly)
 {
-    char *arguments[] = {forcibly ? "--force" : (char *)(uintptr_t)uuid, forcibly ? (char *)(uintptr_t)uuid : NULL, NULL};
+    char *arguments[] = {forcibly ? "--force" : (char *)(uintptr_t)uuid, forcibly ? (char *)(uintptr_t)uuid : NULL,
+                         NULL};
     pid_t pid = fork();
     if (pid)
         return pid;

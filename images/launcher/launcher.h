@@ -34,7 +34,8 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool for
 
 /* Starts the VMM in its jail, as a child of ours that ends with us; `description` is the file with the launch description,
  * `name` the argument by which people find the jailer. `prepare` is called in each child. False: the error is reported. */
-bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void), struct vmm *vmm);
+bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void),
+               struct vmm *vmm);
 
 /* One sentence on stderr. */
 void report_error(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -116,7 +116,9 @@ void log_take(uint8_t number, bool is_error, const uint8_t *bytes, size_t size)
     int fd = open_log(number);
     if ((fd < 0 || !take(fd, is_error, *line, bytes, size)) && !failed[number]) {
         failed[number] = true;
-        report_error("the log %u in %s can't be written: %s; this is reported once, and output that does not fit is lost", number, place, strerror(errno));
+        report_error(
+            "the log %u in %s can't be written: %s; this is reported once, and output that does not fit is lost",
+            number, place, strerror(errno));
     }
     if (fd < 0)
         (*line)->used = 0;

@@ -54,7 +54,7 @@ static bool has_any(const char *line, const char *const *signs)
 /* What of the line is to be shown; NULL: nothing. */
 static const char *chosen(const char *line)
 {
-    static const char *const grave[] = {"Kernel panic", "BUG:", "Oops", "Out of memory", "unable to handle",
+    static const char *const grave[] = {"Kernel panic",     "BUG:",      "Oops", "Out of memory", "unable to handle",
                                         "protection fault", "I/O error", NULL};
     static const char *const passing[] = {"# lkvm run", "Info: ", NULL}; /* kvmtool, at each start */
     const char *text = after_time(line);

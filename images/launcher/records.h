@@ -14,8 +14,8 @@ enum { RECORD_HEADER = 4, RECORD_MAX = 4096 - RECORD_HEADER, EARLY_MAX = 2048 };
 enum record_kind { R_NONE, R_OUT, R_ERR, R_END, R_IN, R_EOF, R_SIZE };
 
 struct records {
-    bool marked, broken;    /* the agent has begun; what follows is no record any more */
-    uint8_t log;            /* that the last record is for; 0: it is for our own output */
+    bool marked, broken; /* the agent has begun; what follows is no record any more */
+    uint8_t log;         /* that the last record is for; 0: it is for our own output */
     size_t used, early;
     uint8_t bytes[8192];    /* not taken yet */
     char before[EARLY_MAX]; /* the last of what came before the mark */

@@ -211,7 +211,8 @@ static bool in_background(void)
 /* False: nothing more will come, and the VMM is gone. */
 static bool turn(void)
 {
-    bool listens = us.interactive && us.records.marked && !us.input_over && !us.in.end && !(us.asked && in_background());
+    bool listens =
+        us.interactive && us.records.marked && !us.input_over && !us.in.end && !(us.asked && in_background());
     struct pollfd ready[] = {
         {.fd = us.signals, .events = POLLIN},
         {.fd = us.vmm.out, .events = POLLIN},
@@ -293,8 +294,9 @@ static void explain_death(const struct launch_spec *spec)
     records_over(&us.records);
     show(us.records.before, us.records.early, us.records.early == EARLY_MAX);
     show_end(spec->console);
-    report_error("the virtual machine ended by itself (%s %d); the output of its kernel is in %s", killed ? "signal" : "code",
-             killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status), spec->console ? spec->console : "no file");
+    report_error("the virtual machine ended by itself (%s %d); the output of its kernel is in %s",
+                 killed ? "signal" : "code", killed ? WTERMSIG(us.status) : WEXITSTATUS(us.status),
+                 spec->console ? spec->console : "no file");
 }
 
 int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))

@@ -57,7 +57,8 @@ static int listen_at(const char *path)
     }
     memcpy(address.sun_path, path, strlen(path));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0)
+    if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(fd, 4) < 0)
         return -1;
     return fd;
 }
@@ -113,7 +114,8 @@ static pid_t find_pid(const char *text)
     return 0;
 }
 
-bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void), struct vmm *vmm)
+bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void),
+               struct vmm *vmm)
 {
     char text[ANSWER_MAX];
     int in[2], out[2], result[2];
@@ -125,8 +127,9 @@ bool start_vmm(const struct launch_spec *spec, int description, const char *name
     }
     /* A VMM writes much; it goes into the console file, of which the end is shown should the VMM die. */
     int console = spec->console ? open(spec->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-    struct gift gifts[] = {{in[0], STDIN_FILENO}, {out[1], STDOUT_FILENO}, {console, STDERR_FILENO}, {description, DESCRIPTION},
-                           {result[1], RESULT},   {listener, LISTENER},    {console, CONSOLE}};
+    struct gift gifts[] = {{in[0], STDIN_FILENO},      {out[1], STDOUT_FILENO}, {console, STDERR_FILENO},
+                           {description, DESCRIPTION}, {result[1], RESULT},     {listener, LISTENER},
+                           {console, CONSOLE}};
     pid_t jailer = start_jailer(spec->jailer, gifts, sizeof gifts / sizeof *gifts, name, prepare);
     const int theirs[] = {in[0], out[1], console, result[1], listener};
     for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)

@@ -34,7 +34,8 @@ static int open_image(const struct place *place, struct region *region, struct f
     return 0;
 }
 
-static int add_slot(const struct shim *shim, int vm, uint32_t number, const struct place *place, const struct region *region)
+static int add_slot(const struct shim *shim, int vm, uint32_t number, const struct place *place,
+                    const struct region *region)
 {
     struct kvm_userspace_memory_region slot = {
         .slot = SHIM_FIRST_SLOT + number,

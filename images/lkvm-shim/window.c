@@ -75,7 +75,8 @@ static int obey(const struct window *window, struct message *message, struct fau
     if (!message->is_whole || !window_parse(message->text, &request))
         return fault_set(why, "not a request");
     if (request.is_map != (message->fd >= 0))
-        return fault_set(why, request.is_map ? "no descriptor of an image came along" : "a descriptor nobody asked for");
+        return fault_set(why,
+                         request.is_map ? "no descriptor of an image came along" : "a descriptor nobody asked for");
     if (!request.is_map)
         return region_unmap(&window->region, request.offset, request.bytes, why);
     if (region_map(&window->region, request.offset, request.bytes, message->fd, why) < 0)
@@ -134,7 +135,8 @@ static int listen_at(const char *path, struct fault *why)
     memcpy(address.sun_path, path, strlen(path));
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     /* fchmod before bind: the socket never has a wider mode, and the VMM's umask is left alone. */
-    if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4) < 0) {
+    if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+        listen(fd, 4) < 0) {
         fault_set(why, "the window's socket %s: %s", path, strerror(errno));
         if (fd >= 0)
             close(fd);

@@ -11,6 +11,7 @@
 
 /* Whoever serves the guest's mknod: pipes, sockets and ordinary files are names on a volume, but a device would be the host's. The
  * guest is told EPERM, since to ask is no offence. `index` is that of the mode. */
+/* clang-format off */
 #define NODES(call, index)                                    \
     ALLOW_IF(call, BITS(index, S_IFMT, 0)),                    \
     ALLOW_IF(call, BITS(index, S_IFMT, S_IFREG)),              \
@@ -18,6 +19,7 @@
     ALLOW_IF(call, BITS(index, S_IFMT, S_IFSOCK)),             \
     FAIL_IF(call, EPERM, BITS(index, S_IFMT, S_IFCHR)),        \
     FAIL_IF(call, EPERM, BITS(index, S_IFMT, S_IFBLK))
+/* clang-format on */
 
 const struct rule file_rules[] = {
     /* Content: the disks' by position and in vectors, sockets' and consoles' in order. */

@@ -41,7 +41,8 @@ static void check(int result, const char *what, const char *name)
 static void add_all(scmp_filter_ctx to, const struct rule *rules)
 {
     for (const struct rule *rule = rules; rule->name; rule++)
-        check(seccomp_rule_add_exact_array(to, rule->action, rule->number, rule->count, rule->conditions), "add", rule->name);
+        check(seccomp_rule_add_exact_array(to, rule->action, rule->number, rule->count, rule->conditions), "add",
+              rule->name);
 }
 
 /* Only x86-64: i386 by `int 0x80` is another architecture, and x32 has numbers of its own; both end the process. */

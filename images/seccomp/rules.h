@@ -26,12 +26,14 @@ struct rule {
     struct scmp_arg_cmp conditions[RULE_CONDITIONS];
 };
 
+/* clang-format off */
 #define RULE(call, answer, ...)                                                                         \
     {                                                                                                   \
         .name = #call, .number = __NR_##call, .action = (answer),                                       \
         .count = sizeof((struct scmp_arg_cmp[]){__VA_ARGS__}) / sizeof(struct scmp_arg_cmp),             \
         .conditions = { __VA_ARGS__ }                                                                   \
     }
+/* clang-format on */
 #define ALLOW(call) {.name = #call, .number = __NR_##call, .action = SCMP_ACT_ALLOW}
 #define ALLOW_IF(call, ...) RULE(call, SCMP_ACT_ALLOW, __VA_ARGS__)
 #define FAIL(call, error) {.name = #call, .number = __NR_##call, .action = SCMP_ACT_ERRNO(error)}

@@ -22,8 +22,13 @@
 
 static void said(const char *word, long result)
 {
-    const char *names[] = {[EPERM] = "EPERM", [ENOSYS] = "ENOSYS", [EINVAL] = "EINVAL", [ENODEV] = "ENODEV",
-                           [EAFNOSUPPORT] = "EAFNOSUPPORT", [EFAULT] = "EFAULT", [EROFS] = "EROFS"};
+    const char *names[] = {[EPERM] = "EPERM",
+                           [ENOSYS] = "ENOSYS",
+                           [EINVAL] = "EINVAL",
+                           [ENODEV] = "ENODEV",
+                           [EAFNOSUPPORT] = "EAFNOSUPPORT",
+                           [EFAULT] = "EFAULT",
+                           [EROFS] = "EROFS"};
     if (result >= 0)
         printf("%s ok\n", word);
     else if ((size_t)errno < sizeof names / sizeof *names && names[errno])

@@ -33,6 +33,7 @@ struct tracee {
 };
 
 static const char *const names[] = {"", "agent", "helper", "crun", "child"};
+/* clang-format off */
 static const struct {
     long number;
     const char *name;
@@ -46,6 +47,7 @@ static const struct {
     {SYS_bind, "bind"}, {SYS_chown, "chown"}, {SYS_fchown, "fchown"}, {SYS_fchownat, "fchownat"}, {SYS_chmod, "chmod"},
     {SYS_fchmod, "fchmod"}, {SYS_exit_group, "exit_group"}, {428, "open_tree"}, {429, "move_mount"}, {432, "fsmount"},
 };
+/* clang-format on */
 static struct tracee tracees[MOST];
 static enum role victim;
 static long wanted, seen;
@@ -124,8 +126,8 @@ static void stopped(struct tracee *one, int status)
 int main(int argc, char **argv)
 {
     int status;
-    long options = PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC |
-                   PTRACE_O_TRACESYSGOOD;
+    long options =
+        PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD;
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (victim = CHILD; argc == 3 && victim > AGENT && strcmp(names[victim], argv[1]); victim--)
         continue;

@@ -11,6 +11,9 @@ from tests.style import repo
 
 pytestmark = pytest.mark.style
 
+CLANG_FORMAT = ("clang-format-19",)
+"""Other versions lay out some things differently."""
+
 
 def test_ruff_finds_nothing() -> None:
     repo.check("ruff", "check", "--quiet", "--output-format=concise")
@@ -25,6 +28,15 @@ def test_words_are_spelled() -> None:
         pytest.skip("there is no codespell; scripts/lint installs it")
     languages = ("python", "c", "shell", "proto", "text")
     repo.check("codespell", *(str(path.relative_to(repo.ROOT)) for language in languages for path in repo.of(language)))
+
+
+def test_the_format_of_c_is_clang_formats() -> None:
+    program = next((name for name in CLANG_FORMAT if shutil.which(name)), None)
+    if not program:
+        pytest.skip("there is no clang-format; scripts/lint installs it")
+    sources = [str(path.relative_to(repo.ROOT)) for path in repo.of("c")]
+    assert sources
+    repo.check(program, "--dry-run", "--Werror", *sources)
 
 
 def test_mypy_strict_finds_nothing() -> None:

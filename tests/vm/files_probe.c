@@ -36,8 +36,10 @@ static void need(bool works, const char *what)
 
 #define NEED(call) need((call) >= 0, #call)
 /* Either it works, or the file system has not got it. */
-#define TRY(call) need((call) >= 0 || errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS || errno == EXDEV, #call)
-#define REFUSED(call) need((call) < 0 && (errno == EPERM || errno == EACCES || errno == EOPNOTSUPP), #call " is refused")
+#define TRY(call) \
+    need((call) >= 0 || errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS || errno == EXDEV, #call)
+#define REFUSED(call) \
+    need((call) < 0 && (errno == EPERM || errno == EACCES || errno == EOPNOTSUPP), #call " is refused")
 
 static void write_and_read(void)
 {
@@ -75,7 +77,8 @@ static void write_and_read(void)
 
 static void copy(void)
 {
-    int from = open("/proc/self/exe", O_RDONLY), to = open("copy", O_RDWR | O_CREAT, 0755), on = open("copied", O_RDWR | O_CREAT, 0600);
+    int from = open("/proc/self/exe", O_RDONLY), to = open("copy", O_RDWR | O_CREAT, 0755),
+        on = open("copied", O_RDWR | O_CREAT, 0600);
     NEED(from);
     NEED(sendfile(to, from, NULL, 1 << 16));
     off_t start = 0;

@@ -11,7 +11,7 @@
 struct host_arguments {
     bool on; /* false: this is a guest */
     const char *directory, *cgroup, *crun, *scratch;
-    bool own_network, own_ipc; /* make a namespace */
+    bool own_network, own_ipc;   /* make a namespace */
     bool host_network, host_ipc; /* the host's is the pod's; else the one that the agent was started in is */
 };
 

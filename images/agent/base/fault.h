@@ -6,7 +6,15 @@
 #ifndef CLEARPOD_FAULT_H
 #define CLEARPOD_FAULT_H
 
-enum fault_code { FAULT_INVALID = 1, FAULT_NOT_FOUND, FAULT_EXISTS, FAULT_STATE, FAULT_COMMAND, FAULT_FAILED, FAULT_FULL };
+enum fault_code {
+    FAULT_INVALID = 1,
+    FAULT_NOT_FOUND,
+    FAULT_EXISTS,
+    FAULT_STATE,
+    FAULT_COMMAND,
+    FAULT_FAILED,
+    FAULT_FULL
+};
 
 struct fault {
     enum fault_code code;

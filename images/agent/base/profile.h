@@ -26,10 +26,10 @@ struct profile {
     bool (*oom_killed)(const char *container);
     /* Where the cgroup of a container is; "" for all containers together. */
     void (*cgroup_path)(char *to, size_t room, const char *container);
-    /* The steps of a helper that run, enter and forget a container. */
+    /* The steps of a helper that run, enter and remove a container. */
     int (*start)(const struct task *task, struct outcome *outcome, struct fault *why);
     int (*exec)(const struct task *task, struct outcome *outcome, struct fault *why);
-    int (*delete)(const struct task *task, struct fault *why);
+    int (*remove)(const struct task *task, struct fault *why);
 };
 
 extern const struct profile profile;

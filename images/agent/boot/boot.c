@@ -36,7 +36,7 @@ static const struct mount_row system_rows[] = {
     {"tmpfs", "/tmp", "mode=1777", MS_NOSUID | MS_NODEV, false, false},
 };
 
-static const char *const run_dirs[] = {"/run/clearpod", "/run/clearpod/layers", "/run/clearpod/volumes",
+static const char *const run_dirs[] = {"/run/clearpod",         "/run/clearpod/layers",     "/run/clearpod/volumes",
                                        "/run/clearpod/scratch", "/run/clearpod/containers", "/run/clearpod/crun"};
 
 static int mount_row(const struct mount_row *row, struct fault *why)
@@ -92,7 +92,8 @@ static int enter_system(const struct arguments *arguments, struct fault *why)
     make_dir(SYSTEM, 0755);
     if (mount(arguments->system, SYSTEM, "erofs", MS_RDONLY | MS_NODEV, options) < 0)
         return fault_errno(why, "mount the system image %s", arguments->system);
-    if (mount("/dev", SYSTEM "/dev", NULL, MS_MOVE, NULL) < 0 || mount("/proc", SYSTEM "/proc", NULL, MS_MOVE, NULL) < 0)
+    if (mount("/dev", SYSTEM "/dev", NULL, MS_MOVE, NULL) < 0 ||
+        mount("/proc", SYSTEM "/proc", NULL, MS_MOVE, NULL) < 0)
         return fault_errno(why, "move /dev and /proc into the system image");
     unlink("/init"); /* its memory comes back with the initramfs's page cache */
     if (chdir(SYSTEM) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0 || chdir("/") < 0)

@@ -74,8 +74,8 @@ static int make_parents(const char *path)
 /* A tmpfs over RUN, which may hide the pod's directory: that one is put back where it was. */
 static int cover_run(const char *directory, struct fault *why)
 {
-    scoped_fd int tree = (int)syscall(SYS_open_tree, AT_FDCWD, directory,
-                                      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    scoped_fd int tree =
+        (int)syscall(SYS_open_tree, AT_FDCWD, directory, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
     if (tree < 0)
         return fault_errno(why, "open %s", directory);
     if (make_dir(RUN, 0711) < 0 || mount("clearpod", RUN, "tmpfs", MS_NOSUID | MS_NODEV, "mode=711") < 0)

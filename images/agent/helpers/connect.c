@@ -27,8 +27,8 @@ static int connect_to(const struct sockaddr *address, socklen_t size)
 
 int connect_port(const struct task *task, struct outcome *outcome, struct fault *why)
 {
-    struct sockaddr_in four = {.sin_family = AF_INET, .sin_port = htons(task->port),
-                               .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    struct sockaddr_in four = {
+        .sin_family = AF_INET, .sin_port = htons(task->port), .sin_addr = {htonl(INADDR_LOOPBACK)}};
     struct sockaddr_in6 six = {.sin6_family = AF_INET6, .sin6_port = htons(task->port), .sin6_addr = in6addr_loopback};
     int error;
     outcome->fd = connect_to((struct sockaddr *)&four, sizeof four);

@@ -88,8 +88,8 @@ static int receive_tty(int listener, const struct task *task)
     } control = {0};
     char text[256];
     struct iovec piece = {text, sizeof text};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room,
-                             .msg_controllen = sizeof control.room};
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
     scoped_fd int peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     if (peer < 0 || recvmsg(peer, &message, MSG_CMSG_CLOEXEC) <= 0)
         return -1;
@@ -129,7 +129,8 @@ static int fault_of(const struct traces *traces, int status, const char *verb, s
     file_read(traces->log, log, sizeof log);
     crun_message(log, line, sizeof line);
     if (!*line)
-        return fault_set(why, FAULT_FAILED, "crun %s ended with code %d and reported no error", verb, exit_code_of(status));
+        return fault_set(why, FAULT_FAILED, "crun %s ended with code %d and reported no error", verb,
+                         exit_code_of(status));
     return fault_set(why, is_command_error(line) ? FAULT_COMMAND : FAULT_FAILED, "crun %s: %s", verb, line);
 }
 
@@ -137,7 +138,8 @@ static int fault_of(const struct traces *traces, int status, const char *verb, s
 static int run(const struct task *task, const struct traces *traces, const char *const *tail, struct outcome *outcome,
                struct fault *why)
 {
-    const char *args[ARGS] = {"crun", "--root", "/run/clearpod/crun", "--cgroup-manager", "cgroupfs", "--log", traces->log};
+    const char *args[ARGS] = {"crun",     "--root", "/run/clearpod/crun", "--cgroup-manager",
+                              "cgroupfs", "--log",  traces->log};
     int count = 7;
     for (int i = 0; tail[i] && count < ARGS - 1; i++)
         args[count++] = tail[i];

@@ -89,7 +89,8 @@ void records_move(struct flow flow, bool is_tty)
 {
     bool listens = flow.sink >= 0;
     while (flow.sources[0] >= 0 || flow.sources[1] >= 0 || (listens && !is_tty)) {
-        struct pollfd ready[3] = {{.fd = flow.sources[0], .events = POLLIN}, {.fd = flow.sources[1], .events = POLLIN},
+        struct pollfd ready[3] = {{.fd = flow.sources[0], .events = POLLIN},
+                                  {.fd = flow.sources[1], .events = POLLIN},
                                   {.fd = listens ? flow.port : -1, .events = POLLIN}};
         if (poll(ready, 3, -1) < 0)
             continue;

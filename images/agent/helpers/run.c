@@ -17,13 +17,13 @@
 
 enum { KILL_LIMIT_MS = 10000 };
 
-static int delete(const struct task *task, struct fault *why)
+static int remove_container(const struct task *task, struct fault *why)
 {
     if (task->was_started) {
         cgroup_kill(task->id, 0);
         if (!cgroup_wait_empty(task->id, KILL_LIMIT_MS))
             return fault_set(why, FAULT_FAILED, "processes of container %s do not die", task->id);
-        if (profile.delete(task, why) < 0)
+        if (profile.remove(task, why) < 0)
             return -1;
         cgroup_remove_exec(task->id, 0); /* the container's own, which crun forgets if it was killed early */
     }
@@ -69,7 +69,7 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
     case TASK_UPDATE:
         return crun_update(task, why);
     case TASK_DELETE:
-        return delete(task, why);
+        return remove_container(task, why);
     case TASK_STATS:
         stats_collect(task);
         return 0;

@@ -39,20 +39,25 @@ static uint64_t boottime_ns(void)
 static void cpu_of(const char *dir, clearpod_agent_CpuStats *to)
 {
     const char *stat = content(dir, "cpu.stat");
-    *to = (clearpod_agent_CpuStats){
-        .usage_us = keyed_number(stat, "usage_usec"), .user_us = keyed_number(stat, "user_usec"),
-        .system_us = keyed_number(stat, "system_usec"), .periods = keyed_number(stat, "nr_periods"),
-        .throttled_periods = keyed_number(stat, "nr_throttled"), .throttled_us = keyed_number(stat, "throttled_usec")};
+    *to = (clearpod_agent_CpuStats){.usage_us = keyed_number(stat, "usage_usec"),
+                                    .user_us = keyed_number(stat, "user_usec"),
+                                    .system_us = keyed_number(stat, "system_usec"),
+                                    .periods = keyed_number(stat, "nr_periods"),
+                                    .throttled_periods = keyed_number(stat, "nr_throttled"),
+                                    .throttled_us = keyed_number(stat, "throttled_usec")};
 }
 
 static void memory_of(const char *dir, clearpod_agent_MemoryStats *to)
 {
     const char *stat = content(dir, "memory.stat");
-    *to = (clearpod_agent_MemoryStats){
-        .inactive_file = keyed_number(stat, "inactive_file"), .active_file = keyed_number(stat, "active_file"),
-        .anonymous = keyed_number(stat, "anon"), .cache = keyed_number(stat, "file"),
-        .kernel = keyed_number(stat, "kernel"), .mapped = keyed_number(stat, "file_mapped"),
-        .faults = keyed_number(stat, "pgfault"), .major_faults = keyed_number(stat, "pgmajfault")};
+    *to = (clearpod_agent_MemoryStats){.inactive_file = keyed_number(stat, "inactive_file"),
+                                       .active_file = keyed_number(stat, "active_file"),
+                                       .anonymous = keyed_number(stat, "anon"),
+                                       .cache = keyed_number(stat, "file"),
+                                       .kernel = keyed_number(stat, "kernel"),
+                                       .mapped = keyed_number(stat, "file_mapped"),
+                                       .faults = keyed_number(stat, "pgfault"),
+                                       .major_faults = keyed_number(stat, "pgmajfault")};
     to->usage = plain_number(content(dir, "memory.current"));
     to->peak = plain_number(content(dir, "memory.peak"));
     to->limit = plain_number(content(dir, "memory.max"));
@@ -179,7 +184,8 @@ static void interfaces_of(clearpod_agent_PodStats *to)
 {
     char line[512];
     FILE *dev = fopen("/proc/net/dev", "re");
-    while (dev && to->interfaces_count < sizeof to->interfaces / sizeof *to->interfaces && fgets(line, sizeof line, dev))
+    while (dev && to->interfaces_count < sizeof to->interfaces / sizeof *to->interfaces &&
+           fgets(line, sizeof line, dev))
         to->interfaces_count += interface_line(line, &to->interfaces[to->interfaces_count]);
     if (dev)
         fclose(dev);

@@ -21,20 +21,20 @@ struct task {
     const struct arguments *arguments;
     const char *id;
     uint32_t exec;
-    uint16_t port;      /* Connect */
-    const char *lower;  /* Create: below the layers share, in the window, or `shared` below the volumes; Tune: the text */
-    const char *file;   /* Exec, Update: in the bundle; Tune: in the cgroup */
-    bool tmpfs;         /* Create */
-    bool disk, files;   /* Stats: of the request */
-    struct numbers *numbers; /* Stats: has the ids of the containers, is filled in, and sent to the agent */
-    bool window, shared; /* Create */
+    uint16_t port;     /* Connect */
+    const char *lower; /* Create: below the layers, in the window, or `shared` below the volumes; Tune: the text */
+    const char *file;  /* Exec, Update: in the bundle; Tune: in the cgroup */
+    bool tmpfs;        /* Create */
+    bool disk, files;  /* Stats: of the request */
+    struct numbers *numbers;    /* Stats: has the ids of the containers, is filled in, and sent to the agent */
+    bool window, shared;        /* Create */
     const char (*volumes)[256]; /* Create: directories of the root */
     unsigned volume_count;
-    bool was_started;   /* Delete: crun knows it */
+    bool was_started; /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;
-    int stdio[3];       /* the process's ends of its pipes; -1: /dev/null */
-    bool followed[3];   /* those that lead to streams of the host's */
+    int stdio[3];     /* the process's ends of its pipes; -1: /dev/null */
+    bool followed[3]; /* those that lead to streams of the host's */
 };
 
 /* The pid of what a helper started; its terminal, or the connection (owned by the receiver, -1: none). */

@@ -41,7 +41,8 @@ bool mac_parse(const char *text, uint8_t mac[6])
     if (strlen(text) != 17)
         return false;
     return sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", &mac[0], &mac[1], &mac[2], &mac[3], &mac[4], &mac[5],
-                  &end) == 6 && end == 17;
+                  &end) == 6 &&
+           end == 17;
 }
 
 static struct nlmsghdr *header(struct nl_message *message)

@@ -124,7 +124,8 @@ static int set_route(int netlink, const clearpod_agent_Route *settings, struct f
         return -1;
     if (!address_parse(settings->destination, &route.to))
         return fault_set(why, FAULT_INVALID, "'%s' is no destination of a route", settings->destination);
-    if (*settings->gateway && (!address_parse(settings->gateway, &route.gateway) || route.gateway.family != route.to.family))
+    if (*settings->gateway &&
+        (!address_parse(settings->gateway, &route.gateway) || route.gateway.family != route.to.family))
         return fault_set(why, FAULT_INVALID, "'%s' is no gateway to %s", settings->gateway, settings->destination);
     nl_route(&message, &route);
     if (ask(netlink, &message) < 0)

@@ -16,8 +16,8 @@ struct link_user {
     void (*request)(uint32_t id, const uint8_t *payload, size_t size);
     void (*data)(uint32_t stream, bool end, const uint8_t *payload, size_t size);
     void (*credit)(uint32_t stream, uint32_t bytes);
-    void (*epoch)(void);               /* another host process has taken over */
-    void (*clock)(uint64_t unix_ns);   /* the host's clock, at each hello */
+    void (*epoch)(void);             /* another host process has taken over */
+    void (*clock)(uint64_t unix_ns); /* the host's clock, at each hello */
 };
 
 /* A marker only counts with a HELLO's header behind it: the key is also inside of the host's HELLO. */
@@ -29,13 +29,13 @@ struct link {
     const struct link_user *user;
     struct link_facts facts;
     bool has_key;
-    bool answered;                   /* our HELLO is out on this connection: sequenced frames may follow */
+    bool answered; /* our HELLO is out on this connection: sequenced frames may follow */
     bool hello_due, fault_due;
     uint8_t key[MARKER_BYTES];
-    const uint8_t *reply_marker;     /* which marker our next HELLO follows */
+    const uint8_t *reply_marker; /* which marker our next HELLO follows */
     uint64_t epoch, received, acknowledged;
-    uint64_t host_has;               /* what the host's HELLO called received: where to go on, not an ACK */
-    size_t base, end;                /* in[base..end) is not parsed; up to LINK_MARK - 1 before base are kept for the hunt */
+    uint64_t host_has; /* what the host's HELLO called received: where to go on, not an ACK */
+    size_t base, end;  /* in[base..end) is not parsed; up to LINK_MARK - 1 before base are kept for the hunt */
     size_t out_at, out_end;
     struct ring ring;
     uint8_t in[LINK_IN_BYTES];

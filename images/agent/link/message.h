@@ -47,7 +47,7 @@ struct numbers {
 struct reply {
     const struct fault *fault; /* NULL: OK */
     uint32_t pid;
-    container_at containers;   /* NULL: none */
+    container_at containers;       /* NULL: none */
     const struct numbers *numbers; /* NULL: none */
 };
 

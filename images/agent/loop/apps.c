@@ -15,7 +15,7 @@ struct app {
     char names[STAGES][100];
     int code;
     bool halted, killed;
-    uint64_t kill_at_ns; /* 0: no limit is running */
+    uint64_t kill_at_ns;           /* 0: no limit is running */
     struct asker launcher, halter; /* request 0: nobody */
 };
 

@@ -111,8 +111,8 @@ static int step(struct fault *why)
             close_fd(&plan_fd);
         return 1;
     }
-    bool is_whole = plan.has_next ||
-        (got == sizeof header && frame_unpack(header, &plan.next) && plan.next.kind == K_REQUEST);
+    bool is_whole =
+        plan.has_next || (got == sizeof header && frame_unpack(header, &plan.next) && plan.next.kind == K_REQUEST);
     plan.has_next = is_whole && !may_go();
     if (plan.has_next)
         return 1;

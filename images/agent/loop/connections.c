@@ -26,8 +26,8 @@ static void forget(struct process *connection)
 int connection_open(const clearpod_agent_Connect *connect, const struct asker *asker, struct fault *why)
 {
     char name[32];
-    struct task task = {.kind = TASK_CONNECT, .port = (uint16_t)connect->port, .arguments = &agent.arguments,
-                        .stdio = {-1, -1, -1}};
+    struct task task = {
+        .kind = TASK_CONNECT, .port = (uint16_t)connect->port, .arguments = &agent.arguments, .stdio = {-1, -1, -1}};
     const clearpod_agent_Stdio streams = {.stdin = connect->input, .stdout = connect->output};
     if (!connect->connection || !connect->port || connect->port > UINT16_MAX || !connect->input || !connect->output)
         return fault_set(why, FAULT_INVALID, "connection %u to port %u makes no sense", connect->connection,

@@ -54,8 +54,10 @@ static bool tell(const struct process *process)
     if (agent.arguments.plan && (!process->exec || process->epoch != agent.link.epoch))
         return true;
     uint8_t payload[256];
-    clearpod_agent_Exited exited = {.exec = process->exec, .exit_code = process->exit_code,
-                                    .oom_killed = process->oom_killed, .unix_ns = process->finished_ns};
+    clearpod_agent_Exited exited = {.exec = process->exec,
+                                    .exit_code = process->exit_code,
+                                    .oom_killed = process->oom_killed,
+                                    .unix_ns = process->finished_ns};
     memcpy(exited.container, process->container, sizeof exited.container);
     size_t size = message_exited(&exited, payload, sizeof payload);
     return link_send(&agent.link, &(struct frame){.length = (uint32_t)size, .kind = K_EVENT}, payload);

@@ -35,7 +35,8 @@ union control {
 static void send_packet(int socket, const struct packet *packet, const struct numbers *numbers, int fd)
 {
     union control control = {0};
-    struct iovec pieces[2] = {{(void *)(uintptr_t)packet, sizeof *packet}, {(void *)(uintptr_t)numbers, sizeof *numbers}};
+    struct iovec pieces[2] = {{(void *)(uintptr_t)packet, sizeof *packet},
+                              {(void *)(uintptr_t)numbers, sizeof *numbers}};
     struct msghdr message = {.msg_iov = pieces, .msg_iovlen = numbers ? 2 : 1};
     if (fd >= 0) {
         message.msg_control = control.room;
@@ -116,7 +117,9 @@ void job_ready(struct job *job)
     struct packet packet = {.failed = true};
     union control control = {0};
     struct iovec pieces[2] = {{&packet, sizeof packet}, {job->numbers, sizeof *job->numbers}};
-    struct msghdr message = {.msg_iov = pieces, .msg_iovlen = job->numbers ? 2 : 1, .msg_control = control.room,
+    struct msghdr message = {.msg_iov = pieces,
+                             .msg_iovlen = job->numbers ? 2 : 1,
+                             .msg_control = control.room,
                              .msg_controllen = sizeof control.room};
     if (!job->used || job->done)
         return;

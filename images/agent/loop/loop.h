@@ -16,7 +16,7 @@ struct agent {
     struct link link;
     struct arguments arguments;
     uint64_t init_ns, init_tsc; /* when the guest's first program began */
-    bool stopping; /* Shutdown was asked for: end when the reply is out */
+    bool stopping;              /* Shutdown was asked for: end when the reply is out */
 };
 
 /* What is ready: the slot `index` in the table of `token`, and its epoll events. */

@@ -37,7 +37,7 @@ struct asker {
 
 struct process {
     enum process_state state;
-    bool busy; /* a job is at work on it */
+    bool busy;       /* a job is at work on it */
     bool connection; /* none of a process but its streams: see connect.h */
     bool oom_killed;
     bool tried; /* a start failed, of which crun may have left something */
@@ -50,7 +50,7 @@ struct process {
     struct input in;
     int exit_code;
     uint64_t started_ns, finished_ns; /* unix time */
-    uint64_t grace_ns;                /* monotonic: until when somebody else may hold its pipes; 0: no limit is running */
+    uint64_t grace_ns; /* monotonic: until when somebody else may hold its pipes; 0: no limit is running */
 };
 
 struct early_exit {

@@ -100,7 +100,8 @@ static void finish(struct job *job)
         launched(job);
     else if (job->kind == TASK_CONNECT)
         connection_opened(job);
-    struct reply reply = {.fault = job->failed ? &job->fault : NULL, .pid = (uint32_t)job->outcome.pid,
+    struct reply reply = {.fault = job->failed ? &job->fault : NULL,
+                          .pid = (uint32_t)job->outcome.pid,
                           .numbers = job->failed ? NULL : job->numbers};
     job->used = false;
     answer(&job->asker, &reply);

@@ -66,9 +66,14 @@ static int check_stdio(const clearpod_agent_Stdio *stdio, struct fault *why)
 
 static int on_create(const clearpod_agent_Create *create, const struct asker *asker, struct fault *why)
 {
-    struct task task = {.kind = TASK_CREATE, .lower = create->lower, .tmpfs = create->tmpfs,
-                        .window = create->window, .shared = create->shared, .volumes = create->volumes,
-                        .volume_count = create->volumes_count, .stdio = {-1, -1, -1}};
+    struct task task = {.kind = TASK_CREATE,
+                        .lower = create->lower,
+                        .tmpfs = create->tmpfs,
+                        .window = create->window,
+                        .shared = create->shared,
+                        .volumes = create->volumes,
+                        .volume_count = create->volumes_count,
+                        .stdio = {-1, -1, -1}};
     if (!is_id(create->id))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);
     if (!is_path_beneath(create->lower))
@@ -79,7 +84,8 @@ static int on_create(const clearpod_agent_Create *create, const struct asker *as
         return fault_set(why, FAULT_EXISTS, "container %s exists", create->id);
     struct process *process = process_add(create->id, 0);
     if (!process)
-        return fault_set(why, FAULT_FULL, "the pod has %d containers or %d processes, the most it can; remove some first",
+        return fault_set(why, FAULT_FULL,
+                         "the pod has %d containers or %d processes, the most it can; remove some first",
                          MAX_CONTAINERS, MAX_PROCESSES);
     if (streams_open(process, &create->stdio, why) == 0 && begin(asker, process, &task, why) > 0)
         return 1;
@@ -247,7 +253,10 @@ static void choose_containers(struct numbers *numbers, unsigned first)
 
 static int on_stats(const clearpod_agent_Stats *stats, const struct asker *asker, struct fault *why)
 {
-    struct task task = {.kind = TASK_STATS, .disk = stats->disk, .files = stats->files, .numbers = job_numbers(),
+    struct task task = {.kind = TASK_STATS,
+                        .disk = stats->disk,
+                        .files = stats->files,
+                        .numbers = job_numbers(),
                         .stdio = {-1, -1, -1}};
     if (!task.numbers)
         return fault_set(why, FAULT_FAILED, "numbers are being collected several times already");
@@ -269,10 +278,14 @@ static bool list_at(unsigned index, clearpod_agent_Container *to)
         const struct process *process = &processes[i];
         if (process->state == P_FREE || process->exec || index-- > 0)
             continue;
-        *to = (clearpod_agent_Container){
-            .state = state_of(process), .has_stdio = true, .stdio = process->stdio, .pid = (uint32_t)process->pid,
-            .exit_code = process->exit_code, .oom_killed = process->oom_killed,
-            .started_ns = process->started_ns, .finished_ns = process->finished_ns};
+        *to = (clearpod_agent_Container){.state = state_of(process),
+                                         .has_stdio = true,
+                                         .stdio = process->stdio,
+                                         .pid = (uint32_t)process->pid,
+                                         .exit_code = process->exit_code,
+                                         .oom_killed = process->oom_killed,
+                                         .started_ns = process->started_ns,
+                                         .finished_ns = process->finished_ns};
         memcpy(to->id, process->container, sizeof to->id);
         return true;
     }
@@ -298,7 +311,8 @@ static int on_halt(const clearpod_agent_Halt *halt, const struct asker *asker, s
 }
 
 /* Returns 0 when the reply is due now, 1 when a helper will give it. */
-static int dispatch(const clearpod_agent_Request *request, const struct asker *asker, struct reply *reply, struct fault *why)
+static int dispatch(const clearpod_agent_Request *request, const struct asker *asker, struct reply *reply,
+                    struct fault *why)
 {
     switch (request->which_op) {
     case clearpod_agent_Request_configure_tag:

@@ -42,8 +42,8 @@ int streams_open(struct process *process, const clearpod_agent_Stdio *stdio, str
     if (is_taken(stdio))
         return fault_set(why, FAULT_EXISTS, "a stream of %s is in use already", process->container);
     if (stdio->stdin) {
-        void *buffer = mmap(NULL, INPUT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                            -1, 0);
+        void *buffer =
+            mmap(NULL, INPUT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (buffer == MAP_FAILED)
             return fault_errno(why, "no memory for the stdin of %s", process->container);
         process->in.buffer = buffer;

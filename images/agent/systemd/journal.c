@@ -66,8 +66,8 @@ static void copy(int from[OUTPUTS], int journal[OUTPUTS], int to[OUTPUTS], int s
 {
     bool last = false;
     while (from[0] >= 0 || from[1] >= 0) {
-        struct pollfd ready[OUTPUTS + 1] = {{.fd = from[0], .events = POLLIN}, {.fd = from[1], .events = POLLIN},
-                                            {.fd = last ? -1 : stop}};
+        struct pollfd ready[OUTPUTS + 1] = {
+            {.fd = from[0], .events = POLLIN}, {.fd = from[1], .events = POLLIN}, {.fd = last ? -1 : stop}};
         int count = poll(ready, OUTPUTS + 1, last ? 0 : -1);
         if (count == 0)
             break;

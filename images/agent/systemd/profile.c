@@ -183,7 +183,8 @@ static int begin(const char *const *argv, struct fault *why)
     if (!strcmp(what, "serve"))
         return begin_serving(why);
     agent.arguments.host.on = true;
-    return fault_set(why, FAULT_INVALID, "not PID 1, and the argument '%.63s' is invalid or missing", *what ? what : "serve");
+    return fault_set(why, FAULT_INVALID, "not PID 1, and the argument '%.63s' is invalid or missing",
+                     *what ? what : "serve");
 }
 
 const struct profile profile = {
@@ -194,5 +195,5 @@ const struct profile profile = {
     .cgroup_path = cgroup_path,
     .start = unit_start,
     .exec = unit_exec,
-    .delete = unit_delete,
+    .remove = unit_delete,
 };

@@ -45,8 +45,8 @@ bool packet_receive(int socket, void *to, size_t size, int fds[3])
 {
     union control control = {0};
     struct iovec piece = {to, size};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room,
-                             .msg_controllen = sizeof control.room};
+    struct msghdr message = {
+        .msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
     ssize_t got;
     while ((got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC)) < 0 && errno == EINTR)
         continue;
@@ -93,8 +93,8 @@ int unit_status(const char *code, const char *status)
     static const struct {
         const char *name;
         int number;
-    } names[] = {{"HUP", SIGHUP}, {"INT", SIGINT}, {"QUIT", SIGQUIT}, {"ABRT", SIGABRT}, {"SEGV", SIGSEGV},
-                 {"TERM", SIGTERM}, {"BUS", SIGBUS}};
+    } names[] = {{"HUP", SIGHUP},   {"INT", SIGINT},   {"QUIT", SIGQUIT}, {"ABRT", SIGABRT},
+                 {"SEGV", SIGSEGV}, {"TERM", SIGTERM}, {"BUS", SIGBUS}};
     if (!code || !status || !strcmp(code, "exited"))
         return (status ? atoi(status) & 255 : 1) << 8;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)

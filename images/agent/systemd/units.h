@@ -13,9 +13,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#define UNITS "/run/clearpod/units"      /* a socket for each unit that is starting */
-#define ENDINGS "/run/clearpod/endings"  /* where units tell the agent that a container has ended */
-#define GUEST "_guest"                   /* names the guest's own root where a container is named; no app can have it */
+#define UNITS "/run/clearpod/units"     /* a socket for each unit that is starting */
+#define ENDINGS "/run/clearpod/endings" /* where units tell the agent that a container has ended */
+#define GUEST "_guest"                  /* names the guest's own root where a container is named; no app can have it */
 
 enum { NAME_ROOM = 100 };
 

@@ -242,7 +242,8 @@ static void start_vmm(const struct plan *plan)
         printf("bench.run %s %llu %llu %lld %lld\n", plan->name, (unsigned long long)*began,
                (unsigned long long)run.seen, offset, exits);
     else
-        printf("bench.failed %s %d\n%.4000s\n", plan->name, status, run.size > 4000 ? console + run.size - 4000 : console);
+        printf("bench.failed %s %d\n%.4000s\n", plan->name, status,
+               run.size > 4000 ? console + run.size - 4000 : console);
     fflush(stdout);
     close(ends[0]);
     free(began);

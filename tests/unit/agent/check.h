@@ -9,17 +9,20 @@
 void check_case(const char *name, void (*run)(void));
 extern const char *vectors_dir;
 
-#define CASE(name) \
-    static void name(void); \
-    __attribute__((constructor)) static void register_##name(void) { check_case(#name, name); } \
+#define CASE(name)                                                 \
+    static void name(void);                                        \
+    __attribute__((constructor)) static void register_##name(void) \
+    {                                                              \
+        check_case(#name, name);                                   \
+    }                                                              \
     static void name(void)
 
-#define CHECK(what) \
-    do { \
-        if (!(what)) { \
+#define CHECK(what)                                                            \
+    do {                                                                       \
+        if (!(what)) {                                                         \
             fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #what); \
-            exit(1); \
-        } \
+            exit(1);                                                           \
+        }                                                                      \
     } while (0)
 
 #endif

@@ -304,6 +304,7 @@ CASE(more_apps_than_there_is_room_for_are_refused)
         snprintf(id, sizeof id, "a%d", i);
         CHECK(launch(id, "", "", 0) == 0);
     }
-    CHECK(launch("b", "", "", 0) < 0 && apps_launch(&(clearpod_agent_Launch){.id = "c"}, &(struct asker){0, 1}, &why) < 0);
+    CHECK(launch("b", "", "", 0) < 0 &&
+          apps_launch(&(clearpod_agent_Launch){.id = "c"}, &(struct asker){0, 1}, &why) < 0);
     CHECK(why.code == FAULT_FULL);
 }

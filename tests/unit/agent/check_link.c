@@ -331,7 +331,8 @@ CASE(a_full_ring_refuses_and_wraps_without_a_scratch)
         for (size_t at = 0; at < wire_size; got++) {
             struct frame frame = frame_at(at);
             CHECK(frame.stream == got && frame.seq == got + 1);
-            CHECK(wire[at + FRAME_HEADER] == (uint8_t)got && wire[at + FRAME_HEADER + frame.length - 1] == (uint8_t)got);
+            CHECK(wire[at + FRAME_HEADER] == (uint8_t)got &&
+                  wire[at + FRAME_HEADER + frame.length - 1] == (uint8_t)got);
             at += FRAME_HEADER + frame.length;
         }
         send_frame(K_ACK, 0, got, 0);

@@ -59,9 +59,9 @@ CASE(a_units_end_is_read_from_what_systemd_says)
     static const struct {
         const char *code, *status;
         int exit, signal;
-    } rows[] = {{"exited", "0", 0, 0}, {"exited", "3", 3, 0}, {"exited", "255", 255, 0}, {"killed", "KILL", 0, 9},
-                {"killed", "TERM", 0, 15}, {"dumped", "SEGV", 0, 11}, {"killed", "RTMIN+3", 0, 9}, {NULL, NULL, 1, 0},
-                {"exited", NULL, 1, 0}};
+    } rows[] = {{"exited", "0", 0, 0},       {"exited", "3", 3, 0},     {"exited", "255", 255, 0},
+                {"killed", "KILL", 0, 9},    {"killed", "TERM", 0, 15}, {"dumped", "SEGV", 0, 11},
+                {"killed", "RTMIN+3", 0, 9}, {NULL, NULL, 1, 0},        {"exited", NULL, 1, 0}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         int status = unit_status(rows[i].code, rows[i].status);
         CHECK(WIFSIGNALED(status) ? WTERMSIG(status) == rows[i].signal : WEXITSTATUS(status) == rows[i].exit);

@@ -16,7 +16,8 @@ CASE(limits_that_are_no_number_are_none)
 
 CASE(the_numbers_of_all_devices_are_summed)
 {
-    const char *io = "254:0 rbytes=4096 wbytes=10 rios=1 wios=2 dbytes=0 dios=0\n254:16 rbytes=100 wbytes=0 rios=3 wios=0\n";
+    const char *io =
+        "254:0 rbytes=4096 wbytes=10 rios=1 wios=2 dbytes=0 dios=0\n254:16 rbytes=100 wbytes=0 rios=3 wios=0\n";
     CHECK(summed_number(io, "rbytes") == 4196 && summed_number(io, "rios") == 4 && summed_number(io, "wbytes") == 10);
     CHECK(summed_number("", "rbytes") == 0 && summed_number("254:0 rbytes\n", "rbytes") == 0);
     CHECK(summed_number(io, "bytes") == 0);
@@ -28,7 +29,8 @@ CASE(interfaces_are_read_and_lo_is_not)
     CHECK(interface_line("  eth0:  1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found) && !strcmp(found.name, "eth0"));
     CHECK(found.rx_bytes == 1 && found.rx_packets == 2 && found.rx_errors == 3 && found.rx_dropped == 4);
     CHECK(found.tx_bytes == 5 && found.tx_packets == 6 && found.tx_errors == 7 && found.tx_dropped == 8);
-    CHECK(interface_line("eth10:123456789012 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found) && found.rx_bytes == 123456789012);
+    CHECK(interface_line("eth10:123456789012 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found) &&
+          found.rx_bytes == 123456789012);
     CHECK(!interface_line("    lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found));
     CHECK(!interface_line("Inter-|   Receive                        |  Transmit\n", &found));
 }

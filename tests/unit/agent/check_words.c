@@ -22,7 +22,8 @@ CASE(the_kernel_line_is_understood)
     CHECK(arguments_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &words, bad));
     CHECK(words.vsock_port == 5000 && !strcmp(words.system, "/dev/pmem0") && words.mark && !words.bench && !words.plan);
     CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &words, bad) && words.plan);
-    CHECK(arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
+    CHECK(
+        arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
     CHECK(words.vsock_port == 0 && !strcmp(words.scratch, "/dev/vdb") && words.bench && !words.mark);
     CHECK(arguments_parse("clearpod.window=/dev/pmem1", &words, bad) && !strcmp(words.window, "/dev/pmem1"));
     CHECK(arguments_parse("", &words, bad));
@@ -30,23 +31,29 @@ CASE(the_kernel_line_is_understood)
 
 CASE(the_command_line_on_a_host_is_understood)
 {
-    static const char *const all[] = {"agent", "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun",
-                                      "--scratch=/s", "--network=own", "--ipc=host", NULL};
-    static const char *const least[] = {"agent", "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun",
-                                        "--network=host", NULL};
+    static const char *const all[] = {"agent",        "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun",
+                                      "--scratch=/s", "--network=own",      "--ipc=host",    NULL};
+    static const char *const least[] = {
+        "agent", "--directory=/run/p", "--cgroup=/c/p", "--crun=/usr/bin/crun", "--network=host", NULL};
     struct host_arguments host;
     char bad[64];
-    CHECK(host_arguments_parse(all, &host, bad) && host.on && !strcmp(host.scratch, "/s") && !strcmp(host.cgroup, "/c/p"));
+    CHECK(host_arguments_parse(all, &host, bad) && host.on && !strcmp(host.scratch, "/s") &&
+          !strcmp(host.cgroup, "/c/p"));
     CHECK(host.own_network && !host.host_network && host.host_ipc && !host.own_ipc);
-    CHECK(host_arguments_parse(least, &host, bad) && !host.scratch && host.host_network && !host.own_ipc && !host.host_ipc);
+    CHECK(host_arguments_parse(least, &host, bad) && !host.scratch && host.host_network && !host.own_ipc &&
+          !host.host_ipc);
 }
 
 CASE(words_of_a_host_that_make_no_sense_are_named)
 {
     static const struct {
         const char *word, *bad;
-    } rows[] = {{"quiet", "quiet"}, {"--network=none", "--network=none"}, {"--crun=crun", "--crun=crun"},
-                {"--scratch=/a/../b", "--scratch=/a/../b"}, {"--scratch=/", "--scratch=/"}, {"--crun=/c", "--directory="}};
+    } rows[] = {{"quiet", "quiet"},
+                {"--network=none", "--network=none"},
+                {"--crun=crun", "--crun=crun"},
+                {"--scratch=/a/../b", "--scratch=/a/../b"},
+                {"--scratch=/", "--scratch=/"},
+                {"--crun=/c", "--directory="}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         const char *argv[] = {"agent", rows[i].word, NULL};
         char bad[64];
@@ -57,10 +64,10 @@ CASE(words_of_a_host_that_make_no_sense_are_named)
 
 CASE(kernel_words_that_make_no_sense_are_named)
 {
-    static const char *const lines[] = {"clearpod.link=vsock:0", "clearpod.link=vsock:x", "clearpod.link=tcp",
-                                        "clearpod.link=vsock:99999999999", "clearpod.system=vda",
-                                        "clearpod.system=/dev/../etc/passwd", "clearpod.scratch=/dev/",
-                                        "clearpod.window=pmem1"};
+    static const char *const lines[] = {"clearpod.link=vsock:0",  "clearpod.link=vsock:x",
+                                        "clearpod.link=tcp",      "clearpod.link=vsock:99999999999",
+                                        "clearpod.system=vda",    "clearpod.system=/dev/../etc/passwd",
+                                        "clearpod.scratch=/dev/", "clearpod.window=pmem1"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
         struct arguments words;
         char bad[64];
@@ -74,11 +81,11 @@ CASE(ids_and_file_names_stay_in_their_directory)
         const char *text;
         bool id, file, path;
     } rows[] = {
-        {"abc", true, true, true},      {"a-b_c.9", true, true, true}, {"", false, false, false},
-        {".", false, false, false},     {"..", false, false, false},   {"a/b", false, false, true},
+        {"abc", true, true, true},       {"a-b_c.9", true, true, true}, {"", false, false, false},
+        {".", false, false, false},      {"..", false, false, false},   {"a/b", false, false, true},
         {"a/../b", false, false, false}, {"/a", false, false, false},   {"a/", false, false, false},
-        {"a//b", false, false, false},  {"-a", false, true, true},     {".a", false, true, true},
-        {"a b", false, true, true},     {"a\nb", false, false, false}, {"..a/b..", false, false, true},
+        {"a//b", false, false, false},   {"-a", false, true, true},     {".a", false, true, true},
+        {"a b", false, true, true},      {"a\nb", false, false, false}, {"..a/b..", false, false, true},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         CHECK(is_id(rows[i].text) == rows[i].id);
@@ -105,8 +112,10 @@ CASE(crun_says_which_failures_are_the_commands)
     CHECK(is_missing_command("executable file `nope` not found in $PATH: No such file or directory"));
     CHECK(!is_missing_command("the path `/etc` is not a regular file: Operation not permitted"));
     char line[64];
-    crun_message("executable file `/a/very/long/path/of/a/command/with/many/components` not found: No such file", line, sizeof line);
-    CHECK(strlen(line) == 63 && strstr(line, "executable file `/a") == line && strstr(line, "...") && strstr(line, "No such file"));
+    crun_message("executable file `/a/very/long/path/of/a/command/with/many/components` not found: No such file", line,
+                 sizeof line);
+    CHECK(strlen(line) == 63 && strstr(line, "executable file `/a") == line && strstr(line, "...") &&
+          strstr(line, "No such file"));
     crun_message("a warning\nthe error\n\n", line, sizeof line);
     CHECK(!strcmp(line, "the error"));
     crun_message("", line, sizeof line);
@@ -119,12 +128,14 @@ CASE(addresses_are_parsed_strictly)
     CHECK(address_parse("10.88.0.5/16", &a) && a.prefix == 16 && a.size == 4 && a.bytes[3] == 5);
     CHECK(address_parse("fd00::5", &a) && a.prefix == 128 && a.size == 16);
     CHECK(address_parse("0.0.0.0/0", &a) && a.prefix == 0);
-    static const char *const bad[] = {"", "10.88.0.5/33", "10.88.0/8", "10.0.0.1/", "10.0.0.1/-1", "::/129", "x", "1.2.3.4/8x"};
+    static const char *const bad[] = {"",  "10.88.0.5/33", "10.88.0/8", "10.0.0.1/", "10.0.0.1/-1", "::/129",
+                                      "x", "1.2.3.4/8x"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(!address_parse(bad[i], &a));
     uint8_t mac[6];
     CHECK(mac_parse("52:54:00:12:34:ff", mac) && mac[5] == 0xff);
-    CHECK(!mac_parse("52:54:00:12:34", mac) && !mac_parse("52:54:00:12:34:5", mac) && !mac_parse("52-54-00-12-34-56", mac));
+    CHECK(!mac_parse("52:54:00:12:34", mac) && !mac_parse("52:54:00:12:34:5", mac) &&
+          !mac_parse("52-54-00-12-34-56", mac));
 }
 
 static struct rtattr *find(struct nl_message *message, size_t body, uint16_t type)

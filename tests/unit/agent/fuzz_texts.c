@@ -42,7 +42,8 @@ static void read_addresses(const char *text)
         require(address.prefix <= 8 * address.size);
         nl_address(&message, 1, &address);
         require(nl_size(&message) <= NL_ROOM);
-        nl_route(&message, &(struct route){.to = address, .gateway = address, .index = 1, .metric = 1, .mtu = 1, .advmss = 1});
+        nl_route(&message,
+                 &(struct route){.to = address, .gateway = address, .index = 1, .metric = 1, .mtu = 1, .advmss = 1});
         require(nl_size(&message) <= NL_ROOM);
     }
     if (mac_parse(text, mac) && is_file_name(text)) {

@@ -16,7 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     if (!copy)
         return 0;
     memcpy(copy, bytes, size);
-    if (description_parse(copy, size, &description) && (!description_outside(&description, 0, &owner) || !owner || description.place_count > PLACES_MAX))
+    if (description_parse(copy, size, &description) &&
+        (!description_outside(&description, 0, &owner) || !owner || description.place_count > PLACES_MAX))
         abort();
     free(copy);
     return 0;

@@ -20,7 +20,8 @@ CASE(a_launch_spec_has_what_is_special)
     static const char text[] = "j/jailer\0s/agent.sock\0c/log\0l/logs\0t\0i";
     struct launch_spec spec;
     CHECK(parse(text, sizeof text, &spec));
-    CHECK(!strcmp(spec.jailer, "/jailer") && !strcmp(spec.listener, "/agent.sock") && spec.interactive && spec.terminal);
+    CHECK(!strcmp(spec.jailer, "/jailer") && !strcmp(spec.listener, "/agent.sock") && spec.interactive &&
+          spec.terminal);
     CHECK(!strcmp(spec.console, "/log") && !strcmp(spec.logs, "/logs"));
 }
 
@@ -36,7 +37,7 @@ CASE(an_invalid_launch_spec_is_refused)
 {
     struct launch_spec spec;
     CHECK(!parse("", 0, &spec) && !parse("j/jailer", 8, &spec)); /* no end */
-    CHECK(!parse("c/log", 6, &spec));                             /* nothing to start */
+    CHECK(!parse("c/log", 6, &spec));                            /* nothing to start */
     CHECK(!parse("j/vm\0z", 7, &spec) && !parse("j/vm\0\0", 6, &spec));
 }
 

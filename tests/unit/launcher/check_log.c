@@ -62,7 +62,8 @@ static const char *content(const char *path)
     *text = 0;
     while (fgets(found, sizeof found, stream)) {
         int year, month, day, hour, minute, second, digits = 0;
-        CHECK(sscanf(found, "%4d-%2d-%2dT%2d:%2d:%2d.%*9dZ%n", &year, &month, &day, &hour, &minute, &second, &digits) == 6);
+        CHECK(sscanf(found, "%4d-%2d-%2dT%2d:%2d:%2d.%*9dZ%n", &year, &month, &day, &hour, &minute, &second, &digits) ==
+              6);
         CHECK(digits == 30 && year > 2000);
         used += (size_t)snprintf(text + used, sizeof text - used, "T%s", found + digits);
     }

@@ -31,7 +31,8 @@ CASE(what_a_kernel_says_in_passing_is_left_out)
     CHECK(shows("[    2.0] ---[ end Kernel panic - not syncing: x ]---\n", ""));
     CHECK(shows("[    2.0] Out of memory: Killed process 1 (agent)\n", "Out of memory: Killed process 1 (agent)\n"));
     CHECK(shows("  # lkvm run -k x\n  Info: Placing fdt\n  Fatal: no\n", "  Fatal: no\n"));
-    CHECK(shows("qemu: no such device\n\n  \n\x1b[0m\nclearpod agent: no plan", "qemu: no such device\nclearpod agent: no plan\n"));
+    CHECK(shows("qemu: no such device\n\n  \n\x1b[0m\nclearpod agent: no plan",
+                "qemu: no such device\nclearpod agent: no plan\n"));
 }
 
 CASE(a_flood_leaves_the_last_lines_and_none_without_its_beginning)

@@ -23,7 +23,8 @@ static void load(const char *path)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t bytes = read(fd, lines, sizeof lines);
     struct sock_fprog code = {.len = (unsigned short)(bytes / (ssize_t)sizeof *lines), .filter = lines};
-    if (fd < 0 || bytes <= 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &code, 0, 0))
+    if (fd < 0 || bytes <= 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &code, 0, 0))
         _exit(UNUSABLE);
     close(fd);
 }

@@ -34,13 +34,13 @@ static int status_of(bool (*question)(void))
 
 static bool runs_a_program(void)
 {
-    char *const words[] = {(char *)(uintptr_t) "/bin/true", NULL};
+    char *const words[] = {(char *)(uintptr_t)"/bin/true", NULL};
     return execve(words[0], words, words + 1) == 0;
 }
 
 static bool runs_an_open_program(void)
 {
-    char *const words[] = {(char *)(uintptr_t) "/bin/true", NULL};
+    char *const words[] = {(char *)(uintptr_t)"/bin/true", NULL};
     return syscall(SYS_execveat, -1, words[0], words, words + 1, 0) == 0;
 }
 
@@ -118,9 +118,22 @@ static bool asks_as_x32(void)
 }
 
 static bool (*const deadly[])(void) = {
-    runs_a_program, runs_an_open_program, forks,    vforks,    traces,          mounts,
-    unshares,       opens_a_packet_socket, opens_a_vsock, connects,  maps_code,       makes_data_code,
-    loads_another_filter, types_into_the_terminal, asks_as_i386, asks_as_x32,
+    runs_a_program,
+    runs_an_open_program,
+    forks,
+    vforks,
+    traces,
+    mounts,
+    unshares,
+    opens_a_packet_socket,
+    opens_a_vsock,
+    connects,
+    maps_code,
+    makes_data_code,
+    loads_another_filter,
+    types_into_the_terminal,
+    asks_as_i386,
+    asks_as_x32,
 };
 
 CASE(what_a_vmm_never_does_ends_it)

@@ -50,7 +50,8 @@ CASE(a_file_is_where_it_was_put_and_zeros_come_back)
 {
     int before = descriptor_count();
     reserve();
-    CHECK(maps(0, 2, file_of(2 * PAGE, 'a')) && maps(2, 1, file_of(PAGE, 'b')) && maps(PAGES - 1, 1, file_of(PAGE, 'c')));
+    CHECK(maps(0, 2, file_of(2 * PAGE, 'a')) && maps(2, 1, file_of(PAGE, 'b')) &&
+          maps(PAGES - 1, 1, file_of(PAGE, 'c')));
     CHECK(is_all(0, 2, 'a') && is_all(2, 1, 'b') && is_all(3, PAGES - 4, 0) && is_all(PAGES - 1, 1, 'c'));
     CHECK(unmaps(0, 2) && is_all(0, 2, 0) && is_all(2, 1, 'b'));
     CHECK(maps(0, 1, file_of(PAGE, 'd')) && is_all(0, 1, 'd'));

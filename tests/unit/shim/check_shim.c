@@ -150,7 +150,8 @@ CASE(the_middle_of_guest_memory_has_no_huge_pages)
     const size_t size = 8 << 20, huge = 2 << 20;
     char *ram = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct kvm_userspace_memory_region slot = {.memory_size = size, .userspace_addr = (uintptr_t)ram};
-    static const char *const ignored[] = {NULL, "", "2097152", "2097152:", "2097152:6291457", "8388609:0", "2097152:4194304,"};
+    static const char *const ignored[] = {
+        NULL, "", "2097152", "2097152:", "2097152:6291457", "8388609:0", "2097152:4194304,"};
     CHECK(ram != MAP_FAILED);
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) {
         start("", NULL);

@@ -95,8 +95,20 @@ CASE(requests_are_read_strictly)
     struct request request;
     CHECK(window_parse("map 4096 8192", &request) && request.is_map && request.offset == 4096 && request.bytes == 8192);
     CHECK(window_parse("unmap 0 0x1000", &request) && !request.is_map && request.bytes == 4096);
-    static const char *const wrong[] = {"", "map", "map ", "map 1", "map 1 ", "map 1 2 ", "map 1 2 3", "map  1 2", "Map 1 2",
-                                        "map -1 2", "map 1 2\n", "unmap", "map 1 99999999999999999999", "mapp 1 2"};
+    static const char *const wrong[] = {"",
+                                        "map",
+                                        "map ",
+                                        "map 1",
+                                        "map 1 ",
+                                        "map 1 2 ",
+                                        "map 1 2 3",
+                                        "map  1 2",
+                                        "Map 1 2",
+                                        "map -1 2",
+                                        "map 1 2\n",
+                                        "unmap",
+                                        "map 1 99999999999999999999",
+                                        "mapp 1 2"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
         CHECK(!window_parse(wrong[i], &request));
 }
@@ -210,7 +222,8 @@ CASE(a_socket_that_was_handed_over_serves_whoever_can_reach_it)
     int listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), status = -1;
     snprintf(socket_path, sizeof socket_path, "%s", path_of("dax.sock"));
     snprintf(address.sun_path, sizeof address.sun_path, "%s", socket_path);
-    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && chmod(socket_path, 0666) == 0 && chmod(path_of(""), 0711) == 0);
+    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && chmod(socket_path, 0666) == 0 &&
+          chmod(path_of(""), 0711) == 0);
     snprintf(number, sizeof number, "%d", listener);
     CHECK(window_open(&window, socket_path, number, &why) < 0 && strstr(why.text, "no socket that listens"));
     CHECK(listen(listener, 4) == 0 && region_reserve(&window.region, PAGES * PAGE, &why) == 0);
@@ -220,7 +233,9 @@ CASE(a_socket_that_was_handed_over_serves_whoever_can_reach_it)
     pid_t child = fork();
     if (child == 0) {
         int peer = setuid(1) == 0 ? dial() : -1;
-        _exit(peer >= 0 && send(peer, "unmap 0 4096", 12, MSG_NOSIGNAL) == 12 && recv(peer, reply, sizeof reply, 0) == 2 ? 0 : 1);
+        _exit(peer >= 0 && send(peer, "unmap 0 4096", 12, MSG_NOSIGNAL) == 12 && recv(peer, reply, sizeof reply, 0) == 2
+                  ? 0
+                  : 1);
     }
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == (geteuid() ? 1 : 0));
     close_window();
