@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking work in a thread, not left before it is done, and waiting with a limit. Used by the pods for everything that
+"""Blocking work in a thread, which can't be cancelled half-way, and waiting with a limit. Used by the pods for all that
 the engine makes.
 
-A cancelled `asyncio.to_thread` returns while its thread goes on, which would make things anew behind the back
-of whoever cleans up.
+A cancelled `asyncio.to_thread` returns while its thread goes on, which would make things while the caller cleans up.
 """
 
 import asyncio
@@ -44,13 +43,13 @@ def started(count: int, name: str) -> ThreadPoolExecutor:
     return pool
 
 
-async def to_the_end(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+async def run_uncancellable(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
     """As asyncio.to_thread; when cancelled, raises CancelledError only after `work` has ended."""
-    return await to_the_end_in(None, work, *args, **options)
+    return await run_uncancellable_in(None, work, *args, **options)
 
 
-async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As `to_the_end`, in a thread of `pool`, or of the loop's own when that is None."""
+async def run_uncancellable_in(pool: Executor | None, work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As `run_uncancellable`, in a thread of `pool`, or of the loop's own when that is None."""
     thread = asyncio.get_running_loop().run_in_executor(pool, partial(work, *args, **options))
     try:
         return await asyncio.shield(thread)
@@ -61,8 +60,8 @@ async def to_the_end_in(pool: Executor | None, work: Callable[P, T], /, *args: P
         raise
 
 
-async def when_possible(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
-    """As asyncio.to_thread, again and again while the host is at its limits: nobody is given up for that."""
+async def retry_while_exhausted(work: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> T:
+    """As asyncio.to_thread, retried for as long as the host is at its limits: no pod is given up for that."""
     while True:
         try:
             return await asyncio.to_thread(work, *args, **options)
@@ -71,9 +70,9 @@ async def when_possible(work: Callable[P, T], /, *args: P.args, **options: P.kwa
             await asyncio.sleep(EXHAUSTED_S)
 
 
-async def beside(answer: Awaitable[T], work: Callable[P, object], /, *args: P.args, **options: P.kwargs) -> T:
+async def run_concurrently(answer: Awaitable[T], work: Callable[P, object], /, *args: P.args, **options: P.kwargs) -> T:
     """`answer`, which is begun first, while `work` is done in a thread. It ends when both have, also if one fails."""
-    thread = asyncio.ensure_future(to_the_end(work, *args, **options))
+    thread = asyncio.ensure_future(run_uncancellable(work, *args, **options))
     try:
         return await answer
     finally:

@@ -17,7 +17,7 @@ from cri.live.deadlines import answer, limit
 from cri.live.images import Root
 from cri.live.pod import LivePod
 from cri.store.pods import ContainerRecord
-from cri.threads import UNDO_S, to_the_end
+from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine
 from stage1.errors import NoCommand, PodError, WrongState
 from stage1.guest import messages
@@ -57,10 +57,12 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         record = record._replace(container=record.container._replace(volumes=()))
     await capacity.make(pod)
     target = _target_pid(pod, record)
-    await to_the_end(engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target)
+    await run_uncancellable(
+        engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target
+    )
     container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory)
     try:
-        await to_the_end(container.log.open)
+        await run_uncancellable(container.log.open)
         container.log.require_file()
         await pod.bind_cpus(record)
         for stream, consumer in container.consumers(pod.agent.consumed).items():

@@ -18,7 +18,7 @@ from cri.live.container import LiveContainer
 from cri.live.deadlines import limit
 from cri.live.pod import LivePod
 from cri.output_queue import Outlet
-from cri.threads import UNDO_S, to_the_end
+from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine
 from stage1.errors import BadRequest, PodError, TimedOut, WrongState
 from stage1.guest import messages
@@ -177,7 +177,7 @@ async def _spawn(command: Command, *, what: Wants, stdio: messages.Stdio) -> Non
     own = container.record.container
     process_ = own.process._replace(argv=what.argv, tty=what.tty, stdin=what.stdin)
     try:
-        name = await to_the_end(
+        name = await run_uncancellable(
             engine.add_exec, pod.directory, pod.record.pod, container=own, what=process_, number=number
         )
     except FileNotFoundError:
@@ -204,7 +204,7 @@ async def _clean_up(command: Command, streams: tuple[int, ...]) -> None:
         for stream in streams:
             pod.forget(stream)
         del pod.execs[number]
-        await to_the_end(engine.remove_exec, pod.directory, container.id, number=number)
+        await run_uncancellable(engine.remove_exec, pod.directory, container.id, number=number)
 
 
 async def _kill(command: Command) -> None:

@@ -14,7 +14,7 @@ from cri.live.deadlines import answer
 from cri.live.pod import LivePod
 from cri.live.tuning import online
 from cri.store.pods import ContainerRecord
-from cri.threads import to_the_end, unless_set
+from cri.threads import run_uncancellable, unless_set
 from stage1 import engine
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
@@ -69,7 +69,7 @@ async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> 
         over = WrongState(f"container {container.id} has ended meanwhile; its limits can't be changed any more")
         await unless_set(container.ended, _put_in_force(pod, container, limits=limits), otherwise=over)
     else:
-        await to_the_end(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
+        await run_uncancellable(bundle.change_limits, pod.directory, engine.bundle(container.id), limits=limits)
 
 
 async def _put_in_force(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

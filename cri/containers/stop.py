@@ -15,7 +15,7 @@ from cri.live.container import LiveContainer
 from cri.live.deadlines import limit
 from cri.live.pod import LivePod
 from cri.live.shutdown import KILL_S, give_up
-from cri.threads import UNDO_S, is_done_within, is_set_within, to_the_end
+from cri.threads import UNDO_S, is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
@@ -77,12 +77,12 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float, is_
     for stream in (*container.streams(), container.record.stdin):
         pod.forget(stream)
     container.log.close()
-    await to_the_end(container.log.remove_record)
+    await run_uncancellable(container.log.remove_record)
     if is_late:
         log.warning("container.late", extra={"container": container.id, "pod": pod.id})
         pod.work.keep(_discard_later(pod, container.id), f"removal of container {container.id}")
     else:
-        await to_the_end(engine.remove_container, pod.directory, container.id)
+        await run_uncancellable(engine.remove_container, pod.directory, container.id)
 
 
 async def _delete(pod: LivePod, container_id: str) -> None:
@@ -134,7 +134,7 @@ async def _discard_later(pod: LivePod, container_id: str) -> None:
             pass
         except PodError:
             continue
-        await to_the_end(engine.remove_container, pod.directory, container_id)
+        await run_uncancellable(engine.remove_container, pod.directory, container_id)
         await pod.images.settle()
         return
 

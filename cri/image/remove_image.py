@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING
 
 from cri.pb import runtime_pb2 as pb
-from cri.threads import to_the_end
+from cri.threads import run_uncancellable
 from stage1.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -17,5 +17,5 @@ async def remove_image(node: "Node", request: pb.RemoveImageRequest) -> pb.Remov
     """
     if not request.image.image:
         raise BadRequest("RemoveImage needs image.image")
-    await to_the_end(node.storage.reserve.spend, node.images.remove, request.image.image)
+    await run_uncancellable(node.storage.reserve.spend, node.images.remove, request.image.image)
     return pb.RemoveImageResponse()

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from cri.threads import UNDO_S, is_done_within, to_the_end
+from cri.threads import UNDO_S, is_done_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import NotFound, PodError, WrongState
 from stage1.guest import messages
@@ -83,7 +83,7 @@ class PodImages:
     async def export(self, image: "ImageFiles") -> None:
         """Bring an image into the guest by 9p, for those who mount a part of it."""
         async with self._lock:
-            await to_the_end(engine.add_image, self._directory, self._pod, image=image)
+            await run_uncancellable(engine.add_image, self._directory, self._pod, image=image)
 
     async def settle(self) -> None:
         """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""
@@ -99,11 +99,13 @@ class PodImages:
 
     async def _bring(self, image: "ImageFiles", name: str) -> Root:
         directory = self._directory
-        was_exported = await to_the_end(export.has_image, directory, image)
-        lower = await to_the_end(engine.add_image, directory, self._pod, image=image)
+        was_exported = await run_uncancellable(export.has_image, directory, image)
+        lower = await run_uncancellable(engine.add_image, directory, self._pod, image=image)
         paths = ("etc/passwd", "etc/group")
-        accounts = Accounts(*[await to_the_end(export.read_image_file, directory, lower, path=path) for path in paths])
-        window = await to_the_end(mapping.find, directory)
+        accounts = Accounts(
+            *[await run_uncancellable(export.read_image_file, directory, lower, path=path) for path in paths]
+        )
+        window = await run_uncancellable(mapping.find, directory)
         if window is None:
             why = "this pod is on the host" if self._pod.host else "this pod's VM has no DAX window"
             return Root(lower, False, f"layers export: {why}", accounts)
@@ -113,7 +115,7 @@ class PodImages:
             self._say_once(image.id, str(error))
             return Root(lower, False, f"layers export: {error}", accounts)
         if not was_exported:
-            await to_the_end(export.remove_image, directory, image)
+            await run_uncancellable(export.remove_image, directory, image)
         return Root(name, True, f"dax window at {offset}", accounts)
 
     async def _put_in(self, image: "ImageFiles", name: str, *, found: Placed | None) -> int:
@@ -125,8 +127,8 @@ class PodImages:
                 await self._release(name)
             except WrongState:
                 return found.offset  # it is mounted, and stays so
-        pieces = await to_the_end(flatten, image)
-        place = await to_the_end(mapping.put_in, self._directory, name, pieces=pieces)
+        pieces = await run_uncancellable(flatten, image)
+        place = await run_uncancellable(mapping.put_in, self._directory, name, pieces=pieces)
         try:
             await self._call(messages.MountImage(name, place.offset, place.size))
         except (PodError, asyncio.CancelledError):
@@ -146,7 +148,7 @@ class PodImages:
         return self._held[name] > besides or any(record.window_image == name for record in records)
 
     async def _unused(self) -> list[str]:
-        window = await to_the_end(mapping.find, self._directory)
+        window = await run_uncancellable(mapping.find, self._directory)
         return [image.name for image in window.images if not self._is_used(image.name)] if window else []
 
     async def _release(self, name: str) -> None:
@@ -160,4 +162,4 @@ class PodImages:
                 if not pause_s:
                     raise
                 await asyncio.sleep(pause_s)
-        await to_the_end(mapping.take_out, self._directory, name)
+        await run_uncancellable(mapping.take_out, self._directory, name)

@@ -30,7 +30,13 @@ from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
 from cri.statistics.meter import Meter
 from cri.store import pods as store
-from cri.threads import beside, is_readable_within, to_the_end, to_the_end_in, when_possible
+from cri.threads import (
+    is_readable_within,
+    retry_while_exhausted,
+    run_concurrently,
+    run_uncancellable,
+    run_uncancellable_in,
+)
 from cri.vsock import VsockPort
 from stage1 import ahead, engine
 from stage1.errors import PodError, VmFailed, WrongState
@@ -130,7 +136,7 @@ class LivePod:
     async def boot_ahead(self) -> None:
         """As far as a pod comes that nobody has asked for; `become` is the rest. Nothing stays when it fails."""
         async with self._or_nothing():
-            prepared = await to_the_end(ahead.prepare, self.record.pod, self.tools.host)
+            prepared = await run_uncancellable(ahead.prepare, self.record.pod, self.tools.host)
             await self._start(prepared)
             for said in rehearsals(prepared.network):
                 await self.call(said)
@@ -143,10 +149,12 @@ class LivePod:
         async with self._until_ready():
             self.network = await self.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
             await self.loopback.open(record.pod, self.ips)
-            self._note_cgroup(await to_the_end_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host))
+            self._note_cgroup(
+                await run_uncancellable_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host)
+            )
             said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
             answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
-            await beside(answer, ahead.write_down, record.pod, tools.host, network=self.network)
+            await run_concurrently(answer, ahead.write_down, record.pod, tools.host, network=self.network)
 
     async def discard(self) -> None:
         """End a VM that nobody has asked for, and remove everything of it."""
@@ -257,7 +265,7 @@ class LivePod:
 
     async def _start(self, prepared: engine.Prepared) -> None:
         self.move("boot", link_key=prepared.link_key)
-        self.watch(await to_the_end_in(self.tools.pool_of(prepared.pod), engine.boot, prepared, self.tools.vmm))
+        self.watch(await run_uncancellable_in(self.tools.pool_of(prepared.pod), engine.boot, prepared, self.tools.vmm))
         await self.meet(self.tools.boot_timeout_s)
 
     def _note_cgroup(self, note: str) -> None:
@@ -276,7 +284,7 @@ class LivePod:
 
     async def in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
-        return await to_the_end_in(self.tools.pool, function, *args, **options)
+        return await run_uncancellable_in(self.tools.pool, function, *args, **options)
 
     async def _collect_after_failure(self) -> None:
         """What can't be removed now is collected later; the failure is what the caller hears."""
@@ -355,7 +363,7 @@ class LivePod:
 
     async def meet(self, limit_s: float) -> None:
         """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
-        link = await when_possible(engine.find_link, self.directory, self.tools.host)
+        link = await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
         who = Identity(self.title, link, self.status.link_key, self._epoch)
         turns = self.tools.turns
         agent = self._agent = Agent(who, self._exited, port=self._port, turns=turns, broken=self._cut_off)

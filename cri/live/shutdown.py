@@ -11,7 +11,7 @@ import logging
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import tell_owed
-from cri.threads import is_done_within, is_set_within, to_the_end
+from cri.threads import is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import PodError, VmFailed
 from stage1.guest import messages
@@ -38,7 +38,7 @@ async def stop(pod: LivePod) -> None:
         pod.loopback.close()
         for container in list(pod.containers.values()):
             async with container.lock:
-                await to_the_end(engine.remove_container, pod.directory, container.id)
+                await run_uncancellable(engine.remove_container, pod.directory, container.id)
         tell_owed(await pod.in_turn(engine.remove_network, pod.directory))
         pod.network = None
 

@@ -27,7 +27,7 @@ from cri.nri.validate import Wishes
 from cri.pb import nri_pb2 as nri
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord, ContainerState
-from cri.threads import to_the_end
+from cri.threads import run_uncancellable
 from stage1.errors import WrongState
 from stage1.pod import states
 
@@ -171,7 +171,7 @@ class Hub(Hooks):
             answer = await plugin.ask("CreateContainer", _about(pod, record, status=ContainerState()), what=what)
             wishes.consulted(plugin)
             if answer is not None:
-                record = await to_the_end(
+                record = await run_uncancellable(
                     adjust.adjusted, record, answer.adjust, title=plugin.title, claims=claims, pod=pod.record
                 )
                 wishes.take(answer)

@@ -16,7 +16,7 @@ from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.store import pods as store
 from cri.store.recover import ENDED
-from cri.threads import when_possible
+from cri.threads import retry_while_exhausted
 from stage1 import engine
 from stage1.errors import NotFound, PodError, VmFailed, WrongState
 from stage1.guest import messages
@@ -94,16 +94,16 @@ async def adopt(pod: LivePod) -> Left:
 
 
 async def _take_over(pod: LivePod) -> Left:
-    vm = await when_possible(engine.recorded_vm, pod.directory)
+    vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
-    if await when_possible(hold.is_held, pod.directory):
+    if await retry_while_exhausted(hold.is_held, pod.directory):
         await asyncio.to_thread(hold.go_on, vm, pod.directory)  # the disk guard holds it again if it must
     pod.watch(vm)
     await pod.meet(pod.tools.adopt_timeout_s)
     reply = await pod.call(messages.List())
     unknown = _reconcile(pod, reply.containers)
-    bundles = set(await when_possible(engine.bundles, pod.directory))
+    bundles = set(await retry_while_exhausted(engine.bundles, pod.directory))
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
     pod.keep()

@@ -16,7 +16,7 @@ from cri.pods import adoption
 from cri.store import recover
 from cri.store.pods import PodRecord, Stored
 from cri.tasks import Tasks
-from cri.threads import is_set_within, to_the_end_in
+from cri.threads import is_set_within, run_uncancellable_in
 from stage1 import engine, sweep
 from stage1.errors import Exhausted, PodError, Unavailable
 
@@ -155,7 +155,7 @@ class Recovery:
     async def _try_to_collect(self, directory: str) -> str:
         """What went wrong, if anything."""
         try:
-            tell_owed(await to_the_end_in(self._tools.pool, engine.collect, directory))
+            tell_owed(await run_uncancellable_in(self._tools.pool, engine.collect, directory))
         except (PodError, OSError, ValueError) as error:
             log.error("pod.uncollected", extra={"directory": directory, "error": str(error)})
             return str(error)
@@ -167,8 +167,8 @@ class Recovery:
         if collecting:
             await asyncio.wait(collecting)
         host = self._tools.host
-        for problem in await to_the_end_in(self._tools.pool, sweep.networks, host):
+        for problem in await run_uncancellable_in(self._tools.pool, sweep.networks, host):
             tell_owed(problem)
         run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
-        for problem in await to_the_end_in(None, sweep.disks, host, run_dirs=run_dirs):
+        for problem in await run_uncancellable_in(None, sweep.disks, host, run_dirs=run_dirs):
             log.warning("pod.remains", extra={"warning": problem})

@@ -8,7 +8,7 @@ from cri.containers import create
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
-from cri.threads import to_the_end
+from cri.threads import run_uncancellable
 from cri.translate import cdi, container
 from stage1.errors import BadRequest, NotFound
 from stage1.rootfs.share import ImageFiles
@@ -32,7 +32,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         return pb.CreateContainerResponse(container_id=made)
     with node.pods.container_names.reserved(name, asked) as reservation:
         async with create.image_held(pod, files) as root:
-            record = await to_the_end(
+            record = await run_uncancellable(
                 container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
             )
             made = await create.create(pod, record, root=root)

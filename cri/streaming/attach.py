@@ -27,9 +27,9 @@ async def attach(node: Node, request: pb.AttachRequest, *, client: Session) -> b
         feeds = [_feed(client.stdin, to, ended=container.ended)] if request.stdin else []
         try:
             async with (
-                pump.beside(*sizes),
-                pump.beside(*outputs) as moving,
-                pump.beside(_until(moving, container.ended), *feeds) as endings,
+                pump.run_concurrently(*sizes),
+                pump.run_concurrently(*outputs) as moving,
+                pump.run_concurrently(_until(moving, container.ended), *feeds) as endings,
             ):
                 await pump.first_of(endings)
         finally:

@@ -27,7 +27,7 @@ async def execute(node: Node, request: pb.ExecRequest, *, client: Session) -> by
         outputs = [
             pump.output(outlet, client, name=name if asked[name] else "") for name, outlet in command.outlets.items()
         ]
-        async with pump.beside(*inputs), pump.beside(*outputs) as moving:
+        async with pump.run_concurrently(*inputs), pump.run_concurrently(*outputs) as moving:
             await pump.all_of(moving)
             code = await command.exit_code()
     return status.exit_code(client.version, code)

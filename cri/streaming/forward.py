@@ -99,7 +99,7 @@ def _port(stream: SpdyStream) -> int:
 async def _join(stream: SpdyStream, made: PortConnection) -> None:
     """Copy both ways. Either side may end its direction first; a client that resets the stream ends both."""
     up, down = _up(stream, made), _down(stream, made)
-    async with pump.beside(up, down, _gone(stream)) as (sending, receiving, gone):
+    async with pump.run_concurrently(up, down, _gone(stream)) as (sending, receiving, gone):
         await asyncio.wait({receiving, gone}, return_when=asyncio.FIRST_COMPLETED)
         if receiving.done() and not gone.done():
             receiving.result()

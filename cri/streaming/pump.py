@@ -38,7 +38,7 @@ async def sizes(inlet: Inlet, resize: Resize) -> None:
 
 
 @asynccontextmanager
-async def beside(*works: Coroutine[Any, Any, None]) -> AsyncIterator[list["asyncio.Task[None]"]]:
+async def run_concurrently(*works: Coroutine[Any, Any, None]) -> AsyncIterator[list["asyncio.Task[None]"]]:
     """Run `works` as long as the block lasts. What they raise is not raised here."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:

@@ -48,7 +48,7 @@ async def program(serve: object, host: str = "127.0.0.1") -> AsyncIterator[int]:
         server.close()
 
 
-async def to_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def run_uncancellable(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers with what it was sent, only after the sender has ended."""
     writer.write(await reader.read())
     writer.close()
@@ -89,13 +89,13 @@ def test_ports_of_every_address_and_of_the_loopback_are_served(port: Port, is_se
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 async def test_a_connection_carries_both_ways_and_each_way_ends_by_itself(host: str) -> None:
     data, port = os.urandom(3 << 20), free_port()
-    async with program(to_the_end, host) as there, opened(Port(there, port), ips=(host,)):
+    async with program(run_uncancellable, host) as there, opened(Port(there, port), ips=(host,)):
         assert await asyncio.gather(said(port, data), said(port, b"")) == [data, b""]
 
 
 async def test_the_pods_ipv6_address_is_taken_first() -> None:
     port = free_port()
-    async with program(to_the_end, "::1") as there, opened(Port(there, port), ips=("127.0.0.1", "::1")):
+    async with program(run_uncancellable, "::1") as there, opened(Port(there, port), ips=("127.0.0.1", "::1")):
         assert await said(port, b"hi") == b"hi"
 
 
@@ -107,7 +107,7 @@ async def test_where_nobody_listens_in_the_pod_the_connection_ends_at_once() -> 
 
 async def test_close_cuts_what_is_connected_and_gives_the_port_back() -> None:
     port = free_port()
-    async with program(to_the_end) as there, opened(Port(there, port)) as ports:
+    async with program(run_uncancellable) as there, opened(Port(there, port)) as ports:
         reader, writer = await asyncio.open_connection("::1", port)
         writer.write(b"x")
         await asyncio.sleep(0.05)

@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from cri.threads import started, to_the_end
+from cri.threads import run_uncancellable, started
 from stage1.errors import Exhausted
 
 
 async def test_the_result_and_the_error_come_back() -> None:
-    assert await to_the_end(divmod, 7, 2) == (3, 1)
+    assert await run_uncancellable(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
-        await to_the_end(divmod, 7, 0)
+        await run_uncancellable(divmod, 7, 0)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -27,7 +27,7 @@ async def test_a_cancelled_waiter_leaves_only_when_the_work_is_done(fails: bool)
         if fails:
             raise ValueError
 
-    task = asyncio.ensure_future(to_the_end(work))
+    task = asyncio.ensure_future(run_uncancellable(work))
     await asyncio.to_thread(begun.wait, 5)
     task.cancel()
     await asyncio.sleep(0.05)
