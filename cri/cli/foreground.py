@@ -18,7 +18,7 @@ from cri.cli.output import Output
 from cri.cli.terminal import Terminal
 from cri.cli.timeline import Timeline
 from cri.containers import create as containers
-from cri.live import shutdown
+from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
 from cri.live.images import Accounts
@@ -71,7 +71,7 @@ class Foreground:
             undo.enter_context(_hold(self._host, self._pod.id))
             undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
-            await self._pod.boot()
+            await boot.boot(self._pod)
             undo.push_async_callback(shutdown.remove, self._pod)
             self._say_booted()
             container = await self._create(image, files, process=process)

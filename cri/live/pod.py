@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """One live pod: its VM, the link to its agent, its containers, and its file.
 
-Made by the table. One task of its own waits for the VM's end, which may come at any moment; everything else
-happens in the calls that ask for it, ordered by locks. Not here: its orderly end
+Made by the table and the pool. One task of its own waits for the VM's end, which may come at any moment; everything
+else happens in the calls that ask for it, ordered by locks. Not here: its start (`boot`) and its orderly end
 (`shutdown`), what is done with single containers (`cri.containers`), and what a restarted daemon does (`cri.pods`).
 """
 
 import asyncio
 import logging
 import secrets
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity
-from cri.live import tuning, vm_end
+from cri.live import vm_end
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
 from cri.live.parsed import Parsed
 from cri.live.saving import Keeper
-from cri.live.tools import Tools, tell_owed
-from cri.live.wakeup import waker
+from cri.live.tools import Tools
 from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
 from cri.statistics.meter import Meter
@@ -33,15 +30,12 @@ from cri.store import pods as store
 from cri.threads import (
     is_readable_within,
     retry_while_exhausted,
-    run_concurrently,
-    run_uncancellable,
     run_uncancellable_in,
 )
 from cri.vsock import VsockPort
-from stage1 import ahead, engine
+from stage1 import engine
 from stage1.errors import PodError, VmFailed, WrongState
 from stage1.guest import messages
-from stage1.guest.settings import configure, rehearsals
 from stage1.pod import states
 from stage1.pod.network import PodNetwork
 from stage1.vm.vmm import VmProcess
@@ -52,8 +46,6 @@ Result = TypeVar("Result")
 
 IDS_AT_ONCE = 1024
 """Ids are claimed in the file in portions, so that most calls do not write it."""
-HAND_OVER_S = 10.0
-"""What a guest that has waited gets to take its pod's settings."""
 DRAIN_S = 1.0
 """What a VMM that has ended had already sent is taken in for so long."""
 
@@ -119,47 +111,11 @@ class LivePod:
 
     # -- life ------------------------------------------------------------------------------------------------
 
-    async def boot(self) -> None:
-        """From nothing to READY; when it fails nothing stays.
-
-        Raises VmFailed with the console's last lines when the VM dies or never answers, and as `prepare`.
-        """
-        async with self._until_ready():
-            prepared = await self.in_turn(engine.prepare, self.record.pod, self.tools.host)
-            self.network = prepared.network
-            await self.loopback.open(self.record.pod, self.ips)
-            self._note_cgroup(prepared.cgroup_note)
-            until = time.monotonic() + self.tools.boot_timeout_s
-            await self._start(prepared)
-            await self.call(configure(self.record.pod, self.network), max(until - time.monotonic(), 0.1))
-
-    async def boot_ahead(self) -> None:
-        """As far as a pod comes that nobody has asked for; `become` is the rest. Nothing stays when it fails."""
-        async with self._or_nothing():
-            prepared = await run_uncancellable(ahead.prepare, self.record.pod, self.tools.host)
-            await self._start(prepared)
-            for said in rehearsals(prepared.network):
-                await self.call(said)
-
-    async def become(self, record: store.PodRecord, tools: Tools) -> None:
-        """Booted ahead, turn into `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
+    def rebind(self, record: store.PodRecord, tools: Tools) -> None:
+        """A prewarmed VM was claimed: it is the pod of `record`, whose id is this one's, from now on."""
         self.record, self.tools = record, tools
         self.images, self.loopback = self._images(), LoopbackPorts(self.title)
         self.agent.rename(self.title)
-        async with self._until_ready():
-            self.network = await self.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(self.call))
-            await self.loopback.open(record.pod, self.ips)
-            self._note_cgroup(
-                await run_uncancellable_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host)
-            )
-            said = configure(record.pod, self.network, waiting_mac=ahead.MAC)
-            answer = self.call(said, min(HAND_OVER_S, tools.boot_timeout_s))
-            await run_concurrently(answer, ahead.write_down, record.pod, tools.host, network=self.network)
-
-    async def discard(self) -> None:
-        """End a VM that nobody has asked for, and remove everything of it."""
-        await self.let_go()
-        await self._collect_after_failure()
 
     async def let_go(self, dead: str = "") -> None:
         """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
@@ -244,35 +200,6 @@ class LivePod:
 
         return PodImages(self.record.pod, self.directory, call=self.call, containers=self.containers, is_ready=is_ready)
 
-    @asynccontextmanager
-    async def _or_nothing(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            await self.discard()
-            raise
-
-    @asynccontextmanager
-    async def _until_ready(self) -> AsyncIterator[None]:
-        begun = time.monotonic()
-        async with self._or_nothing():
-            yield
-            await tuning.begin(self.call, self.record.pod)
-            self.move("agent_up")
-        self.boot_ms = round((time.monotonic() - begun) * 1000)
-        said = {"pod": self.id, "title": self.title, "boot_ms": self.boot_ms, "kernel": self.hello.kernel}
-        log.info("pod.ready", extra=said)
-
-    async def _start(self, prepared: engine.Prepared) -> None:
-        self.move("boot", link_key=prepared.link_key)
-        self.watch(await run_uncancellable_in(self.tools.pool_of(prepared.pod), engine.boot, prepared, self.tools.vmm))
-        await self.meet(self.tools.boot_timeout_s)
-
-    def _note_cgroup(self, note: str) -> None:
-        if note:
-            log.warning("pod.cgroup", extra={"pod": self.id, "title": self.title, "warning": note})
-            self.status = self.status._replace(cgroup_note=note)
-
     def move(self, event: str, **changes: bytes) -> None:
         """Take the step that `event` means, and write it down."""
         state = states.move(states.POD_MOVES, self.status.state, event=event)
@@ -285,14 +212,6 @@ class LivePod:
     async def in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
         return await run_uncancellable_in(self.tools.pool, function, *args, **options)
-
-    async def _collect_after_failure(self) -> None:
-        """What can't be removed now is collected later; the failure is what the caller hears."""
-        try:
-            tell_owed(await self.in_turn(engine.collect, self.directory))
-        except PodError as error:
-            log.error("pod.uncollected", extra={"directory": self.directory, "error": str(error)})
-            self.tools.collect_later(self.directory)
 
     def watch(self, vm: VmProcess) -> None:
         """Begin to wait for the end of the pod's VM."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cri import events
 from cri.containers import stop as stops
-from cri.live import shutdown
+from cri.live import boot, shutdown
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
@@ -136,13 +136,13 @@ class PodTable:
         while pod := self.pool.take(record.pod):
             mine = record._replace(pod=record.pod._replace(id=pod.id))
             try:
-                return await self._listed(pod, pod.become(mine, self._tools))
+                return await self._listed(pod, boot.claim(pod, mine, tools=self._tools))
             except Unsupported as error:
                 await self.pool.does_not_fit(error)
             except (VmFailed, TimedOut) as error:
                 self.pool.has_died(error)
         pod = self._new(record)
-        return await self._listed(pod, pod.boot())
+        return await self._listed(pod, boot.boot(pod))
 
     async def _listed(self, pod: LivePod, start: Coroutine[Any, Any, None]) -> LivePod:
         self._booting[pod.id] = pod
@@ -152,7 +152,7 @@ class PodTable:
                 async with self._tools.hooks.running(pod):
                     self._pods[pod.id] = pod
             except BaseException:
-                await pod.discard()
+                await boot.discard(pod)
                 raise
         finally:
             del self._booting[pod.id]

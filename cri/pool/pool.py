@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cri.live import boot
 from cri.pool import fit
 from cri.store.pods import PodRecord
 from stage1.errors import PodError
@@ -113,7 +114,7 @@ class Pool:
         waiting, self._waiting = self._waiting, {}
         for watcher in waiting.values():
             watcher.cancel()
-        await asyncio.gather(*self._ending, *(pod.discard() for pod in waiting))
+        await asyncio.gather(*self._ending, *(boot.discard(pod) for pod in waiting))
         if waiting:
             log.info("pool.drained", extra={"pods": len(waiting)})
 
@@ -154,7 +155,7 @@ class Pool:
         anonymous = self._plain._replace(id=pod_id, name=pod_id[:13], namespace="pool")
         pod = self._make(PodRecord(anonymous, b"", "", time.time_ns()))
         try:
-            await pod.boot_ahead()
+            await boot.prewarm(pod)
         except (PodError, OSError) as error:
             self._failures, self._failed_s = self._failures + 1, time.monotonic()
             self._count("failed")
@@ -171,7 +172,7 @@ class Pool:
         del self._waiting[pod]
         self._count("died")
         log.warning("pool.died", extra={"pod": pod.id, "error": "its virtual machine ended while it waited"})
-        ending = asyncio.get_running_loop().create_task(pod.discard(), name=f"end of {pod.id}")
+        ending = asyncio.get_running_loop().create_task(boot.discard(pod), name=f"end of {pod.id}")
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
         self._changed.set()

@@ -15,7 +15,7 @@ import pytest
 from cri.config import Config
 from cri.containers import create as containers
 from cri.containers import exec as execs
-from cri.live import shutdown
+from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
@@ -85,7 +85,7 @@ async def booted(machine: Machine) -> AsyncIterator[LivePod]:
     )
     pod = LivePod(PodRecord(given, b"", "", time.time_ns()), tools, port)
     try:
-        await pod.boot()
+        await boot.boot(pod)
         yield pod
     finally:
         await shutdown.remove(pod)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The start of a pod: booted for its request, or prewarmed for the pool and claimed by a request later.
+
+Called by the table, the pool and `clearpod run`. Each function rolls back what it began when it fails.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from cri.live import tuning
+from cri.live.pod import LivePod
+from cri.live.tools import Tools, tell_owed
+from cri.live.wakeup import waker
+from cri.store.pods import PodRecord
+from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
+from stage1 import ahead, engine
+from stage1.errors import PodError
+from stage1.guest.settings import configure, rehearsals
+
+log = logging.getLogger("clearpod.pod")
+
+CLAIM_S = 10.0
+"""What a guest that was prewarmed gets to take its pod's settings."""
+
+
+async def boot(pod: LivePod) -> None:
+    """From nothing to READY.
+
+    Raises VmFailed with the console's last lines when the VM dies or never answers, and as `engine.prepare`.
+    """
+    async with _until_ready(pod):
+        prepared = await pod.in_turn(engine.prepare, pod.record.pod, pod.tools.host)
+        pod.network = prepared.network
+        await pod.loopback.open(pod.record.pod, pod.ips)
+        _note_cgroup(pod, prepared.cgroup_note)
+        until = time.monotonic() + pod.tools.boot_timeout_s
+        await _start(pod, prepared)
+        await pod.call(configure(pod.record.pod, pod.network), max(until - time.monotonic(), 0.1))
+
+
+async def prewarm(pod: LivePod) -> None:
+    """Boot a VM as far as it can be without a request, and let its guest warm up; `claim` is the rest."""
+    async with _rolled_back(pod):
+        prepared = await run_uncancellable(ahead.prepare, pod.record.pod, pod.tools.host)
+        await _start(pod, prepared)
+        for warm_up in rehearsals(prepared.network):
+            await pod.call(warm_up)
+
+
+async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
+    """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
+    pod.rebind(record, tools)
+    async with _until_ready(pod):
+        pod.network = await pod.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(pod.call))
+        await pod.loopback.open(record.pod, pod.ips)
+        _note_cgroup(pod, await run_uncancellable_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host))
+        settings = configure(record.pod, pod.network, waiting_mac=ahead.MAC)
+        answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
+        await run_concurrently(answer, ahead.write_down, record.pod, tools.host, network=pod.network)
+
+
+async def discard(pod: LivePod) -> None:
+    """End a VM that no request has, and remove all of it. What can't be removed now is removed later."""
+    await pod.let_go()
+    try:
+        tell_owed(await pod.in_turn(engine.collect, pod.directory))
+    except PodError as error:
+        log.error("pod.uncollected", extra={"directory": pod.directory, "error": str(error)})
+        pod.tools.collect_later(pod.directory)
+
+
+@asynccontextmanager
+async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        await discard(pod)
+        raise
+
+
+@asynccontextmanager
+async def _until_ready(pod: LivePod) -> AsyncIterator[None]:
+    begun = time.monotonic()
+    async with _rolled_back(pod):
+        yield
+        await tuning.begin(pod.call, pod.record.pod)
+        pod.move("agent_up")
+    pod.boot_ms = round((time.monotonic() - begun) * 1000)
+    extra = {"pod": pod.id, "title": pod.title, "boot_ms": pod.boot_ms, "kernel": pod.hello.kernel}
+    log.info("pod.ready", extra=extra)
+
+
+async def _start(pod: LivePod, prepared: engine.Prepared) -> None:
+    pod.move("boot", link_key=prepared.link_key)
+    pod.watch(await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm))
+    await pod.meet(pod.tools.boot_timeout_s)
+
+
+def _note_cgroup(pod: LivePod, note: str) -> None:
+    if note:
+        log.warning("pod.cgroup", extra={"pod": pod.id, "title": pod.title, "warning": note})
+        pod.status = pod.status._replace(cgroup_note=note)
