@@ -30,7 +30,7 @@ from cri.repeats import Repeats
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
 from stage1.errors import BadRequest, PodError
-from stage1.linux import libc
+from stage1.linux import files, libc
 
 log = logging.getLogger("clearpod.rpc")
 
@@ -280,10 +280,7 @@ class Listener:
         self._node.events.close()
         await self._server.stop(grace_s)
         await self._streaming.stop()
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
+        files.unlink(self._path)
 
 
 def _group(name: str) -> int:

@@ -10,7 +10,7 @@ import os
 from stage1 import engine, machine, quarters
 from stage1.engine import Host, Prepared
 from stage1.errors import VmFailed
-from stage1.net import attach, spare
+from stage1.net import attach, pool_slot
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MAC = spare.MAC
+MAC = pool_slot.MAC
 """Of the device that a waiting guest has."""
 
 
@@ -28,7 +28,7 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     """As `engine.prepare`, but no plugin is called: for its network the pod has a netns and one device."""
 
     def reserve(pod: Pod, directory: str) -> PodNetwork | None:
-        return spare.prepare(pod.id, directory, settings=host.network) if host.network else None
+        return pool_slot.prepare(pod.id, directory, settings=host.network) if host.network else None
 
     return engine.prepare(pod, host, attach=reserve)
 
@@ -48,7 +48,7 @@ def hand_over(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = Non
     def join() -> PodNetwork:
         if wake:
             wake()
-        return spare.join(is_free=pod.allow_spoofing)
+        return pool_slot.join(is_free=pod.allow_spoofing)
 
     return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=join)
 

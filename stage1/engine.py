@@ -32,7 +32,7 @@ from stage1.linux import beneath, cgroup, files, mount, namespace, process
 from stage1.linux.libc import Guard
 from stage1.machine import Host as Host
 from stage1.net import attach as net
-from stage1.net import debts
+from stage1.net import deferred
 from stage1.net.settings import Settings
 from stage1.pod import oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
@@ -270,12 +270,12 @@ def _collect(directory: str) -> str:
     end_rest(directory)
     unmounting.below(directory)
     left = disks.remove(directory)
-    owed = "; ".join(filter(None, [*left, net.detach(directory)]))
+    problems = "; ".join(filter(None, [*left, net.detach(directory)]))
     quarters.see_removed(directory)
     slot = slots.find(directory)
     files.remove_tree(directory)
     slots.release(slot, directory)  # not before: nobody else may have ids to which files here still belong
-    return owed
+    return problems
 
 
 def end_rest(directory: str) -> None:
@@ -286,11 +286,11 @@ def end_rest(directory: str) -> None:
 def _collect_after(error: BaseException, directory: str) -> None:
     """What can't be removed now stays for the next start, and does not hide the error that led here."""
     try:
-        owed = collect(directory)
+        problem = collect(directory)
     except PodError as second:
-        owed = f"{directory} could not be removed: {second}"
-    if owed:
-        error.add_note(f"and {owed}")
+        problem = f"{directory} could not be removed: {second}"
+    if problem:
+        error.add_note(f"and {problem}")
 
 
 def network(directory: str) -> PodNetwork | None:
@@ -304,7 +304,7 @@ def remove_network(directory: str) -> str:
     Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
     to `sweep.networks`, and a sentence about it returned.
     """
-    return net.detach(directory, tries=debts.TRIES)
+    return net.detach(directory, tries=deferred.TRIES)
 
 
 def is_there(host: Host, pod_id: str) -> bool:

@@ -9,13 +9,13 @@ from stage1 import engine
 from stage1.engine import Host
 from stage1.errors import Exhausted, PodError
 from stage1.net import attach as net
-from stage1.net import debts, living, record
+from stage1.net import deferred, living, record
 from stage1.rootfs import remains
 from stage1.vm import slots
 
 
 def networks(host: Host) -> list[str]:
-    """Remove networks whose pod is gone, as after a reboot, or was let go; a sentence for each that could not be."""
+    """Remove networks whose pod is gone, as after a reboot, or whose DEL is deferred; a sentence for each left."""
     problems = []
     records = record.every(host.network.cache_dir) if host.network else {}
     for pod_id, path in records.items():
@@ -25,7 +25,7 @@ def networks(host: Host) -> list[str]:
             except Exhausted as error:
                 problems.append(f"the network of pod {pod_id} is tried again later: {error}")
             except PodError as error:
-                problems.append(debts.take(path, error, tries=1, had_netns=True))
+                problems.append(deferred.defer(path, error, tries=1, had_netns=True))
     return problems
 
 

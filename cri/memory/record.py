@@ -6,7 +6,6 @@ the settings do.
 """
 
 import json
-import os
 from typing import NamedTuple
 
 from stage1.errors import PodError
@@ -59,7 +58,4 @@ def _settings(found: dict[str, int]) -> Settings:
 
 def forget(where: str) -> None:
     """Nothing is to be given back any more."""
-    try:
-        os.unlink(where)
-    except FileNotFoundError:
-        pass
+    files.unlink(where)

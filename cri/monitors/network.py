@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from stage1 import engine, sweep
-from stage1.net import networks, upkeep
+from stage1.net import networks, status_gc
 from stage1.net.conflist import Network
 from stage1.net.settings import Settings
 
@@ -67,11 +67,11 @@ class NodeNetwork:
     def _status_of(self, network: Network, settings: Settings) -> str:
         is_known = network == self._asked and bool(self._answered_s)
         if (not is_known or time.monotonic() - self._answered_s > self._fresh_s) and self._asking is None:
-            self._asking = asyncio.get_running_loop().run_in_executor(self._pool, upkeep.status, network, settings)
+            self._asking = asyncio.get_running_loop().run_in_executor(self._pool, status_gc.status, network, settings)
             self._asking.add_done_callback(lambda done: self._take(network, done))
         if is_known:
             return self._answer
-        waits = network.version == upkeep.FIRST
+        waits = network.version == status_gc.FIRST
         return f"the plugins of network {network.name!r} have not answered STATUS yet" if waits else ""
 
     def _take(self, network: Network, done: "asyncio.Future[str]") -> None:
@@ -85,7 +85,7 @@ class NodeNetwork:
         while True:
             if self._garbage.is_set() and self._host.network:
                 self._garbage.clear()
-                problems += await loop.run_in_executor(self._pool, upkeep.collect_garbage, self._host.network)
+                problems += await loop.run_in_executor(self._pool, status_gc.collect_garbage, self._host.network)
             self._tell(problems)
             try:
                 async with asyncio.timeout(self._round_s):

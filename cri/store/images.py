@@ -324,7 +324,7 @@ class ImageStore:
                 yield path
             finally:
                 fs.remove_tree(path)
-                _unlink(f"{path}.lock")
+                fs.unlink(f"{path}.lock")
 
     def _claim(self, scope: contextlib.ExitStack) -> str:
         while True:
@@ -342,7 +342,7 @@ class ImageStore:
             try:
                 with Lock(f"{self._tmp}/{name}.lock", wait=False):
                     fs.remove_tree(f"{self._tmp}/{name}")
-                    _unlink(f"{self._tmp}/{name}.lock")
+                    fs.unlink(f"{self._tmp}/{name}.lock")
             except PodError:
                 busy = True
         with self._db.change() as db:
@@ -373,8 +373,3 @@ def _inode(path: str) -> int:
     with contextlib.suppress(OSError):
         return os.stat(path).st_ino
     return 0
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

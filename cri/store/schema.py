@@ -118,7 +118,7 @@ class Database:
         """The database is damaged: go on with the copy, if that is sound, else with an empty one."""
         log.error("images.damaged", extra={"error": f"{why}; it is kept as {self._path}{DAMAGED}"})
         for ending in _BESIDE:
-            _unlink(f"{self._path}{ending}")
+            files.unlink(f"{self._path}{ending}")
         if os.path.exists(self._path):
             os.replace(self._path, self._path + DAMAGED)
         if os.path.exists(self._path + COPY):
@@ -128,7 +128,7 @@ class Database:
             self._require_known()
         except Corrupt as error:
             log.error("images.damaged", extra={"error": f"the copy is no better: {error}; pull the images again"})
-            _unlink(self._path)
+            files.unlink(self._path)
             self._open()
         self._prepare()
 
@@ -172,7 +172,7 @@ class Database:
             os.replace(beside, self._path + COPY)
         except (PodError, OSError) as error:
             log.warning("images.copy", extra={"error": f"{self._path}{COPY} could not be written: {error}"})
-            _unlink(beside)
+            files.unlink(beside)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -187,8 +187,3 @@ class Database:
         """Let go of the file."""
         with self._lock:
             self._db.close()
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)

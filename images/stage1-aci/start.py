@@ -43,6 +43,6 @@ modules = Modules(__file__.removesuffix("start.pyc") + "modules")
 sys.meta_path.insert(0, modules)
 
 if __name__ == "__main__":
-    from stage1.entry import door
+    from stage1.entry import dispatch
 
-    door.leave(door.enter(sys.argv[1], sys.argv[2:]))
+    dispatch.leave(dispatch.enter(sys.argv[1], sys.argv[2:]))

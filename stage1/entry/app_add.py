@@ -7,7 +7,7 @@ propagates its mounts.
 
 import os
 
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.rkt import apps, arguments, commands, directory, machine, reach
 
 
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     """Called with the pod's directory as working directory; 0 when the app can be started."""
     options, pod_dir = arguments.app(argv), os.getcwd()
     pod = apps.read(pod_dir, options.app)
-    door.say("app_add", *options.warnings, *pod.warnings)
+    dispatch.say("app_add", *options.warnings, *pod.warnings)
     commands.check(pod)
     uuid = directory.uuid(pod_dir)
     with apps.changing(machine.place(uuid)), reach.session(uuid) as session:

@@ -6,7 +6,7 @@ marks, by which an app of the same name would seem to run.
 import os
 
 from stage1 import engine
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.errors import NotFound, TimedOut, VmFailed
 from stage1.rkt import apps, arguments, directory, machine, reach
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     A guest that does not end it in time is ended, and with it the pod.
     """
     options, pod_dir = arguments.app(argv), os.getcwd()
-    door.say("app_rm", *options.warnings)
+    dispatch.say("app_rm", *options.warnings)
     uuid = directory.uuid(pod_dir)
     place = machine.place(uuid)
     try:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
             session.limit(apps.REACT_S)
             apps.remove(session, place, app=options.app)
     except (TimedOut, VmFailed) as error:
-        door.say("app_rm", apps.end_pod(uuid, error))
+        dispatch.say("app_rm", apps.end_pod(uuid, error))
         machine.remove(place, options.app)
     except NotFound:
         if engine.find_vm(place) is None:

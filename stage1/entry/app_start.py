@@ -3,14 +3,14 @@
 
 import os
 
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.rkt import apps, arguments, directory, machine, reach
 
 
 def main(argv: list[str]) -> int:
     """Called with the pod's directory as working directory; 0 when the app runs."""
     options, pod_dir = arguments.app(argv), os.getcwd()
-    door.say("app_start", *options.warnings)
+    dispatch.say("app_start", *options.warnings)
     uuid = directory.uuid(pod_dir)
     with apps.changing(machine.place(uuid)), reach.session(uuid) as session:
         apps.start(session, apps.read(pod_dir, options.app))

@@ -5,7 +5,7 @@ that has ended, or never ran, is none.
 
 import os
 
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.errors import TimedOut, VmFailed
 from stage1.rkt import apps, arguments, directory, reach
 
@@ -16,11 +16,11 @@ def main(argv: list[str]) -> int:
     A guest that does not end it in time is ended, and with it the pod.
     """
     options, pod_dir = arguments.app(argv), os.getcwd()
-    door.say("app_stop", *options.warnings)
+    dispatch.say("app_stop", *options.warnings)
     uuid = directory.uuid(pod_dir)
     try:
         with reach.session(uuid) as session:
             apps.stop(session, options.app)
     except (TimedOut, VmFailed) as error:
-        door.say("app_stop", apps.end_pod(uuid, error))
+        dispatch.say("app_stop", apps.end_pod(uuid, error))
     return 0

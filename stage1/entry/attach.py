@@ -7,7 +7,7 @@ Several may follow one app. When all that was asked for has ended on the app's s
 import json
 import os
 
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.errors import BadRequest
 from stage1.guest.messages import Stdio
 from stage1.rkt import apps, arguments, directory, plan, reach, runtime, script, terminal
@@ -20,7 +20,7 @@ _NAMES = ("stdin", "stdout", "stderr"), ("tty-in", "tty-out", "")
 def main(argv: list[str]) -> int:
     """0 when the app's streams have ended. Raises BadRequest when it has none of those that are wanted."""
     options, pod_dir = arguments.attach(argv), os.getcwd()
-    door.say("attach", *options.warnings)
+    dispatch.say("attach", *options.warnings)
     app = plan.read_pod(pod_dir, runtime.load(pod_dir).options, only=options.app).apps[0]
     offered = app.streams.offered
     if options.action == arguments.LIST:

@@ -7,7 +7,7 @@ Called by rkt from its tree store, not from the pod's own stage1, in the pod's d
 import os
 
 from stage1 import engine
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.guest.messages import Exec, Stdio
 from stage1.guest.session import Session
 from stage1.pod.model import Process
@@ -17,7 +17,7 @@ from stage1.rkt import apps, arguments, directory, guest_root, machine, plan, re
 def main(argv: list[str]) -> int:
     """The command's exit code. Raises NoCommand, NotExecutable, and what `guest_root.is_meant` does."""
     options, pod_dir = arguments.enter(argv), os.getcwd()
-    door.say("enter", *options.warnings)
+    dispatch.say("enter", *options.warnings)
     uuid = directory.uuid(pod_dir)
     if guest_root.is_meant(pod_dir, options.app):
         with reach.session(uuid) as session:

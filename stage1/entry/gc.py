@@ -8,7 +8,7 @@ or never begun.
 import os
 
 from stage1 import engine
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.errors import PodError
 from stage1.rkt import arguments, leftovers, machine, network
 
@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     options = arguments.gc(argv)
     pod_dir = os.getcwd()
     problems = [*_collect(pod_dir, options.uuid)]
-    door.say("gc", *options.warnings, *problems, *_of_others(pod_dir))
+    dispatch.say("gc", *options.warnings, *problems, *_of_others(pod_dir))
     return 1 if problems else 0
 
 
@@ -41,9 +41,9 @@ def _of_others(pod_dir: str) -> "Iterator[str]":
 
 def _tried(step: "Callable[[], str | list[str] | None]") -> "list[str]":
     try:
-        owed = step() or []
+        problems = step() or []
     except PodError as error:
         return [str(error)]
     except OSError as error:
-        return [door.sentence(error)]
-    return [owed] if isinstance(owed, str) else owed
+        return [dispatch.sentence(error)]
+    return [problems] if isinstance(problems, str) else problems

@@ -9,7 +9,7 @@ What is outside of the pod's directory is taken away again if something fails he
 import os
 import sys
 
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.errors import PodError
 from stage1.linux import namespace
 from stage1.rkt import arguments, commands, directory, machine, make, network, plan, runtime
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     """Called with the pod's directory as working directory; 0 when the VMM can be started. Raises PodError."""
     options, pod_dir = arguments.run(argv), os.getcwd()
     pod = plan.read_pod(pod_dir, options, terminal=_terminal(options))
-    door.say("run", *pod.warnings)
+    dispatch.say("run", *pod.warnings)
     commands.check(pod)
     make.make(pod)
     try:
@@ -44,11 +44,11 @@ def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
     """What can't be taken away now is left for `gc`, and said."""
     try:
         machine.undo(machine.place(uuid))
-        owed = network.detach(pod_dir)
+        problem = network.detach(pod_dir)
     except PodError as second:
-        owed = str(second)
-    if owed:
-        after.add_note(f"and {owed}")
+        problem = str(second)
+    if problem:
+        after.add_note(f"and {problem}")
 
 
 def _terminal(options: RunOptions) -> str | None:

@@ -7,7 +7,7 @@ Called by rkt, and by the launcher when it is told to end.
 import time
 
 from stage1 import engine
-from stage1.entry import door
+from stage1.entry import dispatch
 from stage1.errors import NotFound, PodError
 from stage1.guest.messages import Halt, List
 from stage1.rkt import arguments, machine, reach
@@ -23,13 +23,13 @@ PING_S, MORE_S = 0.5, 6.0
 def main(argv: list[str]) -> int:
     """0 when the pod has ended. Raises NotFound when it never ran."""
     options = arguments.stop(argv)
-    door.say("stop", *options.warnings)
+    dispatch.say("stop", *options.warnings)
     place = machine.place(options.uuid)
     pod = engine.find_vm(place)
     if pod is None:
         raise NotFound(f"the pod {options.uuid} was not started, so it can't be stopped; rkt rm removes it")
     if not options.force and not _halted(options.uuid, pod):
-        door.say("stop", f"the pod {options.uuid} did not end by itself and is ended now")
+        dispatch.say("stop", f"the pod {options.uuid} did not end by itself and is ended now")
     machine.kill(place)
     return 0
 

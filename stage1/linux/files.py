@@ -32,7 +32,7 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = F
                 sync(beside)
             os.rename(beside, path)
         except BaseException:
-            _unlink_if_there(beside)
+            unlink(beside)
             raise
     if durable:
         sync(os.path.dirname(path))
@@ -63,9 +63,11 @@ def fill(fd: int, data: bytes, mode: int) -> None:
         os.close(fd)
 
 
-def _unlink_if_there(path: str) -> None:
+def unlink(path: str) -> None:
+    """Remove the file or link; gone already is fine. Raises KernelError."""
     try:
-        os.unlink(path)
+        with Guard("unlink", path):
+            os.unlink(path)
     except FileNotFoundError:
         pass
 

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 _TRY_S = 0.02
 
 
+def take(fd: int, *, shared: bool = False, wait: bool = True) -> bool:
+    """Lock the open file; false when another has it and we do not `wait`. Undo: close it. Raises OSError."""
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
 class Lock:
     """`with Lock(path):` holds the lock. The file is made when absent and never removed."""
 
@@ -40,13 +49,12 @@ class Lock:
         until = time.monotonic() + self._limit_s
         while True:
             with Guard("flock", self._path):
-                try:
-                    return fcntl.flock(fd, fcntl.LOCK_EX | (0 if self._wait and not self._limit_s else fcntl.LOCK_NB))
-                except BlockingIOError:
-                    if not self._wait:
-                        raise WrongState(f"{self._path} is locked by another process; stop that first") from None
-                    if time.monotonic() >= until:
-                        raise TimedOut(f"{self._path} is locked by another process since {self._limit_s:g} s") from None
+                if take(fd, wait=self._wait and not self._limit_s):
+                    return
+            if not self._wait:
+                raise WrongState(f"{self._path} is locked by another process; stop that first")
+            if time.monotonic() >= until:
+                raise TimedOut(f"{self._path} is locked by another process since {self._limit_s:g} s")
             time.sleep(_TRY_S)
 
     def __exit__(

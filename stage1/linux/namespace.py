@@ -9,7 +9,7 @@ import fcntl
 import os
 
 from stage1.errors import KernelError
-from stage1.linux import files, libc, mount
+from stage1.linux import files, flock, libc, mount
 from stage1.linux.libc import Guard
 
 TYPE_CHECKING = False
@@ -249,10 +249,7 @@ def remove_net(path: str) -> None:
     except KernelError as error:
         if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    files.unlink(path)
 
 
 def is_net(path: str) -> bool:
@@ -282,7 +279,7 @@ def _share(directory: str) -> None:
     with Guard("open", directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # as `ip netns` does, so that only one makes the mount
+        flock.take(fd)  # as `ip netns` does, so that only one makes the mount
         if not mount.is_mount_point(directory):
             mount.bind(directory, directory, recursive=True)
             mount.set_propagation(directory, mount.MS_SHARED | mount.MS_REC)

@@ -7,13 +7,13 @@ whatever the step at which the maker was killed.
 
 from stage1.errors import PodError
 from stage1.linux import files, namespace
-from stage1.net import debts, networks, protocol, record
+from stage1.net import deferred, networks, protocol, record
+from stage1.net.lock import AttachLock
 from stage1.net.plugins import PluginGone, Runner
 from stage1.net.protocol import Document
 from stage1.net.record import Attachment, Record
 from stage1.net.settings import Settings as Settings
 from stage1.net.settings import netns_path
-from stage1.net.turn import Turn
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, PodNetwork
 
@@ -21,19 +21,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Look = Callable[[], PodNetwork]
+    Connect = Callable[[], PodNetwork]
 
 IFNAME = "eth0"
 """Of the first network; the others are eth1 and so on."""
 
 
 def attach(
-    pod: Pod, directory: str, *, settings: Settings, join: "Look | None" = None, with_taps: bool = True
+    pod: Pod, directory: str, *, settings: Settings, join: "Connect | None" = None, with_taps: bool = True
 ) -> PodNetwork | None:
     """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
 
-    `join` is spare's, when spare has made the netns and its tap already; then `note` is to follow. Without taps it is
-    for processes in the netns, not a guest.
+    `join` is that of pool_slot, which has made the netns and its tap already; then `note` is to follow. Without taps
+    it is for processes in the netns, not a guest.
 
     Raises:
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
@@ -46,8 +46,8 @@ def attach(
     # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
     attachments = tuple(map(Attachment, wanted, (call, *rest)))
-    look = join or _usual(with_taps=with_taps, is_free=pod.allow_spoofing)
-    return make(directory, attachments, settings=settings, look=look, is_spare=join is not None)
+    connect = join or _usual(with_taps=with_taps, is_free=pod.allow_spoofing)
+    return make(directory, attachments, settings=settings, connect=connect, is_pool_slot=join is not None)
 
 
 def make(
@@ -55,11 +55,11 @@ def make(
     attachments: tuple[Attachment, ...],
     *,
     settings: Settings,
-    look: "Look | None" = None,
-    is_spare: bool = False,
+    connect: "Connect | None" = None,
+    is_pool_slot: bool = False,
 ) -> PodNetwork:
-    """Give the pod in `directory` a netns, which a spare has already, and these networks, in this order. `look` makes
-    the taps; without it each gets one that passes only what is the pod's own.
+    """Give the pod in `directory` a netns, which a pool slot has already, and these networks, in this order. `connect`
+    makes the taps; without it each gets one that passes only what is the pod's own.
 
     Undo: `detach`. Raises as `attach`.
     """
@@ -67,38 +67,38 @@ def make(
     plan = Record(call.netns, settings.bin_dirs, settings.limit_s, attachments, directory=directory)
     files.make_dirs(settings.cache_dir, 0o700)
     path = record.place(settings.cache_dir, call.container)
-    with Turn():
+    with AttachLock():
         try:
-            if not is_spare:
+            if not is_pool_slot:
                 record.link(directory, path)  # first: by it, what is written from now on is found and removed
             record.begin(path, plan)
-            if not is_spare:
+            if not is_pool_slot:
                 namespace.make_net(plan.netns)
-            return _fill(path, plan, look=look or _usual(), is_spare=is_spare)
+            return _fill(path, plan, connect=connect or _usual(), is_pool_slot=is_pool_slot)
         except BaseException as error:
             _undo(directory, error)
             raise
 
 
-def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Look":
-    from stage1.net import lines  # pods without a network shall not pay for it
+def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Connect":
+    from stage1.net import tap_links  # pods without a network shall not pay for it
 
     if not with_taps:
-        return lines.as_they_are
-    return lambda: lines.join_all(is_free=is_free)
+        return tap_links.as_they_are
+    return lambda: tap_links.join_all(is_free=is_free)
 
 
 def _undo(directory: str, error: BaseException) -> None:
     """What can't be undone now stays recorded for `detach`, and is said with the error that led here."""
     try:
-        owed = detach(directory)
+        problem = detach(directory)
     except PodError as second:
-        owed = str(second)
-    if owed:
-        error.add_note(f"and {owed}")
+        problem = str(second)
+    if problem:
+        error.add_note(f"and {problem}")
 
 
-def _fill(path: str, plan: Record, *, look: "Look", is_spare: bool) -> PodNetwork:
+def _fill(path: str, plan: Record, *, connect: "Connect", is_pool_slot: bool) -> PodNetwork:
     runner, made = Runner(plan.bin_dirs, plan.limit_s), plan
     results = []
     for number, one in enumerate(plan.attachments):
@@ -112,9 +112,9 @@ def _fill(path: str, plan: Record, *, look: "Look", is_spare: bool) -> PodNetwor
 
         results.append(runner.add(one.network, one.call, done=done))
     with namespace.inside_net(plan.netns):
-        seen = _with_results(look(), results)
+        seen = _with_results(connect(), results)
     seen = seen._replace(networks=tuple(one.network.name for one in plan.attachments))
-    if not is_spare:
+    if not is_pool_slot:
         record.save(path, made._replace(seen=seen))
     return seen
 
@@ -167,25 +167,25 @@ def check(directory: str) -> None:
 
 
 def detach(directory: str, *, tries: int = 1) -> str:
-    """DEL by all plugins, then the netns with its taps, then the record; again is fine. The VM must have ended.
+    """DEL by all plugins, then the netns with its taps, then the record; idempotent. The VM must have ended.
 
-    When a plugin fails at DEL for the `tries`-th time, the pod is let go and the record stays (see debts): then this
+    When a plugin fails at DEL for the `tries`-th time, the pod is detached all the same and its DEL deferred: then this
     returns a sentence about it. Before that it raises NetworkFailed, and another call tries again.
     """
-    path, owed = record.linked(directory), ""
+    path, problem = record.linked(directory), ""
     if not path:
-        return owed
+        return problem
     had_netns = namespace.is_net(netns_path(record.pod_of(path)))
     try:
         detach_recorded(path)
     except PodError as error:
-        owed = debts.take(path, error, tries=tries, had_netns=had_netns)
+        problem = deferred.defer(path, error, tries=tries, had_netns=had_netns)
     record.forget(f"{directory}/{record.LINK}")
-    return owed
+    return problem
 
 
 def detach_recorded(path: str) -> None:
-    """As `detach`, from the record alone: for debts, and pods whose directory did not survive a reboot.
+    """As `detach`, from the record alone: for deferred DELs, and pods whose directory did not survive a reboot.
 
     Raises NetworkFailed when a plugin fails at DEL.
     """
@@ -230,9 +230,9 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
         namespace.remove_net(known.netns)
         namespace.make_net(known.netns)
     with namespace.inside_net(known.netns):
-        from stage1.net import lines
+        from stage1.net import tap_links
 
-        return True, lines.stand_in(found)
+        return True, tap_links.stand_in(found)
 
 
 def _lost_devices(known: Record) -> tuple[Interface, ...]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which networks may belong to a pod that lives, whoever made it. Called before something is removed that nobody has
-asked to remove: by sweeps, and by upkeep's garbage collection.
+asked to remove: by garbage collections, our own (`stage1.sweep`) and that of plugins (`status_gc`).
 
 It looks at facts that all clearpods of this host have in common, daemons, `clearpod run` and rkt's pods.
 """
@@ -14,14 +14,14 @@ from stage1.net.settings import NETNS, netns_path
 
 
 def is_abandoned(path: str, directory: str) -> bool:
-    """Whether the network of the record at `path` is nobody's: its pod was let go, or the pod's directory is gone and
+    """Whether the network of the record at `path` is nobody's: its DEL is deferred, or the pod's directory is gone and
     no process is in the netns. `directory` is meant where the record, of a former version or damaged, names none.
     """
     try:
         known = record.load(path)
     except PodError:
         known = None
-    if known is not None and known.is_owed:
+    if known is not None and known.is_deferred:
         return True
     place = (known.directory if known else "") or directory
     return not os.path.lexists(place) and not namespace.is_inhabited(netns_path(record.pod_of(path)))

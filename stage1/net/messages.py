@@ -2,7 +2,7 @@
 """Messages of rtnetlink that change a pod's netns: devices set up, given addresses, and joined so that each sends out
 what the other receives.
 
-Pure: called by lines. Layouts: linux/if_link.h, if_addr.h, pkt_sched.h, pkt_cls.h, tc_act/tc_mirred.h.
+Pure: called by tap_links. Layouts: linux/if_link.h, if_addr.h, pkt_sched.h, pkt_cls.h, tc_act/tc_mirred.h.
 """
 
 import _socket

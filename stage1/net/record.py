@@ -38,8 +38,8 @@ class Attachment(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The whole file. `seen` is None until the taps are there. `failures` counts DELs that failed; with `is_owed` the
-    pod has been let go nevertheless (see debts). `directory` is the pod's; empty in files of former versions.
+    """The whole file. `seen` is None until the taps are there. `failures` counts DELs that failed; with `is_deferred`
+    they are retried without the pod. `directory` is the pod's; empty in files of former versions.
     """
 
     netns: str
@@ -48,7 +48,7 @@ class Record(NamedTuple):
     attachments: tuple[Attachment, ...]
     seen: PodNetwork | None = None
     failures: int = 0
-    is_owed: bool = False
+    is_deferred: bool = False
     directory: str = ""
 
 
@@ -56,7 +56,7 @@ def begin(path: str, record: Record) -> None:
     """`save` before the first plugin runs: from now on `load_first` finds the record, after a power cut too."""
     first = f"{path}{_FIRST}"
     files.write_atomic(first, _text(record), durable=True)
-    _unlink(path)
+    files.unlink(path)
     with Guard("link", path):
         os.link(first, path)
 
@@ -78,7 +78,7 @@ def _text(record: Record) -> bytes:
         ],
         "seen": _plain(record.seen) if record.seen else None,
         "failures": record.failures,
-        "is_owed": record.is_owed,
+        "is_owed": record.is_deferred,
         "directory": record.directory,
     }
     return json.dumps(document).encode()
@@ -156,8 +156,8 @@ def forget(path: str) -> None:
     directory, name = os.path.split(path)
     for other in _names(directory):
         if other.startswith(f"{name}.") and other.endswith(_HALF):
-            _unlink(f"{directory}/{other}")
-    _unlink(path)
+            files.unlink(f"{directory}/{other}")
+    files.unlink(path)
 
 
 def put_aside(path: str) -> str:
@@ -186,14 +186,6 @@ def _names(directory: str) -> list[str]:
             return sorted(os.listdir(directory))
     except FileNotFoundError:
         return []
-
-
-def _unlink(path: str) -> None:
-    try:
-        with Guard("unlink", path):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def _plain(seen: PodNetwork) -> Document:
@@ -226,9 +218,9 @@ def _record(document: Document) -> Record:
     )
     seen = _seen(document["seen"]) if document["seen"] else None
     bin_dirs = tuple(document["bin_dirs"])
-    failures, is_owed = document.get("failures", 0), document.get("is_owed", False)
+    failures, is_deferred = document.get("failures", 0), document.get("is_owed", False)
     directory = document.get("directory", "")
-    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen, failures, is_owed, directory)
+    return Record(document["netns"], bin_dirs, document["limit_s"], attachments, seen, failures, is_deferred, directory)
 
 
 def _network(document: Document) -> Network:

@@ -5,11 +5,10 @@ Called by stage1/entry with the pod's directory, which is rkt's to name and to m
 `pods/exited-garbage/<uuid>`. Files are whole or absent, since rkt gives up on a pod that has half of one.
 """
 
-import fcntl
 import os
 
 from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound
-from stage1.linux import beneath, files
+from stage1.linux import beneath, files, flock
 from stage1.linux.libc import Guard
 
 PID, READY = "pid", "rkt/supervisor-status"
@@ -50,12 +49,9 @@ def is_running(data_dir: str, pod_id: str) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not flock.take(fd, shared=True, wait=False)
     finally:
         os.close(fd)
-    return False
 
 
 def roots(pod_dir: str) -> tuple[str, ...]:
@@ -191,7 +187,7 @@ def set_ready(pod_dir: str) -> None:
 
 def clear_ready(pod_dir: str) -> None:
     """Undo `set_ready`. Again is fine."""
-    _unlink(f"{stage1_root(pod_dir)}/{READY}")
+    files.unlink(f"{stage1_root(pod_dir)}/{READY}")
 
 
 def is_ready(pod_dir: str) -> bool:
@@ -206,11 +202,3 @@ def require(pod_dir: str) -> None:
     """Raises NotFound when this is no pod's directory, as when a program was started by hand."""
     if not os.path.isfile(f"{pod_dir}/pod"):
         raise NotFound(f"{pod_dir} has no pod manifest; this program is started by rkt, in a pod's directory")
-
-
-def _unlink(path: str) -> None:
-    try:
-        with Guard("unlink", path):
-            os.unlink(path)
-    except FileNotFoundError:
-        pass

@@ -10,7 +10,7 @@ import time
 
 from stage1.errors import BadRequest, PodError, Unsupported
 from stage1.net import attach as net
-from stage1.net import debts, living, record, rkt
+from stage1.net import deferred, living, record, rkt
 from stage1.net.settings import Settings, netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -101,7 +101,7 @@ def sweep(pod_dir: str) -> list[str]:
     for pod_id, path in record.every(records(pod_dir)).items():
         try:
             is_gone = not directory.exists(data, pod_id) and living.is_abandoned(path, "")
-            if (debts.is_owed(path) or is_gone) and not _was_just_tried(path):
+            if (deferred.is_deferred(path) or is_gone) and not _was_just_tried(path):
                 problems += _pay(path)
         except (PodError, OSError) as error:
             problems.append(f"the network of pod {pod_id}, recorded in {path}: {error}")
@@ -114,7 +114,7 @@ def _pay(path: str) -> list[str]:
     except PodError as error:
         from stage1.net import writeoff  # nor `run`, which never comes here
 
-        said = debts.take(path, error, tries=1, had_netns=True)
+        said = deferred.defer(path, error, tries=1, had_netns=True)
         return [writeoff.write_off(path, error) if writeoff.is_due(path) else said]
     return []
 

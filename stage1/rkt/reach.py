@@ -7,7 +7,6 @@ last of us (docs/decisions/0084-a-broker-that-comes-and-goes.md).
 
 import _socket
 import errno
-import fcntl
 import os
 import time
 
@@ -16,7 +15,7 @@ from stage1.errors import KernelError, NotFound, TimedOut, VmFailed
 from stage1.guest import broker, client
 from stage1.guest.messages import List
 from stage1.guest.session import Session
-from stage1.linux import beneath
+from stage1.linux import beneath, flock
 from stage1.linux.libc import Guard
 from stage1.rkt import machine, script
 from stage1.vm.spec import SerialLink
@@ -80,13 +79,10 @@ def _start(place: str) -> None:
     with beneath.Root(place) as own:
         lock = own.open_or_make(LOCK, os.O_RDWR, mode=0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
-        listener = _listen(place)
-        _fork(place, listener, lock=lock)
-        listener.close()
+        if flock.take(lock, wait=False):
+            listener = _listen(place)
+            _fork(place, listener, lock=lock)
+            listener.close()
     finally:
         os.close(lock)
 

@@ -64,7 +64,7 @@ def convert(blob: Blob, place: Place) -> str:
                 _convert(blob, place)
         finally:
             # A waiter and a newcomer may now both convert; the rename makes that mere waste.
-            _remove(lock)
+            files.unlink(lock)
     return path
 
 
@@ -104,11 +104,4 @@ def _keep(diff_id: str, place: Place, *, made: str, facts: str) -> None:
 def check_image(path: str) -> None:
     """Raises Corrupt unless the file at `path` is an erofs image as long as it says."""
     with Guard("read", path), Image(path):
-        pass
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
         pass

@@ -147,10 +147,7 @@ def _is_stale(path: str, owner: str) -> bool:
 
 def _link(target: str, path: str) -> None:
     """`path` becomes a link to `target`, whatever it was."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+    files.unlink(path)
     os.symlink(target, path)
 
 

@@ -51,7 +51,7 @@ with open(__file__ + ".real", "rb") as file:
     exec(marshal.loads(file.read()[16:]), {"__name__": "start", "__file__": __file__})
 import os
 from stage1.linux import libc
-from stage1.entry import door
+from stage1.entry import dispatch
 
 asked = libc.syscall
 
@@ -81,7 +81,7 @@ def syscall(name, number, *args, what):
     return asked(name, number, *args, what=what)
 
 libc.syscall = syscall
-door.leave(door.enter(sys.argv[1], sys.argv[2:]))
+dispatch.leave(dispatch.enter(sys.argv[1], sys.argv[2:]))
 """
 """callgrind 3.24 does not let through the newer calls for mounts, so these are made of older ones there."""
 

@@ -15,7 +15,7 @@ import pytest
 from cri.owner import own
 from stage1 import engine, sweep
 from stage1.errors import AlreadyExists
-from stage1.net import attach, record, upkeep
+from stage1.net import attach, record, status_gc
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from tests.fakes.cni import FakeCni
@@ -110,7 +110,7 @@ async def test_networks_of_pods_with_records_elsewhere_are_no_garbage(world: Wor
     cni.configure(CHAIN, "1.1.0")
     async with world.daemon() as cri:
         pod = await cri.pod()
-        assert upkeep.collect_garbage(cni.settings._replace(cache_dir=f"{world.root}/other")) == ()
+        assert status_gc.collect_garbage(cni.settings._replace(cache_dir=f"{world.root}/other")) == ()
         valid = cni.given("first", "GC")["cni.dev/valid-attachments"]
         assert {"containerID": pod, "ifname": "eth0"} in valid
         assert (cni.root / "leases" / f"first-{pod}").exists()

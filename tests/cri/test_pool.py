@@ -12,7 +12,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.pool import fit
 from stage1.guest import messages
 from stage1.linux import namespace
-from stage1.net import spare
+from stage1.net import pool_slot
 from stage1.net.settings import netns_path
 from tests.fakes.cni import FakeCni
 from tests.fakes.guest import FakeGuest, Faults
@@ -61,7 +61,7 @@ async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, 
         assert len(rehearsed) == 2 and all(one.rehearse for one in rehearsed)
         assert len({one.entropy for one in (*rehearsed, said)}) == 3
         (eth0,) = said.interfaces
-        assert (eth0.found_mac, eth0.mtu, eth0.addresses) == (spare.MAC, 1450, ("10.9.0.5/24", "fd09::5/64"))
+        assert (eth0.found_mac, eth0.mtu, eth0.addresses) == (pool_slot.MAC, 1450, ("10.9.0.5/24", "fd09::5/64"))
         assert said.hostname == "web-0" and said.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)
         assert len(said.entropy) == 32 and asked_ns <= said.unix_ns <= time.time_ns()
         hosts = Path(f"{world.config.run_dir}/pods/{pod}/share/volumes/pod/hosts").read_text()

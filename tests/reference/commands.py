@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from cri.cli import COMMANDS
 from stage1 import errors
-from stage1.entry import door
+from stage1.entry import dispatch
 from tests.reference.docstrings import first_sentence
 from tests.reference.table import page, table
 
@@ -74,7 +74,7 @@ def exit_codes() -> str:
             ("0 to 255", "`run`", "the code of the container's command; 128 + n when signal n ended it"),
             ("130", "every command", "it was interrupted (SIGINT)"),
             ("141", "every command", "nobody reads its output any more"),
-            (str(door.FAILED), "programs of the stage1 image under rkt", "any failure that is not the app's own"),
+            (str(dispatch.FAILED), "programs of the stage1 image under rkt", "any failure that is not the app's own"),
         ],
     )
     return page(

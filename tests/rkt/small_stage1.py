@@ -25,8 +25,8 @@ exec {python} "$@"
 """
 START = """import sys
 sys.path.insert(0, {checkout!r})
-from stage1.entry import door
-sys.exit(door.enter(sys.argv[1], sys.argv[2:]))
+from stage1.entry import dispatch
+sys.exit(dispatch.enter(sys.argv[1], sys.argv[2:]))
 """
 
 

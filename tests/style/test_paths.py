@@ -23,7 +23,7 @@ BY_PATH = frozenset(
     "walk fwalk".split()
 )
 OF_PATH = frozenset("exists lexists isdir isfile islink ismount getsize getmtime realpath samefile".split())
-OF_FILES = frozenset("write_atomic read make_dirs remove_tree".split())
+OF_FILES = frozenset("write_atomic read make_dirs remove_tree unlink".split())
 MODULES = ("shutil", "glob", "tempfile", "pathlib", "io")
 HOST = "files of the host's own: its programs, devices, /proc, /sys, /etc"
 STATE = "the state directory, which no guest and no VMM sees"
@@ -58,7 +58,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/image/source.py": dict.fromkeys(("open", "os.makedirs", "os.open", "os.path.isdir"), IMAGES),
     "cri/logs/place.py": {"files.make_dirs": "the sandbox's log directory itself, which is the kubelet's"},
     "cri/monitors/mounts.py": {"os.open": HOST},
-    "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "os.unlink"), OURS),
+    "cri/memory/record.py": dict.fromkeys(("files.read", "files.write_atomic", "files.unlink"), OURS),
     "cri/owner.py": dict.fromkeys(
         ("files.make_dirs", "os.lstat", "os.makedirs", "os.path.realpath", "os.unlink"),
         "the run directory, the state directory and the sockets themselves",
@@ -69,15 +69,16 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/monitors/disk_guard.py": {"os.statvfs": STATE},
     "cri/storage/disk.py": {"os.statvfs": STATE},
     "cri/nri/door.py": dict.fromkeys(("os.chmod", "os.unlink"), OURS),
-    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "os.unlink"), OURS),
+    "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "files.unlink"), OURS),
     "cri/store/reserve.py": dict.fromkeys(
         ("files.make_dirs", "os.open", "os.path.getsize", "os.stat", "os.statvfs", "os.truncate"), STATE
     ),
     "cri/store/trouble.py": {"os.statvfs": STATE},
     "cri/store/images.py": dict.fromkeys(
-        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.unlink", "os.path.getsize"), IMAGES
+        ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.path.getsize"),
+        IMAGES,
     ),
-    "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "os.unlink"), STATE),
+    "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "files.unlink"), STATE),
     "cri/store/soundness.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
@@ -105,7 +106,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "os.statvfs": "a mount point, of which only the size is read",
     },
     "stage1/linux/namespace.py": dict.fromkeys(
-        ("files.make_dirs", "os.listdir", "os.open", "os.path.exists", "os.stat", "os.unlink"), HOST
+        ("files.make_dirs", "os.listdir", "os.open", "os.path.exists", "os.stat", "files.unlink", "os.unlink"), HOST
     ),
     "stage1/linux/podcgroup.py": dict.fromkeys(("files.read", "os.path.isdir", "os.path.samefile"), HOST),
     "stage1/linux/pressure.py": {"files.read": HOST},
@@ -118,20 +119,22 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/machine.py": dict.fromkeys(("os.path.exists", "os.path.getsize", "os.path.realpath"), GUEST),
     "stage1/net/attach.py": {"files.make_dirs": NET},
     "stage1/net/conflist.py": dict.fromkeys(("files.read", "os.access", "os.listdir", "os.path.isfile"), NET),
-    "stage1/net/lines.py": {"os.path.exists": HOST},
+    "stage1/net/tap_links.py": {"os.path.exists": HOST},
     "stage1/net/living.py": {
         "os.listdir": HOST,
         "os.path.lexists": "whether the pod's directory is there, no further",
     },
     "stage1/net/networks.py": dict.fromkeys(("open", "os.path.exists"), HOST),
     "stage1/net/record.py": {
-        **dict.fromkeys(("files.read", "files.write_atomic", "os.link", "os.listdir", "os.rename", "os.unlink"), NET),
+        **dict.fromkeys(
+            ("files.read", "files.write_atomic", "os.link", "os.listdir", "os.rename", "files.unlink"), NET
+        ),
         "os.path.realpath": "to see that it does not lead to what the guest sees",
     },
     "stage1/net/rkt.py": dict.fromkeys(("files.read", "files.write_atomic"), RKT),
-    "stage1/net/spare.py": {"files.make_dirs": NET},
-    "stage1/net/turn.py": dict.fromkeys(("files.make_dirs", "os.open"), NET),
-    "stage1/net/upkeep.py": dict.fromkeys(("files.read", "os.listdir", "os.path.isdir", "os.stat"), NET),
+    "stage1/net/pool_slot.py": {"files.make_dirs": NET},
+    "stage1/net/lock.py": dict.fromkeys(("files.make_dirs", "os.open"), NET),
+    "stage1/net/status_gc.py": dict.fromkeys(("files.read", "os.listdir", "os.path.isdir", "os.stat"), NET),
     "stage1/net/writeoff.py": {"os.path.exists": NET},
     "stage1/rkt/copying.py": dict.fromkeys(
         ("os.getxattr", "os.listxattr", "os.scandir", "os.setxattr", "os.utime"), "descriptors, no paths"
@@ -148,6 +151,7 @@ ALLOWED: dict[str, dict[str, str]] = {
             "os.path.realpath",
             "os.readlink",
             "os.symlink",
+            "files.unlink",
             "os.unlink",
             "os.utime",
         ),
@@ -176,7 +180,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("files.make_dirs", "os.path.realpath"), "the place that the pod's owner names, no further"),
         "files.remove_tree": STATE,
     },
-    "stage1/rootfs/layers.py": dict.fromkeys(("os.path.exists", "os.rename", "os.unlink"), IMAGES),
+    "stage1/rootfs/layers.py": dict.fromkeys(("os.path.exists", "os.rename", "files.unlink"), IMAGES),
     "stage1/rootfs/merge.py": {"os.path.getsize": IMAGES},
     "stage1/rootfs/overlay.py": {
         **dict.fromkeys(("os.listdir", "os.mkdir", "os.rmdir"), TOP),
@@ -250,6 +254,7 @@ ALLOWED: dict[str, dict[str, str]] = {
             "os.path.lexists",
             "os.readlink",
             "os.symlink",
+            "files.unlink",
             "os.unlink",
         ),
         TOP,

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from stage1.errors import NetworkFailed
-from stage1.net import attach, networks, rkt, upkeep
+from stage1.net import attach, networks, rkt, status_gc
 from stage1.pod.model import Pod, Port
 from stage1.pod.network import Neighbour, Route
 from tests.fakes.bare_pods import Pods, in_pod
@@ -163,16 +163,16 @@ def test_a_third_partys_plugin_can_be_chained_with_debians(outer: OuterNet, pods
 
 
 def test_a_network_of_a_version_that_debians_plugins_do_not_speak_is_not_ready(outer: OuterNet) -> None:
-    speaks = upkeep.versions(f"{BIN_DIR}/bridge")
+    speaks = status_gc.versions(f"{BIN_DIR}/bridge")
     assert "1.0.0" in speaks
     (network, _) = networks.find(outer.settings)
-    assert network is not None and upkeep.status(network, outer.settings) == ""
-    if upkeep.FIRST in speaks:
-        pytest.skip(f"{BIN_DIR}/bridge speaks {upkeep.FIRST}")
-    said = upkeep.status(network._replace(version=upkeep.FIRST), outer.settings)
+    assert network is not None and status_gc.status(network, outer.settings) == ""
+    if status_gc.FIRST in speaks:
+        pytest.skip(f"{BIN_DIR}/bridge speaks {status_gc.FIRST}")
+    said = status_gc.status(network._replace(version=status_gc.FIRST), outer.settings)
     assert said.startswith("the CNI plugin 'bridge' speaks versions 0.1.0, ") and "and not 1.1.0" in said
-    outer.configure({**conflist(outer.root), "cniVersion": upkeep.FIRST})
-    assert upkeep.collect_garbage(outer.settings) == (), "plugins without GC are not asked for it"
+    outer.configure({**conflist(outer.root), "cniVersion": status_gc.FIRST})
+    assert status_gc.collect_garbage(outer.settings) == (), "plugins without GC are not asked for it"
 
 
 def test_rkts_built_in_network_with_a_host_port_leaks_no_rule(outer: OuterNet) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from stage1.linux import namespace, process
-from stage1.net import attach, spare
+from stage1.net import attach, pool_slot
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from tests.fakes import frames as f
@@ -227,8 +227,8 @@ def attached(
     stack.callback(attach.detach, directory)
     join = None
     if is_spare:
-        spare.prepare(pod.id, directory, settings=outer.settings)
-        join = lambda: spare.join(is_free=pod.allow_spoofing)  # noqa: E731
+        pool_slot.prepare(pod.id, directory, settings=outer.settings)
+        join = lambda: pool_slot.join(is_free=pod.allow_spoofing)  # noqa: E731
     seen = attach.attach(pod, directory, settings=outer.settings, join=join, with_taps=with_taps)
     assert seen is not None
     (eth0,) = seen.interfaces

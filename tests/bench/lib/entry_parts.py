@@ -77,7 +77,7 @@ def marked(start: str, path: Path) -> str:
     )
     marks = _MARKS.format(path=str(path), start=START, modules=MODULES, rest=REST)
     begin = begin.replace("import os\n", f"{marks}\nimport os\n", 1)
-    last = begin.rindex("door.leave(")
+    last = begin.rindex("dispatch.leave(")
     return begin[:last] + _WRAPPED.format(calls=CALLS, rest=REST) + begin[last:]
 
 

@@ -11,7 +11,7 @@ import pytest
 from stage1 import ahead, engine
 from stage1.errors import VmFailed
 from stage1.linux import mount, namespace
-from stage1.net import spare
+from stage1.net import pool_slot
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.vm import qemu
@@ -54,7 +54,7 @@ def is_gone(host: engine.Host, cni: FakeCni, pod: Pod) -> bool:
 def test_a_vm_waits_on_a_tap_and_becomes_the_pod(host: engine.Host, cni: FakeCni) -> None:
     waits = anonymous()
     prepared = ahead.prepare(waits, host)
-    assert prepared.vm.nics == (Nic(spare.TAP, spare.MAC),) and prepared.vm.netns == netns_path(waits.id)
+    assert prepared.vm.nics == (Nic(pool_slot.TAP, pool_slot.MAC),) and prepared.vm.netns == netns_path(waits.id)
     assert cni.calls() == [] and engine.network(prepared.directory) is None
     pod = waits._replace(name="web", hostname="web-0")
     woken: list[list[str]] = []

@@ -191,7 +191,7 @@ print(plan.read_pod.__annotations__, hasattr(plan.RktPod((), ()), "warnings"), "
 
 
 def test_who_leaves_has_said_everything_and_gives_its_code(root):
-    program = MODULES + "from stage1.entry import door\nprint('said', end='')\ndoor.leave(7)"
+    program = MODULES + "from stage1.entry import dispatch\nprint('said', end='')\ndispatch.leave(7)"
     ended = python_inside(root, program)
     assert (ended.stdout, ended.returncode) == ("said", 7)
     gone = "import os\nos.close(1)\n" + program.replace("print('said', end='')", "pass")

@@ -13,7 +13,7 @@ import pytest
 from stage1.errors import BadRequest, NetworkFailed
 from stage1.linux import namespace, process, tun
 from stage1.linux.netlink import Netlink
-from stage1.net import attach, debts, plugins, record
+from stage1.net import attach, deferred, plugins, record
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, Neighbour, Route
 from tests.fakes.cni import FakeCni
@@ -179,7 +179,7 @@ def test_a_failed_undo_is_told_with_the_first_error_and_stays_recorded(cni: Fake
     assert "could not be given back and is tried again later" in caught.value.__notes__[0]
     assert os.listdir(directory) == [] and not os.path.exists(netns(pod))
     (path,) = record.every(cni.settings.cache_dir).values()
-    assert debts.is_owed(path)
+    assert deferred.is_deferred(path)
     cni.trouble("second", "DEL", "")
     attach.detach_recorded(path)
     assert cni.left_over() == []

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from stage1.linux import namespace, process
-from stage1.net import lines
+from stage1.net import tap_links
 from tests.fakes import frames as f
 
 MAC, THEIRS = "02:00:00:00:00:05", "02:00:00:00:00:09"
@@ -254,7 +254,7 @@ def make_wire() -> Iterator[Make]:
             )
             # The far end is another netns' in a pod, and no device that gets a tap.
             ip("link add hub type bridge", "link set hub up", "link set far master hub up")
-            (eth0,) = [one for one in lines.join_all(**options).interfaces if one.name == "eth0"]
+            (eth0,) = [one for one in tap_links.join_all(**options).interfaces if one.name == "eth0"]
             guest = stack.enter_context(f.guest_end(eth0.tap))
             return Wire(eth0.tap, guest, stack.enter_context(f.far_end("far")))
 
@@ -355,7 +355,7 @@ def test_what_is_refused_goes_nowhere_and_is_counted(make_wire: Make) -> None:
 def test_until_it_is_joined_a_tap_takes_nothing(make_wire: Make) -> None:
     """As in a warm pool."""
     make_wire()
-    with lines.Lines() as made:
+    with tap_links.TapLinks() as made:
         made.set_up("tap0", mtu=1500)
     with f.guest_end("tap0") as guest:
         os.write(guest, f.NO_OFFLOAD + v4(OWN))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.entry import door, gc
+from stage1.entry import dispatch, gc
 
 UUID = "5f1c2a3b-0000-4000-8000-00000000cccc"
 TREE = "deps-sha512-" + "0" * 64
@@ -78,7 +78,7 @@ def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.C
 def test_what_makes_no_sense_is_said_in_one_line(
     pod: Path, capfd: pytest.CaptureFixture[str], *, words: list[str], code: int, sentence: str
 ) -> None:
-    assert door.enter("gc", words) == code
+    assert dispatch.enter("gc", words) == code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("clearpod: gc: ") and sentence in line
 
@@ -88,7 +88,7 @@ def test_nobody_reading_stderr_is_no_failure(pod: Path, monkeypatch: pytest.Monk
     os.close(reader)
     broken = os.fdopen(writer, "w")
     monkeypatch.setattr("sys.stderr", broken)
-    assert door.enter("gc", ["--odd", UUID]) == 0
+    assert dispatch.enter("gc", ["--odd", UUID]) == 0
     monkeypatch.undo()
     with pytest.raises(BrokenPipeError):
         broken.close()

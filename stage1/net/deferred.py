@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done when a network can't be given back: refuse a few times, then let the pod go and owe the rest.
+"""Deferred DELs: when a network can't be removed, fail a few times, then detach the pod all the same and retry later.
 
-Called by attach when DEL fails. A debt is the pod's record, kept without the pod; the daemon tries it again at its
-start and once a minute, so nothing leaks for ever and no pod hangs for ever. It must not run plugins.
+Called by attach when DEL fails. What is deferred is the pod's record, kept without the pod; the daemon retries it at
+its start and once a minute, so nothing leaks for ever and no pod hangs for ever. It must not run plugins.
 """
 
 from stage1.errors import Exhausted, PodError
@@ -12,11 +12,11 @@ from stage1.net.plugins import PluginGone
 from stage1.net.settings import netns_path
 
 TRIES = 3
-"""Of StopPodSandbox, before the pod is let go. The earlier ones fail, so that people hear of it."""
+"""Of StopPodSandbox, before the DEL is deferred. The earlier ones fail, so that people hear of it."""
 
 
-def take(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
-    """Owe what the record at `path` says, and say so in a sentence; or raise `error` while it is worth trying again.
+def defer(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
+    """Defer the DEL of the record at `path`, and say so in a sentence; or raise `error` while it is worth trying again.
 
     Trying again soon is useless when the plugin is not there, or the netns was lost and a stand-in did not help. When
     the host had no process or descriptor for it, nothing was tried.
@@ -29,10 +29,10 @@ def take(path: str, error: PodError, *, tries: int, had_netns: bool) -> str:
         return f"what plugins made for pod {pod_id} may have stayed; look at {path} and remove it: {error}"
     failures = known.failures + 1
     is_hopeless = isinstance(error, PluginGone) or not had_netns
-    is_owed = known.is_owed or is_hopeless or failures >= tries
-    # On a full disk the tries can't be counted, and the pod is let go at once: its record stays, which says enough.
-    is_counted = record.try_to_save(path, known._replace(failures=failures, is_owed=is_owed))
-    if is_counted and not is_owed:
+    is_deferred = known.is_deferred or is_hopeless or failures >= tries
+    # On a full disk the tries can't be counted, and it is deferred at once: the record stays, which says enough.
+    is_counted = record.try_to_save(path, known._replace(failures=failures, is_deferred=is_deferred))
+    if is_counted and not is_deferred:
         raise error
     namespace.remove_net(known.netns)
     return f"the network of pod {pod_id} could not be given back and is tried again later: {error}"
@@ -45,7 +45,7 @@ def _load(path: str) -> record.Record | None:
         return None
 
 
-def is_owed(path: str) -> bool:
-    """Whether the pod of the record at `path` has been let go."""
+def is_deferred(path: str) -> bool:
+    """Whether the DEL of the record at `path` is deferred."""
     known = _load(path)
-    return known is not None and known.is_owed
+    return known is not None and known.is_deferred

@@ -9,10 +9,10 @@ over the device's.
 from stage1.errors import Unsupported
 from stage1.linux import files, namespace
 from stage1.net import messages, record, tap
-from stage1.net.lines import LOOPBACK, Lines
-from stage1.net.look import look
+from stage1.net.queries import query
 from stage1.net.record import Record
 from stage1.net.settings import Settings, netns_path
+from stage1.net.tap_links import LOOPBACK, TapLinks
 from stage1.pod.network import Interface, PodNetwork
 
 MAC = "02:63:6c:70:6f:64"
@@ -30,9 +30,9 @@ def prepare(pod_id: str, directory: str, *, settings: Settings) -> PodNetwork:
     record.link(directory, path)  # first, as in attach
     record.save(path, plan)
     namespace.make_net(plan.netns)
-    with namespace.inside_net(plan.netns), Lines() as lines:
-        lines.ask((messages.up(LOOPBACK),), what="set up lo")
-        lines.set_up(TAP, mtu=_MTU)
+    with namespace.inside_net(plan.netns), TapLinks() as links:
+        links.ask((messages.up(LOOPBACK),), what="set up lo")
+        links.set_up(TAP, mtu=_MTU)
     return PodNetwork((Interface("eth0", MAC, tap=TAP),))
 
 
@@ -42,8 +42,8 @@ def join(*, is_free: bool = False) -> PodNetwork:
 
     Raises Unsupported when they made more devices than one, which a guest that runs already can't get, NetworkFailed.
     """
-    with Lines() as lines:
-        seen = look(lines)
+    with TapLinks() as links:
+        seen = query(links)
         numbers = seen.numbers()
         found = tap.interfaces([link for link in seen.links if link["ifname"] != TAP])
         if len(found) > 1:
@@ -51,5 +51,5 @@ def join(*, is_free: bool = False) -> PodNetwork:
             raise Unsupported(f"a guest that has waited has one network device, and the plugins have made {names}")
         found = tuple(one._replace(tap=TAP) for one in found)
         for one in found:
-            lines.join(one, numbers, is_free=is_free)
+            links.join(one, numbers, is_free=is_free)
     return tap.network(found, seen)

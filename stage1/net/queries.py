@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is in the current netns, asked of the kernel itself, in the words of `ip -json`: as far as tap reads them.
 
-Called by lines and spare. It changes nothing.
+Called by tap_links and pool_slot. It changes nothing.
 """
 
 import _socket
@@ -24,7 +24,7 @@ _UNICAST = 1
 _PERMANENT, _PROXY = 0x80, 0x08
 
 
-def look(netlink: Netlink) -> tap.Seen:
+def query(netlink: Netlink) -> tap.Seen:
     """Links with their addresses, the routes of the main table, permanent neighbours. Raises KernelError."""
     links = dict(map(_link, netlink.dump(_GET_LINK, bytes(_LINK.size), what="links")))
     for body in netlink.dump(_GET_ADDRESS, bytes(_ADDRESS.size), what="addresses"):

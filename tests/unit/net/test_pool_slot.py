@@ -13,8 +13,8 @@ import pytest
 from stage1.errors import KernelError, NetworkFailed, Unsupported
 from stage1.linux import bpf, namespace, process
 from stage1.linux.netlink import Netlink, attribute, attributes
-from stage1.net import attach, messages, record, spare, tap
-from stage1.net.look import look
+from stage1.net import attach, messages, pool_slot, record, tap
+from stage1.net.queries import query
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
@@ -74,7 +74,7 @@ def ip(*words: str, batch: str = "") -> Any:
 def test_what_the_kernel_says_itself_is_what_ip_makes_of_it(here: str) -> None:
     ip("-batch", "-", batch=ODD)
     with Netlink() as netlink:
-        seen = look(netlink)
+        seen = query(netlink)
     links = ip("addr", "show")
     theirs = tap.Seen(links, ip("route", "show"), ip("neigh", "show", "nud", "permanent"), ip("-6", "route", "show"))
     found = tap.interfaces(links)
@@ -141,10 +141,10 @@ class Waiting:
         self.pod = Pod(os.urandom(32).hex(), "web")
         self.directory = str(root / "pod")
         os.mkdir(self.directory)
-        self.told = spare.prepare(self.pod.id, self.directory, settings=self.cni.settings)
+        self.told = pool_slot.prepare(self.pod.id, self.directory, settings=self.cni.settings)
 
     def attach(self) -> PodNetwork | None:
-        seen = attach.attach(self.pod, self.directory, settings=self.cni.settings, join=spare.join)
+        seen = attach.attach(self.pod, self.directory, settings=self.cni.settings, join=pool_slot.join)
         if seen:
             attach.note(self.directory, seen)
         return seen
@@ -207,7 +207,7 @@ def test_two_devices_are_too_many_and_go_again(waiting: Waiting) -> None:
 
 
 def test_what_was_begun_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spare, "_MTU", 1 << 20)
+    monkeypatch.setattr(pool_slot, "_MTU", 1 << 20)
     with pytest.raises(NetworkFailed, match=r"in the pod's network namespace: netlink: set up tap0: Invalid argument"):
         Waiting(tmp_path)
     (pod,) = record.every(f"{tmp_path}/cni/cache")

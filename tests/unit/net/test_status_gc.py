@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from stage1.net import attach, conflist, debts, record, upkeep
-from stage1.net.turn import Turn
+from stage1.net import attach, conflist, deferred, record, status_gc
+from stage1.net.lock import AttachLock
 from stage1.pod.model import Pod
 from tests.fakes.cni import FakeCni
 
@@ -27,7 +27,7 @@ def cni(tmp_path: Path) -> FakeCni:
 def status(cni: FakeCni) -> str:
     network = conflist.find(cni.settings.conf_dir).network
     assert network is not None
-    return upkeep.status(network, cni.settings)
+    return status_gc.status(network, cni.settings)
 
 
 def attached(cni: FakeCni, place: Path) -> str:
@@ -46,7 +46,7 @@ def test_status_asks_each_plugin_and_nothing_of_a_pod(cni: FakeCni) -> None:
 @pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
 def test_plugins_of_an_older_network_are_not_asked(cni: FakeCni, version: str) -> None:
     cni.configure(CHAIN, version)
-    assert status(cni) == "" and upkeep.collect_garbage(cni.settings) == () and cni.calls() == []
+    assert status(cni) == "" and status_gc.collect_garbage(cni.settings) == () and cni.calls() == []
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_a_plugin_that_does_not_say_what_it_speaks_is_believed(cni: FakeCni) -> 
 
 def test_what_a_plugin_speaks_is_asked_once_and_again_when_it_was_replaced(cni: FakeCni) -> None:
     path = cni.root / "bin" / "first"
-    assert upkeep.versions(str(path)) == ("0.4.0", "1.0.0", "1.1.0")
+    assert status_gc.versions(str(path)) == ("0.4.0", "1.0.0", "1.1.0")
     cni.speaks("1.0.0")
-    assert upkeep.versions(str(path))[-1] == "1.1.0"
+    assert status_gc.versions(str(path))[-1] == "1.1.0"
     os.utime(path, ns=(1, 1))
-    assert upkeep.versions(str(path)) == ("1.0.0",)
-    assert upkeep.versions(f"{path}.absent") == ()
+    assert status_gc.versions(str(path)) == ("1.0.0",)
+    assert status_gc.versions(f"{path}.absent") == ()
 
 
 def test_garbage_is_all_but_what_pods_have(cni: FakeCni, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_garbage_is_all_but_what_pods_have(cni: FakeCni, tmp_path: Path) -> None
     stray = [cni.root / "leases" / f"{name}-{'0' * 64}" for name in ("first", "second")]
     for path in stray:
         path.touch()
-    assert upkeep.collect_garbage(cni.settings) == ()
+    assert status_gc.collect_garbage(cni.settings) == ()
     assert cni.calls() == ["GC first", "GC second"] and not any(path.exists() for path in stray)
     mine = [{"containerID": pod_id, "ifname": "eth0"}]
     given = cni.given("first", "GC")
@@ -113,18 +113,18 @@ def test_a_network_that_is_owed_is_no_garbage_and_those_of_other_runtimes_neithe
     for network in ("fake", "other"):
         said = {"kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": network}
         (results / f"{network}-c1-eth0").write_text(json.dumps(said))
-    monkeypatch.setattr(upkeep, "RESULTS_DIR", str(results))
-    assert upkeep.collect_garbage(cni.settings) == ()
+    monkeypatch.setattr(status_gc, "RESULTS_DIR", str(results))
+    assert status_gc.collect_garbage(cni.settings) == ()
     valid = cni.given("second", "GC")["cni.dev/valid-attachments"]
     mine = [one["containerID"] for one in valid if one["containerID"] in (os.path.basename(directory), "c1")]
     assert sorted(mine) == sorted([os.path.basename(directory), "c1"])
     (results / "odd").write_text("{")
-    assert upkeep.collect_garbage(cni.settings) == (
+    assert status_gc.collect_garbage(cni.settings) == (
         f"no garbage is collected: {results}/odd is not an attachment of another runtime; look at it",
     )
     cni.trouble("second", "DEL", "")
     for path in record.every(cni.settings.cache_dir).values():
-        assert debts.is_owed(path)
+        assert deferred.is_deferred(path)
         attach.detach_recorded(path)
 
 
@@ -132,16 +132,16 @@ def test_with_a_damaged_record_no_garbage_is_collected(cni: FakeCni) -> None:
     os.mkdir(cni.settings.cache_dir)
     path = Path(cni.settings.cache_dir, f"{'a' * 64}.json")
     path.write_text("{")
-    (problem,) = upkeep.collect_garbage(cni.settings)
+    (problem,) = status_gc.collect_garbage(cni.settings)
     assert problem.startswith("no garbage is collected: ") and str(path) in problem and cni.calls() == []
 
 
 def test_a_configuration_may_forbid_it_and_a_failure_is_told(cni: FakeCni) -> None:
     cni.trouble("first", "GC", "exit 4")
-    (problem,) = upkeep.collect_garbage(cni.settings)
+    (problem,) = status_gc.collect_garbage(cni.settings)
     assert "'first' of network 'fake' failed at GC" in problem and cni.calls() == ["GC first", "GC second"]
     cni.configure(CHAIN, "1.1.0", disableGC=True)
-    assert upkeep.collect_garbage(cni.settings) == () and cni.calls() == []
+    assert status_gc.collect_garbage(cni.settings) == () and cni.calls() == []
 
 
 def test_a_pod_that_is_being_attached_is_waited_for(cni: FakeCni) -> None:
@@ -149,10 +149,10 @@ def test_a_pod_that_is_being_attached_is_waited_for(cni: FakeCni) -> None:
     done = threading.Event()
 
     def collect() -> None:
-        upkeep.collect_garbage(cni.settings)
+        status_gc.collect_garbage(cni.settings)
         done.set()
 
-    with Turn(), Turn():
+    with AttachLock(), AttachLock():
         thread = threading.Thread(target=collect)
         thread.start()
         time.sleep(0.3)

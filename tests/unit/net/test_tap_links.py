@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from stage1.errors import NetworkFailed
-from stage1.net import lines
-from stage1.net.lines import Lines
+from stage1.net import tap_links
+from stage1.net.tap_links import TapLinks
 from stage1.pod.network import Interface
 
-from .test_spare import _filters, here, ip
+from .test_pool_slot import _filters, here, ip
 
 __all__ = ["here"]
 
@@ -40,21 +40,21 @@ def addresses(device: dict[str, Any]) -> set[tuple[str, int]]:
 
 def test_a_tap_is_what_ip_makes(here: str) -> None:
     ip("-batch", "-", batch=BY_IP)
-    with Lines() as made:
+    with TapLinks() as made:
         number = made.set_up("ours", mtu=9000)
     found = devices()
     own = ("ifindex", "ifname", "address", "flags", "operstate")  # that nobody is at the other end is seen late
     ours, theirs = ({k: v for k, v in found[name].items() if k not in own} for name in ("ours", "theirs"))
     assert ours == theirs and ours["mtu"] == 9000 and found["ours"]["ifindex"] == number
     said = "network namespace: make the tap: ours: Device or resource busy"
-    with pytest.raises(NetworkFailed, match=said), Lines() as made:
+    with pytest.raises(NetworkFailed, match=said), TapLinks() as made:
         made.set_up("ours", mtu=9000)
 
 
 def test_each_device_is_joined_to_a_tap_of_its_size_and_no_process_is_started(here: str) -> None:
     ip("-batch", "-", batch=TWO)
     before = len(STARTED)
-    network = lines.join_all()
+    network = tap_links.join_all()
     assert len(STARTED) == before, STARTED[before:]
     found = devices()
     assert [(one.name, one.mtu) for one in network.interfaces] == [("eth0", 9000), ("eth1", 1300)]
@@ -67,22 +67,22 @@ def test_each_device_is_joined_to_a_tap_of_its_size_and_no_process_is_started(he
 
 def test_processes_find_the_devices_as_they_are(here: str) -> None:
     ip("-batch", "-", batch=TWO)
-    network = lines.as_they_are()
+    network = tap_links.as_they_are()
     assert [(one.name, one.tap) for one in network.interfaces] == [("eth0", ""), ("eth1", "")]
     assert devices().keys() == {"lo", "eth0", "eth1"} and "UP" in devices()["lo"]["flags"]
 
 
 def test_a_device_that_was_lost_is_stood_in_for_once_with_all_its_addresses(here: str) -> None:
-    assert lines.stand_in((LOST,)) and not lines.stand_in((LOST,))
+    assert tap_links.stand_in((LOST,)) and not tap_links.stand_in((LOST,))
     assert addresses(devices()["eth0"]) == {("10.9.0.5", 24), ("10.9.0.6", 32), ("fd09::5", 64)}
 
 
 @pytest.mark.parametrize("odd", ["300.1.1.1/24", "10.0.0.1/x", "10.0.0.1/999", "fd09::5::/64", "", "10.0.0.1/-1"])
 def test_what_a_plugin_called_an_address_is_said_when_it_is_none(here: str, odd: str) -> None:
     with pytest.raises(NetworkFailed, match="is no address of a network device"):
-        lines.stand_in((LOST._replace(addresses=(odd,)),))
+        tap_links.stand_in((LOST._replace(addresses=(odd,)),))
 
 
 def test_what_the_kernel_refuses_is_said_with_the_device(here: str) -> None:
     with pytest.raises(NetworkFailed, match=r"namespace: netlink: give eth0 the addresses 10\.0\.0\.1/99: Invalid arg"):
-        lines.stand_in((LOST._replace(addresses=("10.0.0.1/99",)),))
+        tap_links.stand_in((LOST._replace(addresses=("10.0.0.1/99",)),))

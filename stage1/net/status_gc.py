@@ -13,9 +13,9 @@ from stage1.errors import NetworkFailed, PodError
 from stage1.linux import files, process
 from stage1.net import conflist, living, protocol, record
 from stage1.net.conflist import Network, find_plugin
+from stage1.net.lock import AttachLock
 from stage1.net.plugins import Runner
 from stage1.net.settings import Settings
-from stage1.net.turn import Turn
 
 FIRST = "1.1.0"
 """The version of the specification with STATUS and GC."""
@@ -81,7 +81,7 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
     if not wanted:
         return ()
     places = [settings.cache_dir, f"{settings.cache_dir}/run"]
-    with Turn(alone=True):
+    with AttachLock(alone=True):
         try:
             valid = [*_recorded(places), *_of_others()]
         except PodError as error:
@@ -109,7 +109,7 @@ def _collect(network: Network, valid: list[Attachment], *, settings: Settings) -
 
 
 def _recorded(places: list[str]) -> list[Attachment]:
-    """Of all pods of ours, also those whose network is still owed. Raises PodError when a record is damaged."""
+    """Of all pods of ours, also those whose DEL is deferred. Raises PodError when a record is damaged."""
     known = [record.load_first(path) for place in places for path in record.every(place).values()]
     return [(one.network.name, one.call.container, one.call.ifname) for pod in known if pod for one in pod.attachments]
 

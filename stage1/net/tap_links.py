@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clearpod itself does in a pod's netns: looks, makes taps, and joins each to the device that it is for.
+"""What clearpod itself does in a pod's netns: makes taps, and links each to the device that it is for.
 
-Called by attach and spare, in the netns: everything acts on the current one, and ends with it. No process is started.
+Called by attach and pool_slot, in the netns: everything acts on the current one and ends with it. Starts no process.
 """
 
 import _socket
@@ -11,7 +11,7 @@ from stage1.errors import Exhausted, KernelError, NetworkFailed
 from stage1.linux import tun
 from stage1.linux.netlink import Netlink
 from stage1.net import messages, own, tap
-from stage1.net.look import look
+from stage1.net.queries import query
 from stage1.pod.network import Interface, PodNetwork
 
 TYPE_CHECKING = False
@@ -24,10 +24,10 @@ _IPV6 = "/proc/net/if_inet6"
 _NEEDS = "by CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF of the kernel"
 
 
-class Lines(Netlink):
-    """`with Lines() as lines:` a netlink socket in the current netns; what fails in the block is a NetworkFailed."""
+class TapLinks(Netlink):
+    """`with TapLinks() as links:` a netlink socket in the current netns; what fails in the block is a NetworkFailed."""
 
-    def __enter__(self) -> "Lines":
+    def __enter__(self) -> "TapLinks":
         return self
 
     def __exit__(
@@ -57,21 +57,21 @@ class Lines(Netlink):
 
 def join_all(*, is_free: bool = False) -> PodNetwork:
     """A tap for each device, both joined, and what the guest is to be told. Raises NetworkFailed."""
-    with Lines() as lines:
-        seen = look(lines)
+    with TapLinks() as links:
+        seen = query(links)
         found, numbers = tap.interfaces(seen.links), seen.numbers()
-        lines.ask((messages.up(LOOPBACK),), what="set up lo")
+        links.ask((messages.up(LOOPBACK),), what="set up lo")
         for one in found:
-            numbers[one.tap] = lines.set_up(one.tap, mtu=one.mtu)
-            lines.join(one, numbers, is_free=is_free)
+            numbers[one.tap] = links.set_up(one.tap, mtu=one.mtu)
+            links.join(one, numbers, is_free=is_free)
     return tap.network(found, seen)
 
 
 def as_they_are() -> PodNetwork:
     """For processes in the netns, and no guest: the devices stay as they are, and the loopback is up."""
-    with Lines() as lines:
-        found = tap.interfaces(look(lines).links)
-        lines.ask((messages.up(LOOPBACK),), what="set up lo")
+    with TapLinks() as links:
+        found = tap.interfaces(query(links).links)
+        links.ask((messages.up(LOOPBACK),), what="set up lo")
     return PodNetwork(tuple(one._replace(tap="") for one in found))
 
 
@@ -79,12 +79,12 @@ def stand_in(lost: tuple[Interface, ...]) -> bool:
     """Where a device of these is not there any more, make one that DEL can find and delete, by its name and its
     addresses; whether any was. Raises NetworkFailed.
     """
-    with Lines() as lines:
-        names = look(lines).numbers()
+    with TapLinks() as links:
+        names = query(links).numbers()
         missing = [one for one in lost if one.name not in names]
         for one in missing:
             tun.make_tap(one.name)
             index = _socket.if_nametoindex(one.name)
             orders = [messages.address(index, text) for text in sorted(one.addresses, key=lambda text: ":" not in text)]
-            lines.ask(orders, what=f"give {one.name} the addresses {', '.join(one.addresses)}")
+            links.ask(orders, what=f"give {one.name} the addresses {', '.join(one.addresses)}")
     return bool(missing)
