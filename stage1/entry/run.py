@@ -14,7 +14,7 @@ from stage1.errors import PodError
 from stage1.linux import namespace
 from stage1.rkt import arguments, commands, directory, machine, make, network, plan, runtime
 from stage1.rkt.arguments import RunOptions
-from stage1.vm import order
+from stage1.vm import launch_spec
 
 
 def main(argv: list[str]) -> int:
@@ -29,11 +29,11 @@ def main(argv: list[str]) -> int:
         pod = plan.with_network(pod, pod_dir, options=options, network=got, host_ip=network.host_ip(pod_dir))
         netns = network.netns(options.uuid, got)
         with namespace.inside_mounts_of(os.getppid(), net=netns):
-            words = machine.prepare(pod, pod_dir, network=got, netns=netns)
+            spec = machine.prepare(pod, pod_dir, network=got, netns=netns)
         runtime.save(pod_dir, runtime.Runtime(options, {}))
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
-        order.hand_over(words)
+        launch_spec.send(spec)
     except BaseException as error:
         _undo(pod_dir, options.uuid, after=error)
         raise

@@ -21,8 +21,8 @@ from stage1.rkt import directory, logs, script
 from stage1.rkt.plan import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
-from stage1.vm import choose, hypervisors, order, record, slots
-from stage1.vm.order import Order
+from stage1.vm import choose, hypervisors, launch_spec, record, slots
+from stage1.vm.launch_spec import LaunchSpec
 from stage1.vm.record import Record
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink, nics
 from stage1.vm.vmm import VmProcess, find_unrecorded
@@ -56,7 +56,7 @@ def place(uuid: str) -> str:
     return f"{RUN}/pods/{uuid}"
 
 
-def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> Order:
+def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str) -> LaunchSpec:
     """Make all that the guest needs, and say how the VMM is to be started. Undo: `undo`.
 
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
@@ -86,17 +86,17 @@ def undo(place: str) -> str:
     return engine.collect(place)
 
 
-def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> Order:
+def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> LaunchSpec:
     place = prepared.directory
     with beneath.Root(place, one_mount=True) as own:
         return _fill_in(own, prepared, pod=pod, pod_dir=pod_dir, netns=netns)
 
 
-def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str, netns: str) -> Order:
+def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str, netns: str) -> LaunchSpec:
     place = prepared.directory
     own.link(DATA, directory.data(pod_dir))
     assert isinstance(prepared.vm, VmSpec)  # rkt has no pods on the host
-    vm = prepared.vm._replace(attended=True, netns=netns, nics=nics(prepared.network))
+    vm = prepared.vm._replace(console_attached=True, netns=netns, nics=nics(prepared.network))
     owners.keep_plain(place, vm.ids)
     record.write(place, _launcher(place)._replace(ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else 0))
     own.make_directory(APPS, 0o755)
@@ -113,7 +113,7 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     own.write(KEY, prepared.link_key)
     own.write(engine.CONSOLE, b"")
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
-    return order.order(vm, interactive=interactive)
+    return launch_spec.of(vm, interactive=interactive)
 
 
 def add(place: str, pod: RktPod, *, app: App) -> None:

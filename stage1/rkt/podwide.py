@@ -4,7 +4,7 @@
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.model import Port
 from stage1.rkt.manifest import MOST_PORT
-from stage1.rkt.words import is_hostname
+from stage1.rkt.spelling import is_hostname
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ Memory that no app touches costs the host nothing, so apps without a limit get a
 """
 
 from stage1.errors import BadRequest
-from stage1.rkt.words import is_number
+from stage1.rkt.spelling import is_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

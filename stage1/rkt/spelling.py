@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What words of rkt's may look like. Pure. Without `re`, whose engine alone is a quarter of what `run` may take."""
+"""What names and numbers of rkt's may look like. Pure. Without `re`, whose engine alone is a quarter of `run`."""
 
 _DIGITS = "0123456789"
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
@@ -29,6 +29,16 @@ def is_variable(text: str) -> bool:
     return bool(text) and text[0] not in _DIGITS + ".-" and has_only(text, _LETTERS + _DIGITS + "_.-")
 
 
+def is_number(text: str) -> bool:
+    """Digits and nothing else, of the kind that int() and the kernel agree on."""
+    return bool(text) and has_only(text, _DIGITS)
+
+
+def is_hostname(text: str) -> bool:
+    """What the kernel takes for a name, and /etc/hosts for one word."""
+    return 0 < len(text) <= 64 and text[0] not in "-." and has_only(text, _LETTERS + _DIGITS + "_.-")
+
+
 def is_octal(text: str) -> bool:
     """One to five octal digits."""
     return 1 <= len(text) <= 5 and has_only(text, "01234567")
@@ -41,8 +51,8 @@ def quantity(text: str) -> tuple[str, str, str, str] | None:
     digits = number[: len(number) - len(number.lstrip(_DIGITS + "."))]
     suffix = number[len(digits) :]
     whole, _, fraction = digits.partition(".")
-    is_number = bool(whole or fraction) and "." not in fraction and max(len(whole), len(fraction)) <= _MOST_DIGITS
-    return (sign, whole, fraction, suffix) if is_number and _is_suffix(suffix) else None
+    has_digits = bool(whole or fraction) and "." not in fraction and max(len(whole), len(fraction)) <= _MOST_DIGITS
+    return (sign, whole, fraction, suffix) if has_digits and _is_suffix(suffix) else None
 
 
 def _is_suffix(text: str) -> bool:

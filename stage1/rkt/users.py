@@ -9,7 +9,7 @@ from stage1.pod import users
 from stage1.pod.model import User
 from stage1.rkt import inside
 from stage1.rkt.manifest import Entry
-from stage1.rkt.words import is_number
+from stage1.rkt.spelling import is_number
 
 _PASSWD, _GROUP = "/etc/passwd", "/etc/group"
 

@@ -58,7 +58,7 @@ def regions(dax: Dax, memory_mib: int) -> tuple[Region, ...]:
     return plan(memory_mib, [*(image.size for image in dax.images), *window])
 
 
-def words(dax: Dax, memory_mib: int) -> list[str]:
+def kernel_arguments(dax: Dax, memory_mib: int) -> list[str]:
     """What the guest's kernel line must say about the regions."""
     memory = [f"memmap={region.size:#x}!{region.address:#x}" for region in regions(dax, memory_mib)]
     return [*memory, f"clearpod.window=/dev/pmem{len(dax.images)}"] if dax.window_bytes else memory

@@ -2,8 +2,8 @@
 """The jail of a VMM as a launch description for the program `jailer` (images/jailer/README.md): namespaces, a root with
 the pod's files and the system's programs only, ids of its own, rules of Landlock, limits.
 
-Called by starter.ProcessVmm, and by order.py for rkt. It looks at which files the host has, and changes nothing. What
-one VMM may change is: its scratch disk, the small file system HOME, and the volumes that are mounted below
+Called by starter.ProcessVmm, and by launch_spec.py for rkt. It looks at which files the host has, and changes nothing.
+What one VMM may change is: its scratch disk, the small file system HOME, and the volumes that are mounted below
 `share/volumes`.
 """
 

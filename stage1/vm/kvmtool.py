@@ -13,12 +13,12 @@ from stage1.errors import BadRequest, CidTaken, VmFailed
 from stage1.linux import host
 from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
-from stage1.vm import dax, startup, words
+from stage1.vm import dax, kernel_line, startup
 from stage1.vm.hypervisor import Hypervisor, Listener
 from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
 
-# What kvmtool puts before our words, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
-_OWN_WORDS = (
+# What kvmtool puts before our arguments, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
+_OWN_ARGUMENTS = (
     "noapic noacpi pci=conf1 reboot=k panic=1 i8042.direct=1 i8042.dumbkbd=1 i8042.nopnp=1 "
     "earlyprintk=serial i8042.noaux=1 console=ttyS0 root=/dev/vda rw  "
 )
@@ -40,13 +40,13 @@ def argv(vm: VmSpec) -> list[str]:
         *("--initrd", vm.initramfs),
         *("--mem", f"{vm.memory_mib}M"),
         *("--cpus", str(vm.vcpus)),
-        *("--console", "virtio" if vm.attended else "serial"),
+        *("--console", "virtio" if vm.console_attached else "serial"),
         "--rng",
         *("--vsock", str(vm.link.cid)),
         *(word for disk in _disks(vm) for word in ("--disk", disk)),
         *(word for share in vm.shares for word in ("--9p", f"{share.path},{share.tag}")),
         *_network(vm),
-        *("--params", kernel_line(vm)),
+        *("--params", kernel_command_line(vm)),
     ]
 
 
@@ -59,14 +59,21 @@ def environment(vm: VmSpec) -> dict[str, str]:
     return own | disk | dax.environment(vm.dax, vm.memory_mib, by_descriptor=bool(vm.jailer))
 
 
-def kernel_line(vm: VmSpec) -> str:
+def kernel_command_line(vm: VmSpec) -> str:
     """Our part of the kernel command line. Raises BadRequest when the whole line is too long."""
-    memory = dax.words(vm.dax, vm.memory_mib) if vm.dax else []
+    memory = dax.kernel_arguments(vm.dax, vm.memory_mib) if vm.dax else []
     system, scratch = ("/dev/pmem0", "/dev/vda") if vm.dax else ("/dev/vda", "/dev/vdb")
-    # The console of an attended one carries records, among which the kernel's words would be noise.
-    quiet = ["loglevel=1"] if vm.attended else []
-    line = ["panic=-1", *words.SPEED, *quiet, *memory, *words.for_agent(vm, system=system, scratch=scratch), *vm.words]
-    return words.join(line, added_bytes=len(_OWN_WORDS) + _KEPT_BACK_BYTES)
+    # The console of an attached console carries records, among which the kernel's lines would be noise.
+    quiet = ["loglevel=1"] if vm.console_attached else []
+    line = [
+        "panic=-1",
+        *kernel_line.SPEED,
+        *quiet,
+        *memory,
+        *kernel_line.for_agent(vm, system=system, scratch=scratch),
+        *vm.kernel_arguments,
+    ]
+    return kernel_line.join(line, added_bytes=len(_OWN_ARGUMENTS) + _KEPT_BACK_BYTES)
 
 
 def _disks(vm: VmSpec) -> list[str]:

@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ORDER_FD, _RESULT_FD = 3, 4
+_SPEC_FD, _RESULT_FD = 3, 4
 _DEATH_S = 10.0
 _MORE = "`clearpod check` says what this host lacks"
 
@@ -49,11 +49,11 @@ def parse(text: str) -> tuple[int, bool, str]:
 
 
 def _run(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", name: str) -> str:
-    order, read, write = _written(description), -1, -1
+    spec, read, write = _written(description), -1, -1
     try:
         ((read, write),) = process.pipes(1, "the answer of the jailer")
-        argv = [jailer, str(_ORDER_FD), str(_RESULT_FD), name]
-        pid = process.spawn_with(argv, {**descriptors, _ORDER_FD: order, _RESULT_FD: write}, env={})
+        argv = [jailer, str(_SPEC_FD), str(_RESULT_FD), name]
+        pid = process.spawn_with(argv, {**descriptors, _SPEC_FD: spec, _RESULT_FD: write}, env={})
         with process.hold(pid) as handle:
             os.close(write)
             write = -1
@@ -63,7 +63,7 @@ def _run(jailer: str, description: bytes, *, descriptors: "Mapping[int, int]", n
                 handle.kill()  # it has ended, unless we are interrupted
                 handle.wait(_DEATH_S)
     finally:
-        for fd in (order, read, write):
+        for fd in (spec, read, write):
             if fd >= 0:
                 os.close(fd)
 

@@ -10,7 +10,7 @@ with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 from stage1.errors import BadRequest
 from stage1.linux import host
 from stage1.linux.host import Program
-from stage1.vm import startup, words
+from stage1.vm import kernel_line, startup
 from stage1.vm.hypervisor import Hypervisor, Listener
 from stage1.vm.limits import CACHE_MIB
 from stage1.vm.spec import CONSOLE_FD, HOME, LISTENER_FD, TAP_FD, Nic, SerialLink, Share, VmSpec, VsockLink, check
@@ -40,7 +40,7 @@ PROGRAM = "qemu-system-x86_64"
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
 # QEMU appends " virtio_mmio.device=512@0xfeb00000:12" for each device.
-_MMIO_WORD_BYTES = 40
+_MMIO_ARGUMENT_BYTES = 40
 
 
 def argv(vm: VmSpec) -> list[str]:
@@ -61,7 +61,7 @@ def argv(vm: VmSpec) -> list[str]:
         *("-smp", str(vm.vcpus)),
         *("-kernel", vm.kernel),
         *("-initrd", vm.initramfs),
-        *("-append", kernel_line(vm, devices.count("-device"))),
+        *("-append", kernel_command_line(vm, devices.count("-device"))),
         "-nodefaults",
         "-no-user-config",
         "-no-reboot",
@@ -76,15 +76,15 @@ def environment(vm: VmSpec) -> dict[str, str]:
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": HOME if vm.jailer else vm.run_dir}
 
 
-def kernel_line(vm: VmSpec, devices: int) -> str:
+def kernel_command_line(vm: VmSpec, devices: int) -> str:
     """The kernel command line of a VM with so many virtio devices. Raises BadRequest if it is too long."""
-    # microvm has no PCI; without the word the kernel complains on the console.
-    line = ["console=ttyS0", "panic=-1", "reboot=t", "pci=off", REPORTED, *words.SPEED]
+    # microvm has no PCI; without this argument the kernel logs an error.
+    line = ["console=ttyS0", "panic=-1", "reboot=t", "pci=off", REPORTED, *kernel_line.SPEED]
     if vm.accel == "tcg":
         # TCG has no TSC-deadline timer, and to calibrate the other one takes 200 ms.
         line.append("nolapic_timer")
-    line += words.for_agent(vm, system="/dev/vda", scratch="/dev/vdb")
-    return words.join([*line, *vm.words], added_bytes=devices * _MMIO_WORD_BYTES)
+    line += kernel_line.for_agent(vm, system="/dev/vda", scratch="/dev/vdb")
+    return kernel_line.join([*line, *vm.kernel_arguments], added_bytes=devices * _MMIO_ARGUMENT_BYTES)
 
 
 def _devices(vm: VmSpec) -> list[str]:
@@ -96,7 +96,7 @@ def _devices(vm: VmSpec) -> list[str]:
     for share in vm.shares:
         argv += _share(share)
     argv += _link(vm)
-    if vm.attended:
+    if vm.console_attached:
         argv += _apps_console(vm.link)
     for number, nic in enumerate(vm.nics):
         argv += _nic(number, nic, by_descriptor=bool(vm.jailer))
@@ -112,7 +112,7 @@ def _transports(argv: list[str]) -> int:
 
 def _console(vm: VmSpec) -> list[str]:
     """Where the guest's kernel writes; the apps of an autonomous pod have a port of their own then."""
-    if not vm.attended:
+    if not vm.console_attached:
         return ["-serial", "stdio"]
     # A descriptor by a name that QEMU takes for a file's.
     handed = ["-add-fd", f"fd={CONSOLE_FD},set=1"] if vm.jailer else []

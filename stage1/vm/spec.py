@@ -74,7 +74,7 @@ class Dax(NamedTuple):
 
 
 class VmSpec(NamedTuple):
-    """One VM. `memory_mib` and `vcpus` are what the guest sees; `words` end the kernel command line.
+    """One VM. `memory_mib` and `vcpus` are what the guest sees; `kernel_arguments` end the kernel command line.
 
     `sandbox`: the VMM shall forbid itself the system calls that it does not need, if it is one that can.
     """
@@ -95,10 +95,10 @@ class VmSpec(NamedTuple):
     """The VMM shall not give back what of `scratch` the guest frees: it was allocated for the guest alone."""
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
-    words: tuple[str, ...] = ()
+    kernel_arguments: tuple[str, ...] = ()
     dax: Dax | None = None
     sandbox: bool = False
-    attended: bool = False
+    console_attached: bool = False
     """The pod is autonomous (docs/dev/link.md): the VMM's standard input and output are the console of its apps."""
     netns: str = ""
     """The file that keeps the netns with the taps; empty: they are in ours."""
@@ -119,9 +119,9 @@ def check(vm: VmSpec) -> None:
         paths += [vm.dax.socket, *(image.path for image in vm.dax.images)]
         _check_library(vm.dax.library)
     check_paths(paths)
-    for word in vm.words:
-        if any(c.isspace() or c in "\"'" for c in word):
-            raise BadRequest(f"{word!r} can't be a word of a kernel command line")
+    for one in vm.kernel_arguments:
+        if any(c.isspace() or c in "\"'" for c in one):
+            raise BadRequest(f"{one!r} can't be an argument of a kernel: it must have no spaces and no quotes")
 
 
 def check_paths(paths: "Iterable[str]") -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts a VMM as a process of its own session, in its jail (`jail.py`, `launch.py`). Called by the engine, for the
-daemon and `clearpod run`; rkt's VMMs are started by its launcher (`order.py`).
+daemon and `clearpod run`; rkt's VMMs are started by its launcher (`launch_spec.py`).
 
 It must not wait for the guest: that is the link's business, and only an early death (a bad option, no memory) is
 noticed here.
@@ -59,7 +59,7 @@ class ProcessVmm:
         place = vm.hypervisor.listener(vm)
         listener = _listen(place) if place else -1
         try:
-            console_fd = {CONSOLE_FD: log} if vm.attended and vm.hypervisor.opens_console else {}
+            console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
             pid = self._launch(vm, {1: log, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})})
             return self._survive_start(pid, vm, console=console)
         except BaseException:

@@ -90,7 +90,7 @@ def clearpod_argv(directory: str, profile: str = "") -> list[str]:
         memory_mib=MEMORY_MIB,
         vcpus=1,
         link=SerialLink(f"{directory}/agent.sock"),
-        words=("clearpod.mark", "clearpod.bench", *(AWAKE if profile else ())),
+        kernel_arguments=("clearpod.mark", "clearpod.bench", *(AWAKE if profile else ())),
     )
     return [*qemu.argv(vm), *ICOUNT]
 

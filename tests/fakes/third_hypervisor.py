@@ -5,7 +5,7 @@ a shell script that says what it was given. Used by tests/unit/vm/test_hyperviso
 
 from stage1.linux import host
 from stage1.linux.host import Program
-from stage1.vm import startup, words
+from stage1.vm import kernel_line, startup
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.spec import VmSpec
 
@@ -16,7 +16,7 @@ def _find() -> Program:
 
 
 def _argv(vm: VmSpec) -> list[str]:
-    line = words.join(words.for_agent(vm, system="/dev/vda", scratch="/dev/vdb"), added_bytes=0)
+    line = kernel_line.join(kernel_line.for_agent(vm, system="/dev/vda", scratch="/dev/vdb"), added_bytes=0)
     return [vm.binary, vm.kernel, f"{vm.memory_mib}M", line]
 
 

@@ -214,7 +214,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     ),
     "stage1/vm/kernels.py": dict.fromkeys(("os.listdir", "os.path.isdir"), GUEST),
     "stage1/vm/mapping.py": {"os.open": IMAGES},
-    "stage1/vm/order.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
+    "stage1/vm/launch_spec.py": dict.fromkeys(("os.path.exists", "os.path.realpath"), GUEST),
     "stage1/vm/profiles.py": {"os.path.exists": GUEST},
     "stage1/vm/starter.py": {
         **dict.fromkeys(("os.access", "os.chown", "os.open", "os.path.exists", "os.stat"), EARLY),

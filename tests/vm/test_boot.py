@@ -71,7 +71,9 @@ def shares(vm: VmSpec, tmp_path: Path) -> Iterator[tuple[Share, ...]]:
 def test_the_guest_finds_every_device_where_the_words_say(
     vm: VmSpec, boot: Boot, shares: tuple[Share, ...], tap: str, tmp_path: Path
 ) -> None:
-    full = vm._replace(shares=shares, nics=(Nic(tap, "02:00:00:00:00:2a"),), words=("probe=reboot",), vcpus=2)
+    full = vm._replace(
+        shares=shares, nics=(Nic(tap, "02:00:00:00:00:2a"),), kernel_arguments=("probe=reboot",), vcpus=2
+    )
     running = boot(full)
     assert end_of(running) == 0, "the guest's reboot must end the VMM, in order"
     said = [line.partition("probe ")[2].rstrip() for line in Path(running.console).read_text().splitlines()]
@@ -125,14 +127,14 @@ def test_the_variant_of_the_kernel_has_sctp_and_the_ordinary_one_not(
 
 
 def test_a_panic_of_the_guest_ends_the_vmm_and_is_on_the_console(vm: VmSpec, boot: Boot) -> None:
-    running = boot(vm._replace(words=("probe=panic",)))
+    running = boot(vm._replace(kernel_arguments=("probe=panic",)))
     assert running.wait(BOOT_S)
     assert "Kernel panic - not syncing: Attempted to kill init!" in running.console_tail(40)
 
 
 @pytest.mark.only_on("qemu", "kvmtool writes its kernel's words to its output")
 def test_the_kernel_of_an_attended_guest_writes_to_the_log_that_qemu_could_not_open(vm: VmSpec, boot: Boot) -> None:
-    running = boot(vm._replace(attended=True, words=("probe=panic",)))
+    running = boot(vm._replace(console_attached=True, kernel_arguments=("probe=panic",)))
     assert running.wait(BOOT_S)
     assert "Kernel panic - not syncing: Attempted to kill init!" in running.console_tail(40)
 
@@ -144,13 +146,13 @@ def test_a_vmm_that_refuses_its_options_fails_at_once_with_its_words(vm: VmSpec)
 
 def test_the_longest_line_we_allow_arrives_whole(vm: VmSpec, boot: Boot) -> None:
     room = 2048 - 1 - _line_bytes(vm) - len(" x=") - len(" last=word")
-    running = boot(vm._replace(words=("x=" + "y" * room, "last=word")))
+    running = boot(vm._replace(kernel_arguments=("x=" + "y" * room, "last=word")))
     assert "last=word" in next(line for line in lines_of(running, "probe done") if line.startswith("cmdline"))
 
 
 def _line_bytes(vm: VmSpec) -> int:
     """The kernel's line without words of the test, as long as it may get."""
     if vm.hypervisor is kvmtool.HYPERVISOR:
-        return len(kvmtool._OWN_WORDS) + kvmtool._KEPT_BACK_BYTES + len(kvmtool.kernel_line(vm))
+        return len(kvmtool._OWN_ARGUMENTS) + kvmtool._KEPT_BACK_BYTES + len(kvmtool.kernel_command_line(vm))
     devices = qemu.argv(vm).count("-device")
-    return len(qemu.kernel_line(vm, devices)) + 40 * devices
+    return len(qemu.kernel_command_line(vm, devices)) + 40 * devices

@@ -48,7 +48,7 @@ def _spec(link: SerialLink | VsockLink, kernel: str, binary: str) -> VmSpec:
         vcpus=1,
         link=link,
         accel="kvm",
-        words=("clearpod.mark",),
+        kernel_arguments=("clearpod.mark",),
     )
 
 

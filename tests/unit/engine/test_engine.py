@@ -87,12 +87,12 @@ def test_an_emulated_guest_is_told_the_frequency_of_its_counter_and_no_other(
 ) -> None:
     emulated, virtual = (host._replace(choice=QEMU._replace(accel=accel)) for accel in ("tcg", "kvm"))
     told = ("tsc_early_khz=2596130", "lpj=25961300", "cpu_init_udelay=0")
-    for khz, there, words in ((2_596_130, emulated, told), (0, emulated, ()), (7, virtual, ())):
+    for khz, there, arguments in ((2_596_130, emulated, told), (0, emulated, ()), (7, virtual, ())):
         monkeypatch.setattr(machine.tsc, "_known", khz)
         monkeypatch.setattr(machine.tsc, "measured", lambda *_: 0)
         prepared = engine.prepare(POD, there)
         engine.collect(prepared.directory)
-        assert prepared.vm.words == words
+        assert prepared.vm.kernel_arguments == arguments
 
 
 def test_the_guests_kernel_has_the_ticks_that_its_loops_are_told_by() -> None:

@@ -55,7 +55,7 @@ ALL = {
     "shares": SHARES,
     "scratch": "/var/lib/clearpod/scratch/0123.img",
     "nics": NICS,
-    "words": ("clearpod.mark",),
+    "kernel_arguments": ("clearpod.mark",),
 }
 
 CASES = {
@@ -67,9 +67,9 @@ CASES = {
     "qemu-tap": QEMU._replace(nics=NICS[:1]),
     "qemu-shares": QEMU._replace(shares=SHARES),
     "qemu-all": QEMU._replace(**ALL, memory_mib=4096, vcpus=8),
-    "qemu-attended": QEMU._replace(attended=True, shares=SHARES),
-    "qemu-attended-vsock": QEMU._replace(attended=True, link=VSOCK),
-    "kvmtool-attended": LKVM._replace(attended=True, shares=SHARES),
+    "qemu-attended": QEMU._replace(console_attached=True, shares=SHARES),
+    "qemu-attended-vsock": QEMU._replace(console_attached=True, link=VSOCK),
+    "kvmtool-attended": LKVM._replace(console_attached=True, shares=SHARES),
     "kvmtool-minimal": LKVM,
     "kvmtool-scratch": LKVM._replace(scratch=f"{POD}/scratch.img"),
     "kvmtool-tap": LKVM._replace(nics=NICS[:1]),
@@ -80,7 +80,7 @@ CASES = {
     "host-pid-with-network": on_host("pid", netns="/run/netns/clearpod-0123"),
     "host-ipc-without-network": on_host("ipc"),
     "qemu-jailed": QEMU._replace(**ALL, jailer="/g/jailer"),
-    "qemu-attended-jailed": QEMU._replace(attended=True, shares=SHARES, jailer="/g/jailer"),
+    "qemu-attended-jailed": QEMU._replace(console_attached=True, shares=SHARES, jailer="/g/jailer"),
     "kvmtool-jailed": LKVM._replace(**ALL, dax=WINDOW, jailer="/g/jailer"),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }
@@ -133,10 +133,10 @@ def test_every_golden_file_has_a_case() -> None:
         {"dax": DAX._replace(library="/with space.so")},
         {"dax": DAX._replace(library="/with:colon.so")},
         {"dax": DAX._replace(library="lkvm-shim.so")},
-        {"words": ("two words",)},
-        {"words": ('quo"ted',)},
-        {"words": ("x" * 2000,)},
-        {"words": ("é" * 1000,)},
+        {"kernel_arguments": ("two words",)},
+        {"kernel_arguments": ('quo"ted',)},
+        {"kernel_arguments": ("x" * 2000,)},
+        {"kernel_arguments": ("é" * 1000,)},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -149,7 +149,7 @@ def test_what_a_vmm_would_misread_is_refused(base: VmSpec, change: dict[str, str
 def test_the_longest_kernel_line_fits_and_one_byte_more_does_not(base: VmSpec) -> None:
     def fits(length: int) -> bool:
         try:
-            argv_of(base._replace(words=("x" * length,)))
+            argv_of(base._replace(kernel_arguments=("x" * length,)))
         except BadRequest as error:
             assert "of at most 2048" in str(error)  # noqa: PT017  both outcomes are wanted
             return False

@@ -67,7 +67,7 @@ def test_more_than_a_cpu_can_address_is_refused() -> None:
 
 def test_the_kernel_and_the_shim_are_told_the_same_places() -> None:
     given_ = Dax("/g/lkvm-shim.so", (SYSTEM, ODD), 256 * MIB, "/run/pod/dax.sock")
-    assert dax.words(given_, 128) == [
+    assert dax.kernel_arguments(given_, 128) == [
         "memmap=0x600000!0x100000000",
         "memmap=0x400000!0x100600000",
         "memmap=0x10000000!0x100a00000",
@@ -108,7 +108,7 @@ def test_kvmtool_is_told_which_disk_is_the_pods_where_the_shim_is() -> None:
 
 def test_without_a_window_there_is_no_socket() -> None:
     assert "CLEARPOD_DAX_WINDOW" not in dax.environment(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128)
-    assert dax.words(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128) == ["memmap=0x600000!0x100000000"]
+    assert dax.kernel_arguments(Dax("/g/lkvm-shim.so", (SYSTEM,)), 128) == ["memmap=0x600000!0x100000000"]
 
 
 @pytest.mark.parametrize(

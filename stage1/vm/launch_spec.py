@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a VMM is to be started, written down for the launcher, which stays with it (images/launcher). For stage1/rkt.
+"""The launch spec: how a VMM is to be started, for the launcher, which stays with it (images/launcher). For stage1/rkt.
 
 Not started here, and nothing waits: this process has ended when the VM boots.
 """
@@ -14,28 +14,28 @@ from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, SerialLink, VmSpec
 
 VARIABLE, DESCRIPTION_VARIABLE = "CLEARPOD_ORDER_FD", "CLEARPOD_LAUNCH_FD"
-"""The launcher's descriptors for an order's two parts."""
+"""The launcher's descriptors for the two parts of a launch spec."""
 LOADED = "loaded"
 """Beside the directory of the image's VMM; images/stage1-aci/README.md."""
 
 
-class Order(NamedTuple):
-    """`words` are for the launcher: a letter and a value each, ended by a zero (images/launcher/launcher.h).
+class LaunchSpec(NamedTuple):
+    """`launcher` is for the launcher: a letter and a value each, ended by a zero (images/launcher/launcher.h).
 
-    `description` is for the jailer, whom it starts (images/jailer/README.md).
+    `jailer` is for the jailer, which it starts (images/jailer/README.md).
     """
 
-    words: bytes
-    description: bytes
+    launcher: bytes
+    jailer: bytes
 
 
-def order(vm: VmSpec, *, interactive: bool) -> Order:
+def of(vm: VmSpec, *, interactive: bool) -> LaunchSpec:
     """For a VMM that ends with the launcher. The directories of `vm` must exist. Raises BadRequest."""
-    words = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
-    words += [f"s{vm.link.socket}"] if isinstance(vm.link, SerialLink) else []
+    fields = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
+    fields += [f"s{vm.link.socket}"] if isinstance(vm.link, SerialLink) else []
     if interactive:
-        words += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
-    return Order(b"".join(os.fsencode(word) + b"\0" for word in words), jail.describe(vm, _launch(vm)))
+        fields += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
+    return LaunchSpec(b"".join(os.fsencode(field) + b"\0" for field in fields), jail.describe(vm, _launch(vm)))
 
 
 def _launch(vm: VmSpec) -> Launch:
@@ -64,15 +64,15 @@ def _loader(start: str) -> tuple[str, ...]:
     return os.path.realpath(start), f"{os.path.dirname(os.path.dirname(start))}/python"
 
 
-def hand_over(order: Order) -> None:
+def send(spec: LaunchSpec) -> None:
     """Write it for the launcher. Raises BadRequest when no launcher has started this process."""
-    _write(DESCRIPTION_VARIABLE, order.description)
-    _write(VARIABLE, order.words)
+    _write(DESCRIPTION_VARIABLE, spec.jailer)
+    _write(VARIABLE, spec.launcher)
 
 
 def _write(variable: str, text: bytes) -> None:
     number = os.environ.get(variable, "")
     if not number.isdigit():
         raise BadRequest(f"{variable} is not set: this program is started by the launcher of the stage1 image")
-    with Guard("write", "the order for the launcher"):
+    with Guard("write", "the launch spec for the launcher"):
         os.write(int(number), text)

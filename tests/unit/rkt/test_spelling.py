@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes of words, against the regular expressions that they stand for."""
+"""The shapes of names and numbers, against the regular expressions that they stand for."""
 
 import re
 from collections.abc import Callable
@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1.rkt import spelling, words
+from stage1.rkt import spelling
 
 SHAPES: dict[Callable[[str], bool], str] = {
     spelling.is_name: r"[a-z0-9]+(-[a-z0-9]+)*",
     spelling.is_uuid: r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     spelling.is_variable: r"[A-Za-z_][A-Za-z_0-9.-]*",
-    words.is_number: r"[0-9]+",
-    words.is_hostname: r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
+    spelling.is_number: r"[0-9]+",
+    spelling.is_hostname: r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}",
     spelling.is_octal: r"[0-7]{1,5}",
 }
 ODD = [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's kernel command line, as far as both hypervisors share it. Pure; for `qemu.py` and `kvmtool.py`.
 
-Each word of SPEED takes time out of the boot; the words for the agent are those of docs/dev/link.md.
+Each argument of SPEED takes time out of the boot; those for the agent are in docs/dev/link.md.
 """
 
 from stage1.errors import BadRequest
@@ -26,21 +26,21 @@ SPEED = (
 def for_agent(vm: VmSpec, *, system: str, scratch: str) -> list[str]:
     """Where the agent finds its link and its disks; `system` and `scratch` are the guest's device names."""
     link = "serial" if isinstance(vm.link, SerialLink) else f"vsock:{vm.link.port}"
-    words = [f"clearpod.link={link}", f"clearpod.system={system}"]
+    arguments = [f"clearpod.link={link}", f"clearpod.system={system}"]
     if vm.scratch:
-        words.append(f"clearpod.scratch={scratch}")
-    if vm.attended:
-        words.append("clearpod.plan")
-    return words
+        arguments.append(f"clearpod.scratch={scratch}")
+    if vm.console_attached:
+        arguments.append("clearpod.plan")
+    return arguments
 
 
-def join(words: list[str], *, added_bytes: int) -> str:
+def join(arguments: list[str], *, added_bytes: int) -> str:
     """One line. Raises BadRequest when it, with what the VMM adds, is longer than the kernel takes."""
-    line = " ".join(words)
+    line = " ".join(arguments)
     length = len(line.encode()) + added_bytes + 1
     if length > LIMIT_BYTES:
         raise BadRequest(
             f"the guest's kernel command line would have {length} bytes of at most {LIMIT_BYTES}; "
-            f"give the VM fewer or shorter words than {line[:60]!r}..."
+            f"give the VM fewer or shorter arguments than {line[:60]!r}..."
         )
     return line

@@ -8,13 +8,13 @@ import pytest
 
 from stage1.errors import BadRequest
 from stage1.linux.idmap import Extent
-from stage1.vm import order
-from stage1.vm.order import Order
+from stage1.vm import launch_spec
+from stage1.vm.launch_spec import LaunchSpec
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from tests.unit.vm.test_argv import LKVM, QEMU
 
 IDS = (Extent(0, 0x70000000, 65536),)
-JAILED = {"jailer": "/g/jailer", "filter": "/g/filter", "ids": IDS, "attended": True}
+JAILED = {"jailer": "/g/jailer", "filter": "/g/filter", "ids": IDS, "console_attached": True}
 
 
 def words_of(text: bytes) -> list[str]:
@@ -22,13 +22,13 @@ def words_of(text: bytes) -> list[str]:
     return os.fsdecode(text[:-1]).split("\0")
 
 
-def ordered(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list[str]]:
-    found = order.order(vm, interactive=interactive)
-    return words_of(found.words), words_of(found.description)
+def specified(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list[str]]:
+    found = launch_spec.of(vm, interactive=interactive)
+    return words_of(found.launcher), words_of(found.jailer)
 
 
 def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:
-    words, jail = ordered(QEMU._replace(**JAILED))
+    words, jail = specified(QEMU._replace(**JAILED))
     assert isinstance(QEMU.link, SerialLink)
     console, logs = f"c{QEMU.run_dir}/console.log", f"l{QEMU.run_dir}/logs"
     assert words == ["j/g/jailer", console, logs, f"s{QEMU.link.socket}"]
@@ -37,9 +37,9 @@ def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:
     assert "afile,id=kernel,path=/dev/fdset/1,append=on" in jail and not any("agent.sock" in word for word in jail)
 
 
-def test_an_order_may_have_a_network_and_input() -> None:
+def test_a_launch_spec_may_have_a_network_and_input() -> None:
     vm = LKVM._replace(**JAILED, netns="/run/netns/p", link=VsockLink(5, 1024))
-    words, jail = ordered(vm, interactive=True)
+    words, jail = specified(vm, interactive=True)
     assert words[-2:] == ["t", "i"] and not any(word[0] == "s" for word in words)
     assert jail[1:3] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in jail
     assert not any(word[0] == "k" for word in jail)
@@ -49,36 +49,36 @@ def test_a_vmm_that_is_loaded_by_another_program_is_started_by_that(tmp_path: Pa
     for name in ("bin", "loaded", "python/lib"):
         (tmp_path / name).mkdir(parents=True)
     vm = LKVM._replace(**JAILED, binary=f"{tmp_path}/bin/lkvm", link=VsockLink(5, 1024))
-    assert ordered(vm)[1][1] == f"a{tmp_path}/bin/lkvm"
+    assert specified(vm)[1][1] == f"a{tmp_path}/bin/lkvm"
     launcher = tmp_path / "launcher"
     launcher.touch()
     (tmp_path / "loaded/lkvm").symlink_to("../launcher")
-    jail = ordered(vm)[1]
+    jail = specified(vm)[1]
     assert jail[1:3] == [f"a{tmp_path}/loaded/lkvm", "arun"]
     assert {f"r{launcher}", f"r{tmp_path}/python", f"y{launcher}:{tmp_path}/loaded/lkvm"} <= {*jail}
     assert {f"s5:{launcher}", f"sd:{tmp_path}/python"} <= {*jail}
 
 
-ORDER = Order(b"j/jailer\0", b"/root\0a/vm\0")
+SPEC = LaunchSpec(b"j/jailer\0", b"/root\0a/vm\0")
 
 
 def test_it_is_written_where_the_launcher_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     fds = [os.memfd_create("order"), os.memfd_create("launch")]
-    monkeypatch.setenv(order.VARIABLE, str(fds[0]))
-    monkeypatch.setenv(order.DESCRIPTION_VARIABLE, str(fds[1]))
-    order.hand_over(ORDER)
-    assert [os.pread(fd, 100, 0) for fd in fds] == [*ORDER]
+    monkeypatch.setenv(launch_spec.VARIABLE, str(fds[0]))
+    monkeypatch.setenv(launch_spec.DESCRIPTION_VARIABLE, str(fds[1]))
+    launch_spec.send(SPEC)
+    assert [os.pread(fd, 100, 0) for fd in fds] == [*SPEC]
     for fd in fds:
         os.close(fd)
 
 
-@pytest.mark.parametrize("name", [order.VARIABLE, order.DESCRIPTION_VARIABLE])
+@pytest.mark.parametrize("name", [launch_spec.VARIABLE, launch_spec.DESCRIPTION_VARIABLE])
 @pytest.mark.parametrize("value", ["", "x"])
 def test_without_a_launcher_it_says_so(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     fd = os.memfd_create("other")
-    for one in (order.VARIABLE, order.DESCRIPTION_VARIABLE):
+    for one in (launch_spec.VARIABLE, launch_spec.DESCRIPTION_VARIABLE):
         monkeypatch.setenv(one, str(fd))
     monkeypatch.setenv(name, value)
     with pytest.raises(BadRequest, match="started by the launcher"):
-        order.hand_over(ORDER)
+        launch_spec.send(SPEC)
     os.close(fd)
