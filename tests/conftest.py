@@ -17,7 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
+
+places.use()
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 BESIDE = ("style", "unit", "contract")
@@ -25,8 +30,9 @@ BESIDE = ("style", "unit", "contract")
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
+SKIPPED = pytest.StashKey[bool]()
 PASSED = os.environ.get("CLEARPOD_PASSED", "")
-"""A file for the names of tests that passed, if given: tests/lab/suite.py."""
+"""A file for lines of `passed` or `skipped` and the name of a test, if given: tests/lab/suite.py."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -75,9 +81,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
     if report.failed:
         item.stash[FAILED] = True
+    elif report.skipped:
+        item.stash[SKIPPED] = True
     elif report.when == "teardown" and PASSED and not item.stash.get(FAILED, False):
         with open(PASSED, "a", encoding="utf-8") as journal:
-            journal.write(f"{item.nodeid}\n")
+            journal.write(f"{'skipped' if item.stash.get(SKIPPED, False) else 'passed'} {item.nodeid}\n")
     return report
 
 

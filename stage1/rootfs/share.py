@@ -45,18 +45,20 @@ def _made(files: ImageFiles) -> int:
         devices = [("device", name) for name in names[1:]]
         return mount.new("erofs", _FLAGS, [("source", source), *devices, ("ro", "")])
     except KernelError as error:
-        raise _explained(error) from None
+        raise _explained(error, files.merged or files.layers[0]) from None
     finally:
         for fd in opened:
             os.close(fd)
 
 
-def _explained(error: KernelError) -> Exception:
-    # ENODEV: no erofs at all. ENOTBLK: an erofs that takes nothing but block devices.
-    if error.errno in (errno.ENODEV, errno.ENOTBLK):
+def _explained(error: KernelError, path: str) -> Exception:
+    """ENODEV: the kernel has no erofs. ENOTBLK: its erofs takes block devices only, or no files of this file system."""
+    if error.errno == errno.ENODEV:
+        return Unsupported("this kernel has no erofs: Linux 6.12 or newer with CONFIG_EROFS_FS is needed")
+    if error.errno == errno.ENOTBLK:
         return Unsupported(
-            "this kernel can't mount an erofs file: Linux 6.12 or newer with CONFIG_EROFS_FS and "
-            "CONFIG_EROFS_FS_BACKED_BY_FILE is needed"
+            f"erofs can't be mounted from the file {path}: its directory must be on a disk, not on a tmpfs, and "
+            "the kernel Linux 6.12 or newer with CONFIG_EROFS_FS_BACKED_BY_FILE"
         )
     return error
 

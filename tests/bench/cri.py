@@ -15,13 +15,13 @@ import asyncio  # noqa: E402
 import itertools  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
 
 from cri.config import Config  # noqa: E402
 from cri.image.pull import pull  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
 from tests.cri.conftest import Client, Registered, World  # noqa: E402
+from tests.fakes import places  # noqa: E402
 from tests.fakes.oci_layout import Layer, Layout, directory, tar  # noqa: E402
 
 BUDGET_MS = 60
@@ -66,7 +66,7 @@ async def measure(place: Path, rounds: int) -> dict[str, object]:
 
 async def measure_here(rounds: int) -> dict[str, object]:
     """As `measure`, in a place that is gone afterwards. Its name is short, for the sake of unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="cpb", dir="/tmp") as place:
+    with places.short_directory("cpb") as place:
         return await measure(Path(place), rounds)
 
 

@@ -16,7 +16,6 @@ import asyncio  # noqa: E402
 import json  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Awaitable, Callable  # noqa: E402
 from typing import Any  # noqa: E402
@@ -24,6 +23,7 @@ from typing import Any  # noqa: E402
 from tests.bench.cri import make_image  # noqa: E402
 from tests.cri.conftest import Client, World  # noqa: E402
 from tests.cri.test_recovery import _client, _process  # noqa: E402
+from tests.fakes import places  # noqa: E402
 
 BUDGETS = {
     "list_pods_ms": 5.0,
@@ -128,7 +128,7 @@ def _pss_mb(pid: int) -> float:
 
 async def measure(rounds: int) -> dict[str, float]:
     """All figures. The place's name is short, for the sake of unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="cpl", dir="/tmp") as place:
+    with places.short_directory("cpl") as place:
         return await latencies(Path(place), rounds) | await memory(Path(place))
 
 

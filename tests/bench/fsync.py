@@ -18,7 +18,6 @@ import importlib.util  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import statistics  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from unittest import mock  # noqa: E402
@@ -27,6 +26,7 @@ from cri.config import Config  # noqa: E402
 from cri.image.pull import pull  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
 from tests.cri.conftest import World  # noqa: E402
+from tests.fakes import places  # noqa: E402
 from tests.fakes.cni import FakeCni  # noqa: E402
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar  # noqa: E402
 
@@ -108,13 +108,13 @@ async def pulls(place: Path, rounds: int, *, mib: int) -> dict[str, float]:
 
 async def starts_here(rounds: int) -> dict[str, float]:
     """As `starts`, on the disk that /tmp is on, in a place that is gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="cpf", dir="/tmp") as place:
+    with places.short_directory("cpf") as place:
         return await starts(Path(place), rounds)
 
 
 async def pulls_here(rounds: int, *, mib: int = 64) -> dict[str, float]:
     """As `pulls`, at the same kind of place."""
-    with tempfile.TemporaryDirectory(prefix="cpf", dir="/tmp") as place:
+    with places.short_directory("cpf") as place:
         return await pulls(Path(place), rounds, mib=mib)
 
 

@@ -32,6 +32,7 @@ from stage1.vm.qemu import PROGRAM as QEMU  # noqa: E402
 from stage1.vm.spec import SerialLink, VmSpec  # noqa: E402
 from stage1.vm.starter import ProcessVmm  # noqa: E402
 from stage1.vm.vmm import VmProcess  # noqa: E402
+from tests.fakes import places  # noqa: E402
 from tests.fakes.registry import Registry  # noqa: E402
 from tests.hostile.link_attacks import ATTACKS  # noqa: E402
 from tests.hostile.rig import Caller, Node, node, p99  # noqa: E402
@@ -120,7 +121,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as place,
         Registry(Path(place) / "registry") as registry,
-        tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root,
+        places.short_directory() as root,
         node(Path(root), guest, registry.push(f"oci:{guest}/sample:sample", "t/busybox:1")) as under,
     ):
         seen = asyncio.run(links(under, seconds=args.seconds))
@@ -144,7 +145,7 @@ def jail_ms(guest: Path) -> float:
     """Milliseconds that the jail adds to the start of QEMU: medians of starts with and without it, which take turns."""
     binary = str(which(QEMU))
     samples: dict[str, list[float]] = {"jailed": [], "bare": []}
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as place:
+    with places.short_directory() as place:
         for number in range(STARTS):
             directory = f"{place}/{number}"
             os.makedirs(f"{directory}/share")

@@ -25,6 +25,7 @@ from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from tests.cri.conftest import Client, Registered, VmWorld
 from tests.cri.net_rig import PORT, build_probe, on_host, two_pods
+from tests.fakes import places
 from tests.fakes.far_host import run_here
 from tests.fakes.outer_net import OuterNet, outer_net
 from tests.fakes.pulled import pull_blocking
@@ -55,7 +56,7 @@ class Life(NamedTuple):
 def place() -> Iterator[Place]:
     """Removes all that it made."""
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as directory, tempfile.TemporaryDirectory() as tools:
+    with places.short_directory() as directory, tempfile.TemporaryDirectory() as tools:
         root = Path(directory)
         with outer_net(root / "host") as net:
             world = VmWorld(root, _sample(root, guest), guest)

@@ -19,7 +19,6 @@ import json  # noqa: E402
 import os  # noqa: E402
 import resource  # noqa: E402
 import statistics  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
 from asyncio.subprocess import DEVNULL  # noqa: E402
 from collections.abc import Awaitable, Callable  # noqa: E402
@@ -29,6 +28,7 @@ from tests.bench.cri import make_image  # noqa: E402
 from tests.bench.lib.instant_node import Guests  # noqa: E402
 from tests.cri.conftest import Client, World  # noqa: E402
 from tests.cri.test_recovery import _client  # noqa: E402
+from tests.fakes import places  # noqa: E402
 
 PODS, MINUTES, STARTS_PER_MINUTE = 500, 10.0, 20
 BUDGETS = {"list_pods_ms": 10.0, "list_containers_ms": 10.0, "daemon_cpu_percent": 10.0}
@@ -90,7 +90,7 @@ class Load:
 
 async def measure(pods: int, minutes: float) -> dict[str, Any]:
     """All figures. The place's name is short, for the sake of unix sockets."""
-    with tempfile.TemporaryDirectory(prefix="cpn", dir="/tmp") as place:
+    with places.short_directory("cpn") as place:
         world = World(Path(place), await make_image(Path(place)))
         argv = [sys.executable, "-m", "tests.bench.lib.instant_node", place, world.config.state_dir]
         with Guests(place):

@@ -23,7 +23,6 @@ import signal  # noqa: E402
 import socket  # noqa: E402
 import statistics  # noqa: E402
 import subprocess  # noqa: E402
-import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
@@ -39,6 +38,7 @@ from tests.bench.lib.instant_node import Guests  # noqa: E402
 from tests.bench.node import cpu_s  # noqa: E402
 from tests.bench.vm_node import have_session, put_first  # noqa: E402
 from tests.cri.conftest import Client, World  # noqa: E402
+from tests.fakes import places  # noqa: E402
 
 FAKE, REAL, ROUNDS = 100, 30, 5
 BUDGETS = {"fake": {"adopted_ms": 1000.0}, "real": {"serves_ms": 1000.0, "adopted_ms": 3000.0}}
@@ -117,7 +117,7 @@ async def measure(daemons: Daemons, pods: list[str], rounds: int) -> dict[str, f
 
 async def fake(count: int, rounds: int) -> dict[str, float]:
     """Instant pods with a container each."""
-    with tempfile.TemporaryDirectory(prefix="cpr", dir="/tmp") as place:
+    with places.short_directory("cpr") as place:
         world = World(Path(place), image := await make_image(Path(place)))
         argv = [sys.executable, "-m", "tests.bench.lib.instant_node", place, world.config.state_dir]
         daemons = Daemons(argv, world.config.socket_path, place=place)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import places
+
 spec = importlib.util.spec_from_file_location("bench_node", Path(__file__).with_name("node.py"))
 assert spec is not None and spec.loader is not None
 bench = importlib.util.module_from_spec(spec)
@@ -19,4 +21,4 @@ async def test_lists_of_a_node_under_load_keep_their_budgets_and_nothing_is_left
     found = await bench.measure(20, 0.1)
     assert found["pods"] == 20 and len(found["list_pods_ms"]) == 2 and found["rss_mib"] > 10
     assert {name for name in bench.exceeded(found) if name != "daemon_cpu_percent"} == set()
-    assert not [name for name in os.listdir("/tmp") if name.startswith("cpn")]
+    assert not [name for name in os.listdir(places.ROOT) if name.startswith(places.short_name("cpn"))]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import places
+
 spec = importlib.util.spec_from_file_location("bench_recovery", Path(__file__).with_name("recovery.py"))
 assert spec is not None and spec.loader is not None
 bench = importlib.util.module_from_spec(spec)
@@ -19,4 +21,4 @@ async def test_the_processor_time_of_a_recovery_is_within_its_budget_and_nothing
     found = await bench.fake(100, 1)
     assert found["pods"] == 100 and 0 < found["serves_ms"] <= found["adopted_ms"]
     assert found["adopted_cpu_ms"] <= bench.BUDGETS["fake"]["adopted_ms"]
-    assert not [name for name in os.listdir("/tmp") if name.startswith("cpr")]
+    assert not [name for name in os.listdir(places.ROOT) if name.startswith(places.short_name("cpr"))]

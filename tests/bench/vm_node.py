@@ -7,7 +7,6 @@ figures are upper bounds. Used by pool.py and burst.py; recovery.py has preceden
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from cri.config_tables import Vm
 from stage1 import engine
 from stage1.linux import process
 from tests.cri.conftest import Registered, VmWorld
+from tests.fakes import places
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ class Meter:
 def node(size: int = 0, *, memory_mib: int = 64) -> Iterator[tuple[VmWorld, OuterNet]]:
     """A machine whose daemons keep `size` VMs of so much memory waiting. Nothing of it outlives the block."""
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build" / "guest"))
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as directory:
+    with places.short_directory() as directory:
         root = Path(directory)
         with outer_net(root / "host") as net:
             world = VmWorld(root, Registered("", f"{root}/state"), guest)

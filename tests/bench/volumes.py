@@ -17,7 +17,6 @@ import asyncio  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import subprocess  # noqa: E402
-import tempfile  # noqa: E402
 from typing import Any  # noqa: E402
 
 from cri.config import Config  # noqa: E402
@@ -30,6 +29,7 @@ from stage1.linux.host import host_facts  # noqa: E402
 from stage1.pod.model import Mount  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
 from stage1.vm.slots import Range  # noqa: E402
+from tests.fakes import places  # noqa: E402
 from tests.fakes.patience import PATIENCE  # noqa: E402
 from tests.rkt import small_stage1  # noqa: E402
 from tests.rkt.conftest import ROOT as USER  # noqa: E402
@@ -108,7 +108,7 @@ def app(place: Path, words: list[str]) -> Figures:
 def measure(count: int, rounds: int) -> dict[str, Figures]:
     """Both, in a place that is gone afterwards."""
     words = [str(count), str(rounds)]
-    with tempfile.TemporaryDirectory(prefix="cpv", dir="/tmp") as place:
+    with places.short_directory("cpv") as place:
         for name in ("c", "r"):
             Path(place, name).mkdir()
         return {"kubernetes": asyncio.run(container(Path(place, "c"), words)), "rkt": app(Path(place, "r"), words)}
@@ -116,8 +116,8 @@ def measure(count: int, rounds: int) -> dict[str, Figures]:
 
 def _table(found: dict[str, Figures]) -> str:
     lines = [f"{'microseconds per file':24}" + "".join(f"{name:>9}" for name in (*STEPS, "times"))]
-    for door, places in found.items():
-        for name, us in places.items():
+    for door, by_name in found.items():
+        for name, us in by_name.items():
             lines.append(f"{f'{door} {name}':24}" + "".join(f"{us[step]:9.1f}" for step in (*STEPS, "times")))
     return "\n".join(lines)
 

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from stage1.linux.cgroup import OURS
 from stage1.vm import hypervisors, qemu
 from stage1.vm.choose import Choice, choose
 from stage1.vm.starter import ProcessVmm
+from tests.fakes import places
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.open_policy import TEXT
@@ -250,7 +250,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Iterato
 @contextmanager
 def vm_world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
     """A machine whose VMs do not outlive the block."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         made = VmWorld(Path(root), sample, guest_dir)
         try:
             yield made
@@ -272,7 +272,7 @@ def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
 @pytest.fixture
 def world(registered: Registered) -> Iterator[World]:
     """A place with a short name: unix sockets have 107 bytes for their path."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         made = World(Path(root), registered)
         try:
             yield made

@@ -6,7 +6,6 @@ machine, beside fake VMs. Used by test_host_pods.py and test_host_pods_end.py.
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from stage1.vm.spec import VmSpec
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
 from tests.cri.conftest import Client, Registered, World
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 
 POD, CONTAINER, NODE = pb.POD, pb.CONTAINER, pb.NODE
@@ -97,7 +97,7 @@ def host_world(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
     """Nothing of its pods outlives the block."""
     if not host_facts().crun:
         pytest.skip("needs crun on the host: apt install crun")
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         made = HostWorld(Path(root), sample, guest_dir)
         try:
             yield made

@@ -8,7 +8,6 @@ guest share one. Used by test_security.py and test_mounts.py: their fixtures cal
 import asyncio
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux.host import which
 from tests.cri.conftest import Client, Registered, VmWorld
-from tests.fakes import sample
+from tests.fakes import places, sample
 from tests.fakes.oci_layout import Entry, Layer, directory, file, tar
 from tests.fakes.registry import Registry
 
@@ -70,7 +69,7 @@ def machine(place: Path, guest_dir: Path) -> Iterator[VmWorld]:
         ]
     )
     reference = sample.image(place / "layout", [sample.busybox(guest_dir), Layer(extra)], Env=["PATH=/bin"])
-    with Registry(place / "registry") as registry, tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with Registry(place / "registry") as registry, places.short_directory() as root:
         pushed = registry.push(reference, "t/probe:1")
         ImageStore(f"{place}/state").close()
         made = VmWorld(Path(root), Registered(pushed, f"{place}/state"), guest_dir)

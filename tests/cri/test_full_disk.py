@@ -3,7 +3,6 @@
 
 import asyncio
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from cri.config_tables import Storage
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.fakes.small_disk import SmallDisk, small_disk
 
@@ -35,7 +35,7 @@ class Scene(NamedTuple):
 @pytest.fixture
 def scene(sample: Registered, guest_dir: Path) -> Iterator[Scene]:
     """Both pods may write 64 MiB, and the disk has less for them once it has been filled by others."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         place = Path(root, "disk")
         with small_disk(Path(root, "disk.img"), place, mib=112) as disk:
             ImageStore(f"{place}/state").close()

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from cri.storage import filling
 from cri.storage.disk import reserve_of
 from stage1 import engine, sweep
 from stage1.linux import mount
+from tests.fakes import places
 from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 from tests.fakes.small_disk import SmallDisk, small_disk
@@ -63,7 +63,7 @@ def _memory_disk(place: Path, *, mib: int) -> Iterator[SmallDisk]:
 
 @pytest.fixture
 def rig(registered: Registered) -> Iterator[Rig]:
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as top, contextlib.ExitStack() as scope:
+    with places.short_directory() as top, contextlib.ExitStack() as scope:
         root = Path(top)
         disks = {
             "state": scope.enter_context(small_disk(root / "disk.img", root / "disk", mib=32)),

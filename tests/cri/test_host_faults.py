@@ -10,7 +10,6 @@ import os
 import signal
 import struct
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.faults.host_faults import HostFaults
 from tests.faults.instant import InstantNode
@@ -55,7 +55,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def node(clock: Path) -> Iterator[InstantNode]:
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, InstantNode(Path(root)) as made:
+    with places.short_directory() as root, InstantNode(Path(root)) as made:
         made.environment = {"LD_PRELOAD": str(clock.with_name("clock.so")), "CLOCK_SHIFT": str(clock)}
         yield made
 

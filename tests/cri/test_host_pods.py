@@ -16,6 +16,7 @@ from cri.pods.forward import connect
 from cri.store.images import ImageStore
 from stage1.linux import cgroup
 from stage1.pod.on_host import NEEDED
+from tests.fakes import places
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
 from tests.fakes.pulled import pull_blocking
 
@@ -221,7 +222,7 @@ def networked(sample: Registered, guest_dir: Path) -> Iterator[tuple[HostWorld, 
     pull_blocking(store, sample.reference, config=Config())
     store.close()
     with (
-        tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root,
+        places.short_directory() as root,
         outer_net(Path(root)) as net,
         host_world(sample, guest_dir) as made,
     ):

@@ -6,7 +6,6 @@ import hashlib
 import os
 import socket
 import subprocess
-import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from stage1 import engine
 from stage1.guest import messages
 from stage1.linux.host import which
 from stage1.net import attach
+from tests.fakes import places
 from tests.fakes.cni import FakeCni
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 from tests.fakes.patience import PATIENCE
@@ -219,7 +219,7 @@ def outer_world(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, 
     store = ImageStore(sample.state_dir)
     pull_blocking(store, sample.reference, config=Config())
     store.close()
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, outer_net(Path(root, "host")) as net:
+    with places.short_directory() as root, outer_net(Path(root, "host")) as net:
         made = VmWorld(Path(root), sample, guest_dir)
         made.host = made.host._replace(network=net.settings)
         try:

@@ -8,7 +8,6 @@ import asyncio
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cri.config_tables import Registry as Mapped
 from cri.pb import nri_pb2 as nri
 from tests.conformance import report
 from tests.conformance.main import NRI_FLAG, knows
+from tests.fakes import places
 from tests.fakes.oci_layout import Layer, Layout, directory, tar
 from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
@@ -36,7 +36,7 @@ def image_world(tmp_path: Path) -> Iterator[World]:
     """A machine that pulls critest's image from a registry of ours."""
     layout = Layout(tmp_path / "layout")
     tagged = layout.tag("1", layout.image([Layer(tar([directory("./")]))]))
-    with Registry(tmp_path / "registry") as registry, tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with Registry(tmp_path / "registry") as registry, places.short_directory() as root:
         registry.push(tagged, IMAGE)
         world = limited(World(Path(root), Registered(IMAGE, f"{tmp_path}/state")), request_timeout_s=30 * PATIENCE)
         mapped = Mapped(prefix="registry.k8s.io", location=registry.host, insecure=True)

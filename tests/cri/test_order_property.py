@@ -8,7 +8,6 @@ fails, what it was to end has ended, no answer is a fault of ours, states never 
 
 import asyncio
 import os
-import tempfile
 import threading
 from collections.abc import Coroutine
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.pod import states
 from tests.cri.conftest import Client, Registered, World
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "12"))
@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        root = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cp", dir="/tmp"))
+        root = self._stack.enter_context(places.short_directory())
         self.world = World(Path(root), self.registered)
         self._begin()
         self.pods: list[str] = []

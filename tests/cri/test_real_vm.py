@@ -3,7 +3,6 @@
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux import cgroup
+from tests.fakes import places
 
 from .conftest import Registered, VmWorld
 from .test_recovery import _client, _numbers
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.vm
 
 @pytest.fixture
 def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         made = VmWorld(Path(root), sample, guest_dir)
         try:
             yield made

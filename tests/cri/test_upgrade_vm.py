@@ -6,7 +6,6 @@ under today's daemon: it is adopted, its output goes on, it can be used and remo
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from stage1 import engine
 from tests.cri.conftest import Registered, VmWorld
 from tests.cri.test_recovery import _client, _numbers
 from tests.fakes import former as older
+from tests.fakes import places
 
 pytestmark = pytest.mark.vm
 
@@ -28,7 +28,7 @@ COUNT = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 3"
 def machine(sample: Registered, guest_dir: Path, tmp_path: Path) -> Iterator[VmWorld]:
     """With a state directory of its own."""
     own = sample._replace(state_dir=f"{tmp_path}/state")
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         made = VmWorld(Path(root), own, guest_dir)
         try:
             yield made

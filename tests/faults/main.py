@@ -11,11 +11,11 @@ import contextlib
 import json
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.fakes import places
 from tests.faults import guest
 from tests.faults.harness import Harness, Outcome, victims
 from tests.faults.host_faults import HostFaults
@@ -140,7 +140,7 @@ _RUNS: dict[str, Callable[[Path, Wanted], Report]] = {"kills": kills, "host": ho
 
 @contextlib.contextmanager
 def _root() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         yield Path(root)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes import places
 from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
 from tests.fakes.registry import Registry
 from tests.hostile.rig import Node, node
@@ -34,5 +35,5 @@ def in_memory(guest_dir: Path, reference: str) -> Iterator[Node]:
 @pytest.fixture
 def under_attack(guest_dir: Path, reference: str) -> Iterator[Node]:
     """A place with a short name: unix sockets have 107 bytes for their path."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, node(Path(root), guest_dir, reference) as made:
+    with places.short_directory() as root, node(Path(root), guest_dir, reference) as made:
         yield made

@@ -4,7 +4,6 @@
 import asyncio
 import os
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1.linux.host import which
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.hostile.rig import CANARY, Caller, Node, node
 
@@ -30,7 +30,7 @@ def vms(hypervisor: str, guest_dir: Path, reference: str) -> Iterator[Node]:
     """A node with real VMs, for all tests of this file."""
     more = "[vm]\nscratch_mib = 64"
     with (
-        tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root,
+        places.short_directory() as root,
         node(Path(root), guest_dir, reference, more=more, real=hypervisor) as made,
     ):
         _build(Path(root) / "volume")

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ import grpc
 
 from cri.pb import runtime_pb2 as pb
 from cri.pb import runtime_pb2_grpc as rpc
-from tests.fakes import sample
+from tests.fakes import places, sample
 from tests.fakes.leavings import Leavings
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.outer_net import BIN_DIR, OuterNet, outer_net
@@ -201,7 +200,7 @@ def _is_removed(path: Path) -> bool:
 @contextmanager
 def node(guest_dir: Path) -> Iterator[Node]:
     """The calling thread is in the node's network namespace until it ends."""
-    with tempfile.TemporaryDirectory(prefix="kn", dir="/tmp") as name:
+    with places.short_directory("kn") as name:
         root = Path(name)
         for made_before in ("run/pods", "run/run/pods", "run/run/locks", "state", "tmp"):
             (root / made_before).mkdir(parents=True)

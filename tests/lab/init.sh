@@ -37,10 +37,6 @@ mount_root() {
     mount -t tmpfs -o mode=755,size=50% upper /upper
     mkdir /upper/data /upper/work
     mount -t overlay -o lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work lab $new || die "can't mount the overlay"
-    while IFS='	' read -r tag mode target; do
-        mkdir -p "$new$target"
-        mount -t virtiofs -o "$mode" "$tag" "$new$target" || die "can't mount $target"
-    done </shares
 }
 
 mount_kernel() {
@@ -53,9 +49,7 @@ mount_kernel() {
     into tmpfs /run -o mode=755
     into cgroup2 /sys/fs/cgroup
     into bpf /sys/fs/bpf
-    into tmpfs "$LAB_CHECKOUT/build/cache"
-    mkdir -p "$new$LAB_MODULES" "$new/lib/modules/$(uname -r)" $new/dev/net
-    mount -o bind "$new$LAB_MODULES" "$new/lib/modules/$(uname -r)"
+    mkdir -p $new/dev/net
     [ -e $new/dev/net/tun ] || mknod $new/dev/net/tun c 10 200
     for device in kvm vhost-vsock vhost-net; do
         [ -e "$new/dev/$device" ] || note "there is no /dev/$device"
@@ -75,12 +69,24 @@ mount_disk() {
     chmod 1777 $new/tmp
 }
 
+# After the disk, whose /tmp would hide a checkout that lies below /tmp.
+mount_live() {
+    while IFS='	' read -r tag mode target; do
+        mkdir -p "$new$target"
+        mount -t virtiofs -o "$mode" "$tag" "$new$target" || die "can't mount $target"
+    done </shares
+    into tmpfs "$LAB_CHECKOUT/build/cache"
+    mkdir -p "$new$LAB_MODULES" "$new/lib/modules/$(uname -r)"
+    mount -o bind "$new$LAB_MODULES" "$new/lib/modules/$(uname -r)"
+}
+
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 load_modules
 mount_root
 mount_kernel
 mount_disk
+mount_live
 hostname lab
 ip link set lo up
 mount --make-rshared $new

@@ -118,10 +118,11 @@ def do_down(args: argparse.Namespace) -> int:
 
 def do_test(args: argparse.Namespace) -> int:
     """Run the tests that need the real kvmtool, in a lab that is brought up for them if need be."""
-    lkvm = which("lkvm") or next((found for path in paths(args) if (found := shutil.which("lkvm", path=path))), "")
+    lkvm = shutil.which("lkvm", path=":".join(paths(args)) or "/nonexistent") or which("lkvm")
     if not lkvm:
-        print("lab: there is no lkvm on PATH, so kvmtool's tests are skipped; see docs/dev/testing.md")
-        return 0
+        raise LabError(
+            "there is no lkvm in --path, $CLEARPOD_LAB_PATH or PATH, so no test can run; see docs/dev/testing.md"
+        )
     args.path.append(os.path.dirname(lkvm))
     python = ROOT / ".venv/bin/python"
     if not python.exists():

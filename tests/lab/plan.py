@@ -29,6 +29,8 @@ MODULES = (
     "sch_ingress",
 )  # fmt: skip
 """Loaded from the initramfs: unpacking them inside, through virtiofs, takes seconds. The others wait for modprobe."""
+HIDDEN = ("/tmp/", "/run/", "/var/lib/clearpod/")
+"""Directories that are the lab's own."""
 ICOUNT = ("-icount", "shift=0,sleep=off")
 
 
@@ -46,7 +48,7 @@ class Lab(NamedTuple):
     paths: tuple[str, ...] = ()
     """Directories for PATH, before the standard ones."""
     apart: tuple[str, ...] = ()
-    """Directories that must be seen inside and lie on another file system than /."""
+    """Directories of these that need a share of their own (`needs_share`)."""
 
 
 class Share(NamedTuple):
@@ -157,6 +159,8 @@ def passed_on(environ: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name.startswith(prefixes)}
 
 
-def on_other_file_system(path: str) -> bool:
-    """Whether the bind of / that the lab is given does not show `path`."""
-    return os.stat(path).st_dev != os.stat("/").st_dev
+def needs_share(path: str) -> bool:
+    """Whether the lab sees `path` only by a share of its own: the bind of / does not show it, or the lab's disk hides
+    it.
+    """
+    return os.stat(path).st_dev != os.stat("/").st_dev or f"{path}/".startswith(HIDDEN)

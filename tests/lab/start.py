@@ -60,7 +60,7 @@ def describe(directory: Path, options: dict[str, object], paths: list[str]) -> p
         kernel=str(kernel.image.resolve()),
         modules=str(kernel.modules.resolve()),
         paths=tuple(real),
-        apart=tuple(path for path in real if plan.on_other_file_system(path)),
+        apart=tuple(path for path in real if plan.needs_share(path)),
     )
     return lab._replace(**options)  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import again, client
+from tests.lab.state import LabError
 
 # The checkout is read-only in there, and each command would compile all modules anew.
 IN_MEMORY = (
@@ -33,9 +34,12 @@ class Suite:
         self._listing = results / f"lab-tests.{os.getpid()}"
 
     def run(self, directory: Path, *, up: Callable[[], object], down: Callable[[], object]) -> int:
-        """Pytest's exit code. Raises LabError when the machine breaks too often."""
+        """Pytest's exit code. Raises LabError when the machine breaks too often, and when no test ran to its end."""
         with self._files():
-            return again.finish(lambda: self._run_left(directory), self._left, up=up, down=down)
+            code = again.finish(lambda: self._run_left(directory), self._left, up=up, down=down)
+            if code == 0 and not self._done("passed"):
+                raise LabError(f"none of the {len(self._wanted)} tests ran: all were skipped, for the reasons above")
+            return code
 
     def _collect(self, tests: list[str]) -> list[str]:
         """Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine."""
@@ -45,9 +49,13 @@ class Suite:
         print("\n".join(lines[-1:]))
         return [line for line in lines if line.startswith("tests/") and "::" in line]
 
+    def _done(self, *outcomes: str) -> set[str]:
+        lines = (line.partition(" ") for line in self._journal.read_text().splitlines())
+        return {test for outcome, _, test in lines if outcome in outcomes}
+
     def _left(self) -> list[str]:
-        passed = set(self._journal.read_text().splitlines())
-        return [test for test in self._wanted if test not in passed]
+        done = self._done("passed", "skipped")
+        return [test for test in self._wanted if test not in done]
 
     def _run_left(self, directory: Path) -> int:
         self._listing.write_text("\n".join(self._left()) + "\n")

@@ -12,12 +12,12 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.bench.lib.curves import Curve, curves
+from tests.fakes import places
 from tests.soak.client import Kubelet
 from tests.soak.node import Node
 from tests.soak.watch import Sample, growth_mib, watch
@@ -84,7 +84,7 @@ def is_good(report: dict[str, Any]) -> bool:
 
 def run(minutes: float, *, seed: int, guest_dir: Path) -> dict[str, Any]:
     """Soak a new node. What went wrong is on standard error, with the end of the daemons' log."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, Node(Path(root), guest_dir) as node:
+    with places.short_directory() as root, Node(Path(root), guest_dir) as node:
         report = asyncio.run(soak(node, minutes, seed))
         for sentence in report["wrong"]:
             print(sentence, file=sys.stderr)

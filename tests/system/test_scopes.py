@@ -6,13 +6,13 @@ reload, many at once, and gone with their processes. tests/vm/test_pod_scope.py 
 import json
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.fakes.systemd_machine import SystemdMachine, why_not
 
@@ -77,7 +77,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[SystemdMachine]:
     if lacks := why_not():
         pytest.skip(f"systemd can't be PID 1 of namespaces here: it {lacks}")
     units = {SLICE: "[Slice]\n", **(bus_units() if request.param == "bus" else {})}
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, SystemdMachine(Path(root), units) as made:
+    with places.short_directory() as root, SystemdMachine(Path(root), units) as made:
         made.systemctl("start", SLICE, *(["dbus.socket", "dbus.service"] if request.param == "bus" else []))
         yield made
 

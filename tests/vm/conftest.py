@@ -8,7 +8,6 @@ the argv is tested without the agent.
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from stage1.vm.choose import choose
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
+from tests.fakes import places
 from tests.fakes.command import Command
 from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
 
@@ -106,7 +106,7 @@ def boot(results: Path) -> Iterator[Boot]:
 @pytest.fixture(scope="session")
 def shared_root() -> Iterator[Path]:
     """A root with a short name (unix sockets have 107 bytes for their path); its images stay for the session."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         yield Path(root)
 
 

@@ -5,7 +5,6 @@ test_pod_scope.py.
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from tests.cri.conftest import Client
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.fakes.systemd_machine import SystemdMachine, why_not
 
@@ -39,7 +39,7 @@ def systemd_machine(
     """With our unit, not started, and `units`; `more` is added to the daemon's configuration."""
     if lacks := why_not():
         pytest.skip(f"systemd can't be PID 1 of namespaces here: it {lacks}")
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as place:
+    with places.short_directory() as place:
         root = Path(place)
         text = f'run_dir = "{root}/run"\nstate_dir = "{root}/state"\n[guest]\ndir = "{guest_dir}"\n[vm]\nhypervisor = '
         text += f'"{hypervisor}"\nscratch_mib = 64\nboot_timeout_s = {60 * PATIENCE}\n[network]\ndefault = false\n'

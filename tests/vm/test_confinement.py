@@ -3,7 +3,6 @@
 
 import os
 import re
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -33,6 +32,7 @@ from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from stage1.vm.slots import Range
 from stage1.vm.starter import ProcessVmm
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
 
@@ -53,7 +53,7 @@ class Machine(NamedTuple):
 @pytest.fixture
 def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
     """Directories with short names: unix sockets have 107 bytes for their path."""
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root:
+    with places.short_directory() as root:
         store = ImageStore(f"{root}/state")
         image = store.files(pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config()))
         store.close()

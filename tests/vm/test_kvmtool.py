@@ -6,7 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from stage1.vm.choose import choose, lacks
 from stage1.vm.spec import VmSpec, VsockLink
 from stage1.vm.start import start
 from stage1.vm.starter import ProcessVmm
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
@@ -71,7 +71,7 @@ def place(tmp_path: Path, guest_dir: Path) -> Iterator[Place]:
     subprocess.run(["mke2fs", "-q", "-t", "ext4", disk], check=True, timeout=RUN_S)
     subprocess.run(["mount", "-o", "loop", disk, state], check=True, timeout=RUN_S)
     try:
-        with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as run_dir:
+        with places.short_directory() as run_dir:
             config = tmp_path / "config.toml"
             config.write_text(
                 f'run_dir = "{run_dir}"\nstate_dir = "{state}"\n[guest]\ndir = "{guest_dir}"\n[vm]\nscratch_mib = 64\n'

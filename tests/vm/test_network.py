@@ -7,7 +7,6 @@ tests/cri/test_network.py has it.
 
 import os
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 from tests.cri import test_network as cri_network
 from tests.cri.conftest import Registered, VmWorld
+from tests.fakes import places
 from tests.fakes.outer_net import BIN_DIR, OuterNet, conflist, outer_net
 from tests.fakes.patience import PATIENCE
 from tests.fakes.pulled import pull_blocking
@@ -64,7 +64,7 @@ def outer(hypervisor: str, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]
     """A host of its own with the sample image."""
     if not os.path.exists(f"{BIN_DIR}/bridge"):
         pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
-    with tempfile.TemporaryDirectory(prefix="cp", dir="/tmp") as root, outer_net(Path(root, "host")) as net:
+    with places.short_directory() as root, outer_net(Path(root, "host")) as net:
         store = ImageStore(f"{root}/state")
         image = pull_blocking(store, f"oci:{guest_dir}/sample:sample", config=Config())
         store.close()

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 from stage1.linux import mount
 from stage1.vm import hypervisors, kvmtool
 from stage1.vm.choose import lacks
+from tests.fakes import places
 from tests.vm.window_node import CALL_S, MIB, Node, make_images
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool, pytest.mark.timeout(1800)]
@@ -73,7 +73,7 @@ class Scene(NamedTuple):
 @pytest.fixture(scope="module")
 def shared(place: Path, guest_dir: Path) -> Iterator[Scene]:
     """The scene of all tests here: boots are dear where KVM is emulated."""
-    with tempfile.TemporaryDirectory(prefix="cw", dir="/tmp") as run_dir:
+    with places.short_directory("cw") as run_dir:
         node = Node(place, run_dir, guest_dir)
         node.images = make_images(place, node.state)
         node.start()

@@ -8,12 +8,12 @@ It brings its own kernel, agent and defaults, so the figures compare products an
 import os
 import statistics
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.bench.lib import footprint
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 
 LIMIT_S = 60 * PATIENCE
@@ -22,7 +22,7 @@ STARTS = 5
 
 def measure(venv: Path, guest: Path, *, count: int, memory_mib: int, settle_s: float) -> dict[str, Any]:
     """Seconds to the first output of five starts, then `count` idle VMs side by side. Raises RuntimeError."""
-    with tempfile.TemporaryDirectory(prefix="peer", dir="/tmp") as home:
+    with places.short_directory("peer") as home:
         peer = _Peer(venv / "bin" / "msb", Path(home), memory_mib)
         peer.make_root(guest)
         firsts = [peer.first_output_s() for _ in range(STARTS)]

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from stage1.engine import Host
 from stage1.vm import hypervisors
 from stage1.vm.choose import Choice, choose
 from tests.cri.conftest import Client
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 
 ROOT = Path(__file__).parents[3]
@@ -98,7 +98,7 @@ async def place(way: Way) -> AsyncIterator[Place]:
     """Kills all VMs in the end."""
     guest = guest_dir()
     choice = choose(way.hypervisor, hypervisors.facts())
-    with tempfile.TemporaryDirectory(prefix="cpd", dir="/tmp") as directory:
+    with places.short_directory("cpd") as directory:
         store = ImageStore(f"{directory}/state")
         image = await pull(store, f"oci:{guest}/sample:sample", config=Config())
         store.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import client, protocol
+from tests.lab import client, main, protocol
 from tests.lab.again import TRIES
 from tests.lab.state import LabError
 from tests.lab.suite import Suite
@@ -75,3 +75,15 @@ def test_a_test_that_always_breaks_the_machine_is_a_failure(tree: Path) -> None:
     with pytest.raises(LabError, match="the machine is gone"):
         run_suite(tree, breaks=99)
     assert count(tree, "breaks") == TRIES
+
+
+def test_a_run_in_which_every_test_is_skipped_is_a_failure(tree: Path) -> None:
+    (tree / "tests" / "test_it.py").write_text("import pytest\ndef test_it(): pytest.skip('no lkvm')\n")
+    with pytest.raises(LabError, match="skipped"):
+        run_suite(tree, breaks=0)
+
+
+def test_without_lkvm_the_tests_of_the_lab_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CLEARPOD_LAB_PATH", raising=False)
+    assert main.main(["test"]) == 1
