@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of a process on its way to a client that reads at its own pace.
+"""A queue of a process's output for one reader, which reads at its own pace.
 
-Used by exec, attach, port forwarding and the log. The guest gets its credit back when the data was taken, so what waits
-here is never more than the stream's credit, and a slow client slows the process and nobody else.
+Used by exec, attach, port forwarding and the log. The guest gets its credit back when the data was read, so a queue
+never holds more than the stream's credit, and a slow client slows its own process only.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ SMALL_BYTES = 4096
 """Pieces are put together up to here: a guest may send a byte at a time, and each piece takes memory of its own."""
 
 
-class Portion:
-    """A piece of output that `waiting` readers have to take before its credit goes back."""
+class Buffer:
+    """A piece of output that `waiting` readers have to read before its credit goes back."""
 
     __slots__ = ("_give_back", "_readers", "data", "waiting")
 
@@ -32,25 +32,25 @@ class Portion:
         return True
 
     def taken(self) -> None:
-        """One reader has it, or wants it no more."""
+        """One reader has read it, or has gone."""
         self.waiting -= 1
         if not self.waiting:
             self._give_back(len(self.data))
 
 
-class Outlet:
-    """One reader's queue; also a consumer (`cri.agent.Consumer`) that is the only reader of its stream."""
+class OutputQueue:
+    """One reader's queue; also a consumer (`cri.agent.Consumer`) when that is the only reader of its stream."""
 
     def __init__(self, give_back: GiveBack) -> None:
         self.give_back = give_back
-        self._portions: deque[Portion] = deque()
+        self._buffers: deque[Buffer] = deque()
         self._ended = False
         self._moved = asyncio.Event()
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
-        """Take all of it later."""
-        if data and not (self._portions and self._portions[-1].grow(data, 1)):
-            self.put(Portion(data, 1, give_back=self.give_back))
+        """Queue it; credit is given when it has been read."""
+        if data and not (self._buffers and self._buffers[-1].grow(data, 1)):
+            self.put(Buffer(data, 1, give_back=self.give_back))
         if end:
             self.finish()
         return 0
@@ -58,9 +58,9 @@ class Outlet:
     def commit(self) -> None:
         """Nothing to make durable: it ends with the daemon."""
 
-    def put(self, portion: Portion) -> None:
+    def put(self, buffer: Buffer) -> None:
         """Queue a piece."""
-        self._portions.append(portion)
+        self._buffers.append(buffer)
         self._moved.set()
 
     def finish(self) -> None:
@@ -69,16 +69,16 @@ class Outlet:
         self._moved.set()
 
     def drop(self) -> None:
-        """The reader is gone."""
-        while self._portions:
-            self._portions.popleft().taken()
+        """The reader has gone: credit is given for all that is queued."""
+        while self._buffers:
+            self._buffers.popleft().taken()
 
     async def read(self) -> bytes:
-        """Everything that is there, in order; b"" when nothing will come any more."""
-        while not self._portions and not self._ended:
+        """All that is queued, in order, waiting for the first byte; b"" at the end."""
+        while not self._buffers and not self._ended:
             self._moved.clear()
             await self._moved.wait()
-        portions, self._portions = self._portions, deque()
-        for portion in portions:
-            portion.taken()
-        return b"".join(portion.data for portion in portions)
+        buffers, self._buffers = self._buffers, deque()
+        for buffer in buffers:
+            buffer.taken()
+        return b"".join(buffer.data for buffer in buffers)

@@ -12,7 +12,7 @@ from functools import partial
 from cri.containers import order
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
-from cri.output_queue import Outlet
+from cri.output_queue import OutputQueue
 from stage1.guest import messages
 
 
@@ -22,19 +22,19 @@ def require_running(container: LiveContainer) -> None:
 
 
 @contextmanager
-def follow(pod: LivePod, container: LiveContainer, *, names: tuple[str, ...]) -> Iterator[dict[str, Outlet]]:
-    """Outlets for the streams `names` (stdout, stderr) as long as the block lasts."""
+def follow(pod: LivePod, container: LiveContainer, *, names: tuple[str, ...]) -> Iterator[dict[str, OutputQueue]]:
+    """Queues of the output streams `names` (stdout, stderr) as long as the block lasts."""
     require_running(container)
     numbers = {"stdout": container.record.stdout, "stderr": container.record.stderr}
-    outlets = {name: Outlet(partial(pod.agent.consumed, numbers[name])) for name in names if numbers[name]}
-    for name, outlet in outlets.items():
-        container.outputs[name].followers.append(outlet)
+    queues = {name: OutputQueue(partial(pod.agent.consumed, numbers[name])) for name in names if numbers[name]}
+    for name, queue in queues.items():
+        container.outputs[name].followers.append(queue)
     try:
-        yield outlets
+        yield queues
     finally:
-        for name, outlet in outlets.items():
-            container.outputs[name].followers.remove(outlet)
-            outlet.drop()
+        for name, queue in queues.items():
+            container.outputs[name].followers.remove(queue)
+            queue.drop()
 
 
 class Input:

@@ -17,7 +17,7 @@ from cri.containers import order
 from cri.live.container import LiveContainer
 from cri.live.deadlines import limit
 from cri.live.pod import LivePod
-from cri.output_queue import Outlet
+from cri.output_queue import OutputQueue
 from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine
 from stage1.errors import BadRequest, PodError, TimedOut, WrongState
@@ -73,13 +73,13 @@ class Capture:
 
 
 class Command:
-    """A command that runs. `outlets` has its output by name; `ended` its end, which comes after all of that; `answer`
+    """A command that runs. `outputs` has its output by name; `ended` its end, which comes after all of that; `answer`
     is what the guest says to the request.
     """
 
     def __init__(self, pod: LivePod, container: LiveContainer, *, number: int, stdin: int) -> None:
         self.ended: asyncio.Future[messages.Exited] = asyncio.get_running_loop().create_future()
-        self.outlets: dict[str, Outlet] = {}
+        self.outputs: dict[str, OutputQueue] = {}
         self.answer: asyncio.Future[messages.Reply] | None = None
         self.pod, self.container, self.number, self._stdin = pod, container, number, stdin
 
@@ -124,18 +124,18 @@ async def start(pod: LivePod, container: LiveContainer, *, what: Wants) -> Async
     Raises NoCommand when it can't be run, WrongState unless the container runs.
     """
     require_running(container, what.argv)
-    outlets = {}
+    queues = {}
     for name, is_wanted in (("stdout", what.stdout or what.tty), ("stderr", what.stderr and not what.tty)):
         if is_wanted:
             number = pod.next_id()
-            outlets[name] = number, Outlet(partial(pod.agent.consumed, number))
-    out, err = (outlets[name][0] if name in outlets else 0 for name in ("stdout", "stderr"))
+            queues[name] = number, OutputQueue(partial(pod.agent.consumed, number))
+    out, err = (queues[name][0] if name in queues else 0 for name in ("stdout", "stderr"))
     stdio = messages.Stdio(pod.next_id() if what.stdin else 0, out, err, what.tty)
-    consumers: dict[int, Consumer] = dict(outlets.values())
+    consumers: dict[int, Consumer] = dict(queues.values())
     async with _running(pod, container, what=what, stdio=stdio, consumers=consumers) as command:
-        command.outlets = {name: outlet for name, (_, outlet) in outlets.items()}
-        for outlet in command.outlets.values():
-            command.ended.add_done_callback(lambda _, outlet=outlet: outlet.finish())  # type: ignore[misc]
+        command.outputs = {name: queue for name, (_, queue) in queues.items()}
+        for queue in command.outputs.values():
+            command.ended.add_done_callback(lambda _, queue=queue: queue.finish())  # type: ignore[misc]
         yield command
 
 

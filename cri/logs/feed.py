@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from cri.logs.writer import LogWriter
-from cri.output_queue import Outlet, Portion
+from cri.output_queue import Buffer, OutputQueue
 from cri.threads import started
 from stage1.errors import PodError
 
@@ -39,11 +39,11 @@ class LogStream:
 
     def __init__(self, feed: "LogFeed", name: str) -> None:
         self._feed, self._name = feed, name
-        self._unwritten: list[Portion] = []
-        self._last: Portion | None = None
+        self._unwritten: list[Buffer] = []
+        self._last: Buffer | None = None
         self._last_takers: tuple[object, ...] = ()
         self.give: Callable[[int], None] = lambda count: None
-        self.followers: list[Outlet] = []
+        self.followers: list[OutputQueue] = []
         """Who is attached; the data is done with when the slowest has it."""
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
@@ -64,12 +64,12 @@ class LogStream:
         takers, readers = (*self.followers, is_stuck), len(self.followers) + is_stuck
         if self._last is not None and self._last_takers == takers and self._last.grow(data, readers):
             return
-        portion = Portion(data, readers, give_back=self.give)
-        self._last, self._last_takers = portion, takers
+        buffer = Buffer(data, readers, give_back=self.give)
+        self._last, self._last_takers = buffer, takers
         for follower in self.followers:
-            follower.put(portion)
+            follower.put(buffer)
         if is_stuck:
-            self._unwritten.append(portion)
+            self._unwritten.append(buffer)
 
     def finish(self) -> None:
         """Nothing more comes."""
@@ -82,9 +82,9 @@ class LogStream:
 
     def settle(self) -> None:
         """All is written: the log has what it held back."""
-        portions, self._unwritten = self._unwritten, []
-        for portion in portions:
-            portion.taken()
+        buffers, self._unwritten = self._unwritten, []
+        for buffer in buffers:
+            buffer.taken()
 
 
 class LogFeed:

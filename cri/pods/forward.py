@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from cri.live.pod import LivePod
-from cri.output_queue import Outlet
+from cri.output_queue import OutputQueue
 from stage1.errors import PodError
 from stage1.guest import messages
 
@@ -25,13 +25,13 @@ class PortConnection:
 
     def __init__(self, pod: LivePod, number: int) -> None:
         self.number, self.input, self.output = number, pod.next_id(), pod.next_id()
-        self.outlet = Outlet(partial(pod.agent.consumed, self.output))
+        self.queue = OutputQueue(partial(pod.agent.consumed, self.output))
         self.has_ended = [False, False]
         self._pod = pod
 
     async def read(self) -> bytes:
         """What the server sent; b"" at its end."""
-        data = await self.outlet.read()
+        data = await self.queue.read()
         self.has_ended[0] |= not data
         return data
 
@@ -46,10 +46,10 @@ async def connect(pod: LivePod, port: int) -> AsyncIterator[PortConnection]:
     """Connect to `port` of the pod's loopback. Raises AgentFailed when nobody listens, WrongState."""
     pod.require_ready()
     made = PortConnection(pod, pod.next_id())
-    pod.agent.listen(made.output, made.outlet)
+    pod.agent.listen(made.output, made.queue)
     pod.agent.open_input(made.input)
     gone = asyncio.ensure_future(pod.gone.wait())
-    gone.add_done_callback(lambda _: made.outlet.finish())
+    gone.add_done_callback(lambda _: made.queue.finish())
     try:
         await _ask(pod, messages.Connect(made.number, port, made.input, made.output))
         try:

@@ -7,7 +7,7 @@ from cri.containers import attach as pods
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.streaming import pump, status
-from cri.streaming.inlet import Inlet
+from cri.streaming.input_queue import InputQueue
 from cri.streaming.session import Session
 
 STALL_S = 10.0
@@ -21,8 +21,8 @@ async def attach(node: Node, request: pb.AttachRequest, *, client: Session) -> b
     await client.ready()
     names = tuple(name for name in ("stdout", "stderr") if getattr(request, name))
     to = pods.Input(pod, container)
-    with pods.follow(pod, container, names=names) as outlets:
-        outputs = [pump.output(outlet, client, name=name, stall_s=STALL_S) for name, outlet in outlets.items()]
+    with pods.follow(pod, container, names=names) as queues:
+        outputs = [pump.output(queue, client, name=name, stall_s=STALL_S) for name, queue in queues.items()]
         sizes = [pump.sizes(client.resize, to.resize)] if request.tty and to.is_tty else []
         feeds = [_feed(client.stdin, to, ended=container.ended)] if request.stdin else []
         try:
@@ -43,9 +43,9 @@ async def _until(moving: list["asyncio.Task[None]"], ended: asyncio.Event) -> No
     await (pump.all_of(moving) if moving else ended.wait())
 
 
-async def _feed(inlet: Inlet, to: pods.Input, *, ended: asyncio.Event) -> None:
+async def _feed(queue: InputQueue, to: pods.Input, *, ended: asyncio.Event) -> None:
     """Ends with the client's input, which detaches, unless the container's input ended with that."""
-    while data := await inlet.read():
+    while data := await queue.read():
         if to.exists:
             await to.send(data)
     if await to.client_left():

@@ -3,7 +3,7 @@
 
 from cri.streaming import channels
 from cri.streaming.channels import ChannelFault, Channels
-from cri.streaming.inlet import Inlet
+from cri.streaming.input_queue import InputQueue
 from cri.streaming.wire import WebSocket
 
 FIRST_WITH_CLOSE = 5
@@ -14,9 +14,9 @@ class ChannelSession:
 
     def __init__(self, websocket: WebSocket, version: int) -> None:
         self.version = version
-        self.stdin, self.resize = Inlet(), Inlet()
+        self.stdin, self.resize = InputQueue(), InputQueue()
         self._websocket = websocket
-        self._inlets = {channels.STDIN: self.stdin, channels.RESIZE: self.resize}
+        self._inputs = {channels.STDIN: self.stdin, channels.RESIZE: self.resize}
 
     async def run(self) -> None:
         """Take what the client sends until it is gone."""
@@ -28,17 +28,17 @@ class ChannelSession:
         except (ChannelFault, ConnectionError):
             pass
         finally:
-            for inlet in self._inlets.values():
-                inlet.finish()
+            for queue in self._inputs.values():
+                queue.finish()
 
     async def _take(self, piece: channels.Piece) -> None:
-        inlet = self._inlets.get(piece.channel)
-        if inlet is None:
+        queue = self._inputs.get(piece.channel)
+        if queue is None:
             return  # the client has nothing to say on the others
-        inlet.put(piece.data)
+        queue.put(piece.data)
         if piece.end:
-            inlet.finish()
-        await inlet.room(self._websocket.is_alive)
+            queue.finish()
+        await queue.wait_for_space(self._websocket.is_alive)
 
     async def ready(self) -> None:
         """Channels need no opening."""

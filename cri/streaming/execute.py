@@ -6,7 +6,7 @@ from cri.containers.exec import Command
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.streaming import pump, status
-from cri.streaming.inlet import Inlet
+from cri.streaming.input_queue import InputQueue
 from cri.streaming.session import Session
 from stage1.errors import PodError
 
@@ -25,7 +25,7 @@ async def execute(node: Node, request: pb.ExecRequest, *, client: Session) -> by
         inputs += [pump.sizes(client.resize, command.resize)] if request.tty else []
         asked = {"stdout": request.stdout, "stderr": request.stderr}
         outputs = [
-            pump.output(outlet, client, name=name if asked[name] else "") for name, outlet in command.outlets.items()
+            pump.output(queue, client, name=name if asked[name] else "") for name, queue in command.outputs.items()
         ]
         async with pump.run_concurrently(*inputs), pump.run_concurrently(*outputs) as moving:
             await pump.all_of(moving)
@@ -33,10 +33,10 @@ async def execute(node: Node, request: pb.ExecRequest, *, client: Session) -> by
     return status.exit_code(client.version, code)
 
 
-async def _feed(inlet: Inlet, command: Command) -> None:
+async def _feed(queue: InputQueue, command: Command) -> None:
     try:
-        while data := await inlet.read():
+        while data := await queue.read():
             await command.send(data)
         await command.send(b"", end=True)
     except PodError:
-        inlet.close()  # how the command ended is told by itself
+        queue.close()  # how the command ended is told by itself

@@ -110,8 +110,8 @@ async def _join(stream: SpdyStream, made: PortConnection) -> None:
 async def _linger(stream: SpdyStream, sending: "asyncio.Task[None]") -> None:
     """The server has ended; take what the client still sends, as long as something moves."""
     seen = -1
-    while not sending.done() and not stream.gone.is_set() and seen != stream.inlet.total:
-        seen = stream.inlet.total
+    while not sending.done() and not stream.gone.is_set() and seen != stream.input.total:
+        seen = stream.input.total
         await asyncio.wait({sending}, timeout=LINGER_S)
 
 
@@ -120,7 +120,7 @@ async def _gone(stream: SpdyStream) -> None:
 
 
 async def _up(stream: SpdyStream, made: PortConnection) -> None:
-    while data := await stream.inlet.read():
+    while data := await stream.input.read():
         await made.send(data)
     if not stream.gone.is_set():
         await made.send(b"", end=True)

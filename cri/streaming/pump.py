@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from cri.output_queue import Outlet
-from cri.streaming.inlet import Inlet
+from cri.output_queue import OutputQueue
+from cri.streaming.input_queue import InputQueue
 from cri.streaming.session import Session
 from cri.streaming.sizes import Sizes
 from stage1.errors import PodError, TimedOut
@@ -15,9 +15,9 @@ from stage1.errors import PodError, TimedOut
 Resize = Callable[[int, int], Awaitable[None]]
 
 
-async def output(outlet: Outlet, session: Session, *, name: str, stall_s: float | None = None) -> None:
+async def output(queue: OutputQueue, session: Session, *, name: str, stall_s: float | None = None) -> None:
     """Until its end; an empty `name` drops it. Raises ConnectionError, and TimedOut for a client that does not read."""
-    while data := await outlet.read():
+    while data := await queue.read():
         if name:
             try:
                 async with asyncio.timeout(stall_s):
@@ -26,10 +26,10 @@ async def output(outlet: Outlet, session: Session, *, name: str, stall_s: float 
                 raise TimedOut(f"the client took no output for {stall_s:g} s, and was let go") from None
 
 
-async def sizes(inlet: Inlet, resize: Resize) -> None:
+async def sizes(queue: InputQueue, resize: Resize) -> None:
     """Until the client says no more. A process that has just ended has no terminal: that is nobody's fault."""
     codec = Sizes()
-    while data := await inlet.read():
+    while data := await queue.read():
         for width, height in codec.receive(data)[-1:]:
             try:
                 await resize(width, height)

@@ -7,7 +7,7 @@
 import asyncio
 from typing import Protocol
 
-from cri.streaming.inlet import Inlet
+from cri.streaming.input_queue import InputQueue
 
 SETUP_S = 30.0
 """How long a client may take to open its streams."""
@@ -23,8 +23,8 @@ class Session(Protocol):
     """
 
     version: int
-    stdin: Inlet
-    resize: Inlet
+    stdin: InputQueue
+    resize: InputQueue
 
     async def run(self) -> None:
         """Take what the client sends until it is gone. One task does this all the time."""
@@ -44,8 +44,8 @@ class Session(Protocol):
 
 async def end(session: Session, reading: "asyncio.Task[None]", *, status: bytes) -> None:
     """Say how it ended, give the client time to read it, and close. Whatever fails here concerns nobody any more."""
-    for inlet in (session.stdin, session.resize):
-        inlet.close()
+    for queue in (session.stdin, session.resize):
+        queue.close()
     try:
         async with asyncio.timeout(LAST_WORDS_S):
             await session.finish(status)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cri.streaming import spdy
-from cri.streaming.inlet import Inlet
+from cri.streaming.input_queue import InputQueue
 from cri.streaming.session import SETUP_S
 from cri.streaming.wire import Wire
 from stage1.errors import TimedOut
@@ -19,13 +19,13 @@ MOST_STREAMS = 1024
 
 
 class SpdyStream:
-    """One stream: `inlet` has what the client sent. Once the client has reset it, `gone` is set, and nothing more is
+    """One stream: `input` has what the client sent. Once the client has reset it, `gone` is set, and nothing more is
     sent.
     """
 
     def __init__(self, connection: "SpdyConnection", number: int, *, headers: dict[str, str]) -> None:
         self.number, self.headers = number, headers
-        self.inlet = Inlet()
+        self.input = InputQueue()
         self.gone = asyncio.Event()
         self._connection = connection
         self._is_over = False
@@ -50,7 +50,7 @@ class SpdyStream:
 
     async def reset(self, status: int) -> None:
         """End both directions. Raises ConnectionError."""
-        self.inlet.close()
+        self.input.close()
         self._connection.forget(self.number)
         if not self._is_over:
             self._is_over = True
@@ -59,7 +59,7 @@ class SpdyStream:
     def was_reset(self) -> None:
         """The client wants nothing more of it, or is gone itself."""
         self._is_over = True
-        self.inlet.finish()
+        self.input.finish()
         self.gone.set()
 
 
@@ -119,10 +119,10 @@ class SpdyConnection:
         stream = self._streams.get(event.stream)
         if stream is None:
             return  # it is over on our side already
-        stream.inlet.put(event.data)
+        stream.input.put(event.data)
         if event.fin:
-            stream.inlet.finish()
-        await stream.inlet.room(lambda: self._is_alive(stream))
+            stream.input.finish()
+        await stream.input.wait_for_space(lambda: self._is_alive(stream))
 
     async def _is_alive(self, stream: SpdyStream) -> bool:
         """A client that is held back may have gone behind what it could not send: only an answer to data shows that.
@@ -142,7 +142,7 @@ class SpdyConnection:
         stream = self._streams[event.stream] = SpdyStream(self, event.stream, headers=event.headers)
         await self.send(self._codec.reply(event.stream))
         if event.fin:
-            stream.inlet.finish()
+            stream.input.finish()
         return await self._opened(stream)
 
 
@@ -151,7 +151,7 @@ class SpdySession:
 
     def __init__(self, wire: Wire, version: int, *, wanted: set[str]) -> None:
         self.version = version
-        self.stdin, self.resize = Inlet(), Inlet()
+        self.stdin, self.resize = InputQueue(), InputQueue()
         self._wanted = wanted
         self._streams: dict[str, SpdyStream] = {}
         self._complete = asyncio.Event()
@@ -169,9 +169,9 @@ class SpdySession:
             return await stream.reset(spdy.REFUSED_STREAM)
         self._streams[name] = stream
         if name == "stdin":
-            self.stdin = stream.inlet
+            self.stdin = stream.input
         elif name == "resize":
-            self.resize = stream.inlet
+            self.resize = stream.input
         if self._wanted == self._streams.keys():
             self._complete.set()
         return None

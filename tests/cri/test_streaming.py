@@ -15,7 +15,7 @@ import pytest
 from cri.config_tables import Streaming
 from cri.pb import runtime_pb2 as pb
 from cri.streaming.execute import execute
-from cri.streaming.inlet import Inlet
+from cri.streaming.input_queue import InputQueue
 from cri.streaming.server import StreamingServer
 from stage1.errors import AlreadyExists, BadRequest
 from tests.fakes.spdy_client import SpdyClient
@@ -174,7 +174,7 @@ class SlowSession:
     version = 4
 
     def __init__(self) -> None:
-        self.stdin, self.resize, self.got = Inlet(), Inlet(), b""
+        self.stdin, self.resize, self.got = InputQueue(), InputQueue(), b""
 
     async def ready(self) -> None: ...
 

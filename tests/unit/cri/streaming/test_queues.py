@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What waits for a reader: bounded from the client (Inlet), credited from the guest (Outlet)."""
+"""What waits for a reader: bounded from the client (InputQueue), credited from the guest (OutputQueue)."""
 
 import asyncio
 import threading
@@ -8,9 +8,9 @@ import pytest
 
 from cri.logs import feed as log_feed
 from cri.logs.feed import LogFeed
-from cri.output_queue import Outlet
-from cri.streaming import inlet as inlets
-from cri.streaming.inlet import HIGH_BYTES, Inlet
+from cri.output_queue import OutputQueue
+from cri.streaming import input_queue
+from cri.streaming.input_queue import HIGH_BYTES, InputQueue
 
 
 class Log:
@@ -37,46 +37,46 @@ async def no() -> bool:
 
 
 async def test_an_inlet_holds_its_writer_back_until_it_is_read() -> None:
-    inlet = Inlet()
-    inlet.put(b"x" * (HIGH_BYTES + 1))
-    waiting = asyncio.ensure_future(inlet.room(yes))
+    queue = InputQueue()
+    queue.put(b"x" * (HIGH_BYTES + 1))
+    waiting = asyncio.ensure_future(queue.wait_for_space(yes))
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    assert len(await inlet.read()) == HIGH_BYTES + 1
+    assert len(await queue.read()) == HIGH_BYTES + 1
     await asyncio.wait_for(waiting, 1)
-    inlet.put(b"a")
-    inlet.finish()
-    assert (await inlet.read(), await inlet.read(), await inlet.read()) == (b"a", b"", b"")
-    assert inlet.total == HIGH_BYTES + 2
+    queue.put(b"a")
+    queue.finish()
+    assert (await queue.read(), await queue.read(), await queue.read()) == (b"a", b"", b"")
+    assert queue.total == HIGH_BYTES + 2
 
 
 async def test_a_writer_that_waits_learns_that_its_client_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inlets, "LOOK_S", 0.01)
-    inlet = Inlet()
-    inlet.put(b"x" * (HIGH_BYTES + 1))
+    monkeypatch.setattr(input_queue, "CHECK_S", 0.01)
+    queue = InputQueue()
+    queue.put(b"x" * (HIGH_BYTES + 1))
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(inlet.room(no), 1)
+        await asyncio.wait_for(queue.wait_for_space(no), 1)
 
 
 async def test_what_comes_to_a_closed_inlet_is_dropped_and_holds_nobody_back() -> None:
-    inlet = Inlet()
-    inlet.put(b"x" * (HIGH_BYTES + 1))
-    inlet.close()
-    inlet.put(b"x" * HIGH_BYTES * 2)
-    await asyncio.wait_for(inlet.room(no), 1)
-    assert await inlet.read() == b""
+    queue = InputQueue()
+    queue.put(b"x" * (HIGH_BYTES + 1))
+    queue.close()
+    queue.put(b"x" * HIGH_BYTES * 2)
+    await asyncio.wait_for(queue.wait_for_space(no), 1)
+    assert await queue.read() == b""
 
 
 async def test_an_outlet_gives_credit_when_the_data_is_taken() -> None:
     given: list[int] = []
-    outlet = Outlet(given.append)
-    reading = asyncio.ensure_future(outlet.read())
+    queue = OutputQueue(given.append)
+    reading = asyncio.ensure_future(queue.read())
     await asyncio.sleep(0)
-    assert outlet.feed(b"one", seq=1, end=False) == 0
-    assert outlet.feed(b"two", seq=2, end=True) == 0
+    assert queue.feed(b"one", seq=1, end=False) == 0
+    assert queue.feed(b"two", seq=2, end=True) == 0
     assert given == []
     assert await reading == b"onetwo" and sum(given) == 6
-    assert await outlet.read() == b""
+    assert await queue.read() == b""
 
 
 async def test_a_container_is_as_slow_as_the_slowest_that_is_attached_and_the_log_has_all() -> None:
@@ -84,7 +84,7 @@ async def test_a_container_is_as_slow_as_the_slowest_that_is_attached_and_the_lo
     log = Log()
     stream = LogFeed(log, "c").stream("stdout", 7, consumed=lambda _, count: given.append(count))  # type: ignore[arg-type]
     assert stream.feed(b"before", seq=1, end=False) == 6, "nobody is attached: done at once"
-    first, second = Outlet(given.append), Outlet(given.append)
+    first, second = OutputQueue(given.append), OutputQueue(given.append)
     stream.followers += [first, second]
     assert stream.feed(b"data", seq=2, end=False) == 0
     assert await first.read() == b"data" and given == []
@@ -104,11 +104,11 @@ async def test_credit_waits_for_a_log_that_can_not_be_written_and_for_who_is_att
     given: list[tuple[int, int]] = []
     log = Log()
     stream = LogFeed(log, "c").stream("stdout", 7, consumed=lambda *gift: given.append(gift))  # type: ignore[arg-type]
-    outlet = Outlet(lambda _: None)
-    stream.followers.append(outlet)
+    queue = OutputQueue(lambda _: None)
+    stream.followers.append(queue)
     log.is_stuck = True
     assert stream.feed(b"data", seq=1, end=False) == 0
-    assert await outlet.read() == b"data"
+    assert await queue.read() == b"data"
     await asyncio.sleep(0.05)
     assert given == [], "the log does not have it"
     log.is_stuck = False
@@ -170,9 +170,9 @@ async def test_the_end_of_a_container_waits_only_so_long_for_a_file_system(monke
 
 def test_many_small_pieces_take_the_memory_of_few() -> None:
     given: list[int] = []
-    outlet = Outlet(given.append)
+    queue = OutputQueue(given.append)
     for number in range(65536):
-        outlet.feed(b"x", seq=number, end=False)
-    assert len(outlet._portions) == 16
-    outlet.drop()
+        queue.feed(b"x", seq=number, end=False)
+    assert len(queue._buffers) == 16
+    queue.drop()
     assert sum(given) == 65536

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client sent on one stream and nobody has taken yet. Bounded: whoever reads from the client waits in `room`."""
+"""What a client sent on one stream and is not read yet. Bounded: who reads from the client waits for space."""
 
 import asyncio
 from collections import deque
@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 
 HIGH_BYTES = 256 * 1024
 """So much may wait; one read of the socket may come on top."""
-LOOK_S = 1.0
-"""How often a client that is kept waiting is looked at."""
+CHECK_S = 1.0
+"""How often it is checked whether a client that is kept waiting is still connected."""
 
 
-class Inlet:
-    """One direction of a stream; `total` counts the bytes that came. `finish` may be called any time and again."""
+class InputQueue:
+    """One direction of a stream; `total` counts the bytes that came. `finish` and `close` are idempotent."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
@@ -21,7 +21,7 @@ class Inlet:
         self._moved = asyncio.Event()
 
     def put(self, data: bytes) -> None:
-        """Data of the client; dropped when nobody wants it any more."""
+        """Append data of the client; it is dropped after `close`."""
         if data and not self._closed:
             self._pieces.append(data)
             self._bytes += len(data)
@@ -34,14 +34,14 @@ class Inlet:
         self._moved.set()
 
     def close(self) -> None:
-        """Nobody will read: what is there and what comes is dropped."""
+        """The reader has gone: what is queued and what follows is dropped."""
         self._closed = self._ended = True
         self._pieces.clear()
         self._bytes = 0
         self._moved.set()
 
     async def read(self) -> bytes:
-        """Everything that is there, in order; b"" when nothing will come any more."""
+        """All that is queued, in order, waiting for the first byte; b"" at the end."""
         while not self._pieces and not self._ended:
             await self._wait()
         data = b"".join(self._pieces)
@@ -50,11 +50,11 @@ class Inlet:
         self._moved.set()
         return data
 
-    async def room(self, is_alive: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until more may be put. Raises ConnectionResetError when the client is gone meanwhile."""
+    async def wait_for_space(self, is_alive: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until more may be queued. Raises ConnectionResetError when the client has gone meanwhile."""
         while self._bytes > HIGH_BYTES:
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(CHECK_S):
                     await self._wait()
             except TimeoutError:
                 if not await is_alive():
