@@ -20,7 +20,7 @@ from cri.memory.merger import Merger
 from cri.monitors.disk_guard import Guard
 from cri.monitors.mounts import Follower
 from cri.monitors.network import NodeNetwork
-from cri.monitors.reclaimer import Squeezer
+from cri.monitors.reclaimer import Reclaimer
 from cri.pods.table import PodTable
 from cri.pool.fit import Bounds
 from cri.readiness import Readiness
@@ -103,7 +103,7 @@ class Node:
         self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.verifier = Verifier(images)
-        self.squeezer = Squeezer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
+        self.reclaimer = Reclaimer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
         self.follower = Follower(self.pods.pods)
         self.is_ready = False
         self.streaming: Streams | None = None
@@ -193,8 +193,8 @@ class Node:
         self.follower.open()
         self.storage.open()
         self.guard.open()
-        if self.squeezer:
-            self.squeezer.open()
+        if self.reclaimer:
+            self.reclaimer.open()
         self.is_ready = True
         if plain is not None:
             self.pods.pool.open(plain)
@@ -216,8 +216,8 @@ class Node:
         await self.follower.close()
         await self.storage.close()
         await self.guard.close()
-        if self.squeezer:
-            await self.squeezer.close()
+        if self.reclaimer:
+            await self.reclaimer.close()
         await self.merger.close()
         await self.verifier.close()
         await self.pods.close()

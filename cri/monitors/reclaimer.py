@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes cached files out of guests while the host is short of memory. One task of the node's; decisions are in
-`cri.memory.squeeze`.
+"""Reclaims cached files of guests while the host is short of memory, as `cri.memory.reclaim` decides.
 
 What a guest has dropped reaches the host by its balloon's reports, so this runs only where the hypervisor has them. A
-guest that does not answer costs nobody anything but a line in the log.
+guest that does not answer delays no other, and is logged.
 """
 
 import asyncio
@@ -12,8 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from cri.live.pod import LivePod
-from cri.memory import squeeze
-from cri.memory.squeeze import Ask, Guest
+from cri.memory import reclaim
+from cri.memory.reclaim import Ask, Guest
 from stage1.errors import PodError
 from stage1.guest.messages import Tune
 from stage1.linux import pressure
@@ -21,10 +20,10 @@ from stage1.linux.pressure import Shortage
 
 TICK_S, ANSWER_S = 10.0, 10.0
 
-log = logging.getLogger("clearpod.squeeze")
+log = logging.getLogger("clearpod.reclaim")
 
 
-class Squeezer:
+class Reclaimer:
     """`pods` gives the pods that there are now."""
 
     def __init__(
@@ -32,7 +31,7 @@ class Squeezer:
         pods: Callable[[], Iterable[LivePod]],
         shortage: Callable[[], Shortage] = pressure.shortage,
         *,
-        worth_bytes: int = squeeze.WORTH_BYTES,
+        worth_bytes: int = reclaim.WORTH_BYTES,
     ) -> None:
         """Guests with less cache than `worth_bytes` are not asked."""
         self._pods, self._shortage, self._worth = pods, shortage, worth_bytes
@@ -41,7 +40,7 @@ class Squeezer:
 
     def open(self) -> None:
         """Begin."""
-        self._task = asyncio.get_running_loop().create_task(self._live(), name="squeeze")
+        self._task = asyncio.get_running_loop().create_task(self._live(), name="reclaim")
 
     async def close(self) -> None:
         """End; again is fine."""
@@ -57,12 +56,12 @@ class Squeezer:
     async def tick(self) -> None:
         """Look at the host, and at the guests if it is short; ask those that have the most."""
         host = self._shortage()
-        if not squeeze.is_short(host):
+        if not reclaim.is_short(host):
             return
         pods = {pod.id: pod for pod in self._pods() if pod.is_ready and not pod.record.pod.host}
         self._rests = {pod_id: until for pod_id, until in self._rests.items() if pod_id in pods}
         guests = await asyncio.gather(*(self._guest(pod) for pod in pods.values()))
-        asked = squeeze.decide(host, guests, now_s=time.monotonic(), worth_bytes=self._worth)
+        asked = reclaim.decide(host, guests, now_s=time.monotonic(), worth_bytes=self._worth)
         await asyncio.gather(*(self._ask(pods[ask.id], ask) for ask in asked))
 
     async def _guest(self, pod: LivePod) -> Guest:
@@ -74,11 +73,11 @@ class Squeezer:
         return Guest(pod.id, cache, self._rests.get(pod.id, 0.0))
 
     async def _ask(self, pod: LivePod, ask: Ask) -> None:
-        rest_s = squeeze.AGAIN_S
+        rest_s = reclaim.AGAIN_S
         try:
             await pod.call(Tune("memory.reclaim", str(ask.bytes)), timeout_s=ANSWER_S)
-            log.info("pod.squeezed", extra={"pod": pod.id, "bytes": ask.bytes})
+            log.info("pod.reclaimed", extra={"pod": pod.id, "bytes": ask.bytes})
         except PodError as error:
-            rest_s = squeeze.AFTER_FAULT_S
-            log.warning("pod.squeezed", extra={"pod": pod.id, "error": str(error)})
+            rest_s = reclaim.AFTER_FAULT_S
+            log.warning("pod.reclaimed", extra={"pod": pod.id, "error": str(error)})
         self._rests[pod.id] = time.monotonic() + rest_s

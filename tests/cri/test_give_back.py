@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cri.monitors.reclaimer import Squeezer
+from cri.monitors.reclaimer import Reclaimer
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux.pressure import Shortage
@@ -75,8 +75,8 @@ async def test_a_host_that_is_short_gets_cached_files_back(sample: Registered, g
         say = ["sh", "-c", f"dd if=/dev/urandom of=/root/cached bs=1M count={FILLED_MIB} 2>/dev/null; sync"]
         assert (await cri("ExecSync", container_id=container, cmd=say, timeout=60)).exit_code == 0
         full = await guest_mib(world, pod)
-        squeezer = Squeezer(cri.node.pods.pods, lambda: Shortage(memory_waits=50.0))
-        await squeezer.tick()
+        reclaimer = Reclaimer(cri.node.pods.pods, lambda: Shortage(memory_waits=50.0))
+        await reclaimer.tick()
         async with asyncio.timeout(LIMIT_S):
             while await guest_mib(world, pod) > full - FILLED_MIB / 4:
                 await asyncio.sleep(0.5)

@@ -5,7 +5,7 @@ import asyncio
 
 import pytest
 
-from cri.monitors.reclaimer import Squeezer
+from cri.monitors.reclaimer import Reclaimer
 from cri.pods import resize
 from stage1.errors import NoSpace
 from stage1.guest import messages
@@ -107,14 +107,14 @@ async def test_a_guest_that_was_asked_rests_whether_it_gave_or_not(world: World,
         world.faults.refuse[Tune] = reply
     async with world.daemon() as cri:
         await started(cri)
-        squeezer = Squeezer(cri.node.pods.pods, lambda: Shortage(memory_waits=50.0), worth_bytes=0)
+        reclaimer = Reclaimer(cri.node.pods.pods, lambda: Shortage(memory_waits=50.0), worth_bytes=0)
         for _ in range(3):
-            await squeezer.tick()
+            await reclaimer.tick()
         assert [file for file, _ in tuned(world)] == ["memory.reclaim"]
 
 
 async def test_a_host_that_has_enough_asks_no_guest(world: World) -> None:
     async with world.daemon() as cri:
         await started(cri)
-        await Squeezer(cri.node.pods.pods, Shortage).tick()
+        await Reclaimer(cri.node.pods.pods, Shortage).tick()
         assert tuned(world) == []

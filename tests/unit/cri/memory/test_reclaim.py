@@ -3,7 +3,7 @@
 
 import pytest
 
-from cri.memory.squeeze import Ask, Guest, decide
+from cri.memory.reclaim import Ask, Guest, decide
 from stage1.linux.pressure import Shortage
 
 MIB = 1 << 20

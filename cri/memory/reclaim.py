@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which guests shall drop cached files when the host is short of memory, and how much. Pure; called by `pods.squeezer`.
+"""From which guests cached files are reclaimed when the host is short of memory, and how much. Pure; for the reclaimer.
 
-Only what their kernels call inactive, and half of it each time: no guest comes near its own limit for that, since what
-is asked for is clean cache or nothing.
+Only what their kernels call inactive, and half of it each time: no guest comes near its own limit by that, since only
+clean cache is asked for.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ WAITS_PERCENT, FREE_PERCENT = 10.0, 5.0
 WORTH_BYTES = 4 << 20
 AT_ONCE = 4
 AGAIN_S, AFTER_FAULT_S = 60.0, 600.0
-"""After that a guest is asked again; one that failed has earned a longer rest."""
+"""Seconds between two requests to one guest, and after a request that failed."""
 
 
 class Guest(NamedTuple):
@@ -27,14 +27,14 @@ class Guest(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Let the guest give so much back."""
+    """So much is reclaimed from the guest."""
 
     id: str
     bytes: int
 
 
 def is_short(host: Shortage) -> bool:
-    """Whether guests shall give something back at all."""
+    """Whether the host needs memory from guests at all."""
     return host.memory_waits >= WAITS_PERCENT or host.free_percent < FREE_PERCENT
 
 
