@@ -25,7 +25,7 @@ log = logging.getLogger("clearpod.network")
 def tell_owed(sentence: str) -> None:
     """Log that a network could not be given back, and why; an empty sentence is nothing to log."""
     if sentence:
-        log.warning("network.owed", extra={"error": sentence})
+        log.warning("network.deferred", extra={"error": sentence})
 
 
 def _leave(directory: str) -> None:

@@ -2,7 +2,7 @@
 """How a program finds the agent of a running pod: through the pod's broker, which the first one that comes starts.
 
 Called by stage1/entry. The broker is this program, forked: it costs no start of Python, and is gone a second after the
-last of us (docs/decisions/0084-a-broker-that-comes-and-goes.md).
+last of us (docs/decisions/0084-a-proxy-that-comes-and-goes.md).
 """
 
 import _socket

@@ -109,7 +109,7 @@ async def test_what_is_owed_is_given_back_later(world: World, cni: FakeCni, capl
         for _ in range(2):
             assert (await cri.refused("StopPodSandbox", pod_sandbox_id=pod))[0] == "UNKNOWN"
         await cri("StopPodSandbox", pod_sandbox_id=pod)
-        assert "could not be given back and is tried again later" in _warnings(caplog, "network.owed")
+        assert "could not be given back and is tried again later" in _warnings(caplog, "network.deferred")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
         assert list(record.every(cni.settings.cache_dir)) == [pod]

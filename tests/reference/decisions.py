@@ -14,7 +14,7 @@ _STATUS = re.compile(f"accepted|superseded by {_LINKS}|accepted, amended by {_LI
 _HEAD = re.compile(r"# (\d{4}):? ([^\n]+)\n\nStatus: ([^\n]+)\n\n")
 _INTRO = """# Decisions
 
-One file each, ten lines or so: what was decided, why, what it costs. A new dependency, a new arrow between packages or
+One file each, ten lines or so: what was decided, why, what it costs. A new dependency, a new import between packages or
 a new file format needs one. The first line is `# NUMBER TITLE`, the third `Status: accepted`; once another decision
 changes it, `Status: superseded by` or `Status: accepted, amended by` with links. The rest is not edited afterwards.
 
@@ -35,9 +35,9 @@ class Decision(NamedTuple):
 def decisions() -> Iterator[Decision]:
     """All, by number. One that is not in form has the status "?"."""
     for path in sorted(PLACE.glob("[0-9]*.md")):
-        found = _HEAD.match(path.read_text(encoding="utf-8"))
-        well_formed = found and path.name.startswith(found[1]) and _STATUS.fullmatch(found[3])
-        yield Decision(path.name, *(found.groups() if found and well_formed else (path.name[:4], path.stem, "?")))
+        result = _HEAD.match(path.read_text(encoding="utf-8"))
+        well_formed = result and path.name.startswith(result[1]) and _STATUS.fullmatch(result[3])
+        yield Decision(path.name, *(result.groups() if result and well_formed else (path.name[:4], path.stem, "?")))
 
 
 def index() -> str:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 
 def _of(body: list[ast.stmt]) -> dict[str, str]:
-    found = {}
+    result = {}
     for statement, after in itertools.pairwise(body):
         if isinstance(statement, ast.AnnAssign):
             target: ast.expr = statement.target
@@ -20,8 +20,8 @@ def _of(body: list[ast.stmt]) -> dict[str, str]:
         else:
             continue
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(target, ast.Name):
-            found[target.id] = " ".join(str(after.value.value).split())
-    return found
+            result[target.id] = " ".join(str(after.value.value).split())
+    return result
 
 
 def _tree(module: ModuleType) -> ast.Module:

@@ -32,14 +32,14 @@ def stale() -> dict[str, str]:
 
 def main(words: list[str]) -> int:
     """1 with --check when something is stale, else 0."""
-    found = stale()
+    result = stale()
     if "--check" not in words:
-        for name, text in found.items():
+        for name, text in result.items():
             (PLACE / name).write_text(text, encoding="utf-8")
     verb = "is stale; run scripts/gen-reference" if "--check" in words else "written"
-    for name in found:
+    for name in result:
         print(f"{(PLACE / name).resolve().relative_to(PLACE.parents[1])} {verb}")
-    return 1 if found and "--check" in words else 0
+    return 1 if result and "--check" in words else 0
 
 
 if __name__ == "__main__":

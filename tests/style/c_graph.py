@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The include graph of a C program, by unit: a source and the header of the same name are one.
 
-Used by the style tests only. Reads a folder; knows nothing of which arrows are allowed.
+Used by the style tests only. Reads a folder; knows nothing of which dependencies are allowed.
 """
 
 from collections.abc import Iterator
@@ -19,33 +19,33 @@ def _files(top: Path) -> list[Path]:
 def _target(path: Path, name: str, top: Path) -> str | None:
     """The unit that an include leads to: beside the file, or below `top`; None when it is generated."""
     places = (path.parent / name, top / name)
-    found = next((place.resolve() for place in places if place.is_file()), None)
-    return str(found.relative_to(top.resolve()).with_suffix("")) if found else None
+    result = next((place.resolve() for place in places if place.is_file()), None)
+    return str(result.relative_to(top.resolve()).with_suffix("")) if result else None
 
 
 def graph(top: Path) -> Graph:
     """Map each unit, a path below `top` without its suffix, to the units that it includes."""
-    arrows: Graph = {}
+    edges: Graph = {}
     for path in _files(top):
         unit = str(path.relative_to(top).with_suffix(""))
         targets = (_target(path, name, top) for name in c_scan.includes(path.read_text(encoding="utf-8")))
-        arrows.setdefault(unit, set()).update(target for target in targets if target and target != unit)
-    return arrows
+        edges.setdefault(unit, set()).update(target for target in targets if target and target != unit)
+    return edges
 
 
-def circle(arrows: Graph) -> list[str]:
+def circle(edges: Graph) -> list[str]:
     """Units that depend on each other; empty when there are none."""
-    left = {unit: set(targets) for unit, targets in arrows.items()}
+    left = {unit: set(targets) for unit, targets in edges.items()}
     while free := [unit for unit, targets in left.items() if not targets & left.keys()]:
         for unit in free:
             del left[unit]
     return sorted(left)
 
 
-def upward(arrows: Graph, layers: tuple[str, ...]) -> Iterator[str]:
-    """Arrows that lead out of the layers, `above` first: `|` separates the folders and units of one."""
+def upward(edges: Graph, layers: tuple[str, ...]) -> Iterator[str]:
+    """Dependencies that lead out of the layers, `above` first: `|` separates the folders and units of one."""
     ranks = {part.strip(): rank for rank, layer in enumerate(layers) for part in layer.split("|")}
-    for unit, targets in sorted(arrows.items()):
+    for unit, targets in sorted(edges.items()):
         rank = _rank(unit, ranks)
         if rank is None:
             yield f"{unit} is in no layer"
@@ -61,7 +61,7 @@ def _rank(unit: str, ranks: dict[str, int]) -> int | None:
 
 
 def misplaced(top: Path) -> Iterator[str]:
-    """Functions that are declared in one unit and defined in another: an arrow that the graph does not show."""
+    """Functions that are declared in one unit and defined in another: a dependency that the graph does not show."""
     homes = {}
     for path in _files(top):
         for function in c_scan.functions(path.read_text(encoding="utf-8")):

@@ -36,7 +36,7 @@ def _count(parameters: str) -> int:
 
 def _blocks(text: str) -> list[tuple[int, int, int]]:
     """Top-level brace pairs: where the text before them starts, the opening and the closing brace."""
-    found, depth, start, opened = [], 0, 0, 0
+    result, depth, start, opened = [], 0, 0, 0
     for position, char in enumerate(text):
         if char == "{":
             opened = position if depth == 0 else opened
@@ -44,24 +44,24 @@ def _blocks(text: str) -> list[tuple[int, int, int]]:
         elif char == "}":
             depth -= 1
             if depth == 0:
-                found.append((start, opened, position))
+                result.append((start, opened, position))
                 start = position + 1
         elif char == ";" and depth == 0:
             start = position + 1
-    return found
+    return result
 
 
 def functions(source: str) -> list[Function]:
     """List the function definitions of a C source text, in order."""
     text = _BLANKED.sub(_blank, source)
-    found = []
+    result = []
     for start, opened, closed in _blocks(text):
         head = _HEAD.search(text, start, opened)
         if head and "=" not in text[start : head.start()]:
             line = text.count("\n", 0, head.start()) + 1
             lines = text.count("\n", 0, closed) + 2 - line
-            found.append(Function(head[1], line, lines, _count(head[2])))
-    return found
+            result.append(Function(head[1], line, lines, _count(head[2])))
+    return result
 
 
 def declarations(source: str) -> list[str]:

@@ -46,14 +46,14 @@ def where(path: Path, line: int = 1) -> str:
     return f"{path.relative_to(ROOT)}:{line}"
 
 
-def report(complaints: list[str], rule: str) -> None:
-    """Fail with the rule and one complaint a line, without a traceback."""
-    if complaints:
-        pytest.fail("\n".join([f"{rule} ({len(complaints)})", *complaints]), pytrace=False)
+def report(violations: list[str], rule: str) -> None:
+    """Fail with the rule and one violation a line, without a traceback."""
+    if violations:
+        pytest.fail("\n".join([f"{rule} ({len(violations)})", *violations]), pytrace=False)
 
 
 def check(*argv: str, env: dict[str, str] | None = None) -> None:
-    """Run a checker in the root; fail with what it said. Tools beside this interpreter come first."""
+    """Run a checker in the root; fail with its output. Tools beside this interpreter come first."""
     beside = Path(sys.executable).parent
     path = f"{beside}:{os.environ['PATH']}"
     done = subprocess.run(

@@ -43,7 +43,7 @@ def test_mypy_strict_finds_nothing() -> None:
     repo.check("mypy", "--no-error-summary")
 
 
-def test_imports_follow_the_arrows() -> None:
+def test_imports_follow_the_layers() -> None:
     repo.check("lint-imports", "--no-logo", "--cache-dir", "build/cache/imports", env={"PYTHONPATH": "."})
 
 

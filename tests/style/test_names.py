@@ -32,19 +32,19 @@ def _words(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def test_only_a_hypervisors_own_file_knows_its_name() -> None:
-    complaints = [
+    violations = [
         f"{repo.where(path, line)}: {word[:60]!r}"
         for path in repo.of("python")
         if (name := str(path.relative_to(repo.ROOT))).startswith(("stage1/", "cri/")) and name not in DRIVERS
         for line, word in _words(py_scan.tree(path))
         if HYPERVISORS.search(word)
     ]
-    repo.report(complaints, "a hypervisor's name stands outside of its driver: ask its record")
+    repo.report(violations, "a hypervisor's name stands outside of its driver: ask its record")
 
 
 def test_the_rule_sees_identifiers_and_strings_and_not_what_is_for_people() -> None:
     text = (
         '"""QEMU."""\nfrom vm import qemu as q\ndef is_kvmtool(lkvm): # kvmtool\n    """QEMU."""\n    return "qemu"\n'
     )
-    found = [word for _, word in _words(ast.parse(text)) if HYPERVISORS.search(word)]
-    assert sorted(found) == ["is_kvmtool", "lkvm", "qemu", "qemu"]
+    result = [word for _, word in _words(ast.parse(text)) if HYPERVISORS.search(word)]
+    assert sorted(result) == ["is_kvmtool", "lkvm", "qemu", "qemu"]

@@ -313,7 +313,7 @@ def test_every_exception_is_needed_and_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "found"),
+    ("code", "result"),
     [
         ("import os\nos.listdir('x')", ["os.listdir"]),
         ("open('x')", ["open"]),
@@ -328,8 +328,8 @@ def test_every_exception_is_needed_and_says_why() -> None:
         ("root.open('x')\nroot.unlink('y')\nos.fstat(3)\nos.path.join('a', 'b')", []),
     ],
 )
-def test_the_rule_finds_what_it_is_for(tmp_path: Path, code: str, found: list[str]) -> None:
+def test_the_rule_finds_what_it_is_for(tmp_path: Path, code: str, result: list[str]) -> None:
     (tmp_path / "module.py").write_text(code)
-    assert [call for _, call in _calls(tmp_path / "module.py")] == found
-    complaints = list(_complaints([tmp_path / "module.py"], {}))
-    assert len(complaints) == len(found)
+    assert [call for _, call in _calls(tmp_path / "module.py")] == result
+    violations = list(_complaints([tmp_path / "module.py"], {}))
+    assert len(violations) == len(result)

@@ -37,25 +37,25 @@ def test_files_are_short() -> None:
 
 
 def test_functions_are_short() -> None:
-    found: Sized = [*_python(), *_c()]
+    result: Sized = [*_python(), *_c()]
     long = [
-        f"{repo.where(path, f.line)}: {f.name} has {f.lines} lines" for path, f in found if f.lines > FUNCTION_LINES
+        f"{repo.where(path, f.line)}: {f.name} has {f.lines} lines" for path, f in result if f.lines > FUNCTION_LINES
     ]
     repo.report(long, f"no function is longer than {FUNCTION_LINES} lines, its docstring not counted")
 
 
 @pytest.mark.parametrize("language", ["python", "c"])
 def test_the_usual_function_is_a_screenful_of_nothing(language: str) -> None:
-    found: Sized = [*_python("stage1", "cri")] if language == "python" else [*_c()]
-    sizes = [function.lines for _, function in found]
+    result: Sized = [*_python("stage1", "cri")] if language == "python" else [*_c()]
+    sizes = [function.lines for _, function in result]
     if len(sizes) >= MEDIAN_NEEDS:
         assert statistics.median(sizes) <= MEDIAN_LINES
 
 
 def test_functions_take_few_parameters() -> None:
-    found: Sized = [*_python("stage1", "cri"), *_c()]
+    result: Sized = [*_python("stage1", "cri"), *_c()]
     many = [
-        f"{repo.where(path, f.line)}: {f.name} takes {f.parameters}" for path, f in found if f.parameters > PARAMETERS
+        f"{repo.where(path, f.line)}: {f.name} takes {f.parameters}" for path, f in result if f.parameters > PARAMETERS
     ]
     repo.report(many, f"no function takes more than {PARAMETERS} parameters")
 
@@ -89,6 +89,6 @@ C_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("source", "found"), C_CASES)
-def test_the_c_scanner_sees_functions_and_nothing_else(source: str, found: list[tuple[str, int, int, int]]) -> None:
-    assert c_scan.functions(source) == found
+@pytest.mark.parametrize(("source", "result"), C_CASES)
+def test_the_c_scanner_sees_functions_and_nothing_else(source: str, result: list[tuple[str, int, int, int]]) -> None:
+    assert c_scan.functions(source) == result

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrows of the C programs: includes point down, and nothing depends on itself by a detour."""
+"""The dependencies in the C programs: includes point down, and nothing depends on itself by a detour."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def _include(*names: str) -> str:
     return "".join(f'#include "{name}"\n' for name in names)
 
 
-def test_an_arrow_up_is_found(tmp_path: Path) -> None:
+def test_a_dependency_on_a_higher_layer_is_reported(tmp_path: Path) -> None:
     top = _tree(tmp_path, {"low/a.c": _include("low/a.h", "high/b.h"), "low/a.h": "", "high/b.h": "", "stray.c": ""})
     assert list(c_graph.upward(c_graph.graph(top), ("high", "low"))) == ["low/a -> high/b", "stray is in no layer"]
     assert list(c_graph.upward(c_graph.graph(top), ("high | stray | low",))) == []
