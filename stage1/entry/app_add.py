@@ -8,7 +8,7 @@ propagates its mounts.
 import os
 
 from stage1.entry import dispatch
-from stage1.rkt import apps, arguments, commands, directory, machine, reach
+from stage1.rkt import apps, arguments, commands, connect, directory, machine
 
 
 def main(argv: list[str]) -> int:
@@ -18,6 +18,6 @@ def main(argv: list[str]) -> int:
     dispatch.say("app_add", *options.warnings, *pod.warnings)
     commands.check(pod)
     uuid = directory.uuid(pod_dir)
-    with apps.changing(machine.place(uuid)), reach.session(uuid) as session:
-        apps.add(session, pod)
+    with apps.changing(machine.place(uuid)), connect.to_agent(uuid) as client:
+        apps.add(client, pod)
     return 0

@@ -8,7 +8,7 @@ import os
 from stage1 import engine
 from stage1.entry import dispatch
 from stage1.errors import NotFound, TimedOut, VmFailed
-from stage1.rkt import apps, arguments, directory, machine, reach
+from stage1.rkt import apps, arguments, connect, directory, machine
 
 
 def main(argv: list[str]) -> int:
@@ -21,10 +21,10 @@ def main(argv: list[str]) -> int:
     uuid = directory.uuid(pod_dir)
     place = machine.place(uuid)
     try:
-        with reach.session(uuid) as session, apps.changing(place):
-            apps.stop(session, options.app)
-            session.limit(apps.REACT_S)
-            apps.remove(session, place, app=options.app)
+        with connect.to_agent(uuid) as client, apps.changing(place):
+            apps.stop(client, options.app)
+            client.limit(apps.REACT_S)
+            apps.remove(client, place, app=options.app)
     except (TimedOut, VmFailed) as error:
         dispatch.say("app_rm", apps.end_pod(uuid, error))
         machine.remove(place, options.app)

@@ -4,7 +4,7 @@
 import os
 
 from stage1.entry import dispatch
-from stage1.rkt import apps, arguments, directory, machine, reach
+from stage1.rkt import apps, arguments, connect, directory, machine
 
 
 def main(argv: list[str]) -> int:
@@ -12,6 +12,6 @@ def main(argv: list[str]) -> int:
     options, pod_dir = arguments.app(argv), os.getcwd()
     dispatch.say("app_start", *options.warnings)
     uuid = directory.uuid(pod_dir)
-    with apps.changing(machine.place(uuid)), reach.session(uuid) as session:
-        apps.start(session, apps.read(pod_dir, options.app))
+    with apps.changing(machine.place(uuid)), connect.to_agent(uuid) as client:
+        apps.start(client, apps.read(pod_dir, options.app))
     return 0

@@ -7,7 +7,7 @@ import os
 
 from stage1.entry import dispatch
 from stage1.errors import TimedOut, VmFailed
-from stage1.rkt import apps, arguments, directory, reach
+from stage1.rkt import apps, arguments, connect, directory
 
 
 def main(argv: list[str]) -> int:
@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
     dispatch.say("app_stop", *options.warnings)
     uuid = directory.uuid(pod_dir)
     try:
-        with reach.session(uuid) as session:
-            apps.stop(session, options.app)
+        with connect.to_agent(uuid) as client:
+            apps.stop(client, options.app)
     except (TimedOut, VmFailed) as error:
         dispatch.say("app_stop", apps.end_pod(uuid, error))
     return 0

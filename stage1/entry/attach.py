@@ -10,7 +10,7 @@ import os
 from stage1.entry import dispatch
 from stage1.errors import BadRequest
 from stage1.guest.messages import Stdio
-from stage1.rkt import apps, arguments, directory, plan, reach, runtime, script, terminal
+from stage1.rkt import apps, arguments, connect, directory, loader, plan, runtime, terminal
 from stage1.rkt.arguments import AttachOptions
 from stage1.rkt.streams import TTYS
 
@@ -21,18 +21,18 @@ def main(argv: list[str]) -> int:
     """0 when the app's streams have ended. Raises BadRequest when it has none of those that are wanted."""
     options, pod_dir = arguments.attach(argv), os.getcwd()
     dispatch.say("attach", *options.warnings)
-    app = plan.read_pod(pod_dir, runtime.load(pod_dir).options, only=options.app).apps[0]
+    app = loader.read_pod(pod_dir, runtime.load(pod_dir), only=options.app).apps[0]
     offered = app.streams.offered
     if options.action == arguments.LIST:
         print(_listing(app.name, offered))
         return 0
     stdio = _chosen(options, offered)
-    with reach.session(directory.uuid(pod_dir)) as session, terminal.raw(stdio.tty):
-        apps.require_running(session, app.name)
+    with connect.to_agent(directory.uuid(pod_dir)) as client, terminal.raw(stdio.tty):
+        apps.require_running(client, app.name)
         for stream in (stdio.stdout, stdio.stderr):
             if stream:
-                session.follow(stream)
-        return terminal.join(session, terminal.Joined(app.name, 0, stdio))
+                client.follow(stream)
+        return terminal.join(client, terminal.Joined(app.name, 0, stdio))
 
 
 def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
@@ -42,7 +42,7 @@ def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
             f"the app {options.app} can't be attached to by {', '.join(wanted) or 'anything'}: it was given"
             f" {', '.join(offered) or 'no streams for that'}; add it with --stdin, --stdout, --stderr"
         )
-    ids = script.streams(options.app)
+    ids = plan.streams(options.app)
     given, out, err = (one if {name, tty} & set(wanted) else 0 for one, name, tty in zip(ids, *_NAMES, strict=True))
     return Stdio(given, out, err, tty=offered == TTYS)
 

@@ -8,10 +8,10 @@ import os
 
 from stage1 import engine
 from stage1.entry import dispatch
+from stage1.guest.client import Client
 from stage1.guest.messages import Exec, Stdio
-from stage1.guest.session import Session
 from stage1.pod.model import Process
-from stage1.rkt import apps, arguments, directory, guest_root, machine, plan, reach, terminal
+from stage1.rkt import apps, arguments, connect, directory, guest_root, loader, machine, terminal
 
 
 def main(argv: list[str]) -> int:
@@ -20,16 +20,16 @@ def main(argv: list[str]) -> int:
     dispatch.say("enter", *options.warnings)
     uuid = directory.uuid(pod_dir)
     if guest_root.is_meant(pod_dir, options.app):
-        with reach.session(uuid) as session:
-            return guest_root.run(session, uuid, command=options.command)
+        with connect.to_agent(uuid) as client:
+            return guest_root.run(client, uuid, command=options.command)
     pod = apps.read(pod_dir, options.app)
-    with reach.session(uuid) as session:
-        return _run(session, pod, options=options)
+    with connect.to_agent(uuid) as client:
+        return _run(client, pod, options=options)
 
 
-def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions) -> int:
+def _run(client: Client, pod: loader.RktPod, *, options: arguments.EnterOptions) -> int:
     """As root, in /, and with the app's environment, whatever its own user and directory are."""
-    app, number, tty = pod.apps[0], session.base, os.isatty(0) and os.isatty(1)
+    app, number, tty = pod.apps[0], client.base, os.isatty(0) and os.isatty(1)
     term = os.environ.get("TERM") or "vt100"
     env = (*(one for one in app.container.process.env if not one.startswith("TERM=")), f"TERM={term}")
     what = Process(options.command, env, tty=tty, stdin=True, only_env=True)
@@ -38,8 +38,8 @@ def _run(session: Session, pod: plan.RktPod, *, options: arguments.EnterOptions)
     place = machine.place(pod.pod.id)
     name = engine.add_exec(place, pod.pod, container=app.container, what=what, number=number)
     try:
-        apps.when_running(session, app.name, request=Exec(app.name, number, name, stdio))
+        apps.when_running(client, app.name, request=Exec(app.name, number, name, stdio))
         with terminal.raw(tty):
-            return terminal.join(session, terminal.Joined(app.name, number, stdio))
+            return terminal.join(client, terminal.Joined(app.name, number, stdio))
     finally:
         engine.remove_exec(place, app.name, number=number)

@@ -10,7 +10,7 @@ import os
 from stage1 import engine
 from stage1.entry import dispatch
 from stage1.errors import PodError
-from stage1.rkt import arguments, leftovers, machine, network
+from stage1.rkt import arguments, machine, network, orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
 
 def _collect(pod_dir: str, uuid: str) -> "Iterator[str]":
     """A sentence for each thing of the pod's that stayed."""
-    yield from _tried(lambda: leftovers.end(pod_dir))
+    yield from _tried(lambda: orphans.end(pod_dir))
     yield from _tried(lambda: engine.collect(machine.place(uuid)))
     yield from _tried(lambda: network.detach(pod_dir))
 

@@ -12,7 +12,7 @@ import sys
 from stage1.entry import dispatch
 from stage1.errors import PodError
 from stage1.linux import namespace
-from stage1.rkt import arguments, commands, directory, machine, make, network, plan, runtime
+from stage1.rkt import arguments, commands, directory, loader, machine, make, network, runtime
 from stage1.rkt.arguments import RunOptions
 from stage1.vm import launch_spec
 
@@ -20,17 +20,17 @@ from stage1.vm import launch_spec
 def main(argv: list[str]) -> int:
     """Called with the pod's directory as working directory; 0 when the VMM can be started. Raises PodError."""
     options, pod_dir = arguments.run(argv), os.getcwd()
-    pod = plan.read_pod(pod_dir, options, terminal=_terminal(options))
+    pod = loader.read_pod(pod_dir, options, terminal=_terminal(options))
     dispatch.say("run", *pod.warnings)
     commands.check(pod)
     make.make(pod)
     try:
         got = network.attach(pod_dir, pod.pod, options=options)
-        pod = plan.with_network(pod, pod_dir, options=options, network=got, host_ip=network.host_ip(pod_dir))
+        pod = loader.with_network(pod, pod_dir, options=options, network=got, host_ip=network.host_ip(pod_dir))
         netns = network.netns(options.uuid, got)
         with namespace.inside_mounts_of(os.getppid(), net=netns):
             spec = machine.prepare(pod, pod_dir, network=got, netns=netns)
-        runtime.save(pod_dir, runtime.Runtime(options, {}))
+        runtime.save(pod_dir, options)
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
         launch_spec.send(spec)

@@ -10,7 +10,7 @@ from stage1 import engine
 from stage1.entry import dispatch
 from stage1.errors import NotFound, PodError
 from stage1.guest.messages import Halt, List
-from stage1.rkt import arguments, machine, reach
+from stage1.rkt import arguments, connect, machine
 from stage1.vm.vmm import VmProcess
 
 GRACE_S = 10.0
@@ -38,11 +38,11 @@ def _halted(uuid: str, pod: VmProcess) -> bool:
     """Whether it ended in order. A guest that hangs costs no more than one whose apps do not care."""
     until = time.monotonic() + GRACE_S + REACT_S
     try:
-        with reach.session(uuid, timeout_s=GRACE_S) as session:
-            session.call(Halt("", int(GRACE_S * 1000)), timeout_s=max(until - time.monotonic(), PING_S))
+        with connect.to_agent(uuid, timeout_s=GRACE_S) as client:
+            client.call(Halt("", int(GRACE_S * 1000)), timeout_s=max(until - time.monotonic(), PING_S))
             if pod.wait(max(until - time.monotonic(), 0)):
                 return True
-            session.call(List(), timeout_s=PING_S)
+            client.call(List(), timeout_s=PING_S)
             return pod.wait(MORE_S)
     except PodError:
         return not pod.alive()

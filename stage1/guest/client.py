@@ -1,257 +1,138 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A blocking client of the guest's agent: a socket, a clock and a HostLink.
+"""What programs that live as long as one call say to an agent that somebody else talks to as well: frames of the
+link, without numbers and markers, over a unix socket to the proxy (`proxy.py`), which owns the link itself.
 
-Used by `clearpod run` and by programs that live as long as one call. The daemon has its own, asyncio one. One
-thread at a time. It reconnects and resumes by itself as long as it has a factory of sockets.
+Used by rkt's entry points. One thread. Ends of connections are ends of what was asked for: the proxy kills the execs
+of a client that is gone.
 """
 
 import _socket
-import errno
-import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable
 
-from stage1.errors import KernelError, TimedOut, VmFailed
-from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
-from stage1.guest.messages import Hello, Op, Reply, check_reply
-from stage1.linux import beneath
+from stage1.errors import TimedOut, VmFailed
+from stage1.guest import frame
+from stage1.guest.frame import Frame
+from stage1.guest.messages import Exited, Op, Reply, check_reply, decode_event, decode_reply, encode_request
 
-# Gets the moment (time.monotonic) until which it may wait; returns a socket, None when it waited in vain.
-Factory = Callable[[float], _socket.socket | None]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-READ_BYTES = 256 * 1024
-RETRY_S = 0.002  # between attempts to connect; a VMM needs tens of milliseconds to make its socket
-LOOK_S = 0.2  # between looks at whether the VM lives
-_NOT_YET = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
-_NO_GUEST_YET = (errno.ECONNRESET, errno.ECONNREFUSED, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTUNREACH)
+STREAMS = 16
+"""Ids that each client has for its streams and execs: its base, and those after it."""
+_READ_BYTES = 65536
 
 
-def unix_factory(path: str) -> Factory:
-    """Return a factory that connects to the unix socket `path`, which may appear a little later."""
-    what = f"the agent's socket {path}"
-    return _factory(_socket.AF_UNIX, lambda sock: _connect(sock, path), not_yet=_NOT_YET, what=what)
+class Cutter:
+    """Cuts bytes into frames; there is no noise between them."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> "Iterable[Frame]":
+        """The whole frames that there are now. Raises ValueError when there is something else."""
+        self._bytes += data
+        while (found := frame.cut(self._bytes)) is not None:
+            yield found
 
 
-def _connect(sock: _socket.socket, path: str) -> None:
-    with beneath.Socket(path) as address:
-        sock.connect(address)
+class Client:
+    """A connection to the proxy; a context manager, or close it. `base` is the first of the client's own ids."""
 
+    def __init__(self, sock: _socket.socket, *, until: float | None = None) -> None:
+        """Wait for the proxy until that moment (monotonic), None: for ever. Raises TimedOut, VmFailed."""
+        sock.setblocking(False)
+        self._sock, self._cutter, self._number = sock, Cutter(), 0
+        self._unsent = bytearray()
+        self._seen: deque[Frame] = deque()
+        self._over_at: float | None = None
+        self.base = self._first(frame.HELLO, 0, until=until).stream
 
-def vsock_factory(cid: int, port: int) -> Factory:
-    """Return a factory that connects to the guest's `port`, where an autonomous pod's agent listens once it is up."""
-    what = f"port {port} of guest {cid}"
-    return _factory(_socket.AF_VSOCK, lambda sock: sock.connect((cid, port)), not_yet=_NO_GUEST_YET, what=what)
-
-
-def _factory(family: int, join: Callable[[_socket.socket], None], *, not_yet: tuple[int, ...], what: str) -> Factory:
-    def connect(until: float) -> _socket.socket | None:
-        while True:
-            sock = _socket.socket(family, _socket.SOCK_STREAM)
-            try:
-                join(sock)
-                return sock
-            except (OSError, KernelError) as error:
-                sock.close()
-                if error.errno not in not_yet:
-                    raise KernelError("connect", error.errno or errno.ENAMETOOLONG, what) from None
-            if time.monotonic() >= until:
-                return None
-            time.sleep(RETRY_S)
-
-    return connect
-
-
-def accept_factory(listener: _socket.socket) -> Factory:
-    """Return a factory that accepts the guest's next connection on `listener` (vsock), which stays yours."""
-
-    def accept(until: float) -> _socket.socket | None:
-        wait_ms = max(0, int((until - time.monotonic()) * 1000))
-        poll = select.poll()
-        poll.register(listener.fileno(), select.POLLIN)
-        if not poll.poll(wait_ms):
-            return None
-        number, _ = listener._accept()  # type: ignore[attr-defined]
-        return _socket.socket(fileno=number)
-
-    return accept
-
-
-class GuestClient:
-    """One conversation with an agent. Close it, or use it as a context manager.
-
-    `connection` is a factory (see above) or a connected socket, which then can't be replaced when it breaks.
-    `key` and `epoch` as for HostLink; 0 is a new, random epoch. `link` is there for streams: open_stream,
-    credit_of, ...
-    """
-
-    def __init__(self, connection: _socket.socket | Factory, key: bytes, epoch: int = 0) -> None:
-        self.link = HostLink(key, epoch or int.from_bytes(os.urandom(8), "little") | 1)
-        self._factory: Factory | None = None
-        self._socket: _socket.socket | None = None
-        if isinstance(connection, _socket.socket):
-            self._attach(connection)
-        else:
-            self._factory = connection
-        self._pending = b""  # of outgoing(), not yet taken by the socket
-        self._queue: deque[Incoming] = deque()
-        self._alive: Callable[[], bool] = lambda: True
-
-    def __enter__(self) -> "GuestClient":
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._sock.close()
 
-    def close(self) -> None:
-        """Close the connection; the guest keeps what was not acknowledged for the next client."""
-        self._factory = None
-        self._detach()
+    def call(self, op: Op, timeout_s: float | None) -> Reply:
+        """Ask, and wait for the reply; None waits for ever.
 
-    def drop(self) -> None:
-        """Drop the connection; with a factory the next call or pump makes a new one and resumes."""
-        self._detach()
-
-    def hello(self, deadline_s: float, alive: Callable[[], bool] = lambda: True) -> Hello:
-        """Wait until the guest has answered and return its Hello.
-
-        `alive` tells whether the VM's process lives; it is asked a few times a second, here and later. Raises
-        VmFailed (the caller knows the console's last lines) when it does not or when `deadline_s` seconds are
-        over; LinkFault.
+        Raises what the reply's code means (messages.check_reply), TimedOut, VmFailed when the VM has ended.
         """
-        self._alive = alive
-        until = time.monotonic() + deadline_s
-        while not self.link.open:
-            if time.monotonic() >= until:
-                raise VmFailed(f"the guest's agent said nothing within {deadline_s:g} s")
-            self._step(until)
-        assert self.link.hello is not None
-        return self.link.hello
-
-    def call(self, op: Op, timeout_s: float = 30.0) -> Reply:
-        """Send a request and return its Reply. What else arrives is kept for `pump`.
-
-        Raises what the reply's code means (messages.check_reply), TimedOut after `timeout_s`, VmFailed,
-        LinkFault.
-        """
-        until = time.monotonic() + timeout_s
-        number = self.link.request(op)
-        while True:
-            for item in self._step(until):
-                if isinstance(item, ReplySeen) and item.id == number:
-                    return check_reply(item.reply, op)
-            if time.monotonic() >= until:
-                self.link.forget(number)
-                raise TimedOut(f"the guest's agent did not answer {type(op).__name__} within {timeout_s:g} s")
-
-    def pump(self, timeout_s: float) -> list[Incoming]:
-        """Return what has arrived; wait at most `timeout_s` for something. Raises VmFailed, LinkFault.
-
-        Only DataSeen and EventSeen show up here; give each to `done` when it is safe.
-        """
-        until = time.monotonic() + timeout_s
-        while not self._queue:
-            self._step(until)
-            if time.monotonic() >= until:
-                break
-        items = list(self._queue)
-        self._queue.clear()
-        return items
-
-    def done(self, item: Incoming) -> None:
-        """Acknowledge an item and give its credit back; the guest hears of it with the next call or pump."""
-        if isinstance(item, DataSeen):
-            self.link.consumed(item.stream, len(item.data))
-        if isinstance(item, DataSeen | EventSeen):
-            self.link.settle(item.seq)
-
-    def open_stream(self, stream: int) -> None:
-        """Expect data on `stream`, or prepare to send there (HostLink.open_stream)."""
-        self.link.open_stream(stream)
-
-    def send_data(self, stream: int, data: bytes, *, end: bool = False) -> int:
-        """Send as much as credit allows and return that many bytes (HostLink.send_data)."""
-        count = self.link.send_data(stream, data, end=end)
-        if self._socket is not None:
-            self._write(self._socket)
-        return count
-
-    def flush(self, timeout_s: float) -> None:
-        """Write what is due, acknowledgements above all, before a `close`. What arrives is for `pump`."""
-        until = time.monotonic() + timeout_s
-        while self._socket is not None and self._write(self._socket) and time.monotonic() < until:
-            self._step(until)
-
-    # The connection
-
-    def _attach(self, sock: _socket.socket) -> None:
-        sock.setblocking(False)
-        self._socket, self._pending = sock, b""
-        self.link.connect(time.time_ns())
-
-    def _detach(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        self.link.open = False
-
-    def _step(self, until: float) -> list[Incoming]:
-        """Move bytes once, at most until then; queue and return what arrived."""
-        until = min(until, time.monotonic() + LOOK_S)
-        sock = self._socket or self._connect(until)
-        if sock is None:
-            return []
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLIN | (select.POLLOUT if self._write(sock) else 0))
-        ready = poll.poll(max(0.0, until - time.monotonic()) * 1000)
-        if not ready:
-            self._look()
-        elif ready[0][1] & ~select.POLLOUT:
-            return self._read(sock)
-        return []
-
-    def _look(self) -> None:
-        if not self._alive():
-            raise VmFailed("the VM ended")
-
-    def _connect(self, until: float) -> _socket.socket | None:
-        self._look()
-        if self._factory is None:
-            raise VmFailed("the connection to the guest's agent broke")
-        sock = self._factory(until)
-        if sock is not None:
-            self._attach(sock)
-        return sock
-
-    def _write(self, sock: _socket.socket) -> bool:
-        """Write what the socket takes; return whether something is left."""
-        self._pending += self.link.outgoing()
+        self._number += 1
+        self.send(frame.REQUEST, encode_request(op), stream=self._number)
+        begun = time.monotonic()
+        moments = [one for one in (timeout_s and begun + timeout_s, self._over_at) if one is not None]
+        until = min(moments, default=None)
         try:
-            while self._pending:
-                self._pending = self._pending[sock.send(self._pending) :]
+            found = self._first(frame.REPLY, self._number, until=until)
+        except TimedOut:
+            waited_s = round(time.monotonic() - begun, 1)
+            raise TimedOut(f"the guest's agent did not answer {type(op).__name__} within {waited_s:g} s") from None
+        return check_reply(decode_reply(found.payload), op)
+
+    def limit(self, limit_s: float) -> None:
+        """All calls from now on end within that time together; a later `limit` replaces this one."""
+        self._over_at = time.monotonic() + limit_s
+
+    def send(self, kind: int, payload: bytes = b"", *, stream: int, end: bool = False) -> None:
+        """Send one frame, or what fits of it: the rest is for `flush`."""
+        self._unsent += frame.pack(kind, payload, stream=stream, flags=frame.END if end else 0)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Go on sending; true when all is sent. Only then should more be sent."""
+        try:
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent)]
         except BlockingIOError:
             pass
-        except OSError:  # the reading side finds out, after the bytes that still arrived
-            self._pending = b""
-        return bool(self._pending)
+        except OSError:
+            self._unsent.clear()  # the reading side finds out
+        return not self._unsent
 
-    def _read(self, sock: _socket.socket) -> list[Incoming]:
+    def follow(self, stream: int) -> None:
+        """Get what comes on a stream that is not our own, from now on."""
+        self.send(frame.CREDIT, stream=stream)
+
+    def fileno(self) -> int:
+        """For poll: readable when `pump` has something to do. What came with a reply was read with it: pump first."""
+        return self._sock.fileno()
+
+    def pump(self) -> list[Frame]:
+        """DATA and EVENT frames that have come; blocks for nothing. Raises VmFailed when the VM has ended."""
+        if not self._seen:
+            self._receive()
+        found = [one for one in self._seen if one.kind in (frame.DATA, frame.EVENT)]
+        self._seen.clear()
+        return found
+
+    def _first(self, kind: int, stream: int, *, until: float | None) -> Frame:
+        while True:
+            for one in self._seen:
+                if one.kind == kind and (one.stream == stream or kind == frame.HELLO):
+                    self._seen.remove(one)
+                    return one
+            poll = select.poll()
+            poll.register(self._sock.fileno(), select.POLLIN | (0 if self.flush() else select.POLLOUT))
+            if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
+                raise TimedOut("the agent said nothing")
+            self._receive()
+
+    def _receive(self) -> None:
         try:
-            data = sock.recv(READ_BYTES)
+            data = self._sock.recv(_READ_BYTES)
         except BlockingIOError:
-            return []
+            return
         except OSError:
             data = b""
         if not data:
-            self._detach()
-            time.sleep(RETRY_S)  # a server that hangs up at once must not make us spin
-            return []
-        try:
-            items = self.link.receive(data)
-        except LinkFault:
-            self._detach()
-            raise
-        self._queue.extend(item for item in items if isinstance(item, DataSeen | EventSeen))
-        self._write(sock)
-        return items
+            raise VmFailed("the pod has ended, or its agent can't be reached")
+        self._seen.extend(self._cutter.feed(data))
+
+
+def exit_of(found: Frame) -> Exited | None:
+    """What an EVENT frame tells, if it is an end."""
+    return decode_event(found.payload) if found.kind == frame.EVENT else None

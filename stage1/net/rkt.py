@@ -201,17 +201,3 @@ def _mask(ip: str, prefix: int) -> str:
     ones = [min(max(prefix - number * bits, 0), bits) for number in range(groups)]
     values = [((1 << count) - 1) << (bits - count) for count in ones]
     return ":".join(f"{value:x}" for value in values) if bits == 16 else ".".join(map(str, values))
-
-
-def read_info(directory: str) -> tuple[Document, ...]:
-    """What `write_info` or an older stage1 wrote; empty when there is no file. Raises BadRequest when it is damaged."""
-    path = f"{directory}/{INFO}"
-    try:
-        found = json.loads(files.read(path))
-    except FileNotFoundError:
-        return ()
-    except ValueError as error:
-        raise BadRequest(f"{path} is not JSON: {error}; remove the file") from None
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise BadRequest(f"{path} is not a list of networks; remove the file")
-    return tuple(found)

@@ -11,11 +11,11 @@ import time
 from stage1 import engine
 from stage1.errors import NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
+from stage1.guest.client import Client
 from stage1.guest.messages import Delete, Exec, Halt
-from stage1.guest.session import Session
 from stage1.linux.flock import Lock
-from stage1.rkt import directory, logs, machine, make, network, plan, runtime, script
-from stage1.rkt.plan import RktPod
+from stage1.rkt import directory, loader, logs, machine, make, network, plan, runtime
+from stage1.rkt.loader import RktPod
 
 GRACE_S = 10.0
 """From SIGTERM to SIGKILL, as container runtimes have it."""
@@ -36,65 +36,65 @@ def changing(place: str, *, limit_s: float = START_S) -> Lock:
 
 
 def read(pod_dir: str, app: str) -> RktPod:
-    """The pod with that one app, as it was told by `run` and is now. Raises what `plan.read_pod` does."""
-    options = runtime.load(pod_dir).options
-    pod = plan.read_pod(pod_dir, options, only=app)
+    """The pod with that one app, as it was told by `run` and is now. Raises what `loader.read_pod` does."""
+    options = runtime.load(pod_dir)
+    pod = loader.read_pod(pod_dir, options, only=app)
     host_ip = network.host_ip(pod_dir)
-    return plan.with_network(pod, pod_dir, options=options, network=engine.network(pod_dir), host_ip=host_ip)
+    return loader.with_network(pod, pod_dir, options=options, network=engine.network(pod_dir), host_ip=host_ip)
 
 
-def add(session: Session, pod: RktPod) -> None:
+def add(client: Client, pod: RktPod) -> None:
     """Show the app to the guest, and let it be made there. Nothing stays when that fails."""
     place, app = machine.place(pod.pod.id), pod.apps[0]
     make.make(pod)
     try:
         app = logs.begin(place, app)
         machine.add(place, pod, app=app)
-        session.limit(START_S)
-        for request in script.creation(app):
-            session.call(request, START_S)
+        client.limit(START_S)
+        for request in plan.creation(app):
+            client.call(request, START_S)
     except BaseException:
-        session.limit(UNDO_S)
-        remove(session, place, app=app.name)
+        client.limit(UNDO_S)
+        remove(client, place, app=app.name)
         raise
 
 
-def start(session: Session, pod: RktPod) -> None:
+def start(client: Client, pod: RktPod) -> None:
     """Start it, or start it again; returns when it runs. Raises WrongState when it does already."""
     app = pod.apps[0]
-    session.limit(START_S)
-    reply = session.call(messages.List(), START_S)
+    client.limit(START_S)
+    reply = client.call(messages.List(), START_S)
     states = {one.id: one.state for one in reply.containers}
     if states.get(app.name) != messages.RUNNING:
         app = logs.begin(machine.place(pod.pod.id), app)
-    for request in script.creation(app):
+    for request in plan.creation(app):
         state = states.get(request.id)
         if state == messages.EXITED:
-            session.call(Delete(request.id), START_S)
+            client.call(Delete(request.id), START_S)
         if state in (messages.EXITED, None):
-            session.call(request, START_S)
-    session.call(script.launch(app), START_S)
+            client.call(request, START_S)
+    client.call(plan.launch(app), START_S)
 
 
-def stop(session: Session, app: str) -> None:
+def stop(client: Client, app: str) -> None:
     """End it; returns when its status is written. Ended already is fine, and so is an app that was never there.
 
     Raises TimedOut when the guest has not ended it `REACT_S` after the grace; only its post-stop may take longer.
     """
     halt = Halt(app, int(GRACE_S * 1000))
     try:
-        session.call(halt, GRACE_S + REACT_S)
+        client.call(halt, GRACE_S + REACT_S)
     except TimedOut:
-        if _runs(session, app, limit_s=PING_S):
+        if _runs(client, app, limit_s=PING_S):
             raise
-        session.call(halt, _EXTRA_S)
+        client.call(halt, _EXTRA_S)
 
 
-def remove(session: Session, place: str, *, app: str) -> None:
+def remove(client: Client, place: str, *, app: str) -> None:
     """Forget it, in the guest and here; again is fine."""
     for name in (app, f"{app}.pre-start", f"{app}.post-stop"):
         try:
-            session.call(Delete(name), START_S)
+            client.call(Delete(name), START_S)
         except NotFound:
             continue
     machine.remove(place, app)
@@ -106,26 +106,26 @@ def end_pod(uuid: str, error: PodError) -> str:
     return f"the pod {uuid} was ended, since its guest did not react: {error}"
 
 
-def require_running(session: Session, app: str) -> None:
+def require_running(client: Client, app: str) -> None:
     """Return when it runs, also if the pod boots as yet. Raises WrongState when it does not run any more."""
     until = time.monotonic() + BOOT_S
-    while not _runs(session, app):
+    while not _runs(client, app):
         if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
             raise WrongState(f"the app {app} does not run, so nothing comes of it")
         time.sleep(_POLL_S)
 
 
-def _runs(session: Session, app: str, *, limit_s: float = START_S) -> bool:
-    reply = session.call(messages.List(), limit_s)
+def _runs(client: Client, app: str, *, limit_s: float = START_S) -> bool:
+    reply = client.call(messages.List(), limit_s)
     return any(one.id == app and one.state == messages.RUNNING for one in reply.containers)
 
 
-def when_running(session: Session, app: str, *, request: Exec) -> None:
+def when_running(client: Client, app: str, *, request: Exec) -> None:
     """Send an Exec; one that comes while the pod boots waits for the app. Raises WrongState, NotFound when it ended."""
     until = time.monotonic() + BOOT_S
     while True:
         try:
-            session.call(request, START_S)
+            client.call(request, START_S)
             return
         except (WrongState, NotFound) as error:
             if time.monotonic() > until or not _is_awaited(os.getcwd(), app):

@@ -13,7 +13,7 @@ from stage1.errors import KernelError, NoCommand, NoDirectory, NotExecutable
 from stage1.linux import in_root
 from stage1.pod.model import Container
 from stage1.rkt import inside
-from stage1.rkt.plan import App, RktPod
+from stage1.rkt.loader import App, RktPod
 
 _HEAD_BYTES = 4096
 _KERNELS = ("/proc", "/sys", "/dev")

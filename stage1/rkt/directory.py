@@ -7,14 +7,13 @@ Called by stage1/entry with the pod's directory, which is rkt's to name and to m
 
 import os
 
-from stage1.errors import AlreadyExists, BadRequest, KernelError, NotFound
+from stage1.errors import AlreadyExists, BadRequest, NotFound
 from stage1.linux import beneath, files, flock
 from stage1.linux.libc import Guard
 
 PID, READY = "pid", "rkt/supervisor-status"
 _READY_TEXT = "ready"
 _STATUS, _JOURNAL = "rkt/status", "var/log/journal"
-_STATUS_BYTES = 4096
 RUN = "run"
 STATES = ("embryo", "prepare", "prepared", RUN, "exited-garbage", "garbage")
 """Directories below pods/, in the order in which a pod moves through them."""
@@ -115,15 +114,6 @@ def write_pid(pod_dir: str, pid: int) -> None:
         os.unlink(beside)
 
 
-def read_pid(pod_dir: str) -> int:
-    """The process that the pod is or was; 0 when it never got so far."""
-    try:
-        words = files.read(f"{pod_dir}/{PID}").split()
-    except FileNotFoundError:
-        return 0
-    return int(words[0]) if words and words[0].isdigit() else 0
-
-
 def status_dir(pod_dir: str) -> str:
     """Where status files are: written below the overlay, which may not notice, so it is not asked. Raises NotFound."""
     return f"{seen_by_rkt(pod_dir)}/{_STATUS}"
@@ -134,24 +124,6 @@ def writable_status_dir(pod_dir: str) -> str:
     with Guard("touch", f"{stage1_root(pod_dir)}/{_STATUS}"):
         os.utime(f"{stage1_root(pod_dir)}/{_STATUS}")
     return status_dir(pod_dir)
-
-
-def write_status(pod_dir: str, app: str, *, code: int) -> None:
-    """Say that the app has ended: with an exit code, or 128 and the signal."""
-    with beneath.Root(status_dir(pod_dir)) as status:
-        status.write(app, f"{code}\n".encode(), 0o644)
-
-
-def read_status(pod_dir: str, app: str) -> int | None:
-    """The code that the app ended with; None while it has none. What is no number counts as 1, as in rkt."""
-    try:
-        with beneath.Root(status_dir(pod_dir)) as status:
-            word = status.read(app, most=_STATUS_BYTES).strip()
-    except FileNotFoundError:
-        return None
-    except KernelError:
-        return 1  # the guest has made something else of it
-    return int(word) if word.removeprefix(b"-").isdigit() else 1
 
 
 def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
@@ -183,11 +155,6 @@ def set_ready(pod_dir: str) -> None:
     except Exception:
         if not is_ready(pod_dir):
             raise
-
-
-def clear_ready(pod_dir: str) -> None:
-    """Undo `set_ready`. Again is fine."""
-    files.unlink(f"{stage1_root(pod_dir)}/{READY}")
 
 
 def is_ready(pod_dir: str) -> bool:

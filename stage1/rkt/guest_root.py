@@ -9,8 +9,8 @@ import os
 
 from stage1 import engine
 from stage1.errors import Unsupported
+from stage1.guest.client import Client
 from stage1.guest.messages import Exec, Stdio
-from stage1.guest.session import Session
 from stage1.linux import beneath
 from stage1.pod import profile
 from stage1.rkt import apps, machine, manifest, terminal, userspace
@@ -29,9 +29,9 @@ def is_meant(pod_dir: str, app: str) -> bool:
     return not app or (app == NAME and chosen == profile.SYSTEMD and app not in manifest.names(f"{pod_dir}/pod"))
 
 
-def run(session: Session, uuid: str, *, command: tuple[str, ...]) -> int:
+def run(client: Client, uuid: str, *, command: tuple[str, ...]) -> int:
     """The command's exit code. It is root in the guest, with its environment. Raises NoCommand, AgentFailed."""
-    number, tty = session.base, os.isatty(0) and os.isatty(1)
+    number, tty = client.base, os.isatty(0) and os.isatty(1)
     width, height = terminal.size() if tty else (0, 0)
     stdio = Stdio(number, number + 1, 0 if tty else number + 2, tty, width, height)
     place, name = engine.bundle(_CONTAINER), f"exec-{number}"
@@ -41,8 +41,8 @@ def run(session: Session, uuid: str, *, command: tuple[str, ...]) -> int:
         own.make_directories(place, 0o700)
         own.write(f"{place}/{name}", b"".join(os.fsencode(word) + b"\0" for word in words))
         try:
-            session.call(Exec(_CONTAINER, number, name, stdio), apps.START_S)
+            client.call(Exec(_CONTAINER, number, name, stdio), apps.START_S)
             with terminal.raw(tty):
-                return terminal.join(session, terminal.Joined(_CONTAINER, number, stdio))
+                return terminal.join(client, terminal.Joined(_CONTAINER, number, stdio))
         finally:
             own.unlink(f"{place}/{name}")

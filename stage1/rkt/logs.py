@@ -12,7 +12,7 @@ from stage1.errors import BadRequest, NotFound
 from stage1.linux import beneath
 from stage1.linux.beneath import NotPlain
 from stage1.linux.libc import Guard
-from stage1.rkt.plan import App
+from stage1.rkt.loader import App
 from stage1.rkt.streams import STREAM
 
 DIR = "logs"

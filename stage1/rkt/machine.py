@@ -17,8 +17,8 @@ from stage1.guest.settings import configure
 from stage1.linux import beneath, files, idmap, namespace, process, tsc
 from stage1.pod.model import Mount
 from stage1.pod.network import PodNetwork
-from stage1.rkt import directory, logs, script
-from stage1.rkt.plan import App, RktPod
+from stage1.rkt import directory, logs, plan
+from stage1.rkt.loader import App, RktPod
 from stage1.rkt.streams import INTERACTIVE
 from stage1.rootfs import identity, overlay, owners, unmounting, volumes
 from stage1.vm import choose, hypervisors, launch_spec, record, slots
@@ -109,7 +109,7 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     settings = configure(pod.pod, prepared.network)._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
-    own.write(f"tree/{script.FILE}", script.plan(settings, apps))
+    own.write(f"tree/{plan.FILE}", plan.plan(settings, apps))
     own.write(KEY, prepared.link_key)
     own.write(engine.CONSOLE, b"")
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)

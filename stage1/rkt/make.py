@@ -10,7 +10,7 @@ from stage1.errors import KernelError
 from stage1.linux import beneath, files, in_root
 from stage1.linux.libc import Guard
 from stage1.rkt import copying
-from stage1.rkt.plan import RktPod
+from stage1.rkt.loader import RktPod
 from stage1.rkt.volumes import EmptyVolume
 
 

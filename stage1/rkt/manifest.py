@@ -206,11 +206,6 @@ def _absolute(path: str, *, where: str, what: str) -> str:
     return path
 
 
-def _cwd(app: "Document", *, where: str) -> str:
-    path = document.text(app, "workingDirectory", where=where) or "/"
-    return _absolute(path, where=where, what="working directory")
-
-
 def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
     found = document.pairs(app, "environment", where=where)
     for name in found:

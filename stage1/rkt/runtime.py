@@ -5,34 +5,22 @@ One versioned JSON file, `runtime-config`; nothing of rkt's reads it.
 """
 
 import json
-from typing import NamedTuple
 
 from stage1.errors import BadRequest, NotFound
 from stage1.linux import files
 from stage1.rkt.arguments import RunOptions
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 FILE = "runtime-config"
 VERSION = 1
 
 
-class Runtime(NamedTuple):
-    """`more` is the caller's: how to reach the VM, which directory the engine uses. It must be JSON."""
-
-    options: RunOptions
-    more: "dict[str, Any]"
-
-
-def save(pod_dir: str, runtime: Runtime) -> None:
+def save(pod_dir: str, options: RunOptions) -> None:
     """Write it, whole or not at all. Readable by root alone: a metadata token is in it."""
-    document = {"v": VERSION, "options": runtime.options._asdict(), "more": runtime.more}
+    document = {"v": VERSION, "options": options._asdict(), "more": {}}  # `more`: former versions want it
     files.write_atomic(f"{pod_dir}/{FILE}", json.dumps(document).encode())
 
 
-def load(pod_dir: str) -> Runtime:
+def load(pod_dir: str) -> RunOptions:
     """What `save` wrote. Raises NotFound when the pod never got so far, BadRequest when it can't be understood."""
     path = f"{pod_dir}/{FILE}"
     try:
@@ -40,7 +28,7 @@ def load(pod_dir: str) -> Runtime:
         if document["v"] != VERSION:
             raise BadRequest(f"{path} has version {document['v']}; this stage1 reads version {VERSION}")
         options = {**document["options"], "warnings": tuple(document["options"]["warnings"])}
-        return Runtime(RunOptions(**options), dict(document["more"]))
+        return RunOptions(**options)
     except FileNotFoundError:
         raise NotFound(f"{path} is missing: this pod was not started, or by another stage1") from None
     except (ValueError, KeyError, TypeError) as error:

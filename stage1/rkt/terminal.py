@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from stage1.errors import PodError, command_error
 from stage1.guest import frame
+from stage1.guest.client import Client, exit_of
 from stage1.guest.frame import MAX_DATA
 from stage1.guest.messages import Resize, Stdio, encode_request
-from stage1.guest.session import Session, exit_of
 
 _SAID_BYTES = 5000
 _CRUNS = ("exec:", "exec container process")
@@ -62,13 +62,13 @@ class raw:
             termios.tcsetattr(0, termios.TCSANOW, self._before)
 
 
-def join(session: Session, process: Joined) -> int:
+def join(client: Client, process: Joined) -> int:
     """Move bytes until the exec has ended, and return its exit code; or until nothing more comes of a container, and
     return 0. Raises VmFailed when the VM ends before.
     """
-    streams = _Streams(session, process)
+    streams = _Streams(client, process)
     streams.take()
-    with _sizes(session, process) if process.stdio.tty else _nothing():
+    with _sizes(client, process) if process.stdio.tty else _nothing():
         while streams.code is None:
             streams.turn()
     return exec_code(streams.code, streams.said)
@@ -92,8 +92,8 @@ class _nothing:
 class _sizes:
     """While it is open, a change of our terminal's size is told to the guest."""
 
-    def __init__(self, session: Session, process: Joined) -> None:
-        self._session, self._process = session, process
+    def __init__(self, client: Client, process: Joined) -> None:
+        self._session, self._process = client, process
 
     def __enter__(self) -> None:
         import signal
@@ -112,24 +112,24 @@ class _sizes:
 
 
 class _Streams:
-    def __init__(self, session: Session, process: Joined) -> None:
+    def __init__(self, client: Client, process: Joined) -> None:
         self.code: int | None = None
         self.said = b""
         """The beginning of all that came."""
-        self._session, self._process = session, process
+        self._session, self._process = client, process
         stdio = process.stdio
         self._input = stdio.stdin
         self._to = {stream: fd for stream, fd in ((stdio.stdout, 1), (stdio.stderr, 2)) if stream}
 
     def turn(self) -> None:
         """Wait for something, and move it. What has come before must have been taken."""
-        session, sent = self._session, self._session.flush()
+        client, sent = self._session, self._session.flush()
         poll = select.poll()
-        poll.register(session.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
+        poll.register(client.fileno(), select.POLLIN | (0 if sent else select.POLLOUT))
         if self._input and sent:
             poll.register(0, select.POLLIN)
         ready = dict(poll.poll())
-        if ready.get(session.fileno(), 0) & ~select.POLLOUT:
+        if ready.get(client.fileno(), 0) & ~select.POLLOUT:
             self.take()
         if 0 in ready:
             self._give()

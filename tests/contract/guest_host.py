@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from stage1.errors import NotFound
 from stage1.guest import messages as m
-from stage1.guest.client import GuestClient
 from stage1.guest.link import DataSeen, EventSeen
 from tests.contract.guest_rigs import Rig
+from tests.fakes.guest_client import GuestClient
 
 TIMEOUT_S = 60.0
 MIB = 1 << 20

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stage1.guest.client import Factory, unix_factory
+from stage1.guest.connect import unix_factory
 from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, Share, VmSpec
 from tests.fakes.guest import FakeVmm
+from tests.fakes.guest_client import Factory
 from tests.vm import agent_machine
 
 ENV = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]

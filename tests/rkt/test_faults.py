@@ -32,7 +32,7 @@ def check_gone(pod: Pod) -> None:
     done = pod.gc()
     assert done.code == 0 and not done.stderr, done
     assert not (RUN / pod.uuid).exists()
-    wait_until(lambda: processes_of(pod.uuid) == [], limit_s=3)  # a broker is not of the pod's own Python here
+    wait_until(lambda: processes_of(pod.uuid) == [], limit_s=3)  # a proxy is not of the pod's own Python here
     assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
 
 

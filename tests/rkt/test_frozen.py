@@ -11,7 +11,7 @@ import pytest
 
 from stage1.entry.stop import GRACE_S
 from stage1.rkt import machine
-from stage1.rkt.reach import ANSWER_S
+from stage1.rkt.connect import ANSWER_S
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Door, Running, wait_until

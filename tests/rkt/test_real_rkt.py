@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stage1.pod.model import Limits, Mount, Port, User
-from stage1.rkt import plan
+from stage1.rkt import loader
 from stage1.rkt.arguments import RunOptions
 from tests.rkt import recorder
 from tests.rkt.images import AppSpec, Image
@@ -187,7 +187,7 @@ def test_a_manifest_that_rkt_writes(real: Real) -> None:
         *mounts,
     ]
     uuid = real("prepare", *words, "--exec=true", "--", "a\nb", "'\"$x").strip()
-    found = plan.read_pod(str(real.data / "pods" / "prepared" / uuid), RunOptions(uuid))
+    found = loader.read_pod(str(real.data / "pods" / "prepared" / uuid), RunOptions(uuid))
     (one,) = found.apps
     process = one.container.process
     assert process.argv == ("/bin/true", "a\nb", "'\"$x") and process.user == User(33, 55, (10, 11))
@@ -203,6 +203,6 @@ def test_a_manifest_that_rkt_writes(real: Real) -> None:
 
 def test_a_sandboxs_ports(real: Real) -> None:
     uuid, _ = real.run("app", "sandbox", f"--stage1-path={real.stage1}", "--net=none", "--port=p:tcp:80:0.0.0.0:8080")
-    found = plan.read_pod(str(real.data / "pods" / "run" / uuid), RunOptions(uuid, mutable=True))
+    found = loader.read_pod(str(real.data / "pods" / "run" / uuid), RunOptions(uuid, mutable=True))
     real.finish(uuid)
     assert found.pod.ports == (Port(80, 8080, "tcp", "0.0.0.0"),)

@@ -189,7 +189,7 @@ def test_rkts_built_in_network_with_a_host_port_leaks_no_rule(outer: OuterNet) -
         pod = Pod(f"6733c088-a507-4694-aabf-eda9d3f3f5c{number}", "web", ports=(Port(80, 8080),))
         seen = rkt.attach_pod(pod, str(directory), wanted=tuple(kept), settings=outer.settings)
         assert seen is not None and [one.name for one in seen.interfaces] == ["eth0", "eth1"]
-        restricted, default = rkt.read_info(str(directory))
+        restricted, default = json.loads((directory / rkt.INFO).read_text())
         assert (restricted["netName"], default["netName"]) == ("default-restricted", "default")
         assert default["ip"].startswith("172.16.28.") and default["mask"] == "255.255.255.0"
         assert default["pluginPath"] == f"{BIN_DIR}/ptp"

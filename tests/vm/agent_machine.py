@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stage1.guest.client import Factory, GuestClient, accept_factory, unix_factory
+from stage1.guest.connect import unix_factory
 from stage1.guest.link import DataSeen, EventSeen
 from stage1.guest.messages import Create, Exec, Exited, Op, Reply, Start, Stdio
 from stage1.linux import vsock
+from tests.fakes.guest_client import Factory, GuestClient, accept_factory
 from tests.fakes.patience import PATIENCE
 
 CHECKOUT = Path(__file__).parents[2]

@@ -185,8 +185,8 @@ def test_the_images_own_modules_are_used_and_functions_have_no_annotations(root)
 
 ASKED = """
 import os, sys
-from stage1.rkt import plan
-print(plan.read_pod.__annotations__, hasattr(plan.RktPod((), ()), "warnings"), "_collections_abc" in sys.modules)
+from stage1.rkt import loader
+print(loader.read_pod.__annotations__, hasattr(loader.RktPod((), ()), "warnings"), "_collections_abc" in sys.modules)
 """
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stage1.errors import PodError
 from stage1.pod import oci
-from stage1.rkt import plan
+from stage1.rkt import loader
 from stage1.rkt.arguments import RunOptions
 from tests.unit.rkt.pod_dir import UUID, Document, app, lay
 
@@ -85,7 +85,7 @@ def test_any_value_anywhere(pod: str, where: tuple[Any, ...], value: Any) -> Non
     Path(pod, "pod").write_text(json.dumps(document))
     refused, apps = "", ()
     try:
-        found = plan.read_pod(pod, OPTIONS)
+        found = loader.read_pod(pod, OPTIONS)
         apps = found.apps
     except PodError as error:
         refused = str(error)
@@ -97,4 +97,4 @@ def test_any_value_anywhere(pod: str, where: tuple[Any, ...], value: Any) -> Non
 
 def test_the_document_itself_is_fine(pod: str) -> None:
     Path(pod, "pod").write_text(json.dumps(POD))
-    assert plan.read_pod(pod, OPTIONS).apps
+    assert loader.read_pod(pod, OPTIONS).apps

@@ -8,7 +8,7 @@ import pytest
 from stage1.errors import NoCommand, NoDirectory, NotExecutable
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.rkt import commands
-from stage1.rkt.plan import App, RktPod
+from stage1.rkt.loader import App, RktPod
 
 TRUE = Path("/bin/true").read_bytes()
 VOLUME = (Mount("/srv", "/data"),)

@@ -9,7 +9,7 @@ import pytest
 from stage1.errors import BadRequest, NotFound
 from stage1.pod.model import Container, Process
 from stage1.rkt import logs
-from stage1.rkt.plan import App
+from stage1.rkt.loader import App
 from stage1.rkt.streams import LOG, NULL, STREAM, Streams
 
 

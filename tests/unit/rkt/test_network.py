@@ -77,7 +77,7 @@ def world(tmp_path: Path) -> Any:
 def test_a_pod_gets_its_network_and_gc_takes_all_of_it_away(world: World) -> None:
     seen = world.attach("web")
     assert "eth0" in [one.name for one in seen.interfaces] and seen.ips == ("10.9.0.5", "fd09::5")
-    (info,) = rkt.read_info(str(world.dir))
+    (info,) = json.loads((world.dir / rkt.INFO).read_text())
     assert (info["netName"], info["ip"]) == ("web", "10.9.0.5")
     assert network.netns(UUID, seen) == f"/run/netns/clearpod-{UUID}" and namespace.is_net(network.netns(UUID, seen))
     moved = world.move()

@@ -1,342 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod directory as values for the engine."""
-
-import json
-import os
-from pathlib import Path
-from typing import Any
+"""The plan that an autonomous agent carries out, as the frames in its file."""
 
 import pytest
 
-from stage1.errors import BadRequest, NotFound, PodError, Unsupported
-from stage1.pod import oci
-from stage1.pod.model import Device, Limits, Mount, Port, User
-from stage1.pod.network import PodNetwork
-from stage1.rkt import make, plan
-from stage1.rkt.arguments import RunOptions
-from stage1.rkt.plan import RktPod
-from stage1.rkt.streams import Streams
-from tests.unit.rkt.pod_dir import DOCKER, UUID, Document, app, lay, root_of
-
-OPTIONS = RunOptions(UUID)
-PORT = {"name": "p", "protocol": "tcp", "port": 80}
-HOST_PORT = {"ports": [{"name": "p", "hostPort": 8080}]}
+from stage1.guest import frame, messages
+from stage1.guest.messages import Configure, Create, Launch, Stdio
+from stage1.pod.model import Container, Process
+from stage1.rkt import plan
+from stage1.rkt.loader import App
+from stage1.rkt.streams import INTERACTIVE, LOG, NULL, STREAM, TTY, Streams
 
 
-def read(place: Path, *apps: Document, options: RunOptions = OPTIONS, **manifest: Any) -> RktPod:
-    return plan.read_pod(lay(place, *apps, **manifest), options)
+def container(name: str, *, tty: bool = False) -> Container:
+    return Container(name, name, "sha512-x", Process(("/bin/true",), tty=tty))
 
 
-def isolator(name: str, value: Any) -> Document:
-    return {"name": name, "value": value}
+def app(name: str, streams: Streams = Streams(), *, tty: bool = False) -> App:  # noqa: B008
+    return App(name, container(name, tty=tty), f"/roots/{name}", streams=streams)
 
 
-def test_a_plain_pod(tmp_path: Path) -> None:
-    found = read(tmp_path, app(exec=["sh", "-c", "x"]))
-    assert found.pod._replace(vcpus=1) == plan.Pod(
-        id=UUID, name=f"rkt-{UUID}", namespace="rkt", uid=UUID, hostname=f"rkt-{UUID}", memory_mib=512
-    )
-    assert found.pod.vcpus == os.cpu_count() and not found.warnings and not found.mutable
-    (one,) = found.apps
-    assert (
-        one.root == str(root_of(str(tmp_path / UUID)))
-        and one.streams == Streams()
-        and one.containers == (one.container,)
-    )
-    assert one.container.process.argv == ("/bin/sh", "-c", "x") and one.container.process.user == User()
-    assert one.container.devices == (Device("/dev/net/tun", "/dev/net/tun"),) and one.container.limits == Limits()
+def read(text: bytes) -> list[tuple[int, object]]:
+    buffer, found = bytearray(text), []
+    while (one := frame.cut(buffer)) is not None:
+        assert (one.kind, one.flags, one.seq) == (frame.REQUEST, 0, 0)
+        found.append((one.stream, messages.decode_request(one.payload)))
+    assert not buffer
+    return found
 
 
-def test_limits_ports_and_sysctls(tmp_path: Path) -> None:
-    isolators = [
-        isolator("resource/memory", {"limit": "64Mi"}),
-        isolator("resource/cpu", {"limit": "1500m"}),
-        isolator("os/linux/cpu-shares", 512),
-        isolator("os/linux/oom-score-adj", 10),
-        isolator("os/unix/sysctl", {"net.core.somaxconn": "5"}),
-        isolator("resource/block-iops", {"limit": "1"}),
+def test_all_roots_are_made_before_anything_starts_and_no_start_is_waited_for() -> None:
+    one = app("one")._replace(pre_start=container("one.pre-start"), post_stop=container("one.post-stop"))
+    settings = Configure("here", lasting=False, link_key=bytes(16))
+    assert read(plan.plan(settings, (one, app("two")))) == [
+        (1, settings),
+        (2, Create("one.pre-start", "apps/one", shared=True)),
+        (3, Create("one", "apps/one", shared=True)),
+        (4, Create("one.post-stop", "apps/one", shared=True)),
+        (5, Create("two", "apps/two", shared=True)),
+        (0, Launch("one", "one.pre-start", "one.post-stop")),
+        (0, Launch("two")),
     ]
-    http = {"name": "http", "protocol": "tcp", "port": 8080, "count": 2}
-    ports = [
-        {"name": "http", "hostPort": 1080, "hostIP": "1.2.3.4"},
-        {"name": "d", "hostPort": 53, "podPort": {**http, "protocol": "UDP", "port": 5, "count": 1}},
-    ]
-    found = read(tmp_path, app(isolators=isolators, ports=[http]), ports=ports)
-    limits = Limits(memory=64 << 20, cpu_shares=512, cpu_quota_us=150_000, cpu_period_us=100_000)
-    assert found.apps[0].container.limits == limits and found.apps[0].container.oom_score_adj == 10
-    assert found.pod.memory_mib == 128 and found.pod.vcpus == min(2, os.cpu_count() or 1)
-    assert found.pod.sysctls == (("net.core.somaxconn", "5"),)
-    expected = (Port(8080, 1080, "tcp", "1.2.3.4"), Port(8081, 1081, "tcp", "1.2.3.4"), Port(5, 53, "udp"))
-    assert found.pod.ports == expected and "block-iops" in found.warnings[0]
 
 
-def test_a_little_cpu_is_what_the_kernel_can_give(tmp_path: Path) -> None:
-    found = read(tmp_path, app(isolators=[isolator("resource/cpu", {"limit": "1m"})]))
-    assert found.apps[0].container.limits.cpu_quota_us == 1000
+def test_an_empty_sandbox_is_only_configured() -> None:
+    assert read(plan.plan(Configure(lasting=True), ())) == [(1, Configure(lasting=True))]
 
 
-def test_every_byte_of_arguments_and_environment_arrives(tmp_path: Path) -> None:
-    odd = ["/bin/sh", "a\nb", "'\"$HOME`\\", "", "\u00e9\x01", " -- "]
-    found = read(tmp_path, app(exec=odd, environment=[{"name": "A", "value": "x\ny=\"z'"}]))
-    container = found.apps[0].container
-    document = json.loads(json.dumps(oci.config(found.pod, container)))
-    assert document["process"]["args"] == odd and "A=x\ny=\"z'" in document["process"]["env"]
-    assert len(document["process"]["env"]) == len(container.process.env) and "HOSTNAME" not in str(
-        container.process.env
-    )
-
-
-def test_handlers_are_containers_of_their_own(tmp_path: Path) -> None:
-    events = [{"name": "post-stop", "exec": ["env", "b"]}, {"name": "pre-start", "exec": ["/bin/sh", "-c", "a"]}]
-    volumes = [{"name": "v", "kind": "host", "source": "/tmp"}]
-    mounts = {"mounts": [{"volume": "v", "path": "/m"}], "readOnlyRootFS": True}
-    wanted = [isolator("os/linux/capabilities-retain-set", {"set": []}), isolator("os/linux/no-new-privileges", True)]
-    entry = app(entry=mounts, eventHandlers=events, user="web", group="www", isolators=wanted)
-    (one,) = read(tmp_path, entry, volumes=volumes).apps
-    before, after = one.pre_start, one.post_stop
-    assert before and after and one.containers == (before, one.container, after)
-    assert (before.id, before.process.argv) == ("one.pre-start", ("/bin/sh", "-c", "a"))
-    assert (after.id, after.process.argv) == ("one.post-stop", ("/usr/bin/env", "b"))
-    assert one.container.process.user == User(33, 55) and one.container.security.no_new_privs
-    for handler in (before, after):
-        assert handler.process.user == User() and handler.mounts == one.container.mounts == (Mount("/tmp", "/m"),)
-        assert handler.security.add_capabilities == ("CAP_ALL",) and not handler.security.no_new_privs
-        assert handler.process.env == one.container.process.env and handler.security.read_only_root
+IDS = plan.streams("one")
 
 
 @pytest.mark.parametrize(
-    "terminal, tty, term", [(None, False, None), ("xterm-256color", True, "xterm-256color"), ("", True, "vt100")]
-)
-def test_interactive(tmp_path: Path, terminal: str | None, tty: bool, term: str | None) -> None:
-    pod = lay(tmp_path, app())
-    found = plan.read_pod(pod, OPTIONS._replace(interactive=True), terminal=terminal).apps[0]
-    assert found.streams == Streams("interactive", "interactive", "interactive")
-    process = found.container.process
-    assert process.tty == tty and process.stdin and dict(one.split("=", 1) for one in process.env).get("TERM") == term
-
-
-def test_a_terminal_to_attach_to(tmp_path: Path) -> None:
-    note = [{"name": "coreos.com/rkt/stage2/stdout", "value": "tty"}]
-    process = read(tmp_path, app(entry={"annotations": note})).apps[0].container.process
-    assert process.tty and not process.stdin
-
-
-def test_a_sandbox_starts_empty_and_gets_its_apps_one_by_one(tmp_path: Path) -> None:
-    options = OPTIONS._replace(mutable=True, hostname="h")
-    found = read(tmp_path / "a", options=options)
-    assert found.mutable and found.apps == () and found.pod.memory_mib == 512 and found.pod.hostname == "h"
-    pod = lay(tmp_path / "b", app("one", exec=[]), app("two"))
-    assert [one.name for one in plan.read_pod(pod, options, only="two").apps] == ["two"]
-    pod = lay(tmp_path / "c", app("one", ports=[PORT]), app("two"), **HOST_PORT)
-    assert plan.read_pod(pod, options, only="two").pod.ports == ()
-
-
-def test_empty_volumes_are_made_and_tmp_too(tmp_path: Path) -> None:
-    points = [{"name": "d", "path": "/etc"}]
-    volumes = [{"name": "w", "kind": "empty", "mode": "0700"}]
-    mounts = {"mounts": [{"volume": "w", "path": "/m"}]}
-    apps = [app("one", mounts, mountPoints=points), app("two", mounts)]
-    found = read(tmp_path, *apps, volumes=volumes, image={"annotations": DOCKER})
-    names = [os.path.basename(one.path) for one in found.empty_volumes]
-    assert names == ["w", "one-d"] and len(found.warnings) == 1
-    for _ in range(2):
-        make.make(found)
-    shared = tmp_path / UUID / "sharedVolumes"
-    assert sorted(os.listdir(shared)) == ["one-d", "w"] and sorted(os.listdir(shared / "one-d")) == ["group", "passwd"]
-    assert os.stat(f"{found.apps[1].root}/tmp").st_mode & 0o7777 == 0o1777
-
-
-DNS = PodNetwork(dns_servers=("1.1.1.1",))
-
-
-def test_the_network_settles_the_rest(tmp_path: Path) -> None:
-    options = OPTIONS._replace(mds_token="t0", hostname="h")
-    pod = lay(tmp_path, app("one"), app("two", eventHandlers=[{"name": "pre-start", "exec": ["sh"]}]))
-    (root_of(pod, "two") / "etc" / "hosts").write_text("")
-    found = plan.with_network(plan.read_pod(pod, options), pod, options=options, network=DNS, host_ip="172.16.28.1")
-    files = dict(found.files)
-    assert list(files) == ["hosts", "hostname", "resolv.conf"] and files["hostname"] == "h\n"
-    assert "localhost h" in files["hosts"] and files["resolv.conf"] == "nameserver 1.1.1.1\n"
-    one, two = found.apps
-    assert one.container.pod_files == ("hosts", "hostname", "resolv.conf")
-    assert two.pre_start and two.container.pod_files == two.pre_start.pod_files == ("hostname", "resolv.conf")
-    for container in (one.container, two.container, two.pre_start):
-        assert "AC_METADATA_URL=http://172.16.28.1:18112/t0" in container.process.env
-        places = [mount["destination"] for mount in oci.config(found.pod, container)["mounts"]]
-        assert [f"/etc/{name}" for name in container.pod_files] == [one for one in places if one.startswith("/etc/")]
-
-
-def test_without_network_and_token_the_image_keeps_its_files(tmp_path: Path) -> None:
-    pod = lay(tmp_path, app())
-    found = plan.with_network(plan.read_pod(pod, OPTIONS), pod, options=OPTIONS, network=None)
-    assert [name for name, _ in found.files] == ["hosts", "hostname"]
-    assert "AC_METADATA_URL" not in str(found.apps[0].container.process.env)
-
-
-def test_hosts_of_the_host_replace_the_images(tmp_path: Path) -> None:
-    options = OPTIONS._replace(hosts_mode="host")
-    pod = lay(tmp_path, app())
-    (root_of(pod) / "etc" / "hosts").write_text("")
-    found = plan.with_network(plan.read_pod(pod, options), pod, options=options, network=None)
-    assert found.apps[0].container.pod_files == ("hosts", "hostname")
-
-
-def test_warnings_are_all_there(tmp_path: Path) -> None:
-    calls = isolator("os/linux/seccomp-retain-set", {"set": ["@rkt/default-whitelist", "chown32"], "errno": "EPERM"})
-    pod_wide = [isolator("resource/memory", {"limit": "1G"})]
-    options = OPTIONS._replace(warnings=("a flag",))
-    found = read(
-        tmp_path, app(isolators=[calls], mountPoints=[{"name": "d", "path": "/d"}]), options=options, isolators=pod_wide
-    )
-    assert found.warnings == (
-        "a flag",
-        "isolators of the whole pod are not applied; give them to its apps",
-        "app 'one': no volume for the mount point 'd' at /d; it gets an empty one",
-        "app 'one': no system calls here, so ignored: chown32",
-    )
-
-
-@pytest.mark.parametrize(
-    "options, apps, manifest, kind, sentence",
+    ("streams", "tty", "expected"),
     [
-        ({}, [], {}, BadRequest, "the pod manifest has no apps; name an image"),
-        (
-            {},
-            [app(f"a{n}") for n in range(65)],
-            {},
-            BadRequest,
-            "the pod has 65 apps, and a VM runs at most 64; make several pods of it",
-        ),
-        (
-            {"hostname": "a\nb"},
-            [app()],
-            {},
-            BadRequest,
-            "--hostname='a\\nb' is not made of up to 64 letters, digits, '-', '_' and '.'",
-        ),
-        (
-            {},
-            [app(isolators=[isolator("os/unix/sysctl", {"k" * 128: "1"})])],
-            {},
-            BadRequest,
-            f"the sysctl '{'k' * 40}' is too long, or has no name",
-        ),
-        (
-            {},
-            [app(isolators=[isolator("os/unix/sysctl", {"": "1"})])],
-            {},
-            BadRequest,
-            "the sysctl '' is too long, or has no name",
-        ),
-        (
-            {},
-            [app(isolators=[isolator("os/unix/sysctl", {"k": "v" * 256})])],
-            {},
-            BadRequest,
-            "the sysctl 'k' is too long, or has no name",
-        ),
-        (
-            {},
-            [app(isolators=[isolator("os/unix/sysctl", {f"k{n}": "1" for n in range(65)})])],
-            {},
-            BadRequest,
-            "a pod can set at most 64 sysctls, but this one has 65",
-        ),
-        (
-            {},
-            [],
-            {"volumes": None, "isolators": None, "ports": None, "annotations": None},
-            BadRequest,
-            "the pod manifest has no apps; name an image",
-        ),
-        (
-            {"interactive": True},
-            [app("a"), app("b")],
-            {},
-            BadRequest,
-            "--interactive is for pods of one app, but this one has 2",
-        ),
-        (
-            {"private_users": "1:2"},
-            [app()],
-            {},
-            Unsupported,
-            "--private-users is not offered: a pod in a virtual machine has users of its own already",
-        ),
-        (
-            {"ipc": "parent"},
-            [app()],
-            {},
-            Unsupported,
-            "--ipc=parent is not offered: a virtual machine can't share the host's IPC; leave it out",
-        ),
-        ({"ipc": "odd"}, [app()], {}, BadRequest, "--ipc=odd is not known; there are auto and private"),
-        ({}, [app()], HOST_PORT, BadRequest, "the host's port 8080 is for 'p', a port that no app has"),
-        (
-            {},
-            [app("a", ports=[PORT]), app("b", ports=[PORT])],
-            HOST_PORT,
-            BadRequest,
-            "the host's port 8080 is for 'p', a port that several apps have",
-        ),
-        (
-            {},
-            [app(ports=[{**PORT, "count": 2}])],
-            {"ports": [{"name": "p", "hostPort": 65535}]},
-            BadRequest,
-            "2 ports of the host from 65535 on go beyond 65535",
-        ),
-        (
-            {},
-            [app(ports=[{**PORT, "socketActivated": True}])],
-            HOST_PORT,
-            Unsupported,
-            "the port 'p' is socket-activated, which does not reach into a VM; leave that out",
-        ),
-        (
-            {},
-            [
-                app("a", isolators=[isolator("os/unix/sysctl", {"k": "1"})]),
-                app("b", isolators=[isolator("os/unix/sysctl", {"k": "2"})]),
-            ],
-            {},
-            BadRequest,
-            "two apps want different values of the sysctl k, '1' and '2'",
-        ),
-        (
-            {},
-            [app(isolators=[isolator("os/linux/odd", 1)])],
-            {},
-            BadRequest,
-            "app 'one': the isolator 'os/linux/odd' is not known; remove it",
-        ),
+        (Streams(), False, None),
+        (Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE), False, Stdio(console=True)),
+        (Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE), True, Stdio(tty=True, console=True)),
+        (Streams(STREAM, STREAM, LOG), False, Stdio(IDS[0], IDS[1])),
+        (Streams(NULL, LOG, STREAM), False, Stdio(0, 0, IDS[2])),
+        (Streams(NULL, STREAM, LOG, "/l", 257), False, Stdio(0, IDS[1], log=257)),
+        (Streams(NULL, NULL, NULL), False, Stdio(0, IDS[1], IDS[2])),
+        (Streams(TTY, TTY, TTY), True, Stdio(IDS[0], IDS[1], tty=True)),
     ],
 )
-def test_what_cant_be(
-    tmp_path: Path,
-    options: dict[str, Any],
-    apps: list[Document],
-    manifest: Document,
-    kind: type[PodError],
-    sentence: str,
-) -> None:
-    with pytest.raises(kind) as caught:
-        read(tmp_path, *apps, options=OPTIONS._replace(**options), **manifest)
-    assert str(caught.value) == sentence
+def test_streams_go_where_they_were_asked_to(streams: Streams, tty: bool, expected: Stdio | None) -> None:
+    (created,) = plan.creation(app("one", streams, tty=tty))
+    assert created.stdio == expected
 
 
-def test_ipc_that_is_private_anyway(tmp_path: Path) -> None:
-    for number, ipc in enumerate(("", "auto", "private")):
-        assert read(tmp_path / str(number), app(), options=OPTIONS._replace(ipc=ipc)).apps
+def test_streams_of_apps_differ_and_are_above_those_of_execs() -> None:
+    ids = [number for name in ("a", "b", "a-b", "x" * 60) for number in plan.streams(name)]
+    assert len(set(ids)) == len(ids) and all(1 << 31 <= number < 1 << 32 for number in ids)
 
 
-def test_a_root_that_is_not_there(tmp_path: Path) -> None:
-    pod = lay(tmp_path, app())
-    root_of(pod).rename(tmp_path / "away")
-    with pytest.raises(NotFound, match=r"app 'one': its root .* is missing; prepare the pod anew"):
-        plan.read_pod(pod, OPTIONS)
-
-
-def test_what_is_no_pod(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="has no pod manifest"):
-        plan.read_pod(str(tmp_path), OPTIONS)
+def test_handlers_write_to_the_console_whatever_the_app_does() -> None:
+    one = app("one", Streams(STREAM, STREAM, STREAM))._replace(pre_start=container("one.pre-start"))
+    assert plan.creation(one)[0].stdio is None

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from stage1.guest import frame, messages
+from stage1.guest.client import Client
 from stage1.guest.messages import Exec, Exited, Stdio
-from stage1.guest.session import Session
 from stage1.rkt import terminal
 
 OUT, EXEC = 101, 100
@@ -58,7 +58,7 @@ def unread() -> Iterator[None]:
 def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + OUTPUT)
-    with theirs, Session(ours) as session, unread():
+    with theirs, Client(ours) as session, unread():
         assert terminal.join(session, terminal.Joined("a", 0, Stdio(0, OUT))) == 0
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -69,7 +69,7 @@ def test_who_follows_a_container_leaves_when_nobody_reads_and_it_goes_on() -> No
 def test_the_guest_is_told_once_that_nobody_reads() -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + REPLY + OUTPUT + OUTPUT + END)
-    with theirs, Session(ours) as session, unread():
+    with theirs, Client(ours) as session, unread():
         session.call(Exec("a", EXEC), 1)
         assert terminal.join(session, terminal.Joined("a", EXEC, Stdio(0, OUT))) == 42
         told = frame.pack(frame.DATA, stream=OUT, flags=frame.END)
@@ -84,7 +84,7 @@ def test_what_comes_together_with_the_reply_is_not_waited_for(
 ) -> None:
     ours, theirs = socket.socketpair()
     theirs.sendall(HELLO + REPLY + with_the_reply)
-    with theirs, Session(ours) as session:
+    with theirs, Client(ours) as session:
         session.call(Exec("a", EXEC), 1)
         theirs.sendall((OUTPUT + END)[len(with_the_reply) :])
         joined = terminal.Joined("a", EXEC, Stdio(0, OUT))

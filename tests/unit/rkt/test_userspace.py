@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stage1.errors import BadRequest, Unsupported
-from stage1.rkt import guest_root, plan, userspace
+from stage1.rkt import guest_root, loader, userspace
 from stage1.rkt.arguments import RunOptions
 from tests.unit.rkt.pod_dir import UUID, Document, app, lay
 
@@ -43,7 +43,7 @@ def test_the_manifest_says_the_profile_and_else_the_image(
     tmp_path: Path, said: str | None, image: str, wanted: str
 ) -> None:
     pod_dir = laid(tmp_path, said, image=image)
-    pod = plan.read_pod(pod_dir, RunOptions(UUID)).pod
+    pod = loader.read_pod(pod_dir, RunOptions(UUID)).pod
     journal = f"{Path(pod_dir).resolve()}/stage1/rootfs/var/log/journal"
     assert (pod.profile, pod.journal) == (wanted, journal if wanted else "")
     assert pod.memory_mib == (544 if wanted else 512)
@@ -51,12 +51,12 @@ def test_the_manifest_says_the_profile_and_else_the_image(
 
 def test_memory_that_an_annotation_names_stays_what_it_is(tmp_path: Path) -> None:
     pod_dir = laid(tmp_path, "systemd", words=(("clearpod.io/memory-mib", "200"),))
-    assert plan.read_pod(pod_dir, RunOptions(UUID)).pod.memory_mib == 200
+    assert loader.read_pod(pod_dir, RunOptions(UUID)).pod.memory_mib == 200
 
 
 def test_an_unknown_profile_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=rf"the annotation {WORD}: there is no guest profile 'openrc'; the profiles"):
-        plan.read_pod(laid(tmp_path, "openrc"), RunOptions(UUID))
+        loader.read_pod(laid(tmp_path, "openrc"), RunOptions(UUID))
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ import pytest
 
 from stage1.errors import AgentFailed, KernelError, TimedOut, VmFailed
 from stage1.guest import messages as m
-from stage1.guest.client import GuestClient, accept_factory, unix_factory
+from stage1.guest.connect import unix_factory
 from stage1.guest.link import DataSeen, EventSeen
 from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, Share, VmSpec
 from tests.fakes.guest import FakeGuest, FakeVmm, Faults
+from tests.fakes.guest_client import GuestClient, accept_factory
 
 KEY = os.urandom(16)
 

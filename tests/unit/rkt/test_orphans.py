@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1.rkt import leftovers
+from stage1.rkt import orphans
 
 UUID = "5f1c2a3b-0000-4000-8000-00000000bbbb"
 TREE = "deps-sha512-" + "0" * 64
@@ -51,9 +51,9 @@ def test_programs_of_the_pods_own_stage1_are_killed_though_it_was_moved(pod: Pat
         if is_deleted:
             os.unlink(pod / "stage1/rootfs/launcher")
         there = moved(pod)
-        leftovers.end(there)
+        orphans.end(there)
         assert has_ended(launcher)
-        leftovers.end(there)
+        orphans.end(there)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_vmm_counts_when_it_was_told_of_the_pod(
 ) -> None:
     with spin(tmp_path / place / name, *words) as process:
         try:
-            leftovers.end(moved(pod))
+            orphans.end(moved(pod))
             assert has_ended(process) == is_killed
         finally:
             process.kill()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a program finds the agent of a running pod: through the pod's broker, which the first one that comes starts.
+"""Connects a program to the agent of a running pod: through the pod's proxy, which the first one that comes starts.
 
-Called by stage1/entry. The broker is this program, forked: it costs no start of Python, and is gone a second after the
+Called by stage1/entry. The proxy is this program, forked: it costs no start of Python, and is gone a second after the
 last of us (docs/decisions/0084-a-proxy-that-comes-and-goes.md).
 """
 
@@ -12,12 +12,12 @@ import time
 
 from stage1 import engine
 from stage1.errors import KernelError, NotFound, TimedOut, VmFailed
-from stage1.guest import broker, client
+from stage1.guest import connect, proxy
+from stage1.guest.client import Client
 from stage1.guest.messages import List
-from stage1.guest.session import Session
 from stage1.linux import beneath, flock
 from stage1.linux.libc import Guard
-from stage1.rkt import machine, script
+from stage1.rkt import machine, plan
 from stage1.vm.spec import SerialLink
 
 SOCKET, LOCK = "broker.sock", "broker.lock"
@@ -27,8 +27,8 @@ ANSWER_S = 4.0
 _BACKLOG = 16
 
 
-def session(uuid: str, *, timeout_s: float = 0) -> Session:
-    """A conversation with the agent of the pod, which has just answered. `timeout_s` 0: `ANSWER_S`, or as long as a pod
+def to_agent(uuid: str, *, timeout_s: float = 0) -> Client:
+    """A client of the agent of the pod, which has just answered. `timeout_s` 0: `ANSWER_S`, or as long as a pod
     that was just started may boot.
 
     Raises NotFound when the pod does not run, VmFailed when its agent does not answer in that time.
@@ -37,7 +37,7 @@ def session(uuid: str, *, timeout_s: float = 0) -> Session:
     vm = engine.find_vm(place)
     if vm is None or not vm.alive():
         raise NotFound(f"the pod {uuid} does not run: it was not started, or has ended")
-    timeout_s = timeout_s or max(ANSWER_S, broker.PATIENCE_S - vm.age_s())
+    timeout_s = timeout_s or max(ANSWER_S, proxy.PATIENCE_S - vm.age_s())
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
         if (found := _meet(f"{place}/{SOCKET}", until=until)) is not None:
@@ -47,13 +47,13 @@ def session(uuid: str, *, timeout_s: float = 0) -> Session:
     raise VmFailed(f"the agent of the pod {uuid} did not answer within {timeout_s:.0f} s; rkt stop --force ends it")
 
 
-def _meet(path: str, *, until: float) -> Session | None:
-    """None when there is no broker, or one that was just about to end, or no agent that answers until then."""
+def _meet(path: str, *, until: float) -> Client | None:
+    """None when there is no proxy, or one that was just about to end, or no agent that answers until then."""
     sock = _connect(path)
     if sock is None:
         return None
     try:
-        made = Session(sock, until=until)
+        made = Client(sock, until=until)
         made.call(List(), max(until - time.monotonic(), TRY_S))
     except (VmFailed, TimedOut):
         sock.close()
@@ -75,7 +75,7 @@ def _connect(path: str) -> _socket.socket | None:
 
 
 def _start(place: str) -> None:
-    """Start a broker, unless there is one: whoever has the lock is it, as long as it lives."""
+    """Start a proxy, unless there is one: whoever has the lock is it, as long as it lives."""
     with beneath.Root(place) as own:
         lock = own.open_or_make(LOCK, os.O_RDWR, mode=0o600)
     try:
@@ -108,7 +108,7 @@ def _fork(place: str, listener: _socket.socket, *, lock: int) -> None:
         os.setsid()
         if os.fork() == 0:
             _detach(keep=(listener.fileno(), lock))
-            broker.Broker(listener, _factory(place), key=machine.key(place), streams=_streams(place)).serve()
+            proxy.Proxy(listener, _factory(place), key=machine.key(place), streams=_streams(place)).serve()
             with beneath.Root(place) as own:
                 own.unlink(SOCKET)
     finally:
@@ -131,11 +131,11 @@ def _detach(*, keep: tuple[int, ...]) -> None:
 
 def _streams(place: str) -> list[int]:
     """Of all apps that there are; of some, nothing comes."""
-    return [stream for name in machine.apps(place) for stream in script.streams(name)]
+    return [stream for name in machine.apps(place) for stream in plan.streams(name)]
 
 
-def _factory(place: str) -> client.Factory:
+def _factory(place: str) -> "connect.Factory":
     link = machine.link(place)
     if isinstance(link, SerialLink):
-        return client.unix_factory(link.socket)
-    return client.vsock_factory(link.cid, link.port)
+        return connect.unix_factory(link.socket)
+    return connect.vsock_factory(link.cid, link.port)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that come and go reach one fake guest through the broker that the first of them leaves behind."""
+"""Programs that come and go reach one fake guest through the proxy that the first of them leaves behind."""
 
 import json
 import os
@@ -17,15 +17,15 @@ import pytest
 from stage1.entry import stop
 from stage1.errors import NotFound
 from stage1.linux.process import start_time
-from stage1.rkt import machine, reach
+from stage1.rkt import connect, machine
 from tests.fakes.guest import FakeGuest
 from tests.fakes.patience import PATIENCE
 
 CHECKOUT = Path(__file__).parents[2]
 PROGRAM = """import sys, time
 from stage1.guest.messages import List
-from stage1.rkt import reach
-with reach.session(sys.argv[1]) as session:
+from stage1.rkt import connect
+with connect.to_agent(sys.argv[1]) as session:
     session.call(List(), 20)
     print(session.base, flush=True)
     time.sleep(float(sys.argv[2]))
@@ -55,7 +55,7 @@ class Place:
 
     def brokers(self) -> list[int]:
         """Who has the lock open."""
-        lock, found = str(self.path / reach.LOCK), []
+        lock, found = str(self.path / connect.LOCK), []
         for link in Path("/proc").glob("[0-9]*/fd/*"):
             try:
                 if os.readlink(link) == lock:
@@ -95,7 +95,7 @@ def test_several_at_once_share_one_broker_which_ends_after_them(place: Place) ->
     bases = {finish(program) for program in programs}
     assert len(bases) == 4
     wait_until(lambda: not place.brokers())
-    assert not (place.path / reach.SOCKET).exists()
+    assert not (place.path / connect.SOCKET).exists()
     assert finish(place.start()) not in bases
 
 
@@ -122,6 +122,6 @@ def test_a_broker_that_was_killed_is_replaced(place: Place) -> None:
 def test_a_pod_that_does_not_run_is_said_so() -> None:
     unknown = str(uuid.uuid4())
     with pytest.raises(NotFound, match="does not run"):
-        reach.session(unknown)
+        connect.to_agent(unknown)
     with pytest.raises(NotFound, match="was not started"):
         stop.main([unknown])

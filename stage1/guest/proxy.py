@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets several programs talk to one agent at once: owns the link, and serves `session.py` on a unix socket.
+"""Lets several programs talk to one agent at once: owns the link, and serves `client.py` on a unix socket.
 
 Called by stage1/rkt in a process of its own, which ends soon after its last client: nothing stays beside the VM. No
 client is trusted less than another: all are root's.
@@ -13,16 +13,17 @@ from typing import NamedTuple
 
 from stage1.errors import PodError
 from stage1.guest import frame
-from stage1.guest.client import Factory
+from stage1.guest.client import STREAMS, Cutter
 from stage1.guest.frame import Frame
 from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
 from stage1.guest.messages import Create, Exec, Signal, Stdio, decode_request, encode, encode_event
-from stage1.guest.session import STREAMS, Cutter
 from stage1.guest.wire import WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from stage1.guest.connect import Factory
 
 LINGER_S = 1.0
 """How long it waits for another client before it ends."""
@@ -56,11 +57,11 @@ class _Client:
         return (0 if self.inputs else select.POLLIN) | (select.POLLOUT if self.out else 0)
 
 
-class Broker:
+class Proxy:
     """`serve` until nobody is left. `connect` makes connections to the agent, which knows `key`."""
 
     def __init__(
-        self, listener: _socket.socket, connect: Factory, *, key: bytes, streams: "Iterable[int]" = ()
+        self, listener: _socket.socket, connect: "Factory", *, key: bytes, streams: "Iterable[int]" = ()
     ) -> None:
         """`streams` are those of containers that run already: what nobody follows is thrown away, and paid for."""
         self._listener, self._connect = listener, connect
@@ -88,7 +89,7 @@ class Broker:
         listener = self._listener
         listener.setblocking(False)
         while self._clients or time.monotonic() - self._idle_since < LINGER_S:
-            if self._sock is None and not self._reach():
+            if self._sock is None and not self._connect_agent():
                 return
             for fd, events in self._poll():
                 if fd == listener.fileno():
@@ -102,7 +103,7 @@ class Broker:
                 return
         self._write_agent()
 
-    def _reach(self) -> bool:
+    def _connect_agent(self) -> bool:
         """Connect to the agent, for as long as it may be booting."""
         self._sock = self._connect(self._silent_since + PATIENCE_S)
         if self._sock is None:

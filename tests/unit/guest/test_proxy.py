@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several programs talk to one fake guest through the broker: none sees what is another's, and what one starts ends
+"""Several programs talk to one fake guest through the proxy: none sees what is another's, and what one starts ends
 with it.
 """
 
@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 
 from stage1.errors import NotFound, TimedOut, VmFailed
-from stage1.guest import broker, frame
+from stage1.guest import frame, proxy
 from stage1.guest import messages as m
-from stage1.guest.client import unix_factory
-from stage1.guest.session import Session, exit_of
+from stage1.guest.client import Client, exit_of
+from stage1.guest.connect import unix_factory
 from tests.fakes.guest import FakeGuest, Faults
 
 KEY = os.urandom(16)
 
 
 class Place:
-    """The fake guest, the broker in a thread, and sessions."""
+    """The fake guest, the proxy in a thread, and clients."""
 
     def __init__(self, directory: Path, faults: Faults) -> None:
         (directory / "containers/c").mkdir(parents=True)
@@ -35,22 +35,22 @@ class Place:
         listener.bind(str(directory / "broker.sock"))
         listener.listen(4)
         self._listener = listener
-        self.broker = broker.Broker(listener, unix_factory(str(directory / "agent.sock")), key=KEY)
+        self.broker = proxy.Proxy(listener, unix_factory(str(directory / "agent.sock")), key=KEY)
         self.thread = threading.Thread(target=self.broker.serve, daemon=True)
         self.thread.start()
 
-    def session(self) -> Session:
+    def session(self) -> Client:
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.directory / "broker.sock"))
-        return Session(sock)
+        return Client(sock)
 
-    def start_container(self, session: Session, argv: list[str]) -> None:
+    def start_container(self, session: Client, argv: list[str]) -> None:
         document = {"process": {"args": argv, "env": ["PATH=/usr/bin:/bin"]}}
         (self.directory / "containers/c/config.json").write_text(json.dumps(document))
         session.call(m.Create("c", "image", tmpfs=True), 10)
         session.call(m.Start("c"), 10)
 
-    def exec(self, session: Session, argv: list[str]) -> m.Stdio:
+    def exec(self, session: Client, argv: list[str]) -> m.Stdio:
         number = session.base
         name = f"exec-{number}.json"
         document = {"args": argv, "env": ["PATH=/usr/bin:/bin"]}
@@ -77,7 +77,7 @@ def place(tmp_path: Path, faults: Faults) -> Iterator[Place]:
     made.close()
 
 
-def read_all(session: Session, give: bytes = b"", stdio: m.Stdio = m.Stdio()) -> tuple[bytes, int]:  # noqa: B008
+def read_all(session: Client, give: bytes = b"", stdio: m.Stdio = m.Stdio()) -> tuple[bytes, int]:  # noqa: B008
     """Give the input, and read output until the exec ends."""
     output, until = b"", time.monotonic() + 30
     while time.monotonic() < until:
@@ -136,7 +136,7 @@ def test_the_broker_ends_soon_after_its_last_client(place: Place, monkeypatch: p
         session.call(m.List(), 10)
         time.sleep(0.2)
         assert place.thread.is_alive()
-    place.thread.join(broker.LINGER_S + 5)
+    place.thread.join(proxy.LINGER_S + 5)
     assert not place.thread.is_alive()
 
 
@@ -178,7 +178,7 @@ def test_a_broker_that_does_not_accept_is_waited_for_no_longer_than_said(tmp_pat
         listener.listen(1)
         sock.connect(str(tmp_path / "s"))
         with pytest.raises(TimedOut):
-            Session(sock, until=time.monotonic() + 0.1)
+            Client(sock, until=time.monotonic() + 0.1)
 
 
 @pytest.mark.parametrize("noise", [b"\xff" * 40, frame.pack(frame.REQUEST, b"\x0a", stream=1), frame.pack(frame.ACK)])

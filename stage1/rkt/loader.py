@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifest loader: from a pod directory that rkt has prepared to values that the engine knows. For stage1/entry.
+
+Reads the manifests and looks into the apps' roots; changes nothing and asks no network. The order for `run`:
+
+    options = arguments.run(argv)
+    pod = loader.read_pod(pod_dir, options)
+    make.make(pod)                              # empty volumes
+    network = ...                               # stage1.net.rkt
+    pod = loader.with_network(pod, pod_dir, options=options, network=network, host_ip=...)
+    # write pod.files where the guest has /run/clearpod/volumes/pod, the rest is the engine's
+
+For app add: `read_pod` with `only`, `make`, `with_network`, and the one app in `apps`.
+"""
+
+import os
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, NotFound, Unsupported
+from stage1.pod.model import Container, Device, Limits, Mount, Pod, Port, Process
+from stage1.pod.network import PodNetwork
+from stage1.rkt import (
+    directory,
+    environment,
+    inside,
+    isolators,
+    manifest,
+    podwide,
+    security,
+    sizing,
+    streams,
+    syscalls,
+    texts,
+    users,
+    userspace,
+    volumes,
+)
+from stage1.rkt.arguments import RunOptions as RunOptions
+from stage1.rkt.isolators import Isolators
+from stage1.rkt.manifest import Entry, Manifest
+from stage1.rkt.streams import Streams
+from stage1.rkt.volumes import EmptyVolume as EmptyVolume
+
+MOST_APPS = 64
+"""Of one pod: the agent's table has room for so many."""
+_PERIOD_US = 100_000
+_LEAST_QUOTA_US = 1_000
+"""The kernel's own."""
+_TUN = "/dev/net/tun"
+_IPC = ("", "auto", "private")
+
+
+class App(NamedTuple):
+    """One app. `root` is its root on the host, writable: an overlay of rkt's or a plain directory.
+
+    `pre_start` and `post_stop` are containers of their own in the same root: as root, with every capability and no
+    filter; None when there is no such handler. Where the streams are INTERACTIVE, they are those of `run` itself.
+    """
+
+    name: str
+    container: Container
+    root: str
+    pre_start: Container | None = None
+    post_stop: Container | None = None
+    streams: Streams = Streams()
+
+    @property
+    def containers(self) -> tuple[Container, ...]:
+        """All of them, in the order in which they run."""
+        return tuple(one for one in (self.pre_start, self.container, self.post_stop) if one)
+
+
+class RktPod(NamedTuple):
+    """A whole pod. `files` are the texts of those of the pod's own files that apps see, set by `with_network`.
+
+    `annotations` are the pod's. `warnings` are sentences for stderr.
+    """
+
+    pod: Pod
+    apps: tuple[App, ...]
+    mutable: bool = False
+    empty_volumes: tuple[EmptyVolume, ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class _Read(NamedTuple):
+    """What goes together while an app is read."""
+
+    app: App
+    limits: Isolators
+    empty: tuple[EmptyVolume, ...]
+    warnings: tuple[str, ...]
+
+
+def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str | None = None) -> RktPod:
+    """The pod in `pod_dir` as values; with `only` just the app of that name, as for app add.
+
+    Args:
+        terminal: TERM of the caller's terminal when `--interactive` is on one, else None.
+
+    Raises:
+        BadRequest: the manifest makes no sense, or a user or volume is not there: one sentence.
+        NotFound: a file that rkt should have written, or a host volume, is missing.
+        Unsupported: private users, the host's IPC, a socket-activated port.
+    """
+    _check(options)
+    pod_dir = os.path.realpath(pod_dir)
+    directory.require(pod_dir)
+    said = manifest.read(f"{pod_dir}/pod", lambda app: _image_manifest(pod_dir, app), only=only)
+    if options.interactive and len(said.entries) != 1:
+        raise BadRequest(f"--interactive is for pods of one app, but this one has {len(said.entries)}")
+    if not (said.entries or options.mutable):
+        raise BadRequest("the pod manifest has no apps; name an image")
+    if len(said.entries) > MOST_APPS:
+        raise BadRequest(
+            f"the pod has {len(said.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
+        )
+    found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
+    pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
+    return RktPod(
+        pod=_with_profile(
+            _pod(said, options, limits=[one.limits for one in found], ports=() if only else podwide.ports(said)),
+            pod_dir,
+            annotations=said.annotations,
+        ),
+        apps=tuple(one.app for one in found),
+        mutable=options.mutable,
+        empty_volumes=tuple(dict.fromkeys(volume for one in found for volume in one.empty)),
+        annotations=tuple(said.annotations.items()),
+        warnings=(*options.warnings, *pod_wide, *(warning for one in found for warning in one.warnings)),
+    )
+
+
+def with_network(
+    pod: RktPod, pod_dir: str, *, options: RunOptions, network: PodNetwork | None, host_ip: str = ""
+) -> RktPod:
+    """The pod with its own files and with the address of the metadata service, which is on `host_ip`."""
+    resolv = texts.resolv_conf(pod_dir, options, network=network)
+    hosts, wins = texts.hosts(pod_dir, options, hostname=pod.pod.hostname)
+    files = {texts.HOSTS: hosts, texts.HOSTNAME: f"{pod.pod.hostname}\n"}
+    if resolv is not None:
+        files[texts.RESOLV] = resolv
+    url = environment.metadata_url(host_ip, options.mds_token) if options.mds_token and host_ip else ""
+    return pod._replace(
+        apps=tuple(_settled(app, files=tuple(files), hosts_win=wins, url=url) for app in pod.apps),
+        files=tuple(files.items()),
+    )
+
+
+def _check(options: RunOptions) -> None:
+    if options.private_users:
+        raise Unsupported("--private-users is not offered: a pod in a virtual machine has users of its own already")
+    if options.ipc == "parent":
+        raise Unsupported("--ipc=parent is not offered: a virtual machine can't share the host's IPC; leave it out")
+    if options.ipc not in _IPC:
+        raise BadRequest(f"--ipc={options.ipc} is not known; there are auto and private")
+
+
+def _image_manifest(pod_dir: str, app: str) -> str:
+    return f"{os.path.dirname(directory.app_root(pod_dir, app))}/manifest"
+
+
+def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators], ports: tuple[Port, ...]) -> Pod:
+    return Pod(
+        id=options.uuid,
+        name=f"rkt-{options.uuid}",
+        namespace="rkt",
+        uid=options.uuid,
+        hostname=podwide.hostname(options),
+        memory_mib=sizing.memory_mib(limits, said.annotations, mutable=options.mutable),
+        vcpus=sizing.vcpus(limits, said.annotations, cpus=os.cpu_count() or 1),
+        sysctls=podwide.sysctls(limits),
+        ports=ports,
+    )
+
+
+def _with_profile(pod: Pod, pod_dir: str, *, annotations: dict[str, str]) -> Pod:
+    profile = userspace.of_pod(pod_dir, annotations)
+    if not profile:
+        return pod
+    memory_mib = sizing.with_systemd_mib(pod.memory_mib, annotations)
+    return pod._replace(profile=profile, journal=directory.journal(pod_dir), memory_mib=memory_mib)
+
+
+def _read(entry: Entry, said: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:
+    root = directory.app_root(pod_dir, entry.name)
+    if not os.path.isdir(root):
+        raise NotFound(f"{entry.where}: its root {root} is missing; prepare the pod anew")
+    wanted = isolators.read(entry.isolators, where=entry.where)
+    placed = volumes.of_app(entry, said.volumes, pod_dir=pod_dir, root=root)
+    app = _app(entry, wanted, root=root, options=options, terminal=terminal)
+    used = streams.of_app(entry, said.annotations, interactive=options.interactive)
+    app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and terminal is not None)
+    odd = syscalls.unknown(wanted.seccomp) if wanted.seccomp else ()
+    strange = (f"{entry.where}: no system calls here, so ignored: {', '.join(odd)}",) if odd else ()
+    return _Read(app, wanted, placed.empty, (*wanted.warnings, *placed.warnings, *strange))
+
+
+def _app(entry: Entry, wanted: Isolators, *, root: str, options: RunOptions, terminal: str | None) -> App:
+    env = environment.variables(entry.name, entry.env, terminal=terminal if options.interactive else None)
+    path = dict(entry.env).get("PATH", "")
+    command = inside.executable(root, entry.argv[0], cwd=entry.cwd, path=path)
+    user = users.resolve(entry, root)
+    container = Container(
+        id=entry.name,
+        name=entry.name,
+        image=entry.image_id,
+        process=Process((command, *entry.argv[1:]), env, entry.cwd, user, only_env=True),
+        devices=(Device(_TUN, _TUN),),
+        limits=_limits(wanted),
+        security=security.security(
+            wanted, options, uid=user.uid, read_only_root=entry.read_only_root, where=entry.where
+        ),
+        oom_score_adj=wanted.oom_score_adj,
+    )
+    return App(
+        entry.name,
+        container,
+        root,
+        _handler(entry, container, event="pre-start", options=options, root=root),
+        _handler(entry, container, event="post-stop", options=options, root=root),
+    )
+
+
+def _limits(wanted: Isolators) -> Limits:
+    quota = max(wanted.cpu_milli * _PERIOD_US // 1000, _LEAST_QUOTA_US) if wanted.cpu_milli else 0
+    return Limits(
+        memory=wanted.memory,
+        cpu_shares=wanted.cpu_shares,
+        cpu_quota_us=quota,
+        cpu_period_us=_PERIOD_US if quota else 0,
+    )
+
+
+def _handler(entry: Entry, container: Container, *, event: str, options: RunOptions, root: str) -> Container | None:
+    argv = entry.pre_start if event == "pre-start" else entry.post_stop
+    if not argv:
+        return None
+    path = dict(entry.env).get("PATH", "")
+    command = inside.executable(root, argv[0], cwd=entry.cwd, path=path)
+    name = f"{entry.name}.{event}"
+    return container._replace(
+        id=name,
+        name=name,
+        process=Process((command, *argv[1:]), container.process.env, entry.cwd, only_env=True),
+        security=security.of_handler(options, read_only_root=entry.read_only_root),
+    )
+
+
+def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, tty: bool) -> App:
+    process = app.container.process._replace(tty=tty or used.is_terminal, stdin=used.has_input)
+    return app._replace(
+        container=app.container._replace(mounts=mounts, process=process),
+        pre_start=app.pre_start._replace(mounts=mounts) if app.pre_start else None,
+        post_stop=app.post_stop._replace(mounts=mounts) if app.post_stop else None,
+        streams=used,
+    )
+
+
+def _settled(app: App, *, files: tuple[str, ...], hosts_win: bool, url: str) -> App:
+    """What the image has in /etc stays, where --dns-conf-mode does not say otherwise."""
+    keeps_hosts = not hosts_win and inside.status(app.root, "/etc/hosts") is not None
+    kept = tuple(name for name in files if not (name == texts.HOSTS and keeps_hosts))
+    more = (f"AC_METADATA_URL={url}",) if url else ()
+
+    def settle(one: Container) -> Container:
+        return one._replace(pod_files=kept, process=one.process._replace(env=(*one.process.env, *more)))
+
+    return app._replace(
+        container=settle(app.container),
+        pre_start=settle(app.pre_start) if app.pre_start else None,
+        post_stop=settle(app.post_stop) if app.post_stop else None,
+    )
