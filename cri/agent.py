@@ -5,9 +5,9 @@ Owned by a pod. It connects again when the connection is cut, hands frames to th
 acknowledges a frame only after it was handed over and committed. It must not know what a container is:
 streams have consumers, exits go to one function.
 
-The guest is not trusted. What it sends is taken in short slices, in turn with other guests (`cri.turns`), and not read
-while it does not take what we write, or while it is over its budget (`stage1.guest.budget`). A guest that breaks the
-rules is not heard again: `broken` is told why.
+The guest is not trusted. What it sends is taken in short slices, in turn with other guests (`cri.loop_budget`), and not
+read while it does not take what we write, or while it is over its budget (`stage1.guest.budget`). A guest that breaks
+the rules is not heard again: `broken` is told why.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from cri.turns import SLICE_S, Turns
+from cri.loop_budget import SLICE_S, LoopBudget
 from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
 from stage1.guest import messages
@@ -83,11 +83,11 @@ class Agent:
         exited: Callable[[messages.Exited], bool],
         *,
         port: VsockPort | None = None,
-        turns: Turns | None = None,
+        loop_budget: LoopBudget | None = None,
         broken: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._who, self._exited, self._port = who, exited, port
-        self._turns, self._broken = turns or Turns(), broken
+        self._loop_budget, self._broken = loop_budget or LoopBudget(), broken
         self._link, self._budget = HostLink(who.key, who.epoch), Budget()
         self._consumers: dict[int, Consumer] = {}
         self._calls: dict[int, asyncio.Future[messages.Reply]] = {}
@@ -315,12 +315,12 @@ class Agent:
         """Take in what was read, a slice at a time, and wait if that was more than the guest's budget."""
         has_more = True
         while has_more:
-            await self._turns.begin()
+            await self._loop_budget.begin()
             begun_s = time.monotonic()
             try:
                 wait_s = self._take_slice(data, until_s=begun_s + SLICE_S)
             finally:
-                self._turns.spend(time.monotonic() - begun_s)
+                self._loop_budget.spend(time.monotonic() - begun_s)
             data, has_more = b"", self._link.has_more
             if wait_s:
                 await asyncio.sleep(wait_s)

@@ -284,8 +284,8 @@ class LivePod:
         """Wait for the agent's hello, not longer than the VM lives. Raises VmFailed, NotFound."""
         link = await retry_while_exhausted(engine.find_link, self.directory, self.tools.host)
         who = Identity(self.title, link, self.status.link_key, self._epoch)
-        turns = self.tools.turns
-        agent = self._agent = Agent(who, self._exited, port=self._port, turns=turns, broken=self._cut_off)
+        loop_budget = self.tools.loop_budget
+        agent = self._agent = Agent(who, self._exited, port=self._port, loop_budget=loop_budget, broken=self._cut_off)
         for container in self.containers.values():
             for stream, consumer in container.consumers(agent.consumed).items():
                 agent.listen(stream, consumer)

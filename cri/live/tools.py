@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from cri.events import Bus
     from cri.live.consoles import Consoles
+    from cri.loop_budget import LoopBudget
     from cri.storage.disk import Storage
-    from cri.turns import Turns
     from stage1.engine import Host
     from stage1.pod.model import Pod
     from stage1.vm.vmm import Vmm
@@ -36,12 +36,12 @@ class Tools(NamedTuple):
     """The host, who starts VMs, and how long a guest may take to boot and to answer a call.
 
     `pool` runs what waits for CNI plugins or for systemd (None: the loop's own), so that those that hang delay only
-    other pods that wait for them; and since it is small, many pods at once take their turns instead of fighting for
-    the rules' lock.
-    `events` hears what happens (None: nobody does). `turns` is shared by the links of all pods. A guest that another
-    daemon has left gets `adopt_timeout_s` to answer the next one, and any guest `react_s` to end what it is told to.
-    `storage` says how much pods may write (None: all). `hooks` has a say in what is done. `collect_later` takes the
-    directory of a pod that failed and could not be removed at once. `consoles` keeps the VMs' consoles short.
+    other pods that wait for them; and since it is small, many pods at once queue instead of contending for the lock of
+    the packet filter's rules. `events` hears what happens (None: nobody does). `loop_budget` is shared by the links of
+    all pods. A guest that another daemon has left gets `adopt_timeout_s` to answer the next one, and any guest
+    `react_s` to end what it is told to. `storage` says how much pods may write (None: all). `hooks` has a say in what
+    is done. `collect_later` takes the directory of a pod that failed and could not be removed at once. `consoles` keeps
+    the VMs' consoles short.
     """
 
     host: "Host"
@@ -51,7 +51,7 @@ class Tools(NamedTuple):
     call_timeout_s: float = 60.0
     pool: "Executor | None" = None
     events: "Bus | None" = None
-    turns: "Turns | None" = None
+    loop_budget: "LoopBudget | None" = None
     adopt_timeout_s: float = 10.0
     storage: "Storage | None" = None
     hooks: Hooks = Hooks()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All plugins: asks them before something is done, in the order of their indexes, and tells them what happened. The
+"""All plugins: asks them before something is done, in the order of their indexes, and notifies them afterwards. The
 pods' and RPCs' `Hooks`; made by the node.
 
-What is asked and told stands in each plugin's own line. A plugin that comes later learns of everything that exists by
-Synchronize, which is the first thing in its line: what is in the making then is part of that, and what begins after it
-is asked as of anybody. So nothing is lost and nothing is told twice, and no pod waits for a plugin to be synchronized
-but with what the plugin has a say in. Stops and removals never fail because of a plugin.
+Requests and notifications are queued for each plugin. One that connects later learns of everything that exists by
+Synchronize, the first request in its queue: what is being made then is part of that, and for what begins after it the
+plugin is asked as all are. So nothing is lost or told twice, and a pod waits for a plugin's synchronization only with
+what the plugin is asked about. Stops and removals never fail because of a plugin.
 """
 
 import logging
@@ -20,7 +20,7 @@ from cri.live.hooks import Hooks
 from cri.live.pod import LivePod
 from cri.nri import adjust, amounts, shown, synchronize
 from cri.nri.amounts import Claims
-from cri.nri.door import Door
+from cri.nri.listener import PluginListener
 from cri.nri.plugin import Plugin
 from cri.nri.updates import Updates
 from cri.nri.validate import Wishes
@@ -47,7 +47,7 @@ class Hub(Hooks):
     def __init__(self, config: Nri, pods: Callable[[], list[LivePod]]) -> None:
         self._pods, self._plugins = pods, list[Plugin]()
         self._updates = Updates(pods, config.request_timeout_s)
-        self._door = Door(config, admit=self._join, left=self._leave, update=self._unasked)
+        self._listener = PluginListener(config, admit=self._join, left=self._leave, update=self._unasked)
         self._coming_pods: dict[str, LivePod] = {}
         self._coming: dict[str, tuple[LivePod, ContainerRecord]] = {}
         self._containers: dict[str, LiveContainer] = {}
@@ -55,26 +55,26 @@ class Hub(Hooks):
         self._stopped: set[str] = set()
 
     async def open(self) -> None:
-        """Let plugins in. Raises as `Door.open`."""
+        """Accept plugins. Raises as `PluginListener.open`."""
         for pod in self._pods():
             self._containers.update(pod.containers)
             if pod.status.state == states.DEAD:
                 self._stopped.add(pod.id)
-        await self._door.open()
+        await self._listener.open()
 
     def titles(self) -> list[str]:
         """Of the plugins that are here, in their order."""
         return [plugin.title for plugin in self._plugins]
 
     async def close(self) -> None:
-        """Let go of all plugins."""
-        await self._door.close()
+        """Disconnect all plugins."""
+        await self._listener.close()
         await self._updates.close()
 
     # -- coming and going ------------------------------------------------------------------------------------
 
     def _join(self, plugin: Plugin) -> None:
-        """Nothing may happen between the look at what exists and the place in the line: no await."""
+        """Nothing may happen between listing what exists and the place in the queue: no await."""
         if plugin.link.gone.is_set():
             return
         pods = {**{pod.id: pod for pod in self._pods()}, **self._coming_pods}

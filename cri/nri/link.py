@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The connection of one plugin: calls to it, one answer each, and its own calls. Used by `door` and `plugin`.
+"""The connection of one plugin: calls to it, one answer each, and its own calls. Used by `listener` and `plugin`.
 
 One task reads. Whatever breaks the protocol or a time limit closes the connection for good, with a sentence that says
 why. It must not know what any call means.

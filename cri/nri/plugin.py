@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One plugin that has registered: what it is asked and told, one thing after the other. Made by `door`, used by `hub`.
+"""One plugin that has registered: requests to it, one after the other. Made by `listener`, used by `hub`.
 
-Requests stand in a line, so that a plugin sees things in the order in which they happened; the line is bounded, and a
-plugin that lets it grow too long, or does not answer in time, is dropped: who waits for it goes on without it.
+Requests are queued, so that a plugin sees things in the order in which they happened. The queue is bounded, and a
+plugin that lets it grow too long, or does not answer in time, is disconnected: who waits for it goes on without it.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ log = logging.getLogger("clearpod.nri")
 
 MOST_WAITING = 4096
 MOST_WAITING_BYTES = 32 << 20
-"""Of one plugin's line."""
+"""Of one plugin's queue."""
 
 
 MOST_BYTES = MESSAGE_BYTES - 4096
@@ -46,7 +46,7 @@ class Plugin:
     ) -> None:
         self.title, self.link, self.events = title, link, events
         self._timeout_s, self._left = timeout_s, left
-        self._line: deque[_Request] = deque()
+        self._queue: deque[_Request] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._by_state_change: set[str] = set()
@@ -68,8 +68,8 @@ class Plugin:
             ) from None
 
     def put(self, method: str, message: Any) -> "asyncio.Future[Any]":
-        """Put a request at the end of its line, at once. The answer is None when it does not take such requests, or
-        was dropped meanwhile; Refused is raised for an error of the plugin's.
+        """Queue a request, at once. The answer is None when it does not take such requests, or was disconnected
+        meanwhile; Refused is raised for an error of the plugin's.
         """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         if self.link.gone.is_set() or not self.takes(method):
@@ -79,11 +79,11 @@ class Plugin:
         if size > MOST_BYTES:
             answer.set_exception(Refused(calls.UNKNOWN, f"{size} bytes are more than NRI can say at once"))
             return answer
-        self._line.append(_Request(method, message, size, answer))
+        self._queue.append(_Request(method, message, size, answer))
         self._bytes += size
         self._arrived.set()
-        if len(self._line) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES:
-            self.link.close(f"it is {len(self._line)} requests behind, of {self._bytes} bytes")
+        if len(self._queue) > MOST_WAITING or self._bytes > MOST_WAITING_BYTES:
+            self.link.close(f"it is {len(self._queue)} requests behind, of {self._bytes} bytes")
         return answer
 
     def tell(self, method: str, message: Any) -> None:
@@ -98,11 +98,11 @@ class Plugin:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._line and not self.link.gone.is_set():
-                one = self._line[0]
+            while self._queue and not self.link.gone.is_set():
+                one = self._queue[0]
                 await self._answer(one)
-                if self._line:
-                    self._line.popleft()
+                if self._queue:
+                    self._queue.popleft()
                     self._bytes -= one.size
 
     async def _answer(self, one: _Request) -> None:
@@ -133,9 +133,9 @@ class Plugin:
         await self.link.gone.wait()
         self._tasks[0].cancel()
         self._left(self)
-        for one in self._line:
+        for one in self._queue:
             _settle(one, None)
-        self._line.clear()
+        self._queue.clear()
         level = logging.INFO if self.link.why in (CLOSED, ENDING) else logging.WARNING
         log.log(level, "nri.gone", extra={"plugin": self.title, "why": self.link.why})
 

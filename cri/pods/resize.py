@@ -26,7 +26,7 @@ MIB = 1 << 20
 log = logging.getLogger("clearpod.limits")
 
 # Not the pod's own lock: a guest that does not answer must not delay its end.
-_turns: "weakref.WeakKeyDictionary[LivePod, asyncio.Lock]" = weakref.WeakKeyDictionary()
+_locks: "weakref.WeakKeyDictionary[LivePod, asyncio.Lock]" = weakref.WeakKeyDictionary()
 
 
 def require_host(pod: Pod, total_bytes: int = 0) -> None:
@@ -48,7 +48,7 @@ async def update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
 
 
 async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
-    async with _turns.setdefault(pod, asyncio.Lock()):
+    async with _locks.setdefault(pod, asyncio.Lock()):
         pod.require_ready()
         record = make()
         changes = [(op, back) for op, back in zip(tunes(record), tunes(pod.record), strict=True) if op != back]

@@ -15,13 +15,13 @@ from cri.live import boot, shutdown
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
+from cri.loop_budget import LoopBudget
 from cri.pods import ports
 from cri.pods.names import Names
 from cri.pods.recovery import Recovery
 from cri.pool.fit import Bounds
 from cri.pool.pool import Pool
 from cri.store import pods as store
-from cri.turns import Turns
 from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed
 from stage1.pod import states
@@ -44,7 +44,7 @@ class PodTable:
         max_pods: int = 0,
         warm: Bounds = Bounds(),  # noqa: B008 - a constant
     ) -> None:
-        self._tools, self.max_pods = tools._replace(turns=tools.turns or Turns()), max_pods
+        self._tools, self.max_pods = tools._replace(loop_budget=tools.loop_budget or LoopBudget()), max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
@@ -132,7 +132,7 @@ class PodTable:
             self._starting -= 1
 
     async def _start(self, record: store.PodRecord) -> LivePod:
-        """One of the pool's becomes the pod, or another if that one turns out to be dead; else it boots."""
+        """Claim a VM of the pool, or another if that one turns out to be dead; else boot one."""
         while pod := self.pool.take(record.pod):
             mine = record._replace(pod=record.pod._replace(id=pod.id))
             try:

@@ -54,7 +54,7 @@ async def look(cri: Client, container: str, daemon: int) -> Facts:
 
 
 async def one(cri: Client, container: str, number: int) -> None:
-    """By turns ExecSync, SPDY and WebSocket, the last two with input; all of it must come back."""
+    """By loop_budget ExecSync, SPDY and WebSocket, the last two with input; all of it must come back."""
     text = b"".join(b"%d\n" % n for n in range(number * 1000, number * 1000 + 500))
     if number % 3 == 0:
         script = f"seq {number * 1000} {number * 1000 + 499}; exit {number % 100}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where plugins come in: the socket, registration and configuration. Used by `hub`.
+"""Where plugins connect: the socket, registration and configuration. Used by `hub`.
 
-Only root can connect. A plugin that does not register in time is shown out, and others do not wait for it. What it says
-of itself is checked here.
+Only root can connect. A plugin that does not register in time is disconnected, and no other waits for it. What it says
+of itself is validated here.
 """
 
 import asyncio
@@ -33,58 +33,60 @@ NAME, INDEX = re.compile(r"[A-Za-z0-9_.+-]{1,128}"), re.compile(r"[0-9]{2}")
 Update = Callable[[Plugin, nri.UpdateContainersRequest], Awaitable[nri.UpdateContainersResponse]]
 
 
-class Door:
-    """`admit` takes a configured plugin in, `left` hears when it is gone, `update` does what one asks for unasked."""
+class PluginListener:
+    """`admit` gets each configured plugin, `left` is called when one has disconnected, `update` does unsolicited
+    updates.
+    """
 
     def __init__(
         self, config: Nri, *, admit: Callable[[Plugin], None], left: Callable[[Plugin], None], update: Update
     ) -> None:
         self._config, self._admit, self._left, self._update = config, admit, left, update
         self._server: asyncio.Server | None = None
-        self._visits: set[_Visit] = set()
+        self._connections: set[_Connection] = set()
 
     async def open(self) -> None:
         """Listen. Raises AlreadyExists when another runtime does there, BadRequest for a path that can't be."""
         bound = await asyncio.to_thread(_bind, self._config.socket)
-        self._server = await asyncio.start_unix_server(self._visit, sock=bound)
+        self._server = await asyncio.start_unix_server(self._accepted, sock=bound)
 
     async def close(self) -> None:
-        """Let go of all plugins and remove the socket."""
+        """Disconnect all plugins and remove the socket. Idempotent."""
         if self._server is None:
             return
         self._server.close()
-        for visit in list(self._visits):
-            visit.link.close(ENDING)
+        for connection in list(self._connections):
+            connection.link.close(ENDING)
         try:
             await asyncio.to_thread(os.unlink, self._config.socket)
         except FileNotFoundError:
             pass
 
-    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._visits) >= MOST_PLUGINS:
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._connections) >= MOST_PLUGINS:
             log.warning("nri.full", extra={"warning": f"{MOST_PLUGINS} plugins are connected; another is not taken"})
             writer.transport.abort()
             return
-        visit = _Visit(reader, writer, self._update)
-        self._visits.add(visit)
+        connection = _Connection(reader, writer, self._update)
+        self._connections.add(connection)
         try:
-            plugin = await visit.come_in(self._config, self._left)
+            plugin = await connection.register(self._config, self._left)
             self._admit(plugin)
-            await visit.link.gone.wait()
+            await connection.link.gone.wait()
         except (Lost, Refused) as error:
-            visit.link.close(str(error))
+            connection.link.close(str(error))
             log.warning(
                 "nri.unregistered",
-                extra={"plugin": visit.title or "(no name)", "error": calls.words(str(error))},
+                extra={"plugin": connection.title or "(no name)", "error": calls.words(str(error))},
             )
         except Exception:
-            visit.link.close("clearpod failed by a fault of its own")
-            log.exception("nri.fault", extra={"plugin": visit.title})
+            connection.link.close("clearpod failed by a fault of its own")
+            log.exception("nri.fault", extra={"plugin": connection.title})
         finally:
-            self._visits.discard(visit)
+            self._connections.discard(connection)
 
 
-class _Visit:
+class _Connection:
     """One connection, from before the plugin has said who it is."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, update: Update) -> None:
@@ -94,7 +96,7 @@ class _Visit:
         self._update = update
         self.link = Link(reader, writer, self._serve)
 
-    async def come_in(self, config: Nri, left: Callable[[Plugin], None]) -> Plugin:
+    async def register(self, config: Nri, left: Callable[[Plugin], None]) -> Plugin:
         """The plugin, registered and configured. Raises Lost, Refused."""
         limit_s = config.registration_timeout_s
         gone = asyncio.ensure_future(self.link.gone.wait())
@@ -114,21 +116,21 @@ class _Visit:
 
     async def _serve(self, asked: calls.Asked) -> Any:
         if asked.method == "RegisterPlugin":
-            self._register(asked.message)
+            self._take_name(asked.message)
             return nri.Empty()
         if self._plugin is None:
             raise WrongState("a plugin must register before it can update containers")
         return await self._update(self._plugin, asked.message)
 
-    def _register(self, said: nri.RegisterPluginRequest) -> None:
+    def _take_name(self, request: nri.RegisterPluginRequest) -> None:
         if self.title:
             raise WrongState(f"this connection is that of {self.title}; another plugin needs one of its own")
-        if not NAME.fullmatch(said.plugin_name) or not INDEX.fullmatch(said.plugin_idx):
+        if not NAME.fullmatch(request.plugin_name) or not INDEX.fullmatch(request.plugin_idx):
             raise BadRequest(
                 f"a plugin's name has up to 128 letters, digits and _.+-, its index two digits, but they are"
-                f" {bounds.short(said.plugin_name)} and {bounds.short(said.plugin_idx)}"
+                f" {bounds.short(request.plugin_name)} and {bounds.short(request.plugin_idx)}"
             )
-        self.title = f"{said.plugin_idx}-{said.plugin_name}"
+        self.title = f"{request.plugin_idx}-{request.plugin_name}"
         self._registered.set()
 
 

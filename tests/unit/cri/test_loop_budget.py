@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns on the event loop: whoever works much lets others in between, and nobody is left out."""
+"""LoopBudget on the event loop: whoever works much lets others in between, and nobody is left out."""
 
 import asyncio
 from collections import Counter
 
-from cri.turns import SLICE_S, Turns
+from cri.loop_budget import SLICE_S, LoopBudget
 
 
 async def test_who_is_alone_and_does_little_never_waits() -> None:
-    turns, is_over = Turns(), []
+    budget, is_over = LoopBudget(), []
     asyncio.get_running_loop().call_soon(is_over.append, True)
     for _ in range(10):
-        await turns.begin()
-        turns.spend(SLICE_S / 100)
+        await budget.begin()
+        budget.spend(SLICE_S / 100)
     assert is_over == []
 
 
 async def test_what_is_too_much_for_one_turn_of_the_loop_goes_on_in_the_next() -> None:
-    turns, ticks = Turns(), 0
+    budget, ticks = LoopBudget(), 0
 
     async def tick() -> None:
         nonlocal ticks
@@ -28,20 +28,20 @@ async def test_what_is_too_much_for_one_turn_of_the_loop_goes_on_in_the_next() -
     ticking = asyncio.ensure_future(tick())
     await asyncio.sleep(0)
     for _ in range(50):
-        await turns.begin()
-        turns.spend(SLICE_S)
+        await budget.begin()
+        budget.spend(SLICE_S)
     ticking.cancel()
     assert ticks >= 49
 
 
 async def test_many_who_always_have_work_take_turns_of_the_same_number() -> None:
-    turns, done = Turns(), Counter[int]()
+    budget, done = LoopBudget(), Counter[int]()
 
     async def work(number: int, seconds: float) -> None:
         while True:
-            await turns.begin()
+            await budget.begin()
             done[number] += 1
-            turns.spend(seconds)
+            budget.spend(seconds)
 
     tasks = [asyncio.ensure_future(work(number, SLICE_S * (1 + number % 2))) for number in range(8)]
     for _ in range(400):
@@ -54,9 +54,9 @@ async def test_many_who_always_have_work_take_turns_of_the_same_number() -> None
 
 
 async def test_a_turn_of_one_who_is_gone_goes_to_the_next() -> None:
-    turns = Turns()
-    turns.spend(2 * SLICE_S)
-    waiting = [asyncio.ensure_future(turns.begin()) for _ in range(3)]
+    budget = LoopBudget()
+    budget.spend(2 * SLICE_S)
+    waiting = [asyncio.ensure_future(budget.begin()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     async with asyncio.timeout(5):

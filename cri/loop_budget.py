@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The budget of the event loop: all links of a node share what one iteration of the loop has for them, so that calls
+are answered in between however much the guests send. Used by `cri.agent`; made once per node.
+
+It knows nothing of links, and it can't interrupt: a user stops by itself after `SLICE_S`.
+"""
+
+import asyncio
+from collections import deque
+
+SLICE_S = 0.002
+"""For all links together, in one iteration of the event loop."""
+
+
+class LoopBudget:
+    """Call `begin`, work for at most SLICE_S, then `spend` what it took. When nothing is left, `begin` waits in a
+    queue.
+    """
+
+    def __init__(self) -> None:
+        self._spent_s = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_next_due = False
+
+    async def begin(self) -> None:
+        """Wait for a share; returns at once while something is left of this iteration's and nobody else waits."""
+        if self._spent_s < SLICE_S and not self._waiting:
+            return
+        share: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(share)
+        self._expect_next()
+        try:
+            await share
+        except asyncio.CancelledError:
+            if share.done() and not share.cancelled():
+                self._wake()  # the share was given to a task that was cancelled
+            raise
+
+    def spend(self, seconds: float) -> None:
+        """Account for seconds in which the loop was busy."""
+        self._spent_s += seconds
+        if self._spent_s >= SLICE_S:
+            self._expect_next()
+        else:
+            self._wake()
+
+    def _expect_next(self) -> None:
+        if not self._is_next_due:
+            self._is_next_due = True
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        """Another iteration of the loop has begun."""
+        self._is_next_due, self._spent_s = False, 0.0
+        self._wake()
+        if self._waiting:
+            self._expect_next()
+
+    def _wake(self) -> None:
+        while self._waiting:
+            share = self._waiting.popleft()
+            if not share.done():
+                share.set_result(None)
+                return
