@@ -63,14 +63,14 @@ def _disks(host: Host) -> Lack | None:
 
 
 class Readiness:
-    """`verdict` at any time, by many at once: one of them looks."""
+    """`check` at any time, by many at once: one of them looks."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="readiness")
         self._looking: asyncio.Future[Lack | None] | None = None
 
-    async def verdict(self) -> Lack | None:
+    async def check(self) -> Lack | None:
         """What is missing; None when nothing is."""
         if self._looking is None:
             self._looking = asyncio.get_running_loop().run_in_executor(self._pool, find, self._host)

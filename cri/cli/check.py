@@ -9,7 +9,7 @@ import argparse
 import json
 
 from cri.cli.check_facts import gather
-from cri.cli.check_items import FAIL, Item, judge
+from cri.cli.check_items import FAIL, Item, evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the verdicts; 1 when something that pods need is missing, else 0."""
-    items = judge(gather(args.config))
+    items = evaluate(gather(args.config))
     print(json.dumps([item._asdict() for item in items], indent=1) if args.json else text(items))
     return 1 if any(item.status == FAIL for item in items) else 0
 

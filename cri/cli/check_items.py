@@ -33,7 +33,7 @@ class Item(NamedTuple):
     remedy: str = ""
 
 
-def judge(facts: Facts) -> list[Item]:
+def evaluate(facts: Facts) -> list[Item]:
     """All items. A fail means that no pod can run; a warn, that something is slower or missing."""
     return [
         _user(facts),

@@ -35,7 +35,7 @@ async def image_held(pod: LivePod, images: tuple[ImageFiles, ...]) -> AsyncItera
     The whole block may take as long as a call; raises TimedOut then, WrongState unless the pod is ready.
     """
     pod.require_ready()
-    with pod.work.here():
+    with pod.work.using_files():
         async with limit(pod, "CreateContainer"), pod.images.held(images[0]) as root:
             for volume in images[1:]:
                 await pod.images.export(volume)
@@ -92,7 +92,7 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
     """
     order.require(container, "start")
     pod.require_ready()
-    container.starting = pod.work.keep(_start(pod, container), f"start of container {container.id}")
+    container.starting = pod.work.run_in_background(_start(pod, container), f"start of container {container.id}")
     await answer(pod, container.starting, what="StartContainer")
 
 
@@ -104,7 +104,7 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
             await pod.tools.hooks.starting(pod, container)
         except PodError as error:
             container.start_failed(str(error))
-            pod.keep()
+            pod.save_soon()
             raise
         try:
             reply = await pod.call(messages.Start(container.id), timeout_s=math.inf)
@@ -114,7 +114,7 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
             if not await _has_started(pod, container, error=error):
                 raise
         finally:
-            pod.keep()
+            pod.save_soon()
     log.info(
         "container.started",
         extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},

@@ -163,11 +163,11 @@ async def _running(
     if stdio.stdin:
         pod.agent.open_input(stdio.stdin)
     try:
-        with pod.work.here():
+        with pod.work.using_files():
             await _spawn(command, what=what, stdio=stdio)
             yield command
     finally:
-        ending = pod.work.keep(_clean_up(command, (*consumers, stdio.stdin)), f"end of exec {number}")
+        ending = pod.work.run_in_background(_clean_up(command, (*consumers, stdio.stdin)), f"end of exec {number}")
         await asyncio.shield(asyncio.wait({ending}, timeout=2 * UNDO_S))
 
 

@@ -29,7 +29,7 @@ async def update(pod: LivePod, container: LiveContainer, *, make: Callable[[], C
     ended, or uses more memory than it may then, and TimedOut, when the guest may still put them in force.
     """
     order.require(container, "update")
-    work = pod.work.keep(_update(pod, container, make=make), f"new limits of container {container.id}")
+    work = pod.work.run_in_background(_update(pod, container, make=make), f"new limits of container {container.id}")
     await answer(pod, work, what="UpdateContainerResources")
 
 
@@ -49,7 +49,7 @@ async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], 
             await pod.bind_cpus()
             raise
         container.record = record
-        pod.keep()
+        pod.save_soon()
     log.info("container.updated", extra={"container": container.id, "pod": pod.id})
 
 

@@ -53,7 +53,7 @@ async def remove(pod: LivePod, container: LiveContainer) -> None:
     """Kill it if it runs and remove all of it but its log file."""
     container.removers += 1
     try:
-        with pod.work.here():
+        with pod.work.using_files():
             await _remove(pod, container)
     finally:
         container.removers -= 1
@@ -80,7 +80,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float, is_
     await run_uncancellable(container.log.remove_record)
     if is_late:
         log.warning("container.late", extra={"container": container.id, "pod": pod.id})
-        pod.work.keep(_discard_later(pod, container.id), f"removal of container {container.id}")
+        pod.work.run_in_background(_discard_later(pod, container.id), f"removal of container {container.id}")
     else:
         await run_uncancellable(engine.remove_container, pod.directory, container.id)
 
@@ -115,10 +115,10 @@ async def _remove(pod: LivePod, container: LiveContainer) -> None:
         await discard(pod, container, limit_s=until - time.monotonic(), is_known=True)
         if pod.containers.pop(container.id, None) is None:
             return  # the pod was removed meanwhile, and this container with it
-        pod.keep()
+        pod.save_soon()
         pod.tell(events.DELETED, container.id)
     await follow_rest(pod)
-    settling = pod.work.keep(pod.images.settle(), f"images after container {container.id}")
+    settling = pod.work.run_in_background(pod.images.settle(), f"images after container {container.id}")
     await asyncio.wait({settling}, timeout=max(until - time.monotonic(), 0))
 
 

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 
 from cri.live import tuning
 from cri.live.pod import LivePod
-from cri.live.tools import Tools, tell_owed
-from cri.live.wakeup import waker
+from cri.live.tools import Tools, log_deferred_del
+from cri.live.wakeup import wakeup_of
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
 from stage1 import ahead, engine
@@ -53,7 +53,7 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
     pod.rebind(record, tools)
     async with _until_ready(pod):
-        pod.network = await pod.in_turn(ahead.hand_over, record.pod, tools.host, wake=waker(pod.call))
+        pod.network = await pod.in_turn(ahead.hand_over, record.pod, tools.host, wake=wakeup_of(pod.call))
         await pod.loopback.open(record.pod, pod.ips)
         _note_cgroup(pod, await run_uncancellable_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host))
         settings = configure(record.pod, pod.network, waiting_mac=ahead.MAC)
@@ -63,12 +63,12 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
 
 async def discard(pod: LivePod) -> None:
     """End a VM that no request has, and remove all of it. What can't be removed now is removed later."""
-    await pod.let_go()
+    await pod.detach()
     try:
-        tell_owed(await pod.in_turn(engine.collect, pod.directory))
+        log_deferred_del(await pod.in_turn(engine.collect, pod.directory))
     except PodError as error:
-        log.error("pod.uncollected", extra={"directory": pod.directory, "error": str(error)})
-        pod.tools.collect_later(pod.directory)
+        log.error("pod.cleanup_failed", extra={"directory": pod.directory, "error": str(error)})
+        pod.tools.clean_up_later(pod.directory)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from cri.live.cpus import Cpus
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
 from cri.live.parsed import Parsed
-from cri.live.saving import Keeper
+from cri.live.saving import StateSaver
 from cri.live.tools import Tools
 from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
@@ -77,7 +77,7 @@ class LivePod:
         self._config = Parsed(pb.PodSandboxConfig.FromString)
         self._agent: Agent | None = None
         self._port = port
-        self._keeper = Keeper(self.save, self.title)
+        self._saver = StateSaver(self.save, self.title)
         self._unknown_ends = 0
         self.unused_id = 1
         self._epoch = secrets.randbits(63) | 1  # of this process, and never 0: docs/dev/link.md
@@ -117,12 +117,12 @@ class LivePod:
         self.images, self.loopback = self._images(), LoopbackPorts(self.title)
         self.agent.rename(self.title)
 
-    async def let_go(self, dead: str = "") -> None:
-        """Close descriptors and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
+    async def detach(self, dead: str = "") -> None:
+        """Close the link, logs and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
         await self.meter.close()
         await self.work.close()
         self.loopback.close()
-        self._keeper.close()
+        self._saver.close()
         if self._agent is not None:
             await self._agent.close()
         if self._task is not None:
@@ -183,9 +183,9 @@ class LivePod:
             self.save()
         return number
 
-    def keep(self) -> None:
-        """Write down what has happened: now, or as soon as that is possible."""
-        self._keeper.keep()
+    def save_soon(self) -> None:
+        """Save what has happened: now, or as soon as that is possible."""
+        self._saver.save_soon()
 
     def save(self) -> None:
         """Write the pod's file. Raises NoSpace, KernelError: for what can still be given up."""
@@ -207,7 +207,7 @@ class LivePod:
         if state in (states.BOOTING, states.READY):
             self.save()
         else:
-            self.keep()
+            self.save_soon()
 
     async def in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
@@ -271,7 +271,7 @@ class LivePod:
         """The VM is about to be ended for that reason: the pod is not ready from now on."""
         self.status = self.status._replace(why=self.status.why or why)
         log.error("pod.ended", extra={"pod": self.id, "title": self.title, "error": why})
-        self.keep()
+        self.save_soon()
 
     def _cut_off(self, why: str) -> None:
         """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
@@ -316,7 +316,7 @@ class LivePod:
         return False
 
     def _tell_end(self, container: LiveContainer) -> None:
-        self.keep()
+        self.save_soon()
         status = container.status
         said = {"container": container.id, "code": status.exit_code, "reason": status.reason}
         log.info("container.exited", extra=said)

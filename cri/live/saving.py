@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod's file when the run directory is full: what has happened is not undone by that, so it is written down as soon
-as it can be. Owned by the pod.
+"""Saves a pod's state file, and tries again while the run directory is full. Owned by the pod.
 
-Only what is begun fails when it can't be written down; that is for the callers of `LivePod.save`.
+For state changes that have happened already: they are not rolled back because they can't be saved. What is only about
+to begin uses `LivePod.save`, and fails with it.
 """
 
 import asyncio
@@ -16,39 +16,39 @@ log = logging.getLogger("clearpod.pod")
 RETRY_S = 1.0
 
 
-class Keeper:
-    """`write` writes the file of the pod that is called `title`, and raises PodError when it can't."""
+class StateSaver:
+    """`write` writes the file of the pod `title`, and raises PodError when it can't; that is retried each `retry_s`."""
 
     def __init__(self, write: Callable[[], None], title: str, *, retry_s: float = RETRY_S) -> None:
         self._write, self._title, self._retry_s = write, title, retry_s
         self._timer: asyncio.TimerHandle | None = None
-        self._is_told = self._is_closed = False
+        self._is_logged = self._is_closed = False
 
-    def keep(self) -> None:
-        """Write the file, now or when that is possible again."""
+    def save_soon(self) -> None:
+        """Save now, or as soon as that is possible. Never raises PodError."""
         try:
             self._write()
         except FileNotFoundError:
-            self.close()  # the pod's directory has gone, and whatever it was with it
+            self.close()  # the pod's directory was removed
         except PodError as error:
-            if not self._is_told:
+            if not self._is_logged:
                 log.warning("pod.unsaved", extra={"title": self._title, "error": str(error)})
-            self._is_told = True
-            self._later()
+            self._is_logged = True
+            self._retry_later()
         else:
-            self._is_told = False
+            self._is_logged = False
 
     def close(self) -> None:
-        """Try no more."""
+        """Stop trying. Idempotent."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _later(self) -> None:
+    def _retry_later(self) -> None:
         if self._timer is None and not self._is_closed:
-            self._timer = asyncio.get_running_loop().call_later(self._retry_s, self._again)
+            self._timer = asyncio.get_running_loop().call_later(self._retry_s, self._retry)
 
-    def _again(self) -> None:
+    def _retry(self) -> None:
         self._timer = None
-        self.keep()
+        self.save_soon()

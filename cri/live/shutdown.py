@@ -10,7 +10,7 @@ import logging
 
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
-from cri.live.tools import tell_owed
+from cri.live.tools import log_deferred_del
 from cri.threads import is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import PodError, VmFailed
@@ -39,7 +39,7 @@ async def stop(pod: LivePod) -> None:
         for container in list(pod.containers.values()):
             async with container.lock:
                 await run_uncancellable(engine.remove_container, pod.directory, container.id)
-        tell_owed(await pod.in_turn(engine.remove_network, pod.directory))
+        log_deferred_del(await pod.in_turn(engine.remove_network, pod.directory))
         pod.network = None
 
 
@@ -53,8 +53,8 @@ async def remove(pod: LivePod) -> None:
         await stop(pod)
         await pod.work.close()
         await pod.work.idle()
-        await pod.let_go()
-        tell_owed(await pod.in_turn(engine.collect, pod.directory))
+        await pod.detach()
+        log_deferred_del(await pod.in_turn(engine.collect, pod.directory))
     except BaseException:
         pod.is_going = False
         raise

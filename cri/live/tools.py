@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.network")
 
 
-def tell_owed(sentence: str) -> None:
-    """Log that a network could not be given back, and why; an empty sentence is nothing to log."""
+def log_deferred_del(sentence: str) -> None:
+    """Log why a DEL of a pod's network was deferred; an empty sentence is nothing to log."""
     if sentence:
         log.warning("network.deferred", extra={"error": sentence})
 
@@ -40,8 +40,8 @@ class Tools(NamedTuple):
     the packet filter's rules. `events` hears what happens (None: nobody does). `loop_budget` is shared by the links of
     all pods. A guest that another daemon has left gets `adopt_timeout_s` to answer the next one, and any guest
     `react_s` to end what it is told to. `storage` says how much pods may write (None: all). `hooks` has a say in what
-    is done. `collect_later` takes the directory of a pod that failed and could not be removed at once. `consoles` keeps
-    the VMs' consoles short.
+    is done. `clean_up_later` takes the directory of a pod that failed and could not be removed at once. `consoles`
+    keeps the VMs' consoles short.
     """
 
     host: "Host"
@@ -56,7 +56,7 @@ class Tools(NamedTuple):
     storage: "Storage | None" = None
     hooks: Hooks = Hooks()
     react_s: float = 4.0
-    collect_later: "Callable[[str], None]" = _leave
+    clean_up_later: "Callable[[str], None]" = _leave
 
     def pool_of(self, pod: "Pod") -> "Executor | None":
         """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""

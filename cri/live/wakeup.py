@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wakes a guest that will be told something in a moment: one that has waited is slow to answer the first time, since
-its VMM sleeps and nothing of it is in the processor's caches. Used by the pod that is handed out, from a worker thread.
+"""Wakes a prewarmed guest just before it is told its settings: the first answer of an idle one is slow, since its VMM
+sleeps and none of its memory is in the processor's caches. Used by `boot.claim`, from a worker thread.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from stage1.errors import PodError
 from stage1.guest import messages
 
 
-def waker(call: Callable[[messages.Op], Awaitable[messages.Reply]]) -> Callable[[], None]:
+def wakeup_of(call: Callable[[messages.Op], Awaitable[messages.Reply]]) -> Callable[[], None]:
     """A function for any thread that asks the guest for next to nothing. It neither waits nor fails: whoever needs the
     guest will notice.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is being done with one pod: operations that use its files, and work that goes on after its call was answered.
+"""The operations in progress on one pod: those that use its files, and background work that outlives its RPC.
 
-Owned by the pod, which removes its directory only when nothing of this is left. Knows no operation.
+Owned by the pod, whose directory is removed only when none is left. Knows no operation.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ log = logging.getLogger("clearpod.pod")
 
 
 class Work:
-    """`here` for operations, `keep` for what outlives its call."""
+    """`using_files` for operations, `run_in_background` for what outlives its call."""
 
     def __init__(self) -> None:
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
-        # Who waits for such work gets its error; a fault of our own is written down in any case.
-        self._kept = Tasks(log, "pod.work", expected=PodError)
+        # The caller gets a PodError; a defect of ours is logged in any case.
+        self._background = Tasks(log, "pod.work", expected=PodError)
 
     @contextmanager
-    def here(self) -> Iterator[None]:
-        """As long as the block lasts, the pod's files stay."""
+    def using_files(self) -> Iterator[None]:
+        """The pod's files are not removed while the block runs."""
         self._users += 1
         self._unused.clear()
         try:
@@ -40,18 +40,18 @@ class Work:
             if not self._users:
                 self._unused.set()
 
-    def keep(self, work: Awaitable[T], what: str) -> asyncio.Task[T]:
-        """Do it in a task that lives on when nobody waits for it, until `close`."""
+    def run_in_background(self, work: Awaitable[T], what: str) -> asyncio.Task[T]:
+        """Run it in a task that goes on when its caller is cancelled, until `close`."""
 
         async def run() -> T:
             return await work
 
-        return self._kept.own(run(), what)
+        return self._background.own(run(), what)
 
     async def idle(self) -> None:
         """Return when no operation uses the pod's files."""
         await self._unused.wait()
 
     async def close(self) -> None:
-        """Cancel what was kept, and wait until that has ended."""
-        await self._kept.close()
+        """Cancel the background work, and wait until it has ended."""
+        await self._background.close()

@@ -58,11 +58,11 @@ class Guard:
         pods = {pod.id: pod for pod in self._pods() if _is_guarded(pod)}
         self._held = {pod_id: pod for pod_id, pod in self._held.items() if pod_id in pods}
         now = await asyncio.to_thread(look, self._state_dir, list(pods))
-        verdict = filling.judge(before, now, held=self._held, keep_bytes=self._keep)
-        if verdict.hold in pods:
-            await self._hold(pods[verdict.hold], now.taken[verdict.hold])
-        if verdict.go_on in pods:
-            await self._go_on(pods[verdict.go_on])
+        decision = filling.evaluate(before, now, held=self._held, keep_bytes=self._keep)
+        if decision.hold in pods:
+            await self._hold(pods[decision.hold], now.taken[decision.hold])
+        if decision.go_on in pods:
+            await self._go_on(pods[decision.go_on])
         return now
 
     async def _hold(self, pod: "LivePod", taken_bytes: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's network apart from single pods: is it ready, what is still owed, and what can be forgotten.
+"""The node's network apart from single pods: whether it is ready, deferred DELs, and garbage collection.
 
 Made once per node. Plugins are asked in threads of its own, so that one that hangs delays neither Status nor a pod.
 """
@@ -19,11 +19,11 @@ log = logging.getLogger("clearpod.network")
 FRESH_S = 5.0
 """How long an answer to STATUS counts."""
 ROUND_S = 60.0
-"""How often what is owed is tried again."""
+"""How often deferred DELs are tried again."""
 
 
 class NodeNetwork:
-    """`open` collects garbage once and begins the rounds; `verdict` answers at any time, at once."""
+    """`open` collects garbage once and starts the retries of deferred DELs; `readiness` never blocks."""
 
     def __init__(self, host: engine.Host, *, round_s: float = ROUND_S, fresh_s: float = FRESH_S) -> None:
         self._host, self._round_s, self._fresh_s = host, round_s, fresh_s
@@ -40,20 +40,20 @@ class NodeNetwork:
         if self._host.network:
             self._garbage.set()
             self._task = asyncio.get_running_loop().create_task(self._rounds(), name="network upkeep")
-            self.verdict()
+            self.readiness()
 
     def close(self) -> None:
-        """End; a plugin that is running is not waited for."""
+        """End, without waiting for a plugin that is running. Idempotent."""
         if self._task is not None:
             self._task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def failed(self) -> None:
-        """A pod's network failed: something of it may have stayed, so garbage is collected soon."""
+        """A pod's network failed and may have left something: collect garbage soon."""
         self._garbage.set()
 
-    def verdict(self) -> tuple[bool, str]:
-        """Whether pods get a network, and a sentence: why not, or what people should know. Runs no plugin itself."""
+    def readiness(self) -> tuple[bool, str]:
+        """Whether pods get a network, and why not, or a note for the operator. Runs no plugin itself."""
         settings = self._host.network
         if settings is None:
             return False, "networks are turned off"

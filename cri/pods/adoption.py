@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon that starts again does with one pod of its predecessor: takes it over, or puts it aside.
+"""What a restarted daemon does with one pod of its predecessor: adopts it, or marks it dead.
 
 Called by `recovery`, in the background: the daemon serves meanwhile. The guest is not trusted, nor waited for: it has
 `Tools.adopt_timeout_s` for what is needed before the pod can be used, and how much it is asked does not depend on what
@@ -25,12 +25,12 @@ from stage1.vm import hold
 
 log = logging.getLogger("clearpod.pod")
 
-TIDY_S = 60.0
-"""How long the guest may take to remove what the last daemon left half-made. Nobody waits for it."""
+ORPHANS_S = 60.0
+"""How long the guest may take to remove orphans. No call waits for it."""
 
 
-class Left(NamedTuple):
-    """What nobody knows any more: containers in the guest, and bundles on the host."""
+class Orphans(NamedTuple):
+    """What the last daemon was making when it ended: containers in the guest, and bundles on the host, of no record."""
 
     containers: tuple[str, ...] = ()
     bundles: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class Left(NamedTuple):
 def restore(pod: LivePod, stored: store.Stored) -> None:
     """Take the state from the file of the previous daemon. Blocks: it opens logs.
 
-    Raises PodError, OSError or ValueError: see `put_aside`.
+    Raises PodError, OSError or ValueError: see `mark_unusable`.
     """
     pod.status = stored.status
     pod.unused_id = stored.status.ids + 1
@@ -60,24 +60,24 @@ def forget_containers(pod: LivePod) -> None:
 
 
 def _sane(status: store.ContainerState, created_ns: int) -> store.ContainerState:
-    """Times that can be, also when an earlier version wrote down what a guest had said, or the clock was set back."""
+    """Plausible times and codes, also when an earlier version stored a guest's unchecked, or the clock was set back."""
     latest = max(time.time_ns(), created_ns)
     started, finished = (min(max(at, 0), latest) for at in (status.started_ns, status.finished_ns))
     return status._replace(started_ns=started, finished_ns=finished, exit_code=status.exit_code & 0xFF)
 
 
-def put_aside(pod: LivePod, why: str) -> None:
+def mark_unusable(pod: LivePod, why: str) -> None:
     """The pod is not ready any more, from now on; `mark_dead` does the rest."""
     state = pod.status.state if pod.status.state == states.DEAD else states.STOPPING
     pod.status = pod.status._replace(state=state, why=pod.status.why or why)
 
 
-async def adopt(pod: LivePod) -> Left:
+async def adopt(pod: LivePod) -> Orphans:
     """The VM lives: watch it, meet its agent again, learn what happened meanwhile; if that fails, mark it dead."""
-    begun, left, why = time.monotonic(), Left(), ""
+    begun, orphans, why = time.monotonic(), Orphans(), ""
     try:
         async with asyncio.timeout(pod.tools.adopt_timeout_s) as pod.adopting:
-            left = await _take_over(pod)
+            orphans = await _take_over(pod)
     except TimeoutError:
         why = f"its guest did not answer within {time.monotonic() - begun:.0f} s"
     except Exception as error:  # noqa: BLE001 - whatever it is: a pod whose VM may live is not forgotten
@@ -86,14 +86,14 @@ async def adopt(pod: LivePod) -> Left:
         pod.adopting = None
     if not why:
         log.info("pod.adopted", extra={"pod": pod.id, "title": pod.title, "containers": len(pod.containers)})
-        return left
+        return orphans
     log.error("pod.lost", extra={"pod": pod.id, "title": pod.title, "error": why})
-    put_aside(pod, f"{pod.title} could not be taken over when clearpod started again: {why}")
+    mark_unusable(pod, f"{pod.title} could not be taken over when clearpod started again: {why}")
     await mark_dead(pod)
-    return Left()
+    return Orphans()
 
 
-async def _take_over(pod: LivePod) -> Left:
+async def _take_over(pod: LivePod) -> Orphans:
     vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
@@ -106,9 +106,9 @@ async def _take_over(pod: LivePod) -> Left:
     bundles = set(await retry_while_exhausted(engine.bundles, pod.directory))
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
-    pod.keep()
+    pod.save_soon()
     pod.require_ready()
-    return Left(unknown, tuple(bundles - set(pod.containers)))
+    return Orphans(unknown, tuple(bundles - set(pod.containers)))
 
 
 async def _follow_processors(pod: LivePod) -> None:
@@ -119,17 +119,17 @@ async def _follow_processors(pod: LivePod) -> None:
         log.warning("pod.cpus", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
 
 
-async def tidy(pod: LivePod, left: Left) -> None:
-    """Remove what was being made when the last daemon ended. What can't be removed stays until the pod is removed."""
+async def remove_orphans(pod: LivePod, orphans: Orphans) -> None:
+    """Remove them. What can't be removed stays until the pod is removed, and is logged."""
     if not pod.is_ready:
         return
     try:
-        async with asyncio.timeout(TIDY_S):
-            await _remove_half_done(pod, left.containers, bundles=left.bundles)
+        async with asyncio.timeout(ORPHANS_S):
+            await _remove(pod, orphans.containers, bundles=orphans.bundles)
             await pod.images.settle()
     except (PodError, OSError, TimeoutError) as error:
-        what = str(error) or f"its guest did not answer within {TIDY_S:g} s"
-        log.warning("pod.untidy", extra={"pod": pod.id, "title": pod.title, "error": what})
+        what = str(error) or f"its guest did not answer within {ORPHANS_S:g} s"
+        log.warning("pod.cleanup_failed", extra={"pod": pod.id, "title": pod.title, "error": what})
 
 
 def _reconcile(pod: LivePod, listed: Iterable[messages.Container]) -> tuple[str, ...]:
@@ -144,8 +144,8 @@ def _reconcile(pod: LivePod, listed: Iterable[messages.Container]) -> tuple[str,
     return tuple(known)
 
 
-async def _remove_half_done(pod: LivePod, containers: Iterable[str], *, bundles: Iterable[str]) -> None:
-    """Remove containers from the guest, then bundles that it does not use any more; both belong to nobody.
+async def _remove(pod: LivePod, containers: Iterable[str], *, bundles: Iterable[str]) -> None:
+    """Remove containers from the guest, then bundles that it does not use any more.
 
     What the guest does not remove keeps its bundle, and takes no more than its own guest's memory. Raises PodError.
     """
@@ -161,7 +161,7 @@ async def _delete(pod: LivePod, container: str) -> str:
     except NotFound:
         return ""
     except PodError as error:
-        log.warning("pod.untidy", extra={"pod": pod.id, "container": container, "error": str(error)})
+        log.warning("pod.cleanup_failed", extra={"pod": pod.id, "container": container, "error": str(error)})
         return container
     return ""
 
@@ -178,10 +178,10 @@ async def mark_dead(pod: LivePod) -> None:
         await pod.end_rest()
     except (PodError, OSError) as error:
         log.error("pod.unended", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
-    await pod.let_go(ENDED)
+    await pod.detach(ENDED)
     for container in list(pod.containers.values()):
         try:
             async with container.lock:
                 await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
         except (PodError, OSError) as error:
-            log.error("pod.unremoved", extra={"container": container.id, "error": str(error)})
+            log.error("pod.cleanup_failed", extra={"container": container.id, "error": str(error)})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from cri.live.pod import LivePod
-from cri.live.tools import Tools, tell_owed
+from cri.live.tools import Tools, log_deferred_del
 from cri.pods import adoption
 from cri.store import recover
 from cri.store.pods import PodRecord, Stored
@@ -65,29 +65,29 @@ class Recovery:
     ) -> None:
         self._tools, self._make, self._admit, self._name_of = tools, make, admit, name_of
         self._tasks = Tasks(log, "pod.unrecovered")
-        self._collecting: dict[Hashable, asyncio.Task[None]] = {}
+        self._cleaning: dict[Hashable, asyncio.Task[None]] = {}
 
     async def begin(self) -> None:
         """Read what the previous daemon wrote down, and list its pods; everything else is done after this returns."""
-        collecting, lasting = [], []
+        cleaning, lasting = [], []
         for found in await asyncio.to_thread(recover.survey, self._tools.host):
-            if found.stored is None or found.verdict == recover.COLLECT:
-                collecting.append(self._tasks.own(self._collect(found)))
+            if found.stored is None or found.action == recover.CLEAN_UP:
+                cleaning.append(self._tasks.own(self._clean_up(found)))
                 if found.stored is not None:
-                    self._collecting[self._name_of(found.stored.record)] = collecting[-1]
+                    self._cleaning[self._name_of(found.stored.record)] = cleaning[-1]
             else:
                 lasting.append(Lasting(self._make(found.stored.record), found.stored, found.why))
         for pod, why in await asyncio.to_thread(lambda: [_restored(one) for one in lasting]):
             self._admit(pod)
             pod.adopted.clear()
             if why:
-                adoption.put_aside(pod, why)
+                adoption.mark_unusable(pod, why)
             self._tasks.own(self._mark_dead(pod) if why else self._adopt(pod))
-        self._tasks.own(self._sweep(collecting))
+        self._tasks.own(self._collect_garbage(cleaning))
 
     async def freed(self, name: Hashable) -> None:
         """Wait until what was half made under `name` is gone. Raises Unavailable when that takes long."""
-        task = self._collecting.get(name)
+        task = self._cleaning.get(name)
         if task is None:
             return
         await asyncio.wait({task}, timeout=self._tools.adopt_timeout_s + PATIENCE_S)
@@ -103,9 +103,9 @@ class Recovery:
         if not pod.adopted.is_set() and not await is_set_within(self._tools.adopt_timeout_s + PATIENCE_S, pod.adopted):
             raise Unavailable(f"{pod.title} is still being taken over from the previous daemon; ask again")
 
-    def collect_later(self, directory: str) -> None:
+    def clean_up_later(self, directory: str) -> None:
         """What this daemon has half made, and could not remove."""
-        self._tasks.own(self._collect_later(directory))
+        self._tasks.own(self._clean_up_later(directory))
 
     async def settled(self) -> None:
         """Wait until all is done that was begun. For tests."""
@@ -116,12 +116,12 @@ class Recovery:
         await self._tasks.close()
 
     async def _adopt(self, pod: LivePod) -> None:
-        left = adoption.Left()
+        orphans = adoption.Orphans()
         try:
-            left = await adoption.adopt(pod)
+            orphans = await adoption.adopt(pod)
         finally:
             pod.adopted.set()
-        await adoption.tidy(pod, left)
+        await adoption.remove_orphans(pod, orphans)
 
     async def _mark_dead(self, pod: LivePod) -> None:
         try:
@@ -129,46 +129,46 @@ class Recovery:
         finally:
             pod.adopted.set()
 
-    async def _collect(self, found: recover.Found) -> None:
+    async def _clean_up(self, found: recover.Found) -> None:
         """Once; what can't be collected is listed when somebody knows whose it is, else tried again."""
-        error = await self._try_to_collect(found.directory)
+        error = await self._try_clean_up(found.directory)
         if found.stored is not None:
-            del self._collecting[self._name_of(found.stored.record)]
+            del self._cleaning[self._name_of(found.stored.record)]
             if error:
                 pod = self._make(found.stored.record)
                 pod.status = found.stored.status
-                adoption.put_aside(pod, f"what was half made of {pod.title} can't be removed: {error}")
+                adoption.mark_unusable(pod, f"what was half made of {pod.title} can't be removed: {error}")
                 self._admit(pod)
                 pod.adopted.clear()
                 await self._mark_dead(pod)
         elif error:
-            self.collect_later(found.directory)
+            self.clean_up_later(found.directory)
 
-    async def _collect_later(self, directory: str) -> None:
+    async def _clean_up_later(self, directory: str) -> None:
         pause_s = FIRST_PAUSE_S
         while True:
             await asyncio.sleep(pause_s)
-            if not await self._try_to_collect(directory):
+            if not await self._try_clean_up(directory):
                 return
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
-    async def _try_to_collect(self, directory: str) -> str:
+    async def _try_clean_up(self, directory: str) -> str:
         """What went wrong, if anything."""
         try:
-            tell_owed(await run_uncancellable_in(self._tools.pool, engine.collect, directory))
+            log_deferred_del(await run_uncancellable_in(self._tools.pool, engine.collect, directory))
         except (PodError, OSError, ValueError) as error:
-            log.error("pod.uncollected", extra={"directory": directory, "error": str(error)})
+            log.error("pod.cleanup_failed", extra={"directory": directory, "error": str(error)})
             return str(error)
-        log.info("pod.collected", extra={"directory": directory})
+        log.info("pod.cleaned_up", extra={"directory": directory})
         return ""
 
-    async def _sweep(self, collecting: list[asyncio.Task[None]]) -> None:
-        """Give back what pods have left whose directories are gone; those that are being adopted have theirs."""
-        if collecting:
-            await asyncio.wait(collecting)
+    async def _collect_garbage(self, cleaning: list[asyncio.Task[None]]) -> None:
+        """Give back what pods have orphans whose directories are gone; those that are being adopted have theirs."""
+        if cleaning:
+            await asyncio.wait(cleaning)
         host = self._tools.host
         for problem in await run_uncancellable_in(self._tools.pool, sweep.networks, host):
-            tell_owed(problem)
+            log_deferred_del(problem)
         run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
         for problem in await run_uncancellable_in(None, sweep.disks, host, run_dirs=run_dirs):
-            log.warning("pod.remains", extra={"warning": problem})
+            log.warning("pod.orphans", extra={"warning": problem})

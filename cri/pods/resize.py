@@ -43,7 +43,7 @@ async def update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
     """Put the limits of the record that `make` gives in force. Raises what that does, and WrongState when the pod uses
     more memory than it may then, and TimedOut, when the guest may still put them in force.
     """
-    work = pod.work.keep(_update(pod, make), f"new limits of {pod.title}")
+    work = pod.work.run_in_background(_update(pod, make), f"new limits of {pod.title}")
     await answer(pod, work, what="UpdatePodSandboxResources")
 
 
@@ -58,7 +58,7 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
             await _require_room(pod, _memory(record))
         await _apply(pod, changes)
         pod.record = record
-        pod.keep()
+        pod.save_soon()
     if changes:
         log.info("pod.updated", extra={"pod": pod.id, **{op.file: op.text for op, _ in changes}})
 

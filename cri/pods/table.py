@@ -53,7 +53,7 @@ class PodTable:
         self._port = VsockPort(tools.host.vsock_port)
         self.pool = Pool(warm, self._new_ahead)
         self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
-        self._tools = self._tools._replace(collect_later=self.recovery.collect_later)
+        self._tools = self._tools._replace(clean_up_later=self.recovery.clean_up_later)
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ class PodTable:
         """Let go of all pods, which live on, and drain the pool."""
         await self.recovery.close()
         await self.pool.close()
-        await asyncio.gather(*(pod.let_go() for pod in self._pods.values()))
+        await asyncio.gather(*(pod.detach() for pod in self._pods.values()))
         self._port.close()
 
 

@@ -39,7 +39,7 @@ def _features(node: Node) -> pb.RuntimeHandlerFeatures:
 async def _runtime_ready(node: Node) -> pb.RuntimeCondition:
     if not node.is_ready:
         return _not_ready("Recovering", "the pods of the previous daemon are being taken over")
-    lack = await node.readiness.verdict()
+    lack = await node.readiness.check()
     return _not_ready(*lack) if lack else pb.RuntimeCondition(type="RuntimeReady", status=True)
 
 
@@ -49,7 +49,7 @@ def _not_ready(reason: str, message: str) -> pb.RuntimeCondition:
 
 def _network_ready(node: Node) -> pb.RuntimeCondition:
     """The configuration is read each time, which is a file or two: so a change counts at once."""
-    is_ready, said = node.network.verdict()
+    is_ready, said = node.network.readiness()
     if is_ready:
         return pb.RuntimeCondition(type="NetworkReady", status=True, message=said)
     return pb.RuntimeCondition(

@@ -24,7 +24,7 @@ class Seen(NamedTuple):
     taken: Mapping[str, int]
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """The pod to hold and the one to let go on, empty for none."""
 
     hold: str = ""
@@ -36,18 +36,18 @@ def kept_free(keep_bytes: int, size_bytes: int) -> int:
     return min(keep_bytes, size_bytes // PART)
 
 
-def judge(before: Seen, now: Seen, *, held: Collection[str], keep_bytes: int) -> Verdict:
+def evaluate(before: Seen, now: Seen, *, held: Collection[str], keep_bytes: int) -> Decision:
     """One pod at a time: the one that took most since the look `before`, if that was much. `held` are those that are
     held already, first the one that has been for longest.
     """
     keep = kept_free(keep_bytes, now.size_bytes)
     if now.free_bytes >= ENOUGH * keep:
-        return Verdict(go_on=next(iter(held), ""))
+        return Decision(go_on=next(iter(held), ""))
     if now.free_bytes >= keep:
-        return Verdict()
+        return Decision()
     grown = {one: now.taken[one] - before.taken[one] for one in now.taken if one in before.taken and one not in held}
     worst = max(grown, key=lambda one: grown[one], default="")
-    return Verdict(hold=worst) if worst and grown[worst] >= max(MIB, keep // STEP_PART) else Verdict()
+    return Decision(hold=worst) if worst and grown[worst] >= max(MIB, keep // STEP_PART) else Decision()
 
 
 def pause_s(now: Seen, *, held: Collection[str], keep_bytes: int) -> float:

@@ -18,9 +18,9 @@ Assumptions this rests on:
 
 A file that can't be understood concerns its own pod only. If it or pod.json says who the pod is, the pod is marked
 dead: it stays listed, and its name stays taken, until it is removed. If not, nobody can ask for the pod any more: its
-VMM is ended and the directory collected.
+VMM is ended and the directory removed.
 
-This module only looks and decides; `cri.pods.recovery` acts.
+This module only reads and decides; `cri.pods.recovery` acts.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from stage1.pod import states
 
 log = logging.getLogger("clearpod.recover")
 
-ADOPT, MARK_DEAD, COLLECT = "adopt", "mark_dead", "collect"
+ADOPT, MARK_DEAD, CLEAN_UP = "adopt", "mark_dead", "clean_up"
 """The VM lives and is taken over; the VM is gone or has to go, the pod stays listed; nothing is worth keeping."""
 
 ENDED = "the pod's virtual machine had ended when clearpod started again"
@@ -47,29 +47,29 @@ _CONTAINER_STATES = (states.CREATED, states.RUNNING, states.EXITED)
 
 
 class Found(NamedTuple):
-    """One directory. `stored` is None only when the verdict is COLLECT; `why` says why one is to be marked dead."""
+    """One directory, and what to do with it. `stored` is None only for CLEAN_UP; `why` is why one is marked dead."""
 
     directory: str
-    verdict: str
+    action: str
     stored: pods.Stored | None = None
     why: str = ""
 
 
 def survey(host: engine.Host) -> list[Found]:
-    """All pod directories of the host with their verdicts; reads only."""
-    return [_judge(directory) for directory in engine.pod_directories(host)]
+    """All pod directories of the host and what to do with them; reads only."""
+    return [_classify(directory) for directory in engine.pod_directories(host)]
 
 
-def _judge(directory: str) -> Found:
+def _classify(directory: str) -> Found:
     try:
         stored = pods.load(directory)
         _check(directory, stored)
     except FileNotFoundError:
-        return Found(directory, COLLECT)
+        return Found(directory, CLEAN_UP)
     except (ValueError, OSError) as error:
         return _unreadable(directory, error)
     if stored.status.state in (states.NEW, states.BOOTING):
-        return Found(directory, COLLECT, stored)
+        return Found(directory, CLEAN_UP, stored)
     try:
         vm = engine.recorded_vm(directory)
     except VmFailed as error:
@@ -80,14 +80,14 @@ def _judge(directory: str) -> Found:
 
 
 def _unreadable(directory: str, error: Exception) -> Found:
-    said = f"{directory}/state.json can't be understood: {str(error)[:500]}"
-    log.error("state.unreadable", extra={"directory": directory, "error": said})
+    why = f"{directory}/state.json can't be understood: {str(error)[:500]}"
+    log.error("state.unreadable", extra={"directory": directory, "error": why})
     for record in pods.identities(directory):
         stored = pods.Stored(record, pods.PodState(states.STOPPING))
         with contextlib.suppress(ValueError):
             _check(directory, stored)
-            return Found(directory, MARK_DEAD, stored, said)
-    return Found(directory, COLLECT)
+            return Found(directory, MARK_DEAD, stored, why)
+    return Found(directory, CLEAN_UP)
 
 
 def _check(directory: str, stored: pods.Stored) -> None:

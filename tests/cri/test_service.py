@@ -211,7 +211,7 @@ async def test_without_a_program_or_a_disk_the_node_is_not_ready(
 async def test_a_disk_that_is_read_only_or_hangs_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     readiness = Readiness(world.host._replace(state_dir="/proc/sys" if os.statvfs("/proc/sys").f_flag & 1 else "/sys"))
     if os.statvfs(readiness._host.state_dir).f_flag & os.ST_RDONLY:
-        lack = await readiness.verdict()
+        lack = await readiness.check()
         assert lack is not None and lack.reason == "DiskReadOnly"
     readiness.close()
     fifo = world.root / "fifo"
@@ -219,7 +219,7 @@ async def test_a_disk_that_is_read_only_or_hangs_is_said(world: World, monkeypat
     hangs = Readiness(world.host)
     hangs._looking = asyncio.get_running_loop().run_in_executor(hangs._pool, fifo.read_bytes)  # type: ignore[assignment,arg-type,return-value]
     for _ in range(2):
-        lack = await hangs.verdict()
+        lack = await hangs.check()
         assert lack is not None and lack.reason == "DiskHangs"
     fifo.write_bytes(b"")
     hangs.close()

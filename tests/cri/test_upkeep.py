@@ -70,18 +70,18 @@ async def test_the_answer_is_kept_for_a_while(world: World, cni: FakeCni) -> Non
     host = world.host
     kept = NodeNetwork(host, fresh_s=3600)
     kept.open()
-    await until(lambda: kept.verdict() == (True, ""))
+    await until(lambda: kept.readiness() == (True, ""))
     cni.calls()
     for _ in range(20):
-        assert kept.verdict() == (True, "")
+        assert kept.readiness() == (True, "")
     await asyncio.sleep(0.3)
     assert "STATUS first" not in cni.calls()
     kept.close()
     stale = NodeNetwork(host, fresh_s=0)
     stale.open()
-    await until(lambda: stale.verdict() == (True, ""))
+    await until(lambda: stale.readiness() == (True, ""))
     cni.trouble("first", "STATUS", "exit 1")
-    await until(lambda: stale.verdict()[0] is False)
+    await until(lambda: stale.readiness()[0] is False)
     stale.close()
     stale._pool.shutdown()  # no plugin still works in the directory that goes now
 

@@ -10,7 +10,7 @@ import pytest
 
 from cri.cli import check, check_facts
 from cri.cli.check_facts import Facts
-from cri.cli.check_items import FAIL, GIB, OK, WARN, judge
+from cri.cli.check_items import FAIL, GIB, OK, WARN, evaluate
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
 from stage1.errors import PodError, Unsupported
@@ -66,7 +66,7 @@ def host(*, kvmtool: Program = LKVM, qemu: Program = QEMU, **changes: str | bool
 
 
 def test_a_good_host_has_nothing_to_mend() -> None:
-    items = judge(GOOD)
+    items = evaluate(GOOD)
     assert {item.status for item in items} == {OK}
     assert all(item.detail and not item.remedy for item in items)
     assert len({item.name for item in items}) == len(items)
@@ -189,7 +189,7 @@ def test_a_good_host_has_nothing_to_mend() -> None:
 def test_what_is_wrong_is_said_with_the_way_to_mend_it(
     facts: Facts, name: str, status: str, detail: str, remedy: str
 ) -> None:
-    (item,) = [item for item in judge(facts) if item.name == name]
+    (item,) = [item for item in evaluate(facts) if item.name == name]
     assert item.status == status
     assert detail in item.detail
     assert remedy in item.remedy
@@ -198,8 +198,8 @@ def test_what_is_wrong_is_said_with_the_way_to_mend_it(
 
 
 def test_each_item_is_one_line_with_aligned_columns() -> None:
-    lines = check.text(judge(GOOD._replace(cgroup="v1", limited=("memory",)))).splitlines()
-    assert len(lines) == len(judge(GOOD))
+    lines = check.text(evaluate(GOOD._replace(cgroup="v1", limited=("memory",)))).splitlines()
+    assert len(lines) == len(evaluate(GOOD))
     assert lines[0] == "ok    user           root"
     (cgroup,) = [line for line in lines if line[6:20].strip() == "cgroup"]
     assert cgroup.startswith("warn  cgroup         v1 mounted")
@@ -227,7 +227,7 @@ def test_the_network_is_named_with_its_plugins_and_with_what_was_passed_over(tmp
     assert check_facts.network_name(settings) == ""
     (tmp_path / "20-b.conf").write_text('{"cniVersion": "1.0.0", "name": "b", "type": "ptp"}')
     facts = with_network(settings)
-    (item,) = [one for one in judge(facts) if one.name == "CNI network"]
+    (item,) = [one for one in evaluate(facts) if one.name == "CNI network"]
     assert item.status == WARN
     assert item.detail.startswith(f"b (ptp), {tmp_path}/20-b.conf; passed over: {tmp_path}/10-a.conf is not JSON: ")
 
@@ -237,7 +237,7 @@ def test_the_embedded_network_is_called_so(tmp_path: Path) -> None:
         (tmp_path / kind).touch(0o755)
     settings = Settings("/nowhere", (str(tmp_path),), "/cache", default=Default(("10.1.0.0/24",)))
     facts = with_network(settings)
-    (item,) = [one for one in judge(facts) if one.name == "CNI network"]
+    (item,) = [one for one in evaluate(facts) if one.name == "CNI network"]
     assert (item.status, item.detail) == (
         OK,
         "clearpod (bridge, portmap), embedded in clearpod; the embedded network 'clearpod' is in use, since there is "
@@ -282,11 +282,11 @@ def test_the_command_prints_every_item_and_its_exit_code_tells_of_a_fail(
 
 def test_a_broken_configuration_is_one_item_and_hides_no_other(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("no_such_key = 1\n")
-    items = judge(check_facts.gather(str(tmp_path / "c.toml")))
+    items = evaluate(check_facts.gather(str(tmp_path / "c.toml")))
     (item,) = [item for item in items if item.name == "configuration"]
     assert item.status == FAIL
     assert "c.toml:1" in item.detail
-    assert len(items) == len(judge(GOOD))
+    assert len(items) == len(evaluate(GOOD))
 
 
 def test_a_run_directory_whose_owners_can_not_be_mapped_is_found(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from cri.storage.filling import LONG_S, PART, SHORT_S, Seen, Verdict, judge, kept_free, pause_s
+from cri.storage.filling import LONG_S, PART, SHORT_S, Decision, Seen, evaluate, kept_free, pause_s
 
 MIB, GIB = 1 << 20, 1 << 30
 KEEP = 256 * MIB
@@ -14,31 +14,31 @@ def seen(free_mib: int, **taken_mib: int) -> Seen:
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "held", "verdict"),
+    ("before", "now", "held", "decision"),
     [
-        (seen(900, a=0, b=0), seen(300, a=600, b=0), (), Verdict()),  # there is enough as yet
-        (seen(300, a=600, b=9), seen(200, a=690, b=10), (), Verdict(hold="a")),
-        (seen(300, a=600, b=9), seen(200, a=690, b=19), (), Verdict(hold="a")),  # one at a time
-        (seen(200, a=690, b=19), seen(190, a=690, b=29), ("a",), Verdict(hold="b")),
-        (seen(200, a=690, b=19), seen(193, a=690, b=26), ("a",), Verdict()),  # who writes a little is left alone
-        (seen(200), seen(150, a=50), (), Verdict()),  # not known before
-        (seen(200, a=50), seen(150), (), Verdict()),  # gone
-        (seen(200, a=50), seen(150, a=50), (), Verdict()),  # somebody else
-        (seen(0, a=50), seen(0, a=50), ("a",), Verdict()),
-        (seen(0, a=50), seen(511, a=50), ("a",), Verdict()),  # not enough to go on
-        (seen(0, a=50), seen(512, a=50), ("a", "b"), Verdict(go_on="a")),  # first who has waited longest
-        (seen(0, a=50), seen(512, a=50), (), Verdict()),
+        (seen(900, a=0, b=0), seen(300, a=600, b=0), (), Decision()),  # there is enough as yet
+        (seen(300, a=600, b=9), seen(200, a=690, b=10), (), Decision(hold="a")),
+        (seen(300, a=600, b=9), seen(200, a=690, b=19), (), Decision(hold="a")),  # one at a time
+        (seen(200, a=690, b=19), seen(190, a=690, b=29), ("a",), Decision(hold="b")),
+        (seen(200, a=690, b=19), seen(193, a=690, b=26), ("a",), Decision()),  # who writes a little is left alone
+        (seen(200), seen(150, a=50), (), Decision()),  # not known before
+        (seen(200, a=50), seen(150), (), Decision()),  # gone
+        (seen(200, a=50), seen(150, a=50), (), Decision()),  # somebody else
+        (seen(0, a=50), seen(0, a=50), ("a",), Decision()),
+        (seen(0, a=50), seen(511, a=50), ("a",), Decision()),  # not enough to go on
+        (seen(0, a=50), seen(512, a=50), ("a", "b"), Decision(go_on="a")),  # first who has waited longest
+        (seen(0, a=50), seen(512, a=50), (), Decision()),
     ],
 )
-def test_who_is_held_and_who_goes_on(before: Seen, now: Seen, held: tuple[str, ...], verdict: Verdict) -> None:
-    assert judge(before, now, held=held, keep_bytes=KEEP) == verdict
+def test_who_is_held_and_who_goes_on(before: Seen, now: Seen, held: tuple[str, ...], decision: Decision) -> None:
+    assert evaluate(before, now, held=held, keep_bytes=KEEP) == decision
 
 
 def test_a_small_disk_keeps_a_part() -> None:
     assert kept_free(KEEP, 100 * GIB) == KEEP
     assert kept_free(KEEP, 64 * MIB) == 64 * MIB // PART
     small = Seen(64 * MIB, 3 * MIB, {"a": 50 * MIB})
-    assert judge(small._replace(taken={"a": 48 * MIB}), small, held=(), keep_bytes=KEEP).hold == "a"
+    assert evaluate(small._replace(taken={"a": 48 * MIB}), small, held=(), keep_bytes=KEEP).hold == "a"
 
 
 @pytest.mark.parametrize(

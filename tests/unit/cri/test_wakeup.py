@@ -3,7 +3,7 @@
 
 import asyncio
 
-from cri.live.wakeup import waker
+from cri.live.wakeup import wakeup_of
 from stage1.errors import VmFailed
 from stage1.guest import messages
 
@@ -18,7 +18,7 @@ async def test_it_is_asked_once_for_each_time_and_may_fail() -> None:
             done.set()
         raise VmFailed("it is dead")
 
-    wake = waker(call)
+    wake = wakeup_of(call)
     await asyncio.to_thread(wake)
     await asyncio.to_thread(wake)
     async with asyncio.timeout(10):

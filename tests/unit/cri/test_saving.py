@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cri.live.saving import Keeper
+from cri.live.saving import StateSaver
 from stage1.errors import DiskFailed, NoSpace
 from stage1.linux.libc import failure
 from tests.fakes.patience import PATIENCE
@@ -29,27 +29,27 @@ class File:
 @pytest.mark.parametrize("error", [NoSpace("full"), DiskFailed("write", 30, "it")], ids=["full", "read-only"])
 async def test_what_can_not_be_written_now_is_written_when_that_is_possible(error: Exception) -> None:
     file = File(error, error)
-    keeper = Keeper(file.write, "pod a/b", retry_s=0.01)
-    keeper.keep()
-    keeper.keep()
+    saver = StateSaver(file.write, "pod a/b", retry_s=0.01)
+    saver.save_soon()
+    saver.save_soon()
     async with asyncio.timeout(10 * PATIENCE):
         await file.written.wait()
     assert file.tries == 3
-    keeper.close()
+    saver.close()
 
 
-@pytest.mark.parametrize("end", [Keeper.close, Keeper.keep], ids=["closed", "gone"])
-async def test_nothing_is_tried_for_a_pod_that_is_gone(end: Callable[[Keeper], None]) -> None:
+@pytest.mark.parametrize("end", [StateSaver.close, StateSaver.save_soon], ids=["closed", "gone"])
+async def test_nothing_is_tried_for_a_pod_that_is_gone(end: Callable[[StateSaver], None]) -> None:
     file = File(NoSpace("full"), failure("open", 2, "its directory"))
-    keeper = Keeper(file.write, "pod a/b", retry_s=0.01)
-    keeper.keep()
-    end(keeper)
+    saver = StateSaver(file.write, "pod a/b", retry_s=0.01)
+    saver.save_soon()
+    end(saver)
     tries = file.tries
     await asyncio.sleep(0.1)
     assert file.tries == tries
-    keeper.close()
+    saver.close()
 
 
 def test_another_fault_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError):
-        Keeper(File(ZeroDivisionError()).write, "pod a/b").keep()
+        StateSaver(File(ZeroDivisionError()).write, "pod a/b").save_soon()
