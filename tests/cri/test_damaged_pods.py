@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any file of a pod may be damaged while no daemon runs: the next one serves, a neighbour notices nothing, and the pod
-can be removed with all that it has on the host. What is said then is in test_hostile_recovery.py.
+can be removed with all that it has on the host. The errors are in test_hostile_recovery.py.
 """
 
 import asyncio

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods on the host when the daemon or their agent is killed: nothing is lost, nothing stays. And what is refused."""
+"""Pods on the host when the daemon or their agent is killed: nothing is lost or leaked. And what is refused."""
 
 import asyncio
 import json

@@ -59,7 +59,7 @@ def machine(tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
             yield made
 
 
-async def said(cri: Client, c: str) -> str:
+async def output_of(cri: Client, c: str) -> str:
     await cri("StartContainer", container_id=c)
     status = await cri.ended(c, limit_s=60)
     lines = Path(status.log_path).read_text().splitlines(keepends=True)
@@ -76,10 +76,10 @@ async def test_an_images_volumes_are_writable_below_a_read_only_root(machine: Vm
         pod = await cri.pod(log_directory=f"{machine.root}/logs")
         for name in ("first", "second"):
             c = await cri.container(pod, "sh", "-c", SEEN, name=name, linux=linux, mounts=[taken])
-            assert await said(cri, c) == SAID, "each has its own, which goes with it"
+            assert await output_of(cri, c) == SAID, "each has its own, which goes with it"
             await cri("RemoveContainer", container_id=c)
         plain = await cri.container(pod, "sh", "-c", "touch /y && ls /data /new", name="plain")
-        assert await said(cri, plain) == "/data:\nkept\n\n/new:\ndeep\n"
+        assert await output_of(cri, plain) == "/data:\nkept\n\n/new:\ndeep\n"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert machine.left_over() == []
 
@@ -93,9 +93,11 @@ DECLARED = [
 ]
 
 
-@pytest.mark.parametrize(("declared", "taken", "wanted"), DECLARED)
-def test_what_an_image_declares(declared: dict[str, dict[str, str]], taken: list[str], wanted: tuple[str, ...]) -> None:
-    assert mounts.of_image({"Volumes": declared}, [Mount("/x", target) for target in taken]) == wanted
+@pytest.mark.parametrize(("declared", "taken", "expected"), DECLARED)
+def test_what_an_image_declares(
+    declared: dict[str, dict[str, str]], taken: list[str], expected: tuple[str, ...]
+) -> None:
+    assert mounts.of_image({"Volumes": declared}, [Mount("/x", target) for target in taken]) == expected
 
 
 @pytest.mark.parametrize("declared", [[f"/v{number}" for number in range(33)], ["/" + "x" * 255]])

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two owners on one machine: a state directory has one daemon, and no sweep touches what may belong to a living pod of
-anybody: another daemon's, `clearpod run`'s, rkt's.
+"""Two owners on one machine: a state directory has one daemon, and no garbage collection touches what may belong to a
+living pod of anybody: another daemon's, `clearpod run`'s, rkt's.
 """
 
 import os

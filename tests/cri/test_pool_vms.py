@@ -43,7 +43,7 @@ async def running(cri: Client, name: str, **fields: object) -> tuple[str, str]:
     return reply.pod_sandbox_id, container
 
 
-async def said(cri: Client, container: str, script: str) -> str:
+async def output_of(cri: Client, container: str, script: str) -> str:
     reply = await cri("ExecSync", container_id=container, cmd=["sh", "-c", script], timeout=60, deadline_s=90)
     assert reply.exit_code == 0, (reply.stdout, reply.stderr)
     return str(reply.stdout.decode())
@@ -56,19 +56,19 @@ async def test_pods_that_have_waited_share_nothing_and_lack_nothing(outer: tuple
         there = waiting(cri)
         (one, c1), (two, c2) = await asyncio.gather(running(cri, "one"), running(cri, "two"))
         assert {one, two} == set(there)
-        lines = [(await said(cri, container, WHO)).split() for container in (c1, c2)]
+        lines = [(await output_of(cri, container, WHO)).split() for container in (c1, c2)]
         for mine, other in zip(*lines, strict=True):
             assert mine != other, lines
         boot_id, machine_id, *names = lines[0]
         assert len(boot_id) == 36 and machine_id == one[:32] and names[:2] == ["one-0", "one-0"]
-        clock_s = float((await said(cri, c1, "date +%s")).strip())
+        clock_s = float((await output_of(cri, c1, "date +%s")).strip())
         assert abs(clock_s - time.time()) < 5
         await _has_the_pods_network(cri, one, c1)
         for gateway in ("10.77.0.1", "fd77::1", (await addresses(cri, two))[0]):
-            assert "1 packets received" in await said(cri, c1, f"ping -c1 -W5 {gateway}"), gateway
+            assert "1 packets received" in await output_of(cri, c1, f"ping -c1 -W5 {gateway}"), gateway
         assert (await cri.pool())["taken"] == 2
     async with world.daemon() as cri:
-        assert (await said(cri, c1, "cat /etc/machine-id")).strip() == machine_id, "the next daemon has it"
+        assert (await output_of(cri, c1, "cat /etc/machine-id")).strip() == machine_id, "the next daemon has it"
         await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=SLOW_S) for pod in (one, two)))
     assert world.left_over() == [] and os.listdir(net.settings.cache_dir) == []
 
@@ -78,7 +78,7 @@ async def _has_the_pods_network(cri: Client, pod: str, container: str) -> None:
     usual, other = await running(cri, "usual", annotations={"clearpod.io/memory-mib": "96"})
     texts = []
     for name, inside in ((pod, container), (usual, other)):
-        text = await said(cri, inside, SETTLED)
+        text = await output_of(cri, inside, SETTLED)
         for number, address in enumerate(await addresses(cri, name)):
             text = re.sub(rf"\b{re.escape(address)}\b", f"ADDRESS{number}", text)
         (mac,) = {line.split()[1] for line in text.splitlines() if "link/ether" in line}

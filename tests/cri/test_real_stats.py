@@ -119,26 +119,26 @@ async def test_a_guest_that_hangs_is_left_out_at_once_and_comes_back(machine: Vm
 
 
 async def test_limits_are_changed_in_the_guest_or_not_at_all(machine: VmWorld) -> None:
-    def wanted(**fields: object) -> dict[str, object]:
+    def expected(**fields: object) -> dict[str, object]:
         return {"container_id": c, "linux": pb.LinuxContainerResources(**fields)}
 
     files = [f"/sys/fs/cgroup/{name}" for name in ("memory.max", "cpu.max", "cpu.weight")]
     async with _busy(machine, memory_limit_in_bytes=64 * MIB) as (cri, _, c):
-        new = wanted(memory_limit_in_bytes=80 * MIB, cpu_quota=50_000, cpu_shares=512)
+        new = expected(memory_limit_in_bytes=80 * MIB, cpu_quota=50_000, cpu_shares=512)
         await cri("UpdateContainerResources", **new)
         found = await _read(cri, c, *files)
         assert int(found[0]) == 80 * MIB
         assert found[1].split() == ["50000", "100000"]
-        small = wanted(memory_limit_in_bytes=MIB, cpu_shares=2)
+        small = expected(memory_limit_in_bytes=MIB, cpu_shares=2)
         code, sentence = await cri.refused("UpdateContainerResources", **small)
         assert code == "FAILED_PRECONDITION"
         assert "nothing was changed" in sentence
-        code, _ = await cri.refused("UpdateContainerResources", **wanted(cpu_shares=300, unified={"no.such": "1"}))
+        code, _ = await cri.refused("UpdateContainerResources", **expected(cpu_shares=300, unified={"no.such": "1"}))
         assert code == "UNKNOWN"
         assert await _read(cri, c, *files) == found
-        said = (await cri.status(c)).resources.linux
-        assert (said.memory_limit_in_bytes, said.cpu_quota, said.cpu_shares) == (80 * MIB, 50_000, 512)
-        await cri("UpdateContainerResources", **wanted(cpu_quota=-1, memory_limit_in_bytes=-1))
+        output = (await cri.status(c)).resources.linux
+        assert (output.memory_limit_in_bytes, output.cpu_quota, output.cpu_shares) == (80 * MIB, 50_000, 512)
+        await cri("UpdateContainerResources", **expected(cpu_quota=-1, memory_limit_in_bytes=-1))
         found = await _read(cri, c, *files)
         assert (found[0].strip(), found[1].split()[0]) == ("max", "max")
 

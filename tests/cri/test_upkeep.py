@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's network apart from pods: STATUS behind NetworkReady, garbage, and networks that are still owed."""
+"""The node's network apart from pods: STATUS behind NetworkReady, garbage collection, and deferred DELs."""
 
 import asyncio
 import os

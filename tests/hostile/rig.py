@@ -89,7 +89,7 @@ class Node:
         return Path(f"{self.root}/run/pods/{pod}/console.log").read_text(encoding="utf-8", errors="replace")
 
     async def report(self, pod: str, limit_s: float = 60) -> dict[str, list[str]]:
-        """What `fallen` found out."""
+        """What `compromised` found out."""
         async with asyncio.timeout(limit_s * PATIENCE):
             while MARK not in (text := self.console(pod)) or "\n" not in text.partition(MARK)[2]:
                 await asyncio.sleep(0.05)

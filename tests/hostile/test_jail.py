@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hypervisor that fell: a program in its place tries the host, its own pod's files and its neighbours."""
+"""A compromised hypervisor: a program in its place tries the host, its own pod's files and its neighbours."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ async def test_nothing_that_it_tries_succeeds(under_attack: Node) -> None:
     async with under_attack.client() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=under_attack.reference))
         await cri.running("good")
-        bad, _ = await cri.running("bad", hostname="fallen")
+        bad, _ = await cri.running("bad", hostname="compromised")
         report = await under_attack.report(bad)
         assert set(report) == {attack.__name__ for attack in ATTACKS}
         assert {name: found for name, found in report.items() if found[0] != "refused"} == {}

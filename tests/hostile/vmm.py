@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program that stands in QEMU's place: a copy of it named `qemu-system-x86_64` is first on the daemon's PATH.
 
-It reads QEMU's command line. The pod's hostname says what it shall be: the name of an attack on the link, `fallen` for
+It reads QEMU's command line. The pod's hostname says what it is: the name of an attack on the link, `compromised` for
 everything that a hypervisor could try in its jail, `memory-bomb`, `console-bomb`, else a good guest. What it found out
 goes to its output, which is the pod's console, as a line that begins with MARK.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     from tests.hostile.phantom import Phantom
 
     guest = ATTACKS.get(what, Phantom)(listener(words))
-    if what == "fallen" and os.fork() == 0:
+    if what == "compromised" and os.fork() == 0:
         tell(words, volumes=volumes, layers=layers)
         os._exit(0)
     guest.run()

@@ -2,7 +2,7 @@
 """A machine for a node beside anything else on this one: namespaces, a cgroup, images in a registry, and clearpod.
 
 Called by the fixtures in conftest.py. The kubelet is `kubelet.py`'s. When it ends, nothing of it is left, or
-that is said.
+it fails.
 """
 
 import json

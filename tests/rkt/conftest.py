@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of rkt's door share: a stage1 image out of this checkout, an image with busybox, and the fake of rkt."""
+"""What tests of rkt's front end share: a stage1 image of this checkout, a busybox image, and the fake of rkt."""
 
 import os
 import shutil

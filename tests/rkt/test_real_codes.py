@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real rkt with the real stage1 image: the codes that shells and units see, and what is said with them."""
+"""The real rkt with the real stage1 image: the codes that shells and units see, and the messages beside them."""
 
 import os
 import signal

@@ -30,7 +30,7 @@ def says(image: Path, name: str, *flags: str, line: str) -> list[str]:
     return [str(image), f"--name={name}", *flags, "--exec=/bin/sh", "--", "-c", marked, "---"]
 
 
-def said(done: Done) -> dict[str, list[str]]:
+def output_of(done: Done) -> dict[str, list[str]]:
     """What each app wrote, by lines."""
     assert done.code == 0, done.err
     found: dict[str, list[str]] = {}
@@ -95,7 +95,7 @@ def test_capabilities_filters_users_and_environment(rkt: RealRkt, guarded: Path,
     words.append(f"--volume=file,kind=host,source={tmp_path}/file")
     pod = rkt.run(*words, *(word for one in apps for word in one))
     done = pod.finish()
-    found = said(done)
+    found = output_of(done)
     default = bounding((), ())
     assert found["plain"][0] == status(bits(*default), no_new_privs=0, seccomp=2) and found["plain"][-1] == "1"
     assert found["plain"][1] == "0", "hidden"
@@ -123,7 +123,7 @@ def test_limits_are_the_apps_and_make_the_vm_as_large_as_it_must_be(rkt: RealRkt
     apps = [says(image, "one", *limits, line=line), says(image, "two", "--memory=60Mi", "--cpu=300m", line="nproc")]
     pod = rkt.run(*(word for one in apps for word in one))
     done = pod.finish()
-    found = said(done)
+    found = output_of(done)
     total_kib = int(found["one"][0].split()[1])
     assert 64 + 96 + 60 - 40 < total_kib / 1024 < 64 + 96 + 60, "of the VM"
     assert found["one"][1:] == ["1", "100"] and found["two"] == ["1"], "0.8 CPUs are one"
@@ -137,7 +137,7 @@ def test_nothing_is_restricted_with_insecure_options_and_files_come_from_the_hos
     free.words = [one.replace("=image", "=image,all-run") for one in rkt.words]
     line = f"{STATUS}; ls /sys/module | wc -l; cat /etc/resolv.conf /etc/hosts"
     pod = free.run("--dns=host", "--hosts-entry=host", *says(app, "free", line=line))
-    found = said(pod.finish())["free"]
+    found = output_of(pod.finish())["free"]
     assert found[0] == status(f"{(1 << CAPABILITIES) - 1:016x}", no_new_privs=0, seccomp=0)
     assert int(found[1]) > 0, "not hidden"
     files = [line for name in ("/etc/resolv.conf", "/etc/hosts") for line in Path(name).read_text().splitlines()]
@@ -176,8 +176,8 @@ def test_a_sandboxs_annotations_volumes_logs_and_chosen_streams(rkt: RealRkt, ap
     assert [one["name"] for one in listed["targets"]] == ["tty"]
     attach(rkt, pod.uuid)
     log_file = tmp_path / "logs" / "talks_0.log"
-    wanted = ["stderr wrong end", "stderr wrong one", "stdout got end", "stdout got one"]
-    wait_until(lambda: sorted(line[31:] for line in log_file.read_text().splitlines()) == wanted)
+    expected = ["stderr wrong end", "stderr wrong one", "stdout got end", "stdout got one"]
+    wait_until(lambda: sorted(line[31:] for line in log_file.read_text().splitlines()) == expected)
     wait_until(lambda: "exit_code=7" in call(rkt, "app", "status", pod.uuid, "--app=term"))
     call(rkt, "stop", pod.uuid)
     assert pod.finish().code == 0

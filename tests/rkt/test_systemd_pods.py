@@ -35,7 +35,7 @@ def entries(pod: Pod) -> list[dict[str, str]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def said_by(pod: Pod, app: str) -> list[str]:
+def output_of(pod: Pod, app: str) -> list[str]:
     return [one["MESSAGE"] for one in entries(pod) if one.get("_SYSTEMD_UNIT") == f"app@{app}.service"]
 
 
@@ -56,7 +56,7 @@ def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: D
     pod = running.pod
     running.wait_for(b"up")
     assert shown(pod, "one", "ActiveState", "SubState") == ["active", "running"]
-    wait_until(lambda: said_by(pod, "two") == ["out", "wrong"])
+    wait_until(lambda: output_of(pod, "two") == ["out", "wrong"])
     wait_until(lambda: pod.status() == {"two": 0})
     assert systemctl(pod, "kill", "--signal=KILL", "systemd-journald").startswith("0: ")
     wait_until(lambda: [one["MESSAGE"] for one in entries(pod)].count("Journal started") == 2)
@@ -64,14 +64,14 @@ def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: D
     systemctl(pod, "stop", "--no-block", "app@one")  # with it the pod ends, maybe before that is answered
     code, _, err = running.finish()
     assert code == 3 and b"app one ended with code 3" in err and pod.status() == {"one": 3, "two": 0}
-    assert said_by(pod, "one") == ["up", "told"]
+    assert output_of(pod, "one") == ["up", "told"]
 
 
 def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
     apps = [door.sh(name, LASTING) for name in ("signalled", "orphaned", "last")]
     pod = run(door, apps, mutable=True).pod
     assert pod.wait_ready()
-    wait_until(lambda: all(said_by(pod, app.name) == ["up"] for app in apps))
+    wait_until(lambda: all(output_of(pod, app.name) == ["up"] for app in apps))
     assert systemctl(pod, "kill", "--kill-whom=main", "--signal=TERM", "app@last").startswith("0: ")
     main = shown(pod, "orphaned", "MainPID")[0]
     assert systemctl(pod, "kill", "--signal=KILL", "app@signalled").startswith("0: ")
@@ -82,7 +82,7 @@ def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
     assert systemctl(pod, "start", "app@last").startswith("1: "), "only the pod starts its apps"
     started = pod.app_start("last")
     assert started.code == 0, started
-    wait_until(lambda: said_by(pod, "last") == ["up", "told", "up"])
+    wait_until(lambda: output_of(pod, "last") == ["up", "told", "up"])
     refused = systemctl(pod, "poweroff")
     assert "masked" in refused and not refused.startswith("0: ")
     gone = pod.app_rm("orphaned")

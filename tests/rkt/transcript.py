@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs each command of the real rkt on pods in VMs, and writes down what it said and its exit code.
+"""Runs each command of the real rkt on pods in VMs, and writes down its output and exit code.
 
 `python -m tests.rkt.transcript > docs/reference/rkt-transcript.md`, as root, with the real rkt on PATH and the guest
 built. What differs from run to run is replaced: uuids, times, process ids, directories. test_transcript.py checks that

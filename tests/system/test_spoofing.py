@@ -75,21 +75,21 @@ class Stage(NamedTuple):
 
 def hub() -> str:
     """The hardware address of the bridge."""
-    return said("ip", "-o", "link", "show", "ct0").split("link/ether ")[1].split()[0]
+    return output_of("ip", "-o", "link", "show", "ct0").split("link/ether ")[1].split()[0]
 
 
-def said(*argv: str) -> str:
+def output_of(*argv: str) -> str:
     return process.run(argv, timeout_s=10).stdout.decode()
 
 
 def believes(address: str) -> str:
     """Which hardware address the host takes for that of `address`."""
-    return said("ip", "neigh", "show", address, "dev", "ct0").partition("lladdr ")[2].partition(" ")[0]
+    return output_of("ip", "neigh", "show", address, "dev", "ct0").partition("lladdr ")[2].partition(" ")[0]
 
 
 def in_netns(where: Side, *argv: str) -> str:
     with namespace.inside_net(where.netns):
-        return said(*argv)
+        return output_of(*argv)
 
 
 def by_arp(stage: Stage) -> None:
@@ -146,7 +146,7 @@ def has_taken_v6(stage: Stage) -> bool:
 
 def has_taken_the_port(stage: Stage) -> bool:
     """Whether the bridge sends what is for the neighbour to another port than before."""
-    ports = {line.split()[0]: line.split()[2] for line in said("bridge", "fdb", "show", "br", "ct0").splitlines()}
+    ports = {line.split()[0]: line.split()[2] for line in output_of("bridge", "fdb", "show", "br", "ct0").splitlines()}
     return ports[stage.victim.mac] == ports[stage.me.mac]
 
 
@@ -209,7 +209,7 @@ def greet(address: str, port: int, heard: socket.socket) -> None:
                 return
             except TimeoutError:
                 pass
-    raise AssertionError(f"{address} does not hear the host: {said('ip', 'neigh')}")
+    raise AssertionError(f"{address} does not hear the host: {output_of('ip', 'neigh')}")
 
 
 def write(path: str, text: str) -> None:

@@ -34,13 +34,13 @@ CAPABILITIES = ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SETUID", "CAP_SETGI
 
 def missing() -> str:
     """Why no machine can be made here; empty when it can."""
-    wanted = [
+    expected = [
         GUEST_DIR / "vmlinux",
         GUEST_DIR / "bzImage",
         GUEST_DIR / "system.erofs",
         *([] if AGENT else [GUEST_DIR / "initramfs"]),
     ]
-    for path in wanted:
+    for path in expected:
         if not path.exists():
             return f"{path} is missing: build the guest's images first"
     tools = ("busybox", "mke2fs")
@@ -281,8 +281,8 @@ class Machine:
     def exit_of(self, name: str, exec_number: int = 0) -> Exited:
         """Wait for the exit event; all output is in by then."""
 
-        def found() -> list[Exited]:
+        def matching() -> list[Exited]:
             return [e for e in self.exits if (e.container, e.exec) == (name, exec_number)]
 
-        self.pump(found)
-        return found()[0]
+        self.pump(matching)
+        return matching()[0]

@@ -104,7 +104,7 @@ async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContai
     return found
 
 
-async def said(pod: LivePod, container: LiveContainer, script: str) -> str:
+async def output_of(pod: LivePod, container: LiveContainer, script: str) -> str:
     """What the script writes; it must succeed."""
     ran = await execs.run(pod, container, argv=("sh", "-ec", script), timeout_s=30 * PATIENCE)
     assert ran.exit_code == 0, (script, ran)
@@ -167,21 +167,21 @@ async def test_containers_and_volumes_made_after_boot_work_as_for_root(machine: 
         volume = Mount(str(machine.volume), "/data", propagation=HOST_TO_CONTAINER)
         container = await started(pod, machine.image, volume)
         on_root = "cp /bin/busybox /x; chown 7:8 /x; chmod 6755 /x; mknod /n c 1 3; mkfifo /f; stat -c %u:%g:%a /x"
-        assert await said(pod, container, on_root) == "7:8:6755"
+        assert await output_of(pod, container, on_root) == "7:8:6755"
 
         on_volume = (
             "cd /data; mkdir a b; echo one >a/x; echo two >>a/x; ln a/x b/hard; ln -s a/x link; mv a/x b/moved; "
             "chown 1000:2000 b/moved; chmod 6750 b/moved; mkfifo p; : >b/t; truncate -s 9 b/t; rmdir a; "
             "mkdir s; chown 0:2000 s; chmod 2770 s; touch s/f; chown 5 s/f; chmod 600 s/f; echo z >>s/f"
         )
-        await said(pod, container, on_volume)
+        await output_of(pod, container, on_volume)
         moved = os.stat(machine.volume / "b/moved")
         assert (moved.st_uid, moved.st_gid, moved.st_mode & 0o7777, moved.st_nlink) == (1000, 2000, 0o6750, 2)
         assert (machine.volume / "b/hard").read_text() == "one\ntwo\n"
         assert os.stat(machine.volume / "s/f").st_uid == 5
         assert os.stat(machine.volume / "b/t").st_size == 9
         with pytest.raises(AssertionError, match=r"Permission denied|Operation not permitted"):
-            await said(pod, container, "mknod /data/device c 1 3")
+            await output_of(pod, container, "mknod /data/device c 1 3")
         assert not (machine.volume / "device").exists()
 
 
@@ -195,16 +195,16 @@ async def test_no_volume_is_fenced_off_not_even_what_the_host_mounts_later(machi
         single = Mount(f"{machine.volume}/single", "/single")
         fixed = Mount(f"{machine.volume}/fixed", "/fixed", read_only=True)
         container = await started(pod, machine.image, volume, single, fixed)
-        await said(pod, container, "cat /fixed/passwd; echo two >>/single")
+        await output_of(pod, container, "cat /fixed/passwd; echo two >>/single")
         assert (machine.volume / "single").read_text() == "one\ntwo\n"
         with pytest.raises(AssertionError, match="Read-only file system"):
-            await said(pod, container, "echo x >/fixed/new")
+            await output_of(pod, container, "echo x >/fixed/new")
         mount.mount("late", str(machine.volume / "late"), "tmpfs")
         (machine.volume / "late/file").write_text("from the host")
         follower = Follower(lambda: [pod])
         follower.open()
-        await said(pod, container, "until [ -e /data/late/file ]; do sleep 0.1; done")
+        await output_of(pod, container, "until [ -e /data/late/file ]; do sleep 0.1; done")
         script = "cat /data/late/file; echo from the guest >/data/late/reply"
-        assert await said(pod, container, script) == "from the host"
+        assert await output_of(pod, container, script) == "from the host"
         assert (machine.volume / "late/reply").read_text() == "from the guest\n"
         await follower.close()

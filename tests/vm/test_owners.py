@@ -17,7 +17,7 @@ from stage1.linux import idmap, mount
 from stage1.pod.ids import POD_IDS
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
 from stage1.vm import slots
-from tests.vm.test_confinement import Machine, booted, machine, pid_of, said, started
+from tests.vm.test_confinement import Machine, booted, machine, output_of, pid_of, started
 
 __all__ = ["machine"]
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
@@ -52,20 +52,20 @@ async def test_files_have_the_same_owners_and_modes_on_the_host_and_in_the_guest
     os.chown(volume / "far", 70000, 70000)
     async with booted(machine) as pod:
         container = await started(pod, machine.image, Mount(str(volume), "/data"))
-        seen = (await said(pod, container, "cd /data; stat -c '%n %u %g %a' *")).splitlines()
+        seen = (await output_of(pod, container, "cd /data; stat -c '%n %u %g %a' *")).splitlines()
         wanted = [f"{name} {uid} {gid} {mode:o}" for name, (uid, gid, mode) in FILES.items()]
         assert sorted(seen) == sorted([*wanted, "far 65534 65534 644"])
-        assert await said(pod, container, "cat /data/root /data/user /data/last") == "rootuserlast"
+        assert await output_of(pod, container, "cat /data/root /data/user /data/last") == "rootuserlast"
         script = (
             "cd /data; echo more >>root; chown 7:8 user; chmod 4711 user; echo x >new; mkdir dir; ln -s new link; "
             "ln new hard; mkfifo pipe; echo y >given; chown 33:34 given; mv last moved; rm set-id; chown -h 3:4 link; "
             "mkdir setgid; chown 0:50 setgid; chmod 2775 setgid; touch setgid/inside"
         )
-        await said(pod, container, script)
+        await output_of(pod, container, script)
         with pytest.raises(AssertionError, match=r"not permitted|too large|Invalid"):
-            await said(pod, container, "chown 1:1 /data/far")
+            await output_of(pod, container, "chown 1:1 /data/far")
         with pytest.raises(AssertionError, match=r"not permitted|too large|Invalid|denied"):
-            await said(pod, container, "touch /data/z; chown 70000 /data/z")
+            await output_of(pod, container, "touch /data/z; chown 70000 /data/z")
     (volume / "z").unlink()
     assert owners(volume) == {
         "root": (0, 0, 0o600),
@@ -89,7 +89,7 @@ async def test_the_containers_image_and_its_own_files_are_roots(machine: Machine
     async with booted(machine) as pod:
         container = await started(pod, machine.image)
         script = "stat -c '%n %u %g' / /bin/busybox /etc/hosts /etc/resolv.conf /etc/hostname"
-        assert {line.split(" ", 1)[1] for line in (await said(pod, container, script)).splitlines()} == {"0 0"}
+        assert {line.split(" ", 1)[1] for line in (await output_of(pod, container, script)).splitlines()} == {"0 0"}
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ async def test_a_file_system_that_can_not_be_mapped_is_refused_by_name_and_nothi
         assert pod.containers == {}
         assert os.listdir(f"{pod.directory}/tree/volumes/containers") == []
         container = await started(pod, machine.image, Mount(str(tmp_path / "below"), "/data", recursive=False))
-        assert await said(pod, container, "ls /data/inner") == ""
+        assert await output_of(pod, container, "ls /data/inner") == ""
 
 
 async def test_what_the_host_mounts_later_has_its_owners_too(machine: Machine) -> None:
@@ -134,7 +134,7 @@ async def test_what_the_host_mounts_later_has_its_owners_too(machine: Machine) -
         wanted = container.record.container
         assert await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=wanted) == {}
         script = "cat /data/late/file; echo; stat -c %u:%g /data/late /data/late/file; touch /data/late/x; id -u"
-        assert (await said(pod, container, script)).splitlines() == ["from the host", "0:0", "7:8", "0"]
+        assert (await output_of(pod, container, script)).splitlines() == ["from the host", "0:0", "7:8", "0"]
         assert (machine.volume / "late/x").stat().st_uid == 0
 
 

@@ -16,7 +16,7 @@ from stage1.vm import sigsys
 from stage1.vm.spec import VmSpec
 from stage1.vm.starter import ProcessVmm
 from tests.fakes.patience import PATIENCE
-from tests.vm.test_confinement import Machine, booted, machine, pid_of, said, started
+from tests.vm.test_confinement import Machine, booted, machine, output_of, pid_of, started
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 
@@ -59,8 +59,8 @@ async def test_all_that_a_container_does_with_files_works_behind_both_filters(
     async with booted(machine) as pod:
         assert filters_of(pod) == {("1", FILTER_MODE, FILTERS)}
         container = await started(pod, machine.image, with_probe)
-        assert await said(pod, container, "cd /data/work && /data/probe") == "all done"
-        assert await said(pod, container, "mkdir /work && cd /work && /data/probe || true")  # the scratch disk
+        assert await output_of(pod, container, "cd /data/work && /data/probe") == "all done"
+        assert await output_of(pod, container, "mkdir /work && cd /work && /data/probe || true")  # the scratch disk
         assert filters_of(pod) == {("1", FILTER_MODE, FILTERS)}, "threads that came later have them too"
     assert sorted(path.name for path in (machine.volume / "work").iterdir() if path.is_fifo() or path.is_socket()) == [
         "pipe",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod run --profile systemd` as a user has it: the same ends as without, and a journal that the host reads.
 
-What happens inside, where systemctl is, is tested through rkt's door: tests/rkt/test_systemd_pods.py.
+What happens inside, where systemctl is, is tested through rkt: tests/rkt/test_systemd_pods.py.
 """
 
 import json

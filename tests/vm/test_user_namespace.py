@@ -24,7 +24,7 @@ from stage1.guest.messages import (
 from stage1.rootfs.flat import flatten
 from tests.fakes.oci_layout import CAP_NET_RAW, file
 from tests.vm.agent_machine import MACS, Machine, make_image, missing
-from tests.vm.test_window_qemu import Placed, WindowMachine, busybox_layer, pulled, said
+from tests.vm.test_window_qemu import Placed, WindowMachine, busybox_layer, output_of, pulled
 
 pytestmark = [
     pytest.mark.vm,
@@ -61,7 +61,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WindowMac
 
 def _said(window: tuple[WindowMachine, Placed], name: str, script: str, **how: Any) -> str:
     vm, placed = window
-    return said(vm, name, ["sh", "-c", script], lower=placed.name, window=True, namespaces=NAMESPACES, **how)
+    return output_of(vm, name, ["sh", "-c", script], lower=placed.name, window=True, namespaces=NAMESPACES, **how)
 
 
 @pytest.mark.parametrize("tmpfs", [False, True], ids=["disk", "tmpfs"])

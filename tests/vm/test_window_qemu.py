@@ -130,7 +130,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory, images: tuple[Placed, Plac
         vm.close()
 
 
-def said(machine: WindowMachine, name: str, argv: list[str], **how: Any) -> str:
+def output_of(machine: WindowMachine, name: str, argv: list[str], **how: Any) -> str:
     """What a container prints until its end."""
     stdio = machine.run(name, argv, **how)
     machine.exit_of(name)
@@ -156,7 +156,7 @@ def look(machine: WindowMachine, name: str, script: str) -> str:
         {"destination": f"/guest/{path}", "type": "bind", "source": f"/{path}", "options": ["rbind", "ro"]}
         for path in ("proc", "sys")
     ]
-    return said(machine, name, ["sh", "-c", script], mounts=binds, tmpfs=True)
+    return output_of(machine, name, ["sh", "-c", script], mounts=binds, tmpfs=True)
 
 
 def test_containers_run_from_images_in_the_window(machine: WindowMachine, images: tuple[Placed, Placed]) -> None:
@@ -164,7 +164,7 @@ def test_containers_run_from_images_in_the_window(machine: WindowMachine, images
         mounts = look(machine, "mounts", "cat /guest/proc/1/mountinfo")
         script = "ls /bin/seq; echo new > /data; cat /data"
         first, second = (
-            said(machine, f"run{n}", ["sh", "-c", script], lower=image.name, window=True)
+            output_of(machine, f"run{n}", ["sh", "-c", script], lower=image.name, window=True)
             for n, image in enumerate(images)
         )
     for number, image in enumerate(images, 1):
@@ -180,7 +180,7 @@ def test_the_bytes_are_those_of_the_image_and_no_page_of_it_is_cached(
 ) -> None:
     script = "grep ^Cached: /proc/meminfo; sha256sum /data; grep ^Cached: /proc/meminfo"
     with mounted(machine, images[0]):
-        got = said(machine, "sum", ["sh", "-c", script], lower=images[0].name, window=True)
+        got = output_of(machine, "sum", ["sh", "-c", script], lower=images[0].name, window=True)
     before, digest, after = got.splitlines()
     assert digest.split()[0] == hashlib.sha256(DATA).hexdigest()
     assert int(after.split()[1]) - int(before.split()[1]) < len(DATA) / 1024 / 4
@@ -190,7 +190,7 @@ def test_the_bytes_are_those_of_the_image_and_no_page_of_it_is_cached(
 def test_file_capabilities_work(machine: WindowMachine, images: tuple[Placed, Placed], uid: int) -> None:
     argv = ["/capable/grep", "^CapEff", "/proc/self/status"]
     with mounted(machine, images[0]):
-        got = said(machine, f"cap{uid}", argv, lower=images[0].name, window=True, uid=uid)
+        got = output_of(machine, f"cap{uid}", argv, lower=images[0].name, window=True, uid=uid)
     effective = int(got.split()[1], 16)
     assert effective & NET_RAW and (uid == 0 or effective == NET_RAW)
 
@@ -202,7 +202,7 @@ def test_an_image_in_use_stays_and_goes_afterwards(machine: WindowMachine, image
         try:
             with pytest.raises(WrongState, match="in use"):
                 machine.client.call(UnmountImage(image.name))
-            assert said(machine, "second", ["cat", "/data"], lower=image.name, window=True) == "other\n"
+            assert output_of(machine, "second", ["cat", "/data"], lower=image.name, window=True) == "other\n"
         finally:
             machine.client.call(Delete("user"))
     with pytest.raises(AgentFailed, match="no image"):
@@ -243,7 +243,7 @@ def test_fifty_images_one_after_the_other_leave_nothing(machine: WindowMachine, 
     def through(number: int) -> None:
         image = images[number % 2]._replace(name=f"image{number}")
         with mounted(machine, image):
-            said(machine, f"c{number}", ["cksum", "/data"], lower=image.name, window=True, tmpfs=True)
+            output_of(machine, f"c{number}", ["cksum", "/data"], lower=image.name, window=True, tmpfs=True)
 
     for number in range(4):
         through(number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds until a command in a new pod has said something, for `scripts/bench density --peer`. Called by density.py.
+"""Seconds until a command in a new pod has written something, for `scripts/bench density --peer`. Called by density.py.
 
 A daemon runs already; the clock starts with RunPodSandbox and stops when the word is in the container's log, so that
 it holds the VM, the container and the way out. Each pod is the first of its own run: there is no warm pool.

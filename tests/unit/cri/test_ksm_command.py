@@ -26,7 +26,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def said(capsys: pytest.CaptureFixture[str], files: FakeKsm, *more: str) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], files: FakeKsm, *more: str) -> str:
     """What the command prints."""
     assert main(["ksm", "--config", f"{files.path.parent}/c.toml", "--directory", str(files.path), *more]) == 0
     return capsys.readouterr().out
@@ -49,14 +49,14 @@ def test_it_says_who_has_set_it(
     files = FakeKsm(run_dir.parent / "ksm", run=run, pages_to_scan=800, use_zero_pages=1)
     if left:
         record.write(record.path(str(run_dir)), left)
-    assert sentence in said(capsys, files)
+    assert sentence in output_of(capsys, files)
 
 
 def test_it_says_what_is_saved_in_numbers(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = FakeKsm(run_dir.parent / "ksm", run=1, pages_sharing=25600, ksm_zero_pages=25600, general_profit=104857600)
-    out = said(capsys, files)
+    out = output_of(capsys, files)
     assert "saved   200.0 MiB, 100.0 MiB of it zeros; less what the kernel needs for it: 100.0" in out
-    found = json.loads(said(capsys, files, "--json"))
+    found = json.loads(output_of(capsys, files, "--json"))
     assert found["saved_bytes"] == 200 << 20
     assert found["settings"]["run"] == 1
 

@@ -54,7 +54,7 @@ async def run_uncancellable(reader: asyncio.StreamReader, writer: asyncio.Stream
     writer.close()
 
 
-async def said(port: int, data: bytes) -> bytes:
+async def answer_to(port: int, data: bytes) -> bytes:
     reader, writer = await asyncio.open_connection("::1", port)
     writer.write(data)
     writer.write_eof()
@@ -63,9 +63,9 @@ async def said(port: int, data: bytes) -> bytes:
     return answer
 
 
-async def said_or_reset(port: int) -> bytes:
+async def answer_or_reset(port: int) -> bytes:
     try:
-        return await said(port, b"hi")
+        return await answer_to(port, b"hi")
     except ConnectionError:
         return b""
 
@@ -90,19 +90,19 @@ def test_ports_of_every_address_and_of_the_loopback_are_served(port: Port, is_se
 async def test_a_connection_carries_both_ways_and_each_way_ends_by_itself(host: str) -> None:
     data, port = os.urandom(3 << 20), free_port()
     async with program(run_uncancellable, host) as there, opened(Port(there, port), ips=(host,)):
-        assert await asyncio.gather(said(port, data), said(port, b"")) == [data, b""]
+        assert await asyncio.gather(answer_to(port, data), answer_to(port, b"")) == [data, b""]
 
 
 async def test_the_pods_ipv6_address_is_taken_first() -> None:
     port = free_port()
     async with program(run_uncancellable, "::1") as there, opened(Port(there, port), ips=("127.0.0.1", "::1")):
-        assert await said(port, b"hi") == b"hi"
+        assert await answer_to(port, b"hi") == b"hi"
 
 
 async def test_where_nobody_listens_in_the_pod_the_connection_ends_at_once() -> None:
     port = free_port()
     async with opened(Port(free_port(), port)):
-        assert await asyncio.wait_for(said_or_reset(port), 5) == b""
+        assert await asyncio.wait_for(answer_or_reset(port), 5) == b""
 
 
 async def test_close_cuts_what_is_connected_and_gives_the_port_back() -> None:
@@ -116,7 +116,7 @@ async def test_close_cuts_what_is_connected_and_gives_the_port_back() -> None:
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
         with pytest.raises(ConnectionRefusedError):
-            await said(port, b"")
+            await answer_to(port, b"")
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
@@ -132,7 +132,7 @@ async def test_a_port_that_a_program_has_is_refused_by_name_and_no_other_is_kept
             await ports.open(pod(Port(80, free), Port(80, taken, protocol)), ONLY_V4)
         await ports.reopen(pod(Port(80, taken, protocol)), ONLY_V4)
     with pytest.raises(ConnectionRefusedError):
-        await said(free, b"")
+        await answer_to(free, b"")
 
 
 async def test_a_host_without_ipv6_has_nothing_to_serve() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made ahead of a pod, what is left for later, and that collect removes both. Mounts, so it needs root."""
+"""What is prewarmed for a pod, what is left for later, and that collect removes both. Mounts, so it needs root."""
 
 import os
 import tempfile

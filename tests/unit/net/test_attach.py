@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attach and detach with fake plugins: the order, what the guest is told, and that nothing stays. Needs root."""
+"""Attach and detach with fake plugins: the order, what the guest is told, and that nothing is leaked. Needs root."""
 
 import json
 import os

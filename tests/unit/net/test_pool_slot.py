@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network made ahead: what waits, how it becomes a pod's, and how all of it goes. Needs root."""
+"""The network of a pool slot: what waits, how a pod claims it, and how all of it goes. Needs root."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gc does with pods whose directory somebody else has removed: the dead are swept, the living left alone."""
+"""What gc does with pods whose directory somebody else has removed: the dead are removed, the living stay."""
 
 import json
 import os

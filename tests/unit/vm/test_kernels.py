@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which file is the kernel of a VM, and what is said when it is not there."""
+"""Which file is the kernel of a VM, and the error when it is not there."""
 
 from pathlib import Path
 from types import ModuleType

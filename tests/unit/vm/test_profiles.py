@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files are a profile's, and what is said when it was not built."""
+"""Which files are a profile's, and the error when it was not built."""
 
 from pathlib import Path
 

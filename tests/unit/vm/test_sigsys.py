@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a VMM that its filter of system calls ended: from invented logs, and from the kernel's own."""
+"""The report of a VMM that its filter of system calls ended: from invented logs, and from the kernel's own."""
 
 import os
 import signal
