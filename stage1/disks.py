@@ -38,7 +38,7 @@ def add_on_host(pod: HostPod, host: Host) -> None:
 def remove(directory: str) -> list[str]:
     """Undo `add`; idempotent. A sentence for each that can't be removed now.
 
-    What a disk that does not work keeps is no reason to keep the pod: `remains.sweep` removes it after a boot.
+    What a disk that does not work keeps is no reason to keep the pod: `orphans.remove` removes it after a boot.
     """
     return list(filter(None, (_try(one, directory) for one in (scratch.remove, journal.remove))))
 

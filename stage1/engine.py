@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of things for one pod: prepare, boot, add containers, collect. (Images: rootfs/export.py, vm/mapping.py.)
+"""The order of things for one pod: prepare, boot, add containers, clean up. (Images: rootfs/export.py, vm/mapping.py.)
 
 Called by `cri/` (in worker threads) and by rkt's entry points. Blocking, no state of its own: all that it makes lies
-below the pod's directory or in the kernel, so that `collect` can undo everything from the directory alone, in any
+below the pod's directory or in the kernel, so that `clean_up` can undo everything from the directory alone, in any
 process, at any time, twice. What talks to the agent is not here.
 
 The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
@@ -103,7 +103,7 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         vm = machine.with_network(vm, pod, host=host, network=network)
         identity.write(pod, directory, network=network)
     except BaseException as error:
-        _collect_after(error, directory)
+        _clean_up_after(error, directory)
         raise
     return Prepared(pod, directory, vm, os.urandom(16), network, note)
 
@@ -254,16 +254,16 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
     return VsockLink(found.cid, host.vsock_port) if found.cid else SerialLink(f"{directory}/agent.sock")
 
 
-def collect(directory: str) -> str:
+def clean_up(directory: str) -> str:
     """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine.
 
-    Returns a sentence when a CNI plugin failed at DEL, which `sweep.networks` tries again; else nothing.
+    Returns a sentence when a CNI plugin failed at DEL, which `garbage.networks` tries again; else nothing.
     """
     with Guard("remove", directory):
-        return _collect(directory)
+        return _clean_up(directory)
 
 
-def _collect(directory: str) -> str:
+def _clean_up(directory: str) -> str:
     vm = find_vm(directory) or find_unrecorded(directory)
     if vm is not None:
         vm.kill()
@@ -283,10 +283,10 @@ def end_rest(directory: str) -> None:
     quarters.end(directory)
 
 
-def _collect_after(error: BaseException, directory: str) -> None:
+def _clean_up_after(error: BaseException, directory: str) -> None:
     """What can't be removed now stays for the next start, and does not hide the error that led here."""
     try:
-        problem = collect(directory)
+        problem = clean_up(directory)
     except PodError as second:
         problem = f"{directory} could not be removed: {second}"
     if problem:
@@ -302,7 +302,7 @@ def remove_network(directory: str) -> str:
     """Give the pod's addresses and rules back; gone already is fine. Its VM must have ended.
 
     Raises NetworkFailed when a CNI plugin fails at DEL; calling it again tries again. After some times that is left
-    to `sweep.networks`, and a sentence about it returned.
+    to `garbage.networks`, and a sentence about it returned.
     """
     return net.detach(directory, tries=deferred.TRIES)
 

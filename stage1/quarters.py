@@ -13,7 +13,7 @@ from stage1.linux import beneath, cgroup, mount, namespace, podcgroup, scope
 from stage1.machine import Host
 from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
-from stage1.rootfs import owners, remains
+from stage1.rootfs import orphans, owners
 from stage1.vm import limits, slots
 from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
@@ -157,7 +157,7 @@ def grow(directory: str, pid: int, *, memory_bytes: int) -> None:
 
 def cgroups(directory: str) -> list[str]:
     """The cgroups of the pod, whether they exist or not."""
-    return remains.cgroups_of_pod(directory)
+    return orphans.cgroups_of_pod(directory)
 
 
 def end(directory: str) -> None:

@@ -27,8 +27,7 @@ from cri.live.tools import Tools
 from cri.store.images import Image
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
-from stage1 import engine
-from stage1 import sweep as sweeping
+from stage1 import engine, garbage
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
@@ -65,7 +64,7 @@ class Foreground:
 
         The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run.
         """
-        sweep(self._host)
+        collect_garbage(self._host)
         async with AsyncExitStack() as undo:
             undo.callback(self._port.close)
             undo.enter_context(_hold(self._host, self._pod.id))
@@ -231,15 +230,15 @@ def _lock_path(host: engine.Host, pod_id: str) -> str:
 
 
 def _forget_lock(host: engine.Host, pod_id: str) -> None:
-    """Remove the lock's file, unless something of the pod stayed: the next run's sweep finds it by its lock."""
+    """Remove the lock's file, unless something of the pod stayed: the next run finds it by its lock."""
     if not os.path.exists(engine.pod_directory(host, pod_id)):
         os.unlink(_lock_path(host, pod_id))
 
 
-def sweep(host: engine.Host) -> None:
+def collect_garbage(host: engine.Host) -> None:
     """Remove the pods whose `clearpod run` was killed, what is from before a reboot, and locks that nobody holds."""
     run_dirs = (host.run_dir, os.path.dirname(host.run_dir))
-    for problem in (*sweeping.networks(host), *sweeping.disks(host, run_dirs=run_dirs)):
+    for problem in (*garbage.networks(host), *garbage.disks(host, run_dirs=run_dirs)):
         sys.stderr.write(f"clearpod: {problem}\n")
     try:
         names = os.listdir(f"{host.run_dir}/locks")
@@ -248,11 +247,11 @@ def sweep(host: engine.Host) -> None:
     for name in names:
         try:
             with Lock(_lock_path(host, name), wait=False):
-                if owed := engine.collect(engine.pod_directory(host, name)):
+                if owed := engine.clean_up(engine.pod_directory(host, name)):
                     sys.stderr.write(f"clearpod: {owed}\n")
                 os.unlink(_lock_path(host, name))
         except (WrongState, FileNotFoundError):
-            continue  # it lives, or somebody else swept it
+            continue  # it lives, or somebody else has removed it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
 

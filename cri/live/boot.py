@@ -15,9 +15,9 @@ from cri.live.tools import Tools, log_deferred_del
 from cri.live.wakeup import wakeup_of
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
-from stage1 import ahead, engine
+from stage1 import engine, prewarmed
 from stage1.errors import PodError
-from stage1.guest.settings import configure, rehearsals
+from stage1.guest.settings import configure, warm_ups
 
 log = logging.getLogger("clearpod.pod")
 
@@ -43,29 +43,31 @@ async def boot(pod: LivePod) -> None:
 async def prewarm(pod: LivePod) -> None:
     """Boot a VM as far as it can be without a request, and let its guest warm up; `claim` is the rest."""
     async with _rolled_back(pod):
-        prepared = await run_uncancellable(ahead.prepare, pod.record.pod, pod.tools.host)
+        prepared = await run_uncancellable(prewarmed.prepare, pod.record.pod, pod.tools.host)
         await _start(pod, prepared)
-        for warm_up in rehearsals(prepared.network):
+        for warm_up in warm_ups(prepared.network):
             await pod.call(warm_up)
 
 
 async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
-    """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `ahead.hand_over`."""
+    """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `prewarmed.claim`."""
     pod.rebind(record, tools)
     async with _until_ready(pod):
-        pod.network = await pod.in_turn(ahead.hand_over, record.pod, tools.host, wake=wakeup_of(pod.call))
+        pod.network = await pod.in_turn(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
         await pod.loopback.open(record.pod, pod.ips)
-        _note_cgroup(pod, await run_uncancellable_in(tools.pool_of(record.pod), ahead.place, record.pod, tools.host))
-        settings = configure(record.pod, pod.network, waiting_mac=ahead.MAC)
+        _note_cgroup(
+            pod, await run_uncancellable_in(tools.pool_of(record.pod), prewarmed.enter_cgroups, record.pod, tools.host)
+        )
+        settings = configure(record.pod, pod.network, waiting_mac=prewarmed.MAC)
         answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
-        await run_concurrently(answer, ahead.write_down, record.pod, tools.host, network=pod.network)
+        await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
 
 
 async def discard(pod: LivePod) -> None:
     """End a VM that no request has, and remove all of it. What can't be removed now is removed later."""
     await pod.detach()
     try:
-        log_deferred_del(await pod.in_turn(engine.collect, pod.directory))
+        log_deferred_del(await pod.in_turn(engine.clean_up, pod.directory))
     except PodError as error:
         log.error("pod.cleanup_failed", extra={"directory": pod.directory, "error": str(error)})
         pod.tools.clean_up_later(pod.directory)

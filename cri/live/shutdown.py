@@ -46,7 +46,7 @@ async def stop(pod: LivePod) -> None:
 async def remove(pod: LivePod) -> None:
     """Stop if needed, then remove everything of the pod but its log files, once nothing uses them any more.
 
-    Raises as `stop` and `engine.collect`.
+    Raises as `stop` and `engine.clean_up`.
     """
     pod.is_going = True
     try:
@@ -54,7 +54,7 @@ async def remove(pod: LivePod) -> None:
         await pod.work.close()
         await pod.work.idle()
         await pod.detach()
-        log_deferred_del(await pod.in_turn(engine.collect, pod.directory))
+        log_deferred_del(await pod.in_turn(engine.clean_up, pod.directory))
     except BaseException:
         pod.is_going = False
         raise

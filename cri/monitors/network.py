@@ -9,7 +9,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from stage1 import engine, sweep
+from stage1 import engine, garbage
 from stage1.net import networks, status_gc
 from stage1.net.conflist import Network
 from stage1.net.settings import Settings
@@ -81,7 +81,7 @@ class NodeNetwork:
 
     async def _rounds(self) -> None:
         loop = asyncio.get_running_loop()
-        problems: tuple[str, ...] = ()  # recovery has just swept
+        problems: tuple[str, ...] = ()  # recovery has just done it
         while True:
             if self._garbage.is_set() and self._host.network:
                 self._garbage.clear()
@@ -92,7 +92,7 @@ class NodeNetwork:
                     await self._garbage.wait()
             except TimeoutError:
                 pass
-            problems = tuple(await loop.run_in_executor(self._pool, sweep.networks, self._host))
+            problems = tuple(await loop.run_in_executor(self._pool, garbage.networks, self._host))
 
     def _tell(self, problems: tuple[str, ...]) -> None:
         """Each once, not each minute."""

@@ -17,7 +17,7 @@ from cri.store import recover
 from cri.store.pods import PodRecord, Stored
 from cri.tasks import Tasks
 from cri.threads import is_set_within, run_uncancellable_in
-from stage1 import engine, sweep
+from stage1 import engine, garbage
 from stage1.errors import Exhausted, PodError, Unavailable
 
 log = logging.getLogger("clearpod.pods")
@@ -155,7 +155,7 @@ class Recovery:
     async def _try_clean_up(self, directory: str) -> str:
         """What went wrong, if anything."""
         try:
-            log_deferred_del(await run_uncancellable_in(self._tools.pool, engine.collect, directory))
+            log_deferred_del(await run_uncancellable_in(self._tools.pool, engine.clean_up, directory))
         except (PodError, OSError, ValueError) as error:
             log.error("pod.cleanup_failed", extra={"directory": directory, "error": str(error)})
             return str(error)
@@ -167,8 +167,8 @@ class Recovery:
         if cleaning:
             await asyncio.wait(cleaning)
         host = self._tools.host
-        for problem in await run_uncancellable_in(self._tools.pool, sweep.networks, host):
+        for problem in await run_uncancellable_in(self._tools.pool, garbage.networks, host):
             log_deferred_del(problem)
         run_dirs = (host.run_dir, f"{host.run_dir}/{engine.FOREGROUND}")
-        for problem in await run_uncancellable_in(None, sweep.disks, host, run_dirs=run_dirs):
+        for problem in await run_uncancellable_in(None, garbage.disks, host, run_dirs=run_dirs):
             log.warning("pod.orphans", extra={"warning": problem})

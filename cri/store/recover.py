@@ -6,7 +6,7 @@ Assumptions this rests on:
 1. One daemon per run directory (the lock in `cri.server`), so nobody else changes what is read here.
 2. The run directory is on tmpfs: after a reboot of the machine there is nothing to recover.
 3. A pod's directory is made before anything else of the pod and removed after everything else, so a directory
-   listing finds every VM, mount and file; `engine.collect` undoes all of it from the directory alone.
+   listing finds every VM, mount and file; `engine.clean_up` undoes all of it from the directory alone.
 4. state.json is replaced in one step. It says BOOTING until RunPodSandbox has answered: then the client was
    never told an id, will ask again, and the remains can go. pod.json is written before it.
 5. pid and start time in vm.json identify the VMM; a pid alone does not. A vm.json that can't be read is no sign

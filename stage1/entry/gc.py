@@ -29,14 +29,14 @@ def main(argv: list[str]) -> int:
 def _collect(pod_dir: str, uuid: str) -> "Iterator[str]":
     """A sentence for each thing of the pod's that stayed."""
     yield from _tried(lambda: orphans.end(pod_dir))
-    yield from _tried(lambda: engine.collect(machine.place(uuid)))
+    yield from _tried(lambda: engine.clean_up(machine.place(uuid)))
     yield from _tried(lambda: network.detach(pod_dir))
 
 
 def _of_others(pod_dir: str) -> "Iterator[str]":
     """The same of pods that are gone. They are no failure of this one's gc, nor of rkt's."""
-    yield from _tried(lambda: network.sweep(pod_dir))
-    yield from _tried(machine.sweep)
+    yield from _tried(lambda: network.collect_garbage(pod_dir))
+    yield from _tried(machine.collect_garbage)
 
 
 def _tried(step: "Callable[[], str | list[str] | None]") -> "list[str]":

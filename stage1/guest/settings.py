@@ -14,17 +14,17 @@ ENTROPY_BYTES = 32
 """As much as the guest's generator of random numbers holds."""
 
 
-REHEARSALS = 2
+WARM_UPS = 2
 """The first one brings a device up that was never up before, which goes another way through the kernel."""
 
 
-def rehearsals(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
+def warm_ups(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
     """What a guest is told that begins to wait, one after the other, each to be done and undone: what the kernel does
     for the first time takes several times as long. The addresses are nobody's, and nobody is at the tap's other end;
     but they are of the kinds that pods get, as gateways with link-local addresses go another way, too.
     """
     devices = network.interfaces if network else ()
-    said = messages.Configure(
+    settings = messages.Configure(
         hostname="waits",
         interfaces=tuple(
             messages.Interface(one.mac, one.name, 1400, ("169.254.0.2/24", "fd00::2/64"), one.mac) for one in devices
@@ -37,7 +37,7 @@ def rehearsals(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
         unix_ns=time.time_ns(),
         rehearse=True,
     )
-    return tuple(said._replace(entropy=os.urandom(ENTROPY_BYTES)) for _ in range(REHEARSALS))
+    return tuple(settings._replace(entropy=os.urandom(ENTROPY_BYTES)) for _ in range(WARM_UPS))
 
 
 def configure(pod: Pod, network: PodNetwork | None, *, waiting_mac: str = "") -> messages.Configure:

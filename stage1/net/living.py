@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which networks may belong to a pod that lives, whoever made it. Called before something is removed that nobody has
-asked to remove: by garbage collections, our own (`stage1.sweep`) and that of plugins (`status_gc`).
+asked to remove: by garbage collections, our own (`stage1.garbage`) and that of plugins (`status_gc`).
 
 It looks at facts that all clearpods of this host have in common, daemons, `clearpod run` and rkt's pods.
 """

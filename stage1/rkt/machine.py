@@ -74,7 +74,7 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
 
 
 def undo(place: str) -> str:
-    """Undo `prepare` before the VMM was started; again is fine. Returns and raises what `engine.collect` does.
+    """Undo `prepare` before the VMM was started; again is fine. Returns and raises what `engine.clean_up` does.
 
     The record names the launcher, who is our parent and still has to say what went wrong: it is not to be killed.
     """
@@ -83,7 +83,7 @@ def undo(place: str) -> str:
             own.unlink(record.FILE)
     except FileNotFoundError:
         pass
-    return engine.collect(place)
+    return engine.clean_up(place)
 
 
 def _fill(prepared: Prepared, pod: RktPod, *, pod_dir: str, netns: str) -> LaunchSpec:
@@ -183,7 +183,7 @@ def kill(place: str) -> None:
         launcher.kill()
 
 
-def sweep() -> list[str]:
+def collect_garbage() -> list[str]:
     """Remove what pods left that ended, and that rkt knows no more: somebody has removed its data directory.
 
     A pod that lives is left alone, whatever became of its directory. A sentence for each that could not be removed.
@@ -193,7 +193,7 @@ def sweep() -> list[str]:
         name = path.rpartition("/")[2]
         try:
             if _is_forgotten(path, name):
-                engine.collect(path)
+                engine.clean_up(path)
         except (PodError, OSError, ValueError) as error:
             if path in engine.directories(RUN):  # else another gc was faster
                 problems.append(f"{path} can't be removed: {error}")

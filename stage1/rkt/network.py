@@ -86,12 +86,12 @@ def host_ip(pod_dir: str) -> str:
 def detach(pod_dir: str) -> str:
     """Take the pod's networks away; again is fine, and so is a pod that has none. The VMM must have ended.
 
-    Returns a sentence when a plugin did not give back what it had made; `sweep` tries again.
+    Returns a sentence when a plugin did not give back what it had made; `collect_garbage` tries again.
     """
     return net.detach(pod_dir, tries=1)
 
 
-def sweep(pod_dir: str) -> list[str]:
+def collect_garbage(pod_dir: str) -> list[str]:
     """Take away what pods left that are gone, or whose plugins failed; a sentence for each that could not be.
 
     `pod_dir` is any pod's. What fails for ever is written off in the end.

@@ -11,7 +11,7 @@ from stage1.errors import KernelError, NotFound
 from stage1.linux import beneath, files, idmap
 from stage1.pod.files import machine_id
 from stage1.pod.model import Mount, Pod
-from stage1.rootfs import remains, volumes
+from stage1.rootfs import orphans, volumes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,5 +62,5 @@ def _show(source: str, directory: str, *, ids: "Sequence[Extent]") -> None:
 
 def remove(directory: str) -> None:
     """Remove what goes with the pod; gone already is fine. The link stays, and goes with the pod's directory."""
-    if path := remains.of_pod(directory, LINK, place="journals"):
+    if path := orphans.of_pod(directory, LINK, place="journals"):
         files.remove_tree(path)

@@ -15,7 +15,7 @@ from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
 from stage1.linux import beneath, files, process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
-from stage1.rootfs import remains
+from stage1.rootfs import orphans
 
 LINK = "scratch.img"
 _SMALLEST_BYTES = 1 << 20
@@ -43,7 +43,7 @@ def add(path: str, directory: str, *, size_bytes: int, template_dir: str, owner:
 
 def remove(directory: str) -> None:
     """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory."""
-    if path := remains.of_pod(directory, LINK, place="scratch"):
+    if path := orphans.of_pod(directory, LINK, place="scratch"):
         files.remove_tree(path)
 
 

@@ -65,7 +65,7 @@ def place() -> Iterator[Place]:
                 yield Place(world, net, build_probe(Path(tools)))
             finally:
                 for directory in engine.pod_directories(world.host):
-                    engine.collect(directory)
+                    engine.clean_up(directory)
 
 
 def _sample(root: Path, guest: Path) -> Registered:

@@ -128,7 +128,7 @@ async def fake(count: int, rounds: int) -> dict[str, float]:
                 return await measure(daemons, pods, rounds)
             finally:
                 for directory in engine.pod_directories(world.host):
-                    engine.collect(directory)
+                    engine.clean_up(directory)
 
 
 async def _started(cri: Client, image: str, count: int) -> list[str]:

@@ -100,7 +100,7 @@ def node(size: int = 0, *, memory_mib: int = 64) -> Iterator[tuple[VmWorld, Oute
                 yield world, net
             finally:
                 for place in engine.pod_directories(world.host):
-                    engine.collect(place)
+                    engine.clean_up(place)
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -132,7 +132,7 @@ def _sweep(run_dir: str) -> None:
 
     pods = f"{run_dir}/pods"
     for name in sorted(os.listdir(pods)) if os.path.isdir(pods) else ():
-        engine.collect(f"{pods}/{name}")
+        engine.clean_up(f"{pods}/{name}")
     shutil.rmtree(run_dir)
 
 

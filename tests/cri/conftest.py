@@ -256,7 +256,7 @@ def vm_world(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
             yield made
         finally:
             for place in engine.pod_directories(made.host):
-                engine.collect(place)
+                engine.clean_up(place)
 
 
 @pytest.fixture(params=["fake", pytest.param("vm", marks=pytest.mark.vm)])
@@ -279,4 +279,4 @@ def world(registered: Registered) -> Iterator[World]:
         finally:
             made.vmm.stop()
             for place in engine.pod_directories(made.host):
-                engine.collect(place)
+                engine.clean_up(place)

@@ -104,7 +104,7 @@ def host_world(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
         finally:
             made.fake.stop()
             for place in engine.pod_directories(made.host):
-                engine.collect(place)
+                engine.clean_up(place)
 
 
 def options(network: int = POD, pid: int = CONTAINER, ipc: int = POD) -> pb.NamespaceOption:

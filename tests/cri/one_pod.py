@@ -77,7 +77,7 @@ def machine(place: Path, guest_dir: Path) -> Iterator[VmWorld]:
             yield made
         finally:
             for pod in engine.pod_directories(made.host):
-                engine.collect(pod)
+                engine.clean_up(pod)
 
 
 def _compile(place: Path) -> bytes:

@@ -46,7 +46,7 @@ def scene(sample: Registered, guest_dir: Path) -> Iterator[Scene]:
                 yield Scene(made, disk)
             finally:
                 for pod in engine.pod_directories(made.host):
-                    engine.collect(pod)
+                    engine.clean_up(pod)
 
 
 async def _until(what: str, path: Path, limit_s: float = 60) -> None:

@@ -18,7 +18,7 @@ from cri.config_tables import Storage
 from cri.pb import runtime_pb2 as pb
 from cri.storage import filling
 from cri.storage.disk import reserve_of
-from stage1 import engine, sweep
+from stage1 import engine, garbage
 from stage1.linux import mount
 from tests.fakes import places
 from tests.fakes.cni import FakeCni
@@ -82,7 +82,7 @@ def rig(registered: Registered) -> Iterator[Rig]:
                 disk.free()
             world.vmm.stop()
             for pod in engine.pod_directories(world.host):
-                engine.collect(pod)
+                engine.clean_up(pod)
 
 
 async def _until_it_fits(
@@ -190,7 +190,7 @@ async def test_a_network_that_can_not_be_given_back_is_let_go_on_a_full_disk_too
         rig.cni.trouble("second", "DEL", "")
         async with asyncio.timeout(20 * PATIENCE):
             while rig.left():  # a process that ends may be in the netns still, which delays the sweep
-                assert await asyncio.to_thread(sweep.networks, rig.world.host) == []
+                assert await asyncio.to_thread(garbage.networks, rig.world.host) == []
                 await asyncio.sleep(0.05)
 
 

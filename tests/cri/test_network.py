@@ -141,7 +141,7 @@ async def test_after_a_reboot_the_daemon_gives_back_what_no_pod_holds(world: Wor
     directory = f"{world.config.run_dir}/pods/{lost}"
     path = os.readlink(f"{directory}/cni.json")
     text = Path(path).read_text()
-    engine.collect(directory)
+    engine.clean_up(directory)
     Path(path).write_text(text)
     cni.calls()
     async with world.daemon() as cri:
@@ -226,7 +226,7 @@ def outer_world(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, 
             yield made, net
         finally:
             for place in engine.pod_directories(made.host):
-                engine.collect(place)
+                engine.clean_up(place)
 
 
 @pytest.fixture

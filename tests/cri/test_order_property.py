@@ -170,7 +170,7 @@ class Machine(RuleBasedStateMachine):
             self._do(self._daemon.__aexit__(None, None, None))
             self.world.vmm.stop()
             for place in engine.pod_directories(self.world.host):
-                engine.collect(place)
+                engine.clean_up(place)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two owners on one machine: a state directory has one daemon, and no garbage collection touches what may belong to a
-living pod of anybody: another daemon's, `clearpod run`'s, rkt's.
+"""Two owners on one machine: a state directory has one daemon, and no garbage collection touches what may belong
+to a living pod of anybody: another daemon's, `clearpod run`'s, rkt's.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cri.owner import own
-from stage1 import engine, sweep
+from stage1 import engine, garbage
 from stage1.errors import AlreadyExists
 from stage1.net import attach, record, status_gc
 from stage1.net.settings import netns_path
@@ -75,7 +75,7 @@ async def test_the_network_of_another_daemons_pod_is_not_swept(world: World, cni
     async with world.daemon() as cri:
         pod = await cri.pod()
         cni.calls()
-        assert sweep.networks(elsewhere(world)) == [] and cni.calls() == []
+        assert garbage.networks(elsewhere(world)) == [] and cni.calls() == []
         assert os.path.exists(netns_path(pod)) and list(record.every(cni.settings.cache_dir)) == [pod]
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert cni.left_over() == []
@@ -99,10 +99,10 @@ def test_a_network_with_a_process_in_it_is_not_swept(
     with subprocess.Popen(["ip", "netns", "exec", f"clearpod-{pod_id}", "cat"], stdin=subprocess.PIPE) as lives:
         while os.stat(f"/proc/{lives.pid}/ns/net").st_ino != os.stat(netns_path(pod_id)).st_ino:
             time.sleep(0.01)
-        assert sweep.networks(world.host) == [] and cni.calls() == []
+        assert garbage.networks(world.host) == [] and cni.calls() == []
         assert os.path.exists(netns_path(pod_id))
     path.write_text(text)
-    assert sweep.networks(world.host) == [] and cni.left_over() == [] and not os.path.exists(netns_path(pod_id))
+    assert garbage.networks(world.host) == [] and cni.left_over() == [] and not os.path.exists(netns_path(pod_id))
 
 
 async def test_networks_of_pods_with_records_elsewhere_are_no_garbage(world: World, cni: FakeCni) -> None:
@@ -126,7 +126,7 @@ async def test_a_disk_of_another_daemons_pod_is_not_swept_though_the_clock_was_s
         disk = Path(world.config.state_dir, "scratch", f"{pod}.img")
         assert disk.exists()
         monkeypatch.setattr(time, "time", lambda: time.clock_gettime(time.CLOCK_REALTIME) + 1e6)
-        assert sweep.disks(elsewhere(world), run_dirs=(f"{world.root}/other",)) == [] and disk.exists()
+        assert garbage.disks(elsewhere(world), run_dirs=(f"{world.root}/other",)) == [] and disk.exists()
         monkeypatch.undo()
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert not disk.exists()
@@ -137,5 +137,5 @@ def test_what_nobody_has_is_still_swept(world: World, tmp_path: Path, monkeypatc
     gone.parent.mkdir()
     gone.touch()
     monkeypatch.setattr(time, "time", lambda: time.clock_gettime(time.CLOCK_REALTIME) + 1e6)
-    assert sweep.disks(world.host._replace(state_dir=str(tmp_path)), run_dirs=(world.host.run_dir,)) == []
+    assert garbage.disks(world.host._replace(state_dir=str(tmp_path)), run_dirs=(world.host.run_dir,)) == []
     assert not gone.exists()

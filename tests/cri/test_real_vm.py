@@ -28,7 +28,7 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
             yield made
         finally:
             for place in engine.pod_directories(made.host):
-                engine.collect(place)
+                engine.clean_up(place)
 
 
 async def test_the_guests_oom_killer_is_reported(machine: VmWorld) -> None:

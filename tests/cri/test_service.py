@@ -175,7 +175,7 @@ def test_sigterm_does_not_wait_for_a_plugin_that_hangs(daemon: Daemon, world: Wo
     os.kill(int(pid.read_text()), signal.SIGKILL)
     host = world.host._replace(state_dir=f"{world.root}/state")
     for directory in engine.pod_directories(host):
-        engine.collect(directory)
+        engine.clean_up(directory)
     assert cni.left_over() == []
 
 

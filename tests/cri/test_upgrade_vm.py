@@ -34,7 +34,7 @@ def machine(sample: Registered, guest_dir: Path, tmp_path: Path) -> Iterator[VmW
             yield made
         finally:
             for place in engine.pod_directories(made.host):
-                engine.collect(place)
+                engine.clean_up(place)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class InstantNode(Node):
         self.stop(signal.SIGKILL)
         with contextlib.suppress(FileNotFoundError):
             for pod in engine.directories(self.run_dir):
-                engine.collect(pod)
+                engine.clean_up(pod)
         self._undo.close()
 
     def _configure(self) -> None:

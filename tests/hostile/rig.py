@@ -208,4 +208,4 @@ def node(root: Path, guest_dir: Path, reference: str, *, more: str = "", real: s
             os.kill(pid, signal.SIGKILL)
         pods = root / "run" / "pods"
         for place in pods.iterdir() if pods.is_dir() else ():
-            engine.collect(str(place))
+            engine.clean_up(str(place))

@@ -59,7 +59,7 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.stop(signal.SIGKILL)
         for directory in engine.directories(self.run_dir):
-            engine.collect(directory)  # after a failure; else there is none
+            engine.clean_up(directory)  # after a failure; else there is none
         self._undo.close()
         namespace.remove_net(self._netns)
 

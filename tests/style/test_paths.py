@@ -82,7 +82,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/store/soundness.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
-    "stage1/ahead.py": {"os.stat": HOST},
+    "stage1/prewarmed.py": {"os.stat": HOST},
     "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
     "stage1/linux/affinity.py": dict.fromkeys(("files.read", "os.listdir"), HOST),
     "stage1/linux/beneath.py": {"os.open": SELF},
@@ -186,7 +186,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         **dict.fromkeys(("files.make_dirs", "os.path.realpath"), RKT),
     },
     "stage1/rootfs/owners.py": dict.fromkeys(("os.open", "os.path.exists"), TOP),
-    "stage1/rootfs/remains.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
+    "stage1/rootfs/orphans.py": dict.fromkeys(("files.remove_tree", "os.listdir", "os.lstat"), STATE),
     "stage1/rootfs/scratch.py": dict.fromkeys(
         (
             "files.make_dirs",

@@ -149,7 +149,7 @@ async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(mach
         assert len(places) and all(pid in cgroup.members(path) for path in places)
     finally:
         for _ in range(2):
-            engine.collect(prepared.directory)
+            engine.clean_up(prepared.directory)
     assert [path for path in places if os.path.exists(path)] == [] and not Path(f"/proc/{pid}").exists()
 
 

@@ -75,7 +75,7 @@ def outer(hypervisor: str, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]
             yield world, net
         finally:
             for place in engine.pod_directories(world.host):
-                engine.collect(place)
+                engine.clean_up(place)
 
 
 def free_vsock_port() -> int:

@@ -239,6 +239,6 @@ def test_pods_without_ids_left_are_refused_and_leave_nothing(machine: Machine) -
             engine.prepare(Pod(id="2" * 64, name="two"), host)
         assert engine.pod_directories(host) == [first.directory]
     finally:
-        engine.collect(first.directory)
+        engine.clean_up(first.directory)
     again = engine.prepare(Pod(id="2" * 64, name="two"), host)
-    engine.collect(again.directory)
+    engine.clean_up(again.directory)

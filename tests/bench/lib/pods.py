@@ -108,7 +108,7 @@ async def place(way: Way) -> AsyncIterator[Place]:
         finally:
             host = Host(made.run_dir, str(guest), f"{directory}/state", choice)
             for pod in engine.pod_directories(host):
-                engine.collect(pod)
+                engine.clean_up(pod)
 
 
 Process = subprocess.Popen[bytes]

@@ -41,7 +41,7 @@ def host(tmp_path: Path) -> Iterator[engine.Host]:
 def directory(host: engine.Host) -> Iterator[str]:
     prepared = engine.prepare(POD, host)
     yield prepared.directory
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
 
 
 class DeadVmm:
@@ -64,7 +64,7 @@ def test_a_prepared_pod_can_be_booted_and_its_vm_is_found_again(host: engine.Hos
         assert engine.find_vm(prepared.directory) == started and started.alive()
         assert engine.pod_directories(host) == [prepared.directory]
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
         vmm.stop()
     assert not started.alive()
 
@@ -75,8 +75,8 @@ def test_collect_leaves_no_process_mount_directory_or_scratch_disk(host: engine.
     with_data = CONTAINER._replace(mounts=(Mount(f"{tmp_path}/data", "/data"),))
     engine.add_container(prepared.directory, POD, container=with_data)
     assert os.path.exists(prepared.vm.scratch)
-    engine.collect(prepared.directory)
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert mount.mounts_below(str(tmp_path)) == []
     assert not os.path.exists(prepared.directory) and not os.path.exists(prepared.vm.scratch)
     assert (tmp_path / "data").is_dir()
@@ -91,7 +91,7 @@ def test_an_emulated_guest_is_told_the_frequency_of_its_counter_and_no_other(
         monkeypatch.setattr(machine.tsc, "_known", khz)
         monkeypatch.setattr(machine.tsc, "measured", lambda *_: 0)
         prepared = engine.prepare(POD, there)
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
         assert prepared.vm.kernel_arguments == arguments
 
 
@@ -125,7 +125,7 @@ def test_a_missing_kernel_is_named_with_the_remedy(host: engine.Host) -> None:
 def test_a_pod_boots_the_variant_of_the_kernel_that_it_names(host: engine.Host) -> None:
     (Path(host.guest_dir) / "vmlinux-sctp").write_bytes(b"x")
     prepared = engine.prepare(POD._replace(kernel="sctp"), host)
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert prepared.vm.kernel == os.path.realpath(f"{host.guest_dir}/vmlinux-sctp")
     with pytest.raises(NotFound, match=r"guest kernel 'ipsec', .* has sctp;"):
         engine.prepare(POD._replace(kernel="ipsec"), host)
@@ -240,7 +240,7 @@ def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
         engine.boot(prepared, DeadVmm())
         assert engine.find_link(prepared.directory, lkvm) == VsockLink(77, 99)
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
 
 
 def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
@@ -251,7 +251,7 @@ def test_qemu_gets_a_socket_in_the_pods_directory(host: engine.Host) -> None:
         engine.boot(prepared, DeadVmm())
         assert engine.find_link(prepared.directory, host) == prepared.vm.link
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
 
 
 @pytest.mark.parametrize("window_mib", [0, 256])
@@ -268,7 +268,7 @@ def test_kvmtool_shares_the_system_image_by_dax_where_the_shim_was_built(
             Path(host.guest_dir, "lkvm-shim.so").write_bytes(b"x")
         prepared = engine.prepare(pod, driver)
         window = mapping.find(prepared.directory)
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
         system = DaxImage(f"{host.guest_dir}/system.erofs", 1)
         socket = f"{prepared.directory}/dax.sock"
         dax = Dax(f"{host.guest_dir}/lkvm-shim.so", (system,), window_mib << 20, socket)
@@ -283,7 +283,7 @@ def test_on_a_host_with_shared_mounts_nothing_shows_up_twice_and_all_goes(host: 
         prepared = engine.prepare(POD, host)
         mount.mount("tmpfs", f"{prepared.directory}/share/volumes/pod", "tmpfs")
         assert len(mount.mounts_below(prepared.directory)) == 2
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
         assert mount.mounts_below(host.run_dir) == [os.path.realpath(host.run_dir)]
     finally:
         for target in mount.mounts_below(host.run_dir):
@@ -299,7 +299,7 @@ def test_a_mount_that_goes_with_its_twin_does_not_stop_collect(host: engine.Host
         mount.bind(f"{directory}/tree", f"{directory}/share")
         mount.mount("tmpfs", f"{directory}/share/volumes/pod", "tmpfs")
         assert len(mount.mounts_below(directory)) == 3
-        engine.collect(directory)
+        engine.clean_up(directory)
         assert not os.path.exists(directory)
     finally:
         for target in mount.mounts_below(host.run_dir):

@@ -26,7 +26,7 @@ def directory(host: engine.Host) -> Iterator[Path]:
     prepared = engine.prepare(POD, host)
     engine.add_container(prepared.directory, POD, container=CONTAINER)
     yield Path(prepared.directory)
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert not os.path.exists(prepared.directory)
 
 
@@ -102,7 +102,7 @@ def test_collect_believes_no_link_that_does_not_lead_to_the_pods_own(
 ) -> None:
     (directory / link).unlink(missing_ok=True)
     (directory / link).symlink_to(canary / to)
-    engine.collect(str(directory))
+    engine.clean_up(str(directory))
     assert not directory.exists()
 
 
@@ -110,7 +110,7 @@ def test_collect_believes_no_link_that_does_not_lead_to_the_pods_own(
 def test_collect_takes_links_and_nothing_behind_them(directory: Path, canary: Path, path: str) -> None:
     (directory / "logs").mkdir(exist_ok=True)
     _swap(directory, path, canary)
-    engine.collect(str(directory))
+    engine.clean_up(str(directory))
     assert not directory.exists()
 
 
@@ -120,7 +120,7 @@ def test_collect_takes_links_and_nothing_behind_them(directory: Path, canary: Pa
 def test_a_damaged_record_of_the_vmm_keeps_nothing_from_being_removed(directory: Path, record: str) -> None:
     (directory / "vm.json").write_text(record)
     assert engine.find_vm(str(directory)) is None and engine.living_pid(str(directory)) == 0
-    engine.collect(str(directory))
+    engine.clean_up(str(directory))
     assert not directory.exists()
 
 

@@ -34,7 +34,7 @@ def host(tmp_path: Path) -> Iterator[engine.Host]:
 
 def test_a_profile_has_its_own_initramfs_and_system_image(host: engine.Host) -> None:
     prepared = engine.prepare(POD, host)
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     names = [os.path.basename(path) for path in (prepared.vm.initramfs, prepared.vm.system_image)]
     assert names == ["initramfs-systemd", "system-systemd.erofs"]
 
@@ -43,7 +43,7 @@ def test_by_dax_it_is_the_profiles_image_that_is_mapped(host: engine.Host, monke
     monkeypatch.setattr(machine.vsock, "choose_cid", lambda seed: 77)
     lkvm = Choice(kvmtool.HYPERVISOR, "kvm", "/usr/bin/lkvm", "", ())
     prepared = engine.prepare(POD, host._replace(choice=lkvm))
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert prepared.vm.dax is not None
     assert [os.path.basename(one.path) for one in prepared.vm.dax.images] == ["system-systemd.erofs"]
 
@@ -59,8 +59,8 @@ def test_the_guest_sees_one_directory_for_its_journal_which_goes_with_the_pod(ho
     Path(shown, MACHINE, "system.journal").write_text("x")
     assert Path(kept, MACHINE, "system.journal").read_text() == "x" and mount.is_mount_point(shown)
     assert os.path.realpath(f"{prepared.directory}/journal") == os.path.realpath(kept)
-    engine.collect(prepared.directory)
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert not os.path.exists(kept) and mount.mounts_below(prepared.directory) == []
 
 
@@ -68,7 +68,7 @@ def test_a_journal_with_a_place_of_its_own_stays(host: engine.Host, tmp_path: Pa
     place = tmp_path / "mine" / "journal"
     prepared = engine.prepare(POD._replace(journal=str(place)), host)
     Path(prepared.directory, "share/volumes/journal", MACHINE, "system.journal").write_text("x")
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert (place / MACHINE / "system.journal").read_text() == "x"
 
 
@@ -89,5 +89,5 @@ def test_the_ordinary_guest_keeps_no_journal(host: engine.Host) -> None:
         Path(host.guest_dir, name).touch()
     prepared = engine.prepare(POD._replace(profile=""), host)
     assert not os.path.exists(f"{prepared.directory}/share/volumes/journal")
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert not os.path.exists(f"{host.state_dir}/journals")

@@ -76,7 +76,7 @@ def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine
         assert record["ids"] == [[0, first, 65536]] and record["memory_bytes"] == wanted.memory_bytes
     finally:
         for _ in range(2):
-            engine.collect(directory)
+            engine.clean_up(directory)
     assert slots.find(directory) is None and not os.path.lexists(f"{slots.PLACE}/{(first or 0) // POD_IDS}")
     assert [path for path in vm.cgroups if os.path.exists(path)] == [] and not os.path.exists(vm.scratch)
 
@@ -100,8 +100,8 @@ def test_when_no_ids_are_left_a_pod_is_refused(host: engine.Host) -> None:
         with pytest.raises(NoSpace, match="all 1 ranges of ids"):
             engine.prepare(other, one_slot)
     finally:
-        engine.collect(directory)
-    engine.collect(engine.prepare(other, one_slot).directory)
+        engine.clean_up(directory)
+    engine.clean_up(engine.prepare(other, one_slot).directory)
 
 
 def test_a_user_namespace_has_its_own_ids_and_a_namespace_that_goes_with_the_pod(host: engine.Host) -> None:
@@ -109,7 +109,7 @@ def test_a_user_namespace_has_its_own_ids_and_a_namespace_that_goes_with_the_pod
     first = slots.find(prepared.directory) or 0
     assert prepared.vm.ids == (Extent(0, first, 65536), Extent(200000, first + 65536, 65536))
     assert mount.type_of(f"{prepared.directory}/{owners.KEPT}") == "nsfs"
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert mount.mounts_below(host.run_dir) == []
     with pytest.raises(Unsupported, match="at most 65536"):
         engine.prepare(POD._replace(ids=IdMap(200000, 65537)), host)
@@ -125,7 +125,7 @@ def test_a_journal_is_the_guests_own_and_nobody_elses(host: engine.Host) -> None
         assert (seen.st_uid, kept.st_uid) == (first, 0)
         assert stat.S_IMODE(os.stat(f"{host.state_dir}/journals").st_mode) == 0o700
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
 
 
 def test_a_vmm_that_is_not_in_its_namespace_gets_no_volume(host: engine.Host, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_vmm_that_is_not_in_its_namespace_gets_no_volume(host: engine.Host, tm
         assert os.listdir(f"{prepared.directory}/tree/volumes/containers") == []
     finally:
         vmm.stop()
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
 
 
 def test_a_pod_with_a_user_namespace_of_an_earlier_version_gets_no_more_containers(host: engine.Host) -> None:
@@ -155,7 +155,7 @@ def test_a_pod_with_a_user_namespace_of_an_earlier_version_gets_no_more_containe
         with pytest.raises(WrongState, match="make a new one"):
             engine.add_container(prepared.directory, pod, container=mapped)
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
         vmm.stop()
 
 
@@ -202,7 +202,7 @@ def test_a_vmm_is_in_the_cgroup_that_was_made_for_its_pod(host: engine.Host, mad
         elsewhere = [path for path in prepared.vm.cgroups if f"/{PARENT_OF_POD}/" not in path]
         assert all(f"/{PARENT}/" in path for path in elsewhere)
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
     assert [path for path in prepared.vm.cgroups if os.path.exists(path)] == []
     assert all(place.exists() for place in made.values()), "that is the kubelet's to remove"
 
@@ -248,7 +248,7 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
         assert now.count(f"/{PARENT_OF_POD}/clearpod-{POD.id}") >= len(set(map(os.path.realpath, made.values())))
         found = quarters.cgroups(prepared.directory)
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
     assert one.wait(10) == -9
     assert [path for path in found if os.path.exists(path)] == []
 

@@ -92,7 +92,7 @@ def test_the_scope_is_there_with_limits_before_the_vmm_and_goes_with_the_pod(
         assert cgroup.members(f"{cgroup.tree()}/{WHERE}/{UNIT}/start") == [], "the keeper has gone"
     finally:
         for _ in range(2):
-            engine.collect(prepared.directory)
+            engine.clean_up(prepared.directory)
     assert left(slices) == []
 
 
@@ -106,7 +106,7 @@ def test_a_systemd_that_does_not_answer_fails_the_start_and_leaves_nothing(
     prepared = engine.prepare(POD, host)
     with pytest.raises(Unavailable):
         engine.boot(prepared, Looking())
-    engine.collect(prepared.directory)
+    engine.clean_up(prepared.directory)
     assert left(slices) == [] and engine.pod_directories(host) == []
 
 
@@ -120,7 +120,7 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
             assert said == ""
         assert Path(f"/proc/{one.pid}/cgroup").read_text().count(f"/{WHERE}/{UNIT}/vm") == len(slices)
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
     assert one.wait(10) == -9 and left(slices) == []
 
 
@@ -137,7 +137,7 @@ def test_a_slice_without_room_has_no_scope_and_the_pod_says_so(host: engine.Host
         engine.boot(prepared, Looking())
         assert [path for path in prepared.vm.cgroups if scope.of(path) or "/clearpodtest/" not in path] == []
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)
     assert left(slices) == []
 
 
@@ -152,4 +152,4 @@ def test_a_slice_with_a_quota_of_version_1_is_the_bound_of_its_scope(host: engin
         engine.boot(prepared, vmm)
         assert vmm.usage["cpu.cfs_quota_us"] == "-1"
     finally:
-        engine.collect(prepared.directory)
+        engine.clean_up(prepared.directory)

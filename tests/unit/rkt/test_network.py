@@ -83,7 +83,7 @@ def test_a_pod_gets_its_network_and_gc_takes_all_of_it_away(world: World) -> Non
     moved = world.move()
     assert network.detach(moved) == ""
     assert (world.leases, world.records) == ([], []) and not os.path.exists(f"/run/netns/clearpod-{UUID}")
-    assert network.detach(moved) == "" and network.sweep(moved) == [], "again is fine"
+    assert network.detach(moved) == "" and network.collect_garbage(moved) == [], "again is fine"
 
 
 def test_without_a_network_there_is_no_file_and_nothing_to_take_away(world: World) -> None:
@@ -148,13 +148,13 @@ def test_what_a_plugin_does_not_give_back_is_tried_again_when_another_pod_is_col
     assert f"the network of pod {UUID} could not be given back" in network.detach(moved)
     assert world.leases and world.records, "the pod's directory goes, its record stays"
     world.cni.calls()
-    assert network.sweep(moved) == [] and world.cni.calls() == [], "it was tried just now"
+    assert network.collect_garbage(moved) == [] and world.cni.calls() == [], "it was tried just now"
     world.age_record()
-    (sentence,) = network.sweep(moved)
+    (sentence,) = network.collect_garbage(moved)
     assert "could not be given back" in sentence
     world.cni.trouble("first", "DEL", "")
     world.age_record()
-    assert network.sweep(str(world.data / "pods/exited-garbage/other")) == []
+    assert network.collect_garbage(str(world.data / "pods/exited-garbage/other")) == []
     assert (world.leases, world.records) == ([], [])
 
 
@@ -176,8 +176,8 @@ def test_what_is_never_given_back_is_written_off_in_the_end_and_its_lease_freed(
     said: list[str] = []
     while not said or "tried again later" in said[-1]:
         world.age_record()
-        said += network.sweep(moved)
-    assert len(said) == writeoff.TRIES - 1 and network.sweep(moved) == []
+        said += network.collect_garbage(moved)
+    assert len(said) == writeoff.TRIES - 1 and network.collect_garbage(moved) == []
     kept = world.data / f"clearpod/networks/{UUID}.written-off"
     assert str(kept) in said[-1] and kept.exists() and world.records == [kept.name]
     assert os.path.exists(leases / "web/10.9.0.5") != is_freed
@@ -191,8 +191,8 @@ def test_a_record_that_is_damaged_is_said_once(world: World) -> None:
     for path in (world.data / "clearpod/networks").iterdir():
         path.write_text("{")
     os.rename(moved, world.data / "gone")
-    (sentence,) = network.sweep(moved)
-    assert f"{UUID}.written-off" in sentence and network.sweep(moved) == []
+    (sentence,) = network.collect_garbage(moved)
+    assert f"{UUID}.written-off" in sentence and network.collect_garbage(moved) == []
 
 
 OTHER = UUID.replace("aaaa", "bbbb")
@@ -240,7 +240,7 @@ def test_ports_at_different_addresses_are_different(world: World) -> None:
 
 def test_a_pod_whose_directory_is_gone_is_collected_with_another_and_a_living_one_is_not(world: World) -> None:
     world.attach("web")
-    assert network.sweep(str(world.dir)) == [] and world.leases
+    assert network.collect_garbage(str(world.dir)) == [] and world.leases
     world.dir.rename(world.data / "gone")
-    assert network.sweep(str(world.dir)) == []
+    assert network.collect_garbage(str(world.dir)) == []
     assert (world.leases, world.records) == ([], [])

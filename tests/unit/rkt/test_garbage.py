@@ -50,32 +50,32 @@ def make(data: Path, number: int, *, process: "subprocess.Popen[bytes] | None" =
 @pytest.mark.parametrize("dead", [True, False], ids=["ended", "never started"])
 def test_what_nobody_knows_any_more_is_removed(data: Path, *, dead: bool) -> None:
     place = make(data, 1, dead=dead)
-    assert machine.sweep() == [] and not place.exists()
+    assert machine.collect_garbage() == [] and not place.exists()
 
 
 @pytest.mark.parametrize("state", directory.STATES)
 def test_what_rkt_knows_stays(data: Path, state: str) -> None:
     place = make(data, 1, dead=True)
     (data / "pods" / state / UUID.format(1)).mkdir()
-    assert machine.sweep() == [] and place.exists()
+    assert machine.collect_garbage() == [] and place.exists()
 
 
 def test_what_lives_stays_though_its_directory_is_gone(data: Path, living: "subprocess.Popen[bytes]") -> None:
     place = make(data, 1, process=living)
-    assert machine.sweep() == [] and place.exists() and living.poll() is None
+    assert machine.collect_garbage() == [] and place.exists() and living.poll() is None
 
 
 def test_what_is_just_being_made_stays(data: Path) -> None:
     place = make(data, 1)
     (place / machine.DATA).unlink()
-    assert machine.sweep() == [] and place.exists()
+    assert machine.collect_garbage() == [] and place.exists()
 
 
 @pytest.mark.parametrize("text", ['{"v": 99}', "{", "[]", "[" * 100_000, ""])
 def test_a_damaged_record_of_a_vmm_keeps_nothing_from_going(data: Path, text: str) -> None:
     place = make(data, 1)
     (place / "vm.json").write_text(text)
-    assert machine.sweep() == [] and not place.exists()
+    assert machine.collect_garbage() == [] and not place.exists()
 
 
 def test_one_that_can_not_be_removed_is_said_and_the_others_are_swept(data: Path) -> None:
@@ -85,7 +85,7 @@ def test_one_that_can_not_be_removed_is_said_and_the_others_are_swept(data: Path
     (bad / "scratch.img").symlink_to(mounted.parent)
     mount.mount("none", str(mounted), "tmpfs")
     try:
-        problems = machine.sweep()
+        problems = machine.collect_garbage()
     finally:
         mount.umount(str(mounted))
     assert len(problems) == 1 and not good.exists()
@@ -93,4 +93,4 @@ def test_one_that_can_not_be_removed_is_said_and_the_others_are_swept(data: Path
 
 
 def test_without_any_pod_there_is_nothing_to_do(data: Path) -> None:
-    assert machine.sweep() == []
+    assert machine.collect_garbage() == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods have left whose directory is gone, as after a reboot: found without it, and removed.
+"""Garbage collection: what pods have left whose directory is gone, as after a reboot, is found without it and removed.
 
 Called by the daemon and by `clearpod run`, at their start and later. Nobody has asked to remove these very things, so
 nothing is touched that may belong to a living pod of anybody: of another daemon, of `clearpod run`, of rkt.
@@ -10,7 +10,7 @@ from stage1.engine import Host
 from stage1.errors import Exhausted, PodError
 from stage1.net import attach as net
 from stage1.net import deferred, living, record
-from stage1.rootfs import remains
+from stage1.rootfs import orphans
 from stage1.vm import slots
 
 
@@ -40,4 +40,4 @@ def disks(host: Host, *, run_dirs: tuple[str, ...]) -> list[str]:
         hosts = (host._replace(run_dir=run_dir) for run_dir in run_dirs)
         return pod_id in others or any(engine.is_there(one, pod_id) for one in hosts)
 
-    return remains.sweep(host.state_dir, is_known=is_known)
+    return orphans.remove(host.state_dir, is_known=is_known)

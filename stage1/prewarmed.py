@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that are booted before anybody asks for them: what can be done ahead, and what is left to do.
+"""Prewarmed pods: what is made before anybody asks for them, and what is left to do when one is claimed.
 
 Called by the daemon's warm pool, in worker threads. Such a pod has its final id from the beginning, so that directory,
-netns, disk and records have their names and `engine.collect` undoes everything, whenever its maker dies.
+netns, disk and records have their names and `engine.clean_up` undoes everything, whenever its maker dies.
 """
 
 import os
@@ -33,11 +33,11 @@ def prepare(pod: Pod, host: Host) -> Prepared:
     return engine.prepare(pod, host, attach=reserve)
 
 
-def hand_over(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -> PodNetwork | None:
-    """Give what was prepared under the pod's id the pod's network; `write_down` is to follow. `wake` is called when the
+def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -> PodNetwork | None:
+    """Give what was prepared under the pod's id the pod's network; `record` is to follow. `wake` is called when the
     plugins have ended: the guest will be told in a moment.
 
-    Undo: `engine.collect`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
+    Undo: `engine.clean_up`, as ever. Raises VmFailed when the netns was taken away from the VM, Unsupported when the
     plugins make more than a VM can have that runs already, and what `attach.attach` raises.
     """
     if not host.network:
@@ -53,7 +53,7 @@ def hand_over(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = Non
     return attach.attach(pod, engine.pod_directory(host, pod.id), settings=host.network, join=join)
 
 
-def place(pod: Pod, host: Host) -> str:
+def enter_cgroups(pod: Pod, host: Host) -> str:
     """Put the VMM into its pod's cgroups, as `quarters.move`. Raises KernelError, VmFailed when there is no VMM."""
     directory = engine.pod_directory(host, pod.id)
     vm = engine.recorded_vm(directory)
@@ -63,7 +63,7 @@ def place(pod: Pod, host: Host) -> str:
     return quarters.move(spec, pod, host=host, directory=directory, pid=vm.pid)
 
 
-def write_down(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:
+def record(pod: Pod, host: Host, *, network: PodNetwork | None) -> None:
     """What must be in files before the pod is ready, and can be written while its guest is told the same. Raises
     NoSpace, KernelError.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is prewarmed for a pod, what is left for later, and that collect removes both. Mounts, so it needs root."""
+"""What is made before a pod is asked for, what is left for later, and that `clean_up` removes both. Needs root."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stage1 import ahead, engine
+from stage1 import engine, prewarmed
 from stage1.errors import VmFailed
 from stage1.linux import mount, namespace
 from stage1.net import pool_slot
@@ -39,7 +39,7 @@ def host(tmp_path: Path, cni: FakeCni) -> Iterator[engine.Host]:
         made = engine.Host(run_dir, str(guest), f"{tmp_path}/state", QEMU, scratch_mib=16, network=cni.settings)
         yield made
         for directory in engine.pod_directories(made):
-            engine.collect(directory)
+            engine.clean_up(directory)
 
 
 def anonymous() -> Pod:
@@ -53,56 +53,56 @@ def is_gone(host: engine.Host, cni: FakeCni, pod: Pod) -> bool:
 
 def test_a_vm_waits_on_a_tap_and_becomes_the_pod(host: engine.Host, cni: FakeCni) -> None:
     waits = anonymous()
-    prepared = ahead.prepare(waits, host)
+    prepared = prewarmed.prepare(waits, host)
     assert prepared.vm.nics == (Nic(pool_slot.TAP, pool_slot.MAC),) and prepared.vm.netns == netns_path(waits.id)
     assert cni.calls() == [] and engine.network(prepared.directory) is None
     pod = waits._replace(name="web", hostname="web-0")
     woken: list[list[str]] = []
-    network = ahead.hand_over(pod, host, wake=lambda: woken.append(cni.calls()))
+    network = prewarmed.claim(pod, host, wake=lambda: woken.append(cni.calls()))
     assert woken == [["ADD first", "ADD second"]]
     assert engine.network(prepared.directory) is None
-    ahead.write_down(pod, host, network=network)
+    prewarmed.record(pod, host, network=network)
     assert network is not None and network.ips == ("10.9.0.5", "fd09::5")
     assert engine.network(prepared.directory) == network
     where = Path(prepared.directory, "share/volumes/pod")
     assert "10.9.0.5\tweb-0" in (where / "hosts").read_text() and (where / "hostname").read_text() == "web-0\n"
     assert (where / "machine-id").read_text() == f"{pod.id[:32]}\n"
-    assert engine.collect(prepared.directory) == "" and is_gone(host, cni, pod)
+    assert engine.clean_up(prepared.directory) == "" and is_gone(host, cni, pod)
     assert cni.calls() == ["DEL second", "DEL first"]
 
 
 def test_a_vm_that_waits_goes_without_a_plugin(host: engine.Host, cni: FakeCni) -> None:
     waits = anonymous()
-    directory = ahead.prepare(waits, host).directory
-    assert engine.collect(directory) == engine.collect(directory) == ""
+    directory = prewarmed.prepare(waits, host).directory
+    assert engine.clean_up(directory) == engine.clean_up(directory) == ""
     assert is_gone(host, cni, waits) and cni.calls() == []
 
 
 @pytest.mark.parametrize("somebody", [namespace.remove_net, lambda path: mount.umount(path, lazy=True)])
 def test_a_netns_that_is_gone_is_not_replaced(host: engine.Host, cni: FakeCni, somebody: object) -> None:
     waits = anonymous()
-    directory = ahead.prepare(waits, host).directory
+    directory = prewarmed.prepare(waits, host).directory
     assert callable(somebody)
     somebody(netns_path(waits.id))
     with pytest.raises(VmFailed, match="no network namespace any more, and a VM waits in it"):
-        ahead.hand_over(waits, host)
-    engine.collect(directory)
+        prewarmed.claim(waits, host)
+    engine.clean_up(directory)
     assert is_gone(host, cni, waits) and cni.calls() == []
 
 
 def test_when_the_configuration_is_gone_the_pod_has_no_network(host: engine.Host, cni: FakeCni) -> None:
     waits = anonymous()
-    directory = ahead.prepare(waits, host).directory
+    directory = prewarmed.prepare(waits, host).directory
     (cni.root / "net.d" / "10.conflist").unlink()
-    assert ahead.hand_over(waits, host) is None and engine.network(directory) is None
-    engine.collect(directory)
+    assert prewarmed.claim(waits, host) is None and engine.network(directory) is None
+    engine.clean_up(directory)
     assert is_gone(host, cni, waits)
 
 
 def test_without_networks_the_vm_has_no_device(host: engine.Host, cni: FakeCni) -> None:
     host, waits = host._replace(network=None), anonymous()
-    prepared = ahead.prepare(waits, host)
+    prepared = prewarmed.prepare(waits, host)
     assert prepared.vm.nics == () and not os.path.exists(netns_path(waits.id))
-    assert ahead.hand_over(waits, host) is None
-    engine.collect(prepared.directory)
+    assert prewarmed.claim(waits, host) is None
+    engine.clean_up(prepared.directory)
     assert is_gone(host, cni, waits)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from stage1.rootfs import remains
+from stage1.rootfs import orphans
 
 LATER = time.time() + 3600
 
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    for place in remains.PLACES:
+    for place in orphans.PLACES:
         (tmp_path / place).mkdir()
     (tmp_path / "scratch/dead.img").touch()
     (tmp_path / "scratch/alive.img").touch()
@@ -23,27 +23,27 @@ def state(tmp_path: Path) -> Path:
 
 
 def left(state: Path) -> list[str]:
-    return sorted(str(path.relative_to(state)) for place in remains.PLACES for path in (state / place).iterdir())
+    return sorted(str(path.relative_to(state)) for place in orphans.PLACES for path in (state / place).iterdir())
 
 
 def test_what_is_of_no_pod_and_older_than_the_boot_goes(state: Path) -> None:
-    assert remains.sweep(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER) == []
+    assert orphans.remove(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER) == []
     assert left(state) == ["scratch/alive.img"]
 
 
 def test_what_was_made_since_the_boot_stays_whoever_knows_it(state: Path) -> None:
-    assert remains.sweep(str(state), is_known=lambda _: False) == []
+    assert orphans.remove(str(state), is_known=lambda _: False) == []
     assert left(state) == ["journals/dead", "scratch/alive.img", "scratch/dead.img"]
 
 
 def test_where_nothing_was_kept_nothing_is_swept(tmp_path: Path) -> None:
-    assert remains.sweep(str(tmp_path / "absent"), is_known=lambda _: False, booted_s=LATER) == []
+    assert orphans.remove(str(tmp_path / "absent"), is_known=lambda _: False, booted_s=LATER) == []
 
 
 def test_what_can_not_be_removed_is_said(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> None:
         raise PermissionError(1, os.strerror(1), path)
 
-    monkeypatch.setattr(remains.files, "remove_tree", refuse)
-    said = remains.sweep(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER)
+    monkeypatch.setattr(orphans.files, "remove_tree", refuse)
+    said = orphans.remove(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER)
     assert len(said) == 2 and "scratch/dead.img, which a pod has left before the last boot" in said[0]

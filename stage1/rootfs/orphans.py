@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What pods have outside of their directory, and leave there: disks, journals, cgroups. Called by the engine.
+"""What pods have outside of their directory, and orphans there: disks, journals, cgroups. Called by the engine.
 
 A pod's directory, which names them, is in `/run` and so is gone after a reboot; they are not.
 """
@@ -56,7 +56,7 @@ def _is_of(path: str, pod_id: str) -> bool:
     return is_ours and cgroup.is_one(path)
 
 
-def sweep(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float | None = None) -> list[str]:
+def remove(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float | None = None) -> list[str]:
     """Remove what is older than this boot and of no pod that is known; a sentence for each that could not be.
 
     `booted_s` is the time of the boot (seconds since 1970). Both are asked, since a clock may have been set meanwhile.
