@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod jail POD`: the jail of a pod's hypervisor, as the kernel has it in force. docs/user/security.md explains
+"""`clearpod jail POD`: the jail of a pod's hypervisor, as it is in force. docs/admin/threat-model.md explains
 it.
 
 Reads pods' directories and /proc; needs no daemon and changes nothing. For pods of the daemon, `clearpod run` and rkt.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much of the host a VMM may take, from the size of its VM. Pure but for the number of processors.
 
-Used by `quarters`. A VMM's cgroup is a fence against one that fell, not the guest's limit, which the VM's size is: so
-each number has room for the worst that was measured (docs/user/security.md, "Limits of the hypervisor"). The page cache
-of what a guest reads and writes is in it too, and is reclaimed when it is full.
+Used by `quarters`. A VMM's cgroup fences in a compromised one; the guest's limit is the VM's size. So
+each number has room for the worst that was measured (docs/admin/threat-model.md, "Limits of the hypervisor"). The page
+cache of what a guest reads and writes is in it too, and is reclaimed when it is full.
 """
 
 import os

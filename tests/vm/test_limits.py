@@ -155,6 +155,6 @@ async def test_the_cgroups_of_a_pod_go_with_nothing_but_its_directory_known(mach
 
 def test_overhead_is_what_the_documentation_says(machine: Machine) -> None:
     del machine
-    text = (Path(__file__).parents[2] / "docs/user/security.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs/admin/threat-model.md").read_text(encoding="utf-8")
     for number in (f"{limits.PROGRAM_MIB} MiB for the program", f"{limits.CACHE_MIB} MiB for translated code"):
         assert number in text
