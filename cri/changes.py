@@ -37,8 +37,8 @@ class Changes(NamedTuple):
         """For people: what came of it."""
         if not self.taken and not self.later:
             return "the configuration has not changed"
-        said = [f"changed: {', '.join(self.taken)}"] if self.taken else []
-        return "; ".join([*said, f"at the next start only: {', '.join(self.later)}"] if self.later else said)
+        parts = [f"changed: {', '.join(self.taken)}"] if self.taken else []
+        return "; ".join([*parts, f"at the next start only: {', '.join(self.later)}"] if self.later else parts)
 
 
 def between(now: Config, new: Config) -> Changes:

@@ -97,9 +97,11 @@ class Config(Table):
     def networks(self) -> Settings:
         """The network's settings as the engine wants them."""
         cache_dir = self.network.cache or f"{self.state_dir}/cni"
-        said = self.network
-        default = Default(said.default_subnets) if said.default else None
-        return Settings(said.conf_dir, said.bin_dirs, cache_dir, limit_s=said.plugin_timeout_s, default=default)
+        network = self.network
+        default = Default(network.default_subnets) if network.default else None
+        return Settings(
+            network.conf_dir, network.bin_dirs, cache_dir, limit_s=network.plugin_timeout_s, default=default
+        )
 
     @property
     def guest_dir(self) -> str:
@@ -157,8 +159,8 @@ def _sentence(problem: Any, where: tuple[int | str, ...]) -> str:
         return f'unknown key "{name}"; {hint}'
     if problem["type"] == "missing":
         return f'the key "{name}" is missing'
-    said = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("String ", "")
-    return f'"{name}" {said}, but it is {problem["input"]!r}'
+    problem_text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ").replace("String ", "")
+    return f'"{name}" {problem_text}, but it is {problem["input"]!r}'
 
 
 def _dotted(where: tuple[int | str, ...]) -> str:

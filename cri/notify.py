@@ -33,8 +33,8 @@ class Notifier:
     def tell(self, *words: str) -> None:
         """Send these assignments in one message. A line break in one of them becomes a space."""
         if self._address:
-            said = "\n".join(" ".join(word.splitlines()) for word in words)
-            self._unsent = [*self._unsent[-_MOST_UNSENT:], said.encode(errors="replace")]
+            message = "\n".join(" ".join(word.splitlines()) for word in words)
+            self._unsent = [*self._unsent[-_MOST_UNSENT:], message.encode(errors="replace")]
             self._send()
 
     def _send(self) -> None:

@@ -107,10 +107,10 @@ class Policy(_Table):
         """The bounds of a pod in `namespace`: those of the first rule with a pattern that matches it."""
         for number, rule in enumerate(self.rules, start=1):
             if is_match(namespace, rule.namespaces):
-                said: dict[str, Any] = {
+                changes: dict[str, Any] = {
                     name: getattr(rule, name) for name in rule.model_fields_set if name != "namespaces"
                 }
-                return Grant(self.model_copy(update=said), number)
+                return Grant(self.model_copy(update=changes), number)
         return Grant(self)
 
 

@@ -212,8 +212,8 @@ def mount_errors(directory: str) -> tuple[tuple[str, str], ...]:
     result, error = attempt(lambda: process.run(argv, timeout_s=20, env={**os.environ, "PYTHONPATH": root}))
     if result is not None and result.code == 0:
         return tuple(json.loads(result.stdout).items())
-    said = result.stderr.decode(errors="replace").strip().rpartition("\n")[2] if result else error
-    return (("erofs", said), ("overlay", said))
+    reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2] if result else error
+    return (("erofs", reason), ("overlay", reason))
 
 
 def network_name(settings: Settings) -> str:

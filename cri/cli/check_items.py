@@ -252,7 +252,7 @@ def _host_pods(facts: Facts) -> Item:
 
 def _policy(facts: Facts) -> list[Item]:
     names = ("policy", *(f"policy rule {number}" for number in range(1, len(facts.policy))))
-    return [Item(name, OK, said) for name, said in zip(names, facts.policy, strict=False)]
+    return [Item(name, OK, detail) for name, detail in zip(names, facts.policy, strict=False)]
 
 
 def _confinement(facts: Facts) -> Item:

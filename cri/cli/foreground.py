@@ -257,8 +257,8 @@ def collect_garbage(host: engine.Host) -> None:
 
 
 def _container(image: Image, what: Process, *, accounts: Accounts) -> Container:
-    said = image.config.get("config") or {}
-    user = users.resolve(said.get("User") or "", passwd=accounts.passwd, group=accounts.group)
+    config = image.config.get("config") or {}
+    user = users.resolve(config.get("User") or "", passwd=accounts.passwd, group=accounts.group)
     what = what._replace(user=user, env=users.with_home(what.env, user, passwd=accounts.passwd))
     security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
     return Container(id="main", name="main", image=image.id, process=what, security=security)

@@ -160,18 +160,18 @@ def _window_mib(config: Config, pod: Pod, *, files: ImageFiles) -> int:
 
 def _process(args: argparse.Namespace, image: Image) -> Process:
     """The image's config with the command line's changes."""
-    said = image.config.get("config") or {}
-    argv = tuple(said.get("Entrypoint") or ()) + tuple(args.rest or said.get("Cmd") or ())
+    config = image.config.get("config") or {}
+    argv = tuple(config.get("Entrypoint") or ()) + tuple(args.rest or config.get("Cmd") or ())
     if not argv:
         raise BadRequest("the image names no command; give one after --")
     for entry in args.env:
         if "=" not in entry:
             raise BadRequest(f"--env {entry} is not KEY=VALUE")
-    env = {entry.partition("=")[0]: entry for entry in (*(said.get("Env") or ()), *args.env)}
+    env = {entry.partition("=")[0]: entry for entry in (*(config.get("Env") or ()), *args.env)}
     return Process(
         argv=argv,
         env=tuple(env.values()),
-        cwd=args.workdir or said.get("WorkingDir") or "/",
+        cwd=args.workdir or config.get("WorkingDir") or "/",
         tty=args.tty,
         stdin=args.stdin or args.tty,
     )

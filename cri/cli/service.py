@@ -83,9 +83,9 @@ class Service:
     def _line(self) -> str:
         pods = self._node.pods.pods()
         coming = sum(not pod.adopted.is_set() for pod in pods)
-        said = [f"{len(pods)} pods, {self._node.pods.count_vms()} virtual machines"]
-        said += [f"{coming} pods of the previous daemon are being taken over"] if coming else []
-        return "; ".join([*said, self._trouble] if self._trouble else said)
+        parts = [f"{len(pods)} pods, {self._node.pods.count_vms()} virtual machines"]
+        parts += [f"{coming} pods of the previous daemon are being taken over"] if coming else []
+        return "; ".join([*parts, self._trouble] if self._trouble else parts)
 
     async def _rounds(self) -> None:
         """From the event loop, so that a loop that hangs is a daemon that hangs."""

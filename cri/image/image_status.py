@@ -24,8 +24,8 @@ async def image_status(node: "Node", request: pb.ImageStatusRequest) -> pb.Image
     image = node.images.find(request.image.image)
     if image is None or image.aside:
         return pb.ImageStatusResponse()
-    said = {"chainID": chain_id(image.config), "imageSpec": image.config}
-    info = {"info": json.dumps(said)} if request.verbose else None
+    details = {"chainID": chain_id(image.config), "imageSpec": image.config}
+    info = {"info": json.dumps(details)} if request.verbose else None
     return pb.ImageStatusResponse(image=describe(image, node.config.pinned_images), info=info)
 
 

@@ -129,8 +129,8 @@ def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits
 
 
 def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
-    said = entry.get("platform")
-    words = said if isinstance(said, dict) else {}
+    platform = entry.get("platform")
+    words = platform if isinstance(platform, dict) else {}
     found = [words.get(key) for key in ("os", "architecture", "variant")]
     system, architecture, variant = (word if isinstance(word, str) else "" for word in found)
     return system or "unknown", architecture or "unknown", variant

@@ -45,7 +45,7 @@ async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
 
 
 async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
-    said = moved = time.monotonic()
+    logged_at = moved = time.monotonic()
     had = 0
     while not (await asyncio.wait({task}, timeout=download.look_s))[0]:
         now, has = time.monotonic(), bytes_below(download.directory)
@@ -61,8 +61,8 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
                 f"the registry sends more of {download.name} than the {download.bytes} bytes that its manifest says;"
                 " push it again"
             )
-        if now - said >= SAID_EVERY_S:
-            said = now
+        if now - logged_at >= SAID_EVERY_S:
+            logged_at = now
             log.info("pull.progress", extra={"image": download.name, "bytes": had, "of": download.bytes})
 
 

@@ -24,12 +24,12 @@ async def pull_image(node: "Node", request: pb.PullImageRequest) -> pb.PullImage
     return pb.PullImageResponse(image_ref=image.id)
 
 
-def _auth(said: pb.AuthConfig) -> Auth:
+def _auth(given: pb.AuthConfig) -> Auth:
     return Auth(
-        username=said.username,
-        password=said.password,
-        auth=said.auth,
-        server_address=said.server_address,
-        identity_token=said.identity_token,
-        registry_token=said.registry_token,
+        username=given.username,
+        password=given.password,
+        auth=given.auth,
+        server_address=given.server_address,
+        identity_token=given.identity_token,
+        registry_token=given.registry_token,
     )

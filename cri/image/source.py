@@ -105,12 +105,12 @@ class RegistrySource:
         raw = await self._skopeo.inspect(f"docker://{self._reference}")
         digest = self._reference.digest or manifest.digest_of(raw)
         manifest.verified(raw, digest)
-        raw, found, said = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
+        raw, found, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), found.config)
         document = await self._reader.config(config, found)
         tag = "" if self._reference.digest else self.name
-        return Resolved(found, raw, document, config, said.sizes, tag, f"{self._reference.name}@{digest}")
+        return Resolved(found, raw, document, config, checked.sizes, tag, f"{self._reference.name}@{digest}")
 
     def close(self) -> None:
         """See `Source`."""
@@ -143,9 +143,9 @@ class LayoutSource:
     async def resolve(self) -> Resolved:
         """Verifies everything against its digest."""
         raw = self._blob(await self._top())
-        raw, found, said = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
+        raw, found, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(found.config)
-        return Resolved(found, raw, await self._reader.config(config, found), config, said.sizes)
+        return Resolved(found, raw, await self._reader.config(config, found), config, checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""

@@ -43,5 +43,5 @@ class Cpus:
 
 def wanted_by(records: "Iterable[ContainerRecord]") -> frozenset[int]:
     """The processors of all containers together; empty, for any, when one of them may use all."""
-    said = [pb.ContainerConfig.FromString(one.config).linux.resources.cpuset_cpus for one in records]
-    return frozenset().union(*map(affinity.parse, said)) if said and all(said) else frozenset()
+    lists = [pb.ContainerConfig.FromString(one.config).linux.resources.cpuset_cpus for one in records]
+    return frozenset().union(*map(affinity.parse, lists)) if lists and all(lists) else frozenset()

@@ -318,5 +318,5 @@ class LivePod:
     def _tell_end(self, container: LiveContainer) -> None:
         self.save_soon()
         status = container.status
-        said = {"container": container.id, "code": status.exit_code, "reason": status.reason}
-        log.info("container.exited", extra=said)
+        extra = {"container": container.id, "code": status.exit_code, "reason": status.reason}
+        log.info("container.exited", extra=extra)

@@ -43,8 +43,8 @@ def adjusted(
         record = _with_mounts(record, wish, pod=pod)
         return _with_resources(record, wish, pod=pod, who=who)
     except (Unsupported, BadRequest) as error:
-        said = str(error)
-        raise type(error)(said if said.startswith(who) else f"{who} what can't be: {said}") from None
+        reason = str(error)
+        raise type(error)(reason if reason.startswith(who) else f"{who} what can't be: {reason}") from None
     except PodError as error:
         raise BadRequest(f"{who} what can't be: {error}") from None
 
@@ -155,9 +155,9 @@ def _with_resources(
         return record
     limits.check(given)
     changed = resources.updated_container(record, given, pod=pod.pod)
-    said = pb.ContainerConfig.FromString(changed.config).linux.resources
-    limits.check(said)
-    own = changed.container._replace(limits=limits.of_container(said, pod.pod))
+    asked = pb.ContainerConfig.FromString(changed.config).linux.resources
+    limits.check(asked)
+    own = changed.container._replace(limits=limits.of_container(asked, pod.pod))
     return changed._replace(container=own)
 
 

@@ -24,9 +24,9 @@ _PLUGIN = nri.DESCRIPTOR.services_by_name["Plugin"].methods_by_name
 _RUNTIME = nri.DESCRIPTOR.services_by_name["Runtime"].methods_by_name
 
 
-def words(said: str) -> str:
+def words(text: str) -> str:
     """A plugin's sentence, as errors and the log show it."""
-    return bounds.short(said, WORDS)
+    return bounds.short(text, WORDS)
 
 
 class Refused(Exception):
@@ -51,13 +51,13 @@ def is_plain(method: str) -> bool:
 
 def request(method: str, message: Any, *, timeout_s: float) -> bytes:
     """A call to a plugin."""
-    said = ttrpc.Request(
+    request = ttrpc.Request(
         service=f"{PACKAGE}.Plugin",
         method=method,
         payload=message.SerializeToString(),
         timeout_nano=int(timeout_s * 1e9),
     )
-    return said.SerializeToString()
+    return request.SerializeToString()
 
 
 def answer(method: str, data: bytes) -> Any:

@@ -133,13 +133,13 @@ class Hub(Hooks):
 
     async def updating_pod(self, pod: LivePod, request: pb.UpdatePodSandboxResourcesRequest) -> None:
         """A plugin can refuse, and change nothing."""
-        said = nri.UpdatePodSandboxRequest(
+        message = nri.UpdatePodSandboxRequest(
             pod=shown.pod(pod),
             overhead_linux_resources=amounts.of_cri(request.overhead),
             linux_resources=amounts.of_cri(request.resources),
         )
         for plugin in self._plugins:
-            await plugin.ask("UpdatePodSandbox", said, what=pod.title)
+            await plugin.ask("UpdatePodSandbox", message, what=pod.title)
 
     def updated_pod(self, pod: LivePod) -> None:
         """Nobody waits."""
@@ -157,9 +157,9 @@ class Hub(Hooks):
             self._coming[key] = (pod, record)
             yield record
         except BaseException:
-            said = _about(pod, record, status=ContainerState(state=states.EXITED))
+            request = _about(pod, record, status=ContainerState(state=states.EXITED))
             for method in ("StopContainer", "RemoveContainer"):
-                self._tell(method, said)
+                self._tell(method, request)
             raise
         finally:
             del self._coming[key]
@@ -182,9 +182,9 @@ class Hub(Hooks):
     async def starting(self, pod: LivePod, container: LiveContainer) -> None:
         """A refusal is a start that failed."""
         self._starting[container.id] = asked = tuple(self._plugins)
-        said = _about(pod, container.record, status=container.status)
+        request = _about(pod, container.record, status=container.status)
         for plugin in asked:
-            await plugin.ask("StartContainer", said, what=_title(pod, container.record))
+            await plugin.ask("StartContainer", request, what=_title(pod, container.record))
 
     async def updating(
         self, pod: LivePod, container: LiveContainer, *, given: pb.LinuxContainerResources
@@ -193,10 +193,10 @@ class Hub(Hooks):
         claims = Claims()
         about = _about(pod, container.record, status=container.status)
         for plugin in self._plugins:
-            said = nri.UpdateContainerRequest(
+            request = nri.UpdateContainerRequest(
                 pod=about.pod, container=about.container, linux_resources=amounts.of_cri(given)
             )
-            answer = await plugin.ask("UpdateContainer", said, what=_title(pod, container.record))
+            answer = await plugin.ask("UpdateContainer", request, what=_title(pod, container.record))
             if answer is not None:
                 mine = [one for one in answer.update if one.container_id == container.id]
                 given = amounts.with_updates(given, mine, title=plugin.title, claims=claims)
@@ -231,17 +231,17 @@ class Hub(Hooks):
             self._containers.pop(subject, None)
         if container is None or not self._plugins:
             return  # the daemon still takes it over, or nobody is here to be told
-        said = _about(pod, container.record, status=container.status)
+        request = _about(pod, container.record, status=container.status)
         if kind == events.DELETED and container.status.state != states.EXITED:
-            self._tell("StopContainer", said)  # it was never started
-        self._tell(TOLD[kind], said, to=asked if kind == events.STARTED else None)
+            self._tell("StopContainer", request)  # it was never started
+        self._tell(TOLD[kind], request, to=asked if kind == events.STARTED else None)
 
-    def _tell(self, method: str, said: Any, *, to: Iterable[Plugin] | None = None) -> None:
+    def _tell(self, method: str, request: Any, *, to: Iterable[Plugin] | None = None) -> None:
         for plugin in self._plugins if to is None else to:
             if method == "StopContainer":
-                self._updates.own(self._updates.follow(plugin, plugin.put(method, said)))
+                self._updates.own(self._updates.follow(plugin, plugin.put(method, request)))
             else:
-                plugin.tell(method, said)
+                plugin.tell(method, request)
 
 
 def _about(pod: LivePod, record: ContainerRecord, *, status: ContainerState) -> nri.ContainerRequest:

@@ -124,10 +124,10 @@ class Plugin:
                 if error.code != calls.UNIMPLEMENTED or not calls.is_plain(method):
                     raise
                 self._by_state_change.add(method)
-        said = nri.StateChangeEvent(event=calls.event_of(method), pod=message.pod)  # type: ignore[arg-type]
+        event = nri.StateChangeEvent(event=calls.event_of(method), pod=message.pod)  # type: ignore[arg-type]
         if isinstance(message, nri.ContainerRequest):
-            said.container.CopyFrom(message.container)
-        return await self.link.call("StateChange", said, timeout_s=self._timeout_s)
+            event.container.CopyFrom(message.container)
+        return await self.link.call("StateChange", event, timeout_s=self._timeout_s)
 
     async def _end(self) -> None:
         await self.link.gone.wait()

@@ -84,6 +84,6 @@ def mount(one: Mount) -> nri.Mount:
     return nri.Mount(destination=text(one.target), type=BIND, source=source, options=options)
 
 
-def text(said: str) -> str:
+def text(value: str) -> str:
     """What a protobuf string can hold: bytes that are no UTF-8 are replaced."""
-    return said if said.isascii() else said.encode(errors="surrogateescape").decode(errors="replace")
+    return value if value.isascii() else value.encode(errors="surrogateescape").decode(errors="replace")

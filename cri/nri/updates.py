@@ -73,8 +73,8 @@ class Updates:
         try:
             found = await answer
         except Refused as error:
-            said = calls.words(error.words)
-            log.warning("nri.refused", extra={"plugin": plugin.title, "method": "StopContainer", "error": said})
+            reason = calls.words(error.words)
+            log.warning("nri.refused", extra={"plugin": plugin.title, "method": "StopContainer", "error": reason})
             return
         if found is not None:
             await self.apply(plugin, found.update)
@@ -83,8 +83,8 @@ class Updates:
         try:
             await work
         except PodError as error:
-            said = {"plugin": plugin.title, "container": bounds.short(container), "error": str(error)}
-            log.warning("nri.update", extra=said)
+            extra = {"plugin": plugin.title, "container": bounds.short(container), "error": str(error)}
+            log.warning("nri.update", extra=extra)
             return False
         return True
 
@@ -101,8 +101,8 @@ class Updates:
 
     async def _evict(self, plugin: Plugin, wish: nri.ContainerEviction) -> None:
         pod, container = self._find(wish.container_id)
-        said = {"plugin": plugin.title, "container": container.id, "why": calls.words(wish.reason)}
-        log.info("nri.evicted", extra=said)
+        extra = {"plugin": plugin.title, "container": container.id, "why": calls.words(wish.reason)}
+        log.info("nri.evicted", extra=extra)
         await stops.stop(pod, container, grace_s=0)
 
     def _find(self, wanted: str) -> tuple[LivePod, LiveContainer]:

@@ -49,9 +49,9 @@ def _not_ready(reason: str, message: str) -> pb.RuntimeCondition:
 
 def _network_ready(node: Node) -> pb.RuntimeCondition:
     """The configuration is read each time, which is a file or two: so a change counts at once."""
-    is_ready, said = node.network.readiness()
+    is_ready, note = node.network.readiness()
     if is_ready:
-        return pb.RuntimeCondition(type="NetworkReady", status=True, message=said)
+        return pb.RuntimeCondition(type="NetworkReady", status=True, message=note)
     return pb.RuntimeCondition(
-        type="NetworkReady", reason="NetworkPluginNotReady", message=f"pods get no network: {said}"
+        type="NetworkReady", reason="NetworkPluginNotReady", message=f"pods get no network: {note}"
     )

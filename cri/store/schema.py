@@ -83,9 +83,9 @@ class Database:
             if version == 0 and os.path.exists(self._path + COPY):
                 raise Corrupt(f"{self._path} is empty")
             with self._explained():
-                said = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if said != "ok":
-                raise Corrupt(f"{self._path} is damaged: {said[:200]}")
+                result = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if result != "ok":
+                raise Corrupt(f"{self._path} is damaged: {result[:200]}")
         except BaseException:
             self._db.close()
             raise

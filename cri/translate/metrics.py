@@ -216,6 +216,6 @@ def _stalled(facts: Facts) -> Waits:
 
 
 def _limits(facts: Facts) -> tuple[int, int, int, int]:
-    said = facts.live.record.container.limits
-    memory, swap = max(said.memory, 0), max(said.memory_swap, 0)
-    return said.cpu_period_us or DEFAULT_PERIOD_US, said.cpu_shares or DEFAULT_SHARES, memory, swap
+    limits = facts.live.record.container.limits
+    memory, swap = max(limits.memory, 0), max(limits.memory_swap, 0)
+    return limits.cpu_period_us or DEFAULT_PERIOD_US, limits.cpu_shares or DEFAULT_SHARES, memory, swap

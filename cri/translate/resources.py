@@ -24,11 +24,11 @@ def updated_container(old: ContainerRecord, given: pb.LinuxContainerResources, *
     limits.check(given)
     config = pb.ContainerConfig.FromString(old.config)
     merge(config.linux.resources, given)
-    said = config.linux.resources
-    wanted = limits.of_container(said, pod)._replace(
-        memory=said.memory_limit_in_bytes, memory_swap=said.memory_swap_limit_in_bytes
+    resources = config.linux.resources
+    wanted = limits.of_container(resources, pod)._replace(
+        memory=resources.memory_limit_in_bytes, memory_swap=resources.memory_swap_limit_in_bytes
     )
-    changed = old.container._replace(limits=wanted, oom_score_adj=said.oom_score_adj)
+    changed = old.container._replace(limits=wanted, oom_score_adj=resources.oom_score_adj)
     return old._replace(container=changed, config=config.SerializeToString())
 
 
@@ -36,9 +36,9 @@ def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *,
     """The record with the new sums. Raises BadRequest, and NoSpace when they grow beyond the VM's ceiling."""
     before, wanted = pb.PodSandboxConfig.FromString(old.config), pb.PodSandboxConfig.FromString(old.config)
     for target, given in ((wanted.linux.resources, request.resources), (wanted.linux.overhead, request.overhead)):
-        said = _plain(given)
-        limits.check(said)
-        merge(target, said)
+        resources = _plain(given)
+        limits.check(resources)
+        merge(target, resources)
     now, new = (sizes.needed(one, config) for one in (before, wanted))
     if _grows(now.memory_mib, new.memory_mib, most=old.pod.memory_mib) or _grows(
         now.vcpus, new.vcpus, most=old.pod.vcpus
@@ -55,13 +55,13 @@ def _plain(given: pb.LinuxContainerResources) -> pb.LinuxContainerResources:
     """With -1 for no limit. The kubelet reads what is in force from the pod's cgroup, where no limit is a negative or a
     very large number, and takes the overhead off from that.
     """
-    said = pb.LinuxContainerResources()
-    said.CopyFrom(given)
+    resources = pb.LinuxContainerResources()
+    resources.CopyFrom(given)
     for name in ("memory_limit_in_bytes", "cpu_quota"):
-        value = getattr(said, name)
+        value = getattr(resources, name)
         if value < 0 or value > limits.RANGES["memory_limit_in_bytes"][1]:
-            setattr(said, name, -1)
-    return said
+            setattr(resources, name, -1)
+    return resources
 
 
 def _grows(now: int, new: int, *, most: int) -> bool:

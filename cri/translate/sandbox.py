@@ -101,8 +101,8 @@ def _pod(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Pod:
 
 def _window_mib(wanted: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:
     """The annotation, else as configured but at most twice the memory, 3 percent of which that costs."""
-    said = annotations.number(wanted, policy.WINDOW)
-    return min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY) if said is None else said
+    asked = annotations.number(wanted, policy.WINDOW)
+    return min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY) if asked is None else asked
 
 
 def _check_namespaces(context: pb.LinuxSandboxSecurityContext, config: Config) -> None:

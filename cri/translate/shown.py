@@ -7,9 +7,9 @@ As containerd has it: the names of the fields, numbers for enumerations, and not
 from typing import Any
 
 
-def message(said: Any) -> dict[str, Any]:
+def message(shown: Any) -> dict[str, Any]:
     """A protobuf message as an object of JSON."""
-    return {field.name: _field(field, value) for field, value in said.ListFields()}
+    return {field.name: _field(field, value) for field, value in shown.ListFields()}
 
 
 def _field(field: Any, value: Any) -> Any:

@@ -102,8 +102,10 @@ def processors() -> int:
 
 def _containers(wanted: pb.PodSandboxConfig, facts: Facts) -> int:
     """Bytes: their limits or requests."""
-    said = wanted.linux.resources
-    return max(said.memory_limit_in_bytes, facts.kept_bytes, *(_bytes(said.unified.get(name, "")) for name in KEPT))
+    resources = wanted.linux.resources
+    return max(
+        resources.memory_limit_in_bytes, facts.kept_bytes, *(_bytes(resources.unified.get(name, "")) for name in KEPT)
+    )
 
 
 def _in_cgroup_mib(wanted: pb.PodSandboxConfig, now: Size, *, facts: Facts) -> int:
