@@ -55,10 +55,10 @@ def is_live(key: str) -> bool:
 
 
 def _flat(tables: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tables.items():
-        found.update(_flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value})
-    return found
+        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value})
+    return flat
 
 
 def _with(now: Config, new: Config, *, keys: tuple[str, ...]) -> Config:
@@ -69,7 +69,7 @@ def _with(now: Config, new: Config, *, keys: tuple[str, ...]) -> Config:
             values.setdefault(table, {})[name] = getattr(getattr(new, table), name)
         else:
             values[name] = getattr(new, name)
-    for table, found in values.items():
-        if isinstance(found, dict):
-            values[table] = getattr(now, table).model_copy(update=found)
+    for table, fields in values.items():
+        if isinstance(fields, dict):
+            values[table] = getattr(now, table).model_copy(update=fields)
     return now.model_copy(update=values)

@@ -140,8 +140,8 @@ def parse(text: str, file: str = "config") -> Config:
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        found = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error))
-        sentence, line = (found[1], int(found[2])) if found else (str(error), text.count("\n") + 1)
+        position = re.search(r"^(.*) \(at line (\d+), column (\d+)\)$", str(error))
+        sentence, line = (position[1], int(position[2])) if position else (str(error), text.count("\n") + 1)
         raise BadRequest(f"{file}:{line}: this is not TOML: {sentence}") from None
     try:
         return Config.model_validate(values)

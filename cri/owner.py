@@ -48,15 +48,15 @@ def own(config: Config) -> Iterator[None]:
 def _require_known(run_dir: str) -> None:
     with beneath.Root(run_dir) as root:
         try:
-            found = int(root.read(FORMAT, most=_FORMAT_BYTES))
+            version = int(root.read(FORMAT, most=_FORMAT_BYTES))
         except (FileNotFoundError, ValueError, PodError):
-            found = 0  # nobody's, or a former version's, or damaged: then the pods' own files tell
-        if found > VERSION:
+            version = 0  # nobody's, or a former version's, or damaged: then the pods' own files tell
+        if version > VERSION:
             raise WrongState(
-                f"the pods in {run_dir} are of a newer clearpod (version {found}, this one knows {VERSION}); install "
+                f"the pods in {run_dir} are of a newer clearpod (version {version}, this one knows {VERSION}); install "
                 "that one again, or reboot"
             )
-        if found < VERSION:
+        if version < VERSION:
             root.write(FORMAT, f"{VERSION}\n".encode())
 
 

@@ -54,10 +54,10 @@ def _tools(host: Host) -> Lack | None:
 def _disks(host: Host) -> Lack | None:
     for key, path in (("state_dir", host.state_dir), ("run_dir", host.run_dir)):
         try:
-            found = os.statvfs(path)
+            status = os.statvfs(path)
         except OSError as error:
             return Lack("DiskMissing", f"{path} ({key}) can't be used: {error.strerror}; mount it")
-        if found.f_flag & os.ST_RDONLY:
+        if status.f_flag & os.ST_RDONLY:
             return Lack("DiskReadOnly", f"{path} ({key}) is mounted read-only; look at its disk, and mount it anew")
     return None
 

@@ -89,11 +89,11 @@ def _module(name: str) -> str:
 
 def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
     """One generic handler per service, from the table `RPCS`."""
-    found = []
+    services = []
     for (service, package), names in RPCS.items():
         methods = {name: _method(node, service, package=package, name=name) for name in names.split()}
-        found.append(grpc.method_handlers_generic_handler(f"runtime.v1.{service}", methods))
-    return found
+        services.append(grpc.method_handlers_generic_handler(f"runtime.v1.{service}", methods))
+    return services
 
 
 def implementation(package: str, name: str) -> Any:

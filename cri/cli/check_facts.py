@@ -164,14 +164,14 @@ def overlaps(path: str, ids: Range) -> list[str]:
             lines = [line.strip() for line in file]
     except OSError:
         return []
-    found = []
+    overlapping = []
     for line in lines:
         numbers = line.split(":")[1:]
         if len(numbers) == 2 and all(number.isdecimal() for number in numbers):
             first, length = map(int, numbers)
             if first < ids.first + ids.length and ids.first < first + length:
-                found.append(f"{path}: {line}")
-    return found
+                overlapping.append(f"{path}: {line}")
+    return overlapping
 
 
 def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:
@@ -186,8 +186,8 @@ def host_pods_lack(facts: Facts, guest_dir: str) -> tuple[str, ...]:
 
 def confinement(jailer: str, directory: str) -> needs.Needs:
     """What is missing for a jail, also if that is seen only when one is made."""
-    found = needs.find(jailer)
-    return found if found.missing else found._replace(missing=needs.trial(jailer, directory))
+    confinement = needs.find(jailer)
+    return confinement if confinement.missing else confinement._replace(missing=needs.trial(jailer, directory))
 
 
 def _port_name(port: int) -> str:

@@ -112,12 +112,12 @@ class Foreground:
         async with containers.image_held(self._pod, (files,)) as root:
             planned = _container(image, process, accounts=root.accounts)
             record = ContainerRecord(planned, b"", 0, time.time_ns(), image.id, image.id)
-            found = self._pod.containers[await containers.create(self._pod, record, root=root)]
-        streams = {found.record.stdout: 1, found.record.stderr: 2}
+            container = self._pod.containers[await containers.create(self._pod, record, root=root)]
+        streams = {container.record.stdout: 1, container.record.stderr: 2}
         for stream, descriptor in streams.items():
             if stream:
                 self._listen(stream, descriptor)
-        return found
+        return container
 
     def _listen(self, stream: int, descriptor: int) -> None:
         agent = self._pod.agent

@@ -40,12 +40,12 @@ def verify(path: str | None) -> int:
 
     store = ImageStore(load(path).state_dir)
     try:
-        found = [(image, store.examine(image, whole=True)) for image in store.list()]
+        examined = [(image, store.examine(image, whole=True)) for image in store.list()]
     finally:
         store.close()
-    for image, why in found:
+    for image, why in examined:
         print(f"damaged  {why}" if why else f"ok       {image.title}")
-    return 1 if any(why for _, why in found) else 0
+    return 1 if any(why for _, why in examined) else 0
 
 
 def find_build() -> str:

@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print it. Raises NotFound, BadRequest when several pods begin so, WrongState when its VM does not run."""
     directory = find(configuration.load(args.config).run_dir, args.pod)
-    found = look(directory)
-    print(json.dumps(as_json(directory, found), indent=1) if args.json else text(directory, found))
+    jail = look(directory)
+    print(json.dumps(as_json(directory, jail), indent=1) if args.json else text(directory, jail))
     return 0
 
 
@@ -43,14 +43,14 @@ def find(run_dir: str, wanted: str, *, rkt: str = RKT) -> str:
     """The directory of the pod whose id begins with `wanted`; `rkt` is the run directory of rkt's pods."""
     places = [f"{place}/pods" for place in (run_dir, f"{run_dir}/{engine.FOREGROUND}", rkt)]
     known = [f"{place}/{name}" for place in places for name in _names(place)]
-    found = [path for path in known if wanted and os.path.basename(path).startswith(wanted)]
-    if exact := [path for path in found if os.path.basename(path) == wanted]:
+    matches = [path for path in known if wanted and os.path.basename(path).startswith(wanted)]
+    if exact := [path for path in matches if os.path.basename(path) == wanted]:
         return exact[0]
-    if len(found) > 1:
-        raise BadRequest(f"{len(found)} pods begin with {wanted!r}; give more of the id")
-    if not found:
+    if len(matches) > 1:
+        raise BadRequest(f"{len(matches)} pods begin with {wanted!r}; give more of the id")
+    if not matches:
         raise NotFound(f"there is no pod {wanted!r} in {' or '.join(places)}; see `crictl pods` or `rkt list`")
-    return found[0]
+    return matches[0]
 
 
 def _names(place: str) -> list[str]:
@@ -66,46 +66,46 @@ def look(directory: str) -> InForce:
     vm = find_unrecorded(directory) if directory.startswith(f"{RKT}/") else engine.find_vm(directory)
     if vm is None:
         raise WrongState(f"the pod in {directory} has no virtual machine: it is just being made, or was not started")
-    found = in_force.read(vm.pid, vm.start_time, cgroups=quarters.cgroups(directory))
-    if os.path.basename(found.program) == AGENT:
+    jail = in_force.read(vm.pid, vm.start_time, cgroups=quarters.cgroups(directory))
+    if os.path.basename(jail.program) == AGENT:
         raise Unsupported(f"the pod in {directory} runs on the host, so there is no jail around it")
-    return found
+    return jail
 
 
-def as_json(directory: str, found: InForce) -> dict[str, object]:
+def as_json(directory: str, jail: InForce) -> dict[str, object]:
     """One object with everything; names and units are those of `InForce`."""
     whole = {
-        **found._asdict(),
-        "uid_map": [one._asdict() for one in found.uid_map],
-        "gid_map": [one._asdict() for one in found.gid_map],
-        "namespaces": {one.kind: {"id": one.id, "is_hosts": one.is_hosts} for one in found.namespaces},
-        "mounts": [one._asdict() for one in found.mounts],
-        "limits": {one.name: {"soft": one.soft, "hard": one.hard} for one in found.limits},
-        "cgroups": {one.path: one.values for one in found.cgroups},
+        **jail._asdict(),
+        "uid_map": [one._asdict() for one in jail.uid_map],
+        "gid_map": [one._asdict() for one in jail.gid_map],
+        "namespaces": {one.kind: {"id": one.id, "is_hosts": one.is_hosts} for one in jail.namespaces},
+        "mounts": [one._asdict() for one in jail.mounts],
+        "limits": {one.name: {"soft": one.soft, "hard": one.hard} for one in jail.limits},
+        "cgroups": {one.path: one.values for one in jail.cgroups},
         "landlock": LANDLOCK,
     }
     return {"pod": os.path.basename(directory), "directory": directory, **whole}
 
 
-def text(directory: str, found: InForce) -> str:
+def text(directory: str, jail: InForce) -> str:
     """For people: a line for each thing, longer lists below their name."""
-    own = [one.kind for one in found.namespaces if not one.is_hosts]
-    shared = [one.kind for one in found.namespaces if one.is_hosts]
+    own = [one.kind for one in jail.namespaces if not one.is_hosts]
+    shared = [one.kind for one in jail.namespaces if one.is_hosts]
     rows = [
         ("pod", os.path.basename(directory)),
-        ("process", f"{found.pid}, {found.program}"),
-        ("user, group", f"{_ids(found.users)}, {_ids(found.groups)}; supplementary {_ids(found.supplementary)}"),
-        *(("uid map", _extent(one)) for one in found.uid_map),
-        *(("gid map", _extent(one)) for one in found.gid_map),
-        *((f"{name} caps", " ".join(names) or "none") for name, names in found.capabilities.items()),
-        ("no new privs", "yes" if found.no_new_privs else "NO"),
-        ("seccomp", f"{found.seccomp}, {found.seccomp_filters} filters"),
+        ("process", f"{jail.pid}, {jail.program}"),
+        ("user, group", f"{_ids(jail.users)}, {_ids(jail.groups)}; supplementary {_ids(jail.supplementary)}"),
+        *(("uid map", _extent(one)) for one in jail.uid_map),
+        *(("gid map", _extent(one)) for one in jail.gid_map),
+        *((f"{name} caps", " ".join(names) or "none") for name, names in jail.capabilities.items()),
+        ("no new privs", "yes" if jail.no_new_privs else "NO"),
+        ("seccomp", f"{jail.seccomp}, {jail.seccomp_filters} filters"),
         ("Landlock", LANDLOCK),
         ("namespaces", f"its own: {' '.join(own) or 'none'}; the host's: {' '.join(shared) or 'none'}"),
-        ("root", " ".join(found.root)),
-        *(("mount", _mount(one)) for one in found.mounts),
-        *(("limit", f"{one.name}: {one.soft}, at most {one.hard}") for one in found.limits),
-        *(row for one in found.cgroups for row in _cgroup(one)),
+        ("root", " ".join(jail.root)),
+        *(("mount", _mount(one)) for one in jail.mounts),
+        *(("limit", f"{one.name}: {one.soft}, at most {one.hard}") for one in jail.limits),
+        *(row for one in jail.cgroups for row in _cgroup(one)),
     ]
     return "\n".join(f"{name:<{WIDTH}}{value}" for name, value in rows)
 

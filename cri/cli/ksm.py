@@ -72,15 +72,15 @@ def look(directory: Ksm, run_dir: str, *, thread: int) -> Look:
 
 
 def _pods(run_dir: str) -> dict[str, Merged]:
-    found = {}
+    merged = {}
     for place in sorted(_entries(f"{run_dir}/pods")):
         try:
             vm = engine.find_vm(f"{run_dir}/pods/{place}")
         except (PodError, OSError, ValueError):
             continue  # it goes away at this moment
         if vm is not None:
-            found[place] = ksm.merged(vm.pid)
-    return found
+            merged[place] = ksm.merged(vm.pid)
+    return merged
 
 
 def _entries(path: str) -> list[str]:

@@ -116,8 +116,8 @@ class Service:
             self._trouble = f"the configuration was not taken: {error}"
             log.error("config.refused", extra={"error": str(error)})
             return
-        found = changes.between(self._node.config, new)
-        self._trouble = found.sentence() if found.later else ""
-        self._set_up_logging(found.config)
-        await self._node.take(found.config, plain(found.config))
-        log.info("config.read", extra={"taken": list(found.taken), "later": list(found.later)})
+        change = changes.between(self._node.config, new)
+        self._trouble = change.sentence() if change.later else ""
+        self._set_up_logging(change.config)
+        await self._node.take(change.config, plain(change.config))
+        log.info("config.read", extra={"taken": list(change.taken), "later": list(change.later)})

@@ -28,14 +28,14 @@ def job(words: tuple[str, ...], data: bytes) -> Any:
         return manifest.read_config(data, of, name=name, architecture=architecture, limits=limits)
     if chosen := manifest.choose(data, architecture, name=name, limits=limits):
         return {"chosen": chosen}
-    found = manifest.read_manifest(data, name=name, limits=limits)
-    return {"config": found.config, "layers": found.layers, "sizes": manifest.sizes(data)}
+    parsed = manifest.read_manifest(data, name=name, limits=limits)
+    return {"config": parsed.config, "layers": parsed.layers, "sizes": manifest.sizes(data)}
 
 
 def _names(data: bytes, name: str) -> dict[str, str]:
     try:
         entries = json.loads(data)["manifests"]
-        found = {str(e.get("annotations", {}).get(_REF_NAME, "")): str(e["digest"]) for e in entries[:_MOST_NAMES]}
+        digests = {str(e.get("annotations", {}).get(_REF_NAME, "")): str(e["digest"]) for e in entries[:_MOST_NAMES]}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Corrupt(f"the index of {name} is not the index of an OCI layout") from None
-    return found
+    return digests

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 async def list_images(node: "Node", request: pb.ListImagesRequest) -> pb.ListImagesResponse:
     """The filter takes every form of a reference; one without tag and digest is all of that repository."""
-    return pb.ListImagesResponse(images=found(node, request.filter))
+    return pb.ListImagesResponse(images=matching(node, request.filter))
 
 
-def found(node: "Node", wanted: pb.ImageFilter) -> list[pb.Image]:
+def matching(node: "Node", wanted: pb.ImageFilter) -> list[pb.Image]:
     """The list, also for the streamed twin of this call."""
     return [describe(image, node.config.pinned_images) for image in _named(node.images, wanted.image.image)]
 
@@ -31,5 +31,5 @@ def _named(images: "ImageStore", name: str) -> "Iterable[Image]":
     same = [one for one in images.list() if any(tag.rpartition(":")[0] == repository for tag in one.repo_tags)]
     if repository and same:
         return same
-    found = images.find(name)
-    return [found] if found else []
+    image = images.find(name)
+    return [image] if image else []

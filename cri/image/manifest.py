@@ -93,20 +93,20 @@ def _no_number(name: str) -> None:
 
 def _count(document: Any, cap: int) -> int:
     """How many values there are in it, or more than `cap`."""
-    found, todo = 0, [document]
-    while todo and found <= cap:
+    count, todo = 0, [document]
+    while todo and count <= cap:
         value = todo.pop()
-        found += 1
+        count += 1
         if isinstance(value, dict | list):
             todo.extend(value.values() if isinstance(value, dict) else value)
-    return found
+    return count
 
 
 def _digest(descriptor: Any, what: str) -> str:
-    found = descriptor.get("digest") if isinstance(descriptor, dict) else None
-    if not isinstance(found, str) or not _DIGEST.fullmatch(found):
-        raise Corrupt(f"{what} has no sha256 digest but {found!r}; push the image again")
-    return found
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise Corrupt(f"{what} has no sha256 digest but {digest!r}; push the image again")
+    return digest
 
 
 def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits()) -> str | None:  # noqa: B008
@@ -118,21 +118,21 @@ def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits
     if str(document.get("mediaType")) not in _INDEXES and "manifests" not in document:
         return None
     entries = document.get("manifests")
-    found = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    objects = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     for variant in _VARIANTS.get(architecture, ("",)):
-        for entry in found:
+        for entry in objects:
             platform = _platform(entry)
             if platform[:2] == ("linux", architecture) and platform[2] in (variant, ""):
                 return _digest(entry, f"the index of {name}")
-    there = ", ".join(sorted({"/".join(_platform(e)[:2]) for e in found} - {"unknown/unknown"})) or "nothing"
+    there = ", ".join(sorted({"/".join(_platform(e)[:2]) for e in objects} - {"unknown/unknown"})) or "nothing"
     raise BadRequest(f"the image {name} is for {there} and this host is linux/{architecture}; build it for this host")
 
 
 def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
     platform = entry.get("platform")
     words = platform if isinstance(platform, dict) else {}
-    found = [words.get(key) for key in ("os", "architecture", "variant")]
-    system, architecture, variant = (word if isinstance(word, str) else "" for word in found)
+    values = [words.get(key) for key in ("os", "architecture", "variant")]
+    system, architecture, variant = (word if isinstance(word, str) else "" for word in values)
     return system or "unknown", architecture or "unknown", variant
 
 
@@ -197,8 +197,8 @@ def _check_fields(document: dict[str, Any], name: str) -> None:
     """What the store and CreateContainer read of a config is what it should be. Raises Corrupt."""
     rootfs: Any = document.get("rootfs") or {}
     inner: Any = document.get("config") or {}
-    for what, found in (("rootfs", rootfs), ("config", inner)):
-        if not isinstance(found, dict):
+    for what, value in (("rootfs", rootfs), ("config", inner)):
+        if not isinstance(value, dict):
             raise Corrupt(f"the image {name} has a config whose {what} is no object; push it again")
     if not isinstance(rootfs.get("diff_ids") or [], list):
         raise Corrupt(f"the image {name} has a config whose diff_ids are no list; push it again")
@@ -211,8 +211,8 @@ def _check_fields(document: dict[str, Any], name: str) -> None:
 
 def diff_ids(config: dict[str, Any]) -> tuple[str, ...]:
     """Digests of the unpacked layers, lowest first. Raises Corrupt."""
-    found = (config.get("rootfs") or {}).get("diff_ids") or ()
-    for digest in found:
+    diff_ids = (config.get("rootfs") or {}).get("diff_ids") or ()
+    for digest in diff_ids:
         if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise Corrupt(f"an image's config has the diff id {digest!r}, which is no sha256 digest")
-    return tuple(found)
+    return tuple(diff_ids)

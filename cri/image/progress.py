@@ -68,11 +68,11 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
 
 def bytes_below(directory: str) -> int:
     """The sizes of all files there; they come and go meanwhile."""
-    found = 0
+    size = 0
     for place, _, names in os.walk(directory):
         for name in names:
             try:
-                found += os.lstat(os.path.join(place, name)).st_size
+                size += os.lstat(os.path.join(place, name)).st_size
             except FileNotFoundError:
                 continue
-    return found
+    return size

@@ -88,8 +88,8 @@ class Skopeo:
 
     async def _run(self, words: list[str], most_bytes: int) -> bytes:
         """What it writes; a little more than `most_bytes` if it writes more, and then it is killed."""
-        found = await asyncio.to_thread(sandbox.means)
-        argv = [*sandbox.command(self._box, found), "skopeo", *self._common, *words]
+        means = await asyncio.to_thread(sandbox.means)
+        argv = [*sandbox.command(self._box, means), "skopeo", *self._common, *words]
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
@@ -134,18 +134,18 @@ async def kill_group(process: asyncio.subprocess.Process) -> None:
 
 
 async def _head(stream: asyncio.StreamReader, most_bytes: int) -> bytes:
-    found = bytearray()
-    while len(found) <= most_bytes and (data := await stream.read(65536)):
-        found += data
-    return bytes(found)
+    output = bytearray()
+    while len(output) <= most_bytes and (data := await stream.read(65536)):
+        output += data
+    return bytes(output)
 
 
 async def _tail(stream: asyncio.StreamReader) -> bytes:
-    found = bytearray()
+    output = bytearray()
     while data := await stream.read(65536):
-        found += data
-        del found[:-_LOG_BYTES]
-    return bytes(found)
+        output += data
+        del output[:-_LOG_BYTES]
+    return bytes(output)
 
 
 _NOT_THERE = re.compile(
@@ -187,7 +187,7 @@ def last_words(stderr: str) -> str:
     fatal = [line for line in lines if "level=fatal" in line] or lines[-1:]
     if not fatal:
         return ""
-    found = re.search(r'msg="(.*)"$', fatal[-1]) or re.search(r"msg=(.*)$", fatal[-1])
-    text = found[1].replace('\\"', '"').replace("\\\\", "\\") if found else fatal[-1]
+    message = re.search(r'msg="(.*)"$', fatal[-1]) or re.search(r"msg=(.*)$", fatal[-1])
+    text = message[1].replace('\\"', '"').replace("\\\\", "\\") if message else fatal[-1]
     text = re.sub(r'^(Error parsing image name|(initializing|Invalid) source( name)?) "?\S+?"?: ', "", text)
     return re.sub(r"\s+", " ", text)[:500]

@@ -79,10 +79,10 @@ async def _resolved(
 ) -> tuple[bytes, Manifest, Found]:
     """The manifest that `raw` is or leads to, through indexes."""
     for _ in range(limits.index_depth + 1):
-        found = await reader.top(raw)
-        if found.manifest:
-            return raw, found.manifest, found
-        raw = manifest.verified(await by_digest(found.chosen), found.chosen)
+        top = await reader.top(raw)
+        if top.manifest:
+            return raw, top.manifest, top
+        raw = manifest.verified(await by_digest(top.chosen), top.chosen)
     what, cap = "an image has indexes in indexes", limits.index_depth
     raise refusal(f"{what}, more than {cap} deep", key="index_depth", cap=cap)
 
@@ -105,12 +105,12 @@ class RegistrySource:
         raw = await self._skopeo.inspect(f"docker://{self._reference}")
         digest = self._reference.digest or manifest.digest_of(raw)
         manifest.verified(raw, digest)
-        raw, found, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
+        raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
-        config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), found.config)
-        document = await self._reader.config(config, found)
+        config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), chosen.config)
+        document = await self._reader.config(config, chosen)
         tag = "" if self._reference.digest else self.name
-        return Resolved(found, raw, document, config, checked.sizes, tag, f"{self._reference.name}@{digest}")
+        return Resolved(chosen, raw, document, config, checked.sizes, tag, f"{self._reference.name}@{digest}")
 
     def close(self) -> None:
         """See `Source`."""
@@ -143,9 +143,9 @@ class LayoutSource:
     async def resolve(self) -> Resolved:
         """Verifies everything against its digest."""
         raw = self._blob(await self._top())
-        raw, found, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
-        config = self._blob(found.config)
-        return Resolved(found, raw, await self._reader.config(config, found), config, checked.sizes)
+        raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
+        config = self._blob(chosen.config)
+        return Resolved(chosen, raw, await self._reader.config(config, chosen), config, checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""

@@ -3,7 +3,7 @@
 
 from collections.abc import AsyncIterator
 
-from cri.image.list_images import found
+from cri.image.list_images import matching
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.translate.chunks import chunks
@@ -11,5 +11,5 @@ from cri.translate.chunks import chunks
 
 async def stream_images(node: Node, request: pb.StreamImagesRequest) -> AsyncIterator[pb.StreamImagesResponse]:
     """No piece at all for an empty list."""
-    for chunk in chunks(found(node, request.filter)):
+    for chunk in chunks(matching(node, request.filter)):
         yield pb.StreamImagesResponse(images=chunk)

@@ -96,8 +96,8 @@ class LiveContainer:
 
     def streams(self) -> dict[int, str]:
         """The container's output streams and their names."""
-        found = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
-        return {stream: name for stream, name in found.items() if stream}
+        streams = {self.record.stdout: "stdout", self.record.stderr: "stderr"}
+        return {stream: name for stream, name in streams.items() if stream}
 
     def started(self, unix_ns: int = 0) -> None:
         """The agent started it. An exit that came before the answer has already said so."""

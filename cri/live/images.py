@@ -110,7 +110,7 @@ class PodImages:
             why = "this pod is on the host" if self._pod.host else "this pod's VM has no DAX window"
             return Root(lower, False, f"layers export: {why}", accounts)
         try:
-            offset = await self._put_in(image, name, found=window.find(name))
+            offset = await self._put_in(image, name, placed=window.find(name))
         except PodError as error:
             self._say_once(image.id, str(error))
             return Root(lower, False, f"layers export: {error}", accounts)
@@ -118,15 +118,15 @@ class PodImages:
             await run_uncancellable(export.remove_image, directory, image)
         return Root(name, True, f"dax window at {offset}", accounts)
 
-    async def _put_in(self, image: "ImageFiles", name: str, *, found: Placed | None) -> int:
+    async def _put_in(self, image: "ImageFiles", name: str, *, placed: Placed | None) -> int:
         """The image's offset in the window. Raises PodError with the reason why it can't be there."""
-        if found and self._is_used(name, besides=1):
-            return found.offset
-        if found:
+        if placed and self._is_used(name, besides=1):
+            return placed.offset
+        if placed:
             try:
                 await self._release(name)
             except WrongState:
-                return found.offset  # it is mounted, and stays so
+                return placed.offset  # it is mounted, and stays so
         pieces = await run_uncancellable(flatten, image)
         place = await run_uncancellable(mapping.put_in, self._directory, name, pieces=pieces)
         try:

@@ -49,11 +49,11 @@ class Batch(NamedTuple):
 def write(file: int, frames: Iterable[Frame], *, done: Progress) -> Progress:
     """Append the entries of each frame by one write(), all or none; stops at the first that fails."""
     for frame in frames:
-        found, pending = _entries(frame, done.pending)
-        fault = _append(file, found, size=done.size) if found else ""
+        data, pending = _entries(frame, done.pending)
+        fault = _append(file, data, size=done.size) if data else ""
         if fault:
             return done._replace(fault=fault)
-        done = Progress(done.size + len(found), pending, done.frames + 1)
+        done = Progress(done.size + len(data), pending, done.frames + 1)
     return done
 
 
@@ -61,14 +61,14 @@ def _entries(frame: Frame, pending: dict[str, bytes]) -> tuple[bytes, dict[str, 
     if frame.stream == ENTRIES:
         return frame.data, pending
     whole = pending[frame.stream] + frame.data
-    found, rest = entries(frame.stream.encode(), whole, stamp=timestamp(frame.unix_ns), final=frame.end)
-    return found, {**pending, frame.stream: rest}
+    data, rest = entries(frame.stream.encode(), whole, stamp=timestamp(frame.unix_ns), final=frame.end)
+    return data, {**pending, frame.stream: rest}
 
 
-def _append(file: int, found: bytes, *, size: int) -> str:
+def _append(file: int, data: bytes, *, size: int) -> str:
     """Why it failed; nothing when all of it is in the file."""
     try:
-        if os.write(file, found) == len(found):
+        if os.write(file, data) == len(data):
             return ""
         os.ftruncate(file, size)  # half an entry would make the whole file unreadable
         return "not all of it fitted"

@@ -28,20 +28,20 @@ def entries(stream: bytes, data: bytes, *, stamp: bytes, final: bool) -> tuple[b
     partial, full = head + b" P ", head + b" F "
     first, newline, more = data.partition(b"\n")
     lines, _, rest = more.rpartition(b"\n") if newline else (b"", b"", first)
-    found = []
+    parts = []
     if newline:
-        found += [_one(first, partial=partial, full=full)]
+        parts += [_one(first, partial=partial, full=full)]
         if b"\n" in more:
             short = len(lines) <= ENTRY_BYTES
-            found += (
+            parts += (
                 [full + lines.replace(b"\n", b"\n" + full) + b"\n"]
                 if short
                 else [_one(line, partial=partial, full=full) for line in lines.split(b"\n")]
             )
     while len(rest) > ENTRY_BYTES or (rest and final):
-        found.append(partial + rest[:ENTRY_BYTES] + b"\n")
+        parts.append(partial + rest[:ENTRY_BYTES] + b"\n")
         rest = rest[ENTRY_BYTES:]
-    return b"".join(found), rest
+    return b"".join(parts), rest
 
 
 def _one(line: bytes, *, partial: bytes, full: bytes) -> bytes:

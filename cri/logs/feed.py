@@ -100,9 +100,9 @@ class LogFeed:
 
     def stream(self, name: str, number: int, *, consumed: Consumed) -> LogStream:
         """The consumer of the stream `number`."""
-        found = self.streams[name]
-        found.give = lambda count: consumed(number, count)
-        return found
+        stream = self.streams[name]
+        stream.give = lambda count: consumed(number, count)
+        return stream
 
     def finish(self) -> None:
         """The process is gone: write unfinished lines."""

@@ -60,8 +60,8 @@ class LogPlace:
 
 
 def _cut(root: beneath.Root, path: str, *, inode: int, size: int) -> None:
-    found = root.stat(path)
-    if found is None or found.st_ino != inode or found.st_size <= size:
+    status = root.stat(path)
+    if status is None or status.st_ino != inode or status.st_size <= size:
         return
     try:
         fd = root.open(path, os.O_WRONLY)

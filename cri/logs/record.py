@@ -39,9 +39,9 @@ class CommitRecord:
             except BaseException:
                 self.close()
                 raise
-            found = [_load(fd) for fd in self._fds]
+            records = [_load(fd) for fd in self._fds]
             self._sizes = [os.fstat(fd).st_size for fd in self._fds]
-            newest = max((one for one in found if one), key=lambda one: int(one["n"]), default=None)
+            newest = max((one for one in records if one), key=lambda one: int(one["n"]), default=None)
             if newest is None:
                 return _former(root, f"{self._name}.json")
         self._number = int(newest["n"])
@@ -84,8 +84,8 @@ def _load(fd: int) -> dict[str, Any] | None:
     try:
         if len(words) != 2 or len(body) < (length := int(words[1])) or zlib.crc32(body[:length]) != int(words[0], 16):
             return None
-        found = json.loads(body[:length])
-        return found if isinstance(found, dict) and isinstance(found.get("n"), int) else None
+        document = json.loads(body[:length])
+        return document if isinstance(document, dict) and isinstance(document.get("n"), int) else None
     except (ValueError, RecursionError):
         return None
 
@@ -93,7 +93,7 @@ def _load(fd: int) -> dict[str, Any] | None:
 def _former(root: beneath.Root, path: str) -> dict[str, Any] | None:
     """What clearpod 0.x has left there until it wrote two files."""
     try:
-        found = json.loads(root.read(path, most=_MOST_BYTES))
+        document = json.loads(root.read(path, most=_MOST_BYTES))
     except (PodError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None

@@ -157,16 +157,16 @@ class LogWriter:
         if self.is_closed or not self._place:
             os.close(fd)
             return
-        found, old = os.fstat(fd), self._file
-        if found.st_ino == self._inode and found.st_size > self._size:
+        status, old = os.fstat(fd), self._file
+        if status.st_ino == self._inode and status.st_size > self._size:
             os.ftruncate(fd, self._size)  # written, but not committed: these frames come again
         else:
-            self._size = found.st_size
-        if old < 0 or found.st_ino != self._inode:
+            self._size = status.st_size
+        if old < 0 or status.st_ino != self._inode:
             self.fault = ""
         if old >= 0:
             os.close(old)
-        self._file, self._inode, self._is_dirty = fd, found.st_ino, True
+        self._file, self._inode, self._is_dirty = fd, status.st_ino, True
         self.retry()
         self.commit()
 

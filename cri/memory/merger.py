@@ -162,6 +162,6 @@ class Merger:
         records.forget(self._path)
 
 
-def _there(wanted: Settings, found: Settings) -> Settings:
+def _there(wanted: Settings, current: Settings) -> Settings:
     """Without what this kernel does not have."""
-    return wanted if found.use_zero_pages >= 0 else wanted._replace(use_zero_pages=-1)
+    return wanted if current.use_zero_pages >= 0 else wanted._replace(use_zero_pages=-1)

@@ -43,17 +43,17 @@ def write(where: str, record: Record) -> None:
 def read(where: str) -> Record | None:
     """None when there is none, or none that can be understood: then nobody knows what was before."""
     try:
-        found = json.loads(files.read(where))
-        if found["v"] != VERSION:
+        document = json.loads(files.read(where))
+        if document["v"] != VERSION:
             return None
-        before, wrote, previous = (_settings(found[key]) for key in ("before", "wrote", "previous"))
-        return Record(before, wrote, previous, level=str(found["level"]), daemon=int(found["daemon"]))
+        before, wrote, previous = (_settings(document[key]) for key in ("before", "wrote", "previous"))
+        return Record(before, wrote, previous, level=str(document["level"]), daemon=int(document["daemon"]))
     except (PodError, OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _settings(found: dict[str, int]) -> Settings:
-    return Settings(*(int(found[name]) for name in Settings._fields))
+def _settings(document: dict[str, int]) -> Settings:
+    return Settings(*(int(document[name]) for name in Settings._fields))
 
 
 def forget(where: str) -> None:

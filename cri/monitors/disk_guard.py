@@ -105,8 +105,8 @@ def look(state_dir: str, pod_ids: list[str]) -> Seen:
     try:
         with beneath.Root(f"{state_dir}/scratch") as place:
             for pod_id in pod_ids:
-                if (found := place.stat(f"{pod_id}.img")) is not None:
-                    taken[pod_id] = found.st_blocks * 512
+                if (status := place.stat(f"{pod_id}.img")) is not None:
+                    taken[pod_id] = status.st_blocks * 512
     except FileNotFoundError:
         pass
     return Seen(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, taken)

@@ -40,8 +40,8 @@ class Refused(Exception):
 def event_of(method: str) -> int:
     """The number of the event that the method brings; 0 for those that every plugin gets."""
     words = "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in method).lstrip("_")
-    found = nri.DESCRIPTOR.enum_types_by_name["Event"].values_by_name.get(words)
-    return found.number if found else 0
+    event = nri.DESCRIPTOR.enum_types_by_name["Event"].values_by_name.get(words)
+    return event.number if event else 0
 
 
 def is_plain(method: str) -> bool:
@@ -82,10 +82,10 @@ def asked(data: bytes) -> Asked:
     """What a plugin calls. Raises FrameFault."""
     try:
         request = ttrpc.Request.FromString(data)
-        found = _RUNTIME.get(request.method)
-        if found is None or request.service != f"{PACKAGE}.Runtime":
+        method = _RUNTIME.get(request.method)
+        if method is None or request.service != f"{PACKAGE}.Runtime":
             return Asked(f"{request.service}/{request.method}"[:200], None)
-        return Asked(request.method, getattr(nri, found.input_type.name).FromString(request.payload))
+        return Asked(request.method, getattr(nri, method.input_type.name).FromString(request.payload))
     except DecodeError:
         raise FrameFault("its call can't be decoded") from None
 

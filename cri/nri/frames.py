@@ -56,20 +56,20 @@ class Reader:
 
     def receive(self, data: bytes) -> list[Message]:
         """The messages that are complete now. Raises FrameFault."""
-        found: list[Message] = []
+        messages: list[Message] = []
         view = memoryview(data)
         while view:
             if self._left:
                 part, view = view[: self._left], view[self._left :]
                 self._left -= len(part)
-                found += self._take(part)
+                messages += self._take(part)
             else:
                 missing = _CHUNK.size - len(self._header)
                 self._header += view[:missing]
                 view = view[missing:]
                 if len(self._header) == _CHUNK.size:
                     self._begin_chunk()
-        return found
+        return messages
 
     def _begin_chunk(self) -> None:
         self._connection, self._left = _CHUNK.unpack(self._header)
@@ -81,7 +81,7 @@ class Reader:
 
     def _take(self, part: memoryview) -> list[Message]:
         """A part of the current connection's stream."""
-        found, begun = [], self._begun[self._connection]
+        messages, begun = [], self._begun[self._connection]
         while part:
             size = self._size(begun)
             missing = size - len(begun)
@@ -89,9 +89,9 @@ class Reader:
             part = part[missing:]
             if len(begun) == self._size(begun):
                 _, stream, kind, _ = _MESSAGE.unpack_from(begun)
-                found.append(Message(self._connection, stream, kind, bytes(begun[_MESSAGE.size :])))
+                messages.append(Message(self._connection, stream, kind, bytes(begun[_MESSAGE.size :])))
                 begun.clear()
-        return found
+        return messages
 
     def _size(self, begun: bytearray) -> int:
         """How many bytes are wanted: the header's, or when that is there the whole message's."""

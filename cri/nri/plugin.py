@@ -107,14 +107,14 @@ class Plugin:
 
     async def _answer(self, one: _Request) -> None:
         try:
-            found = await self._call(one.method, one.message)
+            answer = await self._call(one.method, one.message)
         except Refused as error:
             if not one.answer.done():
                 one.answer.set_exception(error)
         except Lost:
             _settle(one, None)
         else:
-            _settle(one, found)
+            _settle(one, answer)
 
     async def _call(self, method: str, message: Any) -> Any:
         if method not in self._by_state_change:
@@ -140,6 +140,6 @@ class Plugin:
         log.log(level, "nri.gone", extra={"plugin": self.title, "why": self.link.why})
 
 
-def _settle(one: _Request, found: Any) -> None:
+def _settle(one: _Request, answer: Any) -> None:
     if not one.answer.done():
-        one.answer.set_result(found)
+        one.answer.set_result(answer)

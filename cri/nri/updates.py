@@ -71,13 +71,13 @@ class Updates:
     async def follow(self, plugin: Plugin, answer: "asyncio.Future[Any]") -> None:
         """Do what the plugin's answer to StopContainer wants."""
         try:
-            found = await answer
+            response = await answer
         except Refused as error:
             reason = calls.words(error.words)
             log.warning("nri.refused", extra={"plugin": plugin.title, "method": "StopContainer", "error": reason})
             return
-        if found is not None:
-            await self.apply(plugin, found.update)
+        if response is not None:
+            await self.apply(plugin, response.update)
 
     async def _try(self, work: Coroutine[Any, Any, None], plugin: Plugin, *, container: str) -> bool:
         try:

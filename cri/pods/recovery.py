@@ -42,7 +42,7 @@ def _restored(one: Lasting) -> tuple[LivePod, str]:
     try:
         adoption.restore(pod, stored)
         if not why:
-            pod.files.found(stored)
+            pod.files.adopted(stored)
     except Exhausted:
         raise  # it says nothing of the pod: a daemon that starts later takes it over
     except Exception as error:  # noqa: BLE001 - whatever is damaged: it concerns this pod only
@@ -70,13 +70,13 @@ class Recovery:
     async def begin(self) -> None:
         """Read what the previous daemon wrote down, and list its pods; everything else is done after this returns."""
         cleaning, lasting = [], []
-        for found in await asyncio.to_thread(recover.survey, self._tools.host):
-            if found.stored is None or found.action == recover.CLEAN_UP:
-                cleaning.append(self._tasks.own(self._clean_up(found)))
-                if found.stored is not None:
-                    self._cleaning[self._name_of(found.stored.record)] = cleaning[-1]
+        for plan in await asyncio.to_thread(recover.survey, self._tools.host):
+            if plan.stored is None or plan.action == recover.CLEAN_UP:
+                cleaning.append(self._tasks.own(self._clean_up(plan)))
+                if plan.stored is not None:
+                    self._cleaning[self._name_of(plan.stored.record)] = cleaning[-1]
             else:
-                lasting.append(Lasting(self._make(found.stored.record), found.stored, found.why))
+                lasting.append(Lasting(self._make(plan.stored.record), plan.stored, plan.why))
         for pod, why in await asyncio.to_thread(lambda: [_restored(one) for one in lasting]):
             self._admit(pod)
             pod.adopted.clear()
@@ -129,20 +129,20 @@ class Recovery:
         finally:
             pod.adopted.set()
 
-    async def _clean_up(self, found: recover.Found) -> None:
-        """Once; what can't be collected is listed when somebody knows whose it is, else tried again."""
-        error = await self._try_clean_up(found.directory)
-        if found.stored is not None:
-            del self._cleaning[self._name_of(found.stored.record)]
+    async def _clean_up(self, plan: recover.Plan) -> None:
+        """Once. What can't be removed is listed as a pod that is not ready, if its record can be read, else retried."""
+        error = await self._try_clean_up(plan.directory)
+        if plan.stored is not None:
+            del self._cleaning[self._name_of(plan.stored.record)]
             if error:
-                pod = self._make(found.stored.record)
-                pod.status = found.stored.status
+                pod = self._make(plan.stored.record)
+                pod.status = plan.stored.status
                 adoption.mark_unusable(pod, f"what was half made of {pod.title} can't be removed: {error}")
                 self._admit(pod)
                 pod.adopted.clear()
                 await self._mark_dead(pod)
         elif error:
-            self.clean_up_later(found.directory)
+            self.clean_up_later(plan.directory)
 
     async def _clean_up_later(self, directory: str) -> None:
         pause_s = FIRST_PAUSE_S

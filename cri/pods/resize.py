@@ -64,8 +64,8 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
 
 
 def _memory(record: PodRecord) -> int:
-    found: int = pb.PodSandboxConfig.FromString(record.config).linux.resources.memory_limit_in_bytes
-    return found
+    limit: int = pb.PodSandboxConfig.FromString(record.config).linux.resources.memory_limit_in_bytes
+    return limit
 
 
 async def _require_room(pod: LivePod, limit: int) -> None:

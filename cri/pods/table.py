@@ -82,8 +82,8 @@ class PodTable:
 
     def get_container(self, container_id: str) -> tuple[LivePod, LiveContainer]:
         """As `find_container`, but raises NotFound."""
-        if found := self.find_container(container_id):
-            return found
+        if pair := self.find_container(container_id):
+            return pair
         raise NotFound(f"there is no container {container_id!r}; `crictl ps -a` lists those that exist")
 
     # -- changing --------------------------------------------------------------------------------------------
@@ -208,8 +208,8 @@ class PodTable:
 
         Raises Unavailable when that takes long, BadRequest as `find`.
         """
-        found = self.find_container(container_id)
-        pod = found[0] if found else self.find(pod_id)
+        pair = self.find_container(container_id)
+        pod = pair[0] if pair else self.find(pod_id)
         if pod is not None:
             await self.recovery.adopted(pod, ends=ends)
 
@@ -234,7 +234,7 @@ def container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, st
 def _pick(what: str, things: dict[str, Thing], *, wanted: str) -> Thing | None:
     if wanted in things or not wanted:
         return things.get(wanted)
-    found = [key for key in things if key.startswith(wanted)]
-    if len(found) > 1:
-        raise BadRequest(f"{len(found)} {what} ids begin with {wanted!r}; give more of it")
-    return things[found[0]] if found else None
+    matches = [key for key in things if key.startswith(wanted)]
+    if len(matches) > 1:
+        raise BadRequest(f"{len(matches)} {what} ids begin with {wanted!r}; give more of it")
+    return things[matches[0]] if matches else None

@@ -86,13 +86,13 @@ class Pool:
 
     def take(self, wanted: "Pod") -> "LivePod | None":
         """A VM that can become `wanted`, the one that waited longest; it is the caller's now. None when none can."""
-        found = next((pod for pod in self._waiting if fit.fits(wanted, pod.record.pod) and not pod.gone.is_set()), None)
-        if found is not None:
-            self._waiting.pop(found).cancel()
+        pod = next((pod for pod in self._waiting if fit.fits(wanted, pod.record.pod) and not pod.gone.is_set()), None)
+        if pod is not None:
+            self._waiting.pop(pod).cancel()
             self._count("taken")
         elif self._task is not None:
             self._count("missed")
-        return found
+        return pod
 
     def has_died(self, why: PodError) -> None:
         """A VM that was taken turned out to be dead, and is removed."""

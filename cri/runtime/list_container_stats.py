@@ -14,11 +14,11 @@ from cri.translate import stats
 async def list_container_stats(node: Node, request: pb.ListContainerStatsRequest) -> pb.ListContainerStatsResponse:
     """Those that pass the filter; those whose guest does not answer are left out, and what one message can't hold."""
     owners = {container: pod.id for pod in node.pods.pods() for container in pod.containers}
-    fit = fitting(await found(node, request.filter), lambda one: owners.get(one.attributes.id, ""))
+    fit = fitting(await matching(node, request.filter), lambda one: owners.get(one.attributes.id, ""))
     return pb.ListContainerStatsResponse(stats=fit)
 
 
-async def found(node: Node, wanted: pb.ContainerStatsFilter) -> list[pb.ContainerStats]:
+async def matching(node: Node, wanted: pb.ContainerStatsFilter) -> list[pb.ContainerStats]:
     """The list, also for the streamed twin of this call. Those that do not run have zeros, and no guest is asked."""
     running: dict[str, list[LiveContainer]] = {}
     others = []

@@ -8,10 +8,10 @@ from cri.translate import entries
 
 async def list_containers(node: Node, request: pb.ListContainersRequest) -> pb.ListContainersResponse:
     """Those that pass the filter, newest first."""
-    return pb.ListContainersResponse(containers=found(node, request.filter))
+    return pb.ListContainersResponse(containers=matching(node, request.filter))
 
 
-def found(node: Node, wanted: pb.ContainerFilter) -> list[pb.Container]:
+def matching(node: Node, wanted: pb.ContainerFilter) -> list[pb.Container]:
     """The list, also for the streamed twin of this call. Its entries are shared: not to be changed."""
     everything = [entries.container(pod, one) for pod in node.pods.pods() for one in pod.containers.values()]
     passing = [entry for entry in everything if entries.container_passes(entry, wanted)]

@@ -8,10 +8,10 @@ from cri.translate import entries
 
 async def list_pod_sandbox(node: Node, request: pb.ListPodSandboxRequest) -> pb.ListPodSandboxResponse:
     """Those that pass the filter, newest first."""
-    return pb.ListPodSandboxResponse(items=found(node, request.filter))
+    return pb.ListPodSandboxResponse(items=matching(node, request.filter))
 
 
-def found(node: Node, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
+def matching(node: Node, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
     """The list, also for the streamed twin of this call. Its entries are shared: not to be changed."""
     everything = map(entries.sandbox, reversed(node.pods.pods()))
     return [entry for entry in everything if entries.sandbox_passes(entry, wanted)]

@@ -12,11 +12,11 @@ async def list_pod_sandbox_metrics(
     node: Node, request: pb.ListPodSandboxMetricsRequest
 ) -> pb.ListPodSandboxMetricsResponse:
     """Pods whose guest does not answer are left out, and so are the largest when one message can't hold all."""
-    fit = fitting(await found(node), lambda one: one.pod_sandbox_id)
+    fit = fitting(await matching(node), lambda one: one.pod_sandbox_id)
     return pb.ListPodSandboxMetricsResponse(pod_metrics=fit)
 
 
-async def found(node: Node) -> list[pb.PodSandboxMetrics]:
+async def matching(node: Node) -> list[pb.PodSandboxMetrics]:
     """The list, also for the streamed twin of this call."""
     samples = await samples_of(node.pods.pods(), files=True)
     return await each(samples, lambda pod, sample: [metrics.sandbox_metrics(pod, sample)])

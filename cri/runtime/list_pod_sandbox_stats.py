@@ -10,11 +10,11 @@ from cri.translate import stats
 
 async def list_pod_sandbox_stats(node: Node, request: pb.ListPodSandboxStatsRequest) -> pb.ListPodSandboxStatsResponse:
     """Those that pass the filter; those whose guest does not answer are left out, and what one message can't hold."""
-    fit = fitting(await found(node, request.filter), lambda one: one.attributes.id)
+    fit = fitting(await matching(node, request.filter), lambda one: one.attributes.id)
     return pb.ListPodSandboxStatsResponse(stats=fit)
 
 
-async def found(node: Node, wanted: pb.PodSandboxStatsFilter) -> list[pb.PodSandboxStats]:
+async def matching(node: Node, wanted: pb.PodSandboxStatsFilter) -> list[pb.PodSandboxStats]:
     """The list, also for the streamed twin of this call."""
     pods = [pod for pod in node.pods.pods() if stats.sandbox_stats_pass(pod, wanted=wanted)]
     return await each(await samples_of(pods), lambda pod, sample: [stats.sandbox_stats(pod, sample)])

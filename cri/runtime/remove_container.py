@@ -7,6 +7,6 @@ from cri.pb import runtime_pb2 as pb
 
 async def remove_container(node: Node, request: pb.RemoveContainerRequest) -> pb.RemoveContainerResponse:
     """Unknown is fine."""
-    if found := node.pods.find_container(request.container_id):
-        await node.pods.remove_container(*found)
+    if pair := node.pods.find_container(request.container_id):
+        await node.pods.remove_container(*pair)
     return pb.RemoveContainerResponse()

@@ -30,10 +30,10 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
 
 def _facts(node: Node, cgroup_parent: str) -> sizes.Facts:
     """What this host says that decides how large the VM is."""
-    choice, found = node.host.choice, podcgroup.find(cgroup_parent)
+    choice, place = node.host.choice, podcgroup.find(cgroup_parent)
     return sizes.Facts(
         kept_bytes=podcgroup.protected_bytes(cgroup_parent),
-        allowed_bytes=podcgroup.allowed(found).memory_bytes,
+        allowed_bytes=podcgroup.allowed(place).memory_bytes,
         host_mib=pressure.memory().total // sizes.MIB,
         is_emulated=choice.is_emulated,
     )

@@ -22,7 +22,7 @@ async def stream_pod_sandboxes(
     node: Node, request: pb.StreamPodSandboxesRequest
 ) -> AsyncIterator[pb.StreamPodSandboxesResponse]:
     """The list of ListPodSandbox, in pieces, so that it may be larger than one message."""
-    for chunk in chunks(list_pod_sandbox.found(node, request.filter)):
+    for chunk in chunks(list_pod_sandbox.matching(node, request.filter)):
         yield pb.StreamPodSandboxesResponse(pod_sandboxes=chunk)
 
 
@@ -30,7 +30,7 @@ async def stream_containers(
     node: Node, request: pb.StreamContainersRequest
 ) -> AsyncIterator[pb.StreamContainersResponse]:
     """The list of ListContainers, in pieces, so that it may be larger than one message."""
-    for chunk in chunks(list_containers.found(node, request.filter)):
+    for chunk in chunks(list_containers.matching(node, request.filter)):
         yield pb.StreamContainersResponse(containers=chunk)
 
 
@@ -38,7 +38,7 @@ async def stream_container_stats(
     node: Node, request: pb.StreamContainerStatsRequest
 ) -> AsyncIterator[pb.StreamContainerStatsResponse]:
     """The list of ListContainerStats, in pieces, so that it may be larger than one message."""
-    for chunk in chunks(await list_container_stats.found(node, request.filter)):
+    for chunk in chunks(await list_container_stats.matching(node, request.filter)):
         yield pb.StreamContainerStatsResponse(container_stats=chunk)
 
 
@@ -46,7 +46,7 @@ async def stream_pod_sandbox_stats(
     node: Node, request: pb.StreamPodSandboxStatsRequest
 ) -> AsyncIterator[pb.StreamPodSandboxStatsResponse]:
     """The list of ListPodSandboxStats, in pieces, so that it may be larger than one message."""
-    for chunk in chunks(await list_pod_sandbox_stats.found(node, request.filter)):
+    for chunk in chunks(await list_pod_sandbox_stats.matching(node, request.filter)):
         yield pb.StreamPodSandboxStatsResponse(pod_sandbox_stats=chunk)
 
 
@@ -54,5 +54,5 @@ async def stream_pod_sandbox_metrics(
     node: Node, request: pb.StreamPodSandboxMetricsRequest
 ) -> AsyncIterator[pb.StreamPodSandboxMetricsResponse]:
     """The list of ListPodSandboxMetrics, in pieces, so that it may be larger than one message."""
-    for chunk in chunks(await list_pod_sandbox_metrics.found(node)):
+    for chunk in chunks(await list_pod_sandbox_metrics.matching(node)):
         yield pb.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=chunk)

@@ -33,17 +33,17 @@ async def each(
     samples: Iterable[tuple[AnyPod, Sample]], make: Callable[[AnyPod, Sample], list[Message]]
 ) -> list[Message]:
     """What `make` makes of each pod, in order; pods whose numbers it can't translate are left out."""
-    found: list[Message] = []
+    messages: list[Message] = []
     begun_s = time.monotonic()
     for pod, sample in samples:
         try:
-            found += make(pod, sample)
+            messages += make(pod, sample)
         except Exception as error:  # noqa: BLE001 - whatever it is: the numbers are a guest's, and others wait
             log.error("stats.untranslated", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
         if time.monotonic() - begun_s > SLICE_S:
             await asyncio.sleep(0)
             begun_s = time.monotonic()
-    return found
+    return messages
 
 
 def fitting(items: list[Message], name: Callable[[Message], str], *, most_bytes: int = MOST_BYTES) -> list[Message]:

@@ -67,8 +67,8 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
 async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tuple[AnyPod, Sample]]:
     """The ready ones of `pods` with their samples, in the same order."""
     ready = [pod for pod in pods if pod.is_ready]
-    found = await asyncio.gather(*(_try(pod, files=files) for pod in ready))
-    return [(pod, sample) for pod, sample in zip(ready, found, strict=True) if sample is not None]
+    samples = await asyncio.gather(*(_try(pod, files=files) for pod in ready))
+    return [(pod, sample) for pod, sample in zip(ready, samples, strict=True) if sample is not None]
 
 
 async def _try(pod: Metered, *, files: bool) -> Sample | None:

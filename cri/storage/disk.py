@@ -40,9 +40,9 @@ def _layers(state_dir: str) -> Layers:
     try:
         with beneath.Root(f"{state_dir}/scratch") as place:
             for name in place.names(most=MOST_LAYERS):
-                if (found := place.stat(name)) is not None:
-                    used, inodes = used + found.st_blocks * 512, inodes + 1
-                    size += found.st_size if name.endswith(".img") else 0
+                if (status := place.stat(name)) is not None:
+                    used, inodes = used + status.st_blocks * 512, inodes + 1
+                    size += status.st_size if name.endswith(".img") else 0
     except FileNotFoundError:
         pass
     return Layers(used, inodes, size)

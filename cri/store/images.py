@@ -103,8 +103,8 @@ class ImageStore:
         Raises BadRequest when several ids begin so.
         """
         with self._db.read():
-            found = self._id_of(ref)
-            return self._load(found) if found else None
+            image_id = self._id_of(ref)
+            return self._load(image_id) if image_id else None
 
     def usable(self, image: Image) -> ImageFiles:
         """`files`, if they look as they were made. Raises Corrupt, having put the image aside; and as `files`."""

@@ -106,8 +106,8 @@ class PodFiles:
         self._identity: PodRecord | None = None
         self._stored: Stored | None = None
 
-    def found(self, stored: Stored) -> None:
-        """The previous daemon wrote this down, see `load`. Blocks: it looks whether `pod.json` says so too."""
+    def adopted(self, stored: Stored) -> None:
+        """The previous daemon saved this, see `load`. Blocks: it reads whether `pod.json` is the same."""
         self._stored = stored
         with contextlib.suppress(OSError, KernelError), beneath.Root(self._directory) as own:
             if own.read(_IDENTITY, most=_MOST_BYTES, ours=True) == _text(_identity(stored.record)):

@@ -46,7 +46,7 @@ _POD_STATES = (states.NEW, states.BOOTING, states.READY, states.STOPPING, states
 _CONTAINER_STATES = (states.CREATED, states.RUNNING, states.EXITED)
 
 
-class Found(NamedTuple):
+class Plan(NamedTuple):
     """One directory, and what to do with it. `stored` is None only for CLEAN_UP; `why` is why one is marked dead."""
 
     directory: str
@@ -55,39 +55,39 @@ class Found(NamedTuple):
     why: str = ""
 
 
-def survey(host: engine.Host) -> list[Found]:
+def survey(host: engine.Host) -> list[Plan]:
     """All pod directories of the host and what to do with them; reads only."""
     return [_classify(directory) for directory in engine.pod_directories(host)]
 
 
-def _classify(directory: str) -> Found:
+def _classify(directory: str) -> Plan:
     try:
         stored = pods.load(directory)
         _check(directory, stored)
     except FileNotFoundError:
-        return Found(directory, CLEAN_UP)
+        return Plan(directory, CLEAN_UP)
     except (ValueError, OSError) as error:
         return _unreadable(directory, error)
     if stored.status.state in (states.NEW, states.BOOTING):
-        return Found(directory, CLEAN_UP, stored)
+        return Plan(directory, CLEAN_UP, stored)
     try:
         vm = engine.recorded_vm(directory)
     except VmFailed as error:
-        return Found(directory, MARK_DEAD, stored, str(error))
+        return Plan(directory, MARK_DEAD, stored, str(error))
     if vm is not None and vm.alive() and stored.status.state == states.READY and not stored.status.why:
-        return Found(directory, ADOPT, stored)
-    return Found(directory, MARK_DEAD, stored, ENDED)
+        return Plan(directory, ADOPT, stored)
+    return Plan(directory, MARK_DEAD, stored, ENDED)
 
 
-def _unreadable(directory: str, error: Exception) -> Found:
+def _unreadable(directory: str, error: Exception) -> Plan:
     why = f"{directory}/state.json can't be understood: {str(error)[:500]}"
     log.error("state.unreadable", extra={"directory": directory, "error": why})
     for record in pods.identities(directory):
         stored = pods.Stored(record, pods.PodState(states.STOPPING))
         with contextlib.suppress(ValueError):
             _check(directory, stored)
-            return Found(directory, MARK_DEAD, stored, why)
-    return Found(directory, CLEAN_UP)
+            return Plan(directory, MARK_DEAD, stored, why)
+    return Plan(directory, CLEAN_UP)
 
 
 def _check(directory: str, stored: pods.Stored) -> None:

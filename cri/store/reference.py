@@ -61,10 +61,10 @@ def parse(text: str) -> Reference:
 def repository(text: str) -> str:
     """The full name of the repository that `text` is, with neither tag nor digest; empty when it is something else."""
     try:
-        found = parse(text)
+        parsed = parse(text)
     except BadRequest:
         return ""
-    return found.name if not found.digest and ":" not in text.rpartition("/")[2] else ""
+    return parsed.name if not parsed.digest and ":" not in text.rpartition("/")[2] else ""
 
 
 def _split_registry(rest: str) -> tuple[str, str]:

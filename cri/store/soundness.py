@@ -78,8 +78,8 @@ class Soundness:
             return {}
 
     def _checksum(self, diff_id: str) -> str:
-        found = self._seals(diff_id).get(os.path.basename(layout.layer_path(self._layers_dir, diff_id)))
-        return found.sha256 if found else ""
+        seal = self._seals(diff_id).get(os.path.basename(layout.layer_path(self._layers_dir, diff_id)))
+        return seal.sha256 if seal else ""
 
     def _why(self, path: str, made: Seal | None, *, whole: bool, stop: Callable[[], bool]) -> str:
         if why := seal.broken(path, made):
@@ -93,5 +93,5 @@ class Soundness:
 
 
 def _identity(path: str) -> _Identity:
-    found = os.stat(path)
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -33,18 +33,18 @@ class Channels:
 
     def receive(self, data: bytes, *, message_ends: bool) -> list[Piece]:
         """Take a part of a message, return what it says. Raises ChannelFault."""
-        found = []
+        pieces = []
         if self._channel < 0 and data:
             self._channel, data = data[0], data[1:]
         if self._channel == CLOSE and self._has_close:
-            found = [Piece(channel, b"", True) for channel in data]
+            pieces = [Piece(channel, b"", True) for channel in data]
         elif data:
             if self._channel not in NAMES.values():
                 raise ChannelFault(f"there is no channel {self._channel}")
-            found = [Piece(self._channel, data, False)]
+            pieces = [Piece(self._channel, data, False)]
         if message_ends:
             self._channel = -1
-        return found
+        return pieces
 
 
 def messages(channel: int, data: bytes) -> list[bytes]:

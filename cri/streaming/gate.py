@@ -108,8 +108,8 @@ class Gate(asyncio.Protocol):
             return
         before = len(self._data)
         self._data += data
-        found = _END.search(self._data, max(before - 2, 0))
-        if found is not None and found.end() <= HEAD_BYTES:
+        end = _END.search(self._data, max(before - 2, 0))
+        if end is not None and end.end() <= HEAD_BYTES:
             data, self._data = bytes(self._data), bytearray()
             self._received(self, data)
         elif len(self._data) > HEAD_BYTES:

@@ -15,16 +15,16 @@ class Sizes:
 
     def receive(self, data: bytes) -> list[tuple[int, int]]:
         """Width and height of each size that is complete now; what is no size is thrown away."""
-        found = []
+        sizes = []
         *whole, rest = (self._rest + data).split(b"}")
         for text in whole:
             try:
                 size = json.loads(text[text.rfind(b"{") :] + b"}")
-                found.append((_number(size["Width"]), _number(size["Height"])))
+                sizes.append((_number(size["Width"]), _number(size["Height"])))
             except (ValueError, KeyError, TypeError):
                 continue
         self._rest = rest[-LONGEST:]
-        return found
+        return sizes
 
 
 def _number(value: object) -> int:

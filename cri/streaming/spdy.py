@@ -205,7 +205,7 @@ def _texts(raw: bytes) -> list[str]:
     """The names and values of an unpacked header block, in turns."""
     if len(raw) < _U32.size:
         raise SpdyFault("headers that are cut off")
-    found, at, (count,) = [], _U32.size, _U32.unpack_from(raw)
+    texts, at, (count,) = [], _U32.size, _U32.unpack_from(raw)
     if count > len(raw) // 8:
         raise SpdyFault(f"{count} headers in {len(raw)} bytes")
     for _ in range(2 * count):
@@ -213,5 +213,5 @@ def _texts(raw: bytes) -> list[str]:
         at += 4 + size
         if at > len(raw):
             raise SpdyFault("headers that are cut off")
-        found.append(raw[at - size : at].decode("latin-1"))
-    return found
+        texts.append(raw[at - size : at].decode("latin-1"))
+    return texts

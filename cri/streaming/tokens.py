@@ -41,8 +41,8 @@ class Tokens:
     def take(self, token: str, now_s: float) -> Offer | None:
         """The offer, once; None for a token that never was, was used, or is too old."""
         self._expire(now_s)
-        found = self._offers.pop(_digest(token), None)
-        return found[1] if found else None
+        entry = self._offers.pop(_digest(token), None)
+        return entry[1] if entry else None
 
     def _expire(self, now_s: float) -> None:
         while self._offers and (oldest := next(iter(self._offers))) and self._offers[oldest][0] <= now_s:

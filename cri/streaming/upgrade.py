@@ -79,5 +79,5 @@ def _accept(key: str) -> str:
 
 def _words(headers: dict[str, list[str]], name: str) -> list[str]:
     """The comma-separated words of a header, which may be repeated."""
-    found = [word.strip() for value in headers.get(name, []) for word in value.split(",")]
-    return [word for word in found if word]
+    words = [word.strip() for value in headers.get(name, []) for word in value.split(",")]
+    return [word for word in words if word]

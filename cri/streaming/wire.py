@@ -106,9 +106,9 @@ class WebSocket:
         """A part of a message and whether the message ends there; None when the client is gone."""
         while True:
             while self._events:
-                found = await self._take(self._events.pop(0))
-                if found or found is None:
-                    return found
+                part = await self._take(self._events.pop(0))
+                if part or part is None:
+                    return part
             data = await self._wire.read()
             if not data:
                 return None

@@ -87,9 +87,9 @@ def edits(names: Iterable[str], directories: tuple[str, ...]) -> Edits:
     Raises NotFound for a name that no spec has, BadRequest for a spec that is none, Unsupported for an edit that a VM
     can't have.
     """
-    wanted, found = list(dict.fromkeys(names)), Edits()
+    wanted, merged = list(dict.fromkeys(names)), Edits()
     if not wanted:
-        return found
+        return merged
     known: dict[str, tuple[_Spec, _Device]] = {}
     for spec in _specs(directories):
         known |= {f"{spec.kind}={one.name}": (spec, one) for one in spec.devices}
@@ -100,9 +100,9 @@ def edits(names: Iterable[str], directories: tuple[str, ...]) -> Edits:
         spec, one = known[name]
         if spec not in used:
             used.append(spec)
-            found = _added(found, spec.containerEdits, name=name)
-        found = _added(found, one.containerEdits, name=name)
-    return found
+            merged = _added(merged, spec.containerEdits, name=name)
+        merged = _added(merged, one.containerEdits, name=name)
+    return merged
 
 
 def _specs(directories: tuple[str, ...]) -> Iterator[_Spec]:

@@ -127,10 +127,10 @@ def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...
 
 def environment(config: pb.ContainerConfig, image: Mapping[str, Any], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The image's variables, overridden by the request's and then by `more`, in order of first appearance."""
-    found = dict(entry.partition("=")[::2] for entry in image.get("Env") or [])
-    found |= {env.key: env.value.decode() for env in config.envs}
-    found |= dict(entry.partition("=")[::2] for entry in more)
-    return tuple(f"{key}={value}" for key, value in found.items())
+    variables = dict(entry.partition("=")[::2] for entry in image.get("Env") or [])
+    variables |= {env.key: env.value.decode() for env in config.envs}
+    variables |= dict(entry.partition("=")[::2] for entry in more)
+    return tuple(f"{key}={value}" for key, value in variables.items())
 
 
 def stop_signal(config: pb.ContainerConfig, image: Mapping[str, Any]) -> int:

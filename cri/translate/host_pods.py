@@ -21,11 +21,11 @@ def pod(wanted: Pod, host: tuple[str, ...]) -> Pod:
     if wanted.ids.length:
         raise BadRequest("a pod with namespaces of the host can't have users of its own; leave hostUsers unset")
     _check_sysctls(wanted, host)
-    found = wanted._replace(host=host, window_mib=0, kernel="", profile="", online_vcpus=0, is_bounded=False)
+    pod = wanted._replace(host=host, window_mib=0, kernel="", profile="", online_vcpus=0, is_bounded=False)
     if "network" not in host:
-        return found
+        return pod
     # Its ports are the host's own, and nobody limits or renames the host.
-    return found._replace(hostname=os.uname().nodename, ports=(), ingress_bits=0, egress_bits=0, networks=())
+    return pod._replace(hostname=os.uname().nodename, ports=(), ingress_bits=0, egress_bits=0, networks=())
 
 
 def _check_sysctls(wanted: Pod, host: tuple[str, ...]) -> None:

@@ -143,13 +143,13 @@ OF_INTERFACES: tuple[tuple[str, str, Callable[[InterfaceStats], int]], ...] = (
 
 def descriptors() -> list[pb.MetricDescriptor]:
     """All metrics that are given."""
-    found = [
+    listed = [
         pb.MetricDescriptor(name=one.name, help=one.help, label_keys=(*BASE, *one.labels)) for one in OF_CONTAINERS
     ]
     for name, text, _ in OF_INTERFACES:
         keys = (*BASE, "interface")
-        found.append(pb.MetricDescriptor(name=f"container_network_{name}", help=text, label_keys=keys))
-    return found
+        listed.append(pb.MetricDescriptor(name=f"container_network_{name}", help=text, label_keys=keys))
+    return listed
 
 
 def sandbox_metrics(pod: LivePod, sample: Sample) -> pb.PodSandboxMetrics:

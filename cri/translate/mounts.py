@@ -101,10 +101,10 @@ def _has_devices(source: str) -> bool:
     if source != "/dev" and not source.startswith("/dev/"):
         return False
     try:
-        found = os.stat(source)
+        status = os.stat(source)
     except OSError:
         return False  # it is gone by now, as its mounting will tell
-    return found.st_dev == os.stat("/dev").st_dev or stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)
+    return status.st_dev == os.stat("/dev").st_dev or stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
 
 
 def of_image(config: Mapping[str, Any], mounts: Iterable[Mount]) -> tuple[str, ...]:
@@ -115,13 +115,13 @@ def of_image(config: Mapping[str, Any], mounts: Iterable[Mount]) -> tuple[str, .
     taken = {one.target for one in mounts}
     paths = ("/" + os.path.normpath(f"/{path}").lstrip("/") for path in config.get("Volumes") or {} if "\0" not in path)
     kept = (path for path in paths if path not in taken and path.split("/")[1] not in ("", "dev", "proc", "sys"))
-    found = tuple(dict.fromkeys(kept))
-    if len(found) > VOLUMES or any(len(path.encode(errors="replace")) > VOLUME_BYTES for path in found):
+    targets = tuple(dict.fromkeys(kept))
+    if len(targets) > VOLUMES or any(len(path.encode(errors="replace")) > VOLUME_BYTES for path in targets):
         raise BadRequest(
-            f"the image declares {len(found)} volumes, and at most {VOLUMES} with paths of {VOLUME_BYTES} bytes can"
+            f"the image declares {len(targets)} volumes, and at most {VOLUMES} with paths of {VOLUME_BYTES} bytes can"
             " be had; mount something at their places, or build it with fewer"
         )
-    return found
+    return targets
 
 
 def target(path: str) -> str:

@@ -86,10 +86,10 @@ def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
     text = wanted.annotations.get(word, "")
     if not text:
         return 0
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
-    if not found or len(text) > _QUANTITY_BYTES:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
+    if not match or len(text) > _QUANTITY_BYTES:
         raise BadRequest(f"the annotation {word} must be a quantity such as 10M, but it is {short(text)}")
-    bits = int(Fraction(found[1]) * _UNITS[found[2] or ""])
+    bits = int(Fraction(match[1]) * _UNITS[match[2] or ""])
     if not _LEAST_BITS <= bits <= _MOST_BITS:
         raise BadRequest(f"the annotation {word} must be from 1k to 1P, but it is {text!r}")
     return bits

@@ -115,10 +115,10 @@ def container_status(container: LiveContainer) -> pb.ContainerStatus:
 
 def _image(asked: pb.ImageSpec, record: ContainerRecord) -> pb.ImageSpec:
     """The request's, by its tag if it has one; lists have the request's as it is, as with containerd."""
-    found = pb.ImageSpec()
-    found.CopyFrom(asked)
-    found.image = record.image_tag or asked.image
-    return found
+    spec = pb.ImageSpec()
+    spec.CopyFrom(asked)
+    spec.image = record.image_tag or asked.image
+    return spec
 
 
 def _mounts(config: pb.ContainerConfig, record: ContainerRecord) -> list[pb.Mount]:

@@ -60,11 +60,11 @@ def user(config: pb.ContainerConfig, image_user: str, *, passwd: str, group: str
         if not 0 <= number <= users.MAX_ID:
             raise BadRequest(f"{what} must be a number from 0 to {users.MAX_ID}, but it is {number}")
     merge = given.supplemental_groups_policy != pb.Strict
-    found = users.resolve(name or image_user, passwd=passwd, group=group, extra=extra, merge=merge)
+    resolved = users.resolve(name or image_user, passwd=passwd, group=group, extra=extra, merge=merge)
     if given.HasField("run_as_group"):
         gid = given.run_as_group.value
-        return found._replace(gid=gid, groups=tuple(g for g in found.groups if g != gid))
-    return found
+        return resolved._replace(gid=gid, groups=tuple(g for g in resolved.groups if g != gid))
+    return resolved
 
 
 def _capabilities(names: Iterable[str]) -> tuple[str, ...]:

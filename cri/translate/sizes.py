@@ -78,14 +78,14 @@ def of_pod(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Size
 
     Raises BadRequest beyond limits.max_pod_memory_mib.
     """
-    found, most = ceiling(wanted, config, facts=facts), config.limits.max_pod_memory_mib
+    size, most = ceiling(wanted, config, facts=facts), config.limits.max_pod_memory_mib
     if memory_mib := annotations.number(wanted, policy.MEMORY):
-        found = found._replace(memory_mib=memory_mib)
-    if most and found.memory_mib > most:
-        raise BadRequest(f"the pod would need {found.memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
+        size = size._replace(memory_mib=memory_mib)
+    if most and size.memory_mib > most:
+        raise BadRequest(f"the pod would need {size.memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
     if vcpus := annotations.number(wanted, policy.VCPUS):
-        found = found._replace(vcpus=min(vcpus, processors()), online_vcpus=0)
-    return found
+        size = size._replace(vcpus=min(vcpus, processors()), online_vcpus=0)
+    return size
 
 
 def cpus(given: pb.LinuxContainerResources, ratio: float = 1.0) -> int:
