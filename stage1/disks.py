@@ -52,4 +52,4 @@ def _try(remove: "Callable[[str], None]", directory: str) -> str:
 
 
 def _templates(host: Host) -> str:
-    return f"{host.state_dir}/templates"
+    return host.template_dir or f"{host.state_dir}/templates"

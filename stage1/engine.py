@@ -166,7 +166,7 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     pid, entry = living_pid(directory), record.read(directory)
     with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
-            if not volume.image:
+            if not (volume.image or volume.inside):
                 at = f"volumes/containers/{container.id}/mounts/{number}"
                 ids = mapped.shifted() if volume.mapped else mapped.plain()
                 volumes.attach(volume, directory, at=at, pid=pid, ids=ids)

@@ -33,7 +33,8 @@ class Host(NamedTuple):
     `ids` are the host's ids for VMMs; None: a VMM is the user that we are. VMMs are in cgroups of their own, with
     limits, below `cgroup_parent`, a path from the root of the cgroups; empty: they stay in ours. With `has_scopes`,
     those that are in their pods' cgroups are in scopes of systemd's there: the cgroup driver is systemd.
-    `allocates_scratch`: scratch disks are not sparse.
+    `allocates_scratch`: scratch disks are not sparse. `template_dir`: where there are empty ones to copy; else in
+    `state_dir`.
     """
 
     run_dir: str
@@ -48,6 +49,7 @@ class Host(NamedTuple):
     cgroup_parent: str = ""
     has_scopes: bool = False
     allocates_scratch: bool = False
+    template_dir: str = ""
 
 
 def check_size(pod: Pod) -> None:

@@ -39,6 +39,7 @@ PROFILES = {"systemd": ("initramfs-systemd", "system-systemd.erofs")}
 """Files of further profiles, put in where they were built: a pod asks for one."""
 PLUGINS = ("bridge", "host-local", "macvlan", "portmap", "ptp", "static")
 """What rkt's own configurations need, and what people write into theirs."""
+MKFS = "mkfs.ext4"
 PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 
 PYTHON = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -49,7 +50,7 @@ OWN = (Path(__file__).parent / "lean", SOURCE)
 
 
 class Parts(NamedTuple):
-    """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins.
+    """What is put in: the launcher, the guest's files, kvmtool if there is one, the network plugins, what makes disks.
 
     `profile` is that of pods that ask for none; empty is the ordinary one.
     """
@@ -58,6 +59,7 @@ class Parts(NamedTuple):
     guest: Path
     lkvm: Path | None
     plugins: tuple[Path, ...]
+    mkfs: Path
     profile: str = ""
 
     @property
@@ -82,7 +84,7 @@ def file_name(parts: Parts) -> str:
 
 def find_parts(launcher: Path, guest: Path, profile: str = "") -> Parts:
     """What this machine has. Raises BuildFailed when something is missing that rkt needs."""
-    tools.need({"ldd": "libc-bin"})
+    tools.need({"ldd": "libc-bin", MKFS: "e2fsprogs"})
     found = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
     if None in found:
         raise cache.BuildFailed(
@@ -90,7 +92,8 @@ def find_parts(launcher: Path, guest: Path, profile: str = "") -> Parts:
             "install with: apt-get install --no-install-recommends containernetworking-plugins"
         )
     lkvm = shutil.which("lkvm")
-    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path), profile)
+    mkfs = Path(shutil.which(MKFS) or "")
+    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path), mkfs, profile)
 
 
 def build_tree(home: Path, parts: Parts) -> Path:
@@ -126,7 +129,7 @@ def _inputs(parts: Parts) -> list[str | Path]:
     python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
     mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
     said = [sys.version, python, parts.profile]
-    return [*said, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, *_present(parts.lkvm)]
+    return [*said, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, parts.mkfs, *_present(parts.lkvm)]
 
 
 def _present(path: Path | None) -> list[Path]:
@@ -168,7 +171,7 @@ def tree(root: Path, parts: Parts) -> None:
     for name in ENTRIES:
         (root / name).symlink_to("launcher")
     _add_guest(root / HOME, parts)
-    _add_python(root / HOME / "python", [*filter(elf.is_dynamic, (*_present(parts.lkvm), *parts.plugins))])
+    _add_python(root / HOME / "python", [*filter(elf.is_dynamic, (*_present(parts.lkvm), parts.mkfs, *parts.plugins))])
     for plugin in parts.plugins:
         _add_plugin(root, plugin)
     _fix_modes(root)
@@ -185,9 +188,16 @@ def _add_guest(home: Path, parts: Parts) -> None:
     for name in ("bin", "loaded", "plugins"):
         (home / name).mkdir()
     if parts.lkvm:
-        shutil.copyfile(parts.lkvm, home / "bin" / "lkvm")
-        if elf.is_dynamic(parts.lkvm):
-            (home / "loaded" / "lkvm").symlink_to("../../../../launcher")
+        _add_program(home, parts.lkvm, Path("bin/lkvm"))
+    # Not in `bin`, where it would be found without its loader.
+    _add_program(home, parts.mkfs, Path("plugins" if elf.is_dynamic(parts.mkfs) else "bin") / MKFS)
+
+
+def _add_program(home: Path, source: Path, place: Path) -> None:
+    """With a link that starts it by the image's loader, if it needs that."""
+    shutil.copyfile(source, home / place)
+    if elf.is_dynamic(source):
+        (home / "loaded" / place.name).symlink_to("../../../../launcher")
 
 
 def _add_plugin(root: Path, plugin: Path) -> None:

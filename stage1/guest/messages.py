@@ -123,7 +123,7 @@ class Configure(NamedTuple):
 class Create(NamedTuple):
     """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage.
 
-    With `shared` it is below /run/clearpod/volumes and the root itself. `volumes` are directories of the root.
+    With `shared` it is the root itself. `volumes` are directories of the root.
     """
 
     id: str = ""

@@ -61,7 +61,8 @@ class Mount(NamedTuple):
     an image id, the source is a path inside that image, relative to its root, and what is seen is read-only.
     `options` are further ones of the bind in the container: noexec, nodev, nosuid.
     With `mapped` the container sees the owners that the host has, though it is in a user namespace. Without `recursive`
-    what is mounted below the source is not seen.
+    what is mounted below the source is not seen. With `inside`, the id of a container that is only made and never run,
+    what is seen is that one's root, and read-only is enforced by the guest's kernel.
     """
 
     source: str
@@ -73,6 +74,7 @@ class Mount(NamedTuple):
     mapped: bool = False
     recursive: bool = True
     options: tuple[str, ...] = ()
+    inside: str = ""
 
 
 class Device(NamedTuple):

@@ -186,14 +186,18 @@ def _own_volumes(container: Container) -> list[dict[str, "Any"]]:
 
 
 def _volumes(container: Container) -> list[dict[str, "Any"]]:
-    """Read-only is on the host's side of the mount."""
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
-    return [
-        _image_volume(mount)
-        if mount.image
-        else _mount(mount.target, "bind", *BOUND, *mount.options, source=f"{base}/{number}")
-        for number, mount in enumerate(container.mounts)
-    ]
+    return [_volume(mount, f"{base}/{number}") for number, mount in enumerate(container.mounts)]
+
+
+def _volume(mount: Mount, shown: str) -> dict[str, "Any"]:
+    """One that is `shown` by the host is read-only there."""
+    if mount.image:
+        return _image_volume(mount)
+    if mount.inside:
+        access = "ro" if mount.read_only else "rw"
+        return _mount(mount.target, "bind", "rbind", access, source=f"{GUEST}/containers/{mount.inside}/rootfs")
+    return _mount(mount.target, "bind", *BOUND, *mount.options, source=shown)
 
 
 def _image_volume(mount: Mount) -> dict[str, "Any"]:

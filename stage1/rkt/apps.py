@@ -9,7 +9,7 @@ import os
 import time
 
 from stage1 import engine
-from stage1.errors import NotFound, PodError, TimedOut, WrongState
+from stage1.errors import AlreadyExists, NotFound, PodError, TimedOut, WrongState
 from stage1.guest import messages
 from stage1.guest.client import Client
 from stage1.guest.messages import Delete, Exec, Halt
@@ -51,12 +51,21 @@ def add(client: Client, pod: RktPod) -> None:
         app = logs.begin(place, app)
         machine.add(place, pod, app=app)
         client.limit(START_S)
+        for volume in pod.empty_volumes:
+            _make_volume(client, volume.name)
         for request in plan.creation(app):
             client.call(request, START_S)
     except BaseException:
         client.limit(UNDO_S)
         remove(client, place, app=app.name)
         raise
+
+
+def _make_volume(client: Client, name: str) -> None:
+    try:
+        client.call(plan.volume(name), START_S)
+    except AlreadyExists:
+        pass  # another app has it, or had
 
 
 def start(client: Client, pod: RktPod) -> None:

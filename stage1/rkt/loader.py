@@ -118,16 +118,18 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
             f"the pod has {len(said.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
         )
     found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
+    empty = tuple(dict.fromkeys(volume for one in found for volume in one.empty))
+    disk_mib = sizing.scratch_mib(said.annotations) if empty or options.mutable else 0
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
     return RktPod(
         pod=_with_profile(
             _pod(said, options, limits=[one.limits for one in found], ports=() if only else podwide.ports(said)),
             pod_dir,
             annotations=said.annotations,
-        ),
+        )._replace(scratch_mib=disk_mib),
         apps=tuple(one.app for one in found),
         mutable=options.mutable,
-        empty_volumes=tuple(dict.fromkeys(volume for one in found for volume in one.empty)),
+        empty_volumes=empty,
         annotations=tuple(said.annotations.items()),
         warnings=(*options.warnings, *pod_wide, *(warning for one in found for warning in one.warnings)),
     )

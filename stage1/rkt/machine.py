@@ -37,7 +37,7 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
-APPS = "tree/volumes/apps"
+APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
 _LAUNCHER_S = 1.0
@@ -46,7 +46,8 @@ _LAUNCHER_S = 1.0
 def host(pod_dir: str, hypervisor: str) -> Host:
     """What the image and this machine have. Raises NotFound, BadRequest as `choose.choose` does."""
     home = f"{directory.stage1_root(pod_dir)}/{HOME}"
-    os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}"
+    # The host's own mkfs.ext4 before that of the image, which has to be loaded first.
+    os.environ["PATH"] = f"{home}/bin:{os.environ.get('PATH', os.defpath)}:{home}/{launch_spec.LOADED}"
     chosen = choose.choose(hypervisor, hypervisors.facts())
     return Host(RUN, f"{home}/guest", f"{RUN}/state", chosen, scratch_mib=0, vsock_port=PORT, ids=slots.configured())
 
@@ -62,7 +63,7 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
     Must run in the mount namespace of the VMM to come. Raises what the engine does.
     """
     tsc.use_file(f"{RUN}/tsc-khz")
-    on = host(pod_dir, pod.pod.hypervisor)
+    on = _with_disk(host(pod_dir, pod.pod.hypervisor), pod, pod_dir=pod_dir)
     if pod.pod.journal:
         files.make_dirs(directory.journal_of_stage1(pod_dir), 0o755)  # so that the overlay knows of its directories
     prepared = engine.prepare(pod.pod, on)
@@ -71,6 +72,12 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
     except BaseException:
         undo(prepared.directory)
         raise
+
+
+def _with_disk(on: Host, pod: RktPod, *, pod_dir: str) -> Host:
+    """The disk for empty volumes lies in the pod's directory, and goes with it; an empty one of that size is kept."""
+    templates = f"{directory.data(pod_dir)}/clearpod/templates"
+    return on._replace(scratch_mib=pod.pod.scratch_mib, state_dir=os.path.realpath(pod_dir), template_dir=templates)
 
 
 def undo(place: str) -> str:
@@ -96,11 +103,12 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     place = prepared.directory
     own.link(DATA, directory.data(pod_dir))
     assert isinstance(prepared.vm, VmSpec)  # rkt has no pods on the host
-    vm = prepared.vm._replace(console_attached=True, netns=netns, nics=nics(prepared.network))
+    vm = _attached(prepared.vm, pod)._replace(netns=netns, nics=nics(prepared.network))
     owners.keep_plain(place, vm.ids)
     record.write(place, _launcher(place)._replace(ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else 0))
-    own.make_directory(APPS, 0o755)
-    _show(place, pod, source=directory.writable_status_dir(pod_dir), name="status")
+    for name in (APPS, EMPTY):
+        own.make_directory(name, 0o755)
+    _show(place, pod, source=directory.writable_status_dir(pod_dir), at="volumes/status")
     for name, text in pod.files:
         own.write(f"{identity.WHERE}/{name}", text.encode(), 0o644)
     apps = tuple(logs.begin(place, app) for app in pod.apps)
@@ -109,7 +117,8 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     settings = configure(pod.pod, prepared.network)._replace(
         lasting=pod.mutable, link_key=prepared.link_key, unix_ns=time.time_ns()
     )
-    own.write(f"tree/{plan.FILE}", plan.plan(settings, apps))
+    named = tuple(dict.fromkeys(volume.name for volume in pod.empty_volumes))
+    own.write(f"tree/{plan.FILE}", plan.plan(settings, apps, volumes=named))
     own.write(KEY, prepared.link_key)
     own.write(engine.CONSOLE, b"")
     interactive = any(app.streams.stdin == INTERACTIVE for app in pod.apps)
@@ -121,7 +130,8 @@ def add(place: str, pod: RktPod, *, app: App) -> None:
 
     Raises NotFound when a volume's source does not exist.
     """
-    _show(place, pod, source=app.root, name=f"apps/{app.name}")
+    _show_volumes(place, pod)
+    _show(place, pod, source=app.root, at=f"layers/apps/{app.name}")
     for one in app.containers:
         engine.add_container(place, pod.pod, container=one)
 
@@ -137,7 +147,7 @@ def remove(place: str, app: str) -> None:
     for one in (app, f"{app}.pre-start", f"{app}.post-stop"):
         engine.remove_container(place, one)
     try:
-        shown = f"share/volumes/apps/{app}"
+        shown = f"share/layers/apps/{app}"
         namespace.in_mounts_of(engine.living_pid(place) or os.getpid(), lambda: unmounting.below(place, shown))
         with beneath.Root(place, one_mount=True) as own:
             own.remove_tree(f"{APPS}/{app}")
@@ -146,13 +156,41 @@ def remove(place: str, app: str) -> None:
     logs.forget(place, app)
 
 
-def _show(place: str, pod: RktPod, *, source: str, name: str) -> None:
-    """Show the guest a directory of the host, writable, as `name` in its volumes, with the owners of its VMM."""
-    at, pid = f"volumes/{name}", engine.living_pid(place)
+def _attached(vm: VmSpec, pod: RktPod) -> VmSpec:
+    """Apps' roots are among the layers, which the guest caches as if only it changed them: so it is.
+
+    kvmtool's 9p server tells files apart by inode number alone, and roots of one image have the same ones; so it has to
+    be told where there may be two.
+    """
+    shares = tuple(share._replace(read_only=False) for share in vm.shares)
+    alike = isinstance(vm.link, VsockLink) and (pod.mutable or len(pod.apps) > 1)
+    return vm._replace(console_attached=True, shares=shares, words=(*vm.words, *(["clearpod.alike"] if alike else [])))
+
+
+def _show_volumes(place: str, pod: RktPod) -> None:
+    """How the pod's empty volumes begin; some may be shown already. Read-only: what changes is in the guest."""
+    pid = engine.living_pid(place)
+    for volume in pod.empty_volumes:
+        name = f"{EMPTY}/{volume.name}"
+        with beneath.Root(place, one_mount=True) as own:
+            if own.exists(name):
+                continue
+            try:
+                with engine.owners_of(place, pod.pod) as mapped:
+                    shown = Mount(volume.path, f"/{volume.name}", read_only=True)
+                    volumes.attach(shown, place, at=name.removeprefix("tree/"), pid=pid, ids=mapped.plain())
+            except BaseException:
+                own.remove_tree(name)
+                raise
+
+
+def _show(place: str, pod: RktPod, *, source: str, at: str) -> None:
+    """Show the guest a directory of the host, writable, at that place of the share, with the owners of its VMM."""
+    pid = engine.living_pid(place)
     layers = overlay.find(source)
     with engine.owners_of(place, pod.pod) as mapped:
         if layers is None:
-            volumes.attach(Mount(source, f"/{name}"), place, at=at, pid=pid, ids=mapped.plain())
+            volumes.attach(Mount(source, f"/{at}"), place, at=at, pid=pid, ids=mapped.plain())
             return
         with beneath.Root(place, one_mount=True) as own:
             own.make_directory(f"tree/{at}", 0o755)

@@ -12,15 +12,28 @@ from stage1.guest.messages import Configure, Create, Launch, Op, Stdio, encode_r
 from stage1.pod.model import Container
 from stage1.rkt.loader import App
 from stage1.rkt.streams import INTERACTIVE, LOG, NULL
+from stage1.rkt.volumes import inside_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 FILE = "volumes/pod/plan"
 
 
-def plan(settings: Configure, apps: tuple[App, ...]) -> bytes:
-    """The file: first all roots, so that an app that fails can't be mistaken for a pod that can't be made."""
-    requests: list[Op] = [settings, *(request for app in apps for request in creation(app))]
+def plan(settings: Configure, apps: tuple[App, ...], *, volumes: "Sequence[str]" = ()) -> bytes:
+    """The file: first all empty volumes, by their names, and roots, so that an app that fails can't be mistaken for a
+    pod that can't be made.
+    """
+    made = [*map(volume, volumes), *(request for app in apps for request in creation(app))]
+    requests: list[Op] = [settings, *made]
     launched = [_framed(0, launch(app)) for app in apps]  # 0: the agent does not wait for it
     return b"".join([*(_framed(number, op) for number, op in enumerate(requests, 1)), *launched])
+
+
+def volume(name: str) -> Create:
+    """The pod's empty volume of that name: as a root it has what the host shows, and is written to the pod's disk."""
+    return Create(inside_of(name), lower=f"empty/{name}")
 
 
 def creation(app: App) -> list[Create]:

@@ -22,7 +22,9 @@ APP_MIB = 448
 """For an app without a limit: a pod of one has 512 MiB, as with rkt's own VMs."""
 SANDBOX_MIB = GUEST_MIB + APP_MIB
 """At least, where apps come later: a VM does not grow."""
-_MEMORY, _VCPUS = "clearpod.io/memory-mib", "clearpod.io/vcpus"
+SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
+"""Of the disk for a pod's empty volumes, all together. It takes what is written, no more."""
+_MEMORY, _VCPUS, _SCRATCH = "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/scratch-mib"
 
 
 def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool) -> int:
@@ -46,6 +48,14 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
     limits = [app.cpu_milli for app in apps]
     wanted = -(-sum(limits) // 1000) if limits and all(limits) else cpus
     return said or max(1, min(wanted, cpus))
+
+
+def scratch_mib(annotations: "Mapping[str, str]") -> int:
+    """Of the disk for empty volumes. Raises BadRequest."""
+    said = _number(annotations, _SCRATCH) or SCRATCH_MIB
+    if said < LEAST_SCRATCH_MIB:
+        raise BadRequest(f"the annotation {_SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {said}")
+    return said
 
 
 def _number(annotations: "Mapping[str, str]", word: str) -> int:

@@ -21,9 +21,10 @@ SHARED = "sharedVolumes"
 
 
 class EmptyVolume(NamedTuple):
-    """A directory for apps of one pod: `path` on the host, made by `make.empty_volume`.
+    """A directory for apps of one pod: `path` on the host, made by `make.empty_volume`, is how it begins.
 
-    With `root` and `inside` a new one gets what the image has at `inside`, with owners and modes.
+    What apps change is on the pod's own disk. With `root` and `inside` a new one gets what the image has at `inside`,
+    with owners and modes.
     """
 
     path: str
@@ -32,6 +33,11 @@ class EmptyVolume(NamedTuple):
     gid: int = 0
     root: str = ""
     inside: str = ""
+
+    @property
+    def name(self) -> str:
+        """The volume's."""
+        return os.path.basename(self.path)
 
 
 class Volumes(NamedTuple):
@@ -76,6 +82,11 @@ def of_app(entry: Entry, shared: "Mapping[str, Volume]", *, pod_dir: str, root: 
     return Volumes(tuple(mounts), tuple(empty), tuple(warnings))
 
 
+def inside_of(name: str) -> str:
+    """The id of the container whose root the empty volume is, in the guest. With a dot, as no app has it."""
+    return f"{name}.volume"
+
+
 def _implicit(entry: Entry, point: MountPoint) -> Volume:
     return Volume(f"{entry.name}-{point.name}", EMPTY)
 
@@ -94,6 +105,7 @@ def _mount(volume: Volume, path: str, *, entry: Entry, pod_dir: str, asked: bool
         read_only=read_only,
         recursive_read_only=read_only and volume.recursive,
         recursive=volume.recursive,
+        inside=inside_of(volume.name) if volume.kind == EMPTY else "",
     )
 
 

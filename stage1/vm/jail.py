@@ -44,7 +44,8 @@ _SYSTEM = (
 # Numbers that Linux gives out: Documentation/admin-guide/devices.txt, and miscdevice.h for those of major 10.
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 _CHANGED = ("containers", "journal", "apps", "status")
-"""Below the share for volumes: what is mounted there may be changed. The last two are rkt's (stage1/rkt/machine.py)."""
+"""Below a share that is not read-only: what is mounted there may be changed. The last two are rkt's, of which apps are
+among the layers (stage1/rkt/machine.py)."""
 _KVM, _VSOCK = {"kvm": (10, 232)}, {"vhost-vsock": (10, 241)}
 
 

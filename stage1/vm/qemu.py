@@ -100,9 +100,11 @@ def _devices(vm: VmSpec) -> list[str]:
         argv += _apps_console(vm.link)
     for number, nic in enumerate(vm.nics):
         argv += _nic(number, nic, by_descriptor=bool(vm.jailer))
-    argv += ["-device", "virtio-rng-device"]
-    # A guest with many networks keeps its memory, rather than not to start.
-    return argv if _transports(argv) >= TRANSPORTS else [*argv, "-device", BALLOON]
+    # A guest with many networks has but its processor's random numbers and keeps its memory, rather than not to start.
+    for device in ("virtio-rng-device", BALLOON):
+        if _transports(argv) < TRANSPORTS:
+            argv += ["-device", device]
+    return argv
 
 
 def _transports(argv: list[str]) -> int:

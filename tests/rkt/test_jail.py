@@ -91,7 +91,7 @@ def test_an_app_that_comes_later_is_mapped_too(door: Door) -> None:
     wait_until(lambda: new.exists() and new.stat().st_uid == 7)
     assert new.stat().st_gid == 8
     shown = {one.path: one for one in vmm_of(running).mounts}
-    assert shown[f"{machine.place(pod.uuid)}/share/volumes/apps/one"].is_writable
+    assert shown[f"{machine.place(pod.uuid)}/share/layers/apps/one"].is_writable
     assert pod.app_stop("one").code == 0 and pod.app_rm("one").code == 0
     assert pod.stop().code == 0
 

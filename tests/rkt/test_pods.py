@@ -60,6 +60,32 @@ def test_an_app_that_fails_ends_the_pod_with_its_code(door: Door) -> None:
     assert running.pod.status() == {"slow": 3, "bad": 137}
 
 
+def test_empty_volumes_are_on_a_disk_of_the_pods_and_begin_as_they_should(door: Door) -> None:
+    """Shared ones with owner and mode, read-only where an app wants that, and with what a Docker image has there."""
+    (door.image.root / "srv").mkdir(exist_ok=True)
+    (door.image.root / "srv" / "file").write_text("of the image\n")
+    from_docker = door.image._replace(name="example.com/docker", annotations={"appc.io/docker/repository": "x"})
+    shared = {"name": "v", "kind": "empty", "mode": "0750", "uid": 1000, "gid": 7}
+    first = (
+        "grep -q ' /v ext4' /proc/self/mounts && ls -ldn /v && echo mine > /v/file && cat /srv/file && echo > /srv/new"
+    )
+    second = "while ! cat /v/file; do sleep 0.1; done 2>/dev/null; echo y > /v/file || exit 9"
+    one = door.sh("one", first, mountPoints=[{"name": "s", "path": "/srv"}])._replace(image=from_docker)
+    apps = [
+        one._replace(entry={"mounts": [{"volume": "v", "path": "/v"}]}),
+        door.sh("two", second, mountPoints=[{"name": "v", "path": "/v", "readOnly": True}]),
+    ]
+    pod = door.rkt.prepare(apps, volumes=[shared])
+    running = Running(pod, pod.run(net="none", stdin=-3, stdout=-1, stderr=-1))
+    code, out, err = running.finish()
+    lines = out.decode().splitlines()
+    assert (code, pod.status()) == (9, {"one": 0, "two": 9}), (out, err)
+    assert {"of the image", "mine"} <= {*lines}
+    assert any(line.startswith("drwxr-x---") and " 1000 " in line and " 7 " in line for line in lines)
+    assert os.listdir(pod.dir / "sharedVolumes" / "v") == [] and [*(pod.dir / "scratch").iterdir()]
+    assert pod.gc().code == 0 and pod.state() == "gone"
+
+
 def test_a_command_that_can_not_be_run_is_said_to_be_missing(door: Door) -> None:
     running = door.run([door.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
     code, _, err = running.finish()

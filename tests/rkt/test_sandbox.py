@@ -24,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
 ]
 WAITS = "trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done"
+KEPT = {"mounts": [{"volume": "kept", "path": "/kept", "appVolume": {"name": "kept", "kind": "empty"}}]}
 
 
 def succeed(done: object) -> None:
@@ -32,7 +33,7 @@ def succeed(done: object) -> None:
 
 def check_apps(door: Door, pod: Pod) -> None:
     events = [{"name": "post-stop", "exec": ["/bin/sh", "-c", "echo after > /after"]}]
-    succeed(pod.app_add(door.sh("one", WAITS)))
+    succeed(pod.app_add(door.sh("one", WAITS)._replace(entry=KEPT)))
     succeed(pod.app_add(door.sh("two", "echo two; exit 3", eventHandlers=events)))
     assert (pod.app_state("one"), pod.app_state("two")) == ("created", "created")
     succeed(pod.app_stop("one"))
@@ -41,7 +42,7 @@ def check_apps(door: Door, pod: Pod) -> None:
     wait_until(lambda: pod.status().get("two") == 3)
     assert pod.app_state("one") == "running" and (pod.app_root("two") / "after").read_text() == "after\n"
     assert pod.app_start("one").code == 254
-    assert pod.enter("sh", "-c", "exit 12", app="one").code == 12
+    assert pod.enter("sh", "-c", "echo there > /kept/file; echo old > /etc/group; exit 12", app="one").code == 12
     assert pod.enter("true", app="two").code == 254
 
 
@@ -53,7 +54,8 @@ def check_again(door: Door, pod: Pod) -> None:
     succeed(pod.app_stop("one"))
     succeed(pod.app_rm("one"))
     assert not pod.app_root("one").exists()
-    succeed(pod.app_add(door.sh("one", "echo new; exit 8")))
+    new = "grep -q old /etc/group || cat /kept/file; exit 8"  # its volume is the pod's, its root is a new one
+    succeed(pod.app_add(door.sh("one", new)._replace(entry=KEPT)))
     assert pod.app_state("one") == "created"
     succeed(pod.app_start("one"))
     wait_until(lambda: pod.status().get("one") == 8)
@@ -69,7 +71,7 @@ def test_apps_come_and_go_and_the_pod_stays_until_it_is_stopped(door: Door) -> N
     assert pod.state() == "running"
     succeed(pod.stop())
     code, out, _ = running.finish()
-    assert (code, out) == (0, b"up\ntwo\ntwo\nnew\n")
+    assert (code, out) == (0, b"up\ntwo\ntwo\nthere\n")
 
 
 def streamed(app: AppSpec, *names: str) -> AppSpec:

@@ -43,7 +43,7 @@ class Place:
     def __init__(self) -> None:
         self.uuid = str(uuid.uuid4())
         self.path = Path(machine.place(self.uuid))
-        (self.path / "tree/volumes/apps").mkdir(parents=True)
+        (self.path / "tree/layers/apps").mkdir(parents=True)
         (self.path / machine.KEY).write_bytes(os.urandom(16))
         record = {"v": 1, "pid": os.getpid(), "start_time": start_time(os.getpid()), "console": ""}
         (self.path / "vm.json").write_text(json.dumps(record))

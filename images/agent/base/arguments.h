@@ -21,7 +21,8 @@ struct arguments {
     char system[64], scratch[64], window[64];
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
-    bool plan; /* autonomous: told by a file in the share */
+    bool plan;  /* autonomous: told by a file in the share */
+    bool alike; /* files of two roots may look like one to 9p */
 };
 
 /* False: a parameter of ours is invalid; `bad` gets it. */

@@ -127,9 +127,11 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
         return fault_errno(why, "make / shared");
     if (cgroup_boot(why) < 0)
         return -1;
-    if (mount_share("layers", MS_RDONLY | MS_NODEV, "loose", why) < 0)
+    /* Roots of apps lie there too, which nobody else changes while they run. */
+    const char *cache = arguments->alike ? "mmap" : "loose";
+    if (mount_share("layers", arguments->plan ? 0 : MS_RDONLY | MS_NODEV, cache, why) < 0)
         return -1;
-    /* Roots of apps lie there too: programs that map files need a cache. */
+    /* Apps, and journald, may map files that they write. */
     return mount_share("volumes", 0, arguments->plan ? "mmap" : "none", why);
 }
 

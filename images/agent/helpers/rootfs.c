@@ -8,6 +8,7 @@
 #include "kernel/dax.h"
 #include "kernel/namespaces.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/openat2.h>
@@ -84,7 +85,7 @@ static int make_upper(const char *place, int lower, struct fault *why)
 
 static int open_image(const struct task *task, struct fault *why)
 {
-    const char *where = task->window ? DAX_DIR : task->shared ? RUN "/volumes" : RUN "/layers";
+    const char *where = task->window ? DAX_DIR : RUN "/layers";
     scoped_fd int images = open(where, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (images < 0)
         return fault_errno(why, "open %s", where);
@@ -128,6 +129,21 @@ static int mount_overlay(const struct places *at, const char *place, int lower, 
     return mount_root(at, "overlay", 0, options, why);
 }
 
+static bool has_nothing(int directory)
+{
+    enum { DOTS = 2 * 24, ROOM = 512 }; /* bytes of "." and "..", and for a name of any length more */
+    struct dirent entries[ROOM / sizeof(struct dirent) + 1];
+    return getdents(directory, entries, sizeof entries) <= DOTS;
+}
+
+/* A volume of the pod's own that nothing is copied into: no name has to be looked for in what is below it. */
+static int bind_upper(const struct places *at, const char *place, struct fault *why)
+{
+    char upper[PATH_ROOM + 8];
+    snprintf(upper, sizeof upper, "%s/upper", place);
+    return mount_root(at, upper, MS_BIND, "", why);
+}
+
 /* Under rkt the host has made the overlay, and looks for the changes there. */
 static int bind_shared(const struct places *at, int root, struct fault *why)
 {
@@ -145,7 +161,11 @@ static int create(const struct task *task, const struct places *at, struct fault
         return bind_shared(at, lower, why);
     if (lower < 0 || writable_place(task, at, &place, why) < 0)
         return -1;
-    if (make_upper(place, lower, why) < 0 || mount_overlay(at, place, lower, why) < 0)
+    if (make_upper(place, lower, why) < 0)
+        return -1;
+    if (task->arguments->plan && has_nothing(lower))
+        return bind_upper(at, place, why);
+    if (mount_overlay(at, place, lower, why) < 0)
         return -1;
     umount2(at->lower, MNT_DETACH);
     if (task->window || task->arguments->host.on)

@@ -25,10 +25,17 @@ START += [f"{PYTHON}/bin/python3", "-I", "-S", "-B", "-X", "utf8"]
 
 def parts_in(place, stage1, **more):
     """The parts of an image, all but Python made up."""
-    for name in ("launcher", *stage1.GUEST_FILES, *stage1.PLUGINS):
+    for name in ("launcher", *stage1.GUEST_FILES, *stage1.PLUGINS, stage1.MKFS):
         (place / name).write_bytes(b"\x7fELF" + name.encode())
     plugins = tuple(place / name for name in stage1.PLUGINS)
-    return stage1.Parts(**{"launcher": place / "launcher", "guest": place, "lkvm": None, "plugins": plugins} | more)
+    made = {
+        "launcher": place / "launcher",
+        "guest": place,
+        "lkvm": None,
+        "plugins": plugins,
+        "mkfs": place / stage1.MKFS,
+    }
+    return stage1.Parts(**made | more)
 
 
 @pytest.fixture(scope="module")
@@ -135,17 +142,21 @@ def test_the_programs_of_the_image_run_where_there_is_nothing_else(stage1, tmp_p
     launcher = small_stage1.launcher()
     ip = Path("/usr/bin/ip")
     plugins = tuple(Path(tmp_path / name) for name in stage1.PLUGINS)
-    parts = parts_in(tmp_path, stage1, lkvm=ip, launcher=launcher, plugins=(ip.parent / "env", *plugins[1:]))
+    mkfs = Path(shutil.which(stage1.MKFS))
+    plugins = (ip.parent / "env", *plugins[1:])
+    parts = parts_in(tmp_path, stage1, lkvm=ip, launcher=launcher, plugins=plugins, mkfs=mkfs)
     root = stage1.build_tree(tmp_path / "home", parts) / "rootfs"
     (root / "proc").mkdir()
     words = {"usr/lib/clearpod/loaded/lkvm": ["-V"], "usr/lib/rkt/plugins/net/env": ["-u", "X", "sh", "-c"]}
+    words["usr/lib/clearpod/loaded/mkfs.ext4"] = ["-V"]
     enter = f"mount -t proc proc {root}/proc && exec /usr/sbin/chroot {root} "
     ended = {}
     for path, arguments in words.items():
         argv = ["unshare", "--mount", "sh", "-c", f'{enter}"$@"', "sh", f"/{path}", *arguments]
         ended[path] = subprocess.run(argv, env={"X": "1", "PATH": PATH}, capture_output=True, text=True, timeout=60)
-    version, env = ended.values()
+    version, env, mkfs_version = ended.values()
     assert version.returncode == 0 and "iproute2" in version.stdout, version.stderr
+    assert mkfs_version.returncode == 0 and "mke2fs" in mkfs_version.stderr, mkfs_version.stderr
     assert env.returncode == 127 and "'sh': No such file" in env.stderr, "it ran, and there is no shell"
 
 

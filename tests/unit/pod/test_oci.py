@@ -58,6 +58,13 @@ def test_a_volume_over_a_pods_own_file_replaces_it():
     assert sources == ["/run/clearpod/volumes/containers/c1/mounts/0"]
 
 
+def test_a_volume_inside_the_guest_is_the_root_of_what_is_named_and_read_only_there():
+    mounts = tuple(Mount("/host", f"/{n}", read_only=n == 1, inside="v.volume") for n in (1, 2))
+    found = mounts_of(oci.config(POD, container(mounts=mounts)))
+    assert {found[f"/{n}"]["source"] for n in (1, 2)} == {"/run/clearpod/containers/v.volume/rootfs"}
+    assert [("ro" in found[f"/{n}"]["options"]) for n in (1, 2)] == [True, False]
+
+
 def test_shorter_targets_are_mounted_first_and_keep_their_number():
     document = oci.config(POD, container(mounts=(Mount("/a", "/data/inner"), Mount("/b", "/data"))))
     order = [(m["destination"], m["source"][-1]) for m in document["mounts"] if m["destination"].startswith("/data")]

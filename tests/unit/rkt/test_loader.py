@@ -12,7 +12,7 @@ from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
 from stage1.pod.model import Device, Limits, Mount, Port, User
 from stage1.pod.network import PodNetwork
-from stage1.rkt import loader, make
+from stage1.rkt import loader, make, sizing
 from stage1.rkt.arguments import RunOptions
 from stage1.rkt.loader import RktPod
 from stage1.rkt.streams import Streams
@@ -121,10 +121,23 @@ def test_a_terminal_to_attach_to(tmp_path: Path) -> None:
     assert process.tty and not process.stdin
 
 
+def test_only_a_pod_with_empty_volumes_has_a_disk_of_the_size_that_it_asks_for(tmp_path: Path) -> None:
+    assert read(tmp_path / "a", app()).pod.scratch_mib == 0
+    mounts = {"mounts": [{"volume": "w", "path": "/m"}]}
+    for number, (said, wanted) in enumerate({"64": 64, "16": 16}.items()):
+        note = [{"name": "clearpod.io/scratch-mib", "value": said}]
+        volumes = [{"name": "w", "kind": "empty"}]
+        found = read(tmp_path / f"b{number}", app("one", mounts), volumes=volumes, annotations=note)
+        assert found.pod.scratch_mib == wanted
+    with pytest.raises(BadRequest, match="at least 16, but is 15"):
+        sizing.scratch_mib({"clearpod.io/scratch-mib": "15"})
+
+
 def test_a_sandbox_starts_empty_and_gets_its_apps_one_by_one(tmp_path: Path) -> None:
     options = OPTIONS._replace(mutable=True, hostname="h")
     found = read(tmp_path / "a", options=options)
     assert found.mutable and found.apps == () and found.pod.memory_mib == 512 and found.pod.hostname == "h"
+    assert found.pod.scratch_mib == sizing.SCRATCH_MIB, "an app that comes later may have empty volumes"
     pod = lay(tmp_path / "b", app("one", exec=[]), app("two"))
     assert [one.name for one in loader.read_pod(pod, options, only="two").apps] == ["two"]
     pod = lay(tmp_path / "c", app("one", ports=[PORT]), app("two"), **HOST_PORT)
@@ -138,7 +151,7 @@ def test_empty_volumes_are_made_and_tmp_too(tmp_path: Path) -> None:
     apps = [app("one", mounts, mountPoints=points), app("two", mounts)]
     found = read(tmp_path, *apps, volumes=volumes, image={"annotations": DOCKER})
     names = [os.path.basename(one.path) for one in found.empty_volumes]
-    assert names == ["w", "one-d"] and len(found.warnings) == 1
+    assert names == ["w", "one-d"] and len(found.warnings) == 1 and found.pod.scratch_mib == sizing.SCRATCH_MIB
     for _ in range(2):
         make.make(found)
     shared = tmp_path / UUID / "sharedVolumes"

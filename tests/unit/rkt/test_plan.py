@@ -31,12 +31,13 @@ def read(text: bytes) -> list[tuple[int, object]]:
 def test_all_roots_are_made_before_anything_starts_and_no_start_is_waited_for() -> None:
     one = app("one")._replace(pre_start=container("one.pre-start"), post_stop=container("one.post-stop"))
     settings = Configure("here", lasting=False, link_key=bytes(16))
-    assert read(plan.plan(settings, (one, app("two")))) == [
+    assert read(plan.plan(settings, (one, app("two")), volumes=("data",))) == [
         (1, settings),
-        (2, Create("one.pre-start", "apps/one", shared=True)),
-        (3, Create("one", "apps/one", shared=True)),
-        (4, Create("one.post-stop", "apps/one", shared=True)),
-        (5, Create("two", "apps/two", shared=True)),
+        (2, Create("data.volume", "empty/data")),
+        (3, Create("one.pre-start", "apps/one", shared=True)),
+        (4, Create("one", "apps/one", shared=True)),
+        (5, Create("one.post-stop", "apps/one", shared=True)),
+        (6, Create("two", "apps/two", shared=True)),
         (0, Launch("one", "one.pre-start", "one.post-stop")),
         (0, Launch("two")),
     ]

@@ -96,7 +96,9 @@ def test_empty_volumes_are_shared_by_name(tmp_path: Path) -> None:
 def test_a_mount_point_without_a_volume_gets_an_empty_one(tmp_path: Path) -> None:
     pod, found = of_app(tmp_path, app(mountPoints=[{"name": "d", "path": "/etc", "readOnly": True}]))
     path = f"{pod}/sharedVolumes/one-d"
-    assert found.mounts == (Mount(path, "/etc", True, True),) and found.empty == (EmptyVolume(path),)
+    assert found.mounts == (Mount(path, "/etc", True, True, inside="one-d.volume"),) and found.empty == (
+        EmptyVolume(path),
+    )
     assert found.warnings == ("app 'one': no volume for the mount point 'd' at /etc; it gets an empty one",)
 
 

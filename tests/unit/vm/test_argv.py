@@ -106,14 +106,16 @@ def test_the_argv_is_the_golden_one(name: str) -> None:
     assert lines(argv_of(CASES[name])) == golden.read_text()
 
 
-def test_a_balloon_is_the_first_thing_to_go_and_then_there_is_an_answer() -> None:
+def test_first_a_balloon_goes_then_random_numbers_and_then_there_is_an_answer() -> None:
     def with_networks(count: int) -> VmSpec:
         nics = tuple(Nic(f"cp{n}", f"02:00:00:00:00:0{n}") for n in range(count))
         return QEMU._replace(**{**ALL, "nics": nics})
 
-    assert [qemu.BALLOON in qemu.argv(with_networks(count)) for count in (0, 1, 2)] == [True, True, False]
+    argvs = [qemu.argv(with_networks(count)) for count in range(4)]
+    assert [qemu.BALLOON in argv for argv in argvs] == [True, True, False, False]
+    assert ["virtio-rng-device" in argv for argv in argvs] == [True, True, True, False]
     with pytest.raises(BadRequest, match="the pod needs 9 virtio devices and QEMU's microvm has 8: use fewer networks"):
-        qemu.argv(with_networks(3))
+        qemu.argv(with_networks(4))
 
 
 def test_every_golden_file_has_a_case() -> None:
