@@ -47,8 +47,7 @@ def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(door: Doo
     assert not shared - {"time"}
     mounted = {one.path: one for one in found.mounts}
     writable = {path for path, one in mounted.items() if one.is_writable and not path.startswith(("/dev", "/proc"))}
-    shown = f"{place}/share/volumes"
-    assert writable == {"/vmm", f"{shown}/status", f"{shown}/apps/one"}
+    assert writable == {"/vmm", f"{place}/share/volumes/status", f"{place}/share/layers/apps/one"}
     assert mounted[f"{place}/share"].is_mapped and not {"home", "root", "var"} & {*found.root}
     assert not any(str(running.pod.dir) in path and "/clearpod/" not in path for path in mounted)
     assert cli.RKT == machine.RUN
