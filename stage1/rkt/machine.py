@@ -159,12 +159,12 @@ def remove(place: str, app: str) -> None:
 def _attached(vm: VmSpec, pod: RktPod) -> VmSpec:
     """Apps' roots are among the layers, which the guest caches as if only it changed them: so it is.
 
-    kvmtool's 9p server tells files apart by inode number alone, and roots of one image have the same ones; so it has to
-    be told where there may be two.
+    It is told where there may be two of one image, whose files have the same inode numbers, by which alone 9p goes.
     """
     shares = tuple(share._replace(read_only=False) for share in vm.shares)
-    alike = isinstance(vm.link, VsockLink) and (pod.mutable or len(pod.apps) > 1)
-    return vm._replace(console_attached=True, shares=shares, words=(*vm.words, *(["clearpod.alike"] if alike else [])))
+    may_be_alike = (pod.mutable or len(pod.apps) > 1) and not vm.hypervisor.tells_files_apart
+    more = ("clearpod.alike",) if may_be_alike else ()
+    return vm._replace(console_attached=True, shares=shares, kernel_arguments=(*vm.kernel_arguments, *more))
 
 
 def _show_volumes(place: str, pod: RktPod) -> None:

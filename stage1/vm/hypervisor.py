@@ -73,6 +73,8 @@ class Hypervisor(NamedTuple):
     """
     has_balloon: bool = False
     """What a guest frees goes back to the host."""
+    tells_files_apart: bool = False
+    """Its 9p server gives files of several file systems numbers of their own, though their inodes have the same."""
     user_namespaces_lack: str = ""
     """Why its pods can't have user namespaces, and what to do; empty when they can."""
     opens_console: bool = False

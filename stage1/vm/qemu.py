@@ -203,5 +203,6 @@ HYPERVISOR = Hypervisor(
     can_emulate=True,
     can_confine_itself=True,
     has_balloon=True,
+    tells_files_apart=True,
     opens_console=True,
 )
