@@ -77,7 +77,7 @@ def prepare(pod: RktPod, pod_dir: str, *, network: PodNetwork | None, netns: str
 def _with_disk(on: Host, pod: RktPod, *, pod_dir: str) -> Host:
     """The disk for empty volumes lies in the pod's directory, and goes with it; an empty one of that size is kept."""
     templates = f"{directory.data(pod_dir)}/clearpod/templates"
-    return on._replace(scratch_mib=pod.pod.scratch_mib, state_dir=os.path.realpath(pod_dir), template_dir=templates)
+    return on._replace(scratch_mib=pod.pod.scratch_mib, state_dir=pod_dir, template_dir=templates)
 
 
 def undo(place: str) -> str:

@@ -21,11 +21,11 @@ struct task {
     const struct arguments *arguments;
     const char *id;
     uint32_t exec;
-    uint16_t port;     /* Connect */
-    const char *lower; /* Create: below the layers or in the window; Tune: the text */
-    const char *file;  /* Exec, Update: in the bundle; Tune: in the cgroup */
-    bool tmpfs;        /* Create */
-    bool disk, files;  /* Stats: of the request */
+    uint16_t port;              /* Connect */
+    const char *lower;          /* Create: below the layers or in the window; Tune: the text */
+    const char *file;           /* Exec, Update: in the bundle; Tune: in the cgroup */
+    bool tmpfs;                 /* Create */
+    bool disk, files;           /* Stats: of the request */
     struct numbers *numbers;    /* Stats: has the ids of the containers, is filled in, and sent to the agent */
     bool window, shared;        /* Create; `shared`: `lower` itself is the root */
     const char (*volumes)[256]; /* Create: directories of the root */
