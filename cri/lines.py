@@ -36,5 +36,5 @@ def _assigns(line: str, key: str, *, table: str, current: str) -> bool:
     if not plain:
         return False
     full = f"{current}.{plain[1]}".lstrip(".")
-    wanted = f"{table}.{key}".lstrip(".")
-    return full == wanted or (full == table and re.search(rf"\b{re.escape(key)}\b\s*=", line) is not None)
+    path = f"{table}.{key}".lstrip(".")
+    return full == path or (full == table and re.search(rf"\b{re.escape(key)}\b\s*=", line) is not None)

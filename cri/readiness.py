@@ -33,10 +33,10 @@ def find(host: Host) -> Lack | None:
 
 def _guest(host: Host) -> Lack | None:
     hypervisor = host.choice.hypervisor
-    wanted = [hypervisor.kernel, "initramfs", "system.erofs"]
+    files = [hypervisor.kernel, "initramfs", "system.erofs"]
     if host.ids is not None:
-        wanted += [JAILER, hypervisor.filter]
-    for name in wanted:
+        files += [JAILER, hypervisor.filter]
+    for name in files:
         if not os.path.isfile(f"{host.guest_dir}/{name}"):
             return Lack("GuestMissing", f"{host.guest_dir}/{name} does not exist; run `clearpod images build`")
     return None

@@ -231,9 +231,9 @@ def cgroup_version() -> str:
     return "v1" if os.path.isdir("/sys/fs/cgroup/memory") else ""
 
 
-def driver(wanted: str) -> tuple[str, str]:
+def driver(configured: str) -> tuple[str, str]:
     """The cgroup driver that the configuration's word means here, and why it can't work."""
-    return ("systemd", dbus.why_not()) if scope.are_wanted(wanted) else ("cgroupfs", "")
+    return ("systemd", dbus.why_not()) if scope.are_wanted(configured) else ("cgroupfs", "")
 
 
 def existing(path: str) -> str:

@@ -123,8 +123,8 @@ def _hypervisor(facts: Facts) -> Item:
 
 def _guest(facts: Facts) -> list[Item]:
     kernel = (facts.choice.hypervisor if facts.choice else hypervisors.ALL[-1]).kernel
-    wanted = (("kernel image", kernel), ("initramfs", "initramfs"), ("system image", "system.erofs"))
-    return [_guest_file(facts, name, file=file) for name, file in wanted]
+    files = (("kernel image", kernel), ("initramfs", "initramfs"), ("system image", "system.erofs"))
+    return [_guest_file(facts, name, file=file) for name, file in files]
 
 
 def _guest_file(facts: Facts, name: str, *, file: str) -> Item:
@@ -226,15 +226,15 @@ def _pool(facts: Facts) -> Item:
     if facts.choice is None:
         return Item("warm pool", WARN, "nothing can be booted ahead without a hypervisor", "see the hypervisors above")
     kept = host // fit.KEPT_FREE
-    wanted = f"{count} VMs of {each} MiB wait"
+    waiting = f"{count} VMs of {each} MiB wait"
     if count * each > host - kept:
-        detail = f"{wanted}, together more than nine tenths of the host's {host} MiB"
+        detail = f"{waiting}, together more than nine tenths of the host's {host} MiB"
         return Item("warm pool", WARN, detail, f"set pool.size to {(host - kept) // each} or less")
     if available - each < kept:
         detail = f"none is booted now: {available} MiB are available, and {kept} must stay beside its own {each}"
         return Item("warm pool", WARN, detail, "end something, or give the host more memory")
     less = f" and not {bounds.size}, as pool.memory_mib is {bounds.memory_mib}" if count < bounds.size else ""
-    return Item("warm pool", OK, f"{wanted}{less}")
+    return Item("warm pool", OK, f"{waiting}{less}")
 
 
 def _host_pods(facts: Facts) -> Item:
@@ -308,9 +308,9 @@ def _layers(facts: Facts) -> Item:
 
 
 def _reserve(facts: Facts) -> Item:
-    wanted = facts.storage[2]
+    reserve_mib = facts.storage[2]
     kept = facts.kept_bytes >> 20
-    detail = f"{kept} MiB of the {wanted} MiB of storage.reserve_mib are kept, to be able to remove on a full disk"
-    if kept >= wanted or facts.free_bytes > 2 * (wanted << 20):
+    detail = f"{kept} MiB of the {reserve_mib} MiB of storage.reserve_mib are kept, to be able to remove on a full disk"
+    if kept >= reserve_mib or facts.free_bytes > 2 * (reserve_mib << 20):
         return Item("reserve", OK, detail)  # a daemon that runs fills it up, and the next one makes it
     return Item("reserve", WARN, detail, "free some space")

@@ -39,17 +39,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def find(run_dir: str, wanted: str, *, rkt: str = RKT) -> str:
-    """The directory of the pod whose id begins with `wanted`; `rkt` is the run directory of rkt's pods."""
+def find(run_dir: str, prefix: str, *, rkt: str = RKT) -> str:
+    """The directory of the pod whose id begins with `prefix`; `rkt` is the run directory of rkt's pods."""
     places = [f"{place}/pods" for place in (run_dir, f"{run_dir}/{engine.FOREGROUND}", rkt)]
     known = [f"{place}/{name}" for place in places for name in _names(place)]
-    matches = [path for path in known if wanted and os.path.basename(path).startswith(wanted)]
-    if exact := [path for path in matches if os.path.basename(path) == wanted]:
+    matches = [path for path in known if prefix and os.path.basename(path).startswith(prefix)]
+    if exact := [path for path in matches if os.path.basename(path) == prefix]:
         return exact[0]
     if len(matches) > 1:
-        raise BadRequest(f"{len(matches)} pods begin with {wanted!r}; give more of the id")
+        raise BadRequest(f"{len(matches)} pods begin with {prefix!r}; give more of the id")
     if not matches:
-        raise NotFound(f"there is no pod {wanted!r} in {' or '.join(places)}; see `crictl pods` or `rkt list`")
+        raise NotFound(f"there is no pod {prefix!r} in {' or '.join(places)}; see `crictl pods` or `rkt list`")
     return matches[0]
 
 

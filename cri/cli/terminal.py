@@ -11,10 +11,10 @@ from types import TracebackType
 
 
 class Terminal:
-    """A context: with `wanted`, and standard input being a terminal, every key goes to the container."""
+    """A context: when it `is_interactive`, and standard input being a terminal, every key goes to the container."""
 
-    def __init__(self, wanted: bool) -> None:
-        self._is_ours = wanted and os.isatty(0)
+    def __init__(self, is_interactive: bool) -> None:
+        self._is_ours = is_interactive and os.isatty(0)
         self._before: list[int | list[bytes | int]] = []
 
     def __enter__(self) -> "Terminal":

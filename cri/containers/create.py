@@ -152,10 +152,10 @@ def _with_streams(record: ContainerRecord, pod: LivePod) -> ContainerRecord:
 
 def _target_pid(pod: LivePod, record: ContainerRecord) -> int:
     """The guest's pid of the container whose pid namespace is joined; 0 when none is asked for."""
-    kind, _, wanted = record.container.security.pid_namespace.partition(":")
+    kind, _, target_id = record.container.security.pid_namespace.partition(":")
     if kind != "target":
         return 0
-    target = pod.containers.get(wanted)
+    target = pod.containers.get(target_id)
     if target is None or not target.is_running:
-        raise WrongState(f"container {wanted}, whose processes should be shared, is not running in this pod")
+        raise WrongState(f"container {target_id}, whose processes should be shared, is not running in this pod")
     return target.guest_pid

@@ -56,10 +56,10 @@ async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], 
 async def _wake(pod: LivePod, *, limits: Limits) -> None:
     """Let as many vCPUs be online as the quota is worth; the pod's sums, which do that too, may leave it out."""
     model = pod.record.pod
-    wanted = min(limits.cpus, model.vcpus)
-    if 0 < model.online_vcpus < wanted:
-        await pod.call(online(wanted))
-        pod.record = pod.record._replace(pod=pod.record.pod._replace(online_vcpus=wanted))
+    vcpus = min(limits.cpus, model.vcpus)
+    if 0 < model.online_vcpus < vcpus:
+        await pod.call(online(vcpus))
+        pod.record = pod.record._replace(pod=pod.record.pod._replace(online_vcpus=vcpus))
 
 
 async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

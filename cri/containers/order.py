@@ -53,8 +53,8 @@ def require(container: "LiveContainer", call: str) -> None:
     """Raise WrongState when the call is refused now."""
     now = phase(container)
     if CONTAINERS[call][now] == REFUSED:
-        wanted = _WANTED.get(call, f"{call} is for a running one")
-        raise WrongState(f"container {container.id} is {now}; {wanted}")
+        allowed = _WANTED.get(call, f"{call} is for a running one")
+        raise WrongState(f"container {container.id} is {now}; {allowed}")
 
 
 def require_known(pod: "LivePod", container: "LiveContainer") -> None:

@@ -19,9 +19,9 @@ async def list_images(node: "Node", request: pb.ListImagesRequest) -> pb.ListIma
     return pb.ListImagesResponse(images=matching(node, request.filter))
 
 
-def matching(node: "Node", wanted: pb.ImageFilter) -> list[pb.Image]:
+def matching(node: "Node", criteria: pb.ImageFilter) -> list[pb.Image]:
     """The list, also for the streamed twin of this call."""
-    return [describe(image, node.config.pinned_images) for image in _named(node.images, wanted.image.image)]
+    return [describe(image, node.config.pinned_images) for image in _named(node.images, criteria.image.image)]
 
 
 def _named(images: "ImageStore", name: str) -> "Iterable[Image]":

@@ -188,9 +188,9 @@ class _Run(NamedTuple):
     async def bring(self, blobs: Collection[str]) -> None:
         """Download and convert these."""
         directory = await self.source.fetch(self.resolved, blobs)
-        wanted = [(blob, diff_id) for blob, diff_id in self.layers() if blob in blobs]
-        self.made.update(diff_id for _, diff_id in wanted)
-        todo = [Blob(f"{directory}/{layout.hex_of(blob)}", blob, diff_id) for blob, diff_id in wanted]
+        layers = [(blob, diff_id) for blob, diff_id in self.layers() if blob in blobs]
+        self.made.update(diff_id for _, diff_id in layers)
+        todo = [Blob(f"{directory}/{layout.hex_of(blob)}", blob, diff_id) for blob, diff_id in layers]
         for blob in todo:
             await self.read(lambda blob=blob: self._convert(blob))  # type: ignore[misc]
 
@@ -211,11 +211,11 @@ class _Run(NamedTuple):
         if used > cap << 20:
             raise refusal(f"the image {self.source.name} has more than {cap << 20} bytes", key="image_mib", cap=cap)
 
-    def _require_room(self, wanted: int) -> None:
+    def _require_room(self, needed: int) -> None:
         """What pods write would be lost on a disk that an image has filled."""
         disk = os.statvfs(self.store.state_dir)
         keep = filling.kept_free(self.keep_bytes, disk.f_blocks * disk.f_frsize)
-        if disk.f_bavail * disk.f_frsize < keep + wanted:
+        if disk.f_bavail * disk.f_frsize < keep + needed:
             raise NoSpace(
                 f"the image {self.source.name} does not leave the {keep >> 20} MiB free that storage.keep_free_mib "
                 "keeps for pods; remove images or pods"

@@ -47,8 +47,8 @@ class Source(Protocol):
         """Which image it is now; brings no layers."""
         ...
 
-    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
-        """Bring the blobs of the layers that are `wanted`; the directory they are in, named by hex."""
+    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
+        """Bring the blobs of the layers `digests`; the directory they are in, named by hex."""
         ...
 
     def close(self) -> None:
@@ -119,15 +119,15 @@ class RegistrySource:
     async def _by_digest(self, digest: str) -> bytes:
         return await self._skopeo.inspect(f"docker://{self._reference.name}@{digest}")
 
-    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
         """skopeo skips what is there by name, so an empty file stands for each blob that is not needed."""
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
         os.makedirs(f"{place}/blobs/sha256", mode=0o700)
-        for digest in set(resolved.manifest.layers) - set(wanted):
+        for digest in set(resolved.manifest.layers) - set(digests):
             _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
-        known = all(digest in resolved.sizes for digest in wanted)
-        total = sum(resolved.sizes[digest] for digest in wanted) if known else 0
+        known = all(digest in resolved.sizes for digest in digests)
+        total = sum(resolved.sizes[digest] for digest in digests) if known else 0
         copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
         await watched(copy, Download(self.name, place, total))
         return f"{place}/blobs/sha256"
@@ -154,7 +154,7 @@ class LayoutSource:
     async def _by_digest(self, digest: str) -> bytes:
         return self._blob(digest)
 
-    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
         """Nothing to bring."""
         return f"{self._directory}/blobs/sha256"
 
@@ -204,9 +204,9 @@ class ArchiveSource:
         await skopeo.copy(self.name, layout, blobs=f"{layout}/blobs")
         return await self._layout.resolve()
 
-    async def fetch(self, resolved: Resolved, wanted: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
         """They are there."""
-        return await self._layout.fetch(resolved, wanted)
+        return await self._layout.fetch(resolved, digests)
 
     def close(self) -> None:
         """See `Source`."""

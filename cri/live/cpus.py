@@ -33,15 +33,15 @@ class Cpus:
         be bound.
         """
         async with self._lock:
-            wanted = wanted_by(records)
-            if wanted == self.now and not anew:
+            allowed = allowed_by(records)
+            if allowed == self.now and not anew:
                 return
-            cpus = wanted or affinity.present()
+            cpus = allowed or affinity.present()
             if await asyncio.to_thread(affinity.pin, vm.pid, vm.start_time, cpus):
-                self.now = wanted
+                self.now = allowed
 
 
-def wanted_by(records: "Iterable[ContainerRecord]") -> frozenset[int]:
+def allowed_by(records: "Iterable[ContainerRecord]") -> frozenset[int]:
     """The processors of all containers together; empty, for any, when one of them may use all."""
     lists = [pb.ContainerConfig.FromString(one.config).linux.resources.cpuset_cpus for one in records]
     return frozenset().union(*map(affinity.parse, lists)) if lists and all(lists) else frozenset()

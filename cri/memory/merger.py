@@ -134,14 +134,14 @@ class Merger:
 
     def _set(self, pace: Pace, record: Record) -> None:
         before, former = record.before, record.wrote
-        wanted = before if pace.level == STOPPED else _there(pace.settings(), before)
-        if wanted == former:
+        settings = before if pace.level == STOPPED else _there(pace.settings(), before)
+        if settings == former:
             return
-        self._record = Record(before, wrote=wanted, previous=former, level=pace.name, daemon=os.getpid())
+        self._record = Record(before, wrote=settings, previous=former, level=pace.name, daemon=os.getpid())
         records.write(self._path, self._record)
-        self._ksm.apply(wanted)
+        self._ksm.apply(settings)
         level = logging.INFO if pace.level != self._pace.level else logging.DEBUG
-        log.log(level, "ksm.pace", extra={"level": pace.name, "pages_to_scan": wanted.pages_to_scan})
+        log.log(level, "ksm.pace", extra={"level": pace.name, "pages_to_scan": settings.pages_to_scan})
 
     def give_back(self) -> None:
         """Set what was before us, unless somebody else has set it since; the pages that are merged stay so."""
@@ -162,6 +162,6 @@ class Merger:
         records.forget(self._path)
 
 
-def _there(wanted: Settings, current: Settings) -> Settings:
+def _there(settings: Settings, current: Settings) -> Settings:
     """Without what this kernel does not have."""
-    return wanted if current.use_zero_pages >= 0 else wanted._replace(use_zero_pages=-1)
+    return settings if current.use_zero_pages >= 0 else settings._replace(use_zero_pages=-1)

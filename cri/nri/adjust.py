@@ -106,9 +106,9 @@ def _with_mounts(record: ContainerRecord, wish: nri.ContainerAdjustment, *, pod:
     """The status echoes the request's mounts by their position, so that one that goes must go there too."""
     if not wish.mounts:
         return record
-    wanted = [_as_request(one) for one in wish.mounts if not _is_removal(one.destination)]
-    bounds.check(pb.ContainerConfig(mounts=wanted))
-    made = tuple(mounts.mount(one, {}, pod_ids=pod.pod.ids) for one in wanted)
+    requested = [_as_request(one) for one in wish.mounts if not _is_removal(one.destination)]
+    bounds.check(pb.ContainerConfig(mounts=requested))
+    made = tuple(mounts.mount(one, {}, pod_ids=pod.pod.ids) for one in requested)
     if not pod.pod.host:
         mounts.require_no_devices(made)
     gone = {mounts.target(one.destination[1:]) for one in wish.mounts if _is_removal(one.destination)}

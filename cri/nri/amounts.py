@@ -99,9 +99,9 @@ def fields(given: nri.LinuxResources) -> Iterator[tuple[int, str]]:
         yield nri.CgroupsUnified, key
 
 
-def claim(claims: Claims, wanted: Iterator[tuple[int, str]], *, title: str) -> None:
+def claim(claims: Claims, parts: Iterator[tuple[int, str]], *, title: str) -> None:
     """Note who sets what. Raises BadRequest when another plugin has set it already."""
-    for field, part in wanted:
+    for field, part in parts:
         other = claims.setdefault((field, part), title)
         if other != title:
             what = f"{nri.Field.Name(field)} {part}".strip()  # type: ignore[arg-type]

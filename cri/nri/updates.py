@@ -63,9 +63,9 @@ class Updates:
         self, plugin: Plugin, updates: Iterable[nri.ContainerUpdate], *, evict: Iterable[nri.ContainerEviction]
     ) -> None:
         """As `apply`, waited for no longer than for a plugin; it goes on then."""
-        wanted, unwanted = list(updates), list(evict)
-        if wanted or unwanted:
-            task = self.own(self.apply(plugin, wanted, evict=unwanted))
+        changes, evictions = list(updates), list(evict)
+        if changes or evictions:
+            task = self.own(self.apply(plugin, changes, evict=evictions))
             await asyncio.wait({task}, timeout=self._limit_s)
 
     async def follow(self, plugin: Plugin, answer: "asyncio.Future[Any]") -> None:
@@ -105,10 +105,10 @@ class Updates:
         log.info("nri.evicted", extra=extra)
         await stops.stop(pod, container, grace_s=0)
 
-    def _find(self, wanted: str) -> tuple[LivePod, LiveContainer]:
-        if not wanted:
+    def _find(self, container_id: str) -> tuple[LivePod, LiveContainer]:
+        if not container_id:
             raise BadRequest("an update needs a container_id")
         for pod in self._pods():
-            if container := pod.containers.get(wanted):
+            if container := pod.containers.get(container_id):
                 return pod, container
-        raise NotFound(f"there is no container {bounds.short(wanted)}")
+        raise NotFound(f"there is no container {bounds.short(container_id)}")

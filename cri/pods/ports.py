@@ -13,15 +13,15 @@ EVERY = ("", "0.0.0.0", "::")
 """Host addresses that stand for all."""
 
 
-def require_free(wanted: Pod, others: Iterable[Pod]) -> None:
-    """Raise AlreadyExists when a host port of `wanted` is twice in it, or one of another pod's."""
+def require_free(requested: Pod, others: Iterable[Pod]) -> None:
+    """Raise AlreadyExists when a host port of `requested` is twice in it, or one of another pod's."""
     taken: list[tuple[Port, Pod]] = [(port, other) for other in others for port in other.ports]
-    for port in wanted.ports:
+    for port in requested.ports:
         for held, holder in taken:
             if _overlap(port, held):
                 where = f"{port.host_ip or 'every address'}, {port.protocol} port {port.host_port}"
                 raise AlreadyExists(f"{where} of the host is taken by the pod {holder.namespace}/{holder.name}")
-        taken.append((port, wanted))
+        taken.append((port, requested))
 
 
 def _overlap(one: Port, other: Port) -> bool:

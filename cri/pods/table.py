@@ -67,7 +67,7 @@ class PodTable:
 
     def find(self, pod_id: str) -> LivePod | None:
         """By id or unique beginning of one. Raises BadRequest when several begin so."""
-        return _pick("sandbox", self._pods, wanted=pod_id)
+        return _pick("sandbox", self._pods, prefix=pod_id)
 
     def get(self, pod_id: str) -> LivePod:
         """As `find`, but raises NotFound."""
@@ -78,7 +78,7 @@ class PodTable:
     def find_container(self, container_id: str) -> tuple[LivePod, LiveContainer] | None:
         """The container and its pod, by id or unique beginning of one."""
         everything = {c.id: (pod, c) for pod in self._pods.values() for c in pod.containers.values()}
-        return _pick("container", everything, wanted=container_id)
+        return _pick("container", everything, prefix=container_id)
 
     def get_container(self, container_id: str) -> tuple[LivePod, LiveContainer]:
         """As `find_container`, but raises NotFound."""
@@ -231,10 +231,10 @@ def container_name(pod: LivePod, record: store.ContainerRecord) -> tuple[str, st
     return pod.id, record.container.name, record.attempt
 
 
-def _pick(what: str, things: dict[str, Thing], *, wanted: str) -> Thing | None:
-    if wanted in things or not wanted:
-        return things.get(wanted)
-    matches = [key for key in things if key.startswith(wanted)]
+def _pick(what: str, things: dict[str, Thing], *, prefix: str) -> Thing | None:
+    if prefix in things or not prefix:
+        return things.get(prefix)
+    matches = [key for key in things if key.startswith(prefix)]
     if len(matches) > 1:
-        raise BadRequest(f"{len(matches)} {what} ids begin with {wanted!r}; give more of it")
+        raise BadRequest(f"{len(matches)} {what} ids begin with {prefix!r}; give more of it")
     return things[matches[0]] if matches else None

@@ -21,9 +21,9 @@ KEPT_FREE = 10
 """One part in so many of the host's memory stays available whatever waits."""
 
 
-def fits(wanted: Pod, waiting: Pod) -> bool:
-    """Whether a VM that waits can become the pod `wanted`."""
-    return all(getattr(wanted, name) == getattr(waiting, name) for name in Pod._fields if name not in AFTER_BOOT)
+def fits(requested: Pod, prewarmed: Pod) -> bool:
+    """Whether a VM that waits can become the pod `requested`."""
+    return all(getattr(requested, name) == getattr(prewarmed, name) for name in Pod._fields if name not in AFTER_BOOT)
 
 
 class Bounds(NamedTuple):

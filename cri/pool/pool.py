@@ -84,9 +84,11 @@ class Pool:
             self._started_s = time.monotonic()
             self._changed.set()
 
-    def take(self, wanted: "Pod") -> "LivePod | None":
-        """A VM that can become `wanted`, the one that waited longest; it is the caller's now. None when none can."""
-        pod = next((pod for pod in self._waiting if fit.fits(wanted, pod.record.pod) and not pod.gone.is_set()), None)
+    def take(self, requested: "Pod") -> "LivePod | None":
+        """A VM that can become `requested`, the one that waited longest; it is the caller's now. None when none can."""
+        pod = next(
+            (pod for pod in self._waiting if fit.fits(requested, pod.record.pod) and not pod.gone.is_set()), None
+        )
         if pod is not None:
             self._waiting.pop(pod).cancel()
             self._count("taken")

@@ -18,13 +18,13 @@ async def list_container_stats(node: Node, request: pb.ListContainerStatsRequest
     return pb.ListContainerStatsResponse(stats=fit)
 
 
-async def matching(node: Node, wanted: pb.ContainerStatsFilter) -> list[pb.ContainerStats]:
+async def matching(node: Node, criteria: pb.ContainerStatsFilter) -> list[pb.ContainerStats]:
     """The list, also for the streamed twin of this call. Those that do not run have zeros, and no guest is asked."""
     running: dict[str, list[LiveContainer]] = {}
     others = []
     for pod in node.pods.pods():
         for one in pod.containers.values():
-            if not stats.container_stats_pass(pod, one, wanted=wanted):
+            if not stats.container_stats_pass(pod, one, criteria=criteria):
                 continue
             if one.is_running:
                 running.setdefault(pod.id, []).append(one)

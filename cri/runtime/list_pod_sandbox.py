@@ -11,7 +11,7 @@ async def list_pod_sandbox(node: Node, request: pb.ListPodSandboxRequest) -> pb.
     return pb.ListPodSandboxResponse(items=matching(node, request.filter))
 
 
-def matching(node: Node, wanted: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
+def matching(node: Node, criteria: pb.PodSandboxFilter) -> list[pb.PodSandbox]:
     """The list, also for the streamed twin of this call. Its entries are shared: not to be changed."""
     everything = map(entries.sandbox, reversed(node.pods.pods()))
-    return [entry for entry in everything if entries.sandbox_passes(entry, wanted)]
+    return [entry for entry in everything if entries.sandbox_passes(entry, criteria)]

@@ -14,7 +14,7 @@ async def list_pod_sandbox_stats(node: Node, request: pb.ListPodSandboxStatsRequ
     return pb.ListPodSandboxStatsResponse(stats=fit)
 
 
-async def matching(node: Node, wanted: pb.PodSandboxStatsFilter) -> list[pb.PodSandboxStats]:
+async def matching(node: Node, criteria: pb.PodSandboxStatsFilter) -> list[pb.PodSandboxStats]:
     """The list, also for the streamed twin of this call."""
-    pods = [pod for pod in node.pods.pods() if stats.sandbox_stats_pass(pod, wanted=wanted)]
+    pods = [pod for pod in node.pods.pods() if stats.sandbox_stats_pass(pod, criteria=criteria)]
     return await each(await samples_of(pods), lambda pod, sample: [stats.sandbox_stats(pod, sample)])

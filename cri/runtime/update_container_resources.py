@@ -22,9 +22,9 @@ async def update_container_resources(
     given = await pod.tools.hooks.updating(pod, container, given=request.linux)
 
     def make() -> ContainerRecord:
-        wanted = resources.updated_container(container.record, given, pod=pod.record.pod)
-        resources.require_ceiling(container.record, wanted, pod=pod.record.pod)
-        return wanted
+        changed = resources.updated_container(container.record, given, pod=pod.record.pod)
+        resources.require_ceiling(container.record, changed, pod=pod.record.pod)
+        return changed
 
     make()  # what makes no sense is refused at once
     await limits.update(pod, container, make=make)

@@ -83,7 +83,7 @@ class Storage:
     def require_room_for(self, pod: Pod, space: Space, *, others: list[Pod]) -> None:
         """Raise NoSpace unless there is room for the pod beside the `others`."""
         promised = sum(map(self.size_of, others))
-        require_room(space, promised=promised, wanted=self.size_of(pod), overcommit=self._config.overcommit)
+        require_room(space, promised=promised, needed=self.size_of(pod), overcommit=self._config.overcommit)
 
     async def counts(self, pods: list[Pod]) -> dict[str, float]:
         """For `crictl info`; bytes. `pods` are those that have layers."""

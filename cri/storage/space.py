@@ -25,15 +25,15 @@ class Space(NamedTuple):
     layers: Layers
 
 
-def require_room(space: Space, *, promised: int, wanted: int, overcommit: float) -> None:
+def require_room(space: Space, *, promised: int, needed: int, overcommit: float) -> None:
     """Raise NoSpace when pods could then together write more than `overcommit` allows; bytes.
 
     What they can write is what is free and what they have written already.
     """
     allowed = round(overcommit * (space.free_bytes + space.layers.used_bytes))
-    if promised + wanted > allowed:
+    if promised + needed > allowed:
         raise NoSpace(
-            f"the pod's disk of {wanted // MIB} MiB and the {promised // MIB} MiB that other pods may write are more "
+            f"the pod's disk of {needed // MIB} MiB and the {promised // MIB} MiB that other pods may write are more "
             f"than the {allowed // MIB} MiB that storage.overcommit allows; remove pods, free some space, or give this "
             "one less by the annotation clearpod.io/scratch-mib"
         )

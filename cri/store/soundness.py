@@ -36,8 +36,8 @@ class Soundness:
             seals, merged_from = {}, ()
         except Corrupt as error:
             return str(error)
-        wanted: dict[str, Seal | None] = {"merged.erofs": None, "config.json": None, **seals}
-        for name, made in wanted.items():
+        expected: dict[str, Seal | None] = {"merged.erofs": None, "config.json": None, **seals}
+        for name, made in expected.items():
             if why := self._why(f"{directory}/{name}", made, whole=whole, stop=stop):
                 return f"its file {name} {why}"
         if merged_from and merged_from != tuple(map(self._checksum, layers)):

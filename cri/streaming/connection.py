@@ -126,13 +126,13 @@ async def _upgraded(node: Node, tcp: Tcp, *, chosen: upgrade.Upgrade, offer: Off
         elif websocket:
             await _converse(node, offer, client=ChannelSession(websocket, chosen.version))
         else:
-            await _converse(node, offer, client=SpdySession(tcp, chosen.version, wanted=_wanted(offer)))
+            await _converse(node, offer, client=SpdySession(tcp, chosen.version, expected=_expected_streams(offer)))
     finally:
         idle.cancel()
         tcp.abort()
 
 
-def _wanted(offer: Offer) -> set[str]:
+def _expected_streams(offer: Offer) -> set[str]:
     asked = offer.request
     given = {"stdin": asked.stdin, "stdout": asked.stdout, "stderr": asked.stderr, "resize": asked.tty, "error": True}
     return {name for name, is_wanted in given.items() if is_wanted}

@@ -50,15 +50,15 @@ class StreamingServer:
 
     async def start(self) -> None:
         """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
-        wanted = self._config
+        config = self._config
         try:
-            port = await self._listen(wanted.address, wanted.port)
+            port = await self._listen(config.address, config.port)
         except OSError as error:
-            where = f"streaming.address {wanted.address}, port {wanted.port}"
+            where = f"streaming.address {config.address}, port {config.port}"
             if error.errno == errno.EADDRINUSE:
                 raise AlreadyExists(f"{where}: the port is taken; choose another, or 0 for any") from None
             raise BadRequest(f"{where}: can't listen there: {error.strerror}") from None
-        host = ANY.get(wanted.address, wanted.address)
+        host = ANY.get(config.address, config.address)
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._node.streaming = self
 

@@ -147,12 +147,12 @@ class SpdyConnection:
 
 
 class SpdySession:
-    """See `session.Session`. `wanted` are the streams that the client must open, by their `streamtype`."""
+    """See `session.Session`. `expected` are the streams that the client must open, by their `streamtype`."""
 
-    def __init__(self, wire: Wire, version: int, *, wanted: set[str]) -> None:
+    def __init__(self, wire: Wire, version: int, *, expected: set[str]) -> None:
         self.version = version
         self.stdin, self.resize = InputQueue(), InputQueue()
-        self._wanted = wanted
+        self._expected = expected
         self._streams: dict[str, SpdyStream] = {}
         self._complete = asyncio.Event()
         self._connection = SpdyConnection(wire, self._opened)
@@ -165,14 +165,14 @@ class SpdySession:
 
     async def _opened(self, stream: SpdyStream) -> None:
         name = stream.headers.get("streamtype", "")
-        if name not in self._wanted or name in self._streams:
+        if name not in self._expected or name in self._streams:
             return await stream.reset(spdy.REFUSED_STREAM)
         self._streams[name] = stream
         if name == "stdin":
             self.stdin = stream.input
         elif name == "resize":
             self.resize = stream.input
-        if self._wanted == self._streams.keys():
+        if self._expected == self._streams.keys():
             self._complete.set()
         return None
 
@@ -182,7 +182,7 @@ class SpdySession:
             async with asyncio.timeout(SETUP_S):
                 await self._complete.wait()
         except TimeoutError:
-            missing = ", ".join(sorted(self._wanted - self._streams.keys()))
+            missing = ", ".join(sorted(self._expected - self._streams.keys()))
             raise TimedOut(f"the client did not open these streams within {SETUP_S:g} s: {missing}") from None
 
     async def write(self, name: str, data: bytes) -> None:

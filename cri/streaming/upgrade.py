@@ -33,14 +33,14 @@ class Upgrade(NamedTuple):
 
 def decide(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:
     """`kind` is exec, attach or portforward; the names of `headers` are lower case."""
-    wanted = _words(headers, "upgrade")
-    if "upgrade" not in [word.lower() for word in _words(headers, "connection")] or not wanted:
+    protocols = _words(headers, "upgrade")
+    if "upgrade" not in [word.lower() for word in _words(headers, "connection")] or not protocols:
         return Refusal(400, "this URL is for an upgrade of the connection, to SPDY/3.1 or websocket")
-    if wanted[0].lower() == "websocket":
+    if protocols[0].lower() == "websocket":
         return _websocket(kind, headers)
-    if wanted[0].upper() == "SPDY/3.1":
+    if protocols[0].upper() == "SPDY/3.1":
         return _spdy(kind, headers)
-    return Refusal(400, f"{wanted[0]} is not spoken here; SPDY/3.1 and websocket are")
+    return Refusal(400, f"{protocols[0]} is not spoken here; SPDY/3.1 and websocket are")
 
 
 def _spdy(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:

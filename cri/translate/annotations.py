@@ -34,10 +34,10 @@ class Sizes(NamedTuple):
     scratch_mib: int
 
 
-def number(wanted: pb.PodSandboxConfig, word: str) -> int | None:
+def number(sandbox: pb.PodSandboxConfig, word: str) -> int | None:
     """The annotation as a whole number, None when it is absent. Raises BadRequest, also above `MOST`."""
-    text = wanted.annotations.get(word, "")
-    if word not in wanted.annotations or (not text and word != policy.WINDOW):
+    text = sandbox.annotations.get(word, "")
+    if word not in sandbox.annotations or (not text and word != policy.WINDOW):
         return None
     is_number = text.isascii() and text.isdigit() and len(text) <= len(str(MOST[word]))
     if not is_number or int(text) > MOST[word]:
@@ -47,13 +47,13 @@ def number(wanted: pb.PodSandboxConfig, word: str) -> int | None:
     return int(text)
 
 
-def scratch_mib(wanted: pb.PodSandboxConfig, usual_mib: int) -> int:
+def scratch_mib(sandbox: pb.PodSandboxConfig, usual_mib: int) -> int:
     """Of the disk for writable layers; 0 for the usual one. Raises BadRequest.
 
     An empty disk of each size is kept as a template, so there are few sizes: 16, 24, 32, 48, 64, 96 and so on. It is
     one that is not larger than what was asked for.
     """
-    asked = number(wanted, policy.SCRATCH)
+    asked = number(sandbox, policy.SCRATCH)
     if not asked or asked == usual_mib:
         return 0
     if asked < policy.LEAST_SCRATCH_MIB:
@@ -64,34 +64,34 @@ def scratch_mib(wanted: pb.PodSandboxConfig, usual_mib: int) -> int:
     return whole + whole // 2 if asked >= whole + whole // 2 else whole
 
 
-def spoofing(wanted: pb.PodSandboxConfig) -> bool:
+def spoofing(sandbox: pb.PodSandboxConfig) -> bool:
     """Whether the pod asks to send from addresses that are not its own. Raises BadRequest."""
-    text = wanted.annotations.get(policy.SPOOFING, "false")
+    text = sandbox.annotations.get(policy.SPOOFING, "false")
     if text not in ("true", "false"):
         raise BadRequest(f"the annotation {policy.SPOOFING} must be true or false, but it is {short(text)}")
     return text == "true"
 
 
-def check(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
+def check(sandbox: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
     """Raise BadRequest for an annotation that the policy does not allow, or not with this value.
 
     `pod` is what the request asks for.
     """
     for word in policy.KNOWN:
-        is_asked = pod.allow_spoofing if word == policy.SPOOFING else bool(wanted.annotations.get(word))
+        is_asked = pod.allow_spoofing if word == policy.SPOOFING else bool(sandbox.annotations.get(word))
         if is_asked and word not in grant.bounds.annotations:
             raise BadRequest(
                 f"the annotation {word} is not allowed in namespace {pod.namespace!r}; {grant.key('annotations')} in "
                 "clearpod's configuration would have to list it"
             )
-    _check_numbers(wanted, pod, plain=plain, grant=grant)
+    _check_numbers(sandbox, pod, plain=plain, grant=grant)
     _check_networks(pod, grant)
-    kernel = policy.KERNEL if policy.KERNEL in wanted.annotations else ""
+    kernel = policy.KERNEL if policy.KERNEL in sandbox.annotations else ""
     _check_name(pod.kernel, grant.bounds.kernels, word=kernel, key=grant.key("kernels"))
     _check_name(pod.profile, grant.bounds.profiles, word=policy.PROFILE, key=grant.key("profiles"))
 
 
-def _check_numbers(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
+def _check_numbers(sandbox: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
     most = grant.bounds
     for word, bound, key in (
         (policy.MEMORY, max(most.max_memory_mib, plain.memory_mib), "max_memory_mib"),
@@ -100,7 +100,7 @@ def _check_numbers(wanted: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant
         (policy.WINDOW, max(most.max_window_mib, plain.window_mib), "max_window_mib"),
         (policy.SCRATCH, max(most.max_scratch_mib, plain.scratch_mib), "max_scratch_mib"),
     ):
-        asked = number(wanted, word) or 0
+        asked = number(sandbox, word) or 0
         if asked > bound:
             raise BadRequest(
                 f"the annotation {word} is {asked}, and a pod of namespace {pod.namespace!r} may have at most {bound}; "

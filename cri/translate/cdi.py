@@ -87,14 +87,14 @@ def edits(names: Iterable[str], directories: tuple[str, ...]) -> Edits:
     Raises NotFound for a name that no spec has, BadRequest for a spec that is none, Unsupported for an edit that a VM
     can't have.
     """
-    wanted, merged = list(dict.fromkeys(names)), Edits()
-    if not wanted:
+    devices, merged = list(dict.fromkeys(names)), Edits()
+    if not devices:
         return merged
     known: dict[str, tuple[_Spec, _Device]] = {}
     for spec in _specs(directories):
         known |= {f"{spec.kind}={one.name}": (spec, one) for one in spec.devices}
     used: list[_Spec] = []
-    for name in wanted:
+    for name in devices:
         if name not in known:
             raise NotFound(f"no CDI spec in {' or '.join(directories)} has the device {name!r}; only *.json is read")
         spec, one = known[name]

@@ -75,22 +75,22 @@ def container(pod: LivePod, one: LiveContainer) -> pb.Container:
     return known.entry
 
 
-def sandbox_passes(entry: pb.PodSandbox, wanted: pb.PodSandboxFilter) -> bool:
+def sandbox_passes(entry: pb.PodSandbox, criteria: pb.PodSandboxFilter) -> bool:
     """All parts of the filter at once; an id may be a beginning of one."""
     return (
-        entry.id.startswith(wanted.id)
-        and (not wanted.HasField("state") or wanted.state.state == entry.state)
-        and has_labels(entry.labels, wanted.label_selector)
+        entry.id.startswith(criteria.id)
+        and (not criteria.HasField("state") or criteria.state.state == entry.state)
+        and has_labels(entry.labels, criteria.label_selector)
     )
 
 
-def container_passes(entry: pb.Container, wanted: pb.ContainerFilter) -> bool:
+def container_passes(entry: pb.Container, criteria: pb.ContainerFilter) -> bool:
     """All parts of the filter at once; ids may be beginnings of them."""
     return (
-        entry.id.startswith(wanted.id)
-        and entry.pod_sandbox_id.startswith(wanted.pod_sandbox_id)
-        and (not wanted.HasField("state") or wanted.state.state == entry.state)
-        and has_labels(entry.labels, wanted.label_selector)
+        entry.id.startswith(criteria.id)
+        and entry.pod_sandbox_id.startswith(criteria.pod_sandbox_id)
+        and (not criteria.HasField("state") or criteria.state.state == entry.state)
+        and has_labels(entry.labels, criteria.label_selector)
     )
 
 

@@ -16,20 +16,20 @@ _OF_NAMESPACE = {
 """Sysctls that belong to a namespace: a pod that has its own may set them."""
 
 
-def pod(wanted: Pod, host: tuple[str, ...]) -> Pod:
-    """`wanted` with the namespaces `host` of the host. Raises BadRequest for own users, or a sysctl of the host."""
-    if wanted.ids.length:
+def pod(requested: Pod, host: tuple[str, ...]) -> Pod:
+    """`requested` with the namespaces `host` of the host. Raises BadRequest for own users, or a sysctl of the host."""
+    if requested.ids.length:
         raise BadRequest("a pod with namespaces of the host can't have users of its own; leave hostUsers unset")
-    _check_sysctls(wanted, host)
-    pod = wanted._replace(host=host, window_mib=0, kernel="", profile="", online_vcpus=0, is_bounded=False)
+    _check_sysctls(requested, host)
+    pod = requested._replace(host=host, window_mib=0, kernel="", profile="", online_vcpus=0, is_bounded=False)
     if "network" not in host:
         return pod
     # Its ports are the host's own, and nobody limits or renames the host.
     return pod._replace(hostname=os.uname().nodename, ports=(), ingress_bits=0, egress_bits=0, networks=())
 
 
-def _check_sysctls(wanted: Pod, host: tuple[str, ...]) -> None:
-    for key, _ in wanted.sysctls:
+def _check_sysctls(requested: Pod, host: tuple[str, ...]) -> None:
+    for key, _ in requested.sysctls:
         if not any(known.fullmatch(key) for name, known in _OF_NAMESPACE.items() if name not in host):
             raise BadRequest(
                 f"the sysctl {key} would be set for the whole host, of which the pod has namespaces; leave it out"

@@ -59,9 +59,9 @@ def dns_words(given: Iterable[str], *, what: str) -> tuple[str, ...]:
     return words
 
 
-def ports(wanted: pb.PodSandboxConfig) -> tuple[Port, ...]:
+def ports(sandbox: pb.PodSandboxConfig) -> tuple[Port, ...]:
     """The ports that the host publishes: those with a host port. Raises BadRequest."""
-    return tuple(_port(mapping) for mapping in wanted.port_mappings if mapping.host_port)
+    return tuple(_port(mapping) for mapping in sandbox.port_mappings if mapping.host_port)
 
 
 def _port(mapping: pb.PortMapping) -> Port:
@@ -81,9 +81,9 @@ def _address(text: str) -> str:
         raise BadRequest(f"a port mapping's host_ip must be an IP address, but it is {short(text)}") from None
 
 
-def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
+def bandwidth(sandbox: pb.PodSandboxConfig, word: str) -> int:
     """The annotation `word` in bits per second, 0 when it is absent. Raises BadRequest, also beyond 1k and 1P."""
-    text = wanted.annotations.get(word, "")
+    text = sandbox.annotations.get(word, "")
     if not text:
         return 0
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([mkMGTPE]|[KMGTPE]i)?", text)
@@ -95,9 +95,9 @@ def bandwidth(wanted: pb.PodSandboxConfig, word: str) -> int:
     return bits
 
 
-def more_networks(wanted: pb.PodSandboxConfig) -> tuple[str, ...]:
+def more_networks(sandbox: pb.PodSandboxConfig) -> tuple[str, ...]:
     """The names in the annotation `clearpod.io/networks`. Raises BadRequest."""
-    text = wanted.annotations.get(policy.NETWORKS, "")
+    text = sandbox.annotations.get(policy.NETWORKS, "")
     names = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
     for name in names:
         if not is_word(name):

@@ -6,12 +6,12 @@ from stage1.errors import BadRequest
 from stage1.pod import profile
 
 
-def of_pod(wanted: pb.PodSandboxConfig) -> str:
+def of_pod(sandbox: pb.PodSandboxConfig) -> str:
     """What the annotation names; nothing for the ordinary one. Raises BadRequest.
 
     Whether the guest's directory has that profile is the engine's to say.
     """
     try:
-        return profile.named(wanted.annotations.get(profile.WORD, ""))
+        return profile.named(sandbox.annotations.get(profile.WORD, ""))
     except BadRequest as error:
         raise BadRequest(f"the annotation {profile.WORD}: {error}") from None

@@ -25,30 +25,30 @@ def updated_container(old: ContainerRecord, given: pb.LinuxContainerResources, *
     config = pb.ContainerConfig.FromString(old.config)
     merge(config.linux.resources, given)
     resources = config.linux.resources
-    wanted = limits.of_container(resources, pod)._replace(
+    new_limits = limits.of_container(resources, pod)._replace(
         memory=resources.memory_limit_in_bytes, memory_swap=resources.memory_swap_limit_in_bytes
     )
-    changed = old.container._replace(limits=wanted, oom_score_adj=resources.oom_score_adj)
+    changed = old.container._replace(limits=new_limits, oom_score_adj=resources.oom_score_adj)
     return old._replace(container=changed, config=config.SerializeToString())
 
 
 def updated_pod(old: PodRecord, request: pb.UpdatePodSandboxResourcesRequest, *, config: Config) -> PodRecord:
     """The record with the new sums. Raises BadRequest, and NoSpace when they grow beyond the VM's ceiling."""
-    before, wanted = pb.PodSandboxConfig.FromString(old.config), pb.PodSandboxConfig.FromString(old.config)
-    for target, given in ((wanted.linux.resources, request.resources), (wanted.linux.overhead, request.overhead)):
+    before, after = pb.PodSandboxConfig.FromString(old.config), pb.PodSandboxConfig.FromString(old.config)
+    for target, given in ((after.linux.resources, request.resources), (after.linux.overhead, request.overhead)):
         resources = _plain(given)
         limits.check(resources)
         merge(target, resources)
-    now, new = (sizes.needed(one, config) for one in (before, wanted))
+    now, new = (sizes.needed(one, config) for one in (before, after))
     if _grows(now.memory_mib, new.memory_mib, most=old.pod.memory_mib) or _grows(
         now.vcpus, new.vcpus, most=old.pod.vcpus
     ):
         raise _beyond(old.pod, f"{new.memory_mib} MiB and {new.vcpus}")
-    online = (new.vcpus if sizes.cpus(wanted.linux.resources) else old.pod.vcpus) if old.pod.online_vcpus else 0
+    online = (new.vcpus if sizes.cpus(after.linux.resources) else old.pod.vcpus) if old.pod.online_vcpus else 0
     pod = old.pod._replace(
-        limit_bytes=max(wanted.linux.resources.memory_limit_in_bytes, 0), online_vcpus=min(online, old.pod.vcpus)
+        limit_bytes=max(after.linux.resources.memory_limit_in_bytes, 0), online_vcpus=min(online, old.pod.vcpus)
     )
-    return old._replace(pod=pod, config=wanted.SerializeToString())
+    return old._replace(pod=pod, config=after.SerializeToString())
 
 
 def _plain(given: pb.LinuxContainerResources) -> pb.LinuxContainerResources:
@@ -71,11 +71,11 @@ def _grows(now: int, new: int, *, most: int) -> bool:
 
 def require_ceiling(old: ContainerRecord, new: ContainerRecord, *, pod: Pod) -> None:
     """Raise NoSpace for limits of one container that grow beyond what the whole VM has."""
-    was, wanted = old.container.limits, new.container.limits
-    now_cpus, cpus = (min(one.cpus, sizes.processors()) for one in (was, wanted))
-    too_large = was.memory > 0 and _grows(was.memory, wanted.memory, most=pod.memory_mib << 20)
+    was, new_limits = old.container.limits, new.container.limits
+    now_cpus, cpus = (min(one.cpus, sizes.processors()) for one in (was, new_limits))
+    too_large = was.memory > 0 and _grows(was.memory, new_limits.memory, most=pod.memory_mib << 20)
     if not pod.host and (too_large or _grows(now_cpus, cpus, most=pod.vcpus)):
-        raise _beyond(pod, f"{-(-max(wanted.memory, 0) // sizes.MIB)} MiB and {cpus} for one container")
+        raise _beyond(pod, f"{-(-max(new_limits.memory, 0) // sizes.MIB)} MiB and {cpus} for one container")
 
 
 def _beyond(pod: Pod, what: str) -> NoSpace:

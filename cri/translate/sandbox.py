@@ -31,19 +31,19 @@ def record(
     facts: Facts = Facts(),  # noqa: B008 - a constant
 ) -> PodRecord:
     """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
-    wanted = request.config
+    sandbox = request.config
     if request.runtime_handler not in handlers:
         known = ", ".join(filter(None, handlers))
         raise NotFound(f'no runtime for "{request.runtime_handler[:SHOWN]}" is configured; known: {known}')
-    _check_names(wanted.metadata)
-    _check_namespaces(wanted.linux.security_context, config)
-    log_directory = _log_directory(wanted.log_directory)
-    pod = _pod(wanted, config, facts=facts)
-    plain_sizes = _plain_sizes(wanted, config, facts=facts)
-    annotations.check(wanted, pod, plain=plain_sizes, grant=config.policy.of(pod.namespace))
+    _check_names(sandbox.metadata)
+    _check_namespaces(sandbox.linux.security_context, config)
+    log_directory = _log_directory(sandbox.log_directory)
+    pod = _pod(sandbox, config, facts=facts)
+    plain_sizes = _plain_sizes(sandbox, config, facts=facts)
+    annotations.check(sandbox, pod, plain=plain_sizes, grant=config.policy.of(pod.namespace))
     return PodRecord(
         pod=pod,
-        config=wanted.SerializeToString(),
+        config=sandbox.SerializeToString(),
         handler=request.runtime_handler,
         created_ns=time.time_ns(),
         log_directory=log_directory,
@@ -55,53 +55,53 @@ def plain(config: Config) -> Pod:
     return _pod(pb.PodSandboxConfig(), config, facts=Facts())
 
 
-def _plain_sizes(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Sizes:
+def _plain_sizes(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Sizes:
     """Without annotations."""
-    plain = sizes.ceiling(wanted, config, facts=facts)
+    plain = sizes.ceiling(sandbox, config, facts=facts)
     window_mib = min(config.vm.window_mib, plain.memory_mib * WINDOW_PER_MEMORY)
     return Sizes(plain.memory_mib, plain.vcpus, window_mib, config.vm.scratch_mib)
 
 
-def _pod(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Pod:
-    names, dns, size = wanted.metadata, wanted.dns_config, sizes.of_pod(wanted, config, facts=facts)
-    limit_bytes = max(wanted.linux.resources.memory_limit_in_bytes, 0)
+def _pod(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Pod:
+    names, dns, size = sandbox.metadata, sandbox.dns_config, sizes.of_pod(sandbox, config, facts=facts)
+    limit_bytes = max(sandbox.linux.resources.memory_limit_in_bytes, 0)
     pod = Pod(
         id=secrets.token_hex(32),
         name=names.name,
         namespace=names.namespace,
         uid=names.uid,
         attempt=names.attempt,
-        hostname=network.hostname(wanted.hostname, pod_name=names.name),
+        hostname=network.hostname(sandbox.hostname, pod_name=names.name),
         memory_mib=size.memory_mib,
         vcpus=size.vcpus,
         online_vcpus=size.online_vcpus,
-        sysctls=_sysctls(wanted.linux.sysctls),
-        shm_bytes=(annotations.number(wanted, policy.SHM) or 0) * MIB,
+        sysctls=_sysctls(sandbox.linux.sysctls),
+        shm_bytes=(annotations.number(sandbox, policy.SHM) or 0) * MIB,
         dns_servers=network.dns_servers(dns.servers),
         dns_searches=network.dns_words(dns.searches, what="searches"),
         dns_options=network.dns_words(dns.options, what="options"),
         hypervisor=config.vm.hypervisor,
-        ports=network.ports(wanted),
-        ingress_bits=network.bandwidth(wanted, network.INGRESS),
-        egress_bits=network.bandwidth(wanted, network.EGRESS),
-        networks=network.more_networks(wanted),
-        window_mib=_window_mib(wanted, config, memory_mib=size.memory_mib),
-        ids=userns.of_pod(wanted.linux.security_context.namespace_options),
-        kernel=kernel.variant(wanted),
-        profile=profile.of_pod(wanted),
-        allow_spoofing=annotations.spoofing(wanted),
-        cgroup_parent=wanted.linux.cgroup_parent,
+        ports=network.ports(sandbox),
+        ingress_bits=network.bandwidth(sandbox, network.INGRESS),
+        egress_bits=network.bandwidth(sandbox, network.EGRESS),
+        networks=network.more_networks(sandbox),
+        window_mib=_window_mib(sandbox, config, memory_mib=size.memory_mib),
+        ids=userns.of_pod(sandbox.linux.security_context.namespace_options),
+        kernel=kernel.variant(sandbox),
+        profile=profile.of_pod(sandbox),
+        allow_spoofing=annotations.spoofing(sandbox),
+        cgroup_parent=sandbox.linux.cgroup_parent,
         limit_bytes=limit_bytes,
         is_bounded=limit_bytes > 0 and facts.allowed_bytes > 0,
-        scratch_mib=annotations.scratch_mib(wanted, config.vm.scratch_mib),
+        scratch_mib=annotations.scratch_mib(sandbox, config.vm.scratch_mib),
     )
-    host = security.host_namespaces(wanted.linux.security_context.namespace_options)
+    host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod
 
 
-def _window_mib(wanted: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:
+def _window_mib(sandbox: pb.PodSandboxConfig, config: Config, *, memory_mib: int) -> int:
     """The annotation, else as configured but at most twice the memory, 3 percent of which that costs."""
-    asked = annotations.number(wanted, policy.WINDOW)
+    asked = annotations.number(sandbox, policy.WINDOW)
     return min(config.vm.window_mib, memory_mib * WINDOW_PER_MEMORY) if asked is None else asked
 
 

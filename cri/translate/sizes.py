@@ -46,44 +46,44 @@ class Size(NamedTuple):
     online_vcpus: int = 0
 
 
-def needed(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008 - a constant
+def needed(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008 - a constant
     """What the containers may take now: the default plus what the pod's limits or requests say, whatever is more, and
     its overhead.
 
     These come on top of the default, which feeds the guest itself: else the guest as a whole would run
     out of memory before a container meets its own limit.
     """
-    overhead = max(wanted.linux.overhead.memory_limit_in_bytes, 0)
-    memory_mib = config.vm.memory_mib + -(-(_containers(wanted, facts) + overhead) // MIB)
-    return Size(memory_mib, min(max(config.vm.vcpus, cpus(wanted.linux.resources)), processors()))
+    overhead = max(sandbox.linux.overhead.memory_limit_in_bytes, 0)
+    memory_mib = config.vm.memory_mib + -(-(_containers(sandbox, facts) + overhead) // MIB)
+    return Size(memory_mib, min(max(config.vm.vcpus, cpus(sandbox.linux.resources)), processors()))
 
 
-def ceiling(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008
+def ceiling(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts = Facts()) -> Size:  # noqa: B008
     """What the VM is booted with when no annotation says it: vm.ceiling times the limits, and page structs for that.
 
     It is never less than `needed`, and else within limits.max_pod_memory_mib, the host, and what the pod's cgroup has
     room for, so that the VM has its place there.
     """
-    now, quota = needed(wanted, config, facts=facts), wanted.linux.resources
-    more_mib = int(_containers(wanted, facts) * (config.vm.ceiling - 1)) // MIB
-    bounds = (config.limits.max_pod_memory_mib, facts.host_mib, _in_cgroup_mib(wanted, now, facts=facts))
+    now, quota = needed(sandbox, config, facts=facts), sandbox.linux.resources
+    more_mib = int(_containers(sandbox, facts) * (config.vm.ceiling - 1)) // MIB
+    bounds = (config.limits.max_pod_memory_mib, facts.host_mib, _in_cgroup_mib(sandbox, now, facts=facts))
     most_mib = min((bound for bound in bounds if bound), default=policy.MOST_MEMORY_MIB)
     memory_mib = max(now.memory_mib, min(now.memory_mib + more_mib + -(-more_mib // _KNOWN_BY), most_mib))
     vcpus = max(now.vcpus, min(cpus(quota, config.vm.ceiling), MOST_ONLINE))
     return Size(memory_mib, vcpus, now.vcpus if now.vcpus < vcpus else 0)
 
 
-def of_pod(wanted: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Size:
+def of_pod(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Size:
     """The ceiling, or what annotations say; vCPUs that are asked for by one are all online.
 
     Raises BadRequest beyond limits.max_pod_memory_mib.
     """
-    size, most = ceiling(wanted, config, facts=facts), config.limits.max_pod_memory_mib
-    if memory_mib := annotations.number(wanted, policy.MEMORY):
+    size, most = ceiling(sandbox, config, facts=facts), config.limits.max_pod_memory_mib
+    if memory_mib := annotations.number(sandbox, policy.MEMORY):
         size = size._replace(memory_mib=memory_mib)
     if most and size.memory_mib > most:
         raise BadRequest(f"the pod would need {size.memory_mib} MiB, and limits.max_pod_memory_mib allows {most} MiB")
-    if vcpus := annotations.number(wanted, policy.VCPUS):
+    if vcpus := annotations.number(sandbox, policy.VCPUS):
         size = size._replace(vcpus=min(vcpus, processors()), online_vcpus=0)
     return size
 
@@ -100,17 +100,17 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def _containers(wanted: pb.PodSandboxConfig, facts: Facts) -> int:
+def _containers(sandbox: pb.PodSandboxConfig, facts: Facts) -> int:
     """Bytes: their limits or requests."""
-    resources = wanted.linux.resources
+    resources = sandbox.linux.resources
     return max(
         resources.memory_limit_in_bytes, facts.kept_bytes, *(_bytes(resources.unified.get(name, "")) for name in KEPT)
     )
 
 
-def _in_cgroup_mib(wanted: pb.PodSandboxConfig, now: Size, *, facts: Facts) -> int:
+def _in_cgroup_mib(sandbox: pb.PodSandboxConfig, now: Size, *, facts: Facts) -> int:
     """The most memory with which the VM is in the pod's cgroup; 0 when that sets no bound, or has no room anyway."""
-    limit_mib = -(-max(wanted.linux.resources.memory_limit_in_bytes, 0) // MIB)
+    limit_mib = -(-max(sandbox.linux.resources.memory_limit_in_bytes, 0) // MIB)
     if not facts.allowed_bytes or not limit_mib:
         return 0
     most = limits.most_mib(facts.allowed_bytes // MIB - limit_mib, is_emulated=facts.is_emulated)

@@ -70,20 +70,20 @@ def sandbox_stats(pod: LivePod, sample: Sample | None) -> pb.PodSandboxStats:
     return pb.PodSandboxStats(attributes=attributes, linux=linux)
 
 
-def container_stats_pass(pod: LivePod, container: LiveContainer, *, wanted: pb.ContainerStatsFilter) -> bool:
+def container_stats_pass(pod: LivePod, container: LiveContainer, *, criteria: pb.ContainerStatsFilter) -> bool:
     """All parts of the filter at once; ids may be beginnings of them."""
-    labels = container.config.labels if wanted.label_selector else {}
+    labels = container.config.labels if criteria.label_selector else {}
     return (
-        container.id.startswith(wanted.id)
-        and pod.id.startswith(wanted.pod_sandbox_id)
-        and has_labels(labels, wanted.label_selector)
+        container.id.startswith(criteria.id)
+        and pod.id.startswith(criteria.pod_sandbox_id)
+        and has_labels(labels, criteria.label_selector)
     )
 
 
-def sandbox_stats_pass(pod: LivePod, *, wanted: pb.PodSandboxStatsFilter) -> bool:
+def sandbox_stats_pass(pod: LivePod, *, criteria: pb.PodSandboxStatsFilter) -> bool:
     """All parts of the filter at once; the id may be a beginning of one."""
-    labels = pod.config.labels if wanted.label_selector else {}
-    return pod.id.startswith(wanted.id) and has_labels(labels, wanted.label_selector)
+    labels = pod.config.labels if criteria.label_selector else {}
+    return pod.id.startswith(criteria.id) and has_labels(labels, criteria.label_selector)
 
 
 def _cpu(cpu: CpuStats | None, nano_cores: int | None, *, at: int, psi: pb.PsiStats | None = None) -> pb.CpuUsage:

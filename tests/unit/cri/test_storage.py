@@ -48,7 +48,7 @@ def test_pods_are_promised_no_more_than_is_allowed(
         contextlib.nullcontext() if fits else pytest.raises(NoSpace, match=rf"{wanted} MiB .*storage\.overcommit")
     )
     with expected:
-        require_room(space, promised=promised * MIB, wanted=wanted * MIB, overcommit=overcommit)
+        require_room(space, promised=promised * MIB, needed=wanted * MIB, overcommit=overcommit)
 
 
 def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path) -> None:
