@@ -81,7 +81,7 @@ def pod_directory(host: Host, pod_id: str) -> str:
 def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared:
     """Make the pod's directory, share, scratch disk and network (by `attach`, if that is given), and decide on its VM.
 
-    Nothing stays when it fails. Raises:
+    Rolled back when it fails. Raises:
         BadRequest: the pod asks for less memory than a guest needs.
         NotFound: the guest's kernel or images are not built, or not that variant or profile.
         NetworkFailed: a CNI plugin failed.
@@ -255,7 +255,7 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
 
 
 def clean_up(directory: str) -> str:
-    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; calling it again is fine.
+    """Kill the VMM if it lives, unmount, remove everything, from the directory alone; idempotent.
 
     Returns a sentence when a CNI plugin failed at DEL, which `garbage.networks` tries again; else nothing.
     """

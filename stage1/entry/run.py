@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
 
 
 def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:
-    """What can't be taken away now is left for `gc`, and said."""
+    """What can't be removed now is left for `gc`, and reported."""
     try:
         machine.undo(machine.place(uuid))
         problem = network.detach(pod_dir)

@@ -118,7 +118,7 @@ class Client:
             poll = select.poll()
             poll.register(self._sock.fileno(), select.POLLIN | (0 if self.flush() else select.POLLOUT))
             if not poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000):
-                raise TimedOut("the agent said nothing")
+                raise TimedOut("the agent did not answer")
             self._receive()
 
     def _receive(self) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connections to the guest's agent that wait until it is there, for `proxy.py`. One thread, blocking.
 
-What is said over them is not known here. The daemon makes its own, with asyncio.
+The protocol is not known here. The daemon makes its own, with asyncio.
 """
 
 import _socket

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lets several programs talk to one agent at once: owns the link, and serves `client.py` on a unix socket.
 
-Called by stage1/rkt in a process of its own, which ends soon after its last client: nothing stays beside the VM. No
+Called by stage1/rkt in a process of its own, which ends soon after its last client: nothing but the VM is resident. No
 client is trusted less than another: all are root's.
 """
 

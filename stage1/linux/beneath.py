@@ -130,7 +130,7 @@ class Root:
     def read_link(self, path: str) -> str:
         """Where the symbolic link points that we have made; empty when there is none, or one of another user's.
 
-        It is for the caller to judge that text.
+        It is for the caller to check that text.
         """
         try:
             fd = self.pin(path)

@@ -96,11 +96,11 @@ class _Connection:
 
     def _authenticate(self) -> None:
         self._socket.sendall(b"\0AUTH EXTERNAL %s\r\n" % str(os.geteuid()).encode().hex().encode())
-        said = b""
-        while not said.endswith(b"\r\n"):
-            said += self._receive(1)
-        if not said.startswith(b"OK "):
-            raise ValueError(f"it does not know us ({said[:60]!r})")
+        reply = b""
+        while not reply.endswith(b"\r\n"):
+            reply += self._receive(1)
+        if not reply.startswith(b"OK "):
+            raise ValueError(f"it does not know us ({reply[:60]!r})")
         self._socket.sendall(b"BEGIN\r\n")
 
     def _call(
@@ -119,7 +119,7 @@ class _Connection:
             raise _refusal(
                 f"{member} {values[0] if values else ''}",
                 str(given.get(wire.F_ERROR, "")),
-                said=str(body[0]) if body else "",
+                message=str(body[0]) if body else "",
             )
         return body
 
@@ -152,6 +152,6 @@ class _Connection:
         return parts
 
 
-def _refusal(what: str, name: str, *, said: str) -> PodError:
+def _refusal(what: str, name: str, *, message: str) -> PodError:
     error = Unavailable if name.rpartition(".")[2] in _PASSING else WrongState
-    return error(f"systemd refused {what}: {said[:300] or name[:100]}")
+    return error(f"systemd refused {what}: {message[:300] or name[:100]}")

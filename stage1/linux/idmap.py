@@ -143,7 +143,7 @@ def _mapped(pid: int, extents: "Sequence[Extent]", *, ends: tuple[int, int]) -> 
 def keep(path: str, extents: "Sequence[Extent]") -> None:
     """Make a user namespace with these ids and keep it at `path`, a new file, until that is unmounted.
 
-    Raises KernelError; nothing stays then.
+    Raises KernelError; rolled back then.
     """
     fd = namespace(extents)
     try:

@@ -41,7 +41,7 @@ def mount(source: str, target: str, fstype: str, flags: int = 0, data: str = "")
 
 
 def bind(source: str, target: str, *, recursive: bool = False, read_only: bool = False) -> None:
-    """Show `source` at `target`, with the mounts below it when `recursive`; nothing stays if this raises."""
+    """Show `source` at `target`, with the mounts below it when `recursive`; rolled back if this raises."""
     flags = MS_BIND | (MS_REC if recursive else 0)
     libc.call("mount", _path(source), _path(target), None, flags, None, what=f"bind {source} on {target}")
     if not read_only:

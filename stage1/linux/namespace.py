@@ -242,7 +242,7 @@ def make_net(path: str) -> None:
 
 
 def remove_net(path: str) -> None:
-    """Let go of the netns at `path`: it ends with its last process. Gone already is fine."""
+    """Detach the netns at `path`: it ends with its last process. Gone already is fine."""
     try:
         while True:
             mount.umount(path, lazy=True)

@@ -142,7 +142,7 @@ class PidHandle:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back; the process goes on. Calling it again is fine."""
+        """Give the descriptor back; the process goes on. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

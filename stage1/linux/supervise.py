@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one confined program, takes its output in pieces, and ends it for time, size or when nobody wants it.
 
-Called by `rootfs` from threads. Nothing that the program does can make us wait longer or keep more than we said.
+Called by `rootfs` from threads. Nothing that the program does can make us wait longer or keep more than it was given.
 """
 
 import os
@@ -59,8 +59,8 @@ class Ended(NamedTuple):
     last: str
 
 
-def output(job: Job, said: "list[Ended]") -> "Generator[bytes, None, None]":
-    """What the program writes to standard output, in pieces; then `said` gets how it ended.
+def output(job: Job, outcome: "list[Ended]") -> "Generator[bytes, None, None]":
+    """What the program writes to standard output, in pieces; then `outcome` gets how it ended.
 
     Close it when you leave early: the program is killed with all that it started. Raises KernelError, TimedOut,
     Stopped, what `job.look` raises.
@@ -76,7 +76,7 @@ def output(job: Job, said: "list[Ended]") -> "Generator[bytes, None, None]":
             for fd in (out[1], err[1]):
                 os.close(fd)
                 ends.remove(fd)
-            yield from _supervised(child, job, out=out[0], err=err[0], said=said)
+            yield from _supervised(child, job, out=out[0], err=err[0], outcome=outcome)
     finally:
         for fd in ends:
             os.close(fd)
@@ -92,7 +92,7 @@ def _widen(fd: int) -> None:
 
 
 def _supervised(
-    child: process.PidHandle, job: Job, *, out: int, err: int, said: "list[Ended]"
+    child: process.PidHandle, job: Job, *, out: int, err: int, outcome: "list[Ended]"
 ) -> "Generator[bytes, None, None]":
     deadline = time.monotonic() + job.timeout_s
     tail = bytearray()
@@ -102,7 +102,7 @@ def _supervised(
             _check(job, deadline)
     finally:
         _kill(child)
-    said.append(Ended(-1 if child.exit_code is None else child.exit_code, _last_line(bytes(tail))))
+    outcome.append(Ended(-1 if child.exit_code is None else child.exit_code, _last_line(bytes(tail))))
 
 
 def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -> "Generator[bytes, None, None]":

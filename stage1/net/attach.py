@@ -30,7 +30,7 @@ IFNAME = "eth0"
 def attach(
     pod: Pod, directory: str, *, settings: Settings, join: "Connect | None" = None, with_taps: bool = True
 ) -> PodNetwork | None:
-    """Give the pod the node's network and those that it names; None when there is none. Nothing stays when it fails.
+    """Give the pod the node's network and those that it names; None when there is none. Rolled back when it fails.
 
     `join` is that of pool_slot, which has made the netns and its tap already; then `note` is to follow. Without taps
     it is for processes in the netns, not a guest.
@@ -43,7 +43,7 @@ def attach(
     if not wanted:
         return None
     call = protocol.call_for(pod, netns_path(pod.id), ifname=IFNAME)
-    # Host ports, bandwidth and DNS are said of the pod, that is, of its first network.
+    # Host ports, bandwidth and DNS are given for the pod, that is, for its first network.
     rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
     attachments = tuple(map(Attachment, wanted, (call, *rest)))
     connect = join or _usual(with_taps=with_taps, is_free=pod.allow_spoofing)
@@ -89,7 +89,7 @@ def _usual(*, with_taps: bool = True, is_free: bool = False) -> "Connect":
 
 
 def _undo(directory: str, error: BaseException) -> None:
-    """What can't be undone now stays recorded for `detach`, and is said with the error that led here."""
+    """What can't be undone now stays recorded for `detach`, and is noted at the error that led here."""
     try:
         problem = detach(directory)
     except PodError as second:
@@ -133,7 +133,7 @@ def _with_results(seen: PodNetwork, results: list[Document]) -> PodNetwork:
     """The addresses as the plugins reported them, else as they are; DNS of the first network that has some."""
     reported = _addresses([protocol.ips(result) for result in results])
     there = [address.partition("/")[0] for one in seen.interfaces for address in one.addresses]
-    servers, searches, options = next((said for said in map(protocol.dns, results) if any(said)), ((), (), ()))
+    servers, searches, options = next((dns for dns in map(protocol.dns, results) if any(dns)), ((), (), ()))
     ips = tuple(dict.fromkeys(reported or there))
     return seen._replace(ips=ips, dns_servers=servers, dns_searches=searches, dns_options=options)
 
@@ -192,8 +192,8 @@ def detach_recorded(path: str) -> None:
     known = record.load_first(path)
     if known is not None:
         _delete_all(path, known)
-        # From here on there is nothing that a stand-in could help to remove. If that can't be said, who is asked again
-        # makes one in vain.
+        # From here on there is nothing that a stand-in could help to remove. If that can't be written, the next
+        # call makes one in vain.
         record.try_to_save(path, known._replace(attachments=()))
         namespace.remove_net(known.netns)
     record.forget(path)

@@ -152,8 +152,8 @@ def _version(document: "dict[str, Any]", file: str) -> str:
     offered = [*(several if isinstance(several, list) else []), document.get("cniVersion")]
     known = [version for version in VERSIONS if version in offered]
     if not known:
-        said = document.get("cniVersion")
-        raise BadRequest(f"{file}: cniVersion {said!r} is not one that clearpod speaks: {', '.join(VERSIONS)}")
+        version = document.get("cniVersion")
+        raise BadRequest(f"{file}: cniVersion {version!r} is not one that clearpod speaks: {', '.join(VERSIONS)}")
     return known[-1]
 
 

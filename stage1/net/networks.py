@@ -95,8 +95,8 @@ def _named(names: tuple[str, ...], settings: Settings, *, first: Network | None)
     for name in names:
         if name not in known:
             there = f"there are: {', '.join(sorted(known))}" if known else "there is none"
-            said = f"the pod asks for the network {name!r}, which is not in {settings.conf_dir}; {there}"
-            raise BadRequest("; ".join([said, *problems]))
+            problem = f"the pod asks for the network {name!r}, which is not in {settings.conf_dir}; {there}"
+            raise BadRequest("; ".join([problem, *problems]))
     return tuple(known[name] for name in names)
 
 

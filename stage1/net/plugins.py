@@ -99,8 +99,8 @@ class Runner:
         except TimedOut:
             raise NetworkFailed(f"{who} did not finish {verb} within {self.limit_s:g} s and was killed") from None
         if ended.code != 0:
-            said = protocol.complaint(ended.stdout, ended.stderr, code=ended.code)
-            raise NetworkFailed(f"{who} failed at {verb}: {said}")
+            reason = protocol.error_text(ended.stdout, ended.stderr, code=ended.code)
+            raise NetworkFailed(f"{who} failed at {verb}: {reason}")
         return ended.stdout
 
 

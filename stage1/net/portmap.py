@@ -18,12 +18,12 @@ def adapted(plugin: Document) -> Document:
 
 
 def spare_loopback(plugin: Document, *, has_iptables: bool) -> Document:
-    """portmap's document with one more condition; as it is when that can't be said."""
-    said = plugin.get("conditionsV6") or []
+    """portmap's document with one more condition; as it is when that can't be expressed."""
+    conditions = plugin.get("conditionsV6") or []
     condition = _NOT_LOOPBACK.get(_tool(plugin, has_iptables=has_iptables), ())
-    if not isinstance(said, list) or "::1" in said or not condition:
+    if not isinstance(conditions, list) or "::1" in conditions or not condition:
         return plugin
-    return {**plugin, "conditionsV6": [*said, *condition]}
+    return {**plugin, "conditionsV6": [*conditions, *condition]}
 
 
 def _tool(plugin: Document, *, has_iptables: bool) -> str:
@@ -31,7 +31,7 @@ def _tool(plugin: Document, *, has_iptables: bool) -> str:
     if plugin.get("backend"):
         return str(plugin["backend"])
     for key in ("conditionsV4", "conditionsV6"):
-        said = plugin.get(key)
-        if isinstance(said, list) and said:
-            return "iptables" if str(said[0])[:1] in ("-", "!") else "nftables"
+        conditions = plugin.get(key)
+        if isinstance(conditions, list) and conditions:
+            return "iptables" if str(conditions[0])[:1] in ("-", "!") else "nftables"
     return "iptables" if has_iptables or plugin.get("externalSetMarkChain") else "nftables"

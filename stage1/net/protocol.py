@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Document = dict[str, "Any"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SAID_BYTES = 500
+_SHOWN_BYTES = 500
 _BURSTS_PER_S = 20
 _LEAST_BURST_BITS, _MOST_BURST_BITS = 8 << 16, (1 << 32) - 1
 """One packet of the largest kind, and what the bandwidth plugin takes."""
@@ -146,14 +146,14 @@ def _is_dns(found: object) -> bool:
     return all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in lists)
 
 
-def complaint(stdout: bytes, stderr: bytes, *, code: int) -> str:
+def error_text(stdout: bytes, stderr: bytes, *, code: int) -> str:
     """Why a plugin failed, for people: its error document, else what it wrote, else its exit status."""
     try:
         document = json.loads(stdout)
-        said = ": ".join(str(document[key]) for key in ("msg", "details") if document.get(key))
-        return f"{said} (code {document.get('code', code)})" if said else f"exit status {code}"
+        message = ": ".join(str(document[key]) for key in ("msg", "details") if document.get(key))
+        return f"{message} (code {document.get('code', code)})" if message else f"exit status {code}"
     except (ValueError, AttributeError, TypeError, RecursionError):
-        return _printable(stderr) or _printable(stdout) or f"it ended with status {code} and said nothing"
+        return _printable(stderr) or _printable(stdout) or f"it ended with status {code} and wrote nothing"
 
 
 def ips(document: Document) -> tuple[str, ...]:
@@ -178,14 +178,14 @@ def addresses(document: Document) -> tuple[str, ...]:
 
 def dns(document: Document) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Name servers, search domains and options in the result."""
-    said = document.get("dns") or {}
-    search = list(said.get("search") or [])
-    domain = said.get("domain")
+    dns = document.get("dns") or {}
+    search = list(dns.get("search") or [])
+    domain = dns.get("domain")
     if domain and domain not in search:
         search.insert(0, domain)
-    return tuple(said.get("nameservers") or ()), tuple(search), tuple(said.get("options") or ())
+    return tuple(dns.get("nameservers") or ()), tuple(search), tuple(dns.get("options") or ())
 
 
 def _printable(text: bytes) -> str:
-    said = text[:_SAID_BYTES].decode("utf-8", "replace").strip()
-    return "".join(c if c.isprintable() else " " for c in said)
+    shown = text[:_SHOWN_BYTES].decode("utf-8", "replace").strip()
+    return "".join(c if c.isprintable() else " " for c in shown)

@@ -3,7 +3,7 @@
 
 Called by attach. The file lies in the cache directory, which survives a reboot as the plugins' leases do; the pod's
 directory has a symbolic link `cni.json` to it, so that the directory alone leads to everything. What is known before
-the first plugin runs outlives a power cut, in a second file; what the plugins said is of no use after one.
+the first plugin runs outlives a power cut, in a second file; what the plugins answered is of no use after one.
 """
 
 import json
@@ -202,7 +202,7 @@ def _checked(record: Record) -> Record:
     if not all(isinstance(word, str) for word in words):
         raise TypeError("a name is no text")
     if not all(
-        isinstance(said, dict) for said in (*results, *(p for one in record.attachments for p in one.network.plugins))
+        isinstance(one, dict) for one in (*results, *(p for one in record.attachments for p in one.network.plugins))
     ):
         raise TypeError("a result or a plugin is no object")
     numbers: tuple[object, ...] = (record.limit_s, record.failures)

@@ -101,7 +101,7 @@ def _with_version(text: str) -> str:
         if document.get("cniVersion", "") in _OLD and "cniVersions" not in document:
             return json.dumps({**document, "cniVersion": _READ_AS})
     except (ValueError, AttributeError):
-        pass  # for conflist to complain about
+        pass  # conflist reports it
     return text
 
 
@@ -164,8 +164,8 @@ def attach_pod(
     attachments = []
     for number, (network, args) in enumerate(wanted):
         runtime = base.runtime if _maps_ports(network) else {}
-        said = args if not args or _LENIENT[0] in dict(args) else (_LENIENT, *args)
-        attachments.append(Attachment(network, base._replace(ifname=f"eth{number}", args=said, runtime=runtime)))
+        arguments = args if not args or _LENIENT[0] in dict(args) else (_LENIENT, *args)
+        attachments.append(Attachment(network, base._replace(ifname=f"eth{number}", args=arguments, runtime=runtime)))
     seen = attach.make(directory, tuple(attachments), settings=settings)
     try:
         write_info(directory)

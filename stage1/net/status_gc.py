@@ -51,8 +51,8 @@ def status(network: Network, settings: Settings) -> str:
 def _require_version(network: Network, kind: str, *, settings: Settings) -> None:
     known = versions(find_plugin(kind, settings.bin_dirs))
     if known and network.version not in known:
-        said = f"the CNI plugin {kind!r} speaks versions {', '.join(known)} and not {network.version}"
-        raise NetworkFailed(f"{said}, which network {network.name!r} ({network.file}) asks for; change its cniVersion")
+        problem = f"the CNI plugin {kind!r} speaks versions {', '.join(known)} and not {network.version}"
+        raise NetworkFailed(f"{problem}, which network {network.name!r} ({network.file}) has; change its cniVersion")
 
 
 _VERSIONS: dict[tuple[str, int], tuple[str, ...]] = {}
@@ -65,8 +65,8 @@ def versions(path: str) -> tuple[str, ...]:
         if key not in _VERSIONS:
             env = {"CNI_COMMAND": "VERSION", "PATH": protocol.PATH}
             ended = process.run([path], timeout_s=STATUS_LIMIT_S, input=b'{"cniVersion": "1.0.0"}', env=env)
-            said = json.loads(ended.stdout)["supportedVersions"] if ended.code == 0 else []
-            _VERSIONS[key] = tuple(map(str, said))
+            supported = json.loads(ended.stdout)["supportedVersions"] if ended.code == 0 else []
+            _VERSIONS[key] = tuple(map(str, supported))
         return _VERSIONS[key]
     except (PodError, OSError, ValueError, KeyError, TypeError):
         return ()
@@ -126,8 +126,8 @@ def _of_others() -> list[Attachment]:
     found = []
     for name in os.listdir(RESULTS_DIR) if os.path.isdir(RESULTS_DIR) else ():
         try:
-            said = json.loads(files.read(f"{RESULTS_DIR}/{name}"))
-            found.append((said["networkName"], said["containerId"], said["ifName"]))
+            attachment = json.loads(files.read(f"{RESULTS_DIR}/{name}"))
+            found.append((attachment["networkName"], attachment["containerId"], attachment["ifName"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise PodError(f"{RESULTS_DIR}/{name} is not an attachment of another runtime; look at it") from None
     return found

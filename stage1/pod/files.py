@@ -31,14 +31,14 @@ def machine_id(pod: Pod) -> str:
 
 def resolv_conf(pod: Pod, host_text: str, *, network: PodNetwork | None = None) -> str:
     """The pod's DNS configuration: the pod's own (CRI DNSConfig), else its network's, else the host's file."""
-    for said in (pod, network):
-        if said and (said.dns_servers or said.dns_searches or said.dns_options):
-            return _resolver_lines(said)
+    for source in (pod, network):
+        if source and (source.dns_servers or source.dns_searches or source.dns_options):
+            return _resolver_lines(source)
     return host_text
 
 
-def _resolver_lines(said: Pod | PodNetwork) -> str:
-    lines = [f"search {' '.join(said.dns_searches)}"] if said.dns_searches else []
-    lines += [f"nameserver {server}" for server in said.dns_servers]
-    lines += [f"options {' '.join(said.dns_options)}"] if said.dns_options else []
+def _resolver_lines(source: Pod | PodNetwork) -> str:
+    lines = [f"search {' '.join(source.dns_searches)}"] if source.dns_searches else []
+    lines += [f"nameserver {server}" for server in source.dns_servers]
+    lines += [f"options {' '.join(source.dns_options)}"] if source.dns_options else []
     return "\n".join(lines) + "\n"

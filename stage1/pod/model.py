@@ -2,7 +2,7 @@
 """Pods and containers as values. Both front doors translate into these; everything below reads only these.
 
 Sizes are bytes unless the name says otherwise, durations are microseconds where the kernel's files want them.
-Zero and empty mean "not said".
+Zero and empty mean "not given".
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ HOST_NAMESPACES = ("network", "pid", "ipc")
 """Which of the host's namespaces a pod can ask for."""
 
 DEFAULT_PERIOD_US = 100_000
-"""Of a quota whose period is not said: the kernel's own."""
+"""Of a quota whose period is not given: the kernel's own."""
 
 MOST_WINDOW_MIB = 16384
 """Of images in the memory of one guest, which pays 1.6 percent of it."""
@@ -171,7 +171,7 @@ class Pod(NamedTuple):
     `memory_mib` and `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use
     now, 0 when that is all and stays so.
     `cgroup_parent` is the cgroup that somebody made for it, if that is there; `limit_bytes` is the memory that its
-    containers may have together, 0 when that is not said, and `is_bounded` whether the guest holds them to it from the
+    containers may have together, 0 when that is not given, and `is_bounded` whether the guest holds them to it from the
     start, since every one of them has a limit.
     """
 

@@ -96,7 +96,7 @@ def environment(pod: Pod, what: Process) -> list[str]:
 
 
 def resources(limits: Limits) -> dict[str, "Any"]:
-    """OCI linux.resources of the limits that were said; also what `crun update` is given."""
+    """OCI linux.resources of the limits that are set; also what `crun update` is given."""
     memory = {"limit": limits.memory, "swap": limits.memory_swap}
     cpu = {
         "shares": limits.cpu_shares,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a guest's userspace is: the agent as PID 1, or systemd, with containers as its units. Pure: names only.
 
-Called by whoever translates a pod, and by oci.py. Which files a profile has is said in stage1/vm/profiles.py.
+Called by whoever translates a pod, and by oci.py. Which files a profile has is in stage1/vm/profiles.py.
 """
 
 from stage1.errors import BadRequest

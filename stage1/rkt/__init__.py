@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rkt's contract says, interface version 6: arguments, manifests, files. Knows no VMM and no agent."""
+"""rkt's stage1 interface, version 6: arguments, manifests, files. Knows no VMM and no agent."""

@@ -2,7 +2,7 @@
 """What entry points ask the agent of a running pod for: to make, start, end and forget apps. Called by stage1/entry.
 
 rkt calls several of them at once; those that change the same pod take turns (`changing`). The status files are the
-agent's to write, so they are there when an app is said to have ended.
+agent's to write, so they are there when an app counts as ended.
 """
 
 import os
@@ -44,7 +44,7 @@ def read(pod_dir: str, app: str) -> RktPod:
 
 
 def add(client: Client, pod: RktPod) -> None:
-    """Show the app to the guest, and let it be made there. Nothing stays when that fails."""
+    """Show the app to the guest, and let it be made there. Rolled back when that fails."""
     place, app = machine.place(pod.pod.id), pod.apps[0]
     make.make(pod)
     try:
@@ -100,7 +100,7 @@ def stop(client: Client, app: str) -> None:
 
 
 def remove(client: Client, place: str, *, app: str) -> None:
-    """Forget it, in the guest and here; again is fine."""
+    """Forget it, in the guest and here; idempotent."""
     for name in (app, f"{app}.pre-start", f"{app}.post-stop"):
         try:
             client.call(Delete(name), START_S)

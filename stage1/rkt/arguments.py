@@ -59,7 +59,7 @@ class RunOptions(NamedTuple):
 
 
 class EnterOptions(NamedTuple):
-    """What `enter` is told. Without `app` the command is for the guest itself; pid is 0 when it was not said."""
+    """What `enter` is told. Without `app` the command is for the guest itself; pid is 0 when it was not given."""
 
     command: tuple[str, ...]
     app: str = ""

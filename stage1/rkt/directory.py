@@ -127,7 +127,7 @@ def writable_status_dir(pod_dir: str) -> str:
 
 
 def forget_status(pod_dir: str, app: str, *, marks: bool = False) -> None:
-    """Remove the app's status; with `marks` also those of rkt's that app rm leaves behind. Again is fine."""
+    """Remove the app's status; with `marks` also those of rkt's that app rm leaves behind. Idempotent."""
     for name in (app, *((f"{app}-created", f"{app}-started") if marks else ())):
         # First where rkt has it mounted, so that the overlay knows that it is gone.
         for place in (f"{stage1_root(pod_dir)}/{_STATUS}", status_dir(pod_dir)):
@@ -148,7 +148,7 @@ def has_status(pod_dir: str, name: str) -> bool:
 
 
 def set_ready(pod_dir: str) -> None:
-    """Let rkt change the apps from now on. Again is fine."""
+    """Let rkt change the apps from now on. Idempotent."""
     try:
         with Guard("symlink", f"{stage1_root(pod_dir)}/{READY}"):
             os.symlink(_READY_TEXT, f"{stage1_root(pod_dir)}/{READY}")

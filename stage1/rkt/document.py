@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Typed reading of JSON that others wrote: null and missing are the same, and what is of another type is said. Pure.
+"""Typed reading of JSON that others wrote: null and missing are the same, and another type is an error. Pure.
 
-`where` begins each complaint and names the object that is read.
+`where` begins each error and names the object that is read.
 """
 
 from stage1.errors import BadRequest

@@ -12,7 +12,7 @@ METADATA_PORT = 18112
 
 
 def variables(app: str, given: "Iterable[tuple[str, str]]", *, terminal: str | None = None) -> tuple[str, ...]:
-    """NAME=VALUE, those of the manifest first; with a `terminal` also its TERM, unless that is said already."""
+    """NAME=VALUE, those of the manifest first; with a `terminal` also its TERM, unless that is there already."""
     found = dict(given)
     defaults = [*_DEFAULTS, *((("TERM", terminal or "vt100"),) if terminal is not None else ())]
     for name, value in defaults:

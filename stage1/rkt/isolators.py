@@ -2,7 +2,7 @@
 """An app's isolators as numbers and sets. Pure. Called by plan.
 
 Of memory and of cpu the last one counts, since rkt appends what the user says to what the image says. What a VM's
-stage1 does not apply is said in `warnings`; a name that rkt does not know either is refused, for it may be meant to
+stage1 does not apply is named in `warnings`; a name that rkt does not know either is refused, for it may be meant to
 protect.
 """
 
@@ -35,7 +35,7 @@ class Names(NamedTuple):
 
 
 class Isolators(NamedTuple):
-    """Bytes, thousandths of a CPU, and sets; 0 and None mean that nothing was said."""
+    """Bytes, thousandths of a CPU, and sets; 0 and None mean that none is set."""
 
     memory: int = 0
     cpu_milli: int = 0
@@ -75,10 +75,10 @@ def read(given: "tuple[Document, ...]", *, where: str) -> Isolators:
 def _limit(last: "Document", name: str, *, where: str, parts: int = 1) -> int:
     where = f"{where}: isolator {name}"
     value = document.object_(last, name, where=where)
-    said = value.get("limit")
-    if isinstance(said, int) and not isinstance(said, bool):
-        said = str(said)
-    text = document.text({"limit": said}, "limit", where=where)
+    limit = value.get("limit")
+    if isinstance(limit, int) and not isinstance(limit, bool):
+        limit = str(limit)
+    text = document.text({"limit": limit}, "limit", where=where)
     return quantity.parse(text, where=where, parts=parts) if text else 0
 
 

@@ -108,29 +108,34 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     _check(options)
     pod_dir = os.path.realpath(pod_dir)
     directory.require(pod_dir)
-    said = manifest.read(f"{pod_dir}/pod", lambda app: _image_manifest(pod_dir, app), only=only)
-    if options.interactive and len(said.entries) != 1:
-        raise BadRequest(f"--interactive is for pods of one app, but this one has {len(said.entries)}")
-    if not (said.entries or options.mutable):
+    given = manifest.read(f"{pod_dir}/pod", lambda app: _image_manifest(pod_dir, app), only=only)
+    if options.interactive and len(given.entries) != 1:
+        raise BadRequest(f"--interactive is for pods of one app, but this one has {len(given.entries)}")
+    if not (given.entries or options.mutable):
         raise BadRequest("the pod manifest has no apps; name an image")
-    if len(said.entries) > MOST_APPS:
+    if len(given.entries) > MOST_APPS:
         raise BadRequest(
-            f"the pod has {len(said.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
+            f"the pod has {len(given.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
         )
-    found = [_read(entry, said, pod_dir=pod_dir, options=options, terminal=terminal) for entry in said.entries]
+    found = [_read(entry, given, pod_dir=pod_dir, options=options, terminal=terminal) for entry in given.entries]
     empty = tuple(dict.fromkeys(volume for one in found for volume in one.empty))
-    disk_mib = sizing.scratch_mib(said.annotations) if empty or options.mutable else 0
-    pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if said.has_isolators else ()
+    disk_mib = sizing.scratch_mib(given.annotations) if empty or options.mutable else 0
+    pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
     return RktPod(
         pod=_with_profile(
-            _pod(said, options, limits=[one.limits for one in found], ports=() if only else podwide.ports(said)),
+            _pod(
+                given,
+                options,
+                limits=[one.limits for one in found],
+                ports=() if only else podwide.ports(given),
+            ),
             pod_dir,
-            annotations=said.annotations,
+            annotations=given.annotations,
         )._replace(scratch_mib=disk_mib),
         apps=tuple(one.app for one in found),
         mutable=options.mutable,
         empty_volumes=empty,
-        annotations=tuple(said.annotations.items()),
+        annotations=tuple(given.annotations.items()),
         warnings=(*options.warnings, *pod_wide, *(warning for one in found for warning in one.warnings)),
     )
 
@@ -164,15 +169,15 @@ def _image_manifest(pod_dir: str, app: str) -> str:
     return f"{os.path.dirname(directory.app_root(pod_dir, app))}/manifest"
 
 
-def _pod(said: Manifest, options: RunOptions, *, limits: list[Isolators], ports: tuple[Port, ...]) -> Pod:
+def _pod(given: Manifest, options: RunOptions, *, limits: list[Isolators], ports: tuple[Port, ...]) -> Pod:
     return Pod(
         id=options.uuid,
         name=f"rkt-{options.uuid}",
         namespace="rkt",
         uid=options.uuid,
         hostname=podwide.hostname(options),
-        memory_mib=sizing.memory_mib(limits, said.annotations, mutable=options.mutable),
-        vcpus=sizing.vcpus(limits, said.annotations, cpus=os.cpu_count() or 1),
+        memory_mib=sizing.memory_mib(limits, given.annotations, mutable=options.mutable),
+        vcpus=sizing.vcpus(limits, given.annotations, cpus=os.cpu_count() or 1),
         sysctls=podwide.sysctls(limits),
         ports=ports,
     )
@@ -186,14 +191,14 @@ def _with_profile(pod: Pod, pod_dir: str, *, annotations: dict[str, str]) -> Pod
     return pod._replace(profile=profile, journal=directory.journal(pod_dir), memory_mib=memory_mib)
 
 
-def _read(entry: Entry, said: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:
+def _read(entry: Entry, given: Manifest, *, pod_dir: str, options: RunOptions, terminal: str | None) -> _Read:
     root = directory.app_root(pod_dir, entry.name)
     if not os.path.isdir(root):
         raise NotFound(f"{entry.where}: its root {root} is missing; prepare the pod anew")
     wanted = isolators.read(entry.isolators, where=entry.where)
-    placed = volumes.of_app(entry, said.volumes, pod_dir=pod_dir, root=root)
+    placed = volumes.of_app(entry, given.volumes, pod_dir=pod_dir, root=root)
     app = _app(entry, wanted, root=root, options=options, terminal=terminal)
-    used = streams.of_app(entry, said.annotations, interactive=options.interactive)
+    used = streams.of_app(entry, given.annotations, interactive=options.interactive)
     app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and terminal is not None)
     odd = syscalls.unknown(wanted.seccomp) if wanted.seccomp else ()
     strange = (f"{entry.where}: no system calls here, so ignored: {', '.join(odd)}",) if odd else ()

@@ -81,7 +81,7 @@ def _with_disk(on: Host, pod: RktPod, *, pod_dir: str) -> Host:
 
 
 def undo(place: str) -> str:
-    """Undo `prepare` before the VMM was started; again is fine. Returns and raises what `engine.clean_up` does.
+    """Undo `prepare` before the VMM was started; idempotent. Returns and raises what `engine.clean_up` does.
 
     The record names the launcher, who is our parent and still has to say what went wrong: it is not to be killed.
     """
@@ -143,7 +143,7 @@ def apps(place: str) -> list[str]:
 
 
 def remove(place: str, app: str) -> None:
-    """Undo `add`; again is fine. The agent must be done with the app."""
+    """Undo `add`; idempotent. The agent must be done with the app."""
     for one in (app, f"{app}.pre-start", f"{app}.post-stop"):
         engine.remove_container(place, one)
     try:

@@ -96,7 +96,7 @@ class Entry(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Begins complaints."""
+        """Begins error messages."""
         return f"app {self.name!r}"
 
 

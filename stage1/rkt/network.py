@@ -84,7 +84,7 @@ def host_ip(pod_dir: str) -> str:
 
 
 def detach(pod_dir: str) -> str:
-    """Take the pod's networks away; again is fine, and so is a pod that has none. The VMM must have ended.
+    """Take the pod's networks away; idempotent, and fine for a pod that has none. The VMM must have ended.
 
     Returns a sentence when a plugin did not give back what it had made; `collect_garbage` tries again.
     """
@@ -114,8 +114,8 @@ def _pay(path: str) -> list[str]:
     except PodError as error:
         from stage1.net import writeoff  # nor `run`, which never comes here
 
-        said = deferred.defer(path, error, tries=1, had_netns=True)
-        return [writeoff.write_off(path, error) if writeoff.is_due(path) else said]
+        problem = deferred.defer(path, error, tries=1, had_netns=True)
+        return [writeoff.write_off(path, error) if writeoff.is_due(path) else problem]
     return []
 
 

@@ -38,15 +38,15 @@ def sysctls(limits: "Sequence[Isolators]") -> tuple[tuple[str, str], ...]:
     return tuple(found.items())
 
 
-def ports(said: "Manifest") -> tuple[Port, ...]:
+def ports(manifest: "Manifest") -> tuple[Port, ...]:
     """Each port of the host with the port of the pod that it leads to. Raises BadRequest and Unsupported."""
-    return tuple(port for one in said.ports for port in _of_host(one, _in_pod(one, said)))
+    return tuple(port for one in manifest.ports for port in _of_host(one, _in_pod(one, manifest)))
 
 
-def _in_pod(port: "HostPort", said: "Manifest") -> "AppPort":
+def _in_pod(port: "HostPort", manifest: "Manifest") -> "AppPort":
     if port.pod_port is not None:
         return port.pod_port
-    named = [one for entry in said.entries for one in entry.ports if one.name == port.name]
+    named = [one for entry in manifest.entries for one in entry.ports if one.name == port.name]
     if len(named) != 1:
         many = "no app has" if not named else "several apps have"
         raise BadRequest(f"the host's port {port.host_port} is for {port.name!r}, a port that {many}")

@@ -29,9 +29,9 @@ _MEMORY, _VCPUS, _SCRATCH = "clearpod.io/memory-mib", "clearpod.io/vcpus", "clea
 
 def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool) -> int:
     """Of the VM. Raises BadRequest."""
-    said = _number(annotations, _MEMORY)
+    annotated = _number(annotations, _MEMORY)
     needed = GUEST_MIB + sum(-(-app.memory // MIB) if app.memory else APP_MIB for app in apps)
-    return said or (max(needed, SANDBOX_MIB) if mutable else needed)
+    return annotated or (max(needed, SANDBOX_MIB) if mutable else needed)
 
 
 def with_systemd_mib(memory_mib: int, annotations: "Mapping[str, str]") -> int:
@@ -44,10 +44,10 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
     Raises BadRequest.
     """
-    said = _number(annotations, _VCPUS)
+    annotated = _number(annotations, _VCPUS)
     limits = [app.cpu_milli for app in apps]
     wanted = -(-sum(limits) // 1000) if limits and all(limits) else cpus
-    return said or max(1, min(wanted, cpus))
+    return annotated or max(1, min(wanted, cpus))
 
 
 def scratch_mib(annotations: "Mapping[str, str]") -> int:

@@ -19,7 +19,7 @@ _MODES = {
     "stdout": (LOG, NULL, STREAM, TTY, INTERACTIVE),
     "stderr": (LOG, NULL, STREAM, TTY, INTERACTIVE),
 }
-"""The first is what counts when nothing is said."""
+"""The first is the default."""
 _LOG_MODE = "coreos.com/rkt/experiment/logmode"
 """rkt: `k8s-plain` writes logs in Kubernetes' way."""
 _LOG_DIR = "coreos.com/rkt/experiment/kubernetes-log-dir"
@@ -61,22 +61,24 @@ class Streams(NamedTuple):
 
 def of_app(entry: Entry, pod_annotations: "Mapping[str, str]", *, interactive: bool) -> Streams:
     """Raises BadRequest for a mode that is not known, and for a log path that leads elsewhere."""
-    said = dict(entry.annotations)
+    annotations = dict(entry.annotations)
     if interactive:
         return Streams(INTERACTIVE, INTERACTIVE, INTERACTIVE)
     modes = {}
     for name, known in _MODES.items():
-        modes[name] = said.get(f"{_STAGE2}{name}") or known[0]
+        modes[name] = annotations.get(f"{_STAGE2}{name}") or known[0]
         if modes[name] not in known:
             raise BadRequest(f"{entry.where}: its {name} can't be {modes[name]!r}; there are {', '.join(known)}")
     words = modes["stdin"], modes["stdout"], modes["stderr"]
-    return Streams(*words, log_path=_log_path(entry, said, pod=pod_annotations, modes=words))
+    return Streams(*words, log_path=_log_path(entry, annotations, pod=pod_annotations, modes=words))
 
 
-def _log_path(entry: Entry, said: "Mapping[str, str]", *, pod: "Mapping[str, str]", modes: tuple[str, ...]) -> str:
+def _log_path(
+    entry: Entry, annotations: "Mapping[str, str]", *, pod: "Mapping[str, str]", modes: tuple[str, ...]
+) -> str:
     if pod.get(_LOG_MODE) != PLAIN or STREAM not in modes[1:]:
         return ""
-    where, path = pod.get(_LOG_DIR, ""), said.get(_LOG_PATH, "")
+    where, path = pod.get(_LOG_DIR, ""), annotations.get(_LOG_PATH, "")
     if not where.startswith("/") or not path:
         raise BadRequest(f"{entry.where}: {PLAIN} logs need an absolute {_LOG_DIR} and a {_LOG_PATH}")
     whole = os.path.normpath(f"{where}/{path}")

@@ -15,7 +15,7 @@ from stage1.guest.client import Client, exit_of
 from stage1.guest.frame import MAX_DATA
 from stage1.guest.messages import Resize, Stdio, encode_request
 
-_SAID_BYTES = 5000
+_ERROR_BYTES = 5000
 _CRUNS = ("exec:", "exec container process")
 _REASONS = ("Exec format error", "No such file or directory", "Permission denied")
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
@@ -71,12 +71,12 @@ def join(client: Client, process: Joined) -> int:
     with _sizes(client, process) if process.stdio.tty else _nothing():
         while streams.code is None:
             streams.turn()
-    return exec_code(streams.code, streams.said)
+    return exec_code(streams.code, streams.error_output)
 
 
-def exec_code(code: int, said: bytes) -> int:
-    """The code as shells have it. What the kernel could not execute ends with 1 and crun's line is all that it said."""
-    words = said.decode("utf-8", "replace").strip()
+def exec_code(code: int, error_output: bytes) -> int:
+    """The code as shells have it. What the kernel could not execute ends with 1, after a line of crun's alone."""
+    words = error_output.decode("utf-8", "replace").strip()
     is_cruns = code == 1 and words.startswith(_CRUNS) and words.endswith(_REASONS) and len(words.splitlines()) == 1
     return command_error(words).exit_code if is_cruns else code
 
@@ -114,7 +114,7 @@ class _sizes:
 class _Streams:
     def __init__(self, client: Client, process: Joined) -> None:
         self.code: int | None = None
-        self.said = b""
+        self.error_output = b""
         """The beginning of all that came."""
         self._session, self._process = client, process
         stdio = process.stdio
@@ -141,7 +141,7 @@ class _Streams:
             if ended is not None and ended.exec == self._process.exec:
                 self.code = ended.exit_code
             elif one.kind == frame.DATA and one.stream in self._to:
-                self.said += one.payload[: _SAID_BYTES - len(self.said)]
+                self.error_output += one.payload[: _ERROR_BYTES - len(self.error_output)]
                 is_read = _write(self._to[one.stream], one.payload)
                 if not is_read and self._process.exec:
                     self._session.send(frame.DATA, stream=one.stream, end=True)  # the process gets SIGPIPE, as here

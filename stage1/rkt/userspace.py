@@ -19,9 +19,9 @@ FILE = "usr/lib/clearpod/profile"
 
 def of_pod(pod_dir: str, annotations: "Mapping[str, str]") -> str:
     """The profile; empty for the ordinary one. Raises BadRequest."""
-    said = annotations.get(profile.WORD, "")
+    annotated = annotations.get(profile.WORD, "")
     try:
-        return profile.named(said or _of_image(pod_dir))
+        return profile.named(annotated or _of_image(pod_dir))
     except BadRequest as error:
         raise BadRequest(f"the annotation {profile.WORD}: {error}") from None
 

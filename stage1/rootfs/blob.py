@@ -148,9 +148,9 @@ def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, words: list[s
     timeout_s = _BASE_TIMEOUT_S + most / _BYTES_PER_S
     box = sandbox.Box(limits.memory_mib << 20, int(timeout_s), uid=limits.uid)
     argv = [*sandbox.command(box, sandbox.means()), program, *words[1:]]
-    said: list[supervise.Ended] = []
-    yield from supervise.output(supervise.Job(argv, fd, timeout_s, rules.stop), said)
-    code, last = said[0]
+    outcome: list[supervise.Ended] = []
+    yield from supervise.output(supervise.Job(argv, fd, timeout_s, rules.stop), outcome)
+    code, last = outcome[0]
     if "memory" in last:
         what = f"{blob.title} needs more memory to be decompressed than {limits.memory_mib} MiB"
         raise refusal(what, key="memory_mib", cap=limits.memory_mib)

@@ -58,9 +58,9 @@ def ask(question: Question, asker: Asker) -> "Any":
     """
     argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
     job = supervise.Job(argv, -1, question.timeout_s, asker.stop, lambda: _look(question))
-    said: list[supervise.Ended] = []
+    outcome: list[supervise.Ended] = []
     text = bytearray()
-    pieces = supervise.output(job, said)
+    pieces = supervise.output(job, outcome)
     try:
         for piece in pieces:
             text += piece
@@ -68,8 +68,8 @@ def ask(question: Question, asker: Asker) -> "Any":
                 raise _too_long(question)
     finally:
         pieces.close()
-    if said[0].code:
-        raise _death(question, asker, ended=said[0])
+    if outcome[0].code:
+        raise _death(question, asker, ended=outcome[0])
     return _understood(question, asker, text=bytes(text))
 
 
@@ -116,7 +116,7 @@ class Session:
 
 def _too_long(question: Question) -> Corrupt:
     most = question.answer_bytes
-    return Corrupt(f"the process that read {question.what} said more than {most} bytes; push it again")
+    return Corrupt(f"the process that read {question.what} wrote more than {most} bytes; push it again")
 
 
 def _box(question: Question, asker: Asker) -> sandbox.Box:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the pod's own /etc/hosts, /etc/hostname, /etc/resolv.conf and /etc/machine-id, which crun binds into each
-container. Called by the engine and `prewarmed`; what stands in them is said by `stage1.pod.files`.
+container. Called by the engine and `prewarmed`; their text is made by `stage1.pod.files`.
 """
 
 import os

@@ -38,15 +38,15 @@ def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[
 
 
 def _run(job: supervise.Job, image: str) -> None:
-    said: list[supervise.Ended] = []
+    outcome: list[supervise.Ended] = []
     try:
-        for _ in supervise.output(job, said):
+        for _ in supervise.output(job, outcome):
             pass
     except KernelError as error:
         if error.errno == errno.ENOENT:
             raise NotFound("there is no mkfs.erofs program; install erofs-utils") from None
         raise
-    code, last = said[0]
+    code, last = outcome[0]
     # It also ends well after an error in the middle of a tar, and the rest of the layer is then missing.
     if code == 0 and "<E>" not in last:
         return

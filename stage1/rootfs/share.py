@@ -18,7 +18,7 @@ _FLAGS = mount.MS_RDONLY | mount.MS_NOSUID | mount.MS_NODEV | mount.MS_NOEXEC
 
 def mount_image(files: ImageFiles, target: str | int, *, ids: int = -1) -> None:
     """Mount the image's root at the directory `target`, a path or a descriptor. Raises Unsupported (kernel),
-    KernelError; nothing stays then.
+    KernelError; rolled back then.
 
     The files may be removed while they are mounted. `ids` is a descriptor of the user namespace that maps its owners,
     -1 for none.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the program `jailer`, which makes a VMM our child in its jail (images/jailer/README.md). Called by
-starter.ProcessVmm with the launch description of `jail.py`. Nothing stays when that fails.
+starter.ProcessVmm with the launch description of `jail.py`. Rolled back when that fails.
 """
 
 import os

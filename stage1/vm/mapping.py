@@ -58,7 +58,7 @@ def put_in(directory: str, name: str, *, pieces: "Pieces") -> Placed:
     """Map the files (path, offset in the image, bytes; in order) as the image `name`, which is not in yet.
 
     Raises NoSpace when it does not fit, VmFailed when the VMM refuses or is gone, KernelError when a file is absent;
-    nothing stays then.
+    rolled back then.
     """
     window = find(directory) or Window(0)
     size = pieces[-1][1] + pieces[-1][2]

@@ -105,7 +105,7 @@ def test_a_plugin_that_is_missing_is_named_before_anything_is_made(cni: FakeCni,
     [
         ('echo \'{"code": 11, "msg": "no address is left"}\'; exit 1', "failed at ADD: no address is left .code 11.$"),
         ("echo panic >&2; kill -SEGV $$", "failed at ADD: panic$"),
-        ("exit 3", "ended with status 3 and said nothing$"),
+        ("exit 3", "ended with status 3 and wrote nothing$"),
         ("sleep 60", "did not finish ADD within 0.5 s and was killed$"),
         ("(sleep 60 &) ; sleep 60", "did not finish ADD within 0.5 s and was killed$"),
         ("echo '{\"ips\": 7}'; exit 0", 'answered ADD with "ips" that is no list'),

@@ -112,10 +112,10 @@ def test_an_answer_that_is_no_result_is_a_failure_that_names_the_plugin(answer: 
         (b"", b"panic: at the\x1b[31m disco\n", "panic: at the [31m disco"),
         (b"half a {", b"", "half a {"),
         (b"[]", b"", "[]"),
-        (b"", b"", "it ended with status 9 and said nothing"),
+        (b"", b"", "it ended with status 9 and wrote nothing"),
     ],
 )
 def test_a_complaint_is_what_the_plugin_said_as_far_as_it_can_be_printed(
     stdout: bytes, stderr: bytes, said: str
 ) -> None:
-    assert protocol.complaint(stdout, stderr, code=9) == said
+    assert protocol.error_text(stdout, stderr, code=9) == said

@@ -53,7 +53,7 @@ def test_plugins_of_an_older_network_are_not_asked(cni: FakeCni, version: str) -
     "script, sentence",
     [
         ('echo \'{"code": 50, "msg": "no controller"}\'; exit 1', "failed at STATUS: no controller (code 50)"),
-        ("exit 3", "failed at STATUS: it ended with status 3 and said nothing"),
+        ("exit 3", "failed at STATUS: it ended with status 3 and wrote nothing"),
         ("sleep 60", "did not finish STATUS within 0.3 s and was killed"),
     ],
 )
