@@ -184,8 +184,8 @@ def add_image(directory: str, pod: Pod, *, image: "ImageFiles") -> str:
 
 def owners_of(directory: str, pod: Pod) -> owners.Owners:
     """Of a VMM that runs; without a mapping where there is none, or one without a user namespace."""
-    found = record.read(directory)
-    vmm = (found.vmm.pid, found.vmm.start_time, found.ids) if found else (0, 0, ())
+    entry = record.read(directory)
+    vmm = (entry.vmm.pid, entry.vmm.start_time, entry.ids) if entry else (0, 0, ())
     return owners.Owners(directory, pod.ids, vmm)
 
 
@@ -231,8 +231,8 @@ def bundles(directory: str) -> list[str]:
 
 def recorded_vm(directory: str) -> VmProcess | None:
     """The pod's VMM as `boot` wrote it down, alive or not; None if it never did. Raises VmFailed if that is damaged."""
-    found = record.read(directory)
-    return found.vmm._replace(console=f"{directory}/{CONSOLE}") if found else None
+    entry = record.read(directory)
+    return entry.vmm._replace(console=f"{directory}/{CONSOLE}") if entry else None
 
 
 def find_vm(directory: str) -> VmProcess | None:
@@ -248,10 +248,10 @@ def find_link(directory: str, host: Host) -> SerialLink | VsockLink:
 
     Raises NotFound when the pod was never booted, VmFailed when the record is damaged.
     """
-    found = record.read(directory)
-    if found is None:
+    entry = record.read(directory)
+    if entry is None:
         raise NotFound(f"{directory}/{record.FILE} is missing: this pod has no virtual machine")
-    return VsockLink(found.cid, host.vsock_port) if found.cid else SerialLink(f"{directory}/agent.sock")
+    return VsockLink(entry.cid, host.vsock_port) if entry.cid else SerialLink(f"{directory}/agent.sock")
 
 
 def clean_up(directory: str) -> str:

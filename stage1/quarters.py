@@ -57,14 +57,14 @@ def home(vm: VmSpec, pod: Pod, *, parent: str, has_scopes: bool = False) -> tupl
     places = cgroup.places(parent, name)
     if not pod.cgroup_parent:
         return places, ""
-    found = podcgroup.find(pod.cgroup_parent)
-    why_not = _lack(vm, pod, allowed=podcgroup.allowed(found))
-    if not found:
+    pod_places = podcgroup.find(pod.cgroup_parent)
+    why_not = _lack(vm, pod, allowed=podcgroup.allowed(pod_places))
+    if not pod_places:
         why_not = f"there is no cgroup {podcgroup.path_of(pod.cgroup_parent) or '/'} for pods on this host"
     if why_not:
         return places, f"the virtual machine is counted below /{parent} and not in its pod's cgroup: {why_not}"
     below = scope.inside if has_scopes else os.path.join
-    return places | {kind: below(path, name) for kind, path in found.items()}, ""
+    return places | {kind: below(path, name) for kind, path in pod_places.items()}, ""
 
 
 def _lack(vm: VmSpec, pod: Pod, *, allowed: podcgroup.Allowed) -> str:

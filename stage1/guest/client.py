@@ -34,8 +34,8 @@ class Cutter:
     def feed(self, data: bytes) -> "Iterable[Frame]":
         """The whole frames that there are now. Raises ValueError when there is something else."""
         self._bytes += data
-        while (found := frame.cut(self._bytes)) is not None:
-            yield found
+        while (one := frame.cut(self._bytes)) is not None:
+            yield one
 
 
 class Client:
@@ -67,11 +67,11 @@ class Client:
         moments = [one for one in (timeout_s and begun + timeout_s, self._over_at) if one is not None]
         until = min(moments, default=None)
         try:
-            found = self._first(frame.REPLY, self._number, until=until)
+            reply = self._first(frame.REPLY, self._number, until=until)
         except TimedOut:
             waited_s = round(time.monotonic() - begun, 1)
             raise TimedOut(f"the guest's agent did not answer {type(op).__name__} within {waited_s:g} s") from None
-        return check_reply(decode_reply(found.payload), op)
+        return check_reply(decode_reply(reply.payload), op)
 
     def limit(self, limit_s: float) -> None:
         """All calls from now on end within that time together; a later `limit` replaces this one."""
@@ -105,9 +105,9 @@ class Client:
         """DATA and EVENT frames that have come; blocks for nothing. Raises VmFailed when the VM has ended."""
         if not self._seen:
             self._receive()
-        found = [one for one in self._seen if one.kind in (frame.DATA, frame.EVENT)]
+        frames = [one for one in self._seen if one.kind in (frame.DATA, frame.EVENT)]
         self._seen.clear()
-        return found
+        return frames
 
     def _first(self, kind: int, stream: int, *, until: float | None) -> Frame:
         while True:
@@ -133,6 +133,6 @@ class Client:
         self._seen.extend(self._cutter.feed(data))
 
 
-def exit_of(found: Frame) -> Exited | None:
+def exit_of(event: Frame) -> Exited | None:
     """What an EVENT frame tells, if it is an end."""
-    return decode_event(found.payload) if found.kind == frame.EVENT else None
+    return decode_event(event.payload) if event.kind == frame.EVENT else None

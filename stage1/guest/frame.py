@@ -51,9 +51,9 @@ def cut(buffer: bytearray) -> Frame | None:
     end = HEADER_BYTES + length
     if len(buffer) < end:
         return None
-    found = Frame(kind, flags, stream, seq, bytes(buffer[HEADER_BYTES:end]))
+    result = Frame(kind, flags, stream, seq, bytes(buffer[HEADER_BYTES:end]))
     del buffer[:end]
-    return found
+    return result
 
 
 def credit_payload(amount: int) -> bytes:

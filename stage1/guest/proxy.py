@@ -213,15 +213,15 @@ class Proxy:
         except (OSError, EOFError, ValueError, WireError, PodError):
             self._drop(client)
 
-    def _on_frame(self, client: _Client, found: Frame) -> None:
-        if found.kind == frame.DATA:
-            client.inputs.append(found)
+    def _on_frame(self, client: _Client, incoming: Frame) -> None:
+        if incoming.kind == frame.DATA:
+            client.inputs.append(incoming)
             return
-        if found.kind == frame.CREDIT:
-            client.follows.add(found.stream)
+        if incoming.kind == frame.CREDIT:
+            client.follows.add(incoming.stream)
             return
-        op = decode_request(found.payload)
-        if found.kind != frame.REQUEST or op is None:
+        op = decode_request(incoming.payload)
+        if incoming.kind != frame.REQUEST or op is None:
             raise ValueError("a client sends what makes no sense")
         if isinstance(op, Exec):
             client.running.add(_Running(op.container, op.exec))
@@ -231,7 +231,7 @@ class Proxy:
         if isinstance(op, Create | Exec):
             for stream in _streams(op.stdio):
                 self._link.open_stream(stream)
-        self._asked[self._link.request(op)] = (client, found.stream)
+        self._asked[self._link.request(op)] = (client, incoming.stream)
 
     def _settle(self) -> None:
         """Pass on what the guest takes now, and pay for what the clients have taken."""

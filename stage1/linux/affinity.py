@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 def parse(text: str) -> frozenset[int]:
     """The numbers of a list such as 0-2,5, which matches LIST."""
-    found: set[int] = set()
+    numbers: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return frozenset(found)
+        numbers.update(range(int(first), int(last or first) + 1))
+    return frozenset(numbers)
 
 
 def present() -> frozenset[int]:
@@ -44,7 +44,7 @@ def pin(pid: int, start_time: int, cpus: "Iterable[int]") -> bool:
     handle = process.open_process(pid, start_time)
     if handle is None:
         return False
-    wanted, done = sorted(cpus), set[str]()
+    processors, done = sorted(cpus), set[str]()
     with handle:
         for _ in range(_ROUNDS):  # a thread that was not pinned yet may have made others
             try:
@@ -54,7 +54,7 @@ def pin(pid: int, start_time: int, cpus: "Iterable[int]") -> bool:
             if not new:
                 break
             for thread in new:
-                _pin_one(int(thread), wanted)
+                _pin_one(int(thread), processors)
             done |= new
     return True
 

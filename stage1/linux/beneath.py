@@ -354,11 +354,11 @@ def openat2(dir_fd: int, path: str, flags: int, *, mode: int, resolve: int) -> i
     return libc.syscall("openat2", libc.NR_OPENAT2, dir_fd, os.fsencode(path), how, len(how), what=what)
 
 
-def require(path: str, mode: int, wanted: int) -> None:
-    """Raise NotPlain unless the st_mode `mode` of `path` is of the kind `wanted` (S_IFREG, S_IFDIR, S_IFSOCK)."""
-    if stat.S_IFMT(mode) != wanted:
+def require(path: str, mode: int, expected: int) -> None:
+    """Raise NotPlain unless the st_mode `mode` of `path` is of the kind `expected` (S_IFREG, S_IFDIR, S_IFSOCK)."""
+    if stat.S_IFMT(mode) != expected:
         number = errno.ELOOP if stat.S_ISLNK(mode) else errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise NotPlain(path, f"is {kind(mode)}, but must be {kind(wanted)}", number=number)
+        raise NotPlain(path, f"is {kind(mode)}, but must be {kind(expected)}", number=number)
 
 
 def _read(fd: int, most: int) -> bytes:

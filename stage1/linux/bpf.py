@@ -89,18 +89,18 @@ def need_bytes(*choices: tuple[int, bytes]) -> Block:
     return block
 
 
-def case_bytes(at: int, wanted: bytes, then: Block) -> Block:
+def case_bytes(at: int, expected: bytes, then: Block) -> Block:
     """When these bytes are at the offset `at`, `then` runs, which must end the program."""
-    return _if_bytes(at, wanted, skip=1) + _STEP.pack(_JUMP, 0, 0, steps(then)) + then
+    return _if_bytes(at, expected, skip=1) + _STEP.pack(_JUMP, 0, 0, steps(then)) + then
 
 
-def _if_bytes(at: int, wanted: bytes, *, skip: int) -> Block:
+def _if_bytes(at: int, expected: bytes, *, skip: int) -> Block:
     """Leave out the `skip` instructions that follow when these bytes are there."""
-    block, end = _STEP.pack(_JUMP, 0, 0, skip), len(wanted)
+    block, end = _STEP.pack(_JUMP, 0, 0, skip), len(expected)
     while end:
         size = WORD if end % WORD == 0 else HALF if end % HALF == 0 else BYTE
         end -= size
-        number = int.from_bytes(wanted[end : end + size], "big")
+        number = int.from_bytes(expected[end : end + size], "big")
         block = (
             _TWO_STEPS.pack(_LOAD | _SIZES[size], 0, 0, at + end, _IF_EQUAL, 0, len(block) // _STEP.size, number)
             + block

@@ -53,9 +53,9 @@ def controllers(path: str) -> frozenset[str]:
 
 def limited() -> tuple[str, ...]:
     """Which of LIMITED this host's cgroups have, in either version, for those who may write."""
-    found = places("", "")
-    usable = controllers(found[""]) if "" in found else frozenset()
-    return tuple(one for one in LIMITED if one in usable or f".{one}" in found)
+    tops = places("", "")
+    usable = controllers(tops[""]) if "" in tops else frozenset()
+    return tuple(one for one in LIMITED if one in usable or f".{one}" in tops)
 
 
 def place(parent: str, name: str) -> str:

@@ -74,13 +74,13 @@ class Ksm:
         """What has come of it. Raises KernelError."""
         return Counters(*(self._number(name) for name in Counters._fields))
 
-    def apply(self, wanted: Settings) -> None:
+    def apply(self, settings: Settings) -> None:
         """Write what differs; a start comes last, and a stop first. Raises KernelError."""
         now = self.settings()
-        names = [name for name in Settings._fields if -1 not in (getattr(now, name), getattr(wanted, name))]
-        for name in names if wanted.run == STOP else reversed(names):
-            if getattr(now, name) != getattr(wanted, name):
-                self._write(name, getattr(wanted, name))
+        names = [name for name in Settings._fields if -1 not in (getattr(now, name), getattr(settings, name))]
+        for name in names if settings.run == STOP else reversed(names):
+            if getattr(now, name) != getattr(settings, name):
+                self._write(name, getattr(settings, name))
 
     def _write(self, name: str, value: int) -> None:
         with Guard("write", f"{self.path}/{name}"), open(f"{self.path}/{name}", "w", encoding="ascii") as file:
@@ -114,9 +114,9 @@ def merged(pid: int) -> Merged:
         lines = files.read(f"/proc/{pid}/ksm_stat").decode("ascii", "replace").splitlines()
     except (KernelError, OSError):
         return Merged()
-    found = {words[0]: words[1] for words in map(str.split, lines) if len(words) == 2}
+    values = {words[0]: words[1] for words in map(str.split, lines) if len(words) == 2}
     names = ("ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit")
-    return Merged(*(int(found.get(name, "0")) for name in names))
+    return Merged(*(int(values.get(name, "0")) for name in names))
 
 
 def find_thread() -> int:

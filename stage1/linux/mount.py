@@ -164,8 +164,8 @@ def file_systems_below(path: str, *, below: str = "") -> dict[str, tuple[str, st
     prefix = _joined(path, below).rstrip("/") + "/"
     with _mounts() as file:
         fields = [line.split(b" ", 5) for line in file]
-    found = {unescape(line[4]): (line[2].decode(), unescape(line[3])) for line in fields}
-    return {point.removeprefix(prefix): what for point, what in found.items() if point.startswith(prefix)}
+    mounts = {unescape(line[4]): (line[2].decode(), unescape(line[3])) for line in fields}
+    return {point.removeprefix(prefix): what for point, what in mounts.items() if point.startswith(prefix)}
 
 
 def _joined(path: str, below: str) -> str:
@@ -192,10 +192,10 @@ def overlay_options(path: str) -> dict[str, str] | None:
     last = _path(path).rpartition(b"/")[2]
     with _mounts() as file:
         lines = [line.split() for line in file if last in line or b"\\" in line]
-    found = [line[line.index(b"-") + 1 :] for line in lines if unescape(line[4]) == path]
-    if not found or found[-1][0] != b"overlay":
+    mounts = [line[line.index(b"-") + 1 :] for line in lines if unescape(line[4]) == path]
+    if not mounts or mounts[-1][0] != b"overlay":
         return None
-    options = (option.partition(b"=") for option in found[-1][2].split(b","))
+    options = (option.partition(b"=") for option in mounts[-1][2].split(b","))
     return {name.decode(): unescape(value) for name, _, value in options}
 
 
@@ -206,13 +206,13 @@ def memory_bytes(below: str) -> int:
     """
     with _mounts() as file:
         lines = [line.split() for line in file]
-    found = {}
+    sizes = {}
     for line in lines:
         path = unescape(line[4])
         if path.startswith(below) and line[line.index(b"-") + 1] == b"tmpfs" and b"rw" in line[5].split(b","):
             size = os.statvfs(path)
-            found[line[2]] = size.f_blocks * size.f_frsize or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return sum(found.values())
+            sizes[line[2]] = size.f_blocks * size.f_frsize or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return sum(sizes.values())
 
 
 def keep_proc(fd: int) -> None:

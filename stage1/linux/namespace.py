@@ -260,15 +260,15 @@ def is_net(path: str) -> bool:
 def is_inhabited(path: str) -> bool:
     """Whether a process is in the netns kept at `path`; false when there is none."""
     try:
-        wanted = os.stat(path)
+        netns = os.stat(path)
     except FileNotFoundError:
         return False
-    return any(_is_in(wanted, pid) for pid in os.listdir("/proc") if pid.isdigit())
+    return any(_is_in(netns, pid) for pid in os.listdir("/proc") if pid.isdigit())
 
 
-def _is_in(wanted: os.stat_result, pid: str) -> bool:
+def _is_in(netns: os.stat_result, pid: str) -> bool:
     try:
-        return os.path.samestat(wanted, os.stat(f"/proc/{pid}/ns/net"))
+        return os.path.samestat(netns, os.stat(f"/proc/{pid}/ns/net"))
     except OSError:  # it has ended
         return False
 

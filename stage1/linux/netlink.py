@@ -38,14 +38,14 @@ def attribute(kind: int, data: bytes) -> bytes:
 
 def attributes(data: bytes) -> Attributes:
     """What `attribute` gave, one after the other; of a kind that occurs twice the last. What is cut off is left out."""
-    found, at = {}, 0
+    values, at = {}, 0
     while at + _ATTRIBUTE.size <= len(data):
         size, kind = _ATTRIBUTE.unpack_from(data, at)
         if size < _ATTRIBUTE.size or at + size > len(data):
             break
-        found[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + size]
+        values[kind & _KIND_MASK] = data[at + _ATTRIBUTE.size : at + size]
         at += size + -size % 4
-    return found
+    return values
 
 
 class Netlink:

@@ -59,16 +59,16 @@ def find(parent: str) -> dict[str, str]:
     """Where it is, by hierarchy as `cgroup.places` names them; nothing for the root, and where nobody has made it."""
     path = path_of(parent)
     tops = {"": cgroup.tree(), **{f".{one}": f"{cgroup.ROOT}/{one}" for one in COUNTED}}
-    found = {kind: f"{top}/{path}" for kind, top in tops.items() if path and top and os.path.isdir(f"{top}/{path}")}
-    if ".cpuacct" in found and ".cpu" in found and os.path.samefile(found[".cpuacct"], found[".cpu"]):
-        del found[".cpuacct"]
-    return found
+    paths = {kind: f"{top}/{path}" for kind, top in tops.items() if path and top and os.path.isdir(f"{top}/{path}")}
+    if ".cpuacct" in paths and ".cpu" in paths and os.path.samefile(paths[".cpuacct"], paths[".cpu"]):
+        del paths[".cpuacct"]
+    return paths
 
 
-def allowed(found: dict[str, str]) -> Allowed:
+def allowed(paths: dict[str, str]) -> Allowed:
     """What its own limits are; those of the cgroups above it are for more than one pod."""
-    memory = [_number(f"{path}/{name}") for path in found.values() for name in ("memory.max", "memory.limit_in_bytes")]
-    pids = [_number(f"{path}/pids.max") for path in found.values()]
+    memory = [_number(f"{path}/{name}") for path in paths.values() for name in ("memory.max", "memory.limit_in_bytes")]
+    pids = [_number(f"{path}/pids.max") for path in paths.values()]
     return Allowed(min(filter(None, memory), default=0), min(filter(None, pids), default=0))
 
 

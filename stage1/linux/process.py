@@ -39,8 +39,8 @@ def most_open_files() -> int:
 def capabilities() -> int:
     """The bounding set, as a mask: what a process that we start can have at most."""
     with open("/proc/thread-self/status", encoding="ascii", errors="replace") as file:
-        found = [line.split()[1] for line in file if line.startswith("CapBnd:")]
-    return int(found[0], 16)
+        sets = [line.split()[1] for line in file if line.startswith("CapBnd:")]
+    return int(sets[0], 16)
 
 
 def start_time(pid: int) -> int:

@@ -67,21 +67,21 @@ class Means(NamedTuple):
     """The paths of the filters of system calls, without sockets and with them; empty where there is none."""
 
 
-def command(box: Box, found: Means) -> list[str]:
+def command(box: Box, tools: Means) -> list[str]:
     """The words before those of the program."""
-    words = [found.setpriv, "--pdeathsig=KILL", "--"]
-    words += _apart(box, found) if found.unshare else ["env", f"--chdir={box.directory}"]
-    words += [found.prlimit, *_bounds(box), "--"]
-    words += [found.setpriv, *_powers(box)]
-    words += _fence(box) if found.landlock else []
-    filter_ = found.filters[box.sockets]
+    words = [tools.setpriv, "--pdeathsig=KILL", "--"]
+    words += _apart(box, tools) if tools.unshare else ["env", f"--chdir={box.directory}"]
+    words += [tools.prlimit, *_bounds(box), "--"]
+    words += [tools.setpriv, *_powers(box)]
+    words += _fence(box) if tools.landlock else []
+    filter_ = tools.filters[box.sockets]
     words += [f"--seccomp-filter={filter_}"] if filter_ else []
     return [*words, "--"]
 
 
-def _apart(box: Box, found: Means) -> list[str]:
+def _apart(box: Box, tools: Means) -> list[str]:
     kinds = [kind for kind in _NAMESPACES if not (box.network and kind == "--net")]
-    return [found.unshare, *kinds, f"--wd={box.directory}", "--"]
+    return [tools.unshare, *kinds, f"--wd={box.directory}", "--"]
 
 
 def _bounds(box: Box) -> list[str]:
@@ -162,10 +162,10 @@ def _kept(data: bytes) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
 
 
-def _trial(found: Means) -> str:
+def _trial(tools: Means) -> str:
     box = Box(memory_bytes=1 << 30, cpu_s=5, uid=65530)
     try:
-        result = process.run([*command(box, found), which("true") or "true"], timeout_s=_TRIAL_S, env=ENVIRONMENT)
+        result = process.run([*command(box, tools), which("true") or "true"], timeout_s=_TRIAL_S, env=ENVIRONMENT)
     except PodError as error:
         return str(error)
     last = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]

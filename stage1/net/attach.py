@@ -39,13 +39,13 @@ def attach(
         BadRequest: the configuration can't be understood, names a plugin that is not there, or lacks a network.
         NetworkFailed: a plugin failed or did not end in time.
     """
-    wanted = networks.chosen(pod.networks, settings)
-    if not wanted:
+    chosen = networks.chosen(pod.networks, settings)
+    if not chosen:
         return None
     call = protocol.call_for(pod, netns_path(pod.id), ifname=IFNAME)
     # Host ports, bandwidth and DNS are given for the pod, that is, for its first network.
-    rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(wanted)))
-    attachments = tuple(map(Attachment, wanted, (call, *rest)))
+    rest = (call._replace(ifname=f"eth{number}", runtime={}) for number in range(1, len(chosen)))
+    attachments = tuple(map(Attachment, chosen, (call, *rest)))
     connect = join or _usual(with_taps=with_taps, is_free=pod.allow_spoofing)
     return make(directory, attachments, settings=settings, connect=connect, is_pool_slot=join is not None)
 
@@ -221,10 +221,10 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
     whose rules they must remove. A DEL that failed may have removed some already.
     """
     is_there = namespace.is_net(known.netns)
-    found = _lost_devices(known)
+    lost = _lost_devices(known)
     if is_there and not known.failures:
         return True, False
-    if not is_there and not found:
+    if not is_there and not lost:
         return False, False
     if not is_there:
         namespace.remove_net(known.netns)
@@ -232,7 +232,7 @@ def _stand_in(known: Record) -> tuple[bool, bool]:
     with namespace.inside_net(known.netns):
         from stage1.net import tap_links
 
-        return True, tap_links.stand_in(found)
+        return True, tap_links.stand_in(lost)
 
 
 def _lost_devices(known: Record) -> tuple[Interface, ...]:

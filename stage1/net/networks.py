@@ -28,9 +28,9 @@ _PACKAGE = "containernetworking-plugins"
 
 def find(settings: Settings) -> Found:
     """The network of all pods. The embedded one only when there is no configuration at all, not when one is broken."""
-    found = conflist.find(settings.conf_dir)
-    if found.network or found.problems or not settings.default or missing(settings):
-        return found
+    configured = conflist.find(settings.conf_dir)
+    if configured.network or configured.problems or not settings.default or missing(settings):
+        return configured
     return Found(embedded(settings.default, has_firewall=bool(find_plugin("firewall", settings.bin_dirs))))
 
 

@@ -45,11 +45,11 @@ def join(*, is_free: bool = False) -> PodNetwork:
     with TapLinks() as links:
         seen = query(links)
         numbers = seen.numbers()
-        found = tap.interfaces([link for link in seen.links if link["ifname"] != TAP])
-        if len(found) > 1:
-            names = ", ".join(one.name for one in found)
+        devices = tap.interfaces([link for link in seen.links if link["ifname"] != TAP])
+        if len(devices) > 1:
+            names = ", ".join(one.name for one in devices)
             raise Unsupported(f"a guest that has waited has one network device, and the plugins have made {names}")
-        found = tuple(one._replace(tap=TAP) for one in found)
-        for one in found:
+        devices = tuple(one._replace(tap=TAP) for one in devices)
+        for one in devices:
             links.join(one, numbers, is_free=is_free)
-    return tap.network(found, seen)
+    return tap.network(devices, seen)

@@ -36,10 +36,10 @@ def query(netlink: Netlink) -> tap.Seen:
         family, route = _route(body, links)
         if route:
             routes.get(family, []).append(route)
-    found = (
+    neighbours = (
         _neighbour(body, links) for body in netlink.dump(_GET_NEIGHBOUR, bytes(_NEIGHBOUR.size), what="neighbours")
     )
-    return tap.Seen(list(links.values()), routes[_INET], [one for one in found if one], routes[_INET6])
+    return tap.Seen(list(links.values()), routes[_INET], [one for one in neighbours if one], routes[_INET6])
 
 
 def _link(body: bytes) -> tuple[int, Document]:

@@ -50,17 +50,17 @@ def parse(text: str) -> Wanted:
 
     As in rkt, `host` wins over everything, then `none`. Raises BadRequest.
     """
-    found: list[tuple[str, Args]] = []
+    named: list[tuple[str, Args]] = []
     for word in (text or "default").split(","):
         name, _, args = word.partition(":")
         if not conflist.is_word(name):
             raise BadRequest(f"--net={text}: {name!r} is not the name of a network")
-        if name in dict(found):
+        if name in dict(named):
             raise BadRequest(f"--net={text}: the network {name!r} is there twice")
-        found.append((name, _args(args, text)))
-    names = dict(found)
+        named.append((name, _args(args, text)))
+    names = dict(named)
     kind = HOST if HOST in names else NONE if NONE in names else NETWORKS
-    return Wanted(kind, tuple(found) if kind == NETWORKS else ())
+    return Wanted(kind, tuple(named) if kind == NETWORKS else ())
 
 
 def _args(text: str, whole: str) -> Args:
@@ -105,22 +105,22 @@ def _with_version(text: str) -> str:
     return text
 
 
-def plan(wanted: Wanted, conf_dir: str, *, has_ports: bool) -> tuple[tuple[Network, Args], ...]:
+def plan(request: Wanted, conf_dir: str, *, has_ports: bool) -> tuple[tuple[Network, Args], ...]:
     """The networks of a pod in the order of its devices, with their arguments; with host ports one of them maps them.
 
     Raises BadRequest when one is not configured, or all are wanted and a configuration can't be understood.
     """
-    if wanted.kind != NETWORKS:
+    if request.kind != NETWORKS:
         return ()
     networks, problems = configured(conf_dir)
-    if wanted.is_all and problems:
+    if request.is_all and problems:
         raise BadRequest(f"--net=all: {'; '.join(problems)}")
-    args, there = dict(wanted.names), {network.name for network in networks}
+    args, there = dict(request.names), {network.name for network in networks}
     for name in args:
         if name not in there and name != ALL:
             known = f"the network {name!r} is not in {conf_dir}; there are: {', '.join(sorted(there))}"
             raise BadRequest("; ".join([known, *problems]))
-    kept = [network for network in networks if wanted.is_all or network.name in args]
+    kept = [network for network in networks if request.is_all or network.name in args]
     if has_ports:
         kept = _with_ports(kept)
     return tuple((network, args.get(network.name, ())) for network in kept)
@@ -178,8 +178,8 @@ def attach_pod(
 def write_info(directory: str) -> None:
     """Write net-info.json from the pod's record, whole or not at all: rkt gives up on a pod whose file is damaged."""
     known = record.load(record.linked(directory))
-    found = [_info(one, known.bin_dirs) for one in known.attachments] if known else []
-    files.write_atomic(f"{directory}/{INFO}", json.dumps(found).encode(), 0o644)
+    networks = [_info(one, known.bin_dirs) for one in known.attachments] if known else []
+    files.write_atomic(f"{directory}/{INFO}", json.dumps(networks).encode(), 0o644)
 
 
 def _info(one: Attachment, places: tuple[str, ...]) -> Document:

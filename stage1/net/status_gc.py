@@ -77,8 +77,8 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
 
     Waits for pods that are being attached, and keeps others waiting while it lasts.
     """
-    wanted = [network for network in conflist.every(settings.conf_dir)[0] if _takes_garbage(network, settings)]
-    if not wanted:
+    networks = [network for network in conflist.every(settings.conf_dir)[0] if _takes_garbage(network, settings)]
+    if not networks:
         return ()
     places = [settings.cache_dir, f"{settings.cache_dir}/run"]
     with AttachLock(alone=True):
@@ -86,8 +86,8 @@ def collect_garbage(settings: Settings) -> tuple[str, ...]:
             valid = [*_recorded(places), *_of_others()]
         except PodError as error:
             return (f"no garbage is collected: {error}",)
-        valid += [one for network in wanted for one in _elsewhere(network, valid)]
-        return tuple(problem for network in wanted for problem in _collect(network, valid, settings=settings))
+        valid += [one for network in networks for one in _elsewhere(network, valid)]
+        return tuple(problem for network in networks for problem in _collect(network, valid, settings=settings))
 
 
 def _takes_garbage(network: Network, settings: Settings) -> bool:
@@ -123,11 +123,11 @@ def _elsewhere(network: Network, known: list[Attachment]) -> list[Attachment]:
 
 def _of_others() -> list[Attachment]:
     """Of other runtimes."""
-    found = []
+    attachments = []
     for name in os.listdir(RESULTS_DIR) if os.path.isdir(RESULTS_DIR) else ():
         try:
             attachment = json.loads(files.read(f"{RESULTS_DIR}/{name}"))
-            found.append((attachment["networkName"], attachment["containerId"], attachment["ifName"]))
+            attachments.append((attachment["networkName"], attachment["containerId"], attachment["ifName"]))
         except (OSError, ValueError, KeyError, TypeError):
             raise PodError(f"{RESULTS_DIR}/{name} is not an attachment of another runtime; look at it") from None
-    return found
+    return attachments

@@ -35,7 +35,7 @@ class Seen(NamedTuple):
 
 def interfaces(links: list[Document]) -> tuple[Interface, ...]:
     """The guest's devices: all Ethernet devices but those that belong to another one and taps of ours."""
-    wanted = [link for link in links if link.get("link_type") == "ether" and not link.get("master")]
+    devices = [link for link in links if link.get("link_type") == "ether" and not link.get("master")]
     return tuple(
         Interface(
             name=link["ifname"],
@@ -44,7 +44,7 @@ def interfaces(links: list[Document]) -> tuple[Interface, ...]:
             addresses=_addresses(link),
             tap=f"tap{link['ifindex']}",
         )
-        for link in sorted(wanted, key=lambda link: int(link["ifindex"]))
+        for link in sorted(devices, key=lambda link: int(link["ifindex"]))
     )
 
 
@@ -57,21 +57,21 @@ def _addresses(link: Document) -> tuple[str, ...]:
     )
 
 
-def network(found: tuple[Interface, ...], seen: Seen) -> PodNetwork:
+def network(devices: tuple[Interface, ...], seen: Seen) -> PodNetwork:
     """What the guest is told. Raises NetworkFailed when that is more than its agent takes."""
-    names = {one.name for one in found}
+    names = {one.name for one in devices}
     routes = (*_routes(seen.routes, names, family=4), *_routes(seen.routes6, names, family=6))
     neighbours = tuple(
         Neighbour(entry["dst"], entry["lladdr"], entry["dev"])
         for entry in seen.neighbours
         if entry.get("dev") in names and entry.get("lladdr")
     )
-    counts = {"interfaces": len(found), "routes": len(routes), "neighbours": len(neighbours)}
-    counts["addresses"] = max((len(one.addresses) for one in found), default=0)
+    counts = {"interfaces": len(devices), "routes": len(routes), "neighbours": len(neighbours)}
+    counts["addresses"] = max((len(one.addresses) for one in devices), default=0)
     for what, count in counts.items():
         if count > _LIMITS[what]:
             raise NetworkFailed(f"the pod's network has {count} {what}; a guest takes at most {_LIMITS[what]}")
-    return PodNetwork(found, routes, neighbours)
+    return PodNetwork(devices, routes, neighbours)
 
 
 def _routes(entries: list[Document], names: set[str], *, family: int) -> tuple[Route, ...]:

@@ -59,20 +59,20 @@ def join_all(*, is_free: bool = False) -> PodNetwork:
     """A tap for each device, both joined, and what the guest is to be told. Raises NetworkFailed."""
     with TapLinks() as links:
         seen = query(links)
-        found, numbers = tap.interfaces(seen.links), seen.numbers()
+        devices, numbers = tap.interfaces(seen.links), seen.numbers()
         links.ask((messages.up(LOOPBACK),), what="set up lo")
-        for one in found:
+        for one in devices:
             numbers[one.tap] = links.set_up(one.tap, mtu=one.mtu)
             links.join(one, numbers, is_free=is_free)
-    return tap.network(found, seen)
+    return tap.network(devices, seen)
 
 
 def as_they_are() -> PodNetwork:
     """For processes in the netns, and no guest: the devices stay as they are, and the loopback is up."""
     with TapLinks() as links:
-        found = tap.interfaces(query(links).links)
+        devices = tap.interfaces(query(links).links)
         links.ask((messages.up(LOOPBACK),), what="set up lo")
-    return PodNetwork(tuple(one._replace(tap="") for one in found))
+    return PodNetwork(tuple(one._replace(tap="") for one in devices))
 
 
 def stand_in(lost: tuple[Interface, ...]) -> bool:

@@ -32,11 +32,11 @@ def bounding(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = 
     for name in (*add, *drop):
         if name not in ALL and name != "CAP_ALL":
             raise BadRequest(f"{name!r} is not a Linux capability")
-    wanted = set(ALL if privileged or "CAP_ALL" in add else DEFAULT)
+    names = set(ALL if privileged or "CAP_ALL" in add else DEFAULT)
     if "CAP_ALL" in drop:
-        wanted = set(ALL) if "CAP_ALL" in add else set()
-    wanted = (wanted - set(drop)) | (set(add) - {"CAP_ALL"})
-    return tuple(name for name in ALL if name in wanted)
+        names = set(ALL) if "CAP_ALL" in add else set()
+    names = (names - set(drop)) | (set(add) - {"CAP_ALL"})
+    return tuple(name for name in ALL if name in names)
 
 
 def ambient(names: tuple[str, ...]) -> tuple[str, ...]:

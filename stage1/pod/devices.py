@@ -52,12 +52,12 @@ def device(source: str, path: str, *, access: str) -> Device:
 
 def nodes(given: "Iterable[Device]", *, privileged: bool) -> list[dict[str, "Any"]]:
     """OCI linux.devices. A privileged container gets all that the guest has."""
-    wanted = {one.path: GUEST[one.source] for one in given}
+    devices = {one.path: GUEST[one.source] for one in given}
     if privileged:
-        wanted = {**GUEST, **wanted}
+        devices = {**GUEST, **devices}
     return [
         {"path": path, "type": "c", "major": major, "minor": minor, "fileMode": MODE, "uid": 0, "gid": 0}
-        for path, (major, minor) in wanted.items()
+        for path, (major, minor) in devices.items()
         if path not in EVERYWHERE
     ]
 

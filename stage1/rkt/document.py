@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def text(document: "Document", key: str, *, where: str) -> str:
     """The string at `key`, else "". Raises BadRequest."""
-    found = _of_type(document, key, kind=str, where=where)
-    if found and "\0" in found:
+    value = _of_type(document, key, kind=str, where=where)
+    if value and "\0" in value:
         raise BadRequest(f"{where}: {key!r} has a zero byte, which no program can be given")
-    if found and not found.isascii() and any("\ud800" <= letter <= "\udfff" for letter in found):
-        raise BadRequest(f"{where}: {key!r} has half of a character, {found!r}; write it in UTF-8")
-    return found or ""
+    if value and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise BadRequest(f"{where}: {key!r} has half of a character, {value!r}; write it in UTF-8")
+    return value or ""
 
 
 def flag(document: "Document", key: str, *, where: str) -> bool:
@@ -30,8 +30,8 @@ def flag(document: "Document", key: str, *, where: str) -> bool:
 
 def number(document: "Document", key: str, *, where: str, default: int = 0) -> int:
     """The integer at `key`, else `default`. Raises BadRequest."""
-    found = _of_type(document, key, kind=int, where=where)
-    return default if found is None else int(found)
+    value = _of_type(document, key, kind=int, where=where)
+    return default if value is None else int(value)
 
 
 def texts(document: "Document", key: str, *, where: str) -> tuple[str, ...]:
@@ -60,15 +60,15 @@ def object_(document: "Document", key: str, *, where: str) -> "Document":
 
 def pairs(document: "Document", key: str, *, where: str) -> dict[str, str]:
     """What a list of {name, value} says; a later one of a name counts. Raises BadRequest."""
-    found = objects(document, key, where=where)
-    return {text(one, "name", where=where): text(one, "value", where=where) for one in found}
+    members = objects(document, key, where=where)
+    return {text(one, "name", where=where): text(one, "value", where=where) for one in members}
 
 
 _NAMES = {str: "a string", bool: "true or false", int: "an integer", list: "a list", dict: "an object"}
 
 
 def _of_type(document: "Document", key: str, *, kind: type, where: str) -> "Any":
-    found = document.get(key)
-    if found is not None and (not isinstance(found, kind) or (kind is int and isinstance(found, bool))):
-        raise BadRequest(f"{where}: {key!r} must be {_NAMES[kind]}, but is {found!r}")
-    return found
+    value = document.get(key)
+    if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+        raise BadRequest(f"{where}: {key!r} must be {_NAMES[kind]}, but is {value!r}")
+    return value

@@ -117,8 +117,8 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
         raise BadRequest(
             f"the pod has {len(given.entries)} apps, and a VM runs at most {MOST_APPS}; make several pods of it"
         )
-    found = [_read(entry, given, pod_dir=pod_dir, options=options, terminal=terminal) for entry in given.entries]
-    empty = tuple(dict.fromkeys(volume for one in found for volume in one.empty))
+    apps = [_read(entry, given, pod_dir=pod_dir, options=options, terminal=terminal) for entry in given.entries]
+    empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
     disk_mib = sizing.scratch_mib(given.annotations) if empty or options.mutable else 0
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
     return RktPod(
@@ -126,17 +126,17 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
             _pod(
                 given,
                 options,
-                limits=[one.limits for one in found],
+                limits=[one.limits for one in apps],
                 ports=() if only else podwide.ports(given),
             ),
             pod_dir,
             annotations=given.annotations,
         )._replace(scratch_mib=disk_mib),
-        apps=tuple(one.app for one in found),
+        apps=tuple(one.app for one in apps),
         mutable=options.mutable,
         empty_volumes=empty,
         annotations=tuple(given.annotations.items()),
-        warnings=(*options.warnings, *pod_wide, *(warning for one in found for warning in one.warnings)),
+        warnings=(*options.warnings, *pod_wide, *(warning for one in apps for warning in one.warnings)),
     )
 
 
@@ -195,17 +195,17 @@ def _read(entry: Entry, given: Manifest, *, pod_dir: str, options: RunOptions, t
     root = directory.app_root(pod_dir, entry.name)
     if not os.path.isdir(root):
         raise NotFound(f"{entry.where}: its root {root} is missing; prepare the pod anew")
-    wanted = isolators.read(entry.isolators, where=entry.where)
+    requested = isolators.read(entry.isolators, where=entry.where)
     placed = volumes.of_app(entry, given.volumes, pod_dir=pod_dir, root=root)
-    app = _app(entry, wanted, root=root, options=options, terminal=terminal)
+    app = _app(entry, requested, root=root, options=options, terminal=terminal)
     used = streams.of_app(entry, given.annotations, interactive=options.interactive)
     app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and terminal is not None)
-    odd = syscalls.unknown(wanted.seccomp) if wanted.seccomp else ()
+    odd = syscalls.unknown(requested.seccomp) if requested.seccomp else ()
     strange = (f"{entry.where}: no system calls here, so ignored: {', '.join(odd)}",) if odd else ()
-    return _Read(app, wanted, placed.empty, (*wanted.warnings, *placed.warnings, *strange))
+    return _Read(app, requested, placed.empty, (*requested.warnings, *placed.warnings, *strange))
 
 
-def _app(entry: Entry, wanted: Isolators, *, root: str, options: RunOptions, terminal: str | None) -> App:
+def _app(entry: Entry, given: Isolators, *, root: str, options: RunOptions, terminal: str | None) -> App:
     env = environment.variables(entry.name, entry.env, terminal=terminal if options.interactive else None)
     path = dict(entry.env).get("PATH", "")
     command = inside.executable(root, entry.argv[0], cwd=entry.cwd, path=path)
@@ -216,11 +216,11 @@ def _app(entry: Entry, wanted: Isolators, *, root: str, options: RunOptions, ter
         image=entry.image_id,
         process=Process((command, *entry.argv[1:]), env, entry.cwd, user, only_env=True),
         devices=(Device(_TUN, _TUN),),
-        limits=_limits(wanted),
+        limits=_limits(given),
         security=security.security(
-            wanted, options, uid=user.uid, read_only_root=entry.read_only_root, where=entry.where
+            given, options, uid=user.uid, read_only_root=entry.read_only_root, where=entry.where
         ),
-        oom_score_adj=wanted.oom_score_adj,
+        oom_score_adj=given.oom_score_adj,
     )
     return App(
         entry.name,
@@ -231,11 +231,11 @@ def _app(entry: Entry, wanted: Isolators, *, root: str, options: RunOptions, ter
     )
 
 
-def _limits(wanted: Isolators) -> Limits:
-    quota = max(wanted.cpu_milli * _PERIOD_US // 1000, _LEAST_QUOTA_US) if wanted.cpu_milli else 0
+def _limits(given: Isolators) -> Limits:
+    quota = max(given.cpu_milli * _PERIOD_US // 1000, _LEAST_QUOTA_US) if given.cpu_milli else 0
     return Limits(
-        memory=wanted.memory,
-        cpu_shares=wanted.cpu_shares,
+        memory=given.memory,
+        cpu_shares=given.cpu_shares,
         cpu_quota_us=quota,
         cpu_period_us=_PERIOD_US if quota else 0,
     )

@@ -206,10 +206,10 @@ def _launcher(place: str) -> Record:
 
 def link(place: str) -> SerialLink | VsockLink:
     """Where the agent can be reached. Raises FileNotFoundError when the pod never started."""
-    found = record.read(place)
-    if found is None:
+    entry = record.read(place)
+    if entry is None:
         raise FileNotFoundError(f"{place}/{record.FILE}")
-    return VsockLink(found.cid, PORT) if found.cid else SerialLink(f"{place}/agent.sock")
+    return VsockLink(entry.cid, PORT) if entry.cid else SerialLink(f"{place}/agent.sock")
 
 
 def kill(place: str) -> None:

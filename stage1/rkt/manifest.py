@@ -146,12 +146,12 @@ def names(path: str) -> list[str]:
 
 def _load(path: str) -> "Document":
     try:
-        found = json.loads(files.read(path))
+        parsed = json.loads(files.read(path))
     except ValueError as error:
         raise BadRequest(f"{path} is not JSON: {error}; prepare the pod anew") from None
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise BadRequest(f"{path} must be a JSON object; prepare the pod anew")
-    return found
+    return parsed
 
 
 def _name(given: "Document", *, where: str, what: str) -> str:
@@ -207,25 +207,25 @@ def _absolute(path: str, *, where: str, what: str) -> str:
 
 
 def _environment(app: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
-    found = document.pairs(app, "environment", where=where)
-    for name in found:
+    pairs = document.pairs(app, "environment", where=where)
+    for name in pairs:
         if not spelling.is_variable(name):
             raise BadRequest(f"{where}: {name!r} is no name for an environment variable")
-    return tuple(found.items())
+    return tuple(pairs.items())
 
 
 def _handlers(app: "Document", *, where: str) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    handlers: dict[str, tuple[str, ...]] = {}
     for one in document.objects(app, "eventHandlers", where=where):
         name = document.text(one, "name", where=where)
         if name not in _HANDLERS:
             raise BadRequest(f"{where}: the event {name!r} is not known; there are {' and '.join(_HANDLERS)}")
-        if name in found:
+        if name in handlers:
             raise BadRequest(f"{where}: there are two handlers of the event {name}; one is allowed")
-        found[name] = document.texts(one, "exec", where=where)
-        if not found[name] or not found[name][0]:
+        handlers[name] = document.texts(one, "exec", where=where)
+        if not handlers[name] or not handlers[name][0]:
             raise BadRequest(f"{where}: the handler of the event {name} has no command; remove it")
-    return found
+    return handlers
 
 
 def _volume(given: "Document", *, where: str) -> Volume:

@@ -32,24 +32,24 @@ def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
         NetworkFailed: a plugin failed.
         WrongState: a host port is another pod's.
     """
-    wanted = rkt.parse(options.net)
-    if wanted.kind == rkt.HOST:
+    request = rkt.parse(options.net)
+    if request.kind == rkt.HOST:
         raise Unsupported(
             "--net=host is not offered: a virtual machine can't be in the host's network; leave it out, and publish"
             " ports with --port"
         )
     has_ports = any(port.host_port for port in pod.ports)
-    if wanted.kind == rkt.NONE and has_ports:
+    if request.kind == rkt.NONE and has_ports:
         raise BadRequest("--port needs a network, but --net=none leaves the pod without; leave one of them out")
     settings = _settings(pod_dir, options)
-    found = rkt.plan(wanted, settings.conf_dir, has_ports=has_ports)
+    networks = rkt.plan(request, settings.conf_dir, has_ports=has_ports)
     if not has_ports:
-        return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
+        return rkt.attach_pod(pod, pod_dir, wanted=networks, settings=settings)
     from stage1.rkt import ports  # pods without ports shall not pay for it
 
     with ports.turn(directory.data(pod_dir), settings.cache_dir):
         ports.claim(pod, directory.data(pod_dir), place=settings.cache_dir)
-        return rkt.attach_pod(pod, pod_dir, wanted=found, settings=settings)
+        return rkt.attach_pod(pod, pod_dir, wanted=networks, settings=settings)
 
 
 def _settings(pod_dir: str, options: RunOptions) -> Settings:

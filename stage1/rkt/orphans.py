@@ -19,17 +19,17 @@ _DEATH_S = 10.0
 def find(pod_dir: str) -> list[tuple[int, int]]:
     """(pid, start time) of each; this process is not among them."""
     roots, stored = directory.roots(pod_dir), directory.stored_root(pod_dir)
-    found = []
+    processes = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
             continue
         if not _belongs(name, roots, stored=stored, uuid=directory.uuid(pod_dir)):
             continue
         try:
-            found.append((int(name), process.start_time(int(name))))
+            processes.append((int(name), process.start_time(int(name))))
         except NotFound:
             continue
-    return found
+    return processes
 
 
 def _belongs(pid: str, roots: tuple[str, ...], *, stored: str, uuid: str) -> bool:

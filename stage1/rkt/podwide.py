@@ -27,15 +27,15 @@ def hostname(options: "RunOptions") -> str:
 
 def sysctls(limits: "Sequence[Isolators]") -> tuple[tuple[str, str], ...]:
     """The VM is the pod, so those of its apps are the pod's. Raises BadRequest when they contradict each other."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for name, value in (pair for one in limits for pair in one.sysctls):
-        if found.setdefault(name, value) != value:
-            raise BadRequest(f"two apps want different values of the sysctl {name}, {found[name]!r} and {value!r}")
+        if values.setdefault(name, value) != value:
+            raise BadRequest(f"two apps want different values of the sysctl {name}, {values[name]!r} and {value!r}")
         if not 0 < len(name.encode()) <= _KEY_BYTES or len(value.encode()) > _VALUE_BYTES:
             raise BadRequest(f"the sysctl {name[:40]!r} is too long, or has no name")
-    if len(found) > _SYSCTLS:
-        raise BadRequest(f"a pod can set at most {_SYSCTLS} sysctls, but this one has {len(found)}")
-    return tuple(found.items())
+    if len(values) > _SYSCTLS:
+        raise BadRequest(f"a pod can set at most {_SYSCTLS} sysctls, but this one has {len(values)}")
+    return tuple(values.items())
 
 
 def ports(manifest: "Manifest") -> tuple[Port, ...]:

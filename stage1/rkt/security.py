@@ -19,16 +19,16 @@ READ_ONLY = (
 """And /sys as a whole: each of its directories would be here, or is masked."""
 
 
-def security(wanted: Isolators, options: RunOptions, *, uid: int, read_only_root: bool, where: str) -> Security:
+def security(isolators: Isolators, options: RunOptions, *, uid: int, read_only_root: bool, where: str) -> Security:
     """Of the app itself. Raises BadRequest for an unknown capability or errno."""
-    add, drop = _capabilities(wanted.capabilities, options)
+    add, drop = _capabilities(isolators.capabilities, options)
     try:
         held = bounding(add, drop)
     except BadRequest as error:
         raise BadRequest(f"{where}: {error}; see capabilities(7)") from None
-    seccomp = "" if options.no_seccomp else syscalls.filter_for(wanted.seccomp, held, where=where)
+    seccomp = "" if options.no_seccomp else syscalls.filter_for(isolators.seccomp, held, where=where)
     return _paths(options)._replace(
-        no_new_privs=wanted.no_new_privs or bool(seccomp and (uid or syscalls.is_tight(wanted.seccomp))),
+        no_new_privs=isolators.no_new_privs or bool(seccomp and (uid or syscalls.is_tight(isolators.seccomp))),
         read_only_root=read_only_root,
         add_capabilities=add,
         drop_capabilities=drop,
@@ -47,11 +47,11 @@ def _paths(options: RunOptions) -> Security:
     return Security(masked_paths=MASKED, readonly_paths=READ_ONLY)
 
 
-def _capabilities(wanted: Names | None, options: RunOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _capabilities(given: Names | None, options: RunOptions) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What to add and what to drop."""
     if options.all_capabilities:
         return ("CAP_ALL",), ()
-    if wanted is None:
+    if given is None:
         return (), ()
-    names = tuple(name.upper() for name in wanted.names)
-    return (names, ("CAP_ALL",)) if wanted.retain else ((), names)
+    names = tuple(name.upper() for name in given.names)
+    return (names, ("CAP_ALL",)) if given.retain else ((), names)

@@ -46,8 +46,8 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
     """
     annotated = _number(annotations, _VCPUS)
     limits = [app.cpu_milli for app in apps]
-    wanted = -(-sum(limits) // 1000) if limits and all(limits) else cpus
-    return annotated or max(1, min(wanted, cpus))
+    needed = -(-sum(limits) // 1000) if limits and all(limits) else cpus
+    return annotated or max(1, min(needed, cpus))
 
 
 def scratch_mib(annotations: "Mapping[str, str]") -> int:

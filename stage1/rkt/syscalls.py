@@ -75,48 +75,48 @@ def known() -> frozenset[str]:
     return frozenset(name for text in (*texts, "personality socket") for name in text.split())
 
 
-def unknown(wanted: Names) -> tuple[str, ...]:
+def unknown(given: Names) -> tuple[str, ...]:
     """Names of the set that are no calls of the guest's kernel, such as those of 32-bit machines; they are left out."""
-    return tuple(name for name in wanted.names if not name.startswith("@") and name not in known())
+    return tuple(name for name in given.names if not name.startswith("@") and name not in known())
 
 
-def filter_for(wanted: Names | None, held: tuple[str, ...], *, where: str) -> str:
+def filter_for(request: Names | None, held: tuple[str, ...], *, where: str) -> str:
     """`Security.seccomp` for the isolator and the bounding set `held`; empty is no filter. Raises BadRequest."""
-    if wanted is None or _is_default(wanted):
+    if request is None or _is_default(request):
         return seccomp.DEFAULT
-    if ALL in wanted.names:
+    if ALL in request.names:
         return ""
-    names = _names(wanted)
-    action = _action(wanted.errno, where=where)
-    if not wanted.retain:
+    names = _names(request)
+    action = _action(request.errno, where=where)
+    if not request.retain:
         _require_startable(names, where=where)
         return json.dumps(_all_but(names, action))
     return json.dumps(_more(names, action, held=held) if _WHITE in names else _only(names, action))
 
 
-def is_tight(wanted: Names | None) -> bool:
+def is_tight(request: Names | None) -> bool:
     """Whether crun can't set the app up behind this filter, so that no-new-privileges must be: then it comes last."""
-    if wanted is None or _is_default(wanted) or ALL in wanted.names:
+    if request is None or _is_default(request) or ALL in request.names:
         return False
-    names, needed = _names(wanted), frozenset(SETTING_UP.split())
-    if wanted.retain:
+    names, needed = _names(request), frozenset(SETTING_UP.split())
+    if request.retain:
         return _WHITE not in names and not needed <= names
     return bool(needed & names)
 
 
-def _is_default(wanted: Names) -> bool:
+def _is_default(request: Names) -> bool:
     """A set that says nothing, as rkt sees it; to remove all is not possible, and to remove nothing is the default."""
-    if ALL in wanted.names:
-        return not wanted.retain
-    return NOTHING in wanted.names or not _names(wanted)
+    if ALL in request.names:
+        return not request.retain
+    return NOTHING in request.names or not _names(request)
 
 
 def _expand(word: str) -> list[str]:
     return [word] if not word.startswith("@") else WILDCARDS.get(word, "").split()
 
 
-def _names(wanted: Names) -> frozenset[str]:
-    return frozenset(name for word in wanted.names for name in _expand(word))
+def _names(request: Names) -> frozenset[str]:
+    return frozenset(name for word in request.names for name in _expand(word))
 
 
 def _require_startable(removed: frozenset[str], *, where: str) -> None:

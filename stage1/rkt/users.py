@@ -47,10 +47,10 @@ def _gid(entry: Entry, root: str, *, uid: int) -> int:
 
 
 def _owner(entry: Entry, root: str, *, path: str) -> tuple[int, int]:
-    found = inside.status(root, path, follow=False)
-    if found is None:
+    status = inside.status(root, path, follow=False)
+    if status is None:
         raise BadRequest(f"{entry.where}: it is to run as the owner of {path}, which is not in its image")
-    return found.st_uid, found.st_gid
+    return status.st_uid, status.st_gid
 
 
 def _by_name(entry: Entry, name: str, *, what: str, text: str) -> int:

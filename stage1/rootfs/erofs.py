@@ -122,8 +122,8 @@ class Image:
 
     def find(self, path: str) -> Inode | None:
         """The inode at `path` (relative, "" is the root; symbolic links are not followed), or None."""
-        found = list(self.walk(path))
-        return found[-1] if len(found) == 1 + (path.count("/") + 1 if path else 0) else None
+        inodes = list(self.walk(path))
+        return inodes[-1] if len(inodes) == 1 + (path.count("/") + 1 if path else 0) else None
 
     def inode(self, number: int) -> Inode:
         """The inode of that number, as `root` and `children` tell them."""
@@ -144,8 +144,8 @@ class Image:
             if name not in (b".", b".."):
                 yield os.fsdecode(name), child, kind == _FT_DIR
 
-    def _entry(self, directory: Inode, wanted: bytes) -> int | None:
-        return next((number for name, number, _ in self._entries(directory) if name == wanted), None)
+    def _entry(self, directory: Inode, searched: bytes) -> int | None:
+        return next((number for name, number, _ in self._entries(directory) if name == searched), None)
 
     def _entries(self, directory: Inode) -> "Iterator[tuple[bytes, int, int]]":
         for block in self._blocks(directory):
@@ -190,14 +190,14 @@ class Image:
         """Whether this directory of a layer hides what lower layers have in it."""
         return self.xattr(inode, "trusted.overlay.opaque") == b"y"
 
-    def set_attributes(self, inode: Inode, wanted: Attributes) -> None:
+    def set_attributes(self, inode: Inode, attributes: Attributes) -> None:
         """Rewrite them in place. The image must have extended inodes and no checksum (mkfs -Enosbcrc)."""
         head = self._read(inode.offset, _EXTENDED.size)
         field = list(_EXTENDED.unpack(head))
         if not field[0] & 1:
             raise Corrupt(f"{self._path} was not made with extended inodes; pull the image again")
-        field[2] = stat.S_IFMT(field[2]) | wanted.mode
-        field[7], field[8], field[9] = wanted.uid, wanted.gid, wanted.mtime
+        field[2] = stat.S_IFMT(field[2]) | attributes.mode
+        field[7], field[8], field[9] = attributes.uid, attributes.gid, attributes.mtime
         os.pwrite(self._fd, _EXTENDED.pack(*field), inode.offset)
 
     def keep(self, directory: Inode, names: "Container[str]") -> None:

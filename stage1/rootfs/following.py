@@ -51,10 +51,10 @@ def update(volume: Mount, view: View) -> dict[str, PodError]:
     return refused
 
 
-def _prune(view: View, wanted: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+def _prune(view: View, expected: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
     """What is shown, once all that the host has no more, or something else in its place, was unmounted."""
     for name, what in mount.file_systems_below(view.directory, below=view.path).items():
-        if wanted.get(name) != what:
+        if expected.get(name) != what:
             unmounting.below(view.directory, f"{view.path}/{name}")
     return mount.file_systems_below(view.directory, below=view.path)
 

@@ -81,10 +81,10 @@ def _booted_s() -> float:
 
 
 def _found(state_dir: str) -> list[str]:
-    found = []
+    paths = []
     for place in PLACES:
         try:
-            found += [f"{state_dir}/{place}/{name}" for name in sorted(os.listdir(f"{state_dir}/{place}"))]
+            paths += [f"{state_dir}/{place}/{name}" for name in sorted(os.listdir(f"{state_dir}/{place}"))]
         except FileNotFoundError:
             continue
-    return found
+    return paths

@@ -66,10 +66,10 @@ def _children(images: "Sequence[Image]", nodes: "Sequence[_Child]") -> dict[str,
     return seen
 
 
-def _descend(path: str, found: "Sequence[_Child]", *, is_cut: bool) -> _Visit:
+def _descend(path: str, children: "Sequence[_Child]", *, is_cut: bool) -> _Visit:
     nodes: list[_Child] = []
     removed = False
-    for child in found:
+    for child in children:
         if child.is_directory:
             is_cut = is_cut or removed
             nodes.append(child)

@@ -113,11 +113,11 @@ def path_in_image(root: str | int, volume: Mount) -> str:
     guest will find. Raises NotFound.
     """
     try:
-        found, base = (_where(root, path) for path in (volume.source or ".", "."))
+        target, base = (_where(root, path) for path in (volume.source or ".", "."))
     except KernelError as error:
         why = f"{volume.source} is not in the image {volume.image}: {os.strerror(error.errno)}"
         raise NotFound(f"ImageVolumeMountFailed: {volume.target} can't be mounted: {why}") from None
-    return os.path.relpath(found, base) if found != base else ""
+    return os.path.relpath(target, base) if target != base else ""
 
 
 def _where(root: str | int, path: str) -> str:

@@ -45,25 +45,25 @@ class Choice(NamedTuple):
         return f"{self.hypervisor.name} ({self.accel}), {self.binary}"
 
 
-def choose(wanted: str, facts: HostFacts) -> Choice:
-    """Decide for `wanted`: auto, or the name of a hypervisor.
+def choose(name: str, facts: HostFacts) -> Choice:
+    """Decide for `name`: auto, or the name of a hypervisor.
 
     Raises:
         BadRequest: no such hypervisor, or not on this CPU architecture.
         NotFound: what it needs is missing here; the message says what, and how to fix it.
     """
     names = ("auto", *hypervisors.names())
-    if wanted not in names:
-        raise BadRequest(f"there is no hypervisor {wanted!r}; it is {', '.join(names[:-1])} or {names[-1]}")
+    if name not in names:
+        raise BadRequest(f"there is no hypervisor {name!r}; it is {', '.join(names[:-1])} or {names[-1]}")
     if facts.machine != "x86_64":
         raise BadRequest(f"pods run on x86_64 only, and this machine is {facts.machine}")
     reasons: list[str] = []
     failed: list[str] = []
     for one in hypervisors.ALL:
-        if wanted not in ("auto", one.name):
+        if name not in ("auto", one.name):
             continue
         if not (missing := lacks(one, facts)):
-            asked = [f"{one.title} was asked for"] if wanted != "auto" else []
+            asked = [f"{one.title} was asked for"] if name != "auto" else []
             return _chosen(one, facts, reasons=[*reasons, *asked])
         reasons += missing
         failed.append(f"{one.title} can't run here: {'; '.join(missing)}")

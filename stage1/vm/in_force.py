@@ -88,14 +88,14 @@ def read(pid: int, start_time: int, *, cgroups: "Sequence[str]" = ()) -> InForce
         raise WrongState(f"the virtual machine (pid {pid}) has ended; nothing is in force any more")
     with handle:
         try:
-            found = _read(pid, cgroups)
+            jail = _read(pid, cgroups)
         except OSError as error:
             if not handle.alive():
                 raise WrongState(f"the virtual machine (pid {pid}) has just ended") from None
             raise error
         if not handle.alive():  # what was read may be of another process
             raise WrongState(f"the virtual machine (pid {pid}) has just ended")
-    return found
+    return jail
 
 
 def _read(pid: int, cgroups: "Sequence[str]") -> InForce:

@@ -85,8 +85,8 @@ class Launch(NamedTuple):
 
 def describe(vm: VmSpec, launch: Launch) -> bytes:
     """Words with a letter in front, each ended by a zero. The disks and directories of `vm` must exist."""
-    wanted = [*places(vm), *(Place(path) for path in launch.programs)]
-    seen = outermost(wanted)
+    shown = [*places(vm), *(Place(path) for path in launch.programs)]
+    seen = outermost(shown)
     words = [
         vm.run_dir,
         *(f"a{word}" for word in launch.argv),
@@ -95,7 +95,7 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(f"g{path}" for path in vm.cgroups),
         *(f"c{one.inside} {one.outside} {one.length}" for one in vm.ids),
         *(f"{place.letter}{place.path}" for place in seen),
-        *(f"y{target}:{path}" for path, target in (*links(wanted), *launch.links)),
+        *(f"y{target}:{path}" for path, target in (*links(shown), *launch.links)),
         *(f"d{major}:{minor}:/dev/{name}" for name, (major, minor) in devices(vm).items()),
         f"h{HOME_BYTES}:{HOME}",
         *(f"s{rights:x}:{path}" for path, rights in (*rules(vm), *_more(launch))),
@@ -180,24 +180,24 @@ def limits() -> list[tuple[int, int, int]]:
     ]
 
 
-def outermost(wanted: "Iterable[Place]") -> list[Place]:
+def outermost(candidates: "Iterable[Place]") -> list[Place]:
     """Those that exist and are not in another one anyway, the shorter paths first, without links at the top."""
-    found: list[Place] = []
-    straight = {place._replace(path=_without_top_link(place.path)) for place in wanted}
+    kept: list[Place] = []
+    straight = {place._replace(path=_without_top_link(place.path)) for place in candidates}
     for place in sorted(straight, key=lambda one: (one.path.count("/"), one.path, not one.writable, not one.mapped)):
-        if not _is_covered(place, found) and os.path.exists(place.path):
-            found.append(place)
-    return found
+        if not _is_covered(place, kept) and os.path.exists(place.path):
+            kept.append(place)
+    return kept
 
 
-def _is_covered(place: Place, found: list[Place]) -> bool:
-    above = [one for one in found if f"{place.path}/".startswith(f"{one.path}/")]
+def _is_covered(place: Place, kept: list[Place]) -> bool:
+    above = [one for one in kept if f"{place.path}/".startswith(f"{one.path}/")]
     return any(one.writable >= place.writable and one.mapped >= place.mapped for one in above)
 
 
-def links(wanted: "Iterable[Place]") -> list[tuple[str, str]]:
+def links(candidates: "Iterable[Place]") -> list[tuple[str, str]]:
     """Links at the top of the host's root that are to be there as well, with their targets, as /lib to usr/lib."""
-    tops = sorted({f"/{place.path.split('/')[1]}" for place in wanted})
+    tops = sorted({f"/{place.path.split('/')[1]}" for place in candidates})
     return [(top, os.readlink(top)) for top in tops if os.path.islink(top)]
 
 

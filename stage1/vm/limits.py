@@ -56,8 +56,8 @@ def most_mib(room_mib: int, *, is_emulated: bool) -> int:
     """The largest VM that takes no more than `room_mib` beside its containers; 0 when none does."""
     fixed = beside_mib(0, is_emulated=is_emulated)
     tables = _TABLES_TCG if is_emulated else _TABLES_KVM
-    found = max(room_mib - fixed, -1) * _STRUCTS * tables // (_STRUCTS + tables)
-    return max(found, 0)
+    largest = max(room_mib - fixed, -1) * _STRUCTS * tables // (_STRUCTS + tables)
+    return max(largest, 0)
 
 
 def overhead_mib(vm: VmSpec) -> int:

@@ -47,8 +47,8 @@ def argv(vm: VmSpec) -> list[str]:
     """The whole command line. Raises BadRequest when a value of `vm` can't be put into one."""
     check(vm)
     devices = _devices(vm)
-    if (wanted := _transports(devices)) > TRANSPORTS:
-        text = f"the pod needs {wanted} virtio devices and QEMU's microvm has {TRANSPORTS}: use fewer networks"
+    if (needed := _transports(devices)) > TRANSPORTS:
+        text = f"the pod needs {needed} virtio devices and QEMU's microvm has {TRANSPORTS}: use fewer networks"
         raise BadRequest(text)
     return [
         vm.binary,

@@ -44,7 +44,7 @@ def read(directory: str) -> Record | None:
     """What `write` wrote; None when it has not. Raises VmFailed when it is damaged."""
     try:
         with beneath.Root(directory) as own:
-            found = json.loads(own.read(FILE, most=_MOST_BYTES, ours=True))
+            document = json.loads(own.read(FILE, most=_MOST_BYTES, ours=True))
     except FileNotFoundError:
         return None
     except Exhausted:
@@ -52,24 +52,24 @@ def read(directory: str) -> Record | None:
     except (ValueError, RecursionError, KernelError) as error:
         raise VmFailed(f"{directory}/{FILE} is damaged: {str(error)[:200]}") from None
     try:
-        return _record(found)
+        return _record(document)
     except (TypeError, ValueError) as error:
         raise VmFailed(f"{directory}/{FILE} is damaged: {str(error)[:200]}") from None
 
 
-def _record(found: "Any") -> Record:
-    if not isinstance(found, dict):
+def _record(document: "Any") -> Record:
+    if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
-    cid, memory_bytes = found.get("cid", 0), found.get("memory_bytes", 0)
-    if "cid" in found and not (isinstance(cid, int) and 2 < cid < 2**32):
+    cid, memory_bytes = document.get("cid", 0), document.get("memory_bytes", 0)
+    if "cid" in document and not (isinstance(cid, int) and 2 < cid < 2**32):
         raise ValueError(f"{str(cid)[:100]} is no context id of a guest")
     if not isinstance(memory_bytes, int) or memory_bytes < 0:
         raise ValueError(f"{str(memory_bytes)[:100]} is no number of bytes")
-    return Record(VmProcess.from_json(found), tuple(map(_extent, found.get("ids") or ())), memory_bytes, cid)
+    return Record(VmProcess.from_json(document), tuple(map(_extent, document.get("ids") or ())), memory_bytes, cid)
 
 
-def _extent(found: "Any") -> Extent:
-    inside, outside, length = found
+def _extent(triple: "Any") -> Extent:
+    inside, outside, length = triple
     if not all(isinstance(number, int) and 0 <= number < 2**32 for number in (inside, outside, length)):
-        raise ValueError(f"{str(found)[:100]} is no range of ids")
+        raise ValueError(f"{str(triple)[:100]} is no range of ids")
     return Extent(inside, outside, length)

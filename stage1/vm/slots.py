@@ -67,14 +67,14 @@ def configured(path: str = CONFIG) -> Range:
 
     try:
         table = tomllib.loads(text.decode()).get("jail", {})
-        found = Range(
+        ids = Range(
             *(int(table.get(key, default)) for key, default in zip(("first_id", "count"), Range(), strict=True))
         )
     except (ValueError, TypeError, AttributeError) as error:
         raise BadRequest(f"{path}, which has the ids for hypervisors, is damaged: {error}") from None
-    if why := found.why_not():
+    if why := ids.why_not():
         raise BadRequest(f"{path}: jail.{why}")
-    return found
+    return ids
 
 
 def claim(directory: str, within: Range, *, place: str = PLACE) -> int:
