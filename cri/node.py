@@ -181,7 +181,7 @@ class Node:
         return json.dumps({"stateDir": self.config.state_dir, **self.config.model_dump(mode="json")})
 
     async def open(self, plain: "Pod | None" = None) -> None:
-        """List what the previous daemon left, then answer calls, and boot ahead for pods that are as `plain`.
+        """List what the previous daemon left, then answer calls, and prewarm VMs for pods as `plain`.
 
         The pods are taken over in the background; a call that names one waits for it (`settle`).
         """
@@ -205,7 +205,7 @@ class Node:
         await self.pods.pool.replace(plain)
 
     async def close(self) -> None:
-        """Let calls in progress finish for a moment, then let go of the pods, which live on."""
+        """Let calls in progress finish for a moment, then detach from the pods, whose VMs go on."""
         self.is_ready = False
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=2)

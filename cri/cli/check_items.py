@@ -224,7 +224,7 @@ def _pool(facts: Facts) -> Item:
         detail = f"no VM of {each} MiB (vm.memory_mib) is within pool.memory_mib, which is {bounds.memory_mib}"
         return Item("warm pool", WARN, detail, f"set pool.memory_mib to {bounds.size * each}, or to 0")
     if facts.choice is None:
-        return Item("warm pool", WARN, "nothing can be booted ahead without a hypervisor", "see the hypervisors above")
+        return Item("warm pool", WARN, "no VM can be prewarmed without a hypervisor", "see the hypervisors above")
     kept = host // fit.KEPT_FREE
     waiting = f"{count} VMs of {each} MiB wait"
     if count * each > host - kept:

@@ -32,7 +32,7 @@ Thing = TypeVar("Thing")
 
 class PodTable:
     """`is_abandoned` tells whether a call's client went away before its answer (see `names`). `warm` bounds the pool of
-    VMs that are booted ahead, which begins when it is opened. `max_pods` may be changed at any time; 0 is no limit.
+    prewarmed VMs, which is filled once it is opened. `max_pods` may be changed at any time; 0 is no limit.
     `container_names` are the names of all containers, each with its pod's id.
     """
 
@@ -51,7 +51,7 @@ class PodTable:
         self._pod_names = Names("sandbox", is_abandoned)
         self.container_names = Names("container", is_abandoned)
         self._port = VsockPort(tools.host.vsock_port)
-        self.pool = Pool(warm, self._new_ahead)
+        self.pool = Pool(warm, self._new_slot)
         self.recovery = Recovery(self._tools, make=self._new, admit=self._admit, name_of=_pod_name)
         self._tools = self._tools._replace(clean_up_later=self.recovery.clean_up_later)
 
@@ -133,14 +133,14 @@ class PodTable:
 
     async def _start(self, record: store.PodRecord) -> LivePod:
         """Claim a VM of the pool, or another if that one turns out to be dead; else boot one."""
-        while pod := self.pool.take(record.pod):
+        while pod := self.pool.claim(record.pod):
             mine = record._replace(pod=record.pod._replace(id=pod.id))
             try:
                 return await self._listed(pod, boot.claim(pod, mine, tools=self._tools))
             except Unsupported as error:
-                await self.pool.does_not_fit(error)
+                await self.pool.disable(error)
             except (VmFailed, TimedOut) as error:
-                self.pool.has_died(error)
+                self.pool.report_dead(error)
         pod = self._new(record)
         return await self._listed(pod, boot.boot(pod))
 
@@ -161,8 +161,8 @@ class PodTable:
     def _new(self, record: store.PodRecord) -> LivePod:
         return LivePod(record, self._tools, self._port)
 
-    def _new_ahead(self, record: store.PodRecord) -> LivePod:
-        """Of which nobody hears while it waits."""
+    def _new_slot(self, record: store.PodRecord) -> LivePod:
+        """A pod for the pool: no events are published while it is in its slot."""
         return LivePod(record, self._tools._replace(events=None), self._port)
 
     def with_disks(self) -> list[Pod]:
@@ -214,7 +214,7 @@ class PodTable:
             await self.recovery.adopted(pod, ends=ends)
 
     async def close(self) -> None:
-        """Let go of all pods, which live on, and drain the pool."""
+        """Detach from all pods, whose VMs go on, and drain the pool."""
         await self.recovery.close()
         await self.pool.close()
         await asyncio.gather(*(pod.detach() for pod in self._pods.values()))

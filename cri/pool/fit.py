@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods a VM can become that was booted ahead, and when another one is booted. Pure: for the pool."""
+"""Which pods a prewarmed VM fits, and when another one is booted. Pure: for the pool."""
 
 import math
 from typing import NamedTuple
@@ -10,8 +10,9 @@ AFTER_BOOT = frozenset(
     """id name namespace uid attempt hostname sysctls dns_servers dns_searches dns_options ports
     ingress_bits egress_bits shm_bytes cgroup_parent limit_bytes is_bounded""".split()
 )
-"""What is decided when the VM runs already: by the network, the pod's files and the agent's Configure. A field that is
-not named here must be as that of the VM that waits."""
+"""What is set when the VM runs already: by the network, the pod's files and the agent's Configure. All other fields
+must be equal to those of the prewarmed VM.
+"""
 
 QUIET_S = 0.5
 """After a pod has started its containers follow, and shall not share the machine with a VM that boots."""
@@ -22,19 +23,19 @@ KEPT_FREE = 10
 
 
 def fits(requested: Pod, prewarmed: Pod) -> bool:
-    """Whether a VM that waits can become the pod `requested`."""
+    """Whether a prewarmed VM can be claimed for the pod `requested`."""
     return all(getattr(requested, name) == getattr(prewarmed, name) for name in Pod._fields if name not in AFTER_BOOT)
 
 
 class Bounds(NamedTuple):
-    """How many VMs wait, and how much memory they may have together; 0 MiB is no bound."""
+    """How many slots there are, and how much memory their VMs may have together; 0 MiB is no bound."""
 
     size: int = 0
     memory_mib: int = 0
 
 
-class Seen(NamedTuple):
-    """The moment: VMs that wait, pods that are starting, seconds since the last start, boots that failed in sequence
+class Observed(NamedTuple):
+    """The moment: slots with a VM, pods that are starting, seconds since the last start, boots that failed in sequence
     and seconds since the last of them; the memory of one VM, of the host, and what of it is available.
     """
 
@@ -49,11 +50,11 @@ class Seen(NamedTuple):
 
 
 def most(bounds: Bounds, each_mib: int) -> int:
-    """How many VMs of this size may wait."""
+    """How many VMs of this size may be in slots."""
     return min(bounds.size, bounds.memory_mib // each_mib) if bounds.memory_mib else bounds.size
 
 
-def pause_s(bounds: Bounds, seen: Seen) -> float:
+def pause_s(bounds: Bounds, seen: Observed) -> float:
     """Seconds until another VM may be booted: 0 for now, infinity for not before something happens.
 
     Memory that comes back tells nobody, so it is looked for after a while.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The warm pool: VMs that are booted before anybody asks for a pod, one at a time and while no pod is starting.
+"""The warm pool: slots with prewarmed VMs, which are booted one at a time and while no pod is starting.
 
-Made by the node, used by the table, which takes one for a pod that it fits (`fit`). Each is a pod without a name, whose
-file says that it is booting: so a daemon that is killed leaves what the next one collects, and one that ends
-in order drains the pool. It knows no RPC, and a VM that was taken is not its own any more.
+Made by the node. The table claims a slot for a pod that its VM fits (`fit`). Each slot is a pod without a name, whose
+file says that it is booting: so the orphans of a daemon that was killed are cleaned up by the next one, and one that
+ends in order drains the pool. It knows no RPC, and a claimed VM is not in the pool any more.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ Make = Callable[[PodRecord], "LivePod"]
 
 
 class Pool:
-    """`take` and `starting` at any time; it is empty until `open` has said what waits, and after `close`."""
+    """`claim` and `starting` may be called at any time; it is empty before `open` and after `close`."""
 
     def __init__(self, bounds: fit.Bounds, make: Make, *, memory: Callable[[], tuple[int, int]] = memory_mib) -> None:
-        """`make` makes a pod, `memory` tells the host's memory and what of it is available."""
+        """`make` makes a pod, `memory` gives the host's memory and how much of it is available, in MiB."""
         self._bounds, self._make, self._memory = bounds, make, memory
         self._plain: Pod | None = None
-        self._waiting: dict[LivePod, asyncio.Task[None]] = {}
+        self._slots: dict[LivePod, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._counts = dict.fromkeys(("booted", "taken", "missed", "died", "failed", "unfit"), 0)
         self._starting, self._failures = 0, 0
@@ -46,36 +46,36 @@ class Pool:
         self._task: asyncio.Task[None] | None = None
 
     def open(self, plain: "Pod") -> None:
-        """Begin to boot: `plain` is a pod that asks for nothing special. The event loop must run."""
+        """Begin to fill the slots: `plain` is a pod that asks for nothing special. The event loop must run."""
         if self._bounds.size:
             self._plain = plain
             self._task = asyncio.get_running_loop().create_task(self._refill(), name="pool")
 
     async def replace(self, plain: "Pod") -> None:
-        """Let pods wait that are as `plain` from now on; those that differ end. Nothing happens when it is not open."""
+        """Fill slots with VMs for pods as `plain` from now on, and end others. Without effect unless it is open."""
         if self._task is not None and self._plain is not None and not fit.fits(plain, self._plain):
             await self.close()
             self.open(plain)
 
     @property
     def waiting(self) -> int:
-        """How many VMs wait."""
-        return len(self._waiting)
+        """How many slots have a VM."""
+        return len(self._slots)
 
     def pods(self) -> "list[LivePod]":
-        """Those that wait."""
-        return list(self._waiting)
+        """The pods in the slots."""
+        return list(self._slots)
 
     def counts(self) -> dict[str, int]:
-        """How many are wanted and how many wait; since the daemon's start, how many were booted and taken, pods that
-        found none, VMs that died before or when they were wanted, boots that failed, networks that did not fit.
+        """The number of slots, and how many have a VM; since the daemon's start, how many were booted and claimed, pods
+        that got none, VMs that died before or when they were claimed, boots that failed, networks that did not fit.
         """
         each = self._plain.memory_mib if self._plain else 1
-        return {"size": fit.most(self._bounds, each), "waiting": len(self._waiting), **self._counts}
+        return {"size": fit.most(self._bounds, each), "waiting": len(self._slots), **self._counts}
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """`with pool.starting():` nothing is begun to boot ahead while a pod is starting, and a moment after."""
+        """`with pool.starting():` no slot is filled while a pod is starting, and a moment after."""
         self._starting += 1
         try:
             yield
@@ -84,36 +84,34 @@ class Pool:
             self._started_s = time.monotonic()
             self._changed.set()
 
-    def take(self, requested: "Pod") -> "LivePod | None":
-        """A VM that can become `requested`, the one that waited longest; it is the caller's now. None when none can."""
-        pod = next(
-            (pod for pod in self._waiting if fit.fits(requested, pod.record.pod) and not pod.gone.is_set()), None
-        )
+    def claim(self, requested: "Pod") -> "LivePod | None":
+        """The pod with a VM that fits `requested`, the oldest one; the caller owns it now. None when there is none."""
+        pod = next((pod for pod in self._slots if fit.fits(requested, pod.record.pod) and not pod.gone.is_set()), None)
         if pod is not None:
-            self._waiting.pop(pod).cancel()
+            self._slots.pop(pod).cancel()
             self._count("taken")
         elif self._task is not None:
             self._count("missed")
         return pod
 
-    def has_died(self, why: PodError) -> None:
-        """A VM that was taken turned out to be dead, and is removed."""
+    def report_dead(self, why: PodError) -> None:
+        """Count and log a claimed VM that turned out to be dead, and was discarded."""
         self._count("died")
         log.warning("pool.died", extra={"error": str(why)})
 
-    async def does_not_fit(self, why: PodError) -> None:
-        """The pods' network is none for VMs that wait: end them all, until the daemon starts again."""
+    async def disable(self, why: PodError) -> None:
+        """The pods' network can't be joined by prewarmed VMs: end them all, until the daemon is restarted."""
         self._count("unfit")
         log.warning("pool.off", extra={"error": str(why)})
         await self.close()
 
     async def close(self) -> None:
-        """End what waits and what boots. Again is fine."""
+        """End all VMs in slots, also one that is booting. Idempotent."""
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()
             await asyncio.wait({task})
-        waiting, self._waiting = self._waiting, {}
+        waiting, self._slots = self._slots, {}
         for watcher in waiting.values():
             watcher.cancel()
         await asyncio.gather(*self._ending, *(boot.discard(pod) for pod in waiting))
@@ -126,9 +124,9 @@ class Pool:
     async def _refill(self) -> None:
         while True:
             self._changed.clear()
-            pause_s = fit.pause_s(self._bounds, self._seen())
+            pause_s = fit.pause_s(self._bounds, self._observed())
             if not pause_s:
-                await self._boot_one()
+                await self._prewarm_one()
                 continue
             try:
                 async with asyncio.timeout(None if math.isinf(pause_s) else pause_s):
@@ -136,12 +134,12 @@ class Pool:
             except TimeoutError:
                 pass
 
-    def _seen(self) -> fit.Seen:
+    def _observed(self) -> fit.Observed:
         assert self._plain is not None
         now = time.monotonic()
         host_mib, available_mib = self._memory()
-        return fit.Seen(
-            waiting=len(self._waiting),
+        return fit.Observed(
+            waiting=len(self._slots),
             starting=self._starting,
             quiet_s=now - self._started_s,
             failures=self._failures,
@@ -151,7 +149,7 @@ class Pool:
             available_mib=available_mib,
         )
 
-    async def _boot_one(self) -> None:
+    async def _prewarm_one(self) -> None:
         assert self._plain is not None
         pod_id = secrets.token_hex(32)
         anonymous = self._plain._replace(id=pod_id, name=pod_id[:13], namespace="pool")
@@ -165,13 +163,13 @@ class Pool:
             return
         self._failures = 0
         self._count("booted")
-        self._waiting[pod] = asyncio.get_running_loop().create_task(self._watch(pod), name=f"wait of {pod.id}")
-        log.info("pool.waiting", extra={"pod": pod.id, "waiting": len(self._waiting)})
+        self._slots[pod] = asyncio.get_running_loop().create_task(self._watch_slot(pod), name=f"slot of {pod.id}")
+        log.info("pool.prewarmed", extra={"pod": pod.id, "waiting": len(self._slots)})
 
-    async def _watch(self, pod: "LivePod") -> None:
-        """A VM that ends while it waits is replaced."""
+    async def _watch_slot(self, pod: "LivePod") -> None:
+        """Replace a VM that ends in its slot."""
         await pod.gone.wait()
-        del self._waiting[pod]
+        del self._slots[pod]
         self._count("died")
         log.warning("pool.died", extra={"pod": pod.id, "error": "its virtual machine ended while it waited"})
         ending = asyncio.get_running_loop().create_task(boot.discard(pod), name=f"end of {pod.id}")

@@ -42,7 +42,7 @@ def told(world: World, pod: str) -> messages.Configure:
 
 def waiting(cri: Client) -> list[str]:
     """Ids of the VMs that wait."""
-    return [pod.id for pod in cri.node.pods.pool._waiting]
+    return [pod.id for pod in cri.node.pods.pool.pods()]
 
 
 async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, cni: FakeCni) -> None:

@@ -118,6 +118,6 @@ async def test_vms_that_are_killed_are_replaced_and_none_outlives_the_daemon(out
 
 def _kill(cri: Client, pod_id: str) -> None:
     """End the VMM of a pod that waits."""
-    (vm,) = [pod.vm for pod in cri.node.pods.pool._waiting if pod.id == pod_id]
+    (vm,) = [pod.vm for pod in cri.node.pods.pool.pods() if pod.id == pod_id]
     assert vm is not None
     os.kill(vm.pid, signal.SIGKILL)

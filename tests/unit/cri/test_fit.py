@@ -62,7 +62,7 @@ def test_what_the_cri_asks_for(annotations: dict[str, str], limit: int, fits: bo
     assert fit.fits(pod, sandbox.plain(config)) is fits
 
 
-CALM = fit.Seen(
+CALM = fit.Observed(
     waiting=0,
     starting=0,
     quiet_s=math.inf,
