@@ -18,11 +18,8 @@
 #include "loop/streams.h"
 #include "loop/transport.h"
 
-#include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/utsname.h>
@@ -31,8 +28,6 @@
 #include <x86intrin.h>
 
 enum { STOP_LIMIT_MS = 500, STOP_POLL_MS = 10 };
-
-static int signals;
 
 static void end_vm(void) __attribute__((noreturn));
 static void end_vm(void)
@@ -50,7 +45,7 @@ static void end_vm(void)
 static void die(const struct fault *why) __attribute__((noreturn));
 static void die(const struct fault *why)
 {
-    say("clearpod-agent: %s", why->text);
+    log_line("clearpod-agent: %s", why->text);
     if (agent.arguments.host.on)
         host_end(1);
     end_vm();
@@ -59,7 +54,7 @@ static void die(const struct fault *why)
 static void mark(const char *what, uint64_t at_ns, uint64_t tsc)
 {
     if (agent.arguments.mark)
-        say("clearpod.mark %s %llu %llu", what, (unsigned long long)at_ns, (unsigned long long)tsc);
+        log_line("clearpod.mark %s %llu %llu", what, (unsigned long long)at_ns, (unsigned long long)tsc);
 }
 
 static void new_epoch(void)
@@ -80,13 +75,7 @@ static const struct link_user link_user = {
 static int prepare(struct fault *why)
 {
     struct utsname name;
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
-    if (loop_begin(why) < 0)
-        return -1;
-    if (signals < 0 || watch(signals, EPOLLIN, T_SIGNAL, 0) < 0 || transport_watch_listener() < 0)
+    if (loop_begin() < 0 || transport_watch_listener() < 0)
         return fault_errno(why, "set up the loop");
     link_init(&agent.link, &link_user);
     uname(&name);
@@ -101,7 +90,7 @@ static void on_signals(void)
 {
     struct signalfd_siginfo info[8];
     int status;
-    while (read(signals, info, sizeof info) > 0)
+    while (read(agent.signals, info, sizeof info) > 0)
         continue;
     for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;)
         exit_reaped(pid, status);

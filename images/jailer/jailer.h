@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the parts of the jailer share. A function that returns false has said why with `failed`, and undoes nothing: the
+ * What the parts of the jailer share. A function that returns false has set the reason with `failed`, and undoes nothing: the
  * process ends, and what it has made ends with it.
  */
 #ifndef CLEARPOD_JAILER_H

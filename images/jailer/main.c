@@ -86,7 +86,7 @@ static bool set_hostname(const struct description *description)
 }
 
 /* Returns only if that is not possible. `pair` is the parent's: it has ended if nothing comes from there. */
-static void become_vmm(const struct description *description, int ids, int pair, int result)
+static void exec_vmm(const struct description *description, int ids, int pair, int result)
 {
     int ruleset;
     char go;
@@ -105,7 +105,7 @@ static void become_vmm(const struct description *description, int ids, int pair,
     failed("start", description->argv[0]);
 }
 
-/* Until the child, which asks once whether we are still there, has become the VMM or has said why not. */
+/* Until the child, which asks once whether we are still there, has become the VMM or has sent the reason why not. */
 static bool attend(int pair)
 {
     char text[SENTENCE_MAX];
@@ -132,7 +132,7 @@ static bool start(const struct description *description, int ids, int result)
     if (child == 0) {
         close(pair[0]);
         end_with_caller(result);
-        become_vmm(description, ids, pair[1], result);
+        exec_vmm(description, ids, pair[1], result);
         send(pair[1], failure(), strlen(failure()), MSG_NOSIGNAL);
         _exit(FAILED);
     }

@@ -94,7 +94,7 @@ static bool find_root(void)
 
 /* Becomes a program of the image that is dynamic, with the image's loader and libraries; returns when there is none of
  * that name. It is known by the name that we were called by: a VMM is found by its command line. */
-static void become_program(const char *name, int argc, char **argv)
+static void exec_program(const char *name, int argc, char **argv)
 {
     static const char *const places[] = {"bin", "plugins"};
     static char loader[PATH_MAX + 64], library[PATH_MAX + 64], program[2 * PATH_MAX];
@@ -114,7 +114,7 @@ static void become_program(const char *name, int argc, char **argv)
 }
 
 /* Becomes Python; returns only if that is not possible. */
-static void become_python(const char *name, char *const *arguments)
+static void exec_python(const char *name, char *const *arguments)
 {
     static char loader[PATH_MAX + 64], library[PATH_MAX + 64], python[PATH_MAX + 64], start[PATH_MAX + 64];
     char *first[] = {loader, "--library-path",       library, "--argv0", python, python, "-I", "-S", "-B", "-X", "utf8",
@@ -159,7 +159,7 @@ static pid_t start_stop(bool forcibly)
         return pid;
     begin_child();
     setsid(); /* a second Ctrl-C is for us */
-    become_python("stop", arguments);
+    exec_python("stop", arguments);
     _exit(FAILED);
 }
 
@@ -184,7 +184,7 @@ static int prepare(int spec, int description, int host_mounts, char *const *argu
             _exit(FAILED);
         give(spec, ORDER_VARIABLE);
         give(description, DESCRIPTION_VARIABLE);
-        become_python("run", arguments);
+        exec_python("run", arguments);
         _exit(FAILED);
     }
     while (pid < 0 || waitpid(pid, &status, 0) < 0)
@@ -244,7 +244,7 @@ int main(int argc, char **argv)
     name = name ? name + 1 : argc ? argv[0] : "";
     bool is_found = argc && find_root(), stays = !strcmp(name, "run");
     if (is_found && !stays) /* the paths that it makes would be kept as long as the pod lives */
-        become_program(name, argc, argv);
+        exec_program(name, argc, argv);
     take_standard_fds();
     keep_to_ourselves();
     clean_environment();
@@ -254,6 +254,6 @@ int main(int argc, char **argv)
     }
     if (stays)
         return run(argv + 1);
-    become_python(name, argv + 1);
+    exec_python(name, argv + 1);
     return FAILED;
 }

@@ -21,7 +21,7 @@
 /* Descriptors of the jailer; the last two are handed on to the VMM (stage1/vm/spec.py). */
 enum { DESCRIPTION = 3, RESULT = 4, LISTENER = 10, CONSOLE = 11, ABOVE = 64, ANSWER_MAX = 1024 };
 
-struct gift {
+struct inherited {
     int fd, number;
 };
 
@@ -64,25 +64,26 @@ static int listen_at(const char *path)
 }
 
 /* Gives each its number; first copies above all of them, since one may have the number of another. */
-static bool take_numbers(struct gift *gifts, size_t count)
+static bool take_numbers(struct inherited *descriptors, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        if (gifts[i].fd >= 0 && (gifts[i].fd = fcntl(gifts[i].fd, F_DUPFD_CLOEXEC, ABOVE)) < 0)
+        if (descriptors[i].fd >= 0 && (descriptors[i].fd = fcntl(descriptors[i].fd, F_DUPFD_CLOEXEC, ABOVE)) < 0)
             return false;
     for (size_t i = 0; i < count; i++)
-        if (gifts[i].fd >= 0 && dup2(gifts[i].fd, gifts[i].number) < 0)
+        if (descriptors[i].fd >= 0 && dup2(descriptors[i].fd, descriptors[i].number) < 0)
             return false;
     return true;
 }
 
-static pid_t start_jailer(const char *path, struct gift *gifts, size_t count, const char *name, void (*prepare)(void))
+static pid_t start_jailer(const char *path, struct inherited *descriptors, size_t count, const char *name,
+                          void (*prepare)(void))
 {
     char *argv[] = {(char *)(uintptr_t)path, "3", "4", (char *)(uintptr_t)name, NULL}, *env[] = {NULL};
     pid_t pid = fork();
     if (pid)
         return pid;
     prepare();
-    if (take_numbers(gifts, count))
+    if (take_numbers(descriptors, count))
         execve(path, argv, env);
     dprintf(RESULT, "failed %s can't be started: %s\n", path, strerror(errno));
     _exit(FAILED);
@@ -127,10 +128,10 @@ bool start_vmm(const struct launch_spec *spec, int description, const char *name
     }
     /* A VMM writes much; it goes into the console file, of which the end is shown should the VMM die. */
     int console = spec->console ? open(spec->console, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600) : -1;
-    struct gift gifts[] = {{in[0], STDIN_FILENO},      {out[1], STDOUT_FILENO}, {console, STDERR_FILENO},
-                           {description, DESCRIPTION}, {result[1], RESULT},     {listener, LISTENER},
-                           {console, CONSOLE}};
-    pid_t jailer = start_jailer(spec->jailer, gifts, sizeof gifts / sizeof *gifts, name, prepare);
+    struct inherited descriptors[] = {{in[0], STDIN_FILENO},      {out[1], STDOUT_FILENO}, {console, STDERR_FILENO},
+                                      {description, DESCRIPTION}, {result[1], RESULT},     {listener, LISTENER},
+                                      {console, CONSOLE}};
+    pid_t jailer = start_jailer(spec->jailer, descriptors, sizeof descriptors / sizeof *descriptors, name, prepare);
     const int theirs[] = {in[0], out[1], console, result[1], listener};
     for (size_t i = 0; i < sizeof theirs / sizeof *theirs; i++)
         close(theirs[i]); /* one that was not opened is none */

@@ -20,7 +20,7 @@ struct region {
 int region_reserve(struct region *region, uint64_t bytes, struct fault *why);
 /* Put the file's `bytes` at `offset`; the descriptor is the region's then. On -1 it stays the caller's, nothing is mapped. */
 int region_map(const struct region *region, uint64_t offset, uint64_t bytes, int fd, struct fault *why);
-/* Zero pages again from `offset` on. No file there is fine; a file that lies only in part there is refused. */
+/* Zero pages again from `offset` on. Without a file there it does nothing; a file that lies only in part there is refused. */
 int region_unmap(const struct region *region, uint64_t offset, uint64_t bytes, struct fault *why);
 /* Unmap everything and give the memory back. */
 void region_release(struct region *region);

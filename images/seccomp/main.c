@@ -77,17 +77,17 @@ static void write_initializers(const char *directory, const char *name, int byte
     close(text);
 }
 
-int main(int count, char **words)
+int main(int count, char **argv)
 {
     if (count != 2)
         give_up("use:", "make-filters DIR", EINVAL);
     for (size_t i = 0; i < sizeof filters / sizeof *filters; i++) {
         const char *name = filters[i].name;
         scmp_filter_ctx context = compile(&filters[i]);
-        int bytes = create(words[1], name, "bpf"), text = create(words[1], name, "pfc");
+        int bytes = create(argv[1], name, "bpf"), text = create(argv[1], name, "pfc");
         check(seccomp_export_bpf(context, bytes), "write", name);
         check(seccomp_export_pfc(context, text), "write", name);
-        write_initializers(words[1], name, bytes);
+        write_initializers(argv[1], name, bytes);
         close(bytes);
         close(text);
         seccomp_release(context);

@@ -214,7 +214,7 @@ class Containers:
 
     def _op_connect(self, op: m.Connect) -> m.Reply:
         if not op.connection or not 0 < op.port < 65536 or not op.input or not op.output:
-            raise Refused(m.INVALID, f"connection {op.connection} to port {op.port} makes no sense")
+            raise Refused(m.INVALID, f"connection {op.connection} to port {op.port} is invalid")
         if any(job.number == op.connection and isinstance(job, Connection) for job in self.jobs):
             raise Refused(m.EXISTS, f"connection {op.connection} exists")
         try:

@@ -25,6 +25,8 @@ struct arguments {
     bool alike; /* files of two roots may look like one to 9p */
 };
 
+enum { COMMAND_LINE_ROOM = 2048 + 1 }; /* what x86 kernels have for it, and its end */
+
 /* False: a parameter of ours is invalid; `bad` gets it. */
 bool arguments_parse(const char *line, struct arguments *arguments, char bad[64]);
 /* `--name=value`, the program's name first. False: an argument is invalid or missing; `bad` gets it. */

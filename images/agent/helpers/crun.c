@@ -52,7 +52,7 @@ void crun_forget(pid_t helper)
     traces_remove(&traces);
 }
 
-static void become_crun(const struct task *task, const char *const *args)
+static void exec_crun(const struct task *task, const char *const *args)
 {
     sigset_t none;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody would hear of what it does */
@@ -150,7 +150,7 @@ static int run(const struct task *task, const struct traces *traces, const char 
     if (pid < 0)
         return fault_errno(why, "fork for crun");
     if (pid == 0)
-        become_crun(task, args);
+        exec_crun(task, args);
     int status = await(pid, listener, task, outcome);
     return status ? fault_of(traces, status, tail[0], why) : 0;
 }

@@ -50,7 +50,7 @@ static void become_pod_root(int go)
 }
 
 /* A new program image, so that nothing of the agent's memory is in a process that containers can see. */
-static void become_pause(int go)
+static void exec_pause(int go)
 {
     sigset_t none;
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* on a host, where the agent can be killed, its pods' processes go with it */
@@ -147,7 +147,7 @@ int namespaces_make(const clearpod_agent_Configure *settings, struct fault *why)
     long pid = syscall(SYS_clone, CLONE_NEWPID | (settings->ids ? SHARED : 0) | SIGCHLD, NULL, NULL, NULL, NULL);
     if (pid == 0) {
         close_fd(&tell);
-        become_pause(wait);
+        exec_pause(wait);
     }
     if (pid < 0)
         return fault_errno(why, "make the pod's namespaces");

@@ -30,8 +30,7 @@ int connection_open(const clearpod_agent_Connect *connect, const struct asker *a
         .kind = TASK_CONNECT, .port = (uint16_t)connect->port, .arguments = &agent.arguments, .stdio = {-1, -1, -1}};
     const clearpod_agent_Stdio streams = {.stdin = connect->input, .stdout = connect->output};
     if (!connect->connection || !connect->port || connect->port > UINT16_MAX || !connect->input || !connect->output)
-        return fault_set(why, FAULT_INVALID, "connection %u to port %u makes no sense", connect->connection,
-                         connect->port);
+        return fault_set(why, FAULT_INVALID, "connection %u to port %u is invalid", connect->connection, connect->port);
     if (find(connect->connection))
         return fault_set(why, FAULT_EXISTS, "connection %u exists", connect->connection);
     snprintf(name, sizeof name, "port %u", connect->port);

@@ -14,7 +14,7 @@
 
 #define MARK "\nclearpod-console\n"
 
-static int port = -1;           /* blocking */
+static int port;                /* blocking */
 static int pipes[2] = {-1, -1}; /* where all apps write */
 static pid_t writer, terminal;
 

@@ -49,7 +49,7 @@ void exit_reaped(pid_t pid, int status)
 }
 
 /* In an autonomous pod a container's end is the apps' business, and nobody waits for that of an earlier host's exec. */
-static bool tell(const struct process *process)
+static bool report_exit(const struct process *process)
 {
     if (agent.arguments.plan && (!process->exec || process->epoch != agent.link.epoch))
         return true;
@@ -71,7 +71,7 @@ void exit_sync(struct process *process)
         process->grace_ns = 0;
         streams_drain(process);
     }
-    if (!streams_ended(process) || !tell(process))
+    if (!streams_ended(process) || !report_exit(process))
         return;
     process->state = P_EXITED;
     streams_close(process);

@@ -5,28 +5,33 @@
 #include "base/scope.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/signalfd.h>
 #include <termios.h>
 #include <time.h>
 
 enum { EVENTS = 32 };
 
 struct agent agent;
-static int epoll;
 
-int loop_begin(struct fault *why)
+int loop_begin(void)
 {
-    epoll = epoll_create1(EPOLL_CLOEXEC);
-    return epoll < 0 ? fault_errno(why, "set up the loop") : 0;
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    agent.signals = signalfd(-1, &all, SFD_NONBLOCK | SFD_CLOEXEC);
+    agent.epoll = epoll_create1(EPOLL_CLOEXEC);
+    return agent.signals < 0 || agent.epoll < 0 ? -1 : watch(agent.signals, EPOLLIN, T_SIGNAL, 0);
 }
 
 void loop_wait(int limit_ms, loop_event *on_event)
 {
     struct epoll_event events[EVENTS];
-    int count = epoll_wait(epoll, events, EVENTS, limit_ms);
+    int count = epoll_wait(agent.epoll, events, EVENTS, limit_ms);
     for (int i = 0; i < count; i++)
         on_event((enum token)(events[i].data.u64 >> 32), (unsigned)events[i].data.u64, events[i].events);
 }
@@ -34,12 +39,12 @@ void loop_wait(int limit_ms, loop_event *on_event)
 int watch(int fd, uint32_t events, enum token token, unsigned index)
 {
     struct epoll_event event = {.events = events, .data.u64 = (uint64_t)token << 32 | index};
-    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
+    return epoll_ctl(agent.epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
 void unwatch(int fd)
 {
-    epoll_ctl(epoll, EPOLL_CTL_DEL, fd, NULL);
+    epoll_ctl(agent.epoll, EPOLL_CTL_DEL, fd, NULL);
 }
 
 static uint64_t clock_ns(clockid_t clock)
@@ -74,7 +79,7 @@ void set_clock(uint64_t unix_ns)
         clock_settime(CLOCK_REALTIME, &now);
 }
 
-void say(const char *format, ...)
+void log_line(const char *format, ...)
 {
     char line[640];
     va_list args;

@@ -15,6 +15,7 @@ enum token { T_SIGNAL, T_LINK, T_LISTENER, T_OUT0, T_OUT1, T_IN, T_JOB };
 struct agent {
     struct link link;
     struct arguments arguments;
+    int epoll, signals;         /* of loop.c; here, since a page of their own would be one more at each boot */
     uint64_t init_ns, init_tsc; /* when the guest's first program began */
     bool stopping;              /* Shutdown was asked for: end when the reply is out */
 };
@@ -24,7 +25,8 @@ typedef void loop_event(enum token token, unsigned index, uint32_t events);
 
 extern struct agent agent;
 
-int loop_begin(struct fault *why);
+/* Block all signals, and watch for them (T_SIGNAL) as for everything else; -1 with errno. */
+int loop_begin(void);
 /* Wait until a watched descriptor is ready, at most `limit_ms` (-1: without limit), and report each to `on_event`. */
 void loop_wait(int limit_ms, loop_event *on_event);
 /* Start or stop watching a descriptor; `index` is the slot in its table. */
@@ -37,6 +39,6 @@ int ms_until(uint64_t at_ns);
 /* Set the guest's wall clock; 0, and on the host: leave it. */
 void set_clock(uint64_t unix_ns);
 /* Writes a line to the console, which the host puts into its error when the VM ends. */
-void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void log_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

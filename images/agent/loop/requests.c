@@ -162,7 +162,7 @@ static int on_exec(const clearpod_agent_Exec *exec, const struct asker *asker, s
     if (container->state != P_RUNNING)
         return fault_set(why, FAULT_STATE, "container %s is not running", exec->container);
     if (!exec->exec || !is_file_name(exec->process))
-        return fault_set(why, FAULT_INVALID, "exec %u of '%s' makes no sense", exec->exec, exec->process);
+        return fault_set(why, FAULT_INVALID, "exec %u of '%s' is invalid", exec->exec, exec->process);
     if (process_find(exec->container, exec->exec))
         return fault_set(why, FAULT_EXISTS, "exec %u of container %s exists", exec->exec, exec->container);
     if (check_stdio(&exec->stdio, why) < 0)

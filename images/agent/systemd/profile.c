@@ -51,7 +51,7 @@ static int make_places(struct fault *why)
     return 0;
 }
 
-/* Systemd complains about modules, of which this kernel has none. The journal has it; the end of a guest is worse. */
+/* Systemd logs errors about modules, of which this kernel has none: the journal has them, the console only what is worse. */
 static void quieten(void)
 {
     char levels[64];
@@ -104,7 +104,7 @@ static int add_guest(struct fault *why)
 
 static int begin_serving(struct fault *why)
 {
-    char line[4096], bad[64];
+    char line[COMMAND_LINE_ROOM], bad[64];
     if (file_read("/proc/cmdline", line, sizeof line) < 0)
         return fault_errno(why, "read /proc/cmdline");
     if (!arguments_parse(line, &agent.arguments, bad))
@@ -163,8 +163,8 @@ static void end_with_agent(void) __attribute__((noreturn));
 static void end_with_agent(void)
 {
     const char *code = getenv("EXIT_CODE"), *status = getenv("EXIT_STATUS");
-    say("clearpod-agent: the agent's service has ended (%s, %s), and its pod with it", code ? code : "for no reason",
-        status ? status : "no status");
+    log_line("clearpod-agent: the agent's service has ended (%s, %s), and its pod with it",
+             code ? code : "for no reason", status ? status : "no status");
     flush_journal(false);
     boot_end();
 }

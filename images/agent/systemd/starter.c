@@ -34,8 +34,8 @@ static void unblock_signals(void)
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void become_systemctl(const char *verb, const char *id, int errors) __attribute__((noreturn));
-static void become_systemctl(const char *verb, const char *id, int errors)
+static void exec_systemctl(const char *verb, const char *id, int errors) __attribute__((noreturn));
+static void exec_systemctl(const char *verb, const char *id, int errors)
 {
     char unit[NAME_ROOM + 16];
     const char *const args[] = {"systemctl", "--no-ask-password", "--quiet", verb, unit, NULL};
@@ -60,7 +60,7 @@ static pid_t systemctl(const char *verb, const char *id, int *errors)
     *errors = pair[0];
     pid_t pid = fork();
     if (pid == 0)
-        become_systemctl(verb, id, writing);
+        exec_systemctl(verb, id, writing);
     return pid;
 }
 
@@ -184,9 +184,9 @@ static int join_cgroup(uint32_t exec)
     return file_write(path, "0");
 }
 
-static void become(const struct task *task, const int stdio[3], char *lists[2][ARGUMENTS], int failed)
+static void exec_in_guest(const struct task *task, const int stdio[3], char *lists[2][ARGUMENTS], int failed)
     __attribute__((noreturn));
-static void become(const struct task *task, const int stdio[3], char *lists[2][ARGUMENTS], int failed)
+static void exec_in_guest(const struct task *task, const int stdio[3], char *lists[2][ARGUMENTS], int failed)
 {
     setsid();
     for (int i = 0; i < 3; i++)
@@ -215,7 +215,7 @@ static int run_in_guest(const struct task *task, struct outcome *outcome, struct
     if (pipe2(pair, O_CLOEXEC) < 0 || (outcome->pid = fork()) < 0)
         return fault_errno(why, "fork for %s", lists[1][0]);
     if (outcome->pid == 0)
-        become(task, stdio, lists, pair[1]);
+        exec_in_guest(task, stdio, lists, pair[1]);
     close(pair[1]);
     if (read(pair[0], &error, sizeof error) != sizeof error)
         return 0;

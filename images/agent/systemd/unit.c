@@ -31,7 +31,7 @@ static struct {
     int stop;
 } copier = {.stop = -1};
 
-static void tell(const struct ending *ending)
+static void report_end(const struct ending *ending)
 {
     scoped_fd int socket = packet_connect(ENDINGS, SOCK_DGRAM);
     if (socket >= 0)
@@ -64,7 +64,7 @@ static int start(const char *id, struct answer *answer)
     snprintf(path, sizeof path, UNITS "/%s", id);
     scoped_fd int agent_end = packet_connect(path, SOCK_SEQPACKET);
     if (agent_end < 0 || !packet_receive(agent_end, &spec, sizeof spec, got)) {
-        say("clearpod-agent: app %s is started by its pod, not by systemctl", id);
+        log_line("clearpod-agent: app %s is started by its pod, not by systemctl", id);
         return -1;
     }
     place(&spec, got, task.stdio);
@@ -164,7 +164,7 @@ void unit_run(const char *id)
     ending.status = attend(signals, answer.pid);
     ending.oom_killed = cgroup_oom_killed(id);
     finish_output(id, signals);
-    tell(&ending);
+    report_end(&ending);
     end_as(ending.status);
 }
 
@@ -173,6 +173,6 @@ void unit_over(const char *id)
     struct ending ending = {0};
     snprintf(ending.id, sizeof ending.id, "%s", id);
     ending.status = unit_status(getenv("EXIT_CODE"), getenv("EXIT_STATUS"));
-    tell(&ending);
+    report_end(&ending);
     _exit(0);
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the launcher is told: words that images/launcher/order.c understands (its own test has the other side)."""
+"""What the launcher is told: items that images/launcher/spec.c understands (its own test has the other side)."""
 
 import os
 from pathlib import Path
