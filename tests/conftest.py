@@ -41,8 +41,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests, each in an event loop of its own."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    wanted = inspect.signature(pyfuncitem.obj).parameters
-    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    expected = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in expected}))
     return True
 
 
@@ -120,7 +120,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def _children() -> dict[int, str]:
     """Living descendants that have no other parent left: pid -> command line."""
-    found = {}
+    result = {}
     for task in Path("/proc/self/task").iterdir():
         for pid in task.joinpath("children").read_text().split():
             try:
@@ -128,8 +128,8 @@ def _children() -> dict[int, str]:
             except OSError:
                 continue
             if command:  # a zombie has none
-                found[int(pid)] = command
-    return found
+                result[int(pid)] = command
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)

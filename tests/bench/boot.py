@@ -121,9 +121,9 @@ def entry_ms(argv: list[str], directory: str) -> float:
     elf = Path(argv[argv.index("-kernel") + 1]).read_bytes()[:4] == b"\x7fELF"
     probe = compiled("entry.S", directory, PVH_ENTRY if elf else REAL_MODE_ENTRY)
     output = console(replace(argv, "-kernel", probe))
-    if (found := ENTERED.search(output)) is None:
+    if (match := ENTERED.search(output)) is None:
         sys.exit(f"the stand-in kernel was never entered; the machine wrote:\n{tail(output)}")
-    return int.from_bytes(found[1], "little") / 1e6
+    return int.from_bytes(match[1], "little") / 1e6
 
 
 def compiled(source: str, directory: str, options: tuple[str, ...]) -> str:

@@ -60,12 +60,12 @@ async def at_once(count: int, size: int) -> dict[str, Any]:
             await asyncio.gather(*(_remove(cri, pod) for pod, _ in made))
         left = leavings.added(before, within_s=10)
         leaked = left or net.look() != looked
-    found = spread([seconds * 1000 for _, seconds in made])
+    result = spread([seconds * 1000 for _, seconds in made])
     return {
         "pods": count,
         "from_the_pool": counts["taken"],
-        "run_pod_sandbox_ms": found,
-        "p95_to_p50": round(found["p95"] / found["median"], 2),
+        "run_pod_sandbox_ms": result,
+        "p95_to_p50": round(result["p95"] / result["median"], 2),
         "failures": [str(one) for one in done if isinstance(one, BaseException)],
         "leaked": bool(leaked),
     }
@@ -122,14 +122,14 @@ async def idle(count: int, minutes: float) -> dict[str, Any]:
 
 async def _relists(cri: Client, during_s: float) -> list[float]:
     """Both lists each second, as a kubelet's PLEG asks for them: milliseconds of each pair."""
-    until, found = time.monotonic() + during_s, []
+    until, result = time.monotonic() + during_s, []
     while time.monotonic() < until:
         begun = time.perf_counter()
         await cri("ListPodSandbox")
         await cri("ListContainers")
-        found.append((time.perf_counter() - begun) * 1000)
+        result.append((time.perf_counter() - begun) * 1000)
         await asyncio.sleep(1)
-    return found
+    return result
 
 
 async def _answers(cri: Client, pod: str) -> bool:
@@ -160,11 +160,11 @@ def is_kept(found: dict[str, Any]) -> bool:
 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The whole report."""
-    found: dict[str, Any] = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    result: dict[str, Any] = {"cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     if args.idle:
-        return found | {"idle": await idle(args.idle, args.minutes)}
-    found["at_once"] = await at_once(args.pods, args.warm)
-    return found | {"in_sequence": await in_sequence(args.sequence)}
+        return result | {"idle": await idle(args.idle, args.minutes)}
+    result["at_once"] = await at_once(args.pods, args.warm)
+    return result | {"in_sequence": await in_sequence(args.sequence)}
 
 
 def main() -> int:
@@ -176,13 +176,13 @@ def main() -> int:
     parser.add_argument("--sequence", type=int, default=200, help="how many one after the other (200)")
     parser.add_argument("--idle", type=int, default=0, help="instead, so many that do nothing")
     parser.add_argument("--minutes", type=float, default=10, help="for so long (10)")
-    found = asyncio.run(measure(args := parser.parse_args()))
+    result = asyncio.run(measure(args := parser.parse_args()))
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
     else:
-        for name, value in found.items():
+        for name, value in result.items():
             print(f"{name:<12} {value}")
-    return 0 if is_kept(found) else 1
+    return 0 if is_kept(result) else 1
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ async def measure(place: Path, rounds: int) -> dict[str, object]:
             await _pod(cri, f"warm-{number}")
         samples = [await _pod(cri, f"pod-{number}") for number in range(rounds)]
     world.vmm.stop()
-    found: dict[str, object] = {"pods": rounds, "budget_ms": BUDGET_MS, "pod_start_overhead_ms": _of(samples, "all")}
-    return found | {f"{step}_ms": _of(samples, step) for step in ("run", "create", "start")}
+    result: dict[str, object] = {"pods": rounds, "budget_ms": BUDGET_MS, "pod_start_overhead_ms": _of(samples, "all")}
+    return result | {f"{step}_ms": _of(samples, step) for step in ("run", "create", "start")}
 
 
 async def measure_here(rounds: int) -> dict[str, object]:
@@ -85,16 +85,16 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object, with what `cri_load` measures")
     parser.add_argument("--pods", type=int, default=30, help="how many (30)")
     args = parser.parse_args()
-    found = asyncio.run(measure_here(args.pods))
-    overhead = found["pod_start_overhead_ms"]
+    result = asyncio.run(measure_here(args.pods))
+    overhead = result["pod_start_overhead_ms"]
     assert isinstance(overhead, dict)
     if args.json:
         from tests.bench import cri_load
 
-        print(json.dumps(found | {"load": asyncio.run(cri_load.measure(args.pods))}))
+        print(json.dumps(result | {"load": asyncio.run(cri_load.measure(args.pods))}))
     else:
         for step in ("run", "create", "start"):
-            print(f"{step:<8} {found[f'{step}_ms']}")
+            print(f"{step:<8} {result[f'{step}_ms']}")
         print(f"together {overhead}, budget {BUDGET_MS} ms for the median")
     return 0 if overhead["median"] <= BUDGET_MS else 1
 

@@ -74,7 +74,7 @@ async def latencies(place: Path, rounds: int) -> dict[str, float]:
     world = World(root, await make_image(root))
     async with world.daemon() as cri:
         await _add_pods(cri, 0, FEW)
-        found = await _medians(
+        result = await _medians(
             {
                 "stats_of_50_ms": lambda: cri("ListContainerStats"),
                 "pod_stats_of_50_ms": lambda: cri("ListPodSandboxStats"),
@@ -82,7 +82,7 @@ async def latencies(place: Path, rounds: int) -> dict[str, float]:
             rounds,
         )
         pod, container = await _add_pods(cri, FEW, MANY)
-        found |= await _medians(
+        result |= await _medians(
             {
                 "list_pods_ms": lambda: cri("ListPodSandbox"),
                 "list_containers_ms": lambda: cri("ListContainers"),
@@ -94,11 +94,11 @@ async def latencies(place: Path, rounds: int) -> dict[str, float]:
             },
             rounds,
         )
-        found["exec_ms"] = round(max(found["exec_ms"] - found.pop("command_ms"), 0.01), 2)
+        result["exec_ms"] = round(max(result["exec_ms"] - result.pop("command_ms"), 0.01), 2)
         for one in (await cri("ListPodSandbox")).items:
             await cri("RemovePodSandbox", pod_sandbox_id=one.id)
     world.vmm.stop()
-    return found
+    return result
 
 
 async def memory(place: Path) -> dict[str, float]:
@@ -138,13 +138,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--rounds", type=int, default=30, help="calls of each kind (30)")
     args = parser.parse_args()
-    found = asyncio.run(measure(args.rounds))
+    result = asyncio.run(measure(args.rounds))
     if args.json:
-        print(json.dumps({"pods": MANY, **found, "budgets": BUDGETS}))
+        print(json.dumps({"pods": MANY, **result, "budgets": BUDGETS}))
     else:
-        for name, value in found.items():
+        for name, value in result.items():
             print(f"{name:<22} {value:>8}   budget {BUDGETS[name]}")
-    return 0 if all(found[name] <= BUDGETS[name] for name in BUDGETS) else 1
+    return 0 if all(result[name] <= BUDGETS[name] for name in BUDGETS) else 1
 
 
 if __name__ == "__main__":

@@ -124,9 +124,9 @@ def plans(args: argparse.Namespace) -> list[Plan]:
     ways = {"all": base, "huge-pages": base._replace(huge_pages=True), "no-dax": base._replace(dax=False)}
     if not args.lab and choose(args.hypervisor, hypervisors.facts()).hypervisor.name != "kvmtool":
         del ways["no-dax"]  # QEMU has none to leave out
-    wanted = [ways[name] for name in args.way if name in ways]
-    rows = [Plan(count, False, way) for way in wanted for count in args.pods]
-    return rows + [Plan(args.serving, True, way) for way in wanted if args.serving]
+    expected = [ways[name] for name in args.way if name in ways]
+    rows = [Plan(count, False, way) for way in expected for count in args.pods]
+    return rows + [Plan(args.serving, True, way) for way in expected if args.serving]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -160,12 +160,12 @@ def _numbers(text: str) -> list[int]:
 
 async def run_and_restore(args: argparse.Namespace) -> dict[str, Any]:
     """As `run`, with KSM off where it is not measured, and in the end as before, also when a daemon was killed."""
-    found = Ksm().settings()
+    result = Ksm().settings()
     try:
-        Ksm().apply(found._replace(run=0))
+        Ksm().apply(result._replace(run=0))
         return await run(args)
     finally:
-        Ksm().apply(found)
+        Ksm().apply(result)
 
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -185,19 +185,19 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def report(args: argparse.Namespace, journal: Journal) -> dict[str, Any]:
     """The whole report from a journal that has all of it."""
-    found: dict[str, Any] = journal.find(AROUND) | {"rows": [journal.find(plan.name) for plan in plans(args)]}
-    return found | ({name: journal.find(name) for name in (OWN, PEER)} if args.peer else {})
+    result: dict[str, Any] = journal.find(AROUND) | {"rows": [journal.find(plan.name) for plan in plans(args)]}
+    return result | ({name: journal.find(name) for name in (OWN, PEER)} if args.peer else {})
 
 
 def read(path: Path) -> dict[str, Any]:
     """A report that was printed, or one of all that is in a journal (*.jsonl)."""
     if path.suffix != ".jsonl":
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return result
     journal = Journal(path)
     rows = [journal.find(name) for name in journal.names() if name.startswith("[")]
     rows.sort(key=lambda row: (row["serving"], not row["dax"], row["huge_pages"], row["pods"], -row["ksm_percent"]))
-    beside = {name: found for name in (OWN, PEER) if (found := journal.find(name))}
+    beside = {name: result for name in (OWN, PEER) if (result := journal.find(name))}
     around: dict[str, Any] = journal.find(AROUND)
     return around | {"rows": rows} | beside
 
@@ -217,21 +217,21 @@ async def _beside(args: argparse.Namespace, journal: Journal) -> None:
     if journal.find(OWN) is None:
         journal.add(OWN, await first_output.measure(Way(args.hypervisor, memory_mib=args.memory_mib)))
     if journal.find(PEER) is None:
-        found = await asyncio.to_thread(
+        result = await asyncio.to_thread(
             peer.measure, args.peer, pods.guest_dir(), count=PEERS, memory_mib=args.memory_mib, settle_s=args.settle
         )
-        journal.add(PEER, found)
+        journal.add(PEER, result)
 
 
 def run_in_lab(args: argparse.Namespace) -> dict[str, Any]:
     """As `run`, in the lab. Raises LabError."""
     args.hypervisor = "kvmtool"
     kept = in_lab.journal(args.journal, "density")
-    wanted = [*(plan.name for plan in plans(args)), AROUND, *((OWN, PEER) if args.peer else ())]
+    expected = [*(plan.name for plan in plans(args)), AROUND, *((OWN, PEER) if args.peer else ())]
     words = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in PASSED_ON]
     words += [f"--pods={','.join(map(str, args.pods))}", *(f"--way={way}" for way in args.way)]
     words += [f"--peer={args.peer.resolve()}"] if args.peer else []
-    return report(args, in_lab.run("density", words, wanted=wanted, kept=kept, paths=args.path))
+    return report(args, in_lab.run("density", words, wanted=expected, kept=kept, paths=args.path))
 
 
 def text(row: dict[str, Any]) -> str:
@@ -257,15 +257,15 @@ def main() -> int:
     """Print the report; 1 when a pod of it had died, 2 when the lab could not be used."""
     args = parse()
     try:
-        found = report_of(args)
+        result = report_of(args)
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     if args.svg:
-        density_plots.write(found, args.svg)
+        density_plots.write(result, args.svg)
     if args.json:
-        print(json.dumps(found))
-    return 0 if all(row["ready"] == row["pods"] for row in found["rows"]) else 1
+        print(json.dumps(result))
+    return 0 if all(row["ready"] == row["pods"] for row in result["rows"]) else 1
 
 
 if __name__ == "__main__":

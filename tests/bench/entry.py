@@ -142,13 +142,13 @@ class Bench:
             preexec_fn=lambda: os.write(clock, str(time.time()).encode()),
         )  # fmt: skip
         before = _cpu_ms()
-        said = process.communicate(timeout=LIMIT_S)[1].decode()
+        output = process.communicate(timeout=LIMIT_S)[1].decode()
         self.cpu_ms.append(_cpu_ms() - before)
         begun = float(os.pread(clock, 30, 0))
         os.close(clock)
-        started = re.search(r"VMM at ([0-9.]+)", said)
-        if not started or "the virtual machine ended by itself" not in said:
-            raise RuntimeError(f"the VMM was not started: {said}")
+        started = re.search(r"VMM at ([0-9.]+)", output)
+        if not started or "the virtual machine ended by itself" not in output:
+            raise RuntimeError(f"the VMM was not started: {output}")
         done = pod.gc(local_config=local)
         if done.code:
             raise RuntimeError(f"gc failed: {done.stderr}")
@@ -195,18 +195,18 @@ class Bench:
     def measure(self, rounds: int) -> dict[str, Any]:
         """The whole report; with no rounds without times."""
         self._counted = self.counted()
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "run_instructions": self.instructions("fake"),
             "run_instructions_without_network": self.instructions("none"),
             "budget": BUDGET,
         }
         if rounds:
             self.cpu_ms.clear()
-            found |= {"run_wall_ms": round(self.wall_ms("none", rounds), 1), "rounds": rounds}
-            found |= {"run_cpu_ms": round(statistics.median(self.cpu_ms), 1)}
-            found |= {"run_wall_ms_with_network": round(self.wall_ms("fake", rounds), 1), "run_wall_budget_ms": RUN_MS}
-            found |= {"stop_wall_ms": round(self.stop_ms(rounds), 1), "stop_wall_budget_ms": STOP_MS}
-        return found
+            result |= {"run_wall_ms": round(self.wall_ms("none", rounds), 1), "rounds": rounds}
+            result |= {"run_cpu_ms": round(statistics.median(self.cpu_ms), 1)}
+            result |= {"run_wall_ms_with_network": round(self.wall_ms("fake", rounds), 1), "run_wall_budget_ms": RUN_MS}
+            result |= {"stop_wall_ms": round(self.stop_ms(rounds), 1), "stop_wall_budget_ms": STOP_MS}
+        return result
 
 
 def _cpu_ms() -> float:
@@ -249,14 +249,14 @@ def main() -> int:
     guest = Path(os.environ.get("CLEARPOD_GUEST_DIR", Path(__file__).parents[2] / "build" / "guest"))
     with tempfile.TemporaryDirectory(prefix="cpb") as place:
         bench = Bench(Path(place), guest)
-        found = bench.measure(0 if args.parts else args.rounds)
-        found |= bench.parts("fake") if args.parts else {}
+        result = bench.measure(0 if args.parts else args.rounds)
+        result |= bench.parts("fake") if args.parts else {}
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
     else:
-        for name, value in found.items():
+        for name, value in result.items():
             print(f"{name.replace('_', ' '):<34} {value:,}")
-    return 0 if found["run_instructions"] <= BUDGET else 1
+    return 0 if result["run_instructions"] <= BUDGET else 1
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=30, help="pairs of starts (30)")
     args = parser.parse_args()
     start = asyncio.run(starts_here(args.rounds))
-    found = {"start": start, "pull": asyncio.run(pulls_here(max(3, args.rounds // 5)))}
-    print(json.dumps(found) if args.json else "\n".join(f"{name}: {figures}" for name, figures in found.items()))
+    result = {"start": start, "pull": asyncio.run(pulls_here(max(3, args.rounds // 5)))}
+    print(json.dumps(result) if args.json else "\n".join(f"{name}: {figures}" for name, figures in result.items()))
     return 0 if start["sync_ms"] <= BUDGET_MS and start["syncs"] <= BUDGET_SYNCS else 1
 
 

@@ -88,16 +88,16 @@ async def _numbers(cri: Caller) -> None:
 
 async def links(under: Node, *, seconds: float) -> list[Seen]:
     """All attacks on the link that need no restart of the daemon."""
-    found = []
+    result = []
     async with under.client() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=under.reference))
         async with cri.neighbour() as (_, ticking):
             await cri.times(ticking, seconds=seconds)
             for name in ATTACKS:
                 if name not in AFTER_RESTART:
-                    found.append(await attack(under, cri, name, ticking=ticking, seconds=seconds))
-                    print(f"hostile: {found[-1]} contained={found[-1].is_contained}", file=sys.stderr)
-    return found
+                    result.append(await attack(under, cri, name, ticking=ticking, seconds=seconds))
+                    print(f"hostile: {result[-1]} contained={result[-1].is_contained}", file=sys.stderr)
+    return result
 
 
 async def jail(under: Node) -> dict[str, list[str]]:

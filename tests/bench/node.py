@@ -119,8 +119,8 @@ async def _loaded(cri: Client, pid: int, *, pods: int, minutes: float) -> dict[s
     for pod in load.pods:
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     await cri.close()
-    found: dict[str, Any] = {name: _of(samples) for name, samples in sorted(load.times.items())}
-    return {"pods": pods, **found, "daemon_cpu_percent": round(used * 100, 1), "rss_mib": rss}
+    result: dict[str, Any] = {name: _of(samples) for name, samples in sorted(load.times.items())}
+    return {"pods": pods, **result, "daemon_cpu_percent": round(used * 100, 1), "rss_mib": rss}
 
 
 def _of(samples: list[float]) -> dict[str, float]:
@@ -156,13 +156,13 @@ def main() -> int:
     args = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each guest has some
-    found = asyncio.run(measure(args.pods, args.minutes))
+    result = asyncio.run(measure(args.pods, args.minutes))
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(result))
     else:
-        for name, value in found.items():
+        for name, value in result.items():
             print(f"{name:<20} {value}" + (f"   budget {BUDGETS[name]}" if name in BUDGETS else ""))
-    return 1 if exceeded(found) else 0
+    return 1 if exceeded(result) else 0
 
 
 if __name__ == "__main__":

@@ -56,14 +56,14 @@ async def _pod(cri: Client, meter: Meter, name: str) -> Sample:
 
 def unique_mib(world: VmWorld) -> list[float]:
     """Of each VMM, what is in memory for it alone."""
-    found = []
+    result = []
     for directory in engine.pod_directories(world.host):
         vm = engine.find_vm(directory)
         if vm is not None:
             lines = Path(f"/proc/{vm.pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
             private = [int(line.split()[1]) for line in lines if line.startswith("Private_")]
-            found.append(sum(private) / 1024)
-    return found
+            result.append(sum(private) / 1024)
+    return result
 
 
 async def measure(rounds: int, size: int, *, first: bool = False) -> dict[str, Any]:
@@ -108,14 +108,14 @@ async def memory(count: int) -> dict[str, Any]:
         empty = footprint.host()
         async with pods.loaded(place, ksm=True) as process, pods.daemon(place, process) as cri:
             await cri.warmed(count, limit_s=WAIT_S)
-            found = await census.until_calm(place, count, empty=empty, limit_s=KSM_LIMIT_S)
+            result = await census.until_calm(place, count, empty=empty, limit_s=KSM_LIMIT_S)
     return {
-        "median": found["median_unique"],
-        "most": found["most_unique"],
+        "median": result["median_unique"],
+        "most": result["most_unique"],
         "pods": count,
         "hypervisor": place.choice.hypervisor.name,
-        "after_s": found["seconds"],
-        "ksmd_s": found["ksmd_s"],
+        "after_s": result["seconds"],
+        "ksmd_s": result["ksmd_s"],
         "where": "merged by KSM",
     }
 
@@ -124,20 +124,20 @@ def kept_memory(count: int, path: Path | None) -> dict[str, Any]:
     """The same, written down; KSM is as before also when the daemon was killed."""
     before = Ksm().settings()
     try:
-        found = asyncio.run(memory(count))
+        result = asyncio.run(memory(count))
     finally:
         Ksm().apply(before)
-    Journal(path).add(MEMORY, found)
-    return found
+    Journal(path).add(MEMORY, result)
+    return result
 
 
 def memory_in_lab(paths: list[str]) -> dict[str, Any]:
     """The same under kvmtool. Raises LabError."""
     kept = in_lab.journal(None, "pool")
-    found: dict[str, Any] = in_lab.run("pool", [f"--memory={IN_LAB}"], wanted=[MEMORY], kept=kept, paths=paths).find(
+    result: dict[str, Any] = in_lab.run("pool", [f"--memory={IN_LAB}"], wanted=[MEMORY], kept=kept, paths=paths).find(
         MEMORY
     )
-    return found | {"where": "in the lab, KSM and DAX on"}
+    return result | {"where": "in the lab, KSM and DAX on"}
 
 
 def is_kept(found: dict[str, Any]) -> bool:
@@ -174,9 +174,9 @@ def main() -> int:
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    found = asyncio.run(measure(args.pods, args.size, first=args.first)) | more
-    print(json.dumps(found) if args.json else text(found))
-    return 0 if is_kept(found) else 1
+    result = asyncio.run(measure(args.pods, args.size, first=args.first)) | more
+    print(json.dumps(result) if args.json else text(result))
+    return 0 if is_kept(result) else 1
 
 
 def text(found: dict[str, Any]) -> str:

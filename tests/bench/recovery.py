@@ -87,11 +87,11 @@ class Daemons:
         """Figures of one daemon that is there anew, and takes these over."""
         begun = time.perf_counter()
         with self.one() as process:
-            found: dict[str, float] = {}
+            result: dict[str, float] = {}
 
             def note(what: str) -> None:
-                found[f"{what}_ms"] = (time.perf_counter() - begun) * 1000
-                found[f"{what}_cpu_ms"] = cpu_s(process.pid) * 1000
+                result[f"{what}_ms"] = (time.perf_counter() - begun) * 1000
+                result[f"{what}_cpu_ms"] = cpu_s(process.pid) * 1000
 
             client = await self.client()
             note("serves")
@@ -99,7 +99,7 @@ class Daemons:
             note("adopted")
             await client.close()
         assert not any(answer.status.state for answer in answers), "a pod was not taken over"
-        return found
+        return result
 
 
 def _answers(path: str) -> bool:
@@ -111,8 +111,8 @@ async def measure(daemons: Daemons, pods: list[str], rounds: int) -> dict[str, f
     """Medians of so many daemons; `pods` are those that can be taken over."""
     if os.getsid(0) == os.getpid():
         put_first(os.getpid())
-    found = [await daemons.again(pods) for _ in range(rounds)]
-    return {"pods": len(pods)} | {name: round(statistics.median(one[name] for one in found)) for name in found[0]}
+    result = [await daemons.again(pods) for _ in range(rounds)]
+    return {"pods": len(pods)} | {name: round(statistics.median(one[name] for one in result)) for name in result[0]}
 
 
 async def fake(count: int, rounds: int) -> dict[str, float]:
@@ -166,8 +166,8 @@ def exceeded(found: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"load": round(os.getloadavg()[0], 1), "fake": await fake(args.fake, args.rounds)}
-    return found | ({"real": await real(args.real, args.rounds)} if args.real else {})
+    result: dict[str, Any] = {"load": round(os.getloadavg()[0], 1), "fake": await fake(args.fake, args.rounds)}
+    return result | ({"real": await real(args.real, args.rounds)} if args.real else {})
 
 
 def main() -> int:
@@ -183,9 +183,9 @@ def main() -> int:
         have_session()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # each guest has some
-    found = asyncio.run(_measure(args))
-    print(json.dumps(found) if args.json else "\n".join(f"{name:<5} {what}" for name, what in found.items()))
-    return 1 if exceeded(found) else 0
+    result = asyncio.run(_measure(args))
+    print(json.dumps(result) if args.json else "\n".join(f"{name:<5} {what}" for name, what in result.items()))
+    return 1 if exceeded(result) else 0
 
 
 if __name__ == "__main__":

@@ -15,5 +15,5 @@ pytestmark = pytest.mark.bench
 
 
 async def test_a_pod_starts_within_the_daemons_budget() -> None:
-    found = await bench.measure_here(10)
-    assert 0 < found["pod_start_overhead_ms"]["median"] <= bench.BUDGET_MS
+    result = await bench.measure_here(10)
+    assert 0 < result["pod_start_overhead_ms"]["median"] <= bench.BUDGET_MS

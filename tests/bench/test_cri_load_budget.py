@@ -15,6 +15,6 @@ pytestmark = pytest.mark.bench
 
 
 async def test_the_daemon_with_many_pods_keeps_its_budgets() -> None:
-    found = await bench.measure(10)
-    assert found.keys() == bench.BUDGETS.keys()
-    assert {name: value for name, value in found.items() if not 0 < value <= bench.BUDGETS[name]} == {}
+    result = await bench.measure(10)
+    assert result.keys() == bench.BUDGETS.keys()
+    assert {name: value for name, value in result.items() if not 0 < value <= bench.BUDGETS[name]} == {}

@@ -18,5 +18,5 @@ pytestmark = [pytest.mark.bench, pytest.mark.skipif(os.geteuid() != 0, reason="r
 def test_run_stays_within_its_budget(tmp_path: Path, guest_dir: Path) -> None:
     if why := bench.missing():
         pytest.skip(why)
-    found = bench.Bench(tmp_path, guest_dir).measure(0)
-    assert 30_000_000 < found["run_instructions_without_network"] < found["run_instructions"] <= bench.BUDGET
+    result = bench.Bench(tmp_path, guest_dir).measure(0)
+    assert 30_000_000 < result["run_instructions_without_network"] < result["run_instructions"] <= bench.BUDGET

@@ -15,5 +15,5 @@ pytestmark = pytest.mark.bench
 
 
 async def test_the_start_of_a_pod_waits_for_the_disk_twice() -> None:
-    found = await bench.starts_here(3)
-    assert found["syncs"] == bench.BUDGET_SYNCS
+    result = await bench.starts_here(3)
+    assert result["syncs"] == bench.BUDGET_SYNCS

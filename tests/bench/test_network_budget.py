@@ -20,7 +20,7 @@ pytestmark = pytest.mark.bench
 def test_a_pods_network_stays_within_its_budget() -> None:
     if not os.path.exists(f"{BIN_DIR}/bridge"):
         pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
-    found = bench.measure(8)
-    assert found["processes"] <= bench.BUDGET_PROCESSES
-    assert found["at_once"]["p95_ms"] <= bench.BUDGET_SPREAD * found["at_once"]["p50_ms"]
-    assert found["leaked"] is False
+    result = bench.measure(8)
+    assert result["processes"] <= bench.BUDGET_PROCESSES
+    assert result["at_once"]["p95_ms"] <= bench.BUDGET_SPREAD * result["at_once"]["p50_ms"]
+    assert result["leaked"] is False

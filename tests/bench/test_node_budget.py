@@ -18,7 +18,7 @@ pytestmark = pytest.mark.bench
 
 
 async def test_lists_of_a_node_under_load_keep_their_budgets_and_nothing_is_left() -> None:
-    found = await bench.measure(20, 0.1)
-    assert found["pods"] == 20 and len(found["list_pods_ms"]) == 2 and found["rss_mib"] > 10
-    assert {name for name in bench.exceeded(found) if name != "daemon_cpu_percent"} == set()
+    result = await bench.measure(20, 0.1)
+    assert result["pods"] == 20 and len(result["list_pods_ms"]) == 2 and result["rss_mib"] > 10
+    assert {name for name in bench.exceeded(result) if name != "daemon_cpu_percent"} == set()
     assert not [name for name in os.listdir(places.ROOT) if name.startswith(places.short_name("cpn"))]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.bench
 
 
 async def test_the_processor_time_of_a_recovery_is_within_its_budget_and_nothing_is_left() -> None:
-    found = await bench.fake(100, 1)
-    assert found["pods"] == 100 and 0 < found["serves_ms"] <= found["adopted_ms"]
-    assert found["adopted_cpu_ms"] <= bench.BUDGETS["fake"]["adopted_ms"]
+    result = await bench.fake(100, 1)
+    assert result["pods"] == 100 and 0 < result["serves_ms"] <= result["adopted_ms"]
+    assert result["adopted_cpu_ms"] <= bench.BUDGETS["fake"]["adopted_ms"]
     assert not [name for name in os.listdir(places.ROOT) if name.startswith(places.short_name("cpr"))]

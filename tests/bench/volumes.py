@@ -55,9 +55,9 @@ def program(place: Path) -> Path:
 def figures(text: str) -> Figures:
     """What the program said, and for each place `times`."""
     rows = [line.split()[1:] for line in text.splitlines() if line.startswith("small-files ")]
-    found = {name: dict(zip(STEPS, map(float, us), strict=True)) for name, *us in rows}
-    memory = found[MEMORY]["make"] + found[MEMORY]["remove"]
-    return {name: {**us, "times": round((us["make"] + us["remove"]) / memory, 1)} for name, us in found.items()}
+    result = {name: dict(zip(STEPS, map(float, us), strict=True)) for name, *us in rows}
+    memory = result[MEMORY]["make"] + result[MEMORY]["remove"]
+    return {name: {**us, "times": round((us["make"] + us["remove"]) / memory, 1)} for name, us in result.items()}
 
 
 async def container(place: Path, words: list[str]) -> Figures:
@@ -130,8 +130,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     os.umask(0o022)
-    found: Any = measure(args.count, args.rounds)
-    print(json.dumps(found) if args.json else _table(found))
+    result: Any = measure(args.count, args.rounds)
+    print(json.dumps(result) if args.json else _table(result))
     return 0
 
 

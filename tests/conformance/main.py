@@ -36,12 +36,12 @@ def main(argv: Sequence[str]) -> int:
     """0: no spec failed; 1: some did; 3: there is no critest; 4: something needed can't be built or started."""
     args = _parser().parse_args(argv)
     try:
-        wanted = stand_ins.images(default_cache())  # needs the network that is there now
+        expected = stand_ins.images(default_cache())  # needs the network that is there now
         with tempfile.TemporaryDirectory(prefix="clearpod-conformance-", dir="/var/tmp") as name:
             place = Path(name)
-            stand_ins.write(place / "layout", wanted)
+            stand_ins.write(place / "layout", expected)
             with outer_net(place) as net, Registry(place / "registry") as registry:
-                _push_all(place, registry, wanted=wanted)
+                _push_all(place, registry, wanted=expected)
                 return _run(place, net, registry=registry, args=args)
     except (BuildFailed, RuntimeError) as error:
         print(f"conformance: {error}", file=sys.stderr)
@@ -64,9 +64,9 @@ def _run(place: Path, net: OuterNet, *, registry: Registry, args: argparse.Names
         if not shutil.which("critest"):
             print("conformance: the images are built and served, but there is no critest on PATH", file=sys.stderr)
             return NO_CRITEST
-        found = report.specs(_critest(socket, args))
-    print(json.dumps(report.summary(found), indent=1) if args.json else report.table(found))
-    return int(not found or any(spec.state == report.FAILED for spec in found))
+        result = report.specs(_critest(socket, args))
+    print(json.dumps(report.summary(result), indent=1) if args.json else report.table(result))
+    return int(not result or any(spec.state == report.FAILED for spec in result))
 
 
 def _push_all(place: Path, registry: Registry, *, wanted: Sequence[stand_ins.Image]) -> None:
@@ -138,8 +138,8 @@ def _sweep(run_dir: str) -> None:
 
 def knows(flag: str) -> bool:
     """Whether the critest that is here has it."""
-    said = subprocess.run(["critest", "-h"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return f"{flag} " in said.stdout + said.stderr
+    output = subprocess.run(["critest", "-h"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return f"{flag} " in output.stdout + output.stderr
 
 
 def _critest(socket: str, args: argparse.Namespace) -> list[dict[str, Any]]:

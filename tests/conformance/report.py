@@ -34,8 +34,8 @@ def specs(report: Sequence[dict[str, Any]]) -> list[Spec]:
 
     Benchmarks are none, nor is what was not asked for: ginkgo lists it as skipped, without a message.
     """
-    found = [_spec(each) for suite in report for each in suite.get("SpecReports") or () if _is_wanted(each)]
-    return sorted(spec for spec in found if spec.state != SKIPPED or spec.reason)
+    result = [_spec(each) for suite in report for each in suite.get("SpecReports") or () if _is_wanted(each)]
+    return sorted(spec for spec in result if spec.state != SKIPPED or spec.reason)
 
 
 def _is_wanted(spec: dict[str, Any]) -> bool:
@@ -45,14 +45,14 @@ def _is_wanted(spec: dict[str, Any]) -> bool:
 def _spec(spec: dict[str, Any]) -> Spec:
     name = " ".join([*(spec.get("ContainerHierarchyTexts") or ()), spec["LeafNodeText"]]).removeprefix("[k8s.io] ")
     state = spec["State"]
-    said = str((spec.get("Failure") or {}).get("Message", "")).strip()
+    output = str((spec.get("Failure") or {}).get("Message", "")).strip()
     seconds = round(spec.get("RunTime", 0) / 1e9, 1)
     if state == PASSED:
         return Spec(name, PASSED, "", seconds)
     if state in BAD:
-        return Spec(name, FAILED, said or state, seconds)
+        return Spec(name, FAILED, output or state, seconds)
     why = next((reason for part, reason in CANT_PASS.items() if part in name), "")
-    return Spec(name, SKIPPED, said or why, seconds)
+    return Spec(name, SKIPPED, output or why, seconds)
 
 
 def summary(found: Sequence[Spec]) -> dict[str, Any]:

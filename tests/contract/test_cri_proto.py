@@ -52,17 +52,17 @@ def _message(prefix: str, message: DescriptorProto) -> Iterator[tuple[str, str]]
 
 def facts(file: FileDescriptorProto) -> Facts:
     """Return {full name: number, type, label, streaming flags} for everything the file declares."""
-    found: Facts = {}
+    result: Facts = {}
     for message in file.message_type:
-        found.update(_message("", message))
+        result.update(_message("", message))
     for enum in file.enum_type:
-        found.update(_enum("", enum))
+        result.update(_enum("", enum))
     for service in file.service:
         for rpc in service.method:
             takes = "stream " * rpc.client_streaming + rpc.input_type.removeprefix(".runtime.v1.")
             gives = "stream " * rpc.server_streaming + rpc.output_type.removeprefix(".runtime.v1.")
-            found[f"{service.name}/{rpc.name}"] = f"({takes}) -> ({gives})"
-    return found
+            result[f"{service.name}/{rpc.name}"] = f"({takes}) -> ({gives})"
+    return result
 
 
 def _peer_file() -> FileDescriptorProto:
@@ -99,9 +99,9 @@ def test_the_peer_is_the_interface_and_not_something_else(peer: Facts) -> None:
 
 def test_everything_the_peer_has_is_in_ours_the_same(peer: Facts, ours: Facts) -> None:
     wrong = [
-        f"{name}: peer says {said!r}, ours {ours.get(_our_name(name))!r}"
-        for name, said in peer.items()
-        if ours.get(_our_name(name)) != said and name not in DIFFERENT
+        f"{name}: peer says {output!r}, ours {ours.get(_our_name(name))!r}"
+        for name, output in peer.items()
+        if ours.get(_our_name(name)) != output and name not in DIFFERENT
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -113,7 +113,7 @@ def test_each_documented_difference_is_still_one(name: str, peer: Facts, ours: F
 
 def test_what_is_newer_than_the_peer_is_exactly_the_golden_list(peer: Facts, ours: Facts) -> None:
     known = {_our_name(name) for name in peer}
-    newer = [f"{name} = {said}" for name, said in sorted(ours.items()) if name not in known]
+    newer = [f"{name} = {output}" for name, output in sorted(ours.items()) if name not in known]
     assert newer == GOLDEN.read_text(encoding="utf-8").splitlines()
 
 

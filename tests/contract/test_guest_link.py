@@ -145,10 +145,10 @@ def test_another_host_process_gets_what_was_not_acknowledged_and_the_containers_
 
     second = Host(rig, host.key, streams=(first.stdin, first.stdout, first.stderr))
     assert second.hello.boot_id == host.hello.boot_id
-    found = {c.id: c for c in second.client.call(m.List()).containers}
-    assert found["c1"].state == m.RUNNING
-    assert found["c1"].stdio is not None
-    assert found["c1"].stdio[:3] == first[:3]
+    result = {c.id: c for c in second.client.call(m.List()).containers}
+    assert result["c1"].state == m.RUNNING
+    assert result["c1"].stdio is not None
+    assert result["c1"].stdio[:3] == first[:3]
     second.client.send_data(first.stdin, b"go\n")
     assert second.exit_of("c1").exit_code == 4
     assert bytes(second.data[first.stdout]) == b"one\ntwo\n"
@@ -194,15 +194,15 @@ def test_the_list_tells_states_and_exit_codes(host: Host) -> None:
     host.run("runs", ["sleep", "1000"])
     host.run("ended", ["sh", "-c", "exit 9"])
     host.exit_of("ended")
-    found = {c.id: c for c in host.client.call(m.List()).containers}
-    assert {name: c.state for name, c in found.items()} == {
+    result = {c.id: c for c in host.client.call(m.List()).containers}
+    assert {name: c.state for name, c in result.items()} == {
         "made": m.CREATED,
         "runs": m.RUNNING,
         "ended": m.EXITED,
     }
-    assert found["ended"].exit_code == 9
-    assert 0 < found["ended"].started_ns <= found["ended"].finished_ns
-    assert found["runs"].pid > 0
+    assert result["ended"].exit_code == 9
+    assert 0 < result["ended"].started_ns <= result["ended"].finished_ns
+    assert result["runs"].pid > 0
 
 
 def test_a_deleted_container_is_gone_and_its_name_is_free(host: Host) -> None:

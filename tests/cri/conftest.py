@@ -120,10 +120,10 @@ class World:
     def left_over(self) -> list[str]:
         """What pods have left on the machine: directories, mounts, processes."""
         pods = f"{self.config.run_dir}/pods"
-        found = os.listdir(pods) if os.path.isdir(pods) else []
-        found += mount.mounts_below(str(self.root))
-        found += [f"guest {name}" for name, guest in self.vmm.guests.items() if not guest.join(2)]
-        return found
+        result = os.listdir(pods) if os.path.isdir(pods) else []
+        result += mount.mounts_below(str(self.root))
+        result += [f"guest {name}" for name, guest in self.vmm.guests.items() if not guest.join(2)]
+        return result
 
 
 class Client:
@@ -194,8 +194,8 @@ class Client:
 
     async def pool(self) -> dict[str, int]:
         """The warm pool's counts, as `crictl info` shows them."""
-        found: dict[str, int] = json.loads((await self("Status", verbose=True)).info["pool"])
-        return found
+        result: dict[str, int] = json.loads((await self("Status", verbose=True)).info["pool"])
+        return result
 
     async def warmed(self, size: int, limit_s: float = 60) -> dict[str, int]:
         """The counts once so many VMs wait."""

@@ -50,13 +50,13 @@ def changes(message: Any, way: tuple[Any, ...] = ()) -> st.SearchStrategy[Change
 
 def leaves(message: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to all fields that are no messages, maps among them."""
-    found = []
+    result = []
     for field in message.fields:
         if field.message_type is None or field.message_type.GetOptions().map_entry:
-            found.append((*way, field))
+            result.append((*way, field))
         elif len(way) < DEPTH:
-            found += leaves(field.message_type, (*way, field))
-    return found
+            result += leaves(field.message_type, (*way, field))
+    return result
 
 
 def values(field: Any) -> st.SearchStrategy[Any]:

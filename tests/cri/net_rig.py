@@ -59,8 +59,8 @@ async def serve(cri: Client, name: str, *, probe: str, **fields: object) -> Serv
     mounts = [pb.Mount(container_path="/tools", host_path=str(Path(probe).parent), readonly=True)]
     container = await cri.container(pod, "sh", "-c", script, mounts=mounts)
     await cri("StartContainer", container_id=container)
-    said = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
-    made = Served(cri, pod, container, (said.ip, *(one.ip for one in said.additional_ips)))
+    output = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
+    made = Served(cri, pod, container, (output.ip, *(one.ip for one in output.additional_ips)))
     async with asyncio.timeout(SLOW_S):
         while PORT not in await made.run("sh", "-c", "netstat -ltn | grep :80 && netstat -ltn | grep :7000 || true"):
             await asyncio.sleep(0.1)

@@ -15,9 +15,9 @@ from .conftest import Client, World
 async def _read_until(path: str, text: str, limit_s: float = 20) -> str:
     """As `crictl logs -f`: read the file until it has `text`."""
     async with asyncio.timeout(limit_s):
-        while text not in (found := Path(path).read_text(encoding="utf-8")):
+        while text not in (result := Path(path).read_text(encoding="utf-8")):
             await asyncio.sleep(0.01)
-    return found
+    return result
 
 
 async def _introduce(world: World, cri: Client) -> str:

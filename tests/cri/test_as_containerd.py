@@ -59,8 +59,8 @@ async def test_pods_that_boot_count_against_the_nodes_limit(world: World) -> Non
     world.faults.boot_s = 0.5
     async with world.daemon() as cri:
         calls = [cri("RunPodSandbox", config=cri.sandbox(f"p{number}")) for number in range(4)]
-        found = await asyncio.gather(*calls, return_exceptions=True)
-        refused = [one.code().name for one in found if isinstance(one, Exception)]  # type: ignore[attr-defined]
+        result = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [one.code().name for one in result if isinstance(one, Exception)]  # type: ignore[attr-defined]
         assert refused == ["RESOURCE_EXHAUSTED"] * 2
         pods = (await cri("ListPodSandbox")).items
         assert len(pods) == 2
@@ -82,8 +82,8 @@ async def test_verbose_answers_have_what_was_asked_for(world: World) -> None:
         info = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
         assert json.loads(info)["config"]["labels"] == {"a": "b"}
         reply = await cri("ImageStatus", image=pb.ImageSpec(image=world.image), verbose=True)
-        said = json.loads(reply.info["info"])
-        assert said["chainID"] == said["imageSpec"]["rootfs"]["diff_ids"][0]
+        output = json.loads(reply.info["info"])
+        assert output["chainID"] == output["imageSpec"]["rootfs"]["diff_ids"][0]
 
 
 async def test_images_of_a_repository_are_listed_without_a_tag(world: World) -> None:
@@ -92,11 +92,11 @@ async def test_images_of_a_repository_are_listed_without_a_tag(world: World) -> 
         assert image is not None
         repository = world.image.rpartition(":")[0]
         for form in (repository, world.image, image.id, image.id[7:20], image.repo_digests[0]):
-            wanted = pb.ImageFilter(image=pb.ImageSpec(image=form))
-            assert [one.id for one in (await cri("ListImages", filter=wanted)).images] == [image.id], form
+            expected = pb.ImageFilter(image=pb.ImageSpec(image=form))
+            assert [one.id for one in (await cri("ListImages", filter=expected)).images] == [image.id], form
         for form in (f"{repository}x", f"{repository}:other", "nothing"):
-            wanted = pb.ImageFilter(image=pb.ImageSpec(image=form))
-            assert not (await cri("ListImages", filter=wanted)).images
+            expected = pb.ImageFilter(image=pb.ImageSpec(image=form))
+            assert not (await cri("ListImages", filter=expected)).images
 
 
 async def test_lists_of_stats_have_containers_that_ended(world: World) -> None:
@@ -143,6 +143,6 @@ async def test_device_nodes_of_the_host_are_no_volume_of_a_vm(world: World, path
             if not code:
                 await cri("CreateContainer", pod_sandbox_id=pod, config=config)
                 continue
-            found, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
-            assert found == code
+            result, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+            assert result == code
             assert "CDI" in sentence and "/dev/fuse" in sentence and "host_pods.allow" in sentence

@@ -83,9 +83,9 @@ CREATES = [
 async def test_creates_that_can_not_be(world: World, fields: dict[str, Any], code: str, sentence: str) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod(log_directory=f"{world.root}/logs")
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", **fields))
-        assert found[0] == code
-        assert sentence in found[1]
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", **fields))
+        assert result[0] == code
+        assert sentence in result[1]
         assert (await cri("ListContainers")).containers == []
         bundles = Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers")
         assert list(bundles.iterdir()) == []
@@ -110,9 +110,9 @@ async def test_image_volumes_that_can_not_be(world: World, fields: dict[str, Any
         pod = await cri.pod()
         good = {"image": pb.ImageSpec(image=world.image), "container_path": "/i", "readonly": True}
         config = cri.config("true", mounts=[pb.Mount(**good | fields)])
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
-        assert found[0] == code
-        assert sentence in found[1]
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+        assert result[0] == code
+        assert sentence in result[1]
         await cri.container(pod, "true", mounts=[pb.Mount(**good)])
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
@@ -141,16 +141,16 @@ async def test_row_105_a_group_without_a_user_is_refused(world: World) -> None:
         pod = await cri.pod()
         context = pb.LinuxContainerSecurityContext(run_as_group=pb.Int64Value(value=1002))
         config = cri.config("true", linux=pb.LinuxContainerConfig(security_context=context))
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
-        assert found == ("INVALID_ARGUMENT", "run_as_group needs run_as_user or run_as_username")
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+        assert result == ("INVALID_ARGUMENT", "run_as_group needs run_as_user or run_as_username")
 
 
 async def test_a_create_that_the_guest_refuses_leaves_nothing_and_frees_the_name(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
         world.faults.refuse[messages.Create] = messages.Reply(code=messages.FAILED, error="the disk is full")
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
-        assert found == ("UNKNOWN", "the disk is full")
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert result == ("UNKNOWN", "the disk is full")
         assert list(Path(f"{world.config.run_dir}/pods/{pod}/tree/volumes/containers").iterdir()) == []
         world.faults.refuse.clear()
         await cri.container(pod, "true")
@@ -220,8 +220,8 @@ async def test_a_command_whose_client_goes_away_is_killed(world: World) -> None:
 
 
 async def _runs(word: str) -> bool:
-    found = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    return any(f"sleep\0{word}\0".encode() in line for line in found)
+    result = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return any(f"sleep\0{word}\0".encode() in line for line in result)
 
 
 BOOTS = [
@@ -252,11 +252,11 @@ async def test_a_sandbox_that_does_not_come_up_leaves_nothing_and_can_be_tried_a
         config = cri.sandbox("web", **fields)
         if fault == "host":
             config.linux.security_context.namespace_options.network = pb.NODE
-        found = await cri.refused("RunPodSandbox", config=config, **request)
-        assert found[0] == code
-        assert sentence in found[1]
+        result = await cri.refused("RunPodSandbox", config=config, **request)
+        assert result[0] == code
+        assert sentence in result[1]
         if fault == "silent":
-            assert "fake guest: Linux version" in found[1], "the console's last lines belong into the error"
+            assert "fake guest: Linux version" in result[1], "the console's last lines belong into the error"
         assert (await cri("ListPodSandbox")).items == []
         assert world.left_over() == []
         kernel.touch()

@@ -40,5 +40,5 @@ async def test_a_guest_that_is_full_is_no_fault_of_ours(world: World) -> None:
         pod = await cri.pod()
         full = "the pod has 128 containers or 256 processes, the most it can; remove some first"
         world.faults.refuse[messages.Create] = messages.Reply(code=messages.FULL, error=full)
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
-        assert found == ("RESOURCE_EXHAUSTED", full)
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert result == ("RESOURCE_EXHAUSTED", full)

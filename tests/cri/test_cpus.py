@@ -25,9 +25,9 @@ def bound(world: World, cri: Client, pod: str) -> set[int]:
     """The processors of all threads of the VMM."""
     vm = cri.node.pods.get(pod).vm
     assert vm is not None
-    found = [os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{vm.pid}/task")]
-    assert all(one == found[0] for one in found)
-    return found[0]
+    result = [os.sched_getaffinity(int(thread)) for thread in os.listdir(f"/proc/{vm.pid}/task")]
+    assert all(one == result[0] for one in result)
+    return result[0]
 
 
 def asked(world: World) -> int:

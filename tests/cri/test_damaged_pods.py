@@ -44,8 +44,8 @@ LIVING = ("agent.sock", "agent", "console.log")
 
 def files_of(pod: Path) -> list[str]:
     """All that is no directory in the pod's, and not seen by mounts only."""
-    found = [path for path in pod.rglob("*") if (path.is_symlink() or path.is_file()) and "share" not in path.parts]
-    return sorted(str(path.relative_to(pod)) for path in found if path.name not in LIVING)
+    result = [path for path in pod.rglob("*") if (path.is_symlink() or path.is_file()) and "share" not in path.parts]
+    return sorted(str(path.relative_to(pod)) for path in result if path.name not in LIVING)
 
 
 @pytest.mark.parametrize("damage", [garbage, a_directory, a_link_to_nothing, gone])
@@ -53,13 +53,13 @@ async def test_no_damaged_file_of_a_pod_harms_more_than_the_pod(world: World, da
     cni = FakeCni(world.root / "cni")
     names = [f"p{number}" for number in range(16)]
     pods = await _pods_of_a_killed_daemon(world, [*names, "neighbour"])
-    wanted = {name.replace(pods["p0"], "POD") for name in files_of(_directory(world, pods["p0"]))}
-    assert {"state.json", "pod.json", "vm.json", "cni.json", "scratch.img"} < wanted and len(wanted) <= len(names)
-    hurt = dict(zip(sorted(wanted), names, strict=False))
+    expected = {name.replace(pods["p0"], "POD") for name in files_of(_directory(world, pods["p0"]))}
+    assert {"state.json", "pod.json", "vm.json", "cni.json", "scratch.img"} < expected and len(expected) <= len(names)
+    hurt = dict(zip(sorted(expected), names, strict=False))
     for wanted_file, name in hurt.items():
         files = files_of(_directory(world, pods[name]))
         # The container's id is in some names: what has the same place in the sorted list is meant.
-        damage(_directory(world, pods[name]) / files[sorted(wanted).index(wanted_file)])
+        damage(_directory(world, pods[name]) / files[sorted(expected).index(wanted_file)])
     with _process(world):
         cri = await _client(world)
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pods["neighbour"])).status

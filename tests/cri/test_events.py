@@ -46,11 +46,11 @@ class Listener:
 
 
 async def _listening(cri: Client, count: int = 1) -> list[Listener]:
-    found = [Listener(cri) for _ in range(count)]
+    result = [Listener(cri) for _ in range(count)]
     async with asyncio.timeout(5):
         while len(cri.node.events._subscriptions) < count:
             await asyncio.sleep(0.01)
-    return found
+    return result
 
 
 async def test_the_life_of_a_pod_is_told_to_every_listener(world: World) -> None:
@@ -66,10 +66,10 @@ async def test_the_life_of_a_pod_is_told_to_every_listener(world: World) -> None
         await cri("StartContainer", container_id=d)
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        wanted = [(pod, CREATED), (pod, STARTED), (c, CREATED), (c, STARTED), (c, STOPPED), (c, DELETED)]
-        wanted += [(d, CREATED), (d, STARTED), (d, STOPPED), (pod, STOPPED), (d, DELETED), (pod, DELETED)]
+        expected = [(pod, CREATED), (pod, STARTED), (c, CREATED), (c, STARTED), (c, STOPPED), (c, DELETED)]
+        expected += [(d, CREATED), (d, STARTED), (d, STOPPED), (pod, STOPPED), (d, DELETED), (pod, DELETED)]
         for listener in listeners:
-            assert await listener.until(len(wanted)) == wanted
+            assert await listener.until(len(expected)) == expected
             started, last = listener.seen[3], listener.seen[-1]
             assert started.pod_sandbox_status.state == pb.SANDBOX_READY
             assert [(one.id, one.state) for one in started.containers_statuses] == [(c, pb.CONTAINER_RUNNING)]

@@ -85,8 +85,8 @@ async def _code(cri: Client, name: str, **fields: Any) -> tuple[str, str]:
 
 async def test_empty_requests(world: World) -> None:
     async with world.daemon() as cri:
-        found = {name: (await _code(cri, name))[0] for name in ROWS}
-        assert found == {name: row[0] for name, row in ROWS.items()}
+        result = {name: (await _code(cri, name))[0] for name in ROWS}
+        assert result == {name: row[0] for name, row in ROWS.items()}
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[1]])
@@ -96,8 +96,8 @@ async def test_ids_that_no_one_has(world: World, name: str) -> None:
         await cri.container(await cri.pod(), "true")
         for wrong in IDS if code else IDS[1:]:
             outer, _, inner = field.partition(".")
-            found, sentence = await _code(cri, name, **{outer: {inner: wrong} if inner else wrong})
-            assert found == code, (wrong, sentence)
+            result, sentence = await _code(cri, name, **{outer: {inner: wrong} if inner else wrong})
+            assert result == code, (wrong, sentence)
             assert "\n" not in sentence
             assert len(sentence) < 1000
         assert len((await cri("ListContainers")).containers) == 1

@@ -96,9 +96,9 @@ async def _until_it_fits(
         try:
             made = await make()
         except aio.AioRpcError as error:
-            said = (error.code().name, str(error.details()))
-            assert said[0] == "RESOURCE_EXHAUSTED", (leave, said)
-            failures.append(said[1])
+            output = (error.code().name, str(error.details()))
+            assert output[0] == "RESOURCE_EXHAUSTED", (leave, output)
+            failures.append(output[1])
             check()
             continue
         assert failures, "it never failed"
@@ -255,9 +255,9 @@ async def test_a_read_only_state_disk_is_named_and_pods_can_be_stopped_and_remov
             ("PullImage", {"image": pb.ImageSpec(image=rig.world.image)}),
             ("RemoveImage", {"image": pb.ImageSpec(image=rig.world.image)}),
         ):
-            code, said = await cri.refused(call, **fields)
-            is_named = "Read-only file system" in said or "Input/output error" in said
-            assert (code, is_named) == ("UNAVAILABLE", True), (call, said)
+            code, output = await cri.refused(call, **fields)
+            is_named = "Read-only file system" in output or "Input/output error" in output
+            assert (code, is_named) == ("UNAVAILABLE", True), (call, output)
         assert (await cri("ExecSync", container_id=one, cmd=["true"], timeout=5)).exit_code == 0
         await cri("StopContainer", container_id=one, timeout=1)
         await cri("RemoveContainer", container_id=one)
@@ -291,8 +291,8 @@ async def test_a_disk_that_is_allocated_can_not_be_taken_by_others(rig: Rig) -> 
     rig.world.host = rig.world.host._replace(allocates_scratch=True)
     async with rig.world.daemon() as cri:
         pod = await cri.pod("one")
-        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox("two"))
-        assert (code, "fallocate" in said) == ("RESOURCE_EXHAUSTED", True)
+        code, output = await cri.refused("RunPodSandbox", config=cri.sandbox("two"))
+        assert (code, "fallocate" in output) == ("RESOURCE_EXHAUSTED", True)
         (image,) = Path(rig.world.config.state_dir, "scratch").iterdir()
         assert image.name == f"{pod}.img"
         rig.disks["state"].fill()

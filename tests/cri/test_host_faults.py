@@ -116,8 +116,8 @@ async def test_a_clock_that_jumps_delays_and_confuses_nothing(node: InstantNode,
 async def _works(stage: Stage) -> None:
     kubelet = stage.kubelet
     async with asyncio.timeout(30 * PATIENCE):
-        said = await kubelet("ExecSync", container_id=stage.container, cmd=["echo", "hi"], timeout=10)
-        assert said.stdout == b"hi\n"
+        output = await kubelet("ExecSync", container_id=stage.container, cmd=["echo", "hi"], timeout=10)
+        assert output.stdout == b"hi\n"
         assert (await kubelet("ListContainerStats")).stats
         assert (await kubelet("PodSandboxStats", pod_sandbox_id=stage.pod)).stats.linux.cpu.timestamp > 0
         await asyncio.to_thread(stage.node.restart)

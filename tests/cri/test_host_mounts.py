@@ -91,8 +91,8 @@ async def test_mounts_that_can_not_go_both_ways_are_refused(machine: HostWorld) 
             pod = await privileged_pod(cri)
             for linux, sentence in ((PRIVILEGED, "not shared"), (PLAIN, "in a privileged container only")):
                 config = cri.config("true", mounts=[both], linux=linux)
-                code, said = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
-                assert code == "INVALID_ARGUMENT" and sentence in said
+                code, output = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+                assert code == "INVALID_ARGUMENT" and sentence in output
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
     finally:
         await tool("umount", source)

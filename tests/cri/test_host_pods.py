@@ -35,11 +35,11 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
 
 async def test_a_host_network_pod_has_the_hosts_network_and_name(machine: HostWorld) -> None:
     async with machine.daemon() as cri:
-        wanted = options(network=NODE)
-        pod = await run_pod(cri, wanted)
+        expected = options(network=NODE)
+        pod = await run_pod(cri, expected)
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status
-        assert status.network.ip == "" and status.linux.namespaces.options == wanted
-        c = await run_container(cri, pod, *FOREVER, wanted=wanted)
+        assert status.network.ip == "" and status.linux.namespaces.options == expected
+        c = await run_container(cri, pod, *FOREVER, wanted=expected)
         for name, shared in (("net", True), ("uts", True), ("ipc", False), ("pid", False), ("mnt", False)):
             ours = os.readlink(f"/proc/self/ns/{name}")
             assert (await out(cri, c, "readlink", f"/proc/self/ns/{name}") == ours) is shared, name
@@ -51,9 +51,9 @@ async def test_a_host_network_pod_has_the_hosts_network_and_name(machine: HostWo
 
 async def test_containers_see_the_hosts_processes_and_each_other(machine: HostWorld) -> None:
     async with machine.daemon() as cri:
-        wanted = options(pid=NODE)
-        pod = await run_pod(cri, wanted)
-        c = await run_container(cri, pod, *FOREVER, wanted=wanted)
+        expected = options(pid=NODE)
+        pod = await run_pod(cri, expected)
+        c = await run_container(cri, pod, *FOREVER, wanted=expected)
         assert await out(cri, c, "readlink", "/proc/self/ns/pid") == os.readlink("/proc/self/ns/pid")
         assert str(os.getpid()) in (await out(cri, c, "sh", "-c", PIDS)).split()
         assert await out(cri, c, "readlink", "/proc/self/ns/net") != os.readlink("/proc/self/ns/net")
@@ -72,9 +72,9 @@ async def test_containers_see_the_hosts_processes_and_each_other(machine: HostWo
 async def test_shared_memory_of_the_host_is_seen_only_where_asked_for(machine: HostWorld, ipc: int) -> None:
     with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="clearpod-test-") as segment:
         async with machine.daemon() as cri:
-            wanted = options(pid=NODE, ipc=ipc)
-            pod = await run_pod(cri, wanted)
-            c = await run_container(cri, pod, *FOREVER, wanted=wanted)
+            expected = options(pid=NODE, ipc=ipc)
+            pod = await run_pod(cri, expected)
+            c = await run_container(cri, pod, *FOREVER, wanted=expected)
             seen = os.path.basename(segment.name) in (await out(cri, c, "ls", "/dev/shm")).split()
             assert seen is (ipc == NODE)
             same = await out(cri, c, "readlink", "/proc/self/ns/ipc") == os.readlink("/proc/self/ns/ipc")
@@ -85,20 +85,20 @@ async def test_shared_memory_of_the_host_is_seen_only_where_asked_for(machine: H
 
 async def test_the_life_of_a_container_is_that_of_one_in_a_vm(machine: HostWorld) -> None:
     async with machine.daemon() as cri:
-        wanted = options(network=NODE)
-        pod = await run_pod(cri, wanted)
+        expected = options(network=NODE)
+        pod = await run_pod(cri, expected)
         script = "echo out; echo err >&2; echo kept > /made; exit 7"
-        c = await run_container(cri, pod, "sh", "-c", script, wanted=wanted, name="short")
+        c = await run_container(cri, pod, "sh", "-c", script, wanted=expected, name="short")
         status = await cri.ended(c)
         assert (status.exit_code, status.reason) == (7, "Error")
-        said = Path(status.log_path).read_text()
-        assert "stdout F out\n" in said and "stderr F err\n" in said
+        output = Path(status.log_path).read_text()
+        assert "stdout F out\n" in output and "stderr F err\n" in output
         await cri("RemoveContainer", container_id=c)
-        code, sentence = await _not_started(cri, pod, "/no/such/program", wanted=wanted)
+        code, sentence = await _not_started(cri, pod, "/no/such/program", wanted=expected)
         assert code == "INVALID_ARGUMENT" or "no/such/program" in sentence
-        tty = await run_container(cri, pod, "sh", "-c", "tty; sleep 1000", wanted=wanted, name="tty", tty=True)
+        tty = await run_container(cri, pod, "sh", "-c", "tty; sleep 1000", wanted=expected, name="tty", tty=True)
         trap = "trap 'echo bye; exit 3' TERM; touch /ready; while :; do sleep 0.05; done"
-        polite = await run_container(cri, pod, "sh", "-c", trap, wanted=wanted, name="polite")
+        polite = await run_container(cri, pod, "sh", "-c", trap, wanted=expected, name="polite")
         await out(cri, polite, "sh", "-c", "until [ -e /ready ]; do sleep 0.05; done")
         await cri("StopContainer", container_id=polite, timeout=20)
         assert (await cri.status(polite)).exit_code == 3
@@ -113,13 +113,13 @@ async def test_the_life_of_a_container_is_that_of_one_in_a_vm(machine: HostWorld
 
 
 async def test_limits_are_kept_where_the_host_can(machine: HostWorld) -> None:
-    wanted = options(network=NODE)
+    expected = options(network=NODE)
     async with machine.daemon() as cri:
-        pod = await run_pod(cri, wanted)
+        pod = await run_pod(cri, expected)
         (place,) = machine.cgroups()
         resources = pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=512, cpu_quota=50_000,
                                                cpu_period=100_000)  # fmt: skip
-        context = pb.LinuxContainerSecurityContext(namespace_options=wanted)
+        context = pb.LinuxContainerSecurityContext(namespace_options=expected)
         linux = pb.LinuxContainerConfig(security_context=context, resources=resources)
         c = await cri.container(pod, *FOREVER, linux=linux)
         await cri("StartContainer", container_id=c)
@@ -152,10 +152,10 @@ async def test_the_usual_run_directory_lies_where_a_guests_paths_are(machine: Ho
         machine.move_run_dir(place)
         (machine.root / "volume").mkdir()
         async with machine.daemon() as cri:
-            wanted = options(network=NODE)
-            pod = await run_pod(cri, wanted)
+            expected = options(network=NODE)
+            pod = await run_pod(cri, expected)
             volume = pb.Mount(host_path=f"{machine.root}/volume", container_path="/v")
-            c = await run_container(cri, pod, *FOREVER, wanted=wanted, mounts=[volume])
+            c = await run_container(cri, pod, *FOREVER, wanted=expected, mounts=[volume])
             assert await out(cri, c, "sh", "-c", "echo yes > /v/new; cat /etc/hostname") == socket.gethostname()
             assert (machine.root / "volume/new").read_text() == "yes\n"
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -164,10 +164,10 @@ async def test_the_usual_run_directory_lies_where_a_guests_paths_are(machine: Ho
 
 async def test_an_image_is_a_volume_as_in_a_vm(machine: HostWorld) -> None:
     async with machine.daemon() as cri:
-        wanted = options(network=NODE)
-        pod = await run_pod(cri, wanted)
+        expected = options(network=NODE)
+        pod = await run_pod(cri, expected)
         volume = pb.Mount(container_path="/image", image=pb.ImageSpec(image=cri.image), readonly=True)
-        c = await run_container(cri, pod, *FOREVER, wanted=wanted, mounts=[volume])
+        c = await run_container(cri, pod, *FOREVER, wanted=expected, mounts=[volume])
         assert await out(cri, c, "/image/bin/busybox", "echo", "runs") == "runs"
         assert await out(cri, c, "sh", "-c", "(echo > /image/new) 2>/dev/null || echo refused") == "refused"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -184,8 +184,8 @@ async def test_volumes_are_writable_or_not_and_follow_the_host(machine: HostWorl
     await tool("mount", "-t", "tmpfs", "inner", source / "inner")
     try:
         async with machine.daemon() as cri:
-            wanted = options(network=NODE)
-            pod = await run_pod(cri, wanted)
+            expected = options(network=NODE)
+            pod = await run_pod(cri, expected)
             follows = pb.PROPAGATION_HOST_TO_CONTAINER
             mounts = [
                 pb.Mount(host_path=str(source), container_path="/rw"),
@@ -193,7 +193,7 @@ async def test_volumes_are_writable_or_not_and_follow_the_host(machine: HostWorl
                 pb.Mount(host_path=str(source), container_path="/rro", readonly=True, recursive_read_only=True),
                 pb.Mount(host_path=str(source), container_path="/follows", propagation=follows),
             ]
-            c = await run_container(cri, pod, *FOREVER, wanted=wanted, mounts=mounts)
+            c = await run_container(cri, pod, *FOREVER, wanted=expected, mounts=mounts)
             assert await out(cri, c, "cat", "/ro/file") == "from the host"
             write = "echo yes > /rw/new; for to in /ro /rro; do (echo no > $to/new) 2>/dev/null || echo refused; done"
             assert (await out(cri, c, "sh", "-c", write)).split() == ["refused", "refused"]
@@ -235,12 +235,12 @@ async def test_with_the_hosts_pids_only_the_pod_is_in_the_nodes_network(
 ) -> None:
     machine, net = networked
     async with machine.daemon() as cri:
-        wanted = options(pid=NODE)
-        pod = await run_pod(cri, wanted)
+        expected = options(pid=NODE)
+        pod = await run_pod(cri, expected)
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
         assert status.ip.startswith("10.77.0.") and status.additional_ips[0].ip.startswith("fd77::")
         script = "echo from the pod > /f; exec httpd -f -p 80 -h /"
-        c = await run_container(cri, pod, "sh", "-c", script, wanted=wanted)
+        c = await run_container(cri, pod, "sh", "-c", script, wanted=expected)
         assert f"inet {status.ip}/24" in await out(cri, c, "ip", "addr", "show", "eth0")
         beside = await run_pod(cri, options(network=NODE), name="beside")
         client = await run_container(cri, beside, *FOREVER, wanted=options(network=NODE))

@@ -30,12 +30,12 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[HostWorld]:
 
 
 async def test_a_new_daemon_goes_on_with_the_pod_and_loses_no_output(machine: HostWorld) -> None:
-    wanted = options(network=NODE, pid=NODE)
+    expected = options(network=NODE, pid=NODE)
     script = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; done; exit 5"
     async with machine.daemon() as cri:
-        pod = await run_pod(cri, wanted)
-        lives = await run_container(cri, pod, *FOREVER, wanted=wanted, name="lives")
-        counts = await run_container(cri, pod, "sh", "-c", script, wanted=wanted, name="counts")
+        pod = await run_pod(cri, expected)
+        lives = await run_container(cri, pod, *FOREVER, wanted=expected, name="lives")
+        counts = await run_container(cri, pod, "sh", "-c", script, wanted=expected, name="counts")
         agent = engine.find_vm(engine.pod_directory(machine.host, pod))
     for _ in range(2):
         async with machine.daemon() as cri:
@@ -70,15 +70,15 @@ def _serve(machine: HostWorld) -> Iterator[None]:
 
 
 async def test_a_daemon_killed_again_and_again_loses_and_doubles_no_output(machine: HostWorld) -> None:
-    wanted = options(network=NODE, pid=NODE)
-    context = pb.LinuxSandboxSecurityContext(namespace_options=wanted)
+    expected = options(network=NODE, pid=NODE)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=expected)
     linux = pb.LinuxPodSandboxConfig(security_context=context)
     with _serve(machine):
         cri = await _client(machine)
         await cri("PullImage", image=pb.ImageSpec(image=machine.image))
         pod = await cri.pod(linux=linux, log_directory=f"{machine.root}/logs")
         script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 3"
-        c = await run_container(cri, pod, "sh", "-c", script, wanted=wanted)
+        c = await run_container(cri, pod, "sh", "-c", script, wanted=expected)
         await cri.close()
     for _ in range(3):
         with _serve(machine):
@@ -96,8 +96,8 @@ async def test_a_daemon_killed_again_and_again_loses_and_doubles_no_output(machi
 
 async def _pod_of_two(cri: Client) -> tuple[str, list[str], list[int]]:
     """A pod with a container in the host's pid namespace and one in the pod's; their pids on the host."""
-    wanted = options(network=NODE, pid=NODE)
-    pod = await run_pod(cri, wanted)
+    expected = options(network=NODE, pid=NODE)
+    pod = await run_pod(cri, expected)
     made = [
         await run_container(cri, pod, *FOREVER, wanted=options(network=NODE, pid=pid), name=f"c{pid}")
         for pid in (NODE, POD)
@@ -253,10 +253,10 @@ def _runs(seconds: int) -> bool:
 
 
 async def test_what_was_started_by_a_helper_that_is_killed_does_not_run(machine: HostWorld) -> None:
-    armed, wanted = _crun_that_costs_its_helper(machine), options(network=NODE, pid=NODE)
+    armed, expected = _crun_that_costs_its_helper(machine), options(network=NODE, pid=NODE)
     async with machine.daemon() as cri:
-        pod = await run_pod(cri, wanted)
-        lives = await run_container(cri, pod, *FOREVER, wanted=wanted, name="lives")
+        pod = await run_pod(cri, expected)
+        lives = await run_container(cri, pod, *FOREVER, wanted=expected, name="lives")
         armed.touch()
         command, seconds = cri.config("sleep", "987654", name="dies"), 987654
         dies = str((await cri("CreateContainer", pod_sandbox_id=pod, config=command)).container_id)

@@ -28,8 +28,8 @@ async def running(cri: Client, name: str) -> tuple[str, str]:
 
 async def why(cri: Client, pod: str) -> tuple[int, str]:
     """The pod's state, and the sentence about it."""
-    said = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
-    return said.status.state, json.loads(said.info["info"])["why"]
+    output = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+    return output.status.state, json.loads(output.info["info"])["why"]
 
 
 async def cut(cri: Client, pod: str) -> str:
@@ -142,8 +142,8 @@ async def test_an_end_is_not_before_the_start_and_not_in_the_future(world: World
 
 
 async def test_the_text_of_a_guests_error_is_short_and_can_be_printed(world: World) -> None:
-    said = "\x1b[31mcrun: no\nsuch\tthing\x00" + "x" * 20_000
-    world.faults.refuse[m.Exec] = m.Reply(code=m.FAILED, error=said)
+    output = "\x1b[31mcrun: no\nsuch\tthing\x00" + "x" * 20_000
+    world.faults.refuse[m.Exec] = m.Reply(code=m.FAILED, error=output)
     async with world.daemon() as cri:
         _, container = await running(cri, "liar")
         code, text = await cri.refused("ExecSync", container_id=container, cmd=["true"])

@@ -67,15 +67,15 @@ async def _late_ms(cri: Client, pod: str, *, container: str, until: float, pid: 
         ("ContainerStats", {"container_id": container}),
         ("ListPodSandbox", {}),
     ]
-    found, most = [], 0.0
-    while time.monotonic() < until or len(found) < ROUNDS:
+    result, most = [], 0.0
+    while time.monotonic() < until or len(result) < ROUNDS:
         for name, fields in calls:
             begun = time.monotonic()
             has_failed = await _fails(cri(name, **fields))
-            found.append(math.inf if has_failed else (time.monotonic() - begun) * 1000)
+            result.append(math.inf if has_failed else (time.monotonic() - begun) * 1000)
         most = max(most, _rss_mib(pid))
         await asyncio.sleep(0.002)
-    return sorted(found)[int(len(found) * 0.95)], most
+    return sorted(result)[int(len(result) * 0.95)], most
 
 
 async def _fails(call: Coroutine[Any, Any, Any]) -> bool:
@@ -100,11 +100,11 @@ async def _suffer(cri: Client, name: str, neighbour: tuple[str, str], *, pid: in
     worst_ms, most = await _late_ms(cri, neighbour[0], container=neighbour[1], until=until, pid=pid)
     if neighbour[1] not in {one.attributes.id for one in (await cri("ListContainerStats")).stats}:
         worst_ms = math.inf
-    said = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+    output = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
     await cri("RemovePodSandbox", pod_sandbox_id=pod)
     await attack
-    why = json.loads(said.info["info"]).get("why", "")
-    return Seen(quiet_ms, worst_ms, most - before, _rss_mib(pid) - before, said.status.state, why)
+    why = json.loads(output.info["info"]).get("why", "")
+    return Seen(quiet_ms, worst_ms, most - before, _rss_mib(pid) - before, output.status.state, why)
 
 
 def _offends(name: str, seen: Seen) -> bool:
@@ -121,17 +121,17 @@ def _offends(name: str, seen: Seen) -> bool:
 @pytest.mark.alone
 @pytest.mark.timeout(300 * PATIENCE)
 async def test_whatever_a_guest_sends_its_neighbours_are_served_and_the_daemon_stays_small(world: World) -> None:
-    found: dict[str, Seen] = {}
+    result: dict[str, Seen] = {}
     with _process(world) as process:
         cri = await _client(world)
         pod = await cri.pod("neighbour")
         container = await cri.container(pod, *SLEEPER)
         await cri("StartContainer", container_id=container)
         for name in ATTACKS:
-            found[name] = await _suffer(cri, name, (pod, container), pid=process.pid)
+            result[name] = await _suffer(cri, name, (pod, container), pid=process.pid)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         await cri.close()
     assert world.left_over() == []
-    for name, seen in found.items():
+    for name, seen in result.items():
         print(f"{name:<32} {seen}")
-    assert {name: seen for name, seen in found.items() if _offends(name, seen)} == {}
+    assert {name: seen for name, seen in result.items() if _offends(name, seen)} == {}

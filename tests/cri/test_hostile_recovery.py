@@ -142,9 +142,9 @@ def _write(name: str, text: str) -> Callable[[Path], object]:
 
 
 def _log_record(directory: Path) -> None:
-    found = [path for path in (directory / "logs").iterdir() if path.stat().st_size]
-    assert found
-    for path in found:
+    result = [path for path in (directory / "logs").iterdir() if path.stat().st_size]
+    assert result
+    for path in result:
         path.write_text('{"v": 1, "seq": "x"')
 
 
@@ -183,10 +183,10 @@ async def test_a_damaged_record_puts_its_own_pod_aside(world: World) -> None:
     with _process(world):
         cri = await _client(world)
         assert {one.id for one in (await cri("ListPodSandbox")).items} == set(pods.values())
-        found = {name: await why(cri, pod) for name, pod in pods.items()}
+        result = {name: await why(cri, pod) for name, pod in pods.items()}
         well = ["neighbour", "the record of a log"]  # what that one held is lost, and nothing else
-        assert {name for name, (state, _) in found.items() if state == pb.SANDBOX_READY} == set(well)
-        assert [name for name, (_, sentence) in found.items() if bool(sentence) == (name in well)] == []
+        assert {name for name, (state, _) in result.items() if state == pb.SANDBOX_READY} == set(well)
+        assert [name for name, (_, sentence) in result.items() if bool(sentence) == (name in well)] == []
         for name, pod in pods.items():
             assert bool(_vmms(pod)) == (name in well), name
             assert (await cri.refused("RunPodSandbox", config=cri.sandbox(_slug(name))))[0] == "ALREADY_EXISTS"

@@ -110,8 +110,8 @@ def test_a_volume_is_mounted_after_what_it_is_below() -> None:
     volumes = (Mount("/x", "/data"), Mount("/x", "/srv/deep"))
     own = ("/data/a", "/srv", "/etc")
     made = Container(id="c", name="c", image="i", process=Process(("true",)), mounts=volumes, volumes=own)
-    found = {one["destination"]: one["source"] for one in oci.config(Pod("0" * 64, "web"), made)["mounts"]}
-    order = list(found)
+    result = {one["destination"]: one["source"] for one in oci.config(Pod("0" * 64, "web"), made)["mounts"]}
+    order = list(result)
     assert order.index("/etc") < order.index("/etc/hosts") < order.index("/data") < order.index("/data/a")
     assert order.index("/srv") < order.index("/srv/deep")
-    assert found["/srv"] == "/run/clearpod/containers/c/volumes/1"
+    assert result["/srv"] == "/run/clearpod/containers/c/volumes/1"

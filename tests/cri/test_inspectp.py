@@ -23,6 +23,6 @@ async def test_inspectp_shows_the_addresses_of_the_cni_result(world: World, cni:
         argv = ["crictl", "-r", f"unix://{world.config.socket_path}", "inspectp", pod]
         ended = await asyncio.to_thread(process.run, argv, timeout_s=60)
         assert ended.code == 0, ended.stderr
-        said = json.loads(ended.stdout)["status"]["network"]
-        assert said == {"ip": "fd09::5", "additionalIps": [{"ip": "10.9.0.5"}, {"ip": "10.9.0.6"}]}
+        output = json.loads(ended.stdout)["status"]["network"]
+        assert output == {"ip": "fd09::5", "additionalIps": [{"ip": "10.9.0.5"}, {"ip": "10.9.0.6"}]}
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

@@ -125,8 +125,8 @@ async def test_a_pod_whose_agent_loses_its_helpers_is_not_forgotten_by_the_next_
         assert [(one.id, one.state) for one in (await cri("ListPodSandbox")).items] == [(pod, pb.SANDBOX_READY)]
         info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"])
         assert info["why"] == ""
-        wanted = pb.CONTAINER_EXITED if op in (m.Start, m.Delete) else pb.CONTAINER_RUNNING
-        assert (await cri.status(container)).state == wanted
+        expected = pb.CONTAINER_EXITED if op in (m.Start, m.Delete) else pb.CONTAINER_RUNNING
+        assert (await cri.status(container)).state == expected
         world.faults.refuse.clear()
         await cri("RemoveContainer", container_id=container)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

@@ -30,13 +30,13 @@ def _numbers(count: int = COUNT) -> bytes:
 
 def _joined(log: Path) -> bytes:
     """The text of a log and its rotations, as a reader puts it together; a line that is no entry fails."""
-    found = b""
+    result = b""
     for path in [*sorted(log.parent.glob(f"{log.name}.*")), *([log] if log.exists() else [])]:
         for line in path.read_bytes().splitlines():
             _, stream, tag, text = line.split(b" ", 3)
             assert stream in (b"stdout", b"stderr")
-            found += text + {b"F": b"\n", b"P": b""}[tag]
-    return found
+            result += text + {b"F": b"\n", b"P": b""}[tag]
+    return result
 
 
 async def _rotate(cri: Client, c: str, log: Path, *, number: int) -> None:

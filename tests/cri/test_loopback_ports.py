@@ -42,9 +42,9 @@ async def heard(port: int) -> bytes:
         reader, writer = await asyncio.open_connection("::1", port)
     except ConnectionRefusedError:
         return b""
-    said = await reader.read()
+    output = await reader.read()
     writer.close()
-    return said
+    return output
 
 
 async def test_the_port_is_there_from_run_to_stop_also_after_a_kill_and_a_restart(world: World, cni: FakeCni) -> None:

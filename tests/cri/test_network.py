@@ -44,13 +44,13 @@ def cni(world: World) -> FakeCni:
 async def network(cri: Client) -> tuple[bool, str, str]:
     """NetworkReady with reason and sentence."""
     conditions = (await cri("Status")).status.conditions
-    (found,) = [(one.status, one.reason, one.message) for one in conditions if one.type == "NetworkReady"]
-    return found
+    (result,) = [(one.status, one.reason, one.message) for one in conditions if one.type == "NetworkReady"]
+    return result
 
 
 async def addresses(cri: Client, pod: str) -> tuple[str, ...]:
-    said = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
-    return (said.ip, *(one.ip for one in said.additional_ips))
+    output = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
+    return (output.ip, *(one.ip for one in output.additional_ips))
 
 
 async def test_network_ready_follows_the_configuration(world: World, cni: FakeCni) -> None:

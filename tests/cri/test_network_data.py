@@ -53,8 +53,8 @@ def page(host: str) -> str:
 
 async def per_packet(pod: str) -> dict[str, float]:
     """Bytes per packet on the pod's tap, by direction as the netns sees it."""
-    said = json.loads(await on_host("ip", "-json", "-s", "-n", f"clearpod-{pod}", "link"))
-    (tap,) = [one["stats64"] for one in said if one["ifname"].startswith("tap")]
+    output = json.loads(await on_host("ip", "-json", "-s", "-n", f"clearpod-{pod}", "link"))
+    (tap,) = [one["stats64"] for one in output if one["ifname"].startswith("tap")]
     return {way: tap[way]["bytes"] / tap[way]["packets"] for way in ("rx", "tx")}
 
 
@@ -187,8 +187,8 @@ async def test_a_pod_that_does_not_ask_for_it_has_no_sctp(outer: tuple[VmWorld, 
         assert "SCTP" in await with_it.run("cat", "/proc/net/protocols")
         assert "SCTP" not in await without.run("cat", "/proc/net/protocols")
         for one, name in ((with_it, "sctp"), (without, "")):
-            said = await one.cri("PodSandboxStatus", pod_sandbox_id=one.pod, verbose=True)
-            assert json.loads(said.info["info"])["vm"]["kernel"] == name
+            output = await one.cri("PodSandboxStatus", pod_sandbox_id=one.pod, verbose=True)
+            assert json.loads(output.info["info"])["vm"]["kernel"] == name
 
 
 async def refused(probe: str, host: str, port: str) -> bool:

@@ -64,8 +64,8 @@ async def test_status_says_that_the_embedded_network_is_in_use(world: World, cni
 
 
 def _info(reply: object) -> dict[str, object]:
-    found: dict[str, object] = json.loads(reply.info["info"])["network"]  # type: ignore[attr-defined]
-    return found
+    result: dict[str, object] = json.loads(reply.info["info"])["network"]  # type: ignore[attr-defined]
+    return result
 
 
 @pytest.mark.vm
@@ -95,11 +95,11 @@ async def test_a_guest_has_a_device_for_each_network_and_talks_through_both(oute
 async def _uses_both(cri: Client, pod: str, devices: dict[str, dict[str, object]]) -> None:
     container = await cri.container(pod, "sleep", "600")
     await cri("StartContainer", container_id=container)
-    said = await _said(cri, container, "ip", "addr")
+    output = await _said(cri, container, "ip", "addr")
     for name, one in devices.items():
-        part = said.partition(f": {name}: ")[2].partition(": eth")[0]
-        assert f"mtu {one['mtu']}" in part and str(one["mac"]) in part, (name, said)
-        assert all(address in part for address in one["addresses"]), (name, said)  # type: ignore[attr-defined]
+        part = output.partition(f": {name}: ")[2].partition(": eth")[0]
+        assert f"mtu {one['mtu']}" in part and str(one["mac"]) in part, (name, output)
+        assert all(address in part for address in one["addresses"]), (name, output)  # type: ignore[attr-defined]
     routes = await _said(cri, container, "ip", "route")
     assert "10.100.0.0/16 via 10.99.0.1 dev eth1" in routes and "default via 10.77.0.1 dev eth0" in routes
     for gateway in ("10.77.0.1", "fd77::1", "10.99.0.1"):

@@ -31,17 +31,17 @@ async def test_a_plugin_sees_the_whole_life_of_a_pod_in_order(nri_world: World) 
         assert one.methods() == [
             "Configure", "Synchronize", *LIVES, "RemoveContainer", "StopPodSandbox", "RemovePodSandbox",
         ]  # fmt: skip
-        said = one.last("RunPodSandbox").pod
-        assert (said.id, said.name, said.namespace, said.uid, said.labels) == (
+        output = one.last("RunPodSandbox").pod
+        assert (output.id, output.name, output.namespace, output.uid, output.labels) == (
             pod,
             "web",
             "default",
             "uid-web",
             {"a": "b"},
         )
-        for method, said in one.seen:
-            if hasattr(said, "container"):
-                assert (said.container.name, said.container.id, said.pod.id) == ("c", c, pod), method
+        for method, output in one.seen:
+            if hasattr(output, "container"):
+                assert (output.container.name, output.container.id, output.pod.id) == ("c", c, pod), method
         made = one.last("CreateContainer").container
         assert (list(made.args), made.annotations, made.state) == (["sleep", "1000"], {"x": "y"}, nri.CONTAINER_CREATED)
         assert one.last("PostStartContainer").container.state == nri.CONTAINER_RUNNING
@@ -54,9 +54,9 @@ async def test_the_socket_is_roots_alone_and_off_by_default(world: World) -> Non
     async with world.daemon() as cri:
         assert cri.node.hub is None
     async with limited(world).daemon():
-        found = os.stat(world.config.nri.socket)
-        assert stat.S_ISSOCK(found.st_mode)
-        assert stat.S_IMODE(found.st_mode) == 0o600
+        result = os.stat(world.config.nri.socket)
+        assert stat.S_ISSOCK(result.st_mode)
+        assert stat.S_IMODE(result.st_mode) == 0o600
     assert not os.path.exists(world.config.nri.socket)
 
 
@@ -245,8 +245,8 @@ async def test_a_pod_of_the_pool_is_removed_when_a_plugin_refuses_it(nri_world: 
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         await cri.warmed(1)
         one.answers["RunPodSandbox"] = lambda said: no("no")
-        found = await cri.refused("RunPodSandbox", config=cri.sandbox())
-        assert found[0] == "FAILED_PRECONDITION"
+        result = await cri.refused("RunPodSandbox", config=cri.sandbox())
+        assert result[0] == "FAILED_PRECONDITION"
         refused = one.last("RunPodSandbox").pod.id
         await one.until(lambda: "RemovePodSandbox" in one.methods(refused))
         assert refused not in os.listdir(f"{nri_world.config.run_dir}/pods")

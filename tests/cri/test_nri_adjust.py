@@ -112,10 +112,10 @@ async def test_what_a_vm_can_not_follow_is_refused_with_the_plugin_and_the_field
     async with nri_world.daemon() as cri, plugin(nri_world, "bad") as one:
         one.answers["CreateContainer"] = nri.CreateContainerResponse(adjust=wish)
         pod = await cri.pod()
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
-        assert found[0] == code
-        assert word in found[1]
-        assert "00-bad" in found[1]
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert result[0] == code
+        assert word in result[1]
+        assert "00-bad" in result[1]
         assert not (await cri("ListContainers")).containers
         del one.answers["CreateContainer"]
         await cri.container(pod, "true")
@@ -131,32 +131,32 @@ async def test_plugins_are_asked_by_their_index_and_see_what_the_earlier_ones_di
         assert "A=1" in late.last("CreateContainer").container.env
         assert "A=1" not in early.last("CreateContainer").container.env
         late.answers["CreateContainer"] = early.answers["CreateContainer"]
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="d"))
-        assert found[0] == "INVALID_ARGUMENT"
-        assert all(word in found[1] for word in ("10-a", "20-b", "Env A"))
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="d"))
+        assert result[0] == "INVALID_ARGUMENT"
+        assert all(word in result[1] for word in ("10-a", "20-b", "Env A"))
 
 
 async def test_a_validator_rejects_what_others_want(nri_world: World) -> None:
     async with (
         nri_world.daemon() as cri,
         plugin(nri_world, "a", "10") as one,
-        plugin(nri_world, "v", "90", events=0) as judge,
+        plugin(nri_world, "v", "90", events=0) as validator,
     ):
         one.answers["CreateContainer"] = nri.CreateContainerResponse(
             adjust=nri.ContainerAdjustment(env=[nri.KeyValue(key="A", value="1")])
         )
-        judge.answers["ValidateContainerAdjustment"] = nri.ValidateContainerAdjustmentResponse(
+        validator.answers["ValidateContainerAdjustment"] = nri.ValidateContainerAdjustmentResponse(
             reject=True, reason="no A"
         )
         pod = await cri.pod()
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
-        assert found[0] == "FAILED_PRECONDITION"
-        assert "no A" in found[1]
-        said = judge.last("ValidateContainerAdjustment")
-        assert said.owners.owners[said.container.id].compound[nri.Env].owners == {"A": "10-a"}
-        assert [(p.index, p.name) for p in said.plugins] == [("10", "a"), ("90", "v")]
-        assert "A=1" not in said.container.env
-        assert said.adjust.env[0].key == "A"
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert result[0] == "FAILED_PRECONDITION"
+        assert "no A" in result[1]
+        output = validator.last("ValidateContainerAdjustment")
+        assert output.owners.owners[output.container.id].compound[nri.Env].owners == {"A": "10-a"}
+        assert [(p.index, p.name) for p in output.plugins] == [("10", "a"), ("90", "v")]
+        assert "A=1" not in output.container.env
+        assert output.adjust.env[0].key == "A"
 
 
 # -- updates
@@ -199,8 +199,8 @@ async def test_an_update_is_what_the_plugins_make_of_it(nri_world: World) -> Non
         one.answers["UpdateContainer"] = nri.UpdateContainerResponse(update=[mine, others])
         linux = pb.LinuxContainerResources(cpu_shares=512, cpu_quota=20000)
         await cri("UpdateContainerResources", container_id=c, linux=linux)
-        said = one.last("UpdateContainer").linux_resources
-        assert (said.cpu.shares.value, said.cpu.quota.value) == (512, 20000)
+        output = one.last("UpdateContainer").linux_resources
+        assert (output.cpu.shares.value, output.cpu.quota.value) == (512, 20000)
         now = (await cri.status(c)).resources.linux
         assert (now.cpu_shares, now.cpu_quota) == (300, 20000)
         assert (await cri.status(other)).resources.linux.cpu_shares == 400

@@ -70,6 +70,6 @@ async def test_critests_specs_of_nri_pass(image_world: World, tmp_path: Path) ->
         )
         await process.wait()
         assert not one.gone.is_set()
-    found = [spec for spec in report.specs(json.loads(target.read_text())) if spec.name.startswith("NRI ")]
-    assert [(spec.name, spec.reason) for spec in found if spec.state != report.PASSED] == []
-    assert len(found) >= SPECS
+    result = [spec for spec in report.specs(json.loads(target.read_text())) if spec.name.startswith("NRI ")]
+    assert [(spec.name, spec.reason) for spec in result if spec.state != report.PASSED] == []
+    assert len(result) >= SPECS

@@ -44,8 +44,8 @@ async def test_a_validator_that_hangs_has_rejected(world: World) -> None:
     async with world.daemon() as cri, plugin(world, events=0) as bad:
         bad.answers["ValidateContainerAdjustment"] = never
         pod = await cri.pod()
-        found = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
-        assert found[0] == "FAILED_PRECONDITION"
+        result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true"))
+        assert result[0] == "FAILED_PRECONDITION"
         await cri.container(pod, "true")
 
 
@@ -71,8 +71,8 @@ async def test_who_does_not_register_in_time_is_shown_out(world: World) -> None:
 
 
 def _request(method: str = "RegisterPlugin", **fields: str) -> bytes:
-    said = nri.RegisterPluginRequest(**fields)
-    call = ttrpc.Request(service="nri.pkg.api.v1alpha1.Runtime", method=method, payload=said.SerializeToString())
+    output = nri.RegisterPluginRequest(**fields)
+    call = ttrpc.Request(service="nri.pkg.api.v1alpha1.Runtime", method=method, payload=output.SerializeToString())
     return FakePlugin.message(1, 1, call.SerializeToString())
 
 
@@ -143,7 +143,7 @@ async def test_what_exists_may_take_several_messages(nri_world: World) -> None:
         pods = {await cri.pod(f"p{n}", annotations={"large": "x" * (500 << 10)}) for n in range(10)}
         async with plugin(nri_world, "good") as good:
             await good.until(lambda: not good.last("Synchronize").more)
-            parts = [said for method, said in good.seen if method == "Synchronize"]
+            parts = [output for method, output in good.seen if method == "Synchronize"]
             assert [part.more for part in parts] == [True, False]
             assert {pod.id for part in parts for pod in part.pods} == pods
             bad = plugin(nri_world, "bad")

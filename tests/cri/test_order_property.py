@@ -120,9 +120,9 @@ class Machine(RuleBasedStateMachine):
         """Alone, so that the answer is known."""
         target = self._target(call)
         if target:
-            wanted = self._expected(call.what, target)
+            expected = self._expected(call.what, target)
             (code,) = self._do(self._at_once([(call.what, target)]))
-            assert code == wanted, (call, code, wanted)
+            assert code == expected, (call, code, expected)
 
     @rule(several=st.lists(calls, min_size=2, max_size=7), delay_ms=st.sampled_from([0, 0, 5, 30]))
     def many(self, several: list[Call], delay_ms: int) -> None:

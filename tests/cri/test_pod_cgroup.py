@@ -91,8 +91,8 @@ async def run(cri: Client, machine: VmWorld, name: str = "web") -> str:
 
 async def shown(cri: Client, pod: str) -> dict[str, Any]:
     info = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
-    found: dict[str, Any] = json.loads(info)
-    return found
+    result: dict[str, Any] = json.loads(info)
+    return result
 
 
 def of_process(pid: int) -> int:
@@ -106,11 +106,11 @@ async def test_a_vm_is_counted_and_bounded_in_its_pods_cgroup(machine: VmWorld, 
     async with machine.daemon() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=machine.image))
         pod = await run(cri, machine)
-        said = await shown(cri, pod)
-        assert said["vm"]["cgroupNote"] == "" and sorted(said["vm"]["cgroups"]) == sorted(
-            quarters.cgroups(said["directory"])
+        output = await shown(cri, pod)
+        assert output["vm"]["cgroupNote"] == "" and sorted(output["vm"]["cgroups"]) == sorted(
+            quarters.cgroups(output["directory"])
         )
-        assert of_process(said["pid"]) == len({os.path.realpath(place) for place in kubelet.places})
+        assert of_process(output["pid"]) == len({os.path.realpath(place) for place in kubelet.places})
         idle = kubelet.read("memory.current", "memory.usage_in_bytes")
         assert 16 * MIB < idle < cost_mib(machine) * MIB
         hog = await cri.container(pod, "sh", "-c", HOG, name="hog", linux=memory)
@@ -122,8 +122,8 @@ async def test_a_vm_is_counted_and_bounded_in_its_pods_cgroup(machine: VmWorld, 
         print(f"idle {idle // MIB} MiB, with {LIMIT_MIB} MiB of containers {most // MIB} MiB")
         assert kubelet.read("memory.failcnt", "memory.swap.current") == 0
     async with machine.daemon() as cri:
-        said = await shown(cri, pod)
-        assert said["state"] == "ready" and of_process(said["pid"]) > 0
+        output = await shown(cri, pod)
+        assert output["state"] == "ready" and of_process(output["pid"]) > 0
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert machine.left_over() == []
     kubelet.remove()
@@ -134,8 +134,8 @@ async def test_a_pod_without_room_runs_elsewhere_and_says_why(machine: VmWorld, 
     async with machine.daemon() as cri:
         pod = await run(cri, machine)
     async with machine.daemon() as cri:
-        said = await shown(cri, pod)
-        assert "overhead.podFixed.memory" in said["vm"]["cgroupNote"] and of_process(said["pid"]) == 0
+        output = await shown(cri, pod)
+        assert "overhead.podFixed.memory" in output["vm"]["cgroupNote"] and of_process(output["pid"]) == 0
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
@@ -147,6 +147,6 @@ async def test_a_vm_of_the_warm_pool_is_moved_there(machine: VmWorld, kubelet: K
         config.linux.cgroup_parent = PARENT
         pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
         assert (await cri.pool())["taken"] == 1
-        said = await shown(cri, pod)
-        assert of_process(said["pid"]) == len({os.path.realpath(place) for place in kubelet.places})
+        output = await shown(cri, pod)
+        assert of_process(output["pid"]) == len({os.path.realpath(place) for place in kubelet.places})
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

@@ -55,8 +55,8 @@ def in_slice(cri: Client, number: int, parent: str = SLICE) -> pb.PodSandboxConf
 async def test_what_systemd_refuses_leaves_nothing(world: World, slice_path: Path, answer: str, code: str) -> None:
     with SystemdBus(world.root / "systemd", answer):
         async with world.daemon() as cri:
-            said, sentence = await cri.refused("RunPodSandbox", config=in_slice(cri, 1))
-            assert said == code and "clearpod-" in sentence and "systemd" in sentence
+            output, sentence = await cri.refused("RunPodSandbox", config=in_slice(cri, 1))
+            assert output == code and "clearpod-" in sentence and "systemd" in sentence
             assert list((await cri("ListPodSandbox")).items) == []
     assert world.left_over() == [] and [one for one in slice_path.iterdir() if one.is_dir()] == []
 

@@ -67,8 +67,8 @@ async def test_sums_that_the_guest_refuses_are_taken_back(world: World) -> None:
         before = cri.node.pods.get(pod).record
         world.faults.refuse[Tune] = messages.Reply(code=messages.FAILED, error="memory.max: Invalid argument")
         new = {"memory_limit_in_bytes": 48 * MIB}
-        found = await cri.refused("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=new)
-        assert found == ("UNKNOWN", "memory.max: Invalid argument")
+        result = await cri.refused("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=new)
+        assert result == ("UNKNOWN", "memory.max: Invalid argument")
         assert cri.node.pods.get(pod).record == before
         world.faults.refuse.clear()
         await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=new)

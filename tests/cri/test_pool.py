@@ -36,8 +36,8 @@ def guest_of(world: World, pod: str) -> FakeGuest:
 
 def told(world: World, pod: str) -> messages.Configure:
     """What the guest was told to be, after it had rehearsed."""
-    (found,) = [one for one in guest_of(world, pod).configured if not one.rehearse]
-    return found
+    (result,) = [one for one in guest_of(world, pod).configured if not one.rehearse]
+    return result
 
 
 def waiting(cri: Client) -> list[str]:
@@ -57,13 +57,13 @@ async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, 
         pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
         assert pod == first and await addresses(cri, pod) == ("10.9.0.5", "fd09::5")
         assert cni.calls() == ["ADD first", "ADD second"] and set((cni.root / "pods").read_text().split()) == {pod}
-        *rehearsed, said = guest_of(world, pod).configured
+        *rehearsed, output = guest_of(world, pod).configured
         assert len(rehearsed) == 2 and all(one.rehearse for one in rehearsed)
-        assert len({one.entropy for one in (*rehearsed, said)}) == 3
-        (eth0,) = said.interfaces
+        assert len({one.entropy for one in (*rehearsed, output)}) == 3
+        (eth0,) = output.interfaces
         assert (eth0.found_mac, eth0.mtu, eth0.addresses) == (pool_slot.MAC, 1450, ("10.9.0.5/24", "fd09::5/64"))
-        assert said.hostname == "web-0" and said.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)
-        assert len(said.entropy) == 32 and asked_ns <= said.unix_ns <= time.time_ns()
+        assert output.hostname == "web-0" and output.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)
+        assert len(output.entropy) == 32 and asked_ns <= output.unix_ns <= time.time_ns()
         hosts = Path(f"{world.config.run_dir}/pods/{pod}/share/volumes/pod/hosts").read_text()
         assert "10.9.0.5\tweb-0\n" in hosts
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status

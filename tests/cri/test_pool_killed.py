@@ -50,8 +50,8 @@ class Machine:
     def left(self) -> list[str]:
         """What is left of any pod."""
         namespaces = [path for path in map(netns_path, self.known) if os.path.exists(path)]
-        found = [*self.directories(), *namespaces, *record.every(self.cni.settings.cache_dir)]
-        return [*found, *self.cni.left_over(), *self.leavings.processes().values()]
+        result = [*self.directories(), *namespaces, *record.every(self.cni.settings.cache_dir)]
+        return [*result, *self.cni.left_over(), *self.leavings.processes().values()]
 
 
 async def _lives_until_warm(world: World, process: "subprocess.Popen[bytes]") -> bool:

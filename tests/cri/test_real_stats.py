@@ -126,21 +126,21 @@ async def test_limits_are_changed_in_the_guest_or_not_at_all(machine: VmWorld) -
     async with _busy(machine, memory_limit_in_bytes=64 * MIB) as (cri, _, c):
         new = expected(memory_limit_in_bytes=80 * MIB, cpu_quota=50_000, cpu_shares=512)
         await cri("UpdateContainerResources", **new)
-        found = await _read(cri, c, *files)
-        assert int(found[0]) == 80 * MIB
-        assert found[1].split() == ["50000", "100000"]
+        result = await _read(cri, c, *files)
+        assert int(result[0]) == 80 * MIB
+        assert result[1].split() == ["50000", "100000"]
         small = expected(memory_limit_in_bytes=MIB, cpu_shares=2)
         code, sentence = await cri.refused("UpdateContainerResources", **small)
         assert code == "FAILED_PRECONDITION"
         assert "nothing was changed" in sentence
         code, _ = await cri.refused("UpdateContainerResources", **expected(cpu_shares=300, unified={"no.such": "1"}))
         assert code == "UNKNOWN"
-        assert await _read(cri, c, *files) == found
+        assert await _read(cri, c, *files) == result
         output = (await cri.status(c)).resources.linux
         assert (output.memory_limit_in_bytes, output.cpu_quota, output.cpu_shares) == (80 * MIB, 50_000, 512)
         await cri("UpdateContainerResources", **expected(cpu_quota=-1, memory_limit_in_bytes=-1))
-        found = await _read(cri, c, *files)
-        assert (found[0].strip(), found[1].split()[0]) == ("max", "max")
+        result = await _read(cri, c, *files)
+        assert (result[0].strip(), result[1].split()[0]) == ("max", "max")
 
 
 async def test_a_pod_whose_guest_hangs_is_stopped_and_removed(machine: VmWorld) -> None:
@@ -164,11 +164,11 @@ async def test_numbers_of_many_containers_come_in_pages(machine: VmWorld) -> Non
             c = await cri.container(pod, "sleep", "1000", name=f"c{number}")
             await cri("StartContainer", container_id=c)
             made.add(c)
-        found = (await cri("ListContainerStats")).stats
-        if len(found) < 40:  # the first answer may take longer than its caller waits
+        result = (await cri("ListContainerStats")).stats
+        if len(result) < 40:  # the first answer may take longer than its caller waits
             await asyncio.sleep(5)
-            found = (await cri("ListContainerStats")).stats
-        assert {one.attributes.id for one in found} == made
-        assert all(one.memory.usage_bytes.value > 0 for one in found)
+            result = (await cri("ListContainerStats")).stats
+        assert {one.attributes.id for one in result} == made
+        assert all(one.memory.usage_bytes.value > 0 for one in result)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
     assert machine.left_over() == []

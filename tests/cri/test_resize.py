@@ -46,14 +46,14 @@ async def test_a_pod_grows_to_its_ceiling_and_shrinks_and_no_further(world: Worl
             resources = {"memory_limit_in_bytes": mib * MIB, "cpu_shares": 100}
             await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=resources)
         assert tuned(world) == [("memory.max", str(mib * MIB)) for mib in (128, 32, 96)]
-        said = set()
+        output = set()
         for _ in range(2):
             code, sentence = await cri.refused(
                 "UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"memory_limit_in_bytes": 200 * MIB}
             )
             assert code == "RESOURCE_EXHAUSTED"
-            said.add(sentence)
-        (sentence,) = said
+            output.add(sentence)
+        (sentence,) = output
         for word in (
             "has at most 258 MiB and 1 vCPUs",
             "can't grow to 328 MiB",
@@ -77,8 +77,8 @@ async def test_vcpus_come_online_when_the_quota_needs_them_and_go_again(world: W
         assert (model.vcpus, model.online_vcpus) == (2, 1)
         for quota in (3 * PERIOD // 2, PERIOD, -1):
             await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"cpu_quota": quota})
-        said = [("150000 100000", "2"), ("100000 100000", "1"), ("max 100000", "2")]
-        assert tuned(world) == [one for cpu, vcpus in said for one in (("cpu.max", cpu), ("cpus", vcpus))]
+        output = [("150000 100000", "2"), ("100000 100000", "1"), ("max 100000", "2")]
+        assert tuned(world) == [one for cpu, vcpus in output for one in (("cpu.max", cpu), ("cpus", vcpus))]
     async with world.daemon() as cri:
         assert cri.node.pods.get(pod).record.pod.online_vcpus == 2
         await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources={"cpu_quota": PERIOD // 2})

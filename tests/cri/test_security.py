@@ -111,8 +111,8 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
         async with world.daemon() as cri:
             await cri("PullImage", image=pb.ImageSpec(image=world.image))
             unknown = pb.LinuxPodSandboxConfig(sysctls={"kernel.no_such": "1"})
-            found = await cri.refused("RunPodSandbox", config=cri.sandbox("bad", linux=unknown))
-            assert "set the sysctl kernel.no_such to '1': No such file" in found[1], found
+            result = await cri.refused("RunPodSandbox", config=cri.sandbox("bad", linux=unknown))
+            assert "set the sysctl kernel.no_such to '1': No such file" in result[1], result
             assert world.left_over() == []
             context = pb.LinuxSandboxSecurityContext(privileged=True)
             linux = pb.LinuxPodSandboxConfig(security_context=context, sysctls=SYSCTLS)
@@ -216,9 +216,14 @@ def test_the_processes_of_a_target_are_seen(seen: dict[str, Seen]) -> None:
 def test_with_sys_admin_the_default_profile_allows_namespaces_but_not_the_link_to_the_host(
     seen: dict[str, Seen],
 ) -> None:
-    said = dict(line.split() for line in seen["default-admin"].out.splitlines())
-    assert (said["vsock"], said["unshare"], said["clone"], said["clone-user"]) == ("EAFNOSUPPORT", "ok", "ok", "ok")
-    assert said["clone3"] != "ENOSYS"
+    output = dict(line.split() for line in seen["default-admin"].out.splitlines())
+    assert (output["vsock"], output["unshare"], output["clone"], output["clone-user"]) == (
+        "EAFNOSUPPORT",
+        "ok",
+        "ok",
+        "ok",
+    )
+    assert output["clone3"] != "ENOSYS"
 
 
 def test_devices_of_the_guest_are_there_when_asked_for(seen: dict[str, Seen]) -> None:

@@ -46,9 +46,9 @@ class Daemon:
 
     def configure(self, more: str = "") -> None:
         """Write the configuration: what the world has, and `more`."""
-        said = self.world.config
-        text = f'run_dir = "{said.run_dir}"\nstate_dir = "{self.world.root}/state"\n'
-        text += f'{more}\n[guest]\ndir = "{said.guest.dir}"\n[network]\n'
+        output = self.world.config
+        text = f'run_dir = "{output.run_dir}"\nstate_dir = "{self.world.root}/state"\n'
+        text += f'{more}\n[guest]\ndir = "{output.guest.dir}"\n[network]\n'
         self.file.write_text(
             f'{text}conf_dir = "{self.world.root}/cni/net.d"\nbin_dirs = ["{self.world.root}/cni/bin"]\n'
         )
@@ -66,8 +66,8 @@ class Daemon:
         """SIGHUP; what it said when it was ready again."""
         assert self.process is not None
         self.process.send_signal(signal.SIGHUP)
-        said = self.systemd.until("RELOADING=1")
-        assert any(one.startswith("MONOTONIC_USEC=") for one in said)
+        output = self.systemd.until("RELOADING=1")
+        assert any(one.startswith("MONOTONIC_USEC=") for one in output)
         return self.systemd.until("READY=1")
 
     def config(self) -> Any:
@@ -111,8 +111,8 @@ def test_it_says_when_it_serves_that_it_lives_and_that_it_ends(daemon: Daemon) -
 def test_sighup_takes_what_can_change_and_says_what_can_not(daemon: Daemon) -> None:
     process = daemon.start()
     daemon.configure('pinned_images = ["new"]\n[log]\nlevel = "debug"\n[vm]\nscratch_mib = 77')
-    said = daemon.reload()
-    assert any("vm.scratch_mib" in word and "pinned_images" in word for word in said if word.startswith("STATUS="))
+    output = daemon.reload()
+    assert any("vm.scratch_mib" in word and "pinned_images" in word for word in output if word.startswith("STATUS="))
     now = daemon.config()
     assert (now["pinned_images"], now["log"]["level"]) == (["new"], "debug")
     assert now["vm"]["scratch_mib"] == daemon.world.config.model_validate({}).vm.scratch_mib
@@ -184,8 +184,8 @@ async def test_without_a_file_of_the_guest_the_node_is_not_ready(world: World, m
     async with world.daemon() as cri:
         assert await ready(cri) == (True, "", "")
         Path(world.host.guest_dir, missing).unlink()
-        found = await ready(cri)
-        assert found[:2] == (False, "GuestMissing") and missing in found[2]
+        result = await ready(cri)
+        assert result[:2] == (False, "GuestMissing") and missing in result[2]
         Path(world.host.guest_dir, missing).touch()
         assert await ready(cri) == (True, "", "")
 
@@ -201,11 +201,11 @@ async def test_without_a_program_or_a_disk_the_node_is_not_ready(
         cri.node.readiness._host = world.host._replace(choice=world.host.choice._replace(binary=str(hypervisor)))
         assert (await ready(cri))[0]
         os.unlink(hypervisor)
-        found = await ready(cri)
-        assert found[:2] == (False, "ToolMissing") and str(hypervisor) in found[2]
+        result = await ready(cri)
+        assert result[:2] == (False, "ToolMissing") and str(hypervisor) in result[2]
         cri.node.readiness._host = world.host._replace(state_dir=f"{tmp_path}/gone")
-        found = await ready(cri)
-        assert found[:2] == (False, "DiskMissing") and f"{tmp_path}/gone" in found[2]
+        result = await ready(cri)
+        assert result[:2] == (False, "DiskMissing") and f"{tmp_path}/gone" in result[2]
 
 
 async def test_a_disk_that_is_read_only_or_hangs_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,8 +228,8 @@ async def test_a_disk_that_is_read_only_or_hangs_is_said(world: World, monkeypat
 async def ready(cri: Client) -> tuple[bool, str, str]:
     """RuntimeReady."""
     conditions = (await cri("Status")).status.conditions
-    (found,) = [one for one in conditions if one.type == "RuntimeReady"]
-    return found.status, found.reason, found.message
+    (result,) = [one for one in conditions if one.type == "RuntimeReady"]
+    return result.status, result.reason, result.message
 
 
 async def test_what_is_taken_counts_at_once(world: World) -> None:

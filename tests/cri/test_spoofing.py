@@ -115,5 +115,5 @@ async def test_a_privileged_pod_takes_no_address_of_its_neighbour_unless_it_may(
         assert own != mac and (believed(v4), believed(v6)) == (mac, mac)
         await root(cri, hostile, TAKE_MAC.format(v4=v4, mac=mac))
         assert [await asyncio.to_thread(page, address) for address in (v4, v6)] == ["neighbour"] * 2
-        said = await root(cri, free, TAKE.format(v4=v4, v6=v6))
-        assert (believed(v4), believed(v6)) == (said.split()[-1],) * 2, said
+        output = await root(cri, free, TAKE.format(v4=v4, v6=v6))
+        assert (believed(v4), believed(v6)) == (output.split()[-1],) * 2, output

@@ -96,13 +96,13 @@ async def test_filters_of_container_stats_are_anded(world: World) -> None:
         ids = {"a": await _running(cri, pod, "sleep", "1000", name="a")}
         ids["b"] = await _running(cri, pod, "sleep", "1000", name="b", labels={"app": "x"})
         ids["c"] = await _running(cri, other, "sleep", "1000", name="c", labels={"app": "x"})
-        for wanted, names in FILTERS:
-            given = {key: {"ID-a": ids["a"], "POD": pod[:20]}.get(str(value), value) for key, value in wanted.items()}
+        for expected, names in FILTERS:
+            given = {key: {"ID-a": ids["a"], "POD": pod[:20]}.get(str(value), value) for key, value in expected.items()}
             wanted_filter = pb.ContainerStatsFilter(**given)
             listed = (await cri("ListContainerStats", filter=wanted_filter)).stats
             streamed = await cri.listed("StreamContainerStats", filter=wanted_filter)
-            for found in (listed, streamed):
-                assert {stats.attributes.metadata.name for stats in found} == names, wanted
+            for result in (listed, streamed):
+                assert {stats.attributes.metadata.name for stats in result} == names, expected
 
 
 async def test_a_pods_numbers_are_its_guests(world: World) -> None:
@@ -199,8 +199,8 @@ async def test_every_metric_that_is_announced_is_given(world: World) -> None:
         keys = {one.name: list(one.label_keys) for one in (await cri("ListMetricDescriptors")).descriptors}
         assert {f"container_{name}" for name in REQUIRED} <= keys.keys()
         assert len(REQUIRED) == 51
-        for found in ((await cri("ListPodSandboxMetrics")).pod_metrics, await cri.listed("StreamPodSandboxMetrics")):
-            (one,) = found
+        for result in ((await cri("ListPodSandboxMetrics")).pod_metrics, await cri.listed("StreamPodSandboxMetrics")):
+            (one,) = result
             assert one.pod_sandbox_id == pod
             given = [*one.metrics, *one.container_metrics[0].metrics]
             assert {metric.name for metric in given} == keys.keys()
@@ -223,6 +223,6 @@ async def test_streamed_lists_say_what_their_twins_say(world: World, rpc: str) -
         for number in range(3):
             await cri.container(await cri.pod(f"p{number}"), "true")
         reply = await cri(twin[rpc])
-        wanted = list(getattr(reply, reply.ListFields()[0][0].name))
-        assert await cri.listed(rpc) == wanted
-        assert wanted
+        expected = list(getattr(reply, reply.ListFields()[0][0].name))
+        assert await cri.listed(rpc) == expected
+        assert expected

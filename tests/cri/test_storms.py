@@ -94,5 +94,5 @@ async def test_calls_at_once_on_the_same_things_end_well(any_world: World, seed:
             assert pod not in {one.id for one in (await cri("ListPodSandbox")).items}
             assert [one.id for one in (await cri("ListContainers")).containers if one.pod_sandbox_id == pod] == []
         assert any_world.left_over() == []
-    wanted = {("StopPodSandbox", "OK"), ("RemovePodSandbox", "OK"), ("RemoveContainer", "OK")}
-    assert wanted <= set(storm.codes), storm.codes
+    expected = {("StopPodSandbox", "OK"), ("RemovePodSandbox", "OK"), ("RemoveContainer", "OK")}
+    assert expected <= set(storm.codes), storm.codes

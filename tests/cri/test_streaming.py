@@ -44,9 +44,9 @@ async def running(cri: Client, *command: str, **fields: Any) -> str:
 
 async def exec_in(cri: Client, transport: str, container: str, *command: str, **asked: bool) -> Conversation:
     """Exec, by default with stdout and stderr."""
-    wanted = asked or {"stdout": True, "stderr": True}
-    url = (await cri("Exec", container_id=container, cmd=command, **wanted)).url
-    names = {"resize" if name == "tty" else name for name, is_wanted in wanted.items() if is_wanted}
+    expected = asked or {"stdout": True, "stderr": True}
+    url = (await cri("Exec", container_id=container, cmd=command, **expected)).url
+    names = {"resize" if name == "tty" else name for name, is_wanted in expected.items() if is_wanted}
     return await TRANSPORTS[transport](url, names)
 
 
@@ -80,8 +80,8 @@ async def test_a_terminal_has_its_size_and_takes_what_is_typed(any_world: World,
         await talk.resize(132, 50)
         await asyncio.sleep(0.5)
         await talk.send(b"stty size; echo err >&2\n")
-        said = await talk.until(b"err\r\n")
-        assert b"50 132\r\n" in said
+        output = await talk.until(b"err\r\n")
+        assert b"50 132\r\n" in output
         await talk.resize(99, 33)
         await asyncio.sleep(0.5)
         await talk.send(b"stty size; exit 4\n")

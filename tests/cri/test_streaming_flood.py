@@ -95,9 +95,9 @@ async def test_who_reconnects_for_ever_shuts_nobody_out(world: World, kind: str)
         c = await running(cri)
         await exec_works(cri, c, kind)
         before = descriptors()
-        async with flood(cri, "again") as said:
+        async with flood(cri, "again") as output:
             for _ in range(EXECS):
-                assert await said.readline() == b"again\n"
+                assert await output.readline() == b"again\n"
                 await exec_works(cri, c, kind)
         await come_back(before)
 
@@ -107,8 +107,8 @@ async def test_a_stream_that_runs_is_not_one_of_those_that_wait(world: World) ->
         c = await running(cri)
         url = (await cri("Exec", container_id=c, cmd=["cat"], stdin=True, stdout=True)).url
         talk = await TRANSPORTS["spdy"](url, {"stdin", "stdout"})
-        async with flood(cri, "again") as said:
-            assert await said.readline() == b"again\n"
+        async with flood(cri, "again") as output:
+            assert await output.readline() == b"again\n"
         await asyncio.sleep(gate.HEAD_S + 0.5)
         await talk.send(b"still here")
         await talk.end_input()

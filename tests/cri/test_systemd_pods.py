@@ -32,12 +32,12 @@ def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
 
 async def journal(place: str, container: str, *, lines: int) -> list[str]:
     """What the container wrote, once so many lines of it are on the host, which they are within a second or two."""
-    found: list[str] = []
+    result: list[str] = []
     for _ in range(int(100 * PATIENCE)):
-        if len(found := _journal(place, container)) >= lines:
+        if len(result := _journal(place, container)) >= lines:
             break
         await asyncio.sleep(0.1)
-    return found
+    return result
 
 
 def _journal(place: str, container: str) -> list[str]:
@@ -55,8 +55,8 @@ async def test_a_pod_with_systemd_is_a_pod(machine: VmWorld) -> None:
         options = pb.NamespaceOption(userns_options=USERS)
         linux = pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(namespace_options=options))
         pod = await cri.pod(annotations={WORD: "systemd"}, log_directory=logs, linux=linux)
-        said = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
-        vm = json.loads(said.info["info"])["vm"]
+        output = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
+        vm = json.loads(output.info["info"])["vm"]
         assert vm["profile"] == "systemd" and vm["journal"].startswith(machine.config.state_dir)
         lasting = await cri.container(pod, "sh", "-c", "echo up; sleep 1000", name="lasting", log_path="lasting.log")
         greedy = await cri.container(pod, *hog, name="hog", linux=pb.LinuxContainerConfig(resources=limits))
@@ -82,5 +82,5 @@ async def test_a_pod_with_systemd_is_a_pod(machine: VmWorld) -> None:
 
 async def test_an_unknown_profile_is_refused(machine: VmWorld) -> None:
     async with machine.daemon() as cri:
-        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={WORD: "openrc"}))
-        assert (code, "the profiles are default and systemd" in said) == ("INVALID_ARGUMENT", True)
+        code, output = await cri.refused("RunPodSandbox", config=cri.sandbox(annotations={WORD: "openrc"}))
+        assert (code, "the profiles are default and systemd" in output) == ("INVALID_ARGUMENT", True)

@@ -41,9 +41,9 @@ async def test_limits_that_can_not_be_change_nothing(
         pod = await cri.pod()
         c = await cri.container(pod, "sleep", "1000", linux=pb.LinuxContainerConfig(resources=FIRST))
         await cri("StartContainer", container_id=c)
-        found = await cri.refused("UpdateContainerResources", **{"container_id": c, **fields})
-        assert found[0] == code
-        assert sentence in found[1]
+        result = await cri.refused("UpdateContainerResources", **{"container_id": c, **fields})
+        assert result[0] == code
+        assert sentence in result[1]
         assert (await cri.status(c)).resources.linux == FIRST
         assert not any(isinstance(op, messages.Update) for guest in world.vmm.guests.values() for op in guest.asked)
 
@@ -62,9 +62,9 @@ async def test_new_limits_reach_the_guest_and_survive_the_daemon(world: World) -
             "unified": {"memory.high": "1000000"},
         }
     async with world.daemon() as cri:
-        said = (await cri.status(c)).resources.linux
-        assert (said.memory_limit_in_bytes, said.cpu_quota, said.cpu_shares) == (96 * MIB, 20000, 256)
-        assert said.cpuset_cpus == "0"
+        output = (await cri.status(c)).resources.linux
+        assert (output.memory_limit_in_bytes, output.cpu_quota, output.cpu_shares) == (96 * MIB, 20000, 256)
+        assert output.cpuset_cpus == "0"
 
 
 async def test_a_created_container_starts_with_the_new_limits(world: World) -> None:
@@ -93,8 +93,8 @@ async def test_a_limit_below_what_is_used_or_refused_by_the_guest_leaves_the_old
         assert code == "FAILED_PRECONDITION"
         assert "nothing was changed" in sentence
         world.faults.refuse[messages.Update] = messages.Reply(code=messages.FAILED, error="cpu.max: Invalid argument")
-        found = await cri.refused("UpdateContainerResources", container_id=c, linux={"cpu_shares": 100})
-        assert found == ("UNKNOWN", "cpu.max: Invalid argument")
+        result = await cri.refused("UpdateContainerResources", container_id=c, linux={"cpu_shares": 100})
+        assert result == ("UNKNOWN", "cpu.max: Invalid argument")
         assert not (await cri.status(c)).resources.linux.cpu_shares
         world.faults.refuse.clear()
         await cri("UpdateContainerResources", container_id=c, linux={"cpu_shares": 100})

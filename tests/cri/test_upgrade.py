@@ -125,8 +125,8 @@ async def test_the_former_version_refuses_what_this_one_has_touched(world: World
 
 def state(world: World) -> dict[str, bytes]:
     """All files of the state and the run directory that do not change by themselves."""
-    found = [*Path(world.config.state_dir).rglob("*"), *Path(world.config.run_dir).glob("pods/*/*")]
-    kept = (path for path in found if path.is_file() and not path.name.endswith(("-shm", "-wal", ".log", ".lock")))
+    result = [*Path(world.config.state_dir).rglob("*"), *Path(world.config.run_dir).glob("pods/*/*")]
+    kept = (path for path in result if path.is_file() and not path.name.endswith(("-shm", "-wal", ".log", ".lock")))
     return {str(path): content(path) for path in kept if path.stat().st_size < 1 << 20}
 
 

@@ -36,17 +36,17 @@ async def until(is_so: Callable[[], object], limit_s: float = 10) -> None:
 async def ready(cri: Client, wanted: str, limit_s: float = 15) -> tuple[bool, str, str]:
     """NetworkReady as soon as its sentence has `wanted`."""
     async with asyncio.timeout(limit_s):
-        while wanted not in (found := await network(cri))[2]:
+        while wanted not in (result := await network(cri))[2]:
             await asyncio.sleep(0.05)
-    return found
+    return result
 
 
 async def test_network_ready_is_what_status_says(world: World, cni: FakeCni) -> None:
     cni.trouble("second", "STATUS", 'echo \'{"code": 50, "msg": "no controller"}\'; exit 1')
     async with world.daemon() as cri:
-        found = await ready(cri, "no controller")
-        assert found[:2] == (False, "NetworkPluginNotReady")
-        assert found[2].endswith("'second' of network 'fake' failed at STATUS: no controller (code 50)")
+        result = await ready(cri, "no controller")
+        assert result[:2] == (False, "NetworkPluginNotReady")
+        assert result[2].endswith("'second' of network 'fake' failed at STATUS: no controller (code 50)")
         cni.trouble("second", "STATUS", "")
         cni.configure(CHAIN, "1.1.0", more=1)  # another configuration: the old answer counts no more
         async with asyncio.timeout(10):

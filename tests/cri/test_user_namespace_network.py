@@ -42,5 +42,5 @@ async def test_a_pod_with_a_user_namespace_has_the_same_network(outer: tuple[VmW
         stats = (await one.cri("PodSandboxStats", pod_sandbox_id=one.pod)).stats.linux.network
         assert stats.default_interface.name == "eth0"
         assert stats.default_interface.rx_bytes.value > 0
-        said = (await one.cri("PodSandboxStatus", pod_sandbox_id=one.pod)).status.linux.namespaces.options
-        assert said.userns_options == POD
+        output = (await one.cri("PodSandboxStatus", pod_sandbox_id=one.pod)).status.linux.namespaces.options
+        assert output.userns_options == POD

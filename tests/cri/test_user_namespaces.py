@@ -126,7 +126,7 @@ class Found:
 
 
 async def _all(place: Path, guest_dir: Path) -> Found:
-    found, volume = Found(), _volume(place)
+    result, volume = Found(), _volume(place)
     (volume / "open").mkdir()
     (volume / "open").chmod(0o777)
     with machine(place, guest_dir) as world:
@@ -135,17 +135,17 @@ async def _all(place: Path, guest_dir: Path) -> Found:
             sysctls = {"kernel.shm_rmid_forced": "1", "net.ipv4.ip_forward": "1"}
             pod = await cri.pod(log_directory=log_directory(world), linux=_linux(POD, sysctls=sysctls),
                                 annotations={"clearpod.io/memory-mib": "192"})  # fmt: skip
-            found.runs = await run(cri, pod, _runs(volume, world.image))
-            found.refusals = await _refusals(cri, pod, volume)
+            result.runs = await run(cri, pod, _runs(volume, world.image))
+            result.refusals = await _refusals(cri, pod, volume)
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             node = _linux(pb.UserNamespace(mode=pb.NODE))
             pod = await cri.pod("node", log_directory=log_directory(world), linux=node)
-            found.node = await run(cri, pod, {"map": Run(execs=(("cat", "/proc/self/uid_map"),))})
+            result.node = await run(cri, pod, {"map": Run(execs=(("cat", "/proc/self/uid_map"),))})
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             assert world.left_over() == []
     seen = {path.relative_to(volume): path.lstat() for path in volume.rglob("*")}
-    found.on_host = {str(name): (st.st_uid, st.st_gid, st.st_mode & 0o7777) for name, st in seen.items()}
-    return found
+    result.on_host = {str(name): (st.st_uid, st.st_gid, st.st_mode & 0o7777) for name, st in seen.items()}
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +267,9 @@ BAD = [
 async def test_a_pod_is_refused(world: World, mode: Any, uids: Any, gids: Any, text: str) -> None:
     given = pb.UserNamespace(mode=mode, uids=uids, gids=uids if gids is None else gids)
     async with world.daemon() as cri:
-        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(given)))
+        code, output = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(given)))
     assert code == "INVALID_ARGUMENT"
-    assert text in said
+    assert text in output
     assert world.left_over() == []
 
 
@@ -282,6 +282,6 @@ async def test_a_node_that_can_not_says_so(
     async with world.daemon() as cri:
         cri.node.host = world.host._replace(choice=world.host.choice._replace(hypervisor=driver.HYPERVISOR))
         assert not (await cri("Status")).runtime_handlers[0].features.user_namespaces
-        code, said = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(POD)))
+        code, output = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=_linux(POD)))
         assert code == "UNIMPLEMENTED"
-        assert text in said
+        assert text in output

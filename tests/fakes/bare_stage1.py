@@ -105,8 +105,8 @@ class BareStage1:
         """Of the script that is the VMM, by which the host knows it; 0 until it runs. Remembered when it has ended."""
         if not self.known_pid and self.wrote("vmm"):
             pid = self.processes[-1].pid
-            found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            self.known_pid = next((int(one) for one in found if _is_in_jail(one)), 0)
+            result = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            self.known_pid = next((int(one) for one in result if _is_in_jail(one)), 0)
         return self.known_pid
 
     def hears_signals(self) -> bool:

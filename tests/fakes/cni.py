@@ -88,9 +88,9 @@ class FakeCni:
     def calls(self) -> list[str]:
         """All calls since the last time, as "VERB plugin", but those that only ask what the plugin speaks."""
         path = self.root / "calls"
-        found = path.read_text().splitlines() if path.exists() else []
+        result = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return [one for one in found if not one.startswith("VERSION ")]
+        return [one for one in result if not one.startswith("VERSION ")]
 
     def speaks(self, *versions: str) -> None:
         """The versions that the plugins say they know; none: they say nothing."""
@@ -104,7 +104,7 @@ class FakeCni:
     def left_over(self) -> list[str]:
         """Leases, records and namespaces that pods left behind."""
         places = (self.root / "leases", self.root / "cache")
-        found = [str(path) for place in places for path in place.glob("*") if path.is_file()]
+        result = [str(path) for place in places for path in place.glob("*") if path.is_file()]
         pods = self.root / "pods"
         ids = set(pods.read_text().split()) if pods.exists() else set()
-        return found + [path for path in map("/run/netns/clearpod-{}".format, ids) if os.path.exists(path)]
+        return result + [path for path in map("/run/netns/clearpod-{}".format, ids) if os.path.exists(path)]

@@ -211,8 +211,8 @@ def _connected(path: Path, process: "subprocess.Popen[bytes]") -> Iterator[IO[st
     with socket.socket(socket.AF_UNIX) as peer:
         while peer.connect_ex(str(path)):
             if process.poll() is not None or time.monotonic() > limit:
-                said = process.stderr.read().decode() if process.poll() is not None and process.stderr else "it hangs"
-                raise Unavailable(f"QEMU can't log writes here: {said.strip()}")
+                output = process.stderr.read().decode() if process.poll() is not None and process.stderr else "it hangs"
+                raise Unavailable(f"QEMU can't log writes here: {output.strip()}")
             time.sleep(0.02)
         with peer.makefile("rw") as qmp:
             qmp.readline()

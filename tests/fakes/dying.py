@@ -59,8 +59,8 @@ def die(step: int, verb: str, directory: str, *, settings: Settings, **pod: Any)
 def main(step: str, verb: str, directory: str) -> None:
     """Do it, and maybe die."""
     given = json.load(sys.stdin)
-    said = given["settings"]
-    settings = Settings(**{**said, "bin_dirs": tuple(said["bin_dirs"])})
+    output = given["settings"]
+    settings = Settings(**{**output, "bin_dirs": tuple(output["bin_dirs"])})
     ports = tuple(Port(*port) for port in given.get("ports", ()))
     pod = Pod(os.path.basename(directory), "web", ports=ports, networks=tuple(given.get("networks", ())))
     arm(int(step))

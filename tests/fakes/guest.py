@@ -128,17 +128,17 @@ class FakeGuest:
         return max(0.0, min(moments) - time.monotonic()) * 1000 + 1 if moments else None
 
     def _watches(self) -> dict[int, tuple[int, Callable[[], None]]]:
-        found: dict[int, tuple[int, Callable[[], None]]] = {self._wake: (select.POLLIN, self._woken)}
+        result: dict[int, tuple[int, Callable[[], None]]] = {self._wake: (select.POLLIN, self._woken)}
         if self._vmm_pidfd >= 0:
-            found[self._vmm_pidfd] = (select.POLLIN, self._power_off)
+            result[self._vmm_pidfd] = (select.POLLIN, self._power_off)
         if self._connection is None:
-            found[self._listener.fileno()] = (select.POLLIN, self._accept)
+            result[self._listener.fileno()] = (select.POLLIN, self._accept)
         elif self._boots_until <= time.monotonic() and not self.faults.silent:
             events = select.POLLIN | (select.POLLOUT if self._pending else 0)
-            found[self._connection.fileno()] = (events, self._receive)
+            result[self._connection.fileno()] = (events, self._receive)
         for job in self._containers.jobs:
-            self._watch_job(job, found)
-        return found
+            self._watch_job(job, result)
+        return result
 
     def _watch_job(self, job: Job, found: dict[int, tuple[int, Callable[[], None]]]) -> None:
         if job.pidfd >= 0:

@@ -238,8 +238,8 @@ class Containers:
 
     def _op_stats(self, op: m.Stats) -> m.Reply:
         running = [c for c in self._containers.values() if c.state == m.RUNNING and c.job is not None]
-        found = tuple(numbers_of(c.create.id, c.job.pid, op) for c in running if c.job)
-        return m.Reply(stats=found, pod=numbers_of_guest(found))
+        result = tuple(numbers_of(c.create.id, c.job.pid, op) for c in running if c.job)
+        return m.Reply(stats=result, pod=numbers_of_guest(result))
 
     def _op_mountimage(self, _: m.MountImage) -> m.Reply:
         raise Refused(m.WRONG_STATE, "this guest has no window for images")

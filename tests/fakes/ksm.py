@@ -67,9 +67,9 @@ class Thread(NamedTuple):
         round_s = settings.sleep_millisecs / 1000 + settings.pages_to_scan * self.us_per_page / 1e6
         pages = settings.pages_to_scan / round_s * seconds
         progress = self.progress + pages / self.total
-        found = min(max(progress - 2, 0), 1) * self.equal
+        result = min(max(progress - 2, 0), 1) * self.equal
         before = self.counters
         counters = before._replace(
-            pages_sharing=int(found), full_scans=int(progress), pages_scanned=before.pages_scanned + int(pages)
+            pages_sharing=int(result), full_scans=int(progress), pages_scanned=before.pages_scanned + int(pages)
         )
         return self._replace(counters=counters, used_s=self.used_s + pages * self.us_per_page / 1e6, progress=progress)

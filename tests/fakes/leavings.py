@@ -46,20 +46,20 @@ class Leavings:
     def _ours(self, lines: list[str]) -> list[str]:
         """Those with the id of a pod that a daemon of this root has logged; others on the machine have some too."""
         log = self.root / "serve.log"
-        said = log.read_text(encoding="utf-8") if log.exists() else ""
-        return sorted(line for line in lines if (pod := re.search("[0-9a-f]{64}", line)) and pod[0] in said)
+        output = log.read_text(encoding="utf-8") if log.exists() else ""
+        return sorted(line for line in lines if (pod := re.search("[0-9a-f]{64}", line)) and pod[0] in output)
 
     def processes(self) -> dict[int, str]:
         """Processes whose command line names the root: VMMs, skopeo and clearpod itself; pid -> command line."""
-        found = {}
+        result = {}
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             if f"{self.root}/" in command and int(path.parent.name) != os.getpid():
-                found[int(path.parent.name)] = command
-        return found
+                result[int(path.parent.name)] = command
+        return result
 
     def vmms(self) -> list[int]:
         """Pids of the hypervisors that run a guest of this root."""
@@ -70,8 +70,8 @@ class Leavings:
         deadline = time.monotonic() + within_s
         while True:
             now = self.seen()
-            new = {kind: [one for one in found if one not in before[kind]] for kind, found in now.items()}
-            new = {kind: found for kind, found in new.items() if found}
+            new = {kind: [one for one in result if one not in before[kind]] for kind, result in now.items()}
+            new = {kind: result for kind, result in new.items() if result}
             if not new or time.monotonic() >= deadline:
                 return new
             time.sleep(0.05)
@@ -87,11 +87,13 @@ def _below(root: Path) -> list[str]:
 
 def _rules() -> list[str]:
     """Of this network namespace; plugins write the pod's id into a comment."""
-    found = []
+    result = []
     for tool in ("iptables-save", "ip6tables-save"):
         if shutil.which(tool):
-            found += subprocess.run([tool], capture_output=True, text=True, timeout=20, check=False).stdout.splitlines()
-    return found
+            result += subprocess.run(
+                [tool], capture_output=True, text=True, timeout=20, check=False
+            ).stdout.splitlines()
+    return result
 
 
 def _leases() -> list[str]:

@@ -6,17 +6,17 @@ HERE = ("cat", "/proc/net/snmp", "/proc/net/snmp6")
 
 def parse(text: str) -> dict[str, int]:
     """Name, as in TcpInSegs or Udp6InErrors -> count."""
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     names: list[str] = []
     for line in text.splitlines():
         head, *words = line.split()
         if not head.endswith(":"):
-            found[head] = int(words[0])
+            result[head] = int(words[0])
         elif not words[0].lstrip("-").isdigit():
             names = words
         else:
-            found |= {head[:-1] + name: int(word) for name, word in zip(names, words, strict=True)}
-    return found
+            result |= {head[:-1] + name: int(word) for name, word in zip(names, words, strict=True)}
+    return result
 
 
 def wrong_checksums(counted: dict[str, int]) -> dict[str, int]:

@@ -32,8 +32,8 @@ class Notified:
         deadline = time.monotonic() + limit_s * PATIENCE
         while True:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.01))
-            said = self._socket.recv(65536).decode().splitlines()
-            self.messages.append(said)
+            output = self._socket.recv(65536).decode().splitlines()
+            self.messages.append(output)
             self.times_s.append(time.monotonic())
-            if any(one.startswith(word) for one in said):
-                return said
+            if any(one.startswith(word) for one in output):
+                return output

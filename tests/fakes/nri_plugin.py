@@ -77,11 +77,11 @@ class FakePlugin:
 
     def methods(self, about: str = "") -> list[str]:
         """What it was asked, of the pod or container `about` if given."""
-        return [method for method, said in self.seen if not about or about in _ids(said)]
+        return [method for method, output in self.seen if not about or about in _ids(output)]
 
     def last(self, method: str) -> Any:
         """The last request of that method."""
-        return [said for one, said in self.seen if one == method][-1]
+        return [output for one, output in self.seen if one == method][-1]
 
     async def until(self, is_true: Callable[[], bool], limit_s: float = 10) -> None:
         """Wait for something that it sees."""
@@ -94,8 +94,8 @@ class FakePlugin:
         """A call to the runtime; its whole answer."""
         stream, self._stream = self._stream, self._stream + 2
         answer = self._waiting[stream] = asyncio.get_running_loop().create_future()
-        said = ttrpc.Request(service=f"{SERVICE}.Runtime", method=method, payload=message.SerializeToString())
-        self.raw(2, self.message(stream, 1, said.SerializeToString()))
+        output = ttrpc.Request(service=f"{SERVICE}.Runtime", method=method, payload=message.SerializeToString())
+        self.raw(2, self.message(stream, 1, output.SerializeToString()))
         async with asyncio.timeout(10 * PATIENCE):
             return ttrpc.Response.FromString(await answer)
 
@@ -150,13 +150,13 @@ class FakePlugin:
     async def _answer(self, stream: int, request: ttrpc.Request) -> None:
         assert request.service == f"{SERVICE}.Plugin"
         method = METHODS[request.method]
-        said = getattr(nri, method.input_type.name).FromString(request.payload)
-        self.seen.append((request.method, said))
+        output = getattr(nri, method.input_type.name).FromString(request.payload)
+        self.seen.append((request.method, output))
         self._changed.set()
-        made = self.answers.get(request.method, self._usual(request.method, said))
+        made = self.answers.get(request.method, self._usual(request.method, output))
         reply = ttrpc.Response()
         try:
-            made = made(said) if callable(made) else made
+            made = made(output) if callable(made) else made
             made = await made if inspect.isawaitable(made) else made
             reply.payload = made.SerializeToString()
         except No as error:

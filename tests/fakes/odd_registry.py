@@ -72,17 +72,17 @@ class OddRegistry:
                 kind, _, name = rest.rpartition("/")
                 if not rest:
                     return self._say(b"{}", "application/json")
-                wanted = name if name.startswith("sha256:") else tops.get(name, "")
-                file = path / "blobs" / "sha256" / wanted.removeprefix("sha256:")
-                if not wanted or not file.exists():
+                expected = name if name.startswith("sha256:") else tops.get(name, "")
+                file = path / "blobs" / "sha256" / expected.removeprefix("sha256:")
+                if not expected or not file.exists():
                     return self.send_error(404)
                 data = file.read_bytes()
                 if kind.endswith("manifests"):
                     data = data.replace(b'"schemaVersion"', b' "schemaVersion"') if lies else data
                     return self._say(data, json.loads(data).get("mediaType"))
-                registry.gets[wanted] += 1
-                self._head(len(data), "application/octet-stream", wanted)
-                return answer(registry, self, wanted, data)
+                registry.gets[expected] += 1
+                self._head(len(data), "application/octet-stream", expected)
+                return answer(registry, self, expected, data)
 
             do_HEAD = do_GET
 

@@ -60,9 +60,9 @@ class OuterNet:
         """Links, rules, leases and records: to be compared. What plugins keep for the next pod is the bridge, three
         chains, and the names of host-local's last addresses.
         """
-        said = process.run(["sh", "-c", LOOK], timeout_s=20).stdout.decode()
+        output = process.run(["sh", "-c", LOOK], timeout_s=20).stdout.decode()
         kept = sorted(str(path) for name in ("leases", "cache") for path in (self.root / name).rglob("*"))
-        return "\n".join([said, *kept])
+        return "\n".join([output, *kept])
 
 
 @contextmanager

@@ -29,14 +29,14 @@ class SmallDisk:
     @property
     def size_bytes(self) -> int:
         """All of it."""
-        found = os.statvfs(self.place)
-        return found.f_blocks * found.f_frsize
+        result = os.statvfs(self.place)
+        return result.f_blocks * result.f_frsize
 
     @property
     def free_bytes(self) -> int:
         """What somebody who is not root can still write."""
-        found = os.statvfs(self.place)
-        return found.f_bavail * found.f_frsize
+        result = os.statvfs(self.place)
+        return result.f_bavail * result.f_frsize
 
     def fill(self, *, leave: int = 0) -> None:
         """Take all that is free but `leave` bytes."""

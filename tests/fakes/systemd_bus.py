@@ -65,8 +65,8 @@ class SystemdBus:
         (name,) = [name for name in names if b"\0" + name + b"\0" in fields]
         self.calls.append(name.decode())
         if name != b"StartTransientUnit":
-            said = ("s", (":1.1",)) if name == b"Hello" else ("", ())
-            client.sendall(message(REPLY, 1, fields={F_REPLY_TO: ("u", serial)}, body=said))
+            output = ("s", (":1.1",)) if name == b"Hello" else ("", ())
+            client.sendall(message(REPLY, 1, fields={F_REPLY_TO: ("u", serial)}, body=output))
             return
         self.bodies.append(body)
         # What systemd says to everybody, and nobody has asked for.

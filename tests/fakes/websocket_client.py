@@ -51,8 +51,8 @@ async def upgrade(url: str, headers: list[tuple[str, str]], method: str) -> tupl
     if status != 101:
         writer.close()
         raise Refused(status, head)
-    found = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
-    return {name.lower(): value for name, value in found.items()}, (reader, writer)
+    result = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+    return {name.lower(): value for name, value in result.items()}, (reader, writer)
 
 
 class WebSocketClient:

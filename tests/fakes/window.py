@@ -78,12 +78,12 @@ class FakeWindow:
 
     def _answer(self, text: str, fds: list[int]) -> str:
         try:
-            found = REQUEST.fullmatch(text)
-            if not found or len(fds) > 1:
+            match = REQUEST.fullmatch(text)
+            if not match or len(fds) > 1:
                 return "not a request"
-            if (found[1] == "map") != (len(fds) == 1):
-                return "no descriptor of an image came along" if found[1] == "map" else "a descriptor nobody asked for"
-            offset, size = int(found[2]), int(found[3])
+            if (match[1] == "map") != (len(fds) == 1):
+                return "no descriptor of an image came along" if match[1] == "map" else "a descriptor nobody asked for"
+            offset, size = int(match[2]), int(match[3])
             return self._refuse_range(offset, size) or (
                 self._map(offset, size, fds[0]) if fds else self._unmap(offset, size)
             )

@@ -62,16 +62,16 @@ class Guest:
     def steps(self, what: str, victim: str) -> list[str]:
         """The steps that the victim takes in it, in order; nobody is killed."""
         self._prepare(what)
-        said, error = self._traced(what, victim, 0)
+        output, error = self._traced(what, victim, 0)
         self._clear()
         assert not error, error
-        return [line for line in said if line.startswith(f"{victim} ")]
+        return [line for line in output if line.startswith(f"{victim} ")]
 
     def case(self, what: str, victim: str, number: int) -> Outcome:
         """Kill the victim at its step of that number, and look."""
         self._prepare(what)
-        said, error = self._traced(what, victim, number)
-        killed = next((line.removeprefix("killed ") for line in said if line.startswith("killed ")), "")
+        output, error = self._traced(what, victim, number)
+        killed = next((line.removeprefix("killed ") for line in output if line.startswith("killed ")), "")
         outcome = Outcome(f"{what} in a guest: {killed or victim} {number}", missed=not killed)
         try:
             outcome = outcome._replace(hurt=self._hurt())
@@ -104,12 +104,12 @@ class Guest:
         """Raises AssertionError, and what asking again raises."""
         assert error is None or (isinstance(error, AgentFailed) and str(error).strip()), repr(error)
         is_done = error is None
-        wanted = {"create": CREATED, "start": RUNNING if is_done else CREATED}
-        wanted |= {"exec": RUNNING, "update": RUNNING, "delete": None if is_done else EXITED}
+        expected = {"create": CREATED, "start": RUNNING if is_done else CREATED}
+        expected |= {"exec": RUNNING, "update": RUNNING, "delete": None if is_done else EXITED}
         # Half made is there, or not; half gone may run. A command may die before its first instruction.
         others = {("create", False): None, ("delete", False): RUNNING, ("start", True): EXITED}
         state = self._state()
-        assert state in (wanted[what], others.get((what, is_done), wanted[what])), (state, error)
+        assert state in (expected[what], others.get((what, is_done), expected[what])), (state, error)
         self._again(what, error)
 
     def _again(self, what: str, error: PodError | None) -> None:
@@ -128,11 +128,11 @@ class Guest:
 
     def _hurt(self) -> str:
         """How the neighbour is not as it should be."""
-        machine, said = self.machine, self.machine.output
-        before = len(said.get(self._neighbour.stdout, b""))
+        machine, output = self.machine, self.machine.output
+        before = len(output.get(self._neighbour.stdout, b""))
         machine.client.send_data(self._neighbour.stdin, b"x")
         try:
-            machine.pump(lambda: len(said.get(self._neighbour.stdout, b"")) > before)
+            machine.pump(lambda: len(output.get(self._neighbour.stdout, b"")) > before)
         except AssertionError:
             return "it does not answer"
         state = self._states().get("neighbour")

@@ -73,16 +73,16 @@ class Harness:
 
     async def note(self, operations: Sequence[Operation]) -> dict[str, list[str]]:
         """The points of each operation, in the order in which it comes to them; one pod is for many of them."""
-        found, stage = dict[str, list[str]](), Stage(self.node, self.kubelet, "own")
+        result, stage = dict[str, list[str]](), Stage(self.node, self.kubelet, "own")
         for operation in operations:
             await operation.prepare(stage)
             token = self._orders()
             await operation.ask(stage)
-            found[operation.name] = points.noted(self.node.root, token)
+            result[operation.name] = points.noted(self.node.root, token)
             if operation.is_last:
                 await self._clear(stage)
         await self._clear(stage)
-        return found
+        return result
 
     async def case(self, operation: Operation, point: str, victim: str) -> Outcome:
         """Kill the victim when the operation is at the point."""
@@ -139,10 +139,10 @@ class Harness:
             self.node.start()  # else somebody waits for its end, and starts the next one
 
     def _kill_vmm(self, stage: Stage) -> bool:
-        found = [pid for pid, pod in self.node.vmms().items() if pod != self._neighbour.pod]
-        for pid in found:
+        result = [pid for pid, pod in self.node.vmms().items() if pod != self._neighbour.pod]
+        for pid in result:
             os.kill(pid, signal.SIGKILL)
-        return bool(found)
+        return bool(result)
 
     async def _until_done(
         self, operation: Operation, stage: Stage, *, asking: "asyncio.Future[None]", victim: str
@@ -177,22 +177,22 @@ class Harness:
         """How the neighbour is not as it should be."""
         one = self._neighbour
         try:
-            said = await self.kubelet("ExecSync", container_id=one.container, cmd=["echo", "hi"], timeout=30)
+            output = await self.kubelet("ExecSync", container_id=one.container, cmd=["echo", "hi"], timeout=30)
             states = [pod.state for pod in await self.kubelet.pods(one.name)]
             lost = compare(one.log.read_text(encoding="utf-8"), 0, is_whole=False).lost
             state = await one.state()
         except (Refused, TimeoutError) as error:
             return str(error)
-        is_well = (said.stdout, states, lost, state) == (b"hi\n", [pb.SANDBOX_READY], 0, pb.CONTAINER_RUNNING)
-        return "" if is_well else f"{said.stdout!r} {states} {lost} {state}"
+        is_well = (output.stdout, states, lost, state) == (b"hi\n", [pb.SANDBOX_READY], 0, pb.CONTAINER_RUNNING)
+        return "" if is_well else f"{output.stdout!r} {states} {lost} {state}"
 
     def _look(self) -> set[str]:
         seen = self.node.leavings.seen()
         seen["processes"] = [one for one in seen["processes"] if " serve --config " not in one]
-        found = {f"{kind}: {one}" for kind, ones in seen.items() for one in ones}
+        result = {f"{kind}: {one}" for kind, ones in seen.items() for one in ones}
         images = (path for name in ("layers", "images") for path in (self.node.root / "state" / name).rglob("*"))
-        found |= {f"image: {path}" for path in images} | {f"device: {name}" for name in self.node.links()}
-        return found | {f"address: {name}" for name in self.node.leases()}
+        result |= {f"image: {path}" for path in images} | {f"device: {name}" for name in self.node.links()}
+        return result | {f"address: {name}" for name in self.node.leases()}
 
     def _leaked(self, within_s: float = 10) -> tuple[str, ...]:
         deadline = time.monotonic() + within_s * PATIENCE
@@ -216,13 +216,13 @@ def _state(pid: int) -> str:
 
 
 def _children(pid: int) -> set[int]:
-    found: set[int] = set()
+    result: set[int] = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            found |= set(map(int, (task / "children").read_text().split()))
+            result |= set(map(int, (task / "children").read_text().split()))
         except OSError:
             continue
-    return found
+    return result
 
 
 def _kill_next_child(daemon: int, limit_s: float = 3) -> bool:

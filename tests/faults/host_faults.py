@@ -24,11 +24,11 @@ _OF_KIND = {kind.name: kind for kind in KINDS}
 
 def _descriptors(pid: int) -> list[str]:
     """What a process has open, but for connections, which come and go, and what is kept as long as it lives."""
-    found = []
+    result = []
     for name in os.listdir(f"/proc/{pid}/fd") if os.path.exists(f"/proc/{pid}/fd") else ():
         with contextlib.suppress(OSError):
-            found.append(f"{name} {os.readlink(f'/proc/{pid}/fd/{name}')}")
-    return [one for one in found if not any(kind in one for kind in _KEPT)]
+            result.append(f"{name} {os.readlink(f'/proc/{pid}/fd/{name}')}")
+    return [one for one in result if not any(kind in one for kind in _KEPT)]
 
 
 class HostFaults(Harness):
@@ -81,22 +81,22 @@ class HostFaults(Harness):
         async with asyncio.timeout(ANSWER_S * PATIENCE):
             await self.kubelet("ListPodSandbox")
             await self.kubelet("ContainerStatus", container_id=one.container)
-            said = await self.kubelet("ExecSync", container_id=one.container, cmd=["echo", "hi"], timeout=5)
-            assert said.stdout == b"hi\n", said
+            output = await self.kubelet("ExecSync", container_id=one.container, cmd=["echo", "hi"], timeout=5)
+            assert output.stdout == b"hi\n", output
 
     def _leaked(self, within_s: float = 10) -> tuple[str, ...]:
-        found = super()._leaked(within_s)
-        self._before |= set(found)  # each is told once
-        return found
+        result = super()._leaked(within_s)
+        self._before |= set(result)  # each is told once
+        return result
 
     def _opened(self) -> dict[int, list[str]]:
         """What each daemon has open."""
         return {pid: _descriptors(pid) for pid in self.node.daemons()}
 
     def _look(self) -> set[str]:
-        found = super()._look()
+        result = super()._look()
         for pid, before in getattr(self, "_descriptors", {}).items():
             now = _descriptors(pid)
             new = sorted(set(now) - set(before)) if len(now) > len(before) else []
-            found |= {f"descriptor: {one}" for one in new}
-        return found
+            result |= {f"descriptor: {one}" for one in new}
+        return result

@@ -81,21 +81,21 @@ async def matrix(make: Callable[[], Harness], at: Callable[[str], Sequence[str]]
     harness, outcomes = make(), list[Outcome]()
     operations = [operation for operation in OPERATIONS if not wanted.only or operation.name in wanted.only]
     await harness.open()
-    found = await harness.note(operations)
+    result = await harness.note(operations)
     for operation in operations:
-        cases = [(point, what) for point in found[operation.name] for what in at(point)]
+        cases = [(point, what) for point in result[operation.name] for what in at(point)]
         for point, what in wanted.chosen(cases):
             outcomes.append(wanted.told(await harness.case(operation, point, what)))
     await harness.close()
-    return Report(found, outcomes)
+    return Report(result, outcomes)
 
 
 def _line(one: Outcome) -> str:
-    said = [f"lost {one.lost}"] if one.lost else []
-    said += [f"leaked {', '.join(one.leaked)}"] if one.leaked else []
-    said += [f"neighbour: {one.hurt}"] if one.hurt else []
-    said += [one.wrong] if one.wrong else []
-    return f"{one.name}: {'; '.join(said) or ('missed' if one.missed else 'ok')}"
+    output = [f"lost {one.lost}"] if one.lost else []
+    output += [f"leaked {', '.join(one.leaked)}"] if one.leaked else []
+    output += [f"neighbour: {one.hurt}"] if one.hurt else []
+    output += [one.wrong] if one.wrong else []
+    return f"{one.name}: {'; '.join(output) or ('missed' if one.missed else 'ok')}"
 
 
 def kills(guest_dir: Path, wanted: Wanted) -> Report:
@@ -128,8 +128,8 @@ def _in_guest(made: guest.Guest, wanted: Wanted) -> Report:
         if wanted.only and what not in wanted.only:
             continue
         steps = {victim: made.steps(what, victim) for victim in guest.VICTIMS}
-        points[what] = [step for found in steps.values() for step in found]
-        cases = [(number, victim) for victim, found in steps.items() for number in range(1, len(found) + 1)]
+        points[what] = [step for result in steps.values() for step in result]
+        cases = [(number, victim) for victim, result in steps.items() for number in range(1, len(result) + 1)]
         for number, victim in wanted.chosen(cases):
             outcomes.append(wanted.told(made.case(what, victim, number)))
     return Report(points, outcomes)
@@ -154,7 +154,7 @@ def _kept(node: Node, report: Report) -> Report:
 def run(guest_dir: Path, *parts: str, wanted: Wanted) -> Report:
     """These parts, one after the other; each must leave the host as it was."""
     reports = {part: _RUNS[part](guest_dir, wanted) for part in parts}
-    points = {f"{part}: {name}": found for part, one in reports.items() for name, found in one.points.items()}
+    points = {f"{part}: {name}": result for part, one in reports.items() for name, result in one.points.items()}
     return Report(points, [outcome for one in reports.values() for outcome in one.outcomes])
 
 
@@ -169,7 +169,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing stays behind
     report = run(GUEST, *(args.part or PARTS), wanted=Wanted(args.only, args.every, say=True))
     if args.points:
-        print("\n".join(f"{name}: {point}" for name, found in report.points.items() for point in found))
+        print("\n".join(f"{name}: {point}" for name, result in report.points.items() for point in result))
     figures = report.figures()
     print(json.dumps(figures) if args.json else "\n".join(f"{key:16} {value}" for key, value in figures.items()))
     return 1 if report.bad() else 0

@@ -95,8 +95,8 @@ async def _start(stage: Stage) -> None:
 
 
 async def _exec(stage: Stage) -> None:
-    said = await stage.kubelet("ExecSync", container_id=stage.container, cmd=["echo", "hi"], timeout=60)
-    assert said.stdout == b"hi\n" and not stage.lost()
+    output = await stage.kubelet("ExecSync", container_id=stage.container, cmd=["echo", "hi"], timeout=60)
+    assert output.stdout == b"hi\n" and not stage.lost()
 
 
 async def _update(stage: Stage) -> None:

@@ -26,9 +26,9 @@ def main() -> None:
             shutil.copy(path, merged)
         words = [sys.executable, "-m", "tests.fuzz.run", name, "0", "-merge=1", merged]
         subprocess.run(words, cwd=CHECKOUT, check=True)
-        found = [path for path in Path(merged).iterdir() if not (kept / path.name).exists()]
+        result = [path for path in Path(merged).iterdir() if not (kept / path.name).exists()]
         room = MOST_BYTES
-        for path in sorted(found, key=lambda one: one.stat().st_size)[: MOST_INPUTS - len(list(kept.iterdir()))]:
+        for path in sorted(result, key=lambda one: one.stat().st_size)[: MOST_INPUTS - len(list(kept.iterdir()))]:
             room -= path.stat().st_size
             if room > 0:
                 shutil.copy(path, kept / path.name[:16])

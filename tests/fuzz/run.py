@@ -63,9 +63,9 @@ def options(name: str, seconds: str) -> list[str]:
 
 def corpora(name: str) -> list[str]:
     """Where new inputs go, and the repository's."""
-    found, kept = OUT / name, HERE / "corpus" / name
-    found.mkdir(parents=True, exist_ok=True)
-    return [str(found), *([str(kept)] if kept.is_dir() else [])]
+    result, kept = OUT / name, HERE / "corpus" / name
+    result.mkdir(parents=True, exist_ok=True)
+    return [str(result), *([str(kept)] if kept.is_dir() else [])]
 
 
 def _fuzz(name: str, words: list[str]) -> None:

@@ -95,14 +95,14 @@ def tar() -> list[bytes]:
 
 def erofs() -> list[bytes]:
     """What mkfs.erofs makes of that tar, as clearpod calls it and with small inodes."""
-    found = []
+    result = []
     for options in (["-Enosbcrc,force-inode-extended"], ["-Eforce-inode-compact"]):
         with tempfile.TemporaryDirectory() as place:
             Path(place, "tar").write_bytes(tar()[0])
             words = ["mkfs.erofs", "--quiet", "--tar=f", *options, f"{place}/image", f"{place}/tar"]
             subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-            found.append(Path(place, "image").read_bytes())
-    return found
+            result.append(Path(place, "image").read_bytes())
+    return result
 
 
 def texts() -> dict[str, list[bytes]]:

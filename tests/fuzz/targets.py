@@ -111,8 +111,8 @@ def upgrade(data: bytes) -> None:
     for name, value in zip(lines[::2], lines[1::2], strict=False):
         headers.setdefault(name.lower(), []).append(value)
     for kind in ("exec", "attach", "portforward"):
-        found = decider.decide(kind, headers)
-        assert isinstance(found, decider.Refusal | decider.Upgrade)
+        result = decider.decide(kind, headers)
+        assert isinstance(result, decider.Refusal | decider.Upgrade)
 
 
 def cni(data: bytes) -> None:
@@ -137,9 +137,9 @@ def manifest(data: bytes) -> None:
     with suppress(PodError):
         images.choose(part, "amd64", name=name)
     with suppress(PodError):
-        found = images.read_manifest(part, name=name)
+        result = images.read_manifest(part, name=name)
         images.sizes(part)
-        images.read_config(config, found, name=name, architecture="amd64")
+        images.read_config(config, result, name=name, architecture="amd64")
 
 
 def erofs(data: bytes) -> None:
@@ -169,8 +169,8 @@ def tar(data: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=_memory()) as file, suppress(PodError):
         file.write(data)
         file.flush()
-        found, _ = facts.complete(file.name, limits=Limits(), what="the layer")
-        assert all(".." not in path.split("/") for path in (*found.implicit, *found.capable))
+        result, _ = facts.complete(file.name, limits=Limits(), what="the layer")
+        assert all(".." not in path.split("/") for path in (*result.implicit, *result.capable))
 
 
 def users(data: bytes) -> None:
@@ -179,8 +179,8 @@ def users(data: bytes) -> None:
 
     user, passwd, group = [*data.decode("utf-8", "replace").split("\0", 2), "", ""][:3]
     with suppress(BadRequest):
-        found = accounts.resolve(user, passwd=passwd, group=group)
-        assert all(0 <= number <= accounts.MAX_ID for number in (found.uid, found.gid, *found.groups))
+        result = accounts.resolve(user, passwd=passwd, group=group)
+        assert all(0 <= number <= accounts.MAX_ID for number in (result.uid, result.gid, *result.groups))
 
 
 def reference(data: bytes) -> None:
@@ -237,20 +237,20 @@ def _nri_message(is_call: bool, data: bytes) -> None:
     from cri.nri import adjust, amounts, calls, frames
 
     try:
-        found = calls.asked(data).message if is_call else calls.answer("CreateContainer", data)
+        result = calls.asked(data).message if is_call else calls.answer("CreateContainer", data)
     except (frames.FrameFault, calls.Refused):
         return
-    for update in getattr(found, "update", ()):
+    for update in getattr(result, "update", ()):
         with suppress(PodError):
             amounts.to_cri(update.linux.resources, who="the NRI plugin 00-x sets")
     if is_call:
         return
     with suppress(PodError):
-        for mount in found.adjust.mounts:
+        for mount in result.adjust.mounts:
             adjust._as_request(mount)
-    del found.adjust.mounts[:]  # where nothing is, one would make a directory here
+    del result.adjust.mounts[:]  # where nothing is, one would make a directory here
     with suppress(PodError):
-        made = adjust.adjusted(nri_container(), found.adjust, title="00-x", claims={}, pod=nri_pod())
+        made = adjust.adjusted(nri_container(), result.adjust, title="00-x", claims={}, pod=nri_pod())
         assert all("\0" not in one for one in (*made.container.process.env, *made.container.process.argv))
 
 

@@ -132,10 +132,10 @@ def change_the_guests_files(target: Target) -> str:
 def read_the_hosts_files(target: Target) -> str:
     """What only root of the host may see."""
     places = ("/etc/shadow", "/root", "/var/lib", "/home", "/run", "/proc/1/root/root", target.canary)
-    found = [path for path in places if path != "/run" and _lists_or_reads(path)]
-    if not found:
+    result = [path for path in places if path != "/run" and _lists_or_reads(path)]
+    if not result:
         raise PermissionError(13, "none of them")
-    return " ".join(found)
+    return " ".join(result)
 
 
 def _lists_or_reads(path: str) -> bool:
@@ -161,16 +161,16 @@ def leave_by_the_working_directory(target: Target) -> str:
 def open_devices(target: Target) -> str:
     """Memory, disks, and the makers of network devices."""
     names = ("mem", "kmsg", "port", "net/tun", "vda", "sda", "fuse", "loop-control", "vhost-net", "mapper/control")
-    found = []
+    result = []
     for name in names:
         try:
             os.close(os.open(f"/dev/{name}", os.O_RDWR))
         except OSError:
             continue
-        found.append(name)
-    if not found:
+        result.append(name)
+    if not result:
         raise PermissionError(13, "none of them")
-    return " ".join(found)
+    return " ".join(result)
 
 
 def make_a_device(target: Target) -> str:
@@ -195,18 +195,18 @@ def change_the_kernel(target: Target) -> str:
         "1/oom_score_adj",
         "sys/kernel/hostname",
     )
-    found = []
+    result = []
     for place in places:
         try:
             fd = os.open(f"/proc/{place}", os.O_WRONLY)
         except OSError:
             continue
         os.close(fd)
-        found.append(place)
-    found = [one for one in found if one != "1/oom_score_adj"]
-    if not found:
+        result.append(place)
+    result = [one for one in result if one != "1/oom_score_adj"]
+    if not result:
         raise PermissionError(13, "none of them")
-    return " ".join(found)
+    return " ".join(result)
 
 
 def mount_something(target: Target) -> str:
@@ -332,8 +332,8 @@ ATTACKS: tuple[Callable[[Target], str], ...] = (
 
 def report(target: Target) -> str:
     """JSON: for each attack either ["refused", the error] or ["succeeded", what it got]."""
-    found = {attack.__name__: _apart(attack, target) for attack in ATTACKS}
-    return json.dumps(found)
+    result = {attack.__name__: _apart(attack, target) for attack in ATTACKS}
+    return json.dumps(result)
 
 
 def _apart(attack: Callable[[Target], str], target: Target) -> tuple[str, str]:
@@ -342,12 +342,12 @@ def _apart(attack: Callable[[Target], str], target: Target) -> tuple[str, str]:
     if pid == 0:
         os.close(read)
         try:
-            said = ("succeeded", attack(target))
+            output = ("succeeded", attack(target))
         except OSError as error:
-            said = ("refused", str(error))
+            output = ("refused", str(error))
         except BaseException as error:  # noqa: BLE001 - told to the test
-            said = ("broken", repr(error))
-        os.write(write, json.dumps(said).encode())
+            output = ("broken", repr(error))
+        os.write(write, json.dumps(output).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as file:

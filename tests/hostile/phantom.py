@@ -119,9 +119,9 @@ class Phantom:
 
     def end(self, name: str) -> None:
         """A container's end, said once."""
-        found = self.containers.get(name)
-        if found is not None and found.state == m.RUNNING:
-            self.containers[name] = found._replace(state=m.EXITED, exit_code=137, finished_ns=time.time_ns())
+        result = self.containers.get(name)
+        if result is not None and result.state == m.RUNNING:
+            self.containers[name] = result._replace(state=m.EXITED, exit_code=137, finished_ns=time.time_ns())
             self.link.event(m.Exited(name, 0, 137, False, time.time_ns()))
 
     def run_exec(self, op: m.Exec) -> None:

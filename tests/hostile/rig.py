@@ -52,8 +52,8 @@ class Node:
     @property
     def canary_is_whole(self) -> bool:
         """Whether the host's files are as they were."""
-        found = self.root / "canary" / "file"
-        return found.read_bytes() == CANARY and os.listdir(self.root / "canary") == ["file"]
+        result = self.root / "canary" / "file"
+        return result.read_bytes() == CANARY and os.listdir(self.root / "canary") == ["file"]
 
     def start(self) -> None:
         """Start the daemon; `client` waits for it."""
@@ -93,8 +93,8 @@ class Node:
         async with asyncio.timeout(limit_s * PATIENCE):
             while MARK not in (text := self.console(pod)) or "\n" not in text.partition(MARK)[2]:
                 await asyncio.sleep(0.05)
-        found: dict[str, list[str]] = json.loads(text.partition(MARK)[2].splitlines()[0])
-        return found
+        result: dict[str, list[str]] = json.loads(text.partition(MARK)[2].splitlines()[0])
+        return result
 
     def pids(self, pod: str) -> list[int]:
         """The processes of a pod, which have its directory on their command line."""

@@ -125,9 +125,9 @@ async def test_the_images_of_the_share_are_read_only_even_for_root_of_the_guest(
     async with attacker(vms) as (cri, _, container):
         path = f"/run/clearpod/volumes/containers/{container}/mounts/0/guest"
         await sh(cri, container, f"/v/guest steal {path} layers; until [ -s /v/guest.said ]; do sleep 0.1; done")
-        found = vms.root / "volume" / "guest.said"
-        assert found.read_text(encoding="ascii") == "Read-only file system\n"
-        found.unlink()
+        result = vms.root / "volume" / "guest.said"
+        assert result.read_text(encoding="ascii") == "Read-only file system\n"
+        result.unlink()
 
 
 BOMBS = {

@@ -25,7 +25,7 @@ async def test_nothing_that_it_tries_succeeds(under_attack: Node) -> None:
         bad, _ = await cri.running("bad", hostname="compromised")
         report = await under_attack.report(bad)
         assert set(report) == {attack.__name__ for attack in ATTACKS}
-        assert {name: found for name, found in report.items() if found[0] != "refused"} == {}
+        assert {name: result for name, result in report.items() if result[0] != "refused"} == {}
         assert under_attack.canary_is_whole
 
 

@@ -56,8 +56,8 @@ async def test_numbers_of_one_pod_never_spoil_those_of_others(under_attack: Node
         for _ in range(3):
             assert ticking in [one.attributes.id for one in (await cri("ListContainerStats")).stats]
             assert good in [one.attributes.id for one in (await cri("ListPodSandboxStats")).stats]
-            found = await cri("ListPodSandboxMetrics")
-            assert good in [one.pod_sandbox_id for one in found.pod_metrics] and found.ByteSize() < 1 << 20
+            result = await cri("ListPodSandboxMetrics")
+            assert good in [one.pod_sandbox_id for one in result.pod_metrics] and result.ByteSize() < 1 << 20
 
 
 async def test_an_end_in_the_future_is_one_now(under_attack: Node) -> None:

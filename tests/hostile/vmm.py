@@ -36,17 +36,17 @@ def main() -> None:
 
 def share(words: list[str], tag: str) -> str:
     """The directory that is exported under this tag."""
-    found = next(word for word in words if word.startswith("local,") and f"id={tag}," in word)
-    return re.search(r"path=([^,]+)", found)[1]  # type: ignore[index]
+    result = next(word for word in words if word.startswith("local,") and f"id={tag}," in word)
+    return re.search(r"path=([^,]+)", result)[1]  # type: ignore[index]
 
 
 def listener(words: list[str]) -> socket.socket:
     """Of the link: the descriptor that QEMU was given, or the path where it would listen."""
-    found = next(word for word in words if word.startswith("socket,id=link"))
-    if given := re.search(r",fd=(\d+)", found):
+    result = next(word for word in words if word.startswith("socket,id=link"))
+    if given := re.search(r",fd=(\d+)", result):
         return socket.socket(fileno=int(given[1]))
     made = socket.socket(socket.AF_UNIX)
-    made.bind(re.search(r"path=([^,]+)", found)[1])  # type: ignore[index]
+    made.bind(re.search(r"path=([^,]+)", result)[1])  # type: ignore[index]
     made.listen(1)
     return made
 

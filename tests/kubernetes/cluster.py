@@ -59,10 +59,10 @@ class Kubelet:
 
     def summary(self, pod: str) -> dict[str, Any]:
         """What /stats/summary has of a pod."""
-        found = get(f"{self.node.place.kubelet}/stats/summary")["pods"]
-        said: list[dict[str, Any]] = [one for one in found if one["podRef"]["name"] == pod]
-        assert said, f"no statistics of {pod}"
-        return said[0]
+        result = get(f"{self.node.place.kubelet}/stats/summary")["pods"]
+        output: list[dict[str, Any]] = [one for one in result if one["podRef"]["name"] == pod]
+        assert output, f"no statistics of {pod}"
+        return output[0]
 
 
 class Cluster:
@@ -118,15 +118,15 @@ class Cluster:
 
     def pod(self, name: str) -> dict[str, Any]:
         """A pod as the API has it."""
-        found: dict[str, Any] = self.json("get", "pod", name)
-        return found
+        result: dict[str, Any] = self.json("get", "pod", name)
+        return result
 
     def wait(self, name: str, holds: Callable[[dict[str, Any]], Any], *, within_s: float = POD_S) -> dict[str, Any]:
         """A pod for which `holds` is true; else its events are told."""
 
         def look() -> dict[str, Any] | None:
-            found = self.pod(name)
-            return found if holds(found) else None
+            result = self.pod(name)
+            return result if holds(result) else None
 
         try:
             return until(look, within_s=within_s, what=f"pod {name} as wanted")  # type: ignore[no-any-return]

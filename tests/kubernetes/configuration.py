@@ -220,8 +220,8 @@ def runtime_class() -> dict[str, Any]:
 
 def resources(mib: int, *, most_mib: int = 0, cpu: str = "") -> dict[str, Any]:
     """Of a container: what it requests, and its limits, which are the same unless `most_mib` is given."""
-    wanted = {"memory": f"{mib}Mi", **({"cpu": cpu} if cpu else {})}
-    return {"requests": wanted, "limits": {**wanted, "memory": f"{most_mib or mib}Mi"}}
+    expected = {"memory": f"{mib}Mi", **({"cpu": cpu} if cpu else {})}
+    return {"requests": expected, "limits": {**expected, "memory": f"{most_mib or mib}Mi"}}
 
 
 def deployment(name: str, image: str, *script: str, replicas: int, **container: Any) -> dict[str, Any]:

@@ -38,16 +38,16 @@ FILES = 300
 
 def until(look: Callable[[], Any], *, within_s: float, what: str, log: Path | None = None) -> Any:
     """The first answer of `look` that counts as true; an AssertionError is an answer that does not."""
-    deadline, said = time.monotonic() + within_s * PATIENCE, ""
+    deadline, output = time.monotonic() + within_s * PATIENCE, ""
     while time.monotonic() < deadline:
         try:
-            if found := look():
-                return found
+            if result := look():
+                return result
         except AssertionError as error:
-            said = str(error)
+            output = str(error)
         time.sleep(0.3)
     tail = log.read_text(errors="replace")[-3000:] if log else ""
-    raise AssertionError(f"{what} did not come within {within_s:g} s: {said}\n{tail}")
+    raise AssertionError(f"{what} did not come within {within_s:g} s: {output}\n{tail}")
 
 
 class Node:
@@ -108,10 +108,10 @@ class Node:
         items = self.call("ListPodSandbox", filter=pb.PodSandboxFilter(label_selector=with_name)).items
         assert items, f"no sandbox of {name}"
         newest = max(items, key=lambda item: int(item.created_at))
-        found: dict[str, Any] = json.loads(
+        result: dict[str, Any] = json.loads(
             self.call("PodSandboxStatus", pod_sandbox_id=newest.id, verbose=True).info["info"]
         )
-        return found
+        return result
 
     def cgroups_of_pods(self) -> list[Path]:
         """Those that the kubelet has made for pods, in every hierarchy."""

@@ -42,14 +42,14 @@ def web(cluster: Cluster) -> list[str]:
 
 
 def _pods(cluster: Cluster) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = cluster.json("get", "pods", "-l", "app=web")["items"]
-    return found
+    result: list[dict[str, Any]] = cluster.json("get", "pods", "-l", "app=web")["items"]
+    return result
 
 
 def _ready(cluster: Cluster) -> list[str]:
     """The names, when all are."""
-    found = [one["metadata"]["name"] for one in _pods(cluster) if is_ready(one)]
-    return found if len(found) == REPLICAS else []
+    result = [one["metadata"]["name"] for one in _pods(cluster) if is_ready(one)]
+    return result if len(result) == REPLICAS else []
 
 
 def test_a_node_is_shown_with_its_runtime(cluster: Cluster) -> None:
@@ -79,8 +79,8 @@ def test_a_deployment_runs_and_is_probed(cluster: Cluster, web: list[str]) -> No
 
 
 def test_a_command_sees_the_environment_and_the_image(cluster: Cluster, web: list[str]) -> None:
-    said = cluster.kubectl("exec", web[0], "--", "sh", "-c", "echo $PLAIN $FROM_IMAGE; ls /many | wc -l; hostname")
-    assert said.split("\n")[:3] == [f"a {web[0]} 1", "300", web[0]]
+    output = cluster.kubectl("exec", web[0], "--", "sh", "-c", "echo $PLAIN $FROM_IMAGE; ls /many | wc -l; hostname")
+    assert output.split("\n")[:3] == [f"a {web[0]} 1", "300", web[0]]
     assert cluster.ends("exec", web[0], "--", "sh", "-c", "exit 7").returncode == 7
     assert cluster.kubectl("logs", web[0]).startswith("started\n")
 
@@ -129,8 +129,8 @@ def volumes(cluster: Cluster) -> Iterator[str]:
 
 
 def test_volumes_of_an_image_and_directories_of_the_host_are_made(cluster: Cluster, volumes: str) -> None:
-    said = cluster.kubectl("exec", volumes, "--", "sh", "-c", "cat /data/*; touch /root/x 2>&1 || echo read-only")
-    assert said.startswith("content\nx\n") and said.endswith("read-only\n")
+    output = cluster.kubectl("exec", volumes, "--", "sh", "-c", "cat /data/*; touch /root/x 2>&1 || echo read-only")
+    assert output.startswith("content\nx\n") and output.endswith("read-only\n")
     assert cluster.kubectl("exec", volumes, "--", "sh", "-c", "wc -c </account/token").strip() > "100"
     made = cluster.node.root / "made/by/clearpod"
     assert (made / "new").read_text() == "y\n" and made.stat().st_mode & 0o777 == 0o755
@@ -185,9 +185,9 @@ def test_statistics_are_those_of_the_pods_cgroup(cluster: Cluster, pinned: str) 
     """With the feature gates as they are by default."""
 
     def counted() -> dict[str, Any]:
-        found = cluster.kubelet.summary(pinned)
-        assert found["memory"]["workingSetBytes"] > 32 * MIB and found["cpu"]["usageCoreNanoSeconds"] > 1e8
-        return found
+        result = cluster.kubelet.summary(pinned)
+        assert result["memory"]["workingSetBytes"] > 32 * MIB and result["cpu"]["usageCoreNanoSeconds"] > 1e8
+        return result
 
     until(counted, within_s=60, what="numbers of the pod")
     joined = Path(f"/proc/{cluster.node.sandbox(pinned)['pid']}/cgroup").read_text()
@@ -195,8 +195,8 @@ def test_statistics_are_those_of_the_pods_cgroup(cluster: Cluster, pinned: str) 
 
 
 def _limits(pod: dict[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = status_of(pod).get("resources", {}).get("limits", {})
-    return found
+    result: dict[str, str] = status_of(pod).get("resources", {}).get("limits", {})
+    return result
 
 
 def test_a_pod_is_resized_down_and_up_and_beyond_what_it_began_with(cluster: Cluster, web: list[str]) -> None:
@@ -208,8 +208,8 @@ def test_a_pod_is_resized_down_and_up_and_beyond_what_it_began_with(cluster: Clu
     )
     before = status_of(cluster.pod("sized"))["containerID"]
     for cpu, mib in (("500m", 96), ("700m", 200), ("600m", 128)):
-        wanted = {"spec": {"containers": [{"name": "main", "resources": resources(64, most_mib=mib, cpu=cpu)}]}}
-        cluster.kubectl("patch", "pod", "sized", "--subresource=resize", f"--patch={configuration.text(wanted)}")
+        expected = {"spec": {"containers": [{"name": "main", "resources": resources(64, most_mib=mib, cpu=cpu)}]}}
+        cluster.kubectl("patch", "pod", "sized", "--subresource=resize", f"--patch={configuration.text(expected)}")
         limits = {"cpu": cpu, "memory": f"{mib}Mi"}
         cluster.wait("sized", lambda pod, limits=limits: _limits(pod) == limits, within_s=90)
         inside = cluster.kubectl("exec", "sized", "--", "cat", "/sys/fs/cgroup/memory.max")

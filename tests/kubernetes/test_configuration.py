@@ -38,10 +38,10 @@ def test_the_daemon_understands_its_configuration() -> None:
 
 
 def test_no_file_and_no_port_is_anybody_elses() -> None:
-    said = [configuration.kubelet(PLACE, static_pods="/tmp/kn/static"), configuration.kubeconfig(PLACE)]
+    output = [configuration.kubelet(PLACE, static_pods="/tmp/kn/static"), configuration.kubeconfig(PLACE)]
     for make in ("kubelet", "etcd", "apiserver", "scheduler", "manager"):
-        said.append(getattr(configuration, f"{make}_argv")(PLACE))
-    text = json.dumps(said).replace("https://", "").replace("http://", "").replace("unix://", "")
+        output.append(getattr(configuration, f"{make}_argv")(PLACE))
+    text = json.dumps(output).replace("https://", "").replace("http://", "").replace("unix://", "")
     words = {word for part in text.split('"') for word in part.split("=")}
     assert {word for word in words if word.startswith("/") and not word.startswith("/tmp/kn")} == {"/clearpod-test-1"}
     assert configuration.kubelet(PLACE)["readOnlyPort"] == configuration.kubelet(PLACE)["healthzPort"] == 0

@@ -76,9 +76,9 @@ def test_labels_and_taints_of_nodes_are_those_that_runtime_classes_ask_for() -> 
     node = next(one for one in CORE if one["kind"] == "Node")
     taints = {(taint["key"], taint["value"], taint["effect"]) for taint in node["spec"]["taints"]}
     for one in (one for one in CORE if one["kind"] == "RuntimeClass"):
-        wanted = one["scheduling"]
-        assert wanted["nodeSelector"].keys() <= node["metadata"]["labels"].keys()
-        assert {(each["key"], each["value"], each["effect"]) for each in wanted["tolerations"]} >= taints
+        expected = one["scheduling"]
+        assert expected["nodeSelector"].keys() <= node["metadata"]["labels"].keys()
+        assert {(each["key"], each["value"], each["effect"]) for each in expected["tolerations"]} >= taints
     for kubelet in documents(pattern="kubelet-*.yaml"):
         assert {(taint["key"], taint["value"], taint["effect"]) for taint in kubelet["registerWithTaints"]} == taints
         assert kubelet["containerRuntimeEndpoint"] == f"unix://{Config().socket_path}"

@@ -25,10 +25,10 @@ def test_a_kubelet_knows_every_key_of_a_configuration_in_the_documents(machine: 
 
 
 def test_a_kubelet_says_which_key_it_does_not_know(machine: Node) -> None:
-    said = _read_by_a_kubelet(
+    output = _read_by_a_kubelet(
         machine, (DOCS / "kubelet-hybrid.yaml").read_text().replace("failCgroupV1", "failCgroup1")
     )
-    assert _is_doubtful(said) and "failCgroup1" in said
+    assert _is_doubtful(output) and "failCgroup1" in output
 
 
 def _is_doubtful(said: str) -> bool:
@@ -75,9 +75,9 @@ def static(kubelet: Kubelet) -> str:
 
 
 def _find(kubelet: Kubelet, name: str) -> dict[str, Any]:
-    found = [one for one in kubelet.pods() if one["metadata"]["name"] == name]
-    assert found, f"the kubelet has no pod {name}"
-    return found[0]
+    result = [one for one in kubelet.pods() if one["metadata"]["name"] == name]
+    assert result, f"the kubelet has no pod {name}"
+    return result[0]
 
 
 def test_a_static_pod_runs_with_what_it_asks_for(kubelet: Kubelet, static: str) -> None:
@@ -94,9 +94,9 @@ def test_a_static_pod_runs_with_what_it_asks_for(kubelet: Kubelet, static: str) 
 
 def test_the_kubelet_counts_a_static_pod_in_its_cgroup(kubelet: Kubelet, static: str) -> None:
     def counted() -> dict[str, Any]:
-        found = kubelet.summary(static)
-        assert found["memory"]["workingSetBytes"] > 16 << 20 and found["cpu"]["usageCoreNanoSeconds"] > 0
-        return found
+        result = kubelet.summary(static)
+        assert result["memory"]["workingSetBytes"] > 16 << 20 and result["cpu"]["usageCoreNanoSeconds"] > 0
+        return result
 
     until(counted, within_s=60, what="numbers of the pod")
 

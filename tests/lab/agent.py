@@ -68,12 +68,12 @@ class Command:
 
     def fds(self, room: bool) -> dict[int, int]:
         """What to poll, with which events; outputs only while there is room for them."""
-        wanted = dict.fromkeys(self.outputs, select.POLLIN) if room else {}
+        expected = dict.fromkeys(self.outputs, select.POLLIN) if room else {}
         if self.input >= 0 and (self.pending or self.input_ended):
-            wanted[self.input] = select.POLLOUT
+            expected[self.input] = select.POLLOUT
         if not self._ended_at:
-            wanted[self._pidfd] = select.POLLIN
-        return wanted
+            expected[self._pidfd] = select.POLLIN
+        return expected
 
     def step(self, ready: set[int]) -> list[bytes]:
         """Do what became possible; messages for the client."""
@@ -154,13 +154,13 @@ class Port:
 
     def fds(self) -> dict[int, int]:
         """What to poll for this port."""
-        wanted = {}
+        expected = {}
         if not self.away:
             full = self.command is not None and len(self.command.pending) > HELD_BYTES
-            wanted[self.fd] = (0 if full else select.POLLIN) | (select.POLLOUT if self._out else 0)
+            expected[self.fd] = (0 if full else select.POLLIN) | (select.POLLOUT if self._out else 0)
         if self.command:
-            wanted |= self.command.fds(len(self._out) < HELD_BYTES)
-        return wanted
+            expected |= self.command.fds(len(self._out) < HELD_BYTES)
+        return expected
 
     def step(self, ready: dict[int, int]) -> None:
         """Move what can move."""
@@ -255,15 +255,15 @@ def serve(ports: list[Port]) -> None:
 
 def find_ports() -> list[Port]:
     """The lab's virtio-serial ports, once all are there."""
-    found: list[str] = []
-    while len(found) < protocol.PORTS:
-        found = []
+    result: list[str] = []
+    while len(result) < protocol.PORTS:
+        result = []
         for directory in glob.glob("/sys/class/virtio-ports/*"):
             with open(f"{directory}/name") as file:
                 if file.read().startswith(protocol.PORT_NAME):
-                    found.append("/dev/" + os.path.basename(directory))
+                    result.append("/dev/" + os.path.basename(directory))
         time.sleep(0.05)
-    return [Port(os.open(device, os.O_RDWR | os.O_CLOEXEC)) for device in sorted(found)]
+    return [Port(os.open(device, os.O_RDWR | os.O_CLOEXEC)) for device in sorted(result)]
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ def debian_kernel(cache_dir: Path) -> DebianKernel:
 
 def newest(depends: str) -> str:
     """The real package behind the meta package, from what `apt-cache depends` says. Pure."""
-    found = re.search(r"Depends: (linux-image-\S+)", depends)
-    return found[1] if found else PACKAGE
+    match = re.search(r"Depends: (linux-image-\S+)", depends)
+    return match[1] if match else PACKAGE
 
 
 def unpack(package: str, into: Path) -> None:

@@ -117,8 +117,8 @@ def _check(children: dict[str, Child]) -> None:
     for name, child in children.items():
         if child.poll() is not None:
             with open(f"{name}.log", errors="replace") as log:
-                said = log.read()[-2000:].strip()
-            raise Over(f"{name} ended with code {child.returncode}" + (f":\n{said}" if said else ""))
+                output = log.read()[-2000:].strip()
+            raise Over(f"{name} ended with code {child.returncode}" + (f":\n{output}" if output else ""))
 
 
 def _wait(children: dict[str, Child]) -> None:

@@ -84,21 +84,21 @@ def do_run(args: argparse.Namespace) -> int:
     argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
     if not argv:
         raise LabError("run what? scripts/lab run COMMAND...", 2)
-    found = state.read(directory())
-    if found.word != "up":
-        raise LabError(NOT_UP.format(word=found.word), protocol.LAB_FAILED)
+    result = state.read(directory())
+    if result.word != "up":
+        raise LabError(NOT_UP.format(word=result.word), protocol.LAB_FAILED)
     return client.run(directory(), client.Order(argv, args.cwd, 0 if args.stdin else -1, args.timeout))
 
 
 def do_status(args: argparse.Namespace) -> int:
     """Print one word, and the processes if there are any; 1 unless up."""
-    found = state.read(directory())
-    print(found.word)
-    if found.record:
-        print(f"keeper {found.record['pid']}")
-        for name, (pid, _) in found.record["children"].items():
+    result = state.read(directory())
+    print(result.word)
+    if result.record:
+        print(f"keeper {result.record['pid']}")
+        for name, (pid, _) in result.record["children"].items():
             print(f"{name} {pid}")
-    return 0 if found.word == "up" else 1
+    return 0 if result.word == "up" else 1
 
 
 def do_console(args: argparse.Namespace) -> int:

@@ -127,8 +127,8 @@ def load_order(modules_dep: str, names: tuple[str, ...] = MODULES) -> list[str]:
     for line in modules_dep.splitlines():
         path, _, others = line.partition(":")
         needs[_module_name(path)] = [*reversed(others.split()), path]
-    wanted = [path for name in names for path in needs.get(_module_name(name), [])]
-    return list(dict.fromkeys(wanted))
+    expected = [path for name in names for path in needs.get(_module_name(name), [])]
+    return list(dict.fromkeys(expected))
 
 
 def _module_name(path: str) -> str:

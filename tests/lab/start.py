@@ -71,8 +71,8 @@ def up(lab: plan.Lab) -> str:
     began = time.monotonic()
     for path in (directory / plan.ROOT_BIND, ROOT / "build" / "results", ROOT / "build" / "cache"):
         path.mkdir(parents=True, exist_ok=True)
-    if (found := state.read(directory)).record:
-        return _wait_for_other(found)
+    if (result := state.read(directory)).record:
+        return _wait_for_other(result)
     _prepare(lab)
     with (directory / "keeper.log").open("wb") as log:
         keeper = subprocess.Popen(

@@ -71,12 +71,12 @@ class Running:
     def wait_for(self, text: bytes) -> bytes:
         """Read its output until `text` has come."""
         assert self.process.stdout
-        found = b""
-        while text not in found:
+        result = b""
+        while text not in result:
             piece = os.read(self.process.stdout.fileno(), 4096)
-            assert piece, found
-            found += piece
-        return found
+            assert piece, result
+            result += piece
+        return result
 
 
 def wait_until(what: Callable[[], object], limit_s: float = 20.0) -> None:

@@ -82,8 +82,8 @@ class PodFiles:
 
     def manifest(self) -> Document:
         """rkt cat-manifest."""
-        found: Document = json.loads((self.dir / "pod").read_text())
-        return found
+        result: Document = json.loads((self.dir / "pod").read_text())
+        return result
 
     # Places.
 
@@ -184,8 +184,8 @@ class PodFiles:
     def _wait(self, look: Callable[[], int], timeout_s: float) -> int:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if found := look():
-                return int(found)
+            if result := look():
+                return int(result)
             if self._lock_is_free():
                 return int(look())
             time.sleep(0.05)
@@ -198,19 +198,19 @@ class PodFiles:
 
     def status(self) -> dict[str, int]:
         """The exit codes of the apps that have one."""
-        found = {}
+        result = {}
         for name in self.specs:
             path = self.seen / "rkt" / "status" / name
             if path.exists():
-                found[name] = int(path.read_text())
-        return found
+                result[name] = int(path.read_text())
+        return result
 
     def app_state(self, app: str) -> str:
         """rkt app status: unknown, created, running or exited."""
-        place, said = self.seen / "rkt" / "status", "unknown"
+        place, output = self.seen / "rkt" / "status", "unknown"
         for name, state in ((f"{app}-created", "created"), (f"{app}-started", "running"), (app, "exited")):
-            said = state if (place / name).exists() else said
-        return said if self.state() == "running" else "exited"
+            output = state if (place / name).exists() else output
+        return output if self.state() == "running" else "exited"
 
     def networks(self) -> list[Document]:
         """net-info.json, which makes every command of rkt's fail when it is no JSON."""
@@ -228,5 +228,5 @@ def _mounts_below(place: Path) -> list[str]:
     """Deepest first."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     points = [line.split()[4] for line in lines]
-    found = [point for point in points if point == str(place) or point.startswith(f"{place}/")]
-    return sorted(found, key=lambda point: point.count("/"), reverse=True)
+    result = [point for point in points if point == str(place) or point.startswith(f"{place}/")]
+    return sorted(result, key=lambda point: point.count("/"), reverse=True)

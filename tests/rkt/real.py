@@ -99,13 +99,13 @@ class Running:
     def wait_for(self, text: str) -> str:
         """Read the pod's output until `text` has come."""
         assert self.process.stdout
-        found, until = b"", time.monotonic() + LIMIT_S
-        while text.encode() not in found:
+        result, until = b"", time.monotonic() + LIMIT_S
+        while text.encode() not in result:
             ready, _, _ = select.select([self.process.stdout], [], [], max(until - time.monotonic(), 0))
             piece = os.read(self.process.stdout.fileno(), 4096) if ready else b""
-            assert piece, f"{found!r}, and then nothing; {self.finish()}"
-            found += piece
-        return found.decode()
+            assert piece, f"{result!r}, and then nothing; {self.finish()}"
+            result += piece
+        return result.decode()
 
     def status(self) -> dict[str, str]:
         """rkt status, as it prints it."""
@@ -114,8 +114,8 @@ class Running:
 
     def listed(self) -> dict[str, Any]:
         """rkt list, of this pod."""
-        found = json.loads(self.rkt.call("list", "--format=json").out)
-        return next(dict(one) for one in found if one["name"] == self.uuid)
+        result = json.loads(self.rkt.call("list", "--format=json").out)
+        return next(dict(one) for one in result if one["name"] == self.uuid)
 
     def enter(self, *words: object, app: str = "") -> Done:
         """rkt enter, without a terminal."""
@@ -132,18 +132,18 @@ def on_terminal(argv: list[str], env: dict[str, str], *, given: bytes = b"", aft
             os.execvpe(argv[0], argv, env)
         finally:
             os._exit(127)
-    found, until, typed = b"", time.monotonic() + LIMIT_S, not given
+    result, until, typed = b"", time.monotonic() + LIMIT_S, not given
     while time.monotonic() < until:
         ready, _, _ = select.select([terminal], [], [], 1)
         try:
-            found += os.read(terminal, 4096) if ready else b""
+            result += os.read(terminal, 4096) if ready else b""
         except OSError:
             break
-        if not typed and after in found:
+        if not typed and after in result:
             os.write(terminal, given)
             typed = True
     os.close(terminal)
-    return Done(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), found.decode("utf-8", "replace"), "")
+    return Done(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), result.decode("utf-8", "replace"), "")
 
 
 def wait_until(what: Any, limit_s: float = 30.0) -> None:
@@ -156,15 +156,15 @@ def wait_until(what: Any, limit_s: float = 30.0) -> None:
 
 def processes_of(uuid: str) -> list[str]:
     """Command lines that name the pod."""
-    found = []
+    result = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
         except OSError:
             continue
         if uuid in words:
-            found.append(words)
-    return found
+            result.append(words)
+    return result
 
 
 def sh(line: str) -> list[str]:

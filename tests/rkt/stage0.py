@@ -81,8 +81,8 @@ class Stage0:
 
     def program(self, name: str) -> str:
         """The path of an entry point in the stage1's root, from its manifest."""
-        found = {one["name"]: one["value"] for one in self.stage1_manifest["annotations"]}
-        return str(found[f"{ANNOTATION}{name}"]).lstrip("/")
+        result = {one["name"]: one["value"] for one in self.stage1_manifest["annotations"]}
+        return str(result[f"{ANNOTATION}{name}"]).lstrip("/")
 
     def clean(self) -> None:
         """Kill what still runs and unmount everything."""
@@ -233,9 +233,9 @@ class Pod(PodFiles):
     def attach(self, app: str, mode: str = "auto", **streams: Any) -> subprocess.Popen[bytes]:
         """rkt attach: `mode` is auto, list, or a comma list of stdin, stdout, stderr, tty, tty-in, tty-out."""
         self.wait_pid()
-        wanted = set(mode.split(",")) | ({"tty-in", "tty-out"} if "tty" in mode.split(",") else set())
+        expected = set(mode.split(",")) | ({"tty-in", "tty-out"} if "tty" in mode.split(",") else set())
         names = ("tty-in", "tty-out", "stdin", "stdout", "stderr")
-        custom = ["--action=custom-attach", *(f"--{name}={str(name in wanted).lower()}" for name in names)]
+        custom = ["--action=custom-attach", *(f"--{name}={str(name in expected).lower()}" for name in names)]
         action = {"auto": ["--action=auto-attach"], "list": ["--action=list"]}.get(mode, custom)
         argv = [str(self.root / self.rkt.program("attach")), *action, f"--app={app}", "--debug=false"]
         return self._spawn(argv, leak=True, env=self._crossing_env(), **streams)

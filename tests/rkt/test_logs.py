@@ -21,21 +21,21 @@ LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) (.*)\
 
 
 def logged(app: AppSpec, name: str, **streams: str) -> AppSpec:
-    said = {f"coreos.com/rkt/stage2/{stream}": mode for stream, mode in streams.items()}
-    said[f"{EXPERIMENT}kubernetes-log-path"] = name
-    return app._replace(entry={"annotations": [{"name": key, "value": value} for key, value in said.items()]})
+    output = {f"coreos.com/rkt/stage2/{stream}": mode for stream, mode in streams.items()}
+    output[f"{EXPERIMENT}kubernetes-log-path"] = name
+    return app._replace(entry={"annotations": [{"name": key, "value": value} for key, value in output.items()]})
 
 
 def pod_says(place: Path) -> list[dict[str, str]]:
-    said = {f"{EXPERIMENT}logmode": "k8s-plain", f"{EXPERIMENT}kubernetes-log-dir": str(place)}
-    return [{"name": key, "value": value} for key, value in said.items()]
+    output = {f"{EXPERIMENT}logmode": "k8s-plain", f"{EXPERIMENT}kubernetes-log-dir": str(place)}
+    return [{"name": key, "value": value} for key, value in output.items()]
 
 
 def lines(path: Path) -> list[tuple[str, str]]:
     """(stream, text) of each line; fails when one is no line of Kubernetes'."""
-    found = [LINE.fullmatch(line) for line in path.read_text().splitlines(keepends=True)]
-    assert all(found), path.read_text()[:2000]
-    return [(one[1], one[2]) for one in found if one]
+    result = [LINE.fullmatch(line) for line in path.read_text().splitlines(keepends=True)]
+    assert all(result), path.read_text()[:2000]
+    return [(one[1], one[2]) for one in result if one]
 
 
 def of(path: Path, stream: str) -> list[str]:

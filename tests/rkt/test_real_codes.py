@@ -67,8 +67,8 @@ def test_a_command_that_can_not_be_run_is_found_before_another_app_runs(
     )
     done = pod.finish()
     assert (done.code, done.out) == (COMMANDS[command], ""), done.err
-    (said,) = [line for line in done.err.splitlines() if command in line]
-    assert "app 'second'" in said
+    (output,) = [line for line in done.err.splitlines() if command in line]
+    assert "app 'second'" in output
     removed(rkt, pod)
 
 

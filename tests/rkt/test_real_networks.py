@@ -95,7 +95,7 @@ def test_a_network_that_can_not_be_given_back_makes_no_other_pods_gc_fail(rkt: R
     record.write_text(json.dumps(document))
     failed = rkt.call("rm", pod.uuid)
     assert "'uninstalled'" in failed.err and record.exists()
-    said = ""
+    output = ""
     for _ in range(writeoff.TRIES):
         if record.exists():
             os.utime(record, (0, 0))
@@ -103,8 +103,8 @@ def test_a_network_that_can_not_be_given_back_makes_no_other_pods_gc_fail(rkt: R
         assert other.finish().code == 0
         done = rkt.call("rm", other.uuid)
         assert done.code == 0 and "exit status" not in done.err, done.err
-        said = said or ("tried no more" in done.err and done.err) or ""
-    assert f"{pod.uuid}.written-off" in said and not record.exists()
+        output = output or ("tried no more" in done.err and done.err) or ""
+    assert f"{pod.uuid}.written-off" in output and not record.exists()
     assert not (rkt.place / "leases/br" / lease).exists(), "its IPAM plugin took the lease back"
     (records / f"{pod.uuid}.written-off").unlink()
 

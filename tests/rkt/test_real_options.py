@@ -33,11 +33,11 @@ def says(image: Path, name: str, *flags: str, line: str) -> list[str]:
 def output_of(done: Done) -> dict[str, list[str]]:
     """What each app wrote, by lines."""
     assert done.code == 0, done.err
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for line in done.out.splitlines():
         name, _, text = line.partition(": ")
-        found.setdefault(name, []).append(text)
-    return found
+        result.setdefault(name, []).append(text)
+    return result
 
 
 def bits(*names: str) -> str:
@@ -95,20 +95,20 @@ def test_capabilities_filters_users_and_environment(rkt: RealRkt, guarded: Path,
     words.append(f"--volume=file,kind=host,source={tmp_path}/file")
     pod = rkt.run(*words, *(word for one in apps for word in one))
     done = pod.finish()
-    found = output_of(done)
+    result = output_of(done)
     default = bounding((), ())
-    assert found["plain"][0] == status(bits(*default), no_new_privs=0, seccomp=2) and found["plain"][-1] == "1"
-    assert found["plain"][1] == "0", "hidden"
-    assert found["retain"] == [status(bits("CAP_KILL", "CAP_NET_ADMIN"), no_new_privs=0, seccomp=2)]
+    assert result["plain"][0] == status(bits(*default), no_new_privs=0, seccomp=2) and result["plain"][-1] == "1"
+    assert result["plain"][1] == "0", "hidden"
+    assert result["retain"] == [status(bits("CAP_KILL", "CAP_NET_ADMIN"), no_new_privs=0, seccomp=2)]
     left = set(default) - {"CAP_MKNOD", "CAP_CHOWN"}
-    assert found["remove"] == [status(bits(*left), no_new_privs=0, seccomp=2)] and len(left) == len(default) - 2
-    assert found["guarded"] == [status(bits(*default), no_new_privs=1, seccomp=2), "1"]
-    assert "Function not implemented" in found["errno"][0] and found["errno"][-1] == "1"
-    assert found["kill"][-1] == "159", "128 + SIGSYS"
-    assert found["white"][0] == "0" and found["white"][1] == status(bits(*default), no_new_privs=0, seccomp=2)
-    assert "Operation not permitted" in found["black"][0] and found["black"][-1] == "1"
-    assert found["number"] == ["uid=4242 gid=77 groups=77", "/root", "NoNewPrivs:\t1"]
-    assert found["path"] == ["4000", "5000"] and found["words"] == ["/etc", "one two f flag", "a file"]
+    assert result["remove"] == [status(bits(*left), no_new_privs=0, seccomp=2)] and len(left) == len(default) - 2
+    assert result["guarded"] == [status(bits(*default), no_new_privs=1, seccomp=2), "1"]
+    assert "Function not implemented" in result["errno"][0] and result["errno"][-1] == "1"
+    assert result["kill"][-1] == "159", "128 + SIGSYS"
+    assert result["white"][0] == "0" and result["white"][1] == status(bits(*default), no_new_privs=0, seccomp=2)
+    assert "Operation not permitted" in result["black"][0] and result["black"][-1] == "1"
+    assert result["number"] == ["uid=4242 gid=77 groups=77", "/root", "NoNewPrivs:\t1"]
+    assert result["path"] == ["4000", "5000"] and result["words"] == ["/etc", "one two f flag", "a file"]
     assert (tmp_path / "file").read_text() == "a file\nmore\n"
     removed(rkt, pod)
 
@@ -123,10 +123,10 @@ def test_limits_are_the_apps_and_make_the_vm_as_large_as_it_must_be(rkt: RealRkt
     apps = [says(image, "one", *limits, line=line), says(image, "two", "--memory=60Mi", "--cpu=300m", line="nproc")]
     pod = rkt.run(*(word for one in apps for word in one))
     done = pod.finish()
-    found = output_of(done)
-    total_kib = int(found["one"][0].split()[1])
+    result = output_of(done)
+    total_kib = int(result["one"][0].split()[1])
     assert 64 + 96 + 60 - 40 < total_kib / 1024 < 64 + 96 + 60, "of the VM"
-    assert found["one"][1:] == ["1", "100"] and found["two"] == ["1"], "0.8 CPUs are one"
+    assert result["one"][1:] == ["1", "100"] and result["two"] == ["1"], "0.8 CPUs are one"
     seen = (pod.dir / "stage1/rootfs/opt/stage2/one/rootfs/seen").read_text().split()
     assert seen == ["99999744", "50000", "100000", "20"], "bytes in whole pages, quota and period, weight of 512 shares"
     removed(rkt, pod)
@@ -137,11 +137,11 @@ def test_nothing_is_restricted_with_insecure_options_and_files_come_from_the_hos
     free.words = [one.replace("=image", "=image,all-run") for one in rkt.words]
     line = f"{STATUS}; ls /sys/module | wc -l; cat /etc/resolv.conf /etc/hosts"
     pod = free.run("--dns=host", "--hosts-entry=host", *says(app, "free", line=line))
-    found = output_of(pod.finish())["free"]
-    assert found[0] == status(f"{(1 << CAPABILITIES) - 1:016x}", no_new_privs=0, seccomp=0)
-    assert int(found[1]) > 0, "not hidden"
+    result = output_of(pod.finish())["free"]
+    assert result[0] == status(f"{(1 << CAPABILITIES) - 1:016x}", no_new_privs=0, seccomp=0)
+    assert int(result[1]) > 0, "not hidden"
     files = [line for name in ("/etc/resolv.conf", "/etc/hosts") for line in Path(name).read_text().splitlines()]
-    assert found[2:] == files
+    assert result[2:] == files
     removed(rkt, pod)
 
 

@@ -152,13 +152,13 @@ def test_a_plain_pod(fake: Stage0, real: Real, image: Image, overlay: bool) -> N
 
 def layout(place: Path) -> dict[str, int]:
     """Names and modes of what rkt has in a pod's directory, without what lies in roots."""
-    found = {}
+    result = {}
     for folder, folders, names in os.walk(place):
         folders[:] = [name for name in folders if name not in ("rootfs", "overlay")]
         for name in names:
             path = Path(folder) / name
-            found[str(path.relative_to(place))] = path.stat().st_mode & 0o777
-    return found
+            result[str(path.relative_to(place))] = path.stat().st_mode & 0o777
+    return result
 
 
 @pytest.mark.parametrize("overlay", [True, False])
@@ -187,8 +187,8 @@ def test_a_manifest_that_rkt_writes(real: Real) -> None:
         *mounts,
     ]
     uuid = real("prepare", *words, "--exec=true", "--", "a\nb", "'\"$x").strip()
-    found = loader.read_pod(str(real.data / "pods" / "prepared" / uuid), RunOptions(uuid))
-    (one,) = found.apps
+    result = loader.read_pod(str(real.data / "pods" / "prepared" / uuid), RunOptions(uuid))
+    (one,) = result.apps
     process = one.container.process
     assert process.argv == ("/bin/true", "a\nb", "'\"$x") and process.user == User(33, 55, (10, 11))
     assert process.cwd == "/etc" and "E1=v1" in process.env and one.container.security.read_only_root
@@ -197,12 +197,12 @@ def test_a_manifest_that_rkt_writes(real: Real) -> None:
     limits = Limits(memory=10**8, cpu_shares=512, cpu_quota_us=50_000, cpu_period_us=100_000)
     assert one.container.limits == limits and one.container.oom_score_adj == 10
     assert one.container.security.add_capabilities == ("CAP_KILL",) and "mount" in one.container.security.seccomp
-    assert [(volume.mode, volume.uid, volume.gid) for volume in found.empty_volumes] == [(0o700, 5, 6)]
-    assert found.pod.memory_mib == 160 and found.pod.vcpus == 1 and found.pod.ports == () and not found.warnings
+    assert [(volume.mode, volume.uid, volume.gid) for volume in result.empty_volumes] == [(0o700, 5, 6)]
+    assert result.pod.memory_mib == 160 and result.pod.vcpus == 1 and result.pod.ports == () and not result.warnings
 
 
 def test_a_sandboxs_ports(real: Real) -> None:
     uuid, _ = real.run("app", "sandbox", f"--stage1-path={real.stage1}", "--net=none", "--port=p:tcp:80:0.0.0.0:8080")
-    found = loader.read_pod(str(real.data / "pods" / "run" / uuid), RunOptions(uuid, mutable=True))
+    result = loader.read_pod(str(real.data / "pods" / "run" / uuid), RunOptions(uuid, mutable=True))
     real.finish(uuid)
-    assert found.pod.ports == (Port(80, 8080, "tcp", "0.0.0.0"),)
+    assert result.pod.ports == (Port(80, 8080, "tcp", "0.0.0.0"),)

@@ -31,9 +31,9 @@ trap "exit 0" TERM; echo up > /data/up; while :; do sleep 0.1; done
 
 def unit(rkt: RealRkt, *words: str) -> str:
     """That of the document, with the tests' rkt, and `words` instead of the pod that it names."""
-    found = re.search(r"```ini\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert found
-    text = found[1].replace("/usr/bin/rkt", " ".join([shutil.which("rkt") or "", *rkt.words[1:]]))
+    match = re.search(r"```ini\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert match
+    text = match[1].replace("/usr/bin/rkt", " ".join([shutil.which("rkt") or "", *rkt.words[1:]]))
     more = f"[Service]\nEnvironment=PATH={os.environ['PATH']}\n"
     return re.sub(r"(?m)^(ExecStart=.*? run) .*$", lambda line: " ".join([line[1], *words]), text) + more
 

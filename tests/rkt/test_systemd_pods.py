@@ -47,8 +47,8 @@ def systemctl(pod: Pod, *words: str) -> str:
 def shown(pod: Pod, app: str, *names: str) -> list[str]:
     """Properties of the app's unit, in the order of `names`."""
     out = pod.enter("systemctl", "show", *(f"-p{name}" for name in names), f"app@{app}", app="guest").stdout
-    found = dict(line.split("=", 1) for line in out.splitlines())
-    return [found[name] for name in names]
+    result = dict(line.split("=", 1) for line in out.splitlines())
+    return [result[name] for name in names]
 
 
 def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: Door) -> None:

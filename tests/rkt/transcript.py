@@ -71,8 +71,8 @@ class Transcript:
         """A pod that goes on, at least as far as it has written `until`."""
         pod = self.rkt.run(*words, command=command)
         named = () if command == "run-prepared" else (f"--stage1-path={self.rkt.stage1}",)
-        said = (*command.split(), "--net=none", *named, *words)
-        self._parts.append(f"    $ {self._plain(_line(said))} &\n")
+        output = (*command.split(), "--net=none", *named, *words)
+        self._parts.append(f"    $ {self._plain(_line(output))} &\n")
         if until:
             pod.wait_for(until)
         return pod
@@ -95,8 +95,8 @@ class Transcript:
         self._parts.append(f"    $ {line}{mark}\n{shown}    => {done.code}\n")
 
     def _plain(self, text: str) -> str:
-        for found, name in self.places.items():
-            text = text.replace(found, name)
+        for result, name in self.places.items():
+            text = text.replace(result, name)
         for one in _UUID.finditer(text):
             self._uuids.setdefault(one[0], f"UUID-{len(self._uuids) + 1}")
         for uuid, name in self._uuids.items():
@@ -122,13 +122,13 @@ def _cut(lines: list[str]) -> list[str]:
 
 def commands(text: str) -> list[tuple[str, str]]:
     """(command, exit code) of each command in a transcript; the code is & where it goes on."""
-    found = []
+    result = []
     for line in text.splitlines():
         if line.startswith("    $ "):
-            found.append((line[6:].removesuffix(" &"), "&" if line.endswith(" &") else ""))
+            result.append((line[6:].removesuffix(" &"), "&" if line.endswith(" &") else ""))
         elif line.startswith("    => "):
-            found[-1] = found[-1][0], line[7:]
-    return found
+            result[-1] = result[-1][0], line[7:]
+    return result
 
 
 def immutable(to: Transcript) -> None:

@@ -69,8 +69,8 @@ class Kubelet:
 
     async def pods(self, name: str) -> Any:
         """All sandboxes with this name."""
-        wanted = pb.PodSandboxFilter(label_selector={"name": name})
-        return (await self("ListPodSandbox", filter=wanted)).items
+        expected = pb.PodSandboxFilter(label_selector={"name": name})
+        return (await self("ListPodSandbox", filter=expected)).items
 
     async def create(self, pod: str, image: str, *, command: list[str], log: str) -> str:
         """The id of the pod's only container, made when there is none. Raises Refused."""
@@ -100,8 +100,8 @@ class Kubelet:
 
     async def containers(self, pod: str) -> Any:
         """All of the pod."""
-        wanted = pb.ContainerFilter(pod_sandbox_id=pod)
-        return (await self("ListContainers", filter=wanted)).containers
+        expected = pb.ContainerFilter(pod_sandbox_id=pod)
+        return (await self("ListContainers", filter=expected)).containers
 
     async def status(self, container: str) -> Any:
         """As the kubelet sees it."""

@@ -17,10 +17,10 @@ class Compared(NamedTuple):
 
 def compare(log: str, count: int, *, is_whole: bool) -> Compared:
     """What the log of a container has that wrote 1 to `count`; without `is_whole` its VM was killed on the way."""
-    found = [line.split(" ", 3) for line in log.splitlines()]
-    numbers = [int(words[3]) for words in found if len(words) == 4 and words[1:3] == ["stdout", "F"] and _is(words[3])]
+    result = [line.split(" ", 3) for line in log.splitlines()]
+    numbers = [int(words[3]) for words in result if len(words) == 4 and words[1:3] == ["stdout", "F"] and _is(words[3])]
     until = count if is_whole else max(numbers, default=0)
-    odd = len(found) - len(numbers)
+    odd = len(result) - len(numbers)
     twice = len(numbers) - len(set(numbers))
     missing = len(set(range(1, until + 1)) - set(numbers))
     is_sorted = all(a <= b for a, b in itertools.pairwise(numbers))

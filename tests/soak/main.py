@@ -72,9 +72,9 @@ def plot(report: dict[str, Any]) -> str:
         "files in run_dir and state_dir": "files",
         "addresses that are given": "addresses",
     }
-    found = [Curve(label, [(one.at_s, float(getattr(one, name))) for one in samples]) for label, name in named.items()]
+    result = [Curve(label, [(one.at_s, float(getattr(one, name))) for one in samples]) for label, name in named.items()]
     title = f"{report['minutes']:g} minutes: {report['pods']} pods, {report['kills']} kills of the daemon"
-    return curves(title, found, marks=report["kills_s"], marked="the daemon or a VM is killed")
+    return curves(title, result, marks=report["kills_s"], marked="the daemon or a VM is killed")
 
 
 def is_good(report: dict[str, Any]) -> bool:

@@ -104,14 +104,14 @@ class Node:
 
     def daemons(self) -> list[int]:
         """Pids of all that run here."""
-        found = self.leavings.processes().items()
-        return [pid for pid, line in found if f" serve --config {self.root}/" in line and "nsenter" not in line]
+        result = self.leavings.processes().items()
+        return [pid for pid, line in result if f" serve --config {self.root}/" in line and "nsenter" not in line]
 
     def vmms(self) -> dict[int, str]:
         """Pids of VMMs, and the pods that they are."""
         pods = os.listdir(f"{self.run_dir}/pods")
-        found = {pid: line for pid, line in self.leavings.processes().items() if pid in self.leavings.vmms()}
-        return {pid: pod for pid, line in found.items() for pod in pods if pod in line}
+        result = {pid: line for pid, line in self.leavings.processes().items() if pid in self.leavings.vmms()}
+        return {pid: pod for pid, line in result.items() for pod in pods if pod in line}
 
     def links(self) -> list[str]:
         """Devices in the netns that stands for the host, but for those that stay: loopback and the bridge."""
@@ -129,9 +129,9 @@ class Node:
         kept = {"run_dir": ["pods", "daemon.lock", "format"]}
         deadline = time.monotonic() + within_s * PATIENCE
         while True:
-            found = self.leavings.added({**empty, **kept})
-            said = [f"{kind}: {one}" for kind, ones in found.items() for one in ones]
-            said += [f"device: {name}" for name in self.links()] + [f"address: {name}" for name in self.leases()]
-            if not said or time.monotonic() >= deadline:
-                return said
+            result = self.leavings.added({**empty, **kept})
+            output = [f"{kind}: {one}" for kind, ones in result.items() for one in ones]
+            output += [f"device: {name}" for name in self.links()] + [f"address: {name}" for name in self.leases()]
+            if not output or time.monotonic() >= deadline:
+                return output
             time.sleep(0.2)

@@ -25,11 +25,11 @@ class Sample(NamedTuple):
 
 async def watch(node: Node, until_s: float, begun_s: float) -> list[Sample]:
     """A sample every two seconds."""
-    found = []
+    result = []
     while time.monotonic() < until_s:
-        found.append(await asyncio.to_thread(look, node, time.monotonic() - begun_s))
+        result.append(await asyncio.to_thread(look, node, time.monotonic() - begun_s))
         await asyncio.sleep(EVERY_S)
-    return found
+    return result
 
 
 def look(node: Node, at_s: float) -> Sample:

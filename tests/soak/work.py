@@ -71,25 +71,25 @@ class Work:
         for _ in range(self.random.randint(1, 4)):
             word = f"{self.random.random():.9f}"
             try:
-                said = await kubelet("ExecSync", container_id=container, cmd=["echo", word], timeout=60)
+                output = await kubelet("ExecSync", container_id=container, cmd=["echo", word], timeout=60)
             except Refused:
                 if await _ends(kubelet, container):
                     return
                 raise
             self.count.execs += 1
-            if (said.exit_code, said.stdout) != (0, f"{word}\n".encode()):
-                if said.exit_code == KILLED and await _ends(kubelet, container):
+            if (output.exit_code, output.stdout) != (0, f"{word}\n".encode()):
+                if output.exit_code == KILLED and await _ends(kubelet, container):
                     return
-                self.count.wrong.append(f"an exec ended with {said.exit_code}, said {said.stdout!r} and not {word}")
+                self.count.wrong.append(f"an exec ended with {output.exit_code}, said {output.stdout!r} and not {word}")
 
     def _compare(self, log: Path, lines: int, *, is_whole: bool) -> None:
         if not log.exists() and not is_whole:
             return  # its VM was killed before
-        found = compare(log.read_text(encoding="utf-8"), lines, is_whole=is_whole)
-        self.count.lines += found.written
-        self.count.lines_lost += found.lost
-        if found.lost:
-            self.count.wrong.append(f"{log}: {found}")
+        result = compare(log.read_text(encoding="utf-8"), lines, is_whole=is_whole)
+        self.count.lines += result.written
+        self.count.lines_lost += result.lost
+        if result.lost:
+            self.count.wrong.append(f"{log}: {result}")
 
     async def kill(self, until_s: float, begun_s: float) -> None:
         """The daemon mostly, and each tenth time a VM; a daemon is ended in order now and then."""

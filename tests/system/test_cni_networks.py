@@ -169,17 +169,17 @@ def test_a_network_of_a_version_that_debians_plugins_do_not_speak_is_not_ready(o
     assert network is not None and status_gc.status(network, outer.settings) == ""
     if status_gc.FIRST in speaks:
         pytest.skip(f"{BIN_DIR}/bridge speaks {status_gc.FIRST}")
-    said = status_gc.status(network._replace(version=status_gc.FIRST), outer.settings)
-    assert said.startswith("the CNI plugin 'bridge' speaks versions 0.1.0, ") and "and not 1.1.0" in said
+    output = status_gc.status(network._replace(version=status_gc.FIRST), outer.settings)
+    assert output.startswith("the CNI plugin 'bridge' speaks versions 0.1.0, ") and "and not 1.1.0" in output
     outer.configure({**conflist(outer.root), "cniVersion": status_gc.FIRST})
     assert status_gc.collect_garbage(outer.settings) == (), "plugins without GC are not asked for it"
 
 
 def test_rkts_built_in_network_with_a_host_port_leaks_no_rule(outer: OuterNet) -> None:
-    wanted = rkt.plan(rkt.parse("default,default-restricted"), f"{outer.root}/absent", has_ports=True)
+    expected = rkt.plan(rkt.parse("default,default-restricted"), f"{outer.root}/absent", has_ports=True)
     leases = {"dataDir": f"{outer.root}/leases"}
     kept = []
-    for network, args in wanted:
+    for network, args in expected:
         first, *rest = network.plugins
         kept.append((network._replace(plugins=({**first, "ipam": first["ipam"] | leases}, *rest)), args))
 

@@ -171,7 +171,7 @@ def test_all_layers_together_are_limited(layout: Layout, store: ImageStore) -> N
 
 def readers(module: bytes = b"") -> list[int]:
     """Our confined processes that read layers or documents, and none that somebody else started; children last."""
-    parents, found = {}, []
+    parents, result = {}, []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().split(b"\0")
@@ -181,8 +181,8 @@ def readers(module: bytes = b"") -> list[int]:
         if b"-I" in words and any(
             word.startswith((b"stage1.rootfs.", b"cri.image.")) and module in word for word in words
         ):
-            found.append(int(path.name))
-    mine = [pid for pid in found if os.getpid() in (parents[pid], parents.get(parents[pid]))]
+            result.append(int(path.name))
+    mine = [pid for pid in result if os.getpid() in (parents[pid], parents.get(parents[pid]))]
     return sorted(mine, key=lambda pid: parents[pid] in mine)
 
 

@@ -37,14 +37,14 @@ def command(place: Path, *words: str, **more: object) -> "subprocess.CompletedPr
 
 def processes(place: Path) -> dict[int, str]:
     """Those that run in the state directory: pid and name."""
-    found = {}
+    result = {}
     for cwd in Path("/proc").glob("[0-9]*/cwd"):
         try:
             if os.readlink(cwd) == str(place):
-                found[int(cwd.parent.name)] = (cwd.parent / "comm").read_text().strip()
+                result[int(cwd.parent.name)] = (cwd.parent / "comm").read_text().strip()
         except OSError:
             continue
-    return found
+    return result
 
 
 def is_empty(place: Path, within_s: float = 5) -> bool:
@@ -167,10 +167,10 @@ def test_a_start_that_is_cut_short_leaves_nothing(place: Path, whom: str) -> Non
         assert command(place, "down").returncode == 0
     else:
         os.kill({"up": up.pid, "keeper": record["pid"]}[whom], signal.SIGKILL)
-    said = up.communicate(timeout=RUN_S)[1].decode()
+    output = up.communicate(timeout=RUN_S)[1].decode()
     assert is_empty(place)
-    assert up.returncode == (-9 if whom == "up" else 1), said
-    assert (whom == "up") is ("the lab did not come up: it broke" not in said)
+    assert up.returncode == (-9 if whom == "up" else 1), output
+    assert (whom == "up") is ("the lab did not come up: it broke" not in output)
 
 
 def test_a_machine_that_does_not_start_is_quoted(place: Path) -> None:

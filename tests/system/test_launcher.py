@@ -83,9 +83,9 @@ def test_python_is_not_told_of_other_pythons(stage1: BareStage1) -> None:
     stage1.vmm(says=ENDED)
     odd = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/nowhere", "LD_PRELOAD": "", "KEPT": "yes"}
     assert finish(stage1.run(env=odd))[0] == 0
-    said = stage1.wrote("python")
-    assert said.startswith(f"run --net=none {UUID}\n") and "KEPT=yes" in said and "HOME" not in said
-    assert "PYTHONPATH" not in said and "LD_PRELOAD" not in said
+    output = stage1.wrote("python")
+    assert output.startswith(f"run --net=none {UUID}\n") and "KEPT=yes" in output and "HOME" not in output
+    assert "PYTHONPATH" not in output and "LD_PRELOAD" not in output
 
 
 def test_the_vmm_ends_with_the_launcher(stage1: BareStage1) -> None:
@@ -308,8 +308,8 @@ def test_the_vmm_is_nobody_on_the_host(stage1: BareStage1) -> None:
     stage1.vmm(says=MARK, then="exec sleep 60")
     process = stage1.run()
     wait_until(has_started(stage1))
-    said = dict(line.split(":", 1) for line in Path(f"/proc/{stage1.vmm_pid()}/status").read_text().splitlines())
-    assert {*said["Uid"].split(), *said["Gid"].split()} == {str(OWNER)} and said["NoNewPrivs"].strip() == "1"
+    output = dict(line.split(":", 1) for line in Path(f"/proc/{stage1.vmm_pid()}/status").read_text().splitlines())
+    assert {*output["Uid"].split(), *output["Gid"].split()} == {str(OWNER)} and output["NoNewPrivs"].strip() == "1"
     process.kill()
     process.communicate()
 

@@ -88,8 +88,8 @@ def test_owners_are_those_of_a_pods_user_namespace(store: ImageStore, tmp_path: 
     entries = [*BASE, file("web", uid=33, gid=34), file("far", uid=70000)]
     with namespace(Extent(0, 200000, 65536)) as ids:
         mount_image(files_of(store, tmp_path, entries), str(target), ids=ids)
-    found = {name: (target / name).stat() for name in ("etc/passwd", "web", "far")}
-    assert {name: (st.st_uid, st.st_gid) for name, st in found.items()} == {
+    result = {name: (target / name).stat() for name in ("etc/passwd", "web", "far")}
+    assert {name: (st.st_uid, st.st_gid) for name, st in result.items()} == {
         "etc/passwd": (200000, 200000),
         "web": (200033, 200034),
         "far": (65534, 200000),

@@ -140,13 +140,13 @@ def wrong(state: State, history: History, at: Path) -> str:
 
 
 def _wrong_store(store: ImageStore, must: Moment, *, hurt: frozenset[str]) -> str:
-    found = {image.id: image for image in store.list()}
-    if lost := must.images - set(found):
+    result = {image.id: image for image in store.list()}
+    if lost := must.images - set(result):
         return f"lost: {lost}"
-    for image in found.values():
+    for image in result.values():
         if (why := store.examine(image, whole=True)) and image.id not in hurt:
             return why
-    tags = {(tag, image.id) for image in found.values() for tag in image.repo_tags}
+    tags = {(tag, image.id) for image in result.values() for tag in image.repo_tags}
     return f"tags: {tags}" if not must.tags <= tags else ""
 
 
@@ -176,10 +176,10 @@ def after_cuts(disk: CrashDisk, references: tuple[str, str], place: Path) -> Ite
 def test_nothing_that_was_answered_is_lost_and_nothing_is_half(
     disk: CrashDisk, references: tuple[str, str], tmp_path: Path
 ) -> None:
-    found = list(after_cuts(disk, references, tmp_path))
-    faults = list(filter(None, found))
-    print(f"power cuts: {len(found)} states of the disk, {len(faults)} of them wrong")
-    assert len(found) > 100
+    result = list(after_cuts(disk, references, tmp_path))
+    faults = list(filter(None, result))
+    print(f"power cuts: {len(result)} states of the disk, {len(faults)} of them wrong")
+    assert len(result) > 100
     assert faults == []
 
 

@@ -46,8 +46,8 @@ def leftovers(store: ImageStore) -> list[str]:
     """Files that belong to no image."""
     known = {i.id.removeprefix("sha256:") for i in store.list()}
     known |= {d.removeprefix("sha256:") for i in store.list() for d in i.config["rootfs"]["diff_ids"]}
-    found = [n for part in ("layers", "images", "tmp") for n in os.listdir(f"{store.state_dir}/{part}")]
-    return [name for name in found if name.partition(".")[0] not in known]
+    result = [n for part in ("layers", "images", "tmp") for n in os.listdir(f"{store.state_dir}/{part}")]
+    return [name for name in result if name.partition(".")[0] not in known]
 
 
 def test_a_pull_by_tag_then_by_digest_is_one_image_with_both_names(

@@ -122,8 +122,8 @@ async def test_pulls_of_images_that_share_layers_bring_each_layer_once(layout: L
         names = [f"{registry.host}/a:{tag}" for tag in made]
         images = await asyncio.gather(*(pull(store, name, config=Config()) for name in names))
     assert {tag for image in images for tag in image.repo_tags} == set(names)
-    wanted = [digest(layer.blob()) for layer in (BIG, *tops)]
-    assert {name: registry.gets[name] for name in wanted} == dict.fromkeys(wanted, 1)
+    expected = [digest(layer.blob()) for layer in (BIG, *tops)]
+    assert {name: registry.gets[name] for name in expected} == dict.fromkeys(expected, 1)
     assert leftovers(store) == []
 
 
@@ -197,15 +197,15 @@ def test_a_pull_killed_at_any_moment_leaves_what_the_next_start_sweeps(tmp_path:
 
 def _with_word(word: str) -> list[int]:
     """The processes with `word` on their command line."""
-    found = []
+    result = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
         if word in words:
-            found.append(int(path.parent.name))
-    return found
+            result.append(int(path.parent.name))
+    return result
 
 
 def _gone(word: str) -> None:
@@ -220,8 +220,8 @@ async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout
         name = f"{registry.host}/a:1"
         task = asyncio.create_task(pull(store, name, config=Config()))
         await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
-        found = _with_word(f"docker://{registry.host}/a@")
-        (skopeo,) = [pid for pid in found if Path(f"/proc/{pid}/comm").read_text() == "skopeo\n"]
+        result = _with_word(f"docker://{registry.host}/a@")
+        (skopeo,) = [pid for pid in result if Path(f"/proc/{pid}/comm").read_text() == "skopeo\n"]
         os.kill(skopeo, signal.SIGKILL)
         with pytest.raises(PodError, match=f"can't pull {name}: skopeo was ended by signal 9; pull again"):
             await task
@@ -230,14 +230,14 @@ async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout
 
 def _seen(secrets: list[str]) -> list[str]:
     """Where one of `secrets` can be read by others: command lines and environments of all processes but this one."""
-    found = []
+    result = []
     for path in (*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/environ")):
         try:
             text = path.read_bytes().decode(errors="replace")
         except OSError:
             continue
-        found += [str(path) for secret in secrets if secret in text and path.parent.name != str(os.getpid())]
-    return found
+        result += [str(path) for secret in secrets if secret in text and path.parent.name != str(os.getpid())]
+    return result
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,13 @@ def machine(request: pytest.FixtureRequest) -> Iterator[SystemdMachine]:
 def test_scopes_are_made_refused_and_gone(machine: SystemdMachine) -> None:
     ran = machine.run("env", f"PYTHONPATH={REPO}", sys.executable, "-c", STEPS)
     assert ran.returncode == 0, ran.stderr
-    said: dict[str, Any] = json.loads(ran.stdout)
-    print(f"a scope takes {said['ms']} ms")
-    assert (said["lack"], said["wanted"]) == ("", True)
-    assert set(said["subtree"]) == set(said["controllers"])
-    assert said["again"][0] == "FAILED_PRECONDITION" and "clearpod-0.scope" in said["again"][1]
-    assert said["inside"] == ["/a.slice/a-b.slice/"] and said["left"] == []
-    assert said["killed"] == -9 and said["gone_s"] < 5, "whoever dies before the VMM is in, its scope goes"
+    output: dict[str, Any] = json.loads(ran.stdout)
+    print(f"a scope takes {output['ms']} ms")
+    assert (output["lack"], output["wanted"]) == ("", True)
+    assert set(output["subtree"]) == set(output["controllers"])
+    assert output["again"][0] == "FAILED_PRECONDITION" and "clearpod-0.scope" in output["again"][1]
+    assert output["inside"] == ["/a.slice/a-b.slice/"] and output["left"] == []
+    assert output["killed"] == -9 and output["gone_s"] < 5, "whoever dies before the VMM is in, its scope goes"
     units = ("list-units", "--all", "--plain", "--no-legend", "--type=scope", "clearpod-*")
     assert machine.systemctl(*units) == "" and machine.show(SLICE, "ActiveState") == "active"
-    assert said["ms"] < 2000 * PATIENCE
+    assert output["ms"] < 2000 * PATIENCE

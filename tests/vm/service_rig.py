@@ -71,9 +71,9 @@ class Node:
         """Whether it does, and answers."""
         cri = Client(self.socket, None, self.image)  # type: ignore[arg-type]
         status = await cri.status(container)
-        said = (await cri("ExecSync", container_id=container, cmd=["echo", "hi"])).stdout
+        output = (await cri("ExecSync", container_id=container, cmd=["echo", "hi"])).stdout
         await cri.close()
-        return bool(status.state == pb.CONTAINER_RUNNING) and said == b"hi\n"
+        return bool(status.state == pb.CONTAINER_RUNNING) and output == b"hi\n"
 
     async def remove_all(self) -> None:
         cri = Client(self.socket, None, self.image)  # type: ignore[arg-type]

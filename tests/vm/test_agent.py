@@ -73,9 +73,9 @@ def test_the_pod_is_configured_as_asked(machine: Machine) -> None:
     assert machine.exit_of("net").exit_code == 0
     text = machine.output[stdio.stdout].decode()
     assert text.startswith("pod-1\n") and text.endswith("1\n")
-    for wanted in ("mtu 1400", "10.88.0.5/16", "fd00::5/64", "default via 169.254.1.1 dev eth0", "default via fe80::1",
-                   "02:00:00:00:00:01"):  # fmt: skip
-        assert wanted in text, text
+    for expected in ("mtu 1400", "10.88.0.5/16", "fd00::5/64", "default via 169.254.1.1 dev eth0",
+                     "default via fe80::1", "02:00:00:00:00:01"):  # fmt: skip
+        assert expected in text, text
     assert "tentative" not in text.split("fd00::5/64")[1].split("\n")[0]
     with pytest.raises(WrongState):
         machine.client.call(Configure())

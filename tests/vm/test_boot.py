@@ -29,8 +29,8 @@ def lines_of(vm: VmProcess, until: str) -> list[str]:
         assert time.monotonic() < deadline, text[-2000:]
         assert vm.alive(), text[-2000:]
         time.sleep(0.05)
-    said = [line.partition("probe ") for line in text.splitlines()]
-    return [line[2].rstrip() for line in said if line[1]]
+    output = [line.partition("probe ") for line in text.splitlines()]
+    return [line[2].rstrip() for line in output if line[1]]
 
 
 def end_of(vm: VmProcess) -> int:
@@ -76,7 +76,7 @@ def test_the_guest_finds_every_device_where_the_words_say(
     )
     running = boot(full)
     assert end_of(running) == 0, "the guest's reboot must end the VMM, in order"
-    said = [line.partition("probe ")[2].rstrip() for line in Path(running.console).read_text().splitlines()]
+    output = [line.partition("probe ")[2].rstrip() for line in Path(running.console).read_text().splitlines()]
     for expected in (
         "cpus 2",
         "head /dev/vda I-am-the-system!",
@@ -90,10 +90,10 @@ def test_the_guest_finds_every_device_where_the_words_say(
         "rng virtio_rng.0",
         "done",
     ):
-        assert expected in said
-    ports = [line for line in said if line.startswith("/sys/class/virtio-ports/vport")]
+        assert expected in output
+    ports = [line for line in output if line.startswith("/sys/class/virtio-ports/vport")]
     assert ["clearpod.agent" in port for port in ports] == ([True] if isinstance(vm.link, SerialLink) else [])
-    assert any(line.startswith("/sys/class/net/eth0 02:00:00:00:00:2a") for line in said)
+    assert any(line.startswith("/sys/class/net/eth0 02:00:00:00:00:2a") for line in output)
     assert (tmp_path / "system").read_bytes().count(b"written") == 0
     assert (tmp_path / "scratch").read_bytes().find(b"written-by-guest") == 4096
     assert os.stat(tmp_path / "volumes/from-guest").st_mode & 0o777 == 0o640
@@ -102,10 +102,10 @@ def test_the_guest_finds_every_device_where_the_words_say(
 
 def test_a_minimal_guest_has_one_disk_and_an_open_link(vm: VmSpec, boot: Boot) -> None:
     running = boot(vm._replace(scratch=""))
-    said = lines_of(running, "probe done")
-    assert "/sys/block/vda 2048 1" in said
-    assert not any("vdb " in line and line.startswith("/sys/block") for line in said)
-    cmdline = next(line for line in said if line.startswith("cmdline"))
+    output = lines_of(running, "probe done")
+    assert "/sys/block/vda 2048 1" in output
+    assert not any("vdb " in line and line.startswith("/sys/block") for line in output)
+    cmdline = next(line for line in output if line.startswith("cmdline"))
     is_serial = isinstance(vm.link, SerialLink)
     assert f"clearpod.link={'serial' if is_serial else 'vsock:1024'} clearpod.system=/dev/vda" in cmdline
     assert len(cmdline) < 2048

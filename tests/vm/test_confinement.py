@@ -99,9 +99,9 @@ async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContai
     made = Container(id="main", name="main", image=image.id, process=what, mounts=mounts)
     record = ContainerRecord(made, b"", 0, time.time_ns(), image.id, image.id)
     async with containers.image_held(pod, (image,)) as root:
-        found = pod.containers[await containers.create(pod, record, root=root)]
-    await containers.start(pod, found)
-    return found
+        result = pod.containers[await containers.create(pod, record, root=root)]
+    await containers.start(pod, result)
+    return result
 
 
 async def output_of(pod: LivePod, container: LiveContainer, script: str) -> str:
@@ -128,8 +128,8 @@ async def test_the_vmm_is_nobody_on_the_host_and_has_only_its_own_descriptors(ma
         assert owner >= Range().first
         for task in (place / "task").iterdir():
             status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
-            wanted = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
-            assert {name: status[name].strip() for name in wanted} == wanted
+            needed = {"NoNewPrivs": "1", "Seccomp": "2", "CapBnd": FEW, "CapEff": FEW, "CapPrm": FEW}
+            assert {name: status[name].strip() for name in needed} == needed
             assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
             assert status["Uid"].split() == status["Gid"].split() == [str(owner)] * 4
         environment = {one.partition("=")[0] for one in (place / "environ").read_text().split("\0") if one}

@@ -79,8 +79,8 @@ def _bring(crictl: Crictl, image: str) -> None:
     assert {c["type"]: c["status"] for c in info["status"]["conditions"]}["RuntimeReady"] is True
     assert "Image is up to date" in crictl("pull", image)
     listed = crictl.json("images", "-o", "json")["images"]
-    found = [one["id"] for one in listed if image in one["repoTags"]]
-    assert [crictl.json("inspecti", image)["status"]["id"]] == found
+    result = [one["id"] for one in listed if image in one["repoTags"]]
+    assert [crictl.json("inspecti", image)["status"]["id"]] == result
 
 
 def _pod(crictl: Crictl) -> str:
@@ -112,9 +112,9 @@ def _looks(crictl: Crictl, pod: str, container: str) -> None:
 def _reads_logs(crictl: Crictl, container: str) -> None:
     """All of it, then as it comes."""
     deadline = time.monotonic() + 20 * PATIENCE
-    while "3\n" not in (said := crictl.ends("logs", container)).stdout and time.monotonic() < deadline:
+    while "3\n" not in (output := crictl.ends("logs", container)).stdout and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert said.stdout.startswith("out\n1\n2\n3\n") and said.stderr == "err\n"
+    assert output.stdout.startswith("out\n1\n2\n3\n") and output.stderr == "err\n"
     with crictl.start("logs", "-f", "--tail", "1", container) as follower:
         assert follower.stdout is not None
         numbers = [int(follower.stdout.readline()) for _ in range(4)]

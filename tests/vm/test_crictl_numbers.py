@@ -37,9 +37,9 @@ def test_numbers_events_updates_and_followed_logs(crictl: Crictl, tmp_path: Path
         time.sleep(1)
         listener.terminate()
         assert listener.stdout is not None
-        said = listener.stdout.read().decode()
+        output = listener.stdout.read().decode()
     for kind in ("CREATED", "STARTED", "STOPPED", "DELETED"):
-        assert said.count(f"CONTAINER_{kind}_EVENT") == 2, (kind, said)
+        assert output.count(f"CONTAINER_{kind}_EVENT") == 2, (kind, output)
     crictl("rmi", image)
 
 
@@ -70,18 +70,18 @@ def _counts(crictl: Crictl, pod: str, container: str) -> None:
     pods = crictl("statsp").removeprefix(CLEAR).splitlines()
     assert pods[1].split()[:2] == ["web", pod[:13]]
     names = {one["name"] for one in crictl.json("metricdescs")["descriptors"]}
-    (found,) = crictl.json("metricsp")["podMetrics"]
-    given = {metric["name"] for metric in found["containerMetrics"][0]["metrics"] + found.get("metrics", [])}
+    (result,) = crictl.json("metricsp")["podMetrics"]
+    given = {metric["name"] for metric in result["containerMetrics"][0]["metrics"] + result.get("metrics", [])}
     assert len(names) >= 45
     assert {name for name in names if "network" not in name} <= given
 
 
 def _updates(crictl: Crictl, container: str) -> None:
     crictl("update", "--memory", str(64 << 20), "--cpu-share", "512", container)
-    said = crictl.json("inspect", container)["status"]["resources"]["linux"]
-    assert (said["memoryLimitInBytes"], said["cpuShares"]) == (str(64 << 20), "512")
+    output = crictl.json("inspect", container)["status"]["resources"]["linux"]
+    assert (output["memoryLimitInBytes"], output["cpuShares"]) == (str(64 << 20), "512")
     assert "67108864" in crictl("exec", "-s", container, "cat", "/sys/fs/cgroup/memory.max")
     refused = crictl.ends("update", "--memory", str(1 << 18), container)
     assert refused.returncode != 0
     assert "memory_limit_in_bytes" in refused.stderr
-    assert json.loads(crictl("inspect", container))["status"]["resources"]["linux"] == said
+    assert json.loads(crictl("inspect", container))["status"]["resources"]["linux"] == output

@@ -86,27 +86,27 @@ def _types_into_a_terminal(node: Node, transport: str) -> None:
     argv = [*node.crictl._argv, "exec", "-r", transport, "-it", node.web, "sh"]
     with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as person:
         os.close(theirs)
-        said = _read_until(ours, b"# ")
+        output = _read_until(ours, b"# ")
         os.write(ours, b"stty size; exit 3\n")
-        said += _read_until(ours, b"")
+        output += _read_until(ours, b"")
         assert person.wait(60) == 1
     os.close(ours)
-    assert b"30 100\r\n" in said, said
-    assert b"exit code 3" in said, said
+    assert b"30 100\r\n" in output, output
+    assert b"exit code 3" in output, output
 
 
 def _read_until(descriptor: int, text: bytes) -> bytes:
     """What a terminal shows until `text`; empty: until its end."""
-    found, deadline = b"", time.monotonic() + 60
-    while not text or text not in found:
-        assert time.monotonic() < deadline, found
+    result, deadline = b"", time.monotonic() + 60
+    while not text or text not in result:
+        assert time.monotonic() < deadline, result
         try:
-            found += os.read(descriptor, 4096)
+            result += os.read(descriptor, 4096)
         except BlockingIOError:
             time.sleep(0.02)
         except OSError:
-            return found
-    return found
+            return result
+    return result
 
 
 def _attaches(node: Node, transport: str) -> None:

@@ -100,12 +100,12 @@ def test_crictl_update_changes_the_guest_or_nothing(node: Node) -> None:
         assert node.has("memory.max", "cpu.max", of=node.worker) == [memory, cpu], words
     assert int(node.has("cpu.weight", of=node.worker)[0]) > weight
     files = ("memory.max", "cpu.max", "cpu.weight", "cpuset.cpus")
-    had, said = node.has(*files, of=node.worker), node.says(node.worker)
-    assert (said["memoryLimitInBytes"], said["cpuQuota"], said["cpuShares"]) == (f"{40 * MIB}", "10000", "2048")
+    had, output = node.has(*files, of=node.worker), node.says(node.worker)
+    assert (output["memoryLimitInBytes"], output["cpuQuota"], output["cpuShares"]) == (f"{40 * MIB}", "10000", "2048")
     for words, code, sentence in REFUSED:
         ended = node.crictl.ends("update", *words.split(), node.worker)
         assert ended.returncode == 1 and f"code = {code}" in ended.stderr and sentence in ended.stderr, (words, ended)
-        assert node.has(*files, of=node.worker) == had and node.says(node.worker) == said, words
+        assert node.has(*files, of=node.worker) == had and node.says(node.worker) == output, words
     assert node.has("memory.max", of=node.looker) == ["max"]
 
 
@@ -137,8 +137,8 @@ def test_a_pod_is_resized_in_place_or_not_at_all(node: Node) -> None:
         resize(memory_limit_in_bytes=56 * MIB)
         assert node.has("memory.max") == [f"{56 * MIB}"] and node.has("memory.max", of=node.worker) == [f"{40 * MIB}"]
         if (os.cpu_count() or 1) > 1:
-            found = [node.online()]
+            result = [node.online()]
             for quota in (100000, 150000, 50000):
                 resize(cpu_quota=quota, cpu_period=100000)
-                found.append(node.online())
-            assert found == ["0-1", "0", "0-1", "0"], "vCPUs come and go with the quota"
+                result.append(node.online())
+            assert result == ["0-1", "0", "0-1", "0"], "vCPUs come and go with the quota"

@@ -69,8 +69,8 @@ class Guest:
         while f"probe done {number}" not in (text := self.console()):
             assert time.monotonic() < deadline and self.process.alive(), text[-2000:]
             time.sleep(0.05)
-        said = [line.partition("probe ")[2].strip() for line in text[seen:].splitlines() if "probe " in line]
-        return next((line for line in said if not line.startswith(("done", "total"))), "")
+        output = [line.partition("probe ")[2].strip() for line in text[seen:].splitlines() if "probe " in line]
+        return next((line for line in output if not line.startswith(("done", "total"))), "")
 
     def window(self, request: str, image: DaxImage | None = None) -> str:
         """What the shim answers."""
@@ -156,10 +156,10 @@ def test_images_are_mounted_with_dax_at_boot_and_in_the_running_vm(
     library = f"{guest_dir}/lkvm-shim.so"
     guest = start(Dax(library, (first, second), 64 * MIB, f"{tmp_path}/dax.sock"))
     for number, letter in (("0", "a"), ("1", "b")):
-        assert f"/dev/pmem{number} /image erofs ro" in (said := guest.ask(f"mount {number}"))
-        assert "dax=always" in said
-        assert (said := guest.ask("read")).startswith(full(letter))
-        assert cached_kib(said) < DATA / 1024 / 4
+        assert f"/dev/pmem{number} /image erofs ro" in (output := guest.ask(f"mount {number}"))
+        assert "dax=always" in output
+        assert (output := guest.ask("read")).startswith(full(letter))
+        assert cached_kib(output) < DATA / 1024 / 4
         assert guest.ask("umount") == "umount 0"
 
     for number in ("1", "2"):
@@ -171,8 +171,8 @@ def test_images_are_mounted_with_dax_at_boot_and_in_the_running_vm(
     assert guest.window(f"map 0 {third.size}", third) == "ok"
     assert guest.ask("head 2") == "head /dev/pmem2 data"
     assert "dax=always" in guest.ask("mount 2")
-    assert (said := guest.ask("read")).startswith(full("c"))
-    assert cached_kib(said) < DATA / 1024 / 4
+    assert (output := guest.ask("read")).startswith(full("c"))
+    assert cached_kib(output) < DATA / 1024 / 4
     assert guest.ask("umount") == "umount 0"
     assert guest.window(f"unmap 0 {third.size}") == "ok"
     assert guest.ask("head 2") == "head /dev/pmem2 zeros"
@@ -234,9 +234,9 @@ def test_what_five_pods_read_of_one_image_is_in_memory_once(start: Start, tmp_pa
     copies = 0
     for guest in guests:
         assert "dax=always" in guest.ask("mount 0")
-        said = guest.ask("words")
-        assert said.startswith(f"words /image/data sum {total} bytes {LARGE} ")
-        copies += 1024 * cached_kib(said)
+        output = guest.ask("words")
+        assert output.startswith(f"words /image/data sum {total} bytes {LARGE} ")
+        copies += 1024 * cached_kib(output)
     once = _cached_bytes(image.path)
     print(f"\nimage {image.size} bytes; page cache of the host {once}, of {PODS} guests {copies}")
     assert once >= LARGE

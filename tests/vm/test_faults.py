@@ -41,7 +41,7 @@ def test_deaths_at_fault_points_lose_and_leave_nothing(hypervisor: str, guest_di
     assert hypervisor == "qemu"
     report = main.run(guest_dir, "kills", wanted=Wanted(every=EVERY))
     assert report.bad() == []
-    assert [name for name, found in report.points.items() if not found] == [], "operations without a point"
+    assert [name for name, result in report.points.items() if not result] == [], "operations without a point"
     assert len(report.outcomes) >= len(OPERATIONS)
     figures = report.figures()
     assert (figures["lost"], figures["leaked"], figures["neighbours_hurt"]) == (0, 0, 0)

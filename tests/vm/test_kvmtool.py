@@ -106,9 +106,9 @@ def test_the_system_image_is_memory_that_is_never_read_as_a_disk(place: Place, g
     script = "ls /sys/block; cat /sys/block/pmem0/stat"
     argv = place.command("--hypervisor", "kvmtool", "--", "sh", "-c", script)
     done = subprocess.run(argv, cwd=CHECKOUT, stdin=subprocess.DEVNULL, capture_output=True, timeout=RUN_S)
-    said = done.stdout.decode().split()
-    assert said[:3] == ["pmem0", "pmem1", "vda"], done.stderr.decode()  # pmem1: the container's image
-    assert set(said[3:]) == {"0"}, "reads by DAX are no requests to the block device"
+    output = done.stdout.decode().split()
+    assert output[:3] == ["pmem0", "pmem1", "vda"], done.stderr.decode()  # pmem1: the container's image
+    assert set(output[3:]) == {"0"}, "reads by DAX are no requests to the block device"
 
 
 def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place) -> None:
@@ -123,12 +123,12 @@ def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place)
         )
         for name, size in sizes.items()
     }
-    said = {name: pod.communicate(timeout=RUN_S)[0].decode().split() for name, pod in pods.items()}
+    output = {name: pod.communicate(timeout=RUN_S)[0].decode().split() for name, pod in pods.items()}
     assert [pod.returncode for pod in pods.values()] == [0, 0]
     for name, (memory, cpus) in {"one": (80, "1"), "two": (200, "2")}.items():
-        assert said[name][0] == cpus
-        assert memory * 0.6 < int(said[name][2]) / 1024 < memory
-        assert said[name][-1] == name
+        assert output[name][0] == cpus
+        assert memory * 0.6 < int(output[name][2]) / 1024 < memory
+        assert output[name][-1] == name
     assert place.left_over() == []
 
 

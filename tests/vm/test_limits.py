@@ -37,13 +37,13 @@ HOG = "tail /dev/zero 2>/dev/null || true"
 
 def counters(directory: str) -> dict[str, str]:
     """Of all cgroups of the pod together; names of both versions are given those of version 2."""
-    found = {name: value for path in quarters.cgroups(directory) for name, value in cgroup.usage(path).items()}
+    result = {name: value for path in quarters.cgroups(directory) for name, value in cgroup.usage(path).items()}
     names = {
         "memory.limit_in_bytes": "memory.max",
         "memory.max_usage_in_bytes": "memory.peak",
         "memory.oom_control.oom_kill": "memory.events.oom_kill",
     }
-    return {names.get(name, name): value for name, value in found.items()}
+    return {names.get(name, name): value for name, value in result.items()}
 
 
 async def at_length(pod: LivePod, container: LiveContainer, script: str) -> str:
@@ -58,8 +58,8 @@ async def test_limits_are_those_of_the_vms_size_and_the_vmm_is_in_them(machine: 
         vm = pod.vm
         assert vm is not None
         places = quarters.cgroups(pod.directory)
-        found = in_force.read(vm.pid, vm.start_time, cgroups=places)
-        assert [one.path for one in found.cgroups] == places
+        result = in_force.read(vm.pid, vm.start_time, cgroups=places)
+        assert [one.path for one in result.cgroups] == places
         assert places
         seen = counters(pod.directory)
         on_kvmtool = machine.host.choice.hypervisor.name == "kvmtool"

@@ -41,8 +41,8 @@ def volume(request: pytest.FixtureRequest, machine: Machine) -> Path:
 
 
 def owners(volume: Path) -> dict[str, tuple[int, int, int]]:
-    found = {path.name: path.lstat() for path in volume.iterdir()}
-    return {name: (one.st_uid, one.st_gid, stat.S_IMODE(one.st_mode)) for name, one in found.items()}
+    result = {path.name: path.lstat() for path in volume.iterdir()}
+    return {name: (one.st_uid, one.st_gid, stat.S_IMODE(one.st_mode)) for name, one in result.items()}
 
 
 async def test_files_have_the_same_owners_and_modes_on_the_host_and_in_the_guest(
@@ -53,8 +53,8 @@ async def test_files_have_the_same_owners_and_modes_on_the_host_and_in_the_guest
     async with booted(machine) as pod:
         container = await started(pod, machine.image, Mount(str(volume), "/data"))
         seen = (await output_of(pod, container, "cd /data; stat -c '%n %u %g %a' *")).splitlines()
-        wanted = [f"{name} {uid} {gid} {mode:o}" for name, (uid, gid, mode) in FILES.items()]
-        assert sorted(seen) == sorted([*wanted, "far 65534 65534 644"])
+        expected = [f"{name} {uid} {gid} {mode:o}" for name, (uid, gid, mode) in FILES.items()]
+        assert sorted(seen) == sorted([*expected, "far 65534 65534 644"])
         assert await output_of(pod, container, "cat /data/root /data/user /data/last") == "rootuserlast"
         script = (
             "cd /data; echo more >>root; chown 7:8 user; chmod 4711 user; echo x >new; mkdir dir; ln -s new link; "
@@ -131,8 +131,8 @@ async def test_what_the_host_mounts_later_has_its_owners_too(machine: Machine) -
         mount.mount("late", str(machine.volume / "late"), "tmpfs", data="mode=0700")
         (machine.volume / "late/file").write_text("from the host")
         os.chown(machine.volume / "late/file", 7, 8)
-        wanted = container.record.container
-        assert await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=wanted) == {}
+        expected = container.record.container
+        assert await asyncio.to_thread(following.update, pod.directory, pod.record.pod, container=expected) == {}
         script = "cat /data/late/file; echo; stat -c %u:%g /data/late /data/late/file; touch /data/late/x; id -u"
         assert (await output_of(pod, container, script)).splitlines() == ["from the host", "0:0", "7:8", "0"]
         assert (machine.volume / "late/x").stat().st_uid == 0
@@ -140,9 +140,9 @@ async def test_what_the_host_mounts_later_has_its_owners_too(machine: Machine) -
 
 async def test_each_vmm_is_somebody_else_and_its_ids_are_free_again_afterwards(machine: Machine) -> None:
     async with booted(machine) as one, booted(machine) as other:
-        found = [slots.find(pod.directory) for pod in (one, other)]
-        assert None not in found and found[0] != found[1]
-        for pod, first in zip((one, other), found, strict=True):
+        result = [slots.find(pod.directory) for pod in (one, other)]
+        assert None not in result and result[0] != result[1]
+        for pod, first in zip((one, other), result, strict=True):
             assert first is not None and first % POD_IDS == 0
             seen = jail.look(pod.directory)
             assert set(seen.users) == set(seen.groups) == {first}
@@ -174,24 +174,24 @@ async def test_clearpod_jail_prints_what_is_in_force(
         container = await started(pod, machine.image, Mount(str(machine.volume), "/data"))
         del container
         shown = await asyncio.to_thread(printed, pod.id[:8], "--json")
-        found = json.loads(shown)
-        assert found["pod"] == pod.id and found["pid"] == pid_of(pod)
-        assert found["capabilities"]["effective"] == ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"]
-        assert found["capabilities"]["ambient"] == found["capabilities"]["inheritable"] == []
-        assert found["no_new_privs"] is True and found["seccomp"] == "filter"
-        assert {kind for kind, one in found["namespaces"].items() if not one["is_hosts"]} >= {
+        result = json.loads(shown)
+        assert result["pod"] == pod.id and result["pid"] == pid_of(pod)
+        assert result["capabilities"]["effective"] == ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID"]
+        assert result["capabilities"]["ambient"] == result["capabilities"]["inheritable"] == []
+        assert result["no_new_privs"] is True and result["seccomp"] == "filter"
+        assert {kind for kind, one in result["namespaces"].items() if not one["is_hosts"]} >= {
             "user", "mnt", "pid", "net", "ipc", "uts"}  # fmt: skip
-        assert "etc" in found["root"] and "home" not in found["root"] and "root" not in found["root"]
-        volume = next(one for one in found["mounts"] if one["path"].endswith("/mounts/0"))
+        assert "etc" in result["root"] and "home" not in result["root"] and "root" not in result["root"]
+        volume = next(one for one in result["mounts"] if one["path"].endswith("/mounts/0"))
         assert volume["is_writable"] and volume["is_mapped"]
-        writable = {one["path"] for one in found["mounts"] if one["is_writable"] and one["type"] != "proc"}
+        writable = {one["path"] for one in result["mounts"] if one["is_writable"] and one["type"] != "proc"}
         assert {path for path in writable if not path.endswith((".img", "/mounts/0", "/vmm"))} == set()
-        assert found["limits"]["core file size"] == {"soft": "0", "hard": "0"}
-        assert found["uid_map"][0]["length"] == 65536
-        assert set(found["cgroups"]) == set(quarters.cgroups(pod.directory))
+        assert result["limits"]["core file size"] == {"soft": "0", "hard": "0"}
+        assert result["uid_map"][0]["length"] == 65536
+        assert set(result["cgroups"]) == set(quarters.cgroups(pod.directory))
         text = await asyncio.to_thread(printed, pod.id)
-        for wanted in ("no new privs      yes", "0 to 65535 are", "seccomp           filter", "cgroup "):
-            assert wanted in text, text
+        for expected in ("no new privs      yes", "0 to 65535 are", "seccomp           filter", "cgroup "):
+            assert expected in text, text
         with pytest.raises(NotFound, match="there is no pod 'ffff-none'"):
             printed("ffff-none")
     with pytest.raises(NotFound):

@@ -76,22 +76,22 @@ async def run(node: Node, slice_name: str, *, network: int = pb.POD) -> dict[str
     config.linux.security_context.namespace_options.network = network  # type: ignore[assignment]
     config.linux.resources.memory_limit_in_bytes = 64 * MIB
     pod = (await cri("RunPodSandbox", config=config, deadline_s=60 * PATIENCE)).pod_sandbox_id
-    said = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
+    output = (await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)).info["info"]
     await cri.close()
-    found: dict[str, Any] = json.loads(said)
-    return {**found, "id": pod}
+    result: dict[str, Any] = json.loads(output)
+    return {**result, "id": pod}
 
 
 async def driver(node: Node) -> tuple[int, tuple[str, str]]:
     """What the kubelet is told, and the answer to one that has the other driver."""
     cri = Client(node.socket, None, node.image)  # type: ignore[arg-type]
-    said = (await cri("RuntimeConfig")).linux.cgroup_driver
+    output = (await cri("RuntimeConfig")).linux.cgroup_driver
     config = cri.sandbox("wrong")
     config.linux.cgroup_parent = "/kubepods/burstable/podaa_1"
     refused = await cri.refused("RunPodSandbox", config=config)
     assert list((await cri("ListPodSandbox")).items) == []
     await cri.close()
-    return said, refused
+    return output, refused
 
 
 async def is_ready(node: Node, pod: str) -> bool:

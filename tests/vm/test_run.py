@@ -36,9 +36,9 @@ def test_the_guests_clock_is_right(clearpod: Command) -> None:
     asked = time.time()
     process.stdin.write(b"now\n")
     process.stdin.flush()
-    said = int(_read_until(process, b"\n"))
+    output = int(_read_until(process, b"\n"))
     slack_s = 2 * PATIENCE  # the host's greeting, which sets the clock, has a way too
-    assert asked - 1 - slack_s < said < time.time() + slack_s
+    assert asked - 1 - slack_s < output < time.time() + slack_s
     finish(process)
 
 
@@ -79,11 +79,11 @@ def test_a_megabyte_goes_in_and_comes_out_byte_for_byte(clearpod: Command, tmp_p
         (tmp_path / "in").write_bytes(data)
         with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as target:
             code = clearpod.run(*words, stdin=source, stdout=target).code
-        found = (tmp_path / "out").read_bytes()
+        result = (tmp_path / "out").read_bytes()
     else:
-        code, found, _ = clearpod.run(*words, feed=data)
+        code, result, _ = clearpod.run(*words, feed=data)
     assert code == 3
-    assert found == data
+    assert result == data
 
 
 def test_without_i_the_container_gets_no_input(clearpod: Command) -> None:
@@ -95,12 +95,12 @@ def test_a_slow_reader_gets_everything_and_loses_nothing(clearpod: Command) -> N
     script = f"yes 0123456789abcde | head -c {size}; echo done >&2"
     process = clearpod.start("run", "--", "sh", "-c", script)
     assert process.stdout is not None
-    found = b""
+    result = b""
     while piece := os.read(process.stdout.fileno(), 20_000):
-        found += piece
+        result += piece
         time.sleep(0.05)
     assert finish(process).code == 0
-    assert found == b"0123456789abcde\n" * (size // 16)
+    assert result == b"0123456789abcde\n" * (size // 16)
 
 
 def test_a_reader_that_sleeps_does_not_keep_signals_away(clearpod: Command) -> None:
@@ -209,10 +209,10 @@ def test_a_program_that_uses_up_its_memory_is_said_to(clearpod: Command) -> None
 def _read_until(process: "subprocess.Popen[bytes]", text: bytes, stream: object = None, limit_s: float = 30) -> bytes:
     """What it wrote until `text` came."""
     source = stream or process.stdout
-    descriptor, found = source.fileno(), b""  # type: ignore[attr-defined]
+    descriptor, result = source.fileno(), b""  # type: ignore[attr-defined]
     deadline = time.monotonic() + limit_s * PATIENCE
-    while text not in found:
+    while text not in result:
         piece = os.read(descriptor, 4096)
-        assert piece and time.monotonic() < deadline, (found, finish(process, limit_s=5))
-        found += piece
-    return found
+        assert piece and time.monotonic() < deadline, (result, finish(process, limit_s=5))
+        result += piece
+    return result

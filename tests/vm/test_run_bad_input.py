@@ -67,9 +67,9 @@ def test_what_the_guest_refuses(clearpod: Command, words: tuple[str, ...], code:
 def test_an_entrypoint_that_is_not_executable_or_not_there(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
     layers = [sample.busybox(guest_dir), Layer(tar([file("start.sh", b"#!/bin/sh\n", 0o644)]))]
     cases = [("/start.sh", 126, "not executable"), ("/gone", 127, "/gone")]
-    for entry, code, said in cases:
+    for entry, code, output in cases:
         image = sample.image(tmp_path / entry[1:], layers, Entrypoint=[entry])
-        _is_one_sentence(clearpod.run(image), code, said)
+        _is_one_sentence(clearpod.run(image), code, output)
 
 
 @ends_before_a_vm
@@ -138,14 +138,14 @@ def test_a_guest_that_does_not_come_up(clearpod: Command, tmp_path: Path, guest_
     clearpod.configure(f"[vm]\nscratch_mib = 64\nboot_timeout_s = {limit_s}")
     ended = clearpod.run("--", "true")
     assert (ended.code, ended.out) == (11, b""), ended.err
-    said = {
+    output = {
         "panics": "Kernel panic - not syncing: Attempted to kill init!",
         "has no init": "Kernel panic",
         "never says hello": "",
         "is not a kernel": " ended ",
     }[kind]
-    said = f"said no hello within {limit_s} s" if is_mute else said
-    assert said in ended.err and "Traceback" not in ended.err
+    output = f"said no hello within {limit_s} s" if is_mute else output
+    assert output in ended.err and "Traceback" not in ended.err
     assert ended.err.count("clearpod: ") == 1
 
 

@@ -128,15 +128,15 @@ def _resize(terminal: int, columns: int, lines: int) -> None:
 
 
 def _read_until(descriptor: int, text: str, limit_s: float = 30) -> str:
-    found, deadline = "", time.monotonic() + limit_s * PATIENCE
+    result, deadline = "", time.monotonic() + limit_s * PATIENCE
     os.set_blocking(descriptor, False)
-    while text not in found:
-        assert time.monotonic() < deadline, found
+    while text not in result:
+        assert time.monotonic() < deadline, result
         try:
-            found += os.read(descriptor, 4096).decode()
+            result += os.read(descriptor, 4096).decode()
         except BlockingIOError:
             time.sleep(0.02)
-    return found
+    return result
 
 
 def test_accounts_that_are_fifos_keep_nobody_waiting(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:

@@ -46,11 +46,11 @@ def with_probe(machine: Machine) -> Mount:
 
 def filters_of(pod: LivePod) -> set[tuple[str, str, str]]:
     """Of each thread of the VMM: no_new_privs, seccomp's mode, how many filters."""
-    found = set()
+    result = set()
     for task in Path("/proc", str(pid_of(pod)), "task").iterdir():
         status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
-        found.add((status["NoNewPrivs"].strip(), status["Seccomp"].strip(), status["Seccomp_filters"].strip()))
-    return found
+        result.add((status["NoNewPrivs"].strip(), status["Seccomp"].strip(), status["Seccomp_filters"].strip()))
+    return result
 
 
 async def test_all_that_a_container_does_with_files_works_behind_both_filters(

@@ -110,8 +110,8 @@ def test_the_network_is_the_user_namespaces(machine: Machine) -> None:
     text = machine.output[out.stdout].decode()
     assert text.startswith("pod\n")
     assert text.endswith("1\n77\n")
-    for wanted in ("eth1    inet 10.88.0.5/24", "eth0    inet 10.88.1.5/24", "default via 10.88.1.1 dev eth0"):
-        assert wanted in text, text
+    for expected in ("eth1    inet 10.88.0.5/24", "eth0    inet 10.88.1.5/24", "default via 10.88.1.1 dev eth0"):
+        assert expected in text, text
     machine.run("server", ["sh", "-c", "echo reached | nc -l -p 8080"], namespaces=NAMESPACES)
     source, sink = machine.streams(2)
     for number in range(1, 50):  # until it listens

@@ -88,10 +88,10 @@ def test_a_vm_that_has_waited_runs_a_container_with_an_address_of_its_own(
     address = daemon("PodSandboxStatus", pod_sandbox_id=pod).status.network.ip
     script = "hostname; cat /etc/machine-id; ip addr show eth0; ping -c 1 -W 30 10.77.0.1"
     reply = daemon("ExecSync", container_id=container, cmd=["sh", "-c", script], timeout=60 * PATIENCE)
-    said = reply.stdout.decode()
-    assert reply.exit_code == 0, (said, reply.stderr)
-    assert said.startswith(f"web-0\n{pod[:32]}\n") and "1 packets received" in said
-    assert address.startswith("10.77.0.") and f"inet {address}/24" in said and "mtu 1400" in said
+    output = reply.stdout.decode()
+    assert reply.exit_code == 0, (output, reply.stderr)
+    assert output.startswith(f"web-0\n{pod[:32]}\n") and "1 packets received" in output
+    assert address.startswith("10.77.0.") and f"inet {address}/24" in output and "mtu 1400" in output
     counts = daemon.warmed()
     assert (counts["taken"], counts["missed"], counts["booted"], counts["died"]) == (1, 0, SIZE + 1, 0)
     daemon("RemovePodSandbox", pod_sandbox_id=pod)

@@ -61,8 +61,8 @@ class Scene(NamedTuple):
 
     def mounts(self) -> list[str]:
         """The guest's mounts of images in the window: the pod's first process shows them."""
-        said = self.node.exec(self.watch, "grep /run/clearpod/window/ /proc/1/mountinfo; true")
-        return said.splitlines()
+        output = self.node.exec(self.watch, "grep /run/clearpod/window/ /proc/1/mountinfo; true")
+        return output.splitlines()
 
     def check(self) -> None:
         """Nothing is in the window but the image of `watch`."""
@@ -259,6 +259,6 @@ def test_an_image_that_is_removed_and_cut_while_it_is_mapped_ends_no_vm(scene: S
         os.unlink(layer)
         assert node.exec(victim, "cksum < /data; head -c 3 /data").endswith("vic")
         file_.truncate(4096)
-        said = node("ExecSync", container_id=victim, cmd=["cksum", "/data"], timeout=100)
-    print(said)
+        output = node("ExecSync", container_id=victim, cmd=["cksum", "/data"], timeout=100)
+    print(output)
     assert node.exec(scene.watch, "head -c 3 /data") == "one"

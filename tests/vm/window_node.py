@@ -81,10 +81,10 @@ class Node:
     def pod(self, name: str, **annotations: str) -> str:
         """Run a sandbox; underscores in the names of annotations are those of the constants above."""
         names = pb.PodSandboxMetadata(name=name, namespace="default", uid=f"uid-{name}")
-        said = {{"memory": MEMORY_WORD, "window": WINDOW_WORD}[key]: text for key, text in annotations.items()}
+        output = {{"memory": MEMORY_WORD, "window": WINDOW_WORD}[key]: text for key, text in annotations.items()}
         linux = pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(privileged=True))
         logs = f"{self.root}/logs"
-        config = pb.PodSandboxConfig(metadata=names, annotations=said, log_directory=logs, linux=linux)
+        config = pb.PodSandboxConfig(metadata=names, annotations=output, log_directory=logs, linux=linux)
         return str(self("RunPodSandbox", config=config).pod_sandbox_id)
 
     def create(

@@ -20,9 +20,9 @@ _BANNER = re.compile(rb"Linux version (\S+?)-\S+ \(.*?\) \((?:\S*-)?(gcc|clang)[
 
 def key(vmlinux: bytes) -> str:
     """What the kernel was made from and by, from its own banner: "6.12.118, gcc 12.4.0". Raises ValueError."""
-    if (found := _BANNER.search(vmlinux)) is None:
+    if (match := _BANNER.search(vmlinux)) is None:
         raise ValueError("there is no banner with version and compiler in the kernel")
-    return f"{found[1].decode()}, {found[2].decode()} {found[3].decode()}"
+    return f"{match[1].decode()}, {match[2].decode()} {match[3].decode()}"
 
 
 def read(name: str, file: Path = FILE) -> dict[str, float] | None:
@@ -40,14 +40,14 @@ def write(name: str, figures: Mapping[str, float], file: Path = FILE) -> None:
 
 def worse(figures: Mapping[str, float], base: Mapping[str, float]) -> list[str]:
     """A sentence for each figure that is more than PERCENT above its baseline, or missing; smaller is better."""
-    found = []
+    result = []
     for name, old in base.items():
         new, allowed = figures.get(name), max(old * PERCENT / 100, LEAST)
         if new is None:
-            found.append(f"{name} was not measured, and its baseline is {old}")
+            result.append(f"{name} was not measured, and its baseline is {old}")
         elif new > old + allowed:
-            found.append(f"{name} is {new}, {100 * (new - old) / old:.1f} percent above its baseline of {old}")
-    return found
+            result.append(f"{name} is {new}, {100 * (new - old) / old:.1f} percent above its baseline of {old}")
+    return result
 
 
 def hold(name: str, figures: Mapping[str, float], *, update: bool, file: Path = FILE) -> int:
@@ -59,7 +59,7 @@ def hold(name: str, figures: Mapping[str, float], *, update: bool, file: Path = 
     base = read(name, file)
     if base is None:
         print(f"bench: there is no baseline for {name}; the budgets hold, see docs/dev/benchmarks.md", file=sys.stderr)
-    found = worse(figures, base or {})
-    for line in found:
+    result = worse(figures, base or {})
+    for line in result:
         print(f"bench: {line}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if result else 0

@@ -28,15 +28,15 @@ def look(place: Place, empty: dict[str, int], count: int) -> dict[str, float]:
     """MiB of one pod, on average; counts for what is no memory."""
     by_pid = {pid: one for pid in place.vmms() if (one := _or_none(footprint.of, pid))}
     sizes, now = list(by_pid.values()), footprint.host()
-    found = {name: round(statistics.mean(getattr(one, name) for one in sizes) / 1024, 2) for name in FIELDS}
+    result = {name: round(statistics.mean(getattr(one, name) for one in sizes) / 1024, 2) for name in FIELDS}
     merged = [pages for pid in by_pid if (pages := _or_none(ksm.merged, pid))]
-    found["merged"] = round(statistics.mean(pages.pages + pages.zero_pages for pages in merged) / 256, 2)
-    found["host"] = round((empty["available"] - now["available"]) / 1024 / count, 2)
-    found["kernel"] = round((now["kernel"] - empty["kernel"]) / 1024 / count, 2)
-    found["median_unique"] = round(statistics.median(one.unique for one in sizes) / 1024, 2)
-    found["most_unique"] = round(max(one.unique for one in sizes) / 1024, 2)
-    found["vmms"] = len(sizes)
-    return found | {name: max(getattr(one, name) for one in sizes) for name in ("descriptors", "threads")}
+    result["merged"] = round(statistics.mean(pages.pages + pages.zero_pages for pages in merged) / 256, 2)
+    result["host"] = round((empty["available"] - now["available"]) / 1024 / count, 2)
+    result["kernel"] = round((now["kernel"] - empty["kernel"]) / 1024 / count, 2)
+    result["median_unique"] = round(statistics.median(one.unique for one in sizes) / 1024, 2)
+    result["most_unique"] = round(max(one.unique for one in sizes) / 1024, 2)
+    result["vmms"] = len(sizes)
+    return result | {name: max(getattr(one, name) for one in sizes) for name in ("descriptors", "threads")}
 
 
 async def until_calm(place: Place, count: int, *, empty: dict[str, int], limit_s: float) -> dict[str, Any]:
@@ -54,11 +54,11 @@ async def until_calm(place: Place, count: int, *, empty: dict[str, int], limit_s
         series.append([round(at_s + LOOK_S, 1), round(mean, 2), round(used, 2)])
         if _level(place) == CALM and len(series) > 3:
             break
-    found: dict[str, Any] = look(place, empty, count) | {"series": series, "calm": _level(place) == CALM}
+    result: dict[str, Any] = look(place, empty, count) | {"series": series, "calm": _level(place) == CALM}
     under = [(at, used) for at, mib, used in series if mib <= BUDGET_MIB]
-    found["budget_after_s"], found["budget_ksmd_s"] = under[0] if under else (None, None)
-    found["seconds"], _, found["ksmd_s"] = series[-1]
-    return found | {"general_profit_mib": round(Ksm().counters().general_profit / (1 << 20), 1)}
+    result["budget_after_s"], result["budget_ksmd_s"] = under[0] if under else (None, None)
+    result["seconds"], _, result["ksmd_s"] = series[-1]
+    return result | {"general_profit_mib": round(Ksm().counters().general_profit / (1 << 20), 1)}
 
 
 def _or_none(look: Callable[[int], Found], pid: int) -> Found | None:

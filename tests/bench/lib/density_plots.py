@@ -20,15 +20,15 @@ def write(report: dict[str, Any], directory: Path) -> None:
 
 def drawn(report: dict[str, Any]) -> dict[str, str]:
     """density-idle-HYPERVISOR.svg and density-serving-HYPERVISOR.svg, as far as there are such rows."""
-    found = {}
+    result = {}
     for hypervisor in sorted({row["hypervisor"] for row in report["rows"]}):
         for serving, name in ((False, "idle"), (True, "serving")):
             rows = [row for row in report["rows"] if (row["hypervisor"], row["serving"]) == (hypervisor, serving)]
             if rows:
                 title = f"Memory of one {name} pod under {hypervisor}, {rows[0]['memory_mib']} MiB VM"
                 text = svg.bars(title, "MiB", PARTS, _once(bar for row in rows for bar in bars(row)))
-                found[f"density-{name}-{hypervisor}.svg"] = text
-    return found
+                result[f"density-{name}-{hypervisor}.svg"] = text
+    return result
 
 
 def _once(found: Iterable[Bar]) -> list[Bar]:
@@ -42,12 +42,12 @@ def _once(found: Iterable[Bar]) -> list[Bar]:
 def bars(row: dict[str, Any]) -> list[Bar]:
     """One without KSM and one with it."""
     ways = [word for word, on in (("huge pages", row["huge_pages"]), ("DAX", row["dax"])) if on]
-    found = []
+    result = []
     for key, name in (("before", ""), ("ksm", f"KSM {row['ksm_percent']:g}%")):
         if key in row:
             label = ", ".join(filter(None, (f"{row['pods']} pods", *ways, name)))
-            found.append(Bar(label, _parts(row[key], row["daemon_mib_per_pod"])))
-    return found
+            result.append(Bar(label, _parts(row[key], row["daemon_mib_per_pod"])))
+    return result
 
 
 def _parts(found: dict[str, float], daemon_mib: float) -> tuple[float, ...]:

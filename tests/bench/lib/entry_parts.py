@@ -85,10 +85,10 @@ def read(marks: Path, files: Iterable[Path]) -> dict[str, int]:
     """Instructions by part, from callgrind's files."""
     counts = dict(map(_count, files))
     parts = [*marks.read_text().split(), REST]
-    found = dict.fromkeys((START, NETWORK, JAIL, REST), 0)
+    result = dict.fromkeys((START, NETWORK, JAIL, REST), 0)
     for part, number in zip(parts, sorted(counts), strict=True):
-        found[part] += counts[number]
-    return found
+        result[part] += counts[number]
+    return result
 
 
 def _count(path: Path) -> tuple[int, int]:

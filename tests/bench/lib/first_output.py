@@ -26,8 +26,8 @@ async def measure(way: Way) -> dict[str, Any]:
     """Seconds of each start, after one that made the daemon load its code. Raises TimeoutError."""
     async with pods.place(way) as place, pods.loaded(place) as process, pods.daemon(place, process) as cri:
         seconds = [await _start(cri, place.root, f"first{number}") for number in range(STARTS + 1)][1:]
-        found = {"hypervisor": place.choice.hypervisor.name, "count": STARTS, "memory_mib": way.memory_mib}
-    return found | {
+        result = {"hypervisor": place.choice.hypervisor.name, "count": STARTS, "memory_mib": way.memory_mib}
+    return result | {
         "first_output_s": [round(value, 2) for value in seconds],
         "first_output_median_s": round(statistics.median(seconds), 2),
     }

@@ -38,16 +38,16 @@ class Footprint(NamedTuple):
 def of(pid: int) -> Footprint:
     """Files that end in `.erofs` are images: a VMM maps no other such file, and what it reads as a disk not at all."""
     smaps = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace")
-    found = sums(smaps)
+    result = sums(smaps)
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     return Footprint(
-        unique=rollup(pid).get("Pss_Anon", found["unique"]),
-        guest=found["guest"],
-        beside=found["all"] - found["guest"] - found["dax"],
-        dax=found["dax"],
-        dax_seen=found["dax_seen"],
-        rss=found["rss"],
-        huge=found["huge"],
+        unique=rollup(pid).get("Pss_Anon", result["unique"]),
+        guest=result["guest"],
+        beside=result["all"] - result["guest"] - result["dax"],
+        dax=result["dax"],
+        dax_seen=result["dax_seen"],
+        rss=result["rss"],
+        huge=result["huge"],
         page_tables=_field(status, "VmPTE"),
         descriptors=len(os.listdir(f"/proc/{pid}/fd")),
         threads=_field(status, "Threads"),
@@ -56,17 +56,17 @@ def of(pid: int) -> Footprint:
 
 def sums(smaps: str) -> dict[str, int]:
     """KiB of all mappings and of each kind, from the text of /proc/PID/smaps."""
-    found = dict.fromkeys(("unique", "guest", "all", "dax", "dax_seen", "rss", "huge"), 0)
+    result = dict.fromkeys(("unique", "guest", "all", "dax", "dax_seen", "rss", "huge"), 0)
     for name, numbers, flags in _mappings(smaps):
-        found["all"] += numbers["Pss"]
-        found["unique"] += numbers.get("Pss_Anon", numbers["Pss"] if not name.startswith("/") else 0)
-        found["rss"] += numbers["Rss"]
-        found["huge"] += numbers["AnonHugePages"]
-        found["guest"] += numbers["Pss"] if "mg" in flags else 0
+        result["all"] += numbers["Pss"]
+        result["unique"] += numbers.get("Pss_Anon", numbers["Pss"] if not name.startswith("/") else 0)
+        result["rss"] += numbers["Rss"]
+        result["huge"] += numbers["AnonHugePages"]
+        result["guest"] += numbers["Pss"] if "mg" in flags else 0
         if name.removesuffix(" (deleted)").endswith(IMAGE):
-            found["dax"] += numbers["Pss"]
-            found["dax_seen"] += numbers["Rss"]
-    return found
+            result["dax"] += numbers["Pss"]
+            result["dax_seen"] += numbers["Rss"]
+    return result
 
 
 def rollup(pid: int) -> dict[str, int]:
@@ -89,13 +89,13 @@ def _mappings(smaps: str) -> Iterator[tuple[str, dict[str, int], list[str]]]:
 
 
 def _field(status: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)
-    return int(found[1]) if found else 0
+    match = re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 def host() -> dict[str, int]:
     """The host's own account, in KiB: what is available, and what the kernel needs for all that runs."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    found = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
+    result = {line.partition(":")[0]: int(line.split()[1]) for line in lines}
     kernel = ("Slab", "KernelStack", "PageTables", "Percpu")
-    return {"available": found["MemAvailable"], "kernel": sum(found.get(name, 0) for name in kernel)}
+    return {"available": result["MemAvailable"], "kernel": sum(result.get(name, 0) for name in kernel)}

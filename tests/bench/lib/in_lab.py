@@ -70,15 +70,15 @@ def run(name: str, words: list[str], *, wanted: list[str], kept: Path, paths: li
 
 def _lkvm(paths: list[str]) -> str:
     try:
-        found = find_lkvm(paths)
+        result = find_lkvm(paths)
     except BuildFailed as error:
         raise LabError(str(error)) from None
-    if not found:
+    if not result:
         raise LabError(
             "there is no lkvm on PATH, in --path or $CLEARPOD_LAB_PATH, and the lab is for kvmtool; "
             "docs/dev/testing.md says how to get it"
         )
-    return found
+    return result
 
 
 def _up(place: Path, lkvm: str) -> None:

@@ -31,8 +31,8 @@ def measure(venv: Path, guest: Path, *, count: int, memory_mib: int, settle_s: f
             for number in range(count):
                 peer.create(f"peer{number}")
             time.sleep(settle_s)
-            after, found = footprint.host(), peer.processes() - known
-            sizes = {pid: footprint.rollup(pid) for pid in found}
+            after, result = footprint.host(), peer.processes() - known
+            sizes = {pid: footprint.rollup(pid) for pid in result}
         finally:
             for number in range(count):
                 peer.run("stop", f"peer{number}", check=False)
@@ -44,7 +44,7 @@ def measure(venv: Path, guest: Path, *, count: int, memory_mib: int, settle_s: f
         "memory_mib": memory_mib,
         "first_output_s": [round(value, 2) for value in firsts],
         "first_output_median_s": round(statistics.median(firsts), 2),
-        "processes_per_vm": round(len(found) / count, 2),
+        "processes_per_vm": round(len(result) / count, 2),
         "pss_mib_per_vm": round(total / count / 1024, 2),
         "unique_mib_per_vm": round(sum(size["Pss_Anon"] for size in sizes.values()) / count / 1024, 2),
         "shmem_mib_per_vm": round(sum(size["Pss_Shmem"] for size in sizes.values()) / count / 1024, 2),
@@ -76,9 +76,9 @@ class _Peer:
     def first_output_s(self) -> float:
         """From the exec of its program until a command in a new VM has said something."""
         begun = time.monotonic()
-        said = self.run(*self._options("run"), "--no-tty", "--", "/bin/busybox", "echo", "hello")
-        if "hello" not in said:
-            raise RuntimeError(f"its VM did not say hello but {said[-200:]!r}")
+        output = self.run(*self._options("run"), "--no-tty", "--", "/bin/busybox", "echo", "hello")
+        if "hello" not in output:
+            raise RuntimeError(f"its VM did not say hello but {output[-200:]!r}")
         return time.monotonic() - begun
 
     def create(self, name: str) -> None:
@@ -90,13 +90,13 @@ class _Peer:
 
     def processes(self) -> set[int]:
         """Pids of its program."""
-        wanted, found = os.path.realpath(self._program), set()
+        expected, result = os.path.realpath(self._program), set()
         bundled = str(self._program.parent.parent)
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
                 program = os.readlink(f"/proc/{name}/exe")
             except OSError:
                 continue
-            if program == wanted or program.startswith(bundled):
-                found.add(int(name))
-        return found
+            if program == expected or program.startswith(bundled):
+                result.add(int(name))
+        return result

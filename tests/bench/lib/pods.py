@@ -84,8 +84,8 @@ class Place(NamedTuple):
 
     def vmms(self) -> list[int]:
         """The pids of the VMMs."""
-        found = (engine.find_vm(f"{self.run_dir}/pods/{name}") for name in os.listdir(f"{self.run_dir}/pods"))
-        return [vm.pid for vm in found if vm is not None]
+        result = (engine.find_vm(f"{self.run_dir}/pods/{name}") for name in os.listdir(f"{self.run_dir}/pods"))
+        return [vm.pid for vm in result if vm is not None]
 
 
 def guest_dir() -> Path:
@@ -206,7 +206,7 @@ async def count_ready(cri: Client) -> int:
 
 def others(place: Place, known: set[int]) -> list[str]:
     """Command lines of processes of these pods that are neither daemon nor VMM."""
-    found = []
+    result = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             line = Path(f"/proc/{name}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
@@ -214,5 +214,5 @@ def others(place: Place, known: set[int]) -> list[str]:
         except OSError:
             continue
         if int(name) not in known and (place.run_dir in line or parent in known):
-            found.append(line)
-    return found
+            result.append(line)
+    return result

@@ -82,10 +82,10 @@ def row(report: dict[str, Any]) -> dict[str, Any]:
 def cost(report: dict[str, Any], *, with_ksm: bool = True) -> Cost:
     """That of a pod in `row`."""
     one = row(report)
-    found = one["ksm"] if with_ksm else one["before"]
+    result = one["ksm"] if with_ksm else one["before"]
     return Cost(
-        unique=found["unique"] * MIB,
-        page_tables=found["page_tables"] * MIB,
+        unique=result["unique"] * MIB,
+        page_tables=result["page_tables"] * MIB,
         daemon=one["daemon_mib_per_pod"] * MIB,
         run_dir=one["run_dir_kib_per_pod"] * KIB,
         network=report["kernel"]["network_kib"] * KIB,
@@ -99,7 +99,7 @@ def cost(report: dict[str, Any], *, with_ksm: bool = True) -> Cost:
 def needs(one: Cost, machine: Machine, count: int) -> list[Need]:
     """All resources, the one that ends first at the front."""
     room = machine.memory_gib * GIB * (1 - KEPT_BACK)
-    found = [
+    result = [
         _linear("memory of the guests and VMMs", one.unique, room, count, "GiB"),
         _linear("page tables", one.page_tables, room, count, "GiB"),
         _linear("the daemon's memory", one.daemon, room, count, "GiB"),
@@ -118,7 +118,7 @@ def needs(one: Cost, machine: Machine, count: int) -> list[Need]:
         _linear("one pass of KSM", MAPPED_PAGES / machine.scan_pages_per_s, PASS_LIMIT_S, count, "s"),
         Need("`/dev/shm`: guests' memory is private, so nothing", 0, room / 2 / GIB, 0, "GiB"),
     ]
-    return sorted(found, key=lambda need: need.ends_at or math.inf)
+    return sorted(result, key=lambda need: need.ends_at or math.inf)
 
 
 def _linear(resource: str, each: float, there: float, count: int, unit: str = "") -> Need:
@@ -145,7 +145,7 @@ def table(one: Cost, machine: Machine) -> str:
     ]
     by_name = [{need.resource: need for need in needs(one, machine, count)} for count in COUNTS]
     for need in needs(one, machine, COUNTS[0]):
-        cells = [_number(found[need.resource].needed, need.unit) for found in by_name]
+        cells = [_number(result[need.resource].needed, need.unit) for result in by_name]
         ends = f"{need.ends_at:,}" if need.ends_at else "never"
         lines.append(f"| {need.resource} | {' | '.join(cells)} | {_number(need.there, need.unit)} | {ends} |")
     return "\n".join(lines)

@@ -34,11 +34,13 @@ def find_lkvm(paths: list[str]) -> str:
     Raises BuildFailed when it is a static one, which can't be given the shim.
     """
     places = [*paths, *filter(None, os.environ.get("CLEARPOD_LAB_PATH", "").split(":"))]
-    found = shutil.which("lkvm", path=":".join(places)) or "" if places else ""
-    found = os.path.realpath(found) if found else which("lkvm")
-    if found and files.is_static(found):
-        raise BuildFailed(f"{found} is statically linked and can't load the shim; build kvmtool with dynamic libraries")
-    return found
+    result = shutil.which("lkvm", path=":".join(places)) or "" if places else ""
+    result = os.path.realpath(result) if result else which("lkvm")
+    if result and files.is_static(result):
+        raise BuildFailed(
+            f"{result} is statically linked and can't load the shim; build kvmtool with dynamic libraries"
+        )
+    return result
 
 
 def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -58,8 +60,8 @@ def measure(guest: Path, lkvm: str, args: argparse.Namespace) -> dict[str, Any]:
         if args.keep:
             shutil.copytree(directory, args.keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("initramfs"))
     result = report.figures(console, traces) | {"repeat": repeat, "strings_by_the_byte": args.strings}
-    wanted = {kind.name: args.long_repeat or repeat if kind.is_long else repeat for kind in kinds}
-    result["lacking"] = report.lacking(result, wanted)
+    expected = {kind.name: args.long_repeat or repeat if kind.is_long else repeat for kind in kinds}
+    result["lacking"] = report.lacking(result, expected)
     result |= {f"{name}_bytes": (guest / name).stat().st_size for name in SIZED if (guest / name).exists()}
     return result | {"machine": _machine(), "argv": {kind.name: kind.argv for kind in kinds}}
 

@@ -23,9 +23,9 @@ def figures(console: str, traces: str) -> dict[str, Any]:
         result[f"{variant}_starts"] = sum(run.number.isdigit() for run in mine)
         for run in mine:
             if run.number == "trace":
-                found = trace.exits(traces, run)
-                result[f"{variant}_phases_ms"] = dict(zip(trace.PHASES, trace.phases(found, run), strict=False))
-                result[f"{variant}_exits_by_reason"] = trace.exit_counts(found)
+                match = trace.exits(traces, run)
+                result[f"{variant}_phases_ms"] = dict(zip(trace.PHASES, trace.phases(match, run), strict=False))
+                result[f"{variant}_exits_by_reason"] = trace.exit_counts(match)
     return result | {"failures": trace.failures(console)} | ratios(result)
 
 
@@ -37,13 +37,13 @@ def _columns(variant: str, runs: list[trace.Run]) -> dict[str, float]:
         "exec_to_seen_ms": [run.seen_ms for run in runs],
         "exits": [run.exits for run in runs],
     }
-    found = {}
+    result = {}
     for name, column in values.items():
         if column:
-            found[f"{variant}_{name}"] = round(statistics.median(column), 3)
-            found[f"{variant}_{name}_min"] = round(min(column), 3)
-            found[f"{variant}_{name}_max"] = round(max(column), 3)
-    return found
+            result[f"{variant}_{name}"] = round(statistics.median(column), 3)
+            result[f"{variant}_{name}_min"] = round(min(column), 3)
+            result[f"{variant}_{name}_max"] = round(max(column), 3)
+    return result
 
 
 def ratios(result: dict[str, Any]) -> dict[str, float]:
@@ -56,8 +56,8 @@ def ratios(result: dict[str, Any]) -> dict[str, float]:
 
 def lacking(result: dict[str, Any], wanted: dict[str, int]) -> list[str]:
     """A sentence for each kind of `wanted` that came up less often than that."""
-    found = {name: result.get(f"{name}_starts", 0) for name in wanted}
-    return [f"{name} came up {found[name]} times of {count}" for name, count in wanted.items() if found[name] < count]
+    match = {name: result.get(f"{name}_starts", 0) for name in wanted}
+    return [f"{name} came up {match[name]} times of {count}" for name, count in wanted.items() if match[name] < count]
 
 
 def broken(result: dict[str, Any]) -> list[str]:
@@ -65,12 +65,12 @@ def broken(result: dict[str, Any]) -> list[str]:
     ours = result.get(f"lkvm{READY}")
     if ours is None:
         return []
-    found = [] if ours <= BUDGET_MS else [f"lkvm exec to ready is {ours} ms, promised are {BUDGET_MS}"]
+    match = [] if ours <= BUDGET_MS else [f"lkvm exec to ready is {ours} ms, promised are {BUDGET_MS}"]
     for name, share in (("microvm", OF_MICROVM), ("q35_debian", OF_Q35)):
         other = result.get(f"{name}{READY}")
         if other and ours > other * share:
-            found.append(f"lkvm exec to ready is {ours} ms, more than 1/{1 / share:g} of the {other} ms of {name}")
-    return found
+            match.append(f"lkvm exec to ready is {ours} ms, more than 1/{1 / share:g} of the {other} ms of {name}")
+    return match
 
 
 def lines(result: dict[str, Any], titles: dict[str, str]) -> list[str]:

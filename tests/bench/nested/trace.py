@@ -48,13 +48,13 @@ class Exit(NamedTuple):
 def runs(console: str) -> list[Run]:
     """All starts that reached `ready`."""
     marks = {(name, number, mark): int(tsc) for name, number, mark, _, tsc in _MARK.findall(console)}
-    found = []
+    result = []
     for name, number, began, seen, offset, exits in _RUN.findall(console):
         zero = int(began) + int(offset)
         init, ready = (marks.get((name, number, mark), zero) - zero for mark in ("pid1", "ready"))
         seen_ms = (int(seen) - int(began)) / 1e6
-        found.append(Run(name, number, int(began), int(exits), init / 1e6, ready / 1e6, seen_ms))
-    return found
+        result.append(Run(name, number, int(began), int(exits), init / 1e6, ready / 1e6, seen_ms))
+    return result
 
 
 def failures(console: str) -> list[str]:
@@ -65,11 +65,11 @@ def failures(console: str) -> list[str]:
 def exits(traces: str, run: Run) -> list[Exit]:
     """The exits of a traced start, in order."""
     _, _, text = traces.partition(f"bench.trace {run.variant}.{run.number}\n")
-    found = []
+    result = []
     for at, reason, rip, info in _EXIT.findall(text.partition("bench.trace ")[0]):
         port = int(info, 16) >> 16 if reason == "io" else 0
-        found.append(Exit((int(at) - run.exec_tsc) / 1e6, reason, int(rip, 16), port))
-    return found
+        result.append(Exit((int(at) - run.exec_tsc) / 1e6, reason, int(rip, 16), port))
+    return result
 
 
 def phases(found: list[Exit], run: Run) -> list[float]:

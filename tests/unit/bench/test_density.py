@@ -111,10 +111,10 @@ class _Driver:
 )
 def test_the_lab_measures_the_very_rows_that_are_awaited(lab: Lab, words: list[str]):
     args = bench.parse(words)
-    found: dict[str, Any] = bench.run_in_lab(args)
+    result: dict[str, Any] = bench.run_in_lab(args)
     assert [name for name in lab.wanted if name.startswith("[")] == lab.measured
-    assert [row["number"] for row in found["rows"]] == list(range(len(lab.measured)))
-    assert found["around"] and ("peer" in found) == ("--peer" in words)
+    assert [row["number"] for row in result["rows"]] == list(range(len(lab.measured)))
+    assert result["around"] and ("peer" in result) == ("--peer" in words)
 
 
 def test_qemu_has_no_dax_to_leave_out_and_kvmtool_has(lab: Lab):
@@ -163,9 +163,9 @@ def test_a_journal_becomes_a_report_in_order(tmp_path: Path):
         journal.add(f"[{number}]", one)
     journal.add("around", {"host": {}})
     journal.add("peer", {"name": "other"})
-    found = bench.read(tmp_path / "some.jsonl")
-    assert found["rows"] == [rows[4], rows[3], rows[1], rows[0], rows[2]]
-    assert (found["host"], found["peer"]) == ({}, {"name": "other"})
+    result = bench.read(tmp_path / "some.jsonl")
+    assert result["rows"] == [rows[4], rows[3], rows[1], rows[0], rows[2]]
+    assert (result["host"], result["peer"]) == ({}, {"name": "other"})
 
 
 def test_rows_that_differ_in_ksm_alone_share_the_bar_without_it():

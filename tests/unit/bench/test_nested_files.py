@@ -21,9 +21,9 @@ def test_directories_come_before_what_is_in_them():
 
 
 def test_a_program_comes_with_its_loader_and_libraries():
-    found = files.closure(shutil.which("true") or "")
-    assert any("ld-linux" in name for name in found) and any("libc.so" in name for name in found)
-    assert all(name.startswith("/") and data.startswith(b"\x7fELF") for name, data in found.items())
+    result = files.closure(shutil.which("true") or "")
+    assert any("ld-linux" in name for name in result) and any("libc.so" in name for name in result)
+    assert all(name.startswith("/") and data.startswith(b"\x7fELF") for name, data in result.items())
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ def test_the_guests_counter_is_mapped_to_the_time_since_the_exec():
 
 def test_phases_end_where_the_next_begin_and_add_up():
     run = the_run("trace")
-    found = trace.phases(trace.exits(TRACES, run), run)
-    assert found == [7.0, 0.5, 12.5, 50.0, 5.0] and sum(found) == run.ready_ms
+    result = trace.phases(trace.exits(TRACES, run), run)
+    assert result == [7.0, 0.5, 12.5, 50.0, 5.0] and sum(result) == run.ready_ms
 
 
 def test_a_trace_of_another_run_shows_nothing():

@@ -38,8 +38,8 @@ def test_each_resource_ends_where_its_limit_says(changes: dict[str, float], reso
 
 def test_mounts_take_memory_in_the_host_and_in_the_jail() -> None:
     cost = NOTHING._replace(mounts=4.0, mount_bytes=400.0)
-    found = next(n for n in scale_model.needs(cost, HOST, 1000) if n.resource == "the kernel's memory for mounts")
-    assert found.needed == pytest.approx((4 + scale_model.JAIL_MOUNTS) * 400 * 1000 / GIB)
+    result = next(n for n in scale_model.needs(cost, HOST, 1000) if n.resource == "the kernel's memory for mounts")
+    assert result.needed == pytest.approx((4 + scale_model.JAIL_MOUNTS) * 400 * 1000 / GIB)
 
 
 def test_all_memory_together_ends_where_its_parts_fill_the_host() -> None:
@@ -64,8 +64,8 @@ def test_a_report_without_the_row_is_refused() -> None:
 
 def report() -> dict[str, Any]:
     """The committed one."""
-    found: dict[str, Any] = json.loads(scale.REPORT.read_text(encoding="utf-8"))
-    return found
+    result: dict[str, Any] = json.loads(scale.REPORT.read_text(encoding="utf-8"))
+    return result
 
 
 def test_the_document_says_what_the_report_gives() -> None:

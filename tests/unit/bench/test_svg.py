@@ -14,8 +14,8 @@ ROWS = [svg.Bar("a <b>", (10.0, 30.0)), svg.Bar("c", (0.0, 80.0))]
 
 def rectangles(text: str) -> list[float]:
     """The widths of the bars' parts: those that are as high as a bar."""
-    found = ET.fromstring(text).iter(f"{NAME}rect")
-    return [float(one.get("width", 0)) for one in found if one.get("height") == str(svg.BAR)]
+    result = ET.fromstring(text).iter(f"{NAME}rect")
+    return [float(one.get("width", 0)) for one in result if one.get("height") == str(svg.BAR)]
 
 
 def test_parts_are_as_long_as_their_numbers():
@@ -45,5 +45,5 @@ def test_a_bar_that_does_not_fit_the_legend_is_refused(parts):
 
 @pytest.mark.parametrize(("most", "last"), [(100, 100), (80.9, 80), (2301, 2000), (0.5, 0.5), (7, 6)])
 def test_ticks_are_round_and_end_near_the_most(most, last):
-    found = svg.ticks(most)
-    assert found[0] == 0 and found[-1] == pytest.approx(last) and 3 <= len(found) <= 8
+    result = svg.ticks(most)
+    assert result[0] == 0 and result[-1] == pytest.approx(last) and 3 <= len(result) <= 8

@@ -45,11 +45,11 @@ def test_every_number_of_the_contract_has_a_range() -> None:
 
 
 def test_every_entry_of_the_tables_is_a_field_of_the_contract() -> None:
-    found = {field.name for field in fields()} | {f"{field.containing_type.name}.{field.name}" for field in fields()}
+    result = {field.name for field in fields()} | {f"{field.containing_type.name}.{field.name}" for field in fields()}
     for table in (bounds.FREE, bounds.PATHS, bounds.COUNTS, bounds.NUMBERS):
-        assert set(table) - found == set()
+        assert set(table) - result == set()
     for message, groups in bounds.TOGETHER.items():
-        assert {f"{message}.{name}" for names, _ in groups for name in names} <= found
+        assert {f"{message}.{name}" for names, _ in groups for name in names} <= result
 
 
 def sandboxes(**config: Any) -> pb.RunPodSandboxRequest:
@@ -162,16 +162,16 @@ def test_a_host_name_that_is_made_of_the_pods_name_is_such_a_word(name: str, wan
     [{"servers": ["a.example"]}, {"servers": [""]}, {"searches": ["a b"]}, {"options": [""]}, {"options": [LONG]}],
 )
 def test_what_is_no_word_of_resolv_conf_is_refused(dns: dict[str, list[str]]) -> None:
-    wanted = pb.PodSandboxConfig(metadata={"name": "a", "namespace": "b"}, dns_config=dns)
+    expected = pb.PodSandboxConfig(metadata={"name": "a", "namespace": "b"}, dns_config=dns)
     with pytest.raises(BadRequest, match=f"dns_config.{next(iter(dns))} must be "):
-        sandbox.record(pb.RunPodSandboxRequest(config=wanted), Config(), handlers=("",))
+        sandbox.record(pb.RunPodSandboxRequest(config=expected), Config(), handlers=("",))
 
 
 @pytest.mark.parametrize("names", [{"name": "a;IP=1.2.3.4"}, {"namespace": "a=b"}, {"uid": ";"}])
 def test_a_name_can_not_end_its_part_of_cni_args(names: dict[str, str]) -> None:
-    wanted = pb.PodSandboxConfig(metadata={"name": "a", "namespace": "b"} | names)
+    expected = pb.PodSandboxConfig(metadata={"name": "a", "namespace": "b"} | names)
     with pytest.raises(BadRequest, match=f"metadata.{next(iter(names))} must be without"):
-        sandbox.record(pb.RunPodSandboxRequest(config=wanted), Config(), handlers=("",))
+        sandbox.record(pb.RunPodSandboxRequest(config=expected), Config(), handlers=("",))
 
 
 @pytest.mark.parametrize(
@@ -194,8 +194,8 @@ def test_limits_that_no_kernel_takes_are_refused(given: dict[str, Any], sentence
 def test_processors_of_the_host_are_nothing_for_a_guest(host: tuple[str, ...], wanted: str) -> None:
     given = pb.LinuxContainerResources(cpuset_cpus="0", cpuset_mems="0")
     limits.check(given)
-    found = limits.of_container(given, Pod("0" * 64, "web", host=host))
-    assert (found.cpuset_cpus, found.cpuset_mems) == (wanted, wanted)
+    result = limits.of_container(given, Pod("0" * 64, "web", host=host))
+    assert (result.cpuset_cpus, result.cpuset_mems) == (wanted, wanted)
 
 
 def test_a_log_path_fits_together_with_its_directory() -> None:
@@ -215,6 +215,6 @@ def test_leading_zeros_of_an_id_count_for_nothing() -> None:
 
 @pytest.mark.parametrize("text", ["9" * 5000, "0." + "1" * 5000, "1" * 33])
 def test_a_bandwidth_of_thousands_of_digits_is_refused(text: str) -> None:
-    wanted = pb.PodSandboxConfig(annotations={network.INGRESS: text})
+    expected = pb.PodSandboxConfig(annotations={network.INGRESS: text})
     with pytest.raises(BadRequest, match="must be a quantity"):
-        network.bandwidth(wanted, network.INGRESS)
+        network.bandwidth(expected, network.INGRESS)

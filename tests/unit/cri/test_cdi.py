@@ -39,8 +39,8 @@ def test_devices_add_up_and_their_spec_counts_once(tmp_path: Path) -> None:
 
 def test_the_later_directory_wins(tmp_path: Path) -> None:
     first, second = _spec(tmp_path / "1", one={"env": ["A=1"]}), _spec(tmp_path / "2", one={"env": ["A=2"]})
-    found = cdi.edits(["x.com/y=one"], (*first, f"{tmp_path}/absent", *second))
-    assert found.env == ("SPEC=a.json", "A=2")
+    result = cdi.edits(["x.com/y=one"], (*first, f"{tmp_path}/absent", *second))
+    assert result.env == ("SPEC=a.json", "A=2")
 
 
 REFUSED: list[tuple[dict[str, Any], type[PodError], str]] = [

@@ -210,9 +210,12 @@ def test_ids_that_belong_to_an_account_are_found(tmp_path: Path) -> None:
     file = tmp_path / "subuid"
     lines = ["me:1000:100", "at-the-edge:1:1999", "you:100000:65536", "odd", "odd:x:y", "one:2999:1", "next:3000:9", ""]
     file.write_text("\n".join(lines))
-    for first, length, wanted in ((2000, 1000, ["one:2999:1"]), (1, 1 << 30, [line for line in lines if ":" in line])):
-        found = check_facts.overlaps(str(file), Range(first, length))
-        assert found == [f"{file}: {line}" for line in wanted if line != "odd:x:y"]
+    for first, length, expected in (
+        (2000, 1000, ["one:2999:1"]),
+        (1, 1 << 30, [line for line in lines if ":" in line]),
+    ):
+        result = check_facts.overlaps(str(file), Range(first, length))
+        assert result == [f"{file}: {line}" for line in expected if line != "odd:x:y"]
     assert check_facts.overlaps(str(tmp_path / "absent"), Range()) == []
 
 

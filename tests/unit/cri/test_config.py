@@ -111,23 +111,23 @@ ITEMS = {"registries": config_tables.Registry, "rules": Rule}
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    found = set()
+    result = set()
     for name, field in model.model_fields.items():
         if name in ITEMS:
-            found |= _keys(ITEMS[name], f"{prefix}{name}.")
+            result |= _keys(ITEMS[name], f"{prefix}{name}.")
         elif isinstance(field.default, BaseModel):
-            found |= _keys(type(field.default), f"{name}.")
+            result |= _keys(type(field.default), f"{name}.")
         else:
-            found.add(prefix + name)
-    return found
+            result.add(prefix + name)
+    return result
 
 
 def _values(table: dict[str, object], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
+    result: dict[str, object] = {}
     for key, value in table.items():
         inner = value[0] if key in ITEMS and isinstance(value, list) else value
-        found |= _values(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: value}
-    return found
+        result |= _values(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: value}
+    return result
 
 
 def test_the_example_has_every_key_with_its_default() -> None:

@@ -55,9 +55,9 @@ def test_every_field_of_a_pod_was_thought_of() -> None:
 ])  # fmt: skip
 def test_what_the_cri_asks_for(annotations: dict[str, str], limit: int, fits: bool) -> None:
     config = Config(vm=VmConfig(memory_mib=128), policy=OPEN)
-    wanted = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="web", namespace="n"), annotations=annotations)
-    wanted.linux.resources.memory_limit_in_bytes = limit
-    request = pb.RunPodSandboxRequest(config=wanted)
+    expected = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="web", namespace="n"), annotations=annotations)
+    expected.linux.resources.memory_limit_in_bytes = limit
+    request = pb.RunPodSandboxRequest(config=expected)
     pod = sandbox.record(request, config, handlers=("",)).pod
     assert fit.fits(pod, sandbox.plain(config)) is fits
 

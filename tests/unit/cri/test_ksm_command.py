@@ -56,9 +56,9 @@ def test_it_says_what_is_saved_in_numbers(run_dir: Path, capsys: pytest.CaptureF
     files = FakeKsm(run_dir.parent / "ksm", run=1, pages_sharing=25600, ksm_zero_pages=25600, general_profit=104857600)
     out = output_of(capsys, files)
     assert "saved   200.0 MiB, 100.0 MiB of it zeros; less what the kernel needs for it: 100.0" in out
-    found = json.loads(output_of(capsys, files, "--json"))
-    assert found["saved_bytes"] == 200 << 20
-    assert found["settings"]["run"] == 1
+    result = json.loads(output_of(capsys, files, "--json"))
+    assert result["saved_bytes"] == 200 << 20
+    assert result["settings"]["run"] == 1
 
 
 def test_a_kernel_without_ksm_is_one_sentence(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,8 +50,8 @@ CUTS = [
 
 @pytest.mark.parametrize(("data", "final", "wanted", "rest"), CUTS)
 def test_output_is_cut_into_entries(data: bytes, final: bool, wanted: list[bytes], rest: bytes) -> None:
-    found, left = entries(b"stdout", data, stamp=STAMP, final=final)
-    assert found == b"".join(STAMP + b" stdout " + text + b"\n" for text in wanted)
+    result, left = entries(b"stdout", data, stamp=STAMP, final=final)
+    assert result == b"".join(STAMP + b" stdout " + text + b"\n" for text in wanted)
     assert left == rest
 
 
@@ -59,11 +59,11 @@ def test_output_is_cut_into_entries(data: bytes, final: bool, wanted: list[bytes
 def test_entries_are_the_same_however_the_output_came(pieces: list[bytes], final: bool) -> None:
     data = b"".join(pieces)
     whole, left = entries(b"stdout", data, stamp=STAMP, final=final)
-    found, rest = b"", b""
+    result, rest = b"", b""
     for number, piece in enumerate(pieces or [b""]):
         more, rest = entries(b"stdout", rest + piece, stamp=STAMP, final=final and number >= len(pieces) - 1)
-        found += more
-    assert (found, rest) == (whole, left)
+        result += more
+    assert (result, rest) == (whole, left)
     texts = [line.split(b" ", 3) for line in whole.splitlines()]
     assert b"".join(text + (b"\n" if kind == b"F" else b"") for _, _, kind, text in texts) + left == data
     assert all(len(text) <= ENTRY_BYTES for *_, text in texts)
@@ -78,12 +78,12 @@ def test_times_are_rfc3339_with_nine_digits(unix_ns: int, text: str) -> None:
 
 
 def _texts(path: Path) -> list[tuple[bytes, bytes, bytes]]:
-    found = []
+    result = []
     for line in path.read_bytes().splitlines():
         match = ENTRY.match(line)
         assert match, f"a reader would refuse {line!r}"
-        found.append((match[1], match[2], match[3]))
-    return found
+        result.append((match[1], match[2], match[3]))
+    return result
 
 
 @pytest.fixture
@@ -321,10 +321,10 @@ def test_a_record_of_entries_that_an_older_daemon_could_not_write_is_taken_over(
     first.commit()
     first.close()
     record = CommitRecord(str(log.parents[3]), "c")
-    found = record.open()
-    assert found is not None
+    result = record.open()
+    assert result is not None
     entry = base64.b64encode(STAMP + b" stdout F two\n").decode()
-    record.write({**found, "unwritten": [entry]})
+    record.write({**result, "unwritten": [entry]})
     record.close()
     _writer(log).flush()
     assert [text for _, _, text in _texts(log)] == [b"one", b"two", b"rest"]

@@ -77,13 +77,13 @@ OLD = 'run_dir = "/run/a"\n[vm]\nmemory_mib = 100\n[log]\nlevel = "info"\n'
     ],
 )
 def test_what_changes_while_it_runs(new: str, taken: tuple[str, ...], later: tuple[str, ...]) -> None:
-    old, wanted = parse(OLD), parse(new)
-    found = changes.between(old, wanted)
-    assert (found.taken, found.later) == (taken, later)
-    assert not later or all(key in found.sentence() for key in later)
-    again = changes.between(found.config, wanted)
+    old, expected = parse(OLD), parse(new)
+    result = changes.between(old, expected)
+    assert (result.taken, result.later) == (taken, later)
+    assert not later or all(key in result.sentence() for key in later)
+    again = changes.between(result.config, expected)
     assert again.taken == () and again.later == later
-    assert changes.between(old, found.config).later == ()
+    assert changes.between(old, result.config).later == ()
 
 
 def test_every_key_that_is_live_exists() -> None:

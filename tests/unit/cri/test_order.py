@@ -16,12 +16,12 @@ def drawn(heading: str) -> dict[str, dict[str, str]]:
     """The first table below the heading."""
     text = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1]
     rows = [[cell.strip() for cell in row.split("|")] for row in re.findall(r"^\|(.*)\|$", text, re.MULTILINE)]
-    phases, found = rows[0][1:], {}
+    phases, result = rows[0][1:], {}
     for row in rows[2:]:
         if len(row) != len(phases) + 1:
             break
-        found[row[0]] = dict(zip(phases, row[1:], strict=True))
-    return found
+        result[row[0]] = dict(zip(phases, row[1:], strict=True))
+    return result
 
 
 @pytest.mark.parametrize(("heading", "table"), [("Containers", order.CONTAINERS), ("Pods", order.PODS)])

@@ -36,11 +36,11 @@ async def test_a_reader_that_sleeps_holds_back_the_credit_and_not_the_loop() -> 
     assert output.feed(data[100:], seq=2, end=True) == 0
     await asyncio.sleep(0.05)
     assert 0 < credit.bytes < len(data)
-    found = b""
-    while len(found) < len(data):
-        found += await asyncio.to_thread(os.read, source, 10_000)
+    result = b""
+    while len(result) < len(data):
+        result += await asyncio.to_thread(os.read, source, 10_000)
     await asyncio.wait_for(output.drained(), 5)
-    assert (found, credit.bytes, credit.firsts) == (data, len(data), 1)
+    assert (result, credit.bytes, credit.firsts) == (data, len(data), 1)
     os.close(source)
     os.close(target)
 

@@ -112,14 +112,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[ImageFiles, ImageF
     """Two small images, and one that does not fit into the window."""
     root = tmp_path_factory.mktemp("images")
     store = ImageStore(f"{root}/state")
-    found = []
+    result = []
     for name, size in (("a", 9000), ("b", 90_000), ("c", SIZE)):
         layout = Layout(root / name)
         content = [file("etc/passwd", name.encode()), file("data", name.encode() * size)]
         tagged = layout.tag("1", layout.image([Layer(tar(content), "")]))
-        found.append(store.files(pull_blocking(store, tagged, config=Config())))
+        result.append(store.files(pull_blocking(store, tagged, config=Config())))
     store.close()
-    return found[0], found[1], found[2]
+    return result[0], result[1], result[2]
 
 
 @pytest.fixture

@@ -35,10 +35,10 @@ def asked(config: Config, namespace: str = "default", *, memory: int = 0, cpus: 
     """The pod of a sandbox with these annotations (`memory_mib` is clearpod.io/memory-mib) and limits."""
     annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in words.items()}
     names = pb.PodSandboxMetadata(name="web", namespace=namespace)
-    wanted = pb.PodSandboxConfig(metadata=names, annotations=annotations | {"example.com/memory-mib": "9" * 9})
-    wanted.linux.resources.memory_limit_in_bytes = memory * MIB
-    wanted.linux.resources.cpu_quota, wanted.linux.resources.cpu_period = cpus * 1000, 1000
-    return sandbox.record(pb.RunPodSandboxRequest(config=wanted), config, handlers=("",)).pod
+    expected = pb.PodSandboxConfig(metadata=names, annotations=annotations | {"example.com/memory-mib": "9" * 9})
+    expected.linux.resources.memory_limit_in_bytes = memory * MIB
+    expected.linux.resources.cpu_quota, expected.linux.resources.cpu_period = cpus * 1000, 1000
+    return sandbox.record(pb.RunPodSandboxRequest(config=expected), config, handlers=("",)).pod
 
 
 ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -128,9 +128,9 @@ def test_the_first_rule_whose_pattern_matches_the_namespace_applies(
 def test_kernels_are_bounded_also_when_a_port_chooses_one() -> None:
     config = parse("[policy]\nkernels = ['ipsec']")
     port = pb.PortMapping(protocol=pb.SCTP, container_port=1)
-    wanted = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", namespace="b"), port_mappings=[port])
+    expected = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", namespace="b"), port_mappings=[port])
     with pytest.raises(BadRequest, match=r"a port of the pod needs the kernel 'sctp', which policy\.kernels"):
-        sandbox.record(pb.RunPodSandboxRequest(config=wanted), config, handlers=("",))
+        sandbox.record(pb.RunPodSandboxRequest(config=expected), config, handlers=("",))
 
 
 def test_the_nodes_own_limit_counts_whatever_the_policy_says() -> None:

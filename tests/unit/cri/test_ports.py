@@ -89,12 +89,12 @@ HELD = Pod("1", "held", namespace="a", ports=(Port(80, 8080), Port(53, 53, "udp"
     ],
 )
 def test_a_host_port_belongs_to_one_pod_which_is_named(port: Port, is_free: bool) -> None:
-    wanted = Pod("2", "web", ports=(port,))
+    expected = Pod("2", "web", ports=(port,))
     if is_free:
-        ports.require_free(wanted, [HELD])
+        ports.require_free(expected, [HELD])
         return
     with pytest.raises(AlreadyExists, match=r"port \d+ of the host is taken by the pod a/held$"):
-        ports.require_free(wanted, [HELD])
+        ports.require_free(expected, [HELD])
 
 
 def test_a_pod_can_not_publish_a_port_twice() -> None:

@@ -25,5 +25,5 @@ def test_the_profile_follows_the_annotation(annotation: str | None, wanted: str)
 def test_an_unknown_profile_is_one_sentence_with_those_that_are_known(annotation: str) -> None:
     with pytest.raises(BadRequest) as caught:
         sandbox.record(request(annotation), Config(), handlers=("",))
-    said = f"the annotation clearpod.io/guest-profile: there is no guest profile {annotation[:100]!r}; "
-    assert str(caught.value) == f"{said}the profiles are default and systemd"
+    output = f"the annotation clearpod.io/guest-profile: there is no guest profile {annotation[:100]!r}; "
+    assert str(caught.value) == f"{output}the profiles are default and systemd"

@@ -125,13 +125,13 @@ def test_the_largest_vm_for_a_room_is_the_largest(room_mib: int, is_emulated: bo
 
 
 def test_a_ceiling_does_not_cost_a_pod_its_cgroup() -> None:
-    wanted = asked(800)
+    expected = asked(800)
     room = Facts(allowed_bytes=(800 + 128) * MIB)
-    pod = made(wanted, 4, room)
+    pod = made(expected, 4, room)
     assert 928 < pod.memory_mib < 1100 and limits.beside_mib(pod.memory_mib, is_emulated=False) <= 128
-    assert pod.is_bounded and not made(wanted, 4).is_bounded and not made(asked(), 4, room).is_bounded
+    assert pod.is_bounded and not made(expected, 4).is_bounded and not made(asked(), 4, room).is_bounded
     none = Facts(allowed_bytes=(800 + 64) * MIB)
-    assert made(wanted, 4, none).memory_mib == made(wanted, 4).memory_mib, "it has no place there anyway"
+    assert made(expected, 4, none).memory_mib == made(expected, 4).memory_mib, "it has no place there anyway"
 
 
 def test_an_annotation_may_say_what_the_pod_would_have_and_no_more() -> None:

@@ -40,10 +40,10 @@ def test_rates_are_taken_between_samples_that_are_far_enough_apart(
     samples: list[tuple[int, int]], rate: int | None
 ) -> None:
     rates = Rates()
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     for at_ns, used_us in samples:
-        found = rates.update(PodStats(at_ns, CpuStats(used_us)), [_one("c", at_ns, used_us)])
-    assert found.get("c") == found.get("") == rate
+        result = rates.update(PodStats(at_ns, CpuStats(used_us)), [_one("c", at_ns, used_us)])
+    assert result.get("c") == result.get("") == rate
 
 
 def test_who_is_gone_has_no_rate_any_more() -> None:

@@ -78,8 +78,8 @@ def test_the_disks_of_pods_are_counted_by_what_they_take_and_by_what_they_may_gr
 
 def _asked(text: str, **words: str) -> Pod:
     names = pb.PodSandboxMetadata(name="web", namespace="default")
-    wanted = pb.PodSandboxConfig(metadata=names, annotations=words)
-    return sandbox.record(pb.RunPodSandboxRequest(config=wanted), parse(text), handlers=("",)).pod
+    expected = pb.PodSandboxConfig(metadata=names, annotations=words)
+    return sandbox.record(pb.RunPodSandboxRequest(config=expected), parse(text), handlers=("",)).pod
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def test_variables_of_the_request_override_those_of_the_image() -> None:
         pb.KeyValue(key="B", value=b"x=y"),
         pb.KeyValue(key="C", value="\u00e9\U0001f600".encode()),
     ]
-    found = container.environment(pb.ContainerConfig(envs=envs), IMAGE)
-    assert found == ("PATH=/bin", "A=mine", "B=x=y", "C=\u00e9\U0001f600")
+    result = container.environment(pb.ContainerConfig(envs=envs), IMAGE)
+    assert result == ("PATH=/bin", "A=mine", "B=x=y", "C=\u00e9\U0001f600")
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"a\xc3", "\ud800".encode(errors="surrogatepass")])
@@ -169,8 +169,8 @@ def test_places_in_the_container_are_made_plain(given: str, wanted: str) -> None
 
 @pytest.mark.parametrize(("given", "wanted"), [("", ""), ("etc", "etc"), ("./etc//x/", "etc/x")])
 def test_an_image_volume_is_known_by_the_images_id(given: str, wanted: str) -> None:
-    found = mounts.mount(_image("here", image_sub_path=given), IMAGES)
-    assert found == Mount(wanted, "/i", read_only=True, image=IMAGES["here"])
+    result = mounts.mount(_image("here", image_sub_path=given), IMAGES)
+    assert result == Mount(wanted, "/i", read_only=True, image=IMAGES["here"])
 
 
 def test_a_link_on_the_host_is_followed(tmp_path: Path) -> None:
@@ -209,10 +209,10 @@ def test_a_group_needs_a_user() -> None:
 
 
 def test_default_masks_are_only_for_who_says_nothing() -> None:
-    nothing, said = pb.ContainerConfig(), _linux(masked_paths=["/proc/x"])
+    nothing, output = pb.ContainerConfig(), _linux(masked_paths=["/proc/x"])
     assert security.security(nothing, pb.PodSandboxConfig()).masked_paths == oci.MASKED
-    assert security.security(said, pb.PodSandboxConfig()).masked_paths == ("/proc/x",)
-    assert security.security(said, pb.PodSandboxConfig()).readonly_paths == ()
+    assert security.security(output, pb.PodSandboxConfig()).masked_paths == ("/proc/x",)
+    assert security.security(output, pb.PodSandboxConfig()).readonly_paths == ()
 
 
 LOCAL = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="localhost/mine")
@@ -343,8 +343,8 @@ SIZES = [
 
 @pytest.mark.parametrize(("config", "wanted"), SIZES)
 def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxConfig, wanted: tuple[int, int]) -> None:
-    found = sizes.of_pod(config, Config(vm=Vm(memory_mib=128, ceiling=1)), facts=sizes.Facts())
-    assert (found.memory_mib, found.vcpus) == wanted
+    result = sizes.of_pod(config, Config(vm=Vm(memory_mib=128, ceiling=1)), facts=sizes.Facts())
+    assert (result.memory_mib, result.vcpus) == wanted
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ async def test_the_end_is_told_and_the_filters_work_is_an_error(
         handle.kill(number)
         assert handle.wait(30)
     with caplog.at_level(logging.ERROR, "clearpod.pod"):
-        said = await ended.sentence(vm, handle, title=TITLE)
-    assert said.startswith(why) and ("(" in said) == (number == signal.SIGSYS)
+        output = await ended.sentence(vm, handle, title=TITLE)
+    assert output.startswith(why) and ("(" in output) == (number == signal.SIGSYS)
     assert [record.msg for record in caplog.records] == (["pod.filtered"] if number == signal.SIGSYS else [])
 
 

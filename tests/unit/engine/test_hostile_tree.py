@@ -48,8 +48,8 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 
 
 def _look(place: Path) -> tuple[list[tuple[str, int, str]], list[str]]:
-    found = [(str(p), p.lstat().st_mode, p.read_text() if p.is_file() else "") for p in sorted(place.rglob("*"))]
-    return found, mount.mounts_below(str(place))
+    result = [(str(p), p.lstat().st_mode, p.read_text() if p.is_file() else "") for p in sorted(place.rglob("*"))]
+    return result, mount.mounts_below(str(place))
 
 
 def _swap(directory: Path, name: str, canary: Path) -> None:

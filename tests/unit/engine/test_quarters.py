@@ -67,13 +67,13 @@ def test_a_vmm_has_ids_a_disk_and_cgroups_and_nothing_of_them_stays(host: engine
         assert stat.S_IMODE(os.stat(os.path.dirname(vm.scratch)).st_mode) == 0o700
         places = cgroup.places(PARENT, f"clearpod-{POD.id}")
         assert sorted(vm.cgroups) == sorted(quarters.cgroups(directory)) == sorted(places.values())
-        wanted = limits.of(vm)
-        assert wanted == cgroup.Limits((128 + 128 + 16 + 256) << 20, 2 + 96 + (os.cpu_count() or 1), 300_000)
+        expected = limits.of(vm)
+        assert expected == cgroup.Limits((128 + 128 + 16 + 256) << 20, 2 + 96 + (os.cpu_count() or 1), 300_000)
         usage = {name: value for path in vm.cgroups for name, value in cgroup.usage(path).items()}
-        assert usage.get("pids.max", str(wanted.pids)) == str(wanted.pids)
+        assert usage.get("pids.max", str(expected.pids)) == str(expected.pids)
         engine.boot(prepared, DeadVmm())
         record = json.loads(Path(directory, "vm.json").read_text())
-        assert record["ids"] == [[0, first, 65536]] and record["memory_bytes"] == wanted.memory_bytes
+        assert record["ids"] == [[0, first, 65536]] and record["memory_bytes"] == expected.memory_bytes
     finally:
         for _ in range(2):
             engine.clean_up(directory)
@@ -242,15 +242,15 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
         for path in prepared.vm.cgroups:
             cgroup.join(path, one.pid)
         for _ in range(2):
-            said = quarters.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pid=one.pid)
-            assert said == ""
+            output = quarters.move(prepared.vm, IN_POD, host=host, directory=prepared.directory, pid=one.pid)
+            assert output == ""
         now = Path(f"/proc/{one.pid}/cgroup").read_text()
         assert now.count(f"/{PARENT_OF_POD}/clearpod-{POD.id}") >= len(set(map(os.path.realpath, made.values())))
-        found = quarters.cgroups(prepared.directory)
+        result = quarters.cgroups(prepared.directory)
     finally:
         engine.clean_up(prepared.directory)
     assert one.wait(10) == -9
-    assert [path for path in found if os.path.exists(path)] == []
+    assert [path for path in result if os.path.exists(path)] == []
 
 
 def test_vcpus_that_are_not_needed_yet_do_not_boot(host: engine.Host) -> None:

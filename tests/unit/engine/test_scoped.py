@@ -47,11 +47,11 @@ def slices(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         os.makedirs(path, exist_ok=True)
 
     def start(member: str, signature: str, unit: str, mode: str, properties: Any, more: Any) -> None:
-        said = dict(properties)
-        assert (member, unit, said["Slice"]) == ("StartTransientUnit", UNIT, ("s", os.path.basename(WHERE)))
+        output = dict(properties)
+        assert (member, unit, output["Slice"]) == ("StartTransientUnit", UNIT, ("s", os.path.basename(WHERE)))
         for path in made:
             os.mkdir(f"{path}/{unit}")
-            cgroup.join(f"{path}/{unit}", said["PIDs"][1][0])
+            cgroup.join(f"{path}/{unit}", output["PIDs"][1][0])
 
     monkeypatch.setattr(dbus, "do_job", start)
     monkeypatch.setattr(scope, "_SYSTEMD_S", 0.0)
@@ -116,8 +116,8 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
     try:
         engine.boot(prepared, Looking())
         for _ in range(2):
-            said = quarters.move(prepared.vm, POD, host=host, directory=prepared.directory, pid=one.pid)
-            assert said == ""
+            output = quarters.move(prepared.vm, POD, host=host, directory=prepared.directory, pid=one.pid)
+            assert output == ""
         assert Path(f"/proc/{one.pid}/cgroup").read_text().count(f"/{WHERE}/{UNIT}/vm") == len(slices)
     finally:
         engine.clean_up(prepared.directory)

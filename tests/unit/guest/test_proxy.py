@@ -106,7 +106,7 @@ def test_each_program_gets_its_own_answers_and_output(place: Place) -> None:
             two.call(m.Delete("nowhere"), 10)
         assert read_all(two, stdio=second._replace(stdin=0)) == (b"two\n", 4)
         assert read_all(one, stdio=first._replace(stdin=0)) == (b"one\n", 3)
-        assert [found.id for found in two.call(m.List(), 10).containers] == ["c"]
+        assert [result.id for result in two.call(m.List(), 10).containers] == ["c"]
 
 
 def test_much_goes_through_in_both_directions(place: Place) -> None:
@@ -124,8 +124,8 @@ def test_what_a_program_started_ends_with_it(place: Place) -> None:
             number = goes.base
             place.exec(goes, ["sleep", "60"])
         until = time.monotonic() + 10
-        wanted = m.Signal("c", number, 9, all=True)
-        while wanted not in place.guest.asked:
+        expected = m.Signal("c", number, 9, all=True)
+        while expected not in place.guest.asked:
             assert time.monotonic() < until
             time.sleep(0.01)
         assert stays.call(m.List(), 10).code == m.OK
@@ -144,7 +144,7 @@ def test_a_cut_of_the_link_is_not_noticed(place: Place) -> None:
     with place.session() as session:
         place.start_container(session, ["sleep", "60"])
         place.guest.cut()
-        assert [found.id for found in session.call(m.List(), 10).containers] == ["c"]
+        assert [result.id for result in session.call(m.List(), 10).containers] == ["c"]
 
 
 def test_the_end_of_the_guest_is_the_end_of_the_conversation(place: Place) -> None:
@@ -195,11 +195,11 @@ def test_a_client_that_sends_nonsense_is_hung_up_on(place: Place, noise: bytes) 
 def test_frames_are_cut_wherever_they_break() -> None:
     whole = frame.pack(frame.DATA, b"abc", stream=5, flags=frame.END) + frame.pack(frame.REPLY, b"", stream=6)
     for at in range(len(whole) + 1):
-        buffer, found = bytearray(whole[:at]), []
+        buffer, result = bytearray(whole[:at]), []
         for rest in (whole[at:], b""):
             while (one := frame.cut(buffer)) is not None:
-                found.append(one)
+                result.append(one)
             buffer += rest
-        assert [(one.kind, one.stream, one.payload) for one in found] == [
+        assert [(one.kind, one.stream, one.payload) for one in result] == [
             (frame.DATA, 5, b"abc"), (frame.REPLY, 6, b"")
         ]  # fmt: skip

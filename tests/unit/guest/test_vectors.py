@@ -54,10 +54,10 @@ def test_a_frame_is_read_and_packed_to_the_same_bytes(case: list[str]) -> None:
     splitter = Splitter(frame.START)
     hello = frame.pack(frame.HELLO)
     splitter.feed(frame.START + (data if case[1] == "HELLO" else hello + data))
-    found = [splitter.take() for _ in range(2 if case[1] != "HELLO" else 1)][-1]
-    assert found is not None
-    assert found.kind == KINDS[case[1]]
-    assert frame.pack(found.kind, found.payload, stream=found.stream, seq=found.seq, flags=found.flags) == data
+    result = [splitter.take() for _ in range(2 if case[1] != "HELLO" else 1)][-1]
+    assert result is not None
+    assert result.kind == KINDS[case[1]]
+    assert frame.pack(result.kind, result.payload, stream=result.stream, seq=result.seq, flags=result.flags) == data
 
 
 @pytest.mark.parametrize("case", [c for c in cases("frames.txt") if c[1] == "BAD"], ids=ids)

@@ -92,8 +92,8 @@ def test_names_and_numbers_of_all_fields_are_those_of_the_proto() -> None:
         assert [(f.number, f.name) for f in fields] == list(zip(numbers, cls._fields, strict=True))
     for name, members in (("Request", m.OPS), ("Event", m.EVENTS)):
         fields = proto[name].field
-        found = [(f.number, f.name.replace("_", "")) for f in fields]
-        assert found == [(n, c.__name__.lower()) for n, c in members.items()]
+        result = [(f.number, f.name.replace("_", "")) for f in fields]
+        assert result == [(n, c.__name__.lower()) for n, c in members.items()]
 
 
 def test_the_values_of_enums_are_those_of_the_proto() -> None:

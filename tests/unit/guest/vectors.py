@@ -35,11 +35,11 @@ def frame(kind: int, payload: bytes = b"", *, stream: int = 0, seq: int = 0, bit
 
 def message_bytes() -> dict[str, tuple[str, bytes]]:
     """The good messages: name -> type and bytes."""
-    found = {}
+    result = {}
     for case in json.loads((VECTORS / "messages.json").read_text()):
         message = json_format.ParseDict(case["value"], message_class(case["type"])())
-        found[case["name"]] = case["type"], message.SerializeToString(deterministic=True)
-    return found
+        result[case["name"]] = case["type"], message.SerializeToString(deterministic=True)
+    return result
 
 
 def messages_text() -> str:

@@ -88,8 +88,8 @@ def a_directory(path: Path) -> None:
 
 
 def file_of(store: ImageStore, image: Image, name: str) -> Path:
-    found = store.files(image)
-    own, upper = Path(found.merged).parent, Path(found.layers[1])
+    result = store.files(image)
+    own, upper = Path(result.merged).parent, Path(result.layers[1])
     return upper.with_suffix(name.removeprefix("layer")) if name.startswith("layer") else own / name
 
 
@@ -117,8 +117,8 @@ def test_damage_is_found_at_use_and_at_a_start_and_mended_by_a_pull(
         store.usable(image)
     if name.startswith("layer"):
         assert "sha256:" + os.path.basename(store.files(image).layers[1]).partition(".")[0] in str(caught.value)
-    found = store.find(image.id)
-    assert found and found.aside == str(caught.value)
+    result = store.find(image.id)
+    assert result and result.aside == str(caught.value)
     assert store.usable(neighbour)
     store.close()
     again = ImageStore(store.state_dir)
@@ -220,8 +220,8 @@ def test_verify_reads_all_images_and_names_the_damaged_one(made: Made, capsys: p
     lines = capsys.readouterr().out.splitlines()[2:]
     assert sorted(line.split()[0] for line in lines) == ["damaged", "ok"]
     assert any(neighbour.id in line for line in lines if line.startswith("ok"))
-    found = store.find(image.id)
-    assert found and found.aside
+    result = store.find(image.id)
+    assert result and result.aside
 
 
 def database(state: str) -> Path:

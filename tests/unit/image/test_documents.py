@@ -173,13 +173,13 @@ REGISTRIES = (
 
 
 def test_registries_conf_is_toml_that_says_what_the_configuration_says() -> None:
-    found = tomllib.loads(registries_conf(REGISTRIES, parse("busybox")))["registry"]
-    assert [(r["prefix"], r["location"], r["insecure"]) for r in found] == [
+    result = tomllib.loads(registries_conf(REGISTRIES, parse("busybox")))["registry"]
+    assert [(r["prefix"], r["location"], r["insecure"]) for r in result] == [
         ("registry.k8s.io", "127.0.0.1:5000", True),
         ("gcr.io/special", "mirror.io:1/x", False),
         ("gcr.io", "gcr.io", False),
     ]
-    assert [m["location"] for m in found[2]["mirror"]] == ["one.io", 'odd"\\.io']
+    assert [m["location"] for m in result[2]["mirror"]] == ["one.io", 'odd"\\.io']
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_registries_conf_is_toml_that_says_what_the_configuration_says() -> None
 )
 def test_a_registry_on_the_loopback_needs_no_tls_unless_configured(name: str, is_added: bool) -> None:
     own = (Registry(prefix="127.0.0.1:7000"), Registry(prefix="127.0.0.1:7001/part"))
-    found = tomllib.loads(registries_conf((*REGISTRIES, *own), parse(name)))["registry"]
-    assert (len(found) == 6) is is_added
-    assert found[-1]["insecure"] is is_added
+    result = tomllib.loads(registries_conf((*REGISTRIES, *own), parse(name)))["registry"]
+    assert (len(result) == 6) is is_added
+    assert result[-1]["insecure"] is is_added
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ ME = {"auth": base64.b64encode(b"me:pw").decode()}
     ],
 )
 def test_the_authfile_has_the_credentials_of_this_registry_or_none(auth: Auth | None, entry: Any) -> None:
-    wanted = {"auths": {"quay.io": entry}} if entry else {}
-    assert json.loads(authfile(auth, parse("quay.io/a"), registries=())) == wanted
+    expected = {"auths": {"quay.io": entry}} if entry else {}
+    assert json.loads(authfile(auth, parse("quay.io/a"), registries=())) == expected
 
 
 def test_credentials_are_filed_under_the_mapped_host_too() -> None:
-    found = json.loads(authfile(Auth("me", "pw"), parse("registry.k8s.io/a"), registries=REGISTRIES))["auths"]
-    assert sorted(found) == ["127.0.0.1:5000", "registry.k8s.io"]
+    result = json.loads(authfile(Auth("me", "pw"), parse("registry.k8s.io/a"), registries=REGISTRIES))["auths"]
+    assert sorted(result) == ["127.0.0.1:5000", "registry.k8s.io"]
 
 
 @pytest.mark.parametrize(

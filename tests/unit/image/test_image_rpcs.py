@@ -73,10 +73,10 @@ async def test_the_user_is_a_number_or_a_name(
 async def test_all_kinds_of_references_give_the_same_status(node: Any, tmp_path: Path) -> None:
     image = await add(node, tmp_path)
     refs = (TAG, "a:1", image.id, image.id.removeprefix("sha256:"), image.id[7:19])
-    found = [(await image_status(node, pb.ImageStatusRequest(image=spec(r)))).image for r in refs]
-    assert found[0].size > 0
-    assert list(found[0].repo_tags) == [TAG]
-    assert all(other == found[0] for other in found)
+    result = [(await image_status(node, pb.ImageStatusRequest(image=spec(r)))).image for r in refs]
+    assert result[0].size > 0
+    assert list(result[0].repo_tags) == [TAG]
+    assert all(other == result[0] for other in result)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def test_every_fragment_in_the_folder_is_used(builder):
 def test_a_variant_has_what_the_ordinary_kernel_has_and_more(builder, fragments):
     kernel = builder("kernel")
     for name in kernel.VARIANTS:
-        wanted = kconfig.asked(path.read_text() for path in kernel._fragments(name))
-        assert wanted.items() > fragments.items()
+        expected = kconfig.asked(path.read_text() for path in kernel._fragments(name))
+        assert expected.items() > fragments.items()
     assert "CONFIG_IP_SCTP" not in fragments
 
 
@@ -78,8 +78,8 @@ def test_what_crun_and_the_agent_can_not_do_without_is_on(fragments, name):
 
 
 def test_every_change_of_the_source_has_a_reason():
-    found = changes.read(KERNEL / "changes.toml")
-    assert found and all(len(change.why.split()) > 5 and change.old != change.new for change in found)
+    result = changes.read(KERNEL / "changes.toml")
+    assert result and all(len(change.why.split()) > 5 and change.old != change.new for change in result)
 
 
 def a_change(**other: str) -> changes.Change:

@@ -192,6 +192,6 @@ def _said_by_env():
         os.execv("/usr/bin/env", ["env"])
     os.close(writer)
     with open(reader, "rb") as file:
-        said = file.read()
+        output = file.read()
     os.waitpid(pid, 0)
-    return said
+    return output

@@ -44,17 +44,17 @@ class Agent:
 
     def finish(self, name: str = "1") -> tuple[int, bytes, bytes]:
         """Exit code, output, error output of the command `name`; what others say is skipped."""
-        said = {"out": b"", "err": b""}
+        output = {"out": b"", "err": b""}
         deadline = time.monotonic() + LIMIT_S
         while True:
             self.link.settimeout(max(0.001, deadline - time.monotonic()))
             for message in self.lines.feed(self.link.recv(65536)):
                 if message["id"] != name:
                     continue
-                for key in said.keys() & message.keys():
-                    said[key] += protocol.data(message, key)
+                for key in output.keys() & message.keys():
+                    output[key] += protocol.data(message, key)
                 if "code" in message:
-                    return message["code"], said["out"], said["err"]
+                    return message["code"], output["out"], output["err"]
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from tests.lab.protocol import Lines, encode
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
 def test_messages_arrive_whole_in_pieces_of_any_size(size: int) -> None:
     stream = encode(id="a", argv=["sh", "-c", "exit 1\n"]) + encode(id="a", out=bytes(range(256)))
-    lines, found = Lines(), []
+    lines, result = Lines(), []
     for start in range(0, len(stream), size):
-        found += lines.feed(stream[start : start + size])
-    assert found[0] == {"id": "a", "argv": ["sh", "-c", "exit 1\n"]}
-    assert protocol.data(found[1], "out") == bytes(range(256))
+        result += lines.feed(stream[start : start + size])
+    assert result[0] == {"id": "a", "argv": ["sh", "-c", "exit 1\n"]}
+    assert protocol.data(result[1], "out") == bytes(range(256))
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,11 @@ def tree(tmp_path: Path) -> Iterator[Path]:
 
 
 def _look(place: Path) -> list[tuple[str, int, int, str]]:
-    found = []
+    result = []
     for path in sorted(place.rglob("*")):
         status = path.lstat()
-        found.append((str(path), status.st_mode, status.st_nlink, path.read_text() if path.is_file() else ""))
-    return found
+        result.append((str(path), status.st_mode, status.st_nlink, path.read_text() if path.is_file() else ""))
+    return result
 
 
 def _close(fd: int) -> None:

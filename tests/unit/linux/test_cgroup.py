@@ -90,18 +90,18 @@ def values(path: Path, *names: str) -> list[str]:
 
 
 def test_in_version_2_a_vmm_has_a_place_with_limits_below_one_that_counts(tree: Path) -> None:
-    found = cgroup.places("clearpod", "vm")
-    assert found == {"": f"{tree}/clearpod/vm"}
+    result = cgroup.places("clearpod", "vm")
+    assert result == {"": f"{tree}/clearpod/vm"}
     place = tree / "clearpod/vm"
     place.mkdir(parents=True)
     for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max"):
         (place / name).touch()
     for _ in range(2):
-        cgroup.make(found, LIMITS)
+        cgroup.make(result, LIMITS)
     for above in (tree, tree / "clearpod"):
         assert (above / "cgroup.subtree_control").read_text() == "+pids", "one controller after the other"
-    wanted = [str(300 << 20), "0", "50", "150000 100000"]
-    assert values(place, "memory.max", "memory.swap.max", "pids.max", "cpu.max") == wanted
+    expected = [str(300 << 20), "0", "50", "150000 100000"]
+    assert values(place, "memory.max", "memory.swap.max", "pids.max", "cpu.max") == expected
 
 
 def test_in_version_1_it_has_one_in_each_hierarchy_that_limits(tree: Path) -> None:
@@ -109,8 +109,8 @@ def test_in_version_1_it_has_one_in_each_hierarchy_that_limits(tree: Path) -> No
     for name in ("memory", "pids", "cpu", "blkio", "unified"):
         (tree / name).mkdir()
         (tree / name / "cgroup.procs").touch()
-    found = cgroup.places("/kubepods/../../pod", "vm")
-    assert found == {
+    result = cgroup.places("/kubepods/../../pod", "vm")
+    assert result == {
         "": f"{tree}/unified/pod/vm",
         ".memory": f"{tree}/memory/pod/vm",
         ".pids": f"{tree}/pids/pod/vm",
@@ -119,7 +119,7 @@ def test_in_version_1_it_has_one_in_each_hierarchy_that_limits(tree: Path) -> No
     place = tree / "memory/pod/vm"
     place.mkdir(parents=True)
     (place / "memory.limit_in_bytes").touch()  # and no memory.memsw, as without swap
-    cgroup.make(found, LIMITS)
+    cgroup.make(result, LIMITS)
     assert values(place, "memory.limit_in_bytes") == [str(300 << 20)] and len(os.listdir(place)) == 1
 
 
@@ -132,11 +132,11 @@ def test_where_there_are_none_a_vmm_has_none(tree: Path) -> None:
 @pytest.fixture
 def real() -> Iterator[dict[str, str]]:
     """In the hierarchies of this machine."""
-    found = cgroup.places("clearpod-test", "vm")
-    if not found:
+    result = cgroup.places("clearpod-test", "vm")
+    if not result:
         pytest.skip("needs cgroups that can be written")
-    yield found
-    for path in found.values():
+    yield result
+    for path in result.values():
         cgroup.end(path)
         if os.path.isdir(parent := os.path.dirname(path)):  # not there when the test was skipped
             os.rmdir(parent)
@@ -144,18 +144,18 @@ def real() -> Iterator[dict[str, str]]:
 
 def test_limits_hold_for_who_joins_and_end_with_it(real: dict[str, str]) -> None:
     cgroup.make(real, LIMITS)
-    said = {name: value for path in real.values() for name in os.listdir(path)
+    output = {name: value for path in real.values() for name in os.listdir(path)
             if name in ("memory.max", "memory.limit_in_bytes", "pids.max", "cpu.max", "cpu.cfs_quota_us")
             for value in values(Path(path), name)}  # fmt: skip
-    if not said:
+    if not output:
         pytest.skip("no controller can be had on this machine")
-    assert set(said.values()) <= {str(300 << 20), "50", "150000", "150000 100000"}
+    assert set(output.values()) <= {str(300 << 20), "50", "150000", "150000 100000"}
     script = "read x; for i in $(seq 200); do sleep 9 2>/dev/null & done; wait"
     one = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     for path in real.values():
         cgroup.join(path, one.pid)
         assert cgroup.members(path) == [one.pid]
-    if "pids.max" in said:
+    if "pids.max" in output:
         assert one.communicate(b"\n", timeout=60)[1].count(b"fork") >= 1
     for _ in range(2):
         for path in real.values():

@@ -50,8 +50,8 @@ def test_owners_are_moved_and_those_beyond_are_nobodys(places: tuple[Path, Path]
         (source / name).touch()
         os.chown(source / name, number, number)
     show(source, target, IDS)
-    found = {name: owner(target / name)[0] for name in ("root", "last", "beyond")}
-    assert found == {"root": 5000, "last": 5999, "beyond": 65534}
+    result = {name: owner(target / name)[0] for name in ("root", "last", "beyond")}
+    assert result == {"root": 5000, "last": 5999, "beyond": 65534}
 
 
 def test_who_makes_files_must_be_an_owner_too(places: tuple[Path, Path]) -> None:
@@ -223,6 +223,6 @@ def test_a_host_that_can_not_says_why(
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr(idmap, "_MOST", str(path))
-    found = idmap.why_not()
-    assert wanted in found
-    assert bool(found) == bool(wanted)
+    result = idmap.why_not()
+    assert wanted in result
+    assert bool(result) == bool(wanted)

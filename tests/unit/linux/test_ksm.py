@@ -53,7 +53,7 @@ def test_a_host_without_psi_has_no_pressure(tmp_path: Path, text: str | None) ->
 
 def test_memory_is_bytes_and_a_part(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 250 kB\nHugePages_Total: 0\n")
-    found = pressure.memory(str(tmp_path / "meminfo"))
-    assert found == (1000 << 10, 250 << 10)
-    assert found.free_percent == 25.0
+    result = pressure.memory(str(tmp_path / "meminfo"))
+    assert result == (1000 << 10, 250 << 10)
+    assert result.free_percent == 25.0
     assert pressure.memory("/nowhere").free_percent == 100.0

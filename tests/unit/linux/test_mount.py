@@ -47,9 +47,9 @@ try: mount.bind(T + "/a", T + "/b", read_only=True)
 except PodError as e: print(e)
 print(mount.mounts_below(T + "/b"))
 """
-    said, left = in_namespace(code).splitlines()
-    assert "mount_setattr: read-only" in said
-    assert "ENOSYS" in said
+    output, left = in_namespace(code).splitlines()
+    assert "mount_setattr: read-only" in output
+    assert "ENOSYS" in output
     assert left == "[]"
 
 
@@ -120,10 +120,10 @@ print(os.path.exists(T + "/volume/precious"))
     ],
 )
 def test_a_failing_mount_names_the_object_and_the_reason(in_namespace: InNamespace, code: str, errno: str) -> None:
-    said = in_namespace(f"try: {code}\nexcept PodError as e: print(isinstance(e, KernelError), e)")
-    assert said.startswith("True ")
-    assert errno in said
-    assert "/" in said
+    output = in_namespace(f"try: {code}\nexcept PodError as e: print(isinstance(e, KernelError), e)")
+    assert output.startswith("True ")
+    assert errno in output
+    assert "/" in output
 
 
 def test_an_unreadable_file_says_so(in_namespace: InNamespace) -> None:
@@ -182,9 +182,9 @@ try: namespace.in_mounts_of(other, lambda: print("was there"))
 except KernelError as e: print(e)
 os.kill(other, 9); os.waitpid(other, 0)
 """
-    said = in_namespace(code)
-    assert "belongs to another user namespace: Operation not permitted (EPERM)" in said
-    assert "was there" not in said
+    output = in_namespace(code)
+    assert "belongs to another user namespace: Operation not permitted (EPERM)" in output
+    assert "was there" not in output
 
 
 def test_a_new_file_system_is_nowhere_until_it_is_moved(in_namespace: InNamespace) -> None:

@@ -70,12 +70,12 @@ def test_in_version_2_it_is_one_directory(tmp_path: Path, monkeypatch: pytest.Mo
     assert podcgroup.find(POD) == {} and podcgroup.find("") == {}
     files = {"memory.max": "1000\n", "pids.max": "max\n", "memory.min": "0\n", "memory.low": "700\n"}
     place = made(tmp_path, files)
-    found = podcgroup.find(f"/{POD}")
-    assert found == {"": str(place)}
-    assert podcgroup.allowed(found) == Allowed(1000, 0)
+    result = podcgroup.find(f"/{POD}")
+    assert result == {"": str(place)}
+    assert podcgroup.allowed(result) == Allowed(1000, 0)
     assert (podcgroup.protected_bytes(POD), podcgroup.protected_bytes("/no/such")) == (700, 0)
     (place / "memory.max").write_text("max\n")
-    assert podcgroup.allowed(found) == Allowed()
+    assert podcgroup.allowed(result) == Allowed()
 
 
 def test_in_version_1_it_is_in_some_hierarchies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,9 +87,9 @@ def test_in_version_1_it_is_in_some_hierarchies(tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).symlink_to("cpu,cpuacct")
     (tmp_path / "unified").mkdir()
     (tmp_path / "unified/cgroup.procs").touch()
-    found = podcgroup.find(POD)
-    assert found == {".memory": str(memory), ".cpu": str(cpu).replace(",cpuacct", ""), ".pids": str(pids)}
-    assert podcgroup.allowed(found) == Allowed(0, 99)
+    result = podcgroup.find(POD)
+    assert result == {".memory": str(memory), ".cpu": str(cpu).replace(",cpuacct", ""), ".pids": str(pids)}
+    assert podcgroup.allowed(result) == Allowed(0, 99)
     (tmp_path / "cpuacct").unlink()
     apart = made(tmp_path / "cpuacct", {})
     assert podcgroup.find(POD)[".cpuacct"] == str(apart)

@@ -109,9 +109,9 @@ def run(directory: Path, program: str, *words: str, **changes: object) -> tuple[
     places = (("in", sandbox.READ), ("out", sandbox.WRITE), *sandbox.python_places())
     box = Box(512 * MIB, 20, MIB, str(directory), places, uid=65530)._replace(**changes)  # type: ignore[arg-type]
     argv = [*sandbox.command(box, sandbox.means()), os.path.realpath(sys.executable), "-I", "-S", "-c", program, *words]
-    said: list[supervise.Ended] = []
-    text = b"".join(supervise.output(supervise.Job(argv, -1, 60), said))
-    return text.decode(), said[0]
+    output: list[supervise.Ended] = []
+    text = b"".join(supervise.output(supervise.Job(argv, -1, 60), output))
+    return text.decode(), output[0]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -121,17 +121,17 @@ def test_a_program_that_was_taken_over_gets_nowhere(directory: Path, uid: int) -
     os.chown(directory / "out", uid, uid)
     text, ended = run(directory, ATTACKS, str(directory / "secret"), str(os.getpid()), uid=uid)
     assert ended.code == 0, ended
-    found = json.loads(text)
+    result = json.loads(text)
     denied = ("reads", "reads passwd", "lists", "writes in", "writes beside", "proc", "interfaces")
-    assert {name: found.pop(name) for name in denied} == dict.fromkeys(denied, "PermissionError 13")
+    assert {name: result.pop(name) for name in denied} == dict.fromkeys(denied, "PermissionError 13")
     filtered = ("makes a device", "makes a fifo", "connects")
-    assert {name: found.pop(name) for name in filtered} == dict.fromkeys(filtered, "PermissionError 1")
+    assert {name: result.pop(name) for name in filtered} == dict.fromkeys(filtered, "PermissionError 1")
     calls = ("io_uring", "bpf", "keys", "user namespace", "user namespace of a child")
-    assert {name: found.pop(name) for name in calls} == dict.fromkeys(calls, "1")
-    assert found.pop("sees") == "ProcessLookupError 3"
-    assert found.pop("becomes root") == ("PermissionError 1" if uid else "None")
-    assert found.pop("memory") == "MemoryError "
-    assert found == {
+    assert {name: result.pop(name) for name in calls} == dict.fromkeys(calls, "1")
+    assert result.pop("sees") == "ProcessLookupError 3"
+    assert result.pop("becomes root") == ("PermissionError 1" if uid else "None")
+    assert result.pop("memory") == "MemoryError "
+    assert result == {
         "clone3": "38",
         "a child": "0",
         "mounts": "-1",
@@ -163,10 +163,10 @@ def test_a_file_may_not_grow_past_its_limit(directory: Path) -> None:
 def test_it_is_killed_with_all_its_children_when_its_time_is_over() -> None:
     words = ["sh", "-c", "setsid sleep 1234 & echo; wait"]
     argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), *words]
-    said: list[supervise.Ended] = []
+    output: list[supervise.Ended] = []
     with pytest.raises(TimedOut):
-        list(supervise.output(supervise.Job(argv, -1, 1.0), said))
-    assert said == []
+        list(supervise.output(supervise.Job(argv, -1, 1.0), output))
+    assert output == []
     deadline = time.monotonic() + 10 * PATIENCE
     while [path for path in Path("/proc").glob("[0-9]*/cmdline") if _has(path, b"sleep\x001234")]:
         assert time.monotonic() < deadline

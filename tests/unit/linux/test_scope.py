@@ -49,8 +49,8 @@ def test_a_scope_is_asked_for_with_its_slice_and_its_process(
     assert bus.calls == calls and path == f"{made}/vm" and scope.of(path) == str(made)
     reader = dbuswire.Reader(bus.bodies[0])
     assert reader.values("ss") == [UNIT, "fail"]
-    for said in (SLICE.encode(), b"Delegate", (4711).to_bytes(4, "little")):
-        assert said in bus.bodies[0]
+    for output in (SLICE.encode(), b"Delegate", (4711).to_bytes(4, "little")):
+        assert output in bus.bodies[0]
     assert (made / "start/cgroup.procs").read_text() == "4711"
     assert (made / "cgroup.subtree_control").read_text() == "+pids", "each is written by itself"
 

@@ -36,12 +36,12 @@ def test_a_counter_that_is_no_clock_has_no_rate(samples: tuple[tuple[int, int], 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="only x86-64 has this counter")
 def test_the_real_counter_has_the_same_rate_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = set()
+    result = set()
     for _ in range(3):
         monkeypatch.setattr(tsc, "_known", 0)
-        found.add(tsc.khz())
+        result.add(tsc.khz())
     # 0: the machine was too busy, or it forbids executable memory.
-    rates = found - {0}
+    rates = result - {0}
     assert all(100_000 < rate < 10_000_000 for rate in rates)
     assert not rates or max(rates) - min(rates) < max(rates) * 1e-3
 

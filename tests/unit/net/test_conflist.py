@@ -71,9 +71,9 @@ def test_the_first_file_by_name_counts_and_a_broken_one_is_passed_over_and_repor
     (tmp_path / "20-b.conf").write_text(text(name="b"))
     (tmp_path / "30-c.json").write_text(text(name="c"))
     (tmp_path / "10-a.conflist").write_text("{")
-    found = conflist.find(str(tmp_path))
-    assert found.network is not None and found.network.name == "b"
-    assert len(found.problems) == 1 and found.problems[0].startswith(f"{tmp_path}/10-a.conflist is not JSON")
+    result = conflist.find(str(tmp_path))
+    assert result.network is not None and result.network.name == "b"
+    assert len(result.problems) == 1 and result.problems[0].startswith(f"{tmp_path}/10-a.conflist is not JSON")
     (tmp_path / "10-a.conflist").write_text(text(name="a"))
     again = conflist.find(str(tmp_path))
     assert again.network is not None and (again.network.name, again.problems) == ("a", ())

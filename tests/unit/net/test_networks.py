@@ -45,8 +45,8 @@ def node(tmp_path: Path) -> Node:
 def test_without_a_configuration_the_embedded_network_is_used_and_said(node: Node) -> None:
     node.plugins(*EMBEDDED_KINDS)
     assert node.names() == ["clearpod"] and networks.lacks(node.settings) == ""
-    said = f"the embedded network 'clearpod' is in use, since there is no CNI configuration in {node.conf}"
-    assert networks.note(node.settings) == said
+    output = f"the embedded network 'clearpod' is in use, since there is no CNI configuration in {node.conf}"
+    assert networks.note(node.settings) == output
     node.conf.rmdir()
     assert node.names() == ["clearpod"], "the directory need not exist"
 
@@ -70,8 +70,8 @@ def test_what_the_embedded_network_lacks_is_named_with_the_package(
 ) -> None:
     node.plugins(*present)
     assert node.names() == [], "the pod has loopback, as with no network at all"
-    said = networks.lacks(node.settings)
-    assert sentence in said and said.endswith(": apt install containernetworking-plugins")
+    output = networks.lacks(node.settings)
+    assert sentence in output and output.endswith(": apt install containernetworking-plugins")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "x", "cniVersion": "9.0.0", "type": "bridge"}'])

@@ -221,11 +221,11 @@ class Wire:
         mark = v6(LL, f.UDP, f.udp(LL, OTHER6, (99, 7), os.urandom(16)))
         os.write(self._guest, offload + frame)
         os.write(self._guest, f.NO_OFFLOAD + mark)
-        wanted, seen = {frame, frame[:12] + frame[16:]}, b""  # the kernel takes a tag out and says it beside
+        expected, seen = {frame, frame[:12] + frame[16:]}, b""  # the kernel takes a tag out and says it beside
         arrived = False
         while seen != mark:
             seen = self._far.recv(1 << 17)
-            arrived = arrived or seen in wanted
+            arrived = arrived or seen in expected
         return arrived
 
 
@@ -348,8 +348,8 @@ def test_what_is_refused_goes_nowhere_and_is_counted(make_wire: Make) -> None:
             assert not wire.passes(f.ether(MAC, f.IPV4, f.ipv4(OTHER, OWN, f.ICMP, ping), to=to))
         with pytest.raises(BlockingIOError):
             heard.recv(100)
-    said = process.run(["tc", "-s", "qdisc", "show", "dev", wire.tap, "ingress"], timeout_s=10).stdout.decode()
-    assert "(dropped 2," in said
+    output = process.run(["tc", "-s", "qdisc", "show", "dev", wire.tap, "ingress"], timeout_s=10).stdout.decode()
+    assert "(dropped 2," in output
 
 
 def test_until_it_is_joined_a_tap_takes_nothing(make_wire: Make) -> None:
@@ -360,5 +360,5 @@ def test_until_it_is_joined_a_tap_takes_nothing(make_wire: Make) -> None:
     with f.guest_end("tap0") as guest:
         os.write(guest, f.NO_OFFLOAD + v4(OWN))
         os.write(guest, f.NO_OFFLOAD + f.ether(f.BROADCAST, f.ARP, f.arp(MAC, OTHER, OWN)))
-        said = process.run(["tc", "-s", "qdisc", "show", "dev", "tap0", "ingress"], timeout_s=10).stdout.decode()
-    assert "(dropped 2," in said
+        output = process.run(["tc", "-s", "qdisc", "show", "dev", "tap0", "ingress"], timeout_s=10).stdout.decode()
+    assert "(dropped 2," in output

@@ -77,10 +77,10 @@ def test_what_the_kernel_says_itself_is_what_ip_makes_of_it(here: str) -> None:
         seen = query(netlink)
     links = ip("addr", "show")
     theirs = tap.Seen(links, ip("route", "show"), ip("neigh", "show", "nud", "permanent"), ip("-6", "route", "show"))
-    found = tap.interfaces(links)
-    assert {one.name for one in found} == {"eth0", "peer0", "peer1", "br0"} and tap.interfaces(seen.links) == found
-    told = tap.network(found, seen)
-    assert told == tap.network(found, theirs)
+    result = tap.interfaces(links)
+    assert {one.name for one in result} == {"eth0", "peer0", "peer1", "br0"} and tap.interfaces(seen.links) == result
+    told = tap.network(result, seen)
+    assert told == tap.network(result, theirs)
     assert len(told.routes) == 5 and len(told.neighbours) == 2, told
 
 

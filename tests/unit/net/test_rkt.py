@@ -63,8 +63,8 @@ def conf(place: Path, file: str, **fields: Any) -> None:
 
 
 def planned(text: str, place: Path, *, has_ports: bool = False) -> list[tuple[str, tuple[str, ...], Any]]:
-    wanted = rkt.plan(rkt.parse(text), str(place), has_ports=has_ports)
-    return [(network.name, network.types(), args) for network, args in wanted]
+    expected = rkt.plan(rkt.parse(text), str(place), has_ports=has_ports)
+    return [(network.name, network.types(), args) for network, args in expected]
 
 
 def test_networks_come_in_the_order_of_their_files_with_their_arguments(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def rkt_pod(cni: FakeCni, place: Path, text: str) -> str:
     (cni.root / "batch").write_text("link add DEVICE type veth peer name p-DEVICE\nlink set DEVICE up\n")
     place.mkdir()
     pod = Pod(UUID, "web", ports=(Port(80, 8080),))
-    wanted = rkt.plan(rkt.parse(text), f"{cni.root}/rkt", has_ports=True)
-    assert rkt.attach_pod(pod, str(place), wanted=wanted, settings=cni.settings) is not None
+    expected = rkt.plan(rkt.parse(text), f"{cni.root}/rkt", has_ports=True)
+    assert rkt.attach_pod(pod, str(place), wanted=expected, settings=cni.settings) is not None
     return str(place)
 
 
@@ -188,8 +188,8 @@ def test_a_pod_of_rkts_sends_as_itself_only(tmp_path: Path) -> None:
 
 def test_none_makes_nothing_at_all(tmp_path: Path) -> None:
     cni = FakeCni(tmp_path / "cni")
-    wanted = rkt.plan(rkt.parse("none"), f"{tmp_path}/absent", has_ports=True)
-    assert rkt.attach_pod(Pod(UUID, "web"), str(tmp_path), wanted=wanted, settings=cni.settings) is None
+    expected = rkt.plan(rkt.parse("none"), f"{tmp_path}/absent", has_ports=True)
+    assert rkt.attach_pod(Pod(UUID, "web"), str(tmp_path), wanted=expected, settings=cni.settings) is None
     assert not (tmp_path / rkt.INFO).exists() and cni.calls() == [] and cni.left_over() == []
 
 

@@ -36,8 +36,8 @@ def test_each_ethernet_device_of_the_netns_becomes_one_of_the_guest() -> None:
     bond = link("slave", 4, master="bond0")
     tunnel = link("tun0", 5, link_type="none")
     net1 = link("net1", 7, mtu=9000)
-    found = tap.interfaces([LO, net1, link("eth0", 2, V4, V6, LINK_LOCAL), bond, tunnel])
-    assert found == (ETH0, Interface("net1", MAC, 9000, (), "tap7"))
+    result = tap.interfaces([LO, net1, link("eth0", 2, V4, V6, LINK_LOCAL), bond, tunnel])
+    assert result == (ETH0, Interface("net1", MAC, 9000, (), "tap7"))
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,12 @@ def test_a_tap_is_what_ip_makes(here: str) -> None:
     ip("-batch", "-", batch=BY_IP)
     with TapLinks() as made:
         number = made.set_up("ours", mtu=9000)
-    found = devices()
+    result = devices()
     own = ("ifindex", "ifname", "address", "flags", "operstate")  # that nobody is at the other end is seen late
-    ours, theirs = ({k: v for k, v in found[name].items() if k not in own} for name in ("ours", "theirs"))
-    assert ours == theirs and ours["mtu"] == 9000 and found["ours"]["ifindex"] == number
-    said = "network namespace: make the tap: ours: Device or resource busy"
-    with pytest.raises(NetworkFailed, match=said), TapLinks() as made:
+    ours, theirs = ({k: v for k, v in result[name].items() if k not in own} for name in ("ours", "theirs"))
+    assert ours == theirs and ours["mtu"] == 9000 and result["ours"]["ifindex"] == number
+    output = "network namespace: make the tap: ours: Device or resource busy"
+    with pytest.raises(NetworkFailed, match=output), TapLinks() as made:
         made.set_up("ours", mtu=9000)
 
 
@@ -56,13 +56,13 @@ def test_each_device_is_joined_to_a_tap_of_its_size_and_no_process_is_started(he
     before = len(STARTED)
     network = tap_links.join_all()
     assert len(STARTED) == before, STARTED[before:]
-    found = devices()
+    result = devices()
     assert [(one.name, one.mtu) for one in network.interfaces] == [("eth0", 9000), ("eth1", 1300)]
     for one in network.interfaces:
-        assert found[one.tap]["mtu"] == one.mtu and addresses(found[one.tap]) == set()
+        assert result[one.tap]["mtu"] == one.mtu and addresses(result[one.tap]) == set()
         assert f"Redirect to device {one.tap}" in _filters(one.name)
         assert f"Redirect to device {one.name}" in _filters(one.tap)
-    assert "UP" in found["lo"]["flags"]
+    assert "UP" in result["lo"]["flags"]
 
 
 def test_processes_find_the_devices_as_they_are(here: str) -> None:

@@ -34,8 +34,8 @@ def test_without_volumes_and_limits_it_is_the_document_of_a_guest_but_for_propag
 )
 def test_a_volume_is_what_its_mount_says(volume: Mount, options: list[str]) -> None:
     document = on_host.config(POD, BASE._replace(mounts=(volume,)), controllers=FULL)
-    (found,) = [one["options"] for one in document["mounts"] if one["destination"] == "/v"]
-    assert found == options
+    (result,) = [one["options"] for one in document["mounts"] if one["destination"] == "/v"]
+    assert result == options
 
 
 def test_limits_need_their_controllers() -> None:
@@ -55,9 +55,9 @@ def test_open_files_are_at_most_what_can_be_given() -> None:
 
 def test_a_privileged_container_has_no_capability_that_the_daemon_lacks() -> None:
     process = oci.process(POD, BASE._replace(security=Security(privileged=True)), what=BASE.process)
-    found = on_host.within(process, open_files=1 << 30, capabilities=~(1 << 25))["capabilities"]
+    result = on_host.within(process, open_files=1 << 30, capabilities=~(1 << 25))["capabilities"]
     for kind, names in process["capabilities"].items():
-        assert found[kind] == [name for name in names if name != "CAP_SYS_TIME"]
+        assert result[kind] == [name for name in names if name != "CAP_SYS_TIME"]
     assert "CAP_SYS_TIME" in process["capabilities"]["bounding"]
 
 

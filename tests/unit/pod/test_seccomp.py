@@ -24,12 +24,12 @@ def words(texts):
 def answers(held):
     """What the profile says to a call by name, whatever its arguments; conditional calls are left out."""
     plain = [rule for rule in seccomp.profile(held)["syscalls"] if "args" not in rule]
-    found = {}
+    result = {}
     for rule in plain:
         for name in rule["names"]:
-            assert name not in found, f"{name} has two answers"
-            found[name] = rule["action"], rule.get("errnoRet")
-    return found
+            assert name not in result, f"{name} has two answers"
+            result[name] = rule["action"], rule.get("errnoRet")
+    return result
 
 
 OPEN = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
@@ -52,12 +52,12 @@ def test_the_conditions_name_real_capabilities():
 
 @given(SETS)
 def test_each_capability_adds_its_calls_and_no_other(held):
-    found, basic = answers(held), set(words(seccomp.ALLOWED.values()))
+    result, basic = answers(held), set(words(seccomp.ALLOWED.values()))
     added = set(words(seccomp.WITH_CAPABILITY.get(name, "") for name in held))
-    allowed = {name for name, answer in found.items() if answer == ALLOW}
+    allowed = {name for name, answer in result.items() if answer == ALLOW}
     assert allowed - CONDITIONAL == basic | added
     guarded = set(words(seccomp.WITH_CAPABILITY.values())) - added
-    assert all(found[name] == EPERM for name in guarded | set(seccomp.FORBIDDEN.split()))
+    assert all(result[name] == EPERM for name in guarded | set(seccomp.FORBIDDEN.split()))
 
 
 @given(SETS)

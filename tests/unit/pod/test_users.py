@@ -88,6 +88,6 @@ def test_a_number_of_thousands_of_digits_in_a_passwd_is_refused():
     ],
 )
 def test_home_is_always_given_so_that_nothing_in_the_guest_looks_it_up(env, uid, passwd, home):
-    found = with_home(env, User(uid, 0), passwd=passwd)
-    assert [entry for entry in found if entry.startswith("HOME=")] == [f"HOME={home}"]
-    assert set(env) <= set(found)
+    result = with_home(env, User(uid, 0), passwd=passwd)
+    assert [entry for entry in result if entry.startswith("HOME=")] == [f"HOME={home}"]
+    assert set(env) <= set(result)

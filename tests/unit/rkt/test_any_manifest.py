@@ -85,14 +85,14 @@ def test_any_value_anywhere(pod: str, where: tuple[Any, ...], value: Any) -> Non
     Path(pod, "pod").write_text(json.dumps(document))
     refused, apps = "", ()
     try:
-        found = loader.read_pod(pod, OPTIONS)
-        apps = found.apps
+        result = loader.read_pod(pod, OPTIONS)
+        apps = result.apps
     except PodError as error:
         refused = str(error)
     assert "\n" not in refused and bool(refused) != bool(apps)
     for one in apps:
         assert all("\0" not in word for word in (*one.container.process.argv, *one.container.process.env))
-        json.dumps(oci.config(found.pod, one.container))
+        json.dumps(oci.config(result.pod, one.container))
 
 
 def test_the_document_itself_is_fine(pod: str) -> None:

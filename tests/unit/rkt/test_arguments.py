@@ -50,9 +50,9 @@ def test_an_upper_case_uuid_is_the_same() -> None:
 
 
 def test_what_is_not_known_is_passed_over_with_a_warning() -> None:
-    found = arguments.run(["--later=1", "--newer", "odd", "--debug", UUID])
-    assert found.debug and found.uuid == UUID
-    assert found.warnings == (
+    result = arguments.run(["--later=1", "--newer", "odd", "--debug", UUID])
+    assert result.debug and result.uuid == UUID
+    assert result.warnings == (
         "the flag --later=1 is not known here and is ignored",
         "the flag --newer is not known here and is ignored",
         "the argument 'odd' is not known here and is ignored",

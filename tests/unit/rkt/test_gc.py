@@ -37,9 +37,9 @@ def test_a_step_that_fails_is_said_and_the_others_are_done(pod: Path, capfd: pyt
     (records / "6f1c2a3b-0000-4000-8000-00000000cccc.json").write_text("{")
     os.symlink(records / f"{UUID}.json", pod / "cni.json")
     assert gc.main([UUID]) == 1
-    said = capfd.readouterr().err.splitlines()
-    assert len(said) == 3 and all(line.startswith("clearpod: gc: ") for line in said)
-    assert "does not name a tree" in said[0] and f"{UUID}.json" in said[1] and "6f1c2a3b" in said[2]
+    output = capfd.readouterr().err.splitlines()
+    assert len(output) == 3 and all(line.startswith("clearpod: gc: ") for line in output)
+    assert "does not name a tree" in output[0] and f"{UUID}.json" in output[1] and "6f1c2a3b" in output[2]
 
 
 def test_an_error_of_the_kernels_in_one_step_does_not_skip_the_others(
@@ -55,8 +55,8 @@ def test_an_error_of_the_kernels_in_one_step_does_not_skip_the_others(
     records.mkdir(parents=True)
     (records / "6f1c2a3b-0000-4000-8000-00000000cccc.json").mkdir()
     assert gc.main([UUID]) == 1
-    said = capfd.readouterr().err
-    assert "stage1TreeStoreID" in said and "6f1c2a3b" in said
+    output = capfd.readouterr().err
+    assert "stage1TreeStoreID" in output and "6f1c2a3b" in output
 
 
 def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -30,8 +30,8 @@ def test_a_log_has_a_number_a_file_and_the_streams_that_go_there(
 ) -> None:
     place, file = tmp_path / "pod", tmp_path / "a_0.log"
     file.write_text("of an earlier run\n")
-    found = logs.begin(str(place), app("a", file, out=out, err=err))
-    assert found.streams.log == 1 | which and file.read_text() == ""
+    result = logs.begin(str(place), app("a", file, out=out, err=err))
+    assert result.streams.log == 1 | which and file.read_text() == ""
     assert os.readlink(place / "logs" / "1") == str(file)
 
 

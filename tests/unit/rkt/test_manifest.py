@@ -52,8 +52,8 @@ def test_everything_is_read(tmp_path: Path) -> None:
         {"name": "http", "hostPort": 1080},
         {"name": "x", "hostPort": 2, "hostIP": "::1", "podPort": FULL["app"]["ports"][0]},
     ]  # type: ignore[index]
-    found = read(lay(tmp_path, FULL, volumes=VOLUMES, isolators=None, annotations=mutable, ports=ports))
-    (entry,) = found.entries
+    result = read(lay(tmp_path, FULL, volumes=VOLUMES, isolators=None, annotations=mutable, ports=ports))
+    (entry,) = result.entries
     assert entry.argv == ("/bin/sh", "-c", "sleep 9") and entry.pre_start == ("/bin/echo", "pre")
     assert entry.post_stop == ("x",) and (entry.user, entry.group, entry.gids) == ("app", "appg", (10, 11))
     assert entry.cwd == "/tmp" and entry.env == (("IMGVAR", "fromimage"), ("E1", "v1"))
@@ -62,12 +62,12 @@ def test_everything_is_read(tmp_path: Path) -> None:
     assert entry.mounts == (Mounted("extra", "/extra"), Mounted("v1", "/mnt", own))
     assert entry.ports == (AppPort("http", "tcp", 8080),) and entry.read_only_root
     assert entry.annotations == (("foo.com/x", "y"),) and not entry.is_from_docker and entry.image_owner == ("0", "0")
-    assert found.volumes == {
+    assert result.volumes == {
         "data": Volume("data", "host", "/tmp", True, recursive=False),
         "work": Volume("work", "empty", mode=0o700, uid=5, gid=6),
     }
-    assert found.ports == (HostPort("http", 1080), HostPort("x", 2, "::1", AppPort("http", "tcp", 8080)))
-    assert found.annotations == {"coreos.com/rkt/stage1/mutable": "false"} and not found.has_isolators
+    assert result.ports == (HostPort("http", 1080), HostPort("x", 2, "::1", AppPort("http", "tcp", 8080)))
+    assert result.annotations == {"coreos.com/rkt/stage1/mutable": "false"} and not result.has_isolators
 
 
 def test_null_is_nothing(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_null_is_nothing(tmp_path: Path) -> None:
     )
     entry = {"mounts": None, "annotations": None, "readOnlyRootFS": None}
     given: Document = {"volumes": None, "ports": None, "annotations": None, "isolators": None}
-    (found,) = read(lay(tmp_path, app(entry=entry, **nulls), image={"annotations": None}, **given)).entries
-    assert found._replace(argv=(), user="", group="", image_id="") == manifest.Entry(
+    (result,) = read(lay(tmp_path, app(entry=entry, **nulls), image={"annotations": None}, **given)).entries
+    assert result._replace(argv=(), user="", group="", image_id="") == manifest.Entry(
         "one", "", (), "", "", ("0", "0"), False
     )
 

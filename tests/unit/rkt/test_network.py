@@ -173,15 +173,15 @@ def test_what_is_never_given_back_is_written_off_in_the_end_and_its_lease_freed(
     world.cni.trouble("first", "DEL", "exit 1")
     moved = world.move()
     assert network.detach(moved)
-    said: list[str] = []
-    while not said or "tried again later" in said[-1]:
+    output: list[str] = []
+    while not output or "tried again later" in output[-1]:
         world.age_record()
-        said += network.collect_garbage(moved)
-    assert len(said) == writeoff.TRIES - 1 and network.collect_garbage(moved) == []
+        output += network.collect_garbage(moved)
+    assert len(output) == writeoff.TRIES - 1 and network.collect_garbage(moved) == []
     kept = world.data / f"clearpod/networks/{UUID}.written-off"
-    assert str(kept) in said[-1] and kept.exists() and world.records == [kept.name]
+    assert str(kept) in output[-1] and kept.exists() and world.records == [kept.name]
     assert os.path.exists(leases / "web/10.9.0.5") != is_freed
-    assert ("10.9.0.5" in said[-1] and f"{leases}/web/10.9.0.5" in said[-1]) != is_freed
+    assert ("10.9.0.5" in output[-1] and f"{leases}/web/10.9.0.5" in output[-1]) != is_freed
     assert not namespace.is_net(f"/run/netns/clearpod-{UUID}")
 
 

@@ -90,5 +90,5 @@ def test_what_is_out_of_range(text: str) -> None:
 def test_it_is_rounded_up(whole: int, thousandths: int, suffix: str) -> None:
     factor = {"": 1, "m": Fraction(1, 1000), "k": 1000, "M": 10**6, "Ki": 1024, "Mi": 1 << 20}[suffix]
     exact = (whole + Fraction(thousandths, 1000)) * factor
-    found = quantity.parse(f"{whole}.{thousandths:03}{suffix}", where="x")
-    assert found - 1 < exact <= found
+    result = quantity.parse(f"{whole}.{thousandths:03}{suffix}", where="x")
+    assert result - 1 < exact <= result

@@ -25,9 +25,9 @@ def held(found: Security) -> set[str]:
 
 
 def test_the_default() -> None:
-    found = made()
-    assert held(found) == set(DEFAULT) and found.seccomp == seccomp.DEFAULT and not found.no_new_privs
-    assert "/proc/kallsyms" in found.masked_paths and "/proc/bus" in found.readonly_paths
+    result = made()
+    assert held(result) == set(DEFAULT) and result.seccomp == seccomp.DEFAULT and not result.no_new_privs
+    assert "/proc/kallsyms" in result.masked_paths and "/proc/bus" in result.readonly_paths
 
 
 @pytest.mark.parametrize(
@@ -65,19 +65,19 @@ def test_a_capability_that_linux_does_not_have(retain: bool) -> None:
     ],
 )
 def test_no_new_privileges(wanted: Isolators, uid: int, options: RunOptions, expected: bool) -> None:
-    found = made(wanted, options, uid=uid)
-    assert found.no_new_privs == expected and (not found.seccomp if options.no_seccomp else True)
+    result = made(wanted, options, uid=uid)
+    assert result.no_new_privs == expected and (not result.seccomp if options.no_seccomp else True)
 
 
 def test_no_protection_of_paths() -> None:
-    found = made(options=PLAIN._replace(all_paths=True))
-    assert found.masked_paths == found.readonly_paths == () and found.writable_sys
-    pod, container = Pod("a", "a"), Container("a", "a", "", Process(("x",)), security=found)
+    result = made(options=PLAIN._replace(all_paths=True))
+    assert result.masked_paths == result.readonly_paths == () and result.writable_sys
+    pod, container = Pod("a", "a"), Container("a", "a", "", Process(("x",)), security=result)
     (sys,) = (one for one in oci.config(pod, container)["mounts"] if one["destination"] == "/sys")
     assert "rw" in sys["options"] and "ro" not in sys["options"]
 
 
 def test_a_handler_may_what_its_app_may_not() -> None:
-    found = security.of_handler(PLAIN, read_only_root=True)
-    assert held(found) == set(ALL) and not found.seccomp and not found.no_new_privs
-    assert found.masked_paths and found.read_only_root
+    result = security.of_handler(PLAIN, read_only_root=True)
+    assert held(result) == set(ALL) and not result.seccomp and not result.no_new_privs
+    assert result.masked_paths and result.read_only_root

@@ -23,9 +23,9 @@ DEFAULTS = {
 
 def test_an_environment_is_what_was_said_and_defaults() -> None:
     assert set(environment.variables("a", ())) == DEFAULTS
-    said = [("PATH", "/x"), ("N", "a\nb=c"), ("AC_APP_NAME", "lie")]
+    output = [("PATH", "/x"), ("N", "a\nb=c"), ("AC_APP_NAME", "lie")]
     expected = (DEFAULTS - {f"PATH={environment.PATH}"}) | {"PATH=/x", "N=a\nb=c"}
-    assert set(environment.variables("a", said)) == expected
+    assert set(environment.variables("a", output)) == expected
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_the_hosts_own_files(pod: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hosts_of_rkt_get_the_pods_name(pod: str) -> None:
-    found = texts.hosts(pod, OPTIONS._replace(hosts_mode="stage0"), hostname="h")
-    assert found == ("# odd\n127.0.0.1 localhost h\n1.2.3.4 far\n", True)
+    result = texts.hosts(pod, OPTIONS._replace(hosts_mode="stage0"), hostname="h")
+    assert result == ("# odd\n127.0.0.1 localhost h\n1.2.3.4 far\n", True)
 
 
 def test_default_hosts_do_not_replace_the_images(pod: str) -> None:

@@ -17,8 +17,8 @@ KILL, ERRNO, ALLOW = "SCMP_ACT_KILL_PROCESS", "SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW"
 
 def filter_for(*names: str, retain: bool = True, errno: str = "EPERM") -> dict[str, Any]:
     text = syscalls.filter_for(Names(retain, names, errno), HELD, where="x")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    result: dict[str, Any] = json.loads(text)
+    return result
 
 
 def answer(document: dict[str, Any], name: str) -> tuple[str, int]:
@@ -46,42 +46,42 @@ def test_what_says_nothing_is_the_default(wanted: Names | None) -> None:
 
 
 def test_to_retain_all_is_no_filter() -> None:
-    wanted = Names(True, ("read", "@appc.io/all"))
-    assert syscalls.filter_for(wanted, HELD, where="x") == "" and not syscalls.is_tight(wanted)
+    expected = Names(True, ("read", "@appc.io/all"))
+    assert syscalls.filter_for(expected, HELD, where="x") == "" and not syscalls.is_tight(expected)
 
 
 @pytest.mark.parametrize("errno, default", [("EPERM", (ERRNO, 1)), ("EACCES", (ERRNO, 13)), ("", (KILL, 0))])
 def test_a_set_to_retain(errno: str, default: tuple[str, int]) -> None:
-    found = filter_for("read", "@systemd/clock", "chown32", errno=errno)
-    assert answer(found, "read") == answer(found, "settimeofday") == answer(found, "execve") == (ALLOW, 0)
-    assert answer(found, "mount") == answer(found, "getppid") == default
-    assert answer(found, "clone3") == answer(found, "statx") == (ERRNO, 38)
-    assert "chown32" not in json.dumps(found)
+    result = filter_for("read", "@systemd/clock", "chown32", errno=errno)
+    assert answer(result, "read") == answer(result, "settimeofday") == answer(result, "execve") == (ALLOW, 0)
+    assert answer(result, "mount") == answer(result, "getppid") == default
+    assert answer(result, "clone3") == answer(result, "statx") == (ERRNO, 38)
+    assert "chown32" not in json.dumps(result)
     assert answer(filter_for("statx", errno=errno), "statx") == (ALLOW, 0)
 
 
 @pytest.mark.parametrize("errno, said", [("EPERM", (ERRNO, 1)), ("", (KILL, 0))])
 def test_a_set_to_remove(errno: str, said: tuple[str, int]) -> None:
-    found = filter_for("getppid", "@docker/default-blacklist", retain=False, errno=errno)
-    assert answer(found, "getppid") == answer(found, "keyctl") == said
-    assert answer(found, "statx") == answer(found, "read") == (ALLOW, 0)
+    result = filter_for("getppid", "@docker/default-blacklist", retain=False, errno=errno)
+    assert answer(result, "getppid") == answer(result, "keyctl") == said
+    assert answer(result, "statx") == answer(result, "read") == (ALLOW, 0)
 
 
 @pytest.mark.parametrize("errno, said", [("EPERM", (ERRNO, 1)), ("", (KILL, 0))])
 def test_the_default_whitelist_and_more(errno: str, said: tuple[str, int]) -> None:
-    found = filter_for("@rkt/default-whitelist", "mount", errno=errno)
+    result = filter_for("@rkt/default-whitelist", "mount", errno=errno)
     base = seccomp.profile(HELD)
-    assert answer(found, "mount") == (ALLOW, 0) and answer(base, "mount") == (ERRNO, 1)
-    assert answer(found, "keyctl") == said
-    assert answer(found, "clone3") == answer(base, "clone3") == (ERRNO, 38)
+    assert answer(result, "mount") == (ALLOW, 0) and answer(base, "mount") == (ERRNO, 1)
+    assert answer(result, "keyctl") == said
+    assert answer(result, "clone3") == answer(base, "clone3") == (ERRNO, 38)
     arguments = [rule for rule in base["syscalls"] if "args" in rule]
-    assert arguments and [rule for rule in found["syscalls"] if "args" in rule] == arguments
+    assert arguments and [rule for rule in result["syscalls"] if "args" in rule] == arguments
 
 
 def test_the_default_whitelist_alone_allows_what_the_default_allows() -> None:
-    base, found = seccomp.profile(HELD), filter_for("@docker/default-whitelist")
+    base, result = seccomp.profile(HELD), filter_for("@docker/default-whitelist")
     for name in syscalls.known():
-        assert (answer(base, name)[0] == ALLOW) == (answer(found, name)[0] == ALLOW), name
+        assert (answer(base, name)[0] == ALLOW) == (answer(result, name)[0] == ALLOW), name
 
 
 def test_every_wildcard_names_calls() -> None:

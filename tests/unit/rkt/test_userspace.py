@@ -15,8 +15,8 @@ WORD = "clearpod.io/guest-profile"
 
 
 def annotated(profile: str | None, *more: tuple[str, str]) -> list[Document]:
-    said = [] if profile is None else [(WORD, profile)]
-    return [{"name": name, "value": value} for name, value in (*said, *more)]
+    output = [] if profile is None else [(WORD, profile)]
+    return [{"name": name, "value": value} for name, value in (*output, *more)]
 
 
 def laid(place: Path, profile: str | None, *, image: str = "", apps: tuple[str, ...] = ("one",), **more: Any) -> str:

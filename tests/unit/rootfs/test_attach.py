@@ -49,8 +49,8 @@ def test_numbers_on_disk_are_those_of_the_mapping_both_ways(place: Path, ids: in
         os.chown(source / str(owner), owner, owner)
     (source / "0").chmod(0o6750)
     shown = attach(place, source, ids)
-    found = {name: os.stat(shown / name).st_uid for name in os.listdir(shown)}
-    assert found == {"0": 500000, "1000": 501000, "65535": 565535, "65536": 65534}
+    result = {name: os.stat(shown / name).st_uid for name in os.listdir(shown)}
+    assert result == {"0": 500000, "1000": 501000, "65535": 565535, "65536": 65534}
     assert stat.S_IMODE(os.stat(shown / "0").st_mode) == 0o6750
     os.chown(shown / "0", 501234, 500005)
     assert (os.stat(source / "0").st_uid, os.stat(source / "0").st_gid) == (1234, 5)

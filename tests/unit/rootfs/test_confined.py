@@ -83,8 +83,8 @@ def test_what_is_adopted_is_roots_and_for_nobody_else_to_write(box: str, tmp_pat
     made.chmod(0o6777)
     os.chown(made, 65530, 65530)
     confined.adopt(box, "made", target=str(target), most_bytes=100)
-    found = target.stat()
-    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o644, 0, 0)
+    result = target.stat()
+    assert (stat.S_IMODE(result.st_mode), result.st_uid, result.st_gid) == (0o644, 0, 0)
 
 
 def test_a_process_that_can_not_start_is_said_to_be_ours() -> None:

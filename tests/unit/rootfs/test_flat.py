@@ -32,14 +32,14 @@ def image(tmp_path: Path, *layers: list[Entry]) -> ImageFiles:
 @pytest.mark.parametrize("layers", [[LOWER], [LOWER, UPPER], [LOWER, UPPER, [file("late", b"x" * 4096)]]])
 def test_the_pieces_are_the_files_in_order_whole_pages_and_apart(tmp_path: Path, layers: list[list[Entry]]) -> None:
     files = image(tmp_path, *layers)
-    found = flatten(files)
-    assert [piece.path for piece in found] == [files.merged, *files.layers]
-    assert found[0].offset == 0
-    for piece, following in itertools.pairwise(found):
+    result = flatten(files)
+    assert [piece.path for piece in result] == [files.merged, *files.layers]
+    assert result[0].offset == 0
+    for piece, following in itertools.pairwise(result):
         assert piece.offset + piece.size <= following.offset
-    assert all(piece.size == os.path.getsize(piece.path) and piece.size % 4096 == 0 for piece in found)
+    assert all(piece.size == os.path.getsize(piece.path) and piece.size % 4096 == 0 for piece in result)
     with Image(files.merged) as opened:
-        assert opened.devices() == tuple((piece.offset, piece.size) for piece in found[1:])
+        assert opened.devices() == tuple((piece.offset, piece.size) for piece in result[1:])
 
 
 @pytest.mark.parametrize(("blocks", "start"), [(0, 1), (1, 1), (2**32 - 1, 1), (None, 0), (None, 2**32 - 1)])

@@ -54,10 +54,10 @@ class Place:
     def shown(self) -> dict[str, tuple[str, int]]:
         """What is mounted in the volume: its text, and the owner that the VMM sees."""
         top = f"{self.path}/share/v"
-        found = (Path(point) for point in mount.mounts_below(top) if point != top)
+        result = (Path(point) for point in mount.mounts_below(top) if point != top)
         return {
             str(one.relative_to(top)): ((one / "file").read_text(), (one / "file").stat().st_uid)
-            for one in found
+            for one in result
             if (one / "file").exists()
         }
 

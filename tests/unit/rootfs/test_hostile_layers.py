@@ -148,11 +148,11 @@ def deflated(head: bytes, *, zeros: int) -> tuple[bytes, str]:
     import hashlib
 
     packer, hasher, chunk = zlib.compressobj(6, zlib.DEFLATED, 31), hashlib.sha256(head), bytes(MIB)
-    found = packer.compress(head)
+    result = packer.compress(head)
     for _ in range(zeros // MIB):
-        found += packer.compress(chunk)
+        result += packer.compress(chunk)
         hasher.update(chunk)
-    return found + packer.flush(), "sha256:" + hasher.hexdigest()
+    return result + packer.flush(), "sha256:" + hasher.hexdigest()
 
 
 def peak_kib() -> int:

@@ -138,9 +138,9 @@ def test_the_facts_are_the_directories_without_entry_and_the_files_with_capabili
     ]
     blob = blob_of(Layer(tar(entries)), tmp_path)
     convert(blob, place)
-    found = facts.load(layout.facts_path(place.layers_dir, blob.diff_id))
-    assert found.implicit == ("", "opt", "tmp", "tmp/deep", "tmp/deep/er", "usr/bin")
-    assert found.capable == ("usr/bin/ping", "usr/bin/ping6")
+    result = facts.load(layout.facts_path(place.layers_dir, blob.diff_id))
+    assert result.implicit == ("", "opt", "tmp", "tmp/deep", "tmp/deep/er", "usr/bin")
+    assert result.capable == ("usr/bin/ping", "usr/bin/ping6")
 
 
 def test_names_that_are_no_unicode_are_kept(place: Place, tmp_path: Path) -> None:

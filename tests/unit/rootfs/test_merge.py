@@ -38,8 +38,8 @@ def attributes(image: Path, path: str) -> Attributes | None:
 
 
 def mode(image: Path, path: str) -> str:
-    found = attributes(image, path)
-    return oct(found.mode) if found else "absent"
+    result = attributes(image, path)
+    return oct(result.mode) if result else "absent"
 
 
 BASE = [
@@ -91,9 +91,9 @@ def test_whiteouts_of_a_single_layer_are_gone(tmp_path: Path) -> None:
         assert opened.find("gone") is None
         assert opened.find(".wh.gone") is None
         assert opened.find("d/f") is not None
-        found = opened.find("d")
-        assert found is not None
-        assert not opened.is_opaque(found)
+        result = opened.find("d")
+        assert result is not None
+        assert not opened.is_opaque(result)
 
 
 def test_merging_twice_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_our_reader_agrees_with_dump_erofs(tmp_path: Path) -> None:
         argv = ["dump.erofs", f"--path=/{path}", str(image)]
         text = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True).stdout
         uid, gid, bits = re.findall(r"Uid: (\d+) +Gid: (\d+) +Access: (\d+)", text)[0]
-        found = attributes(tmp_path / "out", path)
-        assert found is not None
-        assert (found.uid, found.gid, found.mode) == (int(uid), int(gid), int(bits, 8))
+        result = attributes(tmp_path / "out", path)
+        assert result is not None
+        assert (result.uid, result.gid, result.mode) == (int(uid), int(gid), int(bits, 8))
 
 
 @pytest.mark.parametrize("path", ["nothing", "dir/nothing", "dir/f/below", "dir/f/"])

@@ -45,5 +45,5 @@ def test_what_can_not_be_removed_is_said(state: Path, monkeypatch: pytest.Monkey
         raise PermissionError(1, os.strerror(1), path)
 
     monkeypatch.setattr(orphans.files, "remove_tree", refuse)
-    said = orphans.remove(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER)
-    assert len(said) == 2 and "scratch/dead.img, which a pod has left before the last boot" in said[0]
+    output = orphans.remove(str(state), is_known=lambda pod: pod == "alive", booted_s=LATER)
+    assert len(output) == 2 and "scratch/dead.img, which a pod has left before the last boot" in output[0]

@@ -51,8 +51,8 @@ def as_vmm(script: str, where: Path) -> str:
 
 
 def test_the_layers_of_an_overlay_are_found(place: Path) -> None:
-    found = Layers((f"{place}/lower",), f"{place}/o/upper/one", f"{place}/o/work/one")
-    assert overlay.find(f"{place}/m") == found
+    result = Layers((f"{place}/lower",), f"{place}/o/upper/one", f"{place}/o/work/one")
+    assert overlay.find(f"{place}/m") == result
     assert overlay.find(f"{place}/lower") is None and overlay.find(str(place)) is None
 
 

@@ -78,17 +78,17 @@ def model(layers: list[dict[str, str]]) -> dict[str, int]:
 
 
 def visible(image: Path) -> dict[str, int]:
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     with Image(str(image / "merged.erofs")) as opened:
         todo = [("", opened.root)]
         while todo:
             path, number = todo.pop()
             for name, child, is_directory in opened.children(number):
                 below = f"{path}/{name}" if path else name
-                found[below] = opened.inode(child).mode & 0o7777
+                result[below] = opened.inode(child).mode & 0o7777
                 if is_directory:
                     todo.append((below, child))
-    return found
+    return result
 
 
 @pytest.mark.slow

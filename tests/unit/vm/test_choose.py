@@ -124,16 +124,16 @@ def _elf(*, is_static: bool, text: bytes = b"") -> bytes:
 )
 def test_an_lkvm_is_looked_into(tmp_path: Path, content: bytes, has_lack: bool, has_flaw: bool, preload: bool) -> None:
     (tmp_path / "lkvm").write_bytes(content)
-    found = kvmtool.examine(str(tmp_path / "lkvm"))
-    assert (bool(found.lack), bool(found.flaw), found.preload) == (has_lack, has_flaw, preload)
-    assert bool(found.remedy) is (has_lack or has_flaw)
+    result = kvmtool.examine(str(tmp_path / "lkvm"))
+    assert (bool(result.lack), bool(result.flaw), result.preload) == (has_lack, has_flaw, preload)
+    assert bool(result.remedy) is (has_lack or has_flaw)
 
 
 def test_a_program_that_is_not_on_path_is_a_lack_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     for driver, package in ((kvmtool, "kvmtool"), (qemu, "qemu-system-x86")):
-        found = driver.find()
-        assert not found.path and "not on PATH" in found.lack and package in found.remedy
+        result = driver.find()
+        assert not result.path and "not on PATH" in result.lack and package in result.remedy
 
 
 def test_pods_on_the_host_need_crun_and_nothing_else() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cri.cli.check_facts import Facts
-from cri.cli.check_items import FAIL, OK, judge
+from cri.cli.check_items import FAIL, OK, evaluate
 from cri.config import Config
 from stage1 import engine, machine
 from stage1.errors import BadRequest, NotFound
@@ -38,8 +38,8 @@ def facts(listed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host
     program.write_text(SCRIPT)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    found = hypervisors.facts()
-    return found._replace(programs={"third": found.programs["third"]})
+    result = hypervisors.facts()
+    return result._replace(programs={"third": result.programs["third"]})
 
 
 def test_it_is_chosen_where_no_other_is_here_and_where_it_is_asked_for(facts: HostFacts) -> None:
@@ -78,4 +78,4 @@ def test_its_vm_has_its_kernel_filter_and_link_and_is_started_by_its_command_lin
 def test_check_has_a_line_for_it(facts: HostFacts) -> None:
     absent = facts._replace(programs={"third": facts.programs["third"]._replace(lack="it is gone", remedy="write it")})
     for given, status in ((facts, OK), (absent, FAIL)):
-        assert next(item for item in judge(Facts(given)) if item.name == "Third").status == status
+        assert next(item for item in evaluate(Facts(given)) if item.name == "Third").status == status

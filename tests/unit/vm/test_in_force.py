@@ -28,26 +28,26 @@ def confined() -> Iterator[tuple[int, int]]:
 
 
 def test_what_is_in_force_is_read_as_it_is(confined: tuple[int, int]) -> None:
-    found = in_force.read(*confined, cgroups=["/no/such/cgroup"])
-    assert found.pid == confined[0] and os.path.isabs(found.program)
-    assert set(found.users) == {os.getuid()} and found.uid_map == (Extent(0, 0, 4294967295),)
-    assert found.capabilities["bounding"] == ("CAP_CHOWN", "CAP_MKNOD")
-    assert found.capabilities["ambient"] == found.capabilities["inheritable"] == ()
-    assert found.no_new_privs and found.seccomp == "off" and found.seccomp_filters == 0
-    own = {one.kind for one in found.namespaces if not one.is_hosts}
+    result = in_force.read(*confined, cgroups=["/no/such/cgroup"])
+    assert result.pid == confined[0] and os.path.isabs(result.program)
+    assert set(result.users) == {os.getuid()} and result.uid_map == (Extent(0, 0, 4294967295),)
+    assert result.capabilities["bounding"] == ("CAP_CHOWN", "CAP_MKNOD")
+    assert result.capabilities["ambient"] == result.capabilities["inheritable"] == ()
+    assert result.no_new_privs and result.seccomp == "off" and result.seccomp_filters == 0
+    own = {one.kind for one in result.namespaces if not one.is_hosts}
     assert own == {"net", "ipc"}
-    assert "etc" in found.root and any(one.path == "/" for one in found.mounts)
-    proc = next(one for one in found.mounts if one.path == "/proc")
+    assert "etc" in result.root and any(one.path == "/" for one in result.mounts)
+    proc = next(one for one in result.mounts if one.path == "/proc")
     assert (proc.type, proc.is_writable, proc.is_mapped) == ("proc", True, False)
-    limits = {one.name: (one.soft, one.hard) for one in found.limits}
+    limits = {one.name: (one.soft, one.hard) for one in result.limits}
     assert limits["open files"] == ("77", "99")
     assert limits["realtime priority"] == ("0", "0") and len(limits) == 16
-    assert found.cgroups == ()
-    text = jail.text("/run/pods/abc", found)
+    assert result.cgroups == ()
+    text = jail.text("/run/pods/abc", result)
     assert "inheritable caps  none\n" in text
     assert "bounding caps     CAP_CHOWN CAP_MKNOD\n" in text
     assert "its own: net ipc; the host's: user mnt" in text
-    assert json.loads(json.dumps(jail.as_json("/run/pods/abc", found)))["limits"]["open files"]["soft"] == "77"
+    assert json.loads(json.dumps(jail.as_json("/run/pods/abc", result)))["limits"]["open files"]["soft"] == "77"
 
 
 def test_who_has_ended_has_nothing_in_force(confined: tuple[int, int]) -> None:

@@ -79,10 +79,10 @@ def run(vm: VmSpec, start: Start) -> Callable[..., str]:
         console.write_text("")
         Path(vm.run_dir, "agent.sock").unlink(missing_ok=True)
         started = start(f"{script}\necho; echo {END}; exec sleep 60", **changes)
-        while not (said := console.read_text()).endswith(f"{END}\n"):
-            assert started.alive(), said
+        while not (output := console.read_text()).endswith(f"{END}\n"):
+            assert started.alive(), output
             time.sleep(0.01)
-        return said.removesuffix(f"{END}\n").strip()
+        return output.removesuffix(f"{END}\n").strip()
 
     return run
 
@@ -181,8 +181,8 @@ def test_nobody_else_is_there_to_be_signalled_or_reached(run: Run, tmp_path: Pat
             f"kill -0 {os.getpid()} 2>&1; test -e {tmp_path}/daemon.sock || echo nothing there; "
             f"/usr/bin/python3 -I -S -c '{connect}' 2>&1 | tail -1"
         )
-        said = run(script)
-    assert "No such process" in said and "nothing there" in said and "Refused" in said.title(), said
+        output = run(script)
+    assert "No such process" in output and "nothing there" in output and "Refused" in output.title(), output
 
 
 def test_it_has_not_our_sessions_keys(run: Run) -> None:
@@ -190,8 +190,8 @@ def test_it_has_not_our_sessions_keys(run: Run) -> None:
     assert ctypes.CDLL(None).syscall(keyctl, join, None) > 0
     ours = ctypes.CDLL(None).syscall(keyctl, find, session, 0)
     look = f"import ctypes; print(ctypes.CDLL(None).syscall({keyctl}, {find}, {session}, 0))"
-    said = run(f"/usr/bin/python3 -I -S -c '{look}'")
-    assert said.isdigit() and int(said) != ours
+    output = run(f"/usr/bin/python3 -I -S -c '{look}'")
+    assert output.isdigit() and int(output) != ours
 
 
 def test_its_root_has_its_files_and_the_systems_and_no_other_mount(vm: VmSpec, run: Run) -> None:
@@ -230,8 +230,8 @@ def test_what_the_host_mounts_later_below_the_share_comes_in(vm: VmSpec, start: 
 
 
 def test_it_gets_the_socket_at_which_it_is_reached_and_no_other_descriptor(vm: VmSpec, run: Run) -> None:
-    said = run("ls -l /proc/self/fd | tail -n +2").splitlines()
-    names = {line.split()[-3]: line.split()[-1] for line in said}
+    output = run("ls -l /proc/self/fd | tail -n +2").splitlines()
+    names = {line.split()[-3]: line.split()[-1] for line in output}
     assert names.pop("3").startswith("/proc/")  # of ls
     assert set(names) == {"0", "1", "2", "10"} and names["10"].startswith("socket:")
     about = os.stat(f"{vm.run_dir}/agent.sock")
@@ -244,10 +244,10 @@ def test_its_tap_is_open_though_it_could_not_open_one(vm: VmSpec, run: Run) -> N
     try:
         with namespace.inside_net(path):
             tun.make_tap("tap7")
-        said = run(
+        output = run(
             "ls -l /proc/self/fd/16; cat /proc/self/fdinfo/16", netns=path, nics=(Nic("tap7", "02:00:00:00:00:01"),)
         )
-        assert "/dev/net/tun" in said and "iff:\ttap7" in said
+        assert "/dev/net/tun" in output and "iff:\ttap7" in output
         with pytest.raises(VmFailed, match="open the tap tap8"):
             run("echo", netns=path, nics=(Nic("tap8/", "02:00:00:00:00:01"),))
     finally:
@@ -280,10 +280,10 @@ def test_its_memory_has_huge_pages_only_if_that_was_asked_for(vm: VmSpec, huge_p
 
 def children() -> set[str]:
     """Of all threads of this process."""
-    found: set[str] = set()
+    result: set[str] = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= set((task / "children").read_text().split())
-    return found
+        result |= set((task / "children").read_text().split())
+    return result
 
 
 @pytest.mark.parametrize(

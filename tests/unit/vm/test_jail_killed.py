@@ -61,15 +61,15 @@ def starter(vm: VmSpec) -> Iterator["subprocess.Popen[str]"]:
 
 def of(vm: VmSpec) -> dict[int, str]:
     """Processes that have to do with the VM, but for those that have ended: their pids and first words."""
-    found = {}
+    result = {}
     for name in os.listdir("/proc"):
         try:
             words = Path("/proc", name, "cmdline").read_text().split("\0") if name.isdigit() else [""]
         except OSError:
             continue
         if any(vm.run_dir == word or word.startswith(f"{vm.run_dir}/") for word in words[1:]):
-            found[int(name)] = os.path.basename(words[0])
-    return found
+            result[int(name)] = os.path.basename(words[0])
+    return result
 
 
 def settled(vm: VmSpec) -> dict[int, str]:
@@ -119,17 +119,17 @@ def test_whoever_starts_it_is_killed(vm: VmSpec, starter: "subprocess.Popen[str]
 
 def jailers() -> list[int]:
     """Of our children."""
-    found = []
+    result = []
     for task in Path("/proc/self/task").iterdir():
         for pid in (task / "children").read_text().split():
             try:
                 place = Path("/proc", pid)
                 # One that has ended, whose starter was killed, is ours to reap, and has no command line any more.
                 if (place / "comm").read_text() == "jailer\n" and (place / "cmdline").read_bytes():
-                    found.append(int(pid))
+                    result.append(int(pid))
             except OSError:
                 continue
-    return sorted(found)
+    return sorted(result)
 
 
 def test_the_jailer_is_killed_while_it_waits(vm: VmSpec) -> None:
@@ -137,9 +137,9 @@ def test_the_jailer_is_killed_while_it_waits(vm: VmSpec) -> None:
     os.mkfifo(fifo)  # to open it takes until somebody writes
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(ProcessVmm(watch_s=0).start, vm._replace(netns=fifo))
-        while not (found := jailers()):
+        while not (result := jailers()):
             assert not starting.done()
-        os.kill(found[0], signal.SIGKILL)
+        os.kill(result[0], signal.SIGKILL)
         assert isinstance(starting.exception(), VmFailed)
     assert not of(vm)
 
@@ -149,10 +149,10 @@ def test_its_child_is_killed_when_it_can_be_seen(vm: VmSpec) -> None:
     with ThreadPoolExecutor(1) as pool:
         for step in range(40):
             starting = pool.submit(ProcessVmm(watch_s=0.05).start, vm)
-            while len(found := jailers()) < 2 and not starting.done():
+            while len(result := jailers()) < 2 and not starting.done():
                 pass
             wait(step * STEP_S / 4)
-            for pid in found[1:]:
+            for pid in result[1:]:
                 end(pid)
             _finish(starting.exception(), vm)
             assert not of(vm)

@@ -23,8 +23,8 @@ def words_of(text: bytes) -> list[str]:
 
 
 def specified(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list[str]]:
-    found = launch_spec.of(vm, interactive=interactive)
-    return words_of(found.launcher), words_of(found.jailer)
+    result = launch_spec.of(vm, interactive=interactive)
+    return words_of(result.launcher), words_of(result.jailer)
 
 
 def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:

@@ -25,24 +25,24 @@ class Killed(BaseException):
 def window(tmp_path: Path) -> Iterator[FakeWindow]:
     """The window of the pod whose directory is tmp_path."""
     mapping.create(str(tmp_path), SIZE)
-    with FakeWindow(f"{tmp_path}/dax.sock", SIZE) as found:
-        yield found
+    with FakeWindow(f"{tmp_path}/dax.sock", SIZE) as result:
+        yield result
 
 
 def pieces(root: Path, *letters: str) -> list[tuple[str, int, int]]:
     """An image of files of two pages each, with a page between them."""
-    found = []
+    result = []
     for number, letter in enumerate(letters):
         path = root / f"file-{letter}"
         path.write_bytes(letter.encode() * 2 * PAGE)
-        found.append((str(path), 3 * PAGE * number, 2 * PAGE))
-    return found
+        result.append((str(path), 3 * PAGE * number, 2 * PAGE))
+    return result
 
 
 def recorded(root: Path) -> tuple[Placed, ...]:
-    found = mapping.find(str(root))
-    assert found is not None
-    return found.images
+    result = mapping.find(str(root))
+    assert result is not None
+    return result.images
 
 
 def test_an_image_of_several_files_lies_as_it_says(tmp_path: Path, window: FakeWindow) -> None:

@@ -81,7 +81,7 @@ def test_the_kernels_own_record_is_found() -> None:
     child = subprocess.Popen([sys.executable, "-c", FILTERED], stderr=subprocess.DEVNULL)
     begun = process.start_time(child.pid)
     assert child.wait(30) == -signal.SIGSYS
-    said = explain(child.pid, begun, code=SIGSYS_CODE)
-    if said == WHOLE:
+    output = explain(child.pid, begun, code=SIGSYS_CODE)
+    if output == WHOLE:
         pytest.skip("the kernel writes no records of seccomp, or an audit daemon takes them")
-    assert said == f"{WHOLE} at call 272 of x86-64"
+    assert output == f"{WHOLE} at call 272 of x86-64"

@@ -210,8 +210,8 @@ def test_a_vmm_that_nobody_wrote_down_is_found_by_its_command_line(tmp_path: Pat
     argv = ["/x/qemu-system-fake", "-c", "read line", f"path={tmp_path}/pod/agent.sock"]
     with subprocess.Popen(argv, executable="/bin/sh", stdin=subprocess.PIPE) as vmm:
         with subprocess.Popen(["less", *argv[1:]], executable="/bin/sh", stdin=subprocess.PIPE):
-            found = find_unrecorded(f"{tmp_path}/pod")
-            assert found is not None and (found.pid, found.alive()) == (vmm.pid, True)
+            result = find_unrecorded(f"{tmp_path}/pod")
+            assert result is not None and (result.pid, result.alive()) == (vmm.pid, True)
             assert find_unrecorded(f"{tmp_path}/po") is None
-        found.kill()
+        result.kill()
     assert find_unrecorded(f"{tmp_path}/pod") is None

@@ -82,9 +82,9 @@ def test_a_source_below_a_file_can_not_be_made(tmp_path: Path) -> None:
 
 def test_swap_is_held_to_the_memory_that_the_request_has_said() -> None:
     old = record()
-    said = pb.ContainerConfig()
-    said.linux.resources.memory_limit_in_bytes = 1 << 27
-    old = old._replace(config=said.SerializeToString())
+    output = pb.ContainerConfig()
+    output.linux.resources.memory_limit_in_bytes = 1 << 27
+    old = old._replace(config=output.SerializeToString())
     wish = nri.ContainerAdjustment()
     wish.linux.resources.memory.swap.value = 1 << 26
     with pytest.raises(BadRequest, match="memory and swap together"):

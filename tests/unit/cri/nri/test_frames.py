@@ -20,8 +20,8 @@ MESSAGES = [
 @pytest.mark.parametrize("step", [1, 7, 8, 10, 4096, 1 << 20])
 def test_messages_survive_any_portions(step: int) -> None:
     data, reader = b"".join(map(frames.pack, MESSAGES)), frames.Reader()
-    found = [one for at in range(0, len(data), step) for one in reader.receive(data[at : at + step])]
-    assert found == MESSAGES
+    result = [one for at in range(0, len(data), step) for one in reader.receive(data[at : at + step])]
+    assert result == MESSAGES
 
 
 def test_chunks_of_two_connections_may_alternate() -> None:

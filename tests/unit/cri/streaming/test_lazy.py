@@ -9,5 +9,7 @@ SERVES = "import sys, cri.streaming.connection; print([name for name in ('h11', 
 
 
 def test_the_daemon_starts_without_them() -> None:
-    found = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for code in (STARTS, SERVES)]
-    assert [one.stdout for one in found] == [b"[]\n", b"['h11', 'wsproto']\n"]
+    result = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for code in (STARTS, SERVES)
+    ]
+    assert [one.stdout for one in result] == [b"[]\n", b"['h11', 'wsproto']\n"]

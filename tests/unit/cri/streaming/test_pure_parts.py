@@ -66,8 +66,8 @@ SIZES = [
 def test_sizes_are_found_however_the_bytes_are_cut(text: bytes, sizes: list[tuple[int, int]]) -> None:
     for portion in (1, 2, 3, 7, len(text)):
         codec = Sizes()
-        found = [size for at in range(0, len(text), portion) for size in codec.receive(text[at : at + portion])]
-        assert found == sizes
+        result = [size for at in range(0, len(text), portion) for size in codec.receive(text[at : at + portion])]
+        assert result == sizes
 
 
 @given(st.lists(st.binary(max_size=60), max_size=10))
@@ -152,13 +152,13 @@ UPGRADES = [
 def test_the_first_offer_that_is_known_is_taken(
     kind: str, headers: dict[str, list[str]], expected: tuple[str, str, int] | int
 ) -> None:
-    found = decide(kind, headers)
+    result = decide(kind, headers)
     if isinstance(expected, int):
-        assert isinstance(found, Refusal) and found.status == expected and found.sentence
+        assert isinstance(result, Refusal) and result.status == expected and result.sentence
     else:
-        assert isinstance(found, Upgrade) and (found.carrier, found.protocol, found.version) == expected
+        assert isinstance(result, Upgrade) and (result.carrier, result.protocol, result.version) == expected
 
 
 def test_the_answer_to_a_websocket_is_the_rfcs() -> None:
-    found = decide("exec", WS | {"sec-websocket-protocol": ["v5.channel.k8s.io"]})
-    assert ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") in found.headers
+    result = decide("exec", WS | {"sec-websocket-protocol": ["v5.channel.k8s.io"]})
+    assert ("Sec-WebSocket-Accept", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") in result.headers
