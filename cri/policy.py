@@ -32,7 +32,10 @@ PROFILE = "clearpod.io/guest-profile"
 SPOOFING = "clearpod.io/allow-spoofing"
 """`true`: the pod may send from addresses that are not its own."""
 
-KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, SPOOFING)
+MAPS = "clearpod.io/shared-maps"
+"""`true`: programs can map files of volumes shared and write to them. Then no two may append to the same file."""
+
+KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING)
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24

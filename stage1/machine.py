@@ -107,7 +107,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         is_scratch_kept=host.allocates_scratch,
         accel=host.choice.accel,
-        kernel_arguments=(*_clock(host.choice.accel), *_online(pod)),
+        kernel_arguments=(*_clock(host.choice.accel), *_online(pod), *(["clearpod.maps"] if pod.maps_volumes else [])),
         dax=_dax(pod, host, directory=directory) if host.choice.has_dax else None,
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",

@@ -21,6 +21,8 @@ MOST = {
     policy.SCRATCH: policy.MOST_SCRATCH_MIB,
 }
 """What each number can be at most, whatever the policy says."""
+FLAGS = (policy.MAPS, policy.SPOOFING)
+"""Those that are true or false."""
 
 
 class Sizes(NamedTuple):
@@ -64,11 +66,11 @@ def scratch_mib(sandbox: pb.PodSandboxConfig, usual_mib: int) -> int:
     return whole + whole // 2 if asked >= whole + whole // 2 else whole
 
 
-def spoofing(sandbox: pb.PodSandboxConfig) -> bool:
-    """Whether the pod asks to send from addresses that are not its own. Raises BadRequest."""
-    text = sandbox.annotations.get(policy.SPOOFING, "false")
+def is_true(sandbox: pb.PodSandboxConfig, word: str) -> bool:
+    """Whether the pod asks for what the annotation names; false when it is absent. Raises BadRequest."""
+    text = sandbox.annotations.get(word, "false")
     if text not in ("true", "false"):
-        raise BadRequest(f"the annotation {policy.SPOOFING} must be true or false, but it is {short(text)}")
+        raise BadRequest(f"the annotation {word} must be true or false, but it is {short(text)}")
     return text == "true"
 
 
@@ -78,7 +80,7 @@ def check(sandbox: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant)
     `pod` is what the request asks for.
     """
     for word in policy.KNOWN:
-        is_asked = pod.allow_spoofing if word == policy.SPOOFING else bool(sandbox.annotations.get(word))
+        is_asked = bool(sandbox.annotations.get(word)) and (word not in FLAGS or is_true(sandbox, word))
         if is_asked and word not in grant.bounds.annotations:
             raise BadRequest(
                 f"the annotation {word} is not allowed in namespace {pod.namespace!r}; {grant.key('annotations')} in "

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Does to the files of its working directory what programs do, and so makes the host's 9p server use the whole of its list of
+ * Does to the files of its working directory what programs do (with the word "maps" it must be able to map them), and so makes the host's 9p server use the whole of its list of
  * system calls. Prints "all done", or which call failed how; what 9p has not is allowed to fail with the errors that say so.
  */
 #include <dirent.h>
@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 enum { PAGE = 4096, MANY = 300 };
+static bool with_maps;
 
 static void need(bool works, const char *what)
 {
@@ -59,8 +60,13 @@ static void write_and_read(void)
     NEED(fsync(fd));
     NEED(fdatasync(fd));
     page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    need(page != MAP_FAILED || !with_maps, "a shared map");
     if (page != MAP_FAILED) {
         memcpy(page, "mapped", 6);
+        NEED(pread(fd, text, 6, 0));
+        need(!memcmp(text, "mapped", 6), "what was mapped is read");
+        NEED(pwrite(fd, "written", 7, 0));
+        need(!memcmp(page, "written", 7), "what was written is mapped");
         NEED(msync(page, PAGE, MS_SYNC));
         NEED(munmap(page, PAGE));
     }
@@ -207,8 +213,9 @@ static void directories(void)
     NEED(unlinkat(AT_FDCWD, "many", AT_REMOVEDIR));
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    with_maps = argc > 1 && !strcmp(argv[1], "maps");
     umask(0);
     write_and_read();
     copy();

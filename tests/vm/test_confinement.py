@@ -73,9 +73,9 @@ def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
 
 
 @asynccontextmanager
-async def booted(machine: Machine) -> AsyncIterator[LivePod]:
+async def booted(machine: Machine, *, maps_volumes: bool = False) -> AsyncIterator[LivePod]:
     """A pod that does not outlive the block."""
-    given = Pod(id=os.urandom(32).hex(), name="web", hostname="web", memory_mib=128, vcpus=1)
+    given = Pod(os.urandom(32).hex(), "web", hostname="web", memory_mib=128, vcpus=1, maps_volumes=maps_volumes)
     port = VsockPort(0)
     host = machine.host
     if host.choice.hypervisor.name == "kvmtool":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running pod's VMM behind its allow-list of system calls: that it is there, and that containers lose nothing."""
 
+import asyncio
 import os
 import shutil
 import struct
@@ -51,6 +52,21 @@ def filters_of(pod: LivePod) -> set[tuple[str, str, str]]:
         status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
         result.add((status["NoNewPrivs"].strip(), status["Seccomp"].strip(), status["Seccomp_filters"].strip()))
     return result
+
+
+async def test_files_of_volumes_can_be_mapped_where_the_pod_asks_for_that(machine: Machine, with_probe: Mount) -> None:
+    async with booted(machine, maps_volumes=True) as pod:
+        container = await started(pod, machine.image, with_probe)
+        assert await output_of(pod, container, "cd /data/work && /data/probe maps") == "all done"
+        (machine.volume / "open").write_text("one old")
+        waits = "touch /data/read; while [ ! -e /data/go ]; do sleep 0.1; done"
+        reads = f"exec 3</data/open; dd bs=3 count=1 2>/dev/null <&3; {waits}; cat <&3"
+        seen = asyncio.create_task(output_of(pod, container, reads))
+        while not (machine.volume / "read").exists():
+            await asyncio.sleep(0.05)
+        (machine.volume / "open").write_text("one new")
+        (machine.volume / "go").touch()
+        assert await seen == "one new", "the host is asked for each read, as without maps"
 
 
 async def test_all_that_a_container_does_with_files_works_behind_both_filters(

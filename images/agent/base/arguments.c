@@ -43,6 +43,8 @@ static bool take_parameter(const char *parameter, struct arguments *arguments)
         return arguments->mark = true;
     if (strcmp(parameter, "plan") == 0)
         return arguments->plan = true;
+    if (strcmp(parameter, "maps") == 0)
+        return arguments->maps = true;
     if (strcmp(parameter, "alike") == 0)
         return arguments->alike = true;
     if (strcmp(parameter, "bench") == 0)

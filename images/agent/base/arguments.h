@@ -22,6 +22,7 @@ struct arguments {
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
     bool plan;  /* autonomous: told by a file in the share */
+    bool maps;  /* files of volumes can be mapped shared */
     bool alike; /* files of two roots may look like one to 9p */
 };
 

@@ -131,8 +131,9 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
     const char *cache = arguments->alike ? "mmap" : "loose";
     if (mount_share("layers", arguments->plan ? 0 : MS_RDONLY | MS_NODEV, cache, why) < 0)
         return -1;
-    /* Apps, and journald, may map files that they write. */
-    return mount_share("volumes", 0, arguments->plan ? "mmap" : "none", why);
+    /* Apps, and journald, may map files that they write. Without `directio` what is read is cached, too. */
+    cache = arguments->plan ? "mmap" : arguments->maps ? "mmap,directio" : "none";
+    return mount_share("volumes", 0, cache, why);
 }
 
 void boot_end(void)

@@ -22,6 +22,8 @@ CASE(the_kernel_line_is_understood)
     CHECK(arguments_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &words, bad));
     CHECK(words.vsock_port == 5000 && !strcmp(words.system, "/dev/pmem0") && words.mark && !words.bench && !words.plan);
     CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &words, bad) && words.plan);
+    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.maps clearpod.alike", &words, bad) && words.maps &&
+          words.alike);
     CHECK(
         arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
     CHECK(words.vsock_port == 0 && !strcmp(words.scratch, "/dev/vdb") && words.bench && !words.mark);

@@ -54,6 +54,7 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"guest_profile": "default"}, {"profile": ""}),
     ({"networks": " "}, {"networks": ()}),
     ({"allow_spoofing": "false"}, {"allow_spoofing": False}),
+    ({"shared_maps": "true"}, {"maps_volumes": True}),
 ]
 
 
@@ -74,6 +75,7 @@ REFUSED = [
     ({"networks": "storage"}, "clearpod.io/networks asks for 'storage'", "policy.networks"),
     ({"networks": ",".join("abcdefgh")}, "clearpod.io/networks names 8 networks", "policy.max_networks"),
     ({"allow_spoofing": "true"}, "clearpod.io/allow-spoofing is not allowed", "policy.annotations"),
+    ({"shared_maps": "1"}, "clearpod.io/shared-maps must be true or false", "it is '1'"),
     ({"allow_spoofing": "yes"}, "clearpod.io/allow-spoofing must be true or false", "it is 'yes'"),
     *(
         ({word: text}, f"clearpod.io/{word.replace('_', '-')} must be a whole number from 0 to ", "but it is ")
