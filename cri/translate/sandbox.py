@@ -15,10 +15,9 @@ from cri.translate.annotations import Sizes
 from cri.translate.bounds import SHOWN, short
 from cri.translate.sizes import Facts
 from stage1.errors import BadRequest, NotFound
+from stage1.pod import sysctls
 from stage1.pod.model import Pod
 
-SYSCTLS, SYSCTL_KEY_BYTES, SYSCTL_VALUE_BYTES = 64, 128, 256
-"""What the agent takes, proto/agent/agent.options; the zero byte at the end counts."""
 WINDOW_PER_MEMORY = 2
 MIB = 1 << 20
 
@@ -120,11 +119,7 @@ def _check_namespaces(context: pb.LinuxSandboxSecurityContext, config: Config) -
 
 def _sysctls(given: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """In the order of their names. Which of them exist only the guest's kernel knows, and it is asked at the start."""
-    if len(given) > SYSCTLS:
-        raise BadRequest(f"a pod can set at most {SYSCTLS} sysctls, but this one has {len(given)}")
-    for key, value in given.items():
-        if not 0 < len(key.encode()) < SYSCTL_KEY_BYTES or len(value.encode()) >= SYSCTL_VALUE_BYTES:
-            raise BadRequest(f"the sysctl {key[:40]!r} is too long, or has no name")
+    sysctls.check(given)
     return tuple(sorted(given.items()))
 
 

@@ -3,6 +3,7 @@
 
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod.model import Port
+from stage1.pod.sysctls import check
 from stage1.rkt.manifest import MOST_PORT
 from stage1.rkt.spelling import is_hostname
 
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
     from stage1.rkt.arguments import RunOptions
     from stage1.rkt.isolators import Isolators
     from stage1.rkt.manifest import AppPort, HostPort, Manifest
-
-_SYSCTLS, _KEY_BYTES, _VALUE_BYTES = 64, 127, 255
-"""What the agent takes, proto/agent/agent.options."""
 
 
 def hostname(options: "RunOptions") -> str:
@@ -31,10 +29,7 @@ def sysctls(limits: "Sequence[Isolators]") -> tuple[tuple[str, str], ...]:
     for name, value in (pair for one in limits for pair in one.sysctls):
         if values.setdefault(name, value) != value:
             raise BadRequest(f"two apps want different values of the sysctl {name}, {values[name]!r} and {value!r}")
-        if not 0 < len(name.encode()) <= _KEY_BYTES or len(value.encode()) > _VALUE_BYTES:
-            raise BadRequest(f"the sysctl {name[:40]!r} is too long, or has no name")
-    if len(values) > _SYSCTLS:
-        raise BadRequest(f"a pod can set at most {_SYSCTLS} sysctls, but this one has {len(values)}")
+    check(values)
     return tuple(values.items())
 
 
