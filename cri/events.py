@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to containers and pods, told to whoever listens. Used by the pods (publish) and GetContainerEvents.
+"""Events of containers and pods for their subscribers. Used by the pods (publish) and GetContainerEvents.
 
-Nobody waits for a subscriber: one that falls behind by `ROOM` events is dropped, and told so. What happened before a
-subscription is not repeated. A subscriber brings the function that makes its messages, called at once, so that
+Nobody waits for a subscriber: one that falls behind by `MOST_QUEUED` events is dropped, and told so. What happened
+before a subscription is not repeated. A subscriber brings the function that makes its messages, called at once, so that
 they say what was true at that moment; without subscribers nothing is made.
 """
 
@@ -15,18 +15,18 @@ from stage1.errors import NoSpace
 
 CREATED, STARTED, STOPPED, DELETED = range(4)
 """Kinds, with the CRI's numbers."""
-ROOM = 500
+MOST_QUEUED = 500
 
 
-class Happening(NamedTuple):
-    """What happened, to which pod; `subject` is the id of the container, or of the pod itself."""
+class Event(NamedTuple):
+    """An event of a pod; `subject` is the id of the container, or of the pod itself."""
 
     kind: int
     pod: Any
     subject: str
 
 
-Render = Callable[[Happening], Any]
+Render = Callable[[Event], Any]
 """Makes a subscriber's message."""
 
 
@@ -39,9 +39,9 @@ class Subscription:
         self._arrived = asyncio.Event()
         self._is_behind = self._is_over = False
 
-    def put(self, what: Happening) -> None:
-        """Take one event, or note that there are too many."""
-        if len(self._waiting) >= ROOM:
+    def put(self, what: Event) -> None:
+        """Queue one event, or note that there are too many."""
+        if len(self._waiting) >= MOST_QUEUED:
             self._is_behind = True
         if not self._is_behind:
             self._waiting.append(self._render(what))
@@ -53,14 +53,16 @@ class Subscription:
             while self._waiting:
                 yield self._waiting.popleft()
             if self._is_behind:
-                raise NoSpace(f"this listener was more than {ROOM} events behind; list everything and listen again")
+                raise NoSpace(
+                    f"this listener was more than {MOST_QUEUED} events behind; list everything and listen again"
+                )
             if self._is_over:
                 return
             self._arrived.clear()
             await self._arrived.wait()
 
     def close(self) -> None:
-        """Listen no more; again is fine."""
+        """Unsubscribe. Idempotent."""
         self._leave(self)
 
     def finish(self) -> None:
@@ -81,7 +83,7 @@ class Bus:
         self._subscriptions.add(subscription)
         return subscription
 
-    def publish(self, what: Happening) -> None:
+    def publish(self, what: Event) -> None:
         """Tell everybody; never waits."""
         for subscription in self._subscriptions:
             subscription.put(what)

@@ -8,7 +8,7 @@ another's.
 COMMANDS = {
     "serve": "run the daemon that kubelet and crictl talk to",
     "run": "run one container in its own virtual machine, without a daemon",
-    "check": "say whether this machine can run pods, and what to mend",
+    "check": "say whether this machine can run pods, and what to fix",
     "jail": "show what a pod's hypervisor may do on this machine, as it is in force",
     "ksm": "show what the host saves by merging equal pages of guests, and what that costs",
     "images": "build the guest's kernel, agent and system image; verify the images of containers",

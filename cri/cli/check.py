@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod check`: can this host run pods? One line for each thing that matters, and how to mend what is wrong.
+"""`clearpod check`: can this host run pods? One line for each thing that matters, and how to fix what is wrong.
 
-Facts come from `check_facts`, verdicts from `check_items`; here they are put together and printed. Changes
+Facts come from `check_facts`, results from `check_items`; here they are put together and printed. Changes
 nothing.
 """
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the verdicts; 1 when something that pods need is missing, else 0."""
+    """Print the results; 1 when something that pods need is missing, else 0."""
     items = evaluate(gather(args.config))
     print(json.dumps([item._asdict() for item in items], indent=1) if args.json else text(items))
     return 1 if any(item.status == FAIL for item in items) else 0

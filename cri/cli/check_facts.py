@@ -102,7 +102,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
     # Late, because pydantic is slow to import and may be what is missing.
     from cri import policy
     from cri.config import Config, load
-    from cri.storage.disk import look, reserve_of
+    from cri.storage.disk import measure, reserve_of
 
     config, error = Config(), ""
     try:
@@ -120,7 +120,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         guest_files=tuple(name for name in GUEST_FILES if os.path.isfile(f"{config.guest_dir}/{name}")),
         mount_errors=mount_errors(existing(config.state_dir)),
         free_bytes=free_bytes(existing(config.state_dir)),
-        layers=look(existing(config.state_dir)).layers,
+        layers=measure(existing(config.state_dir)).layers,
         storage=(config.storage.overcommit, config.storage.allocate, config.storage.reserve_mib),
         kept_bytes=reserve_of(config).held_bytes(),
         missing_plugins=tuple(name for name in CNI_PLUGINS if not find_plugin(name, config.network.bin_dirs)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdicts of `clearpod check`. Pure: facts in, one Item for each thing out, in the order of printing."""
+"""The results of `clearpod check`. Pure: facts in, one Item for each thing out, in the order of printing."""
 
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def _user(facts: Facts) -> Item:
 
 def _config(facts: Facts) -> Item:
     if facts.config_error:
-        return Item("configuration", FAIL, facts.config_error, "mend the file")
+        return Item("configuration", FAIL, facts.config_error, "fix the file")
     return Item("configuration", OK, f"state in {facts.state_dir}, guest in {facts.guest_dir}")
 
 

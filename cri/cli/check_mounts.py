@@ -13,7 +13,7 @@ from collections.abc import Callable
 from stage1.errors import PodError
 from stage1.linux import files, libc, mount, namespace, process
 
-_ROOM = "/tmp"
+_SCRATCH = "/tmp"
 
 
 def main() -> int:
@@ -30,9 +30,9 @@ def try_mounts(directory: str) -> dict[str, str]:
             image = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         namespace.unshare(namespace.NEW_NS)
         mount.set_propagation("/", mount.MS_PRIVATE | mount.MS_REC)
-        mount.mount("room", _ROOM, "tmpfs")
+        mount.mount("room", _SCRATCH, "tmpfs")
         for name in ("lower", "upper", "work", "merged"):
-            files.make_dirs(f"{_ROOM}/{name}", 0o755)
+            files.make_dirs(f"{_SCRATCH}/{name}", 0o755)
         return {"erofs": _reason(lambda: _erofs(image)), "overlay": _reason(_overlay)}
     except PodError as error:
         return dict.fromkeys(("erofs", "overlay"), str(error))
@@ -47,18 +47,18 @@ def _reason(attempt: Callable[[], None]) -> str:
 
 
 def _erofs(image: int) -> None:
-    files.write_atomic(f"{_ROOM}/upper/file", b"x")
-    made = process.run(["mkfs.erofs", "--quiet", f"{_ROOM}/image", f"{_ROOM}/upper"], timeout_s=10)
+    files.write_atomic(f"{_SCRATCH}/upper/file", b"x")
+    made = process.run(["mkfs.erofs", "--quiet", f"{_SCRATCH}/image", f"{_SCRATCH}/upper"], timeout_s=10)
     if made.code != 0:
         raise PodError(f"mkfs.erofs failed: {made.stderr.decode(errors='replace').strip()}")
     with libc.Guard("write", "an erofs image"):
-        os.write(image, files.read(f"{_ROOM}/image"))
-    mount.mount(f"/proc/self/fd/{image}", f"{_ROOM}/lower", "erofs", mount.MS_RDONLY)
+        os.write(image, files.read(f"{_SCRATCH}/image"))
+    mount.mount(f"/proc/self/fd/{image}", f"{_SCRATCH}/lower", "erofs", mount.MS_RDONLY)
 
 
 def _overlay() -> None:
-    data = f"lowerdir={_ROOM}/lower,upperdir={_ROOM}/upper,workdir={_ROOM}/work"
-    mount.mount("overlay", f"{_ROOM}/merged", "overlay", 0, data)
+    data = f"lowerdir={_SCRATCH}/lower,upperdir={_SCRATCH}/upper,workdir={_SCRATCH}/work"
+    mount.mount("overlay", f"{_SCRATCH}/merged", "overlay", 0, data)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print it. Raises NotFound, BadRequest when several pods begin so, WrongState when its VM does not run."""
     directory = find(configuration.load(args.config).run_dir, args.pod)
-    jail = look(directory)
+    jail = inspect(directory)
     print(json.dumps(as_json(directory, jail), indent=1) if args.json else text(directory, jail))
     return 0
 
@@ -60,7 +60,7 @@ def _names(place: str) -> list[str]:
         return []
 
 
-def look(directory: str) -> InForce:
+def inspect(directory: str) -> InForce:
     """What is in force for the VMM of the pod in `directory`."""
     # What rkt's pods have on record is the launcher.
     vm = find_unrecorded(directory) if directory.startswith(f"{RKT}/") else engine.find_vm(directory)

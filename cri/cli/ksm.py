@@ -23,7 +23,7 @@ MIB = 1 << 20
 WORDS = {0: "stopped", RUN: "running", UNMERGE: "stopped and undone"}
 
 
-class Look(NamedTuple):
+class Observation(NamedTuple):
     """All that is shown. `thread_s` is the processor time of ksmd so far; `pods` has what each has merged."""
 
     at_s: float
@@ -48,20 +48,20 @@ def main(args: argparse.Namespace) -> int:
     if not os.path.exists(f"{directory.path}/run"):
         raise NotFound(directory.lacks())
     run_dir, thread = configuration.load(args.config).run_dir, ksm.find_thread()
-    before = look(directory, run_dir, thread=thread)
+    before = observe(directory, run_dir, thread=thread)
     if args.watch is None:
         print(json.dumps(as_json(before)) if args.json else text(before))
         return 0
     while True:
         time.sleep(max(args.watch, 0.1))
-        now = look(directory, run_dir, thread=thread)
+        now = observe(directory, run_dir, thread=thread)
         print(json.dumps(as_json(now)) if args.json else line(before, now), flush=True)
         before = now
 
 
-def look(directory: Ksm, run_dir: str, *, thread: int) -> Look:
+def observe(directory: Ksm, run_dir: str, *, thread: int) -> Observation:
     """Everything at this moment."""
-    return Look(
+    return Observation(
         time.monotonic(),
         directory.settings(),
         directory.counters(),
@@ -90,7 +90,7 @@ def _entries(path: str) -> list[str]:
         return []
 
 
-def text(now: Look) -> str:
+def text(now: Observation) -> str:
     """A few lines, and one for each pod."""
     counters, set_to = now.counters, now.settings
     pace = f"{set_to.pages_to_scan} pages each {set_to.sleep_millisecs} ms" if set_to.run == RUN else ""
@@ -106,7 +106,7 @@ def text(now: Look) -> str:
     return "\n".join(lines)
 
 
-def who(now: Look) -> str:
+def who(now: Observation) -> str:
     """Whose settings these are, for people."""
     if now.record is None:
         return "by another program than clearpod" if now.settings.run == RUN else "as clearpod has found it"
@@ -117,12 +117,12 @@ def who(now: Look) -> str:
     return f"by clearpod's daemon, level {now.record.level}"
 
 
-def profit_known(now: Look) -> bool:
+def profit_known(now: Observation) -> bool:
     """Whether this kernel counts it."""
     return now.counters.general_profit != -1
 
 
-def line(before: Look, now: Look) -> str:
+def line(before: Observation, now: Observation) -> str:
     """What happened since."""
     took_s = max(now.at_s - before.at_s, 0.001)
     cpu = 100 * (now.thread_s - before.thread_s) / took_s
@@ -134,7 +134,7 @@ def line(before: Look, now: Look) -> str:
     )
 
 
-def as_json(now: Look) -> dict[str, Any]:
+def as_json(now: Observation) -> dict[str, Any]:
     """For programs; sizes in bytes."""
     return {
         "settings": now.settings._asdict(),

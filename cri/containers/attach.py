@@ -55,7 +55,7 @@ class Input:
         await self._pod.agent.send_all(self._stream, data, end=end)
 
     async def client_left(self) -> bool:
-        """The client's input is over; tells whether the container's ends with it (stdin_once). Again is fine."""
+        """The client's input is over; returns whether the container's ends with it (stdin_once). Idempotent."""
         is_ended = self.exists and self._ends_with_client and not self.is_tty
         if is_ended and not self._has_ended and self._container.is_running:
             self._has_ended = True

@@ -48,7 +48,7 @@ async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:
     """
     async with pod.tools.hooks.creating(pod, planned) as adjusted:
         window_image = root.lower if root.in_window else ""
-        record = _with_streams(adjusted, pod)._replace(window_image=window_image, image_way=root.way)
+        record = _with_streams(adjusted, pod)._replace(window_image=window_image, image_way=root.source)
         return await _create(pod, record, root=root)
 
 

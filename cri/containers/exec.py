@@ -39,8 +39,8 @@ class Output(NamedTuple):
     exit_code: int
 
 
-class Wants(NamedTuple):
-    """How a command is run; with a terminal, errors come with the output."""
+class Options(NamedTuple):
+    """How a command is run; with a terminal, its errors are part of the output."""
 
     argv: tuple[str, ...]
     tty: bool = False
@@ -50,17 +50,17 @@ class Wants(NamedTuple):
 
 
 class Capture:
-    """A consumer (`cri.agent.Consumer`) that keeps data in memory while `room` lasts; `room` is shared by two
-    streams.
+    """A consumer (`cri.agent.Consumer`) that keeps data in memory, as long as it does not exceed `left`, the bytes
+    that both streams of a command may still keep.
     """
 
-    def __init__(self, room: list[int]) -> None:
-        self._room, self._parts = room, bytearray()
+    def __init__(self, left: list[int]) -> None:
+        self._left, self._parts = left, bytearray()
 
     def feed(self, data: bytes, *, seq: int, end: bool) -> int:
         """Keep what fits, drop the rest."""
-        kept = data[: self._room[0]]
-        self._room[0] -= len(kept)
+        kept = data[: self._left[0]]
+        self._left[0] -= len(kept)
         self._parts += kept
         return len(data)
 
@@ -103,14 +103,14 @@ async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], 
     Raises NoCommand when it can't be run, TimedOut after killing it, WrongState unless the container runs.
     """
     require_running(container, argv)
-    room = [CAP_BYTES]
-    out, err = Capture(room), Capture(room)
+    left = [CAP_BYTES]
+    out, err = Capture(left), Capture(left)
     streams: dict[int, Consumer] = {pod.next_id(): out, pod.next_id(): err}
     stdout, stderr = streams
     stdio = messages.Stdio(stdout=stdout, stderr=stderr)
     try:
         async with asyncio.timeout(timeout_s or None):
-            async with _running(pod, container, what=Wants(argv), stdio=stdio, consumers=streams) as command:
+            async with _running(pod, container, what=Options(argv), stdio=stdio, consumers=streams) as command:
                 code = await command.exit_code()
     except TimeoutError:
         raise TimedOut(f"the command {argv[0]!r} was killed: it did not end within {timeout_s:g} s") from None
@@ -118,7 +118,7 @@ async def run(pod: LivePod, container: LiveContainer, *, argv: tuple[str, ...], 
 
 
 @asynccontextmanager
-async def start(pod: LivePod, container: LiveContainer, *, what: Wants) -> AsyncIterator[Command]:
+async def start(pod: LivePod, container: LiveContainer, *, what: Options) -> AsyncIterator[Command]:
     """Run a command for a client; it is killed when the block ends before it does.
 
     Raises NoCommand when it can't be run, WrongState unless the container runs.
@@ -151,7 +151,7 @@ async def _running(
     pod: LivePod,
     container: LiveContainer,
     *,
-    what: Wants,
+    what: Options,
     stdio: messages.Stdio,
     consumers: dict[int, Consumer],
 ) -> AsyncIterator[Command]:
@@ -171,7 +171,7 @@ async def _running(
         await asyncio.shield(asyncio.wait({ending}, timeout=2 * UNDO_S))
 
 
-async def _spawn(command: Command, *, what: Wants, stdio: messages.Stdio) -> None:
+async def _spawn(command: Command, *, what: Options, stdio: messages.Stdio) -> None:
     """Ask the agent. Its answer is waited for in any case, if need be by `_clean_up`."""
     pod, container, number = command.pod, command.container, command.number
     own = container.record.container

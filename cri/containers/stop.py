@@ -14,7 +14,7 @@ from cri import events
 from cri.live.container import LiveContainer
 from cri.live.deadlines import limit
 from cri.live.pod import LivePod
-from cri.live.shutdown import KILL_S, give_up
+from cri.live.shutdown import KILL_S, kill_unresponsive
 from cri.threads import UNDO_S, is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import NotFound, PodError, TimedOut, WrongState
@@ -31,7 +31,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 1.0, 60.0
 
 
 async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> None:
-    """Return when it is EXITED: the stop signal, once, then `grace_s`, then SIGKILL. Not running is fine.
+    """Return when it is EXITED: the stop signal, once, then `grace_s`, then SIGKILL. Idempotent.
 
     One that is just being started is stopped when it has been. Raises VmFailed when the VM can't be killed.
     """
@@ -39,7 +39,7 @@ async def stop(pod: LivePod, container: LiveContainer, *, grace_s: float) -> Non
     if container.starting is not None and container.is_starting:
         await asyncio.wait({container.starting}, timeout=grace_s + pod.tools.react_s)
         if container.is_starting:
-            return await give_up(pod, f"it did not say whether container {container.id} has started")
+            return await kill_unresponsive(pod, f"it did not say whether container {container.id} has started")
     if not container.is_running:
         return None
     if grace_s > 0 and pod.is_ready:
@@ -159,7 +159,7 @@ async def _ask_to_end(pod: LivePod, container: LiveContainer, *, grace_s: float)
 async def _kill(pod: LivePod, container: LiveContainer) -> None:
     limit_s = pod.tools.react_s
     if pod.is_ready and not await is_done_within(limit_s, _kill_and_wait(pod, container)) and pod.is_ready:
-        return await give_up(pod, f"container {container.id} did not end within {limit_s:g} s of SIGKILL")
+        return await kill_unresponsive(pod, f"container {container.id} did not end within {limit_s:g} s of SIGKILL")
     if not await is_set_within(KILL_S, container.ended):  # with its pod, which somebody else is ending
         raise TimedOut(f"container {container.id} did not end with {pod.title} within {KILL_S:g} s")
     return None

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cri.pb import runtime_pb2 as pb
-from cri.storage.disk import look
+from cri.storage.disk import measure
 
 if TYPE_CHECKING:
     from cri.node import Node
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 async def image_fs_info(node: "Node", request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
     """Both are in the state directory, so kubelet sees one file system, whose free space it evicts by."""
     images = _usage(node, node.images.usage())
-    layers = (await asyncio.to_thread(look, node.images.state_dir)).layers
+    layers = (await asyncio.to_thread(measure, node.images.state_dir)).layers
     containers = _usage(node, (layers.used_bytes, layers.inodes))
     return pb.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
 

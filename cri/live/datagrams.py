@@ -15,7 +15,7 @@ IDLE_S = 60.0
 MOST_CLIENTS = 1024
 AT_A_TIME = 16
 """Datagrams that are passed on before others get their turn."""
-_ROOM_BYTES = 1 << 16
+_MOST_BYTES = 1 << 16
 
 Sender = tuple[str, int, int, int]
 
@@ -37,7 +37,7 @@ class Relay:
         self._sweeping = self._loop.call_later(idle_s, self._sweep)
 
     def close(self) -> None:
-        """Forget all clients and close the listener; again is fine."""
+        """Close the sockets of all clients and the listener. Idempotent."""
         self._sweeping.cancel()
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener)
@@ -48,7 +48,7 @@ class Relay:
     def _arrived(self) -> None:
         for _ in range(AT_A_TIME):
             try:
-                data, who = self._listener.recvfrom(_ROOM_BYTES)
+                data, who = self._listener.recvfrom(_MOST_BYTES)
             except OSError:
                 return
             with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ class Relay:
     def _answered(self, there: socket.socket, who: Sender) -> None:
         for _ in range(AT_A_TIME):
             try:
-                self._listener.sendto(there.recv(_ROOM_BYTES), who)
+                self._listener.sendto(there.recv(_MOST_BYTES), who)
             except OSError:
                 return
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clearpod.images")
 
 PAUSES_S = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Between tries to unmount: the kernel lets go of a removed container's mounts a moment after its last process."""
+"""Between tries to unmount: the kernel releases a removed container's mounts a moment after its last process."""
 
 
 class Accounts(NamedTuple):
@@ -41,11 +41,13 @@ class Accounts(NamedTuple):
 
 
 class Root(NamedTuple):
-    """What a container's root is made from: `lower` for the agent, in the window or not, and why so, for people."""
+    """What a container's root is made from: `lower` for the agent, in the window or not; `source` says which and why,
+    for display.
+    """
 
     lower: str
     in_window: bool
-    way: str
+    source: str
     accounts: Accounts
 
 

@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 18
 
 
 class LoopbackPorts:
-    """`title` is the pod as people call it."""
+    """`title` is the pod's display name."""
 
     def __init__(self, title: str) -> None:
         self._title, self._target = title, ""
@@ -57,7 +57,7 @@ class LoopbackPorts:
             log.warning("loopback.lost", extra={"title": self._title, "error": str(error)})
 
     def close(self) -> None:
-        """Stop listening and cut what is connected; again is fine."""
+        """Stop listening and close all connections. Idempotent."""
         for server in self._servers:
             server.close()
         for relay in self._relays:

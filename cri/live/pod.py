@@ -106,7 +106,7 @@ class LivePod:
 
     @property
     def title(self) -> str:
-        """The pod as people call it."""
+        """The pod's display name."""
         return f"pod {self.record.pod.namespace}/{self.record.pod.name}"
 
     # -- life ------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class LivePod:
     def tell(self, kind: int, subject: str = "") -> None:
         """Say what happened to the container `subject`, or to the pod itself."""
         if self.tools.events is not None:
-            self.tools.events.publish(events.Happening(kind, self, subject or self.id))
+            self.tools.events.publish(events.Event(kind, self, subject or self.id))
         self.tools.hooks.told(kind, self, subject=subject or self.id)
 
     def require_ready(self) -> None:

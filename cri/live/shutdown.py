@@ -70,8 +70,8 @@ async def end(pod: LivePod) -> None:
         await _kill_vm(pod)
 
 
-async def give_up(pod: LivePod, why: str) -> None:
-    """The guest does not do what it must: end its VM. Returns when `pod.gone` is set. Raises VmFailed."""
+async def kill_unresponsive(pod: LivePod, why: str) -> None:
+    """End the VM of a guest that does not react. Returns when `pod.gone` is set. Raises VmFailed."""
     if not pod.gone.is_set():
         pod.expect_end(f"{pod.title} was ended, since its guest did not react: {why}")
         if pod.vm is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a pod that fills the state disk from taking what others need: it is held until there is room again.
+"""Keeps a pod that fills the state disk from taking what others need: it is held until there is enough again.
 
 Made by the node. A pod that is held answers nothing; stops and removals end its VM. It looks at disks in threads, and
 `filling` decides.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cri.storage import filling
-from cri.storage.filling import Seen
+from cri.storage.filling import DiskUsage
 from stage1.errors import PodError
 from stage1.linux import beneath
 from stage1.vm import hold
@@ -38,13 +38,13 @@ class Guard:
             self._task = asyncio.get_running_loop().create_task(self._rounds(), name="guard of the disk")
 
     async def close(self) -> None:
-        """End. A pod that is held stays so until the next daemon has taken it over: until then nobody looks."""
+        """End. A pod that is held stays so until the next daemon has taken it over: until then it is not measured."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
 
     async def _rounds(self) -> None:
-        seen = Seen(0, 0, {})
+        seen = DiskUsage(0, 0, {})
         while True:
             try:
                 seen = await self._round(seen)
@@ -54,10 +54,10 @@ class Guard:
                 pause_s = filling.LONG_S
             await asyncio.sleep(pause_s)
 
-    async def _round(self, before: Seen) -> Seen:
+    async def _round(self, before: DiskUsage) -> DiskUsage:
         pods = {pod.id: pod for pod in self._pods() if _is_guarded(pod)}
         self._held = {pod_id: pod for pod_id, pod in self._held.items() if pod_id in pods}
-        now = await asyncio.to_thread(look, self._state_dir, list(pods))
+        now = await asyncio.to_thread(measure, self._state_dir, list(pods))
         decision = filling.evaluate(before, now, held=self._held, keep_bytes=self._keep)
         if decision.hold in pods:
             await self._hold(pods[decision.hold], now.taken[decision.hold])
@@ -98,7 +98,7 @@ async def _is_done(pod: "LivePod", do: "Callable[[VmProcess, str], None]") -> bo
     return True
 
 
-def look(state_dir: str, pod_ids: list[str]) -> Seen:
+def measure(state_dir: str, pod_ids: list[str]) -> DiskUsage:
     """The disk now, and what those pods have taken of it. Blocks."""
     disk = os.statvfs(state_dir)
     taken = {}
@@ -109,4 +109,4 @@ def look(state_dir: str, pod_ids: list[str]) -> Seen:
                     taken[pod_id] = status.st_blocks * 512
     except FileNotFoundError:
         pass
-    return Seen(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, taken)
+    return DiskUsage(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, taken)

@@ -17,9 +17,9 @@ from stage1 import following
 from stage1.errors import PodError
 
 REST_S = 0.02
-"""Between two looks: mounts come in swarms."""
+"""Between two updates: mounts change in bursts."""
 
-LOOK_S = 10.0
+CHECK_S = 10.0
 """Without a change: for containers that were not listed yet, or not taken over, when there was one."""
 
 log = logging.getLogger("clearpod.mounts")
@@ -44,8 +44,8 @@ class Follower:
         self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._poll = select.epoll()  # the loop asks for readability, which a file of /proc always has
         self._poll.register(self._mounts, select.EPOLLPRI | select.EPOLLERR)
-        loop.add_reader(self._poll.fileno(), self._look)
-        self._task = loop.create_task(self._live(), name="mounts")
+        loop.add_reader(self._poll.fileno(), self._mounts_changed)
+        self._task = loop.create_task(self._run(), name="mounts")
 
     async def close(self) -> None:
         """End. Idempotent."""
@@ -58,15 +58,15 @@ class Follower:
         for task in (self._task, *self._busy.values()):
             task.cancel()
 
-    def _look(self) -> None:
+    def _mounts_changed(self) -> None:
         assert self._poll is not None
         self._poll.poll(0)  # it is told once
         self._changed.set()
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(CHECK_S):
                     await self._changed.wait()
             except TimeoutError:
                 pass

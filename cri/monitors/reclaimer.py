@@ -43,7 +43,7 @@ class Reclaimer:
         self._task = asyncio.get_running_loop().create_task(self._live(), name="reclaim")
 
     async def close(self) -> None:
-        """End; again is fine."""
+        """End. Idempotent."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})

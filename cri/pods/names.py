@@ -80,5 +80,5 @@ class Names:
         self._held[name] = Held(None, b"", done)
 
     def release(self, name: Hashable) -> None:
-        """The object is gone; not taken is fine."""
+        """The object is gone: free its name. Idempotent."""
         self._held.pop(name, None)

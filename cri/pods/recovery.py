@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pods of the previous daemon: listed at once, then taken over, put aside or collected in the background, each for
+"""The pods of the previous daemon: listed at once, then adopted, marked dead or cleaned up in the background, each for
 itself. Owned by the table.
 
 No pod waits for another one's guest, VMM or network plugins, and none is forgotten while its VMM may live.
@@ -86,7 +86,7 @@ class Recovery:
         self._tasks.own(self._collect_garbage(cleaning))
 
     async def freed(self, name: Hashable) -> None:
-        """Wait until what was half made under `name` is gone. Raises Unavailable when that takes long."""
+        """Wait until the orphans of a pod called `name` are removed. Raises Unavailable when that takes long."""
         task = self._cleaning.get(name)
         if task is None:
             return
@@ -95,7 +95,7 @@ class Recovery:
             raise Unavailable("what the previous daemon had begun under this name is still being removed; ask again")
 
     async def adopted(self, pod: LivePod, *, ends: bool = False) -> None:
-        """Wait until the pod is taken over, or put aside. Raises Unavailable when that takes long; a call that `ends`
+        """Wait until the pod is adopted, or marked dead. Raises Unavailable when that takes long; a call that `ends`
         something does not wait for that: the guest has no more time than for what it is told to end.
         """
         if ends and not await is_set_within(self._tools.react_s, pod.adopted) and pod.adopting is not None:
@@ -104,7 +104,7 @@ class Recovery:
             raise Unavailable(f"{pod.title} is still being taken over from the previous daemon; ask again")
 
     def clean_up_later(self, directory: str) -> None:
-        """What this daemon has half made, and could not remove."""
+        """Retry to remove a pod that this daemon could not roll back."""
         self._tasks.own(self._clean_up_later(directory))
 
     async def settled(self) -> None:
@@ -137,7 +137,7 @@ class Recovery:
             if error:
                 pod = self._make(plan.stored.record)
                 pod.status = plan.stored.status
-                adoption.mark_unusable(pod, f"what was half made of {pod.title} can't be removed: {error}")
+                adoption.mark_unusable(pod, f"what was begun of {pod.title} can't be removed: {error}")
                 self._admit(pod)
                 pod.adopted.clear()
                 await self._mark_dead(pod)

@@ -113,7 +113,7 @@ class PodTable:
         if self._tools.host.network:
             ports.require_free(pod, self._publishing())
         if (storage := self._tools.storage) and storage.is_bound:
-            space = await storage.look()
+            space = await storage.measure()
             storage.require_room_for(pod, space, others=self.with_disks())
 
     @contextmanager

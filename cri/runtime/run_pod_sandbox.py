@@ -12,7 +12,7 @@ from stage1.linux import podcgroup, pressure
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
-    """Make the pod. On any failure nothing of it remains and the same request can be made again."""
+    """Make the pod. A failure is rolled back, and the same request can be made again."""
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
     facts = await asyncio.to_thread(_facts, node, request.config.linux.cgroup_parent)

@@ -40,7 +40,7 @@ class Metered(Protocol):
 
     @property
     def title(self) -> str:
-        """The pod as people call it."""
+        """The pod's display name."""
 
     @property
     def is_ready(self) -> bool:

@@ -29,7 +29,7 @@ def reserve_of(config: Config) -> Reserve:
     return Reserve(f"{config.state_dir}/reserve", config.storage.reserve_mib * MIB)
 
 
-def look(state_dir: str) -> Space:
+def measure(state_dir: str) -> Space:
     """The state disk now. Blocks."""
     disk = os.statvfs(state_dir)
     return Space(disk.f_bavail * disk.f_frsize, _layers(state_dir))
@@ -76,9 +76,9 @@ class Storage:
         """Whether what pods may write together has a bound."""
         return self._config.overcommit > 0
 
-    async def look(self) -> Space:
+    async def measure(self) -> Space:
         """The state disk now."""
-        return await asyncio.to_thread(look, self._host.state_dir)
+        return await asyncio.to_thread(measure, self._host.state_dir)
 
     def require_room_for(self, pod: Pod, space: Space, *, others: list[Pod]) -> None:
         """Raise NoSpace unless there is room for the pod beside the `others`."""
@@ -87,7 +87,7 @@ class Storage:
 
     async def counts(self, pods: list[Pod]) -> dict[str, float]:
         """For `crictl info`; bytes. `pods` are those that have layers."""
-        space = await self.look()
+        space = await self.measure()
         return {
             "free_bytes": space.free_bytes,
             "used_bytes": space.layers.used_bytes,

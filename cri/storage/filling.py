@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pods are held while the state disk is nearly full, and when to look again. Pure: for the guard."""
+"""Which pods are held while the state disk is nearly full, and when to measure again. Pure: for the guard."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -8,16 +8,16 @@ MIB = 1 << 20
 PART = 16
 """On a small disk no more than one part in so many is kept free."""
 STEP_PART = 32
-"""Who takes this part of what is kept free, from one look to the next, is filling the disk."""
+"""Who takes this part of what is kept free, from one measurement to the next, is filling the disk."""
 ENOUGH = 2
 """Pods that are held go on when so many times of what is kept free is free."""
 FASTEST_BYTES = 4 << 30
-"""What a pod can write in a second, at most: there is a look before it could have filled the disk."""
+"""What a pod can write in a second, at most: it is measured before it could have filled the disk."""
 SHORT_S, LONG_S = 0.05, 5.0
 
 
-class Seen(NamedTuple):
-    """A moment of the disk: its size, what is free of it, and what each pod has taken; bytes."""
+class DiskUsage(NamedTuple):
+    """The disk at one time: its size, what is free of it, and what each pod has taken; bytes."""
 
     size_bytes: int
     free_bytes: int
@@ -36,9 +36,9 @@ def kept_free(keep_bytes: int, size_bytes: int) -> int:
     return min(keep_bytes, size_bytes // PART)
 
 
-def evaluate(before: Seen, now: Seen, *, held: Collection[str], keep_bytes: int) -> Decision:
-    """One pod at a time: the one that took most since the look `before`, if that was much. `held` are those that are
-    held already, first the one that has been for longest.
+def evaluate(before: DiskUsage, now: DiskUsage, *, held: Collection[str], keep_bytes: int) -> Decision:
+    """One pod at a time: the one that took most since the measurement `before`, if that was much. `held` are those that
+    are held already, first the one that has been for longest.
     """
     keep = kept_free(keep_bytes, now.size_bytes)
     if now.free_bytes >= ENOUGH * keep:
@@ -50,8 +50,8 @@ def evaluate(before: Seen, now: Seen, *, held: Collection[str], keep_bytes: int)
     return Decision(hold=worst) if worst and grown[worst] >= max(MIB, keep // STEP_PART) else Decision()
 
 
-def pause_s(now: Seen, *, held: Collection[str], keep_bytes: int) -> float:
-    """Seconds until the next look."""
+def pause_s(now: DiskUsage, *, held: Collection[str], keep_bytes: int) -> float:
+    """Seconds until the next measurement."""
     if held:
         return SHORT_S
     above = now.free_bytes - kept_free(keep_bytes, now.size_bytes)

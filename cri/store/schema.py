@@ -184,6 +184,6 @@ class Database:
             raise trouble(self._path, error) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._db.close()

@@ -11,7 +11,7 @@ from cri.streaming.input_queue import InputQueue
 from cri.streaming.session import Session
 
 STALL_S = 10.0
-"""A client that takes nothing for so long is let go: the container waits for it."""
+"""A client that reads nothing for so long is detached: the container waits for it."""
 
 
 async def attach(node: Node, request: pb.AttachRequest, *, client: Session) -> bytes:

@@ -19,7 +19,7 @@ async def execute(node: Node, request: pb.ExecRequest, *, client: Session) -> by
     pod, container = node.pods.get_container(request.container_id)
     execs.require_running(container, tuple(request.cmd))
     await client.ready()
-    what = execs.Wants(tuple(request.cmd), request.tty, request.stdin, request.stdout, request.stderr)
+    what = execs.Options(tuple(request.cmd), request.tty, request.stdin, request.stdout, request.stderr)
     async with execs.start(pod, container, what=what) as command:
         inputs = [_feed(client.stdin, command)] if request.stdin else []
         inputs += [pump.sizes(client.resize, command.resize)] if request.tty else []

@@ -23,7 +23,7 @@ async def output(queue: OutputQueue, session: Session, *, name: str, stall_s: fl
                 async with asyncio.timeout(stall_s):
                     await session.write(name, data)
             except TimeoutError:
-                raise TimedOut(f"the client took no output for {stall_s:g} s, and was let go") from None
+                raise TimedOut(f"the client read no output for {stall_s:g} s, and was detached") from None
 
 
 async def sizes(queue: InputQueue, resize: Resize) -> None:

@@ -81,7 +81,7 @@ class StreamingServer:
         return f"http://{self.address}/{kind}/{token}"
 
     async def stop(self) -> None:
-        """Take no more connections, end those that there are; again is fine."""
+        """Accept no more connections, and close those that there are. Idempotent."""
         self._node.streaming = None
         if self._server is not None:
             self._server.close()

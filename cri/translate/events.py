@@ -4,7 +4,7 @@
 import time
 
 from cri import events
-from cri.events import Happening
+from cri.events import Event
 from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.translate import replies
@@ -17,7 +17,7 @@ KINDS = {
 }
 
 
-def event(what: Happening) -> pb.ContainerEventResponse:
+def event(what: Event) -> pb.ContainerEventResponse:
     """The pod as it is now, unless it is what was deleted, and all its containers."""
     kind, subject = what.kind, what.subject
     pod: LivePod = what.pod

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cri import events
-from cri.events import Bus, Happening
+from cri.events import Bus, Event
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import NoSpace
 
@@ -112,13 +112,15 @@ async def test_a_slow_listener_is_dropped_with_an_error_and_others_hear_everythi
     bus = Bus()
     slow = bus.subscribe(lambda what: what.subject)
     heard: list[Any] = []
-    for number in range(events.ROOM + 1):
+    for number in range(events.MOST_QUEUED + 1):
         quick = bus.subscribe(lambda what: what.subject)
-        bus.publish(Happening(events.CREATED, None, str(number)))
+        bus.publish(Event(events.CREATED, None, str(number)))
         heard.append(await anext(aiter(quick)))
         quick.close()
-    assert len(heard) == events.ROOM + 1
+    assert len(heard) == events.MOST_QUEUED + 1
     late = aiter(slow)
-    assert [await anext(late) for _ in range(events.ROOM)] == [str(number) for number in range(events.ROOM)]
+    assert [await anext(late) for _ in range(events.MOST_QUEUED)] == [
+        str(number) for number in range(events.MOST_QUEUED)
+    ]
     with pytest.raises(NoSpace, match="events behind"):
         await anext(late)

@@ -51,7 +51,7 @@ def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(door: Doo
     assert mounted[f"{place}/share"].is_mapped and not {"home", "root", "var"} & {*found.root}
     assert not any(str(running.pod.dir) in path and "/clearpod/" not in path for path in mounted)
     assert cli.RKT == machine.RUN
-    assert cli.look(cli.find("/nowhere", running.pod.uuid[:13])) == found
+    assert cli.inspect(cli.find("/nowhere", running.pod.uuid[:13])) == found
     assert running.pod.stop().code == 0
 
 

@@ -144,7 +144,7 @@ async def test_each_vmm_is_somebody_else_and_its_ids_are_free_again_afterwards(m
         assert None not in result and result[0] != result[1]
         for pod, first in zip((one, other), result, strict=True):
             assert first is not None and first % POD_IDS == 0
-            seen = jail.look(pod.directory)
+            seen = jail.inspect(pod.directory)
             assert set(seen.users) == set(seen.groups) == {first}
             assert seen.uid_map == seen.gid_map == (idmap.Extent(0, first, 65536),)
             disk = os.stat(os.readlink(f"{pod.directory}/scratch.img"))
@@ -214,7 +214,7 @@ def test_which_pod_is_meant_must_be_clear(tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             find(wanted)
     with pytest.raises(WrongState, match="no virtual machine"):
-        jail.look(f"{tmp_path}/pods/aa1")
+        jail.inspect(f"{tmp_path}/pods/aa1")
 
 
 async def test_a_vmm_in_another_namespace_than_it_was_given_gets_no_volumes(machine: Machine) -> None:

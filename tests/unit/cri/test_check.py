@@ -84,7 +84,7 @@ def test_a_good_host_has_nothing_to_mend() -> None:
         (pool(1, available_mib=227), "warm pool", WARN, "none is booted now: 227 MiB", "end something"),
         (pool(1, available_mib=228), "warm pool", OK, "1 VMs", ""),
         (pool(2)._replace(choice=None), "warm pool", WARN, "without a hypervisor", "hypervisors"),
-        (GOOD._replace(config_error="f:3: no such key"), "configuration", FAIL, "f:3: no such key", "mend"),
+        (GOOD._replace(config_error="f:3: no such key"), "configuration", FAIL, "f:3: no such key", "fix"),
         (host(cpu_virtualization=""), "KVM", WARN, "neither vmx nor svm", "firmware"),
         (host(kvm_error="Permission denied"), "KVM", WARN, "/dev/kvm: Permission denied", "run as root"),
         (host(kvm_error="No such file or directory"), "KVM", WARN, "/dev/kvm: No such", "modprobe kvm_intel"),

@@ -3,14 +3,14 @@
 
 import pytest
 
-from cri.storage.filling import LONG_S, PART, SHORT_S, Decision, Seen, evaluate, kept_free, pause_s
+from cri.storage.filling import LONG_S, PART, SHORT_S, Decision, DiskUsage, evaluate, kept_free, pause_s
 
 MIB, GIB = 1 << 20, 1 << 30
 KEEP = 256 * MIB
 
 
-def seen(free_mib: int, **taken_mib: int) -> Seen:
-    return Seen(100 * GIB, free_mib * MIB, {name: mib * MIB for name, mib in taken_mib.items()})
+def seen(free_mib: int, **taken_mib: int) -> DiskUsage:
+    return DiskUsage(100 * GIB, free_mib * MIB, {name: mib * MIB for name, mib in taken_mib.items()})
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,16 @@ def seen(free_mib: int, **taken_mib: int) -> Seen:
         (seen(0, a=50), seen(512, a=50), (), Decision()),
     ],
 )
-def test_who_is_held_and_who_goes_on(before: Seen, now: Seen, held: tuple[str, ...], decision: Decision) -> None:
+def test_who_is_held_and_who_goes_on(
+    before: DiskUsage, now: DiskUsage, held: tuple[str, ...], decision: Decision
+) -> None:
     assert evaluate(before, now, held=held, keep_bytes=KEEP) == decision
 
 
 def test_a_small_disk_keeps_a_part() -> None:
     assert kept_free(KEEP, 100 * GIB) == KEEP
     assert kept_free(KEEP, 64 * MIB) == 64 * MIB // PART
-    small = Seen(64 * MIB, 3 * MIB, {"a": 50 * MIB})
+    small = DiskUsage(64 * MIB, 3 * MIB, {"a": 50 * MIB})
     assert evaluate(small._replace(taken={"a": 48 * MIB}), small, held=(), keep_bytes=KEEP).hold == "a"
 
 

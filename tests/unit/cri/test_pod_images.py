@@ -93,7 +93,7 @@ class Pod:
             await asyncio.sleep(0.05)  # for the guest to make the container's root
             record = SimpleNamespace(window_image=root.lower if root.in_window else "")
             self.containers[name] = SimpleNamespace(record=record)
-            return root.way
+            return root.source
 
     async def remove(self, name: str) -> None:
         """Remove it."""

@@ -9,7 +9,7 @@ import pytest
 
 from cri.config import parse
 from cri.pb import runtime_pb2 as pb
-from cri.storage.disk import Storage, look
+from cri.storage.disk import Storage, measure
 from cri.storage.space import Layers, Space, require_room
 from cri.store.trouble import trouble
 from cri.translate import sandbox
@@ -64,14 +64,14 @@ def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path
 
 
 def test_the_disks_of_pods_are_counted_by_what_they_take_and_by_what_they_may_grow_to(tmp_path: Path) -> None:
-    assert look(str(tmp_path)).layers == Layers()
+    assert measure(str(tmp_path)).layers == Layers()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with (scratch / "a.img").open("wb") as file:
         file.truncate(8 * MIB)
         file.write(b"x" * MIB)
     (scratch / "directory-of-a-pod-on-the-host").mkdir()
-    layers = look(str(tmp_path)).layers
+    layers = measure(str(tmp_path)).layers
     assert (layers.size_bytes, layers.inodes) == (8 * MIB, 2)
     assert MIB <= layers.used_bytes < 2 * MIB
 

@@ -67,7 +67,7 @@ def test_a_pod_on_the_host_has_no_jail(confined: tuple[int, int], tmp_path: Path
             while os.path.basename(os.readlink(f"/proc/{one.pid}/exe")) != "agent":
                 assert one.poll() is None
             with pytest.raises(Unsupported, match="runs on the host"):
-                jail.look(str(tmp_path))
+                jail.inspect(str(tmp_path))
         finally:
             one.kill()
 
