@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See jailer.h: what is done before there is a child, and what only the host's root can do for it. */
-#include "jailer.h"
+#include "host.h"
+
+#include "failure.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -7,7 +7,10 @@
  * writes its pid and then "ok" or one sentence to RESULT, and ends. The child becomes the VMM. When one of the two or
  * their parent ends before that, all end.
  */
-#include "jailer.h"
+#include "failure.h"
+#include "host.h"
+#include "privileges.h"
+#include "root.h"
 
 #include <errno.h>
 #include <linux/sched.h>
@@ -28,20 +31,6 @@ enum {
     DESCRIPTION_LIMIT = 1 << 20,
     APART = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
 };
-
-static char sentence[SENTENCE_MAX];
-
-bool failed(const char *what, const char *value)
-{
-    if (!*sentence)
-        snprintf(sentence, sizeof sentence, "can't %s %s: %s", what, value, strerror(errno));
-    return false;
-}
-
-const char *failure(void)
-{
-    return *sentence ? sentence : "the jail can't be made";
-}
 
 /* One message of one line; who reads it may be gone. */
 static void answer(int result, const char *kind, const char *text)
@@ -113,7 +102,7 @@ static bool attend(int pair)
     while ((length = recv(pair, text, sizeof text - 1, 0)) > 0) {
         text[length] = 0;
         if (*text)
-            snprintf(sentence, sizeof sentence, "%s", text);
+            failure_take(text);
         if (*text || send(pair, "", 1, MSG_NOSIGNAL) != 1)
             return false;
     }

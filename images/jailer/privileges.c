@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* See jailer.h, user_namespaces(7), capabilities(7), landlock(7), seccomp(2). */
-#include "jailer.h"
+#include "privileges.h"
+
+#include "failure.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,9 @@
  * host bound into it, and then nothing else. Whatever is mounted here ends with the process. See mount(2), open_tree(2),
  * mount_setattr(2), pivot_root(2).
  */
-#include "jailer.h"
+#include "root.h"
+
+#include "failure.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -5,7 +5,10 @@
  * starts the bundled Python; for `run` as a child that prepares and writes down how the VMM is to be started. Then it
  * has the VMM started (vmm.c) and stays, as the process that holds rkt's lock: with it the VMM ends, and it with the VMM.
  */
-#include "launcher.h"
+#include "error.h"
+#include "relay.h"
+#include "spec.h"
+#include "vmm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +16,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,16 +44,6 @@ enum { ARGUMENTS = 64, SPEC_LIMIT = 1 << 20 };
 static char root[PATH_MAX];   /* of the stage1 image */
 static const char *uuid = ""; /* the last argument of run */
 static int ourselves = -1;    /* our pidfd */
-
-void report_error(const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    dprintf(STDERR_FILENO, "clearpod: ");
-    vdprintf(STDERR_FILENO, format, args);
-    dprintf(STDERR_FILENO, "\n");
-    va_end(args);
-}
 
 static void take_standard_fds(void)
 {

@@ -2,7 +2,7 @@
 /* See log.h. */
 #include "log.h"
 
-#include "launcher.h"
+#include "error.h"
 
 #include <errno.h>
 #include <fcntl.h>

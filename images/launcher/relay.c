@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * What the launcher does as long as the pod lives: bytes between the VMM and our own standard streams, signals, and the
- * VMM's end. Nothing here blocks but poll: a reader that has stopped must not keep a signal from being heard.
- */
-#include "launcher.h"
+/* See relay.h. */
+#include "relay.h"
+
+#include "error.h"
 #include "log.h"
 #include "notice.h"
 #include "records.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* See launcher.h. */
-#include "launcher.h"
+/* See spec.h. */
+#include "spec.h"
 
 #include <string.h>
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * The start of the VMM, which the jailer (images/jailer) makes our child: its standard streams, the socket at which it is
- * reached, and the jailer's answer.
- */
-#include "launcher.h"
+/* See vmm.h. */
+#include "vmm.h"
+
+#include "error.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -38,8 +38,9 @@ def test_no_files_of_a_program_depend_on_each_other(program: str) -> None:
     repo.report(c_graph.circle(c_graph.graph(IMAGES / program)), "these include each other, by a detour perhaps")
 
 
-def test_what_a_header_of_the_agent_declares_is_in_the_source_of_its_name() -> None:
-    repo.report(list(c_graph.misplaced(AGENT)), "a function is declared in the header of its source")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_what_a_header_declares_is_in_the_source_of_its_name(program: str) -> None:
+    repo.report(list(c_graph.misplaced(IMAGES / program)), "a function is declared in the header of its source")
 
 
 def _tree(top: Path, files: dict[str, str]) -> Path:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about what the launcher reads: the launch spec of `run`, and the records of the agent. */
 #include "check.h"
-#include "launcher.h"
+#include "spec.h"
 #include "records.h"
 
 #include <string.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Cases about the log files of apps. */
 #include "check.h"
-#include "launcher.h"
+#include "error.h"
 #include "log.h"
 
 #include <fcntl.h>

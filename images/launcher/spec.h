@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The launch spec: how the VMM is to be started, as stage1/entry/run.py has written it down. Pure. */
+#ifndef CLEARPOD_SPEC_H
+#define CLEARPOD_SPEC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* How the launcher has to start the VMM, as a list of items, each a letter and a value: j is the jailer (images/jailer), which
+ * starts the VMM from the launch description, written elsewhere; s the unix socket that the VMM is to listen on; i: the pod is
+ * attached to our input; c is the file for the output of its kernel, l the directory with the links to logs (log.h). t: the VMM
+ * reads input from a terminal only, and takes the byte 1 for itself unless it comes twice (kvmtool). */
+struct launch_spec {
+    const char *jailer, *listener, *console, *logs;
+    bool interactive, terminal;
+};
+
+/* Takes `bytes` (ends with 0) apart in place. False: it is invalid. Pure. */
+bool spec_parse(char *bytes, size_t size, struct launch_spec *spec);
+
+#endif

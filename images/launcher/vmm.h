@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The start of the VMM, which the jailer (images/jailer) makes our child: its standard streams, the socket at which it is
+ * reached, and the jailer's answer.
+ */
+#ifndef CLEARPOD_VMM_H
+#define CLEARPOD_VMM_H
+
+#include "spec.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* A started VMM: its pid, and our ends of its standard input and output. */
+struct vmm {
+    pid_t pid;
+    int in, out;
+};
+
+/* Starts the VMM in its jail, as a child of ours that ends with us; `description` is the file with the launch description,
+ * `name` the argument by which people find the jailer. `prepare` is called in each child. False: the error is reported. */
+bool start_vmm(const struct launch_spec *spec, int description, const char *name, void (*prepare)(void),
+               struct vmm *vmm);
+
+#endif
