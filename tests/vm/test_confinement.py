@@ -23,7 +23,7 @@ from cri.monitors.mounts import Follower
 from cri.store.images import ImageStore
 from cri.store.pods import ContainerRecord, PodRecord
 from cri.vsock import VsockPort
-from stage1.engine import Host, collect
+from stage1.engine import Host, clean_up
 from stage1.linux import idmap, mount
 from stage1.linux.cgroup import OURS
 from stage1.pod.model import HOST_TO_CONTAINER, Container, Mount, Pod, Process
@@ -90,7 +90,7 @@ async def booted(machine: Machine, *, maps_volumes: bool = False) -> AsyncIterat
     finally:
         await shutdown.remove(pod)
         port.close()
-        collect(pod.directory)
+        clean_up(pod.directory)
 
 
 async def started(pod: LivePod, image: ImageFiles, *mounts: Mount) -> LiveContainer:
