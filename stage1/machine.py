@@ -107,7 +107,11 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
         is_scratch_kept=host.allocates_scratch,
         accel=host.choice.accel,
-        kernel_arguments=(*_clock(host.choice.accel), *_online(pod), *(["clearpod.maps"] if pod.maps_volumes else [])),
+        kernel_arguments=(
+            *clock_arguments(host.choice.accel),
+            *_online(pod),
+            *(["clearpod.maps"] if pod.maps_volumes else []),
+        ),
         dax=_dax(pod, host, directory=directory) if host.choice.has_dax else None,
         sandbox=host.choice.sandbox,
         jailer=f"{host.guest_dir}/{JAILER}",
@@ -115,7 +119,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     )
 
 
-def _clock(accel: str) -> tuple[str, ...]:
+def clock_arguments(accel: str) -> tuple[str, ...]:
     """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many.
 
     Each further vCPU would count its loops for 150 ms or more, though all have one counter: `lpj` is that number. Nor

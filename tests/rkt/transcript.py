@@ -44,9 +44,9 @@ _CHANGING = (
 class Transcript:
     """`section` begins a part; `call`, `type_at` and `begin` with `end` run commands; `text` is all of it."""
 
-    def __init__(self, place: Path, guest: Path) -> None:
-        """`place` is an empty directory, `guest` where the guest was built."""
-        self.rkt = RealRkt(place, stage1_image.archive(guest))
+    def __init__(self, place: Path, stage1: Path) -> None:
+        """`place` is an empty directory, `stage1` an ACI."""
+        self.rkt = RealRkt(place, stage1)
         self.image = aci.pack(aci.root(place / "root"), place / "busybox.aci", name="example.com/busybox")
         self.places = {str(self.rkt.data): "DIR", str(self.rkt.stage1): "clearpod-stage1.aci", str(place): "."}
         self._uuids: dict[str, str] = {}
@@ -212,9 +212,9 @@ def refused(to: Transcript) -> None:
     to.call("gc", "--grace-period=0s")
 
 
-def write(place: Path, guest: Path) -> str:
-    """All of it. Leaves no pod behind."""
-    to = Transcript(place, guest)
+def write(place: Path, stage1: Path) -> str:
+    """All of it, with the ACI `stage1`. Leaves no pod behind."""
+    to = Transcript(place, stage1)
     try:
         for part in (immutable, running, mutable, refused):
             part(to)
@@ -225,4 +225,5 @@ def write(place: Path, guest: Path) -> str:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="rkt-transcript-") as directory:
-        sys.stdout.write(write(Path(directory), Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build/guest"))))
+        built = stage1_image.archive(Path(os.environ.get("CLEARPOD_GUEST_DIR", ROOT / "build/guest")))
+        sys.stdout.write(write(Path(directory), built))

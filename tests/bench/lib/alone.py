@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod of rkt's until it has said something, beside QEMU alone: the same machine, kernel and words, and a PID 1 that
+writes one line (pid1.c). Called by entry.py.
+
+The two take turns, so that both find the host equally busy; the ratio is the median of those of the pairs.
+"""
+
+import os
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from stage1.linux.host import which
+from stage1.machine import clock_arguments
+from stage1.rkt.sizing import APP_MIB, GUEST_MIB
+from stage1.vm import qemu
+from stage1.vm.spec import SerialLink, VmSpec
+from tests.bench import boot
+from tests.rkt.images import AppSpec
+from tests.rkt.stage0 import Stage0
+
+WORD, MARK = b"up\n", b"clearpod.mark pid1"
+
+
+def compare(rkt: Stage0, app: AppSpec, place: Path, *, rounds: int) -> dict[str, Any]:
+    """Milliseconds from the execution of each to its first output, after a pair that fills the host's caches.
+
+    `app` has to write WORD and to end. `place` is an empty directory.
+    """
+    argv = alone(place)
+    pairs = [(_pod_ms(rkt, app), _alone_ms(argv)) for _ in range(rounds + 1)][1:]
+    return {
+        "first_output_ms": round(statistics.median(ours for ours, _ in pairs)),
+        "qemu_alone_ms": round(statistics.median(other for _, other in pairs)),
+        "first_output_ratio": round(statistics.median(ours / other for ours, other in pairs), 2),
+    }
+
+
+def alone(place: Path) -> list[str]:
+    """The command line of a VM that is as large as a pod of one app, on this host; `place` is for its files."""
+    guest = boot.guest_dir()
+    vm = VmSpec(
+        name="alone",
+        hypervisor="qemu",
+        binary=which("qemu-system-x86_64"),
+        run_dir=str(place),
+        kernel=str(guest / "vmlinux"),
+        initramfs=str(boot.with_pid1(str(place))),
+        system_image=str(guest / "system.erofs"),
+        memory_mib=GUEST_MIB + APP_MIB,
+        vcpus=os.cpu_count() or 1,
+        link=SerialLink(f"{place}/agent.sock"),
+        kernel_arguments=(*clock_arguments("tcg"), "rdinit=/pid1"),
+    )
+    return qemu.argv(vm)
+
+
+def _pod_ms(rkt: Stage0, app: AppSpec) -> float:
+    pod, clock = rkt.prepare([app]), os.memfd_create("clock")
+    piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = pod.run(net="none", preexec_fn=lambda: os.write(clock, str(time.monotonic()).encode()), **piped)
+    assert process.stdout
+    word = process.stdout.readline()
+    took_ms = (time.monotonic() - float(os.pread(clock, 30, 0))) * 1000  # without rkt's own mounts
+    os.close(clock)
+    said = process.communicate()[1].decode()
+    if word != WORD or process.returncode or pod.gc().code:
+        raise RuntimeError(f"the pod did not run: {said}")
+    return took_ms
+
+
+def _alone_ms(argv: list[str]) -> float:
+    begun = time.monotonic()
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout
+    found = any(MARK in line for line in process.stdout)
+    took_ms = (time.monotonic() - begun) * 1000
+    process.kill()
+    process.communicate()
+    if not found:
+        raise RuntimeError("QEMU alone did not boot")
+    return took_ms
