@@ -125,7 +125,7 @@ def cni(data: bytes) -> None:
         protocol.ips(document)
         protocol.addresses(document)
         protocol.dns(document)
-    protocol.complaint(data, data, code=1)
+    protocol.error_text(data, data, code=1)
 
 
 def manifest(data: bytes) -> None:
