@@ -110,8 +110,8 @@ def call(name: str, *args: int | bytes | None, what: str) -> int:
     if _handle is None:
         _handle = ctypes.CDLL(None, use_errno=True)
     sys.audit("clearpod.libc", name, *args[:1])
-    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
-    result: int = getattr(_handle, name)(*words)
+    arguments = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
+    result: int = getattr(_handle, name)(*arguments)
     if result < 0:
         raise failure(name, ctypes.get_errno(), what)
     return result

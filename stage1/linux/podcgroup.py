@@ -51,8 +51,8 @@ def check_slice(parent: str) -> None:
 def _is_slice(name: str) -> bool:
     """As systemd.slice(5) has it: words between single dashes."""
     stem, dot, _ = name.rpartition(".slice")
-    words = all(word and all(one.isalnum() or one in ":_.\\" for one in word) for word in stem.split("-"))
-    return bool(dot) and name.endswith(dot) and name.isascii() and (stem == "-" or words)
+    is_named = all(word and all(one.isalnum() or one in ":_.\\" for one in word) for word in stem.split("-"))
+    return bool(dot) and name.endswith(dot) and name.isascii() and (stem == "-" or is_named)
 
 
 def find(parent: str) -> dict[str, str]:

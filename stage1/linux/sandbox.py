@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line that confines a program which parses foreign bytes: setpriv, unshare and prlimit of util-linux.
 
-Called by `rootfs` and by the pull's skopeo. Only plans words, except for `means`, which tries once what this host can
-do. Must not start the program itself: see `supervise`.
+Called by `rootfs` and by the pull's skopeo. Only makes arguments, except for `means`, which tries once what this host
+can do. Must not start the program itself: see `supervise`.
 """
 
 import os
@@ -68,15 +68,15 @@ class Means(NamedTuple):
 
 
 def command(box: Box, tools: Means) -> list[str]:
-    """The words before those of the program."""
-    words = [tools.setpriv, "--pdeathsig=KILL", "--"]
-    words += _apart(box, tools) if tools.unshare else ["env", f"--chdir={box.directory}"]
-    words += [tools.prlimit, *_bounds(box), "--"]
-    words += [tools.setpriv, *_powers(box)]
-    words += _fence(box) if tools.landlock else []
+    """The arguments before those of the program."""
+    argv = [tools.setpriv, "--pdeathsig=KILL", "--"]
+    argv += _apart(box, tools) if tools.unshare else ["env", f"--chdir={box.directory}"]
+    argv += [tools.prlimit, *_bounds(box), "--"]
+    argv += [tools.setpriv, *_powers(box)]
+    argv += _fence(box) if tools.landlock else []
     filter_ = tools.filters[box.sockets]
-    words += [f"--seccomp-filter={filter_}"] if filter_ else []
-    return [*words, "--"]
+    argv += [f"--seccomp-filter={filter_}"] if filter_ else []
+    return [*argv, "--"]
 
 
 def _apart(box: Box, tools: Means) -> list[str]:
@@ -106,15 +106,15 @@ def _powers(box: Box) -> list[str]:
 
 
 def _fence(box: Box) -> list[str]:
-    words = ["--landlock-access=fs"]
+    options = ["--landlock-access=fs"]
     for path, rights in (*SYSTEM, *box.places):
         there = os.path.join(box.directory, path)
         if os.path.isdir(there):
-            words.append(f"--landlock-rule=path-beneath:{rights}:{path}")
+            options.append(f"--landlock-rule=path-beneath:{rights}:{path}")
         elif os.path.exists(there):
             only = ",".join(right for right in rights.split(",") if right in _FILE_RIGHTS)
-            words.append(f"--landlock-rule=path-beneath:{only}:{path}")
-    return words
+            options.append(f"--landlock-rule=path-beneath:{only}:{path}")
+    return options
 
 
 _found: list[Means] = []
@@ -186,9 +186,9 @@ _CODE = os.path.dirname(os.path.dirname(os.path.dirname(_FILE)))
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from stage1.rootfs.child import main; main()"
 
 
-def python(words: tuple[str, ...]) -> list[str]:
+def python(arguments: tuple[str, ...]) -> list[str]:
     """The command line of a confined Python with our code and nothing else: `rootfs.child`, with these arguments."""
-    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START, _CODE, *words]
+    return [os.path.realpath(sys.executable), "-I", "-S", "-B", "-c", _START, _CODE, *arguments]
 
 
 def python_places() -> tuple[tuple[str, str], ...]:

@@ -40,7 +40,7 @@ def _nothing() -> None:
 
 
 class Job(NamedTuple):
-    """A program: its words with those of `sandbox.command` before them, what it reads, and when it is ended."""
+    """A program: its arguments with those of `sandbox.command` before them, what it reads, and when it is ended."""
 
     argv: "Sequence[str]"
     stdin: int

@@ -195,11 +195,11 @@ def _plain(seen: PodNetwork) -> Document:
 
 def _checked(record: Record) -> Record:
     """Raise TypeError unless the fields are of their types, as far as others count on it."""
-    words = (record.netns, record.directory, *record.bin_dirs)
+    texts = (record.netns, record.directory, *record.bin_dirs)
     calls = [one.call for one in record.attachments]
-    words += tuple(word for call in calls for word in (call.container, call.netns, call.ifname))
+    texts += tuple(word for call in calls for word in (call.container, call.netns, call.ifname))
     results = [one.result for one in record.attachments if one.result is not None]
-    if not all(isinstance(word, str) for word in words):
+    if not all(isinstance(word, str) for word in texts):
         raise TypeError("a name is no text")
     if not all(
         isinstance(one, dict) for one in (*results, *(p for one in record.attachments for p in one.network.plugins))

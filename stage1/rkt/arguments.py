@@ -106,91 +106,91 @@ class AttachOptions(NamedTuple):
 
 def run(argv: "Sequence[str]") -> RunOptions:
     """Read the arguments of `run`, its own name not among them; so below. Raises BadRequest."""
-    words = _Words(argv, _RUN)
-    resolv, hosts = _dns_modes(words.text("dns-conf-mode"))
+    given = _Given(argv, _RUN)
+    resolv, hosts = _dns_modes(given.text("dns-conf-mode"))
     return RunOptions(
-        uuid=words.uuid(),
-        debug=words.flag("debug"),
-        net=words.text("net", "default"),
-        interactive=words.flag("interactive"),
-        private_users=words.text("private-users"),
-        mds_token=words.text("mds-token"),
-        local_config=words.text("local-config", "/etc/rkt"),
-        hostname=words.text("hostname"),
+        uuid=given.uuid(),
+        debug=given.flag("debug"),
+        net=given.text("net", "default"),
+        interactive=given.flag("interactive"),
+        private_users=given.text("private-users"),
+        mds_token=given.text("mds-token"),
+        local_config=given.text("local-config", "/etc/rkt"),
+        hostname=given.text("hostname"),
         resolv_mode=resolv,
         hosts_mode=hosts,
-        all_capabilities=words.flag("disable-capabilities-restriction"),
-        all_paths=words.flag("disable-paths"),
-        no_seccomp=words.flag("disable-seccomp"),
-        mutable=words.flag("mutable"),
-        ipc=words.text("ipc"),
-        warnings=tuple(words.warnings),
+        all_capabilities=given.flag("disable-capabilities-restriction"),
+        all_paths=given.flag("disable-paths"),
+        no_seccomp=given.flag("disable-seccomp"),
+        mutable=given.flag("mutable"),
+        ipc=given.text("ipc"),
+        warnings=tuple(given.warnings),
     )
 
 
 def enter(argv: "Sequence[str]") -> EnterOptions:
     """Read the arguments of `enter`. Raises BadRequest."""
-    words = _Words(argv, _ENTER)
-    pid = words.text("pid", "0")
+    given = _Given(argv, _ENTER)
+    pid = given.text("pid", "0")
     if not (pid.isascii() and pid.isdigit()):
         raise BadRequest(f"--pid={pid} is not a process id")
-    if not words.rest:
+    if not given.rest:
         raise BadRequest("there is no command to run in the pod; put it after --")
-    app = _app(words.text("appname")) if words.text("appname") else ""
-    return EnterOptions(tuple(words.rest), app, int(pid), tuple(words.warnings))
+    app = _app(given.text("appname")) if given.text("appname") else ""
+    return EnterOptions(tuple(given.rest), app, int(pid), tuple(given.warnings))
 
 
 def stop(argv: "Sequence[str]") -> StopOptions:
     """Read the arguments of `stop`. Raises BadRequest."""
-    words = _Words(argv, _STOP)
-    return StopOptions(words.uuid(), words.flag("force"), words.flag("debug"), tuple(words.warnings))
+    given = _Given(argv, _STOP)
+    return StopOptions(given.uuid(), given.flag("force"), given.flag("debug"), tuple(given.warnings))
 
 
 def gc(argv: "Sequence[str]") -> GcOptions:
     """Read the arguments of `gc`. Raises BadRequest."""
-    words = _Words(argv, _GC)
-    config = words.text("local-config", "/etc/rkt")
-    return GcOptions(words.uuid(), words.flag("debug"), config, tuple(words.warnings))
+    given = _Given(argv, _GC)
+    config = given.text("local-config", "/etc/rkt")
+    return GcOptions(given.uuid(), given.flag("debug"), config, tuple(given.warnings))
 
 
 def app(argv: "Sequence[str]") -> AppOptions:
     """Read the arguments of app_add, app_start, app_stop or app_rm. Raises BadRequest."""
-    words = _Words(argv, _APP)
-    uuid = words.text("uuid")
-    words.nothing_more()
-    return AppOptions(_app(words.text("app")), _uuid(uuid) if uuid else "", words.flag("debug"), tuple(words.warnings))
+    given = _Given(argv, _APP)
+    uuid = given.text("uuid")
+    given.nothing_more()
+    return AppOptions(_app(given.text("app")), _uuid(uuid) if uuid else "", given.flag("debug"), tuple(given.warnings))
 
 
 def attach(argv: "Sequence[str]") -> AttachOptions:
     """Read the arguments of `attach`. Raises BadRequest."""
-    words = _Words(argv, _ATTACH)
-    action = words.text("action", AUTO)
-    streams = tuple(name for name in ("tty-in", "tty-out", "stdin", "stdout", "stderr") if words.flag(name))
-    words.nothing_more()
+    given = _Given(argv, _ATTACH)
+    action = given.text("action", AUTO)
+    streams = tuple(name for name in ("tty-in", "tty-out", "stdin", "stdout", "stderr") if given.flag(name))
+    given.nothing_more()
     if action not in (LIST, AUTO, CUSTOM):
         raise BadRequest(f"--action={action} is not known; there are {LIST}, {AUTO} and {CUSTOM}")
     if action == CUSTOM and not streams:
         raise BadRequest(f"--action={CUSTOM} needs one of --tty-in, --tty-out, --stdin, --stdout, --stderr")
-    return AttachOptions(_app(words.text("app")), action, streams, words.flag("debug"), tuple(words.warnings))
+    return AttachOptions(_app(given.text("app")), action, streams, given.flag("debug"), tuple(given.warnings))
 
 
-class _Words:
+class _Given:
     """A command line, taken apart: values by flag, what follows them, and warnings."""
 
     def __init__(self, argv: "Sequence[str]", known: "Mapping[str, str]") -> None:
         self.values: dict[str, str] = {}
         self.rest: list[str] = []
         self.warnings: list[str] = []
-        words = list(argv)
-        while words:
-            word = words.pop(0)
+        left = list(argv)
+        while left:
+            word = left.pop(0)
             if word == "--":
-                self.rest += words
+                self.rest += left
                 return
             if not word.startswith("-") or word == "-":
                 self.rest.append(word)
                 continue
-            self._flag(word, words, known=known)
+            self._flag(word, left, known=known)
 
     def _flag(self, word: str, after: list[str], *, known: "Mapping[str, str]") -> None:
         name, sign, value = word.lstrip("-").partition("=")

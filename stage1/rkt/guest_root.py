@@ -36,10 +36,10 @@ def run(client: Client, uuid: str, *, command: tuple[str, ...]) -> int:
     stdio = Stdio(number, number + 1, 0 if tty else number + 2, tty, width, height)
     place, name = engine.bundle(_CONTAINER), f"exec-{number}"
     # Variables, an empty word, the command: each with a zero byte at its end.
-    words = (_PATH, "HOME=/root", f"TERM={os.environ.get('TERM') or 'vt100'}", "SYSTEMD_PAGER=", "", *command)
+    argv = (_PATH, "HOME=/root", f"TERM={os.environ.get('TERM') or 'vt100'}", "SYSTEMD_PAGER=", "", *command)
     with beneath.Root(machine.place(uuid), one_mount=True) as own:
         own.make_directories(place, 0o700)
-        own.write(f"{place}/{name}", b"".join(os.fsencode(word) + b"\0" for word in words))
+        own.write(f"{place}/{name}", b"".join(os.fsencode(word) + b"\0" for word in argv))
         try:
             client.call(Exec(_CONTAINER, number, name, stdio), apps.START_S)
             with terminal.raw(tty):

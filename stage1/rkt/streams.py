@@ -69,8 +69,8 @@ def of_app(entry: Entry, pod_annotations: "Mapping[str, str]", *, interactive: b
         modes[name] = annotations.get(f"{_STAGE2}{name}") or known[0]
         if modes[name] not in known:
             raise BadRequest(f"{entry.where}: its {name} can't be {modes[name]!r}; there are {', '.join(known)}")
-    words = modes["stdin"], modes["stdout"], modes["stderr"]
-    return Streams(*words, log_path=_log_path(entry, annotations, pod=pod_annotations, modes=words))
+    chosen = modes["stdin"], modes["stdout"], modes["stderr"]
+    return Streams(*chosen, log_path=_log_path(entry, annotations, pod=pod_annotations, modes=chosen))
 
 
 def _log_path(

@@ -76,9 +76,9 @@ def join(client: Client, process: Joined) -> int:
 
 def exec_code(code: int, error_output: bytes) -> int:
     """The code as shells have it. What the kernel could not execute ends with 1, after a line of crun's alone."""
-    words = error_output.decode("utf-8", "replace").strip()
-    is_cruns = code == 1 and words.startswith(_CRUNS) and words.endswith(_REASONS) and len(words.splitlines()) == 1
-    return command_error(words).exit_code if is_cruns else code
+    line = error_output.decode("utf-8", "replace").strip()
+    is_cruns = code == 1 and line.startswith(_CRUNS) and line.endswith(_REASONS) and len(line.splitlines()) == 1
+    return command_error(line).exit_code if is_cruns else code
 
 
 class _nothing:

@@ -20,4 +20,4 @@ MEMORY = "Memory"
 """Instead of one of these: its memory did not suffice."""
 
 LENGTH_DIGITS = 12
-"""Of each length in a session: before a question those of its words and its data, before an answer its own."""
+"""Of each length in a session: before a question those of its arguments and its data, before an answer its own."""

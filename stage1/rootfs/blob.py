@@ -135,19 +135,19 @@ def _copied(chunks: "Iterator[bytes]", fd: int) -> "Iterator[bytes]":
 def _unpacked(blob: Blob, fd: int, *, rules: Rules, most: int) -> "Chunks":
     magic = os.pread(fd, 4, 0)
     if magic.startswith(_GZIP):
-        return _decompressed(blob, fd, rules=rules, most=most, words=["gzip", "-dc"])
+        return _decompressed(blob, fd, rules=rules, most=most, command=["gzip", "-dc"])
     if magic == _ZSTD:
-        return _decompressed(blob, fd, rules=rules, most=most, words=["zstd", "-dcq", "--long=31"])
+        return _decompressed(blob, fd, rules=rules, most=most, command=["zstd", "-dcq", "--long=31"])
     return _read(fd, blob.path, stop=rules.stop)
 
 
-def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, words: list[str]) -> "Chunks":
-    name, limits = words[0], rules.limits
+def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, command: list[str]) -> "Chunks":
+    name, limits = command[0], rules.limits
     if not (program := which(name)):
         raise NotFound(f"a layer is compressed by {name} and there is no `{name}` program; install {name}")
     timeout_s = _BASE_TIMEOUT_S + most / _BYTES_PER_S
     box = sandbox.Box(limits.memory_mib << 20, int(timeout_s), uid=limits.uid)
-    argv = [*sandbox.command(box, sandbox.means()), program, *words[1:]]
+    argv = [*sandbox.command(box, sandbox.means()), program, *command[1:]]
     outcome: list[supervise.Ended] = []
     yield from supervise.output(supervise.Job(argv, fd, timeout_s, rules.stop), outcome)
     code, last = outcome[0]

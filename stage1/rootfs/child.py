@@ -20,9 +20,9 @@ _OUT_OF_MEMORY = b'{"error": "%s", "sentence": ""}' % MEMORY.encode()
 
 
 def main() -> None:
-    """`sys.argv`: a module, then the words for its function `job`. What that raises is the answer too.
+    """`sys.argv`: a module, then the arguments for its function `job`. What that raises is the answer too.
 
-    Without words it is a session: questions with data come by standard input until that ends.
+    Without any it is a session: questions with data come by standard input until that ends.
     """
     import importlib
 
@@ -39,8 +39,8 @@ def _serve(job: "Callable[..., Any]") -> None:
 
     with open(0, "rb", closefd=False) as file:
         while lengths := file.read(2 * LENGTH_DIGITS):
-            words = json.loads(file.read(int(lengths[:LENGTH_DIGITS])))
-            answer = _answer(job, tuple(words), file.read(int(lengths[LENGTH_DIGITS:])))
+            arguments = json.loads(file.read(int(lengths[:LENGTH_DIGITS])))
+            answer = _answer(job, tuple(arguments), file.read(int(lengths[LENGTH_DIGITS:])))
             _write(b"%0*d" % (LENGTH_DIGITS, len(answer)) + answer)
 
 

@@ -31,10 +31,10 @@ MOST_FILE_BYTES = 2 << 40
 
 
 class Question(NamedTuple):
-    """`words` for the function `job` of `module`, about `what`; at most `answer_bytes` come back as JSON."""
+    """`arguments` for the function `job` of `module`, about `what`; at most `answer_bytes` come back as JSON."""
 
     module: str
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     what: str
     timeout_s: float
     directory: str = ""
@@ -87,14 +87,14 @@ class Session:
         self._lock = threading.Lock()
 
     def ask(self, question: Question, data: bytes) -> "Any":
-        """What `job(words, data)` returned. Raises what `ask` raises; the session can't be used after that."""
+        """What `job(arguments, data)` returned. Raises what `ask` raises; the session can't be used after that."""
         with self._lock:
             return self._ask(question, data)
 
     def _ask(self, question: Question, data: bytes) -> "Any":
-        words = json.dumps(question.words).encode()
-        head = b"".join(b"%0*d" % (LENGTH_DIGITS, len(part)) for part in (words, data))
-        self._talk.send(head + words + data, timeout_s=question.timeout_s)
+        arguments = json.dumps(question.arguments).encode()
+        head = b"".join(b"%0*d" % (LENGTH_DIGITS, len(part)) for part in (arguments, data))
+        self._talk.send(head + arguments + data, timeout_s=question.timeout_s)
         length = self._talk.receive(LENGTH_DIGITS, timeout_s=question.timeout_s)
         if length is not None and length.isdigit() and int(length) > question.answer_bytes:
             raise _too_long(question)
@@ -132,7 +132,7 @@ def _box(question: Question, asker: Asker) -> sandbox.Box:
 
 
 def _program(question: Question) -> list[str]:
-    return sandbox.python((question.module, *question.words))
+    return sandbox.python((question.module, *question.arguments))
 
 
 def _look(question: Question) -> None:

@@ -11,12 +11,12 @@ TAR, BLOB, FACTS = "layer.tar", "layer.erofs", "facts.json"
 _OPTIONS = ("--tar=f", "--aufs", "-Enoinline_data")
 
 
-def job(words: tuple[str, ...]) -> int:
-    """`words`: what the layer is called, its diff id, the limits as JSON. Reads and writes in `out`.
+def job(arguments: tuple[str, ...]) -> int:
+    """`arguments`: what the layer is called, its diff id, the limits as JSON. Reads and writes in `out`.
 
     Returns the number of entries. Raises what `facts.complete` and `mkfs.make` raise.
     """
-    what, diff_id, limits = words
+    what, diff_id, limits = arguments
     found, entries = facts.complete(f"out/{TAR}", limits=Limits(*json.loads(limits)), what=what)
     make(_OPTIONS, digest=diff_id, image=f"out/{BLOB}", tar=f"out/{TAR}")
     facts.store(f"out/{FACTS}", found)

@@ -76,10 +76,10 @@ def _convert(blob: Blob, place: Place) -> None:
         size = unpack(blob, tar, rules=Rules(place.limits, place.stop))
         confined.give(tar, uid=uid)
         most_bytes = size + _SLACK_BYTES
-        words = (blob.title, blob.diff_id, json.dumps(place.limits))
+        arguments = (blob.title, blob.diff_id, json.dumps(place.limits))
         timeout_s = _BASE_TIMEOUT_S + size / _BYTES_PER_S
         # Besides the tar, to which directories are added, the image is there.
-        question = Question("stage1.rootfs.layerjob", words, blob.title, timeout_s, box, 2 * most_bytes)
+        question = Question("stage1.rootfs.layerjob", arguments, blob.title, timeout_s, box, 2 * most_bytes)
         confined.ask(question, Asker(place.limits, place.stop))
         made, facts = f"{box}/{layerjob.BLOB}", f"{box}/{layerjob.FACTS}"
         confined.adopt(box, layerjob.BLOB, target=made, most_bytes=most_bytes)

@@ -39,13 +39,13 @@ def known(number: int) -> str:
     return f"{number}.json"
 
 
-def job(words: tuple[str, ...]) -> None:
-    """`words`: the image's id, and how many layers are in `in`. Writes to `out`.
+def job(arguments: tuple[str, ...]) -> None:
+    """`arguments`: the image's id, and how many layers are in `in`. Writes to `out`.
 
     A line of `filecaps` is the value of security.capability in hex, a space, and the absolute path: 9p does
     not carry that attribute, so the agent sets it again. Raises NoSpace, Corrupt, KernelError.
     """
-    image_id, count = words
+    image_id, count = arguments
     merged, blobs = f"out/{MERGED}", [f"in/{blob(number)}" for number in range(int(count))]
     layers = [facts.load(f"in/{known(number)}") for number in range(int(count))]
     make(_OPTIONS, digest=image_id, image=merged, blobs=blobs)

@@ -24,12 +24,12 @@ def make(options: "Sequence[str]", *, digest: str, image: str, blobs: "Sequence[
 
     Raises Corrupt, NoSpace, TimedOut, MemoryError.
     """
-    words = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *options, image, *blobs]
+    argv = ["mkfs.erofs", "--quiet", "-T0", "--mkfs-time", "-U", layout.uuid_of(digest), *options, image, *blobs]
     size = sum(os.path.getsize(path) for path in (*blobs, *([tar] if tar else [])))
     # The tar comes by standard input: of a name mkfs.erofs would want the absolute path, whose directories are closed.
     fd = os.open(tar, os.O_RDONLY | os.O_CLOEXEC) if tar else -1
     try:
-        _run(supervise.Job(words, fd, _BASE_TIMEOUT_S + size / _BYTES_PER_S), image)
+        _run(supervise.Job(argv, fd, _BASE_TIMEOUT_S + size / _BYTES_PER_S), image)
     finally:
         if fd >= 0:
             os.close(fd)

@@ -61,7 +61,7 @@ class Place(NamedTuple):
 
     @property
     def letter(self) -> str:
-        """Of its word."""
+        """Of its field."""
         return "rmwv"[self.mapped + 2 * self.writable]
 
 
@@ -84,10 +84,10 @@ class Launch(NamedTuple):
 
 
 def describe(vm: VmSpec, launch: Launch) -> bytes:
-    """Words with a letter in front, each ended by a zero. The disks and directories of `vm` must exist."""
+    """Fields with a letter in front, each ended by a zero. The disks and directories of `vm` must exist."""
     shown = [*places(vm), *(Place(path) for path in launch.programs)]
     seen = outermost(shown)
-    words = [
+    fields = [
         vm.run_dir,
         *(f"a{word}" for word in launch.argv),
         *(f"e{name}={value}" for name, value in launch.env.items()),
@@ -106,7 +106,7 @@ def describe(vm: VmSpec, launch: Launch) -> bytes:
         *(["p"] if launch.dies_with_us else []),
         *(["b"] if launch.small_pages else []),
     ]
-    return b"".join(os.fsencode(word) + b"\0" for word in words)
+    return b"".join(os.fsencode(word) + b"\0" for word in fields)
 
 
 def _more(launch: Launch) -> list[tuple[str, int]]:

@@ -42,7 +42,7 @@ def _with_next_cid(vm: VmSpec, is_free: "Callable[[int], bool] | None") -> VmSpe
 
 
 def _forget(path: str) -> None:
-    """The VMM that has just ended made it. The next one may not remove a socket, and is not to have those words."""
+    """Of the VMM that has just ended: the next one may not remove a socket, and its log does not begin with that."""
     directory, name = os.path.split(path)
     with beneath.Root(directory) as own:
         own.unlink(name)

@@ -120,8 +120,8 @@ def find_unrecorded(directory: str) -> VmProcess | None:
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
-        words = command_line(name)
-        if is_vmm(words[0]) and any(f"{directory}/" in f"{word}/" for word in words[1:]):
+        argv = command_line(name)
+        if is_vmm(argv[0]) and any(f"{directory}/" in f"{word}/" for word in argv[1:]):
             try:
                 return VmProcess(int(name), process.start_time(int(name)), f"{directory}/console.log")
             except NotFound:
@@ -130,7 +130,7 @@ def find_unrecorded(directory: str) -> VmProcess | None:
 
 
 def command_line(pid: str) -> list[str]:
-    """The words with which process `pid` was started, at least one; an empty one when it has ended. Raises
+    """The arguments with which process `pid` was started, at least one; an empty one when it has ended. Raises
     Exhausted.
     """
     try:
