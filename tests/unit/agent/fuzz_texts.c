@@ -21,14 +21,14 @@ static void require(bool holds)
         abort();
 }
 
-static void read_words(const char *text)
+static void read_arguments(const char *text)
 {
-    struct arguments words;
+    struct arguments arguments;
     char bad[64];
-    if (!arguments_parse(text, &words, bad))
+    if (!arguments_parse(text, &arguments, bad))
         require(memchr(bad, 0, sizeof bad));
     const char *argv[] = {"agent", text, NULL};
-    if (!host_arguments_parse(argv, &words.host, bad))
+    if (!host_arguments_parse(argv, &arguments.host, bad))
         require(memchr(bad, 0, sizeof bad));
 }
 
@@ -73,7 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     enum record_kind kind;
     memcpy(text, bytes, size);
     text[size] = 0;
-    read_words(text);
+    read_arguments(text);
     read_addresses(text);
     read_names(text);
     plain_number(text);

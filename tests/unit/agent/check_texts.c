@@ -17,18 +17,20 @@
 
 CASE(the_kernel_line_is_understood)
 {
-    struct arguments words;
+    struct arguments arguments;
     char bad[64];
-    CHECK(arguments_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &words, bad));
-    CHECK(words.vsock_port == 5000 && !strcmp(words.system, "/dev/pmem0") && words.mark && !words.bench && !words.plan);
-    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &words, bad) && words.plan);
-    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.maps clearpod.alike", &words, bad) && words.maps &&
-          words.alike);
     CHECK(
-        arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &words, bad));
-    CHECK(words.vsock_port == 0 && !strcmp(words.scratch, "/dev/vdb") && words.bench && !words.mark);
-    CHECK(arguments_parse("clearpod.window=/dev/pmem1", &words, bad) && !strcmp(words.window, "/dev/pmem1"));
-    CHECK(arguments_parse("", &words, bad));
+        arguments_parse("quiet clearpod.link=vsock:5000 clearpod.system=/dev/pmem0 clearpod.mark\n", &arguments, bad));
+    CHECK(arguments.vsock_port == 5000 && !strcmp(arguments.system, "/dev/pmem0") && arguments.mark &&
+          !arguments.bench && !arguments.plan);
+    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &arguments, bad) && arguments.plan);
+    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.maps clearpod.alike", &arguments, bad) && arguments.maps &&
+          arguments.alike);
+    CHECK(arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &arguments,
+                          bad));
+    CHECK(arguments.vsock_port == 0 && !strcmp(arguments.scratch, "/dev/vdb") && arguments.bench && !arguments.mark);
+    CHECK(arguments_parse("clearpod.window=/dev/pmem1", &arguments, bad) && !strcmp(arguments.window, "/dev/pmem1"));
+    CHECK(arguments_parse("", &arguments, bad));
 }
 
 CASE(the_command_line_on_a_host_is_understood)
@@ -46,7 +48,7 @@ CASE(the_command_line_on_a_host_is_understood)
           !host.host_ipc);
 }
 
-CASE(words_of_a_host_that_make_no_sense_are_named)
+CASE(invalid_arguments_on_a_host_are_named)
 {
     static const struct {
         const char *word, *bad;
@@ -64,16 +66,16 @@ CASE(words_of_a_host_that_make_no_sense_are_named)
     }
 }
 
-CASE(kernel_words_that_make_no_sense_are_named)
+CASE(invalid_kernel_parameters_are_named)
 {
     static const char *const lines[] = {"clearpod.link=vsock:0",  "clearpod.link=vsock:x",
                                         "clearpod.link=tcp",      "clearpod.link=vsock:99999999999",
                                         "clearpod.system=vda",    "clearpod.system=/dev/../etc/passwd",
                                         "clearpod.scratch=/dev/", "clearpod.window=pmem1"};
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        struct arguments words;
+        struct arguments arguments;
         char bad[64];
-        CHECK(!arguments_parse(lines[i], &words, bad) && !strcmp(bad, lines[i]));
+        CHECK(!arguments_parse(lines[i], &arguments, bad) && !strcmp(bad, lines[i]));
     }
 }
 
