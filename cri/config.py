@@ -34,8 +34,8 @@ from cri.config_tables import (
     Table,
     Vm,
 )
-from cri.lines import find_line
 from cri.policy import Policy, Rule
+from cri.toml_lines import find_line
 from stage1.errors import BadRequest, NotFound
 from stage1.net.settings import Default, Settings
 from stage1.vm.slots import CONFIG

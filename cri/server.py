@@ -23,10 +23,10 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from cri.config import Config
+from cri.log_dedup import LogDedup
 from cri.node import Node
 from cri.owner import claim_path
 from cri.pb import runtime_pb2
-from cri.repeats import Repeats
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
 from stage1.errors import BadRequest, PodError
@@ -140,7 +140,7 @@ class Interceptor(aio.ServerInterceptor):
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._repeats = Repeats(REPEATED_S, MOST_REPEATED)
+        self._dedup = LogDedup(REPEATED_S, MOST_REPEATED)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of one call; an RPC that is not in the table is refused by name."""
@@ -197,7 +197,7 @@ class Interceptor(aio.ServerInterceptor):
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
             code, sentence = _status(name, error)
-            is_repeated = self._repeats.seen(f"{name}: {sentence}", time.monotonic())
+            is_repeated = self._dedup.seen(f"{name}: {sentence}", time.monotonic())
             _note(name, begun, code=code, sentence=sentence, is_repeated=is_repeated)
             await context.abort(grpc.StatusCode[code], sentence)
         else:

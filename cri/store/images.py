@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cri.store import reference
+from cri.store.integrity import Integrity
 from cri.store.schema import Database
-from cri.store.soundness import Soundness
 from stage1.errors import BadRequest, NotFound, PodError
 from stage1.linux import files as fs
 from stage1.linux.flock import Lock
@@ -75,7 +75,7 @@ class ImageStore:
         fs.make_dirs(state_dir, 0o700)
         self._db = Database(f"{state_dir}/images.db")
         self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
-        self._soundness = Soundness(self.layers_dir, self._images_dir)
+        self._integrity = Integrity(self.layers_dir, self._images_dir)
         try:
             for path in (self.layers_dir, self._images_dir, self._tmp):
                 fs.make_dirs(path, 0o700)
@@ -186,7 +186,7 @@ class ImageStore:
             return image.aside
         diff_ids = self._diff_ids(image.id)
         before = self._inodes(image.id, diff_ids)
-        if why := self._soundness.of_image(image.id, diff_ids, whole=whole, stop=stop):
+        if why := self._integrity.of_image(image.id, diff_ids, whole=whole, stop=stop):
             return self._put_aside(image, why, looked_at=before)
         if whole and diff_ids:
             self.seal(self._directory(image.id), diff_ids, stop=stop)
@@ -211,7 +211,7 @@ class ImageStore:
         for diff_id in diff_ids:
             path = layout.layer_path(self.layers_dir, diff_id)
             before = _inode(path)
-            if before and (why := self._soundness.of_layer(diff_id, whole=True, stop=stop)):
+            if before and (why := self._integrity.of_layer(diff_id, whole=True, stop=stop)):
                 log.warning("layer.damaged", extra={"error": f"{why}; it is made anew"})
                 with self._db.change():
                     if _inode(path) == before:
@@ -222,7 +222,7 @@ class ImageStore:
 
         Raises KernelError, NoSpace, Stopped.
         """
-        self._soundness.seal(directory, diff_ids, stop=stop)
+        self._integrity.seal(directory, diff_ids, stop=stop)
 
     # What changes
 

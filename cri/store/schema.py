@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cri.store.trouble import trouble
+from cri.store.disk_errors import explained
 from stage1.errors import PodError, WrongState
 from stage1.linux import files
 from stage1.linux.flock import Lock
@@ -181,7 +181,7 @@ class Database:
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "").startswith(_DAMAGE):
                 raise Corrupt(f"{self._path} is damaged ({error}); start clearpod again, it has a copy") from error
-            raise trouble(self._path, error) from error
+            raise explained(self._path, error) from error
 
     def close(self) -> None:
         """Close the file."""

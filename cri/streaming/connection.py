@@ -11,11 +11,11 @@ import h11
 
 from cri.node import Node
 from cri.streaming import session, status, upgrade
+from cri.streaming.admission import HEAD_BYTES
 from cri.streaming.attach import attach
 from cri.streaming.channel_session import ChannelSession
 from cri.streaming.execute import execute
 from cri.streaming.forward import Forwarder
-from cri.streaming.gate import HEAD_BYTES
 from cri.streaming.session import Session
 from cri.streaming.spdy_session import SpdySession
 from cri.streaming.tokens import Offer

@@ -16,7 +16,7 @@ from typing import Any
 
 from cri.config_tables import Streaming
 from cri.node import Node
-from cri.streaming.gate import Gate, Waiting
+from cri.streaming.admission import UnadmittedConnection, Waiting
 from cri.streaming.tokens import Offer, Tokens
 from stage1.errors import AlreadyExists, BadRequest, NoSpace
 
@@ -41,7 +41,7 @@ class StreamingServer:
         self._node, self._config = node, config
         self._tokens = Tokens()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._streams: set[Gate] = set()
+        self._streams: set[UnadmittedConnection] = set()
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_streams = min(MOST_STREAMS, descriptors // STREAMS_PART)
         self._waiting = Waiting(min(MOST_WAITING, descriptors // WAITING_PART), MOST_EACH)
@@ -67,7 +67,7 @@ class StreamingServer:
         listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
         try:
             self._server = await asyncio.get_running_loop().create_server(
-                lambda: Gate(self._waiting, self._received), sock=listener, backlog=ACCEPTED_AT_ONCE
+                lambda: UnadmittedConnection(self._waiting, self._received), sock=listener, backlog=ACCEPTED_AT_ONCE
             )
         except BaseException:
             listener.close()
@@ -92,18 +92,18 @@ class StreamingServer:
             await asyncio.wait(self._tasks, timeout=5)
         self._waiting.close()
 
-    def _received(self, gate: Gate, data: bytes) -> None:
+    def _received(self, client: UnadmittedConnection, data: bytes) -> None:
         """The head of a request is complete."""
-        task = asyncio.get_running_loop().create_task(self._serve(gate, data))
+        task = asyncio.get_running_loop().create_task(self._serve(client, data))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, gate: Gate, data: bytes) -> None:
+    async def _serve(self, client: UnadmittedConnection, data: bytes) -> None:
         from cri.streaming import connection
 
-        reader, writer = gate.streams(data)
+        reader, writer = client.streams(data)
         try:
-            await connection.serve(self._node, (reader, writer), take=partial(self._take, gate))
+            await connection.serve(self._node, (reader, writer), take=partial(self._take, client))
             writer.close()
             await writer.wait_closed()  # without a valid token it is cut when its time is over
         except (asyncio.CancelledError, ConnectionError):
@@ -111,16 +111,16 @@ class StreamingServer:
         except Exception as error:
             log.error("stream.fault", exc_info=error)
         finally:
-            self._streams.discard(gate)
-            gate.admit()
+            self._streams.discard(client)
+            client.admit()
             writer.transport.abort()
 
-    def _take(self, gate: Gate, token: str) -> Offer | None:
+    def _take(self, client: UnadmittedConnection, token: str) -> Offer | None:
         """What the token stands for; from then on the connection counts as a stream. Raises NoSpace."""
         offer = self._tokens.take(token, time.monotonic())
         if offer is not None:
-            gate.admit()
+            client.admit()
             if len(self._streams) >= self._most_streams:
                 raise NoSpace(f"{len(self._streams)} streams are open already; end some, and ask for a new URL")
-            self._streams.add(gate)
+            self._streams.add(client)
         return offer

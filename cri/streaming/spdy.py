@@ -10,7 +10,7 @@ import zlib
 from struct import Struct
 from typing import NamedTuple
 
-from cri.streaming.spdy_words import dictionary
+from cri.streaming.spdy_dictionary import dictionary
 
 SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
 FIN, UNIDIRECTIONAL = 1, 2

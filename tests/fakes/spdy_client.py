@@ -10,7 +10,7 @@ import struct
 import zlib
 from typing import Protocol
 
-from cri.streaming.spdy_words import dictionary
+from cri.streaming.spdy_dictionary import dictionary
 from tests.fakes.websocket_client import WebSocketClient, upgrade
 
 V4 = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io")

@@ -73,13 +73,13 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/store/reserve.py": dict.fromkeys(
         ("files.make_dirs", "os.open", "os.path.getsize", "os.stat", "os.statvfs", "os.truncate"), STATE
     ),
-    "cri/store/trouble.py": {"os.statvfs": STATE},
+    "cri/store/disk_errors.py": {"os.statvfs": STATE},
     "cri/store/images.py": dict.fromkeys(
         ("os.listdir", "os.path.exists", "os.rename", "os.scandir", "os.stat", "os.path.getsize"),
         IMAGES,
     ),
     "cri/store/schema.py": dict.fromkeys(("os.path.exists", "os.replace", "files.unlink"), STATE),
-    "cri/store/soundness.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
+    "cri/store/integrity.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
     "stage1/prewarmed.py": {"os.stat": HOST},

@@ -11,7 +11,7 @@ from cri.config import parse
 from cri.pb import runtime_pb2 as pb
 from cri.storage.disk import Storage, measure
 from cri.storage.space import Layers, Space, require_room
-from cri.store.trouble import trouble
+from cri.store.disk_errors import explained
 from cri.translate import sandbox
 from stage1.engine import Host
 from stage1.errors import BadRequest, DiskFailed, NoSpace, PodError
@@ -132,10 +132,10 @@ def _sqlite(name: str) -> sqlite3.OperationalError:
     ],
 )
 def test_what_sqlite_says_of_its_disk(name: str, kind: type[PodError], tmp_path: Path) -> None:
-    assert type(trouble(f"{tmp_path}/images.db", _sqlite(name))) is kind
+    assert type(explained(f"{tmp_path}/images.db", _sqlite(name))) is kind
 
 
 def test_an_io_error_of_sqlite_on_a_full_disk_is_a_full_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "image", tmp_path / "disk", mib=8) as disk:
         disk.fill()
-        assert type(trouble(f"{disk.place}/images.db", _sqlite("SQLITE_IOERR_SHMSIZE"))) is NoSpace
+        assert type(explained(f"{disk.place}/images.db", _sqlite("SQLITE_IOERR_SHMSIZE"))) is NoSpace

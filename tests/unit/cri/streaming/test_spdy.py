@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cri.streaming import spdy
 from cri.streaming.spdy import Codec, Data, GoAway, Opened, Ping, Reset, SpdyFault
-from cri.streaming.spdy_words import CHECKSUM, dictionary
+from cri.streaming.spdy_dictionary import CHECKSUM, dictionary
 
 
 class Client:

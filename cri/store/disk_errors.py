@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What SQLite's errors say about the disk below it. Called by `schema`.
+"""SQLite's errors as errors of the disk below it. Called by `schema`.
 
-SQLite keeps the errno to itself: what it calls an I/O error is a full disk when the disk is full.
+SQLite does not pass the errno on: what it calls an I/O error is a full disk when the disk is full.
 """
 
 import errno
@@ -14,7 +14,7 @@ FULL_BYTES = 1 << 20
 """With less free than this a disk counts as full: the index of SQLite's log alone takes 32 KiB at a time."""
 
 
-def trouble(path: str, error: sqlite3.Error) -> PodError:
+def explained(path: str, error: sqlite3.Error) -> PodError:
     """The error to raise for the database at `path`."""
     name = getattr(error, "sqlite_errorname", "")
     is_disk = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was seen a moment ago, so that a log has it once. Used by the server for failures that clients repeat. Pure."""
+"""Which messages were logged a short time ago, so that they are logged once. Used by the server for the failures of
+calls that clients repeat. Pure.
+"""
 
 
-class Repeats:
-    """Texts and when they were first seen, the oldest first: at most `most`, each for `within_s` seconds."""
+class LogDedup:
+    """Remembers at most `most` texts, each for `within_s` seconds from when it was first seen."""
 
     def __init__(self, within_s: float, most: int) -> None:
         self._within_s, self._most = within_s, most

@@ -2,7 +2,7 @@
 """Connections to the streaming port that have not shown a valid token: few, for a short time, the oldest goes first.
 
 Any local user can connect, so such a connection costs next to nothing (no task, no parser) until its request's head is
-complete. `server` makes a `Gate` for each connection and gets the head from it; `connection` judges it.
+complete. `server` makes an `UnadmittedConnection` for each and gets the head from it; `connection` checks the token.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ DROPPED_BYTES = 1 << 20
 TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 _END = re.compile(rb"\n\r?\n")
 
-Received = Callable[["Gate", bytes], None]
+Received = Callable[["UnadmittedConnection", bytes], None]
 
 
 class Waiting:
@@ -31,26 +31,26 @@ class Waiting:
 
     def __init__(self, most: int, most_each: int) -> None:
         self._most, self._most_each = most, most_each
-        self._since_s: dict[Gate, float] = {}  # oldest first
-        self._of_source: dict[str, dict[Gate, None]] = {}
+        self._since_s: dict[UnadmittedConnection, float] = {}  # oldest first
+        self._of_source: dict[str, dict[UnadmittedConnection, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         return len(self._since_s)
 
-    def enter(self, gate: "Gate", now_s: float) -> None:
+    def enter(self, gate: "UnadmittedConnection", now_s: float) -> None:
         """Count the gate, and cut another one if there are too many."""
         peers = self._of_source.get(gate.source, {})
         if len(peers) >= self._most_each and not gate.is_local:
             self._cut(next(iter(peers)))
         elif len(self._since_s) >= self._most:
-            busiest: dict[Gate, None] = max(self._of_source.values(), key=len)
+            busiest: dict[UnadmittedConnection, None] = max(self._of_source.values(), key=len)
             self._cut(next(iter(busiest)))
         self._since_s[gate] = now_s
         self._of_source.setdefault(gate.source, {})[gate] = None
         self._arm()
 
-    def leave(self, gate: "Gate") -> None:
+    def leave(self, gate: "UnadmittedConnection") -> None:
         """The gate's client has shown a token, or is gone. Idempotent."""
         if self._since_s.pop(gate, None) is not None:
             peers = self._of_source[gate.source]
@@ -65,7 +65,7 @@ class Waiting:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _cut(self, gate: "Gate") -> None:
+    def _cut(self, gate: "UnadmittedConnection") -> None:
         self.leave(gate)
         gate.abort()
 
@@ -85,7 +85,7 @@ class Waiting:
         self._arm()
 
 
-class Gate(asyncio.Protocol):
+class UnadmittedConnection(asyncio.Protocol):
     """One connection. `received` gets the bytes that came once they contain a whole head, and takes over from there."""
 
     def __init__(self, waiting: Waiting, received: Received) -> None:

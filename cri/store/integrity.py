@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the files of images are as they were made: at a glance (sizes, erofs headers), or by reading all of them.
+"""Verifies that the files of images are as they were made: by sizes and erofs headers, or by reading all of them.
 
-Used by the image store, in threads. It looks and tells; putting an image aside is the store's. What was read once and
+Used by the image store, in threads. It only verifies; putting an image aside is the store's. What was read once and
 has not been touched since is not read again by the same process.
 """
 
@@ -16,7 +16,7 @@ from stage1.rootfs.seal import Seal
 _Identity = tuple[int, int, int, int]
 
 
-class Soundness:
+class Integrity:
     """Of what is in these two directories of the store."""
 
     def __init__(self, layers_dir: str, images_dir: str) -> None:

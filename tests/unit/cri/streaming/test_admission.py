@@ -3,10 +3,10 @@
 
 import pytest
 
-from cri.streaming.gate import Gate, Waiting, source_of
+from cri.streaming.admission import UnadmittedConnection, Waiting, source_of
 
 
-class FakeGate(Gate):
+class FakeConnection(UnadmittedConnection):
     """A gate without a connection."""
 
     def __init__(self, waiting: Waiting, source: str, *, is_local: bool = False) -> None:
@@ -17,9 +17,9 @@ class FakeGate(Gate):
         self.was_cut = True
 
 
-def entered(waiting: Waiting, source: str, count: int, *, is_local: bool = False) -> list[FakeGate]:
+def entered(waiting: Waiting, source: str, count: int, *, is_local: bool = False) -> list[FakeConnection]:
     """So many connections from there, one after the other."""
-    made = [FakeGate(waiting, source, is_local=is_local) for _ in range(count)]
+    made = [FakeConnection(waiting, source, is_local=is_local) for _ in range(count)]
     for one in made:
         waiting.enter(one, 0)
     return made
