@@ -3,6 +3,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -41,6 +42,19 @@ def test_the_format_of_c_is_clang_formats() -> None:
 
 def test_mypy_strict_finds_nothing() -> None:
     repo.check("mypy", "--no-error-summary")
+
+
+@pytest.mark.slow
+def test_names_that_tests_use_exist() -> None:
+    """A test of a VM that names what was renamed would only fail where it is run, hours later."""
+    options = (
+        "--config-file= --ignore-missing-imports --implicit-reexport --explicit-package-bases --check-untyped-defs"
+    )
+    argv = [sys.executable, "-m", "mypy", *options.split(), "--cache-dir=build/cache/mypy-tests", "tests"]
+    done = subprocess.run(argv, cwd=repo.ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    missing = re.compile(r"^tests/.*error: (Module .*has no attribute|Name .* is not defined)")
+    repo.report(list(filter(missing.match, done.stdout.splitlines())), "what a test names is there")
 
 
 def test_imports_follow_the_layers() -> None:
