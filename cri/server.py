@@ -59,7 +59,7 @@ so many different ones at a time.
 DROPPED_WITH_CLIENT = {"ExecSync"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
-RECOVERING = "clearpod is still taking over the pods of its predecessor"
+RECOVERING = "clearpod is still adopting the pods of the previous daemon; retry"
 
 LIMIT_BYTES = 16 << 20
 SENTENCE_BYTES = 2000

@@ -157,5 +157,7 @@ def _target_pid(pod: LivePod, record: ContainerRecord) -> int:
         return 0
     target = pod.containers.get(target_id)
     if target is None or not target.is_running:
-        raise WrongState(f"container {target_id}, whose processes should be shared, is not running in this pod")
+        raise WrongState(
+            f"container {target_id}, whose processes should be shared, is not running in this pod; start it first"
+        )
     return target.guest_pid

@@ -142,7 +142,7 @@ async def start(pod: LivePod, container: LiveContainer, *, what: Options) -> Asy
 def require_running(container: LiveContainer, argv: tuple[str, ...]) -> None:
     """Raise BadRequest for an empty command, WrongState unless the container runs."""
     if not argv:
-        raise BadRequest("the command to run in the container is empty")
+        raise BadRequest("the command to run in the container is empty; give a program and its arguments")
     order.require(container, "exec")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others may have a say in, or hear of, while a pod and its containers live. Called by the pods and the RPCs.
+"""Hooks in the life of pods and their containers. Called by the pods and the RPCs.
 
-By itself it does nothing; `cri.nri` puts its plugins here. A hook that raises makes what it is asked about fail, and
-what was begun is rolled back by the caller.
+The class does nothing; `cri.nri` calls its plugins in a subclass. A hook that raises makes the operation fail, which
+its caller rolls back.
 """
 
 from collections.abc import AsyncIterator
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """Nobody wants to know."""
+    """Hooks without effect; each method is one."""
 
     @asynccontextmanager
     async def running(self, pod: "LivePod") -> AsyncIterator[None]:
-        """Around the listing of a pod that has booted."""
+        """Runs around the moment at which a booted pod is listed."""
         yield
 
     async def stopped(self, pod: "LivePod") -> None:
-        """Its containers have ended, and its network is still there. Never raises."""
+        """The pod's containers have ended; its network has not been released. Never raises."""
 
     @asynccontextmanager
     async def creating(self, pod: "LivePod", record: "ContainerRecord") -> "AsyncIterator[ContainerRecord]":
-        """Around the making of a container; gives the record by which it is made."""
+        """Runs around the creation of a container; yields the record with the adjustments."""
         yield record
 
     async def starting(self, pod: "LivePod", container: "LiveContainer") -> None:
-        """Before its process is started."""
+        """Runs before the container's process is started."""
 
     async def updating(
         self, pod: "LivePod", container: "LiveContainer", *, given: "pb.LinuxContainerResources"
     ) -> "pb.LinuxContainerResources":
-        """Before new limits are put in force; gives those that are."""
+        """Runs before new limits are applied; returns the limits to apply."""
         return given
 
     def updated(self, pod: "LivePod", container: "LiveContainer") -> None:
-        """They are in force."""
+        """The limits have been applied."""
 
     async def updating_pod(self, pod: "LivePod", request: "pb.UpdatePodSandboxResourcesRequest") -> None:
         """As `updating`, for the whole pod."""
 
     def updated_pod(self, pod: "LivePod") -> None:
-        """They are in force."""
+        """The pod's limits have been applied."""
 
     def told(self, kind: int, pod: "LivePod", *, subject: str) -> None:
-        """What happened, with a kind of `cri.events`, to the pod or the container of this id. Never raises."""
+        """An event of the kind `kind` (`cri.events`) of the pod or of its container `subject`. Never raises."""

@@ -51,8 +51,9 @@ DRAIN_S = 1.0
 
 
 class LivePod:
-    """`gone` is set once the VM has ended and everybody knows; `adopted` is not set while a daemon that started again
-    takes the pod over. `held` is why its VM is stopped, if it is. `lock` orders stops, `removal` removals (`is_going`).
+    """`gone` is set once the VM has ended and all who wait were told; `adopted` is not set while a restarted daemon is
+    adopting the pod. `held` is why its VM is stopped, empty when it runs. `lock` serializes stops, `removal` removals,
+    during which `is_going` is true.
     """
 
     def __init__(self, record: store.PodRecord, tools: Tools, port: VsockPort) -> None:
@@ -149,12 +150,12 @@ class LivePod:
         return self._agent
 
     def forget(self, stream: int) -> None:
-        """Nobody wants the stream any more."""
+        """Drop the stream: what still comes on it is discarded."""
         if self._agent is not None:
             self._agent.forget(stream)
 
     def tell(self, kind: int, subject: str = "") -> None:
-        """Say what happened to the container `subject`, or to the pod itself."""
+        """Publish an event of the container `subject`, or of the pod itself."""
         if self.tools.events is not None:
             self.tools.events.publish(events.Event(kind, self, subject or self.id))
         self.tools.hooks.told(kind, self, subject=subject or self.id)
@@ -234,18 +235,18 @@ class LivePod:
         self.mark_dead(why)
 
     async def end_rest(self) -> None:
-        """The VM is gone: end what is left of it."""
+        """Release what a VM that has ended still holds on the host."""
         await self._or_log("pod.rest", engine.end_rest, self.directory)
 
     async def _or_log(self, event: str, function: Callable[..., None], *args: object) -> None:
-        """In a thread; its failure is written down under this name."""
+        """Run it in a thread, and log a failure as `event`."""
         try:
             await asyncio.to_thread(function, *args)
         except PodError as error:
             log.error(event, extra={"pod": self.id, "title": self.title, "error": str(error)})
 
     def mark_dead(self, why: str) -> None:
-        """The VM has ended: everybody who waits hears it, whatever else goes wrong."""
+        """The VM has ended: wake all who wait, whatever else fails."""
         try:
             self.status = self.status._replace(why=self.status.why or why)
             for waiting in self.execs.values():
@@ -261,7 +262,7 @@ class LivePod:
             self.gone.set()
 
     def _whatever_happens(self, function: Callable[..., None], *args: object) -> None:
-        """A part of the end of a pod, without which the other parts must be done too."""
+        """Run one step of the end of a pod; if it fails, log that and go on with the other steps."""
         try:
             function(*args)
         except Exception:

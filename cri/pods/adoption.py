@@ -88,7 +88,7 @@ async def adopt(pod: LivePod) -> Orphans:
         log.info("pod.adopted", extra={"pod": pod.id, "title": pod.title, "containers": len(pod.containers)})
         return orphans
     log.error("pod.lost", extra={"pod": pod.id, "title": pod.title, "error": why})
-    mark_unusable(pod, f"{pod.title} could not be taken over when clearpod started again: {why}")
+    mark_unusable(pod, f"{pod.title} could not be adopted when clearpod restarted: {why}")
     await mark_dead(pod)
     return Orphans()
 

@@ -51,7 +51,7 @@ class Names:
         shown = "/".join(str(part) for part in name) if isinstance(name, tuple) else str(name)
         if not held.made.done():
             raise AlreadyExists(
-                f"the {self._what} name {shown} is reserved by a call in progress; ask again when it is done"
+                f"the {self._what} name {shown} is reserved by a call in progress; retry when it has finished"
             )
         raise AlreadyExists(
             f"the {self._what} {shown} exists as {held.made.result()}; remove it or use another attempt"

@@ -92,7 +92,7 @@ class Recovery:
             return
         await asyncio.wait({task}, timeout=self._tools.adopt_timeout_s + PATIENCE_S)
         if not task.done():
-            raise Unavailable("what the previous daemon had begun under this name is still being removed; ask again")
+            raise Unavailable("a pod of this name that the previous daemon had begun is still being removed; retry")
 
     async def adopted(self, pod: LivePod, *, ends: bool = False) -> None:
         """Wait until the pod is adopted, or marked dead. Raises Unavailable when that takes long; a call that `ends`
@@ -101,7 +101,7 @@ class Recovery:
         if ends and not await is_set_within(self._tools.react_s, pod.adopted) and pod.adopting is not None:
             pod.adopting.reschedule(asyncio.get_running_loop().time())
         if not pod.adopted.is_set() and not await is_set_within(self._tools.adopt_timeout_s + PATIENCE_S, pod.adopted):
-            raise Unavailable(f"{pod.title} is still being taken over from the previous daemon; ask again")
+            raise Unavailable(f"{pod.title} is still being adopted from the previous daemon; retry")
 
     def clean_up_later(self, directory: str) -> None:
         """Retry to remove a pod that this daemon could not roll back."""
