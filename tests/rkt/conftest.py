@@ -23,7 +23,7 @@ RUN = Path("/run/clearpod/rkt/pods")
 ROOT = {"user": "0", "group": "0"}
 
 
-class Door:
+class Rig:
     """The fake of rkt with real VMs behind it. `sh` makes an app that runs a line of shell."""
 
     def __init__(self, place: Path, stage1: Path, image: Path) -> None:
@@ -106,9 +106,9 @@ def small_stage1_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def door(tmp_path: Path, small_stage1_image: Path, small_image: Path) -> Iterator[Door]:
+def rig(tmp_path: Path, small_stage1_image: Path, small_image: Path) -> Iterator[Rig]:
     """The fake of rkt, ready to run pods."""
-    made = Door(tmp_path, small_stage1_image, small_image)
+    made = Rig(tmp_path, small_stage1_image, small_image)
     yield made
     made.clean()
 

@@ -13,7 +13,7 @@ import pytest
 
 from stage1.rkt import machine
 from stage1.vm import vmm
-from tests.rkt.conftest import RUN, Door, wait_until
+from tests.rkt.conftest import RUN, Rig, wait_until
 from tests.rkt.real import processes_of
 from tests.rkt.stage0 import Done, Pod
 
@@ -37,18 +37,18 @@ def check_gone(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize("overlay", [True, False])
-def test_a_launcher_may_be_killed_at_any_moment(door: Door, *, overlay: bool) -> None:
+def test_a_launcher_may_be_killed_at_any_moment(rig: Rig, *, overlay: bool) -> None:
     for moment_s in (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1) if overlay else (0.1, 0.2):
-        running = door.run([door.sh("one", WAITS)], overlay=overlay)
+        running = rig.run([rig.sh("one", WAITS)], overlay=overlay)
         time.sleep(moment_s)
         running.process.kill()
         running.finish()
         check_gone(running.pod)
 
 
-def test_a_vmm_may_be_killed_at_any_moment(door: Door) -> None:
+def test_a_vmm_may_be_killed_at_any_moment(rig: Rig) -> None:
     for moment_s in (0, 0.1, 0.4):
-        running = door.run([door.sh("one", WAITS)])
+        running = rig.run([rig.sh("one", WAITS)])
         place = machine.place(running.pod.uuid)
         wait_until(partial(vmm.find_unrecorded, place))
         time.sleep(moment_s)
@@ -75,12 +75,12 @@ def at_once(*calls: Callable[[], Done]) -> list[Done]:
     return [one for one in results if one]
 
 
-def test_programs_that_come_at_once_take_turns(door: Door) -> None:
-    running = door.run([], "--mutable", overlay=False)
+def test_programs_that_come_at_once_take_turns(rig: Rig) -> None:
+    running = rig.run([], "--mutable", overlay=False)
     pod = running.pod
     assert pod.wait_ready()
     for name in ("one", "two"):
-        assert pod.app_add(door.sh(name, WAITS)).code == 0
+        assert pod.app_add(rig.sh(name, WAITS)).code == 0
     begun = at_once(
         lambda: pod.app_start("one"), lambda: pod.app_start("two"), lambda: pod.app_start("one"),
         lambda: pod.enter("sh", "-c", "exit 5", app="two"),
@@ -107,8 +107,8 @@ def make_read_only(pod: Pod) -> Callable[[], None]:
     return make
 
 
-def test_a_data_directory_that_can_not_be_written_is_said(door: Door) -> None:
-    pod = door.rkt.prepare([door.sh("one", "true")], overlay=False)
+def test_a_data_directory_that_can_not_be_written_is_said(rig: Rig) -> None:
+    pod = rig.rkt.prepare([rig.sh("one", "true")], overlay=False)
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, preexec_fn=make_read_only(pod))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 254 and b"Read-only file system" in err and err.count(b"\n") == 1, err
@@ -116,9 +116,9 @@ def test_a_data_directory_that_can_not_be_written_is_said(door: Door) -> None:
     check_gone(pod)
 
 
-def test_a_pod_needs_no_descriptor_and_no_home_and_keeps_none_of_the_callers(door: Door, tmp_path: Path) -> None:
+def test_a_pod_needs_no_descriptor_and_no_home_and_keeps_none_of_the_callers(rig: Rig, tmp_path: Path) -> None:
     leaked = os.open(tmp_path / "leaked", os.O_RDWR | os.O_CREAT)
-    pod = door.rkt.prepare([door.sh("one", f"{WAITS}; exit 6")])
+    pod = rig.rkt.prepare([rig.sh("one", f"{WAITS}; exit 6")])
 
     def close_all() -> None:
         for fd in range(3):

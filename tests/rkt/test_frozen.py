@@ -14,7 +14,7 @@ from stage1.rkt import machine
 from stage1.rkt.connect import ANSWER_S
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
-from tests.rkt.conftest import Door, Running, wait_until
+from tests.rkt.conftest import Rig, Running, wait_until
 from tests.rkt.stage0 import Done, Pod
 
 pytestmark = [
@@ -38,18 +38,18 @@ def old(
     tmp_path_factory: pytest.TempPathFactory, small_stage1_image: Path, small_image: Path
 ) -> Iterator[list[Running]]:
     """A pod for each test, mutable and with an app that runs; they have grown old together."""
-    door = Door(tmp_path_factory.mktemp("frozen"), small_stage1_image, small_image)
+    rig = Rig(tmp_path_factory.mktemp("frozen"), small_stage1_image, small_image)
     try:
-        made = [door.run([], "--mutable", overlay=False) for _ in range(TESTS)]
+        made = [rig.run([], "--mutable", overlay=False) for _ in range(TESTS)]
         started = time.monotonic()
         for one in made:
             assert one.pod.wait_ready()
-            assert one.pod.app_add(door.sh("one", WAITS)).code == 0 and one.pod.app_start("one").code == 0
+            assert one.pod.app_add(rig.sh("one", WAITS)).code == 0 and one.pod.app_start("one").code == 0
             one.wait_for(b"up\n")
         time.sleep(max(0, OLD_S - (time.monotonic() - started)))
         yield made
     finally:
-        door.clean()
+        rig.clean()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from stage1.pod.ids import POD_IDS
 from stage1.rkt import machine
 from stage1.vm import in_force, slots, vmm
 from stage1.vm.in_force import InForce
-from tests.rkt.conftest import Door, Running, wait_until
+from tests.rkt.conftest import Rig, Running, wait_until
 
 pytestmark = [
     pytest.mark.vm,
@@ -32,8 +32,8 @@ def vmm_of(running: Running) -> InForce:
     return in_force.read(found.pid, found.start_time)
 
 
-def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(door: Door) -> None:
-    running = door.run([door.sh("one", WAITS)])
+def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", WAITS)])
     running.wait_for(b"up\n")
     place, found = machine.place(running.pod.uuid), vmm_of(running)
     first = slots.find(place)
@@ -55,18 +55,18 @@ def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(door: Doo
     assert running.pod.stop().code == 0
 
 
-def test_what_apps_write_has_on_disk_the_owners_that_the_guest_gave(door: Door, tmp_path: Path) -> None:
+def test_what_apps_write_has_on_disk_the_owners_that_the_guest_gave(rig: Rig, tmp_path: Path) -> None:
     data = tmp_path / "volume"
     data.mkdir()
     volumes = [{"name": "data", "kind": "host", "source": str(data), "readOnly": False}]
     mounts = [{"volume": "data", "path": "/data"}]
     for overlay in (True, False):
-        app = door.sh("one", f"set -e\ntouch /etc/old\n{MAKES}")._replace(entry={"mounts": mounts})
-        pod = door.rkt.prepare([app], overlay=overlay, volumes=volumes)
+        app = rig.sh("one", f"set -e\ntouch /etc/old\n{MAKES}")._replace(entry={"mounts": mounts})
+        pod = rig.rkt.prepare([app], overlay=overlay, volumes=volumes)
         process = pod.run(net="none", stdin=-3, stdout=-1, stderr=-1)
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        root = pod.dir / "overlay" / door.image.tree / "upper" / "one" if overlay else pod.app_root("one")
+        root = pod.dir / "overlay" / rig.image.tree / "upper" / "one" if overlay else pod.app_root("one")
         made = (root / "made/web").stat()
         assert (made.st_uid, made.st_gid) == (1000, 1000) and (root / "made").stat().st_mode & 0o7777 == 0o4755
         assert (root / "made").stat().st_uid == (root / "etc/passwd").stat().st_uid == 0
@@ -79,14 +79,14 @@ def test_what_apps_write_has_on_disk_the_owners_that_the_guest_gave(door: Door, 
         (data / "new").unlink()
 
 
-def test_an_app_that_comes_later_is_mapped_too(door: Door) -> None:
-    running = door.run([], "--mutable")
+def test_an_app_that_comes_later_is_mapped_too(rig: Rig) -> None:
+    running = rig.run([], "--mutable")
     pod = running.pod
     assert pod.wait_ready()
-    added = pod.app_add(door.sh("one", f"echo x > /new; chown 7:8 /new; {WAITS}"))
+    added = pod.app_add(rig.sh("one", f"echo x > /new; chown 7:8 /new; {WAITS}"))
     assert added.code == 0, added
     assert pod.app_start("one").code == 0
-    new = pod.dir / "overlay" / door.image.tree / "upper" / "one" / "new"
+    new = pod.dir / "overlay" / rig.image.tree / "upper" / "one" / "new"
     wait_until(lambda: new.exists() and new.stat().st_uid == 7)
     assert new.stat().st_gid == 8
     shown = {one.path: one for one in vmm_of(running).mounts}
@@ -95,8 +95,8 @@ def test_an_app_that_comes_later_is_mapped_too(door: Door) -> None:
     assert pod.stop().code == 0
 
 
-def test_the_ids_are_given_back_when_the_pod_is_collected(door: Door) -> None:
-    running = door.run([door.sh("one", "true")])
+def test_the_ids_are_given_back_when_the_pod_is_collected(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", "true")])
     place = machine.place(running.pod.uuid)
     assert running.finish()[0] == 0
     first = slots.find(place)
@@ -107,8 +107,8 @@ def test_the_ids_are_given_back_when_the_pod_is_collected(door: Door) -> None:
     assert gone.code == 0 and not claim.is_symlink() and not os.path.exists(place), gone
 
 
-def test_the_link_is_a_socket_of_roots_alone(door: Door) -> None:
-    running = door.run([door.sh("one", WAITS)])
+def test_the_link_is_a_socket_of_roots_alone(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", WAITS)])
     running.wait_for(b"up\n")
     path = f"{machine.place(running.pod.uuid)}/agent.sock"
     assert os.stat(path).st_uid == 0 and os.stat(path).st_mode & 0o777 == 0o600

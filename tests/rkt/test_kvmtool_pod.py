@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from stage1.pod.profile import WORD
-from tests.rkt.conftest import Door, Running
+from tests.rkt.conftest import Rig, Running
 
 pytestmark = [
     pytest.mark.vm,
@@ -17,9 +17,9 @@ pytestmark = [
 ]
 
 
-def test_a_pod_talks_is_entered_and_stopped(door: Door) -> None:
+def test_a_pod_talks_is_entered_and_stopped(rig: Rig) -> None:
     line = "cat; echo over >&2; trap 'echo told; exit 9' TERM; while :; do sleep 0.5; done"
-    running = door.run([door.sh("one", line)], "--interactive", stdin=-1)
+    running = rig.run([rig.sh("one", line)], "--interactive", stdin=-1)
     assert running.process.stdin and running.process.stdout
     running.process.stdin.write(b"given\0")
     running.process.stdin.close()
@@ -32,9 +32,9 @@ def test_a_pod_talks_is_entered_and_stopped(door: Door) -> None:
     assert running.pod.status() == {"one": 9} and running.pod.gc().code == 0
 
 
-def test_with_systemd_the_console_has_what_the_apps_say_and_the_journal_has_it_too(door: Door) -> None:
+def test_with_systemd_the_console_has_what_the_apps_say_and_the_journal_has_it_too(rig: Rig) -> None:
     note = {"name": WORD, "value": "systemd"}
-    pod = door.rkt.prepare([door.sh("one", "echo out; echo wrong >&2; exit 3")], annotations=[note])
+    pod = rig.rkt.prepare([rig.sh("one", "echo out; echo wrong >&2; exit 3")], annotations=[note])
     running = Running(pod, pod.run(net="none", stdin=-1, stdout=-1, stderr=-1))
     code, out, err = running.finish()
     assert (code, out) == (3, b"out\n") and err.startswith(b"wrong\n"), (code, out, err)

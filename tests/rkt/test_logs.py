@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rkt.conftest import Door, wait_until
+from tests.rkt.conftest import Rig, wait_until
 from tests.rkt.images import AppSpec
 
 pytestmark = [
@@ -42,16 +42,16 @@ def of(path: Path, stream: str) -> list[str]:
     return [text for name, text in lines(path) if name == stream]
 
 
-def test_a_pod_writes_a_file_for_each_app_and_loses_nothing(door: Door, tmp_path: Path) -> None:
+def test_a_pod_writes_a_file_for_each_app_and_loses_nothing(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "one_0.log").write_text("of an earlier run\n")
     much = "i=0; while [ $i -lt 20000 ]; do echo $i; i=$((i+1)); done; echo wrong >&2; printf 'no end'; exit 3"
     both = {"stdout": "stream", "stderr": "stream"}
     apps = [
-        logged(door.sh("one", much), "one_0.log", **both),
-        logged(door.sh("two", "echo two; echo away >&2"), "two_0.log", stdout="stream", stderr="null"),
-        logged(door.sh("three", "echo on rkts stdout; echo in the file >&2"), "three_0.log", stderr="stream"),
+        logged(rig.sh("one", much), "one_0.log", **both),
+        logged(rig.sh("two", "echo two; echo away >&2"), "two_0.log", stdout="stream", stderr="null"),
+        logged(rig.sh("three", "echo on rkts stdout; echo in the file >&2"), "three_0.log", stderr="stream"),
     ]
-    pod = door.rkt.prepare(apps, annotations=pod_says(tmp_path))
+    pod = rig.rkt.prepare(apps, annotations=pod_says(tmp_path))
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
     out, _ = process.communicate(timeout=120)
     assert (process.returncode, out) == (3, b"on rkts stdout\n")
@@ -62,13 +62,13 @@ def test_a_pod_writes_a_file_for_each_app_and_loses_nothing(door: Door, tmp_path
     assert (tmp_path / "two_0.log").stat().st_mode & 0o7777 == 0o640
 
 
-def test_an_app_of_a_sandbox_is_logged_attached_to_and_its_file_may_be_moved(door: Door, tmp_path: Path) -> None:
+def test_an_app_of_a_sandbox_is_logged_attached_to_and_its_file_may_be_moved(rig: Rig, tmp_path: Path) -> None:
     log, old = tmp_path / "one_0.log", tmp_path / "one_0.log.1"
-    pod = door.rkt.prepare([], mutable=True, annotations=pod_says(tmp_path))
+    pod = rig.rkt.prepare([], mutable=True, annotations=pod_says(tmp_path))
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
     assert pod.wait_ready()
     line = "while read x; do echo got $x; done"
-    app = logged(door.sh("one", line), log.name, stdin="stream", stdout="stream", stderr="stream")
+    app = logged(rig.sh("one", line), log.name, stdin="stream", stdout="stream", stderr="stream")
     assert pod.app_add(app).code == 0 and pod.app_start("one").code == 0
     joined = pod.attach("one", stdin=-1, stdout=-1, stderr=-1)
     assert joined.stdin and joined.stdout
@@ -86,23 +86,23 @@ def test_an_app_of_a_sandbox_is_logged_attached_to_and_its_file_may_be_moved(doo
     joined.communicate(timeout=60)
     assert pod.app_start("one").code == 0 and lines(log) == [], "each start begins a new log"
     assert pod.app_rm("one").code == 0 and log.exists()
-    nowhere = logged(door.sh("two", "true"), "../two.log", stdout="stream")
+    nowhere = logged(rig.sh("two", "true"), "../two.log", stdout="stream")
     refused = pod.app_add(nowhere)
     assert refused.code == 254 and "is not a file's name in" in refused.stderr
     assert pod.stop().code == 0
     process.communicate(timeout=60)
 
 
-def test_a_log_that_became_a_link_is_not_followed(door: Door, tmp_path: Path) -> None:
+def test_a_log_that_became_a_link_is_not_followed(rig: Rig, tmp_path: Path) -> None:
     """As an app could make it whose volume has the directory of logs in it."""
     victim, log = tmp_path / "victim", tmp_path / "logs" / "one_0.log"
     victim.write_text("precious\n")
     log.parent.mkdir()
     volume = {"name": "logs", "kind": "host", "source": str(log.parent)}
     line = f"echo begin; rm -f /logs/one_0.log; ln -s {victim} /logs/one_0.log; echo bad; echo done > /logs/done"
-    app = logged(door.sh("one", line), log.name, stdout="stream")
+    app = logged(rig.sh("one", line), log.name, stdout="stream")
     app = app._replace(entry={**app.entry, "mounts": [{"volume": "logs", "path": "/logs"}]})
-    pod = door.rkt.prepare([app], annotations=pod_says(log.parent), volumes=[volume])
+    pod = rig.rkt.prepare([app], annotations=pod_says(log.parent), volumes=[volume])
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0 and (log.parent / "done").exists() and log.is_symlink()

@@ -11,7 +11,7 @@ import pytest
 
 from stage1.rkt import machine
 from stage1.vm import vmm
-from tests.rkt.conftest import RUN, Door, Running, wait_until
+from tests.rkt.conftest import RUN, Rig, Running, wait_until
 
 pytestmark = [
     pytest.mark.vm,
@@ -32,13 +32,13 @@ def read_terminal(fd: int, until: bytes) -> bytes:
     return found
 
 
-def test_a_pod_ends_with_its_apps_and_its_handlers_have_run(door: Door) -> None:
+def test_a_pod_ends_with_its_apps_and_its_handlers_have_run(rig: Rig) -> None:
     events = handlers(pre_start="echo before; echo $PPID > /pre", post_stop="test -e /pre && echo after")
     apps = [
-        door.sh("one", "test -e /pre && echo one; echo wrong >&2; echo kept > /new; sync", eventHandlers=events),
-        door.sh("two", "id -u; hostname; echo $HOME", user="web", group="web"),
+        rig.sh("one", "test -e /pre && echo one; echo wrong >&2; echo kept > /new; sync", eventHandlers=events),
+        rig.sh("two", "id -u; hostname; echo $HOME", user="web", group="web"),
     ]
-    running = door.run(apps, "--hostname=here")
+    running = rig.run(apps, "--hostname=here")
     code, out, err = running.finish()
     lines = out.decode().split("\n")
     assert code == 0 and err == b"wrong\n"
@@ -46,36 +46,36 @@ def test_a_pod_ends_with_its_apps_and_its_handlers_have_run(door: Door) -> None:
     assert "1000" in lines and "here" in lines
     assert running.pod.status() == {"one": 0, "two": 0} and running.pod.state() == "exited"
     assert (running.pod.app_root("one") / "new").read_text() == "kept\n"
-    assert (running.pod.dir / "overlay" / door.image.tree / "upper" / "one" / "new").exists()
+    assert (running.pod.dir / "overlay" / rig.image.tree / "upper" / "one" / "new").exists()
 
 
-def test_an_app_that_fails_ends_the_pod_with_its_code(door: Door) -> None:
+def test_an_app_that_fails_ends_the_pod_with_its_code(rig: Rig) -> None:
     apps = [
-        door.sh("slow", "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"),
-        door.sh("bad", "sleep 1; kill -9 $$"),
+        rig.sh("slow", "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"),
+        rig.sh("bad", "sleep 1; kill -9 $$"),
     ]
-    running = door.run(apps)
+    running = rig.run(apps)
     code, out, err = running.finish()
     assert (code, out) == (137, b"up\ntold\n") and b"app bad ended with code 137" in err
     assert running.pod.status() == {"slow": 3, "bad": 137}
 
 
-def test_empty_volumes_are_on_a_disk_of_the_pods_and_begin_as_they_should(door: Door) -> None:
+def test_empty_volumes_are_on_a_disk_of_the_pods_and_begin_as_they_should(rig: Rig) -> None:
     """Shared ones with owner and mode, read-only where an app wants that, and with what a Docker image has there."""
-    (door.image.root / "srv").mkdir(exist_ok=True)
-    (door.image.root / "srv" / "file").write_text("of the image\n")
-    from_docker = door.image._replace(name="example.com/docker", annotations={"appc.io/docker/repository": "x"})
+    (rig.image.root / "srv").mkdir(exist_ok=True)
+    (rig.image.root / "srv" / "file").write_text("of the image\n")
+    from_docker = rig.image._replace(name="example.com/docker", annotations={"appc.io/docker/repository": "x"})
     shared = {"name": "v", "kind": "empty", "mode": "0750", "uid": 1000, "gid": 7}
     first = (
         "grep -q ' /v ext4' /proc/self/mounts && ls -ldn /v && echo mine > /v/file && cat /srv/file && echo > /srv/new"
     )
     second = "while ! cat /v/file; do sleep 0.1; done 2>/dev/null; echo y > /v/file || exit 9"
-    one = door.sh("one", first, mountPoints=[{"name": "s", "path": "/srv"}])._replace(image=from_docker)
+    one = rig.sh("one", first, mountPoints=[{"name": "s", "path": "/srv"}])._replace(image=from_docker)
     apps = [
         one._replace(entry={"mounts": [{"volume": "v", "path": "/v"}]}),
-        door.sh("two", second, mountPoints=[{"name": "v", "path": "/v", "readOnly": True}]),
+        rig.sh("two", second, mountPoints=[{"name": "v", "path": "/v", "readOnly": True}]),
     ]
-    pod = door.rkt.prepare(apps, volumes=[shared])
+    pod = rig.rkt.prepare(apps, volumes=[shared])
     running = Running(pod, pod.run(net="none", stdin=-3, stdout=-1, stderr=-1))
     code, out, err = running.finish()
     lines = out.decode().splitlines()
@@ -86,26 +86,26 @@ def test_empty_volumes_are_on_a_disk_of_the_pods_and_begin_as_they_should(door: 
     assert pod.gc().code == 0 and pod.state() == "gone"
 
 
-def test_a_command_that_can_not_be_run_is_said_to_be_missing(door: Door) -> None:
-    running = door.run([door.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
+def test_a_command_that_can_not_be_run_is_said_to_be_missing(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
     code, _, err = running.finish()
     assert code == 127 and b"app 'one': the command" in err and running.pod.status() == {}
 
 
-def test_input_through_a_pipe_and_a_code_of_the_apps_own_without_overlay(door: Door) -> None:
+def test_input_through_a_pipe_and_a_code_of_the_apps_own_without_overlay(rig: Rig) -> None:
     much = os.urandom(200_000)
-    app = door.sh("one", "cat; exit 7")
+    app = rig.sh("one", "cat; exit 7")
     read_only = app._replace(entry={"readOnlyRootFS": True})
-    running = door.run([read_only], "--interactive", overlay=False, stdin=-1)
+    running = rig.run([read_only], "--interactive", overlay=False, stdin=-1)
     code, out, _ = running.finish(much)
     assert (code, out == much, running.pod.status()) == (7, True, {"one": 7})
 
 
-def test_a_terminal_of_the_callers(door: Door) -> None:
+def test_a_terminal_of_the_callers(rig: Rig) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (25, 100))
     before = termios.tcgetattr(theirs)
-    running = door.run([door.sh("one", "stty size; read x; echo got $x; exit 5")], "--interactive",
+    running = rig.run([rig.sh("one", "stty size; read x; echo got $x; exit 5")], "--interactive",
                        stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
     read_terminal(ours, b"25 100\r\n")
     os.write(ours, b"words\r")
@@ -127,9 +127,9 @@ def enter_on_a_terminal(running: Running) -> None:
     os.close(ours), os.close(theirs)
 
 
-def test_a_running_pod_is_entered_and_stopped(door: Door) -> None:
+def test_a_running_pod_is_entered_and_stopped(rig: Rig) -> None:
     trap = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done"
-    running = door.run([door.sh("one", trap, user="web", group="web", environment=[{"name": "A", "value": "b c"}])])
+    running = rig.run([rig.sh("one", trap, user="web", group="web", environment=[{"name": "A", "value": "b c"}])])
     pod = running.pod
     early = pod.enter("sh", "-c", "echo $A:$TERM; pwd; id -u; cat; exit 42")
     assert (early.code, early.stdout) == (42, "b c:vt100\n/\n0\n") or early.stdout.startswith("b c:")
@@ -148,16 +148,16 @@ def test_a_running_pod_is_entered_and_stopped(door: Door) -> None:
     wait_until(lambda: not (RUN / pod.uuid / "broker.sock").exists())
 
 
-def test_sigterm_to_the_process_is_an_orderly_stop(door: Door) -> None:
-    running = door.run([door.sh("one", "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")])
+def test_sigterm_to_the_process_is_an_orderly_stop(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done")])
     running.wait_for(b"up\n")
     running.process.terminate()
     assert running.finish()[0] == 9 and running.pod.status() == {"one": 9}
 
 
-def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(door: Door) -> None:
-    first = door.run([door.sh("one", "echo up; sleep 1000")])
-    second = door.run([door.sh("one", "echo up; sleep 1000")])
+def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(rig: Rig) -> None:
+    first = rig.run([rig.sh("one", "echo up; sleep 1000")])
+    second = rig.run([rig.sh("one", "echo up; sleep 1000")])
     for running in (first, second):
         running.wait_for(b"up\n")
     place = machine.place(first.pod.uuid)
@@ -175,15 +175,15 @@ def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(door: Door) -> No
         assert pod.uuid not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_a_pod_is_stopped_by_force_though_it_has_just_begun(door: Door) -> None:
-    running = door.run([door.sh("one", "sleep 1000")])
+def test_a_pod_is_stopped_by_force_though_it_has_just_begun(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", "sleep 1000")])
     assert running.pod.wait_pid() == running.process.pid
     assert running.pod.stop(force=True).code == 0
     assert running.finish()[0] == 254 and running.pod.state() == "exited" and running.pod.status() == {}
 
 
-def test_what_can_not_be_run_says_so_and_leaves_nothing(door: Door) -> None:
-    running = door.run([door.sh("one", "true", user="nobody-knows")], env={"PATH": "/usr/bin:/bin"})
+def test_what_can_not_be_run_says_so_and_leaves_nothing(rig: Rig) -> None:
+    running = rig.run([rig.sh("one", "true", user="nobody-knows")], env={"PATH": "/usr/bin:/bin"})
     code, _, err = running.finish()
     assert code == 254 and b"nobody-knows" in err
     assert not (RUN / running.pod.uuid).exists() and running.pod.state() == "exited"

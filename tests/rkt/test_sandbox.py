@@ -14,7 +14,7 @@ from stage1.entry.stop import GRACE_S
 from stage1.rkt import machine
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
-from tests.rkt.conftest import Door, wait_until
+from tests.rkt.conftest import Rig, wait_until
 from tests.rkt.images import AppSpec
 from tests.rkt.stage0 import Pod
 
@@ -31,10 +31,10 @@ def succeed(done: object) -> None:
     assert getattr(done, "code", None) == 0, done
 
 
-def check_apps(door: Door, pod: Pod) -> None:
+def check_apps(rig: Rig, pod: Pod) -> None:
     events = [{"name": "post-stop", "exec": ["/bin/sh", "-c", "echo after > /after"]}]
-    succeed(pod.app_add(door.sh("one", WAITS)._replace(entry=KEPT)))
-    succeed(pod.app_add(door.sh("two", "echo two; exit 3", eventHandlers=events)))
+    succeed(pod.app_add(rig.sh("one", WAITS)._replace(entry=KEPT)))
+    succeed(pod.app_add(rig.sh("two", "echo two; exit 3", eventHandlers=events)))
     assert (pod.app_state("one"), pod.app_state("two")) == ("created", "created")
     succeed(pod.app_stop("one"))
     succeed(pod.app_start("one"))
@@ -46,7 +46,7 @@ def check_apps(door: Door, pod: Pod) -> None:
     assert pod.enter("true", app="two").code == 254
 
 
-def check_again(door: Door, pod: Pod) -> None:
+def check_again(rig: Rig, pod: Pod) -> None:
     succeed(pod.app_start("two"))
     wait_until(lambda: pod.status().get("two") == 3)
     succeed(pod.app_stop("one"))
@@ -55,19 +55,19 @@ def check_again(door: Door, pod: Pod) -> None:
     succeed(pod.app_rm("one"))
     assert not pod.app_root("one").exists()
     new = "grep -q old /etc/group || cat /kept/file; exit 8"  # its volume is the pod's, its root is a new one
-    succeed(pod.app_add(door.sh("one", new)._replace(entry=KEPT)))
+    succeed(pod.app_add(rig.sh("one", new)._replace(entry=KEPT)))
     assert pod.app_state("one") == "created"
     succeed(pod.app_start("one"))
     wait_until(lambda: pod.status().get("one") == 8)
 
 
-def test_apps_come_and_go_and_the_pod_stays_until_it_is_stopped(door: Door) -> None:
-    running = door.run([], "--mutable", overlay=False)
+def test_apps_come_and_go_and_the_pod_stays_until_it_is_stopped(rig: Rig) -> None:
+    running = rig.run([], "--mutable", overlay=False)
     pod = running.pod
     assert pod.wait_ready()
-    check_apps(door, pod)
-    check_again(door, pod)
-    assert pod.app_add(door.sh("odd", "true", user="nobody-knows")).code == 254
+    check_apps(rig, pod)
+    check_again(rig, pod)
+    assert pod.app_add(rig.sh("odd", "true", user="nobody-knows")).code == 254
     assert pod.state() == "running"
     succeed(pod.stop())
     code, out, _ = running.finish()
@@ -79,9 +79,9 @@ def streamed(app: AppSpec, *names: str) -> AppSpec:
     return app._replace(entry={"annotations": annotations})
 
 
-def check_attach(door: Door, pod: Pod) -> None:
+def check_attach(rig: Rig, pod: Pod) -> None:
     line = "yes 0123456789 | head -n 30000; while read x; do echo got $x; echo err >&2; done"
-    succeed(pod.app_add(streamed(door.sh("talks", line), "stdin", "stdout", "stderr")))
+    succeed(pod.app_add(streamed(rig.sh("talks", line), "stdin", "stdout", "stderr")))
     early = pod.attach("talks", "stdout", stdout=-1, stderr=-1)
     assert early.wait(60) == 254, "it does not run yet"
     succeed(pod.app_start("talks"))
@@ -106,14 +106,14 @@ def check_attach(door: Door, pod: Pod) -> None:
     assert b"can't be attached to" in wrong.communicate(timeout=60)[1] and wrong.returncode == 254
 
 
-def test_apps_on_overlays_and_a_guest_that_hangs(door: Door) -> None:
-    running = door.run([], "--mutable")
+def test_apps_on_overlays_and_a_guest_that_hangs(rig: Rig) -> None:
+    running = rig.run([], "--mutable")
     pod = running.pod
     assert pod.wait_ready()
-    succeed(pod.app_add(door.sh("one", f"echo x > /new; {WAITS}")))
+    succeed(pod.app_add(rig.sh("one", f"echo x > /new; {WAITS}")))
     succeed(pod.app_start("one"))
-    wait_until((pod.dir / "overlay" / door.image.tree / "upper" / "one" / "new").exists)
-    check_attach(door, pod)
+    wait_until((pod.dir / "overlay" / rig.image.tree / "upper" / "one" / "new").exists)
+    check_attach(rig, pod)
     succeed(pod.app_rm("one"))
     assert not os.path.ismount(pod.app_root("one"))
     hung = vmm.find_unrecorded(machine.place(pod.uuid))

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from stage1.pod.profile import WORD
-from tests.rkt.conftest import Door, Running, wait_until
+from tests.rkt.conftest import Rig, Running, wait_until
 from tests.rkt.images import AppSpec
 from tests.rkt.stage0 import Pod
 
@@ -20,9 +20,9 @@ pytestmark = [
 LASTING = "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"
 
 
-def run(door: Door, apps: list[AppSpec], *, profile: str = "systemd", mutable: bool = False) -> Running:
+def run(rig: Rig, apps: list[AppSpec], *, profile: str = "systemd", mutable: bool = False) -> Running:
     note = {"name": WORD, "value": profile}
-    pod = door.rkt.prepare(apps, mutable=mutable, annotations=[note])
+    pod = rig.rkt.prepare(apps, mutable=mutable, annotations=[note])
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return Running(pod, pod.run(net="none", **streams))
 
@@ -51,8 +51,8 @@ def shown(pod: Pod, app: str, *names: str) -> list[str]:
     return [result[name] for name in names]
 
 
-def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: Door) -> None:
-    running = run(door, [door.sh("one", LASTING), door.sh("two", "echo out; echo wrong >&2; sleep 2; exit 0")])
+def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(rig: Rig) -> None:
+    running = run(rig, [rig.sh("one", LASTING), rig.sh("two", "echo out; echo wrong >&2; sleep 2; exit 0")])
     pod = running.pod
     running.wait_for(b"up")
     assert shown(pod, "one", "ActiveState", "SubState") == ["active", "running"]
@@ -67,9 +67,9 @@ def test_two_apps_are_units_and_write_into_a_journal_that_the_host_reads(door: D
     assert output_of(pod, "one") == ["up", "told"]
 
 
-def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
-    apps = [door.sh(name, LASTING) for name in ("signalled", "orphaned", "last")]
-    pod = run(door, apps, mutable=True).pod
+def test_what_is_killed_inside_ends_as_everywhere(rig: Rig) -> None:
+    apps = [rig.sh(name, LASTING) for name in ("signalled", "orphaned", "last")]
+    pod = run(rig, apps, mutable=True).pod
     assert pod.wait_ready()
     wait_until(lambda: all(output_of(pod, app.name) == ["up"] for app in apps))
     assert systemctl(pod, "kill", "--kill-whom=main", "--signal=TERM", "app@last").startswith("0: ")
@@ -90,8 +90,8 @@ def test_what_is_killed_inside_ends_as_everywhere(door: Door) -> None:
     assert pod.stop().code == 0 and pod.status() == {"signalled": 137, "last": 3}
 
 
-def test_the_pod_ends_with_the_agent(door: Door) -> None:
-    running = run(door, [door.sh("one", LASTING)])
+def test_the_pod_ends_with_the_agent(rig: Rig) -> None:
+    running = run(rig, [rig.sh("one", LASTING)])
     running.wait_for(b"up")
     running.pod.enter("systemctl", "kill", "--signal=KILL", "clearpod-agent", app="guest")
     code, _, err = running.finish()

@@ -53,7 +53,7 @@ class Place:
         argv = [sys.executable, "-c", PROGRAM, self.uuid, str(stays_s)]
         return subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def brokers(self) -> list[int]:
+    def proxies(self) -> list[int]:
         """Who has the lock open."""
         lock, found = str(self.path / connect.LOCK), []
         for link in Path("/proc").glob("[0-9]*/fd/*"):
@@ -66,7 +66,7 @@ class Place:
 
     def clean(self) -> None:
         self.guest.stop()
-        wait_until(lambda: not self.brokers())
+        wait_until(lambda: not self.proxies())
         shutil.rmtree(self.path)
 
 
@@ -90,31 +90,31 @@ def place() -> Iterator[Place]:
     made.clean()
 
 
-def test_several_at_once_share_one_broker_which_ends_after_them(place: Place) -> None:
+def test_several_at_once_share_one_proxy_which_ends_after_them(place: Place) -> None:
     programs = [place.start(stays_s=0.5) for _ in range(4)]
     bases = {finish(program) for program in programs}
     assert len(bases) == 4
-    wait_until(lambda: not place.brokers())
+    wait_until(lambda: not place.proxies())
     assert not (place.path / connect.SOCKET).exists()
     assert finish(place.start()) not in bases
 
 
-def test_a_broker_keeps_nothing_of_who_started_it(place: Place) -> None:
+def test_a_proxy_keeps_nothing_of_who_started_it(place: Place) -> None:
     program = place.start(stays_s=2)
     assert program.stdout and program.stdout.readline()
-    (broker,) = place.brokers()
-    targets = {os.readlink(link) for link in Path(f"/proc/{broker}/fd").iterdir()}
+    (proxy,) = place.proxies()
+    targets = {os.readlink(link) for link in Path(f"/proc/{proxy}/fd").iterdir()}
     assert not any(target.startswith(("pipe:", str(CHECKOUT))) for target in targets)
-    assert os.readlink(f"/proc/{broker}/cwd") == "/" and os.getsid(broker) != os.getsid(0)
+    assert os.readlink(f"/proc/{proxy}/cwd") == "/" and os.getsid(proxy) != os.getsid(0)
     finish(program)
 
 
-def test_a_broker_that_was_killed_is_replaced(place: Place) -> None:
+def test_a_proxy_that_was_killed_is_replaced(place: Place) -> None:
     program = place.start(stays_s=1)
     assert program.stdout and program.stdout.readline()
-    for broker in place.brokers():
-        os.kill(broker, signal.SIGKILL)
-    wait_until(lambda: not place.brokers())
+    for proxy in place.proxies():
+        os.kill(proxy, signal.SIGKILL)
+    wait_until(lambda: not place.proxies())
     finish(program)
     assert finish(place.start())
 

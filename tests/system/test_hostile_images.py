@@ -30,7 +30,7 @@ from tests.fakes.raw_tar import header, octal
 from tests.fakes.registry import Registry
 from tests.unit.rootfs.test_hostile_layers import deflated, forget_peak, peak_kib
 
-from .test_registry import leftovers
+from .test_registry import orphans
 
 SMALL = Layer(tar([directory("./"), file("f")]))
 MIB = 1 << 20
@@ -87,7 +87,7 @@ def test_a_layer_of_hundreds_of_kib_with_a_header_of_hundreds_of_mib_hurts_nobod
         turns = asyncio.run(pulled_beside(store, name, Config(images=limits)))
         assert peak_kib() - before < 48 << 10
     assert turns > 10
-    assert (leftovers(store), store.list()) == ([], ())
+    assert (orphans(store), store.list()) == ([], ())
 
 
 def many(count: int) -> dict[str, str]:
@@ -121,7 +121,7 @@ def test_a_config_that_hurts_is_refused(
     ):
         pull_blocking(store, f"{registry.host}/a:1", config=Config())
     assert type(caught.value) is kind and "\n" not in str(caught.value)
-    assert (leftovers(store), store.list()) == ([], ())
+    assert (orphans(store), store.list()) == ([], ())
 
 
 def test_an_image_of_too_many_layers_is_refused(layout: Layout, store: ImageStore) -> None:
@@ -131,7 +131,7 @@ def test_an_image_of_too_many_layers_is_refused(layout: Layout, store: ImageStor
         pytest.raises(OverLimit, match=r"has 129 layers, and images.layers = 128"),
     ):
         pull_blocking(store, f"{registry.host}/a:1", config=Config())
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_a_manifest_of_too_many_annotations_or_bytes_is_refused(layout: Layout, store: ImageStore) -> None:
@@ -143,7 +143,7 @@ def test_a_manifest_of_too_many_annotations_or_bytes_is_refused(layout: Layout, 
             pull_blocking(store, f"{registry.host}/a:long", config=Config(images=Images(manifest_kib=100)))
         with pytest.raises(OverLimit, match=r"images.document_values = 50000"):
             pull_blocking(store, f"{registry.host}/a:full", config=Config())
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_indexes_in_indexes_are_followed_as_deep_as_is_allowed(layout: Layout, store: ImageStore) -> None:
@@ -156,7 +156,7 @@ def test_indexes_in_indexes_are_followed_as_deep_as_is_allowed(layout: Layout, s
         assert pull_blocking(store, f"{registry.host}/a:3", config=Config()).repo_tags == (f"{registry.host}/a:3",)
         with pytest.raises(OverLimit, match=r"images.index_depth = 3"):
             pull_blocking(store, f"{registry.host}/a:4", config=Config())
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_all_layers_together_are_limited(layout: Layout, store: ImageStore) -> None:
@@ -166,7 +166,7 @@ def test_all_layers_together_are_limited(layout: Layout, store: ImageStore) -> N
         pytest.raises(OverLimit, match=r"images.image_mib = 1 "),
     ):
         pull_blocking(store, f"{registry.host}/a:1", config=Config(images=Images(image_mib=1)))
-    assert (leftovers(store), store.list(), os.listdir(store.layers_dir)) == ([], (), [])
+    assert (orphans(store), store.list(), os.listdir(store.layers_dir)) == ([], (), [])
 
 
 def readers(module: bytes = b"") -> list[int]:
@@ -209,10 +209,10 @@ async def test_a_process_that_reads_a_layer_may_end_at_any_time(ends: str, layou
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        await _awaited(lambda: not readers() and not leftovers(store))
+        await _awaited(lambda: not readers() and not orphans(store))
         assert store.list() == ()
         assert (await pull(store, f"{registry.host}/a:1", config=Config())).repo_tags == (f"{registry.host}/a:1",)
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_no_reader_is_left_after_a_pull(layout: Layout, store: ImageStore) -> None:

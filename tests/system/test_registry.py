@@ -42,7 +42,7 @@ def config(*entries: Entry_) -> Config:
     return Config(registries=entries)
 
 
-def leftovers(store: ImageStore) -> list[str]:
+def orphans(store: ImageStore) -> list[str]:
     """Files that belong to no image."""
     known = {i.id.removeprefix("sha256:") for i in store.list()}
     known |= {d.removeprefix("sha256:") for i in store.list() for d in i.config["rootfs"]["diff_ids"]}
@@ -62,7 +62,7 @@ def test_a_pull_by_tag_then_by_digest_is_one_image_with_both_names(
     again = pull_blocking(store, by_digest, config=config())
     assert again == image
     assert store.find(name) == store.find(by_digest) == store.find(image.id[7:20]) == image
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_a_pull_by_digest_alone_gives_no_tag(registry: Registry, layout: Layout, store: ImageStore) -> None:
@@ -95,7 +95,7 @@ def test_an_image_for_another_machine_is_refused_by_naming_both(
     )
     with pytest.raises(BadRequest, match=f"for linux/{OTHER_ARCH} and this host is linux/{HOST_ARCH}"):
         pull_blocking(store, name, config=config())
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 @pytest.mark.parametrize("kind", ["location", "mirror", "two mirrors"])
@@ -125,7 +125,7 @@ def test_one_image_from_two_registries_is_one_image_with_two_tags(
     assert store.list()[0].repo_tags == ("k8s.gcr.io/pause:3.9", "registry.k8s.io/pause:3.9")
     store.remove("k8s.gcr.io/pause:3.9")
     assert store.list() == ()
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_a_tag_that_moves_leaves_the_old_image_without_it(
@@ -150,7 +150,7 @@ def test_only_missing_layers_are_downloaded(registry: Registry, layout: Layout, 
     finally:
         (registry.storage / "aside").rename(registry.blob(digest(BASE.blob())))
     assert image.config["rootfs"]["diff_ids"] == [digest(BASE.tar), digest(TOP.tar)]
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 @pytest.mark.parametrize("compression", ["", "zstd", "gzip"])
@@ -178,7 +178,7 @@ def test_a_damaged_blob_is_refused_and_pulled_well_once_it_is_mended(
         spoil_layer(registry)
         with pytest.raises(Corrupt, match=r"damaged.*[Dd]igest"):
             pull_blocking(store, name, config=config())
-        assert leftovers(store) == []
+        assert orphans(store) == []
         registry.blob(digest(TOP.blob())).write_bytes(whole)
         assert pull_blocking(store, name, config=config()).repo_tags == (name,)
 
@@ -225,7 +225,7 @@ def test_what_can_not_be_pulled_is_told_in_one_sentence_and_leaves_nothing(
         pull_blocking(store, name(registry, layout), config=config())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
-    assert leftovers(store) == []
+    assert orphans(store) == []
     assert store.list() == ()
 
 
@@ -243,7 +243,7 @@ def test_credentials_are_used_and_only_for_their_registry(tmp_path: Path, layout
         mapped = config(Entry_(prefix="registry.k8s.io", location=registry.host, insecure=True))
         good = Auth(auth="bWU6c2VjcmV0", server_address="registry.k8s.io")
         asyncio.run(pull(store, "registry.k8s.io/p/a:1", config=mapped, auth=good))
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_an_archive_of_docker_save_and_a_layout_give_the_same_layers(
@@ -254,7 +254,7 @@ def test_an_archive_of_docker_save_and_a_layout_give_the_same_layers(
     subprocess.run(["skopeo", "--insecure-policy", "copy", "-q", source, f"{archive}:x/y:1"], check=True)
     one, two = (pull_blocking(store, name, config=config()) for name in (source, archive))
     assert store.files(one).layers == store.files(two).layers
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 async def test_pulls_of_one_reference_share_the_work(registry: Registry, layout: Layout, store: ImageStore) -> None:
@@ -263,7 +263,7 @@ async def test_pulls_of_one_reference_share_the_work(registry: Registry, layout:
     await asyncio.sleep(0.01)
     assert len(os.listdir(f"{store.state_dir}/tmp")) == 2  # one directory and its lock
     assert len({image.id for image in await asyncio.gather(*pulls)}) == 1
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.001, 0.02, 0.05, 0.1, 0.15, 0.2])
@@ -277,7 +277,7 @@ async def test_a_pull_that_nobody_waits_for_ends_and_a_retry_works(
         if not os.listdir(f"{store.state_dir}/tmp"):
             break
         await asyncio.sleep(0.05)
-    assert leftovers(store) == []
+    assert orphans(store) == []
     assert (await pull(store, name, config=config())).repo_tags == (name,)
 
 
@@ -308,7 +308,7 @@ def test_a_full_disk_is_told_with_its_place_and_leaves_nothing(
         try:
             with pytest.raises(NoSpace, match=f"bytes are free in {state}"):
                 pull_blocking(store, name, config=config())
-            assert leftovers(store) == []
+            assert orphans(store) == []
         finally:
             store.close()
             subprocess.run(["umount", str(state)], check=True)
@@ -328,7 +328,7 @@ def test_what_a_killed_process_leaves_is_swept(registry: Registry, layout: Layou
     assert len(os.listdir(f"{state}/layers")) == 6
     assert os.listdir(f"{state}/tmp")
     store = ImageStore(state)
-    assert leftovers(store) == []
+    assert orphans(store) == []
     assert pull_blocking(store, name, config=config()).repo_tags == (name,)
     store.close()
 

@@ -32,7 +32,7 @@ from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 from tests.fakes.token_server import TokenServer
 
-from .test_registry import leftovers
+from .test_registry import orphans
 
 BIG = Layer(tar([file("big", os.urandom(400_000))]))
 SECRET, IDENTITY = "hunter2-is-not-for-you", "an-identity-for-nobody-else"
@@ -69,7 +69,7 @@ def test_a_registry_that_fails_in_the_middle_of_a_layer_is_told_and_leaves_nothi
     with OddRegistry(layout, {"1": top}, answer) as registry, pytest.raises(kind, match=says) as caught:
         pull_blocking(store, f"{registry.host}/a:1", config=Config())
     assert "\n" not in str(caught.value)
-    assert (leftovers(store), store.list()) == ([], ())
+    assert (orphans(store), store.list()) == ([], ())
     with OddRegistry(layout, {"1": top}) as registry:
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
 
@@ -78,7 +78,7 @@ def test_a_manifest_that_is_not_what_its_digest_says_is_refused(layout: Layout, 
     top = small(layout)
     with OddRegistry(layout, {}, lies=True) as registry, pytest.raises(PodError, match=r"does not match|digest"):
         pull_blocking(store, f"{registry.host}/a@{top}", config=Config())
-    assert (leftovers(store), store.list()) == ([], ())
+    assert (orphans(store), store.list()) == ([], ())
 
 
 async def test_more_than_the_manifest_promises_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ async def test_pulls_of_images_that_share_layers_bring_each_layer_once(layout: L
     assert {tag for image in images for tag in image.repo_tags} == set(names)
     expected = [digest(layer.blob()) for layer in (BIG, *tops)]
     assert {name: registry.gets[name] for name in expected} == dict.fromkeys(expected, 1)
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 async def test_a_layer_that_another_pull_gave_up_is_brought_by_who_waits_for_it(
@@ -147,7 +147,7 @@ async def test_a_layer_that_another_pull_gave_up_is_brought_by_who_waits_for_it(
         assert not stays.done() and registry.gets[digest(BIG.blob())] == 1
         leaves.cancel()
         assert (await stays).repo_tags == (f"{registry.host}/a:1",)
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_a_layer_that_vanishes_under_a_pull_is_brought_again(
@@ -165,7 +165,7 @@ def test_a_layer_that_vanishes_under_a_pull_is_brought_again(
     with OddRegistry(layout, {"1": small(layout)}) as registry:
         assert pull_blocking(store, f"{registry.host}/a:1", config=Config()).size_bytes > 400_000
         assert (len(merged), registry.gets[digest(BIG.blob())]) == (2, 2)
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def test_a_pull_killed_at_any_moment_leaves_what_the_next_start_sweeps(tmp_path: Path, layout: Layout) -> None:
@@ -187,11 +187,11 @@ def test_a_pull_killed_at_any_moment_leaves_what_the_next_start_sweeps(tmp_path:
             process.wait()
             _gone(f"docker://{registry.host}/t/killed")
             store = ImageStore(state)
-            assert leftovers(store) == []
+            assert orphans(store) == []
             store.close()
         store = ImageStore(state)
         assert pull_blocking(store, name, config=Config()).repo_tags == (name,)
-        assert leftovers(store) == []
+        assert orphans(store) == []
         store.close()
 
 
@@ -225,7 +225,7 @@ async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout
         os.kill(skopeo, signal.SIGKILL)
         with pytest.raises(PodError, match=f"can't pull {name}: skopeo was ended by signal 9; pull again"):
             await task
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 def _seen(secrets: list[str]) -> list[str]:
@@ -288,7 +288,7 @@ def test_identity_tokens_and_passwords_are_exchanged_at_the_registrys_token_serv
             store.remove(name)
         with pytest.raises(Unsupported, match="registry_token"):
             asyncio.run(pull(store, name, config=Config(), auth=Auth(registry_token="a.b.c")))
-    assert leftovers(store) == []
+    assert orphans(store) == []
 
 
 @pytest.mark.parametrize("compression", ["gzip", ""])
