@@ -9,12 +9,13 @@ from stage1.linux import idmap
 from stage1.machine import MIB, Host
 from stage1.pod.model import Pod
 from stage1.rootfs import journal, scratch
-from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stage1.vm.host import HostPod
 
 
 def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
@@ -29,7 +30,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
         journal.add(pod, vm.run_dir, state_dir=host.state_dir, ids=vm.ids)
 
 
-def add_on_host(pod: HostPod, host: Host) -> None:
+def add_on_host(pod: "HostPod", host: Host) -> None:
     """Make that of a pod on the host, which is a directory. Undo: `remove`. Raises KernelError."""
     if pod.scratch:
         scratch.add(pod.scratch, pod.run_dir, size_bytes=0, template_dir=_templates(host))

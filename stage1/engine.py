@@ -39,11 +39,10 @@ from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, owners, unmounting, volumes
 from stage1.vm import limits, mapping, record, slots
-from stage1.vm.host import HostPod
 from stage1.vm.record import Record
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
-from stage1.vm.vmm import Vmm, VmProcess, find_unrecorded
+from stage1.vm.vmm import VmProcess, find_unrecorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from stage1.rootfs.share import ImageFiles
+    from stage1.vm.host import HostPod
+    from stage1.vm.vmm import Vmm
 
     Attach = Callable[[Pod, str], PodNetwork | None]
 
@@ -67,7 +68,7 @@ class Prepared(NamedTuple):
 
     pod: Pod
     directory: str
-    vm: VmSpec | HostPod
+    vm: "VmSpec | HostPod"
     link_key: bytes
     network: PodNetwork | None = None
     cgroup_note: str = ""
@@ -95,10 +96,10 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
         pods.make_directory(pod.id, 0o700)
     try:
         _make_share(pod, directory)
-        if isinstance(vm, HostPod):
-            _furnish_on_host(vm, host)
-        else:
+        if isinstance(vm, VmSpec):
             vm, note = _furnish(vm, pod, host=host)
+        else:
+            _furnish_on_host(vm, host)
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
         vm = machine.with_network(vm, pod, host=host, network=network)
         identity.write(pod, directory, network=network)
@@ -117,21 +118,21 @@ def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
     return vm, note
 
 
-def _furnish_on_host(pod: HostPod, host: Host) -> None:
+def _furnish_on_host(pod: "HostPod", host: Host) -> None:
     quarters.add_host_pod(pod)
     disks.add_on_host(pod, host)
 
 
-def boot(prepared: Prepared, vmm: Vmm) -> VmProcess:
+def boot(prepared: Prepared, vmm: "Vmm") -> VmProcess:
     """Start the VMM and write down who it is. The agent answers later, over `find_link`."""
     vm = prepared.vm
-    if isinstance(vm, HostPod):
-        started = quarters.entering_host_pod(vm, lambda: vmm.start(vm))
-        entry = Record(started)
-    else:
+    if isinstance(vm, VmSpec):
         started, link = quarters.entering(vm, lambda: start(vm, vmm))
         memory_bytes = limits.of(vm).memory_bytes if vm.cgroups else 0
-        entry = Record(started, vm.ids, memory_bytes, link.cid if isinstance(link, VsockLink) else 0)
+        entry = Record(started, vm.ids, memory_bytes=memory_bytes, cid=link.cid if isinstance(link, VsockLink) else 0)
+    else:
+        started = quarters.entering_host_pod(vm, lambda: vmm.start(vm))
+        entry = Record(started)
     try:
         record.write(prepared.directory, entry)
     except BaseException:

@@ -14,10 +14,13 @@ from stage1.pod.model import LEAST_MEMORY_MIB, Pod
 from stage1.pod.network import PodNetwork
 from stage1.vm import kernels, profiles
 from stage1.vm.choose import Choice
-from stage1.vm.host import HostPod
 from stage1.vm.slots import Range
 from stage1.vm.spec import Dax, DaxImage, SerialLink, Share, VmSpec, VsockLink, nics
 from stage1.vm.vmm import AGENT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.vm.host import HostPod
 
 MIB = 1 << 20
 GUEST_HZ = 100
@@ -62,8 +65,10 @@ def check_size(pod: Pod) -> None:
         raise BadRequest(f"{pod.vcpus} vCPUs make no VM; give the pod at least 1")
 
 
-def host_pod(pod: Pod, host: Host, *, directory: str) -> HostPod:
+def host_pod(pod: Pod, host: Host, *, directory: str) -> "HostPod":
     """The pod's agent on the host. Raises NotFound: that can't be done here, or the agent is not built."""
+    from stage1.vm.host import HostPod  # rkt has no such pods, and waits for each import
+
     if not host.crun:
         raise NotFound("pods with namespaces of the host can't run here: `clearpod check` says what is missing")
     name = f"clearpod-{pod.id}"
@@ -150,12 +155,12 @@ def _link(pod: Pod, host: Host, *, directory: str) -> SerialLink | VsockLink:
     return VsockLink(vsock.choose_cid(int(pod.id[:8], 16)), host.vsock_port)
 
 
-def with_network(plan: VmSpec | HostPod, pod: Pod, *, host: Host, network: PodNetwork | None) -> VmSpec | HostPod:
+def with_network(plan: "VmSpec | HostPod", pod: Pod, *, host: Host, network: PodNetwork | None) -> "VmSpec | HostPod":
     """And with them, or the pod on the host in its network namespace."""
     if network is None or host.network is None:
         return plan
     path = netns_path(pod.id)
-    return plan._replace(netns=path) if isinstance(plan, HostPod) else plan._replace(nics=nics(network), netns=path)
+    return plan._replace(nics=nics(network), netns=path) if isinstance(plan, VmSpec) else plan._replace(netns=path)
 
 
 def _artefact(host: Host, name: str) -> str:

@@ -15,7 +15,6 @@ from stage1.pod import ids as numbers
 from stage1.pod.model import Pod
 from stage1.rootfs import orphans, owners
 from stage1.vm import limits, slots
-from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 
 MIB = 1 << 20
@@ -23,6 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import TypeVar
+
+    from stage1.vm.host import HostPod
 
     Result = TypeVar("Result")
 
@@ -43,7 +44,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host, directory: str) -> tuple[VmSpec, st
     return vm, ""
 
 
-def add_host_pod(pod: HostPod) -> None:
+def add_host_pod(pod: "HostPod") -> None:
     """Write down the cgroup of a pod on the host, which its agent makes. Undo: `end`."""
     with beneath.Root(pod.run_dir) as own:
         own.link("cgroup", pod.cgroup)
@@ -112,7 +113,7 @@ def entering(vm: VmSpec, start: "Callable[[], Result]") -> "Result":
         return start()
 
 
-def entering_host_pod(pod: HostPod, start: "Callable[[], Result]") -> "Result":
+def entering_host_pod(pod: "HostPod", start: "Callable[[], Result]") -> "Result":
     """As `entering`; the agent enters the scope by itself, and is waited for."""
     if not scope.of(pod.cgroup):
         return start()

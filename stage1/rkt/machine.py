@@ -105,7 +105,8 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     assert isinstance(prepared.vm, VmSpec)  # rkt has no pods on the host
     vm = _attached(prepared.vm, pod)._replace(netns=netns, nics=nics(prepared.network))
     owners.keep_plain(place, vm.ids)
-    record.write(place, _launcher(place)._replace(ids=vm.ids, cid=vm.link.cid if isinstance(vm.link, VsockLink) else 0))
+    cid = vm.link.cid if isinstance(vm.link, VsockLink) else 0
+    record.write(place, Record(_launcher(place), vm.ids, cid=cid))
     for name in (APPS, EMPTY):
         own.make_directory(name, 0o755)
     _show(place, pod, source=directory.writable_status_dir(pod_dir), at="volumes/status")
@@ -198,10 +199,10 @@ def _show(place: str, pod: RktPod, *, source: str, at: str) -> None:
         namespace.in_mounts_of(pid, lambda: overlay.show(layers, place, at=at, ids=ids, owner=owner))
 
 
-def _launcher(place: str) -> Record:
+def _launcher(place: str) -> VmProcess:
     """The launcher, our parent, stands for the VMM: they end together, and volumes are mounted in its mounts first."""
     pid = os.getppid()
-    return Record(VmProcess(pid, process.start_time(pid), f"{place}/{engine.CONSOLE}"))
+    return VmProcess(pid, process.start_time(pid), f"{place}/{engine.CONSOLE}")
 
 
 def link(place: str) -> SerialLink | VsockLink:

@@ -13,8 +13,8 @@ from stage1.errors import BadRequest, CidTaken, VmFailed
 from stage1.linux import host
 from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
-from stage1.vm import dax, kernel_line, startup
-from stage1.vm.hypervisor import Hypervisor, Listener
+from stage1.vm import dax, kernel_line
+from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
 
 # What kvmtool puts before our arguments, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
@@ -114,44 +114,42 @@ def examine(path: str) -> Program:
     return Program(path)
 
 
-def _is_program(name: str) -> bool:
-    return name in ("lkvm", "kvmtool", "vm")
+class _Kvmtool(Hypervisor):
+    name = title = "kvmtool"
+    kernel, filter, shim = "bzImage", "seccomp-kvmtool.bpf", "lkvm-shim.so"
+    uses_vsock = needs_terminal = True
+    user_namespaces_lack = "kvmtool makes files on volumes as root whoever asks for them; set vm.hypervisor to qemu"
+
+    def find(self) -> Program:
+        return find()
+
+    def is_program(self, name: str) -> bool:
+        return name in ("lkvm", "kvmtool", "vm")
+
+    def argv(self, vm: VmSpec) -> list[str]:
+        return argv(vm)
+
+    def environment(self, vm: VmSpec) -> dict[str, str]:
+        return environment(vm)
+
+    def listener(self, vm: VmSpec) -> tuple[str, bool] | None:
+        """Of the window, which is filled while the guest runs."""
+        return (vm.dax.socket, True) if vm.dax and vm.dax.window_bytes else None
+
+    def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
+        """It is watched until a vCPU's thread is there: by then it has taken all that it was given."""
+        from stage1.vm import startup  # rkt's launcher does that itself
+
+        return startup.ends_before_thread(handle, "kvm-vcpu-")
+
+    def explain(self, binary: str, output: str, *, sentence: str) -> VmFailed:
+        _, unknown, rest = output.partition("unknown option `")
+        if unknown:
+            option = rest.partition("'")[0]
+            return VmFailed(f"{binary} is too old: it has no option --{option}; install a newer kvmtool")
+        if "SET_GUEST_CID failed: Address already in use" in output:
+            return CidTaken(sentence)
+        return VmFailed(sentence)
 
 
-def _listener(vm: VmSpec) -> Listener | None:
-    """Of the window, which is filled while the guest runs."""
-    return Listener(vm.dax.socket, is_packets=True) if vm.dax and vm.dax.window_bytes else None
-
-
-def _has_ended(handle: PidHandle, watch_s: float) -> bool:
-    """It is watched until a vCPU's thread is there: by then it has taken all that it was given."""
-    return startup.ends_before_thread(handle, "kvm-vcpu-")
-
-
-def _explain(binary: str, output: str, *, sentence: str) -> VmFailed:
-    _, unknown, rest = output.partition("unknown option `")
-    if unknown:
-        option = rest.partition("'")[0]
-        return VmFailed(f"{binary} is too old: it has no option --{option}; install a newer kvmtool")
-    if "SET_GUEST_CID failed: Address already in use" in output:
-        return CidTaken(sentence)
-    return VmFailed(sentence)
-
-
-HYPERVISOR = Hypervisor(
-    name="kvmtool",
-    title="kvmtool",
-    kernel="bzImage",
-    filter="seccomp-kvmtool.bpf",
-    find=find,
-    is_program=_is_program,
-    argv=argv,
-    environment=environment,
-    listener=_listener,
-    has_ended=_has_ended,
-    explain=_explain,
-    uses_vsock=True,
-    shim="lkvm-shim.so",
-    user_namespaces_lack="kvmtool makes files on volumes as root whoever asks for them; set vm.hypervisor to qemu",
-    needs_terminal=True,
-)
+HYPERVISOR = _Kvmtool()

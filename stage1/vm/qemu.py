@@ -10,8 +10,9 @@ with the guest's `reboot=t` makes the end of the guest the end of QEMU.
 from stage1.errors import BadRequest
 from stage1.linux import host
 from stage1.linux.host import Program
-from stage1.vm import kernel_line, startup
-from stage1.vm.hypervisor import Hypervisor, Listener
+from stage1.linux.process import PidHandle
+from stage1.vm import kernel_line
+from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.limits import CACHE_MIB
 from stage1.vm.spec import CONSOLE_FD, HOME, LISTENER_FD, TAP_FD, Nic, SerialLink, Share, VmSpec, VsockLink, check
 
@@ -180,29 +181,31 @@ def find() -> Program:
     return Program(path, sandbox=host.has_text(path, b"libseccomp.so"))
 
 
-def _is_program(name: str) -> bool:
-    return name.startswith("qemu-system-")
+class _Qemu(Hypervisor):
+    name, title = "qemu", "QEMU"
+    kernel, filter = "vmlinux", "seccomp-qemu.bpf"
+    can_emulate = can_confine_itself = has_balloon = tells_files_apart = opens_console = True
+
+    def find(self) -> Program:
+        return find()
+
+    def is_program(self, name: str) -> bool:
+        return name.startswith("qemu-system-")
+
+    def argv(self, vm: VmSpec) -> list[str]:
+        return argv(vm)
+
+    def environment(self, vm: VmSpec) -> dict[str, str]:
+        return environment(vm)
+
+    def listener(self, vm: VmSpec) -> tuple[str, bool] | None:
+        """Of the agent's link."""
+        return (vm.link.socket, False) if isinstance(vm.link, SerialLink) and vm.link.socket else None
+
+    def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
+        from stage1.vm import startup  # rkt's launcher does that itself
+
+        return startup.ends_within(handle, watch_s)
 
 
-def _listener(vm: VmSpec) -> Listener | None:
-    """Of the agent's link."""
-    return Listener(vm.link.socket, is_packets=False) if isinstance(vm.link, SerialLink) and vm.link.socket else None
-
-
-HYPERVISOR = Hypervisor(
-    name="qemu",
-    title="QEMU",
-    kernel="vmlinux",
-    filter="seccomp-qemu.bpf",
-    find=find,
-    is_program=_is_program,
-    argv=argv,
-    environment=environment,
-    listener=_listener,
-    has_ended=startup.ends_within,
-    can_emulate=True,
-    can_confine_itself=True,
-    has_balloon=True,
-    tells_files_apart=True,
-    opens_console=True,
-)
+HYPERVISOR = _Qemu()

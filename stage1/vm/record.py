@@ -4,7 +4,6 @@ Called by the engine, and by stage1/rkt, whose launcher stands for the VMM. Noth
 """
 
 import json
-from typing import NamedTuple
 
 from stage1.errors import Exhausted, KernelError, VmFailed
 from stage1.linux import beneath
@@ -13,6 +12,7 @@ from stage1.vm.vmm import VmProcess
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 FILE = "vm.json"
@@ -20,15 +20,19 @@ _VERSION = 1
 _MOST_BYTES = 65536
 
 
-class Record(NamedTuple):
+class Record:
     """`ids` are those of the VMM's user namespace, `memory_bytes` is the limit of its cgroup or 0, `cid` the guest's
-    vsock context id or 0.
+    vsock context id or 0. No NamedTuple: rkt's `run` waits for each class.
     """
 
-    vmm: VmProcess
-    ids: tuple[Extent, ...] = ()
-    memory_bytes: int = 0
-    cid: int = 0
+    def __init__(self, vmm: VmProcess, ids: "Sequence[Extent]" = (), *, memory_bytes: int = 0, cid: int = 0) -> None:
+        self.vmm, self.ids, self.memory_bytes, self.cid = vmm, tuple(ids), memory_bytes, cid
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Record) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(self.vmm)
 
 
 def write(directory: str, record: Record) -> None:
@@ -65,7 +69,8 @@ def _record(document: "Any") -> Record:
         raise ValueError(f"{str(cid)[:100]} is no context id of a guest")
     if not isinstance(memory_bytes, int) or memory_bytes < 0:
         raise ValueError(f"{str(memory_bytes)[:100]} is no number of bytes")
-    return Record(VmProcess.from_json(document), tuple(map(_extent, document.get("ids") or ())), memory_bytes, cid)
+    ids = tuple(map(_extent, document.get("ids") or ()))
+    return Record(VmProcess.from_json(document), ids, memory_bytes=memory_bytes, cid=cid)
 
 
 def _extent(triple: "Any") -> Extent:

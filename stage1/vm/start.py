@@ -9,7 +9,7 @@ import os
 from stage1.errors import CidTaken
 from stage1.linux import beneath, vsock
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
-from stage1.vm.vmm import Vmm, VmProcess
+from stage1.vm.vmm import VmProcess
 
 TRIES = 8
 """More than all neighbours that could start in the same milliseconds and search from the same place."""
@@ -18,9 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stage1.vm.vmm import Vmm
+
 
 def start(
-    vm: VmSpec, vmm: Vmm, *, is_free: "Callable[[int], bool] | None" = None
+    vm: VmSpec, vmm: "Vmm", *, is_free: "Callable[[int], bool] | None" = None
 ) -> tuple[VmProcess, SerialLink | VsockLink]:
     """Start it, with another context id when somebody took the chosen one; the process, and the link that it has.
 

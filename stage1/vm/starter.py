@@ -16,7 +16,7 @@ from stage1.linux.idmap import Extent
 from stage1.linux.libc import Guard, failure
 from stage1.vm import dax, host, jail, launch, sigsys, startup
 from stage1.vm.host import HostPod
-from stage1.vm.hypervisor import Explain, Listener, no_explanation
+from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, VmSpec
 from stage1.vm.vmm import VmProcess
@@ -57,14 +57,14 @@ class ProcessVmm:
     def _in_jail(self, vm: VmSpec, log: int, *, console: str) -> VmProcess:
         _check_files(vm)
         place = vm.hypervisor.listener(vm)
-        listener = _listen(place) if place else -1
+        listener = _listen(*place) if place else -1
         try:
             console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
             pid = self._launch(vm, {1: log, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})})
             return self._survive_start(pid, vm, console=console)
         except BaseException:
             if place:
-                os.unlink(place.path)
+                os.unlink(place[0])
             raise
         finally:
             if place:
@@ -75,7 +75,7 @@ class ProcessVmm:
         with process.hold(pid) as handle:
             started = _process(pid, console)
             if vm.hypervisor.has_ended(handle, self._watch_s):
-                raise _failure(vm.hypervisor.explain, vm.binary, vmm=started, code=handle.exit_code)
+                raise _failure(vm.hypervisor, vm.binary, vmm=started, code=handle.exit_code)
         return started
 
     def _launch(self, vm: VmSpec, descriptors: dict[int, int]) -> int:
@@ -123,15 +123,15 @@ def _on_host(pod: HostPod, log: int, *, console: str) -> VmProcess:
     with process.hold(pid) as handle:
         started = _process(pid, console)
         if handle.wait(0):
-            raise _failure(no_explanation, pod.agent, vmm=started, code=handle.exit_code)
+            raise _failure(Hypervisor(), pod.agent, vmm=started, code=handle.exit_code)
     return started
 
 
-def _listen(place: Listener) -> int:
-    """A socket that listens there, mode 0600, which only root can replace. The caller closes it."""
+def _listen(path: str, is_packets: bool) -> int:
+    """A socket that listens at `path`, mode 0600, which only root can replace. The caller closes it."""
     import socket  # it takes as long as all that a VM needs to start
 
-    path, kind = place.path, socket.SOCK_SEQPACKET if place.is_packets else socket.SOCK_STREAM
+    kind = socket.SOCK_SEQPACKET if is_packets else socket.SOCK_STREAM
     with Guard("listen at", path), socket.socket(socket.AF_UNIX, kind) as made:
         os.fchmod(made.fileno(), 0o600)  # before it has a name: it never has a wider mode
         try:
@@ -177,7 +177,7 @@ def _process(pid: int, console: str) -> VmProcess:
         return VmProcess(pid, 0, console)
 
 
-def _failure(explain: Explain, binary: str, *, vmm: VmProcess, code: int | None) -> VmFailed:
+def _failure(hypervisor: Hypervisor, binary: str, *, vmm: VmProcess, code: int | None) -> VmFailed:
     filtered = sigsys.explain(vmm.pid, vmm.start_time, code=code)
     output = vmm.console_tail(_USAGE_LINES)
-    return startup.failure(explain, binary, code=code, output=output, filtered=filtered)
+    return startup.failure(hypervisor, binary, code=code, output=output, filtered=filtered)

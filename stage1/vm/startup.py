@@ -10,7 +10,10 @@ import time
 
 from stage1.errors import VmFailed
 from stage1.linux.process import PidHandle
-from stage1.vm.hypervisor import Explain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.vm.hypervisor import Hypervisor
 
 SET_UP_S = 60.0
 """How long a VMM may take until a vCPU runs. A few milliseconds are usual, ten seconds were seen under emulation."""
@@ -32,11 +35,11 @@ def ends_before_thread(handle: PidHandle, prefix: str) -> bool:
     return True
 
 
-def failure(explain: Explain, binary: str, *, code: int | None, output: str, filtered: str = "") -> VmFailed:
+def failure(hypervisor: "Hypervisor", binary: str, *, code: int | None, output: str, filtered: str = "") -> VmFailed:
     """The error for a VMM that ended with `code` after it had written `output`; `filtered` is `sigsys.explain`'s."""
     last = "\n".join(output.splitlines()[-_LAST_LINES:]).strip() or "it wrote nothing"
     sentence = f"the VMM ended at once with code {code}{filtered}; its last lines:\n{last}"
-    return explain(binary, output, sentence=sentence)
+    return hypervisor.explain(binary, output, sentence=sentence)
 
 
 def _has_thread(pid: int, prefix: str) -> bool:

@@ -10,14 +10,17 @@ would hit the scratch disk and the volumes too, a pipe needs a resident reader; 
 
 import os
 import time
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from stage1.errors import Exhausted, NotFound, PodError, VmFailed
 from stage1.linux import beneath, files, process
 from stage1.linux.libc import explained
 from stage1.vm import hypervisors
-from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.vm.host import HostPod
 
 AGENT = "agent"
 """The program of pods on the host, in the directory of the guest's files."""
@@ -104,12 +107,15 @@ class VmProcess(NamedTuple):
         return cls(pid, started, console)
 
 
-class Vmm(Protocol):
-    """Whatever can start a VM, and the agent of a pod on the host."""
+if TYPE_CHECKING:  # a Protocol costs rkt's `run` a hundredth of its time
+    from typing import Protocol
 
-    def start(self, vm: VmSpec | HostPod) -> VmProcess:
-        """Start it and return at once; the guest, or the agent, boots meanwhile. Raises VmFailed, BadRequest."""
-        ...
+    class Vmm(Protocol):
+        """Whatever can start a VM, and the agent of a pod on the host."""
+
+        def start(self, vm: "VmSpec | HostPod") -> VmProcess:
+            """Start it and return at once; the guest, or the agent, boots meanwhile. Raises VmFailed, BadRequest."""
+            ...
 
 
 def find_unrecorded(directory: str) -> VmProcess | None:

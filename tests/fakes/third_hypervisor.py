@@ -5,31 +5,36 @@ a shell script that says what it was given. Used by tests/unit/vm/test_hyperviso
 
 from stage1.linux import host
 from stage1.linux.host import Program
+from stage1.linux.process import PidHandle
 from stage1.vm import kernel_line, startup
 from stage1.vm.hypervisor import Hypervisor
 from stage1.vm.spec import VmSpec
 
 
-def _find() -> Program:
-    path = host.which("third-vmm")
-    return Program(path) if path else Program(lack="third-vmm is not on PATH", remedy="write it")
+class _Third(Hypervisor):
+    name, title = "third", "Third"
+    kernel, filter = "Image", "seccomp-third.bpf"
+    can_emulate = True
+
+    def find(self) -> Program:
+        path = host.which("third-vmm")
+        return Program(path) if path else Program(lack="third-vmm is not on PATH", remedy="write it")
+
+    def is_program(self, name: str) -> bool:
+        return name == "third-vmm"
+
+    def argv(self, vm: VmSpec) -> list[str]:
+        line = kernel_line.join(kernel_line.for_agent(vm, system="/dev/vda", scratch="/dev/vdb"), added_bytes=0)
+        return [vm.binary, vm.kernel, f"{vm.memory_mib}M", line]
+
+    def environment(self, vm: VmSpec) -> dict[str, str]:
+        return {"THIRD": vm.name}
+
+    def listener(self, vm: VmSpec) -> None:
+        return None
+
+    def has_ended(self, handle: PidHandle, watch_s: float) -> bool:
+        return startup.ends_within(handle, watch_s)
 
 
-def _argv(vm: VmSpec) -> list[str]:
-    line = kernel_line.join(kernel_line.for_agent(vm, system="/dev/vda", scratch="/dev/vdb"), added_bytes=0)
-    return [vm.binary, vm.kernel, f"{vm.memory_mib}M", line]
-
-
-HYPERVISOR = Hypervisor(
-    name="third",
-    title="Third",
-    kernel="Image",
-    filter="seccomp-third.bpf",
-    find=_find,
-    is_program=lambda name: name == "third-vmm",
-    argv=_argv,
-    environment=lambda vm: {"THIRD": vm.name},
-    listener=lambda vm: None,
-    has_ended=startup.ends_within,
-    can_emulate=True,
-)
+HYPERVISOR = _Third()

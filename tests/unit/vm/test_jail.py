@@ -18,7 +18,6 @@ from stage1.errors import VmFailed
 from stage1.linux import mount, namespace, process, tun
 from stage1.linux.idmap import Extent
 from stage1.vm import jail, kvmtool, needs, qemu
-from stage1.vm.hypervisor import Listener
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
@@ -340,8 +339,8 @@ def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
     assert writable == [b"w" + vm.scratch.encode()]
     assert f"w{vm.run_dir}".encode() not in words and f"r{vm.run_dir}".encode() not in words
     dax = Dax("/lib/shim.so", (DaxImage(vm.system_image, 4096),), 4096, "/x/dax.sock")
-    assert kvmtool.HYPERVISOR.listener(vm._replace(dax=dax)) == Listener("/x/dax.sock", is_packets=True)
-    assert qemu.HYPERVISOR.listener(vm) == Listener(f"{vm.run_dir}/agent.sock", is_packets=False)
+    assert kvmtool.HYPERVISOR.listener(vm._replace(dax=dax)) == ("/x/dax.sock", True)
+    assert qemu.HYPERVISOR.listener(vm) == (f"{vm.run_dir}/agent.sock", False)
 
 
 def test_no_rule_of_landlock_lets_more_be_changed_than_is_to_be(vm: VmSpec) -> None:
