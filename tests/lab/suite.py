@@ -43,7 +43,7 @@ class Suite:
 
     def _collect(self, tests: list[str]) -> list[str]:
         """Outside it is quick, says when nothing is selected, and leaves compiled tests for the slow machine."""
-        argv = [*self._pytest, *tests, "--collect-only", "-q"]
+        argv = [*self._pytest, *tests, "--collect-only", "--verbosity=-1"]  # also if told -v
         done = subprocess.run(argv, cwd=self._root, check=False, stdout=subprocess.PIPE, text=True)
         lines = done.stdout.splitlines()
         print("\n".join(lines[-1:]))
