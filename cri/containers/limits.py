@@ -81,7 +81,7 @@ async def _require_room(pod: LivePod, container: LiveContainer, *, limits: Limit
     """The kernel would kill what does not fit."""
     if limits.memory <= 0 or limits.memory == container.record.container.limits.memory:
         return
-    sample = await pod.meter.sample()
+    sample = await answer(pod, pod.meter.current(), what="how much memory is used")
     one = sample.containers.get(container.id)
     used = one.memory.working_set if one and one.memory else 0
     if used > limits.memory:

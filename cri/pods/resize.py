@@ -72,7 +72,7 @@ async def _require_room(pod: LivePod, limit: int) -> None:
     """The guest's kernel would kill what does not fit."""
     if limit <= 0:
         return
-    sample = await pod.meter.sample()
+    sample = await answer(pod, pod.meter.current(), what="how much memory is used")
     used = sum(one.memory.working_set for one in sample.containers.values() if one.memory)
     if used > limit:
         raise WrongState(

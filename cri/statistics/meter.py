@@ -79,6 +79,10 @@ class Meter:
             raise TimedOut(f"the guest did not say its numbers within {PATIENCE_S:g} s")
         return last
 
+    def current(self) -> asyncio.Task[Sample]:
+        """The pod's numbers as they are now, however long the guest takes: for decisions about its limits."""
+        return self._question(Stats()).task
+
     def last(self, *, files: bool = False) -> Sample | None:
         """The last sample, however old."""
         return self._last.get(files) or self._last.get(not files)

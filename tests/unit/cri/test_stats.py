@@ -121,6 +121,27 @@ async def test_a_sample_of_the_last_moment_serves_until_a_container_comes_or_it_
     assert one.fresh() is None
 
 
+async def test_a_decision_waits_for_numbers_of_now_where_a_list_takes_the_last_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(meter, "PATIENCE_S", 0.01)
+    late = asyncio.Event()
+    late.set()
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        await late.wait()
+        return Reply(pod=PodStats())
+
+    one = Meter(ask, KNOWN)
+    last = await one.sample()
+    late.clear()
+    assert await one.sample() is last
+    now = one.current()
+    assert await one.sample() is last and not now.done()
+    late.set()
+    assert await now is not last
+
+
 async def test_a_slow_walk_of_the_disk_delays_only_the_first_one() -> None:
     async def ask(op: Stats, timeout_s: float) -> Reply:
         if op.disk:
