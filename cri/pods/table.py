@@ -77,6 +77,9 @@ class PodTable:
 
     def find_container(self, container_id: str) -> tuple[LivePod, LiveContainer] | None:
         """The container and its pod, by id or unique beginning of one."""
+        for pod in self._pods.values():
+            if container := pod.containers.get(container_id):  # nearly always: clients but crictl have whole ids
+                return pod, container
         everything = {c.id: (pod, c) for pod in self._pods.values() for c in pod.containers.values()}
         return _pick("container", everything, prefix=container_id)
 
