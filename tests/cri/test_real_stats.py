@@ -83,7 +83,8 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         assert stats.writable_layer.inodes_used.value >= 1
         assert stats.cpu.psi.Some.Total > 100_000, "it waits for its quota half of the time"
         assert 0 < stats.cpu.psi.Some.Avg10 <= 100
-        assert whole.cpu.psi.Some.Total >= stats.cpu.psi.Some.Total
+        # Of the same sample; the kernel brings up to date one group after the other.
+        assert whole.cpu.psi.Some.Total >= 0.9 * stats.cpu.psi.Some.Total
         assert stats.io.HasField("psi") and stats.memory.HasField("psi")
         guest = [(_keyed(t[3], "MemTotal:") - _keyed(t[3], "MemFree:")) * 1024 for t in (before, after)]
         assert _near(whole.memory.usage_bytes.value, *guest, spare=MIB)
