@@ -119,18 +119,19 @@ class Skopeo:
 
 
 async def kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill the process and its group, and reap it; returns at once if it has ended. Somebody else reads its stderr.
+    """Kill the process and its group, reap it, and close its pipes. Somebody else reads its stderr. Idempotent.
 
     What it still had written is read: asyncio's wait() returns only when all pipes are at their end, and a stream that
-    is full is not read any further on its own.
+    is full is not read any further on its own. Pipes of one that has ended may be open nevertheless.
     """
-    if process.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    while process.stdout and await process.stdout.read(65536):
-        pass
-    await process.wait()
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        while process.stdout and await process.stdout.read(65536):
+            pass
+        await process.wait()
+    process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
+    await asyncio.sleep(0)  # that is when it closes them
 
 
 async def _head(stream: asyncio.StreamReader, most_bytes: int) -> bytes:

@@ -2,6 +2,7 @@
 """The end of a program that writes more than anybody wants to read."""
 
 import asyncio
+import os
 import signal
 
 from cri.image.skopeo import kill_group
@@ -18,3 +19,21 @@ async def test_a_program_is_reaped_whatever_it_had_still_to_say() -> None:
         await kill_group(process)
         await kill_group(process)
     assert process.returncode == -signal.SIGKILL
+
+
+async def test_pipes_that_a_child_keeps_open_are_closed_when_the_process_has_ended() -> None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", "sleep 1000 & echo $!", stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+    )
+    assert process.stdout and process.stderr
+    child = int(await process.stdout.readline())
+    try:
+        async with asyncio.timeout(10 * PATIENCE):
+            while process.returncode is None:
+                await asyncio.sleep(0.01)
+        await kill_group(process)
+        async with asyncio.timeout(10 * PATIENCE):
+            assert (await process.stdout.read(), await process.stderr.read()) == (b"", b"")
+    finally:
+        os.kill(child, signal.SIGKILL)
