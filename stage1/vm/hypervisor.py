@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 class Hypervisor:
     """One hypervisor. `name` stands in the configuration and in logs, `title` in sentences; `kernel` and `filter` are
-    files of the guest's directory: the kernel that it boots, and its allow-list of system calls.
+    files of the guest's directory: the kernel that it boots, and its allow-list of system calls. What raises
+    NotImplementedError here each driver defines.
     """
 
     name = title = kernel = filter = ""

@@ -83,7 +83,7 @@ def test_a_pod_gets_its_network_and_gc_takes_all_of_it_away(world: World) -> Non
     moved = world.move()
     assert network.detach(moved) == ""
     assert (world.leases, world.records) == ([], []) and not os.path.exists(f"/run/netns/clearpod-{UUID}")
-    assert network.detach(moved) == "" and network.collect_garbage(moved) == [], "again is fine"
+    assert network.detach(moved) == "" and network.collect_garbage(moved) == [], "both are idempotent"
 
 
 def test_without_a_network_there_is_no_file_and_nothing_to_take_away(world: World) -> None:
