@@ -45,16 +45,21 @@ class Consoles:
     async def _rounds(self) -> None:
         while True:
             await asyncio.sleep(TRIM_S)
-            for vm, error in await asyncio.to_thread(_trim, list(self._vms)):
-                log.error("pod.console", extra={"console": vm.console, "error": str(error)})
+            try:
+                failed = await asyncio.to_thread(_trim, list(self._vms))
+            except RuntimeError as error:  # there may be no more threads now; others have a later round
+                log.error("pod.console", extra={"error": str(error)})
+                continue
+            for vm, fault in failed:
+                log.error("pod.console", extra={"console": vm.console, "error": str(fault)})
 
 
-def _trim(vms: "list[VmProcess]") -> "list[tuple[VmProcess, PodError]]":
+def _trim(vms: "list[VmProcess]") -> "list[tuple[VmProcess, Exception]]":
     """Cut them; those that could not be, and why."""
-    failed = []
+    failed: list[tuple[VmProcess, Exception]] = []
     for vm in vms:
         try:
             vm.trim_console()
-        except PodError as error:
+        except (PodError, OSError) as error:
             failed.append((vm, error))
     return failed
