@@ -23,7 +23,7 @@ STALE_S = 10.0
 DISK_S = 10.0
 """How old the size of the writable layers may be, as with the peers."""
 FRESH_S = 0.5
-"""So new a sample is as good as another one: rates have no better resolution (`cri.stats.LEAST_APART_NS`)."""
+"""So new a sample is as good as another one: rates have no better resolution (`sample.LEAST_APART_NS`)."""
 MOST_ROUNDS = 16
 """A guest that never says that it is done is not believed."""
 

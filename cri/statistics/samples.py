@@ -57,11 +57,12 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
     """
     if pod.held and (last := pod.meter.last(files=files)):
         return last
-    if (fresh := pod.meter.fresh(files=files)) and all(
-        name in fresh.containers for name, one in pod.containers.items() if one.is_running
-    ):
+    if not pod.is_ready:
+        return None
+    running = (name for name, one in pod.containers.items() if one.is_running)
+    if (fresh := pod.meter.fresh(files=files)) and all(name in fresh.containers for name in running):
         return fresh
-    return await pod.meter.sample(files=files) if pod.is_ready else None
+    return await pod.meter.sample(files=files)
 
 
 async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tuple[AnyPod, Sample]]:

@@ -10,6 +10,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.statistics import meter
 from cri.statistics.meter import Meter
 from cri.statistics.sample import Rates
+from cri.statistics.samples import sample_of
 from cri.translate.chunks import chunks
 from stage1.errors import PodError, TimedOut
 from stage1.guest.messages import ContainerStats, CpuStats, PodStats, Reply, Stats
@@ -179,3 +180,36 @@ def test_lists_are_cut_into_pieces_of_a_size(sizes: list[int]) -> None:
     assert [item for piece in pieces for item in piece] == items
     assert all(piece for piece in pieces)
     assert all(sum(item.ByteSize() for item in piece) <= 40 or len(piece) == 1 for piece in pieces)
+
+
+class OnePod:
+    """A pod that is ready, with one container that runs, until somebody says otherwise."""
+
+    id = title = "p"
+    held = ""
+    is_ready = True
+
+    def __init__(self, ask: meter.Ask) -> None:
+        self.meter = Meter(ask, KNOWN)
+        self.containers: dict[str, OnePod] = {"c": self}
+
+    is_running = True
+
+
+async def test_a_sample_of_the_last_moment_serves_while_the_vm_runs_and_has_all_containers() -> None:
+    asked: list[Stats] = []
+
+    async def ask(op: Stats, timeout_s: float) -> Reply:
+        asked.append(op)
+        return Reply(stats=(ContainerStats("c"),), pod=PodStats())
+
+    pod = OnePod(ask)
+    sample = await sample_of(pod)
+    before = len(asked)
+    assert await sample_of(pod) is sample and len(asked) == before
+    pod.containers["c1"] = pod
+    assert await sample_of(pod) is not sample and len(asked) > before
+    del pod.containers["c1"]
+    pod.is_ready = False
+    assert await sample_of(pod) is None, "its VM has ended"
+    await pod.meter.close()
