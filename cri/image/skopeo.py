@@ -124,13 +124,15 @@ async def kill_group(process: asyncio.subprocess.Process) -> None:
     What it still had written is read: asyncio's wait() returns only when all pipes are at their end, and a stream that
     is full is not read any further on its own. Pipes of one that has ended may be open nevertheless.
     """
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        while process.stdout and await process.stdout.read(65536):
-            pass
-        await process.wait()
-    process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
+    try:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            while process.stdout and await process.stdout.read(65536):
+                pass
+            await process.wait()
+    finally:  # also when the loop ends meanwhile, which cancels everything
+        process._transport.close()  # type: ignore[attr-defined]  # asyncio has no other way
     await asyncio.sleep(0)  # that is when it closes them
 
 

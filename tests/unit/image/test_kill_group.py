@@ -5,6 +5,8 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from cri.image.skopeo import kill_group
 from tests.fakes.patience import PATIENCE
 
@@ -19,6 +21,26 @@ async def test_a_program_is_reaped_whatever_it_had_still_to_say() -> None:
         await kill_group(process)
         await kill_group(process)
     assert process.returncode == -signal.SIGKILL
+
+
+async def test_pipes_are_closed_when_the_wait_for_their_end_is_cancelled() -> None:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", "setsid sh -c 'echo $$; exec sleep 1000' & exec sleep 1000", stdout=pipe, start_new_session=True
+    )
+    assert process.stdout
+    child = int(await process.stdout.readline())
+    try:
+        ending = asyncio.create_task(kill_group(process))
+        await asyncio.sleep(0.1)  # it has killed its group, and waits for a child that is in none
+        ending.cancel()
+        async with asyncio.timeout(10 * PATIENCE):
+            with pytest.raises(asyncio.CancelledError):
+                await ending
+            assert await process.stdout.read() == b""
+            await process.wait()
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 async def test_pipes_that_a_child_keeps_open_are_closed_when_the_process_has_ended() -> None:
