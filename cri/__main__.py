@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `clearpod` command: finds the sub-command's module, loads only that one, and turns errors into exit
-codes.
+"""The `clearpod` command: parses the command line, calls the command, and turns errors into exit codes.
 
 Called by the console script and by `python -m cri`. It must not do work of its own. An error of ours is one
 line on stderr; a traceback is shown only when CLEARPOD_DEBUG is set, or when it is a fault of the program
 itself.
 """
 
-import argparse
-import importlib
 import os
 import sys
 
-from cri import __version__
-from cri.cli import COMMANDS
 from stage1.errors import PodError
 
 
@@ -46,32 +41,17 @@ def _fill_standard_streams() -> None:
 
 
 def _dispatch(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="clearpod", description="Each pod in its own small virtual machine.")
-    parser.add_argument("--version", action="version", version=f"clearpod {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
-    chosen = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=f"clearpod {name}: {summary}.")
-        if name == chosen:
-            module = importlib.import_module(f"cri.cli.{name}")
-            module.add_arguments(sub)
-            sub.set_defaults(main=module.main)
-    words, rest = _split(words)
-    args = parser.parse_args(words)
-    if args.command is None:
-        parser.print_help()
-        return 2
-    if rest and "rest" not in args:
-        parser.error(f"clearpod {args.command} takes nothing after --")
-    if rest:
-        args.rest = rest
-    return int(args.main(args))
+    from cri.cli.parser import make
 
-
-def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """What is before and after the first --. argparse would give a command after it to the optional IMAGE."""
-    at = words.index("--") if "--" in words else len(words)
-    return words[:at], words[at + 1 :]
+    parser = make(words)
+    try:
+        args = parser.parse_args(words)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        return int(args.main(args))
+    finally:
+        sys.stdout.flush()  # here, where a reader that went away is no traceback
 
 
 if __name__ == "__main__":

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of `clearpod`, one module each, with `add_arguments(parser)` and `main(args) -> exit code`.
+"""The commands of `clearpod`, one module each, named as the command, with
 
-Only `cri.__main__` calls them. This file must stay free of imports, so that one command does not pay for
-another's.
+    EXAMPLES                        ((command line, what it does), ...), at least one
+    add_arguments(parser: Parser)   its options, in cri.cli.parser.Parser
+    main(args) -> exit code         does it; raises PodError
+
+A new command is its module and one line here. Only `cri.cli.parser` loads them. This file must stay free of imports,
+so that one command does not pay for another's.
 """
 
 COMMANDS = {

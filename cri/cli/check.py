@@ -10,12 +10,18 @@ import json
 
 from cri.cli.check_facts import gather
 from cri.cli.check_items import FAIL, Item, evaluate
+from cri.cli.parser import Parser
+
+EXAMPLES = (
+    ("sudo clearpod check", "a line for each thing that pods need"),
+    ("sudo clearpod check --json | jq '.[] | select(.status == \"fail\")'", "for programs"),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """The options of `clearpod check`."""
     parser.add_argument("--json", action="store_true", help="print a list of {name, status, detail, remedy}")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+    parser.take_config()
 
 
 def main(args: argparse.Namespace) -> int:

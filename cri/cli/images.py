@@ -9,18 +9,24 @@ package.
 import argparse
 import os
 
+from cri.cli.parser import Parser
 from stage1.errors import NotFound
 
 PLACES = ("/usr/share/clearpod", "/usr/local/share/clearpod")
+EXAMPLES = (
+    ("clearpod images build", "make what is missing of the guest"),
+    ("clearpod images verify", "read all images of containers"),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Arguments of `clearpod images`."""
-    what = "build: make what the guest consists of; verify: read all images, and put damaged ones aside"
-    parser.add_argument("action", choices=["build", "verify"], help=what)
-    parser.add_argument(
-        "rest", nargs=argparse.REMAINDER, metavar="...", help="handed on to images/build; verify takes --config FILE"
-    )
+    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+    build = actions.add_parser("build", help="make what the guest consists of, by images/build", add_help=False)
+    build.usage = "clearpod images build [WORDS OF images/build...]"
+    build.take_command(after=0)
+    check = actions.add_parser("verify", help="read all images of containers, and put damaged ones aside")
+    check.take_config()
 
 
 def main(args: argparse.Namespace) -> int:
@@ -28,9 +34,7 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "build":
         program = find_build()
         os.execv(program, [program, *args.rest])
-    parser = argparse.ArgumentParser(prog="clearpod images verify", description="Read all images of containers.")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
-    return verify(parser.parse_args(args.rest).config)
+    return verify(args.config)
 
 
 def verify(path: str | None) -> int:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 
 from cri import config as configuration
+from cri.cli.parser import Parser
 from stage1 import engine, quarters
 from stage1.errors import BadRequest, NotFound, Unsupported, WrongState
 from stage1.linux.idmap import Extent
@@ -18,17 +19,21 @@ from stage1.vm import in_force
 from stage1.vm.in_force import Group, InForce
 from stage1.vm.vmm import AGENT, find_unrecorded
 
+EXAMPLES = (
+    ("clearpod jail 3f2a", "the pod whose id begins with 3f2a"),
+    ("clearpod jail --json 3f2a | jq .capabilities", "for programs"),
+)
 LANDLOCK = "applied by the jailer as far as this kernel has it; the kernel does not show what a process may reach"
 WIDTH = 18
 RKT = "/run/clearpod/rkt"
 """The run directory of rkt's pods, which is the same wherever the daemon's is."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """The options of `clearpod jail`."""
     parser.add_argument("pod", metavar="POD", help="the pod's id, or an unambiguous beginning of it")
     parser.add_argument("--json", action="store_true", help="print one object")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+    parser.take_config()
 
 
 def main(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import time
 from typing import Any, NamedTuple
 
 from cri import config as configuration
+from cri.cli.parser import Parser
 from cri.memory import record as records
 from cri.memory.record import Record
 from stage1 import engine
@@ -19,6 +20,10 @@ from stage1.errors import NotFound, PodError
 from stage1.linux import ksm
 from stage1.linux.ksm import PAGE_BYTES, RUN, UNMERGE, Counters, Ksm, Merged, Settings
 
+EXAMPLES = (
+    ("clearpod ksm", "what is saved now, and what each pod has merged"),
+    ("clearpod ksm --watch 5", "what changes, each five seconds"),
+)
 MIB = 1 << 20
 WORDS = {0: "stopped", RUN: "running", UNMERGE: "stopped and undone"}
 
@@ -34,11 +39,11 @@ class Observation(NamedTuple):
     pods: dict[str, Merged]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """The options of `clearpod ksm`."""
     parser.add_argument("--json", action="store_true", help="print one object; with --watch, one per line")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="print a line each so many seconds, until ^C")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+    parser.take_config()
     parser.add_argument("--directory", default=ksm.PATH, help=argparse.SUPPRESS)
 
 

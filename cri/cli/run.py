@@ -15,6 +15,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cri.cli.foreground import PASSED_ON, Foreground
+from cri.cli.parser import Parser
 from cri.cli.timeline import Timeline
 from cri.config import Config, load
 from cri.image.pull import pull
@@ -30,17 +31,25 @@ from stage1.rootfs.share import ImageFiles
 from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 
+EXAMPLES = (
+    ("clearpod run", "the sample image, which needs no registry"),
+    ("clearpod run -it docker.io/library/alpine sh", "a shell in a pod of its own"),
+    (
+        "clearpod run --timeline -m 256 oci:./image -- /bin/server --port 80",
+        "an image from a directory, and where the time went",
+    ),
+)
 WINDOW_PER_MEMORY = 4
 """An image of four times the guest's memory costs it one sixteenth of that (64 bytes for each page of 4096)."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """The options of `clearpod run`."""
     what = "a registry reference, oci:DIR[:REF] or docker-archive:FILE; default: the sample image"
     parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
-    parser.set_defaults(rest=[])
-    parser.usage = "clearpod run [OPTIONS] [IMAGE] [-- CMD...]"
-    parser.epilog = "What follows -- replaces the image's command (its Cmd; the Entrypoint stays)."
+    parser.take_command(after=1)
+    parser.usage = "clearpod run [OPTIONS] [IMAGE] [CMD...]"
+    parser.epilog = "Options come before IMAGE. What follows it, or --, replaces the image's Cmd; the Entrypoint stays."
     parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
     parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
     parser.add_argument("--hypervisor", choices=("auto", *hypervisors.names()), help="default: as configured")
@@ -51,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")
     parser.add_argument("-t", "--tty", action="store_true", help="give the container a terminal")
     parser.add_argument("--timeline", action="store_true", help="say on standard error where the time went")
-    parser.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+    parser.take_config()
 
 
 def main(args: argparse.Namespace) -> int:

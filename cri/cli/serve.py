@@ -15,20 +15,21 @@ import signal
 import sys
 
 from cri import config as configuration
+from cri.cli.parser import Parser
 from cri.config import Config
 
+EXAMPLES = (
+    ("clearpod serve", "serve kubelet and crictl on /run/clearpod/clearpod.sock"),
+    ("clearpod serve --check-config --config new.toml", "what a configuration file means, with all defaults"),
+)
 THREADS = min(32, (os.cpu_count() or 1) + 4)
 """For work that blocks, as many as asyncio would start by and by."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """Arguments of `clearpod serve`."""
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help=f"configuration (default: {configuration.DEFAULT_PATH}, if it exists)",
-    )
+    parser.take_config()
     parser.add_argument(
         "--check-config", action="store_true", help="only check the configuration and say what it means"
     )

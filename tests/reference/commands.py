@@ -2,25 +2,24 @@
 """The pages of the command line and of exit codes, from argparse and the error tree."""
 
 import argparse
-import importlib
 from collections.abc import Iterator
 
 from cri.cli import COMMANDS
+from cri.cli.parser import Parser, make
 from stage1 import errors
 from stage1.entry import dispatch
 from tests.reference.docstrings import first_sentence
 from tests.reference.table import page, table
 
 
-def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"clearpod {name}")
-    importlib.import_module(f"cri.cli.{name}").add_arguments(parser)
-    return parser
+def _parsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Those of the sub-commands, by name."""
+    return next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), {})
 
 
 def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
     for action in parser._actions:
-        if action.help is argparse.SUPPRESS or isinstance(action, argparse._HelpAction):
+        if action.help is argparse.SUPPRESS or isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
             continue
         value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
         words = action.option_strings or [str(value)]
@@ -28,24 +27,31 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         yield f"`{', '.join(words)}{shown}`", (action.help or "").replace("%%", "%")
 
 
+def _command(parser: Parser, summary: str) -> Iterator[str]:
+    """The sections of a command, and those of its sub-commands."""
+    below = _parsers(parser)
+    yield f"{'##' + '#' * (parser.prog.count(' ') - 1)} {parser.prog}"
+    yield f"{summary[0].upper()}{summary[1:].removesuffix('.')}."
+    if parser.usage:
+        yield f"    {parser.usage}"
+    if rows := [*_rows(parser)]:
+        yield table(("option", "meaning"), rows)
+    if parser.epilog:
+        yield parser.epilog
+    helps = {choice.dest: choice.help for a in parser._actions for choice in getattr(a, "_choices_actions", ())}
+    for name, one in below.items():
+        yield from _command(one, helps[name])
+    if parser.examples:
+        yield "```\n" + "\n".join(f"{words}    # {what}" for words, what in parser.examples) + "\n```"
+
+
 def reference() -> str:
     """docs/reference/commands.md."""
-    parts = [
-        "Options of each command of `clearpod`. Without `--config`, /etc/clearpod/config.toml is read if it exists."
-    ]
-    for name, summary in COMMANDS.items():
-        parser = _parser(name)
-        usage = parser.usage or parser.format_usage().removeprefix("usage: ")
-        parts += [
-            f"## clearpod {name}",
-            f"{summary[0].upper()}{summary[1:]}.",
-            table(("option", "meaning"), _rows(parser)),
-        ]
-        if parser.usage:
-            parts.insert(-1, f"    {usage}")
-        if parser.epilog:
-            parts.append(parser.epilog)
-    return page("Command line", *parts)
+    intro = "Options of each command of `clearpod`. Without `--config`, /etc/clearpod/config.toml is read if it exists."
+    commands = _parsers(make(None))
+    return page(
+        "Command line", intro, *(part for name in COMMANDS for part in _command(commands[name], COMMANDS[name]))
+    )
 
 
 def _tree(of: type[errors.PodError], depth: int = 0) -> Iterator[tuple[type[errors.PodError], int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cri.cli import jail
+from cri.cli.parser import Parser
 from stage1 import following, quarters
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported, WrongState
 from stage1.linux import idmap, mount
@@ -163,9 +164,7 @@ async def test_clearpod_jail_prints_what_is_in_force(
     config.write_text(f'run_dir = "{machine.host.run_dir}"\n')
 
     def printed(*words: str) -> str:
-        import argparse
-
-        parser = argparse.ArgumentParser()
+        parser = Parser()
         jail.add_arguments(parser)
         assert jail.main(parser.parse_args([*words, "--config", str(config)])) == 0
         return capsys.readouterr().out

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod check`: every verdict from facts alone, then the real host once."""
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from cri.cli import check, check_facts
 from cri.cli.check_facts import Facts
 from cri.cli.check_items import FAIL, GIB, OK, WARN, evaluate
+from cri.cli.parser import Parser
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
 from stage1.errors import PodError, Unsupported
@@ -273,7 +273,7 @@ def test_the_command_prints_every_item_and_its_exit_code_tells_of_a_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CLEARPOD_GUEST_DIR", str(tmp_path / "empty"))
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     check.add_arguments(parser)
     assert check.main(parser.parse_args(["--json"])) == 1
     items = json.loads(capsys.readouterr().out)

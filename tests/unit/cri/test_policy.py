@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the annotations of a pod's author may ask for: by default nothing that costs others, and more by a rule."""
 
-import argparse
 from typing import Any
 
 import pytest
 
 from cri import policy
 from cri.cli import run
+from cri.cli.parser import Parser
 from cri.config import Config, parse
 from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
@@ -158,14 +158,14 @@ def test_the_policy_in_words_names_every_bound_and_rule() -> None:
 
 @pytest.mark.parametrize("words", [["-m", "0"], ["-m", "9999999999"], ["-c", "0"], ["-c", "257"], ["-m", "-1"]])
 def test_clearpod_run_takes_what_a_vm_can_have(words: list[str]) -> None:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     run.add_arguments(parser)
     with pytest.raises(BadRequest, match=r"must be from 1 to "):
         run._pod(Config(), parser.parse_args(words))
 
 
 def test_clearpod_run_is_not_bound_by_the_policy() -> None:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     run.add_arguments(parser)
     pod = run._pod(Config(), parser.parse_args(["-m", "20000", "-c", "8", "--profile", "systemd"]))
     assert (pod.memory_mib, pod.vcpus, pod.profile) == (20000, 8, "systemd")

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parser of the command line: made from the commands' modules, of which one command loads only its own.
+
+Called by `cri.__main__` with the words of one call, and with None by what describes all commands: the reference,
+completion, the manual pages. It runs nothing, and imports no command but those that are asked for.
+"""
+
+import argparse
+import importlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cri import __version__
+from cri.cli import COMMANDS
+
+WRONG = 2
+"""The exit code for a wrong command line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser with examples, whose error is one line, and which can end with another program's command."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
+        self.wrong = WRONG
+        """The exit code of `error`."""
+        self.examples: tuple[tuple[str, str], ...] = ()
+        """(command line, what it does), as shown at the end of the help."""
+        self._words_before_command: int | None = None
+
+    def take_command(self, *, after: int) -> None:
+        """The words behind the first `after` positional ones, or behind `--`, are not ours: args.rest has them."""
+        self._words_before_command = after
+        self.set_defaults(rest=[])
+
+    def take_config(self) -> None:
+        """The option --config, which all commands have that read the daemon's configuration."""
+        self.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
+
+    def error(self, message: str) -> NoReturn:
+        """End with one line on standard error."""
+        self.exit(self.wrong, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+    def format_help(self) -> str:
+        """The help with its examples."""
+        text = super().format_help()
+        if not self.examples:
+            return text
+        width = max(self._get_formatter()._width, 20)
+        lines = [
+            (f"  {words}", textwrap.indent(textwrap.fill(what, width - 6), " " * 6)) for words, what in self.examples
+        ]
+        shown = "\n".join("\n".join(pair) for pair in lines)
+        return f"{text}\nexamples:\n{shown}\n"
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, without the words of a command that is not ours."""
+        if args is not None and self._words_before_command is not None:
+            args, rest = self._split(list(args), self._words_before_command)
+        else:
+            rest = None
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:  # said here, and not by the parser above, whose help knows less
+            self.error(f"unknown: {' '.join(unknown)}")
+        if rest is not None:
+            known.rest = rest
+        return known, unknown
+
+    def _split(self, words: list[str], after: int) -> tuple[list[str], list[str]]:
+        """What is ours, and the command: argparse itself would take the command's options for ours."""
+        at = 0
+        while at < len(words) and after and words[at] != "--":
+            is_option = words[at].startswith("-") and words[at] != "-"
+            after -= not is_option
+            at += 1 + (is_option and self._takes_next(words[at]))
+        rest = words[at:]
+        return words[:at], rest[1:] if rest[:1] == ["--"] else rest
+
+    def _takes_next(self, word: str) -> bool:
+        """Whether the value of option `word` is the next word."""
+        if word.startswith("--"):
+            return self._has_value(word)
+        for at, letter in enumerate(word[1:], start=1):
+            if self._has_value(f"-{letter}"):
+                return at == len(word) - 1
+        return False
+
+    def _has_value(self, option: str) -> bool:
+        action = self._option_string_actions.get(option)
+        return action is not None and action.nargs is None
+
+
+def make(words: Sequence[str] | None) -> Parser:
+    """The parser for the command line `words`; of all commands if it is None."""
+    parser = Parser(prog="clearpod", description="Each pod in its own small virtual machine.")
+    parser.add_argument("-V", "--version", action="version", version=f"clearpod {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command")
+    chosen = None if words is None else next((word for word in words if not word.startswith("-")), "")
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if chosen in (None, name):
+            _fill(command, name)
+    parser.epilog = "`clearpod COMMAND --help` has the options of a command, with examples."
+    return parser
+
+
+def _fill(parser: Parser, name: str) -> None:
+    module = importlib.import_module(f"cri.cli.{name}")
+    parser.set_defaults(main=module.main)
+    parser.examples = module.EXAMPLES
+    module.add_arguments(parser)
