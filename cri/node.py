@@ -27,7 +27,9 @@ from cri.readiness import Readiness
 from cri.storage.disk import Storage, reserve_of
 from cri.store.verifier import Verifier
 from cri.threads import started
+from cri.translate import kernel
 from stage1.errors import PodError, WrongState
+from stage1.vm import kernels
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
@@ -73,10 +75,9 @@ class Streams(Protocol):
 class Node:
     """`handlers` are the RuntimeClass handlers that are served; the empty name is the default one."""
 
-    handlers = ("", "clearpod")
-
     def __init__(self, config: Config, *, host: "Host", vmm: "Vmm", images: "ImageStore") -> None:
         self.config, self.host, self.vmm, self.images = config, host, vmm, images
+        self.handlers = kernel.handlers([])
         self._abandoned: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = started(NETWORKS_AT_ONCE, "network")
@@ -186,6 +187,7 @@ class Node:
         The pods are taken over in the background; a call that names one waits for it (`settle`).
         """
         await self.pods.recovery.begin()
+        await self._find_kernels()
         self.network.open()
         await self.merger.open()
         if self.hub:
@@ -202,7 +204,14 @@ class Node:
     async def take(self, config: Config, plain: "Pod") -> None:
         """Go on with a configuration of which only keys differ that `cri.changes` says are live."""
         self.config, self.pods.max_pods = config, config.limits.max_pods
+        await self._find_kernels()
         await self.pods.pool.replace(plain)
+
+    async def _find_kernels(self) -> None:
+        hypervisor = self.host.choice.hypervisor
+        self.handlers = kernel.handlers(
+            await asyncio.to_thread(kernels.variants, self.host.guest_dir, hypervisor=hypervisor)
+        )
 
     async def close(self) -> None:
         """Let calls in progress finish for a moment, then detach from the pods, whose VMs go on."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from cri import policy
 from cri.pb import runtime_pb2 as pb
 from cri.policy import Grant, Names
+from cri.translate import kernel
 from cri.translate.bounds import short
 from stage1.errors import BadRequest
 from stage1.pod.model import MOST_WINDOW_MIB, Pod
@@ -74,11 +75,12 @@ def is_true(sandbox: pb.PodSandboxConfig, word: str) -> bool:
     return text == "true"
 
 
-def check(sandbox: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
+def check(request: pb.RunPodSandboxRequest, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
     """Raise BadRequest for an annotation that the policy does not allow, or not with this value.
 
     `pod` is what the request asks for.
     """
+    sandbox = request.config
     for word in policy.KNOWN:
         is_asked = bool(sandbox.annotations.get(word)) and (word not in FLAGS or is_true(sandbox, word))
         if is_asked and word not in grant.bounds.annotations:
@@ -88,9 +90,9 @@ def check(sandbox: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant)
             )
     _check_numbers(sandbox, pod, plain=plain, grant=grant)
     _check_networks(pod, grant)
-    kernel = policy.KERNEL if policy.KERNEL in sandbox.annotations else ""
-    _check_name(pod.kernel, grant.bounds.kernels, word=kernel, key=grant.key("kernels"))
-    _check_name(pod.profile, grant.bounds.profiles, word=policy.PROFILE, key=grant.key("profiles"))
+    _check_name(pod.kernel, grant.bounds.kernels, asker=kernel.asker(request), key=grant.key("kernels"))
+    profile = f"the annotation {policy.PROFILE} asks for"
+    _check_name(pod.profile, grant.bounds.profiles, asker=profile, key=grant.key("profiles"))
 
 
 def _check_numbers(sandbox: pb.PodSandboxConfig, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
@@ -118,14 +120,14 @@ def _check_networks(pod: Pod, grant: Grant) -> None:
             "configuration says so"
         )
     for name in pod.networks:
-        _check_name(name, grant.bounds.networks, word=policy.NETWORKS, key=grant.key("networks"))
+        asker = f"the annotation {policy.NETWORKS} asks for"
+        _check_name(name, grant.bounds.networks, asker=asker, key=grant.key("networks"))
 
 
-def _check_name(name: str, allowed: Names, *, word: str, key: str) -> None:
-    """An empty name is the ordinary kernel or profile, which everybody has. Without `word` a port needs the kernel."""
+def _check_name(name: str, allowed: Names, *, asker: str, key: str) -> None:
+    """An empty name is the ordinary kernel or profile, which everybody has."""
     if name and not policy.is_match(name, allowed):
-        who = f"the annotation {word} asks for" if word else "a port of the pod needs the kernel"
         raise BadRequest(
-            f"{who} {short(name)}, which {key} in clearpod's configuration does not allow; it allows "
+            f"{asker} {short(name)}, which {key} in clearpod's configuration does not allow; it allows "
             f"{', '.join(allowed) or 'none'}"
         )

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kernel a PodSandboxConfig asks for. Called by `sandbox`. Pure."""
+"""Which kernel a RunPodSandboxRequest asks for, and the RuntimeClass handlers that stand for kernels.
+
+Called by `sandbox` and by the node. Pure.
+"""
+
+from collections.abc import Iterable
 
 from cri import policy
 from cri.pb import runtime_pb2 as pb
@@ -7,16 +12,40 @@ from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 
 ORDINARY, SCTP = "default", "sctp"
+HANDLER = "clearpod"
+"""The handler of the ordinary kernel, as the empty one; `clearpod-NAME` is that of the variant NAME."""
 
 
-def variant(sandbox: pb.PodSandboxConfig) -> str:
-    """The annotation `clearpod.io/kernel`, else `sctp` for a pod with an SCTP port, else nothing. Raises BadRequest.
+def handlers(variants: Iterable[str]) -> tuple[str, ...]:
+    """The handlers of a node whose guest's directory has these variants of the kernel."""
+    return ("", HANDLER, *(f"{HANDLER}-{name}" for name in variants if is_word(name)))
+
+
+def variant(request: pb.RunPodSandboxRequest) -> str:
+    """The annotation `clearpod.io/kernel`, else the handler's, else `sctp` for a pod with an SCTP port, else nothing.
+    Raises BadRequest.
 
     Whether the guest's directory has that variant is the engine's to say.
     """
+    sandbox = request.config
     text = sandbox.annotations.get(policy.KERNEL, "")
     if text and not is_word(text):
         raise BadRequest(f"the annotation {policy.KERNEL} must be a name such as {SCTP}, but it is {text[:100]!r}")
     if text:
         return "" if text == ORDINARY else text
+    if by_handler := _of_handler(request):
+        return by_handler
     return SCTP if any(mapping.protocol == pb.SCTP for mapping in sandbox.port_mappings) else ""
+
+
+def asker(request: pb.RunPodSandboxRequest) -> str:
+    """The beginning of a sentence that ends with a kernel's name: what it is that asks for it."""
+    if request.config.annotations.get(policy.KERNEL):
+        return f"the annotation {policy.KERNEL} asks for"
+    if _of_handler(request):
+        return f"the runtime handler {request.runtime_handler} stands for the kernel"
+    return "a port of the pod needs the kernel"
+
+
+def _of_handler(request: pb.RunPodSandboxRequest) -> str:
+    return request.runtime_handler.removeprefix(HANDLER).removeprefix("-")

@@ -37,9 +37,9 @@ def record(
     _check_names(sandbox.metadata)
     _check_namespaces(sandbox.linux.security_context, config)
     log_directory = _log_directory(sandbox.log_directory)
-    pod = _pod(sandbox, config, facts=facts)
+    pod = _pod(request, config, facts=facts)
     plain_sizes = _plain_sizes(sandbox, config, facts=facts)
-    annotations.check(sandbox, pod, plain=plain_sizes, grant=config.policy.of(pod.namespace))
+    annotations.check(request, pod, plain=plain_sizes, grant=config.policy.of(pod.namespace))
     return PodRecord(
         pod=pod,
         config=sandbox.SerializeToString(),
@@ -51,7 +51,7 @@ def record(
 
 def plain(config: Config) -> Pod:
     """What a pod is that asks for nothing special, for the warm pool: it has no name, and an id that nothing has."""
-    return _pod(pb.PodSandboxConfig(), config, facts=Facts())
+    return _pod(pb.RunPodSandboxRequest(), config, facts=Facts())
 
 
 def _plain_sizes(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Sizes:
@@ -61,7 +61,8 @@ def _plain_sizes(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) 
     return Sizes(plain.memory_mib, plain.vcpus, window_mib, config.vm.scratch_mib)
 
 
-def _pod(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Pod:
+def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> Pod:
+    sandbox = request.config
     names, dns, size = sandbox.metadata, sandbox.dns_config, sizes.of_pod(sandbox, config, facts=facts)
     limit_bytes = max(sandbox.linux.resources.memory_limit_in_bytes, 0)
     pod = Pod(
@@ -86,7 +87,7 @@ def _pod(sandbox: pb.PodSandboxConfig, config: Config, *, facts: Facts) -> Pod:
         networks=network.more_networks(sandbox),
         window_mib=_window_mib(sandbox, config, memory_mib=size.memory_mib),
         ids=userns.of_pod(sandbox.linux.security_context.namespace_options),
-        kernel=kernel.variant(sandbox),
+        kernel=kernel.variant(request),
         profile=profile.of_pod(sandbox),
         allow_spoofing=annotations.is_true(sandbox, policy.SPOOFING),
         maps_volumes=annotations.is_true(sandbox, policy.MAPS),

@@ -18,7 +18,7 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     ordinary = hypervisor.kernel
     if not variant:
         return ordinary
-    known = _variants(guest_dir, f"{ordinary}-")
+    known = variants(guest_dir, hypervisor=hypervisor)
     if variant not in known:
         raise NotFound(
             f"the pod needs the guest kernel {variant!r}, but beside the ordinary one {guest_dir} has "
@@ -27,6 +27,8 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     return f"{ordinary}-{variant}"
 
 
-def _variants(guest_dir: str, prefix: str) -> list[str]:
+def variants(guest_dir: str, *, hypervisor: Hypervisor) -> list[str]:
+    """The names of the variants that are there, sorted."""
+    prefix = f"{hypervisor.kernel}-"
     names = os.listdir(guest_dir) if os.path.isdir(guest_dir) else []
     return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))

@@ -135,6 +135,13 @@ def test_kernels_are_bounded_also_when_a_port_chooses_one() -> None:
         sandbox.record(pb.RunPodSandboxRequest(config=expected), config, handlers=("",))
 
 
+def test_kernels_are_bounded_also_when_a_handler_stands_for_one() -> None:
+    expected = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", namespace="b"))
+    request = pb.RunPodSandboxRequest(config=expected, runtime_handler="clearpod-full")
+    with pytest.raises(BadRequest, match=r"handler clearpod-full .* 'full', which policy\.kernels"):
+        sandbox.record(request, parse("[policy]\nkernels = []"), handlers=("", "clearpod-full"))
+
+
 def test_the_nodes_own_limit_counts_whatever_the_policy_says() -> None:
     config = parse("[limits]\nmax_pod_memory_mib = 512").model_copy(update={"policy": OPEN})
     with pytest.raises(BadRequest, match=r"limits\.max_pod_memory_mib allows 512"):

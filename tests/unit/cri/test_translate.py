@@ -373,24 +373,3 @@ def test_the_window_of_a_vm_follows_its_memory_and_annotations(
 )
 def test_more_networks_are_named_by_an_annotation_in_order(text: str, names: tuple[str, ...]) -> None:
     assert network.more_networks(pb.PodSandboxConfig(annotations={"clearpod.io/networks": text})) == names
-
-
-@pytest.mark.parametrize(
-    ("annotation", "protocols", "wanted"),
-    [
-        (None, [], ""),
-        (None, [pb.TCP, pb.UDP], ""),
-        (None, [pb.TCP, pb.SCTP], "sctp"),
-        ("sctp", [], "sctp"),
-        ("", [pb.SCTP], "sctp"),
-        ("mine", [pb.SCTP], "mine"),
-        ("default", [pb.SCTP], ""),
-    ],
-)
-def test_the_kernel_follows_the_annotation_and_then_the_ports(
-    annotation: str | None, protocols: list[pb.Protocol], wanted: str
-) -> None:
-    ports = [pb.PortMapping(protocol=one, container_port=80) for one in protocols]
-    annotations = {} if annotation is None else {"clearpod.io/kernel": annotation}
-    request = _sandbox(port_mappings=ports, annotations=annotations)
-    assert sandbox.record(request, Config(), handlers=("",)).pod.kernel == wanted

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RuntimeClass handlers: one for each kernel in the guest's directory."""
+
+import json
+
+from .conftest import World
+
+
+async def test_each_kernel_that_is_built_has_a_handler(world: World) -> None:
+    for name in ("vmlinux-full", "vmlinux-a b", "bzImage-other"):
+        (world.root / "guest" / name).touch()
+    async with world.daemon() as cri:
+        handlers = (await cri("Status")).runtime_handlers
+        assert {one.name for one in handlers} == {"", "clearpod", "clearpod-full"}
+        assert all(one.features.recursive_read_only_mounts for one in handlers)
+        run = await cri("RunPodSandbox", config=cri.sandbox(), runtime_handler="clearpod-full")
+        info = json.loads((await cri("PodSandboxStatus", pod_sandbox_id=run.pod_sandbox_id, verbose=True)).info["info"])
+        assert info["runtimeHandler"] == "clearpod-full"
+        assert cri.node.pods.get(run.pod_sandbox_id).record.pod.kernel == "full"
+        code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox("b"), runtime_handler="clearpod-other")
+        assert code == "NOT_FOUND" and "clearpod-full" in sentence
