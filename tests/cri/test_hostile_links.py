@@ -40,7 +40,7 @@ ATTACK_S = 1.0
 MOST_GROWTH_MIB = 16
 SLEEPER = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/usr/bin/sleep", "1000")
 """Ends with its guest, which is killed and can't clean up."""
-ROUNDS = 60
+ROUNDS = 30
 
 
 class Seen(NamedTuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each fuzzer for a few seconds from its corpus, two minutes in all; `scripts/fuzz NAME SECONDS` is for more.
+"""Each fuzzer for a few seconds from its corpus, a minute in all; `scripts/fuzz NAME SECONDS` is for more.
 
 A finding's input is kept in build/fuzz; put it into tests/fuzz/corpus/NAME with the fix, and it will be tried for ever.
 """
@@ -14,8 +14,8 @@ import pytest
 from tests.fuzz.run import CHECKOUT, PROGRAMS, corpora
 from tests.fuzz.targets import TARGETS
 
-SECONDS = 120 / (len(TARGETS) + len(PROGRAMS)) - 2
-"""Of two minutes; to start one and to build one takes a while too."""
+SECONDS = 80 / (len(TARGETS) + len(PROGRAMS)) - 2
+"""Of little more than a minute; to start one and to build one takes a while too."""
 LEAST_RUNS = 100
 BUILD_S = 240
 

@@ -22,7 +22,7 @@ STALLED_MS = 5000.0 * PATIENCE
 """What no call about the neighbour may take; emulated guests share two processors with the attack."""
 GROWTH_MIB = 16
 CONSOLE_MIB = 16
-BOMB_S = 10.0
+BOMB_S = 5.0
 
 
 @pytest.fixture(scope="module")

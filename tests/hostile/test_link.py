@@ -11,7 +11,7 @@ from tests.fakes.patience import PATIENCE
 from tests.hostile.link_attacks import FLOODS
 from tests.hostile.rig import Node
 
-ATTACK_S = 4.0
+ATTACK_S = 2.0
 GROWTH_MIB = 16
 STALLED_MS = 1000.0 * PATIENCE
 """What no call of a neighbour may take, whatever the machine does beside: scripts/bench hostile measures."""
@@ -25,7 +25,7 @@ async def test_a_flood_costs_the_neighbour_nothing_and_the_daemon_little(under_a
     async with under_attack.client() as cri:
         await cri("PullImage", image=pb.ImageSpec(image=under_attack.reference))
         good, ticking = await cri.running("good")
-        await cri.times(ticking, seconds=1)
+        await cri.times(ticking, seconds=0.5)
         before = under_attack.rss_mib()
         await cri.running("bad", hostname=attack)
         taken = await cri.times(ticking, seconds=ATTACK_S)
