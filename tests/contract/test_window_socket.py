@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.patience import PATIENCE
 from tests.fakes.window import FakeWindow
 
 CHECKOUT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def shim(root: Path) -> Iterator[Look]:
 
         yield look
         server.stdin.close()
-        assert server.wait(10) == 0
+        assert server.wait(10 * PATIENCE) == 0
 
 
 @pytest.fixture(params=[fake, shim])

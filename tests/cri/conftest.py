@@ -37,7 +37,8 @@ from tests.fakes import places
 from tests.fakes.guest import FakeVmm, Faults
 from tests.fakes.oci_layout import Layer, Layout, directory, file, tar
 from tests.fakes.open_policy import TEXT
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
+from tests.fakes.processes import command_lines
 from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
@@ -122,7 +123,7 @@ class World:
         pods = f"{self.config.run_dir}/pods"
         result = os.listdir(pods) if os.path.isdir(pods) else []
         result += mount.mounts_below(str(self.root))
-        result += [f"guest {name}" for name, guest in self.vmm.guests.items() if not guest.join(2)]
+        result += [f"guest {name}" for name, guest in self.vmm.guests.items() if not guest.join(2 * PATIENCE)]
         return result
 
 
@@ -148,7 +149,7 @@ class Client:
         """A call whose answers can be iterated over."""
         stub = next(stub for stub in self._stubs if hasattr(stub, name))
         request = pb.GetEventsRequest() if name == "GetContainerEvents" else getattr(pb, f"{name}Request")(**fields)
-        return getattr(stub, name)(request, timeout=deadline_s)
+        return getattr(stub, name)(request, timeout=deadline_s and deadline_s * PATIENCE)
 
     async def refused(self, name: str, **fields: Any) -> tuple[str, str]:
         """Code and sentence of a call that must fail."""
@@ -216,8 +217,8 @@ class VmWorld(World):
         choice = choose("qemu", hypervisors.facts())
         self.vmm: Any = ProcessVmm()
         text = f'run_dir = "{root}/run"\nstate_dir = "{registered.state_dir}"\n[vm]\nscratch_mib = 64'
-        limits = {"boot": 60, "adopt": 10, "react": 10}  # more than by default: tests share the machine
-        text += "".join(f"\n{name}_timeout_s = {limit_s * PATIENCE}" for name, limit_s in limits.items())
+        limits = {"boot": 60, "adopt": 20, "react": 10}  # more than by default: tests share the machine
+        text += "".join(f"\n{name}_timeout_s = {limit_s * PACE}" for name, limit_s in limits.items())
         self.config = parse(text + TEXT)
         self.host = Host(
             self.config.run_dir,
@@ -231,8 +232,7 @@ class VmWorld(World):
 
     def left_over(self) -> list[str]:
         """As for the fakes; a VMM is found by the run directory on its command line."""
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        mine = [line.decode(errors="replace") for line in lines if str(self.root).encode() in line]
+        mine = [line for line in command_lines().values() if str(self.root) in line]
         pods = f"{self.config.run_dir}/pods"
         return [*os.listdir(pods), *mount.mounts_below(str(self.root)), *mine]
 

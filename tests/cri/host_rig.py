@@ -27,6 +27,7 @@ from stage1.vm.vmm import VmProcess
 from tests.cri.conftest import Client, Registered, World
 from tests.fakes import places
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 POD, CONTAINER, NODE = pb.POD, pb.CONTAINER, pb.NODE
 FOREVER = ("sleep", "1000")
@@ -71,8 +72,8 @@ class HostWorld(World):
 
     def left_over(self) -> list[str]:
         """As for the fakes, and what only pods on the host leave."""
-        mine = list(filter(self._is_named_in, map(_text, Path("/proc").glob("[0-9]*/cmdline"))))
-        mounts = list(filter(self._is_named_in, _text(Path("/proc/self/mountinfo")).splitlines()))
+        mine = list(filter(self._is_named_in, command_lines().values()))
+        mounts = list(filter(self._is_named_in, Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()))
         scratch = Path(self.config.state_dir) / "scratch"
         pods = f"{self.config.run_dir}/pods"
         return [*os.listdir(pods), *mounts, *mine, *map(str, scratch.glob("*")), *map(str, self.cgroups())]
@@ -83,13 +84,6 @@ class HostWorld(World):
     def cgroups(self) -> list[Path]:
         """Those of the pods that were started, as far as they are there."""
         return [place for place in map(Path, self.vmm.cgroups) if place.exists()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:  # that process has ended
-        return ""
 
 
 @contextmanager

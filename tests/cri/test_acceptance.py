@@ -8,13 +8,14 @@ import stat
 from pathlib import Path
 
 from cri.pb import runtime_pb2 as pb
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
 
 async def _read_until(path: str, text: str, limit_s: float = 20) -> str:
     """As `crictl logs -f`: read the file until it has `text`."""
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(limit_s * PATIENCE):
         while text not in (result := Path(path).read_text(encoding="utf-8")):
             await asyncio.sleep(0.01)
     return result
@@ -121,7 +122,7 @@ async def test_stop_kills_what_ignores_its_signal_and_a_shorter_stop_cuts_a_long
         long = asyncio.create_task(cri("StopContainer", container_id=c, timeout=60))
         await asyncio.sleep(0.1)
         await cri("StopContainer", container_id=c, timeout=0)
-        await asyncio.wait_for(long, 5)
+        await asyncio.wait_for(long, 5 * PATIENCE)
         assert (await cri.status(c)).exit_code == 137
 
 

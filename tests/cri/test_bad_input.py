@@ -13,6 +13,8 @@ from cri.pb import runtime_pb2 as pb
 from cri.server import Listener
 from stage1.errors import AlreadyExists, BadRequest
 from stage1.guest import messages
+from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 from .conftest import World
 
@@ -214,14 +216,13 @@ async def test_a_command_whose_client_goes_away_is_killed(world: World) -> None:
         await asyncio.sleep(0.3)
         assert await _runs("600.5")
         call.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             while await _runs("600.5"):
                 await asyncio.sleep(0.05)
 
 
 async def _runs(word: str) -> bool:
-    result = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    return any(f"sleep\0{word}\0".encode() in line for line in result)
+    return any(f"sleep\0{word}\0" in line for line in command_lines().values())
 
 
 BOOTS = [

@@ -15,7 +15,7 @@ from cri.pb import runtime_pb2 as pb
 from stage1.guest import messages as m
 from tests.cri.conftest import Client, World
 from tests.fakes.guest import Faults
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 
 REACT_S, CALL_S = 1.0, 1.5
 """What guests get here; 4 and 60 by default."""
@@ -45,7 +45,7 @@ of_each_kind = pytest.mark.parametrize("ail", KINDS, ids=lambda kind: kind.__nam
 @pytest.fixture
 def world(world: World) -> World:
     """Guests get less time than usual."""
-    vm = world.config.vm.model_copy(update={"react_timeout_s": REACT_S * PATIENCE})
+    vm = world.config.vm.model_copy(update={"react_timeout_s": REACT_S * PACE})
     world.config = world.config.model_copy(update={"vm": vm})
     return world
 
@@ -160,7 +160,7 @@ async def test_what_stops_and_removes_does_not_wait_for_a_call_that_a_frozen_gue
         of_pod = "Sandbox" in call
         async with within(END_S):
             await cri(call, **({"pod_sandbox_id": pod} if of_pod else {"container_id": container}))
-        assert (await asyncio.wait_for(waits, LATE_S))[0] != "INTERNAL"
+        assert (await asyncio.wait_for(waits, LATE_S * PATIENCE))[0] != "INTERNAL"
         await assert_removable(world, cri, pod)
 
 
@@ -181,7 +181,7 @@ async def test_everything_else_ends_within_its_own_limit_and_two_seconds_and_say
     async with world.daemon() as cri:
         pod, container = await running(cri)
         live = cri.node.pods.get(pod)
-        live.tools = live.tools._replace(call_timeout_s=CALL_S * PATIENCE)
+        live.tools = live.tools._replace(call_timeout_s=CALL_S * PACE)
         fields = dict(OTHERS[call])
         if call == "CreateContainer":
             fields |= {"pod_sandbox_id": pod, "config": cri.config("true", name="other")}

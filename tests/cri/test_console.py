@@ -10,6 +10,7 @@ import pytest
 from cri.live import consoles
 from stage1.errors import KernelError
 from stage1.vm.vmm import CONSOLE_KEEP_BYTES, VmProcess
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
@@ -24,7 +25,7 @@ async def _flood_and_wait(cri: Client, pod: str) -> None:
     path = f"{cri.node.pods.get(pod).directory}/console.log"
     _append(path, b"x" * (4 << 20) + b"\nlast words\n")
     length = os.stat(path).st_size
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         while os.stat(path).st_blocks * 512 > CONSOLE_KEEP_BYTES + 65536:
             await asyncio.sleep(0.01)
     assert os.stat(path).st_size == length
@@ -55,11 +56,11 @@ async def test_a_console_that_can_not_be_trimmed_is_logged_and_the_pod_stays_wat
     monkeypatch.setattr(VmProcess, "trim_console", fail)
     async with world.daemon() as cri:
         pod = await cri.pod()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while "pod.console" not in caplog.messages:
                 await asyncio.sleep(0.01)
         world.vmm.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             await cri.node.pods.get(pod).gone.wait()
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []

@@ -10,6 +10,7 @@ from cri import events
 from cri.events import Bus, Event
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import NoSpace
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
@@ -30,14 +31,14 @@ class Listener:
 
     async def until(self, count: int) -> list[tuple[str, int]]:
         """The first `count` events: id and kind."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while len(self.seen) < count:
                 await asyncio.sleep(0.01)
         return [(event.container_id, event.container_event_type) for event in self.seen]
 
     async def ended(self) -> BaseException | None:
         """The error that it ended with."""
-        await asyncio.wait({self._task}, timeout=10)
+        await asyncio.wait({self._task}, timeout=10 * PATIENCE)
         return self._task.exception()
 
     async def close(self) -> None:
@@ -47,7 +48,7 @@ class Listener:
 
 async def _listening(cri: Client, count: int = 1) -> list[Listener]:
     result = [Listener(cri) for _ in range(count)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         while len(cri.node.events._subscriptions) < count:
             await asyncio.sleep(0.01)
     return result
@@ -94,7 +95,7 @@ async def test_a_listener_that_goes_away_is_forgotten(world: World) -> None:
     async with world.daemon() as cri:
         (listener,) = await _listening(cri)
         await listener.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             while cri.node.events._subscriptions:
                 await asyncio.sleep(0.01)
 

@@ -15,6 +15,7 @@ from grpc import aio
 from cri.pb import runtime_pb2 as pb
 from cri.server import LIMIT_BYTES
 from stage1.guest import messages
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
@@ -192,7 +193,7 @@ async def test_a_guest_that_dies_in_the_middle_of_a_call_ends_the_call_and_the_p
         calls["Delete"] = ("RemoveContainer", {"container_id": c})
         world.faults.die_on = getattr(messages, op)
         name, fields = calls[op]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             code, sentence = await _code(cri, name, **fields)
         assert code != "INTERNAL", sentence
         if c and op != "Delete":
@@ -210,7 +211,7 @@ async def test_a_guest_that_does_not_answer_is_stopped_nevertheless(world: World
         c = await cri.container(pod, "sleep", "1000")
         await cri("StartContainer", container_id=c)
         world.faults.ignore = getattr(messages, op)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(15 * PATIENCE):
             await cri("StopPodSandbox", pod_sandbox_id=pod)
         assert (await cri.status(c)).state == pb.CONTAINER_EXITED
         world.faults.ignore = None

@@ -16,11 +16,11 @@ from grpc.aio import AioRpcError
 
 from cri.pb import runtime_pb2 as pb
 from tests.cri.conftest import Client, Registered, VmWorld, vm_world
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 
-REACT_S, END_S, CALL_S = 4.0 * PATIENCE, 10.0 * PATIENCE, 15.0 * PATIENCE
+REACT_S, END_S, CALL_S = 4.0 * PACE, 10.0 * PATIENCE, 15.0 * PACE
 """An end takes REACT_S and what a busy machine needs: END_S tells it from one that waits as long as a call may."""
 BOMB = "b() { b | b & }; b; while :; do sleep 1; done"
 

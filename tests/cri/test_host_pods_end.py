@@ -17,9 +17,10 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 from .conftest import Client, Registered
-from .host_rig import FOREVER, NODE, POD, HostWorld, _text, host_world, options, out, run_container, run_pod
+from .host_rig import FOREVER, NODE, POD, HostWorld, host_world, options, out, run_container, run_pod
 from .test_recovery import _client, _numbers
 
 
@@ -249,7 +250,7 @@ def _crun_that_costs_its_helper(machine: HostWorld) -> Path:
 
 
 def _runs(seconds: int) -> bool:
-    return f"sleep\0{seconds}\0" in "".join(map(_text, Path("/proc").glob("[1-9]*/cmdline")))
+    return f"sleep\0{seconds}\0" in "".join(command_lines().values())
 
 
 async def test_what_was_started_by_a_helper_that_is_killed_does_not_run(machine: HostWorld) -> None:

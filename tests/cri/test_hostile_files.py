@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from tests.fakes.patience import PATIENCE
 
 from .conftest import World
 
@@ -144,7 +145,7 @@ async def test_a_log_path_that_is_no_plain_file_is_refused_at_once(
     logs = world.root / "logs"
     (logs / "c").mkdir(parents=True)
     make(logs / "c" / "0.log", canary)
-    async with world.daemon() as cri, asyncio.timeout(10):
+    async with world.daemon() as cri, asyncio.timeout(10 * PATIENCE):
         pod = await cri.pod(log_directory=str(logs))
         config = cri.config("true", log_path="c/0.log")
         code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
@@ -160,7 +161,7 @@ async def test_a_log_that_is_swapped_before_its_reopening_stays_in_the_old_file(
     world: World, canary: Path, make: Make, name: str
 ) -> None:
     logs = world.root / "logs"
-    async with world.daemon() as cri, asyncio.timeout(20):
+    async with world.daemon() as cri, asyncio.timeout(20 * PATIENCE):
         pod = await cri.pod(log_directory=str(logs))
         c = await cri.container(pod, "sh", "-c", "while :; do echo tick; sleep 0.05; done", log_path="c/0.log")
         await cri("StartContainer", container_id=c)
@@ -193,7 +194,7 @@ async def test_a_daemon_that_starts_again_does_not_open_what_a_log_was_swapped_f
     log = logs / "c" / "0.log"
     log.unlink()
     make(log, canary)
-    async with asyncio.timeout(20), world.daemon() as cri:
+    async with asyncio.timeout(20 * PATIENCE), world.daemon() as cri:
         while "can't be opened" not in (await cri("ContainerStatus", container_id=c, verbose=True)).info["info"]:
             await asyncio.sleep(0.05)
         log.unlink()

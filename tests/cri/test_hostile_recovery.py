@@ -21,6 +21,7 @@ from tests.cri.test_hostile_guest import running, why
 from tests.cri.test_recovery import _client, _process
 from tests.fakes.guest import Faults
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 PROMPT_S = 3.0 * PATIENCE
 """Less than any of the silent guest's limits."""
@@ -272,12 +273,4 @@ async def test_a_pod_that_was_half_made_is_gone_before_its_name_is_given_again(w
 
 def _vmms(pod: str) -> list[str]:
     """Processes of the pod's."""
-    lines = {path.parent.name: _command(path) for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [pid for pid, line in lines.items() if pod in line]
-
-
-def _command(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+    return [line for line in command_lines().values() if pod in line]

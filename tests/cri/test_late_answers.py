@@ -11,7 +11,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1.guest import messages as m
 from tests.cri.conftest import Client, World
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 
 KILLED = m.Reply(code=m.FAILED, error="the agent's helper was killed")
 """What the agent says when the guest's kernel has killed it for memory, as under a fork bomb."""
@@ -28,14 +28,14 @@ async def made(cri: Client, *, limit_s: float = 0) -> tuple[str, str]:
     """A pod with a created container; calls to its guest get `limit_s`."""
     pod = await cri.pod(log_directory=f"{cri.node.config.run_dir}/logs")
     live = cri.node.pods.get(pod)
-    live.tools = live.tools._replace(call_timeout_s=limit_s * PATIENCE or live.tools.call_timeout_s)
+    live.tools = live.tools._replace(call_timeout_s=limit_s * PACE or live.tools.call_timeout_s)
     return pod, await cri.container(pod, "/usr/bin/sleep", "1000")
 
 
 async def test_a_start_that_is_answered_late_has_not_failed(world: World) -> None:
     async with world.daemon() as cri:
         _, container = await made(cri, limit_s=0.3)
-        world.faults.reply_delay_s = 1.5 * PATIENCE
+        world.faults.reply_delay_s = 1.5 * PACE
         code, _ = await cri.refused("StartContainer", container_id=container)
         assert code == "DEADLINE_EXCEEDED"
         assert (await cri.status(container)).state == pb.CONTAINER_CREATED
@@ -48,7 +48,7 @@ async def test_a_start_that_is_answered_late_has_not_failed(world: World) -> Non
 async def test_a_stop_waits_for_the_start_that_is_not_answered_yet(world: World) -> None:
     async with world.daemon() as cri:
         _, container = await made(cri)
-        world.faults.reply_delay_s = 0.5 * PATIENCE
+        world.faults.reply_delay_s = 0.5 * PACE
         start = asyncio.create_task(cri("StartContainer", container_id=container))
         await asyncio.sleep(0.1)
         await cri("StopContainer", container_id=container, timeout=0)

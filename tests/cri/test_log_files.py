@@ -12,6 +12,7 @@ from grpc import aio
 
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import mount
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld, World
 from .test_recovery import _client, _process
@@ -129,7 +130,7 @@ async def test_a_full_log_disk_slows_its_container_and_nobody_else(world: World,
         c = await cri.container(full, "sh", "-c", _counting(LONG))
         await cri("StartContainer", container_id=c)
         log = small_disk / "c.log"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * PATIENCE):
             while "can't be written" not in (await cri("ContainerStatus", container_id=c, verbose=True)).info["info"]:
                 await asyncio.sleep(0.05)
         other = await cri.pod("other", log_directory=f"{world.root}/logs")
@@ -144,7 +145,7 @@ async def test_a_full_log_disk_slows_its_container_and_nobody_else(world: World,
         ballast.unlink()
         mount.mount("tmpfs", str(small_disk), "tmpfs", mount.MS_REMOUNT, data="size=16m")
         assert (await cri.ended(c)).exit_code == 3
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while not log.read_bytes().endswith(b" %d\n" % LONG):
                 await asyncio.sleep(0.1)
         assert _joined(log) == _numbers(LONG)

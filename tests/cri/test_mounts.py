@@ -17,6 +17,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux import mount
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, VmWorld
 from .one_pod import Run, Seen, log_directory, machine, run
@@ -127,7 +128,7 @@ def _runs(base: Path, world: VmWorld, opened: int) -> dict[str, Run]:
 
 async def _meanwhile(base: Path, cri: Client) -> None:
     """What happens on the host while the containers run."""
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(120 * PATIENCE):
         running: set[str] = set()
         while not {"slave", "private", "map", "watch"} <= running:
             await asyncio.sleep(0.2)

@@ -165,7 +165,7 @@ async def test_a_daemon_that_dies_while_a_plugin_works_leaves_nothing_to_the_nex
             pod = await cri.pod()
         with pytest.raises(aio.AioRpcError):
             await (cri("RemovePodSandbox", pod_sandbox_id=pod) if pod else cri.pod())
-        assert process.wait(5) == -9 and not once.exists()
+        assert process.wait(5 * PATIENCE) == -9 and not once.exists()
         await cri.close()
     with recovery._process(world):
         cri = await recovery._client(world)
@@ -193,7 +193,7 @@ async def test_a_daemon_that_dies_between_any_two_steps_leaves_nothing_to_the_ne
                 await (cri("StopPodSandbox", pod_sandbox_id=pod) if pod else cri.pod())
                 is_dead = False
             except aio.AioRpcError:
-                is_dead = process.wait(5) == -9
+                is_dead = process.wait(5 * PATIENCE) == -9
             begins.unlink()
             await cri.close()
         monkeypatch.delenv("DIE_AT")

@@ -18,6 +18,7 @@ from stage1.net import attach
 from tests.fakes import net_counters, sctp_caller
 from tests.fakes.far_host import FarHost, far_host, run_here
 from tests.fakes.outer_net import OuterNet, conflist
+from tests.fakes.patience import PATIENCE
 
 from .conftest import VmWorld
 from .net_rig import PORT, Served, build_probe, on_host, two_pods
@@ -97,7 +98,7 @@ async def test_what_leaves_a_pod_for_another_host_is_cut_to_the_mtu_and_has_the_
             for counted in (there, here):
                 assert net_counters.wrong_checksums(counted) == {}
             far.send_with_a_wrong_checksum(one.ips[0], int(PORT))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(60 * PATIENCE):
                 while net_counters.wrong_checksums(await one.counters()) != {"UdpInCsumErrors": 1}:
                     await asyncio.sleep(0.1)
 

@@ -10,13 +10,13 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import cgroup, dbus
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE
 from tests.fakes.systemd_bus import SystemdBus
 
 from .conftest import Client, World
 
 SLICE = "clearpodtestcri-pod1.slice"
-LIMIT_S = 1.5 * PATIENCE
+LIMIT_S = 3.0 * PACE
 PODS = 12
 """More than there are threads."""
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not cgroup.limited(), reason="needs cgroups that can be written")

@@ -12,6 +12,7 @@ from stage1.guest import messages
 from stage1.guest.messages import Tune
 from stage1.linux.pressure import Shortage
 from stage1.pod.model import Pod
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
@@ -48,7 +49,7 @@ async def test_new_sums_are_put_in_force_in_the_guest(world: World) -> None:
 async def test_sums_below_what_is_used_change_nothing(world: World) -> None:
     async with world.daemon() as cri:
         pod, container = await started(cri)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30 * PATIENCE):
             while (await cri("ContainerStats", container_id=container)).stats.memory.working_set_bytes.value <= MIB:
                 await asyncio.sleep(0.1)
         before = cri.node.pods.get(pod).record

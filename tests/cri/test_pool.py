@@ -16,6 +16,7 @@ from stage1.net import pool_slot
 from stage1.net.settings import netns_path
 from tests.fakes.cni import FakeCni
 from tests.fakes.guest import FakeGuest, Faults
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 from .test_network import addresses
@@ -140,11 +141,11 @@ async def test_a_vm_that_ends_while_it_waits_is_replaced_and_counted(world: Worl
         await cri.warmed(2)
         dead, lives = waiting(cri)
         guest_of(world, dead).stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while (await cri.pool())["died"] != 1:
                 await asyncio.sleep(0.02)
         assert (await cri.warmed(2))["booted"] == 3 and lives in waiting(cri) and dead not in waiting(cri)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while os.path.exists(f"{world.config.run_dir}/pods/{dead}"):
                 await asyncio.sleep(0.02)
     assert world.left_over() == [] and cni.left_over() == [] and cni.calls() == []
@@ -282,7 +283,7 @@ async def test_a_vm_that_does_not_boot_is_counted_and_tried_again_later(world: W
     world.warm(1)
     world.faults.silent = True
     async with world.daemon() as cri:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * PATIENCE):
             while (await cri.pool())["failed"] < 1:
                 await asyncio.sleep(0.05)
         assert world.left_over() == []
@@ -303,7 +304,7 @@ async def test_a_daemon_that_ends_while_a_vm_boots_leaves_nothing(world: World) 
     world.warm(1)
     world.faults.boot_s = 1.0
     async with world.daemon():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while not world.vmm.started:
                 await asyncio.sleep(0.02)
     assert world.left_over() == []

@@ -17,6 +17,7 @@ from stage1.net import record
 from stage1.net.settings import netns_path
 from tests.fakes.cni import FakeCni
 from tests.fakes.leavings import Leavings
+from tests.fakes.patience import PATIENCE
 
 from . import test_recovery as recovery
 from .conftest import Client, World
@@ -73,7 +74,7 @@ async def _lives_with_a_pod(world: World, process: "subprocess.Popen[bytes]") ->
     try:
         await cri.pod()
     except aio.AioRpcError:
-        return process.wait(5) != -signal.SIGKILL
+        return process.wait(5 * PATIENCE) != -signal.SIGKILL
     finally:
         await cri.close()
     return True
@@ -104,7 +105,7 @@ async def test_a_daemon_that_dies_between_any_two_steps_leaves_nothing_to_the_ne
                 await cri("RemovePodSandbox", pod_sandbox_id=one.id)
             await cri.close()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(20 * PATIENCE) == 0
         assert machine.left() == [], (when, deaths)
         if not is_dead:
             break
@@ -132,7 +133,7 @@ async def test_a_pool_is_replaced_after_a_kill_and_pods_that_came_out_of_it_live
         await cri("StartContainer", container_id=container)
         assert (await cri.ended(container)).exit_code == 0
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(20 * PATIENCE) == 0
         await cri.close()
         assert os.listdir(machine.pods) == [pod], "an orderly end drains the pool, and no pod"
     monkeypatch.setenv("WARM", "0")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, Registered, VmWorld, vm_world
 from .test_stats import REQUIRED
@@ -37,7 +38,7 @@ async def _busy(machine: VmWorld, **resources: int) -> AsyncIterator[tuple[Clien
         c = await cri.container(pod, "sh", "-c", script, linux=limits)
         await cri("StartContainer", container_id=c)
         log = Path((await cri.status(c)).log_path)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(60 * PATIENCE):
             while "ready" not in log.read_text(encoding="utf-8"):
                 await asyncio.sleep(0.1)
         yield cri, pod, c
@@ -110,11 +111,11 @@ async def test_a_guest_that_hangs_is_left_out_at_once_and_comes_back(machine: Vm
             assert (await cri("ListContainerStats", deadline_s=2)).stats == []
             assert (await cri("ListPodSandboxMetrics", deadline_s=2)).pod_metrics == []
             assert (await cri.refused("ContainerStats", container_id=c))[0] == "DEADLINE_EXCEEDED"
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - begun < 4 * PATIENCE
             assert len((await cri("ListContainers")).containers) == 1
         finally:
             os.kill(vmm, signal.SIGCONT)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * PATIENCE):
             while not (await cri("ListContainerStats")).stats:
                 await asyncio.sleep(0.1)
 
@@ -149,7 +150,7 @@ async def test_a_pod_whose_guest_hangs_is_stopped_and_removed(machine: VmWorld) 
         os.kill(cri.node.pods.get(pod).vm.pid, signal.SIGSTOP)
         call = asyncio.create_task(cri("ExecSync", container_id=c, cmd=["true"], timeout=120))
         await asyncio.sleep(0.3)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30 * PATIENCE):
             await cri("StopPodSandbox", pod_sandbox_id=pod)
         with pytest.raises(Exception, match="has ended"):
             await call

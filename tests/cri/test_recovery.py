@@ -16,6 +16,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from tests.fakes.guest_containers import Faults
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 
@@ -138,7 +139,7 @@ def _process(world: World) -> Iterator["subprocess.Popen[bytes]"]:
 
 async def _client(world: World) -> Client:
     client = Client(world.config.socket_path, None, world.image)
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(15 * PATIENCE):
         while True:
             try:
                 await client("ListPodSandbox")

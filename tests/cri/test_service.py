@@ -22,13 +22,13 @@ from stage1 import engine
 from stage1.linux.host import which
 from tests.fakes.cni import FakeCni
 from tests.fakes.notified import Notified
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 
 from .conftest import Client, World
 from .test_recovery import _client as connected
 
 REPO = Path(__file__).parents[2]
-END_S, WATCHDOG_S = 5 * PATIENCE, 3 * PATIENCE
+END_S, WATCHDOG_S = 5 * PATIENCE, 3 * PACE
 
 pytestmark = pytest.mark.skipif(
     not which("qemu-system-x86_64"), reason="needs a hypervisor: apt install qemu-system-x86"

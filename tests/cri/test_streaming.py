@@ -18,6 +18,7 @@ from cri.streaming.execute import execute
 from cri.streaming.input_queue import InputQueue
 from cri.streaming.server import StreamingServer
 from stage1.errors import AlreadyExists, BadRequest
+from tests.fakes.patience import PATIENCE
 from tests.fakes.spdy_client import SpdyClient
 from tests.fakes.streaming_client import TRANSPORTS, Conversation, OverWebSocket
 from tests.fakes.websocket_client import Refused, WebSocketClient
@@ -105,7 +106,7 @@ async def test_a_command_dies_with_its_client_and_the_container_does_not(any_wor
         talk.vanish()
         await nothing_left(cri, c)
         look = ["sh", "-c", "cat /proc/[0-9]*/cmdline"]  # of the fake: the host's
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while b"sleep\0%d" % number in (await cri("ExecSync", container_id=c, cmd=look)).stdout:
                 await asyncio.sleep(0.05)
 
@@ -113,7 +114,7 @@ async def test_a_command_dies_with_its_client_and_the_container_does_not(any_wor
 async def nothing_left(cri: Client, container: str, limit_s: float = 15) -> None:
     """Wait until no exec is known any more."""
     pod, _ = cri.node.pods.get_container(container)
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(limit_s * PATIENCE):
         while pod.execs:
             await asyncio.sleep(0.02)
 
@@ -224,7 +225,7 @@ async def test_what_is_no_http_is_refused_and_others_are_served(world: World, da
         parts = urlsplit((await cri("Exec", container_id=c, cmd=["true"], stdout=True)).url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         writer.write(data)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             assert (await reader.read(-1)).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
         writer.close()
         await talk.send(b"go\n")
@@ -240,7 +241,7 @@ async def test_garbage_behind_the_upgrade_kills_the_command(world: World, transp
             await talk.client.write(b"\x09no such channel")
         else:
             await talk.client.write(b"\x80\x02" + bytes(100))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             await talk.over.wait()
         await nothing_left(cri, c)
 
@@ -350,7 +351,7 @@ async def test_old_protocols_tell_errors_in_plain_text(
         c = await running(cri)
         url = (await cri("Exec", container_id=c, cmd=["sh", "-c", f"echo hi; exit {code}"], stdout=True)).url
         talk = await TRANSPORTS[kind](url, {"stdout"}, protocols)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             await talk.over.wait()
         assert bytes(talk.output["stdout"]) == b"hi\n" and bytes(talk.output["error"]) == error
 

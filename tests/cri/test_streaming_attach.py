@@ -26,7 +26,7 @@ async def attach_to(cri: Client, transport: str, container: str, **asked: bool) 
     _, live = cri.node.pods.get_container(container)
     before = sum(len(output.followers) for output in live.outputs.values())
     talk = await TRANSPORTS[transport](url, names)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         while sum(len(output.followers) for output in live.outputs.values()) == before:
             await asyncio.sleep(0.01)
     return talk

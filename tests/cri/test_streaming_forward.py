@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cri.streaming import forward as forwarding
+from tests.fakes.patience import PATIENCE
 from tests.fakes.spdy_client import SpdyClient, Stream
 
 from .conftest import Client, World
@@ -45,7 +46,7 @@ async def get(client: SpdyClient, port: int, number: int, path: str) -> bytes:
     """An HTTP request through it; the body."""
     error, data = await pair(client, port, number)
     await data.send(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(90 * PATIENCE):
         await data.ended.wait()
     assert not error.data, error.data
     head, _, body = bytes(data.data).partition(b"\r\n\r\n")
@@ -99,12 +100,12 @@ async def test_a_port_without_server_is_an_error_and_the_session_goes_on(any_wor
             (3, 99999, b"port"),
         ]:
             error, data = await pair(client, port, number)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(20 * PATIENCE):
                 await error.ended.wait()
                 await data.ended.wait()
             assert why in error.data, error.data
         await client.ping(3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             while client.pongs != [3]:
                 await asyncio.sleep(0.01)
         client.close()
@@ -149,7 +150,7 @@ async def test_64_mib_go_in_and_come_out_after_the_end_of_the_input(world: World
         for _ in range(64):
             await data.send(block)
         await data.send(b"", fin=True)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(60 * PATIENCE):
             await data.ended.wait()
         assert data.data == block * 64 and not error.data
         client.close()
@@ -166,10 +167,10 @@ async def test_a_server_that_ends_first_still_gets_what_the_client_sends(world: 
     async with world.daemon() as cri, Server(serve) as port:
         client = await client_of(cri, await cri.pod(), tunnelled)
         _, data = await pair(client, port, 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             await data.ended.wait()
         await data.send(b"last words", fin=True)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while not got:
                 await asyncio.sleep(0.01)
         assert got == [b"last words"] and data.data == b"bye"
@@ -189,7 +190,7 @@ async def test_clients_and_streams_that_go_cut_their_connections(world: World, t
     async with world.daemon() as cri, Server(serve) as port:
         client = await client_of(cri, await cri.pod(), tunnelled)
         streams = [(await pair(client, port, n))[1] for n in (1, 2)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while any(stream.data != b"up" for stream in streams):
                 await asyncio.sleep(0.01)
             await streams[0].cancel()
@@ -208,7 +209,7 @@ async def test_the_pods_end_ends_its_connections(world: World, tunnelled: bool) 
     async with world.daemon() as cri, Server(serve) as port:
         client = await client_of(cri, pod := await cri.pod(), tunnelled)
         error, data = await pair(client, port, 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while data.data != b"up":
                 await asyncio.sleep(0.01)
             await cri("StopPodSandbox", pod_sandbox_id=pod)
@@ -231,14 +232,14 @@ async def test_half_pairs_and_doubles_are_reset_and_old_clients_pair_by_number(
         client = await client_of(cri, await cri.pod(), False)
         error = await client.open("error", port=str(port))
         data = await client.open("data", port=str(port))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             await data.ended.wait()
             await error.ended.wait()
         assert data.data == b"old" and not error.data
         half = await client.open("error", port=str(port), requestid="9")
         double = await client.open("error", port=str(port), requestid="9")
         odd = await client.open("stdout", port=str(port), requestid="8")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             for stream in (half, double, odd):
                 await stream.ended.wait()
         assert (half.reset, double.reset, odd.reset) == (5, 1, 1)

@@ -12,6 +12,7 @@ import pytest
 from cri.monitors.network import NodeNetwork
 from stage1.net import record
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 
 from .conftest import Client, World
 from .test_network import network
@@ -28,14 +29,14 @@ def cni(world: World) -> FakeCni:
 
 
 async def until(is_so: Callable[[], object], limit_s: float = 10) -> None:
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(limit_s * PATIENCE):
         while not is_so():
             await asyncio.sleep(0.02)
 
 
 async def ready(cri: Client, wanted: str, limit_s: float = 15) -> tuple[bool, str, str]:
     """NetworkReady as soon as its sentence has `wanted`."""
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(limit_s * PATIENCE):
         while wanted not in (result := await network(cri))[2]:
             await asyncio.sleep(0.05)
     return result
@@ -49,7 +50,7 @@ async def test_network_ready_is_what_status_says(world: World, cni: FakeCni) -> 
         assert result[2].endswith("'second' of network 'fake' failed at STATUS: no controller (code 50)")
         cni.trouble("second", "STATUS", "")
         cni.configure(CHAIN, "1.1.0", more=1)  # another configuration: the old answer counts no more
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * PATIENCE):
             while not (await network(cri))[0]:
                 await asyncio.sleep(0.05)
 

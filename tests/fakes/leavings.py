@@ -13,6 +13,9 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
+
 Seen = dict[str, list[str]]
 VMM = re.compile(r"/\S*/(qemu-system-x86_64|lkvm) ")
 
@@ -51,15 +54,8 @@ class Leavings:
 
     def processes(self) -> dict[int, str]:
         """Processes whose command line names the root: VMMs, skopeo and clearpod itself; pid -> command line."""
-        result = {}
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
-                continue
-            if f"{self.root}/" in command and int(path.parent.name) != os.getpid():
-                result[int(path.parent.name)] = command
-        return result
+        lines = {pid: line.replace("\0", " ") for pid, line in command_lines().items() if pid != os.getpid()}
+        return {pid: line for pid, line in lines.items() if f"{self.root}/" in line}
 
     def vmms(self) -> list[int]:
         """Pids of the hypervisors that run a guest of this root."""
@@ -67,7 +63,7 @@ class Leavings:
 
     def added(self, before: Seen, *, within_s: float = 0) -> dict[str, list[str]]:
         """What is there now and was not `before`, empty when all is as it was; waits for that `within_s`."""
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + within_s * PATIENCE
         while True:
             now = self.seen()
             new = {kind: [one for one in result if one not in before[kind]] for kind, result in now.items()}

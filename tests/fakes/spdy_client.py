@@ -11,6 +11,7 @@ import zlib
 from typing import Protocol
 
 from cri.streaming.spdy_dictionary import dictionary
+from tests.fakes.patience import PATIENCE
 from tests.fakes.websocket_client import WebSocketClient, upgrade
 
 V4 = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io")
@@ -101,7 +102,7 @@ class SpdyClient:
                 raw += struct.pack(">I", len(text)) + text
         block = self._pack.compress(raw) + self._pack.flush(zlib.Z_SYNC_FLUSH)
         await self.control(1, struct.pack(">IIBB", stream.number, 0, 0, 0) + block, flags=int(fin))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20 * PATIENCE):
             await stream.replied.wait()
         return stream
 

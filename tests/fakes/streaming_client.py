@@ -8,6 +8,7 @@ import asyncio
 import json
 from typing import Any
 
+from tests.fakes.patience import PATIENCE
 from tests.fakes.spdy_client import SpdyClient, Stream
 from tests.fakes.websocket_client import WebSocketClient
 
@@ -39,7 +40,7 @@ class Conversation:
 
     async def until(self, text: bytes, name: str = "stdout", limit_s: float = 20) -> bytes:
         """Wait for `text` in the output."""
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s * PATIENCE):
             while text not in self.output[name]:
                 assert not self.over.is_set(), self.output
                 await asyncio.sleep(0.01)
@@ -47,7 +48,7 @@ class Conversation:
 
     async def status(self, limit_s: float = 60) -> Any:
         """Wait for the end; the status document."""
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s * PATIENCE):
             await self.over.wait()
         return json.loads(self.output["error"])
 
@@ -72,7 +73,7 @@ class OverSpdy(Conversation):
         self.over = client.gone
 
     async def status(self, limit_s: float = 60) -> Any:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s * PATIENCE):
             for stream in self._streams.values():
                 await stream.ended.wait()
             await self.client.goaway.wait()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 LIMIT_S = 120 * PATIENCE
 ROOM = "/run/clearpod/rkt/pods"
@@ -156,15 +157,7 @@ def wait_until(what: Any, limit_s: float = 30.0) -> None:
 
 def processes_of(uuid: str) -> list[str]:
     """Command lines that name the pod."""
-    result = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            continue
-        if uuid in words:
-            result.append(words)
-    return result
+    return [line.replace("\0", " ") for line in command_lines().values() if uuid in line]
 
 
 def sh(line: str) -> list[str]:

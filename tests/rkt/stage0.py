@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.fakes.patience import PATIENCE
 from tests.rkt.images import AppSpec, Document, Image, copy
 from tests.rkt.pod_files import ANNOTATION, PodFiles
 
@@ -304,5 +305,5 @@ def _captured() -> dict[str, Any]:
 
 
 def _finish(process: "subprocess.Popen[bytes]") -> Done:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=300 * PATIENCE)
     return Done(process.returncode, (out or b"").decode("utf-8", "replace"), (err or b"").decode("utf-8", "replace"))

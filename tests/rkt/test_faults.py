@@ -13,6 +13,7 @@ import pytest
 
 from stage1.rkt import machine
 from stage1.vm import vmm
+from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import RUN, Rig, wait_until
 from tests.rkt.real import processes_of
 from tests.rkt.stage0 import Done, Pod
@@ -110,7 +111,7 @@ def make_read_only(pod: Pod) -> Callable[[], None]:
 def test_a_data_directory_that_can_not_be_written_is_said(rig: Rig) -> None:
     pod = rig.rkt.prepare([rig.sh("one", "true")], overlay=False)
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, preexec_fn=make_read_only(pod))
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 254 and b"Read-only file system" in err and err.count(b"\n") == 1, err
     assert not (RUN / pod.uuid).exists()
     check_gone(pod)
@@ -132,5 +133,5 @@ def test_a_pod_needs_no_descriptor_and_no_home_and_keeps_none_of_the_callers(rig
     assert str(tmp_path / "leaked") not in held and str(pod.dir) not in held
     os.close(leaked)
     assert pod.enter("true").code == 0, "it has begun"
-    assert pod.stop().code == 0 and process.wait(60) == 4 and pod.status() == {"one": 4}
+    assert pod.stop().code == 0 and process.wait(60 * PATIENCE) == 4 and pod.status() == {"one": 4}
     check_gone(pod)

@@ -13,6 +13,7 @@ from stage1.pod.ids import POD_IDS
 from stage1.rkt import machine
 from stage1.vm import in_force, slots, vmm
 from stage1.vm.in_force import InForce
+from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Rig, Running, wait_until
 
 pytestmark = [
@@ -64,7 +65,7 @@ def test_what_apps_write_has_on_disk_the_owners_that_the_guest_gave(rig: Rig, tm
         app = rig.sh("one", f"set -e\ntouch /etc/old\n{MAKES}")._replace(entry={"mounts": mounts})
         pod = rig.rkt.prepare([app], overlay=overlay, volumes=volumes)
         process = pod.run(net="none", stdin=-3, stdout=-1, stderr=-1)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120 * PATIENCE)
         assert process.returncode == 0, err
         root = pod.dir / "overlay" / rig.image.tree / "upper" / "one" if overlay else pod.app_root("one")
         made = (root / "made/web").stat()

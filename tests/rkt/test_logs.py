@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Rig, wait_until
 from tests.rkt.images import AppSpec
 
@@ -53,7 +54,7 @@ def test_a_pod_writes_a_file_for_each_app_and_loses_nothing(rig: Rig, tmp_path: 
     ]
     pod = rig.rkt.prepare(apps, annotations=pod_says(tmp_path))
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=120 * PATIENCE)
     assert (process.returncode, out) == (3, b"on rkts stdout\n")
     assert of(tmp_path / "one_0.log", "stdout") == [*map(str, range(20000)), "no end"]
     assert of(tmp_path / "one_0.log", "stderr") == ["wrong"]
@@ -83,14 +84,14 @@ def test_an_app_of_a_sandbox_is_logged_attached_to_and_its_file_may_be_moved(rig
     assert lines(old) == [("stdout", "got first")]
     assert pod.app_start("one").code == 254 and lines(log), "a refused start empties no log"
     assert pod.app_stop("one").code == 0
-    joined.communicate(timeout=60)
+    joined.communicate(timeout=60 * PATIENCE)
     assert pod.app_start("one").code == 0 and lines(log) == [], "each start begins a new log"
     assert pod.app_rm("one").code == 0 and log.exists()
     nowhere = logged(rig.sh("two", "true"), "../two.log", stdout="stream")
     refused = pod.app_add(nowhere)
     assert refused.code == 254 and "is not a file's name in" in refused.stderr
     assert pod.stop().code == 0
-    process.communicate(timeout=60)
+    process.communicate(timeout=60 * PATIENCE)
 
 
 def test_a_log_that_became_a_link_is_not_followed(rig: Rig, tmp_path: Path) -> None:
@@ -104,6 +105,6 @@ def test_a_log_that_became_a_link_is_not_followed(rig: Rig, tmp_path: Path) -> N
     app = app._replace(entry={**app.entry, "mounts": [{"volume": "logs", "path": "/logs"}]})
     pod = rig.rkt.prepare([app], annotations=pod_says(log.parent), volumes=[volume])
     process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120 * PATIENCE)
     assert process.returncode == 0 and (log.parent / "done").exists() and log.is_symlink()
     assert victim.read_text() == "precious\n" and b"the log 1 in" in err

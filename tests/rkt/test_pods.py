@@ -11,6 +11,7 @@ import pytest
 
 from stage1.rkt import machine
 from stage1.vm import vmm
+from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import RUN, Rig, Running, wait_until
 
 pytestmark = [
@@ -110,7 +111,7 @@ def test_a_terminal_of_the_callers(rig: Rig) -> None:
     read_terminal(ours, b"25 100\r\n")
     os.write(ours, b"words\r")
     read_terminal(ours, b"got words\r\n")
-    assert running.process.wait(60) == 5 and termios.tcgetattr(theirs) == before
+    assert running.process.wait(60 * PATIENCE) == 5 and termios.tcgetattr(theirs) == before
     os.close(ours), os.close(theirs)
 
 
@@ -123,7 +124,7 @@ def enter_on_a_terminal(running: Running) -> None:
     termios.tcsetwinsize(theirs, (31, 91))
     os.write(ours, b"words\r")
     read_terminal(ours, b"got words\r\n")
-    assert process.wait(60) == 6
+    assert process.wait(60 * PATIENCE) == 6
     os.close(ours), os.close(theirs)
 
 
@@ -140,7 +141,7 @@ def test_a_running_pod_is_entered_and_stopped(rig: Rig) -> None:
     missing = pod.enter("no-such-program")
     assert missing.code == 127 and "no-such-program" in missing.stderr
     assert pod.enter("true", app="nobody").code == 254
-    out, err = long.communicate(much, timeout=60)
+    out, err = long.communicate(much, timeout=60 * PATIENCE)
     assert (out == much, err, long.returncode) == (True, b"", 0)
     assert pod.state() == "running" and pod.stop().code == 0 and pod.state() == "exited"
     assert running.finish()[0] == 9 and pod.status() == {"one": 9}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import aci
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 from tests.rkt import stage1_image
 from tests.rkt.real import RealRkt, on_terminal, processes_of, removed, sh, wait_until
 
@@ -83,7 +83,7 @@ def test_a_pod_ends_with_its_launcher_and_leaves_no_vm(rkt: RealRkt, app: Path) 
     pod = rkt.run(app, *sh(LASTING))
     pod.wait_for("up\n")
     os.kill(pod.process.pid, signal.SIGKILL)
-    wait_until(lambda: pod.status()["state"] == "exited", 1 + 2 * (PATIENCE > 1))
+    wait_until(lambda: pod.status()["state"] == "exited", 1 + 2 * (PACE > 1))
     pod.process.wait()
     wait_until(lambda: not processes_of(pod.uuid), 1)
     removed(rkt, pod)

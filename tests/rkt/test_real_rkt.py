@@ -15,6 +15,7 @@ import pytest
 from stage1.pod.model import Limits, Mount, Port, User
 from stage1.rkt import loader
 from stage1.rkt.arguments import RunOptions
+from tests.fakes.patience import PATIENCE
 from tests.rkt import recorder
 from tests.rkt.images import AppSpec, Image
 from tests.rkt.stage0 import Pod, Stage0
@@ -65,7 +66,7 @@ class Real:
 
     def finish(self, uuid: str) -> None:
         self("stop", uuid)
-        assert self.running and self.running.wait(30) == 42
+        assert self.running and self.running.wait(30 * PATIENCE) == 42
         self("gc", "--grace-period=0s")
 
     def clean(self) -> None:
@@ -115,7 +116,7 @@ def test_a_sandbox_and_its_apps(fake: Stage0, real: Real, image: Image) -> None:
     pod.wait_ready()
     steps: list[Callable[[], Any]] = [
         lambda: pod.app_add(AppSpec("one", image)), lambda: pod.app_start("one"), lambda: pod.enter("true", app="one"),
-        lambda: pod.app_stop("one"), lambda: pod.app_rm("one"), pod.stop, lambda: process.wait(20), pod.gc,
+        lambda: pod.app_stop("one"), lambda: pod.app_rm("one"), pod.stop, lambda: process.wait(20 * PATIENCE), pod.gc,
     ]  # fmt: skip
     for step in steps:
         step()
@@ -137,7 +138,7 @@ def test_a_plain_pod(fake: Stage0, real: Real, image: Image, overlay: bool) -> N
     pod.wait_ready()
     pod.enter("true")
     pod.stop(force=True)
-    assert process.wait(20) == 42
+    assert process.wait(20 * PATIENCE) == 42
     pod.gc()
     expected = told_of(fake, pod, process.pid)
     copied = [] if overlay else ["--no-overlay"]
@@ -145,7 +146,7 @@ def test_a_plain_pod(fake: Stage0, real: Real, image: Image, overlay: bool) -> N
     uuid, pid = real.run("run", *flags)
     real("enter", uuid, "true")
     real("stop", "--force", uuid)
-    assert real.running and real.running.wait(30) == 42
+    assert real.running and real.running.wait(30 * PATIENCE) == 42
     real("gc", "--grace-period=0s")
     assert told_by(real, uuid, pid) == expected and len(expected) == 4
 

@@ -83,9 +83,9 @@ def check_attach(rig: Rig, pod: Pod) -> None:
     line = "yes 0123456789 | head -n 30000; while read x; do echo got $x; echo err >&2; done"
     succeed(pod.app_add(streamed(rig.sh("talks", line), "stdin", "stdout", "stderr")))
     early = pod.attach("talks", "stdout", stdout=-1, stderr=-1)
-    assert early.wait(60) == 254, "it does not run yet"
+    assert early.wait(60 * PATIENCE) == 254, "it does not run yet"
     succeed(pod.app_start("talks"))
-    listed = json.loads(pod.attach("talks", "list", stdout=-1).communicate(timeout=60)[0])
+    listed = json.loads(pod.attach("talks", "list", stdout=-1).communicate(timeout=60 * PATIENCE)[0])
     assert [one["name"] for one in listed["targets"]] == ["stdin", "stdout", "stderr"]
     both = pod.attach("talks", stdin=-1, stdout=-1, stderr=-1)
     other = pod.attach("talks", "stdout", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
@@ -99,11 +99,11 @@ def check_attach(rig: Rig, pod: Pod) -> None:
         for fd in select.select(list(found), [], [], 0.2)[0]:
             found[fd] += os.read(fd, 65536)
     succeed(pod.app_stop("talks"))
-    assert b"err\n" in both.communicate(timeout=60)[1] and both.returncode == 0
-    other.communicate(timeout=60)
+    assert b"err\n" in both.communicate(timeout=60 * PATIENCE)[1] and both.returncode == 0
+    other.communicate(timeout=60 * PATIENCE)
     assert other.returncode == 0
     wrong = pod.attach("one", "stdout", stdout=-1, stderr=-1)
-    assert b"can't be attached to" in wrong.communicate(timeout=60)[1] and wrong.returncode == 254
+    assert b"can't be attached to" in wrong.communicate(timeout=60 * PATIENCE)[1] and wrong.returncode == 254
 
 
 def test_apps_on_overlays_and_a_guest_that_hangs(rig: Rig) -> None:

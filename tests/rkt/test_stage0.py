@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes.patience import PATIENCE
 from tests.rkt import recorder
 from tests.rkt.images import AppSpec, Image
 from tests.rkt.stage0 import PATH, Stage0
@@ -34,7 +35,7 @@ def test_run_is_called_as_the_contract_says(fake: Stage0, image: Image) -> None:
     others = {"RKT_SELINUX_CONTEXT": "", "RKT_SELINUX_MOUNT_CONTEXT": ""}
     assert record["env"] == {"PATH": PATH, "ODD": "a\nb", **others}
     assert record["mounted"] and (pod.app_root("one") / "etc" / "mtab").is_symlink()
-    assert pod.stop().code == 0 and process.wait(20) == 42 and pod.state() == "exited"
+    assert pod.stop().code == 0 and process.wait(20 * PATIENCE) == 42 and pod.state() == "exited"
 
 
 def test_run_prepared_and_sandbox_have_other_words(fake: Stage0, image: Image) -> None:
@@ -59,7 +60,7 @@ def test_the_other_programs_get_what_rkt_gives(fake: Stage0, image: Image, tmp_p
     pod.attach("one", "list").wait()
     pod.attach("one", "stdin,stderr").wait()
     pod.stop(force=True)
-    process.wait(20)
+    process.wait(20 * PATIENCE)
     assert pod.stop().stdout.endswith("already stopped\n")
     assert pod.gc(debug=True, local_config="/l", remove=False).code == 0
     assert pod.gc().code == 0 and pod.state() == "gone"

@@ -78,7 +78,7 @@ def wait_until(what: Callable[[], object]) -> None:
 
 
 def finish(process: "subprocess.Popen[str]") -> str:
-    out, err = process.communicate(timeout=40)
+    out, err = process.communicate(timeout=40 * PATIENCE)
     assert process.returncode == 0, err
     return out
 

@@ -56,7 +56,7 @@ def has_started(stage1: BareStage1) -> Callable[[], object]:
 
 
 def finish(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30 * PATIENCE)
     return process.returncode, out, err
 
 
@@ -164,7 +164,7 @@ def test_a_pod_whose_output_nobody_reads_goes_on(stage1: BareStage1, closed: boo
         process = stage1.run()
         assert process.stdout
         process.stdout.close()
-    assert process.wait(30) == 3
+    assert process.wait(30 * PATIENCE) == 3
     assert process.stderr
     process.stderr.close()
 
@@ -182,7 +182,7 @@ def test_input_comes_in_records_and_ends_in_one(stage1: BareStage1) -> None:
     then = f"head -c 12 > {stage1.place}/input\nprintf '\\003\\0\\001\\0\\0'\nexec sleep 60"
     stage1.vmm(says=MARK, then=then, interactive=True)
     process = stage1.run(stdin=subprocess.PIPE)
-    out, _ = process.communicate(b"a\0b\n", timeout=30)
+    out, _ = process.communicate(b"a\0b\n", timeout=30 * PATIENCE)
     assert (process.returncode, out) == (0, b"")
     assert (stage1.place / "input").read_bytes() == record(IN, b"a\0b\n") + record(EOF)
 
@@ -194,7 +194,7 @@ def test_a_vmm_that_needs_a_terminal_gets_one_that_changes_no_byte(stage1: BareS
     says = MARK + b"".join(record(OUT, every[at : at + 4000]) for at in range(0, len(every), 4000))
     stage1.vmm(says=says, then=then, interactive=True, more="t")
     process = stage1.run(stdin=subprocess.PIPE)
-    out, _ = process.communicate(b"a\x01b", timeout=30)
+    out, _ = process.communicate(b"a\x01b", timeout=30 * PATIENCE)
     assert (process.returncode, out == every) == (0, True)
     assert stage1.wrote("tty") == "yes\n"
     doubled = record(IN, b"a\x01b").replace(b"\x01", b"\x01\x01")
@@ -222,7 +222,7 @@ def test_a_terminal_is_raw_as_long_as_the_pod_has_it(stage1: BareStage1) -> None
     assert os.read(ours, 100) == b"ready\n"
     assert not termios.tcgetattr(theirs)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
     os.write(ours, b"\x03")
-    assert process.wait(30) == 0
+    assert process.wait(30 * PATIENCE) == 0
     assert termios.tcgetattr(theirs) == before
     size = record(SIZE, bytes([24, 0, 80, 0]))
     assert (stage1.place / "input").read_bytes() == size + record(IN, b"\x03")

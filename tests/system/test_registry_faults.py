@@ -27,7 +27,8 @@ from stage1.rootfs.corrupt import Corrupt
 from tests.fakes import odd_registry
 from tests.fakes.oci_layout import Layer, Layout, digest, file, tar
 from tests.fakes.odd_registry import OddRegistry
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
+from tests.fakes.processes import command_lines
 from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 from tests.fakes.token_server import TokenServer
@@ -51,7 +52,7 @@ def small(layout: Layout) -> str:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stalled download is given up after five seconds."""
-    monkeypatch.setattr(source, "Download", partial(progress.Download, stalled_s=5.0 * PATIENCE, look_s=0.05))
+    monkeypatch.setattr(source, "Download", partial(progress.Download, stalled_s=5.0 * PACE, look_s=0.05))
 
 
 @pytest.mark.parametrize(
@@ -197,15 +198,7 @@ def test_a_pull_killed_at_any_moment_leaves_what_the_next_start_sweeps(tmp_path:
 
 def _with_word(word: str) -> list[int]:
     """The processes with `word` on their command line."""
-    result = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if word in words:
-            result.append(int(path.parent.name))
-    return result
+    return [pid for pid, line in command_lines().items() if word in line]
 
 
 def _gone(word: str) -> None:

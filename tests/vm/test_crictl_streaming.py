@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.patience import PATIENCE
 from tests.fakes.registry import Registry
 
 from .test_crictl import Crictl, _pod, crictl
@@ -89,7 +90,7 @@ def _types_into_a_terminal(node: Node, transport: str) -> None:
         output = _read_until(ours, b"# ")
         os.write(ours, b"stty size; exit 3\n")
         output += _read_until(ours, b"")
-        assert person.wait(60) == 1
+        assert person.wait(60 * PATIENCE) == 1
     os.close(ours)
     assert b"30 100\r\n" in output, output
     assert b"exit code 3" in output, output
@@ -118,7 +119,7 @@ def _attaches(node: Node, transport: str) -> None:
         assert process.stdout.readline() == b"hello\n"
         process.stdin.close()
         process.stdin = None
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60 * PATIENCE)
         assert (process.returncode, out, err) == (0, b"", b"oh\n")
     deadline = time.monotonic() + 20
     while (state := node.crictl.json("inspect", node.shell)["status"])["state"] != "CONTAINER_EXITED":

@@ -21,6 +21,7 @@ from stage1.vm.start import start
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import places
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
 
@@ -50,15 +51,8 @@ class Place(NamedTuple):
     def left_over(self) -> list[str]:
         """What pods left behind: files, mounts, VMMs."""
         files = [*self.run_dir.glob("run/*/*"), *self.state_dir.glob("scratch/*")]
-        vmms = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(self.run_dir) in _text(path)]
+        vmms = [line for line in command_lines().values() if str(self.run_dir) in line]
         return [*map(str, [*files, *vmms]), *mount.mounts_below(str(self.run_dir))]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from stage1.linux.host import which
 from tests.fakes import sample
 from tests.fakes.command import Command, Result
 from tests.fakes.oci_layout import OTHER_ARCH, Layer, Layout, directory, file, tar
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 from tests.fakes.registry import Registry, free_port
 
 from .conftest import NO_VM, newc
@@ -127,7 +127,7 @@ def test_a_guest_that_does_not_come_up(clearpod: Command, tmp_path: Path, guest_
     kernel, is_mute = KERNELS[clearpod.hypervisor], kind == "never says hello"
     if kind == "is not a kernel" and clearpod.hypervisor == "kvmtool":
         is_mute = True  # kvmtool runs it as code, whatever it is
-    limit_s = (4 if is_mute else 60) * PATIENCE
+    limit_s = 4 * PACE if is_mute else 60 * PATIENCE
     lacks = kernel if kind == "is not a kernel" else "initramfs"
     guest = _guest_without(tmp_path, guest_dir, lacks)
     if kind == "is not a kernel":

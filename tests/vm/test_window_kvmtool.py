@@ -19,6 +19,7 @@ from stage1.linux import mount
 from stage1.vm import hypervisors, kvmtool
 from stage1.vm.choose import lacks
 from tests.fakes import places
+from tests.fakes.patience import PATIENCE
 from tests.vm.window_node import CALL_S, MIB, Node, make_images
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool, pytest.mark.timeout(1800)]
@@ -83,7 +84,7 @@ def shared(place: Path, guest_dir: Path) -> Iterator[Scene]:
         node("RemovePodSandbox", pod_sandbox_id=pod)
         assert node.daemon is not None
         node.daemon.send_signal(signal.SIGTERM)
-        node.daemon.wait(60)
+        node.daemon.wait(60 * PATIENCE)
         assert mount.mounts_below(run_dir) == []
 
 

@@ -5,6 +5,7 @@ import asyncio
 from collections import Counter
 
 from cri.loop_budget import SLICE_S, LoopBudget
+from tests.fakes.patience import PATIENCE
 
 
 async def test_who_is_alone_and_does_little_never_waits() -> None:
@@ -59,5 +60,5 @@ async def test_a_turn_of_one_who_is_gone_goes_to_the_next() -> None:
     waiting = [asyncio.ensure_future(budget.begin()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(5 * PATIENCE):
         await asyncio.gather(*waiting[1:])

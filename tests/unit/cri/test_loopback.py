@@ -13,6 +13,7 @@ from cri.live import datagrams, loopback
 from stage1.errors import AlreadyExists
 from stage1.linux import namespace
 from stage1.pod.model import Pod, Port
+from tests.fakes.patience import PATIENCE
 
 ONLY_V4 = ("127.0.0.1",)
 
@@ -102,7 +103,7 @@ async def test_the_pods_ipv6_address_is_taken_first() -> None:
 async def test_where_nobody_listens_in_the_pod_the_connection_ends_at_once() -> None:
     port = free_port()
     async with opened(Port(free_port(), port)):
-        assert await asyncio.wait_for(answer_or_reset(port), 5) == b""
+        assert await asyncio.wait_for(answer_or_reset(port), 5 * PATIENCE) == b""
 
 
 async def test_close_cuts_what_is_connected_and_gives_the_port_back() -> None:
@@ -113,7 +114,7 @@ async def test_close_cuts_what_is_connected_and_gives_the_port_back() -> None:
         await asyncio.sleep(0.05)
         ports.close()
         ports.close()
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), 5 * PATIENCE) == b""
         writer.close()
         with pytest.raises(ConnectionRefusedError):
             await answer_to(port, b"")
@@ -154,7 +155,7 @@ def echo(relayed: socket.socket) -> None:
 async def ask(client: socket.socket, port: int, data: bytes) -> bytes:
     loop = asyncio.get_running_loop()
     await loop.sock_sendto(client, data, ("::1", port))
-    return await asyncio.wait_for(loop.sock_recv(client, 65536), 5)
+    return await asyncio.wait_for(loop.sock_recv(client, 65536), 5 * PATIENCE)
 
 
 def client() -> socket.socket:
@@ -188,7 +189,7 @@ async def test_a_silent_client_is_forgotten_and_may_come_back() -> None:
         before = len(os.listdir("/proc/self/fd"))
         assert await ask(one, port, b"x") == b"X"
         assert len(os.listdir("/proc/self/fd")) == before + 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(5 * PATIENCE):
             while len(os.listdir("/proc/self/fd")) != before:
                 await asyncio.sleep(0.05)
         assert await ask(one, port, b"y") == b"Y"

@@ -6,6 +6,7 @@ import asyncio
 from cri.live.wakeup import wakeup_of
 from stage1.errors import VmFailed
 from stage1.guest import messages
+from tests.fakes.patience import PATIENCE
 
 
 async def test_it_is_asked_once_for_each_time_and_may_fail() -> None:
@@ -21,6 +22,6 @@ async def test_it_is_asked_once_for_each_time_and_may_fail() -> None:
     wake = wakeup_of(call)
     await asyncio.to_thread(wake)
     await asyncio.to_thread(wake)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(10 * PATIENCE):
         await done.wait()
     assert asked == [messages.List(), messages.List()]
