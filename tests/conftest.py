@@ -18,15 +18,20 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import places
-from tests.fakes.patience import PATIENCE
+from tests.fakes.patience import PACE, PATIENCE
 
 places.use()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-BESIDE = ("style", "unit", "contract")
-"""Folders whose files share nothing of the machine, so that they may run side by side."""
+QUICK = ("style", "unit", "contract")
+"""Folders of the tests that run first, and with `scripts/test --fast`."""
+LONGEST = """hostile/test_guest vm/test_run fuzz/test_fuzzers vm/test_agent cri/test_hostile_links hostile/test_link
+vm/test_run_bad_input vm/test_run_image vm/test_window_qemu cri/test_network vm/test_many rkt/test_frozen vm/test_faults
+cri/test_spoofing cri/test_many_networks vm/test_soak cri/test_network_data cri/test_damaged_pods cri/test_pool_killed
+cri/test_full_disk cri/test_give_back vm/test_limits rkt/test_pods rkt/test_faults vm/test_systemd""".split()
+"""Files of more than half a minute, the longest first: of two processes none shall have one left in the end."""
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
@@ -50,9 +55,14 @@ def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(ROOT).parts[1]
 
 
-def _rank(item: pytest.Item) -> tuple[bool, int]:
+def _rank(item: pytest.Item) -> tuple[bool | int, ...]:
+    """Side by side a file's tests stay together, so that the first of them says when the file's turn is."""
     folder = _folder(item)
-    return bool(item.get_closest_marker("vm")), ORDER.index(folder) if folder in ORDER else len(ORDER)
+    place = ORDER.index(folder) if folder in ORDER else len(ORDER)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return bool(item.get_closest_marker("vm")), place
+    name = f"{folder}/{item.path.stem}"
+    return folder not in QUICK, LONGEST.index(name) if name in LONGEST else len(LONGEST), place
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,12 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what answers at once first, and what boots virtual machines last. Limits are longer in the lab."""
     items.sort(key=_rank)
     for item in items:
-        if _folder(item) in BESIDE and not any(map(item.get_closest_marker, ("vm", "alone"))):
-            item.add_marker("beside")
-    for item in items if PATIENCE > 1 else ():
+        if _folder(item) in QUICK and not any(map(item.get_closest_marker, ("vm", "alone"))):
+            item.add_marker("quick")
+    for item in items if PACE > 1 else ():
         given = item.get_closest_marker("timeout")
         limit_s = given.args[0] if given else float(item.config.getini("timeout"))
-        item.add_marker(pytest.mark.timeout(limit_s * PATIENCE), append=False)
+        item.add_marker(pytest.mark.timeout(limit_s * PACE), append=False)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -138,7 +148,7 @@ def no_process_outlives_the_tests() -> Iterator[None]:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before = _children()
     yield
-    deadline = time.monotonic() + 2  # what was told to go may need a moment
+    deadline = time.monotonic() + 2 * PATIENCE  # what was told to go may need a moment
     while _children().keys() - before.keys() and time.monotonic() < deadline:
         time.sleep(0.05)
     left = {pid: command for pid, command in _children().items() if pid not in before}
