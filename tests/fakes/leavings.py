@@ -11,6 +11,8 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.fakes.patience import PATIENCE
@@ -94,14 +96,23 @@ def _rules() -> list[str]:
 
 def _leases() -> list[str]:
     """host-local's files hold the pod's id."""
-    files = [path for path in Path("/var/lib/cni/networks").rglob("*") if path.is_file()]
-    return [f"{path}: {path.read_text(errors='replace')}" for path in files]
+    files = Path("/var/lib/cni/networks").rglob("*")
+    return _of_each(files, lambda path: f"{path}: {path.read_text(errors='replace')}")
 
 
 def _claims() -> list[str]:
     """Directories of pods that have claimed ids of the host; that of a pod that is gone counts for nothing."""
     place = Path("/run/clearpod-ids")
-    return sorted(os.readlink(path) for path in place.iterdir() if path.is_symlink()) if place.is_dir() else []
+    return sorted(_of_each(place.iterdir() if place.is_dir() else [], os.readlink))
+
+
+def _of_each(paths: Iterable[Path], look: Callable[[Path], str]) -> list[str]:
+    """Of those that can be looked at: what others have on the machine goes meanwhile."""
+    result = []
+    for path in paths:
+        with suppress(OSError):
+            result.append(look(path))
+    return result
 
 
 def _cgroups() -> list[str]:
