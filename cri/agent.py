@@ -235,7 +235,7 @@ class Agent:
 
     async def _run(self) -> None:
         while not self._lost:
-            await asyncio.sleep(self._budget.connect(time.monotonic()))
+            await self._loop_budget.hold(self._budget.connect(time.monotonic()))
             connection = await self._connect()
             if connection is None:
                 return
@@ -322,8 +322,7 @@ class Agent:
             finally:
                 self._loop_budget.spend(time.monotonic() - begun_s)
             data, has_more = b"", self._link.has_more
-            if wait_s:
-                await asyncio.sleep(wait_s)
+            await self._loop_budget.hold(wait_s)
 
     def _take_slice(self, data: bytes, *, until_s: float) -> float:
         """Hand over what comes until then, commit it, acknowledge it, in this order; seconds to wait."""

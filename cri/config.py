@@ -24,6 +24,7 @@ from cri.config_tables import (
     Ksm,
     Limits,
     Log,
+    Metrics,
     Network,
     Nri,
     Pool,
@@ -74,6 +75,7 @@ class Config(Table):
     """
     images: Images = Images()
     log: Log = Log()
+    metrics: Metrics = Metrics()
     limits: Limits = Limits()
     pool: Pool = Pool()
     host_pods: HostPods = HostPods()

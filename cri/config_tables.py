@@ -225,6 +225,14 @@ class Network(Table):
         return bin_dirs
 
 
+def is_an_address(address: str) -> str:
+    """The IP address in its usual form. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        raise ValueError("must be an IP address") from None
+
+
 class Streaming(Table):
     """Where clients of exec, attach and port-forward connect."""
 
@@ -235,18 +243,25 @@ class Streaming(Table):
     port: int = Field(default=0, ge=0, le=65535)
     """TCP port; 0: any that is free."""
 
-    @field_validator("address")
-    @classmethod
-    def _is_an_address(cls, address: str) -> str:
-        try:
-            return str(ipaddress.ip_address(address))
-        except ValueError:
-            raise ValueError("must be an IP address") from None
+    _is_an_address = field_validator("address")(is_an_address)
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this host can connect."""
         return ipaddress.ip_address(self.address).is_loopback
+
+
+class Metrics(Table):
+    """The Prometheus endpoint."""
+
+    enabled: bool = False
+    """Whether the daemon counts, and answers `GET /metrics`: docs/admin/monitoring.md."""
+    address: str = "127.0.0.1"
+    """IP address of the host where it answers. There is no TLS, and who can connect can read it all."""
+    port: int = Field(default=9547, ge=0, le=65535)
+    """TCP port; 0: any that is free."""
+
+    _is_an_address = field_validator("address")(is_an_address)
 
 
 class Pool(Table):

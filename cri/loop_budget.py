@@ -15,9 +15,13 @@ SLICE_S = 0.002
 class LoopBudget:
     """Call `begin`, work for at most SLICE_S, then `spend` what it took. When nothing is left, `begin` waits in a
     queue.
+
+    For metrics, since it was made: `busy_s`, seconds in which the loop worked for links; `turns`, how often one waited
+    for its turn; `held` and `held_s`, how often and how long one was not read since its guest was over its own budget.
     """
 
     def __init__(self) -> None:
+        self.busy_s, self.turns, self.held, self.held_s = 0.0, 0, 0, 0.0
         self._spent_s = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_next_due = False
@@ -27,6 +31,7 @@ class LoopBudget:
         if self._spent_s < SLICE_S and not self._waiting:
             return
         share: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.turns += 1
         self._waiting.append(share)
         self._expect_next()
         try:
@@ -39,10 +44,17 @@ class LoopBudget:
     def spend(self, seconds: float) -> None:
         """Account for seconds in which the loop was busy."""
         self._spent_s += seconds
+        self.busy_s += seconds
         if self._spent_s >= SLICE_S:
             self._expect_next()
         else:
             self._wake()
+
+    async def hold(self, seconds: float) -> None:
+        """Let a link wait that is over its own budget."""
+        if seconds:
+            self.held, self.held_s = self.held + 1, self.held_s + seconds
+            await asyncio.sleep(seconds)
 
     def _expect_next(self) -> None:
         if not self._is_next_due:

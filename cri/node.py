@@ -24,6 +24,7 @@ from cri.monitors.reclaimer import Reclaimer
 from cri.pods.table import PodTable
 from cri.pool.fit import Bounds
 from cri.readiness import Readiness
+from cri.recorder import Counts, Recorder
 from cri.storage.disk import Storage, reserve_of
 from cri.store.verifier import Verifier
 from cri.threads import started
@@ -82,6 +83,7 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = started(NETWORKS_AT_ONCE, "network")
         self.events = Bus()
+        self.recorder = Counts() if config.metrics.enabled else Recorder()
         self.storage = Storage(config, host)
         self.hub = self._make_hub()
         self.tools = Tools(
@@ -95,6 +97,7 @@ class Node:
             hooks=self.hub or Hooks(),
             react_s=config.vm.react_timeout_s,
             consoles=Consoles(),
+            recorder=self.recorder,
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods
@@ -108,6 +111,7 @@ class Node:
         self.follower = Follower(self.pods.pods)
         self.is_ready = False
         self.streaming: Streams | None = None
+        self.metrics_url = ""
 
     def _make_hub(self) -> "Hub | None":
         """NRI's plugins, if they are wanted."""
@@ -174,6 +178,11 @@ class Node:
         from stage1.linux import idmap
 
         return self.host.choice.hypervisor.user_namespaces_lack or idmap.why_not()
+
+    @property
+    def calls(self) -> int:
+        """How many calls are being carried out, also for clients that have gone away."""
+        return len(self._tasks)
 
     def config_json(self) -> str:
         """The configuration in force, with `stateDir` as critest wants it, as a JSON object."""

@@ -10,29 +10,29 @@ import asyncio
 import contextlib
 import grp
 import importlib
-import logging
 import os
 import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from cri.call_log import Call, CallLog
 from cri.config import Config
-from cri.log_dedup import LogDedup
 from cri.node import Node
 from cri.owner import claim_path
 from cri.pb import runtime_pb2
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
-from stage1.errors import BadRequest, PodError
+from stage1.errors import BadRequest, PodError, Unavailable
 from stage1.linux import files, libc
 
-log = logging.getLogger("clearpod.rpc")
+if TYPE_CHECKING:
+    from cri.metrics.server import MetricsServer
 
 RPCS = {
     ("RuntimeService", "cri.runtime"): """Version Status RuntimeConfig UpdateRuntimeConfig
@@ -50,15 +50,10 @@ NOT_OFFERED = {"CheckpointPod", "RestorePod", "CheckpointContainer"}
 """Of those, what answers UNIMPLEMENTED with a reason."""
 ALWAYS = {"Version", "Status", "ImageFsInfo", "RuntimeConfig"}
 """Answered while the daemon still recovers; clients call these to see whether anybody is there."""
-QUIET = re.compile("^(Version|Status|List.*|Stream.*|.*Status|.*Stats|ImageFsInfo|RuntimeConfig)$")
-"""Polled each second by kubelet: logged at debug unless they fail."""
-REPEATED_S, MOST_REPEATED = 60.0, 256
-"""For so long a failure with the same sentence is logged at debug, since the kubelet repeats some calls each second; of
-so many different ones at a time.
-"""
 DROPPED_WITH_CLIENT = {"ExecSync"}
 """Calls that end when the client goes away; all others finish, since the client will ask again."""
 
+GONE = "the client went away"
 RECOVERING = "clearpod is still adopting the pods of the previous daemon; retry"
 
 LIMIT_BYTES = 16 << 20
@@ -139,21 +134,22 @@ class Interceptor(aio.ServerInterceptor):
     """What every call gets, whatever it does."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
-        self._dedup = LogDedup(REPEATED_S, MOST_REPEATED)
+        self._node, self._log = node, CallLog(node)
 
     async def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """Wrap the handler of one call; an RPC that is not in the table is refused by name."""
         name = details.method.rpartition("/")[2]
         handler = await continuation(details)
         if handler is None:
-            return grpc.unary_unary_rpc_method_handler(_refuse(name))
+            return grpc.unary_unary_rpc_method_handler(self._refuse(name))
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._call(name, handler.unary_unary(request, context), context=context)
+            told = Call(name, request, time.monotonic())
+            return await self._call(told, handler.unary_unary(request, context), context=context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            responses = self._stream(name, handler.unary_stream(request, context), context=context)
+            told = Call(name, request, time.monotonic())
+            responses = self._stream(told, handler.unary_stream(request, context), context=context)
             async with contextlib.aclosing(responses):
                 async for response in responses:
                     yield response
@@ -163,66 +159,57 @@ class Interceptor(aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(stream, request_deserializer=reads, response_serializer=writes)
         return grpc.unary_unary_rpc_method_handler(call, request_deserializer=reads, response_serializer=writes)
 
-    async def _stream(self, name: str, body: Any, *, context: Any) -> AsyncGenerator[Any, None]:
+    async def _stream(self, call: Call, body: Any, *, context: Any) -> AsyncGenerator[Any, None]:
         """As `_call`, for a call that answers many times; it ends with its client."""
-        begun = time.monotonic()
         if not self._node.is_ready:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, RECOVERING)
+            await self._fail(call, Unavailable(RECOVERING), context=context)
         try:
             async for response in body:
                 yield response
         except (asyncio.CancelledError, GeneratorExit):
-            _note(name, begun, code="CANCELLED", sentence="the client went away")
+            self._log.ended(call, "CANCELLED", sentence=GONE)
             raise
         except Exception as error:  # noqa: BLE001 - as in `_call`
-            code, sentence = _status(name, error)
-            _note(name, begun, code=code, sentence=sentence)
-            await context.abort(grpc.StatusCode[code], sentence)
+            await self._fail(call, error, context=context)
         else:
-            _note(name, begun, code="OK")
+            self._log.ended(call, "OK")
         finally:
             await body.aclose()
 
-    async def _call(self, name: str, body: Any, *, context: Any) -> Any:
-        begun = time.monotonic()
-        if not self._node.is_ready and name not in ALWAYS:
+    async def _call(self, call: Call, body: Any, *, context: Any) -> Any:
+        if not self._node.is_ready and call.name not in ALWAYS:
             body.close()
-            await context.abort(grpc.StatusCode.UNAVAILABLE, RECOVERING)
+            await self._fail(call, Unavailable(RECOVERING), context=context)
         task = self._node.own(body)
         try:
-            response = await (task if name in DROPPED_WITH_CLIENT else asyncio.shield(task))
+            response = await (task if call.name in DROPPED_WITH_CLIENT else asyncio.shield(task))
         except asyncio.CancelledError:
             self._node.abandon(task)
-            _note(name, begun, code="CANCELLED", sentence="the client went away")
+            self._log.ended(call, "CANCELLED", sentence=GONE)
             raise
         except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
-            code, sentence = _status(name, error)
-            is_repeated = self._dedup.seen(f"{name}: {sentence}", time.monotonic())
-            _note(name, begun, code=code, sentence=sentence, is_repeated=is_repeated)
-            await context.abort(grpc.StatusCode[code], sentence)
+            await self._fail(call, error, context=context)
         else:
-            _note(name, begun, code="OK")
+            self._log.ended(call, "OK")
             return response
 
+    async def _fail(self, call: Call, error: Exception, *, context: Any) -> None:
+        """Log it, and tell the client. Raises what ends the call."""
+        known = libc.explained(call.name, error)
+        if isinstance(known, PodError):
+            code, sentence, fault = known.grpc_code, _short(str(known)), None
+        else:
+            mark, fault, code = secrets.token_hex(4), error, "INTERNAL"
+            sentence = f"{call.name} failed by a fault of clearpod's own; its log has the details under {mark}"
+        self._log.ended(call, code, sentence=sentence, fault=fault)
+        await context.abort(grpc.StatusCode[code], sentence)
 
-def _refuse(name: str) -> Any:
-    async def call(request: Any, context: Any) -> None:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"clearpod does not offer {name}")
+    def _refuse(self, name: str) -> Any:
+        async def call(request: Any, context: Any) -> None:
+            self._log.refused(name)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"clearpod does not offer {name}")
 
-    return call
-
-
-def _status(name: str, error: BaseException) -> tuple[str, str]:
-    """The status code's name and the sentence for the client."""
-    error = libc.explained(name, error)
-    if isinstance(error, PodError):
-        return error.grpc_code, _short(str(error))
-    mark = secrets.token_hex(4)
-    log.error("rpc.fault", extra={"rpc": name, "fault": mark}, exc_info=error)
-    return (
-        "INTERNAL",
-        f"{name} failed by a fault of clearpod's own; its log has the details under fault={mark}",
-    )
+        return call
 
 
 def _short(sentence: str) -> str:
@@ -234,20 +221,16 @@ def _short(sentence: str) -> str:
     return f"{first.decode(errors='ignore')} ... {last.decode(errors='ignore')}"
 
 
-def _note(name: str, begun: float, *, code: str, sentence: str = "", is_repeated: bool = False) -> None:
-    level = logging.DEBUG if is_repeated or (code == "OK" and QUIET.match(name)) else logging.INFO
-    if log.isEnabledFor(level):
-        fields = {"rpc": name, "code": code, "ms": round((time.monotonic() - begun) * 1000, 1)}
-        log.log(level, "rpc", extra=fields | ({"error": sentence} if sentence else {}))
-
-
 class Listener:
-    """The socket and the server behind it, and the streaming server. `start` acquires, `stop` gives everything back."""
+    """The socket and the server behind it, the streaming server, and the one for metrics. `start` acquires, `stop`
+    gives everything back.
+    """
 
     def __init__(self, node: Node, config: Config) -> None:
         self._config, self._path, self._node = config, config.socket_path, node
         self._server = aio.server(interceptors=[Interceptor(node)], options=SERVER_OPTIONS)
         self._streaming = StreamingServer(node, config.streaming)
+        self._metrics = _metrics(node, config)
         for handler in handlers(node):
             self._server.add_generic_rpc_handlers((handler,))
 
@@ -255,12 +238,14 @@ class Listener:
         """Bind and serve. Raises AlreadyExists when another daemon answers there or has the streaming port,
         BadRequest for a path or address that can't be.
         """
-        await self._streaming.start()
-        try:
+        async with contextlib.AsyncExitStack() as undo:
+            await self._streaming.start()
+            undo.push_async_callback(self._streaming.stop)
+            if self._metrics:
+                await self._metrics.start()
+                undo.push_async_callback(self._metrics.stop)
             await self._bind()
-        except BaseException:
-            await self._streaming.stop()
-            raise
+            undo.pop_all()
 
     async def _bind(self) -> None:
         claim_path(self._path, key="socket.path")
@@ -280,7 +265,18 @@ class Listener:
         self._node.events.close()
         await self._server.stop(grace_s)
         await self._streaming.stop()
+        if self._metrics:
+            await self._metrics.stop()
         files.unlink(self._path)
+
+
+def _metrics(node: Node, config: Config) -> "MetricsServer | None":
+    """What serves metrics, if they are wanted: its library is loaded only then."""
+    if not config.metrics.enabled:
+        return None
+    from cri.metrics.server import MetricsServer
+
+    return MetricsServer(node, config.metrics)
 
 
 def _group(name: str) -> int:

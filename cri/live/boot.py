@@ -13,6 +13,7 @@ from cri.live import tuning
 from cri.live.pod import LivePod
 from cri.live.tools import Tools, log_deferred_del
 from cri.live.wakeup import wakeup_of
+from cri.recorder import PHASE_SECONDS, POD_START_SECONDS, POD_STARTS
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
 from stage1 import engine, prewarmed
@@ -30,14 +31,17 @@ async def boot(pod: LivePod) -> None:
 
     Raises VmFailed with the console's last lines when the VM dies or never answers, and as `engine.prepare`.
     """
-    async with _until_ready(pod):
-        prepared = await pod.in_turn(engine.prepare, pod.record.pod, pod.tools.host)
+    recorder = pod.tools.recorder
+    async with _until_ready(pod, "booted"):
+        with recorder.timing(PHASE_SECONDS, "prepare"):
+            prepared = await pod.in_turn(engine.prepare, pod.record.pod, pod.tools.host)
         pod.network = prepared.network
         await pod.loopback.open(pod.record.pod, pod.ips)
         _note_cgroup(pod, prepared.cgroup_note)
         until = time.monotonic() + pod.tools.boot_timeout_s
         await _start(pod, prepared)
-        await pod.call(configure(pod.record.pod, pod.network), max(until - time.monotonic(), 0.1))
+        with recorder.timing(PHASE_SECONDS, "configure"):
+            await pod.call(configure(pod.record.pod, pod.network), max(until - time.monotonic(), 0.1))
 
 
 async def prewarm(pod: LivePod) -> None:
@@ -52,8 +56,9 @@ async def prewarm(pod: LivePod) -> None:
 async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `prewarmed.claim`."""
     pod.rebind(record, tools)
-    async with _until_ready(pod):
-        pod.network = await pod.in_turn(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
+    async with _until_ready(pod, "claimed"):
+        with tools.recorder.timing(PHASE_SECONDS, "claim"):
+            pod.network = await pod.in_turn(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
         await pod.loopback.open(record.pod, pod.ips)
         _note_cgroup(
             pod, await run_uncancellable_in(tools.pool_of(record.pod), prewarmed.enter_cgroups, record.pod, tools.host)
@@ -83,21 +88,28 @@ async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _until_ready(pod: LivePod) -> AsyncIterator[None]:
+async def _until_ready(pod: LivePod, how: str) -> AsyncIterator[None]:
     begun = time.monotonic()
     async with _rolled_back(pod):
         yield
         await tuning.begin(pod.call, pod.record.pod)
         pod.move("agent_up")
-    pod.boot_ms = round((time.monotonic() - begun) * 1000)
+    took_s = time.monotonic() - begun
+    pod.boot_ms = round(took_s * 1000)
+    pod.tools.recorder.count(POD_STARTS, how)
+    pod.tools.recorder.observe(took_s, POD_START_SECONDS, how)
     extra = {"pod": pod.id, "title": pod.title, "boot_ms": pod.boot_ms, "kernel": pod.hello.kernel}
     log.info("pod.ready", extra=extra)
 
 
 async def _start(pod: LivePod, prepared: engine.Prepared) -> None:
+    recorder = pod.tools.recorder
     pod.move("boot", link_key=prepared.link_key)
-    pod.watch(await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm))
-    await pod.meet(pod.tools.boot_timeout_s)
+    with recorder.timing(PHASE_SECONDS, "spawn"):
+        pod.watch(await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm))
+    with recorder.timing(PHASE_SECONDS, "guest"):
+        await pod.meet(pod.tools.boot_timeout_s)
+    recorder.observe(pod.hello.init_ns / 1e9, PHASE_SECONDS, "kernel")
 
 
 def _note_cgroup(pod: LivePod, note: str) -> None:

@@ -25,6 +25,7 @@ from cri.live.saving import StateSaver
 from cri.live.tools import Tools
 from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
+from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
 from cri.statistics.meter import Meter
 from cri.store import pods as store
 from cri.threads import (
@@ -109,6 +110,15 @@ class LivePod:
     def title(self) -> str:
         """The pod's display name."""
         return f"pod {self.record.pod.namespace}/{self.record.pod.name}"
+
+    def log_fields(self, container: LiveContainer | None = None) -> dict[str, str]:
+        """What each line of the log says of the pod, or of this container of it."""
+        fields = {"pod": self.id, "title": self.title}
+        return (
+            fields | {"container": container.id, "container_name": container.record.container.name}
+            if container
+            else fields
+        )
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -255,6 +265,8 @@ class LivePod:
             for container in self.containers.values():
                 self._whatever_happens(container.vm_gone, self.status.why)
             if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
+                if self.status.state != states.STOPPING:
+                    self.tools.recorder.count(POD_DEATHS)
                 log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
                 self._whatever_happens(self.move, "vm_exit")
                 self._whatever_happens(self.tell, events.STOPPED)
@@ -276,6 +288,7 @@ class LivePod:
 
     def _cut_off(self, why: str) -> None:
         """The guest broke the rules of the link: nothing that it says counts any more, so its VM ends."""
+        self.tools.recorder.count(LINK_CUTS)
         self.expect_end(f"{self.title} was cut off: {why}")
         if self.vm is not None:
             ending = self._or_log("pod.cut", self.vm.kill)
@@ -319,5 +332,6 @@ class LivePod:
     def _tell_end(self, container: LiveContainer) -> None:
         self.save_soon()
         status = container.status
+        self.tools.recorder.count(EXITS, status.reason)
         extra = {"container": container.id, "code": status.exit_code, "reason": status.reason}
         log.info("container.exited", extra=extra)

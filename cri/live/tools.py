@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from cri.live.hooks import Hooks
+from cri.recorder import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +42,7 @@ class Tools(NamedTuple):
     all pods. A guest that another daemon has left gets `adopt_timeout_s` to answer the next one, and any guest
     `react_s` to end what it is told to. `storage` says how much pods may write (None: all). `hooks` has a say in what
     is done. `clean_up_later` takes the directory of a pod that failed and could not be removed at once. `consoles`
-    keeps the VMs' consoles short.
+    keeps the VMs' consoles short. `recorder` counts what happens.
     """
 
     host: "Host"
@@ -57,6 +58,7 @@ class Tools(NamedTuple):
     hooks: Hooks = Hooks()
     react_s: float = 4.0
     clean_up_later: "Callable[[str], None]" = _leave
+    recorder: Recorder = Recorder()
 
     def pool_of(self, pod: "Pod") -> "Executor | None":
         """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""

@@ -21,6 +21,7 @@ from cri.pods.names import Names
 from cri.pods.recovery import Recovery
 from cri.pool.fit import Bounds
 from cri.pool.pool import Pool
+from cri.recorder import POD_STARTS
 from cri.store import pods as store
 from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed
@@ -33,7 +34,7 @@ Thing = TypeVar("Thing")
 class PodTable:
     """`is_abandoned` tells whether a call's client went away before its answer (see `names`). `warm` bounds the pool of
     prewarmed VMs, which is filled once it is opened. `max_pods` may be changed at any time; 0 is no limit.
-    `container_names` are the names of all containers, each with its pod's id.
+    `container_names` are the names of all containers, each with its pod's id; `loop_budget` is of all links.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class PodTable:
         max_pods: int = 0,
         warm: Bounds = Bounds(),  # noqa: B008 - a constant
     ) -> None:
-        self._tools, self.max_pods = tools._replace(loop_budget=tools.loop_budget or LoopBudget()), max_pods
+        self.loop_budget = tools.loop_budget or LoopBudget()
+        self._tools, self.max_pods = tools._replace(loop_budget=self.loop_budget), max_pods
         self._pods: dict[str, LivePod] = {}
         self._booting: dict[str, LivePod] = {}
         self._starting = 0
@@ -64,6 +66,11 @@ class PodTable:
     def count_vms(self) -> int:
         """Virtual machines that run: of pods, and those that wait for one."""
         return self.pool.waiting + sum(pod.is_ready and not pod.record.pod.host for pod in self._pods.values())
+
+    @property
+    def booting(self) -> int:
+        """How many pods are starting that are not listed yet."""
+        return len(self._booting)
 
     def find(self, pod_id: str) -> LivePod | None:
         """By id or unique beginning of one. Raises BadRequest when several begin so."""
@@ -102,7 +109,7 @@ class PodTable:
             return made
         with self._pod_names.reserved(name, request) as reservation:
             await self._require_room(record.pod)
-            with self._place(), self.pool.starting():
+            with self._place(), self.pool.starting(), self._failure_counted():
                 pod = await self._start(record)
             pod.tell(events.CREATED)
             pod.tell(events.STARTED)
@@ -133,6 +140,14 @@ class PodTable:
             yield
         finally:
             self._starting -= 1
+
+    @contextmanager
+    def _failure_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._tools.recorder.count(POD_STARTS, "failed")
+            raise
 
     async def _start(self, record: store.PodRecord) -> LivePod:
         """Claim a VM of the pool, or another if that one turns out to be dead; else boot one."""

@@ -29,6 +29,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         held = [pod.id for pod in node.pods.pods() if pod.held]
         response.info["storage"] = json.dumps({**counts, "held": held})
         response.info["streaming"] = node.streaming.address if node.streaming else ""
+        response.info["metrics"] = node.metrics_url
     return response
 
 

@@ -97,6 +97,12 @@ class ImageStore:
             ids = [row[0] for row in db.execute("SELECT id FROM images ORDER BY number DESC")]
             return tuple(image for image in map(self._load, ids) if image)
 
+    def count(self) -> tuple[int, int]:
+        """How many images there are, and how many of these are damaged."""
+        with self._db.read() as db:
+            total, aside = db.execute("SELECT count(*), count(nullif(aside, '')) FROM images").fetchone()
+        return total, aside
+
     def find(self, ref: str) -> Image | None:
         """By tag, by digest, by id (with or without sha256:), or by the unique beginning of an id.
 

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Iterator
 
 from cri import policy, server
+from cri.metrics import families
 from cri.pb import nri_pb2, runtime_pb2
 from cri.translate import metrics, network
 from stage1.rkt import sizing, streams
@@ -53,6 +54,15 @@ def rpcs() -> str:
     return page("RPCs", *parts)
 
 
+def _prometheus() -> str:
+    """The metrics of the endpoint."""
+    rows = [
+        (f"`clearpod_{one.name}`", one.kind, one.help, ", ".join(f"`{label}`" for label in one.labels))
+        for one in families.FAMILIES
+    ]
+    return table(("metric", "kind", "meaning", "labels"), rows)
+
+
 def metric_page() -> str:
     """docs/reference/metrics.md."""
     kinds = {metrics.COUNTER: "counter", metrics.GAUGE: "gauge"}
@@ -66,7 +76,15 @@ def metric_page() -> str:
         f"What ListMetricDescriptors and ListPodSandboxMetrics give: {len(rows)}, for cAdvisor's. Each has labels "
         f"{', '.join(f'`{key}`' for key in metrics.BASE)}, and those of its row. Values are whole numbers."
     )
-    return page("Metrics", intro, table(("metric", "kind", "meaning", "more labels"), rows))
+    return page(
+        "Metrics",
+        "## Of the node: the Prometheus endpoint",
+        "What `GET /metrics` gives ([admin/monitoring.md](../admin/monitoring.md)), beside the daemon's `process_*`.",
+        _prometheus(),
+        "## Of containers: the CRI",
+        intro,
+        table(("metric", "kind", "meaning", "more labels"), rows),
+    )
 
 
 def annotations() -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cri.server import QUIET, RPCS
+from cri.call_log import QUIET
+from cri.server import RPCS
 from tests.faults import main, points
 from tests.faults.harness import CHILD, DAEMON, VMM, victims
 from tests.faults.main import Wanted

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP endpoint for Prometheus: `GET /metrics`. Started and stopped by `cri.server` with the gRPC server.
+
+Any local user can connect, and a scrape must cost the pods nothing: connections are few and short (as those without a
+token of the streaming port), the page is made in a thread, and not more than once in `FRESH_S`, however many ask.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from typing import Any, NamedTuple
+
+import h11
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from cri.config_tables import Metrics
+from cri.metrics import families
+from cri.metrics.sight import Looked, Seen, look, look_further
+from cri.node import Node
+from cri.streaming.admission import HEAD_BYTES, UnadmittedConnection, Waiting
+from stage1.errors import AlreadyExists, BadRequest, PodError
+
+log = logging.getLogger("clearpod.metrics")
+
+MOST, MOST_EACH = 64, 8
+"""Connections at a time, and from one other host."""
+FRESH_S = 1.0
+"""A page that is not older serves for whoever asks."""
+READ_BYTES = 1 << 16
+PATH = "/metrics"
+
+
+class Reply(NamedTuple):
+    """An answer of HTTP's."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class MetricsServer:
+    """`start` binds, `stop` ends all connections."""
+
+    def __init__(self, node: Node, config: Metrics) -> None:
+        self._node, self._config = node, config
+        self._waiting = Waiting(MOST, MOST_EACH)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._making: asyncio.Task[bytes] | None = None
+        self._made_at = 0.0
+        self._server: asyncio.Server | None = None
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+
+    async def start(self) -> None:
+        """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
+        address, port = self._config.address, self._config.port
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: UnadmittedConnection(self._waiting, self._received), address, port, family=family, backlog=MOST
+            )
+        except OSError as error:
+            where = f"metrics.address {address}, port {port}"
+            if error.errno == errno.EADDRINUSE:
+                raise AlreadyExists(f"{where}: the port is taken; choose another, or 0 for any") from None
+            raise BadRequest(f"{where}: can't listen there: {error.strerror}") from None
+        port = self._server.sockets[0].getsockname()[1]
+        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self._node.metrics_url = f"http://{where}{PATH}"
+        log.info("metrics.serving", extra={"url": self._node.metrics_url})
+
+    async def stop(self) -> None:
+        """Accept no more connections, and close those that there are. Idempotent."""
+        self._node.metrics_url = ""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        tasks = {*self._tasks, *([self._making] if self._making else [])}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+        self._waiting.close()
+
+    def _received(self, client: UnadmittedConnection, data: bytes) -> None:
+        """The head of a request is complete."""
+        task = asyncio.get_running_loop().create_task(self._serve(client, data))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client: UnadmittedConnection, data: bytes) -> None:
+        """Answer one request. A client that does not take its answer is cut when its time is over."""
+        reader, writer = client.streams(data)
+        try:
+            writer.write(await self._answer(await reader.read(READ_BYTES)))
+            writer.close()
+            await writer.wait_closed()
+        except (asyncio.CancelledError, ConnectionError):
+            pass  # we end, or the client does
+        except Exception as error:
+            log.error("metrics.fault", exc_info=error)
+        finally:
+            client.admit()
+            writer.transport.abort()
+
+    async def _answer(self, data: bytes) -> bytes:
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
+        try:
+            http.receive_data(data)
+            request = http.next_event()
+        except h11.RemoteProtocolError:
+            request = None
+        if not isinstance(request, h11.Request):
+            return _response(http, Reply(400, b"this is not HTTP\n"))
+        return _response(http, await self._reply(request), is_bare=request.method == b"HEAD")
+
+    async def _reply(self, request: h11.Request) -> Reply:
+        if request.target.partition(b"?")[0] != PATH.encode():
+            return Reply(404, f"there is only {PATH}\n".encode())
+        if request.method not in (b"GET", b"HEAD"):
+            return Reply(405, b"only GET and HEAD are known here\n", (("Allow", "GET, HEAD"),))
+        try:
+            return Reply(200, await self.page(), (("Content-Type", CONTENT_TYPE_LATEST),))
+        except (PodError, OSError) as error:  # the disk does not answer: no numbers are better than wrong ones
+            log.warning("metrics.failed", extra={"warning": str(error)})
+            return Reply(503, f"{error}\n".encode(errors="replace"))
+
+    async def page(self) -> bytes:
+        """All metrics of now, or of a moment ago."""
+        now_s = time.monotonic()
+        if self._making is None or (self._making.done() and now_s - self._made_at >= FRESH_S):
+            self._made_at = now_s
+            self._making = asyncio.get_running_loop().create_task(self._make(), name="metrics")
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> bytes:
+        storage = await self._node.storage.counts(self._node.pods.with_disks())
+        seen = look(self._node)
+        return await asyncio.to_thread(self._render, seen, storage)
+
+    def _render(self, seen: Seen, storage: dict[str, float]) -> bytes:
+        """Blocks."""
+        looked = Looked(seen, *look_further(self._node, seen.windows), storage)
+        registry = CollectorRegistry()
+        registry.register(_Given(looked))
+        return bytes(generate_latest(registry) + generate_latest(self._process))
+
+
+class _Given:
+    """A collector, as the library wants it."""
+
+    def __init__(self, looked: Looked) -> None:
+        self._looked = looked
+
+    def collect(self) -> Any:
+        return families.made(self._looked)
+
+
+def _response(http: h11.Connection, reply: Reply, *, is_bare: bool = False) -> bytes:
+    """The whole answer; `is_bare` without its body, as HEAD wants it."""
+    fields = [*reply.headers, ("Content-Length", str(len(reply.body))), ("Connection", "close")]
+    body = [] if is_bare else [h11.Data(reply.body)]
+    events = (h11.Response(status_code=reply.status, headers=fields), *body, h11.EndOfMessage())
+    return b"".join(http.send(event) or b"" for event in events)
