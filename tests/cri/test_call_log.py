@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log's lines: one for each call, at the level that its code deserves, with the pod and container it was about."""
+
+import io
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from cri.call_log import LEVELS
+from cri.cli.serve import JsonFormat, TextFormat
+from cri.node import Node
+from stage1.errors import DiskFailed, PodError, VmFailed
+
+from .conftest import Client, World
+
+
+def calls(caplog: pytest.LogCaptureFixture, name: str) -> list[Any]:
+    """The lines of this RPC, oldest first."""
+    return [one for one in caplog.records if getattr(one, "rpc", "") == name]
+
+
+async def _fail(cri: Client, name: str, error: Exception, *, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the RPC of a pod fail so; the code."""
+
+    async def settle(node: Node, request: object) -> None:
+        raise error
+
+    pod = cri.node.pods.pods()[0].id
+    with monkeypatch.context() as patched:
+        patched.setattr(Node, "settle", settle)
+        return (await cri.refused(name, pod_sandbox_id=pod))[0]
+
+
+async def test_a_call_is_one_line_with_the_names_of_its_pod_and_container(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        container = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=container)
+        await cri.refused("StartContainer", container_id=container)
+        await cri.refused("ExecSync", container_id="")
+        await cri.refused("CreateContainer", pod_sandbox_id="f" * 64, config=cri.config("true"))
+    whole = {"pod": pod, "title": "pod default/web", "container": container, "container_name": "c"}
+    made, again = calls(caplog, "StartContainer")
+    for line in (made, again):
+        assert {key: getattr(line, key) for key in whole} == whole
+    assert (made.code, made.levelname) == ("OK", "INFO")
+    assert (again.code, again.levelname, "running" in again.error) == ("FAILED_PRECONDITION", "INFO", True)
+    (run,) = calls(caplog, "RunPodSandbox")
+    assert (run.title, run.levelname) == ("pod default/web", "INFO")
+    (unknown,) = calls(caplog, "CreateContainer")[1:]
+    assert (unknown.pod, unknown.container_name, unknown.code) == ("f" * 64, "c", "NOT_FOUND")
+    (nameless,) = calls(caplog, "ExecSync")
+    assert (nameless.code, hasattr(nameless, "pod")) == ("NOT_FOUND", False)
+
+
+FAILURES = [
+    (VmFailed("its VM ended"), "UNKNOWN", "ERROR", False),
+    (DiskFailed("write", 5, "the disk"), "UNAVAILABLE", "WARNING", False),
+    (ZeroDivisionError("by zero"), "INTERNAL", "ERROR", True),
+]
+
+
+async def test_the_level_says_whose_fault_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world.daemon() as cri:
+        await cri.pod()
+        for error, code, level, has_traceback in FAILURES:
+            caplog.clear()
+            assert await _fail(cri, "StopPodSandbox", error, monkeypatch=monkeypatch) == code
+            (line,) = [one for one in caplog.records if one.levelno >= logging.INFO]
+            assert (line.rpc, line.code, line.levelname) == ("StopPodSandbox", code, level)
+            assert line.title == "pod default/web"
+            assert bool(line.exc_info) == has_traceback
+
+
+def test_each_code_that_an_error_can_have_has_a_level() -> None:
+    def below(kind: type[PodError]) -> set[str]:
+        return {kind.grpc_code}.union(*map(below, kind.__subclasses__()))
+
+    assert below(PodError) - set(LEVELS) <= {"INTERNAL", "UNKNOWN", "DATA_LOSS"}, "all others are errors"
+
+
+@pytest.mark.parametrize("formatter", [TextFormat(), JsonFormat()])
+async def test_both_formats_have_all_of_it(world: World, formatter: logging.Formatter) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logging.getLogger("clearpod.rpc").addHandler(handler)
+    try:
+        async with world.daemon() as cri:
+            pod = await cri.pod()
+            await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config(name="n\nERROR forged"))
+    finally:
+        logging.getLogger("clearpod.rpc").removeHandler(handler)
+    (line,) = [one for one in stream.getvalue().splitlines() if "CreateContainer" in one]
+    if isinstance(formatter, JsonFormat):
+        told = json.loads(line)
+        assert (told["event"], told["rpc"], told["pod"], told["level"]) == ("rpc", "CreateContainer", pod, "info")
+    else:
+        assert f"pod={pod}" in line and 'title="pod default/web"' in line and " INFO " in line
+
+
+async def test_a_failure_that_is_repeated_is_told_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async with world.daemon() as cri:
+        for _ in range(3):
+            await cri.refused("PodSandboxStatus", pod_sandbox_id="f" * 64)
+    assert [one.levelname for one in calls(caplog, "PodSandboxStatus")] == ["INFO", "DEBUG", "DEBUG"]
