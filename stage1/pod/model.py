@@ -131,7 +131,8 @@ class Container(NamedTuple):
     """One container of a pod. `image` is the image id whose merged root is exported to the guest under that name.
 
     `pod_files` are those of the pod's own files that it sees in /etc, where no mount is. `volumes` are directories of
-    its root (VOLUME of an image), which are writable also when the root is not.
+    its root (VOLUME of an image), which are writable also when the root is not. With `root_of`, the id of a container
+    that is only made and never run, its root is that one's.
     """
 
     id: str
@@ -146,6 +147,7 @@ class Container(NamedTuple):
     oom_score_adj: int = 0
     pod_files: tuple[str, ...] = POD_FILES
     volumes: tuple[str, ...] = ()
+    root_of: str = ""
 
 
 class Port(NamedTuple):

@@ -39,10 +39,11 @@ def config(pod: Pod, container: Container, *, target_pid: int = 0) -> dict[str, 
         target_pid: guest pid whose pid namespace is joined when the container asks for a target's.
     """
     security = container.security
+    root = f"{GUEST}/containers/{container.root_of or container.id}/rootfs"
     return {
         "ociVersion": "1.2.0",
         "process": process(pod, container, what=container.process),
-        "root": {"path": f"{GUEST}/containers/{container.id}/rootfs", "readonly": security.read_only_root},
+        "root": {"path": root, "readonly": security.read_only_root},
         "mounts": _mounts(pod, container),
         "linux": {
             "namespaces": _namespaces(security, target_pid, user=bool(pod.ids.length)),

@@ -53,6 +53,8 @@ def add(client: Client, pod: RktPod) -> None:
         client.limit(START_S)
         for volume in pod.empty_volumes:
             _make_volume(client, volume.name)
+        if root := plan.root(app):
+            client.call(root, START_S)
         for request in plan.creation(app):
             client.call(request, START_S)
     except BaseException:
@@ -101,7 +103,7 @@ def stop(client: Client, app: str) -> None:
 
 def remove(client: Client, place: str, *, app: str) -> None:
     """Forget it, in the guest and here; idempotent."""
-    for name in (app, f"{app}.pre-start", f"{app}.post-stop"):
+    for name in (app, f"{app}.pre-start", f"{app}.post-stop", loader.root_on_disk(app)):
         try:
             client.call(Delete(name), START_S)
         except NotFound:

@@ -46,6 +46,10 @@ MOST_APPS = 64
 _PERIOD_US = 100_000
 _LEAST_QUOTA_US = 1_000
 """The kernel's own."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _TUN = "/dev/net/tun"
 _IPC = ("", "auto", "private")
 
@@ -68,6 +72,14 @@ class App(NamedTuple):
     def containers(self) -> tuple[Container, ...]:
         """All of them, in the order in which they run."""
         return tuple(one for one in (self.pre_start, self.container, self.post_stop) if one)
+
+    def each(self, change: "Callable[[Container], Container]") -> "App":
+        """The same app, whose containers are what `change` makes of them."""
+        return self._replace(
+            container=change(self.container),
+            pre_start=change(self.pre_start) if self.pre_start else None,
+            post_stop=change(self.post_stop) if self.post_stop else None,
+        )
 
 
 class RktPod(NamedTuple):
@@ -119,7 +131,8 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
         )
     apps = [_read(entry, given, pod_dir=pod_dir, options=options, terminal=terminal) for entry in given.entries]
     empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
-    disk_mib = sizing.scratch_mib(given.annotations) if empty or options.mutable else 0
+    has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
+    disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
     return RktPod(
         pod=_with_profile(
@@ -154,6 +167,11 @@ def with_network(
         apps=tuple(_settled(app, files=tuple(files), hosts_win=wins, url=url) for app in pod.apps),
         files=tuple(files.items()),
     )
+
+
+def root_on_disk(app: str) -> str:
+    """The id of the container whose root the app has, in the guest, if it lies on the pod's disk."""
+    return f"{app}.root"
 
 
 def _check(options: RunOptions) -> None:
@@ -198,6 +216,8 @@ def _read(entry: Entry, given: Manifest, *, pod_dir: str, options: RunOptions, t
     requested = isolators.read(entry.isolators, where=entry.where)
     placed = volumes.of_app(entry, given.volumes, pod_dir=pod_dir, root=root)
     app = _app(entry, requested, root=root, options=options, terminal=terminal)
+    if sizing.is_root_on_disk({**given.annotations, **dict(entry.annotations)}, where=entry.where):
+        app = app.each(lambda one: one._replace(root_of=root_on_disk(entry.name)))
     used = streams.of_app(entry, given.annotations, interactive=options.interactive)
     app = _with_volumes(app, placed.mounts, used=used, tty=options.interactive and terminal is not None)
     odd = syscalls.unknown(requested.seccomp) if requested.seccomp else ()
@@ -258,12 +278,8 @@ def _handler(entry: Entry, container: Container, *, event: str, options: RunOpti
 
 def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, tty: bool) -> App:
     process = app.container.process._replace(tty=tty or used.is_terminal, stdin=used.has_input)
-    return app._replace(
-        container=app.container._replace(mounts=mounts, process=process),
-        pre_start=app.pre_start._replace(mounts=mounts) if app.pre_start else None,
-        post_stop=app.post_stop._replace(mounts=mounts) if app.post_stop else None,
-        streams=used,
-    )
+    app = app._replace(container=app.container._replace(process=process), streams=used)
+    return app.each(lambda one: one._replace(mounts=mounts))
 
 
 def _settled(app: App, *, files: tuple[str, ...], hosts_win: bool, url: str) -> App:
@@ -275,8 +291,4 @@ def _settled(app: App, *, files: tuple[str, ...], hosts_win: bool, url: str) -> 
     def settle(one: Container) -> Container:
         return one._replace(pod_files=kept, process=one.process._replace(env=(*one.process.env, *more)))
 
-    return app._replace(
-        container=settle(app.container),
-        pre_start=settle(app.pre_start) if app.pre_start else None,
-        post_stop=settle(app.post_stop) if app.post_stop else None,
-    )
+    return app.each(settle)

@@ -25,7 +25,8 @@ def plan(settings: Configure, apps: tuple[App, ...], *, volumes: "Sequence[str]"
     """The file: first all empty volumes, by their names, and roots, so that an app that fails can't be mistaken for a
     pod that can't be made.
     """
-    made = [*map(volume, volumes), *(request for app in apps for request in creation(app))]
+    roots = [one for one in map(root, apps) if one]
+    made = [*map(volume, volumes), *roots, *(request for app in apps for request in creation(app))]
     requests: list[Op] = [settings, *made]
     launched = [_framed(0, launch(app)) for app in apps]  # 0: the agent does not wait for it
     return b"".join([*(_framed(number, op) for number, op in enumerate(requests, 1)), *launched])
@@ -36,8 +37,14 @@ def volume(name: str) -> Create:
     return Create(inside_of(name), lower=f"empty/{name}")
 
 
+def root(app: App) -> Create | None:
+    """The app's root on the pod's disk, over the one that rkt has made; None where it is the latter itself."""
+    name = app.container.root_of
+    return Create(name, lower=f"apps/{app.name}") if name else None
+
+
 def creation(app: App) -> list[Create]:
-    """The roots of all that runs for the app: each is the app's own root, which rkt has made on the host."""
+    """What runs for the app, each in its root as rkt has made it on the host, if its bundle does not name `root`."""
     return [Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True) for one in app.containers]
 
 

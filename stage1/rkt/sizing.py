@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large the VM of a pod is: what its apps' limits say, and annotations that overrule them. Pure. Called by plan.
+"""How large the VM of a pod is and what it has a disk for: what its apps' limits say, and annotations that overrule
+them. Pure. Called by loader.
 
 Memory that no app touches costs the host nothing, so apps without a limit get a generous one.
 """
@@ -23,8 +24,10 @@ APP_MIB = 448
 SANDBOX_MIB = GUEST_MIB + APP_MIB
 """At least, where apps come later: a VM does not grow."""
 SCRATCH_MIB, LEAST_SCRATCH_MIB = 10240, 16
-"""Of the disk for a pod's empty volumes, all together. It takes what is written, no more."""
+"""Of the disk for a pod's empty volumes and for roots, all together. It takes what is written, no more."""
 _MEMORY, _VCPUS, _SCRATCH = "clearpod.io/memory-mib", "clearpod.io/vcpus", "clearpod.io/scratch-mib"
+ROOT = "clearpod.io/root"
+"""rkt, of an app or its pod: `disk` has what the app writes to its root on the pod's disk, not in `rkt export`."""
 
 
 def memory_mib(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, mutable: bool) -> int:
@@ -51,11 +54,19 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
 
 def scratch_mib(annotations: "Mapping[str, str]") -> int:
-    """Of the disk for empty volumes. Raises BadRequest."""
+    """Of the disk. Raises BadRequest."""
     said = _number(annotations, _SCRATCH) or SCRATCH_MIB
     if said < LEAST_SCRATCH_MIB:
         raise BadRequest(f"the annotation {_SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {said}")
     return said
+
+
+def is_root_on_disk(annotations: "Mapping[str, str]", *, where: str) -> bool:
+    """Whether what an app writes to its root goes to that disk and not to the host. Raises BadRequest."""
+    said = annotations.get(ROOT)
+    if said not in (None, "disk"):
+        raise BadRequest(f"{where}: the annotation {ROOT} can be disk, or left out, but is {said!r}")
+    return said is not None
 
 
 def _number(annotations: "Mapping[str, str]", word: str) -> int:

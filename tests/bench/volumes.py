@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench volumes`: what small files cost where containers and apps have them, beside memory in the same guest.
 
-One real VM as for Kubernetes: a container's root (the scratch disk) and a directory of the host (9p). One as for rkt:
-an app's root, an empty volume and a directory of the host. In each, files of 100 bytes are made, asked for by stat,
-read and removed, in turns; a figure is the best round's. Microseconds mean something on an idle machine only; `times`
-says how often longer making and removing takes than on the guest's own tmpfs.
+One real VM as for Kubernetes: a container's root (the scratch disk) and a directory of the host (9p). Two as for rkt:
+an app's root, an empty volume and a directory of the host, and the same with the root on the pod's disk. In each, files
+of 100 bytes are made, asked for by stat, read and removed, in turns; a figure is the best round's. Microseconds mean
+something on an idle machine only; `times` says how often longer making and removing takes than on the guest's own
+tmpfs.
 """
 
 import sys
@@ -82,8 +83,8 @@ async def container(place: Path, words: list[str]) -> Figures:
     return figures(ran.stdout.decode())
 
 
-def app(place: Path, words: list[str]) -> Figures:
-    """In a pod as rkt makes them, whose image has the program."""
+def app(place: Path, words: list[str], *, notes: dict[str, str] | None = None) -> Figures:
+    """In a pod as rkt makes them, whose image has the program; `notes` are the app's annotations."""
     make_image(place / "image")
     program(place / "image" / "bin")
     (place / "hosts").mkdir()
@@ -94,7 +95,8 @@ def app(place: Path, words: list[str]) -> Figures:
     mounts = [{"volume": name, "path": f"/{name}"} for name in ("empty", "host")]
     argv = ["/bin/small-files", *words, f"{MEMORY}=/dev/shm", "root=/", "empty=/empty", "host=/host"]
     rkt = Stage0(place / "data", small_stage1.build(place / "stage1"))
-    one = AppSpec("one", Image(place / "image", USER), {"exec": argv}, {"mounts": mounts})
+    said = [{"name": name, "value": value} for name, value in (notes or {}).items()]
+    one = AppSpec("one", Image(place / "image", USER), {"exec": argv}, {"mounts": mounts, "annotations": said})
     try:
         pod = rkt.prepare([one], volumes=volumes)
         process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -108,12 +110,16 @@ def app(place: Path, words: list[str]) -> Figures:
 
 
 def measure(count: int, rounds: int) -> dict[str, Figures]:
-    """Both, in a place that is gone afterwards."""
+    """All of them, in a place that is gone afterwards."""
     words = [str(count), str(rounds)]
     with places.short_directory("cpv") as place:
-        for name in ("c", "r"):
+        for name in ("c", "r", "d"):
             Path(place, name).mkdir()
-        return {"kubernetes": asyncio.run(container(Path(place, "c"), words)), "rkt": app(Path(place, "r"), words)}
+        return {
+            "kubernetes": asyncio.run(container(Path(place, "c"), words)),
+            "rkt": app(Path(place, "r"), words),
+            "rkt, on disk": app(Path(place, "d"), words, notes={"clearpod.io/root": "disk"}),
+        }
 
 
 def _table(found: dict[str, Figures]) -> str:

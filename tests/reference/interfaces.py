@@ -112,7 +112,7 @@ def annotations() -> str:
         "## Of clearpod",
         bounds,
         table(("annotation", "meaning", "allowed by default"), ours),
-        "## Of others",
+        "## Of others, and of rkt",
         table(("annotation", "meaning"), others),
     )
 

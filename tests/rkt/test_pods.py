@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
 ]
+ON_DISK = [{"name": "clearpod.io/root", "value": "disk"}]
 
 
 def handlers(**lines: str) -> list[dict[str, object]]:
@@ -61,8 +62,10 @@ def test_an_app_that_fails_ends_the_pod_with_its_code(rig: Rig) -> None:
     assert running.pod.status() == {"slow": 3, "bad": 137}
 
 
-def test_empty_volumes_are_on_a_disk_of_the_pods_and_begin_as_they_should(rig: Rig) -> None:
-    """Shared ones with owner and mode, read-only where an app wants that, and with what a Docker image has there."""
+def test_empty_volumes_and_roots_are_on_a_disk_of_the_pods_and_begin_as_they_should(rig: Rig) -> None:
+    """Volumes with owner and mode, read-only where an app wants that, and with what a Docker image has there. A root
+    that is on the disk is that of its handlers too, and none of the host's.
+    """
     (rig.image.root / "srv").mkdir(exist_ok=True)
     (rig.image.root / "srv" / "file").write_text("of the image\n")
     from_docker = rig.image._replace(name="example.com/docker", annotations={"appc.io/docker/repository": "x"})
@@ -70,18 +73,22 @@ def test_empty_volumes_are_on_a_disk_of_the_pods_and_begin_as_they_should(rig: R
     first = (
         "grep -q ' /v ext4' /proc/self/mounts && ls -ldn /v && echo mine > /v/file && cat /srv/file && echo > /srv/new"
     )
-    second = "while ! cat /v/file; do sleep 0.1; done 2>/dev/null; echo y > /v/file || exit 9"
+    events = handlers(pre_start="cp /etc/passwd /made", post_stop="cat /told")
+    second = "cp /made /told; while ! cat /v/file; do sleep 0.1; done 2>/dev/null; echo y > /v/file || exit 9"
     one = rig.sh("one", first, mountPoints=[{"name": "s", "path": "/srv"}])._replace(image=from_docker)
     apps = [
         one._replace(entry={"mounts": [{"volume": "v", "path": "/v"}]}),
-        rig.sh("two", second, mountPoints=[{"name": "v", "path": "/v", "readOnly": True}]),
+        rig.sh(
+            "two", second, mountPoints=[{"name": "v", "path": "/v", "readOnly": True}], eventHandlers=events
+        )._replace(entry={"annotations": ON_DISK}),
     ]
     pod = rig.rkt.prepare(apps, volumes=[shared])
     running = Running(pod, pod.run(net="none", stdin=-3, stdout=-1, stderr=-1))
     code, out, err = running.finish()
     lines = out.decode().splitlines()
     assert (code, pod.status()) == (9, {"one": 0, "two": 9}), (out, err)
-    assert {"of the image", "mine"} <= {*lines}
+    assert {"of the image", "mine", "web:x:1000:1000::/:/bin/sh"} <= {*lines}
+    assert not (pod.app_root("two") / "made").exists() and not (pod.app_root("two") / "told").exists()
     assert any(line.startswith("drwxr-x---") and " 1000 " in line and " 7 " in line for line in lines)
     assert os.listdir(pod.dir / "sharedVolumes" / "v") == [] and [*(pod.dir / "scratch").iterdir()]
     assert pod.gc().code == 0 and pod.state() == "gone"

@@ -24,7 +24,10 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
 ]
 WAITS = "trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done"
-KEPT = {"mounts": [{"volume": "kept", "path": "/kept", "appVolume": {"name": "kept", "kind": "empty"}}]}
+KEPT = {
+    "mounts": [{"volume": "kept", "path": "/kept", "appVolume": {"name": "kept", "kind": "empty"}}],
+    "annotations": [{"name": "clearpod.io/root", "value": "disk"}],
+}
 
 
 def succeed(done: object) -> None:

@@ -133,6 +133,19 @@ def test_only_a_pod_with_empty_volumes_has_a_disk_of_the_size_that_it_asks_for(t
         sizing.scratch_mib({"clearpod.io/scratch-mib": "15"})
 
 
+def test_a_root_is_on_the_disk_where_the_app_or_the_pod_says_so(tmp_path: Path) -> None:
+    note = [{"name": "clearpod.io/root", "value": "disk"}]
+    events = [{"name": "pre-start", "exec": ["sh"]}]
+    found = read(tmp_path / "a", app("one", {"annotations": note}, eventHandlers=events), app("two"))
+    roots = [[oci.config(found.pod, one)["root"]["path"] for one in each.containers] for each in found.apps]
+    assert [{path.rsplit("/", 2)[1] for path in paths} for paths in roots] == [{"one.root"}, {"two"}]
+    assert found.pod.scratch_mib == sizing.SCRATCH_MIB
+    found = read(tmp_path / "b", app("one"), annotations=note)
+    assert found.apps[0].container.root_of and found.pod.scratch_mib
+    with pytest.raises(BadRequest, match="can be disk"):
+        sizing.is_root_on_disk({"clearpod.io/root": "memory"}, where="the app")
+
+
 def test_a_sandbox_starts_empty_and_gets_its_apps_one_by_one(tmp_path: Path) -> None:
     options = OPTIONS._replace(mutable=True, hostname="h")
     found = read(tmp_path / "a", options=options)

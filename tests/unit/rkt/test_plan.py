@@ -43,6 +43,13 @@ def test_all_roots_are_made_before_anything_starts_and_no_start_is_waited_for() 
     ]
 
 
+def test_a_root_on_the_pods_disk_is_over_the_one_of_the_host() -> None:
+    on_disk = app("one").each(lambda one: one._replace(root_of="one.root"))
+    requests = [request for _, request in read(plan.plan(Configure(), (on_disk,)))]
+    assert Create("one.root", "apps/one") in requests and Create("one", "apps/one", shared=True) in requests
+    assert plan.root(app("one")) is None
+
+
 def test_an_empty_sandbox_is_only_configured() -> None:
     assert read(plan.plan(Configure(lasting=True), ())) == [(1, Configure(lasting=True))]
 
