@@ -270,7 +270,7 @@ async def test_a_call_whose_client_gave_up_is_finished_and_its_repetition_gets_t
     async with world.daemon() as cri:
         config = cri.sandbox("slow")
         with pytest.raises(Exception, match="DEADLINE_EXCEEDED"):
-            await cri("RunPodSandbox", deadline_s=0.2, config=config)
+            await cri("RunPodSandbox", deadline_s=0.2 / PATIENCE, config=config)
         other = cri.sandbox("slow", hostname="other")
         code, sentence = await cri.refused("RunPodSandbox", config=other)
         assert code == "ALREADY_EXISTS"

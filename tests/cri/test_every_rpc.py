@@ -165,7 +165,7 @@ async def test_a_deadline_in_the_middle_of_a_step_and_its_repetition(world: Worl
                 world.faults.reply_delay_s = 0.4
                 world.faults.ignore = messages.Shutdown
                 with pytest.raises(aio.AioRpcError, match="DEADLINE_EXCEEDED"):
-                    await cri(step, deadline_s=0.15, **fields)
+                    await cri(step, deadline_s=0.15 / PATIENCE, **fields)
                 world.faults.reply_delay_s, world.faults.ignore = 0.0, None
             reply = await cri(step, **fields)
             ids |= {field.name: value for field, value in reply.ListFields() if field.name.endswith("_id")}

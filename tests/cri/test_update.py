@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """New limits: checked, put in force in the guest, recorded. For a real guest see test_real_stats.py."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from stage1.guest import messages
+from tests.fakes.patience import PATIENCE
 
 from .conftest import World
 
@@ -87,6 +89,9 @@ async def test_a_limit_below_what_is_used_or_refused_by_the_guest_leaves_the_old
         pod = await cri.pod()
         c = await cri.container(pod, "sleep", "1000")
         await cri("StartContainer", container_id=c)
+        async with asyncio.timeout(10 * PATIENCE):  # before its exec it has next to nothing
+            while (await cri("ContainerStats", container_id=c)).stats.memory.working_set_bytes.value <= MIB:
+                await asyncio.sleep(0.02)
         code, sentence = await cri.refused(
             "UpdateContainerResources", container_id=c, linux={"memory_limit_in_bytes": MIB, "cpu_shares": 100}
         )
