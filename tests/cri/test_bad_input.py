@@ -66,17 +66,17 @@ async def test_a_container_name_is_taken_once_and_free_after_removal(world: Worl
 
 
 CREATES = [
-    ({"image": pb.ImageSpec(image="no/such:image")}, "NOT_FOUND", "is not on this machine; pull it first"),
+    ({"image": pb.ImageSpec(image="no/such:image")}, "NOT_FOUND", "no/such:image"),
     ({"image": pb.ImageSpec()}, "INVALID_ARGUMENT", "needs image.image"),
     ({"metadata": pb.ContainerMetadata()}, "INVALID_ARGUMENT", "needs metadata.name"),
-    ({"log_path": "../../x"}, "INVALID_ARGUMENT", "leaves the sandbox's log directory"),
+    ({"log_path": "../../x"}, "INVALID_ARGUMENT", "log directory"),
     ({"mounts": [pb.Mount(container_path="/m", host_path="/proc/such")]}, "NOT_FOUND", "/proc/such"),
     (
         {"linux": pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(oom_score_adj=1001))},
         "INVALID_ARGUMENT",
-        "oom_score_adj must be between -1000 and 1000",
+        "oom_score_adj",
     ),
-    ({"devices": [pb.Device(host_path="/dev/sda")]}, "UNIMPLEMENTED", "the device /dev/sda of the host"),
+    ({"devices": [pb.Device(host_path="/dev/sda")]}, "UNIMPLEMENTED", "device /dev/sda"),
     ({"CDI_devices": [pb.CDIDevice(name="x.com/y=z")]}, "NOT_FOUND", "no CDI spec in"),
 ]
 
@@ -101,7 +101,7 @@ IMAGE_VOLUMES = [
     pytest.param({"image_sub_path": "no/such"}, "NOT_FOUND", "ImageVolumeMountFailed: /i ", id="63 no such subPath"),
     pytest.param({"image_sub_path": "etc/passwd/x"}, "NOT_FOUND", "ImageVolumeMountFailed", id="63 below a file"),
     pytest.param({"image_sub_path": "../../etc"}, "INVALID_ARGUMENT", "relative", id="63 out of the image"),
-    pytest.param({"host_path": "/tmp"}, "INVALID_ARGUMENT", "only one of them", id="6 both kinds of source"),
+    pytest.param({"host_path": "/tmp"}, "INVALID_ARGUMENT", "only one", id="6 both kinds of source"),
     pytest.param({"image": pb.ImageSpec(image="no/such:1")}, "NOT_FOUND", "pull it first", id="6 image not here"),
 ]
 
@@ -200,7 +200,7 @@ async def test_a_command_that_takes_too_long_is_killed(world: World) -> None:
         await cri("StartContainer", container_id=c)
         code, sentence = await cri.refused("ExecSync", container_id=c, cmd=["sleep", "500.5"], timeout=1)
         assert code == "DEADLINE_EXCEEDED"
-        assert "did not end within 1 s" in sentence
+        assert "within 1 s" in sentence
         assert not await _runs("500.5")
         code, sentence = await cri.refused("ExecSync", container_id=c, cmd=["/no/such"], timeout=1)
         assert code == "UNKNOWN"
@@ -226,14 +226,14 @@ async def _runs(word: str) -> bool:
 
 
 BOOTS = [
-    ("memory", {"annotations": {"clearpod.io/memory-mib": "8"}}, "INVALID_ARGUMENT", "less than a guest needs"),
+    ("memory", {"annotations": {"clearpod.io/memory-mib": "8"}}, "INVALID_ARGUMENT", "a guest needs"),
     ("kernel", {}, "NOT_FOUND", "vmlinux"),
     ("variant", {"annotations": {"clearpod.io/kernel": "ipsec"}}, "NOT_FOUND", "guest kernel 'ipsec', but"),
     ("sctp", {"port_mappings": [pb.PortMapping(protocol=pb.SCTP, container_port=1)]}, "NOT_FOUND", "kernel 'sctp'"),
-    ("silent", {}, "UNKNOWN", "said no hello within 1.5 s"),
+    ("silent", {}, "UNKNOWN", "within 1.5 s"),
     ("dies", {}, "UNKNOWN", "virtual machine"),
-    ("handler", {}, "NOT_FOUND", 'no runtime for "x" is configured'),
-    ("host", {"linux": pb.LinuxPodSandboxConfig()}, "INVALID_ARGUMENT", "the host's network namespace"),
+    ("handler", {}, "NOT_FOUND", 'no runtime for "x"'),
+    ("host", {"linux": pb.LinuxPodSandboxConfig()}, "INVALID_ARGUMENT", "network namespace"),
 ]
 
 
@@ -274,7 +274,7 @@ async def test_a_call_whose_client_gave_up_is_finished_and_its_repetition_gets_t
         other = cri.sandbox("slow", hostname="other")
         code, sentence = await cri.refused("RunPodSandbox", config=other)
         assert code == "ALREADY_EXISTS"
-        assert "reserved by a call in progress" in sentence
+        assert "call in progress" in sentence
         again = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
         assert [pod.id for pod in (await cri("ListPodSandbox")).items] == [again]
         assert (await cri.refused("RunPodSandbox", config=config))[0] == "ALREADY_EXISTS"
@@ -286,7 +286,7 @@ async def test_an_ambiguous_beginning_of_an_id_is_refused(world: World) -> None:
         first = next(pod[0] for pod in pods if sum(other[0] == pod[0] for other in pods) > 1)
         code, sentence = await cri.refused("PodSandboxStatus", pod_sandbox_id=first)
         assert code == "INVALID_ARGUMENT"
-        assert "give more of it" in sentence
+        assert first in sentence
 
 
 async def test_the_socket_of_a_living_daemon_is_refused_and_a_dead_ones_is_replaced(world: World) -> None:
@@ -296,7 +296,7 @@ async def test_the_socket_of_a_living_daemon_is_refused_and_a_dead_ones_is_repla
         dead.bind(path)
     async with world.daemon() as cri:
         await cri("Version")
-        with pytest.raises(AlreadyExists, match="another daemon already listens on"):
+        with pytest.raises(AlreadyExists, match="another daemon"):
             await Listener(cri.node, world.config).start()
         await cri("Version")
 
@@ -304,7 +304,7 @@ async def test_the_socket_of_a_living_daemon_is_refused_and_a_dead_ones_is_repla
 def test_a_file_in_the_place_of_the_socket_stays(tmp_path: Path) -> None:
     file = tmp_path / "sock"
     file.write_text("precious")
-    with pytest.raises(BadRequest, match="is not a socket"):
+    with pytest.raises(BadRequest, match="a socket"):
         claim_path(str(file), key="socket.path")
     assert file.read_text() == "precious"
 

@@ -187,11 +187,11 @@ async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld)
 @pytest.mark.parametrize(
     ("allow", "wanted", "fields", "said"),
     [
-        ((), options(network=NODE), {}, "the host's network namespace, which a pod in its own VM can't have"),
-        ((), options(ipc=NODE), {}, "host_pods.allow in clearpod's configuration leaves it out"),
-        (("network",), options(network=NODE, pid=NODE), {}, "the host's pid namespace"),
-        (("network",), options(network=NODE), {"sysctls": {"net.ipv4.ip_forward": "0"}}, "for the whole host"),
-        (("pid",), options(pid=NODE), {"sysctls": {"vm.swappiness": "1"}}, "for the whole host"),
+        ((), options(network=NODE), {}, "network namespace"),
+        ((), options(ipc=NODE), {}, "host_pods.allow"),
+        (("network",), options(network=NODE, pid=NODE), {}, "pid namespace"),
+        (("network",), options(network=NODE), {"sysctls": {"net.ipv4.ip_forward": "0"}}, "whole host"),
+        (("pid",), options(pid=NODE), {"sysctls": {"vm.swappiness": "1"}}, "whole host"),
     ],
 )
 async def test_what_is_not_allowed_is_refused(
@@ -221,7 +221,7 @@ async def test_a_container_gets_no_namespace_that_its_sandbox_has_not(machine: H
         context = pb.LinuxContainerSecurityContext(namespace_options=options(network=NODE, pid=NODE))
         config = cri.config("true", linux=pb.LinuxContainerConfig(security_context=context))
         code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
-        assert code == "INVALID_ARGUMENT" and "the host's pid namespace" in sentence
+        assert code == "INVALID_ARGUMENT" and "pid namespace" in sentence
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
 

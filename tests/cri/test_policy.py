@@ -16,8 +16,8 @@ REFUSED = [
     ("networks", "storage", "policy.networks"),
     ("guest-profile", "systemd", "policy.profiles"),
     ("allow-spoofing", "true", "policy.annotations"),
-    *((word, "9" * 5000, "must be a whole number") for word in ("memory-mib", "vcpus", "shm-mib", "dax-window-mib")),
-    ("shm-mib", str(1 << 60), "must be a whole number"),
+    *((word, "9" * 5000, "whole number") for word in ("memory-mib", "vcpus", "shm-mib", "dax-window-mib")),
+    ("shm-mib", str(1 << 60), "whole number"),
     ("networks", "x" * 5000, "clearpod.io/networks"),
     ("kernel", "../" * 1000, "clearpod.io/kernel"),
 ]

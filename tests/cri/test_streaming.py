@@ -316,9 +316,7 @@ async def test_an_address_that_can_not_be_is_said(world: World) -> None:
         other.listen(1)
         port = other.getsockname()[1]
         async with world.daemon() as cri:
-            with pytest.raises(
-                AlreadyExists, match=rf"streaming\.address 127\.0\.0\.1, port {port}: the port is taken"
-            ):
+            with pytest.raises(AlreadyExists, match=rf"streaming\.address 127\.0\.0\.1, port {port}: .*taken"):
                 await StreamingServer(cri.node, Streaming(port=port)).start()
             with pytest.raises(BadRequest, match="can't listen there"):
                 await StreamingServer(cri.node, Streaming(address="192.0.2.1")).start()

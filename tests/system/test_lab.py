@@ -176,17 +176,17 @@ def test_a_start_that_is_cut_short_leaves_nothing(place: Path, whom: str) -> Non
 def test_a_machine_that_does_not_start_is_quoted(place: Path) -> None:
     done = command(place, "up", "--memory", "7")
     assert done.returncode == 1
-    assert "lab: the lab did not come up" in done.stderr.decode()
-    assert "machine ended with code 1" in done.stderr.decode()
+    assert "not come up" in done.stderr.decode()
+    assert "with code 1" in done.stderr.decode()
     assert is_empty(place)
 
 
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["up", "--path", "/no/such"], "--path: there is no directory /no/such"),
+        (["up", "--path", "/no/such"], "no directory /no/such"),
         (["run"], "run what?"),
-        (["console"], "no lab was up here"),
+        (["console"], "no lab"),
     ],
 )
 def test_a_wrong_call_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:

@@ -58,9 +58,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "says"),
     [
-        (odd_registry.half_then_hang, RegistryUnavailable, r"^RegistryUnavailable: .*sent nothing for \d+ seconds"),
-        (odd_registry.half_then_die, RegistryUnavailable, "^RegistryUnavailable: can't reach the registry"),
-        (odd_registry.other_bytes, Corrupt, "is damaged .*[Dd]igest"),
+        (odd_registry.half_then_hang, RegistryUnavailable, r"^RegistryUnavailable: .* \d+ seconds"),
+        (odd_registry.half_then_die, RegistryUnavailable, "^RegistryUnavailable: .*registry"),
+        (odd_registry.other_bytes, Corrupt, "damaged .*[Dd]igest"),
     ],
 )
 def test_a_registry_that_fails_in_the_middle_of_a_layer_is_told_and_leaves_nothing(
@@ -85,7 +85,7 @@ def test_a_manifest_that_is_not_what_its_digest_says_is_refused(layout: Layout, 
 async def test_more_than_the_manifest_promises_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_MORE_BYTES", 1000)
     (tmp_path / "there").write_bytes(bytes(3000))
-    with pytest.raises(Corrupt, match="more of x than the 1999 bytes"):
+    with pytest.raises(Corrupt, match=r"x .*1999 bytes"):
         await progress.watched(asyncio.sleep(60), progress.Download("x", str(tmp_path), 1999, look_s=0.01))
     await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 2000, look_s=0.01))
 
@@ -216,7 +216,7 @@ async def test_a_skopeo_that_is_killed_is_told_and_leaves_nothing(layout: Layout
         result = _with_word(f"docker://{registry.host}/a@")
         (skopeo,) = [pid for pid in result if Path(f"/proc/{pid}/comm").read_text() == "skopeo\n"]
         os.kill(skopeo, signal.SIGKILL)
-        with pytest.raises(PodError, match=f"can't pull {name}: skopeo was ended by signal 9; pull again"):
+        with pytest.raises(PodError, match=f"{name}: .*skopeo .*signal 9"):
             await task
     assert orphans(store) == []
 

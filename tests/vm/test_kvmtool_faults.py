@@ -39,7 +39,7 @@ int main(void)
 @pytest.mark.parametrize(
     ("first", "last", "code", "said"),
     [
-        ("  Error: unknown option `vsock'", "", 129, "has no option --vsock; install a newer"),
+        ("  Error: unknown option `vsock'", "", 129, "--vsock; install"),
         ("", "KVM_CREATE_VM ioctl: Device or resource busy", 255, "KVM_CREATE_VM ioctl: Device or"),
         (
             "",

@@ -114,9 +114,9 @@ async def test_a_file_system_that_can_not_be_mapped_is_refused_by_name_and_nothi
 ) -> None:
     async with booted(machine) as pod:
         for kind, path in unmappable.items():
-            with pytest.raises(Unsupported, match=f"^{path} can't be a volume.* its file system, {kind},"):
+            with pytest.raises(Unsupported, match=f"^{path}.*volume.*, {kind},"):
                 await started(pod, machine.image, Mount(str(path), "/data"))
-        with pytest.raises(Unsupported, match=f"^{tmp_path}/below/inner can't be a volume, or below one.* proc,"):
+        with pytest.raises(Unsupported, match=f"^{tmp_path}/below/inner .*volume.* proc,"):
             await started(pod, machine.image, Mount(str(tmp_path / "below"), "/data"))
         assert pod.containers == {}
         assert os.listdir(f"{pod.directory}/tree/volumes/containers") == []
@@ -191,7 +191,7 @@ async def test_clearpod_jail_prints_what_is_in_force(
         text = await asyncio.to_thread(printed, pod.id)
         for expected in ("no new privs      yes", "0 to 65535 are", "seccomp           filter", "cgroup "):
             assert expected in text, text
-        with pytest.raises(NotFound, match="there is no pod 'ffff-none'"):
+        with pytest.raises(NotFound, match="pod 'ffff-none'"):
             printed("ffff-none")
     with pytest.raises(NotFound):
         printed(pod.id)
@@ -222,7 +222,7 @@ async def test_a_vmm_in_another_namespace_than_it_was_given_gets_no_volumes(mach
         said_so = json.loads(record.read_text())
         said_so["ids"][0][1] += 1
         record.write_text(json.dumps(said_so))
-        with pytest.raises(WrongState, match="other ids than its VM was given"):
+        with pytest.raises(WrongState, match="other ids"):
             await started(pod, machine.image, Mount(str(machine.volume), "/data"))
 
 
@@ -234,7 +234,7 @@ def test_pods_without_ids_left_are_refused_and_leave_nothing(machine: Machine) -
     host = machine.host._replace(ids=taken)
     first = engine.prepare(Pod(id="1" * 64, name="one"), host)
     try:
-        with pytest.raises(PodError, match="all 1 ranges of ids from 1048576 on are taken"):
+        with pytest.raises(PodError, match=r"1 ranges .*1048576"):
             engine.prepare(Pod(id="2" * 64, name="two"), host)
         assert engine.pod_directories(host) == [first.directory]
     finally:

@@ -162,7 +162,7 @@ def test_the_third_request_to_end_is_not_passed_on(clearpod: Command) -> None:
     process.send_signal(signal.SIGTERM)
     ended = finish(process, limit_s=20)
     assert ended.code == 137
-    assert "asked to end three times" in ended.err
+    assert "three times" in ended.err
 
 
 @pytest.mark.parametrize(("vmms", "after_s"), [(0, 0.0), (1, 0.0), (1, 0.4)])
@@ -203,7 +203,7 @@ def test_a_vm_that_dies_is_told_apart_from_a_program_that_does(clearpod: Command
 def test_a_program_that_uses_up_its_memory_is_said_to(clearpod: Command) -> None:
     ended = clearpod.run("-m", "64", "--", "sh", "-c", "x=a; while :; do x=$x$x; done")
     assert (ended.code, ended.err.count("\n")) == (137, 1), ended.err
-    assert "its memory was used up" in ended.err
+    assert "memory was used" in ended.err
 
 
 def _read_until(process: "subprocess.Popen[bytes]", text: bytes, stream: object = None, limit_s: float = 30) -> bytes:

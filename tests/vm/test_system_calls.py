@@ -88,9 +88,7 @@ async def test_all_that_a_container_does_with_files_works_behind_both_filters(
 def test_a_vmm_that_its_filter_ends_is_told_with_the_call(vm: VmSpec, tmp_path: Path) -> None:
     lines = tmp_path / "without-ppoll.bpf"
     lines.write_bytes(b"".join(struct.pack("HBBI", *line) for line in WITHOUT_PPOLL))
-    with pytest.raises(
-        VmFailed, match=r"code 159: its filter of system calls ended it \(signal 31, SIGSYS\)"
-    ) as caught:
+    with pytest.raises(VmFailed, match=r"code 159: .*filter .*\(signal 31, SIGSYS\)") as caught:
         ProcessVmm(watch_s=60.0 * PATIENCE).start(vm._replace(filter=str(lines)))
     if os.access(sigsys.LOG, os.R_OK) and "SIGSYS);" not in str(caught.value):
-        assert f" at call {PPOLL} of x86-64; its last lines" in str(caught.value)
+        assert f" at call {PPOLL} of x86-64;" in str(caught.value)

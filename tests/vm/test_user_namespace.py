@@ -129,7 +129,7 @@ def test_the_network_is_the_user_namespaces(machine: Machine) -> None:
 
 @pytest.mark.parametrize("numbers", [(0, 5), (1, 0xFFFFFFFF)])
 def test_ids_that_cant_be_are_refused(machine: Machine, numbers: tuple[int, int]) -> None:
-    with pytest.raises(BadRequest, match="can't be a user namespace's"):
+    with pytest.raises(BadRequest, match="user namespace"):
         machine.client.call(Configure(hostname="pod", first_id=numbers[0], ids=numbers[1]))
 
 

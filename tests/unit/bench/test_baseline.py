@@ -62,7 +62,7 @@ def test_the_committed_file_is_what_this_reads():
 def test_holding_tells_what_is_worse_and_that_there_is_no_baseline(tmp_path, capsys):
     file = tmp_path / "baseline.json"
     assert baseline.hold("mine", {"a_ms": 20.0}, update=False, file=file) == 0
-    assert "no baseline for mine" in capsys.readouterr().err
+    assert "no baseline" in capsys.readouterr().err
     assert baseline.hold("mine", {"a_ms": 20.0}, update=True, file=file) == 0
     assert baseline.hold("mine", {"a_ms": 20.3}, update=False, file=file) == 0
     assert baseline.hold("mine", {"a_ms": 21.0}, update=False, file=file) == 1

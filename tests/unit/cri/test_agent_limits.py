@@ -46,7 +46,7 @@ async def test_what_a_guest_does_not_take_waits_within_limits_and_goes_out_when_
     guest.takes.clear()
     big = m.Tune("memory.high", "x" * 20_000)
     calls = [asyncio.ensure_future(agent.call(big, timeout_s=60)) for _ in range(MAX_WAITING + 10)]
-    with pytest.raises(AgentFailed, match="can't be asked of pod x/y: the guest's agent has"):
+    with pytest.raises(AgentFailed, match=r"pod x/y: .*agent"):
         await asyncio.gather(*calls)
     assert agent._writer is not None
     assert agent._writer.transport.get_write_buffer_size() < UNTAKEN_BYTES + 2 * RING

@@ -148,7 +148,7 @@ def test_what_clients_really_send_passes(request_: Any) -> None:
 
 @pytest.mark.parametrize("text", ["a b", "a\tb", "x" * 65, "ä", "a/b", "a;b"])
 def test_a_host_name_is_one_word_of_a_hosts_file(text: str) -> None:
-    with pytest.raises(BadRequest, match="hostname must be at most 64 letters"):
+    with pytest.raises(BadRequest, match=r"hostname .*64 letters"):
         network.hostname(text, pod_name="p")
 
 
@@ -170,7 +170,7 @@ def test_what_is_no_word_of_resolv_conf_is_refused(dns: dict[str, list[str]]) ->
 @pytest.mark.parametrize("names", [{"name": "a;IP=1.2.3.4"}, {"namespace": "a=b"}, {"uid": ";"}])
 def test_a_name_can_not_end_its_part_of_cni_args(names: dict[str, str]) -> None:
     expected = pb.PodSandboxConfig(metadata={"name": "a", "namespace": "b"} | names)
-    with pytest.raises(BadRequest, match=f"metadata.{next(iter(names))} must be without"):
+    with pytest.raises(BadRequest, match=f"metadata.{next(iter(names))} "):
         sandbox.record(pb.RunPodSandboxRequest(config=expected), Config(), handlers=("",))
 
 
@@ -178,11 +178,11 @@ def test_a_name_can_not_end_its_part_of_cni_args(names: dict[str, str]) -> None:
     ("given", "sentence"),
     [
         ({"cpuset_cpus": "3-1"}, "cpuset_cpus has the range 3-1"),
-        ({"cpuset_cpus": "0-99998"}, "the last processor of this host is"),
-        ({"cpuset_cpus": "٣"}, "must be a list such as"),
-        ({"cpuset_mems": "9" * 4000}, "must be a list such as"),
-        ({"memory_limit_in_bytes": 1 << 30, "memory_swap_limit_in_bytes": 1 << 29}, "counts memory and swap together"),
-        ({"unified": {"../memory.high": "1"}}, "can't be a file of a cgroup"),
+        ({"cpuset_cpus": "0-99998"}, "last processor"),
+        ({"cpuset_cpus": "٣"}, "list such as"),
+        ({"cpuset_mems": "9" * 4000}, "list such as"),
+        ({"memory_limit_in_bytes": 1 << 30, "memory_swap_limit_in_bytes": 1 << 29}, "memory and swap"),
+        ({"unified": {"../memory.high": "1"}}, "a cgroup"),
     ],
 )
 def test_limits_that_no_kernel_takes_are_refused(given: dict[str, Any], sentence: str) -> None:
@@ -199,13 +199,13 @@ def test_processors_of_the_host_are_nothing_for_a_guest(host: tuple[str, ...], w
 
 
 def test_a_log_path_fits_together_with_its_directory() -> None:
-    with pytest.raises(BadRequest, match="are too long together"):
+    with pytest.raises(BadRequest, match="too long together"):
         container.log_path("/" + "a/" * 1500, "b/" * 1000)
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, "2147483648", f"0:{'9' * 5000}", "99999999999"])
 def test_an_id_of_any_length_in_an_image_is_out_of_range_and_no_fault(text: str) -> None:
-    with pytest.raises(BadRequest, match="is out of range"):
+    with pytest.raises(BadRequest, match="out of range"):
         users.resolve(text, passwd="", group="")
 
 
@@ -216,5 +216,5 @@ def test_leading_zeros_of_an_id_count_for_nothing() -> None:
 @pytest.mark.parametrize("text", ["9" * 5000, "0." + "1" * 5000, "1" * 33])
 def test_a_bandwidth_of_thousands_of_digits_is_refused(text: str) -> None:
     expected = pb.PodSandboxConfig(annotations={network.INGRESS: text})
-    with pytest.raises(BadRequest, match="must be a quantity"):
+    with pytest.raises(BadRequest, match="a quantity"):
         network.bandwidth(expected, network.INGRESS)

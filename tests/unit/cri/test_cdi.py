@@ -44,8 +44,8 @@ def test_the_later_directory_wins(tmp_path: Path) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], type[PodError], str]] = [
-    ({"hooks": [{"hookName": "createContainer", "path": "/x"}]}, Unsupported, "hooks of the host"),
-    ({"intelRdt": {"closID": "x"}}, Unsupported, "intelRdt of the host"),
+    ({"hooks": [{"hookName": "createContainer", "path": "/x"}]}, Unsupported, "hooks"),
+    ({"intelRdt": {"closID": "x"}}, Unsupported, "intelRdt"),
     ({"deviceNodes": [{"path": "/dev/nvidia0"}]}, Unsupported, "/dev/nvidia0"),
     ({"mounts": [{"hostPath": "/no/such", "containerPath": "/t"}]}, NotFound, "/no/such"),
     ({"mounts": [{"hostPath": "x", "containerPath": "/t", "type": "tmpfs"}]}, Unsupported, "tmpfs"),

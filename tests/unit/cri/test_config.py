@@ -2,6 +2,7 @@
 """The configuration: errors name the line, the example is complete."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,76 +16,76 @@ from stage1.errors import BadRequest, NotFound
 DOCS = Path(__file__).parents[3] / "docs/reference"
 
 WRONG = [
-    ("[vm]\nmemroy_mib = 3", 2, 'unknown key "vm.memroy_mib"; did you mean "memory_mib"?'),
-    ("\n\nrundir = '/x'", 3, 'unknown key "rundir"; did you mean "run_dir"?'),
-    ("[vmm]\nvcpus = 1", 1, 'unknown key "vmm"; did you mean "vm"?'),
-    ("[log]\nzzz = 1", 2, 'unknown key "log.zzz"; known here: level, format'),
+    ("[vm]\nmemroy_mib = 3", 2, '"vm.memroy_mib"; .*"memory_mib"'),
+    ("\n\nrundir = '/x'", 3, '"rundir"; .*"run_dir"'),
+    ("[vmm]\nvcpus = 1", 1, '"vmm"; .*"vm"'),
+    ("[log]\nzzz = 1", 2, '"log.zzz"; .*: level, format'),
     (
         "[socket]\nmode = '0660'\n[vm]\n# vcpus = 2\nvcpus = '1'",
         5,
-        "\"vm.vcpus\" should be a valid integer, but it is '1'",
+        "\"vm.vcpus\" .*integer, .*'1'",
     ),
-    ("[streaming]\naddress = 'localhost'", 2, "\"streaming.address\" must be an IP address, but it is 'localhost'"),
-    ("[streaming]\nport = 65536", 2, '"streaming.port" should be less than or equal to 65535'),
-    ("[vm]\nmemory_mib = 4", 2, '"vm.memory_mib" should be greater than or equal to 48, but it is 4'),
+    ("[streaming]\naddress = 'localhost'", 2, "\"streaming.address\" .*IP address, .*'localhost'"),
+    ("[streaming]\nport = 65536", 2, '"streaming.port" .*65535'),
+    ("[vm]\nmemory_mib = 4", 2, '"vm.memory_mib" .*48, .* 4$'),
     (
         "[vm]\nhypervisor = 'xen'",
         2,
-        "\"vm.hypervisor\" should be 'auto', 'kvmtool' or 'qemu', but it is 'xen'",
+        "\"vm.hypervisor\" .*'auto', 'kvmtool' or 'qemu', .*'xen'",
     ),
-    ("vm = { vcpus = 0 }", 1, '"vm.vcpus" should be greater than or equal to 1, but it is 0'),
-    ("log.level = 'loud'", 1, '"log.level" should be'),
-    ("run_dir = 'relative'", 1, '"run_dir" should match pattern'),
-    ("run_dir = '/run/a/directory/that/is/too/long'", 1, '"run_dir" may have at most 22 bytes'),
-    ("[socket]\nmode = '660'", 2, '"socket.mode" should match pattern'),
-    (f"[socket]\npath = '/{'x' * 120}'", 2, '"socket.path" is longer than the 107 bytes'),
+    ("vm = { vcpus = 0 }", 1, '"vm.vcpus" .*1, .*0$'),
+    ("log.level = 'loud'", 1, '"log.level" '),
+    ("run_dir = 'relative'", 1, '"run_dir" .*pattern'),
+    ("run_dir = '/run/a/directory/that/is/too/long'", 1, '"run_dir" .*22 bytes'),
+    ("[socket]\nmode = '660'", 2, '"socket.mode" .*pattern'),
+    (f"[socket]\npath = '/{'x' * 120}'", 2, '"socket.path" .*107 bytes'),
     (
         "[[registries]]\nprefix = 'a'\n[[registries]]\nprefix = 'b'\nlocaton = 'x'",
         5,
-        'did you mean "location"?',
+        '"location"',
     ),
     (
         "[[registries]]\nprefix = 'a'\n\n[[registries]]\nlocation = 'x'",
         4,
-        'the key "registries.prefix" is missing',
+        '"registries.prefix" is missing',
     ),
     (
         "[[registries]]\nprefix = 'a'\nmirrors = [1]",
         3,
-        '"registries.mirrors" should be a valid string, but it is 1',
+        '"registries.mirrors" .*string, .*1$',
     ),
-    ("[policy]\nmax_memory_mb = 1", 2, 'unknown key "policy.max_memory_mb"; did you mean "max_memory_mib"?'),
-    ("[policy]\n\nannotations = ['clearpod.io/memory']", 3, 'unknown annotation "clearpod.io/memory"; did you mean'),
-    ("[[policy.rules]]\nnamespaces = ['a']\nmax_vcpu = 2", 3, 'did you mean "max_vcpus"?'),
+    ("[policy]\nmax_memory_mb = 1", 2, '"policy.max_memory_mb"; .*"max_memory_mib"'),
+    ("[policy]\n\nannotations = ['clearpod.io/memory']", 3, 'annotation "clearpod.io/memory"'),
+    ("[[policy.rules]]\nnamespaces = ['a']\nmax_vcpu = 2", 3, '"max_vcpus"'),
     (
         "[[policy.rules]]\nnamespaces = ['a']\n[[policy.rules]]\n"
         "namespaces = ['b']\nannotations = ['clearpod.io/netwks']",
         5,
-        'did you mean "clearpod.io/networks"?',
+        '"clearpod.io/networks"',
     ),
     ("[[policy.rules]]\nnamespaces = []", 2, '"policy.rules.namespaces"'),
-    ("[policy]\n[[policy.rules]]\nmax_vcpus = 2", 2, 'the key "policy.rules.namespaces" is missing'),
-    ("[[policy.rules]]\nnamespaces = ['a']\nmax_shm_mib = -1", 3, "greater than or equal to 0, but it is -1"),
-    ("[policy]\nannotations = ['example.com/x']", 2, "known are clearpod.io/memory-mib, "),
-    ("[network]\ndefault_subnets = []", 2, "must be one subnet of IPv4, one of IPv6, or one of each"),
-    ("[network]\ndefault_subnets = ['10.1.0.0/16', '10.2.0.0/16']", 2, "must be one subnet of IPv4, one of IPv6"),
-    ("[network]\ndefault_subnets = ['10.1.0.1/16']", 2, "10.1.0.1/16 has host bits set"),
-    ("[network]\ndefault_subnets = ['10.1.0.0/31']", 2, "room for a gateway and a pod, and 10.1.0.0/31 has none"),
-    ("[jail]\nfirst_id = 1000", 2, '"jail.first_id" should be greater than or equal to 524288, but it is 1000'),
-    ("[jail]\ncount = 65536", 2, '"jail.count" should be greater than or equal to 131072'),
-    ("[jail]\nfirst_id = 2147352575", 1, "must end before 2147352576"),
-    ("[jail]\nfirst_id = 524289\ncount = 131072", 1, "a whole range of 131072"),
-    ("a = 1\nb = = 2", 2, "this is not TOML"),
-    ("[vm", 1, "this is not TOML"),
+    ("[policy]\n[[policy.rules]]\nmax_vcpus = 2", 2, '"policy.rules.namespaces" is missing'),
+    ("[[policy.rules]]\nnamespaces = ['a']\nmax_shm_mib = -1", 3, "0, .*-1$"),
+    ("[policy]\nannotations = ['example.com/x']", 2, "clearpod.io/memory-mib, "),
+    ("[network]\ndefault_subnets = []", 2, "one subnet of IPv4"),
+    ("[network]\ndefault_subnets = ['10.1.0.0/16', '10.2.0.0/16']", 2, "one subnet of IPv4"),
+    ("[network]\ndefault_subnets = ['10.1.0.1/16']", 2, "10.1.0.1/16 .*host bits"),
+    ("[network]\ndefault_subnets = ['10.1.0.0/31']", 2, "gateway .*10.1.0.0/31"),
+    ("[jail]\nfirst_id = 1000", 2, '"jail.first_id" .*524288, .*1000'),
+    ("[jail]\ncount = 65536", 2, '"jail.count" .*131072'),
+    ("[jail]\nfirst_id = 2147352575", 1, "before 2147352576"),
+    ("[jail]\nfirst_id = 524289\ncount = 131072", 1, "whole range .*131072"),
+    ("a = 1\nb = = 2", 2, "not TOML"),
+    ("[vm", 1, "not TOML"),
 ]
 
 
-@pytest.mark.parametrize(("text", "line", "sentence"), WRONG, ids=[case[2][:40] for case in WRONG])
-def test_a_mistake_is_named_with_its_line(text: str, line: int, sentence: str) -> None:
+@pytest.mark.parametrize(("text", "line", "pattern"), WRONG, ids=[case[2][:40] for case in WRONG])
+def test_a_mistake_is_named_with_its_line(text: str, line: int, pattern: str) -> None:
     with pytest.raises(BadRequest) as caught:
         config.parse(text, "c.toml")
     assert str(caught.value).startswith(f"c.toml:{line}: ")
-    assert sentence in str(caught.value)
+    assert re.search(pattern, str(caught.value))
     assert "\n" not in str(caught.value)
 
 
@@ -94,7 +95,7 @@ def test_an_empty_file_is_all_defaults() -> None:
 
 
 def test_a_missing_file_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="there is no such configuration file"):
+    with pytest.raises(NotFound, match="configuration file"):
         config.load(f"{tmp_path}/absent.toml")
     assert os.path.exists(config.DEFAULT_PATH) or config.load(None) == config.Config()
 
@@ -102,7 +103,7 @@ def test_a_missing_file_is_an_error_only_when_it_was_asked_for(tmp_path: Path) -
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(BadRequest, match="can't be read as a configuration file"):
+    with pytest.raises(BadRequest, match="configuration file"):
         config.load(str(file))
 
 

@@ -70,7 +70,7 @@ def test_each_namespace_is_allowed_for_itself(name: str) -> None:
 
 
 def test_privileged_is_allowed_for_itself() -> None:
-    with pytest.raises(BadRequest, match="root of this machine"):
+    with pytest.raises(BadRequest, match="root"):
         asked(privileged=True, pid=pb.NODE)
     assert asked(privileged=True).host == ()
     assert asked(ALL.model_copy(update={"privileged": True}), privileged=True, pid=pb.NODE).host == ("pid",)
@@ -95,7 +95,7 @@ def test_only_sysctls_of_its_own_namespaces_are_set(key: str, options: dict[str,
     if is_own:
         assert asked(sysctls={key: "1"}, **options).sysctls == ((key, "1"),)
         return
-    with pytest.raises(BadRequest, match=f"the sysctl {re.escape(key)} would be set for the whole host"):
+    with pytest.raises(BadRequest, match=f"sysctl {re.escape(key)} .*host"):
         asked(sysctls={key: "1"}, **options)
 
 
@@ -118,7 +118,7 @@ def test_a_container_is_held_to_its_sandbox() -> None:
         return security.security(config, whole).pid_namespace
 
     assert container(pb.NODE, pb.NODE) == "node" and container(pb.NODE, pb.POD) == "pod"
-    with pytest.raises(BadRequest, match="and its sandbox does not"):
+    with pytest.raises(BadRequest, match="sandbox"):
         container(pb.POD, pb.NODE)
 
 

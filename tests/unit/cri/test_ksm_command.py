@@ -35,12 +35,12 @@ def output_of(capsys: pytest.CaptureFixture[str], files: FakeKsm, *more: str) ->
 @pytest.mark.parametrize(
     ("run", "left", "sentence"),
     [
-        (0, None, "stopped, as clearpod has found it"),
-        (1, None, "running, by another program than clearpod"),
-        (2, None, "stopped and undone, as clearpod has found it"),
-        (1, Record(Settings(), RUNNING, Settings(), "quick", os.getpid()), "by clearpod's daemon, level quick"),
-        (1, Record(Settings(), RUNNING, Settings(), "quick", 1 << 22), "by a clearpod daemon that was killed"),
-        (1, Record(ODD, ODD._replace(run=1), ODD), "by another program, after clearpod"),
+        (0, None, "stopped, "),
+        (1, None, "by another program"),
+        (2, None, "stopped and undone"),
+        (1, Record(Settings(), RUNNING, Settings(), "quick", os.getpid()), "daemon, level quick"),
+        (1, Record(Settings(), RUNNING, Settings(), "quick", 1 << 22), "killed"),
+        (1, Record(ODD, ODD._replace(run=1), ODD), "by another program"),
     ],
 )
 def test_it_says_who_has_set_it(

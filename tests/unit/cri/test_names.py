@@ -32,7 +32,7 @@ async def _make(names: Names, request: bytes, work: Callable[[], Awaitable[str]]
 async def test_a_taken_name_is_refused_and_the_owner_named() -> None:
     names = _names(set())
     assert await _make(names, b"r") == "id-1"
-    with pytest.raises(AlreadyExists, match="default/web/uid/0 exists as id-1; remove it or use another attempt"):
+    with pytest.raises(AlreadyExists, match=r"default/web/uid/0 .*id-1.*attempt"):
         await _make(names, b"r")
 
 
@@ -45,7 +45,7 @@ async def test_a_name_in_progress_is_refused_until_it_is_done() -> None:
 
     first = asyncio.create_task(_make(names, b"r", slow))
     await asyncio.sleep(0)
-    with pytest.raises(AlreadyExists, match="is reserved by a call in progress"):
+    with pytest.raises(AlreadyExists, match="call in progress"):
         await _make(names, b"r")
     go.set()
     assert await first == "id-1"

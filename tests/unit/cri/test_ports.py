@@ -64,7 +64,7 @@ def test_bandwidth_is_a_quantity(text: str, bits: int) -> None:
 
 @pytest.mark.parametrize("text", ["x", "10 M", "-1M", "10MB", "999", "2P", "1e6", ".5M", "0"])
 def test_bandwidth_that_is_none_is_refused_with_the_annotations_name(text: str) -> None:
-    with pytest.raises(BadRequest, match=f"the annotation {WORD} must be"):
+    with pytest.raises(BadRequest, match=f"annotation {WORD} "):
         network.bandwidth(pb.PodSandboxConfig(annotations={WORD: text}), WORD)
 
 
@@ -93,10 +93,10 @@ def test_a_host_port_belongs_to_one_pod_which_is_named(port: Port, is_free: bool
     if is_free:
         ports.require_free(expected, [HELD])
         return
-    with pytest.raises(AlreadyExists, match=r"port \d+ of the host is taken by the pod a/held$"):
+    with pytest.raises(AlreadyExists, match=r"port \d+ .*pod a/held$"):
         ports.require_free(expected, [HELD])
 
 
 def test_a_pod_can_not_publish_a_port_twice() -> None:
-    with pytest.raises(AlreadyExists, match=r"taken by the pod default/web$"):
+    with pytest.raises(AlreadyExists, match=r"pod default/web$"):
         ports.require_free(Pod("2", "web", ports=(Port(80, 8080), Port(81, 8080))), [])

@@ -33,7 +33,7 @@ def test_command_drops_cmd_and_args_replace_it(command: list[str], args: list[st
 
 
 def test_no_command_at_all_is_refused() -> None:
-    with pytest.raises(BadRequest, match="which command to run"):
+    with pytest.raises(BadRequest, match="command"):
         container.argv(pb.ContainerConfig(), {})
 
 
@@ -50,7 +50,7 @@ def test_variables_of_the_request_override_those_of_the_image() -> None:
 @pytest.mark.parametrize("value", [b"\xff", b"a\xc3", "\ud800".encode(errors="surrogatepass")])
 def test_a_variable_that_is_no_text_is_refused_and_not_changed(value: bytes) -> None:
     config = pb.ContainerConfig(metadata={"name": "c"}, envs=[pb.KeyValue(key="A", value=value)])
-    with pytest.raises(Unsupported, match="the environment variable 'A' is not UTF-8"):
+    with pytest.raises(Unsupported, match=r"environment variable 'A' .*UTF-8"):
         container.check(config)
 
 
@@ -109,7 +109,7 @@ def test_log_paths_are_joined(directory: str, path: str, wanted: str) -> None:
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "."])
 def test_a_log_path_can_not_leave_its_directory(path: str) -> None:
-    with pytest.raises(BadRequest, match="leaves the sandbox's log directory"):
+    with pytest.raises(BadRequest, match="log directory"):
         container.log_path("/var/log/pods", path)
 
 
@@ -154,7 +154,7 @@ def test_mounts_that_can_not_be_are_refused(mount: pb.Mount, error: type[PodErro
 
 def test_a_vm_has_no_mounts_that_reach_the_host() -> None:
     both = mounts.mount(_mount(propagation=pb.PROPAGATION_BIDIRECTIONAL), IMAGES)
-    with pytest.raises(Unsupported, match="what a VM mounts can't reach the host"):
+    with pytest.raises(Unsupported, match=r"mounts .*host"):
         mounts.require_one_way([both], on_host=False, privileged=True)
     mounts.require_one_way([both], on_host=True, privileged=True)
 
@@ -286,10 +286,10 @@ SANDBOXES_REFUSED = [
     (_sandbox(log_directory="logs"), BadRequest, "absolute"),
     (_sandbox(log_directory="/var/../etc"), BadRequest, r"without '\.\.'"),
     (_sandbox(annotations={policy.MEMORY: "lots"}), BadRequest, "whole number"),
-    (_sandbox(annotations={policy.NETWORKS: "a,,b"}), BadRequest, "must be names, as in a,b, but it is 'a,,b'"),
+    (_sandbox(annotations={policy.NETWORKS: "a,,b"}), BadRequest, "names, .*'a,,b'"),
     (_sandbox(annotations={policy.NETWORKS: "../etc"}), BadRequest, "must be names"),
-    (_sandbox(annotations={policy.KERNEL: "../etc"}), BadRequest, "a name such as sctp, but it is '../etc'"),
-    (_sandbox(annotations={policy.KERNEL: " "}), BadRequest, "a name such as sctp"),
+    (_sandbox(annotations={policy.KERNEL: "../etc"}), BadRequest, "name .*'../etc'"),
+    (_sandbox(annotations={policy.KERNEL: " "}), BadRequest, "a name"),
     *(
         (_sandbox(annotations={policy.WINDOW: text}), BadRequest, f"{policy.WINDOW} must be a whole number")
         for text in ("", "-1", "lots", "16385", "9" * 5000, "1.5", "\u0663", " 1")
@@ -297,11 +297,11 @@ SANDBOXES_REFUSED = [
     (_namespaces(network=pb.NODE), BadRequest, "host's network namespace"),
     (_namespaces(pid=pb.NODE), BadRequest, "host's pid namespace"),
     (_namespaces(ipc=pb.NODE), BadRequest, "host's ipc namespace"),
-    (_namespaces(userns_options=pb.UserNamespace(mode=pb.POD)), BadRequest, "one mapping of users"),
-    (_namespaces(network=pb.CONTAINER), BadRequest, "can only be of mode POD"),
+    (_namespaces(userns_options=pb.UserNamespace(mode=pb.POD)), BadRequest, "mapping of users"),
+    (_namespaces(network=pb.CONTAINER), BadRequest, "mode POD"),
     (_sysctls({f"a.{number}": "1" for number in range(65)}), BadRequest, "at most 64 sysctls"),
-    (_sysctls({"": "1"}), BadRequest, "too long, or has no name"),
-    (_sysctls({"a": "1" * 256}), BadRequest, "too long, or has no name"),
+    (_sysctls({"": "1"}), BadRequest, "too long"),
+    (_sysctls({"a": "1" * 256}), BadRequest, "too long"),
     (_sandbox(annotations={policy.SHM: "1g"}), BadRequest, "whole number"),
 ]
 
@@ -317,7 +317,7 @@ def test_sandboxes_that_can_not_be_are_refused(
 def test_an_unknown_handler_is_named() -> None:
     request = _sandbox()
     request.runtime_handler = "gvisor"
-    with pytest.raises(NotFound, match='no runtime for "gvisor" is configured'):
+    with pytest.raises(NotFound, match=r'runtime .*"gvisor"'):
         sandbox.record(request, Config(), handlers=("", "clearpod"))
 
 

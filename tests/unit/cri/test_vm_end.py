@@ -37,6 +37,5 @@ async def test_the_end_is_told_and_the_filters_work_is_an_error(
 
 
 async def test_a_vmm_that_was_gone_before_anybody_looked_has_ended_and_no_more_is_known() -> None:
-    assert await ended.sentence(VmProcess(2**22 + 1, 0, "/console"), None, title=TITLE) == (
-        f"the virtual machine of {TITLE} has ended"
-    )
+    output = await ended.sentence(VmProcess(2**22 + 1, 0, "/console"), None, title=TITLE)
+    assert TITLE in output and "ended" in output and "(" not in output

@@ -103,8 +103,8 @@ def test_the_guests_kernel_has_the_ticks_that_its_loops_are_told_by() -> None:
 @pytest.mark.parametrize(
     "change, kind, sentence",
     [
-        ({"memory_mib": 16}, BadRequest, "16 MiB of memory is less than a guest needs; give the pod at least 48 MiB"),
-        ({"vcpus": 0}, BadRequest, "0 vCPUs make no VM"),
+        ({"memory_mib": 16}, BadRequest, "16 MiB .*48 MiB"),
+        ({"vcpus": 0}, BadRequest, "0 vCPUs"),
     ],
 )
 def test_a_pod_that_can_be_no_vm_is_refused_and_leaves_nothing(
@@ -117,7 +117,7 @@ def test_a_pod_that_can_be_no_vm_is_refused_and_leaves_nothing(
 
 def test_a_missing_kernel_is_named_with_the_remedy(host: engine.Host) -> None:
     os.unlink(f"{host.guest_dir}/vmlinux")
-    with pytest.raises(NotFound, match=r"vmlinux is not in .*; build it with `clearpod images build`"):
+    with pytest.raises(NotFound, match=r"vmlinux .*`clearpod images build`"):
         engine.prepare(POD, host)
     assert engine.pod_directories(host) == []
 
@@ -127,7 +127,7 @@ def test_a_pod_boots_the_variant_of_the_kernel_that_it_names(host: engine.Host) 
     prepared = engine.prepare(POD._replace(kernel="sctp"), host)
     engine.clean_up(prepared.directory)
     assert prepared.vm.kernel == os.path.realpath(f"{host.guest_dir}/vmlinux-sctp")
-    with pytest.raises(NotFound, match=r"guest kernel 'ipsec', .* has sctp;"):
+    with pytest.raises(NotFound, match=r"kernel 'ipsec', .*sctp"):
         engine.prepare(POD._replace(kernel="ipsec"), host)
     assert engine.pod_directories(host) == []
 
@@ -197,7 +197,7 @@ def test_removing_a_container_twice_is_fine_and_keeps_its_volumes_content(direct
 
 
 def test_a_missing_volume_is_named_and_the_container_does_not_half_exist(directory: str) -> None:
-    with pytest.raises(NotFound, match="the volume source /no/such/dir for /data does not exist on the host"):
+    with pytest.raises(NotFound, match=r"/no/such/dir .*/data"):
         engine.add_container(directory, POD, container=CONTAINER._replace(mounts=(Mount("/no/such/dir", "/data"),)))
     assert os.listdir(f"{directory}/tree/volumes/containers") == []
 
@@ -235,7 +235,7 @@ def test_kvmtool_gets_a_free_vsock_cid_that_is_found_again_and_a_bzimage(
     try:
         assert prepared.vm.link == VsockLink(77, 99)
         assert prepared.vm.kernel.endswith("bzImage")
-        with pytest.raises(NotFound, match=r"has no virtual machine"):
+        with pytest.raises(NotFound, match=r"no virtual machine"):
             engine.find_link(prepared.directory, lkvm)
         engine.boot(prepared, DeadVmm())
         assert engine.find_link(prepared.directory, lkvm) == VsockLink(77, 99)

@@ -118,9 +118,9 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "shown"), ERRORS)
-def test_the_text_of_an_error_is_short_and_printable(said: str, shown: str) -> None:
-    assert checked.reply(m.Reply(code=m.FAILED, error=said)).error == shown
+@pytest.mark.parametrize(("text", "shown"), ERRORS)
+def test_the_text_of_an_error_is_short_and_printable(text: str, shown: str) -> None:
+    assert checked.reply(m.Reply(code=m.FAILED, error=text)).error == shown
 
 
 TOO_MANY = {

@@ -58,7 +58,7 @@ def test_of_an_index_the_entry_for_this_host_is_chosen(entries: Any, arch: str, 
     ],
 )
 def test_an_index_without_this_host_says_what_it_has(entries: Any, there: str) -> None:
-    with pytest.raises(BadRequest, match=f"image x is for {there} and this host is linux/amd64"):
+    with pytest.raises(BadRequest, match=f"image x .*{there} .*linux/amd64"):
         manifest.choose(dump({"manifests": entries}), "amd64", name="x")
 
 
@@ -85,7 +85,7 @@ def test_a_docker_manifest_is_taken() -> None:
 @pytest.mark.parametrize(
     ("document", "kind", "says"),
     [
-        ({"schemaVersion": 1}, Unsupported, "neither OCI nor Docker"),
+        ({"schemaVersion": 1}, Unsupported, "OCI nor Docker"),
         ({"schemaVersion": 2, "config": {}, "layers": []}, Unsupported, "no container image"),
         ({"schemaVersion": 2, "config": 5, "layers": []}, Unsupported, "no container image"),
         ({"schemaVersion": 2, "config": {"mediaType": [1]}, "layers": []}, Unsupported, "no container image"),
@@ -97,7 +97,7 @@ def test_a_docker_manifest_is_taken() -> None:
             Corrupt,
             "no sha256",
         ),
-        ([], Corrupt, "not a JSON object"),
+        ([], Corrupt, "JSON object"),
     ],
 )
 def test_what_is_no_image_is_refused(document: Any, kind: type[PodError], says: str) -> None:
@@ -121,9 +121,9 @@ def test_what_is_no_image_is_refused(document: Any, kind: type[PodError], says: 
         (
             {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": []}},
             Corrupt,
-            "1 layers and 0 diff ids",
+            "1 layers .*0 diff",
         ),
-        ({"architecture": "amd64", "os": "linux"}, Corrupt, "1 layers and 0 diff ids"),
+        ({"architecture": "amd64", "os": "linux"}, Corrupt, "1 layers .*0 diff"),
         (
             {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": ["x"]}},
             Corrupt,
@@ -139,9 +139,9 @@ def test_a_config_must_fit_its_manifest_and_this_host(document: Any, kind: type[
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"config": [1]}, "whose config is no object"),
-        ({"rootfs": "x"}, "whose rootfs is no object"),
-        ({"rootfs": {"diff_ids": {"a": 1}}}, "whose diff_ids are no list"),
+        ({"config": [1]}, "config .*object"),
+        ({"rootfs": "x"}, "rootfs .*object"),
+        ({"rootfs": {"diff_ids": {"a": 1}}}, "diff_ids .*list"),
         ({"config": {"User": 7}}, "whose User is '7'"),
         ({"config": {"Env": "A=1"}}, "whose Env is 'A=1'"),
         ({"config": {"Cmd": ["sh", None]}}, "whose Cmd is"),

@@ -139,7 +139,7 @@ def test_json_takes_a_second_document_from_where_the_first_ends():
 
 
 def test_what_json_has_not_is_refused():
-    with pytest.raises(TypeError, match="Object of type set is not JSON serializable"):
+    with pytest.raises(TypeError, match="type set"):
         lean("json/__init__.py").dumps({"a": {1}})
 
 

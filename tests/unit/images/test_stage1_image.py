@@ -133,7 +133,7 @@ def test_a_profile_that_was_built_is_put_in_and_another_image_has_it_by_default(
 
 
 def test_an_image_for_a_profile_that_was_not_built_is_none(stage1, tmp_path):
-    with pytest.raises(Exception, match=r"initramfs-systemd is missing; build it with: images/build all"):
+    with pytest.raises(Exception, match=r"initramfs-systemd .*images/build all"):
         stage1.build_tree(tmp_path / "home", parts_in(tmp_path, stage1, profile="systemd"))
 
 
@@ -163,7 +163,7 @@ def test_the_programs_of_the_image_run_where_there_is_nothing_else(stage1, tmp_p
 def test_a_missing_part_of_the_guest_is_said(stage1, tmp_path):
     parts = parts_in(tmp_path, stage1)
     (tmp_path / "initramfs").unlink()
-    with pytest.raises(Exception, match=r"initramfs is missing; build it with: images/build all"):
+    with pytest.raises(Exception, match=r"initramfs .*images/build all"):
         stage1.build_tree(tmp_path / "home", parts)
 
 

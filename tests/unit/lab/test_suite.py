@@ -72,7 +72,7 @@ def test_a_failure_stays_one(tree: Path) -> None:
 
 
 def test_a_test_that_always_breaks_the_machine_is_a_failure(tree: Path) -> None:
-    with pytest.raises(LabError, match="the machine is gone"):
+    with pytest.raises(LabError, match="machine"):
         run_suite(tree, breaks=99)
     assert count(tree, "breaks") == TRIES
 

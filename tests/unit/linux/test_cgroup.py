@@ -70,7 +70,7 @@ def test_controllers_are_those_that_it_can_limit(place: Path) -> None:
 
 def test_a_host_without_version_2_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cgroup, "ROOT", str(tmp_path))
-    with pytest.raises(NotFound, match="cgroup v2 is mounted neither on"):
+    with pytest.raises(NotFound, match="cgroup v2"):
         cgroup.place("", NAME)
 
 
@@ -182,7 +182,7 @@ def test_who_has_ended_joins_nothing(place: Path) -> None:
     place.mkdir()
     one = subprocess.Popen(["true"])
     one.wait()
-    with pytest.raises(KernelError, match=f"put a VMM into.*{NAME}.*ESRCH"):
+    with pytest.raises(KernelError, match=f"VMM .*{NAME}.*ESRCH"):
         cgroup.join(str(place), one.pid)
 
 

@@ -107,7 +107,7 @@ def test_a_file_system_that_can_not_is_named_with_its_type(tmp_path: Path, ids: 
         options = f"lowerdir={tmp_path}/l,upperdir={tmp_path}/u,workdir={tmp_path}/w" if kind == "overlay" else ""
         mount.mount("none", str(place), kind, data=options)
     try:
-        with pytest.raises(Unsupported, match=rf"^{place} can't be a volume.*{'tmpfs' if kind == 'mapped' else kind}"):
+        with pytest.raises(Unsupported, match=rf"^{place}.* volume.*{'tmpfs' if kind == 'mapped' else kind}"):
             show(place, tmp_path / "w", IDS)
     finally:
         for point in mount.mounts_below(str(tmp_path)):
@@ -121,7 +121,7 @@ def test_of_a_tree_the_mount_that_can_not_is_named(places: tuple[Path, Path]) ->
     mount.mount("tmpfs", str(source / "a"), "tmpfs")
     mount.mount("proc", str(source / "b"), "proc")
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(Unsupported, match=f"^{source}/b can't be a volume, or below one: its file system, proc,"):
+    with pytest.raises(Unsupported, match=f"^{source}/b .*volume.*, proc,"):
         show(source, target, IDS)
     assert len(os.listdir("/proc/self/fd")) == before
     assert os.listdir(target) == []
@@ -169,15 +169,15 @@ def test_a_mount_can_take_its_owners_from_a_process(
 def test_a_process_that_is_not_where_it_was_put_is_refused(sleeper: Callable[..., tuple[int, int]]) -> None:
     """In our own namespace, with other ids, in one that it made itself, another process by then, ended."""
     pid, started = sleeper(IDS)
-    with pytest.raises(WrongState, match="not in a user namespace of its own"):
+    with pytest.raises(WrongState, match="user namespace"):
         idmap.of_process(os.getpid(), process.start_time(os.getpid()), IDS)
     for others in ([Extent(0, 5000, 999)], [Extent(0, 6000, 1000)], [*IDS, Extent(1000, 9000, 1)], []):
-        with pytest.raises(WrongState, match="other ids than its VM was given"):
+        with pytest.raises(WrongState, match="other ids"):
             idmap.of_process(pid, started, others)
     with pytest.raises(WrongState, match="has ended"):
         idmap.of_process(pid, started + 1, IDS)
     inner = sleeper(IDS, "--setuid", "0", "--setgid", "0", "unshare", "--user", "--map-root-user")
-    with pytest.raises(WrongState, match="other ids than its VM was given"):
+    with pytest.raises(WrongState, match="other ids"):
         idmap.of_process(*inner, [Extent(0, 5000, 1)])
 
 

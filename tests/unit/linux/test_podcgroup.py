@@ -51,7 +51,7 @@ def test_a_slice_is_taken_by_its_name_or_its_path(parent: str) -> None:
     ],
 )
 def test_what_is_no_slice_is_refused_where_the_driver_is_systemd(parent: str) -> None:
-    with pytest.raises(BadRequest, match="name of a slice"):
+    with pytest.raises(BadRequest, match="slice"):
         podcgroup.check_slice(parent)
 
 

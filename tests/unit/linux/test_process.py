@@ -39,7 +39,7 @@ def test_run_returns_code_and_both_outputs(
 
 
 def test_run_kills_the_whole_session_at_its_deadline(tmp_path: Path) -> None:
-    with pytest.raises(TimedOut, match=r"/bin/sh did not finish within 0\.2 s"):
+    with pytest.raises(TimedOut, match=r"/bin/sh .*within 0\.2 s"):
         sh(f"sleep 60 & echo $! >{tmp_path}/pid; wait", timeout_s=0.2)
     grandchild = int((tmp_path / "pid").read_text())
     for _ in range(50):

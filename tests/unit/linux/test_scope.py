@@ -65,8 +65,8 @@ def test_a_scope_is_asked_for_with_its_slice_and_its_process(
         ("silent", Unavailable, "within 0.2 s"),
         ("closes", Unavailable, "closed the connection"),
         ("garbage", Unavailable, "no message"),
-        ("stranger", Unavailable, "does not know us"),
-        ("done", WrongState, "a slice of its own"),  # it has made no cgroup there
+        ("stranger", Unavailable, "know us"),
+        ("done", WrongState, "slice"),  # it has made no cgroup there
     ],
 )
 def test_each_refusal_is_one_sentence(

@@ -86,7 +86,7 @@ def test_without_a_configuration_there_is_no_network_and_a_broken_one_is_an_erro
 ) -> None:
     (file,) = (cni.root / "net.d").iterdir()
     file.write_text("{")
-    with pytest.raises(BadRequest, match=r"the pod can get no network: .* is not JSON"):
+    with pytest.raises(BadRequest, match=r"network: .*JSON"):
         attach.attach(pod, directory, settings=cni.settings)
     file.unlink()
     assert attach.attach(pod, directory, settings=cni.settings) is None
@@ -95,7 +95,7 @@ def test_without_a_configuration_there_is_no_network_and_a_broken_one_is_an_erro
 
 def test_a_plugin_that_is_missing_is_named_before_anything_is_made(cni: FakeCni, pod: Pod, directory: str) -> None:
     (cni.root / "bin" / "second").unlink()
-    with pytest.raises(BadRequest, match=r"the CNI plugin 'second' of network 'fake' .* install it there"):
+    with pytest.raises(BadRequest, match=r"CNI plugin 'second' .*'fake' .*install"):
         attach.attach(pod, directory, settings=cni.settings)
     assert cni.calls() == [] and cni.left_over() == [] and os.listdir(directory) == []
 
@@ -103,13 +103,13 @@ def test_a_plugin_that_is_missing_is_named_before_anything_is_made(cni: FakeCni,
 @pytest.mark.parametrize(
     "script, sentence",
     [
-        ('echo \'{"code": 11, "msg": "no address is left"}\'; exit 1', "failed at ADD: no address is left .code 11.$"),
-        ("echo panic >&2; kill -SEGV $$", "failed at ADD: panic$"),
-        ("exit 3", "ended with status 3 and wrote nothing$"),
-        ("sleep 60", "did not finish ADD within 0.5 s and was killed$"),
-        ("(sleep 60 &) ; sleep 60", "did not finish ADD within 0.5 s and was killed$"),
-        ("echo '{\"ips\": 7}'; exit 0", 'answered ADD with "ips" that is no list'),
-        ("echo '{'; exit 0", "answered ADD with something that is not JSON"),
+        ('echo \'{"code": 11, "msg": "no address is left"}\'; exit 1', "ADD: .*address .*code 11.$"),
+        ("echo panic >&2; kill -SEGV $$", "ADD: panic$"),
+        ("exit 3", "status 3 .*nothing$"),
+        ("sleep 60", "ADD within 0.5 s .*killed$"),
+        ("(sleep 60 &) ; sleep 60", "ADD within 0.5 s .*killed$"),
+        ("echo '{\"ips\": 7}'; exit 0", 'ADD .*"ips" .*list'),
+        ("echo '{'; exit 0", "ADD .*JSON"),
     ],
 )
 @pytest.mark.parametrize("plugin", ["first", "second"])
@@ -118,7 +118,7 @@ def test_when_a_plugin_fails_the_whole_chain_is_undone(
 ) -> None:
     cni.trouble(plugin, "ADD", script)
     settings = cni.settings._replace(limit_s=0.5)
-    with pytest.raises(NetworkFailed, match=f"the CNI plugin '{plugin}' of network 'fake' .*{sentence}"):
+    with pytest.raises(NetworkFailed, match=f"CNI plugin '{plugin}' .*'fake' .*{sentence}"):
         attach.attach(pod, directory, settings=settings)
     assert cni.calls() == ORDER[: 1 + (plugin == "second")] + ORDER[2:]
     assert cni.left_over() == [] and not os.path.exists(netns(pod)) and os.listdir(directory) == []
@@ -126,7 +126,7 @@ def test_when_a_plugin_fails_the_whole_chain_is_undone(
 
 def test_a_plugin_that_hangs_is_killed_with_its_children(cni: FakeCni, pod: Pod, directory: str) -> None:
     cni.trouble("first", "ADD", f"sleep 61 & echo $! > {cni.root}/child; sleep 62")
-    with pytest.raises(NetworkFailed, match="did not finish ADD within 1 s and was killed"):
+    with pytest.raises(NetworkFailed, match=r"ADD within 1 s .*killed"):
         attach.attach(pod, directory, settings=cni.settings._replace(limit_s=1.0))
     child = Path("/proc", (cni.root / "child").read_text().strip(), "cmdline")
     for _ in range(100):
@@ -147,7 +147,7 @@ def test_check_asks_each_plugin_with_the_result_unless_the_configuration_forbids
     assert cni.calls() == ["CHECK first", "CHECK second"]
     assert cni.given("second", "CHECK")["prevResult"] == json.loads((cni.root / "answer").read_text())
     cni.trouble("second", "CHECK", 'echo \'{"code": 4, "msg": "route is gone"}\'; exit 1')
-    with pytest.raises(NetworkFailed, match=r"'second' of network 'fake' failed at CHECK: route is gone .code 4."):
+    with pytest.raises(NetworkFailed, match=r"'second' .*'fake' .*CHECK: route is gone .code 4."):
         attach.check(directory)
     attach.detach(directory)
     file = cni.root / "net.d" / "10.conflist"
@@ -162,7 +162,7 @@ def test_check_asks_each_plugin_with_the_result_unless_the_configuration_forbids
 def test_a_del_that_fails_is_said_and_can_be_tried_again(cni: FakeCni, pod: Pod, directory: str) -> None:
     attach.attach(pod, directory, settings=cni.settings)
     cni.trouble("second", "DEL", 'echo \'{"code": 5, "msg": "not now"}\'; exit 1')
-    with pytest.raises(NetworkFailed, match=r"the CNI plugin 'second' .* failed at DEL: not now .code 5."):
+    with pytest.raises(NetworkFailed, match=r"CNI plugin 'second' .*DEL: not now .code 5."):
         attach.detach(directory, tries=2)
     assert "DEL first" in cni.calls(), "the others are done all the same"
     assert os.path.exists(netns(pod)), "the netns is needed for another try"
@@ -224,7 +224,7 @@ def test_a_real_failure_beside_a_missing_plugin_is_worth_another_try(cni: FakeCn
     attach.attach(pod, directory, settings=cni.settings)
     (cni.root / "bin" / "first").rename(cni.root / "aside")
     cni.trouble("second", "DEL", "exit 1")
-    with pytest.raises(NetworkFailed, match="'second' of network 'fake' failed at DEL"):
+    with pytest.raises(NetworkFailed, match=r"'second' .*'fake' .*DEL"):
         attach.detach(directory, tries=3)
     cni.trouble("second", "DEL", "")
     (cni.root / "aside").rename(cni.root / "bin" / "first")
@@ -236,7 +236,8 @@ def test_a_del_that_fails_without_the_netns_keeps_no_pod(cni: FakeCni, pod: Pod,
     attach.attach(pod, directory, settings=cni.settings)
     namespace.remove_net(netns(pod))
     cni.trouble("second", "DEL", "exit 1")
-    assert "'second' of network 'fake' failed at DEL" in attach.detach(directory, tries=3)
+    warnings = attach.detach(directory, tries=3)
+    assert "'second'" in warnings and "'fake'" in warnings and "DEL" in warnings
     cni.trouble("second", "DEL", "")
     for path in record.every(cni.settings.cache_dir).values():
         attach.detach_recorded(path)

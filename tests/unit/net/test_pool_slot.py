@@ -201,14 +201,14 @@ def test_when_a_plugin_fails_the_spare_is_used_up(waiting: Waiting) -> None:
 def test_two_devices_are_too_many_and_go_again(waiting: Waiting) -> None:
     batch = waiting.cni.root / "batch"
     batch.write_text(batch.read_text() + "link add eth7 type bridge\n")
-    with pytest.raises(Unsupported, match=r"one network device, and the plugins have made .*eth7"):
+    with pytest.raises(Unsupported, match=r"one network device.*eth7"):
         waiting.attach()
     assert waiting.is_gone() and waiting.cni.calls()[-1] == "DEL first"
 
 
 def test_what_was_begun_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_slot, "_MTU", 1 << 20)
-    with pytest.raises(NetworkFailed, match=r"in the pod's network namespace: netlink: set up tap0: Invalid argument"):
+    with pytest.raises(NetworkFailed, match=r"network namespace: .*tap0: Invalid argument"):
         Waiting(tmp_path)
     (pod,) = record.every(f"{tmp_path}/cni/cache")
     assert attach.detach(f"{tmp_path}/pod") == "" and not os.path.exists(netns_path(pod))

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +45,16 @@ def test_what_net_says(text: str, wanted: Wanted) -> None:
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("a,,b", "'' is not the name of a network"),
-        ("../etc", "'../etc' is not the name of a network"),
-        ("a,b:X=1,a", "the network 'a' is there twice"),
-        ("a:IP", "arguments are KEY=VALUE;KEY=VALUE, but there is 'IP'"),
-        ("a:=1", "arguments are KEY=VALUE;KEY=VALUE, but there is '=1'"),
+        ("a,,b", "'' .*network"),
+        ("../etc", "'../etc' .*network"),
+        ("a,b:X=1,a", "network 'a' .*twice"),
+        ("a:IP", "KEY=VALUE, .*'IP'"),
+        ("a:=1", "KEY=VALUE, .*'=1'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=rf"^--net={re.escape(text)}: .*{sentence}"):
         rkt.parse(text)
-    assert str(caught.value) == f"--net={text}: {sentence}"
 
 
 def conf(place: Path, file: str, **fields: Any) -> None:
@@ -104,10 +104,10 @@ def test_a_configuration_needs_no_version(tmp_path: Path, version: str | None) -
 
 def test_one_that_is_not_there_is_refused_with_those_that_are_and_with_broken_files(tmp_path: Path) -> None:
     (tmp_path / "10.conf").write_text("{")
-    with pytest.raises(BadRequest, match=r"'web' is not in .*; there are: default, default-restricted; .*10\.conf"):
+    with pytest.raises(BadRequest, match=r"'web' .*: default, default-restricted; .*10\.conf"):
         planned("web", tmp_path)
     assert planned("default", tmp_path)[0][0] == "default", "a broken file that nobody asks for does not matter"
-    with pytest.raises(BadRequest, match=r"--net=all: .*10.conf is not JSON"):
+    with pytest.raises(BadRequest, match=r"--net=all: .*10.conf .*JSON"):
         planned("all", tmp_path)
 
 
@@ -218,5 +218,5 @@ def test_a_mask_is_written_as_an_address(ip: str, prefix: int, mask: str) -> Non
 
 def test_an_id_of_which_a_path_elsewhere_could_be_made_is_refused(tmp_path: Path) -> None:
     for bad in ("../../etc/cron.d/x", "", ".hidden", "a/b"):
-        with pytest.raises(BadRequest, match="a pod's id must be letters"):
+        with pytest.raises(BadRequest, match="pod's id"):
             record.place(str(tmp_path), bad)

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -52,15 +53,15 @@ def test_plugins_of_an_older_network_are_not_asked(cni: FakeCni, version: str) -
 @pytest.mark.parametrize(
     "script, sentence",
     [
-        ('echo \'{"code": 50, "msg": "no controller"}\'; exit 1', "failed at STATUS: no controller (code 50)"),
-        ("exit 3", "failed at STATUS: it ended with status 3 and wrote nothing"),
-        ("sleep 60", "did not finish STATUS within 0.3 s and was killed"),
+        ('echo \'{"code": 50, "msg": "no controller"}\'; exit 1', r"STATUS: no controller \(code 50\)"),
+        ("exit 3", "STATUS: .*status 3 .*nothing"),
+        ("sleep 60", "STATUS within 0.3 s .*killed"),
     ],
 )
 def test_a_plugin_that_is_not_ready_says_why(cni: FakeCni, script: str, sentence: str) -> None:
     cni.trouble("second", "STATUS", script)
     cni.settings = cni.settings._replace(limit_s=0.3)
-    assert status(cni) == f"the CNI plugin 'second' of network 'fake' {sentence}"
+    assert re.search(f"CNI plugin 'second' .*'fake' .*{sentence}", status(cni))
 
 
 def test_a_version_that_a_plugin_does_not_speak_is_found_before_the_first_pod(cni: FakeCni) -> None:

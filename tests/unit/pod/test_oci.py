@@ -132,7 +132,7 @@ def test_dropping_all_leaves_none():
 
 
 def test_an_unknown_capability_is_refused():
-    with pytest.raises(BadRequest, match="'CAP_FLY' is not a Linux capability"):
+    with pytest.raises(BadRequest, match=r"'CAP_FLY' .*capability"):
         capabilities.bounding(("CAP_FLY",), ())
 
 

@@ -41,15 +41,15 @@ def test_names_and_numbers_are_resolved_in_the_images_own_files(user, expected):
 @pytest.mark.parametrize(
     "user, sentence",
     [
-        ("nobody", "user 'nobody' is not in the image's /etc/passwd"),
-        ("broken", "user 'broken' is not in"),
-        ("short", "user 'short' is not in"),
-        ("root:nogroup", "group 'nogroup' is not in the image's /etc/group"),
+        ("nobody", "user 'nobody' .*/etc/passwd"),
+        ("broken", "user 'broken'"),
+        ("short", "user 'short'"),
+        ("root:nogroup", "group 'nogroup' .*/etc/group"),
         ("4294967296", "out of range"),
         ("1:99999999999", "out of range"),
         ("9" * 5000, "out of range"),
-        ("-1", "user '-1' is not in"),
-        ("²", "user '²' is not in"),
+        ("-1", "user '-1'"),
+        ("²", "user '²'"),
     ],
 )
 def test_what_cannot_be_resolved_is_refused_with_one_sentence(user, sentence):

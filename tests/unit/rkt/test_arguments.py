@@ -62,29 +62,26 @@ def test_what_is_not_known_is_passed_over_with_a_warning() -> None:
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ([], "the last argument must be the pod's uuid, but there is none"),
-        (["--net", UUID], "the last argument must be the pod's uuid, but there is none"),
-        (["--hostname"], "the flag --hostname needs a value"),
-        (["6733c088"], "'6733c088' is not a pod's uuid, such as 6733c088-a507-4694-aabf-eda9d3f3f5c0"),
-        (["../../x"], "'../../x' is not a pod's uuid, such as 6733c088-a507-4694-aabf-eda9d3f3f5c0"),
-        (["--debug=maybe", UUID], "--debug=maybe: the value of --debug is true or false"),
-        (["--debug=", UUID], "--debug=: the value of --debug is true or false"),
+        ([], "uuid, .*none"),
+        (["--net", UUID], "uuid, .*none"),
+        (["--hostname"], "--hostname .*value"),
+        (["6733c088"], "'6733c088' .*uuid"),
+        (["../../x"], "'../../x' .*uuid"),
+        (["--debug=maybe", UUID], "--debug=maybe: .*true or false"),
+        (["--debug=", UUID], "--debug=: .*true or false"),
         (
             ["--dns-conf-mode=resolv=odd", UUID],
-            "--dns-conf-mode=resolv=odd: 'resolv=odd' must be resolv= one of default, host, stage0, none"
-            " or hosts= one of default, host, stage0",
+            "--dns-conf-mode=.*'resolv=odd' .*resolv= .*default, host, stage0, none.* hosts= .*default, host, stage0$",
         ),
         (
             ["--dns-conf-mode=hosts=none", UUID],
-            "--dns-conf-mode=hosts=none: 'hosts=none' must be resolv= one of default, host, stage0, none"
-            " or hosts= one of default, host, stage0",
+            "--dns-conf-mode=.*'hosts=none' .* hosts= .*default, host, stage0$",
         ),
     ],
 )
 def test_run_refuses(words: list[str], sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         arguments.run(words)
-    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize(
@@ -108,18 +105,17 @@ def test_enter_keeps_every_byte_of_the_command() -> None:
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ("--pid=7 --appname=a --", "there is no command to run in the pod; put it after --"),
-        ("--pid=x -- sh", "--pid=x is not a process id"),
+        ("--pid=7 --appname=a --", "command .* --$"),
+        ("--pid=x -- sh", "--pid=x .*process id"),
         (
             "--appname=../a -- sh",
-            "'../a' is not an app's name: those are made of a-z, 0-9 and single '-' between them",
+            "'../a' .*app's name",
         ),
     ],
 )
 def test_enter_refuses(words: str, sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         arguments.enter(words.split())
-    assert str(caught.value) == sentence
 
 
 def test_stop_and_gc() -> None:
@@ -138,7 +134,7 @@ def test_apps() -> None:
 
 @pytest.mark.parametrize("words", [[], ["--app="], ["--app=A"], ["--app=a--b"], ["--app=a/b"]])
 def test_apps_have_names(words: list[str]) -> None:
-    with pytest.raises(BadRequest, match="is not an app's name"):
+    with pytest.raises(BadRequest, match="app's name"):
         arguments.app(words)
 
 
@@ -152,17 +148,16 @@ def test_attach() -> None:
 @pytest.mark.parametrize(
     "words, sentence",
     [
-        ("--action=look --app=a", "--action=look is not known; there are list, auto-attach and custom-attach"),
+        ("--action=look --app=a", "--action=look .*; .*list, auto-attach and custom-attach"),
         (
             "--action=custom-attach --app=a",
-            "--action=custom-attach needs one of --tty-in, --tty-out, --stdin, --stdout, --stderr",
+            "--action=custom-attach .*--tty-in, --tty-out, --stdin, --stdout, --stderr",
         ),
     ],
 )
 def test_attach_refuses(words: str, sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         arguments.attach(words.split())
-    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize("read", [arguments.stop, arguments.gc, arguments.run])

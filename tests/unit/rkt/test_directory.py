@@ -21,7 +21,7 @@ def pod(tmp_path: Path) -> str:
 def test_a_pid_is_written_once(pod: str) -> None:
     directory.write_pid(pod, 42)
     before = os.stat(f"{pod}/pid").st_mtime_ns
-    with pytest.raises(AlreadyExists, match="is there already: this pod was started before"):
+    with pytest.raises(AlreadyExists, match="started before"):
         directory.write_pid(pod, 43)
     assert Path(pod, "pid").read_text() == "42\n"
     assert os.stat(f"{pod}/pid").st_mtime_ns == before and not [name for name in os.listdir(pod) if "~" in name]
@@ -41,7 +41,7 @@ def test_where_rkt_looks(pod: str) -> None:
     assert directory.seen_by_rkt(pod) == f"{pod}/overlay/deps-sha512-00/upper"
     for text in ("", "../..", ".."):
         Path(pod, "stage1TreeStoreID").write_text(text)
-        with pytest.raises(BadRequest, match="does not name a tree"):
+        with pytest.raises(BadRequest, match="name a tree"):
             directory.seen_by_rkt(pod)
 
 
@@ -80,7 +80,7 @@ def test_ready_is_a_link_that_says_so(pod: str) -> None:
 def test_what_is_no_pod(tmp_path: Path, pod: str) -> None:
     directory.require(pod)
     assert directory.uuid(pod) == UUID
-    with pytest.raises(NotFound, match="has no pod manifest; this program is started by rkt, in a pod's directory"):
+    with pytest.raises(NotFound, match="no pod manifest"):
         directory.require(str(tmp_path))
 
 
@@ -94,7 +94,7 @@ def test_what_run_was_told_is_kept(pod: str) -> None:
 
 
 def test_a_pod_that_was_never_started(pod: str) -> None:
-    with pytest.raises(NotFound, match="is missing: this pod was not started, or by another stage1"):
+    with pytest.raises(NotFound, match="not started"):
         runtime.load(pod)
 
 
@@ -104,11 +104,11 @@ def test_a_pod_that_was_never_started(pod: str) -> None:
 )
 def test_a_damaged_record(pod: str, text: str) -> None:
     Path(pod, "runtime-config").write_text(text)
-    with pytest.raises(BadRequest, match=r"is damaged: .*; stop the pod and remove it"):
+    with pytest.raises(BadRequest, match=r"damaged: .*; .*remove it"):
         runtime.load(pod)
 
 
 def test_a_record_of_another_time(pod: str) -> None:
     Path(pod, "runtime-config").write_text(json.dumps({"v": 2}))
-    with pytest.raises(BadRequest, match="has version 2; this stage1 reads version 1"):
+    with pytest.raises(BadRequest, match=r"version 2; .*version 1"):
         runtime.load(pod)

@@ -66,7 +66,7 @@ def test_text_is_only_that_of_plain_files(root: str, tmp_path: Path, monkeypatch
     assert inside.text(root, "/etc/passwd") == "a\ufffd"
     assert [inside.text(root, f"/etc/{name}") for name in ("none", "pipe", "host", ".")] == ["", "", "", ""]
     monkeypatch.setattr(inside, "_MOST_BYTES", 1)
-    with pytest.raises(BadRequest, match="/etc/passwd of the image is larger than 0 MiB"):
+    with pytest.raises(BadRequest, match=r"/etc/passwd .*larger than 0 MiB"):
         inside.text(root, "/etc/passwd")
 
 

@@ -61,41 +61,40 @@ def test_what_counts(given: list[dict[str, Any]], wanted: Isolators) -> None:
 @pytest.mark.parametrize(
     "given, sentence",
     [
-        ([one("os/linux/odd", 1)], "x: the isolator 'os/linux/odd' is not known; remove it"),
-        ([one("", 1)], "x: the isolator '' is not known; remove it"),
+        ([one("os/linux/odd", 1)], "x: .*isolator 'os/linux/odd'"),
+        ([one("", 1)], "x: .*isolator ''"),
         (
             [one(MEMORY, {"limit": "1MiB"})],
-            "x: isolator resource/memory: '1MiB' has a suffix that is not one of m k M G T P E Ki Mi Gi Ti Pi Ei",
+            "x: .*resource/memory: '1MiB' .*suffix .* m k M G T P E Ki Mi Gi Ti Pi Ei",
         ),
-        ([one(MEMORY, "1M")], "x: isolator resource/memory: 'resource/memory' must be an object, but is '1M'"),
-        ([one(MEMORY, {"limit": True})], "x: isolator resource/memory: 'limit' must be a string, but is True"),
-        ([one("os/linux/cpu-shares", 1)], "x: the isolator os/linux/cpu-shares must be from 2 to 262144, but is 1"),
+        ([one(MEMORY, "1M")], "x: .*'resource/memory' .*object, .*'1M'"),
+        ([one(MEMORY, {"limit": True})], "x: .*resource/memory: 'limit' .*string, .*True"),
+        ([one("os/linux/cpu-shares", 1)], "x: .*os/linux/cpu-shares .*2 to 262144, .* 1$"),
         (
             [one("os/linux/oom-score-adj", 1001)],
-            "x: the isolator os/linux/oom-score-adj must be from -1000 to 1000, but is 1001",
+            "x: .*os/linux/oom-score-adj .*-1000 to 1000, .*1001",
         ),
-        ([one("os/linux/cpu-shares", "512")], "x: 'os/linux/cpu-shares' must be an integer, but is '512'"),
+        ([one("os/linux/cpu-shares", "512")], "x: 'os/linux/cpu-shares' .*integer, .*'512'"),
         (
             [one(RETAIN, {"set": []}), one(REMOVE, {"set": []})],
-            f"x: there are 2 isolators of the kind {RETAIN} and {REMOVE}; one is allowed",
+            f"x: .*2 isolators .*{RETAIN} and {REMOVE}",
         ),
         (
             [one(CALLS, {"set": []}), one(CALLS, {"set": []})],
-            f"x: there are 2 isolators of the kind {CALLS}; one is allowed",
+            f"x: .*2 isolators .*{CALLS}",
         ),
-        ([one(CALLS, {"set": "read"})], f"x: isolator {CALLS}: 'set' must be a list, but is 'read'"),
+        ([one(CALLS, {"set": "read"})], f"x: .*{CALLS}: 'set' .*list, .*'read'"),
         (
             [one("os/linux/no-new-privileges", "yes")],
-            "x: 'os/linux/no-new-privileges' must be true or false, but is 'yes'",
+            "x: 'os/linux/no-new-privileges' .*true or false, .*'yes'",
         ),
         (
             [one("os/unix/sysctl", {"a\0": "1"})],
-            "x: isolator os/unix/sysctl: 'key' has a zero byte, which no program can be given",
+            "x: .*os/unix/sysctl: 'key' .*zero byte",
         ),
-        ([one("os/unix/sysctl", {"a": 1})], "x: isolator os/unix/sysctl: 'a' must be a string, but is 1"),
+        ([one("os/unix/sysctl", {"a": 1})], "x: .*os/unix/sysctl: 'a' .*string, .*1$"),
     ],
 )
 def test_what_cant_be(given: list[dict[str, Any]], sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         read(*given)
-    assert str(caught.value) == sentence

@@ -65,9 +65,9 @@ def test_the_directory_may_be_a_link_and_the_file_may_not(tmp_path: Path) -> Non
 
 
 def test_what_can_be_no_log(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="whose directory is not on this host; make it first"):
+    with pytest.raises(NotFound, match="directory"):
         logs.begin(str(tmp_path / "pod"), app("a", tmp_path / "absent" / "log"))
-    with pytest.raises(BadRequest, match=r"/dev/null is a character device.* or name another one"):
+    with pytest.raises(BadRequest, match=r"/dev/null .*character device"):
         logs.begin(str(tmp_path / "pod"), app("a", "/dev/null"))
     place = tmp_path / "pod" / "logs"
     place.mkdir(parents=True)

@@ -99,7 +99,7 @@ def test_without_app_the_image_says_what_to_run(tmp_path: Path) -> None:
 def test_only_one_app_is_looked_at(tmp_path: Path) -> None:
     pod = lay(tmp_path, app("one", exec=[]), app("two"))
     assert [entry.name for entry in read(pod, only="two").entries] == ["two"]
-    with pytest.raises(BadRequest, match="there is no app 'three'; there are: one, two"):
+    with pytest.raises(BadRequest, match=r"app 'three'; .*: one, two"):
         read(pod, only="three")
 
 
@@ -117,122 +117,122 @@ PORT = {"name": "p", "protocol": "tcp", "port": 80}
 @pytest.mark.parametrize(
     "entry, pod, sentence",
     [
-        (app(exec=[]), {}, "app 'one': there is no command to run; give --exec, or arguments after --"),
-        (app(exec=None), {}, "app 'one': there is no command to run; give --exec, or arguments after --"),
-        (app(exec=[""]), {}, "app 'one': there is no command to run; give --exec, or arguments after --"),
-        (app(exec="sh"), {}, "app 'one': 'exec' must be a list, but is 'sh'"),
-        (app(exec=[7]), {}, "app 'one': 'exec' must be a string, but is 7"),
-        (app(exec=["a\0b"]), {}, "app 'one': 'exec' has a zero byte, which no program can be given"),
+        (app(exec=[]), {}, "app 'one': .*command .*--exec"),
+        (app(exec=None), {}, "app 'one': .*command .*--exec"),
+        (app(exec=[""]), {}, "app 'one': .*command .*--exec"),
+        (app(exec="sh"), {}, "app 'one': 'exec' .*list, .*'sh'"),
+        (app(exec=[7]), {}, "app 'one': 'exec' .*string, .*7"),
+        (app(exec=["a\0b"]), {}, "app 'one': 'exec' .*zero byte"),
         (
             app(exec=["/a", "b\ud800"]),
             {},
-            "app 'one': 'exec' has half of a character, 'b\\ud800'; write it in UTF-8",
+            r"app 'one': 'exec' .*'b\\ud800'; .*UTF-8",
         ),
-        (app(user=5), {}, "app 'one': 'user' must be a string, but is 5"),
-        (app(workingDirectory="tmp"), {}, "app 'one': the working directory must be an absolute path, but is 'tmp'"),
-        (app(supplementaryGIDs=["5"]), {}, "app 'one': 'supplementaryGIDs' must be an integer, but is '5'"),
-        (app(supplementaryGIDs=[True]), {}, "app 'one': 'supplementaryGIDs' must be an integer, but is True"),
-        (app(environment={"A": "b"}), {}, "app 'one': 'environment' must be a list, but is {'A': 'b'}"),
-        (app(environment=[{"name": "A=B"}]), {}, "app 'one': 'A=B' is no name for an environment variable"),
-        (app(environment=[{"value": "x"}]), {}, "app 'one': '' is no name for an environment variable"),
+        (app(user=5), {}, "app 'one': 'user' .*string, .*5"),
+        (app(workingDirectory="tmp"), {}, "app 'one': .*working directory .*'tmp'"),
+        (app(supplementaryGIDs=["5"]), {}, "app 'one': 'supplementaryGIDs' .*integer, .*'5'"),
+        (app(supplementaryGIDs=[True]), {}, "app 'one': 'supplementaryGIDs' .*integer, .*True"),
+        (app(environment={"A": "b"}), {}, "app 'one': 'environment' .*list, .*{'A': 'b'}"),
+        (app(environment=[{"name": "A=B"}]), {}, "app 'one': 'A=B' .*environment variable"),
+        (app(environment=[{"value": "x"}]), {}, "app 'one': '' .*environment variable"),
         (
             app(eventHandlers=[{"name": "pre-stop", "exec": ["x"]}]),
             {},
-            "app 'one': the event 'pre-stop' is not known; there are pre-start and post-stop",
+            "app 'one': .*event 'pre-stop' .*pre-start and post-stop",
         ),
         (
             app(eventHandlers=[{"name": "pre-start", "exec": ["x"]}] * 2),
             {},
-            "app 'one': there are two handlers of the event pre-start; one is allowed",
+            "app 'one': .*two handlers .*pre-start",
         ),
         (
             app(eventHandlers=[{"name": "pre-start", "exec": []}]),
             {},
-            "app 'one': the handler of the event pre-start has no command; remove it",
+            "app 'one': .*handler .*pre-start .*command",
         ),
         (
             app(mountPoints=[{"name": "m", "path": "m"}]),
             {},
-            "app 'one': the mount point 'm' must be an absolute path, but is 'm'",
+            "app 'one': .*mount point 'm' .*'m'",
         ),
         (
             app(mountPoints=[{"path": "/m"}]),
             {},
-            "app 'one': '' is no name for a mount point; use a-z, 0-9 and single '-' between them",
+            "app 'one': '' .*mount point; .*a-z",
         ),
         (
             app(entry={"mounts": [{"volume": "v", "path": ""}]}),
             {},
-            "app 'one': the mount of 'v' must be an absolute path, but is ''",
+            "app 'one': .*mount of 'v' .*''",
         ),
-        (app(entry={"mounts": ["v"]}), {}, "app 'one': 'mounts' must be an object, but is 'v'"),
-        (app(entry={"readOnlyRootFS": "yes"}), {}, "app 'one': 'readOnlyRootFS' must be true or false, but is 'yes'"),
+        (app(entry={"mounts": ["v"]}), {}, "app 'one': 'mounts' .*object, .*'v'"),
+        (app(entry={"readOnlyRootFS": "yes"}), {}, "app 'one': 'readOnlyRootFS' .*true or false, .*'yes'"),
         (
             app(ports=[{**PORT, "protocol": "icmp"}]),
             {},
-            "app 'one': port 'p': its protocol is 'icmp', but must be tcp or udp",
+            "app 'one': port 'p': .*'icmp', .*tcp or udp",
         ),
-        (app(ports=[{**PORT, "port": 0}]), {}, "app 'one': port 'p': 1 port(s) from 0 on are not between 1 and 65535"),
+        (app(ports=[{**PORT, "port": 0}]), {}, "app 'one': port 'p': 1 .* 0 .*1 and 65535"),
         (
             app(ports=[{**PORT, "port": 65535, "count": 2}]),
             {},
-            "app 'one': port 'p': 2 port(s) from 65535 on are not between 1 and 65535",
+            "app 'one': port 'p': 2 .* 65535 .*1 and 65535",
         ),
         (
             app(ports=[{**PORT, "count": 0}]),
             {},
-            "app 'one': port 'p': 0 port(s) from 80 on are not between 1 and 65535",
+            "app 'one': port 'p': 0 .* 80 .*1 and 65535",
         ),
         (
             app(),
             {"ports": [{"name": "p", "hostPort": 65536}]},
-            "the pod manifest: the host's port 65536 for 'p' is not between 1 and 65535",
+            "pod manifest: .*port 65536 .*'p' .*65535",
         ),
-        (app(), {"ports": [{"name": "p"}]}, "the pod manifest: the host's port 0 for 'p' is not between 1 and 65535"),
+        (app(), {"ports": [{"name": "p"}]}, "pod manifest: .*port 0 .*'p' .*65535"),
         (
             app(),
             {"volumes": [{"name": "../v"}]},
-            "the pod manifest: '../v' is no name for a volume; use a-z, 0-9 and single '-' between them",
+            "pod manifest: '../v' .*volume",
         ),
         (
             app(),
             {"volumes": [{"name": "v", "kind": "nfs"}]},
-            "volume 'v': its kind is 'nfs', but must be host or empty",
+            "volume 'v': .*'nfs', .*host or empty",
         ),
-        (app(), host(source="x"), "volume 'v': the source must be an absolute path, but is 'x'"),
-        (app(), host(readOnly="true"), "volume 'v': 'readOnly' must be true or false, but is 'true'"),
-        (app(), empty(mode="rwx"), "volume 'v': its mode must be an octal number such as 0755, but is 'rwx'"),
-        (app(), empty(mode="17777"), "volume 'v': its mode must be an octal number such as 0755, but is '17777'"),
-        (app(), empty(uid=-1), "volume 'v': -1 is not the number of a user or a group"),
-        (app(), empty(gid=2**32 - 1), "volume 'v': 4294967295 is not the number of a user or a group"),
-        (app(), {"apps": "x"}, "the pod manifest: 'apps' must be a list, but is 'x'"),
+        (app(), host(source="x"), "volume 'v': .*source .*'x'"),
+        (app(), host(readOnly="true"), "volume 'v': 'readOnly' .*true or false, .*'true'"),
+        (app(), empty(mode="rwx"), "volume 'v': .*mode .*octal .*'rwx'"),
+        (app(), empty(mode="17777"), "volume 'v': .*mode .*octal .*'17777'"),
+        (app(), empty(uid=-1), "volume 'v': -1 .*user"),
+        (app(), empty(gid=2**32 - 1), "volume 'v': 4294967295 .*group"),
+        (app(), {"apps": "x"}, "pod manifest: 'apps' .*list, .*'x'"),
         (
             app(),
             {"apps": [app(), app()]},
-            "the pod manifest: there are two apps with the name 'one'; rename one of them",
+            "pod manifest: .*apps .*'one'",
         ),
         (
             app(),
             {"apps": [app("../x")]},
-            "the pod manifest: '../x' is no name for an app; use a-z, 0-9 and single '-' between them",
+            "pod manifest: '../x' .*app",
         ),
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_sentence(
     tmp_path: Path, entry: Document, pod: Document, sentence: str
 ) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence) as caught:
         read(lay(tmp_path, entry, **pod))
-    assert str(caught.value) == sentence
+    assert "\n" not in str(caught.value)
 
 
 def test_neither_manifest_says_what_to_run(tmp_path: Path) -> None:
     pod = lay(tmp_path, {"name": "one"}, image={"app": None})
-    with pytest.raises(BadRequest, match="neither the pod manifest nor the image says what to run; give --exec"):
+    with pytest.raises(BadRequest, match=r"pod manifest .*--exec"):
         read(pod)
 
 
-@pytest.mark.parametrize("text, sentence", [("{", "is not JSON"), ("[]", "must be a JSON object"), ("", "is not JSON")])
+@pytest.mark.parametrize("text, sentence", [("{", "is not JSON"), ("[]", "JSON object"), ("", "is not JSON")])
 def test_a_damaged_manifest(tmp_path: Path, text: str, sentence: str) -> None:
     pod = lay(tmp_path, app())
     for name in (f"{pod}/pod", f"{pod}/stage1/rootfs/opt/stage2/one/manifest"):

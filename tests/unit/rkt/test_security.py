@@ -46,9 +46,8 @@ def test_capabilities(names: Names, wanted: set[str]) -> None:
 
 @pytest.mark.parametrize("retain", [True, False])
 def test_a_capability_that_linux_does_not_have(retain: bool) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=r"'CAP_ODD' .*capabilities\(7\)"):
         made(Isolators(capabilities=Names(retain, ("CAP_ODD",))))
-    assert str(caught.value) == "x: 'CAP_ODD' is not a Linux capability; see capabilities(7)"
 
 
 @pytest.mark.parametrize(

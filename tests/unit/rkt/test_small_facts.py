@@ -83,26 +83,25 @@ def test_what_streams_ask_for() -> None:
 @pytest.mark.parametrize(
     "given, pod, sentence",
     [
-        (entry(stdin="log"), {}, "app 'a': its stdin can't be 'log'; there are null, stream, tty, interactive"),
-        (entry(stdout="odd"), {}, "app 'a': its stdout can't be 'odd'; there are log, null, stream, tty, interactive"),
+        (entry(stdin="log"), {}, "app 'a': .*stdin .*'log'; .* null, stream, tty, interactive"),
+        (entry(stdout="odd"), {}, "app 'a': .*stdout .*'odd'; .*log, null, stream, tty, interactive"),
         (
             entry(stdout="stream", log="../x"),
             PLAIN,
-            "app 'a': its log '../x' is not a file's name in /var/log/pods/p",
+            "app 'a': .*log '../x' .*/var/log/pods/p",
         ),
-        (entry(stdout="stream", log="."), PLAIN, "app 'a': its log '.' is not a file's name in /var/log/pods/p"),
+        (entry(stdout="stream", log="."), PLAIN, r"app 'a': .*log '\.' .*/var/log/pods/p"),
         (
             entry(stdout="stream"),
             PLAIN,
-            "app 'a': k8s-plain logs need an absolute coreos.com/rkt/experiment/kubernetes-log-dir"
-            " and a coreos.com/rkt/experiment/kubernetes-log-path",
+            "app 'a': k8s-plain .*coreos.com/rkt/experiment/kubernetes-log-dir"
+            ".* coreos.com/rkt/experiment/kubernetes-log-path",
         ),
     ],
 )
 def test_streams_that_cant_be(given: Entry, pod: dict[str, str], sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         streams.of_app(given, pod, interactive=False)
-    assert str(caught.value) == sentence
 
 
 MIB = 1 << 20
@@ -146,7 +145,7 @@ def test_cpus(limits: list[int], annotations: dict[str, str], wanted: int) -> No
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "٣", "9" * 30])
 def test_sizes_are_numbers(text: str) -> None:
-    with pytest.raises(BadRequest, match=r"the annotation clearpod\.io/vcpus must be a positive number"):
+    with pytest.raises(BadRequest, match=r"annotation clearpod\.io/vcpus .*number"):
         sizing.vcpus([], {"clearpod.io/vcpus": text}, cpus=1)
 
 

@@ -119,20 +119,19 @@ def test_names_that_are_no_calls() -> None:
     [
         (
             Names(True, ("read",), "EODD"),
-            "x: the seccomp isolator's errno 'EODD' is not known; it is a name such as EPERM",
+            "x: .*errno 'EODD' .*EPERM",
         ),
-        (Names(True, ("read",), "os"), "x: the seccomp isolator's errno 'os' is not known; it is a name such as EPERM"),
+        (Names(True, ("read",), "os"), "x: .*errno 'os' .*EPERM"),
         (
             Names(False, ("execve", "close")),
-            "x: a seccomp-remove-set with close, execve leaves the app no way to start; take that out",
+            "x: .*seccomp-remove-set with close, execve ",
         ),
         (
             Names(False, ("@rkt/default-whitelist",)),
-            "x: a seccomp-remove-set with the default whitelist leaves the app no way to start; take that out",
+            "x: .*seccomp-remove-set .*default whitelist",
         ),
     ],
 )
 def test_what_cant_be(wanted: Names, sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         syscalls.filter_for(wanted, HELD, where="x")
-    assert str(caught.value) == sentence

@@ -61,7 +61,7 @@ def test_docker_images_repeat_the_user_as_group(tmp_path: Path) -> None:
     ],
 )
 def test_that_rule_is_for_nothing_else(tmp_path: Path, image: Document, fields: dict[str, str]) -> None:
-    with pytest.raises(BadRequest, match="group 'web' is not in the image's /etc/group"):
+    with pytest.raises(BadRequest, match=r"group 'web' .*/etc/group"):
         resolve(tmp_path, image, **fields)
 
 
@@ -70,17 +70,16 @@ def test_that_rule_is_for_nothing_else(tmp_path: Path, image: Document, fields: 
     [
         (
             {"user": "nobody"},
-            "app 'one': user 'nobody' is not in the image's /etc/passwd; use a number or a name that is",
+            "app 'one': user 'nobody' .*/etc/passwd",
         ),
-        ({"user": ""}, "app 'one': '' is no user; give --user a name, a number or a path"),
-        ({"group": ""}, "app 'one': '' is no group; give --group a name, a number or a path"),
-        ({"user": "web:www"}, "app 'one': 'web:www' is no user; give --user a name, a number or a path"),
-        ({"user": "/no/such"}, "app 'one': it is to run as the owner of /no/such, which is not in its image"),
-        ({"user": "9999999999"}, "app 'one': user or group id 9999999999 is out of range; the largest is 2147483647"),
-        ({"supplementaryGIDs": [-1]}, "app 'one': the supplementary group -1 is not from 0 to 2147483647"),
+        ({"user": ""}, "app 'one': '' .*--user"),
+        ({"group": ""}, "app 'one': '' .*--group"),
+        ({"user": "web:www"}, "app 'one': 'web:www' .*--user"),
+        ({"user": "/no/such"}, "app 'one': .*owner of /no/such"),
+        ({"user": "9999999999"}, "app 'one': .* 9999999999 .* 2147483647"),
+        ({"supplementaryGIDs": [-1]}, "app 'one': .*supplementary group -1 .*2147483647"),
     ],
 )
 def test_who_nobody_is(tmp_path: Path, fields: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(BadRequest) as caught:
+    with pytest.raises(BadRequest, match=sentence):
         resolve(tmp_path, **fields)
-    assert str(caught.value) == sentence

@@ -55,7 +55,7 @@ def test_memory_that_an_annotation_names_stays_what_it_is(tmp_path: Path) -> Non
 
 
 def test_an_unknown_profile_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BadRequest, match=rf"the annotation {WORD}: there is no guest profile 'openrc'; the profiles"):
+    with pytest.raises(BadRequest, match=rf"annotation {WORD}: .*profile 'openrc'"):
         loader.read_pod(laid(tmp_path, "openrc"), RunOptions(UUID))
 
 
@@ -76,5 +76,5 @@ def test_the_guest_is_meant_where_it_has_a_root_and_no_app_is_called_so(
 
 
 def test_the_ordinary_guest_is_not_entered(tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match=r"the guest has no programs of its own; name an app"):
+    with pytest.raises(Unsupported, match=r"guest .*app"):
         guest_root.is_meant(laid(tmp_path, None), "")

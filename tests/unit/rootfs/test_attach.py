@@ -85,7 +85,7 @@ def test_a_link_that_took_the_place_of_a_part_is_not_followed(place: Path, ids: 
     os.rename(place / "source" / swapped, place / "away")
     os.symlink(place / "secret", place / "source" / swapped)
     (place / "secret/sub/deep").mkdir(parents=True)
-    with pytest.raises(BadRequest, match="leads through a symbolic link"):
+    with pytest.raises(BadRequest, match="symbolic link"):
         attach(place, place / "source/data/sub/deep", ids)
     assert os.listdir(place / "tree") == []
 
@@ -115,7 +115,7 @@ def test_a_source_that_is_swapped_all_the_time_never_shows_what_a_link_leads_to(
 def test_a_source_that_is_not_there_or_not_below_a_directory_is_named(place: Path, ids: int) -> None:
     (place / "source/file").touch()
     for name in ("none", "file/x"):
-        with pytest.raises(NotFound, match=f"volume source {place}/source/{name} for /v does not exist"):
+        with pytest.raises(NotFound, match=f"volume source {place}/source/{name} .*/v"):
             attach(place, place / "source" / name, ids)
 
 

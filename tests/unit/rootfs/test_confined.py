@@ -32,7 +32,7 @@ QUESTION, ASKER = Question("m", (), "the layer x", 1.0), Asker(Limits(memory_mib
         (b'{"error": "Corrupt", "sentence": "two\\nlines\\u001b[2J"}', Corrupt, r"^two\?lines\?\[2J$"),
         (b'{"error": "Unsupported", "sentence": "' + b"x" * 5000 + b'"}', Unsupported, "^x{1000}$"),
         (b'{"error": "NoSpace", "sentence": "full"}', NoSpace, "^full$"),
-        (b'{"error": "Memory", "sentence": ""}', OverLimit, r"the layer x needs more memory.*images.memory_mib = 5"),
+        (b'{"error": "Memory", "sentence": ""}', OverLimit, r"layer x .*memory.*images.memory_mib = 5"),
     ],
 )
 def test_an_answer_is_an_error_of_the_known_kinds_on_one_line(text: bytes, kind: type[PodError], says: str) -> None:

@@ -59,7 +59,7 @@ def test_a_table_that_lies_is_refused(tmp_path: Path, blocks: int | None, start:
 
 def test_files_that_are_gone_or_too_many_are_refused(tmp_path: Path) -> None:
     files = image(tmp_path, LOWER, UPPER)
-    with pytest.raises(Corrupt, match="for 2 layers and has 1"):
+    with pytest.raises(Corrupt, match="2 layers and has 1"):
         flatten(files._replace(layers=files.layers[:1]))
     os.truncate(files.layers[1], 4096)
     with pytest.raises(Corrupt):

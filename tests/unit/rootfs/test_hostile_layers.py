@@ -121,8 +121,8 @@ DIRECTORIES = b"".join(header(b"d%d/f" % n) for n in range(300)) + END
 @pytest.mark.parametrize(
     ("content", "limits", "says"),
     [
-        (FILES, Limits(layer_entries=299), "more than 299 entries, and images.layer_entries = 299"),
-        (DIRECTORIES, Limits(layer_entries=300), "more than 300 directories, and images.layer_entries = 300"),
+        (FILES, Limits(layer_entries=299), "299 entries, .*images.layer_entries = 299"),
+        (DIRECTORIES, Limits(layer_entries=300), "300 directories, .*images.layer_entries = 300"),
         (header(b"a", size=octal(2 * MIB)) + bytes(2 * MIB) + END, Limits(layer_mib=1), "images.layer_mib = 1 in"),
         (
             pax({b"comment": b"c" * 2048}) + header(b"a") + END,
@@ -170,7 +170,7 @@ def forget_peak() -> None:
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
-        (Limits(), "unpacks to more than .* images.ratio = 200"),
+        (Limits(), "more than .* images.ratio = 200"),
         (Limits(ratio=2000), "images.header_kib = 1024"),
         (Limits(ratio=2000, header_kib=MIB, memory_mib=128), "images.memory_mib = 128"),
     ],
@@ -209,6 +209,6 @@ def test_a_window_of_zstd_larger_than_the_memory_is_refused(place: Place, tmp_pa
 
 def test_a_blob_that_is_no_regular_file_is_refused_without_waiting(place: Place, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "blob")
-    with pytest.raises(PodError, match="not a regular file"):
+    with pytest.raises(PodError, match="regular file"):
         convert(Blob(str(tmp_path / "blob"), digest(b""), digest(b"")), place)
     assert left_behind(place) == []

@@ -114,7 +114,7 @@ def test_first_a_balloon_goes_then_random_numbers_and_then_there_is_an_answer() 
     argvs = [qemu.argv(with_networks(count)) for count in range(4)]
     assert [qemu.BALLOON in argv for argv in argvs] == [True, True, False, False]
     assert ["virtio-rng-device" in argv for argv in argvs] == [True, True, True, False]
-    with pytest.raises(BadRequest, match="the pod needs 9 virtio devices and QEMU's microvm has 8: use fewer networks"):
+    with pytest.raises(BadRequest, match=r"9 virtio devices .*microvm .*8"):
         qemu.argv(with_networks(4))
 
 
@@ -163,7 +163,7 @@ def test_the_longest_kernel_line_fits_and_one_byte_more_does_not(base: VmSpec) -
 
 
 def test_kvmtool_without_vsock_is_refused() -> None:
-    with pytest.raises(BadRequest, match="kvmtool has no serial link"):
+    with pytest.raises(BadRequest, match="no serial link"):
         kvmtool.argv(LKVM._replace(link=SerialLink("/x")))
 
 

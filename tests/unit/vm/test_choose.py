@@ -39,11 +39,11 @@ NO_VSOCK = host(vsock_error="No such file or directory")
             "kvm",
             "/dev/vhost-vsock: No such file or directory (modprobe vhost_vsock)",
         ),
-        ("auto", NO_CPU, "qemu", "tcg", "the CPU shows neither vmx nor svm"),
+        ("auto", NO_CPU, "qemu", "tcg", "vmx nor svm"),
         ("auto", NO_KVM, "qemu", "tcg", "/dev/kvm: Permission denied"),
         ("kvmtool", FULL, "kvmtool", "kvm", "kvmtool was asked for"),
         ("qemu", FULL, "qemu", "kvm", "QEMU was asked for"),
-        ("qemu", NO_CPU, "qemu", "tcg", "the CPU shows neither vmx nor svm"),
+        ("qemu", NO_CPU, "qemu", "tcg", "vmx nor svm"),
         ("qemu", host(kvmtool=NONE, kvm_error="x"), "qemu", "tcg", "emulation (TCG)"),
     ],
 )
@@ -61,23 +61,23 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
 @pytest.mark.parametrize(
     ("wanted", "facts", "error", "sentence"),
     [
-        ("kvmtool", NO_LKVM, NotFound, r"kvmtool can't run here: it is not on PATH \(install it\)$"),
-        ("kvmtool", NO_CPU, NotFound, "neither vmx nor svm"),
+        ("kvmtool", NO_LKVM, NotFound, r"kvmtool .*PATH \(install it\)$"),
+        ("kvmtool", NO_CPU, NotFound, "vmx nor svm"),
         ("kvmtool", NO_KVM, NotFound, "/dev/kvm: Permission denied"),
         ("kvmtool", NO_VSOCK, NotFound, "modprobe vhost_vsock"),
-        ("kvmtool", host(kvmtool=Program("/l/lkvm", "it is too old")), NotFound, "run here: it is too old"),
-        ("kvmtool", FULL._replace(kvm_error="Device or resource busy"), NotFound, "busy .end the other hypervisor"),
+        ("kvmtool", host(kvmtool=Program("/l/lkvm", "it is too old")), NotFound, "too old"),
+        ("kvmtool", FULL._replace(kvm_error="Device or resource busy"), NotFound, "busy .*hypervisor"),
         (
             "kvmtool",
             host(kvmtool=NONE, cpu_virtualization="", kvm_error="x", vsock_error="y"),
             NotFound,
-            "not on PATH.*; the CPU.*; /dev/kvm.*; /dev/vhost",
+            "PATH.*; .*CPU.*; /dev/kvm.*; /dev/vhost",
         ),
-        ("qemu", NO_QEMU, NotFound, "QEMU can't run here: it is not on PATH"),
-        ("auto", host(NONE, NONE), NotFound, "kvmtool can't run here: .*; QEMU can't run here: "),
-        ("xen", FULL, BadRequest, "no hypervisor 'xen'; it is auto, kvmtool or qemu"),
+        ("qemu", NO_QEMU, NotFound, "QEMU .*PATH"),
+        ("auto", host(NONE, NONE), NotFound, "kvmtool .*: .*; QEMU .*: "),
+        ("xen", FULL, BadRequest, "'xen'; .*auto, kvmtool .*qemu"),
         ("", FULL, BadRequest, "no hypervisor ''"),
-        ("auto", FULL._replace(machine="aarch64"), BadRequest, "x86_64 only, and this machine is aarch64"),
+        ("auto", FULL._replace(machine="aarch64"), BadRequest, "x86_64 .*aarch64"),
     ],
 )
 def test_what_can_not_run_is_refused_with_the_way_to_mend_it(
@@ -138,5 +138,5 @@ def test_a_program_that_is_not_on_path_is_a_lack_with_a_remedy(monkeypatch: pyte
 
 def test_pods_on_the_host_need_crun_and_nothing_else() -> None:
     assert crun(HostFacts(crun="/c/crun")) == "/c/crun"
-    with pytest.raises(NotFound, match="crun, which is not on PATH: apt install crun"):
+    with pytest.raises(NotFound, match="PATH: apt install crun"):
         crun(FULL)

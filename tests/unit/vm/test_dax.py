@@ -61,7 +61,7 @@ def test_what_is_no_whole_pages_is_refused(size: int) -> None:
 
 def test_more_than_a_cpu_can_address_is_refused() -> None:
     assert dax.plan(128, [60 * GIB])
-    with pytest.raises(BadRequest, match="do not fit above 128 MiB"):
+    with pytest.raises(BadRequest, match="above 128 MiB"):
         dax.plan(128, [60 * GIB, 4096])
 
 

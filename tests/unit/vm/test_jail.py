@@ -259,7 +259,7 @@ def test_a_filter_is_in_force_from_its_first_instruction(tmp_path: Path, run: Ru
     lines.write_bytes(allow)
     assert "Seccomp:\t2" in run("cat /proc/self/status", filter=str(lines))
     lines.write_bytes(allow[:5])
-    with pytest.raises(VmFailed, match=r"the filter of system calls in .*seccomp-qemu\.bpf"):
+    with pytest.raises(VmFailed, match=r"filter .*seccomp-qemu\.bpf"):
         run("true", filter=str(lines))
     with pytest.raises(VmFailed, match=r"absent\.bpf"):
         run("true", filter=f"{tmp_path}/absent.bpf")
@@ -290,7 +290,7 @@ def children() -> set[str]:
     [
         ({"jailer": "/nonexistent/jailer"}, "/nonexistent/jailer is no program"),
         ({"jailer": ""}, "is no program"),
-        ({"netns": "/run/netns/none"}, "enter the network namespace /run/netns/none: No such file"),
+        ({"netns": "/run/netns/none"}, "network namespace /run/netns/none: No such file"),
         ({"cgroups": ("/sys/none",)}, "/sys/none/cgroup.procs: No such file"),
         ({"ids": (Extent(0, 5, 10), Extent(5, 50, 10))}, "Invalid argument"),
         ({"ids": (Extent(1, 5, 10),)}, "the launch description"),
@@ -308,7 +308,7 @@ def test_what_can_not_be_had_is_named_and_nothing_stays(
 
 def test_a_file_that_the_vmm_could_not_read_is_named(vm: VmSpec, run: Run) -> None:
     os.chmod(vm.kernel, 0o600)
-    with pytest.raises(VmFailed, match=f"{vm.kernel} can't be read.*chmod"):
+    with pytest.raises(VmFailed, match=f"{vm.kernel} .*read.*chmod"):
         run("true")
 
 

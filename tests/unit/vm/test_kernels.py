@@ -46,12 +46,12 @@ def test_a_hypervisor_and_a_variant_have_a_file(guest_dir: str, driver: ModuleTy
 def test_a_variant_that_is_not_there_is_named_beside_those_that_are(
     guest_dir: str, driver: ModuleType, variant: str, known: str
 ) -> None:
-    with pytest.raises(NotFound, match=f"needs the guest kernel '{variant}', .* has {known}; ask for another"):
+    with pytest.raises(NotFound, match=f"guest kernel '{variant}', .* {known};"):
         kernels.file_name(guest_dir, variant, hypervisor=driver.HYPERVISOR)
 
 
 def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
         assert kernels.file_name(str(place), "", hypervisor=qemu.HYPERVISOR) == "vmlinux"
-        with pytest.raises(NotFound, match=r"has none; ask for another, or build it with `clearpod images build`"):
+        with pytest.raises(NotFound, match=r"none; .*`clearpod images build`"):
             kernels.file_name(str(place), "sctp", hypervisor=qemu.HYPERVISOR)

