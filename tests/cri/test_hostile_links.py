@@ -36,7 +36,7 @@ CUT = {
     "resync_with_progress": "no frame, again and again",
 }
 """Attacks that break the rules, and a piece of the sentence that their pods get; the others stay ready."""
-ATTACK_S = 1.0
+ATTACK_S = 0.5
 MOST_GROWTH_MIB = 16
 SLEEPER = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/usr/bin/sleep", "1000")
 """Ends with its guest, which is killed and can't clean up."""

@@ -106,10 +106,11 @@ def test_a_slow_reader_gets_everything_and_loses_nothing(clearpod: Command) -> N
 def test_a_reader_that_sleeps_does_not_keep_signals_away(clearpod: Command) -> None:
     process = clearpod.start("run", "--", "sh", "-c", "echo go >&2; yes")
     _read_until(process, b"go\n", stream=process.stderr)
-    for _ in range(3):  # the first ends the program, but what it wrote before waits to be read
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-    assert process.wait(20 * PATIENCE) == 137
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):  # two equal ones may come as one
+        time.sleep(0.5)  # the first ends the program, but what it wrote before waits to be read
+        process.send_signal(number)
+    # A slow guest has not filled all buffers when the program ends, and then the second one is enough.
+    assert process.wait(20 * PATIENCE) in (137, 143, -signal.SIGTERM)
     finish(process)
 
 
