@@ -31,7 +31,7 @@ LONGEST = """hostile/test_guest vm/test_run fuzz/test_fuzzers vm/test_agent cri/
 vm/test_run_bad_input vm/test_run_image vm/test_window_qemu cri/test_network vm/test_many rkt/test_frozen vm/test_faults
 cri/test_spoofing cri/test_many_networks vm/test_soak cri/test_network_data cri/test_damaged_pods cri/test_pool_killed
 cri/test_full_disk cri/test_give_back vm/test_limits rkt/test_pods rkt/test_faults vm/test_systemd""".split()
-"""Files of more than half a minute, the longest first: of two processes none shall have one left in the end."""
+"""Files of more than half a minute, the longest first, so that no process has one left when the others are done."""
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
