@@ -26,6 +26,9 @@ from cri.pool.fit import Bounds
 from cri.readiness import Readiness
 from cri.recorder import Counts, Recorder
 from cri.storage.disk import Storage, reserve_of
+from cri.store import history
+from cri.store.failures import Failures
+from cri.store.history import Fact
 from cri.store.verifier import Verifier
 from cri.threads import started
 from cri.translate import kernel
@@ -45,6 +48,11 @@ NETWORKS_AT_ONCE = 8
 """Pods whose CNI plugins run at the same time; more wait for their turn."""
 VSOCK_PORT = 1024
 """Where guests on vsock look for the daemon."""
+NOTED = frozenset(
+    "PullImage CreateContainer StartContainer StopContainer RemoveContainer StopPodSandbox RemovePodSandbox"
+    " UpdateContainerResources UpdatePodSandboxResources ReopenContainerLog".split()
+)
+"""RPCs whose failures are in the history of their pod: those that kubelet makes to change something."""
 
 log = logging.getLogger("clearpod.node")
 
@@ -104,6 +112,7 @@ class Node:
         self.pods = PodTable(self.tools, is_abandoned=self.is_abandoned, max_pods=most, warm=warm)
         self.guard = Guard(config.state_dir, self.pods.pods, keep_bytes=config.storage.keep_free_mib << 20)
         self.network = NodeNetwork(host)
+        self.failures = Failures(config.run_dir)
         self.readiness = Readiness(host)
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.verifier = Verifier(images)
@@ -195,6 +204,7 @@ class Node:
 
         The pods are taken over in the background; a call that names one waits for it (`settle`).
         """
+        await self.failures.open()
         await self.pods.recovery.begin()
         await self._find_kernels()
         self.network.open()
@@ -248,6 +258,16 @@ class Node:
         pod_id, container_id = (getattr(request, name, "") for name in ("pod_sandbox_id", "container_id"))
         if pod_id or container_id:
             await self.pods.adopted(pod_id, container_id, ends=type(request).__name__.startswith(("Stop", "Remove")))
+
+    def note_failed(self, name: str, request: Any, *, error: Exception) -> None:
+        """An RPC failed: remember that in the history of the pod that it was about, if there is one."""
+        if name not in NOTED or not (pod := self.pods.about(request)):
+            return
+        pair = self.pods.find_container(getattr(request, "container_id", ""))
+        asked = request.config.metadata.name if name == "CreateContainer" else ""
+        subject = pair[1].record.container.name if pair else asked
+        pod.note(Fact(history.FAILED, subject=subject, reason=name, text=str(error)))
+        pod.save_soon()
 
     def url(self, kind: str, request: Any) -> str:
         """Where the client of a streaming `request` must go. Raises WrongState when we are about to end, NoSpace."""

@@ -111,7 +111,11 @@ def _method(node: Node, service: str, *, package: str, name: str) -> Any:
     async def call(request: Any, context: Any) -> Any:
         checked = _checked(request)
         await node.settle(checked)
-        return await function(node, checked)
+        try:
+            return await function(node, checked)
+        except Exception as error:
+            node.note_failed(name, checked, error=error)
+            raise
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         async for response in function(node, _checked(request)):

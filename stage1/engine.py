@@ -24,6 +24,7 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
 
 import json
 import os
+import time
 from typing import NamedTuple
 
 from stage1 import disks, machine, quarters
@@ -64,6 +65,7 @@ FOREGROUND = "run"
 class Prepared(NamedTuple):
     """A pod that can be booted: as a VM, or on the host. `link_key` is the secret of docs/dev/link.md; `network` None
     is loopback only. `cgroup_note` says why a VM is not in the cgroup that was made for its pod; empty if it is.
+    `network_ns` is how long the network took.
     """
 
     pod: Pod
@@ -72,6 +74,7 @@ class Prepared(NamedTuple):
     link_key: bytes
     network: PodNetwork | None = None
     cgroup_note: str = ""
+    network_ns: int = 0
 
 
 def pod_directory(host: Host, pod_id: str) -> str:
@@ -100,13 +103,15 @@ def prepare(pod: Pod, host: Host, *, attach: "Attach | None" = None) -> Prepared
             vm, note = _furnish(vm, pod, host=host)
         else:
             _furnish_on_host(vm, host)
+        begun_ns = time.monotonic_ns()
         network = attach(pod, directory) if attach else _attach(pod, directory, settings=host.network)
+        network_ns = time.monotonic_ns() - begun_ns
         vm = machine.with_network(vm, pod, host=host, network=network)
         identity.write(pod, directory, network=network)
     except BaseException as error:
         _clean_up_after(error, directory)
         raise
-    return Prepared(pod, directory, vm, os.urandom(16), network, note)
+    return Prepared(pod, directory, vm, os.urandom(16), network, note, network_ns)
 
 
 def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:

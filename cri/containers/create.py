@@ -6,6 +6,7 @@ Called by the RPCs with a pod of the table. Each function finishes or leaves thi
 
 import logging
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,8 @@ from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
 from cri.live.images import Root
 from cri.live.pod import LivePod
+from cri.store import history
+from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
 from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine
@@ -35,10 +38,12 @@ async def image_held(pod: LivePod, images: tuple[ImageFiles, ...]) -> AsyncItera
     The whole block may take as long as a call; raises TimedOut then, WrongState unless the pod is ready.
     """
     pod.require_ready()
+    begun_ns = time.time_ns()
     with pod.work.using_files():
         async with limit(pod, "CreateContainer"), pod.images.held(images[0]) as root:
             for volume in images[1:]:
                 await pod.images.export(volume)
+            pod.note(Fact(history.IMAGE, took_ns=time.time_ns() - begun_ns, text=root.source))
             yield root
 
 
@@ -55,6 +60,7 @@ async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     if not pod.hello.volumes:  # a guest that an earlier version booted: it has the image's volumes in its root
         record = record._replace(container=record.container._replace(volumes=()))
+    begun_ns = time.time_ns()
     await capacity.make(pod)
     target = _target_pid(pod, record)
     await run_uncancellable(
@@ -74,6 +80,8 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         await pod.call(create)
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell
+        name = record.container.name
+        pod.note(Fact(history.CREATED, took_ns=time.time_ns() - begun_ns, subject=name))
         pod.save()
         pod.tell(events.CREATED, container.id)
     except BaseException:
@@ -92,6 +100,7 @@ async def start(pod: LivePod, container: LiveContainer) -> None:
     """
     order.require(container, "start")
     pod.require_ready()
+    container.start_asked_ns = time.time_ns()
     container.starting = pod.work.run_in_background(_start(pod, container), f"start of container {container.id}")
     await answer(pod, container.starting, what="StartContainer")
 

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """PullImage: brings an image from its registry. Names the image by its id, as all other calls do."""
 
+import time
 from typing import TYPE_CHECKING
 
 from cri.image.pull import pull
 from cri.image.registries import Auth
 from cri.pb import runtime_pb2 as pb
+from cri.store import history
+from cri.store.history import Fact
 from stage1.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -20,7 +23,11 @@ async def pull_image(node: "Node", request: pb.PullImageRequest) -> pb.PullImage
     if reference.startswith(("oci:", "docker-archive:")):
         raise BadRequest(f"{reference} is a file of this machine; the CRI pulls from registries only")
     auth = _auth(request.auth) if request.HasField("auth") else None
+    begun_ns = time.time_ns()
     image = await pull(node.images, reference, config=node.config, auth=auth)
+    if pod := node.pods.about(request):
+        pod.note(Fact(history.PULL, took_ns=time.time_ns() - begun_ns, text=reference))
+        pod.save_soon()
     return pb.PullImageResponse(image_ref=image.id)
 
 

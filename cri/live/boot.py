@@ -4,16 +4,20 @@
 Called by the table, the pool and `clearpod run`. Each function rolls back what it began when it fails.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cri.live import tuning
+from cri.live.phases import Phases
 from cri.live.pod import LivePod
 from cri.live.tools import Tools, log_deferred_del
 from cri.live.wakeup import wakeup_of
 from cri.recorder import PHASE_SECONDS, POD_START_SECONDS, POD_STARTS
+from cri.store import history
+from cri.store.history import Fact
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
 from stage1 import engine, prewarmed
@@ -24,6 +28,8 @@ log = logging.getLogger("clearpod.pod")
 
 CLAIM_S = 10.0
 """What a guest that was prewarmed gets to take its pod's settings."""
+CONSOLE_LINES = 100
+"""Of the console of a VM whose pod failed to start."""
 
 
 async def boot(pod: LivePod) -> None:
@@ -33,15 +39,19 @@ async def boot(pod: LivePod) -> None:
     """
     recorder = pod.tools.recorder
     async with _until_ready(pod, "booted"):
+        phases = Phases(pod)
         with recorder.timing(PHASE_SECONDS, "prepare"):
             prepared = await pod.in_turn(engine.prepare, pod.record.pod, pod.tools.host)
+        phases.prepared(prepared.network_ns)
         pod.network = prepared.network
         await pod.loopback.open(pod.record.pod, pod.ips)
         _note_cgroup(pod, prepared.cgroup_note)
         until = time.monotonic() + pod.tools.boot_timeout_s
         await _start(pod, prepared)
+        phases.booted(pod.hello)
         with recorder.timing(PHASE_SECONDS, "configure"):
             await pod.call(configure(pod.record.pod, pod.network), max(until - time.monotonic(), 0.1))
+        phases.end(history.CONFIGURE)
 
 
 async def prewarm(pod: LivePod) -> None:
@@ -57,8 +67,10 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `prewarmed.claim`."""
     pod.rebind(record, tools)
     async with _until_ready(pod, "claimed"):
+        phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
             pod.network = await pod.in_turn(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
+        phases.end(history.NETWORK)
         await pod.loopback.open(record.pod, pod.ips)
         _note_cgroup(
             pod, await run_uncancellable_in(tools.pool_of(record.pod), prewarmed.enter_cgroups, record.pod, tools.host)
@@ -66,6 +78,7 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
         settings = configure(record.pod, pod.network, waiting_mac=prewarmed.MAC)
         answer = pod.call(settings, min(CLAIM_S, tools.boot_timeout_s))
         await run_concurrently(answer, prewarmed.record, record.pod, tools.host, network=pod.network)
+        phases.end(history.CLAIM)
 
 
 async def discard(pod: LivePod) -> None:
@@ -83,7 +96,11 @@ async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
-        await discard(pod)
+        try:
+            if pod.vm is not None:
+                pod.last_words = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES)
+        finally:
+            await discard(pod)
         raise
 
 
@@ -93,6 +110,7 @@ async def _until_ready(pod: LivePod, how: str) -> AsyncIterator[None]:
     async with _rolled_back(pod):
         yield
         await tuning.begin(pod.call, pod.record.pod)
+        pod.note(Fact(history.READY, took_ns=time.time_ns() - pod.record.created_ns))
         pod.move("agent_up")
     took_s = time.monotonic() - begun
     pod.boot_ms = round(took_s * 1000)

@@ -41,7 +41,7 @@ class LiveContainer:
         self.lock = asyncio.Lock()
         self.ended = asyncio.Event()
         self.was_asked_to_stop = self.is_out_of_guest = False
-        self.guest_pid = 0
+        self.guest_pid = self.start_asked_ns = 0
         self.starter: asyncio.Task[object] | None = None
         self.starting: asyncio.Task[None] | None = None
         self.removers = 0

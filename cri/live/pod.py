@@ -27,6 +27,7 @@ from cri.live.work import Work
 from cri.pb import runtime_pb2 as pb
 from cri.recorder import EXITS, LINK_CUTS, POD_DEATHS
 from cri.statistics.meter import Meter
+from cri.store import history
 from cri.store import pods as store
 from cri.threads import (
     is_readable_within,
@@ -53,7 +54,8 @@ DRAIN_S = 1.0
 
 class LivePod:
     """`gone` is set once the VM has ended and all who wait were told; `adopted` is not set while a restarted daemon is
-    adopting the pod. `held` is why its VM is stopped, empty when it runs. `lock` serializes stops, `removal` removals,
+    adopting the pod. `held` is why its VM is stopped, empty when it runs. `last_words` is the console of a VM whose pod
+    could not be started. `lock` serializes stops, `removal` removals,
     during which `is_going` is true.
     """
 
@@ -69,7 +71,7 @@ class LivePod:
         self.adopted.set()
         self.adopting: asyncio.Timeout | None = None
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
-        self.boot_ms, self.held = 0, ""
+        self.boot_ms, self.held, self.last_words = 0, "", ""
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
@@ -127,6 +129,7 @@ class LivePod:
         self.record, self.tools = record, tools
         self.images, self.loopback = self._images(), LoopbackPorts(self.title)
         self.agent.rename(self.title)
+        self.status = self.status._replace(history=())
 
     async def detach(self, dead: str = "") -> None:
         """Close the link, logs and tasks, and leave the VM as it is; `dead` is why it has ended, if it has."""
@@ -164,11 +167,29 @@ class LivePod:
         if self._agent is not None:
             self._agent.forget(stream)
 
+    def note(self, what: history.Fact) -> None:
+        """Remember that it happened; it is in the file with what is saved next."""
+        self.status = self.status._replace(history=history.added(self.status.history, what))
+
     def tell(self, kind: int, subject: str = "") -> None:
         """Publish an event of the container `subject`, or of the pod itself."""
+        if container := self.containers.get(subject):
+            self._note_state(container, kind)
         if self.tools.events is not None:
             self.tools.events.publish(events.Event(kind, self, subject or self.id))
         self.tools.hooks.told(kind, self, subject=subject or self.id)
+
+    def _note_state(self, container: LiveContainer, kind: int) -> None:
+        status, name = container.status, container.record.container.name
+        if kind == events.STARTED:
+            took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
+            self.note(history.Fact(history.STARTED, status.started_ns, took_ns, subject=name))
+        elif kind == events.STOPPED:
+            self.note(
+                history.Fact(
+                    history.EXITED, status.finished_ns, 0, name, status.reason, status.exit_code, status.message
+                )
+            )
 
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""
@@ -268,6 +289,7 @@ class LivePod:
                 if self.status.state != states.STOPPING:
                     self.tools.recorder.count(POD_DEATHS)
                 log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
+                self.note(history.Fact(history.ENDED, reason=self.status.state, text=self.status.why))
                 self._whatever_happens(self.move, "vm_exit")
                 self._whatever_happens(self.tell, events.STOPPED)
         finally:

@@ -11,6 +11,8 @@ import logging
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import log_deferred_del
+from cri.store import history
+from cri.store.history import Fact
 from cri.threads import is_done_within, is_set_within, run_uncancellable
 from stage1 import engine
 from stage1.errors import PodError, VmFailed
@@ -30,6 +32,7 @@ async def stop(pod: LivePod) -> None:
     """
     async with pod.lock:
         if pod.status.state != states.DEAD:
+            pod.note(Fact(history.STOPPING))
             pod.move("stop")
             await end(pod)
         elif pod.vm is not None:

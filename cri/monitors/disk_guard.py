@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from cri.storage import filling
 from cri.storage.filling import DiskUsage
+from cri.store import history
+from cri.store.history import Fact
 from stage1.errors import PodError
 from stage1.linux import beneath
 from stage1.vm import hold
@@ -74,12 +76,16 @@ class Guard:
                 "much is free as storage.keep_free_mib keeps"
             )
             pod.meter.assume(taken_bytes)
+            pod.note(Fact(history.HELD, text=pod.held))
+            pod.save_soon()
             log.warning("pod.held", extra={"pod": pod.id, "title": pod.title, "warning": pod.held})
 
     async def _go_on(self, pod: "LivePod") -> None:
         if await _is_done(pod, hold.go_on):
             del self._held[pod.id]
             pod.held = ""
+            pod.note(Fact(history.GOES_ON))
+            pod.save_soon()
             log.warning("pod.goes_on", extra={"pod": pod.id, "title": pod.title})
 
 

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
+from cri.store import history
 from cri.store import pods as store
+from cri.store.history import Fact
 from cri.store.recover import ENDED
 from cri.threads import retry_while_exhausted
 from stage1 import engine
@@ -70,6 +72,7 @@ def mark_unusable(pod: LivePod, why: str) -> None:
     """The pod is not ready any more, from now on; `mark_dead` does the rest."""
     state = pod.status.state if pod.status.state == states.DEAD else states.STOPPING
     pod.status = pod.status._replace(state=state, why=pod.status.why or why)
+    pod.note(Fact(history.LOST, text=why))
 
 
 async def adopt(pod: LivePod) -> Orphans:
@@ -107,6 +110,7 @@ async def _take_over(pod: LivePod) -> Orphans:
     await pod.loopback.reopen(pod.record.pod, pod.ips)
     await _follow_processors(pod)
     pod.save_soon()
+    pod.note(Fact(history.ADOPTED))  # written with what is saved next: a restart alone writes no file of a pod
     pod.require_ready()
     return Orphans(unknown, tuple(bundles - set(pod.containers)))
 

@@ -34,6 +34,11 @@ class Names:
         self._what, self._is_abandoned = what, is_abandoned
         self._held: dict[Hashable, Held] = {}
 
+    def made(self, name: Hashable) -> str:
+        """The id of the finished object that has the name; empty when there is none."""
+        held = self._held.get(name)
+        return held.made.result() if held and held.made.done() and not held.made.exception() else ""
+
     async def repeated(self, name: Hashable, request: bytes) -> str:
         """The id, if this repeats a call whose client never got the answer: waits until that has finished, and raises
         what it raises. Empty when the name is free.

@@ -16,6 +16,7 @@ from cri.live.container import LiveContainer
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
 from cri.loop_budget import LoopBudget
+from cri.pb import runtime_pb2 as pb
 from cri.pods import ports
 from cri.pods.names import Names
 from cri.pods.recovery import Recovery
@@ -29,6 +30,10 @@ from stage1.pod import states
 from stage1.pod.model import Pod
 
 Thing = TypeVar("Thing")
+
+
+def _ignore(pod: LivePod) -> None:
+    """Nobody wants to know."""
 
 
 class PodTable:
@@ -82,6 +87,20 @@ class PodTable:
             return pod
         raise NotFound(f"there is no sandbox {pod_id!r}; `crictl pods` lists those that exist")
 
+    def about(self, request: Any) -> LivePod | None:
+        """The pod that a request names, or the container of which it names, or that it is made for."""
+        try:
+            pair = self.find_container(getattr(request, "container_id", ""))
+            pod = pair[0] if pair else self.find(getattr(request, "pod_sandbox_id", ""))
+        except BadRequest:
+            return None
+        return pod or (self.named(request.sandbox_config.metadata) if hasattr(request, "sandbox_config") else None)
+
+    def named(self, names: pb.PodSandboxMetadata) -> LivePod | None:
+        """The pod that was asked for by this name; None also for an empty one."""
+        made = self._pod_names.made((names.namespace, names.name, names.uid, names.attempt))
+        return self._pods.get(made)
+
     def find_container(self, container_id: str) -> tuple[LivePod, LiveContainer] | None:
         """The container and its pod, by id or unique beginning of one."""
         for pod in self._pods.values():
@@ -98,8 +117,8 @@ class PodTable:
 
     # -- changing --------------------------------------------------------------------------------------------
 
-    async def run(self, record: store.PodRecord, request: bytes) -> str:
-        """Boot a pod and list it.
+    async def run(self, record: store.PodRecord, request: bytes, *, failed: Callable[[LivePod], None] = _ignore) -> str:
+        """Boot a pod and list it. `failed` gets one that had begun and was removed again.
 
         Raises AlreadyExists for a name (see `names`) or a host port that is taken, NoSpace at the limit.
         """
@@ -110,7 +129,7 @@ class PodTable:
         with self._pod_names.reserved(name, request) as reservation:
             await self._require_room(record.pod)
             with self._place(), self.pool.starting(), self._failure_counted():
-                pod = await self._start(record)
+                pod = await self._start(record, failed)
             pod.tell(events.CREATED)
             pod.tell(events.STARTED)
             reservation.keep(pod.id)
@@ -149,20 +168,22 @@ class PodTable:
             self._tools.recorder.count(POD_STARTS, "failed")
             raise
 
-    async def _start(self, record: store.PodRecord) -> LivePod:
+    async def _start(self, record: store.PodRecord, failed: Callable[[LivePod], None]) -> LivePod:
         """Claim a VM of the pool, or another if that one turns out to be dead; else boot one."""
         while pod := self.pool.claim(record.pod):
             mine = record._replace(pod=record.pod._replace(id=pod.id))
             try:
-                return await self._listed(pod, boot.claim(pod, mine, tools=self._tools))
+                return await self._listed(pod, boot.claim(pod, mine, tools=self._tools), failed=failed)
             except Unsupported as error:
                 await self.pool.disable(error)
             except (VmFailed, TimedOut) as error:
                 self.pool.report_dead(error)
         pod = self._new(record)
-        return await self._listed(pod, boot.boot(pod))
+        return await self._listed(pod, boot.boot(pod), failed=failed)
 
-    async def _listed(self, pod: LivePod, start: Coroutine[Any, Any, None]) -> LivePod:
+    async def _listed(
+        self, pod: LivePod, start: Coroutine[Any, Any, None], *, failed: Callable[[LivePod], None]
+    ) -> LivePod:
         self._booting[pod.id] = pod
         try:
             await start
@@ -172,6 +193,9 @@ class PodTable:
             except BaseException:
                 await boot.discard(pod)
                 raise
+        except BaseException:
+            failed(pod)
+            raise
         finally:
             del self._booting[pod.id]
         return pod

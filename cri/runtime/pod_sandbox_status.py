@@ -10,6 +10,9 @@ from cri.translate import replies
 from stage1 import quarters
 from stage1.vm.usage import Usage, usage
 
+CONSOLE_LINES = 300
+"""Looked at for those that tell something."""
+
 
 async def pod_sandbox_status(node: Node, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
     """NOT_FOUND for an unknown id; verbose adds the VM, and what its VMM takes on the host."""
@@ -17,7 +20,9 @@ async def pod_sandbox_status(node: Node, request: pb.PodSandboxStatusRequest) ->
     info = {}
     if request.verbose:
         taken = await asyncio.to_thread(usage, pod.vm.pid) if pod.vm and pod.is_ready else Usage()
-        info = replies.sandbox_info(pod, taken, cgroups=await asyncio.to_thread(quarters.cgroups, pod.directory))
+        cgroups = await asyncio.to_thread(quarters.cgroups, pod.directory)
+        console = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES) if pod.vm else ""
+        info = replies.sandbox_info(pod, taken, cgroups=cgroups, console=console)
     return pb.PodSandboxStatusResponse(
         status=replies.sandbox_status(pod),
         info=info,

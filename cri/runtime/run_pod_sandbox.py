@@ -2,17 +2,31 @@
 """RunPodSandbox: boots a VM. The pod is listed, and its name answers, only when its agent has."""
 
 import asyncio
+from collections.abc import Callable
 
+from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import resize
+from cri.store.failures import Failure
 from cri.translate import sandbox, sizes
-from stage1.errors import NetworkFailed, Unsupported
+from stage1.errors import AlreadyExists, NetworkFailed, PodError, Unsupported
 from stage1.linux import podcgroup, pressure
 
 
 async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
-    """Make the pod. A failure is rolled back, and the same request can be made again."""
+    """Make the pod. A failure is rolled back and remembered, and the same request can be made again."""
+    begun: list[LivePod] = []
+    try:
+        return pb.RunPodSandboxResponse(pod_sandbox_id=await _run(node, request, failed=begun.append))
+    except AlreadyExists:  # another call makes it, or has made it
+        raise
+    except Exception as error:
+        await node.failures.add(_failure(request.config.metadata, error, begun=begun))
+        raise
+
+
+async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable[[LivePod], None]) -> str:
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
     facts = await asyncio.to_thread(_facts, node, request.config.linux.cgroup_parent)
@@ -21,11 +35,25 @@ async def run_pod_sandbox(node: Node, request: pb.RunPodSandboxRequest) -> pb.Ru
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     resize.require_host(record.pod)
     try:
-        made = await node.pods.run(record, request.SerializeToString(deterministic=True))
+        return await node.pods.run(record, request.SerializeToString(deterministic=True), failed=failed)
     except NetworkFailed:
         node.network.failed()
         raise
-    return pb.RunPodSandboxResponse(pod_sandbox_id=made)
+
+
+def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[LivePod]) -> Failure:
+    failure = Failure(
+        names.namespace,
+        names.name,
+        names.uid,
+        names.attempt,
+        code=error.grpc_code if isinstance(error, PodError) else PodError.grpc_code,
+        error=str(error),
+    )
+    if not begun:
+        return failure
+    pod = begun[-1]
+    return failure._replace(facts=pod.status.history, console=pod.last_words)
 
 
 def _facts(node: Node, cgroup_parent: str) -> sizes.Facts:

@@ -9,10 +9,12 @@ import json
 from cri import __version__
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
+from cri.translate import history
 
 
 async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
-    """Conditions and features; with verbose also the configuration, the hypervisor, the warm pool and the disk."""
+    """Conditions and features; with verbose also the configuration, the hypervisor, the warm pool, the disk, and
+    the sandboxes that could not be started."""
     response = pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[await _runtime_ready(node), _network_ready(node)]),
         runtime_handlers=[pb.RuntimeHandler(name=name, features=_features(node)) for name in node.handlers],
@@ -28,6 +30,7 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         counts = await node.storage.counts(node.pods.with_disks())
         held = [pod.id for pod in node.pods.pods() if pod.held]
         response.info["storage"] = json.dumps({**counts, "held": held})
+        response.info["failedSandboxes"] = json.dumps([history.failure(one) for one in node.failures.all()])
         response.info["streaming"] = node.streaming.address if node.streaming else ""
         response.info["metrics"] = node.metrics_url
     return response

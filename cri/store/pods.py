@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cri.store import codec
+from cri.store.history import Fact
 from stage1.errors import Exhausted, KernelError
 from stage1.linux import beneath
 from stage1.pod import states
@@ -40,6 +41,7 @@ class PodState(NamedTuple):
     """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
 
     `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
+    `history` is what happened, oldest first.
     """
 
     state: str = states.NEW
@@ -47,6 +49,7 @@ class PodState(NamedTuple):
     ids: int = 0
     why: str = ""
     cgroup_note: str = ""
+    history: tuple[Fact, ...] = ()
 
 
 class ContainerRecord(NamedTuple):

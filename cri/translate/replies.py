@@ -8,7 +8,7 @@ from cri.live.pod import LivePod
 from cri.pb import runtime_pb2 as pb
 from cri.store import codec
 from cri.store.pods import ContainerRecord
-from cri.translate import shown
+from cri.translate import history, shown
 from cri.translate.container import signal_enum
 from stage1.pod import oci, states
 from stage1.rootfs import journal
@@ -48,8 +48,10 @@ def _network_status(pod: LivePod) -> pb.PodSandboxNetworkStatus:
     return pb.PodSandboxNetworkStatus(ip=first, additional_ips=[pb.PodIP(ip=ip) for ip in others])
 
 
-def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str, str]:
-    """Verbose: one JSON object under `info`, as the peers do. `cgroups` are those that the VMM was put into."""
+def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str], console: str = "") -> dict[str, str]:
+    """Verbose: one JSON object under `info`, as the peers do. `cgroups` are those that the VMM was put into, `console`
+    is the end of what the guest wrote to its console.
+    """
     model = pod.record.pod
     hypervisor = pod.tools.host.choice.hypervisor
     info = {
@@ -61,6 +63,8 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str]) -> dict[str,
         "kernel": pod.hello.kernel,
         "bootMs": pod.boot_ms,
         "network": codec.dump(pod.network),
+        "history": history.facts(pod.status.history),
+        "console": history.telling(console),
         "config": shown.message(pod.config),
         "vm": {
             "memoryMib": model.memory_mib,

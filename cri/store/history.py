@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happened to a pod: facts with times, kept in its file and so found again by the next daemon.
+
+Added by `cri.live` and by the RPCs, shown by `cri.translate.history`. A pod has at most `MOST` facts of at most
+`TEXT_CHARS` characters each, whatever happens to it. Pure but for the clock.
+"""
+
+import time
+from typing import NamedTuple
+
+MOST = 64
+TEXT_CHARS = 600
+FILES, NETWORK, VMM, KERNEL, AGENT, CONFIGURE, CLAIM = (
+    "files",
+    "network",
+    "vmm",
+    "kernel",
+    "agent",
+    "configure",
+    "claim",
+)
+READY = "ready"
+PULL, IMAGE, CREATED, STARTED, EXITED = "pull", "image", "created", "started", "exited"
+FAILED, STOPPING, ENDED = "failed", "stopping", "ended"
+HELD, GOES_ON, ADOPTED, LOST = "held", "goes on", "adopted", "lost"
+BOOT = (FILES, NETWORK, VMM, KERNEL, AGENT, CONFIGURE, CLAIM, READY)
+"""The phases of a pod's start. Each happens once, and is never dropped for a later fact."""
+
+
+class Fact(NamedTuple):
+    """`what` happened, and was over at `at_ns` (since 1970) after `took_ns`; 0 for what takes no time.
+
+    `subject` is the container's name, empty for the pod itself. `reason` is the CRI's for an exit, and the RPC that
+    failed; `code` the exit code. `times` is how often the same happened, the last time at `at_ns`.
+    """
+
+    what: str
+    at_ns: int = 0
+    took_ns: int = 0
+    subject: str = ""
+    reason: str = ""
+    code: int = 0
+    text: str = ""
+    times: int = 1
+
+
+def added(facts: tuple[Fact, ...], new: Fact) -> tuple[Fact, ...]:
+    """With `new`, which is of now unless it says when. The oldest one that is no phase of the start goes when there are
+    too many; what is only repeated is counted, and takes no more room.
+    """
+    new = _bounded(new)
+    same = next((one for one in facts if _is_same(one, new)), None)
+    if same is not None:
+        kept = tuple(one for one in facts if one is not same)
+        return (*kept, new._replace(times=same.times + 1))
+    if len(facts) >= MOST:
+        oldest = next((one for one in facts if one.what not in BOOT), facts[0])
+        facts = tuple(one for one in facts if one is not oldest)
+    return (*facts, new)
+
+
+def printable(text: str) -> str:
+    """The text without control characters: guests, images and clients wrote it."""
+    return "".join(c if c.isprintable() else " " if c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _short(text: str) -> str:
+    text = printable(text)
+    return text if len(text) <= TEXT_CHARS else f"{text[: TEXT_CHARS * 2 // 3]} ... {text[-TEXT_CHARS // 4 :]}"
+
+
+def _bounded(new: Fact) -> Fact:
+    at_ns = new.at_ns or time.time_ns()
+    return new._replace(
+        at_ns=at_ns,
+        took_ns=max(new.took_ns, 0),
+        subject=_short(new.subject),
+        text=_short(new.text),
+        code=new.code & 0xFF,
+    )
+
+
+def _is_same(one: Fact, other: Fact) -> bool:
+    return one._replace(at_ns=0, took_ns=0, times=0) == other._replace(at_ns=0, took_ns=0, times=0)
