@@ -11,18 +11,21 @@ RUN_PACKAGES=(
     linux-source-6.12 xz-utils lz4 zstd
     musl-tools nanopb libnanopb-dev                           # the agent, PID 1 of the guest
     libseccomp-dev                                            # the filters for the VMMs
-    busybox-static crun erofs-utils e2fsprogs systemd         # the guest's system images, the sample image
+    busybox-static crun erofs-utils e2fsprogs                 # the guest's system image, the sample image
     qemu-system-x86 skopeo iproute2 containernetworking-plugins iptables   # at run time
 )
-# To test, beyond that: a registry on the loopback address, linters, sanitizers and the fuzzer, the lab, sources, callgrind.
-TEST_PACKAGES=(git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap valgrind)
+# To test, beyond that: the guest's profile with systemd, a registry on the loopback address, linters, sanitizers and the
+# fuzzer, the lab, sources, callgrind.
+TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap valgrind)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
-# Goes to the root of the checkout, and starts over as root when it is not: mounts, namespaces and taps need it.
+# Prints what opens the script for who asks for help. Goes to the root of the checkout, and starts over as root when it is
+# not: mounts, namespaces and taps need it.
 enter() {
     local self
     self=$(readlink -f "$0")
+    case "${1:-}" in -h | --help) sed -n '3,/^[^#]/s/^# \{0,1\}//p' "$self"; exit 0 ;; esac
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || { say "needs root, and there is no sudo"; exit 1; }
         say "needs root, asking sudo"
@@ -49,27 +52,47 @@ apt_get() {
         </dev/null >build/apt.log 2>&1 || { cat build/apt.log >&2; say "apt-get $1 failed"; return 1; }
 }
 
-# Makes .venv anew when setup.cfg (or what else decides its content) changed, and compiles our own modules: where
-# PYTHONDONTWRITEBYTECODE is set, nobody else would, and every start would pay for it.
+# need_venv EXTRA...: makes .venv anew when setup.cfg (or what else decides its content) changed, brings in the extras of
+# setup.cfg that it lacks, and compiles our own modules: where PYTHONDONTWRITEBYTECODE is set, nobody else would, and
+# every start would pay for it.
 need_venv() {
-    local python=/usr/bin/python3 want
+    local python=/usr/bin/python3 want extra lacking=() pip=(.venv/bin/pip install -q --disable-pip-version-check)
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "$python is older than 3.11"; return 1; }
     want=$({ echo "$PWD"; "$python" --version; cat setup.cfg pyproject.toml tests/contract/peers.txt; } | sha256sum)
-    if [ "$(cat .venv/.made-from 2>/dev/null)" != "$want" ]; then
-        say "making .venv: clearpod[build,test,lint] and what it depends on, from PyPI"
-        "$python" -m venv --clear .venv
-        .venv/bin/pip install -q --disable-pip-version-check -e '.[build,test,lint]'
-        .venv/bin/pip install -q --disable-pip-version-check --no-deps -r tests/contract/peers.txt
-        echo "$want" > .venv/.made-from
+    for extra; do
+        [ "$(cat ".venv/.has-$extra" 2>/dev/null)" = "$want" ] || lacking+=("$extra")
+    done
+    if [ ${#lacking[@]} -gt 0 ]; then
+        say "making .venv: clearpod[$(IFS=,; echo "${lacking[*]}")] and what it depends on, from PyPI"
+        [ "$(cat .venv/.made-from 2>/dev/null)" = "$want" ] || "$python" -m venv --clear .venv
+        "${pip[@]}" -e ".[$(IFS=,; echo "${lacking[*]}")]"
+        case " ${lacking[*]} " in *" test "*) "${pip[@]}" --no-deps -r tests/contract/peers.txt ;; esac
+        for extra in made-from "${lacking[@]/#/has-}"; do echo "$want" > ".venv/.$extra"; done
     fi
     scripts/gen-proto >&2
     .venv/bin/python -m compileall -q stage1 cri
 }
 
-# Everything a script needs before it can do its own work.
-need_all() {
+# Waits until no other script prepares this checkout.
+need_turn() {
     mkdir -p build
+    exec {TURN}> build/turn.lock
+    flock --nonblock "$TURN" || { say "waiting for another script that prepares this checkout"; flock "$TURN"; }
+}
+
+# Lets the next one have its turn, and gives the checkout's owner what root has made in it: with sudo, that is who goes on.
+end_turn() {
+    local owner
+    owner=$(stat -c %u:%g .)
+    [ "${owner%:*}" = 0 ] || chown -R -h --from=0 "$owner" .
+    exec {TURN}>&-
+}
+
+# need_all PACKAGE...: everything that tests and measurements need before they can do their own work.
+need_all() {
+    need_turn
     need_packages "$@"
-    need_venv
+    need_venv build test lint
     images/build all
+    end_turn
 }

@@ -2,8 +2,9 @@
 """The guest's kernel: Debian's linux-source-6.12, nothing switched on but what the fragments here ask for.
 
 Made into `vmlinux` (ELF with a PVH note, stripped: what QEMU boots) and `bzImage` (what kvmtool loads; not compressed
-in spite of its name, see lib/bzimage.py). No modules. Takes five to nine minutes on two cores, once per machine and set
-of inputs. Each variant is made after it in the same tree, where only what its one more fragment changes is compiled.
+in spite of its name, see lib/bzimage.py). No modules. Takes minutes, once per machine and set of inputs;
+docs/dev/guest.md says where they go. A variant is made for who asks for it. Where the ordinary kernel has to be built
+too, both are made in one tree, and only what the one more fragment changes is compiled a second time.
 """
 
 import os
@@ -18,7 +19,7 @@ HERE = Path(__file__).parent
 SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 FRAGMENTS = ("base", "virtio", "storage", "containers", "net")
 VARIANTS = ("sctp",)
-"""Each the fragment of that name beside the others; its files are called vmlinux-NAME and so on."""
+"""Each the fragment of that name beside the others."""
 CHANGES = HERE / "changes.toml"
 HEADER, WRITER = HERE / "header.S", Path(bzimage.__file__)
 STUB = ("-m32", "-nostdlib", "-static", "-Wl,--build-id=none,-Ttext=0x100000,--oformat=binary")
@@ -34,61 +35,79 @@ PROGRAMS = {
     "strip": "binutils",
 }
 HEADERS = {"/usr/include/libelf.h": "libelf-dev"}
-USUAL_OBJECTS = 1300
+USUAL_OBJECTS = 1275
 """Objects of a whole build; only for the progress line."""
+DRIVERS = ("gpu", "media", "infiniband", "staging", "scsi", "usb", "net/ethernet", "net/wireless")
+NOT_COMPILED = [
+    *("*/Documentation/*.rst", "*/Documentation/*.yaml", "*/tools/testing/*", "*/tools/perf/*", "*/sound/*.[ch]"),
+    *("*/arch/[!x]*/*.[chS]", "*/arch/*.dts*"),
+    *(f"*/drivers/{name}/*.[ch]" for name in DRIVERS),
+]
+"""What is left in the archive, two thirds of it. The Kconfig files of all directories are read, and so not among it."""
 OBJECT_LINES = ("  CC  ", "  AS  ")
 
 
-def build(cache_dir: Path) -> Path:
-    """The directory with vmlinux, bzImage, config and System.map, of each variant too, and release."""
+def build(cache_dir: Path, variant: str = "") -> Path:
+    """The directory with vmlinux, bzImage, config, System.map and release of the kernel, or of that variant of it."""
     tools.need(PROGRAMS, HEADERS | {str(SOURCE): "linux-source-6.12"})
+    return cache.built(cache_dir, _kind(variant), _key(variant), lambda out: _build(cache_dir, out, variant))
+
+
+def _kind(variant: str) -> str:
+    return f"kernel-{variant}" if variant else "kernel"
+
+
+def _key(variant: str) -> str:
+    """Of the ordinary kernel it does not depend on the variants."""
     compiler = [tools.run([name, "--version"]) for name in ("gcc", "ld")]
-    key = cache.hash_of([_version(), *compiler, *_fragments(*VARIANTS), CHANGES, HEADER, WRITER, Path(__file__)])
-    return cache.built(cache_dir, "kernel", key, _build)
+    return cache.hash_of([_version(), *compiler, *_fragments(variant), CHANGES, HEADER, WRITER, Path(__file__)])
 
 
 def _version() -> str:
     return tools.package_version("linux-source-6.12") or cache.sha256(SOURCE)
 
 
-def _fragments(*variants: str) -> list[Path]:
-    return [HERE / f"{name}.config" for name in (*FRAGMENTS, *variants)]
+def _fragments(variant: str = "") -> list[Path]:
+    return [HERE / f"{name}.config" for name in (*FRAGMENTS, *([variant] if variant else []))]
 
 
-def _build(out: Path) -> None:
-    log = out.with_suffix(".log")
-    cache.say(f"building the guest's kernel (minutes, once per machine); log: {log}")
-    log.unlink(missing_ok=True)
+def _build(cache_dir: Path, out: Path, variant: str) -> None:
     work = out / "work"
     work.mkdir()
-    tools.run(["tar", "-xf", SOURCE, "-C", work])
+    tools.run(["tar", "-xf", SOURCE, "-C", work, *(f"--exclude={name}" for name in NOT_COMPILED)])
     tree = next(work.iterdir())
     changes.apply(tree, changes.read(CHANGES))
-    _configure(tree, _fragments())
-    _make(tree, log)
-    _keep(tree, out)
-    for name in VARIANTS:
-        _configure(tree, _fragments(name))
-        _make(tree, log)
-        _keep(tree, out, suffix=f"-{name}")
+    if variant:
+        cache.built(cache_dir, _kind(""), _key(""), lambda place: _build_in(tree, place, ""))
+    _build_in(tree, out, variant)
     shutil.rmtree(work)
 
 
-def _keep(tree: Path, out: Path, *, suffix: str = "") -> None:
-    tools.run(["strip", "-o", out / f"vmlinux{suffix}", tree / "vmlinux"])
-    _write_bzimage(tree, out, suffix=suffix)
-    shutil.copy(tree / "System.map", out / f"System.map{suffix}")
-    shutil.copy(tree / ".config", out / f"config{suffix}")
-    (out / "release").write_text((tree / "include/config/kernel.release").read_text())
+def _build_in(tree: Path, out: Path, variant: str) -> None:
+    log = out.with_suffix(".log")
+    what = f"variant {variant} of the guest's kernel" if variant else "guest's kernel"
+    cache.say(f"building the {what} (minutes, once per machine); log: {log}")
+    log.unlink(missing_ok=True)
+    _configure(tree, _fragments(variant))
+    _make(tree, log, what=_kind(variant))
+    _keep(tree, out)
 
 
-def _write_bzimage(tree: Path, out: Path, *, suffix: str) -> None:
+def _keep(tree: Path, out: Path) -> None:
+    tools.run(["strip", "-o", out / "vmlinux", tree / "vmlinux"])
+    _write_bzimage(tree, out)
+    shutil.copy(tree / "System.map", out)
+    shutil.copy(tree / ".config", out / "config")
+    shutil.copy(tree / "include/config/kernel.release", out / "release")
+
+
+def _write_bzimage(tree: Path, out: Path) -> None:
     """The bzImage: the real mode part of the one that was built, in front of the kernel as it lies in memory."""
-    stub = out / "work" / "header.bin"
-    kernel = bzimage.parse((out / f"vmlinux{suffix}").read_bytes())
+    stub = tree / "header.bin"
+    kernel = bzimage.parse((out / "vmlinux").read_bytes())
     tools.run(["gcc", *STUB, f"-DENTRY={kernel.entry:#x}", "-o", stub, HEADER])
     packed = (tree / "arch/x86/boot/bzImage").read_bytes()
-    (out / f"bzImage{suffix}").write_bytes(bzimage.image(packed, stub.read_bytes(), kernel))
+    (out / "bzImage").write_bytes(bzimage.image(packed, stub.read_bytes(), kernel))
 
 
 def _environment() -> dict[str, str]:
@@ -110,11 +129,11 @@ def _configure(tree: Path, fragments: list[Path]) -> None:
         raise cache.BuildFailed(f"Kconfig did not take {lines}; mend the fragments in images/kernel")
 
 
-def _make(tree: Path, log: Path) -> None:
+def _make(tree: Path, log: Path, *, what: str) -> None:
     argv = ["make", f"-j{len(os.sched_getaffinity(0))}", "bzImage", "vmlinux"]
     with (
         open(log, "a") as sink,
-        Progress("kernel", USUAL_OBJECTS) as progress,
+        Progress(what, USUAL_OBJECTS) as progress,
         subprocess.Popen(argv, cwd=tree, env=_environment(), text=True, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as make,
     ):  # fmt: skip
@@ -123,6 +142,8 @@ def _make(tree: Path, log: Path) -> None:
             sink.write(line)
             if line.startswith(OBJECT_LINES):
                 progress.step()
+        if make.wait() == 0:
+            progress.end()
     if make.returncode != 0:
         tail = "\n".join(log.read_text().splitlines()[-tools.TAIL_LINES :])
         raise cache.BuildFailed(f"the kernel did not build; its log {log} ends with:\n{tail}")

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TextIO
 
 
 def say(text: str) -> None:
@@ -49,11 +50,20 @@ def built(cache: Path, kind: str, key: str, build: Callable[[Path], None]) -> Pa
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place.parent / f"{key}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _take(lock, kind)
         if not place.is_dir():
             _sweep(place.parent)
             _build_beside(place, build)
     return place
+
+
+def _take(lock: TextIO, kind: str) -> None:
+    """Wait for the lock, with a word to the person when somebody holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say(f"{kind}: another build makes the same; waiting for it, it holds {lock.name}")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _sweep(directory: Path) -> None:

@@ -17,7 +17,7 @@ class Progress:
         self._what, self._expected, self._stream = what, expected, stream
         self._terminal = stream.isatty()
         self._started = self._shown = time.monotonic()
-        self._done = 0
+        self._done, self._is_over = 0, False
 
     def __enter__(self) -> "Progress":
         return self
@@ -25,26 +25,32 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Leave the last state on the screen, and the cursor on a fresh line."""
         if self._terminal:
-            self._show(time.monotonic())
+            self._show()
             print(file=self._stream, flush=True)
 
     def step(self) -> None:
         """One more is done."""
         self._done += 1
-        now = time.monotonic()
-        if now - self._shown >= (REFRESH_S if self._terminal else SPARSE_S):
-            self._show(now)
+        if time.monotonic() - self._shown >= (REFRESH_S if self._terminal else SPARSE_S):
+            self._show()
 
-    def _show(self, now: float) -> None:
-        self._shown = now
-        text = line(self._what, self._done, self._expected, now - self._started)
+    def end(self) -> None:
+        """All is done, however many that were."""
+        self._is_over = True
+        if not self._terminal:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        percent = 100 if self._is_over else min(100 * self._done // self._expected, 99)
+        text = line(self._what, self._done, percent, self._shown - self._started)
         if self._terminal:
             print(f"\r{text}\x1b[K", end="", file=self._stream, flush=True)
         else:
             print(text, file=self._stream, flush=True)
 
 
-def line(what: str, done: int, expected: int, passed_s: float) -> str:
-    """Pure: `images: kernel: 640 of about 1280 objects, 2m10s`."""
+def line(what: str, done: int, percent: int, passed_s: float) -> str:
+    """Pure: `images: kernel: 50 percent, 640 objects, 2m10s`."""
     minutes, seconds = divmod(int(passed_s), 60)
-    return f"images: {what}: {done} of about {max(done, expected)} objects, {minutes}m{seconds:02}s"
+    return f"images: {what}: {percent} percent, {done} objects, {minutes}m{seconds:02}s"

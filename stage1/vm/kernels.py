@@ -22,7 +22,7 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     if variant not in known:
         raise NotFound(
             f"the pod needs the guest kernel {variant!r}, but beside the ordinary one {guest_dir} has "
-            f"{', '.join(known) or 'none'}; ask for another, or build it with `clearpod images build`"
+            f"{', '.join(known) or 'none'}; ask for another, or build it with `clearpod images build kernel-{variant}`"
         )
     return f"{ordinary}-{variant}"
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Built once, kept by its inputs, never half made."""
 
+import io
 import os
+import re
 import subprocess
 import sys
 import threading
 
 import pytest
 from lib import cache, tools
-from lib.progress import Progress, line
+from lib.progress import Progress
 
 
 def fill(text: str):
@@ -103,16 +105,40 @@ def test_a_program_that_fails_is_quoted():
         tools.run(["sh", "-c", "echo why >&2; exit 3"])
 
 
-@pytest.mark.parametrize(
-    "done, passed_s, text",
-    [
-        (0, 0, "0 of about 100 objects, 0m00s"),
-        (64, 130.9, "64 of about 100 objects, 2m10s"),
-        (150, 3600, "150 of about 150 objects, 60m00s"),
-    ],
-)
-def test_the_progress_line_never_counts_past_its_end(done, passed_s, text):
-    assert line("kernel", done, 100, passed_s) == f"images: kernel: {text}"
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("done, percents", [(0, {0}), (5, {50}), (10, {99}), (25, {99})])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_progress_ends_at_100_percent_when_it_is_over_and_never_before(monkeypatch, done, percents, is_whole):
+    monkeypatch.setattr("lib.progress.REFRESH_S", 0)
+    stream = Terminal()
+    with Progress("kernel", 10, stream) as progress:
+        for _ in range(done):
+            progress.step()
+        if is_whole:
+            progress.end()
+    shown = [int(text) for text in re.findall(r"(\d+) percent", stream.getvalue())]
+    assert shown[-1] == (100 if is_whole else max(percents)) and stream.getvalue().endswith("\n")
+    assert not {100} & set(shown[:-1])
+
+
+def test_who_waits_for_another_build_is_told(tmp_path, capsys):
+    started, go = threading.Event(), threading.Event()
+    first = threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", lambda _: started.set() or go.wait(5)))
+    first.start()
+    assert started.wait(5)
+    second = threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", fill("2")))
+    second.start()
+    said = ""
+    while second.is_alive() and "k.lock" not in said:
+        said += capsys.readouterr().err
+    go.set()
+    first.join(5)
+    second.join(5)
+    assert "waiting" in said
 
 
 def test_progress_is_quiet_where_nothing_can_be_refreshed(capsys):
@@ -120,3 +146,10 @@ def test_progress_is_quiet_where_nothing_can_be_refreshed(capsys):
         for _ in range(10):
             progress.step()
     assert capsys.readouterr().err == ""
+
+
+def test_progress_says_the_end_where_nothing_can_be_refreshed(capsys):
+    with Progress("kernel", 10, sys.stderr) as progress:
+        progress.step()
+        progress.end()
+    assert capsys.readouterr().err == "images: kernel: 100 percent, 1 objects, 0m00s\n"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's fragments, the check that Kconfig took them, and the changed lines of its source."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,16 @@ def fragments(builder) -> dict[str, str]:
 
 def test_every_fragment_in_the_folder_is_used(builder):
     kernel = builder("kernel")
-    assert sorted(KERNEL.glob("*.config")) == sorted(kernel._fragments(*kernel.VARIANTS))
+    assert set(KERNEL.glob("*.config")) == {path for name in ("", *kernel.VARIANTS) for path in kernel._fragments(name)}
+
+
+def test_an_ordinary_kernel_is_not_built_again_when_a_variant_changes(builder, monkeypatch, tmp_path):
+    kernel = builder("kernel")
+    monkeypatch.setattr(kernel, "SOURCE", KERNEL / "base.config")
+    keys = {name: kernel._key(name) for name in ("", *kernel.VARIANTS)}
+    monkeypatch.setattr(kernel, "HERE", shutil.copytree(KERNEL, tmp_path / "kernel"))
+    (tmp_path / "kernel/sctp.config").write_text("CONFIG_IP_SCTP=n\n")
+    assert [name for name, key in keys.items() if kernel._key(name) != key] == ["sctp"]
 
 
 def test_a_variant_has_what_the_ordinary_kernel_has_and_more(builder, fragments):

@@ -53,5 +53,5 @@ def test_a_variant_that_is_not_there_is_named_beside_those_that_are(
 def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
         assert kernels.file_name(str(place), "", hypervisor=qemu.HYPERVISOR) == "vmlinux"
-        with pytest.raises(NotFound, match=r"none; .*`clearpod images build`"):
+        with pytest.raises(NotFound, match=r"none; .*`clearpod images build kernel-sctp`"):
             kernels.file_name(str(place), "sctp", hypervisor=qemu.HYPERVISOR)
