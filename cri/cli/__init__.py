@@ -12,6 +12,9 @@ so that one command does not pay for another's.
 COMMANDS = {
     "serve": "run the daemon that kubelet and crictl talk to",
     "run": "run one container in its own virtual machine, without a daemon",
+    "ps": "list pods and their containers",
+    "why": "tell what happened to a pod, also to one that did not start",
+    "timeline": "draw the phases of a pod's start",
     "check": "say whether this machine can run pods, and what to fix",
     "jail": "show what a pod's hypervisor may do on this machine, as it is in force",
     "ksm": "show what the host saves by merging equal pages of guests, and what that costs",

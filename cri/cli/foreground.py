@@ -14,9 +14,9 @@ import time
 from contextlib import AsyncExitStack
 from typing import Any
 
+from cri.cli.marks import Timeline
 from cri.cli.output import Output
 from cri.cli.terminal import Terminal
-from cri.cli.timeline import Timeline
 from cri.containers import create as containers
 from cri.live import boot, shutdown
 from cri.live.consoles import Consoles

@@ -15,8 +15,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cri.cli.foreground import PASSED_ON, Foreground
+from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
-from cri.cli.timeline import Timeline
 from cri.config import Config, load
 from cri.image.pull import pull
 from cri.policy import MOST_MEMORY_MIB, MOST_VCPUS

@@ -1,36 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of one pod went. Filled by `clearpod run`, shown with --timeline."""
+"""`clearpod timeline`: the phases of a pod's start as bars, in the terminal, as SVG or as a page of HTML."""
 
+import argparse
 import time
 
-WIDTH = 32
+from cri import __version__
+from cri.cli import bars, record, shown, svg, why
+from cri.cli.daemon import connect
+from cri.cli.parser import Parser
+from cri.cli.record import Record
+
+EXAMPLES = (
+    ("clearpod timeline default/web", "the phases of the start of the pod web"),
+    ("clearpod timeline default/web --html > web.html", "a page for a browser, which needs no other file"),
+)
+PLAIN_COLUMNS = 100
 
 
-class Timeline:
-    """Marks in milliseconds since the process began; `text` draws them, one line each."""
+def add_arguments(parser: Parser) -> None:
+    """The options of `clearpod timeline`."""
+    parser.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--svg", action="store_true", help="print a picture")
+    form.add_argument("--html", action="store_true", help="print a page, with what `clearpod why` tells")
+    parser.take_config()
 
-    def __init__(self, start_s: float) -> None:
-        """`start_s` is of time.monotonic."""
-        self._start_s = start_s
-        self._marks: list[tuple[float, str]] = []
-        self._notes: list[str] = []
 
-    def mark(self, what: str) -> None:
-        """Something was reached now."""
-        self._marks.append(((time.monotonic() - self._start_s) * 1000, what))
+def main(args: argparse.Namespace) -> int:
+    """Draw it on standard output. Raises NotFound, BadRequest."""
+    with connect(args.config) as daemon:
+        found = record.find(daemon, args.pod)
+    drawn = bars.chart(found)
+    if args.html:
+        shown.say(page(found, drawn))
+    elif drawn is None:
+        shown.say(f"nothing of the start of {found.title} is recorded")
+    elif args.svg:
+        shown.say(svg.svg(drawn, shown.printable(found.title), source=source(found)))
+    else:
+        shown.say(f"pod {shown.printable(found.title)}\n{bars.text(drawn, shown.width() or PLAIN_COLUMNS)}")
+    return 0
 
-    def note(self, text: str) -> None:
-        """A line below the table, for times of other clocks."""
-        self._notes.append(text)
 
-    def text(self) -> str:
-        """The table: when, how long since the line before, a bar in proportion, what."""
-        total_ms = max((at_ms for at_ms, _ in self._marks), default=1.0)
-        lines = [f"{'at ms':>9} {'took ms':>9}  {'':{WIDTH}}  reached"]
-        before_ms = 0.0
-        for at_ms, what in self._marks:
-            left, right = (round(x / total_ms * WIDTH) for x in (before_ms, at_ms))
-            bar = " " * min(left, WIDTH - 1) + "#" * max(1, right - left)
-            lines.append(f"{at_ms:9.1f} {at_ms - before_ms:9.1f}  {bar:{WIDTH}}  {what}")
-            before_ms = at_ms
-        return "\n".join([*lines, *self._notes]) + "\n"
+def page(found: Record, drawn: bars.Chart | None) -> str:
+    """The page of HTML."""
+    told = why.text(found, now_s=time.time()).splitlines()
+    return svg.page(drawn, shown.printable(f"pod {found.title}"), source=source(found), story=told, console=[])
+
+
+def source(found: Record) -> str:
+    """Who measured what."""
+    return f"measured by clearpod {__version__}" + (f" with {found.hypervisor}" if found.hypervisor else "")

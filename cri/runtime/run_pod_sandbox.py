@@ -48,6 +48,7 @@ def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[Live
         names.uid,
         names.attempt,
         code=error.grpc_code if isinstance(error, PodError) else PodError.grpc_code,
+        kind=type(error).__name__,
         error=str(error),
     )
     if not begun:

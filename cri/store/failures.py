@@ -26,8 +26,8 @@ log = logging.getLogger("clearpod.pods")
 
 
 class Failure(NamedTuple):
-    """`times` tries of the pod failed, the last one at `at_ns` with `error`, whose status code is `code`. `facts` and
-    `console` are of its VM, as far as it came.
+    """`times` tries of the pod failed, the last one at `at_ns` with `error`, of the class `kind`, whose status code is
+    `code`. `facts` and `console` are of its VM, as far as it came.
     """
 
     namespace: str
@@ -38,6 +38,7 @@ class Failure(NamedTuple):
     first_ns: int = 0
     times: int = 1
     code: str = ""
+    kind: str = ""
     error: str = ""
     facts: tuple[Fact, ...] = ()
     console: str = ""

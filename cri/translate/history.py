@@ -55,6 +55,7 @@ def failure(one: Failure) -> dict[str, Any]:
         "first": moment(one.first_ns),
         "times": one.times,
         "code": one.code,
+        "kind": one.kind,
         "error": one.error,
         "history": facts(one.facts),
         "console": telling(one.console),

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of the daemon's own socket: calls by the names that they have in the CRI.
+
+Used by the commands that show pods or do something in them. It must not know what is shown. What goes wrong is a
+PodError with one sentence: the daemon's own, or one about the socket.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from cri import config as configuration
+from cri.pb import runtime_pb2 as pb
+from stage1 import errors
+from stage1.errors import PodError, Unavailable
+
+ANSWER_S = 60.0
+"""For a call that nothing has to be waited for."""
+_LIMIT_BYTES = 16 << 20
+_OPTIONS = [("grpc.max_receive_message_length", _LIMIT_BYTES), ("grpc.enable_http_proxy", 0)]
+_CONNECT_S = 5.0
+_METHODS = pb.DESCRIPTOR.services_by_name["RuntimeService"].methods_by_name
+
+
+class Daemon:
+    """The daemon that listens at `path`; a context. Raises Unavailable when there is none, PodError when we may not."""
+
+    def __init__(self, path: str) -> None:
+        _require(path)
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write of its own to standard error
+        self._channel = grpc.insecure_channel(f"unix:{path}", options=_OPTIONS)
+
+    def __enter__(self) -> "Daemon":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def __call__(self, name: str, *, limit_s: float | None = ANSWER_S, **fields: Any) -> Any:
+        """The answer of the RPC `name`, whose request has these fields. Raises the PodError that the daemon raised."""
+        request, kind = _kind(name, "input")(**fields), _kind(name, "output")
+        stub: Any = self._channel.unary_unary(_path(name), _to_bytes, kind.FromString)
+        try:
+            return stub(request, timeout=limit_s)
+        except grpc.RpcError as error:
+            raise explained(error) from None
+
+    def stream(self, name: str, **fields: Any) -> Iterator[Any]:
+        """The answers of an RPC that has many, as they come."""
+        request, kind = _kind(name, "input")(**fields), _kind(name, "output")
+        stub: Any = self._channel.unary_stream(_path(name), _to_bytes, kind.FromString)
+        try:
+            yield from stub(request)
+        except grpc.RpcError as error:
+            raise explained(error) from None
+
+
+def _path(name: str) -> str:
+    return f"/runtime.v1.RuntimeService/{name}"
+
+
+def _kind(name: str, side: str) -> Any:
+    """The class of the messages that the RPC takes (`input`) or gives (`output`)."""
+    return getattr(pb, getattr(_METHODS[name], f"{side}_type").name)
+
+
+def _to_bytes(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
+
+
+def connect(config_path: str | None) -> Daemon:
+    """The daemon of the configuration file; the default one when that is None."""
+    return Daemon(configuration.load(config_path).socket_path)
+
+
+def _require(path: str) -> None:
+    """Raise what is wrong with the socket; gRPC would say that in a paragraph, and only after a while."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_CONNECT_S)
+        try:
+            probe.connect(path)
+        except PermissionError:
+            raise PodError(
+                f"you have no permission for {path}; use sudo, or a user of the group socket.group"
+            ) from None
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            raise Unavailable(
+                f"no daemon of clearpod listens at {path}; start it with `systemctl start clearpod` or `clearpod serve`"
+            ) from None
+        except OSError as error:
+            raise Unavailable(f"{path} can't be reached: {error.strerror or error}") from None
+
+
+def explained(error: Any) -> PodError:
+    """The error of ours that has the status code of the answer, with the answer's sentence."""
+    code, sentence = error.code().name, str(error.details())
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PodError)]
+    if code == "UNAVAILABLE" and "clearpod" not in sentence:
+        return Unavailable("the daemon of clearpod went away; try again when it runs")
+    if code == "DEADLINE_EXCEEDED" and sentence == "Deadline Exceeded":
+        return errors.TimedOut(f"the daemon of clearpod did not answer within {ANSWER_S:g} s")
+    for kind in kinds:
+        if kind.grpc_code == code and kind is not PodError and not issubclass(kind, errors.KernelError):
+            return kind(sentence)
+    return PodError(sentence)

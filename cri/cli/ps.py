@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod ps`: pods and their containers.
+
+Asks the daemon for each pod's status, which comes from its memory: no guest is waited for.
+"""
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from cri.cli import lookup, shown
+from cri.cli.daemon import Daemon, connect
+from cri.cli.parser import Parser
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import NotFound
+
+EXAMPLES = (
+    ("clearpod ps", "pods that are ready, and their containers that run"),
+    ("clearpod ps -a", "also those that have ended"),
+    ("clearpod ps -aq", "the ids of all pods alone"),
+)
+STATES = {pb.CONTAINER_CREATED: "created", pb.CONTAINER_RUNNING: "running", pb.CONTAINER_EXITED: "exited"}
+HEADER = ("POD", "ID", "STATE", "AGE", "IP", "IMAGE")
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `clearpod ps`."""
+    parser.add_argument("-a", "--all", action="store_true", help="also pods that are not ready, and exited containers")
+    parser.add_argument("-q", "--quiet", action="store_true", help="only the ids of pods")
+    parser.add_argument("--json", action="store_true", help="one array, for programs")
+    parser.take_config()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print them."""
+    with connect(args.config) as daemon:
+        listed = [pod for pod in lookup.pods(daemon) if args.all or pod.state == pb.SANDBOX_READY]
+        if args.quiet:
+            ids = [pod.id for pod in listed]
+            shown.say(json.dumps(ids) if args.json else "\n".join(ids)) if ids or args.json else None
+            return 0
+        pods = [found for pod in listed if (found := _pod(daemon, pod, is_all=args.all))]
+    if args.json:
+        shown.say(json.dumps(pods, indent=2))
+    else:
+        shown.say(shown.table([HEADER, *(row for pod in pods for row in rows(pod, time.time()))], shown.width()))
+    return 0
+
+
+def _pod(daemon: Daemon, pod: pb.PodSandbox, *, is_all: bool) -> dict[str, Any] | None:
+    """None when it was removed meanwhile."""
+    try:
+        reply = daemon("PodSandboxStatus", pod_sandbox_id=pod.id)
+    except NotFound:
+        return None
+    return as_json(reply, is_all=is_all)
+
+
+def as_json(reply: Any, *, is_all: bool) -> dict[str, Any]:
+    """The pod of a PodSandboxStatusResponse as an object."""
+    status = reply.status
+    return {
+        "id": status.id,
+        "namespace": status.metadata.namespace,
+        "name": status.metadata.name,
+        "uid": status.metadata.uid,
+        "attempt": status.metadata.attempt,
+        "state": "ready" if status.state == pb.SANDBOX_READY else "not ready",
+        "createdAt": _time(status.created_at),
+        "ips": [ip for ip in (status.network.ip, *(one.ip for one in status.network.additional_ips)) if ip],
+        "containers": [
+            container_json(one)
+            for one in sorted(reply.containers_statuses, key=lambda one: one.created_at)
+            if is_all or one.state != pb.CONTAINER_EXITED
+        ],
+    }
+
+
+def container_json(one: Any) -> dict[str, Any]:
+    """A ContainerStatus as an object."""
+    result = {
+        "id": one.id,
+        "name": one.metadata.name,
+        "attempt": one.metadata.attempt,
+        "state": STATES.get(one.state, "unknown"),
+        "createdAt": _time(one.created_at),
+        "image": one.image.image,
+    }
+    if one.state == pb.CONTAINER_EXITED:
+        result |= {"exitCode": one.exit_code, "reason": one.reason, "finishedAt": _time(one.finished_at)}
+    return result
+
+
+def _time(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds")
+
+
+def rows(pod: dict[str, Any], now_s: float) -> list[tuple[str, ...]]:
+    """A line for the pod, and one for each of its containers."""
+
+    def age(text: str) -> str:
+        return shown.age(now_s - shown.moment(text).timestamp())
+
+    def state(one: dict[str, Any]) -> str:
+        return f"exited ({one['exitCode']}, {one['reason']})" if one["state"] == "exited" else one["state"]
+
+    ips = pod["ips"]
+    address = f"{ips[0]} +{len(ips) - 1}" if len(ips) > 1 else "".join(ips)
+    name, short = f"{pod['namespace']}/{pod['name']}", pod["id"][: shown.ID_CHARS]
+    result: list[tuple[str, ...]] = [(name, short, pod["state"], age(pod["createdAt"]), address, "")]
+    for one in pod["containers"]:
+        again = f" #{one['attempt']}" if one["attempt"] else ""
+        short = one["id"][: shown.ID_CHARS]
+        result.append((f"  {one['name']}{again}", short, state(one), age(one["createdAt"]), "", one["image"]))
+    return result

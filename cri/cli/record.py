@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon recorded of one pod, or of a sandbox that could not be started. Read by `why` and `timeline`.
+
+The daemon's answer becomes one value here; who shows it asks nothing more.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+from cri.cli import lookup
+from cri.cli.daemon import Daemon
+from cri.cli.shown import moment
+from cri.pb import runtime_pb2 as pb
+from stage1.errors import NotFound
+
+
+class Event(NamedTuple):
+    """One recorded fact; see docs/dev/cri.md. `at_s` is since 1970."""
+
+    what: str
+    at_s: float
+    took_ms: float = 0.0
+    subject: str = ""
+    reason: str = ""
+    code: int = 0
+    text: str = ""
+    times: int = 1
+
+
+class Record(NamedTuple):
+    """A pod. `state` is ready, not ready or failed: then there is no pod, `error` is why, and `times` how often.
+
+    `failed` says that earlier tries to start the pod failed, and why.
+    """
+
+    title: str
+    id: str
+    state: str
+    events: tuple[Event, ...]
+    console: tuple[str, ...] = ()
+    why: str = ""
+    error: str = ""
+    kind: str = ""
+    times: int = 0
+    failed: str = ""
+    hypervisor: str = ""
+
+
+def find(daemon: Daemon, word: str) -> Record:
+    """Of the pod that is meant, else of the failed sandbox that is meant. Raises NotFound, BadRequest."""
+    failures = lookup.failed(daemon)
+    found = lookup.find(lookup.pods(daemon), word)
+    if found is not None:
+        reply = daemon("PodSandboxStatus", pod_sandbox_id=found.id, verbose=True)
+        return _of_pod(reply, lookup.find_failed(failures, found.metadata.uid or lookup.title(found)))
+    failure = lookup.find_failed(failures, word)
+    if failure is None:
+        raise NotFound(
+            f"there is no pod {word!r}, nor did one fail to start lately; `clearpod ps -a` lists those that exist"
+        )
+    return _of_failure(failure)
+
+
+def _of_pod(reply: Any, failure: dict[str, Any] | None) -> Record:
+    info = json.loads(reply.info.get("info", "{}"))
+    earlier = (
+        f"{failure['times']} earlier tries to start it failed, the last one with: {failure['error']}" if failure else ""
+    )
+    return Record(
+        title=lookup.title(reply.status),
+        id=reply.status.id,
+        state="ready" if reply.status.state == pb.SANDBOX_READY else "not ready",
+        events=_events(info.get("history", [])),
+        console=tuple(info.get("console", [])),
+        why=info.get("why", ""),
+        failed=earlier,
+        hypervisor=info.get("vm", {}).get("hypervisor", ""),
+    )
+
+
+def _of_failure(failure: dict[str, Any]) -> Record:
+    return Record(
+        title=f"{failure['namespace']}/{failure['name']}",
+        id="",
+        state="failed",
+        events=_events(failure["history"]),
+        console=tuple(failure["console"]),
+        error=failure["error"],
+        kind=failure["kind"],
+        times=failure["times"],
+    )
+
+
+def _events(history: list[dict[str, Any]]) -> tuple[Event, ...]:
+    return tuple(
+        Event(
+            one["what"],
+            moment(one["at"]).timestamp(),
+            one.get("tookMs", 0.0),
+            one.get("subject", ""),
+            one.get("reason", ""),
+            one.get("code", 0),
+            one.get("text", ""),
+            one.get("times", 1),
+        )
+        for one in history
+    )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happened to a pod, in words: one sentence that matters most, what to do, and the facts in their order.
+
+Called by `why`. Pure: it knows what the daemon recorded and nothing else.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from cri.cli import shown
+from cri.cli.record import Event, Record
+from cri.store import history as h
+
+PHASES = {
+    h.FILES: "files and disk",
+    h.NETWORK: "network",
+    h.VMM: "hypervisor",
+    h.KERNEL: "kernel",
+    h.AGENT: "agent",
+    h.CONFIGURE: "settings",
+    h.CLAIM: "claim of a prewarmed VM",
+}
+SIGNALS = {134: "SIGABRT", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
+
+
+class Verdict(NamedTuple):
+    """The sentence, and what to do about it; the latter may be empty."""
+
+    sentence: str
+    advice: str = ""
+
+
+ADVICE = {
+    "NetworkFailed": "look at the CNI plugin that is named, its configuration (network.conf_dir) and its log; "
+    "`clearpod check` says which networks are configured",
+    "VmFailed": "`clearpod check` says whether this machine can run pods; the console's lines below are the guest's",
+    "NoSpace": "free what is exhausted, or raise the limit that is named",
+    "TimedOut": "the host may be overloaded; vm.boot_timeout_s is how long a guest may take",
+    "BadRequest": "the pod asks for something that makes no sense or that the policy forbids; change its manifest",
+    "Unsupported": "the pod asks for something that clearpod does not do; change its manifest",
+    "NotFound": "the thing that is named is missing; `clearpod check` says what of clearpod's own is",
+    "DiskFailed": "repair the disk or file system that is named",
+}
+
+
+def verdict(record: Record) -> Verdict:
+    """What matters most."""
+    if record.state == "failed":
+        tries = f" {record.times} times" if record.times > 1 else ""
+        return Verdict(f"it could not be started{tries}: {record.error}", ADVICE.get(record.kind, ""))
+    for judge in (_of_end, _of_hold, _of_exits, _of_failures):
+        if found := judge(record):
+            return found
+    return Verdict("nothing went wrong" if record.state == "ready" else record.why or "it was stopped when asked")
+
+
+def _of_end(record: Record) -> Verdict | None:
+    """The VM's end, unless it was asked for; it explains the exits of all containers."""
+    if record.state == "ready" or any(one.what == h.STOPPING for one in record.events):
+        return None
+    lost = _last(record, h.LOST)
+    advice = "the console's lines below may say why; its containers can't be started again, make a new sandbox"
+    return Verdict(lost.text if lost else record.why or "its virtual machine has ended", advice)
+
+
+def _of_hold(record: Record) -> Verdict | None:
+    held, released = _last(record, h.HELD), _last(record, h.GOES_ON)
+    if held is None or (released and released.at_s >= held.at_s):
+        return None
+    return Verdict(held.text, "free room on that disk, or remove the pod")
+
+
+def _of_exits(record: Record) -> Verdict | None:
+    """The last exit that was no success, out of memory first."""
+    exits = [one for one in record.events if one.what == h.EXITED and one.code]
+    worst = next((one for one in reversed(exits) if one.reason == "OOMKilled"), None) or (exits[-1] if exits else None)
+    return Verdict(f"the container {worst.subject} {_exit(worst)}", _exit_advice(worst)) if worst else None
+
+
+def _of_failures(record: Record) -> Verdict | None:
+    failure = _last(record, h.FAILED)
+    return Verdict(_failed(failure)) if failure else None
+
+
+def _last(record: Record, what: str) -> Event | None:
+    return next((one for one in reversed(record.events) if one.what == what), None)
+
+
+def _exit(one: Event) -> str:
+    again = f", {one.times} times" if one.times > 1 else ""
+    if one.reason == "OOMKilled":
+        return f"was killed since its memory was used up (OOMKilled, exit code {one.code}){again}"
+    if one.reason == "StartError":
+        return f"could not be started{again}: {one.text}"
+    signal = f", {SIGNALS[one.code]}" if one.code in SIGNALS else ""
+    text = f": {one.text}" if one.text else ""
+    return f"ended with exit code {one.code} ({one.reason or 'Error'}{signal}){again}{text}"
+
+
+def _exit_advice(one: Event) -> str:
+    if one.reason == "OOMKilled":
+        return "raise the container's memory limit, or make its program use less"
+    if one.reason == "StartError":
+        return "look at the container's command and arguments, and whether its image has that program"
+    return "`clearpod logs` has what it wrote"
+
+
+def _failed(one: Event) -> str:
+    subject = f" of {one.subject}" if one.subject else ""
+    return f"{one.reason}{subject} failed{_times(one)}: {one.text}"
+
+
+def _times(one: Event) -> str:
+    return f" {one.times} times, the last time now" if one.times > 1 else ""
+
+
+def _ended(one: Event) -> str:
+    return f"its virtual machine ended: {one.text}" if one.text else "its virtual machine ended"
+
+
+LINES: dict[str, Callable[[Event], str]] = {
+    h.READY: lambda one: f"ready, {shown.took(one.took_ms)} after it was asked for",
+    h.PULL: lambda one: f"image {one.text} was pulled in {shown.took(one.took_ms)}",
+    h.IMAGE: lambda one: f"image brought into the guest in {shown.took(one.took_ms)} ({one.text})",
+    h.CREATED: lambda one: f"container {one.subject} was created in {shown.took(one.took_ms)}",
+    h.STARTED: lambda one: (
+        f"container {one.subject} was started" + (f" in {shown.took(one.took_ms)}" if one.took_ms else "")
+    ),
+    h.EXITED: lambda one: f"container {one.subject} {_exit(one)}",
+    h.FAILED: _failed,
+    h.HELD: lambda one: one.text,
+    h.GOES_ON: lambda _: "it goes on, since there is room on the disk again",
+    h.ADOPTED: lambda _: "the daemon was restarted and took the pod over",
+    h.LOST: lambda one: one.text,
+    h.STOPPING: lambda _: "its end was asked for",
+    h.ENDED: _ended,
+}
+
+
+def lines(record: Record, now_s: float) -> list[str]:
+    """The facts in their order, one line each; the phases of the start are one line."""
+    now = datetime.fromtimestamp(now_s, UTC)
+    result = []
+    phases = [one for one in record.events if one.what in PHASES]
+    if phases:
+        took = ", ".join(f"{PHASES[one.what]} {shown.took(one.took_ms)}" for one in phases)
+        result.append((phases[-1].at_s, f"start: {took}"))
+    for one in record.events:
+        if one.what in PHASES:
+            continue
+        line = LINES[one.what](one) if one.what in LINES else f"{one.what} {one.text}"
+        again = f" ({one.times} times)" if one.times > 1 and one.what not in (h.EXITED, h.FAILED) else ""
+        result.append((one.at_s, line + again))
+    result.sort(key=lambda pair: pair[0])
+    return [f"{shown.clock(datetime.fromtimestamp(at_s, UTC), now)}  {line}" for at_s, line in result]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that show pods, as a user calls them, against a daemon with fake guests."""
+
+import json
+import os
+import signal
+import socket
+from xml.etree import ElementTree
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+
+from .command_rig import Command, command, verdict
+from .conftest import World
+
+
+@pytest.fixture
+def clearpod(world: World, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command with the world's configuration."""
+    return command(world, capsys)
+
+
+async def test_ps_shows_pods_with_their_containers(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        one = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=one)
+        two = await cri.container(pod, "false", name="done")
+        await cri("StartContainer", container_id=two)
+        await cri.ended(two)
+        out = (await clearpod("ps")).out
+        assert "default/web" in out and pod[:13] in out and one[:13] in out and "running" in out
+        assert "done" not in out
+        assert "exited (1, Error)" in (await clearpod("ps", "-a")).out
+        assert (await clearpod("ps", "-q")).out.split() == [pod]
+        (found,) = json.loads((await clearpod("ps", "-a", "--json")).out)
+        assert (found["id"], found["state"]) == (pod, "ready")
+        assert [(c["name"], c["state"]) for c in found["containers"]] == [("c", "running"), ("done", "exited")]
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert (await clearpod("ps", "-aq")).out == ""
+
+
+async def test_why_names_the_exit_the_command_and_the_end_of_the_vm(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        assert "nothing went wrong" in (await clearpod("why", "web")).out
+        one = await cri.container(pod, "sh", "-c", "exit 7")
+        await cri("StartContainer", container_id=one)
+        await cri.ended(one)
+        assert "exit code 7" in (await clearpod("why", "default/web")).out
+        live = cri.node.pods.get(pod)
+        assert live.vm is not None
+        os.kill(live.vm.pid, signal.SIGKILL)
+        await live.gone.wait()
+        assert "virtual machine" in verdict(await clearpod("why", pod[:10], "--json"))
+    async with world.daemon() as cri:
+        assert "virtual machine" in verdict(await clearpod("why", "uid-web", "--json"))
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_why_tells_of_a_sandbox_that_never_was(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        await cri.refused("RunPodSandbox", config=cri.sandbox("ghost"), runtime_handler="unknown")
+    async with world.daemon() as cri:
+        for word in ("ghost", "default/ghost", "uid-ghost", "gho"):
+            assert "unknown" in verdict(await clearpod("why", word, "--json"))
+        assert "did not start" in (await clearpod("why", "ghost")).out
+        assert "nothing of the start" in (await clearpod("timeline", "ghost")).out
+        pod = await cri.pod("ghost")
+        assert "earlier tries" in (await clearpod("why", "ghost")).out
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_the_timeline_is_drawn_in_three_ways(world: World, clearpod: Command) -> None:
+    odd = {"metadata": pb.PodSandboxMetadata(name="<i>&", namespace="a", uid="u")}
+    async with world.daemon() as cri:
+        pod = await cri.pod("x", **odd)
+        one = await cri.container(pod, "true")
+        await cri("StartContainer", container_id=one)
+        plain = (await clearpod("timeline", pod)).out
+        assert all(word in plain for word in ("network", "hypervisor", "create c", "ready after"))
+        picture = ElementTree.fromstring((await clearpod("timeline", pod, "--svg")).out)
+        texts = [element.text or "" for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+        assert any("<i>&" in text for text in texts) and "network" in texts
+        html = (await clearpod("timeline", pod, "--html")).out
+        assert "<i>" not in html and "&lt;i&gt;" in html and "src=" not in html and "href=" not in html
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_word_that_means_no_pod_or_several_is_one_sentence(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pods = [await cri.pod(name) for name in ("web-1", "web-2", "web")]
+        cases = {"nobody": 4, "web-": 2, "": 2, "web": 0, "default/web": 0, "web-1": 0, "default/": 2}
+        for word, code in cases.items():
+            ended = await clearpod("why", word)
+            assert (ended.code, ended.err.count("\n")) == (code, int(code != 0)), (word, ended.err)
+        assert "default/web-1" in (await clearpod("why", "web-")).err
+        for pod in pods:
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+@pytest.mark.parametrize("words", [["ps"], ["why", "x"], ["timeline", "x"]])
+async def test_without_a_daemon_a_command_says_so(world: World, clearpod: Command, words: list[str]) -> None:
+    ended = await clearpod(*words)
+    assert (ended.code, ended.err.count("\n")) == (10, 1)
+    assert "clearpod serve" in ended.err
+    os.makedirs(world.config.run_dir)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(world.config.socket_path)
+    assert (await clearpod(*words)).code == 10

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `clearpod why` says of a real VM: a command that is not there, no memory left, and a VM that was killed."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+
+from .command_rig import command, verdict
+from .conftest import Registered, vm_world
+
+pytestmark = pytest.mark.vm
+
+
+async def test_a_broken_pod_explains_itself_also_after_a_restart(
+    sample: Registered, guest_dir: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = pb.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
+    with vm_world(sample, guest_dir) as machine:  # type: ignore[arg-type]
+        clearpod = command(machine, capsys)
+        async with machine.daemon() as cri:
+            await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+            pod = (await cri("RunPodSandbox", config=cri.sandbox(), deadline_s=90)).pod_sandbox_id
+            bad = await cri.container(pod, "no-such-program", name="bad")
+            await cri.refused("StartContainer", container_id=bad)
+            said = verdict(await clearpod("why", "web", "--json"))
+            assert "bad" in said and "no-such-program" in said
+            hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
+            greedy = await cri.container(pod, *hog, name="greedy", linux=pb.LinuxContainerConfig(resources=limit))
+            await cri("StartContainer", container_id=greedy)
+            await cri.ended(greedy)
+            assert "OOMKilled" in verdict(await clearpod("why", "web", "--json"))
+            drawn = (await clearpod("timeline", "web")).out
+            assert all(word in drawn for word in ("kernel", "agent", "start greedy"))
+            live = cri.node.pods.get(pod)
+            assert live.vm is not None
+            os.kill(live.vm.pid, signal.SIGKILL)
+            await live.gone.wait()
+        async with machine.daemon() as cri:
+            said = json.loads((await clearpod("why", "web", "--json")).out)
+            assert "virtual machine" in said["verdict"]
+            kinds = [one["what"] for one in said["events"]]
+            assert kinds.count("exited") == 2 and "ended" in kinds and "kernel" in kinds
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert machine.left_over() == []
