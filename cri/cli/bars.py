@@ -13,7 +13,7 @@ from cri.cli.story import PHASES
 from cri.store import history as h
 
 START_S = 120.0
-CONTAINER = {h.PULL: "pull of {0.text}", h.IMAGE: "image into the guest", h.CREATED: "create {0.subject}",
+CONTAINER = {h.PULL: "pull of {0.text}", h.IMAGE: "image of {0.subject}", h.CREATED: "create {0.subject}",
              h.STARTED: "start {0.subject}"}  # fmt: skip
 NAME_CHARS, LEAST_BAR = 28, 10
 
@@ -60,7 +60,7 @@ def text(drawn: Chart, columns: int) -> str:
     """One line for each phase: name, how long, when, a bar; in lines of at most `columns` characters."""
     name_wide = min(max(len(bar.name) for bar in drawn.bars), NAME_CHARS, max(columns // 3, 6))
     room = max(columns - name_wide - 22, 0)
-    lines = [f"{'phase':<{name_wide}}  {'took':>8}  {'from':>8}"]
+    lines = [f"{'phase':<{name_wide}}  {'took':>8}  {'from':>8}"[:columns]]
     for bar in drawn.bars:
         line = f"{cut(bar.name, name_wide):<{name_wide}}  {took(bar.took_ms):>8}  {took(bar.begun_ms):>8}"
         if room >= LEAST_BAR:

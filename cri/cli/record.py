@@ -83,12 +83,17 @@ def _of_failure(failure: dict[str, Any]) -> Record:
         title=f"{failure['namespace']}/{failure['name']}",
         id="",
         state="failed",
-        events=_events(failure["history"]),
+        events=(*_events(failure["history"]), _failed(failure)),
         console=tuple(failure["console"]),
         error=failure["error"],
         kind=failure["kind"],
         times=failure["times"],
     )
+
+
+def _failed(failure: dict[str, Any]) -> Event:
+    at_s = moment(failure["at"]).timestamp()
+    return Event("failed", at_s, reason="RunPodSandbox", text=failure["error"], times=failure["times"])
 
 
 def _events(history: list[dict[str, Any]]) -> tuple[Event, ...]:

@@ -59,9 +59,10 @@ def _of_end(record: Record) -> Verdict | None:
     """The VM's end, unless it was asked for; it explains the exits of all containers."""
     if record.state == "ready" or any(one.what == h.STOPPING for one in record.events):
         return None
-    lost = _last(record, h.LOST)
+    ended, lost = _last(record, h.ENDED), _last(record, h.LOST)
     advice = "the console's lines below may say why; its containers can't be started again, make a new sandbox"
-    return Verdict(lost.text if lost else record.why or "its virtual machine has ended", advice)
+    told = [one.text for one in (ended, lost) if one and one.text]
+    return Verdict(told[0] if told else record.why or "its virtual machine has ended", advice)
 
 
 def _of_hold(record: Record) -> Verdict | None:
@@ -122,7 +123,7 @@ def _ended(one: Event) -> str:
 LINES: dict[str, Callable[[Event], str]] = {
     h.READY: lambda one: f"ready, {shown.took(one.took_ms)} after it was asked for",
     h.PULL: lambda one: f"image {one.text} was pulled in {shown.took(one.took_ms)}",
-    h.IMAGE: lambda one: f"image brought into the guest in {shown.took(one.took_ms)} ({one.text})",
+    h.IMAGE: lambda one: f"image of {one.subject} was brought into the guest in {shown.took(one.took_ms)} ({one.text})",
     h.CREATED: lambda one: f"container {one.subject} was created in {shown.took(one.took_ms)}",
     h.STARTED: lambda one: (
         f"container {one.subject} was started" + (f" in {shown.took(one.took_ms)}" if one.took_ms else "")
@@ -146,8 +147,9 @@ def lines(record: Record, now_s: float) -> list[str]:
     if phases:
         took = ", ".join(f"{PHASES[one.what]} {shown.took(one.took_ms)}" for one in phases)
         result.append((phases[-1].at_s, f"start: {took}"))
+    start_errors = {one.text for one in record.events if one.reason == "StartError"}
     for one in record.events:
-        if one.what in PHASES:
+        if one.what in PHASES or (one.reason == "StartContainer" and one.text in start_errors):
             continue
         line = LINES[one.what](one) if one.what in LINES else f"{one.what} {one.text}"
         again = f" ({one.times} times)" if one.times > 1 and one.what not in (h.EXITED, h.FAILED) else ""

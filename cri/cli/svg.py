@@ -11,8 +11,8 @@ from cri.cli.bars import Bar, Chart
 from cri.cli.shown import cut, took
 from cri.store import history as h
 
-WIDE, LEFT, RIGHT, TOP, ROW = 960, 230, 96, 64, 26
-TITLE_CHARS, LABEL_CHARS = 90, 32
+WIDE, LEFT, RIGHT, TOP, ROW = 960, 250, 96, 64, 26
+TITLE_CHARS, LABEL_CHARS = 90, 30
 TICKS = 6
 COLOURS = {
     h.FILES: "#7a8794", h.NETWORK: "#2f7ed8", h.VMM: "#b5651d", h.KERNEL: "#c0392b", h.AGENT: "#8e5bb5",
@@ -54,8 +54,9 @@ def svg(drawn: Chart, title: str, *, source: str) -> str:
 def _label(x: float, y: float, text: str, *, most: int, **how: object) -> str:
     fill = 'class="soft" fill="#6b7580"' if how.get("soft") else 'class="ink" fill="#1c2126"'
     size = f' font-size="{how["size"]}"' if "size" in how else ""
+    font = ' font-family="ui-monospace, monospace"' if how.get("even") else ""
     anchor = f' text-anchor="{how["anchor"]}"' if "anchor" in how else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" {fill}{size}{anchor}>{escape(cut(text, most))}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {fill}{size}{font}{anchor}>{escape(cut(text, most))}</text>'
 
 
 def _at(ms: float, total_ms: float) -> float:
@@ -87,7 +88,7 @@ def _row(bar: Bar, number: int, *, total_ms: float) -> list[str]:
     y, x = TOP + ROW * number, _at(bar.begun_ms, total_ms)
     colour, wide = COLOURS.get(bar.kind, "#7a8794"), max(_at(bar.begun_ms + bar.took_ms, total_ms) - x, 2)
     return [
-        _label(LEFT - 12, y + 14, bar.name, anchor="end", most=LABEL_CHARS),
+        _label(LEFT - 12, y + 14, bar.name, anchor="end", size=12, even=True, most=LABEL_CHARS),
         f'<rect x="{x:.1f}" y="{y + 2}" width="{wide:.1f}" height="16" rx="3" fill="{colour}"/>',
         _label(x + wide + 6, y + 14, took(bar.took_ms), soft=True, most=12),
     ]

@@ -15,7 +15,7 @@ EXAMPLES = (
     ("clearpod why default/web", "what happened to the pod web"),
     ("clearpod why 1f3c", "the same for the pod whose id begins so"),
 )
-WIDE = 120
+WIDE, LEAST = 120, 20
 
 
 def add_arguments(parser: Parser) -> None:
@@ -62,6 +62,6 @@ def text(found: Record, *, now_s: float, columns: int = 0) -> str:
 
 
 def _wrapped(line: str, columns: int) -> list[str]:
-    wide = max(min(columns or WIDE, WIDE), 20)
+    wide = max(min(columns or WIDE, WIDE), LEAST)
     indent = " " * (len(line) - len(line.lstrip()))
     return textwrap.wrap(line, wide, subsequent_indent=f"{indent}    ", replace_whitespace=False) or [""]

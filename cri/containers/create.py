@@ -38,12 +38,10 @@ async def image_held(pod: LivePod, images: tuple[ImageFiles, ...]) -> AsyncItera
     The whole block may take as long as a call; raises TimedOut then, WrongState unless the pod is ready.
     """
     pod.require_ready()
-    begun_ns = time.time_ns()
     with pod.work.using_files():
         async with limit(pod, "CreateContainer"), pod.images.held(images[0]) as root:
             for volume in images[1:]:
                 await pod.images.export(volume)
-            pod.note(Fact(history.IMAGE, took_ns=time.time_ns() - begun_ns, text=root.source))
             yield root
 
 
@@ -81,6 +79,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell
         name = record.container.name
+        pod.note(Fact(history.IMAGE, begun_ns, root.took_ns, subject=name, text=root.source))
         pod.note(Fact(history.CREATED, took_ns=time.time_ns() - begun_ns, subject=name))
         pod.save()
         pod.tell(events.CREATED, container.id)

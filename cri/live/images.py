@@ -8,6 +8,7 @@ daemon that was killed half-way finds out at `settle` what nobody uses.
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -42,13 +43,14 @@ class Accounts(NamedTuple):
 
 class Root(NamedTuple):
     """What a container's root is made from: `lower` for the agent, in the window or not; `source` says which and why,
-    for display.
+    for display. `took_ns` is how long it took to bring the image into the guest.
     """
 
     lower: str
     in_window: bool
     source: str
     accounts: Accounts
+    took_ns: int = 0
 
 
 class PodImages:
@@ -74,10 +76,11 @@ class PodImages:
         """Bring the image into the guest; at the end it stays if a container of the pod's uses it."""
         name = export.image_name(image.id)
         self._held[name] += 1
+        begun_ns = time.monotonic_ns()
         try:
             async with self._lock:
                 root = await self._bring(image, name)
-            yield root
+            yield root._replace(took_ns=time.monotonic_ns() - begun_ns)
         finally:
             self._held[name] -= 1
             await is_done_within(UNDO_S, self.settle())

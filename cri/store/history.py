@@ -65,8 +65,9 @@ def printable(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= TEXT_CHARS else f"{text[: TEXT_CHARS * 2 // 3]} ... {text[-TEXT_CHARS // 4 :]}"
+    if len(text) > TEXT_CHARS:
+        text = f"{text[: TEXT_CHARS * 2 // 3]} ... {text[-TEXT_CHARS // 4 :]}"
+    return printable(text)
 
 
 def _bounded(new: Fact) -> Fact:

@@ -24,7 +24,7 @@ class Ended(NamedTuple):
 Command = Callable[..., Awaitable[Ended]]
 
 
-def command(world: World, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(world: World, capfd: pytest.CaptureFixture[str]) -> Command:
     """`await command("ps", "-a")`, with a configuration that names the world's directories."""
     file = world.root / "config.toml"
     file.write_text(f'run_dir = "{world.config.run_dir}"\nstate_dir = "{world.config.state_dir}"\n')
@@ -36,9 +36,9 @@ def command(world: World, capsys: pytest.CaptureFixture[str]) -> Command:
             return int(error.code or 0)
 
     async def call(name: str, *words: str) -> Ended:
-        capsys.readouterr()
+        capfd.readouterr()
         code = await asyncio.to_thread(run, [name, "--config", str(file), *words])
-        return Ended(code, *capsys.readouterr())
+        return Ended(code, *capfd.readouterr())
 
     return call
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that show pods, as a user calls them, against a daemon with fake guests."""
 
+import asyncio
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from .conftest import World
 
 
 @pytest.fixture
-def clearpod(world: World, capsys: pytest.CaptureFixture[str]) -> Command:
+def clearpod(world: World, capfd: pytest.CaptureFixture[str]) -> Command:
     """The command with the world's configuration."""
-    return command(world, capsys)
+    return command(world, capfd)
 
 
 async def test_ps_shows_pods_with_their_containers(world: World, clearpod: Command) -> None:
@@ -109,3 +110,94 @@ async def test_without_a_daemon_a_command_says_so(world: World, clearpod: Comman
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(world.config.socket_path)
     assert (await clearpod(*words)).code == 10
+
+
+async def test_logs_show_each_stream_and_can_be_bounded(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{world.root}/logs")
+        one = await cri.container(pod, "sh", "-c", "for n in 1 2 3; do echo line $n; done; echo bad >&2; printf end")
+        await cri("StartContainer", container_id=one)
+        await cri.ended(one)
+        assert (await clearpod("logs", "web")) == (0, "line 1\nline 2\nline 3\nend", "bad\n")
+        assert (await clearpod("logs", one, "-f", "--tail", "2")).out.endswith("end")
+        assert (await clearpod("logs", "web", "--tail", "0")) == (0, "", "")
+        assert (await clearpod("logs", "web", "--since", "1h")).out.startswith("line 1")
+        assert (await clearpod("logs", "web", "--since", "2999-01-01T00:00:00Z")).out == ""
+        assert (await clearpod("logs", "web", "-t")).out.startswith("20")
+        for words in (["--since", "yesterday"], ["--tail", "-1"]):
+            assert (await clearpod("logs", "web", *words)).code == 2
+        os.unlink(f"{world.root}/logs/c.log")
+        assert (await clearpod("logs", "web")).code == 4
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_followed_log_goes_on_after_a_rotation(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{world.root}/logs")
+        go = world.root / "go"
+        script = f"echo before; while [ ! -e {go} ]; do sleep 0.05; done; echo after"
+        one = await cri.container(pod, "sh", "-c", script)
+        await cri("StartContainer", container_id=one)
+        following = asyncio.ensure_future(clearpod("logs", "web", "-f"))
+        os.rename(f"{world.root}/logs/c.log", f"{world.root}/logs/c.log.1")
+        await cri("ReopenContainerLog", container_id=one)
+        go.touch()
+        assert (await following).out.endswith("after\n")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_exec_has_the_exit_code_and_the_streams(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        one = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=one)
+        assert (await clearpod("exec", "web", "sh", "-c", "echo out; echo err >&2; exit 5")) == (5, "out\n", "err\n")
+        assert (await clearpod("exec", "web", "--", "echo", "-n", "x")).out == "x"
+        assert (await clearpod("exec", "web")).code == 2
+        assert (await clearpod("exec", "-c", "none", "web", "true")).code == 4
+        await cri("StopContainer", container_id=one)
+        assert (await clearpod("exec", "web", "true")).code == 6
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_inspect_and_stats_are_about_pods_and_containers(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        one = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=one)
+        assert json.loads((await clearpod("inspect", "web")).out)["info"]["history"]
+        for words in (["web", "-c", "c"], [one]):
+            assert json.loads((await clearpod("inspect", *words)).out)["status"]["id"] == one
+        assert (await clearpod("inspect", "web", "-c", "other")).code == 4
+        assert (await clearpod("inspect", "nobody")).code == 4
+        (found,) = json.loads((await clearpod("stats", "web", "--json")).out)
+        assert [found["id"], found["containers"][0]["id"]] == [pod, one]
+        assert "default/web" in (await clearpod("stats")).out
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_the_console_of_a_pod_has_nothing_that_controls_a_terminal(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        live = cri.node.pods.get(pod)
+        assert live.vm is not None
+        with open(live.vm.console, "ab") as console:  # noqa: ASYNC230 - the fake guest's
+            console.write(b"one\n\x1b[2Jtwo\xff\r\nthree")
+        assert (await clearpod("console", "web", "--tail", "3")).out == "one\n\ufffd[2Jtwo\ufffd\nthree\n"
+        following = asyncio.ensure_future(clearpod("console", "web", "-f"))
+        os.kill(live.vm.pid, signal.SIGKILL)
+        assert (await following).out.endswith("three\n")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert (await clearpod("console", "web")).code == 4
+
+
+async def test_events_are_told_until_the_daemon_ends(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        listening = asyncio.ensure_future(clearpod("events", "--json"))
+        while not cri.node.events._subscriptions:
+            await asyncio.sleep(0.01)
+        pod = await cri.pod()
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    events = [json.loads(line) for line in (await listening).out.splitlines()]
+    assert [one["event"] for one in events] == ["created", "started", "ended", "removed"]
+    assert events[0]["pod"] == "default/web"

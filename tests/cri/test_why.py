@@ -16,11 +16,11 @@ pytestmark = pytest.mark.vm
 
 
 async def test_a_broken_pod_explains_itself_also_after_a_restart(
-    sample: Registered, guest_dir: object, capsys: pytest.CaptureFixture[str]
+    sample: Registered, guest_dir: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
     limit = pb.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
     with vm_world(sample, guest_dir) as machine:  # type: ignore[arg-type]
-        clearpod = command(machine, capsys)
+        clearpod = command(machine, capfd)
         async with machine.daemon() as cri:
             await cri("PullImage", image=pb.ImageSpec(image=machine.image))
             pod = (await cri("RunPodSandbox", config=cri.sandbox(), deadline_s=90)).pod_sandbox_id

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod inspect`: all that the daemon knows of a pod or of a container, as JSON."""
+
+import argparse
+import json
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from cri.cli import lookup, shown
+from cri.cli.daemon import Daemon, connect
+from cri.cli.parser import Parser
+from stage1.errors import NotFound
+
+EXAMPLES = (
+    ("clearpod inspect default/web", "the pod: its VM, network, history and containers"),
+    ("clearpod inspect default/web -c nginx", "its container nginx, with what crun was told"),
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `clearpod inspect`."""
+    parser.add_argument("name", metavar="POD", help="a pod, or the id of a container")
+    parser.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
+    parser.take_config()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print one object. Raises NotFound, BadRequest."""
+    with connect(args.config) as daemon:
+        found = inspected(daemon, args.name, container=args.container)
+    shown.say(json.dumps(found, indent=2))
+    return 0
+
+
+def inspected(daemon: Daemon, word: str, *, container: str) -> dict[str, Any]:
+    """The pod that is meant; or the container, if one is named."""
+    if not container:
+        try:
+            pod = lookup.pod(daemon, word)
+            return _merged(daemon("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True))
+        except NotFound:
+            if len(word) < lookup.SHOWN:
+                raise
+    one = lookup.container(daemon, word, name=container)
+    return _merged(daemon("ContainerStatus", container_id=one.id, verbose=True))
+
+
+def _merged(reply: Any) -> dict[str, Any]:
+    """The answer, with the verbose part, which is JSON in a string, as a part of it."""
+    result: dict[str, Any] = MessageToDict(reply)
+    return {**result, "info": json.loads(reply.info.get("info", "{}"))}

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The streams of a program in a container, over the daemon's streaming server, joined to ours. Used by `exec`.
+
+A client of Kubernetes' WebSocket protocol (docs/dev/cri.md). Nothing here waits for one direction alone: a program that
+does not read its input still gets its output read.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+from types import FrameType, TracebackType
+from urllib.parse import urlsplit
+
+from wsproto import ConnectionType, WSConnection
+from wsproto import events as ws
+from wsproto.utilities import ProtocolError
+
+from cri.streaming import channels
+from stage1.errors import PodError, Unavailable
+
+PROTOCOL = "v5.channel.k8s.io"
+READ_BYTES = 32768
+MOST_PENDING_BYTES = 1 << 18
+_CONNECT_S = 10.0
+_OUTPUTS = {channels.STDOUT: 1, channels.STDERR: 2}
+
+
+class Remote:
+    """The program that `url` stands for; a context."""
+
+    def __init__(self, url: str) -> None:
+        where = urlsplit(url)
+        try:
+            self._socket = socket.create_connection((where.hostname or "", where.port or 80), _CONNECT_S)
+        except OSError as error:
+            raise Unavailable(f"the daemon's streaming server at {where.netloc} can't be reached: {error}") from None
+        self._ws = WSConnection(ConnectionType.CLIENT)
+        self._pending = self._ws.send(ws.Request(host=where.netloc, target=where.path, subprotocols=[PROTOCOL]))
+        self._status = bytearray()
+        self._is_open, self._is_over = False, False
+        self._piece = channels.Channels(has_close=True)
+
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def run(self, *, has_input: bool, has_terminal: bool) -> bytes:
+        """Join our streams to the program's until it has ended; what the error channel said. Raises PodError."""
+        self._socket.setblocking(False)
+        resized, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        before = signal.signal(signal.SIGWINCH, _Waker(wake)) if has_terminal else None
+        if has_terminal:
+            os.write(wake, b"!")
+        try:
+            while not self._is_over:
+                has_input = self._turn(has_input, resized)
+        finally:
+            if has_terminal:
+                signal.signal(signal.SIGWINCH, before)
+            os.close(resized)
+            os.close(wake)
+        return bytes(self._status)
+
+    def _turn(self, has_input: bool, resized: int) -> bool:
+        """One wait; whether there is still input to send."""
+        takes_input = has_input and self._is_open and len(self._pending) < MOST_PENDING_BYTES
+        wire = self._socket.fileno()
+        reads = [wire, *([0] if takes_input else []), *([resized] if self._is_open else [])]
+        ready, writable, _ = select.select(reads, [wire] if self._pending else [], [])
+        if writable:
+            self._pending = self._pending[self._send() :]
+        if wire in ready:
+            self._receive()
+        if resized in ready:
+            os.read(resized, 4096)
+            self._tell_size()
+        if 0 in ready and not self._is_over:
+            has_input = self._feed()
+        return has_input
+
+    def _send(self) -> int:
+        try:
+            return self._socket.send(self._pending)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._is_over = True
+            return len(self._pending)
+
+    def _feed(self) -> bool:
+        data = os.read(0, READ_BYTES)
+        message = bytes([channels.STDIN]) + data if data else bytes([channels.CLOSE, channels.STDIN])
+        self._queue(message)
+        return bool(data)
+
+    def _queue(self, message: bytes) -> None:
+        self._pending += self._ws.send(ws.BytesMessage(data=message))
+
+    def _tell_size(self) -> None:
+        try:
+            size = os.get_terminal_size(0)
+        except OSError:
+            return
+        self._queue(bytes([channels.RESIZE]) + json.dumps({"Width": size.columns, "Height": size.lines}).encode())
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        try:
+            self._ws.receive_data(data or None)
+            for event in self._ws.events():
+                self._take(event)
+        except (ProtocolError, channels.ChannelFault) as error:
+            raise PodError(f"the daemon's streaming server broke the protocol: {error}") from None
+        self._is_over = self._is_over or not data
+
+    def _take(self, event: ws.Event) -> None:
+        if isinstance(event, ws.AcceptConnection):
+            self._is_open = True
+        elif isinstance(event, ws.RejectConnection | ws.RejectData):
+            raise PodError("the daemon's streaming server refused the connection")
+        elif isinstance(event, ws.BytesMessage):
+            for piece in self._piece.receive(bytes(event.data), message_ends=event.message_finished):
+                self._write(piece)
+        elif isinstance(event, ws.Ping):
+            self._pending += self._ws.send(event.response())
+        elif isinstance(event, ws.CloseConnection):
+            self._is_over = True
+
+    def _write(self, piece: channels.Piece) -> None:
+        if piece.channel == channels.ERROR:
+            self._status += piece.data
+            return
+        data = piece.data
+        while data and piece.channel in _OUTPUTS:
+            data = data[os.write(_OUTPUTS[piece.channel], data) :]
+
+
+class _Waker:
+    """A signal handler that makes the descriptor `wake` readable at its other end."""
+
+    def __init__(self, wake: int) -> None:
+        self._wake = wake
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            os.write(self._wake, b"!")
+        except BlockingIOError:
+            pass  # it will be read in a moment anyway
