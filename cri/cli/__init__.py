@@ -17,6 +17,7 @@ COMMANDS = {
     "timeline": "draw the phases of a pod's start",
     "logs": "show what a container wrote",
     "exec": "run one more program in a container",
+    "top": "show what each pod takes, again and again",
     "stats": "show processor, memory and disk of pods and their containers",
     "events": "show what happens to pods and containers, as it happens",
     "console": "show what a pod's guest wrote to its console",

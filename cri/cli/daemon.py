@@ -7,7 +7,7 @@ PodError with one sentence: the daemon's own, or one about the socket.
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -79,12 +79,12 @@ def connect(config_path: str | None) -> Daemon:
     return Daemon(configuration.load(config_path).socket_path)
 
 
-def _require(path: str) -> None:
+def _require(path: str, connect: Callable[[socket.socket, str], None] = socket.socket.connect) -> None:
     """Raise what is wrong with the socket; gRPC would say that in a paragraph, and only after a while."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(_CONNECT_S)
         try:
-            probe.connect(path)
+            connect(probe, path)
         except PermissionError:
             raise PodError(
                 f"you have no permission for {path}; use sudo, or a user of the group socket.group"

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a container's log file in the CRI's format (`cri.logs.entries`), while the daemon writes it. Used by `logs`.
 
-The file is in a directory that a pod may be able to write: it must be a plain file, and no link is followed at its end.
+Below the kubelet's log directory of the pod, pods can write that mount it: it is read as it is written, through
+`beneath`.
 """
 
 import os
-import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
-from stage1.errors import NotFound, PodError
-from stage1.linux.libc import Guard
+from stage1.errors import NotFound
+from stage1.linux import beneath
 
 READ_BYTES = 1 << 16
 MOST_LINE_BYTES = 1 << 20
@@ -27,11 +28,20 @@ class Entry(NamedTuple):
 
 
 class LogFile:
-    """The file at `path`, a context. Raises NotFound when there is none."""
+    """The file at `path`, which is below `directory` or else in its own; a context. Raises NotFound, NotPlain."""
 
-    def __init__(self, path: str) -> None:
-        self._path, self._rest = path, b""
-        self._fd = self._open()
+    def __init__(self, path: str, directory: str) -> None:
+        root = directory.rstrip("/")
+        if not root or not path.startswith(f"{root}/"):
+            root = os.path.dirname(path)
+        self._rest, self._name = b"", path[len(root) + 1 :]
+        try:
+            with ExitStack() as undo:
+                self._root = undo.enter_context(beneath.Root(root))
+                self._fd = self._root.open(self._name)
+                self._undo = undo.pop_all()
+        except FileNotFoundError:
+            raise NotFound(f"there is no log file {path}; it may have been removed") from None
 
     def __enter__(self) -> "LogFile":
         return self
@@ -40,6 +50,7 @@ class LogFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
+        self._undo.close()
 
     def entries(self) -> Iterator[Entry]:
         """What can be read now and was not read yet. What is no entry is passed over."""
@@ -50,28 +61,17 @@ class LogFile:
 
     def follow_rotation(self) -> None:
         """Go on in the file that is at the path now, when the one before was renamed or removed and has been read."""
+        now, mine = self._root.stat(self._name), os.fstat(self._fd)
+        if now is None or (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino):
+            return
+        if mine.st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
+            return
         try:
-            now = os.stat(self._path, follow_symlinks=False)
-        except OSError:
+            opened = self._root.open(self._name)
+        except FileNotFoundError:
             return
-        if (now.st_dev, now.st_ino) == (os.fstat(self._fd).st_dev, os.fstat(self._fd).st_ino):
-            return
-        if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
-            return
-        opened = self._open()
         os.close(self._fd)
         self._fd, self._rest = opened, b""
-
-    def _open(self) -> int:
-        try:
-            with Guard("open", self._path):
-                fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise NotFound(f"there is no log file {self._path}; it may have been removed") from None
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise PodError(f"{self._path} is no plain file")
-        return fd
 
 
 def parse(line: bytes) -> Entry | None:

@@ -5,6 +5,7 @@ The daemon says where the file is; it is read here. What was rotated away is not
 """
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -50,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
         path = daemon("ContainerStatus", container_id=container.id).status.log_path
         if not path:
             raise NotFound(f"the container {container.metadata.name} has no log file; nobody asked for one")
-        with LogFile(path) as file:
+        with LogFile(path, _directory(daemon, container.pod_sandbox_id)) as file:
             entries = (one for one in file.entries() if one.time >= since)
             for one in entries if args.tail is None else _last(entries, args.tail):
                 _write(one, has_time=args.timestamps)
@@ -58,6 +59,12 @@ def main(args: argparse.Namespace) -> int:
                 for one in _following(daemon, file, container_id=container.id):
                     _write(one, has_time=args.timestamps)
     return 0
+
+
+def _directory(daemon: Daemon, pod_id: str) -> str:
+    """The pod's log directory, as the kubelet has said; empty if it has not."""
+    info = json.loads(daemon("PodSandboxStatus", pod_sandbox_id=pod_id, verbose=True).info.get("info", "{}"))
+    return str(info.get("config", {}).get("log_directory", ""))
 
 
 def since_text(text: str, now_s: float) -> str:

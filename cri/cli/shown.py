@@ -5,7 +5,6 @@ Whatever is shown may be foreign bytes: nothing with control characters reaches 
 """
 
 import os
-import shutil
 import sys
 from datetime import UTC, datetime
 
@@ -25,7 +24,20 @@ def say(text: str) -> None:
 
 def width() -> int:
     """Columns of the terminal; any number of them when standard output is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else ANY_WIDTH
+    return _terminal()[0] if sys.stdout.isatty() else ANY_WIDTH
+
+
+def height() -> int:
+    """Lines of the terminal."""
+    return _terminal()[1]
+
+
+def _terminal() -> tuple[int, int]:
+    try:
+        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        columns, lines = 0, 0
+    return columns or 80, lines or 24
 
 
 def has_colours() -> bool:

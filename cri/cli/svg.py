@@ -42,8 +42,8 @@ def svg(drawn: Chart, title: str, *, source: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {high}" width="{WIDE}" height="{high}" role="img"'
         ' font-family="system-ui, sans-serif" font-size="13">',
         f'<rect width="{WIDE}" height="{high}" class="paper" fill="#ffffff"/>',
-        _label(16, 24, f"Start of {title}{ready}", size=16, most=TITLE_CHARS),
-        _label(16, 44, f"{begun}; {source}", soft=True, most=TITLE_CHARS + 20),
+        _label((16, 24), f"Start of {title}{ready}", size=16, most=TITLE_CHARS),
+        _label((16, 44), f"{begun}; {source}", soft=True, most=TITLE_CHARS + 20),
         *_axis(drawn.total_ms, high),
         *(line for number, bar in enumerate(drawn.bars) for line in _row(bar, number, total_ms=drawn.total_ms)),
         "</svg>",
@@ -51,7 +51,8 @@ def svg(drawn: Chart, title: str, *, source: str) -> str:
     return "\n".join(parts)
 
 
-def _label(x: float, y: float, text: str, *, most: int, **how: object) -> str:
+def _label(at: tuple[float, float], text: str, *, most: int, **how: object) -> str:
+    x, y = at
     fill = 'class="soft" fill="#6b7580"' if how.get("soft") else 'class="ink" fill="#1c2126"'
     size = f' font-size="{how["size"]}"' if "size" in how else ""
     font = ' font-family="ui-monospace, monospace"' if how.get("even") else ""
@@ -70,9 +71,9 @@ def _axis(total_ms: float, high: int) -> list[str]:
     while mark <= total_ms:
         x = _at(mark, total_ms)
         lines.append(f'<line x1="{x:.1f}" y1="{TOP - 6}" x2="{x:.1f}" y2="{high - 36}" class="rule" stroke="#dde2e7"/>')
-        lines.append(_label(x, high - 20, f"{mark:g}", soft=True, anchor="middle", most=12))
+        lines.append(_label((x, high - 20), f"{mark:g}", soft=True, anchor="middle", most=12))
         mark += step
-    lines.append(_label(WIDE - 8, high - 20, "ms", soft=True, anchor="end", most=4))
+    lines.append(_label((WIDE - 8, high - 20), "ms", soft=True, anchor="end", most=4))
     return lines
 
 
@@ -88,9 +89,9 @@ def _row(bar: Bar, number: int, *, total_ms: float) -> list[str]:
     y, x = TOP + ROW * number, _at(bar.begun_ms, total_ms)
     colour, wide = COLOURS.get(bar.kind, "#7a8794"), max(_at(bar.begun_ms + bar.took_ms, total_ms) - x, 2)
     return [
-        _label(LEFT - 12, y + 14, bar.name, anchor="end", size=12, even=True, most=LABEL_CHARS),
+        _label((LEFT - 12, y + 14), bar.name, anchor="end", size=12, even=True, most=LABEL_CHARS),
         f'<rect x="{x:.1f}" y="{y + 2}" width="{wide:.1f}" height="16" rx="3" fill="{colour}"/>',
-        _label(x + wide + 6, y + 14, took(bar.took_ms), soft=True, most=12),
+        _label((x + wide + 6, y + 14), took(bar.took_ms), soft=True, most=12),
     ]
 
 

@@ -19,7 +19,7 @@ async def pod_sandbox_status(node: Node, request: pb.PodSandboxStatusRequest) ->
     pod = node.pods.get(request.pod_sandbox_id)
     info = {}
     if request.verbose:
-        taken = await asyncio.to_thread(usage, pod.vm.pid) if pod.vm and pod.is_ready else Usage()
+        taken = await asyncio.to_thread(usage, pod.vm.pid, pod.directory) if pod.vm and pod.is_ready else Usage()
         cgroups = await asyncio.to_thread(quarters.cgroups, pod.directory)
         console = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES) if pod.vm else ""
         info = replies.sandbox_info(pod, taken, cgroups=cgroups, console=console)

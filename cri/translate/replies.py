@@ -77,6 +77,8 @@ def sandbox_info(pod: LivePod, taken: Usage, *, cgroups: list[str], console: str
             **({"journal": journal.place(model, pod.tools.host.state_dir)} if model.profile else {}),
             "pssBytes": taken.pss_bytes,
             "cpuMs": taken.cpu_ms,
+            "mergedBytes": taken.merged_bytes,
+            "daxBytes": taken.dax_bytes,
             "cpus": sorted(pod.cpus.now),
             "cgroups": cgroups,
             "cgroupNote": pod.status.cgroup_note,

@@ -4,21 +4,26 @@
 import os
 from typing import NamedTuple
 
-from stage1.errors import KernelError
-from stage1.linux import files
+from stage1.errors import KernelError, PodError
+from stage1.linux import files, ksm
+from stage1.vm import mapping
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(NamedTuple):
-    """Memory counts shared pages by their part (PSS)."""
+    """Memory counts shared pages by their part (PSS). `merged_bytes` is what KSM has merged, `dax_bytes` the images
+    that the guest shares with the host's page cache.
+    """
 
     pss_bytes: int = 0
     cpu_ms: int = 0
+    merged_bytes: int = 0
+    dax_bytes: int = 0
 
 
-def usage(pid: int) -> Usage:
-    """All zero for a process that is gone."""
+def usage(pid: int, directory: str) -> Usage:
+    """Of the VMM of the pod in `directory`. All zero for a process that is gone."""
     try:
         rollup = files.read(f"/proc/{pid}/smaps_rollup").decode()
         words = files.read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
@@ -26,4 +31,12 @@ def usage(pid: int) -> Usage:
         return Usage()
     pss_kib = next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
     ticks = int(words[11]) + int(words[12]) if len(words) > 12 else 0
-    return Usage(pss_kib * 1024, ticks * 1000 // TICKS)
+    return Usage(pss_kib * 1024, ticks * 1000 // TICKS, ksm.merged(pid).pages * ksm.PAGE_BYTES, _dax_bytes(directory))
+
+
+def _dax_bytes(directory: str) -> int:
+    try:
+        window = mapping.find(directory)
+    except (PodError, OSError):  # the pod has just gone
+        return 0
+    return sum(image.size for image in window.images) if window else 0

@@ -6,11 +6,16 @@ import json
 import os
 import signal
 import socket
+import sys
+from subprocess import PIPE
 from xml.etree import ElementTree
 
 import pytest
 
+from cri.cli import daemon, shown
 from cri.pb import runtime_pb2 as pb
+from stage1.errors import PodError
+from tests.fakes.command import CHECKOUT
 
 from .command_rig import Command, command, verdict
 from .conftest import World
@@ -101,7 +106,51 @@ async def test_a_word_that_means_no_pod_or_several_is_one_sentence(world: World,
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
-@pytest.mark.parametrize("words", [["ps"], ["why", "x"], ["timeline", "x"]])
+async def test_top_has_what_pods_take(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        one = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=one)
+        seen = json.loads((await clearpod("top", "--once", "--json")).out)
+        assert (seen["sum"]["pods"], seen["sum"]["containers"], seen["pods"][0]["id"]) == (1, 1, pod)
+        assert seen["pods"][0]["vmmBytes"] > 0 and seen["pods"][0]["bootMs"] > 0
+        plain = (await clearpod("top", "--once")).out
+        assert "default/web" in plain and "\x1b" not in plain
+        assert (await clearpod("top", "--interval", "0")).code == 2
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_reader_that_goes_away_and_an_interrupt_are_no_traceback(world: World, clearpod: Command) -> None:
+    argv = [sys.executable, "-m", "cri", "top", "--config", f"{world.root}/config.toml", "--interval", "0.1"]
+    async with world.daemon():
+        for is_interrupted, code in ((False, 141), (True, 130)):
+            one = await asyncio.create_subprocess_exec(*argv, cwd=CHECKOUT, stdout=PIPE, stderr=PIPE)
+            assert one.stdout is not None and one.stderr is not None
+            assert b"0 pods" in await one.stdout.readline()
+            if is_interrupted:
+                one.send_signal(signal.SIGINT)
+            else:
+                one.stdout._transport.close()  # type: ignore[attr-defined]
+            assert (await one.wait(), await one.stderr.read()) == (code, b"")
+
+
+def test_who_has_no_permission_is_told_what_to_do() -> None:
+    def refused(probe: socket.socket, path: str) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(PodError, match="sudo"):
+        daemon._require("/run/x.sock", refused)
+
+
+@pytest.mark.parametrize("columns", [1, 10, 40, 0])
+def test_a_table_fits_into_its_terminal(columns: int) -> None:
+    rows = [("NAME", "IMAGE"), ("web\x1b[2J", "registry.example/" + "x" * 99), ("y", "")]
+    lines = shown.table(rows, columns).splitlines()
+    assert len(lines) == 3 and not any("\x1b" in line for line in lines)
+    assert max(map(len, lines)) <= (columns or 1000)
+
+
+@pytest.mark.parametrize("words", [["ps"], ["why", "x"], ["timeline", "x"], ["top"], ["logs", "x"], ["exec", "x", "y"]])
 async def test_without_a_daemon_a_command_says_so(world: World, clearpod: Command, words: list[str]) -> None:
     ended = await clearpod(*words)
     assert (ended.code, ended.err.count("\n")) == (10, 1)
