@@ -206,7 +206,12 @@ def _around() -> dict[str, Any]:
     """What belongs to no row."""
     thp = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii").strip()
     return {
-        "host": {"kernel": platform.release(), "huge_pages": thp, "cpus": os.cpu_count()},
+        "host": {
+            "date": time.strftime("%Y-%m-%d"),
+            "kernel": platform.release(),
+            "huge_pages": thp,
+            "cpus": os.cpu_count(),
+        },
         "kernel": {"mount_bytes": kernel_cost.mount_bytes(), "network_kib": kernel_cost.network_kib()},
         "budgets": {"unique_mib": census.BUDGET_MIB, "daemon_mib_per_pod": DAEMON_MIB, "beside_mib": BESIDE_MIB},
     }

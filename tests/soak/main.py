@@ -74,7 +74,8 @@ def plot(report: dict[str, Any]) -> str:
     }
     result = [Curve(label, [(one.at_s, float(getattr(one, name))) for one in samples]) for label, name in named.items()]
     title = f"{report['minutes']:g} minutes: {report['pods']} pods, {report['kills']} kills of the daemon"
-    return curves(title, result, marks=report["kills_s"], marked="the daemon or a VM is killed")
+    note = f"scripts/soak, {time.strftime('%Y-%m-%d')}"
+    return curves(title, result, note=note, marks=report["kills_s"], marked="the daemon or a VM is killed")
 
 
 def is_good(report: dict[str, Any]) -> bool:

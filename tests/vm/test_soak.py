@@ -56,6 +56,6 @@ def test_growth_is_of_the_last_daemon_after_its_beginning() -> None:
 
 
 def test_curves_are_scaled_each_for_itself() -> None:
-    text = curves("T & t", [Curve("a<b", [(0, 0), (60, 5)]), Curve("c", [(0, 1e6)])], marks=[30], marked="m")
+    text = curves("T & t", [Curve("a<b", [(0, 0), (60, 5)]), Curve("c", [(0, 1e6)])], note="n", marks=[30], marked="m")
     assert text.count("<polyline") == 2 and "a&lt;b" in text and "T &amp; t" in text and "1e+06" in text
-    assert curves("empty", [Curve("none", [])]).count("<polyline") == 1
+    assert curves("empty", [Curve("none", [])], note="n").count("<polyline") == 1

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from tests.bench.lib.svg import COLOURS, MARGIN, WIDTH, ticks
 
-LEFT, PANEL, GAP, HEAD, FOOT = 70, 90, 34, 60, 34
+LEFT, PANEL, GAP, HEAD, FOOT = 70, 90, 34, 76, 60
 _MOST_POINTS = 300
 """Of a curve: a plot is to be read, and kept."""
 
@@ -19,19 +19,21 @@ class Curve(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-def curves(title: str, found: Sequence[Curve], *, marks: Sequence[float] = (), marked: str = "") -> str:
-    """The whole file. At the seconds of `marks` there are thin lines, which the legend says are what is `marked`."""
+def curves(title: str, found: Sequence[Curve], *, note: str, marks: Sequence[float] = (), marked: str = "") -> str:
+    """The whole file; `note` says how and when it was measured. At the seconds of `marks` there are thin lines, which
+    the legend says are what is `marked`.
+    """
     end_s = max((at for curve in found for at, _ in curve.points), default=0) or 1
     scale = (WIDTH - LEFT - MARGIN) / end_s
     height = HEAD + (PANEL + GAP) * len(found) + FOOT
     body = [_text(MARGIN, 26, title, "font-size:16px;font-weight:bold")]
     if marks:
-        body.append(_text(MARGIN, 44, f"thin lines: {marked}", "fill:#888"))
+        body.append(_text(MARGIN, 44, f"thin lines: {marked}", "fill:#555"))
     for number, curve in enumerate(found):
         top = HEAD + (PANEL + GAP) * number
         body += [_mark(at, scale, top=top) for at in marks]
         body += _panel(curve, scale, top=top, colour=COLOURS[number % len(COLOURS)])
-    body += _times(end_s, scale, height=height)
+    body += [*_times(end_s, scale, height=height), _text(MARGIN, height - 14, note, "fill:#555")]
     size = f'width="{WIDTH}" height="{height}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {height}" font-family="sans-serif"'
     return "\n".join([f'{head} font-size="12">', f'<rect {size} fill="#fff"/>', *body, "</svg>"]) + "\n"

@@ -8,6 +8,7 @@ from typing import Any
 from tests.bench.lib import svg
 from tests.bench.lib.svg import Bar
 
+NOTE = "What no other process has; scripts/bench density"
 PARTS = ("guest", "VMM", "page tables", "daemon")
 
 
@@ -26,7 +27,10 @@ def drawn(report: dict[str, Any]) -> dict[str, str]:
             rows = [row for row in report["rows"] if (row["hypervisor"], row["serving"]) == (hypervisor, serving)]
             if rows:
                 title = f"Memory of one {name} pod under {hypervisor}, {rows[0]['memory_mib']} MiB VM"
-                text = svg.bars(title, "MiB", PARTS, _once(bar for row in rows for bar in bars(row)))
+                once = _once(bar for row in rows for bar in bars(row))
+                text = svg.bars(
+                    title, "MiB", legend=PARTS, rows=once, note=f"{NOTE}, {report.get('host', {}).get('date', '')}"
+                )
                 result[f"density-{name}-{hypervisor}.svg"] = text
     return result
 
@@ -45,7 +49,7 @@ def bars(row: dict[str, Any]) -> list[Bar]:
     result = []
     for key, name in (("before", ""), ("ksm", f"KSM {row['ksm_percent']:g}%")):
         if key in row:
-            label = ", ".join(filter(None, (f"{row['pods']} pods", *ways, name)))
+            label = ", ".join(filter(None, ("1 pod" if row["pods"] == 1 else f"{row['pods']} pods", *ways, name)))
             result.append(Bar(label, _parts(row[key], row["daemon_mib_per_pod"])))
     return result
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 COLOURS = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#76b7b2", "#edc948", "#9c755f")
-WIDTH, MARGIN, LABELS, BAR, STEP, HEAD, FOOT = 860, 20, 250, 22, 36, 84, 34
+WIDTH, MARGIN, BAR, STEP, HEAD, FOOT = 860, 20, 22, 36, 84, 76
+CHARACTER, BESIDE = 7.5, 64
+"""Width of a character of the labels, at most; room for the figure at a bar's end."""
 _TICKS = 6
 
 
@@ -22,19 +24,25 @@ class Bar(NamedTuple):
     parts: Sequence[float]
 
 
-def bars(title: str, unit: str, legend: Sequence[str], rows: Sequence[Bar]) -> str:
-    """The whole file. Raises ValueError when a bar does not have as many parts as the legend, or a part is negative."""
+def bars(title: str, unit: str, *, legend: Sequence[str], rows: Sequence[Bar], note: str) -> str:
+    """The whole file; `note` says how and when it was measured.
+
+    Raises ValueError when a bar does not have as many parts as the legend, or a part is negative.
+    """
     for row in rows:
         if len(row.parts) != len(legend) or min(row.parts, default=0) < 0:
             raise ValueError(f"the bar {row.label!r} needs {len(legend)} parts of at least 0, and has {row.parts}")
     most = max((sum(row.parts) for row in rows), default=0) or 1
-    scale = (WIDTH - LABELS - 2 * MARGIN - 60) / most
+    left = MARGIN + 8 + CHARACTER * max((len(row.label) for row in rows), default=0)
+    scale = (WIDTH - left - MARGIN - BESIDE) / most
     height = HEAD + STEP * len(rows) + FOOT
     body = [
         _text(MARGIN, 26, title, "font-size:16px;font-weight:bold"),
         *_legend(legend),
-        *_axis(most, scale, height, unit),
-        *(line for number, row in enumerate(rows) for line in _bar(row, HEAD + STEP * number, scale)),
+        *_axis(most, scale, left=left, height=height),
+        _text(left, height - FOOT + 38, unit),
+        _text(MARGIN, height - 14, note, "fill:#555"),
+        *(line for number, row in enumerate(rows) for line in _bar(row, HEAD + STEP * number, scale=scale, left=left)),
     ]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
@@ -62,21 +70,21 @@ def _legend(names: Sequence[str]) -> list[str]:
         colour = COLOURS[number % len(COLOURS)]
         lines.append(f'<rect x="{x:.1f}" y="42" width="12" height="12" fill="{colour}"/>')
         lines.append(_text(x + 17, 52, name))
-        x += 17 + 7 * len(name) + 16
+        x += 17 + CHARACTER * len(name) + 16
     return lines
 
 
-def _axis(most: float, scale: float, height: int, unit: str) -> list[str]:
-    lines, left, bottom = [], LABELS + MARGIN, height - FOOT + 4
+def _axis(most: float, scale: float, *, left: float, height: int) -> list[str]:
+    lines, bottom = [], height - FOOT + 4
     for value in ticks(most):
         x = left + value * scale
         lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{HEAD - 8}" y2="{bottom}" stroke="#ddd"/>')
         lines.append(_text(x, bottom + 16, f"{value:g}", anchor="middle"))
-    return [*lines, _text(WIDTH - MARGIN, bottom + 16, unit, anchor="end")]
+    return lines
 
 
-def _bar(row: Bar, top: float, scale: float) -> list[str]:
-    lines, x = [_text(LABELS + MARGIN - 8, top + 15, row.label, anchor="end")], float(LABELS + MARGIN)
+def _bar(row: Bar, top: float, *, scale: float, left: float) -> list[str]:
+    lines, x = [_text(left - 8, top + 15, row.label, anchor="end")], left
     for number, part in enumerate(row.parts):
         colour, width = COLOURS[number % len(COLOURS)], part * scale
         lines.append(f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{colour}"/>')

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,9 @@ def gated(result: dict[str, Any]) -> dict[str, float]:
 def write_plots(directory: Path, result: dict[str, Any], titles: dict[str, str]) -> None:
     """One plot with all, one without the traditional way, beside which the others are too short to be read."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "boot-all.svg").write_text(report.plot(result, titles, list(titles)))
+    date = time.strftime("%Y-%m-%d")
+    (directory / "boot-all.svg").write_text(report.plot(result, titles, names=list(titles), date=date))
     short = [name for name in titles if name not in ("q35_debian", "lkvm_systemd")]
     systemd = [name for name in titles if name in ("lkvm", "lkvm_systemd")]
-    (directory / "boot-systemd.svg").write_text(report.plot(result, titles, systemd))
-    (directory / "boot-small.svg").write_text(report.plot(result, titles, short))
+    (directory / "boot-systemd.svg").write_text(report.plot(result, titles, names=systemd, date=date))
+    (directory / "boot-small.svg").write_text(report.plot(result, titles, names=short, date=date))

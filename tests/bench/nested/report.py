@@ -90,11 +90,15 @@ def lines(result: dict[str, Any], titles: dict[str, str]) -> list[str]:
     return shown + [f"BROKEN: {line}" for line in broken(result)] + result["failures"] + result["lacking"]
 
 
-def plot(result: dict[str, Any], titles: dict[str, str], names: list[str]) -> str:
+TRACED = "One start of each with a trace, some 3 percent longer than without; scripts/bench boot --lab"
+
+
+def plot(result: dict[str, Any], titles: dict[str, str], *, names: list[str], date: str) -> str:
     """The phases of these variants as bars, SVG; those without a trace are left out."""
     rows = [
         svg.Bar(titles[name], tuple(result[f"{name}_phases_ms"].values()))
         for name in names
         if result.get(f"{name}_phases_ms")
     ]
-    return svg.bars("From the exec of the VMM until the guest is ready", "virtual ms", trace.PHASES, rows)
+    title = "From the exec of the VMM until the guest is ready"
+    return svg.bars(title, "virtual ms", legend=trace.PHASES, rows=rows, note=f"{TRACED}, {date}")

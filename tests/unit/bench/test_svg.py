@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plot is well-formed, has a bar for each part in proportion, and is the same text for the same numbers."""
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.bench.lib import svg
+from tests.bench.lib import plots, svg
 
 NAME = "{http://www.w3.org/2000/svg}"
 LEGEND = ("load & start", "kernel")
 ROWS = [svg.Bar("a <b>", (10.0, 30.0)), svg.Bar("c", (0.0, 80.0))]
+
+
+def bars(rows, title="t"):
+    return svg.bars(title, "ms", legend=LEGEND, rows=rows, note="by hand, 2026")
 
 
 def rectangles(text: str) -> list[float]:
@@ -19,31 +24,59 @@ def rectangles(text: str) -> list[float]:
 
 
 def test_parts_are_as_long_as_their_numbers():
-    first, second, third, fourth = rectangles(svg.bars("t", "ms", LEGEND, ROWS))
+    first, second, third, fourth = rectangles(bars(ROWS))
     assert third == 0 and second == pytest.approx(3 * first, abs=0.2) and fourth == pytest.approx(8 * first, abs=0.4)
     assert fourth <= svg.WIDTH
 
 
 def test_all_texts_are_there_and_escaped():
-    texts = {one.text for one in ET.fromstring(svg.bars("x < y", "ms", LEGEND, ROWS)).iter(f"{NAME}text")}
-    assert {"x < y", "ms", "load & start", "kernel", "a <b>", "c", "40.0", "80.0"} <= texts
+    texts = {one.text for one in ET.fromstring(bars(ROWS, "x < y")).iter(f"{NAME}text")}
+    assert {"x < y", "ms", "by hand, 2026", "load & start", "kernel", "a <b>", "c", "40.0", "80.0"} <= texts
 
 
 def test_the_same_numbers_give_the_same_text():
-    assert svg.bars("t", "ms", LEGEND, ROWS) == svg.bars("t", "ms", LEGEND, list(ROWS))
+    assert bars(ROWS) == bars(list(ROWS))
 
 
 def test_no_bars_are_a_plot_too():
-    assert rectangles(svg.bars("t", "ms", LEGEND, [])) == []
+    assert rectangles(bars([])) == []
 
 
 @pytest.mark.parametrize("parts", [(1.0,), (1.0, 2.0, 3.0), (1.0, -0.1)])
 def test_a_bar_that_does_not_fit_the_legend_is_refused(parts):
     with pytest.raises(ValueError, match="'odd'"):
-        svg.bars("t", "ms", LEGEND, [svg.Bar("odd", parts)])
+        bars([svg.Bar("odd", parts)])
 
 
 @pytest.mark.parametrize(("most", "last"), [(100, 100), (80.9, 80), (2301, 2000), (0.5, 0.5), (7, 6)])
 def test_ticks_are_round_and_end_near_the_most(most, last):
     result = svg.ticks(most)
     assert result[0] == 0 and result[-1] == pytest.approx(last) and 3 <= len(result) <= 8
+
+
+def test_the_committed_plots_are_those_of_the_recorded_numbers():
+    for name, text in plots.drawn().items():
+        assert (plots.PLACE / name).read_text() == text, "python -m tests.bench.lib.plots"
+
+
+@pytest.mark.parametrize("path", sorted(plots.PLACE.glob("*.svg")), ids=lambda path: path.name)
+def test_nothing_of_a_committed_plot_is_cut(path):
+    """A character is as wide as half its size, at least, and 0.62 of it at most."""
+    root = ET.parse(path).getroot()
+    width, height = float(root.get("width", 0)), float(root.get("height", 0))
+    for one in root.iter(f"{NAME}text"):
+        size = 16 if "16px" in one.get("style", "") else 12
+        long = 0.62 * size * len(one.text or "")
+        left = float(one.get("x", 0)) - {"start": 0, "middle": long / 2, "end": long}[one.get("text-anchor", "start")]
+        assert left >= 0 and left + long <= width and 0 < float(one.get("y", 0)) <= height - 4, one.text
+    note = [one.text for one in root.iter(f"{NAME}text")]
+    assert any(re.search(r"scripts/\w+.*, 20\d\d-\d\d-\d\d", text or "") for text in note), "source and date"
+
+
+def test_the_plots_and_the_tables_beside_them_have_the_same_figures():
+    page = (plots.PLACE.parent / "dev/benchmarks.md").read_text()
+    for name in ("boot-all", "boot-small", "density-idle-qemu", "density-serving-qemu", "density-idle-kvmtool"):
+        texts = [one.text or "" for one in ET.parse(plots.PLACE / f"{name}.svg").getroot().iter(f"{NAME}text")]
+        totals = [text for text in texts if re.fullmatch(r"\d+\.\d", text)]
+        assert len(totals) > 1
+        assert [one for one in totals if not re.search(rf"[|,] {re.escape(one)}[ ,]", page)] == [], name
