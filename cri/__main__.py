@@ -14,10 +14,10 @@ from stage1.errors import PodError
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return its exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     _fill_standard_streams()
     try:
-        return _dispatch(words)
+        return _dispatch(arguments)
     except PodError as error:
         if os.environ.get("CLEARPOD_DEBUG"):
             raise
@@ -40,12 +40,12 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> int:
     from cri.cli.parser import make
 
-    parser = make(words)
+    parser = make(arguments)
     try:
-        args = parser.parse_args(words)
+        args = parser.parse_args(arguments)
         if args.command is None:
             parser.print_help()
             return 2

@@ -30,10 +30,10 @@ class Notifier:
         self.watchdog_s = int(usec) / 1e6 if is_ours else 0.0
         self._unsent: list[bytes] = []
 
-    def tell(self, *words: str) -> None:
+    def tell(self, *lines: str) -> None:
         """Send these assignments in one message. A line break in one of them becomes a space."""
         if self._address:
-            message = "\n".join(" ".join(word.splitlines()) for word in words)
+            message = "\n".join(" ".join(word.splitlines()) for word in lines)
             self._unsent = [*self._unsent[-_MOST_UNSENT:], message.encode(errors="replace")]
             self._send()
 

@@ -133,7 +133,7 @@ def is_match(name: str, patterns: Names) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def words(policy: Policy) -> tuple[str, ...]:
+def described(policy: Policy) -> tuple[str, ...]:
     """The policy as people read it: what counts for everybody, and then one sentence for each rule."""
     usual = policy.model_dump(exclude={"rules"})
     return (

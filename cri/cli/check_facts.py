@@ -140,7 +140,7 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         unmapped=attempt(lambda: map_owners(existing(config.run_dir)))[1],
         jail_ids=config.jail.ids,
         jail_overlaps=tuple(line for path in SUBORDINATE for line in overlaps(path, config.jail.ids)),
-        policy=policy.words(config.policy),
+        policy=policy.described(config.policy),
     )
 
 

@@ -247,8 +247,8 @@ def collect_garbage(host: engine.Host) -> None:
     for name in names:
         try:
             with Lock(_lock_path(host, name), wait=False):
-                if owed := engine.clean_up(engine.pod_directory(host, name)):
-                    sys.stderr.write(f"clearpod: {owed}\n")
+                if deferred := engine.clean_up(engine.pod_directory(host, name)):
+                    sys.stderr.write(f"clearpod: {deferred}\n")
                 os.unlink(_lock_path(host, name))
         except (WrongState, FileNotFoundError):
             continue  # it lives, or somebody else has removed it

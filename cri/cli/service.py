@@ -94,11 +94,11 @@ class Service:
         while True:
             await asyncio.sleep(pause_s)
             line = self._line()
-            words = [notify.ALIVE] if watchdog_s else []
-            words += [notify.status(line)] if line != self._told else []
+            messages = [notify.ALIVE] if watchdog_s else []
+            messages += [notify.status(line)] if line != self._told else []
             self._told = line
-            if words:
-                self._notifier.tell(*words)
+            if messages:
+                self._notifier.tell(*messages)
 
     async def _reloads(self, again: asyncio.Event) -> None:
         while True:

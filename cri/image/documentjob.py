@@ -16,9 +16,9 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _MOST_NAMES = 10_000
 
 
-def job(words: tuple[str, ...], data: bytes) -> Any:
+def job(arguments: tuple[str, ...], data: bytes) -> Any:
     """`words`: top, config or names; the image's name, the architecture, the limits, and a config's manifest."""
-    kind, name, architecture, given, more = words
+    kind, name, architecture, given, more = arguments
     limits = Limits(*json.loads(given))
     if kind == "names":
         return _names(data, name)

@@ -75,10 +75,10 @@ class Reader:
         if len(data) > most_kib << 10:
             key = "config_kib" if kind == "config" else "manifest_kib"
             raise refusal(f"{title} has more than {most_kib << 10} bytes", key=key, cap=most_kib)
-        words = (kind, self._name, self._architecture, json.dumps(self._limits), more)
+        arguments = (kind, self._name, self._architecture, json.dumps(self._limits), more)
         # Characters that are not ASCII come back six times as long.
         most_bytes = 65536 + 6 * (most_kib << 10)
-        question = Question("cri.image.documentjob", words, title, _TIMEOUT_S, answer_bytes=most_bytes)
+        question = Question("cri.image.documentjob", arguments, title, _TIMEOUT_S, answer_bytes=most_bytes)
         return await asyncio.to_thread(self._session.ask, question, data)
 
     def _odd(self, what: str) -> Corrupt:

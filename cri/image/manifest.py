@@ -130,8 +130,8 @@ def choose(data: bytes, architecture: str, *, name: str, limits: Limits = Limits
 
 def _platform(entry: dict[str, Any]) -> tuple[str, str, str]:
     platform = entry.get("platform")
-    words = platform if isinstance(platform, dict) else {}
-    values = [words.get(key) for key in ("os", "architecture", "variant")]
+    fields = platform if isinstance(platform, dict) else {}
+    values = [fields.get(key) for key in ("os", "architecture", "variant")]
     system, architecture, variant = (word if isinstance(word, str) else "" for word in values)
     return system or "unknown", architecture or "unknown", variant
 
@@ -204,8 +204,8 @@ def _check_fields(document: dict[str, Any], name: str) -> None:
         raise Corrupt(f"the image {name} has a config whose diff_ids are no list; push it again")
     for key, kind in _FIELDS.items():
         value = inner.get(key)
-        words = value if isinstance(value, list) else []
-        if value is not None and (not isinstance(value, kind) or not all(isinstance(word, str) for word in words)):
+        texts = value if isinstance(value, list) else []
+        if value is not None and (not isinstance(value, kind) or not all(isinstance(word, str) for word in texts)):
             raise Corrupt(f"the image {name} has a config whose {key} is {str(value)[:40]!r}; push it again")
 
 

@@ -27,7 +27,7 @@ class Download(NamedTuple):
     directory: str
     bytes: int
     stalled_s: float = STALLED_S
-    look_s: float = _LOOK_S
+    interval_s: float = _LOOK_S
 
 
 async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
@@ -47,7 +47,7 @@ async def watched(work: Coroutine[Any, Any, None], download: Download) -> None:
 async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
     logged_at = moved = time.monotonic()
     had = 0
-    while not (await asyncio.wait({task}, timeout=download.look_s))[0]:
+    while not (await asyncio.wait({task}, timeout=download.interval_s))[0]:
         now, has = time.monotonic(), bytes_below(download.directory)
         if has != had:
             had, moved = has, now

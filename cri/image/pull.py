@@ -52,12 +52,12 @@ class _Slots(NamedTuple):
 _slots: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots]" = weakref.WeakKeyDictionary()
 
 
-_said: set[str] = set()
+_reported: set[str] = set()
 
 
 def _say_once(lacks: str) -> None:
-    if lacks not in _said:
-        _said.add(lacks)
+    if lacks not in _reported:
+        _reported.add(lacks)
         log.warning("image.confinement", extra={"error": lacks})
 
 

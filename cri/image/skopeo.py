@@ -86,10 +86,10 @@ class Skopeo:
         target = ["--dest-shared-blob-dir", blobs, source, f"oci:{layout}:image"]
         await self._run(["--command-timeout", _COPY_TIMEOUT, "copy", *options, *target], _LOG_BYTES)
 
-    async def _run(self, words: list[str], most_bytes: int) -> bytes:
+    async def _run(self, arguments: list[str], most_bytes: int) -> bytes:
         """What it writes; a little more than `most_bytes` if it writes more, and then it is killed."""
         means = await asyncio.to_thread(sandbox.means)
-        argv = [*sandbox.command(self._box, means), "skopeo", *self._common, *words]
+        argv = [*sandbox.command(self._box, means), "skopeo", *self._common, *arguments]
         pipe = asyncio.subprocess.PIPE
         try:
             process = await asyncio.create_subprocess_exec(
@@ -166,7 +166,7 @@ _UNREACHABLE = re.compile(
 
 def explain(stderr: str, code: int, *, name: str) -> PodError:
     """The error that skopeo's last words stand for. `name` is the image as the user knows it."""
-    reason = last_words(stderr)
+    reason = reason_of(stderr)
     if re.search("^(setpriv|env): .*skopeo.*No such file", stderr, re.MULTILINE):
         return NotFound("there is no skopeo program; install skopeo")
     if "no space left on device" in reason or "disk quota exceeded" in reason:
@@ -184,7 +184,7 @@ def explain(stderr: str, code: int, *, name: str) -> PodError:
     return PodError(f"can't pull {name}: {reason or f'skopeo ended with status {code}'}")
 
 
-def last_words(stderr: str) -> str:
+def reason_of(stderr: str) -> str:
     """The reason in skopeo's log, without its frame and without what it repeats of the command."""
     lines = [line for line in stderr.splitlines() if line.strip()]
     fatal = [line for line in lines if "level=fatal" in line] or lines[-1:]

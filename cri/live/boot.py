@@ -41,7 +41,7 @@ async def boot(pod: LivePod) -> None:
     async with _until_ready(pod, "booted"):
         phases = Phases(pod)
         with recorder.timing(PHASE_SECONDS, "prepare"):
-            prepared = await pod.in_turn(engine.prepare, pod.record.pod, pod.tools.host)
+            prepared = await pod.run_in_pool(engine.prepare, pod.record.pod, pod.tools.host)
         phases.prepared(prepared.network_ns)
         pod.network = prepared.network
         await pod.loopback.open(pod.record.pod, pod.ips)
@@ -69,7 +69,7 @@ async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     async with _until_ready(pod, "claimed"):
         phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
-            pod.network = await pod.in_turn(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
+            pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
         phases.end(history.NETWORK)
         await pod.loopback.open(record.pod, pod.ips)
         _note_cgroup(
@@ -85,7 +85,7 @@ async def discard(pod: LivePod) -> None:
     """End a VM that no request has, and remove all of it. What can't be removed now is removed later."""
     await pod.detach()
     try:
-        log_deferred_del(await pod.in_turn(engine.clean_up, pod.directory))
+        log_deferred_del(await pod.run_in_pool(engine.clean_up, pod.directory))
     except PodError as error:
         log.error("pod.cleanup_failed", extra={"directory": pod.directory, "error": str(error)})
         pod.tools.clean_up_later(pod.directory)

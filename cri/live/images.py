@@ -69,7 +69,7 @@ class PodImages:
         self._containers, self._is_ready = containers, is_ready
         self._lock = asyncio.Lock()
         self._held: Counter[str] = Counter()
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     @asynccontextmanager
     async def held(self, image: "ImageFiles") -> AsyncIterator[Root]:
@@ -143,8 +143,8 @@ class PodImages:
         return place.offset
 
     def _say_once(self, image_id: str, why: str) -> None:
-        if image_id not in self._said:
-            self._said.add(image_id)
+        if image_id not in self._reported:
+            self._reported.add(image_id)
             log.warning("window.unused", extra={"pod": self._pod.id, "image": image_id, "error": why})
 
     def _is_used(self, name: str, *, besides: int = 0) -> bool:

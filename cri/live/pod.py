@@ -241,7 +241,7 @@ class LivePod:
         else:
             self.save_soon()
 
-    async def in_turn(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
+    async def run_in_pool(self, function: Callable[..., Result], *args: object, **options: object) -> Result:
         """Run what may wait for CNI plugins in the pool that is for it."""
         return await run_uncancellable_in(self.tools.pool, function, *args, **options)
 

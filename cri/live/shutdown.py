@@ -42,7 +42,7 @@ async def stop(pod: LivePod) -> None:
         for container in list(pod.containers.values()):
             async with container.lock:
                 await run_uncancellable(engine.remove_container, pod.directory, container.id)
-        log_deferred_del(await pod.in_turn(engine.remove_network, pod.directory))
+        log_deferred_del(await pod.run_in_pool(engine.remove_network, pod.directory))
         pod.network = None
 
 
@@ -57,7 +57,7 @@ async def remove(pod: LivePod) -> None:
         await pod.work.close()
         await pod.work.idle()
         await pod.detach()
-        log_deferred_del(await pod.in_turn(engine.clean_up, pod.directory))
+        log_deferred_del(await pod.run_in_pool(engine.clean_up, pod.directory))
     except BaseException:
         pod.is_going = False
         raise

@@ -96,7 +96,7 @@ class LogFeed:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._fault = ""
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def stream(self, name: str, number: int, *, consumed: Consumed) -> LogStream:
         """The consumer of the stream `number`."""
@@ -141,7 +141,7 @@ class LogFeed:
         await asyncio.shield(switch)
 
     async def _switch(self) -> None:
-        async with self._turn:
+        async with self._lock:
             try:
                 opened = await asyncio.to_thread(self.writer.open_file)
             except PodError as error:
@@ -173,7 +173,7 @@ class LogFeed:
 
     async def _write_some(self) -> bool:
         """One batch, in a thread; false when it failed. What is not open yet is opened first. Raises PodError."""
-        async with self._turn:
+        async with self._lock:
             if self.writer.lacks_file:
                 await self._open()
             batch = self.writer.batch()

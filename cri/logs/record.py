@@ -80,9 +80,13 @@ class CommitRecord:
 
 def _load(fd: int) -> dict[str, Any] | None:
     head, _, body = os.pread(fd, min(os.fstat(fd).st_size, _MOST_BYTES), 0).partition(b"\n")
-    words = head.split()
+    fields = head.split()
     try:
-        if len(words) != 2 or len(body) < (length := int(words[1])) or zlib.crc32(body[:length]) != int(words[0], 16):
+        if (
+            len(fields) != 2
+            or len(body) < (length := int(fields[1]))
+            or zlib.crc32(body[:length]) != int(fields[0], 16)
+        ):
             return None
         document = json.loads(body[:length])
         return document if isinstance(document, dict) and isinstance(document.get("n"), int) else None

@@ -44,7 +44,7 @@ class Merger:
         self._record: Record | None = None
         self._task: asyncio.Task[None] | None = None
         # A look that has begun goes on in its thread when the task is cancelled, and must not write after the undo.
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._thread = 0
         self._pace = Pace()
         self._before: Sight | None = None
@@ -113,7 +113,7 @@ class Merger:
 
     def tick(self) -> bool:
         """Look, decide, write. False when somebody else has set KSM: then it is theirs. Raises KernelError, NoSpace."""
-        with self._turn:
+        with self._lock:
             return self._record is not None and self._tick(self._record)
 
     def _tick(self, record: Record) -> bool:
@@ -122,13 +122,13 @@ class Merger:
             self._record = None
             records.forget(self._path)
             return False
-        now = self._look()
+        now = self._observe()
         pace = decide(self._before, now, pace=self._pace, max_cpu_percent=self._config.max_cpu_percent)
         self._set(pace, record)
         self._before, self._pace = now, pace
         return True
 
-    def _look(self) -> Sight:
+    def _observe(self) -> Sight:
         used_s = ksm.thread_cpu_s(self._thread)
         return Sight(time.monotonic(), self._ksm.counters(), self._guests(), host=self._shortage(), thread_s=used_s)
 
@@ -145,7 +145,7 @@ class Merger:
 
     def give_back(self) -> None:
         """Set what was before us, unless somebody else has set it since; the pages that are merged stay so."""
-        with self._turn:
+        with self._lock:
             self._give_back()
 
     def _give_back(self) -> None:

@@ -111,8 +111,8 @@ def claim(claims: Claims, parts: Iterator[tuple[int, str]], *, title: str) -> No
 def require_known(message: Any, known: tuple[str, ...], *, who: str, where: str) -> None:
     """Raise Unsupported for a field that says something and is not one of `known`."""
     for field, value in message.ListFields():
-        is_said = field.is_repeated or field.type != field.TYPE_MESSAGE or value.ByteSize()
-        if field.name not in known and is_said:
+        is_set = field.is_repeated or field.type != field.TYPE_MESSAGE or value.ByteSize()
+        if field.name not in known and is_set:
             name = f"{where}.{field.name}" if where else field.name
             raise Unsupported(f"{who} {name}, which clearpod does not do in a virtual machine; leave it out")
     for one in UnknownFieldSet(message):  # type: ignore[attr-defined]

@@ -18,29 +18,29 @@ UNIMPLEMENTED, UNKNOWN = 12, 2
 """Codes of gRPC's."""
 ALL_EVENTS = (1 << (nri.LAST - 1)) - 1
 
-WORDS = 300
+_MOST_LETTERS = 300
 
 _PLUGIN = nri.DESCRIPTOR.services_by_name["Plugin"].methods_by_name
 _RUNTIME = nri.DESCRIPTOR.services_by_name["Runtime"].methods_by_name
 
 
-def words(text: str) -> str:
+def shortened(text: str) -> str:
     """A plugin's sentence, as errors and the log show it."""
-    return bounds.short(text, WORDS)
+    return bounds.short(text, _MOST_LETTERS)
 
 
 class Refused(Exception):
     """The plugin's answer is an error: `code` of gRPC, and its words."""
 
-    def __init__(self, code: int, words: str) -> None:
-        super().__init__(words)
-        self.code, self.words = code, words
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
 
 
 def event_of(method: str) -> int:
     """The number of the event that the method brings; 0 for those that every plugin gets."""
-    words = "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in method).lstrip("_")
-    event = nri.DESCRIPTOR.enum_types_by_name["Event"].values_by_name.get(words)
+    event_name = "".join(f"_{letter}" if letter.isupper() else letter.upper() for letter in method).lstrip("_")
+    event = nri.DESCRIPTOR.enum_types_by_name["Event"].values_by_name.get(event_name)
     return event.number if event else 0
 
 
@@ -90,8 +90,8 @@ def asked(data: bytes) -> Asked:
         raise FrameFault("its call can't be decoded") from None
 
 
-def reply(message: Any, *, code: int = 0, words: str = "") -> bytes:
+def reply(message: Any, *, code: int = 0, error: str = "") -> bytes:
     """Our answer to a plugin."""
     payload = b"" if code else message.SerializeToString()
-    status = ttrpc.Status(code=code, message=words) if code else None
+    status = ttrpc.Status(code=code, message=error) if code else None
     return ttrpc.Response(status=status, payload=payload).SerializeToString()

@@ -102,15 +102,15 @@ class Link:
 
     async def _answer(self, stream: int, asked: calls.Asked) -> None:
         if asked.message is None:
-            data = calls.reply(None, code=calls.UNIMPLEMENTED, words=f"clearpod does not offer {asked.method}")
+            data = calls.reply(None, code=calls.UNIMPLEMENTED, error=f"clearpod does not offer {asked.method}")
         else:
             try:
                 data = calls.reply(await self._serve(asked))
             except PodError as error:
-                data = calls.reply(None, code=calls.UNKNOWN, words=str(error))
+                data = calls.reply(None, code=calls.UNKNOWN, error=str(error))
             except Exception:
                 log.exception("nri.fault", extra={"method": asked.method})
-                data = calls.reply(None, code=calls.UNKNOWN, words="a fault of clearpod's own; its log has it")
+                data = calls.reply(None, code=calls.UNKNOWN, error="a fault of clearpod's own; its log has it")
         try:
             await self._send(Message(RUNTIME, stream, RESPONSE, data))
         except (FrameFault, OSError) as error:

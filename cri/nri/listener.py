@@ -77,7 +77,7 @@ class PluginListener:
             connection.link.close(str(error))
             log.warning(
                 "nri.unregistered",
-                extra={"plugin": connection.title or "(no name)", "error": calls.words(str(error))},
+                extra={"plugin": connection.title or "(no name)", "error": calls.shortened(str(error))},
             )
         except Exception:
             connection.link.close("clearpod failed by a fault of its own")

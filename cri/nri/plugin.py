@@ -64,7 +64,7 @@ class Plugin:
             return await self.put(method, message)
         except Refused as error:
             raise WrongState(
-                f"the NRI plugin {self.title} refuses {method} of {what}: {calls.words(error.words)}"
+                f"the NRI plugin {self.title} refuses {method} of {what}: {calls.shortened(error.message)}"
             ) from None
 
     def put(self, method: str, message: Any) -> "asyncio.Future[Any]":
@@ -92,7 +92,9 @@ class Plugin:
 
     def _told(self, method: str, done: "asyncio.Future[Any]") -> None:
         if not done.cancelled() and (error := done.exception()):
-            log.warning("nri.refused", extra={"plugin": self.title, "method": method, "error": calls.words(str(error))})
+            log.warning(
+                "nri.refused", extra={"plugin": self.title, "method": method, "error": calls.shortened(str(error))}
+            )
 
     async def _work(self) -> None:
         while True:

@@ -42,7 +42,7 @@ async def finish(
     results = await asyncio.gather(*answers, return_exceptions=True)
     for request, answer in zip(asked, results, strict=True):
         if isinstance(answer, Refused):
-            plugin.link.close(f"it refused Synchronize: {calls.words(answer.words)}")
+            plugin.link.close(f"it refused Synchronize: {calls.shortened(answer.message)}")
         elif isinstance(answer, nri.SynchronizeResponse):
             if request.more and not answer.more:
                 plugin.link.close("it does not take Synchronize in parts, and one message can't hold everything here")

@@ -73,7 +73,7 @@ class Updates:
         try:
             response = await answer
         except Refused as error:
-            reason = calls.words(error.words)
+            reason = calls.shortened(error.message)
             log.warning("nri.refused", extra={"plugin": plugin.title, "method": "StopContainer", "error": reason})
             return
         if response is not None:
@@ -101,7 +101,7 @@ class Updates:
 
     async def _evict(self, plugin: Plugin, wish: nri.ContainerEviction) -> None:
         pod, container = self._find(wish.container_id)
-        extra = {"plugin": plugin.title, "container": container.id, "why": calls.words(wish.reason)}
+        extra = {"plugin": plugin.title, "container": container.id, "why": calls.shortened(wish.reason)}
         log.info("nri.evicted", extra=extra)
         await stops.stop(pod, container, grace_s=0)
 

@@ -39,7 +39,7 @@ class Wishes:
             if answer is None:
                 raise WrongState(f"the NRI plugin {plugin.title}, which validates {what}, is gone; try again")
             if answer.reject:
-                why = calls.words(answer.reason)
+                why = calls.shortened(answer.reason)
                 raise WrongState(f"the NRI plugin {plugin.title} rejects the adjustments of {what}: {why}")
 
 

@@ -115,7 +115,7 @@ class Meter:
         known = self._open.get(op)
         if known is None or known.task.done():
             task = asyncio.get_running_loop().create_task(self._collect(op))
-            task.add_done_callback(_look)
+            task.add_done_callback(_retrieve)
             known = self._open[op] = Question(task, time.monotonic())
         return known
 
@@ -143,7 +143,7 @@ class Meter:
         return sample
 
 
-def _look(task: "asyncio.Task[Sample]") -> None:
+def _retrieve(task: "asyncio.Task[Sample]") -> None:
     """Nobody may be waiting any more: the error is theirs who come next."""
     if not task.cancelled():
         task.exception()

@@ -18,7 +18,9 @@ def explained(path: str, error: sqlite3.Error) -> PodError:
     """The error to raise for the database at `path`."""
     name = getattr(error, "sqlite_errorname", "")
     is_disk = name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN"))
-    is_full, is_read_only = _look(path) if is_disk else (name == "SQLITE_FULL", name.startswith("SQLITE_READONLY"))
+    is_full, is_read_only = (
+        _disk_state(path) if is_disk else (name == "SQLITE_FULL", name.startswith("SQLITE_READONLY"))
+    )
     if is_read_only:
         return DiskFailed("write", errno.EROFS, path)
     if is_full:
@@ -28,7 +30,7 @@ def explained(path: str, error: sqlite3.Error) -> PodError:
     return PodError(f"{path}: {error}; look at the file and its disk")
 
 
-def _look(path: str) -> tuple[bool, bool]:
+def _disk_state(path: str) -> tuple[bool, bool]:
     """Whether the disk is full, and whether it is read-only."""
     try:
         disk = os.statvfs(os.path.dirname(path))

@@ -28,7 +28,7 @@ class Reserve:
 
     def __init__(self, path: str, size_bytes: int) -> None:
         self._path, self._size = path, size_bytes
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def held_bytes(self) -> int:
         """What is kept at the moment."""
@@ -39,7 +39,7 @@ class Reserve:
 
     def fill(self) -> bool:
         """Make or fill up the file, if there is room for that; whether all of it is kept now."""
-        with self._turn:
+        with self._lock:
             try:
                 return self._fill()
             except (NoSpace, DiskFailed):
@@ -56,7 +56,7 @@ class Reserve:
 
     def give(self) -> bool:
         """Free a part; whether there was any."""
-        with self._turn:
+        with self._lock:
             held = self._length()
             try:
                 self._cut(max(0, held - max(self._size // SHARES, 1)))

@@ -119,7 +119,7 @@ async def _answer(
 async def _upgraded(node: Node, tcp: Tcp, *, chosen: upgrade.Upgrade, offer: Offer) -> None:
     idle = asyncio.ensure_future(_end_when_idle(tcp))
     try:
-        websocket = WebSocket(tcp, b"") if chosen.carrier == upgrade.WEBSOCKET else None
+        websocket = WebSocket(tcp, b"") if chosen.transport == upgrade.WEBSOCKET else None
         if offer.kind == "portforward":
             wire: Wire = Tunnel(websocket) if websocket else tcp
             await Forwarder(node, offer.request, wire).run()

@@ -73,10 +73,10 @@ class Codec:
     """Both directions of one connection, the server's side."""
 
     def __init__(self) -> None:
-        words = dictionary()
+        preset = dictionary()
         # The smallest window: what we pack are empty headers, and the usual one takes 400 KB of memory.
-        self._pack = zlib.compressobj(1, zlib.DEFLATED, 10, 1, zlib.Z_DEFAULT_STRATEGY, words)
-        self._unpack = zlib.decompressobj(zdict=words)
+        self._pack = zlib.compressobj(1, zlib.DEFLATED, 10, 1, zlib.Z_DEFAULT_STRATEGY, preset)
+        self._unpack = zlib.decompressobj(zdict=preset)
         self._buffer = bytearray()
         self._stream = self._left = 0  # of the data frame whose middle we are in
         self._fin = False

@@ -25,7 +25,7 @@ class Refusal(NamedTuple):
 class Upgrade(NamedTuple):
     """A 101: SPDY or WEBSOCKET, the name of what is spoken in it and its version, and the answer's headers."""
 
-    carrier: str
+    transport: str
     protocol: str
     version: int
     headers: Headers
@@ -33,8 +33,8 @@ class Upgrade(NamedTuple):
 
 def decide(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:
     """`kind` is exec, attach or portforward; the names of `headers` are lower case."""
-    protocols = _words(headers, "upgrade")
-    if "upgrade" not in [word.lower() for word in _words(headers, "connection")] or not protocols:
+    protocols = _values(headers, "upgrade")
+    if "upgrade" not in [word.lower() for word in _values(headers, "connection")] or not protocols:
         return Refusal(400, "this URL is for an upgrade of the connection, to SPDY/3.1 or websocket")
     if protocols[0].lower() == "websocket":
         return _websocket(kind, headers)
@@ -45,7 +45,7 @@ def decide(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:
 
 def _spdy(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:
     known = SPDY_FORWARD if kind == "portforward" else SPDY_CHANNELS
-    offers = _words(headers, "x-stream-protocol-version")
+    offers = _values(headers, "x-stream-protocol-version")
     if not offers:
         return Refusal(400, "the header X-Stream-Protocol-Version is missing")
     chosen = next((offer for offer in offers if offer in known), None)
@@ -58,10 +58,10 @@ def _spdy(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:
 
 def _websocket(kind: str, headers: dict[str, list[str]]) -> Upgrade | Refusal:
     known = WEBSOCKET_FORWARD if kind == "portforward" else WEBSOCKET_CHANNELS
-    offers = _words(headers, "sec-websocket-protocol")
-    if _words(headers, "sec-websocket-version") != ["13"]:
+    offers = _values(headers, "sec-websocket-protocol")
+    if _values(headers, "sec-websocket-version") != ["13"]:
         return Refusal(426, "only version 13 of WebSocket is spoken here", (("Sec-WebSocket-Version", "13"),))
-    keys = _words(headers, "sec-websocket-key")
+    keys = _values(headers, "sec-websocket-key")
     if len(keys) != 1:
         return Refusal(400, "the header Sec-WebSocket-Key is missing")
     chosen = next((offer for offer in offers if offer in known), None)
@@ -77,7 +77,7 @@ def _accept(key: str) -> str:
     return generate_accept_token(key.encode("latin-1")).decode()
 
 
-def _words(headers: dict[str, list[str]], name: str) -> list[str]:
+def _values(headers: dict[str, list[str]], name: str) -> list[str]:
     """The comma-separated words of a header, which may be repeated."""
-    words = [word.strip() for value in headers.get(name, []) for word in value.split(",")]
-    return [word for word in words if word]
+    values = [word.strip() for value in headers.get(name, []) for word in value.split(",")]
+    return [word for word in values if word]

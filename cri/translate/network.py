@@ -49,14 +49,14 @@ def dns_servers(given: Iterable[str]) -> tuple[str, ...]:
     return servers
 
 
-def dns_words(given: Iterable[str], *, what: str) -> tuple[str, ...]:
+def dns_texts(given: Iterable[str], *, what: str) -> tuple[str, ...]:
     """Words without spaces, for one line of resolv.conf. Raises BadRequest."""
-    for text in (words := tuple(given)):
+    for text in (texts := tuple(given)):
         if not text or len(text) > _DNS_BYTES or any(letter.isspace() for letter in text):
             raise BadRequest(
                 f"dns_config.{what} must be words of at most {_DNS_BYTES} characters, but one is {short(text)}"
             )
-    return words
+    return texts
 
 
 def ports(sandbox: pb.PodSandboxConfig) -> tuple[Port, ...]:

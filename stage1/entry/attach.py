@@ -36,14 +36,14 @@ def main(argv: list[str]) -> int:
 
 
 def _chosen(options: AttachOptions, offered: tuple[str, ...]) -> Stdio:
-    wanted = offered if options.action == arguments.AUTO else options.streams
-    if not wanted or set(wanted) - set(offered):
+    chosen = offered if options.action == arguments.AUTO else options.streams
+    if not chosen or set(chosen) - set(offered):
         raise BadRequest(
-            f"the app {options.app} can't be attached to by {', '.join(wanted) or 'anything'}: it was given"
+            f"the app {options.app} can't be attached to by {', '.join(chosen) or 'anything'}: it was given"
             f" {', '.join(offered) or 'no streams for that'}; add it with --stdin, --stdout, --stderr"
         )
     ids = plan.streams(options.app)
-    given, out, err = (one if {name, tty} & set(wanted) else 0 for one, name, tty in zip(ids, *_NAMES, strict=True))
+    given, out, err = (one if {name, tty} & set(chosen) else 0 for one, name, tty in zip(ids, *_NAMES, strict=True))
     return Stdio(given, out, err, tty=offered == TTYS)
 
 

@@ -143,8 +143,8 @@ def _counts(message: "Any", *, first: int = 0, last: int | None = None, most: in
 
 
 def _numbers(message: "Any", first: int, *, last: int | None) -> tuple[int, ...]:
-    found: tuple[int, ...] = message[first:last]
-    return found
+    numbers: tuple[int, ...] = message[first:last]
+    return numbers
 
 
 def _number(field: str, value: int, *, most: int) -> None:

@@ -159,8 +159,8 @@ class Splitter:
         return True
 
     def _find(self, start: int) -> None:
-        found = [at for marker in self.markers if (at := self._find_one(marker, start)) >= 0]
-        self._mark = min(found, default=-1)
+        marks = [at for marker in self.markers if (at := self._find_one(marker, start)) >= 0]
+        self._mark = min(marks, default=-1)
 
     def _find_one(self, marker: bytes, start: int) -> int:
         buffer = self._buffer

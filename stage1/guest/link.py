@@ -58,12 +58,12 @@ LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
 
 
 class _Port:
-    """Flow control of one stream: what the guest may still send, what we owe it, what we may send."""
+    """Flow control of one stream: what the guest may still send, what it got no credit for yet, what we may send."""
 
-    __slots__ = ("credit", "ended", "owed", "window")
+    __slots__ = ("credit", "ended", "uncredited", "window")
 
     def __init__(self) -> None:
-        self.window, self.owed, self.credit, self.ended = WINDOW, 0, WINDOW, False
+        self.window, self.uncredited, self.credit, self.ended = WINDOW, 0, WINDOW, False
 
 
 class HostLink:
@@ -230,11 +230,11 @@ class HostLink:
         port = self._ports.get(stream)
         if port is None or port.ended:
             return
-        port.owed += count
-        if port.owed >= GIVE_BACK:
-            port.window += port.owed
-            self._send(CREDIT, credit_payload(port.owed), stream=stream)
-            port.owed = 0
+        port.uncredited += count
+        if port.uncredited >= GIVE_BACK:
+            port.window += port.uncredited
+            self._send(CREDIT, credit_payload(port.uncredited), stream=stream)
+            port.uncredited = 0
 
     def acknowledge(self, seq: int) -> None:
         """Everything up to `seq` is safe: the guest may forget it."""

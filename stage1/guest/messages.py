@@ -377,13 +377,13 @@ def decode_event(data: bytes) -> Exited | None:
 
 
 def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
-    found = None
+    decoded = None
     for number, kind, raw in wire.fields(data):
         if number in members:
             if kind != wire.LENGTH or isinstance(raw, int):
                 raise wire.WireError("a field has the wrong wire type")
-            found = wire.decode(members[number], raw, TABLES)
-    return found
+            decoded = wire.decode(members[number], raw, TABLES)
+    return decoded
 
 
 _ERRORS: dict[int, "Callable[[str], PodError]"] = {

@@ -137,8 +137,8 @@ class Root:
         except FileNotFoundError:
             return ""
         try:
-            found = os.fstat(fd)
-            is_ours = stat.S_ISLNK(found.st_mode) and found.st_uid == os.geteuid()
+            status = os.fstat(fd)
+            is_ours = stat.S_ISLNK(status.st_mode) and status.st_uid == os.geteuid()
             return os.readlink("", dir_fd=fd) if is_ours else ""
         finally:
             os.close(fd)
@@ -184,8 +184,8 @@ class Root:
         try:
             return self._open(path, _DIRECTORY)
         except KernelError as error:
-            if error.errno == errno.ENOTDIR and (found := self.stat(path)) is not None:
-                require(self._full(path), found.st_mode, stat.S_IFDIR)
+            if error.errno == errno.ENOTDIR and (status := self.stat(path)) is not None:
+                require(self._full(path), status.st_mode, stat.S_IFDIR)
             raise
 
     def pin_socket(self, path: str) -> int:

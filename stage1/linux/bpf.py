@@ -84,8 +84,8 @@ def refuse(*numbers: int) -> Block:
 def need_bytes(*choices: tuple[int, bytes]) -> Block:
     """Refuse the packet unless one of these (offset, bytes) is in it."""
     block = REFUSE
-    for at, wanted in reversed(choices):
-        block = _if_bytes(at, wanted, skip=steps(block)) + block
+    for at, expected in reversed(choices):
+        block = _if_bytes(at, expected, skip=steps(block)) + block
     return block
 
 

@@ -66,14 +66,14 @@ def place(parent: str, name: str) -> str:
     top = tree()
     if not top:
         raise NotFound(f"cgroup v2 is mounted neither on {ROOT} nor on {ROOT}/unified; a pod on the host needs it")
-    wanted = os.path.normpath(f"{top}/{parent}")
-    above = wanted if wanted.startswith(f"{top}/") and os.path.isdir(wanted) else top
+    path = os.path.normpath(f"{top}/{parent}")
+    above = path if path.startswith(f"{top}/") and os.path.isdir(path) else top
     hand_down(above)
     return f"{above}/{name}"
 
 
-def _hand_down(above: str, wanted: "Sequence[str]") -> None:
-    for controller in wanted:
+def _hand_down(above: str, controllers: "Sequence[str]") -> None:
+    for controller in controllers:
         _write(f"{above}/cgroup.subtree_control", f"+{controller}")
 
 
@@ -244,7 +244,7 @@ _SHOWN_LINES = {"cpu.stat": ("usage_usec", "nr_throttled", "throttled_usec", "th
 
 def usage(path: str) -> dict[str, str]:
     """Limits and what is used of them, by the names of the kernel's files; those that this cgroup has."""
-    found = {}
+    shown = {}
     for name in (*_SHOWN, *_SHOWN_LINES):
         try:
             text = files.read(f"{path}/{name}").decode().strip()
@@ -252,10 +252,10 @@ def usage(path: str) -> dict[str, str]:
             continue
         if name in _SHOWN_LINES:
             pairs = (line.split() for line in text.splitlines())
-            found.update({f"{name}.{key}": value for key, value in pairs if key in _SHOWN_LINES[name]})
+            shown.update({f"{name}.{key}": value for key, value in pairs if key in _SHOWN_LINES[name]})
         else:
-            found[name] = text
-    return found
+            shown[name] = text
+    return shown
 
 
 def _write(path: str, text: str) -> None:

@@ -71,13 +71,13 @@ class Writer:
 
 def types(signature: str) -> list[str]:
     """The complete types in it, in order."""
-    found, depth, begun = [], 0, 0
+    complete, depth, begun = [], 0, 0
     for at, letter in enumerate(signature):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if depth == 0 and letter != "a":
-            found.append(signature[begun : at + 1])
+            complete.append(signature[begun : at + 1])
             begun = at + 1
-    return found
+    return complete
 
 
 class Reader:
@@ -92,12 +92,12 @@ class Reader:
 
     def fields(self) -> "dict[int, Any]":
         """Of a header, which are variants by number; `data` begins with their length, at a multiple of 8 less 4."""
-        end, found = self._number(4) + 4, {}
+        end, fields = self._number(4) + 4, {}
         while self._at < end:
             self._at += -(self._at + 4) % 8
             number = self._number(1)
-            found[number] = self._value(self._value("g"))
-        return found
+            fields[number] = self._value(self._value("g"))
+        return fields
 
     def _value(self, kind: str) -> "Any":
         if kind not in ("g", "s", "o", "u"):

@@ -95,9 +95,9 @@ def _check(pid: int, fd: int, extents: "Sequence[Extent]") -> None:
         is_ours = os.path.samestat(os.fstat(parent), os.stat("/proc/self/ns/user"))
     finally:
         os.close(parent)
-    found = (read_map(pid), read_map(pid, "gid_map"))
-    if not is_ours or found != (tuple(extents), tuple(extents)):
-        raise WrongState(f"process {pid} is in a user namespace with other ids than its VM was given: {found[0]}")
+    maps = (read_map(pid), read_map(pid, "gid_map"))
+    if not is_ours or maps != (tuple(extents), tuple(extents)):
+        raise WrongState(f"process {pid} is in a user namespace with other ids than its VM was given: {maps[0]}")
 
 
 def namespace(extents: "Sequence[Extent]") -> int:
@@ -186,9 +186,12 @@ def _refusal(what: str, namespace: int, why: str) -> Unsupported:
 
 def _culprit(what: str, namespace: int) -> tuple[str, str]:
     """The first of the mounts at and below `what` that refuses alone, and its type; looked up by name, for people."""
-    found = [(what, mount.type_of(what)), *((path, mount.type_of(path)) for path in reversed(mount.mounts_below(what)))]
+    mounts = [
+        (what, mount.type_of(what)),
+        *((path, mount.type_of(path)) for path in reversed(mount.mounts_below(what))),
+    ]
     attr = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
-    for path, kind in found:
+    for path, kind in mounts:
         try:
             alone = mount.open_tree(path, recursive=False)
         except (KernelError, OSError):
@@ -199,4 +202,4 @@ def _culprit(what: str, namespace: int) -> tuple[str, str]:
             return path, kind
         finally:
             os.close(alone)
-    return found[0]
+    return mounts[0]

@@ -114,7 +114,7 @@ def merged(pid: int) -> Merged:
         lines = files.read(f"/proc/{pid}/ksm_stat").decode("ascii", "replace").splitlines()
     except (KernelError, OSError):
         return Merged()
-    values = {words[0]: words[1] for words in map(str.split, lines) if len(words) == 2}
+    values = {fields[0]: fields[1] for fields in map(str.split, lines) if len(fields) == 2}
     names = ("ksm_merging_pages", "ksm_zero_pages", "ksm_process_profit")
     return Merged(*(int(values.get(name, "0")) for name in names))
 
@@ -130,8 +130,8 @@ def find_thread() -> int:
 def thread_cpu_s(pid: int) -> float:
     """Processor time that ksmd has used since it began; 0 when it can't be seen."""
     try:
-        words = files.read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) / _TICKS
+        fields = files.read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
     except (KernelError, OSError, IndexError):
         return 0.0
 

@@ -32,8 +32,8 @@ def path_of(parent: str) -> str:
     above, name = os.path.split(path)
     if above or not name.endswith(".slice") or name == "-.slice":
         return "" if name == "-.slice" else path
-    words = name.removesuffix(".slice").split("-")
-    return "/".join(f"{'-'.join(words[: number + 1])}.slice" for number in range(len(words)))
+    parts = name.removesuffix(".slice").split("-")
+    return "/".join(f"{'-'.join(parts[: number + 1])}.slice" for number in range(len(parts)))
 
 
 def check_slice(parent: str) -> None:

@@ -50,7 +50,7 @@ def memory(path: str = MEMINFO) -> Memory:
     """From meminfo."""
     try:
         lines = files.read(path).decode("ascii", "replace").splitlines()
-        values = {words[0]: int(words[1]) << 10 for words in map(str.split, lines) if len(words) == 3}
+        values = {fields[0]: int(fields[1]) << 10 for fields in map(str.split, lines) if len(fields) == 3}
     except (KernelError, OSError, ValueError):
         return Memory()
     return Memory(values.get("MemTotal:", 0), values.get("MemAvailable:", 0))

@@ -110,7 +110,7 @@ def _inheritable() -> list[int]:
 
     None where /proc can't be read, as in a confined process (`sandbox`), which is given no others.
     """
-    found = []
+    pids = []
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
@@ -118,10 +118,10 @@ def _inheritable() -> list[int]:
     for name in names:
         try:
             if int(name) > 2 and os.get_inheritable(int(name)):
-                found.append(int(name))
+                pids.append(int(name))
         except OSError:
             continue  # closed meanwhile, such as the one that listed the directory
-    return found
+    return pids
 
 
 class PidHandle:

@@ -101,8 +101,8 @@ class _Removal:
             self.close()
             self._top = below
         try:
-            while found := list(first(below, _AT_ONCE)):
-                for entry in found:
+            while entries := list(first(below, _AT_ONCE)):
+                for entry in entries:
                     self._remove_below(below, entry, depth=depth + 1)
         finally:
             if depth:

@@ -117,7 +117,7 @@ def _fence(box: Box) -> list[str]:
     return options
 
 
-_found: list[Means] = []
+_cached: list[Means] = []
 
 
 def means() -> Means:
@@ -125,9 +125,9 @@ def means() -> Means:
 
     Raises NotFound without util-linux.
     """
-    if not _found:
-        _found.append(_find())
-    return _found[0]
+    if not _cached:
+        _cached.append(_find())
+    return _cached[0]
 
 
 def _find() -> Means:

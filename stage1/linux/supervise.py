@@ -48,7 +48,7 @@ class Job(NamedTuple):
     timeout_s: float
     stop: "Callable[[], bool]" = never
     """Asked some times a second; true ends it with `Stopped`."""
-    look: "Callable[[], None]" = _nothing
+    check: "Callable[[], None]" = _nothing
     """Called as often; what it raises ends the program."""
 
 
@@ -133,7 +133,7 @@ def _check(job: Job, deadline: float) -> None:
         raise Stopped("the pull was cancelled")
     if time.monotonic() >= deadline:
         raise TimedOut(f"a confined program did not finish within {job.timeout_s:.0f} s and was killed")
-    job.look()
+    job.check()
 
 
 def _kill(child: process.PidHandle) -> None:
@@ -179,14 +179,14 @@ class Talk:
 
     def receive(self, size: int, *, timeout_s: float) -> bytes | None:
         """The next `size` bytes that it writes; None when it ends before. Raises TimedOut."""
-        found, deadline = bytearray(), time.monotonic() + timeout_s
-        while len(found) < size:
+        received, deadline = bytearray(), time.monotonic() + timeout_s
+        while len(received) < size:
             _await(self._out, select.POLLIN, deadline)
-            data = os.read(self._out, size - len(found))
+            data = os.read(self._out, size - len(received))
             if not data:
                 return None
-            found += data
-        return bytes(found)
+            received += data
+        return bytes(received)
 
     def end(self) -> Ended:
         """How it ended; it is killed if it has not."""

@@ -41,11 +41,11 @@ def missing(settings: Settings) -> tuple[str, ...]:
 
 def lacks(settings: Settings) -> str:
     """Why pods get no network, as a sentence; empty when they get one."""
-    found = find(settings)
-    if found.network is not None:
-        return conflist.lacks_plugin(found.network, settings.bin_dirs)
-    if found.problems:
-        return "; ".join(found.problems)
+    configured = find(settings)
+    if configured.network is not None:
+        return conflist.lacks_plugin(configured.network, settings.bin_dirs)
+    if configured.problems:
+        return "; ".join(configured.problems)
     none = f"there is no CNI configuration in {settings.conf_dir}"
     if settings.default is None:
         return none
@@ -66,13 +66,13 @@ def chosen(names: tuple[str, ...], settings: Settings) -> tuple[Network, ...]:
 
     Raises BadRequest: a configuration can't be understood, a name is unknown, or a plugin is not there.
     """
-    found = find(settings)
-    if found.network is None and found.problems:
-        raise BadRequest(f"the pod can get no network: {'; '.join(found.problems)}")
-    first = (found.network,) if found.network else ()
+    configured = find(settings)
+    if configured.network is None and configured.problems:
+        raise BadRequest(f"the pod can get no network: {'; '.join(configured.problems)}")
+    first = (configured.network,) if configured.network else ()
     if len(names) >= MOST:
         raise BadRequest(f"the pod asks for {len(names)} more networks; it can have {MOST - 1}")
-    networks = (*first, *_named(names, settings, first=found.network))
+    networks = (*first, *_named(names, settings, first=configured.network))
     _require_different(networks)
     for network in networks:
         conflist.require_plugins(network, settings.bin_dirs)
@@ -102,8 +102,8 @@ def _named(names: tuple[str, ...], settings: Settings, *, first: Network | None)
 
 def embedded(default: Default, *, has_firewall: bool = False, has_ipv6: bool | None = None) -> Network:
     """A bridge with leases of its own, host ports, and what lets forwarded packets pass. None: look for IPv6."""
-    wanted = _has_ipv6() if has_ipv6 is None else has_ipv6
-    subnets = [subnet for subnet in default.subnets if wanted or ":" not in subnet]
+    with_ipv6 = _has_ipv6() if has_ipv6 is None else has_ipv6
+    subnets = [subnet for subnet in default.subnets if with_ipv6 or ":" not in subnet]
     ipam: dict[str, Any] = {
         "type": "host-local",
         "dataDir": default.lease_dir,

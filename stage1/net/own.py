@@ -69,7 +69,7 @@ def _addresses(interface: Interface, mac: bytes) -> tuple[list[_Address] | None,
 def _one_of(addresses: list[_Address] | None, at: int) -> Block:
     if addresses is None:
         return b""
-    return bpf.need_bytes(*[(at + offset, wanted) for offset, wanted in addresses])
+    return bpf.need_bytes(*[(at + offset, expected) for offset, expected in addresses])
 
 
 def _arp(mac: bytes, v4: list[_Address] | None) -> Block:

@@ -14,10 +14,10 @@ _NOT_LOOPBACK = {"iptables": ("!", "-d", "::1"), "nftables": ("ip6", "daddr", "!
 
 def adapted(plugin: Document) -> Document:
     """The plugin's document as this host's portmap must have it."""
-    return spare_loopback(plugin, has_iptables=bool(which("iptables"))) if plugin.get("type") == "portmap" else plugin
+    return except_loopback(plugin, has_iptables=bool(which("iptables"))) if plugin.get("type") == "portmap" else plugin
 
 
-def spare_loopback(plugin: Document, *, has_iptables: bool) -> Document:
+def except_loopback(plugin: Document, *, has_iptables: bool) -> Document:
     """portmap's document with one more condition; as it is when that can't be expressed."""
     conditions = plugin.get("conditionsV6") or []
     condition = _NOT_LOOPBACK.get(_tool(plugin, has_iptables=has_iptables), ())

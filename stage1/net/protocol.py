@@ -109,8 +109,8 @@ def _document(network: Network, plugin: Document) -> Document:
 
 def request(network: Network, plugin: Document, *, call: Call, previous: Document | None) -> bytes:
     """The plugin's standard input: its document with what the runtime adds."""
-    wanted = plugin.get("capabilities") or {}
-    offered = {key: value for key, value in call.runtime.items() if wanted.get(key)}
+    capabilities = plugin.get("capabilities") or {}
+    offered = {key: value for key, value in call.runtime.items() if capabilities.get(key)}
     document = _document(network, plugin)
     if offered:
         document["runtimeConfig"] = offered
@@ -136,13 +136,13 @@ def result(text: bytes, who: str) -> Document:
     return document
 
 
-def _is_dns(found: object) -> bool:
+def _is_dns(value: object) -> bool:
     """Whether it is a `dns` object of a result: a domain, and lists of texts."""
-    if found is None:
+    if value is None:
         return True
-    if not isinstance(found, dict) or not isinstance(found.get("domain") or "", str):
+    if not isinstance(value, dict) or not isinstance(value.get("domain") or "", str):
         return False
-    lists = [found.get(key) or [] for key in ("nameservers", "search", "options")]
+    lists = [value.get(key) or [] for key in ("nameservers", "search", "options")]
     return all(isinstance(one, list) and all(isinstance(text, str) for text in one) for one in lists)
 
 
@@ -167,13 +167,13 @@ def addresses(document: Document) -> tuple[str, ...]:
     An address that belongs to no interface is the pod's; so is one of an interface in a sandbox.
     """
     interfaces = document.get("interfaces") or []
-    found = []
+    listed = []
     for entry in document.get("ips") or []:
         index = entry.get("interface")
         is_known = isinstance(index, int) and 0 <= index < len(interfaces)
         if not is_known or interfaces[index].get("sandbox"):
-            found.append(str(entry.get("address", "")))
-    return tuple(dict.fromkeys(filter(None, found)))
+            listed.append(str(entry.get("address", "")))
+    return tuple(dict.fromkeys(filter(None, listed)))
 
 
 def dns(document: Document) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

@@ -33,7 +33,7 @@ _READ_AS = "0.4.0"
 Args = tuple[tuple[str, str], ...]
 
 
-class Wanted(NamedTuple):
+class NetOption(NamedTuple):
     """What `--net` says: `kind` NETWORKS, NONE or HOST; names in the given order with their CNI_ARGS."""
 
     kind: str
@@ -45,7 +45,7 @@ class Wanted(NamedTuple):
         return any(name == ALL for name, _ in self.names)
 
 
-def parse(text: str) -> Wanted:
+def parse(text: str) -> NetOption:
     """The words of `--net=WORDS`: NAME or NAME:KEY=VALUE;KEY=VALUE, separated by commas; empty is `default`.
 
     As in rkt, `host` wins over everything, then `none`. Raises BadRequest.
@@ -60,7 +60,7 @@ def parse(text: str) -> Wanted:
         named.append((name, _args(args, text)))
     names = dict(named)
     kind = HOST if HOST in names else NONE if NONE in names else NETWORKS
-    return Wanted(kind, tuple(named) if kind == NETWORKS else ())
+    return NetOption(kind, tuple(named) if kind == NETWORKS else ())
 
 
 def _args(text: str, whole: str) -> Args:
@@ -105,7 +105,7 @@ def _with_version(text: str) -> str:
     return text
 
 
-def plan(request: Wanted, conf_dir: str, *, has_ports: bool) -> tuple[tuple[Network, Args], ...]:
+def plan(request: NetOption, conf_dir: str, *, has_ports: bool) -> tuple[tuple[Network, Args], ...]:
     """The networks of a pod in the order of its devices, with their arguments; with host ports one of them maps them.
 
     Raises BadRequest when one is not configured, or all are wanted and a configuration can't be understood.
@@ -150,19 +150,19 @@ def bin_dirs(local_config: str, stage1_root: str) -> tuple[str, ...]:
 
 
 def attach_pod(
-    pod: Pod, directory: str, *, wanted: tuple[tuple[Network, Args], ...], settings: Settings
+    pod: Pod, directory: str, *, chosen: tuple[tuple[Network, Args], ...], settings: Settings
 ) -> PodNetwork | None:
     """Give the pod the networks of `plan` and write net-info.json into its directory. Undo: `attach.detach`.
 
     `settings.conf_dir` is not looked at. None: loopback only, and no file. Raises BadRequest and NetworkFailed.
     """
-    if not wanted:
+    if not chosen:
         return None
-    for network, _ in wanted:
+    for network, _ in chosen:
         conflist.require_plugins(network, settings.bin_dirs)
     base = protocol.call_for(pod, netns_path(pod.id), ifname="eth0")
     attachments = []
-    for number, (network, args) in enumerate(wanted):
+    for number, (network, args) in enumerate(chosen):
         runtime = base.runtime if _maps_ports(network) else {}
         arguments = args if not args or _LENIENT[0] in dict(args) else (_LENIENT, *args)
         attachments.append(Attachment(network, base._replace(ifname=f"eth{number}", args=arguments, runtime=runtime)))

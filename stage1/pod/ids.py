@@ -42,10 +42,10 @@ def shifted(ids: IdMap, vmm: "Sequence[Extent]") -> tuple[Extent, ...]:
     The 9p server is 0 in the guest: it makes a file as that and gives it to its owner then. For so long the file on
     the disk is the VMM's own, by the number that the host knows it by.
     """
-    found = []
+    extents = []
     for one in vmm:
         begin, end = max(one.inside, ids.first), min(one.inside + one.length, ids.first + ids.length)
         if begin < end:
-            found.append(Extent(begin - ids.first, one.outside + begin - one.inside, end - begin))
+            extents.append(Extent(begin - ids.first, one.outside + begin - one.inside, end - begin))
     own = outside(vmm, 0)
-    return (*found, Extent(own, own, 1))
+    return (*extents, Extent(own, own, 1))

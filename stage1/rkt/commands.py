@@ -40,10 +40,10 @@ def _why_not(app: App, one: Container) -> NoCommand | None:
         return NoCommand(f"the command {command!r} is not on the PATH of its image; give its whole path")
     if not _is_the_roots(app.root, command, covered=covered):
         return None
-    found = inside.status(app.root, command)
-    if found is None:
+    status = inside.status(app.root, command)
+    if status is None:
         return NoCommand(f"the command {command!r} is not in its image")
-    return _odd(app.root, command, mode=found.st_mode, covered=covered)
+    return _odd(app.root, command, mode=status.st_mode, covered=covered)
 
 
 def _has_directory(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
@@ -53,8 +53,8 @@ def _has_directory(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
         return True
     if not _is_the_roots(root, path, covered=covered):
         return True
-    found = inside.status(root, path)
-    return found is not None and stat.S_ISDIR(found.st_mode)
+    status = inside.status(root, path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def _is_the_roots(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
@@ -70,8 +70,8 @@ def _is_the_roots(root: str, path: str, *, covered: tuple[str, ...]) -> bool:
 
 
 def _is_link(root: str, path: str) -> bool:
-    found = inside.status(root, path, follow=False)
-    return found is not None and stat.S_ISLNK(found.st_mode)
+    status = inside.status(root, path, follow=False)
+    return status is not None and stat.S_ISLNK(status.st_mode)
 
 
 def _odd(root: str, command: str, *, mode: int, covered: tuple[str, ...]) -> NoCommand | None:
@@ -105,8 +105,8 @@ def _is_program(head: bytes) -> bool:
 def _interpreter(head: bytes) -> str:
     """What a script, or a dynamic program, is started by, as far as its first bytes say; empty: nothing."""
     if head.startswith(_SCRIPT):
-        words = head[2:].partition(b"\n")[0].split()
-        return os.fsdecode(words[0]) if words else ""
+        interpreter = head[2:].partition(b"\n")[0].split()
+        return os.fsdecode(interpreter[0]) if interpreter else ""
     if head[4] == _BITS_32:
         return ""
     try:

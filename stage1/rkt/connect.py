@@ -40,8 +40,8 @@ def to_agent(uuid: str, *, timeout_s: float = 0) -> Client:
     timeout_s = timeout_s or max(ANSWER_S, proxy.PATIENCE_S - vm.age_s())
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
-        if (found := _meet(f"{place}/{SOCKET}", until=until)) is not None:
-            return found
+        if (connection := _meet(f"{place}/{SOCKET}", until=until)) is not None:
+            return connection
         _start(place)
         time.sleep(TRY_S)
     raise VmFailed(f"the agent of the pod {uuid} did not answer within {timeout_s:.0f} s; rkt stop --force ends it")

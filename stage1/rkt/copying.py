@@ -33,23 +33,23 @@ def copy_tree(source: int, target: int, *, depth: int = 0) -> None:
 
 
 def _copy_entry(name: str, source: int, *, target: int, depth: int) -> None:
-    found = os.stat(name, dir_fd=source, follow_symlinks=False)
-    if stat.S_ISDIR(found.st_mode):
+    status = os.stat(name, dir_fd=source, follow_symlinks=False)
+    if stat.S_ISDIR(status.st_mode):
         os.mkdir(name, 0o700, dir_fd=target)
         with _Opened(name, source, flags=_DIRECTORY) as read, _Opened(name, target, flags=_DIRECTORY) as write:
             copy_tree(read, write, depth=depth + 1)
-    elif stat.S_ISREG(found.st_mode):
+    elif stat.S_ISREG(status.st_mode):
         with _Opened(name, source, flags=_FILE) as read, _Opened(name, target, flags=_NEW) as write:
             while os.sendfile(write, read, None, _CHUNK):
                 pass
             _copy_attributes(read, write)
-    elif stat.S_ISLNK(found.st_mode):
+    elif stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
-    elif stat.S_ISFIFO(found.st_mode):
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    elif stat.S_ISFIFO(status.st_mode):
         os.mkfifo(name, 0o600, dir_fd=target)
-        os.chown(name, found.st_uid, found.st_gid, dir_fd=target, follow_symlinks=False)
-        os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=target)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
 
 
 class _Opened:
@@ -66,10 +66,10 @@ class _Opened:
 
 
 def _copy_attributes(source: int, target: int) -> None:
-    found = os.fstat(source)
-    os.fchown(target, found.st_uid, found.st_gid)
-    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    status = os.fstat(source)
+    os.fchown(target, status.st_uid, status.st_gid)
+    os.fchmod(target, stat.S_IMODE(status.st_mode))
     for name in os.listxattr(source):
         if name.startswith(("user.", "security.capability")):
             os.setxattr(target, name, os.getxattr(source, name))
-    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -46,11 +46,11 @@ def numbers(document: "Document", key: str, *, where: str) -> tuple[int, ...]:
 
 def objects(document: "Document", key: str, *, where: str) -> "tuple[Document, ...]":
     """The list of objects at `key`; null ones are left out. Raises BadRequest."""
-    found = (
+    entries = (
         _of_type({key: one}, key, kind=dict, where=where)
         for one in _of_type(document, key, kind=list, where=where) or ()
     )
-    return tuple(one for one in found if one is not None)
+    return tuple(one for one in entries if one is not None)
 
 
 def object_(document: "Document", key: str, *, where: str) -> "Document":

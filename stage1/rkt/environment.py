@@ -13,12 +13,12 @@ METADATA_PORT = 18112
 
 def variables(app: str, given: "Iterable[tuple[str, str]]", *, terminal: str | None = None) -> tuple[str, ...]:
     """NAME=VALUE, those of the manifest first; with a `terminal` also its TERM, unless that is there already."""
-    found = dict(given)
+    values = dict(given)
     defaults = [*_DEFAULTS, *((("TERM", terminal or "vt100"),) if terminal is not None else ())]
     for name, value in defaults:
-        found.setdefault(name, value)
-    found["AC_APP_NAME"] = app
-    return tuple(f"{name}={value}" for name, value in found.items())
+        values.setdefault(name, value)
+    values["AC_APP_NAME"] = app
+    return tuple(f"{name}={value}" for name, value in values.items())
 
 
 def metadata_url(host_ip: str, token: str) -> str:

@@ -31,12 +31,12 @@ def status(root: str, path: str, *, follow: bool = True) -> os.stat_result | Non
 def text(root: str, path: str) -> str:
     """The content of the file at `path` below `root`; empty when there is no plain file. Raises BadRequest if huge."""
     try:
-        found = in_root.read(root, path, most=_MOST_BYTES + 1)
+        content = in_root.read(root, path, most=_MOST_BYTES + 1)
     except KernelError:
         return ""
-    if len(found) > _MOST_BYTES:
+    if len(content) > _MOST_BYTES:
         raise BadRequest(f"{path} of the image is larger than {_MOST_BYTES >> 20} MiB; it can't be read")
-    return found.decode("utf-8", "replace")
+    return content.decode("utf-8", "replace")
 
 
 def executable(root: str, name: str, *, cwd: str, path: str) -> str:
@@ -49,7 +49,7 @@ def executable(root: str, name: str, *, cwd: str, path: str) -> str:
         return os.path.normpath(os.path.join(cwd, name)) if not name.startswith("/") else name
     places = [os.path.join(cwd, place) for place in path.split(":") if place] or [cwd, "/bin", "/usr/bin"]
     for place in places:
-        found = status(root, f"{place}/{name}")
-        if found and stat.S_ISREG(found.st_mode) and found.st_mode & 0o111:
+        entry = status(root, f"{place}/{name}")
+        if entry and stat.S_ISREG(entry.st_mode) and entry.st_mode & 0o111:
             return os.path.join(place, name)
     return name

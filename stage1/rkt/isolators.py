@@ -93,15 +93,15 @@ def _number(last: "Document", name: str, *, where: str) -> int:
 
 
 def _one_set(named: "list[tuple[str, object]]", kinds: tuple[str, str], *, where: str) -> Names | None:
-    found = [(name, value) for name, value in named if name in kinds]
-    if len(found) > 1:
-        names = " and ".join(dict.fromkeys(name for name, _ in found))
-        raise BadRequest(f"{where}: there are {len(found)} isolators of the kind {names}; one is allowed")
-    for name, value in found:
+    matching = [(name, value) for name, value in named if name in kinds]
+    if len(matching) > 1:
+        names = " and ".join(dict.fromkeys(name for name, _ in matching))
+        raise BadRequest(f"{where}: there are {len(matching)} isolators of the kind {names}; one is allowed")
+    for name, value in matching:
         where = f"{where}: isolator {name}"
         body = document.object_({name: value}, name, where=where)
-        wanted, errno = document.texts(body, "set", where=where), document.text(body, "errno", where=where)
-        return Names(name == kinds[0], tuple(dict.fromkeys(word for word in wanted if word)), errno)
+        listed, errno = document.texts(body, "set", where=where), document.text(body, "errno", where=where)
+        return Names(name == kinds[0], tuple(dict.fromkeys(name for name in listed if name)), errno)
     return None
 
 
@@ -110,8 +110,8 @@ def _truth(value: object, *, where: str) -> bool:
 
 
 def _sysctls(last: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
-    found = document.object_(last, _SYSCTL, where=where)
+    settings = document.object_(last, _SYSCTL, where=where)
     where = f"{where}: isolator {_SYSCTL}"
     return tuple(
-        (document.text({"key": key}, "key", where=where), document.text(found, key, where=where)) for key in found
+        (document.text({"key": key}, "key", where=where), document.text(settings, key, where=where)) for key in settings
     )

@@ -44,12 +44,12 @@ def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:
     settings = _settings(pod_dir, options)
     networks = rkt.plan(request, settings.conf_dir, has_ports=has_ports)
     if not has_ports:
-        return rkt.attach_pod(pod, pod_dir, wanted=networks, settings=settings)
+        return rkt.attach_pod(pod, pod_dir, chosen=networks, settings=settings)
     from stage1.rkt import ports  # pods without ports shall not pay for it
 
-    with ports.turn(directory.data(pod_dir), settings.cache_dir):
+    with ports.lock(directory.data(pod_dir), settings.cache_dir):
         ports.claim(pod, directory.data(pod_dir), place=settings.cache_dir)
-        return rkt.attach_pod(pod, pod_dir, wanted=networks, settings=settings)
+        return rkt.attach_pod(pod, pod_dir, chosen=networks, settings=settings)
 
 
 def _settings(pod_dir: str, options: RunOptions) -> Settings:

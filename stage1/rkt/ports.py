@@ -18,7 +18,7 @@ Claim = tuple[str, int, str]
 """Protocol, port of the host, its address."""
 
 
-def turn(data_dir: str, place: str) -> Lock:
+def lock(data_dir: str, place: str) -> Lock:
     """`with turn(...):` no other pod gets ports. `place` is where the records are, in rkt's data directory."""
     files.make_dirs(place, 0o700)
     return Lock(f"{data_dir}/clearpod/{LOCK}")
@@ -29,9 +29,9 @@ def claim(pod: Pod, data_dir: str, *, place: str) -> None:
 
     Must be called in `turn`. Raises WrongState with the owner, NetworkFailed when a plugin keeps what it made.
     """
-    wanted = [(port.protocol, port.host_port, port.host_ip) for port in pod.ports if port.host_port]
+    host_ports = [(port.protocol, port.host_port, port.host_ip) for port in pod.ports if port.host_port]
     for pod_id, path in record.every(place).items():
-        shared = next((one for one in wanted for other in _of(path) if _meet(one, other)), None)
+        shared = next((one for one in host_ports for other in _of(path) if _meet(one, other)), None)
         if pod_id == pod.id or shared is None:
             continue
         if directory.is_running(data_dir, pod_id):

@@ -11,10 +11,10 @@ _MOST = (1 << 63) - 1
 
 def parse(text: str, *, where: str, parts: int = 1) -> int:
     """The quantity in `parts` of its unit (1000 for thousandths), rounded up. Raises BadRequest."""
-    found = spelling.quantity(text)
-    if not found:
+    spelled = spelling.quantity(text)
+    if not spelled:
         raise BadRequest(f"{where}: {text!r} is not a quantity, such as 500m, 2, 100M or 64Mi")
-    sign, whole, fraction, suffix = found
+    sign, whole, fraction, suffix = spelled
     digits, tens, twos = int(f"{sign}{whole}{fraction}") * parts, -len(fraction), _BINARY.get(suffix, 0)
     tens += 0 if twos else _exponent(suffix, text, where=where)
     upper, lower = int(10 ** max(tens, 0)) << twos, int(10 ** max(-tens, 0))

@@ -55,18 +55,18 @@ def vcpus(apps: "Sequence[Isolators]", annotations: "Mapping[str, str]", *, cpus
 
 def scratch_mib(annotations: "Mapping[str, str]") -> int:
     """Of the disk. Raises BadRequest."""
-    said = _number(annotations, _SCRATCH) or SCRATCH_MIB
-    if said < LEAST_SCRATCH_MIB:
-        raise BadRequest(f"the annotation {_SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {said}")
-    return said
+    given = _number(annotations, _SCRATCH) or SCRATCH_MIB
+    if given < LEAST_SCRATCH_MIB:
+        raise BadRequest(f"the annotation {_SCRATCH} must be at least {LEAST_SCRATCH_MIB}, but is {given}")
+    return given
 
 
 def is_root_on_disk(annotations: "Mapping[str, str]", *, where: str) -> bool:
     """Whether what an app writes to its root goes to that disk and not to the host. Raises BadRequest."""
-    said = annotations.get(ROOT)
-    if said not in (None, "disk"):
-        raise BadRequest(f"{where}: the annotation {ROOT} can be disk, or left out, but is {said!r}")
-    return said is not None
+    given = annotations.get(ROOT)
+    if given not in (None, "disk"):
+        raise BadRequest(f"{where}: the annotation {ROOT} can be disk, or left out, but is {given!r}")
+    return given is not None
 
 
 def _number(annotations: "Mapping[str, str]", word: str) -> int:

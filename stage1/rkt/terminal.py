@@ -43,12 +43,12 @@ def size() -> tuple[int, int]:
 class raw:
     """`with raw():` our terminal passes everything on as it is typed; where standard input is none, nothing happens."""
 
-    def __init__(self, wanted: bool = True) -> None:
+    def __init__(self, enabled: bool = True) -> None:
         """Without `wanted` nothing happens either."""
-        self._wanted = wanted
+        self._enabled = enabled
 
     def __enter__(self) -> None:
-        self._before = termios.tcgetattr(0) if self._wanted and os.isatty(0) else None
+        self._before = termios.tcgetattr(0) if self._enabled and os.isatty(0) else None
         if self._before is not None:
             now = list(self._before)
             now[_IFLAG], now[_OFLAG], now[_LFLAG] = 0, 0, 0
@@ -70,7 +70,7 @@ def join(client: Client, process: Joined) -> int:
     streams.take()
     with _sizes(client, process) if process.stdio.tty else _nothing():
         while streams.code is None:
-            streams.turn()
+            streams.step()
     return exec_code(streams.code, streams.error_output)
 
 
@@ -121,7 +121,7 @@ class _Streams:
         self._input = stdio.stdin
         self._to = {stream: fd for stream, fd in ((stdio.stdout, 1), (stdio.stderr, 2)) if stream}
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Wait for something, and move it. What has come before must have been taken."""
         client, sent = self._session, self._session.flush()
         poll = select.poll()
@@ -147,9 +147,9 @@ class _Streams:
                     self._session.send(frame.DATA, stream=one.stream, end=True)  # the process gets SIGPIPE, as here
                 if one.flags & frame.END or not (is_read or self._process.stdio.tty):
                     del self._to[one.stream]
-        self._look_whether_over()
+        self._note_end()
 
-    def _look_whether_over(self) -> None:
+    def _note_end(self) -> None:
         if not self._process.exec and not self._to and (not self._input or self._process.stdio.stdout):
             self.code = 0
 
@@ -162,7 +162,7 @@ class _Streams:
             self._session.send(frame.DATA, data, stream=self._input, end=not data)
         if not data:
             self._input = 0
-            self._look_whether_over()
+            self._note_end()
 
 
 def _write(fd: int, data: bytes) -> bool:

@@ -41,9 +41,9 @@ def _with_name(text: str, hostname: str) -> str:
     """The name on the first line of 127.0.0.1, which is made if there is none."""
     lines = text.splitlines()
     for number, line in enumerate(lines):
-        words = line.partition("#")[0].split()
-        if words and words[0] == "127.0.0.1":
-            if hostname not in words:
+        fields = line.partition("#")[0].split()
+        if fields and fields[0] == "127.0.0.1":
+            if hostname not in fields:
                 lines[number] = f"{line.partition('#')[0].rstrip()} {hostname}"
             break
     else:

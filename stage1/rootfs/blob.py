@@ -60,12 +60,12 @@ def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
     with Guard("open", blob.path):
         fd = os.open(blob.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise Corrupt(f"{blob.title} is not a regular file at {blob.path}; pull again")
-        _check("layer", wanted=blob.digest, found=_digest_of(_read(fd, blob.path, stop=rules.stop)))
+        _check("layer", expected=blob.digest, actual=_digest_of(_read(fd, blob.path, stop=rules.stop)))
         os.lseek(fd, 0, os.SEEK_SET)
-        bounded = _Bounded(blob, rules.limits, packed=found.st_size)
+        bounded = _Bounded(blob, rules.limits, packed=status.st_size)
         chunks = _unpacked(blob, fd, rules=rules, most=bounded.most)
         try:
             with Guard("write", tar_path), open(tar_path, "xb", buffering=0) as out:
@@ -75,7 +75,7 @@ def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
             chunks.close()
     finally:
         os.close(fd)
-    _check("unpacked layer", wanted=blob.diff_id, found=unpacked)
+    _check("unpacked layer", expected=blob.diff_id, actual=unpacked)
     return bounded.size
 
 
@@ -102,9 +102,9 @@ class _Bounded:
             yield chunk
 
 
-def _check(what: str, *, wanted: str, found: str) -> None:
-    if wanted != found:
-        raise Corrupt(f"digest mismatch: the {what} {wanted} has the content of {found}; pull again, or push again")
+def _check(what: str, *, expected: str, actual: str) -> None:
+    if expected != actual:
+        raise Corrupt(f"digest mismatch: the {what} {expected} has the content of {actual}; pull again, or push again")
 
 
 def _digest_of(chunks: "Iterator[bytes]") -> str:

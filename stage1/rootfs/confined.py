@@ -57,7 +57,7 @@ def ask(question: Question, asker: Asker) -> "Any":
     Raises Corrupt, OverLimit, BadRequest, NotFound, Unsupported, NoSpace, TimedOut, Stopped, KernelError.
     """
     argv = [*sandbox.command(_box(question, asker), sandbox.means()), *_program(question)]
-    job = supervise.Job(argv, -1, question.timeout_s, asker.stop, lambda: _look(question))
+    job = supervise.Job(argv, -1, question.timeout_s, asker.stop, lambda: _check_output(question))
     outcome: list[supervise.Ended] = []
     text = bytearray()
     pieces = supervise.output(job, outcome)
@@ -135,7 +135,7 @@ def _program(question: Question) -> list[str]:
     return sandbox.python((question.module, *question.arguments))
 
 
-def _look(question: Question) -> None:
+def _check_output(question: Question) -> None:
     """Raises OverLimit when there is more in `out` than there may be."""
     if not question.directory:
         return
@@ -233,9 +233,9 @@ def adopt(directory: str, name: str, *, target: str, most_bytes: int) -> None:
         except OSError as error:
             raise Corrupt(f"an image's {name} was not made ({error.strerror}); pull it again") from None
         try:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > most_bytes:
-                raise Corrupt(f"an image's {name} came out with {found.st_size} bytes, where {most_bytes} are the "
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > most_bytes:
+                raise Corrupt(f"an image's {name} came out with {status.st_size} bytes, where {most_bytes} are the "
                               "most, or as no plain file; use another image")  # fmt: skip
             os.fchown(fd, 0, 0)
             os.fchmod(fd, 0o644)

@@ -106,8 +106,8 @@ class Image:
         """(offset, size) in bytes of each file that this image points into, were all of them one piece of memory."""
         count, slot = _TABLE.unpack(self._read(_TABLE_AT, _TABLE.size))
         places = [(slot + n) * _DEVICE.size for n in range(count)]
-        found = [_DEVICE.unpack(self._read(place, _DEVICE.size)) for place in places]
-        return tuple((start * self._block, blocks * self._block) for blocks, start in found)
+        devices = [_DEVICE.unpack(self._read(place, _DEVICE.size)) for place in places]
+        return tuple((start * self._block, blocks * self._block) for blocks, start in devices)
 
     def walk(self, path: str) -> "Iterator[Inode]":
         """The root, then the inode of each component of `path` (relative) as far as they exist."""
@@ -181,8 +181,8 @@ class Image:
         for place in shared:
             entry = self._read(self._shared + 4 * place, _XATTR.size)
             length, _, size = _XATTR.unpack(entry)
-            found = self._read(self._shared + 4 * place, _XATTR.size + length + size)
-            if (value := _match(found, name, position=0)) is not None:
+            entry = self._read(self._shared + 4 * place, _XATTR.size + length + size)
+            if (value := _match(entry, name, position=0)) is not None:
                 return value
         return _search(area, name, position=12 + 4 * len(shared))
 
@@ -246,5 +246,5 @@ def _search(area: bytes, name: str, *, position: int) -> bytes | None:
 def _match(area: bytes, name: str, *, position: int) -> bytes | None:
     length, index, size = _XATTR.unpack_from(area, position)
     start = position + _XATTR.size
-    found = _PREFIXES.get(index, "?") + area[start : start + length].decode("utf-8", "replace")
-    return area[start + length : start + length + size] if found == name else None
+    full_name = _PREFIXES.get(index, "?") + area[start : start + length].decode("utf-8", "replace")
+    return area[start + length : start + length + size] if full_name == name else None

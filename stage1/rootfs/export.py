@@ -69,10 +69,10 @@ def remove_image(directory: str, image: ImageFiles) -> None:
 
 def _identity(image: ImageFiles) -> bytes:
     try:
-        found = [os.stat(path) for path in (image.merged, *image.layers)]
+        statuses = [os.stat(path) for path in (image.merged, *image.layers)]
     except FileNotFoundError:
         return b"none"  # to mount it says better what is missing
-    return "".join(f"{one.st_ino} {one.st_mtime_ns}\n" for one in found).encode()
+    return "".join(f"{one.st_ino} {one.st_mtime_ns}\n" for one in statuses).encode()
 
 
 def _mounted_from(directory: str, name: str) -> bytes:

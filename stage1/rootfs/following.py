@@ -39,10 +39,10 @@ def update(volume: Mount, view: View) -> dict[str, PodError]:
     Returns what can't be shown, by its path on the host, with the reason. Idempotent. Raises KernelError, which is a
     FileNotFoundError when the VMM or the volume is gone.
     """
-    wanted = mount.file_systems_below(volume.source)
-    shown = namespace.in_mounts_of(view.pid, lambda: _prune(view, wanted))
+    expected = mount.file_systems_below(volume.source)
+    shown = namespace.in_mounts_of(view.pid, lambda: _prune(view, expected))
     refused: dict[str, PodError] = {}
-    for path in sorted(wanted.keys() - shown.keys()):
+    for path in sorted(expected.keys() - shown.keys()):
         try:
             _show(view, path, source=f"{volume.source}/{path}")
         except PodError as error:

@@ -17,7 +17,7 @@ def job(arguments: tuple[str, ...]) -> int:
     Returns the number of entries. Raises what `facts.complete` and `mkfs.make` raise.
     """
     what, diff_id, limits = arguments
-    found, entries = facts.complete(f"out/{TAR}", limits=Limits(*json.loads(limits)), what=what)
+    layer_facts, entries = facts.complete(f"out/{TAR}", limits=Limits(*json.loads(limits)), what=what)
     make(_OPTIONS, digest=diff_id, image=f"out/{BLOB}", tar=f"out/{TAR}")
-    facts.store(f"out/{FACTS}", found)
+    facts.store(f"out/{FACTS}", layer_facts)
     return entries

@@ -63,7 +63,7 @@ def remove(state_dir: str, *, is_known: "Callable[[str], bool]", booted_s: float
     """
     since = _booted_s() if booted_s is None else booted_s
     problems = []
-    for path in _found(state_dir):
+    for path in _scratch_disks(state_dir):
         if is_known(os.path.basename(path).partition(".")[0]):
             continue
         try:
@@ -80,7 +80,7 @@ def _booted_s() -> float:
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _found(state_dir: str) -> list[str]:
+def _scratch_disks(state_dir: str) -> list[str]:
     paths = []
     for place in PLACES:
         try:

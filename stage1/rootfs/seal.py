@@ -95,12 +95,12 @@ def _last_byte(path: str) -> bytes:
 def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.never) -> str:
     """As `broken`, by reading all of it. Raises Stopped, Exhausted."""
     try:
-        found = _sha256(path, stop)
+        digest = _sha256(path, stop)
     except (FileNotFoundError, PodError) as error:
         if isinstance(error, (supervise.Stopped, Exhausted)):
             raise
         return f"can't be read ({error})"
-    return "" if found == seal.sha256 else "has other contents than were written"
+    return "" if digest == seal.sha256 else "has other contents than were written"
 
 
 def _sha256(path: str, stop: "Callable[[], bool]") -> str:

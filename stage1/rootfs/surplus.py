@@ -42,8 +42,8 @@ def find_surplus(images: "Sequence[Image]") -> "Iterator[tuple[str, set[str]]]":
         children = _children(images, visit.nodes)
         if visit.is_cut:
             yield visit.path, set(children)
-        for name, found in children.items():
-            child = _descend(f"{visit.path}/{name}" if visit.path else name, found, is_cut=visit.is_cut)
+        for name, nodes in children.items():
+            child = _descend(f"{visit.path}/{name}" if visit.path else name, nodes, is_cut=visit.is_cut)
             if child.nodes:
                 todo.append(child)
 

@@ -46,10 +46,10 @@ class Headers:
 
     def entries(self) -> "Iterator[Entry]":
         """Each entry until the first block of zeros, or the end of the file. Raises Corrupt, OverLimit, Unsupported."""
-        found = 0
+        count = 0
         while (entry := self._next()) is not None:
-            found += 1
-            if found > self._limits.layer_entries:
+            count += 1
+            if count > self._limits.layer_entries:
                 cap = self._limits.layer_entries
                 raise refusal(f"{self._what} has more than {cap} entries", key="layer_entries", cap=cap)
             yield entry
@@ -133,7 +133,7 @@ class Headers:
 
     def _records(self, data: bytes) -> dict[bytes, bytes]:
         """Those records of a PAX header ("LENGTH KEY=VALUE\\n" again and again) that matter here."""
-        found, position, end = {}, 0, len(data.rstrip(b"\0"))
+        records, position, end = {}, 0, len(data.rstrip(b"\0"))
         while position < end:
             digits, space, _ = data[position : position + 24].partition(b" ")
             length = int(digits) if digits.isdigit() and len(digits) < 12 else 0
@@ -142,9 +142,9 @@ class Headers:
                 raise self._corrupt("a PAX header can't be read")
             # An empty value takes back what a global header says.
             if value != b"\n" and (key in _WORDS or key in _CAPABILITY or key.startswith(b"GNU.sparse.")):
-                found[key] = value[:-1]
+                records[key] = value[:-1]
             position += length
-        return found
+        return records
 
     def _number(self, block: bytes, at: int, *, size: int) -> int:
         field = block[at : at + size]

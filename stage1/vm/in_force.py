@@ -147,14 +147,14 @@ def _namespace(pid: int, kind: str) -> Namespace:
 
 
 def _mounts(mountinfo: str) -> tuple[Place, ...]:
-    found = []
+    places = []
     for line in mountinfo.splitlines():
         head, _, tail = line.partition(" - ")
         fields, rest = head.split(), tail.split()
         options, of_the_file_system = fields[5].split(","), rest[-1].split(",")
         is_writable = "rw" in options and "rw" in of_the_file_system
-        found.append(Place(mount.unescape(fields[4]), rest[0], is_writable, "idmapped" in options))
-    return tuple(found)
+        places.append(Place(mount.unescape(fields[4]), rest[0], is_writable, "idmapped" in options))
+    return tuple(places)
 
 
 def _limits(text: str) -> tuple[Limit, ...]:

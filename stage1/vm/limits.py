@@ -52,11 +52,11 @@ def beside_mib(memory_mib: int, *, is_emulated: bool) -> int:
     return GUEST_MIB + memory_mib // _STRUCTS + program + tables
 
 
-def most_mib(room_mib: int, *, is_emulated: bool) -> int:
+def most_mib(available_mib: int, *, is_emulated: bool) -> int:
     """The largest VM that takes no more than `room_mib` beside its containers; 0 when none does."""
     fixed = beside_mib(0, is_emulated=is_emulated)
     tables = _TABLES_TCG if is_emulated else _TABLES_KVM
-    largest = max(room_mib - fixed, -1) * _STRUCTS * tables // (_STRUCTS + tables)
+    largest = max(available_mib - fixed, -1) * _STRUCTS * tables // (_STRUCTS + tables)
     return max(largest, 0)
 
 

@@ -50,10 +50,10 @@ def _epoch(started: int) -> float:
 
 def _find(pid: int, since: float, *, log: str, wait_s: float) -> str:
     for text in _records(log, wait_s):
-        for found in _RECORD.finditer(text):
-            if int(found["pid"]) == pid and int(found["when"]) >= since:
-                kind = _ARCHITECTURES.get(found["arch"], f"architecture {found['arch']}")
-                return f" at call {found['call']} of {kind}"
+        for match in _RECORD.finditer(text):
+            if int(match["pid"]) == pid and int(match["when"]) >= since:
+                kind = _ARCHITECTURES.get(match["arch"], f"architecture {match['arch']}")
+                return f" at call {match['call']} of {kind}"
     return ""
 
 

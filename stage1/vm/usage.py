@@ -26,11 +26,11 @@ def usage(pid: int, directory: str) -> Usage:
     """Of the VMM of the pod in `directory`. All zero for a process that is gone."""
     try:
         rollup = files.read(f"/proc/{pid}/smaps_rollup").decode()
-        words = files.read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
+        fields = files.read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()
     except (KernelError, OSError):
         return Usage()
     pss_kib = next((int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")), 0)
-    ticks = int(words[11]) + int(words[12]) if len(words) > 12 else 0
+    ticks = int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
     return Usage(pss_kib * 1024, ticks * 1000 // TICKS, ksm.merged(pid).pages * ksm.PAGE_BYTES, _dax_bytes(directory))
 
 

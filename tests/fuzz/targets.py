@@ -229,7 +229,7 @@ def nri(data: bytes) -> None:
                 _nri_message(message.connection == frames.RUNTIME, message.data)
                 assert frames.Reader().receive(frames.pack(message)) == [message]
     assert sum(map(len, reader._begun.values())) <= 2 * frames.MOST_CHUNK
-    calls.words(data.decode("utf-8", "replace"))
+    calls.shortened(data.decode("utf-8", "replace"))
 
 
 def _nri_message(is_call: bool, data: bytes) -> None:

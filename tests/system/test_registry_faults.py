@@ -52,7 +52,7 @@ def small(layout: Layout) -> str:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stalled download is given up after five seconds."""
-    monkeypatch.setattr(source, "Download", partial(progress.Download, stalled_s=5.0 * PACE, look_s=0.05))
+    monkeypatch.setattr(source, "Download", partial(progress.Download, stalled_s=5.0 * PACE, interval_s=0.05))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ async def test_more_than_the_manifest_promises_is_not_taken(tmp_path: Path, monk
     monkeypatch.setattr(progress, "_MORE_BYTES", 1000)
     (tmp_path / "there").write_bytes(bytes(3000))
     with pytest.raises(Corrupt, match=r"x .*1999 bytes"):
-        await progress.watched(asyncio.sleep(60), progress.Download("x", str(tmp_path), 1999, look_s=0.01))
-    await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 2000, look_s=0.01))
+        await progress.watched(asyncio.sleep(60), progress.Download("x", str(tmp_path), 1999, interval_s=0.01))
+    await progress.watched(asyncio.sleep(0.1), progress.Download("x", str(tmp_path), 2000, interval_s=0.01))
 
 
 async def test_progress_is_in_the_log(
@@ -95,7 +95,7 @@ async def test_progress_is_in_the_log(
 ) -> None:
     caplog.set_level(logging.INFO, "clearpod.pull")
     monkeypatch.setattr(progress, "SAID_EVERY_S", 0.0)
-    monkeypatch.setattr(source, "Download", partial(progress.Download, look_s=0.02))
+    monkeypatch.setattr(source, "Download", partial(progress.Download, interval_s=0.02))
     with OddRegistry(layout, {"1": small(layout)}, odd_registry.half_then_hang) as registry:
         task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config()))
         await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)

@@ -153,10 +153,10 @@ def test_every_annotation_of_ours_is_known_and_all_but_one_are_allowed() -> None
 
 
 def test_the_policy_in_words_names_every_bound_and_rule() -> None:
-    (usual,) = policy.words(policy.Policy())
+    (usual,) = policy.described(policy.Policy())
     assert usual.startswith("all annotations but clearpod.io/allow-spoofing; memory as without annotation; ")
     assert "shm the VM's memory" in usual and "networks none; kernels *; profiles default" in usual
-    assert set(policy.words(parse(RULES).policy)[1:]) == {
+    assert set(policy.described(parse(RULES).policy)[1:]) == {
         "in team-a, trusted-*: memory up to 1024 MiB; networks storage-?, backup; profiles systemd",
         "in trusted-x, routers: annotations clearpod.io/allow-spoofing; memory up to 2048 MiB",
     }

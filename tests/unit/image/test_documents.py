@@ -12,7 +12,7 @@ from cri.config_tables import Registry
 from cri.image import manifest, registries
 from cri.image.manifest import Manifest
 from cri.image.registries import Auth, authfile, registries_conf
-from cri.image.skopeo import LoginNeeded, RegistryUnavailable, explain, last_words
+from cri.image.skopeo import LoginNeeded, RegistryUnavailable, explain, reason_of
 from cri.store.reference import parse
 from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported
 from stage1.rootfs.corrupt import Corrupt
@@ -310,4 +310,4 @@ def test_each_failure_of_skopeo_has_its_error(text: str, code: int, kind: type[P
     ],
 )
 def test_the_reason_is_taken_out_of_the_log(stderr: str, words: str) -> None:
-    assert last_words(stderr) == words
+    assert reason_of(stderr) == words

@@ -189,7 +189,7 @@ def test_it_is_ended_when_nobody_wants_it(wants: str) -> None:
         raise Enough
 
     argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), "sleep", "1000"]
-    job = supervise.Job(argv, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"look": look}))  # type: ignore[arg-type]
+    job = supervise.Job(argv, -1, 100, **({"stop": lambda: True} if wants == "stop" else {"check": look}))  # type: ignore[arg-type]
     with pytest.raises(supervise.Stopped if wants == "stop" else Enough):
         list(supervise.output(job, []))
 

@@ -28,7 +28,7 @@ IPTABLES, NFTABLES = ["!", "-d", "::1"], ["ip6", "daddr", "!=", "::1"]
 def test_portmap_gets_one_more_condition(said: dict[str, Any], has_iptables: bool, wanted: Any) -> None:
     plugin = {"type": "portmap", **said}
     before = {**plugin}
-    assert portmap.spare_loopback(plugin, has_iptables=has_iptables).get("conditionsV6") == wanted
+    assert portmap.except_loopback(plugin, has_iptables=has_iptables).get("conditionsV6") == wanted
     assert plugin == before, "the record keeps what was read"
 
 

@@ -12,7 +12,7 @@ import pytest
 from stage1.errors import BadRequest, NetworkFailed
 from stage1.linux import namespace, process
 from stage1.net import attach, record, rkt
-from stage1.net.rkt import HOST, NETWORKS, NONE, Wanted
+from stage1.net.rkt import HOST, NETWORKS, NONE, NetOption
 from stage1.net.settings import netns_path
 from stage1.pod.model import Pod, Port
 from tests.fakes.cni import FakeCni
@@ -21,25 +21,25 @@ UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
 
 
 @pytest.mark.parametrize(
-    "text, wanted",
+    "text, chosen",
     [
-        ("", Wanted(NETWORKS, (("default", ()),))),
-        ("default", Wanted(NETWORKS, (("default", ()),))),
-        ("none", Wanted(NONE)),
-        ("host", Wanted(HOST)),
-        ("host,none,default", Wanted(HOST)),
-        ("default,none", Wanted(NONE)),
-        ("all", Wanted(NETWORKS, (("all", ()),))),
-        ("default-restricted", Wanted(NETWORKS, (("default-restricted", ()),))),
-        ("b,a", Wanted(NETWORKS, (("b", ()), ("a", ())))),
-        ("a:IP=1.2.3.4;GW=fd::1,b", Wanted(NETWORKS, (("a", (("IP", "1.2.3.4"), ("GW", "fd::1"))), ("b", ())))),
-        ("n:K=a=b;", Wanted(NETWORKS, (("n", (("K", "a=b"),)),))),
-        ("n:K=", Wanted(NETWORKS, (("n", (("K", ""),)),))),
-        ("n:", Wanted(NETWORKS, (("n", ()),))),
+        ("", NetOption(NETWORKS, (("default", ()),))),
+        ("default", NetOption(NETWORKS, (("default", ()),))),
+        ("none", NetOption(NONE)),
+        ("host", NetOption(HOST)),
+        ("host,none,default", NetOption(HOST)),
+        ("default,none", NetOption(NONE)),
+        ("all", NetOption(NETWORKS, (("all", ()),))),
+        ("default-restricted", NetOption(NETWORKS, (("default-restricted", ()),))),
+        ("b,a", NetOption(NETWORKS, (("b", ()), ("a", ())))),
+        ("a:IP=1.2.3.4;GW=fd::1,b", NetOption(NETWORKS, (("a", (("IP", "1.2.3.4"), ("GW", "fd::1"))), ("b", ())))),
+        ("n:K=a=b;", NetOption(NETWORKS, (("n", (("K", "a=b"),)),))),
+        ("n:K=", NetOption(NETWORKS, (("n", (("K", ""),)),))),
+        ("n:", NetOption(NETWORKS, (("n", ()),))),
     ],
 )
-def test_what_net_says(text: str, wanted: Wanted) -> None:
-    assert rkt.parse(text) == wanted
+def test_what_net_says(text: str, chosen: NetOption) -> None:
+    assert rkt.parse(text) == chosen
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def rkt_pod(cni: FakeCni, place: Path, text: str) -> str:
     place.mkdir()
     pod = Pod(UUID, "web", ports=(Port(80, 8080),))
     expected = rkt.plan(rkt.parse(text), f"{cni.root}/rkt", has_ports=True)
-    assert rkt.attach_pod(pod, str(place), wanted=expected, settings=cni.settings) is not None
+    assert rkt.attach_pod(pod, str(place), chosen=expected, settings=cni.settings) is not None
     return str(place)
 
 
@@ -189,7 +189,7 @@ def test_a_pod_of_rkts_sends_as_itself_only(tmp_path: Path) -> None:
 def test_none_makes_nothing_at_all(tmp_path: Path) -> None:
     cni = FakeCni(tmp_path / "cni")
     expected = rkt.plan(rkt.parse("none"), f"{tmp_path}/absent", has_ports=True)
-    assert rkt.attach_pod(Pod(UUID, "web"), str(tmp_path), wanted=expected, settings=cni.settings) is None
+    assert rkt.attach_pod(Pod(UUID, "web"), str(tmp_path), chosen=expected, settings=cni.settings) is None
     assert not (tmp_path / rkt.INFO).exists() and cni.calls() == [] and cni.left_over() == []
 
 

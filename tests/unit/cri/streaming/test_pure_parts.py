@@ -156,7 +156,7 @@ def test_the_first_offer_that_is_known_is_taken(
     if isinstance(expected, int):
         assert isinstance(result, Refusal) and result.status == expected and result.sentence
     else:
-        assert isinstance(result, Upgrade) and (result.carrier, result.protocol, result.version) == expected
+        assert isinstance(result, Upgrade) and (result.transport, result.protocol, result.version) == expected
 
 
 def test_the_answer_to_a_websocket_is_the_rfcs() -> None:
