@@ -325,7 +325,9 @@ class Agent:
             await self._loop_budget.hold(wait_s)
 
     def _take_slice(self, data: bytes, *, until_s: float) -> float:
-        """Hand over what comes until then, commit it, acknowledge it, in this order; seconds to wait."""
+        """Hand over what comes until then, commit it, acknowledge it if that can't wait, in this order; seconds to
+        wait.
+        """
         touched: dict[int, Consumer] = {}
         last = events = 0
         try:
@@ -343,8 +345,9 @@ class Agent:
             self._link.acknowledge(last)
         self._link.raise_fault()
         self._wake_senders()
-        self._flush()
         link = self._link
+        if link.is_due:
+            self._flush()
         return self._budget.spend(time.monotonic(), events=events, useless=link.useless, resyncs=link.resyncs)
 
     def _hand_over(self, seen: Any, touched: dict[int, Consumer]) -> int:

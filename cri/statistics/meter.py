@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Container
 from typing import NamedTuple
 
 from cri.statistics.sample import Disk, Rates, Sample
-from stage1.errors import PodError, TimedOut
+from stage1.errors import NotFound, PodError, TimedOut
 from stage1.guest.messages import ContainerStats, Reply, Stats
 
 PATIENCE_S = 1.0
@@ -46,6 +46,25 @@ class Question(NamedTuple):
         return max(PATIENCE_S - (time.monotonic() - self.asked_at), LEAST_PATIENCE_S)
 
 
+class Asked(NamedTuple):
+    """What somebody waits for: the question, with it what else is asked, and the last sample, in case it is late."""
+
+    question: Question
+    tasks: tuple[asyncio.Task[Sample], ...]
+    last: Sample | None
+
+    def answer(self) -> Sample:
+        """After the wait. Raises as `Meter.sample`."""
+        task, last = self.question.task, self.last
+        if task.cancelled():
+            raise NotFound("the pod was removed while its guest was asked for its numbers")
+        if task.done():
+            return task.result()
+        if last is None or not 0 <= time.time_ns() - last.unix_ns <= STALE_S * 1e9:  # below 0: a clock was set back
+            raise TimedOut(f"the guest did not say its numbers within {PATIENCE_S:g} s")
+        return last
+
+
 class Meter:
     """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. What the guest says of
     containers that are not in `known` is ignored.
@@ -63,21 +82,23 @@ class Meter:
     async def sample(self, *, files: bool = False) -> Sample:
         """The pod's numbers now; `files` also counts open files.
 
-        Raises TimedOut when the guest does not answer and nothing recent is known, and what the agent says.
+        Raises TimedOut when the guest does not answer and nothing recent is known, NotFound when the pod is removed
+        meanwhile, and what the agent says.
         """
+        asked = self.ask(files=files)
+        await asyncio.wait(asked.tasks, timeout=asked.question.patience_s())
+        return asked.answer()
+
+    def ask(self, *, files: bool = False) -> Asked:
+        """The same for whoever waits for many guests at once."""
         question = self._question(Stats(files=files))
         last = self._last.get(files)
-        waits = [question]
+        tasks = [question.task]
         unknown = last is None or any(name not in self.disks for name in last.containers)
         if unknown or time.monotonic() - self._disk_at > DISK_S:
             disk = self._question(Stats(disk=True))
-            waits += [disk] if unknown and not disk.is_late else []
-        await asyncio.wait([one.task for one in waits], timeout=question.patience_s())
-        if question.task.done():
-            return question.task.result()
-        if last is None or not 0 <= time.time_ns() - last.unix_ns <= STALE_S * 1e9:  # below 0: a clock was set back
-            raise TimedOut(f"the guest did not say its numbers within {PATIENCE_S:g} s")
-        return last
+            tasks += [disk.task] if unknown and not disk.is_late else []
+        return Asked(question, tuple(tasks), last)
 
     def current(self) -> asyncio.Task[Sample]:
         """The pod's numbers as they are now, however long the guest takes: for decisions about its limits."""
@@ -87,10 +108,12 @@ class Meter:
         """The last sample, however old."""
         return self._last.get(files) or self._last.get(not files)
 
-    def fresh(self, *, files: bool = False) -> Sample | None:
-        """The sample of the last moment; None when it is older, or the disks of its containers are not known."""
+    def fresh(self, *, files: bool = False, more_s: float = 0.0) -> Sample | None:
+        """The sample of the last moment; None when it is older, or the disks of its containers are not known. `more_s`
+        is for callers to whom older ones are still new.
+        """
         last = self._last.get(files)
-        if last is None or time.monotonic() - self._sampled_at[files] >= FRESH_S:
+        if last is None or time.monotonic() - self._sampled_at[files] >= FRESH_S + more_s:
             return None
         return last if all(name in self.disks for name in last.containers) else None
 

@@ -9,11 +9,15 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeVar
 
-from cri.statistics.meter import Meter
+from cri.statistics.meter import Asked, Meter
 from cri.statistics.sample import Sample
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.stats")
+
+LIST_S = 0.4
+"""How much older a sample may be in a list: the kubelet lists containers and then pods, and the first list of a large
+node takes some tenths of a second. Below a second together, after which `crictl stats` lists for the second time."""
 
 
 class Runs(Protocol):
@@ -55,26 +59,45 @@ async def sample_of(pod: Metered, *, files: bool = False) -> Sample | None:
 
     A sample of the last moment is not asked for again if it has all containers that run.
     """
+    if not pod.is_ready and not pod.held:
+        return None
+    return _known(pod, files=files) or (await pod.meter.sample(files=files) if pod.is_ready else None)
+
+
+def _known(pod: Metered, *, files: bool, more_s: float = 0.0) -> Sample | None:
     if pod.held and (last := pod.meter.last(files=files)):
         return last
-    if not pod.is_ready:
-        return None
-    running = (name for name, one in pod.containers.items() if one.is_running)
-    if (fresh := pod.meter.fresh(files=files)) and all(name in fresh.containers for name in running):
+    fresh = pod.meter.fresh(files=files, more_s=more_s)
+    if fresh and all(name in fresh.containers for name, one in pod.containers.items() if one.is_running):
         return fresh
-    return await pod.meter.sample(files=files)
+    return None
 
 
 async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tuple[AnyPod, Sample]]:
-    """The ready ones of `pods` with their samples, in the same order."""
-    ready = [pod for pod in pods if pod.is_ready]
-    samples = await asyncio.gather(*(_try(pod, files=files) for pod in ready))
-    return [(pod, sample) for pod, sample in zip(ready, samples, strict=True) if sample is not None]
+    """The ready ones of `pods` with their samples, in the same order. The guests are waited for together: a task and a
+    timeout for each would take longer than what they say.
+    """
+    found = [
+        (pod, _known(pod, files=files, more_s=LIST_S) or pod.meter.ask(files=files)) for pod in pods if pod.is_ready
+    ]
+    await _wait([one for _, one in found if isinstance(one, Asked)])
+    samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in found)
+    return [(pod, sample) for pod, sample in samples if sample is not None]
 
 
-async def _try(pod: Metered, *, files: bool) -> Sample | None:
+async def _wait(asked: list[Asked]) -> None:
+    """Those that are late already get the little that is left for them after the others."""
+    groups: dict[bool, list[Asked]] = {False: [], True: []}
+    for one in asked:
+        groups[one.question.is_late].append(one)
+    for group in filter(None, groups.values()):
+        limit_s = max(one.question.patience_s() for one in group)
+        await asyncio.wait([task for one in group for task in one.tasks], timeout=limit_s)
+
+
+def _answer(pod: Metered, asked: Asked) -> Sample | None:
     try:
-        return await sample_of(pod, files=files)
+        return asked.answer()
     except PodError as error:
         log.info("stats.missing", extra={"pod": pod.id, "title": pod.title, "error": str(error)})
         return None

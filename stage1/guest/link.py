@@ -54,6 +54,8 @@ MAX_NOISE = 2**24  # bytes before an answer: a ring, and what was under way, are
 MAX_WAITING = 1024  # requests without an answer
 HELLOS = 3  # answers to one greeting, which may hold as many HELLOs
 MOST_HELLOS = 64  # answers to all greetings of a guest that was late, each of which asks for all that we have sent
+ACK_BYTES = 16384  # received since our last acknowledgement: another one is due; a frame counts as FRAME_BYTES more
+FRAME_BYTES = 512
 LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
 
 
@@ -93,7 +95,7 @@ class HostLink:
         self._out: list[bytes] = []
         self._sent: deque[tuple[int, bytes]] = deque()  # not acknowledged by the guest
         self._sent_bytes = self._sent_seq = 0
-        self._received = self._acknowledged = 0
+        self._received = self._acknowledged = self._unsaid = 0
         self._held: dict[int, int] = {}  # seq -> size of what the caller has not acknowledged
         self._held_bytes = self._resyncs = 0
         self._unix_ns = 0
@@ -138,12 +140,21 @@ class HostLink:
         self.raise_fault()
         if self.open:
             done = next(iter(self._held)) - 1 if self._held else self._received
+            if done == self._received:
+                self._unsaid = 0
             if done > self._acknowledged:
                 self._acknowledged = done
                 self._out.append(pack(ACK, seq=done))
         out = b"".join(self._out)
         self._out.clear()
         return out
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what `outgoing` would return can't wait: an acknowledgement of a few replies goes out with the next
+        request, since the guest's ring has room for them.
+        """
+        return bool(self._out) or self._unsaid >= ACK_BYTES
 
     def _greet(self) -> None:
         self.open = False
@@ -284,6 +295,7 @@ class HostLink:
             self.useless += 1
         else:
             self._received, self._resyncs = seq, 0
+            self._unsaid += FRAME_BYTES + len(payload) if kind == REPLY else ACK_BYTES
             if kind == DATA:
                 self._on_data(frame, items)
             elif kind == CREDIT:
@@ -307,7 +319,7 @@ class HostLink:
             self._received = hello.first - 1
             self._split.expect(self._key)
         self.hello, self.open = hello, True
-        self._acknowledged = 0  # our last ACK may be lost: say it again
+        self._acknowledged, self._unsaid = 0, ACK_BYTES  # our last ACK may be lost: say it again
         self._out = [frame for _, frame in self._sent]
         items.append(HelloSeen(hello))
         return None

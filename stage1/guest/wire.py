@@ -63,6 +63,8 @@ class _Plan(NamedTuple):
 
 
 _plans: dict[type[Any], _Plan] = {}
+_new: Any = tuple.__new__
+"""Makes a message of a list that has all of its fields, with no call of Python's."""
 
 
 def encode(message: tuple[object, ...], tables: Tables) -> bytes:
@@ -124,7 +126,8 @@ def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
     all are, take no call here.
     """
     plan = _plans.get(cls) or _plan(cls, tables[cls])
-    values, left = list(plan.defaults), plan.most
+    steps, _, defaults, repeated, left = plan
+    values = list(defaults)
     at, end = 0, len(data)
     while at < end:
         if (left := left - 1) < 0:
@@ -133,7 +136,7 @@ def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
         at += 1
         if tag > 0x7F:
             tag, at = _varint(data, at - 1)
-        if (step := plan.steps.get(tag)) is None:
+        if (step := steps.get(tag)) is None:
             at = _skip(data, at, tag=tag, cls=cls, plan=plan)
             continue
         if at == end:
@@ -142,19 +145,23 @@ def decode(cls: type[Any], data: bytes, tables: Tables) -> Any:
         at += 1
         if value > 0x7F:
             value, at = _varint(data, at - 1)
-        place, most, _ = step
+        place, most, field = step
         if most is None:
             if (stop := at + value) > end:
                 raise WireError("a field is longer than its message")
             raw, at = data[at:stop], stop
-            _keep(values, step, value=_text(step, raw, tables=tables, cls=cls), cls=cls)
+            read: object = decode(field.message, raw, tables) if field.message else _text(step, raw, cls=cls)
+            if field.many:
+                _keep(values, step, value=read, cls=cls)
+            else:
+                values[place] = read
         elif value > most:
             values[place] = _unusual(step, value, cls=cls)
         else:
             values[place] = value
-    for place in plan.repeated:
+    for place in repeated:
         values[place] = tuple(values[place])
-    return cls(*values)
+    return _new(cls, values)
 
 
 def _plan(cls: type[Any], table: tuple[Field, ...]) -> _Plan:
@@ -172,9 +179,7 @@ def _plan(cls: type[Any], table: tuple[Field, ...]) -> _Plan:
 
 
 def _keep(values: list[Any], step: _Step, *, value: object, cls: type[Any]) -> None:
-    if not step.field.many:
-        values[step.place] = value
-    elif not values[step.place]:
+    if not values[step.place]:
         values[step.place] = [value]
     elif len(values[step.place]) < step.field.most:
         values[step.place].append(value)
@@ -182,10 +187,8 @@ def _keep(values: list[Any], step: _Step, *, value: object, cls: type[Any]) -> N
         raise WireError(f"{cls.__name__}.{cls._fields[step.place]} has more than {step.field.most} entries")
 
 
-def _text(step: _Step, raw: bytes, *, tables: Tables, cls: type[Any]) -> object:
-    """The value of a length-delimited field."""
-    if step.field.message is not None:
-        return decode(step.field.message, raw, tables)
+def _text(step: _Step, raw: bytes, *, cls: type[Any]) -> object:
+    """The value of a length-delimited field that is no message."""
     if step.field.kind == BYTES:
         return raw
     try:
@@ -236,13 +239,14 @@ def _field(data: bytes, at: int, *, tag: int) -> tuple[int | bytes, int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise WireError("a message ends inside a number")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-    raise WireError("a number has more than ten bytes")
+    value = shift = 0
+    try:
+        while (byte := data[at]) > 0x7F:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            at += 1
+            if shift == 70:
+                raise WireError("a number has more than ten bytes")
+    except IndexError:
+        raise WireError("a message ends inside a number") from None
+    return (value | byte << shift) & 0xFFFFFFFFFFFFFFFF, at + 1

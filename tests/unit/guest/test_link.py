@@ -229,6 +229,37 @@ def test_a_guest_that_answers_nothing_is_asked_no_more(link: HostLink) -> None:
     link.request(m.List())
 
 
+def reply(seq: int, text: str = "") -> bytes:
+    """A REPLY frame of the guest, to nobody."""
+    return f.pack(f.REPLY, m.encode(m.Reply(error=text)), stream=7, seq=seq)
+
+
+def test_an_acknowledgement_of_a_few_replies_waits_for_the_next_request(link: HostLink) -> None:
+    feed(link, reply(1), reply(2))
+    assert not link.is_due
+    link.request(m.List())
+    assert link.is_due and link.outgoing().endswith(f.pack(f.ACK, seq=2))
+    assert not link.is_due
+
+
+def test_an_acknowledgement_of_many_replies_or_of_much_does_not_wait(link: HostLink) -> None:
+    feed(link, *(reply(seq) for seq in range(1, 32)))
+    assert not link.is_due
+    feed(link, reply(32))
+    assert link.is_due and link.outgoing() == f.pack(f.ACK, seq=32)
+    feed(link, reply(33, "x" * 16384))
+    assert link.is_due
+
+
+def test_an_acknowledgement_of_output_and_events_does_not_wait(link: HostLink) -> None:
+    feed(link, data(1))
+    assert link.is_due
+    link.acknowledge(1)
+    assert link.outgoing() == f.pack(f.ACK, seq=1)
+    feed(link, exited(2))
+    assert link.is_due
+
+
 def test_only_what_was_settled_in_order_is_acknowledged(link: HostLink) -> None:
     link.receive(data(1) + data(2) + exited(3) + data(4))
     assert link.outgoing() == b""
