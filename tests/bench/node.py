@@ -3,7 +3,8 @@
 
 500 pods of one container each, then for ten minutes what a kubelet asks for: both lists each second (PLEG), statistics
 of everything each 10 s, the node's status each 5 s, and 20 pods a minute that come while the oldest goes. The daemon is
-a process of its own behind its real socket, its guests are instant fakes in this one. With `--json`:
+a process of its own behind its real socket, its guests are instant fakes in another, and this one has the client only.
+With `--json`:
 
     {"list_pods_ms": {"median", "p95"}, "list_containers_ms": ..., "stats_ms": ..., "daemon_cpu_percent", "rss_mib"}
 """
@@ -25,7 +26,7 @@ from collections.abc import Awaitable, Callable  # noqa: E402
 from typing import Any  # noqa: E402
 
 from tests.bench.cri import make_image  # noqa: E402
-from tests.bench.lib.instant_node import Guests  # noqa: E402
+from tests.bench.lib.instant_node import guests_apart  # noqa: E402
 from tests.cri.conftest import Client, World  # noqa: E402
 from tests.cri.test_recovery import _client  # noqa: E402
 from tests.fakes import places  # noqa: E402
@@ -93,7 +94,7 @@ async def measure(pods: int, minutes: float) -> dict[str, Any]:
     with places.short_directory("cpn") as place:
         world = World(Path(place), await make_image(Path(place)))
         argv = [sys.executable, "-m", "tests.bench.lib.instant_node", place, world.config.state_dir]
-        with Guests(place):
+        with guests_apart(place):
             daemon = await asyncio.create_subprocess_exec(*argv, stdin=DEVNULL, stderr=DEVNULL)
             try:
                 return await _loaded(await _client(world), daemon.pid, pods=pods, minutes=minutes)

@@ -2,7 +2,8 @@
 """A daemon alone in its process, whose instant guests are threads of another: for benchmarks of what the daemon takes.
 
 `python -m tests.bench.lib.instant_node ROOT STATE_DIR` is the daemon; `Guests(ROOT)`, in the process that measures, has
-the guests.
+the guests. Where latencies are measured, `guests_apart(ROOT)` has them in a third: in one process the client would wait
+for the interpreter's lock as long as hundreds of guests answer.
 """
 
 import asyncio
@@ -10,8 +11,11 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from stage1.linux.libc import Guard
@@ -89,6 +93,26 @@ class Guests:
                 asking.send(b"y")
 
 
+@contextmanager
+def guests_apart(root: str) -> Iterator[None]:
+    """The same in a process of their own, which ends with this one too."""
+    argv = [sys.executable, "-m", "tests.bench.lib.instant_node", root]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+
+
+def _guests(root: str) -> None:
+    with Guests(root):
+        print("ready", flush=True)
+        sys.stdin.read()
+
+
 async def daemon(root: str, state_dir: str) -> None:
     """Serve until SIGTERM, as `clearpod serve` does."""
     from cri.config import parse
@@ -122,4 +146,7 @@ async def serve(node: "Node") -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(daemon(*sys.argv[1:]))
+    if len(sys.argv) == 2:
+        _guests(sys.argv[1])
+    else:
+        asyncio.run(daemon(*sys.argv[1:]))
