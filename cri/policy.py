@@ -35,6 +35,9 @@ SPOOFING = "clearpod.io/allow-spoofing"
 MAPS = "clearpod.io/shared-maps"
 """`true`: programs can map files of volumes shared and write to them. Then no two may append to the same file."""
 
+DEBUG = "clearpod.io/debug"
+"""Of a container that `clearpod debug` makes. It is no annotation of pods."""
+
 KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING)
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
@@ -76,6 +79,7 @@ class Rule(_Table):
     networks: Names | None = Field(default=None, strict=False)
     kernels: Names | None = Field(default=None, strict=False)
     profiles: Names | None = Field(default=None, strict=False)
+    debug: bool | None = None
 
 
 class Policy(_Table):
@@ -104,6 +108,9 @@ class Policy(_Table):
     """Guest kernels that a pod may ask for, as patterns."""
     profiles: Names = Field(default=("default",), strict=False)
     """Guest profiles that a pod may ask for, as patterns."""
+    debug: bool = False
+    """Whether `clearpod debug` may make a shell in the guests of pods: whoever can use the socket is root in them then.
+    """
     rules: tuple[Rule, ...] = Field(default=(), strict=False)
 
     def of(self, namespace: str) -> "Grant":
@@ -152,6 +159,8 @@ def _phrase(key: str, value: Any) -> str:
         if len(value) < len(refused):
             return f"annotations {', '.join(value) or 'none'}"
         return f"all annotations but {', '.join(refused)}" if refused else "all annotations"
+    if key == "debug":
+        return f"debug {'allowed' if value else 'refused'}"
     if key.startswith("max_"):
         what = key.removeprefix("max_").removesuffix("_mib").replace("_", " ")
         none = {"max_shm_mib": "the VM's memory", "max_networks": "none"}.get(key, "as without annotation")

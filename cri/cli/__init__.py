@@ -21,6 +21,7 @@ COMMANDS = {
     "stats": "show processor, memory and disk of pods and their containers",
     "events": "show what happens to pods and containers, as it happens",
     "console": "show what a pod's guest wrote to its console",
+    "debug": "open a shell in a pod's guest, where the policy allows it",
     "inspect": "show all that is known of a pod or a container, as JSON",
     "check": "say whether this machine can run pods, and what to fix",
     "jail": "show what a pod's hypervisor may do on this machine, as it is in force",

@@ -2,6 +2,7 @@
 """CreateContainer: brings the image into the guest, and lets it make the container's root."""
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from cri.containers import create
@@ -9,9 +10,11 @@ from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.threads import run_uncancellable
-from cri.translate import cdi, container
+from cri.translate import cdi, container, debugging
 from stage1.errors import BadRequest, NotFound
 from stage1.rootfs.share import ImageFiles
+
+log = logging.getLogger("clearpod.container")
 
 
 async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
@@ -22,6 +25,9 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     pod = node.pods.get(request.pod_sandbox_id)
     pod.require_ready()
     config = request.config
+    if debugging.is_asked(config):
+        debugging.check(pod.record.pod, node.config)
+        log.warning("container.debug", extra={"pod": pod.id, "title": pod.title, "container": config.metadata.name})
     images = _images(node, config)
     files = await _usable(node, images.values())
     devices = tuple(one.name for one in config.CDI_devices)
@@ -35,6 +41,8 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
             record = await run_uncancellable(
                 container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
             )
+            if debugging.is_asked(config):
+                record = debugging.unconfined(record)
             made = await create.create(pod, record, root=root)
         reservation.keep(made)
     return pb.CreateContainerResponse(container_id=made)

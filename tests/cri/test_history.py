@@ -50,6 +50,15 @@ async def test_the_phases_of_a_start_follow_each_other_and_outlive_the_daemon(wo
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
+async def test_a_claimed_vm_has_the_phases_of_its_claim(world: World) -> None:
+    world.warm(1)
+    async with world.daemon() as cri:
+        await cri.warmed(1)
+        pod = await cri.pod()
+        assert kinds((await info(cri, pod))["history"]) == [history.NETWORK, history.CLAIM, history.READY]
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
 async def test_containers_images_and_exits_are_in_the_history(world: World) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()

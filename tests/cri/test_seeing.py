@@ -2,6 +2,7 @@
 """Commands that show pods, as a user calls them, against a daemon with fake guests."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -12,8 +13,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from cri.cli import daemon, shown
+from cri.cli import daemon, debug, shown
 from cri.pb import runtime_pb2 as pb
+from cri.policy import DEBUG, Policy, Rule
+from cri.store import history
 from stage1.errors import PodError
 from tests.fakes.command import CHECKOUT
 
@@ -180,6 +183,15 @@ async def test_logs_show_each_stream_and_can_be_bounded(world: World, clearpod: 
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
+def opened(path: str) -> int:
+    """How many descriptors this process has of the file."""
+    result = 0
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            result += os.readlink(f"/proc/self/fd/{name}") == path
+    return result
+
+
 async def test_a_followed_log_goes_on_after_a_rotation(world: World, clearpod: Command) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod(log_directory=f"{world.root}/logs")
@@ -187,7 +199,10 @@ async def test_a_followed_log_goes_on_after_a_rotation(world: World, clearpod: C
         script = f"echo before; while [ ! -e {go} ]; do sleep 0.05; done; echo after"
         one = await cri.container(pod, "sh", "-c", script)
         await cri("StartContainer", container_id=one)
+        before = opened(f"{world.root}/logs/c.log")
         following = asyncio.ensure_future(clearpod("logs", "web", "-f"))
+        while opened(f"{world.root}/logs/c.log") <= before:
+            await asyncio.sleep(0.01)
         os.rename(f"{world.root}/logs/c.log", f"{world.root}/logs/c.log.1")
         await cri("ReopenContainerLog", container_id=one)
         go.touch()
@@ -238,6 +253,32 @@ async def test_the_console_of_a_pod_has_nothing_that_controls_a_terminal(world: 
         assert (await following).out.endswith("three\n")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert (await clearpod("console", "web")).code == 4
+
+
+async def test_debug_is_refused_unless_the_policy_allows_it(world: World, clearpod: Command) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        await cri.container(pod, "sleep", "1000")
+        ended = await clearpod("debug", "web", "echo", "hello")
+        assert (ended.code, ended.out) == (2, "") and "policy.debug" in ended.err
+        allowed = Policy(rules=(Rule(namespaces=("default",), debug=True),))
+        cri.node.config = cri.node.config.model_copy(update={"policy": allowed})
+        assert await clearpod("debug", "web", "sh", "-c", "echo hello; exit 3") == (3, "hello\n", "")
+        assert len((await cri("ListContainers")).containers) == 1
+        what = [one for one in cri.node.pods.get(pod).status.history if one.subject.startswith("debug-")]
+        assert history.STARTED in [one.what for one in what]
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_a_debug_container_whose_maker_was_killed_is_removed_by_the_next(world: World, clearpod: Command) -> None:
+    labels, annotations = {debug.PID: str(2**22 + 1)}, {DEBUG: "true"}
+    world.config = world.config.model_copy(update={"policy": Policy(debug=True)})
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        await cri.container(pod, "sleep", "1000", name="debug-old", labels=labels, annotations=annotations)
+        assert (await clearpod("debug", "web", "true")).code == 6
+        assert list((await cri("ListContainers")).containers) == []
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
 async def test_events_are_told_until_the_daemon_ends(world: World, clearpod: Command) -> None:
