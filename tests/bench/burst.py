@@ -148,12 +148,12 @@ def _cpu_s(world: VmWorld) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def is_kept(found: dict[str, Any]) -> bool:
+def is_kept(measured: dict[str, Any]) -> bool:
     """Whether the budgets are."""
-    if idled := found.get("idle"):
+    if idled := measured.get("idle"):
         is_quick = idled["relist_ms"]["median"] <= BUDGET_RELIST_MS
         return bool(is_quick and idled["ready"] == idled["answered"] == idled["pods"] and not idled["leaked"])
-    burst, drifted = found["at_once"], found["in_sequence"]
+    burst, drifted = measured["at_once"], measured["in_sequence"]
     is_even = not burst["failures"] and burst["p95_to_p50"] <= BUDGET_SPREAD
     return is_even and drifted["drift"] <= BUDGET_DRIFT and not burst["leaked"] and not drifted["leaked"]
 

@@ -139,8 +139,8 @@ def _inside(path: str, *argv: str) -> str:
         return run_here(*argv)
 
 
-def _rate(said: str) -> float:
-    moved, took_ns = map(int, said.split())
+def _rate(text: str) -> float:
+    moved, took_ns = map(int, text.split())
     return round(moved / (1 << 20) / (took_ns / 1e9), 1)
 
 

@@ -142,9 +142,11 @@ def _rss_mib(pid: int) -> float:
     return round(next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024, 1)
 
 
-def exceeded(found: dict[str, Any]) -> dict[str, float]:
+def exceeded(measured: dict[str, Any]) -> dict[str, float]:
     """What is over its budget."""
-    values = {name: found[name]["median"] if isinstance(found[name], dict) else found[name] for name in BUDGETS}
+    values = {
+        name: measured[name]["median"] if isinstance(measured[name], dict) else measured[name] for name in BUDGETS
+    }
     return {name: value for name, value in values.items() if value > BUDGETS[name]}
 
 

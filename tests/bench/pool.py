@@ -140,10 +140,10 @@ def memory_in_lab(paths: list[str]) -> dict[str, Any]:
     return result | {"where": "in the lab, KSM and DAX on"}
 
 
-def is_kept(found: dict[str, Any]) -> bool:
+def is_kept(measured: dict[str, Any]) -> bool:
     """Whether the budget is."""
-    ran = found["run_pod_sandbox_ms"]
-    is_whole = not (found["missed"] or found["died"] or found["leaked"])
+    ran = measured["run_pod_sandbox_ms"]
+    is_whole = not (measured["missed"] or measured["died"] or measured["leaked"])
     return is_whole and ran["median"] <= BUDGET_MS and ran["processes"] <= BUDGET_PROCESSES
 
 
@@ -179,14 +179,15 @@ def main() -> int:
     return 0 if is_kept(result) else 1
 
 
-def text(found: dict[str, Any]) -> str:
+def text(measured: dict[str, Any]) -> str:
     """The report for people."""
     return "\n".join(
         (
-            f"RunPodSandbox, beside the plugins  {found['run_pod_sandbox_ms']} ms; budget {found['budget']}",
-            f"with the plugins                   {found['with_plugins_ms']} ms",
-            f"memory of a VM that waits          {found['unique_mib_per_pod']} MiB",
-            f"load {found['load']}, missed {found['missed']}, died {found['died']}, leaked {found['leaked']}",
+            f"RunPodSandbox, beside the plugins  {measured['run_pod_sandbox_ms']} ms; budget {measured['budget']}",
+            f"with the plugins                   {measured['with_plugins_ms']} ms",
+            f"memory of a VM that waits          {measured['unique_mib_per_pod']} MiB",
+            f"load {measured['load']}, "
+            f"missed {measured['missed']}, died {measured['died']}, leaked {measured['leaked']}",
         )
     )
 

@@ -155,13 +155,13 @@ async def real(count: int, rounds: int) -> dict[str, float]:
         return await measure(daemons, pods[1:], rounds) | {"pods": count, "silent": 1}
 
 
-def exceeded(found: dict[str, dict[str, float]]) -> dict[str, float]:
+def exceeded(measured: dict[str, dict[str, float]]) -> dict[str, float]:
     """What is over its budget."""
     return {
-        f"{kind} {name}": found[kind][name]
+        f"{kind} {name}": measured[kind][name]
         for kind, budgets in BUDGETS.items()
         for name, most in budgets.items()
-        if kind in found and found[kind][name] > most
+        if kind in measured and measured[kind][name] > most
     }
 
 

@@ -95,8 +95,8 @@ def app(place: Path, words: list[str], *, notes: dict[str, str] | None = None) -
     mounts = [{"volume": name, "path": f"/{name}"} for name in ("empty", "host")]
     argv = ["/bin/small-files", *words, f"{MEMORY}=/dev/shm", "root=/", "empty=/empty", "host=/host"]
     rkt = Stage0(place / "data", small_stage1.build(place / "stage1"))
-    said = [{"name": name, "value": value} for name, value in (notes or {}).items()]
-    one = AppSpec("one", Image(place / "image", USER), {"exec": argv}, {"mounts": mounts, "annotations": said})
+    output = [{"name": name, "value": value} for name, value in (notes or {}).items()]
+    one = AppSpec("one", Image(place / "image", USER), {"exec": argv}, {"mounts": mounts, "annotations": output})
     try:
         pod = rkt.prepare([one], volumes=volumes)
         process = pod.run(net="none", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -122,9 +122,9 @@ def measure(count: int, rounds: int) -> dict[str, Figures]:
         }
 
 
-def _table(found: dict[str, Figures]) -> str:
+def _table(measured: dict[str, Figures]) -> str:
     lines = [f"{'microseconds per file':24}" + "".join(f"{name:>9}" for name in (*STEPS, "times"))]
-    for door, by_name in found.items():
+    for door, by_name in measured.items():
         for name, us in by_name.items():
             lines.append(f"{f'{door} {name}':24}" + "".join(f"{us[step]:9.1f}" for step in (*STEPS, "times")))
     return "\n".join(lines)

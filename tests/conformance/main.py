@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
             place = Path(name)
             stand_ins.write(place / "layout", expected)
             with outer_net(place) as net, Registry(place / "registry") as registry:
-                _push_all(place, registry, wanted=expected)
+                _push_all(place, registry, asked=expected)
                 return _run(place, net, registry=registry, args=args)
     except (BuildFailed, RuntimeError) as error:
         print(f"conformance: {error}", file=sys.stderr)
@@ -69,8 +69,8 @@ def _run(place: Path, net: OuterNet, *, registry: Registry, args: argparse.Names
     return int(not result or any(spec.state == report.FAILED for spec in result))
 
 
-def _push_all(place: Path, registry: Registry, *, wanted: Sequence[stand_ins.Image]) -> None:
-    for image in wanted:
+def _push_all(place: Path, registry: Registry, *, asked: Sequence[stand_ins.Image]) -> None:
+    for image in asked:
         for name in (image.name, *image.more):
             registry.push(f"oci:{place}/layout:{image.ref}", name, "--multi-arch", "all")
 

@@ -55,17 +55,17 @@ def _spec(spec: dict[str, Any]) -> Spec:
     return Spec(name, SKIPPED, output or why, seconds)
 
 
-def summary(found: Sequence[Spec]) -> dict[str, Any]:
+def summary(specs: Sequence[Spec]) -> dict[str, Any]:
     """The document of --json."""
-    counts = {state: sum(spec.state == state for spec in found) for state in (PASSED, FAILED, SKIPPED)}
-    return {**counts, "specs": [spec._asdict() for spec in found]}
+    counts = {state: sum(spec.state == state for spec in specs) for state in (PASSED, FAILED, SKIPPED)}
+    return {**counts, "specs": [spec._asdict() for spec in specs]}
 
 
-def table(found: Sequence[Spec]) -> str:
+def table(specs: Sequence[Spec]) -> str:
     """For people: what failed last, where the eye is."""
-    order = sorted(found, key=lambda spec: ((PASSED, SKIPPED, FAILED).index(spec.state), spec.name))
+    order = sorted(specs, key=lambda spec: ((PASSED, SKIPPED, FAILED).index(spec.state), spec.name))
     lines = [f"{spec.state:8}{spec.seconds:6.1f} s  {spec.name}{_why(spec)}" for spec in order]
-    counts = summary(found)
+    counts = summary(specs)
     return "\n".join([*lines, "", ", ".join(f"{counts[state]} {state}" for state in (PASSED, FAILED, SKIPPED))])
 
 

@@ -68,10 +68,10 @@ def _labelled(base: bytes, name: str, more: Sequence[str] = ()) -> Image:
     return Image(name, [base], {"Cmd": ["sh"], "Env": PATH, "Labels": {"stand-in-for": name}}, more)
 
 
-def write(directory: Path, wanted: Sequence[Image]) -> None:
+def write(directory: Path, expected: Sequence[Image]) -> None:
     """Write the layout. As upstream's, an image is an index of two platforms, of which one is a dummy here."""
     layout, dummy = Layout(directory), tar([File("dummy/")])
-    for image in wanted:
+    for image in expected:
         if image.single:
             layout.add(image.ref, image.layers, image.config)
         else:

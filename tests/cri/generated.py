@@ -34,7 +34,7 @@ def requests(base: Any) -> st.SearchStrategy[Any]:
     """Variants of the request `base`."""
     if not leaves(type(base).DESCRIPTOR):
         return st.just(base)
-    return st.lists(changes(type(base).DESCRIPTOR), max_size=4).map(lambda found: changed(base, found))
+    return st.lists(changes(type(base).DESCRIPTOR), max_size=4).map(lambda drawn: changed(base, drawn))
 
 
 Change = tuple[tuple[Any, ...], Any]
@@ -44,7 +44,7 @@ Change = tuple[tuple[Any, ...], Any]
 def changes(message: Any, way: tuple[Any, ...] = ()) -> st.SearchStrategy[Change]:
     """A change of one field, of the message or of one inside of it."""
     return st.sampled_from(tuple(leaves(message, way))).flatmap(
-        lambda found: st.tuples(st.just(found), values(found[-1]))
+        lambda drawn: st.tuples(st.just(drawn), values(drawn[-1]))
     )
 
 
@@ -81,10 +81,10 @@ def values(field: Any) -> st.SearchStrategy[Any]:
     return st.one_of(st.lists(one, max_size=3), one.map(lambda value: [value] * 2000))
 
 
-def changed(base: Any, found: list[Change]) -> Any:
+def changed(base: Any, drawn: list[Change]) -> Any:
     """A copy of `base` with these changes."""
     made = type(base).FromString(base.SerializeToString())
-    for way, value in found:
+    for way, value in drawn:
         target = made
         for field in way[:-1]:
             target = getattr(target, field.name)

@@ -29,7 +29,7 @@ class Held:
     def __init__(self, answer: Any) -> None:
         self._answer, self.reached, self.go = answer, asyncio.Event(), asyncio.Event()
 
-    async def __call__(self, said: Any) -> Any:
+    async def __call__(self, text: Any) -> Any:
         self.reached.set()
         await self.go.wait()
         return self._answer

@@ -55,10 +55,10 @@ async def _until(what: str, path: Path, limit_s: float = 60) -> None:
             await asyncio.sleep(0.05)
 
 
-async def _freed(disk: SmallDisk, wanted: int, limit_s: float = 20) -> None:
+async def _freed(disk: SmallDisk, expected: int, limit_s: float = 20) -> None:
     """The kernel lets go of a jail's mounts, and of the file below one, a moment after the VMM has ended."""
     async with asyncio.timeout(limit_s * PATIENCE):
-        while disk.free_bytes < wanted:
+        while disk.free_bytes < expected:
             await asyncio.sleep(0.05)
 
 

@@ -93,12 +93,12 @@ async def test_a_vm_that_was_killed_is_in_the_history_and_its_console_stays(worl
         console.write_bytes(b"[    0.1] Linux version 6\n[    9.0] Kernel panic - not syncing: \x1b[31mred\n")
         os.kill(live.vm.pid, signal.SIGKILL)
         await live.gone.wait()
-        found = await info(cri, pod)
-        assert found["history"][-1].items() >= {"what": history.ENDED, "reason": "ready"}.items()
-        assert "panic" in found["console"][-1]
-        assert not any("Linux version 6" in line or "\x1b" in line for line in found["console"])
+        shown = await info(cri, pod)
+        assert shown["history"][-1].items() >= {"what": history.ENDED, "reason": "ready"}.items()
+        assert "panic" in shown["console"][-1]
+        assert not any("Linux version 6" in line or "\x1b" in line for line in shown["console"])
     async with world.daemon() as cri:
-        assert (await info(cri, pod))["console"] == found["console"]
+        assert (await info(cri, pod))["console"] == shown["console"]
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 
@@ -107,11 +107,11 @@ async def test_a_sandbox_that_failed_is_remembered_by_its_name_also_after_a_rest
     async with world.daemon() as cri:
         for _ in range(2):
             await cri.refused("RunPodSandbox", config=cri.sandbox())
-        (found,) = await failed(cri)
-        assert found.items() >= {"namespace": "default", "name": "web", "uid": "uid-web", "times": 2}.items()
-        assert "no addresses left" in found["error"]
+        (shown,) = await failed(cri)
+        assert shown.items() >= {"namespace": "default", "name": "web", "uid": "uid-web", "times": 2}.items()
+        assert "no addresses left" in shown["error"]
     async with world.daemon() as cri:
-        assert await failed(cri) == [found]
+        assert await failed(cri) == [shown]
 
 
 async def test_a_refused_annotation_and_a_guest_that_is_silent_are_remembered(world: World) -> None:
@@ -129,8 +129,8 @@ async def test_only_so_many_failures_are_remembered(world: World) -> None:
     async with world.daemon() as cri:
         for number in range(failures.MOST + 3):
             await cri.refused("RunPodSandbox", config=cri.sandbox(f"p{number}"), runtime_handler="unknown")
-        found = await failed(cri)
-    assert [one["name"] for one in found] == [f"p{number}" for number in range(3, failures.MOST + 3)]
+        shown = await failed(cri)
+    assert [one["name"] for one in shown] == [f"p{number}" for number in range(3, failures.MOST + 3)]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"v":9}', b'{"v":1,"failures":[{"name":1}]}', b"\xff", b"[" * 9999])

@@ -185,7 +185,7 @@ async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld)
 
 
 @pytest.mark.parametrize(
-    ("allow", "wanted", "fields", "said"),
+    ("allow", "wanted", "fields", "output"),
     [
         ((), options(network=NODE), {}, "network namespace"),
         ((), options(ipc=NODE), {}, "host_pods.allow"),
@@ -195,7 +195,7 @@ async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld)
     ],
 )
 async def test_what_is_not_allowed_is_refused(
-    machine: HostWorld, allow: tuple[str, ...], wanted: pb.NamespaceOption, fields: dict[str, Any], said: str
+    machine: HostWorld, allow: tuple[str, ...], wanted: pb.NamespaceOption, fields: dict[str, Any], output: str
 ) -> None:
     machine.allow(*allow)
     async with machine.daemon() as cri:
@@ -203,7 +203,7 @@ async def test_what_is_not_allowed_is_refused(
             security_context=pb.LinuxSandboxSecurityContext(namespace_options=wanted), **fields
         )
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=linux))
-        assert code == "INVALID_ARGUMENT" and said in sentence
+        assert code == "INVALID_ARGUMENT" and output in sentence
     assert not os.path.exists(f"{machine.config.run_dir}/pods") or machine.left_over() == []
 
 

@@ -52,8 +52,8 @@ class Page:
 
     def value(self, name: str, **labels: str) -> float:
         """Of the only sample with these labels."""
-        (found,) = [one.value for one in self.samples if one.name == f"clearpod_{name}" and one.labels == labels]
-        return found
+        (samples,) = [one.value for one in self.samples if one.name == f"clearpod_{name}" and one.labels == labels]
+        return samples
 
 
 def address(cri: Client) -> tuple[str, int]:
@@ -127,10 +127,10 @@ def _unresolved(text: str, page: Page) -> str:
     """Why the query would show nothing; empty when it shows something."""
     query = promql.parse(text.replace("$instance", ".*"))
     for selector in query.selectors:
-        found = [one for one in page.samples if selector.takes(one.name, one.labels | SCRAPED)]
-        if not found:
+        samples = [one for one in page.samples if selector.takes(one.name, one.labels | SCRAPED)]
+        if not samples:
             return f"{selector} finds nothing: {text}"
-        if missing := query.groups - set(SCRAPED).union(*(one.labels for one in found)):
+        if missing := query.groups - set(SCRAPED).union(*(one.labels for one in samples)):
             return f"{selector} has no label {missing}: {text}"
     return ""
 

@@ -233,9 +233,9 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
-def test_a_volume_shows(seen: dict[str, Seen], name: str, wanted: str) -> None:
-    assert seen[name].out == wanted, seen[name]
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_a_volume_shows(seen: dict[str, Seen], name: str, expected: str) -> None:
+    assert seen[name].out == expected, seen[name]
 
 
 COMPLAINTS = [
@@ -246,9 +246,9 @@ COMPLAINTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
-def test_a_volume_refuses(seen: dict[str, Seen], name: str, wanted: str) -> None:
-    assert wanted in seen[name].err, seen[name]
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
+def test_a_volume_refuses(seen: dict[str, Seen], name: str, expected: str) -> None:
+    assert expected in seen[name].err, seen[name]
 
 
 def test_row_59_the_status_names_the_image_of_a_volume(seen: dict[str, Seen]) -> None:

@@ -220,9 +220,9 @@ async def test_a_host_port_is_reached_from_the_host_the_pods_and_other_hosts(
             await two.probe("get", "10.77.0.1", "8081", "1")
 
 
-def bits_per_s(said: str) -> float:
+def bits_per_s(message: str) -> float:
     """What net_probe's "BYTES NANOSECONDS" makes."""
-    moved, took_ns = map(int, said.split())
+    moved, took_ns = map(int, message.split())
     return moved * 8e9 / took_ns
 
 

@@ -69,12 +69,12 @@ async def test_a_plugin_of_old_hears_state_changes(nri_world: World) -> None:
     async with nri_world.daemon() as cri:
         old = plugin(nri_world)
         for method in ("RunPodSandbox", "StopPodSandbox", "RemovePodSandbox"):
-            old.answers[method] = lambda said: no("unimplemented", code=12)
+            old.answers[method] = lambda request: no("unimplemented", code=12)
         async with old as one:
             pod = await cri.pod()
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             await one.until(lambda: one.methods().count("StateChange") == 3)
-            events = [said.event for method, said in one.seen if method == "StateChange"]
+            events = [request.event for method, request in one.seen if method == "StateChange"]
             assert events == [nri.RUN_POD_SANDBOX, nri.STOP_POD_SANDBOX, nri.REMOVE_POD_SANDBOX]
             assert one.last("StateChange").pod.id == pod
 
@@ -197,7 +197,7 @@ async def test_a_refusal_fails_the_call_leaves_nothing_and_the_next_try_works(nr
         await cri("UpdateContainerResources", container_id=c, linux=linux)
 
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
-        one.answers[method] = lambda said: no("not\nnow " + "x" * 5000)
+        one.answers[method] = lambda request: no("not\nnow " + "x" * 5000)
         with pytest.raises(Exception, match=f"00-test refuses {method}") as caught:
             await life(cri)
         assert caught.value.code().name == "FAILED_PRECONDITION"  # type: ignore[attr-defined]
@@ -221,7 +221,7 @@ async def _removed(world: World) -> None:
 
 async def test_a_refused_start_leaves_an_exited_container(nri_world: World) -> None:
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
-        one.answers["StartContainer"] = lambda said: no("no")
+        one.answers["StartContainer"] = lambda request: no("no")
         c = await created(cri, await cri.pod())
         await cri.refused("StartContainer", container_id=c)
         status = await cri.status(c)
@@ -232,7 +232,7 @@ async def test_a_refused_start_leaves_an_exited_container(nri_world: World) -> N
 async def test_stops_and_removals_never_fail_because_of_a_plugin(nri_world: World) -> None:
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         for method in ("StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox", "PostCreateContainer"):
-            one.answers[method] = lambda said: no("never")
+            one.answers[method] = lambda request: no("never")
         pod = await cri.pod()
         await created(cri, pod)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -244,7 +244,7 @@ async def test_a_pod_of_the_pool_is_removed_when_a_plugin_refuses_it(nri_world: 
     nri_world.warm(1)
     async with nri_world.daemon() as cri, plugin(nri_world) as one:
         await cri.warmed(1)
-        one.answers["RunPodSandbox"] = lambda said: no("no")
+        one.answers["RunPodSandbox"] = lambda request: no("no")
         result = await cri.refused("RunPodSandbox", config=cri.sandbox())
         assert result[0] == "FAILED_PRECONDITION"
         refused = one.last("RunPodSandbox").pod.id

@@ -215,7 +215,7 @@ async def test_a_pods_update_is_told(nri_world: World) -> None:
         await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=resources)
         await one.until(lambda: "PostUpdatePodSandbox" in one.methods())
         assert one.last("UpdatePodSandbox").linux_resources.cpu.shares.value == 300
-        one.answers["UpdatePodSandbox"] = lambda said: no("no")
+        one.answers["UpdatePodSandbox"] = lambda request: no("no")
         assert (await cri.refused("UpdatePodSandboxResources", pod_sandbox_id=pod))[0] == "FAILED_PRECONDITION"
 
 
@@ -250,7 +250,7 @@ async def test_a_plugin_may_update_others_while_it_is_asked(nri_world: World) ->
         update = nri.ContainerUpdate(container_id=other)
         update.linux.resources.cpu.shares.value = 300
 
-        async def updates(said: Any) -> nri.CreateContainerResponse:
+        async def updates(request: Any) -> nri.CreateContainerResponse:
             reply = await one.call("UpdateContainers", nri.UpdateContainersRequest(update=[update]))
             assert not nri.UpdateContainersResponse.FromString(reply.payload).failed
             return nri.CreateContainerResponse()

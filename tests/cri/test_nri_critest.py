@@ -45,9 +45,9 @@ def image_world(tmp_path: Path) -> Iterator[World]:
         world.vmm.stop()
 
 
-def _sleeps(said: nri.ContainerRequest) -> nri.CreateContainerResponse:
+def _sleeps(request: nri.ContainerRequest) -> nri.CreateContainerResponse:
     """critest's containers run `top`, which needs a terminal where a container is a process of the host."""
-    args = ["", "sleep", "1000"] if said.container.args[-1] == "top" else []
+    args = ["", "sleep", "1000"] if request.container.args[-1] == "top" else []
     return nri.CreateContainerResponse(adjust=nri.ContainerAdjustment(args=args))
 
 

@@ -21,7 +21,7 @@ __all__ = ["nri_world"]
 
 
 async def test_a_plugin_that_hangs_is_dropped_and_the_call_goes_on_without_it(world: World) -> None:
-    async def never(said: Any) -> Any:
+    async def never(request: Any) -> Any:
         await asyncio.sleep(FOREVER)
 
     world = limited(world, request_timeout_s=0.3)
@@ -37,7 +37,7 @@ async def test_a_plugin_that_hangs_is_dropped_and_the_call_goes_on_without_it(wo
 
 
 async def test_a_validator_that_hangs_has_rejected(world: World) -> None:
-    async def never(said: Any) -> Any:
+    async def never(request: Any) -> Any:
         await asyncio.sleep(FOREVER)
 
     world = limited(world, request_timeout_s=0.3)
@@ -50,7 +50,7 @@ async def test_a_validator_that_hangs_has_rejected(world: World) -> None:
 
 
 async def test_a_plugin_whose_synchronization_hangs_holds_nobody_up_for_long(world: World) -> None:
-    async def never(said: Any) -> Any:
+    async def never(request: Any) -> Any:
         await asyncio.sleep(FOREVER)
 
     world = limited(world, request_timeout_s=0.3)

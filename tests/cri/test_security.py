@@ -176,9 +176,9 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
-def test_a_container_may_do(seen: dict[str, Seen], name: str, wanted: str) -> None:
-    assert seen[name].out == wanted, seen[name]
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_a_container_may_do(seen: dict[str, Seen], name: str, expected: str) -> None:
+    assert seen[name].out == expected, seen[name]
 
 
 COMPLAINTS = [
@@ -192,9 +192,9 @@ COMPLAINTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
-def test_a_container_may_not(seen: dict[str, Seen], name: str, wanted: str) -> None:
-    assert wanted in seen[name].err, seen[name]
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in COMPLAINTS])
+def test_a_container_may_not(seen: dict[str, Seen], name: str, expected: str) -> None:
+    assert expected in seen[name].err, seen[name]
 
 
 def test_row_97_the_first_process_of_a_pod_is_not_the_workload(seen: dict[str, Seen]) -> None:

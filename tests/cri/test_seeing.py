@@ -43,9 +43,9 @@ async def test_ps_shows_pods_with_their_containers(world: World, clearpod: Comma
         assert "done" not in out
         assert "exited (1, Error)" in (await clearpod("ps", "-a")).out
         assert (await clearpod("ps", "-q")).out.split() == [pod]
-        (found,) = json.loads((await clearpod("ps", "-a", "--json")).out)
-        assert (found["id"], found["state"]) == (pod, "ready")
-        assert [(c["name"], c["state"]) for c in found["containers"]] == [("c", "running"), ("done", "exited")]
+        (result,) = json.loads((await clearpod("ps", "-a", "--json")).out)
+        assert (result["id"], result["state"]) == (pod, "ready")
+        assert [(c["name"], c["state"]) for c in result["containers"]] == [("c", "running"), ("done", "exited")]
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert (await clearpod("ps", "-aq")).out == ""
 
@@ -234,8 +234,8 @@ async def test_inspect_and_stats_are_about_pods_and_containers(world: World, cle
             assert json.loads((await clearpod("inspect", *words)).out)["status"]["id"] == one
         assert (await clearpod("inspect", "web", "-c", "other")).code == 4
         assert (await clearpod("inspect", "nobody")).code == 4
-        (found,) = json.loads((await clearpod("stats", "web", "--json")).out)
-        assert [found["id"], found["containers"][0]["id"]] == [pod, one]
+        (result,) = json.loads((await clearpod("stats", "web", "--json")).out)
+        assert [result["id"], result["containers"][0]["id"]] == [pod, one]
         assert "default/web" in (await clearpod("stats")).out
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 

@@ -34,10 +34,10 @@ async def until(is_so: Callable[[], object], limit_s: float = 10) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ready(cri: Client, wanted: str, limit_s: float = 15) -> tuple[bool, str, str]:
+async def ready(cri: Client, expected: str, limit_s: float = 15) -> tuple[bool, str, str]:
     """NetworkReady as soon as its sentence has `wanted`."""
     async with asyncio.timeout(limit_s * PATIENCE):
-        while wanted not in (result := await network(cri))[2]:
+        while expected not in (result := await network(cri))[2]:
             await asyncio.sleep(0.05)
     return result
 

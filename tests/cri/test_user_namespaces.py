@@ -185,9 +185,9 @@ ROWS = [
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize(("name", "wanted"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
-def test_a_container_sees(found: Found, name: str, wanted: str) -> None:
-    assert found.runs[name].out == wanted, found.runs[name]
+@pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
+def test_a_container_sees(found: Found, name: str, expected: str) -> None:
+    assert found.runs[name].out == expected, found.runs[name]
 
 
 COMPLAINTS = [
@@ -202,9 +202,9 @@ COMPLAINTS = [
 
 
 @pytest.mark.vm
-@pytest.mark.parametrize(("name", "wanted"), COMPLAINTS, ids=[row[0] for row in COMPLAINTS])
-def test_row_127_a_container_may_not(found: Found, name: str, wanted: list[str]) -> None:
-    assert [text for text in wanted if text not in found.runs[name].err] == [], found.runs[name]
+@pytest.mark.parametrize(("name", "expected"), COMPLAINTS, ids=[row[0] for row in COMPLAINTS])
+def test_row_127_a_container_may_not(found: Found, name: str, expected: list[str]) -> None:
+    assert [text for text in expected if text not in found.runs[name].err] == [], found.runs[name]
 
 
 @pytest.mark.vm

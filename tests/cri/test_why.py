@@ -26,8 +26,8 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
             pod = (await cri("RunPodSandbox", config=cri.sandbox(), deadline_s=90)).pod_sandbox_id
             bad = await cri.container(pod, "no-such-program", name="bad")
             await cri.refused("StartContainer", container_id=bad)
-            said = verdict(await clearpod("why", "web", "--json"))
-            assert "bad" in said and "no-such-program" in said
+            text = verdict(await clearpod("why", "web", "--json"))
+            assert "bad" in text and "no-such-program" in text
             hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
             greedy = await cri.container(pod, *hog, name="greedy", linux=pb.LinuxContainerConfig(resources=limit))
             await cri("StartContainer", container_id=greedy)
@@ -40,9 +40,9 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
             os.kill(live.vm.pid, signal.SIGKILL)
             await live.gone.wait()
         async with machine.daemon() as cri:
-            said = json.loads((await clearpod("why", "web", "--json")).out)
-            assert "virtual machine" in said["verdict"]
-            kinds = [one["what"] for one in said["events"]]
+            text = json.loads((await clearpod("why", "web", "--json")).out)
+            assert "virtual machine" in text["verdict"]
+            kinds = [one["what"] for one in text["events"]]
             assert kinds.count("exited") == 2 and "ended" in kinds and "kernel" in kinds
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             assert machine.left_over() == []

@@ -140,14 +140,14 @@ class FakeGuest:
             self._watch_job(job, result)
         return result
 
-    def _watch_job(self, job: Job, found: dict[int, tuple[int, Callable[[], None]]]) -> None:
+    def _watch_job(self, job: Job, watched: dict[int, tuple[int, Callable[[], None]]]) -> None:
         if job.pidfd >= 0:
-            found[job.pidfd] = (select.POLLIN, lambda: self._reap(job))
+            watched[job.pidfd] = (select.POLLIN, lambda: self._reap(job))
         if job.stdin >= 0 and (job.input or (job.input_ends and not job.stdio.tty)):
-            found[job.stdin] = (select.POLLOUT, lambda: self._feed(job))
+            watched[job.stdin] = (select.POLLOUT, lambda: self._feed(job))
         for fd, stream in job.outputs.items():
             if self._link.room(stream):
-                found[fd] = (select.POLLIN, lambda fd=fd: self._read(job, fd))  # type: ignore[misc]
+                watched[fd] = (select.POLLIN, lambda fd=fd: self._read(job, fd))  # type: ignore[misc]
 
     def _woken(self) -> None:
         os.eventfd_read(self._wake)

@@ -163,12 +163,12 @@ class FakePlugin:
             reply.status.code, reply.status.message = error.code, str(error)
         self.raw(1, self.message(stream, 2, reply.SerializeToString()))
 
-    def _usual(self, method: str, said: Any) -> Any:
+    def _usual(self, method: str, request: Any) -> Any:
         made = getattr(nri, METHODS[method].output_type.name)()
         if method == "Synchronize":
-            made.more = said.more
+            made.more = request.more
         return made
 
 
-def _ids(said: Any) -> list[str]:
-    return [getattr(getattr(said, name, None), "id", "") for name in ("pod", "container")]
+def _ids(request: Any) -> list[str]:
+    return [getattr(getattr(request, name, None), "id", "") for name in ("pod", "container")]

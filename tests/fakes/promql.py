@@ -40,14 +40,14 @@ class Query(NamedTuple):
 
 def tokens(text: str) -> list[str]:
     """Raises ValueError for what is not PromQL."""
-    found, at = [], 0
+    result, at = [], 0
     while text[at:].strip():
         match = _TOKEN.match(text, at)
         if match is None:
             raise ValueError(f"{text[at:]!r} can't be read")
-        found.append(match[1])
+        result.append(match[1])
         at = match.end()
-    return found
+    return result
 
 
 def parse(text: str) -> Query:

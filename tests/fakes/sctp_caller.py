@@ -24,9 +24,9 @@ def call(host: str, port: int) -> None:
         raw.settimeout(_AGAIN_S)
         caller = _Caller(raw, port)
         tsn, streams = os.urandom(4), struct.pack("!IHH", 1 << 16, 1, 1)
-        answer = caller.ask(INIT, caller.tag + streams + tsn, wanted=INIT_ACK, tag=bytes(4))
+        answer = caller.ask(INIT, caller.tag + streams + tsn, expected=INIT_ACK, tag=bytes(4))
         peer_tag = answer[:4]
-        caller.ask(COOKIE_ECHO, _cookie(answer), wanted=COOKIE_ACK, tag=peer_tag)
+        caller.ask(COOKIE_ECHO, _cookie(answer), expected=COOKIE_ACK, tag=peer_tag)
         caller.send(ABORT, b"", tag=peer_tag)
 
 
@@ -42,18 +42,18 @@ class _Caller:
         head = struct.pack("!HH", *self._ports) + tag
         self._raw.send(head + struct.pack("<I", _crc32c(head + bytes(4) + chunk)) + chunk)
 
-    def ask(self, kind: int, body: bytes, *, wanted: int, tag: bytes) -> bytes:
+    def ask(self, kind: int, body: bytes, *, expected: int, tag: bytes) -> bytes:
         """The body of the `wanted` chunk that answers this one, sent again as often as needed."""
         until = time.monotonic() + _LIMIT_S
         while time.monotonic() < until:
             self.send(kind, body, tag=tag)
             try:
-                while (got := self._receive()) is None or got[0] != wanted:
+                while (got := self._receive()) is None or got[0] != expected:
                     pass
             except TimeoutError:
                 continue
             return got[1]
-        raise TimeoutError(f"no SCTP chunk {wanted} came from port {self._ports[1]} within {_LIMIT_S:g} s")
+        raise TimeoutError(f"no SCTP chunk {expected} came from port {self._ports[1]} within {_LIMIT_S:g} s")
 
     def _receive(self) -> tuple[int, bytes] | None:
         """Kind and body of the first chunk of a packet; None when it is not for this association."""

@@ -124,15 +124,15 @@ class OverWebSocket(Conversation):
         self.client.close()
 
 
-async def over_spdy(url: str, wanted: set[str], protocols: tuple[str, ...] = ("v4.channel.k8s.io",)) -> Conversation:
+async def over_spdy(url: str, expected: set[str], protocols: tuple[str, ...] = ("v4.channel.k8s.io",)) -> Conversation:
     """Connect and open the streams `wanted` beside the error stream."""
     client = await SpdyClient.connect(url, protocols)
-    names = ["error", *sorted(wanted)]
+    names = ["error", *sorted(expected)]
     return OverSpdy(client, {name: await client.open(name) for name in names})
 
 
 async def over_websocket(
-    url: str, wanted: set[str], protocols: tuple[str, ...] = ("v5.channel.k8s.io",)
+    url: str, expected: set[str], protocols: tuple[str, ...] = ("v5.channel.k8s.io",)
 ) -> Conversation:
     """Connect; all channels are open from the beginning."""
     return OverWebSocket(await WebSocketClient.connect(url, protocols))

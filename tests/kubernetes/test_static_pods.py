@@ -31,9 +31,9 @@ def test_a_kubelet_says_which_key_it_does_not_know(machine: Node) -> None:
     assert _is_doubtful(output) and "failCgroup1" in output
 
 
-def _is_doubtful(said: str) -> bool:
+def _is_doubtful(message: str) -> bool:
     """Whether it has read a configuration in spite of something in it, or not at all."""
-    return "enient decoding" in said or "failed to load" in said
+    return "enient decoding" in message or "failed to load" in message
 
 
 def _read_by_a_kubelet(machine: Node, text: str) -> str:

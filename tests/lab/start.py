@@ -152,13 +152,13 @@ def _tell(pipe: "IO[bytes] | None", text: bytes) -> None:
         pass  # it has ended, which is noticed next
 
 
-def _wait_for_other(found: State) -> str:
+def _wait_for_other(known: State) -> str:
     deadline = time.monotonic() + BOOT_S
-    while found.word == "starting" and time.monotonic() < deadline:
+    while known.word == "starting" and time.monotonic() < deadline:
         time.sleep(0.1)
-        found = state.read(found.directory)
-    if found.word != "up":
-        raise LabError(f"another `lab up` was at work in {found.directory}, and the lab is {found.word}")
+        known = state.read(known.directory)
+    if known.word != "up":
+        raise LabError(f"another `lab up` was at work in {known.directory}, and the lab is {known.word}")
     return "already up"
 
 

@@ -28,31 +28,31 @@ mv /etc/group /etc/moved; rm /etc/old; chmod 4755 /made; echo volume > /data/new
 
 
 def vmm_of(running: Running) -> InForce:
-    found = vmm.find_unrecorded(machine.place(running.pod.uuid))
-    assert found is not None
-    return in_force.read(found.pid, found.start_time)
+    result = vmm.find_unrecorded(machine.place(running.pod.uuid))
+    assert result is not None
+    return in_force.read(result.pid, result.start_time)
 
 
 def test_the_vmm_has_no_privileges_on_the_host_and_only_the_pods_files(rig: Rig) -> None:
     running = rig.run([rig.sh("one", WAITS)])
     running.wait_for(b"up\n")
-    place, found = machine.place(running.pod.uuid), vmm_of(running)
+    place, result = machine.place(running.pod.uuid), vmm_of(running)
     first = slots.find(place)
     assert first is not None and slots.Range().first <= first < slots.Range().first + slots.Range().length
-    assert {*found.users, *found.groups} == {first} and found.supplementary == ()
-    assert found.uid_map == found.gid_map == (idmap.Extent(0, first, POD_IDS // 2),)
-    assert {*found.capabilities["bounding"]} == {*found.capabilities["permitted"]} == FEW
-    assert not found.capabilities["inheritable"] and not found.capabilities["ambient"]
-    assert found.no_new_privs and found.seccomp == "filter" and found.seccomp_filters >= 1
-    shared = {one.kind for one in found.namespaces if one.is_hosts}
+    assert {*result.users, *result.groups} == {first} and result.supplementary == ()
+    assert result.uid_map == result.gid_map == (idmap.Extent(0, first, POD_IDS // 2),)
+    assert {*result.capabilities["bounding"]} == {*result.capabilities["permitted"]} == FEW
+    assert not result.capabilities["inheritable"] and not result.capabilities["ambient"]
+    assert result.no_new_privs and result.seccomp == "filter" and result.seccomp_filters >= 1
+    shared = {one.kind for one in result.namespaces if one.is_hosts}
     assert not shared - {"time"}
-    mounted = {one.path: one for one in found.mounts}
+    mounted = {one.path: one for one in result.mounts}
     writable = {path for path, one in mounted.items() if one.is_writable and not path.startswith(("/dev", "/proc"))}
     assert writable == {"/vmm", f"{place}/share/volumes/status", f"{place}/share/layers/apps/one"}
-    assert mounted[f"{place}/share"].is_mapped and not {"home", "root", "var"} & {*found.root}
+    assert mounted[f"{place}/share"].is_mapped and not {"home", "root", "var"} & {*result.root}
     assert not any(str(running.pod.dir) in path and "/clearpod/" not in path for path in mounted)
     assert cli.RKT == machine.RUN
-    assert cli.inspect(cli.find("/nowhere", running.pod.uuid[:13])) == found
+    assert cli.inspect(cli.find("/nowhere", running.pod.uuid[:13])) == result
     assert running.pod.stop().code == 0
 
 

@@ -27,11 +27,11 @@ def handlers(**lines: str) -> list[dict[str, object]]:
 
 
 def read_terminal(fd: int, until: bytes) -> bytes:
-    found = b""
-    while until not in found:
-        assert select.select([fd], [], [], 60)[0], found
-        found += os.read(fd, 4096)
-    return found
+    result = b""
+    while until not in result:
+        assert select.select([fd], [], [], 60)[0], result
+        result += os.read(fd, 4096)
+    return result
 
 
 def test_a_pod_ends_with_its_apps_and_its_handlers_have_run(rig: Rig) -> None:
@@ -172,9 +172,9 @@ def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(rig: Rig) -> None
     first.process.kill()
     first.finish()
     wait_until(lambda: first.pod.state() == "exited" and vmm.find_unrecorded(place) is None, limit_s=1)
-    found = vmm.find_unrecorded(machine.place(second.pod.uuid))
-    assert found is not None
-    found.kill()
+    result = vmm.find_unrecorded(machine.place(second.pod.uuid))
+    assert result is not None
+    result.kill()
     code, _, err = second.finish()
     assert code == 254 and b"ended by itself (signal 9)" in err
     for pod in (first.pod, second.pod):

@@ -93,14 +93,14 @@ def check_attach(rig: Rig, pod: Pod) -> None:
     both = pod.attach("talks", stdin=-1, stdout=-1, stderr=-1)
     other = pod.attach("talks", "stdout", stdin=subprocess.DEVNULL, stdout=-1, stderr=-1)
     assert both.stdin and both.stdout and other.stdout
-    found = {both.stdout.fileno(): b"", other.stdout.fileno(): b""}
+    result = {both.stdout.fileno(): b"", other.stdout.fileno(): b""}
     until = time.monotonic() + 60 * PATIENCE
-    while not all(b"got words" in text for text in found.values()):
-        assert time.monotonic() < until, found
+    while not all(b"got words" in text for text in result.values()):
+        assert time.monotonic() < until, result
         both.stdin.write(b"words\n")
         both.stdin.flush()
-        for fd in select.select(list(found), [], [], 0.2)[0]:
-            found[fd] += os.read(fd, 65536)
+        for fd in select.select(list(result), [], [], 0.2)[0]:
+            result[fd] += os.read(fd, 65536)
     succeed(pod.app_stop("talks"))
     assert b"err\n" in both.communicate(timeout=60 * PATIENCE)[1] and both.returncode == 0
     other.communicate(timeout=60 * PATIENCE)

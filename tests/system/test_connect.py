@@ -55,14 +55,14 @@ class Place:
 
     def proxies(self) -> list[int]:
         """Who has the lock open."""
-        lock, found = str(self.path / connect.LOCK), []
+        lock, result = str(self.path / connect.LOCK), []
         for link in Path("/proc").glob("[0-9]*/fd/*"):
             try:
                 if os.readlink(link) == lock:
-                    found.append(int(link.parts[2]))
+                    result.append(int(link.parts[2]))
             except OSError:
                 continue
-        return found
+        return result
 
     def clean(self) -> None:
         self.guest.stop()

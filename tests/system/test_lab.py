@@ -182,16 +182,16 @@ def test_a_machine_that_does_not_start_is_quoted(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         (["up", "--path", "/no/such"], "no directory /no/such"),
         (["run"], "run what?"),
         (["console"], "no lab"),
     ],
 )
-def test_a_wrong_call_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_wrong_call_is_one_sentence(tmp_path: Path, words: list[str], message: str) -> None:
     done = command(tmp_path, *words)
     assert done.returncode in (1, 2)
     assert done.stderr.decode().startswith("lab: ")
-    assert said in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert done.stderr.count(b"\n") == 1

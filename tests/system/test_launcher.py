@@ -268,14 +268,14 @@ def test_a_run_that_orders_nothing_is_told_from_one_that_works(stage1: BareStage
     assert code == 254 and b"launch spec" in err
 
 
-@pytest.mark.parametrize(("more", "said"), [
+@pytest.mark.parametrize(("more", "text"), [
     ("s/no/such/directory/sock", b"can't be made: No such file"), (f"s/{'x' * 200}", b"too long"),
     ("j/no/such/jailer", b"/no/such/jailer can't be started"), ("zodd", b"launch spec"),
 ])  # fmt: skip
-def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more: str, said: bytes) -> None:
+def test_an_order_that_can_not_be_followed_is_an_error(stage1: BareStage1, more: str, text: bytes) -> None:
     stage1.vmm(more=more)
     code, _, err = finish(stage1.run())
-    assert code == 254 and said in err
+    assert code == 254 and text in err
 
 
 def test_a_jail_that_can_not_be_made_is_an_error_and_leaves_nothing(stage1: BareStage1) -> None:

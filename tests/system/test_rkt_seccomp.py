@@ -44,11 +44,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(bundle: Path, wanted: Names | None, user: User) -> int:
+def run(bundle: Path, expected: Names | None, user: User) -> int:
     """The exit code. The machine's cgroups are left alone: crun gets a mount namespace with an empty tree of them."""
     options = RunOptions("6733c088-a507-4694-aabf-eda9d3f3f5c0")
     confined = security.security(
-        Isolators(seccomp=wanted), options, uid=user.uid, read_only_root=True, where="x"
+        Isolators(seccomp=expected), options, uid=user.uid, read_only_root=True, where="x"
     )._replace(masked_paths=(), readonly_paths=())
     container = Container("x", "x", "", Process(("/probe",), user=user), security=confined, pod_files=())
     document = oci.config(Pod("x", "x"), container)
@@ -68,7 +68,7 @@ def run(bundle: Path, wanted: Names | None, user: User) -> int:
 
 @pytest.mark.parametrize("user", [User(), User(1000, 1000)], ids=["root", "user"])
 @pytest.mark.parametrize(
-    "wanted, code",
+    "expected, code",
     [
         (None, 0),
         (Names(True, ("@appc.io/all",)), 0),
@@ -85,5 +85,5 @@ def run(bundle: Path, wanted: Names | None, user: User) -> int:
         (Names(True, ("@docker/default-whitelist",)), 0),
     ],
 )
-def test_an_app_starts_and_meets_its_filter(bundle: Path, wanted: Names | None, code: int, user: User) -> None:
-    assert run(bundle, wanted, user) == code
+def test_an_app_starts_and_meets_its_filter(bundle: Path, expected: Names | None, code: int, user: User) -> None:
+    assert run(bundle, expected, user) == code

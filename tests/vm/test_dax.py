@@ -143,9 +143,9 @@ def full(letter: str) -> str:
     return f"read /image/data sum {ord(letter) * DATA} zeros 0"
 
 
-def cached_kib(said: str) -> int:
+def cached_kib(message: str) -> int:
     """What reading added to the guest's page cache."""
-    return int(said.rpartition(" ")[2])
+    return int(message.rpartition(" ")[2])
 
 
 def test_images_are_mounted_with_dax_at_boot_and_in_the_running_vm(

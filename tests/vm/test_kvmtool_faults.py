@@ -37,7 +37,7 @@ int main(void)
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "code", "said"),
+    ("first", "last", "code", "text"),
     [
         ("  Error: unknown option `vsock'", "", 129, "--vsock; install"),
         ("", "KVM_CREATE_VM ioctl: Device or resource busy", 255, "KVM_CREATE_VM ioctl: Device or"),
@@ -51,7 +51,7 @@ int main(void)
     ids=["too old", "busy", "no context id"],
 )
 def test_an_lkvm_that_ends_at_once_is_reported_in_its_words(
-    clearpod: Command, tmp_path: Path, first: str, last: str, code: int, said: str
+    clearpod: Command, tmp_path: Path, first: str, last: str, code: int, text: str
 ) -> None:
     if not shutil.which("musl-gcc"):
         pytest.skip("needs musl-gcc: apt install musl-tools")
@@ -61,5 +61,5 @@ def test_an_lkvm_that_ends_at_once_is_reported_in_its_words(
     clearpod.env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     ended = clearpod.run("--", "true")
     assert (ended.code, ended.out) == (11, b""), ended.err
-    assert said in ended.err and ended.err.count("clearpod: ") == 1
+    assert text in ended.err and ended.err.count("clearpod: ") == 1
     assert "Traceback" not in ended.err

@@ -201,17 +201,17 @@ def test_which_pod_is_meant_must_be_clear(tmp_path: Path) -> None:
     for name in ("pods/aa1", "pods/aa2", "pods/aa", "run/pods/bb", "rkt/pods/dd"):
         (tmp_path / name).mkdir(parents=True)
 
-    def find(wanted: str) -> str:
-        return jail.find(str(tmp_path), wanted, rkt=f"{tmp_path}/rkt")
+    def find(asked: str) -> str:
+        return jail.find(str(tmp_path), asked, rkt=f"{tmp_path}/rkt")
 
     assert find("aa") == f"{tmp_path}/pods/aa"
     assert find("b") == f"{tmp_path}/run/pods/bb"
     assert find("d") == f"{tmp_path}/rkt/pods/dd"
     with pytest.raises(BadRequest, match="3 pods begin with 'a'"):
         find("a")
-    for wanted in ("", "c", "../"):
+    for asked in ("", "c", "../"):
         with pytest.raises(NotFound):
-            find(wanted)
+            find(asked)
     with pytest.raises(WrongState, match="no virtual machine"):
         jail.inspect(f"{tmp_path}/pods/aa1")
 

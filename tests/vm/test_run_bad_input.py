@@ -36,7 +36,7 @@ def _is_one_sentence(ended: Result, code: int, *words: str) -> None:
 
 @ends_before_a_vm
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, message",
     [
         (("-m", "20", "--", "true"), 2, ("20 MiB", "at least 48 MiB")),
         (("-m", "0", "--", "true"), 2, ("--memory", "from 1 to")),
@@ -47,12 +47,12 @@ def _is_one_sentence(ended: Result, code: int, *words: str) -> None:
         (("NotAReference", "--", "true"), 2, ("NotAReference",)),
     ],
 )
-def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, said: tuple[str, ...]) -> None:
-    _is_one_sentence(clearpod.run(*words), code, *said)
+def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
+    _is_one_sentence(clearpod.run(*words), code, *message)
 
 
 @pytest.mark.parametrize(
-    "words, code, said",
+    "words, code, message",
     [
         (("--", "no-such-command"), 127, ("no-such-command", "not found")),
         (("--", "/etc/passwd"), 126, ("/etc/passwd", "not executable")),
@@ -60,8 +60,8 @@ def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, s
         (("-w", "/bin/busybox", "--", "true"), 12, ("/bin/busybox",)),
     ],
 )
-def test_what_the_guest_refuses(clearpod: Command, words: tuple[str, ...], code: int, said: tuple[str, ...]) -> None:
-    _is_one_sentence(clearpod.run(*words), code, *said)
+def test_what_the_guest_refuses(clearpod: Command, words: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
+    _is_one_sentence(clearpod.run(*words), code, *message)
 
 
 def test_an_entrypoint_that_is_not_executable_or_not_there(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up_while_a_layer_is_written(clearpod: Command, tmp_pa
 
 @ends_before_a_vm
 @pytest.mark.parametrize(
-    "line, said",
+    "line, message",
     [
         ("memory = 1", ':5: unknown key "vm.memory"; did you mean "memory_mib"?'),
         ("memory_mib = 1", ":5: "),
@@ -172,9 +172,9 @@ def test_a_disk_that_fills_up_while_a_layer_is_written(clearpod: Command, tmp_pa
         ("vcpus =", ":5: this is not TOML"),
     ],
 )
-def test_a_config_with_a_typo(clearpod: Command, line: str, said: str) -> None:
+def test_a_config_with_a_typo(clearpod: Command, line: str, message: str) -> None:
     clearpod.configure(f"[vm]\n{line}")
-    _is_one_sentence(clearpod.run("--", "true"), 2, f"{clearpod.config}{said}")
+    _is_one_sentence(clearpod.run("--", "true"), 2, f"{clearpod.config}{message}")
     clearpod.config.unlink()
     _is_one_sentence(clearpod.run("--", "true"), 4, str(clearpod.config), "no such configuration file")
 

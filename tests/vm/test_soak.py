@@ -27,7 +27,7 @@ def line(number: object, kind: str = "F", stream: str = "stdout") -> str:
 
 
 @pytest.mark.parametrize(
-    "log, is_whole, wanted",
+    "log, is_whole, expected",
     [
         ("".join(map(line, range(1, 6))), True, Compared(5, 0)),
         ("".join(map(line, range(1, 4))), False, Compared(3, 0)),
@@ -43,8 +43,8 @@ def line(number: object, kind: str = "F", stream: str = "stdout") -> str:
         ("".join(map(line, range(1, 5))) + line(5, stream="stderr"), True, Compared(4, 2)),
     ],
 )
-def test_each_line_is_compared(log: str, is_whole: bool, wanted: Compared) -> None:
-    assert compare(log, 5, is_whole=is_whole) == wanted
+def test_each_line_is_compared(log: str, is_whole: bool, expected: Compared) -> None:
+    assert compare(log, 5, is_whole=is_whole) == expected
 
 
 def test_growth_is_of_the_last_daemon_after_its_beginning() -> None:

@@ -35,9 +35,9 @@ def entries(journal: Path, **fields: str) -> list[str]:
     return [json.loads(line)["MESSAGE"] for line in done.stdout.splitlines()]
 
 
-def wait_for(journal: Path, wanted: list[str]) -> None:
+def wait_for(journal: Path, expected: list[str]) -> None:
     until = time.monotonic() + 20 * PATIENCE
-    while entries(journal, _SYSTEMD_UNIT="app@main.service") != wanted:
+    while entries(journal, _SYSTEMD_UNIT="app@main.service") != expected:
         assert time.monotonic() < until, entries(journal)
         time.sleep(0.1)
 

@@ -65,9 +65,9 @@ def _pod_ms(rkt: Stage0, app: AppSpec) -> float:
     word = process.stdout.readline()
     took_ms = (time.monotonic() - float(os.pread(clock, 30, 0))) * 1000  # without rkt's own mounts
     os.close(clock)
-    said = process.communicate()[1].decode()
+    text = process.communicate()[1].decode()
     if word != WORD or process.returncode or pod.gc().code:
-        raise RuntimeError(f"the pod did not run: {said}")
+        raise RuntimeError(f"the pod did not run: {text}")
     return took_ms
 
 
@@ -75,10 +75,10 @@ def _alone_ms(argv: list[str]) -> float:
     begun = time.monotonic()
     process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout
-    found = any(MARK in line for line in process.stdout)
+    result = any(MARK in line for line in process.stdout)
     took_ms = (time.monotonic() - begun) * 1000
     process.kill()
     process.communicate()
-    if not found:
+    if not result:
         raise RuntimeError("QEMU alone did not boot")
     return took_ms

@@ -19,17 +19,17 @@ class Curve(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-def curves(title: str, found: Sequence[Curve], *, note: str, marks: Sequence[float] = (), marked: str = "") -> str:
+def curves(title: str, result: Sequence[Curve], *, note: str, marks: Sequence[float] = (), marked: str = "") -> str:
     """The whole file; `note` says how and when it was measured. At the seconds of `marks` there are thin lines, which
     the legend says are what is `marked`.
     """
-    end_s = max((at for curve in found for at, _ in curve.points), default=0) or 1
+    end_s = max((at for curve in result for at, _ in curve.points), default=0) or 1
     scale = (WIDTH - LEFT - MARGIN) / end_s
-    height = HEAD + (PANEL + GAP) * len(found) + FOOT
+    height = HEAD + (PANEL + GAP) * len(result) + FOOT
     body = [_text(MARGIN, 26, title, "font-size:16px;font-weight:bold")]
     if marks:
         body.append(_text(MARGIN, 44, f"thin lines: {marked}", "fill:#555"))
-    for number, curve in enumerate(found):
+    for number, curve in enumerate(result):
         top = HEAD + (PANEL + GAP) * number
         body += [_mark(at, scale, top=top) for at in marks]
         body += _panel(curve, scale, top=top, colour=COLOURS[number % len(COLOURS)])

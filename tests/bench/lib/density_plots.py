@@ -35,10 +35,10 @@ def drawn(report: dict[str, Any]) -> dict[str, str]:
     return result
 
 
-def _once(found: Iterable[Bar]) -> list[Bar]:
+def _once(measured: Iterable[Bar]) -> list[Bar]:
     """Rows that differ only in how fast KSM was have one bar without it."""
     by_label: dict[str, Bar] = {}
-    for bar in found:
+    for bar in measured:
         by_label.setdefault(bar.label, bar)
     return list(by_label.values())
 
@@ -54,5 +54,5 @@ def bars(row: dict[str, Any]) -> list[Bar]:
     return result
 
 
-def _parts(found: dict[str, float], daemon_mib: float) -> tuple[float, ...]:
-    return found["guest"], found["beside"] + found["dax"], found["page_tables"], max(daemon_mib, 0.0)
+def _parts(measured: dict[str, float], daemon_mib: float) -> tuple[float, ...]:
+    return measured["guest"], measured["beside"] + measured["dax"], measured["page_tables"], max(daemon_mib, 0.0)

@@ -22,8 +22,8 @@ def drawn() -> dict[str, str]:
         rows = [svg.Bar(label, parts) for label, parts in one["rows"]]
         result[f"{name}.svg"] = svg.bars(one["title"], one["unit"], legend=one["legend"], rows=rows, note=one["note"])
     for name, one in numbers["curves"].items():
-        found = [curves.Curve(label, [(at, value) for at, value in points]) for label, points in one["curves"]]
-        text = curves.curves(one["title"], found, note=one["note"], marks=one["marks"], marked=one["marked"])
+        drawn = [curves.Curve(label, [(at, value) for at, value in points]) for label, points in one["curves"]]
+        text = curves.curves(one["title"], drawn, note=one["note"], marks=one["marks"], marked=one["marked"])
         result[f"{name}.svg"] = text
     return result
 

@@ -54,10 +54,10 @@ def ratios(result: dict[str, Any]) -> dict[str, float]:
     return {f"{name}_by_lkvm": round(value / ours, 2) for name, value in others.items() if ours and value}
 
 
-def lacking(result: dict[str, Any], wanted: dict[str, int]) -> list[str]:
+def lacking(result: dict[str, Any], expected: dict[str, int]) -> list[str]:
     """A sentence for each kind of `wanted` that came up less often than that."""
-    match = {name: result.get(f"{name}_starts", 0) for name in wanted}
-    return [f"{name} came up {match[name]} times of {count}" for name, count in wanted.items() if match[name] < count]
+    match = {name: result.get(f"{name}_starts", 0) for name in expected}
+    return [f"{name} came up {match[name]} times of {count}" for name, count in expected.items() if match[name] < count]
 
 
 def broken(result: dict[str, Any]) -> list[str]:

@@ -72,22 +72,22 @@ def exits(traces: str, run: Run) -> list[Exit]:
     return result
 
 
-def phases(found: list[Exit], run: Run) -> list[float]:
+def phases(events: list[Exit], run: Run) -> list[float]:
     """Milliseconds of each of PHASES; empty when the trace does not show them."""
-    kernel = next((event.at_ms for event in found if event.rip >= _KERNEL), None)
+    kernel = next((event.at_ms for event in events if event.rip >= _KERNEL), None)
     if kernel is None:
         return []
-    before = [event for event in found if event.at_ms < kernel]
+    before = [event for event in events if event.at_ms < kernel]
     loads = [event.at_ms for event in before if event.port in _FW_CFG]
     above = (event.at_ms for event in before if event.rip >= _PROTECTED)
     loaded = loads[-1] if loads else next(above, kernel)
-    borders = [0, found[0].at_ms, loaded, kernel, run.init_ms, run.ready_ms]
+    borders = [0, events[0].at_ms, loaded, kernel, run.init_ms, run.ready_ms]
     return [round(after - before, 3) for before, after in itertools.pairwise(borders)]
 
 
-def exit_counts(found: list[Exit]) -> dict[str, int]:
+def exit_counts(events: list[Exit]) -> dict[str, int]:
     """How often the guest left to its host, by reason; I/O by what it was for."""
-    return dict(Counter(_name(event) for event in found).most_common())
+    return dict(Counter(_name(event) for event in events).most_common())
 
 
 def _name(event: Exit) -> str:

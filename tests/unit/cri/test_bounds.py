@@ -152,9 +152,9 @@ def test_a_host_name_is_one_word_of_a_hosts_file(text: str) -> None:
         network.hostname(text, pod_name="p")
 
 
-@pytest.mark.parametrize(("name", "wanted"), [("web-0", "web-0"), ("a b/c\u00e4", "a-b-c-"), ("p" * 300, "p" * 63)])
-def test_a_host_name_that_is_made_of_the_pods_name_is_such_a_word(name: str, wanted: str) -> None:
-    assert network.hostname("", pod_name=name) == wanted
+@pytest.mark.parametrize(("name", "expected"), [("web-0", "web-0"), ("a b/c\u00e4", "a-b-c-"), ("p" * 300, "p" * 63)])
+def test_a_host_name_that_is_made_of_the_pods_name_is_such_a_word(name: str, expected: str) -> None:
+    assert network.hostname("", pod_name=name) == expected
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,12 @@ def test_limits_that_no_kernel_takes_are_refused(given: dict[str, Any], sentence
         limits.check(pb.LinuxContainerResources(**given))
 
 
-@pytest.mark.parametrize(("host", "wanted"), [((), ""), (("network",), "0")])
-def test_processors_of_the_host_are_nothing_for_a_guest(host: tuple[str, ...], wanted: str) -> None:
+@pytest.mark.parametrize(("host", "expected"), [((), ""), (("network",), "0")])
+def test_processors_of_the_host_are_nothing_for_a_guest(host: tuple[str, ...], expected: str) -> None:
     given = pb.LinuxContainerResources(cpuset_cpus="0", cpuset_mems="0")
     limits.check(given)
     result = limits.of_container(given, Pod("0" * 64, "web", host=host))
-    assert (result.cpuset_cpus, result.cpuset_mems) == (wanted, wanted)
+    assert (result.cpuset_cpus, result.cpuset_mems) == (expected, expected)
 
 
 def test_a_log_path_fits_together_with_its_directory() -> None:

@@ -69,9 +69,9 @@ def test_a_wrong_line_is_one_line_and_the_code_of_the_parser(line: str, capsys: 
     parser.wrong = 125
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(line.split())
-    said = capsys.readouterr().err
+    text = capsys.readouterr().err
     assert ended.value.code == 125
-    assert said.startswith("x: ") and said.count("\n") == 1 and "x --help" in said
+    assert text.startswith("x: ") and text.count("\n") == 1 and "x --help" in text
 
 
 @pytest.mark.parametrize("word", ["-V", "--version"])

@@ -48,10 +48,10 @@ CUTS = [
 ]
 
 
-@pytest.mark.parametrize(("data", "final", "wanted", "rest"), CUTS)
-def test_output_is_cut_into_entries(data: bytes, final: bool, wanted: list[bytes], rest: bytes) -> None:
+@pytest.mark.parametrize(("data", "final", "expected", "rest"), CUTS)
+def test_output_is_cut_into_entries(data: bytes, final: bool, expected: list[bytes], rest: bytes) -> None:
     result, left = entries(b"stdout", data, stamp=STAMP, final=final)
-    assert result == b"".join(STAMP + b" stdout " + text + b"\n" for text in wanted)
+    assert result == b"".join(STAMP + b" stdout " + text + b"\n" for text in expected)
     assert left == rest
 
 

@@ -58,10 +58,10 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "wanted"), ALLOWED)
-def test_the_default_allows_what_costs_nobody_else(words: dict[str, Any], wanted: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("words", "expected"), ALLOWED)
+def test_the_default_allows_what_costs_nobody_else(words: dict[str, Any], expected: dict[str, Any]) -> None:
     pod = asked(Config(), **words)
-    assert {name: getattr(pod, name) for name in wanted} == wanted
+    assert {name: getattr(pod, name) for name in expected} == expected
 
 
 REFUSED = [

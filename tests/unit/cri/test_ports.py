@@ -17,7 +17,7 @@ def mapping(**fields: object) -> pb.PodSandboxConfig:
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted"),
+    ("config", "expected"),
     [
         (pb.PodSandboxConfig(), ()),
         (mapping(container_port=80), ()),
@@ -27,8 +27,8 @@ def mapping(**fields: object) -> pb.PodSandboxConfig:
         (mapping(container_port=1, host_port=1, host_ip="0:0::1"), (Port(1, 1, "tcp", "::1"),)),
     ],
 )
-def test_ports_with_a_host_port_are_published(config: pb.PodSandboxConfig, wanted: tuple[Port, ...]) -> None:
-    assert network.ports(config) == wanted
+def test_ports_with_a_host_port_are_published(config: pb.PodSandboxConfig, expected: tuple[Port, ...]) -> None:
+    assert network.ports(config) == expected
 
 
 @pytest.mark.parametrize(

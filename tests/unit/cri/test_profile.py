@@ -18,9 +18,9 @@ def request(annotation: str | None) -> pb.RunPodSandboxRequest:
     return pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(metadata=names, annotations=annotations))
 
 
-@pytest.mark.parametrize(("annotation", "wanted"), [(None, ""), ("", ""), ("default", ""), ("systemd", "systemd")])
-def test_the_profile_follows_the_annotation(annotation: str | None, wanted: str) -> None:
-    assert sandbox.record(request(annotation), Config(policy=OPEN), handlers=("",)).pod.profile == wanted
+@pytest.mark.parametrize(("annotation", "expected"), [(None, ""), ("", ""), ("default", ""), ("systemd", "systemd")])
+def test_the_profile_follows_the_annotation(annotation: str | None, expected: str) -> None:
+    assert sandbox.record(request(annotation), Config(policy=OPEN), handlers=("",)).pod.profile == expected
 
 
 @pytest.mark.parametrize("annotation", ["systemd ", "SystemD", "../systemd", "openrc", "x" * 1000])

@@ -30,7 +30,7 @@ def image(root: Path, size: int) -> ImageFiles:
 
 
 @pytest.mark.parametrize(
-    ("size", "configured", "wanted"),
+    ("size", "configured", "expected"),
     [
         (8192, 256, 1),
         (MIB, 256, 1),
@@ -42,7 +42,7 @@ def image(root: Path, size: int) -> ImageFiles:
     ],
 )
 def test_it_is_what_the_image_needs_unless_that_is_too_dear(
-    tmp_path: Path, size: int, configured: int, wanted: int
+    tmp_path: Path, size: int, configured: int, expected: int
 ) -> None:
     config, pod = Config(vm=Vm(window_mib=configured)), Pod("p", "p", memory_mib=128)
-    assert _window_mib(config, pod, files=image(tmp_path, size)) == wanted
+    assert _window_mib(config, pod, files=image(tmp_path, size)) == expected

@@ -47,11 +47,11 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("given", "wanted"), KEPT)
-def test_what_crun_knows_of_a_profile_is_kept(tmp_path: Path, given: Any, wanted: Any) -> None:
+@pytest.mark.parametrize(("given", "expected"), KEPT)
+def test_what_crun_knows_of_a_profile_is_kept(tmp_path: Path, given: Any, expected: Any) -> None:
     (tmp_path / "p.json").write_text(json.dumps(given))
-    assert json.loads(seccomp.profile(_given(tmp_path / "p.json"))) == wanted
-    assert json.loads(seccomp.profile(_given(f"localhost/{tmp_path}/p.json"))) == wanted
+    assert json.loads(seccomp.profile(_given(tmp_path / "p.json"))) == expected
+    assert json.loads(seccomp.profile(_given(f"localhost/{tmp_path}/p.json"))) == expected
 
 
 BAD = [

@@ -10,7 +10,7 @@ TAGS = ["docker.io/library/busybox:1", "docker.io/library/busybox:latest"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "user", "tags", "wanted"),
+    ("asked", "user", "tags", "expected"),
     [
         ("sha256:" + "0" * 64, "busybox", TAGS, TAGS[1]),
         ("sha256:" + "0" * 64, "", TAGS, TAGS[0]),
@@ -20,8 +20,8 @@ TAGS = ["docker.io/library/busybox:1", "docker.io/library/busybox:latest"]
         ("busybox@sha256:" + "0" * 64, "", [], ""),
     ],
 )
-def test_an_image_is_shown_by_the_tag_that_was_asked_for(asked: str, user: str, tags: list[str], wanted: str) -> None:
-    assert container.shown_tag(pb.ImageSpec(image=asked, user_specified_image=user), tags) == wanted
+def test_an_image_is_shown_by_the_tag_that_was_asked_for(asked: str, user: str, tags: list[str], expected: str) -> None:
+    assert container.shown_tag(pb.ImageSpec(image=asked, user_specified_image=user), tags) == expected
 
 
 def test_a_message_is_shown_with_its_names_and_numbers() -> None:

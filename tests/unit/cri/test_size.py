@@ -34,13 +34,13 @@ def asked(
     return pb.PodSandboxConfig(metadata=names, linux=linux, annotations=annotations)
 
 
-def made(wanted: pb.PodSandboxConfig, ceiling: float = 2.0, facts: Facts = Facts()) -> Pod:  # noqa: B008 - a constant
+def made(target: pb.PodSandboxConfig, ceiling: float = 2.0, facts: Facts = Facts()) -> Pod:  # noqa: B008 - a constant
     config = Config(vm=Vm(ceiling=ceiling))
-    return sandbox.record(pb.RunPodSandboxRequest(config=wanted), config, handlers=("",), facts=facts).pod
+    return sandbox.record(pb.RunPodSandboxRequest(config=target), config, handlers=("",), facts=facts).pod
 
 
 @pytest.mark.parametrize(
-    ("limit_mib", "overhead_mib", "unified", "kept_mib", "wanted"),
+    ("limit_mib", "overhead_mib", "unified", "kept_mib", "expected"),
     [
         (0, 0, {"memory.min": str(300 * MIB)}, 0, 428),
         (0, 0, {"memory.low": str(300 * MIB)}, 0, 428),
@@ -52,14 +52,14 @@ def made(wanted: pb.PodSandboxConfig, ceiling: float = 2.0, facts: Facts = Facts
     ],
 )
 def test_a_vm_has_room_for_what_is_requested(
-    limit_mib: int, overhead_mib: int, unified: dict[str, str], kept_mib: int, wanted: int
+    limit_mib: int, overhead_mib: int, unified: dict[str, str], kept_mib: int, expected: int
 ) -> None:
     config = asked(limit_mib, overhead_mib, unified=unified)
-    assert sizes.needed(config, Config(), facts=Facts(kept_bytes=kept_mib * MIB)).memory_mib == wanted
+    assert sizes.needed(config, Config(), facts=Facts(kept_bytes=kept_mib * MIB)).memory_mib == expected
 
 
 @pytest.mark.parametrize(
-    ("wanted", "ceiling", "most_mib", "host_mib", "memory_mib"),
+    ("target", "ceiling", "most_mib", "host_mib", "memory_mib"),
     [
         (asked(), 2, 0, 0, 128),
         (asked(), 64, 0, 0, 128),
@@ -76,17 +76,17 @@ def test_a_vm_has_room_for_what_is_requested(
     ],
 )
 def test_a_pod_with_a_memory_limit_may_grow_to_the_ceiling(
-    wanted: pb.PodSandboxConfig, ceiling: float, most_mib: int, host_mib: int, memory_mib: int
+    target: pb.PodSandboxConfig, ceiling: float, most_mib: int, host_mib: int, memory_mib: int
 ) -> None:
     config = Config(vm=Vm(ceiling=ceiling), limits=Limits(max_pod_memory_mib=most_mib))
-    assert sizes.of_pod(wanted, config, facts=Facts(host_mib=host_mib)).memory_mib == memory_mib
+    assert sizes.of_pod(target, config, facts=Facts(host_mib=host_mib)).memory_mib == memory_mib
 
 
-@pytest.mark.parametrize(("wanted", "most_mib", "need"), [(asked(64), 191, 192), (asked(64, memory_mib="90"), 80, 90)])
-def test_a_pod_beyond_the_nodes_limit_is_refused(wanted: pb.PodSandboxConfig, most_mib: int, need: int) -> None:
+@pytest.mark.parametrize(("target", "most_mib", "need"), [(asked(64), 191, 192), (asked(64, memory_mib="90"), 80, 90)])
+def test_a_pod_beyond_the_nodes_limit_is_refused(target: pb.PodSandboxConfig, most_mib: int, need: int) -> None:
     config = Config(limits=Limits(max_pod_memory_mib=most_mib))
     with pytest.raises(BadRequest, match=f"{need} MiB, .*limits.max_pod_memory_mib .*{most_mib} MiB"):
-        sizes.of_pod(wanted, config, facts=Facts())
+        sizes.of_pod(target, config, facts=Facts())
 
 
 def test_a_pod_without_limits_is_as_large_as_without_a_ceiling() -> None:
@@ -97,7 +97,7 @@ def test_a_pod_without_limits_is_as_large_as_without_a_ceiling() -> None:
 
 @HAS_TWO
 @pytest.mark.parametrize(
-    ("wanted", "ceiling", "size"),
+    ("target", "ceiling", "size"),
     [
         (asked(quota=-1), 2, (1, 0)),
         (asked(quota=40_000), 2, (1, 0)),
@@ -110,9 +110,9 @@ def test_a_pod_without_limits_is_as_large_as_without_a_ceiling() -> None:
     ],
 )
 def test_vcpus_that_are_not_needed_yet_are_offline(
-    wanted: pb.PodSandboxConfig, ceiling: float, size: tuple[int, int]
+    target: pb.PodSandboxConfig, ceiling: float, size: tuple[int, int]
 ) -> None:
-    pod = made(wanted, ceiling)
+    pod = made(target, ceiling)
     assert (pod.vcpus, pod.online_vcpus) == size
 
 

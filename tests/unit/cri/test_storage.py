@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("overcommit", "free", "used", "promised", "wanted", "fits"),
+    ("overcommit", "free", "used", "promised", "needed", "fits"),
     [
         (1, 100, 0, 0, 100, True),
         (1, 100, 0, 0, 101, False),
@@ -41,14 +41,14 @@ MIB = 1 << 20
     ],
 )
 def test_pods_are_promised_no_more_than_is_allowed(
-    overcommit: float, free: int, used: int, promised: int, wanted: int, fits: bool
+    overcommit: float, free: int, used: int, promised: int, needed: int, fits: bool
 ) -> None:
     space = Space(free * MIB, Layers(used * MIB))
     expected = (
-        contextlib.nullcontext() if fits else pytest.raises(NoSpace, match=rf"{wanted} MiB .*storage\.overcommit")
+        contextlib.nullcontext() if fits else pytest.raises(NoSpace, match=rf"{needed} MiB .*storage\.overcommit")
     )
     with expected:
-        require_room(space, promised=promised * MIB, needed=wanted * MIB, overcommit=overcommit)
+        require_room(space, promised=promised * MIB, needed=needed * MIB, overcommit=overcommit)
 
 
 def test_a_pod_counts_with_its_disk_and_one_on_the_host_with_none(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_pod_may_have_a_smaller_disk_of_one_of_few_sizes(asked: str, given: in
 
 
 @pytest.mark.parametrize(
-    ("text", "asked", "said"),
+    ("text", "asked", "output"),
     [
         ("", "15", "at least 16"),
         ("", "-1", "whole number"),
@@ -105,8 +105,8 @@ def test_a_pod_may_have_a_smaller_disk_of_one_of_few_sizes(asked: str, given: in
         ('[policy]\nannotations = ["clearpod.io/vcpus"]', "64", "policy.annotations"),
     ],
 )
-def test_a_disk_that_is_not_allowed_is_refused(text: str, asked: str, said: str) -> None:
-    with pytest.raises(BadRequest, match=said):
+def test_a_disk_that_is_not_allowed_is_refused(text: str, asked: str, output: str) -> None:
+    with pytest.raises(BadRequest, match=output):
         _asked(text, **{"clearpod.io/scratch-mib": asked})
 
 

@@ -91,9 +91,9 @@ def test_a_story_fits_into_its_terminal(columns: int) -> None:
     ],
 )  # fmt: skip
 def test_the_verdict_names_what_matters_most(events: list[Event], noun: str) -> None:
-    found = record(*events)
-    assert noun in story.verdict(found).sentence
-    assert len(story.lines(found, BEGUN_S)) == len(events) + 2
+    result = record(*events)
+    assert noun in story.verdict(result).sentence
+    assert len(story.lines(result, BEGUN_S)) == len(events) + 2
 
 
 PROBE = """<script>addEventListener("load", () => {
@@ -112,10 +112,10 @@ def test_chromium_shows_the_page_whole(tmp_path: Path) -> None:
     chromium = which("chromium")
     if not chromium:
         pytest.skip("needs chromium: apt install chromium")
-    found = record(*STARTED)
-    drawn = bars.chart(found)
+    result = record(*STARTED)
+    drawn = bars.chart(result)
     assert drawn is not None
-    (tmp_path / "page.html").write_text(timeline.page(found, drawn) + PROBE, encoding="utf-8")
+    (tmp_path / "page.html").write_text(timeline.page(result, drawn) + PROBE, encoding="utf-8")
     argv = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     argv += ["--window-size=500,900", "--virtual-time-budget=2000", "--dump-dom", f"file://{tmp_path}/page.html"]
     ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60 * PATIENCE)

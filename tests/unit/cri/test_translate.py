@@ -27,9 +27,9 @@ MERGES = [
 ]
 
 
-@pytest.mark.parametrize(("command", "args", "wanted"), MERGES)
-def test_command_drops_cmd_and_args_replace_it(command: list[str], args: list[str], wanted: tuple[str, ...]) -> None:
-    assert container.argv(pb.ContainerConfig(command=command, args=args), IMAGE) == wanted
+@pytest.mark.parametrize(("command", "args", "expected"), MERGES)
+def test_command_drops_cmd_and_args_replace_it(command: list[str], args: list[str], expected: tuple[str, ...]) -> None:
+    assert container.argv(pb.ContainerConfig(command=command, args=args), IMAGE) == expected
 
 
 def test_no_command_at_all_is_refused() -> None:
@@ -88,10 +88,10 @@ def test_every_signal_of_the_interface_survives_the_way_in_and_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "wanted"), [({}, signal.SIGTERM), ({"StopSignal": "SIGQUIT"}, signal.SIGQUIT), ({"StopSignal": "3"}, 3)]
+    ("image", "expected"), [({}, signal.SIGTERM), ({"StopSignal": "SIGQUIT"}, signal.SIGQUIT), ({"StopSignal": "3"}, 3)]
 )
-def test_the_images_stop_signal_counts_when_the_request_has_none(image: dict[str, Any], wanted: int) -> None:
-    assert container.stop_signal(pb.ContainerConfig(), image) == wanted
+def test_the_images_stop_signal_counts_when_the_request_has_none(image: dict[str, Any], expected: int) -> None:
+    assert container.stop_signal(pb.ContainerConfig(), image) == expected
 
 
 LOGS = [
@@ -102,9 +102,9 @@ LOGS = [
 ]
 
 
-@pytest.mark.parametrize(("directory", "path", "wanted"), LOGS)
-def test_log_paths_are_joined(directory: str, path: str, wanted: str) -> None:
-    assert container.log_path(directory, path) == wanted
+@pytest.mark.parametrize(("directory", "path", "expected"), LOGS)
+def test_log_paths_are_joined(directory: str, path: str, expected: str) -> None:
+    assert container.log_path(directory, path) == expected
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/passwd", "a/../../x", "."])
@@ -162,15 +162,15 @@ def test_a_vm_has_no_mounts_that_reach_the_host() -> None:
 TARGETS = [("/a", "/a"), ("/a/", "/a"), ("//a//b/../c", "/a/c"), ("/../a", "/a")]
 
 
-@pytest.mark.parametrize(("given", "wanted"), TARGETS)
-def test_places_in_the_container_are_made_plain(given: str, wanted: str) -> None:
-    assert mounts.target(given) == wanted
+@pytest.mark.parametrize(("given", "expected"), TARGETS)
+def test_places_in_the_container_are_made_plain(given: str, expected: str) -> None:
+    assert mounts.target(given) == expected
 
 
-@pytest.mark.parametrize(("given", "wanted"), [("", ""), ("etc", "etc"), ("./etc//x/", "etc/x")])
-def test_an_image_volume_is_known_by_the_images_id(given: str, wanted: str) -> None:
+@pytest.mark.parametrize(("given", "expected"), [("", ""), ("etc", "etc"), ("./etc//x/", "etc/x")])
+def test_an_image_volume_is_known_by_the_images_id(given: str, expected: str) -> None:
     result = mounts.mount(_image("here", image_sub_path=given), IMAGES)
-    assert result == Mount(wanted, "/i", read_only=True, image=IMAGES["here"])
+    assert result == Mount(expected, "/i", read_only=True, image=IMAGES["here"])
 
 
 def test_a_link_on_the_host_is_followed(tmp_path: Path) -> None:
@@ -196,11 +196,11 @@ USERS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "image_user", "wanted"), USERS)
+@pytest.mark.parametrize(("config", "image_user", "expected"), USERS)
 def test_who_a_container_runs_as(
-    config: pb.ContainerConfig, image_user: str, wanted: tuple[int, int, tuple[int, ...]]
+    config: pb.ContainerConfig, image_user: str, expected: tuple[int, int, tuple[int, ...]]
 ) -> None:
-    assert security.user(config, image_user, passwd=PASSWD, group=GROUP) == wanted
+    assert security.user(config, image_user, passwd=PASSWD, group=GROUP) == expected
 
 
 def test_a_group_needs_a_user() -> None:
@@ -341,14 +341,16 @@ SIZES = [
 ]
 
 
-@pytest.mark.parametrize(("config", "wanted"), SIZES)
-def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxConfig, wanted: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("config", "expected"), SIZES)
+def test_the_size_of_a_vm_follows_limits_and_annotations(
+    config: pb.PodSandboxConfig, expected: tuple[int, int]
+) -> None:
     result = sizes.of_pod(config, Config(vm=Vm(memory_mib=128, ceiling=1)), facts=sizes.Facts())
-    assert (result.memory_mib, result.vcpus) == wanted
+    assert (result.memory_mib, result.vcpus) == expected
 
 
 @pytest.mark.parametrize(
-    ("annotations", "configured", "wanted"),
+    ("annotations", "configured", "expected"),
     [
         ({}, 256, 256),
         ({}, 0, 0),
@@ -361,10 +363,10 @@ def test_the_size_of_a_vm_follows_limits_and_annotations(config: pb.PodSandboxCo
     ],
 )
 def test_the_window_of_a_vm_follows_its_memory_and_annotations(
-    annotations: dict[str, str], configured: int, wanted: int
+    annotations: dict[str, str], configured: int, expected: int
 ) -> None:
     config = Config(vm=Vm(memory_mib=128, window_mib=configured), policy=OPEN)
-    assert sandbox.record(_sandbox(annotations=annotations), config, handlers=("",)).pod.window_mib == wanted
+    assert sandbox.record(_sandbox(annotations=annotations), config, handlers=("",)).pod.window_mib == expected
 
 
 @pytest.mark.parametrize(

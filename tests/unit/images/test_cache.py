@@ -132,13 +132,13 @@ def test_who_waits_for_another_build_is_told(tmp_path, capsys):
     assert started.wait(5)
     second = threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", fill("2")))
     second.start()
-    said = ""
-    while second.is_alive() and "k.lock" not in said:
-        said += capsys.readouterr().err
+    output = ""
+    while second.is_alive() and "k.lock" not in output:
+        output += capsys.readouterr().err
     go.set()
     first.join(5)
     second.join(5)
-    assert "waiting" in said
+    assert "waiting" in output
 
 
 def test_progress_is_quiet_where_nothing_can_be_refreshed(capsys):

@@ -13,7 +13,7 @@ CONFIG = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="text"\nCONFIG_D=m\n'
 
 
 @pytest.mark.parametrize(
-    "wanted, complaints",
+    "settings, complaints",
     [
         ({"CONFIG_A": "y"}, []),
         ({"CONFIG_A": "n"}, ["CONFIG_A=n (it is y)"]),
@@ -27,8 +27,8 @@ CONFIG = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="text"\nCONFIG_D=m\n'
         ({"CONFIG_": "n"}, []),
     ],
 )
-def test_a_line_that_kconfig_did_not_take_is_reported(wanted, complaints):
-    assert [str(one) for one in kconfig.refused(wanted, CONFIG)] == complaints
+def test_a_line_that_kconfig_did_not_take_is_reported(settings, complaints):
+    assert [str(one) for one in kconfig.refused(settings, CONFIG)] == complaints
 
 
 @pytest.mark.parametrize(

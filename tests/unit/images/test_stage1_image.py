@@ -110,8 +110,8 @@ def test_with_kvmtool_on_the_build_host_the_image_has_it_and_its_libraries(stage
     home = stage1.build_tree(tmp_path / "home", parts) / "rootfs/usr/lib/clearpod"
     assert (home / "bin/lkvm").read_bytes() == Path("/usr/bin/ip").read_bytes()
     libraries = subprocess.run(["ldd", "/usr/bin/ip"], capture_output=True, text=True, check=True).stdout.split()
-    wanted = {Path(word).name for word in libraries if word.startswith("/") and "/ld-" not in word}
-    assert wanted <= {path.name for path in (home / "python/lib").iterdir()}
+    expected = {Path(word).name for word in libraries if word.startswith("/") and "/ld-" not in word}
+    assert expected <= {path.name for path in (home / "python/lib").iterdir()}
     assert "qemu" not in json.dumps(stage1.manifest(parts))
 
 

@@ -193,7 +193,7 @@ def test_a_limit_that_can_not_be_written_is_named(tree: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "wanted"),
+    ("files", "expected"),
     [
         ({"memory.max": "100"}, {"memory.max": "500"}),
         ({"memory.max": "max"}, {"memory.max": "max"}),
@@ -206,12 +206,12 @@ def test_a_limit_that_can_not_be_written_is_named(tree: Path) -> None:
     ],
 )
 def test_a_memory_limit_is_raised_and_never_lowered(
-    tmp_path: Path, files: dict[str, str], wanted: dict[str, str]
+    tmp_path: Path, files: dict[str, str], expected: dict[str, str]
 ) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text + "\n")
     cgroup.raise_memory([str(tmp_path), f"{tmp_path}/absent"], 500)
-    assert {path.name: path.read_text().strip() for path in tmp_path.iterdir()} == wanted
+    assert {path.name: path.read_text().strip() for path in tmp_path.iterdir()} == expected
 
 
 def test_usage_has_what_there_is(tmp_path: Path) -> None:

@@ -215,14 +215,14 @@ def test_without_unshare_the_program_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("1\n", ""), ("0\n", "allows no"), (None, "has no user namespaces")])
+@pytest.mark.parametrize(("text", "expected"), [("1\n", ""), ("0\n", "allows no"), (None, "has no user namespaces")])
 def test_a_host_that_can_not_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, wanted: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, expected: str
 ) -> None:
     path = tmp_path / "max"
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr(idmap, "_MOST", str(path))
     result = idmap.why_not()
-    assert wanted in result
-    assert bool(result) == bool(wanted)
+    assert expected in result
+    assert bool(result) == bool(expected)

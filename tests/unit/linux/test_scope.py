@@ -56,7 +56,7 @@ def test_a_scope_is_asked_for_with_its_slice_and_its_process(
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "said"),
+    ("answer", "error", "text"),
     [
         ("org.freedesktop.systemd1.UnitExists", WrongState, "UnitExists"),
         ("org.freedesktop.DBus.Error.AccessDenied", WrongState, "AccessDenied"),
@@ -70,10 +70,10 @@ def test_a_scope_is_asked_for_with_its_slice_and_its_process(
     ],
 )
 def test_each_refusal_is_one_sentence(
-    slice_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, error: type[PodError], said: str
+    slice_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, error: type[PodError], text: str
 ) -> None:
     monkeypatch.setattr(dbus, "LIMIT_S", 0.2 if answer == "silent" else 10.0)
-    with SystemdBus(tmp_path / "private", answer), pytest.raises(error, match=said):
+    with SystemdBus(tmp_path / "private", answer), pytest.raises(error, match=text):
         begin(slice_path)
     assert os.listdir(slice_path) == []
 
@@ -108,7 +108,7 @@ def test_what_is_no_scope_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "top", "lack", "wanted"),
+    ("driver", "top", "lack", "expected"),
     [
         ("auto", "", "", True),
         ("auto", "", "no systemd", False),
@@ -118,8 +118,8 @@ def test_what_is_no_scope_is_none() -> None:
     ],
 )
 def test_auto_is_systemd_where_all_cgroups_are_of_version_2(
-    monkeypatch: pytest.MonkeyPatch, driver: str, top: str, lack: str, wanted: bool
+    monkeypatch: pytest.MonkeyPatch, driver: str, top: str, lack: str, expected: bool
 ) -> None:
     monkeypatch.setattr(cgroup, "tree", lambda: cgroup.ROOT + top)
     monkeypatch.setattr(dbus, "why_not", lambda: lack)
-    assert scope.are_wanted(driver) is wanted
+    assert scope.are_wanted(driver) is expected

@@ -249,11 +249,11 @@ def test_a_record_that_was_not_written_to_its_end_goes_with_the_others(cni: Fake
     cache.mkdir()
     for name in ("aa.json", "aa.json.123456~", "bb.json.654321~", "notes.txt", ".json", "~"):
         (cache / name).write_text("")
-    found = record.every(str(cache))
-    assert found == {"aa": f"{cache}/aa.json", "bb": f"{cache}/bb.json"}
-    record.forget(found["bb"])
-    record.forget(found["aa"])
-    record.forget(found["aa"])
+    actual = record.every(str(cache))
+    assert actual == {"aa": f"{cache}/aa.json", "bb": f"{cache}/bb.json"}
+    record.forget(actual["bb"])
+    record.forget(actual["aa"])
+    record.forget(actual["aa"])
     assert sorted(os.listdir(cache)) == [".json", "notes.txt", "~"]
 
 

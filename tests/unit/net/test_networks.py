@@ -33,8 +33,8 @@ class Node:
         document = {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "bridge"}], **changes}
         (self.conf / file).write_text(json.dumps(document))
 
-    def names(self, *wanted: str) -> list[str]:
-        return [network.name for network in networks.chosen(wanted, self.settings)]
+    def names(self, *expected: str) -> list[str]:
+        return [network.name for network in networks.chosen(expected, self.settings)]
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_the_embedded_network_can_not_be_named_again(node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted, sentence",
+    "expected, sentence",
     [
         (("storrage",), r"network 'storrage', .*: pods, storage$"),
         (("broken",), r"network 'broken', .*: pods, storage; .*30-broken.* JSON"),
@@ -133,15 +133,15 @@ def test_the_embedded_network_can_not_be_named_again(node: Node) -> None:
     ],
 )
 def test_a_name_that_is_unknown_is_refused_with_those_that_are_there(
-    node: Node, wanted: tuple[str, ...], sentence: str
+    node: Node, expected: tuple[str, ...], sentence: str
 ) -> None:
     node.plugins("bridge")
     node.configure("10.conflist")
     node.configure("20.conflist", name="storage")
-    if "broken" in wanted:
+    if "broken" in expected:
         (node.conf / "30-broken.conf").write_text("{")
     with pytest.raises(BadRequest, match=sentence):
-        node.names(*wanted)
+        node.names(*expected)
 
 
 def test_a_plugin_that_only_a_named_network_lacks_is_named_with_it(node: Node) -> None:

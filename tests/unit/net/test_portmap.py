@@ -11,7 +11,7 @@ IPTABLES, NFTABLES = ["!", "-d", "::1"], ["ip6", "daddr", "!=", "::1"]
 
 
 @pytest.mark.parametrize(
-    ("said", "has_iptables", "wanted"),
+    ("text", "has_iptables", "expected"),
     [
         ({}, True, IPTABLES),
         ({}, False, NFTABLES),
@@ -25,10 +25,10 @@ IPTABLES, NFTABLES = ["!", "-d", "::1"], ["ip6", "daddr", "!=", "::1"]
         ({"conditionsV6": "wrong"}, True, "wrong"),
     ],
 )
-def test_portmap_gets_one_more_condition(said: dict[str, Any], has_iptables: bool, wanted: Any) -> None:
-    plugin = {"type": "portmap", **said}
+def test_portmap_gets_one_more_condition(text: dict[str, Any], has_iptables: bool, expected: Any) -> None:
+    plugin = {"type": "portmap", **text}
     before = {**plugin}
-    assert portmap.except_loopback(plugin, has_iptables=has_iptables).get("conditionsV6") == wanted
+    assert portmap.except_loopback(plugin, has_iptables=has_iptables).get("conditionsV6") == expected
     assert plugin == before, "the record keeps what was read"
 
 

@@ -86,8 +86,8 @@ def test_the_pods_addresses_are_those_inside_in_the_results_order(result: Any, i
 
 
 def test_dns_of_a_result_has_its_domain_among_the_searches() -> None:
-    said = {"nameservers": ["10.0.0.2"], "domain": "here", "search": ["there"], "options": ["ndots:1"]}
-    assert protocol.dns({"dns": said}) == (("10.0.0.2",), ("here", "there"), ("ndots:1",))
+    text = {"nameservers": ["10.0.0.2"], "domain": "here", "search": ["there"], "options": ["ndots:1"]}
+    assert protocol.dns({"dns": text}) == (("10.0.0.2",), ("here", "there"), ("ndots:1",))
     assert protocol.dns({}) == protocol.dns({"dns": None}) == ((), (), ())
 
 

@@ -66,9 +66,9 @@ def test_a_plugin_that_is_not_ready_says_why(cni: FakeCni, script: str, sentence
 
 def test_a_version_that_a_plugin_does_not_speak_is_found_before_the_first_pod(cni: FakeCni) -> None:
     cni.speaks("0.4.0", "1.0.0")
-    said = status(cni)
-    assert said.startswith("the CNI plugin 'first' speaks versions 0.4.0, 1.0.0 and not 1.1.0, which network 'fake'")
-    assert said.endswith("; change its cniVersion") and cni.calls() == []
+    text = status(cni)
+    assert text.startswith("the CNI plugin 'first' speaks versions 0.4.0, 1.0.0 and not 1.1.0, which network 'fake'")
+    assert text.endswith("; change its cniVersion") and cni.calls() == []
 
 
 def test_a_plugin_that_does_not_say_what_it_speaks_is_believed(cni: FakeCni) -> None:
@@ -112,8 +112,8 @@ def test_a_network_that_is_owed_is_no_garbage_and_those_of_other_runtimes_neithe
     results = tmp_path / "results"
     results.mkdir()
     for network in ("fake", "other"):
-        said = {"kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": network}
-        (results / f"{network}-c1-eth0").write_text(json.dumps(said))
+        text = {"kind": "cniCacheV1", "containerId": "c1", "ifName": "eth0", "networkName": network}
+        (results / f"{network}-c1-eth0").write_text(json.dumps(text))
     monkeypatch.setattr(status_gc, "RESULTS_DIR", str(results))
     assert status_gc.collect_garbage(cni.settings) == ()
     valid = cni.given("second", "GC")["cni.dev/valid-attachments"]

@@ -14,7 +14,7 @@ HOST = 0x70000000
 
 
 @pytest.mark.parametrize(
-    ("ids", "wanted"),
+    ("ids", "expected"),
     [
         (IdMap(), ()),
         (IdMap(65536, 65536), (Extent(65536, HOST + 65536, 65536),)),
@@ -24,8 +24,10 @@ HOST = 0x70000000
         (IdMap(4294901758, 65536), (Extent(4294901758, HOST + 65536, 65536),)),
     ],
 )
-def test_the_guests_ids_come_first_and_then_those_of_its_user_namespace(ids: IdMap, wanted: tuple[Extent, ...]) -> None:
-    assert extents(HOST, ids) == (Extent(0, HOST, 65536), *wanted)
+def test_the_guests_ids_come_first_and_then_those_of_its_user_namespace(
+    ids: IdMap, expected: tuple[Extent, ...]
+) -> None:
+    assert extents(HOST, ids) == (Extent(0, HOST, 65536), *expected)
 
 
 @pytest.mark.parametrize("ids", [IdMap(65536, 65537), IdMap(1000, 200000)])

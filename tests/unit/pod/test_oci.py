@@ -60,9 +60,9 @@ def test_a_volume_over_a_pods_own_file_replaces_it():
 
 def test_a_volume_inside_the_guest_is_the_root_of_what_is_named_and_read_only_there():
     mounts = tuple(Mount("/host", f"/{n}", read_only=n == 1, inside="v.volume") for n in (1, 2))
-    found = mounts_of(oci.config(POD, container(mounts=mounts)))
-    assert {found[f"/{n}"]["source"] for n in (1, 2)} == {"/run/clearpod/containers/v.volume/rootfs"}
-    assert [("ro" in found[f"/{n}"]["options"]) for n in (1, 2)] == [True, False]
+    result = mounts_of(oci.config(POD, container(mounts=mounts)))
+    assert {result[f"/{n}"]["source"] for n in (1, 2)} == {"/run/clearpod/containers/v.volume/rootfs"}
+    assert [("ro" in result[f"/{n}"]["options"]) for n in (1, 2)] == [True, False]
 
 
 def test_shorter_targets_are_mounted_first_and_keep_their_number():
@@ -165,9 +165,9 @@ def test_what_is_to_be_ambient_is_held_too():
 def test_an_image_volume_is_a_read_only_bind_of_the_layers_share(source, expected):
     volume = Mount(source, "/i", read_only=True, image="sha256:" + "11" * 32)
     document = oci.config(POD, container(mounts=(Mount("/a", "/b"), volume)))
-    found = mounts_of(document)
-    assert (found["/i"]["source"], found["/i"]["options"]) == (expected, ["rbind", "ro"])
-    assert found["/b"]["source"].endswith("/mounts/0")
+    result = mounts_of(document)
+    assert (result["/i"]["source"], result["/i"]["options"]) == (expected, ["rbind", "ro"])
+    assert result["/b"]["source"].endswith("/mounts/0")
 
 
 def test_a_device_is_made_and_allowed_as_it_was_asked_for():
@@ -223,15 +223,15 @@ def test_an_environment_can_be_just_what_was_said():
 
 
 def test_only_the_wanted_files_of_the_pod_are_there():
-    wanted = container(pod_files=("hostname",), mounts=(Mount("/v", "/etc/hosts"),))
-    places = [place for place in mounts_of(oci.config(POD, wanted)) if place.startswith("/etc/")]
+    asked = container(pod_files=("hostname",), mounts=(Mount("/v", "/etc/hosts"),))
+    places = [place for place in mounts_of(oci.config(POD, asked)) if place.startswith("/etc/")]
     assert places == ["/etc/hostname", "/etc/hosts"]
 
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_sys_can_be_writable_without_any_other_privilege(writable):
     document = oci.config(POD, container(security=Security(writable_sys=writable)))
-    wanted = "rw" if writable else "ro"
-    assert wanted in mounts_of(document)["/sys"]["options"]
+    expected = "rw" if writable else "ro"
+    assert expected in mounts_of(document)["/sys"]["options"]
     assert document["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
     assert document == oci.config(POD, container()) or writable

@@ -13,7 +13,7 @@ UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
 
 
 @pytest.mark.parametrize(
-    "words, wanted",
+    "words, expected",
     [
         ("", RunOptions(UUID)),
         ("--net=default --local-config=/etc/rkt", RunOptions(UUID)),
@@ -41,8 +41,8 @@ UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
         ("--", RunOptions(UUID)),
     ],
 )
-def test_run(words: str, wanted: RunOptions) -> None:
-    assert arguments.run([*words.split(), UUID]) == wanted
+def test_run(words: str, expected: RunOptions) -> None:
+    assert arguments.run([*words.split(), UUID]) == expected
 
 
 def test_an_upper_case_uuid_is_the_same() -> None:
@@ -85,7 +85,7 @@ def test_run_refuses(words: list[str], sentence: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, wanted",
+    "words, expected",
     [
         ("--pid=7 --appname=web -- ls -l --pid=8", EnterOptions(("ls", "-l", "--pid=8"), "web", 7)),
         ("--pid=7 -- sh", EnterOptions(("sh",), "", 7)),
@@ -93,8 +93,8 @@ def test_run_refuses(words: list[str], sentence: str) -> None:
         ("--pid=7 --appname=web -- -- x", EnterOptions(("--", "x"), "web", 7)),
     ],
 )
-def test_enter(words: str, wanted: EnterOptions) -> None:
-    assert arguments.enter(words.split()) == wanted
+def test_enter(words: str, expected: EnterOptions) -> None:
+    assert arguments.enter(words.split()) == expected
 
 
 def test_enter_keeps_every_byte_of_the_command() -> None:

@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "name, cwd, path, found",
+    "name, cwd, path, result",
     [
         ("/no/such", "/", "", "/no/such"),
         ("/bin//sh", "/", "", "/bin//sh"),
@@ -49,8 +49,8 @@ def root(tmp_path: Path) -> str:
         ("up", "/", "", "/bin/up"),
     ],
 )
-def test_commands(root: str, name: str, cwd: str, path: str, found: str) -> None:
-    assert inside.executable(root, name, cwd=cwd, path=path) == found
+def test_commands(root: str, name: str, cwd: str, path: str, result: str) -> None:
+    assert inside.executable(root, name, cwd=cwd, path=path) == result
 
 
 @pytest.mark.parametrize("name", ["tool", "data", "dir", "out", "abs", "loop", "no\nsuch"])

@@ -24,7 +24,7 @@ CALLS, NO_CALLS = "os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set"
 
 
 @pytest.mark.parametrize(
-    "given, wanted",
+    "given, expected",
     [
         ([], Isolators()),
         ([one(MEMORY, {"limit": "64Mi"})], Isolators(memory=64 << 20)),
@@ -54,8 +54,8 @@ CALLS, NO_CALLS = "os/linux/seccomp-retain-set", "os/linux/seccomp-remove-set"
         ),
     ],
 )
-def test_what_counts(given: list[dict[str, Any]], wanted: Isolators) -> None:
-    assert read(*given) == wanted
+def test_what_counts(given: list[dict[str, Any]], expected: Isolators) -> None:
+    assert read(*given) == expected
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,12 @@ def isolator(name: str, value: Any) -> Document:
 
 
 def test_a_plain_pod(tmp_path: Path) -> None:
-    found = read(tmp_path, app(exec=["sh", "-c", "x"]))
-    assert found.pod._replace(vcpus=1) == loader.Pod(
+    result = read(tmp_path, app(exec=["sh", "-c", "x"]))
+    assert result.pod._replace(vcpus=1) == loader.Pod(
         id=UUID, name=f"rkt-{UUID}", namespace="rkt", uid=UUID, hostname=f"rkt-{UUID}", memory_mib=512
     )
-    assert found.pod.vcpus == os.cpu_count() and not found.warnings and not found.mutable
-    (one,) = found.apps
+    assert result.pod.vcpus == os.cpu_count() and not result.warnings and not result.mutable
+    (one,) = result.apps
     assert (
         one.root == str(root_of(str(tmp_path / UUID)))
         and one.streams == Streams()
@@ -61,25 +61,25 @@ def test_limits_ports_and_sysctls(tmp_path: Path) -> None:
         {"name": "http", "hostPort": 1080, "hostIP": "1.2.3.4"},
         {"name": "d", "hostPort": 53, "podPort": {**http, "protocol": "UDP", "port": 5, "count": 1}},
     ]
-    found = read(tmp_path, app(isolators=isolators, ports=[http]), ports=ports)
+    result = read(tmp_path, app(isolators=isolators, ports=[http]), ports=ports)
     limits = Limits(memory=64 << 20, cpu_shares=512, cpu_quota_us=150_000, cpu_period_us=100_000)
-    assert found.apps[0].container.limits == limits and found.apps[0].container.oom_score_adj == 10
-    assert found.pod.memory_mib == 128 and found.pod.vcpus == min(2, os.cpu_count() or 1)
-    assert found.pod.sysctls == (("net.core.somaxconn", "5"),)
+    assert result.apps[0].container.limits == limits and result.apps[0].container.oom_score_adj == 10
+    assert result.pod.memory_mib == 128 and result.pod.vcpus == min(2, os.cpu_count() or 1)
+    assert result.pod.sysctls == (("net.core.somaxconn", "5"),)
     expected = (Port(8080, 1080, "tcp", "1.2.3.4"), Port(8081, 1081, "tcp", "1.2.3.4"), Port(5, 53, "udp"))
-    assert found.pod.ports == expected and "block-iops" in found.warnings[0]
+    assert result.pod.ports == expected and "block-iops" in result.warnings[0]
 
 
 def test_a_little_cpu_is_what_the_kernel_can_give(tmp_path: Path) -> None:
-    found = read(tmp_path, app(isolators=[isolator("resource/cpu", {"limit": "1m"})]))
-    assert found.apps[0].container.limits.cpu_quota_us == 1000
+    result = read(tmp_path, app(isolators=[isolator("resource/cpu", {"limit": "1m"})]))
+    assert result.apps[0].container.limits.cpu_quota_us == 1000
 
 
 def test_every_byte_of_arguments_and_environment_arrives(tmp_path: Path) -> None:
     odd = ["/bin/sh", "a\nb", "'\"$HOME`\\", "", "\u00e9\x01", " -- "]
-    found = read(tmp_path, app(exec=odd, environment=[{"name": "A", "value": "x\ny=\"z'"}]))
-    container = found.apps[0].container
-    document = json.loads(json.dumps(oci.config(found.pod, container)))
+    result = read(tmp_path, app(exec=odd, environment=[{"name": "A", "value": "x\ny=\"z'"}]))
+    container = result.apps[0].container
+    document = json.loads(json.dumps(oci.config(result.pod, container)))
     assert document["process"]["args"] == odd and "A=x\ny=\"z'" in document["process"]["env"]
     assert len(document["process"]["env"]) == len(container.process.env) and "HOSTNAME" not in str(
         container.process.env
@@ -90,8 +90,8 @@ def test_handlers_are_containers_of_their_own(tmp_path: Path) -> None:
     events = [{"name": "post-stop", "exec": ["env", "b"]}, {"name": "pre-start", "exec": ["/bin/sh", "-c", "a"]}]
     volumes = [{"name": "v", "kind": "host", "source": "/tmp"}]
     mounts = {"mounts": [{"volume": "v", "path": "/m"}], "readOnlyRootFS": True}
-    wanted = [isolator("os/linux/capabilities-retain-set", {"set": []}), isolator("os/linux/no-new-privileges", True)]
-    entry = app(entry=mounts, eventHandlers=events, user="web", group="www", isolators=wanted)
+    asked = [isolator("os/linux/capabilities-retain-set", {"set": []}), isolator("os/linux/no-new-privileges", True)]
+    entry = app(entry=mounts, eventHandlers=events, user="web", group="www", isolators=asked)
     (one,) = read(tmp_path, entry, volumes=volumes).apps
     before, after = one.pre_start, one.post_stop
     assert before and after and one.containers == (before, one.container, after)
@@ -109,9 +109,9 @@ def test_handlers_are_containers_of_their_own(tmp_path: Path) -> None:
 )
 def test_interactive(tmp_path: Path, terminal: str | None, tty: bool, term: str | None) -> None:
     pod = lay(tmp_path, app())
-    found = loader.read_pod(pod, OPTIONS._replace(interactive=True), terminal=terminal).apps[0]
-    assert found.streams == Streams("interactive", "interactive", "interactive")
-    process = found.container.process
+    result = loader.read_pod(pod, OPTIONS._replace(interactive=True), terminal=terminal).apps[0]
+    assert result.streams == Streams("interactive", "interactive", "interactive")
+    process = result.container.process
     assert process.tty == tty and process.stdin and dict(one.split("=", 1) for one in process.env).get("TERM") == term
 
 
@@ -124,11 +124,11 @@ def test_a_terminal_to_attach_to(tmp_path: Path) -> None:
 def test_only_a_pod_with_empty_volumes_has_a_disk_of_the_size_that_it_asks_for(tmp_path: Path) -> None:
     assert read(tmp_path / "a", app()).pod.scratch_mib == 0
     mounts = {"mounts": [{"volume": "w", "path": "/m"}]}
-    for number, (said, wanted) in enumerate({"64": 64, "16": 16}.items()):
-        note = [{"name": "clearpod.io/scratch-mib", "value": said}]
+    for number, (text, expected) in enumerate({"64": 64, "16": 16}.items()):
+        note = [{"name": "clearpod.io/scratch-mib", "value": text}]
         volumes = [{"name": "w", "kind": "empty"}]
-        found = read(tmp_path / f"b{number}", app("one", mounts), volumes=volumes, annotations=note)
-        assert found.pod.scratch_mib == wanted
+        result = read(tmp_path / f"b{number}", app("one", mounts), volumes=volumes, annotations=note)
+        assert result.pod.scratch_mib == expected
     with pytest.raises(BadRequest, match=r"at least 16, .*15"):
         sizing.scratch_mib({"clearpod.io/scratch-mib": "15"})
 
@@ -136,21 +136,21 @@ def test_only_a_pod_with_empty_volumes_has_a_disk_of_the_size_that_it_asks_for(t
 def test_a_root_is_on_the_disk_where_the_app_or_the_pod_says_so(tmp_path: Path) -> None:
     note = [{"name": "clearpod.io/root", "value": "disk"}]
     events = [{"name": "pre-start", "exec": ["sh"]}]
-    found = read(tmp_path / "a", app("one", {"annotations": note}, eventHandlers=events), app("two"))
-    roots = [[oci.config(found.pod, one)["root"]["path"] for one in each.containers] for each in found.apps]
+    result = read(tmp_path / "a", app("one", {"annotations": note}, eventHandlers=events), app("two"))
+    roots = [[oci.config(result.pod, one)["root"]["path"] for one in each.containers] for each in result.apps]
     assert [{path.rsplit("/", 2)[1] for path in paths} for paths in roots] == [{"one.root"}, {"two"}]
-    assert found.pod.scratch_mib == sizing.SCRATCH_MIB
-    found = read(tmp_path / "b", app("one"), annotations=note)
-    assert found.apps[0].container.root_of and found.pod.scratch_mib
+    assert result.pod.scratch_mib == sizing.SCRATCH_MIB
+    result = read(tmp_path / "b", app("one"), annotations=note)
+    assert result.apps[0].container.root_of and result.pod.scratch_mib
     with pytest.raises(BadRequest, match="can be disk"):
         sizing.is_root_on_disk({"clearpod.io/root": "memory"}, where="the app")
 
 
 def test_a_sandbox_starts_empty_and_gets_its_apps_one_by_one(tmp_path: Path) -> None:
     options = OPTIONS._replace(mutable=True, hostname="h")
-    found = read(tmp_path / "a", options=options)
-    assert found.mutable and found.apps == () and found.pod.memory_mib == 512 and found.pod.hostname == "h"
-    assert found.pod.scratch_mib == sizing.SCRATCH_MIB, "an app that comes later may have empty volumes"
+    result = read(tmp_path / "a", options=options)
+    assert result.mutable and result.apps == () and result.pod.memory_mib == 512 and result.pod.hostname == "h"
+    assert result.pod.scratch_mib == sizing.SCRATCH_MIB, "an app that comes later may have empty volumes"
     pod = lay(tmp_path / "b", app("one", exec=[]), app("two"))
     assert [one.name for one in loader.read_pod(pod, options, only="two").apps] == ["two"]
     pod = lay(tmp_path / "c", app("one", ports=[PORT]), app("two"), **HOST_PORT)
@@ -162,14 +162,14 @@ def test_empty_volumes_are_made_and_tmp_too(tmp_path: Path) -> None:
     volumes = [{"name": "w", "kind": "empty", "mode": "0700"}]
     mounts = {"mounts": [{"volume": "w", "path": "/m"}]}
     apps = [app("one", mounts, mountPoints=points), app("two", mounts)]
-    found = read(tmp_path, *apps, volumes=volumes, image={"annotations": DOCKER})
-    names = [os.path.basename(one.path) for one in found.empty_volumes]
-    assert names == ["w", "one-d"] and len(found.warnings) == 1 and found.pod.scratch_mib == sizing.SCRATCH_MIB
+    result = read(tmp_path, *apps, volumes=volumes, image={"annotations": DOCKER})
+    names = [os.path.basename(one.path) for one in result.empty_volumes]
+    assert names == ["w", "one-d"] and len(result.warnings) == 1 and result.pod.scratch_mib == sizing.SCRATCH_MIB
     for _ in range(2):
-        make.make(found)
+        make.make(result)
     shared = tmp_path / UUID / "sharedVolumes"
     assert sorted(os.listdir(shared)) == ["one-d", "w"] and sorted(os.listdir(shared / "one-d")) == ["group", "passwd"]
-    assert os.stat(f"{found.apps[1].root}/tmp").st_mode & 0o7777 == 0o1777
+    assert os.stat(f"{result.apps[1].root}/tmp").st_mode & 0o7777 == 0o1777
 
 
 DNS = PodNetwork(dns_servers=("1.1.1.1",))
@@ -179,42 +179,44 @@ def test_the_network_settles_the_rest(tmp_path: Path) -> None:
     options = OPTIONS._replace(mds_token="t0", hostname="h")
     pod = lay(tmp_path, app("one"), app("two", eventHandlers=[{"name": "pre-start", "exec": ["sh"]}]))
     (root_of(pod, "two") / "etc" / "hosts").write_text("")
-    found = loader.with_network(loader.read_pod(pod, options), pod, options=options, network=DNS, host_ip="172.16.28.1")
-    files = dict(found.files)
+    result = loader.with_network(
+        loader.read_pod(pod, options), pod, options=options, network=DNS, host_ip="172.16.28.1"
+    )
+    files = dict(result.files)
     assert list(files) == ["hosts", "hostname", "resolv.conf"] and files["hostname"] == "h\n"
     assert "localhost h" in files["hosts"] and files["resolv.conf"] == "nameserver 1.1.1.1\n"
-    one, two = found.apps
+    one, two = result.apps
     assert one.container.pod_files == ("hosts", "hostname", "resolv.conf")
     assert two.pre_start and two.container.pod_files == two.pre_start.pod_files == ("hostname", "resolv.conf")
     for container in (one.container, two.container, two.pre_start):
         assert "AC_METADATA_URL=http://172.16.28.1:18112/t0" in container.process.env
-        places = [mount["destination"] for mount in oci.config(found.pod, container)["mounts"]]
+        places = [mount["destination"] for mount in oci.config(result.pod, container)["mounts"]]
         assert [f"/etc/{name}" for name in container.pod_files] == [one for one in places if one.startswith("/etc/")]
 
 
 def test_without_network_and_token_the_image_keeps_its_files(tmp_path: Path) -> None:
     pod = lay(tmp_path, app())
-    found = loader.with_network(loader.read_pod(pod, OPTIONS), pod, options=OPTIONS, network=None)
-    assert [name for name, _ in found.files] == ["hosts", "hostname"]
-    assert "AC_METADATA_URL" not in str(found.apps[0].container.process.env)
+    result = loader.with_network(loader.read_pod(pod, OPTIONS), pod, options=OPTIONS, network=None)
+    assert [name for name, _ in result.files] == ["hosts", "hostname"]
+    assert "AC_METADATA_URL" not in str(result.apps[0].container.process.env)
 
 
 def test_hosts_of_the_host_replace_the_images(tmp_path: Path) -> None:
     options = OPTIONS._replace(hosts_mode="host")
     pod = lay(tmp_path, app())
     (root_of(pod) / "etc" / "hosts").write_text("")
-    found = loader.with_network(loader.read_pod(pod, options), pod, options=options, network=None)
-    assert found.apps[0].container.pod_files == ("hosts", "hostname")
+    result = loader.with_network(loader.read_pod(pod, options), pod, options=options, network=None)
+    assert result.apps[0].container.pod_files == ("hosts", "hostname")
 
 
 def test_warnings_are_all_there(tmp_path: Path) -> None:
     calls = isolator("os/linux/seccomp-retain-set", {"set": ["@rkt/default-whitelist", "chown32"], "errno": "EPERM"})
     pod_wide = [isolator("resource/memory", {"limit": "1G"})]
     options = OPTIONS._replace(warnings=("a flag",))
-    found = read(
+    result = read(
         tmp_path, app(isolators=[calls], mountPoints=[{"name": "d", "path": "/d"}]), options=options, isolators=pod_wide
     )
-    assert found.warnings == (
+    assert result.warnings == (
         "a flag",
         "isolators of the whole pod are not applied; give them to its apps",
         "app 'one': no volume for the mount point 'd' at /d; it gets an empty one",

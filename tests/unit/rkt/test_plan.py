@@ -20,12 +20,12 @@ def app(name: str, streams: Streams = Streams(), *, tty: bool = False) -> App:  
 
 
 def read(text: bytes) -> list[tuple[int, object]]:
-    buffer, found = bytearray(text), []
+    buffer, result = bytearray(text), []
     while (one := frame.cut(buffer)) is not None:
         assert (one.kind, one.flags, one.seq) == (frame.REQUEST, 0, 0)
-        found.append((one.stream, messages.decode_request(one.payload)))
+        result.append((one.stream, messages.decode_request(one.payload)))
     assert not buffer
-    return found
+    return result
 
 
 def test_all_roots_are_made_before_anything_starts_and_no_start_is_waited_for() -> None:

@@ -16,12 +16,12 @@ PLAIN = RunOptions(UUID)
 NOTHING = Isolators()
 
 
-def made(wanted: Isolators = NOTHING, options: RunOptions = PLAIN, *, uid: int = 0) -> Security:
-    return security.security(wanted, options, uid=uid, read_only_root=False, where="x")
+def made(asked: Isolators = NOTHING, options: RunOptions = PLAIN, *, uid: int = 0) -> Security:
+    return security.security(asked, options, uid=uid, read_only_root=False, where="x")
 
 
-def held(found: Security) -> set[str]:
-    return set(bounding(found.add_capabilities, found.drop_capabilities))
+def held(actual: Security) -> set[str]:
+    return set(bounding(actual.add_capabilities, actual.drop_capabilities))
 
 
 def test_the_default() -> None:
@@ -31,7 +31,7 @@ def test_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "names, wanted",
+    "names, expected",
     [
         (Names(True, ("CAP_KILL", "cap_net_admin")), {"CAP_KILL", "CAP_NET_ADMIN"}),
         (Names(True, ()), set()),
@@ -39,8 +39,8 @@ def test_the_default() -> None:
         (Names(False, ()), set(DEFAULT)),
     ],
 )
-def test_capabilities(names: Names, wanted: set[str]) -> None:
-    assert held(made(Isolators(capabilities=names))) == wanted
+def test_capabilities(names: Names, expected: set[str]) -> None:
+    assert held(made(Isolators(capabilities=names))) == expected
     assert held(made(Isolators(capabilities=names), PLAIN._replace(all_capabilities=True))) == set(ALL)
 
 
@@ -51,7 +51,7 @@ def test_a_capability_that_linux_does_not_have(retain: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted, uid, options, expected",
+    "asked, uid, options, expected",
     [
         (Isolators(), 0, PLAIN, False),
         (Isolators(), 5, PLAIN, True),
@@ -63,8 +63,8 @@ def test_a_capability_that_linux_does_not_have(retain: bool) -> None:
         (Isolators(seccomp=Names(False, ("getppid",))), 0, PLAIN, False),
     ],
 )
-def test_no_new_privileges(wanted: Isolators, uid: int, options: RunOptions, expected: bool) -> None:
-    result = made(wanted, options, uid=uid)
+def test_no_new_privileges(asked: Isolators, uid: int, options: RunOptions, expected: bool) -> None:
+    result = made(asked, options, uid=uid)
     assert result.no_new_privs == expected and (not result.seccomp if options.no_seccomp else True)
 
 

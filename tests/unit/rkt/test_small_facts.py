@@ -29,11 +29,11 @@ def test_an_environment_is_what_was_said_and_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    "said, terminal, term",
+    "given, terminal, term",
     [((), "xterm", "TERM=xterm"), ((), "", "TERM=vt100"), ((("TERM", "dumb"),), "xterm", "TERM=dumb")],
 )
-def test_with_a_terminal(said: Any, terminal: str, term: str) -> None:
-    assert set(environment.variables("a", said, terminal=terminal)) == DEFAULTS | {term}
+def test_with_a_terminal(given: Any, terminal: str, term: str) -> None:
+    assert set(environment.variables("a", given, terminal=terminal)) == DEFAULTS | {term}
 
 
 def test_the_metadata_url() -> None:
@@ -41,9 +41,9 @@ def test_the_metadata_url() -> None:
     assert environment.metadata_url("fd00::1", "t0") == "http://[fd00::1]:18112/t0"
 
 
-def entry(**said: str) -> Entry:
-    annotations = tuple((f"coreos.com/rkt/stage2/{name}", mode) for name, mode in said.items() if name != "log")
-    log = (("coreos.com/rkt/experiment/kubernetes-log-path", said["log"]),) if "log" in said else ()
+def entry(**given: str) -> Entry:
+    annotations = tuple((f"coreos.com/rkt/stage2/{name}", mode) for name, mode in given.items() if name != "log")
+    log = (("coreos.com/rkt/experiment/kubernetes-log-path", given["log"]),) if "log" in given else ()
     return Entry("a", "", ("x",), "0", "0", ("0", "0"), False, annotations=annotations + log)
 
 
@@ -54,7 +54,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize(
-    "given, pod, interactive, wanted",
+    "given, pod, interactive, expected",
     [
         (entry(), {}, False, Streams()),
         (entry(stdin="stream", stdout="null", stderr="tty"), {}, False, Streams("stream", "null", "tty")),
@@ -70,8 +70,8 @@ PLAIN = {
         (entry(log="a_0.log"), PLAIN, False, Streams()),
     ],
 )
-def test_streams(given: Entry, pod: dict[str, str], interactive: bool, wanted: Streams) -> None:
-    assert streams.of_app(given, pod, interactive=interactive) == wanted
+def test_streams(given: Entry, pod: dict[str, str], interactive: bool, expected: Streams) -> None:
+    assert streams.of_app(given, pod, interactive=interactive) == expected
 
 
 def test_what_streams_ask_for() -> None:
@@ -108,7 +108,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    "limits, annotations, mutable, wanted",
+    "limits, annotations, mutable, expected",
     [
         ([], {}, True, 512),
         ([0], {}, False, 512),
@@ -120,13 +120,13 @@ MIB = 1 << 20
         ([100 * MIB], {"clearpod.io/memory-mib": "96"}, True, 96),
     ],
 )
-def test_memory(limits: list[int], annotations: dict[str, str], mutable: bool, wanted: int) -> None:
+def test_memory(limits: list[int], annotations: dict[str, str], mutable: bool, expected: int) -> None:
     apps = [Isolators(memory=limit) for limit in limits]
-    assert sizing.memory_mib(apps, annotations, mutable=mutable) == wanted
+    assert sizing.memory_mib(apps, annotations, mutable=mutable) == expected
 
 
 @pytest.mark.parametrize(
-    "limits, annotations, wanted",
+    "limits, annotations, expected",
     [
         ([], {}, 4),
         ([0], {}, 4),
@@ -139,8 +139,8 @@ def test_memory(limits: list[int], annotations: dict[str, str], mutable: bool, w
         ([500], {"clearpod.io/vcpus": "3"}, 3),
     ],
 )
-def test_cpus(limits: list[int], annotations: dict[str, str], wanted: int) -> None:
-    assert sizing.vcpus([Isolators(cpu_milli=limit) for limit in limits], annotations, cpus=4) == wanted
+def test_cpus(limits: list[int], annotations: dict[str, str], expected: int) -> None:
+    assert sizing.vcpus([Isolators(cpu_milli=limit) for limit in limits], annotations, cpus=4) == expected
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "٣", "9" * 30])
@@ -162,7 +162,7 @@ DNS = PodNetwork(dns_servers=("1.1.1.1",), dns_searches=("a.b",), dns_options=("
 
 
 @pytest.mark.parametrize(
-    "mode, network, wanted",
+    "mode, network, expected",
     [
         ("default", None, None),
         ("default", PodNetwork(), None),
@@ -171,8 +171,8 @@ DNS = PodNetwork(dns_servers=("1.1.1.1",), dns_searches=("a.b",), dns_options=("
         ("stage0", DNS, "nameserver 9.9.9.9\n"),
     ],
 )
-def test_resolv_conf(pod: str, mode: str, network: PodNetwork | None, wanted: str | None) -> None:
-    assert texts.resolv_conf(pod, OPTIONS._replace(resolv_mode=mode), network=network) == wanted
+def test_resolv_conf(pod: str, mode: str, network: PodNetwork | None, expected: str | None) -> None:
+    assert texts.resolv_conf(pod, OPTIONS._replace(resolv_mode=mode), network=network) == expected
 
 
 def test_the_hosts_own_files(pod: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ def answer(document: dict[str, Any], name: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    "names",
     [
         None,
         Names(True, ()),
@@ -41,8 +41,8 @@ def answer(document: dict[str, Any], name: str) -> tuple[str, int]:
         Names(True, ("@odd/wildcard", "@systemd/odd")),
     ],
 )
-def test_what_says_nothing_is_the_default(wanted: Names | None) -> None:
-    assert syscalls.filter_for(wanted, HELD, where="x") == seccomp.DEFAULT and not syscalls.is_tight(wanted)
+def test_what_says_nothing_is_the_default(names: Names | None) -> None:
+    assert syscalls.filter_for(names, HELD, where="x") == seccomp.DEFAULT and not syscalls.is_tight(names)
 
 
 def test_to_retain_all_is_no_filter() -> None:
@@ -60,19 +60,19 @@ def test_a_set_to_retain(errno: str, default: tuple[str, int]) -> None:
     assert answer(filter_for("statx", errno=errno), "statx") == (ALLOW, 0)
 
 
-@pytest.mark.parametrize("errno, said", [("EPERM", (ERRNO, 1)), ("", (KILL, 0))])
-def test_a_set_to_remove(errno: str, said: tuple[str, int]) -> None:
+@pytest.mark.parametrize("errno, output", [("EPERM", (ERRNO, 1)), ("", (KILL, 0))])
+def test_a_set_to_remove(errno: str, output: tuple[str, int]) -> None:
     result = filter_for("getppid", "@docker/default-blacklist", retain=False, errno=errno)
-    assert answer(result, "getppid") == answer(result, "keyctl") == said
+    assert answer(result, "getppid") == answer(result, "keyctl") == output
     assert answer(result, "statx") == answer(result, "read") == (ALLOW, 0)
 
 
-@pytest.mark.parametrize("errno, said", [("EPERM", (ERRNO, 1)), ("", (KILL, 0))])
-def test_the_default_whitelist_and_more(errno: str, said: tuple[str, int]) -> None:
+@pytest.mark.parametrize("errno, output", [("EPERM", (ERRNO, 1)), ("", (KILL, 0))])
+def test_the_default_whitelist_and_more(errno: str, output: tuple[str, int]) -> None:
     result = filter_for("@rkt/default-whitelist", "mount", errno=errno)
     base = seccomp.profile(HELD)
     assert answer(result, "mount") == (ALLOW, 0) and answer(base, "mount") == (ERRNO, 1)
-    assert answer(result, "keyctl") == said
+    assert answer(result, "keyctl") == output
     assert answer(result, "clone3") == answer(base, "clone3") == (ERRNO, 38)
     arguments = [rule for rule in base["syscalls"] if "args" in rule]
     assert arguments and [rule for rule in result["syscalls"] if "args" in rule] == arguments
@@ -115,7 +115,7 @@ def test_names_that_are_no_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    "wanted, sentence",
+    "names, sentence",
     [
         (
             Names(True, ("read",), "EODD"),
@@ -132,6 +132,6 @@ def test_names_that_are_no_calls() -> None:
         ),
     ],
 )
-def test_what_cant_be(wanted: Names, sentence: str) -> None:
+def test_what_cant_be(names: Names, sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
-        syscalls.filter_for(wanted, HELD, where="x")
+        syscalls.filter_for(names, HELD, where="x")

@@ -21,7 +21,7 @@ END = frame.pack(frame.EVENT, messages.encode_event(Exited("a", EXEC, 42)))
 
 
 @pytest.mark.parametrize(
-    "code, said, expected",
+    "code, text, expected",
     [
         (1, b"exec: Exec format error\n", 126),
         (1, b"exec: Permission denied\r\n", 126),
@@ -35,8 +35,8 @@ END = frame.pack(frame.EVENT, messages.encode_event(Exited("a", EXEC, 42)))
         (0, b"", 0),
     ],
 )
-def test_what_the_kernel_could_not_execute_has_the_code_of_shells(code: int, said: bytes, expected: int) -> None:
-    assert terminal.exec_code(code, said) == expected
+def test_what_the_kernel_could_not_execute_has_the_code_of_shells(code: int, text: bytes, expected: int) -> None:
+    assert terminal.exec_code(code, text) == expected
 
 
 @contextmanager

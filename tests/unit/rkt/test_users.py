@@ -23,7 +23,7 @@ def resolve(place: Path, image: Document | None = None, **fields: Any) -> User:
 
 
 @pytest.mark.parametrize(
-    "user, group, wanted",
+    "user, group, expected",
     [
         ("0", "0", User(0, 0)),
         ("root", "root", User(0, 0)),
@@ -33,8 +33,8 @@ def resolve(place: Path, image: Document | None = None, **fields: Any) -> User:
         ("33", "www", User(33, 55)),
     ],
 )
-def test_names_and_numbers(tmp_path: Path, user: str, group: str, wanted: User) -> None:
-    assert resolve(tmp_path, user=user, group=group) == wanted
+def test_names_and_numbers(tmp_path: Path, user: str, group: str, expected: User) -> None:
+    assert resolve(tmp_path, user=user, group=group) == expected
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

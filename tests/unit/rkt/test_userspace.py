@@ -29,7 +29,7 @@ def laid(place: Path, profile: str | None, *, image: str = "", apps: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("said", "image", "wanted"),
+    ("text", "image", "expected"),
     [
         (None, "", ""),
         ("default", "", ""),
@@ -40,13 +40,13 @@ def laid(place: Path, profile: str | None, *, image: str = "", apps: tuple[str, 
     ],
 )
 def test_the_manifest_says_the_profile_and_else_the_image(
-    tmp_path: Path, said: str | None, image: str, wanted: str
+    tmp_path: Path, text: str | None, image: str, expected: str
 ) -> None:
-    pod_dir = laid(tmp_path, said, image=image)
+    pod_dir = laid(tmp_path, text, image=image)
     pod = loader.read_pod(pod_dir, RunOptions(UUID)).pod
     journal = f"{Path(pod_dir).resolve()}/stage1/rootfs/var/log/journal"
-    assert (pod.profile, pod.journal) == (wanted, journal if wanted else "")
-    assert pod.memory_mib == (544 if wanted else 512)
+    assert (pod.profile, pod.journal) == (expected, journal if expected else "")
+    assert pod.memory_mib == (544 if expected else 512)
 
 
 def test_memory_that_an_annotation_names_stays_what_it_is(tmp_path: Path) -> None:

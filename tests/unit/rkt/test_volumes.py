@@ -21,8 +21,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 
 def of_app(place: Path, entry: Document, *, image: Document | None = None, volumes_: Any = ()) -> tuple[str, Volumes]:
     pod = lay(place, entry, image=image, volumes=list(volumes_))
-    found = manifest.read(f"{pod}/pod", lambda _: str(root_of(pod).parent / "manifest"))
-    return pod, volumes.of_app(found.entries[0], found.volumes, pod_dir=pod, root=str(root_of(pod)))
+    result = manifest.read(f"{pod}/pod", lambda _: str(root_of(pod).parent / "manifest"))
+    return pod, volumes.of_app(result.entries[0], result.volumes, pod_dir=pod, root=str(root_of(pod)))
 
 
 def host(source: Path, name: str = "v", **fields: Any) -> Document:
@@ -41,7 +41,7 @@ POINT = [{"name": "v", "path": "/p", "readOnly": True}]
 
 
 @pytest.mark.parametrize(
-    "points, said, read_only",
+    "points, text, read_only",
     [
         ([], None, False),
         ([], True, True),
@@ -52,60 +52,60 @@ POINT = [{"name": "v", "path": "/p", "readOnly": True}]
     ],
 )
 def test_read_only_is_the_volumes_word_or_else_the_images(
-    tmp_path: Path, points: list[Document], said: bool | None, read_only: bool
+    tmp_path: Path, points: list[Document], text: bool | None, read_only: bool
 ) -> None:
-    given = [host(tmp_path, readOnly=said), host(tmp_path, "other")]
-    _, found = of_app(tmp_path, app(entry=mounts("/m"), mountPoints=points), volumes_=given)
-    assert found.mounts[0] == Mount(str(tmp_path), "/m", read_only, read_only)
+    given = [host(tmp_path, readOnly=text), host(tmp_path, "other")]
+    _, result = of_app(tmp_path, app(entry=mounts("/m"), mountPoints=points), volumes_=given)
+    assert result.mounts[0] == Mount(str(tmp_path), "/m", read_only, read_only)
 
 
 def test_not_recursive(tmp_path: Path) -> None:
     given = [host(tmp_path, readOnly=True, recursive=False)]
-    _, found = of_app(tmp_path, app(entry=mounts("/m")), volumes_=given)
-    assert found.mounts == (Mount(str(tmp_path), "/m", read_only=True, recursive=False),)
+    _, result = of_app(tmp_path, app(entry=mounts("/m")), volumes_=given)
+    assert result.mounts == (Mount(str(tmp_path), "/m", read_only=True, recursive=False),)
 
 
 def test_mount_points_get_what_no_mount_has(tmp_path: Path) -> None:
     points = [{"name": "v", "path": "/a/../a/"}, {"name": "w", "path": "/b", "readOnly": True}]
     given = [host(tmp_path), host(tmp_path, "w")]
-    _, found = of_app(tmp_path, app(entry=mounts("/a", volume="w"), mountPoints=points), volumes_=given)
-    assert [(one.target, one.read_only) for one in found.mounts] == [("/a", True), ("/b", True)]
+    _, result = of_app(tmp_path, app(entry=mounts("/a", volume="w"), mountPoints=points), volumes_=given)
+    assert [(one.target, one.read_only) for one in result.mounts] == [("/a", True), ("/b", True)]
 
 
 def test_a_volume_of_the_app_itself_wins(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     entry = app(entry=mounts("/m", appVolume=host(tmp_path / "own")))
-    _, found = of_app(tmp_path, entry, volumes_=[host(tmp_path)])
-    assert [one.source for one in found.mounts] == [str(tmp_path / "own")]
+    _, result = of_app(tmp_path, entry, volumes_=[host(tmp_path)])
+    assert [one.source for one in result.mounts] == [str(tmp_path / "own")]
 
 
 def test_sources_may_be_files_and_links(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
-    _, found = of_app(tmp_path, app(entry=mounts("/m")), volumes_=[host(tmp_path / "link")])
-    assert found.mounts[0].source == str(tmp_path / "file")
+    _, result = of_app(tmp_path, app(entry=mounts("/m")), volumes_=[host(tmp_path / "link")])
+    assert result.mounts[0].source == str(tmp_path / "file")
 
 
 def test_empty_volumes_are_shared_by_name(tmp_path: Path) -> None:
     entry = app(entry=mounts("/m"), mountPoints=[{"name": "v", "path": "/n"}])
-    pod, found = of_app(tmp_path, entry, volumes_=[empty(mode="1777", uid=5, gid=6)])
-    assert [one.source for one in found.mounts] == [f"{pod}/sharedVolumes/v"] * 2
-    assert set(found.empty) == {EmptyVolume(f"{pod}/sharedVolumes/v", 0o1777, 5, 6)} and not found.warnings
+    pod, result = of_app(tmp_path, entry, volumes_=[empty(mode="1777", uid=5, gid=6)])
+    assert [one.source for one in result.mounts] == [f"{pod}/sharedVolumes/v"] * 2
+    assert set(result.empty) == {EmptyVolume(f"{pod}/sharedVolumes/v", 0o1777, 5, 6)} and not result.warnings
 
 
 def test_a_mount_point_without_a_volume_gets_an_empty_one(tmp_path: Path) -> None:
-    pod, found = of_app(tmp_path, app(mountPoints=[{"name": "d", "path": "/etc", "readOnly": True}]))
+    pod, result = of_app(tmp_path, app(mountPoints=[{"name": "d", "path": "/etc", "readOnly": True}]))
     path = f"{pod}/sharedVolumes/one-d"
-    assert found.mounts == (Mount(path, "/etc", True, True, inside="one-d.volume"),) and found.empty == (
+    assert result.mounts == (Mount(path, "/etc", True, True, inside="one-d.volume"),) and result.empty == (
         EmptyVolume(path),
     )
-    assert found.warnings == ("app 'one': no volume for the mount point 'd' at /etc; it gets an empty one",)
+    assert result.warnings == ("app 'one': no volume for the mount point 'd' at /etc; it gets an empty one",)
 
 
 def test_dockers_images_fill_it(tmp_path: Path) -> None:
     points = [{"name": "d", "path": "/etc"}, {"name": "e", "path": "/none"}]
-    pod, found = of_app(tmp_path, app(mountPoints=points), image={"annotations": DOCKER})
-    first, second = found.empty
+    pod, result = of_app(tmp_path, app(mountPoints=points), image={"annotations": DOCKER})
+    first, second = result.empty
     assert (first.root, first.inside) == (str(root_of(pod)), "/etc") and second.root == ""
 
 
@@ -142,8 +142,8 @@ def test_an_empty_volume_is_made_once(tmp_path: Path) -> None:
     make.empty_volume(volume)
     Path(volume.path, "kept").write_text("x")
     make.empty_volume(volume._replace(mode=0o700, uid=9))
-    found = os.stat(volume.path)
-    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o2750, 5, 6)
+    result = os.stat(volume.path)
+    assert (stat.S_IMODE(result.st_mode), result.st_uid, result.st_gid) == (0o2750, 5, 6)
     assert os.listdir(volume.path) == ["kept"] and os.listdir(tmp_path / "sharedVolumes") == ["v"]
 
 
@@ -202,8 +202,8 @@ def test_without_recursion_mounts_below_are_not_seen(tmp_path: Path, recursive: 
     (source / "below" / "file").write_text("x")
     try:
         attach(Mount(str(source), "/m", recursive=recursive), str(tmp_path), at="v")
-        found = os.listdir(target / "below")
+        result = os.listdir(target / "below")
         mount.umount(str(target), lazy=True)
     finally:
         mount.umount(str(source / "below"))
-    assert found == seen
+    assert result == seen

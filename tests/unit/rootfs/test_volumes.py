@@ -25,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("path", "wanted"),
+    ("path", "expected"),
     [
         ("", ""),
         ("data", "data"),
@@ -36,9 +36,9 @@ def root(tmp_path: Path) -> Path:
         ("../../etc", "etc"),
     ],
 )
-def test_links_are_followed_inside_of_the_image(root: Path, path: str, wanted: str) -> None:
+def test_links_are_followed_inside_of_the_image(root: Path, path: str, expected: str) -> None:
     for place in (root, root.parent / "link"):
-        assert volumes.path_in_image(str(place), Mount(path, "/v", image="i")) == wanted
+        assert volumes.path_in_image(str(place), Mount(path, "/v", image="i")) == expected
 
 
 @pytest.mark.parametrize("path", ["none", "data/out", "data/file/x", "data/loop", "../secret"])

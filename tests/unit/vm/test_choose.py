@@ -26,7 +26,7 @@ NO_VSOCK = host(vsock_error="No such file or directory")
 
 
 @pytest.mark.parametrize(
-    ("wanted", "facts", "driver", "accel", "reason"),
+    ("expected", "facts", "driver", "accel", "reason"),
     [
         ("auto", FULL, "kvmtool", "kvm", "kvmtool with KVM"),
         ("auto", FULL._replace(cpu_virtualization="svm"), "kvmtool", "kvm", "KVM"),
@@ -48,9 +48,9 @@ NO_VSOCK = host(vsock_error="No such file or directory")
     ],
 )
 def test_the_best_that_runs_here_is_chosen_and_says_why(
-    wanted: str, facts: HostFacts, driver: str, accel: str, reason: str
+    expected: str, facts: HostFacts, driver: str, accel: str, reason: str
 ) -> None:
-    choice = choose(wanted, facts)
+    choice = choose(expected, facts)
     assert (choice.hypervisor.name, choice.accel) == (driver, accel)
     assert choice.binary == facts.programs[driver].path
     assert reason in "\n".join(choice.reasons)
@@ -59,7 +59,7 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "facts", "error", "sentence"),
+    ("expected", "facts", "error", "sentence"),
     [
         ("kvmtool", NO_LKVM, NotFound, r"kvmtool .*PATH \(install it\)$"),
         ("kvmtool", NO_CPU, NotFound, "vmx nor svm"),
@@ -81,10 +81,10 @@ def test_the_best_that_runs_here_is_chosen_and_says_why(
     ],
 )
 def test_what_can_not_run_is_refused_with_the_way_to_mend_it(
-    wanted: str, facts: HostFacts, error: type[Exception], sentence: str
+    expected: str, facts: HostFacts, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        choose(wanted, facts)
+        choose(expected, facts)
 
 
 def _sandboxed(facts: HostFacts, able: bool) -> HostFacts:

@@ -22,14 +22,14 @@ def vm(tmp_path: Path) -> Iterator[VmProcess]:
         process.kill()
 
 
-def _is_stopped(vm: VmProcess, wanted: bool) -> bool:
+def _is_stopped(vm: VmProcess, expected: bool) -> bool:
     """Whether it becomes so, for a signal takes effect when the process runs next."""
     until = time.monotonic() + 5 * PATIENCE
-    while (Path(f"/proc/{vm.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T") != wanted:
+    while (Path(f"/proc/{vm.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T") != expected:
         if time.monotonic() > until:
-            return not wanted
+            return not expected
         time.sleep(0.001)
-    return wanted
+    return expected
 
 
 def test_it_stops_and_goes_on_and_whoever_comes_later_knows(vm: VmProcess, tmp_path: Path) -> None:

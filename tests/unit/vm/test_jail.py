@@ -163,10 +163,10 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize(("script", "said"), ATTACKS)
-def test_what_it_tries_and_what_it_is_told(run: Run, script: str, said: str) -> None:
+@pytest.mark.parametrize(("script", "message"), ATTACKS)
+def test_what_it_tries_and_what_it_is_told(run: Run, script: str, message: str) -> None:
     output = run(f"({script}) 2>&1")
-    assert re.search(said, output), output
+    assert re.search(message, output), output
 
 
 def test_nobody_else_is_there_to_be_signalled_or_reached(run: Run, tmp_path: Path) -> None:

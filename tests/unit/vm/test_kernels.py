@@ -20,7 +20,7 @@ def guest_dir(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("driver", "variant", "wanted"),
+    ("driver", "variant", "expected"),
     [
         (qemu, "", "vmlinux"),
         (kvmtool, "", "bzImage"),
@@ -29,8 +29,10 @@ def guest_dir(tmp_path: Path) -> str:
         (qemu, "b", "vmlinux-b"),
     ],
 )
-def test_a_hypervisor_and_a_variant_have_a_file(guest_dir: str, driver: ModuleType, variant: str, wanted: str) -> None:
-    assert kernels.file_name(guest_dir, variant, hypervisor=driver.HYPERVISOR) == wanted
+def test_a_hypervisor_and_a_variant_have_a_file(
+    guest_dir: str, driver: ModuleType, variant: str, expected: str
+) -> None:
+    assert kernels.file_name(guest_dir, variant, hypervisor=driver.HYPERVISOR) == expected
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("lines", "code", "said"), CASES.values(), ids=CASES)
-def test_the_filters_record_is_found(tmp_path: Path, lines: list[str], code: int | None, said: str) -> None:
+@pytest.mark.parametrize(("lines", "code", "text"), CASES.values(), ids=CASES)
+def test_the_filters_record_is_found(tmp_path: Path, lines: list[str], code: int | None, text: str) -> None:
     (tmp_path / "log").write_text("".join(lines), encoding="latin-1")
-    assert explain(PID, STARTED, code=code, log=str(tmp_path / "log")) == said
+    assert explain(PID, STARTED, code=code, log=str(tmp_path / "log")) == text
 
 
 def test_a_log_that_can_not_be_read_costs_the_number_only(tmp_path: Path) -> None:

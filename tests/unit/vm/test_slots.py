@@ -104,18 +104,18 @@ def test_ranges_of_two_configurations_do_not_overlap(tmp_path: Path, place: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "result"),
     [
         ("", Range()),
         ("[jail]\nfirst_id = 1048576\ncount = 262144\n[vm]\nmemory_mib = 256\n", Range(1048576, 262144)),
         ("[jail]\nfirst_id = 1048576\n", Range(1048576)),
     ],
 )
-def test_the_range_of_the_daemons_configuration_is_for_everybody(tmp_path: Path, text: str, found: Range) -> None:
+def test_the_range_of_the_daemons_configuration_is_for_everybody(tmp_path: Path, text: str, result: Range) -> None:
     config = tmp_path / "config.toml"
     assert slots.configured(str(config)) == Range(), "without a file"
     config.write_text(text)
-    assert slots.configured(str(config)) == found
+    assert slots.configured(str(config)) == result
 
 
 @pytest.mark.parametrize(

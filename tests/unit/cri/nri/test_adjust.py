@@ -45,11 +45,11 @@ MOUNTS = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "made", "echoed"), MOUNTS)
+@pytest.mark.parametrize(("expected", "made", "echoed"), MOUNTS)
 def test_mounts_are_added_replaced_and_removed_and_the_status_keeps_their_order(
-    wanted: tuple[str, ...], made: tuple[str, ...], echoed: tuple[str, ...]
+    expected: tuple[str, ...], made: tuple[str, ...], echoed: tuple[str, ...]
 ) -> None:
-    new = apply(record("/a", "/b", added=("/added",)), mounts(*wanted))
+    new = apply(record("/a", "/b", added=("/added",)), mounts(*expected))
     assert tuple(one.target for one in new.container.mounts) == made
     assert tuple(one.container_path for one in pb.ContainerConfig.FromString(new.config).mounts) == echoed
 
