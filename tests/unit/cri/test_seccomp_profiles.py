@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cri.pb import runtime_pb2 as pb
@@ -91,6 +91,7 @@ ANY = st.recursive(
 
 
 @given(ANY, ANY)
+@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_is_in_a_file_it_is_a_profile_or_said_not_to_be_one(
     tmp_path_factory: Any, rule: Any, more: Any
 ) -> None:
