@@ -37,16 +37,19 @@ REPEATED_S, MOST_REPEATED = 60.0, 256
 """For so long a failure with the same sentence is logged at debug, since the kubelet repeats some calls each second; of
 so many different ones at a time.
 """
+REMOVALS = ("RemovePodSandbox", "RemoveContainer")
+"""What they are about is not there any more when they end."""
 OTHER = "other"
 """What a client calls that we do not know: its name is no label of a metric."""
 
 
 class Call(NamedTuple):
-    """One call. `began_s` is monotonic."""
+    """One call. `began_s` is monotonic; `subject` is known only where it is gone in the end."""
 
     name: str
     request: Any
     began_s: float
+    subject: dict[str, str]
 
 
 class CallLog:
@@ -56,6 +59,10 @@ class CallLog:
         self._node = node
         self._dedup = LogDedup(REPEATED_S, MOST_REPEATED)
 
+    def began(self, name: str, request: Any) -> Call:
+        """It begins now."""
+        return Call(name, request, time.monotonic(), self._subject(request) if name in REMOVALS else {})
+
     def ended(self, call: Call, code: str, *, sentence: str = "", fault: BaseException | None = None) -> None:
         """It has ended with that code; `sentence` is the client's, `fault` what must not have happened."""
         took_s = time.monotonic() - call.began_s
@@ -64,7 +71,8 @@ class CallLog:
         level = self._level(call.name, code, sentence=sentence)
         if log.isEnabledFor(level):
             fields = {"rpc": call.name, "code": code, "ms": round(took_s * 1000, 1)}
-            fields |= self._subject(call.request) | ({"error": sentence} if sentence else {})
+            fields |= call.subject or self._subject(call.request)
+            fields |= {"error": sentence} if sentence else {}
             log.log(level, "rpc", extra=fields, exc_info=fault)
 
     def refused(self, name: str) -> None:

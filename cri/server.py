@@ -13,7 +13,6 @@ import importlib
 import os
 import re
 import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -148,11 +147,11 @@ class Interceptor(aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(self._refuse(name))
 
         async def call(request: Any, context: Any) -> Any:
-            told = Call(name, request, time.monotonic())
+            told = self._log.began(name, request)
             return await self._call(told, handler.unary_unary(request, context), context=context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            told = Call(name, request, time.monotonic())
+            told = self._log.began(name, request)
             responses = self._stream(told, handler.unary_stream(request, context), context=context)
             async with contextlib.aclosing(responses):
                 async for response in responses:

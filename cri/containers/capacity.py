@@ -38,4 +38,4 @@ async def make(pod: "LivePod") -> None:
             except NotFound:
                 pass
             one.is_out_of_guest = True
-            log.info("container.retired", extra={"container": one.id, "pod": pod.id})
+            log.info("container.retired", extra=pod.log_fields(one))

@@ -4,7 +4,6 @@
 Called by the RPCs with a pod of the table. Each function finishes or leaves things as they were.
 """
 
-import logging
 import math
 import time
 from collections.abc import AsyncIterator
@@ -26,8 +25,6 @@ from stage1.errors import NoCommand, PodError, WrongState
 from stage1.guest import messages
 from stage1.pod import states
 from stage1.rootfs.share import ImageFiles
-
-log = logging.getLogger("clearpod.container")
 
 
 @asynccontextmanager
@@ -123,10 +120,6 @@ async def _start(pod: LivePod, container: LiveContainer) -> None:
                 raise
         finally:
             pod.save_soon()
-    log.info(
-        "container.started",
-        extra={"container": container.id, "pod": pod.id, "title": container.record.container.name},
-    )
 
 
 async def _has_started(pod: LivePod, container: LiveContainer, *, error: PodError) -> bool:

@@ -213,4 +213,4 @@ async def _kill(command: Command) -> None:
         await pod.call(messages.Signal(container.id, number, process.SIGKILL, True), timeout_s=CLEAN_UP_S)
         await asyncio.wait({command.ended}, timeout=CLEAN_UP_S)
     except PodError as error:
-        log.warning("exec.kill", extra={"container": container.id, "exec": number, "error": str(error)})
+        log.warning("exec.kill", extra={**pod.log_fields(container), "exec": number, "error": str(error)})

@@ -50,7 +50,7 @@ async def _update(pod: LivePod, container: LiveContainer, *, make: Callable[[], 
             raise
         container.record = record
         pod.save_soon()
-    log.info("container.updated", extra={"container": container.id, "pod": pod.id})
+    log.info("container.updated", extra=pod.log_fields(container))
 
 
 async def _wake(pod: LivePod, *, limits: Limits) -> None:
@@ -107,7 +107,7 @@ async def _undo(pod: LivePod, container: LiveContainer) -> None:
     try:
         await _ask(pod, container, limits=former)
     except PodError as error:
-        log.warning("container.limits", extra={"container": container.id, "error": str(error)})
+        log.warning("container.limits", extra={**pod.log_fields(container), "error": str(error)})
 
 
 async def _ask(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:

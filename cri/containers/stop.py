@@ -79,7 +79,7 @@ async def discard(pod: LivePod, container: LiveContainer, *, limit_s: float, is_
     container.log.close()
     await run_uncancellable(container.log.remove_record)
     if is_late:
-        log.warning("container.late", extra={"container": container.id, "pod": pod.id})
+        log.warning("container.late", extra=pod.log_fields(container))
         pod.work.run_in_background(_discard_later(pod, container.id), f"removal of container {container.id}")
     else:
         await run_uncancellable(engine.remove_container, pod.directory, container.id)

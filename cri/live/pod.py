@@ -10,12 +10,11 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity
-from cri.live import vm_end
+from cri.live import state_log, vm_end
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.images import PodImages
@@ -175,6 +174,9 @@ class LivePod:
         """Publish an event of the container `subject`, or of the pod itself."""
         if container := self.containers.get(subject):
             self._note_state(container, kind)
+            state_log.write(self, container, kind=kind)
+        elif subject and kind == events.DELETED:
+            log.info("container.removed", extra={**self.log_fields(), "container": subject})
         if self.tools.events is not None:
             self.tools.events.publish(events.Event(kind, self, subject or self.id))
         self.tools.hooks.told(kind, self, subject=subject or self.id)
@@ -185,6 +187,7 @@ class LivePod:
             took_ns = status.started_ns - container.start_asked_ns if container.start_asked_ns else 0
             self.note(history.Fact(history.STARTED, status.started_ns, took_ns, subject=name))
         elif kind == events.STOPPED:
+            self.tools.recorder.count(EXITS, status.reason)
             self.note(
                 history.Fact(
                     history.EXITED, status.finished_ns, 0, name, status.reason, status.exit_code, status.message
@@ -286,14 +289,20 @@ class LivePod:
             for container in self.containers.values():
                 self._whatever_happens(container.vm_gone, self.status.why)
             if self.status.state in (states.READY, states.STOPPING, states.BOOTING):
-                if self.status.state != states.STOPPING:
-                    self.tools.recorder.count(POD_DEATHS)
-                log.info("pod.dead", extra={"pod": self.id, "title": self.title, "was": self.status.state})
+                self._log_death(was=self.status.state)
                 self.note(history.Fact(history.ENDED, reason=self.status.state, text=self.status.why))
                 self._whatever_happens(self.move, "vm_exit")
                 self._whatever_happens(self.tell, events.STOPPED)
         finally:
             self.gone.set()
+
+    def _log_death(self, was: str) -> None:
+        """An end that nobody has asked for is a warning, with the reason."""
+        if was == states.STOPPING:
+            log.info("pod.dead", extra={**self.log_fields(), "was": was})
+            return
+        self.tools.recorder.count(POD_DEATHS)
+        log.warning("pod.dead", extra={**self.log_fields(), "was": was, "error": self.status.why})
 
     def _whatever_happens(self, function: Callable[..., None], *args: object) -> None:
         """Run one step of the end of a pod; if it fails, log that and go on with the other steps."""
@@ -344,16 +353,9 @@ class LivePod:
             if waiting is not None and not waiting.done():
                 waiting.set_result(event)
                 return True
-        elif (one := self.containers.get(event.container)) and one.exited(event, partial(self._tell_end, one)):
+        elif (one := self.containers.get(event.container)) and one.exited(event, self.save_soon):
             return True
         self._unknown_ends += 1
         if self._unknown_ends & (self._unknown_ends - 1) == 0:  # 1, 2, 4, 8, ...: the guest can't fill our log
             log.debug("pod.unknown_end", extra={"pod": self.id, "count": self._unknown_ends})
         return False
-
-    def _tell_end(self, container: LiveContainer) -> None:
-        self.save_soon()
-        status = container.status
-        self.tools.recorder.count(EXITS, status.reason)
-        extra = {"container": container.id, "code": status.exit_code, "reason": status.reason}
-        log.info("container.exited", extra=extra)

@@ -103,7 +103,8 @@ class Follower:
             refused = {"": error}
         told = self._told.setdefault(container.id, set())
         for path in refused.keys() - told:
-            log.warning("container.mount", extra={"container": container.id, "path": path, "error": str(refused[path])})
+            fields = {**pod.log_fields(container), "path": path, "error": str(refused[path])}
+            log.warning("container.mount", extra=fields)
         told |= refused.keys()
 
 

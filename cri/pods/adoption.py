@@ -165,7 +165,7 @@ async def _delete(pod: LivePod, container: str) -> str:
     except NotFound:
         return ""
     except PodError as error:
-        log.warning("pod.cleanup_failed", extra={"pod": pod.id, "container": container, "error": str(error)})
+        log.warning("pod.cleanup_failed", extra={**pod.log_fields(), "container": container, "error": str(error)})
         return container
     return ""
 
@@ -188,4 +188,4 @@ async def mark_dead(pod: LivePod) -> None:
             async with container.lock:
                 await asyncio.to_thread(engine.remove_container, pod.directory, container.id)
         except (PodError, OSError) as error:
-            log.error("pod.cleanup_failed", extra={"container": container.id, "error": str(error)})
+            log.error("pod.cleanup_failed", extra={**pod.log_fields(container), "error": str(error)})

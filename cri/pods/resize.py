@@ -60,7 +60,7 @@ async def _update(pod: LivePod, make: Callable[[], PodRecord]) -> None:
         pod.record = record
         pod.save_soon()
     if changes:
-        log.info("pod.updated", extra={"pod": pod.id, **{op.file: op.text for op, _ in changes}})
+        log.info("pod.updated", extra={**pod.log_fields(), **{op.file: op.text for op, _ in changes}})
 
 
 def _memory(record: PodRecord) -> int:
@@ -97,4 +97,4 @@ async def _undo(pod: LivePod, back: Tune) -> None:
     try:
         await pod.call(back)
     except PodError as error:
-        log.warning("pod.limits", extra={"pod": pod.id, "error": str(error)})
+        log.warning("pod.limits", extra={**pod.log_fields(), "error": str(error)})

@@ -10,6 +10,7 @@ import pytest
 
 from cri.call_log import LEVELS
 from cri.cli.serve import JsonFormat, TextFormat
+from cri.live import state_log
 from cri.node import Node
 from stage1.errors import DiskFailed, PodError, VmFailed
 
@@ -110,3 +111,48 @@ async def test_a_failure_that_is_repeated_is_told_once(world: World, caplog: pyt
         for _ in range(3):
             await cri.refused("PodSandboxStatus", pod_sandbox_id="f" * 64)
     assert [one.levelname for one in calls(caplog, "PodSandboxStatus")] == ["INFO", "DEBUG", "DEBUG"]
+
+
+def states(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Event and level of each line about a pod or container, oldest first."""
+    events = (*state_log.EVENTS.values(), "pod.ready", "pod.dead", "pod.removed")
+    return [(one.getMessage(), one.levelname) for one in caplog.records if one.getMessage() in events]
+
+
+async def test_each_change_of_state_is_one_line_with_pod_and_container(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        short, long = await cri.container(pod, "false", name="short"), await cri.container(pod, "sleep", "100")
+        for one in (short, long):
+            await cri("StartContainer", container_id=one)
+        await cri.ended(short)
+        await cri("RemoveContainer", container_id=short)
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert {level for _, level in states(caplog)} == {"INFO"}
+    told = [event for event, _ in states(caplog)]
+    assert told[0] == "pod.ready" and told.count("pod.removed") == 1
+    for event, count in {"container.created": 2, "container.started": 2, "container.exited": 2, "pod.dead": 1}.items():
+        assert told.count(event) == count, event
+    assert told.count("container.removed") == 2
+    lines: list[Any] = [one for one in caplog.records if one.getMessage().startswith("container.")]
+    assert all((one.pod, one.title) == (pod, "pod default/web") and one.container in (short, long) for one in lines)
+    exited: Any = next(one for one in lines if one.getMessage() == "container.exited" and one.container == short)
+    assert (exited.container_name, exited.code, exited.reason) == ("short", 1, "Error")
+    (removal,) = calls(caplog, "RemovePodSandbox")
+    assert removal.title == "pod default/web", "though it is gone when the call ends"
+
+
+async def test_an_end_that_nobody_asked_for_is_a_warning(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        await cri("StartContainer", container_id=await cri.container(pod, "sleep", "100"))
+        live = cri.node.pods.get(pod)
+        assert live.vm is not None
+        live.vm.kill()
+        await live.gone.wait()
+    assert ("pod.dead", "WARNING") in states(caplog) and ("container.exited", "WARNING") in states(caplog)
+    (dead,) = [one for one in caplog.records if one.getMessage() == "pod.dead"]
+    assert vars(dead)["error"] == live.status.why
