@@ -6,7 +6,6 @@ Should this process be killed, the kernel kills the VMM with it, and the next `c
 """
 
 import asyncio
-import functools
 import os
 import signal
 import sys
@@ -58,6 +57,7 @@ class Foreground:
         self._outputs: list[Output] = []
         self._asked_to_end = 0
         self._left_alone = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, image: Image, files: ImageFiles, *, process: Process) -> int:
         """Run `process` in a container of the image, whose files are `files`; its user is the image's.
@@ -116,13 +116,18 @@ class Foreground:
         streams = {container.record.stdout: 1, container.record.stderr: 2}
         for stream, descriptor in streams.items():
             if stream:
-                self._listen(stream, descriptor)
+                self._listen(container, stream, descriptor=descriptor)
         return container
 
-    def _listen(self, stream: int, descriptor: int) -> None:
+    def _listen(self, container: LiveContainer, stream: int, *, descriptor: int) -> None:
         agent = self._pod.agent
-        say = functools.partial(self._timeline.mark, "first output")
-        output = Output(descriptor, stream=stream, consumed=agent.consumed, first=say)
+
+        def first() -> None:
+            """Who reads that the program runs may signal it before the answer to its start has been recorded."""
+            self._timeline.mark("first output")
+            self._pass_signals(container)
+
+        output = Output(descriptor, stream=stream, consumed=agent.consumed, first=first)
         self._outputs.append(output)
         agent.listen(stream, output)
 
@@ -137,7 +142,6 @@ class Foreground:
 
     def _pass_signals(self, container: LiveContainer) -> None:
         loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[None]] = set()
 
         def passed(number: int) -> None:
             self._asked_to_end += number in (signal.SIGINT, signal.SIGTERM)
@@ -149,8 +153,8 @@ class Foreground:
                 self._left_alone.set()
                 return
             task = loop.create_task(self._signal(container, number))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
         for number in PASSED_ON:
             loop.add_signal_handler(number, passed, number)
