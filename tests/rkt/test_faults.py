@@ -57,7 +57,7 @@ def test_a_vmm_may_be_killed_at_any_moment(rig: Rig) -> None:
         assert hypervisor
         hypervisor.kill()
         code, _, err = running.finish()
-        assert code == 254 and b"the virtual machine ended by itself (signal 9)" in err
+        assert code == 254 and b"signal 9" in err
         check_gone(running.pod)
 
 

@@ -58,7 +58,7 @@ def test_an_app_that_fails_ends_the_pod_with_its_code(rig: Rig) -> None:
     ]
     running = rig.run(apps)
     code, out, err = running.finish()
-    assert (code, out) == (137, b"up\ntold\n") and b"app bad ended with code 137" in err
+    assert (code, out) == (137, b"up\ntold\n") and b"app bad" in err and b"137" in err
     assert running.pod.status() == {"slow": 3, "bad": 137}
 
 
@@ -97,7 +97,7 @@ def test_empty_volumes_and_roots_are_on_a_disk_of_the_pods_and_begin_as_they_sho
 def test_a_command_that_can_not_be_run_is_said_to_be_missing(rig: Rig) -> None:
     running = rig.run([rig.sh("one", "", exec=["/bin/busybox-of-another-kind"])])
     code, _, err = running.finish()
-    assert code == 127 and b"app 'one': the command" in err and running.pod.status() == {}
+    assert code == 127 and b"busybox-of-another-kind" in err and running.pod.status() == {}
 
 
 def test_input_through_a_pipe_and_a_code_of_the_apps_own_without_overlay(rig: Rig) -> None:
@@ -176,7 +176,7 @@ def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(rig: Rig) -> None
     assert result is not None
     result.kill()
     code, _, err = second.finish()
-    assert code == 254 and b"ended by itself (signal 9)" in err
+    assert code == 254 and b"signal 9" in err
     for pod in (first.pod, second.pod):
         assert pod.state() == "exited" and pod.gc(remove=False).code == 0 and pod.gc().code == 0
         assert pod.state() == "gone" and not (RUN / pod.uuid).exists()

@@ -146,19 +146,19 @@ def test_interactive_on_a_pipe_and_on_a_terminal(rkt: RealRkt, app: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "words, sentence",
+    "words, noun",
     [
-        (("--net=host",), "--net=host is not offered"),
-        (("--net=absent",), "network 'absent'"),
-        (("--net=none", "--no-overlay", "--private-users"), "--private-users is not offered"),
-        (("--net=none", "--ipc=parent"), "--ipc=parent is not offered"),
+        (("--net=host",), "--net=host"),
+        (("--net=absent",), "'absent'"),
+        (("--net=none", "--no-overlay", "--private-users"), "--private-users"),
+        (("--net=none", "--ipc=parent"), "--ipc=parent"),
     ],
 )
 def test_what_can_not_be_is_refused_and_leaves_nothing(
-    rkt: RealRkt, app: Path, *, words: tuple[str, ...], sentence: str
+    rkt: RealRkt, app: Path, *, words: tuple[str, ...], noun: str
 ) -> None:
     done = rkt.call("run", f"--stage1-path={rkt.stage1}", *words, app, *sh("true"))
-    assert done.code == 254 and sentence in done.err
+    assert done.code == 254 and noun in done.err
     assert rkt.call("gc", "--grace-period=0s").code == 0
     assert json.loads(rkt.call("list", "--format=json").out or "null") in (None, [])
 
@@ -187,7 +187,7 @@ def test_no_python_is_needed_on_the_host(rkt: RealRkt, app: Path, tmp_path: Path
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", line], capture_output=True, text=True, env=rkt.env, timeout=100, check=False
     )
-    assert cover and done.returncode == 1 and "ended with code 1" in done.stderr, done.stderr
+    assert cover and done.returncode == 1 and "busybox ended with code 1" in done.stderr, done.stderr
     rkt.call("gc", "--grace-period=0s")
 
 
@@ -284,7 +284,7 @@ def test_an_app_that_fails_ends_the_pod_and_one_that_succeeds_does_not(rkt: Real
     two = [app, "--name=two", "--exec=/bin/sh", "--", "-c", "sleep 1; kill -9 $$", "---"]
     pod = rkt.run(*one, *two, app, "--name=three", *sh(LASTING))
     done = pod.finish()
-    assert done.code == 137 and "ended with code 137" in done.err, done.err
+    assert done.code == 137 and "app two" in done.err, done.err
     status = pod.status()
     assert {name: status[f"app-{name}"] for name in ("one", "two", "three")} == {"one": "0", "two": "137", "three": "0"}
     removed(rkt, pod)
@@ -311,7 +311,7 @@ def test_a_vm_that_dies_is_said_and_ends_the_pod(rkt: RealRkt, app: Path) -> Non
     (vmm,) = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
     os.kill(int(vmm), signal.SIGKILL)
     done = pod.finish()
-    assert done.code == 254 and "virtual machine ended" in done.err and "signal 9" in done.err
+    assert done.code == 254 and "signal 9" in done.err
     removed(rkt, pod)
 
 
