@@ -14,7 +14,7 @@ from stage1.linux import libc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import BinaryIO
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
@@ -123,10 +123,9 @@ def _set_attributes(
 
 def is_shared(fd: int) -> bool:
     """Whether the mount that the descriptor is on is shared: what is mounted below it appears in its other copies."""
-    with open(f"/proc/thread-self/fdinfo/{fd}", encoding="ascii") as file:
-        number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
-    with _mounts() as file:
-        fields = next((line.split() for line in file if line.split(b" ", 1)[0] == number.encode()), [])
+    with open(f"/proc/thread-self/fdinfo/{fd}", "rb") as file:
+        number = next(line.split()[1] for line in file if line.startswith(b"mnt_id:"))
+    fields = next((line.split() for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), [])
     return any(one.startswith(b"shared:") for one in fields[6 : fields.index(b"-")]) if fields else False
 
 
@@ -182,17 +181,15 @@ def type_of(path: str) -> str:
             number = next((line.split()[1] for line in file if line.startswith(b"mnt_id:")), b"")
     finally:
         os.close(fd)
-    with _mounts() as file:
-        line = next((line for line in file if line.split(b" ", 1)[0] == number), b"")
+    line = next((line for line in _lines(number + b" ") if line.split(b" ", 1)[0] == number), b"")
     return line.partition(b" - ")[2].split(b" ", 1)[0].decode()
 
 
 def overlay_options(path: str) -> dict[str, str] | None:
     """The options of the overlay that is mounted at `path`, the topmost one; None when there is no overlay there."""
-    last = _path(path).rpartition(b"/")[2]
-    with _mounts() as file:
-        lines = [line.split() for line in file if last in line or b"\\" in line]
-    mounts = [line[line.index(b"-") + 1 :] for line in lines if unescape(line[4]) == path]
+    point = _escape(path)
+    lines = (line.split() for line in _lines(b" " + point + b" "))
+    mounts = [line[line.index(b"-") + 1 :] for line in lines if line[4] == point]
     if not mounts or mounts[-1][0] != b"overlay":
         return None
     options = (option.partition(b"=") for option in mounts[-1][2].split(b","))
@@ -231,10 +228,19 @@ def _mounts() -> "BinaryIO":
 
 
 def _points(path: str) -> list[str]:
-    """The mount points whose paths begin with `path`. A node has thousands of others: those are not looked into."""
-    start = b" " + _escape(path)
+    """The mount points whose paths begin with `path`."""
+    return [unescape(line.split(b" ", 5)[4]) for line in _lines(b" " + _escape(path))]
+
+
+def _lines(part: bytes) -> "Iterator[bytes]":
+    """The lines with `part` in them. A node has thousands of others, which no Python looks into."""
     with _mounts() as file:
-        return [unescape(line.split(b" ", 5)[4]) for line in file if start in line]
+        text = file.read()
+    at = text.find(part)
+    while at >= 0:
+        end = text.find(b"\n", at)
+        yield text[text.rfind(b"\n", 0, at) + 1 : end]
+        at = text.find(part, end)
 
 
 def _escape(path: str) -> bytes:

@@ -237,3 +237,15 @@ except PodError as e: print("ENOENT" in str(e))
 """
     kinds, missing = in_namespace(code).splitlines()
     assert kinds.split()[:2] == ["proc", "tmpfs"] and missing == "True"
+
+
+def test_the_options_of_an_overlay_are_those_of_the_topmost_at_just_that_path(in_namespace: InNamespace) -> None:
+    code = r"""
+for d in ("/l", "/m", "/u", "/w", "/o x", "/m/y"): os.mkdir(T + d)
+print(mount.overlay_options(T + "/o x"))
+for lower in ("/l", "/m"):
+    mount.mount("o", T + "/o x", "overlay", data=f"lowerdir={T}{lower},upperdir={T}/u,workdir={T}/w")
+mount.mount("t", T + "/o x/y", "tmpfs")
+print(mount.overlay_options(T + "/o x")["lowerdir"].removeprefix(T), mount.overlay_options(T + "/o x/y"))
+"""
+    assert in_namespace(code).splitlines() == ["None", "/m None"]
