@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from cri.store.history import printable as printable
 
 ANY_WIDTH = 0
-NARROWEST = 4
+NARROWEST = 8
 ID_CHARS = 13
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cri.config_tables import Storage
 from cri.pb import runtime_pb2 as pb
+from cri.store import history
 from cri.store.images import ImageStore
 from stage1 import engine
 from tests.fakes import places
@@ -141,6 +142,8 @@ async def test_a_pod_that_fills_the_disk_is_held_until_there_is_room_and_others_
         scene.disk.free()
         await _until("filled", filled, 120)
         assert await _why(cri, filler) == ""
+        recorded = [fact.what for fact in cri.node.pods.get(filler).status.history]
+        assert recorded.index(history.HELD) < recorded.index(history.GOES_ON)
         assert (await _shell(cri, filling, "stat -c %s /fill"))[0] == 0
         assert "lost" not in noting.read_text(encoding="utf-8")
 

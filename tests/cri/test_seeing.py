@@ -5,9 +5,11 @@ import asyncio
 import contextlib
 import json
 import os
+import pty
 import signal
 import socket
 import sys
+import termios
 from subprocess import PIPE
 from xml.etree import ElementTree
 
@@ -222,6 +224,33 @@ async def test_exec_has_the_exit_code_and_the_streams(world: World, clearpod: Co
         await cri("StopContainer", container_id=one)
         assert (await clearpod("exec", "web", "true")).code == 6
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+async def test_exec_gives_its_terminal_to_the_program(world: World, clearpod: Command) -> None:
+    ours, its = pty.openpty()
+    argv = [sys.executable, "-m", "cri", "exec", "--config", f"{world.root}/config.toml", "-it", "web", "sh"]
+    async with world.daemon() as cri:
+        pod = await cri.pod()
+        one = await cri.container(pod, "sleep", "1000")
+        await cri("StartContainer", container_id=one)
+        shell = await asyncio.create_subprocess_exec(*argv, cwd=CHECKOUT, stdin=its, stdout=its, stderr=its)
+        os.close(its)
+        while termios.tcgetattr(ours)[3] & termios.ECHO:  # what is typed before the program has it is dropped
+            await asyncio.sleep(0.02)
+        os.write(ours, b"stty size; echo $((40 + 2))-; exit 4\n")
+        assert b"42-" in await asyncio.to_thread(_all, ours)
+        assert await shell.wait() == 4
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+def _all(terminal: int) -> bytes:
+    """What is written to a terminal until nobody has it any more."""
+    data = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(terminal, 65536):
+            data += piece
+    os.close(terminal)
+    return data
 
 
 async def test_inspect_and_stats_are_about_pods_and_containers(world: World, clearpod: Command) -> None:

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from cri.policy import Policy
 
 from .command_rig import command, verdict
 from .conftest import Registered, vm_world
@@ -21,6 +22,7 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
     limit = pb.LinuxContainerResources(memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20)
     with vm_world(sample, guest_dir) as machine:  # type: ignore[arg-type]
         clearpod = command(machine, capfd)
+        machine.config = machine.config.model_copy(update={"policy": Policy(debug=True)})
         async with machine.daemon() as cri:
             await cri("PullImage", image=pb.ImageSpec(image=machine.image))
             pod = (await cri("RunPodSandbox", config=cri.sandbox(), deadline_s=90)).pod_sandbox_id
@@ -35,6 +37,8 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
             assert "OOMKilled" in verdict(await clearpod("why", "web", "--json"))
             drawn = (await clearpod("timeline", "web")).out
             assert all(word in drawn for word in ("kernel", "agent", "start greedy"))
+            inside = await clearpod("debug", "web", "sh", "-c", "readlink /proc/1/exe; ls /proc/1/root; ip addr")
+            assert inside.code == 0 and "init" in inside.out and "proc" in inside.out, inside
             live = cri.node.pods.get(pod)
             assert live.vm is not None
             os.kill(live.vm.pid, signal.SIGKILL)
@@ -43,6 +47,6 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
             text = json.loads((await clearpod("why", "web", "--json")).out)
             assert "virtual machine" in text["verdict"]
             kinds = [one["what"] for one in text["events"]]
-            assert kinds.count("exited") == 2 and "ended" in kinds and "kernel" in kinds
+            assert kinds.count("exited") == 3 and "ended" in kinds and "kernel" in kinds
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             assert machine.left_over() == []

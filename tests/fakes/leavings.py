@@ -21,8 +21,8 @@ from tests.fakes.processes import command_lines
 Seen = dict[str, list[str]]
 VMM = re.compile(r"/\S*/(qemu-system-x86_64|lkvm) ")
 
-FORMATS = ("format", "run/format")
-"""Which version a run directory is of: stays, as the directory does."""
+LASTING = ("format", "run/format", "failed.json")
+"""Which version a run directory is of, and the last sandboxes that failed: they stay, as the directory does."""
 
 
 class Leavings:
@@ -36,7 +36,7 @@ class Leavings:
         return {
             "processes": sorted(self.processes().values()),
             "mounts": [line for line in _lines("/proc/self/mountinfo") if f"{self.root}/" in line],
-            "run_dir": [name for name in _below(self.root / "run") if name not in FORMATS],
+            "run_dir": [name for name in _below(self.root / "run") if name not in LASTING],
             "state_dir/tmp": _below(self.root / "state/tmp"),
             "state_dir/scratch": _below(self.root / "state/scratch"),
             "temporary files": _below(self.root / "tmp"),
