@@ -68,6 +68,7 @@ class CallLog:
         took_s = time.monotonic() - call.began_s
         self._node.recorder.count(recorder.RPCS, call.name, code)
         self._node.recorder.observe(took_s, recorder.RPC_SECONDS, call.name)
+        self._node.tracer.ended(code)
         level = self._level(call.name, code, sentence=sentence)
         if log.isEnabledFor(level):
             fields = {"rpc": call.name, "code": code, "ms": round(took_s * 1000, 1)}

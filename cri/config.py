@@ -33,6 +33,7 @@ from cri.config_tables import (
     Storage,
     Streaming,
     Table,
+    Tracing,
     Vm,
 )
 from cri.policy import Policy, Rule
@@ -76,6 +77,7 @@ class Config(Table):
     images: Images = Images()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
     limits: Limits = Limits()
     pool: Pool = Pool()
     host_pods: HostPods = HostPods()

@@ -264,6 +264,15 @@ class Metrics(Table):
     _is_an_address = field_validator("address")(is_an_address)
 
 
+class Tracing(Table):
+    """Traces for OpenTelemetry."""
+
+    endpoint: str = Field(default="", pattern=r"^(https?://.+)?$")
+    """Where spans are sent by OTLP over gRPC, as `http://127.0.0.1:4317`. Empty: nowhere. Needs `clearpod[tracing]`."""
+    ratio: float = Field(default=0.0, ge=0, le=1, strict=False)
+    """Part of the calls without a trace of their client's that begin one; a client's is continued if it is sampled."""
+
+
 class Pool(Table):
     """The warm pool: VMs that are booted before a pod is asked for."""
 

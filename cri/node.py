@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cri import __version__
 from cri.config import Config
 from cri.events import Bus
 from cri.live.consoles import Consoles
@@ -31,6 +32,7 @@ from cri.store.failures import Failures
 from cri.store.history import Fact
 from cri.store.verifier import Verifier
 from cri.threads import started
+from cri.tracing import Exporting, Tracer
 from cri.translate import kernel
 from stage1.errors import PodError, WrongState
 from stage1.vm import kernels
@@ -91,7 +93,9 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pool = started(NETWORKS_AT_ONCE, "network")
         self.events = Bus()
+        self.tracer = Exporting(config.tracing, __version__) if config.tracing.endpoint else Tracer()
         self.recorder = Counts() if config.metrics.enabled else Recorder()
+        self.recorder.tracer = self.tracer
         self.storage = Storage(config, host)
         self.hub = self._make_hub()
         self.tools = Tools(
@@ -251,6 +255,7 @@ class Node:
         await self.pods.close()
         self.network.close()
         self.readiness.close()
+        await self.tracer.close()
         self._pool.shutdown(wait=False)
 
     async def settle(self, request: Any) -> None:

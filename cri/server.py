@@ -148,7 +148,8 @@ class Interceptor(aio.ServerInterceptor):
 
         async def call(request: Any, context: Any) -> Any:
             told = self._log.began(name, request)
-            return await self._call(told, handler.unary_unary(request, context), context=context)
+            with self._node.tracer.call(name, details.invocation_metadata):
+                return await self._call(told, handler.unary_unary(request, context), context=context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
             told = self._log.began(name, request)
