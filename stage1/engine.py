@@ -290,7 +290,7 @@ def end_rest(directory: str) -> None:
 
 
 def _clean_up_after(error: BaseException, directory: str) -> None:
-    """What can't be removed now stays for the next start, and does not hide the error that led here."""
+    """Remove what a failed call has made, best-effort: what stays is garbage-collected at the next start."""
     try:
         problem = clean_up(directory)
     except PodError as second:

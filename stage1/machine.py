@@ -125,7 +125,7 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
 
 
 def clock_arguments(accel: str) -> tuple[str, ...]:
-    """What an emulated guest must be told, lest its clock go by ticks, of which a busy host lets it lose many.
+    """The kernel arguments that keep an emulated guest's clock from counting ticks: on a busy host it loses many.
 
     Each further vCPU would count its loops for 150 ms or more, though all have one counter: `lpj` is that number. Nor
     need an emulated one the 10 ms that old processors take to reset.

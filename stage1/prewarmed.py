@@ -43,7 +43,7 @@ def claim(pod: Pod, host: Host, *, wake: "Callable[[], object] | None" = None) -
     if not host.network:
         return None
     if not _is_there(netns_path(pod.id)):
-        raise VmFailed(f"{netns_path(pod.id)} is no network namespace any more, and a VM waits in it")
+        raise VmFailed(f"the network namespace {netns_path(pod.id)} of a prewarmed VM is gone; create the pod again")
 
     def join() -> PodNetwork:
         if wake:
@@ -58,7 +58,7 @@ def enter_cgroups(pod: Pod, host: Host) -> str:
     directory = engine.pod_directory(host, pod.id)
     vm = engine.recorded_vm(directory)
     if vm is None:
-        raise VmFailed(f"{directory} has no record of a virtual machine that waits")
+        raise VmFailed(f"the pool slot {directory} has no record of its prewarmed VM; create the pod again")
     spec = machine.vm_spec(pod, host, directory=directory)
     return quarters.move(spec, pod, host=host, directory=directory, pid=vm.pid)
 

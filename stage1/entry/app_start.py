@@ -8,7 +8,7 @@ from stage1.rkt import apps, arguments, connect, directory, machine
 
 
 def main(argv: list[str]) -> int:
-    """Called with the pod's directory as working directory; 0 when the app runs."""
+    """Start the app of the pod whose directory is the working directory; returns 0 when the app runs."""
     options, pod_dir = arguments.app(argv), os.getcwd()
     dispatch.say("app_start", *options.warnings)
     uuid = directory.uuid(pod_dir)

@@ -129,7 +129,7 @@ class Client:
         except OSError:
             data = b""
         if not data:
-            raise VmFailed("the pod has ended, or its agent can't be reached")
+            raise VmFailed("the link to the pod's agent was closed: the pod has ended; if it has not, stop it")
         self._seen.extend(self._cutter.feed(data))
 
 

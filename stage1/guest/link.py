@@ -189,9 +189,9 @@ class HostLink:
         if len(payload) > MAX_PAYLOAD:
             raise BadRequest(f"{type(op).__name__} has {len(payload)} bytes, the agent takes {MAX_PAYLOAD}")
         if len(self._waiting) >= MAX_WAITING:
-            raise LinkFull(f"the guest's agent has not answered {len(self._waiting)} earlier requests")
+            raise LinkFull(f"the guest's agent has not answered {len(self._waiting)} earlier requests; try again later")
         if not self._has_room():
-            raise LinkFull("the guest's agent has stopped taking what we send")
+            raise LinkFull(f"the guest's agent has stopped taking requests, {len(self._waiting)} wait; try again later")
         number = self._next_id
         self._next_id = number % 0xFFFFFFFF + 1
         self._waiting.add(number)
@@ -392,7 +392,7 @@ class HostLink:
             raise LinkFault(f"the guest's agent sent a message that can't be: {error}") from None
 
     def _on_reply(self, frame: Frame, items: list[Incoming]) -> None:
-        """What nobody asked, or waits for any more, is not even read."""
+        """Decode a reply that somebody waits for; any other is counted and not read."""
         if frame.stream not in self._waiting:
             self.useless += 1
             return

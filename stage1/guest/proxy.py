@@ -250,7 +250,7 @@ class Proxy:
                 client.unpaid.clear()
 
     def _drop(self, client: _Client) -> None:
-        """What it started and nobody waits for any more ends with it."""
+        """End the processes that the client started and nobody waits for any more."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
         for one in client.running:

@@ -66,4 +66,5 @@ def _pin_one(thread: int, cpus: "list[int]") -> None:
         return
     except OSError as error:
         shown = ",".join(map(str, cpus))[:200]
-        raise WrongState(f"no virtual machine can be bound to the processors {shown}: {error.strerror}") from None
+        why = f"{error.strerror}; choose processors of this host"
+        raise WrongState(f"no virtual machine can be bound to the processors {shown}: {why}") from None

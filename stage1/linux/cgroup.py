@@ -143,7 +143,7 @@ def _make_above(path: str) -> None:
 
 
 def _values(kind: str, limits: Limits) -> "list[tuple[str, str]]":
-    """What is written into which file, in this order."""
+    """The files of a cgroup and what is written into each, in this order."""
     memory, cpu = str(limits.memory_bytes), str(limits.cpu_us)
     return {
         "": [
@@ -201,7 +201,7 @@ def end(path: str) -> None:
     while not _remove(path):
         _kill(path)
         if time.monotonic() > deadline:
-            raise TimedOut(f"processes in the cgroup {path} did not end within {_DEATH_S:g} s of SIGKILL")
+            raise TimedOut(f"processes in the cgroup {path} did not end within {_DEATH_S:g} s of SIGKILL; try again")
         time.sleep(_LOOK_S)
 
 
@@ -259,7 +259,7 @@ def usage(path: str) -> dict[str, str]:
 
 
 def _write(path: str, text: str) -> None:
-    """As far as the kernel lets us: what can't be handed down or killed is seen by what follows."""
+    """Write to a file of a cgroup, best-effort: what comes next notices what could not be delegated or killed."""
     try:
         with open(path, "w", encoding="ascii") as file:
             file.write(text)

@@ -40,7 +40,7 @@ class Extent(NamedTuple):
 
 
 def why_not() -> str:
-    """What keeps this host from mapping owners, and what to do; empty when nothing does."""
+    """The reason why this host can't map owners, and the remedy; empty when it can."""
     try:
         with open(_MOST, "rb") as file:
             if int(file.read()):

@@ -71,7 +71,7 @@ class Ksm:
         return Settings(*(self._number(name) for name in Settings._fields))
 
     def counters(self) -> Counters:
-        """What has come of it. Raises KernelError."""
+        """How many pages are merged, in the kernel's own counts. Raises KernelError."""
         return Counters(*(self._number(name) for name in Counters._fields))
 
     def apply(self, settings: Settings) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # The same on every architecture: system calls since number 424 are.
 NR_SETFSUID, NR_SETFSGID = 122, 123
-NR_PIVOT_ROOT = 155
 NR_OPEN_TREE = 428
 NR_MOVE_MOUNT = 429
 NR_FSOPEN = 430

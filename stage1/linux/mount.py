@@ -244,7 +244,7 @@ def _lines(part: bytes) -> "Iterator[bytes]":
 
 
 def _escape(path: str) -> bytes:
-    """As the kernel writes a path in mountinfo: backslash, space, tab and newline as octal escapes."""
+    """The path as the kernel writes it in mountinfo: backslash, space, tab and newline are octal escapes."""
     field = _path(path)
     for byte in b"\\ \t\n":
         field = field.replace(bytes((byte,)), b"\\%03o" % byte)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 NEW_NS = 0x00020000
-NEW_UTS = 0x04000000
-NEW_IPC = 0x08000000
-NEW_PID = 0x20000000
 NEW_NET = 0x40000000
 _OWN_FS = 0x00000200
 _NS_GET_USERNS = 0xB701
@@ -274,7 +271,7 @@ def _is_in(netns: os.stat_result, pid: str) -> bool:
 
 
 def _share(directory: str) -> None:
-    """What is mounted below `directory` appears in all mount namespaces that have it: plugins may live in another."""
+    """Make the mount at `directory` shared: what is mounted below it appears in all mount namespaces."""
     files.make_dirs(directory, 0o755)
     with Guard("open", directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

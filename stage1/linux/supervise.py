@@ -132,7 +132,9 @@ def _check(job: Job, deadline: float) -> None:
     if job.stop():
         raise Stopped("the pull was cancelled")
     if time.monotonic() >= deadline:
-        raise TimedOut(f"a confined program did not finish within {job.timeout_s:.0f} s and was killed")
+        raise TimedOut(
+            f"a confined program did not finish within {job.timeout_s:.0f} s and was killed; try again later"
+        )
     job.check()
 
 
@@ -223,7 +225,7 @@ def _await(fd: int, event: int, deadline: float) -> None:
     poll = select.poll()
     poll.register(fd, event)
     if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
-        raise TimedOut("a confined program did not answer in time and was killed")
+        raise TimedOut("a confined program did not answer by its deadline and was killed; try again later")
 
 
 def _last_line(text: bytes) -> str:

@@ -73,7 +73,7 @@ def _one_of(addresses: list[_Address] | None, at: int) -> Block:
 
 
 def _arp(mac: bytes, v4: list[_Address] | None) -> Block:
-    """Who asks without an address asks whether its own is in use."""
+    """The filter of ARP: only the pod's addresses as sender; without a sender a probe whether its own is in use."""
     probe = bpf.load(_NETWORK + 6, HALF) + bpf.need(_REQUEST) + _one_of(v4, _NETWORK + 24) + ACCEPT
     return (
         _IS_ARP

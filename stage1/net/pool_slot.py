@@ -48,7 +48,8 @@ def join(*, is_free: bool = False) -> PodNetwork:
         devices = tap.interfaces([link for link in seen.links if link["ifname"] != TAP])
         if len(devices) > 1:
             names = ", ".join(one.name for one in devices)
-            raise Unsupported(f"a guest that has waited has one network device, and the plugins have made {names}")
+            why = f"but the plugins made {names}; use one network, or no pool"
+            raise Unsupported(f"a prewarmed VM has one network device, {why}")
         devices = tuple(one._replace(tap=TAP) for one in devices)
         for one in devices:
             links.join(one, numbers, is_free=is_free)

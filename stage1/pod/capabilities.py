@@ -31,7 +31,7 @@ def bounding(add: tuple[str, ...], drop: tuple[str, ...], *, privileged: bool = 
     """
     for name in (*add, *drop):
         if name not in ALL and name != "CAP_ALL":
-            raise BadRequest(f"{name!r} is not a Linux capability")
+            raise BadRequest(f"{name!r} is not a Linux capability; capabilities(7) lists them")
     names = set(ALL if privileged or "CAP_ALL" in add else DEFAULT)
     if "CAP_ALL" in drop:
         names = set(ALL) if "CAP_ALL" in add else set()

@@ -207,7 +207,7 @@ def _image_volume(mount: Mount) -> dict[str, "Any"]:
 
 
 def _held(security: Security) -> tuple[str, ...]:
-    """What is to be ambient has to be held as well."""
+    """The capabilities of the bounding set; ambient ones have to be in it as well."""
     added = security.add_capabilities + ambient(security.ambient_capabilities)
     return bounding(added, security.drop_capabilities, privileged=security.privileged)
 

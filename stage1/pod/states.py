@@ -38,4 +38,5 @@ def move(moves: dict[tuple[str, str], str], state: str, *, event: str) -> str:
     try:
         return moves[state, event]
     except KeyError:
-        raise WrongState(f"{event} is not possible in state {state}") from None
+        allowed = ", ".join(one for one, name in moves if name == event) or "none"
+        raise WrongState(f"{event} is not possible in state {state}; it is in: {allowed}") from None

@@ -122,7 +122,7 @@ def require_running(client: Client, app: str) -> None:
     until = time.monotonic() + BOOT_S
     while not _runs(client, app):
         if time.monotonic() > until or not _is_awaited(os.getcwd(), app):
-            raise WrongState(f"the app {app} does not run, so nothing comes of it")
+            raise WrongState(f"the app {app} does not run, so nothing can be run in it; start it first")
         time.sleep(_POLL_S)
 
 

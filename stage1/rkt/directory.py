@@ -166,6 +166,6 @@ def is_ready(pod_dir: str) -> bool:
 
 
 def require(pod_dir: str) -> None:
-    """Raises NotFound when this is no pod's directory, as when a program was started by hand."""
+    """Check that `pod_dir` is a pod's directory. Raises NotFound, as for a program that was started by hand."""
     if not os.path.isfile(f"{pod_dir}/pod"):
         raise NotFound(f"{pod_dir} has no pod manifest; this program is started by rkt, in a pod's directory")

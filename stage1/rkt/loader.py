@@ -283,7 +283,7 @@ def _with_volumes(app: App, mounts: tuple[Mount, ...], *, used: Streams, tty: bo
 
 
 def _settled(app: App, *, files: tuple[str, ...], hosts_win: bool, url: str) -> App:
-    """What the image has in /etc stays, where --dns-conf-mode does not say otherwise."""
+    """The app with its files in /etc: an image's own hosts stays unless --dns-conf-mode says otherwise."""
     keeps_hosts = not hosts_win and inside.status(app.root, "/etc/hosts") is not None
     kept = tuple(name for name in files if not (name == texts.HOSTS and keeps_hosts))
     more = (f"AC_METADATA_URL={url}",) if url else ()

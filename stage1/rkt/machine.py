@@ -251,7 +251,7 @@ def _is_forgotten(place: str, uuid: str) -> bool:
 
 
 def key(place: str) -> bytes:
-    """What a program has to know that wants to be heard by the agent. Raises NotFound when the pod never started."""
+    """The key that a program needs to speak to the agent. Raises NotFound when the pod never started."""
     try:
         with beneath.Root(place) as own:
             return own.read(KEY, ours=True)

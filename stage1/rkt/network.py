@@ -20,7 +20,6 @@ from stage1.rkt.arguments import RunOptions
 RECORDS = "clearpod/networks"
 AGAIN_S = 10.0
 """After a DEL that failed, before another is tried."""
-_PLUGINS = "usr/lib/rkt/plugins/net"
 
 
 def attach(pod_dir: str, pod: Pod, *, options: RunOptions) -> PodNetwork | None:

@@ -84,7 +84,7 @@ def test_a_netns_that_is_gone_is_not_replaced(host: engine.Host, cni: FakeCni, s
     directory = prewarmed.prepare(waits, host).directory
     assert callable(somebody)
     somebody(netns_path(waits.id))
-    with pytest.raises(VmFailed, match="no network namespace"):
+    with pytest.raises(VmFailed, match="network namespace"):
         prewarmed.claim(waits, host)
     engine.clean_up(directory)
     assert is_gone(host, cni, waits) and cni.calls() == []
