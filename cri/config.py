@@ -44,6 +44,8 @@ from stage1.vm.slots import CONFIG
 
 DEFAULT_PATH = CONFIG
 
+PACKAGED_GUEST = "/usr/lib/clearpod/guest"
+"""Where Debian's package clearpod-guest has it."""
 RUN_DIR_BYTES = 22
 """A unix socket's path has at most 107 bytes, and that of a pod of `clearpod run` is
 run_dir/run/pods/<64 digits>/agent.sock."""
@@ -109,15 +111,15 @@ class Config(Table):
 
     @property
     def guest_dir(self) -> str:
-        """The guest's files: the configured directory, CLEARPOD_GUEST_DIR, the checkout's build, or the state
-        directory.
+        """The guest's files: the configured directory, CLEARPOD_GUEST_DIR, the checkout's build, the package's place,
+        or the state directory.
         """
         checkout = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        built = f"{checkout}/build/guest"
+        places = (f"{checkout}/build/guest", PACKAGED_GUEST)
         return (
             self.guest.dir
             or os.environ.get("CLEARPOD_GUEST_DIR", "")
-            or (built if os.path.isdir(built) else f"{self.state_dir}/guest")
+            or next((place for place in places if os.path.isdir(place)), f"{self.state_dir}/guest")
         )
 
 

@@ -16,7 +16,7 @@ RUN_PACKAGES=(
 )
 # To test, beyond that: the guest's profile with systemd, a registry on the loopback address, linters, sanitizers and the
 # fuzzer, the lab, sources, callgrind.
-TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap valgrind)
+TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap mmdebstrap valgrind)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 

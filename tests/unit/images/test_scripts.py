@@ -18,7 +18,7 @@ def bash(place: Path, text: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-@pytest.mark.parametrize("script", ["run", "test", "lint", "bench", "build-aci", "fuzz"])
+@pytest.mark.parametrize("script", ["run", "test", "lint", "bench", "build-aci", "build-deb", "fuzz"])
 def test_help_is_printed_and_nothing_done(script, option):
     done = subprocess.run([SCRIPTS / script, option], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "") and f"scripts/{script}" in done.stdout

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian packages in a clean Debian 13, without this checkout and without PyPI: install, a pod, an upgrade below a
+pod that runs, purge.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import debian_root
+from tests.fakes.patience import PATIENCE
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+BUILD = Path(__file__).parents[2] / "images/deb/build.py"
+FIRST_POD_S = 20
+"""From the end of `apt install` to the end of a first pod."""
+
+# What a kubelet does, by the packaged Python: arguments are a call and a pod's id.
+CLIENT = """
+import sys, grpc
+from cri.pb import runtime_pb2 as pb, runtime_pb2_grpc as rpc
+stub = rpc.RuntimeServiceStub(grpc.insecure_channel("unix:/run/clearpod/clearpod.sock"))
+if sys.argv[1] == "run":
+    config = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", uid="u", namespace="n"))
+    print(stub.RunPodSandbox(pb.RunPodSandboxRequest(config=config), wait_for_ready=True, timeout=300).pod_sandbox_id)
+else:
+    for pod in stub.ListPodSandbox(pb.ListPodSandboxRequest(), wait_for_ready=True, timeout=300).items:
+        print(pod.id, pb.PodSandboxState.Name(pod.state))
+"""
+SCRIPT = """
+apt-get -qq update
+apt-get -qq -y install --no-install-recommends /debs/one/*.deb > /apt.log
+end=$SECONDS
+clearpod run -- uname -r
+echo "first pod: $((SECONDS - end))"
+clearpod --version
+exec unshare --net bash -euc '
+    ip link set lo up
+    serve() { clearpod serve >> /serve.log 2>&1 & daemon=$!; }
+    ask() { /usr/lib/clearpod/bin/python3 -I /client.py "$@"; }
+    serve
+    echo "made: $(ask run)"
+    dpkg -i /debs/two/*.deb >> /apt.log
+    kill "$daemon"; wait "$daemon" || true
+    serve
+    echo "kept: $(ask list)"
+    dpkg --remove clearpod clearpod-guest >> /apt.log
+    kill "$daemon"; wait "$daemon" || true
+    mount -t tmpfs tmpfs /sys/fs/cgroup  # purge looks for empty cgroups, and other tests have some for a moment
+    dpkg --purge clearpod clearpod-guest >> /apt.log
+    echo "left:" $(find / -xdev -name "clearpod*" ! -name "*.deb" ! -name "*.whl") $(ls /run | grep clearpod) \\
+        $(grep clearpod /proc/self/mountinfo) $(ip -o link | grep clearpod) $(grep -l qemu /proc/[0-9]*/comm)
+'
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A clean Debian 13."""
+    if (lacks := debian_root.why_not()) or (lacks := debian_root.make(tmp_path / "root")):
+        pytest.skip(lacks)
+    return tmp_path / "root"
+
+
+def build(version: str, guest: Path, place: Path) -> None:
+    """The packages, of what this checkout has built."""
+    argv = [sys.executable, BUILD, "--version", version, "--guest", guest, "--output", place]
+    subprocess.run([str(word) for word in argv], check=True)
+
+
+def test_a_clean_debian_runs_a_pod_keeps_it_over_an_upgrade_and_has_nothing_after_purge(
+    machine: Path, guest_dir: Path
+) -> None:
+    build("0.1.0+one", guest_dir, machine / "debs/one")
+    build("0.1.0+two", guest_dir, machine / "debs/two")
+    (machine / "client.py").write_text(CLIENT)
+    done = debian_root.run(machine, SCRIPT)
+    evidence = (
+        done.stdout
+        + done.stderr
+        + "".join(path.read_text() for path in (machine / "apt.log", machine / "serve.log") if path.exists())
+    )
+    if "first pod" not in done.stdout and "Unable to fetch" in evidence:
+        pytest.skip("the mirror can't be reached: apt-get could not fetch what the packages depend on")
+    assert done.returncode == 0, evidence
+    kernel, first, version, made, kept, left = done.stdout.strip().splitlines()
+    assert kernel.endswith("-clearpod")
+    assert int(first.removeprefix("first pod: ")) <= FIRST_POD_S * PATIENCE, evidence
+    assert version.startswith("clearpod ")
+    pod = made.removeprefix("made: ")
+    assert kept == f"kept: {pod} SANDBOX_READY", evidence
+    assert left.split() == ["left:"], evidence
