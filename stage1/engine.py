@@ -22,7 +22,6 @@ The pod's directory `<run dir>/pods/<pod id>`, mode 0700:
                    Images are mounted below it, and, in the VMM's own mount namespace, volumes.
 """
 
-import json
 import os
 import time
 from typing import NamedTuple
@@ -161,7 +160,7 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
             own.make_directory(f"{place}/mounts", 0o755)
             _attach_volumes(directory, pod, container=container)
             document = _document(pod, container, directory=directory, target_pid=target_pid)
-            own.write(f"{place}/config.json", json.dumps(document).encode())
+            own.write(f"{place}/config.json", oci.written(document))
         except BaseException:
             remove_container(directory, container.id)
             raise
@@ -202,7 +201,7 @@ def add_exec(directory: str, pod: Pod, *, container: Container, what: Process, n
     if pod.host:
         document = _within(document)
     with _own(directory) as own:
-        own.write(f"{bundle(container.id)}/{name}", json.dumps(document).encode())
+        own.write(f"{bundle(container.id)}/{name}", oci.written(document))
     return name
 
 

@@ -21,9 +21,9 @@ from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
 from cri.threads import UNDO_S, run_uncancellable
 from stage1 import engine
-from stage1.errors import NoCommand, PodError, WrongState
+from stage1.errors import NoCommand, PodError, Unsupported, WrongState
 from stage1.guest import messages
-from stage1.pod import states
+from stage1.pod import oci, states
 from stage1.rootfs.share import ImageFiles
 
 
@@ -55,6 +55,11 @@ async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:
 async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     if not pod.hello.volumes:  # a guest that an earlier version booted: it has the image's volumes in its root
         record = record._replace(container=record.container._replace(volumes=()))
+    if (raw := oci.is_raw(record.container.process)) and not pod.hello.raw:
+        raise Unsupported(
+            f"{pod.title} was booted by an earlier version, whose guest takes only UTF-8 as values of environment"
+            " variables; delete the pod, so that it is made anew"
+        )
     begun_ns = time.time_ns()
     await capacity.make(pod)
     target = _target_pid(pod, record)
@@ -71,7 +76,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
         tmpfs = not pod.tools.host.scratch_mib
         volumes = record.container.volumes
-        create = messages.Create(container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes)
+        create = messages.Create(container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes, raw=raw)
         await pod.call(create)
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell

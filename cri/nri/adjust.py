@@ -91,7 +91,7 @@ def _with_process(record: ContainerRecord, wish: nri.ContainerAdjustment) -> Con
             env.pop(pair.key[1:], None)
     env |= {pair.key: pair.value for pair in wish.env if not _is_removal(pair.key)}
     argv = tuple(wish.args[1:] if wish.args and not wish.args[0] else wish.args) or process.argv
-    pairs = [pb.KeyValue(key=key, value=value.encode(errors="surrogateescape")) for key, value in env.items()]
+    pairs = [pb.KeyValue(key=key, value=value.encode(errors="surrogatepass")) for key, value in env.items()]
     asked = pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name="container"), command=map(shown.text, argv), envs=pairs
     )

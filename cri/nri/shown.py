@@ -10,6 +10,7 @@ from cri.nri import amounts
 from cri.pb import nri_pb2 as nri
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import ContainerRecord, ContainerState
+from cri.translate.shown import text as text
 from stage1.pod import states
 from stage1.pod.model import HOST_TO_CONTAINER, Mount
 
@@ -82,8 +83,3 @@ def mount(one: Mount) -> nri.Mount:
     options.append("rslave" if one.propagation == HOST_TO_CONTAINER else "rprivate")
     source = "" if one.image else text(one.source)
     return nri.Mount(destination=text(one.target), type=BIND, source=source, options=options)
-
-
-def text(value: str) -> str:
-    """What a protobuf string can hold: bytes that are no UTF-8 are replaced."""
-    return value if value.isascii() else value.encode(errors="surrogateescape").decode(errors="replace")

@@ -16,12 +16,12 @@ from cri.live.images import Accounts
 from cri.pb import runtime_pb2 as pb
 from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import cdi, limits, mounts, security, userns
+from cri.translate import cdi, limits, mounts, security, shown, userns
 from cri.translate.bounds import PATH_BYTES, short
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
 from stage1.pod.devices import device
-from stage1.pod.model import Container, Process
+from stage1.pod.model import Container, Pod, Process
 
 if TYPE_CHECKING:
     from cri.store.images import Image
@@ -63,6 +63,7 @@ def record(
         tty=config.tty,
         stdin=config.stdin,
     )
+    require_env(process.env, pod.pod)
     container = Container(
         id=secrets.token_hex(32),
         name=config.metadata.name,
@@ -98,19 +99,17 @@ def check(config: pb.ContainerConfig) -> None:
     for env in config.envs:
         if not env.key or "=" in env.key or "\0" in env.key or b"\0" in env.value:
             raise BadRequest(f"{env.key!r} can't be the name of an environment variable, or its value has a zero byte")
-        if not _is_text(env.value):
+
+
+def require_env(env: tuple[str, ...], pod: Pod) -> None:
+    """Raise Unsupported for what is no UTF-8 in a pod on the host: crun is the host's own there, which refuses it."""
+    for entry in env if pod.host else ():
+        if shown.text(entry) != entry:
+            name = short(entry.partition("=")[0])
             raise Unsupported(
-                f"the value of the environment variable {short(env.key)} is not UTF-8, and the OCI document that hands"
-                " it over is; encode it, as by base64, or give it as a file in a volume"
+                f"the value of the environment variable {name} is not UTF-8, which the host's crun does not take;"
+                " encode it, as by base64, or give it as a file in a volume"
             )
-
-
-def _is_text(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:
@@ -128,7 +127,7 @@ def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...
 def environment(config: pb.ContainerConfig, image: Mapping[str, Any], *, more: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The image's variables, overridden by the request's and then by `more`, in order of first appearance."""
     variables = dict(entry.partition("=")[::2] for entry in image.get("Env") or [])
-    variables |= {env.key: env.value.decode() for env in config.envs}
+    variables |= {env.key: env.value.decode(errors="surrogateescape") for env in config.envs}
     variables |= dict(entry.partition("=")[::2] for entry in more)
     return tuple(f"{key}={value}" for key, value in variables.items())
 

@@ -148,4 +148,4 @@ def container_info(pod: LivePod, container: LiveContainer) -> dict[str, str]:
         "config": shown.message(container.config),
         "runtimeSpec": oci.config(pod.record.pod, own, target_pid=0),
     }
-    return {"info": json.dumps(info)}
+    return {"info": shown.text(json.dumps(info, ensure_ascii=False))}

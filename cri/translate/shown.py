@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A message of the contract for people to read: what verbose answers have as `config`. Called by `replies`. Pure.
+"""What verbose answers show for people to read: a message of the contract as `config`, and text. Called by `replies`,
+and for text by the plugins' messages. Pure.
 
 As containerd has it: the names of the fields, numbers for enumerations, and nothing that is not set.
 """
@@ -10,6 +11,11 @@ from typing import Any
 def message(shown: Any) -> dict[str, Any]:
     """A protobuf message as an object of JSON."""
     return {field.name: _field(field, value) for field, value in shown.ListFields()}
+
+
+def text(value: str) -> str:
+    """What UTF-8 can hold of it, as a protobuf string has to: bytes that are none (PEP 383) are replaced."""
+    return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _field(field: Any, value: Any) -> Any:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's system image: Debian's crun, the libraries it needs, and the places where the agent mounts.
+"""The guest's system image: Debian's crun, the libraries it needs, what makes it take bytes that are no UTF-8, and the
+places where the agent mounts.
 
 One read-only erofs, shared by all VMs.
 """
 
+import os
 from pathlib import Path
 
 from lib import cache, system, tools
@@ -17,11 +19,36 @@ CONTENT = system.Content(
         "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
     },
 )
+BYTES = "usr/lib/clearpod/bytes.so"
 UUID = "c1ea7b0d-0000-4000-8000-000000000001"
+
+
+SOURCE = Path(__file__).with_name("bytes.c")
+COMPILE = ("gcc", "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Os", "-g0", "-fPIC", "-shared", "-s")
+LINK = ("-nostdlib", "-Wl,--build-id=none,-z,noexecstack,-z,relro,-z,now")
 
 
 def build(cache_dir: Path) -> Path:
     """The directory with system.erofs."""
     tools.need({"crun": "crun", **system.PROGRAMS})
-    key = cache.hash_of([tools.package_version("crun"), *system.inputs(CONTENT), Path(__file__)])
-    return cache.built(cache_dir, "guest", key, lambda out: system.make(CONTENT, out / "system.erofs", uuid=UUID))
+    made = content(cache_dir)
+    key = cache.hash_of([tools.package_version("crun"), *system.inputs(made), Path(__file__)])
+    return cache.built(cache_dir, "guest", key, lambda out: system.make(made, out / "system.erofs", uuid=UUID))
+
+
+def content(cache_dir: Path) -> system.Content:
+    """All that is in it."""
+    return CONTENT._replace(copies={BYTES: _bytes(cache_dir) / "bytes.so"})
+
+
+def _bytes(cache_dir: Path) -> Path:
+    """The directory with the library that is preloaded into crun."""
+    tools.need({"gcc": "gcc"})
+    key = cache.hash_of([tools.run(["gcc", "--version"]), *COMPILE, *LINK, SOURCE])
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+    return cache.built(
+        cache_dir,
+        "guest-bytes",
+        key,
+        lambda out: tools.run([*COMPILE, SOURCE, *LINK, "-o", out / "bytes.so"], env=environment),
+    )

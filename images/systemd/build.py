@@ -40,6 +40,7 @@ def content(guest: system.Content, agent: Path) -> system.Content:
             "etc/os-release": "ID=clearpod\nNAME=clearpod\nPRETTY_NAME=clearpod\n",
         },
         copies={
+            **guest.copies,
             **units,
             "etc/systemd/system.conf": HERE / "system.conf",
             "etc/systemd/journald.conf": HERE / "journald.conf",

@@ -10,6 +10,7 @@ from stage1 import engine
 from stage1.entry import dispatch
 from stage1.guest.client import Client
 from stage1.guest.messages import Exec, Stdio
+from stage1.pod import oci
 from stage1.pod.model import Process
 from stage1.rkt import apps, arguments, connect, directory, guest_root, loader, machine, terminal
 
@@ -38,7 +39,7 @@ def _run(client: Client, pod: loader.RktPod, *, options: arguments.EnterOptions)
     place = machine.place(pod.pod.id)
     name = engine.add_exec(place, pod.pod, container=app.container, what=what, number=number)
     try:
-        apps.when_running(client, app.name, request=Exec(app.name, number, name, stdio))
+        apps.when_running(client, app.name, request=Exec(app.name, number, name, stdio, oci.is_raw(what)))
         with terminal.raw(tty):
             return terminal.join(client, terminal.Joined(app.name, number, stdio))
     finally:

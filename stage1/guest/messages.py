@@ -25,7 +25,7 @@ CREATED, RUNNING, EXITED = range(3)
 
 
 class Hello(NamedTuple):
-    """First message of each side on every connection. `volumes`: the guest knows those of Create."""
+    """First message of each side on every connection. `volumes`, `raw`: the guest knows those of Create."""
 
     version: int = VERSION
     key: bytes = b""
@@ -38,11 +38,11 @@ class Hello(NamedTuple):
     ready_ns: int = 0
     kernel: str = ""
     volumes: bool = False
+    raw: bool = False
 
 
 class Stdio(NamedTuple):
     """Stream ids of a process; 0 is /dev/null. `width` and `height` are the terminal's, in characters.
-
     With `console` stdin is the one of whoever started an autonomous pod. `log` is as in agent.proto.
     """
 
@@ -65,7 +65,6 @@ class Sysctl(NamedTuple):
 
 class Interface(NamedTuple):
     """`mac` finds the device, `name` is what it will be called; addresses are 10.88.0.5/16, fd00::5/64.
-
     With `found_mac` that is what finds it, and then it gets `mac`.
     """
 
@@ -97,7 +96,6 @@ class Neighbour(NamedTuple):
 
 class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
-
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. `lasting` and
     `link_key` are an autonomous pod's: whether it outlasts its apps, and what a host has to know. It is told the time,
     and so is a guest that has waited for its pod, with at most 64 bytes of `entropy`. With `rehearse`, which may come
@@ -122,8 +120,7 @@ class Configure(NamedTuple):
 
 class Create(NamedTuple):
     """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage.
-
-    With `shared` it is the root itself. `volumes` are directories of the root.
+    With `shared` it is the root itself. `volumes` are its directories. With `raw` the OCI documents are no UTF-8.
     """
 
     id: str = ""
@@ -133,6 +130,7 @@ class Create(NamedTuple):
     window: bool = False
     shared: bool = False
     volumes: tuple[str, ...] = ()
+    raw: bool = False
 
 
 class Start(NamedTuple):
@@ -142,12 +140,13 @@ class Start(NamedTuple):
 
 
 class Exec(NamedTuple):
-    """Another process; `process` is a file in the container's bundle, `exec` is unique in the pod and not 0."""
+    """Another process; `process` is a file in the bundle, `exec` unique in the pod and not 0, `raw` as in Create."""
 
     container: str = ""
     exec: int = 0
     process: str = ""
     stdio: Stdio | None = None
+    raw: bool = False
 
 
 class Signal(NamedTuple):
@@ -280,7 +279,8 @@ EVENTS: dict[int, type[Exited]] = {1: Exited}
 _U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Field(wire.BOOL)
 _STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
 _ENUM = Field(wire.I32)  # open, as in proto3: a value that we do not know is kept
-_STDIO = Field(wire.MESSAGE, Stdio)
+_STDIO, _RAW = Field(wire.MESSAGE, Stdio), Field(wire.BOOL, number=55)
+_VOLUMES = Field(wire.STR, many=True, number=50)
 
 
 def _many(message: type[NamedTuple]) -> Field:
@@ -294,16 +294,16 @@ _CONFIGURE = (
     Field(wire.BYTES, number=30), Field(wire.BOOL, number=31),
 )  # fmt: skip
 TABLES: wire.Tables = {
-    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50)),
+    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW),
     Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL, _U32),
     Sysctl: (_STR, _STR),
     Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
     Configure: _CONFIGURE,
-    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), Field(wire.STR, many=True, number=50)),
+    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW),
     Start: (_STR,),
-    Exec: (_STR, _U32, _STR, _STDIO),
+    Exec: (_STR, _U32, _STR, _STDIO, _RAW),
     Signal: (_STR, _U32, _U32, _BOOL),
     Delete: (_STR,),
     Update: (_STR, _STR),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The OCI runtime documents that crun reads in the guest, made from the pod model.
 
-Called by the engine. Pure: returns plain dictionaries. Guest paths are those of docs/dev/link.md. The containers of a
-pod share the guest's own network, IPC and UTS namespaces: the VM is the pod. See OCI runtime-spec 1.2, config-linux.md.
+Called by the engine. Pure: returns plain dictionaries, and what is written of them. Guest paths are those of
+docs/dev/link.md. The containers of a pod share the guest's own network, IPC and UTS namespaces: the VM is the pod. See
+OCI runtime-spec 1.2, config-linux.md.
 """
 
 import json
@@ -94,6 +95,29 @@ def environment(pod: Pod, what: Process) -> list[str]:
     given = {entry.partition("=")[0] for entry in what.env}
     first = [PATH, f"HOSTNAME={pod.hostname}", *(["TERM=xterm"] if what.tty else [])]
     return [entry for entry in first if entry.partition("=")[0] not in given] + list(what.env)
+
+
+def written(document: "Any") -> bytes:
+    """The document for crun. Surrogate escapes in its strings (PEP 383) become the bytes that they stand for. It is not
+    UTF-8 then, which the guest's crun takes (docs/dev/guest.md).
+    """
+    text = json.dumps(document)
+    if "\\ud" not in text:  # neither such an escape nor anything beyond 16 bits
+        return text.encode()
+    text = json.dumps(document, ensure_ascii=False)
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # an image's JSON can name halves of characters that stand for no byte
+        return text.encode(errors="surrogatepass")
+
+
+def is_raw(what: Process) -> bool:
+    """Whether what is written of it is no UTF-8."""
+    try:
+        "".join((*what.argv, *what.env, what.cwd)).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def resources(limits: Limits) -> dict[str, "Any"]:

@@ -9,6 +9,7 @@ import binascii
 
 from stage1.guest import frame
 from stage1.guest.messages import Configure, Create, Launch, Op, Stdio, encode_request
+from stage1.pod import oci
 from stage1.pod.model import Container
 from stage1.rkt.loader import App
 from stage1.rkt.streams import INTERACTIVE, LOG, NULL
@@ -45,7 +46,10 @@ def root(app: App) -> Create | None:
 
 def creation(app: App) -> list[Create]:
     """What runs for the app, each in its root as rkt has made it on the host, if its bundle does not name `root`."""
-    return [Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True) for one in app.containers]
+    return [
+        Create(one.id, lower=f"apps/{app.name}", stdio=_stdio(app, one), shared=True, raw=oci.is_raw(one.process))
+        for one in app.containers
+    ]
 
 
 def launch(app: App) -> Launch:

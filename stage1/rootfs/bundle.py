@@ -23,12 +23,12 @@ def change_limits(directory: str, bundle: str, *, limits: Limits) -> None:
     path = f"{bundle}/config.json"
     with beneath.Root(directory, one_mount=True) as own:
         try:
-            document = json.loads(own.read(path))
+            document = json.loads(own.read(path).decode(errors="surrogateescape"))
             linux = document["linux"]
             linux["resources"] = {"devices": linux["resources"]["devices"], **oci.resources(limits)}
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise WrongState(f"{directory}/{path} is damaged, so limits can't be changed: {error!r:.200}") from None
-        own.write(path, json.dumps(document).encode())
+        own.write(path, oci.written(document))
 
 
 def write_resources(directory: str, bundle: str, *, limits: Limits) -> str:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What only a real guest can show: its kernel's OOM killer, and `clearpod serve` killed under a real VM."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,6 +42,30 @@ async def test_the_guests_oom_killer_is_reported(machine: VmWorld) -> None:
         await cri("StartContainer", container_id=c)
         status = await cri.ended(c)
         assert (status.exit_code, status.reason) == (137, "OOMKilled")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+ODD = b"\xff\x80 \xc3=\n\xed\xa0\x80\xc3\xa9"
+"""No UTF-8, in each of the ways in which it can't be, and some that is."""
+HEX = f"test $(printf %s \"$A\" | od -An -tx1 -v | tr -d ' \\n') = {ODD.hex()}"
+
+
+async def test_a_variable_that_is_no_utf8_is_kept_to_the_byte(machine: VmWorld) -> None:
+    async with machine.daemon() as cri:
+        await cri("PullImage", image=pb.ImageSpec(image=machine.image))
+        pod = await cri.pod()
+        c = await cri.container(
+            pod, "sh", "-c", f"{HEX} && sleep 1000", envs=[pb.KeyValue(key="A", value=ODD)], tty=True
+        )
+        weight = pb.LinuxContainerResources(cpu_shares=200)
+        await cri("UpdateContainerResources", container_id=c, linux=weight)
+        await cri("StartContainer", container_id=c)
+        assert (await cri("ExecSync", container_id=c, cmd=["sh", "-c", HEX], timeout=60)).exit_code == 0
+        await cri("UpdateContainerResources", container_id=c, linux=weight)
+        shown = (await cri("ContainerStatus", container_id=c, verbose=True)).info["info"]
+        assert "A=\ufffd" in "".join(json.loads(shown)["runtimeSpec"]["process"]["env"])
+        assert (await cri.status(c)).state == pb.CONTAINER_RUNNING
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
 

@@ -132,7 +132,7 @@ class Containers:
 
     def _document(self, name: str, file: str) -> dict[str, Any]:
         try:
-            with open(f"{self._volumes}/containers/{name}/{file}", encoding="utf-8") as text:
+            with open(f"{self._volumes}/containers/{name}/{file}", encoding="utf-8", errors="surrogateescape") as text:
                 document: dict[str, Any] = json.load(text)
                 return document
         except (OSError, ValueError) as error:

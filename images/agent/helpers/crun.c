@@ -23,6 +23,8 @@
 
 #define CRUN "/usr/bin/crun"
 #define BUNDLES "/run/clearpod/volumes/containers"
+/* Makes crun take strings that are no UTF-8 (images/guest/bytes.c); not for every container, since it takes time. */
+#define TAKE_BYTES "LD_PRELOAD=/usr/lib/clearpod/bytes.so"
 
 enum { ARGS = 20 };
 
@@ -64,8 +66,8 @@ static void exec_crun(const struct task *task, const char *const *args)
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
     /* Its last word: crun need not execute a copy of itself, since its file system is read-only, which it looks at too. */
-    static const char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "_LIBCONTAINER_CLONED_BINARY=1",
-                                              NULL};
+    const char *const environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "_LIBCONTAINER_CLONED_BINARY=1",
+                                       task->raw ? TAKE_BYTES : NULL, NULL};
     const char *crun = task->arguments->host.on ? task->arguments->host.crun : CRUN;
     execve(crun, (char **)(uintptr_t)args, (char **)(uintptr_t)environment);
     dprintf(2, "exec %s: %s\n", crun, strerror(errno));

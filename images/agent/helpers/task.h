@@ -30,6 +30,7 @@ struct task {
     bool window, shared;        /* Create; `shared`: `lower` itself is the root */
     const char (*volumes)[256]; /* Create: directories of the root */
     unsigned volume_count;
+    bool raw;         /* the container's documents have strings that are no UTF-8 */
     bool was_started; /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;

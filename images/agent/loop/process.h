@@ -41,6 +41,7 @@ struct process {
     bool connection; /* none of a process but its streams: see connect.h */
     bool oom_killed;
     bool tried; /* a start failed, of which crun may have left something */
+    bool raw;   /* of Create */
     char container[100];
     uint32_t exec;
     clearpod_agent_Stdio stdio;

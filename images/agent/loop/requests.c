@@ -50,6 +50,7 @@ static int begin(const struct asker *asker, struct process *process, struct task
     struct job job = {.kind = task->kind, .asker = *asker, .process = process, .numbers = task->numbers};
     task->arguments = &agent.arguments;
     task->id = process ? process->container : NULL;
+    task->raw = process && process->raw;
     if (job_begin(&job, task, why) < 0)
         return -1;
     if (process)
@@ -87,6 +88,7 @@ static int on_create(const clearpod_agent_Create *create, const struct asker *as
         return fault_set(why, FAULT_FULL,
                          "the pod has %d containers or %d processes, the most it can; remove some first",
                          MAX_CONTAINERS, MAX_PROCESSES);
+    process->raw = create->raw;
     if (streams_open(process, &create->stdio, why) == 0 && begin(asker, process, &task, why) > 0)
         return 1;
     streams_close(process);
@@ -171,6 +173,7 @@ static int on_exec(const clearpod_agent_Exec *exec, const struct asker *asker, s
     if (!process)
         return fault_set(why, FAULT_FAILED, "too many processes in this pod");
     process->epoch = asker->epoch;
+    process->raw = container->raw || exec->raw;
     if (streams_open(process, &exec->stdio, why) == 0 && launch(asker, process, &task, why) > 0)
         return 1;
     streams_close(process);

@@ -82,7 +82,8 @@ static bool is_log(const struct task *task, int number)
 
 static bool send_spec(int unit, const struct task *task)
 {
-    struct unit_spec spec = {.tty = task->tty, .width = task->width, .height = task->height, .owner = pod_root()};
+    struct unit_spec spec = {
+        .tty = task->tty, .raw = task->raw, .width = task->width, .height = task->height, .owner = pod_root()};
     for (int i = 0; i < 3; i++) {
         spec.given[i] = task->stdio[i] >= 0;
         spec.journal[i] = is_log(task, i);

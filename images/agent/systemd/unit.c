@@ -69,6 +69,7 @@ static int start(const char *id, struct answer *answer)
     }
     place(&spec, got, task.stdio);
     task.tty = spec.tty;
+    task.raw = spec.raw;
     task.width = spec.width;
     task.height = spec.height;
     copier.pid = journal_copy(&spec, id, task.stdio, &copier.stop);

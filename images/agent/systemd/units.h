@@ -21,6 +21,7 @@ enum { NAME_ROOM = 100 };
 
 /* What a unit has to know to start its container; its descriptors follow in the order of `given`. */
 struct unit_spec {
+    bool raw;                       /* as in task.h */
     bool tty, given[3], journal[3]; /* given: stdin, stdout, stderr have a descriptor; journal: it goes there as well */
     uint16_t width, height;
     uint32_t owner; /* the user and group that is root in the container */

@@ -14,7 +14,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.translate import container, mounts, network, sandbox, security, sizes
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
 from stage1.pod import oci
-from stage1.pod.model import Mount
+from stage1.pod.model import Mount, Pod
 from tests.fakes.open_policy import OPEN
 
 IMAGE = {"Entrypoint": ["/entry"], "Cmd": ["a", "b"], "Env": ["PATH=/bin", "A=image"]}
@@ -48,10 +48,19 @@ def test_variables_of_the_request_override_those_of_the_image() -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xff", b"a\xc3", "\ud800".encode(errors="surrogatepass")])
-def test_a_variable_that_is_no_text_is_refused_and_not_changed(value: bytes) -> None:
+def test_a_variable_that_is_no_text_is_kept_to_the_byte(value: bytes) -> None:
     config = pb.ContainerConfig(metadata={"name": "c"}, envs=[pb.KeyValue(key="A", value=value)])
+    container.check(config)
+    entries = container.environment(config, {})
+    assert b'"A=' + value + b'"' in oci.written({"env": list(entries)})
+
+
+def test_the_hosts_crun_takes_text_only() -> None:
+    entry = b"A=\xff".decode(errors="surrogateescape")
+    container.require_env(("B=\u00e9", entry), Pod("p", "web"))
+    container.require_env(("B=\u00e9",), Pod("p", "web", host=("network",)))
     with pytest.raises(Unsupported, match=r"environment variable 'A' .*UTF-8"):
-        container.check(config)
+        container.require_env((entry,), Pod("p", "web", host=("network",)))
 
 
 SIGNALS = [

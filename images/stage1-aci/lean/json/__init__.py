@@ -5,7 +5,7 @@ The library's module compiles regular expressions, with whose engine come `enum`
 as the interpreter itself. Text is UTF-8 here.
 """
 
-from _json import encode_basestring_ascii, make_encoder, make_scanner
+from _json import encode_basestring, encode_basestring_ascii, make_encoder, make_scanner
 
 _BLANK = " \t\n\r"
 
@@ -46,12 +46,15 @@ def loads(text):
     return JSONDecoder().decode(text)
 
 
-def dumps(value, *, separators=(", ", ": "), sort_keys=False, indent=None):
-    """The text of `value`, ASCII, in one line or with `indent` blanks a level. Raises TypeError for what is no JSON."""
+def dumps(value, *, ensure_ascii=True, separators=(", ", ": "), sort_keys=False, indent=None):
+    """The text of `value`, in one line or with `indent` blanks a level, and then ASCII. Raises TypeError for what is no
+    JSON.
+    """
     if indent is not None:
         return _indented(value, " " * indent, "\n")
     item, key = separators
-    encode = make_encoder({}, _refuse, encode_basestring_ascii, None, key, item, sort_keys, False, True)
+    strings = encode_basestring_ascii if ensure_ascii else encode_basestring
+    encode = make_encoder({}, _refuse, strings, None, key, item, sort_keys, False, True)
     return "".join(encode(value, 0))
 
 
