@@ -74,7 +74,8 @@ def _of_hold(record: Record) -> Verdict | None:
 
 def _of_exits(record: Record) -> Verdict | None:
     """The last exit that was no success, out of memory first."""
-    exits = [one for one in record.events if one.what == h.EXITED and one.code]
+    ended = (one for one in record.events if one.what == h.EXITED and one.code)
+    exits = [one for one in ended if not one.subject.startswith("debug-")]  # those that `clearpod debug` has removed
     worst = next((one for one in reversed(exits) if one.reason == "OOMKilled"), None) or (exits[-1] if exits else None)
     return Verdict(f"the container {worst.subject} {_exit(worst)}", _exit_advice(worst)) if worst else None
 

@@ -84,6 +84,7 @@ def test_a_story_fits_into_its_terminal(columns: int) -> None:
         ([Event(h.EXITED, 1, subject="c", reason="StartError", code=128, text="no such file")], "no such file"),
         ([Event(h.EXITED, 1, reason="OOMKilled", code=137), Event(h.EXITED, 2, code=1)], "OOMKilled"),
         ([Event(h.EXITED, 1, subject="c", reason="Completed")], "nothing"),
+        ([Event(h.EXITED, 1, subject="debug-1f", reason="Error", code=137)], "nothing"),
         ([Event(h.HELD, 1, text="filling the disk")], "disk"),
         ([Event(h.HELD, 1, text="filling the disk"), Event(h.GOES_ON, 2)], "nothing"),
         ([Event(h.FAILED, 1, subject="c", reason="CreateContainer", text="no image", times=2)], "no image"),
