@@ -6,28 +6,50 @@ line on stderr; a traceback is shown only when CLEARPOD_DEBUG is set, or when it
 itself.
 """
 
+import errno
 import os
+import signal
 import sys
-
-from stage1.errors import PodError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
-    _fill_standard_streams()
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(arguments)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the launcher while Python begins
+        _fill_standard_streams()
+        return _explained(words)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _drop_output()
+        print(f"clearpod: standard output can't be written: {error.strerror}", file=sys.stderr)
+        return 1
+    finally:
+        if argv is None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a ^C while the interpreter ends would be a traceback
+
+
+def _drop_output() -> None:
+    """Or the interpreter complains at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _explained(words: list[str]) -> int:
+    from stage1.errors import PodError  # here, where ^C is no traceback any more
+
+    try:
+        return _dispatch(words)
     except PodError as error:
         if os.environ.get("CLEARPOD_DEBUG"):
             raise
         print(f"clearpod: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at exit
-        return 141
 
 
 def _fill_standard_streams() -> None:
@@ -40,12 +62,12 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _dispatch(words: list[str]) -> int:
     from cri.cli.parser import make
 
-    parser = make(arguments)
+    parser = make(words)
     try:
-        args = parser.parse_args(arguments)
+        args = parser.parse_args(words)
         if args.command is None:
             parser.print_help()
             return 2

@@ -26,6 +26,7 @@ COMMANDS = {
     "check": "say whether this machine can run pods, and what to fix",
     "jail": "show what a pod's hypervisor may do on this machine, as it is in force",
     "ksm": "show what the host saves by merging equal pages of guests, and what that costs",
-    "images": "build the guest's kernel, agent and system image; verify the images of containers",
+    "images": "list, bring, remove and verify images of containers; build the guest",
+    "completion": "print what makes bash, zsh or fish complete this command's words",
 }
 """Name of the command and its one line in `clearpod --help`."""

@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -20,18 +19,18 @@ from cri.containers import create as containers
 from cri.live import boot, shutdown
 from cri.live.consoles import Consoles
 from cri.live.container import LiveContainer
-from cri.live.images import Accounts
 from cri.live.pod import LivePod
 from cri.live.tools import Tools
+from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
-from cri.store.pods import ContainerRecord, PodRecord
+from cri.store.pods import PodRecord
+from cri.translate import container as translated
 from cri.vsock import VsockPort
 from stage1 import engine, garbage
 from stage1.errors import PodError, WrongState
 from stage1.guest import messages
 from stage1.linux.flock import Lock
-from stage1.pod import oci, states, users
-from stage1.pod.model import Container, Pod, Process, Security
+from stage1.pod import states
 from stage1.rootfs.share import ImageFiles
 from stage1.vm.starter import ProcessVmm
 
@@ -45,22 +44,21 @@ PATIENCE = 3
 class Foreground:
     """Runs one container in a pod of its own."""
 
-    def __init__(self, host: engine.Host, pod: Pod, timeline: Timeline, *, boot_timeout_s: float) -> None:
+    def __init__(self, host: engine.Host, record: PodRecord, timeline: Timeline, *, boot_timeout_s: float) -> None:
         self._port = VsockPort(0)
         port = self._port.listen() if host.choice.hypervisor.uses_vsock else 0
         self._host = _apart(host)._replace(vsock_port=port)
         self._timeline = timeline
         vmm = ProcessVmm(ends_with_us=True)
         tools = Tools(host=self._host, vmm=vmm, consoles=Consoles(), boot_timeout_s=boot_timeout_s)
-        record = PodRecord(pod, b"", "", time.time_ns())
         self._pod = LivePod(record, tools, self._port)
         self._outputs: list[Output] = []
         self._asked_to_end = 0
         self._left_alone = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def run(self, image: Image, files: ImageFiles, *, process: Process) -> int:
-        """Run `process` in a container of the image, whose files are `files`; its user is the image's.
+    async def run(self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig) -> int:
+        """Run the container of `config`; its image has the files `files`.
 
         The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run.
         """
@@ -73,7 +71,7 @@ class Foreground:
             await boot.boot(self._pod)
             undo.push_async_callback(shutdown.remove, self._pod)
             self._say_booted()
-            container = await self._create(image, files, process=process)
+            container = await self._create(image, files, config=config)
             self._timeline.mark("container created: its image is mounted in the guest")
             terminal = undo.enter_context(Terminal(container.record.container.process.tty))
             await containers.start(self._pod, container)
@@ -108,10 +106,11 @@ class Foreground:
             for output in self._outputs:
                 output.close()
 
-    async def _create(self, image: Image, files: ImageFiles, *, process: Process) -> LiveContainer:
+    async def _create(self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig) -> LiveContainer:
         async with containers.image_held(self._pod, (files,)) as root:
-            planned = _container(image, process, accounts=root.accounts)
-            record = ContainerRecord(planned, b"", 0, time.time_ns(), image.id, image.id)
+            images = {config.image.image: image}
+            planned = translated.record(config, self._pod.record, images=images, accounts=root.accounts)
+            record = planned._replace(container=planned.container._replace(id="main"))
             container = self._pod.containers[await containers.create(self._pod, record, root=root)]
         streams = {container.record.stdout: 1, container.record.stderr: 2}
         for stream, descriptor in streams.items():
@@ -258,11 +257,3 @@ def collect_garbage(host: engine.Host) -> None:
             continue  # it lives, or somebody else has removed it
         except PodError as error:
             sys.stderr.write(f"clearpod: what an earlier run left could not be removed: {error}\n")
-
-
-def _container(image: Image, what: Process, *, accounts: Accounts) -> Container:
-    config = image.config.get("config") or {}
-    user = users.resolve(config.get("User") or "", passwd=accounts.passwd, group=accounts.group)
-    what = what._replace(user=user, env=users.with_home(what.env, user, passwd=accounts.passwd))
-    security = Security(masked_paths=oci.MASKED, readonly_paths=oci.READONLY)
-    return Container(id="main", name="main", image=image.id, process=what, security=security)

@@ -1,54 +1,229 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod images build`: hands over to images/build, which makes the guest's kernel, agent and system
-image. `clearpod images verify`: reads all containers' images, and says which are damaged.
+"""`clearpod images`: the images of containers on this machine (ls, pull, rm, prune, inspect, verify), and `build`:
+makes what the guest consists of by images/build.
 
-Called by `cri.__main__`. It builds nothing itself: the recipe is part of the source tree, not of this
-package.
+Works on the store itself, which several processes may share: with a daemon and without. It builds nothing itself: the
+recipe is part of the source tree, not of this package.
 """
 
 import argparse
+import asyncio
+import json
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from cri.cli import root, shown
 from cri.cli.parser import Parser
-from stage1.errors import NotFound
+from stage1.errors import NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from cri.store.images import Image, ImageStore
 
 PLACES = ("/usr/share/clearpod", "/usr/local/share/clearpod")
 EXAMPLES = (
+    ("sudo clearpod images ls", "what is stored"),
+    ("sudo clearpod images pull alpine:3.20", "bring an image, or its newest version"),
+    ("sudo clearpod images rm alpine:3.20", "remove it, with all its names"),
+    ("sudo clearpod images prune --all", "remove what no container of the daemon uses"),
+    ("sudo clearpod images inspect --json alpine | jq '.[0].config.config.Cmd'", "for programs"),
     ("clearpod images build", "make what is missing of the guest"),
-    ("clearpod images verify", "read all images of containers"),
 )
+HEADER = ("NAME", "ID", "SIZE", "CREATED")
+NONE = "<none>"
 
 
 def add_arguments(parser: Parser) -> None:
     """Arguments of `clearpod images`."""
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+    for name, function, summary in (
+        ("ls", ls, "list the stored images, the newest pull first"),
+        ("pull", bring, "bring images here, in their newest version"),
+        ("rm", remove, "remove images with all their names; containers that use them go on"),
+        ("prune", prune, "remove the images without a name"),
+        ("inspect", inspect, "show images with their configuration"),
+        ("verify", verify, "read all images, and put damaged ones aside"),
+    ):
+        action = actions.add_parser(name, help=summary)
+        action.set_defaults(action_of=function)
+        if name in ("pull", "rm", "inspect"):
+            what = (
+                "a registry reference, oci:DIR[:REF] or docker-archive:FILE" if name == "pull" else "a name, or an id"
+            )
+            action.add_argument("image", nargs="+", metavar="IMAGE", help=what)
+        if name in ("ls", "inspect"):
+            action.add_argument("--json", action="store_true", help="one array, for programs")
+        if name == "prune":
+            what = "also those with a name that no container of the daemon uses"
+            action.add_argument("-a", "--all", action="store_true", help=what)
+        action.take_config()
     build = actions.add_parser("build", help="make what the guest consists of, by images/build", add_help=False)
     build.usage = "clearpod images build [WORDS OF images/build...]"
     build.take_command(after=0)
-    check = actions.add_parser("verify", help="read all images of containers, and put damaged ones aside")
-    check.take_config()
 
 
 def main(args: argparse.Namespace) -> int:
-    """Becomes images/build; raises NotFound when there is none. Of verify: 1 when an image is damaged, else 0."""
+    """Becomes images/build; raises NotFound when there is none. Else the action's code: 0, or 1 for damaged images."""
     if args.action == "build":
         program = find_build()
         os.execv(program, [program, *args.rest])
-    return verify(args.config)
+    root.require("works on the images of the whole machine")
+    action: Callable[[argparse.Namespace], int] = args.action_of
+    return action(args)
 
 
-def verify(path: str | None) -> int:
-    """Print a line for each image: ok, or damaged and what is wrong. The next pull replaces what is damaged."""
-    from cri.config import load
+@contextmanager
+def _store(config: Any) -> "Iterator[ImageStore]":
     from cri.store.images import ImageStore
 
-    store = ImageStore(load(path).state_dir)
+    store = ImageStore(config.state_dir)
     try:
-        examined = [(image, store.examine(image, whole=True)) for image in store.list()]
+        yield store
     finally:
         store.close()
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from cri.config import load
+
+    return load(args.config)
+
+
+def ls(args: argparse.Namespace) -> int:
+    """One line for each name of an image."""
+    with _store(_load(args)) as store:
+        images = store.list()
+    if args.json:
+        shown.say(json.dumps([as_json(image) for image in images], indent=2))
+    else:
+        rows = [row for image in images for row in _rows(image, time.time())]
+        shown.say(shown.table([HEADER, *rows], shown.width()))
+    return 0
+
+
+def _rows(image: "Image", now_s: float) -> Iterator[tuple[str, ...]]:
+    created = shown.moment(image.created).timestamp()
+    age = shown.age(now_s - created) if created > 0 else ""
+    for name in image.repo_tags or image.repo_digests or (NONE,):
+        yield name, image.id.removeprefix("sha256:")[: shown.ID_CHARS], shown.size(image.size_bytes), age
+
+
+def as_json(image: "Image") -> dict[str, Any]:
+    """For programs; sizes in bytes."""
+    return {
+        "id": image.id,
+        "names": list(image.repo_tags),
+        "digests": list(image.repo_digests),
+        "sizeBytes": image.size_bytes,
+        "created": image.created,
+        "damaged": image.aside,
+    }
+
+
+def bring(args: argparse.Namespace) -> int:
+    """Print the id of each."""
+    from cri.image.pull import pull
+
+    config = _load(args)
+    with _store(config) as store:
+        for name in args.image:
+            shown.say(asyncio.run(pull(store, name, config=config)).id)
+    return 0
+
+
+def remove(args: argparse.Namespace) -> int:
+    """Print what was removed. Raises NotFound for the first that is not there; those before it are gone."""
+    from cri.storage.disk import reserve_of
+
+    config = _load(args)
+    with _store(config) as store:
+        for name in args.image:
+            gone = reserve_of(config).spend(store.remove, name)
+            if gone is None:
+                raise _absent(name)
+            shown.say(gone.title)
+    return 0
+
+
+def prune(args: argparse.Namespace) -> int:
+    """Print what was removed, and how much that was."""
+    from cri.storage.disk import reserve_of
+
+    config, freed = _load(args), 0
+    used = _used(config) if args.all else set()
+    with _store(config) as store:
+        for image in store.list():
+            if image.id not in used if args.all else not (image.repo_tags or image.repo_digests):
+                reserve_of(config).spend(store.remove, image.id)
+                shown.say(image.title)
+                freed += image.size_bytes
+    shown.say(f"removed images of {shown.size(freed)}")
+    return 0
+
+
+def _used(config: Any) -> set[str]:
+    """The images of the daemon's containers; none when no daemon serves."""
+    from cri.cli.daemon import Daemon
+
+    try:
+        with Daemon(config.socket_path) as daemon:
+            return {one.image_id for one in daemon("ListContainers").containers}
+    except Unavailable:
+        return set()
+
+
+def inspect(args: argparse.Namespace) -> int:
+    """The whole of each image, with the document that its author wrote."""
+    with _store(_load(args)) as store:
+        images = [_found(store, name) for name in args.image]
+    if args.json:
+        shown.say(json.dumps([{**as_json(image), "config": image.config} for image in images], indent=2))
+    else:
+        shown.say("\n\n".join(map(_text, images)))
+    return 0
+
+
+def _found(store: "ImageStore", name: str) -> "Image":
+    image = store.find(name)
+    if image is None:
+        raise _absent(name)
+    return image
+
+
+def _absent(name: str) -> NotFound:
+    return NotFound(f"the image {name} is not stored; `clearpod images ls` shows what is")
+
+
+def _text(image: "Image") -> str:
+    config = image.config.get("config") or {}
+    rows = [
+        ("id", image.id),
+        *(("name", name) for name in image.repo_tags),
+        *(("digest", name) for name in image.repo_digests),
+        ("size", shown.size(image.size_bytes)),
+        ("created", image.created),
+        ("platform", f"{image.config.get('os', '')}/{image.config.get('architecture', '')}"),
+        ("layers", str(len((image.config.get("rootfs") or {}).get("diff_ids") or ()))),
+        ("user", image.user or "root"),
+        ("entrypoint", json.dumps(config.get("Entrypoint") or [])),
+        ("command", json.dumps(config.get("Cmd") or [])),
+        ("directory", str(config.get("WorkingDir") or "/")),
+        *(("variable", str(entry)) for entry in config.get("Env") or ()),
+        *(("port", str(port)) for port in config.get("ExposedPorts") or ()),
+        *(("volume", str(path)) for path in config.get("Volumes") or ()),
+        *((("damaged", image.aside),) if image.aside else ()),
+    ]
+    return "\n".join(f"{name:<12}{shown.printable(value)}" for name, value in rows)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Print a line for each image: ok, or damaged and what is wrong. The next pull replaces what is damaged."""
+    with _store(_load(args)) as store:
+        examined = [(image, store.examine(image, whole=True)) for image in store.list()]
     for image, why in examined:
-        print(f"damaged  {why}" if why else f"ok       {image.title}")
+        shown.say(f"damaged  {why}" if why else f"ok       {image.title}")
     return 1 if any(why for _, why in examined) else 0
 
 

@@ -7,8 +7,9 @@ completion, the manual pages. It runs nothing, and imports no command but those 
 
 import argparse
 import importlib
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from cri import __version__
@@ -34,6 +35,14 @@ class Parser(argparse.ArgumentParser):
         self._words_before_command = after
         self.set_defaults(rest=[])
 
+    def all(self) -> "Iterator[Parser]":
+        """This one and those of its sub-commands."""
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for below in action.choices.values():
+                    yield from below.all()
+
     def take_config(self) -> None:
         """The option --config, which all commands have that read the daemon's configuration."""
         self.add_argument("--config", metavar="FILE", help="the daemon's configuration file")
@@ -53,6 +62,13 @@ class Parser(argparse.ArgumentParser):
         ]
         shown = "\n".join("\n".join(pair) for pair in lines)
         return f"{text}\nexamples:\n{shown}\n"
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """As argparse's, which would keep a full disk or a reader that went away to itself, on standard output."""
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, without the words of a command that is not ours."""

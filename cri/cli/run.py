@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`clearpod run [IMAGE] [-- CMD...]`: one pod in the foreground, without a daemon.
+"""`clearpod run [IMAGE] [CMD...]`: one container in a virtual machine of its own.
 
-Brings the image here, boots a VM, runs one container in it, passes its streams and signals through, and returns its
-exit code. Everything that was made is gone when it ends; the image stays in the store.
+In the foreground, without a daemon: brings the image here, boots the VM, passes streams and signals through, and
+returns the container's exit code. Everything that was made is gone when it ends; the image stays in the store. With
+--detach the daemon gets the same pod (`detached`).
 """
 
 import argparse
@@ -14,33 +15,48 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from cri import policy
+from cri.cli import root, run_options, run_request
 from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
+from cri.cli.run_request import Request
 from cri.config import Config, load
 from cri.image.pull import pull
-from cri.policy import MOST_MEMORY_MIB, MOST_VCPUS
+from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image, ImageStore
+from cri.store.pods import PodRecord
+from cri.translate import sandbox
 from stage1 import engine
-from stage1.errors import BadRequest, NotFound
+from stage1.errors import BadRequest, NoCommand, NotFound, PodError, Unavailable
 from stage1.linux.cgroup import OURS
-from stage1.pod import profile
-from stage1.pod.model import Pod, Process
+from stage1.pod.model import MOST_WINDOW_MIB, Pod
 from stage1.rootfs.flat import flatten
 from stage1.rootfs.share import ImageFiles
 from stage1.vm import hypervisors
 from stage1.vm.choose import choose
 
 EXAMPLES = (
-    ("clearpod run", "the sample image, which needs no registry"),
-    ("clearpod run -it docker.io/library/alpine sh", "a shell in a pod of its own"),
-    (
-        "clearpod run --timeline -m 256 oci:./image -- /bin/server --port 80",
-        "an image from a directory, and where the time went",
-    ),
+    ("sudo clearpod run", "the sample image, which needs no registry"),
+    ("sudo clearpod run -it alpine sh", "a shell in a pod of its own"),
+    ("sudo clearpod run -v ./site:/usr/share/nginx/html:ro -p 8080:80 nginx", "a web server with files of the host"),
+    ("sudo clearpod run -m 64m --cpus 0.5 --read-only -u 1000 alpine id", "small, and with few rights"),
+    ("sudo clearpod run -d --name web nginx", "left to the daemon; prints the pod's id"),
+    ("sudo clearpod run --timeline oci:./image /bin/server --port 80", "from a directory, and where the time went"),
 )
 WINDOW_PER_MEMORY = 4
 """An image of four times the guest's memory costs it one sixteenth of that (64 bytes for each page of 4096)."""
+EVERYTHING = policy.Policy(
+    annotations=policy.KNOWN,
+    max_memory_mib=policy.MOST_MEMORY_MIB,
+    max_vcpus=policy.MOST_VCPUS,
+    max_shm_mib=policy.MOST_MEMORY_MIB,
+    max_window_mib=MOST_WINDOW_MIB,
+    max_scratch_mib=policy.MOST_SCRATCH_MIB,
+    networks=("*",),
+    profiles=("*",),
+)
+"""Who runs a pod in the foreground is root: the policy bounds what others hand to the daemon."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -49,26 +65,28 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("image", nargs="?", metavar="IMAGE", default="", help=what)
     parser.take_command(after=1)
     parser.usage = "clearpod run [OPTIONS] [IMAGE] [CMD...]"
-    parser.epilog = "Options come before IMAGE. What follows it, or --, replaces the image's Cmd; the Entrypoint stays."
-    parser.add_argument("-m", "--memory", type=int, metavar="MIB", help="the VM's memory")
-    parser.add_argument("-c", "--cpus", type=int, metavar="N", help="the VM's vCPUs")
-    parser.add_argument("--hypervisor", choices=("auto", *hypervisors.names()), help="default: as configured")
-    parser.add_argument("--profile", default="", metavar="NAME", help="the guest's userspace: default, or systemd")
-    parser.add_argument("--journal", default="", metavar="DIR", help="keep the journal of --profile systemd there")
-    parser.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE", help="one more variable")
-    parser.add_argument("-w", "--workdir", default="", metavar="DIR", help="working directory in the container")
-    parser.add_argument("-i", "--stdin", action="store_true", help="pass standard input through")
-    parser.add_argument("-t", "--tty", action="store_true", help="give the container a terminal")
-    parser.add_argument("--timeline", action="store_true", help="say on standard error where the time went")
-    parser.take_config()
+    parser.epilog = (
+        "Options come before IMAGE; what follows it, or --, replaces the image's Cmd. Exit codes: 125 for what "
+        "clearpod could not do, 126 and 127 for a command that is not executable or not there, else the command's own, "
+        "128 + n when signal n ended it."
+    )
+    run_options.add(parser)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the pod; the result is the container's exit code, 128 + signal when it was killed."""
+    """Run the pod; the result is the container's exit code, 128 + signal when it was killed, 0 when it is detached."""
     timeline = Timeline(time.monotonic())
     logging.getLogger("clearpod").addHandler(logging.NullHandler())  # standard error is the container's
     try:
-        return asyncio.run(_until_interrupted(_run(args, timeline)))
+        root.require("makes virtual machines, mounts and network devices")
+        request = run_request.of(args, os.environ)
+        body = _detach(args, request) if args.detach else _run(args, request, timeline=timeline)
+        return asyncio.run(_until_interrupted(body))
+    except NoCommand:
+        raise
+    except PodError as error:
+        error.exit_code = run_options.FAULT
+        raise
     finally:
         if args.timeline:
             sys.stderr.write(timeline.text())
@@ -95,16 +113,30 @@ async def _until_interrupted(body: Coroutine[Any, Any, int]) -> int:
         return 128 + got[0]
 
 
-async def _run(args: argparse.Namespace, timeline: Timeline) -> int:
+async def _detach(args: argparse.Namespace, request: Request) -> int:
+    from cri.cli import detached
+
+    config = load(args.config)
+    detached.check(args)
+    if not args.image or args.image.startswith(("oci:", "docker-archive:")):
+        image, _ = await _bring(config, args)  # which the daemon would not read from the caller's files
+        request.container.image.image = image.id
+    else:
+        request.container.image.image = args.image
+    print(await detached.hand_over(config, request, when=args.pull))
+    return 0
+
+
+async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline) -> int:
     config = load(args.config)
     host = _host(config, args)
-    pod = _pod(config, args)
-    image, files = await _bring(config, host, reference=args.image)
-    pod = pod._replace(window_mib=_window_mib(config, pod, files=files))
+    record = planned(config, request, journal=args.journal)
+    image, files = await _bring(config, args)
+    record = record._replace(pod=record.pod._replace(window_mib=_window_mib(config, record.pod, files=files)))
+    request.container.image.image = image.id
     timeline.mark("the image is in the store")
-    process = _process(args, image)
-    foreground = Foreground(host, pod, timeline, boot_timeout_s=config.vm.boot_timeout_s)
-    return await foreground.run(image, files, process=process)
+    foreground = Foreground(host, record, timeline, boot_timeout_s=config.vm.boot_timeout_s)
+    return await foreground.run(image, files, config=request.container)
 
 
 def _host(config: Config, args: argparse.Namespace) -> engine.Host:
@@ -117,47 +149,53 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
         state_dir=config.state_dir,
         choice=choice,
         scratch_mib=config.vm.scratch_mib,
-        network=config.networks,
+        network=config.networks if run_request.has_network(args) else None,
         ids=config.jail.ids,
         cgroup_parent=OURS,
     )
 
 
-async def _bring(config: Config, host: engine.Host, *, reference: str) -> tuple[Image, ImageFiles]:
+async def _bring(config: Config, args: argparse.Namespace) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
     try:
-        image = await pull(store, reference or _sample(host), config=config)
+        image = await _find(store, args.image or _sample(config.guest_dir), when=args.pull, config=config)
         return image, store.usable(image)
     finally:
         store.close()
 
 
-def _sample(host: engine.Host) -> str:
-    layout = f"{host.guest_dir}/sample"
+async def _find(store: ImageStore, reference: str, *, when: str, config: Config) -> Image:
+    """The stored image, or what the registry has, as --pull says; files of the host are always read."""
+    is_local = reference.startswith(("oci:", "docker-archive:"))
+    stored = None if is_local or when == "always" else store.find(reference)
+    if stored and (when == "never" or (when == "missing" and not store.examine(stored, whole=False))):
+        return stored
+    if when == "never" and not is_local:
+        raise NotFound(f"the image {reference} is not stored, and --pull never does not bring it")
+    try:
+        return await pull(store, reference, config=config)
+    except (NotFound, Unavailable):
+        if stored and when == "newer":
+            return stored
+        raise
+
+
+def _sample(guest_dir: str) -> str:
+    layout = f"{guest_dir}/sample"
     if not os.path.exists(layout):
-        raise NotFound(f"there is no sample image in {host.guest_dir}; build it with `clearpod images build`")
+        raise NotFound(f"there is no sample image in {guest_dir}; build it with `clearpod images build`")
     return f"oci:{layout}:sample"
 
 
-def _pod(config: Config, args: argparse.Namespace) -> Pod:
-    pod_id = os.urandom(32).hex()
-    named = profile.named(args.profile)
-    if args.journal and not named:
+def planned(config: Config, request: Request, *, journal: str = "") -> PodRecord:
+    """The pod in the foreground. It can't grow, since nobody changes its limits: its VM has what it needs, no more."""
+    if journal and not request.sandbox.annotations.get(policy.PROFILE, ""):
         raise BadRequest("--journal is for --profile systemd: the ordinary guest keeps no journal")
-    memory_mib = config.vm.memory_mib if args.memory is None else args.memory
-    vcpus = config.vm.vcpus if args.cpus is None else args.cpus
-    for option, value, most in (("--memory", memory_mib, MOST_MEMORY_MIB), ("--cpus", vcpus, MOST_VCPUS)):
-        if not 0 < value <= most:
-            raise BadRequest(f"{option} must be from 1 to {most}, but it is {value}")
-    return Pod(
-        id=pod_id,
-        name=f"run-{pod_id[:6]}",
-        hostname=f"run-{pod_id[:6]}",
-        memory_mib=memory_mib,
-        vcpus=vcpus,
-        profile=named,
-        journal=os.path.abspath(args.journal) if args.journal else "",
-    )
+    vm = config.vm.model_copy(update={"ceiling": 1.0})
+    limits = config.limits.model_copy(update={"max_pod_memory_mib": 0})
+    own = config.model_copy(update={"vm": vm, "limits": limits, "policy": EVERYTHING})
+    record = sandbox.record(pb.RunPodSandboxRequest(config=request.sandbox), own, handlers=("",))
+    return record._replace(pod=record.pod._replace(journal=os.path.abspath(journal) if journal else ""))
 
 
 def _window_mib(config: Config, pod: Pod, *, files: ImageFiles) -> int:
@@ -165,22 +203,3 @@ def _window_mib(config: Config, pod: Pod, *, files: ImageFiles) -> int:
     last = flatten(files)[-1]
     needed = -(-(last.offset + last.size) // (1 << 20))
     return needed if config.vm.window_mib and needed <= pod.memory_mib * WINDOW_PER_MEMORY else 0
-
-
-def _process(args: argparse.Namespace, image: Image) -> Process:
-    """The image's config with the command line's changes."""
-    config = image.config.get("config") or {}
-    argv = tuple(config.get("Entrypoint") or ()) + tuple(args.rest or config.get("Cmd") or ())
-    if not argv:
-        raise BadRequest("the image names no command; give one after --")
-    for entry in args.env:
-        if "=" not in entry:
-            raise BadRequest(f"--env {entry} is not KEY=VALUE")
-    env = {entry.partition("=")[0]: entry for entry in (*(config.get("Env") or ()), *args.env)}
-    return Process(
-        argv=argv,
-        env=tuple(env.values()),
-        cwd=args.workdir or config.get("WorkingDir") or "/",
-        tty=args.tty,
-        stdin=args.stdin or args.tty,
-    )

@@ -16,7 +16,7 @@ from cri.live.images import Accounts
 from cri.pb import runtime_pb2 as pb
 from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import cdi, limits, mounts, security, shown, userns
+from cri.translate import cdi, extras, limits, mounts, security, shown, userns
 from cri.translate.bounds import PATH_BYTES, short
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
@@ -79,6 +79,8 @@ def record(
         security=security.security(config, sandbox),
         stop_signal=stop_signal(config, image_config),
         oom_score_adj=config.linux.resources.oom_score_adj,
+        tmpfs=extras.tmpfs(config.annotations),
+        rlimits=extras.rlimits(config.annotations),
     )
     return ContainerRecord(
         container=container,

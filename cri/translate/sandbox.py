@@ -10,7 +10,7 @@ from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.pods import PodRecord
-from cri.translate import annotations, host_pods, kernel, network, profile, security, sizes, userns
+from cri.translate import annotations, extras, host_pods, kernel, network, profile, security, sizes, userns
 from cri.translate.annotations import Sizes
 from cri.translate.bounds import SHOWN, short
 from cri.translate.sizes import Facts
@@ -95,6 +95,7 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         limit_bytes=limit_bytes,
         is_bounded=limit_bytes > 0 and facts.allowed_bytes > 0,
         scratch_mib=annotations.scratch_mib(sandbox, config.vm.scratch_mib),
+        hosts=extras.hosts(sandbox.annotations),
     )
     host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod

@@ -6,12 +6,16 @@ from stage1.pod.network import PodNetwork
 
 
 def hosts(pod: Pod, addresses: tuple[str, ...] = ()) -> str:
-    """Loopback names, then the pod's name for each of its addresses; if it has a domain, also the name without it."""
+    """Loopback names, then the pod's name for each of its addresses; if it has a domain, also the name without it.
+
+    What the pod adds itself (`Pod.hosts`) comes last.
+    """
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "fe00::0\tip6-localnet"]
     name = pod.hostname or "localhost"
     short = name.partition(".")[0]
     name = name if short == name else f"{name}\t{short}"
-    return "\n".join([*lines, *(f"{address}\t{name}" for address in addresses or ("127.0.1.1",))]) + "\n"
+    lines += [f"{address}\t{name}" for address in addresses or ("127.0.1.1",)]
+    return "\n".join([*lines, *(f"{one.address}\t{one.name}" for one in pod.hosts)]) + "\n"
 
 
 def on_host_network(pod: Pod, host_text: str) -> str:

@@ -85,6 +85,32 @@ class Device(NamedTuple):
     access: str = "rwm"
 
 
+class Tmpfs(NamedTuple):
+    """Memory of the guest as a file system of one container. `options` are of mount(8): size=64m, mode=1777, noexec."""
+
+    target: str
+    options: tuple[str, ...] = ()
+
+
+class Rlimit(NamedTuple):
+    """Of every process in a container: `name` is the kernel's (RLIMIT_NOFILE), both limits are at most `UNLIMITED`."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+UNLIMITED = (1 << 64) - 1
+"""RLIM_INFINITY."""
+
+
+class HostName(NamedTuple):
+    """One more line of /etc/hosts."""
+
+    name: str
+    address: str
+
+
 class User(NamedTuple):
     """Numeric identity of a process in the guest. `groups` are supplementary, without `gid`."""
 
@@ -148,6 +174,8 @@ class Container(NamedTuple):
     pod_files: tuple[str, ...] = POD_FILES
     volumes: tuple[str, ...] = ()
     root_of: str = ""
+    tmpfs: tuple[Tmpfs, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
 
 
 class Port(NamedTuple):
@@ -209,3 +237,4 @@ class Pod(NamedTuple):
     allow_spoofing: bool = False
     maps_volumes: bool = False
     scratch_mib: int = 0
+    hosts: tuple[HostName, ...] = ()

@@ -10,7 +10,7 @@ import json
 
 from stage1.pod import devices, profile, seccomp
 from stage1.pod.capabilities import ambient, bounding
-from stage1.pod.model import Container, Limits, Mount, Pod, Process, Security
+from stage1.pod.model import Container, Limits, Mount, Pod, Process, Rlimit, Security
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,10 +82,15 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
             "inheritable": raised,
             "ambient": raised,
         },
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": OPEN_FILES, "hard": OPEN_FILES}],
+        "rlimits": _rlimits(container.rlimits),
         "noNewPrivileges": security.no_new_privs,
         "oomScoreAdj": container.oom_score_adj,
     }
+
+
+def _rlimits(given: tuple[Rlimit, ...]) -> list[dict[str, "Any"]]:
+    limits = {one.name: one for one in (Rlimit("RLIMIT_NOFILE", OPEN_FILES, OPEN_FILES), *given)}
+    return [{"type": one.name, "soft": one.soft, "hard": one.hard} for one in limits.values()]
 
 
 def environment(pod: Pod, what: Process) -> list[str]:
@@ -164,7 +169,7 @@ def _mounts(pod: Pod, container: Container) -> list[dict[str, "Any"]]:
     it is what crun needs and programs expect. One at /etc that the image declares hides no file of the pod's own.
     """
     first, own = _standard_mounts(container.security), _own_volumes(container)
-    volumes = sorted([*own, *_volumes(container)], key=_depth)
+    volumes = sorted([*own, *_volumes(container), *_tmpfs(container)], key=_depth)
     device = next((one for one in volumes if one["destination"] == "/dev"), None)
     if device:
         volumes.remove(device)
@@ -213,6 +218,10 @@ def _own_volumes(container: Container) -> list[dict[str, "Any"]]:
 def _volumes(container: Container) -> list[dict[str, "Any"]]:
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
     return [_volume(mount, f"{base}/{number}") for number, mount in enumerate(container.mounts)]
+
+
+def _tmpfs(container: Container) -> list[dict[str, "Any"]]:
+    return [_mount(one.target, "tmpfs", "nosuid", "nodev", *one.options) for one in container.tmpfs]
 
 
 def _volume(mount: Mount, shown: str) -> dict[str, "Any"]:

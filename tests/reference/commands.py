@@ -78,6 +78,8 @@ def exit_codes() -> str:
             ("1", "`check`, `images verify`", "something is not as it should be; each thing is named"),
             ("2", "every command", "the command line is wrong"),
             ("0 to 255", "`run`", "the code of the container's command; 128 + n when signal n ended it"),
+            ("125", "`run`", "a wrong option, or any of the errors above: no container has run to its end"),
+            ("126, 127", "`run`", "the command can't be executed; it is not there"),
             ("130", "every command", "it was interrupted (SIGINT)"),
             ("141", "every command", "nobody reads its output any more"),
             (str(dispatch.FAILED), "programs of the stage1 image under rkt", "any failure that is not the app's own"),

@@ -45,10 +45,12 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("open", "os.path.exists", "os.path.isdir", "os.path.isfile", "os.statvfs"), HOST
     ),
     "cri/cli/check_mounts.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL),
+    "cri/cli/detached.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.path.isdir", "shutil.rmtree"), STATE),
     "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
     "cri/cli/images.py": {"os.access": HOST},
     "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
     "cri/cli/run.py": {"os.path.exists": CLIENT},
+    "cri/cli/run_words.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/image/progress.py": dict.fromkeys(("os.lstat", "os.walk"), IMAGES),
     "cri/image/pull.py": dict.fromkeys(

@@ -106,7 +106,7 @@ def test_the_system_image_is_memory_that_is_never_read_as_a_disk(place: Place, g
 
 
 def test_two_pods_at_once_have_each_their_own_link_memory_and_cpus(place: Place) -> None:
-    sizes = {"one": ("-m", "80", "-c", "1"), "two": ("-m", "200", "-c", "2")}
+    sizes = {"one": ("--vm-memory", "80m", "--cpus", "1"), "two": ("--vm-memory", "200m", "--cpus", "2")}
     script = "nproc; grep MemTotal /proc/meminfo; echo $NAME"
     pods = {
         name: subprocess.Popen(

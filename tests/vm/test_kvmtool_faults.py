@@ -60,6 +60,6 @@ def test_an_lkvm_that_ends_at_once_is_reported_in_its_words(
     subprocess.run(["musl-gcc", "-static", *words, "-o", "lkvm", "lkvm.c"], cwd=tmp_path, check=True, timeout=60)
     clearpod.env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     ended = clearpod.run("--", "true")
-    assert (ended.code, ended.out) == (11, b""), ended.err
+    assert (ended.code, ended.out) == (125, b""), ended.err
     assert text in ended.err and ended.err.count("clearpod: ") == 1
     assert "Traceback" not in ended.err

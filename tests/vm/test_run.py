@@ -48,7 +48,7 @@ def test_the_guests_clock_is_a_counter_and_not_ticks_which_a_busy_host_lets_it_l
 
 
 def test_memory_and_cpus_are_what_was_asked_for(clearpod: Command) -> None:
-    ended = clearpod.run("-m", "300", "-c", "2", "--", "sh", "-c", "nproc; head -1 /proc/meminfo")
+    ended = clearpod.run("--vm-memory", "300m", "--cpus", "2", "--", "sh", "-c", "nproc; head -1 /proc/meminfo")
     cpus, memory = ended.out.decode().splitlines()
     assert (ended.code, cpus) == (0, "2"), ended.err
     assert 260_000 < int(memory.split()[1]) < 307_200
@@ -134,7 +134,7 @@ def test_closed_descriptors_are_like_dev_null(clearpod: Command, closed: str) ->
 def test_a_full_disk_under_the_output_is_said_once(clearpod: Command) -> None:
     with open("/dev/full", "wb") as full:
         ended = clearpod.run("--", "sh", "-c", "echo out; sleep 100", stdout=full)
-    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert (ended.code, ended.err.count("\n")) == (125, 1)
     assert "standard output: No space left on device" in ended.err
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cri.cli.run_options import FAULT
 from stage1.linux.host import which
 from tests.fakes import sample
 from tests.fakes.command import Command, Result
@@ -38,13 +39,12 @@ def _is_one_sentence(ended: Result, code: int, *words: str) -> None:
 @pytest.mark.parametrize(
     "words, code, message",
     [
-        (("-m", "20", "--", "true"), 2, ("20 MiB", "at least 48 MiB")),
-        (("-m", "0", "--", "true"), 2, ("--memory", "from 1 to")),
-        (("-c", "0", "--", "true"), 2, ("--cpus", "from 1 to 256")),
-        (("-e", "NOVALUE", "--", "true"), 2, ("NOVALUE", "KEY=VALUE")),
-        (("oci:/no/such/layout", "--", "true"), 4, ("/no/such/layout", "not an OCI layout")),
-        (("docker-archive:/no/such/file", "--", "true"), 4, ("/no/such/file",)),
-        (("NotAReference", "--", "true"), 2, ("NotAReference",)),
+        (("--vm-memory", "20m", "--", "true"), FAULT, ("20 MiB", "at least 48 MiB")),
+        (("oci:/no/such/layout", "--", "true"), FAULT, ("/no/such/layout", "not an OCI layout")),
+        (("docker-archive:/no/such/file", "--", "true"), FAULT, ("/no/such/file",)),
+        (("NotAReference", "--", "true"), FAULT, ("NotAReference",)),
+        (("--pull", "never", "stored.example/nowhere"), FAULT, ("stored.example/nowhere", "--pull never")),
+        (("-d", "stored.example/nowhere"), FAULT, ("clearpod.sock", "clearpod serve")),
     ],
 )
 def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
@@ -57,7 +57,7 @@ def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, m
         (("--", "no-such-command"), 127, ("no-such-command", "not found")),
         (("--", "/etc/passwd"), 126, ("/etc/passwd", "not executable")),
         (("--", "/etc"), 126, ("/etc",)),
-        (("-w", "/bin/busybox", "--", "true"), 12, ("/bin/busybox",)),
+        (("-w", "/bin/busybox", "--", "true"), FAULT, ("/bin/busybox",)),
     ],
 )
 def test_what_the_guest_refuses(clearpod: Command, words: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
@@ -75,25 +75,25 @@ def test_an_entrypoint_that_is_not_executable_or_not_there(clearpod: Command, tm
 @ends_before_a_vm
 def test_an_image_without_a_command(clearpod: Command, tmp_path: Path) -> None:
     image = sample.image(tmp_path / "image", [Layer(tar([directory("etc/")]))], Env=["A=1"])
-    _is_one_sentence(clearpod.run(image), 2, "names no command", "after --")
+    _is_one_sentence(clearpod.run(image), FAULT, "which command")
 
 
 def test_an_image_whose_user_it_does_not_know(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:
     image = sample.image(tmp_path / "image", [sample.busybox(guest_dir)], Cmd=["true"], User="nobody-we-know")
-    _is_one_sentence(clearpod.run(image), 2, "nobody-we-know")
+    _is_one_sentence(clearpod.run(image), FAULT, "nobody-we-know")
 
 
 @ends_before_a_vm
 def test_an_image_for_another_architecture(clearpod: Command, tmp_path: Path) -> None:
     image = sample.image(tmp_path / "image", [Layer(tar([file("a")]))], arch=OTHER_ARCH, Cmd=["true"])
-    _is_one_sentence(clearpod.run(image), 2, OTHER_ARCH)
+    _is_one_sentence(clearpod.run(image), FAULT, OTHER_ARCH)
 
 
 @ends_before_a_vm
 def test_registries_and_what_they_do_not_have(clearpod: Command, tmp_path: Path) -> None:
-    _is_one_sentence(clearpod.run(f"127.0.0.1:{free_port()}/t/x:1", "--", "true"), 10, "can't reach the registry")
+    _is_one_sentence(clearpod.run(f"127.0.0.1:{free_port()}/t/x:1", "--", "true"), FAULT, "can't reach the registry")
     with Registry(tmp_path / "registry") as registry:
-        _is_one_sentence(clearpod.run(f"{registry.host}/t/never:1", "--", "true"), 4, "no image", "t/never:1")
+        _is_one_sentence(clearpod.run(f"{registry.host}/t/never:1", "--", "true"), FAULT, "no image", "t/never:1")
 
 
 @ends_before_a_vm
@@ -105,21 +105,21 @@ def test_a_layer_that_is_damaged_in_the_registry(clearpod: Command, tmp_path: Pa
         name = registry.push(layout.tag("t", manifest), "t/broken:1")
         blob = registry.blob(f"sha256:{layer.name}")
         blob.write_bytes(blob.read_bytes()[:-9] + b"corrupted")
-        _is_one_sentence(clearpod.run(name, "--", "true"), 1, "damaged")
+        _is_one_sentence(clearpod.run(name, "--", "true"), FAULT, "damaged")
 
 
 @ends_before_a_vm
 def test_a_layer_that_is_not_what_the_config_says(clearpod: Command, tmp_path: Path) -> None:
     layout = Layout(tmp_path / "image")
     image = layout.tag("t", layout.image([Layer(tar([file("a")]))], diff_ids=["sha256:" + "0" * 64]))
-    _is_one_sentence(clearpod.run(image, "--", "true"), 1, "digest mismatch", "sha256:000000")
+    _is_one_sentence(clearpod.run(image, "--", "true"), FAULT, "digest mismatch", "sha256:000000")
 
 
 @pytest.mark.parametrize("lacks", ["everything", "the kernel", "initramfs", "system.erofs"])
 def test_a_guest_that_is_not_built(clearpod: Command, tmp_path: Path, guest_dir: Path, lacks: str) -> None:
     file = KERNELS[clearpod.hypervisor] if lacks == "the kernel" else lacks
     clearpod.env["CLEARPOD_GUEST_DIR"] = str(_guest_without(tmp_path, guest_dir, file))
-    _is_one_sentence(clearpod.run("--", "true"), 4, str(tmp_path), "clearpod images build")
+    _is_one_sentence(clearpod.run("--", "true"), FAULT, str(tmp_path), "clearpod images build")
 
 
 @pytest.mark.parametrize("kind", ["panics", "has no init", "never says hello", "is not a kernel"])
@@ -137,7 +137,7 @@ def test_a_guest_that_does_not_come_up(clearpod: Command, tmp_path: Path, guest_
     clearpod.env["CLEARPOD_GUEST_DIR"] = str(guest)
     clearpod.configure(f"[vm]\nscratch_mib = 64\nboot_timeout_s = {limit_s}")
     ended = clearpod.run("--", "true")
-    assert (ended.code, ended.out) == (11, b""), ended.err
+    assert (ended.code, ended.out) == (FAULT, b""), ended.err
     output = {
         "panics": "Kernel panic - not syncing: Attempted to kill init!",
         "has no init": "Kernel panic",
@@ -156,9 +156,9 @@ def test_a_disk_that_fills_up_while_a_layer_is_written(clearpod: Command, tmp_pa
     with _small_disk(tmp_path, clearpod.root / "small") as state:
         text = clearpod.config.read_text(encoding="utf-8")
         clearpod.config.write_text(text.replace(f"{clearpod.root}/state", str(state)), encoding="utf-8")
-        _is_one_sentence(clearpod.run(image), 8, "bytes are free in", str(state))
+        _is_one_sentence(clearpod.run(image), FAULT, "bytes are free in", str(state))
         with Registry(tmp_path / "registry") as registry:
-            _is_one_sentence(clearpod.run(registry.push(image, "t/big:1")), 8, "bytes are free in", str(state))
+            _is_one_sentence(clearpod.run(registry.push(image, "t/big:1")), FAULT, "bytes are free in", str(state))
         assert [list((state / part).iterdir()) for part in ("tmp", "layers", "images")] == [[], [], []]
 
 
@@ -174,9 +174,9 @@ def test_a_disk_that_fills_up_while_a_layer_is_written(clearpod: Command, tmp_pa
 )
 def test_a_config_with_a_typo(clearpod: Command, line: str, message: str) -> None:
     clearpod.configure(f"[vm]\n{line}")
-    _is_one_sentence(clearpod.run("--", "true"), 2, f"{clearpod.config}{message}")
+    _is_one_sentence(clearpod.run("--", "true"), FAULT, f"{clearpod.config}{message}")
     clearpod.config.unlink()
-    _is_one_sentence(clearpod.run("--", "true"), 4, str(clearpod.config), "no such configuration file")
+    _is_one_sentence(clearpod.run("--", "true"), FAULT, str(clearpod.config), "no such configuration file")
 
 
 def _guest_without(place: Path, guest_dir: Path, lacks: str) -> Path:

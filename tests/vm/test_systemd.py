@@ -101,6 +101,6 @@ def test_a_guest_that_finds_no_place_for_its_journal_says_so_and_ends(
 def test_a_journal_that_can_not_be_kept_is_said_before_there_is_a_vm(clearpod: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ended = clearpod.run(*SYSTEMD, "--journal", f"{tmp_path}/file/journal", "--", "true")
-    assert ended.code == 4 and f"{tmp_path}/file/journal" in ended.err
-    assert clearpod.run("--journal", str(tmp_path), "--", "true").code == 2
+    assert ended.code == 125 and f"{tmp_path}/file/journal" in ended.err
+    assert clearpod.run("--journal", str(tmp_path), "--", "true").code == 125
     assert "default and systemd" in clearpod.run("--profile", "openrc", "--", "true").err

@@ -1,28 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parser of the command line: every command is complete, and what belongs to another program is left to it."""
 
-import argparse
-from collections.abc import Iterator
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from cri.__main__ import main
-from cri.cli import COMMANDS
+from cri.cli import COMMANDS, completion, root
 from cri.cli.parser import Parser, make
+from stage1.errors import WrongState
+from stage1.linux.host import which
+from tests.reference import man
 
-
-def _all(parser: argparse.ArgumentParser) -> Iterator[Parser]:
-    assert isinstance(parser, Parser)
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from _all(below)
+REPO = Path(__file__).parents[3]
 
 
 def test_every_command_has_examples_of_itself_and_every_option_a_help() -> None:
     whole = make(None)
-    commands = {parser.prog.removeprefix("clearpod "): parser for parser in _all(whole)}
+    commands = {parser.prog.removeprefix("clearpod "): parser for parser in whole.all()}
     for name in COMMANDS:
         assert commands[name].examples, name
         for words, what in commands[name].examples:
@@ -85,3 +87,96 @@ def test_a_command_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as ended:
         main(["rnu"])
     assert ended.value.code == 2 and "'rnu'" in capsys.readouterr().err
+
+
+def clearpod(*words: str, **options: object) -> "subprocess.Popen[bytes]":
+    argv = [sys.executable, "-m", "cri", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(argv, cwd=REPO, **{**pipes, **options})  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.parametrize("words", [["run", "--help"], ["completion", "bash"]])
+def test_a_reader_that_went_away_is_no_traceback(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = clearpod(*words, stdout=write)
+    os.close(write)
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 141)
+
+
+def test_a_full_disk_under_the_output_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        process = clearpod("--version", stdout=full)
+    said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 1 and said.startswith("clearpod: ") and said.count("\n") == 1
+
+
+def test_an_early_interrupt_is_silent_behind_a_launcher_that_blocks_it(tmp_path: Path) -> None:
+    launcher = tmp_path / "clearpod"
+    launcher.write_text(
+        f"#!/usr/bin/env -S --block-signal=INT {sys.executable}\n"
+        f"import sys\nsys.path.insert(0, {str(REPO)!r})\nfrom cri.__main__ import main\nsys.exit(main())\n"
+    )
+    launcher.chmod(0o755)
+    for delay_s in (0.01, 0.03, 0.05, 0.1):
+        process = subprocess.Popen(
+            [launcher, "check", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        time.sleep(delay_s)  # a moment in Python's own start, wherever that is on this machine
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        assert said == b"" and process.returncode in (130, -signal.SIGINT), (delay_s, said)
+
+
+@pytest.mark.parametrize("columns", ["20", "80", "400"])
+def test_help_fits_wide_and_narrow_terminals(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for parser in make(None).all():
+        assert parser.format_help()
+
+
+def test_the_shells_get_every_command_and_option() -> None:
+    for shell in completion.SHELLS:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            assert main(["completion", shell]) == 0
+        script = out.getvalue()
+        assert [word for word in (*COMMANDS, "tmpfs", "vm-memory") if word not in script] == [], shell
+        if which(shell):
+            checked = subprocess.run([shell, "-n"], input=script.encode(), capture_output=True, timeout=60, check=False)
+            assert (checked.returncode, checked.stderr) == (0, b""), shell
+
+
+def test_bash_completes_a_command_and_an_option(tmp_path: Path) -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        main(["completion", "bash"])
+    asked = """
+        f=$(complete -p clearpod | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+        COMP_WORDS=(clearpod ima); COMP_CWORD=1; $f; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(clearpod run --tm); COMP_CWORD=2; $f; echo "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", out.getvalue() + asked], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["images", "--tmpfs"], done.stderr
+
+
+def test_manual_pages_have_every_option_and_no_fault_of_troff() -> None:
+    pages = man.pages()
+    assert {f"clearpod-{name}.1" for name in COMMANDS} | {"clearpod.1"} == set(pages)
+    assert "vm\\-memory" in pages["clearpod-run.1"] and ".SH EXAMPLES" in pages["clearpod-run.1"]
+    if which("groff"):
+        argv = ["groff", "-man", "-ww", "-z", "-Tutf8"]
+        for name, text in pages.items():
+            done = subprocess.run(argv, input=text.encode(), capture_output=True, timeout=60, check=False)
+            assert done.stderr == b"", name
+
+
+def test_who_is_not_root_gets_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(WrongState, match="sudo"):
+        root.require("does it")
+    assert root.with_sudo(["/usr/bin/clearpod", "run", "a b"]) == "sudo clearpod run 'a b'"
+    assert root.with_sudo(["/home/x/.venv/bin/clearpod", "run"]) == "sudo /home/x/.venv/bin/clearpod run"
+    assert root.with_sudo(["/x/cri/__main__.py", "run"]) == f"sudo {sys.executable} -m cri run"

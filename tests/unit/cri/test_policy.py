@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 
 from cri import policy
-from cri.cli import run
-from cri.cli.parser import Parser
 from cri.config import Config, parse
 from cri.pb import runtime_pb2 as pb
 from cri.translate import sandbox
@@ -160,18 +158,3 @@ def test_the_policy_in_words_names_every_bound_and_rule() -> None:
         "in team-a, trusted-*: memory up to 1024 MiB; networks storage-?, backup; profiles systemd",
         "in trusted-x, routers: annotations clearpod.io/allow-spoofing; memory up to 2048 MiB",
     }
-
-
-@pytest.mark.parametrize("words", [["-m", "0"], ["-m", "9999999999"], ["-c", "0"], ["-c", "257"], ["-m", "-1"]])
-def test_clearpod_run_takes_what_a_vm_can_have(words: list[str]) -> None:
-    parser = Parser()
-    run.add_arguments(parser)
-    with pytest.raises(BadRequest, match=r"from 1 to "):
-        run._pod(Config(), parser.parse_args(words))
-
-
-def test_clearpod_run_is_not_bound_by_the_policy() -> None:
-    parser = Parser()
-    run.add_arguments(parser)
-    pod = run._pod(Config(), parser.parse_args(["-m", "20000", "-c", "8", "--profile", "systemd"]))
-    assert (pod.memory_mib, pod.vcpus, pod.profile) == (20000, 8, "systemd")

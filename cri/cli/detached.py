@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run --detach`: the pod goes to the daemon, by the calls with which the kubelet would make it.
+
+Called by `run`. It keeps no state but the directories of logs, which the next call removes when their pod is gone. What
+was begun is taken back when a later call fails.
+"""
+
+import argparse
+import os
+import shutil
+
+import grpc
+from grpc import aio
+
+from cri.cli.run_request import NONE, Request
+from cri.config import Config
+from cri.pb import runtime_pb2 as pb
+from cri.pb import runtime_pb2_grpc as rpc
+from stage1.errors import AlreadyExists, BadRequest, NotFound, PodError, Unavailable
+
+ANSWER_S = 120.0
+"""For each call but the pull, which takes what it takes. A machine without KVM boots a guest in seconds."""
+LOG = "main.log"
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise BadRequest for what only a pod in the foreground can have."""
+    for option, is_given, why in (
+        ("--rm", args.rm, "the daemon keeps a pod until it is removed, as by `crictl rmp -f`"),
+        ("--network none", args.network == NONE, "the daemon's pods are in the node's network"),
+        ("--hypervisor", args.hypervisor, "the daemon's configuration says it"),
+        ("--journal", args.journal, "the daemon's pods keep their journal with the pod"),
+        ("--timeline", args.timeline, "a pod of the daemon's keeps its own times"),
+    ):
+        if is_given:
+            raise BadRequest(f"{option} does not go with --detach: {why}")
+
+
+async def hand_over(config: Config, request: Request, *, when: str) -> str:
+    """Have the daemon bring the image as --pull says (`when`), and make and start the pod; its id.
+
+    Raises Unavailable when no daemon serves, what the daemon says otherwise.
+    """
+    async with aio.insecure_channel(f"unix:{config.socket_path}") as channel:
+        runtime, images = rpc.RuntimeServiceStub(channel), rpc.ImageServiceStub(channel)
+        try:
+            listed = await runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=ANSWER_S)
+            _check_name(request, list(listed.items))
+            logs = f"{config.state_dir}/run-logs"
+            _sweep(logs, {one.metadata.uid for one in listed.items})
+            await _bring(images, request.container.image, when=when)
+            request.sandbox.log_directory = f"{logs}/{request.sandbox.metadata.uid}"
+            request.container.log_path = LOG
+            return await _start(runtime, request)
+        except aio.AioRpcError as error:
+            raise _explained(error, config.socket_path) from None
+
+
+def _check_name(request: Request, listed: list[pb.PodSandbox]) -> None:
+    for one in listed:
+        if (one.metadata.name, one.metadata.namespace) == (request.sandbox.metadata.name, "default"):
+            raise AlreadyExists(f"the name {one.metadata.name} is that of the pod {one.id[:13]}; give another --name")
+
+
+def _sweep(logs: str, known: set[str]) -> None:
+    """Remove the logs of pods that are gone."""
+    for uid in os.listdir(logs) if os.path.isdir(logs) else ():
+        if uid not in known:
+            shutil.rmtree(f"{logs}/{uid}", ignore_errors=True)
+
+
+async def _bring(images: "rpc.ImageServiceAsyncStub", image: pb.ImageSpec, *, when: str) -> None:
+    if image.image.startswith("sha256:"):
+        return  # brought by us
+    status = await images.ImageStatus(pb.ImageStatusRequest(image=image), timeout=ANSWER_S)
+    is_stored = bool(status.image.id)
+    if is_stored and when in ("missing", "never"):
+        return
+    if when == "never":
+        raise NotFound(f"the image {image.image} is not stored, and --pull never does not bring it")
+    try:
+        await images.PullImage(pb.PullImageRequest(image=image))
+    except aio.AioRpcError as error:
+        is_elsewhere = error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
+        if not (is_stored and when == "newer" and is_elsewhere):
+            raise
+
+
+async def _start(runtime: "rpc.RuntimeServiceAsyncStub", request: Request) -> str:
+    made = await runtime.RunPodSandbox(pb.RunPodSandboxRequest(config=request.sandbox), timeout=ANSWER_S)
+    pod: str = made.pod_sandbox_id
+    try:
+        create = pb.CreateContainerRequest(pod_sandbox_id=pod, config=request.container, sandbox_config=request.sandbox)
+        container = await runtime.CreateContainer(create, timeout=ANSWER_S)
+        start = pb.StartContainerRequest(container_id=container.container_id)
+        await runtime.StartContainer(start, timeout=ANSWER_S)
+    except BaseException:
+        await runtime.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=pod), timeout=ANSWER_S)
+        await runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=pod), timeout=ANSWER_S)
+        raise
+    return pod
+
+
+def _explained(error: aio.AioRpcError, path: str) -> PodError:
+    """The daemon's own sentence, or that there is none."""
+    said = error.details() or error.code().name
+    if (error.code() == grpc.StatusCode.UNAVAILABLE and not os.path.exists(path)) or "connect" in said.lower():
+        return Unavailable(
+            f"no daemon serves at {path}, to which --detach hands the pod; start it (`systemctl start clearpod`, or "
+            "`clearpod serve`), or run without --detach"
+        )
+    return PodError(said)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `clearpod run` -> the CRI's messages, which the daemon gets, or this process makes a pod of.
+
+Called by `run`. Reads the command line, the environment and the host's sizes; makes nothing.
+"""
+
+import argparse
+import math
+import os
+import secrets
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cri import policy
+from cri.cli import run_words as words
+from cri.pb import runtime_pb2 as pb
+from cri.translate import extras
+from stage1.errors import BadRequest
+from stage1.linux.host import memory_mib
+from stage1.pod import oci
+
+MIB = 1 << 20
+LEAST_BYTES = 4 * MIB
+"""Less would be killed before its first instruction, and is most likely a number without its unit."""
+PERIOD_US = 100_000
+IN_MEMORY = ("/run", "/tmp", "/var/tmp")
+"""What a container with a read-only root can write to, as with podman."""
+NONE, USUAL = "none", ("", "default", "bridge", "podman")
+
+
+class Request(NamedTuple):
+    """A pod and its container, whose image is still to be named."""
+
+    sandbox: pb.PodSandboxConfig
+    container: pb.ContainerConfig
+
+
+def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
+    """What the command line asks for; `ours` are the caller's variables. Raises BadRequest, NotFound."""
+    token = secrets.token_hex(3)
+    name = args.name or f"run-{token}"
+    _check_sizes(args)
+    container = _container(args, ours)
+    sandbox = _sandbox(args, container, name=name)
+    words.require_free(sandbox.port_mappings)
+    return Request(sandbox, container)
+
+
+def has_network(args: argparse.Namespace) -> bool:
+    """Whether the pod gets one. Raises BadRequest for one that a VM can't have."""
+    name: str = args.network
+    if name == "host" or ":" in name or name in ("private", "pasta", "slirp4netns"):
+        raise BadRequest(
+            f"--network {name} can't be had: a virtual machine has a network stack of its own; publish ports by -p, or "
+            "take none, default or the name of a CNI network"
+        )
+    if name == NONE and args.publish:
+        raise BadRequest("--publish needs a network, and --network none leaves the pod without one")
+    return name != NONE
+
+
+def _check_sizes(args: argparse.Namespace) -> None:
+    host_mib = memory_mib()[0]
+    for option, text in (("--memory", args.memory), ("--vm-memory", args.vm_memory), ("--shm-size", args.shm_size)):
+        if not text:
+            continue
+        size = words.size(text, option)
+        if size < LEAST_BYTES and option != "--shm-size":
+            hint = f"; did you mean {text}m?" if text.isdigit() else ""
+            raise BadRequest(f"{option} {text} is less than {LEAST_BYTES >> 20}m, too little for any container{hint}")
+        if size > host_mib * MIB:
+            raise BadRequest(f"{option} {text} is more than the {host_mib}m that this host has")
+
+
+def _cpus(text: str) -> int:
+    """The quota in microseconds for each period; 0 when nothing is said."""
+    if not text:
+        return 0
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    most = os.cpu_count() or 1
+    if not 0.01 <= number <= most:
+        raise BadRequest(f"--cpus {text[:32]} must be a number from 0.01 to {most}, which this host has")
+    return round(number * PERIOD_US)
+
+
+def _sandbox(args: argparse.Namespace, container: pb.ContainerConfig, *, name: str) -> pb.PodSandboxConfig:
+    has_network(args)
+    sandbox = pb.PodSandboxConfig(
+        metadata=pb.PodSandboxMetadata(name=name, namespace="default", uid=secrets.token_hex(16)),
+        hostname=args.hostname or "",
+        dns_config=pb.DNSConfig(servers=args.dns, searches=args.dns_search),
+        port_mappings=[one for word in args.publish for one in words.ports(word)],
+        annotations=_annotations(args),
+    )
+    sandbox.linux.security_context.privileged = args.privileged
+    sandbox.linux.resources.CopyFrom(container.linux.resources)
+    return sandbox
+
+
+def _annotations(args: argparse.Namespace) -> dict[str, str]:
+    sizes = {policy.MEMORY: args.vm_memory, policy.SHM: args.shm_size}
+    given = {name: str(-(-words.size(text, "") // MIB)) for name, text in sizes.items() if text}
+    given |= {policy.NETWORKS: args.network} if args.network not in (NONE, *USUAL) else {}
+    given |= {policy.PROFILE: args.profile} if args.profile else {}
+    hosts = [extras.host_of(word) for word in args.add_host]
+    given |= {extras.HOSTS: ",".join(f"{one.name}:{one.address}" for one in hosts)} if hosts else {}
+    return given
+
+
+def _container(args: argparse.Namespace, ours: Mapping[str, str]) -> pb.ContainerConfig:
+    made = [words.mount(word) for word in args.mount]
+    mounts = [words.volume(word) for word in args.volume] + [one for one in made if isinstance(one, pb.Mount)]
+    container = pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name="main"),
+        envs=[
+            pb.KeyValue(key=key, value=value.encode("utf-8", "surrogateescape"))
+            for key, value in words.variables(args.env_file, args.env, ours=ours).items()
+        ],
+        working_dir=args.workdir,
+        mounts=mounts,
+        stdin=args.interactive or args.tty,
+        tty=args.tty,
+        linux=_linux(args),
+    )
+    _set_command(container, args)
+    tmpfs = [*args.tmpfs, *(one for one in made if isinstance(one, str))]
+    tmpfs += [path for path in IN_MEMORY if args.read_only and path not in _targets(mounts, tmpfs)]
+    for name, separator, given in ((extras.TMPFS, ";", tmpfs), (extras.ULIMITS, ",", args.ulimit)):
+        if any(separator in word for word in given):
+            raise BadRequest(f"an option of {name.rpartition('/')[2]} can't have the character {separator!r}")
+        if given:
+            container.annotations[name] = separator.join(given)
+    extras.tmpfs(container.annotations)
+    extras.rlimits(container.annotations)
+    return container
+
+
+def _targets(mounts: list[pb.Mount], tmpfs: list[str]) -> set[str]:
+    return {one.container_path for one in mounts} | {word.partition(":")[0].rstrip("/") for word in tmpfs}
+
+
+def _set_command(container: pb.ContainerConfig, args: argparse.Namespace) -> None:
+    """--entrypoint replaces the Entrypoint and drops the Cmd; an empty one leaves the words behind the image alone."""
+    if args.entrypoint is None:
+        container.args.extend(args.rest)
+        return
+    if not (command := [*words.entrypoint(args.entrypoint), *args.rest]):
+        raise BadRequest("--entrypoint is empty, and there is no command behind the image's name")
+    container.command.extend(command)
+
+
+def _linux(args: argparse.Namespace) -> pb.LinuxContainerConfig:
+    quota = _cpus(args.cpus)
+    return pb.LinuxContainerConfig(
+        resources=pb.LinuxContainerResources(
+            memory_limit_in_bytes=words.size(args.memory, "--memory") if args.memory else 0,
+            cpu_quota=quota,
+            cpu_period=PERIOD_US if quota else 0,
+        ),
+        security_context=pb.LinuxContainerSecurityContext(
+            privileged=args.privileged,
+            readonly_rootfs=args.read_only,
+            run_as_username=args.user,
+            capabilities=pb.Capability(add_capabilities=args.cap_add, drop_capabilities=args.cap_drop),
+            masked_paths=oci.MASKED,
+            readonly_paths=oci.READONLY,
+        ),
+    )

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run --detach` against a real daemon with a fake VMM: the pod is the daemon's; what fails is taken back."""
+
+from pathlib import Path
+
+import pytest
+
+from cri.cli import detached, run, run_request
+from cri.cli.parser import Parser
+from cri.cli.run_request import Request
+from stage1.errors import AlreadyExists, BadRequest, NotFound, PodError, Unavailable
+
+from .conftest import World
+
+
+def request(world: World, *words: str) -> Request:
+    parser = Parser(prog="clearpod run")
+    run.add_arguments(parser)
+    args = parser.parse_args(["-d", *words])
+    detached.check(args)
+    asked = run_request.of(args, {})
+    asked.container.image.image = args.image
+    return asked
+
+
+async def test_the_daemon_has_the_pod_with_its_name_and_logs(world: World, tmp_path: Path) -> None:
+    async with world.daemon() as cri:
+        words = (
+            "--name",
+            "web",
+            "--tmpfs",
+            "/x",
+            "--ulimit",
+            "core=0",
+            "-v",
+            f"{tmp_path}:/data",
+            world.image,
+            "sleep",
+            "1000",
+        )
+        pod = await detached.hand_over(world.config, request(world, *words), when="missing")
+        (listed,) = (await cri("ListPodSandbox")).items
+        (container,) = (await cri("ListContainers")).containers
+        assert (listed.id, listed.metadata.name, container.pod_sandbox_id) == (pod, "web", pod)
+        made = cri.node.pods.get(pod).containers[container.id].record.container
+        assert [one.target for one in made.tmpfs] == ["/x"] and made.rlimits[0].name == "RLIMIT_CORE"
+        status = (await cri("ContainerStatus", container_id=container.id)).status
+        assert status.log_path.startswith(f"{world.config.state_dir}/run-logs/") and Path(status.log_path).exists()
+        with pytest.raises(AlreadyExists, match="web"):
+            await detached.hand_over(world.config, request(world, "--name", "web", world.image), when="missing")
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        pod = await detached.hand_over(world.config, request(world, world.image, "sleep", "1000"), when="missing")
+        assert not Path(status.log_path).exists()  # the next one sweeps
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+    assert world.left_over() == []
+
+
+async def test_what_fails_is_taken_back(world: World) -> None:
+    async with world.daemon() as cri:
+        with pytest.raises(PodError, match="nobody"):
+            await detached.hand_over(
+                world.config, request(world, "-u", "nobody", world.image, "sleep", "1000"), when="missing"
+            )
+        with pytest.raises(NotFound, match="not stored"):
+            await detached.hand_over(world.config, request(world, "no.such/image", "serve"), when="never")
+        assert list((await cri("ListPodSandbox")).items) == []
+    assert world.left_over() == []
+
+
+async def test_without_a_daemon_one_sentence_names_the_socket(world: World) -> None:
+    with pytest.raises(Unavailable, match=world.config.socket_path):
+        await detached.hand_over(world.config, request(world, world.image), when="missing")
+
+
+@pytest.mark.parametrize("words", ["--rm", "--network none", "--timeline", "--hypervisor qemu", "--journal /x"])
+def test_what_only_the_foreground_has_is_refused(world: World, words: str) -> None:
+    with pytest.raises(BadRequest, match=words.split()[0]):
+        request(world, *words.split(), "image")
