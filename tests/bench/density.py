@@ -236,7 +236,7 @@ def run_in_lab(args: argparse.Namespace) -> dict[str, Any]:
     words = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in PASSED_ON]
     words += [f"--pods={','.join(map(str, args.pods))}", *(f"--way={way}" for way in args.way)]
     words += [f"--peer={args.peer.resolve()}"] if args.peer else []
-    return report(args, in_lab.run("density", words, asked=expected, kept=kept, paths=args.path))
+    return report(args, in_lab.run("density", words, wanted=expected, kept=kept, paths=args.path))
 
 
 def text(row: dict[str, Any]) -> str:

@@ -187,7 +187,7 @@ def test_rkts_built_in_network_with_a_host_port_leaks_no_rule(outer: OuterNet) -
         directory = outer.root / f"pod{number}"
         directory.mkdir()
         pod = Pod(f"6733c088-a507-4694-aabf-eda9d3f3f5c{number}", "web", ports=(Port(80, 8080),))
-        seen = rkt.attach_pod(pod, str(directory), wanted=tuple(kept), settings=outer.settings)
+        seen = rkt.attach_pod(pod, str(directory), chosen=tuple(kept), settings=outer.settings)
         assert seen is not None and [one.name for one in seen.interfaces] == ["eth0", "eth1"]
         restricted, default = json.loads((directory / rkt.INFO).read_text())
         assert (restricted["netName"], default["netName"]) == ("default-restricted", "default")
