@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cri.config import Config
-from cri.node import Node
+from cri.translate import kernel
 
 DOCS = Path(__file__).parents[2] / "docs/admin/kubernetes"
 VERSIONS = ("1.36", "1.37")
@@ -69,7 +69,7 @@ def test_every_pod_names_a_runtime_class_that_a_node_offers() -> None:
     classes = {one["metadata"]["name"]: one for one in CORE if one["kind"] == "RuntimeClass"}
     pods = [spec for one in [*CORE, *SANDBOXES] for spec in _pod_specs(one)]
     assert len(pods) >= 3 and {pod["runtimeClassName"] for pod in pods} <= classes.keys()
-    assert {one["handler"] for one in classes.values()} <= set(Node.handlers)
+    assert {one["handler"] for one in classes.values()} <= set(kernel.handlers([]))
 
 
 def test_labels_and_taints_of_nodes_are_those_that_runtime_classes_ask_for() -> None:

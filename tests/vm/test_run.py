@@ -202,7 +202,7 @@ def test_a_vm_that_dies_is_told_apart_from_a_program_that_does(clearpod: Command
 
 
 def test_a_program_that_uses_up_its_memory_is_said_to(clearpod: Command) -> None:
-    ended = clearpod.run("-m", "64", "--", "sh", "-c", "x=a; while :; do x=$x$x; done")
+    ended = clearpod.run("-m", "64m", "--", "sh", "-c", "x=a; while :; do x=$x$x; done")
     assert (ended.code, ended.err.count("\n")) == (137, 1), ended.err
     assert "memory was used" in ended.err
 
