@@ -3,8 +3,8 @@
 
 Made into `vmlinux` (ELF with a PVH note, stripped: what QEMU boots) and `bzImage` (what kvmtool loads; not compressed
 in spite of its name, see lib/bzimage.py). No modules. Takes minutes, once per machine and set of inputs;
-docs/dev/guest.md says where they go. A variant is made for who asks for it. Where the ordinary kernel has to be built
-too, both are made in one tree, and only what the one more fragment changes is compiled a second time.
+docs/dev/guest.md says where they go. A variant (`variants/NAME.config`) is made for who asks for it. Where the ordinary
+kernel has to be built too, both are made in one tree, and only what the one more fragment changes is compiled again.
 """
 
 import os
@@ -18,8 +18,8 @@ from lib.progress import Progress
 HERE = Path(__file__).parent
 SOURCE = Path("/usr/src/linux-source-6.12.tar.xz")
 FRAGMENTS = ("base", "virtio", "storage", "containers", "net")
-VARIANTS = ("sctp",)
-"""Each the fragment of that name beside the others."""
+VARIANTS = tuple(sorted(path.stem for path in (HERE / "variants").glob("*.config")))
+"""Each a fragment on top of the others. They are not named here: a new one changes the key of no other kernel."""
 CHANGES = HERE / "changes.toml"
 HEADER, WRITER = HERE / "header.S", Path(bzimage.__file__)
 STUB = ("-m32", "-nostdlib", "-static", "-Wl,--build-id=none,-Ttext=0x100000,--oformat=binary")
@@ -35,8 +35,9 @@ PROGRAMS = {
     "strip": "binutils",
 }
 HEADERS = {"/usr/include/libelf.h": "libelf-dev"}
-USUAL_OBJECTS = 1275
-"""Objects of a whole build; only for the progress line."""
+USUAL_OBJECTS = {"kernel-full": 2900}
+OTHER_OBJECTS = 1275
+"""Of a whole build; only for the progress line."""
 DRIVERS = ("gpu", "media", "infiniband", "staging", "scsi", "usb", "net/ethernet", "net/wireless")
 NOT_COMPILED = [
     *("*/Documentation/*.rst", "*/Documentation/*.yaml", "*/tools/testing/*", "*/tools/perf/*", "*/sound/*.[ch]"),
@@ -68,7 +69,19 @@ def _version() -> str:
 
 
 def _fragments(variant: str = "") -> list[Path]:
-    return [HERE / f"{name}.config" for name in (*FRAGMENTS, *([variant] if variant else []))]
+    more = [HERE / "variants" / f"{variant}.config"] if variant else []
+    return [*(HERE / f"{name}.config" for name in FRAGMENTS), *more]
+
+
+def _asked(variant: str) -> dict[str, str]:
+    """Name to value. No fragment may contradict another, but a variant's all the others. Raises BuildFailed."""
+    paths = _fragments(variant)
+    count = len(FRAGMENTS)
+    try:
+        groups = [kconfig.asked(path.read_text() for path in group) for group in (paths[:count], paths[count:])]
+    except kconfig.Fault as fault:
+        raise cache.BuildFailed(f"{fault}; mend them in images/kernel") from fault
+    return groups[0] | groups[1]
 
 
 def _build(cache_dir: Path, out: Path, variant: str) -> None:
@@ -88,7 +101,7 @@ def _build_in(tree: Path, out: Path, variant: str) -> None:
     what = f"variant {variant} of the guest's kernel" if variant else "guest's kernel"
     cache.say(f"building the {what} (minutes, once per machine); log: {log}")
     log.unlink(missing_ok=True)
-    _configure(tree, _fragments(variant))
+    _configure(tree, _asked(variant))
     _make(tree, log, what=_kind(variant))
     _keep(tree, out)
 
@@ -116,12 +129,8 @@ def _environment() -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "LC_ALL": "C", "KBUILD_BUILD_VERSION": "1", **fixed}
 
 
-def _configure(tree: Path, fragments: list[Path]) -> None:
+def _configure(tree: Path, wanted: dict[str, str]) -> None:
     """allnoconfig, which is what tinyconfig starts from, with our lines; every one of them must have been taken."""
-    try:
-        wanted = kconfig.asked(path.read_text() for path in fragments)
-    except kconfig.Fault as fault:
-        raise cache.BuildFailed(f"{fault}; mend them in images/kernel") from fault
     (tree / "clearpod.config").write_text(kconfig.render(wanted))
     tools.run(["make", "allnoconfig"], cwd=tree, env=_environment() | {"KCONFIG_ALLCONFIG": "clearpod.config"})
     if refused := kconfig.refused(wanted, (tree / ".config").read_text()):
@@ -133,7 +142,7 @@ def _make(tree: Path, log: Path, *, what: str) -> None:
     argv = ["make", f"-j{len(os.sched_getaffinity(0))}", "bzImage", "vmlinux"]
     with (
         open(log, "a") as sink,
-        Progress(what, USUAL_OBJECTS) as progress,
+        Progress(what, USUAL_OBJECTS.get(what, OTHER_OBJECTS)) as progress,
         subprocess.Popen(argv, cwd=tree, env=_environment(), text=True, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as make,
     ):  # fmt: skip

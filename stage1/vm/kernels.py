@@ -9,6 +9,9 @@ import os
 from stage1.errors import NotFound
 from stage1.vm.hypervisor import Hypervisor
 
+BUILDABLE = ("full", "sctp")
+"""The variants that images/kernel knows how to make. An operator may put others beside them."""
+
 
 def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     """The kernel's name in `guest_dir`; the ordinary one, which may be missing, for an empty `variant`.
@@ -22,9 +25,15 @@ def file_name(guest_dir: str, variant: str, *, hypervisor: Hypervisor) -> str:
     if variant not in known:
         raise NotFound(
             f"the pod needs the guest kernel {variant!r}, but beside the ordinary one {guest_dir} has "
-            f"{', '.join(known) or 'none'}; ask for another, or build it with `clearpod images build kernel-{variant}`"
+            f"{', '.join(known) or 'none'}; {_remedy(variant)}"
         )
     return f"{ordinary}-{variant}"
+
+
+def _remedy(variant: str) -> str:
+    if variant in BUILDABLE:
+        return f"ask for another, or build it with `clearpod images build kernel-{variant}`"
+    return f"ask for one of these; {' and '.join(BUILDABLE)} can be built"
 
 
 def variants(guest_dir: str, *, hypervisor: Hypervisor) -> list[str]:

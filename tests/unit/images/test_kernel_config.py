@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's fragments, the check that Kconfig took them, and the changed lines of its source."""
 
+import importlib.util
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from lib import changes, kconfig
 from lib.cache import BuildFailed
+
+from stage1.vm import kernels
 
 KERNEL = Path(__file__).parents[3] / "images" / "kernel"
 CONFIG = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C="text"\nCONFIG_D=m\n'
@@ -57,7 +61,8 @@ def fragments(builder) -> dict[str, str]:
 
 def test_every_fragment_in_the_folder_is_used(builder):
     kernel = builder("kernel")
-    assert set(KERNEL.glob("*.config")) == {path for name in ("", *kernel.VARIANTS) for path in kernel._fragments(name)}
+    names = ("", *kernel.VARIANTS)
+    assert set(KERNEL.rglob("*.config")) == {path for name in names for path in kernel._fragments(name)}
 
 
 def test_an_ordinary_kernel_is_not_built_again_when_a_variant_changes(builder, monkeypatch, tmp_path):
@@ -65,16 +70,53 @@ def test_an_ordinary_kernel_is_not_built_again_when_a_variant_changes(builder, m
     monkeypatch.setattr(kernel, "SOURCE", KERNEL / "base.config")
     keys = {name: kernel._key(name) for name in ("", *kernel.VARIANTS)}
     monkeypatch.setattr(kernel, "HERE", shutil.copytree(KERNEL, tmp_path / "kernel"))
-    (tmp_path / "kernel/sctp.config").write_text("CONFIG_IP_SCTP=n\n")
+    (tmp_path / "kernel/variants/sctp.config").write_text("CONFIG_IP_SCTP=n\n")
     assert [name for name, key in keys.items() if kernel._key(name) != key] == ["sctp"]
+
+
+def test_a_new_variant_changes_no_other_kernel(builder, monkeypatch, tmp_path):
+    shutil.copytree(KERNEL.parent, tmp_path / "images", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "images/kernel/variants/more.config").write_text("CONFIG_MORE=y\n")
+    old, new = builder("kernel"), _loaded(tmp_path / "images/kernel/build.py")
+    assert {*new.VARIANTS} == {*old.VARIANTS, "more"}
+    for kernel in (old, new):
+        monkeypatch.setattr(kernel, "SOURCE", KERNEL / "base.config")
+    assert [new._key(name) for name in ("", *old.VARIANTS)] == [old._key(name) for name in ("", *old.VARIANTS)]
+
+
+def _loaded(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("another_kernel", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_variant_can_be_asked_for_by_name(builder):
+    assert {*builder("kernel").VARIANTS} == {*kernels.BUILDABLE}
+    known = (KERNEL.parent / "build").read_text()
+    assert all(f"def build_kernel_{name}(" in known for name in kernels.BUILDABLE)
 
 
 def test_a_variant_has_what_the_ordinary_kernel_has_and_more(builder, fragments):
     kernel = builder("kernel")
     for name in kernel.VARIANTS:
-        expected = kconfig.asked(path.read_text() for path in kernel._fragments(name))
-        assert expected.items() > fragments.items()
+        assert kernel._asked(name).keys() > fragments.keys()
+    assert kernel._asked("sctp").items() > fragments.items()
     assert "CONFIG_IP_SCTP" not in fragments
+
+
+def test_a_variant_may_turn_on_what_the_ordinary_kernel_leaves_out_and_turns_nothing_off(builder, fragments):
+    full = builder("kernel")._asked("full")
+    assert {name for name, value in fragments.items() if value == "y" and full[name] != "y"} == set()
+    assert full["CONFIG_SECURITY"] == "y" and fragments["CONFIG_SECURITY"] == "n"
+
+
+def test_fragments_of_one_kernel_do_not_contradict_each_other(builder, monkeypatch, tmp_path):
+    kernel = builder("kernel")
+    monkeypatch.setattr(kernel, "HERE", shutil.copytree(KERNEL, tmp_path / "kernel"))
+    (tmp_path / "kernel/net.config").write_text("CONFIG_SECURITY=y\n")
+    with pytest.raises(BuildFailed, match="CONFIG_SECURITY twice"):
+        kernel._asked("full")
 
 
 @pytest.mark.parametrize("name", ["MODULES", "LEGACY_PTYS", "IP_PNP", "IKCONFIG", "ACPI", "RANDOMIZE_BASE"])

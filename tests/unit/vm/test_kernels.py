@@ -55,5 +55,11 @@ def test_a_variant_that_is_not_there_is_named_beside_those_that_are(
 def test_a_directory_without_variants_or_that_is_absent_has_none(tmp_path: Path) -> None:
     for place in (tmp_path, tmp_path / "absent"):
         assert kernels.file_name(str(place), "", hypervisor=qemu.HYPERVISOR) == "vmlinux"
-        with pytest.raises(NotFound, match=r"none; .*`clearpod images build kernel-sctp`"):
-            kernels.file_name(str(place), "sctp", hypervisor=qemu.HYPERVISOR)
+        for name in kernels.BUILDABLE:
+            with pytest.raises(NotFound, match=rf"none; .*`clearpod images build kernel-{name}`"):
+                kernels.file_name(str(place), name, hypervisor=qemu.HYPERVISOR)
+
+
+def test_only_what_can_be_built_comes_with_the_way_to_build_it(guest_dir: str) -> None:
+    with pytest.raises(NotFound, match=r"'ipsec'.*b, sctp; .*full and sctp"):
+        kernels.file_name(guest_dir, "ipsec", hypervisor=qemu.HYPERVISOR)
