@@ -44,11 +44,22 @@ def capabilities() -> int:
 
 
 def start_time(pid: int) -> int:
-    """When `pid` started, in clock ticks since boot (field 22 of proc_pid_stat(5)). Raises NotFound."""
+    """When `pid` started, in clock ticks since boot. Raises NotFound."""
+    return int(_stat(pid)[19])
+
+
+def used_s(pid: int) -> float:
+    """Seconds of processors that `pid` has used, with all its threads. Raises NotFound."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of proc_pid_stat(5) from the third on. Raises NotFound."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The second field is the name in parentheses and may itself hold spaces and parentheses.
-            return int(file.read().rpartition(b")")[2].split()[19])
+            return file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         raise NotFound(f"there is no process {pid}") from None
 

@@ -15,21 +15,24 @@ from stage1.errors import KernelError, NotFound, TimedOut, VmFailed
 from stage1.guest import connect, proxy
 from stage1.guest.client import Client
 from stage1.guest.messages import List
-from stage1.linux import beneath, flock
+from stage1.linux import beneath, flock, process
 from stage1.linux.libc import Guard
 from stage1.rkt import machine, plan
 from stage1.vm.spec import SerialLink
+from stage1.vm.vmm import VmProcess, find_unrecorded
 
 SOCKET, LOCK = "broker.sock", "broker.lock"
 TRY_S = 0.005
 ANSWER_S = 4.0
 """For an agent that has booted to say anything."""
+LOOK_S = 3.0
+"""For a VM to use a processor: one that boots does, a frozen one does not. Each further look takes twice as long."""
 _BACKLOG = 16
 
 
 def to_agent(uuid: str, *, timeout_s: float = 0) -> Client:
     """A client of the agent of the pod, which has just answered. `timeout_s` 0: `ANSWER_S`, or as long as a pod
-    that was just started may boot.
+    that was just started boots.
 
     Raises NotFound when the pod does not run, VmFailed when its agent does not answer in that time.
     """
@@ -37,14 +40,46 @@ def to_agent(uuid: str, *, timeout_s: float = 0) -> Client:
     vm = engine.find_vm(place)
     if vm is None or not vm.alive():
         raise NotFound(f"the pod {uuid} does not run: it was not started, or has ended")
-    timeout_s = timeout_s or max(ANSWER_S, proxy.PATIENCE_S - vm.age_s())
-    until = time.monotonic() + timeout_s
+    begun = time.monotonic()
+    connection = _ask(place, timeout_s or ANSWER_S)
+    if connection is None and not timeout_s:
+        connection = _ask_while_it_boots(place, vm)
+    if connection is None:
+        waited_s = time.monotonic() - begun
+        raise VmFailed(f"the agent of the pod {uuid} did not answer within {waited_s:.0f} s; rkt stop --force ends it")
+    return connection
+
+
+def _ask(place: str, limit_s: float) -> Client | None:
+    until = time.monotonic() + limit_s
     while time.monotonic() < until:
         if (connection := _meet(f"{place}/{SOCKET}", until=until)) is not None:
             return connection
         _start(place)
         time.sleep(TRY_S)
-    raise VmFailed(f"the agent of the pod {uuid} did not answer within {timeout_s:.0f} s; rkt stop --force ends it")
+    return None
+
+
+def _ask_while_it_boots(place: str, vm: VmProcess) -> Client | None:
+    """None as soon as the VM is too old to boot, or has used no processor since we looked last."""
+    limit_s = LOOK_S
+    while (left_s := proxy.PATIENCE_S - vm.age_s()) > 0:
+        before = _used_s(place)
+        if (connection := _ask(place, min(limit_s, left_s))) is not None:
+            return connection
+        if before is not None and _used_s(place) == before:
+            return None
+        limit_s *= 2
+    return None
+
+
+def _used_s(place: str) -> float | None:
+    """Seconds of processors that the VMM has used; None while the launcher is about to start it."""
+    vmm = find_unrecorded(place)
+    try:
+        return process.used_s(vmm.pid) if vmm else None
+    except NotFound:
+        return None
 
 
 def _meet(path: str, *, until: float) -> Client | None:

@@ -4,14 +4,13 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from stage1.entry.stop import GRACE_S
 from stage1.rkt import machine
-from stage1.rkt.connect import ANSWER_S
+from stage1.rkt.connect import ANSWER_S, LOOK_S
 from stage1.vm import vmm
 from tests.fakes.patience import PATIENCE
 from tests.rkt.conftest import Rig, Running, wait_until
@@ -23,39 +22,19 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="rkt mounts overlays, so its fake needs root"),
 ]
 WAITS = "trap '' TERM; echo up; while :; do sleep 0.1; done"
-STOP_S, SAY_S = GRACE_S + 5, ANSWER_S + 3
-"""What is promised: for what stops or removes, and for everything else while the guest says nothing. The start of a
-program may take a second of that.
+STOP_S, SAY_S = GRACE_S + 5, ANSWER_S + LOOK_S + 3
+"""What is promised: for what stops or removes, and for everything else while the guest says nothing, which might boot
+still. The start of a program may take a second of that.
 """
-OLD_S = 31
-"""A guest that was started so long ago does not boot any more."""
-TESTS = 3
-"""Tests below, each of which ends a pod."""
-
-
-@pytest.fixture(scope="module")
-def old(
-    tmp_path_factory: pytest.TempPathFactory, small_stage1_image: Path, small_image: Path
-) -> Iterator[list[Running]]:
-    """A pod for each test, mutable and with an app that runs; they have grown old together."""
-    rig = Rig(tmp_path_factory.mktemp("frozen"), small_stage1_image, small_image)
-    try:
-        made = [rig.run([], "--mutable", overlay=False) for _ in range(TESTS)]
-        started = time.monotonic()
-        for one in made:
-            assert one.pod.wait_ready()
-            assert one.pod.app_add(rig.sh("one", WAITS)).code == 0 and one.pod.app_start("one").code == 0
-            one.wait_for(b"up\n")
-        time.sleep(max(0, OLD_S - (time.monotonic() - started)))
-        yield made
-    finally:
-        rig.clean()
 
 
 @pytest.fixture
-def frozen(old: list[Running]) -> Running:
-    """One of them, whose VMM was stopped."""
-    running = old.pop()
+def frozen(rig: Rig) -> Running:
+    """A mutable pod with an app that runs, whose VMM was just started, and stopped."""
+    running = rig.run([], "--mutable", overlay=False)
+    assert running.pod.wait_ready()
+    assert running.pod.app_add(rig.sh("one", WAITS)).code == 0 and running.pod.app_start("one").code == 0
+    running.wait_for(b"up\n")
     hung = vmm.find_unrecorded(machine.place(running.pod.uuid))
     assert hung is not None
     os.kill(hung.pid, signal.SIGSTOP)

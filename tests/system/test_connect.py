@@ -3,6 +3,7 @@
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from stage1.entry import stop
 from stage1.errors import NotFound
 from stage1.linux.process import start_time
 from stage1.rkt import connect, machine
+from stage1.vm.vmm import find_unrecorded
 from tests.fakes.guest import FakeGuest
 from tests.fakes.patience import PATIENCE
 
@@ -25,6 +27,7 @@ CHECKOUT = Path(__file__).parents[2]
 PROGRAM = """import sys, time
 from stage1.guest.messages import List
 from stage1.rkt import connect
+connect.ANSWER_S, connect.LOOK_S, connect.proxy.PATIENCE_S = map(float, sys.argv[3:])
 with connect.to_agent(sys.argv[1]) as session:
     session.call(List(), 20)
     print(session.base, flush=True)
@@ -40,17 +43,27 @@ pytestmark = [
 class Place:
     """A pod's directory as `run` leaves it, with this process in the launcher's place and a guest without a VM."""
 
+    guest: FakeGuest | None = None
+
     def __init__(self) -> None:
         self.uuid = str(uuid.uuid4())
         self.path = Path(machine.place(self.uuid))
         (self.path / "tree/layers/apps").mkdir(parents=True)
         (self.path / machine.KEY).write_bytes(os.urandom(16))
-        record = {"v": 1, "pid": os.getpid(), "start_time": start_time(os.getpid()), "console": ""}
+        self.started(os.getpid())
+
+    def started(self, pid: int) -> None:
+        record = {"v": 1, "pid": pid, "start_time": start_time(pid), "console": ""}
         (self.path / "vm.json").write_text(json.dumps(record))
+
+    def boot(self) -> None:
         self.guest = FakeGuest(str(self.path / "agent.sock"), str(self.path / "tree")).start()
 
-    def start(self, stays_s: float = 0) -> "subprocess.Popen[str]":
-        argv = [sys.executable, "-c", PROGRAM, self.uuid, str(stays_s)]
+    def start(
+        self, stays_s: float = 0, *, limits: tuple[float, float, float] = (connect.ANSWER_S, connect.LOOK_S, 30)
+    ) -> "subprocess.Popen[str]":
+        """A program that connects; `limits` are for an answer, for a look, and for a boot."""
+        argv = [sys.executable, "-c", PROGRAM, self.uuid, *map(str, (stays_s, *limits))]
         return subprocess.Popen(argv, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def proxies(self) -> list[int]:
@@ -65,7 +78,8 @@ class Place:
         return result
 
     def clean(self) -> None:
-        self.guest.stop()
+        if self.guest:
+            self.guest.stop()
         wait_until(lambda: not self.proxies())
         shutil.rmtree(self.path)
 
@@ -86,7 +100,22 @@ def finish(process: "subprocess.Popen[str]") -> str:
 @pytest.fixture
 def place() -> Iterator[Place]:
     made = Place()
+    made.boot()
     yield made
+    made.clean()
+
+
+@pytest.fixture
+def booting() -> Iterator[Place]:
+    """A pod whose agent does not listen yet, and whose VMM, a shell that counts, was just started."""
+    made = Place()
+    argv = ["qemu-system-x86_64", "-c", "while :; do :; done", f"{made.path}/vm"]
+    with subprocess.Popen(argv, executable="/bin/sh") as vmm:
+        made.started(vmm.pid)
+        yield made
+        vmm.kill()
+    if made.guest is None:
+        made.boot()  # a proxy may wait for it
     made.clean()
 
 
@@ -125,3 +154,24 @@ def test_a_pod_that_does_not_run_is_said_so() -> None:
         connect.to_agent(unknown)
     with pytest.raises(NotFound, match="was not started"):
         stop.main([unknown])
+
+
+def test_a_vm_that_boots_is_waited_for_as_long_as_it_may_boot(booting: Place) -> None:
+    program = booting.start(limits=(0.2, 1, 3))
+    assert "did not answer" in program.communicate()[1]
+    vmm = find_unrecorded(str(booting.path))
+    assert vmm is not None and vmm.age_s() >= 3
+    program = booting.start(limits=(0.2, 1, vmm.age_s() + 60))
+    wait_until(booting.proxies)
+    assert program.stderr
+    assert select.select([program.stderr], [], [], 2)[0] == []  # longer than for an answer and a look
+    booting.boot()
+    assert finish(program)
+
+
+def test_a_vm_that_does_not_run_is_not_waited_for(booting: Place) -> None:
+    vmm = find_unrecorded(str(booting.path))
+    assert vmm is not None
+    os.kill(vmm.pid, signal.SIGSTOP)
+    program = booting.start(limits=(0.2, 0.5, 1000))
+    assert "--force" in program.communicate()[1]
