@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads a container's log file in the CRI's format (`cri.logs.entries`), while the daemon writes it. Used by `logs`.
+"""Reads a container's log in the CRI's format (`cri.logs.entries`), while the daemon writes it. Used by `logs`.
 
-Below the kubelet's log directory of the pod, pods can write that mount it: it is read as it is written, through
-`beneath`.
+The log is the file at its path, and those that the kubelet has put away beside it: NAME.DATE-TIME, and later
+NAME.DATE-TIME.gz. Below the kubelet's log directory of the pod, pods can write that mount it: it is read as it is
+written, through `beneath`, and what is no entry is passed over.
 """
 
+import gzip
 import os
+import re
+import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import NamedTuple
 
-from stage1.errors import NotFound
+from stage1.errors import NotFound, PodError
 from stage1.linux import beneath
 
 READ_BYTES = 1 << 16
 MOST_LINE_BYTES = 1 << 20
+MOST_ROTATED = 1000
+"""Files that were put away; kubelet keeps five."""
+_ROTATED = re.compile(r"\.\d{8}-\d{6}(\.gz)?")
+_DAMAGE = (OSError, EOFError, zlib.error)
 
 
 class Entry(NamedTuple):
@@ -28,17 +37,18 @@ class Entry(NamedTuple):
 
 
 class LogFile:
-    """The file at `path`, which is below `directory` or else in its own; a context. Raises NotFound, NotPlain."""
+    """The log at `path`, which is below `directory` or else in its own; a context. Raises NotFound, NotPlain."""
 
     def __init__(self, path: str, directory: str) -> None:
         root = directory.rstrip("/")
         if not root or not path.startswith(f"{root}/"):
             root = os.path.dirname(path)
-        self._rest, self._name = b"", path[len(root) + 1 :]
+        self._rest, self._name, self._last = b"", path[len(root) + 1 :], ""
         try:
             with ExitStack() as undo:
                 self._root = undo.enter_context(beneath.Root(root))
                 self._fd = self._root.open(self._name)
+                self._known = self._rotated()
                 self._undo = undo.pop_all()
         except FileNotFoundError:
             raise NotFound(f"there is no log file {path}; it may have been removed") from None
@@ -52,26 +62,97 @@ class LogFile:
         os.close(self._fd)
         self._undo.close()
 
+    def parts(self, since_s: float = 0.0) -> list[Iterator[Entry]]:
+        """What can be read now: of each file that was put away and was written to after `since_s` (1970), oldest first;
+        and at last `entries`. A part is read when it is iterated over.
+        """
+        return [*(self._whole(name) for name in self._known if self._is_since(name, since_s)), self.entries()]
+
+    def _is_since(self, name: str, since_s: float) -> bool:
+        status = self._root.stat(name) or self._root.stat(f"{name}.gz")
+        return status is not None and status.st_mtime >= since_s and not self._is_open(name)
+
+    def _is_open(self, name: str) -> bool:
+        status = self._root.stat(name)
+        return status is not None and os.path.samestat(status, os.fstat(self._fd))
+
     def entries(self) -> Iterator[Entry]:
-        """What can be read now and was not read yet. What is no entry is passed over."""
+        """What can be read now and was not read yet, also in files that were put away meanwhile."""
+        while True:
+            yield from self._rest_of_file()
+            if not self._is_rotated():
+                return
+            yield from self._rest_of_file()  # what was written until it was renamed
+            for name, after in self._missed():
+                yield from (one for one in self._whole(name) if one.time > after)
+            if not self._open_next():
+                return
+
+    def _rest_of_file(self) -> Iterator[Entry]:
         while data := os.read(self._fd, READ_BYTES):
             *lines, self._rest = (self._rest + data).split(b"\n")
-            yield from (one for line in lines if (one := parse(line)))
+            for one in _parsed(lines):
+                self._last = one.time
+                yield one
             self._rest = self._rest[:MOST_LINE_BYTES]
 
-    def follow_rotation(self) -> None:
-        """Go on in the file that is at the path now, when the one before was renamed or removed and has been read."""
-        now, mine = self._root.stat(self._name), os.fstat(self._fd)
-        if now is None or (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino):
-            return
-        if mine.st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
-            return
+    def _is_rotated(self) -> bool:
+        """Whether another file is at the path now. There may be none for a moment, or from now on."""
+        return self._root.exists(self._name) and not self._is_open(self._name)
+
+    def _missed(self) -> list[tuple[str, str]]:
+        """Files that were put away after the one that is open, each with the time up to which its entries are known.
+
+        The open one is found by its inode, or was compressed; then only times tell what is new.
+        """
+        before, self._known = self._known, self._rotated()
+        mine = next((at for at, name in enumerate(self._known) if self._is_open(name)), None)
+        if mine is not None:
+            return [(name, "") for name in self._known[mine + 1 :]]
+        return [(name, self._last) for name in self._known if name not in before]
+
+    def _open_next(self) -> bool:
         try:
             opened = self._root.open(self._name)
         except FileNotFoundError:
-            return
+            return False
         os.close(self._fd)
         self._fd, self._rest = opened, b""
+        return True
+
+    def _rotated(self) -> list[str]:
+        """Without .gz, oldest first."""
+        directory, _, base = self._name.rpartition("/")
+        names = self._root.names(directory or ".")
+        mine = [name for name in names if name.startswith(base) and _ROTATED.fullmatch(name[len(base) :])]
+        stems = sorted({name.removesuffix(".gz") for name in mine})[-MOST_ROTATED:]
+        return [f"{directory}/{name}" if directory else name for name in stems]
+
+    def _whole(self, name: str) -> Iterator[Entry]:
+        """All entries of a file that was put away, as far as it can be read."""
+        try:
+            fd, is_packed = self._opened(name)
+            with os.fdopen(fd, "rb") as raw:
+                file, rest = gzip.GzipFile(fileobj=raw) if is_packed else raw, b""
+                while data := file.read(READ_BYTES):
+                    *lines, rest = (rest + data).split(b"\n")
+                    yield from _parsed(lines)
+                    rest = rest[:MOST_LINE_BYTES]
+        except FileNotFoundError:
+            pass  # the kubelet has just removed it
+        except (PodError, *_DAMAGE) as error:
+            sys.stderr.write(f"clearpod: warning: the rest of {name} can't be read: {error}\n")
+
+    def _opened(self, name: str) -> tuple[int, bool]:
+        """The file itself, or what it was compressed to, and which it is. Raises FileNotFoundError, NotPlain."""
+        try:
+            return self._root.open(name), False
+        except FileNotFoundError:
+            return self._root.open(f"{name}.gz"), True
+
+
+def _parsed(lines: list[bytes]) -> Iterator[Entry]:
+    return (one for line in lines if (one := parse(line)))
 
 
 def parse(line: bytes) -> Entry | None:

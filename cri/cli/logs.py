@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod logs`: what a container wrote, from the log file that the kubelet chose; it may go on.
 
-The daemon says where the file is; it is read here. What was rotated away is not shown.
+The daemon says where the file is; it is read here, with those that the kubelet has put away beside it.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 
 from cri.cli import lookup
 from cri.cli.daemon import Daemon, connect
@@ -52,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
         if not path:
             raise NotFound(f"the container {container.metadata.name} has no log file; nobody asked for one")
         with LogFile(path, _directory(daemon, container.pod_sandbox_id)) as file:
-            entries = (one for one in file.entries() if one.time >= since)
-            for one in entries if args.tail is None else _last(entries, args.tail):
+            parts = [_since(part, since) for part in file.parts(_seconds(since))]
+            for one in chain.from_iterable(parts) if args.tail is None else _last(parts, args.tail):
                 _write(one, has_time=args.timestamps)
             if args.follow:
                 for one in _following(daemon, file, container_id=container.id):
@@ -79,18 +80,34 @@ def since_text(text: str, now_s: float) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def _last(entries: Iterator[Entry], lines: int) -> Iterator[Entry]:
-    """The entries of the last `lines` lines; one line may have several."""
-    kept: deque[list[Entry]] = deque(maxlen=lines)
+def _seconds(since: str) -> float:
+    return datetime.fromisoformat(f"{since}+00:00").timestamp() if since else 0.0
+
+
+def _since(entries: Iterator[Entry], since: str) -> Iterator[Entry]:
+    return (one for one in entries if one.time >= since)
+
+
+def _last(parts: list[Iterator[Entry]], lines: int) -> Iterator[Entry]:
+    """The entries of the last `lines` lines. No more files are read than have these."""
+    kept: list[list[Entry]] = []
+    for part in reversed(parts):
+        kept = [*deque(_lines(part), maxlen=lines - len(kept)), *kept]
+        if len(kept) >= lines:
+            break
+    return chain.from_iterable(kept)
+
+
+def _lines(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """One line may have several entries."""
     line: list[Entry] = []
     for one in entries:
         line.append(one)
         if one.ends_line:
-            kept.append(line)
+            yield line
             line = []
     if line:
-        kept.append(line)
-    yield from (one for whole in kept for one in whole)
+        yield line
 
 
 def _following(daemon: Daemon, file: LogFile, *, container_id: str) -> Iterator[Entry]:
@@ -101,7 +118,6 @@ def _following(daemon: Daemon, file: LogFile, *, container_id: str) -> Iterator[
         if has_ended:
             return
         time.sleep(PAUSE_S)
-        file.follow_rotation()
 
 
 def _has_ended(daemon: Daemon, container_id: str) -> bool:
