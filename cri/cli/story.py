@@ -4,6 +4,7 @@
 Called by `why`. Pure: it knows what the daemon recorded and nothing else.
 """
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -21,6 +22,12 @@ PHASES = {
     h.CONFIGURE: "settings",
     h.CLAIM: "claim of a prewarmed VM",
 }
+DISK_ADVICE = (
+    "make its containers write less, or to a volume, or give the pod a larger disk (vm.scratch_mib, or the annotation "
+    "clearpod.io/scratch-mib); `clearpod stats` says which container has written how much"
+)
+LOOKED_AT_S = 30.0
+"""Within this after an exit the guest has said how full the disk is; an emulated one takes its time."""
 SIGNALS = {134: "SIGABRT", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
 
 
@@ -49,7 +56,7 @@ def verdict(record: Record) -> Verdict:
     if record.state == "failed":
         tries = f" {record.times} times" if record.times > 1 else ""
         return Verdict(f"it could not be started{tries}: {record.error}", ADVICE.get(record.kind, ""))
-    for judge in (_of_end, _of_hold, _of_exits, _of_failures):
+    for judge in (_of_end, _of_hold, _of_exits, _of_disk, _of_failures):
         if found := judge(record):
             return found
     return Verdict("nothing went wrong" if record.state == "ready" else record.why or "it was stopped when asked")
@@ -77,7 +84,22 @@ def _of_exits(record: Record) -> Verdict | None:
     ended = (one for one in record.events if one.what == h.EXITED and one.code)
     exits = [one for one in ended if not one.subject.startswith("debug-")]  # those that `clearpod debug` has removed
     worst = next((one for one in reversed(exits) if one.reason == "OOMKilled"), None) or (exits[-1] if exits else None)
-    return Verdict(f"the container {worst.subject} {_exit(worst)}", _exit_advice(worst)) if worst else None
+    if worst is None:
+        return None
+    said = f"the container {worst.subject} {_exit(worst)}"
+    full = _full(record, worst.at_s) if worst.reason in ("Error", "") else None
+    return Verdict(f"{said}; {full.text}", DISK_ADVICE) if full else Verdict(said, _exit_advice(worst))
+
+
+def _of_disk(record: Record) -> Verdict | None:
+    full = _full(record, math.inf)
+    return Verdict(full.text, DISK_ADVICE) if full else None
+
+
+def _full(record: Record, at_s: float) -> Event | None:
+    """The fact that the pod's own disk was full at that time: it is looked at a moment after an exit."""
+    full, room = _last(record, h.FULL, until_s=at_s + LOOKED_AT_S), _last(record, h.ROOM, until_s=at_s)
+    return full if full and (room is None or room.at_s < full.at_s) else None
 
 
 def _of_failures(record: Record) -> Verdict | None:
@@ -85,8 +107,8 @@ def _of_failures(record: Record) -> Verdict | None:
     return Verdict(_failed(failure)) if failure else None
 
 
-def _last(record: Record, what: str) -> Event | None:
-    return next((one for one in reversed(record.events) if one.what == what), None)
+def _last(record: Record, what: str, *, until_s: float = math.inf) -> Event | None:
+    return next((one for one in reversed(record.events) if one.what == what and one.at_s <= until_s), None)
 
 
 def _exit(one: Event) -> str:
@@ -132,6 +154,8 @@ LINES: dict[str, Callable[[Event], str]] = {
     h.EXITED: lambda one: f"container {one.subject} {_exit(one)}",
     h.FAILED: _failed,
     h.HELD: lambda one: one.text,
+    h.FULL: lambda one: one.text,
+    h.ROOM: lambda one: one.text,
     h.GOES_ON: lambda _: "it goes on, since there is room on the disk again",
     h.ADOPTED: lambda _: "the daemon was restarted and took the pod over",
     h.LOST: lambda one: one.text,

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from cri import events
 from cri.agent import Agent, Identity
-from cri.live import state_log, vm_end
+from cri.live import pod_disk, state_log, vm_end
 from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.images import PodImages
@@ -74,7 +74,7 @@ class LivePod:
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None
-        self.meter = Meter(self.call, self.containers)
+        self.meter = Meter(self.call, self.containers, self._note_disk)
         self.images = self._images()
         self.loopback = LoopbackPorts(self.title)
         self._config = Parsed(pb.PodSandboxConfig.FromString)
@@ -193,6 +193,15 @@ class LivePod:
                     history.EXITED, status.finished_ns, 0, name, status.reason, status.exit_code, status.message
                 )
             )
+            if status.exit_code and self.is_ready:
+                self.meter.current()  # its disk may be full, which is noted
+
+    def _note_disk(self, numbers: messages.PodStats) -> None:
+        if new := pod_disk.change(self.status.history, numbers):
+            self.note(new)
+            self.save_soon()
+            level = logging.WARNING if new.what == history.FULL else logging.INFO
+            log.log(level, "pod.disk", extra={**self.log_fields(), "error": new.text})
 
     def require_ready(self) -> None:
         """Raise WrongState unless the pod is READY."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from cri.statistics.sample import Disk, Rates, Sample
 from stage1.errors import NotFound, PodError, TimedOut
-from stage1.guest.messages import ContainerStats, Reply, Stats
+from stage1.guest.messages import ContainerStats, PodStats, Reply, Stats
 
 PATIENCE_S = 1.0
 """crictl gives up after 2 s, for all pods together."""
@@ -67,11 +67,11 @@ class Asked(NamedTuple):
 
 class Meter:
     """`ask` sends one Stats to the pod's agent and waits so many seconds for its answer. What the guest says of
-    containers that are not in `known` is ignored.
+    containers that are not in `known` is ignored; what it says of the pod is told to `told`.
     """
 
-    def __init__(self, ask: Ask, known: Container[str]) -> None:
-        self._ask, self._known = ask, known
+    def __init__(self, ask: Ask, known: Container[str], told: Callable[[PodStats], None] = lambda _: None) -> None:
+        self._ask, self._known, self._told = ask, known, told
         self._rates = Rates()
         self._last: dict[bool, Sample] = {}
         self._open: dict[Stats, Question] = {}
@@ -156,6 +156,7 @@ class Meter:
                 break
             op = op._replace(first=reply.pod.next)
         assert first is not None
+        self._told(first)
         now = time.time_ns()
         if op.disk:
             self._disk_at = time.monotonic()

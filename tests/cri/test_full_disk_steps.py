@@ -25,6 +25,7 @@ from tests.fakes.cni import FakeCni
 from tests.fakes.patience import PATIENCE
 from tests.fakes.small_disk import SmallDisk, small_disk
 
+from .command_rig import command, verdict
 from .conftest import Client, Registered, World, copy_of_store
 
 STEPS = (*range(0, 65536, 4096), *range(65536, 1 << 20, 32768), *range(1 << 20, 8 << 20, 262144))
@@ -200,6 +201,23 @@ async def _kept(rig: Rig) -> None:
     async with asyncio.timeout(20 * PATIENCE):
         while reserve.held_bytes() < rig.world.config.storage.reserve_mib << 20:
             await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("where", ["state", "run"])
+async def test_a_pod_that_found_no_room_is_explained_by_why_and_the_log(
+    rig: Rig, where: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    clearpod = command(rig.world, capfd)
+    async with rig.world.daemon() as cri:
+        rig.disks[where].fill()
+        await cri.refused("RunPodSandbox", config=cri.sandbox())
+        said = await clearpod("why", "web", "--json")
+        assert "No space left" in verdict(said) and str(rig.disks[where].place) in verdict(said)
+        assert json.loads(said.out)["advice"]
+        rig.disks[where].free()
+    (line,) = [one for one in caplog.records if getattr(one, "rpc", "") == "RunPodSandbox"]
+    assert (line.levelname, line.__dict__["code"]) == ("WARNING", "RESOURCE_EXHAUSTED")
+    assert "No space left" in line.__dict__["error"] and line.__dict__["title"] == "pod default/web"
 
 
 @pytest.mark.parametrize("where", ["state", "run"])

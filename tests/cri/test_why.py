@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `clearpod why` says of a real VM: a command that is not there, no memory left, and a VM that was killed."""
+"""What `clearpod why` says of a real VM: a command that is not there, a full disk, no memory left, and a VM that was
+killed.
+"""
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +12,8 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.policy import Policy
+from cri.store import history
+from tests.fakes.patience import PATIENCE
 
 from .command_rig import command, verdict
 from .conftest import Registered, vm_world
@@ -30,6 +35,16 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
             await cri.refused("StartContainer", container_id=bad)
             text = verdict(await clearpod("why", "web", "--json"))
             assert "bad" in text and "no-such-program" in text
+            script = "dd if=/dev/zero of=/fill bs=1M; sync; exit 3"
+            full = await cri.container(pod, "sh", "-c", script, name="full")
+            await cri("StartContainer", container_id=full)
+            await cri.ended(full)
+            async with asyncio.timeout(30 * PATIENCE):
+                while history.FULL not in [one.what for one in cri.node.pods.get(pod).status.history]:
+                    await asyncio.sleep(0.05)
+            text = verdict(await clearpod("why", "web", "--json"))
+            assert "full" in text and "exit code 3" in text
+            await cri("RemoveContainer", container_id=full)
             hog = ("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=1")
             greedy = await cri.container(pod, *hog, name="greedy", linux=pb.LinuxContainerConfig(resources=limit))
             await cri("StartContainer", container_id=greedy)
@@ -47,6 +62,6 @@ async def test_a_broken_pod_explains_itself_also_after_a_restart(
             text = json.loads((await clearpod("why", "web", "--json")).out)
             assert "virtual machine" in text["verdict"]
             kinds = [one["what"] for one in text["events"]]
-            assert kinds.count("exited") == 3 and "ended" in kinds and "kernel" in kinds
+            assert kinds.count("exited") == 4 and "ended" in kinds and "kernel" in kinds
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             assert machine.left_over() == []

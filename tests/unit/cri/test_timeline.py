@@ -87,13 +87,18 @@ def test_a_story_fits_into_its_terminal(columns: int) -> None:
         ([Event(h.EXITED, 1, subject="debug-1f", reason="Error", code=137)], "nothing"),
         ([Event(h.HELD, 1, text="filling the disk")], "disk"),
         ([Event(h.HELD, 1, text="filling the disk"), Event(h.GOES_ON, 2)], "nothing"),
+        ([Event(h.EXITED, 1, code=1, reason="Error"), Event(h.FULL, 2, text="the disk is full")], "disk is full"),
+        ([Event(h.FULL, 1, text="full"), Event(h.ROOM, 2), Event(h.EXITED, 3, code=9, reason="Error")], "code 9"),
+        ([Event(h.FULL, 1, text="the disk is full")], "disk is full"),
+        ([Event(h.FULL, 1, text="the disk is full"), Event(h.ROOM, 2)], "nothing"),
         ([Event(h.FAILED, 1, subject="c", reason="CreateContainer", text="no image", times=2)], "no image"),
         ([Event("of a later version", 1, text="x")], "nothing"),
     ],
 )  # fmt: skip
 def test_the_verdict_names_what_matters_most(events: list[Event], noun: str) -> None:
     result = record(*events)
-    assert noun in story.verdict(result).sentence
+    sentence = story.verdict(result).sentence
+    assert noun in sentence and sentence.count("full") == noun.count("full")
     assert len(story.lines(result, BEGUN_S)) == len(events) + 2
 
 

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the disk of a pod's writable layers is full, as a recorded fact: programs that can't write seldom say so.
+
+Called by the pod with each answer of its guest about numbers. Pure. It is about the pod's own disk, of which the guest
+knows; what the host's disk lacks is `cri.monitors.disk_guard`'s.
+"""
+
+from cri.store import history
+from cri.store.history import Fact
+from stage1.guest.messages import PodStats
+
+FULL_PERCENT, ROOM_PERCENT = 99, 95
+"""Apart, so that a disk at its edge is not told of again and again."""
+MIB = 1 << 20
+
+
+def change(known: tuple[Fact, ...], numbers: PodStats) -> Fact | None:
+    """What the numbers say that is not known yet: that it is full now, or has room again."""
+    last = next((one for one in reversed(known) if one.what in (history.FULL, history.ROOM)), None)
+    was_full = last is not None and last.what == history.FULL
+    lack = _lack(numbers, percent=ROOM_PERCENT if was_full else FULL_PERCENT)
+    if bool(lack) == was_full:
+        return None
+    whose = f"the disk of its containers' layers, with {numbers.disk_bytes // MIB} MiB for files,"
+    return Fact(history.FULL, text=f"{whose} {lack}") if lack else Fact(history.ROOM, text=f"{whose} has room again")
+
+
+def _lack(numbers: PodStats, *, percent: int) -> str:
+    if numbers.disk_bytes and numbers.disk_free * 100 <= numbers.disk_bytes * (100 - percent):
+        return "is full"
+    if numbers.disk_inodes and numbers.disk_inodes_free * 100 <= numbers.disk_inodes * (100 - percent):
+        return "has no inodes left, so that no file can be made"
+    return ""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a pod's own disk is told of as full, and as having room again: once each, whatever it does at its edge."""
+
+import pytest
+
+from cri.live.pod_disk import change
+from cri.store import history as h
+from cri.store.history import Fact
+from stage1.guest.messages import PodStats
+
+
+def disk(free: int, inodes_free: int = 50, *, size: int = 1000) -> PodStats:
+    return PodStats(disk_bytes=size, disk_free=free, disk_inodes=100, disk_inodes_free=inodes_free)
+
+
+FULL, ROOM = Fact(h.FULL), Fact(h.ROOM)
+
+
+@pytest.mark.parametrize(
+    "known, numbers, what",
+    [
+        ((), disk(500), ""),
+        ((), disk(11), ""),
+        ((), disk(10), h.FULL),
+        ((), disk(0), h.FULL),
+        ((), disk(500, 0), h.FULL),
+        ((), PodStats(), ""),  # an agent that could not tell
+        ((FULL,), disk(0), ""),
+        ((FULL,), disk(50), ""),
+        ((FULL,), disk(51), h.ROOM),
+        ((FULL,), disk(500, 5), ""),
+        ((FULL, ROOM), disk(500), ""),
+        ((FULL, ROOM, Fact(h.STARTED)), disk(5), h.FULL),
+        ((ROOM, FULL), disk(500), h.ROOM),
+    ],
+)
+def test_a_full_disk_is_told_of_once(known: tuple[Fact, ...], numbers: PodStats, what: str) -> None:
+    new = change(known, numbers)
+    assert (new.what if new else "") == what
