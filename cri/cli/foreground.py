@@ -12,6 +12,7 @@ import sys
 from contextlib import AsyncExitStack
 from typing import Any
 
+from cri.cli import claimed_name
 from cri.cli.marks import Timeline
 from cri.cli.output import Output
 from cri.cli.terminal import Terminal
@@ -60,11 +61,14 @@ class Foreground:
     async def run(self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig) -> int:
         """Run the container of `config`; its image has the files `files`.
 
-        The container's exit code, 128 + signal when it was killed. Raises PodError when it can't be run.
+        The container's exit code, 128 + signal when it was killed. Raises AlreadyExists when another pod in the
+        foreground has its name, PodError when it can't be run.
         """
         collect_garbage(self._host)
         async with AsyncExitStack() as undo:
             undo.callback(self._port.close)
+            name = self._pod.record.pod.name
+            undo.enter_context(claimed_name.claimed(self._host.run_dir, name, pod_id=self._pod.id))
             undo.enter_context(_hold(self._host, self._pod.id))
             undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
@@ -243,6 +247,7 @@ def collect_garbage(host: engine.Host) -> None:
     run_dirs = (host.run_dir, os.path.dirname(host.run_dir))
     for problem in (*garbage.networks(host), *garbage.disks(host, run_dirs=run_dirs)):
         sys.stderr.write(f"clearpod: {problem}\n")
+    claimed_name.sweep(host.run_dir)
     try:
         names = os.listdir(f"{host.run_dir}/locks")
     except FileNotFoundError:
