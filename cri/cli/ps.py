@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod ps`: pods and their containers.
 
-Asks the daemon for each pod's status, which comes from its memory: no guest is waited for.
+Asks the daemon for each pod's status, which comes from its memory and /proc: no guest is waited for.
 """
 
 import argparse
@@ -22,7 +22,7 @@ EXAMPLES = (
     ("clearpod ps -aq", "the ids of all pods alone"),
 )
 STATES = {pb.CONTAINER_CREATED: "created", pb.CONTAINER_RUNNING: "running", pb.CONTAINER_EXITED: "exited"}
-HEADER = ("POD", "ID", "STATE", "AGE", "IP", "IMAGE")
+HEADER = ("POD", "ID", "STATE", "AGE", "IP", "IMAGE", "PORTS")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -45,14 +45,14 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         shown.say(json.dumps(pods, indent=2))
     else:
-        shown.say(shown.table([HEADER, *(row for pod in pods for row in rows(pod, time.time()))], shown.width()))
+        shown.say(shown.table(table(pods, time.time()), shown.width()))
     return 0
 
 
 def _pod(daemon: Daemon, pod: pb.PodSandbox, *, is_all: bool) -> dict[str, Any] | None:
     """None when it was removed meanwhile."""
     try:
-        reply = daemon("PodSandboxStatus", pod_sandbox_id=pod.id)
+        reply = daemon("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True)
     except NotFound:
         return None
     return as_json(reply, is_all=is_all)
@@ -69,6 +69,7 @@ def as_json(reply: Any, *, is_all: bool) -> dict[str, Any]:
         "attempt": status.metadata.attempt,
         "state": "ready" if status.state == pb.SANDBOX_READY else "not ready",
         "createdAt": _time(status.created_at),
+        "ports": _ports(json.loads(reply.info.get("info", "{}"))),
         "ips": [ip for ip in (status.network.ip, *(one.ip for one in status.network.additional_ips)) if ip],
         "containers": [
             container_json(one)
@@ -97,6 +98,26 @@ def _time(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds")
 
 
+def _ports(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of the host that lead to the pod."""
+    return [
+        {
+            "hostIp": one.get("host_ip", ""),
+            "hostPort": one["host_port"],
+            "containerPort": one.get("container_port", 0),
+            "protocol": shown.PROTOCOLS.get(one.get("protocol", 0), ""),
+        }
+        for one in info.get("config", {}).get("port_mappings", [])
+        if one.get("host_port")
+    ]
+
+
+def table(pods: list[dict[str, Any]], now_s: float) -> list[tuple[str, ...]]:
+    """The lines of all pods below their header; without the column of ports where no pod has any."""
+    lines = [HEADER, *(row for pod in pods for row in rows(pod, now_s))]
+    return lines if any(pod["ports"] for pod in pods) else [line[:-1] for line in lines]
+
+
 def rows(pod: dict[str, Any], now_s: float) -> list[tuple[str, ...]]:
     """A line for the pod, and one for each of its containers."""
 
@@ -109,9 +130,13 @@ def rows(pod: dict[str, Any], now_s: float) -> list[tuple[str, ...]]:
     ips = pod["ips"]
     address = f"{ips[0]} +{len(ips) - 1}" if len(ips) > 1 else "".join(ips)
     name, short = f"{pod['namespace']}/{pod['name']}", pod["id"][: shown.ID_CHARS]
-    result: list[tuple[str, ...]] = [(name, short, pod["state"], age(pod["createdAt"]), address, "")]
+    ports = ", ".join(
+        shown.port(one["hostIp"], one["hostPort"], inner=one["containerPort"], protocol=one["protocol"])
+        for one in pod["ports"]
+    )
+    result: list[tuple[str, ...]] = [(name, short, pod["state"], age(pod["createdAt"]), address, "", ports)]
     for one in pod["containers"]:
         again = f" #{one['attempt']}" if one["attempt"] else ""
         short = one["id"][: shown.ID_CHARS]
-        result.append((f"  {one['name']}{again}", short, state(one), age(one["createdAt"]), "", one["image"]))
+        result.append((f"  {one['name']}{again}", short, state(one), age(one["createdAt"]), "", one["image"], ""))
     return result

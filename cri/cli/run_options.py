@@ -134,7 +134,12 @@ def _add_network(parser: Parser) -> None:
     group.add_argument("--net", dest="network", help=argparse.SUPPRESS)
     _lists(
         group,
-        ("-p", "--publish", "[IP:]HOST:PORT[/udp]", "a port of the host that leads to one of the pod; also ranges"),
+        (
+            "-p",
+            "--publish",
+            "[[IP:][HOST]:]PORT[/udp]",
+            "a port of the host (or any) that leads to the pod's; ranges too",
+        ),
         ("--dns", "ADDRESS", "a name server"),
         ("--dns-search", "DOMAIN", "a domain to search in"),
         ("--add-host", "NAME:IP", "one more line in /etc/hosts"),

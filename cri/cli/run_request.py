@@ -29,10 +29,11 @@ NONE, USUAL = "none", ("", "default", "bridge", "podman")
 
 
 class Request(NamedTuple):
-    """A pod and its container, whose image is still to be named."""
+    """A pod and its container, whose image is still to be named; `chosen` are the ports that got any free one."""
 
     sandbox: pb.PodSandboxConfig
     container: pb.ContainerConfig
+    chosen: tuple[pb.PortMapping, ...] = ()
 
 
 def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
@@ -42,8 +43,7 @@ def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
     _check_sizes(args)
     container = _container(args, ours)
     sandbox = _sandbox(args, container, name=name)
-    words.require_free(sandbox.port_mappings)
-    return Request(sandbox, container)
+    return Request(sandbox, container, tuple(words.take_free(sandbox.port_mappings)))
 
 
 def has_network(args: argparse.Namespace) -> bool:

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 
 from cri.pb import runtime_pb2 as pb
 from cri.translate import mounts
@@ -138,17 +139,12 @@ def _tmpfs(target: str, fields: dict[str, str]) -> str:
 
 
 def ports(word: str) -> Iterator[pb.PortMapping]:
-    """[IP:]HOST:PORT[/PROTOCOL], both numbers or ranges of one length."""
+    """[[IP:][HOST]:]PORT[/PROTOCOL], both numbers or ranges of one length. Without HOST the host's port is 0: any."""
     text, _, protocol = word.partition("/")
-    address, _, rest = text.rpartition(":") if text.count(":") > 1 else ("", "", text)
-    host = ""
-    if address:
-        address, _, host = address.rpartition(":")
-    else:
-        host, _, rest = text.partition(":")
-    if not host or not rest:
-        raise BadRequest(f"--publish {word[:64]} must be [IP:]HOST:PORT, with the host's port, such as 8080:80")
-    outer, inner = _range(host, word), _range(rest, word)
+    before, _, rest = text.rpartition(":")
+    address, _, host = before.rpartition(":")
+    inner = _range(rest, word)
+    outer = _range(host, word) if host else [0] * len(inner)
     if len(outer) != len(inner):
         raise BadRequest(f"--publish {word[:64]} has {len(outer)} ports of the host and {len(inner)} of the pod")
     if (protocol or "tcp") not in PROTOCOLS:
@@ -159,20 +155,35 @@ def ports(word: str) -> Iterator[pb.PortMapping]:
         )
 
 
-def require_free(mappings: Iterable[pb.PortMapping]) -> None:
-    """Raise AlreadyExists for a port at which a program of the host listens: the plugin's rules would hide that."""
-    for one in mappings:
-        kind = {pb.TCP: socket.SOCK_STREAM, pb.UDP: socket.SOCK_DGRAM}.get(one.protocol)
-        family = socket.AF_INET6 if ":" in one.host_ip else socket.AF_INET
-        if kind is None:
-            continue
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((one.host_ip, one.host_port))
-            except OSError as error:
-                where = f"--publish {one.host_port}: the port can't be had at {one.host_ip or 'every address'}"
-                raise AlreadyExists(f"{where}: {error.strerror}; take another") from None
+def take_free(mappings: Iterable[pb.PortMapping]) -> list[pb.PortMapping]:
+    """Give those without a port of the host a free one, and return them.
+
+    Raises AlreadyExists for a port at which a program of the host listens: the plugin's rules would hide that.
+    """
+    chosen = []
+    with ExitStack() as held:  # until all have one: none is chosen twice
+        for one in sorted(mappings, key=lambda one: not one.host_port):
+            if not one.host_port:
+                chosen.append(one)
+            _take(one, held)
+    return chosen
+
+
+def _take(one: pb.PortMapping, held: ExitStack) -> None:
+    kinds = {pb.TCP: socket.SOCK_STREAM, pb.UDP: socket.SOCK_DGRAM}
+    if one.protocol not in kinds and one.host_port:
+        return
+    family = socket.AF_INET6 if ":" in one.host_ip else socket.AF_INET
+    probe = held.enter_context(socket.socket(family, kinds.get(one.protocol, socket.SOCK_STREAM)))
+    if one.host_port:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((one.host_ip, one.host_port))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        where = f"--publish {one.host_port or one.container_port}: a port can't be had at"
+        raise AlreadyExists(f"{where} {one.host_ip or 'every address'}: {reason}; take another") from None
+    one.host_port = probe.getsockname()[1]
 
 
 def _range(text: str, word: str) -> range:

@@ -13,6 +13,8 @@ from cri.store.history import printable as printable
 ANY_WIDTH = 0
 NARROWEST = 8
 ID_CHARS = 13
+PROTOCOLS = {0: "tcp", 1: "udp", 2: "sctp"}
+"""The CRI's numbers."""
 
 
 def say(text: str) -> None:
@@ -84,6 +86,12 @@ def size(count: float) -> str:
 def took(ms: float) -> str:
     """A duration, in ms or s."""
     return f"{ms:.0f} ms" if ms < 10_000 else f"{ms / 1000:.1f} s"
+
+
+def port(address: str, outer: int, *, inner: int, protocol: str) -> str:
+    """A published port, as podman writes it."""
+    host = f"[{address}]" if ":" in address else address or "0.0.0.0"
+    return f"{host}:{outer}->{inner}/{protocol}"
 
 
 def moment(text: str) -> datetime:

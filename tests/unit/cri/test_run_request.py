@@ -120,6 +120,17 @@ def test_published_ports(word: str, ports: list[tuple[str, int, int, int]]) -> N
     assert [(one.host_ip, one.host_port, one.container_port, one.protocol) for one in got] == ports
 
 
+@pytest.mark.parametrize(
+    "words, inner",
+    [("-p 80", [80]), ("-p 127.0.0.1::80/udp -p 127.0.0.1::80/udp", [80, 80]), ("-p 1-3", [1, 2, 3])],
+)
+def test_a_port_without_one_of_the_host_gets_a_free_one(words: str, inner: list[int]) -> None:
+    request = asked(*words.split())
+    got = request.sandbox.port_mappings
+    assert [one.container_port for one in got] == inner and [*request.chosen] == [*got]
+    assert len({one.host_port for one in got if one.host_port}) == len(inner)
+
+
 def test_a_port_at_which_somebody_listens_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -177,8 +188,9 @@ def test_variables_of_files_come_before_those_of_the_command_line(tmp_path: Path
         ("--tmpfs x", "absolute"),
         ("--tmpfs /x:uid=5", "uid=5"),
         ("--tmpfs /x;/y", ";"),
-        ("-p 80", "HOST:PORT"),
-        ("-p :80", "HOST:PORT"),
+        ("-p 80:", "''"),
+        ("-p 127.0.0.1:80", "127.0.0.1"),
+        ("-p [::1]:80", "1]"),
         ("-p 0:80", "'0'"),
         ("-p 65536:80", "65536"),
         ("-p 1-3:1-2", "3 ports"),
