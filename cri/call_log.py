@@ -63,8 +63,12 @@ class CallLog:
         """It begins now."""
         return Call(name, request, time.monotonic(), self._subject(request) if name in REMOVALS else {})
 
-    def ended(self, call: Call, code: str, *, sentence: str = "", fault: BaseException | None = None) -> None:
-        """It has ended with that code; `sentence` is the client's, `fault` what must not have happened."""
+    def ended(
+        self, call: Call, code: str, *, sentence: str = "", fault: BaseException | None = None, response: Any = None
+    ) -> None:
+        """It has ended with that code; `sentence` is the client's, `fault` what must not have happened. What was made
+        is named by the `response`.
+        """
         took_s = time.monotonic() - call.began_s
         self._node.recorder.count(recorder.RPCS, call.name, code)
         self._node.recorder.observe(took_s, recorder.RPC_SECONDS, call.name)
@@ -72,7 +76,7 @@ class CallLog:
         level = self._level(call.name, code, sentence=sentence)
         if log.isEnabledFor(level):
             fields = {"rpc": call.name, "code": code, "ms": round(took_s * 1000, 1)}
-            fields |= call.subject or self._subject(call.request)
+            fields |= call.subject or self._subject(call.request) | _ids(response)
             fields |= {"error": sentence} if sentence else {}
             log.log(level, "rpc", extra=fields, exc_info=fault)
 
@@ -89,12 +93,12 @@ class CallLog:
 
     def _subject(self, request: Any) -> dict[str, str]:
         """Ids and names of the pod and the container that the request is about, as far as they are known."""
-        ids = {key: str(getattr(request, f"{field}_id", "")) for key, field in _IDS.items()}
-        fields = {key: value for key, value in ids.items() if value} | _asked(request)
+        ids = _ids(request)
+        fields = ids | _asked(request)
         try:
-            if ids["container"] and (pair := self._node.pods.find_container(ids["container"])):
+            if "container" in ids and (pair := self._node.pods.find_container(ids["container"])):
                 return fields | pair[0].log_fields(pair[1])
-            if ids["pod"] and (pod := self._node.pods.find(ids["pod"])):
+            if "pod" in ids and (pod := self._node.pods.find(ids["pod"])):
                 return fields | pod.log_fields()
         except PodError:
             pass  # several begin so, which is what the client is told
@@ -102,6 +106,12 @@ class CallLog:
 
 
 _IDS = {"pod": "pod_sandbox", "container": "container"}
+
+
+def _ids(message: Any) -> dict[str, str]:
+    """The ids that the request or response has."""
+    ids = {key: str(getattr(message, f"{field}_id", "")) for key, field in _IDS.items()}
+    return {key: value for key, value in ids.items() if value}
 
 
 def _asked(request: Any) -> dict[str, str]:

@@ -28,6 +28,9 @@ commands turn `exit_code` into theirs. A message is one sentence: what was wrong
 import errno as _errno
 import os
 
+ERROR_KIND = "clearpod-error"
+"""Metadata of a call that failed: the name of the error's class, since several have one status code."""
+
 
 class PodError(Exception):
     """Base of all; `grpc_code` is a name of grpc.StatusCode, `exit_code` a process exit code."""

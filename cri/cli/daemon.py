@@ -16,7 +16,7 @@ import grpc
 from cri import config as configuration
 from cri.pb import runtime_pb2 as pb
 from stage1 import errors
-from stage1.errors import PodError, Unavailable
+from stage1.errors import ERROR_KIND, PodError, Unavailable
 
 ANSWER_S = 60.0
 """For a call that nothing has to be waited for."""
@@ -97,15 +97,19 @@ def _require(path: str, connect: Callable[[socket.socket, str], None] = socket.s
             raise Unavailable(f"{path} can't be reached: {error.strerror or error}") from None
 
 
+def told_kind(error: Any) -> str:
+    """The class of the error that the daemon has answered with; empty when the answer is not the daemon's."""
+    return str(dict(error.trailing_metadata() or ()).get(ERROR_KIND, ""))
+
+
 def explained(error: Any) -> PodError:
-    """The error of ours that has the status code of the answer, with the answer's sentence."""
-    code, sentence = error.code().name, str(error.details())
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PodError)]
-    if code == "UNAVAILABLE" and "clearpod" not in sentence:
+    """The error of ours that was answered, by its class or else its status code, with the answer's sentence."""
+    code, sentence, told = error.code().name, str(error.details()), told_kind(error)
+    if code == "UNAVAILABLE" and not told and "clearpod" not in sentence:
         return Unavailable("the daemon of clearpod went away; try again when it runs")
     if code == "DEADLINE_EXCEEDED" and sentence == "Deadline Exceeded":
         return errors.TimedOut(f"the daemon of clearpod did not answer within {ANSWER_S:g} s")
-    for kind in kinds:
-        if kind.grpc_code == code and kind is not PodError and not issubclass(kind, errors.KernelError):
-            return kind(sentence)
-    return PodError(sentence)
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, PodError)]
+    usable = [kind for kind in kinds if kind.grpc_code == code and not issubclass(kind, errors.KernelError)]
+    usable.sort(key=lambda kind: kind.__name__ != told)
+    return usable[0](sentence) if usable else PodError(sentence)

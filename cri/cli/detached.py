@@ -12,6 +12,7 @@ import shutil
 import grpc
 from grpc import aio
 
+from cri.cli.daemon import explained, told_kind
 from cri.cli.run_request import NONE, Request
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
@@ -103,10 +104,9 @@ async def _start(runtime: "rpc.RuntimeServiceAsyncStub", request: Request) -> st
 
 def _explained(error: aio.AioRpcError, path: str) -> PodError:
     """The daemon's own sentence, or that there is none."""
-    said = error.details() or error.code().name
-    if (error.code() == grpc.StatusCode.UNAVAILABLE and not os.path.exists(path)) or "connect" in said.lower():
+    if error.code() == grpc.StatusCode.UNAVAILABLE and not told_kind(error):
         return Unavailable(
             f"no daemon serves at {path}, to which --detach hands the pod; start it (`systemctl start clearpod`, or "
             "`clearpod serve`), or run without --detach"
         )
-    return PodError(said)
+    return explained(error)

@@ -51,8 +51,9 @@ async def test_a_call_is_one_line_with_the_names_of_its_pod_and_container(
     assert (made.code, made.levelname) == ("OK", "INFO")
     assert (again.code, again.levelname, "running" in again.error) == ("FAILED_PRECONDITION", "INFO", True)
     (run,) = calls(caplog, "RunPodSandbox")
-    assert (run.title, run.levelname) == ("pod default/web", "INFO")
-    (unknown,) = calls(caplog, "CreateContainer")[1:]
+    assert (run.pod, run.title, run.levelname) == (pod, "pod default/web", "INFO")
+    created, unknown = calls(caplog, "CreateContainer")
+    assert (created.pod, created.container, created.container_name) == (pod, container, "c")
     assert (unknown.pod, unknown.container_name, unknown.code) == ("f" * 64, "c", "NOT_FOUND")
     (nameless,) = calls(caplog, "ExecSync")
     assert (nameless.code, hasattr(nameless, "pod")) == ("NOT_FOUND", False)

@@ -8,7 +8,7 @@ import pytest
 from cri.cli import detached, run, run_request
 from cri.cli.parser import Parser
 from cri.cli.run_request import Request
-from stage1.errors import AlreadyExists, BadRequest, NotFound, PodError, Unavailable
+from stage1.errors import AlreadyExists, BadRequest, NoCommand, NotExecutable, NotFound, PodError, Unavailable
 
 from .conftest import World
 
@@ -61,6 +61,10 @@ async def test_what_fails_is_taken_back(world: World) -> None:
             await detached.hand_over(
                 world.config, request(world, "-u", "nobody", world.image, "sleep", "1000"), when="missing"
             )
+        for word, kind, code in (("no-such-command", NoCommand, 127), ("/etc/passwd", NotExecutable, 126)):
+            with pytest.raises(kind, match=word) as refused:
+                await detached.hand_over(world.config, request(world, world.image, word), when="missing")
+            assert refused.value.exit_code == code
         with pytest.raises(NotFound, match="not stored"):
             await detached.hand_over(world.config, request(world, "no.such/image", "serve"), when="never")
         assert list((await cri("ListPodSandbox")).items) == []
