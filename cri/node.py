@@ -178,7 +178,11 @@ class Node:
         if lack.missing or lack.weaker:
             log.warning("confinement", extra={"warning": lack.missing or lack.weaker})
         images = reserve_of(config).spend(ImageStore, config.state_dir)
-        return cls(config, host=host, vmm=vmm, images=images)
+        try:
+            return cls(config, host=host, vmm=vmm, images=images)
+        except BaseException:
+            images.close()
+            raise
 
     @property
     def hypervisor(self) -> str:

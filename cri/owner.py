@@ -2,11 +2,14 @@
 """Who owns the pods: one daemon for each run directory and each state directory, held by locks on files in them; and
 none that is older than what it would find there.
 
-Taken by `clearpod serve` before anything else. `clearpod run` and rkt have directories of their own for their pods, and
-share of the state directory only what has its own locks.
+Taken by `clearpod serve` before anything else, with its sockets and ports. What begins with `require` changes nothing,
+so that `clearpod check` asks the same. `clearpod run` and rkt have directories of their own for their pods, and share
+of the state directory only what has its own locks.
 """
 
 import contextlib
+import errno
+import grp
 import os
 import socket
 import stat
@@ -14,7 +17,7 @@ from collections.abc import Iterator
 
 from cri.config import Config
 from stage1.errors import AlreadyExists, BadRequest, PodError, WrongState
-from stage1.linux import beneath, files
+from stage1.linux import beneath, files, mount
 from stage1.linux.flock import Lock
 
 LOCK = "daemon.lock"
@@ -41,23 +44,34 @@ def own(config: Config) -> Iterator[None]:
             if real not in owned:
                 _take(held, real, key=key)
             owned.add(real)
-        _require_known(config.run_dir)
+        with beneath.Root(config.run_dir) as root:
+            if require_known(root, config.run_dir) < VERSION:
+                root.write(FORMAT, f"{VERSION}\n".encode())
         yield
 
 
-def _require_known(run_dir: str) -> None:
-    with beneath.Root(run_dir) as root:
-        try:
-            version = int(root.read(FORMAT, most=_FORMAT_BYTES))
-        except (FileNotFoundError, ValueError, PodError):
-            version = 0  # nobody's, or a former version's, or damaged: then the pods' own files tell
-        if version > VERSION:
-            raise WrongState(
-                f"the pods in {run_dir} are of a newer clearpod (version {version}, this one knows {VERSION}); install "
-                "that one again, or reboot"
-            )
-        if version < VERSION:
-            root.write(FORMAT, f"{VERSION}\n".encode())
+def outlives_a_boot(run_dir: str) -> str:
+    """Why what a daemon writes there is not gone after a boot, in a sentence; empty on a tmpfs."""
+    if (kind := mount.type_of(run_dir)) in ("tmpfs", "ramfs"):
+        return ""
+    return (
+        f"{run_dir} (run_dir) is on {kind or 'an unknown file system'}, not on a tmpfs: after a boot the daemon finds "
+        "there pods that do not exist; mount a tmpfs there, or set run_dir to a directory on one"
+    )
+
+
+def require_known(root: beneath.Root, run_dir: str) -> int:
+    """The version of what is in the run directory, 0 when that is not told. Raises WrongState for a newer one."""
+    try:
+        version = int(root.read(FORMAT, most=_FORMAT_BYTES))
+    except (FileNotFoundError, ValueError, PodError):
+        return 0  # nobody's, or a former version's, or damaged: then the pods' own files tell
+    if version > VERSION:
+        raise WrongState(
+            f"the pods in {run_dir} are of a newer clearpod (version {version}, this one knows {VERSION}); install "
+            "that one again, or reboot"
+        )
+    return version
 
 
 def _take(held: contextlib.ExitStack, path: str, *, key: str) -> None:
@@ -73,13 +87,48 @@ def claim_path(path: str, *, key: str) -> None:
     Raises AlreadyExists when somebody answers on it, BadRequest when it is something else than a socket.
     """
     os.makedirs(os.path.dirname(path), mode=0o711, exist_ok=True)
+    if not require_socket(path, key=key):
+        return
+    if answers(path):
+        raise AlreadyExists(f"another daemon already listens on {path}; stop it or set {key} to another place")
+    os.unlink(path)
+
+
+def require_socket(path: str, *, key: str) -> bool:
+    """Whether there is anything. Raises BadRequest when it is something else than a socket."""
     try:
         is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
     except FileNotFoundError:
-        return
+        return False
     if not is_socket:
         raise BadRequest(f"{path} exists and is not a socket; remove it or set {key} to another place")
+    return True
+
+
+def answers(path: str) -> bool:
+    """Whether somebody listens on the socket."""
     with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise AlreadyExists(f"another daemon already listens on {path}; stop it or set {key} to another place")
-    os.unlink(path)
+        return probe.connect_ex(path) == 0
+
+
+def listener(address: str, port: int, *, table: str) -> socket.socket:
+    """A socket that listens there; `table` is the configuration's for it. The caller closes it.
+
+    Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family)
+    except OSError as error:
+        where = f"{table}.address {address}, port {port}"
+        if error.errno == errno.EADDRINUSE:
+            raise AlreadyExists(f"{where}: the port is taken; choose another, or 0 for any") from None
+        raise BadRequest(f"{where}: can't listen there: {error.strerror}") from None
+
+
+def group_id(name: str) -> int:
+    """Of the socket's group. Raises BadRequest when this machine has none of that name."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise BadRequest(f'the group "{name}" of socket.group does not exist on this machine') from None

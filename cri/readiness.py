@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether this host still has what each pod needs: the guest's files, programs, the disks. Asked by Status.
+"""Whether this host still has what each pod needs: the guest's files, programs, the disks. Asked by Status, and in
+parts by `clearpod check`.
 
 It looks in a thread of its own, so that a disk that hangs delays neither the event loop nor other work; and a client of
 Status gets an answer all the same.
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from stage1.engine import Host
 from stage1.linux.host import which
 from stage1.machine import JAILER
+from stage1.vm.hypervisor import Hypervisor
 
 WAIT_S = 1.0
 TOOLS = {"skopeo": "skopeo", "mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprogs"}
@@ -20,10 +22,16 @@ TOOLS = {"skopeo": "skopeo", "mkfs.erofs": "erofs-utils", "mkfs.ext4": "e2fsprog
 
 
 class Lack(NamedTuple):
-    """A reason in one word, and a sentence with what to do."""
+    """A reason in one word, what is missing, and what to do."""
 
     reason: str
-    message: str
+    lack: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        """Both, for a client of Status."""
+        return f"{self.lack}; {self.remedy}"
 
 
 def find(host: Host) -> Lack | None:
@@ -31,35 +39,48 @@ def find(host: Host) -> Lack | None:
     return _guest(host) or _tools(host) or _disks(host)
 
 
-def _guest(host: Host) -> Lack | None:
-    hypervisor = host.choice.hypervisor
+def guest_files(hypervisor: Hypervisor, *, is_jailed: bool) -> list[str]:
+    """What of a guest's directory each pod needs."""
     files = [hypervisor.kernel, "initramfs", "system.erofs"]
-    if host.ids is not None:
-        files += [JAILER, hypervisor.filter]
-    for name in files:
+    return [*files, JAILER, hypervisor.filter] if is_jailed else files
+
+
+def absent_file(path: str) -> Lack:
+    """What is said of a file of the guest that does not exist."""
+    return Lack("GuestMissing", f"{path} does not exist", "run `clearpod images build`")
+
+
+def absent_tool(name: str) -> Lack:
+    """The same of a program."""
+    return Lack("ToolMissing", f"{name} is not on PATH", f"apt install {TOOLS.get(name, name)}")
+
+
+def disk(key: str, path: str) -> Lack | None:
+    """Why the directory that `key` names can't be written to."""
+    try:
+        status = os.statvfs(path)
+    except OSError as error:
+        return Lack("DiskMissing", f"{path} ({key}) can't be used: {error.strerror}", "mount it")
+    if status.f_flag & os.ST_RDONLY:
+        return Lack("DiskReadOnly", f"{path} ({key}) is mounted read-only", "look at its disk, and mount it anew")
+    return None
+
+
+def _guest(host: Host) -> Lack | None:
+    for name in guest_files(host.choice.hypervisor, is_jailed=host.ids is not None):
         if not os.path.isfile(f"{host.guest_dir}/{name}"):
-            return Lack("GuestMissing", f"{host.guest_dir}/{name} does not exist; run `clearpod images build`")
+            return absent_file(f"{host.guest_dir}/{name}")
     return None
 
 
 def _tools(host: Host) -> Lack | None:
     if not os.access(host.choice.binary, os.X_OK):
-        return Lack("ToolMissing", f"the hypervisor {host.choice.binary} can't be executed; install it again")
-    for name, package in TOOLS.items():
-        if not which(name):
-            return Lack("ToolMissing", f"{name} is not on PATH; apt install {package}")
-    return None
+        return Lack("ToolMissing", f"the hypervisor {host.choice.binary} can't be executed", "install it again")
+    return next((absent_tool(name) for name in TOOLS if not which(name)), None)
 
 
 def _disks(host: Host) -> Lack | None:
-    for key, path in (("state_dir", host.state_dir), ("run_dir", host.run_dir)):
-        try:
-            status = os.statvfs(path)
-        except OSError as error:
-            return Lack("DiskMissing", f"{path} ({key}) can't be used: {error.strerror}; mount it")
-        if status.f_flag & os.ST_RDONLY:
-            return Lack("DiskReadOnly", f"{path} ({key}) is mounted read-only; look at its disk, and mount it anew")
-    return None
+    return disk("state_dir", host.state_dir) or disk("run_dir", host.run_dir)
 
 
 class Readiness:
@@ -77,7 +98,7 @@ class Readiness:
         looking = self._looking
         await asyncio.wait({looking}, timeout=WAIT_S)
         if not looking.done():
-            return Lack("DiskHangs", f"{self._host.state_dir} did not answer within {WAIT_S:g} s; look at its disk")
+            return Lack("DiskHangs", f"{self._host.state_dir} did not answer within {WAIT_S:g} s", "look at its disk")
         if self._looking is looking:
             self._looking = None
         return looking.result()

@@ -8,7 +8,6 @@ It must not know what any RPC does.
 
 import asyncio
 import contextlib
-import grp
 import importlib
 import os
 import re
@@ -23,11 +22,11 @@ from grpc import aio
 from cri.call_log import Call, CallLog
 from cri.config import Config
 from cri.node import Node
-from cri.owner import claim_path
+from cri.owner import claim_path, group_id
 from cri.pb import runtime_pb2
 from cri.streaming.server import StreamingServer
 from cri.translate import bounds
-from stage1.errors import BadRequest, PodError, Unavailable
+from stage1.errors import ERROR_KIND, BadRequest, PodError, Unavailable
 from stage1.linux import files, libc
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class Interceptor(aio.ServerInterceptor):
         except Exception as error:  # noqa: BLE001 - the border: nothing may pass without a status code
             await self._fail(call, error, context=context)
         else:
-            self._log.ended(call, "OK")
+            self._log.ended(call, "OK", response=response)
             return response
 
     async def _fail(self, call: Call, error: Exception, *, context: Any) -> None:
@@ -206,7 +205,7 @@ class Interceptor(aio.ServerInterceptor):
             mark, fault, code = secrets.token_hex(4), error, "INTERNAL"
             sentence = f"{call.name} failed by a fault of clearpod's own; its log has the details under {mark}"
         self._log.ended(call, code, sentence=sentence, fault=fault)
-        await context.abort(grpc.StatusCode[code], sentence)
+        await context.abort(grpc.StatusCode[code], sentence, ((ERROR_KIND, type(known).__name__),))
 
     def _refuse(self, name: str) -> Any:
         async def call(request: Any, context: Any) -> None:
@@ -260,7 +259,7 @@ class Listener:
             raise BadRequest(f"{self._path}: can't listen there: {error}") from None
         finally:
             os.umask(old)
-        os.chown(self._path, -1, _group(self._config.socket.group))
+        os.chown(self._path, -1, group_id(self._config.socket.group))
         os.chmod(self._path, int(self._config.socket.mode, 8))
         await self._server.start()
 
@@ -281,10 +280,3 @@ def _metrics(node: Node, config: Config) -> "MetricsServer | None":
     from cri.metrics.server import MetricsServer
 
     return MetricsServer(node, config.metrics)
-
-
-def _group(name: str) -> int:
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise BadRequest(f'the group "{name}" of socket.group does not exist on this machine') from None

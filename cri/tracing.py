@@ -41,19 +41,27 @@ class Tracer:
         """Send what is left, within CLOSE_S."""
 
 
+def require_sdk() -> None:
+    """Raise BadRequest when OpenTelemetry is not installed."""
+    try:
+        import opentelemetry.exporter.otlp.proto.grpc.trace_exporter
+        import opentelemetry.sdk.trace.export  # noqa: F401
+    except ImportError as error:
+        why = "tracing.endpoint is set, and OpenTelemetry is not installed"
+        raise BadRequest(f"{why} ({error}): pip install 'clearpod[tracing]', or leave it empty") from None
+
+
 class Exporting(Tracer):
     """Sends spans to a collector, over OTLP. A collector that is away costs nothing but its spans."""
 
     def __init__(self, config: "Tracing", version: str) -> None:
         """Raises BadRequest when the SDK is not installed."""
-        try:
-            from opentelemetry import propagate, trace
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider, export, sampling
-        except ImportError as error:
-            why = "tracing.endpoint is set, and OpenTelemetry is not installed"
-            raise BadRequest(f"{why} ({error}): pip install 'clearpod[tracing]', or leave it empty") from None
+        require_sdk()
+        from opentelemetry import propagate, trace
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider, export, sampling
+
         self._trace, self._propagate = trace, propagate
         self._provider = TracerProvider(
             resource=Resource.create({"service.name": "clearpod", "service.version": version}),

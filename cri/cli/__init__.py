@@ -23,6 +23,7 @@ COMMANDS = {
     "console": "show what a pod's guest wrote to its console",
     "debug": "open a shell in a pod's guest, where the policy allows it",
     "inspect": "show all that is known of a pod or a container, as JSON",
+    "init": "write a configuration, check this machine and start the daemon",
     "check": "say whether this machine can run pods, and what to fix",
     "jail": "show what a pod's hypervisor may do on this machine, as it is in force",
     "ksm": "show what the host saves by merging equal pages of guests, and what that costs",

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from cri.pool.fit import Bounds
 from cri.storage.space import Layers
@@ -26,8 +26,11 @@ from stage1.vm.choose import Choice, choose
 from stage1.vm.slots import Range
 from stage1.vm.vmm import AGENT
 
-TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "zstd", "crun")
-GUEST_FILES = (*hypervisors.kernels(), "initramfs", "system.erofs")
+if TYPE_CHECKING:
+    from cri.cli.check_start import Tried
+
+TOOLS = ("skopeo", "mkfs.erofs", "mkfs.ext4", "gzip", "zstd", "crun")
+GUEST_FILES = (*hypervisors.kernels(), "initramfs", "system.erofs", *(one.filter for one in hypervisors.ALL))
 SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 CNI_PLUGINS = ("bridge", "host-local", "loopback", "portmap")
 Value = TypeVar("Value")
@@ -81,6 +84,10 @@ class Facts(NamedTuple):
     """Lines of /etc/subuid and /etc/subgid that give ids of VMMs to somebody else."""
     policy: tuple[str, ...] = ()
     """In words: what counts for all pods, and each rule."""
+    start: "tuple[Tried, ...]" = ()
+    """What a daemon refuses when it begins."""
+    guest_problems: tuple[str, ...] = ()
+    """Files of the guest that are not as they were built."""
 
 
 def gather(config: str | None) -> Facts:
@@ -101,6 +108,7 @@ def gather(config: str | None) -> Facts:
 def _with_config(facts: Facts, path: str | None) -> Facts:
     # Late, because pydantic is slow to import and may be what is missing.
     from cri import policy
+    from cri.cli import check_start, guest_files
     from cri.config import Config, load
     from cri.storage.disk import measure, reserve_of
 
@@ -141,6 +149,8 @@ def _with_config(facts: Facts, path: str | None) -> Facts:
         jail_ids=config.jail.ids,
         jail_overlaps=tuple(line for path in SUBORDINATE for line in overlaps(path, config.jail.ids)),
         policy=policy.described(config.policy),
+        start=check_start.tried(config),
+        guest_problems=tuple(guest_files.problems(config.guest_dir)),
     )
 
 
@@ -237,7 +247,8 @@ def driver(configured: str) -> tuple[str, str]:
 
 
 def existing(path: str) -> str:
-    """`path`, or the nearest directory above it that exists."""
+    """The absolute `path`, or the nearest directory above it that exists."""
+    path = os.path.abspath(path)
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The results of `clearpod check`. Pure: facts in, one Item for each thing out, in the order of printing."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from cri import readiness
 from cri.cli.check_facts import Facts
 from cri.pool import fit
 from stage1.linux.cgroup import LIMITED
@@ -11,16 +12,20 @@ from stage1.vm import hypervisors, limits
 from stage1.vm.choose import kvm_remedy
 from stage1.vm.hypervisor import Hypervisor
 
+if TYPE_CHECKING:
+    from cri.cli.check_start import Tried
+
 OK, WARN, FAIL = "ok", "warn", "fail"
 GIB = 1 << 30
 LEAST_BYTES, ENOUGH_BYTES = 1 * GIB, 8 * GIB
 
-# tool -> (status when it is missing, Debian's package, what it is for)
+# tool -> (status when it is missing, what it is for)
 _TOOLS = {
-    "skopeo": (FAIL, "skopeo", "pulls images"),
-    "mkfs.erofs": (FAIL, "erofs-utils", "stores image layers"),
-    "mkfs.ext4": (FAIL, "e2fsprogs", "makes scratch disks"),
-    "zstd": (WARN, "zstd", "unpacks layers with zstd compression"),
+    "skopeo": (FAIL, "pulls images"),
+    "mkfs.erofs": (FAIL, "stores image layers"),
+    "mkfs.ext4": (FAIL, "makes scratch disks"),
+    "gzip": (FAIL, "unpacks layers"),
+    "zstd": (WARN, "unpacks layers with zstd compression"),
 }
 
 
@@ -38,11 +43,13 @@ def evaluate(facts: Facts) -> list[Item]:
     return [
         _user(facts),
         _config(facts),
+        *(Item(one.name, *_judged(one)) for one in facts.start),
         _kvm(facts),
         _device("vsock", facts.host.vsock_error),
         *(_program(facts, one) for one in hypervisors.ALL),
         _hypervisor(facts),
         *_guest(facts),
+        _guest_digests(facts),
         *_tools(facts),
         _crun(facts),
         *_mounts(facts),
@@ -75,6 +82,11 @@ def _config(facts: Facts) -> Item:
     if facts.config_error:
         return Item("configuration", FAIL, facts.config_error, "fix the file")
     return Item("configuration", OK, f"state in {facts.state_dir}, guest in {facts.guest_dir}")
+
+
+def _judged(one: "Tried") -> tuple[str, str]:
+    """Its sentence says what to do already."""
+    return (FAIL if one.is_fatal else WARN, one.error) if one.error else (OK, one.detail)
 
 
 def _kvm(facts: Facts) -> Item:
@@ -122,16 +134,28 @@ def _hypervisor(facts: Facts) -> Item:
 
 
 def _guest(facts: Facts) -> list[Item]:
-    kernel = (facts.choice.hypervisor if facts.choice else hypervisors.ALL[-1]).kernel
-    files = (("kernel image", kernel), ("initramfs", "initramfs"), ("system image", "system.erofs"))
-    return [_guest_file(facts, name, file=file) for name, file in files]
+    hypervisor = facts.choice.hypervisor if facts.choice else hypervisors.ALL[-1]
+    names = dict(zip(readiness.guest_files(hypervisor, is_jailed=True), _GUEST, strict=True))
+    return [_guest_file(facts, title, file=name) for name, title in names.items() if title]
+
+
+_GUEST = ("kernel image", "initramfs", "system image", "", "seccomp")
+"""Titles of `readiness.guest_files`; the jailer is looked at with the confinement."""
 
 
 def _guest_file(facts: Facts, name: str, *, file: str) -> Item:
     path = f"{facts.guest_dir}/{file}"
     if file in facts.guest_files:
         return Item(name, OK, path)
-    return Item(name, FAIL, f"{path} does not exist", "clearpod images build")
+    absent = readiness.absent_file(path)
+    return Item(name, FAIL, absent.lack, absent.remedy)
+
+
+def _guest_digests(facts: Facts) -> Item:
+    if facts.guest_problems:
+        remedy = "clearpod images build, or install the package clearpod-guest again"
+        return Item("guest files", FAIL, "; ".join(facts.guest_problems), remedy)
+    return Item("guest files", OK, f"as they were built: {facts.guest_dir}/manifest.json")
 
 
 def _tools(facts: Facts) -> list[Item]:
@@ -140,10 +164,11 @@ def _tools(facts: Facts) -> list[Item]:
 
 
 def _tool(name: str, path: str) -> Item:
-    status, package, purpose = _TOOLS[name]
+    status, purpose = _TOOLS[name]
     if path:
         return Item(name, OK, path)
-    return Item(name, status, f"not on PATH; {purpose}", f"apt install {package}")
+    absent = readiness.absent_tool(name)
+    return Item(name, status, f"{absent.lack}; {purpose}", absent.remedy)
 
 
 def _crun(facts: Facts) -> Item:

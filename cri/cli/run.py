@@ -16,7 +16,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from cri import policy
-from cri.cli import root, run_options, run_request
+from cri.cli import root, run_options, run_request, sample, shown
 from cri.cli.foreground import PASSED_ON, Foreground
 from cri.cli.marks import Timeline
 from cri.cli.parser import Parser
@@ -135,6 +135,10 @@ async def _run(args: argparse.Namespace, request: Request, *, timeline: Timeline
     record = record._replace(pod=record.pod._replace(window_mib=_window_mib(config, record.pod, files=files)))
     request.container.image.image = image.id
     timeline.mark("the image is in the store")
+    for one in request.chosen:
+        protocol = shown.PROTOCOLS[one.protocol]
+        where = shown.port(one.host_ip, one.host_port, inner=one.container_port, protocol=protocol)
+        sys.stderr.write(f"clearpod: published {where}\n")
     foreground = Foreground(host, record, timeline, boot_timeout_s=config.vm.boot_timeout_s)
     return await foreground.run(image, files, config=request.container)
 
@@ -158,7 +162,7 @@ def _host(config: Config, args: argparse.Namespace) -> engine.Host:
 async def _bring(config: Config, args: argparse.Namespace) -> tuple[Image, ImageFiles]:
     store = ImageStore(config.state_dir)
     try:
-        image = await _find(store, args.image or _sample(config.guest_dir), when=args.pull, config=config)
+        image = await _find(store, args.image or sample.reference(config.guest_dir), when=args.pull, config=config)
         return image, store.usable(image)
     finally:
         store.close()
@@ -178,13 +182,6 @@ async def _find(store: ImageStore, reference: str, *, when: str, config: Config)
         if stored and when == "newer":
             return stored
         raise
-
-
-def _sample(guest_dir: str) -> str:
-    layout = f"{guest_dir}/sample"
-    if not os.path.exists(layout):
-        raise NotFound(f"there is no sample image in {guest_dir}; build it with `clearpod images build`")
-    return f"oci:{layout}:sample"
 
 
 def planned(config: Config, request: Request, *, journal: str = "") -> PodRecord:

@@ -60,7 +60,7 @@ async def serve(config: Config, path: str | None = None) -> int:
     from cri.cli.service import Service, Signals
     from cri.node import Node
     from cri.notify import Notifier
-    from cri.owner import own
+    from cri.owner import outlives_a_boot, own
     from cri.threads import started
     from cri.translate.sandbox import plain
 
@@ -68,9 +68,15 @@ async def serve(config: Config, path: str | None = None) -> int:
     log = logging.getLogger("clearpod")
     signals, notifier = Signals(), Notifier(os.environ)
     with own(config):
+        if lack := outlives_a_boot(config.run_dir):
+            log.warning("run_dir", extra={"warning": lack})
         node = Node.of_this_machine(config)
         listener = server.Listener(node, config)
-        await listener.start()
+        try:
+            await listener.start()
+        except BaseException:
+            node.images.close()
+            raise
         try:
             await node.open(plain(config))
             log.info("serving", extra={"socket": config.socket_path, "hypervisor": node.hypervisor})

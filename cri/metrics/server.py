@@ -6,9 +6,7 @@ token of the streaming port), the page is made in a thread, and not more than on
 """
 
 import asyncio
-import errno
 import logging
-import socket
 import time
 from typing import Any, NamedTuple
 
@@ -16,12 +14,13 @@ import h11
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from cri import owner
 from cri.config_tables import Metrics
 from cri.metrics import families
 from cri.metrics.sight import Looked, Seen, look, look_further
 from cri.node import Node
 from cri.streaming.admission import HEAD_BYTES, UnadmittedConnection, Waiting
-from stage1.errors import AlreadyExists, BadRequest, PodError
+from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.metrics")
 
@@ -56,17 +55,11 @@ class MetricsServer:
 
     async def start(self) -> None:
         """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
-        address, port = self._config.address, self._config.port
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: UnadmittedConnection(self._waiting, self._received), address, port, family=family, backlog=MOST
-            )
-        except OSError as error:
-            where = f"metrics.address {address}, port {port}"
-            if error.errno == errno.EADDRINUSE:
-                raise AlreadyExists(f"{where}: the port is taken; choose another, or 0 for any") from None
-            raise BadRequest(f"{where}: can't listen there: {error.strerror}") from None
+        address = self._config.address
+        listener = owner.listener(address, self._config.port, table="metrics")
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: UnadmittedConnection(self._waiting, self._received), sock=listener, backlog=MOST
+        )
         port = self._server.sockets[0].getsockname()[1]
         where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self._node.metrics_url = f"http://{where}{PATH}"

@@ -44,7 +44,7 @@ async def _runtime_ready(node: Node) -> pb.RuntimeCondition:
     if not node.is_ready:
         return _not_ready("Recovering", "the pods of the previous daemon are being taken over")
     lack = await node.readiness.check()
-    return _not_ready(*lack) if lack else pb.RuntimeCondition(type="RuntimeReady", status=True)
+    return _not_ready(lack.reason, lack.message) if lack else pb.RuntimeCondition(type="RuntimeReady", status=True)
 
 
 def _not_ready(reason: str, message: str) -> pb.RuntimeCondition:

@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from cri.store import reference
+from cri.store import reference, schema
 from cri.store.integrity import Integrity
 from cri.store.schema import Database
 from stage1.errors import BadRequest, NotFound, PodError
@@ -73,7 +73,7 @@ class ImageStore:
         """Raises WrongState (a newer clearpod's), NoSpace, KernelError."""
         self.state_dir = state_dir
         fs.make_dirs(state_dir, 0o700)
-        self._db = Database(f"{state_dir}/images.db")
+        self._db = Database(f"{state_dir}/{schema.NAME}")
         self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
         self._integrity = Integrity(self.layers_dir, self._images_dir)
         try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of images.db and the way into them, with a copy for the day on which the file is damaged.
 
-Called by `cri.store.images` only. `PRAGMA user_version` is the version of the tables, and stands for the whole state
-directory: a newer one than ours is refused before anything is touched, an older one brought up to date. A commit is on
-the disk when it returns; the copy is written after it.
+Called by `cri.store.images`, and by `clearpod check` for `require_known`. `PRAGMA user_version` is the version of the
+tables, and stands for the whole state directory: a newer one than ours is refused before anything is touched, an older
+one brought up to date. A commit is on the disk when it returns; the copy is written after it.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import quote
 
 from cri.store.disk_errors import explained
 from stage1.errors import PodError, WrongState
@@ -22,6 +23,7 @@ from stage1.rootfs.corrupt import Corrupt
 
 log = logging.getLogger("clearpod.images")
 
+NAME = "images.db"
 VERSION = 2
 """2: images that are damaged are put aside (`aside`), and layers are sealed."""
 _TABLES = """
@@ -46,6 +48,29 @@ _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _BESIDE = ("-wal", "-shm")
 COPY, DAMAGED = ".copy", ".damaged"
 """Endings: of the copy, and of what was found where the database should have been."""
+
+
+def require_known(state_dir: str) -> None:
+    """Raise WrongState when the images there are a newer clearpod's, PodError when they can't be read. Changes nothing;
+    what is damaged is mended when the daemon begins.
+    """
+    path = f"{state_dir}/{NAME}"
+    if not os.path.exists(path):
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?immutable=1", uri=True)) as db:
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return
+    _refuse_newer(path, version)
+
+
+def _refuse_newer(path: str, version: int) -> None:
+    if version > VERSION:
+        raise WrongState(
+            f"{path} is of a newer clearpod (version {version}, this one knows {VERSION}); install that one again, or "
+            "remove the directory"
+        )
 
 
 class Database:
@@ -75,11 +100,7 @@ class Database:
         """Raise WrongState for a newer version, Corrupt for what is no sound database; changes nothing."""
         try:
             version = self._version()
-            if version > VERSION:
-                raise WrongState(
-                    f"{self._path} is of a newer clearpod (version {version}, this one knows {VERSION}); install that "
-                    "one again, or remove the directory"
-                )
+            _refuse_newer(self._path, version)
             if version == 0 and os.path.exists(self._path + COPY):
                 raise Corrupt(f"{self._path} is empty")
             with self._explained():

@@ -6,19 +6,18 @@ connection is in `connection`, which is loaded with its libraries when the first
 """
 
 import asyncio
-import errno
 import logging
 import resource
-import socket
 import time
 from functools import partial
 from typing import Any
 
+from cri import owner
 from cri.config_tables import Streaming
 from cri.node import Node
 from cri.streaming.admission import UnadmittedConnection, Waiting
 from cri.streaming.tokens import Offer, Tokens
-from stage1.errors import AlreadyExists, BadRequest, NoSpace
+from stage1.errors import NoSpace
 
 log = logging.getLogger("clearpod.streaming")
 
@@ -51,20 +50,14 @@ class StreamingServer:
     async def start(self) -> None:
         """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
         config = self._config
-        try:
-            port = await self._listen(config.address, config.port)
-        except OSError as error:
-            where = f"streaming.address {config.address}, port {config.port}"
-            if error.errno == errno.EADDRINUSE:
-                raise AlreadyExists(f"{where}: the port is taken; choose another, or 0 for any") from None
-            raise BadRequest(f"{where}: can't listen there: {error.strerror}") from None
+        port = await self._listen(config.address, config.port)
         host = ANY.get(config.address, config.address)
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._node.streaming = self
 
     async def _listen(self, address: str, port: int) -> int:
         """The port. asyncio accepts as many connections at once as it lets the kernel keep, so that is raised after."""
-        listener = socket.create_server((address, port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+        listener = owner.listener(address, port, table="streaming")
         try:
             self._server = await asyncio.get_running_loop().create_server(
                 lambda: UnadmittedConnection(self._waiting, self._received), sock=listener, backlog=ACCEPTED_AT_ONCE

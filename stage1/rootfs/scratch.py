@@ -12,7 +12,7 @@ import fcntl
 import os
 
 from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
-from stage1.linux import beneath, files, process
+from stage1.linux import beneath, files, host, process
 from stage1.linux.flock import Lock
 from stage1.linux.libc import Guard
 from stage1.rootfs import orphans
@@ -112,7 +112,7 @@ def _format(path: str, size: int) -> None:
         finally:
             os.close(fd)
     try:
-        result = process.run(["mkfs.ext4", *_OPTIONS, path], timeout_s=60)
+        result = process.run([host.which("mkfs.ext4") or "mkfs.ext4", *_OPTIONS, path], timeout_s=60)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             raise NotFound("there is no mkfs.ext4 program; install e2fsprogs") from None

@@ -52,6 +52,16 @@ async def test_ps_shows_pods_with_their_containers(world: World, clearpod: Comma
         assert (await clearpod("ps", "-aq")).out == ""
 
 
+async def test_ps_shows_published_ports(world: World, clearpod: Command) -> None:
+    ports = [pb.PortMapping(container_port=80, host_port=38080), pb.PortMapping(container_port=53, protocol=pb.UDP)]
+    async with world.daemon() as cri:
+        pod = await cri.pod(port_mappings=ports)
+        assert "0.0.0.0:38080->80/tcp" in (await clearpod("ps")).out
+        ((port,),) = (one["ports"] for one in json.loads((await clearpod("ps", "--json")).out))
+        assert port == {"hostIp": "", "hostPort": 38080, "containerPort": 80, "protocol": "tcp"}
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+
+
 async def test_why_names_the_exit_the_command_and_the_end_of_the_vm(world: World, clearpod: Command) -> None:
     async with world.daemon() as cri:
         pod = await cri.pod()
@@ -205,10 +215,11 @@ async def test_a_followed_log_goes_on_after_a_rotation(world: World, clearpod: C
         following = asyncio.ensure_future(clearpod("logs", "web", "-f"))
         while opened(f"{world.root}/logs/c.log") <= before:
             await asyncio.sleep(0.01)
-        os.rename(f"{world.root}/logs/c.log", f"{world.root}/logs/c.log.1")
+        os.rename(f"{world.root}/logs/c.log", f"{world.root}/logs/c.log.20260101-000000")
         await cri("ReopenContainerLog", container_id=one)
         go.touch()
-        assert (await following).out.endswith("after\n")
+        assert (await following).out == "before\nafter\n"
+        assert (await clearpod("logs", "web")).out == "before\nafter\n"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
 
 

@@ -45,11 +45,19 @@ ALLOWED: dict[str, dict[str, str]] = {
         ("open", "os.path.exists", "os.path.isdir", "os.path.isfile", "os.statvfs"), HOST
     ),
     "cri/cli/check_mounts.py": dict.fromkeys(("files.make_dirs", "files.read", "files.write_atomic", "os.open"), TRIAL),
-    "cri/cli/detached.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.path.isdir", "shutil.rmtree"), STATE),
+    "cri/cli/check_start.py": dict.fromkeys(("os.path.exists", "os.path.isdir"), "the run directory and the socket"),
+    "cri/cli/claimed_name.py": dict.fromkeys(
+        ("os.listdir", "os.makedirs", "os.open", "os.path.isdir", "os.stat", "os.unlink"), OURS
+    ),
+    "cri/cli/detached.py": dict.fromkeys(("os.listdir", "os.path.isdir", "shutil.rmtree"), STATE),
     "cri/cli/foreground.py": dict.fromkeys(("os.listdir", "os.makedirs", "os.path.exists", "os.unlink"), OURS),
+    "cri/cli/guest_files.py": dict.fromkeys(("open", "os.path.isdir", "os.path.isfile"), GUEST),
     "cri/cli/images.py": {"os.access": HOST},
+    "cri/cli/init.py": dict.fromkeys(("files.write_atomic", "open", "os.makedirs", "os.path.exists"), CLIENT),
     "cri/cli/ksm.py": dict.fromkeys(("os.listdir", "os.path.exists"), HOST),
-    "cri/cli/run.py": {"os.path.exists": CLIENT},
+    "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
+    "cri/cli/sample.py": {"os.path.exists": GUEST},
+    "cri/cli/unit.py": dict.fromkeys(("files.write_atomic", "open", "os.path.exists", "os.path.isdir"), HOST),
     "cri/cli/run_words.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/image/progress.py": dict.fromkeys(("os.lstat", "os.walk"), IMAGES),

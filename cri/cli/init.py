@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod init`: makes this machine a node: writes a configuration, checks, starts the daemon's unit.
+
+It asks on a terminal, and without one does what flags say; what exists is replaced only when that was said. Done again
+it changes nothing.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+
+from cri import config as configuration
+from cri.cli import check, proposal, root, unit
+from cri.cli.check_facts import gather
+from cri.cli.check_items import FAIL, evaluate
+from cri.cli.parser import Parser
+from cri.cli.proposal import Wishes
+from stage1.errors import BadRequest, PodError
+from stage1.linux import files
+from stage1.vm import hypervisors
+
+EXAMPLES = (
+    ("sudo clearpod init", "asks, writes /etc/clearpod/config.toml, checks, offers to start the daemon"),
+    ("sudo clearpod init --yes --host-pods --metrics", "for scripts: a node of Kubernetes with metrics"),
+    ("sudo clearpod init --yes --no-start --config ./new.toml", "only writes and checks"),
+)
+OLD = ".old"
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `clearpod init`."""
+    parser.add_argument("-y", "--yes", action="store_true", help="ask nothing: write, and start the unit")
+    parser.add_argument("--force", action="store_true", help="replace a configuration that is different")
+    parser.add_argument("--start", action=argparse.BooleanOptionalAction, default=None, help="start the unit or not")
+    parser.add_argument("--state-dir", default="", metavar="DIR", help="images and disks of pods; on a large disk")
+    parser.add_argument("--hypervisor", choices=hypervisors.names(), default="", help="default: the best one here")
+    text = "let pods have the host's network, outside of VMs, as kube-proxy and the agents of cluster networks need"
+    parser.add_argument("--host-pods", action="store_true", help=text)
+    parser.add_argument("--metrics", action="store_true", help="serve metrics for Prometheus on loopback")
+    parser.add_argument("--pool", type=int, default=0, metavar="VMS", help="so many VMs that wait for pods")
+    parser.take_config()
+
+
+def main(args: argparse.Namespace) -> int:
+    """0 when pods can run; 1 when a check has failed. Raises BadRequest, PodError."""
+    root.require("writes a configuration and starts the daemon")
+    path = os.path.abspath(args.config or configuration.DEFAULT_PATH)
+    wanted = proposal.text(*_plan(args))
+    configuration.parse(wanted, "the proposal")
+    is_changed = _write(path, wanted, args=args)
+    items = evaluate(gather(path if os.path.exists(path) else None))
+    print(check.text(items), flush=True)
+    if failed := [item.name for item in items if item.status == FAIL]:
+        print(f"Not started: pods can't run before this is mended: {', '.join(failed)}.")
+        return 1
+    _offer_start(args, is_changed=is_changed)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> tuple[proposal.Seen, Wishes]:
+    """What the host has, and what is wanted of it."""
+    state_dir = args.state_dir and os.path.abspath(args.state_dir)
+    wishes = Wishes(state_dir, args.hypervisor, args.host_pods, args.metrics, args.pool)
+    seen = proposal.look(wishes.state_dir or configuration.Config().state_dir, wishes.hypervisor or "auto")
+    if seen.has_kubelet and not wishes.host_pods and _may_ask(args):
+        question = "There is a kubelet. Let pods have the host's network, outside of VMs, as kube-proxy needs?"
+        wishes = wishes._replace(host_pods=_ask(question, default=False))
+    return seen, wishes
+
+
+def _write(path: str, wanted: str, *, args: argparse.Namespace) -> bool:
+    """Whether the file was changed, after asking or as flags say."""
+    existing = _read(path)
+    if existing == wanted:
+        print(f"{path} is as it should be.")
+        return False
+    if existing is None:
+        print(wanted)
+        if not args.yes and not _may_ask(args):
+            raise BadRequest(f"{path} was not written: there is no terminal to ask on; say --yes to have it so")
+        if not args.yes and not _ask(f"Write this to {path}?", default=True):
+            return False
+    else:
+        lines = (existing.splitlines(), wanted.splitlines())
+        print("\n".join(difflib.unified_diff(*lines, path, "proposed", lineterm="")))
+        question = f"Replace {path}, and keep the old one as {path}{OLD}?"
+        if not args.force and not (_may_ask(args) and _ask(question, default=False)):
+            print(f"{path} exists and is kept as it is; --force replaces it.")
+            return False
+        files.write_atomic(f"{path}{OLD}", existing.encode(), 0o644)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    files.write_atomic(path, wanted.encode(), 0o644)
+    print(f"{path} is written.")
+    return True
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"{path} is there, but can't be read as a configuration: {error}") from None
+
+
+def _offer_start(args: argparse.Namespace, *, is_changed: bool) -> None:
+    if args.start is False:
+        return
+    try:
+        unit.require_systemd()
+        if not unit.find():
+            if not _agreed(args, f"Install the unit {unit.NAME}?"):
+                return
+            print(f"{unit.install(sys.argv[0])} is written.")
+    except PodError as error:
+        if args.start:
+            raise
+        print(f"Not started: {error}.")
+        return
+    is_active = unit.is_active()
+    if is_active and not is_changed:
+        print("The daemon runs.")
+    elif _agreed(args, "Restart the daemon? Pods go on." if is_active else "Start the daemon, now and at each boot?"):
+        unit.start(again=is_active)
+        print("The daemon runs; `clearpod ps` shows its pods.")
+
+
+def _agreed(args: argparse.Namespace, question: str) -> bool:
+    return bool(args.start or args.yes) or (_may_ask(args) and _ask(question, default=True))
+
+
+def _may_ask(args: argparse.Namespace) -> bool:
+    return not args.yes and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _ask(question: str, *, default: bool) -> bool:
+    """The answer; an empty one is the default. Raises BadRequest at the end of input."""
+    while True:
+        try:
+            answer = input(f"{question} [{'Y/n' if default else 'y/N'}] ").strip().lower()
+        except EOFError:
+            raise BadRequest("nothing more was done: standard input has ended") from None
+        if answer in ("", "y", "yes", "n", "no"):
+            return default if not answer else answer.startswith("y")

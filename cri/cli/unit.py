@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The unit clearpod.service of systemd's, for `clearpod init`: found, put there from a checkout, and started."""
+
+import os
+import re
+
+from stage1.errors import NotFound, PodError, WrongState
+from stage1.linux import files, process
+
+NAME = "clearpod.service"
+BOOTED = "/run/systemd/system"
+"""Is there when systemd is PID 1: sd_booted(3)."""
+OWN = "/etc/systemd/system"
+PLACES = (OWN, "/usr/lib/systemd/system", "/lib/systemd/system")
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+LIMIT_S = 120.0
+
+
+def require_systemd() -> None:
+    """Raise WrongState where it is not PID 1."""
+    if not os.path.isdir(BOOTED):
+        raise WrongState(
+            "there is no systemd here that could start the daemon; start `clearpod serve` by the means of this machine"
+        )
+
+
+def find() -> str:
+    """The path of the unit; empty when there is none."""
+    return next((path for place in PLACES if os.path.exists(path := f"{place}/{NAME}")), "")
+
+
+def install(program: str) -> str:
+    """Put the unit of the checkout there, for the program that was called; its path. Raises NotFound, WrongState."""
+    template = f"{CHECKOUT}/docs/admin/{NAME}"
+    if not os.path.exists(template) or os.path.basename(program) != "clearpod":
+        raise NotFound(
+            f"there is no unit {NAME}; the Debian package has it, and docs/admin/node.md says how from source"
+        )
+    with open(template, encoding="utf-8") as file:
+        text = re.sub(r"^ExecStart=\S+", f"ExecStart={os.path.abspath(program)}", file.read(), flags=re.MULTILINE)
+    files.write_atomic(f"{OWN}/{NAME}", text.encode(), 0o644)
+    _systemctl("daemon-reload")
+    return f"{OWN}/{NAME}"
+
+
+def is_active() -> bool:
+    """Whether the daemon runs."""
+    return process.run(["systemctl", "is-active", "--quiet", NAME], timeout_s=LIMIT_S).code == 0
+
+
+def start(*, again: bool) -> None:
+    """Start it now and at each boot; `again`: anew with a configuration that was changed. Pods go on."""
+    _systemctl("enable", NAME)
+    _systemctl("restart" if again else "start", NAME)
+
+
+def _systemctl(*words: str) -> None:
+    ended = process.run(["systemctl", *words], timeout_s=LIMIT_S)
+    if ended.code != 0:
+        said = ended.stderr.decode(errors="replace").strip().partition("\n")[0] or f"code {ended.code}"
+        raise PodError(f"`systemctl {' '.join(words)}` failed: {said}; `journalctl -u {NAME}` may say why")
