@@ -135,11 +135,13 @@ def _begin(vm: VmSpec, paths: list[str], *, pid: int) -> None:
 
 def _make(vm: VmSpec, places: dict[str, str], *, directory: str, ending: str = "") -> tuple[str, ...]:
     """They are written down before they are made, so that whoever comes later finds what is there. Those in a scope are
-    made with that.
+    made with that. A further VM of the pod finds them written down.
     """
+    known = set(cgroups(directory))
     with beneath.Root(directory) as own:
         for kind, path in places.items():
-            own.link(f"cgroup{kind}{ending}", path)
+            if path not in known:
+                own.link(f"cgroup{kind}{ending}", path)
     cgroup.make({kind: path for kind, path in places.items() if not scope.of(path)}, limits.of(vm))
     return tuple(places.values())
 

@@ -17,7 +17,8 @@ from stage1.guest import messages
 
 
 def require_running(container: LiveContainer) -> None:
-    """Raise WrongState unless the container runs."""
+    """Raise WrongState unless the container runs, Unsupported when it is a kernel of its own."""
+    order.require_agent(container, "attach")
     order.require(container, "attach")
 
 

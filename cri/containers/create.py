@@ -12,18 +12,20 @@ from contextlib import asynccontextmanager
 from cri import events
 from cri.containers import capacity, order
 from cri.containers.stop import discard, follow_rest
+from cri.live import own_kernel
 from cri.live.container import LiveContainer
 from cri.live.deadlines import answer, limit
-from cri.live.images import Root
+from cri.live.images import Accounts, Root
 from cri.live.pod import LivePod
 from cri.store import history
 from cri.store.history import Fact
 from cri.store.pods import ContainerRecord
 from cri.threads import UNDO_S, run_uncancellable
-from stage1 import engine
+from stage1 import engine, own
 from stage1.errors import NoCommand, PodError, Unsupported, WrongState
 from stage1.guest import messages
 from stage1.pod import oci, states
+from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs.share import ImageFiles
 
 
@@ -40,6 +42,15 @@ async def image_held(pod: LivePod, images: tuple[ImageFiles, ...]) -> AsyncItera
             for volume in images[1:]:
                 await pod.images.export(volume)
             yield root
+
+
+@asynccontextmanager
+async def kernel_held(pod: LivePod, image: ImageFiles) -> AsyncIterator[Root]:
+    """The same for a container whose image brings the kernel: nothing in it is for a guest."""
+    pod.require_ready()
+    with pod.work.using_files():
+        async with limit(pod, "CreateContainer"):
+            yield Root(await pod.images.to_boot(image), False, "the image's kernel is booted", Accounts())
 
 
 async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:
@@ -63,9 +74,12 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
     begun_ns = time.time_ns()
     await capacity.make(pod)
     target = _target_pid(pod, record)
-    await run_uncancellable(
-        engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target
-    )
+    if record.kernel.path:
+        await _take_over(pod, record, lower=root.lower)
+    else:
+        await run_uncancellable(
+            engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target
+        )
     container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory)
     try:
         await run_uncancellable(container.log.open)
@@ -91,6 +105,34 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         await follow_rest(pod)
         raise
     return container.id
+
+
+def require_alone(pod: LivePod, kernel: OwnKernel, *, image: str) -> None:
+    """A kernel of its own has its pod for itself. Raises Unsupported."""
+    living = [one.record.container.name for one in pod.containers.values() if one.status.state != states.EXITED]
+    if kernel.path and living:
+        raise Unsupported(
+            f"the image {image} brings a kernel of its own, which can't run beside the container {living[0]}: such a "
+            "pod has one container"
+        )
+    if pod.status.is_own and not kernel.path:
+        raise Unsupported(
+            f"{pod.title} runs a kernel of its own, and the container of the image {image} can't run beside it: such "
+            "a pod has one container"
+        )
+    if kernel.path and (pod.record.pod.host or pod.record.pod.ids.length):
+        raise Unsupported(
+            f"the image {image} brings a kernel of its own, which runs neither in namespaces of the host nor in a user "
+            "namespace"
+        )
+
+
+async def _take_over(pod: LivePod, record: ContainerRecord, *, lower: str) -> None:
+    """Nothing of the pod's is given up for a kernel that can't be booted."""
+    boot = own.Boot(record.kernel, lower, record.container.process.argv)
+    await run_uncancellable(own.check, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
+    require_alone(pod, record.kernel, image=record.image_ref)
+    await own_kernel.take_over(pod)
 
 
 async def start(pod: LivePod, container: LiveContainer) -> None:

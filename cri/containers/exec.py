@@ -143,6 +143,7 @@ def require_running(container: LiveContainer, argv: tuple[str, ...]) -> None:
     """Raise BadRequest for an empty command, WrongState unless the container runs."""
     if not argv:
         raise BadRequest("the command to run in the container is empty; give a program and its arguments")
+    order.require_agent(container, "exec")
     order.require(container, "exec")
 
 

@@ -65,6 +65,7 @@ async def _wake(pod: LivePod, *, limits: Limits) -> None:
 async def _change(pod: LivePod, container: LiveContainer, *, limits: Limits) -> None:
     if limits == container.record.container.limits:
         return  # what is new is nothing for the guest
+    order.require_agent(container, "to change limits")
     if container.is_running:
         over = WrongState(f"container {container.id} has ended meanwhile; its limits can't be changed any more")
         await unless_set(container.ended, _put_in_force(pod, container, limits=limits), otherwise=over)

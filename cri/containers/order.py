@@ -7,7 +7,7 @@ begins, and again once it has its lock. docs/dev/cri.md draws both tables; a tes
 
 from typing import TYPE_CHECKING
 
-from stage1.errors import NotFound, WrongState
+from stage1.errors import NotFound, Unsupported, WrongState
 from stage1.pod.states import CREATED, DEAD, EXITED, READY, RUNNING, STOPPING
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ def require(container: "LiveContainer", call: str) -> None:
     if CONTAINERS[call][now] == REFUSED:
         allowed = _WANTED.get(call, f"{call} is for a running one")
         raise WrongState(f"container {container.id} is {now}; {allowed}")
+
+
+def require_agent(container: "LiveContainer", call: str) -> None:
+    """Raise Unsupported for a kernel of its own, in which there is no agent."""
+    if container.record.kernel.path:
+        raise Unsupported(
+            f"container {container.id} is a kernel of its own, with no agent inside: {call} is not possible; it can"
+            " only be stopped, and its log be read"
+        )
 
 
 def require_known(pod: "LivePod", container: "LiveContainer") -> None:

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from cri.threads import UNDO_S, is_done_within, run_uncancellable
-from stage1 import engine
+from stage1 import engine, own
 from stage1.errors import NotFound, PodError, WrongState
 from stage1.guest import messages
 from stage1.rootfs import export
@@ -89,6 +89,11 @@ class PodImages:
         """Bring an image into the guest by 9p, for those who mount a part of it."""
         async with self._lock:
             await run_uncancellable(engine.add_image, self._directory, self._pod, image=image)
+
+    async def to_boot(self, image: "ImageFiles") -> str:
+        """Mount an image where the VMM sees it, for a kernel in it; its name there."""
+        async with self._lock:
+            return await run_uncancellable(own.add_image, self._directory, image)
 
     async def settle(self) -> None:
         """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""

@@ -19,6 +19,7 @@ from cri.live.container import LiveContainer
 from cri.live.cpus import Cpus
 from cri.live.images import PodImages
 from cri.live.loopback import LoopbackPorts
+from cri.live.own_kernel import OwnKernel
 from cri.live.parsed import Parsed
 from cri.live.saving import StateSaver
 from cri.live.tools import Tools
@@ -29,7 +30,6 @@ from cri.statistics.meter import Meter
 from cri.store import history
 from cri.store import pods as store
 from cri.threads import (
-    is_readable_within,
     retry_while_exhausted,
     run_uncancellable_in,
 )
@@ -78,7 +78,7 @@ class LivePod:
         self.images = self._images()
         self.loopback = LoopbackPorts(self.title)
         self._config = Parsed(pb.PodSandboxConfig.FromString)
-        self._agent: Agent | None = None
+        self._agent: Agent | OwnKernel | None = None
         self._port = port
         self._saver = StateSaver(self.save, self.title)
         self._unknown_ends = 0
@@ -155,11 +155,21 @@ class LivePod:
         return await self._agent.call(op, timeout_s=timeout_s or self.tools.call_timeout_s)
 
     @property
-    def agent(self) -> Agent:
+    def agent(self) -> "Agent | OwnKernel":
         """The link's client; only for a pod that was booted."""
         if self._agent is None:
             raise WrongState(f"{self.title} has no running VM")
         return self._agent
+
+    async def part_from_guest(self, successor: OwnKernel) -> None:
+        """The guest is about to be ended and the pod stays: `successor` answers from now on."""
+        former, watching = self._agent, self._task
+        self._agent, self._task, self.vm = successor, None, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
+        if former is not None:
+            await former.close()
 
     def forget(self, stream: int) -> None:
         """Drop the stream: what still comes on it is discarded."""
@@ -267,8 +277,7 @@ class LivePod:
         handle = await vm_end.opened(vm)
         if handle is not None:
             with handle, self.tools.consoles.kept_short(vm):
-                await is_readable_within(None, handle.fileno())
-                handle.wait(0)
+                await vm_end.seen(handle)
         await self.end_rest()
         why = await vm_end.sentence(vm, handle, title=self.title)
         if self._agent is not None:

@@ -6,6 +6,7 @@ everybody.
 import asyncio
 import logging
 
+from cri.threads import is_readable_within
 from stage1.errors import Exhausted
 from stage1.linux import process
 from stage1.linux.process import PidHandle
@@ -29,6 +30,12 @@ async def opened(vm: VmProcess) -> PidHandle | None:
         except Exhausted as error:
             log.warning("pod.unwatched", extra={"error": str(error)})
             await asyncio.sleep(RETRY_S)
+
+
+async def seen(handle: PidHandle) -> None:
+    """Wait for its end, and reap it if it is a child of ours."""
+    await is_readable_within(None, handle.fileno())
+    handle.wait(0)
 
 
 async def sentence(vm: VmProcess, handle: PidHandle | None, *, title: str) -> str:

@@ -78,6 +78,11 @@ class LogWriter:
         return bool(self._held)
 
     @property
+    def seq(self) -> int:
+        """The last sequence number that was fed, also to the daemon before."""
+        return self._seq
+
+    @property
     def lacks_file(self) -> bool:
         """Whether it must be opened before it can be written."""
         return bool(self._place) and self._file < 0 and not self.is_closed

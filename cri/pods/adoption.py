@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from cri.live.container import LiveContainer
+from cri.live.own_kernel import OwnKernel
 from cri.live.pod import LivePod
 from cri.store import history
 from cri.store import pods as store
@@ -97,6 +98,8 @@ async def adopt(pod: LivePod) -> Orphans:
 
 
 async def _take_over(pod: LivePod) -> Orphans:
+    if pod.status.is_own:
+        return await _take_over_own(pod)
     vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
     if vm is None:
         raise VmFailed(f"the VM of {pod.title} is not known any more")
@@ -113,6 +116,19 @@ async def _take_over(pod: LivePod) -> Orphans:
     pod.note(Fact(history.ADOPTED))  # written with what is saved next: a restart alone writes no file of a pod
     pod.require_ready()
     return Orphans(unknown, tuple(bundles - set(pod.containers)))
+
+
+async def _take_over_own(pod: LivePod) -> Orphans:
+    """There is no agent to ask, and there may be no VM now."""
+    vm = await retry_while_exhausted(engine.recorded_vm, pod.directory)
+    if vm is not None and await retry_while_exhausted(hold.is_held, pod.directory):
+        await asyncio.to_thread(hold.go_on, vm, pod.directory)
+    successor = OwnKernel(pod)
+    await pod.part_from_guest(successor)
+    await successor.adopt()
+    await _follow_processors(pod)
+    pod.note(Fact(history.ADOPTED))
+    return Orphans()
 
 
 async def _follow_processors(pod: LivePod) -> None:

@@ -4,14 +4,18 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 
 from cri.containers import create
+from cri.live.images import Root
+from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.threads import run_uncancellable
-from cri.translate import cdi, container, debugging
+from cri.translate import cdi, container, debugging, own_kernel
 from stage1.errors import BadRequest, NotFound
+from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.container")
@@ -29,6 +33,8 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
         debugging.check(pod.record.pod, node.config)
         log.warning("container.debug", extra={"pod": pod.id, "title": pod.title, "container": config.metadata.name})
     images = _images(node, config)
+    kernel = own_kernel.of(images[config.image.image])
+    create.require_alone(pod, kernel, image=config.image.image)
     files = await _usable(node, images.values())
     devices = tuple(one.name for one in config.CDI_devices)
     edits = await asyncio.to_thread(cdi.edits, devices, node.config.cdi_dirs)
@@ -37,7 +43,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     if made := await node.pods.container_names.repeated(name, asked):
         return pb.CreateContainerResponse(container_id=made)
     with node.pods.container_names.reserved(name, asked) as reservation:
-        async with create.image_held(pod, files) as root:
+        async with _held(pod, files, kernel=kernel) as root:
             record = await run_uncancellable(
                 container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
             )
@@ -46,6 +52,10 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
             made = await create.create(pod, record, root=root)
         reservation.keep(made)
     return pb.CreateContainerResponse(container_id=made)
+
+
+def _held(pod: LivePod, files: tuple[ImageFiles, ...], *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
+    return create.kernel_held(pod, files[0]) if kernel.path else create.image_held(pod, files)
 
 
 def _images(node: Node, config: pb.ContainerConfig) -> dict[str, Image]:

@@ -18,6 +18,7 @@ from stage1.errors import Exhausted, KernelError
 from stage1.linux import beneath
 from stage1.pod import states
 from stage1.pod.model import Container, Pod
+from stage1.pod.own_kernel import OwnKernel
 
 VERSION = 1
 _FILE, _IDENTITY = "state.json", "pod.json"
@@ -41,7 +42,7 @@ class PodState(NamedTuple):
     """`state` is one of stage1.pod.states; stream and exec ids up to `ids` may have been used with the guest.
 
     `why` is a sentence about a pod that is not ready, `cgroup_note` one about a VM that is not in its pod's cgroup.
-    `history` is what happened, oldest first.
+    `history` is what happened, oldest first. With `is_own` its guest was ended for a kernel out of an image.
     """
 
     state: str = states.NEW
@@ -50,6 +51,7 @@ class PodState(NamedTuple):
     why: str = ""
     cgroup_note: str = ""
     history: tuple[Fact, ...] = ()
+    is_own: bool = False
 
 
 class ContainerRecord(NamedTuple):
@@ -57,7 +59,8 @@ class ContainerRecord(NamedTuple):
 
     `config` is the ContainerConfig's bytes; streams are ids on the link, 0 for none. `window_image` is the image's
     name in the DAX window, empty when it is not there; `image_way` says to people which way it came, and why.
-    `image_tag` is the image's name as the status shows it, empty when it has none.
+    `image_tag` is the image's name as the status shows it, empty when it has none. `kernel` is the one that the image
+    brings; without a path there is none.
     """
 
     container: Container
@@ -73,6 +76,7 @@ class ContainerRecord(NamedTuple):
     window_image: str = ""
     image_way: str = ""
     image_tag: str = ""
+    kernel: OwnKernel = OwnKernel()
 
 
 class ContainerState(NamedTuple):

@@ -39,7 +39,8 @@ from stage1.pod import states
 log = logging.getLogger("clearpod.recover")
 
 ADOPT, MARK_DEAD, CLEAN_UP = "adopt", "mark_dead", "clean_up"
-"""The VM lives and is taken over; the VM is gone or has to go, the pod stays listed; nothing is worth keeping."""
+"""The VM lives and is taken over, or the pod boots kernels of its own and may have no VM now; the VM is gone or has to
+go, the pod stays listed; nothing is worth keeping."""
 
 ENDED = "the pod's virtual machine had ended when clearpod started again"
 _POD_STATES = (states.NEW, states.BOOTING, states.READY, states.STOPPING, states.DEAD)
@@ -74,7 +75,8 @@ def _classify(directory: str) -> Plan:
         vm = engine.recorded_vm(directory)
     except VmFailed as error:
         return Plan(directory, MARK_DEAD, stored, str(error))
-    if vm is not None and vm.alive() and stored.status.state == states.READY and not stored.status.why:
+    lives = stored.status.is_own or (vm is not None and vm.alive())
+    if lives and stored.status.state == states.READY and not stored.status.why:
         return Plan(directory, ADOPT, stored)
     return Plan(directory, MARK_DEAD, stored, ENDED)
 

@@ -16,7 +16,7 @@ from cri.live.images import Accounts
 from cri.pb import runtime_pb2 as pb
 from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import cdi, extras, limits, mounts, security, shown, userns
+from cri.translate import cdi, extras, limits, mounts, own_kernel, security, shown, userns
 from cri.translate.bounds import PATH_BYTES, short
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
@@ -42,7 +42,6 @@ def record(
     """
     check(config)
     limits.check(config.linux.resources)
-    sandbox = pb.PodSandboxConfig.FromString(pod.config)
     image = images[config.image.image]
     image_config: Mapping[str, Any] = image.config.get("config") or {}
     ids = {name: one.id for name, one in images.items()}
@@ -56,7 +55,7 @@ def record(
     if not pod.pod.host:
         mounts.require_no_devices(volumes)
     process = Process(
-        argv=argv(config, image_config),
+        argv=words(config, image),
         env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
         cwd=config.working_dir or image_config.get("WorkingDir") or "/",
         user=user,
@@ -76,7 +75,7 @@ def record(
             *added.devices,
         ),
         limits=limits.of_container(config.linux.resources, pod.pod),
-        security=security.security(config, sandbox),
+        security=security.security(config, pb.PodSandboxConfig.FromString(pod.config)),
         stop_signal=stop_signal(config, image_config),
         oom_score_adj=config.linux.resources.oom_score_adj,
         tmpfs=extras.tmpfs(config.annotations),
@@ -91,6 +90,7 @@ def record(
         image_ref=image.repo_digests[0] if image.repo_digests else image.id,
         log_path=log_path(pod.log_directory, config.log_path),
         image_tag=shown_tag(config.image, image.repo_tags),
+        kernel=own_kernel.of(image),
     )
 
 
@@ -112,6 +112,12 @@ def require_env(env: tuple[str, ...], pod: Pod) -> None:
                 f"the value of the environment variable {name} is not UTF-8, which the host's crun does not take;"
                 " encode it, as by base64, or give it as a file in a volume"
             )
+
+
+def words(config: pb.ContainerConfig, image: "Image") -> tuple[str, ...]:
+    """The command, or the arguments of the kernel that the image brings. Raises as `argv`."""
+    kernel, image_config = own_kernel.of(image), image.config.get("config") or {}
+    return own_kernel.words(config, image_config, kernel=kernel) if kernel.path else argv(config, image_config)
 
 
 def argv(config: pb.ContainerConfig, image: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from stage1.linux.libc import Guard
 from stage1.linux.mount import mounts_below
 
 _TAIL_BYTES = 65536
+_PAGE_BYTES = 4096
 
 
 def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
@@ -90,7 +91,12 @@ def forget_head(fd: int, keep_bytes: int) -> None:
 
     Safe while others append. See fallocate(2), FALLOC_FL_PUNCH_HOLE.
     """
-    excess = os.fstat(fd).st_size - keep_bytes
+    forget_before(fd, os.fstat(fd).st_size - keep_bytes)
+
+
+def forget_before(fd: int, offset: int) -> None:
+    """The same for all whole pages before `offset`."""
+    excess = offset & ~(_PAGE_BYTES - 1)
     if excess > 0:
         how = libc.FALLOC_FL_PUNCH_HOLE | libc.FALLOC_FL_KEEP_SIZE
         libc.call("fallocate", fd, how, 0, excess, what=f"descriptor {fd} punch {excess} bytes")

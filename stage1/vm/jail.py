@@ -121,7 +121,7 @@ def _network(vm: VmSpec) -> list[str]:
 
 def places(vm: VmSpec) -> list[Place]:
     """What the VMM sees of the host's files. The binary once more under the name that it is started by."""
-    files = [vm.kernel, vm.initramfs, vm.system_image, *_of_dax(vm)]
+    files = [*_booted(vm), *_of_dax(vm)]
     return [
         *(Place(path) for path, _ in _SYSTEM),
         *(Place(path) for path, _ in _programs(vm)),
@@ -147,7 +147,7 @@ def rules(vm: VmSpec) -> list[tuple[str, int]]:
     return [
         *_SYSTEM,
         *_programs(vm),
-        *((path, _READ) for path in (vm.kernel, vm.initramfs, vm.system_image)),
+        *((path, _READ) for path in _booted(vm)),
         *((path, RUN_FILE if vm.dax and path == vm.dax.library else _READ) for path in _of_dax(vm)),
         *([(vm.scratch, CHANGE)] if vm.scratch else []),
         *shares,
@@ -211,6 +211,10 @@ def _programs(vm: VmSpec) -> list[tuple[str, int]]:
     binary = os.path.realpath(vm.binary)
     home = os.path.dirname(os.path.dirname(binary)).rstrip("/")
     return [(binary, RUN_FILE), *((f"{home}/{name}", RUN) for name in ("lib", "lib64", "share"))]
+
+
+def _booted(vm: VmSpec) -> list[str]:
+    return [path for path in (vm.kernel, vm.initramfs, vm.system_image) if path]
 
 
 def _of_dax(vm: VmSpec) -> list[str]:

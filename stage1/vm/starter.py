@@ -41,8 +41,7 @@ class ProcessVmm:
         """Start it: own session, no standard input, output appended to run_dir/console.log (mode 0600)."""
         _check_binary(vm.agent if isinstance(vm, HostPod) else vm.binary)
         console = f"{vm.run_dir}/console.log"
-        with Guard("open", console):
-            log = os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        log = _append(console)
         try:
             if isinstance(vm, HostPod):
                 return _on_host(vm, log, console=console)
@@ -58,15 +57,17 @@ class ProcessVmm:
         _check_files(vm)
         place = vm.hypervisor.listener(vm)
         listener = _listen(*place) if place else -1
+        output = _append(vm.own.serial) if vm.own else os.dup(log)
         try:
             console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
-            pid = self._launch(vm, {1: log, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})})
+            pid = self._launch(vm, {1: output, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})})
             return self._survive_start(pid, vm, console=console)
         except BaseException:
             if place:
                 os.unlink(place[0])
             raise
         finally:
+            os.close(output)
             if place:
                 os.close(listener)
 
@@ -74,7 +75,8 @@ class ProcessVmm:
         # The process is our child and not reaped yet, so the pid is still its own.
         with process.hold(pid) as handle:
             started = _process(pid, console)
-            if vm.hypervisor.has_ended(handle, self._watch_s):
+            # One that boots an image's kernel may have ended already, since that had nothing more to do.
+            if not vm.own and vm.hypervisor.has_ended(handle, self._watch_s):
                 raise _failure(vm.hypervisor, vm.binary, vmm=started, code=handle.exit_code)
         return started
 
@@ -100,6 +102,11 @@ class ProcessVmm:
             dies_with_us=self._ends_with_us,
             small_pages=not self._huge_pages and not vm.dax,
         )
+
+
+def _append(path: str) -> int:
+    with Guard("open", path):
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def _wait(pid: int) -> None:
@@ -153,7 +160,9 @@ def _check_files(vm: VmSpec) -> None:
         with Guard("chown", vm.scratch):
             os.chown(vm.scratch, owner, owner)
     images = vm.dax.images if vm.dax else ()
-    files = [vm.kernel, vm.initramfs, vm.system_image, *(image.path for image in images)]
+    # What an image brings has its owners mapped for the VMM, and needs no such right.
+    booted = [] if vm.own else [vm.kernel, vm.initramfs, vm.system_image]
+    files = [*booted, *(image.path for image in images)]
     for path in files:
         try:
             mode = os.stat(path).st_mode

@@ -92,6 +92,12 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/store/integrity.py": dict.fromkeys(("os.listdir", "os.path.exists", "os.stat"), IMAGES),
     "cri/translate/cdi.py": dict.fromkeys(("open", "os.listdir", "os.path.exists", "os.path.realpath"), HOST),
     "cri/translate/mounts.py": dict.fromkeys(("os.path.exists", "os.path.realpath", "os.stat"), CLIENT),
+    "stage1/own.py": {
+        **dict.fromkeys(("files.unlink", "os.open"), TOP),
+        "files.make_dirs": STATE,
+        "os.readlink": HOST,
+        **dict.fromkeys(("files.read", "os.listdir"), HOST),
+    },
     "stage1/prewarmed.py": {"os.stat": HOST},
     "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
     "stage1/linux/affinity.py": dict.fromkeys(("files.read", "os.listdir"), HOST),

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's end of a QEMU's own socket (QMP): asks it to press the guest's power button, and hears why it ended.
+
+Owned by `own_kernel`, one for each VM that boots an image's kernel. QEMU may have fallen to its guest: lines have a
+limit, and what is no event that we know is ignored.
+"""
+
+import asyncio
+import json
+import logging
+from contextlib import suppress
+from typing import Any
+
+from stage1.errors import PodError
+from stage1.linux import beneath
+
+log = logging.getLogger("clearpod.pod")
+
+LINE_BYTES = 65536
+CONNECT_S = 10.0
+_ORDERLY = ("guest-shutdown", "guest-reset")
+
+
+class Monitor:
+    """One connection, made by `open`. `is_orderly` once the guest has powered off or reset by itself."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self.is_orderly = path, False
+        self._writer: asyncio.StreamWriter | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> bool:
+        """Connect, best-effort: whether that worked. Without it nobody is asked, and ends are known by exit codes."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                with await asyncio.to_thread(beneath.Socket, self._path) as address:
+                    reader, self._writer = await asyncio.open_unix_connection(address, limit=LINE_BYTES)
+        except (OSError, PodError, TimeoutError) as error:
+            log.warning("pod.monitor", extra={"socket": self._path, "error": str(error)})
+            return False
+        self._send("qmp_capabilities")
+        self._task = asyncio.get_running_loop().create_task(self._listen(reader), name=f"monitor {self._path}")
+        return True
+
+    def power_down(self) -> None:
+        """Press the power button; what the guest does then is its own choice."""
+        self._send("system_powerdown")
+
+    async def ended(self, limit_s: float) -> None:
+        """Hear what QEMU says until it hangs up, not longer than that."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=limit_s)
+
+    async def close(self) -> None:
+        """Hang up. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _send(self, command: str) -> None:
+        if self._writer is not None:
+            self._writer.write(json.dumps({"execute": command}).encode() + b"\n")
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with suppress(OSError, ValueError):  # ValueError: a line beyond the limit
+            while line := await reader.readline():
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            said: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if isinstance(said, dict) and said.get("event") == "SHUTDOWN" and isinstance(data := said.get("data"), dict):
+            self.is_orderly = data.get("reason") in _ORDERLY

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands in for the agent of a pod whose VM boots a kernel out of an image: answers what the pod asks its agent.
+
+Made when such a container is created (`take_over`), and when a restarted daemon adopts such a pod. Starts and ends the
+VM, which is the one container's; follows its serial port into the log. What needs an agent is refused.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from cri.live import vm_end
+from cri.live.monitor import Monitor
+from cri.live.serial import Follower
+from cri.loop_budget import LoopBudget
+from cri.threads import run_uncancellable, run_uncancellable_in
+from stage1 import engine, own
+from stage1.errors import KernelError, NotFound, PodError, Unsupported, WrongState
+from stage1.guest import messages
+from stage1.linux import process
+from stage1.linux.process import PidHandle
+from stage1.pod import own_kernel, states
+from stage1.rootfs import export
+
+if TYPE_CHECKING:
+    from cri.agent import Consumer
+    from cri.live.container import LiveContainer
+    from cri.live.pod import LivePod
+    from stage1.vm.vmm import VmProcess
+
+log = logging.getLogger("clearpod.pod")
+
+KILLED, UNKNOWN = 128 + process.SIGKILL, 255
+"""Exit codes of a VM that was killed, and of one whose end nobody saw."""
+LAST_WORD_S = 1.0
+"""A QEMU that has ended has said why by then."""
+NO_AGENT = "runs a kernel of its own, with no agent inside"
+
+
+class OwnKernel:
+    """The interface of `cri.agent.Agent`, as far as a pod uses it. `pod` is the one that it is for."""
+
+    def __init__(self, pod: "LivePod") -> None:
+        self._pod = pod
+        self._consumers: dict[int, Consumer] = {}
+        self._run: Run | None = None
+        self._containers: dict[str, messages.Container] = {}
+        self._answers: dict[type, Callable[[Any], Awaitable[messages.Reply]]] = {
+            messages.List: self._list,
+            messages.Create: self._create,
+            messages.Start: self._start,
+            messages.Signal: self._signal,
+            messages.Delete: self._delete,
+            messages.Shutdown: self._shutdown,
+            messages.Stats: self._stats,
+        }
+
+    # -- as an agent ---------------------------------------------------------------------------------------------
+
+    async def call(self, op: messages.Op, *, timeout_s: float) -> messages.Reply:
+        """Do it here. Raises Unsupported for what only an agent can do, and what starting a VM does."""
+        if isinstance(op, messages.Exec | messages.Connect | messages.Update):
+            raise Unsupported(f"{self._pod.title} {NO_AGENT}: {type(op).__name__.lower()} is not possible")
+        answer = self._answers.get(type(op))
+        return await answer(op) if answer else messages.Reply()
+
+    def listen(self, stream: int, consumer: "Consumer") -> None:
+        """As `Agent.listen`."""
+        self._consumers[stream] = consumer
+
+    def forget(self, stream: int) -> None:
+        """As `Agent.forget`."""
+        self._consumers.pop(stream, None)
+
+    def open_input(self, stream: int) -> None:
+        """There is no input."""
+
+    def consumed(self, stream: int, count: int) -> None:
+        """As `Agent.consumed`."""
+        if self._run is not None and self._run.follower is not None:
+            self._run.follower.consumed(count)
+
+    def send(self, stream: int, data: bytes, *, end: bool = False) -> int:
+        """Nobody takes input: it is dropped."""
+        return len(data)
+
+    async def send_all(self, stream: int, data: bytes, *, end: bool = False) -> None:
+        """As `send`."""
+
+    def rename(self, name: str) -> None:
+        """The pod has its name."""
+
+    def lose(self, why: str) -> None:
+        """Nobody waits for answers."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """The end of the kernel has done that."""
+
+    async def close(self) -> None:
+        """Let the VM go on, for the next daemon."""
+        if self._run is not None:
+            await self._run.close()
+
+    # -- what is asked -------------------------------------------------------------------------------------------
+
+    async def _list(self, op: messages.List) -> messages.Reply:
+        running = self._run.container.id if self._run else ""
+        listed = (
+            one._replace(state=messages.RUNNING if one.id == running else messages.CREATED)
+            for one in self._containers.values()
+        )
+        return messages.Reply(containers=tuple(listed))
+
+    async def _create(self, op: messages.Create) -> messages.Reply:
+        self._containers[op.id] = messages.Container(op.id, messages.CREATED, op.stdio)
+        return messages.Reply()
+
+    async def _start(self, op: messages.Start) -> messages.Reply:
+        container = self._known(op.id)
+        if self._run is not None:
+            raise WrongState(f"{self._pod.title} runs a kernel of its own already")
+        pod, record = self._pod, container.record
+        boot = own.Boot(record.kernel, export.image_name(record.image_id), record.container.process.argv)
+        prepared = await run_uncancellable(own.prepare, pod.record.pod, pod.tools.host, boot=boot, network=pod.network)
+        vm = await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm)
+        await self._watch(vm, container)
+        with suppress(PodError):  # where its processors are does not keep it from running
+            await pod.bind_cpus(anew=True)
+        return messages.Reply(pid=vm.pid)
+
+    async def _signal(self, op: messages.Signal) -> messages.Reply:
+        run = self._run
+        if run is None or run.container.id != op.container:
+            raise WrongState(f"container {op.container} has ended")
+        if op.signal == process.SIGKILL or not run.has_button:
+            await run.kill()
+        else:
+            run.monitor.power_down()
+        return messages.Reply()
+
+    async def _delete(self, op: messages.Delete) -> messages.Reply:
+        if self._run is not None and self._run.container.id == op.id:
+            await self._run.kill()
+            await self._run.over.wait()
+        if self._containers.pop(op.id, None) is None:
+            raise NotFound(f"there is no container {op.id}")
+        return messages.Reply()
+
+    async def _shutdown(self, op: messages.Shutdown) -> messages.Reply:
+        if self._run is not None:
+            await self._run.kill()
+            await self._run.over.wait()
+        self._pod.mark_dead(f"{self._pod.title} was stopped")
+        return messages.Reply()
+
+    async def _stats(self, op: messages.Stats) -> messages.Reply:
+        run, pod = self._run, self._pod
+        if run is None:
+            return messages.Reply(pod=messages.PodStats(time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+        taps = tuple(one.tap for one in pod.network.interfaces) if pod.network else ()
+        counted = await asyncio.to_thread(own.numbers, pod.directory, run.vm.pid, devices=taps)
+        one = messages.ContainerStats(
+            run.container.id, counted.at_ns, counted.cpu, counted.memory, counted.threads, processes=1
+        )
+        return messages.Reply(stats=(one,), pod=counted)
+
+    # -- the VM --------------------------------------------------------------------------------------------------
+
+    def _known(self, container_id: str) -> "LiveContainer":
+        container = self._pod.containers.get(container_id)
+        if container is None or container_id not in self._containers:
+            raise NotFound(f"there is no container {container_id}")
+        return container
+
+    async def _watch(self, vm: "VmProcess", container: "LiveContainer") -> None:
+        run = self._run = Run(self._pod, vm, container)
+        self._pod.vm = vm
+        await run.begin(self._consumers.get(container.record.stdout), self._ended)
+
+    def _ended(self, run: "Run", code: int) -> None:
+        """The VM has ended, and its log has all of it."""
+        pod, self._run = self._pod, None
+        pod.vm = None
+        exited = messages.Exited(run.container.id, 0, code, unix_ns=time.time_ns())
+        run.container.exited(exited, pod.save_soon)
+        if not pod.is_ready:
+            pod.mark_dead(f"the virtual machine of {pod.title} has ended")
+
+    # -- adoption ------------------------------------------------------------------------------------------------
+
+    async def adopt(self) -> None:
+        """Take over from the previous daemon: the VM that runs, or ended meanwhile, is that of the one container that
+        was running. One that was just being started, or the guest that was just being ended, ends.
+        """
+        pod = self._pod
+        vm = await asyncio.to_thread(engine.find_vm, pod.directory)
+        for one in pod.containers.values():
+            stdio = messages.Stdio(stdout=one.record.stdout)
+            self._containers[one.id] = messages.Container(one.id, messages.CREATED, stdio)
+            for stream, consumer in one.consumers(self.consumed).items():
+                self.listen(stream, consumer)
+        running = [one for one in pod.containers.values() if one.is_running]
+        if vm is not None and running:
+            await self._watch(vm, running[0])
+        elif vm is not None:
+            await asyncio.to_thread(vm.kill)
+            await pod.end_rest()
+
+
+class Run:
+    """One VM with a kernel of its own, from its start to its end. `over` is set at the end."""
+
+    def __init__(self, pod: "LivePod", vm: "VmProcess", container: "LiveContainer") -> None:
+        self.vm, self.container, self.over = vm, container, asyncio.Event()
+        self.has_button = container.record.kernel.machine != own_kernel.MICROVM
+        self.monitor = Monitor(f"{pod.directory}/{own.MONITOR}")
+        self.follower: Follower | None = None
+        self._pod, self._was_killed = pod, False
+        self._task: asyncio.Task[None] | None = None
+
+    async def begin(self, consumer: "Consumer | None", ended: "Callable[[Run, int], None]") -> None:
+        """Follow it; at its end call `ended` with the container's exit code."""
+        pod = self._pod
+        budget = pod.tools.loop_budget or LoopBudget()
+        if consumer is not None:
+            offset = self.container.log.seq
+            self.follower = Follower(pod.directory, own.SERIAL, offset=offset, consumer=consumer, budget=budget)
+            try:
+                await self.follower.begin()
+            except (FileNotFoundError, KernelError) as error:
+                log.warning("container.log", extra={**pod.log_fields(self.container), "error": str(error)})
+                self.follower = None
+        self.has_button = await self._reach() and self.has_button
+        self._task = asyncio.get_running_loop().create_task(self._live(ended), name=f"kernel of {pod.title}")
+
+    async def _reach(self) -> bool:
+        """Whether there is a monitor to press the button."""
+        return self._pod.tools.host.choice.hypervisor.boots_all_kernels and await self.monitor.open()
+
+    async def kill(self) -> None:
+        """End it at once. Raises VmFailed."""
+        self._was_killed = True
+        await asyncio.to_thread(self.vm.kill)
+
+    async def close(self) -> None:
+        """Let it go on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self.follower is not None:
+            await self.follower.close()
+        await self.monitor.close()
+
+    async def _live(self, ended: "Callable[[Run, int], None]") -> None:
+        handle = await vm_end.opened(self.vm)
+        if handle is not None:
+            serial = self.vm._replace(console=f"{self._pod.directory}/{own.SERIAL}")
+            with handle, self._pod.tools.consoles.kept_short(self.vm), self._pod.tools.consoles.kept_short(serial):
+                await vm_end.seen(handle)
+        await self._pod.end_rest()
+        await self.monitor.ended(LAST_WORD_S)
+        await self.monitor.close()
+        if self.follower is not None:
+            await self.follower.finish()
+        code = await self._code(handle)
+        try:
+            ended(self, code)
+        finally:
+            self.over.set()
+
+    async def _code(self, handle: PidHandle | None) -> int:
+        """The container's exit code; why, if that is no guest's doing, is logged."""
+        status = handle.exit_code if handle else None
+        if self._was_killed:
+            return KILLED
+        if status is None:
+            return 0 if self.monitor.is_orderly else UNKNOWN
+        code = own.exit_code(self.container.record.kernel, status)
+        if status and code == status:
+            await vm_end.sentence(self.vm, handle, title=self._pod.title)
+            last = await asyncio.to_thread(self.vm.console_tail, vm_end.CONSOLE_LINES)
+            log.warning("container.kernel", extra={**self._pod.log_fields(self.container), "code": code, "error": last})
+        return code
+
+
+async def take_over(pod: "LivePod") -> None:
+    """End the pod's guest, if it still has one: from now on its VM is the container's. Raises VmFailed, KernelError."""
+    if pod.status.is_own:
+        return
+    pod.status = pod.status._replace(is_own=True)
+    pod.save()
+    await pod.part_from_guest(OwnKernel(pod))
+    await run_uncancellable(own.end_guest, pod.directory)
+    log.info("pod.own_kernel", extra=pod.log_fields())
+    assert pod.status.state == states.READY

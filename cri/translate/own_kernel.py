@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel that a container's image brings, and the arguments that a ContainerConfig has for it. Called by
+CreateContainer and by `container`. Pure.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cri.pb import runtime_pb2 as pb
+from stage1.pod import own_kernel
+from stage1.pod.own_kernel import OwnKernel
+
+if TYPE_CHECKING:
+    from cri.store.images import Image
+
+
+def of(image: "Image") -> OwnKernel:
+    """What its labels say, without a path when they name no kernel. Raises BadRequest, Unsupported."""
+    labels = (image.config.get("config") or {}).get("Labels") or {}
+    texts = {str(key): str(text) for key, text in labels.items()} if isinstance(labels, dict) else {}
+    return own_kernel.read(texts, image=image.title) or OwnKernel()
+
+
+def words(config: pb.ContainerConfig, image: Mapping[str, Any], *, kernel: OwnKernel) -> tuple[str, ...]:
+    """The kernel's arguments: the request's `command` and `args`, else those of the image's label, for which nothing is
+    returned, else the image's Entrypoint and Cmd.
+    """
+    if asked := (*config.command, *config.args):
+        return asked
+    return () if kernel.arguments else (*(image.get("Entrypoint") or ()), *(image.get("Cmd") or ()))

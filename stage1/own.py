@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod that boots a kernel out of an image in place of our guest: what is made, looked at and removed for that.
+
+Called by the daemon and `clearpod run` in worker threads. The pod is the engine's: directory, network, ids and cgroups
+stay, whatever VM is in it, and `engine.clean_up` undoes all. docs/decisions/0400 has the reasons.
+"""
+
+import errno
+import os
+import stat
+import time
+from typing import NamedTuple
+
+from stage1 import engine, machine, quarters
+from stage1.engine import Host, Prepared
+from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
+from stage1.guest.numbers import CpuStats, InterfaceStats, MemoryStats, PodStats
+from stage1.linux import beneath, files, idmap, in_root, mount
+from stage1.linux.libc import Guard
+from stage1.pod import kernel_image, own_command_line, own_kernel
+from stage1.pod.model import Pod
+from stage1.pod.own_kernel import OwnKernel
+from stage1.rootfs import export, scratch
+from stage1.vm import record
+from stage1.vm.hypervisor import Hypervisor
+from stage1.vm.spec import OwnMachine, SerialLink, Share, VmSpec
+from stage1.vm.usage import usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stage1.pod.network import PodNetwork
+    from stage1.rootfs.share import ImageFiles
+
+SERIAL, MONITOR = "serial.log", "monitor.sock"
+"""In the pod's directory: what the kernel's serial port says, and where its QEMU listens."""
+_OF_GUEST = ("window.json", "dax.sock", "agent.sock")
+_OWNERS = "kernel-owners"
+"""In the pod's directory: a user namespace that maps as those of its VMMs, of which each has its own."""
+MIB = 1 << 20
+
+
+class Boot(NamedTuple):
+    """One start of a kernel: it is in the image that is mounted in the pod's share as `lower`. `words` are arguments of
+    the pod's own.
+    """
+
+    kernel: OwnKernel
+    lower: str
+    words: tuple[str, ...] = ()
+
+
+class Found(NamedTuple):
+    """The kernel's files on the host, without symbolic links; empty where it has none."""
+
+    kernel: str
+    initrd: str = ""
+    block: str = ""
+
+
+def add_image(directory: str, image: "ImageFiles") -> str:
+    """Put the image into the layers export, with owners that any VMM of this pod sees; its name there. Raises as
+    `export.add_image`.
+    """
+    entry = record.read(directory)
+    extents, path = entry.ids if entry else (), f"{directory}/{_OWNERS}"
+    if not extents:
+        return export.add_image(directory, image, ids=lambda: -1)
+    if not mount.is_mount_point(path):
+        files.unlink(path)  # of who was killed before he could mount it
+        idmap.keep(path, extents)
+    with Guard("open", path):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return export.add_image(directory, image, ids=lambda: fd)
+    finally:
+        os.close(fd)
+
+
+def find(directory: str, pod: Pod, *, host: Host, boot: Boot) -> Found:
+    """The files, if they are what the image says and this pod can boot them.
+
+    Raises BadRequest, or NotFound for one that is not there, Unsupported for what this node's hypervisor can't do.
+    """
+    kernel = boot.kernel
+    with beneath.Root(directory) as own:
+        root = own.open_directory(f"share/layers/{boot.lower}")
+    try:
+        path, size = _look(root, kernel.path, what="kernel", check=host.choice.hypervisor, machine=kernel.machine)
+        initrd, initrd_bytes = _look(root, kernel.initrd, what="initrd") if kernel.initrd else ("", 0)
+        block, block_bytes = _look(root, kernel.block, what="block image") if kernel.block else ("", 0)
+    finally:
+        os.close(root)
+    if size + initrd_bytes > pod.memory_mib * MIB // 2:
+        raise BadRequest(
+            f"the kernel {kernel.path} and its initrd have {size + initrd_bytes} bytes, too many for a VM with "
+            f"{pod.memory_mib} MiB of memory; give the pod more"
+        )
+    most_mib = pod.scratch_mib or host.scratch_mib
+    if block_bytes > most_mib * MIB:
+        raise BadRequest(
+            f"the block image {kernel.block} has {block_bytes} bytes, and the pod's disk may have {most_mib} MiB"
+        )
+    return Found(path, initrd, block)
+
+
+def _look(root: int, path: str, *, what: str, check: Hypervisor | None = None, machine: str = "") -> tuple[str, int]:
+    """The host's path of a file in an image, and its bytes. A kernel's format is to fit a hypervisor and machine."""
+    try:
+        fd = in_root.open_path(root, path)
+    except (FileNotFoundError, beneath.NotPlain):
+        raise NotFound(f"the image names the {what} {path}, and has no such file; build it with that file") from None
+    try:
+        status = os.fstat(fd)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise BadRequest(f"the {what} {path} that the image names is {beneath.kind(status.st_mode)}, and no file")
+        if check:
+
+            def read(at: int, count: int) -> bytes:
+                return os.pread(fd, count, at) if 0 <= at < size else b""
+
+            with Guard("read", path):
+                kind = kernel_image.kind(read, size, title=f"the kernel {path} of the image")
+            _require(check, kind, path=path, machine=machine)
+        return os.readlink(f"/proc/self/fd/{fd}"), size
+    finally:
+        os.close(fd)
+
+
+def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> None:
+    """Raise Unsupported when that can't be booted there."""
+    if not hypervisor.boots_all_kernels and (kind != kernel_image.BZIMAGE or machine == own_kernel.MICROVM):
+        raise Unsupported(
+            f"the kernel {path} is of the kind {kind} for a {machine}, and {hypervisor.title}, which this node uses, "
+            "boots a bzImage with virtio over PCI only; choose another one by vm.hypervisor"
+        )
+    if kind == kernel_image.MULTIBOOT and machine not in (own_kernel.Q35, own_kernel.PC):
+        raise BadRequest(
+            f"the kernel {path} is of the kind {kind}, which a {machine} can't boot: it has no firmware for that; set "
+            f"{own_kernel.OURS}machine to {own_kernel.Q35} or {own_kernel.PC}"
+        )
+
+
+def check(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> None:
+    """Raise what `prepare` would, for what the image and the pod ask for."""
+    directory = engine.pod_directory(host, pod.id)
+    _vm(pod, host, boot=boot, found=find(directory, pod, host=host, boot=boot), network=network)
+
+
+def end_guest(directory: str) -> None:
+    """Kill the pod's guest and remove what was the guest's alone. Idempotent. Raises VmFailed, KernelError."""
+    vm = engine.find_vm(directory)
+    if vm is not None:
+        vm.kill()
+    engine.end_rest(directory)
+    scratch.remove(directory)
+    with beneath.Root(directory) as own:
+        for name in _OF_GUEST:
+            own.unlink(name)
+
+
+def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> Prepared:
+    """All that `engine.boot` needs. Undo: `engine.end_rest`, and by the next `prepare`. Raises as `find` and
+    `own_command_line.line`, NoSpace, KernelError.
+    """
+    directory = engine.pod_directory(host, pod.id)
+    found = find(directory, pod, host=host, boot=boot)
+    disk = f"{host.state_dir}/scratch/{pod.id}.img" if found.block else ""
+    vm = machine.with_network(_vm(pod, host, boot=boot, found=found, network=network), pod, host=host, network=network)
+    assert isinstance(vm, VmSpec)
+    with beneath.Root(directory) as own:
+        own.unlink(SERIAL)
+        own.unlink(MONITOR)
+    if disk:
+        _copy_block(found.block, disk, directory=directory)
+    vm, note = quarters.add(vm._replace(scratch=disk), pod, host=host, directory=directory)
+    return Prepared(pod, directory, vm, b"", network, note)
+
+
+def _vm(pod: Pod, host: Host, *, boot: Boot, found: Found, network: "PodNetwork | None") -> VmSpec:
+    directory, kernel, choice = engine.pod_directory(host, pod.id), boot.kernel, host.choice
+    at = own_command_line.address(network)
+    line = own_command_line.line(kernel, at, words=boot.words, hostname=pod.hostname)
+    return VmSpec(
+        name=f"clearpod-{pod.id[:13]}",
+        hypervisor=choice.hypervisor,
+        binary=choice.binary,
+        run_dir=directory,
+        kernel=found.kernel,
+        initramfs=found.initrd,
+        system_image="",
+        memory_mib=pod.memory_mib,
+        vcpus=pod.online_vcpus or pod.vcpus,
+        link=SerialLink(""),
+        shares=(Share("layers", f"{directory}/share/layers", read_only=True),),
+        accel=choice.accel,
+        sandbox=choice.sandbox,
+        jailer=f"{host.guest_dir}/{machine.JAILER}",
+        filter=f"{host.guest_dir}/{choice.hypervisor.filter}",
+        own=OwnMachine(
+            kernel.machine,
+            line,
+            serial=f"{directory}/{SERIAL}",
+            monitor=f"{directory}/{MONITOR}",
+            has_debug_exit=kernel.exit != own_kernel.POWEROFF,
+        ),
+    )
+
+
+def _copy_block(source: str, target: str, *, directory: str) -> None:
+    """The image is read-only and everybody's; the kernel gets a copy of its own, anew at each start."""
+    files.make_dirs(os.path.dirname(target), 0o700)
+    with beneath.Root(directory) as own:
+        try:
+            own.link(scratch.LINK, target)
+        except KernelError as error:
+            if error.errno != errno.EEXIST:
+                raise
+    scratch.remove(directory)
+    scratch.copy_sparse(source, target)
+
+
+def exit_code(kernel: OwnKernel, status: int) -> int:
+    """The container's exit code, of a VMM that was not killed. By its debug device, QEMU's is twice that and one."""
+    if kernel.exit == own_kernel.POWEROFF or not status & 1:
+        return status
+    code = status >> 1
+    return 0 if kernel.exit == own_kernel.SOLO5_EXIT and code == own_kernel.SOLO5_SUCCESS else code
+
+
+def numbers(directory: str, pid: int, *, devices: "Sequence[str]" = ()) -> PodStats:
+    """What the VM takes on the host: nobody inside can be asked. `devices` are the pod's taps."""
+    at_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    taken = usage(pid, directory)
+    memory = MemoryStats(usage=taken.pss_bytes, anonymous=taken.pss_bytes)
+    cpu = CpuStats(usage_us=taken.cpu_ms * 1000)
+    for path in quarters.cgroups(directory):
+        cpu, memory = _of_cgroup(path, cpu=cpu, memory=memory)
+    return PodStats(at_ns, cpu, memory, _threads(pid), _interfaces(pid, devices))
+
+
+def _of_cgroup(path: str, *, cpu: CpuStats, memory: MemoryStats) -> tuple[CpuStats, MemoryStats]:
+    """More exact numbers, where it has them: its memory without what the kernel can give back easily."""
+    stat = _table(f"{path}/cpu.stat")
+    if "usage_usec" in stat:
+        cpu = CpuStats(stat["usage_usec"], stat.get("user_usec", 0), stat.get("system_usec", 0))
+    for file in ("memory.current", "memory.usage_in_bytes"):
+        try:
+            used = int(files.read(f"{path}/{file}"))
+        except (OSError, ValueError):
+            continue
+        parts = _table(f"{path}/memory.stat")
+        inactive = parts.get("inactive_file", parts.get("total_inactive_file", 0))
+        memory = MemoryStats(usage=used, inactive_file=inactive, anonymous=parts.get("anon", parts.get("rss", 0)))
+    return cpu, memory
+
+
+def _table(path: str) -> dict[str, int]:
+    try:
+        lines = files.read(path).decode().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))
+    except OSError:
+        return 0
+
+
+def _interfaces(pid: int, taps: "Sequence[str]") -> tuple[InterfaceStats, ...]:
+    """The VMM is in the pod's network namespace; what its tap sends the guest receives."""
+    try:
+        text = files.read(f"/proc/{pid}/net/dev").decode()
+    except OSError:
+        return ()
+    rows = {name.strip(): row.split() for name, _, row in (line.partition(":") for line in text.splitlines()) if row}
+    found = []
+    for number, tap in enumerate(taps):
+        if len(row := rows.get(tap, [])) >= 16:
+            sent, received = [int(row[i]) for i in (0, 1, 2, 3)], [int(row[i]) for i in (8, 9, 10, 11)]
+            found.append(InterfaceStats(f"eth{number}", *received, *sent))
+    return tuple(found)

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of a kernel that an image brings: its address, in the form that it reads, and its arguments.
+
+Called when its VM is made. Pure. The forms are those of the systems themselves; docs/user/own-kernels.md shows each.
+"""
+
+import ipaddress
+import json
+from typing import NamedTuple
+
+from stage1.errors import BadRequest
+from stage1.pod import own_kernel
+from stage1.pod.own_kernel import OwnKernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stage1.pod.network import PodNetwork
+
+    Parts = tuple[str, ...]
+
+MOST_BYTES = 2047
+"""Of a line: what Linux takes, and more than most others do."""
+_DATA = "/data"
+"""Where Rumprun mounts a block image of which nobody says where."""
+
+
+class Address(NamedTuple):
+    """The first IPv4 address of a pod; `gateway` and `dns` may be empty."""
+
+    ip: str
+    prefix: int
+    gateway: str = ""
+    dns: str = ""
+
+    @property
+    def mask(self) -> str:
+        """As 255.255.0.0."""
+        return str(ipaddress.IPv4Network(f"0.0.0.0/{self.prefix}").netmask)
+
+
+def address(network: "PodNetwork | None") -> Address | None:
+    """That of the pod's first device. None without one."""
+    first = network.interfaces[0] if network and network.interfaces else None
+    for text in first.addresses if first else ():
+        ip, _, prefix = text.partition("/")
+        if ":" in ip:
+            continue
+        assert network and first
+        routes = (one for one in network.routes if one.destination == "0.0.0.0/0" and one.device == first.name)
+        gateway = next((one.gateway for one in routes), "")
+        return Address(ip, int(prefix or 32), gateway, next((one for one in network.dns_servers if ":" not in one), ""))
+    return None
+
+
+class Told(NamedTuple):
+    """What a kernel is told besides what its image says: the pod's address, if it has one, and its arguments."""
+
+    at: Address | None = None
+    arguments: str = ""
+    hostname: str = ""
+
+
+def line(kernel: OwnKernel, at: Address | None, *, words: "Sequence[str]" = (), hostname: str = "") -> str:
+    """The whole line. `words` are the pod's own arguments, which replace those of the image.
+
+    Raises BadRequest when it is too long or can't be written.
+    """
+    told = Told(at, " ".join(map(_quoted, words)) or kernel.arguments, hostname)
+    text = " ".join(filter(None, _FORMS[kernel.network](kernel, told)))
+    if not text.isprintable():
+        raise BadRequest(
+            f"the arguments {told.arguments[:100]!r} of a kernel have a character that can't be in a command line"
+        )
+    if (length := len(text.encode())) > MOST_BYTES:
+        raise BadRequest(
+            f"the command line of the kernel would have {length} bytes of at most {MOST_BYTES}; give it fewer or "
+            f"shorter arguments than {text[:60]!r}..."
+        )
+    return text
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"' if any(c.isspace() for c in word) or not word else word
+
+
+def _none(kernel: OwnKernel, told: Told) -> "Parts":
+    return (told.arguments,)
+
+
+def _linux(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"ip={at.ip}::{at.gateway}:{at.mask}:{told.hostname}:eth0:off" if at else ""
+    return "console=ttyS0", "panic=-1", ip, told.arguments
+
+
+def _linux_init(kernel: OwnKernel, told: Told) -> "Parts":
+    """The first word is the program that becomes init, the rest are its arguments."""
+    program, _, rest = told.arguments.partition(" ")
+    root = "rdinit" if kernel.initrd else "root=/dev/vda rw init" if kernel.block else "init"
+    return *_linux(kernel, told._replace(arguments="")), f"{root}={program} -- {rest}".rstrip() if program else ""
+
+
+def _solo5(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"--ipv4={at.ip}/{at.prefix}" if at else ""
+    return ip, f"--ipv4-gateway={at.gateway}" if at and at.gateway else "", told.arguments
+
+
+def _osv(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"--ip=eth0,{at.ip},{at.mask}" if at else ""
+    gateway = f"--defaultgw={at.gateway}" if at and at.gateway else ""
+    return ip, gateway, f"--nameserver={at.dns}" if at and at.dns else "", told.arguments
+
+
+def _unikraft(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"netdev.ip={at.ip}/{at.prefix}:{at.gateway}:{at.dns}".rstrip(":") if at else ""
+    files = 'vfs.fstab=[ "initrd0:/:extract:::" ]' if kernel.initrd else ""
+    return _for_program(told.arguments, (ip, files))
+
+
+def _unikraft_old(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"netdev.ipv4_addr={at.ip} netdev.ipv4_subnet_mask={at.mask}" if at else ""
+    gateway = f"netdev.ipv4_gw_addr={at.gateway}" if at and at.gateway else ""
+    return _for_program(told.arguments, (ip, gateway, "vfs.rootfs=initrd" if kernel.initrd else ""))
+
+
+def _for_program(arguments: str, settings: "Parts") -> "Parts":
+    """The first word is the program's name; what Unikraft itself reads ends with two dashes."""
+    name, _, rest = arguments.partition(" ")
+    return name or "app", *settings, "--", rest
+
+
+def _mewz(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"ip={at.ip}/{at.prefix}" if at else ""
+    return ip, f"gateway={at.gateway}" if at and at.gateway else "", told.arguments
+
+
+def _rumprun(kernel: OwnKernel, told: Told) -> "Parts":
+    at, document = told.at, dict[str, object](cmdline=told.arguments)
+    if at:
+        net = {"if": "vioif0", "type": "inet", "method": "static", "addr": at.ip, "mask": str(at.prefix)}
+        document["net"] = net | ({"gw": at.gateway} if at.gateway else {})
+    if kernel.block:
+        where = kernel.block_mount or _DATA
+        document["blk"] = {"source": "dev", "path": "/dev/ld0a", "fstype": "blk", "mountpoint": where}
+    return (json.dumps(document),)
+
+
+_FORMS: "dict[str, Callable[[OwnKernel, Told], Parts]]" = {
+    own_kernel.NONE: _none,
+    own_kernel.LINUX: _linux,
+    own_kernel.LINUX_INIT: _linux_init,
+    own_kernel.SOLO5: _solo5,
+    own_kernel.RUMPRUN: _rumprun,
+    own_kernel.OSV: _osv,
+    own_kernel.UNIKRAFT: _unikraft,
+    own_kernel.UNIKRAFT_OLD: _unikraft_old,
+    own_kernel.MEWZ: _mewz,
+}

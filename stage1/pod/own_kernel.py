@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel of its own that an image names: what its labels say, as a value that was checked. Pure.
+
+Called by CreateContainer and by rkt with the labels of an image and the annotations of its manifest, which are foreign.
+docs/user/own-kernels.md lists the keys. Here nobody looks at files: `kernel_image` says what is in one.
+"""
+
+import base64
+import binascii
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
+"""What the keys begin with."""
+MOST_TEXT = 4096
+"""Characters of one value."""
+
+NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ = (
+    "none", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz",
+)  # fmt: skip
+FORMS = (NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ)
+"""How the kernel is told its address (own_command_line)."""
+MICROVM, MICROVM_PCI, Q35, PC = "microvm", "microvm-pci", "q35", "pc"
+MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
+"""What the kernel knows: virtio-mmio, or virtio over PCI."""
+POWEROFF, DEBUG_EXIT, SOLO5_EXIT = "poweroff", "debug-exit", "solo5"
+EXITS = (POWEROFF, DEBUG_EXIT, SOLO5_EXIT)
+"""How it says its exit code: not at all, or by QEMU's device for that."""
+SOLO5_SUCCESS = 41
+"""What Solo5 writes there when all went well."""
+
+
+class OwnKernel(NamedTuple):
+    """A kernel in an image. `path`, `initrd` and `block` are paths in the image, the latter two empty for none.
+
+    `arguments` are for the program in it, `block_mount` is where a form that can say so wants the block image.
+    An empty `path` stands for no kernel.
+    """
+
+    path: str = ""
+    arguments: str = ""
+    initrd: str = ""
+    block: str = ""
+    block_mount: str = ""
+    network: str = NONE
+    machine: str = MICROVM
+    exit: str = POWEROFF
+
+
+class _Kind(NamedTuple):
+    """What a library operating system is like, unless the image says otherwise."""
+
+    network: str
+    machine: str
+    exit: str = POWEROFF
+
+
+_KINDS = {
+    "mirage": _Kind(SOLO5, PC, SOLO5_EXIT),
+    "solo5": _Kind(SOLO5, PC, SOLO5_EXIT),
+    "rumprun": _Kind(RUMPRUN, PC),
+    "osv": _Kind(OSV, PC),
+    "unikraft": _Kind(UNIKRAFT, PC),
+    "linux": _Kind(LINUX_INIT, Q35),
+    "mewz": _Kind(MEWZ, PC, DEBUG_EXIT),
+}
+_OTHER_VMMS = ("hvt", "spt", "hedge")
+"""Monitors with an interface of their own, for which a kernel has to be built."""
+_UNIKRAFT_NEW = (0, 16, 1)
+"""The first Unikraft that takes `netdev.ip`."""
+
+
+def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
+    """The kernel that these labels of `image` name; None when they name none. Our own keys win.
+
+    Raises BadRequest for a value that can't be, Unsupported for a kernel that no VM can boot.
+    """
+    ours = {key.removeprefix(OURS): text for key, text in labels.items() if key.startswith(OURS)}
+    theirs = {key.removeprefix(URUNC): text for key, text in labels.items() if key.startswith(URUNC)}
+    if not ours and not theirs:
+        return None
+    for key, text in (*ours.items(), *theirs.items()):
+        if len(text) > MOST_TEXT:
+            raise BadRequest(
+                f"the image {image} has the label {key} with {len(text)} characters of {MOST_TEXT} at most"
+            )
+    kernel = _of_urunc(_plain(theirs, image), image) if theirs else OwnKernel(machine=MICROVM, network="")
+    return _checked(kernel._replace(**_known(ours, image)), image)
+
+
+def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
+    fields = {key.replace("-", "_"): text for key, text in ours.items()}
+    if unknown := sorted(set(fields) - set(OwnKernel._fields)):
+        raise BadRequest(
+            f"the image {image} has the label {OURS}{unknown[0][:100]}, which means nothing; the last word is one of "
+            f"{', '.join(name.replace('_', '-') for name in OwnKernel._fields)}"
+        )
+    return fields
+
+
+def _plain(theirs: "Mapping[str, str]", image: str) -> dict[str, str]:
+    """As labels the values are text, as annotations base64; a path begins with a slash in one of them only."""
+    binary = theirs.get("binary", "")
+    if not binary or binary.startswith("/"):
+        return dict(theirs)
+    try:
+        return {key: base64.b64decode(text, validate=True).decode() for key, text in theirs.items()}
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        raise BadRequest(
+            f"the image {image} has the label {URUNC}binary with {binary[:100]!r}: it must be an absolute path"
+        ) from None
+
+
+def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
+    word, monitor = theirs.get("unikernelType", "").lower(), theirs.get("hypervisor", "").lower()
+    if monitor in _OTHER_VMMS:
+        raise Unsupported(
+            f"the kernel of the image {image} is built for the monitor {monitor}, and a VM here has virtio devices; "
+            "build it for virtio"
+        )
+    if word not in _KINDS:
+        raise BadRequest(
+            f"the image {image} has a kernel of the type {word[:100]!r}, and clearpod knows {', '.join(_KINDS)}; "
+            f"name its network form by {OURS}network and no type"
+        )
+    kind = _KINDS[word]
+    is_old = word == "unikraft" and _version(theirs.get("unikernelVersion", "")) < _UNIKRAFT_NEW
+    return OwnKernel(
+        path=theirs.get("binary", ""),
+        arguments=theirs.get("cmdline", ""),
+        initrd=theirs.get("initrd", ""),
+        block=theirs.get("block", ""),
+        block_mount=theirs.get("blkMntPoint", ""),
+        network=UNIKRAFT_OLD if is_old else kind.network,
+        machine=MICROVM if monitor == "firecracker" else kind.machine,
+        exit=kind.exit,
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Numbers of a version; of none, or of one that is not made of numbers, the newest."""
+    parts = text.removeprefix("v").split(".")
+    return tuple(map(int, parts)) if all(part.isascii() and part.isdigit() for part in parts) else _UNIKRAFT_NEW
+
+
+def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
+    if not kernel.path:
+        raise BadRequest(f"the image {image} has labels of a kernel of its own and names none; set {OURS}path")
+    for word, path in (("path", kernel.path), ("initrd", kernel.initrd), ("block", kernel.block)):
+        if path and (not path.startswith("/") or "," in path or not path.isprintable()):
+            raise BadRequest(
+                f"the {word} of the kernel in the image {image} is {path[:100]!r}: it must be an absolute path without "
+                "a comma"
+            )
+    for word, value, known in (
+        ("network", kernel.network, FORMS),
+        ("machine", kernel.machine, MACHINES),
+        ("exit", kernel.exit, EXITS),
+    ):
+        if value not in known:
+            said = f"is {value[:100]!r}" if value else "is not named"
+            raise BadRequest(
+                f"the {word} of the kernel in the image {image} {said}; set {OURS}{word} to one of {', '.join(known)}"
+            )
+    return kernel

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that boot a kernel out of their image, in real VMs: through the CRI, with a kernel of the test's own."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.store.images import ImageStore
+from stage1 import engine
+from stage1.linux.cgroup import OURS
+from stage1.vm import hypervisors, qemu
+from stage1.vm.choose import choose
+from stage1.vm.host import HostPod
+from stage1.vm.spec import VmSpec
+from stage1.vm.starter import ProcessVmm
+from stage1.vm.vmm import VmProcess
+from tests.cri.conftest import Client, Registered, World
+from tests.fakes import kernels, places
+from tests.fakes.guest import FakeVmm
+from tests.fakes.oci_layout import Entry, directory, file
+from tests.fakes.patience import PATIENCE
+from tests.fakes.registry import Registry
+
+pytestmark = pytest.mark.vm
+
+
+class Images(NamedTuple):
+    """References: hello on a microvm and on a q35; one with an exit code by the debug device; a sample of others."""
+
+    microvm: str
+    q35: str
+    debug_exit: str
+    sample: str
+    state_dir: str
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    place = tmp_path_factory.mktemp("kernels")
+    with Registry(place / "registry") as registry:
+        made = Images(
+            kernels.hello_image(registry, place, "t/microvm:1"),
+            kernels.hello_image(registry, place, "t/q35:1", machine="q35"),
+            kernels.hello_image(registry, place, "t/exit:1", network="none", exit="debug-exit"),
+            kernels.push(registry, place, "t/sample:1", files=[file("true", b"x")], labels={}),
+            f"{place}/state",
+        )
+        ImageStore(made.state_dir).close()
+        yield made
+
+
+class Either:
+    """Starts instant fakes of our guest, and real VMs for kernels out of images."""
+
+    def __init__(self, fake: FakeVmm) -> None:
+        self.fake, self.real = fake, ProcessVmm()
+
+    def start(self, vm: VmSpec | HostPod) -> VmProcess:
+        return self.real.start(vm) if isinstance(vm, VmSpec) and vm.own else self.fake.start(vm)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fake, name)
+
+
+@pytest.fixture
+def machine(images: Images, guest_dir: Path) -> Iterator[World]:
+    with places.short_directory() as root:
+        made = World(Path(root), Registered(images.microvm, images.state_dir))
+        made.vmm = Either(made.vmm)  # type: ignore[assignment]
+        for name in ("jailer", qemu.HYPERVISOR.filter):
+            shutil.copy2(guest_dir / name, root + "/guest")
+        choice = choose("qemu", hypervisors.facts())
+        made.host = made.host._replace(choice=choice, ids=made.config.jail.ids, cgroup_parent=OURS)
+        try:
+            yield made
+        finally:
+            made.vmm.stop()
+            for place in engine.pod_directories(made.host):
+                engine.clean_up(place)
+
+
+async def _started(cri: Client, pod: str, image: str, *args: str, name: str = "c") -> str:
+    await cri("PullImage", image=pb.ImageSpec(image=image))
+    made = await cri.container(pod, name=name, image=pb.ImageSpec(image=image), args=args)
+    await cri("StartContainer", container_id=made)
+    return made
+
+
+def _log(path: str) -> list[str]:
+    return [line.split(" ", 3)[3] for line in Path(path).read_text().splitlines()]
+
+
+async def _said(cri: Client, container: str, line: str) -> None:
+    """Wait until its log has this line."""
+    path = (await cri.status(container)).log_path
+    async with asyncio.timeout(60 * PATIENCE):
+        while not os.path.exists(path) or line not in _log(path):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_kernel_runs_in_a_plain_pod_and_its_end_is_the_containers(machine: World, images: Images) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        c = await _started(cri, pod, images.microvm, "count=3", "exit")
+        status = await cri.ended(c)
+        assert (status.exit_code, status.reason) == (0, "Completed")
+        said = _log(status.log_path)
+        assert said[0] == "hello"
+        assert said[1].startswith("arguments: console=ttyS0 panic=-1 count=3 exit")
+        assert said[2:5] == ["1", "2", "3"]
+        again = await _started(cri, pod, images.debug_exit, "exit=7", name="d")
+        assert (await cri.ended(again)).exit_code == 7
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_the_power_button_is_pressed_and_the_grace_waited_for(machine: World, images: Images) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        polite = await _started(cri, pod, images.q35)
+        await _said(cri, polite, "ready without a network")
+        await cri("StopContainer", container_id=polite, timeout=60)
+        status = await cri.status(polite)
+        assert (status.exit_code, status.reason) == (0, "Completed")
+        assert _log(status.log_path)[-2:] == ["asked to end", "bye"]
+        deaf = await _started(cri, pod, images.q35, "spin", name="deaf")
+        await _said(cri, deaf, "ready without a network")
+        await cri("StopContainer", container_id=deaf, timeout=1)
+        assert (await cri.status(deaf)).exit_code == 137
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_what_needs_an_agent_is_refused_and_the_kernel_runs_on(machine: World, images: Images) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod()
+        c = await _started(cri, pod, images.microvm)
+        for call in (
+            {"name": "ExecSync", "container_id": c, "cmd": ["true"]},
+            {"name": "Exec", "container_id": c, "cmd": ["true"], "stdout": True},
+            {"name": "Attach", "container_id": c, "stdout": True},
+            {"name": "UpdateContainerResources", "container_id": c, "linux": pb.LinuxContainerResources(cpu_shares=99)},
+            {"name": "CreateContainer", "pod_sandbox_id": pod, "config": cri.config("x", name="b")},
+        ):
+            code, sentence = await cri.refused(**call)
+            assert code == "UNIMPLEMENTED"
+            assert "kernel" in sentence
+        sample = cri.config("x", name="b", image=pb.ImageSpec(image=images.sample))
+        await cri("PullImage", image=sample.image)
+        assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=sample))[0] == "UNIMPLEMENTED"
+        stats = (await cri("ContainerStats", container_id=c)).stats
+        assert stats.memory.usage_bytes.value > 0
+        assert stats.cpu.usage_core_nano_seconds.value > 0
+        assert (await cri.status(c)).state == pb.CONTAINER_RUNNING
+        await cri("StopPodSandbox", pod_sandbox_id=pod)
+        assert (await cri.status(c)).exit_code == 137
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
+async def test_a_pod_with_another_container_keeps_its_guest(machine: World, images: Images) -> None:
+    machine.host = machine.host._replace(ids=None)  # fake guests have no user namespaces
+    async with machine.daemon() as cri:
+        pod = await cri.pod()
+        sample = cri.config("x", image=pb.ImageSpec(image=images.sample))
+        for image in (images.sample, images.microvm):
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+        await cri("CreateContainer", pod_sandbox_id=pod, config=sample)
+        code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config(name="k"))
+        assert (code, "container c" in sentence) == ("UNIMPLEMENTED", True)
+        await cri("CreateContainer", pod_sandbox_id=pod, config=cri.config("y", name="d", image=sample.image))
+
+
+BAD = {
+    "absent": ({"path": "/no"}, "NOT_FOUND", "/no"),
+    "a text": ({"path": "/text"}, "INVALID_ARGUMENT", "no kernel"),
+    "a directory": ({"path": "/etc"}, "INVALID_ARGUMENT", "/etc"),
+    "a lie": ({"path": "/kernel", "machine": "isapc"}, "INVALID_ARGUMENT", "isapc"),
+    "no form": ({"path": "/kernel", "network": "x"}, "INVALID_ARGUMENT", "network"),
+    "an initrd that is not there": ({"path": "/kernel", "initrd": "/no"}, "NOT_FOUND", "initrd"),
+    "a link that leads out": ({"path": "/out"}, "NOT_FOUND", "/out"),
+    "too large a disk": ({"path": "/kernel", "block": "/big"}, "INVALID_ARGUMENT", "block"),
+}
+
+
+async def test_an_image_that_lies_is_refused_and_the_pod_keeps_its_guest(
+    machine: World, images: Images, tmp_path: Path
+) -> None:
+    machine.host = machine.host._replace(ids=None)  # fake guests have no user namespaces
+    files = [
+        directory("etc"),
+        file("kernel", kernels.hello()),
+        file("text", b"#!/bin/sh\n"),
+        file("big", bytes(17 << 20)),
+    ]
+    files.append(Entry("out", "s", link="/../../../../../../../../boot/vmlinuz"))
+    with Registry(tmp_path / "registry") as registry:
+        async with machine.daemon() as cri:
+            pod = await cri.pod()
+            for number, (what, (labels, code, noun)) in enumerate(BAD.items()):
+                given = kernels.labelled(**{"network": "none", **labels})
+                image = kernels.push(registry, tmp_path, f"t/bad{number}:1", files=files, labels=given)
+                await cri("PullImage", image=pb.ImageSpec(image=image))
+                config = cri.config(name=f"c{number}", image=pb.ImageSpec(image=image))
+                said = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
+                assert (said[0], noun in said[1]) == (code, True), (what, said)
+            sample = pb.ImageSpec(image=images.sample)
+            await cri("PullImage", image=sample)
+            await cri("CreateContainer", pod_sandbox_id=pod, config=cri.config("x", image=sample))
+
+
+async def test_a_kernel_outlives_the_daemon_and_its_log_has_each_line_once(machine: World, images: Images) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        c = await _started(cri, pod, images.q35, "count=5000")
+    async with machine.daemon() as cri:
+        await _said(cri, c, "ready without a network")
+        status = await cri.status(c)
+        assert (status.state, _log(status.log_path)[2:5002]) == (
+            pb.CONTAINER_RUNNING,
+            [str(one) for one in range(1, 5001)],
+        )
+        await cri("StopContainer", container_id=c, timeout=60)
+        assert (await cri.status(c)).exit_code == 0
+    async with machine.daemon() as cri:
+        again = await _started(cri, pod, images.debug_exit, "exit=3", name="again")
+        assert (await cri.ended(again)).exit_code == 3
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []

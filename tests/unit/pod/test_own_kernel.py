@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels that name a kernel: what they become, and what is refused with a sentence."""
+
+import base64
+
+import pytest
+
+from stage1.errors import BadRequest, PodError, Unsupported
+from stage1.pod import own_kernel
+from stage1.pod.own_kernel import OURS, URUNC, OwnKernel, read
+
+
+def _urunc(**fields: str) -> dict[str, str]:
+    return {f"{URUNC}{key}": text for key, text in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("labels", "kernel"),
+    [
+        ({"maintainer": "x"}, None),
+        (
+            {f"{OURS}path": "/k", f"{OURS}network": "none"},
+            OwnKernel("/k"),
+        ),
+        (
+            {f"{OURS}path": "/k", f"{OURS}network": "linux", f"{OURS}machine": "q35", f"{OURS}initrd": "/i"},
+            OwnKernel("/k", initrd="/i", network="linux", machine="q35"),
+        ),
+        (
+            {f"{OURS}path": "/k", f"{OURS}network": "osv", f"{OURS}block-mount": "/d", f"{OURS}exit": "debug-exit"},
+            OwnKernel("/k", block_mount="/d", network="osv", exit="debug-exit"),
+        ),
+        (
+            _urunc(binary="/k.virtio", unikernelType="mirage", hypervisor="qemu", cmdline="-l *:debug"),
+            OwnKernel("/k.virtio", "-l *:debug", network="solo5", machine="pc", exit="solo5"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="0.15.0", initrd="/i", cmdline="nginx"),
+            OwnKernel("/k", "nginx", "/i", network="unikraft-old", machine="pc"),
+        ),
+        (_urunc(binary="/k", unikernelType="unikraft"), OwnKernel("/k", network="unikraft", machine="pc")),
+        (
+            _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="v0.16.1"),
+            OwnKernel("/k", network="unikraft", machine="pc"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="unikraft", unikernelVersion="latest", hypervisor="firecracker"),
+            OwnKernel("/k", network="unikraft", machine="microvm"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="rumprun", block="/b", blkMntPoint="/data", useDMBlock="false"),
+            OwnKernel("/k", block="/b", block_mount="/data", network="rumprun", machine="pc"),
+        ),
+        (
+            {**_urunc(binary="/k", unikernelType="Linux"), f"{OURS}machine": "microvm-pci"},
+            OwnKernel("/k", network="linux-init", machine="microvm-pci"),
+        ),
+        (
+            {key: base64.b64encode(text.encode()).decode() for key, text in _urunc(
+                binary="/k", unikernelType="mewz", cmdline="a b", hypervisor="qemu"
+            ).items()},
+            OwnKernel("/k", "a b", network="mewz", machine="pc", exit="debug-exit"),
+        ),
+    ],
+)  # fmt: skip
+def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None) -> None:
+    assert read(labels, image="i") == kernel
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "noun"),
+    [
+        ({f"{OURS}network": "none"}, BadRequest, "path"),
+        ({f"{OURS}path": "/k"}, BadRequest, "network"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "dhcp"}, BadRequest, "dhcp"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}machine": "isapc"}, BadRequest, "isapc"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}exit": "no"}, BadRequest, "exit"),
+        ({f"{OURS}path": "k", f"{OURS}network": "none"}, BadRequest, "path"),
+        ({f"{OURS}path": "/k,if=x", f"{OURS}network": "none"}, BadRequest, "comma"),
+        ({f"{OURS}path": "/k\n", f"{OURS}network": "none"}, BadRequest, "path"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}initrd": "i"}, BadRequest, "initrd"),
+        ({f"{OURS}kernel": "/k"}, BadRequest, "kernel"),
+        ({f"{OURS}path": "/" + "k" * 5000, f"{OURS}network": "none"}, BadRequest, "label"),
+        (_urunc(unikernelType="mirage"), BadRequest, "path"),
+        (_urunc(binary="/k"), BadRequest, "type"),
+        (_urunc(binary="/k", unikernelType="includeos"), BadRequest, "includeos"),
+        (_urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
+        (_urunc(binary="k*k", unikernelType="mirage"), BadRequest, "binary"),
+        (_urunc(binary="kkkk", unikernelType="mirage"), BadRequest, "binary"),
+    ],
+)
+def test_labels_that_can_not_be_are_refused(labels: dict[str, str], error: type[PodError], noun: str) -> None:
+    with pytest.raises(error, match=noun):
+        read(labels, image="i")
+
+
+def test_each_form_and_each_kind_is_one_of_those_that_are_listed() -> None:
+    kinds = own_kernel._KINDS.values()
+    assert {one.network for one in kinds} <= set(own_kernel.FORMS)
+    assert {one.machine for one in kinds} <= set(own_kernel.MACHINES)
+    assert {one.exit for one in kinds} <= set(own_kernel.EXITS)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of a QEMU that boots a kernel out of an image, and what its jail shows it."""
+
+import pytest
+
+from stage1.pod import own_kernel
+from stage1.vm import jail, qemu
+from stage1.vm.spec import Nic, OwnMachine, SerialLink, Share, VmSpec
+
+
+def _vm(machine: str, *, has_debug_exit: bool = False, **more: object) -> VmSpec:
+    own = OwnMachine(machine, "a b", serial="/p/s", monitor="/p/monitor.sock", has_debug_exit=has_debug_exit)
+    vm = VmSpec("v", qemu.HYPERVISOR, "/usr/bin/qemu", "/p", "/p/share/layers/i/k", "", "", 64, 1, SerialLink(""),
+                (Share("layers", "/p/share/layers", read_only=True),), own=own, jailer="/g/jailer")  # fmt: skip
+    return vm._replace(**more)  # type: ignore[arg-type]
+
+
+def _after(argv: list[str], word: str) -> list[str]:
+    return [argv[i + 1] for i, one in enumerate(argv) if one == word]
+
+
+@pytest.mark.parametrize(
+    ("machine", "named", "device"),
+    [
+        ("microvm", "microvm,acpi=off", "virtio-net-device"),
+        ("microvm-pci", "microvm,acpi=on,pcie=on", "virtio-net-pci"),
+        ("q35", "q35,vmport=off", "virtio-net-pci"),
+        ("pc", "pc,vmport=off", "virtio-net-pci"),
+    ],
+)
+def test_each_machine_has_its_devices(machine: str, named: str, device: str) -> None:
+    argv = qemu.argv(_vm(machine, nics=(Nic("t0", "02::1"),), scratch="/s.img"))
+    assert _after(argv, "-machine") == [named]
+    assert [one.partition(",")[0] for one in _after(argv, "-device")] == [device.replace("net", "blk"), device]
+    assert _after(argv, "-append") == ["a b"]
+    assert "-no-reboot" in argv
+    assert "-initrd" not in argv
+
+
+def test_an_initrd_and_the_debug_device_are_there_when_they_are_wanted() -> None:
+    argv = qemu.argv(_vm("pc", has_debug_exit=True, initramfs="/p/share/layers/i/r"))
+    assert _after(argv, "-initrd") == ["/p/share/layers/i/r"]
+    assert [one for one in _after(argv, "-device") if one.startswith("isa-debug-exit")]
+
+
+def test_its_monitor_is_what_is_listened_at() -> None:
+    assert qemu.HYPERVISOR.listener(_vm("pc")) == ("/p/monitor.sock", False)
+
+
+def test_its_jail_shows_the_kernel_and_names_no_empty_path() -> None:
+    vm = _vm("microvm")
+    assert "" not in [place.path for place in jail.places(vm)]
+    assert "" not in [path for path, _ in jail.rules(vm)]
+    assert "/p/share/layers/i/k" in [path for path, _ in jail.rules(vm)]
+
+
+def test_each_machine_that_an_image_can_name_is_known() -> None:
+    for machine in own_kernel.MACHINES:
+        assert _after(qemu.argv(_vm(machine)), "-machine")[0].startswith(machine.removesuffix("-pci"))
