@@ -22,7 +22,9 @@ const struct rule qemu_rules[] = {
      * on descriptors of /dev/kvm, /dev/vhost-vsock and /dev/vhost-net, and the devices are there to be asked. */
     REQUESTS_OF(KVMIO),
     REQUESTS_OF(VHOST_VIRTIO),
-    /* A tap that exists: no TUNSETPERSIST, TUNSETOWNER, nor programs for the kernel (TUNSETSTEERINGEBPF, TUNATTACHFILTER). */
+    /* A tap that exists: no TUNSETPERSIST, TUNSETOWNER, nor programs for the kernel (TUNATTACHFILTER). A guest that was saved is loaded
+     * with the order to take away a program that steers packets to queues (TUNSETSTEERINGEBPF), which there is none of. */
+    FAIL_IF(ioctl, EPERM, IS(1, TUNSETSTEERINGEBPF)),
     REQUEST(TUNSETIFF),
     REQUEST(TUNGETIFF),
     REQUEST(TUNGETFEATURES),

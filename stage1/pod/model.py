@@ -197,7 +197,8 @@ class Pod(NamedTuple):
     `window_mib` is what a kvmtool guest reserves for images that are mapped into it while it runs.
     `scratch_mib` is the size of the disk for the containers' writable layers; 0 is as the host gives it to all.
     With `allow_spoofing` it may send from addresses that are not its own. With `maps_volumes` its programs can map
-    files of the host's volumes shared and write to them; then no two may append to one file.
+    files of the host's volumes shared and write to them; then no two may append to one file. With `boots` its VM is
+    no copy of a template.
     `host` has the namespaces of the host that it shares, of HOST_NAMESPACES: then it has no VM.
     `memory_mib` and `vcpus` are what the VM has, up to which the pod may grow; of the vCPUs `online_vcpus` are in use
     now, 0 when that is all and stays so.
@@ -238,3 +239,4 @@ class Pod(NamedTuple):
     maps_volumes: bool = False
     scratch_mib: int = 0
     hosts: tuple[HostName, ...] = ()
+    boots: bool = False

@@ -32,6 +32,8 @@ class Hypervisor:
     """
     has_balloon = False
     """What a guest frees goes back to the host."""
+    has_templates = False
+    """It can save a guest, and begin many as copies of that (template.py)."""
     tells_files_apart = False
     """Its 9p server gives files of several file systems numbers of their own, though their inodes have the same."""
     user_namespaces_lack = ""

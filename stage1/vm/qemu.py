@@ -35,6 +35,8 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 # What the guest frees goes back to the host, in blocks of at least so many pages (a power of two). The kernel's own
 # choice, 4 MiB, is of no use to small guests: hardly anything that a container frees is in one piece.
 BALLOON = "virtio-balloon-device,free-page-reporting=on"
+# QEMU can't give back the pages of a file that it may not write to, and would complain of each.
+_SILENT_BALLOON = "virtio-balloon-device"
 REPORTED = "page_reporting.page_reporting_order=5"
 
 # Without a control queue the device lets everything through, as kvmtool's does: the guest's kernel sorts out what is
@@ -80,10 +82,11 @@ def argv(vm: VmSpec) -> list[str]:
         vm.binary,
         *("-name", vm.name),
         *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
-        *("-machine", "microvm,acpi=off"),
+        *("-machine", "microvm,acpi=off,memory-backend=ram" if vm.template else "microvm,acpi=off"),
         *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
         *("-cpu", "host" if vm.accel == "kvm" else "max"),
         *("-m", str(vm.memory_mib)),
+        *_template(vm),
         *("-smp", str(vm.vcpus)),
         *("-kernel", vm.kernel),
         *("-initrd", vm.initramfs),
@@ -168,7 +171,7 @@ def _devices(vm: VmSpec) -> list[str]:
     for number, nic in enumerate(vm.nics):
         argv += _nic(number, nic, by_descriptor=bool(vm.jailer))
     # A guest with many networks has but its processor's random numbers and keeps its memory, rather than not to start.
-    for device in ("virtio-rng-device", BALLOON):
+    for device in ("virtio-rng-device", _SILENT_BALLOON if vm.template else BALLOON):
         if _transports(argv) < TRANSPORTS:
             argv += ["-device", device]
     return argv
@@ -177,6 +180,21 @@ def _devices(vm: VmSpec) -> list[str]:
 def _transports(argv: list[str]) -> int:
     """How many of microvm's virtio transports the devices take; ports are on the serial device's."""
     return argv.count("-device") - sum(word.startswith("virtserialport,") for word in argv)
+
+
+def _template(vm: VmSpec) -> list[str]:
+    """Where the guest's memory is, and the monitor; a copy begins with what is loaded by that."""
+    if not vm.template:
+        return []
+    from stage1.vm.template import MONITOR_FD, STATE_FD, STATE_SET  # rkt has none, and waits for each import
+
+    access = "share=on" if vm.template.is_made else "share=off,readonly=on,rom=off"
+    return [
+        *("-object", f"memory-backend-file,id=ram,size={vm.memory_mib}M,mem-path={vm.template.ram},{access}"),
+        *("-chardev", f"socket,id=monitor,fd={MONITOR_FD}"),
+        *("-mon", "chardev=monitor,mode=control"),
+        *(() if vm.template.is_made else ("-add-fd", f"fd={STATE_FD},set={STATE_SET}", "-incoming", "defer")),
+    ]
 
 
 def _console(vm: VmSpec) -> list[str]:
@@ -250,7 +268,8 @@ def find() -> Program:
 class _Qemu(Hypervisor):
     name, title = "qemu", "QEMU"
     kernel, filter = "vmlinux", "seccomp-qemu.bpf"
-    can_emulate = can_confine_itself = has_balloon = tells_files_apart = opens_console = boots_all_kernels = True
+    can_emulate = can_confine_itself = has_balloon = has_templates = tells_files_apart = True
+    opens_console = boots_all_kernels = True
 
     def find(self) -> Program:
         return find()

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stage1.vm.template import Template
+
 HOME = "/vmm"
 """In the jail: a small file system of the VMM's own."""
 LISTENER_FD, CONSOLE_FD, TAP_FD = 10, 11, 16
@@ -125,11 +127,15 @@ class VmSpec(NamedTuple):
     """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
     own: OwnMachine | None = None
     """For a kernel that an image brings."""
+    template: "Template | None" = None
+    """What it is made, or is a copy of; None: it boots."""
 
 
 def check(vm: VmSpec) -> None:
     """Raise BadRequest when a value could be read by a VMM as something else."""
     paths = [vm.run_dir, vm.kernel, vm.initramfs, vm.system_image, vm.scratch, *(s.path for s in vm.shares)]
+    if vm.template:
+        paths.append(vm.template.directory)
     if vm.dax:
         paths += [vm.dax.socket, *(image.path for image in vm.dax.images)]
         _check_library(vm.dax.library)

@@ -21,8 +21,13 @@ from stage1.vm.jail import Launch
 from stage1.vm.spec import CONSOLE_FD, LISTENER_FD, VmSpec
 from stage1.vm.vmm import VmProcess
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.vm.template import Template
+
 _USAGE_LINES = 100
 """What a VMM says about a wrong option may stand above all its options."""
+_DEATH_S = 10.0
 _ANY_IDS = (Extent(0, 0x70000000, 65536),)
 
 
@@ -60,8 +65,10 @@ class ProcessVmm:
         output = _append(vm.own.serial) if vm.own else os.dup(log)
         try:
             console_fd = {CONSOLE_FD: log} if vm.console_attached and vm.hypervisor.opens_console else {}
-            pid = self._launch(vm, {1: output, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})})
-            return self._survive_start(pid, vm, console=console)
+            fixed = {1: output, 2: log, **console_fd, **({LISTENER_FD: listener} if place else {})}
+            if vm.template:
+                return self._start_with(vm.template, vm, fixed=fixed, console=console)
+            return self._survive_start(self._launch(vm, fixed), vm, console=console)
         except BaseException:
             if place:
                 os.unlink(place[0])
@@ -70,6 +77,28 @@ class ProcessVmm:
             os.close(output)
             if place:
                 os.close(listener)
+
+    def _start_with(self, template: "Template", vm: VmSpec, *, fixed: dict[int, int], console: str) -> VmProcess:
+        from stage1.vm import copying  # rkt has none, and waits for each import
+        from stage1.vm.template import MONITOR_FD
+
+        if template.is_made:
+            fixed = {**fixed, MONITOR_FD: template.monitor}
+            return self._survive_start(self._launch(vm, fixed), vm, console=console)
+        with copying.Ends(template) as ends:
+            pid = self._launch(vm, {**fixed, **ends.theirs})
+            with process.hold(pid) as handle:
+                started = _process(pid, console)
+                try:
+                    ends.load()
+                except BaseException as error:
+                    handle.kill()
+                    handle.wait(_DEATH_S)
+                    if not isinstance(error, VmFailed):
+                        raise
+                    failed = _failure(vm.hypervisor, vm.binary, vmm=started, code=handle.exit_code)
+                    raise VmFailed(f"{error}: {failed}") from None
+        return started
 
     def _survive_start(self, pid: int, vm: VmSpec, *, console: str) -> VmProcess:
         # The process is our child and not reaped yet, so the pid is still its own.
@@ -163,6 +192,11 @@ def _check_files(vm: VmSpec) -> None:
     # What an image brings has its owners mapped for the VMM, and needs no such right.
     booted = [] if vm.own else [vm.kernel, vm.initramfs, vm.system_image]
     files = [*booted, *(image.path for image in images)]
+    if vm.template and vm.template.is_made:
+        with Guard("chown", vm.template.ram):
+            os.chown(vm.template.ram, owner, owner)
+    elif vm.template:
+        files.append(vm.template.ram)
     for path in files:
         try:
             mode = os.stat(path).st_mode

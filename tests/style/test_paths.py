@@ -260,6 +260,27 @@ ALLOWED: dict[str, dict[str, str]] = {
     "stage1/vm/launch.py": {"os.access": GUEST},
     "stage1/vm/needs.py": dict.fromkeys(("files.make_dirs", "files.remove_tree", "os.access", "os.path.exists"), TRIAL),
     "stage1/vm/sigsys.py": {"os.open": HOST},
+    "stage1/templates.py": {"files.read": HOST, "os.open": STATE},
+    "stage1/vm/copying.py": {"os.open": STATE},
+    "stage1/vm/template_key.py": dict.fromkeys(("os.path.realpath", "os.stat"), GUEST),
+    "stage1/vm/template_store.py": dict.fromkeys(
+        (
+            "files.make_dirs",
+            "files.read",
+            "files.remove_tree",
+            "files.write_atomic",
+            "open",
+            "os.chmod",
+            "os.chown",
+            "os.listdir",
+            "os.mkdir",
+            "os.path.isdir",
+            "os.rename",
+            "os.stat",
+            "os.utime",
+        ),
+        STATE,
+    ),
     "stage1/vm/slots.py": dict.fromkeys(
         (
             "files.make_dirs",

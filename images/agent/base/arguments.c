@@ -47,6 +47,8 @@ static bool take_parameter(const char *parameter, struct arguments *arguments)
         return arguments->maps = true;
     if (strcmp(parameter, "alike") == 0)
         return arguments->alike = true;
+    if (strcmp(parameter, "template") == 0)
+        return arguments->template = true;
     if (strcmp(parameter, "bench") == 0)
         return arguments->bench = true;
     return true; /* a later host's */

@@ -21,9 +21,10 @@ struct arguments {
     char system[64], scratch[64], window[64];
     unsigned vsock_port; /* 0: virtio-serial */
     bool mark, bench;
-    bool plan;  /* autonomous: told by a file in the share */
-    bool maps;  /* files of volumes can be mapped shared */
-    bool alike; /* files of two roots may look like one to 9p */
+    bool plan;     /* autonomous: told by a file in the share */
+    bool maps;     /* files of volumes can be mapped shared */
+    bool alike;    /* files of two roots may look like one to 9p */
+    bool template; /* the VM is saved before Configure, and goes on as many: shares come with that */
 };
 
 enum { COMMAND_LINE_ROOM = 2048 + 1 }; /* what x86 kernels have for it, and its end */

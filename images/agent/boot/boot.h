@@ -8,7 +8,7 @@
 
 /* /dev, /proc, the arguments of the kernel's command line, and descriptors 0 to 2. */
 int boot_early(struct arguments *arguments, struct fault *why);
-/* Everything else; afterwards / is the system image. */
+/* Everything else, but for the shares of a template; afterwards / is the system image. */
 int boot_mounts(const struct arguments *arguments, struct fault *why);
 /* End the VM. */
 void boot_end(void) __attribute__((noreturn));

@@ -7,6 +7,7 @@
 #include "base/texts.h"
 #include "kernel/namespaces.h"
 #include "kernel/network.h"
+#include "kernel/shares.h"
 #include "loop/apps.h"
 #include "loop/loop.h"
 
@@ -101,6 +102,12 @@ static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
     return 0;
 }
 
+/* A copy of a template has them from now on. Not before its random numbers are its own. */
+static int mount_shares(const clearpod_agent_Configure *settings, struct fault *why)
+{
+    return agent.arguments.template && !settings->rehearse ? shares_mount(&agent.arguments, why) : 0;
+}
+
 /* Only of an autonomous pod: the clock at the start of its VM, and the key of its link. */
 static void configure_plan(const clearpod_agent_Configure *settings)
 {
@@ -118,8 +125,8 @@ int configure(const clearpod_agent_Configure *settings, struct fault *why)
     static bool done, is_warm;
     if (done || (is_warm && settings->ids))
         return fault_set(why, FAULT_STATE, "the pod was configured already");
-    if (freshen(settings, why) < 0 || (!is_warm && namespaces_make(settings, why) < 0) ||
-        set_identity(settings, why) < 0)
+    if (freshen(settings, why) < 0 || mount_shares(settings, why) < 0 ||
+        (!is_warm && namespaces_make(settings, why) < 0) || set_identity(settings, why) < 0)
         return -1;
     for (unsigned i = 0; i < settings->sysctls_count; i++) /* after the network: some belong to an interface */
         if (set_sysctl(&settings->sysctls[i], why) < 0)

@@ -24,6 +24,8 @@ CASE(the_kernel_line_is_understood)
     CHECK(arguments.vsock_port == 5000 && !strcmp(arguments.system, "/dev/pmem0") && arguments.mark &&
           !arguments.bench && !arguments.plan);
     CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.plan", &arguments, bad) && arguments.plan);
+    CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.template", &arguments, bad) && arguments.template &&
+          !arguments.plan);
     CHECK(arguments_parse("clearpod.system=/dev/vda clearpod.maps clearpod.alike", &arguments, bad) && arguments.maps &&
           arguments.alike);
     CHECK(arguments_parse("clearpod.link=serial clearpod.scratch=/dev/vdb clearpod.bench clearpod.later=x", &arguments,

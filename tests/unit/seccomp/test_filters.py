@@ -197,6 +197,9 @@ def test_each_has_its_own_ring_and_its_own_sockets(under: Run) -> None:
     assert _call(under, "seccomp-qemu", ring) == errno.ENOSYS
     assert _call(under, "seccomp-kvmtool", ring) == -signal.SIGSYS
     assert _call(under, "seccomp-qemu", inet) == -signal.SIGSYS
+    steering = Call("ioctl(TUNSETSTEERINGEBPF)", 16, (99, 0x800454E0, BAD))
+    assert _call(under, "seccomp-qemu", steering) == errno.EPERM
+    assert _call(under, "seccomp-kvmtool", steering) == -signal.SIGSYS
     assert _call(under, "seccomp-kvmtool", inet) == _call(under, LOADED, inet) == errno.EAFNOSUPPORT
 
 

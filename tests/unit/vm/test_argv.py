@@ -14,6 +14,7 @@ from stage1.errors import BadRequest
 from stage1.vm import host, kvmtool, qemu
 from stage1.vm.host import HostPod
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
+from stage1.vm.template import Template
 
 GOLDEN = Path(__file__).parent / "golden"
 POD = "/run/clearpod/pods/0123"
@@ -81,6 +82,8 @@ CASES = {
     "host-ipc-without-network": on_host("ipc"),
     "qemu-jailed": QEMU._replace(**ALL, jailer="/g/jailer"),
     "qemu-attended-jailed": QEMU._replace(console_attached=True, shares=SHARES, jailer="/g/jailer"),
+    "qemu-template-made": QEMU._replace(**ALL, jailer="/g/jailer", template=Template("/t/1", monitor=9)),
+    "qemu-template-copy": QEMU._replace(**ALL, jailer="/g/jailer", template=Template("/t/1")),
     "kvmtool-jailed": LKVM._replace(**ALL, dax=WINDOW, jailer="/g/jailer"),
     "kvmtool-all": LKVM._replace(**ALL, memory_mib=4096, vcpus=8),
 }

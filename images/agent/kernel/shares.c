@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* See shares.h. */
+#include "kernel/shares.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/mount.h>
+
+/* A pod without such a share is possible (a bench), so a missing tag is none of our errors. */
+static int mount_share(const char *tag, unsigned long flags, const char *cache, struct fault *why)
+{
+    char target[64], options[128];
+    snprintf(target, sizeof target, "/run/clearpod/%s", tag);
+    snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=512000,access=client,cache=%s", cache);
+    if (mount(tag, target, "9p", flags, options) < 0 && errno != ENOENT)
+        return fault_errno(why, "mount the share %s", tag);
+    return 0;
+}
+
+int shares_mount(const struct arguments *arguments, struct fault *why)
+{
+    /* Roots of apps lie there too, which nobody else changes while they run. */
+    const char *cache = arguments->alike ? "mmap" : "loose";
+    if (mount_share("layers", arguments->plan ? 0 : MS_RDONLY | MS_NODEV, cache, why) < 0)
+        return -1;
+    /* Apps, and journald, may map files that they write. Without `directio` what is read is cached, too. */
+    cache = arguments->plan ? "mmap" : arguments->maps ? "mmap,directio" : "none";
+    return mount_share("volumes", 0, cache, why);
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The pod's directories on the host, over 9p. Mounted once: at the boot, or by the Configure of a guest that is a copy of a
+ * template, since a VM can't be saved while they are mounted.
+ */
+#ifndef CLEARPOD_SHARES_H
+#define CLEARPOD_SHARES_H
+
+#include "base/arguments.h"
+#include "base/fault.h"
+
+int shares_mount(const struct arguments *arguments, struct fault *why);
+
+#endif

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A few requests to an agent that nobody else talks to, one after the other. Called by `stage1.templates`, blocking;
+the daemon's own client is `cri.agent`, rkt's programs have `client.py`.
+"""
+
+import os
+import time
+
+from stage1.errors import TimedOut, VmFailed
+from stage1.guest.connect import unix_factory
+from stage1.guest.frame import START
+from stage1.guest.link import HostLink, Incoming, LinkFault, ReplySeen
+from stage1.guest.messages import Op, Reply, check_reply
+
+_READ_BYTES = 65536
+
+
+class Session:
+    """A context manager with one connection. The guest knows no secret afterwards: its next host begins as a first one,
+    since the key is the marker with which every host begins.
+    """
+
+    def __init__(self, path: str, *, limit_s: float) -> None:
+        """Connect to the VMM's socket `path`. All that is asked must be answered within `limit_s`. Raises TimedOut."""
+        self._until = time.monotonic() + limit_s
+        connected = unix_factory(path)(self._until)
+        if connected is None:
+            raise TimedOut(f"there is no agent's socket {path} after {limit_s:g} s")
+        self._socket = connected
+        self._link = HostLink(START, int.from_bytes(os.urandom(7), "little") | 1)
+        self._link.connect(time.time_ns())
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def call(self, op: Op) -> Reply:
+        """Ask, and wait for the answer. Raises what it means, TimedOut, VmFailed."""
+        number = self._link.request(op)
+        try:
+            while True:
+                for seen in self._turn():
+                    if isinstance(seen, ReplySeen) and seen.id == number:
+                        return check_reply(seen.reply, op)
+        except LinkFault as fault:
+            raise VmFailed(f"the link to a guest was cut: {fault}") from None
+
+    def _turn(self) -> list[Incoming]:
+        self._socket.settimeout(max(self._until - time.monotonic(), 0.001))
+        try:
+            self._socket.sendall(self._link.outgoing())
+            data = self._socket.recv(_READ_BYTES)
+        except TimeoutError:
+            raise TimedOut("the agent of a guest did not answer in time") from None
+        except OSError as error:
+            raise VmFailed(f"the link to a guest can't be read: {error.strerror}") from None
+        if not data:
+            raise VmFailed("the link to a guest was closed: its VM has ended")
+        return self._link.receive(data)

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's monitor (QMP) on a socket that it has inherited: saves a guest as a template, and loads one into a new VM.
+
+Called by `starter` and `stage1.templates`, blocking. Nobody else has the other end, there is no path to it, and it is
+closed before a guest that was loaded has its pod. What is read has a limit in time and in bytes.
+"""
+
+import json
+import socket
+import time
+
+from stage1.errors import VmFailed
+from stage1.vm.template import STATE_SET
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+LIMIT_S = 60.0
+"""For a guest to be saved or loaded, which takes milliseconds; and for QEMU to start."""
+_STATE = f"file:/dev/fdset/{STATE_SET}"
+_MOST_BYTES = 1 << 20
+_CAPABILITIES = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+
+
+class Monitor:
+    """A context manager, which closes the socket. All methods raise VmFailed when QEMU refuses, ends or is late."""
+
+    def __init__(self, connected: int, *, limit_s: float = LIMIT_S) -> None:
+        """Takes the descriptor `connected` over. The time runs from now on."""
+        self._socket = socket.socket(fileno=connected)
+        self._until, self._bytes, self._buffer = time.monotonic() + limit_s, 0, bytearray()
+
+    def __enter__(self) -> "Monitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def load(self) -> None:
+        """Load what STATE_FD has; the guest goes on then. All is asked at once: QEMU reads it when it is there."""
+        commands = [*_BEGIN, ("migrate-incoming", {"uri": _STATE})]
+        self._ask(commands)
+        self._answered(len(commands), or_migrated=True)
+
+    def save(self, state: int) -> None:
+        """Write the devices' state to the file `state` of ours; the guest's memory is in a file already, and it does
+        not go on. It is not stopped before: a copy of one that was would wait, too.
+        """
+        self._ask(_BEGIN)
+        self._ask([("add-fd", {"fdset-id": STATE_SET})], [state])
+        self._ask([("migrate", {"uri": _STATE})])
+        self._answered(len(_BEGIN) + 2, or_migrated=True)
+
+    def quit(self) -> None:
+        """End the VM, which has written all that it has by then."""
+        self._ask([("quit", {})])
+        self._answered(1)
+
+    def _ask(self, commands: "Sequence[tuple[str, dict[str, Any]]]", descriptors: "Sequence[int]" = ()) -> None:
+        lines = [json.dumps({"execute": name, "arguments": arguments}) for name, arguments in commands]
+        try:
+            socket.send_fds(self._socket, ["\n".join([*lines, ""]).encode()], list(descriptors))
+        except OSError as error:
+            raise VmFailed(f"the VMM's monitor takes no commands: {error.strerror}") from None
+
+    def _answered(self, count: int, *, or_migrated: bool = False) -> None:
+        """So many commands are done, and what one of them began as well."""
+        migrated = not or_migrated
+        while count or not migrated:
+            reply = self._read()
+            if "error" in reply:
+                raise VmFailed(f"the VMM's monitor refused a command: {_text(reply['error'])}")
+            if "return" in reply:
+                count -= 1
+            status = _status(reply)
+            if status in ("failed", "cancelled"):
+                raise VmFailed("the VMM could not save or load the state of a guest")
+            migrated = migrated or status == "completed"
+
+    def _read(self) -> "dict[str, Any]":
+        while b"\n" not in self._buffer:
+            self._socket.settimeout(max(self._until - time.monotonic(), 0.001))
+            try:
+                data = self._socket.recv(65536)
+            except TimeoutError:
+                raise VmFailed("the VMM's monitor did not answer in time") from None
+            except OSError as error:
+                raise VmFailed(f"the VMM's monitor can't be read: {error.strerror}") from None
+            self._bytes += len(data)
+            if not data or self._bytes > _MOST_BYTES:
+                raise VmFailed("the VMM's monitor was closed" if not data else "the VMM's monitor said too much")
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            reply = json.loads(line)
+        except ValueError:
+            reply = None
+        if not isinstance(reply, dict):
+            raise VmFailed("the VMM's monitor said what is no JSON object")
+        return reply
+
+
+_BEGIN: "list[tuple[str, dict[str, Any]]]" = [
+    ("qmp_capabilities", {}),
+    ("migrate-set-capabilities", {"capabilities": _CAPABILITIES}),
+]
+
+
+def _status(reply: "dict[str, Any]") -> str:
+    data = reply.get("data")
+    return str(data.get("status")) if reply.get("event") == "MIGRATION" and isinstance(data, dict) else ""
+
+
+def _text(error: object) -> str:
+    return str(error.get("desc") if isinstance(error, dict) else error)[:400]

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a template was made of, and its name, which is the hash of that: a VM can only be a copy of a template that was
+made of the same. Called by `stage1.templates`. It looks at files' sizes and times, and reads no guest.
+"""
+
+import hashlib
+import json
+import os
+
+from stage1.errors import KernelError
+from stage1.linux.libc import Guard
+from stage1.vm.spec import Nic, SerialLink, VmSpec
+from stage1.vm.template import Template
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT = "1"
+"""Of the files, and of what the agent does before it is saved."""
+_CPU = frozenset(("vendor_id", "cpu family", "model", "stepping", "microcode", "flags"))
+_FILES = ("kernel", "initramfs", "system", "hypervisor")
+_POD = "/pod"
+
+
+def parts(vm: VmSpec, *, scratch_bytes: int, host: "Mapping[str, str]") -> dict[str, str]:
+    """All that must be equal, by names for people. `host` is what `of_host` says. Raises BadRequest, KernelError."""
+    plain = _without_pod(vm)
+    files = dict(zip(_FILES, (vm.kernel, vm.initramfs, vm.system_image, vm.binary), strict=True))
+    return {
+        "format": FORMAT,
+        "arguments": "\n".join(vm.hypervisor.argv(plain)),
+        "scratch": str(scratch_bytes if vm.scratch else 0),
+        **{name: identity(path) for name, path in files.items()},
+        **host,
+    }
+
+
+def name(made_of: "Mapping[str, str]") -> str:
+    """32 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(dict(made_of), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def is_current(made_of: "Mapping[str, str]", host: "Mapping[str, str]") -> bool:
+    """Whether a VM could still be made of the same: nothing of it was replaced since."""
+    known = {"format": FORMAT, **host}
+    return all(made_of.get(name) == value for name, value in known.items()) and all(
+        _is_there(made_of.get(name, "")) for name in _FILES
+    )
+
+
+def _is_there(was: str) -> bool:
+    try:
+        return identity(was.rsplit(" ", 3)[0]) == was
+    except KernelError:
+        return False
+
+
+def identity(path: str) -> str:
+    """Another one after the file was replaced or written to. Raises KernelError."""
+    real = os.path.realpath(path)
+    with Guard("stat", real):
+        status = os.stat(real)
+    return f"{real} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def of_host(cpuinfo: str, kernel: "os.uname_result") -> dict[str, str]:
+    """The parts that concern the machine: a guest keeps what it has found of the processor and of the tap."""
+    first = cpuinfo.partition("\n\n")[0]
+    fields = (line.partition(":") for line in first.splitlines())
+    cpu = [f"{key.strip()}={value.strip()}" for key, _, value in fields if key.strip() in _CPU]
+    return {"cpu": "\n".join(cpu), "host": f"{kernel.release} {kernel.version} {kernel.machine}"}
+
+
+def _without_pod(vm: VmSpec) -> VmSpec:
+    """The same VM whoever's it is."""
+    return vm._replace(
+        name="template",
+        run_dir=_POD,
+        link=SerialLink(f"{_POD}/agent.sock"),
+        shares=tuple(share._replace(path=f"{_POD}/{share.tag}") for share in vm.shares),
+        scratch=vm.scratch and f"{_POD}/scratch",
+        nics=tuple(Nic("tap", "") for _ in vm.nics),
+        template=Template("/template"),
+    )

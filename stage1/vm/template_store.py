@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of templates: one directory each, by name, with `ram`, `state` and `manifest.json`. Made by the node,
+used by `stage1.templates`.
+
+A template appears whole, by rename, and is never changed. Who finds one that is damaged removes it: a VM that is a copy
+has the file open and goes on. Root's, mode 0700; `ram` can be read by everybody whom a jail shows it to.
+"""
+
+import hashlib
+import json
+import os
+import time
+from typing import NamedTuple
+
+from stage1.errors import VmFailed
+from stage1.linux import files
+from stage1.linux.libc import Guard
+from stage1.vm.template import Template
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+MANIFEST = "manifest.json"
+_NEW = ".new"
+_CHUNK = 1 << 20
+_USED_S = 3600
+"""How exactly the last use is known."""
+
+
+class Manifest(NamedTuple):
+    """`made_of` are the parts of `template_key`, `digests` those of the files by name."""
+
+    made_of: "Mapping[str, str]"
+    digests: "Mapping[str, str]"
+
+    def encode(self) -> bytes:
+        """For the file."""
+        return json.dumps({"version": 1, **self._asdict()}, indent=1).encode()
+
+
+def decode(text: bytes) -> Manifest:
+    """What `encode` gave. Raises VmFailed when it is damaged or a later version's."""
+    try:
+        record = json.loads(text)
+        if record["version"] != 1:
+            raise ValueError
+        tables = (record["made_of"], record["digests"])
+        return Manifest(*({str(key): str(value) for key, value in table.items()} for table in tables))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise VmFailed("the manifest of a template is damaged") from None
+
+
+def digest(path: str) -> str:
+    """Of the file's size, and of its data with their places; holes are not read. Raises KernelError."""
+    with Guard("read", path), open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        total, at = hashlib.sha256(b"%d" % size), 0
+        while at < size and (begin := _data(file.fileno(), at)) >= 0:
+            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            total.update(b" %d %d " % (begin, at))
+            for start in range(begin, at, _CHUNK):
+                total.update(os.pread(file.fileno(), min(_CHUNK, at - start), start))
+    return total.hexdigest()
+
+
+def _data(fd: int, at: int) -> int:
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA)
+    except OSError:  # no more
+        return -1
+
+
+class Store:
+    """Templates below `top`. Whole ones are looked at once, and then only whether somebody has touched them."""
+
+    def __init__(self, top: str) -> None:
+        self.top = top
+        self._seen: dict[str, tuple[object, ...]] = {}
+
+    def find(self, name: str) -> Template | None:
+        """The template, None when there is none; one that is damaged is removed first. Raises KernelError."""
+        template = Template(f"{self.top}/{name}")
+        try:
+            facts = _facts(template)
+            if self._seen.get(name) != facts:
+                _check(template)
+                self._seen[name] = facts
+        except FileNotFoundError:
+            return None
+        except VmFailed:
+            self.remove(name)
+            raise
+        _note_use(template)
+        return template
+
+    def begin(self, name: str, memory_bytes: int) -> Template:
+        """An empty directory for a template, with a file for so much memory. Undo: `abandon`. Raises KernelError."""
+        files.make_dirs(self.top, 0o700)
+        self.abandon(name)
+        template = Template(f"{self.top}/{name}{_NEW}")
+        with Guard("make", template.directory):
+            os.mkdir(template.directory, 0o700)
+            for path, size in ((template.ram, memory_bytes), (template.state, 0)):
+                with open(path, "xb") as file:
+                    file.truncate(size)
+                os.chmod(path, 0o600)
+        return template
+
+    def commit(self, name: str, made_of: "Mapping[str, str]") -> Template:
+        """Make it one that is found. Raises NoSpace, KernelError."""
+        new, there = Template(f"{self.top}/{name}{_NEW}"), Template(f"{self.top}/{name}")
+        with Guard("write", new.directory):
+            os.chown(new.ram, 0, 0)
+            os.chmod(new.ram, 0o444)
+            os.chmod(new.state, 0o400)
+            for path in (new.ram, new.state):
+                files.sync(path)
+        digests = {"ram": digest(new.ram), "state": digest(new.state)}
+        files.write_atomic(f"{new.directory}/{MANIFEST}", Manifest(made_of, digests).encode())
+        self.remove(name)
+        with Guard("rename", new.directory):
+            os.rename(new.directory, there.directory)
+            files.sync(self.top)
+        self._seen[name] = _facts(there)
+        return there
+
+    def abandon(self, name: str) -> None:
+        """Undo `begin`; idempotent."""
+        files.remove_tree(f"{self.top}/{name}{_NEW}")
+
+    def remove(self, name: str) -> None:
+        """Remove a template; gone already is fine."""
+        self._seen.pop(name, None)
+        files.remove_tree(f"{self.top}/{name}")
+
+    def names(self) -> list[str]:
+        """Of all templates, the one that was used last first."""
+        try:
+            found = [one for one in os.listdir(self.top) if not one.endswith(_NEW)]
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=self._used, reverse=True)
+
+    def collect(self, is_current: "Callable[[Mapping[str, str]], bool]", *, most_bytes: int) -> list[str]:
+        """Remove what was begun, what was made of what is no more (`is_current` gets that), and those that were not
+        used for the longest time, until the others take at most so much of the disk; their names. Nobody may be making
+        one. Raises KernelError.
+        """
+        for one in os.listdir(self.top) if os.path.isdir(self.top) else ():
+            if one.endswith(_NEW):
+                self.abandon(one.removesuffix(_NEW))
+        removed, left_bytes = [], most_bytes
+        for name in self.names():
+            taken_bytes = _blocks(f"{self.top}/{name}")
+            if taken_bytes <= left_bytes and self._is_whole(name, is_current):
+                left_bytes -= taken_bytes
+            else:
+                self.remove(name)
+                removed.append(name)
+        return removed
+
+    def _is_whole(self, name: str, is_current: "Callable[[Mapping[str, str]], bool]") -> bool:
+        try:
+            return is_current(decode(files.read(f"{self.top}/{name}/{MANIFEST}")).made_of)
+        except (VmFailed, FileNotFoundError):
+            return False
+
+    def _used(self, name: str) -> float:
+        try:
+            return os.stat(f"{self.top}/{name}/{MANIFEST}").st_mtime
+        except OSError:
+            return 0.0
+
+
+def _facts(template: Template) -> tuple[object, ...]:
+    """What would be another after a change. Raises FileNotFoundError."""
+    status = [os.stat(path) for path in (template.ram, template.state)]
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in status)
+
+
+def _check(template: Template) -> None:
+    """Raise VmFailed when it is not as it was made."""
+    manifest = decode(files.read(f"{template.directory}/{MANIFEST}"))
+    for name, path in (("ram", template.ram), ("state", template.state)):
+        if manifest.digests.get(name) != digest(path):
+            raise VmFailed(f"the template {template.directory} is damaged: {name} is not what was written")
+
+
+def _note_use(template: Template) -> None:
+    path = f"{template.directory}/{MANIFEST}"
+    try:
+        if time.time() - os.stat(path).st_mtime > _USED_S:
+            os.utime(path)
+    except OSError:
+        pass  # it is only about which one is removed first
+
+
+def _blocks(path: str) -> int:
+    try:
+        return sum(os.stat(f"{path}/{name}").st_blocks * 512 for name in os.listdir(path))
+    except OSError:
+        return 0

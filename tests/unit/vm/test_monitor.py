@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's monitor, played by a thread: what is asked, and what becomes of answers that are none."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.vm.monitor import Monitor
+from tests.fakes.patience import PATIENCE
+
+COMPLETED = {"event": "MIGRATION", "data": {"status": "completed"}}
+Reply = Callable[[str], list[Any]]
+
+
+class Qemu:
+    """Answers each command by `reply`, and keeps what it was asked; bytes are sent as they are, None closes."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.ours, self._theirs = socket.socketpair()
+        self.asked: list[str] = []
+        self.written: list[bytes] = []
+        self._reply = reply
+        self._thread = threading.Thread(target=self._serve_to_the_end, daemon=True)
+        self._thread.start()
+
+    def _serve_to_the_end(self) -> None:
+        try:
+            self._serve()
+        except OSError:  # nobody listens any more
+            pass
+
+    def _serve(self) -> None:
+        text, files = b"", []
+        with self._theirs as sock:
+            while True:
+                data, descriptors, _, _ = socket.recv_fds(sock, 65536, 4)
+                files += descriptors
+                text += data
+                if not data:
+                    return
+                *lines, text = text.split(b"\n")
+                for line in lines:
+                    name = json.loads(line)["execute"]
+                    self.asked.append(name)
+                    if name == "migrate":
+                        os.write(files[0], b"devices")
+                    for one in self._reply(name):
+                        if one is None:
+                            return
+                        sock.sendall(one if isinstance(one, bytes) else json.dumps(one).encode() + b"\r\n")
+
+    def ended(self) -> None:
+        self._thread.join(10 * PATIENCE)
+
+
+def usual(name: str) -> list[Any]:
+    done = [{"event": "STOP"}, {"return": {}}]
+    return [*done, COMPLETED] if name in ("migrate", "migrate-incoming") else done
+
+
+def test_a_guest_is_saved_into_a_file_of_ours_and_ended(tmp_path: Path) -> None:
+    qemu = Qemu(usual)
+    with (tmp_path / "state").open("wb") as state, Monitor(qemu.ours.detach()) as monitor:
+        monitor.save(state.fileno())
+        monitor.quit()
+    qemu.ended()
+    assert qemu.asked == ["qmp_capabilities", "migrate-set-capabilities", "add-fd", "migrate", "quit"]
+    assert (tmp_path / "state").read_bytes() == b"devices"
+
+
+def test_a_guest_is_loaded() -> None:
+    qemu = Qemu(usual)
+    with Monitor(qemu.ours.detach()) as monitor:
+        monitor.load()
+    qemu.ended()
+    assert qemu.asked == ["qmp_capabilities", "migrate-set-capabilities", "migrate-incoming"]
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ([{"error": {"class": "GenericError", "desc": "no such descriptor"}}], "no such descriptor"),
+        ([{"return": {}}, {"event": "MIGRATION", "data": {"status": "failed"}}], "state"),
+        ([{"return": {}}, None], "closed"),
+        ([None], "closed"),
+        ([b"nonsense\n"], "JSON"),
+        ([b"[1]\n"], "JSON"),
+        ([{"error": 5}], "5"),
+        ([b"x" * (2 << 20)], "too much"),
+        ([b"{}\n" * (1 << 19)], "too much"),
+        ([{"return": {}}, {"event": "MIGRATION", "data": 7}], "in time"),
+        ([], "in time"),
+    ],
+    ids="refused failed closed closed-before garbage array odd-error long-line many-lines odd-event silence".split(),
+)
+def test_what_does_not_load_is_an_error_that_says_why(last: list[Any], words: str) -> None:
+    qemu = Qemu(lambda name: last if name == "migrate-incoming" else usual(name))
+    limit_s = 0.3 if words == "in time" else 30
+    with Monitor(qemu.ours.detach(), limit_s=limit_s) as monitor, pytest.raises(VmFailed, match=words):
+        monitor.load()
+
+
+def test_a_vmm_that_has_ended_takes_no_commands() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with Monitor(ours.detach()) as monitor, pytest.raises(VmFailed):
+        monitor.load()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes two VMs copies of one template, and what does not."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stage1.vm import template_key
+from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
+
+from .test_argv import QEMU
+
+HOST = {"cpu": "model=1", "host": "6.12"}
+CPUINFO = "vendor_id\t: A\nmodel\t\t: 7\ncpu MHz\t\t: {mhz}\nflags\t\t: fpu vme\n\nprocessor\t: 1\nmodel\t\t: 8\n"
+
+
+@pytest.fixture
+def vm(tmp_path: Path) -> VmSpec:
+    for name in ("vmlinux", "initramfs", "system", "qemu-system-x86_64"):
+        (tmp_path / name).write_bytes(b"x")
+    return QEMU._replace(
+        kernel=f"{tmp_path}/vmlinux",
+        initramfs=f"{tmp_path}/initramfs",
+        system_image=f"{tmp_path}/system",
+        binary=f"{tmp_path}/qemu-system-x86_64",
+        scratch="/s/1.img",
+        shares=(Share("layers", "/r/1/share/layers", read_only=True),),
+        nics=(Nic("tap7", "02:00:00:00:00:01"),),
+    )
+
+
+def name(vm: VmSpec, *, scratch_bytes: int = 1 << 20, host: dict[str, str] | None = None) -> str:
+    return template_key.name(template_key.parts(vm, scratch_bytes=scratch_bytes, host=host or HOST))
+
+
+def test_whose_the_vm_is_does_not_matter(vm: VmSpec) -> None:
+    other = vm._replace(
+        name="clearpod-9",
+        run_dir="/r/9",
+        link=SerialLink("/r/9/agent.sock"),
+        scratch="/s/9.img",
+        shares=(Share("layers", "/r/9/share/layers", read_only=True),),
+        nics=(Nic("tap0", "02:00:00:00:00:09"),),
+        netns="/run/netns/9",
+        cgroups=("/sys/fs/cgroup/9",),
+    )
+    assert name(vm) == name(other)
+    assert len(name(vm)) == 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory_mib": 129},
+        {"vcpus": 2},
+        {"kernel_arguments": ("clearpod.maps",)},
+        {"nics": ()},
+        {"accel": "kvm"},
+        {"is_scratch_kept": True},
+        {"sandbox": False},
+        {"scratch": ""},
+    ],
+    ids=str,
+)
+def test_what_its_guest_can_see_does(vm: VmSpec, change: dict[str, Any]) -> None:
+    assert name(vm) != name(vm._replace(**change))
+
+
+def test_so_do_the_disk_the_machine_and_the_hosts_kernel(vm: VmSpec) -> None:
+    others = (
+        name(vm, scratch_bytes=2 << 20),
+        name(vm, host=HOST | {"cpu": "model=2"}),
+        name(vm, host={"host": "6.13"}),
+    )
+    assert len({name(vm), *others}) == 4
+
+
+@pytest.mark.parametrize("file", ["vmlinux", "initramfs", "system", "qemu-system-x86_64"])
+def test_a_file_that_is_replaced_makes_another_one_and_the_old_one_useless(
+    vm: VmSpec, tmp_path: Path, file: str
+) -> None:
+    before = template_key.parts(vm, scratch_bytes=0, host=HOST)
+    assert template_key.is_current(before, HOST)
+    (tmp_path / "new").write_bytes(b"x")
+    os.rename(tmp_path / "new", tmp_path / file)
+    assert not template_key.is_current(before, HOST)
+    assert template_key.name(before) != name(vm, scratch_bytes=0)
+    os.unlink(tmp_path / file)
+    assert not template_key.is_current(before, HOST)
+
+
+def test_another_host_makes_it_useless(vm: VmSpec) -> None:
+    parts = template_key.parts(vm, scratch_bytes=0, host=HOST)
+    assert not template_key.is_current(parts, HOST | {"cpu": "model=2"})
+    assert not template_key.is_current(parts | {"format": "0"}, HOST)
+    assert not template_key.is_current({}, HOST)
+
+
+def test_of_the_processor_counts_what_a_guest_can_see_and_not_how_fast_it_is_now() -> None:
+    host = template_key.of_host(CPUINFO.format(mhz=1), os.uname())
+    assert host == template_key.of_host(CPUINFO.format(mhz=2), os.uname())
+    assert host["cpu"] == "vendor_id=A\nmodel=7\nflags=fpu vme"
+    assert os.uname().release in host["host"]

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of templates: whole ones are found, damaged ones are not, old ones go."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from stage1.errors import VmFailed
+from stage1.vm import template_store
+from stage1.vm.template import Template
+from stage1.vm.template_store import Store
+
+MIB = 1 << 20
+PARTS = {"kernel": "/k 1 2 3"}
+
+
+def made(store: Store, name: str, data: bytes = b"guest") -> Template:
+    template = store.begin(name, MIB)
+    with open(template.ram, "r+b") as ram:
+        ram.seek(65536)
+        ram.write(data)
+    Path(template.state).write_bytes(b"devices")
+    return store.commit(name, PARTS)
+
+
+def is_any(_: Mapping[str, str]) -> bool:
+    return True
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"{tmp_path}/templates")
+
+
+def test_one_is_found_when_it_is_whole_and_not_before(store: Store) -> None:
+    assert store.find("a") is None and store.names() == []
+    store.begin("a", MIB)
+    assert store.find("a") is None and store.names() == []
+    there = made(store, "a")
+    assert store.find("a") == there and Store(store.top).find("a") == there and store.names() == ["a"]
+    assert os.stat(there.ram).st_size == MIB
+    assert os.listdir(store.top) == ["a"]
+
+
+def test_nobody_may_write_to_one_and_only_a_jail_shows_it(store: Store) -> None:
+    there = made(store, "a")
+    modes = [os.stat(path).st_mode & 0o777 for path in (store.top, there.directory, there.ram, there.state)]
+    assert modes == [0o700, 0o700, 0o444, 0o400]
+
+
+@pytest.mark.parametrize("file", ["ram", "state", "manifest.json"])
+@pytest.mark.parametrize("how", ["changed", "shorter", "gone"])
+def test_one_that_is_damaged_is_removed(store: Store, file: str, how: str) -> None:
+    there = made(store, "a")
+    path = f"{there.directory}/{file}"
+    if how == "changed":
+        with open(path, "r+b") as damaged:
+            damaged.seek(3)
+            damaged.write(b"\xff")
+    elif how == "shorter":
+        os.truncate(path, 2)
+    else:
+        os.unlink(path)
+    found = None
+    try:
+        found = Store(store.top).find("a")
+    except VmFailed:
+        assert store.names() == []
+    assert found is None
+
+
+def test_one_that_was_changed_under_a_daemon_is_noticed(store: Store) -> None:
+    there = made(store, "a")
+    with open(there.ram, "r+b") as damaged:
+        damaged.write(b"x")
+    with pytest.raises(VmFailed, match="ram"):
+        store.find("a")
+
+
+def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(store: Store) -> None:
+    made(store, "a", b"old")
+    store.begin("a", MIB)
+    there = made(store, "a", b"new")
+    assert b"new" in Path(there.ram).read_bytes()
+    store.begin("a", MIB)
+    store.abandon("a")
+    store.abandon("a")
+    assert store.find("a") == there
+    store.remove("a")
+    store.remove("a")
+    assert store.find("a") is None
+
+
+def test_collecting_keeps_those_that_were_used_last_within_the_budget(store: Store) -> None:
+    for age, name in enumerate("abc"):
+        there = made(store, name)
+        os.utime(f"{there.directory}/manifest.json", (10000 - age, 10000 - age))
+    store.begin("d", MIB)
+    each = sum(path.stat().st_blocks * 512 for path in Path(store.top, "a").iterdir())
+    assert store.collect(is_any, most_bytes=2 * each) == ["c"]
+    assert sorted(os.listdir(store.top)) == ["a", "b"]
+    store.find("b")
+    assert store.collect(is_any, most_bytes=each) == ["a"], "its use was noted"
+
+
+def test_collecting_removes_what_is_useless_damaged_or_no_template(store: Store) -> None:
+    made(store, "a")
+    (Path(made(store, "b").directory) / "manifest.json").write_text("{}")
+    (Path(store.top) / "c").mkdir()
+    assert sorted(store.collect(lambda made_of: made_of == PARTS, most_bytes=1 << 30)) == ["b", "c"]
+    assert store.collect(lambda made_of: made_of != PARTS, most_bytes=1 << 30) == ["a"]
+    assert Store(f"{store.top}/none").collect(is_any, most_bytes=0) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"[]", b"null", b"{", b'{"version": 2}', b'{"version": 1}', b'{"version": 1, "made_of": [], "digests": 1}'],
+)
+def test_a_manifest_that_is_none_is_refused(text: bytes) -> None:
+    with pytest.raises(VmFailed):
+        template_store.decode(text)
+
+
+def test_a_digest_tells_places_and_sizes_apart(tmp_path: Path) -> None:
+    seen = set()
+    for size, at in ((MIB, 0), (MIB, 65536), (2 * MIB, 0), (2 * MIB, MIB), (0, 0)):
+        path = tmp_path / f"{size}-{at}"
+        with path.open("wb") as file:
+            file.truncate(size)
+            if size:
+                file.seek(at)
+                file.write(b"x" * 4096)
+        seen.add(template_store.digest(str(path)))
+    assert len(seen) == 5
