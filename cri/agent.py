@@ -15,8 +15,10 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
+from cri.consumers import Consumer, written
 from cri.loop_budget import SLICE_S, LoopBudget
 from cri.vsock import READ_BYTES, Connection, VsockPort
 from stage1.errors import AgentFailed, Exhausted, PodError, TimedOut, VmFailed
@@ -27,6 +29,8 @@ from stage1.linux import beneath
 from stage1.vm.spec import SerialLink, VsockLink
 
 log = logging.getLogger("clearpod.agent")
+
+Result = TypeVar("Result")
 
 RETRY_S = 0.02
 """Between tries to connect: the VMM makes its socket within milliseconds."""
@@ -48,17 +52,6 @@ OLD_GREETING_NS = 20_000_000
 HELPED = (messages.Create, messages.Start, messages.Exec, messages.Delete, messages.Update, messages.Connect)
 """What the agent gives to a helper process. It refuses more than 32 at a time, and each needs memory of the guest's."""
 HELPED_AT_ONCE = 8
-
-
-class Consumer(Protocol):
-    """Takes one stream's data.
-
-    `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`.
-    """
-
-    def feed(self, data: bytes, *, seq: int, end: bool) -> int: ...
-
-    def commit(self) -> None: ...
 
 
 class Identity(NamedTuple):
@@ -315,37 +308,46 @@ class Agent:
         """Take in what was read, a slice at a time, and wait if that was more than the guest's budget."""
         has_more = True
         while has_more:
-            await self._loop_budget.begin()
-            begun_s = time.monotonic()
+            touched: dict[int, Consumer] = {}
             try:
-                wait_s = self._take_slice(data, until_s=begun_s + SLICE_S)
+                last, events = await self._in_turn(partial(self._take_slice, data, touched))
+                await written(touched.values())
             finally:
-                self._loop_budget.spend(time.monotonic() - begun_s)
+                for consumer in touched.values():
+                    consumer.commit()
             data, has_more = b"", self._link.has_more
-            await self._loop_budget.hold(wait_s)
+            await self._loop_budget.hold(self._settle(last, events))
 
-    def _take_slice(self, data: bytes, *, until_s: float) -> float:
-        """Hand over what comes until then, commit it, acknowledge it if that can't wait, in this order; seconds to
-        wait.
-        """
-        touched: dict[int, Consumer] = {}
-        last = events = 0
+    async def _in_turn(self, take: Callable[[], Result]) -> Result:
+        """Do it when this link's turn has come, and account for it."""
+        await self._loop_budget.begin()
+        begun_s = time.monotonic()
         try:
-            while True:
-                for seen in self._link.receive(data, WORK):
-                    last = max(last, getattr(seen, "seq", 0))
-                    events += self._hand_over(seen, touched)
-                data = b""
-                if not self._link.has_more or time.monotonic() >= until_s:
-                    break
+            return take()
         finally:
-            for consumer in touched.values():
-                consumer.commit()
-        if last:
-            self._link.acknowledge(last)
-        self._link.raise_fault()
-        self._wake_senders()
+            self._loop_budget.spend(time.monotonic() - begun_s)
+
+    def _take_slice(self, data: bytes, touched: dict[int, Consumer]) -> tuple[int, int]:
+        """Hand over what comes within SLICE_S; the last number that is to be acknowledged, and how many events.
+
+        The consumers in `touched` are to be committed, also when it raises.
+        """
+        last, events, until_s = 0, 0, time.monotonic() + SLICE_S
+        while True:
+            for seen in self._link.receive(data, WORK):
+                last = max(last, getattr(seen, "seq", 0))
+                events += self._hand_over(seen, touched)
+            data = b""
+            if not self._link.has_more or time.monotonic() >= until_s:
+                return last, events
+
+    def _settle(self, last: int, events: int) -> float:
+        """What was handed over is committed: acknowledge it, at once if that can't wait; seconds to wait."""
         link = self._link
+        if last:
+            link.acknowledge(last)
+        link.raise_fault()
+        self._wake_senders()
         if link.is_due:
             self._flush()
         return self._budget.spend(time.monotonic(), events=events, useless=link.useless, resyncs=link.resyncs)

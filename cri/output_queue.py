@@ -39,7 +39,7 @@ class Buffer:
 
 
 class OutputQueue:
-    """One reader's queue; also a consumer (`cri.agent.Consumer`) when that is the only reader of its stream."""
+    """One reader's queue; also a consumer (`cri.consumers.Consumer`) when that is the only reader of its stream."""
 
     def __init__(self, give_back: GiveBack) -> None:
         self.give_back = give_back
@@ -54,6 +54,9 @@ class OutputQueue:
         if end:
             self.finish()
         return 0
+
+    def writing(self) -> None:
+        """Nothing to wait for."""
 
     def commit(self) -> None:
         """Nothing to make durable: it ends with the daemon."""

@@ -26,7 +26,7 @@ class Consumed(Protocol):
 
 
 class Output:
-    """A consumer (`cri.agent.Consumer`) of `stream`. `first` is called at its first byte.
+    """A consumer (`cri.consumers.Consumer`) of `stream`. `first` is called at its first byte.
 
     `fault` gets an exception when the descriptor takes nothing any more: BrokenPipeError when its reader went
     away, KernelError otherwise. Later data is dropped then.
@@ -51,6 +51,9 @@ class Output:
         if self._idle.is_set():
             self._begin()
         return 0
+
+    def writing(self) -> None:
+        """Nothing to wait for."""
 
     def commit(self) -> None:
         """Nothing to make durable."""

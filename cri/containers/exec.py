@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
-from cri.agent import Consumer
+from cri.consumers import Consumer
 from cri.containers import order
 from cri.live.container import LiveContainer
 from cri.live.deadlines import limit
@@ -50,7 +50,7 @@ class Options(NamedTuple):
 
 
 class Capture:
-    """A consumer (`cri.agent.Consumer`) that keeps data in memory, as long as it does not exceed `left`, the bytes
+    """A consumer (`cri.consumers.Consumer`) that keeps data in memory, as long as it does not exceed `left`, the bytes
     that both streams of a command may still keep.
     """
 
@@ -63,6 +63,9 @@ class Capture:
         self._left[0] -= len(kept)
         self._parts += kept
         return len(data)
+
+    def writing(self) -> None:
+        """Nothing to wait for."""
 
     def commit(self) -> None:
         """Nothing to make durable: an exec ends with the daemon."""

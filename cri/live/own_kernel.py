@@ -26,7 +26,7 @@ from stage1.pod import own_kernel, states
 from stage1.rootfs import export
 
 if TYPE_CHECKING:
-    from cri.agent import Consumer
+    from cri.consumers import Consumer
     from cri.live.container import LiveContainer
     from cri.live.pod import LivePod
     from stage1.vm.vmm import VmProcess

@@ -17,7 +17,7 @@ from stage1.linux import beneath, files
 from stage1.linux.inotify import Watch
 
 if TYPE_CHECKING:
-    from cri.agent import Consumer
+    from cri.consumers import Consumer
     from cri.loop_budget import LoopBudget
 
 CHUNK_BYTES = 65536

@@ -35,7 +35,7 @@ def _threads() -> ThreadPoolExecutor:
 
 
 class LogStream:
-    """A consumer (`cri.agent.Consumer`) that writes one of the container's streams to its log, and to the attached."""
+    """A consumer (`cri.consumers.Consumer`): writes one of the container's streams to its log, and to the attached."""
 
     def __init__(self, feed: "LogFeed", name: str) -> None:
         self._feed, self._name = feed, name
@@ -76,6 +76,10 @@ class LogStream:
         for follower in self.followers:
             follower.finish()
 
+    def writing(self) -> "asyncio.Task[None] | None":
+        """What writes the log, if it does."""
+        return self._feed.task
+
     def commit(self) -> None:
         """Before the acknowledgement."""
         self._feed.writer.commit()
@@ -94,7 +98,7 @@ class LogFeed:
         self.writer, self._container_id = writer, container_id
         self.streams = {name: LogStream(self, name) for name in ("stdout", "stderr")}
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._fault = ""
         self._lock = asyncio.Lock()
 
@@ -116,22 +120,22 @@ class LogFeed:
 
     def watch(self) -> None:
         """If the log holds output, write that in a thread; if that fails, again, until it is written or closed."""
-        if self.writer.is_stuck and self._timer is None and self._task is None:
+        if self.writer.is_stuck and self._timer is None and self.task is None:
             self._begin()
 
     def when_written(self, then: Callable[[], None]) -> None:
         """Call `then`, which is idempotent, when a thread has written what came so far or has failed, or after
         WRITTEN_S; now when there is no thread."""
-        if self._task is None:
+        if self.task is None:
             then()
         else:
-            self._task.add_done_callback(lambda _: then())
+            self.task.add_done_callback(lambda _: then())
             asyncio.get_running_loop().call_later(WRITTEN_S, then)
 
     async def written(self, limit_s: float) -> None:
         """Wait for that, not longer than `limit_s`."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=limit_s)
+        if self.task is not None:
+            await asyncio.wait({self.task}, timeout=limit_s)
 
     async def reopen(self) -> None:
         """Go on in a new file. Raises as `LiveContainer.reopen_log`."""
@@ -154,7 +158,7 @@ class LogFeed:
     def _begin(self) -> None:
         self._timer = None
         if not self.writer.is_closed:
-            self._task = asyncio.get_running_loop().create_task(self._write())
+            self.task = asyncio.get_running_loop().create_task(self._write())
 
     async def _write(self) -> None:
         """Write all that is held, also what comes meanwhile, or as much as can be written now."""
@@ -163,7 +167,7 @@ class LogFeed:
                 pass
         except (PodError, OSError) as error:  # OSError: no descriptor for a batch
             self._warn(str(error))
-        self._task = None
+        self.task = None
         if self.writer.is_stuck and not self.writer.is_closed:
             self._later()
         elif not self.writer.is_closed:

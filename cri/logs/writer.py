@@ -127,7 +127,7 @@ class LogWriter:
 
         Raises NoSpace, KernelError when the record can't be written.
         """
-        if not self._is_dirty:
+        if not self._is_dirty or self.is_closed:
             return
         self._record.write(
             {

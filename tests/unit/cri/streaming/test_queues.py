@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from cri.consumers import written
 from cri.logs import feed as log_feed
 from cri.logs.feed import LogFeed
 from cri.output_queue import OutputQueue
@@ -155,6 +156,19 @@ async def test_what_a_thread_writes_gives_credit_later_and_an_end_waits_for_it()
     await asyncio.sleep(0)
     assert (ends, given) == (["before", "after"], [4])
     assert log.threads and threading.get_ident() not in log.threads
+
+
+async def test_output_gets_a_moment_to_be_written_before_it_is_committed_and_no_more() -> None:
+    log = SlowLog()
+    stream = LogFeed(log, "c").stream("stdout", 7, consumed=lambda _, count: None)  # type: ignore[arg-type]
+    stream.feed(b"data", seq=1, end=False)
+    await written([stream])
+    assert log.is_stuck, "its file system does not answer"
+    log.may_write.set()
+    while log.is_stuck:
+        await written([stream])
+    await asyncio.sleep(0)
+    assert stream.writing() is None
 
 
 async def test_the_end_of_a_container_waits_only_so_long_for_a_file_system(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What takes a guest's output on one stream, and how long its link waits for it. Used by `cri.agent`, which knows no
+consumer; they are the logs, the queues of clients, and commands whose output is kept.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Protocol
+
+WRITING_S = 0.02
+"""For output to get into its log before it is committed. A disk takes much less, or is slow and makes nobody wait."""
+
+
+class Consumer(Protocol):
+    """Takes one stream's data.
+
+    `feed` returns how many bytes are done with; the rest is given back with `Agent.consumed`. `writing` is work that is
+    worth a moment before `commit`, if there is any: what it does not do, `commit` has to keep.
+    """
+
+    def feed(self, data: bytes, *, seq: int, end: bool) -> int: ...
+
+    def writing(self) -> "asyncio.Task[None] | None": ...
+
+    def commit(self) -> None: ...
+
+
+async def written(consumers: Iterable[Consumer]) -> None:
+    """Give output a moment to be written: what is in its log need not be kept beside it."""
+    if works := {work for consumer in consumers if (work := consumer.writing()) is not None}:
+        await asyncio.wait(works, timeout=WRITING_S)
