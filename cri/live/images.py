@@ -21,7 +21,7 @@ from stage1.guest import messages
 from stage1.rootfs import export
 from stage1.rootfs.flat import flatten
 from stage1.vm import mapping
-from stage1.vm.window import Placed
+from stage1.vm.window import Placed, Window
 
 if TYPE_CHECKING:
     from cri.live.container import LiveContainer
@@ -69,6 +69,7 @@ class PodImages:
         self._containers, self._is_ready = containers, is_ready
         self._lock = asyncio.Lock()
         self._held: Counter[str] = Counter()
+        self._has_no_window = False  # as far as is known
         self._reported: set[str] = set()
 
     @asynccontextmanager
@@ -97,7 +98,7 @@ class PodImages:
 
     async def settle(self) -> None:
         """Take images that nothing uses out of the window. What can't be now stays recorded for the next time."""
-        if not self._is_ready():
+        if not self._is_ready() or self._has_no_window:
             return
         async with self._lock:
             for name in await self._unused():
@@ -108,14 +109,8 @@ class PodImages:
                     log.warning("window.unreleased", extra=extra)
 
     async def _bring(self, image: "ImageFiles", name: str) -> Root:
-        directory = self._directory
-        was_exported = await run_uncancellable(export.has_image, directory, image)
-        lower = await run_uncancellable(engine.add_image, directory, self._pod, image=image)
-        paths = ("etc/passwd", "etc/group")
-        accounts = Accounts(
-            *[await run_uncancellable(export.read_image_file, directory, lower, path=path) for path in paths]
-        )
-        window = await run_uncancellable(mapping.find, directory)
+        was_exported, lower, accounts, window = await run_uncancellable(self._export, image)
+        self._has_no_window = window is None
         if window is None:
             why = "this pod is on the host" if self._pod.host else "this pod's VM has no DAX window"
             return Root(lower, False, f"layers export: {why}", accounts)
@@ -125,8 +120,16 @@ class PodImages:
             self._say_once(image.id, str(error))
             return Root(lower, False, f"layers export: {error}", accounts)
         if not was_exported:
-            await run_uncancellable(export.remove_image, directory, image)
+            await run_uncancellable(export.remove_image, self._directory, image)
         return Root(name, True, f"dax window at {offset}", accounts)
+
+    def _export(self, image: "ImageFiles") -> tuple[bool, str, Accounts, Window | None]:
+        """Whether it was in the export, which it is now, its name there, its accounts, and the pod's window. Blocks."""
+        directory = self._directory
+        was_exported = export.has_image(directory, image)
+        lower = engine.add_image(directory, self._pod, image=image)
+        files = (export.read_image_file(directory, lower, path=path) for path in ("etc/passwd", "etc/group"))
+        return was_exported, lower, Accounts(*files), mapping.find(directory)
 
     async def _put_in(self, image: "ImageFiles", name: str, *, placed: Placed | None) -> int:
         """The image's offset in the window. Raises PodError with the reason why it can't be there."""
