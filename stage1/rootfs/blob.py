@@ -20,12 +20,14 @@ from stage1.rootfs.limits import Limits, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     Chunks = Generator[bytes, None, None]
 
 _CHUNK_BYTES = 1 << 20
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GUNZIPS = (["igzip", "-dcq"], ["gzip", "-dc"])
+"""The first one, of ISA-L, takes a third of the time. It ignores what follows the last member, which is no layer's."""
 _FREE_BYTES = 64 << 20
 """A layer may have these whatever its blob's size is: tar pads small files with zeros."""
 _BASE_TIMEOUT_S, _BYTES_PER_S = 60.0, 5_000_000
@@ -77,6 +79,10 @@ def unpack(blob: Blob, tar_path: str, *, rules: Rules) -> int:
         os.close(fd)
     _check("unpacked layer", expected=blob.diff_id, actual=unpacked)
     return bounded.size
+
+
+def _is_there(command: list[str]) -> bool:
+    return bool(which(command[0]))
 
 
 class _Bounded:
@@ -135,15 +141,16 @@ def _copied(chunks: "Iterator[bytes]", fd: int) -> "Iterator[bytes]":
 def _unpacked(blob: Blob, fd: int, *, rules: Rules, most: int) -> "Chunks":
     magic = os.pread(fd, 4, 0)
     if magic.startswith(_GZIP):
-        return _decompressed(blob, fd, rules=rules, most=most, command=["gzip", "-dc"])
+        return _decompressed(blob, fd, rules=rules, most=most, commands=_GUNZIPS)
     if magic == _ZSTD:
-        return _decompressed(blob, fd, rules=rules, most=most, command=["zstd", "-dcq", "--long=31"])
+        return _decompressed(blob, fd, rules=rules, most=most, commands=(["zstd", "-dcq", "--long=31"],))
     return _read(fd, blob.path, stop=rules.stop)
 
 
-def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, command: list[str]) -> "Chunks":
-    name, limits = command[0], rules.limits
-    if not (program := which(name)):
+def _decompressed(blob: Blob, fd: int, *, rules: Rules, most: int, commands: "Sequence[list[str]]") -> "Chunks":
+    """By the first of `commands` whose program is there."""
+    command, name, limits = next(filter(_is_there, commands), commands[-1]), commands[-1][0], rules.limits
+    if not (program := which(command[0])):
         raise NotFound(f"a layer is compressed by {name} and there is no `{name}` program; install {name}")
     timeout_s = _BASE_TIMEOUT_S + most / _BYTES_PER_S
     box = sandbox.Box(limits.memory_mib << 20, int(timeout_s), uid=limits.uid)
