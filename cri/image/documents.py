@@ -29,18 +29,24 @@ class Found(NamedTuple):
 
 
 class Reader:
-    """Reads the documents of the image `name`, in one process. Close it."""
+    """Reads the documents of the image `name`, in one process, which the first question starts. Close it."""
 
     def __init__(self, name: str, limits: Limits) -> None:
-        """Raises NotFound without util-linux, KernelError."""
         self._name, self._limits = name, limits
         self._architecture = manifest.host_architecture()
-        question = Question("cri.image.documentjob", (), f"the documents of {name}", _CPU_S)
-        self._session = confined.Session(question, Asker(limits))
+        self._session: confined.Session | None = None
+
+    def start(self) -> confined.Session:
+        """The process, started if it was not. Blocks. Raises NotFound without util-linux, KernelError."""
+        if self._session is None:
+            question = Question("cri.image.documentjob", (), f"the documents of {self._name}", _CPU_S)
+            self._session = confined.Session(question, Asker(self._limits))
+        return self._session
 
     def close(self) -> None:
-        """End the process."""
-        self._session.close()
+        """End the process. Idempotent."""
+        if self._session is not None:
+            self._session.close()
 
     async def top(self, data: bytes) -> Found:
         """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""
@@ -79,7 +85,7 @@ class Reader:
         # Characters that are not ASCII come back six times as long.
         most_bytes = 65536 + 6 * (most_kib << 10)
         question = Question("cri.image.documentjob", arguments, title, _TIMEOUT_S, answer_bytes=most_bytes)
-        return await asyncio.to_thread(self._session.ask, question, data)
+        return await asyncio.to_thread(lambda: self.start().ask(question, data))
 
     def _odd(self, what: str) -> Corrupt:
         return Corrupt(f"the {what} of {self._name} was not understood; push the image again")

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any, NamedTuple
 
 from cri.image.skopeo import RegistryUnavailable
+from cri.threads import run_uncancellable
 from stage1.rootfs.corrupt import Corrupt
 
 log = logging.getLogger("clearpod.pull")
@@ -48,7 +49,7 @@ async def _watch(task: "asyncio.Task[None]", download: Download) -> None:
     logged_at = moved = time.monotonic()
     had = 0
     while not (await asyncio.wait({task}, timeout=download.interval_s))[0]:
-        now, has = time.monotonic(), bytes_below(download.directory)
+        now, has = time.monotonic(), await run_uncancellable(bytes_below, download.directory)
         if has != had:
             had, moved = has, now
         if now - moved >= download.stalled_s:

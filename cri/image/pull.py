@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -22,7 +22,7 @@ from cri.config import Config
 from cri.image import manifest
 from cri.image.claims import bring_all
 from cri.image.registries import Auth
-from cri.image.source import Resolved, Source, source_of
+from cri.image.source import Names, Resolved, Source, Wanted, source_of
 from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
@@ -123,6 +123,8 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
                 with _disk_errors(store), store.workshop() as work_dir:
                     source = source_of(reference, work_dir, config=config, auth=auth)
                     with contextlib.closing(source):
+                        if store.find(reference) is None:
+                            await asyncio.to_thread(source.prepare)
                         return await _bring(store, source, work_dir=work_dir, config=config)
         except LayersVanished:
             if attempt == _ATTEMPTS - 1:
@@ -140,15 +142,16 @@ def _disk_errors(store: ImageStore) -> Iterator[None]:
 
 
 async def _bring(store: ImageStore, source: Source, *, work_dir: str, config: Config) -> Image:
-    resolved = await source.resolve()
-    await asyncio.to_thread(source.close)
     stop = threading.Event()
     place = layers.Place(store.layers_dir, work_dir, stop.is_set, config.images.limits)
-    run = _Run(store, source, resolved, place, stop, set(), config.storage.keep_free_mib << 20)
-    image = store.find(resolved.manifest.config)
-    is_sound = image and not await run.read(lambda: store.examine(image, whole=True, stop=stop.is_set))
-    if image and is_sound and (named := store.name(image, tag=resolved.tag, digest=resolved.digest)):
-        return named
+    names = await source.named()
+    if there := await _kept(store, names.digest, names=names, place=place, stop=stop):
+        return there
+    resolved = await source.resolve()
+    await asyncio.to_thread(source.close)
+    if there := await _kept(store, resolved.manifest.config, names=names, place=place, stop=stop):
+        return there
+    run = _Run(store, source, resolved, names, place, stop, set(), config.storage.keep_free_mib << 20)
     try:
         await run.read(lambda: store.drop_damaged(manifest.diff_ids(resolved.config), stop.is_set))
         await bring_all(store, run.missing, bring=run.bring)
@@ -161,6 +164,17 @@ async def _bring(store: ImageStore, source: Source, *, work_dir: str, config: Co
     return kept
 
 
+async def _kept(
+    store: ImageStore, known: str, *, names: Names, place: layers.Place, stop: threading.Event
+) -> Image | None:
+    """The image that is `known` by this name, if it is here and sound; it has all its `names` then."""
+    if not known or (image := store.find(known)) is None:
+        return None
+    if await _read(lambda: store.examine(image, whole=True, stop=stop.is_set), stop, limits=place.limits):
+        return None
+    return store.name(image, tag=names.tag, digest=names.digest)
+
+
 class _Run(NamedTuple):
     """One try at bringing what is `resolved`; `made` are the diff ids of the layers that it converted. `keep_bytes` of
     the disk are for pods.
@@ -169,6 +183,7 @@ class _Run(NamedTuple):
     store: ImageStore
     source: Source
     resolved: Resolved
+    names: Names
     place: layers.Place
     stop: threading.Event
     made: set[str]
@@ -186,19 +201,20 @@ class _Run(NamedTuple):
         return os.path.exists(layout.layer_path(self.place.layers_dir, diff_id))
 
     async def bring(self, blobs: Collection[str]) -> None:
-        """Download and convert these."""
-        directory = await self.source.fetch(self.resolved, blobs)
-        layers = [(blob, diff_id) for blob, diff_id in self.layers() if blob in blobs]
+        """Download these, and convert each as soon as it is there."""
+        layers = dict.fromkeys((blob, diff_id) for blob, diff_id in self.layers() if blob in blobs)
         self.made.update(diff_id for _, diff_id in layers)
-        todo = [Blob(f"{directory}/{layout.hex_of(blob)}", blob, diff_id) for blob, diff_id in layers]
-        for blob in todo:
-            await self.read(lambda blob=blob: self._convert(blob))  # type: ignore[misc]
+        wanted: Wanted = {blob: asyncio.get_running_loop().create_future() for blob in blobs}
+        fetching = self.source.fetch(self.resolved, wanted)
+        await _together([fetching, *(self._bring(wanted[blob], blob, diff_id=diff_id) for blob, diff_id in layers)])
+
+    async def _bring(self, file: "asyncio.Future[str]", blob: str, *, diff_id: str) -> None:
+        await asyncio.wait({file})
+        await self.read(lambda: self._convert(Blob(file.result(), blob, diff_id)))
 
     async def read(self, work: Callable[[], T]) -> T:
         """Do what reads foreign bytes, when its turn has come, in a thread."""
-        slots = _slots_of(self.place.limits)
-        async with slots.readers:
-            return await _in_thread(work, self.stop, threads=slots.threads)
+        return await _read(work, self.stop, limits=self.place.limits)
 
     def _convert(self, blob: Blob) -> None:
         self._require_room(os.path.getsize(blob.path))
@@ -237,7 +253,24 @@ class _Run(NamedTuple):
         self.store.seal(out_dir, diff_ids, stop=self.place.stop)
         # Written anew: what the store reads again and again has passed the checks.
         new = NewImage(image_id, out_dir, json.dumps(self.resolved.config).encode(), diff_ids)
-        return self.store.add(new, tag=self.resolved.tag, digest=self.resolved.digest)
+        return self.store.add(new, tag=self.names.tag, digest=self.names.digest)
+
+
+async def _read(work: Callable[[], T], stop: threading.Event, *, limits: Limits) -> T:
+    slots = _slots_of(limits)
+    async with slots.readers:
+        return await _in_thread(work, stop, threads=slots.threads)
+
+
+async def _together(works: Iterable[Awaitable[None]]) -> None:
+    """All of them, side by side; when one fails the others are ended, and have ended when its error is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _in_thread(work: Callable[[], T], stop: threading.Event, *, threads: ThreadPoolExecutor) -> T:

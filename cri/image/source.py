@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where an image comes from: a registry, an OCI layout on disk, or an archive that `docker save` wrote.
 
-Called by the pull. A source says which image it has now (`resolve`) and then brings the blobs (`fetch`).
+Called by the pull. A source says what its name stands for now (`named`), which image that is (`resolve`), and then
+brings the blobs (`fetch`).
 Local files are read by whoever runs this, so only `clearpod run` may offer `oci:` and `docker-archive:`;
 the CRI does not.
 """
 
+import asyncio
 import os
 import stat
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
@@ -19,14 +21,27 @@ from cri.image.progress import Download, watched
 from cri.image.registries import Auth
 from cri.image.skopeo import Skopeo
 from cri.store.reference import Reference, parse
+from cri.threads import run_uncancellable
 from stage1.errors import NotFound
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.layout import hex_of
 from stage1.rootfs.limits import Limits, refusal
 
+FIND_S = 0.02
+"""Between two looks for blobs that have come."""
+
+
+class Names(NamedTuple):
+    """The names that an image shall have, each empty where it has none. `digest` is of a manifest or an index: who has
+    an image by that name has this one.
+    """
+
+    tag: str = ""
+    digest: str = ""
+
 
 class Resolved(NamedTuple):
-    """An image, verified down to its config. `tag` and `digest` are the names that it shall have."""
+    """An image, verified down to its config."""
 
     manifest: Manifest
     manifest_bytes: bytes
@@ -34,8 +49,10 @@ class Resolved(NamedTuple):
     config_bytes: bytes
     sizes: dict[str, int]
     """Bytes of those layers' blobs that say it."""
-    tag: str = ""
-    digest: str = ""
+
+
+Wanted = dict[str, "asyncio.Future[str]"]
+"""Digests of layers' blobs, and the paths of their files when they are there."""
 
 
 class Source(Protocol):
@@ -43,12 +60,20 @@ class Source(Protocol):
 
     name: str
 
+    def prepare(self) -> None:
+        """Start now what `resolve` will need. Blocks."""
+        ...
+
+    async def named(self) -> Names:
+        """What it stands for now, as far as that can be told by asking for one document. Once, and first."""
+        ...
+
     async def resolve(self) -> Resolved:
         """Which image it is now; brings no layers."""
         ...
 
-    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
-        """Bring the blobs of the layers `digests`; the directory they are in, named by hex."""
+    async def fetch(self, resolved: Resolved, wanted: "Wanted") -> None:
+        """Bring the blobs of the layers that are `wanted`, each of which gets its file as soon as that is there."""
         ...
 
     def close(self) -> None:
@@ -88,7 +113,9 @@ async def _resolved(
 
 
 class RegistrySource:
-    """skopeo asks the registry three times in small, then once for the layers that are missing."""
+    """skopeo asks the registry for the manifest, which is all for an image that is here; else twice more in small, then
+    once for the layers that are missing.
+    """
 
     def __init__(self, reference: Reference, work_dir: str, *, config: Config, auth: Auth | None) -> None:
         self.name = str(reference)
@@ -98,19 +125,26 @@ class RegistrySource:
         _write(f"{work_dir}/auth.json", registries.authfile(auth, reference, registries=known))
         self._skopeo = Skopeo(work_dir, name=self.name, limits=self._limits)
         self._reader = Reader(self.name, self._limits)
-        self._fetches = 0
+        self._raw, self._fetches = b"", 0
+
+    def prepare(self) -> None:
+        """See `Source`."""
+        self._reader.start()
+
+    async def named(self) -> Names:
+        """Follows the tag once; everything after goes by digest."""
+        self._raw = await self._skopeo.inspect(f"docker://{self._reference}")
+        digest = self._reference.digest or manifest.digest_of(self._raw)
+        manifest.verified(self._raw, digest)
+        return Names("" if self._reference.digest else self.name, f"{self._reference.name}@{digest}")
 
     async def resolve(self) -> Resolved:
-        """Follows the tag once; everything after goes by digest."""
-        raw = await self._skopeo.inspect(f"docker://{self._reference}")
-        digest = self._reference.digest or manifest.digest_of(raw)
-        manifest.verified(raw, digest)
-        raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
+        """See `Source`."""
+        raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), chosen.config)
         document = await self._reader.config(config, chosen)
-        tag = "" if self._reference.digest else self.name
-        return Resolved(chosen, raw, document, config, checked.sizes, tag, f"{self._reference.name}@{digest}")
+        return Resolved(chosen, raw, document, config, checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""
@@ -119,18 +153,25 @@ class RegistrySource:
     async def _by_digest(self, digest: str) -> bytes:
         return await self._skopeo.inspect(f"docker://{self._reference.name}@{digest}")
 
-    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
-        """skopeo skips what is there by name, so an empty file stands for each blob that is not needed."""
+    async def fetch(self, resolved: Resolved, wanted: Wanted) -> None:
+        """skopeo skips what is there by name, so an empty file stands for each blob that is not needed. It gives a blob
+        its name when that is whole.
+        """
         self._fetches += 1
         place = f"{self._work_dir}/fetch{self._fetches}"
         os.makedirs(f"{place}/blobs/sha256", mode=0o700)
-        for digest in set(resolved.manifest.layers) - set(digests):
+        for digest in set(resolved.manifest.layers) - set(wanted):
             _write(f"{place}/blobs/sha256/{hex_of(digest)}", "")
-        known = all(digest in resolved.sizes for digest in digests)
-        total = sum(resolved.sizes[digest] for digest in digests) if known else 0
+        known = all(digest in resolved.sizes for digest in wanted)
+        total = sum(resolved.sizes[digest] for digest in wanted) if known else 0
         copy = self._skopeo.copy(self._exact, f"{place}/layout", blobs=f"{place}/blobs")
-        await watched(copy, Download(self.name, place, total))
-        return f"{place}/blobs/sha256"
+        finding = asyncio.ensure_future(_find(f"{place}/blobs/sha256", wanted))
+        try:
+            await watched(copy, Download(self.name, place, total))
+        finally:
+            finding.cancel()
+            await asyncio.wait({finding})
+        _found(f"{place}/blobs/sha256", wanted, digests=wanted)
 
 
 class LayoutSource:
@@ -139,6 +180,14 @@ class LayoutSource:
     def __init__(self, name: str, directory: str, ref: str, *, limits: Limits) -> None:
         self.name, self._directory, self._ref, self._limits = name, directory, ref, limits
         self._reader = Reader(name, limits)
+
+    def prepare(self) -> None:
+        """See `Source`."""
+        self._reader.start()
+
+    async def named(self) -> Names:
+        """A local image has no name but its id."""
+        return Names()
 
     async def resolve(self) -> Resolved:
         """Verifies everything against its digest."""
@@ -154,9 +203,9 @@ class LayoutSource:
     async def _by_digest(self, digest: str) -> bytes:
         return self._blob(digest)
 
-    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, wanted: Wanted) -> None:
         """Nothing to bring."""
-        return f"{self._directory}/blobs/sha256"
+        _found(f"{self._directory}/blobs/sha256", wanted, digests=wanted)
 
     async def _top(self) -> str:
         try:
@@ -197,6 +246,14 @@ class ArchiveSource:
         self.name, self._work_dir, self._limits = name, work_dir, limits
         self._layout = LayoutSource(name, f"{work_dir}/layout", "", limits=limits)
 
+    def prepare(self) -> None:
+        """See `Source`."""
+        self._layout.prepare()
+
+    async def named(self) -> Names:
+        """A local image has no name but its id."""
+        return Names()
+
     async def resolve(self) -> Resolved:
         """Copies everything: an archive can't be asked in small."""
         skopeo = Skopeo(self._work_dir, name=self.name, limits=self._limits, archive=_file_of(self.name))
@@ -204,13 +261,27 @@ class ArchiveSource:
         await skopeo.copy(self.name, layout, blobs=f"{layout}/blobs")
         return await self._layout.resolve()
 
-    async def fetch(self, resolved: Resolved, digests: Collection[str]) -> str:
+    async def fetch(self, resolved: Resolved, wanted: Wanted) -> None:
         """They are there."""
-        return await self._layout.fetch(resolved, digests)
+        await self._layout.fetch(resolved, wanted)
 
     def close(self) -> None:
         """See `Source`."""
         self._layout.close()
+
+
+async def _find(directory: str, wanted: Wanted) -> None:
+    """Tell of blobs that come there, until this is cancelled."""
+    while True:
+        await asyncio.sleep(FIND_S)
+        names = set(await run_uncancellable(os.listdir, directory))
+        _found(directory, wanted, digests=[digest for digest in wanted if hex_of(digest) in names])
+
+
+def _found(directory: str, wanted: Wanted, *, digests: Iterable[str]) -> None:
+    for digest in digests:
+        if not wanted[digest].done():
+            wanted[digest].set_result(f"{directory}/{hex_of(digest)}")
 
 
 def _file_of(name: str) -> str:

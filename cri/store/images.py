@@ -270,6 +270,7 @@ class ImageStore:
         with Guard("rename", target):
             os.rename(new.directory, target)
         fs.sync(self._images_dir)  # and all of it is on the disk before the row is
+        self._integrity.remember(new.id, new.diff_ids)
 
     def name(self, image: Image, *, tag: str = "", digest: str = "") -> Image | None:
         """Give an image one more name; None when it was removed meanwhile."""

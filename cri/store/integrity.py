@@ -5,6 +5,7 @@ Used by the image store, in threads. It only verifies; putting an image aside is
 has not been touched since is not read again by the same process.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 
@@ -70,6 +71,16 @@ class Integrity:
         if not os.path.exists(f"{directory}/{layout.SEAL}"):
             seals = {name: seal.of(f"{directory}/{name}", stop) for name in os.listdir(directory)}
             seal.write(f"{directory}/{layout.SEAL}", seals, merged_from=tuple(map(self._checksum, layers)))
+
+    def remember(self, image_id: str, diff_ids: Iterable[str]) -> None:
+        """All files of this image were read to be sealed, just now."""
+        directory = f"{self._images_dir}/{layout.hex_of(image_id)}"
+        paths = [f"{directory}/{name}" for name in os.listdir(directory)]
+        for diff_id in diff_ids:
+            paths += (layout.layer_path(self._layers_dir, diff_id), layout.facts_path(self._layers_dir, diff_id))
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._read[path] = _identity(path)
 
     def _seals(self, diff_id: str) -> dict[str, Seal]:
         try:

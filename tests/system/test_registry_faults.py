@@ -23,6 +23,7 @@ from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable
 from cri.store.images import ImageStore
 from stage1.errors import PodError, Unsupported
+from stage1.rootfs import layout as layout_of_store
 from stage1.rootfs.corrupt import Corrupt
 from tests.fakes import odd_registry
 from tests.fakes.oci_layout import Layer, Layout, digest, file, tar
@@ -125,6 +126,40 @@ async def test_pulls_of_images_that_share_layers_bring_each_layer_once(layout: L
     assert {tag for image in images for tag in image.repo_tags} == set(names)
     expected = [digest(layer.blob()) for layer in (BIG, *tops)]
     assert {name: registry.gets[name] for name in expected} == dict.fromkeys(expected, 1)
+    assert orphans(store) == []
+
+
+@pytest.mark.parametrize("is_index", [False, True])
+def test_an_image_that_is_here_is_known_by_its_manifest_alone(
+    is_index: bool, layout: Layout, store: ImageStore
+) -> None:
+    made = layout.image([BIG])
+    top = str((layout.index([made]) if is_index else made)["digest"])
+    with OddRegistry(layout, {"1": top, "2": top}) as registry:
+        first = pull_blocking(store, f"{registry.host}/a:1", config=Config())
+        registry.gets.clear()
+        assert pull_blocking(store, f"{registry.host}/a:1", config=Config()) == first
+        second = pull_blocking(store, f"{registry.host}/a:2", config=Config())
+        assert (second.id, len(second.repo_tags), second.repo_digests) == (first.id, 2, first.repo_digests)
+        assert registry.gets == {}, "not even the config is asked for"
+
+
+async def test_a_layer_is_converted_while_another_still_comes(layout: Layout, store: ImageStore) -> None:
+    soon = Layer(tar([file("soon", b"x")]))
+    made = str(layout.image([soon, BIG])["digest"])
+    with OddRegistry(layout, {"1": made}, odd_registry.half_then_hang) as registry:
+        task = asyncio.create_task(pull(store, f"{registry.host}/a:1", config=Config()))
+        await asyncio.to_thread(registry.hangs.wait, 30 * PATIENCE)
+        async with asyncio.timeout(10 * PATIENCE):
+            while not os.path.exists(layout_of_store.layer_path(store.layers_dir, digest(soon.tar))):
+                await asyncio.sleep(0.02)
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    async with asyncio.timeout(10 * PATIENCE):  # the pull goes on until it has cleaned up
+        while list(Path(store.state_dir).glob("tmp/*")):
+            await asyncio.sleep(0.02)
     assert orphans(store) == []
 
 
