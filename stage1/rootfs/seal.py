@@ -93,7 +93,9 @@ def _last_byte(path: str) -> bytes:
 
 
 def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.never) -> str:
-    """As `broken`, by reading all of it. Raises Stopped, Exhausted."""
+    """As `broken`, which comes first, and by reading all of it. Raises Stopped, Exhausted."""
+    if why := broken(path, seal):
+        return why
     try:
         digest = _sha256(path, stop)
     except (FileNotFoundError, PodError) as error:

@@ -17,7 +17,7 @@ from stage1.linux import cgroup, mount
 from stage1.pod.model import Mount, Pod
 from stage1.vm import in_force, limits
 from stage1.vm.starter import ProcessVmm
-from tests.fakes.patience import PACE, PATIENCE
+from tests.fakes.patience import PATIENCE
 from tests.vm.test_confinement import Machine, booted, machine, started
 
 __all__ = ["machine"]
@@ -31,10 +31,8 @@ MIB = 1 << 20
 READ_MIB = 96
 ROOM_MIB = 48
 """What is left of a limit when the guest has filled its memory."""
-HOG = f"timeout -s KILL {30 * PACE:.0f} tail /dev/zero 2>/dev/null || true"
-"""Takes memory until the guest's kernel ends it. That may first give back each page of every program again and again,
-for minutes; the memory is full long before.
-"""
+HOG = "tail /dev/zero 2>/dev/null || true"
+"""Takes memory until the guest's kernel ends it."""
 
 
 def counters(directory: str) -> dict[str, str]:

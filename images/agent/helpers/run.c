@@ -55,9 +55,11 @@ static int set_cpus(int count, char *path, size_t room)
 /* What the whole pod has: a file of the cgroup of all containers together, or how many processors are online. */
 static int tune(const struct task *task, struct fault *why)
 {
-    char path[256];
+    char path[256] = "the memory.max of all containers";
     int result;
-    if (!strcmp(task->file, "cpus")) {
+    if (!strcmp(task->file, "memory.max")) {
+        result = cgroup_limit_memory(task->lower);
+    } else if (!strcmp(task->file, "cpus")) {
         result = set_cpus(atoi(task->lower), path, sizeof path);
     } else {
         profile.cgroup_path(path, sizeof path, "");

@@ -9,8 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Enable every controller for the children of the root and of /clearpod. */
+/* Enable every controller for the children of the root and of /clearpod, whose memory ends before the guest's does. */
 int cgroup_boot(struct fault *why);
+/* Limit all containers together: a number of bytes, or "max", which is what the guest can spare. -1 and errno. */
+int cgroup_limit_memory(const char *limit);
 /* Kill all processes of a container (exec 0) or of an exec. Idempotent. */
 void cgroup_kill(const char *container, uint32_t exec);
 /* Send a signal to each process; -1 when there was none. */
