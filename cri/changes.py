@@ -16,6 +16,7 @@ LIVE = (
     "pinned_images",
     "policy",
     "registries",
+    "volumes",
     "vm.ceiling",
     "vm.memory_mib",
     "vm.vcpus",

@@ -35,6 +35,7 @@ from cri.config_tables import (
     Table,
     Tracing,
     Vm,
+    Volumes,
 )
 from cri.policy import Policy, Rule
 from cri.toml_lines import find_line
@@ -68,6 +69,7 @@ class Config(Table):
     guest: Guest = Guest()
     vm: Vm = Vm()
     storage: Storage = Storage()
+    volumes: Volumes = Volumes()
     ksm: Ksm = Ksm()
     network: Network = Network()
     streaming: Streaming = Streaming()

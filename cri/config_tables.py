@@ -111,6 +111,19 @@ class Storage(Table):
     """While less is free, a pod that goes on to take space is held until there is room."""
 
 
+class Volumes(Table):
+    """Where volumes of the kubelet's lie that need not be on the host: docs/user/volumes.md."""
+
+    kubelet_root: AbsolutePath = "/var/lib/kubelet"
+    """The kubelet's `--root-dir`, by which its volumes are recognised."""
+    empty_dirs: Literal["host", "guest"] = "host"
+    """emptyDirs of pods without `clearpod.io/emptydir`. `guest`: on the pod's disk, as quick as its root; such pods are
+    not claimed from the warm pool.
+    """
+    files: Literal["host", "guest"] = "host"
+    """Config maps, secrets and the like of pods without `clearpod.io/files`. `guest`: copies in the guest's memory."""
+
+
 class Ksm(Table):
     """Merging of equal pages of guests by the host's kernel."""
 

@@ -19,6 +19,7 @@ from cri.live.hooks import Hooks
 from cri.live.tools import Tools
 from cri.memory.merger import Merger
 from cri.monitors.disk_guard import Guard
+from cri.monitors.files import Refresher
 from cri.monitors.mounts import Follower
 from cri.monitors.network import NodeNetwork
 from cri.monitors.reclaimer import Reclaimer
@@ -121,7 +122,7 @@ class Node:
         self.merger = Merger(config.run_dir, config.ksm, guests=self.pods.count_vms)
         self.verifier = Verifier(images)
         self.reclaimer = Reclaimer(self.pods.pods) if host.choice.hypervisor.has_balloon else None
-        self.follower = Follower(self.pods.pods)
+        self.follower, self.refresher = Follower(self.pods.pods), Refresher(self.pods.pods)
         self.is_ready = False
         self.streaming: Streams | None = None
         self.metrics_url = ""
@@ -220,6 +221,7 @@ class Node:
         if self.hub:
             await self.hub.open()
         self.follower.open()
+        self.refresher.open()
         self.storage.open()
         self.guard.open()
         if self.reclaimer:
@@ -250,6 +252,7 @@ class Node:
         if self.hub:
             await self.hub.close()
         await self.follower.close()
+        await self.refresher.close()
         await self.storage.close()
         await self.guard.close()
         if self.reclaimer:

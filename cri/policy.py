@@ -35,10 +35,19 @@ SPOOFING = "clearpod.io/allow-spoofing"
 MAPS = "clearpod.io/shared-maps"
 """`true`: programs can map files of volumes shared and write to them. Then no two may append to the same file."""
 
+EMPTY_DIRS = "clearpod.io/emptydir"
+"""Where the pod's emptyDirs are that are not in memory: `guest`, on its own disk beside the writable layers, or `host`.
+Without it as `volumes.empty_dirs` says.
+"""
+FILES = "clearpod.io/files"
+"""Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are read: `guest`, from
+copies in its memory that are kept current, or `host`. Without it as `volumes.files` says.
+"""
+
 DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""
 
-KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING)
+KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES)
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24

@@ -23,7 +23,8 @@ def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
     if vm.scratch:
         size = (pod.scratch_mib or host.scratch_mib) * MIB
         owner = idmap.outside(vm.ids, 0) if vm.ids else 0
-        scratch.add(vm.scratch, vm.run_dir, size_bytes=size, template_dir=_templates(host), owner=owner)
+        disk = scratch.Disk(vm.scratch, size, owner, is_lasting=vm.is_scratch_lasting)
+        scratch.add(disk, vm.run_dir, template_dir=_templates(host))
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)
     if pod.profile:
@@ -33,7 +34,7 @@ def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
 def add_on_host(pod: "HostPod", host: Host) -> None:
     """Make that of a pod on the host, which is a directory. Undo: `remove`. Raises KernelError."""
     if pod.scratch:
-        scratch.add(pod.scratch, pod.run_dir, size_bytes=0, template_dir=_templates(host))
+        scratch.add(scratch.Disk(pod.scratch), pod.run_dir, template_dir=_templates(host))
 
 
 def remove(directory: str) -> list[str]:

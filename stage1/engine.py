@@ -161,6 +161,10 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
             _attach_volumes(directory, pod, container=container)
             document = _document(pod, container, directory=directory, target_pid=target_pid)
             own.write(f"{place}/config.json", oci.written(document))
+            if container.has_guest_volumes:
+                from stage1.pod import guest_volumes
+
+                own.write(f"{place}/{guest_volumes.FILE}", guest_volumes.listing(container, pod.ids))
         except BaseException:
             remove_container(directory, container.id)
             raise
@@ -171,7 +175,7 @@ def _attach_volumes(directory: str, pod: Pod, *, container: Container) -> None:
     pid, entry = living_pid(directory), record.read(directory)
     with owners_of(directory, pod) as mapped:
         for number, volume in enumerate(container.mounts):
-            if not (volume.image or volume.inside):
+            if not (volume.image or volume.inside or volume.disk.path):
                 at = f"volumes/containers/{container.id}/mounts/{number}"
                 ids = mapped.shifted() if volume.mapped else mapped.plain()
                 volumes.attach(volume, directory, at=at, pid=pid, ids=ids)

@@ -26,6 +26,8 @@ MIB = 1 << 20
 GUEST_HZ = 100
 """Ticks of our kernels in a second, CONFIG_HZ."""
 JAILER = "jailer"
+LASTING_DISK = "clearpod/disk.img"
+"""Of a pod with volumes on its disk, below its `kubelet_dir`."""
 
 
 class Host(NamedTuple):
@@ -109,8 +111,9 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
             Share("layers", f"{directory}/share/layers", read_only=True),
             Share("volumes", f"{directory}/share/volumes", read_only=False),
         ),
-        scratch=f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else "",
+        scratch=_scratch(pod, host),
         is_scratch_kept=host.allocates_scratch,
+        is_scratch_lasting=bool(pod.disk_volumes),
         accel=host.choice.accel,
         kernel_arguments=(
             *clock_arguments(host.choice.accel),
@@ -122,6 +125,13 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
         jailer=f"{host.guest_dir}/{JAILER}",
         filter=f"{host.guest_dir}/{hypervisor.filter}",
     )
+
+
+def _scratch(pod: Pod, host: Host) -> str:
+    """In the kubelet's directory of the pod it has the lifetime of the volumes that are on it."""
+    if pod.disk_volumes:
+        return f"{pod.kubelet_dir}/{LASTING_DISK}"
+    return f"{host.state_dir}/scratch/{pod.id}.img" if host.scratch_mib else ""
 
 
 def clock_arguments(accel: str) -> tuple[str, ...]:

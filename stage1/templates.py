@@ -79,7 +79,7 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return f"{vm.hypervisor.title} can't save a guest"
     if vm.own:
         return "its pod brings its own kernel"
-    if pod.boots:
+    if pod.boots or pod.disk_volumes:
         return "its pod asks for a boot"
     if pod.profile:
         return f"a guest with {pod.profile} has run programs before its pod is known"

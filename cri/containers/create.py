@@ -71,6 +71,11 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
             f"{pod.title} was booted by an earlier version, whose guest takes only UTF-8 as values of environment"
             " variables; delete the pod, so that it is made anew"
         )
+    if record.container.has_guest_volumes and not pod.hello.guest_volumes:
+        raise Unsupported(
+            f"{pod.title} runs in a guest of an earlier version, which can't have volumes itself; build the guest's"
+            " images of this version and delete the pod, so that it is made anew"
+        )
     begun_ns = time.time_ns()
     await capacity.make(pod)
     target = _target_pid(pod, record)
@@ -90,7 +95,10 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         stdio = messages.Stdio(record.stdin, record.stdout, record.stderr, record.container.process.tty)
         tmpfs = not pod.tools.host.scratch_mib
         volumes = record.container.volumes
-        create = messages.Create(container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes, raw=raw)
+        create = messages.Create(
+            container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes, raw=raw,
+            guest_volumes=record.container.has_guest_volumes,
+        )  # fmt: skip
         await pod.call(create)
         pod.require_ready()
         pod.containers[container.id], container.tell = container, pod.tell

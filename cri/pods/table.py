@@ -25,7 +25,7 @@ from cri.pool.pool import Pool
 from cri.recorder import POD_STARTS
 from cri.store import pods as store
 from cri.vsock import VsockPort
-from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed
+from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed, WrongState
 from stage1.pod import states
 from stage1.pod.model import Pod
 
@@ -136,14 +136,25 @@ class PodTable:
         return pod.id
 
     async def _require_room(self, pod: Pod) -> None:
-        """Raise AlreadyExists when a host port of the pod is taken, NoSpace when its disk does not fit. After the last
-        await nothing may be waited for until the pod is booting: it counts for others from then on.
+        """Raise AlreadyExists when a host port of the pod is taken, NoSpace when its disk does not fit, WrongState
+        while another pod has that. After the last await nothing may be waited for until the pod is booting: it counts
+        for others from then on.
         """
         if self._tools.host.network:
             ports.require_free(pod, self._publishing())
         if (storage := self._tools.storage) and storage.is_bound:
             space = await storage.measure()
             storage.require_room_for(pod, space, others=self.with_disks())
+        self._require_disk(pod)
+
+    def _require_disk(self, pod: Pod) -> None:
+        """The disk with a pod's volumes is that of all pods of the same uid, one after the other."""
+        for other in (*self._pods.values(), *self._booting.values()) if pod.disk_volumes else ():
+            one = other.record.pod
+            if one.disk_volumes and one.kubelet_dir == pod.kubelet_dir and other.status.state != states.DEAD:
+                raise WrongState(
+                    f"{other.title} ({other.id}) still has the disk with this pod's volumes; stop it first"
+                )
 
     @contextmanager
     def _place(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import resize
 from cri.store.failures import Failure
-from cri.translate import sandbox, sizes
+from cri.translate import guest_volumes, sandbox, sizes
 from stage1.errors import AlreadyExists, NetworkFailed, PodError, Unsupported
 from stage1.linux import podcgroup, pressure
 
@@ -30,7 +30,8 @@ async def _run(node: Node, request: pb.RunPodSandboxRequest, *, failed: Callable
     if node.host.has_scopes and request.config.linux.cgroup_parent:
         podcgroup.check_slice(request.config.linux.cgroup_parent)
     facts = await asyncio.to_thread(_facts, node, request.config.linux.cgroup_parent)
-    record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts)
+    volumes = await asyncio.to_thread(guest_volumes.of_pod, request.config, node.config)
+    record = sandbox.record(request, node.config, handlers=node.handlers, facts=facts, volumes=volumes)
     if record.pod.ids.length and node.lacks_user_namespaces:
         raise Unsupported(f"a pod can't have a user namespace on this node: {node.lacks_user_namespaces}")
     resize.require_host(record.pod)

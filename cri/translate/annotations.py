@@ -75,6 +75,14 @@ def is_true(sandbox: pb.PodSandboxConfig, word: str) -> bool:
     return text == "true"
 
 
+def choice(sandbox: pb.PodSandboxConfig, word: str, *, values: tuple[str, ...]) -> str:
+    """One of the `values`; empty when the annotation is absent. Raises BadRequest for another one."""
+    text = sandbox.annotations.get(word, "")
+    if text and text not in values:
+        raise BadRequest(f"the annotation {word} must be {' or '.join(values)}, but it is {short(text)}")
+    return text
+
+
 def check(request: pb.RunPodSandboxRequest, pod: Pod, *, plain: Sizes, grant: Grant) -> None:
     """Raise BadRequest for an annotation that the policy does not allow, or not with this value.
 

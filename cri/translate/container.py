@@ -16,7 +16,7 @@ from cri.live.images import Accounts
 from cri.pb import runtime_pb2 as pb
 from cri.store import reference
 from cri.store.pods import ContainerRecord, PodRecord
-from cri.translate import cdi, extras, limits, mounts, own_kernel, security, shown, userns
+from cri.translate import cdi, extras, guest_volumes, limits, mounts, own_kernel, security, shown, userns
 from cri.translate.bounds import PATH_BYTES, short
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
@@ -49,7 +49,7 @@ def record(
     user = user._replace(groups=tuple(dict.fromkeys((*user.groups, *added.groups))))
     userns.check_container(config.linux.security_context.namespace_options, pod.pod.ids)
     userns.check_user(user, pod.pod.ids)
-    volumes = tuple(mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts)
+    volumes = guest_volumes.placed((mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts), pod.pod)
     privileged = config.linux.security_context.privileged
     mounts.require_one_way(volumes, on_host=bool(pod.pod.host), privileged=privileged)
     if not pod.pod.host:

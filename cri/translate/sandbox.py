@@ -13,6 +13,7 @@ from cri.store.pods import PodRecord
 from cri.translate import annotations, extras, host_pods, kernel, network, profile, security, sizes, userns
 from cri.translate.annotations import Sizes
 from cri.translate.bounds import SHOWN, short
+from cri.translate.guest_volumes import Found
 from cri.translate.sizes import Facts
 from stage1.errors import BadRequest, NotFound
 from stage1.pod import sysctls
@@ -28,6 +29,7 @@ def record(
     *,
     handlers: tuple[str, ...],
     facts: Facts = Facts(),  # noqa: B008 - a constant
+    volumes: Found = Found(),  # noqa: B008 - a constant
 ) -> PodRecord:
     """The pod that the request asks for, with a new id. Raises BadRequest, NotFound or Unsupported."""
     sandbox = request.config
@@ -38,6 +40,7 @@ def record(
     _check_namespaces(sandbox.linux.security_context, config)
     log_directory = _log_directory(sandbox.log_directory)
     pod = _pod(request, config, facts=facts)
+    pod = pod if pod.host else pod._replace(**volumes._asdict())
     plain_sizes = _plain_sizes(sandbox, config, facts=facts)
     annotations.check(request, pod, plain=plain_sizes, grant=config.policy.of(pod.namespace))
     return PodRecord(

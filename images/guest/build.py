@@ -6,6 +6,7 @@ One read-only erofs, shared by all VMs.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from lib import cache, system, tools
@@ -19,13 +20,16 @@ CONTENT = system.Content(
         "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost\n",
     },
 )
-BYTES = "usr/lib/clearpod/bytes.so"
+BYTES, VOLUMES = "usr/lib/clearpod/bytes.so", "usr/lib/clearpod/volumes"
 UUID = "c1ea7b0d-0000-4000-8000-000000000001"
 
 
 SOURCE = Path(__file__).with_name("bytes.c")
 COMPILE = ("gcc", "-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-Os", "-g0", "-fPIC", "-shared", "-s")
 LINK = ("-nostdlib", "-Wl,--build-id=none,-z,noexecstack,-z,relro,-z,now")
+VOLUMES_SOURCE = SOURCE.parents[1] / "volumes"
+AGENT_BASE = SOURCE.parents[1] / "agent" / "base"
+VOLUMES_COMPILE = ("musl-gcc", *COMPILE[1:7], "-static", "-s")
 
 
 def build(cache_dir: Path) -> Path:
@@ -38,7 +42,8 @@ def build(cache_dir: Path) -> Path:
 
 def content(cache_dir: Path) -> system.Content:
     """All that is in it."""
-    return CONTENT._replace(copies={BYTES: _bytes(cache_dir) / "bytes.so"})
+    volumes = _volumes(cache_dir) / "volumes"
+    return CONTENT._replace(copies={BYTES: _bytes(cache_dir) / "bytes.so", VOLUMES: volumes})
 
 
 def _bytes(cache_dir: Path) -> Path:
@@ -52,3 +57,27 @@ def _bytes(cache_dir: Path) -> Path:
         key,
         lambda out: tools.run([*COMPILE, SOURCE, *LINK, "-o", out / "bytes.so"], env=environment),
     )
+
+
+def _volumes(cache_dir: Path) -> Path:
+    """The directory with the program that makes volumes which the guest has itself."""
+    tools.need({"musl-gcc": "musl-tools"})
+    sources = [*sorted(VOLUMES_SOURCE.glob("*.c")), AGENT_BASE / "files.c", AGENT_BASE / "fault.c"]
+    versions = [tools.package_version("musl-tools"), tools.run(["musl-gcc", "--version"])]
+    headers = [*sorted(VOLUMES_SOURCE.glob("*.h")), *sorted(AGENT_BASE.glob("*.h"))]
+    key = cache.hash_of([*versions, *VOLUMES_COMPILE, *sources, *headers])
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+
+    def compile_into(out: Path) -> None:
+        # musl-gcc sees only musl's headers; the kernel's come through links.
+        kernel = out / "include"
+        kernel.mkdir()
+        for name in ("linux", "asm-generic"):
+            (kernel / name).symlink_to(f"/usr/include/{name}")
+        asm = (Path(f"/usr/include/{os.uname().machine}-linux-gnu/asm"), Path("/usr/include/asm"))
+        (kernel / "asm").symlink_to(next(path for path in asm if path.exists()))
+        include = [f"-I{VOLUMES_SOURCE}", f"-I{AGENT_BASE.parent}", "-isystem", kernel]
+        tools.run([*VOLUMES_COMPILE, *include, *sources, "-o", out / "volumes"], env=environment)
+        shutil.rmtree(kernel)
+
+    return cache.built(cache_dir, "guest-volumes", key, compile_into)

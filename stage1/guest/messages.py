@@ -8,15 +8,17 @@ request is its operation, an event is what happened.
 from typing import Any, NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState, command_error
-from stage1.guest import numbers, wire
-from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
+from stage1.guest import numbers, operations, wire
+from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Refresh, Stats, Tune
+from stage1.guest.operations import Connect, Disconnect, Halt, Launch
 from stage1.guest.wire import Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
+__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Refresh", "Stats", "Tune"]
+__all__ += ["Connect", "Disconnect", "Halt", "Launch"]
 
 VERSION = 1
 
@@ -25,7 +27,9 @@ CREATED, RUNNING, EXITED = range(3)
 
 
 class Hello(NamedTuple):
-    """First message of each side on every connection. `volumes`, `raw`: the guest knows those of Create."""
+    """First message of each side on every connection. `volumes`, `raw` and `guest_volumes`: the guest knows those of
+    Create, and with the last one Refresh.
+    """
 
     version: int = VERSION
     key: bytes = b""
@@ -39,6 +43,7 @@ class Hello(NamedTuple):
     kernel: str = ""
     volumes: bool = False
     raw: bool = False
+    guest_volumes: bool = False
 
 
 class Stdio(NamedTuple):
@@ -121,6 +126,7 @@ class Configure(NamedTuple):
 class Create(NamedTuple):
     """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage.
     With `shared` it is the root itself. `volumes` are its directories. With `raw` the OCI documents are no UTF-8.
+    With `guest_volumes` the bundle has a list of volumes that the guest has itself (`stage1.pod.guest_volumes`).
     """
 
     id: str = ""
@@ -131,6 +137,7 @@ class Create(NamedTuple):
     shared: bool = False
     volumes: tuple[str, ...] = ()
     raw: bool = False
+    guest_volumes: bool = False
 
 
 class Start(NamedTuple):
@@ -202,36 +209,6 @@ class UnmountImage(NamedTuple):
     name: str = ""
 
 
-class Connect(NamedTuple):
-    """Connects to a TCP port of the pod's loopback; `connection` is unique in the pod and not 0, `input` goes to it."""
-
-    connection: int = 0
-    port: int = 0
-    input: int = 0
-    output: int = 0
-
-
-class Disconnect(NamedTuple):
-    """Cuts a connection; one that is over is fine."""
-
-    connection: int = 0
-
-
-class Launch(NamedTuple):
-    """Starts an app of an autonomous pod: `before` to its end, `id`, then `after`; containers that were created."""
-
-    id: str = ""
-    before: str = ""
-    after: str = ""
-
-
-class Halt(NamedTuple):
-    """Ends an app, with "" the pod: SIGTERM, after `grace_ms` SIGKILL. Fine when it has ended."""
-
-    id: str = ""
-    grace_ms: int = 0
-
-
 class Container(NamedTuple):
     """What the agent knows of a container; times are unix nanoseconds, `state` is CREATED, RUNNING or EXITED."""
 
@@ -268,11 +245,12 @@ class Exited(NamedTuple):
 
 Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
-    | Connect | Disconnect | Stats | Launch | Halt | Tune
+    | Connect | Disconnect | Stats | Launch | Halt | Tune | Refresh
 )  # fmt: skip
 OPS: dict[int, type[Op]] = {
     1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
     11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats, 30: Launch, 31: Halt, 45: Tune,
+    60: Refresh,
 }  # fmt: skip
 EVENTS: dict[int, type[Exited]] = {1: Exited}
 
@@ -280,7 +258,7 @@ _U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Fie
 _STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
 _ENUM = Field(wire.I32)  # open, as in proto3: a value that we do not know is kept
 _STDIO, _RAW = Field(wire.MESSAGE, Stdio), Field(wire.BOOL, number=55)
-_VOLUMES = Field(wire.STR, many=True, number=50)
+_VOLUMES, _IN_GUEST = Field(wire.STR, many=True, number=50), Field(wire.BOOL, number=60)
 
 
 def _many(message: type[NamedTuple]) -> Field:
@@ -294,14 +272,14 @@ _CONFIGURE = (
     Field(wire.BYTES, number=30), Field(wire.BOOL, number=31),
 )  # fmt: skip
 TABLES: wire.Tables = {
-    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW),
+    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW, _IN_GUEST),
     Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL, _U32),
     Sysctl: (_STR, _STR),
     Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
     Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     Neighbour: (_STR, _STR, _STR),
     Configure: _CONFIGURE,
-    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW),
+    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW, _IN_GUEST),
     Start: (_STR,),
     Exec: (_STR, _U32, _STR, _STDIO, _RAW),
     Signal: (_STR, _U32, _U32, _BOOL),
@@ -312,10 +290,6 @@ TABLES: wire.Tables = {
     Shutdown: (),
     MountImage: (_STR, _U64, _U64),
     UnmountImage: (_STR,),
-    Connect: (_U32, _U32, _U32, _U32),
-    Disconnect: (_U32,),
-    Launch: (_STR, _STR, _STR),
-    Halt: (_STR, _U32),
     Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
     Reply: (
         _ENUM,
@@ -327,6 +301,7 @@ TABLES: wire.Tables = {
     ),
     Exited: (_STR, _U32, _I32, _BOOL, _U64),
     **numbers.TABLES,
+    **operations.TABLES,
 }
 
 

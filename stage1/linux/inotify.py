@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tells when a file was written to: inotify(7). Called by who follows a file that somebody else appends to.
+"""Tells when a file was written to, or a directory changed: inotify(7). Called by who follows a file that somebody else
+appends to, and by the daemon's monitors.
 
-Not which bytes: one event stands for many writes.
+Not which bytes, nor what has changed: one event stands for many.
 """
 
 import os
+import struct
 
+from stage1.errors import KernelError
 from stage1.linux import libc
 
 _MODIFY = 2
 _EVENTS_BYTES = 65536
+_HEADER = struct.Struct("iIII")
+_IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_OVERFLOW, _IN_IGNORED = 0x8, 0x80, 0x4000, 0x8000
 
 
 class Watch:
@@ -41,3 +46,43 @@ class Watch:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class Watches:
+    """Places that are watched; `fd` can be read when one has changed. `close` ends it."""
+
+    def __init__(self) -> None:
+        self.fd = libc.call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK, what="a queue")
+
+    def add(self, path: str) -> int:
+        """Watch what is there, and return its number; the same place has the same one. Blocks as a look at the path
+        does. Raises KernelError: it is not there, or there are no more watches (fs.inotify.max_user_watches).
+        """
+        return libc.call("inotify_add_watch", self.fd, os.fsencode(path), _IN_CLOSE_WRITE | _IN_MOVED_TO, what=path)
+
+    def remove(self, number: int) -> None:
+        """Watch it no more; a place that is gone is fine."""
+        try:
+            libc.call("inotify_rm_watch", self.fd, number, what="a watch")
+        except KernelError:
+            pass
+
+    def changed(self) -> set[int]:
+        """The numbers of those that have changed since the last call. -1 is among them when some were not told."""
+        try:
+            data = os.read(self.fd, _EVENTS_BYTES)
+        except BlockingIOError:
+            return set()
+        numbers, at = set(), 0
+        while at < len(data):
+            number, mask, _, length = _HEADER.unpack_from(data, at)
+            at += _HEADER.size + length
+            if not mask & _IN_IGNORED:
+                numbers.add(-1 if mask & _IN_OVERFLOW else number)
+        return numbers
+
+    def close(self) -> None:
+        """End. Idempotent."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -54,6 +54,25 @@ class IdMap(NamedTuple):
     length: int = 0
 
 
+class OnDisk(NamedTuple):
+    """Where a volume lies on its pod's own disk: `path` is its name, maybe with a path below; empty: it does not.
+
+    A directory that is not there is made with `mode`, `uid` and `gid`, which are as the container sees them.
+    """
+
+    path: str = ""
+    mode: int = 0o777
+    uid: int = 0
+    gid: int = 0
+
+
+class InMemory(NamedTuple):
+    """A volume that the guest has a copy of, kept current, of at most so many bytes; 0: it has none."""
+
+    most_bytes: int = 0
+    is_file: bool = False
+
+
 class Mount(NamedTuple):
     """A host path that the container sees. `source` is resolved (no symlink); read-only is enforced on the host's side.
 
@@ -62,7 +81,8 @@ class Mount(NamedTuple):
     `options` are further ones of the bind in the container: noexec, nodev, nosuid.
     With `mapped` the container sees the owners that the host has, though it is in a user namespace. Without `recursive`
     what is mounted below the source is not seen. With `inside`, the id of a container that is only made and never run,
-    what is seen is that one's root, and read-only is enforced by the guest's kernel.
+    what is seen is that one's root, and read-only is enforced by the guest's kernel. So it is with a volume that the
+    guest has itself, `disk` or `memory`: the source is what it begins as, or what it is a copy of.
     """
 
     source: str
@@ -75,6 +95,13 @@ class Mount(NamedTuple):
     recursive: bool = True
     options: tuple[str, ...] = ()
     inside: str = ""
+    disk: OnDisk = OnDisk()
+    memory: InMemory = InMemory()
+
+    @property
+    def is_in_guest(self) -> bool:
+        """Whether the guest has it itself."""
+        return bool(self.disk.path or self.memory.most_bytes)
 
 
 class Device(NamedTuple):
@@ -177,6 +204,11 @@ class Container(NamedTuple):
     tmpfs: tuple[Tmpfs, ...] = ()
     rlimits: tuple[Rlimit, ...] = ()
 
+    @property
+    def has_guest_volumes(self) -> bool:
+        """Whether its guest has one of its volumes itself."""
+        return any(mount.is_in_guest for mount in self.mounts)
+
 
 class Port(NamedTuple):
     """A port of the pod that the host publishes. `protocol` is tcp, udp or sctp; an empty host_ip is every address."""
@@ -205,6 +237,9 @@ class Pod(NamedTuple):
     `cgroup_parent` is the cgroup that somebody made for it, if that is there; `limit_bytes` is the memory that its
     containers may have together, 0 when that is not given, and `is_bounded` whether the guest holds them to it from the
     start, since every one of them has a limit.
+    `kubelet_dir` is the kubelet's directory of the pod, empty when nobody needs to know. The volumes `disk_volumes` of
+    that are on the pod's own disk, which lies in that directory then and outlives the pod: the next one of the same uid
+    has it. With `copies_files` the guest has copies of its config maps and the like.
     """
 
     id: str
@@ -240,3 +275,6 @@ class Pod(NamedTuple):
     scratch_mib: int = 0
     hosts: tuple[HostName, ...] = ()
     boots: bool = False
+    kubelet_dir: str = ""
+    disk_volumes: tuple[str, ...] = ()
+    copies_files: bool = False

@@ -217,7 +217,17 @@ def _own_volumes(container: Container) -> list[dict[str, "Any"]]:
 
 def _volumes(container: Container) -> list[dict[str, "Any"]]:
     base = f"{GUEST}/volumes/containers/{container.id}/mounts"
-    return [_volume(mount, f"{base}/{number}") for number, mount in enumerate(container.mounts)]
+    if not container.has_guest_volumes:
+        return [_volume(mount, f"{base}/{number}") for number, mount in enumerate(container.mounts)]
+    from stage1.pod import guest_volumes  # rkt has none, and waits for each import
+
+    guest = guest_volumes.places(container)
+    return [
+        _guest_volume(mount, f"{GUEST}/containers/{container.id}/volumes/{guest[number]}")
+        if number in guest
+        else _volume(mount, f"{base}/{number}")
+        for number, mount in enumerate(container.mounts)
+    ]
 
 
 def _tmpfs(container: Container) -> list[dict[str, "Any"]]:
@@ -232,6 +242,13 @@ def _volume(mount: Mount, shown: str) -> dict[str, "Any"]:
         access = "ro" if mount.read_only else "rw"
         return _mount(mount.target, "bind", "rbind", access, source=f"{GUEST}/containers/{mount.inside}/rootfs")
     return _mount(mount.target, "bind", *BOUND, *mount.options, source=shown)
+
+
+def _guest_volume(mount: Mount, place: str) -> dict[str, "Any"]:
+    """The agent has bound it there, or mounted what it has a copy in."""
+    access = "ro" if mount.read_only else "rw"
+    source = f"{place}/file" if mount.memory.is_file else place
+    return _mount(mount.target, "bind", "rbind", access, *mount.options, source=source)
 
 
 def _image_volume(mount: Mount) -> dict[str, "Any"]:

@@ -3,13 +3,14 @@
 every pod.
 
 mkfs.ext4 runs once per size; each pod gets a copy of that template, which has data for some hundred KiB
-only. No journal: the disk dies with its VM, so there is nothing to recover. No reserved blocks: the size is
-the quota.
+only. No journal: the disk dies with its VM, so there is nothing to recover. One that outlives its VM has one, which
+the next VM's kernel replays: the host never reads what a guest wrote. No reserved blocks: the size is the quota.
 """
 
 import errno
 import fcntl
 import os
+from typing import NamedTuple
 
 from stage1.errors import BadRequest, KernelError, NoSpace, NotFound, PodError
 from stage1.linux import beneath, files, host, process
@@ -22,27 +23,51 @@ _SMALLEST_BYTES = 1 << 20
 _FICLONE = 0x40049409
 _MAGIC_AT, _MAGIC = 1024 + 56, b"\x53\xef"
 # Inode tables count as zeroed: the file is full of zeros anyway, and the guest must not write them once more.
-_OPTIONS = ("-q", "-F", "-m", "0", "-O", "^has_journal,^resize_inode", "-E", "lazy_itable_init=0,nodiscard")
+_OPTIONS = ("-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,nodiscard")
+_NO_JOURNAL, _JOURNAL = ("-O", "^has_journal,^resize_inode"), ("-O", "has_journal,^resize_inode", "-J", "size=4")
 
 
-def add(path: str, directory: str, *, size_bytes: int, template_dir: str, owner: int = 0) -> None:
-    """Make the disk `path` of the pod in `directory`, which gets a link to it; size 0: a directory. Undo: `remove`.
-
-    `owner` is the user and group of the VMM, who alone may open it.
+class Disk(NamedTuple):
+    """The file `path`, of which the VMM's user and group `owner` is to be the only one who may open it; with a size of
+    0 a directory. One that `is_lasting` may be there already, and stays.
     """
-    files.make_dirs(os.path.dirname(path), 0o700)
+
+    path: str
+    size_bytes: int = 0
+    owner: int = 0
+    is_lasting: bool = False
+
+
+def add(disk: Disk, directory: str, *, template_dir: str) -> None:
+    """Make the disk of the pod in `directory`, which gets a link to it. Undo: `remove`."""
+    files.make_dirs(os.path.dirname(disk.path), 0o700)
     with beneath.Root(directory) as own:
-        own.link(LINK, path)
-    if size_bytes:
-        make_scratch(path, size_bytes, template_dir=template_dir)
-        with Guard("chown", path):
-            os.chown(path, owner, owner)
+        own.link(LINK, disk.path)
+    if disk.is_lasting:
+        _make_lasting(disk, template_dir)
+    elif disk.size_bytes:
+        make_scratch(disk.path, disk.size_bytes, template_dir=template_dir)
     else:
-        os.mkdir(path, 0o700)
+        os.mkdir(disk.path, 0o700)
+        return
+    with Guard("chown", disk.path):
+        os.chown(disk.path, disk.owner, disk.owner)
+
+
+def _make_lasting(disk: Disk, template_dir: str) -> None:
+    """Unless it is there. It has its name when it is whole."""
+    if os.path.lexists(disk.path):
+        return
+    new = f"{disk.path}.new"
+    make_scratch(new, disk.size_bytes, template_dir=template_dir, has_journal=True)
+    with Guard("rename", new):
+        os.rename(new, disk.path)
 
 
 def remove(directory: str) -> None:
-    """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory."""
+    """Undo `add`; gone already is fine. The link stays, and goes with the pod's directory. A lasting disk goes with the
+    kubelet's directory of the pod.
+    """
     if path := orphans.of_pod(directory, LINK, place="scratch"):
         files.remove_tree(path)
 
@@ -59,7 +84,7 @@ def allocate(path: str) -> None:
             os.close(fd)
 
 
-def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:
+def make_scratch(path: str, size_bytes: int, *, template_dir: str, has_journal: bool = False) -> None:
     """Make `path`, mode 0600, a file of `size_bytes` (rounded up to 4 KiB) with an empty ext4 in it.
 
     `template_dir` (made when absent) keeps the templates. Raises BadRequest below 1 MiB, NoSpace,
@@ -68,10 +93,10 @@ def make_scratch(path: str, size_bytes: int, *, template_dir: str) -> None:
     if size_bytes < _SMALLEST_BYTES:
         raise BadRequest(f"a scratch disk of {size_bytes} bytes is too small; give it {_SMALLEST_BYTES} or more")
     size = (size_bytes + 4095) & ~4095
-    template = f"{template_dir}/ext4-{size}.img"
+    template = f"{template_dir}/ext4-{'journal-' if has_journal else ''}{size}.img"
     if not _is_whole(template, size):
         files.make_dirs(template_dir, 0o700)
-        _make_template(template, size)
+        _make_template(template, size, has_journal=has_journal)
     copy_sparse(template, path)
 
 
@@ -85,13 +110,13 @@ def _is_whole(template: str, size: int) -> bool:
         return False
 
 
-def _make_template(template: str, size: int) -> None:
+def _make_template(template: str, size: int, *, has_journal: bool) -> None:
     with Lock(f"{template}.lock"):
         if _is_whole(template, size):
             return
         full, sparse = f"{template}.full", f"{template}.new"
         try:
-            _format(full, size)
+            _format(full, size, has_journal=has_journal)
             # mkfs.ext4 allocates the inode tables; the copy leaves them out.
             copy_sparse(full, sparse)
             files.sync(sparse)
@@ -104,7 +129,7 @@ def _make_template(template: str, size: int) -> None:
                     os.unlink(path)
 
 
-def _format(path: str, size: int) -> None:
+def _format(path: str, size: int, *, has_journal: bool) -> None:
     with Guard("write", path):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -112,7 +137,8 @@ def _format(path: str, size: int) -> None:
         finally:
             os.close(fd)
     try:
-        result = process.run([host.which("mkfs.ext4") or "mkfs.ext4", *_OPTIONS, path], timeout_s=60)
+        options = (*_OPTIONS, *(_JOURNAL if has_journal else _NO_JOURNAL))
+        result = process.run([host.which("mkfs.ext4") or "mkfs.ext4", *options, path], timeout_s=60)
     except KernelError as error:
         if error.errno == errno.ENOENT:
             raise NotFound("there is no mkfs.ext4 program; install e2fsprogs") from None

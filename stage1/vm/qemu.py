@@ -160,9 +160,10 @@ def kernel_command_line(vm: VmSpec, devices: int) -> str:
 def _devices(vm: VmSpec) -> list[str]:
     argv = _disk("system", f"{vm.system_image},readonly=on")
     if vm.scratch:
-        # The disk dies with the pod: nothing needs to be flushed, and what the guest frees is given back.
+        # A disk that dies with the pod need not be flushed; and what the guest frees is given back.
         freed = "" if vm.is_scratch_kept else ",discard=unmap,detect-zeroes=unmap"
-        argv += _disk("scratch", f"{vm.scratch},cache=unsafe{freed}")
+        cache = "writeback" if vm.is_scratch_lasting else "unsafe"
+        argv += _disk("scratch", f"{vm.scratch},cache={cache}{freed}")
     for share in vm.shares:
         argv += _share(share)
     argv += _link(vm)

@@ -108,6 +108,8 @@ class VmSpec(NamedTuple):
     scratch: str = ""
     is_scratch_kept: bool = False
     """The VMM shall not give back what of `scratch` the guest frees: it was allocated for the guest alone."""
+    is_scratch_lasting: bool = False
+    """`scratch` outlives the VM, so what the guest flushes has to be on the host's disk."""
     nics: tuple[Nic, ...] = ()
     accel: str = "tcg"
     kernel_arguments: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ One real VM as for Kubernetes: a container's root (the scratch disk) and a direc
 an app's root, an empty volume and a directory of the host, and the same with the root on the pod's disk. In each, files
 of 100 bytes are made, asked for by stat, read and removed, in turns; a figure is the best round's. Microseconds mean
 something on an idle machine only; `times` says how often longer making and removing takes than on the guest's own
-tmpfs.
+tmpfs. And in a bare guest the same, an unpacked tree, git and SQLite on each file system: see lib/file_systems.py.
 """
 
 import sys
@@ -30,6 +30,7 @@ from stage1.pod.model import Mount  # noqa: E402
 from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
 from stage1.vm.slots import Range  # noqa: E402
+from tests.bench.lib import file_systems  # noqa: E402
 from tests.fakes import places  # noqa: E402
 from tests.fakes.patience import PATIENCE  # noqa: E402
 from tests.rkt import small_stage1  # noqa: E402
@@ -43,7 +44,7 @@ LIMIT_S = 300
 BUDGET_TIMES = 5
 """Of what is asked of the host, how much quicker what is the guest's own is at least."""
 STEPS = ("make", "stat", "read", "remove")
-MEMORY = "tmpfs"
+MEMORY, FILE_SYSTEMS = "tmpfs", "file systems"
 Figures = dict[str, dict[str, float]]
 
 
@@ -110,15 +111,16 @@ def app(place: Path, words: list[str], *, notes: dict[str, str] | None = None) -
 
 
 def measure(count: int, rounds: int) -> dict[str, Figures]:
-    """All of them, in a place that is gone afterwards."""
+    """All of them, in a place that is gone afterwards. `file systems` has milliseconds for its workloads, too."""
     words = [str(count), str(rounds)]
     with places.short_directory("cpv") as place:
-        for name in ("c", "r", "d"):
+        for name in ("c", "r", "d", "f"):
             Path(place, name).mkdir()
         return {
             "kubernetes": asyncio.run(container(Path(place, "c"), words)),
             "rkt": app(Path(place, "r"), words),
             "rkt, on disk": app(Path(place, "d"), words, notes={"clearpod.io/root": "disk"}),
+            FILE_SYSTEMS: file_systems.measure(Path(place, "f"), count),
         }
 
 
@@ -127,6 +129,10 @@ def _table(measured: dict[str, Figures]) -> str:
     for door, by_name in measured.items():
         for name, us in by_name.items():
             lines.append(f"{f'{door} {name}':24}" + "".join(f"{us[step]:9.1f}" for step in (*STEPS, "times")))
+    lines.append(f"{'milliseconds':24}" + "".join(f"{name:>9}" for name in file_systems.WORKLOADS))
+    for name, row in measured[FILE_SYSTEMS].items():
+        took = (f"{row[what]:9.0f}" if what in row else f"{'-':>9}" for what in file_systems.WORKLOADS)
+        lines.append(f"{name:24}" + "".join(took))
     return "\n".join(lines)
 
 

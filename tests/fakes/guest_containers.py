@@ -204,6 +204,10 @@ class Containers:
             raise Refused(m.INVALID, f"'{op.file}' can't be set for the whole pod")
         return m.Reply()
 
+    def _op_refresh(self, op: m.Refresh) -> m.Reply:
+        self._find(op.id)
+        return m.Reply()
+
     def _op_resize(self, op: m.Resize) -> m.Reply:
         job = self._find_job(op.container, op.exec)
         if not job.stdio.tty:

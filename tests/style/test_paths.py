@@ -31,6 +31,7 @@ IMAGES = "layers and images in the state directory: only their content is foreig
 GUEST = "the guest's kernel and images, and programs, which are part of the installation"
 NET = "the CNI configuration and the records of networks, which no guest and no VMM sees"
 CLIENT = "a path of the client's, who is root of this host: where it leads is for him to say"
+KUBELET = "the kubelet's directory of the pod and the places of volumes in it, where no guest makes or renames one"
 EARLY = "the VMM has not begun yet, so nobody writes there"
 TRIAL = "a directory of the check's own"
 RKT = "rkt's directory of the pod, above the apps' roots, which no guest and no VMM sees"
@@ -98,6 +99,8 @@ ALLOWED: dict[str, dict[str, str]] = {
         "os.readlink": HOST,
         **dict.fromkeys(("files.read", "os.listdir"), HOST),
     },
+    "cri/translate/kubelet.py": dict.fromkeys(("os.path.isdir", "os.path.islink", "os.path.realpath"), KUBELET),
+    "cri/translate/guest_volumes.py": dict.fromkeys(("os.lstat", "os.path.exists", "os.stat"), KUBELET),
     "stage1/prewarmed.py": {"os.stat": HOST},
     "stage1/engine.py": dict.fromkeys(("files.make_dirs", "files.remove_tree"), OURS),
     "stage1/linux/affinity.py": dict.fromkeys(("files.read", "os.listdir"), HOST),
@@ -207,6 +210,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         (
             "files.make_dirs",
             "files.remove_tree",
+            "os.path.lexists",
             "open",
             "os.chown",
             "os.mkdir",

@@ -20,7 +20,7 @@
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { PATH_ROOM = 400, VOLUMES = 32 };
+enum { PATH_ROOM = 400, VOLUMES = 32 + 64 }; /* of the image, and those of helpers/volumes.h behind them */
 
 struct places {
     char base[PATH_ROOM], root[PATH_ROOM]; /* of the container, in RUN/containers */

@@ -8,6 +8,7 @@
 #include "helpers/crun.h"
 #include "helpers/rootfs.h"
 #include "helpers/stats.h"
+#include "helpers/volumes.h"
 #include "kernel/cgroup.h"
 
 #include <errno.h>
@@ -23,6 +24,17 @@ static void forget_files(void)
 {
     sync();
     file_write("/proc/sys/vm/drop_caches", "3");
+}
+
+static int create_container(const struct task *task, struct fault *why)
+{
+    struct fault ignored;
+    if (rootfs_create(task, why) < 0)
+        return -1;
+    if (!task->guest_volumes || volumes_run("make", task, why) == 0)
+        return 0;
+    rootfs_destroy(task->id, &ignored);
+    return -1;
 }
 
 static int remove_container(const struct task *task, struct fault *why)
@@ -75,7 +87,7 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
 {
     switch (task->kind) {
     case TASK_CREATE:
-        return rootfs_create(task, why);
+        return create_container(task, why);
     case TASK_START:
         return profile.start(task, outcome, why);
     case TASK_EXEC:
@@ -91,6 +103,8 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
         return connect_port(task, outcome, why);
     case TASK_TUNE:
         return tune(task, why);
+    case TASK_REFRESH:
+        return volumes_run("refresh", task, why);
     }
     return fault_set(why, FAULT_INVALID, "unknown work");
 }

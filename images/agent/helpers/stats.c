@@ -147,19 +147,27 @@ static void processes_of(const char *dir, bool files, int depth, clearpod_agent_
             processes_of(path, files, depth + 1, to);
 }
 
-static void disk_of(clearpod_agent_ContainerStats *to)
+static void add_usage(const char *path, clearpod_agent_ContainerStats *to)
 {
-    char path[PATH_ROOM];
-    struct usage on_disk, in_memory;
-    snprintf(path, sizeof path, RUN "/scratch/%s/upper", to->id);
-    usage_of(path, &on_disk);
-    snprintf(path, sizeof path, RUN "/containers/%s/layer/upper", to->id);
-    usage_of(path, &in_memory);
-    to->disk_bytes = on_disk.bytes + in_memory.bytes;
-    to->disk_inodes = on_disk.inodes + in_memory.inodes;
+    struct usage usage;
+    usage_of(path, &usage);
+    to->disk_bytes += usage.bytes;
+    to->disk_inodes += usage.inodes;
 }
 
-static void container_of(const struct task *task, clearpod_agent_ContainerStats *to)
+/* Volumes on the disk belong to no container: the pod's first one has them in its sum. */
+static void disk_of(clearpod_agent_ContainerStats *to, bool is_first)
+{
+    char path[PATH_ROOM];
+    snprintf(path, sizeof path, RUN "/scratch/%s/upper", to->id);
+    add_usage(path, to);
+    snprintf(path, sizeof path, RUN "/containers/%s/layer/upper", to->id);
+    add_usage(path, to);
+    if (is_first)
+        add_usage(RUN "/scratch/volumes", to);
+}
+
+static void container_of(const struct task *task, clearpod_agent_ContainerStats *to, bool is_first)
 {
     char dir[PATH_ROOM];
     profile.cgroup_path(dir, sizeof dir, to->id);
@@ -177,7 +185,7 @@ static void container_of(const struct task *task, clearpod_agent_ContainerStats 
     to->has_pressures = pressures_of(dir, &to->pressures);
     processes_of(dir, task->files, 0, to);
     if (task->disk)
-        disk_of(to);
+        disk_of(to, is_first);
 }
 
 static void interfaces_of(clearpod_agent_PodStats *to)
@@ -219,5 +227,5 @@ void stats_collect(const struct task *task)
     struct numbers *numbers = task->numbers;
     pod_of(task, &numbers->pod);
     for (unsigned i = 0; i < numbers->count; i++)
-        container_of(task, &numbers->containers[i]);
+        container_of(task, &numbers->containers[i], i == 0 && task->first);
 }

@@ -14,7 +14,17 @@
 
 struct numbers;
 
-enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS, TASK_CONNECT, TASK_TUNE };
+enum task_kind {
+    TASK_CREATE,
+    TASK_START,
+    TASK_EXEC,
+    TASK_UPDATE,
+    TASK_DELETE,
+    TASK_STATS,
+    TASK_CONNECT,
+    TASK_TUNE,
+    TASK_REFRESH
+};
 
 struct task {
     enum task_kind kind;
@@ -25,13 +35,14 @@ struct task {
     const char *lower;          /* Create: below the layers or in the window; Tune: the text */
     const char *file;           /* Exec, Update: in the bundle; Tune: in the cgroup */
     bool tmpfs;                 /* Create */
-    bool disk, files;           /* Stats: of the request */
+    bool disk, files, first;    /* Stats: of the request; `first`: it begins with the table */
     struct numbers *numbers;    /* Stats: has the ids of the containers, is filled in, and sent to the agent */
     bool window, shared;        /* Create; `shared`: `lower` itself is the root */
     const char (*volumes)[256]; /* Create: directories of the root */
     unsigned volume_count;
-    bool raw;         /* the container's documents have strings that are no UTF-8 */
-    bool was_started; /* Delete: crun knows it */
+    bool guest_volumes; /* Create: the bundle has a list of those that are the guest's own */
+    bool raw;           /* the container's documents have strings that are no UTF-8 */
+    bool was_started;   /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;
     int stdio[3];     /* the process's ends of its pipes; -1: /dev/null */

@@ -77,3 +77,31 @@ bool early_take(pid_t pid, struct early_exit *exit)
         }
     return false;
 }
+
+static clearpod_agent_State state_of(const struct process *process)
+{
+    if (process->state == P_EXITED)
+        return clearpod_agent_State_EXITED;
+    return process->state == P_CREATED || process->state == P_STARTING ? clearpod_agent_State_CREATED
+                                                                       : clearpod_agent_State_RUNNING;
+}
+
+bool process_list(unsigned index, clearpod_agent_Container *to)
+{
+    for (unsigned i = 0; i < process_count(); i++) {
+        const struct process *process = &processes[i];
+        if (process->state == P_FREE || process->exec || index-- > 0)
+            continue;
+        *to = (clearpod_agent_Container){.state = state_of(process),
+                                         .has_stdio = true,
+                                         .stdio = process->stdio,
+                                         .pid = (uint32_t)process->pid,
+                                         .exit_code = process->exit_code,
+                                         .oom_killed = process->oom_killed,
+                                         .started_ns = process->started_ns,
+                                         .finished_ns = process->finished_ns};
+        memcpy(to->id, process->container, sizeof to->id);
+        return true;
+    }
+    return false;
+}

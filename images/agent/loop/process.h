@@ -69,6 +69,8 @@ struct process *process_by_pid(pid_t pid);
 /* NULL when the table, or the containers' share of it, is full. */
 struct process *process_add(const char *container, uint32_t exec);
 void process_free(struct process *process);
+/* Container number `index` of those in the table; false behind the last one. */
+bool process_list(unsigned index, clearpod_agent_Container *to);
 
 void early_remember(pid_t pid, int status, uint64_t unix_ns);
 bool early_take(pid_t pid, struct early_exit *exit);

@@ -74,6 +74,7 @@ static int on_create(const clearpod_agent_Create *create, const struct asker *as
                         .shared = create->shared,
                         .volumes = create->volumes,
                         .volume_count = create->volumes_count,
+                        .guest_volumes = create->guest_volumes,
                         .stdio = {-1, -1, -1}};
     if (!is_id(create->id))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);
@@ -224,6 +225,12 @@ static int on_update(const clearpod_agent_Update *update, const struct asker *as
     return begin(asker, process, &task, why);
 }
 
+static int on_refresh(const char *id, const struct asker *asker, struct fault *why)
+{
+    struct process *process = find_idle(id, why);
+    return process ? begin(asker, process, &(struct task){.kind = TASK_REFRESH, .stdio = {-1, -1, -1}}, why) : -1;
+}
+
 static int on_resize(const clearpod_agent_Resize *resize, struct fault *why)
 {
     struct winsize size = {.ws_col = (uint16_t)resize->width, .ws_row = (uint16_t)resize->height};
@@ -259,40 +266,13 @@ static int on_stats(const clearpod_agent_Stats *stats, const struct asker *asker
     struct task task = {.kind = TASK_STATS,
                         .disk = stats->disk,
                         .files = stats->files,
+                        .first = !stats->first,
                         .numbers = job_numbers(),
                         .stdio = {-1, -1, -1}};
     if (!task.numbers)
         return fault_set(why, FAULT_FAILED, "numbers are being collected several times already");
     choose_containers(task.numbers, stats->first);
     return begin(asker, NULL, &task, why);
-}
-
-static clearpod_agent_State state_of(const struct process *process)
-{
-    if (process->state == P_EXITED)
-        return clearpod_agent_State_EXITED;
-    return process->state == P_CREATED || process->state == P_STARTING ? clearpod_agent_State_CREATED
-                                                                       : clearpod_agent_State_RUNNING;
-}
-
-static bool list_at(unsigned index, clearpod_agent_Container *to)
-{
-    for (unsigned i = 0; i < process_count(); i++) {
-        const struct process *process = &processes[i];
-        if (process->state == P_FREE || process->exec || index-- > 0)
-            continue;
-        *to = (clearpod_agent_Container){.state = state_of(process),
-                                         .has_stdio = true,
-                                         .stdio = process->stdio,
-                                         .pid = (uint32_t)process->pid,
-                                         .exit_code = process->exit_code,
-                                         .oom_killed = process->oom_killed,
-                                         .started_ns = process->started_ns,
-                                         .finished_ns = process->finished_ns};
-        memcpy(to->id, process->container, sizeof to->id);
-        return true;
-    }
-    return false;
 }
 
 /* What the whole pod has: limits, memory that the host wants back, and how many processors are online. */
@@ -330,6 +310,8 @@ static int dispatch(const clearpod_agent_Request *request, const struct asker *a
         return on_delete(&request->op.delete, asker, why);
     case clearpod_agent_Request_update_tag:
         return on_update(&request->op.update, asker, why);
+    case clearpod_agent_Request_refresh_tag:
+        return on_refresh(request->op.refresh.id, asker, why);
     case clearpod_agent_Request_stats_tag:
         return on_stats(&request->op.stats, asker, why);
     case clearpod_agent_Request_connect_tag:
@@ -352,7 +334,7 @@ static int dispatch(const clearpod_agent_Request *request, const struct asker *a
         connection_close(request->op.disconnect.connection);
         return 0;
     case clearpod_agent_Request_list_tag:
-        reply->containers = list_at;
+        reply->containers = process_list;
         return 0;
     case clearpod_agent_Request_shutdown_tag:
         agent.stopping = true;

@@ -53,6 +53,7 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"networks": " "}, {"networks": ()}),
     ({"allow_spoofing": "false"}, {"allow_spoofing": False}),
     ({"shared_maps": "true"}, {"maps_volumes": True}),
+    ({"emptydir": "guest", "files": "host"}, {"kubelet_dir": "", "disk_volumes": ()}),
 ]
 
 

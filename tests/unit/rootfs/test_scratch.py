@@ -72,3 +72,19 @@ def test_a_failing_mkfs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         make_scratch(str(tmp_path / "x"), 64 << 20, template_dir=str(tmp_path / "t"))
     assert not (tmp_path / "x").exists()
     assert [n for n in os.listdir(tmp_path / "t") if not n.endswith(".lock")] == []
+
+
+def test_a_disk_that_outlives_its_vm_has_a_journal_and_is_made_once(tmp_path: Path) -> None:
+    (tmp_path / "pod").mkdir()
+    path, templates = tmp_path / "kubelet/clearpod/disk.img", str(tmp_path / "templates")
+    disk = scratch.Disk(str(path), 16 << 20, os.getuid(), is_lasting=True)
+    scratch.add(disk, str(tmp_path / "pod"), template_dir=templates)
+    assert path.stat().st_mode & 0o777 == 0o600
+    told = subprocess.run(["dumpe2fs", "-h", path], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert "has_journal" in told.stdout
+    assert path.stat().st_blocks * 512 <= 2 << 20, "the journal is sparse"
+    path.write_bytes(b"of a guest")
+    (tmp_path / "pod" / scratch.LINK).unlink()
+    scratch.add(disk, str(tmp_path / "pod"), template_dir=templates)
+    scratch.remove(str(tmp_path / "pod"))
+    assert path.read_bytes() == b"of a guest", "another VM of the same pod finds it, and it goes with the kubelet's"

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which volumes of a pod its guest has itself: emptyDirs on its disk, and copies of config maps, secrets and the like.
+
+`of_pod` is called by RunPodSandbox, which decides it once; `placed` by `container`, for each mount. Looks at the
+kubelet's files; changes nothing.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cri import policy
+from cri.config import Config
+from cri.pb import runtime_pb2 as pb
+from cri.translate import annotations, kubelet
+from stage1.errors import BadRequest, PodError
+from stage1.machine import LASTING_DISK
+from stage1.pod import guest_volumes
+from stage1.pod.model import InMemory, Mount, OnDisk, Pod
+
+WHERE = GUEST, _ = "guest", "host"
+MOST_BYTES = 8 << 20
+"""Of a volume that is copied; the kubelet's own are of at most 1 MiB, projected ones of several. A larger one stays on
+the host.
+"""
+_MOST_ENTRIES = 1000
+
+
+class Found(NamedTuple):
+    """What RunPodSandbox has found out of the kubelet's directory of the pod: fields of `Pod`."""
+
+    kubelet_dir: str = ""
+    disk_volumes: tuple[str, ...] = ()
+    copies_files: bool = False
+
+
+def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> Found:
+    """What the pod's annotations and the configuration ask for, where the kubelet has made the pod's volumes.
+
+    Blocks. Raises BadRequest for an annotation that is neither `guest` nor `host`.
+    """
+    on_disk = annotations.choice(sandbox, policy.EMPTY_DIRS, values=WHERE) or config.volumes.empty_dirs
+    copied = annotations.choice(sandbox, policy.FILES, values=WHERE) or config.volumes.files
+    directory = kubelet.pod_directory(config.volumes.kubelet_root, sandbox.metadata.uid)
+    if not directory:
+        return Found()
+    # What an earlier VM of the pod has written stays where it is, whatever is said now.
+    is_on_disk = on_disk == GUEST or os.path.exists(f"{directory}/{LASTING_DISK}")
+    names = kubelet.empty_directories(directory) if is_on_disk else ()
+    return Found(directory, names, copied == GUEST) if names or copied == GUEST else Found()
+
+
+def placed(given: Iterable[Mount], pod: Pod) -> tuple[Mount, ...]:
+    """The mounts, of which those that the guest is to have say so. Blocks. Raises BadRequest for too many."""
+    mounts = tuple(given)
+    if not pod.kubelet_dir:
+        return mounts
+    result = tuple(_placed(one, pod) for one in mounts)
+    if sum(one.is_in_guest for one in result) > guest_volumes.MOST:
+        raise BadRequest(f"a container can have at most {guest_volumes.MOST} volumes that its guest has itself")
+    return result
+
+
+def _placed(one: Mount, pod: Pod) -> Mount:
+    volume = None if one.image else kubelet.volume(one.source, pod.kubelet_dir)
+    if volume is None:
+        return one
+    if volume.kind == kubelet.EMPTY and volume.name in pod.disk_volumes:
+        return one._replace(disk=_on_disk(volume, pod))
+    is_copied = pod.copies_files and volume.kind in (*kubelet.FILES, kubelet.HOSTS) and not volume.below
+    return one._replace(memory=_in_memory(one.source)) if is_copied else one
+
+
+def _on_disk(volume: kubelet.Volume, pod: Pod) -> OnDisk:
+    """With the owner and the mode that the kubelet gave it, as by fsGroup."""
+    status = os.stat(f"{pod.kubelet_dir}/volumes/{volume.kind}/{volume.name}")
+    path = f"{volume.name}/{volume.below}".rstrip("/")
+    if "\n" in path or len(os.fsencode(path)) > 4000:
+        raise BadRequest(f"a subPath of the volume {volume.name} is too long, or has a line break in it")
+    return OnDisk(path, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+
+
+def _in_memory(source: str) -> InMemory:
+    """None of it when it is too large, or no file of the kubelet's."""
+    status = os.lstat(source)
+    if stat.S_ISREG(status.st_mode):
+        return InMemory(MOST_BYTES, is_file=True) if status.st_size <= MOST_BYTES else InMemory()
+    return InMemory(MOST_BYTES) if stat.S_ISDIR(status.st_mode) and _is_small(source) else InMemory()
+
+
+def _is_small(source: str) -> bool:
+    try:
+        return sum(one.st_size for one in kubelet.files_below(source, most=_MOST_ENTRIES)) <= MOST_BYTES
+    except PodError:
+        return False

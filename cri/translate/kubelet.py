@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the kubelet keeps a pod's volumes on this host, and which of them a path is. Called by RunPodSandbox and by
+`guest_volumes`.
+
+It goes by names alone: `<root>/pods/<uid>/volumes/kubernetes.io~empty-dir/<name>`, and for a subPath a bind of what is
+below that at `<root>/pods/<uid>/volume-subpaths/...`. Looks at the host's files and mounts; changes nothing.
+"""
+
+import os
+import re
+import stat
+from typing import NamedTuple
+
+from stage1.errors import BadRequest, PodError
+from stage1.linux import beneath, mount
+
+EMPTY = "kubernetes.io~empty-dir"
+FILES = frozenset(f"kubernetes.io~{name}" for name in ("configmap", "secret", "projected", "downward-api"))
+"""What the kubelet writes itself, and changes as a whole by one link."""
+HOSTS = "etc-hosts"
+_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_MOST = 256
+
+
+class Volume(NamedTuple):
+    """`kind` is EMPTY, one of FILES, HOSTS or another plugin's; `below` a path in the volume, for a subPath."""
+
+    kind: str
+    name: str = ""
+    below: str = ""
+
+
+def pod_directory(root: str, uid: str) -> str:
+    """The kubelet's directory of the pod, without links; empty when there is none. Blocks."""
+    path = f"{os.path.realpath(root)}/pods/{uid}"
+    return path if _UID.fullmatch(uid) and os.path.isdir(path) and not os.path.islink(path) else ""
+
+
+def empty_directories(directory: str) -> tuple[str, ...]:
+    """The emptyDirs of the pod that are plain directories without files, by name. Those in memory are mounts.
+
+    Directories are what the kubelet makes for a subPath. Blocks.
+    """
+    place = f"{directory}/volumes/{EMPTY}"
+    try:
+        with beneath.Root(place) as root:
+            names = sorted(root.names(most=_MOST))
+    except FileNotFoundError:
+        return ()
+    return tuple(name for name in names if not mount.is_mount_point(f"{place}/{name}") and _is_empty(f"{place}/{name}"))
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return not files_below(path, most=_MOST)
+    except (PodError, OSError):
+        return False  # no directory, or more in it than the kubelet would make
+
+
+def files_below(path: str, *, most: int) -> list[os.stat_result]:
+    """The status of all that is no directory. Blocks. Raises PodError: no directory, another mount in it, or more than
+    `most` entries.
+    """
+    found, waiting, left = [], ["."], most
+    with beneath.Root(path, one_mount=True) as root:
+        while waiting:
+            at = waiting.pop()
+            names = root.names(at, most=left + 1)
+            left -= len(names)
+            if left < 0:
+                raise BadRequest(f"{path} has more than {most} files and directories")
+            for name in names:
+                status = root.stat(f"{at}/{name}")
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    waiting.append(f"{at}/{name}")
+                elif status is not None:
+                    found.append(status)
+    return found
+
+
+def volume(source: str, directory: str) -> Volume | None:
+    """Which volume of the pod's the path is, in the pod's `directory`; None for any other. Blocks for a subPath."""
+    if not source.startswith(f"{directory}/"):
+        return None
+    what, _, rest = source.removeprefix(f"{directory}/").partition("/")
+    if what == HOSTS and not rest:
+        return Volume(HOSTS)
+    if what == "volume-subpaths":
+        return _of_subpath(source, directory)
+    return _parsed(rest) if what == "volumes" else None
+
+
+def _parsed(path: str) -> Volume | None:
+    kind, _, rest = path.partition("/")
+    name, _, below = rest.partition("/")
+    return Volume(kind, name, below) if name else None
+
+
+def _of_subpath(source: str, directory: str) -> Volume | None:
+    """The directory of its file system that is mounted there says where it is; that ends as the volume's path does."""
+    above, name = os.path.split(source)
+    _, root = mount.file_systems_below(above).get(name, ("", ""))
+    _, found, path = root.rpartition(f"/pods/{os.path.basename(directory)}/volumes/")
+    return _parsed(path) if found else None

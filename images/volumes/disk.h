@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Volumes on the pod's own disk, which outlives the VM. Containers write to them: no path is followed out of one. */
+#ifndef CLEARPOD_VOLUMES_DISK_H
+#define CLEARPOD_VOLUMES_DISK_H
+
+#include "base/fault.h"
+
+#include <stdbool.h>
+
+/* Bind at `place` what `words` name, which is made if it is absent: MODE UID GID NAME[/BELOW]. Changes `words`. */
+int disk_volume(char *words, const char *place, struct fault *why);
+/* Whether an earlier VM's containers had volumes there. */
+bool disk_was_used(void);
+/* Remove what those containers have left, in a process of its own: a tree may be large, and nobody waits for it. */
+void disk_clean_later(void);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * volumes make|refresh CONTAINER: the volumes of a container that its guest has itself, of which the file guest_volumes of
+ * the container's bundle has one per line (stage1/pod/guest_volumes.py). The agent runs it (images/agent/helpers/volumes.c),
+ * and unmounts what it has mounted in the container's directory. A fault is one sentence on standard error.
+ *
+ *     disk INDEX MODE UID GID NAME[/BELOW]   a directory of the pod's disk, or what is below it: disk.h
+ *     memory INDEX NUMBER BYTES              a copy of what the host shows as mount NUMBER of the bundle: memory.h
+ */
+#include "base/files.h"
+#include "disk.h"
+#include "memory.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define RUN "/run/clearpod"
+
+enum { ROOM = 400, LINE = 4608 };
+
+static int one(char *line, const char *id, const char *bundle, bool is_new, struct fault *why)
+{
+    char kind[8], place[ROOM];
+    unsigned index;
+    int used = 0;
+    if (sscanf(line, "%7s %u %n", kind, &index, &used) != 2)
+        return fault_set(why, FAULT_INVALID, "'%s' is no volume", line);
+    snprintf(place, sizeof place, RUN "/containers/%.100s/volumes/%u", id, index);
+    if (!strcmp(kind, "memory"))
+        return memory_volume(line + used, bundle, place, is_new, why);
+    return is_new ? disk_volume(line + used, place, why) : 0;
+}
+
+static int all(const char *id, bool is_new, struct fault *why)
+{
+    char path[ROOM], bundle[ROOM - 32], line[LINE];
+    snprintf(bundle, sizeof bundle, RUN "/volumes/containers/%.100s", id);
+    snprintf(path, sizeof path, RUN "/containers/%.100s/volumes", id);
+    if (is_new && make_dir(path, 0711) < 0)
+        return fault_errno(why, "mkdir %s", path);
+    snprintf(path, sizeof path, "%s/guest_volumes", bundle);
+    FILE *list = fopen(path, "re");
+    if (!list)
+        return fault_errno(why, "open %s", path);
+    int result = 0;
+    while (result == 0 && fgets(line, sizeof line, list)) {
+        line[strcspn(line, "\n")] = 0;
+        result = one(line, id, bundle, is_new, why);
+    }
+    fclose(list);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    struct fault why = {0};
+    bool is_new = argc == 3 && !strcmp(argv[1], "make");
+    bool was_used = disk_was_used();
+    umask(0);
+    if (argc != 3 || all(argv[2], is_new, &why) < 0) {
+        fprintf(stderr, "%s", why.text);
+        return 1;
+    }
+    if (is_new && was_used)
+        disk_clean_later();
+    return 0;
+}

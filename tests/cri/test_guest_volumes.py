@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Volumes that a real guest has itself: emptyDirs on its disk, which outlive its VM, and copies of config maps.
+
+The directories are as the kubelet makes them.
+"""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.config import parse
+from cri.pb import runtime_pb2 as pb
+from stage1.linux import mount
+from tests.fakes.patience import PATIENCE
+
+from .conftest import Client, VmWorld
+from .one_pod import Run, machine, run
+
+pytestmark = pytest.mark.vm
+
+GUEST = {"clearpod.io/emptydir": "guest", "clearpod.io/files": "guest"}
+
+
+class Kubelet:
+    """Its directory of one pod, with an emptyDir of group 2000, one in memory, and a config map."""
+
+    def __init__(self, root: Path, uid: str) -> None:
+        self.directory = root / "pods" / uid
+        self.data = self._volume("empty-dir", "data")
+        self.data.chmod(0o2777)
+        os.chown(self.data, 0, 2000)
+        self.memory = self._volume("empty-dir", "memory")
+        mount.mount("tmpfs", str(self.memory), "tmpfs", data="size=1m,mode=1777")
+        self.map = self._volume("configmap", "map")
+        self.write(key="one", old="old")
+        self.hosts = self.directory / "etc-hosts"
+        self.hosts.write_text("10.0.0.9 of-the-kubelet\n")
+        self.subpath = self.directory / "volume-subpaths/data/sub/0"
+
+    def _volume(self, kind: str, name: str) -> Path:
+        path = self.directory / f"volumes/kubernetes.io~{kind}" / name
+        path.mkdir(parents=True)
+        return path
+
+    def write(self, **files: str) -> None:
+        """A new version of the config map, as the kubelet's AtomicWriter brings it."""
+        version = f"..{len(list(self.map.iterdir()))}"
+        (self.map / version).mkdir()
+        for name, text in files.items():
+            (self.map / version / name).write_text(text)
+            if not (self.map / name).is_symlink():
+                (self.map / name).symlink_to(f"..data/{name}")
+        (self.map / "..data_tmp").symlink_to(version)
+        (self.map / "..data_tmp").rename(self.map / "..data")
+        for path in list(self.map.iterdir()):
+            if path.name[:2] != ".." and path.name not in files:
+                path.unlink()
+
+    def bind_subpath(self) -> None:
+        """What a container with `subPath: a/b` gets."""
+        (self.data / "a/b").mkdir(parents=True)
+        self.subpath.mkdir(parents=True)
+        mount.bind(str(self.data / "a/b"), str(self.subpath))
+
+
+@pytest.fixture
+def world(tmp_path: Path, guest_dir: Path) -> Iterator[VmWorld]:
+    with machine(tmp_path, guest_dir) as made:
+        tables = parse(f'[volumes]\nkubelet_root = "{made.root}/kubelet"\n').volumes
+        made.config = made.config.model_copy(update={"volumes": tables})
+        try:
+            yield made
+        finally:
+            for point in mount.mounts_below(f"{made.root}/kubelet"):
+                mount.umount(point, lazy=True)
+
+
+def _mounts(**places: Path) -> dict[str, object]:
+    return {"mounts": [pb.Mount(host_path=str(path), container_path=f"/{name}") for name, path in places.items()]}
+
+
+async def _pod(cri: Client, attempt: int) -> str:
+    names = pb.PodSandboxMetadata(name="web", namespace="default", uid="uid-web", attempt=attempt)
+    if cri.node.images.find(cri.image) is None:
+        await cri("PullImage", image=pb.ImageSpec(image=cri.image))
+    return await cri.pod("web", metadata=names, annotations=GUEST, log_directory=f"{cri.node.config.run_dir}/logs")
+
+
+async def _said(cri: Client, container: str, command: str) -> str:
+    ran = await cri("ExecSync", container_id=container, cmd=["sh", "-c", command], timeout=60)
+    assert not ran.exit_code, ran
+    return str(ran.stdout.decode().strip())
+
+
+def _on_disk(disk: Path) -> set[str]:
+    """What is at the top of the file system."""
+    listed = subprocess.run(["debugfs", "-R", "ls -p /", disk], capture_output=True, text=True, check=True).stdout
+    return {line.split("/")[5] for line in listed.split()}
+
+
+async def test_an_empty_directory_is_on_the_pods_disk_and_outlives_its_vm(world: VmWorld) -> None:
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    async with world.daemon() as cri:
+        first = await _pod(cri, 0)
+        fields = _mounts(data=kubelet.data, memory=kubelet.memory)
+        writes = "stat -c %a:%g /data; echo kept > /data/kept; sync; echo x > /memory/x; /probe shared:/data/m"
+        seen = await run(cri, first, {"one": Run(writes, fields=fields)})
+        mode, shared = seen["one"].out.splitlines()[0], seen["one"].out.splitlines()[-1]
+        assert mode == "2777:2000"
+        assert "EINVAL" not in shared and "Invalid" not in seen["one"].out + seen["one"].err, "maps are shared"
+        kubelet.bind_subpath()
+        again = {
+            "two": Run("cat /data/kept", fields=fields),
+            "sub": Run("echo deep > /sub/deep; stat -c %g /sub/deep", fields=_mounts(sub=kubelet.subpath)),
+        }
+        seen = await run(cri, first, again)
+        assert (seen["two"].out.strip(), seen["sub"].out.strip()) == ("kept", "2000")
+        assert [path.name for path in kubelet.data.rglob("*")] == ["a", "b"], "nothing of it is on the host"
+        assert (kubelet.memory / "x").exists()
+
+        names = pb.PodSandboxMetadata(name="web", namespace="default", uid="uid-web", attempt=1)
+        code, text = await cri.refused("RunPodSandbox", config=cri.sandbox(metadata=names, annotations=GUEST))
+        assert code == "FAILED_PRECONDITION" and "disk" in text
+        await cri("StopPodSandbox", pod_sandbox_id=first)
+        await cri("RemovePodSandbox", pod_sandbox_id=first)
+
+        second = await _pod(cri, 2)
+        seen = await run(cri, second, {"three": Run("cat /data/kept /data/a/b/deep", fields=fields)})
+        assert seen["three"].out.split() == ["kept", "deep"]
+        await cri("RemovePodSandbox", pod_sandbox_id=second)
+    left = _on_disk(kubelet.directory / "clearpod/disk.img")
+    assert left <= {".", "..", "lost+found", "volumes"}, "containers of the VM before have left nothing"
+
+
+async def test_a_config_map_in_memory_is_kept_current(world: VmWorld) -> None:
+    kubelet = Kubelet(world.root / "kubelet", "uid-web")
+    async with world.daemon() as cri:
+        cri.node.refresher._check_s = 0.2
+        pod = await _pod(cri, 0)
+        fields = _mounts(map=kubelet.map, **{"etc/hosts": kubelet.hosts})
+        container = await cri.container(pod, "sleep", "1000", **fields)
+        await cri("StartContainer", container_id=container)
+        assert await _said(cri, container, "cat /map/key /map/old") == "oneold"
+        assert "of-the-kubelet" in await _said(cri, container, "cat /etc/hosts")
+        assert await _said(cri, container, "stat -f -c %T /map") == "tmpfs"
+        kubelet.write(key="two", new="new")
+        async with asyncio.timeout(30 * PATIENCE):
+            while await _said(cri, container, "cat /map/key") != "two":
+                await asyncio.sleep(0.05)
+        assert await _said(cri, container, "ls /map") == "key\nnew"
+        assert len((await _said(cri, container, "ls -A /map")).split()) == 4, "one version, and the link to it"
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which volumes a guest has itself: found by the kubelet's names alone, decided once for a pod, and listed for it."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cri.config import Config, parse
+from cri.pb import runtime_pb2 as pb
+from cri.translate import guest_volumes, kubelet
+from stage1.errors import BadRequest
+from stage1.linux import mount
+from stage1.machine import LASTING_DISK
+from stage1.pod import guest_volumes as listed
+from stage1.pod import oci
+from stage1.pod.model import Container, IdMap, InMemory, Mount, OnDisk, Pod, Process
+
+UID = "0c5a0d9e-1111-2222-3333-444444444444"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """The kubelet's of a pod."""
+    made = tmp_path / "kubelet/pods" / UID
+    for name in ("empty-dir/a", "empty-dir/b", "empty-dir/mem", "configmap/map/..1", "secret/large", "csi/c"):
+        (made / f"volumes/kubernetes.io~{name}").mkdir(parents=True)
+    (made / "etc-hosts").write_text("127.0.0.1 localhost\n")
+    (made / "volumes/kubernetes.io~configmap/map/..1/key").write_text("one")
+    with (made / "volumes/kubernetes.io~secret/large/file").open("wb") as file:
+        file.truncate(guest_volumes.MOST_BYTES + 1)
+    return made
+
+
+def _config(directory: Path, **keys: str) -> Config:
+    root = directory.parents[1]
+    return parse(
+        "\n".join([f'[volumes]\nkubelet_root = "{root}"', *(f'{key} = "{value}"' for key, value in keys.items())])
+    )
+
+
+def _sandbox(**annotations: str) -> pb.PodSandboxConfig:
+    names = pb.PodSandboxMetadata(name="web", namespace="default", uid=UID)
+    return pb.PodSandboxConfig(metadata=names, annotations={f"clearpod.io/{k}": v for k, v in annotations.items()})
+
+
+def _pod(directory: Path) -> Pod:
+    return Pod("0" * 64, "web", kubelet_dir=str(directory), disk_volumes=("a", "b"), copies_files=True)
+
+
+def _volume(directory: Path, name: str) -> Mount:
+    return Mount(str(directory / f"volumes/kubernetes.io~{name}"), "/v")
+
+
+def test_empty_directories_in_memory_or_with_files_stay_on_the_host(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mount, "is_mount_point", lambda path: path.endswith("/mem"))
+    (directory / "volumes/kubernetes.io~empty-dir/b/of/a/subpath").mkdir(parents=True)
+    found = guest_volumes.of_pod(_sandbox(emptydir="guest"), _config(directory))
+    assert (found.kubelet_dir, found.disk_volumes, found.copies_files) == (str(directory), ("a", "b"), False)
+    (directory / "volumes/kubernetes.io~empty-dir/b/of/file").write_text("here already")
+    assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="guest")).disk_volumes == ("a",)
+    assert guest_volumes.of_pod(_sandbox(), _config(directory)) == guest_volumes.Found()
+    assert guest_volumes.of_pod(_sandbox(emptydir="host"), _config(directory, empty_dirs="guest")).disk_volumes == ()
+
+
+def test_a_pod_that_has_a_disk_keeps_its_volumes_there(directory: Path) -> None:
+    (directory / LASTING_DISK).parent.mkdir()
+    (directory / LASTING_DISK).touch()
+    assert "a" in guest_volumes.of_pod(_sandbox(emptydir="host"), _config(directory)).disk_volumes
+
+
+@pytest.mark.parametrize("uid", ["", "..", "a/b", ".", "nobody"])
+def test_a_pod_that_the_kubelet_does_not_know_has_none(directory: Path, uid: str) -> None:
+    sandbox = _sandbox(emptydir="guest", files="guest")
+    sandbox.metadata.uid = uid
+    assert guest_volumes.of_pod(sandbox, _config(directory)) == guest_volumes.Found()
+
+
+def test_another_word_is_refused_with_those_that_there_are(directory: Path) -> None:
+    for word in ("emptydir", "files"):
+        with pytest.raises(BadRequest, match=rf"clearpod.io/{word} must be guest or host.*'disk'"):
+            guest_volumes.of_pod(_sandbox(**{word: "disk"}), _config(directory))
+
+
+def test_mounts_go_to_the_disk_to_memory_or_stay(directory: Path) -> None:
+    os.chmod(directory / "volumes/kubernetes.io~empty-dir/a", 0o2770)
+    hosts = Mount(str(directory / "etc-hosts"), "/etc/hosts")
+    elsewhere = Mount(str(directory.parent / "other/volumes/kubernetes.io~empty-dir/a"), "/o")
+    given = (
+        _volume(directory, "empty-dir/a"), _volume(directory, "empty-dir/mem"), _volume(directory, "configmap/map"),
+        _volume(directory, "secret/large"), _volume(directory, "csi/c"), hosts, elsewhere,
+    )  # fmt: skip
+    made = guest_volumes.placed(given, _pod(directory))
+    here = os.stat(directory)
+    assert made[0].disk == OnDisk("a", 0o2770, here.st_uid, here.st_gid)
+    assert made[2].memory == InMemory(guest_volumes.MOST_BYTES)
+    assert made[5].memory.is_file
+    assert [one.is_in_guest for one in made] == [True, False, True, False, False, True, False]
+    assert guest_volumes.placed(given, Pod("0" * 64, "web")) == given
+
+
+def test_a_subpath_is_known_by_where_its_bind_leads(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = f"{directory}/volume-subpaths/a/main/0"
+    roots: dict[str, Any] = {"0": ("8:1", f"/lib/kubelet/pods/{UID}/volumes/kubernetes.io~empty-dir/a/b c/d")}
+    monkeypatch.setattr(mount, "file_systems_below", lambda path: roots)
+    assert kubelet.volume(source, str(directory)) == kubelet.Volume(kubelet.EMPTY, "a", "b c/d")
+    (made,) = guest_volumes.placed((Mount(source, "/v"),), _pod(directory))
+    assert made.disk.path == "a/b c/d"
+    roots["0"] = ("8:1", "/somewhere/else")
+    assert kubelet.volume(source, str(directory)) is None
+
+
+def test_too_many_are_refused(directory: Path) -> None:
+    with pytest.raises(BadRequest, match=str(listed.MOST)):
+        guest_volumes.placed((_volume(directory, "empty-dir/a"),) * (listed.MOST + 1), _pod(directory))
+
+
+def test_the_guest_gets_a_line_for_each_behind_the_images_own() -> None:
+    mounts = (
+        Mount("/host", "/h"),
+        Mount("/e", "/e", disk=OnDisk("data/a b", 0o2777, 5, 2000)),
+        Mount("/m", "/m", read_only=True, memory=InMemory(4096)),
+        Mount("/f", "/f", memory=InMemory(10, is_file=True)),
+    )
+    container = Container("c", "c", "sha256:0", Process(("sh",)), mounts, volumes=("/image",))
+    text = b"disk 1 2777 1005 3000 data/a b\nmemory 2 2 4096\nmemory 3 3 10\n"
+    assert listed.listing(container, IdMap(1000, 65536)) == text
+    seen = {one["destination"]: one for one in oci.config(Pod("0" * 64, "web"), container)["mounts"]}
+    base = "/run/clearpod/containers/c/volumes"
+    assert [seen[at]["source"] for at in ("/e", "/m", "/f")] == [f"{base}/1", f"{base}/2", f"{base}/3/file"]
+    assert "ro" in seen["/m"]["options"] and "rw" in seen["/e"]["options"]
+    assert seen["/h"]["source"].endswith("/mounts/0")
