@@ -18,6 +18,10 @@ RUN_PACKAGES=(
 # fuzzer, the lab, sources, callgrind.
 TEST_PACKAGES=(systemd git bzip2 docker-registry shellcheck codespell clang-19 clang-format-19 libclang-rt-19-dev virtiofsd kmod debootstrap mmdebstrap valgrind)
 
+# Which Python .venv is made of: PYTHON=python3.11 scripts/test. What is started from here uses that of .venv.
+BASE_PYTHON=${PYTHON:-/usr/bin/python3}
+unset PYTHON
+
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 # Prints what opens the script for who asks for help. Goes to the root of the checkout, and starts over as root when it is
@@ -29,7 +33,8 @@ enter() {
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null || { say "needs root, and there is no sudo"; exit 1; }
         say "needs root, asking sudo"
-        exec sudo --preserve-env=CI,CLEARPOD_CACHE,CLEARPOD_GUEST_DIR,CLEARPOD_LAB_PATH,RESULTS "$self" "$@"
+        export PYTHON=$BASE_PYTHON
+        exec sudo --preserve-env=CI,CLEARPOD_CACHE,CLEARPOD_GUEST_DIR,CLEARPOD_LAB_PATH,PYTHON,RESULTS "$self" "$@"
     fi
     cd "$(dirname "$self")/.." || exit
 }
@@ -56,7 +61,8 @@ apt_get() {
 # setup.cfg that it lacks, and compiles our own modules: where PYTHONDONTWRITEBYTECODE is set, nobody else would, and
 # every start would pay for it.
 need_venv() {
-    local python=/usr/bin/python3 want extra lacking=() pip=(.venv/bin/pip install -q --disable-pip-version-check)
+    local python want extra lacking=() pip=(.venv/bin/pip install -q --disable-pip-version-check)
+    python=$(command -v "$BASE_PYTHON") || { say "there is no $BASE_PYTHON"; return 1; }
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { say "$python is older than 3.11"; return 1; }
     want=$({ echo "$PWD"; "$python" --version; cat setup.cfg pyproject.toml tests/contract/peers.txt; } | sha256sum)
     for extra; do

@@ -28,6 +28,15 @@ HOME = "usr/lib/clearpod"
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 NEXT = f"{sys.version_info[0]}.{sys.version_info[1] + 1}"
 SOURCES = ("stage1", "cri", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+MAN = "share/man/man1"
+COMPLETION = {
+    "bash": "share/bash-completion/completions/clearpod",
+    "zsh": "share/zsh/site-functions/_clearpod",
+    "fish": "share/fish/vendor_completions.d/clearpod.fish",
+}
+"""Shell -> its file below a prefix."""
+DEBIANS = {COMPLETION["zsh"]: "share/zsh/vendor-completions/_clearpod"}
+"""Where Debian's shells look instead."""
 GUESTS_PACKAGES = ("linux-source-6.12", "musl-dev", "nanopb", "libseccomp-dev", "busybox-static")
 """What the guest has of Debian beside the programs in its system images and their libraries."""
 
@@ -84,10 +93,37 @@ def make_wheel(work: Path, output: Path) -> Path:
             shutil.copy(path, copy)
     if not (copy / "cri/pb/runtime_pb2.py").exists():
         raise Failed("cri/pb is not generated; run scripts/gen-proto")
+    _add_shared(copy)
     argv = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", work / "wheel", copy]
     subprocess.run([str(word) for word in argv], check=True)
     (made,) = (work / "wheel").iterdir()
     return Path(shutil.copy(made, output))
+
+
+def _add_shared(copy: Path) -> None:
+    """Manual pages and completion as data files of the wheel, below the prefix where it will be installed."""
+    subprocess.run([sys.executable, "-m", "tests.reference.man", copy / MAN], cwd=ROOT, check=True)
+    for shell, name in COMPLETION.items():
+        argv = [sys.executable, "-m", "cri", "completion", shell]
+        script = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+        _write(copy / name, script)
+    with (copy / "setup.cfg").open("a", encoding="utf-8") as setup:
+        setup.write("\n[options.data_files]\n")
+        for directory in sorted({str(Path(name).parent) for name in (f"{MAN}/x", *COMPLETION.values())}):
+            setup.write(f"{directory} = {directory}/*\n")
+
+
+def _take_shared(tree: Path, site: Path) -> None:
+    """Move them from the unpacked wheel to where Debian has them, compressed as its policy wants it."""
+    (data,) = site.glob("*.data")
+    for name in (MAN, *COMPLETION.values()):
+        target = tree / "usr" / DEBIANS.get(name, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (data / "data" / name).rename(target)
+    shutil.rmtree(data)
+    for page in (tree / "usr" / MAN).iterdir():
+        page.with_name(f"{page.name}.gz").write_bytes(gzip.compress(page.read_bytes(), 9, mtime=0))
+        page.unlink()
 
 
 def _clearpod(work: Path, wheel: Path, version: str) -> Path:
@@ -96,13 +132,14 @@ def _clearpod(work: Path, wheel: Path, version: str) -> Path:
     site = tree / HOME / "lib" / PYTHON / "site-packages"
     site.mkdir(parents=True)
     shutil.unpack_archive(wheel, site, "zip")
+    _take_shared(tree, site)
     (wanted,) = importlib.metadata.distributions(path=[str(site)])
     ours = [_copy_distribution(one, site) for one in sorted(_closure(wanted.requires or []))]
     _write(tree / HOME / "pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
     _write(tree / HOME / "bin/clearpod", (HERE / "clearpod.program").read_text(), mode=0o755)
     (tree / HOME / "bin/python3").symlink_to(f"/usr/bin/{PYTHON}")
     _write(tree / HOME / "remove-pods", (HERE / "remove_pods.py").read_text(), mode=0o755)
-    (tree / "usr/bin").mkdir()
+    (tree / "usr/bin").mkdir(parents=True)
     (tree / "usr/bin/clearpod").symlink_to("../lib/clearpod/bin/clearpod")
     unit = (ROOT / "docs/admin/clearpod.service").read_text().replace("/opt/clearpod/.venv/bin/", "/usr/bin/")
     _write(tree / "usr/lib/systemd/system/clearpod.service", unit.replace("# For /etc/systemd/system. docs", "# docs"))

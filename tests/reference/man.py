@@ -5,7 +5,9 @@ They are made for packages and not committed.
 """
 
 import gzip
+import os
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,7 +37,9 @@ def _page(parser: Parser, summary: str) -> str:
         "prog": parser.prog,
         "description": summary,
         "manual_title": "clearpod",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "date": datetime.fromtimestamp(float(os.environ.get("SOURCE_DATE_EPOCH", time.time())), UTC).strftime(
+            "%Y-%m-%d"
+        ),
     }
     made = Manpage(parser, data, format="single-commands-section")
     made.prog = name

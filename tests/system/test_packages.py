@@ -5,10 +5,12 @@ pod that runs, purge.
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from stage1.linux.host import which
 from tests.fakes import debian_root
 from tests.fakes.patience import PATIENCE
 
@@ -37,6 +39,8 @@ end=$SECONDS
 clearpod run -- uname -r
 echo "first pod: $((SECONDS - end))"
 clearpod --version
+clearpod init --yes | tail -1
+bash -c '. /usr/share/bash-completion/completions/clearpod; complete -p clearpod'
 exec unshare --net bash -euc '
     ip link set lo up
     serve() { clearpod serve >> /serve.log 2>&1 & daemon=$!; }
@@ -71,10 +75,32 @@ def build(version: str, guest: Path, place: Path) -> None:
     subprocess.run([str(word) for word in argv], check=True)
 
 
+def require_pages(debs: Path, place: Path) -> None:
+    """Manual pages and completion are in the wheel, and in the package where Debian's programs look for them."""
+    (wheel,) = debs.glob("*.whl")
+    shared = {name.partition(".data/data/")[2] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {"share/man/man1/clearpod-init.1", "share/zsh/site-functions/_clearpod"} <= shared
+    (package,) = debs.glob("clearpod_*.deb")
+    subprocess.run(["dpkg-deb", "--extract", package, place], check=True)
+    for name in (
+        "share/man/man1/clearpod-run.1.gz",
+        "share/bash-completion/completions/clearpod",
+        "share/zsh/vendor-completions/_clearpod",
+        "share/fish/vendor_completions.d/clearpod.fish",
+    ):
+        assert (place / "usr" / name).stat().st_size > 1000, name
+    program = (place / "usr/lib/clearpod/bin/clearpod").read_text()
+    assert program.startswith("#!/usr/bin/env -S --block-signal=INT ")
+    if which("man"):
+        shown = subprocess.run(["man", "-M", place / "usr/share/man", "clearpod"], capture_output=True, text=True)
+        assert "NAME\n" in shown.stdout and "each pod" in shown.stdout and shown.stderr == ""
+
+
 def test_a_clean_debian_runs_a_pod_keeps_it_over_an_upgrade_and_has_nothing_after_purge(
     machine: Path, guest_dir: Path
 ) -> None:
     build("0.1.0+one", guest_dir, machine / "debs/one")
+    require_pages(machine / "debs/one", machine.parent / "unpacked")
     build("0.1.0+two", guest_dir, machine / "debs/two")
     (machine / "client.py").write_text(CLIENT)
     done = debian_root.run(machine, SCRIPT)
@@ -86,10 +112,12 @@ def test_a_clean_debian_runs_a_pod_keeps_it_over_an_upgrade_and_has_nothing_afte
     if "first pod" not in done.stdout and "Unable to fetch" in evidence:
         pytest.skip("the mirror can't be reached: apt-get could not fetch what the packages depend on")
     assert done.returncode == 0, evidence
-    kernel, first, version, made, kept, left = done.stdout.strip().splitlines()
+    kernel, first, version, begun, completion, made, kept, left = done.stdout.strip().splitlines()
     assert kernel.endswith("-clearpod")
     assert int(first.removeprefix("first pod: ")) <= FIRST_POD_S * PATIENCE, evidence
+    print(f"{first} s after apt install")
     assert version.startswith("clearpod ")
+    assert "systemd" in begun and completion.endswith(" clearpod"), evidence
     pod = made.removeprefix("made: ")
     assert kept == f"kept: {pod} SANDBOX_READY", evidence
     assert left.split() == ["left:"], evidence

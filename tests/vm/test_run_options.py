@@ -58,6 +58,18 @@ def test_many_options_in_one_pod(clearpod: Command, tmp_path: Path) -> None:
     assert (ended.code, ended.out.decode(), ended.err) == (0, SEEN, "")
 
 
+def test_a_name_is_one_pods_and_a_port_without_the_hosts_is_said(clearpod: Command) -> None:
+    words = ("--name", "web", "-i", "--", "sh", "-c", "echo ready; read word")
+    first = clearpod.start("run", *words, stdin=subprocess.PIPE)
+    assert first.stdout is not None and first.stdout.readline() == b"ready\n"
+    second = clearpod.run(*words)
+    (pod,) = os.listdir(clearpod.root / "run/run/pods")
+    assert second.code == 125 and pod[:13] in second.err and second.err.count("\n") == 1
+    assert finish(first, feed=b"\n").code == 0
+    third = clearpod.run("--name", "web", "-p", "80", "--", "true")
+    assert third.code == 0 and "->80/tcp" in third.err
+
+
 def test_a_published_port_leads_to_the_pod(clearpod: Command, tmp_path: Path) -> None:
     if not os.path.exists(f"{BIN_DIR}/bridge"):
         pytest.skip(f"needs {BIN_DIR}: apt install containernetworking-plugins iptables")
