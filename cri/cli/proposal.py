@@ -108,5 +108,5 @@ def _host_pods(wishes: Wishes) -> list[tuple[str, str]]:
 
 
 def _table(name: str, rows: list[tuple[str, str]]) -> str:
-    lines = [f"# {reason}.\n{key}\n" if reason else f"{key}\n" for key, reason in rows]
+    lines = [f"# {reason[0].upper()}{reason[1:]}.\n{key}\n" if reason else f"{key}\n" for key, reason in rows]
     return f"[{name}]\n{''.join(lines)}" if lines else ""

@@ -216,9 +216,9 @@ class Disk:
 
     def fill(self, *, leave: int = 0) -> None:
         """Take all of it but `leave` bytes."""
-        with self._ballast.open("ab") as file, contextlib.suppress(OSError):
+        with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(b"\0" * 4096):
-                file.flush()
+                pass
         if leave:
             os.truncate(self._ballast, self._ballast.stat().st_size - leave)
 
