@@ -120,8 +120,11 @@ class Refresher:
         self._stale.discard(container.id)
         try:
             async with container.lock:
-                if pod.is_ready and container.status.state != states.EXITED:
-                    await pod.call(messages.Refresh(container.id))
+                if container.status.state == states.CREATED:
+                    self._stale.add(container.id)  # at the next look it may run
+                    return
+                if pod.is_ready and container.is_running:
+                    await pod.call(messages.Update(container.id))
         except PodError as error:
             self._stale.add(container.id)
             log.warning("volume.copy", extra={**pod.log_fields(container), "error": str(error)})

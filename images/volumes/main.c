@@ -2,18 +2,21 @@
 /*
  * volumes make|refresh CONTAINER: the volumes of a container that its guest has itself, of which the file guest_volumes of
  * the container's bundle has one per line (stage1/pod/guest_volumes.py). The agent runs it (images/agent/helpers/volumes.c),
- * and unmounts what it has mounted in the container's directory. A fault is one sentence on standard error.
+ * and unmounts what it has mounted in the container's directory. A fault is one sentence in /run/clearpod/volumes.log.
  *
  *     disk INDEX MODE UID GID NAME[/BELOW]   a directory of the pod's disk, or what is below it: disk.h
  *     memory INDEX NUMBER BYTES              a copy of what the host shows as mount NUMBER of the bundle: memory.h
  */
 #include "base/files.h"
+#include "base/scope.h"
 #include "disk.h"
 #include "memory.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define RUN "/run/clearpod"
 
@@ -52,6 +55,13 @@ static int all(const char *id, bool is_new, struct fault *why)
     return result;
 }
 
+static void tell(const struct fault *why)
+{
+    scoped_fd int fd = open(RUN "/volumes.log", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (fd >= 0 && write(fd, why->text, strlen(why->text)) < 0)
+        perror("volumes.log");
+}
+
 int main(int argc, char **argv)
 {
     struct fault why = {0};
@@ -59,7 +69,7 @@ int main(int argc, char **argv)
     bool was_used = disk_was_used();
     umask(0);
     if (argc != 3 || all(argv[2], is_new, &why) < 0) {
-        fprintf(stderr, "%s", why.text);
+        tell(&why);
         return 1;
     }
     if (is_new && was_used)

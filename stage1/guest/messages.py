@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState, command_error
 from stage1.guest import numbers, operations, wire
-from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Refresh, Stats, Tune
+from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
 from stage1.guest.operations import Connect, Disconnect, Halt, Launch
 from stage1.guest.wire import Field
 
@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Refresh", "Stats", "Tune"]
+__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
 __all__ += ["Connect", "Disconnect", "Halt", "Launch"]
 
 VERSION = 1
@@ -28,7 +28,7 @@ CREATED, RUNNING, EXITED = range(3)
 
 class Hello(NamedTuple):
     """First message of each side on every connection. `volumes`, `raw` and `guest_volumes`: the guest knows those of
-    Create, and with the last one Refresh.
+    Create, and with the last one an Update without resources.
     """
 
     version: int = VERSION
@@ -172,7 +172,7 @@ class Delete(NamedTuple):
 
 
 class Update(NamedTuple):
-    """`resources` is a file in the bundle: OCI linux.resources."""
+    """`resources` is a file in the bundle: OCI linux.resources. Without one what the guest has copied is compared."""
 
     id: str = ""
     resources: str = ""
@@ -245,12 +245,11 @@ class Exited(NamedTuple):
 
 Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
-    | Connect | Disconnect | Stats | Launch | Halt | Tune | Refresh
+    | Connect | Disconnect | Stats | Launch | Halt | Tune
 )  # fmt: skip
 OPS: dict[int, type[Op]] = {
     1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
     11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats, 30: Launch, 31: Halt, 45: Tune,
-    60: Refresh,
 }  # fmt: skip
 EVENTS: dict[int, type[Exited]] = {1: Exited}
 

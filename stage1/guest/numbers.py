@@ -9,7 +9,7 @@ from typing import NamedTuple
 from stage1.guest import wire
 from stage1.guest.wire import Field
 
-__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Refresh", "Stats", "Tune"]
+__all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
 
 
 class Stats(NamedTuple):
@@ -25,12 +25,6 @@ class Tune(NamedTuple):
 
     file: str = ""
     text: str = ""
-
-
-class Refresh(NamedTuple):
-    """Copies what has changed of the volumes of the container `id` that the guest has in memory."""
-
-    id: str = ""
 
 
 class CpuStats(NamedTuple):
@@ -150,7 +144,6 @@ _PRESSURES = Field(wire.MESSAGE, Pressures)
 TABLES: wire.Tables = {
     Stats: (_U32, _BOOL, _BOOL),
     Tune: (_STR, _STR),
-    Refresh: (_STR,),
     CpuStats: (_U64,) * 6,
     MemoryStats: (_U64,) * 14,
     Pressure: (_U64,) * 8,

@@ -196,16 +196,13 @@ class Containers:
 
     def _op_update(self, op: m.Update) -> m.Reply:
         self._find(op.id)
-        self._document(op.id, op.resources)
+        if op.resources:
+            self._document(op.id, op.resources)
         return m.Reply()
 
     def _op_tune(self, op: m.Tune) -> m.Reply:
         if not (op.file == "cpus" or op.file.startswith(("memory.", "cpu."))) or "/" in op.file or not op.text:
             raise Refused(m.INVALID, f"'{op.file}' can't be set for the whole pod")
-        return m.Reply()
-
-    def _op_refresh(self, op: m.Refresh) -> m.Reply:
-        self._find(op.id)
         return m.Reply()
 
     def _op_resize(self, op: m.Resize) -> m.Reply:

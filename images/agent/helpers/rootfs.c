@@ -5,6 +5,7 @@
 #include "base/files.h"
 #include "base/scope.h"
 #include "helpers/filecaps.h"
+#include "helpers/volumes.h"
 #include "kernel/dax.h"
 #include "kernel/namespaces.h"
 
@@ -249,7 +250,8 @@ int rootfs_create(const struct task *task, struct fault *why)
     places_of(&at, task->id);
     if (mkdir(at.base, 0711) < 0)
         return fault_errno(why, "mkdir %s", at.base);
-    if (create(task, &at, why) == 0 && bind_volumes(task, &at, why) == 0)
+    if (create(task, &at, why) == 0 && bind_volumes(task, &at, why) == 0 &&
+        (!task->guest_volumes || volumes_run("make", task, why) == 0))
         return 0;
     rootfs_destroy(task->id, &ignored);
     return -1;

@@ -26,17 +26,6 @@ static void forget_files(void)
     file_write("/proc/sys/vm/drop_caches", "3");
 }
 
-static int create_container(const struct task *task, struct fault *why)
-{
-    struct fault ignored;
-    if (rootfs_create(task, why) < 0)
-        return -1;
-    if (!task->guest_volumes || volumes_run("make", task, why) == 0)
-        return 0;
-    rootfs_destroy(task->id, &ignored);
-    return -1;
-}
-
 static int remove_container(const struct task *task, struct fault *why)
 {
     if (task->was_started) {
@@ -87,13 +76,13 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
 {
     switch (task->kind) {
     case TASK_CREATE:
-        return create_container(task, why);
+        return rootfs_create(task, why);
     case TASK_START:
         return profile.start(task, outcome, why);
     case TASK_EXEC:
         return profile.exec(task, outcome, why);
     case TASK_UPDATE:
-        return crun_update(task, why);
+        return *task->file ? crun_update(task, why) : volumes_run("refresh", task, why);
     case TASK_DELETE:
         return remove_container(task, why);
     case TASK_STATS:
@@ -103,8 +92,6 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
         return connect_port(task, outcome, why);
     case TASK_TUNE:
         return tune(task, why);
-    case TASK_REFRESH:
-        return volumes_run("refresh", task, why);
     }
     return fault_set(why, FAULT_INVALID, "unknown work");
 }

@@ -227,5 +227,5 @@ void stats_collect(const struct task *task)
     struct numbers *numbers = task->numbers;
     pod_of(task, &numbers->pod);
     for (unsigned i = 0; i < numbers->count; i++)
-        container_of(task, &numbers->containers[i], i == 0 && task->first);
+        container_of(task, &numbers->containers[i], i == 0);
 }

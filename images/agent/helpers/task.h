@@ -14,17 +14,7 @@
 
 struct numbers;
 
-enum task_kind {
-    TASK_CREATE,
-    TASK_START,
-    TASK_EXEC,
-    TASK_UPDATE,
-    TASK_DELETE,
-    TASK_STATS,
-    TASK_CONNECT,
-    TASK_TUNE,
-    TASK_REFRESH
-};
+enum task_kind { TASK_CREATE, TASK_START, TASK_EXEC, TASK_UPDATE, TASK_DELETE, TASK_STATS, TASK_CONNECT, TASK_TUNE };
 
 struct task {
     enum task_kind kind;
@@ -35,7 +25,7 @@ struct task {
     const char *lower;          /* Create: below the layers or in the window; Tune: the text */
     const char *file;           /* Exec, Update: in the bundle; Tune: in the cgroup */
     bool tmpfs;                 /* Create */
-    bool disk, files, first;    /* Stats: of the request; `first`: it begins with the table */
+    bool disk, files;           /* Stats: of the request */
     struct numbers *numbers;    /* Stats: has the ids of the containers, is filled in, and sent to the agent */
     bool window, shared;        /* Create; `shared`: `lower` itself is the root */
     const char (*volumes)[256]; /* Create: directories of the root */

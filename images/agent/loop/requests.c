@@ -218,17 +218,11 @@ static int on_update(const clearpod_agent_Update *update, const struct asker *as
     struct process *process = find_idle(update->id, why);
     if (!process)
         return -1;
-    if (!is_file_name(task.file))
+    if (*task.file && !is_file_name(task.file))
         return fault_set(why, FAULT_INVALID, "'%s' is no file of the bundle", task.file);
     if (process->state != P_RUNNING)
         return fault_set(why, FAULT_STATE, "container %s is not running", process->container);
     return begin(asker, process, &task, why);
-}
-
-static int on_refresh(const char *id, const struct asker *asker, struct fault *why)
-{
-    struct process *process = find_idle(id, why);
-    return process ? begin(asker, process, &(struct task){.kind = TASK_REFRESH, .stdio = {-1, -1, -1}}, why) : -1;
 }
 
 static int on_resize(const clearpod_agent_Resize *resize, struct fault *why)
@@ -266,7 +260,6 @@ static int on_stats(const clearpod_agent_Stats *stats, const struct asker *asker
     struct task task = {.kind = TASK_STATS,
                         .disk = stats->disk,
                         .files = stats->files,
-                        .first = !stats->first,
                         .numbers = job_numbers(),
                         .stdio = {-1, -1, -1}};
     if (!task.numbers)
@@ -310,8 +303,6 @@ static int dispatch(const clearpod_agent_Request *request, const struct asker *a
         return on_delete(&request->op.delete, asker, why);
     case clearpod_agent_Request_update_tag:
         return on_update(&request->op.update, asker, why);
-    case clearpod_agent_Request_refresh_tag:
-        return on_refresh(request->op.refresh.id, asker, why);
     case clearpod_agent_Request_stats_tag:
         return on_stats(&request->op.stats, asker, why);
     case clearpod_agent_Request_connect_tag:
