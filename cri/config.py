@@ -33,6 +33,7 @@ from cri.config_tables import (
     Storage,
     Streaming,
     Table,
+    Templates,
     Tracing,
     Vm,
     Volumes,
@@ -84,6 +85,7 @@ class Config(Table):
     tracing: Tracing = Tracing()
     limits: Limits = Limits()
     pool: Pool = Pool()
+    templates: Templates = Templates()
     host_pods: HostPods = HostPods()
     jail: Jail = Jail()
     policy: Policy = Policy()

@@ -295,6 +295,17 @@ class Pool(Table):
     """Memory of all that wait together. 0: bounded by their number only."""
 
 
+class Templates(Table):
+    """Templates: guests that have booted once, of which VMs of QEMU are copies."""
+
+    enabled: bool = False
+    """New VMs begin as copies of a guest that has booted, and share its memory as long as they do not change it:
+    docs/admin/templates.md. They also share some secrets of its kernel.
+    """
+    disk_mib: int = Field(default=4096, ge=1)
+    """What templates may take together below `state_dir`, and of the host's page cache."""
+
+
 class HostPods(Table):
     """Pods that ask for namespaces of the host."""
 

@@ -40,6 +40,7 @@ from stage1.vm import kernels
 
 if TYPE_CHECKING:
     from cri.live.pod import LivePod
+    from cri.live.templates import Templates
     from cri.nri.hub import Hub
     from cri.store.images import ImageStore
     from stage1.engine import Host
@@ -99,6 +100,7 @@ class Node:
         self.recorder.tracer = self.tracer
         self.storage = Storage(config, host)
         self.hub = self._make_hub()
+        self.templates = self._make_templates()
         self.tools = Tools(
             host=host,
             vmm=vmm,
@@ -111,6 +113,7 @@ class Node:
             react_s=config.vm.react_timeout_s,
             consoles=Consoles(),
             recorder=self.recorder,
+            templates=self.templates,
         )
         warm = Bounds(config.pool.size, config.pool.memory_mib)
         most = config.limits.max_pods
@@ -134,6 +137,15 @@ class Node:
         from cri.nri.hub import Hub
 
         return Hub(self.config.nri, self._living)
+
+    def _make_templates(self) -> "Templates | None":
+        """Templates of guests, if they are wanted and this hypervisor can have some."""
+        if not self.config.templates.enabled or not self.host.choice.hypervisor.has_templates:
+            return None
+        from cri.live.templates import Templates
+
+        limit_s = self.config.vm.boot_timeout_s
+        return Templates(self.host, self.vmm, disk_mib=self.config.templates.disk_mib, limit_s=limit_s)
 
     def _living(self) -> "list[LivePod]":
         return self.pods.pods()
@@ -226,6 +238,8 @@ class Node:
         self.guard.open()
         if self.reclaimer:
             self.reclaimer.open()
+        if self.templates:
+            self.templates.open()
         self.is_ready = True
         if plain is not None:
             self.pods.pool.open(plain)
@@ -259,6 +273,8 @@ class Node:
             await self.reclaimer.close()
         await self.merger.close()
         await self.verifier.close()
+        if self.templates:
+            await self.templates.close()  # the pool may be waiting for one
         await self.pods.close()
         self.network.close()
         self.readiness.close()

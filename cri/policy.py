@@ -43,11 +43,13 @@ FILES = "clearpod.io/files"
 """Where config maps, secrets, projected and downwardAPI volumes and the kubelet's hosts file are read: `guest`, from
 copies in its memory that are kept current, or `host`. Without it as `volumes.files` says.
 """
+TEMPLATE = "clearpod.io/template"
+"""`none`: the pod's VM boots, and is not begun as a copy of a guest that has booted."""
 
 DEBUG = "clearpod.io/debug"
 """Of a container that `clearpod debug` makes. It is no annotation of pods."""
 
-KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES)
+KNOWN = (MEMORY, VCPUS, SHM, WINDOW, SCRATCH, NETWORKS, KERNEL, PROFILE, MAPS, SPOOFING, EMPTY_DIRS, FILES, TEMPLATE)
 """Every annotation by which a pod changes its VM."""
 MOST_MEMORY_MIB, MOST_VCPUS, MOST_NETWORKS = 1 << 20, 256, 7
 LEAST_SCRATCH_MIB, MOST_SCRATCH_MIB = 16, 1 << 24
@@ -89,6 +91,7 @@ class Rule(_Table):
     kernels: Names | None = Field(default=None, strict=False)
     profiles: Names | None = Field(default=None, strict=False)
     debug: bool | None = None
+    templates: bool | None = None
 
 
 class Policy(_Table):
@@ -120,6 +123,8 @@ class Policy(_Table):
     debug: bool = False
     """Whether `clearpod debug` may make a shell in the guests of pods: whoever can use the socket is root in them then.
     """
+    templates: bool = True
+    """Whether pods may be copies of templates, where `templates.enabled` has some made."""
     rules: tuple[Rule, ...] = Field(default=(), strict=False)
 
     def of(self, namespace: str) -> "Grant":
@@ -168,8 +173,8 @@ def _phrase(key: str, value: Any) -> str:
         if len(value) < len(refused):
             return f"annotations {', '.join(value) or 'none'}"
         return f"all annotations but {', '.join(refused)}" if refused else "all annotations"
-    if key == "debug":
-        return f"debug {'allowed' if value else 'refused'}"
+    if key in ("debug", "templates"):
+        return f"{key} {'allowed' if value else 'refused'}"
     if key.startswith("max_"):
         what = key.removeprefix("max_").removesuffix("_mib").replace("_", " ")
         none = {"max_shm_mib": "the VM's memory", "max_networks": "none"}.get(key, "as without annotation")

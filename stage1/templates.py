@@ -93,7 +93,9 @@ def lack(pod: Pod, vm: VmSpec) -> str:
 
 
 def make(wanted: Want, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) -> Template:
-    """Boot a VM and save it. Raises VmFailed, TimedOut, and what `engine.prepare` does; nothing is left then."""
+    """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
+    `engine.prepare` does; nothing is left then.
+    """
     prepared = prewarmed.prepare(_nobodys(wanted.pod), host)
     try:
         same = want(prepared, host)

@@ -21,8 +21,9 @@ from cri.store.history import Fact
 from cri.store.pods import PodRecord
 from cri.threads import run_concurrently, run_uncancellable, run_uncancellable_in
 from stage1 import engine, prewarmed
-from stage1.errors import PodError
+from stage1.errors import AgentFailed, KernelError, PodError, TimedOut, VmFailed
 from stage1.guest.settings import configure, warm_ups
+from stage1.vm.spec import VmSpec
 
 log = logging.getLogger("clearpod.pod")
 
@@ -32,13 +33,18 @@ CONSOLE_LINES = 100
 """Of the console of a VM whose pod failed to start."""
 
 
-async def boot(pod: LivePod) -> None:
-    """From nothing to READY.
+class CopyFailed(VmFailed):
+    """The pod's VM was a copy of a template and did not come to life. Whoever began it boots one."""
 
-    Raises VmFailed with the console's last lines when the VM dies or never answers, and as `engine.prepare`.
+
+async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
+    """From nothing to READY; as a copy of a template, if there is one and that is allowed.
+
+    Raises VmFailed with the console's last lines when the VM dies or never answers, CopyFailed when that was a copy,
+    and as `engine.prepare`.
     """
     recorder = pod.tools.recorder
-    async with _until_ready(pod, "booted"):
+    async with _until_ready(pod) as start:
         phases = Phases(pod)
         with recorder.timing(PHASE_SECONDS, "prepare"):
             prepared = await pod.run_in_pool(engine.prepare, pod.record.pod, pod.tools.host)
@@ -46,27 +52,52 @@ async def boot(pod: LivePod) -> None:
         pod.network = prepared.network
         await pod.loopback.open(pod.record.pod, pod.ips)
         _note_cgroup(pod, prepared.cgroup_note)
-        until = time.monotonic() + pod.tools.boot_timeout_s
-        await _start(pod, prepared)
-        phases.booted(pod.hello)
-        with recorder.timing(PHASE_SECONDS, "configure"):
-            await pod.call(configure(pod.record.pod, pod.network), max(until - time.monotonic(), 0.1))
+        copy = await _copy_of(pod, prepared) if as_copy else None
+        start.how = "copied" if copy else "booted"
+        async with _rejected_if_it_fails(pod, copy):
+            until = time.monotonic() + pod.tools.boot_timeout_s
+            await _start(pod, copy or prepared, limit_s=until - time.monotonic())
+            phases.booted(pod.hello, is_copy=copy is not None)
+            settings = configure(pod.record.pod, pod.network, waiting_mac=prewarmed.MAC if copy else "")
+            with recorder.timing(PHASE_SECONDS, "configure"):
+                await pod.call(settings, max(until - time.monotonic(), 0.1))
         phases.end(history.CONFIGURE)
 
 
 async def prewarm(pod: LivePod) -> None:
-    """Boot a VM as far as it can be without a request, and let its guest warm up; `claim` is the rest."""
+    """Boot a VM as far as it can be without a request, and let its guest warm up, or begin a copy of one that has;
+    `claim` is the rest.
+    """
     async with _rolled_back(pod):
         prepared = await run_uncancellable(prewarmed.prepare, pod.record.pod, pod.tools.host)
-        await _start(pod, prepared)
-        for warm_up in warm_ups(prepared.network):
+        copy = await _copy_of(pod, prepared, waits=True)
+        async with _rejected_if_it_fails(pod, copy):
+            await _start(pod, copy or prepared, limit_s=pod.tools.boot_timeout_s)
+        for warm_up in () if copy else warm_ups(prepared.network):
             await pod.call(warm_up)
+
+
+async def _copy_of(pod: LivePod, prepared: engine.Prepared, *, waits: bool = False) -> engine.Prepared | None:
+    templates = pod.tools.templates
+    return await templates.copy_of(prepared, waits=waits) if templates else None
+
+
+@asynccontextmanager
+async def _rejected_if_it_fails(pod: LivePod, copy: engine.Prepared | None) -> AsyncIterator[None]:
+    try:
+        yield
+    except (VmFailed, AgentFailed, TimedOut, KernelError) as error:
+        if copy is None:
+            raise
+        assert pod.tools.templates is not None and isinstance(copy.vm, VmSpec) and copy.vm.template is not None
+        await pod.tools.templates.reject(copy.vm.template, error)
+        raise CopyFailed(str(error)) from error
 
 
 async def claim(pod: LivePod, record: PodRecord, *, tools: Tools) -> None:
     """Make a prewarmed pod the one of `record`, whose id is this one's. Raises as `boot` and `prewarmed.claim`."""
     pod.rebind(record, tools)
-    async with _until_ready(pod, "claimed"):
+    async with _until_ready(pod):
         phases = Phases(pod)
         with tools.recorder.timing(PHASE_SECONDS, "claim"):
             pod.network = await pod.run_in_pool(prewarmed.claim, record.pod, tools.host, wake=wakeup_of(pod.call))
@@ -104,30 +135,37 @@ async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
         raise
 
 
+class _Start:
+    """How the pod came to its VM, for metrics."""
+
+    how = "claimed"
+
+
 @asynccontextmanager
-async def _until_ready(pod: LivePod, how: str) -> AsyncIterator[None]:
-    begun = time.monotonic()
+async def _until_ready(pod: LivePod) -> AsyncIterator[_Start]:
+    begun, start = time.monotonic(), _Start()
     async with _rolled_back(pod):
-        yield
+        yield start
         await tuning.begin(pod.call, pod.record.pod)
         pod.note(Fact(history.READY, took_ns=time.time_ns() - pod.record.created_ns))
         pod.move("agent_up")
     took_s = time.monotonic() - begun
     pod.boot_ms = round(took_s * 1000)
-    pod.tools.recorder.count(POD_STARTS, how)
-    pod.tools.recorder.observe(took_s, POD_START_SECONDS, how)
+    pod.tools.recorder.count(POD_STARTS, start.how)
+    pod.tools.recorder.observe(took_s, POD_START_SECONDS, start.how)
     extra = {"pod": pod.id, "title": pod.title, "boot_ms": pod.boot_ms, "kernel": pod.hello.kernel}
     log.info("pod.ready", extra=extra)
 
 
-async def _start(pod: LivePod, prepared: engine.Prepared) -> None:
+async def _start(pod: LivePod, prepared: engine.Prepared, *, limit_s: float) -> None:
     recorder = pod.tools.recorder
     pod.move("boot", link_key=prepared.link_key)
     with recorder.timing(PHASE_SECONDS, "spawn"):
         pod.watch(await run_uncancellable_in(pod.tools.pool_of(prepared.pod), engine.boot, prepared, pod.tools.vmm))
     with recorder.timing(PHASE_SECONDS, "guest"):
-        await pod.meet(pod.tools.boot_timeout_s)
-    recorder.observe(pod.hello.init_ns / 1e9, PHASE_SECONDS, "kernel")
+        await pod.meet(limit_s)
+    if not (isinstance(prepared.vm, VmSpec) and prepared.vm.template):
+        recorder.observe(pod.hello.init_ns / 1e9, PHASE_SECONDS, "kernel")
 
 
 def _note_cgroup(pod: LivePod, note: str) -> None:

@@ -32,8 +32,13 @@ class Phases:
         self._end(history.FILES, max(now - network_ns, self._begun_ns))
         self._end(history.NETWORK, now)
 
-    def booted(self, hello: "Hello") -> None:
-        """The agent has said hello: the hypervisor took what kernel and agent did not."""
+    def booted(self, hello: "Hello", *, is_copy: bool = False) -> None:
+        """The agent has said hello: the hypervisor took what kernel and agent did not, and all of it if that guest
+        is a copy of one that has booted.
+        """
+        if is_copy:
+            self.end(history.VMM)
+            return
         if self._pod.record.pod.host:
             self.end(history.AGENT)
             return

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from cri.events import Bus
     from cri.live.consoles import Consoles
+    from cri.live.templates import Templates
     from cri.loop_budget import LoopBudget
     from cri.storage.disk import Storage
     from stage1.engine import Host
@@ -42,7 +43,8 @@ class Tools(NamedTuple):
     all pods. A guest that another daemon has left gets `adopt_timeout_s` to answer the next one, and any guest
     `react_s` to end what it is told to. `storage` says how much pods may write (None: all). `hooks` has a say in what
     is done. `clean_up_later` takes the directory of a pod that failed and could not be removed at once. `consoles`
-    keeps the VMs' consoles short. `recorder` counts what happens.
+    keeps the VMs' consoles short. `recorder` counts what happens. `templates` are what VMs can be copies of (None:
+    nothing; all boot).
     """
 
     host: "Host"
@@ -59,6 +61,7 @@ class Tools(NamedTuple):
     react_s: float = 4.0
     clean_up_later: "Callable[[str], None]" = _leave
     recorder: Recorder = Recorder()
+    templates: "Templates | None" = None
 
     def pool_of(self, pod: "Pod") -> "Executor | None":
         """Where the pod's VM is put into its cgroups: for a scope systemd is waited for."""

@@ -189,8 +189,12 @@ class PodTable:
                 await self.pool.disable(error)
             except (VmFailed, TimedOut) as error:
                 self.pool.report_dead(error)
-        pod = self._new(record)
-        return await self._listed(pod, boot.boot(pod), failed=failed)
+        try:
+            pod = self._new(record)
+            return await self._listed(pod, boot.boot(pod), failed=failed)
+        except boot.CopyFailed:
+            pod = self._new(record)
+            return await self._listed(pod, boot.boot(pod, as_copy=False), failed=failed)
 
     async def _listed(
         self, pod: LivePod, start: Coroutine[Any, Any, None], *, failed: Callable[[LivePod], None]
@@ -204,6 +208,8 @@ class PodTable:
             except BaseException:
                 await boot.discard(pod)
                 raise
+        except boot.CopyFailed:
+            raise
         except BaseException:
             failed(pod)
             raise

@@ -25,6 +25,8 @@ async def status(node: Node, request: pb.StatusRequest) -> pb.StatusResponse:
         response.info["version"] = __version__
         response.info["hypervisor"] = node.hypervisor
         response.info["pool"] = json.dumps(node.pods.pool.counts())
+        if node.templates:
+            response.info["templates"] = json.dumps(node.templates.counts())
         if node.hub:
             response.info["nri"] = json.dumps({"plugins": node.hub.titles()})
         counts = await node.storage.counts(node.pods.with_disks())

@@ -99,6 +99,8 @@ def _pod(request: pb.RunPodSandboxRequest, config: Config, *, facts: Facts) -> P
         is_bounded=limit_bytes > 0 and facts.allowed_bytes > 0,
         scratch_mib=annotations.scratch_mib(sandbox, config.vm.scratch_mib),
         hosts=extras.hosts(sandbox.annotations),
+        boots=annotations.choice(sandbox, policy.TEMPLATE, values=("none",)) == "none"
+        or not config.policy.of(names.namespace).bounds.templates,
     )
     host = security.host_namespaces(sandbox.linux.security_context.namespace_options)
     return host_pods.pod(pod, host) if host else pod

@@ -134,10 +134,22 @@ class Store:
         self._seen.pop(name, None)
         files.remove_tree(f"{self.top}/{name}")
 
+    def discard(self, name: str) -> bool:
+        """Remove a template that is of no use; whether this call did it."""
+        gone = Template(f"{self.top}/{name}{_NEW}.{os.urandom(4).hex()}")
+        try:
+            with Guard("rename", f"{self.top}/{name}"):
+                os.rename(f"{self.top}/{name}", gone.directory)
+        except FileNotFoundError:
+            return False
+        self._seen.pop(name, None)
+        files.remove_tree(gone.directory)
+        return True
+
     def names(self) -> list[str]:
         """Of all templates, the one that was used last first."""
         try:
-            found = [one for one in os.listdir(self.top) if not one.endswith(_NEW)]
+            found = [one for one in os.listdir(self.top) if _NEW not in one]
         except FileNotFoundError:
             return []
         return sorted(found, key=self._used, reverse=True)
@@ -148,8 +160,8 @@ class Store:
         one. Raises KernelError.
         """
         for one in os.listdir(self.top) if os.path.isdir(self.top) else ():
-            if one.endswith(_NEW):
-                self.abandon(one.removesuffix(_NEW))
+            if _NEW in one:
+                files.remove_tree(f"{self.top}/{one}")
         removed, left_bytes = [], most_bytes
         for name in self.names():
             taken_bytes = _blocks(f"{self.top}/{name}")

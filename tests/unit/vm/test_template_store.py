@@ -93,6 +93,12 @@ def test_one_is_made_anew_in_place_of_another_and_what_was_begun_is_given_up(sto
     assert store.find("a") is None
 
 
+def test_of_those_that_discard_one_at_once_only_the_first_has_done_it(store: Store) -> None:
+    made(store, "a")
+    assert [store.discard("a") for _ in range(3)] == [True, False, False]
+    assert os.listdir(store.top) == [] and store.find("a") is None
+
+
 def test_collecting_keeps_those_that_were_used_last_within_the_budget(store: Store) -> None:
     for age, name in enumerate("abc"):
         there = made(store, name)

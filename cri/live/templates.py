@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates of guests for the pods of a daemon: which pod's VM becomes a copy of which, and when one is made.
+
+Made by the node, called by `boot`. A template that lacks is made in the background, one at a time and while no pod is
+starting: a pod waits for none, and whatever fails here leaves it to boot. How one is made is `stage1.templates`.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cri.tasks import Tasks
+from cri.threads import is_set_within, run_uncancellable
+from stage1 import templates
+from stage1.errors import PodError
+from stage1.vm.template import Template
+from stage1.vm.template_store import Store
+
+if TYPE_CHECKING:
+    from stage1.engine import Host, Prepared
+    from stage1.templates import Want
+    from stage1.vm.host import HostPod
+    from stage1.vm.spec import VmSpec
+    from stage1.vm.vmm import Vmm, VmProcess
+
+log = logging.getLogger("clearpod.templates")
+
+DIRECTORY = "vm-templates"
+"""Below the state directory."""
+QUIET_S, MOST_QUIET_S = 0.5, 30.0
+"""So long no pod began to start before a template is made, and so long that is waited for."""
+TRIES = 3
+"""A template that could not be made or used so often is given up until the daemon starts again."""
+MOST_WANTED = 8
+
+
+class Interruptible:
+    """Starts VMs as `vmm` does, and ends the last of them at `interrupt`, or as soon as it is started."""
+
+    def __init__(self, vmm: "Vmm") -> None:
+        self._vmm, self._is_over = vmm, False
+        self._last: VmProcess | None = None
+        self._lock = threading.Lock()
+
+    def start(self, vm: "VmSpec | HostPod") -> "VmProcess":
+        """As `Vmm.start`."""
+        started = self._vmm.start(vm)
+        with self._lock:
+            self._last = started
+            if self._is_over:
+                started.kill()
+        return started
+
+    def interrupt(self) -> None:
+        """Who waits for that VM hears of its end. Blocks for a moment."""
+        with self._lock:
+            self._is_over = True
+            if self._last is not None:
+                self._last.kill()
+
+
+class Templates:
+    """`make` makes one: `stage1.templates.make`."""
+
+    def __init__(
+        self,
+        host: "Host",
+        vmm: "Vmm",
+        *,
+        disk_mib: int,
+        limit_s: float = 60.0,
+        make: Callable[..., Template] = templates.make,
+    ) -> None:
+        self._host, self._most_bytes, self._limit_s, self._make = host, disk_mib << 20, limit_s, make
+        self._vmm = Interruptible(vmm)
+        self._store = Store(f"{host.state_dir}/{DIRECTORY}")
+        self._failures: dict[str, int] = {}
+        self._wanted: set[str] = set()
+        self._asked = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._tasks = Tasks(log, "template.failed")
+        self._counts = dict.fromkeys(("made", "used", "missed", "failed"), 0)
+
+    def open(self) -> None:
+        """Remove what is of no use any more, in the background."""
+        self._tasks.own(self._collect(), name="old templates")
+
+    async def close(self) -> None:
+        """One that is being made is given up."""
+        await asyncio.to_thread(self._vmm.interrupt)
+        await self._tasks.close()
+
+    def counts(self) -> dict[str, int]:
+        """Since the daemon's start: templates made, VMs begun as copies, pods for which there was none yet, templates
+        that could not be made or used.
+        """
+        return dict(self._counts)
+
+    async def copy_of(self, prepared: "Prepared", *, waits: bool = False) -> "Prepared | None":
+        """The pod with its VM as a copy of a template. None when it has to boot: then one is made, if that can be,
+        before this returns (`waits`) or later.
+        """
+        self._asked.set()
+        try:
+            wanted = await asyncio.to_thread(templates.want, prepared, self._host)
+            if wanted is None or self._is_given_up(wanted):
+                return None
+            template = await self._found(wanted)
+            if template is None and waits:
+                template = await self._made(wanted)
+        except (PodError, OSError) as error:
+            log.warning("template.failed", extra={"error": str(error)})
+            return None
+        if template is None:
+            self._counts["missed"] += 1
+            if not waits:
+                self._make_later(wanted)
+            return None
+        self._counts["used"] += 1
+        return prepared._replace(vm=wanted.copy(template))
+
+    async def reject(self, template: Template, why: Exception) -> None:
+        """A copy of it did not come to life: it is removed, and made anew for the next pod. Several may at once."""
+        name = os.path.basename(template.directory)
+        try:
+            if await asyncio.to_thread(self._store.discard, name):
+                self._count_failure(name, why)
+        except (PodError, OSError) as error:
+            self._count_failure(name, error)
+
+    async def settled(self) -> None:
+        """Wait until all is made that is wanted. For tests and benchmarks."""
+        await self._tasks.settled()
+
+    async def _found(self, wanted: "Want") -> Template | None:
+        try:
+            return await asyncio.to_thread(self._store.find, wanted.name)
+        except PodError as error:
+            self._count_failure(wanted.name, error)
+            return None
+
+    def _make_later(self, wanted: "Want") -> None:
+        if wanted.name not in self._wanted and len(self._wanted) < MOST_WANTED:
+            self._wanted.add(wanted.name)
+            self._tasks.own(self._make_when_quiet(wanted), name=f"template {wanted.name}")
+
+    async def _make_when_quiet(self, wanted: "Want") -> None:
+        try:
+            until = time.monotonic() + MOST_QUIET_S
+            while time.monotonic() < until and await is_set_within(QUIET_S, self._asked):
+                self._asked.clear()
+            await self._made(wanted)
+        finally:
+            self._wanted.discard(wanted.name)
+
+    async def _made(self, wanted: "Want") -> Template | None:
+        async with self._turn:
+            template = await self._found(wanted)
+            if template or self._is_given_up(wanted):  # somebody was quicker
+                return template
+            begun = time.monotonic()
+            try:
+                template = await run_uncancellable(
+                    self._make, wanted, self._host, vmm=self._vmm, store=self._store, limit_s=self._limit_s
+                )
+                await self._collect_now()
+            except (PodError, OSError) as error:
+                self._count_failure(wanted.name, error)
+                return None
+        self._counts["made"] += 1
+        took_ms = round((time.monotonic() - begun) * 1000)
+        log.info("template.made", extra={"template": wanted.name, "took_ms": took_ms})
+        return template
+
+    def _is_given_up(self, wanted: "Want") -> bool:
+        return self._failures.get(wanted.name, 0) >= TRIES
+
+    def _count_failure(self, name: str, why: Exception) -> None:
+        self._counts["failed"] += 1
+        self._failures[name] = self._failures.get(name, 0) + 1
+        more = "" if self._failures[name] < TRIES else "; it is not tried again until the daemon starts again"
+        log.warning("template.failed", extra={"template": name, "error": f"{why}{more}"})
+
+    async def _collect(self) -> None:
+        async with self._turn:
+            await self._collect_now()
+
+    async def _collect_now(self) -> None:
+        removed = await asyncio.to_thread(templates.collect, self._store, most_bytes=self._most_bytes)
+        if removed:
+            log.info("template.removed", extra={"templates": ", ".join(removed)})

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that are copies of one guest, with real VMs and Debian's plugins: what must differ does; what fails boots."""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cri.config_tables import Templates
+from stage1.vm import template_store
+from stage1.vm.template_store import Manifest, Store
+from tests.fakes.outer_net import OuterNet
+
+from .conftest import Client, Registered, VmWorld
+from .test_network import addresses, outer_world
+from .test_pool_vms import SLOW_S, output_of, running
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+COPIES = 8
+WHO = """
+cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid /etc/machine-id
+hostname
+head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
+head -c 16 /proc/self/auxv | od -An -tx1 | tr -d ' \\n'; grep stack /proc/self/maps | cut -d- -f1
+grep -v 00:00:00 /sys/class/net/*/address | cut -d: -f2-
+"""
+
+
+@pytest.fixture
+def outer(sample: Registered, guest_dir: Path) -> Iterator[tuple[VmWorld, OuterNet]]:
+    with outer_world(sample, guest_dir) as made:
+        world = made[0]
+        world.config = world.config.model_copy(update={"templates": Templates(enabled=True)})
+        yield made
+
+
+async def counts(cri: Client) -> dict[str, int]:
+    """Of templates, as `crictl info` shows them."""
+    result: dict[str, int] = json.loads((await cri("Status", verbose=True)).info["templates"])
+    return result
+
+
+async def removed(cri: Client, *pods: str) -> None:
+    await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=SLOW_S) for pod in pods))
+
+
+async def test_copies_share_nothing_that_tells_them_apart_and_lack_nothing(outer: tuple[VmWorld, OuterNet]) -> None:
+    world, net = outer
+    async with world.daemon() as cri:
+        assert cri.node.templates is not None
+        first, _ = await running(cri, "first")
+        await cri.node.templates.settled()
+        assert await counts(cri) == {"made": 1, "used": 0, "missed": 1, "failed": 0}
+        pods = await asyncio.gather(*(running(cri, f"copy{number}") for number in range(COPIES)))
+        assert (await counts(cri))["used"] == COPIES and (await counts(cri))["failed"] == 0
+        lines = [(await output_of(cri, container, WHO)).split() for _, container in pods]
+        for column in zip(*lines, strict=True):
+            assert len(set(column)) == COPIES, column
+        for (pod, container), seen in zip(pods, lines, strict=True):
+            assert seen[2] == pod[:32] and (await addresses(cri, pod))[0] in await output_of(cri, container, "ip addr")
+        await _is_a_whole_pod(cri, *pods[0], neighbour=pods[1][0])
+        await removed(cri, *(pod for pod, _ in pods[1:]), first)
+    async with world.daemon() as cri:
+        assert (await output_of(cri, pods[0][1], "cat /etc/machine-id")).strip() == pods[0][0][:32], "adopted"
+        await _boots_if_its_template_does_not_load(cri)
+        await removed(cri, pods[0][0])
+    assert world.left_over() == [] and os.listdir(net.settings.cache_dir) == []
+
+
+async def _is_a_whole_pod(cri: Client, pod: str, container: str, *, neighbour: str) -> None:
+    now_s = int(await output_of(cri, container, "date +%s"))
+    assert abs(now_s - time.time()) < 10
+    other = (await addresses(cri, neighbour))[0]
+    for target in ("10.77.0.1", "fd77::1", other):
+        assert "1 packets received" in await output_of(cri, container, f"ping -c1 -W5 {target}"), target
+    await output_of(cri, container, "dd if=/dev/zero of=/file bs=64k count=64 && sync && rm /file")
+
+
+async def _boots_if_its_template_does_not_load(cri: Client) -> None:
+    """One that is as it was written, and that QEMU refuses: the pod boots, and the template is gone."""
+    store = Store(f"{cri.node.host.state_dir}/vm-templates")
+    (name,) = store.names()
+    template = store.find(name)
+    assert template is not None
+    os.truncate(template.state, 4096)
+    manifest = Path(template.directory, template_store.MANIFEST)
+    digests = {"ram": template_store.digest(template.ram), "state": template_store.digest(template.state)}
+    manifest.write_bytes(Manifest(template_store.decode(manifest.read_bytes()).made_of, digests).encode())
+    pod, container = await running(cri, "boots")
+    assert await output_of(cri, container, "echo here") == "here\n"
+    assert store.names() == [] and (await counts(cri))["failed"] == 1
+    await removed(cri, pod)
