@@ -24,10 +24,10 @@ from typing import Any, NamedTuple  # noqa: E402
 
 from cri.config import Config  # noqa: E402
 from cri.config_tables import Templates  # noqa: E402
-from cri.image.pull import pull_blocking  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
 from tests.bench.vm_node import Meter, node  # noqa: E402
 from tests.cri.conftest import Client, VmWorld  # noqa: E402
+from tests.fakes.pulled import pull_blocking  # noqa: E402
 from tests.fakes.registry import Registry  # noqa: E402
 
 MEMORY_MIB = 128
@@ -136,7 +136,7 @@ async def _way(world: VmWorld, meter: Meter, kind: str, *, rounds: int, count: i
 async def measure(rounds: int, count: int) -> dict[str, Any]:
     """The whole report."""
     with node(memory_mib=MEMORY_MIB) as (world, _):
-        _pull(world)
+        await asyncio.to_thread(_pull, world)
         meter = Meter()
         try:
             qemu = statistics.median(qemu_ms(world.host.choice.binary) for _ in range(5))
