@@ -26,6 +26,15 @@ static bool take_device(const char *value, char to[64])
     return strncmp(value, "/dev/", 5) == 0 && strlen(value) < 64 && is_path_beneath(value + 1);
 }
 
+static const struct {
+    char name[12];
+    unsigned offset;
+} flags[] = {
+    {"mark", offsetof(struct arguments, mark)},   {"plan", offsetof(struct arguments, plan)},
+    {"maps", offsetof(struct arguments, maps)},   {"template", offsetof(struct arguments, template)},
+    {"alike", offsetof(struct arguments, alike)}, {"bench", offsetof(struct arguments, bench)},
+};
+
 static bool take_parameter(const char *parameter, struct arguments *arguments)
 {
     if (strncmp(parameter, "clearpod.", 9) != 0)
@@ -39,18 +48,9 @@ static bool take_parameter(const char *parameter, struct arguments *arguments)
         return take_device(parameter + 8, arguments->scratch);
     if (strncmp(parameter, "window=", 7) == 0)
         return take_device(parameter + 7, arguments->window);
-    if (strcmp(parameter, "mark") == 0)
-        return arguments->mark = true;
-    if (strcmp(parameter, "plan") == 0)
-        return arguments->plan = true;
-    if (strcmp(parameter, "maps") == 0)
-        return arguments->maps = true;
-    if (strcmp(parameter, "alike") == 0)
-        return arguments->alike = true;
-    if (strcmp(parameter, "template") == 0)
-        return arguments->template = true;
-    if (strcmp(parameter, "bench") == 0)
-        return arguments->bench = true;
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (strcmp(parameter, flags[i].name) == 0)
+            *(bool *)((char *)arguments + flags[i].offset) = true;
     return true; /* a later host's */
 }
 
