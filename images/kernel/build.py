@@ -61,7 +61,8 @@ def _kind(variant: str) -> str:
 def _key(variant: str) -> str:
     """Of the ordinary kernel it does not depend on the variants."""
     compiler = [tools.run([name, "--version"]) for name in ("gcc", "ld")]
-    return cache.hash_of([_version(), *compiler, *_fragments(variant), CHANGES, HEADER, WRITER, Path(__file__)])
+    inputs = [*_fragments(variant), CHANGES, *_own_changes(variant), HEADER, WRITER, Path(__file__)]
+    return cache.hash_of([_version(), *compiler, *inputs])
 
 
 def _version() -> str:
@@ -71,6 +72,12 @@ def _version() -> str:
 def _fragments(variant: str = "") -> list[Path]:
     more = [HERE / "variants" / f"{variant}.config"] if variant else []
     return [*(HERE / f"{name}.config" for name in FRAGMENTS), *more]
+
+
+def _own_changes(variant: str) -> list[Path]:
+    """Of the source, for that variant alone."""
+    path = HERE / "variants" / f"{variant}.toml"
+    return [path] if path.exists() else []
 
 
 def _asked(variant: str) -> dict[str, str]:
@@ -92,6 +99,8 @@ def _build(cache_dir: Path, out: Path, variant: str) -> None:
     changes.apply(tree, changes.read(CHANGES))
     if variant:
         cache.built(cache_dir, _kind(""), _key(""), lambda place: _build_in(tree, place, ""))
+    for path in _own_changes(variant):
+        changes.apply(tree, changes.read(path))
     _build_in(tree, out, variant)
     shutil.rmtree(work)
 

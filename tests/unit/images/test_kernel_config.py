@@ -72,6 +72,8 @@ def test_an_ordinary_kernel_is_not_built_again_when_a_variant_changes(builder, m
     monkeypatch.setattr(kernel, "HERE", shutil.copytree(KERNEL, tmp_path / "kernel"))
     (tmp_path / "kernel/variants/sctp.config").write_text("CONFIG_IP_SCTP=n\n")
     assert [name for name, key in keys.items() if kernel._key(name) != key] == ["sctp"]
+    (tmp_path / "kernel/variants/full.toml").write_text("change = []\n")
+    assert [name for name, key in keys.items() if kernel._key(name) != key] == ["full", "sctp"]
 
 
 def test_a_new_variant_changes_no_other_kernel(builder, monkeypatch, tmp_path):
@@ -130,7 +132,8 @@ def test_what_crun_and_the_agent_can_not_do_without_is_on(fragments, name):
 
 
 def test_every_change_of_the_source_has_a_reason():
-    result = changes.read(KERNEL / "changes.toml")
+    paths = (KERNEL / "changes.toml", *(KERNEL / "variants").glob("*.toml"))
+    result = [change for path in paths for change in changes.read(path)]
     assert result and all(len(change.why.split()) > 5 and change.old != change.new for change in result)
 
 
