@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/bench volumes`: what small files cost where containers and apps have them, beside memory in the same guest.
 
-One real VM as for Kubernetes: a container's root (the scratch disk) and a directory of the host (9p). Two as for rkt:
+One real VM as for Kubernetes: a container's root (the scratch disk), a directory of the host (9p), which an emptyDir is
+too without clearpod.io/emptydir, and an emptyDir on the disk. Two as for rkt:
 an app's root, an empty volume and a directory of the host, and the same with the root on the pod's disk. In each, files
 of 100 bytes are made, asked for by stat, read and removed, in turns; a figure is the best round's. Microseconds mean
 something on an idle machine only; `times` says how often longer making and removing takes than on the guest's own
@@ -26,7 +27,7 @@ from cri.image.pull import pull  # noqa: E402
 from cri.store.images import ImageStore  # noqa: E402
 from stage1.engine import Host  # noqa: E402
 from stage1.linux.cgroup import OURS  # noqa: E402
-from stage1.pod.model import Mount  # noqa: E402
+from stage1.pod.model import Mount, OnDisk  # noqa: E402
 from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
 from stage1.vm.slots import Range  # noqa: E402
@@ -75,9 +76,12 @@ async def container(place: Path, words: list[str]) -> Figures:
     store.close()
     (volume := place / "volume").mkdir()
     built = program(volume)
-    argv = [f"/data/{built.name}", *words, f"{MEMORY}=/dev/shm", "root=/", "host=/data"]
-    async with booted(Machine(host, image, volume)) as pod:
-        made = await started(pod, image, Mount(str(volume), "/data"))
+    argv = [f"/data/{built.name}", *words, f"{MEMORY}=/dev/shm", "root=/", "host=/data", "empty=/empty"]
+    kubelet = place / "kubelet"
+    (empty := kubelet / "volumes/kubernetes.io~empty-dir/empty").mkdir(parents=True)
+    on_disk = Mount(str(empty), "/empty", disk=OnDisk("empty"))
+    async with booted(Machine(host, image, volume), kubelet_dir=str(kubelet), disk_volumes=("empty",)) as pod:
+        made = await started(pod, image, Mount(str(volume), "/data"), on_disk)
         ran = await execs.run(pod, made, argv=tuple(argv), timeout_s=LIMIT_S * PATIENCE)
     if ran.exit_code:
         raise RuntimeError(f"the container's program ended with {ran.exit_code}: {ran.stderr.decode()}")

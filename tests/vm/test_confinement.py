@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -73,9 +73,9 @@ def machine(hypervisor: str, guest_dir: Path) -> Iterator[Machine]:
 
 
 @asynccontextmanager
-async def booted(machine: Machine, *, maps_volumes: bool = False) -> AsyncIterator[LivePod]:
-    """A pod that does not outlive the block."""
-    given = Pod(os.urandom(32).hex(), "web", hostname="web", memory_mib=128, vcpus=1, maps_volumes=maps_volumes)
+async def booted(machine: Machine, **fields: Any) -> AsyncIterator[LivePod]:
+    """A pod, with these fields of `Pod`, that does not outlive the block."""
+    given = Pod(os.urandom(32).hex(), "web", hostname="web", memory_mib=128, vcpus=1, **fields)
     port = VsockPort(0)
     host = machine.host
     if host.choice.hypervisor.name == "kvmtool":

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's program for volumes (images/volumes), in a mount namespace with an empty /run: what a guest has there.
+
+In a real guest: tests/cri/test_guest_volumes.py.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stage1.linux.host import which
+
+IMAGES = Path(__file__).parents[3] / "images"
+AGENT = IMAGES / "agent"
+HEADERS = ("/usr/include", f"/usr/include/{os.uname().machine}-linux-gnu")
+MAKE = """
+mount --make-rprivate /
+mount -t tmpfs none /run
+mkdir -p /run/clearpod/scratch/of-an-earlier-vm/upper /run/clearpod/scratch/volumes /run/clearpod/containers/c
+cd /run/clearpod
+bundle=volumes/containers/c
+mkdir -p $bundle/mounts/2/..1
+"""
+NEXT = """
+mkdir $bundle/mounts/2/..2
+echo two > $bundle/mounts/2/..2/key; echo new > $bundle/mounts/2/..2/new
+ln -s ..data/new $bundle/mounts/2/new
+ln -s ..2 $bundle/mounts/2/..data_tmp; mv -T $bundle/mounts/2/..data_tmp $bundle/mounts/2/..data
+rm -r $bundle/mounts/2/..1 $bundle/mounts/2/old
+echo more >> $bundle/mounts/3
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not which("musl-gcc"), reason="needs root, and musl-gcc")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled as for the guest."""
+    place = tmp_path_factory.mktemp("volumes")
+    for name in ("linux", "asm-generic", "asm"):
+        source = next(f"{above}/{name}" for above in reversed(HEADERS) if os.path.exists(f"{above}/{name}"))
+        (place / name).symlink_to(source)
+    sources = [*(IMAGES / "volumes").glob("*.c"), AGENT / "base/files.c", AGENT / "base/fault.c"]
+    flags = ["-std=c17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wshadow", "-Werror", "-static", f"-I{AGENT}"]
+    argv = ["musl-gcc", *flags, "-isystem", place, "-o", place / "volumes", *sources]
+    subprocess.run(argv, check=True, timeout=60)
+    return place / "volumes"
+
+
+def _run(program: Path, script: str) -> str:
+    words = ["unshare", "--mount", "sh", "-euc", MAKE + script.replace("PROGRAM", str(program))]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_directories_are_made_once_with_owner_and_mode(program: Path) -> None:
+    script = """
+    printf 'disk 0 2777 5 2000 data\\ndisk 1 2777 5 2000 data/a b/c\\n' > $bundle/guest_volumes
+    PROGRAM make c
+    stat -c %a:%u:%g containers/c/volumes/0 containers/c/volumes/1
+    echo kept > containers/c/volumes/1/file; chmod 700 containers/c/volumes/0
+    while [ -e scratch/of-an-earlier-vm ]; do sleep 0.02; done
+    umount containers/c/volumes/0 containers/c/volumes/1
+    PROGRAM make c
+    cat "scratch/volumes/data/a b/c/file" "containers/c/volumes/0/a b/c/file"; stat -c %a scratch/volumes/data
+    """
+    assert _run(program, script).split() == ["2777:5:2000", "2777:5:2000", "kept", "kept", "2700"]
+
+
+def test_a_new_version_is_switched_to_in_one_step_and_the_old_one_goes(program: Path) -> None:
+    script = f"""
+    echo one > $bundle/mounts/2/..1/key; echo old > $bundle/mounts/2/..1/old; chmod 440 $bundle/mounts/2/..1/key
+    ln -s ..1 $bundle/mounts/2/..data; ln -s ..data/key $bundle/mounts/2/key; ln -s ..data/old $bundle/mounts/2/old
+    echo hosts > $bundle/mounts/3
+    printf 'memory 0 2 8388608\\nmemory 1 3 4096\\n' > $bundle/guest_volumes
+    PROGRAM make c
+    at=containers/c/volumes
+    cat $at/0/key $at/0/old $at/1/file; stat -L -c %a $at/0/key; stat -c %i $at/0/..1
+    {NEXT}
+    PROGRAM refresh c
+    ls -A $at/0; cat $at/0/key $at/1/file
+    stat -c %Y $at/0/..2/key > before; PROGRAM refresh c; stat -c %Y $at/0/..2/key | cmp - before
+    """
+    one, old, hosts, mode, _, *rest = _run(program, script).split()
+    assert (one, old, hosts, mode) == ("one", "old", "hosts", "440")
+    assert rest == ["..2", "..data", "key", "new", "two", "hosts", "more"]
+
+
+@pytest.mark.parametrize(
+    ("line", "before", "said"),
+    [
+        ("disk 0 777 0 0 data/out/x", "mkdir scratch/volumes/data; ln -s /etc scratch/volumes/data/out", "data/out/x"),
+        ("disk 0 777 0 0 link", "ln -s /etc scratch/volumes/link", "link"),
+        ("memory 0 2 3", "echo long > $bundle/mounts/2/file", "at most 3 bytes"),
+        ("memory 0 7 100", "true", "mounts/7"),
+        ("disk 0 data", "true", "no volume"),
+    ],
+)
+def test_what_can_not_be_made_is_one_sentence(program: Path, line: str, before: str, said: str) -> None:
+    script = f"""
+    {before}
+    echo '{line}' > $bundle/guest_volumes
+    if PROGRAM make c; then exit 9; fi
+    cat volumes.log; test ! -e /etc/x
+    """
+    text = _run(program, script)
+    assert said in text and "\n" not in text
