@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from stage1 import engine, prewarmed
 from stage1.engine import Host, Prepared
-from stage1.errors import VmFailed
+from stage1.errors import PodError, TimedOut, VmFailed
+from stage1.guest.messages import Create, Delete, Op, Start
 from stage1.guest.session import Session
 from stage1.guest.settings import warm_ups
 from stage1.linux import files
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 MAC = prewarmed.MAC
 """Of the device that a guest has before it knows its pod."""
+
+
+_CONTAINER: tuple[Op, ...] = (Create("warm-up", "warm-up", tmpfs=True), Start("warm-up"), Delete("warm-up"))
+"""What is done once before a guest is saved: crun is loaded, finds no configuration, and is removed with its root."""
 
 
 class Want(NamedTuple):
@@ -122,8 +127,20 @@ def _save(prepared: Prepared, vm: VmSpec, *, template: Template, vmm: "Vmm", lim
         with Session(vm.link.socket, limit_s=until - time.monotonic()) as session:
             for warm_up in warm_ups(prepared.network):
                 session.call(warm_up)
+            for op in _CONTAINER:
+                _try(session, op)
         _write_state(monitor, template)
         monitor.quit()
+
+
+def _try(session: Session, op: Op) -> None:
+    """Best-effort: what does not succeed has warmed up less. Raises VmFailed, TimedOut."""
+    try:
+        session.call(op)
+    except (VmFailed, TimedOut):
+        raise
+    except PodError:
+        pass
 
 
 def _write_state(monitor: Monitor, template: Template) -> None:

@@ -37,8 +37,13 @@ static const struct mount_row system_rows[] = {
     {"tmpfs", "/tmp", "mode=1777", MS_NOSUID | MS_NODEV, false, false},
 };
 
-static const char *const run_dirs[] = {"/run/clearpod",         "/run/clearpod/layers",     "/run/clearpod/volumes",
-                                       "/run/clearpod/scratch", "/run/clearpod/containers", "/run/clearpod/crun"};
+static const char *const run_dirs[] = {"/run/clearpod",
+                                       "/run/clearpod/layers",
+                                       "/run/clearpod/volumes",
+                                       "/run/clearpod/scratch",
+                                       "/run/clearpod/containers",
+                                       "/run/clearpod/crun",
+                                       "/run/clearpod/layers/warm-up"}; /* seen until the share is mounted above it */
 
 static int mount_row(const struct mount_row *row, struct fault *why)
 {
