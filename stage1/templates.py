@@ -90,6 +90,8 @@ def lack(pod: Pod, vm: VmSpec) -> str:
         return f"a guest with {pod.profile} has run programs before its pod is known"
     if pod.ids.length:
         return "its pod has a user namespace, and a guest that waits has another one"
+    if pod.disk_volumes:
+        return "its disk has volumes that outlast it"
     if len(vm.nics) > 1:
         return "a guest that waits has one network device"
     if vm.console_attached or not isinstance(vm.link, SerialLink):

@@ -118,6 +118,7 @@ async def test_the_pool_waits_for_its_template(host: Host, opened: Callable[...,
         {"profile": "systemd"},
         {"ids": IdMap(1 << 20, 65536)},
         {"nics": (NIC, NIC)},
+        {"disk_volumes": ("cache",)},
         {"hypervisor": kvmtool.HYPERVISOR},
         {"console_attached": True},
     ],
@@ -129,7 +130,7 @@ async def test_a_pod_that_needs_a_boot_gets_one(
     maker = Maker()
     kept = opened(maker)
     one = prepared(host)
-    of_pod = {key: value for key, value in changes.items() if key in ("boots", "profile", "ids")}
+    of_pod = {key: value for key, value in changes.items() if key in ("boots", "profile", "ids", "disk_volumes")}
     of_vm = {key: value for key, value in changes.items() if key not in of_pod}
     pod = one.pod._replace(**of_pod)
     assert isinstance(one.vm, VmSpec)
