@@ -81,7 +81,7 @@ FAMILIES = (
     _by_state("pods", "Pods", states=POD_STATES, of=lambda x: x.seen.pods),
     _by_state("containers", "Containers", states=CONTAINER_STATES, of=lambda x: x.seen.containers),
     _gauge("virtual_machines", "VMs that run, also those that wait in the pool", of=lambda x: x.seen.vms),
-    _recorded("pod_starts_total", "VMs booted, claimed, failed", of=recorder.POD_STARTS, labels=("result",)),
+    _recorded("pod_starts_total", "VMs booted, copied, claimed, failed", of=recorder.POD_STARTS, labels=("result",)),
     _histogram("pod_start_seconds", "From request to ready", of=recorder.POD_START_SECONDS, labels=("how",)),
     _histogram("boot_phase_seconds", "Phases of a start", of=recorder.PHASE_SECONDS, labels=("phase",)),
     _recorded("pod_deaths_total", "VMs of pods that ended without having been told to", of=recorder.POD_DEATHS),
