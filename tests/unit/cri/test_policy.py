@@ -53,6 +53,8 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"networks": " "}, {"networks": ()}),
     ({"allow_spoofing": "false"}, {"allow_spoofing": False}),
     ({"shared_maps": "true"}, {"maps_volumes": True}),
+    ({"template": "none"}, {"boots": True}),
+    ({"template": ""}, {"boots": False}),
     ({"emptydir": "guest", "files": "host"}, {"kubelet_dir": "", "disk_volumes": ()}),
 ]
 
@@ -74,6 +76,7 @@ REFUSED = [
     ({"networks": "storage"}, "clearpod.io/networks asks for 'storage'", "policy.networks"),
     ({"networks": ",".join("abcdefgh")}, "clearpod.io/networks names 8 networks", "policy.max_networks"),
     ({"allow_spoofing": "true"}, "clearpod.io/allow-spoofing is not allowed", "policy.annotations"),
+    ({"template": "web"}, "clearpod.io/template ", "it is 'web'"),
     ({"shared_maps": "1"}, "clearpod.io/shared-maps ", "it is '1'"),
     ({"allow_spoofing": "yes"}, "clearpod.io/allow-spoofing ", "it is 'yes'"),
     *(
@@ -159,3 +162,9 @@ def test_the_policy_in_words_names_every_bound_and_rule() -> None:
         "in team-a, trusted-*: memory up to 1024 MiB; networks storage-?, backup; profiles systemd",
         "in trusted-x, routers: annotations clearpod.io/allow-spoofing; memory up to 2048 MiB",
     }
+
+
+def test_pods_of_some_namespaces_boot() -> None:
+    config = parse("[policy]\ntemplates = false\n[[policy.rules]]\nnamespaces = ['one-tenant']\ntemplates = true")
+    assert asked(config).boots and not asked(config, "one-tenant").boots
+    assert asked(config, "one-tenant", template="none").boots
