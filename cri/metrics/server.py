@@ -14,12 +14,12 @@ import h11
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from cri import owner
 from cri.config_tables import Metrics
 from cri.metrics import families
 from cri.metrics.sight import Looked, Seen, look, look_further
 from cri.node import Node
 from cri.streaming.admission import HEAD_BYTES, UnadmittedConnection, Waiting
+from cri.streaming.listener import Listener, Service, Streams, host_port
 from stage1.errors import PodError
 
 log = logging.getLogger("clearpod.metrics")
@@ -45,59 +45,28 @@ class MetricsServer:
 
     def __init__(self, node: Node, config: Metrics) -> None:
         self._node, self._config = node, config
-        self._waiting = Waiting(MOST, MOST_EACH)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(Service("metrics", self._serve, log, "metrics.fault"), Waiting(MOST, MOST_EACH))
         self._making: asyncio.Task[bytes] | None = None
         self._made_at = 0.0
-        self._server: asyncio.Server | None = None
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
 
     async def start(self) -> None:
         """Listen. Raises AlreadyExists for a port that is taken, BadRequest for an address that is not this host's."""
-        address = self._config.address
-        listener = owner.listener(address, self._config.port, table="metrics")
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: UnadmittedConnection(self._waiting, self._received), sock=listener, backlog=MOST
-        )
-        port = self._server.sockets[0].getsockname()[1]
-        where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        self._node.metrics_url = f"http://{where}{PATH}"
+        port = await self._listener.start(self._config.address, self._config.port)
+        self._node.metrics_url = f"http://{host_port(self._config.address, port)}{PATH}"
         log.info("metrics.serving", extra={"url": self._node.metrics_url})
 
     async def stop(self) -> None:
         """Accept no more connections, and close those that there are. Idempotent."""
         self._node.metrics_url = ""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        tasks = {*self._tasks, *([self._making] if self._making else [])}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=5)
-        self._waiting.close()
+        if self._making is not None:
+            self._making.cancel()
+        await self._listener.stop()
 
-    def _received(self, client: UnadmittedConnection, data: bytes) -> None:
-        """The head of a request is complete."""
-        task = asyncio.get_running_loop().create_task(self._serve(client, data))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, client: UnadmittedConnection, data: bytes) -> None:
-        """Answer one request. A client that does not take its answer is cut when its time is over."""
-        reader, writer = client.streams(data)
-        try:
-            writer.write(await self._answer(await reader.read(READ_BYTES)))
-            writer.close()
-            await writer.wait_closed()
-        except (asyncio.CancelledError, ConnectionError):
-            pass  # we end, or the client does
-        except Exception as error:
-            log.error("metrics.fault", exc_info=error)
-        finally:
-            client.admit()
-            writer.transport.abort()
+    async def _serve(self, _: UnadmittedConnection, streams: Streams) -> None:
+        """Answer one request."""
+        streams[1].write(await self._answer(await streams[0].read(READ_BYTES)))
 
     async def _answer(self, data: bytes) -> bytes:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)

@@ -2,7 +2,7 @@
 """Connections to the streaming port that have not shown a valid token: few, for a short time, the oldest goes first.
 
 Any local user can connect, so such a connection costs next to nothing (no task, no parser) until its request's head is
-complete. `server` makes an `UnadmittedConnection` for each and gets the head from it; `connection` checks the token.
+complete. `listener` makes an `UnadmittedConnection` for each and gets the head from it; `connection` checks the token.
 """
 
 import asyncio
