@@ -4,17 +4,12 @@
 from cri.containers import exec as execs
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
-from stage1.errors import BadRequest
+from cri.translate import streams
 
 
 async def exec(node: Node, request: pb.ExecRequest) -> pb.ExecResponse:  # noqa: A001 - named after its RPC
     """Nothing is started yet. Raises BadRequest, NotFound, WrongState, NoSpace."""
-    if not request.container_id:
-        raise BadRequest("container_id is empty")
-    if request.tty and request.stderr:
-        raise BadRequest("with a terminal there is no stderr of its own: tty and stderr exclude each other")
-    if not (request.stdin or request.stdout or request.stderr):
-        raise BadRequest("one of stdin, stdout and stderr must be asked for")
+    streams.check(request)
     _, container = node.pods.get_container(request.container_id)
     execs.require_running(container, tuple(request.cmd))
     return pb.ExecResponse(url=node.url("exec", request))
