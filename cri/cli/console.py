@@ -6,7 +6,6 @@ The file is in the pod's directory, which only root can read. A guest wrote it: 
 
 import argparse
 import codecs
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ KEPT_BYTES = 1 << 20
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod console`."""
-    parser.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+    parser.take_pod()
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the guest has ended")
     parser.add_argument("--tail", type=int, default=200, metavar="LINES", help="lines from the end (default: 200)")
     parser.take_config()
@@ -45,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
         pod = lookup.find(lookup.pods(daemon), args.pod)
         if pod is None:
             return _failed(daemon, args.pod)
-        info = json.loads(daemon("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True).info["info"])
+        info = lookup.info(daemon("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True))
         with beneath.Root(info["directory"]) as own:
             fd = own.open(engine.CONSOLE, os.O_RDONLY)
         try:

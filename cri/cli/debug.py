@@ -31,7 +31,7 @@ PID = "clearpod.io/debug-pid"
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod debug`."""
     parser.usage = "clearpod debug [--image IMAGE] POD [COMMAND [ARGUMENT...]]"
-    parser.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+    parser.take_pod()
     parser.add_argument("--image", default="", help="whose shell it is (default: that of the pod's oldest container)")
     parser.take_config()
     parser.take_command(after=1)

@@ -22,8 +22,7 @@ EXAMPLES = (
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod exec`."""
     parser.usage = "clearpod exec [-i] [-t] [-c NAME] POD COMMAND [ARGUMENT...]"
-    parser.add_argument("name", metavar="POD", help="a pod, or the id of a container")
-    parser.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
+    parser.take_container()
     parser.add_argument("-i", "--interactive", action="store_true", help="standard input is the program's, too")
     parser.add_argument("-t", "--tty", action="store_true", help="with a terminal")
     parser.take_config()

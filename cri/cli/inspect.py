@@ -20,8 +20,7 @@ EXAMPLES = (
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod inspect`."""
-    parser.add_argument("name", metavar="POD", help="a pod, or the id of a container")
-    parser.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
+    parser.take_container()
     parser.take_config()
 
 
@@ -49,4 +48,4 @@ def inspected(daemon: Daemon, word: str, *, container: str) -> dict[str, Any]:
 def _merged(reply: Any) -> dict[str, Any]:
     """The answer, with the verbose part, which is JSON in a string, as a part of it."""
     result: dict[str, Any] = MessageToDict(reply)
-    return {**result, "info": json.loads(reply.info.get("info", "{}"))}
+    return {**result, "info": lookup.info(reply)}

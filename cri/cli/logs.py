@@ -5,7 +5,6 @@ The daemon says where the file is; it is read here, with those that the kubelet 
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -33,8 +32,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod logs`."""
-    parser.add_argument("name", metavar="POD", help="a pod, or the id of a container")
-    parser.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
+    parser.take_container()
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the container ends")
     parser.add_argument("--tail", type=int, metavar="LINES", help="only so many lines from the end")
     parser.add_argument("--since", metavar="TIME", help="only what is younger: 30s, 10m, 2h, 1d, or a time of RFC 3339")
@@ -64,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _directory(daemon: Daemon, pod_id: str) -> str:
     """The pod's log directory, as the kubelet has said; empty if it has not."""
-    info = json.loads(daemon("PodSandboxStatus", pod_sandbox_id=pod_id, verbose=True).info.get("info", "{}"))
+    info = lookup.info(daemon("PodSandboxStatus", pod_sandbox_id=pod_id, verbose=True))
     return str(info.get("config", {}).get("log_directory", ""))
 
 

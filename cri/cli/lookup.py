@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cri.cli.daemon import Daemon
+from cri.cli.shown import ID_CHARS
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest, NotFound
 
@@ -50,10 +51,16 @@ def _names(one: pb.PodSandbox) -> tuple[str, ...]:
 
 def _one(matching: list[pb.PodSandbox], word: str) -> pb.PodSandbox | None:
     if len({title(one) for one in matching}) > 1:
-        named = ", ".join(f"{title(one)} ({one.id[:13]})" for one in matching[:SHOWN])
+        named = ", ".join(f"{title(one)} ({one.id[:ID_CHARS]})" for one in matching[:SHOWN])
         more = f" and {len(matching) - SHOWN} more" if len(matching) > SHOWN else ""
         raise BadRequest(f"{word!r} may be {named}{more}; give more of the name or id, or NAMESPACE/NAME")
     return max(matching, key=lambda one: (one.state == pb.SANDBOX_READY, one.created_at), default=None)
+
+
+def info(reply: Any) -> dict[str, Any]:
+    """What a verbose answer about a pod or a container has of ours; docs/dev/cri.md."""
+    result: dict[str, Any] = json.loads(reply.info.get("info", "{}"))
+    return result
 
 
 def container(daemon: Daemon, word: str, *, name: str = "") -> Any:

@@ -43,6 +43,15 @@ class Parser(argparse.ArgumentParser):
                 for below in action.choices.values():
                     yield from below.all()
 
+    def take_pod(self) -> None:
+        """The pod that `lookup.pod` finds: args.pod."""
+        self.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+
+    def take_container(self) -> None:
+        """The container that `lookup.container` finds: args.name and args.container."""
+        self.add_argument("name", metavar="POD", help="a pod, or the id of a container")
+        self.add_argument("-c", "--container", default="", metavar="NAME", help="the pod's container of this name")
+
     def take_config(self) -> None:
         """The option --config, which all commands have that read the daemon's configuration."""
         self.add_argument("--config", metavar="FILE", help="the daemon's configuration file")

@@ -4,7 +4,6 @@
 The daemon's answer becomes one value here; who shows it asks nothing more.
 """
 
-import json
 from typing import Any, NamedTuple
 
 from cri.cli import lookup
@@ -62,7 +61,7 @@ def find(daemon: Daemon, word: str) -> Record:
 
 
 def _of_pod(reply: Any, failure: dict[str, Any] | None) -> Record:
-    info = json.loads(reply.info.get("info", "{}"))
+    info = lookup.info(reply)
     earlier = (
         f"{failure['times']} earlier tries to start it failed, the last one with: {failure['error']}" if failure else ""
     )

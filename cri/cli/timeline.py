@@ -19,7 +19,7 @@ PLAIN_COLUMNS = 100
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod timeline`."""
-    parser.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+    parser.take_pod()
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--svg", action="store_true", help="print a picture")
     form.add_argument("--html", action="store_true", help="print a page, with what `clearpod why` tells")

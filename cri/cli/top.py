@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from cri.cli import shown, stats
+from cri.cli import lookup, shown, stats
 from cri.cli.daemon import Daemon, connect
 from cri.cli.parser import Parser
 from cri.store.history import READY
@@ -63,7 +63,7 @@ def _with_vm(daemon: Daemon, one: dict[str, Any]) -> dict[str, Any] | None:
         reply = daemon("PodSandboxStatus", pod_sandbox_id=one["id"], verbose=True)
     except NotFound:
         return None
-    info = json.loads(reply.info.get("info", "{}"))
+    info = lookup.info(reply)
     vm = info.get("vm", {})
     return {
         **one,

@@ -20,7 +20,7 @@ WIDE, LEAST = 120, 20
 
 def add_arguments(parser: Parser) -> None:
     """The options of `clearpod why`."""
-    parser.add_argument("pod", metavar="POD", help="id, name, NAMESPACE/NAME or uid, or the beginning of one")
+    parser.take_pod()
     parser.add_argument("--json", action="store_true", help="one object, for programs")
     parser.take_config()
 
