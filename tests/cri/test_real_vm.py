@@ -13,9 +13,8 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1 import engine
 from stage1.linux import cgroup
-from tests.fakes import places
 
-from .conftest import Registered, VmWorld
+from .conftest import Registered, VmWorld, vm_world
 from .test_recovery import _client, _numbers
 
 pytestmark = pytest.mark.vm
@@ -23,13 +22,8 @@ pytestmark = pytest.mark.vm
 
 @pytest.fixture
 def machine(sample: Registered, guest_dir: Path) -> Iterator[VmWorld]:
-    with places.short_directory() as root:
-        made = VmWorld(Path(root), sample, guest_dir)
-        try:
-            yield made
-        finally:
-            for place in engine.pod_directories(made.host):
-                engine.clean_up(place)
+    with vm_world(sample, guest_dir) as made:
+        yield made
 
 
 async def test_the_guests_oom_killer_is_reported(machine: VmWorld) -> None:
