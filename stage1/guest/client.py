@@ -13,8 +13,9 @@ from collections import deque
 
 from stage1.errors import TimedOut, VmFailed
 from stage1.guest import frame
+from stage1.guest.codec import decode_event, decode_reply, encode_request
 from stage1.guest.frame import Frame
-from stage1.guest.messages import Exited, Op, Reply, check_reply, decode_event, decode_reply, encode_request
+from stage1.guest.messages import Exited, Op, Reply, check_reply
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

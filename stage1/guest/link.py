@@ -8,17 +8,15 @@ thrown away, and what is kept for it has a limit. Messages leave here with all v
 `useless` and `resyncs` count what a guest may do, but not often; who has a clock limits how often (`budget.py`).
 """
 
-from collections import deque
-
 from stage1.errors import BadRequest
-from stage1.guest import checked, messages
+from stage1.guest import checked, codec, messages
+from stage1.guest.flow import Flow
 from stage1.guest.frame import (
     ACK,
     CREDIT,
     DATA,
     END,
     EVENT,
-    HEADER_BYTES,
     HELLO,
     MAX_DATA,
     MAX_FALSE_MARKERS,
@@ -27,7 +25,6 @@ from stage1.guest.frame import (
     REQUEST,
     RING,
     START,
-    WINDOW,
     Frame,
     Splitter,
     credit_amount,
@@ -42,13 +39,9 @@ from stage1.guest.incoming import LinkFault as LinkFault
 from stage1.guest.incoming import LinkFull as LinkFull
 from stage1.guest.incoming import ReplySeen as ReplySeen
 from stage1.guest.messages import Hello, Op
+from stage1.guest.unacknowledged import Held, Sent
 from stage1.guest.wire import WireError
 
-GIVE_BACK = 16384  # credit is given back in portions of at least this
-HELD_LIMIT = 2 * RING  # of what the guest sends ahead of our acknowledgement
-SENT_LIMIT = 4 * RING  # of what the guest has not acknowledged
-SENT_FRAMES = 8192
-MAX_CREDIT = 2**30
 MAX_RESYNCS = 8  # faults in a row
 MAX_NOISE = 2**24  # bytes before an answer: a ring, and what was under way, are far less
 MAX_WAITING = 1024  # requests without an answer
@@ -57,15 +50,6 @@ MOST_HELLOS = 64  # answers to all greetings of a guest that was late, each of w
 ACK_BYTES = 16384  # received since our last acknowledgement: another one is due; a frame counts as FRAME_BYTES more
 FRAME_BYTES = 512
 LEAST_CREDIT = 1024  # a CREDIT frame of less is more work than it is worth
-
-
-class _Port:
-    """Flow control of one stream: what the guest may still send, what it got no credit for yet, what we may send."""
-
-    __slots__ = ("credit", "ended", "uncredited", "window")
-
-    def __init__(self) -> None:
-        self.window, self.uncredited, self.credit, self.ended = WINDOW, 0, WINDOW, False
 
 
 class HostLink:
@@ -90,15 +74,12 @@ class HostLink:
         # Replies that the guest still owed to another epoch are told from ours by where we begin to count.
         self._next_id = epoch % 0x7FFFFFFF + 1
         self._waiting: set[int] = set()
-        self._ports: dict[int, _Port] = {}
+        self._flows: dict[int, Flow] = {}
         self._split = Splitter()
         self._out: list[bytes] = []
-        self._sent: deque[tuple[int, bytes]] = deque()  # not acknowledged by the guest
-        self._sent_bytes = self._sent_seq = 0
+        self._sent, self._held = Sent(), Held()
         self._received = self._acknowledged = self._unsaid = 0
-        self._held: dict[int, int] = {}  # seq -> size of what the caller has not acknowledged
-        self._held_bytes = self._resyncs = 0
-        self._unix_ns = 0
+        self._resyncs = self._unix_ns = 0
         self._fault: LinkFault | None = None
 
     # The connection
@@ -139,7 +120,7 @@ class HostLink:
         LinkFault."""
         self.raise_fault()
         if self.open:
-            done = next(iter(self._held)) - 1 if self._held else self._received
+            done = self._held.used_up(self._received)
             if done == self._received:
                 self._unsaid = 0
             if done > self._acknowledged:
@@ -159,7 +140,7 @@ class HostLink:
     def _greet(self) -> None:
         self.open = False
         self._hellos = min(self._hellos + HELLOS, MOST_HELLOS)
-        hello = pack(HELLO, messages.encode(
+        hello = pack(HELLO, codec.encode(
             Hello(key=self._key, epoch=self._epoch, received=self._received, unix_ns=self._unix_ns)
         ))  # fmt: skip
         again = [self._key, hello]
@@ -185,12 +166,12 @@ class HostLink:
 
     def request(self, op: Op) -> int:
         """Send a request, now or when the link is open; return its id. Raises BadRequest, LinkFull."""
-        payload = messages.encode_request(op)
+        payload = codec.encode_request(op)
         if len(payload) > MAX_PAYLOAD:
             raise BadRequest(f"{type(op).__name__} has {len(payload)} bytes, the agent takes {MAX_PAYLOAD}")
         if len(self._waiting) >= MAX_WAITING:
             raise LinkFull(f"the guest's agent has not answered {len(self._waiting)} earlier requests; try again later")
-        if not self._has_room():
+        if not self._sent.has_room():
             raise LinkFull(f"the guest's agent has stopped taking requests, {len(self._waiting)} wait; try again later")
         number = self._next_id
         self._next_id = number % 0xFFFFFFFF + 1
@@ -206,16 +187,16 @@ class HostLink:
 
     def open_stream(self, stream: int) -> None:
         """Expect data on `stream`, or prepare to send there. Doing it again changes nothing."""
-        self._ports.setdefault(stream, _Port())
+        self._flows.setdefault(stream, Flow())
 
     def close_stream(self, stream: int) -> None:
         """Drop whatever still comes for `stream`."""
-        self._ports.pop(stream, None)
+        self._flows.pop(stream, None)
 
     def credit_of(self, stream: int) -> int:
         """Return how many bytes `send_data` would accept now; 0 for a stream that is not open."""
-        port = self._ports.get(stream)
-        return max(0, min(port.credit, RING - self._sent_bytes)) if port and self._has_room() else 0
+        flow = self._flows.get(stream)
+        return max(0, min(flow.credit, RING - self._sent.size)) if flow and self._sent.has_room() else 0
 
     def send_data(self, stream: int, data: bytes | memoryview, *, end: bool = False) -> int:
         """Send as much of `data` as credit allows and return that many bytes; `end` goes out with the last
@@ -229,56 +210,34 @@ class HostLink:
         for at in range(0, size, MAX_DATA):
             part = view[at : min(at + MAX_DATA, size)]
             self._send(DATA, bytes(part), stream=stream, flags=END if last and at + len(part) == size else 0)
-        if last and not size and stream in self._ports:
+        if last and not size and stream in self._flows:
             self._send(DATA, b"", stream=stream, flags=END)
         if size:
-            self._ports[stream].credit -= size
+            self._flows[stream].credit -= size
         return size
 
     def consumed(self, stream: int, count: int) -> None:
         """Say that `count` bytes of the stream were used up, so the guest may send that many more. Raises
         LinkFault."""
-        port = self._ports.get(stream)
-        if port is None or port.ended:
-            return
-        port.uncredited += count
-        if port.uncredited >= GIVE_BACK:
-            port.window += port.uncredited
-            self._send(CREDIT, credit_payload(port.uncredited), stream=stream)
-            port.uncredited = 0
+        flow = self._flows.get(stream)
+        if flow is not None and not flow.has_ended and (amount := flow.use_up(count)):
+            self._send(CREDIT, credit_payload(amount), stream=stream)
 
     def acknowledge(self, seq: int) -> None:
         """Everything up to `seq` is safe: the guest may forget it."""
-        held = self._held
-        while held and (first := next(iter(held))) <= seq:
-            self._held_bytes -= held.pop(first)
+        self._held.release_until(seq)
 
     def settle(self, seq: int) -> None:
         """Only `seq` is safe. For callers that finish out of order; the guest hears of it once all before are
         too."""
-        self._held_bytes -= self._held.pop(seq, 0)
+        self._held.release(seq)
 
     # Sending
 
-    def _has_room(self) -> bool:
-        """For requests and data; the other half is for credit, which has to go out."""
-        return self._sent_bytes <= SENT_LIMIT // 2 and len(self._sent) <= SENT_FRAMES // 2
-
     def _send(self, kind: int, payload: bytes, *, stream: int, flags: int = 0) -> None:
-        if self._sent_bytes > SENT_LIMIT or len(self._sent) > SENT_FRAMES:
-            raise LinkFault("the guest's agent sends, but has stopped taking what we send")
-        self._sent_seq += 1
-        frame = pack(kind, payload, stream=stream, seq=self._sent_seq, flags=flags)
-        self._sent.append((self._sent_seq, frame))
-        self._sent_bytes += len(frame)
+        frame = self._sent.add(kind, payload, stream=stream, flags=flags)
         if self.open:
             self._out.append(frame)
-
-    def _guest_has(self, seq: int) -> None:
-        if seq > self._sent_seq:
-            raise LinkFault(f"the guest's agent says that it has frame {seq}, and we sent {self._sent_seq}")
-        while self._sent and self._sent[0][0] <= seq:
-            self._sent_bytes -= len(self._sent.popleft()[1])
 
     # Receiving
 
@@ -287,8 +246,7 @@ class HostLink:
         if kind == HELLO:
             self._on_hello(payload, items)
         elif kind == ACK:
-            self.useless += not self._sent or self._sent[0][0] > seq
-            self._guest_has(seq)
+            self.useless += not self._sent.acknowledge(seq)
         elif seq > self._received + 1:
             self._split.lose(f"frame {seq} after frame {self._received}")
         elif seq <= self._received:
@@ -305,7 +263,7 @@ class HostLink:
 
     def _on_hello(self, payload: bytes, items: list[Incoming]) -> None:
         try:
-            hello = messages.decode_hello(payload)
+            hello = codec.decode_hello(payload)
         except WireError:
             return self._reject_hello()
         if hello.epoch != self._epoch:  # an answer to somebody before us that was still in the pipe
@@ -314,13 +272,13 @@ class HostLink:
         if self._hellos < 0:
             raise LinkFault("the guest's agent says hello again and again")
         self._check_hello(hello)
-        self._guest_has(hello.received)
+        self._sent.acknowledge(hello.received)
         if self.hello is None:
             self._received = hello.first - 1
             self._split.expect(self._key)
         self.hello, self.open = hello, True
         self._acknowledged, self._unsaid = 0, ACK_BYTES  # our last ACK may be lost: say it again
-        self._out = [frame for _, frame in self._sent]
+        self._out = self._sent.frames()
         items.append(HelloSeen(hello))
         return None
 
@@ -348,43 +306,33 @@ class HostLink:
             raise LinkFault(f"the guest's agent lost frames {self._received + 1} to {hello.first - 1}")
 
     def _on_data(self, frame: Frame, items: list[Incoming]) -> None:
-        port = self._ports.get(frame.stream)
+        flow = self._flows.get(frame.stream)
         size, end = len(frame.payload), frame.flags & END != 0
-        if port is None or port.ended or not (size or end):
+        if flow is None or flow.has_ended or not (size or end):
             self.useless += 1
             return
-        port.window -= size
-        if size > MAX_DATA or port.window < 0:
+        if not flow.receive(size, end=end):
             raise LinkFault(f"the guest's agent sent more on stream {frame.stream} than it may")
-        port.ended = end
-        self._hold(frame.seq, size)
-        items.append(DataSeen(frame.stream, frame.payload, port.ended, frame.seq))
-
-    def _hold(self, seq: int, size: int) -> None:
-        self._held[seq] = size + HEADER_BYTES
-        self._held_bytes += size + HEADER_BYTES
-        if self._held_bytes > HELD_LIMIT:
-            raise LinkFault("the guest's agent sends without waiting for acknowledgements")
+        self._held.add(frame.seq, size)
+        items.append(DataSeen(frame.stream, frame.payload, end, frame.seq))
 
     def _on_credit(self, frame: Frame) -> None:
         amount = credit_amount(frame.payload)
-        port = self._ports.get(frame.stream)
-        if not amount or (port is not None and port.credit + amount > MAX_CREDIT):
+        flow = self._flows.get(frame.stream)
+        if not amount or (flow is not None and not flow.gain(amount)):
             raise LinkFault(f"the guest's agent gave credit on stream {frame.stream} that makes no sense")
-        self.useless += port is None or amount < LEAST_CREDIT
-        if port is not None:
-            port.credit += amount
+        self.useless += flow is None or amount < LEAST_CREDIT
 
     def _on_message(self, frame: Frame, items: list[Incoming]) -> None:
         try:
             if frame.kind == REPLY:
                 self._on_reply(frame, items)
             elif frame.kind == EVENT:
-                event = messages.decode_event(frame.payload)
+                event = codec.decode_event(frame.payload)
                 if event is None:
                     self.useless += 1
                 else:
-                    self._hold(frame.seq, len(frame.payload))
+                    self._held.add(frame.seq, len(frame.payload))
                     items.append(EventSeen(checked.exited(event), frame.seq))
             else:
                 raise LinkFault("the guest's agent sent a request; only the host does that")
@@ -397,4 +345,4 @@ class HostLink:
             self.useless += 1
             return
         self._waiting.discard(frame.stream)
-        items.append(ReplySeen(frame.stream, checked.reply(messages.decode_reply(frame.payload))))
+        items.append(ReplySeen(frame.stream, checked.reply(codec.decode_reply(frame.payload))))

@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The messages of proto/agent/agent.proto as values; names and order of fields are the proto's. Pure.
 
-Used by both ends of the link and by everybody who asks the agent for something. A oneof is its member: a
-request is its operation, an event is what happened.
+Used by everybody who asks the agent for something. A oneof is its member: a request is its operation, an event is what
+happened. `codec` turns them into bytes and back.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from stage1.errors import AgentFailed, AlreadyExists, BadRequest, NoSpace, NotFound, PodError, WrongState, command_error
-from stage1.guest import numbers, operations, wire
 from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, MemoryStats, PodStats, Stats, Tune
 from stage1.guest.operations import Connect, Disconnect, Halt, Launch
-from stage1.guest.wire import Field
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 __all__ = ["ContainerStats", "CpuStats", "InterfaceStats", "MemoryStats", "PodStats", "Stats", "Tune"]
 __all__ += ["Connect", "Disconnect", "Halt", "Launch"]
@@ -247,118 +245,6 @@ Op = (
     Configure | Create | Start | Exec | Signal | Delete | Update | Resize | List | Shutdown | MountImage | UnmountImage
     | Connect | Disconnect | Stats | Launch | Halt | Tune
 )  # fmt: skip
-OPS: dict[int, type[Op]] = {
-    1: Configure, 2: Create, 3: Start, 4: Exec, 5: Signal, 6: Delete, 7: Update, 8: Resize, 9: List, 10: Shutdown,
-    11: MountImage, 12: UnmountImage, 13: Connect, 14: Disconnect, 16: Stats, 30: Launch, 31: Halt, 45: Tune,
-}  # fmt: skip
-EVENTS: dict[int, type[Exited]] = {1: Exited}
-
-_U32, _U64, _I32, _BOOL = Field(wire.U32), Field(wire.U64), Field(wire.I32), Field(wire.BOOL)
-_STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=True)
-_ENUM = Field(wire.I32)  # open, as in proto3: a value that we do not know is kept
-_STDIO, _RAW = Field(wire.MESSAGE, Stdio), Field(wire.BOOL, number=55)
-_VOLUMES, _IN_GUEST = Field(wire.STR, many=True, number=50), Field(wire.BOOL, number=60)
-
-
-def _many(message: type[NamedTuple]) -> Field:
-    return Field(wire.MESSAGE, message, many=True)
-
-
-_CONFIGURE = (
-    _STR, _STR, _U64, _many(Sysctl), _many(Interface), _many(Route), _many(Neighbour),
-    Field(wire.U32, number=10), Field(wire.U32, number=11),
-    Field(wire.BOOL, number=20), Field(wire.BYTES, number=21), Field(wire.U64, number=22),
-    Field(wire.BYTES, number=30), Field(wire.BOOL, number=31),
-)  # fmt: skip
-TABLES: wire.Tables = {
-    Hello: (_U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW, _IN_GUEST),
-    Stdio: (_U32, _U32, _U32, _BOOL, _U32, _U32, _BOOL, _U32),
-    Sysctl: (_STR, _STR),
-    Interface: (_STR, _STR, _U32, _STRS, Field(wire.STR, number=30)),
-    Route: (_STR, _STR, _STR, _U32, _U32, _U32),
-    Neighbour: (_STR, _STR, _STR),
-    Configure: _CONFIGURE,
-    Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW, _IN_GUEST),
-    Start: (_STR,),
-    Exec: (_STR, _U32, _STR, _STDIO, _RAW),
-    Signal: (_STR, _U32, _U32, _BOOL),
-    Delete: (_STR,),
-    Update: (_STR, _STR),
-    Resize: (_STR, _U32, _U32, _U32),
-    List: (),
-    Shutdown: (),
-    MountImage: (_STR, _U64, _U64),
-    UnmountImage: (_STR,),
-    Container: (_STR, _ENUM, _STDIO, _U32, _I32, _BOOL, _U64, _U64),
-    Reply: (
-        _ENUM,
-        _STR,
-        _U32,
-        Field(wire.MESSAGE, Container, many=True, most=numbers.MOST_CONTAINERS),
-        Field(wire.MESSAGE, ContainerStats, many=True, number=7, most=numbers.MOST_STATS),
-        Field(wire.MESSAGE, PodStats, number=8),
-    ),
-    Exited: (_STR, _U32, _I32, _BOOL, _U64),
-    **numbers.TABLES,
-    **operations.TABLES,
-}
-
-
-def encode(message: NamedTuple) -> bytes:
-    """Return the bytes of `message` itself. Raises WireError for a number that does not fit."""
-    return wire.encode(message, TABLES)
-
-
-def encode_request(op: Op) -> bytes:
-    """Return a Request that holds `op`. Raises WireError."""
-    return _encode_oneof(OPS, op)
-
-
-def encode_event(what: Exited) -> bytes:
-    """Return an Event that holds `what`. Raises WireError."""
-    return _encode_oneof(EVENTS, what)
-
-
-def _encode_oneof(members: "Mapping[int, type[Any]]", member: Op | Exited) -> bytes:
-    out = bytearray()
-    number = next(number for number, kind in members.items() if kind is type(member))
-    wire.put_bytes(out, number, data=wire.encode(member, TABLES))
-    return bytes(out)
-
-
-def decode_hello(data: bytes) -> Hello:
-    """Raises WireError."""
-    hello: Hello = wire.decode(Hello, data, TABLES)
-    return hello
-
-
-def decode_reply(data: bytes) -> Reply:
-    """Raises WireError."""
-    reply: Reply = wire.decode(Reply, data, TABLES)
-    return reply
-
-
-def decode_request(data: bytes) -> Op | None:
-    """Return the operation; None when it is one that we do not know. Raises WireError."""
-    op: Op | None = _decode_oneof(OPS, data)
-    return op
-
-
-def decode_event(data: bytes) -> Exited | None:
-    """Return what happened; None when it is something that we do not know. Raises WireError."""
-    what: Exited | None = _decode_oneof(EVENTS, data)
-    return what
-
-
-def _decode_oneof(members: "Mapping[int, type[Any]]", data: bytes) -> Any:
-    decoded = None
-    for number, kind, raw in wire.fields(data):
-        if number in members:
-            if kind != wire.LENGTH or isinstance(raw, int):
-                raise wire.WireError("a field has the wrong wire type")
-            decoded = wire.decode(members[number], raw, TABLES)
-    return decoded
-
 
 _ERRORS: dict[int, "Callable[[str], PodError]"] = {
     INVALID: BadRequest, NOT_FOUND: NotFound, EXISTS: AlreadyExists, WRONG_STATE: WrongState, NO_COMMAND: command_error,

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from stage1.errors import PodError
 from stage1.guest import frame
 from stage1.guest.client import STREAMS, Cutter
+from stage1.guest.codec import decode_request, encode, encode_event
 from stage1.guest.frame import Frame
 from stage1.guest.link import DataSeen, EventSeen, HostLink, Incoming, LinkFault, ReplySeen
-from stage1.guest.messages import Create, Exec, Signal, Stdio, decode_request, encode, encode_event
+from stage1.guest.messages import Create, Exec, Signal, Stdio
 from stage1.guest.wire import WireError
 
 TYPE_CHECKING = False

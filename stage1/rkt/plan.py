@@ -8,7 +8,8 @@ requests over the link (docs/dev/link.md, "Autonomous pods").
 import binascii
 
 from stage1.guest import frame
-from stage1.guest.messages import Configure, Create, Launch, Op, Stdio, encode_request
+from stage1.guest.codec import encode_request
+from stage1.guest.messages import Configure, Create, Launch, Op, Stdio
 from stage1.pod import oci
 from stage1.pod.model import Container
 from stage1.rkt.loader import App

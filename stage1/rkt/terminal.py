@@ -12,8 +12,9 @@ from typing import NamedTuple
 from stage1.errors import PodError, command_error
 from stage1.guest import frame
 from stage1.guest.client import Client, exit_of
+from stage1.guest.codec import encode_request
 from stage1.guest.frame import MAX_DATA
-from stage1.guest.messages import Resize, Stdio, encode_request
+from stage1.guest.messages import Resize, Stdio
 
 _ERROR_BYTES = 5000
 _CRUNS = ("exec:", "exec container process")

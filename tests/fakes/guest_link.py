@@ -9,8 +9,8 @@ where a host breaks the rules. The real one is C (images/agent).
 from collections import deque
 from typing import NamedTuple
 
+from stage1.guest import codec
 from stage1.guest import frame as f
-from stage1.guest import messages
 from stage1.guest.frame import Frame, Splitter
 from stage1.guest.messages import Exited, Hello, Op, Reply
 from stage1.guest.wire import WireError
@@ -83,11 +83,11 @@ class GuestLink:
 
     def reply(self, request: int, reply: Reply) -> None:
         """Answer a request."""
-        self._send(f.REPLY, messages.encode(reply), stream=request)
+        self._send(f.REPLY, codec.encode(reply), stream=request)
 
     def event(self, what: Exited) -> None:
         """Say what happened."""
-        self._send(f.EVENT, messages.encode_event(what))
+        self._send(f.EVENT, codec.encode_event(what))
 
     def open_stream(self, stream: int) -> None:
         """Begin to use a stream, in whichever direction."""
@@ -121,7 +121,7 @@ class GuestLink:
     def _on_frame(self, frame: Frame, items: list[Asked | Input | EpochBegan]) -> None:
         if frame.kind == f.HELLO:
             try:
-                self._on_hello(messages.decode_hello(frame.payload), items)
+                self._on_hello(codec.decode_hello(frame.payload), items)
             except WireError:
                 self._split.reject_hello()
         elif frame.kind == f.ACK:
@@ -136,7 +136,7 @@ class GuestLink:
 
     def _on_new(self, frame: Frame, items: list[Asked | Input | EpochBegan]) -> None:
         if frame.kind == f.REQUEST:
-            items.append(Asked(frame.stream, messages.decode_request(frame.payload)))
+            items.append(Asked(frame.stream, codec.decode_request(frame.payload)))
         elif frame.kind == f.CREDIT and frame.stream in self._credit:
             self._credit[frame.stream] += f.credit_amount(frame.payload)
         elif frame.kind == f.DATA and frame.stream in self._credit:
@@ -154,5 +154,5 @@ class GuestLink:
         self._split.expect(self._key)
         again_frames = [frame for seq, _, frame in self._ring if seq > received]
         answer = self._boot._replace(epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1)
-        self._out = [marker, f.pack(f.HELLO, messages.encode(answer)), *again_frames]
+        self._out = [marker, f.pack(f.HELLO, codec.encode(answer)), *again_frames]
         self._acknowledged, self.open = 0, True

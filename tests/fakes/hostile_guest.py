@@ -12,6 +12,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 
+from stage1.guest import codec
 from stage1.guest import frame as f
 from stage1.guest import messages as m
 from tests.fakes.guest import FakeGuest
@@ -37,12 +38,12 @@ class Victim:
 
     def exited(self, container: str, number: int = 0, **fields: int) -> bytes:
         """An event."""
-        return self.frame(f.EVENT, m.encode_event(m.Exited(container, number, **fields)))
+        return self.frame(f.EVENT, codec.encode_event(m.Exited(container, number, **fields)))
 
     def hello(self, **fields: int) -> bytes:
         """Marker and HELLO, without being greeted."""
         true = {"epoch": self.guest._link.epoch, "received": self.received, "first": self.seq + 1}
-        return self.key + f.pack(f.HELLO, m.encode(self.guest._link._boot._replace(**true | fields)))
+        return self.key + f.pack(f.HELLO, codec.encode(self.guest._link._boot._replace(**true | fields)))
 
 
 Attack = Callable[[Victim], Iterator[bytes]]
@@ -151,7 +152,7 @@ def lines_without_end(on: Victim) -> Iterator[bytes]:
 @attack
 def replies_to_nobody(on: Victim) -> Iterator[bytes]:
     """Long ones."""
-    reply = m.encode(m.Reply(containers=tuple(m.Container(f"{n:064}") for n in range(150))))
+    reply = codec.encode(m.Reply(containers=tuple(m.Container(f"{n:064}") for n in range(150))))
     return fast(lambda: on.frame(f.REPLY, reply, stream=12345))
 
 

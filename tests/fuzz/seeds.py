@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cri.streaming import spdy
 from cri.streaming.spdy_dictionary import dictionary
-from stage1.guest import frame, messages
+from stage1.guest import codec, frame, messages
 from stage1.guest.numbers import ContainerStats, CpuStats, InterfaceStats, PodStats
 from tests.fuzz.examples import DIGEST
 
@@ -23,9 +23,9 @@ CORPUS = Path(__file__).parent / "corpus"
 def link() -> list[bytes]:
     """Frames behind the HELLO that the target itself sends."""
     data = frame.pack(frame.DATA, b"output\n", stream=1, seq=1) + frame.pack(frame.CREDIT, b"\0\1\0\0", stream=2, seq=2)
-    event = frame.pack(frame.EVENT, messages.encode_event(messages.Exited("a" * 64, 0, 1, False, 5)), seq=3)
+    event = frame.pack(frame.EVENT, codec.encode_event(messages.Exited("a" * 64, 0, 1, False, 5)), seq=3)
     end = frame.pack(frame.DATA, b"", stream=1, seq=4, flags=frame.END) + frame.pack(frame.ACK, seq=1)
-    hello = frame.pack(frame.HELLO, messages.encode(messages.Hello(epoch=7, first=1, boot_id=1)))
+    hello = frame.pack(frame.HELLO, codec.encode(messages.Hello(epoch=7, first=1, boot_id=1)))
     return [b"\x04" + data + event + end, b"\x01" + frame.START + hello + data, b"\x02" + bytes(range(16)) + hello]
 
 
@@ -35,10 +35,10 @@ def messages_() -> list[bytes]:
     pod = PodStats(5, CpuStats(1), interfaces=(InterfaceStats("eth0", 1, 2),), next=3)
     reply = messages.Reply(0, "why", 7, (messages.Container("b" * 64, 1, messages.Stdio(1, 2, 3)),), stats, pod)
     return [
-        b"\0" + messages.encode(messages.Hello(key=bytes(16), epoch=1, first=1, kernel="6.12")),
-        b"\1" + messages.encode(reply),
-        b"\2" + messages.encode_event(messages.Exited("a" * 64, 2, 137, True, 1 << 60)),
-        b"\3" + messages.encode_request(messages.Create("a" * 64, "lower", False, messages.Stdio(1))),
+        b"\0" + codec.encode(messages.Hello(key=bytes(16), epoch=1, first=1, kernel="6.12")),
+        b"\1" + codec.encode(reply),
+        b"\2" + codec.encode_event(messages.Exited("a" * 64, 2, 137, True, 1 << 60)),
+        b"\3" + codec.encode_request(messages.Create("a" * 64, "lower", False, messages.Stdio(1))),
     ]
 
 

@@ -28,8 +28,8 @@ class Target(NamedTuple):
 
 def link(data: bytes) -> None:
     """The host's end of the link: the first byte chooses the portions; even inputs come behind a good HELLO."""
+    from stage1.guest import codec, messages
     from stage1.guest import link as host_link
-    from stage1.guest import messages
     from stage1.guest.frame import HELLO, START, pack
 
     if not data:
@@ -41,7 +41,7 @@ def link(data: bytes) -> None:
     with suppress(host_link.LinkFault):
         asked = host.request(messages.List())
         if data[0] % 2 == 0:
-            host.receive(START + pack(HELLO, messages.encode(messages.Hello(epoch=7, first=1, boot_id=1))))
+            host.receive(START + pack(HELLO, codec.encode(messages.Hello(epoch=7, first=1, boot_id=1))))
         step = 1 + data[0] * 16
         for at in range(1, len(data), step):
             for seen in host.receive(data[at : at + step]):
@@ -55,17 +55,17 @@ def link(data: bytes) -> None:
 
 def messages(data: bytes) -> None:
     """A message of the agent's, whichever the first byte says; what was read is written and read again."""
+    from stage1.guest import codec, wire
     from stage1.guest import messages as m
-    from stage1.guest import wire
 
     if not data:
         return
-    readers = (m.decode_hello, m.decode_reply, m.decode_event, m.decode_request)
+    readers = (codec.decode_hello, codec.decode_reply, codec.decode_event, codec.decode_request)
     with suppress(wire.WireError):
         message = readers[data[0] % len(readers)](data[1:])
         if isinstance(message, m.Hello | m.Reply):
             assert type(message)(*message) == message
-            assert readers[data[0] % len(readers)](m.encode(message)) == message
+            assert readers[data[0] % len(readers)](codec.encode(message)) == message
 
 
 def spdy(data: bytes) -> None:

@@ -7,6 +7,7 @@ container runs, so that the pod is known to the daemon when it begins.
 
 import time
 
+from stage1.guest import codec
 from stage1.guest import frame as f
 from stage1.guest import messages as m
 from tests.hostile.phantom import Phantom
@@ -60,14 +61,14 @@ class HelloFlood(Flood):
 
     def burst(self) -> bytes:
         hello = self.link._boot._replace(epoch=self.link.epoch, received=0, first=1)
-        return self.link._key + f.pack(f.HELLO, m.encode(hello))
+        return self.link._key + f.pack(f.HELLO, codec.encode(hello))
 
 
 class ExitedFlood(Flood):
     """The end of a container, again and again."""
 
     def burst(self) -> bytes:
-        event = m.encode_event(m.Exited(self.victim.id, 0, 1, False, time.time_ns()))
+        event = codec.encode_event(m.Exited(self.victim.id, 0, 1, False, time.time_ns()))
         return self.frames(f.EVENT, event, count=500)
 
 
@@ -75,7 +76,7 @@ class EventFlood(Flood):
     """The ends of containers that never were."""
 
     def burst(self) -> bytes:
-        return self.frames(f.EVENT, m.encode_event(m.Exited("f" * 64, 7, 1, False, 1)), count=500)
+        return self.frames(f.EVENT, codec.encode_event(m.Exited("f" * 64, 7, 1, False, 1)), count=500)
 
 
 class EmptyData(Flood):
@@ -98,7 +99,7 @@ class StrayReplies(Flood):
     """Answers to questions that nobody asked."""
 
     def burst(self) -> bytes:
-        return self.frames(f.REPLY, m.encode(m.Reply(error="x" * 20000)), count=6, stream=0xFFFFFFF0)
+        return self.frames(f.REPLY, codec.encode(m.Reply(error="x" * 20000)), count=6, stream=0xFFFFFFF0)
 
 
 class Garbage(Flood):

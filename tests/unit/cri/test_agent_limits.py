@@ -50,7 +50,7 @@ async def test_what_a_guest_does_not_take_waits_within_limits_and_goes_out_when_
         await asyncio.gather(*calls)
     assert agent._writer is not None
     assert agent._writer.transport.get_write_buffer_size() < UNTAKEN_BYTES + 2 * RING
-    assert agent._link._sent_bytes < 3 * RING
+    assert agent._link._sent.size < 3 * RING
     guest.takes.set()
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(answer) for answer in answers} == {m.Reply, AgentFailed}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stage1.guest import checked, wire
+from stage1.guest import checked, codec, wire
 from stage1.guest import messages as m
 from stage1.guest.checked import MAX_AVERAGE, MAX_COUNT, MAX_CPU_US, MAX_NS, MAX_PID, OutOfRange
 from stage1.guest.numbers import MOST_CONTAINERS, MOST_INTERFACES, MOST_STATS, TABLES, Pressure, Pressures
@@ -124,9 +124,11 @@ def test_the_text_of_an_error_is_short_and_printable(text: str, shown: str) -> N
 
 
 TOO_MANY = {
-    "Reply.containers": m.encode(m.Reply(containers=(m.Container(),) * (MOST_CONTAINERS + 1))),
-    "Reply.stats": m.encode(m.Reply(stats=(m.ContainerStats(),) * (MOST_STATS + 1))),
-    "PodStats.interfaces": m.encode(m.Reply(pod=m.PodStats(interfaces=(m.InterfaceStats(),) * (MOST_INTERFACES + 1)))),
+    "Reply.containers": codec.encode(m.Reply(containers=(m.Container(),) * (MOST_CONTAINERS + 1))),
+    "Reply.stats": codec.encode(m.Reply(stats=(m.ContainerStats(),) * (MOST_STATS + 1))),
+    "PodStats.interfaces": codec.encode(
+        m.Reply(pod=m.PodStats(interfaces=(m.InterfaceStats(),) * (MOST_INTERFACES + 1)))
+    ),
     "Reply has more fields": b"\x18\x01" * 16384,
     "CpuStats has more fields": b"\x42\x10\x12\x0e" + b"\x08\x01" * 7 + b"\x42\x6a\x12\x68" + b"\x08\x01" * 52,
 }
@@ -135,11 +137,11 @@ TOO_MANY = {
 @pytest.mark.parametrize("what", TOO_MANY)
 def test_a_message_has_no_more_entries_and_fields_than_it_can_need(what: str) -> None:
     with pytest.raises(wire.WireError, match=what):
-        m.decode_reply(TOO_MANY[what])
+        codec.decode_reply(TOO_MANY[what])
 
 
 def test_a_value_that_does_not_fit_names_its_field() -> None:
     with pytest.raises(wire.WireError, match=r"Exited\.exec: 4294967296 does not fit"):
-        m.decode_event(b"\x0a\x06\x10" + b"\x80\x80\x80\x80\x10")
+        codec.decode_event(b"\x0a\x06\x10" + b"\x80\x80\x80\x80\x10")
     with pytest.raises(wire.WireError, match=r"Container\.id: not valid UTF-8"):
-        m.decode_reply(b"\x22\x03\x0a\x01\xff")
+        codec.decode_reply(b"\x22\x03\x0a\x01\xff")

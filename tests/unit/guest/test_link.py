@@ -4,11 +4,11 @@
 import pytest
 
 from stage1.errors import BadRequest
+from stage1.guest import codec
 from stage1.guest import frame as f
 from stage1.guest import messages as m
+from stage1.guest.flow import MAX_CREDIT
 from stage1.guest.link import (
-    HELD_LIMIT,
-    MAX_CREDIT,
     MAX_WAITING,
     MOST_HELLOS,
     DataSeen,
@@ -19,6 +19,7 @@ from stage1.guest.link import (
     LinkFull,
     ReplySeen,
 )
+from stage1.guest.unacknowledged import HELD_LIMIT
 from tests.fakes.guest_link import Asked, GuestLink, Input
 
 KEY = bytes(range(60, 76))
@@ -30,7 +31,7 @@ ASKED = EPOCH % 0x7FFFFFFF + 1
 
 def greeting(hello: m.Hello = HELLO, marker: bytes = KEY) -> bytes:
     """What a guest answers."""
-    return marker + f.pack(f.HELLO, m.encode(hello))
+    return marker + f.pack(f.HELLO, codec.encode(hello))
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def data(seq: int, payload: bytes = b"x", *, stream: int = 1, flags: int = 0) ->
 
 def exited(seq: int) -> bytes:
     """An EVENT frame of the guest."""
-    return f.pack(f.EVENT, m.encode_event(m.Exited("c")), seq=seq)
+    return f.pack(f.EVENT, codec.encode_event(m.Exited("c")), seq=seq)
 
 
 def feed(link: HostLink, *pieces: bytes) -> None:
@@ -64,10 +65,10 @@ BREACHES = {
     "data beyond the credit": b"".join(data(n, bytes(16384)) for n in range(1, 6)),
     "data frame too long": data(1, bytes(16385)),
     "malformed reply": f.pack(f.REPLY, b"\x08", stream=ASKED, seq=1),
-    "reply with a number out of range": f.pack(f.REPLY, m.encode(m.Reply(pid=2**23)), stream=ASKED, seq=1),
-    "event out of range": f.pack(f.EVENT, m.encode_event(m.Exited("c", unix_ns=2**64 - 1)), seq=1),
+    "reply with a number out of range": f.pack(f.REPLY, codec.encode(m.Reply(pid=2**23)), stream=ASKED, seq=1),
+    "event out of range": f.pack(f.EVENT, codec.encode_event(m.Exited("c", unix_ns=2**64 - 1)), seq=1),
     "malformed event": f.pack(f.EVENT, b"\x0a\x05", seq=1),
-    "a request": f.pack(f.REQUEST, m.encode_request(m.List()), stream=1, seq=1),
+    "a request": f.pack(f.REQUEST, codec.encode_request(m.List()), stream=1, seq=1),
     "credit of three bytes": f.pack(f.CREDIT, b"abc", stream=1, seq=1),
     "credit of nothing": f.pack(f.CREDIT, bytes(4), stream=1, seq=1),
     "credit without end": f.pack(f.CREDIT, f.credit_payload(MAX_CREDIT), stream=1, seq=1),
@@ -95,7 +96,7 @@ RUBBISH = {
     "text": b"Kernel panic - not syncing: Attempted to kill init!\r\n",
     "flags": data(1, flags=2),
     "flags of another kind": f.pack(f.EVENT, b"", seq=1, flags=1),
-    "hello without a marker": f.pack(f.HELLO, m.encode(HELLO)),
+    "hello without a marker": f.pack(f.HELLO, codec.encode(HELLO)),
     "a number that skips ahead": data(2),
     "half a frame and a greeting": data(1)[:15] + greeting(),
 }
@@ -231,7 +232,7 @@ def test_a_guest_that_answers_nothing_is_asked_no_more(link: HostLink) -> None:
 
 def reply(seq: int, text: str = "") -> bytes:
     """A REPLY frame of the guest, to nobody."""
-    return f.pack(f.REPLY, m.encode(m.Reply(error=text)), stream=7, seq=seq)
+    return f.pack(f.REPLY, codec.encode(m.Reply(error=text)), stream=7, seq=seq)
 
 
 def test_an_acknowledgement_of_a_few_replies_waits_for_the_next_request(link: HostLink) -> None:
@@ -295,7 +296,7 @@ def test_credit_is_given_back_in_portions(link: HostLink) -> None:
 def test_data_goes_out_in_frames_and_ends_once(link: HostLink, size: int, end: bool) -> None:
     guest = GuestLink(m.Hello(boot_id=9))
     guest.open_stream(1)
-    guest.receive(f.START + f.pack(f.HELLO, m.encode(m.Hello(key=KEY, epoch=EPOCH))))
+    guest.receive(f.START + f.pack(f.HELLO, codec.encode(m.Hello(key=KEY, epoch=EPOCH))))
     assert link.send_data(1, bytes(size), end=end) == size
     seen = [item for item in guest.receive(link.outgoing()) if isinstance(item, Input)]
     assert sum(len(item.data) for item in seen) == size

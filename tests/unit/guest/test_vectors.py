@@ -3,7 +3,7 @@
 
 import pytest
 
-from stage1.guest import frame, messages, wire
+from stage1.guest import codec, frame, wire
 from stage1.guest.frame import Splitter
 from stage1.guest.messages import Hello
 from tests.fakes.guest_link import GuestLink
@@ -12,12 +12,12 @@ from tests.unit.guest.vectors import FILES, KEY
 
 KINDS = {name: getattr(frame, name) for name in ("HELLO", "ACK", "REQUEST", "REPLY", "EVENT", "DATA", "CREDIT")}
 DECODE = {
-    "Hello": messages.decode_hello,
-    "Request": messages.decode_request,
-    "Reply": messages.decode_reply,
-    "Event": messages.decode_event,
+    "Hello": codec.decode_hello,
+    "Request": codec.decode_request,
+    "Reply": codec.decode_reply,
+    "Event": codec.decode_event,
 }
-ENCODE = {"Request": messages.encode_request, "Event": messages.encode_event}
+ENCODE = {"Request": codec.encode_request, "Event": codec.encode_event}
 
 
 def cases(file: str) -> list[list[str]]:
@@ -39,7 +39,7 @@ def test_the_file_is_what_makes_it(file: str) -> None:
 def test_a_message_decodes_and_encodes_to_the_same_bytes(case: list[str]) -> None:
     _, kind, data = case
     message = DECODE[kind](bytes.fromhex(data))
-    assert ENCODE.get(kind, messages.encode)(message).hex() == data
+    assert ENCODE.get(kind, codec.encode)(message).hex() == data
 
 
 @pytest.mark.parametrize("case", [c for c in cases("messages.txt") if c[1][0] == "!"], ids=ids)
@@ -75,7 +75,7 @@ def test_a_guest_opens_exactly_when_it_is_spoken_to(case: list[str], piece: int)
     _, before, after, text = case
     guest = GuestLink(Hello(boot_id=1))
     if before == "KEYED":
-        guest.receive(frame.START + frame.pack(frame.HELLO, messages.encode(Hello(key=KEY, epoch=1))))
+        guest.receive(frame.START + frame.pack(frame.HELLO, codec.encode(Hello(key=KEY, epoch=1))))
         guest.connected()
     data = bytes.fromhex(text)
     for at in range(0, len(data), piece):

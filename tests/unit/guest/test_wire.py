@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stage1.guest import codec, wire
 from stage1.guest import messages as m
-from stage1.guest import wire
 from tests.unit.guest.oracle import descriptors, message_class
 
 NUMBERS = {
@@ -23,7 +23,7 @@ NUMBERS = {
 
 def values(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Any message of a class."""
-    return st.builds(cls, **{name: member(f) for name, f in zip(cls._fields, m.TABLES[cls], strict=True)})
+    return st.builds(cls, **{name: member(f) for name, f in zip(cls._fields, codec.TABLES[cls], strict=True)})
 
 
 def member(field: wire.Field) -> st.SearchStrategy[Any]:
@@ -47,37 +47,37 @@ def to_google(message: Any) -> Any:
     return out
 
 
-ANY = st.one_of([values(cls) for cls in m.TABLES])
+ANY = st.one_of([values(cls) for cls in codec.TABLES])
 
 
 @given(ANY)
 def test_every_message_has_the_bytes_of_google_protobuf(message: Any) -> None:
-    assert m.encode(message) == to_google(message).SerializeToString(deterministic=True)
+    assert codec.encode(message) == to_google(message).SerializeToString(deterministic=True)
 
 
 @given(ANY)
 def test_every_message_comes_back_as_it_was(message: Any) -> None:
     data = to_google(message).SerializeToString(deterministic=True)
-    assert wire.decode(type(message), data, m.TABLES) == message
+    assert wire.decode(type(message), data, codec.TABLES) == message
 
 
-@given(st.one_of([values(cls) for cls in m.OPS.values()]))
+@given(st.one_of([values(cls) for cls in codec.OPS.values()]))
 def test_every_request_comes_back_as_it_was(op: Any) -> None:
-    google = message_class("Request").FromString(m.encode_request(op))
+    google = message_class("Request").FromString(codec.encode_request(op))
     assert type(op).__name__.lower() == google.WhichOneof("op").replace("_", "")
-    assert m.decode_request(google.SerializeToString(deterministic=True)) == op
+    assert codec.decode_request(google.SerializeToString(deterministic=True)) == op
 
 
 def test_an_event_comes_back_as_it_was() -> None:
     event = m.Exited("c", 3, -1, True, 5)
-    assert message_class("Event").FromString(m.encode_event(event)).exited.exit_code == -1
-    assert m.decode_event(m.encode_event(event)) == event
+    assert message_class("Event").FromString(codec.encode_event(event)).exited.exit_code == -1
+    assert codec.decode_event(codec.encode_event(event)) == event
 
 
-@given(st.sampled_from(list(m.TABLES)), st.binary(max_size=60))
+@given(st.sampled_from(list(codec.TABLES)), st.binary(max_size=60))
 def test_bytes_that_are_no_message_are_refused_and_nothing_worse(cls: type[Any], data: bytes) -> None:
     try:
-        message = wire.decode(cls, data, m.TABLES)
+        message = wire.decode(cls, data, codec.TABLES)
     except wire.WireError:
         return
     assert type(message) is cls
@@ -85,12 +85,12 @@ def test_bytes_that_are_no_message_are_refused_and_nothing_worse(cls: type[Any],
 
 def test_names_and_numbers_of_all_fields_are_those_of_the_proto() -> None:
     proto = {message.name: message for message in descriptors().message_type}
-    assert proto.keys() - {cls.__name__ for cls in m.TABLES} == {"Request", "Event"}
-    for cls in m.TABLES:
+    assert proto.keys() - {cls.__name__ for cls in codec.TABLES} == {"Request", "Event"}
+    for cls in codec.TABLES:
         fields = proto[cls.__name__].field
-        numbers = [field.number or place for place, field in enumerate(m.TABLES[cls], 1)]
+        numbers = [field.number or place for place, field in enumerate(codec.TABLES[cls], 1)]
         assert [(f.number, f.name) for f in fields] == list(zip(numbers, cls._fields, strict=True))
-    for name, members in (("Request", m.OPS), ("Event", m.EVENTS)):
+    for name, members in (("Request", codec.OPS), ("Event", m.EVENTS)):
         fields = proto[name].field
         result = [(f.number, f.name.replace("_", "")) for f in fields]
         assert result == [(n, c.__name__.lower()) for n, c in members.items()]
@@ -103,9 +103,9 @@ def test_the_values_of_enums_are_those_of_the_proto() -> None:
 
 def test_unknown_fields_are_skipped() -> None:
     more = bytes.fromhex("f80601f90600000000000000fffa0603616263fd0600000000")
-    assert m.decode_reply(more + b"\x18\x05" + more) == m.Reply(pid=5)
-    assert m.decode_request(more) is None
-    assert m.decode_event(bytes.fromhex("fa0600")) is None
+    assert codec.decode_reply(more + b"\x18\x05" + more) == m.Reply(pid=5)
+    assert codec.decode_request(more) is None
+    assert codec.decode_event(bytes.fromhex("fa0600")) is None
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_unknown_fields_are_skipped() -> None:
 )
 def test_a_value_that_does_not_fit_its_field_is_refused(message: Any) -> None:
     with pytest.raises(wire.WireError):
-        m.encode(message)
+        codec.encode(message)
 
 
 @pytest.mark.parametrize("text", ["0a01ff", "08ffffffff1f", "1a00", "08010a00"[:2], "0900", "0b", "0c"], ids=str)
 def test_what_the_guest_must_not_send_is_refused(text: str) -> None:
     with pytest.raises(wire.WireError):
-        m.decode_reply(bytes.fromhex(text))
+        codec.decode_reply(bytes.fromhex(text))
 
 
 @pytest.mark.parametrize(

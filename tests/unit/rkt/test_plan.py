@@ -3,7 +3,7 @@
 
 import pytest
 
-from stage1.guest import frame, messages
+from stage1.guest import codec, frame
 from stage1.guest.messages import Configure, Create, Launch, Stdio
 from stage1.pod.model import Container, Process
 from stage1.rkt import plan
@@ -23,7 +23,7 @@ def read(text: bytes) -> list[tuple[int, object]]:
     buffer, result = bytearray(text), []
     while (one := frame.cut(buffer)) is not None:
         assert (one.kind, one.flags, one.seq) == (frame.REQUEST, 0, 0)
-        result.append((one.stream, messages.decode_request(one.payload)))
+        result.append((one.stream, codec.decode_request(one.payload)))
     assert not buffer
     return result
 

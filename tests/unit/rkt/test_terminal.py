@@ -8,16 +8,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from stage1.guest import frame, messages
+from stage1.guest import codec, frame, messages
 from stage1.guest.client import Client
 from stage1.guest.messages import Exec, Exited, Stdio
 from stage1.rkt import terminal
 
 OUT, EXEC = 101, 100
 HELLO = frame.pack(frame.HELLO, stream=EXEC)
-REPLY = frame.pack(frame.REPLY, messages.encode(messages.Reply()), stream=1)
+REPLY = frame.pack(frame.REPLY, codec.encode(messages.Reply()), stream=1)
 OUTPUT = frame.pack(frame.DATA, b"words\n", stream=OUT)
-END = frame.pack(frame.EVENT, messages.encode_event(Exited("a", EXEC, 42)))
+END = frame.pack(frame.EVENT, codec.encode_event(Exited("a", EXEC, 42)))
 
 
 @pytest.mark.parametrize(
