@@ -21,7 +21,7 @@ from cri.translate.bounds import PATH_BYTES, short
 from stage1.errors import BadRequest, Unsupported
 from stage1.pod import users
 from stage1.pod.devices import device
-from stage1.pod.model import Container, Pod, Process
+from stage1.pod.model import Container, Mount, Pod, Process, User
 
 if TYPE_CHECKING:
     from cri.store.images import Image
@@ -44,16 +44,8 @@ def record(
     limits.check(config.linux.resources)
     image = images[config.image.image]
     image_config: Mapping[str, Any] = image.config.get("config") or {}
-    ids = {name: one.id for name, one in images.items()}
-    user = security.user(config, image.user, passwd=accounts.passwd, group=accounts.group)
-    user = user._replace(groups=tuple(dict.fromkeys((*user.groups, *added.groups))))
-    userns.check_container(config.linux.security_context.namespace_options, pod.pod.ids)
-    userns.check_user(user, pod.pod.ids)
-    volumes = guest_volumes.placed((mounts.mount(one, ids, pod_ids=pod.pod.ids) for one in config.mounts), pod.pod)
-    privileged = config.linux.security_context.privileged
-    mounts.require_one_way(volumes, on_host=bool(pod.pod.host), privileged=privileged)
-    if not pod.pod.host:
-        mounts.require_no_devices(volumes)
+    user = _user(config, pod.pod, image=image, accounts=accounts, added=added)
+    volumes = _volumes(config, pod.pod, images=images)
     process = Process(
         argv=words(config, image),
         env=users.with_home(environment(config, image_config, more=added.env), user, passwd=accounts.passwd),
@@ -92,6 +84,26 @@ def record(
         image_tag=shown_tag(config.image, image.repo_tags),
         kernel=own_kernel.of(image),
     )
+
+
+def _user(config: pb.ContainerConfig, pod: Pod, *, image: "Image", accounts: Accounts, added: cdi.Edits) -> User:
+    """Whom the container runs as, which the pod's user namespace has to know."""
+    user = security.user(config, image.user, passwd=accounts.passwd, group=accounts.group)
+    user = user._replace(groups=tuple(dict.fromkeys((*user.groups, *added.groups))))
+    userns.check_container(config.linux.security_context.namespace_options, pod.ids)
+    userns.check_user(user, pod.ids)
+    return user
+
+
+def _volumes(config: pb.ContainerConfig, pod: Pod, *, images: Mapping[str, "Image"]) -> tuple[Mount, ...]:
+    """The request's mounts, none of which a pod in a VM, or without privileges, can't have."""
+    ids = {name: one.id for name, one in images.items()}
+    volumes = guest_volumes.placed((mounts.mount(one, ids, pod_ids=pod.ids) for one in config.mounts), pod)
+    privileged = config.linux.security_context.privileged
+    mounts.require_one_way(volumes, on_host=bool(pod.host), privileged=privileged)
+    if not pod.host:
+        mounts.require_no_devices(volumes)
+    return volumes
 
 
 def check(config: pb.ContainerConfig) -> None:
