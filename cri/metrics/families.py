@@ -11,13 +11,13 @@ from typing import NamedTuple
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from cri import __version__, recorder
-from cri.metrics.sight import CONTAINER_STATES, POD_STATES, Looked
+from cri.metrics.snapshot import CONTAINER_STATES, POD_STATES, Snapshot
 from stage1.linux.ksm import PAGE_BYTES
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 Labels = tuple[str, ...]
-Values = Callable[[Looked], Iterable[tuple[Labels, float]]]
+Values = Callable[[Snapshot], Iterable[tuple[Labels, float]]]
 """The values of the labels, each with the metric's value."""
 
 
@@ -28,23 +28,23 @@ class Family(NamedTuple):
     kind: str
     help: str
     labels: Labels = ()
-    values: Values = lambda looked: ()
+    values: Values = lambda snapshot: ()
     recorded: str = ""
 
 
-def _gauge(name: str, text: str, *, of: Callable[[Looked], float]) -> Family:
-    return Family(name, GAUGE, text, (), lambda looked: [((), of(looked))])
+def _gauge(name: str, text: str, *, of: Callable[[Snapshot], float]) -> Family:
+    return Family(name, GAUGE, text, (), lambda snapshot: [((), of(snapshot))])
 
 
-def _counter(name: str, text: str, *, of: Callable[[Looked], float]) -> Family:
-    return Family(name, COUNTER, text, (), lambda looked: [((), of(looked))])
+def _counter(name: str, text: str, *, of: Callable[[Snapshot], float]) -> Family:
+    return Family(name, COUNTER, text, (), lambda snapshot: [((), of(snapshot))])
 
 
 def _recorded(name: str, text: str, *, of: str, labels: Labels = ()) -> Family:
     """A counter of what is recorded; without labels it is there before anything has happened."""
 
-    def values(looked: Looked) -> Iterable[tuple[Labels, float]]:
-        counted = looked.seen.counts.counted(of)
+    def values(snapshot: Snapshot) -> Iterable[tuple[Labels, float]]:
+        counted = snapshot.daemon.counts.counted(of)
         return counted.items() if labels else [((), counted.get((), 0))]
 
     return Family(name, COUNTER, text, labels, values)
@@ -54,33 +54,33 @@ def _histogram(name: str, text: str, *, of: str, labels: Labels) -> Family:
     return Family(name, HISTOGRAM, text, labels, recorded=of)
 
 
-def _by_state(name: str, text: str, *, states: Labels, of: Callable[[Looked], dict[str, int]]) -> Family:
-    return Family(name, GAUGE, text, ("state",), lambda looked: [((one,), of(looked)[one]) for one in states])
+def _by_state(name: str, text: str, *, states: Labels, of: Callable[[Snapshot], dict[str, int]]) -> Family:
+    return Family(name, GAUGE, text, ("state",), lambda snapshot: [((one,), of(snapshot)[one]) for one in states])
 
 
-def _pages(looked: Looked) -> Iterator[tuple[Labels, float]]:
+def _pages(snapshot: Snapshot) -> Iterator[tuple[Labels, float]]:
     for kind in ("shared", "sharing", "unshared", "volatile"):
-        yield (kind,), getattr(looked.ksm, f"pages_{kind}")
-    yield ("zero",), max(looked.ksm.ksm_zero_pages, 0)
+        yield (kind,), getattr(snapshot.ksm, f"pages_{kind}")
+    yield ("zero",), max(snapshot.ksm.ksm_zero_pages, 0)
 
 
-def _build(looked: Looked) -> Iterator[tuple[Labels, float]]:
-    yield (__version__, looked.seen.hypervisor), 1
+def _build(snapshot: Snapshot) -> Iterator[tuple[Labels, float]]:
+    yield (__version__, snapshot.daemon.hypervisor), 1
 
 
-def _pool(name: str) -> Callable[[Looked], float]:
-    return lambda looked: looked.seen.pool[name]
+def _pool(name: str) -> Callable[[Snapshot], float]:
+    return lambda snapshot: snapshot.daemon.pool[name]
 
 
-def _disk(name: str) -> Callable[[Looked], float]:
-    return lambda looked: looked.storage[f"{name}_bytes"]
+def _disk(name: str) -> Callable[[Snapshot], float]:
+    return lambda snapshot: snapshot.storage[f"{name}_bytes"]
 
 
 FAMILIES = (
     Family("build_info", GAUGE, "Version and hypervisor; always 1", ("version", "hypervisor"), _build),
-    _by_state("pods", "Pods", states=POD_STATES, of=lambda x: x.seen.pods),
-    _by_state("containers", "Containers", states=CONTAINER_STATES, of=lambda x: x.seen.containers),
-    _gauge("virtual_machines", "VMs that run, also those that wait in the pool", of=lambda x: x.seen.vms),
+    _by_state("pods", "Pods", states=POD_STATES, of=lambda x: x.daemon.pods),
+    _by_state("containers", "Containers", states=CONTAINER_STATES, of=lambda x: x.daemon.containers),
+    _gauge("virtual_machines", "VMs that run, also those that wait in the pool", of=lambda x: x.daemon.vms),
     _recorded("pod_starts_total", "VMs booted, copied, claimed, failed", of=recorder.POD_STARTS, labels=("result",)),
     _histogram("pod_start_seconds", "From request to ready", of=recorder.POD_START_SECONDS, labels=("how",)),
     _histogram("boot_phase_seconds", "Phases of a start", of=recorder.PHASE_SECONDS, labels=("phase",)),
@@ -93,8 +93,8 @@ FAMILIES = (
     _counter("pool_claims_total", "Pods that got a VM of the pool", of=_pool("taken")),
     _counter("pool_misses_total", "Pods that would have and found none", of=_pool("missed")),
     _counter("pool_deaths_total", "VMs that ended in the pool or when they were claimed", of=_pool("died")),
-    _gauge("ksm_level", "How fast this daemon lets KSM look: 0 stopped to 4", of=lambda x: x.seen.merging[0]),
-    _gauge("ksm_cpu_ratio", "Part of a processor that KSM took lately", of=lambda x: x.seen.merging[1] / 100),
+    _gauge("ksm_level", "How fast this daemon lets KSM look: 0 stopped to 4", of=lambda x: x.daemon.merging[0]),
+    _gauge("ksm_cpu_ratio", "Part of a processor that KSM took lately", of=lambda x: x.daemon.merging[1] / 100),
     Family("ksm_pages", GAUGE, "Pages of this host, by what KSM found", ("kind",), _pages),
     _gauge("ksm_saved_bytes", "Memory of this host that KSM saves", of=lambda x: x.ksm.saved * PAGE_BYTES),
     _counter("ksm_full_scans_total", "Passes of KSM over all memory", of=lambda x: x.ksm.full_scans),
@@ -111,35 +111,37 @@ FAMILIES = (
     _gauge("reserve_bytes", "Disk that the daemon keeps for itself", of=_disk("reserve")),
     _recorded("rpcs_total", "Calls of the CRI that have ended", of=recorder.RPCS, labels=("method", "code")),
     _histogram("rpc_seconds", "How long they took, whatever came of them", of=recorder.RPC_SECONDS, labels=("method",)),
-    _gauge("rpcs_in_progress", "Calls that are being carried out", of=lambda x: x.seen.calls),
-    _counter("link_busy_seconds_total", "The event loop worked for guests' links", of=lambda x: x.seen.link.busy_s),
-    _counter("link_turns_total", "Times a link waited for its turn on the event loop", of=lambda x: x.seen.link.turns),
-    _counter("link_held_total", "Times a link over its own budget was not read", of=lambda x: x.seen.link.held),
-    _counter("link_held_seconds_total", "For so long, together", of=lambda x: x.seen.link.held_s),
+    _gauge("rpcs_in_progress", "Calls that are being carried out", of=lambda x: x.daemon.calls),
+    _counter("link_busy_seconds_total", "The event loop worked for guests' links", of=lambda x: x.daemon.link.busy_s),
+    _counter(
+        "link_turns_total", "Times a link waited for its turn on the event loop", of=lambda x: x.daemon.link.turns
+    ),
+    _counter("link_held_total", "Times a link over its own budget was not read", of=lambda x: x.daemon.link.held),
+    _counter("link_held_seconds_total", "For so long, together", of=lambda x: x.daemon.link.held_s),
     _recorded("link_cuts_total", "Guests cut off, since they broke the rules of the link", of=recorder.LINK_CUTS),
 )
 
 
-def made(looked: Looked) -> Iterator[Metric]:
+def made(snapshot: Snapshot) -> Iterator[Metric]:
     """All metrics of that moment."""
     for family in FAMILIES:
-        yield _metric(family, looked)
+        yield _metric(family, snapshot)
 
 
-def _metric(family: Family, looked: Looked) -> Metric:
+def _metric(family: Family, snapshot: Snapshot) -> Metric:
     name = f"clearpod_{family.name}"
     if family.kind == HISTOGRAM:
-        return _histogram_metric(family, name, looked=looked)
+        return _histogram_metric(family, name, snapshot=snapshot)
     made = {COUNTER: CounterMetricFamily, GAUGE: GaugeMetricFamily}[family.kind]
     metric: CounterMetricFamily | GaugeMetricFamily = made(name, family.help, labels=family.labels)
-    for labels, value in family.values(looked):
+    for labels, value in family.values(snapshot):
         metric.add_metric(labels, value)
     return metric
 
 
-def _histogram_metric(family: Family, name: str, *, looked: Looked) -> Metric:
+def _histogram_metric(family: Family, name: str, *, snapshot: Snapshot) -> Metric:
     metric = HistogramMetricFamily(name, family.help, labels=family.labels)
-    for labels, one in looked.seen.counts.observed(family.recorded).items():
+    for labels, one in snapshot.daemon.counts.observed(family.recorded).items():
         metric.add_metric(labels, list(_cumulative(one.buckets)), one.total[0])
     return metric
 

@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cri.config_tables import Metrics
 from cri.metrics import families
-from cri.metrics.sight import Looked, Seen, look, look_further
+from cri.metrics.snapshot import DaemonState, Snapshot, read_daemon, read_host
 from cri.node import Node
 from cri.streaming.admission import HEAD_BYTES, UnadmittedConnection, Waiting
 from cri.streaming.listener import Listener, Service, Streams, host_port
@@ -100,25 +100,25 @@ class MetricsServer:
 
     async def _make(self) -> bytes:
         storage = await self._node.storage.counts(self._node.pods.with_disks())
-        seen = look(self._node)
-        return await asyncio.to_thread(self._render, seen, storage)
+        daemon = read_daemon(self._node)
+        return await asyncio.to_thread(self._render, daemon, storage)
 
-    def _render(self, seen: Seen, storage: dict[str, float]) -> bytes:
+    def _render(self, daemon: DaemonState, storage: dict[str, float]) -> bytes:
         """Blocks."""
-        looked = Looked(seen, *look_further(self._node, seen.windows), storage)
+        snapshot = Snapshot(daemon, *read_host(self._node, daemon.windows), storage)
         registry = CollectorRegistry()
-        registry.register(_Given(looked))
+        registry.register(_Collector(snapshot))
         return bytes(generate_latest(registry) + generate_latest(self._process))
 
 
-class _Given:
-    """A collector, as the library wants it."""
+class _Collector:
+    """Gives one snapshot to the library, which asks for metrics as often as it likes."""
 
-    def __init__(self, looked: Looked) -> None:
-        self._looked = looked
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Any:
-        return families.made(self._looked)
+        return families.made(self._snapshot)
 
 
 def _response(http: h11.Connection, reply: Reply, *, is_bare: bool = False) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node at one moment, as plain values: `look` takes what is in memory, on the event loop; `look_further` reads
+"""The node at one moment, as plain values: `read_daemon` takes what is in memory, on the event loop; `read_host` reads
 files and disks, in a thread. Called by `server` once per page; `families` turns the values into metrics.
 
 No guest is asked, and nothing is written.
@@ -22,7 +22,7 @@ POD_STATES = ("booting", "ready", "held", "adopting", "stopping", "dead")
 CONTAINER_STATES = ("created", "running", "exited")
 
 
-class Seen(NamedTuple):
+class DaemonState(NamedTuple):
     """What the daemon knows without asking anybody. `counts` is empty when nothing is recorded; `windows` are the
     directories of pods that may have a DAX window.
     """
@@ -56,17 +56,17 @@ class Images(NamedTuple):
     bytes: int = 0
 
 
-class Looked(NamedTuple):
+class Snapshot(NamedTuple):
     """All of one moment. `storage` is as `crictl info` shows it."""
 
-    seen: Seen
+    daemon: DaemonState
     ksm: Counters
     windows: Windows
     images: Images
     storage: dict[str, float]
 
 
-def look(node: "Node") -> Seen:
+def read_daemon(node: "Node") -> DaemonState:
     """On the event loop, in microseconds per pod."""
     pods = node.pods.pods()
     states = Counter(
@@ -75,7 +75,7 @@ def look(node: "Node") -> Seen:
     states["booting"] += node.pods.booting
     pace = node.merger.pace
     has_windows = bool(node.host.choice.hypervisor.shim)
-    return Seen(
+    return DaemonState(
         pods=states,
         containers=Counter(one.status.state for pod in pods for one in pod.containers.values()),
         vms=node.pods.count_vms(),
@@ -89,7 +89,7 @@ def look(node: "Node") -> Seen:
     )
 
 
-def look_further(node: "Node", directories: list[str]) -> tuple[Counters, Windows, Images]:
+def read_host(node: "Node", directories: list[str]) -> tuple[Counters, Windows, Images]:
     """Blocks. What can't be read counts nothing."""
     return _ksm(), _windows(directories), _images(node)
 
