@@ -14,11 +14,11 @@ import sys
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (default: sys.argv) and return its exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by the launcher while Python begins
         _fill_standard_streams()
-        return _explained(words)
+        return _explained(arguments)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -40,11 +40,11 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _explained(words: list[str]) -> int:
+def _explained(arguments: list[str]) -> int:
     from stage1.errors import PodError  # here, where ^C is no traceback any more
 
     try:
-        return _dispatch(words)
+        return _dispatch(arguments)
     except PodError as error:
         if os.environ.get("CLEARPOD_DEBUG"):
             raise
@@ -62,12 +62,12 @@ def _fill_standard_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8"))
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(arguments: list[str]) -> int:
     from cri.cli.parser import make
 
-    parser = make(words)
+    parser = make(arguments)
     try:
-        args = parser.parse_args(words)
+        args = parser.parse_args(arguments)
         if args.command is None:
             parser.print_help()
             return 2

@@ -169,7 +169,7 @@ class Node:
         choice = choose(config.vm.hypervisor, facts)
         if choice.warning:
             log.warning("hypervisor", extra={"warning": choice.warning})
-        has_scopes = scope.are_wanted(config.cgroup_driver)
+        has_scopes = scope.are_used(config.cgroup_driver)
         if has_scopes and (why := dbus.why_not()):
             log.warning("cgroup_driver", extra={"warning": f"pods with a cgroup_parent can't be run: {why}"})
         host = Host(

@@ -243,7 +243,7 @@ def cgroup_version() -> str:
 
 def driver(configured: str) -> tuple[str, str]:
     """The cgroup driver that the configuration's word means here, and why it can't work."""
-    return ("systemd", dbus.why_not()) if scope.are_wanted(configured) else ("cgroupfs", "")
+    return ("systemd", dbus.why_not()) if scope.are_used(configured) else ("cgroupfs", "")
 
 
 def existing(path: str) -> str:

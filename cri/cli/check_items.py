@@ -236,7 +236,7 @@ def _overhead(facts: Facts) -> list[Item]:
     """For who writes the RuntimeClass."""
     if facts.choice is None or not facts.vm_mib:
         return []
-    mib = limits.beside_mib(facts.vm_mib, is_emulated=facts.choice.is_emulated)
+    mib = limits.estimate_mib(facts.vm_mib, is_emulated=facts.choice.is_emulated)
     detail = f"a VM of {facts.vm_mib} MiB takes up to {mib} MiB beside its containers: overhead.podFixed.memory {mib}Mi"
     return [Item("pod overhead", OK, f"{detail} in the RuntimeClass lets its pod's cgroup count it")]
 

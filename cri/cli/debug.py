@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     """The exit code of the shell or command. Raises NotFound, BadRequest, WrongState, Unsupported."""
     with connect(args.config) as daemon:
         pod = lookup.pod(daemon, args.pod)
-        _sweep(daemon, pod.id)
+        _remove_orphans(daemon, pod.id)
         made = _make(daemon, pod, image=args.image or _image(daemon, pod))
         try:
             daemon("StartContainer", container_id=made)
@@ -77,7 +77,7 @@ def _make(daemon: Daemon, pod: Any, *, image: str) -> str:
     return str(daemon("CreateContainer", pod_sandbox_id=pod.id, config=config).container_id)
 
 
-def _sweep(daemon: Daemon, pod_id: str) -> None:
+def _remove_orphans(daemon: Daemon, pod_id: str) -> None:
     """Remove those whose maker has ended."""
     for one in daemon("ListContainers").containers:
         pid = one.labels.get(PID, "")

@@ -48,7 +48,7 @@ async def hand_over(config: Config, request: Request, *, when: str) -> str:
             listed = await runtime.ListPodSandbox(pb.ListPodSandboxRequest(), timeout=ANSWER_S)
             _check_name(request, list(listed.items))
             logs = f"{config.state_dir}/run-logs"
-            _sweep(logs, {one.metadata.uid for one in listed.items})
+            _remove_orphans(logs, {one.metadata.uid for one in listed.items})
             await _bring(images, request.container.image, when=when)
             request.sandbox.log_directory = f"{logs}/{request.sandbox.metadata.uid}"
             request.container.log_path = LOG
@@ -63,7 +63,7 @@ def _check_name(request: Request, listed: list[pb.PodSandbox]) -> None:
             raise AlreadyExists(f"the name {one.metadata.name} is that of the pod {one.id[:13]}; give another --name")
 
 
-def _sweep(logs: str, known: set[str]) -> None:
+def _remove_orphans(logs: str, known: set[str]) -> None:
     """Remove the logs of pods that are gone."""
     for uid in os.listdir(logs) if os.path.isdir(logs) else ():
         if uid not in known:

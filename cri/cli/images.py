@@ -177,7 +177,7 @@ def _used(config: Any) -> set[str]:
 def inspect(args: argparse.Namespace) -> int:
     """The whole of each image, with the document that its author wrote."""
     with _store(_load(args)) as store:
-        images = [_found(store, name) for name in args.image]
+        images = [_image(store, name) for name in args.image]
     if args.json:
         shown.say(json.dumps([{**as_json(image), "config": image.config} for image in images], indent=2))
     else:
@@ -185,7 +185,7 @@ def inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def _found(store: "ImageStore", name: str) -> "Image":
+def _image(store: "ImageStore", name: str) -> "Image":
     image = store.find(name)
     if image is None:
         raise _absent(name)

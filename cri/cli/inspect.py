@@ -27,8 +27,8 @@ def add_arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print one object. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
-        found = inspected(daemon, args.name, container=args.container)
-    shown.say(json.dumps(found, indent=2))
+        result = inspected(daemon, args.name, container=args.container)
+    shown.say(json.dumps(result, indent=2))
     return 0
 
 

@@ -29,8 +29,8 @@ def pods(daemon: Daemon) -> list[pb.PodSandbox]:
 
 def pod(daemon: Daemon, word: str) -> pb.PodSandbox:
     """Raises NotFound, and BadRequest when several could be meant."""
-    if found := find(pods(daemon), word):
-        return found
+    if match := find(pods(daemon), word):
+        return match
     raise NotFound(f"there is no pod {word!r}; `clearpod ps -a` lists those that exist")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parser of the command line: made from the commands' modules, of which one command loads only its own.
 
-Called by `cri.__main__` with the words of one call, and with None by what describes all commands: the reference,
+Called by `cri.__main__` with the arguments of one call, and with None by what describes all commands: the reference,
 completion, the manual pages. It runs nothing, and imports no command but those that are asked for.
 """
 
@@ -28,11 +28,11 @@ class Parser(argparse.ArgumentParser):
         """The exit code of `error`."""
         self.examples: tuple[tuple[str, str], ...] = ()
         """(command line, what it does), as shown at the end of the help."""
-        self._words_before_command: int | None = None
+        self._before_command: int | None = None
 
     def take_command(self, *, after: int) -> None:
-        """The words behind the first `after` positional ones, or behind `--`, are not ours: args.rest has them."""
-        self._words_before_command = after
+        """The arguments behind the first `after` positional ones, or behind `--`, are not ours: args.rest has them."""
+        self._before_command = after
         self.set_defaults(rest=[])
 
     def all(self) -> "Iterator[Parser]":
@@ -67,7 +67,8 @@ class Parser(argparse.ArgumentParser):
             return text
         width = max(self._get_formatter()._width, 20)
         lines = [
-            (f"  {words}", textwrap.indent(textwrap.fill(what, width - 6), " " * 6)) for words, what in self.examples
+            (f"  {command}", textwrap.indent(textwrap.fill(what, width - 6), " " * 6))
+            for command, what in self.examples
         ]
         shown = "\n".join("\n".join(pair) for pair in lines)
         return f"{text}\nexamples:\n{shown}\n"
@@ -80,9 +81,9 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, without the words of a command that is not ours."""
-        if args is not None and self._words_before_command is not None:
-            args, rest = self._split(list(args), self._words_before_command)
+        """As argparse's, without the arguments of a command that is not ours."""
+        if args is not None and self._before_command is not None:
+            args, rest = self._split(list(args), self._before_command)
         else:
             rest = None
         known, unknown = super().parse_known_args(args, namespace)
@@ -92,18 +93,18 @@ class Parser(argparse.ArgumentParser):
             known.rest = rest
         return known, unknown
 
-    def _split(self, words: list[str], after: int) -> tuple[list[str], list[str]]:
+    def _split(self, arguments: list[str], after: int) -> tuple[list[str], list[str]]:
         """What is ours, and the command: argparse itself would take the command's options for ours."""
         at = 0
-        while at < len(words) and after and words[at] != "--":
-            is_option = words[at].startswith("-") and words[at] != "-"
+        while at < len(arguments) and after and arguments[at] != "--":
+            is_option = arguments[at].startswith("-") and arguments[at] != "-"
             after -= not is_option
-            at += 1 + (is_option and self._takes_next(words[at]))
-        rest = words[at:]
-        return words[:at], rest[1:] if rest[:1] == ["--"] else rest
+            at += 1 + (is_option and self._takes_next(arguments[at]))
+        rest = arguments[at:]
+        return arguments[:at], rest[1:] if rest[:1] == ["--"] else rest
 
     def _takes_next(self, word: str) -> bool:
-        """Whether the value of option `word` is the next word."""
+        """Whether the value of option `option` is the next argument."""
         if word.startswith("--"):
             return self._has_value(word)
         for at, letter in enumerate(word[1:], start=1):
@@ -116,12 +117,12 @@ class Parser(argparse.ArgumentParser):
         return action is not None and action.nargs is None
 
 
-def make(words: Sequence[str] | None) -> Parser:
-    """The parser for the command line `words`; of all commands if it is None."""
+def make(arguments: Sequence[str] | None) -> Parser:
+    """The parser for the command line `arguments`; of all commands if it is None."""
     parser = Parser(prog="clearpod", description="Each pod in its own small virtual machine.")
     parser.add_argument("-V", "--version", action="version", version=f"clearpod {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command")
-    chosen = None if words is None else next((word for word in words if not word.startswith("-")), "")
+    chosen = None if arguments is None else next((word for word in arguments if not word.startswith("-")), "")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if chosen in (None, name):

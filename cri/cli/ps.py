@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
             ids = [pod.id for pod in listed]
             shown.say(json.dumps(ids) if args.json else "\n".join(ids)) if ids or args.json else None
             return 0
-        pods = [found for pod in listed if (found := _pod(daemon, pod, is_all=args.all))]
+        pods = [one for pod in listed if (one := _pod(daemon, pod, is_all=args.all))]
     if args.json:
         shown.say(json.dumps(pods, indent=2))
     else:
@@ -136,7 +136,7 @@ def rows(pod: dict[str, Any], now_s: float) -> list[tuple[str, ...]]:
     )
     result: list[tuple[str, ...]] = [(name, short, pod["state"], age(pod["createdAt"]), address, "", ports)]
     for one in pod["containers"]:
-        again = f" #{one['attempt']}" if one["attempt"] else ""
+        attempt = f" #{one['attempt']}" if one["attempt"] else ""
         short = one["id"][: shown.ID_CHARS]
-        result.append((f"  {one['name']}{again}", short, state(one), age(one["createdAt"]), "", one["image"], ""))
+        result.append((f"  {one['name']}{attempt}", short, state(one), age(one["createdAt"]), "", one["image"], ""))
     return result

@@ -48,10 +48,10 @@ class Record(NamedTuple):
 def find(daemon: Daemon, word: str) -> Record:
     """Of the pod that is meant, else of the failed sandbox that is meant. Raises NotFound, BadRequest."""
     failures = lookup.failed(daemon)
-    found = lookup.find(lookup.pods(daemon), word)
-    if found is not None:
-        reply = daemon("PodSandboxStatus", pod_sandbox_id=found.id, verbose=True)
-        return _of_pod(reply, lookup.find_failed(failures, found.metadata.uid or lookup.title(found)))
+    pod = lookup.find(lookup.pods(daemon), word)
+    if pod is not None:
+        reply = daemon("PodSandboxStatus", pod_sandbox_id=pod.id, verbose=True)
+        return _of_pod(reply, lookup.find_failed(failures, pod.metadata.uid or lookup.title(pod)))
     failure = lookup.find_failed(failures, word)
     if failure is None:
         raise NotFound(

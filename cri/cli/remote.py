@@ -59,7 +59,7 @@ class Remote:
             os.write(wake, b"!")
         try:
             while not self._is_over:
-                has_input = self._turn(has_input, resized)
+                has_input = self._exchange(has_input, resized)
         finally:
             if has_terminal:
                 signal.signal(signal.SIGWINCH, before)
@@ -67,7 +67,7 @@ class Remote:
             os.close(wake)
         return bytes(self._status)
 
-    def _turn(self, has_input: bool, resized: int) -> bool:
+    def _exchange(self, has_input: bool, resized: int) -> bool:
         """One wait; whether there is still input to send."""
         takes_input = has_input and self._is_open and len(self._pending) < MOST_PENDING_BYTES
         wire = self._socket.fileno()

@@ -30,14 +30,14 @@ ROUND_S = 5.0
 
 
 class Signals:
-    """`stop` is set by SIGTERM and SIGINT, and ends the process after END_S; `again` by SIGHUP. The loop must run."""
+    """`stop` is set by SIGTERM and SIGINT, and ends the process after END_S; `reload` by SIGHUP. The loop must run."""
 
     def __init__(self) -> None:
-        self.stop, self.again = asyncio.Event(), asyncio.Event()
+        self.stop, self.reload = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
-        loop.add_signal_handler(signal.SIGHUP, self.again.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
         faulthandler.enable()  # a watchdog's SIGABRT shows where we hang
 
     def _end(self) -> None:
@@ -69,7 +69,7 @@ class Service:
     async def run(self, signals: Signals) -> None:
         """Until `signals.stop`. The node serves already."""
         self._notifier.tell(notify.READY, notify.status(self._line()))
-        tasks = [asyncio.create_task(one) for one in (self._rounds(), self._reloads(signals.again))]
+        tasks = [asyncio.create_task(one) for one in (self._rounds(), self._reloads(signals.reload))]
         stop = asyncio.create_task(signals.stop.wait())
         try:
             done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -100,10 +100,10 @@ class Service:
             if messages:
                 self._notifier.tell(*messages)
 
-    async def _reloads(self, again: asyncio.Event) -> None:
+    async def _reloads(self, reload: asyncio.Event) -> None:
         while True:
-            await again.wait()
-            again.clear()
+            await reload.wait()
+            reload.clear()
             self._notifier.tell(*notify.reloading(), notify.status("reading the configuration"))
             await self._reload()
             self._told = self._line()

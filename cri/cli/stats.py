@@ -27,11 +27,11 @@ def main(args: argparse.Namespace) -> int:
     """Print them once. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
         chosen = lookup.pod(daemon, args.pod).id if args.pod is not None else ""
-        found = [one for one in pods(daemon) if chosen in ("", one["id"])]
+        listed = [one for one in pods(daemon) if chosen in ("", one["id"])]
     if args.json:
-        shown.say(json.dumps(found, indent=2))
+        shown.say(json.dumps(listed, indent=2))
     else:
-        rows = [row for one in found for row in (_row(one, ""), *(_row(c, "  ") for c in one["containers"]))]
+        rows = [row for one in listed for row in (_row(one, ""), *(_row(c, "  ") for c in one["containers"]))]
         shown.say(shown.table([HEADER, *rows], shown.width()))
     return 0
 

@@ -56,9 +56,9 @@ def verdict(record: Record) -> Verdict:
     if record.state == "failed":
         tries = f" {record.times} times" if record.times > 1 else ""
         return Verdict(f"it could not be started{tries}: {record.error}", ADVICE.get(record.kind, ""))
-    for judge in (_of_end, _of_hold, _of_exits, _of_disk, _of_failures):
-        if found := judge(record):
-            return found
+    for rule in (_of_end, _of_hold, _of_exits, _of_disk, _of_failures):
+        if verdict := rule(record):
+            return verdict
     return Verdict("nothing went wrong" if record.state == "ready" else record.why or "it was stopped when asked")
 
 
@@ -112,14 +112,14 @@ def _last(record: Record, what: str, *, until_s: float = math.inf) -> Event | No
 
 
 def _exit(one: Event) -> str:
-    again = f", {one.times} times" if one.times > 1 else ""
+    repeated = f", {one.times} times" if one.times > 1 else ""
     if one.reason == "OOMKilled":
-        return f"was killed since its memory was used up (OOMKilled, exit code {one.code}){again}"
+        return f"was killed since its memory was used up (OOMKilled, exit code {one.code}){repeated}"
     if one.reason == "StartError":
-        return f"could not be started{again}: {one.text}"
+        return f"could not be started{repeated}: {one.text}"
     signal = f", {SIGNALS[one.code]}" if one.code in SIGNALS else ""
     text = f": {one.text}" if one.text else ""
-    return f"ended with exit code {one.code} ({one.reason or 'Error'}{signal}){again}{text}"
+    return f"ended with exit code {one.code} ({one.reason or 'Error'}{signal}){repeated}{text}"
 
 
 def _exit_advice(one: Event) -> str:
@@ -177,7 +177,7 @@ def lines(record: Record, now_s: float) -> list[str]:
         if one.what in PHASES or (one.reason == "StartContainer" and one.text in start_errors):
             continue
         line = LINES[one.what](one) if one.what in LINES else f"{one.what} {one.text}"
-        again = f" ({one.times} times)" if one.times > 1 and one.what not in (h.EXITED, h.FAILED) else ""
-        result.append((one.at_s, line + again))
+        repeated = f" ({one.times} times)" if one.times > 1 and one.what not in (h.EXITED, h.FAILED) else ""
+        result.append((one.at_s, line + repeated))
     result.sort(key=lambda pair: pair[0])
     return [f"{shown.clock(datetime.fromtimestamp(at_s, UTC), now)}  {line}" for at_s, line in result]

@@ -5,10 +5,10 @@ import argparse
 import time
 
 from cri import __version__
-from cri.cli import bars, record, shown, svg, why
+from cri.cli import bars, shown, svg, why
 from cri.cli.daemon import connect
 from cri.cli.parser import Parser
-from cri.cli.record import Record
+from cri.cli.record import Record, find
 
 EXAMPLES = (
     ("clearpod timeline default/web", "the phases of the start of the pod web"),
@@ -29,25 +29,25 @@ def add_arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Draw it on standard output. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
-        found = record.find(daemon, args.pod)
-    drawn = bars.chart(found)
+        record = find(daemon, args.pod)
+    drawn = bars.chart(record)
     if args.html:
-        shown.say(page(found, drawn))
+        shown.say(page(record, drawn))
     elif drawn is None:
-        shown.say(f"nothing of the start of {found.title} is recorded")
+        shown.say(f"nothing of the start of {record.title} is recorded")
     elif args.svg:
-        shown.say(svg.svg(drawn, shown.printable(found.title), source=source(found)))
+        shown.say(svg.svg(drawn, shown.printable(record.title), source=source(record)))
     else:
-        shown.say(f"pod {shown.printable(found.title)}\n{bars.text(drawn, shown.width() or PLAIN_COLUMNS)}")
+        shown.say(f"pod {shown.printable(record.title)}\n{bars.text(drawn, shown.width() or PLAIN_COLUMNS)}")
     return 0
 
 
-def page(found: Record, drawn: bars.Chart | None) -> str:
+def page(record: Record, drawn: bars.Chart | None) -> str:
     """The page of HTML."""
-    told = why.text(found, now_s=time.time()).splitlines()
-    return svg.page(drawn, shown.printable(f"pod {found.title}"), source=source(found), story=told, console=[])
+    story = why.text(record, now_s=time.time()).splitlines()
+    return svg.page(drawn, shown.printable(f"pod {record.title}"), source=source(record), story=story, console=[])
 
 
-def source(found: Record) -> str:
+def source(record: Record) -> str:
     """Who measured what."""
-    return f"measured by clearpod {__version__}" + (f" with {found.hypervisor}" if found.hypervisor else "")
+    return f"measured by clearpod {__version__}" + (f" with {record.hypervisor}" if record.hypervisor else "")

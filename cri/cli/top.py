@@ -42,13 +42,13 @@ def main(args: argparse.Namespace) -> int:
     with connect(args.config) as daemon:
         while True:
             begun = time.monotonic()
-            shown.say(drawn(look(daemon), is_json=args.json, is_once=args.once))
+            shown.say(drawn(sample(daemon), is_json=args.json, is_once=args.once))
             if args.once:
                 return 0
             time.sleep(max(args.interval, time.monotonic() - begun))
 
 
-def look(daemon: Daemon) -> dict[str, Any]:
+def sample(daemon: Daemon) -> dict[str, Any]:
     """All pods with a VM that runs, those first that take the most; and the sums."""
     pods = [whole for one in stats.pods(daemon) if (whole := _with_vm(daemon, one))]
     pods.sort(key=lambda one: (-one["cpuCores"], -one["vmmBytes"]))

@@ -6,10 +6,10 @@ import json
 import textwrap
 import time
 
-from cri.cli import record, shown, story
+from cri.cli import shown, story
 from cri.cli.daemon import connect
 from cri.cli.parser import Parser
-from cri.cli.record import Record
+from cri.cli.record import Record, find
 
 EXAMPLES = (
     ("clearpod why default/web", "what happened to the pod web"),
@@ -28,36 +28,36 @@ def add_arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Tell it. Raises NotFound, BadRequest."""
     with connect(args.config) as daemon:
-        found = record.find(daemon, args.pod)
+        record = find(daemon, args.pod)
     if args.json:
-        shown.say(json.dumps(as_json(found), indent=2))
+        shown.say(json.dumps(as_json(record), indent=2))
     else:
-        shown.say(text(found, now_s=time.time(), columns=shown.width()))
+        shown.say(text(record, now_s=time.time(), columns=shown.width()))
     return 0
 
 
-def as_json(found: Record) -> dict[str, object]:
+def as_json(record: Record) -> dict[str, object]:
     """The record with its verdict, as an object."""
-    said = story.verdict(found)
-    events = [one._asdict() for one in found.events]
-    return {"verdict": said.sentence, "advice": said.advice, **found._asdict(), "events": events}
+    verdict = story.verdict(record)
+    events = [one._asdict() for one in record.events]
+    return {"verdict": verdict.sentence, "advice": verdict.advice, **record._asdict(), "events": events}
 
 
-def text(found: Record, *, now_s: float, columns: int = 0) -> str:
+def text(record: Record, *, now_s: float, columns: int = 0) -> str:
     """What is printed, in lines that fit."""
-    said = story.verdict(found)
-    name = f"pod {found.title}" + (f" ({found.id[: shown.ID_CHARS]})" if found.id else "")
-    state = {"failed": "did not start"}.get(found.state, f"is {found.state}")
-    parts = [f"{name} {state}.", f"In short: {said.sentence}."]
-    if said.advice:
-        parts.append(f"What to do: {said.advice}.")
-    if found.failed:
-        parts.append(f"Before: {found.failed}.")
+    verdict = story.verdict(record)
+    name = f"pod {record.title}" + (f" ({record.id[: shown.ID_CHARS]})" if record.id else "")
+    state = {"failed": "did not start"}.get(record.state, f"is {record.state}")
+    parts = [f"{name} {state}.", f"In short: {verdict.sentence}."]
+    if verdict.advice:
+        parts.append(f"What to do: {verdict.advice}.")
+    if record.failed:
+        parts.append(f"Before: {record.failed}.")
     blocks = [shown.printable(part) for part in parts]
-    if happened := story.lines(found, now_s):
+    if happened := story.lines(record, now_s):
         blocks += ["", "What happened:", *(f"  {shown.printable(line)}" for line in happened)]
-    if found.console:
-        blocks += ["", "The end of the guest's console:", *(f"  {shown.printable(line)}" for line in found.console)]
+    if record.console:
+        blocks += ["", "The end of the guest's console:", *(f"  {shown.printable(line)}" for line in record.console)]
     return "\n".join(line for block in blocks for line in _wrapped(block, columns))
 
 

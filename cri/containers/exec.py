@@ -128,8 +128,8 @@ async def start(pod: LivePod, container: LiveContainer, *, what: Options) -> Asy
     """
     require_running(container, what.argv)
     queues = {}
-    for name, is_wanted in (("stdout", what.stdout or what.tty), ("stderr", what.stderr and not what.tty)):
-        if is_wanted:
+    for name, is_asked in (("stdout", what.stdout or what.tty), ("stderr", what.stderr and not what.tty)):
+        if is_asked:
             number = pod.next_id()
             queues[name] = number, OutputQueue(partial(pod.agent.consumed, number))
     out, err = (queues[name][0] if name in queues else 0 for name in ("stdout", "stderr"))

@@ -17,7 +17,7 @@ _MOST_NAMES = 10_000
 
 
 def job(arguments: tuple[str, ...], data: bytes) -> Any:
-    """`words`: top, config or names; the image's name, the architecture, the limits, and a config's manifest."""
+    """`arguments`: top, config or names; the image's name, the architecture, the limits, and a config's manifest."""
     kind, name, architecture, given, more = arguments
     limits = Limits(*json.loads(given))
     if kind == "names":

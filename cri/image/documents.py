@@ -19,7 +19,7 @@ from stage1.rootfs.limits import Limits, refusal
 _TIMEOUT_S, _CPU_S = 60.0, 120.0
 
 
-class Found(NamedTuple):
+class Top(NamedTuple):
     """What a document turned out to be: an index, of which `chosen` is for this host, or a manifest."""
 
     chosen: str = ""
@@ -48,16 +48,16 @@ class Reader:
         if self._session is not None:
             self._session.close()
 
-    async def top(self, data: bytes) -> Found:
+    async def top(self, data: bytes) -> Top:
         """A manifest or index. Raises Corrupt, OverLimit, BadRequest (no such platform), Unsupported."""
         answer = await self._ask("top", data, what="manifest", most_kib=self._limits.manifest_kib)
         match answer:
             case {"chosen": str(digest)} if manifest.is_digest(digest):
-                return Found(digest)
+                return Top(digest)
             case {"config": str(config), "layers": list(layers), "sizes": dict(sizes)}:
                 known = {key: size for key, size in sizes.items() if type(size) is int and 0 < size < 1 << 60}
                 if all(map(manifest.is_digest, [config, *layers])) and len(layers) <= self._limits.layers:
-                    return Found("", Manifest(config, tuple(layers)), known)
+                    return Top("", Manifest(config, tuple(layers)), known)
         raise self._odd("manifest")
 
     async def config(self, data: bytes, of: Manifest) -> dict[str, Any]:

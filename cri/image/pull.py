@@ -4,7 +4,7 @@
 Called by PullImage and `clearpod run`. Pulls of one reference with the same credentials share one run; it
 is given up when nobody waits for it any more (the server lets PullImage finish when only its client went
 away). A layer that several pulls want is brought by one. A pull that ends early leaves nothing; what a killed
-process leaves is in tmp/, and `ImageStore.sweep` removes it.
+process leaves is in tmp/, and `ImageStore.clean_up` removes it.
 """
 
 import asyncio

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cri.config import Config
 from cri.image import manifest, registries
-from cri.image.documents import Found, Reader
+from cri.image.documents import Reader, Top
 from cri.image.manifest import Manifest
 from cri.image.progress import Download, watched
 from cri.image.registries import Auth
@@ -101,7 +101,7 @@ def _split_layout(rest: str) -> tuple[str, str]:
 
 async def _resolved(
     raw: bytes, reader: Reader, *, limits: Limits, by_digest: Callable[[str], Awaitable[bytes]]
-) -> tuple[bytes, Manifest, Found]:
+) -> tuple[bytes, Manifest, Top]:
     """The manifest that `raw` is or leads to, through indexes."""
     for _ in range(limits.index_depth + 1):
         top = await reader.top(raw)

@@ -129,7 +129,7 @@ async def _rolled_back(pod: LivePod) -> AsyncIterator[None]:
     except BaseException:
         try:
             if pod.vm is not None:
-                pod.last_words = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES)
+                pod.console_tail = await asyncio.to_thread(pod.vm.console_tail, CONSOLE_LINES)
         finally:
             await discard(pod)
         raise

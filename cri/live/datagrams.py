@@ -34,11 +34,11 @@ class Relay:
         self._clients: OrderedDict[Sender, _Client] = OrderedDict()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(listener, self._arrived)
-        self._sweeping = self._loop.call_later(idle_s, self._sweep)
+        self._expiry = self._loop.call_later(idle_s, self._expire)
 
     def close(self) -> None:
         """Close the sockets of all clients and the listener. Idempotent."""
-        self._sweeping.cancel()
+        self._expiry.cancel()
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener)
             self._listener.close()
@@ -85,11 +85,11 @@ class Relay:
         self._loop.remove_reader(there)
         there.close()
 
-    def _sweep(self) -> None:
+    def _expire(self) -> None:
         """The oldest are first."""
         before = self._loop.time() - self._idle_s
         for who, client in list(self._clients.items()):
             if client.seen_s > before:
                 break
             self._forget(who)
-        self._sweeping = self._loop.call_later(self._idle_s, self._sweep)
+        self._expiry = self._loop.call_later(self._idle_s, self._expire)

@@ -53,8 +53,8 @@ DRAIN_S = 1.0
 
 class LivePod:
     """`gone` is set once the VM has ended and all who wait were told; `adopted` is not set while a restarted daemon is
-    adopting the pod. `held` is why its VM is stopped, empty when it runs. `last_words` is the console of a VM whose pod
-    could not be started. `lock` serializes stops, `removal` removals,
+    adopting the pod. `held` is why its VM is stopped, empty when it runs. `console_tail` is the console of a VM
+    whose pod could not be started. `lock` serializes stops, `removal` removals,
     during which `is_going` is true.
     """
 
@@ -70,7 +70,7 @@ class LivePod:
         self.adopted.set()
         self.adopting: asyncio.Timeout | None = None
         self.lock, self.removal = asyncio.Lock(), asyncio.Lock()
-        self.boot_ms, self.held, self.last_words = 0, "", ""
+        self.boot_ms, self.held, self.console_tail = 0, "", ""
         self.hello = messages.Hello()
         self.vm: VmProcess | None = None
         self.network: PodNetwork | None = None

@@ -102,9 +102,9 @@ def _ksm() -> Counters:
 
 
 def _windows(directories: list[str]) -> Windows:
-    found = [window for directory in directories if (window := _window(directory)) is not None]
-    placed = [image for window in found for image in window.images]
-    return Windows(len(found), sum(one.size for one in found), sum(image.size for image in placed), len(placed))
+    windows = [window for directory in directories if (window := _window(directory)) is not None]
+    placed = [image for window in windows for image in window.images]
+    return Windows(len(windows), sum(one.size for one in windows), sum(image.size for image in placed), len(placed))
 
 
 def _window(directory: str) -> Window | None:

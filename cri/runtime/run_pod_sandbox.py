@@ -55,7 +55,7 @@ def _failure(names: pb.PodSandboxMetadata, error: Exception, *, begun: list[Live
     if not begun:
         return failure
     pod = begun[-1]
-    return failure._replace(facts=pod.status.history, console=pod.last_words)
+    return failure._replace(facts=pod.status.history, console=pod.console_tail)
 
 
 def _facts(node: Node, cgroup_parent: str) -> sizes.Facts:

@@ -77,11 +77,11 @@ async def samples_of(pods: Iterable[AnyPod], *, files: bool = False) -> list[tup
     """The ready ones of `pods` with their samples, in the same order. The guests are waited for together: a task and a
     timeout for each would take longer than what they say.
     """
-    found = [
+    asked = [
         (pod, _known(pod, files=files, more_s=LIST_S) or pod.meter.ask(files=files)) for pod in pods if pod.is_ready
     ]
-    await _wait([one for _, one in found if isinstance(one, Asked)])
-    samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in found)
+    await _wait([one for _, one in asked if isinstance(one, Asked)])
+    samples = ((pod, _answer(pod, one) if isinstance(one, Asked) else one) for pod, one in asked)
     return [(pod, sample) for pod, sample in samples if sample is not None]
 
 

@@ -80,7 +80,7 @@ class ImageStore:
             for path in (self.layers_dir, self._images_dir, self._tmp):
                 fs.make_dirs(path, 0o700)
             fs.sync(state_dir)
-            self.sweep()
+            self.clean_up()
         except BaseException:
             self.close()
             raise
@@ -193,16 +193,16 @@ class ImageStore:
         diff_ids = self._diff_ids(image.id)
         before = self._inodes(image.id, diff_ids)
         if why := self._integrity.of_image(image.id, diff_ids, whole=whole, stop=stop):
-            return self._put_aside(image, why, looked_at=before)
+            return self._put_aside(image, why, inodes=before)
         if whole and diff_ids:
             self.seal(self._directory(image.id), diff_ids, stop=stop)
         return ""
 
-    def _put_aside(self, image: Image, why: str, *, looked_at: tuple[int, ...]) -> str:
+    def _put_aside(self, image: Image, why: str, *, inodes: tuple[int, ...]) -> str:
         """Nothing is done, and nothing said, when the image was removed or made anew meanwhile."""
         sentence = f"the image {image.title} is damaged: {why}; pull it again"
         with self._db.change() as db:
-            if self._load(image.id) is None or self._inodes(image.id, self._diff_ids(image.id)) != looked_at:
+            if self._load(image.id) is None or self._inodes(image.id, self._diff_ids(image.id)) != inodes:
                 return ""
             db.execute("UPDATE images SET aside = ? WHERE id = ?", (sentence, image.id))
         log.error("image.damaged", extra={"image": image.id, "error": sentence})
@@ -297,7 +297,7 @@ class ImageStore:
                 return None
             layers = self._diff_ids(image.id)
             db.execute("DELETE FROM images WHERE id = ?", (image.id,))
-        # Not before that is on the disk: a row without files would be a damaged image. A sweep does it if we die here.
+        # Not before that is on the disk: a row without files would be a damaged image. `clean_up` does it later if need be.
         with self._db.change():
             if self._load(image.id) is None:
                 fs.remove_tree(self._directory(image.id))
@@ -323,7 +323,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def workshop(self) -> Iterator[str]:
-        """A directory of one's own on the file system of the store, removed in the end, by a sweep if need be."""
+        """A directory of one's own on the file system of the store, removed in the end, by `clean_up` if need be."""
         with contextlib.ExitStack() as scope:
             path = self._claim(scope)
             try:
@@ -337,11 +337,11 @@ class ImageStore:
         while True:
             path = f"{self._tmp}/{secrets.token_hex(8)}"
             scope.enter_context(Lock(f"{path}.lock"))
-            # A sweep may have taken the file between its making and its locking.
+            # `clean_up` may have taken the file between its making and its locking.
             if os.path.exists(f"{path}.lock"):
                 return path
 
-    def sweep(self) -> None:
+    def clean_up(self) -> None:
         """Remove what dead processes left: half done work, files without rows. Put aside images that are damaged."""
         busy = False
         names = sorted({name.removesuffix(".lock") for name in os.listdir(self._tmp)})

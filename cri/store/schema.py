@@ -183,17 +183,17 @@ class Database:
 
     def _copy(self) -> None:
         """Best-effort: without it a damaged database costs all images, and with an older one the last change."""
-        beside = f"{self._path}{COPY}.{os.urandom(6).hex()}~"
+        temporary = f"{self._path}{COPY}.{os.urandom(6).hex()}~"
         try:
-            with self._explained(), contextlib.closing(sqlite3.connect(beside)) as target:
+            with self._explained(), contextlib.closing(sqlite3.connect(temporary)) as target:
                 target.execute("PRAGMA journal_mode = OFF")
                 target.execute("PRAGMA synchronous = OFF")
                 self._db.backup(target)
-            files.sync(beside)
-            os.replace(beside, self._path + COPY)
+            files.sync(temporary)
+            os.replace(temporary, self._path + COPY)
         except (PodError, OSError) as error:
             log.warning("images.copy", extra={"error": f"{self._path}{COPY} could not be written: {error}"})
-            files.unlink(beside)
+            files.unlink(temporary)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

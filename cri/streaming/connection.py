@@ -135,7 +135,7 @@ async def _upgraded(node: Node, tcp: Tcp, *, chosen: upgrade.Upgrade, offer: Off
 def _expected_streams(offer: Offer) -> set[str]:
     asked = offer.request
     given = {"stdin": asked.stdin, "stdout": asked.stdout, "stderr": asked.stderr, "resize": asked.tty, "error": True}
-    return {name for name, is_wanted in given.items() if is_wanted}
+    return {name for name, is_asked in given.items() if is_asked}
 
 
 async def _converse(node: Node, offer: Offer, *, client: Session) -> None:

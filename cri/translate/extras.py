@@ -35,7 +35,7 @@ _NUMBER = re.compile(r"-1|unlimited|[0-9]{1,18}")
 
 def tmpfs(annotations: Mapping[str, str]) -> tuple[Tmpfs, ...]:
     """What `TMPFS` asks for. Raises BadRequest."""
-    return tuple(tmpfs_of(word) for word in _words(annotations, TMPFS, separator=";"))
+    return tuple(tmpfs_of(word) for word in _parts(annotations, TMPFS, separator=";"))
 
 
 def tmpfs_of(word: str) -> Tmpfs:
@@ -53,7 +53,7 @@ def tmpfs_of(word: str) -> Tmpfs:
 
 def rlimits(annotations: Mapping[str, str]) -> tuple[Rlimit, ...]:
     """What `ULIMITS` asks for. Raises BadRequest."""
-    return tuple(rlimit_of(word) for word in _words(annotations, ULIMITS, separator=","))
+    return tuple(rlimit_of(word) for word in _parts(annotations, ULIMITS, separator=","))
 
 
 def rlimit_of(word: str) -> Rlimit:
@@ -75,7 +75,7 @@ def rlimit_of(word: str) -> Rlimit:
 
 def hosts(annotations: Mapping[str, str]) -> tuple[HostName, ...]:
     """What `HOSTS` asks for. Raises BadRequest."""
-    return tuple(host_of(word) for word in _words(annotations, HOSTS, separator=","))
+    return tuple(host_of(word) for word in _parts(annotations, HOSTS, separator=","))
 
 
 def host_of(word: str) -> HostName:
@@ -90,8 +90,8 @@ def host_of(word: str) -> HostName:
     return HostName(name, parsed)
 
 
-def _words(annotations: Mapping[str, str], name: str, *, separator: str) -> Iterator[str]:
-    words = [word for word in annotations.get(name, "").split(separator) if word]
-    if len(words) > MOST:
-        raise BadRequest(f"the annotation {name} has {len(words)} parts, and at most {MOST} can be had")
-    return iter(words)
+def _parts(annotations: Mapping[str, str], name: str, *, separator: str) -> Iterator[str]:
+    parts = [word for word in annotations.get(name, "").split(separator) if word]
+    if len(parts) > MOST:
+        raise BadRequest(f"the annotation {name} has {len(parts)} parts, and at most {MOST} can be had")
+    return iter(parts)

@@ -67,8 +67,8 @@ def main() -> int:
     return 0
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", ROOT, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", ROOT, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     return done.stdout.strip()
 
 
@@ -133,8 +133,8 @@ def _clearpod(work: Path, wheel: Path, version: str) -> Path:
     site.mkdir(parents=True)
     shutil.unpack_archive(wheel, site, "zip")
     _take_shared(tree, site)
-    (wanted,) = importlib.metadata.distributions(path=[str(site)])
-    ours = [_copy_distribution(one, site) for one in sorted(_closure(wanted.requires or []))]
+    (distribution,) = importlib.metadata.distributions(path=[str(site)])
+    ours = [_copy_distribution(one, site) for one in sorted(_closure(distribution.requires or []))]
     _write(tree / HOME / "pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
     _write(tree / HOME / "bin/clearpod", (HERE / "clearpod.program").read_text(), mode=0o755)
     (tree / HOME / "bin/python3").symlink_to(f"/usr/bin/{PYTHON}")
@@ -218,8 +218,8 @@ def _parts_of_debian() -> dict[str, tuple[str, str]]:
     owners = subprocess.run(["dpkg-query", "-S", *sorted(names)], stdout=subprocess.PIPE, text=True, check=True).stdout
     listed = {re.split("[:,]", line)[0] for line in owners.splitlines() if not line.startswith("diversion")}
     form = "${Package}\t${Version}\t${source:Package} ${source:Version}\n"
-    wanted = sorted({*listed, *GUESTS_PACKAGES})
-    shown = subprocess.run(["dpkg-query", "-W", f"-f={form}", *wanted], stdout=subprocess.PIPE, text=True, check=True)
+    packages = sorted({*listed, *GUESTS_PACKAGES})
+    shown = subprocess.run(["dpkg-query", "-W", f"-f={form}", *packages], stdout=subprocess.PIPE, text=True, check=True)
     rows = [line.split("\t") for line in shown.stdout.splitlines()]
     return {name: (version, source) for name, version, source in rows if os.path.exists(f"/usr/share/doc/{name}")}
 

@@ -15,9 +15,9 @@ def build(cache_dir: Path) -> Path:
     versions = [tools.package_version("musl-tools"), tools.package_version("linux-libc-dev")]
     versions.append(tools.run(["musl-gcc", "--version"]))
 
-    def build_beside(out: Path) -> None:
+    def make(out: Path) -> None:
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
         tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
         os.rename(out / "work" / "jailer", out / "jailer")
 
-    return cache.built(cache_dir, "jailer", cache.hash_of([*versions, SOURCE]), build_beside)
+    return cache.built(cache_dir, "jailer", cache.hash_of([*versions, SOURCE]), make)

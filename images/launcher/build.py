@@ -14,9 +14,9 @@ def build(cache_dir: Path) -> Path:
     tools.need({"make": "make", "musl-gcc": "musl-tools"})
     versions = [tools.package_version("musl-tools"), tools.run(["musl-gcc", "--version"])]
 
-    def build_beside(out: Path) -> None:
+    def make(out: Path) -> None:
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
         tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
         os.rename(out / "work" / "launcher", out / "launcher")
 
-    return cache.built(cache_dir, "launcher", cache.hash_of([*versions, SOURCE]), build_beside)
+    return cache.built(cache_dir, "launcher", cache.hash_of([*versions, SOURCE]), make)

@@ -27,7 +27,7 @@ def compile_all(files: Sequence[tuple[Path, Path, str]]) -> None:
 
 def pack(target: Path, modules: Sequence[tuple[str, bool, Path, str]]) -> None:
     """Compile (name, is a package, source, name in tracebacks) each into one file, for stage1-aci/start.py to read."""
-    _run("pack", [str(target), [[name, package, str(source), said] for name, package, source, said in modules]])
+    _run("pack", [str(target), [[name, package, str(source), shown] for name, package, source, shown in modules]])
 
 
 def _run(what: str, jobs: list[object]) -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     else:
         target, modules = jobs
         Path(target).write_bytes(
-            _packed([(name, package, _code(source, said)) for name, package, source, said in modules])
+            _packed([(name, package, _code(source, shown)) for name, package, source, shown in modules])
         )
 
 
@@ -54,8 +54,8 @@ def _packed(modules: list[tuple[str, bool, bytes]]) -> bytes:
     for name, package, code in modules:
         index[name] = package, len(codes), len(codes) + len(code)
         codes += code
-    said = marshal.dumps(index)
-    return len(said).to_bytes(4, "little") + said + codes
+    header = marshal.dumps(index)
+    return len(header).to_bytes(4, "little") + header + codes
 
 
 def _code(source: str, name: str) -> bytes:

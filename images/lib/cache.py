@@ -52,8 +52,8 @@ def built(cache: Path, kind: str, key: str, build: Callable[[Path], None]) -> Pa
     with open(place.parent / f"{key}.lock", "w") as lock:
         _take(lock, kind)
         if not place.is_dir():
-            _sweep(place.parent)
-            _build_beside(place, build)
+            _remove_orphans(place.parent)
+            _build(place, build)
     return place
 
 
@@ -66,26 +66,26 @@ def _take(lock: TextIO, kind: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _sweep(directory: Path) -> None:
-    """Remove what builders left that were killed: beside-directories whose lock nobody holds."""
-    for beside in directory.glob("*.new"):
-        with open(beside.with_suffix(".lock"), "w") as lock:
+def _remove_orphans(directory: Path) -> None:
+    """Remove what builders left that were killed: temporary directories whose lock nobody holds."""
+    for temporary in directory.glob("*.new"):
+        with open(temporary.with_suffix(".lock"), "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _build_beside(place: Path, build: Callable[[Path], None]) -> None:
-    beside = place.with_name(f"{place.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
+def _build(place: Path, build: Callable[[Path], None]) -> None:
+    temporary = place.with_name(f"{place.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        build(beside)
-        os.rename(beside, place)
+        build(temporary)
+        os.rename(temporary, place)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def publish(source: Path, target: Path) -> bool:
@@ -93,21 +93,21 @@ def publish(source: Path, target: Path) -> bool:
     if target.is_file() and target.stat().st_size == source.stat().st_size and same_bytes(source, target):
         return False
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = _beside(target)
-    shutil.copy2(source, beside)
-    os.replace(beside, target)
+    temporary = _temporary(target)
+    shutil.copy2(source, temporary)
+    os.replace(temporary, target)
     return True
 
 
 def write_beside(target: Path, text: str) -> None:
     """Give `target` this content in one step; nothing happens when it has it."""
     if not target.exists() or target.read_text() != text:
-        beside = _beside(target)
-        beside.write_text(text)
-        os.replace(beside, target)
+        temporary = _temporary(target)
+        temporary.write_text(text)
+        os.replace(temporary, target)
 
 
-def _beside(target: Path) -> Path:
+def _temporary(target: Path) -> Path:
     """A name of this process's own, so that two builders do not write into one file."""
     return target.with_name(f".{target.name}.{os.getpid()}.new")
 

@@ -32,9 +32,9 @@ def apply(tree: Path, changes: list[Change]) -> None:
     for change in changes:
         path = tree / change.file
         text = path.read_text() if path.is_file() else ""
-        if (found := text.count(change.old)) != 1:
+        if (count := text.count(change.old)) != 1:
             raise BuildFailed(
-                f"{change.file} has {found} times, not once, the line {change.old!r}; "
+                f"{change.file} has {count} times, not once, the line {change.old!r}; "
                 "the kernel's source has moved on, mend images/kernel/changes.toml"
             )
         path.write_text(text.replace(change.old, change.new))

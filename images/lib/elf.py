@@ -27,4 +27,4 @@ def loader_of(program: Path) -> Path:
 def libraries(files: Iterable[Path]) -> list[Path]:
     """What the loader would load for `files`, itself included, as ldd names it; each once, sorted."""
     lines = [line.split() for file in files for line in tools.run(["ldd", file]).splitlines()]
-    return sorted({Path(word) for words in lines for word in words if word.startswith("/")})
+    return sorted({Path(field) for fields in lines for field in fields if field.startswith("/")})

@@ -48,21 +48,21 @@ def closure(roots: Iterable[str], own: Sequence[Path], *, without: Collection[st
     `own` are the places of the program's packages, which come before the library's modules of the same name. Modules
     `without` which the library does, if with less speed, are left out.
     """
-    found: dict[str, Module] = {}
+    modules: dict[str, Module] = {}
     waiting = list(roots)
     while waiting:
         name = waiting.pop()
-        module = None if name in found or name in without else find(name, (*own, STDLIB))
+        module = None if name in modules or name in without else find(name, (*own, STDLIB))
         if module is None:
             continue
-        found[name] = module
+        modules[name] = module
         if module.path.suffix == ".py":
-            waiting += _wanted(module)
+            waiting += _imported(module)
         waiting += [name.rpartition(".")[0]] if "." in name else []
-    return [found[name] for name in sorted(found)]
+    return [modules[name] for name in sorted(modules)]
 
 
-def _wanted(module: Module) -> Iterator[str]:
+def _imported(module: Module) -> Iterator[str]:
     for node in _statements(ast.parse(module.path.read_bytes()), everything=module.is_own):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

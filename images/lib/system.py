@@ -31,10 +31,10 @@ class Content(NamedTuple):
 
 def inputs(content: Content) -> list[str | Path]:
     """What the image is made from, for a hash."""
-    said = [f"{name}={text}" for part in (content.files, content.links) for name, text in sorted(part.items())]
+    texts = [f"{name}={text}" for part in (content.files, content.links) for name, text in sorted(part.items())]
     copies = [part for name, path in sorted(content.copies.items()) for part in (name, path)]
     programs = [part for name in _programs(content) for part in (name, Path(name))]
-    return [tools.package_version("erofs-utils"), *content.directories, *said, *copies, *programs, Path(__file__)]
+    return [tools.package_version("erofs-utils"), *content.directories, *texts, *copies, *programs, Path(__file__)]
 
 
 def make(content: Content, image: Path, *, uuid: str) -> None:

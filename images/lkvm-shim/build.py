@@ -15,9 +15,9 @@ def build(cache_dir: Path, filter_inputs: Iterable[str | Path]) -> Path:
     tools.need({"make": "make", "gcc": "gcc"})
     key = cache.hash_of([tools.run(["gcc", "--version"]), SOURCE, *filter_inputs])
 
-    def build_beside(out: Path) -> None:
+    def make(out: Path) -> None:
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
         tools.run(["make", "-C", SOURCE, f"OUT={out / 'work'}"], env=environment)
         os.rename(out / "work" / "lkvm-shim.so", out / "lkvm-shim.so")
 
-    return cache.built(cache_dir, "lkvm-shim", key, build_beside)
+    return cache.built(cache_dir, "lkvm-shim", key, make)

@@ -24,8 +24,8 @@ def inputs() -> list[str | Path]:
 def build(cache_dir: Path) -> Path:
     """The directory with the filters, and each also as text (NAME.pfc)."""
 
-    def build_beside(out: Path) -> None:
+    def make(out: Path) -> None:
         environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
         tools.run(["make", "-C", SOURCE, f"OUT={out}"], env=environment)
 
-    return cache.built(cache_dir, "seccomp", cache.hash_of(inputs()), build_beside)
+    return cache.built(cache_dir, "seccomp", cache.hash_of(inputs()), make)

@@ -85,26 +85,26 @@ def file_name(parts: Parts) -> str:
 def find_parts(launcher: Path, guest: Path, profile: str = "") -> Parts:
     """What this machine has. Raises BuildFailed when something is missing that rkt needs."""
     tools.need({"ldd": "libc-bin", MKFS: "e2fsprogs"})
-    found = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
-    if None in found:
+    plugins = [next((f for f in (Path(d, name) for d in PLUGIN_DIRS) if f.exists()), None) for name in PLUGINS]
+    if None in plugins:
         raise cache.BuildFailed(
             f"no CNI plugins {' '.join(PLUGINS)} in {' or '.join(PLUGIN_DIRS)}; "
             "install with: apt-get install --no-install-recommends containernetworking-plugins"
         )
     lkvm = shutil.which("lkvm")
     mkfs = Path(shutil.which(MKFS) or "")
-    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in found if path), mkfs, profile)
+    return Parts(launcher, guest, Path(lkvm) if lkvm else None, tuple(path for path in plugins if path), mkfs, profile)
 
 
 def build_tree(home: Path, parts: Parts) -> Path:
     """The directory with `manifest` and `rootfs`, as they are in the archive. It lies below `home`."""
 
-    def build_beside(out: Path) -> None:
+    def make(out: Path) -> None:
         tree(out / "rootfs", parts)
         (out / "manifest").write_text(json.dumps(manifest(parts), indent=1) + "\n")
         (out / "manifest").chmod(0o644)
 
-    return _only(home, "tree", cache.hash_of(_inputs(parts)), build_beside)
+    return _only(home, "tree", cache.hash_of(_inputs(parts)), make)
 
 
 def build(home: Path, parts: Parts) -> Path:
@@ -113,11 +113,11 @@ def build(home: Path, parts: Parts) -> Path:
     return _only(home, "aci", place.name, lambda out: tar.pack(place, out / file_name(parts)))
 
 
-def _only(home: Path, kind: str, key: str, build_beside: Callable[[Path], None]) -> Path:
+def _only(home: Path, kind: str, key: str, make: Callable[[Path], None]) -> Path:
     """As `cache.built`, but of the kind there is no other afterwards: each edit in stage1 makes a new one, and they are
     large.
     """
-    place = cache.built(home, kind, key, build_beside)
+    place = cache.built(home, kind, key, make)
     for other in place.parent.iterdir():
         if other.is_dir() and not other.suffix and other != place:
             shutil.rmtree(other, ignore_errors=True)
@@ -128,8 +128,8 @@ def _inputs(parts: Parts) -> list[str | Path]:
     guest = [parts.guest / name for name in parts.guest_files if (parts.guest / name).exists()]
     python = tools.package_version(f"libpython{PYTHON.name.removeprefix('python')}-stdlib")
     mine = [Path(__file__).parent, *sorted(LIB.glob("*.py")), SOURCE / "stage1", SOURCE / "cri" / "__init__.py"]
-    said = [sys.version, python, parts.profile]
-    return [*said, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, parts.mkfs, *_present(parts.lkvm)]
+    settings = [sys.version, python, parts.profile]
+    return [*settings, PYTHON, *mine, parts.launcher, *guest, *parts.plugins, parts.mkfs, *_present(parts.lkvm)]
 
 
 def _present(path: Path | None) -> list[Path]:
@@ -153,10 +153,10 @@ def manifest(parts: Parts) -> dict[str, object]:
 
 def version() -> str:
     """clearpod's, which is the image's too."""
-    found = re.search(r'^__version__ = "(.*)"$', (SOURCE / "cri" / "__init__.py").read_text(), re.MULTILINE)
-    if not found:
+    version = re.search(r'^__version__ = "(.*)"$', (SOURCE / "cri" / "__init__.py").read_text(), re.MULTILINE)
+    if not version:
         raise cache.BuildFailed("cri/__init__.py says no __version__")
-    return found[1]
+    return version[1]
 
 
 def tree(root: Path, parts: Parts) -> None:

@@ -18,17 +18,17 @@ class Modules:
 
     def __init__(self, path):
         with open(path, "rb") as file:
-            found = memoryview(file.read())
-        begin = 4 + int.from_bytes(found[:4], "little")
-        self._index, self._code = marshal.loads(found[4:begin]), found[begin:]
+            data = memoryview(file.read())
+        begin = 4 + int.from_bytes(data[:4], "little")
+        self._index, self._code = marshal.loads(data[4:begin]), data[begin:]
 
     def __iter__(self):
         return iter(self._index)
 
     def find_spec(self, name, path=None, target=None):
         """For the interpreter: whether the module is ours."""
-        found = self._index.get(name)
-        return ModuleSpec(name, self, is_package=found[0]) if found else None
+        entry = self._index.get(name)
+        return ModuleSpec(name, self, is_package=entry[0]) if entry else None
 
     def create_module(self, spec):
         """For the interpreter: an ordinary module."""

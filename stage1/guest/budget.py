@@ -51,8 +51,8 @@ class Budget:
 
         Raises LinkFault for a guest that breaks the stream of frames again and again.
         """
-        more, again = useless - self._seen[0], resyncs - self._seen[1]
+        new_useless, new_resyncs = useless - self._seen[0], resyncs - self._seen[1]
         self._seen = useless, resyncs
-        if self._resyncs.take(again, now_s):
+        if self._resyncs.take(new_resyncs, now_s):
             raise LinkFault("the guest's agent sends what is no frame, again and again")
-        return max(self._events.take(events, now_s), self._useless.take(more, now_s))
+        return max(self._events.take(events, now_s), self._useless.take(new_useless, now_s))

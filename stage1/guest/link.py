@@ -143,10 +143,10 @@ class HostLink:
         hello = pack(HELLO, codec.encode(
             Hello(key=self._key, epoch=self._epoch, received=self._received, unix_ns=self._unix_ns)
         ))  # fmt: skip
-        again = [self._key, hello]
+        greeting = [self._key, hello]
         # Until the guest has answered we can't know whether it has our key. One that has it must see the key first
         # (else its half frame would swallow the other marker), and again behind what is no frame to it.
-        self._out = again if self.hello else [*again, START, hello, *again]
+        self._out = greeting if self.hello else [*greeting, START, hello, *greeting]
 
     def _resync(self) -> None:
         """The stream of frames broke: ask the guest to begin again from where we are."""

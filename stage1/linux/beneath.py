@@ -225,14 +225,14 @@ class Root:
         A link there is replaced, not followed.
         """
         parent, name = self._parent(path)
-        beside = f"{name[:200]}.{os.urandom(6).hex()}~"
+        temporary = f"{name[:200]}.{os.urandom(6).hex()}~"
         try:
             with Guard("write", self._full(path)):
                 try:
-                    files.fill(os.open(beside, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent), data, mode)
-                    os.rename(beside, name, src_dir_fd=parent, dst_dir_fd=parent)
+                    files.fill(os.open(temporary, os.O_WRONLY | _NEW | os.O_CLOEXEC, 0o600, dir_fd=parent), data, mode)
+                    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
                 except BaseException:
-                    removal.unlink_if_there(parent, beside)
+                    removal.unlink_if_there(parent, temporary)
                     raise
         finally:
             os.close(parent)

@@ -25,15 +25,15 @@ def write_atomic(path: str, data: bytes, mode: int = 0o600, *, durable: bool = F
 
     With `durable` so does who comes after a power cut, and from the return of this function on, the new one.
     """
-    beside = f"{path}.{os.urandom(6).hex()}~"
+    temporary = f"{path}.{os.urandom(6).hex()}~"
     with Guard("write", path):
         try:
-            _write_new(beside, data, mode)
+            _write_new(temporary, data, mode)
             if durable:
-                sync(beside)
-            os.rename(beside, path)
+                sync(temporary)
+            os.rename(temporary, path)
         except BaseException:
-            unlink(beside)
+            unlink(temporary)
             raise
     if durable:
         sync(os.path.dirname(path))

@@ -28,7 +28,7 @@ _SYSTEMD_S, _ENTERED_S, _LOOK_S, _DEATH_S = 5.0, 5.0, 0.005, 10.0
 _NO_LIMIT = (1 << 64) - 1
 
 
-def are_wanted(driver: str) -> bool:
+def are_used(driver: str) -> bool:
     """Whether the cgroup driver is systemd. It is by "auto" where cgroups are of version 2 alone, as the kubelet's then
     should be, and systemd is there to be asked.
     """

@@ -109,12 +109,12 @@ def _pieces(job: Job, out: int, *, err: int, deadline: float, tail: bytearray) -
     poll = select.poll()
     poll.register(out, select.POLLIN)
     poll.register(err, select.POLLIN)
-    waiting, looked = {out, err}, 0.0
+    waiting, checked_s = {out, err}, 0.0
     while waiting:
         ready = {fd for fd, _ in poll.poll(_TICK_S * 1000)}
         now = time.monotonic()
-        if now - looked >= _TICK_S:
-            looked = now
+        if now - checked_s >= _TICK_S:
+            checked_s = now
             _check(job, deadline)
         for fd in ready:
             data = os.read(fd, _CHUNK_BYTES)

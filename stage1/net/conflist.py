@@ -39,21 +39,21 @@ class Network(NamedTuple):
         return tuple(plugin["type"] for plugin in self.plugins)
 
 
-class Found(NamedTuple):
+class Selection(NamedTuple):
     """The network that counts, or None; `problems` are sentences about files that were passed over."""
 
     network: Network | None
     problems: tuple[str, ...] = ()
 
 
-def find(conf_dir: str) -> Found:
+def find(conf_dir: str) -> Selection:
     """The first network in `conf_dir` by file name that can be understood."""
     problems: list[str] = []
     for one in _read(conf_dir):
         if isinstance(one, Network):
-            return Found(one, tuple(problems))
+            return Selection(one, tuple(problems))
         problems.append(one)
-    return Found(None, tuple(problems))
+    return Selection(None, tuple(problems))
 
 
 def every(conf_dir: str) -> tuple[tuple[Network, ...], tuple[str, ...]]:

@@ -9,7 +9,7 @@ import os
 
 from stage1.errors import BadRequest
 from stage1.net import conflist
-from stage1.net.conflist import Found, Network, find_plugin
+from stage1.net.conflist import Network, Selection, find_plugin
 from stage1.net.settings import Default, Settings
 
 TYPE_CHECKING = False
@@ -26,12 +26,12 @@ _NEEDED = ("bridge", "host-local", "portmap")
 _PACKAGE = "containernetworking-plugins"
 
 
-def find(settings: Settings) -> Found:
+def find(settings: Settings) -> Selection:
     """The network of all pods. The embedded one only when there is no configuration at all, not when one is broken."""
     configured = conflist.find(settings.conf_dir)
     if configured.network or configured.problems or not settings.default or missing(settings):
         return configured
-    return Found(embedded(settings.default, has_firewall=bool(find_plugin("firewall", settings.bin_dirs))))
+    return Selection(embedded(settings.default, has_firewall=bool(find_plugin("firewall", settings.bin_dirs))))
 
 
 def missing(settings: Settings) -> tuple[str, ...]:

@@ -60,9 +60,9 @@ def _runtime(pod: Pod) -> Document:
     ]
     rates = {"ingress": pod.ingress_bits, "egress": pod.egress_bits}
     bandwidth: Document = {}
-    for way, bits in rates.items():
+    for direction, bits in rates.items():
         if bits:
-            bandwidth |= {f"{way}Rate": bits, f"{way}Burst": _burst(bits)}
+            bandwidth |= {f"{direction}Rate": bits, f"{direction}Burst": _burst(bits)}
     dns = {"servers": pod.dns_servers, "searches": pod.dns_searches, "options": pod.dns_options}
     values = {
         "portMappings": ports,

@@ -51,8 +51,8 @@ class TapLinks(Netlink):
         """
         here, there = numbers[device.name], numbers[device.tap]
         back = messages.redirect(there, here) if is_free else messages.admit(there, here, program=own.program(device))
-        orders = (messages.ingress(here), messages.redirect(here, there), back)
-        self.ask(orders, what=f"redirect {device.name} and {device.tap} to each other")
+        requests = (messages.ingress(here), messages.redirect(here, there), back)
+        self.ask(requests, what=f"redirect {device.name} and {device.tap} to each other")
 
 
 def join_all(*, is_free: bool = False) -> PodNetwork:
@@ -85,6 +85,8 @@ def stand_in(lost: tuple[Interface, ...]) -> bool:
         for one in missing:
             tun.make_tap(one.name)
             index = _socket.if_nametoindex(one.name)
-            orders = [messages.address(index, text) for text in sorted(one.addresses, key=lambda text: ":" not in text)]
-            links.ask(orders, what=f"give {one.name} the addresses {', '.join(one.addresses)}")
+            requests = [
+                messages.address(index, text) for text in sorted(one.addresses, key=lambda text: ":" not in text)
+            ]
+            links.ask(requests, what=f"give {one.name} the addresses {', '.join(one.addresses)}")
     return bool(missing)

@@ -101,17 +101,17 @@ def tree_id(pod_dir: str) -> str:
 
 def write_pid(pod_dir: str, pid: int) -> None:
     """Say which process the pod is. Only once: the file's time is when the pod started. Raises AlreadyExists."""
-    beside = f"{pod_dir}/{PID}.{os.getpid()}~"
-    files.write_atomic(beside, f"{pid}\n".encode(), 0o644)
+    temporary = f"{pod_dir}/{PID}.{os.getpid()}~"
+    files.write_atomic(temporary, f"{pid}\n".encode(), 0o644)
     try:
         with Guard("link", f"{pod_dir}/{PID}"):
-            os.link(beside, f"{pod_dir}/{PID}")
+            os.link(temporary, f"{pod_dir}/{PID}")
     except Exception as error:
         if os.path.exists(f"{pod_dir}/{PID}"):
             raise AlreadyExists(f"{pod_dir}/{PID} is there already: this pod was started before") from error
         raise
     finally:
-        os.unlink(beside)
+        os.unlink(temporary)
 
 
 def status_dir(pod_dir: str) -> str:

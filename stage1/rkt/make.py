@@ -29,15 +29,15 @@ def empty_volume(volume: EmptyVolume) -> None:
     with beneath.Root(place) as volumes:
         if volumes.exists(name):
             return
-        beside = f"{name}.{os.getpid()}~"
-        volumes.remove_tree(beside)
+        temporary = f"{name}.{os.getpid()}~"
+        volumes.remove_tree(temporary)
         try:
-            volumes.make_directory(beside, 0o700)
-            _make(volume, volumes, name=beside)
+            volumes.make_directory(temporary, 0o700)
+            _make(volume, volumes, name=temporary)
             with Guard("rename", volume.path):
-                os.rename(beside, name, src_dir_fd=volumes.fd, dst_dir_fd=volumes.fd)
+                os.rename(temporary, name, src_dir_fd=volumes.fd, dst_dir_fd=volumes.fd)
         except BaseException:
-            volumes.remove_tree(beside)
+            volumes.remove_tree(temporary)
             raise
 
 

@@ -78,13 +78,13 @@ def _correct_directories(image: Image, stack: "Stack") -> None:
 def _inherited(stack: "Stack", path: str) -> Attributes:
     """What the uppermost layer that really describes the directory `path` says about it."""
     for image, known in reversed(stack):
-        way = list(image.walk(path))
-        present = len(way) == 1 + len(path.split("/") if path else ())
-        if not way[-1].is_directory():
+        inodes = list(image.walk(path))
+        present = len(inodes) == 1 + len(path.split("/") if path else ())
+        if not inodes[-1].is_directory():
             break
         if present and path not in known.implicit:
-            return way[-1].attributes()
-        if any(image.is_opaque(inode) for inode in (way[:-1] if present else way)):
+            return inodes[-1].attributes()
+        if any(image.is_opaque(inode) for inode in (inodes[:-1] if present else inodes)):
             break
     return Attributes()
 

@@ -40,10 +40,10 @@ def of(vm: VmSpec) -> Limits:
 
 def cost_mib(vm: VmSpec) -> int:
     """What the VM takes of the host beside its containers, with some air; a pod's cgroup must have room for it."""
-    return beside_mib(vm.memory_mib, is_emulated=_is_emulated(vm))
+    return estimate_mib(vm.memory_mib, is_emulated=_is_emulated(vm))
 
 
-def beside_mib(memory_mib: int, *, is_emulated: bool) -> int:
+def estimate_mib(memory_mib: int, *, is_emulated: bool) -> int:
     """As `cost_mib`, of a VM with so much memory: its kernel, agent and page structs, and the VMM. docs/admin/node.md
     has it measured.
     """
@@ -54,7 +54,7 @@ def beside_mib(memory_mib: int, *, is_emulated: bool) -> int:
 
 def most_mib(available_mib: int, *, is_emulated: bool) -> int:
     """The largest VM that takes no more than `room_mib` beside its containers; 0 when none does."""
-    fixed = beside_mib(0, is_emulated=is_emulated)
+    fixed = estimate_mib(0, is_emulated=is_emulated)
     tables = _TABLES_TCG if is_emulated else _TABLES_KVM
     largest = max(available_mib - fixed, -1) * _STRUCTS * tables // (_STRUCTS + tables)
     return max(largest, 0)

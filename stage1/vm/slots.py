@@ -119,8 +119,8 @@ def _take(directory: str, within: Range, *, place: str) -> int:
     slots = within.slots
     # Neighbours begin to search at different places, so that most find a free slot at once.
     begin = zlib.crc32(os.fsencode(directory)) % max(len(slots), 1)
-    order: list[int] = [*slots[begin:], *slots[:begin]]
-    for number in order:
+    candidates: list[int] = [*slots[begin:], *slots[:begin]]
+    for number in candidates:
         path = f"{place}/{number}"
         if os.path.lexists(path) and not os.path.islink(path):
             continue  # no claim of ours, or a damaged one: somebody may have these ids

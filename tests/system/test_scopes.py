@@ -27,7 +27,7 @@ from stage1.linux import cgroup, dbus, scope
 
 LIMITS = cgroup.Limits(64 << 20, 50, 100000)
 PATHS = [scope.inside("/sys/fs/cgroup/a.slice/a-b.slice", f"clearpod-{number}") for number in range(20)]
-said = {"lack": dbus.why_not(), "wanted": scope.are_wanted("auto")}
+said = {"lack": dbus.why_not(), "wanted": scope.are_used("auto")}
 
 def one(path):
     with scope.Keeper() as keeper:

@@ -64,8 +64,8 @@ def makedirs(name, mode=0o777, exist_ok=False):
 def walk(top, topdown=True):
     """Each directory from `top` on: its path, and the names of directories and of other files in it."""
     try:
-        with posix.scandir(top) as found:
-            entries = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in found]
+        with posix.scandir(top) as scan:
+            entries = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in scan]
     except OSError:
         return
     here = top, [one for one, is_dir, _ in entries if is_dir], [one for one, is_dir, _ in entries if not is_dir]

@@ -120,15 +120,15 @@ def test_vcpus_that_are_not_needed_yet_are_offline(
 @pytest.mark.parametrize("available_mib", [0, 95, 96, 97, 98, 120, 128, 385, 388, 500, 4000, 100_000])
 def test_the_largest_vm_for_a_room_is_the_largest(available_mib: int, is_emulated: bool) -> None:
     most = limits.most_mib(available_mib, is_emulated=is_emulated)
-    assert most == 0 or limits.beside_mib(most, is_emulated=is_emulated) <= available_mib
-    assert limits.beside_mib(most + 64, is_emulated=is_emulated) > available_mib
+    assert most == 0 or limits.estimate_mib(most, is_emulated=is_emulated) <= available_mib
+    assert limits.estimate_mib(most + 64, is_emulated=is_emulated) > available_mib
 
 
 def test_a_ceiling_does_not_cost_a_pod_its_cgroup() -> None:
     expected = asked(800)
     room = Facts(allowed_bytes=(800 + 128) * MIB)
     pod = made(expected, 4, room)
-    assert 928 < pod.memory_mib < 1100 and limits.beside_mib(pod.memory_mib, is_emulated=False) <= 128
+    assert 928 < pod.memory_mib < 1100 and limits.estimate_mib(pod.memory_mib, is_emulated=False) <= 128
     assert pod.is_bounded and not made(expected, 4).is_bounded and not made(asked(), 4, room).is_bounded
     none = Facts(allowed_bytes=(800 + 64) * MIB)
     assert made(expected, 4, none).memory_mib == made(expected, 4).memory_mib, "it has no place there anyway"

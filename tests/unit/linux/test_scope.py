@@ -122,4 +122,4 @@ def test_auto_is_systemd_where_all_cgroups_are_of_version_2(
 ) -> None:
     monkeypatch.setattr(cgroup, "tree", lambda: cgroup.ROOT + top)
     monkeypatch.setattr(dbus, "why_not", lambda: lack)
-    assert scope.are_wanted(driver) is expected
+    assert scope.are_used(driver) is expected
