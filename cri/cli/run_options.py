@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of `clearpod run`, with podman's names and units. What a VM can't have is refused here, with the reason.
 
-Called by `run`. Values stay text: `run_words` and `run_request` read them, when it is clear that the pod is wanted.
+Called by `run`. Values stay text: `run_values` and `run_request` read them, when it is clear that the pod is wanted.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from cri import policy
-from cri.cli import run_words as words
+from cri.cli import run_values as values
 from cri.pb import runtime_pb2 as pb
 from cri.translate import extras
 from stage1.errors import BadRequest
@@ -43,7 +43,7 @@ def of(args: argparse.Namespace, ours: Mapping[str, str]) -> Request:
     _check_sizes(args)
     container = _container(args, ours)
     sandbox = _sandbox(args, container, name=name)
-    return Request(sandbox, container, tuple(words.take_free(sandbox.port_mappings)))
+    return Request(sandbox, container, tuple(values.take_free(sandbox.port_mappings)))
 
 
 def has_network(args: argparse.Namespace) -> bool:
@@ -64,7 +64,7 @@ def _check_sizes(args: argparse.Namespace) -> None:
     for option, text in (("--memory", args.memory), ("--vm-memory", args.vm_memory), ("--shm-size", args.shm_size)):
         if not text:
             continue
-        size = words.size(text, option)
+        size = values.size(text, option)
         if size < LEAST_BYTES and option != "--shm-size":
             hint = f"; did you mean {text}m?" if text.isdigit() else ""
             raise BadRequest(f"{option} {text} is less than {LEAST_BYTES >> 20}m, too little for any container{hint}")
@@ -92,7 +92,7 @@ def _sandbox(args: argparse.Namespace, container: pb.ContainerConfig, *, name: s
         metadata=pb.PodSandboxMetadata(name=name, namespace="default", uid=secrets.token_hex(16)),
         hostname=args.hostname or "",
         dns_config=pb.DNSConfig(servers=args.dns, searches=args.dns_search),
-        port_mappings=[one for word in args.publish for one in words.ports(word)],
+        port_mappings=[one for text in args.publish for one in values.ports(text)],
         annotations=_annotations(args),
     )
     sandbox.linux.security_context.privileged = args.privileged
@@ -102,22 +102,22 @@ def _sandbox(args: argparse.Namespace, container: pb.ContainerConfig, *, name: s
 
 def _annotations(args: argparse.Namespace) -> dict[str, str]:
     sizes = {policy.MEMORY: args.vm_memory, policy.SHM: args.shm_size}
-    given = {name: str(-(-words.size(text, "") // MIB)) for name, text in sizes.items() if text}
+    given = {name: str(-(-values.size(text, "") // MIB)) for name, text in sizes.items() if text}
     given |= {policy.NETWORKS: args.network} if args.network not in (NONE, *USUAL) else {}
     given |= {policy.PROFILE: args.profile} if args.profile else {}
-    hosts = [extras.host_of(word) for word in args.add_host]
+    hosts = [extras.host_of(text) for text in args.add_host]
     given |= {extras.HOSTS: ",".join(f"{one.name}:{one.address}" for one in hosts)} if hosts else {}
     return given
 
 
 def _container(args: argparse.Namespace, ours: Mapping[str, str]) -> pb.ContainerConfig:
-    made = [words.mount(word) for word in args.mount]
-    mounts = [words.volume(word) for word in args.volume] + [one for one in made if isinstance(one, pb.Mount)]
+    made = [values.mount(text) for text in args.mount]
+    mounts = [values.volume(text) for text in args.volume] + [one for one in made if isinstance(one, pb.Mount)]
     container = pb.ContainerConfig(
         metadata=pb.ContainerMetadata(name="main"),
         envs=[
             pb.KeyValue(key=key, value=value.encode("utf-8", "surrogateescape"))
-            for key, value in words.variables(args.env_file, args.env, ours=ours).items()
+            for key, value in values.variables(args.env_file, args.env, ours=ours).items()
         ],
         working_dir=args.workdir,
         mounts=mounts,
@@ -129,7 +129,7 @@ def _container(args: argparse.Namespace, ours: Mapping[str, str]) -> pb.Containe
     tmpfs = [*args.tmpfs, *(one for one in made if isinstance(one, str))]
     tmpfs += [path for path in IN_MEMORY if args.read_only and path not in _targets(mounts, tmpfs)]
     for name, separator, given in ((extras.TMPFS, ";", tmpfs), (extras.ULIMITS, ",", args.ulimit)):
-        if any(separator in word for word in given):
+        if any(separator in text for text in given):
             raise BadRequest(f"an option of {name.rpartition('/')[2]} can't have the character {separator!r}")
         if given:
             container.annotations[name] = separator.join(given)
@@ -139,7 +139,7 @@ def _container(args: argparse.Namespace, ours: Mapping[str, str]) -> pb.Containe
 
 
 def _targets(mounts: list[pb.Mount], tmpfs: list[str]) -> set[str]:
-    return {one.container_path for one in mounts} | {word.partition(":")[0].rstrip("/") for word in tmpfs}
+    return {one.container_path for one in mounts} | {text.partition(":")[0].rstrip("/") for text in tmpfs}
 
 
 def _set_command(container: pb.ContainerConfig, args: argparse.Namespace) -> None:
@@ -147,7 +147,7 @@ def _set_command(container: pb.ContainerConfig, args: argparse.Namespace) -> Non
     if args.entrypoint is None:
         container.args.extend(args.rest)
         return
-    if not (command := [*words.entrypoint(args.entrypoint), *args.rest]):
+    if not (command := [*values.entrypoint(args.entrypoint), *args.rest]):
         raise BadRequest("--entrypoint is empty, and there is no command behind the image's name")
     container.command.extend(command)
 
@@ -156,7 +156,7 @@ def _linux(args: argparse.Namespace) -> pb.LinuxContainerConfig:
     quota = _cpus(args.cpus)
     return pb.LinuxContainerConfig(
         resources=pb.LinuxContainerResources(
-            memory_limit_in_bytes=words.size(args.memory, "--memory") if args.memory else 0,
+            memory_limit_in_bytes=values.size(args.memory, "--memory") if args.memory else 0,
             cpu_quota=quota,
             cpu_period=PERIOD_US if quota else 0,
         ),

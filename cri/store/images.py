@@ -297,7 +297,7 @@ class ImageStore:
                 return None
             layers = self._diff_ids(image.id)
             db.execute("DELETE FROM images WHERE id = ?", (image.id,))
-        # Not before that is on the disk: a row without files would be a damaged image. `clean_up` does it later if need be.
+        # Not before that is on the disk: a row without files would be a damaged image. `clean_up` does it if we die.
         with self._db.change():
             if self._load(image.id) is None:
                 fs.remove_tree(self._directory(image.id))

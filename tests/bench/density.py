@@ -233,10 +233,10 @@ def run_in_lab(args: argparse.Namespace) -> dict[str, Any]:
     args.hypervisor = "kvmtool"
     kept = in_lab.journal(args.journal, "density")
     expected = [*(plan.name for plan in plans(args)), AROUND, *((OWN, PEER) if args.peer else ())]
-    words = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in PASSED_ON]
-    words += [f"--pods={','.join(map(str, args.pods))}", *(f"--way={way}" for way in args.way)]
-    words += [f"--peer={args.peer.resolve()}"] if args.peer else []
-    return report(args, in_lab.run("density", words, wanted=expected, kept=kept, paths=args.path))
+    arguments = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in PASSED_ON]
+    arguments += [f"--pods={','.join(map(str, args.pods))}", *(f"--way={way}" for way in args.way)]
+    arguments += [f"--peer={args.peer.resolve()}"] if args.peer else []
+    return report(args, in_lab.run("density", arguments, wanted=expected, kept=kept, paths=args.path))
 
 
 def text(row: dict[str, Any]) -> str:

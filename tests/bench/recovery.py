@@ -47,12 +47,12 @@ PAUSE_S, LIMIT_S = 0.005, 60.0
 
 
 class Daemons:
-    """Daemons of one run directory, one after the other. `words` is said to a daemon that waits for it. Their modules
+    """Daemons of one run directory, one after the other. `message` is said to a daemon that waits for it. Their modules
     are compiled once, below `place`, as those of an installed daemon are.
     """
 
-    def __init__(self, argv: list[str], socket_path: str, *, place: str, words: bytes = b"") -> None:
-        self._argv, self._path, self._words = argv, socket_path, words
+    def __init__(self, argv: list[str], socket_path: str, *, place: str, message: bytes = b"") -> None:
+        self._argv, self._path, self._words = argv, socket_path, message
         self._env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self._env["PYTHONPYCACHEPREFIX"] = f"{place}/compiled"
 
@@ -151,7 +151,7 @@ async def real(count: int, rounds: int) -> dict[str, float]:
         assert frozen
         os.kill(frozen.pid, signal.SIGSTOP)
         argv = [sys.executable, "-m", "tests.bench.lib.node", place.write_config(ksm=False)]
-        daemons = Daemons(argv, f"{place.run_dir}/clearpod.sock", place=str(place.root), words=b"serve\n")
+        daemons = Daemons(argv, f"{place.run_dir}/clearpod.sock", place=str(place.root), message=b"serve\n")
         return await measure(daemons, pods[1:], rounds) | {"pods": count, "silent": 1}
 
 

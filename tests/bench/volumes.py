@@ -65,7 +65,7 @@ def figures(text: str) -> Figures:
     return {name: {**us, "times": round((us["make"] + us["remove"]) / memory, 1)} for name, us in result.items()}
 
 
-async def container(place: Path, words: list[str]) -> Figures:
+async def container(place: Path, arguments: list[str]) -> Figures:
     """In a pod as for Kubernetes, with a volume that has the program."""
     choice = choose("qemu", hypervisors.facts())
     host = Host(
@@ -76,7 +76,7 @@ async def container(place: Path, words: list[str]) -> Figures:
     store.close()
     (volume := place / "volume").mkdir()
     built = program(volume)
-    argv = [f"/data/{built.name}", *words, f"{MEMORY}=/dev/shm", "root=/", "host=/data", "empty=/empty"]
+    argv = [f"/data/{built.name}", *arguments, f"{MEMORY}=/dev/shm", "root=/", "host=/data", "empty=/empty"]
     kubelet = place / "kubelet"
     (empty := kubelet / "volumes/kubernetes.io~empty-dir/empty").mkdir(parents=True)
     on_disk = Mount(str(empty), "/empty", disk=OnDisk("empty"))
@@ -88,7 +88,7 @@ async def container(place: Path, words: list[str]) -> Figures:
     return figures(ran.stdout.decode())
 
 
-def app(place: Path, words: list[str], *, notes: dict[str, str] | None = None) -> Figures:
+def app(place: Path, arguments: list[str], *, notes: dict[str, str] | None = None) -> Figures:
     """In a pod as rkt makes them, whose image has the program; `notes` are the app's annotations."""
     make_image(place / "image")
     program(place / "image" / "bin")
@@ -98,7 +98,7 @@ def app(place: Path, words: list[str], *, notes: dict[str, str] | None = None) -
         {"name": "host", "kind": "host", "source": str(place / "hosts"), "readOnly": False},
     ]
     mounts = [{"volume": name, "path": f"/{name}"} for name in ("empty", "host")]
-    argv = ["/bin/small-files", *words, f"{MEMORY}=/dev/shm", "root=/", "empty=/empty", "host=/host"]
+    argv = ["/bin/small-files", *arguments, f"{MEMORY}=/dev/shm", "root=/", "empty=/empty", "host=/host"]
     rkt = Stage0(place / "data", small_stage1.build(place / "stage1"))
     output = [{"name": name, "value": value} for name, value in (notes or {}).items()]
     one = AppSpec("one", Image(place / "image", USER), {"exec": argv}, {"mounts": mounts, "annotations": output})
@@ -116,14 +116,14 @@ def app(place: Path, words: list[str], *, notes: dict[str, str] | None = None) -
 
 def measure(count: int, rounds: int) -> dict[str, Figures]:
     """All of them, in a place that is gone afterwards. `file systems` has milliseconds for its workloads, too."""
-    words = [str(count), str(rounds)]
+    arguments = [str(count), str(rounds)]
     with places.short_directory("cpv") as place:
         for name in ("c", "r", "d", "f"):
             Path(place, name).mkdir()
         return {
-            "kubernetes": asyncio.run(container(Path(place, "c"), words)),
-            "rkt": app(Path(place, "r"), words),
-            "rkt, on disk": app(Path(place, "d"), words, notes={"clearpod.io/root": "disk"}),
+            "kubernetes": asyncio.run(container(Path(place, "c"), arguments)),
+            "rkt": app(Path(place, "r"), arguments),
+            "rkt, on disk": app(Path(place, "d"), arguments, notes={"clearpod.io/root": "disk"}),
             FILE_SYSTEMS: file_systems.measure(Path(place, "f"), count),
         }
 

@@ -18,8 +18,8 @@ TARGETS = ["apt-get", "indextargets", "--format", "$(ORIGIN)\t$(REPO_URI)\t$(REL
 def source_lines(targets: str) -> list[str]:
     """A deb-src line for each of Debian's own suites that `apt-get indextargets` told of. Pure."""
     lines = set()
-    for words in (line.split("\t") for line in targets.splitlines()):
-        origin, uri, release, component, key = (*words, "", "", "", "", "")[:5]
+    for fields in (line.split("\t") for line in targets.splitlines()):
+        origin, uri, release, component, key = (*fields, "", "", "", "", "")[:5]
         if origin == "Debian" and component == "main":
             signed = f"[signed-by={key}] " if key and "$" not in key else ""
             lines.add(f"deb-src {signed}{uri} {release} {component}")

@@ -29,15 +29,15 @@ def command(world: World, capfd: pytest.CaptureFixture[str]) -> Command:
     file = world.root / "config.toml"
     file.write_text(f'run_dir = "{world.config.run_dir}"\nstate_dir = "{world.config.state_dir}"\n')
 
-    def run(words: list[str]) -> int:
+    def run(argv: list[str]) -> int:
         try:
-            return main(words)
+            return main(argv)
         except SystemExit as error:
             return int(error.code or 0)
 
-    async def call(name: str, *words: str) -> Ended:
+    async def call(name: str, *argv: str) -> Ended:
         capfd.readouterr()
-        code = await asyncio.to_thread(run, [name, "--config", str(file), *words])
+        code = await asyncio.to_thread(run, [name, "--config", str(file), *argv])
         return Ended(code, *capfd.readouterr())
 
     return call

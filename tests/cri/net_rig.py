@@ -43,9 +43,9 @@ class Served(NamedTuple):
         assert reply.exit_code == 0, (command, reply.stdout, reply.stderr)
         return str(reply.stdout.decode())
 
-    async def probe(self, *words: str) -> str:
+    async def probe(self, *arguments: str) -> str:
         """net_probe in the pod."""
-        return await self.run("/tools/net_probe", *words)
+        return await self.run("/tools/net_probe", *arguments)
 
     async def counters(self) -> dict[str, int]:
         """What the guest's kernel counts."""

@@ -52,6 +52,6 @@ async def created(cri: Client, pod: str, name: str = "c", **fields: Any) -> str:
     return await cri.container(pod, "sleep", "1000", name=name, **fields)
 
 
-def no(words: str, code: int = 2) -> Any:
+def no(text: str, code: int = 2) -> Any:
     """What a plugin answers that refuses."""
-    raise No(words, code)
+    raise No(text, code)

@@ -13,10 +13,10 @@ from stage1.errors import AlreadyExists, BadRequest, NoCommand, NotExecutable, N
 from .conftest import World
 
 
-def request(world: World, *words: str) -> Request:
+def request(world: World, *options: str) -> Request:
     parser = Parser(prog="clearpod run")
     run.add_arguments(parser)
-    args = parser.parse_args(["-d", *words])
+    args = parser.parse_args(["-d", *options])
     detached.check(args)
     asked = run_request.of(args, {})
     asked.container.image.image = args.image
@@ -25,7 +25,7 @@ def request(world: World, *words: str) -> Request:
 
 async def test_the_daemon_has_the_pod_with_its_name_and_logs(world: World, tmp_path: Path) -> None:
     async with world.daemon() as cri:
-        words = (
+        options = (
             "--name",
             "web",
             "--tmpfs",
@@ -38,7 +38,7 @@ async def test_the_daemon_has_the_pod_with_its_name_and_logs(world: World, tmp_p
             "sleep",
             "1000",
         )
-        pod = await detached.hand_over(world.config, request(world, *words), when="missing")
+        pod = await detached.hand_over(world.config, request(world, *options), when="missing")
         (listed,) = (await cri("ListPodSandbox")).items
         (container,) = (await cri("ListContainers")).containers
         assert (listed.id, listed.metadata.name, container.pod_sandbox_id) == (pod, "web", pod)
@@ -76,7 +76,7 @@ async def test_without_a_daemon_one_sentence_names_the_socket(world: World) -> N
         await detached.hand_over(world.config, request(world, world.image), when="missing")
 
 
-@pytest.mark.parametrize("words", ["--rm", "--network none", "--timeline", "--hypervisor qemu", "--journal /x"])
-def test_what_only_the_foreground_has_is_refused(world: World, words: str) -> None:
-    with pytest.raises(BadRequest, match=words.split()[0]):
-        request(world, *words.split(), "image")
+@pytest.mark.parametrize("options", ["--rm", "--network none", "--timeline", "--hypervisor qemu", "--journal /x"])
+def test_what_only_the_foreground_has_is_refused(world: World, options: str) -> None:
+    with pytest.raises(BadRequest, match=options.split()[0]):
+        request(world, *options.split(), "image")

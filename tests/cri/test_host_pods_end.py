@@ -165,8 +165,8 @@ exit $code
 
 
 def test_the_agent_alone_changes_nothing(guest_dir: Path) -> None:
-    for words in ([], ["--directory=/nowhere"], ["--directory=relative", "--cgroup=/x", "--crun=/x"]):
-        argv = ["unshare", "--mount", "sh", "-c", UNCHANGED, "sh", guest_dir / "agent", *words]
+    for arguments in ([], ["--directory=/nowhere"], ["--directory=relative", "--cgroup=/x", "--crun=/x"]):
+        argv = ["unshare", "--mount", "sh", "-c", UNCHANGED, "sh", guest_dir / "agent", *arguments]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
         assert done.returncode == 1 and "not PID 1" in done.stderr
 

@@ -22,8 +22,8 @@ def config(registered: Registered, tmp_path: Path) -> str:
 def test_images_are_listed_described_and_removed(
     config: str, registered: Registered, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*words: str) -> str:
-        assert main(["images", *words, "--config", config]) == 0
+    def said(*argv: str) -> str:
+        assert main(["images", *argv, "--config", config]) == 0
         return capsys.readouterr().out
 
     header, *rows = said("ls").splitlines()
@@ -56,8 +56,8 @@ async def test_an_image_in_use_is_spared(world: World, tmp_path: Path, capsys: p
     async with world.daemon() as cri:
         pod = await cri.pod()
         await cri.container(pod, "sleep", "1000")
-        words = ["images", "prune", "--all", "--config", str(file)]
-        assert await asyncio.to_thread(main, words) == 0
+        argv = ["images", "prune", "--all", "--config", str(file)]
+        assert await asyncio.to_thread(main, argv) == 0
         assert world.image not in capsys.readouterr().out
         assert (await cri("ListImages")).images
         await cri("RemovePodSandbox", pod_sandbox_id=pod)

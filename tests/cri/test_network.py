@@ -290,8 +290,8 @@ def _echoed(address: str, data: bytes) -> bytes:
 async def _counts_what_it_sent(cri: Client, pod: str, container: str) -> None:
     """The pod's stats are what its guest says of eth0, within 5 percent."""
     network = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux.network
-    words = (await _said(cri, container, "sh", "-c", "grep eth0: /proc/net/dev")).split()
-    received, sent = int(words[1]), int(words[9])
+    fields = (await _said(cri, container, "sh", "-c", "grep eth0: /proc/net/dev")).split()
+    received, sent = int(fields[1]), int(fields[9])
     default = network.default_interface
     assert (default.name, default.rx_errors.value, default.tx_errors.value) == ("eth0", 0, 0)
     assert sent > 20 << 20

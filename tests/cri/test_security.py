@@ -39,8 +39,8 @@ def _number(value: int) -> pb.Int64Value:
     return pb.Int64Value(value=value)
 
 
-def _caps(**words: list[str]) -> dict[str, Any]:
-    return {"capabilities": pb.Capability(**words)}
+def _caps(**sets: list[str]) -> dict[str, Any]:
+    return {"capabilities": pb.Capability(**sets)}
 
 
 def _pid(mode: "pb.NamespaceMode.ValueType") -> dict[str, Any]:

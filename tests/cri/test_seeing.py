@@ -165,15 +165,17 @@ def test_a_table_fits_into_its_terminal(columns: int) -> None:
     assert max(map(len, lines)) <= (columns or 1000)
 
 
-@pytest.mark.parametrize("words", [["ps"], ["why", "x"], ["timeline", "x"], ["top"], ["logs", "x"], ["exec", "x", "y"]])
-async def test_without_a_daemon_a_command_says_so(world: World, clearpod: Command, words: list[str]) -> None:
-    ended = await clearpod(*words)
+@pytest.mark.parametrize(
+    "command", [["ps"], ["why", "x"], ["timeline", "x"], ["top"], ["logs", "x"], ["exec", "x", "y"]]
+)
+async def test_without_a_daemon_a_command_says_so(world: World, clearpod: Command, command: list[str]) -> None:
+    ended = await clearpod(*command)
     assert (ended.code, ended.err.count("\n")) == (10, 1)
     assert "clearpod serve" in ended.err
     os.makedirs(world.config.run_dir)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(world.config.socket_path)
-    assert (await clearpod(*words)).code == 10
+    assert (await clearpod(*command)).code == 10
 
 
 async def test_logs_show_each_stream_and_can_be_bounded(world: World, clearpod: Command) -> None:
@@ -188,8 +190,8 @@ async def test_logs_show_each_stream_and_can_be_bounded(world: World, clearpod: 
         assert (await clearpod("logs", "web", "--since", "1h")).out.startswith("line 1")
         assert (await clearpod("logs", "web", "--since", "2999-01-01T00:00:00Z")).out == ""
         assert (await clearpod("logs", "web", "-t")).out.startswith("20")
-        for words in (["--since", "yesterday"], ["--tail", "-1"]):
-            assert (await clearpod("logs", "web", *words)).code == 2
+        for arguments in (["--since", "yesterday"], ["--tail", "-1"]):
+            assert (await clearpod("logs", "web", *arguments)).code == 2
         os.unlink(f"{world.root}/logs/c.log")
         assert (await clearpod("logs", "web")).code == 4
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -270,8 +272,8 @@ async def test_inspect_and_stats_are_about_pods_and_containers(world: World, cle
         one = await cri.container(pod, "sleep", "1000")
         await cri("StartContainer", container_id=one)
         assert json.loads((await clearpod("inspect", "web")).out)["info"]["history"]
-        for words in (["web", "-c", "c"], [one]):
-            assert json.loads((await clearpod("inspect", *words)).out)["status"]["id"] == one
+        for arguments in (["web", "-c", "c"], [one]):
+            assert json.loads((await clearpod("inspect", *arguments)).out)["status"]["id"] == one
         assert (await clearpod("inspect", "web", "-c", "other")).code == 4
         assert (await clearpod("inspect", "nobody")).code == 4
         (result,) = json.loads((await clearpod("stats", "web", "--json")).out)

@@ -39,10 +39,10 @@ def address(cri: Client) -> tuple[str, int]:
 
 
 @asynccontextmanager
-async def flood(cri: Client, *words: str) -> AsyncIterator[asyncio.StreamReader]:
+async def flood(cri: Client, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
     """Attackers in a process of their own, all of them connected; what they say."""
     host, port = address(cri)
-    argv = [sys.executable, "-m", "tests.cri.flooder", host, str(port), str(ATTACKERS), *words]
+    argv = [sys.executable, "-m", "tests.cri.flooder", host, str(port), str(ATTACKERS), *arguments]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*argv, stdin=pipe, stdout=pipe)
     assert process.stdout is not None

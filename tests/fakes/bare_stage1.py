@@ -86,20 +86,20 @@ class BareStage1:
         (self.place / "says").write_bytes(says)
         text = f"#!/bin/sh\nls -l /proc/$$/fd > {self.place}/vmm-fds\necho up > {self.place}/vmm\n"
         self._script(self.place / "vmm.sh", f"{text}cat {self.place}/says\n{then}\n")
-        words = [
+        fields = [
             f"j{self.jailer}",
             f"c{self.place}/console",
             *(["i"] if interactive else []),
             *([more] if more else []),
         ]
-        self._words("order", words)
+        self._write("order", fields)
         (self.place / "jail").mkdir(exist_ok=True)
         own = [f"{self.place}/jail", f"w{self.place}", *SYSTEM, *LINKS, "d1:3:/dev/null", f"c0 {OWNER} 65536", "p"]
         own.append("sffff:/")  # all rights of Landlock, since no rule is none
-        self._words("launch", [*own, "n", *jail, f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin"])
+        self._write("launch", [*own, "n", *jail, f"a{self.place}/vmm.sh", "ePATH=/usr/bin:/bin"])
 
-    def _words(self, name: str, words: list[str]) -> None:
-        (self.place / name).write_bytes(b"".join(word.encode() + b"\0" for word in words))
+    def _write(self, name: str, fields: list[str]) -> None:
+        (self.place / name).write_bytes(b"".join(word.encode() + b"\0" for word in fields))
 
     def vmm_pid(self) -> int:
         """Of the script that is the VMM, by which the host knows it; 0 until it runs. Remembered when it has ended."""

@@ -46,20 +46,20 @@ class Command:
             vm += f"boot_timeout_s = {60 * PATIENCE}\n"
         self.config.write_text(f'{top}{more}\n{vm}hypervisor = "{self.hypervisor}"\n', encoding="utf-8")
 
-    def argv(self, command: str, *words: str) -> list[str]:
+    def argv(self, command: str, *arguments: str) -> list[str]:
         """The command line of `clearpod COMMAND`."""
-        return [sys.executable, "-m", "cri", command, "--config", str(self.config), *words]
+        return [sys.executable, "-m", "cri", command, "--config", str(self.config), *arguments]
 
-    def start(self, command: str, *words: str, **options: Any) -> "subprocess.Popen[bytes]":
+    def start(self, command: str, *arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
         """Start it, with pipes unless `options` say otherwise."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(self.argv(command, *words), **{"env": self.env, **pipes, **options})
+        return subprocess.Popen(self.argv(command, *arguments), **{"env": self.env, **pipes, **options})
 
-    def run(self, *words: str, limit_s: float = 60, **options: Any) -> Result:
+    def run(self, *arguments: str, limit_s: float = 60, **options: Any) -> Result:
         """`clearpod run WORDS` to its end. `feed` (bytes) goes to its standard input."""
         feed = options.pop("feed", None)
         stdin = {} if feed is None else {"stdin": subprocess.PIPE}
-        return finish(self.start("run", *words, **stdin, **options), feed=feed, limit_s=limit_s)
+        return finish(self.start("run", *arguments, **stdin, **options), feed=feed, limit_s=limit_s)
 
 
 def finish(process: "subprocess.Popen[bytes]", *, feed: bytes | None = None, limit_s: float = 60) -> Result:

@@ -24,11 +24,11 @@ def numbers_of(name: str, pid: int, op: m.Stats) -> m.ContainerStats:
     """CPU and memory of `pid`; what was not asked for is left out, as the real agent does."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as text:
-            words = text.read().rpartition(")")[2].split()
+            fields = text.read().rpartition(")")[2].split()
     except OSError:
-        words = ["0"] * 50  # it just ended
-    used_us = (int(words[11]) + int(words[12])) * 1_000_000 // TICKS
-    memory = m.MemoryStats(usage=int(words[21]) * PAGE, anonymous=int(words[21]) * PAGE, faults=int(words[7]))
+        fields = ["0"] * 50  # it just ended
+    used_us = (int(fields[11]) + int(fields[12])) * 1_000_000 // TICKS
+    memory = m.MemoryStats(usage=int(fields[21]) * PAGE, anonymous=int(fields[21]) * PAGE, faults=int(fields[7]))
     return m.ContainerStats(
         name, time.monotonic_ns(), m.CpuStats(used_us, used_us), memory, threads=1, processes=1,
         files=4 if op.files else 0, disk_bytes=8192 if op.disk else 0, disk_inodes=2 if op.disk else 0,

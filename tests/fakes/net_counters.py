@@ -9,13 +9,13 @@ def parse(text: str) -> dict[str, int]:
     result: dict[str, int] = {}
     names: list[str] = []
     for line in text.splitlines():
-        head, *words = line.split()
+        head, *fields = line.split()
         if not head.endswith(":"):
-            result[head] = int(words[0])
-        elif not words[0].lstrip("-").isdigit():
-            names = words
+            result[head] = int(fields[0])
+        elif not fields[0].lstrip("-").isdigit():
+            names = fields
         else:
-            result |= {head[:-1] + name: int(word) for name, word in zip(names, words, strict=True)}
+            result |= {head[:-1] + name: int(word) for name, word in zip(names, fields, strict=True)}
     return result
 
 

@@ -27,8 +27,8 @@ USUAL = (1 << nri.VALIDATE_CONTAINER_ADJUSTMENT - 1) - 1
 class No(Exception):
     """The plugin's error: a code of gRPC and words."""
 
-    def __init__(self, words: str, code: int = 2) -> None:
-        super().__init__(words)
+    def __init__(self, text: str, code: int = 2) -> None:
+        super().__init__(text)
         self.code = code
 
 

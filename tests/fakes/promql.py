@@ -52,19 +52,19 @@ def tokens(text: str) -> list[str]:
 
 def parse(text: str) -> Query:
     """Raises ValueError for what is not PromQL, as far as it is known here."""
-    words, selectors, groups = tokens(text), list[Selector](), set[str]()
-    if words.count("(") != words.count(")") or words.count("{") != words.count("}"):
+    parts, selectors, groups = tokens(text), list[Selector](), set[str]()
+    if parts.count("(") != parts.count(")") or parts.count("{") != parts.count("}"):
         raise ValueError(f"{text!r} has brackets that do not match")
     at = 0
-    while at < len(words):
-        word, following = words[at], words[at + 1] if at + 1 < len(words) else ""
+    while at < len(parts):
+        word, following = parts[at], parts[at + 1] if at + 1 < len(parts) else ""
         if word in _LISTS and following == "(":
-            end = words.index(")", at)
-            groups |= set(words[at + 2 : end]) - {","}
+            end = parts.index(")", at)
+            groups |= set(parts[at + 2 : end]) - {","}
             at = end
         elif re.match(r"[A-Za-z_:]", word) and following not in _AFTER_FUNCTIONS and word not in _WORDS:
-            end = words.index("}", at) if following == "{" else at
-            selectors.append(Selector(word, tuple(_matchers(words[at + 2 : end]))))
+            end = parts.index("}", at) if following == "{" else at
+            selectors.append(Selector(word, tuple(_matchers(parts[at + 2 : end]))))
             at = end
         at += 1
     if not selectors:
@@ -72,9 +72,9 @@ def parse(text: str) -> Query:
     return Query(tuple(selectors), frozenset(groups))
 
 
-def _matchers(words: list[str]) -> Iterator[tuple[str, str, str]]:
-    for first in range(0, len(words), 4):
-        label, operator, value, rest = [*words[first : first + 4], "", "", "", ""][:4]
+def _matchers(parts: list[str]) -> Iterator[tuple[str, str, str]]:
+    for first in range(0, len(parts), 4):
+        label, operator, value, rest = [*parts[first : first + 4], "", "", "", ""][:4]
         if operator not in _TESTS or not value.startswith('"') or rest not in ("", ","):
-            raise ValueError(f"{' '.join(words)!r} is no list of matchers")
+            raise ValueError(f"{' '.join(parts)!r} is no list of matchers")
         yield label, operator, value[1:-1]

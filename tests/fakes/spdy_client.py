@@ -68,10 +68,10 @@ class SpdyClient:
     """`connect` or `tunnel`, then `open` streams. `gone`: the server has closed; `goaway`: it has said so."""
 
     def __init__(self, pipe: Pipe) -> None:
-        words = dictionary()
+        text = dictionary()
         self._pipe = pipe
-        self._pack = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_DEFAULT_STRATEGY, words)
-        self._unpack = zlib.decompressobj(zdict=words)
+        self._pack = zlib.compressobj(9, zlib.DEFLATED, 15, 9, zlib.Z_DEFAULT_STRATEGY, text)
+        self._unpack = zlib.decompressobj(zdict=text)
         self._next = 1
         self.streams: dict[int, Stream] = {}
         self.pongs: list[int] = []

@@ -95,10 +95,10 @@ class SystemdMachine:
         enter = ["nsenter", "--all", "--target", self._pid()]
         return subprocess.run([*enter, *argv], capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
 
-    def systemctl(self, *words: str) -> str:
+    def systemctl(self, *arguments: str) -> str:
         """What it says; it must succeed."""
-        ended = self.run("systemctl", "--no-pager", *words)
-        assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
+        ended = self.run("systemctl", "--no-pager", *arguments)
+        assert ended.returncode == 0, (arguments, ended.stdout, ended.stderr)
         return ended.stdout.strip()
 
     def show(self, unit: str, name: str) -> str:

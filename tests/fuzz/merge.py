@@ -24,8 +24,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as merged:
         for path in kept.iterdir():
             shutil.copy(path, merged)
-        words = [sys.executable, "-m", "tests.fuzz.run", name, "0", "-merge=1", merged]
-        subprocess.run(words, cwd=CHECKOUT, check=True)
+        arguments = [sys.executable, "-m", "tests.fuzz.run", name, "0", "-merge=1", merged]
+        subprocess.run(arguments, cwd=CHECKOUT, check=True)
         result = [path for path in Path(merged).iterdir() if not (kept / path.name).exists()]
         room = MOST_BYTES
         for path in sorted(result, key=lambda one: one.stat().st_size)[: MOST_INPUTS - len(list(kept.iterdir()))]:

@@ -68,14 +68,14 @@ def corpora(name: str) -> list[str]:
     return [str(result), *([str(kept)] if kept.is_dir() else [])]
 
 
-def _fuzz(name: str, words: list[str]) -> None:
+def _fuzz(name: str, arguments: list[str]) -> None:
     import atheris
 
     target = TARGETS[name]
     with atheris.instrument_imports(include=list(target.modules)):
         target.run(b"")
         target.run(b"\x01")
-    atheris.Setup([str(_again(name)), *words], target.run)
+    atheris.Setup([str(_again(name)), *arguments], target.run)
     atheris.Fuzz()
 
 

@@ -99,8 +99,8 @@ def erofs() -> list[bytes]:
     for options in (["-Enosbcrc,force-inode-extended"], ["-Eforce-inode-compact"]):
         with tempfile.TemporaryDirectory() as place:
             Path(place, "tar").write_bytes(tar()[0])
-            words = ["mkfs.erofs", "--quiet", "--tar=f", *options, f"{place}/image", f"{place}/tar"]
-            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+            argv = ["mkfs.erofs", "--quiet", "--tar=f", *options, f"{place}/image", f"{place}/tar"]
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
             result.append(Path(place, "image").read_bytes())
     return result
 

@@ -24,8 +24,8 @@ BUILD_S = 240
 def test_no_input_is_found_that_a_parser_does_not_expect(name: str) -> None:
     if name in PROGRAMS and not any(map(shutil.which, ("clang", "clang-19", "clang-18", "clang-17"))):
         pytest.skip("libFuzzer comes with clang: apt install clang-19 libclang-rt-19-dev")
-    words = [sys.executable, "-m", "tests.fuzz.run", name, str(max(int(SECONDS), 1))]
-    done = subprocess.run(words, cwd=CHECKOUT, capture_output=True, text=True, timeout=BUILD_S, check=False)
+    argv = [sys.executable, "-m", "tests.fuzz.run", name, str(max(int(SECONDS), 1))]
+    done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, timeout=BUILD_S, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     runs = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     assert runs and int(runs[1]) >= LEAST_RUNS, done.stderr[-1000:]

@@ -67,9 +67,9 @@ async def attacker(vms: Node, *, read_only: bool = False) -> AsyncIterator[tuple
 
 async def sh(cri: Caller, container: str, script: str, limit_s: int = 60) -> tuple[int, str]:
     """Code and output of a script in the container."""
-    words = ["sh", "-c", script]
+    argv = ["sh", "-c", script]
     timeout = limit_s * PATIENCE
-    reply = await cri("ExecSync", container_id=container, cmd=words, timeout=timeout, deadline_s=limit_s + 10)
+    reply = await cri("ExecSync", container_id=container, cmd=argv, timeout=timeout, deadline_s=limit_s + 10)
     return reply.exit_code, (reply.stdout + reply.stderr).decode(errors="replace")
 
 

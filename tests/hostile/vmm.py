@@ -16,8 +16,8 @@ MARK = "clearpod-hostile: "
 
 def main() -> None:
     """Be what the hostname says until the host has enough."""
-    words = sys.argv[1:]
-    volumes, layers = (share(words, tag) for tag in ("volumes", "layers"))
+    arguments = sys.argv[1:]
+    volumes, layers = (share(arguments, tag) for tag in ("volumes", "layers"))
     with open(f"{volumes}/pod/hostname", encoding="utf-8") as file:
         what = file.read().strip()
     if what == "memory-bomb":
@@ -27,22 +27,22 @@ def main() -> None:
     from tests.hostile.link_attacks import ATTACKS
     from tests.hostile.phantom import Phantom
 
-    guest = ATTACKS.get(what, Phantom)(listener(words))
+    guest = ATTACKS.get(what, Phantom)(listener(arguments))
     if what == "compromised" and os.fork() == 0:
-        tell(words, volumes=volumes, layers=layers)
+        tell(arguments, volumes=volumes, layers=layers)
         os._exit(0)
     guest.run()
 
 
-def share(words: list[str], tag: str) -> str:
+def share(arguments: list[str], tag: str) -> str:
     """The directory that is exported under this tag."""
-    result = next(word for word in words if word.startswith("local,") and f"id={tag}," in word)
+    result = next(word for word in arguments if word.startswith("local,") and f"id={tag}," in word)
     return re.search(r"path=([^,]+)", result)[1]  # type: ignore[index]
 
 
-def listener(words: list[str]) -> socket.socket:
+def listener(arguments: list[str]) -> socket.socket:
     """Of the link: the descriptor that QEMU was given, or the path where it would listen."""
-    result = next(word for word in words if word.startswith("socket,id=link"))
+    result = next(word for word in arguments if word.startswith("socket,id=link"))
     if given := re.search(r",fd=(\d+)", result):
         return socket.socket(fileno=int(given[1]))
     made = socket.socket(socket.AF_UNIX)
@@ -51,13 +51,13 @@ def listener(words: list[str]) -> socket.socket:
     return made
 
 
-def tell(words: list[str], *, volumes: str, layers: str) -> None:
+def tell(arguments: list[str], *, volumes: str, layers: str) -> None:
     """Try everything, and say what came of it."""
     from tests.hostile import jail_attacks
 
     directory = os.path.dirname(os.path.dirname(volumes))
     run_dir = os.path.dirname(os.path.dirname(directory))
-    files = [words[words.index(option) + 1] for option in ("-kernel", "-initrd")]
+    files = [arguments[arguments.index(option) + 1] for option in ("-kernel", "-initrd")]
     target = jail_attacks.Target(
         directory, volumes, layers, f"{os.path.dirname(run_dir)}/canary", f"{run_dir}/clearpod.sock", tuple(files)
     )

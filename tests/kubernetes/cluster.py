@@ -88,24 +88,29 @@ class Cluster:
         account = ["get", "serviceaccount", "default"]
         until(lambda: self.kubectl(*account), within_s=START_S, what="an account", log=node.log("manager"))
 
-    def kubectl(self, *words: str, feed: Any = None, limit_s: float = 120) -> str:
+    def kubectl(self, *args: str, feed: Any = None, limit_s: float = 120) -> str:
         """What kubectl prints; it must succeed. `feed` is a document for its standard input."""
-        ended = self.ends(*words, feed=feed, limit_s=limit_s)
-        assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
+        ended = self.ends(*args, feed=feed, limit_s=limit_s)
+        assert ended.returncode == 0, (args, ended.stdout, ended.stderr)
         return ended.stdout
 
-    def ends(self, *words: str, feed: Any = None, limit_s: float = 120) -> "subprocess.CompletedProcess[str]":
+    def ends(self, *args: str, feed: Any = None, limit_s: float = 120) -> "subprocess.CompletedProcess[str]":
         """However it ends."""
         text = None if feed is None else json.dumps(feed)
-        return subprocess.run(self.argv(*words), input=text, capture_output=True, text=True, timeout=limit_s * PATIENCE)
+        return subprocess.run(self.argv(*args), input=text, capture_output=True, text=True, timeout=limit_s * PATIENCE)
 
-    def argv(self, *words: str) -> list[str]:
+    def argv(self, *args: str) -> list[str]:
         """A command line of kubectl."""
-        return ["kubectl", f"--kubeconfig={self.node.root}/kubeconfig", f"--cache-dir={self.node.root}/kubectl", *words]
+        return [
+            "kubectl",
+            f"--kubeconfig={self.node.root}/kubeconfig",
+            f"--cache-dir={self.node.root}/kubectl",
+            *args,
+        ]
 
-    def json(self, *words: str) -> Any:
+    def json(self, *args: str) -> Any:
         """What kubectl prints as JSON."""
-        return json.loads(self.kubectl(*words, "-o", "json"))
+        return json.loads(self.kubectl(*args, "-o", "json"))
 
     def apply(self, document: dict[str, Any]) -> None:
         """Create or change an object."""

@@ -61,9 +61,9 @@ def test_a_node_is_shown_with_its_runtime(cluster: Cluster) -> None:
 def test_an_api_server_takes_the_manifests_in_the_documents(cluster: Cluster, name: str) -> None:
     text = (DOCS / name).read_text().replace("name: NODE", f"name: {NODE}")
     for document in yaml.safe_load_all(text):
-        words = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"]
+        arguments = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict", "-f", "-"]
         if document["kind"] != "RuntimeClass" or document["metadata"]["name"] != CLASS:
-            cluster.kubectl(*words, feed=document)
+            cluster.kubectl(*arguments, feed=document)
 
 
 def test_a_deployment_runs_and_is_probed(cluster: Cluster, web: list[str]) -> None:

@@ -42,8 +42,8 @@ def test_no_file_and_no_port_is_anybody_elses() -> None:
     for make in ("kubelet", "etcd", "apiserver", "scheduler", "manager"):
         output.append(getattr(configuration, f"{make}_argv")(PLACE))
     text = json.dumps(output).replace("https://", "").replace("http://", "").replace("unix://", "")
-    words = {word for part in text.split('"') for word in part.split("=")}
-    assert {word for word in words if word.startswith("/") and not word.startswith("/tmp/kn")} == {"/clearpod-test-1"}
+    values = {word for part in text.split('"') for word in part.split("=")}
+    assert {word for word in values if word.startswith("/") and not word.startswith("/tmp/kn")} == {"/clearpod-test-1"}
     assert configuration.kubelet(PLACE)["readOnlyPort"] == configuration.kubelet(PLACE)["healthzPort"] == 0
 
 

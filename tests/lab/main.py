@@ -129,9 +129,9 @@ def do_test(args: argparse.Namespace) -> int:
         raise LabError(f"there is no {python}; scripts/test or scripts/lint make it")
     if subprocess.run([ROOT / "images" / "build"]).returncode != 0:  # what is built already takes no time
         raise LabError("the guest was not built, so its tests would tell of an older one")
-    words = [word for word in args.pytest if word != "--"]
-    tests = [word for word in words if word.startswith("tests")] or TESTS
-    options = [word for word in words if not word.startswith("tests")]
+    arguments = [word for word in args.pytest if word != "--"]
+    tests = [word for word in arguments if word.startswith("tests")] or TESTS
+    options = [word for word in arguments if not word.startswith("tests")]
     pytest = [str(python), "-m", "pytest", "-rs", "-m", "kvmtool or lab", "--durations=10", *options]
     # The lab that was up already may have another PATH.
     suite = Suite(ROOT, pytest, tests=tests, path=f"{os.path.dirname(lkvm)}:{plan.STANDARD_PATH}")

@@ -116,9 +116,9 @@ def _clock(lab: Lab) -> tuple[str, ...]:
 def environment(lab: Lab) -> str:
     """The file that init.sh reads."""
     path = ":".join((*lab.paths, STANDARD_PATH))
-    words = {"LAB_CHECKOUT": lab.checkout, "LAB_MODULES": lab.modules, "LAB_PATH": path}
-    words["LAB_DETERMINISTIC"] = "1" if lab.deterministic else ""
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in words.items())
+    settings = {"LAB_CHECKOUT": lab.checkout, "LAB_MODULES": lab.modules, "LAB_PATH": path}
+    settings["LAB_DETERMINISTIC"] = "1" if lab.deterministic else ""
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in settings.items())
 
 
 def load_order(modules_dep: str, names: tuple[str, ...] = MODULES) -> list[str]:

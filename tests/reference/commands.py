@@ -22,9 +22,9 @@ def _rows(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
         if action.help is argparse.SUPPRESS or isinstance(action, (argparse._HelpAction, argparse._SubParsersAction)):
             continue
         value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
-        words = action.option_strings or [str(value)]
+        names = action.option_strings or [str(value)]
         shown = f" {value}" if action.option_strings and value else ""
-        yield f"`{', '.join(words)}{shown}`", (action.help or "").replace("%%", "%")
+        yield f"`{', '.join(names)}{shown}`", (action.help or "").replace("%%", "%")
 
 
 def _command(parser: Parser, summary: str) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _command(parser: Parser, summary: str) -> Iterator[str]:
     for name, one in below.items():
         yield from _command(one, helps[name])
     if parser.examples:
-        yield "```\n" + "\n".join(f"{words}    # {what}" for words, what in parser.examples) + "\n```"
+        yield "```\n" + "\n".join(f"{argv}    # {what}" for argv, what in parser.examples) + "\n```"
 
 
 def reference() -> str:

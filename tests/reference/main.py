@@ -30,16 +30,16 @@ def stale() -> dict[str, str]:
     }
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """1 with --check when something is stale, else 0."""
     result = stale()
-    if "--check" not in words:
+    if "--check" not in arguments:
         for name, text in result.items():
             (PLACE / name).write_text(text, encoding="utf-8")
-    verb = "is stale; run scripts/gen-reference" if "--check" in words else "written"
+    verb = "is stale; run scripts/gen-reference" if "--check" in arguments else "written"
     for name in result:
         print(f"{(PLACE / name).resolve().relative_to(PLACE.parents[1])} {verb}")
-    return 1 if result and "--check" in words else 0
+    return 1 if result and "--check" in arguments else 0
 
 
 if __name__ == "__main__":

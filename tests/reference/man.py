@@ -44,7 +44,7 @@ def _page(parser: Parser, summary: str) -> str:
     made = Manpage(parser, data, format="single-commands-section")
     made.prog = name
     text = str(made)
-    shown = "".join(f".TP\n.B {_plain(words)}\n{_plain(what)}\n" for words, what in parser.examples)
+    shown = "".join(f".TP\n.B {_plain(command)}\n{_plain(what)}\n" for command, what in parser.examples)
     return f"{text.rstrip()}\n.SH EXAMPLES\n{shown}" if shown else f"{text.rstrip()}\n"
 
 
@@ -53,9 +53,9 @@ def _plain(text: str) -> str:
     return "\\&" + text.replace("\\", "\\e").replace("-", "\\-")
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Write them, compressed with `--gz` for a package."""
-    directory, is_small = Path(words[0]), "--gz" in words[1:]
+    directory, is_small = Path(arguments[0]), "--gz" in arguments[1:]
     directory.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         data = text.encode()

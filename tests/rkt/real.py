@@ -32,28 +32,28 @@ class RealRkt:
 
     def __init__(self, place: Path, stage1: Path, *, inside: str = "") -> None:
         self.place, self.data, self.stage1 = place, place / "data", stage1
-        prefix = ["nsenter", f"--net={inside}"] if inside else []
-        self.words = [*prefix, "rkt", f"--dir={self.data}", "--insecure-options=image"]
+        enter = ["nsenter", f"--net={inside}"] if inside else []
+        self.prefix = [*enter, "rkt", f"--dir={self.data}", "--insecure-options=image"]
         experiments = {"RKT_EXPERIMENT_APP": "true", "RKT_EXPERIMENT_ATTACH": "true"}
         self.env = {"PATH": os.environ["PATH"], "TERM": "xterm", **experiments}
         self.pods: list[Running] = []
 
-    def call(self, *words: object, **more: Any) -> Done:
+    def call(self, *arguments: object, **more: Any) -> Done:
         """One command, to its end."""
         given = {"stdin": subprocess.DEVNULL, "env": self.env, **more}
-        argv = [*self.words, *map(str, words)]
+        argv = [*self.prefix, *map(str, arguments)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, check=False, **given)
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def run(self, *words: object, command: str = "run", net: str = "none", **streams: Any) -> "Running":
+    def run(self, *arguments: object, command: str = "run", net: str = "none", **streams: Any) -> "Running":
         """`rkt run` or another command that becomes a pod."""
         number = len(self.pods)
         file = self.place / f"uuid-{number}"
         named = [] if command == "run-prepared" else [f"--stage1-path={self.stage1}", f"--uuid-file-save={file}"]
-        argv = [*self.words, *command.split(), f"--net={net}", *named, *map(str, words)]
+        argv = [*self.prefix, *command.split(), f"--net={net}", *named, *map(str, arguments)]
         piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
         process = subprocess.Popen(argv, env=self.env, **piped)
-        self.pods.append(Running(self, process, file if named else str(words[-1])))
+        self.pods.append(Running(self, process, file if named else str(arguments[-1])))
         return self.pods[-1]
 
     def clean(self) -> None:
@@ -118,10 +118,10 @@ class Running:
         result = json.loads(self.rkt.call("list", "--format=json").out)
         return next(dict(one) for one in result if one["name"] == self.uuid)
 
-    def enter(self, *words: object, app: str = "") -> Done:
+    def enter(self, *arguments: object, app: str = "") -> Done:
         """rkt enter, without a terminal."""
         chosen = [f"--app={app}"] if app else []
-        return self.rkt.call("enter", *chosen, self.uuid, *words)
+        return self.rkt.call("enter", *chosen, self.uuid, *arguments)
 
 
 def on_terminal(argv: list[str], env: dict[str, str], *, given: bytes = b"", after: bytes = b"") -> Done:

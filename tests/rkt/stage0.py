@@ -123,11 +123,11 @@ class Pod(PodFiles):
                 (self.root / "etc" / name).write_text(text)
             local = () if prepared else (f"--local-config={local_config}",)
             mutable = ("--mutable",) if self.mutable else ()
-            words = ordered((*flags, f"--net={net}", *local, *mutable))
+            arguments = ordered((*flags, f"--net={net}", *local, *mutable))
             given = {"RKT_SELINUX_CONTEXT": "", "RKT_SELINUX_MOUNT_CONTEXT": "", "RKT_LOCK_FD": str(lock)}
             if prepared:
-                words = [word for word in words if not word.startswith("--ipc")]
-            argv = [str(self.root / self.rkt.program("run")), *words, self.uuid]
+                arguments = [word for word in arguments if not word.startswith("--ipc")]
+            argv = [str(self.root / self.rkt.program("run")), *arguments, self.uuid]
             fds = (lock, *streams.pop("pass_fds", ()))
             started = subprocess.Popen(
                 argv, cwd=self.dir, env={**(os.environ if env is None else env), **given}, pass_fds=fds, **streams
@@ -174,8 +174,8 @@ class Pod(PodFiles):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.overlay and not os.path.ismount(self.root):
                 self._mount_overlay(self.rkt.stage1, self.root, "")
-            words = [*(["--debug"] if debug else []), "--local-config", local_config, self.uuid]
-            argv = [str(self.root / self.rkt.program("gc")), *words]
+            arguments = [*(["--debug"] if debug else []), "--local-config", local_config, self.uuid]
+            argv = [str(self.root / self.rkt.program("gc")), *arguments]
             null = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
             done = _finish(self._spawn(argv, **null))
         finally:
@@ -241,8 +241,8 @@ class Pod(PodFiles):
         argv = [str(self.root / self.rkt.program("attach")), *action, f"--app={app}", "--debug=false"]
         return self._spawn(argv, leak=True, env=self._crossing_env(), **streams)
 
-    def _crossing(self, program: str, *words: str) -> Done:
-        argv = [str(self.root / self.rkt.program(program)), "--debug=false", *words]
+    def _crossing(self, program: str, *arguments: str) -> Done:
+        argv = [str(self.root / self.rkt.program(program)), "--debug=false", *arguments]
         return _finish(self._spawn(argv, env=self._crossing_env(), stdin=subprocess.DEVNULL, **_captured()))
 
     def _crossing_env(self) -> dict[str, str]:

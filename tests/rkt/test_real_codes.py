@@ -87,7 +87,7 @@ def test_enter_has_the_codes_of_shells_and_ends_with_its_reader(rkt: RealRkt, od
     pod.wait_for("up\n")
     assert {command: pod.enter(command).code for command in COMMANDS} == COMMANDS
     assert pod.enter("/bin/sh", "-c", "echo 'exec: Exec format error' >&2; echo more; exit 1").code == 1
-    enter = subprocess.Popen([*rkt.words, "enter", pod.uuid, "yes"], env=rkt.env, stdout=subprocess.PIPE)
+    enter = subprocess.Popen([*rkt.prefix, "enter", pod.uuid, "yes"], env=rkt.env, stdout=subprocess.PIPE)
     assert enter.stdout and enter.stdout.readline() == b"y\n"
     enter.stdout.close()
     assert enter.wait(LIMIT_S) == 128 + signal.SIGPIPE

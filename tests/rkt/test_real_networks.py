@@ -46,7 +46,7 @@ def rkt(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path, host: int) ->
         pytest.skip(lacks)
     place = tmp_path_factory.mktemp("rkt")
     made = RealRkt(place, stage1_image.archive(guest_dir))
-    made.words = ["nsenter", f"--target={host}", "--net", "--mount", *made.words, f"--local-config={place}/local"]
+    made.prefix = ["nsenter", f"--target={host}", "--net", "--mount", *made.prefix, f"--local-config={place}/local"]
     ipam = {"type": "host-local", "subnet": "10.99.0.0/24", "dataDir": f"{place}/leases"}
     bridge = {"name": "br", "type": "bridge", "bridge": "br-rkt", "isGateway": True, "ipMasq": True, "ipam": ipam}
     (place / "local/net.d").mkdir(parents=True)

@@ -25,7 +25,7 @@ CAPABILITIES = 41
 
 
 def says(image: Path, name: str, *flags: str, line: str) -> list[str]:
-    """The words for one app of several, whose output has its name in front."""
+    """The fields for one app of several, whose output has its name in front."""
     marked = f"{{ {line}; }} 2>&1 | sed 's/^/{name}: /'"
     return [str(image), f"--name={name}", *flags, "--exec=/bin/sh", "--", "-c", marked, "---"]
 
@@ -43,8 +43,8 @@ def output_of(done: Done) -> dict[str, list[str]]:
 def bits(*names: str) -> str:
     """The set as /proc has it."""
     lines = Path("/usr/include/linux/capability.h").read_text().splitlines()
-    numbers = {words[1]: int(words[2]) for words in (line.split() for line in lines) if words[:1] == ["#define"]
-               and words[1].startswith("CAP_") and words[2].isdigit()}  # fmt: skip
+    numbers = {fields[1]: int(fields[2]) for fields in (line.split() for line in lines) if fields[:1] == ["#define"]
+               and fields[1].startswith("CAP_") and fields[2].isdigit()}  # fmt: skip
     return f"{sum(1 << numbers[name] for name in names):016x}"
 
 
@@ -91,9 +91,9 @@ def test_capabilities_filters_users_and_environment(rkt: RealRkt, guarded: Path,
             line="pwd; echo $E $FROM_FILE $OVER; cat file; echo more >> file",
         ),
     ]
-    words = ["--ipc=private", "--set-env=OVER=flag", f"--set-env-file={tmp_path}/env"]
-    words.append(f"--volume=file,kind=host,source={tmp_path}/file")
-    pod = rkt.run(*words, *(word for one in apps for word in one))
+    options = ["--ipc=private", "--set-env=OVER=flag", f"--set-env-file={tmp_path}/env"]
+    options.append(f"--volume=file,kind=host,source={tmp_path}/file")
+    pod = rkt.run(*options, *(word for one in apps for word in one))
     done = pod.finish()
     result = output_of(done)
     default = bounding((), ())
@@ -134,7 +134,7 @@ def test_limits_are_the_apps_and_make_the_vm_as_large_as_it_must_be(rkt: RealRkt
 
 def test_nothing_is_restricted_with_insecure_options_and_files_come_from_the_host(rkt: RealRkt, app: Path) -> None:
     free = copy.copy(rkt)
-    free.words = [one.replace("=image", "=image,all-run") for one in rkt.words]
+    free.prefix = [one.replace("=image", "=image,all-run") for one in rkt.prefix]
     line = f"{STATUS}; ls /sys/module | wc -l; cat /etc/resolv.conf /etc/hosts"
     pod = free.run("--dns=host", "--hosts-entry=host", *says(app, "free", line=line))
     result = output_of(pod.finish())["free"]
@@ -145,9 +145,9 @@ def test_nothing_is_restricted_with_insecure_options_and_files_come_from_the_hos
     removed(rkt, pod)
 
 
-def call(rkt: RealRkt, *words: str) -> str:
-    done = rkt.call(*words)
-    assert done.code == 0, (words, done.err)
+def call(rkt: RealRkt, *argv: str) -> str:
+    done = rkt.call(*argv)
+    assert done.code == 0, (argv, done.err)
     return done.out
 
 
@@ -188,11 +188,11 @@ def attach(rkt: RealRkt, uuid: str) -> None:
     """By chosen streams, and to a terminal."""
     refused = rkt.call("attach", "--mode=tty", "--app=talks", uuid)
     assert refused.code == 254 and "tty-in" in refused.err
-    words = [*rkt.words, "attach", "--app=talks"]
+    client = [*rkt.prefix, "attach", "--app=talks"]
     given = subprocess.run(
-        [*words, "--mode=stdin,stderr", uuid], input=b"one\nend\n", capture_output=True, env=rkt.env, timeout=100
+        [*client, "--mode=stdin,stderr", uuid], input=b"one\nend\n", capture_output=True, env=rkt.env, timeout=100
     )
     assert (given.returncode, given.stdout, given.stderr) == (0, b"", b"wrong one\nwrong end\n")
-    words = [*rkt.words, "attach", "--app=term", "--mode=tty", uuid]
-    on = on_terminal(words, rkt.env, given=b"typed\r\r", after=b"")
+    client = [*rkt.prefix, "attach", "--app=term", "--mode=tty", uuid]
+    on = on_terminal(client, rkt.env, given=b"typed\r\r", after=b"")
     assert on.code == 0 and "got typed" in on.out, on

@@ -54,8 +54,8 @@ def test_a_running_pod_is_listed_entered_and_stopped(rkt: RealRkt, app: Path) ->
     assert pod.status()["state"] == "running" and pod.listed()["state"] == "running"
     done = pod.enter("/bin/sh", "-c", "printf '%s|' \"$@\"; hostname; id -u; pwd; exit 42", "x", "a b", "c'\"\n$d", "")
     assert (done.code, done.out) == (42, "a b|c'\"\n$d||there\n0\n/\n"), done.err
-    words = [*rkt.words, "enter", pod.uuid, "/bin/sh", "-c", "tty; stty size; read line; echo got $line; exit 43"]
-    on = on_terminal(words, rkt.env, given=b"hello\r", after=b"24 80")
+    argv = [*rkt.prefix, "enter", pod.uuid, "/bin/sh", "-c", "tty; stty size; read line; echo got $line; exit 43"]
+    on = on_terminal(argv, rkt.env, given=b"hello\r", after=b"24 80")
     assert on.code == 43 and "/dev/pts/" in on.out and "got hello" in on.out, on.out
     refused = rkt.call("rm", pod.uuid)
     assert refused.code == 254 and "is currently running" in refused.err
@@ -123,9 +123,9 @@ def test_volumes_of_the_host_and_empty_ones_that_two_apps_share(rkt: RealRkt, ap
 
 def test_options_reach_the_app(rkt: RealRkt, app: Path) -> None:
     line = "id; hostname; cat /etc/resolv.conf; grep extra /etc/hosts; (: > /x) 2>&1 | grep -o 'Read-only.*'; echo $E"
-    words = ["--hostname=named", "--dns=192.0.2.1", "--hosts-entry=192.0.2.2=extra", "--set-env=E=a b"]
+    argv = ["--hostname=named", "--dns=192.0.2.1", "--hosts-entry=192.0.2.2=extra", "--set-env=E=a b"]
     app_words = ["--user=app", "--group=appg", "--supplementary-gids=7", "--readonly-rootfs=true"]
-    pod = rkt.run(*words, app, *app_words, *sh(line))
+    pod = rkt.run(*argv, app, *app_words, *sh(line))
     done = pod.finish()
     lines = done.out.splitlines()
     assert lines[0].startswith("uid=1000(app) gid=1001(appg)") and "7" in lines[0], (done.out, done.err)
@@ -139,14 +139,14 @@ def test_interactive_on_a_pipe_and_on_a_terminal(rkt: RealRkt, app: Path) -> Non
     done = pod.finish(b"something\n")
     assert (done.code, done.out) == (4, "got something\n"), done.err
     removed(rkt, pod)
-    words = ["run", "--net=none", f"--stage1-path={rkt.stage1}", "--interactive", str(app)]
+    argv = ["run", "--net=none", f"--stage1-path={rkt.stage1}", "--interactive", str(app)]
     line = "tty; stty size; read line; echo got $line; exit 5"
-    on = on_terminal([*rkt.words, *words, *sh(line)], rkt.env, given=b"typed\r", after=b"24 80")
+    on = on_terminal([*rkt.prefix, *argv, *sh(line)], rkt.env, given=b"typed\r", after=b"24 80")
     assert on.code == 5 and "got typed" in on.out, on.out
 
 
 @pytest.mark.parametrize(
-    "words, noun",
+    "argv, noun",
     [
         (("--net=host",), "--net=host"),
         (("--net=absent",), "'absent'"),
@@ -155,9 +155,9 @@ def test_interactive_on_a_pipe_and_on_a_terminal(rkt: RealRkt, app: Path) -> Non
     ],
 )
 def test_what_can_not_be_is_refused_and_leaves_nothing(
-    rkt: RealRkt, app: Path, *, words: tuple[str, ...], noun: str
+    rkt: RealRkt, app: Path, *, argv: tuple[str, ...], noun: str
 ) -> None:
-    done = rkt.call("run", f"--stage1-path={rkt.stage1}", *words, app, *sh("true"))
+    done = rkt.call("run", f"--stage1-path={rkt.stage1}", *argv, app, *sh("true"))
     assert done.code == 254 and noun in done.err
     assert rkt.call("gc", "--grace-period=0s").code == 0
     assert json.loads(rkt.call("list", "--format=json").out or "null") in (None, [])
@@ -182,7 +182,7 @@ def test_no_python_is_needed_on_the_host(rkt: RealRkt, app: Path, tmp_path: Path
     interpreters = {os.path.realpath(path) for path in Path("/usr/bin").glob("python3*")}
     cover = [f"mount --bind {tmp_path}/no-program {path}" for path in interpreters if os.path.isfile(path)]
     cover += [f"mount --bind {tmp_path}/empty {path}" for path in Path("/usr/lib").glob("python3*")]
-    rkt_words = " ".join([*rkt.words, "run", "--net=none", f"--stage1-path={rkt.stage1}", str(app)])
+    rkt_words = " ".join([*rkt.prefix, "run", "--net=none", f"--stage1-path={rkt.stage1}", str(app)])
     line = f"{' && '.join(cover)} && ! /usr/bin/python3 -c pass 2>/dev/null && {rkt_words} --exec=/bin/false"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", line], capture_output=True, text=True, env=rkt.env, timeout=100, check=False
@@ -198,9 +198,9 @@ def test_apps_of_a_sandbox_come_and_go(rkt: RealRkt, app: Path) -> None:
     ready = rkt.call("status", "--wait-ready", pod.uuid)
     assert ready.code == 0, pod.finish().err
 
-    def app_call(*words: str) -> str:
-        done = rkt.call("app", *words)
-        assert done.code == 0, (words, done.err)
+    def app_call(*argv: str) -> str:
+        done = rkt.call("app", *argv)
+        assert done.code == 0, (argv, done.err)
         return done.out
 
     for name, code in (("one", 3), ("two", 0)):
@@ -246,7 +246,7 @@ def test_there_is_a_default_network_and_gc_takes_it_away(app: Path, tmp_path: Pa
     subprocess.run(["ip", "netns", "add", name], check=True)
     rkt = RealRkt(tmp_path, stage1_image.archive(guest_dir), inside=f"/run/netns/{name}")
     Path(METADATA).unlink(missing_ok=True)  # rkt leaves it there
-    metadata = subprocess.Popen([*rkt.words, "metadata-service"], env=rkt.env, stderr=subprocess.DEVNULL)
+    metadata = subprocess.Popen([*rkt.prefix, "metadata-service"], env=rkt.env, stderr=subprocess.DEVNULL)
     try:
         subprocess.run(["ip", "netns", "exec", name, "ip", "link", "set", "lo", "up"], check=True)
         rules = ["ip", "netns", "exec", name, "iptables-save", "-t", "nat"]
@@ -322,7 +322,7 @@ def test_attach_lists_and_follows_the_streams_of_an_app(rkt: RealRkt, app: Path)
     listed = json.loads(rkt.call("attach", "--mode=list", pod.uuid).out)
     assert {one["name"] for one in listed["targets"]} == {"stdin", "stdout"}
     joined = subprocess.run(
-        [*rkt.words, "attach", pod.uuid], input=b"hello\n", capture_output=True, env=rkt.env, timeout=100, check=False
+        [*rkt.prefix, "attach", pod.uuid], input=b"hello\n", capture_output=True, env=rkt.env, timeout=100, check=False
     )
     assert (joined.returncode, joined.stdout) == (0, b"got hello\n"), joined.stderr
     assert pod.finish().code == 2

@@ -41,17 +41,17 @@ class Real:
         self.env = {**os.environ, "RKT_EXPERIMENT_APP": "true"}
         self.running: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, *words: str) -> str:
-        done = subprocess.run([*self.options, *words], capture_output=True, text=True, timeout=120, env=self.env)
-        assert done.returncode == 0, f"rkt {' '.join(words)}: {done.stderr}"
+    def __call__(self, *command: str) -> str:
+        done = subprocess.run([*self.options, *command], capture_output=True, text=True, timeout=120, env=self.env)
+        assert done.returncode == 0, f"rkt {' '.join(command)}: {done.stderr}"
         return done.stdout
 
-    def run(self, *words: str) -> tuple[str, int]:
+    def run(self, *command: str) -> tuple[str, int]:
         """What becomes `run`, ready: the pod's uuid and the process."""
         (self.records / "records").unlink(missing_ok=True)
         saved = self.place / "uuid"
         self.running = subprocess.Popen(
-            [*self.options, *words, f"--uuid-file-save={saved}", *self._images(words)], env=self.env
+            [*self.options, *command, f"--uuid-file-save={saved}", *self._images(command)], env=self.env
         )
         end = time.monotonic() + 120
         while not recorder.records(self.records):
@@ -61,8 +61,8 @@ class Real:
         self("status", "--wait-ready", uuid)
         return uuid, self.running.pid
 
-    def _images(self, words: tuple[str, ...]) -> list[str]:
-        return [str(self.image), "--name=one"] if words[0] == "run" else []
+    def _images(self, command: tuple[str, ...]) -> list[str]:
+        return [str(self.image), "--name=one"] if command[0] == "run" else []
 
     def finish(self, uuid: str) -> None:
         self("stop", uuid)
@@ -87,10 +87,10 @@ def real(tmp_path: Path, fake: Stage0, image: Image) -> Iterator[Real]:
 
 def told(record: dict[str, Any], *, data: Path, uuid: str, pid: int) -> dict[str, Any]:
     """A record without what differs from pod to pod."""
-    words = {str(data): "DATA", uuid: "UUID", f"--pid={pid}": "--pid=PID"}
+    names = {str(data): "DATA", uuid: "UUID", f"--pid={pid}": "--pid=PID"}
 
     def plain(text: object) -> object:
-        for old, new in words.items():
+        for old, new in names.items():
             text = str(text).replace(old, new)
         return text
 
@@ -125,8 +125,8 @@ def test_a_sandbox_and_its_apps(fake: Stage0, real: Real, image: Image) -> None:
     image_id = real("fetch", str(real.image)).split()[-1]  # app add of a file is a crash of rkt's
     real("app", "add", uuid, image_id, "--name=one")
     for verb in ("start", "enter", "stop", "rm"):
-        words = ("enter", "--app=one", uuid, "true") if verb == "enter" else ("app", verb, uuid, "--app=one")
-        real(*words)
+        call = ("enter", "--app=one", uuid, "true") if verb == "enter" else ("app", verb, uuid, "--app=one")
+        real(*call)
     real.finish(uuid)
     assert told_by(real, uuid, pid) == expected and len(expected) == 9
 
@@ -178,7 +178,7 @@ FLAGS = """--name=one --user=web --group=www --supplementary-gids=10,11 --workin
 def test_a_manifest_that_rkt_writes(real: Real) -> None:
     volumes = ["--volume=data,kind=host,source=/tmp,readOnly=true", "--volume=work,kind=empty,mode=0700,uid=5,gid=6"]
     mounts = ["--mount=volume=work,target=/work"]
-    words = [
+    options = [
         "--quiet",
         f"--stage1-path={real.stage1}",
         "--no-overlay",
@@ -187,7 +187,7 @@ def test_a_manifest_that_rkt_writes(real: Real) -> None:
         *FLAGS.split(),
         *mounts,
     ]
-    uuid = real("prepare", *words, "--exec=true", "--", "a\nb", "'\"$x").strip()
+    uuid = real("prepare", *options, "--exec=true", "--", "a\nb", "'\"$x").strip()
     result = loader.read_pod(str(real.data / "pods" / "prepared" / uuid), RunOptions(uuid))
     (one,) = result.apps
     process = one.container.process

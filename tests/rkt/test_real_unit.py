@@ -29,13 +29,13 @@ trap "exit 0" TERM; echo up > /data/up; while :; do sleep 0.1; done
 """
 
 
-def unit(rkt: RealRkt, *words: str) -> str:
-    """That of the document, with the tests' rkt, and `words` instead of the pod that it names."""
+def unit(rkt: RealRkt, *argv: str) -> str:
+    """That of the document, with the tests' rkt, and `argv` instead of the pod that it names."""
     match = re.search(r"```ini\n(.*?)```", DOCUMENT, re.DOTALL)
     assert match
-    text = match[1].replace("/usr/bin/rkt", " ".join([shutil.which("rkt") or "", *rkt.words[1:]]))
+    text = match[1].replace("/usr/bin/rkt", " ".join([shutil.which("rkt") or "", *rkt.prefix[1:]]))
     more = f"[Service]\nEnvironment=PATH={os.environ['PATH']}\n"
-    return re.sub(r"(?m)^(ExecStart=.*? run) .*$", lambda line: " ".join([line[1], *words]), text) + more
+    return re.sub(r"(?m)^(ExecStart=.*? run) .*$", lambda line: " ".join([line[1], *argv]), text) + more
 
 
 def test_a_pod_whose_app_fails_is_started_again_by_systemd_and_one_that_is_stopped_is_not(

@@ -66,8 +66,8 @@ def test_the_other_programs_get_what_rkt_gives(fake: Stage0, image: Image, tmp_p
     assert pod.gc().code == 0 and pod.state() == "gone"
     _, enter, listed, custom, stop, *collected = seen(fake)
     tree = fake.data / "cas" / "tree" / fake.stage1.tree
-    words = [f"--pid={process.pid}", "--appname=one", "--", "sh", "-c", "echo $0; exit 7", "a b"]
-    assert enter["argv"] == [f"{tree}/rootfs/enter", *words]
+    argv = [f"--pid={process.pid}", "--appname=one", "--", "sh", "-c", "echo $0; exit 7", "a b"]
+    assert enter["argv"] == [f"{tree}/rootfs/enter", *argv]
     assert any(str(path).endswith("/net-info.json") for path in enter["fds"].values())
     assert listed["argv"][1:] == ["--action=list", "--app=one", "--debug=false"]
     streams = ["--tty-in=false", "--tty-out=false", "--stdin=true", "--stdout=false", "--stderr=true"]

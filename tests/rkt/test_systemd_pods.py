@@ -39,8 +39,8 @@ def output_of(pod: Pod, app: str) -> list[str]:
     return [one["MESSAGE"] for one in entries(pod) if one.get("_SYSTEMD_UNIT") == f"app@{app}.service"]
 
 
-def systemctl(pod: Pod, *words: str) -> str:
-    done = pod.enter("systemctl", *words, app="guest")
+def systemctl(pod: Pod, *arguments: str) -> str:
+    done = pod.enter("systemctl", *arguments, app="guest")
     return f"{done.code}: {done.stdout}{done.stderr}"
 
 

@@ -56,22 +56,22 @@ class Transcript:
         """A heading."""
         self._parts.append(f"## {title}\n")
 
-    def call(self, *words: object) -> Done:
+    def call(self, *argv: object) -> Done:
         """One command, to its end."""
-        done = self.rkt.call(*words)
-        self._write(words, done)
+        done = self.rkt.call(*argv)
+        self._write(argv, done)
         return done
 
-    def type_at(self, *words: object, given: bytes, after: bytes) -> None:
+    def type_at(self, *argv: object, given: bytes, after: bytes) -> None:
         """One command on a terminal."""
-        done = on_terminal([*self.rkt.words, *map(str, words)], self.rkt.env, given=given, after=after)
-        self._write(words, done, "    # on a terminal")
+        done = on_terminal([*self.rkt.prefix, *map(str, argv)], self.rkt.env, given=given, after=after)
+        self._write(argv, done, "    # on a terminal")
 
-    def begin(self, *words: object, command: str = "run", until: str = "") -> Running:
+    def begin(self, *argv: object, command: str = "run", until: str = "") -> Running:
         """A pod that goes on, at least as far as it has written `until`."""
-        pod = self.rkt.run(*words, command=command)
+        pod = self.rkt.run(*argv, command=command)
         named = () if command == "run-prepared" else (f"--stage1-path={self.rkt.stage1}",)
-        output = (*command.split(), "--net=none", *named, *words)
+        output = (*command.split(), "--net=none", *named, *argv)
         self._parts.append(f"    $ {self._plain(_line(output))} &\n")
         if until:
             pod.wait_for(until)
@@ -81,17 +81,17 @@ class Transcript:
         """Wait for the pod's end."""
         self._write(("wait", pod.uuid), pod.finish(), program="")
 
-    def run(self, *words: object) -> Running:
+    def run(self, *argv: object) -> Running:
         """A pod from beginning to end."""
-        pod = self.begin(*words)
+        pod = self.begin(*argv)
         self.end(pod)
         return pod
 
-    def _write(self, words: tuple[object, ...], done: Done, mark: str = "", *, program: str = "rkt ") -> None:
+    def _write(self, argv: tuple[object, ...], done: Done, mark: str = "", *, program: str = "rkt ") -> None:
         out = _cut(self._plain(done.out.replace("\r", "")).splitlines())
         err = [f"E {line}" for line in _cut(self._plain(done.err).splitlines())]
         shown = "".join(f"    {line}".rstrip() + "\n" for line in (*out, *err))
-        line = self._plain(_line(words, program))
+        line = self._plain(_line(argv, program))
         self._parts.append(f"    $ {line}{mark}\n{shown}    => {done.code}\n")
 
     def _plain(self, text: str) -> str:
@@ -111,8 +111,8 @@ class Transcript:
         return "\n".join(self._parts)
 
 
-def _line(words: tuple[object, ...], program: str = "rkt ") -> str:
-    return program + " ".join(shlex.quote(str(word)) for word in words)
+def _line(argv: tuple[object, ...], program: str = "rkt ") -> str:
+    return program + " ".join(shlex.quote(str(word)) for word in argv)
 
 
 def _cut(lines: list[str]) -> list[str]:
@@ -207,8 +207,8 @@ def mutable(to: Transcript) -> None:
 def refused(to: Transcript) -> None:
     """What a virtual machine can't be."""
     to.section("What is refused")
-    for words in (("--net=host",), ("--net=none", "--ipc=parent"), ("--net=none", "--no-overlay", "--private-users")):
-        to.call("run", *words, f"--stage1-path={to.rkt.stage1}", to.image, "--exec=/bin/true")
+    for argv in (("--net=host",), ("--net=none", "--ipc=parent"), ("--net=none", "--no-overlay", "--private-users")):
+        to.call("run", *argv, f"--stage1-path={to.rkt.stage1}", to.image, "--exec=/bin/true")
     to.call("gc", "--grace-period=0s")
 
 

@@ -18,7 +18,9 @@ class Compared(NamedTuple):
 def compare(log: str, count: int, *, is_whole: bool) -> Compared:
     """What the log of a container has that wrote 1 to `count`; without `is_whole` its VM was killed on the way."""
     result = [line.split(" ", 3) for line in log.splitlines()]
-    numbers = [int(words[3]) for words in result if len(words) == 4 and words[1:3] == ["stdout", "F"] and _is(words[3])]
+    numbers = [
+        int(fields[3]) for fields in result if len(fields) == 4 and fields[1:3] == ["stdout", "F"] and _is(fields[3])
+    ]
     until = count if is_whole else max(numbers, default=0)
     odd = len(result) - len(numbers)
     twice = len(numbers) - len(set(numbers))

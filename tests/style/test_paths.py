@@ -59,7 +59,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/cli/proposal.py": dict.fromkeys(("os.path.isdir", "os.statvfs"), HOST),
     "cri/cli/sample.py": {"os.path.exists": GUEST},
     "cri/cli/unit.py": dict.fromkeys(("files.write_atomic", "open", "os.path.exists", "os.path.isdir"), HOST),
-    "cri/cli/run_words.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
+    "cri/cli/run_values.py": dict.fromkeys(("open", "os.path.exists"), CLIENT),
     "cri/config.py": dict.fromkeys(("open", "os.path.isdir"), HOST),
     "cri/image/progress.py": dict.fromkeys(("os.lstat", "os.walk"), IMAGES),
     "cri/image/pull.py": dict.fromkeys(

@@ -174,12 +174,12 @@ def readers(module: bytes = b"") -> list[int]:
     parents, result = {}, []
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
+            argv = (path / "cmdline").read_bytes().split(b"\0")
             parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        if b"-I" in words and any(
-            word.startswith((b"stage1.rootfs.", b"cri.image.")) and module in word for word in words
+        if b"-I" in argv and any(
+            word.startswith((b"stage1.rootfs.", b"cri.image.")) and module in word for word in argv
         ):
             result.append(int(path.name))
     mine = [pid for pid in result if os.getpid() in (parents[pid], parents.get(parents[pid]))]

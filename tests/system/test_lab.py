@@ -29,10 +29,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command(path, "down")
 
 
-def command(place: Path, *words: str, **more: object) -> "subprocess.CompletedProcess[bytes]":
+def command(place: Path, *argv: str, **more: object) -> "subprocess.CompletedProcess[bytes]":
     environ = {**os.environ, "CLEARPOD_LAB_DIR": str(place)}
     given = {"stdin": subprocess.DEVNULL} if "input" not in more else {}
-    return subprocess.run([LAB, *words], env=environ, capture_output=True, timeout=UP_S, **given, **more)
+    return subprocess.run([LAB, *argv], env=environ, capture_output=True, timeout=UP_S, **given, **more)
 
 
 def processes(place: Path) -> dict[int, str]:
@@ -72,7 +72,7 @@ def test_a_command_without_a_lab_is_told_to_bring_it_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, code, out, err",
+    "argv, code, out, err",
     [
         (["true"], 0, b"", b""),
         (["false"], 1, b"", b""),
@@ -85,8 +85,8 @@ def test_a_command_without_a_lab_is_told_to_bring_it_up(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_command_is_as_if_it_ran_here(lab: Path, words: list[str], code: int, out: bytes, err: bytes) -> None:
-    done = command(lab, "run", *words, cwd=ROOT)
+def test_a_command_is_as_if_it_ran_here(lab: Path, argv: list[str], code: int, out: bytes, err: bytes) -> None:
+    done = command(lab, "run", *argv, cwd=ROOT)
     assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 
 
@@ -182,15 +182,15 @@ def test_a_machine_that_does_not_start_is_quoted(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "argv, message",
     [
         (["up", "--path", "/no/such"], "no directory /no/such"),
         (["run"], "run what?"),
         (["console"], "no lab"),
     ],
 )
-def test_a_wrong_call_is_one_sentence(tmp_path: Path, words: list[str], message: str) -> None:
-    done = command(tmp_path, *words)
+def test_a_wrong_call_is_one_sentence(tmp_path: Path, argv: list[str], message: str) -> None:
+    done = command(tmp_path, *argv)
     assert done.returncode in (1, 2)
     assert done.stderr.decode().startswith("lab: ")
     assert message in done.stderr.decode()

@@ -191,11 +191,11 @@ def test_a_layer_that_vanishes_under_a_pull_is_brought_again(
 ) -> None:
     merge, merged = pull_module.merge, []
 
-    def vanishing(*words: Any, **options: Any) -> None:
+    def vanishing(*arguments: Any, **options: Any) -> None:
         merged.append(1)
         if len(merged) == 1:
             store.discard([digest(BIG.tar)])  # as a failing pull does that had brought it
-        merge(*words, **options)
+        merge(*arguments, **options)
 
     monkeypatch.setattr(pull_module, "merge", vanishing)
     with OddRegistry(layout, {"1": small(layout)}) as registry:

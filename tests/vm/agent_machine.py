@@ -121,7 +121,7 @@ class PatientClient(GuestClient):
 class Machine:
     """One VM and the client that talks to its agent. `output` and `exits` collect what came in."""
 
-    def __init__(self, work: Path, *words: str, hypervisor: str = "qemu", talk: bool = True) -> None:
+    def __init__(self, work: Path, *more: str, hypervisor: str = "qemu", talk: bool = True) -> None:
         self.listener = vsock.listen(0) if hypervisor == "kvmtool" else None
         self.work, self.console = work, work / "console.log"
         self.layers, self.volumes = work / "layers", work / "volumes"
@@ -132,7 +132,7 @@ class Machine:
         self.exits: list[Exited] = []
         self._next_stream = 1
         self._taps: list[str] = []
-        self._start(words)
+        self._start(more)
         if not talk:
             return
         try:
@@ -141,7 +141,7 @@ class Machine:
             self.kill()
             raise
 
-    def _start(self, words: tuple[str, ...]) -> None:
+    def _start(self, more: tuple[str, ...]) -> None:
         initramfs = GUEST_DIR / "initramfs"
         if AGENT:
             initramfs = self.work / "initramfs"
@@ -152,9 +152,9 @@ class Machine:
                 "clearpod.system=/dev/vda", "clearpod.scratch=/dev/vdb", "clearpod.mark"]  # fmt: skip
         if self.listener:
             port = self.listener.getsockname()[1]
-            argv = self._kvmtool(initramfs, scratch, [*line, f"clearpod.link=vsock:{port}", *words])
+            argv = self._kvmtool(initramfs, scratch, [*line, f"clearpod.link=vsock:{port}", *more])
         else:
-            argv = self._qemu(initramfs, scratch, [*line, "console=ttyS0", "reboot=t", "clearpod.link=serial", *words])
+            argv = self._qemu(initramfs, scratch, [*line, "console=ttyS0", "reboot=t", "clearpod.link=serial", *more])
         env = {**os.environ, "HOME": str(self.work)}
         with self.console.open("wb") as log:
             self.vm = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env)

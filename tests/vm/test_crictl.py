@@ -28,23 +28,23 @@ class Crictl:
         text = f"runtime-endpoint: unix://{root}/run/clearpod.sock\nimage-endpoint: unix://{root}/run/clearpod.sock\n"
         (root / "crictl.yaml").write_text(text, encoding="utf-8")
 
-    def __call__(self, *words: str) -> str:
+    def __call__(self, *argv: str) -> str:
         """Its standard output; it must succeed."""
-        ended = self.ends(*words)
-        assert ended.returncode == 0, (words, ended.stdout, ended.stderr)
+        ended = self.ends(*argv)
+        assert ended.returncode == 0, (argv, ended.stdout, ended.stderr)
         return ended.stdout.strip()
 
-    def ends(self, *words: str) -> "subprocess.CompletedProcess[str]":
+    def ends(self, *argv: str) -> "subprocess.CompletedProcess[str]":
         """However it ends."""
-        return subprocess.run([*self._argv, *words], capture_output=True, text=True, timeout=90 * PATIENCE)
+        return subprocess.run([*self._argv, *argv], capture_output=True, text=True, timeout=90 * PATIENCE)
 
-    def json(self, *words: str) -> Any:
+    def json(self, *argv: str) -> Any:
         """What it says in JSON."""
-        return json.loads(self(*words))
+        return json.loads(self(*argv))
 
-    def start(self, *words: str) -> "subprocess.Popen[bytes]":
+    def start(self, *argv: str) -> "subprocess.Popen[bytes]":
         """Start it, with pipes."""
-        return subprocess.Popen([*self._argv, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen([*self._argv, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def file(self, name: str, document: dict[str, Any]) -> str:
         """A JSON file for runp and create."""

@@ -43,9 +43,9 @@ class Node:
         made = self.crictl("create", self.pod, self.crictl.file(f"{name}.json", document), _pod(self.crictl))
         return self.crictl("start", made)
 
-    def feed(self, *words: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":
+    def feed(self, *arguments: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":
         """crictl with standard input."""
-        return subprocess.run([*self.crictl._argv, *words], input=data, capture_output=True, timeout=120)
+        return subprocess.run([*self.crictl._argv, *arguments], input=data, capture_output=True, timeout=120)
 
 
 @pytest.fixture
@@ -66,15 +66,15 @@ def test_exec_attach_and_port_forward(node: Node, transport: str) -> None:
 
 
 def _execs(node: Node, transport: str) -> None:
-    words = ("exec", "-r", transport)
-    ran = node.feed(*words, node.web, "sh", "-c", "echo out; echo err >&2", data=b"")
+    arguments = ("exec", "-r", transport)
+    ran = node.feed(*arguments, node.web, "sh", "-c", "echo out; echo err >&2", data=b"")
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"out\n", b"err\n")
-    failed = node.crictl.ends(*words, node.web, "sh", "-c", "exit 7")
+    failed = node.crictl.ends(*arguments, node.web, "sh", "-c", "exit 7")
     assert failed.returncode == 1 and "exit code 7" in failed.stderr
-    missing = node.crictl.ends(*words, node.web, "no-such-command")
+    missing = node.crictl.ends(*arguments, node.web, "no-such-command")
     assert missing.returncode == 1 and "no-such-command" in missing.stderr
     data = random.Random(5).randbytes(3 << 20)
-    echoed = node.feed(*words, "-i", node.web, "cat", data=data)
+    echoed = node.feed(*arguments, "-i", node.web, "cat", data=data)
     assert echoed.returncode == 0, echoed.stderr
     assert hashlib.sha256(echoed.stdout).digest() == hashlib.sha256(data).digest()
 

@@ -95,17 +95,17 @@ def node(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> Node:
 
 def test_crictl_update_changes_the_guest_or_nothing(node: Node) -> None:
     weight = int(node.has("cpu.weight", of=node.worker)[0])
-    for words, memory, cpu in CHANGES:
-        node.crictl("update", *words.split(), node.worker)
-        assert node.has("memory.max", "cpu.max", of=node.worker) == [memory, cpu], words
+    for options, memory, cpu in CHANGES:
+        node.crictl("update", *options.split(), node.worker)
+        assert node.has("memory.max", "cpu.max", of=node.worker) == [memory, cpu], options
     assert int(node.has("cpu.weight", of=node.worker)[0]) > weight
     files = ("memory.max", "cpu.max", "cpu.weight", "cpuset.cpus")
     had, output = node.has(*files, of=node.worker), node.says(node.worker)
     assert (output["memoryLimitInBytes"], output["cpuQuota"], output["cpuShares"]) == (f"{40 * MIB}", "10000", "2048")
-    for words, code, sentence in REFUSED:
-        ended = node.crictl.ends("update", *words.split(), node.worker)
-        assert ended.returncode == 1 and f"code = {code}" in ended.stderr and sentence in ended.stderr, (words, ended)
-        assert node.has(*files, of=node.worker) == had and node.says(node.worker) == output, words
+    for options, code, sentence in REFUSED:
+        ended = node.crictl.ends("update", *options.split(), node.worker)
+        assert ended.returncode == 1 and f"code = {code}" in ended.stderr and sentence in ended.stderr, (options, ended)
+        assert node.has(*files, of=node.worker) == had and node.says(node.worker) == output, options
     assert node.has("memory.max", of=node.looker) == ["max"]
 
 

@@ -44,9 +44,9 @@ class Place(NamedTuple):
     state_dir: Path
     config: Path
 
-    def command(self, *words: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         """The command line of `clearpod run`."""
-        return [sys.executable, "-m", "cri", "run", "--config", str(self.config), "--timeline", *words]
+        return [sys.executable, "-m", "cri", "run", "--config", str(self.config), "--timeline", *arguments]
 
     def left_over(self) -> list[str]:
         """What pods left behind: files, mounts, VMMs."""

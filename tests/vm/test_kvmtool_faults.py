@@ -56,8 +56,8 @@ def test_an_lkvm_that_ends_at_once_is_reported_in_its_words(
     if not shutil.which("musl-gcc"):
         pytest.skip("needs musl-gcc: apt install musl-tools")
     (tmp_path / "lkvm.c").write_text(PROGRAM, encoding="utf-8")
-    words = [f'-DFIRST="{first}\\n"', f'-DLAST="{last}\\n"', f"-DCODE={code}"]
-    subprocess.run(["musl-gcc", "-static", *words, "-o", "lkvm", "lkvm.c"], cwd=tmp_path, check=True, timeout=60)
+    argv = [f'-DFIRST="{first}\\n"', f'-DLAST="{last}\\n"', f"-DCODE={code}"]
+    subprocess.run(["musl-gcc", "-static", *argv, "-o", "lkvm", "lkvm.c"], cwd=tmp_path, check=True, timeout=60)
     clearpod.env["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     ended = clearpod.run("--", "true")
     assert (ended.code, ended.out) == (125, b""), ended.err

@@ -163,10 +163,10 @@ async def test_clearpod_jail_prints_what_is_in_force(
     config = tmp_path / "config.toml"
     config.write_text(f'run_dir = "{machine.host.run_dir}"\n')
 
-    def printed(*words: str) -> str:
+    def printed(*argv: str) -> str:
         parser = Parser()
         jail.add_arguments(parser)
-        assert jail.main(parser.parse_args([*words, "--config", str(config)])) == 0
+        assert jail.main(parser.parse_args([*argv, "--config", str(config)])) == 0
         return capsys.readouterr().out
 
     async with booted(machine) as pod:

@@ -66,22 +66,22 @@ def test_the_timeline_names_the_phases_on_standard_error(clearpod: Command) -> N
 
 
 def test_variables_and_the_working_directory(clearpod: Command) -> None:
-    words = ("-e", "A=1 2", "-e", "PATH=/bin:/x", "-w", "/made/for/this", "--", "sh", "-c", 'pwd; echo "$A:$PATH"')
-    ended = clearpod.run(*words)
+    arguments = ("-e", "A=1 2", "-e", "PATH=/bin:/x", "-w", "/made/for/this", "--", "sh", "-c", 'pwd; echo "$A:$PATH"')
+    ended = clearpod.run(*arguments)
     assert (ended.code, ended.out, ended.err) == (0, b"/made/for/this\n1 2:/bin:/x\n", "")
 
 
 @pytest.mark.parametrize("from_file", [False, True])
 def test_a_megabyte_goes_in_and_comes_out_byte_for_byte(clearpod: Command, tmp_path: Path, from_file: bool) -> None:
     data = os.urandom(1 << 20)
-    words = ("-i", "--", "sh", "-c", "cat; exit 3")
+    arguments = ("-i", "--", "sh", "-c", "cat; exit 3")
     if from_file:
         (tmp_path / "in").write_bytes(data)
         with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as target:
-            code = clearpod.run(*words, stdin=source, stdout=target).code
+            code = clearpod.run(*arguments, stdin=source, stdout=target).code
         result = (tmp_path / "out").read_bytes()
     else:
-        code, result, _ = clearpod.run(*words, feed=data)
+        code, result, _ = clearpod.run(*arguments, feed=data)
     assert code == 3
     assert result == data
 

@@ -26,18 +26,18 @@ ends_before_a_vm = pytest.mark.only_on("qemu", NO_VM)
 KERNELS = {"qemu": "vmlinux", "kvmtool": "bzImage"}
 
 
-def _is_one_sentence(ended: Result, code: int, *words: str) -> None:
-    """Nothing on standard output, one line on standard error that has all of `words`."""
+def _is_one_sentence(ended: Result, code: int, *options: str) -> None:
+    """Nothing on standard output, one line on standard error that has all of `options`."""
     assert ended.out == b""
     assert ended.err.startswith("clearpod: ") and ended.err.count("\n") == 1, ended.err
-    assert [word for word in words if word not in ended.err] == [], ended.err
+    assert [word for word in options if word not in ended.err] == [], ended.err
     assert "Traceback" not in ended.err
     assert ended.code == code, ended.err
 
 
 @ends_before_a_vm
 @pytest.mark.parametrize(
-    "words, code, message",
+    "options, code, message",
     [
         (("--vm-memory", "20m", "--", "true"), FAULT, ("20 MiB", "at least 48 MiB")),
         (("oci:/no/such/layout", "--", "true"), FAULT, ("/no/such/layout", "not an OCI layout")),
@@ -47,12 +47,12 @@ def _is_one_sentence(ended: Result, code: int, *words: str) -> None:
         (("-d", "stored.example/nowhere"), FAULT, ("clearpod.sock", "clearpod serve")),
     ],
 )
-def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
-    _is_one_sentence(clearpod.run(*words), code, *message)
+def test_what_can_not_be(clearpod: Command, options: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
+    _is_one_sentence(clearpod.run(*options), code, *message)
 
 
 @pytest.mark.parametrize(
-    "words, code, message",
+    "options, code, message",
     [
         (("--", "no-such-command"), 127, ("no-such-command", "not found")),
         (("--", "/etc/passwd"), 126, ("/etc/passwd", "not executable")),
@@ -60,8 +60,10 @@ def test_what_can_not_be(clearpod: Command, words: tuple[str, ...], code: int, m
         (("-w", "/bin/busybox", "--", "true"), FAULT, ("/bin/busybox",)),
     ],
 )
-def test_what_the_guest_refuses(clearpod: Command, words: tuple[str, ...], code: int, message: tuple[str, ...]) -> None:
-    _is_one_sentence(clearpod.run(*words), code, *message)
+def test_what_the_guest_refuses(
+    clearpod: Command, options: tuple[str, ...], code: int, message: tuple[str, ...]
+) -> None:
+    _is_one_sentence(clearpod.run(*options), code, *message)
 
 
 def test_an_entrypoint_that_is_not_executable_or_not_there(clearpod: Command, tmp_path: Path, guest_dir: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_images_user_runs_it(
 
 
 @pytest.mark.parametrize(
-    "config, words, printed",
+    "config, argv, printed",
     [
         ({"Cmd": ["echo", "cmd"]}, (), "cmd"),
         ({"Cmd": ["echo", "cmd"]}, ("echo", "own"), "own"),
@@ -65,11 +65,11 @@ def test_the_images_user_runs_it(
     ],
 )
 def test_entrypoint_command_directory_and_variables(
-    clearpod: Command, tmp_path: Path, layers: list[Layer], config: dict[str, object], words: tuple[str, ...],
+    clearpod: Command, tmp_path: Path, layers: list[Layer], config: dict[str, object], argv: tuple[str, ...],
     printed: str,
 ) -> None:  # fmt: skip
     image = sample.image(tmp_path / "image", layers, **config)
-    ended = clearpod.run(image, *(["--", *words] if words else []))
+    ended = clearpod.run(image, *(["--", *argv] if argv else []))
     assert (ended.code, ended.out.decode(), ended.err) == (0, f"{printed}\n", "")
 
 

@@ -48,11 +48,11 @@ def test_many_options_in_one_pod(clearpod: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hello\n")
     (tmp_path / "env").write_text("A=1\nB=1\nHERE\n")
     clearpod.env["HERE"] = "here"
-    words = f"""-v {tmp_path}:/data:ro,Z --tmpfs /scratch:size=4m,mode=700 --env-file {tmp_path}/env -e B=two
+    options = f"""-v {tmp_path}:/data:ro,Z --tmpfs /scratch:size=4m,mode=700 --env-file {tmp_path}/env -e B=two
         -u 1000:100 -w /data --read-only --hostname boxy --ulimit nofile=100:200 --cap-drop ALL --cap-add NET_ADMIN
         --add-host db:10.0.0.5 --dns 192.0.2.1 -m 64m --cpus 0.5 --shm-size 8m --init --rm --name web --network none"""
     try:
-        ended = clearpod.run(*words.split(), "--entrypoint", "sh", "--", "-c", LOOK)
+        ended = clearpod.run(*options.split(), "--entrypoint", "sh", "--", "-c", LOOK)
     finally:
         del clearpod.env["HERE"]
     assert (ended.code, ended.out.decode(), ended.err) == (0, SEEN, "")
@@ -85,8 +85,8 @@ def test_a_published_port_leads_to_the_pod(clearpod: Command, tmp_path: Path) ->
 
 
 def test_a_run_that_was_killed_leaves_nothing_that_the_next_does_not_remove(clearpod: Command, tmp_path: Path) -> None:
-    words = ("-v", f"{tmp_path}:/data", "--tmpfs", "/scratch", "--privileged", "--")
-    process = clearpod.start("run", *words, "sh", "-c", "touch /data/made; echo ready; read", stdin=subprocess.PIPE)
+    options = ("-v", f"{tmp_path}:/data", "--tmpfs", "/scratch", "--privileged", "--")
+    process = clearpod.start("run", *options, "sh", "-c", "touch /data/made; echo ready; read", stdin=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
     process.send_signal(signal.SIGKILL)
     finish(process)

@@ -66,8 +66,8 @@ def test_input_and_a_terminal_go_through_the_agent(clearpod: Command) -> None:
     ended = clearpod.run(*SYSTEMD, "-i", "--", "cat", feed=much)
     assert (ended.code, ended.out == much) == (0, True), ended.err
     ours, theirs = pty.openpty()
-    words = (*SYSTEMD, "-t", "--", "sh", "-c", "test -t 0 && exit 5")
-    process = clearpod.start("run", *words, stdin=theirs, stdout=theirs)
+    arguments = (*SYSTEMD, "-t", "--", "sh", "-c", "test -t 0 && exit 5")
+    process = clearpod.start("run", *arguments, stdin=theirs, stdout=theirs)
     assert process.wait(60 * PATIENCE) == 5
     finish(process)
     os.close(ours), os.close(theirs)

@@ -62,10 +62,10 @@ class WindowMachine(Machine):
         self._placed = placed
         super().__init__(work)
 
-    def _start(self, words: tuple[str, ...]) -> None:
+    def _start(self, arguments: tuple[str, ...]) -> None:
         line = ["console=ttyS0", "panic=-1", "reboot=t", "quiet", "tsc=reliable", "no_timer_check",
                 f"memmap={WINDOW_BYTES:#x}!{WINDOW_AT:#x}", "clearpod.link=serial", "clearpod.system=/dev/vda",
-                "clearpod.window=/dev/pmem0", *words]  # fmt: skip
+                "clearpod.window=/dev/pmem0", *arguments]  # fmt: skip
         argv: list[str | Path] = ["qemu-system-x86_64", "-M", "pc", "-accel", "tcg", "-cpu", "max", "-m", "400"]
         argv += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]
         argv += ["-kernel", GUEST_DIR / "vmlinux", "-initrd", GUEST_DIR / "initramfs", "-append", " ".join(line)]

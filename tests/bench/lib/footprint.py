@@ -80,8 +80,8 @@ def _mappings(smaps: str) -> Iterator[tuple[str, dict[str, int], list[str]]]:
     name, numbers = "", {}
     for line in smaps.splitlines():
         if HEAD.match(line):
-            words = line.split(maxsplit=5)
-            name, numbers = words[5] if len(words) > 5 else "", {}
+            fields = line.split(maxsplit=5)
+            name, numbers = fields[5] if len(fields) > 5 else "", {}
         elif line.startswith("VmFlags:"):
             yield name, numbers, line.split()[1:]
         elif line.endswith(" kB"):

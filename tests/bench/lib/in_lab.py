@@ -38,7 +38,7 @@ def journal(given: Path | None, name: str) -> Path:
     return given.resolve()
 
 
-def run(name: str, words: list[str], *, wanted: list[str], kept: Path, paths: list[str]) -> Journal:
+def run(name: str, arguments: list[str], *, wanted: list[str], kept: Path, paths: list[str]) -> Journal:
     """`tests/bench/NAME.py WORDS` in the lab until all that is `wanted` is in the journal `kept`.
 
     `paths` are where lkvm may be, see `find_lkvm`. Raises LabError, with what was kept until then left in place.
@@ -46,7 +46,7 @@ def run(name: str, words: list[str], *, wanted: list[str], kept: Path, paths: li
     if os.geteuid() != 0:
         raise LabError("--lab needs root: use sudo")
     lkvm = _lkvm(paths)
-    argv = [str(ROOT / ".venv/bin/python"), f"tests/bench/{name}.py", *words, "--journal", str(kept)]
+    argv = [str(ROOT / ".venv/bin/python"), f"tests/bench/{name}.py", *arguments, "--journal", str(kept)]
     path = f"PATH={os.path.dirname(lkvm)}:{plan.STANDARD_PATH}"
     order = client.Order(["env", path, "PYTHONPATH=.", *IN_MEMORY, *argv], cwd=str(ROOT))
     place = directory()

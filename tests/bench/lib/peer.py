@@ -58,13 +58,13 @@ class _Peer:
         self._root = home / "root"
         self.version = self.run("--version").split()[-1]
 
-    def run(self, *words: str, check: bool = True) -> str:
+    def run(self, *argv: str, check: bool = True) -> str:
         environment = {**os.environ, "HOME": str(self._home), "MSB_HOME": str(self._home / "msb")}
         done = subprocess.run(
-            [self._program, *words], env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S
+            [self._program, *argv], env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S
         )
         if check and done.returncode:
-            raise RuntimeError(f"msb {words[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-800:]}")
+            raise RuntimeError(f"msb {argv[0]} ended with {done.returncode}: {(done.stderr or done.stdout)[-800:]}")
         return done.stdout
 
     def make_root(self, guest: Path) -> None:

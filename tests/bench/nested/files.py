@@ -34,8 +34,8 @@ def compiled(source: str, directory: Path) -> bytes:
 
 def closure(program: str) -> dict[str, bytes]:
     """A dynamic program and the libraries that the loader would take, by their absolute names."""
-    words = run(["ldd", program]).split()
-    names = [program, *(word for word in words if word.startswith("/"))]
+    argv = run(["ldd", program]).split()
+    names = [program, *(word for word in argv if word.startswith("/"))]
     return {name: Path(name).read_bytes() for name in names}
 
 

@@ -75,8 +75,8 @@ class Lab:
         self.measured: list[str] = []
         self.wanted: list[str] = []
 
-    def run(self, name: str, words: list[str], *, wanted: list[str], kept: Path, paths: list[str]) -> Journal:
-        args = bench.parse([*words, "--journal", str(kept)])
+    def run(self, name: str, argv: list[str], *, wanted: list[str], kept: Path, paths: list[str]) -> Journal:
+        args = bench.parse([*argv, "--journal", str(kept)])
         journal = Journal(kept)
         self.measured, self.wanted = [plan.name for plan in bench.plans(args)], wanted
         for number, row in enumerate(self.measured):
@@ -102,19 +102,19 @@ class _Driver:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ["--lab"],
         ["--lab", "--pods", "20", "--serving", "0", "--way", "no-dax", "--ksm-percent", "50", "--settle", "1.5"],
         ["--lab", "--pods", "", "--serving", "3", "--memory-mib", "64", "--peer", "/opt/venv"],
     ],
 )
-def test_the_lab_measures_the_very_rows_that_are_awaited(lab: Lab, words: list[str]):
-    args = bench.parse(words)
+def test_the_lab_measures_the_very_rows_that_are_awaited(lab: Lab, argv: list[str]):
+    args = bench.parse(argv)
     result: dict[str, Any] = bench.run_in_lab(args)
     assert [name for name in lab.wanted if name.startswith("[")] == lab.measured
     assert [row["number"] for row in result["rows"]] == list(range(len(lab.measured)))
-    assert result["around"] and ("peer" in result) == ("--peer" in words)
+    assert result["around"] and ("peer" in result) == ("--peer" in argv)
 
 
 def test_qemu_has_no_dax_to_leave_out_and_kvmtool_has(lab: Lab):

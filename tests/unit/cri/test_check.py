@@ -274,7 +274,7 @@ def test_mounting_is_tried_for_real_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
     # Others may mount meanwhile: what is ours is the tmpfs called `room`, and what lies on it.
     mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    assert [words for words in mounts if "room" in words or words[4].startswith("/tmp/merged")] == []
+    assert [argv for argv in mounts if "room" in argv or argv[4].startswith("/tmp/merged")] == []
 
 
 def test_a_directory_that_can_not_hold_images_is_said(tmp_path: Path) -> None:

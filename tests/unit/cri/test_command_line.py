@@ -27,8 +27,8 @@ def test_every_command_has_examples_of_itself_and_every_option_a_help() -> None:
     commands = {parser.prog.removeprefix("clearpod "): parser for parser in whole.all()}
     for name in COMMANDS:
         assert commands[name].examples, name
-        for words, what in commands[name].examples:
-            assert f"clearpod {name}" in words and what, words
+        for arguments, what in commands[name].examples:
+            assert f"clearpod {name}" in arguments and what, arguments
     for parser in commands.values():
         assert [action.dest for action in parser._actions if not action.help and action.option_strings] == []
         assert parser.format_help()
@@ -89,17 +89,17 @@ def test_a_command_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]
     assert ended.value.code == 2 and "'rnu'" in capsys.readouterr().err
 
 
-def clearpod(*words: str, **options: object) -> "subprocess.Popen[bytes]":
-    argv = [sys.executable, "-m", "cri", *words]
+def clearpod(*arguments: str, **options: object) -> "subprocess.Popen[bytes]":
+    argv = [sys.executable, "-m", "cri", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
     return subprocess.Popen(argv, cwd=REPO, **{**pipes, **options})  # type: ignore[call-overload,no-any-return]
 
 
-@pytest.mark.parametrize("words", [["run", "--help"], ["completion", "bash"]])
-def test_a_reader_that_went_away_is_no_traceback(words: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["run", "--help"], ["completion", "bash"]])
+def test_a_reader_that_went_away_is_no_traceback(arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
-    process = clearpod(*words, stdout=write)
+    process = clearpod(*arguments, stdout=write)
     os.close(write)
     assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 141)
 

@@ -29,9 +29,9 @@ max_memory_mib = 2048
 """
 
 
-def asked(config: Config, namespace: str = "default", *, memory: int = 0, cpus: int = 0, **words: str) -> Pod:
+def asked(config: Config, namespace: str = "default", *, memory: int = 0, cpus: int = 0, **argv: str) -> Pod:
     """The pod of a sandbox with these annotations (`memory_mib` is clearpod.io/memory-mib) and limits."""
-    annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in words.items()}
+    annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in argv.items()}
     names = pb.PodSandboxMetadata(name="web", namespace=namespace)
     expected = pb.PodSandboxConfig(metadata=names, annotations=annotations | {"example.com/memory-mib": "9" * 9})
     expected.linux.resources.memory_limit_in_bytes = memory * MIB
@@ -59,9 +59,9 @@ ALLOWED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), ALLOWED)
-def test_the_default_allows_what_costs_nobody_else(words: dict[str, Any], expected: dict[str, Any]) -> None:
-    pod = asked(Config(), **words)
+@pytest.mark.parametrize(("argv", "expected"), ALLOWED)
+def test_the_default_allows_what_costs_nobody_else(argv: dict[str, Any], expected: dict[str, Any]) -> None:
+    pod = asked(Config(), **argv)
     assert {name: getattr(pod, name) for name in expected} == expected
 
 
@@ -87,18 +87,18 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("words", "what", "why"), REFUSED)
+@pytest.mark.parametrize(("argv", "what", "why"), REFUSED)
 def test_everything_else_is_refused_with_the_value_the_bound_and_the_key(
-    words: dict[str, Any], what: str, why: str
+    argv: dict[str, Any], what: str, why: str
 ) -> None:
     with pytest.raises(BadRequest) as caught:
-        asked(Config(), **words)
+        asked(Config(), **argv)
     assert what in str(caught.value) and why in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize(
-    ("namespace", "words", "key"),
+    ("namespace", "argv", "key"),
     [
         ("default", {"memory_mib": "1024"}, r"policy.max_memory_mib in"),
         ("team-a", {"memory_mib": "1024"}, ""),
@@ -118,14 +118,14 @@ def test_everything_else_is_refused_with_the_value_the_bound_and_the_key(
     ],
 )
 def test_the_first_rule_whose_pattern_matches_the_namespace_applies(
-    namespace: str, words: dict[str, str], key: str
+    namespace: str, argv: dict[str, str], key: str
 ) -> None:
     config = parse(RULES)
     if not key:
-        asked(config, namespace, **words)
+        asked(config, namespace, **argv)
         return
     with pytest.raises(BadRequest, match=key):
-        asked(config, namespace, **words)
+        asked(config, namespace, **argv)
 
 
 def test_kernels_are_bounded_also_when_a_port_chooses_one() -> None:

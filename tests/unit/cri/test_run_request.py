@@ -21,15 +21,15 @@ MIB = 1 << 20
 OURS = {"HERE": "value of ours"}
 
 
-def asked(*words: str) -> Request:
+def asked(*argv: str) -> Request:
     parser = Parser(prog="clearpod run")
     run.add_arguments(parser)
-    return run_request.of(parser.parse_args(words), OURS)
+    return run_request.of(parser.parse_args(argv), OURS)
 
 
-def refused(*words: str) -> str:
+def refused(*argv: str) -> str:
     with pytest.raises(PodError) as caught:
-        asked(*words)
+        asked(*argv)
     return str(caught.value)
 
 
@@ -39,7 +39,7 @@ RESOURCES: Look = lambda r: r.container.linux.resources  # noqa: E731
 
 
 @pytest.mark.parametrize(
-    "words, look, value",
+    "argv, look, value",
     [
         ("-m 64m", lambda r: RESOURCES(r).memory_limit_in_bytes, 64 * MIB),
         ("-m 65536k", lambda r: RESOURCES(r).memory_limit_in_bytes, 64 * MIB),
@@ -101,8 +101,8 @@ RESOURCES: Look = lambda r: r.container.linux.resources  # noqa: E731
         ("--net bridge", lambda r: dict(r.sandbox.annotations), {}),
     ],
 )
-def test_each_option_is_a_field_of_the_cri(words: str, look: Look, value: object) -> None:
-    assert look(asked(*words.split())) == value
+def test_each_option_is_a_field_of_the_cri(argv: str, look: Look, value: object) -> None:
+    assert look(asked(*argv.split())) == value
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_port_at_which_somebody_listens_is_refused() -> None:
 def test_volumes_are_the_hosts_files_with_their_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path)
-    words = (
+    argv = (
         "-v",
         "./a:/x/../b:ro,Z",
         "-v",
@@ -150,7 +150,7 @@ def test_volumes_are_the_hosts_files_with_their_options(tmp_path: Path, monkeypa
         "--mount",
         "type=bind,src=./a,dst=/d,ro=true",
     )
-    one, two, three = asked(*words).container.mounts
+    one, two, three = asked(*argv).container.mounts
     assert (one.host_path, one.container_path, one.readonly) == (f"{tmp_path}/a", "/b", True)
     assert (two.readonly, [*two.mount_options]) == (False, ["noexec"])
     assert two.propagation == pb.PROPAGATION_HOST_TO_CONTAINER
@@ -164,7 +164,7 @@ def test_variables_of_files_come_before_those_of_the_command_line(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "argv, said",
     [
         ("-m 64", "64m"),
         ("-m 999999g", "999999g"),
@@ -209,16 +209,16 @@ def test_variables_of_files_come_before_those_of_the_command_line(tmp_path: Path
         ("--entrypoint [1] image", "--entrypoint"),
     ],
 )
-def test_a_wrong_value_is_named_at_once(words: str, said: str) -> None:
-    assert said in refused(*words.split())
+def test_a_wrong_value_is_named_at_once(argv: str, said: str) -> None:
+    assert said in refused(*argv.split())
 
 
-@pytest.mark.parametrize("words", ["--ipc host x", "--pid=host", "-c 512", "--security-opt seccomp=unconfined x"])
-def test_what_makes_no_sense_in_a_vm_is_refused_with_the_reason(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("argv", ["--ipc host x", "--pid=host", "-c 512", "--security-opt seccomp=unconfined x"])
+def test_what_makes_no_sense_in_a_vm_is_refused_with_the_reason(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="125"):
-        asked(*words.split())
+        asked(*argv.split())
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and words.split()[0].partition("=")[0] in said
+    assert said.count("\n") == 1 and argv.split()[0].partition("=")[0] in said
 
 
 def test_the_pod_has_what_its_container_may_take_and_is_not_bound_by_the_policy() -> None:

@@ -21,7 +21,7 @@ HAS_TWO = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor is
 
 
 def asked(
-    limit_mib: int = 0, overhead_mib: int = 0, quota: int = 0, unified: dict[str, str] | None = None, **words: str
+    limit_mib: int = 0, overhead_mib: int = 0, quota: int = 0, unified: dict[str, str] | None = None, **argv: str
 ) -> pb.PodSandboxConfig:
     """A sandbox with these limits and annotations."""
     resources = pb.LinuxContainerResources(
@@ -29,7 +29,7 @@ def asked(
     )
     overhead = pb.LinuxContainerResources(memory_limit_in_bytes=overhead_mib * MIB)
     names = pb.PodSandboxMetadata(name="web", namespace="default")
-    annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in words.items()}
+    annotations = {f"clearpod.io/{word.replace('_', '-')}": value for word, value in argv.items()}
     linux = pb.LinuxPodSandboxConfig(resources=resources, overhead=overhead)
     return pb.PodSandboxConfig(metadata=names, linux=linux, annotations=annotations)
 

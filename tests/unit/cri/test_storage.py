@@ -76,9 +76,9 @@ def test_the_disks_of_pods_are_counted_by_what_they_take_and_by_what_they_may_gr
     assert MIB <= layers.used_bytes < 2 * MIB
 
 
-def _asked(text: str, **words: str) -> Pod:
+def _asked(text: str, **argv: str) -> Pod:
     names = pb.PodSandboxMetadata(name="web", namespace="default")
-    expected = pb.PodSandboxConfig(metadata=names, annotations=words)
+    expected = pb.PodSandboxConfig(metadata=names, annotations=argv)
     return sandbox.record(pb.RunPodSandboxRequest(config=expected), parse(text), handlers=("",)).pod
 
 

@@ -25,10 +25,10 @@ def unit() -> configparser.ConfigParser:
 
 
 def test_it_starts_a_command_that_there_is(unit: configparser.ConfigParser, capsys: pytest.CaptureFixture[str]) -> None:
-    program, *words = unit["Service"]["ExecStart"].split()
+    program, *arguments = unit["Service"]["ExecStart"].split()
     assert Path(program).name == "clearpod"
     with pytest.raises(SystemExit) as ended:
-        command.main([*words, "--help"])
+        command.main([*arguments, "--help"])
     assert ended.value.code == 0 and "usage: clearpod serve" in capsys.readouterr().out
 
 

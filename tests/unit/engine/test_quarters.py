@@ -254,5 +254,5 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
 
 
 def test_vcpus_that_are_not_needed_yet_do_not_boot(host: engine.Host) -> None:
-    words = [machine.vm_spec(POD._replace(online_vcpus=n), host, directory="/nowhere").kernel_arguments for n in (0, 1)]
-    assert set(words[1]) - set(words[0]) == {"maxcpus=1"} and not any("maxcpus" in word for word in words[0])
+    lines = [machine.vm_spec(POD._replace(online_vcpus=n), host, directory="/nowhere").kernel_arguments for n in (0, 1)]
+    assert set(lines[1]) - set(lines[0]) == {"maxcpus=1"} and not any("maxcpus" in word for word in lines[0])

@@ -299,7 +299,7 @@ def test_each_failure_of_skopeo_has_its_error(text: str, code: int, kind: type[P
 
 
 @pytest.mark.parametrize(
-    ("stderr", "words"),
+    ("stderr", "argv"),
     [
         ("", ""),
         ("\n\n", ""),
@@ -309,5 +309,5 @@ def test_each_failure_of_skopeo_has_its_error(text: str, code: int, kind: type[P
         (fatal("x" * 2000), "x" * 500),
     ],
 )
-def test_the_reason_is_taken_out_of_the_log(stderr: str, words: str) -> None:
-    assert reason_of(stderr) == words
+def test_the_reason_is_taken_out_of_the_log(stderr: str, argv: str) -> None:
+    assert reason_of(stderr) == argv

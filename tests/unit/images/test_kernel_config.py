@@ -36,7 +36,7 @@ def test_a_line_that_kconfig_did_not_take_is_reported(settings, complaints):
 
 
 @pytest.mark.parametrize(
-    "fragments, words",
+    "fragments, argv",
     [
         (["CONFIG_A=y\n", "CONFIG_A=y\n"], "CONFIG_A twice"),
         (["CONFIG_A=y\nCONFIG_A=n\n"], "CONFIG_A twice"),
@@ -45,8 +45,8 @@ def test_a_line_that_kconfig_did_not_take_is_reported(settings, complaints):
         (["  CONFIG_A=y"], "neither comment"),
     ],
 )
-def test_a_fragment_that_makes_no_sense_is_named(fragments, words):
-    with pytest.raises(kconfig.Fault, match=words):
+def test_a_fragment_that_makes_no_sense_is_named(fragments, argv):
+    with pytest.raises(kconfig.Fault, match=argv):
         kconfig.asked(fragments)
 
 

@@ -147,11 +147,11 @@ def test_the_programs_of_the_image_run_where_there_is_nothing_else(stage1, tmp_p
     parts = parts_in(tmp_path, stage1, lkvm=ip, launcher=launcher, plugins=plugins, mkfs=mkfs)
     root = stage1.build_tree(tmp_path / "home", parts) / "rootfs"
     (root / "proc").mkdir()
-    words = {"usr/lib/clearpod/loaded/lkvm": ["-V"], "usr/lib/rkt/plugins/net/env": ["-u", "X", "sh", "-c"]}
-    words["usr/lib/clearpod/loaded/mkfs.ext4"] = ["-V"]
+    programs = {"usr/lib/clearpod/loaded/lkvm": ["-V"], "usr/lib/rkt/plugins/net/env": ["-u", "X", "sh", "-c"]}
+    programs["usr/lib/clearpod/loaded/mkfs.ext4"] = ["-V"]
     enter = f"mount -t proc proc {root}/proc && exec /usr/sbin/chroot {root} "
     ended = {}
-    for path, arguments in words.items():
+    for path, arguments in programs.items():
         argv = ["unshare", "--mount", "sh", "-c", f'{enter}"$@"', "sh", f"/{path}", *arguments]
         ended[path] = subprocess.run(argv, env={"X": "1", "PATH": PATH}, capture_output=True, text=True, timeout=60)
     version, env, mkfs_version = ended.values()

@@ -97,8 +97,8 @@ def test_what_is_to_be_done_afterwards_is_not_waited_for() -> None:
 APART = """
 import subprocess, sys
 from stage1.linux import namespace
-path, words = sys.argv[1], ["unshare", "--mount", "--propagation=private", "sh", "-c", "echo up; exec sleep 100"]
-with subprocess.Popen(words, stdout=subprocess.PIPE) as other:
+path, argv = sys.argv[1], ["unshare", "--mount", "--propagation=private", "sh", "-c", "echo up; exec sleep 100"]
+with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:
     other.stdout.readline()
     namespace.make_net(path)
     try:

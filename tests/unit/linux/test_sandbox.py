@@ -38,8 +38,8 @@ attempt("sees", lambda: os.kill(int(pid), 0))
 attempt("connects", lambda: socket.create_connection(("127.0.0.1", 22), 1))
 attempt("interfaces", lambda: open("/proc/net/dev").read())
 libc = ctypes.CDLL(None, use_errno=True)
-def call(number, *words):
-    return ctypes.get_errno() if libc.syscall(number, *words) < 0 else "done"
+def call(number, *arguments):
+    return ctypes.get_errno() if libc.syscall(number, *arguments) < 0 else "done"
 attempt("io_uring", lambda: call(425, 1, 0))
 attempt("bpf", lambda: call(321, 0, 0, 0))
 attempt("keys", lambda: call(250, 0, -3, 0))
@@ -60,19 +60,19 @@ print(json.dumps(found))
 
 
 def test_the_command_line_has_every_fence() -> None:
-    words = " ".join(sandbox.command(Box(MIB, 7, 9, "/tmp", (("/tmp", sandbox.READ),), uid=5), MEANS))
-    assert words.startswith(
+    line = " ".join(sandbox.command(Box(MIB, 7, 9, "/tmp", (("/tmp", sandbox.READ),), uid=5), MEANS))
+    assert line.startswith(
         "/setpriv --pdeathsig=KILL -- /unshare --net --ipc --uts --pid --fork --kill-child=KILL --wd=/tmp"
     )
     for part in ("--as=1048576 --cpu=7 --fsize=9", "--nproc=", "--core=0", "--reuid=5 --regid=5 --clear-groups"):
-        assert part in words
+        assert part in line
     for part in (
         "--no-new-privs",
         "--bounding-set=-all",
         "--landlock-access=fs",
         "path-beneath:read-file,read-dir:/tmp",
     ):
-        assert part in words
+        assert part in line
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_the_command_line_has_every_fence() -> None:
     ],
 )
 def test_what_is_not_wanted_or_not_there_is_left_out(box: Box, means: Means, has: str, lacks: str) -> None:
-    words = " ".join(sandbox.command(box, means))
-    assert has in words and lacks not in words
+    line = " ".join(sandbox.command(box, means))
+    assert has in line and lacks not in line
 
 
 @pytest.fixture
@@ -104,11 +104,11 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(directory: Path, program: str, *words: str, **changes: object) -> tuple[str, supervise.Ended]:
+def run(directory: Path, program: str, *more: str, **changes: object) -> tuple[str, supervise.Ended]:
     """What a confined Python says, and how it ended."""
     places = (("in", sandbox.READ), ("out", sandbox.WRITE), *sandbox.python_places())
     box = Box(512 * MIB, 20, MIB, str(directory), places, uid=65530)._replace(**changes)  # type: ignore[arg-type]
-    argv = [*sandbox.command(box, sandbox.means()), os.path.realpath(sys.executable), "-I", "-S", "-c", program, *words]
+    argv = [*sandbox.command(box, sandbox.means()), os.path.realpath(sys.executable), "-I", "-S", "-c", program, *more]
     output: list[supervise.Ended] = []
     text = b"".join(supervise.output(supervise.Job(argv, -1, 60), output))
     return text.decode(), output[0]
@@ -161,8 +161,8 @@ def test_a_file_may_not_grow_past_its_limit(directory: Path) -> None:
 
 
 def test_it_is_killed_with_all_its_children_when_its_time_is_over() -> None:
-    words = ["sh", "-c", "setsid sleep 1234 & echo; wait"]
-    argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), *words]
+    program = ["sh", "-c", "setsid sleep 1234 & echo; wait"]
+    argv = [*sandbox.command(Box(512 * MIB, 20, uid=65530), sandbox.means()), *program]
     output: list[supervise.Ended] = []
     with pytest.raises(TimedOut):
         list(supervise.output(supervise.Job(argv, -1, 1.0), output))
@@ -173,9 +173,9 @@ def test_it_is_killed_with_all_its_children_when_its_time_is_over() -> None:
         time.sleep(0.02)
 
 
-def _has(path: Path, words: bytes) -> bool:
+def _has(path: Path, text: bytes) -> bool:
     try:
-        return words in path.read_bytes()
+        return text in path.read_bytes()
     except OSError:
         return False
 

@@ -64,9 +64,9 @@ def here() -> Iterator[str]:
         namespace.remove_net(path)
 
 
-def ip(*words: str, batch: str = "") -> Any:
+def ip(*arguments: str, batch: str = "") -> Any:
     """What `ip` says, as JSON."""
-    ended = process.run(["ip", "-json", *words], timeout_s=10, input=batch.encode())
+    ended = process.run(["ip", "-json", *arguments], timeout_s=10, input=batch.encode())
     assert ended.code == 0, ended.stderr.decode()
     return json.loads(ended.stdout or b"[]")
 
@@ -105,9 +105,11 @@ def test_the_filters_of_a_tap_are_made_as_by_tc(here: str) -> None:
     ip("-batch", "-", batch="".join(f"link add {name} type bridge\n" for name in ("one", "two", "three")))
     one, two = (ip("link", "show", name)[0]["ifindex"] for name in ("one", "two"))
     steps = bpf.load(12, bpf.HALF) + bpf.need(0x0800) + bpf.ACCEPT
-    words = ",".join([str(bpf.steps(steps)), *(" ".join(map(str, one)) for one in struct.iter_unpack("=HBBI", steps))])
+    bytecode = ",".join(
+        [str(bpf.steps(steps)), *(" ".join(map(str, one)) for one in struct.iter_unpack("=HBBI", steps))]
+    )
     by_tc = f"""qdisc add dev three ingress
-filter add dev three parent ffff: protocol all pref 1 bpf bytecode "{words}" action mirred egress redirect dev two
+filter add dev three parent ffff: protocol all pref 1 bpf bytecode "{bytecode}" action mirred egress redirect dev two
 filter add dev three parent ffff: protocol all pref 2 bpf da bytecode "1,6 0 0 2"
 """
     ended = process.run(["tc", "-batch", "-"], timeout_s=9, input=by_tc.encode())

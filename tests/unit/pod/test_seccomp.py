@@ -17,7 +17,7 @@ CONDITIONAL = {"clone", "clone3", "personality", "socket"}
 SETS = st.frozensets(st.sampled_from(capabilities.ALL))
 
 
-def words(texts):
+def names_in(texts):
     return [name for text in texts for name in text.split()]
 
 
@@ -40,7 +40,7 @@ def test_every_call_of_the_kernel_has_exactly_one_place():
     if not HEADER.exists():
         pytest.skip(f"needs {HEADER}: apt install linux-libc-dev")
     known = re.findall(r"#define __NR_(\w+)\s", HEADER.read_text())
-    places = [*words(seccomp.ALLOWED.values()), *set(words(seccomp.WITH_CAPABILITY.values()))]
+    places = [*names_in(seccomp.ALLOWED.values()), *set(names_in(seccomp.WITH_CAPABILITY.values()))]
     places += [*seccomp.FORBIDDEN.split(), *CONDITIONAL]
     assert len(places) == len(set(places))
     assert set(known) <= set(places)
@@ -52,11 +52,11 @@ def test_the_conditions_name_real_capabilities():
 
 @given(SETS)
 def test_each_capability_adds_its_calls_and_no_other(held):
-    result, basic = answers(held), set(words(seccomp.ALLOWED.values()))
-    added = set(words(seccomp.WITH_CAPABILITY.get(name, "") for name in held))
+    result, basic = answers(held), set(names_in(seccomp.ALLOWED.values()))
+    added = set(names_in(seccomp.WITH_CAPABILITY.get(name, "") for name in held))
     allowed = {name for name, answer in result.items() if answer == ALLOW}
     assert allowed - CONDITIONAL == basic | added
-    guarded = set(words(seccomp.WITH_CAPABILITY.values())) - added
+    guarded = set(names_in(seccomp.WITH_CAPABILITY.values())) - added
     assert all(result[name] == EPERM for name in guarded | set(seccomp.FORBIDDEN.split()))
 
 

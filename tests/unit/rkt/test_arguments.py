@@ -13,7 +13,7 @@ UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "line, expected",
     [
         ("", RunOptions(UUID)),
         ("--net=default --local-config=/etc/rkt", RunOptions(UUID)),
@@ -41,8 +41,8 @@ UUID = "6733c088-a507-4694-aabf-eda9d3f3f5c0"
         ("--", RunOptions(UUID)),
     ],
 )
-def test_run(words: str, expected: RunOptions) -> None:
-    assert arguments.run([*words.split(), UUID]) == expected
+def test_run(line: str, expected: RunOptions) -> None:
+    assert arguments.run([*line.split(), UUID]) == expected
 
 
 def test_an_upper_case_uuid_is_the_same() -> None:
@@ -60,7 +60,7 @@ def test_what_is_not_known_is_passed_over_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "words, sentence",
+    "line, sentence",
     [
         ([], "uuid, .*none"),
         (["--net", UUID], "uuid, .*none"),
@@ -79,13 +79,13 @@ def test_what_is_not_known_is_passed_over_with_a_warning() -> None:
         ),
     ],
 )
-def test_run_refuses(words: list[str], sentence: str) -> None:
+def test_run_refuses(line: list[str], sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
-        arguments.run(words)
+        arguments.run(line)
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "line, expected",
     [
         ("--pid=7 --appname=web -- ls -l --pid=8", EnterOptions(("ls", "-l", "--pid=8"), "web", 7)),
         ("--pid=7 -- sh", EnterOptions(("sh",), "", 7)),
@@ -93,8 +93,8 @@ def test_run_refuses(words: list[str], sentence: str) -> None:
         ("--pid=7 --appname=web -- -- x", EnterOptions(("--", "x"), "web", 7)),
     ],
 )
-def test_enter(words: str, expected: EnterOptions) -> None:
-    assert arguments.enter(words.split()) == expected
+def test_enter(line: str, expected: EnterOptions) -> None:
+    assert arguments.enter(line.split()) == expected
 
 
 def test_enter_keeps_every_byte_of_the_command() -> None:
@@ -103,7 +103,7 @@ def test_enter_keeps_every_byte_of_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "words, sentence",
+    "line, sentence",
     [
         ("--pid=7 --appname=a --", "command .* --$"),
         ("--pid=x -- sh", "--pid=x .*process id"),
@@ -113,9 +113,9 @@ def test_enter_keeps_every_byte_of_the_command() -> None:
         ),
     ],
 )
-def test_enter_refuses(words: str, sentence: str) -> None:
+def test_enter_refuses(line: str, sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
-        arguments.enter(words.split())
+        arguments.enter(line.split())
 
 
 def test_stop_and_gc() -> None:
@@ -132,10 +132,10 @@ def test_apps() -> None:
     assert arguments.app(["--app=a", "odd"]).warnings == ("the argument 'odd' is not known here and is ignored",)
 
 
-@pytest.mark.parametrize("words", [[], ["--app="], ["--app=A"], ["--app=a--b"], ["--app=a/b"]])
-def test_apps_have_names(words: list[str]) -> None:
+@pytest.mark.parametrize("line", [[], ["--app="], ["--app=A"], ["--app=a--b"], ["--app=a/b"]])
+def test_apps_have_names(line: list[str]) -> None:
     with pytest.raises(BadRequest, match="app's name"):
-        arguments.app(words)
+        arguments.app(line)
 
 
 def test_attach() -> None:
@@ -146,7 +146,7 @@ def test_attach() -> None:
 
 
 @pytest.mark.parametrize(
-    "words, sentence",
+    "line, sentence",
     [
         ("--action=look --app=a", "--action=look .*; .*list, auto-attach and custom-attach"),
         (
@@ -155,9 +155,9 @@ def test_attach() -> None:
         ),
     ],
 )
-def test_attach_refuses(words: str, sentence: str) -> None:
+def test_attach_refuses(line: str, sentence: str) -> None:
     with pytest.raises(BadRequest, match=sentence):
-        arguments.attach(words.split())
+        arguments.attach(line.split())
 
 
 @pytest.mark.parametrize("read", [arguments.stop, arguments.gc, arguments.run])

@@ -68,7 +68,7 @@ def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.C
 
 
 @pytest.mark.parametrize(
-    "words, code, sentence",
+    "argv, code, sentence",
     [
         ([], 254, "uuid"),
         (["--local-config", "/etc/rkt", "../x"], 254, "pod's uuid"),
@@ -76,9 +76,9 @@ def test_what_another_pod_left_is_said_and_no_failure(pod: Path, capfd: pytest.C
     ],
 )
 def test_what_makes_no_sense_is_said_in_one_line(
-    pod: Path, capfd: pytest.CaptureFixture[str], *, words: list[str], code: int, sentence: str
+    pod: Path, capfd: pytest.CaptureFixture[str], *, argv: list[str], code: int, sentence: str
 ) -> None:
-    assert dispatch.enter("gc", words) == code
+    assert dispatch.enter("gc", argv) == code
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("clearpod: gc: ") and sentence in line
 

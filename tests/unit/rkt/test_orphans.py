@@ -36,10 +36,10 @@ def has_ended(process: "subprocess.Popen[bytes]") -> bool:
     return not os.path.exists(f"/proc/{process.pid}")
 
 
-def spin(path: Path, *words: str) -> "subprocess.Popen[bytes]":
+def spin(path: Path, *argv: str) -> "subprocess.Popen[bytes]":
     """A shell under another name, so that it takes any arguments; it lives until its stdin is closed."""
     shutil.copy(os.path.realpath("/bin/sh"), path)
-    process = subprocess.Popen([path, "-c", "read x", *words], stdin=subprocess.PIPE)
+    process = subprocess.Popen([path, "-c", "read x", *argv], stdin=subprocess.PIPE)
     while not Path(f"/proc/{process.pid}/cmdline").read_bytes():
         pass  # the kernel has begun to execute it, no more
     return process
@@ -57,7 +57,7 @@ def test_programs_of_the_pods_own_stage1_are_killed_though_it_was_moved(pod: Pat
 
 
 @pytest.mark.parametrize(
-    "place, name, words, is_killed",
+    "place, name, argv, is_killed",
     [
         ("", "qemu-system-x86_64", ("-name", f"clearpod-{UUID}"), True),
         ("", "lkvm", ("run", f"/data/pods/run/{UUID}/share"), True),
@@ -68,9 +68,9 @@ def test_programs_of_the_pods_own_stage1_are_killed_though_it_was_moved(pod: Pat
     ],
 )
 def test_a_vmm_counts_when_it_was_told_of_the_pod(
-    tmp_path: Path, pod: Path, *, place: str, name: str, words: tuple[str, ...], is_killed: bool
+    tmp_path: Path, pod: Path, *, place: str, name: str, argv: tuple[str, ...], is_killed: bool
 ) -> None:
-    with spin(tmp_path / place / name, *words) as process:
+    with spin(tmp_path / place / name, *argv) as process:
         try:
             orphans.end(moved(pod))
             assert has_ended(process) == is_killed

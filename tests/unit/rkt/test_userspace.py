@@ -20,7 +20,7 @@ def annotated(profile: str | None, *more: tuple[str, str]) -> list[Document]:
 
 
 def laid(place: Path, profile: str | None, *, image: str = "", apps: tuple[str, ...] = ("one",), **more: Any) -> str:
-    pod_dir = lay(place, *(app(name) for name in apps), annotations=annotated(profile, *more.get("words", ())))
+    pod_dir = lay(place, *(app(name) for name in apps), annotations=annotated(profile, *more.get("argv", ())))
     if image:
         built_for = Path(pod_dir, "stage1/rootfs", userspace.FILE)
         built_for.parent.mkdir(parents=True)
@@ -50,7 +50,7 @@ def test_the_manifest_says_the_profile_and_else_the_image(
 
 
 def test_memory_that_an_annotation_names_stays_what_it_is(tmp_path: Path) -> None:
-    pod_dir = laid(tmp_path, "systemd", words=(("clearpod.io/memory-mib", "200"),))
+    pod_dir = laid(tmp_path, "systemd", argv=(("clearpod.io/memory-mib", "200"),))
     assert loader.read_pod(pod_dir, RunOptions(UUID)).pod.memory_mib == 200
 
 

@@ -27,16 +27,16 @@ class Checkout:
         self.commit("Begin")
         self.git("tag", "v0.1.0")
 
-    def git(self, *words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=self.root, check=True, capture_output=True, text=True)
+    def git(self, *argv: str) -> str:
+        done = subprocess.run(["git", *argv], cwd=self.root, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     def commit(self, message: str) -> None:
         self.git("add", "-A")
         self.git("-c", "commit.gpgSign=false", "commit", "-qm", message)
 
-    def release(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self.root / "scripts/release", *words], capture_output=True, text=True)
+    def release(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.root / "scripts/release", *argv], capture_output=True, text=True)
 
 
 @pytest.fixture

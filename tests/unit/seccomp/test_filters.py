@@ -141,8 +141,8 @@ def under(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     source = Path(__file__).with_name("call.c")
     subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-pthread", "-o", program, source], check=True, timeout=60)
 
-    def run(name: str, *words: object) -> int:
-        command = [str(program), str(built / f"{name}.bpf"), *map(str, words)]
+    def run(name: str, *argv: object) -> int:
+        command = [str(program), str(built / f"{name}.bpf"), *map(str, argv)]
         return subprocess.run(command, capture_output=True, timeout=60).returncode
 
     return run

@@ -313,8 +313,8 @@ def test_a_file_that_the_vmm_could_not_read_is_named(vm: VmSpec, run: Run) -> No
 
 
 def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
-    words = jail.describe(vm, jail.Launch(["/bin/vm"], {"A": "b"}, [10], "/f", True, True)).split(b"\0")
-    letters = {word[:1] for word in words if word}
+    fields = jail.describe(vm, jail.Launch(["/bin/vm"], {"A": "b"}, [10], "/f", True, True)).split(b"\0")
+    letters = {word[:1] for word in fields if word}
     assert letters == {
         b"/",
         b"a",
@@ -335,9 +335,9 @@ def test_what_is_not_the_vms_is_not_in_its_description(vm: VmSpec) -> None:
         b"p",
         b"b",
     }
-    writable = [word for word in words if word.startswith(b"w")]
+    writable = [word for word in fields if word.startswith(b"w")]
     assert writable == [b"w" + vm.scratch.encode()]
-    assert f"w{vm.run_dir}".encode() not in words and f"r{vm.run_dir}".encode() not in words
+    assert f"w{vm.run_dir}".encode() not in fields and f"r{vm.run_dir}".encode() not in fields
     dax = Dax("/lib/shim.so", (DaxImage(vm.system_image, 4096),), 4096, "/x/dax.sock")
     assert kvmtool.HYPERVISOR.listener(vm._replace(dax=dax)) == ("/x/dax.sock", True)
     assert qemu.HYPERVISOR.listener(vm) == (f"{vm.run_dir}/agent.sock", False)

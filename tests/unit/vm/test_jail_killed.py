@@ -53,8 +53,8 @@ def starter(vm: VmSpec) -> Iterator["subprocess.Popen[str]"]:
     """Starts a VM for each line that it reads, in a process whose pid it says; and says when that has ended."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     text = STARTER.format(vm=vm._replace(hypervisor=None))  # type: ignore[arg-type]
-    words = [sys.executable, "-c", text]
-    with subprocess.Popen(words, text=True, env={"PYTHONPATH": os.getcwd()}, **pipes) as process:  # type: ignore[call-overload]
+    argv = [sys.executable, "-c", text]
+    with subprocess.Popen(argv, text=True, env={"PYTHONPATH": os.getcwd()}, **pipes) as process:  # type: ignore[call-overload]
         yield process
         process.stdin.close()
 
@@ -64,11 +64,11 @@ def of(vm: VmSpec) -> dict[int, str]:
     result = {}
     for name in os.listdir("/proc"):
         try:
-            words = Path("/proc", name, "cmdline").read_text().split("\0") if name.isdigit() else [""]
+            cmdline = Path("/proc", name, "cmdline").read_text().split("\0") if name.isdigit() else [""]
         except OSError:
             continue
-        if any(vm.run_dir == word or word.startswith(f"{vm.run_dir}/") for word in words[1:]):
-            result[int(name)] = os.path.basename(words[0])
+        if any(vm.run_dir == word or word.startswith(f"{vm.run_dir}/") for word in cmdline[1:]):
+            result[int(name)] = os.path.basename(cmdline[0])
     return result
 
 

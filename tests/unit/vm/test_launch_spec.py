@@ -28,10 +28,10 @@ def specified(vm: VmSpec, *, interactive: bool = False) -> tuple[list[str], list
 
 
 def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:
-    words, jail = specified(QEMU._replace(**JAILED))
+    argv, jail = specified(QEMU._replace(**JAILED))
     assert isinstance(QEMU.link, SerialLink)
     console, logs = f"c{QEMU.run_dir}/console.log", f"l{QEMU.run_dir}/logs"
-    assert words == ["j/g/jailer", console, logs, f"s{QEMU.link.socket}"]
+    assert argv == ["j/g/jailer", console, logs, f"s{QEMU.link.socket}"]
     assert jail[0] == QEMU.run_dir and jail[1] == "a/usr/bin/qemu-system-x86_64" and "a-nodefaults" in jail
     assert {"eHOME=/vmm", "p", "k10", "k11", "f/g/filter", "c0 1879048192 65536"} <= {*jail}
     assert "afile,id=kernel,path=/dev/fdset/1,append=on" in jail and not any("agent.sock" in word for word in jail)
@@ -39,8 +39,8 @@ def test_the_launcher_is_told_of_the_jailer_the_console_and_the_link() -> None:
 
 def test_a_launch_spec_may_have_a_network_and_input() -> None:
     vm = LKVM._replace(**JAILED, netns="/run/netns/p", link=VsockLink(5, 1024))
-    words, jail = specified(vm, interactive=True)
-    assert words[-2:] == ["t", "i"] and not any(word[0] == "s" for word in words)
+    argv, jail = specified(vm, interactive=True)
+    assert argv[-2:] == ["t", "i"] and not any(word[0] == "s" for word in argv)
     assert jail[1:3] == ["a/usr/local/bin/lkvm", "arun"] and "n/run/netns/p" in jail
     assert not any(word[0] == "k" for word in jail)
 

@@ -54,14 +54,14 @@ def test_an_lkvm_that_does_not_know_an_option_is_too_old(make: Callable[[str], V
 
 
 @pytest.mark.parametrize(
-    "words",
+    "text",
     ["KVM_CREATE_VM ioctl: Device or resource busy", "lkvm-shim: /s can't be opened: Permission denied"],
 )
 def test_a_death_before_a_vcpu_runs_is_told_in_lkvms_words_however_late(
-    make: Callable[[str], VmSpec], words: str
+    make: Callable[[str], VmSpec], text: str
 ) -> None:
-    with pytest.raises(VmFailed, match=f"(?s)VMM .*code 3; .*:\n.*70\n{words}$"):
-        ProcessVmm(watch_s=0).start(make(f'sleep 0.3; {USAGE}; echo "{words}" >&2; exit 3'))
+    with pytest.raises(VmFailed, match=f"(?s)VMM .*code 3; .*:\n.*70\n{text}$"):
+        ProcessVmm(watch_s=0).start(make(f'sleep 0.3; {USAGE}; echo "{text}" >&2; exit 3'))
 
 
 def test_it_has_started_as_soon_as_a_vcpu_runs(make: Callable[[str], VmSpec]) -> None:

@@ -60,11 +60,11 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("words", BROKEN)
-def test_what_breaks_the_rules_is_named(words: str) -> None:
-    connection, data = BROKEN[words]
+@pytest.mark.parametrize("fault", BROKEN)
+def test_what_breaks_the_rules_is_named(fault: str) -> None:
+    connection, data = BROKEN[fault]
     size = frames.MOST_CHUNK + 1 if data is None else len(data)
-    with pytest.raises(FrameFault, match=words):
+    with pytest.raises(FrameFault, match=fault):
         frames.Reader().receive(struct.pack(">II", connection, size) + (data or b""))
 
 

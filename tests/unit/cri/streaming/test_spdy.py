@@ -35,8 +35,8 @@ def frame(kind: int, body: bytes, flags: int = 0, version: int = 3) -> bytes:
 
 
 def test_the_dictionary_is_the_protocols() -> None:
-    words = dictionary()
-    assert (len(words), zlib.adler32(words), zlib.crc32(words)) == (1423, CHECKSUM, 0x04C8490E)
+    text = dictionary()
+    assert (len(text), zlib.adler32(text), zlib.crc32(text)) == (1423, CHECKSUM, 0x04C8490E)
 
 
 # What kubelet's library sends: a stream whose header block was packed by another implementation of zlib would differ in

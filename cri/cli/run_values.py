@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of `clearpod run`'s options, in podman's units, as the CRI's values. Called by `run_request`.
+"""The texts of `clearpod run`'s options, in podman's units, as the CRI's values. Called by `run_request`.
 
-Looks at the sources of volumes and at files of variables. Every error is a BadRequest with the option and the word.
+Looks at the sources of volumes and at files of variables. Every error is a BadRequest with the option and the text.
 """
 
 import json
@@ -39,28 +39,28 @@ def size(text: str, option: str) -> int:
 
 
 def entrypoint(text: str) -> list[str]:
-    """One word, or the words of a JSON list."""
+    """One program, or the arguments of a JSON list."""
     if not text.startswith("["):
         return [text] if text else []
     try:
-        words = json.loads(text)
+        argv = json.loads(text)
     except (ValueError, RecursionError):
-        words = None
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        argv = None
+    if not isinstance(argv, list) or not argv or not all(isinstance(one, str) for one in argv):
         raise BadRequest(f"--entrypoint {text[:64]} is neither a word nor a JSON list of words")
-    return words
+    return argv
 
 
-def variables(files: list[str], words: list[str], *, ours: Mapping[str, str]) -> dict[str, str]:
+def variables(files: list[str], entries: list[str], *, ours: Mapping[str, str]) -> dict[str, str]:
     """Of --env-file and then of --env; `ours` has the values of names that come alone."""
-    found: dict[str, str] = {}
-    for entry in (*(line for path in files for line in _lines(path)), *words):
+    result: dict[str, str] = {}
+    for entry in (*(line for path in files for line in _lines(path)), *entries):
         key, is_given, value = entry.partition("=")
         if not key or any(letter.isspace() for letter in key):
             raise BadRequest(f"--env {entry[:64]!r} has no name before =")
         if is_given or key in ours:
-            found[key] = value if is_given else ours[key]
-    return found
+            result[key] = value if is_given else ours[key]
+    return result
 
 
 def _lines(path: str) -> Iterator[str]:
