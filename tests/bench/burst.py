@@ -45,7 +45,7 @@ async def at_once(count: int, size: int) -> dict[str, Any]:
         leavings = Leavings(world.root)
         async with world.daemon() as cri:
             await _remove(cri, await _run(cri, "first"))
-        before, looked = leavings.seen(), net.look()
+        before, state = leavings.seen(), net.state()
         async with world.daemon() as cri:
             await cri.warmed(size, limit_s=CALL_S)
             begun = time.perf_counter()
@@ -59,7 +59,7 @@ async def at_once(count: int, size: int) -> dict[str, Any]:
             counts = await cri.pool()
             await asyncio.gather(*(_remove(cri, pod) for pod, _ in made))
         left = leavings.added(before, within_s=10)
-        leaked = left or net.look() != looked
+        leaked = left or net.state() != state
     result = spread([seconds * 1000 for _, seconds in made])
     return {
         "pods": count,
@@ -77,14 +77,14 @@ async def in_sequence(count: int) -> dict[str, Any]:
         leavings, took = Leavings(world.root), []
         async with world.daemon() as cri:
             await _remove(cri, await _run(cri, "first"))
-            before, looked = leavings.seen(), net.look()
+            before, state = leavings.seen(), net.state()
             descriptors = len(os.listdir("/proc/self/fd"))
             for number in range(count):
                 begun = time.perf_counter()
                 await _remove(cri, await _run(cri, f"pod-{number}"))
                 took.append((time.perf_counter() - begun) * 1000)
             left = leavings.added(before, within_s=10)
-            leaked = left or net.look() != looked or len(os.listdir("/proc/self/fd")) > descriptors
+            leaked = left or net.state() != state or len(os.listdir("/proc/self/fd")) > descriptors
     quarter = max(count // 4, 1)
     quarters = [round(statistics.median(took[at : at + quarter]), 1) for at in range(0, count, quarter)]
     return {

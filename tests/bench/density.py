@@ -26,7 +26,7 @@ from stage1.vm import hypervisors  # noqa: E402
 from stage1.vm.choose import choose  # noqa: E402
 from tests.bench.lib import census, density_plots, first_output, footprint, in_lab, kernel_cost, peer, pods  # noqa: E402
 from tests.bench.lib.journal import Journal  # noqa: E402
-from tests.bench.lib.pods import Place, Way  # noqa: E402
+from tests.bench.lib.pods import Place, Setup  # noqa: E402
 from tests.cri.conftest import Client  # noqa: E402
 from tests.lab.state import LabError  # noqa: E402
 
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
     pods: int
     serving: bool
-    way: Way
+    setup: Setup
 
     @property
     def name(self) -> str:
@@ -53,11 +53,11 @@ class Plan(NamedTuple):
 
 async def measure(plan: Plan, *, ksm_limit_s: float, settle_s: float) -> dict[str, Any]:
     """The row's figures, before KSM and after it; without the latter when `ksm_limit_s` is 0."""
-    async with pods.place(plan.way) as place, AsyncExitStack() as later:
+    async with pods.place(plan.setup) as place, AsyncExitStack() as later:
         empty = footprint.host()
         async with pods.loaded(place) as process, pods.daemon(place, process) as cri:
             row = await _unmerged(plan, place, process=process, cri=cri, settle_s=settle_s)
-            row["before"] = census.look(place, empty, plan.pods)
+            row["before"] = census.measure(place, empty, plan.pods)
             heir = await later.enter_async_context(pods.loaded(place, ksm=True)) if ksm_limit_s else None
         if heir is not None:
             async with pods.daemon(place, heir):
@@ -93,7 +93,7 @@ async def _warm(cri: Any) -> None:
 
 
 def _row(plan: Plan, place: Place) -> dict[str, Any]:
-    way, run_dir = plan.way, Path(place.run_dir)
+    setup, run_dir = plan.setup, Path(place.run_dir)
     device = run_dir.stat().st_dev
     files = (path.lstat() for path in run_dir.rglob("*"))
     used = sum(file.st_blocks * 512 for file in files if file.st_dev == device)
@@ -102,10 +102,10 @@ def _row(plan: Plan, place: Place) -> dict[str, Any]:
         "serving": plan.serving,
         "hypervisor": place.choice.hypervisor.name,
         "accel": place.choice.accel,
-        "huge_pages": way.huge_pages,
-        "dax": way.dax and place.choice.hypervisor.name == "kvmtool",
-        "memory_mib": way.memory_mib,
-        "ksm_percent": way.ksm_percent,
+        "huge_pages": setup.huge_pages,
+        "dax": setup.dax and place.choice.hypervisor.name == "kvmtool",
+        "memory_mib": setup.memory_mib,
+        "ksm_percent": setup.ksm_percent,
         "run_dir_kib_per_pod": _per_pod(used / 1024, plan.pods),
     }
 
@@ -120,13 +120,13 @@ def _per_pod(value: float, count: int) -> float:
 
 def plans(args: argparse.Namespace) -> list[Plan]:
     """All rows that were asked for."""
-    base = Way(args.hypervisor, memory_mib=args.memory_mib, ksm_percent=args.ksm_percent)
-    ways = {"all": base, "huge-pages": base._replace(huge_pages=True), "no-dax": base._replace(dax=False)}
+    base = Setup(args.hypervisor, memory_mib=args.memory_mib, ksm_percent=args.ksm_percent)
+    setups = {"all": base, "huge-pages": base._replace(huge_pages=True), "no-dax": base._replace(dax=False)}
     if not args.lab and choose(args.hypervisor, hypervisors.facts()).hypervisor.name != "kvmtool":
-        del ways["no-dax"]  # QEMU has none to leave out
-    expected = [ways[name] for name in args.way if name in ways]
-    rows = [Plan(count, False, way) for way in expected for count in args.pods]
-    return rows + [Plan(args.serving, True, way) for way in expected if args.serving]
+        del setups["no-dax"]  # QEMU has none to leave out
+    expected = [setups[name] for name in args.setup if name in setups]
+    rows = [Plan(count, False, setup) for setup in expected for count in args.pods]
+    return rows + [Plan(args.serving, True, setup) for setup in expected if args.serving]
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -139,7 +139,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hypervisor", choices=("auto", "kvmtool", "qemu"), default="auto")
     parser.add_argument("--memory-mib", type=int, default=128, help="of each VM (128)")
     parser.add_argument(
-        "--way", action="append", choices=("all", "huge-pages", "no-dax"), help="leave the other ways out"
+        "--setup", action="append", choices=("all", "huge-pages", "no-dax"), help="leave the others out"
     )
     parser.add_argument("--ksm-limit", type=float, default=180, metavar="S", help="how long to merge at most; 0: not")
     parser.add_argument("--ksm-percent", type=float, default=20.0, help="of a processor, for merging (20)")
@@ -150,7 +150,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lab", action="store_true", help="with kvmtool, in the lab")
     parser.add_argument("--path", action="append", default=[], metavar="DIR", help="where lkvm is, for --lab")
     args = parser.parse_args(argv)
-    args.way = args.way or ["all", "huge-pages", "no-dax"]
+    args.setup = args.setup or ["all", "huge-pages", "no-dax"]
     return args
 
 
@@ -179,7 +179,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
     if journal.find(AROUND) is None:
         journal.add(AROUND, _around())
     if args.peer:
-        await _beside(args, journal)
+        await _compare(args, journal)
     return report(args, journal)
 
 
@@ -197,9 +197,9 @@ def read(path: Path) -> dict[str, Any]:
     journal = Journal(path)
     rows = [journal.find(name) for name in journal.names() if name.startswith("[")]
     rows.sort(key=lambda row: (row["serving"], not row["dax"], row["huge_pages"], row["pods"], -row["ksm_percent"]))
-    beside = {name: result for name in (OWN, PEER) if (result := journal.find(name))}
+    compared = {name: result for name in (OWN, PEER) if (result := journal.find(name))}
     around: dict[str, Any] = journal.find(AROUND)
-    return around | {"rows": rows} | beside
+    return around | {"rows": rows} | compared
 
 
 def _around() -> dict[str, Any]:
@@ -217,10 +217,10 @@ def _around() -> dict[str, Any]:
     }
 
 
-async def _beside(args: argparse.Namespace, journal: Journal) -> None:
+async def _compare(args: argparse.Namespace, journal: Journal) -> None:
     """The time until a pod of ours has said something, and the peer."""
     if journal.find(OWN) is None:
-        journal.add(OWN, await first_output.measure(Way(args.hypervisor, memory_mib=args.memory_mib)))
+        journal.add(OWN, await first_output.measure(Setup(args.hypervisor, memory_mib=args.memory_mib)))
     if journal.find(PEER) is None:
         result = await asyncio.to_thread(
             peer.measure, args.peer, pods.guest_dir(), count=PEERS, memory_mib=args.memory_mib, settle_s=args.settle
@@ -234,17 +234,17 @@ def run_in_lab(args: argparse.Namespace) -> dict[str, Any]:
     kept = in_lab.journal(args.journal, "density")
     expected = [*(plan.name for plan in plans(args)), AROUND, *((OWN, PEER) if args.peer else ())]
     arguments = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in PASSED_ON]
-    arguments += [f"--pods={','.join(map(str, args.pods))}", *(f"--way={way}" for way in args.way)]
+    arguments += [f"--pods={','.join(map(str, args.pods))}", *(f"--setup={setup}" for setup in args.setup)]
     arguments += [f"--peer={args.peer.resolve()}"] if args.peer else []
-    return report(args, in_lab.run("density", arguments, wanted=expected, kept=kept, paths=args.path))
+    return report(args, in_lab.run("density", arguments, rows=expected, kept=kept, paths=args.path))
 
 
 def text(row: dict[str, Any]) -> str:
     """One row for people."""
     before, after = row["before"], row.get("ksm")
     kind = "serving" if row["serving"] else "idle"
-    ways = ", ".join(name for name in ("huge_pages", "dax") if row[name]) or "small pages"
-    line = f"{row['hypervisor']:<8} {row['pods']:>3} {kind:<7} {ways:<18} unique {before['unique']:>7.2f} MiB"
+    setups = ", ".join(name for name in ("huge_pages", "dax") if row[name]) or "small pages"
+    line = f"{row['hypervisor']:<8} {row['pods']:>3} {kind:<7} {setups:<18} unique {before['unique']:>7.2f} MiB"
     line += f" beside {before['beside']:>6.2f} host {before['host']:>7.2f} daemon +{row['daemon_mib_per_pod']:.3f}"
     if after:
         line += f" | KSM: unique {after['unique']:>6.2f} after {after['seconds']:.0f} s, ksmd {after['ksmd_s']:.1f} s"

@@ -35,7 +35,7 @@ _MIB = 1 << 20
 _SYNC = os.fsync
 
 
-class Turn:
+class Round:
     """One half of a pair: fsync as it is, or one that is counted only."""
 
     def __init__(self, is_real: bool) -> None:
@@ -58,12 +58,12 @@ class Turn:
             self.ms = (time.perf_counter() - begun) * 1000
 
 
-def _of(turns: list[Turn]) -> dict[str, float]:
-    real, unreal = ([turn.ms for turn in turns if turn.is_real is kind] for kind in (True, False))
+def _of(samples: list[Round]) -> dict[str, float]:
+    real, unreal = ([one.ms for one in samples if one.is_real is kind] for kind in (True, False))
     with_it, without = statistics.median(real), statistics.median(unreal)
     added = statistics.median(a - b for a, b in zip(real, unreal, strict=True))
-    syncs = max(turn.count for turn in turns)
-    waits = statistics.median(turn.sync_ms for turn in turns if turn.is_real)
+    syncs = max(one.count for one in samples)
+    waits = statistics.median(one.sync_ms for one in samples if one.is_real)
     figures = {"sync_ms": waits, "with_ms": with_it, "without_ms": without, "added_ms": added}
     return {"syncs": syncs, "ratio": round(with_it / without, 2)} | {k: round(v, 2) for k, v in figures.items()}
 
@@ -77,17 +77,17 @@ async def starts(place: Path, rounds: int) -> dict[str, float]:
     (root := place / "w").mkdir()
     world = World(root, await bench.make_image(place))
     world.host = world.host._replace(network=FakeCni(root / "cni").settings)
-    turns = [Turn(is_real=number % 2 == 0) for number in range(2 * rounds)]
+    samples = [Round(is_real=number % 2 == 0) for number in range(2 * rounds)]
     async with world.daemon() as cri:
-        for number, turn in enumerate([Turn(is_real=True), *turns]):
-            with turn.taken():
+        for number, one in enumerate([Round(is_real=True), *samples]):
+            with one.taken():
                 pod = await cri.pod(f"p{number}", log_directory=f"{root}/logs")
                 made = await cri.container(pod, "/usr/bin/sleep", "1000")
                 await cri("StartContainer", container_id=made)
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             await cri.node.verifier.settled()
     world.vmm.stop()
-    return _of(turns)
+    return _of(samples)
 
 
 async def pulls(place: Path, rounds: int, *, mib: int) -> dict[str, float]:
@@ -96,14 +96,14 @@ async def pulls(place: Path, rounds: int, *, mib: int) -> dict[str, float]:
     layers = [Layer(tar([directory("./"), file(name, os.urandom(mib * _MIB // 2))]), "") for name in "ab"]
     tagged = layout.tag("1", layout.image(layers))
     store = ImageStore(f"{place}/pulls")
-    turns = [Turn(is_real=number % 2 == 0) for number in range(2 * rounds)]
-    for turn in turns:
-        with turn.taken():
+    samples = [Round(is_real=number % 2 == 0) for number in range(2 * rounds)]
+    for one in samples:
+        with one.taken():
             image = await pull(store, tagged, config=Config())
         store.remove(image.id)
         os.sync()
     store.close()
-    return _of(turns)
+    return _of(samples)
 
 
 async def starts_here(rounds: int) -> dict[str, float]:

@@ -113,13 +113,13 @@ def measure(rounds: int) -> dict[str, Any]:
         meter = Meter()
         try:
             _pod(net, meter, 0)
-            before = net.look()
+            before = net.state()
             samples = [_pod(net, meter, number) for number in range(rounds)]
             together = _at_once(net, meter)
-            leaked = net.look() != before
+            leaked = net.state() != before
         finally:
             meter.close()
-    ups, downs = ([pair[way] for pair in samples] for way in (0, 1))
+    ups, downs = ([pair[direction] for pair in samples] for direction in (0, 1))
     return {
         "pods": rounds,
         "setup_ms": _of(ups),

@@ -116,7 +116,7 @@ def throughput() -> dict[str, Any]:
         "accel": accel,
         "vm_mib_s": vms,
         "container_mib_s": containers,
-        "ratio": {way: round(vms[way] / containers[way], 3) for way in vms},
+        "ratio": {direction: round(vms[direction] / containers[direction], 3) for direction in vms},
     }
 
 
@@ -162,10 +162,10 @@ async def _pods(here: Place, count: int, *, at_once: int) -> dict[str, Any]:
     together = asyncio.Semaphore(at_once)
     async with here.world.daemon() as cri:
         await _pod_and_gone(cri, 0, together=together)
-        before = _look(here)
+        before = _state(here)
         calls = (_pod_and_gone(cri, number, together=together) for number in range(1, count + 1))
         took = await asyncio.gather(*calls)
-        left = sorted(_look(here) ^ before)
+        left = sorted(_state(here) ^ before)
         left += [f"netns of {one.pod}" for one in took if os.path.exists(netns_path(one.pod))]
     runs, removals = [one.run_ms for one in took], [one.remove_ms for one in took]
     quarter = max(count // 4, 1)
@@ -179,11 +179,11 @@ async def _pods(here: Place, count: int, *, at_once: int) -> dict[str, Any]:
     }
 
 
-def _look(here: Place) -> set[str]:
+def _state(here: Place) -> set[str]:
     """Links, rules, leases, records, processes and descriptors. A line that came or went is a leak."""
     children = process.run(["ps", "-o", "comm=", "--ppid", str(os.getpid())], timeout_s=20).stdout.decode().split()
     programs = [f"process {name}" for name in children if name != "ps"]
-    return {*here.net.look().splitlines(), *programs, f"{len(os.listdir('/proc/self/fd'))} descriptors"}
+    return {*here.net.state().splitlines(), *programs, f"{len(os.listdir('/proc/self/fd'))} descriptors"}
 
 
 async def _pod_and_gone(cri: Client, number: int, *, together: asyncio.Semaphore) -> Life:

@@ -23,7 +23,7 @@ from stage1 import engine  # noqa: E402
 from stage1.linux.ksm import Ksm  # noqa: E402
 from tests.bench.lib import census, footprint, in_lab, pods  # noqa: E402
 from tests.bench.lib.journal import Journal  # noqa: E402
-from tests.bench.lib.pods import Way  # noqa: E402
+from tests.bench.lib.pods import Setup  # noqa: E402
 from tests.bench.vm_node import Meter, go_first, node, spread  # noqa: E402
 from tests.cri.conftest import Client, VmWorld  # noqa: E402
 from tests.lab.state import LabError  # noqa: E402
@@ -74,14 +74,14 @@ async def measure(rounds: int, size: int, *, first: bool = False) -> dict[str, A
             async with world.daemon() as cri:
                 await cri.warmed(size, limit_s=WAIT_S)
                 await _pod(cri, meter, "first")
-            before, samples = net.look(), []
+            before, samples = net.state(), []
             async with world.daemon() as cri:
                 for number in range(rounds):
                     await cri.warmed(size, limit_s=WAIT_S)
                     samples.append(await _pod(cri, meter, f"pod-{number}"))
                 await cri.warmed(size, limit_s=WAIT_S)
                 memory, counts = unique_mib(world), await cri.pool()
-            leaked = net.look() != before or world.left_over() != []
+            leaked = net.state() != before or world.left_over() != []
         finally:
             meter.close()
     return {
@@ -104,7 +104,7 @@ async def measure(rounds: int, size: int, *, first: bool = False) -> dict[str, A
 
 async def memory(count: int) -> dict[str, Any]:
     """What each of so many VMs that wait has for itself, once the daemon has merged them."""
-    async with pods.place(Way(ksm_percent=KSM_PERCENT, waiting=count)) as place:
+    async with pods.place(Setup(ksm_percent=KSM_PERCENT, waiting=count)) as place:
         empty = footprint.host()
         async with pods.loaded(place, ksm=True) as process, pods.daemon(place, process) as cri:
             await cri.warmed(count, limit_s=WAIT_S)
@@ -134,7 +134,7 @@ def kept_memory(count: int, path: Path | None) -> dict[str, Any]:
 def memory_in_lab(paths: list[str]) -> dict[str, Any]:
     """The same under kvmtool. Raises LabError."""
     kept = in_lab.journal(None, "pool")
-    result: dict[str, Any] = in_lab.run("pool", [f"--memory={IN_LAB}"], wanted=[MEMORY], kept=kept, paths=paths).find(
+    result: dict[str, Any] = in_lab.run("pool", [f"--memory={IN_LAB}"], rows=[MEMORY], kept=kept, paths=paths).find(
         MEMORY
     )
     return result | {"where": "in the lab, KSM and DAX on"}

@@ -83,7 +83,7 @@ class Daemons:
                     raise
                 await asyncio.sleep(PAUSE_S)
 
-    async def again(self, pods: list[str]) -> dict[str, float]:
+    async def restart(self, pods: list[str]) -> dict[str, float]:
         """Figures of one daemon that is there anew, and takes these over."""
         begun = time.perf_counter()
         with self.one() as process:
@@ -111,7 +111,7 @@ async def measure(daemons: Daemons, pods: list[str], rounds: int) -> dict[str, f
     """Medians of so many daemons; `pods` are those that can be taken over."""
     if os.getsid(0) == os.getpid():
         put_first(os.getpid())
-    result = [await daemons.again(pods) for _ in range(rounds)]
+    result = [await daemons.restart(pods) for _ in range(rounds)]
     return {"pods": len(pods)} | {name: round(statistics.median(one[name] for one in result)) for name in result[0]}
 
 
@@ -143,7 +143,7 @@ async def _started(cri: Client, image: str, count: int) -> list[str]:
 
 async def real(count: int, rounds: int) -> dict[str, float]:
     """VMs, of which the first is frozen."""
-    async with vms.place(vms.Way(memory_mib=64)) as place:
+    async with vms.place(vms.Setup(memory_mib=64)) as place:
         async with vms.loaded(place) as process, vms.daemon(place, process) as cri:
             await vms.add(cri, count, serving=False)
             pods = [item.id for item in (await cri("ListPodSandbox")).items]

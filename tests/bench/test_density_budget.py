@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.lib.pods import Way
+from tests.bench.lib.pods import Setup
 
 spec = importlib.util.spec_from_file_location("bench_density", Path(__file__).with_name("density.py"))
 assert spec is not None and spec.loader is not None
@@ -23,7 +23,7 @@ PODS = 12
 
 
 async def test_nothing_of_a_pod_is_resident_but_its_vmm_and_a_little_of_the_daemon(guest_dir):
-    row = await bench.measure(bench.Plan(PODS, False, Way("qemu")), ksm_limit_s=0, settle_s=2)
+    row = await bench.measure(bench.Plan(PODS, False, Setup("qemu")), ksm_limit_s=0, settle_s=2)
     assert row["ready"] == PODS
     assert row["resident_beside"] == []
     assert 0 < row["daemon_mib_per_pod"] <= bench.DAEMON_MIB
@@ -32,6 +32,6 @@ async def test_nothing_of_a_pod_is_resident_but_its_vmm_and_a_little_of_the_daem
 
 
 async def test_pods_that_serve_a_page_answer_and_are_counted(guest_dir):
-    row = await bench.measure(bench.Plan(2, True, Way("qemu")), ksm_limit_s=0, settle_s=1)
+    row = await bench.measure(bench.Plan(2, True, Setup("qemu")), ksm_limit_s=0, settle_s=1)
     assert (row["ready"], row["serving"]) == (2, True)
     assert row["before"]["unique"] > row["before"]["page_tables"] > 0

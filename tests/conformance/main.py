@@ -90,7 +90,7 @@ def _daemon(place: Path, net: OuterNet, *, registry: Registry, log: Path) -> Ite
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()
-        _sweep(run_dir)
+        _remove_orphans(run_dir)
 
 
 def _config(run_dir: str, place: Path, *, net: OuterNet, registry: Registry) -> str:
@@ -126,7 +126,7 @@ def _wait_for(socket: str, process: subprocess.Popen[bytes], *, log: Path) -> No
         time.sleep(0.05)
 
 
-def _sweep(run_dir: str) -> None:
+def _remove_orphans(run_dir: str) -> None:
     """What an interrupted spec left: virtual machines outlive the daemon."""
     from stage1 import engine
 

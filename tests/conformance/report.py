@@ -34,11 +34,11 @@ def specs(report: Sequence[dict[str, Any]]) -> list[Spec]:
 
     Benchmarks are none, nor is what was not asked for: ginkgo lists it as skipped, without a message.
     """
-    result = [_spec(each) for suite in report for each in suite.get("SpecReports") or () if _is_wanted(each)]
+    result = [_spec(each) for suite in report for each in suite.get("SpecReports") or () if _is_counted(each)]
     return sorted(spec for spec in result if spec.state != SKIPPED or spec.reason)
 
 
-def _is_wanted(spec: dict[str, Any]) -> bool:
+def _is_counted(spec: dict[str, Any]) -> bool:
     return spec.get("LeafNodeType") == "It" and not str(spec["LeafNodeText"]).startswith("benchmark ")
 
 
@@ -63,8 +63,8 @@ def summary(specs: Sequence[Spec]) -> dict[str, Any]:
 
 def table(specs: Sequence[Spec]) -> str:
     """For people: what failed last, where the eye is."""
-    order = sorted(specs, key=lambda spec: ((PASSED, SKIPPED, FAILED).index(spec.state), spec.name))
-    lines = [f"{spec.state:8}{spec.seconds:6.1f} s  {spec.name}{_why(spec)}" for spec in order]
+    ordered = sorted(specs, key=lambda spec: ((PASSED, SKIPPED, FAILED).index(spec.state), spec.name))
+    lines = [f"{spec.state:8}{spec.seconds:6.1f} s  {spec.name}{_why(spec)}" for spec in ordered]
     counts = summary(specs)
     return "\n".join([*lines, "", ", ".join(f"{counts[state]} {state}" for state in (PASSED, FAILED, SKIPPED))])
 

@@ -19,17 +19,17 @@ MIB = 1 << 20
 PAGE = 4096
 SIZE = 2 * MIB
 
-Look = Callable[[int], int]
+ByteAt = Callable[[int], int]
 """The byte that a guest sees at an offset."""
 
 
-def fake(root: Path) -> Iterator[Look]:
+def fake(root: Path) -> Iterator[ByteAt]:
     """The one of tests/fakes."""
     with FakeWindow(f"{root}/dax.sock", SIZE) as window:
         yield lambda offset: window.at(offset, 1)[0]
 
 
-def shim(root: Path) -> Iterator[Look]:
+def shim(root: Path) -> Iterator[ByteAt]:
     """The shim's own sources, in a program that is no VMM."""
     if not shutil.which("gcc"):
         pytest.skip("needs gcc: apt install gcc")
@@ -41,19 +41,19 @@ def shim(root: Path) -> Iterator[Look]:
     with subprocess.Popen([root / "server", f"{root}/dax.sock", str(SIZE)], text=True, **pipes) as server:
         assert server.stdin and server.stdout and server.stdout.readline() == "ready\n"
 
-        def look(offset: int) -> int:
+        def byte_at(offset: int) -> int:
             assert server.stdin and server.stdout
             server.stdin.write(f"{offset}\n")
             server.stdin.flush()
             return int(server.stdout.readline())
 
-        yield look
+        yield byte_at
         server.stdin.close()
         assert server.wait(10 * PATIENCE) == 0
 
 
 @pytest.fixture(params=[fake, shim])
-def look(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Look]:
+def byte_at(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ByteAt]:
     """A window of 2 MiB at tmp_path/dax.sock."""
     yield from request.param(tmp_path)
 
@@ -79,25 +79,25 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_image_is_seen_from_map_to_unmap(look: Look, tmp_path: Path, image: Path) -> None:
+def test_an_image_is_seen_from_map_to_unmap(byte_at: ByteAt, tmp_path: Path, image: Path) -> None:
     assert ask(tmp_path, "map 8192 8192", image) == "ok"
-    assert [look(offset) for offset in (8191, 8192, 12288, 16384)] == [0, ord("a"), ord("b"), 0]
+    assert [byte_at(offset) for offset in (8191, 8192, 12288, 16384)] == [0, ord("a"), ord("b"), 0]
     image.unlink()
-    assert look(8192) == ord("a")
+    assert byte_at(8192) == ord("a")
     assert ask(tmp_path, "unmap 8192 8192") == "ok"
-    assert look(8192) == 0
+    assert byte_at(8192) == 0
 
 
 def test_an_unmap_takes_all_that_is_wholly_there_and_nothing_there_is_fine(
-    look: Look, tmp_path: Path, image: Path
+    byte_at: ByteAt, tmp_path: Path, image: Path
 ) -> None:
     assert ask(tmp_path, f"unmap 0 {SIZE}") == "ok"
     for offset in (0, 8192, SIZE - 8192):
         assert ask(tmp_path, f"map {offset} 8192", image) == "ok"
     assert ask(tmp_path, "unmap 0 16384") == "ok"
-    assert [look(offset) for offset in (0, 8192, SIZE - 8192)] == [0, 0, ord("a")]
+    assert [byte_at(offset) for offset in (0, 8192, SIZE - 8192)] == [0, 0, ord("a")]
     assert ask(tmp_path, f"unmap 0 {SIZE}") == "ok"
-    assert look(SIZE - 8192) == 0
+    assert byte_at(SIZE - 8192) == 0
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_an_unmap_takes_all_that_is_wholly_there_and_nothing_there_is_fine(
     ],
 )
 def test_what_makes_no_sense_is_refused_and_changes_nothing(
-    look: Look, tmp_path: Path, image: Path, request_: str, has_file: bool, answer: str
+    byte_at: ByteAt, tmp_path: Path, image: Path, request_: str, has_file: bool, answer: str
 ) -> None:
     assert ask(tmp_path, "map 0 8192", image) == "ok"
     assert answer in ask(tmp_path, request_, *([image] if has_file else []))
-    assert [look(offset) for offset in (0, 8192)] == [ord("a"), 0]
+    assert [byte_at(offset) for offset in (0, 8192)] == [ord("a"), 0]

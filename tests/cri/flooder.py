@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Somebody who keeps a TCP port busy: `python -m tests.cri.flooder HOST PORT COUNT [again]`.
 
-Opens COUNT connections, says "up" and holds them. With `again` it then replaces the oldest by a new one for ever, as
+Opens COUNT connections, says "up" and holds them. With `repeat` it then replaces the oldest by a new one for ever, as
 fast as it can; it says "again" after each COUNT of these. Used by test_streaming_flood.py, in a process of its own.
 """
 
@@ -19,7 +19,7 @@ def opened(address: tuple[str, int]) -> socket.socket:
     return made
 
 
-def main(host: str, port: str, count: str, again: str = "") -> None:
+def main(host: str, port: str, count: str, repeat: str = "") -> None:
     """Never ends by itself."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -29,7 +29,7 @@ def main(host: str, port: str, count: str, again: str = "") -> None:
         made = socket.create_connection(address)
         held.append(made)
     print("up", flush=True)
-    while again:
+    while repeat:
         for _ in range(int(count)):
             held.append(opened(address))
             held.popleft().close()

@@ -41,21 +41,21 @@ Change = tuple[tuple[Any, ...], Any]
 """The fields on the way down, and the value at its end."""
 
 
-def changes(message: Any, way: tuple[Any, ...] = ()) -> st.SearchStrategy[Change]:
+def changes(message: Any, path: tuple[Any, ...] = ()) -> st.SearchStrategy[Change]:
     """A change of one field, of the message or of one inside of it."""
-    return st.sampled_from(tuple(leaves(message, way))).flatmap(
+    return st.sampled_from(tuple(leaves(message, path))).flatmap(
         lambda drawn: st.tuples(st.just(drawn), values(drawn[-1]))
     )
 
 
-def leaves(message: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def leaves(message: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to all fields that are no messages, maps among them."""
     result = []
     for field in message.fields:
         if field.message_type is None or field.message_type.GetOptions().map_entry:
-            result.append((*way, field))
-        elif len(way) < DEPTH:
-            result += leaves(field.message_type, (*way, field))
+            result.append((*path, field))
+        elif len(path) < DEPTH:
+            result += leaves(field.message_type, (*path, field))
     return result
 
 
@@ -84,15 +84,15 @@ def values(field: Any) -> st.SearchStrategy[Any]:
 def changed(base: Any, drawn: list[Change]) -> Any:
     """A copy of `base` with these changes."""
     made = type(base).FromString(base.SerializeToString())
-    for way, value in drawn:
+    for path, value in drawn:
         target = made
-        for field in way[:-1]:
+        for field in path[:-1]:
             target = getattr(target, field.name)
             if field.is_repeated:
                 target = target[0] if target else target.add()
             else:
                 target.SetInParent()
-        last = way[-1]
+        last = path[-1]
         if last.message_type is not None:
             getattr(target, last.name).clear()
             getattr(target, last.name).update(value)

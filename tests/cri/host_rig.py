@@ -105,17 +105,17 @@ def options(network: int = POD, pid: int = CONTAINER, ipc: int = POD) -> pb.Name
     return pb.NamespaceOption(network=network, pid=pid, ipc=ipc)  # type: ignore[arg-type]
 
 
-async def run_pod(cri: Client, wanted: pb.NamespaceOption, name: str = "web", **fields: Any) -> str:
+async def run_pod(cri: Client, namespaces: pb.NamespaceOption, name: str = "web", **fields: Any) -> str:
     """The image is pulled if it is not there, then the sandbox is run."""
     if cri.node.images.find(cri.image) is None:
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
-    context = pb.LinuxSandboxSecurityContext(namespace_options=wanted)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=namespaces)
     linux = pb.LinuxPodSandboxConfig(security_context=context, **fields)
     return await cri.pod(name, linux=linux, log_directory=f"{cri.node.config.run_dir}/logs")
 
 
-async def run_container(cri: Client, pod: str, *command: str, wanted: pb.NamespaceOption, **fields: Any) -> str:
-    context = pb.LinuxContainerSecurityContext(namespace_options=wanted)
+async def run_container(cri: Client, pod: str, *command: str, namespaces: pb.NamespaceOption, **fields: Any) -> str:
+    context = pb.LinuxContainerSecurityContext(namespace_options=namespaces)
     linux = pb.LinuxContainerConfig(security_context=context)
     made = await cri.container(pod, *command, linux=linux, **fields)
     await cri("StartContainer", container_id=made)

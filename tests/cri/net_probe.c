@@ -182,16 +182,16 @@ static void serve(void)
 
 static int connected(const char *host, const char *port, int kind, int protocol)
 {
-    struct addrinfo hints = {.ai_socktype = kind == SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM}, *found;
+    struct addrinfo hints = {.ai_socktype = kind == SOCK_DGRAM ? SOCK_DGRAM : SOCK_STREAM}, *info;
     struct timeval limit = {.tv_sec = WAIT_S};
-    if (getaddrinfo(host, port, &hints, &found) != 0)
+    if (getaddrinfo(host, port, &hints, &info) != 0)
         die(host);
-    int fd = socket(found->ai_family, kind, protocol);
+    int fd = socket(info->ai_family, kind, protocol);
     if (fd < 0)
         die("socket");
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-    if (connect(fd, found->ai_addr, found->ai_addrlen) < 0)
+    if (connect(fd, info->ai_addr, info->ai_addrlen) < 0)
         die("connect");
     return fd;
 }

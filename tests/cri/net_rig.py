@@ -74,13 +74,13 @@ async def two_pods(
     """`one`, which has the `fields`, and `two`, which has `others`; afterwards the host looks as it did before them."""
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", **fields))
-        before = net.look()
+        before = net.state()
         serving = serve(cri, "one", probe=probe, **fields), serve(cri, "two", probe=probe, **(others or {}))
         one, two = await asyncio.gather(*serving)
         yield one, two
         for served in (one, two):
             await cri("RemovePodSandbox", pod_sandbox_id=served.pod)
-        assert net.look() == before
+        assert net.state() == before
     assert world.left_over() == []
 
 

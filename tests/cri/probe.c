@@ -20,7 +20,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static void said(const char *word, long result)
+static void report(const char *word, long result)
 {
     const char *names[] = {[EPERM] = "EPERM",
                            [ENOSYS] = "ENOSYS",
@@ -107,7 +107,7 @@ static void owner(const char *path)
 {
     struct stat st;
     if (lstat(path, &st) < 0)
-        said(path, -1);
+        report(path, -1);
     else
         printf("%s %d:%d %o\n", path, (int)st.st_uid, (int)st.st_gid, st.st_mode & 07777);
 }
@@ -119,35 +119,35 @@ int main(int argc, char **argv)
         if (!strcmp(word, "uid"))
             printf("Effective uid: %d\n", (int)geteuid());
         else if (!strcmp(word, "vsock"))
-            said(word, socket(AF_VSOCK, SOCK_STREAM, 0));
+            report(word, socket(AF_VSOCK, SOCK_STREAM, 0));
         else if (!strcmp(word, "unix"))
-            said(word, socket(AF_UNIX, SOCK_STREAM, 0));
+            report(word, socket(AF_UNIX, SOCK_STREAM, 0));
         else if (!strcmp(word, "clone3"))
-            said(word, syscall(SYS_clone3, NULL, 0));
+            report(word, syscall(SYS_clone3, NULL, 0));
         else if (!strcmp(word, "future"))
-            said(word, syscall(1000));
+            report(word, syscall(1000));
         else if (!strcmp(word, "keyctl"))
-            said(word, syscall(SYS_keyctl, 0, 0, 0, 0, 0));
+            report(word, syscall(SYS_keyctl, 0, 0, 0, 0, 0));
         else if (!strcmp(word, "io_uring"))
-            said(word, syscall(SYS_io_uring_setup, 1, NULL));
+            report(word, syscall(SYS_io_uring_setup, 1, NULL));
         else if (!strcmp(word, "unshare"))
-            said(word, unshare(CLONE_NEWUSER));
+            report(word, unshare(CLONE_NEWUSER));
         else if (!strcmp(word, "clone"))
-            said(word, clone_with(0));
+            report(word, clone_with(0));
         else if (!strcmp(word, "clone-user"))
-            said(word, clone_with(CLONE_NEWUSER));
+            report(word, clone_with(CLONE_NEWUSER));
         else if (!strcmp(word, "effective"))
             effective();
         else if (!strncmp(word, "owner:", 6))
             owner(path);
         else if (!strncmp(word, "shared:", 7))
-            said("shared", map_shared(path));
+            report("shared", map_shared(path));
         else if (!strncmp(word, "private:", 8))
-            said("private", map_readable(path, MAP_PRIVATE));
+            report("private", map_readable(path, MAP_PRIVATE));
         else if (!strncmp(word, "readable:", 9))
-            said("readable", map_readable(path, MAP_SHARED));
+            report("readable", map_readable(path, MAP_SHARED));
         else if (!strncmp(word, "lock:", 5))
-            said("lock", lock(path));
+            report("lock", lock(path));
         else if (!strncmp(word, "watch:", 6))
             watch(path);
         else

@@ -107,10 +107,10 @@ async def test_lists_of_stats_have_containers_that_ended(world: World) -> None:
             await cri("StartContainer", container_id=one)
         await cri.ended(ended)
         first = {one.attributes.id: one for one in (await cri("ListContainerStats")).stats}
-        again = {one.attributes.id: one for one in (await cri("ListContainerStats")).stats}
+        second = {one.attributes.id: one for one in (await cri("ListContainerStats")).stats}
         assert first.keys() == {runs, ended}
         assert first[ended].cpu.usage_core_nano_seconds.value == 0
-        assert 0 < first[ended].cpu.timestamp < again[ended].cpu.timestamp, "crictl refuses a time that stands still"
+        assert 0 < first[ended].cpu.timestamp < second[ended].cpu.timestamp, "crictl refuses a time that stands still"
         assert len(await cri.listed("StreamContainerStats")) == 2
         await cri("StopPodSandbox", pod_sandbox_id=pod)
         assert len((await cri("ListContainerStats")).stats) == 2

@@ -275,8 +275,8 @@ async def test_a_call_whose_client_gave_up_is_finished_and_its_repetition_gets_t
         code, sentence = await cri.refused("RunPodSandbox", config=other)
         assert code == "ALREADY_EXISTS"
         assert "call in progress" in sentence
-        again = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
-        assert [pod.id for pod in (await cri("ListPodSandbox")).items] == [again]
+        second = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
+        assert [pod.id for pod in (await cri("ListPodSandbox")).items] == [second]
         assert (await cri.refused("RunPodSandbox", config=config))[0] == "ALREADY_EXISTS"
 
 

@@ -133,8 +133,8 @@ async def test_the_end_of_what_only_waits_costs_no_neighbour_in_its_pod(world: W
         assert (await cri.status(container)).state == pb.CONTAINER_RUNNING
         world.faults.ignore = None
         assert (await cri("ExecSync", container_id=container, cmd=["true"])).exit_code == 0
-        again = await cri.container(pod, "true", name="other")
-        assert again != other
+        second = await cri.container(pod, "true", name="other")
+        assert second != other
         await assert_removable(world, cri, pod)
 
 

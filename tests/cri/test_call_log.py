@@ -45,11 +45,11 @@ async def test_a_call_is_one_line_with_the_names_of_its_pod_and_container(
         await cri.refused("ExecSync", container_id="")
         await cri.refused("CreateContainer", pod_sandbox_id="f" * 64, config=cri.config("true"))
     whole = {"pod": pod, "title": "pod default/web", "container": container, "container_name": "c"}
-    made, again = calls(caplog, "StartContainer")
-    for line in (made, again):
+    made, repeated = calls(caplog, "StartContainer")
+    for line in (made, repeated):
         assert {key: getattr(line, key) for key in whole} == whole
     assert (made.code, made.levelname) == ("OK", "INFO")
-    assert (again.code, again.levelname, "running" in again.error) == ("FAILED_PRECONDITION", "INFO", True)
+    assert (repeated.code, repeated.levelname, "running" in repeated.error) == ("FAILED_PRECONDITION", "INFO", True)
     (run,) = calls(caplog, "RunPodSandbox")
     assert (run.pod, run.title, run.levelname) == (pod, "pod default/web", "INFO")
     created, unknown = calls(caplog, "CreateContainer")

@@ -46,8 +46,8 @@ async def test_a_truncated_layer_is_data_loss_and_the_next_pull_mends_it(own_sto
         assert (await cri("ExecSync", container_id=lives, cmd=["echo", "hi"])).stdout == b"hi\n"
     async with own_store.daemon() as cri:
         assert not await status(cri)
-        again = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="c"))
-        assert again == (code, sentence)
+        second = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="c"))
+        assert second == (code, sentence)
         await cri("PullImage", image=pb.ImageSpec(image=cri.image))
         assert await status(cri)
         made = await cri.container(pod, "true", name="c")

@@ -56,10 +56,10 @@ async def test_no_damaged_file_of_a_pod_harms_more_than_the_pod(world: World, da
     expected = {name.replace(pods["p0"], "POD") for name in files_of(_directory(world, pods["p0"]))}
     assert {"state.json", "pod.json", "vm.json", "cni.json", "scratch.img"} < expected and len(expected) <= len(names)
     hurt = dict(zip(sorted(expected), names, strict=False))
-    for wanted_file, name in hurt.items():
+    for damaged, name in hurt.items():
         files = files_of(_directory(world, pods[name]))
         # The container's id is in some names: what has the same place in the sorted list is meant.
-        damage(_directory(world, pods[name]) / files[sorted(expected).index(wanted_file)])
+        damage(_directory(world, pods[name]) / files[sorted(expected).index(damaged)])
     with _process(world):
         cri = await _client(world)
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pods["neighbour"])).status

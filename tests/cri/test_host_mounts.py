@@ -62,8 +62,8 @@ async def test_mounts_go_both_ways_and_the_hosts_stay_whatever_ends(machine: Hos
             assert (source / "made/file").exists()
             await tool("mount", "-t", "tmpfs", "late", source / "late")
             assert (await out(cri, c, "grep", "-c", " /v/late ", "/proc/mounts")).strip() == "1"
-            wanted_mounts = ["early", "early", "late", "made"]
-            assert mounted(source) == wanted_mounts
+            expected = ["early", "early", "late", "made"]
+            assert mounted(source) == expected
             if end == "RemoveContainer":
                 await cri("RemoveContainer", container_id=c)
             elif end == "killed":
@@ -72,9 +72,9 @@ async def test_mounts_go_both_ways_and_the_hosts_stay_whatever_ends(machine: Hos
                 os.kill(vm.pid, signal.SIGKILL)
                 await cri.ended(c)
             if end != "RemovePodSandbox":
-                assert mounted(source) == wanted_mounts
+                assert mounted(source) == expected
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
-            assert mounted(source) == wanted_mounts
+            assert mounted(source) == expected
     finally:
         await tool("umount", "-R", source)
     assert machine.left_over() == []

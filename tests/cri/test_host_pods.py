@@ -39,7 +39,7 @@ async def test_a_host_network_pod_has_the_hosts_network_and_name(machine: HostWo
         pod = await run_pod(cri, expected)
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status
         assert status.network.ip == "" and status.linux.namespaces.options == expected
-        c = await run_container(cri, pod, *FOREVER, wanted=expected)
+        c = await run_container(cri, pod, *FOREVER, namespaces=expected)
         for name, shared in (("net", True), ("uts", True), ("ipc", False), ("pid", False), ("mnt", False)):
             ours = os.readlink(f"/proc/self/ns/{name}")
             assert (await out(cri, c, "readlink", f"/proc/self/ns/{name}") == ours) is shared, name
@@ -53,14 +53,14 @@ async def test_containers_see_the_hosts_processes_and_each_other(machine: HostWo
     async with machine.daemon() as cri:
         expected = options(pid=NODE)
         pod = await run_pod(cri, expected)
-        c = await run_container(cri, pod, *FOREVER, wanted=expected)
+        c = await run_container(cri, pod, *FOREVER, namespaces=expected)
         assert await out(cri, c, "readlink", "/proc/self/ns/pid") == os.readlink("/proc/self/ns/pid")
         assert str(os.getpid()) in (await out(cri, c, "sh", "-c", PIDS)).split()
         assert await out(cri, c, "readlink", "/proc/self/ns/net") != os.readlink("/proc/self/ns/net")
         assert (await out(cri, c, "ls", "/sys/class/net")).split() == ["lo"], "there is no CNI here"
         assert await out(cri, c, "hostname") == "web"
-        shared = await run_container(cri, pod, *FOREVER, wanted=options(pid=POD), name="shared")
-        second = await run_container(cri, pod, *FOREVER, wanted=options(pid=POD), name="second")
+        shared = await run_container(cri, pod, *FOREVER, namespaces=options(pid=POD), name="shared")
+        second = await run_container(cri, pod, *FOREVER, namespaces=options(pid=POD), name="second")
         assert str(os.getpid()) not in (await out(cri, shared, "sh", "-c", PIDS)).split()
         inside = [await out(cri, one, "readlink", "/proc/self/ns/pid") for one in (shared, second)]
         assert inside[0] == inside[1] != os.readlink("/proc/self/ns/pid")
@@ -74,7 +74,7 @@ async def test_shared_memory_of_the_host_is_seen_only_where_asked_for(machine: H
         async with machine.daemon() as cri:
             expected = options(pid=NODE, ipc=ipc)
             pod = await run_pod(cri, expected)
-            c = await run_container(cri, pod, *FOREVER, wanted=expected)
+            c = await run_container(cri, pod, *FOREVER, namespaces=expected)
             seen = os.path.basename(segment.name) in (await out(cri, c, "ls", "/dev/shm")).split()
             assert seen is (ipc == NODE)
             same = await out(cri, c, "readlink", "/proc/self/ns/ipc") == os.readlink("/proc/self/ns/ipc")
@@ -88,17 +88,17 @@ async def test_the_life_of_a_container_is_that_of_one_in_a_vm(machine: HostWorld
         expected = options(network=NODE)
         pod = await run_pod(cri, expected)
         script = "echo out; echo err >&2; echo kept > /made; exit 7"
-        c = await run_container(cri, pod, "sh", "-c", script, wanted=expected, name="short")
+        c = await run_container(cri, pod, "sh", "-c", script, namespaces=expected, name="short")
         status = await cri.ended(c)
         assert (status.exit_code, status.reason) == (7, "Error")
         output = Path(status.log_path).read_text()
         assert "stdout F out\n" in output and "stderr F err\n" in output
         await cri("RemoveContainer", container_id=c)
-        code, sentence = await _not_started(cri, pod, "/no/such/program", wanted=expected)
+        code, sentence = await _not_started(cri, pod, "/no/such/program", namespaces=expected)
         assert code == "INVALID_ARGUMENT" or "no/such/program" in sentence
-        tty = await run_container(cri, pod, "sh", "-c", "tty; sleep 1000", wanted=expected, name="tty", tty=True)
+        tty = await run_container(cri, pod, "sh", "-c", "tty; sleep 1000", namespaces=expected, name="tty", tty=True)
         trap = "trap 'echo bye; exit 3' TERM; touch /ready; while :; do sleep 0.05; done"
-        polite = await run_container(cri, pod, "sh", "-c", trap, wanted=expected, name="polite")
+        polite = await run_container(cri, pod, "sh", "-c", trap, namespaces=expected, name="polite")
         await out(cri, polite, "sh", "-c", "until [ -e /ready ]; do sleep 0.05; done")
         await cri("StopContainer", container_id=polite, timeout=20)
         assert (await cri.status(polite)).exit_code == 3
@@ -139,8 +139,8 @@ async def test_limits_are_kept_where_the_host_can(machine: HostWorld) -> None:
         assert machine.left_over() == []
 
 
-async def _not_started(cri: Client, pod: str, *command: str, wanted: pb.NamespaceOption) -> tuple[str, str]:
-    context = pb.LinuxContainerSecurityContext(namespace_options=wanted)
+async def _not_started(cri: Client, pod: str, *command: str, namespaces: pb.NamespaceOption) -> tuple[str, str]:
+    context = pb.LinuxContainerSecurityContext(namespace_options=namespaces)
     linux = pb.LinuxContainerConfig(security_context=context)
     made = await cri.container(pod, *command, linux=linux, name="bad")
     return await cri.refused("StartContainer", container_id=made)
@@ -155,7 +155,7 @@ async def test_the_usual_run_directory_lies_where_a_guests_paths_are(machine: Ho
             expected = options(network=NODE)
             pod = await run_pod(cri, expected)
             volume = pb.Mount(host_path=f"{machine.root}/volume", container_path="/v")
-            c = await run_container(cri, pod, *FOREVER, wanted=expected, mounts=[volume])
+            c = await run_container(cri, pod, *FOREVER, namespaces=expected, mounts=[volume])
             assert await out(cri, c, "sh", "-c", "echo yes > /v/new; cat /etc/hostname") == socket.gethostname()
             assert (machine.root / "volume/new").read_text() == "yes\n"
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -167,7 +167,7 @@ async def test_an_image_is_a_volume_as_in_a_vm(machine: HostWorld) -> None:
         expected = options(network=NODE)
         pod = await run_pod(cri, expected)
         volume = pb.Mount(container_path="/image", image=pb.ImageSpec(image=cri.image), readonly=True)
-        c = await run_container(cri, pod, *FOREVER, wanted=expected, mounts=[volume])
+        c = await run_container(cri, pod, *FOREVER, namespaces=expected, mounts=[volume])
         assert await out(cri, c, "/image/bin/busybox", "echo", "runs") == "runs"
         assert await out(cri, c, "sh", "-c", "(echo > /image/new) 2>/dev/null || echo refused") == "refused"
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
@@ -193,7 +193,7 @@ async def test_volumes_are_writable_or_not_and_follow_the_host(machine: HostWorl
                 pb.Mount(host_path=str(source), container_path="/rro", readonly=True, recursive_read_only=True),
                 pb.Mount(host_path=str(source), container_path="/follows", propagation=follows),
             ]
-            c = await run_container(cri, pod, *FOREVER, wanted=expected, mounts=mounts)
+            c = await run_container(cri, pod, *FOREVER, namespaces=expected, mounts=mounts)
             assert await out(cri, c, "cat", "/ro/file") == "from the host"
             write = "echo yes > /rw/new; for to in /ro /rro; do (echo no > $to/new) 2>/dev/null || echo refused; done"
             assert (await out(cri, c, "sh", "-c", write)).split() == ["refused", "refused"]
@@ -240,16 +240,16 @@ async def test_with_the_hosts_pids_only_the_pod_is_in_the_nodes_network(
         status = (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network
         assert status.ip.startswith("10.77.0.") and status.additional_ips[0].ip.startswith("fd77::")
         script = "echo from the pod > /f; exec httpd -f -p 80 -h /"
-        c = await run_container(cri, pod, "sh", "-c", script, wanted=expected)
+        c = await run_container(cri, pod, "sh", "-c", script, namespaces=expected)
         assert f"inet {status.ip}/24" in await out(cri, c, "ip", "addr", "show", "eth0")
-        beside = await run_pod(cri, options(network=NODE), name="beside")
-        client = await run_container(cri, beside, *FOREVER, wanted=options(network=NODE))
+        other = await run_pod(cri, options(network=NODE), name="beside")
+        client = await run_container(cri, other, *FOREVER, namespaces=options(network=NODE))
         assert "ct0" in (await out(cri, client, "ls", "/sys/class/net")).split()
         fetch = f"until wget -qO- http://{status.ip}/f; do sleep 0.1; done"
         assert await out(cri, client, "sh", "-c", fetch) == "from the pod"
-        for one in (beside, pod):
+        for one in (other, pod):
             await cri("RemovePodSandbox", pod_sandbox_id=one)
-        assert machine.left_over() == [] and "tap" not in net.look() and list((net.root / "cache").glob("*.json")) == []
+        assert machine.left_over() == [] and "tap" not in net.state() and not list((net.root / "cache").glob("*.json"))
 
 
 async def test_port_forward_reaches_the_hosts_loopback(machine: HostWorld) -> None:

@@ -35,8 +35,8 @@ async def test_a_new_daemon_goes_on_with_the_pod_and_loses_no_output(machine: Ho
     script = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; done; exit 5"
     async with machine.daemon() as cri:
         pod = await run_pod(cri, expected)
-        lives = await run_container(cri, pod, *FOREVER, wanted=expected, name="lives")
-        counts = await run_container(cri, pod, "sh", "-c", script, wanted=expected, name="counts")
+        lives = await run_container(cri, pod, *FOREVER, namespaces=expected, name="lives")
+        counts = await run_container(cri, pod, "sh", "-c", script, namespaces=expected, name="counts")
         agent = engine.find_vm(engine.pod_directory(machine.host, pod))
     for _ in range(2):
         async with machine.daemon() as cri:
@@ -79,7 +79,7 @@ async def test_a_daemon_killed_again_and_again_loses_and_doubles_no_output(machi
         await cri("PullImage", image=pb.ImageSpec(image=machine.image))
         pod = await cri.pod(linux=linux, log_directory=f"{machine.root}/logs")
         script = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); echo $i; done; exit 3"
-        c = await run_container(cri, pod, "sh", "-c", script, wanted=expected)
+        c = await run_container(cri, pod, "sh", "-c", script, namespaces=expected)
         await cri.close()
     for _ in range(3):
         with _serve(machine):
@@ -100,7 +100,7 @@ async def _pod_of_two(cri: Client) -> tuple[str, list[str], list[int]]:
     expected = options(network=NODE, pid=NODE)
     pod = await run_pod(cri, expected)
     made = [
-        await run_container(cri, pod, *FOREVER, wanted=options(network=NODE, pid=pid), name=f"c{pid}")
+        await run_container(cri, pod, *FOREVER, namespaces=options(network=NODE, pid=pid), name=f"c{pid}")
         for pid in (NODE, POD)
     ]
     live = cri.node.pods.get(pod)
@@ -185,7 +185,7 @@ async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld)
 
 
 @pytest.mark.parametrize(
-    ("allow", "wanted", "fields", "output"),
+    ("allow", "namespaces", "fields", "output"),
     [
         ((), options(network=NODE), {}, "network namespace"),
         ((), options(ipc=NODE), {}, "host_pods.allow"),
@@ -195,12 +195,12 @@ async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld)
     ],
 )
 async def test_what_is_not_allowed_is_refused(
-    machine: HostWorld, allow: tuple[str, ...], wanted: pb.NamespaceOption, fields: dict[str, Any], output: str
+    machine: HostWorld, allow: tuple[str, ...], namespaces: pb.NamespaceOption, fields: dict[str, Any], output: str
 ) -> None:
     machine.allow(*allow)
     async with machine.daemon() as cri:
         linux = pb.LinuxPodSandboxConfig(
-            security_context=pb.LinuxSandboxSecurityContext(namespace_options=wanted), **fields
+            security_context=pb.LinuxSandboxSecurityContext(namespace_options=namespaces), **fields
         )
         code, sentence = await cri.refused("RunPodSandbox", config=cri.sandbox(linux=linux))
         assert code == "INVALID_ARGUMENT" and output in sentence
@@ -257,7 +257,7 @@ async def test_what_was_started_by_a_helper_that_is_killed_does_not_run(machine:
     armed, expected = _crun_that_costs_its_helper(machine), options(network=NODE, pid=NODE)
     async with machine.daemon() as cri:
         pod = await run_pod(cri, expected)
-        lives = await run_container(cri, pod, *FOREVER, wanted=expected, name="lives")
+        lives = await run_container(cri, pod, *FOREVER, namespaces=expected, name="lives")
         armed.touch()
         command, seconds = cri.config("sleep", "987654", name="dies"), 987654
         dies = str((await cri("CreateContainer", pod_sandbox_id=pod, config=command)).container_id)

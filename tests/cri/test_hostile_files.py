@@ -26,12 +26,12 @@ def canary(world: World) -> Iterator[Path]:
     (place / "volumes" / "containers" / "precious").mkdir(parents=True)
     for above in ("", "volumes", "volumes/containers", "volumes/containers/precious"):
         (place / above / "file").write_text("precious")
-    before = _look(place)
+    before = _state(place)
     yield place
-    assert _look(place) == before
+    assert _state(place) == before
 
 
-def _look(place: Path) -> list[tuple[str, str]]:
+def _state(place: Path) -> list[tuple[str, str]]:
     return sorted((str(path), path.read_text() if path.is_file() else "") for path in place.rglob("*"))
 
 

@@ -267,8 +267,8 @@ async def test_a_pod_that_was_half_made_is_gone_before_its_name_is_given_again(w
         pod = await cri.pod("web")
     _edit(lambda record: record["status"].update(state="booting"))(Path(f"{world.config.run_dir}/pods/{pod}"))  # type: ignore[attr-defined]
     async with world.daemon(settled=False) as cri:
-        again = await cri.pod("web")
-        assert os.listdir(f"{world.config.run_dir}/pods") == [again]
+        second = await cri.pod("web")
+        assert os.listdir(f"{world.config.run_dir}/pods") == [second]
 
 
 def _vmms(pod: str) -> list[str]:

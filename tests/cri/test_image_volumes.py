@@ -111,7 +111,7 @@ def test_a_volume_is_mounted_after_what_it_is_below() -> None:
     own = ("/data/a", "/srv", "/etc")
     made = Container(id="c", name="c", image="i", process=Process(("true",)), mounts=volumes, volumes=own)
     result = {one["destination"]: one["source"] for one in oci.config(Pod("0" * 64, "web"), made)["mounts"]}
-    order = list(result)
-    assert order.index("/etc") < order.index("/etc/hosts") < order.index("/data") < order.index("/data/a")
-    assert order.index("/srv") < order.index("/srv/deep")
+    ordered = list(result)
+    assert ordered.index("/etc") < ordered.index("/etc/hosts") < ordered.index("/data") < ordered.index("/data/a")
+    assert ordered.index("/srv") < ordered.index("/srv/deep")
     assert result["/srv"] == "/run/clearpod/containers/c/volumes/1"

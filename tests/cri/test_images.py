@@ -44,9 +44,9 @@ async def test_row_45_a_pull_whose_deadline_passes_says_so_and_the_next_one_work
             with pytest.raises(aio.AioRpcError) as caught:
                 await cri("PullImage", image=pb.ImageSpec(image=world.image), deadline_s=deadline_s / PATIENCE)
             assert caught.value.code() == StatusCode.DEADLINE_EXCEEDED
-            again = await cri("PullImage", image=pb.ImageSpec(image=world.image))
+            second = await cri("PullImage", image=pb.ImageSpec(image=world.image))
             status = await cri("ImageStatus", image=pb.ImageSpec(image=world.image))
-            assert status.image.id == again.image_ref and status.image.size > 0
+            assert status.image.id == second.image_ref and status.image.size > 0
 
 
 async def test_rows_54_and_55_a_pull_and_a_removal_are_seen_at_once(world: World) -> None:

@@ -22,21 +22,21 @@ def config(registered: Registered, tmp_path: Path) -> str:
 def test_images_are_listed_described_and_removed(
     config: str, registered: Registered, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def said(*argv: str) -> str:
+    def output(*argv: str) -> str:
         assert main(["images", *argv, "--config", config]) == 0
         return capsys.readouterr().out
 
-    header, *rows = said("ls").splitlines()
+    header, *rows = output("ls").splitlines()
     assert header.split() == ["NAME", "ID", "SIZE", "CREATED"] and registered.reference in rows[0]
-    (image,) = json.loads(said("ls", "--json"))
+    (image,) = json.loads(output("ls", "--json"))
     assert registered.reference in image["names"] and image["sizeBytes"] > 0
-    (whole,) = json.loads(said("inspect", "--json", registered.reference))
+    (whole,) = json.loads(output("inspect", "--json", registered.reference))
     assert whole["id"] == image["id"] and whole["config"]["rootfs"]["diff_ids"]
-    assert image["id"] in said("inspect", image["id"][7:19])
-    assert "ok" in said("verify")
-    assert registered.reference not in said("prune")  # it has a name
-    assert registered.reference in said("rm", registered.reference)
-    assert json.loads(said("ls", "--json")) == []
+    assert image["id"] in output("inspect", image["id"][7:19])
+    assert "ok" in output("verify")
+    assert registered.reference not in output("prune")  # it has a name
+    assert registered.reference in output("rm", registered.reference)
+    assert json.loads(output("ls", "--json")) == []
 
 
 def test_prune_all_spares_what_a_container_of_the_daemon_uses(
@@ -71,5 +71,5 @@ def copy_of_store_of(world: World, place: Path) -> str:
 @pytest.mark.parametrize("action", ["rm", "inspect"])
 def test_an_image_that_is_not_there_is_named(config: str, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["images", action, "no.such/image", "--config", config]) == 4
-    said = capsys.readouterr().err
-    assert said.startswith("clearpod: ") and said.count("\n") == 1 and "no.such/image" in said
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("clearpod: ") and sentence.count("\n") == 1 and "no.such/image" in sentence

@@ -88,8 +88,8 @@ async def check(cri: Client, containers: list[str], watch: Watch, *, logs: Path)
     assert all(one.memory.working_set_bytes.value > 0 and one.cpu.usage_core_nano_seconds.value > 0 for one in stats)
     watch.step("stats")
     await logged(logs)
-    look = ["sh", "-c", "grep -E 'MemTotal|MemAvailable' /proc/meminfo"]
-    ran = await cri("ExecSync", container_id=containers[-1], cmd=look, timeout=60, deadline_s=SLOW_S)
+    script = ["sh", "-c", "grep -E 'MemTotal|MemAvailable' /proc/meminfo"]
+    ran = await cri("ExecSync", container_id=containers[-1], cmd=script, timeout=60, deadline_s=SLOW_S)
     assert ran.exit_code == 0
     watch.step("exec in the last")
     return ", ".join(ran.stdout.decode().split("\n"))

@@ -43,7 +43,7 @@ class Facts(NamedTuple):
     daemon_kib: int
 
 
-async def look(cri: Client, container: str, daemon: int) -> Facts:
+async def facts(cri: Client, container: str, daemon: int) -> Facts:
     """Now, with everything quiet. What is left of execs needs a moment."""
     await asyncio.sleep(1)
     text = (await cri("ExecSync", container_id=container, cmd=["sh", "-c", LOOK])).stdout.decode()
@@ -85,9 +85,9 @@ async def test_many_execs_leave_nothing_in_the_guest_or_the_daemon(
         cri = await _client(machine)
         c = await running(cri)
         await many(cri, c, 5)
-        before = await look(cri, c, process.pid)
+        before = await facts(cri, c, process.pid)
         await many(cri, c, EXECS)
-        after = await look(cri, c, process.pid)
+        after = await facts(cri, c, process.pid)
         with capsys.disabled():
             print(f"\n{EXECS} execs and {AT_ONCE} at once: before {before}, after {after}")
         await cri("RemovePodSandbox", pod_sandbox_id=(await cri("ListPodSandbox")).items[0].id)

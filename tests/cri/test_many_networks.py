@@ -63,9 +63,9 @@ async def test_200_pods_one_after_the_other_leave_nothing_and_do_not_get_slower(
 ) -> None:
     async with world.daemon() as cri:
         await _pod_and_gone(cri, 0)
-        before, looked = of_this_process(), bridged.look()
+        before, state = of_this_process(), bridged.state()
         took = [await _pod_and_gone(cri, number) for number in range(1, IN_SEQUENCE + 1)]
-        assert bridged.look() == looked
+        assert bridged.state() == state
         assert of_this_process() == before
     quarters = [statistics.median(took[at : at + IN_SEQUENCE // 4]) for at in range(0, IN_SEQUENCE, IN_SEQUENCE // 4)]
     assert min(quarters[1:]) < 2 * quarters[0], quarters
@@ -81,7 +81,7 @@ async def test_20_pods_at_once_have_each_a_network_and_leave_nothing(outer: tupl
     small = {"clearpod.io/memory-mib": "64"}
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", annotations=small))
-        before, looked = of_this_process(), net.look()
+        before, state = of_this_process(), net.state()
         calls = (
             cri("RunPodSandbox", config=cri.sandbox(f"p{n}", annotations=small), deadline_s=SLOW_S)
             for n in range(AT_ONCE)
@@ -92,7 +92,7 @@ async def test_20_pods_at_once_have_each_a_network_and_leave_nothing(outer: tupl
         assert len(set(addresses)) == 2 * AT_ONCE
         assert all(await asyncio.gather(*(asyncio.to_thread(_is_reached, address) for address in addresses)))
         await asyncio.gather(*(cri("RemovePodSandbox", pod_sandbox_id=pod, deadline_s=SLOW_S) for pod in pods))
-        assert net.look() == looked and not any(os.path.exists(netns_of(pod)) for pod in pods)
+        assert net.state() == state and not any(os.path.exists(netns_of(pod)) for pod in pods)
         assert of_this_process() == before
     assert world.left_over() == []
 

@@ -164,11 +164,11 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
             context = pb.LinuxSandboxSecurityContext(privileged=True)
             linux = pb.LinuxPodSandboxConfig(security_context=context)
             pod = await cri.pod(log_directory=log_directory(world), linux=linux)
-            early = await cri.container(pod, "true", name="early", mounts=[_mount(base / "dir", "/v")])
-            assert _mounted(world, early)
+            first = await cri.container(pod, "true", name="early", mounts=[_mount(base / "dir", "/v")])
+            assert _mounted(world, first)
         async with world.daemon() as cri:
-            await cri("RemoveContainer", container_id=early)
-            assert not _mounted(world, early), "a daemon finds what the one before has mounted"
+            await cri("RemoveContainer", container_id=first)
+            assert not _mounted(world, first), "a daemon finds what the one before has mounted"
             host = asyncio.ensure_future(_meanwhile(base, cri))
             opened = os.open(base / "dir" / "sub" / "one", os.O_PATH)  # as kubelet names a subPath
             runs = _runs(base, world, opened)
@@ -179,7 +179,7 @@ async def _all(place: Path, guest_dir: Path) -> dict[str, Seen]:
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
             assert world.left_over() == []
             assert not Path("/etc/sub").exists()
-            _look(base)
+            _stat_all(base)
     return seen
 
 
@@ -193,7 +193,7 @@ def _mounted(world: VmWorld, container: str) -> list[str]:
     return [line for line in lines if f"/share/volumes/containers/{container}/" in line]
 
 
-def _look(base: Path) -> None:
+def _stat_all(base: Path) -> None:
     """What is left on the host, while its mounts are still there."""
     assert (base / "log").read_text() == "ended\n"
     assert not list((base / "shared" / "inner").iterdir()), "what a container mounts stays in its pod"

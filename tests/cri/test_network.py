@@ -258,7 +258,7 @@ async def _serving(cri: Client, name: str, *, tools: str, **fields: object) -> t
     return pod, container
 
 
-async def _said(cri: Client, container: str, *command: str) -> str:
+async def _output(cri: Client, container: str, *command: str) -> str:
     reply = await cri("ExecSync", container_id=container, cmd=command, timeout=60 * PATIENCE, deadline_s=90)
     assert reply.exit_code == 0, (command, reply.stdout, reply.stderr)
     return str(reply.stdout.decode())
@@ -290,7 +290,7 @@ def _echoed(address: str, data: bytes) -> bytes:
 async def _counts_what_it_sent(cri: Client, pod: str, container: str) -> None:
     """The pod's stats are what its guest says of eth0, within 5 percent."""
     network = (await cri("PodSandboxStats", pod_sandbox_id=pod)).stats.linux.network
-    fields = (await _said(cri, container, "sh", "-c", "grep eth0: /proc/net/dev")).split()
+    fields = (await _output(cri, container, "sh", "-c", "grep eth0: /proc/net/dev")).split()
     received, sent = int(fields[1]), int(fields[9])
     default = network.default_interface
     assert (default.name, default.rx_errors.value, default.tx_errors.value) == ("eth0", 0, 0)
@@ -309,7 +309,7 @@ async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
     mapping = pb.PortMapping(protocol=pb.TCP, container_port=80, host_port=8080)
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", port_mappings=[mapping]))
-        before = net.look()
+        before = net.state()
         (one, server), (two, client) = await asyncio.gather(
             _serving(cri, "one", tools=tools, port_mappings=[mapping]), _serving(cri, "two", tools=tools)
         )
@@ -320,17 +320,17 @@ async def test_two_pods_and_the_host_talk_to_each_other_and_nothing_stays(
             data = await asyncio.to_thread(_get, host, "f")
             assert (len(data), hashlib.md5(data).hexdigest()) == (4 << 20, total), host
             if "127" not in host:
-                got = await _said(cri, client, "sh", "-c", f"wget -qO- http://{host}/f | md5sum")
+                got = await _output(cri, client, "sh", "-c", f"wget -qO- http://{host}/f | md5sum")
                 assert got.split()[0] == total, host
         for address in (v4, v6, "10.77.0.1", "fd77::1"):
-            assert "1 packets received" in await _said(cri, client, "ping", "-c1", f"-W{PING_S}", address)
+            assert "1 packets received" in await _output(cri, client, "ping", "-c1", f"-W{PING_S}", address)
         payload = os.urandom(8192)
         for address in (v4, v6):
             assert await asyncio.to_thread(_echoed, address, payload) == payload
         await _counts_what_it_sent(cri, one, server)
-        assert f"mtu {mtu}" in await _said(cri, server, "ip", "addr", "show", "eth0")
+        assert f"mtu {mtu}" in await _output(cri, server, "ip", "addr", "show", "eth0")
         for pod in (one, two):
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert net.look() == before
+        assert net.state() == before
     assert world.left_over() == []
     assert not any(os.path.exists(f"/run/netns/clearpod-{pod}") for pod in (one, two))

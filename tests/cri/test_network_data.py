@@ -56,7 +56,7 @@ async def per_packet(pod: str) -> dict[str, float]:
     """Bytes per packet on the pod's tap, by direction as the netns sees it."""
     output = json.loads(await on_host("ip", "-json", "-s", "-n", f"clearpod-{pod}", "link"))
     (tap,) = [one["stats64"] for one in output if one["ifname"].startswith("tap")]
-    return {way: tap[way]["bytes"] / tap[way]["packets"] for way in ("rx", "tx")}
+    return {direction: tap[direction]["bytes"] / tap[direction]["packets"] for direction in ("rx", "tx")}
 
 
 async def test_two_pods_and_the_host_move_100_mib_each_way_over_both_families(
@@ -70,8 +70,8 @@ async def test_two_pods_and_the_host_move_100_mib_each_way_over_both_families(
             assert "1 packets received" in await two.run("ping", "-c1", "-W5", ip)
             assert await asyncio.to_thread(page, bracketed(ip)) == "one"
             assert (await two.run("wget", "-qO-", f"http://{bracketed(ip)}/f")).strip() == "one"
-            for way in ("get", "put"):
-                await on_host(probe, way, ip, PORT, LARGE_MIB)
+            for direction in ("get", "put"):
+                await on_host(probe, direction, ip, PORT, LARGE_MIB)
             await two.probe("get", ip, PORT, LARGE_MIB)
             await on_host(probe, "udp", ip, PORT, "8192", "10")
             await two.probe("udp", ip, PORT, "8192", "10")
@@ -90,8 +90,8 @@ async def test_what_leaves_a_pod_for_another_host_is_cut_to_the_mtu_and_has_the_
     with far_host() as far:
         async with two_pods(world, net, probe=probe) as (one, _):
             for ip in one.ips:
-                for way in ("get", "put"):
-                    await asyncio.to_thread(far.run, probe, way, ip, PORT, SMALL_MIB)
+                for direction in ("get", "put"):
+                    await asyncio.to_thread(far.run, probe, direction, ip, PORT, SMALL_MIB)
                 await asyncio.to_thread(far.run, probe, "udp", ip, PORT, "8192", "10")
             there, here = net_counters.parse(far.run(*net_counters.HERE)), await one.counters()
             assert there["TcpInSegs"] > 2 * int(SMALL_MIB) * (1 << 20) / 1400, "whole segments on the wire"
@@ -232,7 +232,7 @@ async def test_a_pods_annotations_limit_what_it_receives_and_sends(outer: tuple[
     net.configure(conflist(net.root, {"type": "bandwidth", "capabilities": {"bandwidth": True}}))
     limits = {"kubernetes.io/ingress-bandwidth": "16M", "kubernetes.io/egress-bandwidth": "8M"}
     async with two_pods(world, net, probe=probe, annotations=limits) as (limited, free):
-        for way, limit in (("put", 16e6), ("get", 8e6)):
-            rate = bits_per_s(await on_host(probe, way, limited.ips[0], PORT, "2"))
-            other = bits_per_s(await on_host(probe, way, free.ips[0], PORT, "2"))
-            assert rate < 1.1 * limit and other > 2 * rate, (way, rate, other)
+        for direction, limit in (("put", 16e6), ("get", 8e6)):
+            rate = bits_per_s(await on_host(probe, direction, limited.ips[0], PORT, "2"))
+            other = bits_per_s(await on_host(probe, direction, free.ips[0], PORT, "2"))
+            assert rate < 1.1 * limit and other > 2 * rate, (direction, rate, other)

@@ -15,7 +15,7 @@ from tests.fakes.far_host import run_here
 from tests.fakes.outer_net import OuterNet
 
 from .conftest import Client, Registered, VmWorld, World
-from .test_network import _said, addresses, network, outer_world
+from .test_network import _output, addresses, network, outer_world
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_a_guest_has_a_device_for_each_network_and_talks_through_both(oute
     annotations = {NETWORKS: "storage"}
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", annotations=annotations))
-        before = net.look()
+        before = net.state()
         pod = await cri.pod("web", annotations=annotations)
         reply = await cri("PodSandboxStatus", pod_sandbox_id=pod, verbose=True)
         seen = _info(reply)
@@ -88,22 +88,22 @@ async def test_a_guest_has_a_device_for_each_network_and_talks_through_both(oute
         assert v4.startswith("10.77.") and v6.startswith("fd77:") and other.startswith("10.99.")
         await _uses_both(cri, pod, devices)
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert net.look() == before
+        assert net.state() == before
     assert world.left_over() == []
 
 
 async def _uses_both(cri: Client, pod: str, devices: dict[str, dict[str, object]]) -> None:
     container = await cri.container(pod, "sleep", "600")
     await cri("StartContainer", container_id=container)
-    output = await _said(cri, container, "ip", "addr")
+    output = await _output(cri, container, "ip", "addr")
     for name, one in devices.items():
         part = output.partition(f": {name}: ")[2].partition(": eth")[0]
         assert f"mtu {one['mtu']}" in part and str(one["mac"]) in part, (name, output)
         assert all(address in part for address in one["addresses"]), (name, output)  # type: ignore[attr-defined]
-    routes = await _said(cri, container, "ip", "route")
+    routes = await _output(cri, container, "ip", "route")
     assert "10.100.0.0/16 via 10.99.0.1 dev eth1" in routes and "default via 10.77.0.1 dev eth0" in routes
     for gateway in ("10.77.0.1", "fd77::1", "10.99.0.1"):
-        assert "1 packets received" in await _said(cri, container, "ping", "-c1", "-W5", gateway), gateway
+        assert "1 packets received" in await _output(cri, container, "ping", "-c1", "-W5", gateway), gateway
 
 
 @pytest.mark.vm
@@ -118,16 +118,16 @@ async def test_guests_on_a_macvlan_reach_each_other_and_what_is_on_the_wire(oute
     net.configure({"cniVersion": "1.0.0", "name": "lan", "plugins": [plugin]})
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first"))
-        before = net.look()
+        before = net.state()
         pods = [await cri.pod(name) for name in ("one", "two")]
         (one,) = await addresses(cri, pods[0])
         container = await cri.container(pods[1], "sleep", "600")
         await cri("StartContainer", container_id=container)
         for address in (one, "10.98.0.1"):
-            assert "1 packets received" in await _said(cri, container, "ping", "-c1", "-W5", address), address
+            assert "1 packets received" in await _output(cri, container, "ping", "-c1", "-W5", address), address
         for pod in pods:
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert net.look() == before
+        assert net.state() == before
     assert world.left_over() == []
 
 
@@ -138,12 +138,12 @@ async def test_a_guest_on_the_embedded_network_reaches_its_gateways(outer: tuple
     world.host = world.host._replace(network=net.settings)
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first"))
-        before = net.look()
+        before = net.state()
         pod = await cri.pod("web")
         container = await cri.container(pod, "sleep", "600")
         await cri("StartContainer", container_id=container)
         for gateway in ("10.78.0.1", "fd78::1"):
-            assert "1 packets received" in await _said(cri, container, "ping", "-c1", "-W5", gateway), gateway
+            assert "1 packets received" in await _output(cri, container, "ping", "-c1", "-W5", gateway), gateway
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert net.look() == before
+        assert net.state() == before
     assert not os.path.exists(f"/run/netns/clearpod-{pod}")

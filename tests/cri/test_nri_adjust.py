@@ -122,15 +122,15 @@ async def test_what_a_vm_can_not_follow_is_refused_with_the_plugin_and_the_field
 
 
 async def test_plugins_are_asked_by_their_index_and_see_what_the_earlier_ones_did(nri_world: World) -> None:
-    async with nri_world.daemon() as cri, plugin(nri_world, "b", "20") as late, plugin(nri_world, "a", "10") as early:
-        early.answers["CreateContainer"] = nri.CreateContainerResponse(
+    async with nri_world.daemon() as cri, plugin(nri_world, "b", "20") as late, plugin(nri_world, "a", "10") as first:
+        first.answers["CreateContainer"] = nri.CreateContainerResponse(
             adjust=nri.ContainerAdjustment(env=[nri.KeyValue(key="A", value="1")])
         )
         pod = await cri.pod()
         await created(cri, pod)
         assert "A=1" in late.last("CreateContainer").container.env
-        assert "A=1" not in early.last("CreateContainer").container.env
-        late.answers["CreateContainer"] = early.answers["CreateContainer"]
+        assert "A=1" not in first.last("CreateContainer").container.env
+        late.answers["CreateContainer"] = first.answers["CreateContainer"]
         result = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config("true", name="d"))
         assert result[0] == "INVALID_ARGUMENT"
         assert all(word in result[1] for word in ("10-a", "20-b", "Env A"))

@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def is_as_the_model_says(self) -> None:
         """States never go back, and none is there that was not made."""
-        pods, containers = self._do(self._look())
+        pods, containers = self._do(self._listed())
         assert set(pods) <= set(self.pods) and set(pods) == self.listed_pods & set(pods)
         for name, (pod, before) in list(self.containers.items()):
             now = containers.get(name, GONE)
@@ -234,7 +234,7 @@ class Machine(RuleBasedStateMachine):
 
     def _check_ends(self, asked: list[tuple[str, str]]) -> None:
         """What was to end has ended, whatever was asked for at the same time."""
-        pods, containers = self._do(self._look())
+        pods, containers = self._do(self._listed())
         for what, target in asked:
             if what == "remove":
                 assert target not in containers
@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
     def _of(self, pod: str) -> list[str]:
         return [name for name, (owner, _) in self.containers.items() if owner == pod]
 
-    async def _look(self) -> tuple[dict[str, bool], dict[str, str]]:
+    async def _listed(self) -> tuple[dict[str, bool], dict[str, str]]:
         """Pods and whether they are ready; containers and their states."""
         pods = {one.id: one.state == pb.SANDBOX_READY for one in (await self.cri("ListPodSandbox")).items}
         return pods, {one.id: IN_ORDER[one.state] for one in (await self.cri("ListContainers")).containers}

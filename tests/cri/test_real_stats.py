@@ -54,10 +54,10 @@ def _keyed(text: str, key: str) -> int:
     return next(int(line.split()[1]) for line in text.splitlines() if line.split()[0] == key)
 
 
-def _near(value: int, before: int, after: int, *, spare: int = 0) -> bool:
-    """Between two readings around it, within 5 percent; `spare` for what the reading itself costs."""
+def _near(value: int, before: int, after: int, *, tolerance: int = 0) -> bool:
+    """Between two readings around it, within 5 percent; `tolerance` for what the reading itself costs."""
     low, high = min(before, after), max(before, after)
-    return low * 0.95 - spare <= value <= high * 1.05 + spare
+    return low * 0.95 - tolerance <= value <= high * 1.05 + tolerance
 
 
 async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> None:
@@ -74,9 +74,9 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         assert _near(stats.cpu.usage_core_nano_seconds.value, *used)
         assert 0.2e9 < stats.cpu.usage_nano_cores.value < 0.8e9, "it has half a CPU"
         memory = [int(text[1]) for text in (before, after)]
-        assert _near(stats.memory.usage_bytes.value, *memory, spare=MIB)
+        assert _near(stats.memory.usage_bytes.value, *memory, tolerance=MIB)
         rss = [_keyed(text[2], "anon") for text in (before, after)]
-        assert _near(stats.memory.rss_bytes.value, *rss, spare=MIB // 2)
+        assert _near(stats.memory.rss_bytes.value, *rss, tolerance=MIB // 2)
         inactive = _keyed(after[2], "inactive_file")
         assert abs(stats.memory.working_set_bytes.value - (memory[1] - inactive)) < MIB
         assert stats.memory.available_bytes.value == 64 * MIB - stats.memory.working_set_bytes.value
@@ -88,7 +88,7 @@ async def test_numbers_are_the_guests_own_within_5_percent(machine: VmWorld) -> 
         assert whole.cpu.psi.Some.Total >= 0.9 * stats.cpu.psi.Some.Total
         assert stats.io.HasField("psi") and stats.memory.HasField("psi")
         guest = [(_keyed(t[3], "MemTotal:") - _keyed(t[3], "MemFree:")) * 1024 for t in (before, after)]
-        assert _near(whole.memory.usage_bytes.value, *guest, spare=MIB)
+        assert _near(whole.memory.usage_bytes.value, *guest, tolerance=MIB)
         assert whole.cpu.usage_core_nano_seconds.value > stats.cpu.usage_core_nano_seconds.value
         assert whole.process.process_count.value >= 1
         metrics = (await cri("ListPodSandboxMetrics")).pod_metrics[0].container_metrics[0].metrics

@@ -119,8 +119,8 @@ async def test_no_limit_is_no_limit_however_the_kubelet_says_it(world: World, no
         for _ in range(2):
             await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=new)
         assert tuned(world) == [("memory.max", "max"), ("cpu.max", f"max {PERIOD}")]
-        again = {"memory_limit_in_bytes": 100 * MIB}
-        await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=again)
+        limits = {"memory_limit_in_bytes": 100 * MIB}
+        await cri("UpdatePodSandboxResources", pod_sandbox_id=pod, resources=limits)
         assert tuned(world)[2:] == [("memory.max", str(100 * MIB))]
 
 

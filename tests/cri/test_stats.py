@@ -98,9 +98,9 @@ async def test_filters_of_container_stats_are_anded(world: World) -> None:
         ids["c"] = await _running(cri, other, "sleep", "1000", name="c", labels={"app": "x"})
         for expected, names in FILTERS:
             given = {key: {"ID-a": ids["a"], "POD": pod[:20]}.get(str(value), value) for key, value in expected.items()}
-            wanted_filter = pb.ContainerStatsFilter(**given)
-            listed = (await cri("ListContainerStats", filter=wanted_filter)).stats
-            streamed = await cri.listed("StreamContainerStats", filter=wanted_filter)
+            stats_filter = pb.ContainerStatsFilter(**given)
+            listed = (await cri("ListContainerStats", filter=stats_filter)).stats
+            streamed = await cri.listed("StreamContainerStats", filter=stats_filter)
             for result in (listed, streamed):
                 assert {stats.attributes.metadata.name for stats in result} == names, expected
 
@@ -161,8 +161,8 @@ async def test_a_sample_serves_for_a_while_when_its_guest_is_busy(world: World) 
         c = await _running(cri, pod, "sleep", "1000")
         known = (await cri("ContainerStats", container_id=c)).stats
         world.faults.ignore = messages.Stats
-        again = (await cri("ContainerStats", container_id=c)).stats
-        assert again.cpu.timestamp == known.cpu.timestamp, "it says how old it is"
+        second = (await cri("ContainerStats", container_id=c)).stats
+        assert second.cpu.timestamp == known.cpu.timestamp, "it says how old it is"
 
 
 async def test_a_guest_that_dies_while_it_is_asked_is_an_error_and_its_pod_is_not_ready(world: World) -> None:

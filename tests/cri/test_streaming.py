@@ -47,7 +47,7 @@ async def exec_in(cri: Client, transport: str, container: str, *command: str, **
     """Exec, by default with stdout and stderr."""
     expected = asked or {"stdout": True, "stderr": True}
     url = (await cri("Exec", container_id=container, cmd=command, **expected)).url
-    names = {"resize" if name == "tty" else name for name, is_wanted in expected.items() if is_wanted}
+    names = {"resize" if name == "tty" else name for name, is_asked in expected.items() if is_asked}
     return await TRANSPORTS[transport](url, names)
 
 
@@ -105,9 +105,9 @@ async def test_a_command_dies_with_its_client_and_the_container_does_not(any_wor
         await talk.until(b"up")
         talk.vanish()
         await nothing_left(cri, c)
-        look = ["sh", "-c", "cat /proc/[0-9]*/cmdline"]  # of the fake: the host's
+        processes = ["sh", "-c", "cat /proc/[0-9]*/cmdline"]  # of the fake: the host's
         async with asyncio.timeout(10 * PATIENCE):
-            while b"sleep\0%d" % number in (await cri("ExecSync", container_id=c, cmd=look)).stdout:
+            while b"sleep\0%d" % number in (await cri("ExecSync", container_id=c, cmd=processes)).stdout:
                 await asyncio.sleep(0.05)
 
 

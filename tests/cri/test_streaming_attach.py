@@ -22,7 +22,7 @@ SHELL = {"stdin": True, "stdin_once": True}
 async def attach_to(cri: Client, transport: str, container: str, **asked: bool) -> Conversation:
     """Attach, and wait until it is."""
     url = (await cri("Attach", container_id=container, **asked)).url
-    names = {"resize" if name == "tty" else name for name, is_wanted in asked.items() if is_wanted}
+    names = {"resize" if name == "tty" else name for name, is_asked in asked.items() if is_asked}
     _, live = cri.node.pods.get_container(container)
     before = sum(len(output.followers) for output in live.outputs.values())
     talk = await TRANSPORTS[transport](url, names)

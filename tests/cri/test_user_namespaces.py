@@ -54,10 +54,10 @@ def _volume(place: Path) -> Path:
 
 def _runs(volume: Path, image: str) -> dict[str, Run]:
     user = {"run_as_user": _number(1000)}
-    as_said = {"namespace_options": pb.NamespaceOption(userns_options=POD)}
+    in_pod = {"namespace_options": pb.NamespaceOption(userns_options=POD)}
     picture = pb.Mount(image=pb.ImageSpec(image=image), container_path="/picture", readonly=True)
     return {
-        "map": Run(security=as_said, execs=(("cat", "/proc/self/uid_map"), ("cat", "/proc/self/gid_map"))),
+        "map": Run(security=in_pod, execs=(("cat", "/proc/self/uid_map"), ("cat", "/proc/self/gid_map"))),
         "image": Run("/probe owner:/ owner:/probe owner:/nnp owner:/data owner:/data/web; cat /data/web"),
         "writes": Run(
             "touch /new && chown 5:6 /new && mkfifo /pipe && mv /data/top /data/moved && rm /data/inner/deep && "
@@ -116,7 +116,7 @@ async def _refusals(cri: Client, pod: str, volume: Path) -> dict[str, tuple[str,
     }
 
 
-class Found:
+class Outcome:
     """What the module's one pod showed."""
 
     runs: dict[str, Seen]
@@ -125,8 +125,8 @@ class Found:
     on_host: dict[str, tuple[int, int, int]]
 
 
-async def _all(place: Path, guest_dir: Path) -> Found:
-    result, volume = Found(), _volume(place)
+async def _all(place: Path, guest_dir: Path) -> Outcome:
+    result, volume = Outcome(), _volume(place)
     (volume / "open").mkdir()
     (volume / "open").chmod(0o777)
     with machine(place, guest_dir) as world:
@@ -149,7 +149,7 @@ async def _all(place: Path, guest_dir: Path) -> Found:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Found:
+def outcome(tmp_path_factory: pytest.TempPathFactory, guest_dir: Path) -> Outcome:
     return asyncio.run(_all(tmp_path_factory.mktemp("userns"), guest_dir))
 
 
@@ -186,8 +186,8 @@ ROWS = [
 
 @pytest.mark.vm
 @pytest.mark.parametrize(("name", "expected"), [pytest.param(*row[1:], id=row[0]) for row in ROWS])
-def test_a_container_sees(found: Found, name: str, expected: str) -> None:
-    assert found.runs[name].out == expected, found.runs[name]
+def test_a_container_sees(outcome: Outcome, name: str, expected: str) -> None:
+    assert outcome.runs[name].out == expected, outcome.runs[name]
 
 
 COMPLAINTS = [
@@ -203,13 +203,13 @@ COMPLAINTS = [
 
 @pytest.mark.vm
 @pytest.mark.parametrize(("name", "expected"), COMPLAINTS, ids=[row[0] for row in COMPLAINTS])
-def test_row_127_a_container_may_not(found: Found, name: str, expected: list[str]) -> None:
-    assert [text for text in expected if text not in found.runs[name].err] == [], found.runs[name]
+def test_row_127_a_container_may_not(outcome: Outcome, name: str, expected: list[str]) -> None:
+    assert [text for text in expected if text not in outcome.runs[name].err] == [], outcome.runs[name]
 
 
 @pytest.mark.vm
-def test_row_127_the_host_sees_the_owners_that_the_container_sees(found: Found) -> None:
-    assert found.on_host == {
+def test_row_127_the_host_sees_the_owners_that_the_container_sees(outcome: Outcome) -> None:
+    assert outcome.on_host == {
         "secret": (0, 0, 0o400),
         "web": (33, 33, 0o400),
         "stranger": (FIRST + LENGTH + 5,) * 2 + (0o400,),
@@ -225,8 +225,8 @@ def test_row_127_the_host_sees_the_owners_that_the_container_sees(found: Found) 
 
 
 @pytest.mark.vm
-def test_row_128_mode_node_is_the_guests_own(found: Found) -> None:
-    assert found.node["map"].out.split() == ["0", "0", "4294967295"]
+def test_row_128_mode_node_is_the_guests_own(outcome: Outcome) -> None:
+    assert outcome.node["map"].out.split() == ["0", "0", "4294967295"]
 
 
 @pytest.mark.vm
@@ -239,9 +239,9 @@ def test_row_128_mode_node_is_the_guests_own(found: Found) -> None:
         ("not the pod's", "INVALID_ARGUMENT", "must be those of its sandbox"),
     ],
 )
-def test_row_127_a_container_unlike_its_pod_is_refused(found: Found, name: str, code: str, text: str) -> None:
-    assert found.refusals[name][0] == code
-    assert text in found.refusals[name][1]
+def test_row_127_a_container_unlike_its_pod_is_refused(outcome: Outcome, name: str, code: str, text: str) -> None:
+    assert outcome.refusals[name][0] == code
+    assert text in outcome.refusals[name][1]
 
 
 def _map(host: int, container: int = 0, length: int = LENGTH) -> pb.IDMapping:

@@ -38,10 +38,10 @@ def manifest(name: str, app: dict[str, Any]) -> dict[str, Any]:
 def pack(files: Path, target: Path, *, name: str, **app: Any) -> Path:
     """Write the ACI of `files` to `target`; keywords go into the manifest's `app`."""
     text = json.dumps(manifest(name, app))
-    beside = target.with_suffix(".json")
-    beside.write_text(text)
+    document = target.with_suffix(".json")
+    document.write_text(text)
     with tarfile.open(target, "w") as archive:
-        archive.add(beside, "manifest")
+        archive.add(document, "manifest")
         archive.add(files, "rootfs")
-    os.unlink(beside)
+    os.unlink(document)
     return target

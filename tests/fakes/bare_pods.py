@@ -19,7 +19,7 @@ class Pods:
     def warm_up(self) -> str:
         """The plugins make a bridge and chains for the first pod, and keep them; what the host looks like then."""
         attach.detach(self.attach(ports=(Port(1, 1),))[0])
-        return self.outer.look()
+        return self.outer.state()
 
     def attach(self, **fields: Any) -> tuple[str, attach.PodNetwork]:
         pod = Pod(os.urandom(32).hex(), "web", **fields)

@@ -20,8 +20,8 @@ __attribute__((constructor)) static void begin(void)
 {
     const char *path = getenv("CLOCK_SHIFT");
     int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    void *found = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *shift, PROT_READ, MAP_SHARED, fd, 0);
-    shift = found == MAP_FAILED ? NULL : found;
+    void *shared = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *shift, PROT_READ, MAP_SHARED, fd, 0);
+    shift = shared == MAP_FAILED ? NULL : shared;
     if (fd >= 0)
         close(fd);
 }

@@ -38,13 +38,13 @@ def make(place: Path) -> str:
     archive = CACHE / "trixie.tar"
     if not archive.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        beside = archive.with_name(f".{os.getpid()}.tar")
-        argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(beside)]
+        temporary = archive.with_name(f".{os.getpid()}.tar")
+        argv = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates", "trixie", str(temporary)]
         made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if made.returncode:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             return f"mmdebstrap makes no Debian 13: {made.stderr.strip().splitlines()[-1:]}"
-        os.replace(beside, archive)
+        os.replace(temporary, archive)
     place.mkdir()
     subprocess.run(["tar", "-xf", archive, "-C", place], check=True)
     for name in ("etc/resolv.conf", "etc/hosts"):

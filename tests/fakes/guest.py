@@ -100,11 +100,11 @@ class FakeGuest:
     def _run(self) -> None:
         try:
             while not self._ended:
-                self._turn()
+                self._step()
         finally:
             self._end()
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         self._send()
         actions = self._watches()
         poll = select.poll()

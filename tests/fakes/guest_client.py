@@ -165,17 +165,17 @@ class GuestClient:
         poll.register(sock.fileno(), select.POLLIN | (select.POLLOUT if self._write(sock) else 0))
         ready = poll.poll(max(0.0, until - time.monotonic()) * 1000)
         if not ready:
-            self._look()
+            self._poll()
         elif ready[0][1] & ~select.POLLOUT:
             return self._read(sock)
         return []
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if not self._alive():
             raise VmFailed("the VM ended")
 
     def _connect(self, until: float) -> _socket.socket | None:
-        self._look()
+        self._poll()
         if self._factory is None:
             raise VmFailed("the connection to the guest's agent broke")
         sock = self._factory(until)

@@ -52,7 +52,7 @@ class GuestLink:
         self._ring: deque[tuple[int, int, bytes]] = deque()  # seq, stream of DATA or 0, frame
         self._ring_bytes = 0
         self._credit: dict[int, int] = {}
-        self._owed: dict[int, int] = {}
+        self._unacknowledged: dict[int, int] = {}
 
     def connected(self) -> None:
         """A new connection: what was half received or not yet written is gone."""
@@ -92,7 +92,7 @@ class GuestLink:
     def open_stream(self, stream: int) -> None:
         """Begin to use a stream, in whichever direction."""
         if stream:
-            self._credit[stream], self._owed[stream] = f.WINDOW, 0
+            self._credit[stream], self._unacknowledged[stream] = f.WINDOW, 0
 
     def room(self, stream: int) -> int:
         """How many bytes `send` may be given now: credit, and room in the ring."""
@@ -105,10 +105,10 @@ class GuestLink:
 
     def consumed(self, stream: int, count: int) -> None:
         """Give the host credit."""
-        self._owed[stream] += count
-        if self._owed[stream] >= 16384:
-            self._send(f.CREDIT, f.credit_payload(self._owed[stream]), stream=stream)
-            self._owed[stream] = 0
+        self._unacknowledged[stream] += count
+        if self._unacknowledged[stream] >= 16384:
+            self._send(f.CREDIT, f.credit_payload(self._unacknowledged[stream]), stream=stream)
+            self._unacknowledged[stream] = 0
 
     def _send(self, kind: int, payload: bytes, *, stream: int = 0, flags: int = 0) -> None:
         self._seq += 1
@@ -147,12 +147,12 @@ class GuestLink:
         if hello.epoch != self.epoch:
             self.epoch, self._received, received = hello.epoch, 0, 0
             for stream in self._credit:
-                again = sum(len(frame) - f.HEADER_BYTES for _, s, frame in self._ring if s == stream)
-                self._credit[stream], self._owed[stream] = f.WINDOW - again, 0
+                unread = sum(len(frame) - f.HEADER_BYTES for _, s, frame in self._ring if s == stream)
+                self._credit[stream], self._unacknowledged[stream] = f.WINDOW - unread, 0
             items.append(EpochBegan())
         self._key = hello.key or self._key
         self._split.expect(self._key)
-        again_frames = [frame for seq, _, frame in self._ring if seq > received]
-        answer = self._boot._replace(epoch=self.epoch, received=self._received, first=self._seq - len(again_frames) + 1)
-        self._out = [marker, f.pack(f.HELLO, codec.encode(answer)), *again_frames]
+        repeated = [frame for seq, _, frame in self._ring if seq > received]
+        answer = self._boot._replace(epoch=self.epoch, received=self._received, first=self._seq - len(repeated) + 1)
+        self._out = [marker, f.pack(f.HELLO, codec.encode(answer)), *repeated]
         self._acknowledged, self.open = 0, True

@@ -247,9 +247,9 @@ class HostileGuest(FakeGuest):
                 return
         super()._ask(asked)
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         if self._pieces is None:
-            return super()._turn()
+            return super()._step()
         if not self._pending:
             self._pending = next(self._pieces, b"")
         poll = select.poll()

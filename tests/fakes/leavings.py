@@ -106,12 +106,12 @@ def _claims() -> list[str]:
     return sorted(_of_each(place.iterdir() if place.is_dir() else [], os.readlink))
 
 
-def _of_each(paths: Iterable[Path], look: Callable[[Path], str]) -> list[str]:
+def _of_each(paths: Iterable[Path], read: Callable[[Path], str]) -> list[str]:
     """Of those that can be looked at: what others have on the machine goes meanwhile."""
     result = []
     for path in paths:
         with suppress(OSError):
-            result.append(look(path))
+            result.append(read(path))
     return result
 
 

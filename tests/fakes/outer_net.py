@@ -56,7 +56,7 @@ class OuterNet:
         default = Default(("10.78.0.0/24", "fd78::/64"), lease_dir=f"{self.root}/leases")
         self.settings = self.settings._replace(default=default)
 
-    def look(self) -> str:
+    def state(self) -> str:
         """Links, rules, leases and records: to be compared. What plugins keep for the next pod is the bridge, three
         chains, and the names of host-local's last addresses.
         """

@@ -52,7 +52,7 @@ class Guest:
             "update": lambda: self._call(Update(id="one", resources="resources.json")),
             "delete": lambda: self._call(Delete(id="one")),
         }
-        self._before = self._look()
+        self._before = self._on_host()
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -110,9 +110,9 @@ class Guest:
         others = {("create", False): None, ("delete", False): RUNNING, ("start", True): EXITED}
         state = self._state()
         assert state in (expected[what], others.get((what, is_done), expected[what])), (state, error)
-        self._again(what, error)
+        self._repeat(what, error)
 
-    def _again(self, what: str, error: PodError | None) -> None:
+    def _repeat(self, what: str, error: PodError | None) -> None:
         if what == "create":
             self._clear()
         if what == "exec":
@@ -155,7 +155,7 @@ class Guest:
         if self._state() is not None:
             self._call(Delete(id="one"))
 
-    def _look(self) -> Counter[str]:
+    def _on_host(self) -> Counter[str]:
         number = next(self._numbers)
         stdio = self.machine.exec("eye", number, ["sh", "-c", LOOK])
         self.machine.exit_of("eye", number)
@@ -165,7 +165,7 @@ class Guest:
     def _left(self) -> tuple[str, ...]:
         """What is there now and was not before, once what is going has gone."""
         deadline = time.monotonic() + _SETTLE_S * PATIENCE
-        while (new := self._look() - self._before) and time.monotonic() < deadline:
+        while (new := self._on_host() - self._before) and time.monotonic() < deadline:
             continue
         self._before += new  # each is told once
         return tuple(f"in the guest: {one}" for one in sorted(new))

@@ -63,7 +63,7 @@ class Harness:
         stage = Stage(self.node, self.kubelet, "first")  # what the first pod makes for all: templates, the bridge
         await stage.with_running()
         await stage.clear()
-        self._before = self._look()
+        self._before = self._on_host()
 
     async def close(self) -> None:
         """Remove the neighbour; what stays is the node's to see."""
@@ -98,7 +98,7 @@ class Harness:
                 await self._until_done(operation, stage, asking=asking, victim=victim)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this case's, and the others are wanted
             outcome = outcome._replace(wrong=f"{type(error).__name__}: {error}"[:500])
-        return await self._judged(outcome, stage)
+        return await self._outcome(outcome, stage)
 
     def _orders(self, point: str = "") -> str:
         self._number += 1
@@ -157,7 +157,7 @@ class Harness:
             await operation.prepare(stage)
             await operation.ask(stage)
 
-    async def _judged(self, outcome: Outcome, stage: Stage) -> Outcome:
+    async def _outcome(self, outcome: Outcome, stage: Stage) -> Outcome:
         try:
             if stage.has_written:
                 outcome = outcome._replace(lost=stage.lost())
@@ -186,7 +186,7 @@ class Harness:
         is_well = (output.stdout, states, lost, state) == (b"hi\n", [pb.SANDBOX_READY], 0, pb.CONTAINER_RUNNING)
         return "" if is_well else f"{output.stdout!r} {states} {lost} {state}"
 
-    def _look(self) -> set[str]:
+    def _on_host(self) -> set[str]:
         seen = self.node.leavings.seen()
         seen["processes"] = [one for one in seen["processes"] if " serve --config " not in one]
         result = {f"{kind}: {one}" for kind, ones in seen.items() for one in ones}
@@ -196,7 +196,7 @@ class Harness:
 
     def _leaked(self, within_s: float = 10) -> tuple[str, ...]:
         deadline = time.monotonic() + within_s * PATIENCE
-        while (new := self._look() - self._before) and time.monotonic() < deadline:
+        while (new := self._on_host() - self._before) and time.monotonic() < deadline:
             time.sleep(0.1)
         return tuple(sorted(new))
 

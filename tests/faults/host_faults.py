@@ -93,8 +93,8 @@ class HostFaults(Harness):
         """What each daemon has open."""
         return {pid: _descriptors(pid) for pid in self.node.daemons()}
 
-    def _look(self) -> set[str]:
-        result = super()._look()
+    def _on_host(self) -> set[str]:
+        result = super()._on_host()
         for pid, before in getattr(self, "_descriptors", {}).items():
             now = _descriptors(pid)
             new = sorted(set(now) - set(before)) if len(now) > len(before) else []

@@ -29,7 +29,7 @@ from tests.vm.agent_machine import Machine
 PARTS = ("kills", "host", "guest")
 
 
-class Wanted(NamedTuple):
+class Selection(NamedTuple):
     """Which cases: of the operations `only`, if any, each `every`-th; `say` each as it ends."""
 
     only: Sequence[str] = ()
@@ -76,16 +76,16 @@ def faults(point: str) -> tuple[str, ...]:
     return tuple(kind.name for kind in KINDS if kind.fits(point))
 
 
-async def matrix(make: Callable[[], Harness], at: Callable[[str], Sequence[str]], *, wanted: Wanted) -> Report:
+async def matrix(make: Callable[[], Harness], at: Callable[[str], Sequence[str]], *, selection: Selection) -> Report:
     """At each point of the operations, one after the other, what `at` says that can happen there."""
     harness, outcomes = make(), list[Outcome]()
-    operations = [operation for operation in OPERATIONS if not wanted.only or operation.name in wanted.only]
+    operations = [operation for operation in OPERATIONS if not selection.only or operation.name in selection.only]
     await harness.open()
     result = await harness.note(operations)
     for operation in operations:
         cases = [(point, what) for point in result[operation.name] for what in at(point)]
-        for point, what in wanted.chosen(cases):
-            outcomes.append(wanted.told(await harness.case(operation, point, what)))
+        for point, what in selection.chosen(cases):
+            outcomes.append(selection.told(await harness.case(operation, point, what)))
     await harness.close()
     return Report(result, outcomes)
 
@@ -98,44 +98,44 @@ def _line(one: Outcome) -> str:
     return f"{one.name}: {'; '.join(output) or ('missed' if one.missed else 'ok')}"
 
 
-def kills(guest_dir: Path, wanted: Wanted) -> Report:
+def kills(guest_dir: Path, selection: Selection) -> Report:
     """Deaths, on a new node."""
     with _root() as root, Node(root, guest_dir, keeps_registry=True) as node:
-        return _kept(node, asyncio.run(matrix(lambda: Harness(node), victims, wanted=wanted)))
+        return _kept(node, asyncio.run(matrix(lambda: Harness(node), victims, selection=selection)))
 
 
-def host(guest_dir: Path, wanted: Wanted) -> Report:
+def host(guest_dir: Path, selection: Selection) -> Report:
     """What is no death, on a new node with instant guests."""
     del guest_dir
     with _root() as root, InstantNode(root) as node:
-        return _kept(node, asyncio.run(matrix(lambda: HostFaults(node), faults, wanted=wanted)))
+        return _kept(node, asyncio.run(matrix(lambda: HostFaults(node), faults, selection=selection)))
 
 
-def in_guest(guest_dir: Path, wanted: Wanted) -> Report:
+def in_guest(guest_dir: Path, selection: Selection) -> Report:
     """Deaths in a new guest; it takes the guest's files where the tests of the agent do."""
     del guest_dir
     with _root() as root:
         machine = Machine(root)
         try:
-            return _in_guest(guest.Guest(machine), wanted)
+            return _in_guest(guest.Guest(machine), selection)
         finally:
             machine.close()
 
 
-def _in_guest(made: guest.Guest, wanted: Wanted) -> Report:
+def _in_guest(made: guest.Guest, selection: Selection) -> Report:
     points, outcomes = dict[str, list[str]](), list[Outcome]()
     for what in made.operations:
-        if wanted.only and what not in wanted.only:
+        if selection.only and what not in selection.only:
             continue
         steps = {victim: made.steps(what, victim) for victim in guest.VICTIMS}
         points[what] = [step for result in steps.values() for step in result]
         cases = [(number, victim) for victim, result in steps.items() for number in range(1, len(result) + 1)]
-        for number, victim in wanted.chosen(cases):
-            outcomes.append(wanted.told(made.case(what, victim, number)))
+        for number, victim in selection.chosen(cases):
+            outcomes.append(selection.told(made.case(what, victim, number)))
     return Report(points, outcomes)
 
 
-_RUNS: dict[str, Callable[[Path, Wanted], Report]] = {"kills": kills, "host": host, "guest": in_guest}
+_RUNS: dict[str, Callable[[Path, Selection], Report]] = {"kills": kills, "host": host, "guest": in_guest}
 
 
 @contextlib.contextmanager
@@ -151,9 +151,9 @@ def _kept(node: Node, report: Report) -> Report:
     return report
 
 
-def run(guest_dir: Path, *parts: str, wanted: Wanted) -> Report:
+def run(guest_dir: Path, *parts: str, selection: Selection) -> Report:
     """These parts, one after the other; each must leave the host as it was."""
-    reports = {part: _RUNS[part](guest_dir, wanted) for part in parts}
+    reports = {part: _RUNS[part](guest_dir, selection) for part in parts}
     points = {f"{part}: {name}": result for part, one in reports.items() for name, result in one.points.items()}
     return Report(points, [outcome for one in reports.values() for outcome in one.outcomes])
 
@@ -167,7 +167,7 @@ def main() -> int:
     parser.add_argument("--points", action="store_true", help="list the points too")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing stays behind
-    report = run(GUEST, *(args.part or PARTS), wanted=Wanted(args.only, args.every, say=True))
+    report = run(GUEST, *(args.part or PARTS), selection=Selection(args.only, args.every, say=True))
     if args.points:
         print("\n".join(f"{name}: {point}" for name, result in report.points.items() for point in result))
     figures = report.figures()

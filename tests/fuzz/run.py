@@ -75,11 +75,11 @@ def _fuzz(name: str, arguments: list[str]) -> None:
     with atheris.instrument_imports(include=list(target.modules)):
         target.run(b"")
         target.run(b"\x01")
-    atheris.Setup([str(_again(name)), *arguments], target.run)
+    atheris.Setup([str(_launcher(name)), *arguments], target.run)
     atheris.Fuzz()
 
 
-def _again(name: str) -> Path:
+def _launcher(name: str) -> Path:
     """A program that is this fuzzer: a merge starts itself once more for each input that ends it."""
     script = OUT / f"{name}.sh"
     script.write_text(f'#!/bin/sh\ncd {CHECKOUT} && exec {sys.executable} -m tests.fuzz.run {name} 0 "$@"\n')

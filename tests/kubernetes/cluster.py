@@ -129,12 +129,12 @@ class Cluster:
     def wait(self, name: str, holds: Callable[[dict[str, Any]], Any], *, within_s: float = POD_S) -> dict[str, Any]:
         """A pod for which `holds` is true; else its events are told."""
 
-        def look() -> dict[str, Any] | None:
+        def status() -> dict[str, Any] | None:
             result = self.pod(name)
             return result if holds(result) else None
 
         try:
-            return until(look, within_s=within_s, what=f"pod {name} as wanted")  # type: ignore[no-any-return]
+            return until(status, within_s=within_s, what=f"pod {name} as wanted")  # type: ignore[no-any-return]
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.kubectl('describe', 'pod', name)}") from error
 

@@ -36,12 +36,12 @@ FILES = 300
 """Names enough for a directory of more than one block."""
 
 
-def until(look: Callable[[], Any], *, within_s: float, what: str, log: Path | None = None) -> Any:
-    """The first answer of `look` that counts as true; an AssertionError is an answer that does not."""
+def until(probe: Callable[[], Any], *, within_s: float, what: str, log: Path | None = None) -> Any:
+    """The first answer of `probe` that counts as true; an AssertionError is an answer that does not."""
     deadline, output = time.monotonic() + within_s * PATIENCE, ""
     while time.monotonic() < deadline:
         try:
-            if result := look():
+            if result := probe():
                 return result
         except AssertionError as error:
             output = str(error)

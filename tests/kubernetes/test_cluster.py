@@ -107,8 +107,8 @@ def test_pods_outlive_a_daemon_and_a_kubelet_that_are_killed(cluster: Cluster, w
         assert status_of(one)["containerID"] == before[one["metadata"]["name"]]
         assert status_of(one)["restartCount"] == 0
     # The API server says Ready before the kubelet that was started knows its pods.
-    again = ("exec", web[0], "--", "echo", "again")
-    until(lambda: cluster.ends(*again).stdout == "again\n", within_s=POD_S, what="a command in a pod of before")
+    command = ("exec", web[0], "--", "echo", "again")
+    until(lambda: cluster.ends(*command).stdout == "again\n", within_s=POD_S, what="a command in a pod of before")
 
 
 @pytest.fixture(scope="module")

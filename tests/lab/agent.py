@@ -29,25 +29,25 @@ CHUNK_BYTES = 32 * 1024
 class Command:
     """A running command: its pipes, and a cgroup of its own where there are cgroups."""
 
-    def __init__(self, order: dict[str, Any], cgroup: str) -> None:
+    def __init__(self, job: dict[str, Any], cgroup: str) -> None:
         """Raises OSError when it can't start."""
-        self.id = order["id"]
+        self.id = job["id"]
         self.pending = bytearray()
         self.input_ended = False
         self._cgroup = cgroup if os.path.isdir(os.path.dirname(cgroup)) else ""
         self._ended_at = 0.0
-        self._start(order)
+        self._start(job)
 
-    def _start(self, order: dict[str, Any]) -> None:
+    def _start(self, job: dict[str, Any]) -> None:
         _remove_empty_cgroups()
-        cwd = order["cwd"] if os.path.isdir(order["cwd"]) or not order["anywhere"] else "/"
+        cwd = job["cwd"] if os.path.isdir(job["cwd"]) or not job["anywhere"] else "/"
         if self._cgroup:
             os.makedirs(self._cgroup, exist_ok=True)
         self._process = subprocess.Popen(
-            order["argv"],
+            job["argv"],
             cwd=cwd,
-            env={**os.environ, **order["env"]},
-            stdin=subprocess.PIPE if order["input"] else subprocess.DEVNULL,
+            env={**os.environ, **job["env"]},
+            stdin=subprocess.PIPE if job["input"] else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -211,15 +211,13 @@ class Port:
                 self.command.pending += protocol.data(message, "in")
             self.command.input_ended |= "end" in message
 
-    def _begin(self, order: dict[str, Any]) -> None:
+    def _begin(self, job: dict[str, Any]) -> None:
         try:
-            self.command = Command(order, f"{CGROUPS}/{os.getpid()}-{self.fd}-{time.monotonic_ns()}")
+            self.command = Command(job, f"{CGROUPS}/{os.getpid()}-{self.fd}-{time.monotonic_ns()}")
         except (OSError, subprocess.SubprocessError) as error:
             missing = isinstance(error, FileNotFoundError)
-            self._out += protocol.encode(id=order["id"], err=f"lab: can't run it: {error}\n".encode())
-            self._out += protocol.encode(
-                id=order["id"], code=protocol.NOT_FOUND if missing else protocol.NOT_EXECUTABLE
-            )
+            self._out += protocol.encode(id=job["id"], err=f"lab: can't run it: {error}\n".encode())
+            self._out += protocol.encode(id=job["id"], code=protocol.NOT_FOUND if missing else protocol.NOT_EXECUTABLE)
 
     def _drop_command(self) -> None:
         self._out.clear()
@@ -232,7 +230,7 @@ class Port:
         self._lines = protocol.Lines()
         self.away = True
 
-    def look(self) -> None:
+    def accept(self) -> None:
         """See whether a client came."""
         poll = select.poll()
         poll.register(self.fd, 0)
@@ -250,7 +248,7 @@ def serve(ports: list[Port]) -> None:
         for port in ports:
             port.step(ready)
             if port.away:
-                port.look()
+                port.accept()
 
 
 def find_ports() -> list[Port]:

@@ -23,7 +23,7 @@ from tests.lab.state import LabError
 CHUNK_BYTES = 32 * 1024
 
 
-class Order(NamedTuple):
+class Job(NamedTuple):
     """What to run. Without `cwd` it is ours, if the lab has it, else /. `stdin` is passed on if given."""
 
     argv: list[str]
@@ -32,11 +32,11 @@ class Order(NamedTuple):
     timeout_s: float = 0.0
 
 
-def run(directory: Path, order: Order) -> int:
+def run(directory: Path, job: Job) -> int:
     """The command's exit code; its output is on our standard output and error. Raises LabError."""
-    deadline = time.monotonic() + order.timeout_s if order.timeout_s else None
+    deadline = time.monotonic() + job.timeout_s if job.timeout_s else None
     with _connection(directory, deadline) as link:
-        return _Talk(link, order, deadline).finish()
+        return _Talk(link, job, deadline).finish()
 
 
 @contextmanager
@@ -72,18 +72,18 @@ def _take_port(directory: Path, deadline: float | None) -> tuple[int, IO[bytes]]
 class _Talk:
     """One conversation."""
 
-    def __init__(self, link: socket.socket, order: Order, deadline: float | None) -> None:
-        self._link, self._order, self._deadline = link, order, deadline
+    def __init__(self, link: socket.socket, job: Job, deadline: float | None) -> None:
+        self._link, self._job, self._deadline = link, job, deadline
         self._id = uuid.uuid4().hex
-        self._stdin = order.stdin
+        self._stdin = job.stdin
         self._silent_at: float | None = None
         self._lines = protocol.Lines()
 
     def finish(self) -> int:
         self._send(
-            argv=self._order.argv,
-            cwd=self._order.cwd or os.getcwd(),
-            anywhere=not self._order.cwd,
+            argv=self._job.argv,
+            cwd=self._job.cwd or os.getcwd(),
+            anywhere=not self._job.cwd,
             env=plan.passed_on(dict(os.environ)),
             input=self._stdin >= 0,
         )
@@ -118,7 +118,7 @@ class _Talk:
         if self._silent_at is not None and time.monotonic() >= self._silent_at:
             text = f"the lab said nothing for {protocol.SILENCE_S:g} s: its machine hangs; scripts/lab down ends it"
             raise LabError(text, protocol.LAB_FAILED)
-        text = f"{self._order.argv[0]} did not end within {self._order.timeout_s:g} s and was killed"
+        text = f"{self._job.argv[0]} did not end within {self._job.timeout_s:g} s and was killed"
         raise LabError(text, protocol.TIMED_OUT)
 
     def _pass_input(self) -> None:

@@ -87,7 +87,7 @@ def do_run(args: argparse.Namespace) -> int:
     result = state.read(directory())
     if result.word != "up":
         raise LabError(NOT_UP.format(word=result.word), protocol.LAB_FAILED)
-    return client.run(directory(), client.Order(argv, args.cwd, 0 if args.stdin else -1, args.timeout))
+    return client.run(directory(), client.Job(argv, args.cwd, 0 if args.stdin else -1, args.timeout))
 
 
 def do_status(args: argparse.Namespace) -> int:

@@ -122,7 +122,7 @@ def _modules(place: Path) -> dict[str, bytes]:
     return {Path(path).name.partition(".")[0]: lzma.decompress((place / path).read_bytes()) for path in paths}
 
 
-def _order(lab: plan.Lab) -> bytes:
+def _job(lab: plan.Lab) -> bytes:
     argvs = {share.tag: plan.share_argv(share) for share in plan.shares(lab)}
     argvs["machine"] = plan.machine_argv(lab, which(QEMU))
     return json.dumps({"root_bind": plan.ROOT_BIND, "argvs": argvs}).encode() + b"\n"
@@ -131,11 +131,11 @@ def _order(lab: plan.Lab) -> bytes:
 def _await(lab: plan.Lab, keeper: "subprocess.Popen[bytes]") -> None:
     """Until a command runs in the lab."""
     directory = Path(lab.state)
-    _tell(keeper.stdin, _order(lab))
+    _tell(keeper.stdin, _job(lab))
     deadline = time.monotonic() + BOOT_S
     while keeper.poll() is None and time.monotonic() < deadline:
         try:
-            if client.run(directory, client.Order(["true"], cwd="/", timeout_s=deadline - time.monotonic())) == 0:
+            if client.run(directory, client.Job(["true"], cwd="/", timeout_s=deadline - time.monotonic())) == 0:
                 return
         except LabError:
             time.sleep(0.05)

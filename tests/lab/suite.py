@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.lab import again, client
+from tests.lab import client, retry
 from tests.lab.state import LabError
 
 # The checkout is read-only in there, and each command would compile all modules anew.
@@ -27,7 +27,7 @@ class Suite:
 
     def __init__(self, root: Path, pytest: list[str], *, tests: list[str], path: str) -> None:
         self._root, self._pytest, self._path = root, pytest, path
-        self._wanted = self._collect(tests)
+        self._expected = self._collect(tests)
         results = root / "build" / "results"
         results.mkdir(parents=True, exist_ok=True)
         self._journal = results / f"lab-passed.{os.getpid()}"
@@ -36,9 +36,9 @@ class Suite:
     def run(self, directory: Path, *, up: Callable[[], object], down: Callable[[], object]) -> int:
         """Pytest's exit code. Raises LabError when the machine breaks too often, and when no test ran to its end."""
         with self._files():
-            code = again.finish(lambda: self._run_left(directory), self._left, up=up, down=down)
+            code = retry.finish(lambda: self._run_left(directory), self._left, up=up, down=down)
             if code == 0 and not self._done("passed"):
-                raise LabError(f"none of the {len(self._wanted)} tests ran: all were skipped, for the reasons above")
+                raise LabError(f"none of the {len(self._expected)} tests ran: all were skipped, for the reasons above")
             return code
 
     def _collect(self, tests: list[str]) -> list[str]:
@@ -55,13 +55,13 @@ class Suite:
 
     def _left(self) -> list[str]:
         done = self._done("passed", "skipped")
-        return [test for test in self._wanted if test not in done]
+        return [test for test in self._expected if test not in done]
 
     def _run_left(self, directory: Path) -> int:
         self._listing.write_text("\n".join(self._left()) + "\n")
         env = [f"PATH={self._path}", f"CLEARPOD_PASSED={self._journal}", *IN_MEMORY]
         argv = ["env", *env, *self._pytest, f"@{self._listing}"]
-        return client.run(directory, client.Order(argv, cwd=str(self._root)))
+        return client.run(directory, client.Job(argv, cwd=str(self._root)))
 
     @contextmanager
     def _files(self) -> Iterator[None]:

@@ -75,10 +75,10 @@ class PodFiles:
 
     def write_manifest(self, document: Document) -> None:
         """Replace the pod manifest in one step."""
-        beside = self.dir / "pod.tmp"
-        beside.write_text(json.dumps(document))
-        beside.chmod(0o640)
-        beside.rename(self.dir / "pod")
+        temporary = self.dir / "pod.tmp"
+        temporary.write_text(json.dumps(document))
+        temporary.chmod(0o640)
+        temporary.rename(self.dir / "pod")
 
     def manifest(self) -> Document:
         """rkt cat-manifest."""
@@ -181,13 +181,13 @@ class PodFiles:
             time.sleep(0.05)
         return True
 
-    def _wait(self, look: Callable[[], int], timeout_s: float) -> int:
+    def _wait(self, probe: Callable[[], int], timeout_s: float) -> int:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            if result := look():
+            if result := probe():
                 return int(result)
             if self._lock_is_free():
-                return int(look())
+                return int(probe())
             time.sleep(0.05)
         raise TimeoutError(f"the pod {self.uuid} did not come so far within {timeout_s} s")
 

@@ -16,19 +16,19 @@ FILE = "clearpod-stage1.aci"
 
 def tree(guest: Path) -> Path:
     """The unpacked image, `manifest` and `rootfs/`, of the guest in `guest`."""
-    with _Turn(guest):
+    with _Lock(guest):
         stage1, parts = _builder(guest)
         return Path(stage1.build_tree(guest / "stage1", parts))
 
 
 def archive(guest: Path) -> Path:
     """The ACI, as scripts/build-aci makes it."""
-    with _Turn(guest):
+    with _Lock(guest):
         subprocess.run([ROOT / "images/build", "aci", "--output", guest], check=True)
     return guest / FILE
 
 
-class _Turn:
+class _Lock:
     """Several tests at once build one image."""
 
     def __init__(self, guest: Path) -> None:

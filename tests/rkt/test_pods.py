@@ -139,9 +139,9 @@ def test_a_running_pod_is_entered_and_stopped(rig: Rig) -> None:
     trap = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done"
     running = rig.run([rig.sh("one", trap, user="web", group="web", environment=[{"name": "A", "value": "b c"}])])
     pod = running.pod
-    early = pod.enter("sh", "-c", "echo $A:$TERM; pwd; id -u; cat; exit 42")
-    assert (early.code, early.stdout) == (42, "b c:vt100\n/\n0\n") or early.stdout.startswith("b c:")
-    assert early.code == 42 and early.stdout.endswith("\n/\n0\n")
+    first = pod.enter("sh", "-c", "echo $A:$TERM; pwd; id -u; cat; exit 42")
+    assert (first.code, first.stdout) == (42, "b c:vt100\n/\n0\n") or first.stdout.startswith("b c:")
+    assert first.code == 42 and first.stdout.endswith("\n/\n0\n")
     much = os.urandom(300_000)
     long = pod.start_enter("cat", stdin=-1, stdout=-1, stderr=-1)
     enter_on_a_terminal(running)

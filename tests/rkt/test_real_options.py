@@ -115,8 +115,8 @@ def test_capabilities_filters_users_and_environment(rkt: RealRkt, guarded: Path,
 
 def test_limits_are_the_apps_and_make_the_vm_as_large_as_it_must_be(rkt: RealRkt, tmp_path: Path) -> None:
     root = aci.root(tmp_path / "root")
-    look = "mkdir -p /tmp/cg; mount -t cgroup2 none /tmp/cg; cd /tmp/cg; cat memory.max cpu.max cpu.weight > /seen"
-    handlers = [{"name": "pre-start", "exec": ["/bin/sh", "-c", look]}]
+    script = "mkdir -p /tmp/cg; mount -t cgroup2 none /tmp/cg; cd /tmp/cg; cat memory.max cpu.max cpu.weight > /seen"
+    handlers = [{"name": "pre-start", "exec": ["/bin/sh", "-c", script]}]
     image = aci.pack(root, tmp_path / "sized.aci", name="example.com/sized", eventHandlers=handlers)
     limits = ["--memory=100M", "--cpu=500m", "--cpu-shares=512", "--oom-score-adj=100"]
     line = "grep MemTotal /proc/meminfo; nproc; cat /proc/self/oom_score_adj"

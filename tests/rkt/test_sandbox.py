@@ -49,7 +49,7 @@ def check_apps(rig: Rig, pod: Pod) -> None:
     assert pod.enter("true", app="two").code == 254
 
 
-def check_again(rig: Rig, pod: Pod) -> None:
+def check_repeated(rig: Rig, pod: Pod) -> None:
     succeed(pod.app_start("two"))
     wait_until(lambda: pod.status().get("two") == 3)
     succeed(pod.app_stop("one"))
@@ -69,7 +69,7 @@ def test_apps_come_and_go_and_the_pod_stays_until_it_is_stopped(rig: Rig) -> Non
     pod = running.pod
     assert pod.wait_ready()
     check_apps(rig, pod)
-    check_again(rig, pod)
+    check_repeated(rig, pod)
     assert pod.app_add(rig.sh("odd", "true", user="nobody-knows")).code == 254
     assert pod.state() == "running"
     succeed(pod.stop())
@@ -85,8 +85,8 @@ def streamed(app: AppSpec, *names: str) -> AppSpec:
 def check_attach(rig: Rig, pod: Pod) -> None:
     line = "yes 0123456789 | head -n 30000; while read x; do echo got $x; echo err >&2; done"
     succeed(pod.app_add(streamed(rig.sh("talks", line), "stdin", "stdout", "stderr")))
-    early = pod.attach("talks", "stdout", stdout=-1, stderr=-1)
-    assert early.wait(60 * PATIENCE) == 254, "it does not run yet"
+    first = pod.attach("talks", "stdout", stdout=-1, stderr=-1)
+    assert first.wait(60 * PATIENCE) == 254, "it does not run yet"
     succeed(pod.app_start("talks"))
     listed = json.loads(pod.attach("talks", "list", stdout=-1).communicate(timeout=60 * PATIENCE)[0])
     assert [one["name"] for one in listed["targets"]] == ["stdin", "stdout", "stderr"]

@@ -27,12 +27,12 @@ async def watch(node: Node, until_s: float, begun_s: float) -> list[Sample]:
     """A sample every two seconds."""
     result = []
     while time.monotonic() < until_s:
-        result.append(await asyncio.to_thread(look, node, time.monotonic() - begun_s))
+        result.append(await asyncio.to_thread(sample, node, time.monotonic() - begun_s))
         await asyncio.sleep(EVERY_S)
     return result
 
 
-def look(node: Node, at_s: float) -> Sample:
+def sample(node: Node, at_s: float) -> Sample:
     """Now."""
     files = sum(len(names) for top in ("run", "state") for _, _, names in os.walk(node.root / top))
     return Sample(round(at_s, 1), *_daemon(node), files, len(node.leases()))

@@ -36,13 +36,13 @@ class Work:
         self.killed: set[str] = set()
 
     async def live(self, number: int, until_s: float) -> None:
-        kubelet, turn = Kubelet(self.node.socket), 0
+        kubelet, serial = Kubelet(self.node.socket), 0
         while time.monotonic() < until_s:
-            turn += 1
+            serial += 1
             try:
-                await self._pod(kubelet, f"w{number}-{turn}")
+                await self._pod(kubelet, f"w{number}-{serial}")
             except (Refused, TimeoutError) as error:
-                self.count.wrong.append(f"w{number}-{turn}: {error}")
+                self.count.wrong.append(f"w{number}-{serial}: {error}")
         await kubelet.close()
 
     async def _pod(self, kubelet: Kubelet, name: str) -> None:

@@ -54,8 +54,8 @@ def report(violations: list[str], rule: str) -> None:
 
 def check(*argv: str, env: dict[str, str] | None = None) -> None:
     """Run a checker in the root; fail with its output. Tools beside this interpreter come first."""
-    beside = Path(sys.executable).parent
-    path = f"{beside}:{os.environ['PATH']}"
+    directory = Path(sys.executable).parent
+    path = f"{directory}:{os.environ['PATH']}"
     done = subprocess.run(
         argv, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PATH": path, **(env or {})}
     )

@@ -26,37 +26,37 @@ def test_the_embedded_network_works_and_leaves_nothing_of_a_pod(outer: OuterNet,
     directory, seen = pods.attach(ports=(Port(80, 8080),))
     assert [ip.rpartition(".")[0] or ip.partition("::")[0] for ip in seen.ips] == ["10.78.0", "fd78"]
     assert seen.networks == ("clearpod",)
-    during = outer.look()
+    during = outer.state()
     assert "clearpod0" in during and "8080" in during and "CNI-FORWARD" in during
     gateways = {(route.destination, route.gateway) for route in seen.routes}
     assert gateways == {("0.0.0.0/0", "10.78.0.1"), ("::/0", "fd78::1")}
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 def test_a_pod_with_three_networks_has_three_devices_and_leaves_nothing(outer: OuterNet, pods: Pods) -> None:
     second(outer)
     second(outer, "backup", "fd99::/64")
     attach.detach(pods.attach(ports=(Port(1, 1),), networks=("storage", "backup"))[0])
-    before = outer.look()
+    before = outer.state()
     directory, seen = pods.attach(ports=(Port(80, 8080),), networks=("storage", "backup"))
     assert [(one.name, len(one.addresses)) for one in seen.interfaces] == [("eth0", 2), ("eth1", 1), ("eth2", 1)]
     assert len({one.mac for one in seen.interfaces}) == len({one.tap for one in seen.interfaces}) == 3
     assert seen.networks == ("test", "storage", "backup")
     assert [ip.startswith(begin) for ip, begin in zip(seen.ips, ("10.77.", "fd77:", "10.99.", "fd99:"), strict=True)]
     assert {route.device for route in seen.routes} == {"eth0"}
-    assert outer.look().count("8080") == before.count("8080") + _single(outer, pods), "ports are the first one's only"
+    assert outer.state().count("8080") == before.count("8080") + _single(outer, pods), "ports are the first one's only"
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 def _single(outer: OuterNet, pods: Pods) -> int:
     """How often a port appears in the rules of a pod with one network."""
-    before = outer.look()
+    before = outer.state()
     directory, _ = pods.attach(ports=(Port(80, 9090),))
-    count = outer.look().count("9090")
+    count = outer.state().count("9090")
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
     return count
 
 
@@ -64,11 +64,11 @@ def test_when_the_second_network_fails_the_first_is_undone(outer: OuterNet, pods
     second(outer, subnet="10.99.0.0/30")
     attach.detach(pods.attach(networks=("storage",))[0])
     pods.attach(networks=("storage",))
-    before = outer.look()
+    before = outer.state()
     sentence = r"'bridge' of network 'storage' failed at ADD: .*no IP addresses available in range set: 10.99.0.1-"
     with pytest.raises(NetworkFailed, match=sentence):
         pods.attach(networks=("storage",))
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 ODD = """#!/bin/sh
@@ -114,7 +114,7 @@ def odd(outer: OuterNet, answer: object = ANSWER) -> None:
 
 def test_an_unusual_but_valid_result_is_understood(outer: OuterNet, pods: Pods) -> None:
     odd(outer)
-    before = outer.look()
+    before = outer.state()
     directory, seen = pods.attach()
     (device,) = [one for one in seen.interfaces if one.name == "zzz9"]
     assert (device.mtu, sorted(device.addresses)) == (1380, ["10.5.5.5/32", "10.5.5.6/32", "fd05::5/128"])
@@ -128,7 +128,7 @@ def test_an_unusual_but_valid_result_is_understood(outer: OuterNet, pods: Pods) 
     assert seen.dns_servers == ("10.5.0.2",) and seen.dns_searches == ("odd", "even")
     assert seen.dns_options == ("ndots:2", "edns0")
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 @pytest.mark.parametrize(
@@ -194,9 +194,9 @@ def test_rkts_built_in_network_with_a_host_port_leaks_no_rule(outer: OuterNet) -
         assert default["ip"].startswith("172.16.28.") and default["mask"] == "255.255.255.0"
         assert default["pluginPath"] == f"{BIN_DIR}/ptp"
         assert [route.device for route in seen.routes if route.destination == "0.0.0.0/0"] == ["eth1"]
-        during = outer.look()
+        during = outer.state()
         assert attach.detach(str(directory)) == ""
-        return during, outer.look()
+        return during, outer.state()
 
     _, before = once(0)
     during, after = once(1)

@@ -23,12 +23,12 @@ def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, p
         ("0.0.0.0/0", "10.77.0.1"),
         ("::/0", "fd77::1"),
     }
-    during = outer.look()
+    during = outer.state()
     assert seen.ips[0] in during and "8080" in during and "5353" in during and "-p sctp -m sctp --dport 9999" in during
     assert "inet " in in_pod(directory, "ip", "addr", "show", "eth0"), "DEL needs the addresses"
     attach.detach(directory)
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 def test_the_netns_deleted_under_our_feet_leaks_no_rule(outer: OuterNet, pods: Pods) -> None:
@@ -36,7 +36,7 @@ def test_the_netns_deleted_under_our_feet_leaks_no_rule(outer: OuterNet, pods: P
     directory, _ = pods.attach(ports=(Port(80, 8080),))
     assert process.run(["ip", "netns", "del", f"clearpod-{os.path.basename(directory)}"], timeout_s=5).code == 0
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 def test_an_exhausted_pool_is_said_and_nothing_of_the_pod_stays(outer: OuterNet, pods: Pods) -> None:
@@ -44,10 +44,10 @@ def test_an_exhausted_pool_is_said_and_nothing_of_the_pod_stays(outer: OuterNet,
     document["plugins"][0]["ipam"]["ranges"] = [[{"subnet": "10.77.0.0/30"}]]
     outer.configure(document)
     pods.attach()
-    before = outer.look()
+    before = outer.state()
     with pytest.raises(NetworkFailed, match=r"'bridge'.*'test'.*ADD: .*no IP addresses"):
         pods.attach()
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 def test_bandwidth_tuning_and_firewall_in_the_chain_work_and_go(outer: OuterNet, pods: Pods) -> None:
@@ -59,7 +59,7 @@ def test_bandwidth_tuning_and_firewall_in_the_chain_work_and_go(outer: OuterNet,
     assert "rate 8Mbit" in shaped and "rate 4Mbit" in shaped
     assert [one.mtu for one in seen.interfaces] == [1300]
     attach.detach(directory)
-    assert outer.look() == before
+    assert outer.state() == before
 
 
 def test_ptp_and_a_network_without_addresses_are_understood(outer: OuterNet, pods: Pods) -> None:

@@ -54,7 +54,7 @@ def config_of(diff_ids: list[str], **more: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-async def pulled_beside(store: ImageStore, name: str, config: Config) -> int:
+async def pulled_meanwhile(store: ImageStore, name: str, config: Config) -> int:
     """How often the event loop turned and the store answered while the pull ran, which is refused."""
     task = asyncio.create_task(pull(store, name, config=config))
     turns = 0
@@ -84,7 +84,7 @@ def test_a_layer_of_hundreds_of_kib_with_a_header_of_hundreds_of_mib_hurts_nobod
         name = registry.push(layout.tag("a", {**descriptor, "size": path.stat().st_size}), "t/bomb:1")
         forget_peak()
         before = peak_kib()
-        turns = asyncio.run(pulled_beside(store, name, Config(images=limits)))
+        turns = asyncio.run(pulled_meanwhile(store, name, Config(images=limits)))
         assert peak_kib() - before < 48 << 10
     assert turns > 10
     assert (orphans(store), store.list()) == ([], ())

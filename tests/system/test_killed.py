@@ -76,7 +76,7 @@ def test_whatever_the_step_with_debians_plugins(outer: OuterNet, verb: str) -> N
             attach.attach(Pod(place.id, "web", ports=PORTS), place.directory, settings=outer.settings)
         is_dead = die(step, verb, place.directory, settings=outer.settings, ports=PORTS)
         place.recover()
-        assert outer.look() == before, f"step {step} of {verb}"
+        assert outer.state() == before, f"step {step} of {verb}"
         return is_dead
 
     all_steps(verb, at)
@@ -103,4 +103,4 @@ def test_a_netns_that_goes_in_the_middle_leaks_no_rule(outer: OuterNet, step: in
     die(step, "attach", place.directory, settings=outer.settings, ports=PORTS)
     namespace.remove_net(netns_path(place.id))
     place.recover()
-    assert outer.look() == before
+    assert outer.state() == before

@@ -113,9 +113,9 @@ def test_much_input_and_output_arrive_whole(lab: Path) -> None:
 def test_the_checkout_is_seen_as_it_changes_and_results_come_out(lab: Path, results: Path) -> None:
     probe = results / "probe"
     for text in ("first", "second, longer"):
-        beside = results / "beside"
-        beside.write_text(text)
-        beside.rename(probe)
+        other = results / "beside"
+        other.write_text(text)
+        other.rename(probe)
         time.sleep(1.1)
         done = command(lab, "run", "sh", "-c", f"cat {probe} && cp {probe} {results}/copy")
         assert done.stdout.decode() == text == (results / "copy").read_text(), done.stderr

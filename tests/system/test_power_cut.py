@@ -94,14 +94,14 @@ class History:
         store.remove(first.id)
         pull_blocking(store, references[0], config=Config())
         self.now(images=frozenset({first.id, second.id}))
-        self._mend(store, references[1], second.id)
+        self._repair(store, references[1], second.id)
         self._network()
         make_scratch(f"{self.state}/scratch.img", 16 << 20, template_dir=f"{self.state}/templates")
         self.now()
         store.close()
         self.now()
 
-    def _mend(self, store: ImageStore, reference: str, image_id: str) -> None:
+    def _repair(self, store: ImageStore, reference: str, image_id: str) -> None:
         before = self.moments[-1].images
         self.now(images=before - {image_id}, hurt=frozenset({image_id}))
         image = store.find(image_id)

@@ -60,8 +60,8 @@ def test_a_pull_by_tag_then_by_digest_is_one_image_with_both_names(
     by_digest = f"{registry.host}/t/two@{manifest['digest']}"
     assert (image.repo_tags, image.repo_digests) == ((name,), (by_digest,))
     assert image.size_bytes > 200_000
-    again = pull_blocking(store, by_digest, config=config())
-    assert again == image
+    second = pull_blocking(store, by_digest, config=config())
+    assert second == image
     assert store.find(name) == store.find(by_digest) == store.find(image.id[7:20]) == image
     assert orphans(store) == []
 

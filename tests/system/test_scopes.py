@@ -27,7 +27,7 @@ from stage1.linux import cgroup, dbus, scope
 
 LIMITS = cgroup.Limits(64 << 20, 50, 100000)
 PATHS = [scope.inside("/sys/fs/cgroup/a.slice/a-b.slice", f"clearpod-{number}") for number in range(20)]
-said = {"lack": dbus.why_not(), "wanted": scope.are_used("auto")}
+result = {"lack": dbus.why_not(), "wanted": scope.are_used("auto")}
 
 def one(path):
     with scope.Keeper() as keeper:
@@ -42,26 +42,26 @@ def one(path):
 with scope.Keeper() as first:
     scope.begin(PATHS[:1], first.pid)
     os.system("systemctl daemon-reload")
-    said["subtree"] = open(f"{scope.of(PATHS[0])}/cgroup.subtree_control").read().split()
-    said["controllers"] = open(f"{scope.of(PATHS[0])}/cgroup.controllers").read().split()
+    result["subtree"] = open(f"{scope.of(PATHS[0])}/cgroup.subtree_control").read().split()
+    result["controllers"] = open(f"{scope.of(PATHS[0])}/cgroup.controllers").read().split()
     try:
         with scope.Keeper() as second:
             scope.begin(PATHS[:1], second.pid)
     except PodError as error:
-        said["again"] = [error.grpc_code, str(error)]
+        result["again"] = [error.grpc_code, str(error)]
 killed = "from stage1.linux import scope; k = scope.Keeper(); k.__enter__(); scope.begin([sys.argv[1]], k.pid); "
 dies = subprocess.run([sys.executable, "-c", f"import os, sys; {killed} os.kill(os.getpid(), 9)", PATHS[2]])
-said["killed"] = dies.returncode
+result["killed"] = dies.returncode
 begun = time.monotonic()
 scope.see_removed(PATHS[2])
-said["gone_s"] = time.monotonic() - begun
+result["gone_s"] = time.monotonic() - begun
 with ThreadPoolExecutor(8) as pool:
     ended = list(pool.map(one, PATHS[1:]))
-said["inside"] = sorted({inside.partition("clearpod-")[0] for inside, _ in ended})
-said["ms"] = round(1000 * sorted(spent for _, spent in ended)[len(ended) // 2], 1)
+result["inside"] = sorted({inside.partition("clearpod-")[0] for inside, _ in ended})
+result["ms"] = round(1000 * sorted(spent for _, spent in ended)[len(ended) // 2], 1)
 scope.see_removed(PATHS[0])
-said["left"] = [name for name in os.listdir("/sys/fs/cgroup/a.slice/a-b.slice") if name.startswith("clearpod")]
-print(json.dumps(said))
+result["left"] = [name for name in os.listdir("/sys/fs/cgroup/a.slice/a-b.slice") if name.startswith("clearpod")]
+print(json.dumps(result))
 """
 
 

@@ -98,7 +98,7 @@ def _container(crictl: Crictl, image: str, name: str, script: str) -> str:
     return crictl.file(f"{name}.json", document)
 
 
-def _looks(crictl: Crictl, pod: str, container: str) -> None:
+def _checks(crictl: Crictl, pod: str, container: str) -> None:
     """What is listed and inspected while it runs."""
     running = crictl.json("ps", "-o", "json")["containers"]
     assert [(c["id"], c["state"], c["podSandboxId"]) for c in running] == [(container, "CONTAINER_RUNNING", pod)]
@@ -129,7 +129,7 @@ def test_the_whole_list(crictl: Crictl, tmp_path: Path, guest_dir: Path) -> None
     pod = crictl("runp", _pod(crictl))
     container = crictl("create", pod, _container(crictl, image, "one", SCRIPT), _pod(crictl))
     assert crictl("start", container) == container
-    _looks(crictl, pod, container)
+    _checks(crictl, pod, container)
     _reads_logs(crictl, container)
 
     ran = crictl.ends("exec", "-s", container, "sh", "-c", "echo hi; echo no >&2")

@@ -62,9 +62,9 @@ class Guest:
         """Have the guest do it."""
         number, self._asked = self._asked, self._asked + 1
         seen = len(self.console())
-        beside = Path(self.vm.shares[0].path, "new")
-        beside.write_text(word)
-        beside.rename(beside.with_name(f"number-{number}"))
+        target = Path(self.vm.shares[0].path, "new")
+        target.write_text(word)
+        target.rename(target.with_name(f"number-{number}"))
         deadline = time.monotonic() + ANSWER_S
         while f"probe done {number}" not in (text := self.console()):
             assert time.monotonic() < deadline and self.process.alive(), text[-2000:]

@@ -11,7 +11,7 @@ from cri.call_log import QUIET
 from cri.server import RPCS
 from tests.faults import main, points
 from tests.faults.harness import CHILD, DAEMON, VMM, victims
-from tests.faults.main import Wanted
+from tests.faults.main import Selection
 from tests.faults.operations import OPERATIONS, STARTS
 from tests.faults.points import Orders, Points
 
@@ -40,7 +40,7 @@ def test_every_operation_that_changes_something_is_in_the_matrix() -> None:
 @pytest.mark.timeout(1200)
 def test_deaths_at_fault_points_lose_and_leave_nothing(hypervisor: str, guest_dir: Path) -> None:
     assert hypervisor == "qemu"
-    report = main.run(guest_dir, "kills", wanted=Wanted(every=EVERY))
+    report = main.run(guest_dir, "kills", selection=Selection(every=EVERY))
     assert report.bad() == []
     assert [name for name, result in report.points.items() if not result] == [], "operations without a point"
     assert len(report.outcomes) >= len(OPERATIONS)
@@ -49,7 +49,7 @@ def test_deaths_at_fault_points_lose_and_leave_nothing(hypervisor: str, guest_di
 
 
 @pytest.mark.parametrize(
-    "event, args, wanted",
+    "event, args, step",
     [
         ("open", ("/x", "w", os.O_WRONLY | os.O_CREAT), "write"),
         ("open", ("/x", "r", os.O_RDONLY), ""),
@@ -66,8 +66,8 @@ def test_deaths_at_fault_points_lose_and_leave_nothing(hypervisor: str, guest_di
         ("import", ("x",), ""),
     ],
 )
-def test_a_step_is_what_changes_something(event: str, args: tuple[Any, ...], wanted: str) -> None:
-    assert points.step(event, args) == wanted
+def test_a_step_is_what_changes_something(event: str, args: tuple[Any, ...], step: str) -> None:
+    assert points.step(event, args) == step
 
 
 def test_a_point_is_named_by_who_takes_the_step_and_counted_anew_with_each_order(tmp_path: Path) -> None:

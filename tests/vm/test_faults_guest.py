@@ -4,7 +4,7 @@
 import pytest
 
 from tests.faults import main
-from tests.faults.main import Wanted
+from tests.faults.main import Selection
 from tests.vm.agent_machine import missing
 
 EVERY = 40
@@ -16,7 +16,7 @@ EVERY = 40
 @pytest.mark.skipif(bool(missing()), reason=missing() or "all there")
 def test_deaths_in_a_guest_are_told_and_leave_nothing(hypervisor: str) -> None:
     assert hypervisor == "qemu"
-    report = main.run(main.GUEST, "guest", wanted=Wanted(every=EVERY))
+    report = main.run(main.GUEST, "guest", selection=Selection(every=EVERY))
     assert report.bad() == []
     assert all(report.points.values()) and len(report.points) == 5
     assert sum(not one.missed for one in report.outcomes) >= 5

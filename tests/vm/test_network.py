@@ -92,7 +92,7 @@ async def test_a_pod_and_the_host_talk_to_each_other_and_nothing_stays(outer: tu
     mapping = pb.PortMapping(protocol=pb.TCP, container_port=80, host_port=8080)
     async with world.daemon() as cri:
         await cri("RemovePodSandbox", pod_sandbox_id=await cri.pod("first", port_mappings=[mapping]))
-        before = net.look()
+        before = net.state()
         pod = await cri.pod("web", port_mappings=[mapping])
         script = "mkdir /w; head -c 1048576 /dev/urandom >/w/f; exec httpd -f -p 80 -h /w"
         container = await cri.container(pod, "sh", "-c", script)
@@ -100,15 +100,15 @@ async def test_a_pod_and_the_host_talk_to_each_other_and_nothing_stays(outer: tu
         v4, v6 = await cri_network.addresses(cri, pod)
         ping = ("ping", "-c", "1", "-W", str(5 * PATIENCE))
         for address in (GATEWAY, "fd77::1"):
-            assert "1 packets received" in await cri_network._said(cri, container, *ping, address)
+            assert "1 packets received" in await cri_network._output(cri, container, *ping, address)
         for host in (v4, f"[{v6}]", "127.0.0.1:8080", f"{GATEWAY}:8080"):
             got = await cri_network._until(lambda host=host: cri_network._get(host, "f"))  # type: ignore[misc]
             assert len(got) == 1 << 20, host
         with served() as port:
             fetch = f"wget -qO- http://{GATEWAY}:{port}/ | wc -c"
-            assert (await cri_network._said(cri, container, "sh", "-c", fetch)).split() == [str(len(PAYLOAD))]
-        assert "mtu 1400" in await cri_network._said(cri, container, "ip", "addr", "show", "eth0")
+            assert (await cri_network._output(cri, container, "sh", "-c", fetch)).split() == [str(len(PAYLOAD))]
+        assert "mtu 1400" in await cri_network._output(cri, container, "ip", "addr", "show", "eth0")
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
-        assert net.look() == before
+        assert net.state() == before
     assert world.left_over() == []
     assert not os.path.exists(f"/run/netns/clearpod-{pod}")

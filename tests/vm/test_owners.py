@@ -219,9 +219,9 @@ def test_which_pod_is_meant_must_be_clear(tmp_path: Path) -> None:
 async def test_a_vmm_in_another_namespace_than_it_was_given_gets_no_volumes(machine: Machine) -> None:
     async with booted(machine) as pod:
         record = Path(pod.directory, "vm.json")
-        said_so = json.loads(record.read_text())
-        said_so["ids"][0][1] += 1
-        record.write_text(json.dumps(said_so))
+        reported = json.loads(record.read_text())
+        reported["ids"][0][1] += 1
+        record.write_text(json.dumps(reported))
         with pytest.raises(WrongState, match="other ids"):
             await started(pod, machine.image, Mount(str(machine.volume), "/data"))
 
@@ -239,5 +239,5 @@ def test_pods_without_ids_left_are_refused_and_leave_nothing(machine: Machine) -
         assert engine.pod_directories(host) == [first.directory]
     finally:
         engine.clean_up(first.directory)
-    again = engine.prepare(Pod(id="2" * 64, name="two"), host)
-    engine.clean_up(again.directory)
+    second = engine.prepare(Pod(id="2" * 64, name="two"), host)
+    engine.clean_up(second.directory)

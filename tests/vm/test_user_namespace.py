@@ -59,7 +59,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[WindowMac
         vm.close()
 
 
-def _said(window: tuple[WindowMachine, Placed], name: str, script: str, **how: Any) -> str:
+def _output(window: tuple[WindowMachine, Placed], name: str, script: str, **how: Any) -> str:
     vm, placed = window
     return output_of(vm, name, ["sh", "-c", script], lower=placed.name, window=True, namespaces=NAMESPACES, **how)
 
@@ -69,14 +69,14 @@ def test_owners_in_the_window_are_the_pods(window: tuple[WindowMachine, Placed],
     name = f"owners-{tmpfs}"
     script = "cat /proc/self/uid_map; echo $(ls -nd / /web | tr -s ' ' | cut -d' ' -f1,3,4); touch /x; chown 7 /web"
     script += "; ls -n /web"
-    first, owners, changed = _said(window, name, script, tmpfs=tmpfs).splitlines()
+    first, owners, changed = _output(window, name, script, tmpfs=tmpfs).splitlines()
     assert first.split() == ["0", str(FIRST), str(IDS)]
     assert owners == "drwxr-xr-x 0 0 -rw-r----- 33 34"
     assert changed.split()[2:4] == ["7", "34"]
 
 
 def test_capabilities_of_files_in_the_window_count_in_the_pod(window: tuple[WindowMachine, Placed]) -> None:
-    text = _said(window, "capable", "/capable/cat /proc/self/status", uid=1000)
+    text = _output(window, "capable", "/capable/cat /proc/self/status", uid=1000)
     assert f"CapEff:\t{1 << 13:016x}\n" in text
 
 

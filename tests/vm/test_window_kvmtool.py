@@ -104,19 +104,19 @@ def scene(shared: Scene, results: Path) -> Iterator[Scene]:
 
 def test_containers_of_two_images_that_came_after_the_boot(scene: Scene) -> None:
     node, pod = scene.node, scene.pod
-    again, second = (node.run(pod, image, LONG, name=image) for image in ("one", "two"))
-    for container, image in ((scene.watch, "one"), (again, "one"), (second, "two")):
-        assert node.way(container).startswith("dax window at ")
+    second_, second = (node.run(pod, image, LONG, name=image) for image in ("one", "two"))
+    for container, image in ((scene.watch, "one"), (second_, "one"), (second, "two")):
+        assert node.source(container).startswith("dax window at ")
         assert node.exec(container, "head -c 3 /data") == image
-    assert node.way(scene.watch) == node.way(again) != node.way(second)
+    assert node.source(scene.watch) == node.source(second_) != node.source(second)
     mounts = scene.mounts()
     print(*mounts, sep="\n")
     assert len(mounts) == 2 and all(" erofs /dev/pmem1p" in line and "dax=always" in line for line in mounts)
-    assert node.exec(again, "echo new > /data; cat /data") == "new\n"
+    assert node.exec(second_, "echo new > /data; cat /data") == "new\n"
     assert node.exec(scene.watch, "head -c 3 /data") == "one"
     assert Path(node.root, "logs/one.log").read_text().endswith("stdout F begun\n")
-    node("StopContainer", container_id=again, timeout=1)
-    node.remove(again)
+    node("StopContainer", container_id=second_, timeout=1)
+    node.remove(second_)
     assert len(node.in_window(pod)) == 2
     node.remove(second)
     scene.check()
@@ -130,7 +130,7 @@ def test_file_capabilities_work(scene: Scene) -> None:
     deadline = time.monotonic() + CALL_S
     while not (log.exists() and "CapEff" in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert node.way(container).startswith("dax window")
+    assert node.source(container).startswith("dax window")
     assert int(log.read_text().split()[-1], 16) == NET_RAW
 
 
@@ -160,10 +160,10 @@ def test_what_a_guest_writes_never_reaches_a_file(scene: Scene) -> None:
 def test_an_image_that_does_not_fit_comes_by_the_layers_export(scene: Scene) -> None:
     node = scene.node
     container = node.run(scene.pod, "big", LONG, name="big")
-    assert node.way(container).startswith("layers export: the image needs ")
+    assert node.source(container).startswith("layers export: the image needs ")
     assert node.exec(container, "wc -c < /big") == f"{14 * MIB}\n"
-    again = node.create(scene.pod, "big", LONG, name="big2")
-    assert node.way(again) == node.way(container)
+    second_ = node.create(scene.pod, "big", LONG, name="big2")
+    assert node.source(second_) == node.source(container)
     assert node.log().count("window.unused") == 1
 
 
@@ -248,7 +248,7 @@ def test_a_daemon_that_is_killed_half_way_leaves_nothing(scene: Scene, word: str
     assert len(node.in_window(scene.pod)) == 2
     node.start()
     scene.check()
-    assert node.way(scene.watch).startswith("dax window")
+    assert node.source(scene.watch).startswith("dax window")
     assert node.exec(scene.watch, "head -c 3 /data") == "one"
 
 

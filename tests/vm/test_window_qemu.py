@@ -150,7 +150,7 @@ def mounted(machine: WindowMachine, *images: Placed) -> Iterator[None]:
             machine.client.call(UnmountImage(image.name))
 
 
-def look(machine: WindowMachine, name: str, script: str) -> str:
+def run_script(machine: WindowMachine, name: str, script: str) -> str:
     """What a shell says that sees the guest's own /proc and /sys as /guest/proc and /guest/sys."""
     binds = [
         {"destination": f"/guest/{path}", "type": "bind", "source": f"/{path}", "options": ["rbind", "ro"]}
@@ -161,7 +161,7 @@ def look(machine: WindowMachine, name: str, script: str) -> str:
 
 def test_containers_run_from_images_in_the_window(machine: WindowMachine, images: tuple[Placed, Placed]) -> None:
     with mounted(machine, *images):
-        mounts = look(machine, "mounts", "cat /guest/proc/1/mountinfo")
+        mounts = run_script(machine, "mounts", "cat /guest/proc/1/mountinfo")
         script = "ls /bin/seq; echo new > /data; cat /data"
         first, second = (
             output_of(machine, f"run{n}", ["sh", "-c", script], lower=image.name, window=True)
@@ -172,7 +172,7 @@ def test_containers_run_from_images_in_the_window(machine: WindowMachine, images
         assert f" /run/clearpod/window/{image.name} ro," in line
         assert f" erofs /dev/pmem0p{number} " in line and "dax=always" in line
     assert (first, second) == ("new\n", "/bin/seq\nnew\n")  # a whiteout hides it in the first
-    assert "pmem0p" not in look(machine, "after", "cat /guest/proc/1/mountinfo; ls /guest/sys/block/pmem0")
+    assert "pmem0p" not in run_script(machine, "after", "cat /guest/proc/1/mountinfo; ls /guest/sys/block/pmem0")
 
 
 def test_the_bytes_are_those_of_the_image_and_no_page_of_it_is_cached(
@@ -247,13 +247,13 @@ def test_fifty_images_one_after_the_other_leave_nothing(machine: WindowMachine, 
 
     for number in range(4):
         through(number)
-    before, free = look(machine, "before50", script), look(machine, "free", memory)
+    before, free = run_script(machine, "before50", script), run_script(machine, "free", memory)
     for number in range(4, 4 + ROUNDS):
         through(number)
-    assert look(machine, "after50", script) == before
+    assert run_script(machine, "after50", script) == before
     then, now = (
         {line.split()[0]: int(line.split()[1]) for line in text.splitlines()}
-        for text in (free, look(machine, "freeafter", memory))
+        for text in (free, run_script(machine, "freeafter", memory))
     )
     print(f"after {ROUNDS} rounds, KiB: {then} -> {now}")
     assert then["MemFree:"] - now["MemFree:"] < ROUNDS * 16
@@ -261,7 +261,7 @@ def test_fifty_images_one_after_the_other_leave_nothing(machine: WindowMachine, 
 
 def test_the_window_costs_the_guest_64_bytes_a_page(machine: WindowMachine) -> None:
     script = "grep -E '^nr_memmap_pages ' /guest/proc/vmstat; grep MemTotal /guest/proc/meminfo"
-    text = look(machine, "cost", script).split()
+    text = run_script(machine, "cost", script).split()
     print(f"a window of {WINDOW_BYTES // MIB} MiB costs {int(text[1]) * 4} KiB; MemTotal is {text[3]} KiB")
     assert int(text[1]) * 4096 == WINDOW_BYTES // 64
 

@@ -122,7 +122,7 @@ class Node:
         assert reply.exit_code == 0, reply
         return str(reply.stdout.decode())
 
-    def way(self, container: str) -> str:
+    def source(self, container: str) -> str:
         """What verbose status says of the image."""
         reply = self("ContainerStatus", container_id=container, verbose=True)
         return str(json.loads(reply.info["info"])["image"])

@@ -15,7 +15,7 @@ from stage1.linux.ksm import Ksm
 from tests.bench.lib import footprint
 from tests.bench.lib.pods import Place
 
-Found = TypeVar("Found")
+Value = TypeVar("Value")
 
 BUDGET_MIB = 10.0
 """An idle pod's own memory with everything on."""
@@ -24,7 +24,7 @@ CALM = "watch"
 FIELDS = ("unique", "guest", "beside", "dax", "dax_seen", "rss", "huge", "page_tables")
 
 
-def look(place: Place, empty: dict[str, int], count: int) -> dict[str, float]:
+def measure(place: Place, empty: dict[str, int], count: int) -> dict[str, float]:
     """MiB of one pod, on average; counts for what is no memory."""
     by_pid = {pid: one for pid in place.vmms() if (one := _or_none(footprint.of, pid))}
     sizes, now = list(by_pid.values()), footprint.host()
@@ -54,17 +54,17 @@ async def until_calm(place: Place, count: int, *, empty: dict[str, int], limit_s
         series.append([round(at_s + LOOK_S, 1), round(mean, 2), round(used, 2)])
         if _level(place) == CALM and len(series) > 3:
             break
-    result: dict[str, Any] = look(place, empty, count) | {"series": series, "calm": _level(place) == CALM}
+    result: dict[str, Any] = measure(place, empty, count) | {"series": series, "calm": _level(place) == CALM}
     under = [(at, used) for at, mib, used in series if mib <= BUDGET_MIB]
     result["budget_after_s"], result["budget_ksmd_s"] = under[0] if under else (None, None)
     result["seconds"], _, result["ksmd_s"] = series[-1]
     return result | {"general_profit_mib": round(Ksm().counters().general_profit / (1 << 20), 1)}
 
 
-def _or_none(look: Callable[[int], Found], pid: int) -> Found | None:
+def _or_none(read: Callable[[int], Value], pid: int) -> Value | None:
     """None for a VMM that has just ended; the row says how many were there."""
     try:
-        return look(pid)
+        return read(pid)
     except (OSError, PodError):
         return None
 

@@ -45,11 +45,11 @@ def _once(measured: Iterable[Bar]) -> list[Bar]:
 
 def bars(row: dict[str, Any]) -> list[Bar]:
     """One without KSM and one with it."""
-    ways = [word for word, on in (("huge pages", row["huge_pages"]), ("DAX", row["dax"])) if on]
+    choices = [word for word, on in (("huge pages", row["huge_pages"]), ("DAX", row["dax"])) if on]
     result = []
     for key, name in (("before", ""), ("ksm", f"KSM {row['ksm_percent']:g}%")):
         if key in row:
-            label = ", ".join(filter(None, ("1 pod" if row["pods"] == 1 else f"{row['pods']} pods", *ways, name)))
+            label = ", ".join(filter(None, ("1 pod" if row["pods"] == 1 else f"{row['pods']} pods", *choices, name)))
             result.append(Bar(label, _parts(row[key], row["daemon_mib_per_pod"])))
     return result
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.lib import pods
-from tests.bench.lib.pods import Way
+from tests.bench.lib.pods import Setup
 from tests.cri.conftest import Client
 from tests.fakes.patience import PATIENCE
 
@@ -22,11 +22,11 @@ LIMIT_S = 60.0
 WORD = "hello"
 
 
-async def measure(way: Way) -> dict[str, Any]:
+async def measure(setup: Setup) -> dict[str, Any]:
     """Seconds of each start, after one that made the daemon load its code. Raises TimeoutError."""
-    async with pods.place(way) as place, pods.loaded(place) as process, pods.daemon(place, process) as cri:
+    async with pods.place(setup) as place, pods.loaded(place) as process, pods.daemon(place, process) as cri:
         seconds = [await _start(cri, place.root, f"first{number}") for number in range(STARTS + 1)][1:]
-        result = {"hypervisor": place.choice.hypervisor.name, "count": STARTS, "memory_mib": way.memory_mib}
+        result = {"hypervisor": place.choice.hypervisor.name, "count": STARTS, "memory_mib": setup.memory_mib}
     return result | {
         "first_output_s": [round(value, 2) for value in seconds],
         "first_output_median_s": round(statistics.median(seconds), 2),

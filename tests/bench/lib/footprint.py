@@ -19,13 +19,13 @@ class Footprint(NamedTuple):
     """Of one VMM, in KiB.
 
     `unique` is what no other process has: its anonymous pages, merged ones by their part. `guest` is that part of it
-    which is guest RAM, `beside` all of the VMM's PSS that is not. `dax` are pages of images mapped into the guest, by
+    which is guest RAM, `rest` all of the VMM's PSS that is not. `dax` are pages of images mapped into the guest, by
     their part, `dax_seen` the same in full. `page_tables` are the kernel's for it.
     """
 
     unique: float
     guest: float
-    beside: float
+    rest: float
     dax: float
     dax_seen: float
     rss: float
@@ -43,7 +43,7 @@ def of(pid: int) -> Footprint:
     return Footprint(
         unique=rollup(pid).get("Pss_Anon", result["unique"]),
         guest=result["guest"],
-        beside=result["all"] - result["guest"] - result["dax"],
+        rest=result["all"] - result["guest"] - result["dax"],
         dax=result["dax"],
         dax_seen=result["dax_seen"],
         rss=result["rss"],

@@ -13,7 +13,7 @@ from images.lib.cache import BuildFailed
 from stage1.errors import PodError
 from tests.bench.lib.journal import Journal
 from tests.bench.nested.command import find_lkvm
-from tests.lab import again, client, plan, start, state
+from tests.lab import client, plan, retry, start, state
 from tests.lab.main import directory
 from tests.lab.state import LabError
 from tests.lab.suite import IN_MEMORY
@@ -38,8 +38,8 @@ def journal(given: Path | None, name: str) -> Path:
     return given.resolve()
 
 
-def run(name: str, arguments: list[str], *, wanted: list[str], kept: Path, paths: list[str]) -> Journal:
-    """`tests/bench/NAME.py WORDS` in the lab until all that is `wanted` is in the journal `kept`.
+def run(name: str, arguments: list[str], *, rows: list[str], kept: Path, paths: list[str]) -> Journal:
+    """`tests/bench/NAME.py WORDS` in the lab until all that is `rows` is in the journal `kept`.
 
     `paths` are where lkvm may be, see `find_lkvm`. Raises LabError, with what was kept until then left in place.
     """
@@ -48,18 +48,16 @@ def run(name: str, arguments: list[str], *, wanted: list[str], kept: Path, paths
     lkvm = _lkvm(paths)
     argv = [str(ROOT / ".venv/bin/python"), f"tests/bench/{name}.py", *arguments, "--journal", str(kept)]
     path = f"PATH={os.path.dirname(lkvm)}:{plan.STANDARD_PATH}"
-    order = client.Order(["env", path, "PYTHONPATH=.", *IN_MEMORY, *argv], cwd=str(ROOT))
+    job = client.Job(["env", path, "PYTHONPATH=.", *IN_MEMORY, *argv], cwd=str(ROOT))
     place = directory()
 
     def left() -> list[str]:
         done = Journal(kept).names()
-        return [one for one in wanted if one not in done]
+        return [one for one in rows if one not in done]
 
     was_up = state.read(place).word != "down"
     try:
-        again.finish(
-            lambda: _work(place, order, left), left, up=lambda: _up(place, lkvm), down=lambda: start.down(place)
-        )
+        retry.finish(lambda: _work(place, job, left), left, up=lambda: _up(place, lkvm), down=lambda: start.down(place))
     except PodError as error:
         raise LabError(str(error)) from None
     finally:
@@ -85,9 +83,9 @@ def _up(place: Path, lkvm: str) -> None:
     start.up(start.describe(place, {"memory_mib": MEMORY_MIB}, [os.path.dirname(lkvm)]))
 
 
-def _work(place: Path, order: client.Order, left: Callable[[], list[str]]) -> int:
+def _work(place: Path, job: client.Job, left: Callable[[], list[str]]) -> int:
     """One go. A guest that the emulation broke fails a row, and no machine: that counts as a break too."""
-    code = client.run(place, order)
+    code = client.run(place, job)
     if code not in CODES or left():
         raise LabError(f"the benchmark ended with {code} before it had measured all")
     return code

@@ -34,7 +34,7 @@ PAGE = "density"
 SERVE = f"mkdir -p /w && echo {PAGE} >/w/index.html && exec busybox httpd -f -p 80 -h /w"
 
 
-class Way(NamedTuple):
+class Setup(NamedTuple):
     """How the pods are run."""
 
     hypervisor: str = "auto"
@@ -52,7 +52,7 @@ class Place(NamedTuple):
     root: Path
     guest: Path
     image: str
-    way: Way
+    setup: Setup
     choice: Choice
 
     @property
@@ -67,16 +67,16 @@ class Place(NamedTuple):
             state_dir = "{self.root}/state"
             guest.dir = "{self.guest}"
             [vm]
-            hypervisor = "{self.way.hypervisor}"
-            memory_mib = {self.way.memory_mib}
+            hypervisor = "{self.setup.hypervisor}"
+            memory_mib = {self.setup.memory_mib}
             boot_timeout_s = {60 * PATIENCE}
             scratch_mib = 64
-            huge_pages = {str(self.way.huge_pages).lower()}
+            huge_pages = {str(self.setup.huge_pages).lower()}
             [ksm]
             enabled = {str(ksm).lower()}
-            max_cpu_percent = {self.way.ksm_percent}
+            max_cpu_percent = {self.setup.ksm_percent}
             [pool]
-            size = {self.way.waiting}
+            size = {self.setup.waiting}
         """
         path = self.root / "config.toml"
         path.write_text(text, encoding="utf-8")
@@ -94,15 +94,15 @@ def guest_dir() -> Path:
 
 
 @asynccontextmanager
-async def place(way: Way) -> AsyncIterator[Place]:
+async def place(setup: Setup) -> AsyncIterator[Place]:
     """Kills all VMs in the end."""
     guest = guest_dir()
-    choice = choose(way.hypervisor, hypervisors.facts())
+    choice = choose(setup.hypervisor, hypervisors.facts())
     with places.short_directory("cpd") as directory:
         store = ImageStore(f"{directory}/state")
         image = await pull(store, f"oci:{guest}/sample:sample", config=Config())
         store.close()
-        made = Place(Path(directory), guest, image.id, way, choice)
+        made = Place(Path(directory), guest, image.id, setup, choice)
         try:
             yield made
         finally:
@@ -120,9 +120,9 @@ async def loaded(place: Place, *, ksm: bool = False) -> AsyncIterator[Process]:
     one all the time: where processors are emulated, they leave little to one that has still to load.
     """
     argv = [sys.executable, "-m", "tests.bench.lib.node", place.write_config(ksm=ksm)]
-    process = _spawn(place, argv + ([] if place.way.dax else ["no-dax"]))
+    process = _spawn(place, argv + ([] if place.setup.dax else ["no-dax"]))
     try:
-        await _said(place, process, b"loaded\n")
+        await _await_line(place, process, b"loaded\n")
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
@@ -138,7 +138,7 @@ async def daemon(place: Place, process: Process) -> AsyncIterator[Client]:
     assert process.stdin is not None
     process.stdin.write(b"serve\n")
     process.stdin.flush()
-    await _said(place, process, b"serving\n")
+    await _await_line(place, process, b"serving\n")
     client = Client(f"{place.run_dir}/clearpod.sock", None, place.image)  # type: ignore[arg-type]
     try:
         yield client
@@ -146,7 +146,7 @@ async def daemon(place: Place, process: Process) -> AsyncIterator[Client]:
         await client.close()
 
 
-async def _said(place: Place, process: Process, line: bytes) -> None:
+async def _await_line(place: Place, process: Process, line: bytes) -> None:
     assert process.stdout is not None
     if await asyncio.to_thread(process.stdout.readline) != line:
         raise RuntimeError(f"the daemon did not start:\n{(place.root / 'daemon.log').read_text()[-2000:]}")

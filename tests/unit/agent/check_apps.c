@@ -65,12 +65,12 @@ static bool was(const char *expected)
 
 static int launch(const char *id, const char *before, const char *after, uint32_t request)
 {
-    clearpod_agent_Launch wanted = {0};
+    clearpod_agent_Launch launch = {0};
     struct fault why;
-    snprintf(wanted.id, sizeof wanted.id, "%s", id);
-    snprintf(wanted.before, sizeof wanted.before, "%s", before);
-    snprintf(wanted.after, sizeof wanted.after, "%s", after);
-    return apps_launch(&wanted, &(struct asker){request, 1}, &why);
+    snprintf(launch.id, sizeof launch.id, "%s", id);
+    snprintf(launch.before, sizeof launch.before, "%s", before);
+    snprintf(launch.after, sizeof launch.after, "%s", after);
+    return apps_launch(&launch, &(struct asker){request, 1}, &why);
 }
 
 static void begin(void)

@@ -222,10 +222,10 @@ CASE(the_table_of_processes_has_its_limits)
 
 CASE(an_exit_that_nobody_waited_for_yet_is_remembered)
 {
-    struct early_exit early;
+    struct early_exit ended;
     early_remember(77, 3 << 8, 5);
-    CHECK(!early_take(78, &early) && early_take(77, &early) && exit_code_of(early.status) == 3);
-    CHECK(!early_take(77, &early));
+    CHECK(!early_take(78, &ended) && early_take(77, &ended) && exit_code_of(ended.status) == 3);
+    CHECK(!early_take(77, &ended));
     CHECK(exit_code_of(9) == 137 && exit_code_of(15) == 143 && exit_code_of(0) == 0);
 }
 

@@ -25,14 +25,14 @@ CASE(the_numbers_of_all_devices_are_summed)
 
 CASE(interfaces_are_read_and_lo_is_not)
 {
-    clearpod_agent_InterfaceStats found;
-    CHECK(interface_line("  eth0:  1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found) && !strcmp(found.name, "eth0"));
-    CHECK(found.rx_bytes == 1 && found.rx_packets == 2 && found.rx_errors == 3 && found.rx_dropped == 4);
-    CHECK(found.tx_bytes == 5 && found.tx_packets == 6 && found.tx_errors == 7 && found.tx_dropped == 8);
-    CHECK(interface_line("eth10:123456789012 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found) &&
-          found.rx_bytes == 123456789012);
-    CHECK(!interface_line("    lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &found));
-    CHECK(!interface_line("Inter-|   Receive                        |  Transmit\n", &found));
+    clearpod_agent_InterfaceStats stats;
+    CHECK(interface_line("  eth0:  1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &stats) && !strcmp(stats.name, "eth0"));
+    CHECK(stats.rx_bytes == 1 && stats.rx_packets == 2 && stats.rx_errors == 3 && stats.rx_dropped == 4);
+    CHECK(stats.tx_bytes == 5 && stats.tx_packets == 6 && stats.tx_errors == 7 && stats.tx_dropped == 8);
+    CHECK(interface_line("eth10:123456789012 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &stats) &&
+          stats.rx_bytes == 123456789012);
+    CHECK(!interface_line("    lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n", &stats));
+    CHECK(!interface_line("Inter-|   Receive                        |  Transmit\n", &stats));
 }
 
 static void make_file(const char *path, size_t size)

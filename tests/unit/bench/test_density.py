@@ -73,12 +73,12 @@ class Lab:
 
     def __init__(self) -> None:
         self.measured: list[str] = []
-        self.wanted: list[str] = []
+        self.rows: list[str] = []
 
-    def run(self, name: str, argv: list[str], *, wanted: list[str], kept: Path, paths: list[str]) -> Journal:
+    def run(self, name: str, argv: list[str], *, rows: list[str], kept: Path, paths: list[str]) -> Journal:
         args = bench.parse([*argv, "--journal", str(kept)])
         journal = Journal(kept)
-        self.measured, self.wanted = [plan.name for plan in bench.plans(args)], wanted
+        self.measured, self.rows = [plan.name for plan in bench.plans(args)], rows
         for number, row in enumerate(self.measured):
             journal.add(row, {"number": number})
         for row in ("around", *(("own", "peer") if args.peer else ())):
@@ -92,39 +92,39 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Lab:
     monkeypatch.setattr(in_lab, "run", made.run)
     monkeypatch.setattr(in_lab, "RESULTS", tmp_path)
     monkeypatch.setattr(bench.hypervisors, "facts", lambda: None)
-    monkeypatch.setattr(bench, "choose", lambda wanted, _: _Driver(wanted))
+    monkeypatch.setattr(bench, "choose", lambda name, _: _Driver(name))
     return made
 
 
 class _Driver:
-    def __init__(self, wanted: str) -> None:
-        self.hypervisor = {"kvmtool": kvmtool, "qemu": qemu, "auto": qemu}[wanted].HYPERVISOR
+    def __init__(self, name: str) -> None:
+        self.hypervisor = {"kvmtool": kvmtool, "qemu": qemu, "auto": qemu}[name].HYPERVISOR
 
 
 @pytest.mark.parametrize(
     "argv",
     [
         ["--lab"],
-        ["--lab", "--pods", "20", "--serving", "0", "--way", "no-dax", "--ksm-percent", "50", "--settle", "1.5"],
+        ["--lab", "--pods", "20", "--serving", "0", "--setup", "no-dax", "--ksm-percent", "50", "--settle", "1.5"],
         ["--lab", "--pods", "", "--serving", "3", "--memory-mib", "64", "--peer", "/opt/venv"],
     ],
 )
 def test_the_lab_measures_the_very_rows_that_are_awaited(lab: Lab, argv: list[str]):
     args = bench.parse(argv)
     result: dict[str, Any] = bench.run_in_lab(args)
-    assert [name for name in lab.wanted if name.startswith("[")] == lab.measured
+    assert [name for name in lab.rows if name.startswith("[")] == lab.measured
     assert [row["number"] for row in result["rows"]] == list(range(len(lab.measured)))
     assert result["around"] and ("peer" in result) == ("--peer" in argv)
 
 
 def test_qemu_has_no_dax_to_leave_out_and_kvmtool_has(lab: Lab):
-    assert {plan.way.dax for plan in bench.plans(bench.parse([]))} == {True}
-    assert {plan.way.dax for plan in bench.plans(bench.parse(["--hypervisor", "kvmtool"]))} == {True, False}
+    assert {plan.setup.dax for plan in bench.plans(bench.parse([]))} == {True}
+    assert {plan.setup.dax for plan in bench.plans(bench.parse(["--hypervisor", "kvmtool"]))} == {True, False}
 
 
 def test_this_host_need_not_run_what_the_lab_runs(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    def refuse(wanted: str, facts: object) -> None:
-        raise NotFound(f"{wanted} can't run here")
+    def refuse(name: str, facts: object) -> None:
+        raise NotFound(f"{name} can't run here")
 
     monkeypatch.setattr(bench, "choose", refuse)
     assert len(bench.plans(bench.parse(["--lab", "--hypervisor", "kvmtool", "--pods", "1", "--serving", "0"]))) == 3
@@ -145,7 +145,7 @@ def test_a_lab_without_kvmtool_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(in_lab, "find_lkvm", lambda paths: "")
     monkeypatch.setattr(in_lab.os, "geteuid", lambda: 0)
     with pytest.raises(LabError, match="no lkvm on PATH"):
-        in_lab.run("density", [], wanted=["row"], kept=tmp_path / "journal", paths=[])
+        in_lab.run("density", [], rows=["row"], kept=tmp_path / "journal", paths=[])
 
 
 def row(pods: int, **changes: Any) -> dict[str, Any]:

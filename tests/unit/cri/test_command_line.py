@@ -107,8 +107,8 @@ def test_a_reader_that_went_away_is_no_traceback(arguments: list[str]) -> None:
 def test_a_full_disk_under_the_output_is_one_line() -> None:
     with open("/dev/full", "wb") as full:
         process = clearpod("--version", stdout=full)
-    said = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 1 and said.startswith("clearpod: ") and said.count("\n") == 1
+    sentence = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 1 and sentence.startswith("clearpod: ") and sentence.count("\n") == 1
 
 
 def test_an_early_interrupt_is_silent_behind_a_launcher_that_blocks_it(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_an_early_interrupt_is_silent_behind_a_launcher_that_blocks_it(tmp_path:
         )
         time.sleep(delay_s)  # a moment in Python's own start, wherever that is on this machine
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-        assert said == b"" and process.returncode in (130, -signal.SIGINT), (delay_s, said)
+        output = process.communicate(timeout=60)[1]
+        assert output == b"" and process.returncode in (130, -signal.SIGINT), (delay_s, output)
 
 
 @pytest.mark.parametrize("columns", ["20", "80", "400"])

@@ -249,13 +249,13 @@ def test_a_full_disk_holds_output_back_and_loses_nothing(disk: Disk, tmp_path: P
     assert not writer.retry(), "it is still full"
     writer.commit()
     writer.close()
-    again = _open(log, tmp_path)  # a daemon that starts while the disk is still full
-    assert again.is_stuck
-    again.feed("stdout", b"1000\n", seq=3)
+    reopened = _open(log, tmp_path)  # a daemon that starts while the disk is still full
+    assert reopened.is_stuck
+    reopened.feed("stdout", b"1000\n", seq=3)
     disk.free()
-    assert again.retry()
-    again.commit()
-    assert again.fault == ""
+    assert reopened.retry()
+    reopened.commit()
+    assert reopened.fault == ""
     texts = _texts(log)
     assert [text for stream, _, text in texts if stream == b"stdout"] == [b"%d" % n for n in range(1, 1001)]
     assert texts[-1] == (b"stderr", b"P", b"oops")

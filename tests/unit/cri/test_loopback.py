@@ -173,8 +173,8 @@ async def test_datagrams_of_many_clients_find_their_way_back() -> None:
             answers = await asyncio.gather(ask(one, port, b"a" * 8192), ask(two, port, b"b"))
             assert answers == [b"A" * 8192, b"B"]
         loop.remove_reader(there)
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as again:
-        again.bind(("::1", port))
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as second:
+        second.bind(("::1", port))
 
 
 async def test_a_silent_client_is_forgotten_and_may_come_back() -> None:

@@ -87,10 +87,10 @@ async def test_an_abandoned_call_gives_its_answer_once_to_the_same_request(still
         await first
     with pytest.raises(AlreadyExists):
         await _make(names, b"another request")
-    again = asyncio.create_task(_make(names, b"r"))
+    second = asyncio.create_task(_make(names, b"r"))
     await asyncio.sleep(0)
     go.set()
-    assert await again == "id-1"
+    assert await second == "id-1"
     with pytest.raises(AlreadyExists, match="exists as id-1"):
         await _make(names, b"r")
 
@@ -106,11 +106,11 @@ async def test_who_waits_for_an_abandoned_call_hears_of_its_failure() -> None:
     first = asyncio.create_task(_make(names, b"r", fails))
     abandoned.add(first)
     await asyncio.sleep(0)
-    again = asyncio.create_task(_make(names, b"r"))
+    second = asyncio.create_task(_make(names, b"r"))
     await asyncio.sleep(0)
     go.set()
     with pytest.raises(VmFailed, match="last line"):
-        await again
+        await second
     with pytest.raises(VmFailed):
         await first
     assert await _make(names, b"r") == "id-1"

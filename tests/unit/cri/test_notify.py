@@ -81,8 +81,8 @@ def test_what_changes_while_it_runs(new: str, taken: tuple[str, ...], later: tup
     result = changes.between(old, expected)
     assert (result.taken, result.later) == (taken, later)
     assert not later or all(key in result.sentence() for key in later)
-    again = changes.between(result.config, expected)
-    assert again.taken == () and again.later == later
+    difference = changes.between(result.config, expected)
+    assert difference.taken == () and difference.later == later
     assert changes.between(old, result.config).later == ()
 
 

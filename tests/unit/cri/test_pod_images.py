@@ -65,7 +65,7 @@ class Agent:
 
 
 class Pod:
-    """As much of a LivePod as PodImages looks at. `again` is the pod as the next daemon sees it."""
+    """As much of a LivePod as PodImages looks at. `adopted` is the pod as the next daemon sees it."""
 
     def __init__(self, directory: Path, agent: Agent, containers: dict[str, Any] | None = None) -> None:
         self.directory, self.agent, self.id, self.is_ready = str(directory), agent, "p", True
@@ -83,7 +83,7 @@ class Pod:
     async def _ask(self, op: Any) -> Any:
         return await self.call(op)  # type: ignore[func-returns-value]
 
-    def again(self) -> "Pod":
+    def adopted(self) -> "Pod":
         """The pod of the next daemon."""
         return Pod(Path(self.directory), self.agent, self.containers)
 
@@ -147,8 +147,8 @@ def exported(pod: Pod) -> list[str]:
 async def test_containers_of_one_image_share_its_place_until_the_last_is_removed(
     pod: Pod, images: tuple[ImageFiles, ...]
 ) -> None:
-    ways = await asyncio.gather(*(pod.create(f"c{n}", images[n % 2]) for n in range(6)))
-    assert len(set(ways)) == 2 and all(way.startswith("dax window at ") for way in ways)
+    sources = await asyncio.gather(*(pod.create(f"c{n}", images[n % 2]) for n in range(6)))
+    assert len(set(sources)) == 2 and all(source.startswith("dax window at ") for source in sources)
     assert pod.in_window() == len(pod.agent.mounted) == 2
     assert exported(pod) == []
     for name in ("c0", "c2", "c1", "c3"):
@@ -178,9 +178,9 @@ async def test_what_can_not_be_in_the_window_comes_by_the_layers_export_and_says
     texts = {"too large": "needs 2 MiB in one piece", "no window": "has no DAX window"}
     text = texts.get(reason, "needs cleaning")
     for name in ("one", "two"):
-        way = await pod.create(name, image)
-        assert way.startswith("layers export: ")
-        assert re.search(text, way)
+        source = await pod.create(name, image)
+        assert source.startswith("layers export: ")
+        assert re.search(text, source)
     assert len(exported(pod)) == 1 and pod.agent.mounted == {}
     assert [record.message for record in caplog.records].count("window.unused") == (reason != "no window")
     if reason != "no window":
@@ -244,7 +244,7 @@ async def test_the_next_daemon_releases_what_a_killed_one_left(
     with pytest.raises(Killed):
         await (pod.create("never", images[1]) if what == "mount" else pod.remove("goes"))
     assert pod.in_window() == 2
-    following = pod.again()
+    following = pod.adopted()
     await following.images.settle()
     assert following.in_window() == len(pod.agent.mounted) == 1
     assert (await following.create("new", images[1])).startswith("dax window")

@@ -33,13 +33,13 @@ def refused(*argv: str) -> str:
     return str(caught.value)
 
 
-Look = Callable[[Request], Any]
-SECURITY: Look = lambda r: r.container.linux.security_context  # noqa: E731 - a column of the table below
-RESOURCES: Look = lambda r: r.container.linux.resources  # noqa: E731
+Field = Callable[[Request], Any]
+SECURITY: Field = lambda r: r.container.linux.security_context  # noqa: E731 - a column of the table below
+RESOURCES: Field = lambda r: r.container.linux.resources  # noqa: E731
 
 
 @pytest.mark.parametrize(
-    "argv, look, value",
+    "argv, field, value",
     [
         ("-m 64m", lambda r: RESOURCES(r).memory_limit_in_bytes, 64 * MIB),
         ("-m 65536k", lambda r: RESOURCES(r).memory_limit_in_bytes, 64 * MIB),
@@ -101,8 +101,8 @@ RESOURCES: Look = lambda r: r.container.linux.resources  # noqa: E731
         ("--net bridge", lambda r: dict(r.sandbox.annotations), {}),
     ],
 )
-def test_each_option_is_a_field_of_the_cri(argv: str, look: Look, value: object) -> None:
-    assert look(asked(*argv.split())) == value
+def test_each_option_is_a_field_of_the_cri(argv: str, field: Field, value: object) -> None:
+    assert field(asked(*argv.split())) == value
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_variables_of_files_come_before_those_of_the_command_line(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "argv, said",
+    "argv, sentence",
     [
         ("-m 64", "64m"),
         ("-m 999999g", "999999g"),
@@ -209,16 +209,16 @@ def test_variables_of_files_come_before_those_of_the_command_line(tmp_path: Path
         ("--entrypoint [1] image", "--entrypoint"),
     ],
 )
-def test_a_wrong_value_is_named_at_once(argv: str, said: str) -> None:
-    assert said in refused(*argv.split())
+def test_a_wrong_value_is_named_at_once(argv: str, sentence: str) -> None:
+    assert sentence in refused(*argv.split())
 
 
 @pytest.mark.parametrize("argv", ["--ipc host x", "--pid=host", "-c 512", "--security-opt seccomp=unconfined x"])
 def test_what_makes_no_sense_in_a_vm_is_refused_with_the_reason(argv: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="125"):
         asked(*argv.split())
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and argv.split()[0].partition("=")[0] in said
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1 and argv.split()[0].partition("=")[0] in sentence
 
 
 def test_the_pod_has_what_its_container_may_take_and_is_not_bound_by_the_policy() -> None:

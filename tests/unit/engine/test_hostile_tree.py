@@ -40,14 +40,14 @@ def canary(tmp_path: Path) -> Iterator[Path]:
         (place / name).write_text("precious")
     mount.mount("canary", str(place / "c1" / "mounts" / "0"), "tmpfs")
     (place / "c1" / "mounts" / "0" / "file").write_text("precious")
-    before = _look(place)
+    before = _state(place)
     yield place
-    after = _look(place)
+    after = _state(place)
     mount.umount(str(place / "c1" / "mounts" / "0"), lazy=True)
     assert after == before
 
 
-def _look(place: Path) -> tuple[list[tuple[str, int, str]], list[str]]:
+def _state(place: Path) -> tuple[list[tuple[str, int, str]], list[str]]:
     result = [(str(p), p.lstat().st_mode, p.read_text() if p.is_file() else "") for p in sorted(place.rglob("*"))]
     return result, mount.mounts_below(str(place))
 

@@ -35,8 +35,8 @@ class Place:
         listener.bind(str(directory / "broker.sock"))
         listener.listen(4)
         self._listener = listener
-        self.broker = proxy.Proxy(listener, unix_factory(str(directory / "agent.sock")), key=KEY)
-        self.thread = threading.Thread(target=self.broker.serve, daemon=True)
+        self.proxy_ = proxy.Proxy(listener, unix_factory(str(directory / "agent.sock")), key=KEY)
+        self.thread = threading.Thread(target=self.proxy_.serve, daemon=True)
         self.thread.start()
 
     def session(self) -> Client:

@@ -121,12 +121,12 @@ def test_damage_is_found_at_use_and_at_a_start_and_mended_by_a_pull(
     assert result and result.aside == str(caught.value)
     assert store.usable(neighbour)
     store.close()
-    again = ImageStore(store.state_dir)
+    reopened = ImageStore(store.state_dir)
     try:
-        assert [one.aside != "" for one in again.list()] == [False, True]
-        assert_mended(again, reference, image)
+        assert [one.aside != "" for one in reopened.list()] == [False, True]
+        assert_repaired(reopened, reference, image)
     finally:
-        again.close()
+        reopened.close()
 
 
 def test_an_image_that_can_not_be_looked_at_now_is_not_damaged(made: Made) -> None:
@@ -136,7 +136,7 @@ def test_an_image_that_can_not_be_looked_at_now_is_not_damaged(made: Made) -> No
     assert store.usable(image) and store.find(image.id) == image
 
 
-def assert_mended(store: ImageStore, reference: str, image: Image) -> None:
+def assert_repaired(store: ImageStore, reference: str, image: Image) -> None:
     assert pull_blocking(store, reference, config=Config()) == image
     for path in (*store.files(image).layers, store.files(image).merged):
         subprocess.run(["fsck.erofs", path], check=False, stdout=subprocess.DEVNULL)
@@ -150,10 +150,10 @@ def test_a_flipped_bit_is_found_by_reading_and_by_a_pull(name: str, do: Callable
     store, (reference, _), (image, neighbour) = made
     do(file_of(store, image, name))
     assert store.examine(neighbour, whole=True) == ""
-    assert_mended(store, reference, image)
+    assert_repaired(store, reference, image)
     do(file_of(store, image, name))
     assert "damaged" in store.examine(image, whole=True)
-    assert_mended(store, reference, image)
+    assert_repaired(store, reference, image)
 
 
 def test_a_start_tells_of_damage_and_what_it_was(made: Made, caplog: pytest.LogCaptureFixture) -> None:
@@ -207,7 +207,7 @@ def test_what_a_former_version_made_has_no_seals_and_gets_them_when_it_is_read(m
     assert store.examine(image, whole=True) == ""
     flip(file_of(store, image, "layer.erofs"))
     assert "layer" in store.examine(image, whole=True)
-    assert_mended(store, reference, image)
+    assert_repaired(store, reference, image)
 
 
 def test_verify_reads_all_images_and_names_the_damaged_one(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,10 +248,10 @@ def test_a_damaged_index_is_replaced_by_its_copy(
     store.close()
     do(database(store.state_dir))
     with caplog.at_level(logging.ERROR, "clearpod"):
-        again = ImageStore(store.state_dir)
-    assert again.list() == before
-    assert all(again.usable(image) for image in before)
-    again.close()
+        reopened = ImageStore(store.state_dir)
+    assert reopened.list() == before
+    assert all(reopened.usable(image) for image in before)
+    reopened.close()
     assert [one.getMessage() for one in caplog.records] == ["images.damaged"]
     if do is not gone:
         assert Path(store.state_dir, "images.db" + schema.DAMAGED).exists()
@@ -262,10 +262,10 @@ def test_an_index_that_is_damaged_with_its_copy_leaves_an_empty_store_that_works
     made.store.close()
     for path in (database(made.store.state_dir), database(made.store.state_dir + "").with_suffix(".db.copy")):
         foreign(path)
-    again = ImageStore(made.store.state_dir)
-    assert again.list() == ()
-    assert pull_blocking(again, made.references[0], config=Config()).id == made.images[0].id
-    again.close()
+    reopened = ImageStore(made.store.state_dir)
+    assert reopened.list() == ()
+    assert pull_blocking(reopened, made.references[0], config=Config()).id == made.images[0].id
+    reopened.close()
 
 
 def test_a_config_that_the_index_has_lost_puts_its_image_aside_alone(made: Made) -> None:
@@ -274,7 +274,7 @@ def test_a_config_that_the_index_has_lost_puts_its_image_aside_alone(made: Made)
         db.execute("UPDATE images SET config = '{' WHERE id = ?", (image.id,))
     db.close()
     assert [one.aside != "" for one in store.list()] == [False, True]
-    assert_mended(store, reference, image)
+    assert_repaired(store, reference, image)
 
 
 def test_a_newer_state_directory_is_refused_and_not_touched(made: Made) -> None:

@@ -159,14 +159,14 @@ def test_a_new_start_removes_what_was_half_done_and_keeps_the_rest(store: ImageS
     Path(store.state_dir, "tmp", "dead.lock").touch()
     Path(store.layers_dir, "08" * 32 + ".lock").touch()
     store.close()
-    again = ImageStore(store.state_dir)
+    reopened = ImageStore(store.state_dir)
     try:
-        assert again.list() == (kept,)
+        assert reopened.list() == (kept,)
         assert os.listdir(f"{store.state_dir}/tmp") == []
         assert os.listdir(f"{store.state_dir}/images") == ["01" * 32]
         assert sorted(os.listdir(store.layers_dir)) == ["01" * 32 + ".erofs", "01" * 32 + ".json"]
     finally:
-        again.close()
+        reopened.close()
 
 
 def test_a_new_process_leaves_the_work_of_a_living_one_alone(store: ImageStore) -> None:

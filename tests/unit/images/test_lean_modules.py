@@ -176,14 +176,14 @@ def test_os_walks_and_makes_directories_the_same(ours, tmp_path):
 def test_os_gives_a_changed_environment_to_programs(ours):
     assert ours.environ["LEAN"] == os.environ["LEAN"] and ours.environ.get("NONE", "none") == "none"
     ours.environ["LEAN"] = "\udcff"
-    assert b"LEAN=\xff\n" in _said_by_env()
+    assert b"LEAN=\xff\n" in _shown_by_env()
     del ours.environ["LEAN"]
-    assert b"LEAN=" not in _said_by_env()
+    assert b"LEAN=" not in _shown_by_env()
     with pytest.raises(KeyError):
         ours.environ["LEAN"]
 
 
-def _said_by_env():
+def _shown_by_env():
     """By a child that gets what the C library has."""
     reader, writer = os.pipe()
     pid = os.fork()

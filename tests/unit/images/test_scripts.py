@@ -31,11 +31,11 @@ def test_an_option_that_run_does_not_know_is_no_command_for_a_pod():
 
 def test_who_waits_for_another_script_is_told(tmp_path):
     (tmp_path / "build").mkdir()
-    with open(tmp_path / "build/turn.lock", "w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    with open(tmp_path / "build/turn.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         with bash(tmp_path, "need_turn; echo mine; end_turn") as waiting:
             assert waiting.stderr is not None and "waiting" in waiting.stderr.readline()
-            fcntl.flock(turn, fcntl.LOCK_UN)
+            fcntl.flock(lock, fcntl.LOCK_UN)
             assert waiting.communicate()[0] == "mine\n" and waiting.returncode == 0
 
 

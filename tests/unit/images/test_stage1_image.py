@@ -71,10 +71,10 @@ def python_inside(root, program):
 def test_the_archive_is_the_same_when_built_again_whatever_the_umask(stage1, parts, archive, tmp_path):
     before = os.umask(0o077)
     try:
-        again = stage1.build(tmp_path, parts) / "clearpod-stage1.aci"
+        second = stage1.build(tmp_path, parts) / "clearpod-stage1.aci"
     finally:
         os.umask(before)
-    assert again.read_bytes() == archive.read_bytes()
+    assert second.read_bytes() == archive.read_bytes()
 
 
 def test_the_archive_is_roots_sorted_and_of_no_time(archive):

@@ -27,8 +27,8 @@ def root(made, tmp_path_factory):
 
 
 def test_it_is_the_same_when_built_again(builder, made, tmp_path):
-    again = builder("systemd").build(tmp_path, builder("guest").CONTENT, made[0] / "agent")
-    assert (again / "system-systemd.erofs").read_bytes() == made[1].read_bytes()
+    second = builder("systemd").build(tmp_path, builder("guest").CONTENT, made[0] / "agent")
+    assert (second / "system-systemd.erofs").read_bytes() == made[1].read_bytes()
     assert made[1].stat().st_size % (2 << 20) == 0
 
 

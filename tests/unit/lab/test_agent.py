@@ -36,8 +36,8 @@ class Agent:
         self.process.wait()
 
     def begin(self, *argv: str, name: str = "1", **more: Any) -> None:
-        order = {"argv": list(argv), "cwd": "/", "anywhere": True, "env": {}, "input": False, **more}
-        self.send(id=name, **order)
+        job = {"argv": list(argv), "cwd": "/", "anywhere": True, "env": {}, "input": False, **more}
+        self.send(id=name, **job)
 
     def send(self, **message: Any) -> None:
         self.link.sendall(protocol.encode(**message))

@@ -18,11 +18,11 @@ def serve(listener: socket.socket, *, beats: bool, code: int | None) -> None:
     link, _ = listener.accept()
     lines = protocol.Lines()
     with link:
-        order = next(message for message in iter(lambda: lines.feed(link.recv(65536)), None) for message in message)
+        job = next(message for message in iter(lambda: lines.feed(link.recv(65536)), None) for message in message)
         if beats:
-            link.sendall(protocol.encode(id=order["id"], beat=True))
+            link.sendall(protocol.encode(id=job["id"], beat=True))
         if code is not None:
-            link.sendall(protocol.encode(id=order["id"], code=code))
+            link.sendall(protocol.encode(id=job["id"], code=code))
         link.recv(1)
 
 
@@ -39,10 +39,10 @@ def test_silence_after_a_beat_is_a_machine_that_hangs(
     try:
         if code is None:
             with pytest.raises(LabError, match="its machine hangs") as caught:
-                client.run(tmp_path, client.Order(["true"]))
+                client.run(tmp_path, client.Job(["true"]))
             assert caught.value.code == protocol.LAB_FAILED
         else:
-            assert client.run(tmp_path, client.Order(["true"])) == code
+            assert client.run(tmp_path, client.Job(["true"])) == code
     finally:
         server.join()
         listener.close()

@@ -65,7 +65,7 @@ def test_the_initramfs_tells_init_what_to_mount_load_and_export() -> None:
 
 
 @pytest.mark.parametrize(
-    "expected, order",
+    "expected, loaded",
     [
         (("c_c",), ["kernel/c-c.ko.xz"]),
         (("c-c",), ["kernel/c-c.ko.xz"]),
@@ -75,8 +75,8 @@ def test_the_initramfs_tells_init_what_to_mount_load_and_export() -> None:
         ((), []),
     ],
 )
-def test_a_module_is_loaded_once_and_after_what_it_needs(expected: tuple[str, ...], order: list[str]) -> None:
-    assert plan.load_order(DEP, expected) == order
+def test_a_module_is_loaded_once_and_after_what_it_needs(expected: tuple[str, ...], loaded: list[str]) -> None:
+    assert plan.load_order(DEP, expected) == loaded
 
 
 @pytest.mark.parametrize(

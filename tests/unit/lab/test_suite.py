@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import client, main, protocol
-from tests.lab.again import TRIES
+from tests.lab.retry import TRIES
 from tests.lab.state import LabError
 from tests.lab.suite import Suite
 
@@ -36,8 +36,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     hooks = f"import sys; sys.path.insert(0, {str(HOOKS.parents[1])!r})\n"
     (tmp_path / "conftest.py").write_text(hooks + "from tests.conftest import pytest_runtest_makereport\n")
 
-    def run(directory: Path, order: client.Order) -> int:
-        code = subprocess.run(order.argv, cwd=order.cwd, check=False, stdout=subprocess.DEVNULL).returncode
+    def run(directory: Path, job: client.Job) -> int:
+        code = subprocess.run(job.argv, cwd=job.cwd, check=False, stdout=subprocess.DEVNULL).returncode
         if code == 9:
             raise LabError("the machine is gone", protocol.LAB_FAILED)
         return code

@@ -12,13 +12,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char place[64], file[80], text[70000], said[400];
+static char place[64], file[80], text[70000], warned[400];
 
 void report_error(const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    vsnprintf(said, sizeof said, format, args);
+    vsnprintf(warned, sizeof warned, format, args);
     va_end(args);
 }
 
@@ -31,7 +31,7 @@ static void begin(unsigned number)
     snprintf(file, sizeof file, "%s/file", place);
     snprintf(link, sizeof link, "%s/%u", place, number);
     CHECK(symlink(file, link) == 0);
-    *said = 0;
+    *warned = 0;
     log_begin(place);
 }
 
@@ -54,18 +54,18 @@ static void take(unsigned number, bool is_error, const char *bytes)
 /* What is in the file, each time replaced by a T. */
 static const char *content(const char *path)
 {
-    static char found[70000];
+    static char line[70000];
     size_t used = 0;
     FILE *stream = fopen(path, "r");
     if (!stream)
         return NULL;
     *text = 0;
-    while (fgets(found, sizeof found, stream)) {
+    while (fgets(line, sizeof line, stream)) {
         int year, month, day, hour, minute, second, digits = 0;
-        CHECK(sscanf(found, "%4d-%2d-%2dT%2d:%2d:%2d.%*9dZ%n", &year, &month, &day, &hour, &minute, &second, &digits) ==
+        CHECK(sscanf(line, "%4d-%2d-%2dT%2d:%2d:%2d.%*9dZ%n", &year, &month, &day, &hour, &minute, &second, &digits) ==
               6);
         CHECK(digits == 30 && year > 2000);
-        used += (size_t)snprintf(text + used, sizeof text - used, "T%s", found + digits);
+        used += (size_t)snprintf(text + used, sizeof text - used, "T%s", line + digits);
     }
     fclose(stream);
     return text;
@@ -106,8 +106,8 @@ CASE(a_long_line_becomes_several)
     begin(3);
     for (size_t at = 0; at < sizeof line - 1; at += 4000)
         log_take(3, false, (const uint8_t *)line + at, 4000);
-    const char *found = content(file);
-    CHECK(strlen(found) == 39999 + 3 * strlen("T stdout \n") && strlen(strrchr(found, 'T')) == 39999 - 2 * 16384 + 10);
+    const char *line = content(file);
+    CHECK(strlen(line) == 39999 + 3 * strlen("T stdout \n") && strlen(strrchr(line, 'T')) == 39999 - 2 * 16384 + 10);
     end(3);
 }
 
@@ -136,7 +136,7 @@ CASE(no_link_leads_out_of_the_directory_and_only_files_are_written)
     CHECK(symlink(victim, file) == 0);
     take(5, false, "bad\n");
     CHECK(!*content(victim));
-    CHECK(strstr(said, "the log 5 in"));
+    CHECK(strstr(warned, "the log 5 in"));
     unlink(file);
     CHECK(mkfifo(file, 0600) == 0);
     int reader = open(file, O_RDONLY | O_NONBLOCK);
@@ -152,10 +152,10 @@ CASE(a_number_without_a_link_is_thrown_away_and_once_said)
 {
     begin(6);
     take(7, false, "lost\n");
-    CHECK(strstr(said, "the log 7 in"));
-    *said = 0;
+    CHECK(strstr(warned, "the log 7 in"));
+    *warned = 0;
     take(7, false, "lost\n");
-    CHECK(!*said && !content(file));
+    CHECK(!*warned && !content(file));
     log_begin(NULL);
     take(6, false, "lost\n");
     CHECK(!content(file));

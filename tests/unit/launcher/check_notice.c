@@ -8,9 +8,9 @@
 
 static char lines[NOTICE_MAX];
 
-static bool shows(const char *said, const char *expected)
+static bool shows(const char *text, const char *expected)
 {
-    notice(said, strlen(said), 0, lines);
+    notice(text, strlen(text), 0, lines);
     return !strcmp(lines, expected);
 }
 

@@ -25,15 +25,15 @@ def tree(tmp_path: Path) -> Iterator[Path]:
     (canary / "sub").mkdir(parents=True)
     (canary / "file").write_text("precious")
     (canary / "sub" / "file").write_text("precious")
-    before = _look(canary)
+    before = _state(canary)
     tree = tmp_path / "tree"
     (tree / "plain").mkdir(parents=True)
     (tree / "plain" / "file").write_text("mine")
     yield tree
-    assert _look(canary) == before
+    assert _state(canary) == before
 
 
-def _look(place: Path) -> list[tuple[str, int, int, str]]:
+def _state(place: Path) -> list[tuple[str, int, int, str]]:
     result = []
     for path in sorted(place.rglob("*")):
         status = path.lstat()

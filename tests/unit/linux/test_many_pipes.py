@@ -15,8 +15,8 @@ while True:
         fcntl.fcntl(held[-1], 1031, 1 << 18)
     except PermissionError:
         break
-said = []
-print(b"".join(supervise.output(supervise.Job(["echo", "through"], -1, 60.0), said)), said[0].code)
+ends = []
+print(b"".join(supervise.output(supervise.Job(["echo", "through"], -1, 60.0), ends)), ends[0].code)
 """
 
 

@@ -169,19 +169,19 @@ def test_a_lock_keeps_others_out_and_is_free_afterwards(tmp_path: Path) -> None:
 
 
 def test_a_waiting_lock_is_taken_when_the_other_goes(tmp_path: Path) -> None:
-    path, order = str(tmp_path / "lock"), []
+    path, ordered = str(tmp_path / "lock"), []
 
     def second() -> None:
         with Lock(path):
-            order.append("second")
+            ordered.append("second")
 
     with Lock(path):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.05)
-        order.append("first")
+        ordered.append("first")
     thread.join(10)
-    assert order == ["first", "second"]
+    assert ordered == ["first", "second"]
 
 
 def test_a_lock_in_a_missing_directory_says_so(tmp_path: Path) -> None:

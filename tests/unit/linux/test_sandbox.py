@@ -19,12 +19,12 @@ MIB = 1 << 20
 
 ATTACKS = """
 import ctypes, json, os, socket, sys
-found = {}
+results = {}
 def attempt(name, what):
     try:
-        found[name] = repr(what())
+        results[name] = repr(what())
     except BaseException as error:
-        found[name] = f"{type(error).__name__} {getattr(error, 'errno', '')}"
+        results[name] = f"{type(error).__name__} {getattr(error, 'errno', '')}"
 secret, pid = sys.argv[1:]
 attempt("reads", lambda: open(secret).read())
 attempt("reads passwd", lambda: open("/etc/passwd").read())
@@ -55,7 +55,7 @@ attempt("in", lambda: open("in/given").read())
 attempt("stdin", lambda: sys.stdin.read())
 attempt("ids", lambda: (os.getuid(), os.getgid(), os.getgroups(), os.getpid()))
 attempt("new privileges", lambda: ctypes.CDLL(None).prctl(39, 0, 0, 0, 0))
-print(json.dumps(found))
+print(json.dumps(results))
 """
 
 

@@ -192,8 +192,8 @@ def test_after_some_tries_the_pod_is_let_go_and_its_network_owed(cni: FakeCni, p
         with pytest.raises(NetworkFailed, match="failed at DEL"):
             attach.detach(directory, tries=3)
     assert attach.read(directory) is not None, "the pod still has it"
-    owed = attach.detach(directory, tries=3)
-    assert owed.startswith(f"the network of pod {pod.id} could not be given back and is tried again later: the CNI ")
+    warning = attach.detach(directory, tries=3)
+    assert warning.startswith(f"the network of pod {pod.id} could not be given back and is tried again later: the CNI ")
     assert attach.detach(directory, tries=3) == "" and os.listdir(directory) == []
     assert not os.path.exists(netns(pod))
     (path,) = record.every(cni.settings.cache_dir).values()
@@ -211,8 +211,8 @@ def test_a_plugin_that_was_uninstalled_keeps_no_pod(cni: FakeCni, pod: Pod, dire
     attach.attach(pod, directory, settings=cni.settings)
     plugin = cni.root / "bin" / "first"
     plugin.rename(cni.root / "aside")
-    owed = attach.detach(directory, tries=3)
-    assert "the CNI plugin 'first' of network 'fake' is not in" in owed
+    warning = attach.detach(directory, tries=3)
+    assert "the CNI plugin 'first' of network 'fake' is not in" in warning
     assert cni.calls()[2:] == ["DEL second"], "the others are done all the same"
     (cni.root / "aside").rename(plugin)
     for path in record.every(cni.settings.cache_dir).values():

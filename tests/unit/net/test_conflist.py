@@ -75,8 +75,8 @@ def test_the_first_file_by_name_counts_and_a_broken_one_is_passed_over_and_repor
     assert result.network is not None and result.network.name == "b"
     assert len(result.problems) == 1 and result.problems[0].startswith(f"{tmp_path}/10-a.conflist is not JSON")
     (tmp_path / "10-a.conflist").write_text(text(name="a"))
-    again = conflist.find(str(tmp_path))
-    assert again.network is not None and (again.network.name, again.problems) == ("a", ())
+    second = conflist.find(str(tmp_path))
+    assert second.network is not None and (second.network.name, second.problems) == ("a", ())
 
 
 def test_why_there_is_no_network_is_a_sentence_and_follows_each_change(tmp_path: Path) -> None:

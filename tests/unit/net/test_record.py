@@ -115,8 +115,8 @@ def test_a_record_that_is_damaged_in_both_files_is_named_and_keeps_no_pod(
         first.write_text("{")
     with pytest.raises(PodError, match=str(path)):
         attach.detach_recorded(str(path))
-    owed = attach.detach(directory, tries=3)
-    assert f"look at {path} and remove it: " in owed
+    deferred = attach.detach(directory, tries=3)
+    assert f"look at {path} and remove it: " in deferred
     assert os.listdir(directory) == [] and not os.path.exists(f"/run/netns/clearpod-{path.stem}")
     path.write_text(good)
     attach.detach_recorded(str(path))

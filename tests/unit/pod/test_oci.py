@@ -67,8 +67,8 @@ def test_a_volume_inside_the_guest_is_the_root_of_what_is_named_and_read_only_th
 
 def test_shorter_targets_are_mounted_first_and_keep_their_number():
     document = oci.config(POD, container(mounts=(Mount("/a", "/data/inner"), Mount("/b", "/data"))))
-    order = [(m["destination"], m["source"][-1]) for m in document["mounts"] if m["destination"].startswith("/data")]
-    assert order == [("/data", "1"), ("/data/inner", "0")]
+    ordered = [(m["destination"], m["source"][-1]) for m in document["mounts"] if m["destination"].startswith("/data")]
+    assert ordered == [("/data", "1"), ("/data/inner", "0")]
 
 
 def test_a_volume_at_dev_takes_the_place_of_the_usual_one_and_has_the_devices():

@@ -32,12 +32,12 @@ def entries(layer: dict[str, str], number: int) -> list[Entry]:
     made = []
     for path, kind in layer.items():
         parent, _, name = path.rpartition("/")
-        beside = f"{parent}/.wh.{name}" if parent else f".wh.{name}"
+        whiteout = f"{parent}/.wh.{name}" if parent else f".wh.{name}"
         made.append(
             {
                 "file": file(path, str(number).encode(), 0o600 + number),
                 "dir": directory(path + "/", 0o700 + number),
-                "whiteout": file(beside, b""),
+                "whiteout": file(whiteout, b""),
                 "opaque": file(f"{path}/.wh..wh..opq", b""),
             }[kind]
         )

@@ -99,7 +99,7 @@ static void release_slots(void)
 }
 
 /* The exit code of a VMM that sets its memory, with what it says on standard error. */
-static int refusal(const char *images, const char *window, int refuse_slot, char said[512])
+static int refusal(const char *images, const char *window, int refuse_slot, char text[512])
 {
     int pipe_fds[2], status;
     CHECK(pipe(pipe_fds) == 0);
@@ -113,8 +113,8 @@ static int refusal(const char *images, const char *window, int refuse_slot, char
         _exit(0);
     }
     close(pipe_fds[1]);
-    ssize_t got = read(pipe_fds[0], said, 511);
-    said[got > 0 ? got : 0] = 0;
+    ssize_t got = read(pipe_fds[0], text, 511);
+    text[got > 0 ? got : 0] = 0;
     close(pipe_fds[0]);
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status));
     return WEXITSTATUS(status);
@@ -259,25 +259,25 @@ CASE(the_vmm_is_fenced_in_once_when_all_slots_are_there)
 
 CASE(what_can_not_be_had_ends_the_vmm_with_one_line)
 {
-    char said[512], images[300];
-    CHECK(refusal("0x100000000:4096:/absent/image", NULL, 0, said) == SHIM_REFUSED);
-    CHECK(strcmp(said, "lkvm-shim: /absent/image can't be opened: No such file or directory\n") == 0);
+    char text[512], images[300];
+    CHECK(refusal("0x100000000:4096:/absent/image", NULL, 0, text) == SHIM_REFUSED);
+    CHECK(strcmp(text, "lkvm-shim: /absent/image can't be opened: No such file or directory\n") == 0);
     snprintf(images, sizeof images, "0x100000000:4096:%s", file_at("odd", PAGE + 1, 'a'));
-    CHECK(refusal(images, NULL, 0, said) == SHIM_REFUSED && strstr(said, "not whole pages\n"));
+    CHECK(refusal(images, NULL, 0, text) == SHIM_REFUSED && strstr(text, "not whole pages\n"));
     snprintf(images, sizeof images, "0x100000000:4096:%s", file_at("grown", 2 * PAGE, 'a'));
-    CHECK(refusal(images, NULL, 0, said) == SHIM_REFUSED && strstr(said, "8192 bytes where 4096 were promised\n"));
-    CHECK(refusal("0x100000000:4096:/tmp", NULL, 0, said) == SHIM_REFUSED && strstr(said, "not a regular file\n"));
-    CHECK(refusal("nonsense", NULL, 0, said) == SHIM_REFUSED && strstr(said, "is not ADDRESS:BYTES:/PATH\n"));
-    CHECK(refusal(NULL, "0x100000000:4096:/absent/s", 0, said) == SHIM_REFUSED && strstr(said, "window's socket"));
+    CHECK(refusal(images, NULL, 0, text) == SHIM_REFUSED && strstr(text, "8192 bytes where 4096 were promised\n"));
+    CHECK(refusal("0x100000000:4096:/tmp", NULL, 0, text) == SHIM_REFUSED && strstr(text, "not a regular file\n"));
+    CHECK(refusal("nonsense", NULL, 0, text) == SHIM_REFUSED && strstr(text, "is not ADDRESS:BYTES:/PATH\n"));
+    CHECK(refusal(NULL, "0x100000000:4096:/absent/s", 0, text) == SHIM_REFUSED && strstr(text, "window's socket"));
 }
 
 CASE(a_slot_that_kvm_refuses_ends_the_vmm_too)
 {
-    char said[512], images[300];
+    char text[512], images[300];
     snprintf(images, sizeof images, "0x100000000:4096:%s", file_at("image", PAGE, 'a'));
-    CHECK(refusal(images, NULL, EEXIST, said) == SHIM_REFUSED);
-    CHECK(strstr(said, "no memory slot at 0x100000000 for ") && strstr(said, "File exists\n"));
-    CHECK(refusal(NULL, "0x100000000:4096:/tmp/s", EINVAL, said) == SHIM_REFUSED && strstr(said, "for the window"));
+    CHECK(refusal(images, NULL, EEXIST, text) == SHIM_REFUSED);
+    CHECK(strstr(text, "no memory slot at 0x100000000 for ") && strstr(text, "File exists\n"));
+    CHECK(refusal(NULL, "0x100000000:4096:/tmp/s", EINVAL, text) == SHIM_REFUSED && strstr(text, "for the window"));
 }
 
 CASE(a_vcpu_goes_on_after_an_image_was_cut_short)

@@ -188,8 +188,8 @@ def test_it_has_not_our_sessions_keys(run: Run) -> None:
     keyctl, join, find, session = 250, 1, 0, -3
     assert ctypes.CDLL(None).syscall(keyctl, join, None) > 0
     ours = ctypes.CDLL(None).syscall(keyctl, find, session, 0)
-    look = f"import ctypes; print(ctypes.CDLL(None).syscall({keyctl}, {find}, {session}, 0))"
-    output = run(f"/usr/bin/python3 -I -S -c '{look}'")
+    program = f"import ctypes; print(ctypes.CDLL(None).syscall({keyctl}, {find}, {session}, 0))"
+    output = run(f"/usr/bin/python3 -I -S -c '{program}'")
     assert output.isdigit() and int(output) != ours
 
 

@@ -138,11 +138,11 @@ def test_any_cut_of_the_bytes_means_the_same(actions: list[tuple[str, object]], 
         else:
             wire += frame(6, struct.pack(">I", 2 * value + 1))  # type: ignore[operator]
             pings.append(Ping(2 * value + 1))  # type: ignore[operator]
-    codec, events, at, turn = Codec(), [], 0, 0
+    codec, events, at, round_ = Codec(), [], 0, 0
     while at < len(wire):
-        size = cuts[turn % len(cuts)]
+        size = cuts[round_ % len(cuts)]
         events += codec.receive(wire[at : at + size])
-        at, turn = at + size, turn + 1
+        at, round_ = at + size, round_ + 1
     assert [event for event in events if isinstance(event, Opened)] == opened
     assert b"".join(event.data for event in events if isinstance(event, Data)) == received
     assert [event for event in events if isinstance(event, Ping)] == pings

@@ -114,14 +114,14 @@ async def test_what_is_owed_is_given_back_later(world: World, cni: FakeCni, capl
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert world.left_over() == []
         assert list(record.every(cni.settings.cache_dir)) == [pod]
-    upkeep = NodeNetwork(world.host, round_s=0.05)
-    upkeep.open()
+    node_network = NodeNetwork(world.host, round_s=0.05)
+    node_network.open()
     await until(lambda: "could not be given back" in _warnings(caplog, "network.upkeep"))
     await asyncio.sleep(0.3)
     assert len([one for one in caplog.records if one.getMessage() == "network.upkeep"]) == 1, "told once"
     cni.trouble("first", "DEL", "")
     await until(lambda: cni.left_over() == [])
-    upkeep.close()
+    node_network.close()
     assert not os.path.exists(f"/run/netns/clearpod-{pod}")
 
 
