@@ -208,7 +208,7 @@ static bool in_background(void)
 }
 
 /* False: nothing more will come, and the VMM is gone. */
-static bool turn(void)
+static bool step(void)
 {
     bool listens =
         us.interactive && us.records.marked && !us.input_over && !us.in.end && !(us.asked && in_background());
@@ -309,7 +309,7 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
     log_begin(spec->logs);
     take_signals();
     reap(); /* what ended before we looked */
-    while (turn())
+    while (step())
         continue;
     restore_terminal();
     log_end();

@@ -7,18 +7,18 @@
 
 void disk_find(struct disk *disk, const char *path)
 {
-    struct stat found;
-    disk->is_known = path && stat(path, &found) == 0 && S_ISREG(found.st_mode);
+    struct stat status;
+    disk->is_known = path && stat(path, &status) == 0 && S_ISREG(status.st_mode);
     if (!disk->is_known)
         return;
-    disk->device = found.st_dev;
-    disk->inode = found.st_ino;
+    disk->device = status.st_dev;
+    disk->inode = status.st_ino;
 }
 
 static bool is_disk(const struct disk *disk, int fd)
 {
-    struct stat found;
-    return disk->is_known && fstat(fd, &found) == 0 && found.st_dev == disk->device && found.st_ino == disk->inode;
+    struct stat status;
+    return disk->is_known && fstat(fd, &status) == 0 && status.st_dev == disk->device && status.st_ino == disk->inode;
 }
 
 ssize_t disk_write(const struct disk *disk, int fd, const struct iovec *pieces, int count, off_t offset)

@@ -114,8 +114,8 @@ int remove_tree(const char *path, struct fault *why)
     unsigned before;
     do {
         before = removal.moved;
-        int again = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (again < 0 || remove_below(&removal, again, 0) < 0)
+        int directory = openat(top, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (directory < 0 || remove_below(&removal, directory, 0) < 0)
             return fault_errno(why, "remove what is below %s", path);
     } while (removal.moved != before);
     return rmdir(path) < 0 ? fault_errno(why, "remove %s", path) : 0;

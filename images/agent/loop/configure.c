@@ -60,11 +60,11 @@ static int set_sysctl(const clearpod_agent_Sysctl *sysctl, struct fault *why)
     return 0;
 }
 
-/* `again`: after a warm-up only the size changes. */
-static int mount_shm(uint64_t bytes, bool again, struct fault *why)
+/* `is_remount`: after a warm-up only the size changes. */
+static int mount_shm(uint64_t bytes, bool is_remount, struct fault *why)
 {
     char options[96];
-    unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (again ? MS_REMOUNT : 0);
+    unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | (is_remount ? MS_REMOUNT : 0);
     if (agent.arguments.host.host_ipc)
         return make_dir(SHM, 01777) < 0 || mount("/dev/shm", SHM, NULL, MS_BIND, NULL) < 0
                    ? fault_errno(why, "bind /dev/shm on " SHM)

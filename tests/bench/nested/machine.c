@@ -176,7 +176,7 @@ static bool await_ready(struct run *run)
 {
     struct pollfd poll_one = {.fd = run->console, .events = POLLIN};
     for (run->size = 0; run->size < sizeof console - 1;) {
-        char *found;
+        char *mark;
         if (poll(&poll_one, 1, LIMIT_MS) <= 0)
             return false;
         ssize_t got = read(run->console, console + run->size, sizeof console - 1 - run->size);
@@ -185,7 +185,7 @@ static bool await_ready(struct run *run)
         run->seen = __rdtsc();
         run->size += (size_t)got;
         console[run->size] = 0;
-        if ((found = strstr(console, "clearpod.mark ready ")) && strchr(found, '\n'))
+        if ((mark = strstr(console, "clearpod.mark ready ")) && strchr(mark, '\n'))
             return true;
     }
     return false;
