@@ -181,7 +181,7 @@ async def test_pods_on_the_host_and_in_vms_live_side_by_side(machine: HostWorld)
         assert kinds == {on_host: "host", in_vm: "qemu"}
         for pod in (on_host, in_vm):
             await cri("RemovePodSandbox", pod_sandbox_id=pod)
-    assert machine.left_over() == [] and all(guest.join(2) for guest in machine.fake.guests.values())
+    assert machine.left_over() == [] and all(guest.join(2 * PATIENCE) for guest in machine.fake.guests.values())
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from cri.pb import runtime_pb2 as pb
 from stage1.linux import process
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 
 from .conftest import World
 from .test_network import cni
@@ -99,7 +100,7 @@ async def test_the_daemon_keeps_no_descriptor_of_a_pod_that_went(world: World, c
     mapping = pb.PortMapping(protocol=pb.UDP, container_port=80, host_port=free_port())
 
     def sockets() -> str:
-        return process.run(["ss", "-Hlnu", "src", "[::1]"], timeout_s=5).stdout.decode()
+        return process.run(["ss", "-Hlnu", "src", "[::1]"], timeout_s=5 * PATIENCE).stdout.decode()
 
     before = sockets()
     async with world.daemon() as cri:

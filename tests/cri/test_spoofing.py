@@ -72,7 +72,7 @@ def believe_at_once() -> None:
 
 def believed(address: str) -> str:
     """The hardware address that the host has for it."""
-    shown = process.run(["ip", "neigh", "show", address, "dev", "ct0"], timeout_s=10).stdout.decode()
+    shown = process.run(["ip", "neigh", "show", address, "dev", "ct0"], timeout_s=10 * PATIENCE).stdout.decode()
     return shown.partition("lladdr ")[2].partition(" ")[0]
 
 

@@ -8,6 +8,7 @@ from stage1.linux import namespace, process
 from stage1.net import attach
 from stage1.pod.model import Pod, Port
 from tests.fakes.outer_net import OuterNet
+from tests.fakes.patience import PATIENCE
 
 
 class Pods:
@@ -39,4 +40,4 @@ class Pods:
 def in_pod(directory: str, *argv: str) -> str:
     """What a command says in the pod's netns."""
     with namespace.inside_net(f"/run/netns/clearpod-{os.path.basename(directory)}"):
-        return process.run(argv, timeout_s=10).stdout.decode()
+        return process.run(argv, timeout_s=10 * PATIENCE).stdout.decode()

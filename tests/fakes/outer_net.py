@@ -13,6 +13,7 @@ from typing import Any
 
 from stage1.linux import namespace, process
 from stage1.net.settings import Default, Settings
+from tests.fakes.patience import PATIENCE
 
 BIN_DIR = "/usr/lib/cni"
 LOOK = """
@@ -60,7 +61,7 @@ class OuterNet:
         """Links, rules, leases and records: to be compared. What plugins keep for the next pod is the bridge, three
         chains, and the names of host-local's last addresses.
         """
-        output = process.run(["sh", "-c", LOOK], timeout_s=20).stdout.decode()
+        output = process.run(["sh", "-c", LOOK], timeout_s=20 * PATIENCE).stdout.decode()
         kept = sorted(str(path) for name in ("leases", "cache") for path in (self.root / name).rglob("*"))
         return "\n".join([output, *kept])
 
@@ -72,7 +73,7 @@ def outer_net(root: Path) -> Iterator[OuterNet]:
     namespace.make_net(path)
     try:
         with namespace.inside_net(path):
-            process.run(["ip", "link", "set", "lo", "up"], timeout_s=5)
+            process.run(["ip", "link", "set", "lo", "up"], timeout_s=5 * PATIENCE)
             yield OuterNet(root)
     finally:
         namespace.remove_net(path)

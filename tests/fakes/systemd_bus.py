@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1.linux.dbuswire import ERROR, F_ERROR, F_MEMBER, F_PATH, F_REPLY_TO, REPLY, SIGNAL, message
+from tests.fakes.patience import PATIENCE
 
 JOB = "/org/freedesktop/systemd1/job/7"
 Started = Callable[[bytes], None]
@@ -36,7 +37,7 @@ class SystemdBus:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(10 * PATIENCE)
 
     def _serve(self) -> None:
         while True:

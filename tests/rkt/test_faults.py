@@ -28,8 +28,8 @@ WAITS = "trap 'exit 4' TERM; echo up; while :; do sleep 0.1; done"
 
 def check_gone(pod: Pod) -> None:
     """It has ended, and gc leaves nothing."""
-    wait_until(lambda: pod.state() == "exited", limit_s=1)
-    wait_until(lambda: vmm.find_unrecorded(machine.place(pod.uuid)) is None, limit_s=1)
+    wait_until(lambda: pod.state() == "exited", limit_s=3)
+    wait_until(lambda: vmm.find_unrecorded(machine.place(pod.uuid)) is None, limit_s=3)
     done = pod.gc()
     assert done.code == 0 and not done.stderr, done
     assert not (RUN / pod.uuid).exists()
@@ -72,7 +72,7 @@ def at_once(*calls: Callable[[], Done]) -> list[Done]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(120 * PATIENCE)
     return [one for one in results if one]
 
 

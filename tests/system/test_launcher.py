@@ -95,7 +95,7 @@ def test_the_vmm_ends_with_the_launcher(stage1: BareStage1) -> None:
     assert stage1.is_locked()
     process.kill()
     process.communicate()
-    wait_until(lambda: is_gone(stage1.vmm_pid()), limit_s=1)
+    wait_until(lambda: is_gone(stage1.vmm_pid()), limit_s=3)
     assert not stage1.is_locked()
 
 

@@ -79,7 +79,7 @@ def hub() -> str:
 
 
 def output_of(*argv: str) -> str:
-    return process.run(argv, timeout_s=10).stdout.decode()
+    return process.run(argv, timeout_s=10 * PATIENCE).stdout.decode()
 
 
 def believes(address: str) -> str:

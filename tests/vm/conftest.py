@@ -118,7 +118,7 @@ def clearpod(hypervisor: str, shared_root: Path, guest_dir: Path) -> Iterator[Co
         (shared_root / name).mkdir(parents=True, exist_ok=True)
     before = command.leavings.seen()
     yield command
-    left = command.leavings.added(before, within_s=1)
+    left = command.leavings.added(before, within_s=5)
     for pid in command.leavings.vmms():
         os.kill(pid, signal.SIGKILL)
     assert left == {}

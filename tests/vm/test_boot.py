@@ -47,11 +47,11 @@ def end_of(vm: VmProcess) -> int:
 def tap() -> Iterator[str]:
     """A tap device of this test."""
     name = f"cptest{os.getpid() % 100000}"
-    made = process.run(["ip", "tuntap", "add", "dev", name, "mode", "tap", "user", "0"], timeout_s=10)
+    made = process.run(["ip", "tuntap", "add", "dev", name, "mode", "tap", "user", "0"], timeout_s=10 * PATIENCE)
     if made.code != 0:
         pytest.skip(f"can't make a tap device: {made.stderr.decode()}")
     yield name
-    process.run(["ip", "link", "del", name], timeout_s=10)
+    process.run(["ip", "link", "del", name], timeout_s=10 * PATIENCE)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def node(clearpod: Command, image: str, results: Path, tmp_path: Path) -> Iterat
     asyncio.run(pull())
     before = clearpod.leavings.seen()
     yield rig
-    left = clearpod.leavings.added(before, within_s=1)
+    left = clearpod.leavings.added(before, within_s=5)
     (results / "serve.log").write_bytes((rig.root / "serve.log").read_bytes())
     (rig.root / "serve.log").unlink()
     asyncio.run(_remove_everything(rig))

@@ -9,6 +9,7 @@ import pytest
 
 from cri.cli.output import Output
 from stage1.errors import KernelError
+from tests.fakes.patience import PATIENCE
 
 
 class Credit:
@@ -39,7 +40,7 @@ async def test_a_reader_that_sleeps_holds_back_the_credit_and_not_the_loop() -> 
     result = b""
     while len(result) < len(data):
         result += await asyncio.to_thread(os.read, source, 10_000)
-    await asyncio.wait_for(output.drained(), 5)
+    await asyncio.wait_for(output.drained(), 5 * PATIENCE)
     assert (result, credit.bytes, credit.firsts) == (data, len(data), 1)
     os.close(source)
     os.close(target)
@@ -50,7 +51,7 @@ async def test_a_reader_that_is_gone_is_a_fault_and_later_data_is_dropped() -> N
     output = Credit().output(target)
     os.close(source)
     output.feed(b"x", seq=1, end=False)
-    await asyncio.wait_for(output.drained(), 5)
+    await asyncio.wait_for(output.drained(), 5 * PATIENCE)
     with pytest.raises(BrokenPipeError):
         output.fault.result()
     assert output.feed(b"more", seq=2, end=False) == 4
@@ -61,7 +62,7 @@ async def test_a_full_disk_is_a_fault_with_a_sentence() -> None:
     target = os.open("/dev/full", os.O_WRONLY)
     output = Credit().output(target)
     output.feed(b"x", seq=1, end=False)
-    await asyncio.wait_for(output.drained(), 5)
+    await asyncio.wait_for(output.drained(), 5 * PATIENCE)
     with pytest.raises(KernelError, match="No space left"):
         output.fault.result()
     os.close(target)
@@ -73,6 +74,6 @@ async def test_a_regular_file_takes_everything(tmp_path: Path) -> None:
         output = credit.output(file.fileno())
         output.feed(b"a" * 10_000, seq=1, end=False)
         output.feed(b"b", seq=2, end=True)
-        await asyncio.wait_for(output.drained(), 5)
+        await asyncio.wait_for(output.drained(), 5 * PATIENCE)
     assert (tmp_path / "out").read_bytes() == b"a" * 10_000 + b"b"
     assert credit.bytes == 10_001

@@ -8,6 +8,7 @@ import pytest
 
 from cri.threads import run_uncancellable, started
 from stage1.errors import Exhausted
+from tests.fakes.patience import PATIENCE
 
 
 async def test_the_result_and_the_error_come_back() -> None:
@@ -22,7 +23,7 @@ async def test_a_cancelled_waiter_leaves_only_when_the_work_is_done(fails: bool)
 
     def work() -> None:
         begun.set()
-        go_on.wait(5)
+        go_on.wait(5 * PATIENCE)
         done.append(True)
         if fails:
             raise ValueError

@@ -10,6 +10,7 @@ import pytest
 from cri.live import vm_end as ended
 from stage1.linux import process
 from stage1.vm.vmm import VmProcess
+from tests.fakes.patience import PATIENCE
 
 TITLE = "pod default/web"
 
@@ -29,7 +30,7 @@ async def test_the_end_is_told_and_the_filters_work_is_an_error(
     vm = VmProcess(pid, process.start_time(pid), "/console")
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
         handle.kill(number)
-        assert handle.wait(30)
+        assert handle.wait(30 * PATIENCE)
     with caplog.at_level(logging.ERROR, "clearpod.pod"):
         output = await ended.sentence(vm, handle, title=TITLE)
     assert output.startswith(why) and ("(" in output) == (number == signal.SIGSYS)

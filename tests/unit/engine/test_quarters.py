@@ -24,6 +24,7 @@ from stage1.vm.slots import Range
 from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import VmProcess
 from tests.fakes.guest import FakeVmm
+from tests.fakes.patience import PATIENCE
 
 POD = Pod(id="5e" * 32, name="web", memory_mib=128, vcpus=2)
 CONTAINER = Container(id="c1", name="main", image="sha256:" + "00" * 32, process=Process(argv=("true",)))
@@ -249,7 +250,7 @@ def test_a_vmm_that_waited_is_moved_and_ends_with_its_pod(host: engine.Host, mad
         result = quarters.cgroups(prepared.directory)
     finally:
         engine.clean_up(prepared.directory)
-    assert one.wait(10) == -9
+    assert one.wait(10 * PATIENCE) == -9
     assert [path for path in result if os.path.exists(path)] == []
 
 

@@ -19,6 +19,7 @@ from stage1.vm import limits, qemu
 from stage1.vm.choose import Choice
 from stage1.vm.spec import VmSpec
 from stage1.vm.vmm import VmProcess
+from tests.fakes.patience import PATIENCE
 
 POD = Pod(id="7a" * 32, name="web", memory_mib=128, cgroup_parent="clearpodtest-pod1.slice")
 QEMU = Choice(hypervisor=qemu.HYPERVISOR, accel="tcg", binary="/usr/bin/qemu-system-x86_64", warning="", reasons=())
@@ -121,7 +122,7 @@ def test_a_vmm_that_waited_is_moved_into_a_scope(host: engine.Host, slices: list
         assert Path(f"/proc/{one.pid}/cgroup").read_text().count(f"/{WHERE}/{UNIT}/vm") == len(slices)
     finally:
         engine.clean_up(prepared.directory)
-    assert one.wait(10) == -9 and left(slices) == []
+    assert one.wait(10 * PATIENCE) == -9 and left(slices) == []
 
 
 def test_a_slice_without_room_has_no_scope_and_the_pod_says_so(host: engine.Host, slices: list[str]) -> None:

@@ -19,6 +19,7 @@ from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, Share, VmSpec
 from tests.fakes.guest import FakeGuest, FakeVmm, Faults
 from tests.fakes.guest_client import GuestClient, accept_factory
+from tests.fakes.patience import PATIENCE
 
 KEY = os.urandom(16)
 
@@ -98,7 +99,7 @@ def test_a_vm_that_dies_ends_the_wait_for_hello_early(guest: FakeGuest, faults: 
     begin = time.monotonic()
     with client_of(tmp_path) as client, pytest.raises(VmFailed, match="ended"):
         client.hello(30, alive=lambda: time.monotonic() < begin + 0.1)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 5 * PATIENCE
 
 
 def test_a_guest_that_boots_slowly_is_waited_for(guest: FakeGuest, faults: Faults, tmp_path: Path) -> None:
@@ -198,8 +199,8 @@ def test_killing_the_process_of_an_instant_vm_ends_its_guest_and_the_link(tmp_pa
     with client_of(tmp_path) as client:
         client.hello(5, alive=vm.alive)
         vm.kill()
-        assert vm.wait(5)
-        assert vmm.guests["vm"].join(5)
+        assert vm.wait(5 * PATIENCE)
+        assert vmm.guests["vm"].join(5 * PATIENCE)
         with pytest.raises(VmFailed):
             client.call(m.List())
     vmm.stop()

@@ -20,6 +20,7 @@ from stage1.guest import messages as m
 from stage1.guest.client import Client, exit_of
 from stage1.guest.connect import unix_factory
 from tests.fakes.guest import FakeGuest, Faults
+from tests.fakes.patience import PATIENCE
 
 KEY = os.urandom(16)
 
@@ -61,7 +62,7 @@ class Place:
 
     def close(self) -> None:
         self.guest.stop()
-        self.thread.join(10)
+        self.thread.join(10 * PATIENCE)
         self._listener.close()
 
 
@@ -169,7 +170,7 @@ def test_calls_end_within_the_limit_of_the_session_together(place: Place, faults
         for _ in range(3):
             with pytest.raises(TimedOut, match="List within"):
                 session.call(m.List(), 30)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 5 * PATIENCE
 
 
 def test_a_broker_that_does_not_accept_is_waited_for_no_longer_than_said(tmp_path: Path) -> None:

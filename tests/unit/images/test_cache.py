@@ -12,6 +12,8 @@ import pytest
 from lib import cache, tools
 from lib.progress import Progress
 
+from tests.fakes.patience import PATIENCE
+
 
 def fill(text: str):
     return lambda out: (out / "file").write_text(text) and None
@@ -28,14 +30,14 @@ def test_two_builders_at_once_do_the_work_once(tmp_path):
 
     def slow(out):
         calls.append(out)
-        go.wait(5)
+        go.wait(5 * PATIENCE)
 
     threads = [threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", slow)) for _ in range(3)]
     for thread in threads:
         thread.start()
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(10 * PATIENCE)
     assert len(calls) == 1 and (tmp_path / "kind" / "k").is_dir()
 
 
@@ -127,17 +129,19 @@ def test_progress_ends_at_100_percent_when_it_is_over_and_never_before(monkeypat
 
 def test_who_waits_for_another_build_is_told(tmp_path, capsys):
     started, go = threading.Event(), threading.Event()
-    first = threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", lambda _: started.set() or go.wait(5)))
+    first = threading.Thread(
+        target=cache.built, args=(tmp_path, "kind", "k", lambda _: started.set() or go.wait(5 * PATIENCE))
+    )
     first.start()
-    assert started.wait(5)
+    assert started.wait(5 * PATIENCE)
     second = threading.Thread(target=cache.built, args=(tmp_path, "kind", "k", fill("2")))
     second.start()
     output = ""
     while second.is_alive() and "k.lock" not in output:
         output += capsys.readouterr().err
     go.set()
-    first.join(5)
-    second.join(5)
+    first.join(5 * PATIENCE)
+    second.join(5 * PATIENCE)
     assert "waiting" in output
 
 

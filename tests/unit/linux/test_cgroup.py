@@ -11,6 +11,7 @@ import pytest
 from stage1.errors import KernelError, NotFound
 from stage1.linux import cgroup
 from stage1.linux.cgroup import Limits
+from tests.fakes.patience import PATIENCE
 
 NAME = "clearpod-test-cgroup"
 
@@ -42,7 +43,7 @@ def test_all_that_is_in_it_ends_with_it(place: Path) -> None:
         started.append(one)
     cgroup.end(str(place))
     assert not place.exists()
-    assert [one.wait(10) for one in started] == [-9, -9]
+    assert [one.wait(10 * PATIENCE) for one in started] == [-9, -9]
     cgroup.end(str(place))
 
 
@@ -161,7 +162,7 @@ def test_limits_hold_for_who_joins_and_end_with_it(real: dict[str, str]) -> None
         for path in real.values():
             cgroup.end(path)
             assert not os.path.exists(path)
-    assert one.wait(10) != 0
+    assert one.wait(10 * PATIENCE) != 0
 
 
 def test_in_version_1_all_that_are_in_it_end_with_it(real: dict[str, str]) -> None:
@@ -175,7 +176,7 @@ def test_in_version_1_all_that_are_in_it_end_with_it(real: dict[str, str]) -> No
         cgroup.join(str(where), one.pid)
     cgroup.end(str(place))
     assert not place.exists()
-    assert [one.wait(10) for one in started] == [-9] * 3
+    assert [one.wait(10 * PATIENCE) for one in started] == [-9] * 3
 
 
 def test_who_has_ended_joins_nothing(place: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from stage1.errors import DiskFailed, Exhausted, KernelError, NoSpace, PodError
 from stage1.linux import files
 from stage1.linux.libc import Guard
+from tests.fakes.patience import PATIENCE
 
 
 def names(path: Path) -> list[str]:
@@ -177,5 +178,5 @@ def test_importing_the_kernel_modules_stays_light() -> None:
         "print(sorted(heavy & set(sys.modules)))"
     )
     env = {"PYTHONPATH": os.getcwd()}
-    result = process.run(["/usr/bin/python3", "-S", "-c", code], timeout_s=20, env=env)
+    result = process.run(["/usr/bin/python3", "-S", "-c", code], timeout_s=20 * PATIENCE, env=env)
     assert (result.stdout, result.stderr) == (b"[]\n", b"")

@@ -12,6 +12,7 @@ import pytest
 
 from stage1.errors import KernelError
 from stage1.linux import namespace, process
+from tests.fakes.patience import PATIENCE
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_inside_a_process_begins_there_and_afterwards_the_thread_is_home(path: s
     namespace.make_net(path)
     with namespace.inside_net(path):
         there = own()
-        child = process.run(["readlink", "/proc/self/ns/net"], timeout_s=5).stdout.decode().strip()
+        child = process.run(["readlink", "/proc/self/ns/net"], timeout_s=5 * PATIENCE).stdout.decode().strip()
     assert there == child != home == own()
 
 
@@ -84,7 +85,7 @@ def test_what_is_to_be_done_afterwards_is_not_waited_for() -> None:
     goes_on, saw = threading.Event(), list[int]()
 
     def then(result: int) -> None:
-        goes_on.wait(10)
+        goes_on.wait(10 * PATIENCE)
         saw.append(result)
 
     assert namespace.in_thread(lambda: 7, then=then) == 7 and saw == []

@@ -13,6 +13,7 @@ from stage1.errors import Exhausted, KernelError, NoSpace, NotFound, TimedOut, W
 from stage1.linux import host, process, vsock
 from stage1.linux.flock import Lock
 from tests.fakes.exhausted import no_descriptors
+from tests.fakes.patience import PATIENCE
 
 
 def sh(script: str, timeout_s: float = 10, **more: bytes) -> process.Result:
@@ -34,7 +35,7 @@ def sh(script: str, timeout_s: float = 10, **more: bytes) -> process.Result:
 def test_run_returns_code_and_both_outputs(
     script: str, given: bytes | None, expected: tuple[int, bytes, bytes]
 ) -> None:
-    result = process.run(["/bin/sh", "-c", script], timeout_s=10, input=given)
+    result = process.run(["/bin/sh", "-c", script], timeout_s=10 * PATIENCE, input=given)
     assert tuple(result) == expected
 
 
@@ -58,8 +59,8 @@ def is_running(pid: int) -> bool:
 
 def test_run_does_not_wait_for_a_grandchild_that_keeps_the_pipe() -> None:
     before = time.monotonic()
-    result = sh("sleep 5 & echo $!")
-    assert time.monotonic() - before < 4
+    result = sh(f"sleep {5 * PATIENCE} & echo $!")
+    assert time.monotonic() - before < 4 * PATIENCE
     os.kill(int(result.stdout), 9)
 
 
@@ -75,7 +76,7 @@ def test_run_bounds_what_it_keeps_of_a_flood() -> None:
 def test_a_tool_that_can_not_start_is_named_and_nothing_leaks(argv: list[str], errno: str) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(KernelError, match=f"{argv[0]}.*{errno}"):
-        process.run(argv, timeout_s=5)
+        process.run(argv, timeout_s=5 * PATIENCE)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -95,7 +96,7 @@ def test_spawn_gives_what_was_asked_for_and_no_more(tmp_path: Path) -> None:
     argv, env = ["/bin/sh", "-c", script], {"ONLY": "this", "PATH": "/bin"}
     pid = process.spawn(argv, stdout=out, env=env)
     with process.PidHandle(pid, os.pidfd_open(pid)) as handle:
-        assert handle.wait(10)
+        assert handle.wait(10 * PATIENCE)
     for fd in (hidden, out):
         os.close(fd)
     lines = (tmp_path / "out").read_text().split()
@@ -116,7 +117,7 @@ def test_a_handle_knows_the_process_through_its_life() -> None:
     assert handle.alive()
     assert not handle.wait(0.01)
     handle.kill()
-    assert handle.wait(10)
+    assert handle.wait(10 * PATIENCE)
     assert handle.exit_code == 137
     assert not handle.alive()
     handle.kill()
@@ -180,7 +181,7 @@ def test_a_waiting_lock_is_taken_when_the_other_goes(tmp_path: Path) -> None:
         thread.start()
         time.sleep(0.05)
         ordered.append("first")
-    thread.join(10)
+    thread.join(10 * PATIENCE)
     assert ordered == ["first", "second"]
 
 
@@ -274,7 +275,7 @@ def test_a_descriptor_that_we_were_given_open_is_not_passed_on() -> None:
     os.set_inheritable(ours, True)
     try:
         script = f"readlink /proc/$$/fd/{ours} || echo closed"
-        assert process.run(["sh", "-c", script], timeout_s=10).stdout == b"closed\n"
+        assert process.run(["sh", "-c", script], timeout_s=10 * PATIENCE).stdout == b"closed\n"
         assert os.get_inheritable(ours), "ours stays as it was"
     finally:
         os.close(ours)

@@ -17,6 +17,7 @@ from stage1.net import attach, deferred, plugins, record
 from stage1.pod.model import Pod
 from stage1.pod.network import Interface, Neighbour, Route
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 
 ORDER = ["ADD first", "ADD second", "DEL second", "DEL first"]
 
@@ -66,7 +67,9 @@ def test_a_pod_sends_as_itself_unless_it_may_spoof(
     seen = attach.attach(pod._replace(allow_spoofing=may_spoof), str(tmp_path), settings=cni.settings)
     with namespace.inside_net(netns(pod)):
         for one in seen.interfaces if seen else ():
-            shown = process.run(["tc", "filter", "show", "dev", one.tap, "parent", "ffff:"], timeout_s=9).stdout
+            shown = process.run(
+                ["tc", "filter", "show", "dev", one.tap, "parent", "ffff:"], timeout_s=9 * PATIENCE
+            ).stdout
             redirect, _, rest = shown.decode().partition("pref 2")
             assert f"pref 1 {kind}" in redirect and f"Redirect to device {one.name}" in redirect and "bpf" in rest
     attach.detach(str(tmp_path))

@@ -12,6 +12,7 @@ import pytest
 from stage1.linux import namespace, process
 from stage1.net import tap_links
 from tests.fakes import frames as f
+from tests.fakes.patience import PATIENCE
 
 MAC, THEIRS = "02:00:00:00:00:05", "02:00:00:00:00:09"
 OWN, OWN2, OTHER = "10.9.0.5", "10.9.0.6", "10.9.0.9"
@@ -233,7 +234,7 @@ Make = Callable[..., Wire]
 
 
 def ip(*commands: str) -> None:
-    ended = process.run(["ip", "-batch", "-"], timeout_s=10, input="\n".join(commands).encode())
+    ended = process.run(["ip", "-batch", "-"], timeout_s=10 * PATIENCE, input="\n".join(commands).encode())
     assert ended.code == 0, ended.stderr
 
 
@@ -348,7 +349,9 @@ def test_what_is_refused_goes_nowhere_and_is_counted(make_wire: Make) -> None:
             assert not wire.passes(f.ether(MAC, f.IPV4, f.ipv4(OTHER, OWN, f.ICMP, ping), to=to))
         with pytest.raises(BlockingIOError):
             heard.recv(100)
-    output = process.run(["tc", "-s", "qdisc", "show", "dev", wire.tap, "ingress"], timeout_s=10).stdout.decode()
+    output = process.run(
+        ["tc", "-s", "qdisc", "show", "dev", wire.tap, "ingress"], timeout_s=10 * PATIENCE
+    ).stdout.decode()
     assert "(dropped 2," in output
 
 
@@ -360,5 +363,7 @@ def test_until_it_is_joined_a_tap_takes_nothing(make_wire: Make) -> None:
     with f.guest_end("tap0") as guest:
         os.write(guest, f.NO_OFFLOAD + v4(OWN))
         os.write(guest, f.NO_OFFLOAD + f.ether(f.BROADCAST, f.ARP, f.arp(MAC, OTHER, OWN)))
-        output = process.run(["tc", "-s", "qdisc", "show", "dev", "tap0", "ingress"], timeout_s=10).stdout.decode()
+        output = process.run(
+            ["tc", "-s", "qdisc", "show", "dev", "tap0", "ingress"], timeout_s=10 * PATIENCE
+        ).stdout.decode()
     assert "(dropped 2," in output

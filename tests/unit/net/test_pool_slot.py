@@ -19,6 +19,7 @@ from stage1.net.settings import netns_path
 from stage1.pod.model import Pod
 from stage1.pod.network import PodNetwork
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 
 ODD = """link add eth0 type veth peer name peer0
 link set peer0 up
@@ -66,7 +67,7 @@ def here() -> Iterator[str]:
 
 def ip(*arguments: str, batch: str = "") -> Any:
     """What `ip` says, as JSON."""
-    ended = process.run(["ip", "-json", *arguments], timeout_s=10, input=batch.encode())
+    ended = process.run(["ip", "-json", *arguments], timeout_s=10 * PATIENCE, input=batch.encode())
     assert ended.code == 0, ended.stderr.decode()
     return json.loads(ended.stdout or b"[]")
 
@@ -86,7 +87,7 @@ def test_what_the_kernel_says_itself_is_what_ip_makes_of_it(here: str) -> None:
 
 def test_the_same_rules_are_made_as_by_tc(here: str) -> None:
     ip("-batch", "-", batch="".join(f"link add {name} type bridge\n" for name in ("one", "two", "three", "four")))
-    assert process.run(["tc", "-batch", "-"], timeout_s=9, input=BY_TC.encode()).code == 0
+    assert process.run(["tc", "-batch", "-"], timeout_s=9 * PATIENCE, input=BY_TC.encode()).code == 0
     three, four = (ip("link", "show", name)[0]["ifindex"] for name in ("three", "four"))
     with Netlink() as netlink:
         pairs = ((three, four), (four, three))
@@ -112,7 +113,7 @@ def test_the_filters_of_a_tap_are_made_as_by_tc(here: str) -> None:
 filter add dev three parent ffff: protocol all pref 1 bpf bytecode "{bytecode}" action mirred egress redirect dev two
 filter add dev three parent ffff: protocol all pref 2 bpf da bytecode "1,6 0 0 2"
 """
-    ended = process.run(["tc", "-batch", "-"], timeout_s=9, input=by_tc.encode())
+    ended = process.run(["tc", "-batch", "-"], timeout_s=9 * PATIENCE, input=by_tc.encode())
     assert ended.code == 0, ended.stderr
     with Netlink() as netlink:
         admit = messages.admit(one, two, program=steps)
@@ -122,7 +123,9 @@ filter add dev three parent ffff: protocol all pref 2 bpf da bytecode "1,6 0 0 2
 
 
 def _filters(device: str) -> str:
-    text = process.run(["tc", "filter", "show", "dev", device, "parent", "ffff:"], timeout_s=9).stdout.decode()
+    text = process.run(
+        ["tc", "filter", "show", "dev", device, "parent", "ffff:"], timeout_s=9 * PATIENCE
+    ).stdout.decode()
     return "\n".join(line for line in text.splitlines() if "index" not in line)
 
 

@@ -14,6 +14,7 @@ from stage1.net import attach, conflist, deferred, record, status_gc
 from stage1.net.lock import AttachLock
 from stage1.pod.model import Pod
 from tests.fakes.cni import FakeCni
+from tests.fakes.patience import PATIENCE
 
 CHAIN = [{"type": "first", "x": 1}, {"type": "second", "capabilities": {"portMappings": True}}]
 
@@ -158,5 +159,5 @@ def test_a_pod_that_is_being_attached_is_waited_for(cni: FakeCni) -> None:
         thread.start()
         time.sleep(0.3)
         assert not done.is_set() and cni.calls() == []
-    thread.join(10)
+    thread.join(10 * PATIENCE)
     assert done.is_set() and cni.calls() == ["GC first", "GC second"]

@@ -21,6 +21,7 @@ from stage1.vm import jail, kvmtool, needs, qemu
 from stage1.vm.spec import Dax, DaxImage, Nic, SerialLink, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
+from tests.fakes.patience import PATIENCE
 
 OWNER = 0x70010000
 IDS = (Extent(0, OWNER, 65536),)
@@ -121,7 +122,7 @@ def test_the_engine_can_mount_volumes_there_and_the_vmm_can_write_only_these(vm:
     # In its /proc our threads are not.
     assert namespace.in_mounts_of(process_.pid, lambda: mount.mounts_below(name)) == [name]
     (source / "go/on").touch()
-    assert process_.wait(20) and (source / "made/file").read_text() == "x\n"
+    assert process_.wait(20 * PATIENCE) and (source / "made/file").read_text() == "x\n"
     assert os.stat(source / "made").st_uid == OWNER
 
 
@@ -222,7 +223,7 @@ def test_what_the_host_mounts_later_below_the_share_comes_in(vm: VmSpec, start: 
         started = start(f"until test -e {name}/late; do sleep 0.01; done")
         mount.mount("t", name, "tmpfs")
         Path(name, "late").touch()
-        assert started.wait(20), "it did not see the mount"
+        assert started.wait(20 * PATIENCE), "it did not see the mount"
     finally:
         for point in mount.mounts_below(share):
             mount.umount(point, lazy=True)
@@ -363,7 +364,7 @@ def test_where_a_mount_is_writable_by_mistake_landlock_still_refuses(vm: VmSpec,
         namespace.in_mounts_of(started.pid, lambda: mount.move_tree(tree, name))
     finally:
         os.close(tree)
-    assert started.wait(20) and os.listdir(source) == ["go"]
+    assert started.wait(20 * PATIENCE) and os.listdir(source) == ["go"]
 
 
 @pytest.mark.parametrize("path", [None, "/usr/bin"])
@@ -385,4 +386,4 @@ def test_a_vmm_that_shall_end_with_us_does_so_and_no_sooner(vm: VmSpec, path: st
     starter_.kill()
     starter_.communicate()
     handle = process.open_process(int(pid), int(start_time))
-    assert handle is None or handle.wait(5), "it outlived its starter"
+    assert handle is None or handle.wait(5 * PATIENCE), "it outlived its starter"

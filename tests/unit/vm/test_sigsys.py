@@ -13,6 +13,7 @@ import pytest
 from stage1.linux import process
 from stage1.vm import sigsys
 from stage1.vm.sigsys import SIGSYS_CODE, explain
+from tests.fakes.patience import PATIENCE
 
 PID = 4711
 NOW = int(time.time())
@@ -80,7 +81,7 @@ def test_a_log_that_can_not_be_read_costs_the_number_only(tmp_path: Path) -> Non
 def test_the_kernels_own_record_is_found() -> None:
     child = subprocess.Popen([sys.executable, "-c", FILTERED], stderr=subprocess.DEVNULL)
     begun = process.start_time(child.pid)
-    assert child.wait(30) == -signal.SIGSYS
+    assert child.wait(30 * PATIENCE) == -signal.SIGSYS
     output = explain(child.pid, begun, code=SIGSYS_CODE)
     if output == WHOLE:
         pytest.skip("the kernel writes no records of seccomp, or an audit daemon takes them")

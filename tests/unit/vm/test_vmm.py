@@ -16,6 +16,7 @@ from stage1.vm import qemu
 from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess, find_unrecorded, is_vmm
+from tests.fakes.patience import PATIENCE
 
 Make = Callable[[str], VmSpec]
 
@@ -135,9 +136,9 @@ def test_another_process_can_adopt_it_from_json(running: VmProcess) -> None:
         "vm.kill()\nprint(vm.alive())"
     )
     argv = ["/usr/bin/python3", "-c", code, json.dumps(record)]
-    result = process.run(argv, timeout_s=20, env={"PYTHONPATH": os.getcwd()})
+    result = process.run(argv, timeout_s=20 * PATIENCE, env={"PYTHONPATH": os.getcwd()})
     assert (result.stdout, result.stderr) == (b"True False\nFalse\n", b"")
-    assert running.wait(5)
+    assert running.wait(5 * PATIENCE)
 
 
 def test_a_reused_pid_is_not_taken_for_the_vmm_and_not_killed(running: VmProcess) -> None:

@@ -12,6 +12,7 @@ from cri.logs.feed import LogFeed
 from cri.output_queue import OutputQueue
 from cri.streaming import input_queue
 from cri.streaming.input_queue import HIGH_BYTES, InputQueue
+from tests.fakes.patience import PATIENCE
 
 
 class Log:
@@ -44,7 +45,7 @@ async def test_an_inlet_holds_its_writer_back_until_it_is_read() -> None:
     await asyncio.sleep(0.01)
     assert not waiting.done()
     assert len(await queue.read()) == HIGH_BYTES + 1
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 10 * PATIENCE)
     queue.put(b"a")
     queue.finish()
     assert (await queue.read(), await queue.read(), await queue.read()) == (b"a", b"", b"")
@@ -56,7 +57,7 @@ async def test_a_writer_that_waits_learns_that_its_client_is_gone(monkeypatch: p
     queue = InputQueue()
     queue.put(b"x" * (HIGH_BYTES + 1))
     with pytest.raises(ConnectionResetError):
-        await asyncio.wait_for(queue.wait_for_space(no), 1)
+        await asyncio.wait_for(queue.wait_for_space(no), 10 * PATIENCE)
 
 
 async def test_what_comes_to_a_closed_inlet_is_dropped_and_holds_nobody_back() -> None:
@@ -64,7 +65,7 @@ async def test_what_comes_to_a_closed_inlet_is_dropped_and_holds_nobody_back() -
     queue.put(b"x" * (HIGH_BYTES + 1))
     queue.close()
     queue.put(b"x" * HIGH_BYTES * 2)
-    await asyncio.wait_for(queue.wait_for_space(no), 1)
+    await asyncio.wait_for(queue.wait_for_space(no), 10 * PATIENCE)
     assert await queue.read() == b""
 
 
@@ -136,7 +137,7 @@ class SlowLog(Log):
 
     def write(self) -> None:
         self.threads.append(threading.get_ident())
-        assert self.may_write.wait(30)
+        assert self.may_write.wait(30 * PATIENCE)
 
     def settle(self, done: None) -> None:
         self.is_stuck = False
@@ -177,7 +178,7 @@ async def test_the_end_of_a_container_waits_only_so_long_for_a_file_system(monke
     feed = LogFeed(log, "c")  # type: ignore[arg-type]
     feed.stream("stdout", 7, consumed=lambda _, count: None).feed(b"data", seq=1, end=False)
     feed.when_written(ended.set)
-    await asyncio.wait_for(ended.wait(), 30)
+    await asyncio.wait_for(ended.wait(), 30 * PATIENCE)
     log.may_write.set()
     await feed.written(30)
 
