@@ -7,11 +7,13 @@ Loaded by pytest. It must not import `stage1` or `cri`: the style tests run even
 import asyncio
 import ctypes
 import inspect
+import itertools
 import os
 import re
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,7 @@ vm/test_run_bad_input vm/test_run_image vm/test_window_qemu cri/test_network vm/
 cri/test_spoofing cri/test_many_networks vm/test_soak cri/test_network_data cri/test_damaged_pods cri/test_pool_killed
 cri/test_full_disk cri/test_give_back vm/test_limits rkt/test_pods rkt/test_faults vm/test_systemd""".split()
 """Files of more than half a minute, the longest first, so that no process has one left when the others are done."""
+LONG_S = 20
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
@@ -97,6 +100,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         with open(PASSED, "a", encoding="utf-8") as journal:
             journal.write(f"{'skipped' if item.stash.get(SKIPPED, False) else 'passed'} {item.nodeid}\n")
     return report
+
+
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
+    """Name the files that take long, for `LONGEST`, when files of tests ran side by side."""
+    if not terminalreporter.config.getoption("numprocesses", None):
+        return
+    seconds: Counter[str] = Counter()
+    for report in itertools.chain.from_iterable(terminalreporter.stats.values()):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section(f"files of {LONG_S} s and more")
+    for name, total_s in seconds.most_common():
+        if total_s >= LONG_S:
+            terminalreporter.write_line(f"{total_s:7.1f} s {name}")
 
 
 @pytest.fixture(scope="session")

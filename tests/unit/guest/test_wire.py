@@ -90,7 +90,7 @@ def test_names_and_numbers_of_all_fields_are_those_of_the_proto() -> None:
         fields = proto[cls.__name__].field
         numbers = [field.number or place for place, field in enumerate(codec.TABLES[cls], 1)]
         assert [(f.number, f.name) for f in fields] == list(zip(numbers, cls._fields, strict=True))
-    for name, members in (("Request", codec.OPS), ("Event", m.EVENTS)):
+    for name, members in (("Request", codec.OPS), ("Event", codec.EVENTS)):
         fields = proto[name].field
         result = [(f.number, f.name.replace("_", "")) for f in fields]
         assert result == [(n, c.__name__.lower()) for n, c in members.items()]
