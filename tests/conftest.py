@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.fakes import places
@@ -25,6 +26,8 @@ from tests.fakes.patience import PACE, PATIENCE
 places.use()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a script's background: what tests start would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+hypothesis.settings.register_profile("clearpod", deadline=None)  # on a busy machine any example may take long
+hypothesis.settings.load_profile("clearpod")
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("style", "unit", "contract")

@@ -108,11 +108,11 @@ def test_each_option_is_a_field_of_the_cri(argv: str, field: Field, value: objec
 @pytest.mark.parametrize(
     "word, ports",
     [
-        ("38080:80", [("", 38080, 80, pb.TCP)]),
-        ("38080:80/udp", [("", 38080, 80, pb.UDP)]),
-        ("127.0.0.1:38080:80", [("127.0.0.1", 38080, 80, pb.TCP)]),
-        ("[::1]:38080:80/tcp", [("::1", 38080, 80, pb.TCP)]),
-        ("38081-38082:1-2", [("", 38081, 1, pb.TCP), ("", 38082, 2, pb.TCP)]),
+        ("18080:80", [("", 18080, 80, pb.TCP)]),
+        ("18080:80/udp", [("", 18080, 80, pb.UDP)]),
+        ("127.0.0.1:18080:80", [("127.0.0.1", 18080, 80, pb.TCP)]),
+        ("[::1]:18080:80/tcp", [("::1", 18080, 80, pb.TCP)]),
+        ("18081-18082:1-2", [("", 18081, 1, pb.TCP), ("", 18082, 2, pb.TCP)]),
     ],
 )
 def test_published_ports(word: str, ports: list[tuple[str, int, int, int]]) -> None:
