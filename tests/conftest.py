@@ -32,10 +32,11 @@ hypothesis.settings.load_profile("clearpod")
 ROOT = Path(__file__).parent.parent
 QUICK = ("style", "unit", "contract")
 """Folders of the tests that run first, and with `scripts/test --fast`."""
-LONGEST = """hostile/test_guest vm/test_run fuzz/test_fuzzers vm/test_agent cri/test_hostile_links hostile/test_link
-vm/test_run_bad_input vm/test_run_image vm/test_window_qemu cri/test_network vm/test_many rkt/test_frozen vm/test_faults
-cri/test_spoofing cri/test_many_networks vm/test_soak cri/test_network_data cri/test_damaged_pods cri/test_pool_killed
-cri/test_full_disk cri/test_give_back vm/test_limits rkt/test_pods rkt/test_faults vm/test_systemd""".split()
+LONGEST = """hostile/test_guest vm/test_run fuzz/test_fuzzers cri/test_network_data vm/test_faults system/test_packages
+vm/test_agent cri/test_hostile_links hostile/test_link cri/test_many_networks vm/test_many vm/test_run_bad_input
+vm/test_run_image vm/test_window_qemu cri/test_network cri/test_spoofing vm/test_soak cri/test_give_back rkt/test_frozen
+cri/test_full_disk cri/test_pool_killed system/test_power_cut cri/test_damaged_pods system/test_lab vm/test_service
+vm/test_limits rkt/test_pods rkt/test_faults vm/test_systemd rkt/test_systemd_pods rkt/test_sandbox""".split()
 """Files of more than half a minute, the longest first, so that no process has one left when the others are done."""
 LONG_S = 20
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
