@@ -102,7 +102,9 @@ def differs(path: str, seal: Seal, *, stop: "Callable[[], bool]" = supervise.nev
         if isinstance(error, (supervise.Stopped, Exhausted)):
             raise
         return f"can't be read ({error})"
-    return "" if digest == seal.sha256 else "has other contents than were written"
+    if digest == seal.sha256:
+        return ""
+    return broken(path, seal) or "has other contents than were written"  # it may have been cut while it was read
 
 
 def _sha256(path: str, stop: "Callable[[], bool]") -> str:
