@@ -202,7 +202,7 @@ def node(guest_dir: Path) -> Iterator[Node]:
     """The calling thread is in the node's network namespace until it ends."""
     with places.short_directory("kn") as name:
         root = Path(name)
-        for made_before in ("run/pods", "run/run/pods", "run/run/locks", "state", "tmp"):
+        for made_before in ("run/pods", "run/run/pods", "run/run/locks", "run/run/names", "state", "tmp"):
             (root / made_before).mkdir(parents=True)
         before = Leavings(root).seen()
         with outer_net(root / "net") as net, cgroup(f"clearpod-test-{root.name}"):

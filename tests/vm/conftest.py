@@ -114,7 +114,7 @@ def shared_root() -> Iterator[Path]:
 def clearpod(hypervisor: str, shared_root: Path, guest_dir: Path) -> Iterator[Command]:
     """The command. When the test is over, the machine must be as before."""
     command = Command(shared_root, guest_dir, "[vm]\nscratch_mib = 64", hypervisor=hypervisor)
-    for name in ("run/pods", "run/run/pods", "run/run/locks"):
+    for name in ("run/pods", "run/run/pods", "run/run/locks", "run/run/names"):
         (shared_root / name).mkdir(parents=True, exist_ok=True)
     before = command.leavings.seen()
     yield command
