@@ -17,6 +17,7 @@ import sys
 from cri import config as configuration
 from cri.cli.parser import Parser
 from cri.config import Config
+from stage1.linux.heap import use_one_heap
 
 EXAMPLES = (
     ("clearpod serve", "serve kubelet and crictl on /run/clearpod/clearpod.sock"),
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     _set_up_logging(config)
     raise_descriptors()
+    use_one_heap()
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # only ever fork and exec at once; see docs of grpc
     return asyncio.run(serve(config, args.config))
 
