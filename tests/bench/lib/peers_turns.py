@@ -75,8 +75,9 @@ class Samples:
             return await runtime.cri(name, deadline_s=LIMIT_S, **fields)
 
 
-async def _container(samples: Samples, runtime: Runtime, pod: str, command: Sequence[str] = IDLE) -> str:
-    config, sandbox = runtime.cri.config(*command), runtime.sandbox("")
+async def _container(samples: Samples, runtime: Runtime, *, pod: str, name: str) -> str:
+    """One that does nothing in the pod of that name, which containerd takes from the request, as a part of its own."""
+    config, sandbox = runtime.cri.config(*IDLE), runtime.sandbox(name)
     made = await samples.call(runtime, "CreateContainer", pod_sandbox_id=pod, config=config, sandbox_config=sandbox)
     await samples.call(runtime, "StartContainer", container_id=made.container_id)
     return str(made.container_id)
@@ -87,7 +88,7 @@ async def life(samples: Samples, runtime: Runtime, number: int) -> None:
     config = runtime.sandbox(f"life-{number}")
     pod = (await samples.call(runtime, "RunPodSandbox", config=config)).pod_sandbox_id
     await runtime.settle()
-    container = await _container(samples, runtime, pod)
+    container = await _container(samples, runtime, pod=pod, name=f"life-{number}")
     for _ in range(3):
         await samples.call(runtime, "ExecSync", container_id=container, cmd=["true"], timeout=LIMIT_S)
     await samples.call(runtime, "ContainerStats", container_id=container)
@@ -132,7 +133,7 @@ async def wave(samples: Samples, runtime: Runtime, count: int) -> None:
 async def execs(samples: Samples, runtime: Runtime, count: int, waves: int) -> None:
     """So many at once in one container."""
     pods = await _pods(runtime, 1, "execs")
-    container = await _container(Samples(), runtime, pods[0])
+    container = await _container(Samples(), runtime, pod=pods[0], name="execs-0")
 
     async def one(_: int) -> None:
         await runtime.cri("ExecSync", container_id=container, cmd=["true"], timeout=LIMIT_S, deadline_s=LIMIT_S)
@@ -149,7 +150,7 @@ async def logs(samples: Samples, runtime: Runtime, mib: int) -> None:
     command = ("sh", "-c", f"yes {LINE} | head -c {mib << 20}")
     config = runtime.cri.config(*command)
     made = await runtime.cri(
-        "CreateContainer", pod_sandbox_id=pods[0], config=config, sandbox_config=runtime.sandbox("")
+        "CreateContainer", pod_sandbox_id=pods[0], config=config, sandbox_config=runtime.sandbox("logs-0")
     )
     with samples.of(f"Logs{mib}MB", runtime):
         await runtime.cri("StartContainer", container_id=made.container_id)
@@ -178,8 +179,8 @@ async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size) -> No
     """With so many pods of one container in each."""
     made = {one.name: await _pods(one, size.pods, "listed") for one in runtimes}
     for runtime in runtimes:
-        for pod in made[runtime.name]:
-            await _container(Samples(), runtime, pod)
+        for number, pod in enumerate(made[runtime.name]):
+            await _container(Samples(), runtime, pod=pod, name=f"listed-{number}")
     for runtime in runtimes:
         samples.idle[runtime.name] = await _idle(runtime, size.idle_s)
     for _ in range(size.rounds):
