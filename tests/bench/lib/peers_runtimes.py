@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[3]
 START_S = 30 * PATIENCE
 END_S = 10.0
 """For a daemon to end by SIGTERM."""
+SHARED = ("/run/containerd/runc/k8s.io", "/run/containerd/s")
 IN_CGROUP = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
 
 CLEARPOD = """\
@@ -164,7 +165,7 @@ async def containerd(image: str, *, root: Path, net: OuterNet, pause: str) -> As
     (root / "net.d").symlink_to(net.root / "net.d")
     config = root / "config.toml"
     config.write_text(CONTAINERD.format(root=root, bin=BIN_DIR, pause=pause), encoding="utf-8")
-    argv = ["containerd", "--config", str(config)]
+    argv, known = ["containerd", "--config", str(config)], _shared()
     async with _served("containerd", argv, root=root, socket=f"{root}/c.sock", image=image) as (cri, group):
         try:
             yield Runtime("containerd", cri, group, root)
@@ -172,6 +173,15 @@ async def containerd(image: str, *, root: Path, net: OuterNet, pause: str) -> As
             await _remove_pods(cri)
     for target in reversed(mount.mounts_below(str(root))):
         mount.umount(target, lazy=True)
+    for place in _shared() - known:
+        with suppress(OSError):  # somebody else has come to use it
+            place.rmdir()
+
+
+def _shared() -> set[Path]:
+    """Directories that any containerd makes, whatever its configuration says, and leaves."""
+    cgroups = [*Path(cgroup.ROOT).glob("k8s.io"), *Path(cgroup.ROOT).glob("*/k8s.io")]
+    return {one for one in (*cgroups, *map(Path, SHARED)) if one.is_dir()}
 
 
 async def _remove_pods(cri: Client) -> None:
