@@ -23,7 +23,7 @@ LOOK_S = 0.2
 LIMIT_S = 600
 
 PARTS = ("pods", "pulls", "lists", "waves", "execs", "logs")
-LISTS = ("Version", "ListPodSandbox", "ListContainers", "ListContainerStats", "ListPodSandboxStats")
+LISTS = ("Version", "ListPodSandbox", "ListContainers", "ListContainerStats")
 """Version is what a call costs that does nothing."""
 
 
