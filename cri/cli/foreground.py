@@ -26,6 +26,7 @@ from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.store.pods import PodRecord
 from cri.translate import container as translated
+from cri.translate import own_kernel
 from cri.vsock import VsockPort
 from stage1 import engine, garbage
 from stage1.errors import PodError, WrongState
@@ -72,7 +73,7 @@ class Foreground:
             undo.enter_context(_hold(self._host, self._pod.id))
             undo.callback(_forget_lock, self._host, self._pod.id)
             self._timeline.mark("ready to boot")
-            await boot.boot(self._pod)
+            await (boot.without_guest if own_kernel.of(image).path else boot.boot)(self._pod)
             undo.push_async_callback(shutdown.remove, self._pod)
             self._say_booted()
             container = await self._create(image, files, config=config)
@@ -111,7 +112,7 @@ class Foreground:
                 output.close()
 
     async def _create(self, image: Image, files: ImageFiles, *, config: pb.ContainerConfig) -> LiveContainer:
-        async with containers.image_held(self._pod, (files,)) as root:
+        async with containers.held(self._pod, (files,), kernel=own_kernel.of(image)) as root:
             images = {config.image.image: image}
             planned = translated.record(config, self._pod.record, images=images, accounts=root.accounts)
             record = planned._replace(container=planned.container._replace(id="main"))
@@ -136,6 +137,8 @@ class Foreground:
 
     def _say_booted(self) -> None:
         hello = self._pod.hello
+        if self._pod.status.is_own:
+            return
         self._timeline.mark("the guest's agent said hello")
         self._timeline.note(
             f"the guest's own clock: kernel to PID 1 {hello.init_ns / 1e6:.1f} ms, PID 1 to agent ready "

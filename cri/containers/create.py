@@ -7,7 +7,7 @@ Called by the RPCs with a pod of the table. Each function finishes or leaves thi
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from cri import events
 from cri.containers import capacity, order
@@ -51,6 +51,11 @@ async def kernel_held(pod: LivePod, image: ImageFiles) -> AsyncIterator[Root]:
     with pod.work.using_files():
         async with limit(pod, "CreateContainer"):
             yield Root(await pod.images.to_boot(image), False, "the image's kernel is booted", Accounts())
+
+
+def held(pod: LivePod, images: tuple[ImageFiles, ...], *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
+    """Which of the two a container needs whose image brings `kernel`, or none."""
+    return kernel_held(pod, images[0]) if kernel.path else image_held(pod, images)
 
 
 async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:

@@ -22,6 +22,8 @@ def job(arguments: tuple[str, ...], data: bytes) -> Any:
     limits = Limits(*json.loads(given))
     if kind == "names":
         return _names(data, name)
+    if kind == "annotations":
+        return manifest.kernel_annotations(data)
     if kind == "config":
         config, layers = json.loads(more)
         of = Manifest(config, tuple(layers))

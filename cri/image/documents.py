@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cri.image import manifest
 from cri.image.manifest import Manifest
+from stage1.pod import own_kernel
 from stage1.rootfs import confined
 from stage1.rootfs.confined import Asker, Question
 from stage1.rootfs.corrupt import Corrupt
@@ -68,6 +69,13 @@ class Reader:
             raise self._odd(what)
         manifest.check_config(answer, of, name=self._name, architecture=self._architecture)
         return answer
+
+    async def kernel_annotations(self, data: bytes) -> dict[str, str]:
+        """What a manifest that `top` took says of a kernel in its image. Raises Corrupt."""
+        if own_kernel.OURS.encode() not in data and own_kernel.URUNC.encode() not in data:
+            return {}
+        answer = await self._ask("annotations", data, what="manifest", most_kib=self._limits.manifest_kib)
+        return manifest.of_kernel(answer)
 
     async def names(self, data: bytes) -> dict[str, str]:
         """The images of an OCI layout's index.json: names, of which one may be empty, with digests. Raises Corrupt."""

@@ -13,6 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 from stage1.errors import BadRequest, Unsupported
+from stage1.pod import own_kernel
 from stage1.rootfs.corrupt import Corrupt
 from stage1.rootfs.limits import Limits, refusal
 
@@ -41,6 +42,8 @@ _FIELDS: dict[str, type[Any]] = {
     **dict.fromkeys(("Env", "Cmd", "Entrypoint"), list),
 }
 _MOST_BYTES = 1 << 60
+_KERNEL = (own_kernel.OURS, own_kernel.URUNC)
+_MOST_ANNOTATIONS, _MOST_TEXT = 32, own_kernel.MOST_TEXT
 _VARIANTS = {"amd64": ("", "v1"), "arm64": ("", "v8")}
 
 
@@ -160,6 +163,26 @@ def sizes(data: bytes) -> dict[str, int]:
     """The layers' blobs with their sizes in bytes, of those that say one, in a manifest that `read_manifest` takes."""
     layers = _document(data, "the manifest")["layers"]
     return {x["digest"]: x["size"] for x in layers if type(x.get("size")) is int and 0 < x["size"] < _MOST_BYTES}
+
+
+def kernel_annotations(data: bytes) -> dict[str, str]:
+    """The annotations about a kernel of its own in a manifest that `read_manifest` takes."""
+    return of_kernel(_document(data, "the manifest").get("annotations"))
+
+
+def of_kernel(annotations: Any) -> dict[str, str]:
+    """Those among foreign annotations that are about a kernel, are texts and not too many."""
+    pairs = annotations.items() if isinstance(annotations, dict) else ()
+    ours = [(k, v) for k, v in pairs if str(k).startswith(_KERNEL) and isinstance(v, str) and len(v) <= _MOST_TEXT]
+    return {str(key): value for key, value in ours[:_MOST_ANNOTATIONS]}
+
+
+def with_labels(config: dict[str, Any], annotations: dict[str, str]) -> dict[str, Any]:
+    """The config whose labels are also what the manifest says of the image's kernel; its own labels win."""
+    inner = config.get("config") or {}
+    labels = inner.get("Labels")
+    merged = {**annotations, **(labels if isinstance(labels, dict) else {})}
+    return {**config, "config": {**inner, "Labels": merged}} if annotations else config
 
 
 def read_config(

@@ -143,7 +143,8 @@ class RegistrySource:
         raw, chosen, checked = await _resolved(self._raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         self._exact = f"docker://{self._reference.name}@{manifest.digest_of(raw)}"
         config = manifest.verified(await self._skopeo.inspect(self._exact, config=True), chosen.config)
-        document = await self._reader.config(config, chosen)
+        said = await self._reader.kernel_annotations(raw)
+        document = manifest.with_labels(await self._reader.config(config, chosen), said)
         return Resolved(chosen, raw, document, config, checked.sizes)
 
     def close(self) -> None:
@@ -194,7 +195,9 @@ class LayoutSource:
         raw = self._blob(await self._top())
         raw, chosen, checked = await _resolved(raw, self._reader, limits=self._limits, by_digest=self._by_digest)
         config = self._blob(chosen.config)
-        return Resolved(chosen, raw, await self._reader.config(config, chosen), config, checked.sizes)
+        said = await self._reader.kernel_annotations(raw)
+        document = manifest.with_labels(await self._reader.config(config, chosen), said)
+        return Resolved(chosen, raw, document, config, checked.sizes)
 
     def close(self) -> None:
         """See `Source`."""

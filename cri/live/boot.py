@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from cri.live import tuning
+from cri.live import own_kernel, tuning
 from cri.live.phases import Phases
 from cri.live.pod import LivePod
 from cri.live.tools import Tools, log_deferred_del
@@ -62,6 +62,18 @@ async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
             with recorder.timing(PHASE_SECONDS, "configure"):
                 await pod.call(settings, max(until - time.monotonic(), 0.1))
         phases.end(history.CONFIGURE)
+
+
+async def without_guest(pod: LivePod) -> None:
+    """To READY without a VM: its container is known to bring a kernel of its own. Raises as `engine.prepare`."""
+    async with _until_ready(pod, "booted"):
+        phases = Phases(pod)
+        prepared = await pod.run_in_pool(engine.prepare, pod.record.pod, pod.tools.host)
+        phases.prepared(prepared.network_ns)
+        pod.network = prepared.network
+        await pod.loopback.open(pod.record.pod, pod.ips)
+        pod.move("boot", link_key=prepared.link_key)
+        await own_kernel.take_over(pod)
 
 
 async def prewarm(pod: LivePod) -> None:

@@ -7,6 +7,7 @@ VM, which is the one container's; follows its serial port into the log. What nee
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,7 +23,7 @@ from stage1.errors import KernelError, NotFound, PodError, Unsupported, WrongSta
 from stage1.guest import messages
 from stage1.linux import process
 from stage1.linux.process import PidHandle
-from stage1.pod import own_kernel, states
+from stage1.pod import own_kernel
 from stage1.rootfs import export
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ KILLED, UNKNOWN = 128 + process.SIGKILL, 255
 """Exit codes of a VM that was killed, and of one whose end nobody saw."""
 LAST_WORD_S = 1.0
 """A QEMU that has ended has said why by then."""
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Asking for the end, beside the container's own stop signal. Others mean nothing to a kernel."""
 NO_AGENT = "runs a kernel of its own, with no agent inside"
 
 
@@ -135,9 +138,10 @@ class OwnKernel:
         run = self._run
         if run is None or run.container.id != op.container:
             raise WrongState(f"container {op.container} has ended")
-        if op.signal == process.SIGKILL or not run.has_button:
+        asks = (run.container.record.container.stop_signal, *_ENDING)
+        if op.signal == process.SIGKILL or (op.signal in asks and not run.has_button):
             await run.kill()
-        else:
+        elif op.signal in asks:
             run.monitor.power_down()
         return messages.Reply()
 
@@ -184,6 +188,10 @@ class OwnKernel:
         """The VM has ended, and its log has all of it."""
         pod, self._run = self._pod, None
         pod.vm = None
+        for stream in filter(None, (run.container.record.stderr,)):  # nothing comes there, and that is told
+            if consumer := self._consumers.get(stream):
+                consumer.feed(b"", seq=run.container.log.seq + 1, end=True)
+                consumer.commit()
         exited = messages.Exited(run.container.id, 0, code, unix_ns=time.time_ns())
         run.container.exited(exited, pod.save_soon)
         if not pod.is_ready:
@@ -295,4 +303,3 @@ async def take_over(pod: "LivePod") -> None:
     await pod.part_from_guest(OwnKernel(pod))
     await run_uncancellable(own.end_guest, pod.directory)
     log.info("pod.own_kernel", extra=pod.log_fields())
-    assert pod.status.state == states.READY

@@ -4,18 +4,14 @@
 import asyncio
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager
 
 from cri.containers import create
-from cri.live.images import Root
-from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
 from cri.threads import run_uncancellable
 from cri.translate import cdi, container, debugging, own_kernel
 from stage1.errors import BadRequest, NotFound
-from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs.share import ImageFiles
 
 log = logging.getLogger("clearpod.container")
@@ -43,7 +39,7 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
     if made := await node.pods.container_names.repeated(name, asked):
         return pb.CreateContainerResponse(container_id=made)
     with node.pods.container_names.reserved(name, asked) as reservation:
-        async with _held(pod, files, kernel=kernel) as root:
+        async with create.held(pod, files, kernel=kernel) as root:
             record = await run_uncancellable(
                 container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
             )
@@ -52,10 +48,6 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
             made = await create.create(pod, record, root=root)
         reservation.keep(made)
     return pb.CreateContainerResponse(container_id=made)
-
-
-def _held(pod: LivePod, files: tuple[ImageFiles, ...], *, kernel: OwnKernel) -> AbstractAsyncContextManager[Root]:
-    return create.kernel_held(pod, files[0]) if kernel.path else create.image_held(pod, files)
 
 
 def _images(node: Node, config: pb.ContainerConfig) -> dict[str, Image]:

@@ -4,12 +4,15 @@
 import asyncio
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from cri import policy
+from cri.config import Config
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import ImageStore
 from stage1 import engine
@@ -22,9 +25,12 @@ from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
 from tests.cri.conftest import Client, Registered, World
 from tests.fakes import kernels, places
+from tests.fakes.far_host import run_here
 from tests.fakes.guest import FakeVmm
 from tests.fakes.oci_layout import Entry, directory, file
+from tests.fakes.outer_net import outer_net
 from tests.fakes.patience import PATIENCE
+from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry
 
 pytestmark = pytest.mark.vm
@@ -51,7 +57,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
             kernels.push(registry, place, "t/sample:1", files=[file("true", b"x")], labels={}),
             f"{place}/state",
         )
-        ImageStore(made.state_dir).close()
+        store = ImageStore(made.state_dir)
+        for reference in made[:-1]:
+            pull_blocking(store, reference, config=Config())
+        store.close()
         yield made
 
 
@@ -86,7 +95,6 @@ def machine(images: Images, guest_dir: Path) -> Iterator[World]:
 
 
 async def _started(cri: Client, pod: str, image: str, *args: str, name: str = "c") -> str:
-    await cri("PullImage", image=pb.ImageSpec(image=image))
     made = await cri.container(pod, name=name, image=pb.ImageSpec(image=image), args=args)
     await cri("StartContainer", container_id=made)
     return made
@@ -96,10 +104,10 @@ def _log(path: str) -> list[str]:
     return [line.split(" ", 3)[3] for line in Path(path).read_text().splitlines()]
 
 
-async def _said(cri: Client, container: str, line: str) -> None:
+async def _said(cri: Client, container: str, line: str, limit_s: float = 60) -> None:
     """Wait until its log has this line."""
     path = (await cri.status(container)).log_path
-    async with asyncio.timeout(60 * PATIENCE):
+    async with asyncio.timeout(limit_s * PATIENCE):
         while not os.path.exists(path) or line not in _log(path):
             await asyncio.sleep(0.02)
 
@@ -152,7 +160,6 @@ async def test_what_needs_an_agent_is_refused_and_the_kernel_runs_on(machine: Wo
             assert code == "UNIMPLEMENTED"
             assert "kernel" in sentence
         sample = cri.config("x", name="b", image=pb.ImageSpec(image=images.sample))
-        await cri("PullImage", image=sample.image)
         assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=sample))[0] == "UNIMPLEMENTED"
         stats = (await cri("ContainerStats", container_id=c)).stats
         assert stats.memory.usage_bytes.value > 0
@@ -169,8 +176,6 @@ async def test_a_pod_with_another_container_keeps_its_guest(machine: World, imag
     async with machine.daemon() as cri:
         pod = await cri.pod()
         sample = cri.config("x", image=pb.ImageSpec(image=images.sample))
-        for image in (images.sample, images.microvm):
-            await cri("PullImage", image=pb.ImageSpec(image=image))
         await cri("CreateContainer", pod_sandbox_id=pod, config=sample)
         code, sentence = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=cri.config(name="k"))
         assert (code, "container c" in sentence) == ("UNIMPLEMENTED", True)
@@ -193,25 +198,20 @@ async def test_an_image_that_lies_is_refused_and_the_pod_keeps_its_guest(
     machine: World, images: Images, tmp_path: Path
 ) -> None:
     machine.host = machine.host._replace(ids=None)  # fake guests have no user namespaces
-    files = [
-        directory("etc"),
-        file("kernel", kernels.hello()),
-        file("text", b"#!/bin/sh\n"),
-        file("big", bytes(17 << 20)),
-    ]
+    files = [directory("etc"), file("kernel", kernels.hello()), file("text", b"#!/bin/sh\n")]
     files.append(Entry("out", "s", link="/../../../../../../../../boot/vmlinuz"))
     with Registry(tmp_path / "registry") as registry:
         async with machine.daemon() as cri:
             pod = await cri.pod()
             for number, (what, (labels, code, noun)) in enumerate(BAD.items()):
                 given = kernels.labelled(**{"network": "none", **labels})
-                image = kernels.push(registry, tmp_path, f"t/bad{number}:1", files=files, labels=given)
+                more = [file("big", bytes(17 << 20))] if "block" in labels else []
+                image = kernels.push(registry, tmp_path, f"t/bad{number}:1", files=[*files, *more], labels=given)
                 await cri("PullImage", image=pb.ImageSpec(image=image))
                 config = cri.config(name=f"c{number}", image=pb.ImageSpec(image=image))
                 said = await cri.refused("CreateContainer", pod_sandbox_id=pod, config=config)
                 assert (said[0], noun in said[1]) == (code, True), (what, said)
             sample = pb.ImageSpec(image=images.sample)
-            await cri("PullImage", image=sample)
             await cri("CreateContainer", pod_sandbox_id=pod, config=cri.config("x", image=sample))
 
 
@@ -233,3 +233,56 @@ async def test_a_kernel_outlives_the_daemon_and_its_log_has_each_line_once(machi
         assert (await cri.ended(again)).exit_code == 3
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
+
+
+@pytest.fixture
+def connected(machine: World) -> Iterator[World]:
+    """The machine with the embedded network, in a netns that stands for the host."""
+    with outer_net(machine.root / "outer") as net:
+        net.use_default()
+        machine.host = machine.host._replace(network=net.settings)
+        yield machine
+
+
+async def _ip(cri: Client, pod: str) -> str:
+    return str((await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.network.ip)
+
+
+async def test_a_kernel_on_mmio_answers_ping_and_udp_at_its_pods_address(connected: World, images: Images) -> None:
+    async with connected.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{connected.root}/logs")
+        c = await _started(cri, pod, images.microvm)
+        await _said(cri, c, "ready")
+        ip = await _ip(cri, pod)
+        await asyncio.to_thread(run_here, "busybox", "ping", "-c", "2", "-W", "20", ip)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(20 * PATIENCE)
+            for sent, answered in ((b"stressed", b"desserts"), (b"bye", b"eyb")):
+                client.sendto(sent, (ip, 7))
+                assert client.recv(100) == answered
+        assert (await cri.ended(c)).exit_code == 0
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert connected.left_over() == []
+
+
+async def test_a_stock_kernel_with_an_initramfs_serves_and_hears_its_power_button(
+    connected: World, images: Images, guest_dir: Path, tmp_path: Path
+) -> None:
+    labels = kernels.labelled(path="/kernel", initrd="/initrd", network="linux", machine="q35")
+    with Registry(tmp_path / "registry") as registry:
+        files = kernels.debian_files(guest_dir)
+        image = kernels.push(registry, tmp_path, "t/debian:1", files=files, labels=labels)
+        async with connected.daemon() as cri:
+            pod = await cri.pod(log_directory=f"{connected.root}/logs", annotations={policy.MEMORY: "192"})
+            await cri("PullImage", image=pb.ImageSpec(image=image))
+            c = await _started(cri, pod, image, "quiet")
+            await _said(cri, c, "a kernel of Linux is ready", limit_s=120)
+            ip = await _ip(cri, pod)
+            fetch = ("busybox", "wget", "-q", "-O", "-", f"http://{ip}/f")
+            assert await asyncio.to_thread(run_here, *fetch) == "from the kernel\n"
+            await cri("StopContainer", container_id=c, timeout=100, deadline_s=110)
+            status = await cri.status(c)
+            assert status.exit_code == 0
+            assert "the button was pressed" in _log(status.log_path)
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert connected.left_over() == []

@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images that bring a kernel of their own: the test's hello, built by tests/kernels. For the tests of such pods."""
+"""Images that bring a kernel of their own: the test's hello, built by tests/kernels, and Debian's with an initramfs.
 
+For the tests of such pods.
+"""
+
+import gzip
+import io
+import lzma
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from stage1.pod.own_kernel import OURS
+from tests.fakes import sample
 from tests.fakes.c_program import CHECKOUT, make
+from tests.fakes.cpio import newc
 from tests.fakes.oci_layout import Entry, Layer, Layout, file, tar
 from tests.fakes.registry import Registry
+from tests.lab.debian_kernel import debian_kernel, default_cache
 
 
 def hello() -> bytes:
@@ -33,3 +43,40 @@ def hello_image(registry: Registry, place: Path, name: str, **labels: str) -> st
     """One with hello as /kernel, told its address as Linux is."""
     given = {"path": "/kernel", "network": "linux", **labels}
     return push(registry, place, name, files=[file("kernel", hello(), 0o755)], labels=labelled(**given))
+
+
+INIT = b"""#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc && mount -t devtmpfs dev /dev
+for one in failover net_failover virtio_net evdev button; do insmod /modules/$one.ko; done
+for word in $(cat /proc/cmdline); do
+    case $word in
+    ip=*) set -- $(echo "${word#ip=}" | tr : ' ')
+          ifconfig lo up && ifconfig eth0 "$1" netmask "$3" && route add default gw "$2" ;;
+    esac
+done
+mkdir /w && echo "from the kernel" > /w/f && httpd -p 80 -h /w
+echo "a kernel of $(uname -s) is ready"
+mkfifo /pressed
+for one in /dev/input/event*; do head -c 24 $one > /pressed & done
+head -c 24 /pressed > /dev/null
+echo "the button was pressed"
+poweroff -f
+"""
+"""For Debian's kernel: its network by `ip=`, which that kernel does not read itself, a web server, the power button."""
+MODULES = ("failover", "net_failover", "virtio_net", "evdev", "button")
+
+
+def debian_files(guest_dir: Path) -> list[Entry]:
+    """/kernel, a bzImage of Debian's, and /initrd with busybox, the modules that it needs, and INIT."""
+    kernel = debian_kernel(default_cache())
+    with tarfile.open(fileobj=io.BytesIO(sample.busybox(guest_dir).tar)) as tar:
+        found = tar.extractfile("bin/busybox")
+        assert found
+        program = found.read()
+    entries = [(name, 0o040755, b"") for name in ("bin", "dev", "proc", "modules")]
+    entries += [("bin/busybox", 0o100755, program), ("init", 0o100755, INIT)]
+    for name in MODULES:
+        (packed,) = kernel.modules.rglob(f"{name}.ko.xz")
+        entries.append((f"modules/{name}.ko", 0o100644, lzma.decompress(packed.read_bytes())))
+    return [file("kernel", kernel.image.read_bytes()), file("initrd", gzip.compress(newc(entries), 1))]

@@ -22,6 +22,7 @@ from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
 from tests.fakes import places
 from tests.fakes.command import Command
+from tests.fakes.cpio import newc
 from tests.fakes.hypervisors import hypervisor, pytest_generate_tests
 
 __all__ = ["hypervisor", "pytest_generate_tests"]
@@ -29,18 +30,6 @@ Boot = Callable[[VmSpec], VmProcess]
 NO_VM = "it ends before there is a VM"
 """Why a test is `only_on` QEMU, which is there without a lab."""
 VSOCK_PORT = 1024
-
-
-def newc(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """A cpio archive in the kernel's newc format of (name, mode, content)."""
-    blob = b""
-    for number, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")], 1):
-        raw = name.encode() + b"\0"
-        fields = (number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(raw), 0)
-        blob += b"070701" + b"".join(b"%08X" % field for field in fields) + raw
-        blob += b"\0" * (-len(blob) % 4) + content
-        blob += b"\0" * (-len(blob) % 4)
-    return blob
 
 
 @pytest.fixture(scope="session")

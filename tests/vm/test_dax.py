@@ -19,8 +19,8 @@ from stage1.vm.choose import choose, lacks
 from stage1.vm.spec import Dax, DaxImage, Share, VmSpec, VsockLink
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
+from tests.fakes.cpio import newc
 from tests.fakes.patience import PATIENCE
-from tests.vm.conftest import newc
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvmtool]
 

@@ -15,11 +15,12 @@ from cri.cli.run_options import FAULT
 from stage1.linux.host import which
 from tests.fakes import sample
 from tests.fakes.command import Command, Result
+from tests.fakes.cpio import newc
 from tests.fakes.oci_layout import OTHER_ARCH, Layer, Layout, directory, file, tar
 from tests.fakes.patience import PACE, PATIENCE
 from tests.fakes.registry import Registry, free_port
 
-from .conftest import NO_VM, newc
+from .conftest import NO_VM
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(120)]
 ends_before_a_vm = pytest.mark.only_on("qemu", NO_VM)

@@ -73,6 +73,31 @@ def test_oci_layers_of_all_kinds_are_taken(kind: str, prefix: str) -> None:
     assert manifest.read_manifest(dump(document), name="x") == Manifest(A, (B,))
 
 
+@pytest.mark.parametrize(
+    "annotations, kept",
+    [
+        ({"io.clearpod.kernel.path": "/k", "other": "x"}, {"io.clearpod.kernel.path": "/k"}),
+        ({"com.urunc.unikernel.binary": "L2s="}, {"com.urunc.unikernel.binary": "L2s="}),
+        ({"io.clearpod.kernel.path": 7}, {}),
+        ({"io.clearpod.kernel.path": "k" * 5000}, {}),
+        (["io.clearpod.kernel.path"], {}),
+        (None, {}),
+    ],
+)
+def test_what_a_manifest_says_of_a_kernel_is_kept_as_labels(annotations: Any, kept: dict[str, str]) -> None:
+    found = manifest.kernel_annotations(dump({"annotations": annotations}))
+    assert found == kept
+    config = {"config": {"Labels": {"io.clearpod.kernel.machine": "pc"}}}
+    labelled = manifest.with_labels(config, found)
+    assert labelled["config"]["Labels"] == {"io.clearpod.kernel.machine": "pc", **kept}
+    assert manifest.with_labels({"config": {"Labels": {**kept, "a": "b"}}}, found)["config"]["Labels"]["a"] == "b"
+
+
+def test_only_some_annotations_about_a_kernel_are_kept() -> None:
+    many = {f"io.clearpod.kernel.{number}": "x" for number in range(1000)}
+    assert len(manifest.kernel_annotations(dump({"annotations": many}))) < 100
+
+
 def test_a_docker_manifest_is_taken() -> None:
     document = {
         "schemaVersion": 2,

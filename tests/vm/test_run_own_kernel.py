@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`clearpod run` of an image that brings a kernel of its own. The fixture `clearpod` checks that nothing is left."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import kernels, sample
+from tests.fakes.command import Command, finish
+from tests.fakes.oci_layout import Layer, file, tar
+
+ONLY = "only a bzImage can be booted on the other one"
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(120), pytest.mark.only_on("qemu", ONLY)]
+
+
+def _image(place: Path, **labels: str) -> str:
+    layer = Layer(tar([file("kernel", kernels.hello(), 0o755)]))
+    return sample.image(place, [layer], Labels=kernels.labelled(path="/kernel", network="linux", **labels))
+
+
+def test_its_serial_port_is_the_output_and_its_code_the_commands(clearpod: Command, tmp_path: Path) -> None:
+    code, out, err = clearpod.run(_image(tmp_path / "image", exit="debug-exit"), "count=2", "exit=9")
+    assert (code, out.splitlines()[0], out.splitlines()[2:4], err) == (9, b"hello", [b"1", b"2"], "")
+
+
+def test_a_signal_presses_its_power_button(clearpod: Command, tmp_path: Path) -> None:
+    process = clearpod.start("run", _image(tmp_path / "image", machine="q35"))
+    assert process.stdout
+    while process.stdout.readline() != b"ready without a network\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    code, out, _ = finish(process)
+    assert (code, out) == (0, b"asked to end\nbye\n")
+
+
+def test_a_kernel_that_is_none_is_one_sentence(clearpod: Command, tmp_path: Path) -> None:
+    layer = Layer(tar([file("kernel", b"#!/bin/sh\n")]))
+    image = sample.image(tmp_path / "image", [layer], Labels=kernels.labelled(path="/kernel", network="none"))
+    code, out, err = clearpod.run(image)
+    assert (code, out, err.count("\n")) == (125, b"", 1)
+    assert "/kernel" in err
