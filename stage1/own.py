@@ -23,7 +23,8 @@ from stage1.pod.own_kernel import OwnKernel
 from stage1.rootfs import export, scratch
 from stage1.vm import record
 from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.spec import OwnMachine, SerialLink, Share, VmSpec
+from stage1.vm.own_machine import OwnMachine
+from stage1.vm.spec import SerialLink, Share, VmSpec
 from stage1.vm.usage import usage
 
 TYPE_CHECKING = False

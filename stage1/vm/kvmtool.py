@@ -15,7 +15,7 @@ from stage1.linux.host import Program
 from stage1.linux.process import PidHandle
 from stage1.vm import dax, kernel_line
 from stage1.vm.hypervisor import Hypervisor
-from stage1.vm.spec import HOME, TAP_FD, OwnMachine, VmSpec, VsockLink, check
+from stage1.vm.spec import HOME, TAP_FD, VmSpec, VsockLink, check
 
 # What kvmtool puts before our arguments, of which "root=/dev/vda rw" means nothing to a kernel with an initramfs.
 _OWN_ARGUMENTS = (
@@ -31,7 +31,9 @@ def argv(vm: VmSpec) -> list[str]:
     """The whole command line. Raises BadRequest when `vm` has what kvmtool can't do."""
     check(vm)
     if vm.own:
-        return _own(vm, vm.own)
+        from stage1.vm import own_machine  # rkt waits for each import
+
+        return own_machine.argv_of_pci(vm, before=_OWN_ARGUMENTS, network=_network(vm))
     if not isinstance(vm.link, VsockLink):
         raise BadRequest("kvmtool has no serial link to the agent: give the VM a vsock link, or use QEMU")
     return [
@@ -49,19 +51,6 @@ def argv(vm: VmSpec) -> list[str]:
         *(word for share in vm.shares for word in ("--9p", f"{share.path},{share.tag}")),
         *_network(vm),
         *("--params", kernel_command_line(vm)),
-    ]
-
-
-def _own(vm: VmSpec, own: OwnMachine) -> list[str]:
-    """Of a kernel that an image brings, which gets kvmtool's own arguments before its own."""
-    kernel_line.join([own.command_line], added_bytes=len(_OWN_ARGUMENTS) + _KEPT_BACK_BYTES)
-    return [
-        *(vm.binary, "run", "--name", _NAME, "--kernel", vm.kernel),
-        *(("--initrd", vm.initramfs) if vm.initramfs else ()),
-        *("--mem", f"{vm.memory_mib}M", "--cpus", str(vm.vcpus), "--console", "serial"),
-        *(("--disk", vm.scratch) if vm.scratch else ()),
-        *_network(vm),
-        *("--params", own.command_line),
     ]
 
 

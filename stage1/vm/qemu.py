@@ -20,7 +20,6 @@ from stage1.vm.spec import (
     LISTENER_FD,
     TAP_FD,
     Nic,
-    OwnMachine,
     SerialLink,
     Share,
     VmSpec,
@@ -51,17 +50,6 @@ _NO_CONTROL = ",".join(
 # system is to stop the whole machine, and nobody would let it go on.
 _ERRORS = "werror=report,rerror=report"
 
-_MACHINES = {
-    "microvm": "microvm,acpi=off",
-    "microvm-pci": "microvm,acpi=on,pcie=on",
-    "q35": "q35,vmport=off",
-    "pc": "pc,vmport=off",
-}
-_OLD_AND_NEW = "disable-legacy=off,disable-modern=off"
-"""Of virtio over PCI: many library operating systems know only what was before 1.0."""
-_DEBUG_EXIT = "isa-debug-exit,iobase=0x501,iosize=0x02"
-"""Where Solo5 and others write their exit code, and QEMU's own choice."""
-
 PROGRAM = "qemu-system-x86_64"
 TRANSPORTS = 8
 """Of a microvm without ACPI."""
@@ -73,7 +61,9 @@ def argv(vm: VmSpec) -> list[str]:
     """The whole command line. Raises BadRequest when a value of `vm` can't be put into one."""
     check(vm)
     if vm.own:
-        return _own_argv(vm, vm.own)
+        from stage1.vm import own_machine  # rkt waits for each import
+
+        return own_machine.argv(vm, sandbox=_SANDBOX, errors=_ERRORS)
     devices = _devices(vm)
     if (needed := _transports(devices)) > TRANSPORTS:
         text = f"the pod needs {needed} virtio devices and QEMU's microvm has {TRANSPORTS}: use fewer networks"
@@ -98,47 +88,6 @@ def argv(vm: VmSpec) -> list[str]:
         *_console(vm),
         *devices,
     ]
-
-
-def _own_argv(vm: VmSpec, own: OwnMachine) -> list[str]:
-    """The whole command line for a kernel that an image brings. Its end is QEMU's, whether it powers off or resets."""
-    return [
-        vm.binary,
-        *("-name", vm.name),
-        *(("-sandbox", _SANDBOX) if vm.sandbox else ()),
-        *("-machine", _MACHINES[own.machine]),
-        *("-accel", f"tcg,tb-size={CACHE_MIB}" if vm.accel == "tcg" else vm.accel),
-        *("-cpu", "host" if vm.accel == "kvm" else "max"),
-        *("-m", str(vm.memory_mib)),
-        *("-smp", str(vm.vcpus)),
-        *("-kernel", vm.kernel),
-        *(("-initrd", vm.initramfs) if vm.initramfs else ()),
-        *("-append", own.command_line),
-        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"),
-        *_own_monitor(vm, own),
-        *(("-device", _DEBUG_EXIT) if own.has_debug_exit else ()),
-        *_own_devices(vm, own),
-    ]
-
-
-def _own_monitor(vm: VmSpec, own: OwnMachine) -> list[str]:
-    where = f"fd={LISTENER_FD}" if vm.jailer else f"path={own.monitor}"
-    return ["-chardev", f"socket,id=monitor,{where},server=on,wait=off", "-mon", "chardev=monitor,mode=control"]
-
-
-def _own_devices(vm: VmSpec, own: OwnMachine) -> list[str]:
-    kind, more = ("device", "") if own.machine == "microvm" else ("pci", f",{_OLD_AND_NEW}")
-    argv = []
-    if vm.scratch:
-        argv += ["-drive", f"id=block,if=none,format=raw,cache=unsafe,{_ERRORS},file={vm.scratch}"]
-        argv += ["-device", f"virtio-blk-{kind},drive=block{more}"]
-    for number, nic in enumerate(vm.nics):
-        where = f"fd={TAP_FD + number}" if vm.jailer else f"ifname={nic.tap},script=no,downscript=no"
-        rom = ",romfile=" if kind == "pci" else ""
-        argv += ["-netdev", f"tap,id=nic{number},{where}"]
-        argv += ["-device", f"virtio-net-{kind},netdev=nic{number},mac={nic.mac}{rom}{more}"]
-    return argv
 
 
 def environment(vm: VmSpec) -> dict[str, str]:

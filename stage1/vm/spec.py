@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stage1.vm.own_machine import OwnMachine
     from stage1.vm.template import Template
 
 HOME = "/vmm"
@@ -75,19 +76,6 @@ class Dax(NamedTuple):
     socket: str = ""
 
 
-class OwnMachine:
-    """What a VM is that boots a kernel out of an image, and no guest of ours: `kernel` and `initramfs` of the VM are
-    that image's, `scratch` is its block image, and there is no link. No NamedTuple: rkt's `run` waits for each class.
-
-    `machine` is one of `pod.own_kernel`; `command_line` is whole. What its serial port says is appended to the file
-    `serial`, and QEMU is reached at the unix socket `monitor`. With `has_debug_exit` the guest can say its exit code.
-    """
-
-    def __init__(self, machine: str, command_line: str, *, serial: str, monitor: str, has_debug_exit: bool) -> None:
-        self.machine, self.command_line, self.serial, self.monitor = machine, command_line, serial, monitor
-        self.has_debug_exit = has_debug_exit
-
-
 class VmSpec(NamedTuple):
     """One VM. `memory_mib` and `vcpus` are what the guest sees; `kernel_arguments` end the kernel command line.
 
@@ -127,7 +115,7 @@ class VmSpec(NamedTuple):
     """The program that starts it; empty where rkt's launcher does it."""
     filter: str = ""
     """The file with its allow-list of system calls (struct sock_filter[]); empty for tests, whose VMM is a script."""
-    own: OwnMachine | None = None
+    own: "OwnMachine | None" = None
     """For a kernel that an image brings."""
     template: "Template | None" = None
     """What it is made, or is a copy of; None: it boots."""

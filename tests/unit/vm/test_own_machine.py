@@ -5,7 +5,8 @@ import pytest
 
 from stage1.pod import own_kernel
 from stage1.vm import jail, qemu
-from stage1.vm.spec import Nic, OwnMachine, SerialLink, Share, VmSpec
+from stage1.vm.own_machine import OwnMachine
+from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
 
 
 def _vm(machine: str, *, has_debug_exit: bool = False, **more: object) -> VmSpec:
