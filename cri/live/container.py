@@ -153,10 +153,9 @@ class LiveContainer:
             now = self._moment(0, self.status.started_ns)
             self._move("vm_exit", finished_ns=now, exit_code=KILLED, reason="Error", message=why)
 
-    def lost(self) -> None:
+    def lost(self, why: str = "the guest does not know this container any more") -> None:
         """Nobody knows how it ended: EXITED with exit code 255 and reason Unknown, as clients expect."""
         if self.status.state != states.EXITED:
-            why = "the guest does not know this container any more"
             now = self._moment(0, self.status.started_ns)
             self._move("vm_exit", finished_ns=now, exit_code=255, reason="Unknown", message=why)
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("clearpod.pod")
 
-KILLED, UNKNOWN = 128 + process.SIGKILL, 255
-"""Exit codes of a VM that was killed, and of one whose end nobody saw."""
+KILLED = 128 + process.SIGKILL
+"""Exit code of a VM that was killed."""
+UNSEEN = "its kernel ended while no clearpod ran, so that nobody knows how"
 LAST_WORD_S = 1.0
 """A QEMU that has ended has said why by then."""
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -184,16 +185,20 @@ class OwnKernel:
         self._pod.vm = vm
         await run.begin(self._consumers.get(container.record.stdout), self._ended)
 
-    def _ended(self, run: "Run", code: int) -> None:
-        """The VM has ended, and its log has all of it."""
+    def _ended(self, run: "Run", code: int | None) -> None:
+        """The VM has ended, and its log has all of it; how is not known without a code."""
         pod, self._run = self._pod, None
         pod.vm = None
         for stream in filter(None, (run.container.record.stderr,)):  # nothing comes there, and that is told
             if consumer := self._consumers.get(stream):
                 consumer.feed(b"", seq=run.container.log.seq + 1, end=True)
                 consumer.commit()
-        exited = messages.Exited(run.container.id, 0, code, unix_ns=time.time_ns())
-        run.container.exited(exited, pod.save_soon)
+        if code is None:
+            run.container.lost(UNSEEN)
+            pod.save_soon()
+        else:
+            exited = messages.Exited(run.container.id, 0, code, unix_ns=time.time_ns())
+            run.container.exited(exited, pod.save_soon)
         if not pod.is_ready:
             pod.mark_dead(f"the virtual machine of {pod.title} has ended")
 
@@ -229,7 +234,7 @@ class Run:
         self._pod, self._was_killed = pod, False
         self._task: asyncio.Task[None] | None = None
 
-    async def begin(self, consumer: "Consumer | None", ended: "Callable[[Run, int], None]") -> None:
+    async def begin(self, consumer: "Consumer | None", ended: "Callable[[Run, int | None], None]") -> None:
         """Follow it; at its end call `ended` with the container's exit code."""
         pod = self._pod
         budget = pod.tools.loop_budget or LoopBudget()
@@ -262,7 +267,7 @@ class Run:
             await self.follower.close()
         await self.monitor.close()
 
-    async def _live(self, ended: "Callable[[Run, int], None]") -> None:
+    async def _live(self, ended: "Callable[[Run, int | None], None]") -> None:
         handle = await vm_end.opened(self.vm)
         if handle is not None:
             serial = self.vm._replace(console=f"{self._pod.directory}/{own.SERIAL}")
@@ -273,19 +278,20 @@ class Run:
         await self.monitor.close()
         if self.follower is not None:
             await self.follower.finish()
+            await self.container.logged(LAST_WORD_S)
         code = await self._code(handle)
         try:
             ended(self, code)
         finally:
             self.over.set()
 
-    async def _code(self, handle: PidHandle | None) -> int:
+    async def _code(self, handle: PidHandle | None) -> int | None:
         """The container's exit code; why, if that is no guest's doing, is logged."""
         status = handle.exit_code if handle else None
         if self._was_killed:
             return KILLED
         if status is None:
-            return 0 if self.monitor.is_orderly else UNKNOWN
+            return 0 if self.monitor.is_orderly else None
         code = own.exit_code(self.container.record.kernel, status)
         if status and code == status:
             await vm_end.sentence(self.vm, handle, title=self._pod.title)

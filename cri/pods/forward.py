@@ -12,12 +12,13 @@ from functools import partial
 
 from cri.live.pod import LivePod
 from cri.output_queue import OutputQueue
-from stage1.errors import PodError
+from stage1.errors import AgentFailed, PodError, WrongState
 from stage1.guest import messages
 
 log = logging.getLogger("clearpod.forward")
 
 CLEAN_UP_S = 5.0
+CHUNK_BYTES = 65536
 
 
 class PortConnection:
@@ -41,10 +42,67 @@ class PortConnection:
         self.has_ended[1] |= end
 
 
+class DirectConnection:
+    """The same to the pod's address, for a kernel of its own, in which nobody can connect to a loopback."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.has_ended = [False, False]
+        self._reader, self._writer = reader, writer
+
+    async def read(self) -> bytes:
+        """As `PortConnection.read`."""
+        try:
+            data = await self._reader.read(CHUNK_BYTES)
+        except OSError:  # it was cut
+            data = b""
+        self.has_ended[0] |= not data
+        return data
+
+    async def send(self, data: bytes, *, end: bool = False) -> None:
+        """As `PortConnection.send`. Raises AgentFailed."""
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+            if end:
+                self._writer.write_eof()
+        except OSError as error:
+            raise AgentFailed(f"the connection was cut: {error.strerror or error}") from None
+        self.has_ended[1] |= end
+
+
+AnyConnection = PortConnection | DirectConnection
+
+
 @asynccontextmanager
-async def connect(pod: LivePod, port: int) -> AsyncIterator[PortConnection]:
+async def _directly(pod: LivePod, port: int) -> AsyncIterator[DirectConnection]:
+    """Raises WrongState for a pod without a network, AgentFailed when nobody listens."""
+    if not pod.ips:
+        raise WrongState(f"{pod.title} runs a kernel of its own without a network: it can't be connected to")
+    try:
+        async with asyncio.timeout(pod.tools.call_timeout_s):
+            reader, writer = await asyncio.open_connection(_first_ipv4(pod.ips), port)
+    except (OSError, TimeoutError) as error:
+        why = str(error) or "it does not answer"
+        raise AgentFailed(f"port {port} of {pod.title} can't be connected to: {why}") from None
+    try:
+        yield DirectConnection(reader, writer)
+    finally:
+        writer.close()
+
+
+def _first_ipv4(ips: tuple[str, ...]) -> str:
+    """What such a kernel was told; else the first."""
+    return next((ip for ip in ips if ":" not in ip), ips[0])
+
+
+@asynccontextmanager
+async def connect(pod: LivePod, port: int) -> AsyncIterator[AnyConnection]:
     """Connect to `port` of the pod's loopback. Raises AgentFailed when nobody listens, WrongState."""
     pod.require_ready()
+    if pod.status.is_own:
+        async with _directly(pod, port) as direct:
+            yield direct
+        return
     made = PortConnection(pod, pod.next_id())
     pod.agent.listen(made.output, made.queue)
     pod.agent.open_input(made.input)

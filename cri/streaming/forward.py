@@ -12,7 +12,7 @@ from typing import Any
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.pods import forward
-from cri.pods.forward import PortConnection
+from cri.pods.forward import AnyConnection
 from cri.streaming import pump, spdy
 from cri.streaming.session import SETUP_S
 from cri.streaming.spdy_session import SpdyConnection, SpdyStream
@@ -96,7 +96,7 @@ def _port(stream: SpdyStream) -> int:
     return int(text)
 
 
-async def _join(stream: SpdyStream, made: PortConnection) -> None:
+async def _join(stream: SpdyStream, made: AnyConnection) -> None:
     """Copy both ways. Either side may end its direction first; a client that resets the stream ends both."""
     up, down = _up(stream, made), _down(stream, made)
     async with pump.run_concurrently(up, down, _gone(stream)) as (sending, receiving, gone):
@@ -119,13 +119,13 @@ async def _gone(stream: SpdyStream) -> None:
     await stream.gone.wait()
 
 
-async def _up(stream: SpdyStream, made: PortConnection) -> None:
+async def _up(stream: SpdyStream, made: AnyConnection) -> None:
     while data := await stream.input.read():
         await made.send(data)
     if not stream.gone.is_set():
         await made.send(b"", end=True)
 
 
-async def _down(stream: SpdyStream, made: PortConnection) -> None:
+async def _down(stream: SpdyStream, made: AnyConnection) -> None:
     while data := await made.read():
         await stream.write(data)

@@ -14,6 +14,7 @@ import pytest
 from cri import policy
 from cri.config import Config
 from cri.pb import runtime_pb2 as pb
+from cri.pods import forward
 from cri.store.images import ImageStore
 from stage1 import engine
 from stage1.linux.cgroup import OURS
@@ -235,6 +236,26 @@ async def test_a_kernel_outlives_the_daemon_and_its_log_has_each_line_once(machi
         assert machine.left_over() == []
 
 
+async def test_a_kernel_that_ends_without_a_daemon_has_all_of_its_log_and_an_unknown_end(
+    machine: World, images: Images
+) -> None:
+    async with machine.daemon() as cri:
+        pod = await cri.pod(log_directory=f"{machine.root}/logs")
+        c = await _started(cri, pod, images.q35, "spin")
+        await _said(cri, c, "ready without a network")
+        vm = cri.node.pods.get(pod).vm
+        assert vm is not None
+    with Path(machine.config.run_dir, "pods", pod, "serial.log").open("ab") as serial:  # noqa: ASYNC230 - no daemon runs
+        serial.write(b"last words")
+    vm.kill()
+    async with machine.daemon() as cri:
+        status = await cri.ended(c)
+        assert (status.exit_code, status.reason, _log(status.log_path)[-1]) == (255, "Unknown", "last words")
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_READY
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
 @pytest.fixture
 def connected(machine: World) -> Iterator[World]:
     """The machine with the embedded network, in a netns that stands for the host."""
@@ -280,6 +301,12 @@ async def test_a_stock_kernel_with_an_initramfs_serves_and_hears_its_power_butto
             ip = await _ip(cri, pod)
             fetch = ("busybox", "wget", "-q", "-O", "-", f"http://{ip}/f")
             assert await asyncio.to_thread(run_here, *fetch) == "from the kernel\n"
+            async with forward.connect(cri.node.pods.get(pod), 80) as forwarded:
+                await forwarded.send(b"GET /f HTTP/1.0\r\n\r\n", end=True)
+                said = b""
+                while data := await forwarded.read():
+                    said += data
+            assert said.endswith(b"from the kernel\n")
             await cri("StopContainer", container_id=c, timeout=100, deadline_s=110)
             status = await cri.status(c)
             assert status.exit_code == 0
