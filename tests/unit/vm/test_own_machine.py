@@ -3,8 +3,9 @@
 
 import pytest
 
+from stage1.errors import BadRequest
 from stage1.pod import own_kernel
-from stage1.vm import jail, qemu
+from stage1.vm import jail, kvmtool, qemu
 from stage1.vm.own_machine import OwnMachine
 from stage1.vm.spec import Nic, SerialLink, Share, VmSpec
 
@@ -53,6 +54,24 @@ def test_its_jail_shows_the_kernel_and_names_no_empty_path() -> None:
     assert "" not in [place.path for place in jail.places(vm)]
     assert "" not in [path for path, _ in jail.rules(vm)]
     assert "/p/share/layers/i/k" in [path for path, _ in jail.rules(vm)]
+
+
+def test_a_hypervisor_that_loads_a_bzimage_only_gets_its_disk_and_tap_as_options() -> None:
+    vm = _vm("pc", hypervisor=kvmtool.HYPERVISOR, nics=(Nic("t0", "02::1"),), scratch="/s.img", initramfs="/i")
+    argv = kvmtool.argv(vm)
+    assert (_after(argv, "--kernel"), _after(argv, "--initrd")) == ([vm.kernel], ["/i"])
+    assert (_after(argv, "--disk"), _after(argv, "--params")) == (["/s.img"], ["a b"])
+    assert _after(argv, "--network")[0].startswith("mode=tap,")
+    assert "--vsock" not in argv
+    assert kvmtool.HYPERVISOR.listener(vm) is None
+
+
+def test_a_line_that_it_would_cut_off_is_refused() -> None:
+    vm = _vm("pc", hypervisor=kvmtool.HYPERVISOR)
+    assert vm.own
+    vm.own.command_line = "x" * 2000
+    with pytest.raises(BadRequest, match="command line"):
+        kvmtool.argv(vm)
 
 
 def test_each_machine_that_an_image_can_name_is_known() -> None:

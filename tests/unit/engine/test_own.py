@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernels a node boots, and what the end of its VMM means for a container."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from stage1 import own
+from stage1.engine import Host
+from stage1.errors import BadRequest, PodError, Unsupported
+from stage1.pod.model import Pod
+from stage1.pod.own_kernel import OwnKernel
+from stage1.vm import kvmtool, qemu
+from stage1.vm.choose import Choice
+from stage1.vm.hypervisor import Hypervisor
+
+MULTIBOOT = struct.pack("<III", 0x1BADB002, 1 << 16, -(0x1BADB002 + (1 << 16)) & 0xFFFFFFFF)
+BZIMAGE = bytearray(1024)
+BZIMAGE[0x1FE:0x200], BZIMAGE[0x202:0x206], BZIMAGE[0x211] = b"\x55\xaa", b"HdrS", 1
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    """The pod's directory, with an image of three kernels."""
+    place = tmp_path / "share" / "layers" / "i"
+    place.mkdir(parents=True)
+    (place / "multiboot").write_bytes(MULTIBOOT)
+    (place / "bzImage").write_bytes(BZIMAGE)
+    (place / "large").write_bytes(BZIMAGE + bytes(40 << 20))
+    (place / "link").symlink_to("/bzImage")
+    return tmp_path
+
+
+def _find(directory: Path, kernel: OwnKernel, hypervisor: Hypervisor = qemu.HYPERVISOR) -> own.Found:
+    host = Host("/run/c", "/g", "/s", Choice(hypervisor, "tcg", "/bin/true", "", ()), scratch_mib=16)
+    return own.find(str(directory), Pod("p", "p", memory_mib=64), host=host, boot=own.Boot(kernel, "i"))
+
+
+def test_a_kernel_is_found_through_links_that_stay_in_the_image(layers: Path) -> None:
+    found = _find(layers, OwnKernel("/link", machine="q35"))
+    assert found == own.Found(f"{layers}/share/layers/i/bzImage")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "hypervisor", "error", "noun"),
+    [
+        (OwnKernel("/multiboot", machine="microvm"), qemu.HYPERVISOR, BadRequest, "multiboot"),
+        (OwnKernel("/multiboot", machine="q35"), kvmtool.HYPERVISOR, Unsupported, "multiboot"),
+        (OwnKernel("/bzImage", machine="microvm"), kvmtool.HYPERVISOR, Unsupported, "bzImage"),
+        (OwnKernel("/large", machine="q35"), qemu.HYPERVISOR, BadRequest, "memory"),
+        (OwnKernel("/bzImage", machine="q35", block="/large"), qemu.HYPERVISOR, BadRequest, "block"),
+    ],
+)
+def test_what_can_not_be_booted_here_is_refused(
+    layers: Path, kernel: OwnKernel, hypervisor: Hypervisor, error: type[PodError], noun: str
+) -> None:
+    with pytest.raises(error, match=noun):
+        _find(layers, kernel, hypervisor)
+
+
+@pytest.mark.parametrize(
+    ("way", "status", "code"),
+    [
+        ("poweroff", 0, 0),
+        ("poweroff", 1, 1),
+        ("debug-exit", 15, 7),
+        ("debug-exit", 0, 0),
+        ("solo5", 83, 0),
+        ("solo5", 3, 1),
+    ],
+)
+def test_the_containers_code_is_what_the_kernel_said(way: str, status: int, code: int) -> None:
+    assert own.exit_code(OwnKernel("/k", exit=way), status) == code
