@@ -24,7 +24,7 @@ from stage1.vm.host import HostPod
 from stage1.vm.spec import VmSpec
 from stage1.vm.starter import ProcessVmm
 from stage1.vm.vmm import VmProcess
-from tests.cri.conftest import Client, Registered, World
+from tests.cri.conftest import Client, Registered, World, vm_world
 from tests.fakes import kernels, places
 from tests.fakes.far_host import run_here
 from tests.fakes.guest import FakeVmm
@@ -127,6 +127,19 @@ async def test_a_kernel_runs_in_a_plain_pod_and_its_end_is_the_containers(machin
         assert (await cri.ended(again)).exit_code == 7
         await cri("RemovePodSandbox", pod_sandbox_id=pod)
         assert machine.left_over() == []
+
+
+async def test_a_booted_guest_gives_way_to_the_kernel(images: Images, guest_dir: Path) -> None:
+    with vm_world(Registered(images.microvm, images.state_dir), guest_dir) as machine:
+        async with machine.daemon() as cri:
+            pod = await cri.pod(log_directory=f"{machine.root}/logs")
+            guest = cri.node.pods.get(pod).vm
+            c = await _started(cri, pod, images.microvm, "exit")
+            status = await cri.ended(c)
+            assert (status.exit_code, _log(status.log_path)[0]) == (0, "hello")
+            assert guest is not None and not guest.alive()
+            await cri("RemovePodSandbox", pod_sandbox_id=pod)
+            assert machine.left_over() == []
 
 
 async def test_the_power_button_is_pressed_and_the_grace_waited_for(machine: World, images: Images) -> None:
