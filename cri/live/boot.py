@@ -66,7 +66,8 @@ async def boot(pod: LivePod, *, as_copy: bool = True) -> None:
 
 async def without_guest(pod: LivePod) -> None:
     """To READY without a VM: its container is known to bring a kernel of its own. Raises as `engine.prepare`."""
-    async with _until_ready(pod, "booted"):
+    async with _until_ready(pod) as start:
+        start.how = "booted"
         phases = Phases(pod)
         prepared = await pod.run_in_pool(engine.prepare, pod.record.pod, pod.tools.host)
         phases.prepared(prepared.network_ns)
