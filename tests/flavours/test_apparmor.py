@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AppArmor profiles in guests: the default one, one of the node's owner, none; and what can't be applied."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.translate.apparmor import COMPILED, COMPILER
+from stage1.pod.apparmor import DEFAULT
+from tests.flavours.conftest import UNCONFINED, Pods, privileged_sandbox
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+IMAGE = "net"
+WHO = "cat /proc/self/attr/current"
+PROFILE = "profile deny-write flags=(attach_disconnected) {\n  file,\n  deny /tmp/** w,\n}\n"
+
+
+def local(name: str) -> pb.SecurityProfile:
+    return pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref=name)
+
+
+async def test_nothing_said_is_the_default_profile_also_for_an_exec(pods: Pods) -> None:
+    async with pods.running("web") as (pod,):
+        held = await pod.start("exec sleep 1000", name="held", caps=("SYS_ADMIN",))
+        assert await pod.exec(held, WHO) == f"{DEFAULT} (enforce)\n"
+        said = await pod.exec(
+            held, "! mount -t tmpfs none /mnt; ! echo 1 > /proc/sysrq-trigger; touch /tmp/x; echo wrote"
+        )
+        assert "denied" in said and "wrote" in said
+        assert "unconfined" in await pod.run(WHO, name="free", apparmor=UNCONFINED)
+        said = await pod.run(
+            f"{WHO}; mount -t tmpfs none /mnt; echo ok", name="f", apparmor=UNCONFINED, caps=("SYS_ADMIN",)
+        )
+        assert "ok" in said
+
+
+async def test_a_privileged_container_has_none_unless_it_names_one(pods: Pods) -> None:
+    async with pods.running("web", linux=privileged_sandbox()) as (pod,):
+        assert "unconfined" in await pod.run(WHO, name="root", privileged=True)
+
+
+async def test_a_profile_of_the_owner_is_compiled_loaded_and_enforced(pods: Pods, tmp_path: Path) -> None:
+    if not shutil.which(COMPILER, path="/usr/sbin:/sbin:/usr/bin"):
+        pytest.skip(f"needs {COMPILER}: apt install apparmor")
+    (tmp_path / "deny-write").write_text(PROFILE)
+    pods.use(apparmor_dir=str(tmp_path))
+    async with pods.running("web") as (pod,):
+        script = f"{WHO}; ! touch /tmp/x; touch /root/x; echo wrote"
+        said = await pod.run(script, name="c", apparmor=local("deny-write"))
+        assert "deny-write (enforce)" in said and "denied" in said and "wrote" in said
+
+
+async def test_what_can_not_be_applied_is_said_when_the_container_is_made(pods: Pods, tmp_path: Path) -> None:
+    (tmp_path / "future").write_bytes(COMPILED + b"\x02\xff\xff\xff\xff" + b"\x04\x07\x00future\0")
+    pods.use(apparmor_dir=str(tmp_path))
+    async with pods.running("web") as (pod,):
+        assert await pod.refused(apparmor=local("future")) == "INVALID_ARGUMENT"
+        assert await pod.refused(apparmor=local("absent")) == "NOT_FOUND"
+    async with pods.running("web", kernel="default") as (pod,):
+        assert await pod.refused(apparmor=local("future")) == "UNIMPLEMENTED"
