@@ -66,6 +66,8 @@ class Config(Table):
     """
     cdi_dirs: tuple[AbsolutePath, ...] = Field(default=("/etc/cdi", "/var/run/cdi"), strict=False)
     """Where CDI specs (`*.json`) are looked for: docs/user/volumes.md."""
+    apparmor_dir: AbsolutePath = "/etc/clearpod/apparmor"
+    """Where AppArmor profiles are looked for by name that the host's kernel has not loaded: docs/user/security.md."""
     socket: Socket = Socket()
     guest: Guest = Guest()
     vm: Vm = Vm()

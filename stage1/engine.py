@@ -34,7 +34,7 @@ from stage1.machine import Host as Host
 from stage1.net import attach as net
 from stage1.net import deferred
 from stage1.net.settings import Settings
-from stage1.pod import oci, on_host
+from stage1.pod import apparmor, oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, owners, unmounting, volumes
@@ -145,8 +145,9 @@ def boot(prepared: Prepared, vmm: "Vmm") -> VmProcess:
     return started
 
 
-def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0) -> str:
-    """Write the container's bundle and mount its volumes into it; returns the bundle's path on the host.
+def add_container(directory: str, pod: Pod, *, container: Container, target_pid: int = 0, policy: bytes = b"") -> str:
+    """Write the container's bundle, with its AppArmor `policy` if there is one, and mount its volumes into it; returns
+    the bundle's path on the host.
 
     Raises:
         NotFound: a volume's source does not exist, on the host or in its image (which is in the export).
@@ -165,6 +166,8 @@ def add_container(directory: str, pod: Pod, *, container: Container, target_pid:
                 from stage1.pod import guest_volumes
 
                 own.write(f"{place}/{guest_volumes.FILE}", guest_volumes.listing(container, pod.ids))
+            if policy:
+                own.write(f"{place}/{apparmor.POLICY}", policy)
         except BaseException:
             remove_container(directory, container.id)
             raise

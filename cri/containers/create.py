@@ -58,17 +58,17 @@ def held(pod: LivePod, images: tuple[ImageFiles, ...], *, kernel: OwnKernel) -> 
     return kernel_held(pod, images[0]) if kernel.path else image_held(pod, images)
 
 
-async def create(pod: LivePod, planned: ContainerRecord, *, root: Root) -> str:
-    """Make the container `planned` with a `root` that is held, as plugins adjust it, and return its id. Rolled back
-    when it fails.
+async def create(pod: LivePod, planned: ContainerRecord, *, root: Root, policy: bytes = b"") -> str:
+    """Make the container `planned` with a `root` that is held, as plugins adjust it, and return its id. Its guest's
+    kernel loads the AppArmor `policy`, if any. Rolled back when it fails.
     """
     async with pod.tools.hooks.creating(pod, planned) as adjusted:
         window_image = root.lower if root.in_window else ""
         record = _with_streams(adjusted, pod)._replace(window_image=window_image, image_way=root.source)
-        return await _create(pod, record, root=root)
+        return await _create(pod, record, root=root, policy=policy)
 
 
-async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
+async def _create(pod: LivePod, record: ContainerRecord, *, root: Root, policy: bytes) -> str:
     if not pod.hello.volumes:  # a guest that an earlier version booted: it has the image's volumes in its root
         record = record._replace(container=record.container._replace(volumes=()))
     if (raw := oci.is_raw(record.container.process)) and not pod.hello.raw:
@@ -88,7 +88,12 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         await _take_over(pod, record, lower=root.lower)
     else:
         await run_uncancellable(
-            engine.add_container, pod.directory, pod.record.pod, container=record.container, target_pid=target
+            engine.add_container,
+            pod.directory,
+            pod.record.pod,
+            container=record.container,
+            target_pid=target,
+            policy=policy,
         )
     container = LiveContainer(record, pod.directory, log_directory=pod.record.log_directory)
     try:
@@ -102,7 +107,7 @@ async def _create(pod: LivePod, record: ContainerRecord, *, root: Root) -> str:
         volumes = record.container.volumes
         create = messages.Create(
             container.id, root.lower, tmpfs, stdio, root.in_window, volumes=volumes, raw=raw,
-            guest_volumes=record.container.has_guest_volumes,
+            guest_volumes=record.container.has_guest_volumes, apparmor=bool(policy),
         )  # fmt: skip
         await pod.call(create)
         pod.require_ready()

@@ -6,11 +6,13 @@ import logging
 from collections.abc import Iterable
 
 from cri.containers import create
+from cri.live.pod import LivePod
 from cri.node import Node
 from cri.pb import runtime_pb2 as pb
 from cri.store.images import Image
+from cri.store.pods import ContainerRecord
 from cri.threads import run_uncancellable
-from cri.translate import cdi, container, debugging, own_kernel
+from cri.translate import apparmor, cdi, container, debugging, own_kernel
 from stage1.errors import BadRequest, NotFound
 from stage1.rootfs.share import ImageFiles
 
@@ -43,9 +45,10 @@ async def create_container(node: Node, request: pb.CreateContainerRequest) -> pb
             record = await run_uncancellable(
                 container.record, config, pod.record, images=images, accounts=root.accounts, added=edits
             )
+            record, policy = await _confined(node, pod, record=record)
             if debugging.is_asked(config):
                 record = debugging.unconfined(record)
-            made = await create.create(pod, record, root=root)
+            made = await create.create(pod, record, root=root, policy=policy)
         reservation.keep(made)
     return pb.CreateContainerResponse(container_id=made)
 
@@ -62,6 +65,16 @@ def _images(node: Node, config: pb.ContainerConfig) -> dict[str, Image]:
     if config.image.image not in images:
         raise NotFound(f"the image {config.image.image} is not on this machine; pull it first")
     return images
+
+
+async def _confined(node: Node, pod: LivePod, *, record: ContainerRecord) -> tuple[ContainerRecord, bytes]:
+    """With the AppArmor profile that its kernel can apply, and the compiled policy of that for a guest."""
+    security, of_pod = record.container.security, pod.record.pod
+    asked = apparmor.profile(pb.ContainerConfig.FromString(record.config).linux.security_context)
+    name = apparmor.require(asked, of_pod, is_there=pod.hello.apparmor and not record.kernel.path)
+    places = apparmor.Places(node.config.apparmor_dir, node.host.guest_dir)
+    policy = await asyncio.to_thread(apparmor.find, name, places) if name and not of_pod.host else b""
+    return record._replace(container=record.container._replace(security=security._replace(apparmor=name))), policy
 
 
 async def _usable(node: Node, images: Iterable[Image]) -> tuple[ImageFiles, ...]:

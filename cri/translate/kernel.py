@@ -11,7 +11,9 @@ from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
 
-ORDINARY, SCTP = "default", "sctp"
+ORDINARY, SCTP, FULL = "default", "sctp", "full"
+APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
+"""How Kubernetes' annotations begin that name a container's AppArmor profile, `localhost/NAME` if it is one by name."""
 HANDLER = "clearpod"
 """The handler of the ordinary kernel, as the empty one; `clearpod-NAME` is that of the variant NAME."""
 
@@ -22,8 +24,8 @@ def handlers(variants: Iterable[str]) -> tuple[str, ...]:
 
 
 def variant(request: pb.RunPodSandboxRequest) -> str:
-    """The annotation `clearpod.io/kernel`, else the handler's, else `sctp` for a pod with an SCTP port, else nothing.
-    Raises BadRequest.
+    """The annotation `clearpod.io/kernel`, else the handler's, else `full` for a pod of which Kubernetes says that it
+    has an AppArmor profile by name, `sctp` for one with an SCTP port, else nothing. Raises BadRequest.
 
     Whether the guest's directory has that variant is the engine's to say.
     """
@@ -35,6 +37,8 @@ def variant(request: pb.RunPodSandboxRequest) -> str:
         return "" if text == ORDINARY else text
     if by_handler := _of_handler(request):
         return by_handler
+    if _names_profile(request):
+        return FULL
     return SCTP if any(mapping.protocol == pb.SCTP for mapping in sandbox.port_mappings) else ""
 
 
@@ -44,7 +48,17 @@ def asker(request: pb.RunPodSandboxRequest) -> str:
         return f"the annotation {policy.KERNEL} asks for"
     if _of_handler(request):
         return f"the runtime handler {request.runtime_handler} stands for the kernel"
+    if _names_profile(request):
+        return "an AppArmor profile of the pod needs the kernel"
     return "a port of the pod needs the kernel"
+
+
+def _names_profile(request: pb.RunPodSandboxRequest) -> bool:
+    given = request.config.annotations.items()
+    if any(key.startswith(APPARMOR) and value.startswith("localhost/") for key, value in given):
+        return True
+    profile = request.config.linux.security_context.apparmor
+    return bool(profile.profile_type == pb.SecurityProfile.Localhost)
 
 
 def _of_handler(request: pb.RunPodSandboxRequest) -> str:

@@ -6,8 +6,8 @@ Pure but for reading a Localhost seccomp profile (`seccomp`). docs/user/security
 from collections.abc import Iterable
 
 from cri.pb import runtime_pb2 as pb
-from cri.translate import seccomp
-from stage1.errors import BadRequest, Unsupported
+from cri.translate import apparmor, seccomp
+from stage1.errors import BadRequest
 from stage1.pod import oci, users
 from stage1.pod.model import HOST_NAMESPACES, Security, User
 
@@ -18,7 +18,7 @@ def security(config: pb.ContainerConfig, sandbox: pb.PodSandboxConfig) -> Securi
     is_given = config.linux.HasField("security_context")
     if given.privileged and not sandbox.linux.security_context.privileged:
         raise BadRequest("a privileged container needs a privileged sandbox")
-    _check_apparmor(given)
+    apparmor.profile(given)  # which of them is applied is for `apparmor.require`, when the guest's kernel is known
     options = sandbox.linux.security_context.namespace_options
     check_namespaces(given.namespace_options, who="container", allowed=host_namespaces(options))
     masks: tuple[tuple[str, ...], tuple[str, ...]] = (oci.MASKED, oci.READONLY)
@@ -97,16 +97,6 @@ def check_namespaces(options: pb.NamespaceOption, *, who: str, allowed: tuple[st
             )
         if mode not in pb.NamespaceMode.values():
             raise BadRequest(f"namespace_options.{name} of the {who} is {mode}, which is no mode")
-
-
-def _check_apparmor(given: pb.LinuxContainerSecurityContext) -> None:
-    """The new field wins over the old one. RuntimeDefault asks for what is there, which is nothing."""
-    name = given.apparmor_profile
-    if given.HasField("apparmor"):
-        is_local = given.apparmor.profile_type == pb.SecurityProfile.Localhost
-        name = given.apparmor.localhost_ref or "localhost/" if is_local else ""
-    if name not in ("", "runtime/default", "unconfined"):
-        raise Unsupported(f"the AppArmor profile {name!r} can't be used: the guest's kernel has no AppArmor")
 
 
 def _check_paths(paths: Iterable[str], *, what: str) -> tuple[str, ...]:

@@ -83,6 +83,7 @@ static int prepare(struct fault *why)
     if (getrandom(&agent.link.facts.boot_id, sizeof agent.link.facts.boot_id, GRND_NONBLOCK) < 0)
         agent.link.facts.boot_id = __rdtsc(); /* it only has to differ from the last boot's */
     agent.link.facts.init_ns = agent.init_ns;
+    agent.link.facts.apparmor = access("/sys/module/apparmor", F_OK) == 0;
     return 0;
 }
 

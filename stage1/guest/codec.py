@@ -27,6 +27,7 @@ _STR, _BYTES, _STRS = Field(wire.STR), Field(wire.BYTES), Field(wire.STR, many=T
 _ENUM = Field(wire.I32)  # open, as in proto3: a value that we do not know is kept
 _STDIO, _RAW = Field(wire.MESSAGE, m.Stdio), Field(wire.BOOL, number=55)
 _VOLUMES, _IN_GUEST = Field(wire.STR, many=True, number=50), Field(wire.BOOL, number=60)
+_APPARMOR = Field(wire.BOOL, number=90)
 
 
 def _many(message: type[NamedTuple]) -> Field:
@@ -41,6 +42,7 @@ _CONFIGURE = (
 )  # fmt: skip
 _HELLO = (
     _U32, _BYTES, _U64, _U64, _U64, _U64, _U64, _U64, _U64, _STR, Field(wire.BOOL, number=50), _RAW, _IN_GUEST,
+    _APPARMOR,
 )  # fmt: skip
 TABLES: wire.Tables = {
     m.Hello: _HELLO,
@@ -50,7 +52,7 @@ TABLES: wire.Tables = {
     m.Route: (_STR, _STR, _STR, _U32, _U32, _U32),
     m.Neighbour: (_STR, _STR, _STR),
     m.Configure: _CONFIGURE,
-    m.Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW, _IN_GUEST),
+    m.Create: (_STR, _STR, _BOOL, _STDIO, _BOOL, Field(wire.BOOL, number=20), _VOLUMES, _RAW, _IN_GUEST, _APPARMOR),
     m.Start: (_STR,),
     m.Exec: (_STR, _U32, _STR, _STDIO, _RAW),
     m.Signal: (_STR, _U32, _U32, _BOOL),

@@ -25,8 +25,8 @@ CREATED, RUNNING, EXITED = range(3)
 
 
 class Hello(NamedTuple):
-    """First message of each side on every connection. `volumes`, `raw` and `guest_volumes`: the guest knows those of
-    Create, and with the last one an Update without resources.
+    """First message of each side on every connection. `volumes`, `raw`, `guest_volumes` and `apparmor`: the guest knows
+    those of Create, with the third one an Update without resources, and with the last one its kernel has AppArmor.
     """
 
     version: int = VERSION
@@ -42,6 +42,7 @@ class Hello(NamedTuple):
     volumes: bool = False
     raw: bool = False
     guest_volumes: bool = False
+    apparmor: bool = False
 
 
 class Stdio(NamedTuple):
@@ -125,6 +126,7 @@ class Create(NamedTuple):
     """Makes a container's root; `lower` is below /run/clearpod/layers, or with `window` the name of a MountImage.
     With `shared` it is the root itself. `volumes` are its directories. With `raw` the OCI documents are no UTF-8.
     With `guest_volumes` the bundle has a list of volumes that the guest has itself (`stage1.pod.guest_volumes`).
+    With `apparmor` it has a policy for the guest's kernel.
     """
 
     id: str = ""
@@ -136,6 +138,7 @@ class Create(NamedTuple):
     volumes: tuple[str, ...] = ()
     raw: bool = False
     guest_volumes: bool = False
+    apparmor: bool = False
 
 
 class Start(NamedTuple):

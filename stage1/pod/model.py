@@ -163,6 +163,8 @@ class Security(NamedTuple):
     """pod, container, node; or "target:CONTAINER-ID"."""
     writable_sys: bool = False
     """As `privileged` has it, but nothing else of that."""
+    apparmor: str = ""
+    """Name of the AppArmor profile; empty is unconfined."""
 
 
 class Process(NamedTuple):

@@ -83,6 +83,7 @@ def process(pod: Pod, container: Container, *, what: Process) -> dict[str, "Any"
             "ambient": raised,
         },
         "rlimits": _rlimits(container.rlimits),
+        **({"apparmorProfile": security.apparmor} if security.apparmor else {}),
         "noNewPrivileges": security.no_new_privs,
         "oomScoreAdj": container.oom_score_adj,
     }

@@ -80,6 +80,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "cri/monitors/disk_guard.py": {"os.statvfs": STATE},
     "cri/storage/disk.py": {"os.statvfs": STATE},
     "cri/nri/listener.py": dict.fromkeys(("os.chmod", "os.unlink"), OURS),
+    "cri/translate/apparmor.py": dict.fromkeys(("open", "os.listdir", "os.path.lexists"), HOST),
     "cri/server.py": dict.fromkeys(("os.chmod", "os.chown", "files.unlink"), OURS),
     "cri/store/reserve.py": dict.fromkeys(
         ("files.make_dirs", "os.open", "os.path.getsize", "os.stat", "os.statvfs", "os.truncate"), STATE

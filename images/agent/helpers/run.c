@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "base/profile.h"
+#include "helpers/apparmor.h"
 #include "helpers/connect.h"
 #include "helpers/crun.h"
 #include "helpers/rootfs.h"
@@ -76,7 +77,7 @@ int task_run(const struct task *task, struct outcome *outcome, struct fault *why
 {
     switch (task->kind) {
     case TASK_CREATE:
-        return rootfs_create(task, why);
+        return task->apparmor && apparmor_load(task->id, why) < 0 ? -1 : rootfs_create(task, why);
     case TASK_START:
         return profile.start(task, outcome, why);
     case TASK_EXEC:

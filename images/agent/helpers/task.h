@@ -32,6 +32,7 @@ struct task {
     unsigned volume_count;
     bool guest_volumes; /* Create: the bundle has a list of those that are the guest's own */
     bool raw;           /* the container's documents have strings that are no UTF-8 */
+    bool apparmor;      /* Create: its bundle has a policy */
     bool was_started;   /* Delete: crun knows it */
     bool tty;
     uint16_t width, height;

@@ -22,6 +22,7 @@ enum { LINK_VERSION = 1, STATS_AT_ONCE = 32 };
 struct link_facts {
     uint64_t boot_id, init_ns, ready_ns;
     char kernel[65];
+    bool apparmor;
 };
 
 struct hello_in {

@@ -75,6 +75,7 @@ static int on_create(const clearpod_agent_Create *create, const struct asker *as
                         .volumes = create->volumes,
                         .volume_count = create->volumes_count,
                         .guest_volumes = create->guest_volumes,
+                        .apparmor = create->apparmor,
                         .stdio = {-1, -1, -1}};
     if (!is_id(create->id))
         return fault_set(why, FAULT_INVALID, "'%s' can't be the id of a container", create->id);

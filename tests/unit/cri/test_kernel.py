@@ -37,6 +37,26 @@ def test_the_kernel_follows_the_annotation_and_then_the_ports(
 
 
 @pytest.mark.parametrize(
+    ("value", "kernel_name", "protocol", "expected"),
+    [
+        ("localhost/mine", "", pb.TCP, "full"),
+        ("localhost/mine", "", pb.SCTP, "full"),
+        ("localhost/mine", "default", pb.TCP, ""),
+        ("runtime/default", "", pb.TCP, ""),
+        ("runtime/default", "", pb.SCTP, "sctp"),
+        ("unconfined", "", pb.TCP, ""),
+    ],
+)
+def test_a_profile_of_apparmor_by_name_asks_for_a_kernel_with_it(
+    value: str, kernel_name: str, protocol: pb.Protocol, expected: str
+) -> None:
+    annotations = {f"{kernel.APPARMOR}main": value, "clearpod.io/kernel": kernel_name}
+    port = pb.PortMapping(protocol=protocol, container_port=80)
+    request = _sandbox(annotations=annotations, port_mappings=[port])
+    assert sandbox.record(request, Config(), handlers=("",)).pod.kernel == expected
+
+
+@pytest.mark.parametrize(
     ("handler", "annotation", "protocol", "expected"),
     [
         ("clearpod", "", pb.TCP, ""),

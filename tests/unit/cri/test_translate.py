@@ -224,14 +224,18 @@ def test_default_masks_are_only_for_who_says_nothing() -> None:
     assert security.security(output, pb.PodSandboxConfig()).readonly_paths == ()
 
 
-LOCAL = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="localhost/mine")
 SECURITY_REFUSED = [
     (_linux(privileged=True), BadRequest),
     (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="x")), BadRequest),
     (_linux(seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="/no/x")), NotFound),
-    (_linux(apparmor_profile="localhost/mine"), Unsupported),
-    (_linux(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost)), Unsupported),
-    (_linux(apparmor=LOCAL, apparmor_profile="unconfined"), Unsupported),
+    (_linux(apparmor_profile="mine"), BadRequest),
+    (_linux(apparmor_profile="localhost/"), BadRequest),
+    (_linux(apparmor_profile="localhost/a//&b"), BadRequest),
+    (_linux(apparmor_profile="localhost/:ns:a"), BadRequest),
+    (_linux(apparmor_profile="localhost/a\nb"), BadRequest),
+    (_linux(apparmor_profile="localhost/" + "a" * 256), BadRequest),
+    (_linux(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost)), BadRequest),
+    (_linux(apparmor=pb.SecurityProfile(profile_type=9)), BadRequest),
     (_linux(masked_paths=["proc/x"]), BadRequest),
     (_linux(readonly_paths=[""]), BadRequest),
     (_linux(namespace_options=pb.NamespaceOption(pid=pb.TARGET)), BadRequest),
@@ -246,18 +250,6 @@ SECURITY_REFUSED = [
 def test_security_that_can_not_be_kept_is_refused(config: pb.ContainerConfig, error: type[PodError]) -> None:
     with pytest.raises(error):
         security.security(config, pb.PodSandboxConfig())
-
-
-APPARMOR_ALLOWED = [
-    _linux(apparmor_profile="runtime/default"),
-    _linux(apparmor=pb.SecurityProfile(), apparmor_profile="localhost/mine"),
-    _linux(apparmor=pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)),
-]
-
-
-@pytest.mark.parametrize("config", APPARMOR_ALLOWED)
-def test_what_needs_no_apparmor_is_allowed(config: pb.ContainerConfig) -> None:
-    assert security.security(config, pb.PodSandboxConfig()).seccomp == ""
 
 
 USERS_REFUSED = [

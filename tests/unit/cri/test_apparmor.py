@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which AppArmor profile a container gets, where its policy is found, and the sentence when there is none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cri.pb import runtime_pb2 as pb
+from cri.translate import apparmor
+from cri.translate.apparmor import COMPILED, Places
+from stage1.errors import BadRequest, NotFound, PodError, Unsupported
+from stage1.pod.apparmor import DEFAULT, FILE
+from stage1.pod.model import Pod
+
+LOCAL = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="mine")
+UNCONFINED = pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)
+POD = Pod(id="a" * 64, name="web")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, DEFAULT),
+        ({"privileged": True}, ""),
+        ({"apparmor_profile": "runtime/default"}, DEFAULT),
+        ({"apparmor_profile": "unconfined"}, ""),
+        ({"apparmor_profile": "localhost/mine"}, "mine"),
+        ({"apparmor_profile": "localhost//usr/bin/man"}, "/usr/bin/man"),
+        ({"apparmor_profile": "localhost/mine", "privileged": True}, "mine"),
+        ({"apparmor": pb.SecurityProfile(), "apparmor_profile": "localhost/mine"}, DEFAULT),
+        ({"apparmor": pb.SecurityProfile(), "privileged": True}, ""),
+        ({"apparmor": UNCONFINED, "apparmor_profile": "localhost/mine"}, ""),
+        ({"apparmor": LOCAL, "apparmor_profile": "unconfined"}, "mine"),
+    ],
+)
+def test_the_new_field_wins_and_nothing_said_is_the_default(given: dict[str, object], expected: str) -> None:
+    assert apparmor.profile(pb.LinuxContainerSecurityContext(**given)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "pod", "is_there", "expected"),
+    [
+        ("", POD, True, ""),
+        (DEFAULT, POD, True, DEFAULT),
+        (DEFAULT, POD, False, ""),
+        (DEFAULT, POD._replace(host=("network",)), True, ""),
+        ("mine", POD, True, "mine"),
+        ("mine", POD._replace(host=("network",)), True, "mine"),
+    ],
+)
+def test_the_default_profile_is_for_guests_that_can_have_it(name: str, pod: Pod, is_there: bool, expected: str) -> None:
+    assert apparmor.require(name, pod, is_there=is_there) == expected
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        (POD, "kernel 'default'"),
+        (POD._replace(kernel="sctp"), "kernel 'sctp'"),
+        (POD._replace(host=("network",)), "the host's kernel"),
+    ],
+)
+def test_a_profile_by_name_needs_a_kernel_with_apparmor(pod: Pod, words: str) -> None:
+    with pytest.raises(Unsupported, match=f"'mine'.*{words}.*clearpod-full"):
+        apparmor.require("mine", pod, is_there=False)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    for name in ("files", "guest", "loaded"):
+        (tmp_path / name).mkdir()
+    return Places(f"{tmp_path}/files", f"{tmp_path}/guest", f"{tmp_path}/loaded", compiler=lambda: "")
+
+
+def _policy(*names: str) -> bytes:
+    return COMPILED + b"\x02\x08\x00\x00\x00" + b"".join(name.encode() + b"\0" for name in names)
+
+
+def _load(places: Places, directory: str, name: str, raw: bytes | None) -> None:
+    """As the host's kernel shows a profile; one of a kernel that keeps no policy has no `raw_data`."""
+    place = Path(places.loaded, directory)
+    place.mkdir()
+    (place / "name").write_text(f"{name}\n")
+    if raw is not None:
+        (place / "raw_data").write_bytes(raw)
+
+
+def test_a_profile_is_what_the_host_has_loaded_and_else_a_file(places: Places) -> None:
+    _load(places, "mine.3", "mine", _policy("mine", "other"))
+    _load(places, "usr.bin.man.1", "/usr/bin/man", None)
+    Path(places.directory, "mine").write_bytes(_policy("mine"))
+    Path(places.directory, "usr.bin.man").write_bytes(_policy("/usr/bin/man"))
+    Path(places.directory, "only-a-file").write_bytes(_policy("only-a-file"))
+    assert apparmor.find("mine", places) == _policy("mine", "other")
+    assert apparmor.find("/usr/bin/man", places) == _policy("/usr/bin/man")
+    assert apparmor.find("only-a-file", places) == _policy("only-a-file")
+
+
+def test_the_default_one_is_in_the_guests_directory(places: Places) -> None:
+    with pytest.raises(NotFound, match=f"{FILE}.*`clearpod images build kernel-full`"):
+        apparmor.find(DEFAULT, places)
+    Path(places.guest_dir, FILE).write_bytes(_policy(DEFAULT))
+    assert apparmor.find(DEFAULT, places) == _policy(DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        (None, NotFound, "no AppArmor profile 'mine'.*/files/mine"),
+        (_policy("another"), BadRequest, "'mine' is no policy"),
+        (COMPILED + b"\0" * apparmor.POLICY_BYTES, BadRequest, "more than 4 MiB"),
+        (b"profile mine { }\n", BadRequest, "/files/mine is text.*apparmor_parser"),
+    ],
+)
+def test_what_is_no_policy_is_named(places: Places, content: bytes | None, error: type[PodError], words: str) -> None:
+    if content is not None:
+        Path(places.directory, "mine").write_bytes(content)
+    with pytest.raises(error, match=words):
+        apparmor.find("mine", places)
+
+
+def test_a_name_leads_nowhere_else(places: Places) -> None:
+    Path(places.directory, "...mine").write_bytes(_policy("../mine"))
+    Path(places.directory).with_name("mine").write_bytes(_policy("../mine"))
+    assert apparmor.find("../mine", places) == _policy("../mine")
+    os.mkfifo(f"{places.directory}/pipe")
+    with pytest.raises(BadRequest, match=r"/files/pipe can't be read"):
+        apparmor.find("pipe", places)
+
+
+def _compiler(place: Path, script: str) -> str:
+    """A stand-in for apparmor_parser."""
+    place.write_text(f"#!/bin/sh\n{script}\n")
+    place.chmod(0o755)
+    return str(place)
+
+
+def test_text_is_compiled_and_what_does_not_parse_is_said(places: Places, tmp_path: Path) -> None:
+    Path(places.directory, "mine").write_text("profile mine { }\n")
+    (tmp_path / "compiled").write_bytes(_policy("mine"))
+    good = _compiler(tmp_path / "good", f"cat {tmp_path}/compiled")
+    assert apparmor.find("mine", places._replace(compiler=lambda: good)) == _policy("mine")
+    bad = _compiler(tmp_path / "bad", "echo first; echo 'syntax error in line 1' >&2; exit 1")
+    with pytest.raises(BadRequest, match=r"/files/mine .*: syntax error"):
+        apparmor.find("mine", places._replace(compiler=lambda: bad))
