@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a pod writes to on the host's disk: its scratch disk, or directory, and its journal. Called by the engine.
 
-Nothing here knows of the network, of containers or of whether a VMM runs.
+Nothing here knows of the network, of containers or of whether a VMM runs. What most pods of rkt's have not is imported
+where it is wanted, since rkt's `run` waits for each import.
 """
 
 from stage1.errors import DiskFailed
 from stage1.linux import idmap
 from stage1.machine import MIB, Host
 from stage1.pod.model import Pod
-from stage1.rootfs import journal, scratch
 from stage1.vm.spec import VmSpec
 
 TYPE_CHECKING = False
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
     """Make those of a VM. Undo: `remove`. Raises NoSpace, KernelError."""
     if vm.scratch:
+        from stage1.rootfs import scratch
+
         size = (pod.scratch_mib or host.scratch_mib) * MIB
         owner = idmap.outside(vm.ids, 0) if vm.ids else 0
         disk = scratch.Disk(vm.scratch, size, owner, is_lasting=vm.is_scratch_lasting)
@@ -28,12 +30,16 @@ def add(vm: VmSpec, pod: Pod, *, host: Host) -> None:
         if host.allocates_scratch:
             scratch.allocate(vm.scratch)
     if pod.profile:
+        from stage1.rootfs import journal
+
         journal.add(pod, vm.run_dir, state_dir=host.state_dir, ids=vm.ids)
 
 
 def add_on_host(pod: "HostPod", host: Host) -> None:
     """Make that of a pod on the host, which is a directory. Undo: `remove`. Raises KernelError."""
     if pod.scratch:
+        from stage1.rootfs import scratch
+
         scratch.add(scratch.Disk(pod.scratch), pod.run_dir, template_dir=_templates(host))
 
 
@@ -42,6 +48,8 @@ def remove(directory: str) -> list[str]:
 
     What a disk that does not work keeps is no reason to keep the pod: `orphans.remove` removes it after a boot.
     """
+    from stage1.rootfs import journal, scratch
+
     return list(filter(None, (_try(one, directory) for one in (scratch.remove, journal.remove))))
 
 

@@ -38,7 +38,7 @@ from stage1.pod import apparmor, oci, on_host
 from stage1.pod.model import Container, Mount, Pod, Process
 from stage1.pod.network import PodNetwork
 from stage1.rootfs import identity, owners, unmounting, volumes
-from stage1.vm import limits, mapping, record, slots
+from stage1.vm import limits, record, slots
 from stage1.vm.record import Record
 from stage1.vm.spec import SerialLink, VmSpec, VsockLink
 from stage1.vm.start import start
@@ -118,6 +118,8 @@ def _furnish(vm: VmSpec, pod: Pod, *, host: Host) -> tuple[VmSpec, str]:
     vm, note = quarters.add(vm, pod, host=host, directory=vm.run_dir)
     disks.add(vm, pod, host=host)
     if vm.dax and vm.dax.window_bytes:
+        from stage1.vm import mapping  # rkt has no window, and waits for each import
+
         mapping.create(vm.run_dir, vm.dax.window_bytes)
     return vm, note
 
