@@ -120,7 +120,7 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
     /* Without shared propagation at the top, slave and shared volumes silently act private. */
     if (mount(NULL, "/", NULL, MS_REC | MS_SHARED, NULL) < 0)
         return fault_errno(why, "make / shared");
-    if (cgroup_boot(why) < 0)
+    if (cgroup_boot(true, why) < 0)
         return -1;
     return arguments->template ? 0 : shares_mount(arguments, why);
 }

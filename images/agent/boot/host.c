@@ -56,7 +56,7 @@ static int own_cgroups(const char *cgroup, struct fault *why)
     has_cgroups = true;
     if (make_dir(CGROUPS "/agent", 0755) < 0 || file_write(CGROUPS "/agent/cgroup.procs", "0") < 0)
         return fault_errno(why, "move to the cgroup " CGROUPS "/agent");
-    return cgroup_boot(why);
+    return cgroup_boot(false, why);
 }
 
 static int make_parents(const char *path)

@@ -70,7 +70,7 @@ int cgroup_limit_memory(const char *limit)
     return file_write(path, most && (!bytes || bytes > most) ? number : limit);
 }
 
-int cgroup_boot(struct fault *why)
+int cgroup_boot(bool is_guest, struct fault *why)
 {
     char all[PLACE_ROOM];
     profile.cgroup_path(all, sizeof all, "");
@@ -78,8 +78,8 @@ int cgroup_boot(struct fault *why)
         return -1;
     if (make_dir(all, 0755) < 0)
         return fault_errno(why, "mkdir %s", all);
-    most = bytes_for_containers();
-    if (cgroup_limit_memory("max") < 0)
+    most = is_guest ? bytes_for_containers() : 0;
+    if (most && cgroup_limit_memory("max") < 0)
         return fault_errno(why, "limit the memory of %s", all);
     return enable_all(all, why);
 }

@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Enable every controller for the children of the root and of /clearpod, whose memory ends before the guest's does. */
-int cgroup_boot(struct fault *why);
+/* Enable every controller for the children of the root and of /clearpod, whose memory ends before that of a guest. */
+int cgroup_boot(bool is_guest, struct fault *why);
 /* Limit all containers together: a number of bytes, or "max", which is what the guest can spare. -1 and errno. */
 int cgroup_limit_memory(const char *limit);
 /* Kill all processes of a container (exec 0) or of an exec. Idempotent. */
