@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`clearpod init`: what it proposes for a host, what it writes and replaces, and when it starts the daemon."""
 
+import contextlib
 import os
 import pty
 import stat
@@ -18,6 +19,7 @@ from cri.cli.proposal import Seen, Wishes
 from cri.config import Config, parse
 from stage1.errors import BadRequest, PodError, WrongState
 from stage1.vm.slots import Range
+from tests.fakes.patience import PATIENCE
 
 LARGE = 1 << 40
 HOST = Seen(disk_bytes=LARGE)
@@ -173,17 +175,23 @@ def test_a_checkout_brings_its_unit(
 
 def _on_a_terminal(answers: str, function: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "r+b", buffering=0) as raw, monkeypatch.context() as patched:
-        stream = open(raw.fileno(), encoding="utf-8", closefd=False)  # noqa: SIM115
-        patched.setattr("sys.stdin", stream)
-        patched.setattr("sys.stdout", open(raw.fileno(), "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-        os.write(ours, answers.encode())
-        reader = threading.Thread(target=lambda: os.read(ours, 1 << 16), daemon=True)
-        reader.start()
-        try:
+
+    def drain() -> None:
+        with contextlib.suppress(OSError):  # EIO when the other end is closed
+            while os.read(ours, 1 << 16):
+                pass
+
+    reader = threading.Thread(target=drain)
+    os.write(ours, answers.encode())
+    reader.start()
+    try:
+        with os.fdopen(theirs, "r+b", buffering=0) as raw, monkeypatch.context() as patched:
+            patched.setattr("sys.stdin", open(raw.fileno(), encoding="utf-8", closefd=False))  # noqa: SIM115
+            patched.setattr("sys.stdout", open(raw.fileno(), "w", encoding="utf-8", closefd=False))  # noqa: SIM115
             return function()
-        finally:
-            os.close(ours)
+    finally:
+        reader.join(10 * PATIENCE)
+        os.close(ours)
 
 
 @pytest.mark.parametrize(("answers", "is_written"), [("\n", True), ("perhaps\ny\n", True), ("n\n", False)])
