@@ -106,8 +106,9 @@ CASE(a_long_line_becomes_several)
     begin(3);
     for (size_t at = 0; at < sizeof line - 1; at += 4000)
         log_take(3, false, (const uint8_t *)line + at, 4000);
-    const char *line = content(file);
-    CHECK(strlen(line) == 39999 + 3 * strlen("T stdout \n") && strlen(strrchr(line, 'T')) == 39999 - 2 * 16384 + 10);
+    const char *logged = content(file);
+    CHECK(strlen(logged) == 39999 + 3 * strlen("T stdout \n") &&
+          strlen(strrchr(logged, 'T')) == 39999 - 2 * 16384 + 10);
     end(3);
 }
 
