@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that come and go reach one fake guest through the proxy that the first of them leaves behind."""
 
+import contextlib
 import json
 import os
 import select
@@ -77,6 +78,14 @@ class Place:
                 continue
         return result
 
+    def kill_proxies(self) -> list[int]:
+        """Returns those that were there."""
+        result = self.proxies()
+        for pid in result:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return result
+
     def clean(self) -> None:
         if self.guest:
             self.guest.stop()
@@ -114,8 +123,7 @@ def booting() -> Iterator[Place]:
         made.started(vmm.pid)
         yield made
         vmm.kill()
-    if made.guest is None:
-        made.boot()  # a proxy may wait for it
+    wait_until(lambda: not made.kill_proxies())  # one may wait for an agent as long as a test told it to
     made.clean()
 
 
