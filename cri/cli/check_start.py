@@ -66,21 +66,21 @@ def _run_dir(config: Config) -> Tried:
             with beneath.Root(path) as root:
                 owner.require_known(root, path)
 
-    found = _try("run directory", known, detail=f"{path}, on {mount.type_of(existing(path))}")
+    fact = _try("run directory", known, detail=f"{path}, on {mount.type_of(existing(path))}")
     if lack := readiness.disk("run_dir", existing(path)):
-        return found._replace(error=lack.message)
-    if not found.error and (outlives := owner.outlives_a_boot(existing(path))):
-        return found._replace(error=outlives, is_fatal=False)
-    return found
+        return fact._replace(error=lack.message)
+    if not fact.error and (outlives := owner.outlives_a_boot(existing(path))):
+        return fact._replace(error=outlives, is_fatal=False)
+    return fact
 
 
 def _state_dir(config: Config) -> Tried:
     path = config.state_dir
 
     detail = f"{path}, on {mount.type_of(existing(path))}"
-    found = _try("state directory", lambda: require_known(path), detail=detail)
+    fact = _try("state directory", lambda: require_known(path), detail=detail)
     lack = readiness.disk("state_dir", existing(path))
-    return found._replace(error=lack.message) if lack else found
+    return fact._replace(error=lack.message) if lack else fact
 
 
 def _socket(config: Config, *, is_served: bool) -> Tried:
@@ -106,7 +106,7 @@ def _sample(config: Config) -> Tried:
 
 
 def _util_linux() -> Tried:
-    found = _try("util-linux", sandbox.means, detail="programs that read images are confined")
-    if not found.error and (lacks := sandbox.means().lacks):
-        return found._replace(error=lacks, is_fatal=False)
-    return found
+    fact = _try("util-linux", sandbox.means, detail="programs that read images are confined")
+    if not fact.error and (lacks := sandbox.means().lacks):
+        return fact._replace(error=lacks, is_fatal=False)
+    return fact

@@ -46,9 +46,9 @@ def main(args: argparse.Namespace) -> int:
     """0 when pods can run; 1 when a check has failed. Raises BadRequest, PodError."""
     root.require("writes a configuration and starts the daemon")
     path = os.path.abspath(args.config or configuration.DEFAULT_PATH)
-    wanted = proposal.text(*_plan(args))
-    configuration.parse(wanted, "the proposal")
-    is_changed = _write(path, wanted, args=args)
+    proposed = proposal.text(*_plan(args))
+    configuration.parse(proposed, "the proposal")
+    is_changed = _write(path, proposed, args=args)
     items = evaluate(gather(path if os.path.exists(path) else None))
     print(check.text(items), flush=True)
     if failed := [item.name for item in items if item.status == FAIL]:
@@ -62,27 +62,27 @@ def _plan(args: argparse.Namespace) -> tuple[proposal.Seen, Wishes]:
     """What the host has, and what is wanted of it."""
     state_dir = args.state_dir and os.path.abspath(args.state_dir)
     wishes = Wishes(state_dir, args.hypervisor, args.host_pods, args.metrics, args.pool)
-    seen = proposal.look(wishes.state_dir or configuration.Config().state_dir, wishes.hypervisor or "auto")
+    seen = proposal.gather(wishes.state_dir or configuration.Config().state_dir, wishes.hypervisor or "auto")
     if seen.has_kubelet and not wishes.host_pods and _may_ask(args):
         question = "There is a kubelet. Let pods have the host's network, outside of VMs, as kube-proxy needs?"
         wishes = wishes._replace(host_pods=_ask(question, default=False))
     return seen, wishes
 
 
-def _write(path: str, wanted: str, *, args: argparse.Namespace) -> bool:
+def _write(path: str, proposed: str, *, args: argparse.Namespace) -> bool:
     """Whether the file was changed, after asking or as flags say."""
     existing = _read(path)
-    if existing == wanted:
+    if existing == proposed:
         print(f"{path} is as it should be.")
         return False
     if existing is None:
-        print(wanted)
+        print(proposed)
         if not args.yes and not _may_ask(args):
             raise BadRequest(f"{path} was not written: there is no terminal to ask on; say --yes to have it so")
         if not args.yes and not _ask(f"Write this to {path}?", default=True):
             return False
     else:
-        lines = (existing.splitlines(), wanted.splitlines())
+        lines = (existing.splitlines(), proposed.splitlines())
         print("\n".join(difflib.unified_diff(*lines, path, "proposed", lineterm="")))
         question = f"Replace {path}, and keep the old one as {path}{OLD}?"
         if not args.force and not (_may_ask(args) and _ask(question, default=False)):
@@ -90,7 +90,7 @@ def _write(path: str, wanted: str, *, args: argparse.Namespace) -> bool:
             return False
         files.write_atomic(f"{path}{OLD}", existing.encode(), 0o644)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    files.write_atomic(path, wanted.encode(), 0o644)
+    files.write_atomic(path, proposed.encode(), 0o644)
     print(f"{path} is written.")
     return True
 

@@ -47,7 +47,7 @@ class Wishes(NamedTuple):
     pool: int = 0
 
 
-def look(state_dir: str, hypervisor: str = "auto") -> Seen:
+def gather(state_dir: str, hypervisor: str = "auto") -> Seen:
     """Ask the host."""
     facts, disk = hypervisors.facts(), os.statvfs(check_facts.existing(state_dir))
     return Seen(

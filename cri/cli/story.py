@@ -86,9 +86,9 @@ def _of_exits(record: Record) -> Verdict | None:
     worst = next((one for one in reversed(exits) if one.reason == "OOMKilled"), None) or (exits[-1] if exits else None)
     if worst is None:
         return None
-    said = f"the container {worst.subject} {_exit(worst)}"
+    sentence = f"the container {worst.subject} {_exit(worst)}"
     full = _full(record, worst.at_s) if worst.reason in ("Error", "") else None
-    return Verdict(f"{said}; {full.text}", DISK_ADVICE) if full else Verdict(said, _exit_advice(worst))
+    return Verdict(f"{sentence}; {full.text}", DISK_ADVICE) if full else Verdict(sentence, _exit_advice(worst))
 
 
 def _of_disk(record: Record) -> Verdict | None:

@@ -54,8 +54,8 @@ def start(*, again: bool) -> None:
     _systemctl("restart" if again else "start", NAME)
 
 
-def _systemctl(*words: str) -> None:
-    ended = process.run(["systemctl", *words], timeout_s=LIMIT_S)
+def _systemctl(*arguments: str) -> None:
+    ended = process.run(["systemctl", *arguments], timeout_s=LIMIT_S)
     if ended.code != 0:
-        said = ended.stderr.decode(errors="replace").strip().partition("\n")[0] or f"code {ended.code}"
-        raise PodError(f"`systemctl {' '.join(words)}` failed: {said}; `journalctl -u {NAME}` may say why")
+        sentence = ended.stderr.decode(errors="replace").strip().partition("\n")[0] or f"code {ended.code}"
+        raise PodError(f"`systemctl {' '.join(arguments)}` failed: {sentence}; `journalctl -u {NAME}` may say why")

@@ -71,8 +71,12 @@ class Monitor:
 
     def _take(self, line: bytes) -> None:
         try:
-            said: Any = json.loads(line)
+            message: Any = json.loads(line)
         except (ValueError, RecursionError):
             return
-        if isinstance(said, dict) and said.get("event") == "SHUTDOWN" and isinstance(data := said.get("data"), dict):
+        if (
+            isinstance(message, dict)
+            and message.get("event") == "SHUTDOWN"
+            and isinstance(data := message.get("data"), dict)
+        ):
             self.is_orderly = data.get("reason") in _ORDERLY

@@ -246,10 +246,10 @@ class Run:
             except (FileNotFoundError, KernelError) as error:
                 log.warning("container.log", extra={**pod.log_fields(self.container), "error": str(error)})
                 self.follower = None
-        self.has_button = await self._reach() and self.has_button
+        self.has_button = await self._connect() and self.has_button
         self._task = asyncio.get_running_loop().create_task(self._live(ended), name=f"kernel of {pod.title}")
 
-    async def _reach(self) -> bool:
+    async def _connect(self) -> bool:
         """Whether there is a monitor to press the button."""
         return self._pod.tools.host.choice.hypervisor.boots_all_kernels and await self.monitor.open()
 

@@ -149,6 +149,6 @@ def _compiled(path: str, compiler: str) -> bytes:
         )
     made = run([compiler, "--skip-kernel-load", "--skip-cache", "--stdout", path], timeout_s=COMPILE_S)
     if made.code:
-        said = (made.stderr or made.stdout).decode(errors="replace").strip().splitlines()
-        raise BadRequest(f"the AppArmor profile {path} does not parse: {(said or ['?'])[-1][:300]}")
+        output = (made.stderr or made.stdout).decode(errors="replace").strip().splitlines()
+        raise BadRequest(f"the AppArmor profile {path} does not parse: {(output or ['?'])[-1][:300]}")
     return made.stdout

@@ -61,7 +61,7 @@ def files_below(path: str, *, most: int) -> list[os.stat_result]:
     """The status of all that is no directory. Blocks. Raises PodError: no directory, another mount in it, or more than
     `most` entries.
     """
-    found, waiting, left = [], ["."], most
+    result, waiting, left = [], ["."], most
     with beneath.Root(path, one_mount=True) as root:
         while waiting:
             at = waiting.pop()
@@ -74,8 +74,8 @@ def files_below(path: str, *, most: int) -> list[os.stat_result]:
                 if status is not None and stat.S_ISDIR(status.st_mode):
                     waiting.append(f"{at}/{name}")
                 elif status is not None:
-                    found.append(status)
-    return found
+                    result.append(status)
+    return result
 
 
 def volume(source: str, directory: str) -> Volume | None:
@@ -100,5 +100,5 @@ def _of_subpath(source: str, directory: str) -> Volume | None:
     """The directory of its file system that is mounted there says where it is; that ends as the volume's path does."""
     above, name = os.path.split(source)
     _, root = mount.file_systems_below(above).get(name, ("", ""))
-    _, found, path = root.rpartition(f"/pods/{os.path.basename(directory)}/volumes/")
-    return _parsed(path) if found else None
+    _, marker, path = root.rpartition(f"/pods/{os.path.basename(directory)}/volumes/")
+    return _parsed(path) if marker else None

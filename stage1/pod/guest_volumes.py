@@ -35,5 +35,5 @@ def _line(mount: Mount, *, index: int, number: int, first_id: int) -> bytes:
     if mount.memory.most_bytes:
         return f"memory {index} {number} {mount.memory.most_bytes}\n".encode()
     disk = mount.disk
-    words = f"disk {index} {disk.mode:o} {disk.uid + first_id} {disk.gid + first_id} {disk.path}\n"
-    return words.encode(errors="surrogateescape")
+    text = f"disk {index} {disk.mode:o} {disk.uid + first_id} {disk.gid + first_id} {disk.path}\n"
+    return text.encode(errors="surrogateescape")

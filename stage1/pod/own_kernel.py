@@ -163,8 +163,8 @@ def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
         ("exit", kernel.exit, EXITS),
     ):
         if value not in known:
-            said = f"is {value[:100]!r}" if value else "is not named"
+            given = f"is {value[:100]!r}" if value else "is not named"
             raise BadRequest(
-                f"the {word} of the kernel in the image {image} {said}; set {OURS}{word} to one of {', '.join(known)}"
+                f"the {word} of the kernel in the image {image} {given}; set {OURS}{word} to one of {', '.join(known)}"
             )
     return kernel
