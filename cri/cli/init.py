@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     items = evaluate(gather(path if os.path.exists(path) else None))
     print(check.text(items), flush=True)
     if failed := [item.name for item in items if item.status == FAIL]:
-        print(f"Not started: pods can't run before this is mended: {', '.join(failed)}.")
+        print(f"Not started: pods can't run before this is fixed: {', '.join(failed)}.")
         return 1
     _offer_start(args, is_changed=is_changed)
     return 0

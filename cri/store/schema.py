@@ -52,7 +52,7 @@ COPY, DAMAGED = ".copy", ".damaged"
 
 def require_known(state_dir: str) -> None:
     """Raise WrongState when the images there are a newer clearpod's, PodError when they can't be read. Changes nothing;
-    what is damaged is mended when the daemon begins.
+    what is damaged is repaired when the daemon begins.
     """
     path = f"{state_dir}/{NAME}"
     if not os.path.exists(path):
