@@ -24,7 +24,7 @@ _HEAD = 8192
 _MACHINES = {3: "i386", 62: "x86_64"}
 _OTHERS = {8: "MIPS", 20: "PowerPC", 21: "PowerPC", 22: "S/390", 40: "ARM", 183: "aarch64", 243: "RISC-V"}
 _PT_NOTE, _PHYS32_ENTRY = 4, 18
-_MULTIBOOT, _HAS_ADDRESSES = 0x1BADB002, 1 << 16
+_MULTIBOOT, _HAS_ADDRESSES, _THERE = 0x1BADB002, 1 << 16, 1 << 32
 _USABLE = "clearpod boots an ELF with a PVH note, a multiboot kernel or a bzImage"
 
 
@@ -45,16 +45,26 @@ def kind(read: "Read", size: int, *, title: str) -> str:
     head = read(0, _HEAD)
     if head[:4] == b"\x7fELF":
         elf = _elf(head, title)
-        if _has_pvh(read, elf):
-            return PVH
         if _is_multiboot(head, elf):
             return MULTIBOOT
+        if _has_pvh(read, elf):
+            return _require_no_header(head, title)
         raise BadRequest(f"{title} is an ELF file without a PVH note and without a multiboot header; {_USABLE}")
     if head[0x202:0x206] == b"HdrS" and head[0x1FE:0x200] == b"\x55\xaa" and head[0x211] & 1:
         return BZIMAGE
     if _is_multiboot(head, None):
         return MULTIBOOT
     raise BadRequest(f"{title} is no kernel: {_looks_like(head)}; {_USABLE}")
+
+
+def _require_no_header(head: bytes, title: str) -> str:
+    """PVH. QEMU looks for a multiboot header first, and refuses a kernel of 64 bits with one that it can't use."""
+    if any(_headers(head)):
+        raise BadRequest(
+            f"{title} has a PVH note and a multiboot header without addresses: the header counts, and can't load "
+            "64 bits by it; build it with one of them, or with addresses in the header"
+        )
+    return PVH
 
 
 def _looks_like(head: bytes) -> str:
@@ -109,8 +119,13 @@ def _notes(data: bytes) -> "Iterator[tuple[bytes, int]]":
 
 def _is_multiboot(head: bytes, elf: _Elf | None) -> bool:
     """Whether QEMU's loader takes it: one of 64 bits, or no ELF, must say itself where it is to be loaded."""
+    flags = next(_headers(head), 0)
+    return bool(flags & _HAS_ADDRESSES) or (bool(flags) and elf is not None and not elf.is_64)
+
+
+def _headers(head: bytes) -> "Iterator[int]":
+    """The flags of each multiboot header, with a bit that marks it as one."""
     for at in range(0, len(head) - 11, 4):
         magic, flags, checksum = struct.unpack_from("<III", head, at)
         if magic == _MULTIBOOT and (magic + flags + checksum) & 0xFFFFFFFF == 0:
-            return bool(flags & _HAS_ADDRESSES) or (elf is not None and not elf.is_64)
-    return False
+            yield flags | _THERE

@@ -141,6 +141,13 @@ def _mewz(kernel: OwnKernel, told: Told) -> "Parts":
     return ip, f"gateway={at.gateway}" if at and at.gateway else "", told.arguments
 
 
+def _hermit(kernel: OwnKernel, told: Told) -> "Parts":
+    at = told.at
+    ip = f"-ip {at.ip} -mask {at.mask}" if at else ""
+    gateway = f"-gateway {at.gateway}" if at and at.gateway else ""
+    return ip, gateway, f"-- {told.arguments}" if told.arguments else ""
+
+
 def _rumprun(kernel: OwnKernel, told: Told) -> "Parts":
     at, document = told.at, dict[str, object](cmdline=told.arguments)
     if at:
@@ -162,4 +169,5 @@ _FORMS: "dict[str, Callable[[OwnKernel, Told], Parts]]" = {
     own_kernel.UNIKRAFT: _unikraft,
     own_kernel.UNIKRAFT_OLD: _unikraft_old,
     own_kernel.MEWZ: _mewz,
+    own_kernel.HERMIT: _hermit,
 }

@@ -20,10 +20,10 @@ OURS, URUNC = "io.clearpod.kernel.", "com.urunc.unikernel."
 MOST_TEXT = 4096
 """Characters of one value."""
 
-NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ = (
-    "none", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz",
+NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT = (
+    "none", "linux", "linux-init", "solo5", "rumprun", "osv", "unikraft", "unikraft-old", "mewz", "hermit",
 )  # fmt: skip
-FORMS = (NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ)
+FORMS = (NONE, LINUX, LINUX_INIT, SOLO5, RUMPRUN, OSV, UNIKRAFT, UNIKRAFT_OLD, MEWZ, HERMIT)
 """How the kernel is told its address (own_command_line)."""
 MICROVM, MICROVM_PCI, Q35, PC = "microvm", "microvm-pci", "q35", "pc"
 MACHINES = (MICROVM, MICROVM_PCI, Q35, PC)
@@ -38,7 +38,7 @@ SOLO5_SUCCESS = 41
 class OwnKernel(NamedTuple):
     """A kernel in an image. `path`, `initrd` and `block` are paths in the image, the latter two empty for none.
 
-    `arguments` are for the program in it, `block_mount` is where a form that can say so wants the block image.
+    `arguments` are for the program in it, `block_mount` is where a form that can say so mounts the block image.
     An empty `path` stands for no kernel.
     """
 
@@ -68,6 +68,7 @@ _KINDS = {
     "unikraft": _Kind(UNIKRAFT, PC),
     "linux": _Kind(LINUX_INIT, Q35),
     "mewz": _Kind(MEWZ, PC, DEBUG_EXIT),
+    "hermit": _Kind(HERMIT, PC, DEBUG_EXIT),
 }
 _OTHER_VMMS = ("hvt", "spt", "hedge")
 """Monitors with an interface of their own, for which a kernel has to be built."""
@@ -89,7 +90,7 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
             raise BadRequest(
                 f"the image {image} has the label {key} with {len(text)} characters of {MOST_TEXT} at most"
             )
-    kernel = _of_urunc(_plain(theirs, image), image) if theirs else OwnKernel(machine=MICROVM, network="")
+    kernel = _of_urunc(_plain(theirs), image) if theirs else OwnKernel(machine=MICROVM, network="")
     return _checked(kernel._replace(**_known(ours, image)), image)
 
 
@@ -103,17 +104,16 @@ def _known(ours: "Mapping[str, str]", image: str) -> dict[str, str]:
     return fields
 
 
-def _plain(theirs: "Mapping[str, str]", image: str) -> dict[str, str]:
-    """As labels the values are text, as annotations base64; a path begins with a slash in one of them only."""
-    binary = theirs.get("binary", "")
-    if not binary or binary.startswith("/"):
+def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
+    """As labels the values are text, as annotations and in urunc.json base64. A known type tells which: a word of text
+    can be valid base64 too.
+    """
+    if theirs.get("unikernelType", "").lower() in _KINDS:
         return dict(theirs)
     try:
         return {key: base64.b64decode(text, validate=True).decode() for key, text in theirs.items()}
     except (binascii.Error, UnicodeDecodeError, ValueError):
-        raise BadRequest(
-            f"the image {image} has the label {URUNC}binary with {binary[:100]!r}: it must be an absolute path"
-        ) from None
+        return dict(theirs)
 
 
 def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
@@ -151,11 +151,11 @@ def _version(text: str) -> tuple[int, ...]:
 def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
     if not kernel.path:
         raise BadRequest(f"the image {image} has labels of a kernel of its own and names none; set {OURS}path")
+    kernel = kernel._replace(path=_rooted(kernel.path), initrd=_rooted(kernel.initrd), block=_rooted(kernel.block))
     for word, path in (("path", kernel.path), ("initrd", kernel.initrd), ("block", kernel.block)):
-        if path and (not path.startswith("/") or "," in path or not path.isprintable()):
+        if "," in path or not path.isprintable():
             raise BadRequest(
-                f"the {word} of the kernel in the image {image} is {path[:100]!r}: it must be an absolute path without "
-                "a comma"
+                f"the {word} of the kernel in the image {image} is {path[:100]!r}: it must be a path without a comma"
             )
     for word, value, known in (
         ("network", kernel.network, FORMS),
@@ -168,3 +168,8 @@ def _checked(kernel: OwnKernel, image: str) -> OwnKernel:
                 f"the {word} of the kernel in the image {image} {given}; set {OURS}{word} to one of {', '.join(known)}"
             )
     return kernel
+
+
+def _rooted(path: str) -> str:
+    """What is relative begins in the image's root, as with urunc."""
+    return f"/{path.removeprefix('./')}" if path and not path.startswith("/") else path

@@ -18,8 +18,8 @@ _MACHINES = {
 }
 _OLD_AND_NEW = "disable-legacy=off,disable-modern=off"
 """Of virtio over PCI: many library operating systems know only what was before 1.0."""
-_DEBUG_EXIT = "isa-debug-exit,iobase=0x501,iosize=0x02"
-"""Where Solo5 and others write their exit code, and QEMU's own choice."""
+_DEBUG_EXITS = ("isa-debug-exit,iobase=0x501,iosize=0x02", "isa-debug-exit,iobase=0xf4,iosize=0x04")
+"""Where Solo5 and others write their exit code, and QEMU's own choice; where Hermit and others do."""
 
 
 class OwnMachine:
@@ -54,7 +54,7 @@ def argv(vm: VmSpec, *, sandbox: str, errors: str) -> list[str]:
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"),
         *_monitor(vm, own),
-        *(("-device", _DEBUG_EXIT) if own.has_debug_exit else ()),
+        *(word for one in _DEBUG_EXITS if own.has_debug_exit for word in ("-device", one)),
         *_devices(vm, own, errors=errors),
     ]
 

@@ -15,6 +15,7 @@ import pytest
 from stage1.pod.model import Limits, Mount, Port, User
 from stage1.rkt import loader
 from stage1.rkt.arguments import RunOptions
+from stage1.rkt.volumes import inside_of
 from tests.fakes.patience import PATIENCE
 from tests.rkt import recorder
 from tests.rkt.images import AppSpec, Image
@@ -194,7 +195,8 @@ def test_a_manifest_that_rkt_writes(real: Real) -> None:
     assert process.argv == ("/bin/true", "a\nb", "'\"$x") and process.user == User(33, 55, (10, 11))
     assert process.cwd == "/etc" and "E1=v1" in process.env and one.container.security.read_only_root
     shared = str(real.data / "pods" / "prepared" / uuid / "sharedVolumes" / "work")
-    assert set(one.container.mounts) == {Mount("/tmp", "/extra", True, True), Mount(shared, "/work")}
+    inside = inside_of("work")
+    assert set(one.container.mounts) == {Mount("/tmp", "/extra", True, True), Mount(shared, "/work", inside=inside)}
     limits = Limits(memory=10**8, cpu_shares=512, cpu_quota_us=50_000, cpu_period_us=100_000)
     assert one.container.limits == limits and one.container.oom_score_adj == 10
     assert one.container.security.add_capabilities == ("CAP_KILL",) and "mount" in one.container.security.seccomp

@@ -55,6 +55,8 @@ def _kind(data: bytes, size: int = 0) -> str:
         (_elf(notes=GNU + _multiboot(), is_64=False, machine=3), MULTIBOOT),
         (_elf(notes=_multiboot(1 << 16)), MULTIBOOT),
         (bytes(64) + _multiboot(1 << 16), MULTIBOOT),
+        (_elf(notes=XEN + _multiboot(1 << 16)), MULTIBOOT),
+        (_elf(notes=XEN + _multiboot(), is_64=False, machine=3), MULTIBOOT),
         (_bzimage(), BZIMAGE),
     ],
 )
@@ -75,6 +77,7 @@ def test_what_is_a_kernel_is_told_by_its_kind(data: bytes, expected: str) -> Non
         (_elf(notes=GNU), "PVH"),
         (_elf(kind_of_note=1), "PVH"),
         (_elf(notes=_multiboot()), "PVH"),
+        (_elf(notes=XEN + _multiboot()), "multiboot"),
         (_elf(notes=b"\xff" * 64), "PVH"),
         (_elf()[:30], "damaged"),
         (_elf()[:54] + b"\0\0\0\0" + _elf()[58:], "damaged"),

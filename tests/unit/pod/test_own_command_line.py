@@ -36,6 +36,7 @@ NET = "--ip=eth0,10.88.0.5,255.255.0.0 --defaultgw=10.88.0.1 --nameserver=10.96.
             "app netdev.ipv4_addr=10.88.0.5 netdev.ipv4_subnet_mask=255.255.0.0 netdev.ipv4_gw_addr=10.88.0.1 -- -x y",
             "app -- -x y",
         ),
+        ("hermit", "-ip 10.88.0.5 -mask 255.255.0.0 -gateway 10.88.0.1 -- app -x y", "-- app -x y"),
         ("mewz", "ip=10.88.0.5/16 gateway=10.88.0.1 app -x y", "app -x y"),
     ],
 )

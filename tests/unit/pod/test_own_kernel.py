@@ -14,6 +14,10 @@ def _urunc(**fields: str) -> dict[str, str]:
     return {f"{URUNC}{key}": text for key, text in fields.items()}
 
 
+def _encoded(**fields: str) -> dict[str, str]:
+    return {key: base64.b64encode(text.encode()).decode() for key, text in _urunc(**fields).items()}
+
+
 @pytest.mark.parametrize(
     ("labels", "kernel"),
     [
@@ -52,14 +56,20 @@ def _urunc(**fields: str) -> dict[str, str]:
             OwnKernel("/k", block="/b", block_mount="/data", network="rumprun", machine="pc"),
         ),
         (
+            _urunc(binary="unikernel/kernel", unikernelType="hermit", initrd="./app"),
+            OwnKernel("/unikernel/kernel", initrd="/app", network="hermit", machine="pc", exit="debug-exit"),
+        ),
+        (
             {**_urunc(binary="/k", unikernelType="Linux"), f"{OURS}machine": "microvm-pci"},
             OwnKernel("/k", network="linux-init", machine="microvm-pci"),
         ),
         (
-            {key: base64.b64encode(text.encode()).decode() for key, text in _urunc(
-                binary="/k", unikernelType="mewz", cmdline="a b", hypervisor="qemu"
-            ).items()},
+            _encoded(binary="/k", unikernelType="mewz", cmdline="a b", hypervisor="qemu", block=""),
             OwnKernel("/k", "a b", network="mewz", machine="pc", exit="debug-exit"),
+        ),
+        (
+            _encoded(binary="unikernel/kernel", unikernelType="Unikraft", unikernelVersion="0.15.0"),
+            OwnKernel("/unikernel/kernel", network="unikraft-old", machine="pc"),
         ),
     ],
 )  # fmt: skip
@@ -75,18 +85,17 @@ def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None
         ({f"{OURS}path": "/k", f"{OURS}network": "dhcp"}, BadRequest, "dhcp"),
         ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}machine": "isapc"}, BadRequest, "isapc"),
         ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}exit": "no"}, BadRequest, "exit"),
-        ({f"{OURS}path": "k", f"{OURS}network": "none"}, BadRequest, "path"),
         ({f"{OURS}path": "/k,if=x", f"{OURS}network": "none"}, BadRequest, "comma"),
         ({f"{OURS}path": "/k\n", f"{OURS}network": "none"}, BadRequest, "path"),
-        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}initrd": "i"}, BadRequest, "initrd"),
+        ({f"{OURS}path": "/k", f"{OURS}network": "none", f"{OURS}initrd": "i,j"}, BadRequest, "initrd"),
+        (_urunc(binary="/k", unikernelType="unikraf"), BadRequest, "unikraf'"),
         ({f"{OURS}kernel": "/k"}, BadRequest, "kernel"),
         ({f"{OURS}path": "/" + "k" * 5000, f"{OURS}network": "none"}, BadRequest, "label"),
         (_urunc(unikernelType="mirage"), BadRequest, "path"),
         (_urunc(binary="/k"), BadRequest, "type"),
         (_urunc(binary="/k", unikernelType="includeos"), BadRequest, "includeos"),
         (_urunc(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
-        (_urunc(binary="k*k", unikernelType="mirage"), BadRequest, "binary"),
-        (_urunc(binary="kkkk", unikernelType="mirage"), BadRequest, "binary"),
+        (_encoded(binary="/k.hvt", unikernelType="mirage", hypervisor="hvt"), Unsupported, "hvt"),
     ],
 )
 def test_labels_that_can_not_be_are_refused(labels: dict[str, str], error: type[PodError], noun: str) -> None:
