@@ -8,7 +8,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -18,7 +17,7 @@
 #define RUN "/run/clearpod"
 #define SCRATCH RUN "/scratch"
 
-enum { ROOM = 400, LINE = 4608 };
+enum { ROOM = 400 };
 
 struct how {
     mode_t mode;
@@ -31,8 +30,9 @@ bool disk_was_used(void)
     return access(SCRATCH "/volumes", F_OK) == 0;
 }
 
-static int make_in(int above, const char *name, const struct how *how)
+static int make_in(int above, const char *name, const void *context)
 {
+    const struct how *how = context;
     if (mkdirat(above, name, 0700) < 0 && errno != EEXIST)
         return -1;
     int fd = openat(above, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -56,25 +56,6 @@ static int open_volume(const char *name, const struct how *how)
     if (made < 0 || (renameat(all, new, all, name) < 0 && errno != ENOENT)) /* ENOENT: another container's is it */
         return -1;
     return steal_fd(&made);
-}
-
-/* What is at `path` in the volume; directories on the way are made if they are absent. Links lead within the volume. */
-static int open_inside(int volume, const char *path, const struct how *how)
-{
-    char part[LINE];
-    int fd = fcntl(volume, F_DUPFD_CLOEXEC, 0);
-    for (size_t end = 0; fd >= 0 && path[end];) {
-        size_t begin = end + strspn(path + end, "/");
-        end = begin + strcspn(path + begin, "/");
-        if (begin == end)
-            break;
-        snprintf(part, sizeof part, "%.*s", (int)end, path);
-        scoped_fd int above = fd;
-        fd = open_below(volume, part, O_PATH, RESOLVE_IN_ROOT);
-        if (fd < 0 && errno == ENOENT)
-            fd = make_in(above, part + begin, how);
-    }
-    return fd;
 }
 
 static int bind(int fd, const char *place, struct fault *why)
@@ -104,7 +85,7 @@ int disk_volume(char *words, const char *place, struct fault *why)
     if (below)
         *below++ = 0;
     scoped_fd int volume = open_volume(name, &how);
-    scoped_fd int fd = volume < 0 ? -1 : open_inside(volume, below ? below : "", &how);
+    scoped_fd int fd = volume < 0 ? -1 : open_or_make(volume, below ? below : "", O_PATH, make_in, &how);
     if (fd < 0)
         return fault_errno(why, "the volume %s%s%s can't be made on the pod's disk", name, below ? "/" : "",
                            below ? below : "");

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -51,6 +52,29 @@ int open_below(int root, const char *path, int flags, unsigned long long how)
 {
     struct open_how open_how = {.flags = (uint64_t)(unsigned)flags | O_CLOEXEC, .resolve = how | RESOLVE_NO_MAGICLINKS};
     return (int)syscall(SYS_openat2, root, path, &open_how, sizeof open_how);
+}
+
+int open_or_make(int root, const char *path, int flags, maker *make, const void *context)
+{
+    char part[PATH_MAX];
+    if (strlen(path) >= sizeof part) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    int fd = fcntl(root, F_DUPFD_CLOEXEC, 0);
+    for (size_t end = 0; fd >= 0 && path[end];) {
+        size_t begin = end + strspn(path + end, "/");
+        end = begin + strcspn(path + begin, "/");
+        if (begin == end)
+            break;
+        snprintf(part, sizeof part, "%.*s", (int)end, path);
+        scoped_fd int above = fd;
+        /* By the whole path, since a link may lead anywhere in the root. */
+        fd = open_below(root, part, flags, RESOLVE_IN_ROOT);
+        if (fd < 0 && errno == ENOENT)
+            fd = make(above, part + begin, context);
+    }
+    return fd;
 }
 
 struct removal {

@@ -17,6 +17,10 @@ int file_write(const char *path, const char *text);
 int make_dir(const char *path, mode_t mode);
 /* openat2 below `root`; `how` is RESOLVE_IN_ROOT or RESOLVE_BENEATH. */
 int open_below(int root, const char *path, int flags, unsigned long long how);
+/* What is at `path` in the directory `root`, opened with `flags`; links lead within `root`. `make` makes and opens each
+ * directory that is absent, `name` in the directory `above`, with `context` as given. -1 and errno. */
+typedef int maker(int above, const char *name, const void *context);
+int open_or_make(int root, const char *path, int flags, maker *make, const void *context);
 /* Remove a directory with all below it, however deep; never crosses a mount. Idempotent. */
 int remove_tree(const char *path, struct fault *why);
 

@@ -175,34 +175,15 @@ static int create(const struct task *task, const struct places *at, struct fault
     return filecaps_apply(at->root, list, why);
 }
 
-static int enter(int at, const char *name, int root, const char *path)
+/* What is missing is made, not followed. */
+static int make_directory(int above, const char *name, const void *unused)
 {
-    /* By the whole path, since a link of the image may lead anywhere in the root; what is missing is made, not followed. */
-    int fd = open_below(root, path, O_PATH | O_DIRECTORY, RESOLVE_IN_ROOT);
-    if (fd >= 0 || errno != ENOENT)
-        return fd;
-    if (mkdirat(at, name, 0755) < 0)
+    (void)unused;
+    if (mkdirat(above, name, 0755) < 0)
         return -1;
-    fd = openat(at, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int fd = openat(above, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0 && (fchmod(fd, 0755) < 0 || fchown(fd, pod_root(), pod_root()) < 0))
         close_fd(&fd);
-    return fd;
-}
-
-/* The directory of the root at `path`, each part of which is made if it is absent. */
-static int open_volume(int root, const char *path)
-{
-    char part[256];
-    int fd = fcntl(root, F_DUPFD_CLOEXEC, 0);
-    for (size_t end = 0; fd >= 0 && path[end];) {
-        size_t begin = end + strspn(path + end, "/");
-        end = begin + strcspn(path + begin, "/");
-        if (begin == end)
-            break;
-        snprintf(part, sizeof part, "%.*s", (int)end, path);
-        scoped_fd int above = fd;
-        fd = enter(above, part + begin, root, part);
-    }
     return fd;
 }
 
@@ -216,7 +197,7 @@ static int bind_volume(const struct places *at, const char *path, unsigned numbe
     if (make_dir(place, 0755) < 0)
         return fault_errno(why, "mkdir %s", place);
     scoped_fd int root = open(at->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    scoped_fd int fd = root < 0 ? -1 : open_volume(root, path);
+    scoped_fd int fd = root < 0 ? -1 : open_or_make(root, path, O_PATH | O_DIRECTORY, make_directory, NULL);
     if (fd < 0)
         return fault_errno(why, "the image's volume %s can't be made", path);
     snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
