@@ -102,7 +102,7 @@ class Configure(NamedTuple):
     """Pod-wide settings, once, before the first Create. `shm_bytes` 0 is 64 MiB.
     With `ids`, root of the containers is `first_id` in the guest, and so on for so many users and groups. `lasting` and
     `link_key` are an autonomous pod's: whether it outlasts its apps, and what a host has to know. It is told the time,
-    and so is a guest that has waited for its pod, with at most 64 bytes of `entropy`. With `rehearse`, which may come
+    and so is a guest that has waited for its pod, with at most 64 bytes of `entropy`. With `warm_up`, which may come
     before, all is done and undone.
     """
 
@@ -119,7 +119,7 @@ class Configure(NamedTuple):
     link_key: bytes = b""
     unix_ns: int = 0
     entropy: bytes = b""
-    rehearse: bool = False
+    warm_up: bool = False
 
 
 class Create(NamedTuple):

@@ -35,7 +35,7 @@ def warm_ups(network: PodNetwork | None) -> tuple[messages.Configure, ...]:
             for to, gateway in (("0.0.0.0/0", "169.254.0.1"), ("::/0", "fd00::1"))
         ),
         unix_ns=time.time_ns(),
-        rehearse=True,
+        warm_up=True,
     )
     return tuple(settings._replace(entropy=os.urandom(ENTROPY_BYTES)) for _ in range(WARM_UPS))
 

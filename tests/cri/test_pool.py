@@ -36,8 +36,8 @@ def guest_of(world: World, pod: str) -> FakeGuest:
 
 
 def told(world: World, pod: str) -> messages.Configure:
-    """What the guest was told to be, after it had rehearsed."""
-    (result,) = [one for one in guest_of(world, pod).configured if not one.rehearse]
+    """What the guest was told to be, after it was warmed up."""
+    (result,) = [one for one in guest_of(world, pod).configured if not one.warm_up]
     return result
 
 
@@ -58,9 +58,9 @@ async def test_a_pod_is_what_waited_and_has_all_that_it_asked_for(world: World, 
         pod = (await cri("RunPodSandbox", config=config)).pod_sandbox_id
         assert pod == first and await addresses(cri, pod) == ("10.9.0.5", "fd09::5")
         assert cni.calls() == ["ADD first", "ADD second"] and set((cni.root / "pods").read_text().split()) == {pod}
-        *rehearsed, output = guest_of(world, pod).configured
-        assert len(rehearsed) == 2 and all(one.rehearse for one in rehearsed)
-        assert len({one.entropy for one in (*rehearsed, output)}) == 3
+        *warm_ups, output = guest_of(world, pod).configured
+        assert len(warm_ups) == 2 and all(one.warm_up for one in warm_ups)
+        assert len({one.entropy for one in (*warm_ups, output)}) == 3
         (eth0,) = output.interfaces
         assert (eth0.found_mac, eth0.mtu, eth0.addresses) == (pool_slot.MAC, 1450, ("10.9.0.5/24", "fd09::5/64"))
         assert output.hostname == "web-0" and output.sysctls == (messages.Sysctl("net.ipv4.ip_forward", "1"),)

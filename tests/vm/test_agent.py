@@ -112,22 +112,22 @@ def test_a_device_gets_its_name_whatever_the_kernel_called_the_others(
         vm.close()
 
 
-def test_a_guest_that_has_rehearsed_is_told_once_what_it_is(hypervisor: str, tmp_path: Path) -> None:
+def test_a_guest_that_was_warmed_up_is_told_once_what_it_is(hypervisor: str, tmp_path: Path) -> None:
     vm = Machine(tmp_path, hypervisor=hypervisor)
     taken = "02:00:00:00:00:2a"
     try:
         devices = (Interface(MACS[0], "eth0", 1400, ("169.254.0.2/24", "fe80::2/64"), MACS[0]),)
         routes = (Route("0.0.0.0/0", "169.254.0.1", "eth0"), Route("::/0", "fe80::1", "eth0"))
-        rehearsal = Configure("waits", interfaces=devices, routes=routes, entropy=bytes(range(64)), rehearse=True)
+        warm_up = Configure("waits", interfaces=devices, routes=routes, entropy=bytes(range(64)), warm_up=True)
         for _ in range(3):
-            vm.client.call(rehearsal)
+            vm.client.call(warm_up)
         with pytest.raises(WrongState):
             vm.client.call(Configure(first_id=1000, ids=1000))
         with pytest.raises(NotFound, match=taken):
             vm.client.call(Configure("early", interfaces=(Interface(taken, "eth0"),)))
         real = (Interface(taken, "eth0", 1300, ("10.88.0.5/16",), MACS[0]),)
         vm.client.call(Configure("pod-1", interfaces=real, entropy=b"x", unix_ns=10**18, shm_bytes=8 << 20))
-        for late in (rehearsal, Configure("pod-2")):
+        for late in (warm_up, Configure("pod-2")):
             with pytest.raises(WrongState):
                 vm.client.call(late)
         script = "hostname; date +%s; ip addr; ip route; ip -6 route"

@@ -105,7 +105,7 @@ static int freshen(const clearpod_agent_Configure *settings, struct fault *why)
 /* A copy of a template has them from now on. Not before its random numbers are its own. */
 static int mount_shares(const clearpod_agent_Configure *settings, struct fault *why)
 {
-    return agent.arguments.template && !settings->rehearse ? shares_mount(&agent.arguments, why) : 0;
+    return agent.arguments.template && !settings->warm_up ? shares_mount(&agent.arguments, why) : 0;
 }
 
 /* Only of an autonomous pod: the clock at the start of its VM, and the key of its link. */
@@ -135,7 +135,7 @@ int configure(const clearpod_agent_Configure *settings, struct fault *why)
         return -1;
     if (agent.arguments.plan)
         configure_plan(settings);
-    done = !settings->rehearse;
+    done = !settings->warm_up;
     is_warm = true;
     return done ? 0 : network_undo(settings, why); /* namespaces and shm stay, and are not made again */
 }

@@ -27,7 +27,7 @@ def test_one_after_the_other_is_answered_and_the_next_host_begins_anew(place: Pa
     with FakeGuest(f"{place}/agent.sock", f"{place}/volumes") as guest:
         for hostname in ("one", "two"):
             with Session(f"{place}/agent.sock", limit_s=30 * PATIENCE) as session:
-                session.call(Configure(hostname=hostname, rehearse=True))
+                session.call(Configure(hostname=hostname, warm_up=True))
                 session.call(Stats())
         assert [one.hostname for one in guest.configured] == ["one", "two"]
 
