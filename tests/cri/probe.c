@@ -91,6 +91,21 @@ static void watch(const char *directory)
     }
 }
 
+/* The names of what happens in the directory, until we are ended. */
+static void tell_events(const char *directory)
+{
+    char events[4096];
+    int fd = inotify_init1(0);
+    inotify_add_watch(fd, directory, IN_ALL_EVENTS & ~(IN_OPEN | IN_ACCESS | IN_CLOSE_NOWRITE));
+    for (ssize_t size; (size = read(fd, events, sizeof events)) > 0; fflush(stdout)) {
+        for (ssize_t at = 0; at < size;) {
+            struct inotify_event *event = (struct inotify_event *)(events + at);
+            printf("event %s\n", event->len ? event->name : ".");
+            at += (ssize_t)(sizeof *event + event->len);
+        }
+    }
+}
+
 /* The effective capabilities, as a number. */
 static void effective(void)
 {
@@ -150,6 +165,8 @@ int main(int argc, char **argv)
             report("lock", lock(path));
         else if (!strncmp(word, "watch:", 6))
             watch(path);
+        else if (!strncmp(word, "events:", 7))
+            tell_events(path);
         else
             return 8;
         fflush(stdout);

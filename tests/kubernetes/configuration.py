@@ -77,6 +77,8 @@ dir = "{guest_dir}"
 scratch_mib = 256
 boot_timeout_s = 240
 react_timeout_s = 20
+[volumes]
+kubelet_root = "{place.root}/kubelet"
 [network]
 conf_dir = "{network["conf_dir"]}"
 bin_dirs = ["{network["bin_dir"]}"]

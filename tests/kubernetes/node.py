@@ -125,7 +125,11 @@ class Node:
     def push(self, registry: Registry) -> None:
         """The image: a volume with content, and a directory that reproducible builds make."""
         same = [file(f"many/file-with-a-long-name-{number:04}", mtime=0) for number in range(FILES)]
-        volume = [directory("data/"), file("data/from-the-image", b"content\n")]
+        volume = [
+            directory("data/"),
+            file("data/from-the-image", b"content\n"),
+            file("probe", _probe(self.root), 0o755),
+        ]
         layer = Layer(tar([directory("many/", mtime=0), *same, *volume]))
         layout = Layout(self.root / "layout")
         config = {"Cmd": ["sh"], "Env": ["PATH=/bin", "FROM_IMAGE=1"], "Volumes": {"/data": {}}}
@@ -139,6 +143,13 @@ class Node:
         if "serve" in self._running:
             self.remove_pods()
             self.stop("serve")
+
+
+def _probe(place: Path) -> bytes:
+    """The program that tests of volumes run in containers."""
+    source = CHECKOUT / "tests/cri/probe.c"
+    subprocess.run(["musl-gcc", "-static", "-Os", "-s", "-o", place / "probe", source], check=True, timeout=60)
+    return (place / "probe").read_bytes()
 
 
 def _mounts_of_its_own(root: Path) -> Iterator[str]:
