@@ -20,7 +20,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.fakes import places
+from tests.fakes import places, run_order
 from tests.fakes.patience import PACE, PATIENCE
 
 places.use()
@@ -32,13 +32,8 @@ hypothesis.settings.load_profile("clearpod")
 ROOT = Path(__file__).parent.parent
 QUICK = ("style", "unit", "contract")
 """Folders of the tests that run first, and with `scripts/test --fast`."""
-LONGEST = """hostile/test_guest vm/test_run fuzz/test_fuzzers cri/test_network_data vm/test_faults system/test_packages
-vm/test_agent cri/test_hostile_links hostile/test_link cri/test_many_networks vm/test_many vm/test_run_bad_input
-vm/test_run_image vm/test_window_qemu cri/test_network cri/test_spoofing vm/test_soak cri/test_give_back rkt/test_frozen
-cri/test_full_disk cri/test_pool_killed system/test_power_cut cri/test_damaged_pods system/test_lab vm/test_service
-vm/test_limits rkt/test_pods rkt/test_faults vm/test_systemd rkt/test_systemd_pods rkt/test_sandbox""".split()
-"""Files of more than half a minute, the longest first, so that no process has one left when the others are done."""
 LONG_S = 20
+"""Files of so many seconds are named in the end."""
 ORDER = ("style", "unit", "contract", "system", "cri", "bench", "vm", "rkt")
 NEEDS = {"kvmtool": "lkvm", "crictl": "crictl", "critest": "critest", "rkt": "rkt"}
 FAILED = pytest.StashKey[bool]()
@@ -68,8 +63,7 @@ def _rank(item: pytest.Item) -> tuple[bool | int, ...]:
     place = ORDER.index(folder) if folder in ORDER else len(ORDER)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return bool(item.get_closest_marker("vm")), place
-    name = f"{folder}/{item.path.stem}"
-    return folder not in QUICK, LONGEST.index(name) if name in LONGEST else len(LONGEST), place
+    return folder not in QUICK, run_order.rank(f"{folder}/{item.path.stem}"), place
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -77,12 +71,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what answers at once first, and what boots virtual machines last. Limits are longer in the lab."""
     items.sort(key=_rank)
     for item in items:
-        if _folder(item) in QUICK and not any(map(item.get_closest_marker, ("vm", "alone"))):
+        if _folder(item) in QUICK and not item.get_closest_marker("vm"):
             item.add_marker("quick")
     for item in items if PACE > 1 else ():
         given = item.get_closest_marker("timeout")
         limit_s = given.args[0] if given else float(item.config.getini("timeout"))
         item.add_marker(pytest.mark.timeout(limit_s * PACE), append=False)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Called by pytest-xdist, whatever `--dist` is: files stay whole, and what waits has processes of its own."""
+    from tests.fakes.lanes import Lanes
+
+    return Lanes(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -107,7 +109,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
-    """Name the files that take long, for `LONGEST`, when files of tests ran side by side."""
+    """Name the files that take long, for `run_order.LONGEST`, when files of tests ran side by side."""
     if not terminalreporter.config.getoption("numprocesses", None):
         return
     seconds: Counter[str] = Counter()

@@ -21,7 +21,7 @@ from stage1.vm.spec import SerialLink, VmSpec
 from stage1.vm.starter import ProcessVmm
 from tests.fakes import kernels, places
 
-pytestmark = [pytest.mark.bench, pytest.mark.vm, pytest.mark.alone]
+pytestmark = [pytest.mark.bench, pytest.mark.vm]
 
 TURNS = 9
 MOST = 1.2
