@@ -26,7 +26,9 @@ SCRATCH = "clearpod.io/scratch-mib"
 NETWORKS = "clearpod.io/networks"
 """Names of CNI networks that the pod joins beside the node's own, with commas between them."""
 KERNEL = "clearpod.io/kernel"
-"""Guest kernel: `default`, or a variant such as `sctp` that is in the guest's directory."""
+"""Guest kernel: `default`, a variant such as `sctp` that is in the guest's directory, or `image`: the one container's
+image brings it, and no guest is booted.
+"""
 PROFILE = "clearpod.io/guest-profile"
 """Userspace of the guest: `default`, or `systemd`, which gives the pod a journal as well."""
 SPOOFING = "clearpod.io/allow-spoofing"

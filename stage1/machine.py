@@ -10,7 +10,7 @@ from typing import NamedTuple
 from stage1.errors import BadRequest, NotFound
 from stage1.linux import cgroup, podcgroup, scope, tsc, vsock
 from stage1.net.settings import Settings, netns_path
-from stage1.pod.model import LEAST_MEMORY_MIB, Pod
+from stage1.pod.model import KERNEL_OF_IMAGE, LEAST_MEMORY_MIB, Pod
 from stage1.pod.network import PodNetwork
 from stage1.vm import kernels, profiles
 from stage1.vm.choose import Choice
@@ -94,7 +94,8 @@ def vm_spec(pod: Pod, host: Host, *, directory: str) -> VmSpec:
     Raises NotFound: the guest's kernel or images are not built, or there is no such variant of them.
     """
     hypervisor = host.choice.hypervisor
-    kernel = _artefact(host, kernels.file_name(host.guest_dir, pod.kernel, hypervisor=hypervisor))
+    variant = "" if pod.kernel == KERNEL_OF_IMAGE else pod.kernel
+    kernel = _artefact(host, kernels.file_name(host.guest_dir, variant, hypervisor=hypervisor))
     initramfs, system = profiles.file_names(host.guest_dir, pod.profile)
     return VmSpec(
         name=f"clearpod-{pod.id[:13]}",

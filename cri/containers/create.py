@@ -135,8 +135,8 @@ def require_alone(pod: LivePod, kernel: OwnKernel, *, image: str) -> None:
         )
     if pod.status.is_own and not kernel.path:
         raise Unsupported(
-            f"{pod.title} runs a kernel of its own, and the container of the image {image} can't run beside it: such "
-            "a pod has one container"
+            f"{pod.title} has no guest but a kernel of its own, and the image {image}, which brings none, can't run "
+            "there: such a pod has one container"
         )
     if kernel.path and (pod.record.pod.host or pod.record.pod.ids.length):
         raise Unsupported(

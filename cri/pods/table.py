@@ -27,7 +27,7 @@ from cri.store import pods as store
 from cri.vsock import VsockPort
 from stage1.errors import BadRequest, NoSpace, NotFound, TimedOut, Unsupported, VmFailed, WrongState
 from stage1.pod import states
-from stage1.pod.model import Pod
+from stage1.pod.model import KERNEL_OF_IMAGE, Pod
 
 Thing = TypeVar("Thing")
 
@@ -180,7 +180,12 @@ class PodTable:
             raise
 
     async def _start(self, record: store.PodRecord, failed: Callable[[LivePod], None]) -> LivePod:
-        """Claim a VM of the pool, or another if that one turns out to be dead; else boot one."""
+        """Claim a VM of the pool, or another if that one turns out to be dead; else boot one, or none for a pod whose
+        kernel is in an image.
+        """
+        if record.pod.kernel == KERNEL_OF_IMAGE and not record.pod.host:
+            plain = self._new(record)
+            return await self._listed(plain, boot.without_guest(plain), failed=failed)
         while pod := self.pool.claim(record.pod):
             mine = record._replace(pod=record.pod._replace(id=pod.id))
             try:

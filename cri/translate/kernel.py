@@ -10,24 +10,28 @@ from cri import policy
 from cri.pb import runtime_pb2 as pb
 from stage1.errors import BadRequest
 from stage1.net.conflist import is_word
+from stage1.pod.model import KERNEL_OF_IMAGE
 
 ORDINARY, SCTP, FULL = "default", "sctp", "full"
 APPARMOR = "container.apparmor.security.beta.kubernetes.io/"
 """How Kubernetes' annotations begin that name a container's AppArmor profile, `localhost/NAME` if it is one by name."""
 HANDLER = "clearpod"
-"""The handler of the ordinary kernel, as the empty one; `clearpod-NAME` is that of the variant NAME."""
+"""The handler of the ordinary kernel, as the empty one; `clearpod-NAME` is that of the variant NAME, and
+`clearpod-image` that of pods whose container brings its kernel."""
 
 
 def handlers(variants: Iterable[str]) -> tuple[str, ...]:
     """The handlers of a node whose guest's directory has these variants of the kernel."""
-    return ("", HANDLER, *(f"{HANDLER}-{name}" for name in variants if is_word(name)))
+    names = (KERNEL_OF_IMAGE, *variants)
+    return ("", HANDLER, *(f"{HANDLER}-{name}" for name in names if is_word(name)))
 
 
 def variant(request: pb.RunPodSandboxRequest) -> str:
     """The annotation `clearpod.io/kernel`, else the handler's, else `full` for a pod of which Kubernetes says that it
     has an AppArmor profile by name, `sctp` for one with an SCTP port, else nothing. Raises BadRequest.
 
-    Whether the guest's directory has that variant is the engine's to say.
+    Whether the guest's directory has that variant is the engine's to say; `image` stands for the kernel that the pod's
+    container brings.
     """
     sandbox = request.config
     text = sandbox.annotations.get(policy.KERNEL, "")

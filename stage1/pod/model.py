@@ -11,6 +11,8 @@ PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = "private", "host-to-container", "bid
 
 LEAST_MEMORY_MIB = 48
 """What a guest needs to boot and to run one small container, with some air."""
+KERNEL_OF_IMAGE = "image"
+"""Instead of the name of a guest's kernel: the pod's one container brings it, and no guest is booted before."""
 
 
 POD_FILES = ("hosts", "hostname", "resolv.conf", "machine-id")

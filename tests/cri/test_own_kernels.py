@@ -129,6 +129,28 @@ async def test_a_kernel_runs_in_a_plain_pod_and_its_end_is_the_containers(machin
         assert machine.left_over() == []
 
 
+@pytest.mark.parametrize("by", [{"runtime_handler": "clearpod-image"}, {"annotations": {policy.KERNEL: "image"}}])
+async def test_a_pod_that_is_known_to_bring_its_kernel_boots_no_guest(
+    machine: World, images: Images, by: dict[str, Any]
+) -> None:
+    handler = by.get("runtime_handler", "")
+    async with machine.daemon() as cri:
+        config = cri.sandbox("web", annotations=by.get("annotations", {}), log_directory=f"{machine.root}/logs")
+        pod = (await cri("RunPodSandbox", config=config, runtime_handler=handler)).pod_sandbox_id
+        assert cri.node.pods.get(pod).vm is None
+        assert not machine.vmm.started
+        status = await cri("PodSandboxStatus", pod_sandbox_id=pod)
+        assert (status.status.state, status.status.runtime_handler) == (pb.SANDBOX_READY, handler)
+        sample = cri.config("x", image=pb.ImageSpec(image=images.sample))
+        assert (await cri.refused("CreateContainer", pod_sandbox_id=pod, config=sample))[0] == "UNIMPLEMENTED"
+        c = await _started(cri, pod, images.microvm, "exit")
+        assert ((await cri.ended(c)).exit_code, _log((await cri.status(c)).log_path)[0]) == (0, "hello")
+    async with machine.daemon() as cri:
+        assert (await cri("PodSandboxStatus", pod_sandbox_id=pod)).status.state == pb.SANDBOX_READY
+        await cri("RemovePodSandbox", pod_sandbox_id=pod)
+        assert machine.left_over() == []
+
+
 async def test_a_booted_guest_gives_way_to_the_kernel(images: Images, guest_dir: Path) -> None:
     with vm_world(Registered(images.microvm, images.state_dir), guest_dir) as machine:
         async with machine.daemon() as cri:

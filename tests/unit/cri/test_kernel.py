@@ -64,6 +64,8 @@ def test_a_profile_of_apparmor_by_name_asks_for_a_kernel_with_it(
         ("clearpod-full", "", pb.SCTP, "full"),
         ("clearpod-full", "default", pb.TCP, ""),
         ("clearpod-full", "sctp", pb.TCP, "sctp"),
+        ("clearpod-image", "", pb.TCP, "image"),
+        ("clearpod", "image", pb.TCP, "image"),
     ],
 )
 def test_a_handler_stands_for_a_kernel_unless_the_annotation_names_one(
