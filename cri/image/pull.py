@@ -21,8 +21,9 @@ from typing import NamedTuple, TypeVar
 from cri.config import Config
 from cri.image import manifest
 from cri.image.claims import bring_all
+from cri.image.digests import Digests
 from cri.image.registries import Auth
-from cri.image.source import Names, Resolved, Source, Wanted, source_of
+from cri.image.source import LOCAL, Names, Resolved, Source, Wanted, names_of, source_of
 from cri.storage import filling
 from cri.store.images import Image, ImageStore, LayersVanished, NewImage
 from cri.store.reference import parse
@@ -77,6 +78,7 @@ class _Flight:
 
 
 _Key = tuple[str, Auth | None]
+_digests: "weakref.WeakKeyDictionary[ImageStore, Digests]" = weakref.WeakKeyDictionary()
 _flights: "weakref.WeakKeyDictionary[ImageStore, dict[_Key, _Flight]]" = weakref.WeakKeyDictionary()
 
 
@@ -86,8 +88,7 @@ async def pull(store: ImageStore, reference: str, *, config: Config, auth: Auth 
     Raises BadRequest (reference, platform), NotFound, RegistryUnavailable, LoginNeeded, Corrupt,
     Unsupported (media types), NoSpace, TimedOut.
     """
-    is_local = reference.startswith(("oci:", "docker-archive:"))
-    key = (reference if is_local else str(parse(reference)), auth)
+    key = (reference if reference.startswith(LOCAL) else str(parse(reference)), auth)
     flights = _flights.setdefault(store, {})
     flight = flights.get(key)
     if flight is None:
@@ -120,6 +121,8 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
     for attempt in range(_ATTEMPTS):
         try:
             async with slots.pulls:
+                if there := await _again(store, reference, auth=auth, config=config):
+                    return there
                 with _disk_errors(store), store.workshop() as work_dir:
                     source = source_of(reference, work_dir, config=config, auth=auth)
                     with contextlib.closing(source):
@@ -130,6 +133,21 @@ async def _pull(store: ImageStore, key: _Key, *, config: Config) -> Image:
             if attempt == _ATTEMPTS - 1:
                 raise
     raise AssertionError("unreachable")
+
+
+async def _again(store: ImageStore, reference: str, *, auth: Auth | None, config: Config) -> Image | None:
+    """The image that is here by this name, if the registry still means it and that can be told without skopeo."""
+    if reference.startswith(LOCAL) or store.find(reference) is None:
+        return None
+    digests = _digests.setdefault(store, Digests())
+    store.at_close = digests.close
+    parsed = parse(reference)
+    digest = await digests.of(parsed, config=config, auth=auth)
+    if not digest or parsed.digest not in ("", digest):
+        return None
+    stop, names = threading.Event(), names_of(parsed, digest)
+    place = layers.Place(store.layers_dir, "", stop.is_set, config.images.limits)
+    return await _kept(store, names.digest, names=names, place=place, stop=stop)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cri.image.pull import pull
 from cri.image.registries import Auth
+from cri.image.source import LOCAL
 from cri.pb import runtime_pb2 as pb
 from cri.store import history
 from cri.store.history import Fact
@@ -20,7 +21,7 @@ async def pull_image(node: "Node", request: pb.PullImageRequest) -> pb.PullImage
     reference = request.image.image
     if not reference:
         raise BadRequest("PullImage needs image.image")
-    if reference.startswith(("oci:", "docker-archive:")):
+    if reference.startswith(LOCAL):
         raise BadRequest(f"{reference} is a file of this machine; the CRI pulls from registries only")
     auth = _auth(request.auth) if request.HasField("auth") else None
     begun_ns = time.time_ns()

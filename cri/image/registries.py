@@ -33,7 +33,7 @@ def registries_conf(registries: Sequence[Registry], reference: Reference) -> str
     """
     lines = ["unqualified-search-registries = []"]
     known = list(registries)
-    if _is_loopback(reference.registry) and not any(r.prefix.rstrip("/") == reference.registry for r in known):
+    if is_loopback(reference.registry) and not any(r.prefix.rstrip("/") == reference.registry for r in known):
         known.append(Registry(prefix=reference.registry, insecure=True))
     for registry in known:
         lines += ["[[registry]]", f"prefix = {_text(registry.prefix)}"]
@@ -56,7 +56,8 @@ def _host(location: str) -> str:
     return location.partition("/")[0]
 
 
-def _is_loopback(registry: str) -> bool:
+def is_loopback(registry: str) -> bool:
+    """Whether its host, with a port or without, is this one."""
     host = registry.rpartition(":")[0] if registry.rpartition(":")[2].isdigit() else registry
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -64,11 +65,16 @@ def _is_loopback(registry: str) -> bool:
         return host == "localhost"
 
 
-def location_of(reference: Reference, registries: Sequence[Registry]) -> str:
-    """The host that really serves `reference`: skopeo looks credentials up under that name."""
+def entry_of(reference: Reference, registries: Sequence[Registry]) -> Registry | None:
+    """The entry of the configuration that is for `reference`, if any."""
     name = reference.name
     matching = [r for r in registries if name == r.prefix or name.startswith(r.prefix.rstrip("/") + "/")]
-    best = max(matching, key=lambda r: len(r.prefix), default=None)
+    return max(matching, key=lambda r: len(r.prefix), default=None)
+
+
+def location_of(reference: Reference, registries: Sequence[Registry]) -> str:
+    """The host that really serves `reference`: skopeo looks credentials up under that name."""
+    best = entry_of(reference, registries)
     return _host(best.location or best.prefix) if best else reference.registry
 
 
@@ -80,6 +86,17 @@ def authfile(auth: Auth | None, reference: Reference, *, registries: Sequence[Re
     entry = _entry(auth) if auth and _is_for(auth, reference) else None
     hosts = {reference.registry, location_of(reference, registries)}
     return json.dumps({"auths": dict.fromkeys(sorted(hosts), entry)} if entry else {})
+
+
+def user_of(auth: Auth | None, reference: Reference) -> str | None:
+    """USER:PASSWORD, empty where there is none for this registry, None where there is something else.
+
+    Raises BadRequest, Unsupported (bearer tokens).
+    """
+    entry = _entry(auth) if auth and _is_for(auth, reference) else None
+    if entry is None:
+        return ""
+    return None if "identitytoken" in entry else base64.b64decode(entry["auth"]).decode("utf-8", "surrogateescape")
 
 
 def _is_for(auth: Auth, reference: Reference) -> bool:

@@ -19,7 +19,6 @@ from stage1.rootfs.limits import Limits, refusal
 _INSPECT_TIMEOUT, _COPY_TIMEOUT = "60s", "60m"
 _LOG_BYTES = 65536
 _MEMORY_BYTES, _CPU_S = 2 << 30, 3600
-_ALSO_READS = tuple((path, sandbox.READ) for path in ("/etc", "/run", "/var/lib/ca-certificates"))
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that say where else the certificates of authorities are."""
 _WRITES = f"{sandbox.WRITE},refer,make-sym"
@@ -59,7 +58,12 @@ class Skopeo:
             _CPU_S,
             limits.image_mib << 20,
             work_dir,
-            ((work_dir, _WRITES), *_ALSO_READS, *certificates, *([(archive, "read-file")] if archive else [])),
+            (
+                (work_dir, _WRITES),
+                *sandbox.NETWORK_PLACES,
+                *certificates,
+                *([(archive, "read-file")] if archive else []),
+            ),
             network=not archive,
             reserves=True,
             sockets=True,

@@ -81,6 +81,15 @@ class Source(Protocol):
         ...
 
 
+LOCAL = ("oci:", "docker-archive:")
+"""How names of files of this machine begin."""
+
+
+def names_of(reference: Reference, digest: str) -> Names:
+    """Of what has this `digest` in the registry."""
+    return Names("" if reference.digest else str(reference), f"{reference.name}@{digest}")
+
+
 def source_of(text: str, work_dir: str, *, config: Config, auth: Auth | None) -> Source:
     """The source that `text` names. Raises BadRequest."""
     kind, colon, rest = text.partition(":")
@@ -136,7 +145,7 @@ class RegistrySource:
         self._raw = await self._skopeo.inspect(f"docker://{self._reference}")
         digest = self._reference.digest or manifest.digest_of(self._raw)
         manifest.verified(self._raw, digest)
-        return Names("" if self._reference.digest else self.name, f"{self._reference.name}@{digest}")
+        return names_of(self._reference, digest)
 
     async def resolve(self) -> Resolved:
         """See `Source`."""

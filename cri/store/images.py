@@ -72,6 +72,8 @@ class ImageStore:
     def __init__(self, state_dir: str) -> None:
         """Raises WrongState (a newer clearpod's), NoSpace, KernelError."""
         self.state_dir = state_dir
+        self.at_close: Callable[[], None] = _nothing
+        """What a user of the store ends with it."""
         fs.make_dirs(state_dir, 0o700)
         self._db = Database(f"{state_dir}/{schema.NAME}")
         self.layers_dir, self._images_dir, self._tmp = (f"{state_dir}/{n}" for n in ("layers", "images", "tmp"))
@@ -86,7 +88,8 @@ class ImageStore:
             raise
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, after what `at_close` does."""
+        self.at_close()
         self._db.close()
 
     # What is there
@@ -361,6 +364,10 @@ class ImageStore:
 
         for image in self.list():
             self.examine(image, whole=False)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _names(ref: str) -> Iterator[str]:

@@ -27,6 +27,9 @@ SYSTEM = (
 )
 """What any program needs to start: libraries and programs of the system, readable by all."""
 
+NETWORK_PLACES = tuple((path, READ) for path in ("/etc", "/run", "/var/lib/ca-certificates"))
+"""What who needs the network reads besides: how names are resolved, and the certificates of authorities."""
+
 _NAMESPACES = ("--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child=KILL")
 _TRIAL_S = 10.0
 _PROCESSES, _FILES = 128, 256

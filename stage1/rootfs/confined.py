@@ -42,6 +42,8 @@ class Question(NamedTuple):
     disk_bytes: int = 0
     """What may be in `out`."""
     answer_bytes: int = 65536
+    network: bool = False
+    """Whether it talks to registries; it then reads how names are resolved and whose certificates are believed."""
 
 
 class Asker(NamedTuple):
@@ -126,8 +128,10 @@ def _box(question: Question, asker: Asker) -> sandbox.Box:
         int(question.timeout_s),
         MOST_FILE_BYTES if question.directory else 0,
         question.directory or "/",
-        (*sandbox.python_places(), *own),
+        (*sandbox.python_places(), *own, *(sandbox.NETWORK_PLACES if question.network else ())),
         uid=sandbox.usable_uid(asker.limits.uid),
+        network=question.network,
+        sockets=question.network,
     )
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from cri.config import Config
 from cri.config_tables import Registry as Entry_
+from cri.image import digests
 from cri.image.pull import pull
 from cri.image.registries import Auth
 from cri.image.skopeo import LoginNeeded, RegistryUnavailable
@@ -23,6 +24,7 @@ from stage1.errors import BadRequest, NoSpace, NotFound, PodError, Unsupported
 from stage1.rootfs.corrupt import Corrupt
 from tests.fakes.oci_layout import HOST_ARCH, OTHER_ARCH, Layer, Layout, digest, directory, file, tar
 from tests.fakes.patience import PATIENCE
+from tests.fakes.processes import command_lines
 from tests.fakes.pulled import pull_blocking
 from tests.fakes.registry import Registry, free_port
 
@@ -64,6 +66,29 @@ def test_a_pull_by_tag_then_by_digest_is_one_image_with_both_names(
     assert second == image
     assert store.find(name) == store.find(by_digest) == store.find(image.id[7:20]) == image
     assert orphans(store) == []
+
+
+async def test_an_image_that_is_pulled_again_and_again_needs_no_skopeo(
+    registry: Registry, layout: Layout, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_TIMEOUT_S", 10 * PATIENCE)
+    monkeypatch.setattr(digests, "BUSY_S", 10 * PATIENCE)
+    name = registry.push(layout.tag("a", layout.image([BASE])), "t/again:1")
+    images = [await pull(store, name, config=config()) for _ in range(3)]
+    by_digest = images[0].repo_digests[0]
+    with monkeypatch.context() as without:
+        without.setenv("PATH", "/nonexistent")
+        for again in (name, name, by_digest):
+            assert await pull(store, again, config=config()) == images[0]
+    moved = layout.image([BASE], config={"Cmd": ["moved"]})
+    registry.push(layout.tag("b", moved), "t/again:1")
+    assert (await pull(store, name, config=config())).id != images[0].id
+    here = [line for line in command_lines().values() if "digestjob" in line and f"{os.getpid()}" in line]
+    assert len(here) == 1
+    store.at_close()
+    async with asyncio.timeout(10 * PATIENCE):
+        while any("digestjob" in line and f"{os.getpid()}" in line for line in command_lines().values()):
+            await asyncio.sleep(0.02)
 
 
 def test_a_pull_by_digest_alone_gives_no_tag(registry: Registry, layout: Layout, store: ImageStore) -> None:

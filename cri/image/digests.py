@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a registry for which manifest a reference stands, by a confined process that stays for a while.
+
+Called by the pull for an image that is here: to start skopeo costs more than all else that such a pull does.
+Best-effort: without an answer skopeo asks, and says what is wrong. Must not parse what a registry says: `digestjob`
+does.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+
+from cri.config import Config
+from cri.image import manifest, registries
+from cri.image.asked import ANSWER_S, Asked
+from cri.image.registries import Auth
+from cri.store.reference import Reference
+from stage1.errors import PodError
+from stage1.rootfs import confined
+from stage1.rootfs.confined import Asker, Question
+from stage1.rootfs.limits import Limits
+
+log = logging.getLogger("clearpod.pull")
+
+KEEP_S = 60.0
+"""How long the process stays after a question, and within what time a second one makes it start."""
+BUSY_S = 0.2
+"""Who waits longer for those before lets skopeo ask."""
+_TIMEOUT_S = ANSWER_S + 2
+_CPU_S = 3600
+_ELSEWHERE = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that only skopeo follows, and not for a registry on the loopback."""
+
+
+class Digests:
+    """The process, if there is one. Safe for tasks of one event loop. Close it."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._session: confined.Session | None = None
+        self._asked_s = -KEEP_S
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Future[None]] = set()
+
+    async def of(self, reference: Reference, *, config: Config, auth: Auth | None) -> str:
+        """The digest of the manifest or index that the registry has now, or empty."""
+        asked = question(reference, config=config, auth=auth)
+        before, self._asked_s = self._asked_s, time.monotonic()
+        if asked is None:
+            return ""
+        if self._session is None:
+            if self._asked_s - before < KEEP_S:
+                await self._start(config.images.limits)
+            return ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BUSY_S):
+                await self._turn.acquire()
+            try:
+                return await self._ask(asked)
+            finally:
+                self._turn.release()
+        return ""
+
+    async def _start(self, limits: Limits) -> None:
+        """For the next question: it reads the authorities' certificates first."""
+        kind = Question("cri.image.digestjob", (), "a registry's answer", _CPU_S, network=True, answer_bytes=200)
+        with contextlib.suppress(PodError):
+            session = await asyncio.to_thread(confined.Session, kind, Asker(limits))
+            if self._session is None:
+                self._session = session
+                self._stay()
+            else:
+                self._end(session)
+
+    async def _ask(self, asked: Asked) -> str:
+        session = self._session
+        if session is None:
+            return ""
+        self._stay()
+        kind = Question("cri.image.digestjob", (), "a registry's answer", _TIMEOUT_S, answer_bytes=200)
+        try:
+            answer = await asyncio.to_thread(session.ask, kind, json.dumps(asked).encode())
+        except PodError as error:
+            log.info("pull.digest", extra={"error": str(error)})
+            self.close()
+            return ""
+        return answer if manifest.is_digest(answer) else ""
+
+    def _stay(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(KEEP_S, self.close)
+
+    def close(self) -> None:
+        """End the process, in a thread. Idempotent; a later question starts another."""
+        if self._timer:
+            self._timer.cancel()
+        session, self._session = self._session, None
+        if session:
+            self._end(session)
+
+    def _end(self, session: confined.Session) -> None:
+        threading.Thread(target=session.close, name="digests").start()
+
+
+def question(reference: Reference, *, config: Config, auth: Auth | None) -> Asked | None:
+    """What to ask, or None when only skopeo can, by a mirror, a proxy, or a token of the client's.
+
+    Raises BadRequest, Unsupported (of credentials).
+    """
+    entry = registries.entry_of(reference, config.registries)
+    if any("*" in one.prefix for one in config.registries) or (entry and (entry.mirrors or entry.location)):
+        return None
+    is_here = registries.is_loopback(reference.registry)
+    if not is_here and any(os.environ.get(name) or os.environ.get(name.lower()) for name in _ELSEWHERE):
+        return None
+    user = registries.user_of(auth, reference)
+    if user is None:
+        return None
+    is_insecure = entry.insecure if entry else is_here
+    what = reference.digest or reference.tag
+    return Asked(reference.registry, reference.path, what, is_insecure, user)
