@@ -38,16 +38,16 @@ class Sample(NamedTuple):
 class Size(NamedTuple):
     """How often, and how much."""
 
-    rounds: int = 20
+    rounds: int = 8
     pods: int = 20
     """That are listed."""
     execs: int = 50
     at_once: int = 10
     pulls: int = 7
-    waves: int = 3
-    """Of what is done at once, and of logs."""
+    waves: int = 2
+    """Of what is done at once."""
     log_mib: int = 100
-    idle_s: float = 20.0
+    idle_s: float = 10.0
 
 
 QUICK = Size(rounds=4, pods=4, execs=8, at_once=3, pulls=3, waves=1, log_mib=4, idle_s=3.0)
@@ -201,7 +201,7 @@ async def all_of(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, i
         "lists": lambda: lists(samples, without_pool, size),
         "waves": lambda: _in_turns(without_pool, size.waves, lambda one, _: wave(samples, one, size.at_once)),
         "execs": lambda: _in_turns(without_pool, 1, lambda one, _: execs(samples, one, size.execs, size.waves)),
-        "logs": lambda: _in_turns(without_pool, size.waves, lambda one, _: logs(samples, one, size.log_mib)),
+        "logs": lambda: _in_turns(without_pool, 1, lambda one, _: logs(samples, one, size.log_mib)),
     }
     for name in [only] if only else PARTS:
         await parts[name]()
