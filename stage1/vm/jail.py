@@ -127,7 +127,7 @@ def places(vm: VmSpec) -> list[Place]:
         *(Place(path) for path, _ in _programs(vm)),
         *(Place(path) for path in (vm.binary, *files)),
         *([Place(vm.scratch, writable=True)] if vm.scratch else []),
-        *([Place(vm.template.ram, writable=vm.template.is_made)] if vm.template else []),
+        *([Place(vm.template.ram, writable=True)] if vm.template and vm.template.is_made else []),
         *(_shown(share, vm) for share in vm.shares),
     ]
 
@@ -151,7 +151,7 @@ def rules(vm: VmSpec) -> list[tuple[str, int]]:
         *((path, _READ) for path in _booted(vm)),
         *((path, RUN_FILE if vm.dax and path == vm.dax.library else _READ) for path in _of_dax(vm)),
         *([(vm.scratch, CHANGE)] if vm.scratch else []),
-        *([(vm.template.ram, CHANGE if vm.template.is_made else _READ)] if vm.template else []),
+        *([(vm.template.memory, CHANGE if vm.template.is_made else _READ)] if vm.template else []),
         *shares,
         *volumes,
         *((f"/dev/{name}", DEVICE) for name in devices(vm)),

@@ -140,7 +140,7 @@ def _template(vm: VmSpec) -> list[str]:
 
     access = "share=on" if vm.template.is_made else "share=off,readonly=on,rom=off"
     return [
-        *("-object", f"memory-backend-file,id=ram,size={vm.memory_mib}M,mem-path={vm.template.ram},{access}"),
+        *("-object", f"memory-backend-file,id=ram,size={vm.memory_mib}M,mem-path={vm.template.memory},{access}"),
         *("-chardev", f"socket,id=monitor,fd={MONITOR_FD}"),
         *("-mon", "chardev=monitor,mode=control"),
         *(() if vm.template.is_made else ("-add-fd", f"fd={STATE_FD},set={STATE_SET}", "-incoming", "defer")),

@@ -8,8 +8,12 @@ is in the host's page cache once. The state of the devices beside it is small. N
 
 from typing import NamedTuple
 
-MONITOR_FD, STATE_FD = 12, 13
-"""Descriptors of a VMM in its jail: QEMU's monitor, and for a copy the state of the devices."""
+MONITOR_FD, STATE_FD, RAM_FD = 12, 13, 14
+"""Descriptors of a VMM in its jail: QEMU's monitor, and for a copy the state of the devices and the memory, both to be
+read only.
+"""
+RAM_LINK = f"/proc/self/fd/{RAM_FD}"
+"""A copy's path to its memory: QEMU opens a file by its path only, and there is no other one in the jail."""
 STATE_SET = 2
 """By which QEMU knows a descriptor as a file."""
 
@@ -34,6 +38,11 @@ class Template(NamedTuple):
     def ram(self) -> str:
         """The file with the guest's memory."""
         return f"{self.directory}/ram"
+
+    @property
+    def memory(self) -> str:
+        """Where the VMM opens it: its maker the file itself, a copy what it was given."""
+        return self.ram if self.is_made else RAM_LINK
 
     @property
     def state(self) -> str:

@@ -4,6 +4,7 @@
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from cri.config_tables import Templates
 from stage1.vm import template_store
+from stage1.vm.template import RAM_FD
 from stage1.vm.template_store import Manifest, Store
 from tests.fakes.outer_net import OuterNet
 
@@ -64,6 +66,7 @@ async def test_copies_share_nothing_that_tells_them_apart_and_lack_nothing(outer
         for (pod, container), seen in zip(pods, lines, strict=True):
             assert seen[2] == pod[:32] and (await addresses(cri, pod))[0] in await output_of(cri, container, "ip addr")
         await _is_a_whole_pod(cri, *pods[0], neighbour=pods[1][0])
+        _is_jailed(cri, pods[0][0])
         await removed(cri, *(pod for pod, _ in pods[1:]), first)
     async with world.daemon() as cri:
         assert (await output_of(cri, pods[0][1], "cat /etc/machine-id")).strip() == pods[0][0][:32], "adopted"
@@ -79,6 +82,26 @@ async def _is_a_whole_pod(cri: Client, pod: str, container: str, *, neighbour: s
     for target in ("10.77.0.1", "fd77::1", other):
         assert "1 packets received" in await output_of(cri, container, f"ping -c1 -W5 {target}"), target
     await output_of(cri, container, "dd if=/dev/zero of=/file bs=64k count=64 && sync && rm /file")
+
+
+def _is_jailed(cri: Client, pod: str) -> None:
+    """As every VMM; and its template came as descriptors that can only be read, and is at no path."""
+    vm = cri.node.pods.get(pod).vm
+    assert vm is not None
+    process = Path(f"/proc/{vm.pid}")
+    status = dict(line.split(":\t") for line in (process / "status").read_text().splitlines() if ":\t" in line)
+    assert (status["Seccomp"], status["NoNewPrivs"], status["Groups"].strip()) == ("2", "1", "")
+    assert "0" not in status["Uid"].split() and int(status["CapEff"], 16) < 1 << 5
+    top = f"{cri.node.host.state_dir}/vm-templates/"
+    files = {fd.name: fd.readlink() for fd in (process / "fd").iterdir()}
+    files = {number: path for number, path in files.items() if str(path).startswith(top)}
+    assert files[str(RAM_FD)].name == "ram"
+    for number, path in files.items():
+        flags = re.search(r"^flags:\s+([0-7]+)", (process / "fdinfo" / number).read_text(), re.MULTILINE)
+        assert flags and int(flags[1], 8) & os.O_ACCMODE == os.O_RDONLY
+        assert not Path(f"{process}/root{path}").exists()
+    mapped = [line.split()[1] for line in (process / "maps").read_text().splitlines() if line.endswith("/ram")]
+    assert mapped and all(one.endswith("p") for one in mapped), "what it writes is its own"
 
 
 async def _boots_if_its_template_does_not_load(cri: Client) -> None:

@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 from unittest.mock import ANY
 
-from stage1.vm.jail import Place, outermost
+from stage1.vm.jail import CHANGE, Place, outermost, places, rules
+from stage1.vm.template import Template
+
+from . import test_argv
 
 
 def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_path: Path) -> None:
@@ -18,3 +21,12 @@ def test_places_in_others_and_links_at_the_top_are_no_mounts_of_their_own(tmp_pa
     assert outermost([deep._replace(mapped=True), top]) == [top, deep._replace(mapped=True)]
     assert outermost([Place(f"{tmp_path}/absent")]) == []
     assert outermost([Place("/bin/sh"), Place("/usr")]) == ([Place("/usr")] if os.path.islink("/bin") else ANY)
+
+
+def test_a_copy_has_no_path_to_its_template_and_its_maker_may_write_there() -> None:
+    for template, seen in ((Template("/t/1"), []), (Template("/t/1", monitor=9), [("/t/1/ram", True)])):
+        vm = test_argv.QEMU._replace(template=template)
+        assert [(place.path, place.writable) for place in places(vm) if "/t/1" in place.path] == seen
+        (rights,) = (rights for path, rights in rules(vm) if path == template.memory)
+        assert (rights == CHANGE) == template.is_made and bool(rights & CHANGE)
+        assert not any("/t/1" in path for path, _ in rules(vm)) or template.is_made
