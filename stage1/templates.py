@@ -103,6 +103,7 @@ def make(wanted: Want, host: Host, *, vmm: "Vmm", store: Store, limit_s: float) 
     """Boot a VM by `vmm` and save it. Raises VmFailed, also when the VM is ended meanwhile, TimedOut, and what
     `engine.prepare` does; nothing is left then.
     """
+    host = host if wanted.vm.nics else host._replace(network=None)
     prepared = prewarmed.prepare(_nobodys(wanted.pod), host)
     try:
         same = want(prepared, host)
