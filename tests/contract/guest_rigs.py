@@ -7,6 +7,7 @@ busybox.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ ENV = ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
 class Rig(NamedTuple):
     """A guest: how to reach it, whether it lives, where its bundles are, the image's name for Create.
 
-    `document` makes a container's config.json from its id and its OCI process object.
+    `document` makes a container's config.json from its id and its OCI process object. `key` is for all hosts of this
+    guest; one that is not new was configured by an earlier test, and has no containers.
     """
 
     factory: Factory
@@ -35,6 +37,8 @@ class Rig(NamedTuple):
     lower: str
     document: Callable[[str, dict[str, Any]], dict[str, Any]]
     hello_s: float
+    key: bytes
+    is_new: bool = True
 
     def bundle(self, name: str, argv: list[str], *, tty: bool = False) -> None:
         """Write a container's bundle."""
@@ -66,6 +70,7 @@ def fake(tmp_path: Path) -> Iterator[Rig]:
             lower="image",
             document=lambda _, process: {"process": process},
             hello_s=5.0,
+            key=os.urandom(16),
         )
     finally:
         vmm.stop()
@@ -91,6 +96,7 @@ def agent(tmp_path: Path) -> Iterator[Rig]:
             lower="image",
             document=document,
             hello_s=60.0,
+            key=os.urandom(16),
         )
     finally:
         machine.kill()
