@@ -3,13 +3,16 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cri.pb import runtime_pb2 as pb
+from tests.fakes import places
 from tests.fakes.patience import PATIENCE
 from tests.hostile.link_attacks import FLOODS
-from tests.hostile.rig import Node
+from tests.hostile.rig import Node, node
 
 ATTACK_S = 2.0
 GROWTH_MIB = 16
@@ -18,6 +21,20 @@ STALLED_MS = 1000.0 * PATIENCE
 ADOPTED_S = 20.0
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def attacked(guest_dir: Path, reference: str) -> Iterator[Node]:
+    """A node whose daemon lives through all attacks, but for those between which it is killed."""
+    with places.short_directory() as root, node(Path(root), guest_dir, reference) as made:
+        yield made
+
+
+@pytest.fixture
+def under_attack(attacked: Node) -> Iterator[Node]:
+    """It has no pods."""
+    yield attacked
+    asyncio.run(attacked.empty())
 
 
 @pytest.mark.parametrize("attack", FLOODS)
