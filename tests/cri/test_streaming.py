@@ -24,6 +24,9 @@ from tests.fakes.streaming_client import TRANSPORTS, Conversation, OverWebSocket
 from tests.fakes.websocket_client import Refused, WebSocketClient
 
 from .conftest import Client, World
+from .kept_pod import kept_vms, kept_world, running_in_kept_pod
+
+__all__ = ["kept_vms", "kept_world"]
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -51,9 +54,9 @@ async def exec_in(cri: Client, transport: str, container: str, *command: str, **
     return await TRANSPORTS[transport](url, names)
 
 
-async def test_output_errors_and_exit_code_come_apart(any_world: World, transport: str) -> None:
-    async with any_world.daemon() as cri:
-        c = await running(cri)
+async def test_output_errors_and_exit_code_come_apart(kept_world: World, transport: str) -> None:
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world)
         talk = await exec_in(cri, transport, c, "sh", "-c", "echo -n hello; echo oh >&2; exit 7")
         status = await talk.status()
         assert talk.output["stdout"] == b"hello" and talk.output["stderr"] == b"oh\n"
@@ -63,10 +66,10 @@ async def test_output_errors_and_exit_code_come_apart(any_world: World, transpor
         assert await talk.status() == {"metadata": {}, "status": "Success"}
 
 
-async def test_input_goes_in_and_its_end_too(any_world: World, transport: str) -> None:
+async def test_input_goes_in_and_its_end_too(kept_world: World, transport: str) -> None:
     data = random.Random(1).randbytes(1 << 20)
-    async with any_world.daemon() as cri:
-        c = await running(cri)
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world)
         talk = await exec_in(cri, transport, c, "sh", "-c", "cat; echo end >&2", stdin=True, stdout=True, stderr=True)
         await talk.send(data)
         await talk.end_input()
@@ -74,9 +77,9 @@ async def test_input_goes_in_and_its_end_too(any_world: World, transport: str) -
         assert talk.output["stdout"] == data and talk.output["stderr"] == b"end\n"
 
 
-async def test_a_terminal_has_its_size_and_takes_what_is_typed(any_world: World, transport: str) -> None:
-    async with any_world.daemon() as cri:
-        c = await running(cri)
+async def test_a_terminal_has_its_size_and_takes_what_is_typed(kept_world: World, transport: str) -> None:
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world)
         talk = await exec_in(cri, transport, c, "sh", tty=True, stdin=True, stdout=True)
         await talk.resize(132, 50)
         await asyncio.sleep(0.5)
@@ -90,17 +93,17 @@ async def test_a_terminal_has_its_size_and_takes_what_is_typed(any_world: World,
         assert b"33 99\r\n" in talk.output["stdout"]
 
 
-async def test_a_command_that_is_missing_is_an_error_of_the_stream(any_world: World, transport: str) -> None:
-    async with any_world.daemon() as cri:
-        c = await running(cri)
+async def test_a_command_that_is_missing_is_an_error_of_the_stream(kept_world: World, transport: str) -> None:
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world)
         status = await (await exec_in(cri, transport, c, "no-such-command")).status()
         assert (status["status"], status["reason"], status["code"]) == ("Failure", "InternalError", 500)
         assert "no-such-command" in status["message"]
 
 
-async def test_a_command_dies_with_its_client_and_the_container_does_not(any_world: World, transport: str) -> None:
-    async with any_world.daemon() as cri:
-        c, number = await running(cri), random.randrange(1 << 20, 1 << 30)
+async def test_a_command_dies_with_its_client_and_the_container_does_not(kept_world: World, transport: str) -> None:
+    async with kept_world.daemon() as cri:
+        c, number = await running_in_kept_pod(cri, kept_world), random.randrange(1 << 20, 1 << 30)
         talk = await exec_in(cri, transport, c, "sh", "-c", f"echo up; sleep {number} & exec sleep {number}")
         await talk.until(b"up")
         talk.vanish()

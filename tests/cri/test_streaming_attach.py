@@ -11,9 +11,10 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.streaming_client import TRANSPORTS, Conversation
 
 from .conftest import Client, World
+from .kept_pod import kept_vms, kept_world, running_in_kept_pod
 from .test_streaming import running, transport
 
-__all__ = ["transport"]
+__all__ = ["kept_vms", "kept_world", "transport"]
 
 pytestmark = pytest.mark.timeout(240)
 SHELL = {"stdin": True, "stdin_once": True}
@@ -32,10 +33,10 @@ async def attach_to(cri: Client, transport: str, container: str, **asked: bool) 
     return talk
 
 
-async def test_a_shell_takes_commands_and_ends_with_the_clients_input(any_world: World, transport: str) -> None:
+async def test_a_shell_takes_commands_and_ends_with_the_clients_input(kept_world: World, transport: str) -> None:
     """Row 135."""
-    async with any_world.daemon() as cri:
-        c = await running(cri, "sh", **SHELL)
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world, "sh", **SHELL)
         talk = await attach_to(cri, transport, c, stdin=True, stdout=True, stderr=True)
         await talk.send(b"echo -n hello\n")
         await talk.until(b"hello")
@@ -48,14 +49,11 @@ async def test_a_shell_takes_commands_and_ends_with_the_clients_input(any_world:
 
 
 async def test_several_attach_and_each_sees_what_comes_from_then_on_as_does_the_log(
-    any_world: World, transport: str
+    kept_world: World, transport: str
 ) -> None:
-    async with any_world.daemon() as cri:
+    async with kept_world.daemon() as cri:
         script = "while read word; do echo got $word; echo err $word >&2; done"
-        await cri("PullImage", image={"image": cri.image})
-        pod = await cri.pod(log_directory=f"{any_world.root}/logs")
-        c = await cri.container(pod, "sh", "-c", script, stdin=True)
-        await cri("StartContainer", container_id=c)
+        c = await running_in_kept_pod(cri, kept_world, "sh", "-c", script, stdin=True)
         first = await attach_to(cri, transport, c, stdin=True, stdout=True, stderr=True)
         await first.send(b"one\n")
         await first.until(b"got one\n")
@@ -81,9 +79,9 @@ async def test_several_attach_and_each_sees_what_comes_from_then_on_as_does_the_
         assert (await third.status())["status"] == "Success"
 
 
-async def test_a_terminal_of_a_container_is_attached_to_and_resized(any_world: World, transport: str) -> None:
-    async with any_world.daemon() as cri:
-        c = await running(cri, "sh", tty=True, stdin=True)
+async def test_a_terminal_of_a_container_is_attached_to_and_resized(kept_world: World, transport: str) -> None:
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world, "sh", tty=True, stdin=True)
         talk = await attach_to(cri, transport, c, tty=True, stdin=True, stdout=True)
         await talk.resize(101, 41)
         await asyncio.sleep(0.5)

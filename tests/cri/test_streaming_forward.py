@@ -14,7 +14,9 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.spdy_client import SpdyClient, Stream
 
 from .conftest import Client, World
-from .test_streaming import running
+from .kept_pod import kept_vms, kept_world, running_in_kept_pod
+
+__all__ = ["kept_vms", "kept_world"]
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -61,15 +63,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_a_server_on_the_pods_loopback_serves_many_at_once(any_world: World, tunnelled: bool) -> None:
+async def test_a_server_on_the_pods_loopback_serves_many_at_once(kept_world: World, tunnelled: bool) -> None:
     port = free_port()
     script = f"""mkdir -p /tmp/clearpod-www; cd /tmp/clearpod-www; echo hi > small; seq 1000000 1012499 > part; i=0
         while [ $i -lt 100 ]; do echo part $i; cat part; i=$((i+1)); done > big
         exec busybox httpd -f -p 127.0.0.1:{port} -h /tmp/clearpod-www"""
     part = b"".join(b"%d\n" % n for n in range(1_000_000, 1_012_500))
     big = b"".join(b"part %d\n" % n + part for n in range(100))
-    async with any_world.daemon() as cri:
-        c = await running(cri, "sh", "-c", script)
+    async with kept_world.daemon() as cri:
+        c = await running_in_kept_pod(cri, kept_world, "sh", "-c", script)
         pod = (await cri("ListContainers")).containers[0].pod_sandbox_id
         client = await client_of(cri, pod, tunnelled)
         while True:
@@ -89,9 +91,9 @@ async def test_a_server_on_the_pods_loopback_serves_many_at_once(any_world: Worl
         await cri("StopContainer", container_id=c, timeout=0)
 
 
-async def test_a_port_without_server_is_an_error_and_the_session_goes_on(any_world: World, tunnelled: bool) -> None:
-    async with any_world.daemon() as cri:
-        await running(cri)
+async def test_a_port_without_server_is_an_error_and_the_session_goes_on(kept_world: World, tunnelled: bool) -> None:
+    async with kept_world.daemon() as cri:
+        await running_in_kept_pod(cri, kept_world)
         pod = (await cri("ListContainers")).containers[0].pod_sandbox_id
         client = await client_of(cri, pod, tunnelled)
         for number, port, why in [
