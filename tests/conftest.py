@@ -6,6 +6,7 @@ Loaded by pytest. It must not import `stage1` or `cri`: the style tests run even
 
 import asyncio
 import ctypes
+import functools
 import inspect
 import itertools
 import os
@@ -54,7 +55,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 
 def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT).parts[1]
+    return _folder_of(item.path)
+
+
+@functools.cache
+def _folder_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[1]
 
 
 def _rank(item: pytest.Item) -> tuple[bool | int, ...]:
