@@ -147,14 +147,14 @@ def _require(hypervisor: Hypervisor, kind: str, *, path: str, machine: str) -> N
 def check(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -> None:
     """Raise what `prepare` would, for what the image and the pod ask for."""
     directory = engine.pod_directory(host, pod.id)
-    _vm(pod, host, boot=boot, found=find(directory, pod, host=host, boot=boot), network=network)
+    vm(pod, host, boot=boot, found=find(directory, pod, host=host, boot=boot), network=network)
 
 
 def end_guest(directory: str) -> None:
     """Kill the pod's guest and remove what was the guest's alone. Idempotent. Raises VmFailed, KernelError."""
-    vm = engine.find_vm(directory)
-    if vm is not None:
-        vm.kill()
+    running = engine.find_vm(directory)
+    if running is not None:
+        running.kill()
     engine.end_rest(directory)
     scratch.remove(directory)
     with beneath.Root(directory) as own:
@@ -169,18 +169,19 @@ def prepare(pod: Pod, host: Host, *, boot: Boot, network: "PodNetwork | None") -
     directory = engine.pod_directory(host, pod.id)
     found = find(directory, pod, host=host, boot=boot)
     disk = f"{host.state_dir}/scratch/{pod.id}.img" if found.block else ""
-    vm = machine.with_network(_vm(pod, host, boot=boot, found=found, network=network), pod, host=host, network=network)
-    assert isinstance(vm, VmSpec)
+    spec = machine.with_network(vm(pod, host, boot=boot, found=found, network=network), pod, host=host, network=network)
+    assert isinstance(spec, VmSpec)
     with beneath.Root(directory) as own:
         own.unlink(SERIAL)
         own.unlink(MONITOR)
     if disk:
-        _copy_block(found.block, disk, directory=directory)
-    vm, note = quarters.add(vm._replace(scratch=disk), pod, host=host, directory=directory)
-    return Prepared(pod, directory, vm, b"", network, note)
+        copy_block(found.block, disk, directory=directory)
+    spec, note = quarters.add(spec._replace(scratch=disk), pod, host=host, directory=directory)
+    return Prepared(pod, directory, spec, b"", network, note)
 
 
-def _vm(pod: Pod, host: Host, *, boot: Boot, found: Found, network: "PodNetwork | None") -> VmSpec:
+def vm(pod: Pod, host: Host, *, boot: Boot, found: Found, network: "PodNetwork | None") -> VmSpec:
+    """The VM that boots it, without devices, disk and ids. Raises as `own_command_line.line`."""
     directory, kernel, choice = engine.pod_directory(host, pod.id), boot.kernel, host.choice
     at = own_command_line.address(network)
     line = own_command_line.line(kernel, at, words=boot.words, hostname=pod.hostname)
@@ -210,8 +211,10 @@ def _vm(pod: Pod, host: Host, *, boot: Boot, found: Found, network: "PodNetwork 
     )
 
 
-def _copy_block(source: str, target: str, *, directory: str) -> None:
-    """The image is read-only and everybody's; the kernel gets a copy of its own, anew at each start."""
+def copy_block(source: str, target: str, *, directory: str) -> None:
+    """The image is read-only and everybody's; the kernel gets a copy of its own, anew at each start. Raises NoSpace,
+    KernelError.
+    """
     files.make_dirs(os.path.dirname(target), 0o700)
     with beneath.Root(directory) as own:
         try:

@@ -41,7 +41,7 @@ static void keep_early(struct records *records, size_t size)
 void records_received(struct records *records, size_t size)
 {
     records->used += size;
-    if (records->marked)
+    if (records->marked || records->plain)
         return;
     uint8_t *at = memmem(records->bytes, records->used, mark, MARK);
     if (at) {
@@ -55,7 +55,7 @@ void records_received(struct records *records, size_t size)
 
 void records_over(struct records *records)
 {
-    if (!records->marked)
+    if (!records->marked && !records->plain)
         keep_early(records, records->used);
 }
 
@@ -65,7 +65,7 @@ static enum record_kind take_raw(struct records *records, uint8_t *to, size_t *s
     *size = records->used < RECORD_MAX ? records->used : RECORD_MAX;
     memcpy(to, records->bytes, *size);
     drop(records, *size);
-    return *size ? R_ERR : R_NONE;
+    return !*size ? R_NONE : records->plain ? R_OUT : R_ERR;
 }
 
 enum record_kind records_next(struct records *records, const uint8_t **payload, size_t *size)
@@ -74,7 +74,7 @@ enum record_kind records_next(struct records *records, const uint8_t **payload, 
     const uint8_t *head = records->bytes;
     *payload = copy;
     records->log = 0;
-    if (records->broken)
+    if (records->broken || records->plain)
         return take_raw(records, copy, size);
     if (!records->marked || records->used < RECORD_HEADER)
         return R_NONE;

@@ -15,6 +15,7 @@ enum record_kind { R_NONE, R_OUT, R_ERR, R_END, R_IN, R_EOF, R_SIZE };
 
 struct records {
     bool marked, broken; /* the agent has begun; what follows is no record any more */
+    bool plain;          /* there is no agent: all of it is output */
     uint8_t log;         /* that the last record is for; 0: it is for our own output */
     size_t used, early;
     uint8_t bytes[8192];    /* not taken yet */

@@ -9,8 +9,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
@@ -221,7 +223,8 @@ static bool step(void)
     };
     if (us.records.used == sizeof us.records.bytes)
         ready[1].fd = -1;
-    int count = poll(ready, sizeof ready / sizeof *ready, us.dead ? LAST_OUTPUT_MS : -1);
+    /* An agent has had all of its records taken before it said that it ends. */
+    int count = poll(ready, sizeof ready / sizeof *ready, us.dead && !us.records.plain ? LAST_OUTPUT_MS : -1);
     if (ready[0].revents)
         on_signals();
     if (ready[1].revents)
@@ -298,6 +301,33 @@ static void explain_death(const struct launch_spec *spec)
                  spec->console ? spec->console : "no file");
 }
 
+/* Written beside and renamed, as the agent does: rkt may look at any time. */
+static void write_status(const char *path, int code)
+{
+    char beside[PATH_MAX];
+    snprintf(beside, sizeof beside, "%s~", path);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (fd < 0)
+        return;
+    if (dprintf(fd, "%d\n", code) > 0)
+        rename(beside, path);
+    close(fd);
+}
+
+/* A kernel of the image has ended: by itself, or with its VMM, by whomever. */
+static int end_kernel(const struct launch_spec *spec)
+{
+    bool killed = WIFSIGNALED(us.status);
+    int code = killed ? 128 + WTERMSIG(us.status) : spec_code(spec, WEXITSTATUS(us.status));
+    write_status(spec->status, code);
+    if (code && !us.asked)
+        show_end(spec->console);
+    if (code)
+        report_error("the kernel of the image ended with %s %d", killed ? "signal" : "code",
+                     killed ? WTERMSIG(us.status) : code);
+    return code;
+}
+
 int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
 {
     us.vmm = vmm;
@@ -306,6 +336,7 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
     us.doubling = spec->terminal;
     us.in.to = vmm.in;
     us.code = FAILED;
+    us.records.plain = spec->status;
     log_begin(spec->logs);
     take_signals();
     reap(); /* what ended before we looked */
@@ -313,6 +344,8 @@ int relay(struct vmm vmm, const struct launch_spec *spec, pid_t (*stop)(bool))
         continue;
     restore_terminal();
     log_end();
+    if (spec->status)
+        return end_kernel(spec);
     if (!us.ended)
         explain_death(spec);
     return us.code;

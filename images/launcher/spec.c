@@ -22,8 +22,19 @@ bool spec_parse(char *bytes, size_t size, struct launch_spec *spec)
             spec->interactive = true;
         else if (*item == 't')
             spec->terminal = true;
+        else if (*item == 'k' && item[1])
+            spec->code = item[1], spec->status = item + 2;
         else
             return false;
     }
     return spec->jailer != NULL;
+}
+
+/* QEMU's is twice what was written to its debug device, and one. */
+int spec_code(const struct launch_spec *spec, int vmm)
+{
+    enum { SOLO5_SUCCESS = 41 };
+    if (spec->code == 'p' || !(vmm & 1))
+        return vmm;
+    return spec->code == 's' && vmm >> 1 == SOLO5_SUCCESS ? 0 : vmm >> 1;
 }

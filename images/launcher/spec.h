@@ -9,11 +9,17 @@
 /* How the launcher has to start the VMM, as a list of items, each a letter and a value: j is the jailer (images/jailer), which
  * starts the VMM from the launch description, written elsewhere; s the unix socket that the VMM is to listen on; i: the pod is
  * attached to our input; c is the file for the output of its kernel, l the directory with the links to logs (log.h). t: the VMM
- * reads input from a terminal only, and takes the byte 1 for itself unless it comes twice (kvmtool). */
+ * reads input from a terminal only, and takes the byte 1 for itself unless it comes twice (kvmtool). k: there is no agent, but
+ * a kernel of the image: the VMM's output is the app's, and its end the app's; the value is how the kernel says its code (p:
+ * not at all, d: by the debug device, s: by that as Solo5 does), and the app's status file. */
 struct launch_spec {
-    const char *jailer, *listener, *console, *logs;
+    const char *jailer, *listener, *console, *logs, *status;
     bool interactive, terminal;
+    char code; /* of k */
 };
+
+/* The exit code of a kernel of the image, whose VMM ended by itself with this one. Pure. */
+int spec_code(const struct launch_spec *spec, int vmm);
 
 /* Takes `bytes` (ends with 0) apart in place. False: it is invalid. Pure. */
 bool spec_parse(char *bytes, size_t size, struct launch_spec *spec);

@@ -14,7 +14,12 @@ from stage1.errors import PodError
 from stage1.linux import namespace
 from stage1.rkt import arguments, commands, directory, loader, machine, make, network, runtime
 from stage1.rkt.arguments import RunOptions
+from stage1.rkt.loader import RktPod
 from stage1.vm import launch_spec
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from stage1.pod.network import PodNetwork
 
 
 def main(argv: list[str]) -> int:
@@ -22,14 +27,15 @@ def main(argv: list[str]) -> int:
     options, pod_dir = arguments.run(argv), os.getcwd()
     pod = loader.read_pod(pod_dir, options, terminal=_terminal(options))
     dispatch.say("run", *pod.warnings)
-    commands.check(pod)
-    make.make(pod)
+    if not pod.own_kernel:
+        commands.check(pod)
+        make.make(pod)
     try:
         got = network.attach(pod_dir, pod.pod, options=options)
         pod = loader.with_network(pod, pod_dir, options=options, network=got, host_ip=network.host_ip(pod_dir))
         netns = network.netns(options.uuid, got)
         with namespace.inside_mounts_of(os.getppid(), net=netns):
-            spec = machine.prepare(pod, pod_dir, network=got, netns=netns)
+            spec = _prepare(pod, pod_dir, network=got, netns=netns)
         runtime.save(pod_dir, options)
         directory.write_pid(pod_dir, os.getppid())
         directory.set_ready(pod_dir)  # whoever comes now waits for the agent
@@ -38,6 +44,14 @@ def main(argv: list[str]) -> int:
         _undo(pod_dir, options.uuid, after=error)
         raise
     return 0
+
+
+def _prepare(pod: RktPod, pod_dir: str, *, network: "PodNetwork | None", netns: str) -> launch_spec.LaunchSpec:
+    if not pod.own_kernel:
+        return machine.prepare(pod, pod_dir, network=network, netns=netns)
+    from stage1.rkt import own_kernel  # others do not wait for it
+
+    return own_kernel.prepare(pod, pod_dir, network=network, netns=netns)
 
 
 def _undo(pod_dir: str, uuid: str, *, after: BaseException) -> None:

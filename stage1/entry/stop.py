@@ -28,10 +28,18 @@ def main(argv: list[str]) -> int:
     pod = engine.find_vm(place)
     if pod is None:
         raise NotFound(f"the pod {options.uuid} was not started, so it can't be stopped; rkt rm removes it")
-    if not options.force and not _halted(options.uuid, pod):
+    if not options.force and not _ended(options.uuid, pod):
         dispatch.say("stop", f"the pod {options.uuid} did not end by itself and is ended now")
     machine.kill(place)
     return 0
+
+
+def _ended(uuid: str, pod: VmProcess) -> bool:
+    if not machine.has_own_kernel(machine.place(uuid)):
+        return _halted(uuid, pod)
+    from stage1.rkt import own_kernel  # others do not wait for it
+
+    return own_kernel.power_down(machine.place(uuid), pod, limit_s=GRACE_S)
 
 
 def _halted(uuid: str, pod: VmProcess) -> bool:

@@ -4,7 +4,6 @@
 Called when its VM is made. Pure. The forms are those of the systems themselves; docs/user/own-kernels.md shows each.
 """
 
-import ipaddress
 import json
 from typing import NamedTuple
 
@@ -37,7 +36,8 @@ class Address(NamedTuple):
     @property
     def mask(self) -> str:
         """As 255.255.0.0."""
-        return str(ipaddress.IPv4Network(f"0.0.0.0/{self.prefix}").netmask)
+        bits = (1 << 32) - (1 << 32 - self.prefix)
+        return ".".join(str(bits >> shift & 0xFF) for shift in (24, 16, 8, 0))
 
 
 def address(network: "PodNetwork | None") -> Address | None:

@@ -2,10 +2,10 @@
 """A kernel of its own that an image names: what its labels say, as a value that was checked. Pure.
 
 Called by CreateContainer and by rkt with the labels of an image and the annotations of its manifest, which are foreign.
-docs/user/own-kernels.md lists the keys. Here nobody looks at files: `kernel_image` says what is in one.
+An ACI has no capital letters in names, so urunc's count without them. docs/user/own-kernels.md lists the keys. Here
+nobody looks at files: `kernel_image` says what is in one.
 """
 
-import base64
 import binascii
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ def read(labels: "Mapping[str, str]", *, image: str) -> OwnKernel | None:
     Raises BadRequest for a value that can't be, Unsupported for a kernel that no VM can boot.
     """
     ours = {key.removeprefix(OURS): text for key, text in labels.items() if key.startswith(OURS)}
-    theirs = {key.removeprefix(URUNC): text for key, text in labels.items() if key.startswith(URUNC)}
+    theirs = {key.removeprefix(URUNC).lower(): text for key, text in labels.items() if key.startswith(URUNC)}
     if not ours and not theirs:
         return None
     for key, text in (*ours.items(), *theirs.items()):
@@ -108,16 +108,16 @@ def _plain(theirs: "Mapping[str, str]") -> dict[str, str]:
     """As labels the values are text, as annotations and in urunc.json base64. A known type tells which: a word of text
     can be valid base64 too.
     """
-    if theirs.get("unikernelType", "").lower() in _KINDS:
+    if theirs.get("unikerneltype", "").lower() in _KINDS:
         return dict(theirs)
     try:
-        return {key: base64.b64decode(text, validate=True).decode() for key, text in theirs.items()}
-    except (binascii.Error, UnicodeDecodeError, ValueError):
+        return {key: binascii.a2b_base64(text, strict_mode=True).decode() for key, text in theirs.items()}
+    except ValueError:
         return dict(theirs)
 
 
 def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
-    word, monitor = theirs.get("unikernelType", "").lower(), theirs.get("hypervisor", "").lower()
+    word, monitor = theirs.get("unikerneltype", "").lower(), theirs.get("hypervisor", "").lower()
     if monitor in _OTHER_VMMS:
         raise Unsupported(
             f"the kernel of the image {image} is built for the monitor {monitor}, and a VM here has virtio devices; "
@@ -129,13 +129,13 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
             f"name its network form by {OURS}network and no type"
         )
     kind = _KINDS[word]
-    is_old = word == "unikraft" and _version(theirs.get("unikernelVersion", "")) < _UNIKRAFT_NEW
+    is_old = word == "unikraft" and _version(theirs.get("unikernelversion", "")) < _UNIKRAFT_NEW
     return OwnKernel(
         path=theirs.get("binary", ""),
         arguments=theirs.get("cmdline", ""),
         initrd=theirs.get("initrd", ""),
         block=theirs.get("block", ""),
-        block_mount=theirs.get("blkMntPoint", ""),
+        block_mount=theirs.get("blkmntpoint", ""),
         network=UNIKRAFT_OLD if is_old else kind.network,
         machine=MICROVM if monitor == "firecracker" else kind.machine,
         exit=kind.exit,

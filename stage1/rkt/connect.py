@@ -11,7 +11,7 @@ import os
 import time
 
 from stage1 import engine
-from stage1.errors import KernelError, NotFound, TimedOut, VmFailed
+from stage1.errors import KernelError, NotFound, TimedOut, Unsupported, VmFailed
 from stage1.guest import connect, proxy
 from stage1.guest.client import Client
 from stage1.guest.messages import List
@@ -34,12 +34,15 @@ def to_agent(uuid: str, *, timeout_s: float = 0) -> Client:
     """A client of the agent of the pod, which has just answered. `timeout_s` 0: `ANSWER_S`, or as long as a pod
     that was just started boots.
 
-    Raises NotFound when the pod does not run, VmFailed when its agent does not answer in that time.
+    Raises NotFound when the pod does not run, Unsupported when its kernel is its image's, VmFailed when its agent does
+    not answer in that time.
     """
     place = machine.place(uuid)
     vm = engine.find_vm(place)
     if vm is None or not vm.alive():
         raise NotFound(f"the pod {uuid} does not run: it was not started, or has ended")
+    if machine.has_own_kernel(place):
+        raise Unsupported(f"the pod {uuid} runs a kernel of its own, with no agent inside: nothing can be done in it")
     begun = time.monotonic()
     connection = _ask(place, timeout_s or ANSWER_S)
     if connection is None and not timeout_s:

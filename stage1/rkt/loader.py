@@ -85,7 +85,8 @@ class App(NamedTuple):
 class RktPod(NamedTuple):
     """A whole pod. `files` are the texts of those of the pod's own files that apps see, set by `with_network`.
 
-    `annotations` are the pod's. `warnings` are sentences for stderr.
+    `annotations` are the pod's. `warnings` are sentences for stderr. `own_kernel` is the entry of its one app, if the
+    image of that brings a kernel of its own.
     """
 
     pod: Pod
@@ -95,6 +96,7 @@ class RktPod(NamedTuple):
     annotations: tuple[tuple[str, str], ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
+    own_kernel: Entry | None = None
 
 
 class _Read(NamedTuple):
@@ -133,6 +135,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
     empty = tuple(dict.fromkeys(volume for one in apps for volume in one.empty))
     has_disk = empty or options.mutable or any(one.app.container.root_of for one in apps)
     disk_mib = sizing.scratch_mib(given.annotations) if has_disk else 0
+    own_kernel = _with_own_kernel(given, options)
     pod_wide = ("isolators of the whole pod are not applied; give them to its apps",) if given.has_isolators else ()
     return RktPod(
         pod=_with_profile(
@@ -150,6 +153,7 @@ def read_pod(pod_dir: str, options: RunOptions, *, only: str = "", terminal: str
         empty_volumes=empty,
         annotations=tuple(given.annotations.items()),
         warnings=(*options.warnings, *pod_wide, *(warning for one in apps for warning in one.warnings)),
+        own_kernel=own_kernel,
     )
 
 
@@ -181,6 +185,21 @@ def _check(options: RunOptions) -> None:
         raise Unsupported("--ipc=parent is not offered: a virtual machine can't share the host's IPC; leave it out")
     if options.ipc not in _IPC:
         raise BadRequest(f"--ipc={options.ipc} is not known; there are auto and private")
+
+
+def _with_own_kernel(given: Manifest, options: RunOptions) -> Entry | None:
+    """The app whose image brings a kernel of its own, which has its pod for itself. Raises Unsupported."""
+    one = next((entry for entry in given.entries if entry.kernel), None)
+    if one and (len(given.entries) > 1 or options.mutable):
+        raise Unsupported(
+            f"{one.where}: its image brings a kernel of its own, which runs neither beside other apps nor in a "
+            "sandbox; run it as the only app of a pod"
+        )
+    if one and options.interactive:
+        raise Unsupported(
+            f"{one.where}: its image brings a kernel of its own, which takes no input; leave --interactive out"
+        )
+    return one
 
 
 def _image_manifest(pod_dir: str, app: str) -> str:

@@ -37,6 +37,8 @@ HOME = "usr/lib/clearpod"
 PORT = 1024
 """Of the guest, where its agent listens."""
 KEY = "link-key"
+OWN_KERNEL = "own-kernel"
+"""A mark: the VM boots a kernel out of the app's image, and no guest of ours."""
 APPS, EMPTY = "tree/layers/apps", "tree/layers/empty"
 DATA = "rkt-data"
 """A link to rkt's data directory, in which the pod is."""
@@ -106,10 +108,10 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     vm = _attached(prepared.vm, pod)._replace(netns=netns, nics=nics(prepared.network))
     owners.keep_plain(place, vm.ids)
     cid = vm.link.cid if isinstance(vm.link, VsockLink) else 0
-    record.write(place, Record(_launcher(place), vm.ids, cid=cid))
+    record.write(place, Record(launcher(place), vm.ids, cid=cid))
     for name in (APPS, EMPTY):
         own.make_directory(name, 0o755)
-    _show(place, pod, source=directory.writable_status_dir(pod_dir), at="volumes/status")
+    show(place, pod, source=directory.writable_status_dir(pod_dir), at="volumes/status")
     for name, text in pod.files:
         own.write(f"{identity.WHERE}/{name}", text.encode(), 0o644)
     apps = tuple(logs.begin(place, app) for app in pod.apps)
@@ -126,13 +128,18 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
     return launch_spec.of(vm, interactive=interactive)
 
 
+def has_own_kernel(place: str) -> bool:
+    """Whether the VM boots a kernel of the image's: there is no agent then."""
+    return os.path.lexists(f"{place}/{OWN_KERNEL}")
+
+
 def add(place: str, pod: RktPod, *, app: App) -> None:
     """Show the guest one app: its root, and the bundle of each of its containers with their volumes.
 
     Raises NotFound when a volume's source does not exist.
     """
     _show_volumes(place, pod)
-    _show(place, pod, source=app.root, at=f"layers/apps/{app.name}")
+    show(place, pod, source=app.root, at=f"layers/apps/{app.name}")
     for one in app.containers:
         engine.add_container(place, pod.pod, container=one)
 
@@ -185,7 +192,7 @@ def _show_volumes(place: str, pod: RktPod) -> None:
                 raise
 
 
-def _show(place: str, pod: RktPod, *, source: str, at: str) -> None:
+def show(place: str, pod: RktPod, *, source: str, at: str) -> None:
     """Show the guest a directory of the host, writable, at that place of the share, with the owners of its VMM."""
     pid = engine.living_pid(place)
     layers = overlay.find(source)
@@ -199,7 +206,7 @@ def _show(place: str, pod: RktPod, *, source: str, at: str) -> None:
         namespace.in_mounts_of(pid, lambda: overlay.show(layers, place, at=at, ids=ids, owner=owner))
 
 
-def _launcher(place: str) -> VmProcess:
+def launcher(place: str) -> VmProcess:
     """The launcher, our parent, stands for the VMM: they end together, and volumes are mounted in its mounts first."""
     pid = os.getppid()
     return VmProcess(pid, process.start_time(pid), f"{place}/{engine.CONSOLE}")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HOST, EMPTY = "host", "empty"
 _DOCKER = "appc.io/docker/repository"
+KERNEL = ("io.clearpod.kernel.", "com.urunc.unikernel.")
+"""Those of `pod.own_kernel`, which is imported only if there are any."""
 _HANDLERS = ("pre-start", "post-stop")
 MOST_PORT = 65535
 
@@ -93,6 +95,9 @@ class Entry(NamedTuple):
     post_stop: tuple[str, ...] = ()
     read_only_root: bool = False
     annotations: tuple[tuple[str, str], ...] = ()
+    kernel: tuple[tuple[str, str], ...] = ()
+    """What the image says of a kernel of its own; see `pod.own_kernel`."""
+    image_argv: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -191,7 +196,17 @@ def _entry(given: "Document", image_of: "Callable[[str], str]") -> Entry:
         post_stop=handlers.get("post-stop", ()),
         read_only_root=document.flag(given, "readOnlyRootFS", where=where),
         annotations=tuple(document.pairs(given, "annotations", where=where).items()),
+        kernel=_kernel(image, own, where=where),
+        image_argv=document.texts(own, "exec", where=where),
     )
+
+
+def _kernel(image: "Document", own: "Document", *, where: str) -> tuple[tuple[str, str], ...]:
+    """Annotations of the image, and of its app the labels, to which Docker's become."""
+    labels = document.object_(own, "userLabels", where=where)
+    given = document.pairs(image, "annotations", where=where)
+    given |= {key: document.text(labels, key, where=where) for key in labels}
+    return tuple((key, text) for key, text in given.items() if key.startswith(KERNEL))
 
 
 def _argv(argv: tuple[str, ...], *, where: str) -> tuple[str, ...]:

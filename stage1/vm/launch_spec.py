@@ -29,10 +29,14 @@ class LaunchSpec(NamedTuple):
     jailer: bytes
 
 
-def of(vm: VmSpec, *, interactive: bool) -> LaunchSpec:
-    """For a VMM that ends with the launcher. The directories of `vm` must exist. Raises BadRequest."""
+def of(vm: VmSpec, *, interactive: bool, kernel: str = "") -> LaunchSpec:
+    """For a VMM that ends with the launcher; `kernel` is the item of one of the image's. The directories of `vm` must
+    exist. Raises BadRequest.
+    """
     fields = [f"j{vm.jailer}", f"c{vm.run_dir}/console.log", f"l{vm.run_dir}/logs"]
-    fields += [f"s{vm.link.socket}"] if isinstance(vm.link, SerialLink) else []
+    place = _listener(vm)
+    fields += [f"s{place}"] if place else []
+    fields += [f"k{kernel}"] if kernel else []
     if interactive:
         fields += ["t", "i"] if vm.hypervisor.needs_terminal else ["i"]
     return LaunchSpec(b"".join(os.fsencode(field) + b"\0" for field in fields), jail.describe(vm, _launch(vm)))
@@ -40,7 +44,7 @@ def of(vm: VmSpec, *, interactive: bool) -> LaunchSpec:
 
 def _launch(vm: VmSpec) -> Launch:
     start = _start_of(vm.binary)
-    listener = (LISTENER_FD,) if isinstance(vm.link, SerialLink) else ()
+    listener = (LISTENER_FD,) if _listener(vm) else ()
     console = (CONSOLE_FD,) if vm.hypervisor.opens_console else ()
     return Launch(
         vm.hypervisor.argv(vm._replace(binary=start)),
@@ -51,6 +55,13 @@ def _launch(vm: VmSpec) -> Launch:
         programs=() if start == vm.binary else _loader(start),
         links=() if start == vm.binary else ((start, os.path.realpath(start)),),
     )
+
+
+def _listener(vm: VmSpec) -> str:
+    """The socket at which the VMM, or the agent's link in it, is reached; empty when by none."""
+    if vm.own:
+        return vm.own.monitor if vm.hypervisor.boots_all_kernels else ""
+    return vm.link.socket if isinstance(vm.link, SerialLink) else ""
 
 
 def _start_of(binary: str) -> str:

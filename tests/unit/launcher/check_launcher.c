@@ -25,6 +25,17 @@ CASE(a_launch_spec_has_what_is_special)
     CHECK(!strcmp(spec.console, "/log") && !strcmp(spec.logs, "/logs"));
 }
 
+CASE(a_kernel_of_the_image_has_a_status_and_a_convention_for_its_code)
+{
+    static const char poweroff[] = "j/jailer\0kp/status/app", debug[] = "j/jailer\0kd/s", solo5[] = "j/jailer\0ks/s";
+    struct launch_spec spec;
+    CHECK(parse(poweroff, sizeof poweroff, &spec) && !strcmp(spec.status, "/status/app"));
+    CHECK(spec_code(&spec, 0) == 0 && spec_code(&spec, 1) == 1 && spec_code(&spec, 83) == 83);
+    CHECK(parse(debug, sizeof debug, &spec) && spec_code(&spec, 83) == 41 && spec_code(&spec, 1) == 0);
+    CHECK(parse(solo5, sizeof solo5, &spec) && spec_code(&spec, 83) == 0 && spec_code(&spec, 3) == 1);
+    CHECK(!parse("j/jailer\0k", 11, &spec));
+}
+
 CASE(a_launch_spec_may_leave_out_all_but_the_jailer)
 {
     static const char text[] = "j/jailer";
@@ -143,6 +154,14 @@ CASE(what_is_no_record_is_passed_on_as_it_is_and_all_that_follows)
         feed("panic", 5);
         CHECK(next_is(R_ERR, "panic"));
     }
+}
+
+CASE(without_an_agent_all_is_output)
+{
+    memset(&records, 0, sizeof records);
+    records.plain = true;
+    feed("hello" MARK, sizeof "hello" MARK - 1);
+    CHECK(next_is(R_OUT, "hello" MARK) && next_is(R_NONE, ""));
 }
 
 CASE(whatever_comes_is_taken_in_the_end)

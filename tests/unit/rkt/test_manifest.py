@@ -77,7 +77,7 @@ def test_null_is_nothing(tmp_path: Path) -> None:
     entry = {"mounts": None, "annotations": None, "readOnlyRootFS": None}
     given: Document = {"volumes": None, "ports": None, "annotations": None, "isolators": None}
     (result,) = read(lay(tmp_path, app(entry=entry, **nulls), image={"annotations": None}, **given)).entries
-    assert result._replace(argv=(), user="", group="", image_id="") == manifest.Entry(
+    assert result._replace(argv=(), user="", group="", image_id="", image_argv=()) == manifest.Entry(
         "one", "", (), "", "", ("0", "0"), False
     )
 
