@@ -130,7 +130,11 @@ def _fill_in(own: beneath.Root, prepared: Prepared, *, pod: RktPod, pod_dir: str
 
 def has_own_kernel(place: str) -> bool:
     """Whether the VM boots a kernel of the image's: there is no agent then."""
-    return os.path.lexists(f"{place}/{OWN_KERNEL}")
+    try:
+        with beneath.Root(place, one_mount=True) as own:
+            return own.exists(OWN_KERNEL)
+    except FileNotFoundError:
+        return False
 
 
 def add(place: str, pod: RktPod, *, app: App) -> None:
