@@ -116,9 +116,10 @@ class Volumes(Table):
 
     kubelet_root: AbsolutePath = "/var/lib/kubelet"
     """The kubelet's `--root-dir`, by which its volumes are recognised."""
-    empty_dirs: Literal["host", "guest"] = "host"
+    empty_dirs: Literal["auto", "host", "guest"] = "auto"
     """emptyDirs of pods without `clearpod.io/emptydir`. `guest`: on the pod's disk, as quick as its root; such pods are
-    not claimed from the warm pool.
+    not claimed from the warm pool, and boot. `auto`: `guest` on a node without warm pool and templates whose
+    `kubelet_root` is on the file system of `state_dir`.
     """
     files: Literal["host", "guest"] = "host"
     """Config maps, secrets and the like of pods without `clearpod.io/files`. `guest`: copies in the guest's memory."""

@@ -19,7 +19,7 @@ from stage1.machine import LASTING_DISK
 from stage1.pod import guest_volumes
 from stage1.pod.model import InMemory, Mount, OnDisk, Pod
 
-WHERE = GUEST, _ = "guest", "host"
+WHERE = GUEST, HOST = "guest", "host"
 MOST_BYTES = 8 << 20
 """Of a volume that is copied; the kubelet's own are of at most 1 MiB, projected ones of several. A larger one stays on
 the host.
@@ -40,15 +40,28 @@ def of_pod(sandbox: pb.PodSandboxConfig, config: Config) -> Found:
 
     Blocks. Raises BadRequest for an annotation that is neither `guest` nor `host`.
     """
-    on_disk = annotations.choice(sandbox, policy.EMPTY_DIRS, values=WHERE) or config.volumes.empty_dirs
+    on_disk = annotations.choice(sandbox, policy.EMPTY_DIRS, values=WHERE)
     copied = annotations.choice(sandbox, policy.FILES, values=WHERE) or config.volumes.files
     directory = kubelet.pod_directory(config.volumes.kubelet_root, sandbox.metadata.uid)
     if not directory:
         return Found()
     # What an earlier VM of the pod has written stays where it is, whatever is said now.
-    is_on_disk = on_disk == GUEST or os.path.exists(f"{directory}/{LASTING_DISK}")
+    is_on_disk = (on_disk or _usual(config, directory)) == GUEST or os.path.exists(f"{directory}/{LASTING_DISK}")
     names = kubelet.empty_directories(directory) if is_on_disk else ()
     return Found(directory, names, copied == GUEST) if names or copied == GUEST else Found()
+
+
+def _usual(config: Config, directory: str) -> str:
+    """Where emptyDirs are of a pod that does not say.
+
+    On another file system the disk would be watched, reserved and counted by nobody (cri/monitors/disk_guard.py).
+    """
+    if config.volumes.empty_dirs != "auto":
+        return config.volumes.empty_dirs
+    starts_booted = config.pool.size or config.templates.enabled
+    if starts_booted or os.stat(directory).st_dev != os.stat(config.state_dir).st_dev:
+        return HOST
+    return GUEST
 
 
 def placed(given: Iterable[Mount], pod: Pod) -> tuple[Mount, ...]:

@@ -17,7 +17,8 @@ from tests.kubernetes.node import Node, until
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(500 * PATIENCE)]
 
 NAME, GROUP = "keeper", 2000
-NOTES = {"clearpod.io/emptydir": "guest", "clearpod.io/files": "guest"}
+NOTES = {"clearpod.io/files": "guest"}
+"""emptyDirs are the guest's by default."""
 MIB = 1 << 20
 SCRIPT = (
     "echo at $(date) >>/data/starts; echo deep >/deep/file; echo x >/memory/x",

@@ -33,11 +33,10 @@ def directory(tmp_path: Path) -> Path:
     return made
 
 
-def _config(directory: Path, **keys: str) -> Config:
+def _config(directory: Path, *, tables: str = "", state_dir: str = "", **keys: str) -> Config:
     root = directory.parents[1]
-    return parse(
-        "\n".join([f'[volumes]\nkubelet_root = "{root}"', *(f'{key} = "{value}"' for key, value in keys.items())])
-    )
+    lines = [f'state_dir = "{state_dir or root}"', tables, f'[volumes]\nkubelet_root = "{root}"']
+    return parse("\n".join([*lines, *(f'{key} = "{value}"' for key, value in keys.items())]))
 
 
 def _sandbox(**annotations: str) -> pb.PodSandboxConfig:
@@ -62,8 +61,21 @@ def test_empty_directories_in_memory_or_with_files_stay_on_the_host(
     assert (found.kubelet_dir, found.disk_volumes, found.copies_files) == (str(directory), ("a", "b"), False)
     (directory / "volumes/kubernetes.io~empty-dir/b/of/file").write_text("here already")
     assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="guest")).disk_volumes == ("a",)
-    assert guest_volumes.of_pod(_sandbox(), _config(directory)) == guest_volumes.Found()
+    assert guest_volumes.of_pod(_sandbox(), _config(directory, empty_dirs="host")) == guest_volumes.Found()
     assert guest_volumes.of_pod(_sandbox(emptydir="host"), _config(directory, empty_dirs="guest")).disk_volumes == ()
+
+
+def test_without_a_word_they_are_on_the_disk_where_nothing_speaks_against_it(directory: Path) -> None:
+    asked = _sandbox(emptydir="guest")
+    assert guest_volumes.of_pod(_sandbox(), _config(directory)).disk_volumes == ("a", "b", "mem")
+    against = [
+        _config(directory, tables="[pool]\nsize = 1"),
+        _config(directory, tables="[templates]\nenabled = true"),
+        _config(directory, state_dir="/dev"),
+    ]
+    for config in against:
+        assert guest_volumes.of_pod(_sandbox(), config) == guest_volumes.Found()
+        assert guest_volumes.of_pod(asked, config).disk_volumes, "who asks for it has it"
 
 
 def test_a_pod_that_has_a_disk_keeps_its_volumes_there(directory: Path) -> None:
