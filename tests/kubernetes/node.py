@@ -63,7 +63,8 @@ class Node:
         """Run a program among the node's mounts; its output goes to NAME.log."""
         with (self.root / f"{name}.log").open("ab") as log:
             inside = self._inside if name != "holder" else []
-            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": CHECKOUT}
+            env = {**os.environ, "PYTHONPATH": str(CHECKOUT)}  # nsenter changes to the root directory
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "env": env}
             self._running[name] = subprocess.Popen([*inside, *argv], **options)
 
     def stop(self, name: str, *, kill: bool = False) -> None:
