@@ -68,13 +68,13 @@ class Usage(NamedTuple):
     daemon_ms: float
     vmms: dict[int, tuple[float, float]]
 
-    def since(self, before: "Usage") -> tuple[float, float]:
-        """(host, guest) in milliseconds. What a VMM that has ended took in its last moments is in neither."""
-        host, guest = self.daemon_ms - before.daemon_ms, 0.0
+    def since(self, before: "Usage") -> tuple[float, float, float]:
+        """(daemon, VMMs, guests) in milliseconds. What a VMM that has ended took in its last moments is in none."""
+        vmm = guest = 0.0
         for pid, (beside, inside) in self.vmms.items():
             was = before.vmms.get(pid, (0.0, 0.0))
-            host, guest = host + beside - was[0], guest + inside - was[1]
-        return host, guest
+            vmm, guest = vmm + beside - was[0], guest + inside - was[1]
+        return self.daemon_ms - before.daemon_ms, vmm, guest
 
 
 class Runtime(NamedTuple):

@@ -32,14 +32,14 @@ def test_the_guests_threads_are_named_or_the_busiest_that_the_vmm_has_started(
 
 def test_what_a_vmm_took_before_does_not_count_and_one_that_has_ended_counts_no_more() -> None:
     before = Usage(100.0, {1: (5.0, 50.0), 2: (3.0, 30.0)})
-    assert Usage(110.0, {1: (6.0, 55.0), 3: (2.0, 20.0)}).since(before) == (13.0, 25.0)
+    assert Usage(110.0, {1: (6.0, 55.0), 3: (2.0, 20.0)}).since(before) == (10.0, 3.0, 25.0)
 
 
 def test_the_report_has_each_operation_of_each_runtime_and_where_its_time_went() -> None:
-    samples = [Sample(float(ms), 2.0, 5.0) for ms in range(1, 11)]
+    samples = [Sample(float(ms), 2.0, 1.0, 5.0) for ms in range(1, 11)]
     report = bench.operations({"ExecSync": {"clearpod": samples, "containerd": samples[:2]}})
     assert report["ExecSync"]["clearpod"] == {
-        "median": 5.5, "p90": 10.0, "host_ms": 2.0, "guest_ms": 5.0, "waiting_ms": 0.0
+        "median": 5.5, "p90": 10.0, "daemon_ms": 2.0, "host_ms": 3.0, "guest_ms": 5.0, "waiting_ms": 0.0
     }  # fmt: skip
     assert bench.ratios(report["ExecSync"]) == (pytest.approx(5.5 / 1.5), None)
     assert "3.67" in bench.text({"load": 1.0, "operations": report, "idle": {}})
