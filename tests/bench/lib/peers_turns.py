@@ -22,7 +22,8 @@ STATS_S = 1.1
 LOOK_S = 0.2
 LIMIT_S = 600
 
-PARTS = ("pods", "pulls", "lists", "waves", "execs", "logs")
+PARTS = {"pods": 0.35, "pulls": 0.45, "lists": 0.62, "waves": 0.7, "execs": 0.75, "logs": 1.0}
+"""With the part of the run's time after which no further turn of it is begun: a busy machine gets fewer samples."""
 LISTS = ("Version", "ListPodSandbox", "ListContainers", "ListContainerStats")
 """Version is what a call costs that does nothing."""
 
@@ -56,9 +57,11 @@ class Size(NamedTuple):
     """Of what is done at once."""
     log_mib: int = 100
     idle_s: float = 10.0
+    limit_s: float = 330.0
+    """Roughly, of the whole run."""
 
 
-QUICK = Size(rounds=4, pods=4, execs=8, at_once=3, pulls=3, waves=1, log_mib=4, idle_s=3.0)
+QUICK = Size(rounds=4, pods=4, execs=8, at_once=3, pulls=3, waves=1, log_mib=4, idle_s=3.0, limit_s=150.0)
 
 
 class Samples:
@@ -183,7 +186,7 @@ async def _idle(runtime: Runtime, seconds: float) -> dict[str, float]:
     return {"cpu_percent": round(used, 2), "rss_mib": round(rss_mib(runtime.group), 1)}
 
 
-async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size) -> None:
+async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, until: float) -> None:
     """With so many pods of one container in each."""
     made = {one.name: await _pods(one, size.pods, "listed") for one in runtimes}
     for runtime in runtimes:
@@ -191,7 +194,9 @@ async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size) -> No
             await _container(Samples(), runtime, pod=pod, name=f"listed-{number}")
     for runtime in runtimes:
         samples.idle[runtime.name] = await _idle(runtime, size.idle_s)
-    for _ in range(size.rounds):
+    for number in range(size.rounds):
+        if number and time.monotonic() > until:
+            break
         for runtime in runtimes:
             for name in LISTS:
                 await samples.call(runtime, name)
@@ -203,19 +208,27 @@ async def lists(samples: Samples, runtimes: Sequence[Runtime], size: Size) -> No
 async def all_of(samples: Samples, runtimes: Sequence[Runtime], size: Size, *, image: str, only: str = "") -> None:
     """Everything, or what `only` names; the pool has no lists and pulls of its own."""
     without_pool = [one for one in runtimes if not one.pool]
-    parts: dict[str, Callable[[], Awaitable[None]]] = {
-        "pods": lambda: _in_turns(runtimes, size.rounds, lambda one, number: life(samples, one, number)),
-        "pulls": lambda: _in_turns(without_pool, size.pulls, lambda one, _: pulls(samples, one, image)),
-        "lists": lambda: lists(samples, without_pool, size),
-        "waves": lambda: _in_turns(without_pool, size.waves, lambda one, _: wave(samples, one, size.at_once)),
-        "execs": lambda: _in_turns(without_pool, 1, lambda one, _: execs(samples, one, size.execs, size.waves)),
-        "logs": lambda: _in_turns(without_pool, 1, lambda one, _: logs(samples, one, size.log_mib)),
+    turns: dict[str, tuple[Sequence[Runtime], int, Callable[[Runtime, int], Awaitable[None]]]] = {
+        "pods": (runtimes, size.rounds, lambda one, number: life(samples, one, number)),
+        "pulls": (without_pool, size.pulls, lambda one, _: pulls(samples, one, image)),
+        "waves": (without_pool, size.waves, lambda one, _: wave(samples, one, size.at_once)),
+        "execs": (without_pool, 1, lambda one, _: execs(samples, one, size.execs, size.waves)),
+        "logs": (without_pool, 1, lambda one, _: logs(samples, one, size.log_mib)),
     }
-    for name in [only] if only else PARTS:
-        await parts[name]()
+    begun = time.monotonic()
+    for part in [only] if only else PARTS:
+        until = begun + size.limit_s * (1 if only else PARTS[part])
+        if part == "lists":
+            await lists(samples, without_pool, size, until=until)
+        else:
+            await _in_turns(*turns[part], until=until)
 
 
-async def _in_turns(runtimes: Sequence[Runtime], rounds: int, turn: Callable[[Runtime, int], Awaitable[None]]) -> None:
+async def _in_turns(
+    runtimes: Sequence[Runtime], rounds: int, turn: Callable[[Runtime, int], Awaitable[None]], *, until: float
+) -> None:
     for number in range(rounds):
+        if number and time.monotonic() > until:
+            break
         for runtime in runtimes:
             await turn(runtime, number)
