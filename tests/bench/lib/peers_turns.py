@@ -61,7 +61,7 @@ class Size(NamedTuple):
     """Roughly, of the whole run."""
 
 
-QUICK = Size(rounds=4, pods=4, execs=8, at_once=3, pulls=3, waves=1, log_mib=4, idle_s=3.0, limit_s=150.0)
+QUICK = Size(rounds=4, pods=4, execs=8, at_once=3, pulls=5, waves=1, log_mib=4, idle_s=3.0, limit_s=150.0)
 
 
 class Samples:
