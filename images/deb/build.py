@@ -270,9 +270,10 @@ def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
 
 
 def _pack(tree: Path, output: Path, version: str) -> Path:
-    """The package: quickly made rather than small."""
+    """The package: quickly made rather than small, or compressed as dpkg-deb's own variable says."""
     made = output / f"{tree.name}_{version}_amd64.deb"
-    argv = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "--build", tree, made]
+    compression = () if "DPKG_DEB_COMPRESSOR_TYPE" in os.environ else ("-Zxz", "-z1")
+    argv = ["dpkg-deb", "--root-owner-group", *compression, "--build", tree, made]
     subprocess.run([str(word) for word in argv], check=True, stdout=subprocess.DEVNULL)
     return made
 
