@@ -7,8 +7,6 @@ WARM=N it keeps N guests waiting.
 With the argument `guest` it is such a guest: `... guest SOCKET VOLUMES`.
 """
 
-import asyncio
-import logging
 import os
 import signal
 import sys
@@ -50,6 +48,8 @@ def guest(path: str, volumes: str) -> None:
 
 async def daemon(root: str, state_dir: str) -> None:
     """Serve until SIGTERM."""
+    import asyncio  # half of the time that a guest's process takes to start
+
     from cri.config import parse
     from cri.node import Node
     from cri.owner import own
@@ -88,5 +88,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "guest":
         guest(*sys.argv[2:])
     else:
+        import asyncio
+        import logging
+
         logging.basicConfig(level=logging.INFO)
         asyncio.run(daemon(*sys.argv[1:]))
