@@ -81,6 +81,7 @@ async def _is_a_whole_pod(cri: Client, pod: str, container: str, *, neighbour: s
     other = (await addresses(cri, neighbour))[0]
     for target in ("10.77.0.1", "fd77::1", other):
         assert "1 packets received" in await output_of(cri, container, f"ping -c1 -W5 {target}"), target
+    assert (await output_of(cri, container, "cat /sys/block/vda/queue/read_ahead_kb")).strip() == "4096"
     await output_of(cri, container, "dd if=/dev/zero of=/file bs=64k count=64 && sync && rm /file")
 
 

@@ -122,6 +122,8 @@ int boot_mounts(const struct arguments *arguments, struct fault *why)
         return fault_errno(why, "make / shared");
     if (cgroup_boot(true, why) < 0)
         return -1;
+    if (arguments->template) /* what crun ever reads of it is in memory before there are copies */
+        file_write("/sys/block/vda/queue/read_ahead_kb", "4096");
     return arguments->template ? 0 : shares_mount(arguments, why);
 }
 
