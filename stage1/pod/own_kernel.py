@@ -70,6 +70,7 @@ _KINDS = {
     "mewz": _Kind(MEWZ, PC, DEBUG_EXIT),
     "hermit": _Kind(HERMIT, PC, DEBUG_EXIT),
 }
+_TRUE = ("1", "t", "true")
 _OTHER_VMMS = ("hvt", "spt", "hedge")
 """Monitors with an interface of their own, for which a kernel has to be built."""
 _UNIKRAFT_NEW = (0, 16, 1)
@@ -129,6 +130,7 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
             f"name its network form by {OURS}network and no type"
         )
     kind = _KINDS[word]
+    _require_no_root(theirs, kind, image=image)
     is_old = word == "unikraft" and _version(theirs.get("unikernelversion", "")) < _UNIKRAFT_NEW
     return OwnKernel(
         path=theirs.get("binary", ""),
@@ -140,6 +142,16 @@ def _of_urunc(theirs: "Mapping[str, str]", image: str) -> OwnKernel:
         machine=MICROVM if monitor == "firecracker" else kind.machine,
         exit=kind.exit,
     )
+
+
+def _require_no_root(theirs: "Mapping[str, str]", kind: _Kind, *, image: str) -> None:
+    """Raise Unsupported where the kernel counts on the image's files as a disk or by 9p; some are asked for nothing."""
+    asks = theirs.get("mountrootfs") or (theirs.get("usedmblock") if kind.network in (LINUX_INIT, RUMPRUN) else "")
+    if (asks or "").lower() in _TRUE and not theirs.get("block") and not theirs.get("initrd"):
+        raise Unsupported(
+            f"the kernel of the image {image} wants the image's files as its root ({URUNC}mountRootfs or useDMBlock), "
+            "which clearpod does not show to it; put them into an initrd or a block image"
+        )
 
 
 def _version(text: str) -> tuple[int, ...]:

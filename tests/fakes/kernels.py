@@ -67,15 +67,15 @@ poweroff -f
 MODULES = ("failover", "net_failover", "virtio_net", "evdev", "button")
 
 
-def debian_files(guest_dir: Path) -> list[Entry]:
-    """/kernel, a bzImage of Debian's, and /initrd with busybox, the modules that it needs, and INIT."""
+def debian_files(guest_dir: Path, *, init: bytes = INIT) -> list[Entry]:
+    """/kernel, a bzImage of Debian's, and /initrd with busybox, the modules that INIT needs, and `init`."""
     kernel = debian_kernel(default_cache())
     with tarfile.open(fileobj=io.BytesIO(sample.busybox(guest_dir).tar)) as tar:
         found = tar.extractfile("bin/busybox")
         assert found
         program = found.read()
     entries = [(name, 0o040755, b"") for name in ("bin", "dev", "proc", "modules")]
-    entries += [("bin/busybox", 0o100755, program), ("init", 0o100755, INIT)]
+    entries += [("bin/busybox", 0o100755, program), ("init", 0o100755, init)]
     for name in MODULES:
         (packed,) = kernel.modules.rglob(f"{name}.ko.xz")
         entries.append((f"modules/{name}.ko", 0o100644, lzma.decompress(packed.read_bytes())))

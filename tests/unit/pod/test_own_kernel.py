@@ -60,6 +60,14 @@ def _encoded(**fields: str) -> dict[str, str]:
             OwnKernel("/unikernel/kernel", initrd="/app", network="hermit", machine="pc", exit="debug-exit"),
         ),
         (
+            _urunc(binary="/k", unikernelType="unikraft", mountRootfs="false", useDMBlock="true"),
+            OwnKernel("/k", network="unikraft", machine="pc"),
+        ),
+        (
+            _urunc(binary="/k", unikernelType="linux", block="/b", mountRootfs="true"),
+            OwnKernel("/k", block="/b", network="linux-init", machine="q35"),
+        ),
+        (
             {**_urunc(binary="/k", unikernelType="Linux"), f"{OURS}machine": "microvm-pci"},
             OwnKernel("/k", network="linux-init", machine="microvm-pci"),
         ),
@@ -91,6 +99,8 @@ def test_labels_become_a_kernel(labels: dict[str, str], kernel: OwnKernel | None
         (_urunc(binary="/k", unikernelType="unikraf"), BadRequest, "unikraf'"),
         ({f"{OURS}kernel": "/k"}, BadRequest, "kernel"),
         ({f"{OURS}path": "/" + "k" * 5000, f"{OURS}network": "none"}, BadRequest, "label"),
+        (_urunc(binary="/k", unikernelType="linux", mountRootfs="true"), Unsupported, "mountRootfs"),
+        (_encoded(binary="/k", unikernelType="rumprun", useDMBlock="True"), Unsupported, "useDMBlock"),
         (_urunc(unikernelType="mirage"), BadRequest, "path"),
         (_urunc(binary="/k"), BadRequest, "type"),
         (_urunc(binary="/k", unikernelType="includeos"), BadRequest, "includeos"),
