@@ -27,6 +27,13 @@ RUN_S = 300
 """What one script may take, by emulation."""
 SECURITY = pb.LinuxContainerSecurityContext.DESCRIPTOR.fields_by_name
 UNCONFINED = pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)
+CONTEXT = """
+    mkdir -p /tmp/context; cd /tmp/context; cp /usr/bin/busybox .
+    printf '%s\\n' 'FROM scratch' 'COPY busybox /bin/busybox' 'RUN ["/bin/busybox", "--install", "-s", "/bin"]' \
+        'RUN echo built by $(uname -r) > /built' 'CMD ["cat", "/built"]' > Containerfile
+    cp Containerfile Dockerfile
+"""
+"""A directory with what an image is built of, for an engine to do."""
 
 Told = Callable[[str], None]
 

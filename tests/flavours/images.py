@@ -5,31 +5,36 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 from tests.fakes import sample
-from tests.fakes.oci_layout import Layer
+from tests.fakes.oci_layout import Layer, file, tar
 from tests.fakes.registry import Registry
 
 CACHE = Path(os.environ.get("CLEARPOD_CACHE", "/var/cache/clearpod")) / "flavours"
 ALWAYS = ("iproute2", "procps", "busybox-static")
 PACKAGES = {
     "net": ("iptables", "nftables", "wireguard-tools", "iputils-ping", "netcat-openbsd", "bpftool", "bindfs"),
-    "engines": (
-        "podman",
-        "buildah",
-        "docker.io",
-        "docker-cli",
-        "fuse-overlayfs",
-        "uidmap",
-        "passt",
-        "netavark",
-        "iptables",
-    ),
+    "podman": ("podman", "buildah", "fuse-overlayfs", "uidmap", "passt", "netavark"),
+    "docker": ("docker.io", "docker-cli", "iptables"),
     "work": ("git", "gcc", "libc6-dev", "make"),
 }
 """What each image has beyond Debian's essential packages."""
-NOT_NEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+CAPABLE = {
+    "podman": {
+        "usr/bin/newuidmap": bytes.fromhex("0100000280000000000000000000000000000000"),
+        "usr/bin/newgidmap": bytes.fromhex("0100000240000000000000000000000000000000"),
+    }
+}
+"""Programs that a second layer replaces by themselves with file capabilities, CAP_SETUID and CAP_SETGID, as podman's
+own image has them. Debian's are setuid, and write a map for another user only with CAP_SYS_ADMIN, which usual
+containers lack.
+"""
+NOT_NEEDED = (
+    *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*"),
+    *("/usr/libexec/buildah/*", "/usr/libexec/podman/podman-testing"),
+)
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -40,8 +45,24 @@ def why_not() -> str:
 
 def push(registry: Registry, name: str, place: Path) -> str:
     """The image's reference in the registry."""
-    reference = sample.image(place, [Layer(_root(name).read_bytes(), "zstd")], Env=[PATH])
+    root = _root(name)
+    layers = [Layer(root.read_bytes(), "zstd"), *_capable(root, CAPABLE.get(name, {}))]
+    reference = sample.image(place, layers, Env=[PATH])
     return registry.push(reference, f"flavours/{name}:1")
+
+
+def _capable(root: Path, programs: dict[str, bytes]) -> list[Layer]:
+    """A layer with those programs of `root`, or none."""
+    if not programs:
+        return []
+    with tarfile.open(root) as archive:
+        found = {name: archive.extractfile(f"./{name}") for name in programs}
+        entries = [
+            file(name, data.read(), 0o755, xattrs=(("security.capability", programs[name]),))
+            for name, data in found.items()
+            if data is not None
+        ]
+    return [Layer(tar(entries), "zstd")]
 
 
 def _root(name: str) -> Path:
