@@ -15,7 +15,7 @@ from stage1.errors import BadRequest, KernelError, NotFound, Unsupported
 from stage1.linux import in_root
 from stage1.linux.host import which
 from stage1.linux.process import run
-from stage1.pod.apparmor import DEFAULT, FILE
+from stage1.pod.apparmor import DEFAULT, FEATURES, FILE
 from stage1.pod.model import Pod
 
 LOADED = "/sys/kernel/security/apparmor/policy/profiles"
@@ -138,16 +138,26 @@ def _of_file(name: str, places: Places) -> bytes:
         if os.path.lexists(path):
             raise BadRequest(f"the AppArmor profile {path} can't be read: {os.strerror(error.errno)}") from None
         return b""
-    return content if content.startswith(COMPILED) else _compiled(path, places.compiler())
+    return content if content.startswith(COMPILED) else _compiled(path, places)
 
 
-def _compiled(path: str, compiler: str) -> bytes:
+def _compiled(path: str, places: Places) -> bytes:
+    """For what the guest's kernel can: by itself the parser leaves out what the host's kernel does not know."""
+    compiler, features = places.compiler(), f"{places.guest_dir}/{FEATURES}"
     if not compiler:
         raise BadRequest(
             f"the AppArmor profile {path} is text, and this host has no {COMPILER} to compile it; install Debian's"
             f" apparmor, or put there what `{COMPILER} --skip-kernel-load --stdout` makes of it"
         )
-    made = run([compiler, "--skip-kernel-load", "--skip-cache", "--stdout", path], timeout_s=COMPILE_S)
+    try:
+        in_root.read("/", features, most=POLICY_BYTES)
+    except KernelError:
+        raise BadRequest(
+            f"the AppArmor profile {path} is text, and there is no {features} to compile it for the guest's kernel;"
+            " build it with `clearpod images build kernel-full`"
+        ) from None
+    argv = [compiler, "--skip-kernel-load", "--skip-cache", f"--kernel-features={features}", "--stdout", path]
+    made = run(argv, timeout_s=COMPILE_S)
     if made.code:
         output = (made.stderr or made.stdout).decode(errors="replace").strip().splitlines()
         raise BadRequest(f"the AppArmor profile {path} does not parse: {(output or ['?'])[-1][:300]}")

@@ -8,12 +8,16 @@ import pytest
 
 from cri.pb import runtime_pb2 as pb
 from cri.translate import apparmor
-from cri.translate.apparmor import COMPILED, Places
+from cri.translate.apparmor import COMPILED, COMPILER, Places
 from stage1.errors import BadRequest, NotFound, PodError, Unsupported
-from stage1.pod.apparmor import DEFAULT, FILE
+from stage1.linux.host import which
+from stage1.pod.apparmor import DEFAULT, FEATURES, FILE
 from stage1.pod.model import Pod
 
+ROOT = Path(__file__).parents[3]
 LOCAL = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="mine")
+FILES_ONLY = "file {mask {create read write exec append mmap_exec link lock\n}\n}\n"
+SOURCE = ROOT / "images" / "apparmor" / "features"
 UNCONFINED = pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)
 POD = Pod(id="a" * 64, name="web")
 
@@ -140,7 +144,22 @@ def test_text_is_compiled_and_what_does_not_parse_is_said(places: Places, tmp_pa
     Path(places.directory, "mine").write_text("profile mine { }\n")
     (tmp_path / "compiled").write_bytes(_policy("mine"))
     good = _compiler(tmp_path / "good", f"cat {tmp_path}/compiled")
+    with pytest.raises(BadRequest, match=f"{FEATURES}.*`clearpod images build kernel-full`"):
+        apparmor.find("mine", places._replace(compiler=lambda: good))
+    Path(places.guest_dir, FEATURES).touch()
     assert apparmor.find("mine", places._replace(compiler=lambda: good)) == _policy("mine")
     bad = _compiler(tmp_path / "bad", "echo first; echo 'syntax error in line 1' >&2; exit 1")
     with pytest.raises(BadRequest, match=r"/files/mine .*: syntax error"):
         apparmor.find("mine", places._replace(compiler=lambda: bad))
+
+
+def test_text_is_compiled_for_the_guests_kernel_and_not_for_the_hosts(places: Places) -> None:
+    """A host without AppArmor would leave out all rules but those for files: the profile would allow every mount."""
+    if not (compiler := which(COMPILER)):
+        pytest.skip(f"needs {COMPILER}: apt install apparmor")
+    Path(places.directory, "mine").write_text("profile mine {\n  file,\n}\n")
+    compiled = []
+    for features in (FILES_ONLY, SOURCE.read_text()):
+        Path(places.guest_dir, FEATURES).write_text(features)
+        compiled.append(apparmor.find("mine", places._replace(compiler=lambda: compiler)))
+    assert len(compiled[0]) < len(compiled[1])
