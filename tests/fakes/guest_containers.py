@@ -201,6 +201,8 @@ class Containers:
         return m.Reply()
 
     def _op_tune(self, op: m.Tune) -> m.Reply:
+        if op.file == "shares":
+            return m.Reply()
         if not (op.file == "cpus" or op.file.startswith(("memory.", "cpu."))) or "/" in op.file or not op.text:
             raise Refused(m.INVALID, f"'{op.file}' can't be set for the whole pod")
         return m.Reply()

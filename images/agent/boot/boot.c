@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "kernel/cgroup.h"
+#include "kernel/dax.h"
 #include "kernel/shares.h"
 
 #include <errno.h>
@@ -93,7 +94,7 @@ static void wait_for(const char *device)
 
 static int enter_system(const struct arguments *arguments, struct fault *why)
 {
-    const char *options = strncmp(arguments->system, "/dev/pmem", 9) == 0 ? "dax=always" : "";
+    const char *options = dax_option(arguments->system);
     wait_for(arguments->system);
     make_dir(SYSTEM, 0755);
     if (mount(arguments->system, SYSTEM, "erofs", MS_RDONLY | MS_NODEV, options) < 0)

@@ -32,6 +32,11 @@ struct places {
     char partition[PATH_ROOM], directory[PATH_ROOM];
 };
 
+const char *dax_option(const char *device)
+{
+    return strncmp(device, "/dev/pmem", 9) ? "" : "dax=always";
+}
+
 static int number_of(const struct image *image)
 {
     return (int)(image - images) + 1;
@@ -39,7 +44,8 @@ static int number_of(const struct image *image)
 
 static void places_of(struct places *at, const char *device, const struct image *image)
 {
-    snprintf(at->partition, PATH_ROOM, "%sp%d", device, number_of(image));
+    /* A name that ends with a digit gets a letter before the number. */
+    snprintf(at->partition, PATH_ROOM, *dax_option(device) ? "%sp%d" : "%s%d", device, number_of(image));
     snprintf(at->directory, PATH_ROOM, DAX_DIR "/%s", image->name);
 }
 
@@ -105,7 +111,7 @@ static int partition(int device, int op, const struct image *image)
 
 static int mount_at(const struct places *at)
 {
-    return mount(at->partition, at->directory, "erofs", MS_RDONLY | MS_NODEV, "dax=always");
+    return mount(at->partition, at->directory, "erofs", MS_RDONLY | MS_NODEV, dax_option(at->partition));
 }
 
 static int make(int device, const struct places *at, const struct image *image, struct fault *why)

@@ -6,13 +6,13 @@
 #include <stdio.h>
 #include <sys/mount.h>
 
-/* A pod without such a share is possible (a bench), so a missing tag is none of our errors. */
+/* A pod without such a share is possible, so a missing tag is none of our errors; nor is one that is mounted already. */
 static int mount_share(const char *tag, unsigned long flags, const char *cache, struct fault *why)
 {
     char target[64], options[128];
     snprintf(target, sizeof target, "/run/clearpod/%s", tag);
     snprintf(options, sizeof options, "trans=virtio,version=9p2000.L,msize=512000,access=client,cache=%s", cache);
-    if (mount(tag, target, "9p", flags, options) < 0 && errno != ENOENT)
+    if (mount(tag, target, "9p", flags, options) < 0 && errno != ENOENT && errno != EBUSY)
         return fault_errno(why, "mount the share %s", tag);
     return 0;
 }
@@ -26,4 +26,9 @@ int shares_mount(const struct arguments *arguments, struct fault *why)
     /* Apps, and journald, may map files that they write. Without `directio` what is read is cached, too. */
     cache = arguments->plan ? "mmap" : arguments->maps ? "mmap,directio" : "none";
     return mount_share("volumes", 0, cache, why);
+}
+
+int shares_unmount(struct fault *why)
+{
+    return umount2("/run/clearpod/volumes", 0) < 0 ? fault_set(why, FAULT_STATE, "the pod's volumes are in use") : 0;
 }

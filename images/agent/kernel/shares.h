@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The pod's directories on the host, over 9p. Mounted once: at the boot, or by the Configure of a guest that is a copy of a
- * template, since a VM can't be saved while they are mounted.
+ * template, since a VM can't be saved while they are mounted; and again by the host's word in a pod that was suspended.
  */
 #ifndef CLEARPOD_SHARES_H
 #define CLEARPOD_SHARES_H
@@ -10,5 +10,7 @@
 #include "base/fault.h"
 
 int shares_mount(const struct arguments *arguments, struct fault *why);
+/* Undo; FAULT_STATE when a container still uses them, and then they stay. Only where images come by the window. */
+int shares_unmount(struct fault *why);
 
 #endif

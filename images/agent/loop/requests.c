@@ -7,6 +7,7 @@
 #include "kernel/cgroup.h"
 #include "kernel/dax.h"
 #include "kernel/namespaces.h"
+#include "kernel/shares.h"
 #include "loop/configure.h"
 #include "loop/connections.h"
 #include "loop/console.h"
@@ -272,6 +273,8 @@ static int on_stats(const clearpod_agent_Stats *stats, const struct asker *asker
 /* What the whole pod has: limits, memory that the host wants back, and how many processors are online. */
 static int on_tune(const clearpod_agent_Tune *tune, const struct asker *asker, struct fault *why)
 {
+    if (!strcmp(tune->file, "shares"))
+        return *tune->text ? shares_mount(&agent.arguments, why) : shares_unmount(why);
     struct task task = {.kind = TASK_TUNE, .file = tune->file, .lower = tune->text, .stdio = {-1, -1, -1}};
     bool is_known = !strncmp(tune->file, "memory.", 7) || !strncmp(tune->file, "cpu", 3);
     if (!is_known || !is_file_name(tune->file) || !*tune->text)
